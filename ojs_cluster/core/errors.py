@@ -1,0 +1,118 @@
+"""Every failure a caller of this server can be told about.
+
+The classes say *what went wrong*; how that looks on the wire (status, code, catalog number, hint)
+is one table at the HTTP floor. Keeping statuses out of here lets the store and the scheduler raise
+the same errors without knowing that HTTP exists.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+Outcome = Literal["not_applied", "unknown"]
+
+
+class OJSError(Exception):
+    """Base of all errors with a message that is safe to show to a caller.
+
+    ``field`` is the path of the offending input (``options.retry.max_attempts``); it is kept as
+    ``details["field"]``. Other keyword arguments become entries of ``details``; those that are
+    ``None`` are left out.
+    """
+
+    def __init__(self, message: str, *, field: str | None = None, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: dict[str, Any] = {k: v for k, v in details.items() if v is not None}
+        if field is not None:
+            self.details["field"] = field
+
+    @property
+    def field(self) -> str | None:
+        """Path of the offending input, if one input is to blame."""
+        value = self.details.get("field")
+        return value if isinstance(value, str) else None
+
+
+class InvalidPayload(OJSError):
+    """The body is missing, is not JSON, or is not the kind of JSON value that was asked for."""
+
+
+class InvalidRequest(OJSError):
+    """The JSON is well formed, but its shape or one of its values breaks a rule."""
+
+
+class ValidationFailed(OJSError):
+    """A policy (retry, uniqueness, timeouts) is understood and rejected."""
+
+
+class Unsupported(OJSError):
+    """The request asks for something that this server does not offer."""
+
+
+class NotFound(OJSError):
+    """No such resource. ``details`` name it: ``resource`` (its kind) and ``id``."""
+
+    def __init__(self, resource: str, resource_id: str, message: str | None = None) -> None:
+        super().__init__(
+            message or f"{resource} '{resource_id}' does not exist",
+            resource=resource,
+            id=resource_id,
+        )
+
+
+class Conflict(OJSError):
+    """The resource exists, but not in a state or in hands that allow the operation."""
+
+
+class Duplicate(OJSError):
+    """A job with this id, or with this uniqueness, already exists."""
+
+
+class PayloadTooLarge(OJSError):
+    """A body, an attribute or a batch is over its size limit."""
+
+
+class HeaderTooLarge(OJSError):
+    """The request's header section is over its size limit."""
+
+
+class TooManyQueues(OJSError):
+    """The job would create one queue more than the server is configured to hold."""
+
+
+class Unauthenticated(OJSError):
+    """No credentials, or credentials that are not valid."""
+
+
+class PermissionDenied(OJSError):
+    """Valid credentials that do not cover this operation."""
+
+
+class MethodNotAllowed(OJSError):
+    """The path exists, the method does not."""
+
+
+class ResultPending(OJSError):
+    """The result was waited for and the job did not finish in time."""
+
+
+class ResultExpired(OJSError):
+    """The job finished, but its result is no longer kept."""
+
+
+class BackendUnavailable(OJSError):
+    """Redis could not be asked, or did not answer.
+
+    ``outcome`` tells whether the write may have happened: ``not_applied`` means that repeating the
+    request is safe, ``unknown`` that it may have been applied. ``retry_after_s`` is in seconds.
+    """
+
+    def __init__(self, message: str, *, outcome: Outcome, retry_after_s: float = 1.0) -> None:
+        super().__init__(message, outcome=outcome)
+        self.outcome: Outcome = outcome
+        self.retry_after_s = retry_after_s
+
+
+class Internal(OJSError):
+    """A bug. The message is for the log; the caller is told only the request id."""

@@ -1,0 +1,46 @@
+"""Job ids: UUIDv7 (RFC 9562) whose ``rand_a`` bits name the job's shard.
+
+With the shard inside the id, every operation by id is one round trip to one shard and needs no
+index. The other bits are random: order inside a millisecond is the queue's business, not the id's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Final
+
+MAX_SHARDS: Final = 4096  # rand_a is 12 bits wide
+
+_JOB_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+_full_match: Final = _JOB_ID.fullmatch
+_MASK_62: Final = (1 << 62) - 1
+
+
+def is_job_id(text: str) -> bool:
+    """Whether ``text`` is a UUIDv7 in lower case, the only spelling that OJS allows."""
+    return _full_match(text) is not None
+
+
+def shard_of(job_id: str, shards: int) -> int:
+    """The shard that the bits of a valid id name, of ``shards`` shards."""
+    return int(job_id[15:18], 16) % shards
+
+
+def new_job_id(shard: int, shards: int, now_ms: int, random: bytes | None = None) -> str:
+    """A fresh id that lives in ``shard``.
+
+    ``now_ms`` is Unix time in milliseconds. ``random`` is 10 bytes, by default from the system. A
+    pool of random bytes would save half a microsecond and would have to be dropped in every forked
+    child, or two processes would hand out the same ids.
+
+    Raises ValueError when ``shard`` or ``shards`` is out of range.
+    """
+    if not 0 <= shard < shards <= MAX_SHARDS:
+        raise ValueError(f"shard {shard} of {shards} does not fit in {MAX_SHARDS}")
+    bits = int.from_bytes(os.urandom(10) if random is None else random)
+    choices = MAX_SHARDS // shards
+    rand_a = shard + shards * ((bits >> 62) % choices)
+    rand_b = bits & _MASK_62
+    text = "%012x7%03x%016x" % (now_ms & 0xFFFFFFFFFFFF, rand_a, rand_b | 1 << 63)
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
