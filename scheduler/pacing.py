@@ -31,6 +31,9 @@ log = logging.getLogger("ojs.scheduler")
 # Steps in a row that may claim "more" and do nothing (they may have dropped stale entries) before
 # the shard is paused as if it had failed.
 _FRUITLESS_STEPS = 50
+# Steps of sick shards in flight. They have slots of their own: what a dead node leaves unanswered
+# must not take turns with the healthy.
+_PROBES = 2
 # A wake-up that came early by a network delay asks again after this long, in seconds.
 _SHORTEST_SLEEP_S = 0.001
 
@@ -213,6 +216,7 @@ class ShardLoop:
         self._alarms = {shard: ShardAlarm() for shard in shards}
         self._pace = pace
         self._slots = slots
+        self._probes = Slots(_PROBES)
         self._stats = stats
         self._random = random
 
@@ -255,7 +259,8 @@ class ShardLoop:
                 await alarm.sleep(tick.next_ms, self._pace.max_sleep_s)
 
     async def _run_step(self, shard: int, alarm: ShardAlarm) -> Tick:
-        async with self._slots.hold():
+        slots = self._probes if shard in self._stats.sick else self._slots
+        async with slots.hold():
             alarm.begin_step()
             sent = trio.current_time()
             with trio.fail_after(self._pace.call_timeout_s):

@@ -1,0 +1,237 @@
+"""When a loop looks at which shard, in virtual time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from scheduler.pacing import Pace, ShardLoop, Slots, Step
+from scheduler.stats import LoopStats
+from tests.scheduler.shard_model import FakeShards, FakeTick
+
+PACE = Pace(max_sleep_s=10.0, call_timeout_s=2.0, backoff_min_s=0.1, backoff_max_s=5.0)
+
+
+@asynccontextmanager
+async def running(step: Step, shards: int, *, slots: int = 8) -> AsyncIterator[ShardLoop]:
+    loop = ShardLoop(
+        "promote",
+        step,
+        range(shards),
+        pace=PACE,
+        slots=Slots(slots),
+        stats=LoopStats(),
+        random=Random(1),
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(loop.run)
+        yield loop
+        nursery.cancel_scope.cancel()
+
+
+async def test_idle_shards_sleep(autojump_clock: MockClock) -> None:
+    shards = FakeShards()
+    async with running(shards.step, 64):
+        await trio.sleep(1000)
+    assert len(shards.steps) <= 64 * 101
+
+
+async def test_due_jobs_are_met_at_their_due_time(autojump_clock: MockClock) -> None:
+    shards = FakeShards()
+    random = Random(2)
+    for _ in range(1000):
+        shards.add(random.randrange(64), random.randrange(60_000))
+    async with running(shards.step, 64):
+        await trio.sleep(61)
+    assert len(shards.late_ms) == 1000
+    assert max(shards.late_ms) <= 3
+    assert len(shards.steps) < 3 * 1000
+
+
+async def test_an_announced_deadline_is_met_although_the_shard_slept(
+    autojump_clock: MockClock,
+) -> None:
+    shards = FakeShards()
+    async with running(shards.step, 4) as loop:
+        await trio.sleep(1)
+        loop.hear(2, shards.add(2, 700))
+        await trio.sleep(1)
+        assert shards.late_ms
+        assert shards.late_ms[0] <= 3
+        assert shards.steps_of(2) <= 4
+
+
+async def test_a_later_announcement_does_not_delay_an_earlier_one(
+    autojump_clock: MockClock,
+) -> None:
+    shards = FakeShards()
+    async with running(shards.step, 1) as loop:
+        await trio.sleep(1)
+        loop.hear(0, shards.add(0, 500))
+        loop.hear(0, shards.add(0, 900))
+        loop.hear(0, shards.add(0, 200))
+        await trio.sleep(1)
+    assert len(shards.late_ms) == 3
+    assert max(shards.late_ms) <= 3
+
+
+async def test_an_announcement_during_a_step_is_not_lost(autojump_clock: MockClock) -> None:
+    shards = FakeShards(trip_s=0.1)
+    async with running(shards.step, 1) as loop:
+        # The script ran at 0.1 s; the answer is under way.
+        await trio.sleep(0.15)
+        loop.hear(0, shards.add(0, 1000))
+        await trio.sleep(2)
+    assert shards.late_ms
+    assert shards.late_ms[0] <= 200
+
+
+async def test_ring_looks_at_once(autojump_clock: MockClock) -> None:
+    shards = FakeShards()
+    async with running(shards.step, 2) as loop:
+        await trio.sleep(1)
+        shards.add(1, 0)
+        loop.ring(1)
+        await trio.sleep(0.01)
+    assert shards.late_ms == [0]
+
+
+async def test_the_servers_wall_clock_is_never_compared_with_ours(
+    autojump_clock: MockClock,
+) -> None:
+    shards = FakeShards(epoch_ms=5)
+    shards.add(0, 3000)
+    async with running(shards.step, 1):
+        await trio.sleep(4)
+    assert shards.late_ms
+    assert shards.late_ms[0] <= 3
+
+
+async def test_a_wall_clock_step_on_the_server_delays_work_by_one_sleep_at_most(
+    autojump_clock: MockClock,
+) -> None:
+    shards = FakeShards()
+    async with running(shards.step, 1):
+        await trio.sleep(1)
+        shards.add(0, 60_000)
+        shards.epoch_ms += 3_600_000
+        await trio.sleep(PACE.max_sleep_s)
+        assert len(shards.late_ms) == 1
+
+
+async def test_a_backlog_in_one_shard_does_not_keep_others_waiting(
+    autojump_clock: MockClock,
+) -> None:
+    shards = FakeShards(batch=100, cost_s=0.00001)
+    shards.add(0, 0, count=50_000)
+    async with running(shards.step, 64, slots=2) as loop:
+        await trio.sleep(0.1)
+        at = trio.current_time()
+        for shard in range(1, 64):
+            loop.hear(shard, shards.add(shard, 0))
+        await trio.sleep(0.1)
+        assert len(shards.due[0]) > 0, "the backlog was gone too early to be in the way"
+    assert all(shards.steps_of(shard, since=at) for shard in range(1, 64))
+
+
+async def test_no_more_steps_in_flight_than_slots(autojump_clock: MockClock) -> None:
+    shards = FakeShards(batch=10)
+    for shard in range(64):
+        shards.add(shard, 0, count=200)
+    async with running(shards.step, 64, slots=3):
+        await trio.sleep(5)
+    assert shards.most_in_flight == 3
+    assert len(shards.late_ms) == 64 * 200
+
+
+async def test_shards_with_backlogs_take_turns(autojump_clock: MockClock) -> None:
+    shards = FakeShards(batch=10)
+    for shard in range(16):
+        shards.add(shard, 0, count=100)
+    async with running(shards.step, 16, slots=2):
+        await trio.sleep(0.02)
+        counts = [shards.steps_of(s) for s in range(16)]
+    assert max(counts) - min(counts) <= 1
+
+
+async def test_a_failing_shard_backs_off_and_the_others_go_on(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ojs.scheduler")
+    shards = FakeShards(failing={3})
+    random = Random(3)
+    async with running(shards.step, 8) as loop:
+        for _ in range(200):
+            shard = random.randrange(8)
+            loop.hear(shard, shards.add(shard, random.randrange(2000)))
+            await trio.sleep(random.random())
+        assert loop._stats.sick == {3}
+        failures = loop._stats.failures
+        shards.failing.clear()
+        await trio.sleep(6)
+        assert loop._stats.sick == set()
+        assert not shards.due[3]
+    assert failures < 60, "announcements must not make a sick shard's retries denser"
+    messages = [r.getMessage() for r in caplog.records]
+    assert messages == ["shard fails", "shard works again"]
+
+
+async def test_a_sick_shard_is_looked_at_when_its_node_is_back(
+    autojump_clock: MockClock,
+) -> None:
+    shards = FakeShards(failing={0})
+    async with running(shards.step, 1) as loop:
+        await trio.sleep(60)
+        shards.failing.clear()
+        shards.add(0, 0)
+        loop.ring(0)
+        await trio.sleep(0.01)
+    assert shards.late_ms == [0]
+
+
+async def test_shards_of_a_silent_node_do_not_take_the_slots_of_the_others(
+    autojump_clock: MockClock,
+) -> None:
+    silent = set(range(22))
+    shards = FakeShards(hanging=silent)
+    async with running(shards.step, 64, slots=8) as loop:
+        for _ in range(50):
+            await trio.sleep(0.2)
+            loop.hear(40, shards.add(40, 100))
+        assert loop._stats.sick == silent
+    assert len(shards.late_ms) >= 49
+    # Only the moment in which the node falls silent is felt: three rounds of eight slots.
+    assert sorted(shards.late_ms)[-3] <= 5
+    assert max(shards.late_ms) <= 400
+
+
+async def test_a_step_that_claims_work_and_does_none_is_not_spun(
+    autojump_clock: MockClock,
+) -> None:
+    steps = 0
+
+    async def step(shard: int) -> FakeTick:
+        nonlocal steps
+        steps += 1
+        await trio.sleep(0.001)
+        now_ms = int(trio.current_time() * 1000)
+        return FakeTick(done=0, next_ms=now_ms - 5000, now_ms=now_ms, more=shard == 1)
+
+    async with running(step, 2) as loop:
+        await trio.sleep(100)
+        assert loop._stats.stalled > 10
+    assert steps < 200
+
+
+async def test_a_stopped_loop_leaves_no_step_behind(autojump_clock: MockClock) -> None:
+    shards = FakeShards(trip_s=0.05)
+    async with running(shards.step, 64):
+        await trio.sleep(0.08)
+        assert shards.in_flight == 8
+    assert shards.in_flight == 0
