@@ -1,0 +1,50 @@
+"""What can go wrong between this process and Redis.
+
+Two of these reach the callers of the client: ``RedisReplyError`` (Redis answered, with an error)
+and ``ReplyTooLarge``. Everything that means "Redis could not be asked" is
+``core.errors.BackendUnavailable``, which also says whether the command may have been applied.
+
+The signals below never travel as raised exceptions. They are handed to a waiting caller in place
+of a reply, because one lost connection wakes many callers and an exception instance raised in
+several tasks would collect all their tracebacks.
+"""
+
+from __future__ import annotations
+
+
+class RedisReplyError(Exception):
+    """An error reply. ``code`` is its first word (``ERR``, ``WRONGTYPE``), ``message`` the rest."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        code, _, message = text.partition(" ")
+        self.code = code
+        self.message = message
+
+
+class ReplyTooLarge(Exception):
+    """A reply grew past ``ClientSettings.max_reply_bytes``; its connection was closed."""
+
+
+class AuthenticationFailed(Exception):
+    """The server refused the credentials, or the handshake that follows them."""
+
+
+class ConnectFailed(Exception):
+    """No usable connection to a node could be made; the message says to which and why."""
+
+
+class Signal(Exception):
+    """Base of what a waiter may be handed in place of a reply."""
+
+
+class Lost(Signal):
+    """The command was sent, and its connection ended before the reply: outcome unknown."""
+
+
+class NotSent(Signal):
+    """The connection ended, or was full, before the command was sent: safe to send again."""
+
+
+class TooLarge(Signal):
+    """The reply to this very command passed the size limit."""

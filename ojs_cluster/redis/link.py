@@ -1,0 +1,171 @@
+"""The lasting relation to one node: keeps a connection open, and opens the next one.
+
+A link outlives its connections. Callers look at ``connection``; when it is None they wait for the
+client's next change (a link that came up, a new topology) and look again.
+"""
+
+from __future__ import annotations
+
+import random
+import ssl
+from collections.abc import Callable
+
+import trio
+
+from ojs_cluster.redis.connection import Arg, Clock, Connection, pack
+from ojs_cluster.redis.errors import AuthenticationFailed, ConnectFailed, RedisReplyError, Signal
+from ojs_cluster.redis.settings import Address, ClientSettings
+from ojs_cluster.redis.transport import Transport, open_transport
+
+BACKOFF_FIRST_S = 0.02
+BACKOFF_MAX_S = 0.5
+STABLE_S = 1.0
+
+
+class Backoff:
+    """Delays that double up to a limit, each spread over its upper half so that a crowd thins."""
+
+    def __init__(self, first_s: float, max_s: float) -> None:
+        self._first_s = first_s
+        self._max_s = max_s
+        self._next_s = first_s
+
+    def reset(self) -> None:
+        """Start again with the shortest delay."""
+        self._next_s = self._first_s
+
+    def next_s(self) -> float:
+        """The delay to sleep now, in seconds."""
+        delay = self._next_s
+        self._next_s = min(delay * 2, self._max_s)
+        return delay * (0.5 + random.random() / 2)  # noqa: S311 - spreads load, protects nothing
+
+
+def handshake(settings: ClientSettings) -> list[tuple[Arg, ...]]:
+    """Commands that open every connection, in order."""
+    commands: list[tuple[Arg, ...]] = []
+    if settings.password is not None:
+        user: tuple[Arg, ...] = (settings.username,) if settings.username is not None else ()
+        commands.append((b"AUTH", *user, settings.password))
+    if settings.client_name:
+        commands.append((b"CLIENT", b"SETNAME", settings.client_name))
+    if settings.db:
+        commands.append((b"SELECT", settings.db))
+    return commands
+
+
+async def dial(address: Address, settings: ClientSettings, tls: ssl.SSLContext | None) -> Transport:
+    """Open a transport within ``connect_timeout_s``.
+
+    Raises:
+        ConnectFailed: with the node and the reason.
+    """
+    try:
+        with trio.fail_after(settings.connect_timeout_s):
+            return await open_transport(address, tls)
+    except trio.TooSlowError:
+        reason = f"no connection within {settings.connect_timeout_s:g} s"
+    except OSError as error:
+        reason = str(error.__cause__ or error) or type(error).__name__
+        if isinstance(error.__cause__, BaseExceptionGroup):
+            reason = "; ".join(str(inner) for inner in error.__cause__.exceptions)
+    raise ConnectFailed(f"{address}: {reason}")
+
+
+class Link:
+    """One node. ``run`` is started once, in the client's nursery, and ends when cancelled."""
+
+    def __init__(
+        self,
+        address: Address,
+        settings: ClientSettings,
+        tls: ssl.SSLContext | None,
+        clock: Clock,
+        on_change: Callable[[Link], None],
+    ) -> None:
+        self.address = address
+        self.connection: Connection | None = None
+        self.last_error: Exception | None = None
+        self.retired_at: float | None = None
+        self.scope = trio.CancelScope()
+        self._settings = settings
+        self._tls = tls
+        self._clock = clock
+        self._on_change = on_change
+        self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
+        self._up_since = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Link {self.address} {'up' if self.connection is not None else 'down'}>"
+
+    async def run(self) -> None:
+        """Keep a connection to the node until cancelled."""
+        with self.scope:
+            while True:
+                try:
+                    await self._one_connection()
+                except ConnectFailed as error:
+                    self.last_error = error
+                self._on_change(self)
+                await trio.sleep(self._backoff.next_s())
+
+    async def _one_connection(self) -> None:
+        transport = await dial(self.address, self._settings, self._tls)
+        connection = Connection(
+            transport,
+            self._clock,
+            name=str(self.address),
+            max_in_flight=self._settings.max_in_flight,
+            max_reply_bytes=self._settings.max_reply_bytes,
+        )
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._serve, connection, nursery.cancel_scope)
+                try:
+                    await introduce(connection, self._settings)
+                except (ConnectFailed, AuthenticationFailed) as error:
+                    self.last_error = error
+                    nursery.cancel_scope.cancel()
+                else:
+                    self._came_up(connection)
+        finally:
+            self.connection = None
+            connection.close("the client was closed")
+
+    def _came_up(self, connection: Connection) -> None:
+        if connection.open:
+            self.connection = connection
+            self.last_error = None
+            self._up_since = trio.current_time()
+            self._on_change(self)
+
+    async def _serve(self, connection: Connection, scope: trio.CancelScope) -> None:
+        reason = await connection.run()
+        if self.connection is connection:
+            self.connection = None
+            self.last_error = ConnectFailed(f"{self.address}: {reason}")
+            # A node that accepts and hangs up at once must not reset the delay each time.
+            if trio.current_time() - self._up_since > STABLE_S:
+                self._backoff.reset()
+        scope.cancel()
+
+
+async def introduce(connection: Connection, settings: ClientSettings) -> None:
+    """Send the handshake and check every answer, within ``connect_timeout_s``.
+
+    Raises:
+        AuthenticationFailed: the server refused one of them.
+        ConnectFailed: the connection ended, or time was up.
+    """
+    with trio.move_on_after(settings.connect_timeout_s) as scope:
+        for command in handshake(settings):
+            answer = await connection.execute(pack(command))
+            if isinstance(answer, RedisReplyError):
+                what = str(command[0], "ascii") if isinstance(command[0], bytes) else "handshake"
+                if answer.code in ("LOADING", "BUSY", "MASTERDOWN"):
+                    raise ConnectFailed(f"{connection.name}: {answer}")
+                raise AuthenticationFailed(f"{connection.name} refused {what}: {answer}")
+            if isinstance(answer, Signal):
+                raise ConnectFailed(f"{connection.name}: {answer}")
+    if scope.cancelled_caught:
+        raise ConnectFailed(f"{connection.name}: no answer to the handshake in time")

@@ -1,0 +1,22 @@
+"""A Lua script and the name Redis knows it by."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """Lua ``source`` with the hexadecimal SHA-1 that EVALSHA takes.
+
+    ``name`` appears in messages only. SHA-1 is Redis's choice and identifies, it does not protect.
+    """
+
+    name: str
+    source: bytes
+    sha: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
+        object.__setattr__(self, "sha", digest)

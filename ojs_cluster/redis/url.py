@@ -1,0 +1,116 @@
+"""``REDIS_URL``: the usual Redis URL, with several start nodes allowed.
+
+    redis://user:password@10.0.0.1:7001,10.0.0.2:7001,10.0.0.3
+    rediss://10.0.0.1:7001/?ssl_ca_certs=/etc/ca.pem&ssl_certfile=/etc/c.pem&ssl_keyfile=/etc/k.pem
+    redis://10.0.0.1:7001,redis://10.0.0.2:7001
+
+Each node is handed to redis-py's own ``parse_url``, so a URL means the same here as in any tool
+built on redis-py. Credentials and options belong to all nodes and are written once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from redis.connection import parse_url
+
+DEFAULT_PORT = 6379
+
+# redis-py's spelling -> field of TlsSettings
+_TLS_FILES = {
+    "ssl_ca_certs": "ca_file",
+    "ssl_ca_path": "ca_path",
+    "ssl_certfile": "cert_file",
+    "ssl_keyfile": "key_file",
+    "ssl_password": "key_password",
+}
+_KNOWN = {"host", "port", "db", "username", "password", "client_name", "connection_class"}
+
+
+@dataclass(frozen=True, slots=True)
+class RedisUrl:
+    """A parsed URL. ``tls`` holds the fields of ``TlsSettings`` that the query names."""
+
+    nodes: tuple[tuple[str, int], ...]
+    secure: bool
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    db: int = 0
+    client_name: str | None = None
+    tls: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def parse_redis_url(url: str) -> RedisUrl:
+    """Parse a URL with one or more comma separated nodes.
+
+    Raises:
+        ValueError: no or unknown scheme, bad port, unknown query parameter, or nodes that
+            disagree about scheme. Messages never contain the URL or a value from it.
+    """
+    pieces = re.split(r",(?=rediss?://)", url.strip())
+    scheme, rest = _split_scheme(pieces[0])
+    if any(_split_scheme(piece)[0] != scheme for piece in pieces[1:]):
+        raise ValueError("all nodes of a Redis URL must share one scheme")
+    # A password may hold commas, so user information is cut off before nodes are split.
+    authority, tail = _split_authority(rest)
+    user_info, at, hosts = authority.rpartition("@")
+    names = hosts.split(",")
+    for piece in pieces[1:]:
+        more, more_tail = _split_authority(_split_scheme(piece)[1])
+        if "@" in more and more.rpartition("@")[0] != user_info:
+            raise ValueError("all nodes of a Redis URL must share one user and password")
+        tail = tail if len(tail) > 1 else more_tail
+        names += more.rpartition("@")[2].split(",")
+    if not all(names):
+        raise ValueError("a Redis URL must name at least one host, and no empty one")
+    parsed = [_parse_one(f"{scheme}://{user_info}{at}{name}{tail}") for name in names]
+    return _combine(parsed, secure=scheme == "rediss")
+
+
+def _split_scheme(url: str) -> tuple[str, str]:
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in ("redis", "rediss"):
+        raise ValueError("a Redis URL must start with redis:// or rediss://")
+    return scheme, rest
+
+
+def _split_authority(rest: str) -> tuple[str, str]:
+    """Split at the first ``/`` or ``?``; the delimiter stays with the tail."""
+    match = re.search(r"[/?]", rest)
+    return (rest, "") if match is None else (rest[: match.start()], rest[match.start() :])
+
+
+def _parse_one(url: str) -> dict[str, Any]:
+    try:
+        return dict(parse_url(url))  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+    except ValueError:
+        # The library's message can quote the part it did not understand, a password included.
+        raise ValueError("a Redis URL has a malformed host, port or query") from None
+
+
+def _combine(parsed: list[dict[str, Any]], *, secure: bool) -> RedisUrl:
+    first = parsed[0]
+    unknown = first.keys() - _KNOWN - _TLS_FILES.keys() - {"ssl_check_hostname", "ssl_cert_reqs"}
+    if unknown:
+        raise ValueError(f"unknown parameters in a Redis URL: {', '.join(sorted(unknown))}")
+    tls: dict[str, Any] = {new: first[old] for old, new in _TLS_FILES.items() if old in first}
+    if "ssl_check_hostname" in first:
+        tls["check_hostname"] = first["ssl_check_hostname"] in (True, "true", "True", "1", "yes")
+    if "ssl_cert_reqs" in first:
+        if first["ssl_cert_reqs"] not in ("required", "none"):
+            raise ValueError("ssl_cert_reqs in a Redis URL must be required or none")
+        tls["verify"] = first["ssl_cert_reqs"] == "required"
+    if tls and not secure:
+        raise ValueError("ssl parameters in a Redis URL need the rediss:// scheme")
+    return RedisUrl(
+        nodes=tuple((p.get("host", "localhost"), p.get("port", DEFAULT_PORT)) for p in parsed),
+        secure=secure,
+        username=first.get("username") or None,
+        password=first.get("password") or None,
+        db=int(first.get("db", 0)),
+        client_name=first.get("client_name"),
+        tls=tls,
+    )
