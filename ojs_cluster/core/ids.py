@@ -41,6 +41,8 @@ def new_job_id(shard: int, shards: int, now_ms: int, random: bytes | None = None
     bits = int.from_bytes(os.urandom(10) if random is None else random)
     choices = MAX_SHARDS // shards
     rand_a = shard + shards * ((bits >> 62) % choices)
-    rand_b = bits & _MASK_62
-    text = "%012x7%03x%016x" % (now_ms & 0xFFFFFFFFFFFF, rand_a, rand_b | 1 << 63)
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    rand_b = (bits & _MASK_62) | (1 << 63)  # with the RFC 4122 variant, binary 10
+    return (
+        f"{now_ms >> 16 & 0xFFFFFFFF:08x}-{now_ms & 0xFFFF:04x}-7{rand_a:03x}"
+        f"-{rand_b >> 48:04x}-{rand_b & 0xFFFFFFFFFFFF:012x}"
+    )

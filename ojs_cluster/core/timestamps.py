@@ -1,21 +1,71 @@
-"""Points in time: RFC 3339 in, RFC 3339 UTC with milliseconds out.
+"""Points in time: RFC 3339 or relative in, RFC 3339 UTC with milliseconds out.
 
 Inside the server a point in time is an int: milliseconds since the Unix epoch.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
 
+from ojs_cluster.core.durations import parse_duration_ms
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLIS: Final = tuple(b".%03dZ" % ms for ms in range(1000))
+_RFC3339: Final = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}):([0-9]{2})(?:\.([0-9]{1,18}))?"
+    r"(?:[Zz]|([+-])([01][0-9]|2[0-3]):([0-5][0-9]))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TimePoint:
+    """A moment that a client asked for.
+
+    ``ms`` is Unix time in milliseconds, or, when ``relative``, milliseconds from the moment at
+    which Redis takes the job. ``verbatim`` is the client's own spelling of an absolute time, which
+    responses repeat; a relative time has none, it is answered as the absolute time it became.
+    """
+
+    ms: int
+    relative: bool
+    verbatim: str | None
+
+
+def parse_timestamp(text: str) -> TimePoint:
+    """Parse ``2026-03-01T09:00:00+01:00`` (an offset or Z is required) or ``+PT5S``.
+
+    Digits below the millisecond are cut off. Raises ValueError, with a message made to follow the
+    name of the field.
+    """
+    if text.startswith("+P"):
+        return TimePoint(parse_duration_ms(text[1:]), True, None)
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            "must be an RFC 3339 time with an offset, such as '2026-03-01T09:00:00Z', "
+            f"or a delay such as '+PT5S', not {text[:80]!r}"
+        )
+    date, minute, second, fraction, sign, hours, minutes = match.groups()
+    leap = second == "60"  # RFC 3339 allows it; Unix time has no such second, so: the next one
+    try:
+        moment = datetime.fromisoformat(f"{date}T{minute}:{'59' if leap else second}+00:00")
+    except ValueError as error:
+        raise ValueError(f"is not a time that exists ({error}): {text!r}") from None
+    seconds = (moment - _EPOCH) // timedelta(seconds=1) + leap
+    if sign:
+        offset = int(hours) * 3600 + int(minutes) * 60
+        seconds += offset if sign == "-" else -offset
+    return TimePoint(seconds * 1000 + int((fraction or "0")[:3].ljust(3, "0")), False, text)
 
 
 @lru_cache(maxsize=4096)
 def _format_second(second: int) -> bytes:
-    return (_EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%S").encode()
+    # isoformat, because strftime does not pad years below 1000 on every platform
+    return (_EPOCH + timedelta(seconds=second)).replace(tzinfo=None).isoformat().encode()
 
 
 def format_ms(ms: int) -> bytes:

@@ -1,0 +1,35 @@
+"""Names of the events this server emits (spec: ojs-events, levels 0 and 1 and scheduling)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+JOB_ENQUEUED: Final = "job.enqueued"
+JOB_STARTED: Final = "job.started"
+JOB_COMPLETED: Final = "job.completed"
+JOB_FAILED: Final = "job.failed"
+JOB_DISCARDED: Final = "job.discarded"
+JOB_RETRYING: Final = "job.retrying"
+JOB_CANCELLED: Final = "job.cancelled"
+JOB_HEARTBEAT: Final = "job.heartbeat"
+JOB_SCHEDULED: Final = "job.scheduled"
+JOB_EXPIRED: Final = "job.expired"
+QUEUE_PAUSED: Final = "queue.paused"
+QUEUE_RESUMED: Final = "queue.resumed"
+
+NAMES: Final = frozenset(
+    {
+        JOB_ENQUEUED,
+        JOB_STARTED,
+        JOB_COMPLETED,
+        JOB_FAILED,
+        JOB_DISCARDED,
+        JOB_RETRYING,
+        JOB_CANCELLED,
+        JOB_HEARTBEAT,
+        JOB_SCHEDULED,
+        JOB_EXPIRED,
+        QUEUE_PAUSED,
+        QUEUE_RESUMED,
+    }
+)

@@ -1,0 +1,22 @@
+"""How large and how deep what a client sends may be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on one request, in bytes unless said otherwise (spec: ojs-payload-limits).
+
+    ``depth`` counts nested arrays and objects, the body itself being the first level.
+    """
+
+    envelope_bytes: int = 1024 * 1024
+    meta_bytes: int = 64 * 1024
+    batch_jobs: int = 1000
+    depth: int = 64
+    failure_bytes: int = 64 * 1024
+
+
+DEFAULT_LIMITS = Limits()

@@ -1,0 +1,144 @@
+"""JSON taken apart without being converted.
+
+What a client put into `args`, `meta`, a result or an unknown attribute goes back byte for byte, so
+it is never turned into Python values: 1.0, 1e400, 2**70, key order and escapes would not survive
+that. It is only checked. The check matters because these bytes are spliced into responses: one
+invalid piece would make a whole fetch response unreadable for its worker.
+
+msgspec validates the syntax of what it skips (numbers, escapes, lone surrogates, control
+characters) but neither UTF-8 nor, in a useful way, depth: it gives up with a RecursionError at
+about a thousand levels, more than many clients can parse. Both are checked here first. orjson as
+the validator was refused: it rejects numbers outside of float64, which are valid JSON.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import accumulate
+from typing import Any, Final
+
+import msgspec
+import orjson
+
+from ojs_cluster.core.errors import InvalidPayload
+from ojs_cluster.core.limits import DEFAULT_LIMITS
+
+Raw = msgspec.Raw
+
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+# Opening brackets become +1 and closing ones -1, read as signed bytes; the rest is deleted.
+_STEPS: Final = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
+_NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+_PLAIN_KEY: Final = re.compile(r"[ !#-\[\]-~]*")
+
+_decode_object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_array: Final = msgspec.json.Decoder(list[Raw]).decode
+_decode_any: Final = msgspec.json.Decoder().decode
+
+
+def _nesting_exceeds(raw: bytes, depth: int) -> bool:
+    """Whether brackets outside of strings nest deeper than ``depth``; linear, without a stack."""
+    if raw.count(b"[") + raw.count(b"{") <= depth:
+        return False
+    steps = _STRING.sub(b"", raw).translate(_STEPS, _NO_BRACKETS)
+    if b"\x01" * (depth + 1) in steps:
+        return True
+    return max(accumulate(memoryview(steps).cast("b")), default=0) > depth
+
+
+def check_text(raw: bytes, *, depth: int = DEFAULT_LIMITS.depth) -> None:
+    """Check what msgspec does not: UTF-8 and nesting. Syntax is checked when ``raw`` is decoded.
+
+    Raises InvalidPayload.
+    """
+    if not raw.isascii():
+        try:
+            raw.decode()
+        except UnicodeDecodeError as error:
+            raise InvalidPayload(
+                f"the body is not UTF-8: invalid byte at offset {error.start}", field="body"
+            ) from None
+    if _nesting_exceeds(raw, depth):
+        raise InvalidPayload(f"the JSON nests deeper than {depth} levels", field="body")
+
+
+def members(raw: bytes, *, depth: int = DEFAULT_LIMITS.depth) -> dict[str, Raw]:
+    """Check a whole request body and return its members, undecoded; of a repeated key the last.
+
+    Raises InvalidPayload when the body is empty, not strict JSON, or not an object.
+    """
+    if not raw:
+        raise InvalidPayload("the request needs a JSON body", field="body")
+    check_text(raw, depth=depth)
+    try:
+        return _decode_object(raw)
+    except msgspec.ValidationError:
+        raise InvalidPayload("the body must be a JSON object", field="body") from None
+    except msgspec.DecodeError as error:
+        raise InvalidPayload(f"the body is not valid JSON: {error}", field="body") from None
+
+
+def object_members(raw: Raw | bytes) -> dict[str, Raw] | None:
+    """The members of a piece that was already checked, or None when it is not an object."""
+    try:
+        return _decode_object(raw)
+    except msgspec.ValidationError:
+        return None
+
+
+def array_items(raw: Raw | bytes) -> list[Raw] | None:
+    """The items of a piece that was already checked, or None when it is not an array."""
+    try:
+        return _decode_array(raw)
+    except msgspec.ValidationError:
+        return None
+
+
+def value(raw: Raw | bytes) -> Any:
+    """The Python value of a piece that was already checked.
+
+    Raises OverflowError when it holds a number outside of float64, which is valid JSON.
+    """
+    try:
+        return _decode_any(raw)
+    except msgspec.DecodeError:
+        raise OverflowError("holds a number that is out of range") from None
+
+
+def string(raw: Raw | bytes) -> str | None:
+    """The text of a piece that was already checked, or None when it is not a string."""
+    piece = bytes(raw)
+    if piece[:1] != b'"':
+        return None
+    if b"\\" in piece:
+        text = _decode_any(piece)
+        return text if isinstance(text, str) else None
+    return piece[1:-1].decode()
+
+
+def show(value: object) -> str:
+    """``value`` for an error message: short, whatever it is."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "an array"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a number of more than 64 bits"  # repr would refuse 4300 digits
+    text = (
+        "null"
+        if value is None
+        else str(value).lower()
+        if value is True or value is False
+        else repr(value)
+    )
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def key(name: str) -> bytes:
+    """``name`` as the key of a member, with its quotes."""
+    if _PLAIN_KEY.fullmatch(name):
+        return b'"%b"' % name.encode()
+    return orjson.dumps(name)
+
+
+def join(pieces: dict[str, Raw]) -> bytes:
+    """Members joined by commas, without braces; the values byte for byte."""
+    return b",".join([b"%b:%b" % (key(name), bytes(piece)) for name, piece in pieces.items()])

@@ -1,0 +1,160 @@
+"""Uniqueness policies (spec: ojs-unique-jobs): validation and the canonical echo."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from ojs_cluster.core.durations import MAX_DURATION_MS, format_duration, parse_duration_ms
+from ojs_cluster.core.errors import ValidationFailed
+from ojs_cluster.core.rawjson import show
+from ojs_cluster.core.states import State
+
+DIMENSIONS: Final = ("type", "queue", "args", "meta")
+DEFAULT_STATES: Final = (
+    State.AVAILABLE,
+    State.ACTIVE,
+    State.SCHEDULED,
+    State.RETRYABLE,
+    State.PENDING,
+)
+ON_CONFLICT: Final[Mapping[str, str]] = {
+    "reject": "reject",
+    "replace": "replace",
+    "replace_except_schedule": "replace_except_schedule",
+    "ignore": "ignore",
+    "use_existing": "ignore",
+}
+_MAX_ENTRIES: Final = 100
+_MAX_LENGTH: Final = 255
+_GO_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+_GO_UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
+
+
+@dataclass(frozen=True, slots=True)
+class UniquePolicy:
+    """Which jobs count as the same, for how long (milliseconds), and what happens then.
+
+    ``custom_key`` is a producer's own fingerprint in place of args and meta.
+    """
+
+    keys: tuple[str, ...] = ("type",)
+    args_keys: tuple[str, ...] = ()
+    meta_keys: tuple[str, ...] = ()
+    custom_key: str | None = None
+    period_ms: int | None = None
+    states: tuple[State, ...] = DEFAULT_STATES
+    on_conflict: str = "reject"
+
+    def json(self) -> bytes:
+        """The policy as a JSON object in the canonical spelling."""
+        policy: dict[str, Any] = {"keys": self.keys}
+        if self.custom_key is not None:
+            policy["key"] = self.custom_key
+        if self.args_keys:
+            policy["args_keys"] = self.args_keys
+        if self.meta_keys:
+            policy["meta_keys"] = self.meta_keys
+        if self.period_ms is not None:
+            policy["period"] = format_duration(self.period_ms)
+        policy["states"] = self.states
+        policy["on_conflict"] = self.on_conflict
+        return orjson.dumps(policy)
+
+
+def parse_unique(values: Mapping[str, Any], *, path: str = "options.unique") -> UniquePolicy:
+    """The policy that decoded JSON ``values`` ask for. Null fields count as absent.
+
+    Raises ValidationFailed with ``details.field``.
+    """
+    keys_name = "keys" if values.get("keys") is not None else "key"
+    keys = values.get(keys_name)
+    custom = None
+    if isinstance(keys, str) and keys_name == "key":
+        if not 1 <= len(keys) <= _MAX_LENGTH:
+            raise _rejected(path, "key", f"must have 1 to {_MAX_LENGTH} characters")
+        custom, keys = keys, None
+    dimensions = _choices(keys, DIMENSIONS, path, keys_name)
+    policy = UniquePolicy(
+        # the type is always part of the fingerprint, named or not
+        keys=("type", *(key for key in dimensions if key != "type")),
+        args_keys=_names(values, path, "args_keys"),
+        meta_keys=_names(values, path, "meta_keys"),
+        custom_key=custom,
+        period_ms=_period(values, path),
+        states=tuple(
+            State(name) for name in _choices(values.get("states"), tuple(State), path, "states")
+        )
+        or DEFAULT_STATES,
+        on_conflict=_on_conflict(values, path),
+    )
+    if "meta" in policy.keys and not policy.meta_keys:
+        raise _rejected(path, "meta_keys", "must name at least one key when keys has 'meta'")
+    return policy
+
+
+def _rejected(path: str, name: str, rule: str) -> ValidationFailed:
+    return ValidationFailed(f"unique.{name} {rule}", field=f"{path}.{name}")
+
+
+def _choices(value: object, allowed: tuple[str, ...], path: str, name: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not value or not all(entry in allowed for entry in value):
+        raise _rejected(
+            path, name, f"must be an array of some of {', '.join(allowed)}, not {show(value)}"
+        )
+    return tuple(dict.fromkeys(value))
+
+
+def _names(values: Mapping[str, Any], path: str, name: str) -> tuple[str, ...]:
+    value = values.get(name)
+    if value is None:
+        return ()
+    if (
+        not isinstance(value, list)
+        or not 1 <= len(value) <= _MAX_ENTRIES
+        or not all(isinstance(entry, str) and 1 <= len(entry) <= _MAX_LENGTH for entry in value)
+    ):
+        raise _rejected(path, name, f"must be an array of names, not {show(value)}")
+    return tuple(dict.fromkeys(value))
+
+
+def _period(values: Mapping[str, Any], path: str) -> int | None:
+    name = "period" if values.get("period") is not None else "within"
+    value = values.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise _rejected(path, name, f"must be an ISO 8601 duration, not {show(value)}")
+    if name == "within" and (ms := _go_duration_ms(value)) is not None:
+        return ms
+    try:
+        return parse_duration_ms(value)
+    except ValueError as error:
+        raise _rejected(path, name, str(error)) from None
+
+
+def _go_duration_ms(text: str) -> int | None:
+    """The command line client writes `within` as Go does: 1h30m."""
+    parts = _GO_PART.findall(text) if len(text) <= 64 else []
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    ms = round(sum(float(number) * _GO_UNIT_MS[unit] for number, unit in parts))
+    return ms if 1 <= ms <= MAX_DURATION_MS else None
+
+
+def _on_conflict(values: Mapping[str, Any], path: str) -> str:
+    value = values.get("on_conflict")
+    if value is None:
+        return "reject"
+    known = ON_CONFLICT.get(value) if isinstance(value, str) else None
+    if known is None:
+        raise _rejected(
+            path, "on_conflict", f"must be one of {', '.join(ON_CONFLICT)}, not {show(value)}"
+        )
+    return known
