@@ -1,0 +1,112 @@
+"""The proxies that the deployment tests rely on."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ojs_cluster.server.ports import reserve_any
+from tests.support.proxy import HOST, proxy
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers with its own port, what it was asked, and the body it was sent."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(204 if self.path == "/none" else 201)
+        self.send_header("X-Port", str(self.connection.getsockname()[1]))
+        self.send_header("X-Asked", f"{self.command} {self.path} {self.headers.get('X-Id')}")
+        if self.path != "/none":
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.path != "/none":
+            self.wfile.write(body)
+
+    do_DELETE = do_POST
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing."""
+
+
+@contextlib.contextmanager
+def echo_server() -> Iterator[tuple[str, int]]:
+    with ThreadingHTTPServer((HOST, 0), Echo) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield HOST, server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture(params=["haproxy", "python"])
+def choice(request: pytest.FixtureRequest) -> str:
+    if request.param == "haproxy" and not shutil.which("haproxy"):
+        pytest.skip("haproxy is not on PATH")
+    return str(request.param)
+
+
+def test_requests_of_one_connection_go_round_the_nodes(tmp_path: Path, choice: str) -> None:
+    with (
+        echo_server() as first,
+        echo_server() as second,
+        proxy(tmp_path, [first, second], choice) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        ports = [client.post("/x", content=b"b").headers["X-Port"] for _ in range(4)]
+
+    assert set(ports) == {str(first[1]), str(second[1])}
+    assert ports[0] != ports[1]
+    assert ports[:2] == ports[2:]
+
+
+def test_request_and_answer_pass_unchanged(tmp_path: Path, choice: str) -> None:
+    body = bytes(range(256)) * 400
+    with (
+        echo_server() as node,
+        proxy(tmp_path, [node], choice) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        answer = client.post("/a%2Fb?q=1", content=body, headers={"X-Id": "7"})
+        empty = client.delete("/none")
+
+    assert (answer.status_code, answer.content) == (201, body)
+    assert answer.headers["X-Asked"] == "POST /a%2Fb?q=1 7"
+    assert (empty.status_code, empty.content) == (204, b"")
+
+
+def test_a_node_that_refuses_connections_is_passed_over(tmp_path: Path, choice: str) -> None:
+    dead = reserve_any()
+    with (
+        contextlib.ExitStack() as stack,
+        echo_server() as node,
+        proxy(tmp_path, [(HOST, dead.port), node], choice) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        stack.callback(dead.release)
+        statuses = {client.post("/x").status_code for _ in range(6)}
+
+    assert statuses == {201}
+
+
+def test_without_any_node_the_answer_is_503(tmp_path: Path, choice: str) -> None:
+    dead = reserve_any()
+    with (
+        contextlib.ExitStack() as stack,
+        proxy(tmp_path, [(HOST, dead.port)], choice) as url,
+        httpx.Client(base_url=url) as client,
+    ):
+        stack.callback(dead.release)
+        assert client.post("/x").status_code == 503
