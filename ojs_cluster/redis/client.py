@@ -7,7 +7,6 @@ connection) goes to ``_persist``, which tries until the call's time is up.
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -15,46 +14,22 @@ from typing import Final
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.connection import Answer, Arg, Clock, Connection, Reply, pack
-from ojs_cluster.redis.errors import (
-    AuthenticationFailed,
-    ConnectFailed,
-    Lost,
-    RedisReplyError,
-    ReplyTooLarge,
-    Signal,
-    TooLarge,
-)
-from ojs_cluster.redis.link import Backoff, Link
+from ojs_cluster.redis.attempts import BUSY_CODES, STALE_CODES, Attempts
+from ojs_cluster.redis.connection import Answer, Arg, Reply, pack
+from ojs_cluster.redis.errors import RedisReplyError, ReplyTooLarge, Signal
+from ojs_cluster.redis.link import Link
+from ojs_cluster.redis.pubsub import PubSub
+from ojs_cluster.redis.router import Router
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import Address, ClientSettings
-from ojs_cluster.redis.topology import (
-    CLUSTER_SLOTS,
-    NOWHERE,
-    SLOTS,
-    Topology,
-    TopologyUnknown,
-    parse_cluster_slots,
-    parse_redirect,
-    standalone,
-)
+from ojs_cluster.redis.topology import Topology, parse_redirect
 
-# Replies that say "not now": the command was not applied and may be sent again.
-BUSY_CODES: Final = frozenset(
-    {"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS"}
-)
-# Of these, the ones after which the topology is in doubt.
-STALE_CODES: Final = frozenset({"CLUSTERDOWN", "MASTERDOWN", "READONLY"})
 
-WATCH_INTERVAL_S = 0.1
-REFRESH_SPACING_S = 0.05
-UNHEALTHY_REFRESH_S = 0.25
-TOPOLOGY_TIMEOUT_S = 1.0
-SUSPECT_AFTER_S = 1.0
-RETIRED_LINK_S = 10.0
-RETRY_FIRST_S = 0.005
-RETRY_MAX_S = 0.1
-FREE_REDIRECTS = 5
+class _NoAnswer:
+    """Nothing has been sent yet."""
+
+
+NO_ANSWER: Final = _NoAnswer()
 
 
 class Client:
@@ -65,22 +40,15 @@ class Client:
     answer came; its ``outcome`` says whether the command may have been applied.
     """
 
-    def __init__(self, settings: ClientSettings, nursery: trio.Nursery) -> None:
-        self._settings = settings
-        self._nursery = nursery
-        self._tls = settings.tls.context() if settings.tls is not None else None
-        self._clock = Clock()
-        self._topology = NOWHERE
-        self._routes: list[Link | None] = [None] * SLOTS
-        self._links: dict[Address, Link] = {}
-        self._changed = trio.lowlevel.ParkingLot()
-        self._refresh_wanted = trio.Event()
-        self._refresh_hint: Address | None = None
+    def __init__(self, router: Router, pubsub: PubSub) -> None:
+        self._router = router
+        self._pubsub = pubsub
+        self._routes = router.routes
+        self._clock = router.clock
+        self._call_timeout_s = router.settings.call_timeout_s
 
     def __repr__(self) -> str:
-        return f"<Client {self._topology.slots_covered} slots on {len(self._links)} links>"
-
-    # ---- what callers use
+        return f"<Client of {len(self.topology.masters)} masters, healthy={self.healthy}>"
 
     async def call(self, slot: int, *args: Arg, idempotent: bool = False) -> Reply:
         """Send one command whose keys are all in ``slot``; return its reply.
@@ -113,6 +81,7 @@ class Client:
 
         Sent by hash; a node that does not know the script gets its source.
         """
+        # The body of ``call`` again: one more coroutine per script would cost more than it says.
         payload = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
         started = self._clock.now
         answer: Answer | _NoAnswer = NO_ANSWER
@@ -135,20 +104,21 @@ class Client:
         The command must be idempotent: it is repeated when a connection is lost.
         """
         payload = pack(args)
+        masters = self.topology.masters
+        if not masters:
+            raise BackendUnavailable("no Redis master is known", outcome="not_applied")
         replies: dict[Address, Reply] = {}
         failures: list[Exception] = []
 
         async def ask(address: Address) -> None:
+            link = self._router.link_to(address)
             try:
                 replies[address] = await self._persist(
-                    None, payload, self._link_to(address), NO_ANSWER, self._clock.now, True, None
+                    None, payload, link, NO_ANSWER, self._clock.now, True, None
                 )
             except (BackendUnavailable, RedisReplyError, ReplyTooLarge) as error:
                 failures.append(error)
 
-        masters = self._topology.masters
-        if not masters:
-            raise BackendUnavailable("Redis has no known master", outcome="not_applied")
         async with trio.open_nursery() as nursery:
             for address in masters:
                 nursery.start_soon(ask, address)
@@ -162,20 +132,40 @@ class Client:
         await self.on_masters(b"PING")
         return trio.current_time() - started
 
+    async def subscribe(
+        self,
+        channel: bytes,
+        slot: int,
+        on_message: Callable[[bytes], None],
+        on_gap: Callable[[], None],
+    ) -> None:
+        """Receive what SPUBLISH sends to ``channel``, until ``unsubscribe``.
+
+        Returns once the server has confirmed. From then on a lost connection, a dead node or a
+        moved slot is followed by itself; ``on_gap`` is called after each such resubscription,
+        because messages may have been missed. Both callbacks run in the reader: they must be
+        quick and must not raise.
+
+        Raises:
+            BackendUnavailable: not confirmed within ``call_timeout_s``; nothing stays subscribed.
+            RedisReplyError: the server refused.
+            ValueError: already subscribed.
+        """
+        await self._pubsub.subscribe(channel, slot, on_message, on_gap)
+
+    async def unsubscribe(self, channel: bytes) -> None:
+        """Stop receiving; unknown channels are ignored. No callback runs after the return."""
+        await self._pubsub.unsubscribe(channel)
+
     @property
     def topology(self) -> Topology:
         """The latest view of masters and slots."""
-        return self._topology
+        return self._router.topology
 
     @property
     def healthy(self) -> bool:
         """Whether all 16384 slots have a master, and every master a connection."""
-        return self._topology.covered and all(
-            (link := self._links.get(address)) is not None and link.connection is not None
-            for address in self._topology.masters
-        )
-
-    # ---- the slow way
+        return self._router.healthy
 
     async def _persist(
         self,
@@ -191,241 +181,48 @@ class Client:
 
         ``slot`` None means: this ``link`` and no other. ``answer`` is what a first try brought.
         """
-        state = _Attempts(idempotent)
+        attempts = Attempts(idempotent)
         asking = False
-        with trio.move_on_at(started + self._settings.call_timeout_s):
+        with trio.move_on_at(started + self._call_timeout_s):
             while True:
-                if answer is NO_ANSWER:
+                if isinstance(answer, _NoAnswer):
                     if slot is not None and not asking:
                         link = self._routes[slot]
-                    connection = await self._usable(link)
+                    connection = await self._router.usable(link)
                     if connection is None:
                         continue
-                    state.in_flight = True
+                    attempts.in_flight = True
                     send = connection.execute_asking if asking else connection.execute
                     answer = await send(payload)
-                    state.in_flight = False
-                    asking = False
+                    attempts.in_flight = asking = False
                 if not isinstance(answer, Exception):
-                    return answer  # type: ignore[return-value] # NO_ANSWER was replaced above
-                state.last = answer
+                    return answer
+                attempts.last = answer
                 if isinstance(answer, Signal):
-                    state.accept_signal(answer)
-                    self._want_refresh()
+                    attempts.accept_signal(answer)
+                    self._router.want_refresh()
                 elif answer.code in ("MOVED", "ASK") and slot is not None and link is not None:
                     asking = answer.code == "ASK"
                     link = self._redirect(slot, answer, link)
-                    await state.pause_after_redirect()
+                    await attempts.pause_after_redirect()
                 elif answer.code == "NOSCRIPT" and by_source is not None:
                     payload = by_source()
                 elif answer.code in BUSY_CODES:
                     if answer.code in STALE_CODES:
-                        self._want_refresh()
-                    await trio.sleep(state.backoff.next_s())
+                        self._router.want_refresh()
+                    await attempts.pause()
                 else:
                     raise answer
                 answer = NO_ANSWER
-        raise state.time_is_up(self._why_down(link))
-
-    async def _usable(self, link: Link | None) -> Connection | None:
-        """The link's connection if a command may be sent now; else wait for a change."""
-        connection = link.connection if link is not None else None
-        if connection is None or not connection.open:
-            self._want_refresh()
-            await self._changed.park()
-            return None
-        if connection.full:
-            await connection.wait_for_room()
-            return None
-        return connection
+        raise attempts.time_is_up(self._router.why_down(link))
 
     def _redirect(self, slot: int, answer: RedisReplyError, replied: Link) -> Link:
-        moved_slot, address = parse_redirect(answer.message, replied.address)
-        if moved_slot != slot:
-            raise ValueError(f"keys of slot {moved_slot} were sent as slot {slot}")
-        link = self._link_to(address)
-        if answer.code == "MOVED":
-            self._routes[slot] = link
-            self._refresh_hint = address
-            self._want_refresh()
-        return link
-
-    def _why_down(self, link: Link | None) -> Exception | None:
-        if link is not None and link.last_error is not None:
-            return link.last_error
-        return next((x.last_error for x in self._links.values() if x.last_error), None)
-
-    # ---- links and topology
-
-    def _link_to(self, address: Address) -> Link:
-        """The link to ``address``, made or called back from retirement when needed."""
-        link = self._links.get(address)
-        if link is None:
-            link = Link(address, self._settings, self._tls, self._clock, self._link_changed)
-            self._links[address] = link
-            self._nursery.start_soon(link.run)
-        link.retired_at = None
-        return link
-
-    def _link_changed(self, link: Link) -> None:
-        if link.connection is None and link.retired_at is None:
-            self._want_refresh()
-        self._changed.unpark_all()
-
-    def _want_refresh(self) -> None:
-        self._refresh_wanted.set()
-
-    async def _refresh_forever(self) -> None:
-        """One refresh at a time: when somebody asks, and regularly while something is wrong."""
-        while True:
-            with trio.move_on_after(float("inf") if self.healthy else UNHEALTHY_REFRESH_S):
-                await self._refresh_wanted.wait()
-            self._refresh_wanted = trio.Event()
-            await self._refresh()
-            await trio.sleep(REFRESH_SPACING_S)
-
-    async def _refresh(self) -> bool:
-        """Ask connected nodes in turn until one tells the topology."""
-        hint, self._refresh_hint = self._refresh_hint, None
-        up = [link for link in self._links.values() if link.connection is not None]
-        random.shuffle(up)
-        up.sort(key=lambda link: link.address != hint)
-        for link in up:
-            topology = await self._ask_topology(link)
-            if topology is not None:
-                self._apply(topology)
-                return True
-        # Nobody we know answers. The start nodes, and any node ever heard of, get a link again.
-        for address in (*self._settings.nodes, *self._topology.nodes):
-            self._link_to(address)
-        return False
-
-    async def _ask_topology(self, link: Link) -> Topology | None:
-        connection = link.connection
-        if connection is None:
-            return None
-        answer: Answer = None
-        with trio.move_on_after(TOPOLOGY_TIMEOUT_S):
-            answer = await connection.execute(CLUSTER_SLOTS)
-        if isinstance(answer, RedisReplyError) and "cluster support disabled" in str(answer):
-            return standalone(link.address)
-        try:
-            topology = parse_cluster_slots(answer, link.address)  # type: ignore[arg-type]
-        except TopologyUnknown:
-            return None
-        return topology if topology.ranges else None
-
-    def _apply(self, topology: Topology) -> None:
-        """Make ``topology`` the current view: links for new masters, retirement for old ones."""
-        self._topology = topology
-        routes = self._routes
-        routes[:] = [None] * SLOTS
-        for item in topology.ranges:
-            link = self._link_to(item.master)
-            routes[item.first : item.last + 1] = [link] * (item.last - item.first + 1)
-        masters = frozenset(topology.masters)
-        for address, link in self._links.items():
-            if address not in masters and link.retired_at is None:
-                link.retired_at = self._clock.now
-        self._changed.unpark_all()
-
-    async def _watch(self) -> None:
-        """Move the coarse clock on, end silent connections, close links nobody needs."""
-        settings = self._settings
-        while True:
-            await trio.sleep(WATCH_INTERVAL_S)
-            now = self._clock.now = trio.current_time()
-            for address, link in list(self._links.items()):
-                connection = link.connection
-                if connection is not None:
-                    connection.check(settings.reply_timeout_s, settings.call_timeout_s)
-                    if connection.silent_s > SUSPECT_AFTER_S:
-                        self._want_refresh()
-                idle = connection is None or connection.pending == 0
-                if link.retired_at is not None and idle and now - link.retired_at > RETIRED_LINK_S:
-                    del self._links[address]
-                    link.scope.cancel()
-
-    async def _start(self) -> None:
-        """Find the topology and connect to every master, within ``call_timeout_s``."""
-        self._nursery.start_soon(self._watch)
-        error: Exception | None = None
-        with trio.move_on_after(self._settings.call_timeout_s):
-            while not await self._first_topology():
-                error = self._why_down(None)
-                if isinstance(error, AuthenticationFailed):
-                    raise error
-                await trio.sleep(RETRY_MAX_S)
-            self._nursery.start_soon(self._refresh_forever)
-            while not self.healthy:
-                error = self._why_down(None) or error
-                if isinstance(error, AuthenticationFailed):
-                    raise error
-                await self._changed.park()
-            return
-        raise BackendUnavailable("Redis cannot be reached", outcome="not_applied") from error
-
-    async def _first_topology(self) -> bool:
-        """Try the start nodes in the order given, so that all processes agree on the first."""
-        for address in self._settings.nodes:
-            link = self._link_to(address)
-            while link.connection is None and link.last_error is None:
-                await self._changed.park()
-            topology = await self._ask_topology(link)
-            if topology is not None:
-                self._check_db(topology)
-                self._apply(topology)
-                return True
-        return False
-
-    def _check_db(self, topology: Topology) -> None:
-        if topology.clustered and self._settings.db:
-            raise ConnectFailed("a database number needs a standalone server, this is a cluster")
-
-
-class _NoAnswer:
-    """Nothing has been sent yet."""
-
-
-NO_ANSWER: Final = _NoAnswer()
-
-
-class _Attempts:
-    """What one persistent call has been through, and what its failure has to say."""
-
-    def __init__(self, idempotent: bool) -> None:
-        self.idempotent = idempotent
-        self.in_flight = False
-        self.last: Exception | None = None
-        self.backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
-        self._doubtful = False
-        self._redirects = 0
-
-    def accept_signal(self, signal: Signal) -> None:
-        """Return when the command may be sent again; raise when it may not."""
-        if isinstance(signal, TooLarge):
-            raise ReplyTooLarge(str(signal))
-        if isinstance(signal, Lost):
-            self._doubtful = True
-            if not self.idempotent:
-                raise BackendUnavailable(
-                    "the connection to Redis was lost before the reply", outcome="unknown"
-                ) from signal
-
-    async def pause_after_redirect(self) -> None:
-        """The first redirections are followed at once; a ping-pong of them is slowed down."""
-        self._redirects += 1
-        if self._redirects > FREE_REDIRECTS:
-            await trio.sleep(self.backoff.next_s())
-
-    def time_is_up(self, why_down: Exception | None) -> BackendUnavailable:
-        """The error for a call that got no final answer in time."""
-        unknown = self._doubtful or self.in_flight
-        error = BackendUnavailable(
-            "Redis did not answer in time", outcome="unknown" if unknown else "not_applied"
-        )
-        error.__cause__ = self.last or why_down
-        return error
+        told_slot, address = parse_redirect(answer.message, replied.address)
+        if told_slot != slot:
+            raise ValueError(f"keys of slot {told_slot} were sent as slot {slot}")
+        if answer.code == "ASK":
+            return self._router.link_to(address)
+        return self._router.moved(slot, address)
 
 
 @asynccontextmanager
@@ -440,12 +237,14 @@ async def open_client(settings: ClientSettings) -> AsyncIterator[Client]:
     """
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        client = Client(settings, nursery)
         # An exception of the block would leave the nursery wrapped in a group; callers should be
         # able to catch what they raised, so it is carried past the nursery's end.
         try:
-            await client._start()
-            yield client
+            router = Router(settings, nursery)
+            await router.start()
+            pubsub = PubSub(router, nursery)
+            nursery.start_soon(pubsub.run)
+            yield Client(router, pubsub)
         except Exception as error:
             failure = error
         nursery.cancel_scope.cancel()

@@ -1,0 +1,69 @@
+"""What one persistent call has been through: which failures are final, and what to say then."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis.errors import Lost, ReplyTooLarge, Signal, TooLarge
+from ojs_cluster.redis.link import Backoff
+
+# Replies that say "not now": the command was not applied and may be sent again.
+BUSY_CODES: Final = frozenset(
+    {"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS"}
+)
+# Of these, the ones after which the topology is in doubt.
+STALE_CODES: Final = frozenset({"CLUSTERDOWN", "MASTERDOWN", "READONLY"})
+
+RETRY_FIRST_S = 0.005
+RETRY_MAX_S = 0.1
+FREE_REDIRECTS = 5
+
+
+class Attempts:
+    """State of one call on the slow way."""
+
+    def __init__(self, idempotent: bool) -> None:
+        self.in_flight = False
+        self.last: Exception | None = None
+        self._idempotent = idempotent
+        self._backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
+        self._doubtful = False
+        self._redirects = 0
+
+    def accept_signal(self, signal: Signal) -> None:
+        """Return when the command may be sent again.
+
+        Raises:
+            ReplyTooLarge: the reply to this command broke the limit; it would again.
+            BackendUnavailable: the command may have been applied and must not be repeated.
+        """
+        if isinstance(signal, TooLarge):
+            raise ReplyTooLarge(str(signal))
+        if isinstance(signal, Lost):
+            self._doubtful = True
+            if not self._idempotent:
+                raise BackendUnavailable(
+                    "the connection to Redis was lost before the reply", outcome="unknown"
+                ) from signal
+
+    async def pause(self) -> None:
+        """Sleep before the next attempt, longer each time."""
+        await trio.sleep(self._backoff.next_s())
+
+    async def pause_after_redirect(self) -> None:
+        """The first redirections are followed at once; a ping-pong of them is slowed down."""
+        self._redirects += 1
+        if self._redirects > FREE_REDIRECTS:
+            await self.pause()
+
+    def time_is_up(self, why_down: Exception | None) -> BackendUnavailable:
+        """The error for a call that got no final answer in time."""
+        unknown = self._doubtful or self.in_flight
+        error = BackendUnavailable(
+            "Redis did not answer in time", outcome="unknown" if unknown else "not_applied"
+        )
+        error.__cause__ = self.last or why_down
+        return error

@@ -1,0 +1,128 @@
+"""Sharded pub/sub: subscriptions that follow their slots.
+
+Subscriptions live here, connections in ``Feed``: one per node that has any. One task compares
+where each channel is subscribed with where its slot is served, and moves what is in the wrong
+place. It runs when the topology changed, when a server dropped a channel (it does so itself when
+the slot leaves), and when a subscription was refused for now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis.attempts import BUSY_CODES
+from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.redis.feed import Feed, State, Subscription
+from ojs_cluster.redis.router import Router
+from ojs_cluster.redis.settings import Address
+from ojs_cluster.redis.topology import parse_redirect
+
+RETRY_S = 0.1
+
+
+class PubSub:
+    """All subscriptions of a client. ``run`` must be running."""
+
+    def __init__(self, router: Router, nursery: trio.Nursery) -> None:
+        self._router = router
+        self._nursery = nursery
+        self._subscriptions: dict[bytes, Subscription] = {}
+        self._feeds: dict[Address, Feed] = {}
+        self._look = trio.Event()
+        router.listeners.append(self._wake)
+
+    async def subscribe(
+        self,
+        channel: bytes,
+        slot: int,
+        on_message: Callable[[bytes], None],
+        on_gap: Callable[[], None],
+    ) -> None:
+        """See ``Client.subscribe``."""
+        if channel in self._subscriptions:
+            raise ValueError(f"already subscribed to {channel!r}")
+        subscription = Subscription(channel, slot, on_message, on_gap)
+        self._subscriptions[channel] = subscription
+        self._wake()
+        timeout_s = self._router.settings.call_timeout_s
+        try:
+            with trio.move_on_after(timeout_s):
+                await subscription.settled.wait()
+        finally:
+            if not subscription.settled.is_set() or subscription.refusal is not None:
+                self._remove(subscription)
+        if subscription.refusal is not None:
+            raise subscription.refusal
+        if not subscription.settled.is_set():
+            raise BackendUnavailable(
+                "Redis did not confirm a subscription in time", outcome="not_applied"
+            ) from self._router.why_down(None)
+
+    async def unsubscribe(self, channel: bytes) -> None:
+        """See ``Client.unsubscribe``."""
+        subscription = self._subscriptions.get(channel)
+        if subscription is not None:
+            self._remove(subscription)
+        await trio.lowlevel.checkpoint()
+
+    async def run(self) -> None:
+        """Keep every subscription where its slot is served."""
+        while True:
+            waiting = any(s.state is not State.ACTIVE for s in self._subscriptions.values())
+            with trio.move_on_after(RETRY_S if waiting else float("inf")):
+                await self._look.wait()
+            self._look = trio.Event()
+            for subscription in list(self._subscriptions.values()):
+                self._place(subscription)
+            for address, feed in list(self._feeds.items()):
+                if not feed.subscriptions:
+                    del self._feeds[address]
+                    feed.scope.cancel()
+
+    def _wake(self) -> None:
+        self._look.set()
+
+    def _place(self, subscription: Subscription) -> None:
+        link = self._router.routes[subscription.slot]
+        if link is None:
+            self._router.want_refresh()
+            return
+        feed = self._feed(link.address)
+        if subscription.feed is not feed:
+            if subscription.feed is not None:
+                subscription.feed.remove(subscription)
+            feed.add(subscription)
+        elif subscription.state is State.DROPPED:
+            feed.ask(subscription)
+
+    def _feed(self, address: Address) -> Feed:
+        feed = self._feeds.get(address)
+        if feed is None:
+            feed = Feed(address, self._router.settings, self._router.tls, self._dropped)
+            self._feeds[address] = feed
+            self._nursery.start_soon(feed.run)
+        return feed
+
+    def _remove(self, subscription: Subscription) -> None:
+        if self._subscriptions.pop(subscription.channel, None) is not None:
+            if subscription.feed is not None:
+                subscription.feed.remove(subscription)
+            self._wake()
+
+    def _dropped(self, subscription: Subscription | None, error: RedisReplyError | None) -> None:
+        """A feed lost its connection (no subscription named), or one channel."""
+        if subscription is None or error is None:
+            self._router.want_refresh()
+        elif error.code == "MOVED" and subscription.feed is not None:
+            _, address = parse_redirect(error.message, subscription.feed.address)
+            self._router.moved(subscription.slot, address)
+        elif error.code in BUSY_CODES:
+            self._router.want_refresh()
+            return  # asked again after RETRY_S, not at once
+        elif not subscription.settled.is_set():
+            subscription.refusal = error
+            subscription.settled.set()
+        self._wake()

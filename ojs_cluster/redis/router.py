@@ -1,0 +1,223 @@
+"""Links to the nodes, and which of them serves which slot right now.
+
+The route table is one list of 16384 entries that callers index directly; it is changed in place,
+by a new topology as a whole and by a MOVED reply one slot at a time. A topology is asked for by
+one task only, however many callers find the present one wrong.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis.connection import Answer, Clock, Connection
+from ojs_cluster.redis.errors import AuthenticationFailed, ConnectFailed, RedisReplyError
+from ojs_cluster.redis.link import Link
+from ojs_cluster.redis.settings import Address, ClientSettings
+from ojs_cluster.redis.topology import (
+    CLUSTER_SLOTS,
+    NOWHERE,
+    SLOTS,
+    Topology,
+    TopologyUnknown,
+    parse_cluster_slots,
+    standalone,
+)
+
+WATCH_INTERVAL_S = 0.1
+REFRESH_SPACING_S = 0.05
+UNHEALTHY_REFRESH_S = 0.25
+TOPOLOGY_TIMEOUT_S = 1.0
+SUSPECT_AFTER_S = 1.0
+RETIRED_LINK_S = 10.0
+START_RETRY_S = 0.1
+
+
+class Router:
+    """Owns the links; ``start`` makes it usable and leaves its tasks in ``nursery``."""
+
+    def __init__(self, settings: ClientSettings, nursery: trio.Nursery) -> None:
+        self.settings = settings
+        self.tls = settings.tls.context() if settings.tls is not None else None
+        self.clock = Clock()
+        self.topology = NOWHERE
+        self.routes: list[Link | None] = [None] * SLOTS
+        self.listeners: list[Callable[[], None]] = []
+        self._nursery = nursery
+        self._links: dict[Address, Link] = {}
+        self._changed = trio.lowlevel.ParkingLot()
+        self._refresh_wanted = trio.Event()
+        self._refresh_hint: Address | None = None
+
+    @property
+    def healthy(self) -> bool:
+        """Whether all slots have a master, and every master a connection."""
+        return self.topology.covered and all(
+            (link := self._links.get(address)) is not None and link.connection is not None
+            for address in self.topology.masters
+        )
+
+    async def start(self) -> None:
+        """Find the topology and connect to every master, within ``call_timeout_s``.
+
+        Raises:
+            BackendUnavailable: no time left.
+            AuthenticationFailed: a node refused the credentials.
+            ConnectFailed: the settings do not fit the server.
+        """
+        self._nursery.start_soon(self._watch)
+        error: Exception | None = None
+        with trio.move_on_after(self.settings.call_timeout_s):
+            while not await self._first_topology():
+                error = self._failure_at_start() or error
+                await trio.sleep(START_RETRY_S)
+            self._nursery.start_soon(self._refresh_forever)
+            while not self.healthy:
+                error = self._failure_at_start() or error
+                await self._changed.park()
+            return
+        raise BackendUnavailable("Redis cannot be reached", outcome="not_applied") from error
+
+    async def usable(self, link: Link | None) -> Connection | None:
+        """The link's connection if a command may be sent now; else None, after a change."""
+        connection = link.connection if link is not None else None
+        if connection is None or not connection.open:
+            self.want_refresh()
+            await self._changed.park()
+            return None
+        if connection.full:
+            await connection.wait_for_room()
+            return None
+        return connection
+
+    def link_to(self, address: Address) -> Link:
+        """The link to ``address``, made or called back from retirement when needed."""
+        link = self._links.get(address)
+        if link is None:
+            link = Link(address, self.settings, self.tls, self.clock, self._link_changed)
+            self._links[address] = link
+            self._nursery.start_soon(link.run)
+        link.retired_at = None
+        return link
+
+    def moved(self, slot: int, address: Address) -> Link:
+        """Note what a MOVED reply said: use ``address`` for the slot from now on."""
+        link = self.link_to(address)
+        self.routes[slot] = link
+        self._refresh_hint = address
+        self.want_refresh()
+        return link
+
+    def want_refresh(self) -> None:
+        """The topology is in doubt: ask for it soon."""
+        self._refresh_wanted.set()
+
+    def why_down(self, link: Link | None) -> Exception | None:
+        """The latest error of this link, or else of any."""
+        if link is not None and link.last_error is not None:
+            return link.last_error
+        return next((x.last_error for x in self._links.values() if x.last_error), None)
+
+    def _failure_at_start(self) -> Exception | None:
+        """The latest error; raises it when it says that our credentials are wrong."""
+        error = self.why_down(None)
+        if isinstance(error, AuthenticationFailed):
+            raise error
+        return error
+
+    def _link_changed(self, link: Link) -> None:
+        if link.connection is None and link.retired_at is None:
+            self.want_refresh()
+        self._changed.unpark_all()
+
+    async def _refresh_forever(self) -> None:
+        """One refresh at a time: when somebody asks, and regularly while something is wrong."""
+        while True:
+            with trio.move_on_after(float("inf") if self.healthy else UNHEALTHY_REFRESH_S):
+                await self._refresh_wanted.wait()
+            self._refresh_wanted = trio.Event()
+            await self._refresh()
+            await trio.sleep(REFRESH_SPACING_S)
+
+    async def _refresh(self) -> None:
+        """Ask connected nodes in turn until one tells the topology."""
+        hint, self._refresh_hint = self._refresh_hint, None
+        up = [link for link in self._links.values() if link.connection is not None]
+        random.shuffle(up)
+        # The node that a MOVED named knows about that move for certain; others may not yet.
+        up.sort(key=lambda link: link.address != hint)
+        for link in up:
+            topology = await self._ask_topology(link)
+            if topology is not None:
+                self._apply(topology)
+                return
+        # Nobody we know answers. The start nodes, and any node ever heard of, get a link again.
+        for address in (*self.settings.nodes, *self.topology.nodes):
+            self.link_to(address)
+
+    async def _ask_topology(self, link: Link) -> Topology | None:
+        connection = link.connection
+        if connection is None:
+            return None
+        answer: Answer = None
+        with trio.move_on_after(TOPOLOGY_TIMEOUT_S):
+            answer = await connection.execute(CLUSTER_SLOTS)
+        if isinstance(answer, RedisReplyError) and "cluster support disabled" in str(answer):
+            return standalone(link.address)
+        if isinstance(answer, Exception):
+            return None
+        try:
+            topology = parse_cluster_slots(answer, link.address)
+        except TopologyUnknown:
+            return None
+        return topology if topology.ranges else None
+
+    async def _first_topology(self) -> bool:
+        """Try the start nodes in the order given, so that all processes agree on the first."""
+        for address in self.settings.nodes:
+            link = self.link_to(address)
+            while link.connection is None and link.last_error is None:
+                await self._changed.park()
+            topology = await self._ask_topology(link)
+            if topology is not None:
+                if topology.clustered and self.settings.db:
+                    raise ConnectFailed("a database number needs a server without cluster mode")
+                self._apply(topology)
+                return True
+        return False
+
+    def _apply(self, topology: Topology) -> None:
+        """Make ``topology`` the current view: links for new masters, retirement for old ones."""
+        self.topology = topology
+        routes: list[Link | None] = [None] * SLOTS
+        for item in topology.ranges:
+            link = self.link_to(item.master)
+            routes[item.first : item.last + 1] = [link] * (item.last - item.first + 1)
+        self.routes[:] = routes
+        masters = frozenset(topology.masters)
+        for address, link in self._links.items():
+            if address not in masters and link.retired_at is None:
+                link.retired_at = self.clock.now
+        self._changed.unpark_all()
+        for listener in self.listeners:
+            listener()
+
+    async def _watch(self) -> None:
+        """Move the coarse clock on, end silent connections, close links nobody needs."""
+        settings = self.settings
+        while True:
+            await trio.sleep(WATCH_INTERVAL_S)
+            now = self.clock.now = trio.current_time()
+            for address, link in list(self._links.items()):
+                connection = link.connection
+                if connection is not None:
+                    connection.check(settings.reply_timeout_s, settings.call_timeout_s)
+                    if connection.silent_s > SUSPECT_AFTER_S:
+                        self.want_refresh()
+                idle = connection is None or connection.pending == 0
+                if link.retired_at is not None and idle and now - link.retired_at > RETIRED_LINK_S:
+                    del self._links[address]
+                    link.scope.cancel()
