@@ -1,0 +1,209 @@
+"""Walks a whole Redis installation and checks what must always hold of the jobs in it.
+
+- A job lies in the shard of its queue, and in exactly the indexes its state asks for.
+- Whatever an index names exists; its score is the deadline that the job itself carries.
+- The counters of a queue equal its jobs, state by state.
+- An alias points to the shard where a job with its id is.
+
+The reader is redis-py; only the names of keys and fields are the product's. Shards are read one
+key after the other, so a walk beside running schedulers may see a job in mid-step:
+`await_consistent` walks again until one walk is clean.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ojs_cluster.keys import Keyspace, Shard
+from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.store import fields as f
+
+COUNTED = ("scheduled", "pending", "active", "retryable", "completed", "cancelled", "discarded")
+WAITING = ("available", "scheduled", "pending", "retryable")
+TERMINAL = ("completed", "cancelled", "discarded")
+
+Index = dict[str, float]
+
+
+@dataclass(slots=True)
+class Census:
+    """What a walk found. `problems` is empty when everything holds."""
+
+    states: dict[str, str] = field(default_factory=dict)
+    """Job id to state."""
+    attempts: dict[str, int] = field(default_factory=dict)
+    """Job id to attempts begun."""
+    lost_aliases: set[str] = field(default_factory=set)
+    """Ids whose job exists while the alias that leads to it does not."""
+    problems: list[str] = field(default_factory=list)
+
+    def count(self) -> Counter[str]:
+        """Jobs per state."""
+        return Counter(self.states.values())
+
+
+@dataclass(slots=True)
+class _Keys:
+    """Everything under one tag."""
+
+    jobs: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+    queues: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+    indexes: dict[str, Index] = field(default_factory=dict)
+
+    def index(self, name: str) -> Index:
+        return self.indexes.get(name, {})
+
+
+def take_census(backend: Embedded, *, shards: int = 64, aliases: bool = True) -> Census:
+    """One walk over every key.
+
+    Args:
+        shards: how many the data is laid out with.
+        aliases: False where a failover may have lost an alias and kept its job.
+    """
+    keyspace = Keyspace(shards)
+    content = _read(backend, keyspace)
+    census = Census()
+    for shard in keyspace:
+        _check_shard(census, keyspace, shard, content[shard.tag])
+    for shard in keyspace:
+        _check_aliases(census, keyspace, shard, content)
+    if aliases:
+        census.problems += [f"{id_}: no alias leads to the job" for id_ in census.lost_aliases]
+    return census
+
+
+def await_consistent(
+    backend: Embedded, *, shards: int = 64, aliases: bool = True, timeout_s: float = 5.0
+) -> Census:
+    """Walk until a walk finds no problem. Raises AssertionError with the last walk's problems."""
+    deadline = time.monotonic() + timeout_s
+    while (census := take_census(backend, shards=shards, aliases=aliases)).problems:
+        if time.monotonic() > deadline:
+            raise AssertionError("\n".join(census.problems[:20]))
+        time.sleep(0.2)
+    return census
+
+
+def _read(backend: Embedded, keyspace: Keyspace) -> dict[str, _Keys]:
+    content = {shard.tag: _Keys() for shard in keyspace}
+    for node in backend.masters():
+        with node.client() as client:
+            keys = list(client.scan_iter(match="ojs:{*", count=1000))
+            types = client.pipeline(transaction=False)
+            for key in keys:
+                types.type(key)
+            readable = [
+                (key, kind)
+                for key, kind in zip(keys, types.execute(), strict=True)
+                if kind in (b"hash", b"zset")
+            ]
+            values = client.pipeline(transaction=False)
+            for key, kind in readable:
+                if kind == b"hash":
+                    values.hgetall(key)
+                else:
+                    values.zrange(key, 0, -1, withscores=True)
+            for (key, _), value in zip(readable, values.execute(), strict=True):
+                tag, _, name = key.removeprefix(b"ojs:{").partition(b"}:")
+                if (keys_of_tag := content.get(tag.decode())) is not None:
+                    _file(keys_of_tag, name.decode(), value)
+    return content
+
+
+def _file(keys: _Keys, name: str, value: object) -> None:
+    kind, _, rest = name.partition(":")
+    if isinstance(value, list):
+        keys.indexes[name] = {member.decode(): score for member, score in value}
+    elif isinstance(value, dict) and kind == "j":
+        keys.jobs[rest] = value
+    elif isinstance(value, dict) and kind == "c":
+        keys.queues[rest] = value
+
+
+def _check_shard(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) -> None:
+    complain = census.problems.append
+    jobs = {id_: job for id_, job in keys.jobs.items() if f.ALIAS not in job}
+    placed: dict[str, Index] = {}
+    per_queue: dict[str, Counter[str]] = {}
+    for id_, job in jobs.items():
+        state, queue = job[f.STATE].decode(), job[f.QUEUE].decode()
+        if id_ in census.states:
+            complain(f"{id_} exists twice")
+        census.states[id_] = state
+        census.attempts[id_] = int(job.get(f.ATTEMPT, 0))
+        if keyspace.shard_of_queue(queue) is not shard:
+            complain(f"{id_} of queue {queue} lies in shard {shard.index}")
+        per_queue.setdefault(queue, Counter())[state] += 1
+        for index, score in _places(state, queue, job):
+            placed.setdefault(index, {})[id_] = score
+    _check_indexes(complain, placed, keys)
+    for queue in per_queue.keys() | keys.queues.keys():
+        counters, real = keys.queues.get(queue, {}), per_queue.get(queue, Counter())
+        for state in COUNTED:
+            if (shown := int(counters.get(state.encode(), 0))) != real[state]:
+                complain(f"{queue} counts {shown} {state}, there are {real[state]}")
+
+
+_ANY_SCORE = math.nan
+
+
+def _places(state: str, queue: str, job: dict[bytes, bytes]) -> Iterator[tuple[str, float]]:
+    """The indexes a job belongs in, each with the score it must have there."""
+    if state == "available":
+        yield f"q:{queue}", _ANY_SCORE
+    elif state in ("scheduled", "retryable"):
+        yield "due", float(job[f.DUE])
+    elif state == "pending":
+        yield "pend", _ANY_SCORE
+    elif state == "active":
+        yield "act", float(job[f.DEADLINE])
+        if f.TIMEOUT in job:
+            yield "run", _ANY_SCORE
+    elif state in TERMINAL:
+        yield "fin", _ANY_SCORE
+    if f.EXPIRES in job and state in WAITING:
+        yield "exp", float(job[f.EXPIRES])
+    if f.DEAD in job:
+        yield "dead", _ANY_SCORE
+        yield f"d:{queue}", _ANY_SCORE
+
+
+def _check_indexes(complain: Callable[[str], None], placed: dict[str, Index], keys: _Keys) -> None:
+    job_indexes = {"due", "act", "run", "exp", "pend", "fin", "dead"}
+    job_indexes |= {name for name in keys.indexes if name.startswith(("q:", "d:"))}
+    for name in job_indexes | placed.keys():
+        wanted, actual = placed.get(name, {}), keys.index(name)
+        for id_ in wanted.keys() - actual.keys():
+            complain(f"{id_} ({keys.jobs[id_][f.STATE].decode()}) is not in {name}")
+        for id_ in actual.keys() - wanted.keys():
+            job = keys.jobs.get(id_)
+            state = "no such job" if job is None else job.get(f.STATE, b"alias").decode()
+            complain(f"{name} names {id_}: {state}")
+        for id_ in actual.keys() & wanted.keys():
+            if not math.isnan(wanted[id_]) and wanted[id_] != actual[id_]:
+                complain(f"{id_} is in {name} at {actual[id_]}, its own field says {wanted[id_]}")
+
+
+def _check_aliases(
+    census: Census, keyspace: Keyspace, shard: Shard, content: dict[str, _Keys]
+) -> None:
+    for id_, job in content[shard.tag].jobs.items():
+        if f.ALIAS in job:
+            target = content[keyspace.shard(int(job[f.ALIAS])).tag].jobs.get(id_, {})
+            claimed = id_ in content[shard.tag].index("claims")
+            if f.STATE not in target and not claimed:
+                census.problems.append(f"alias {id_} leads to no job")
+        elif (named := keyspace.shard_of_id(id_)) is not shard:
+            alias = content[named.tag].jobs.get(id_, {})
+            if alias.get(f.ALIAS) != str(shard.index).encode():
+                census.lost_aliases.add(id_)
+
+
+def lost(census: Census, acknowledged: Iterable[str]) -> set[str]:
+    """Acknowledged ids whose job is nowhere."""
+    return set(acknowledged) - census.states.keys()

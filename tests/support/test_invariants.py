@@ -1,0 +1,91 @@
+"""The checker itself: it accepts a right picture and names what is wrong in a wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+
+from ojs_cluster.keys import Keyspace
+from ojs_cluster.server.embedded import Embedded
+from tests.support.invariants import take_census
+from tests.support.servers import observer
+
+KEYS = Keyspace(64)
+SHARD = KEYS.shard_of_queue("mail")
+ELSEWHERE = next(shard for shard in KEYS if shard is not SHARD)
+
+
+def job_id(shard: int, serial: int = 0) -> str:
+    return f"019461a8-1a2b-7{shard:03x}-8e4f-{serial:012x}"
+
+
+HERE = job_id(SHARD.index)
+FOREIGN = job_id(ELSEWHERE.index)
+
+
+@pytest.fixture
+def db(standalone: Embedded) -> Iterator[redis.Redis]:
+    with observer(standalone) as client:
+        assert isinstance(client, redis.Redis)
+        yield client
+
+
+def put_available(db: redis.Redis, id_: str = HERE) -> None:
+    db.hset(SHARD.job(id_), mapping={"s": "available", "q": "mail"})
+    db.zadd(SHARD.available("mail"), {id_: 1})
+
+
+def test_a_right_picture_has_no_problems(db: redis.Redis, standalone: Embedded) -> None:
+    put_available(db)
+    put_available(db, FOREIGN)
+    db.hset(ELSEWHERE.job(FOREIGN), "@", str(SHARD.index))
+    active = job_id(SHARD.index, 1)
+    db.hset(
+        SHARD.job(active), mapping={"s": "active", "q": "mail", "a": 2, "d": 500, "to": 9, "xp": 7}
+    )
+    db.zadd(SHARD.active, {active: 500})
+    db.zadd(SHARD.running, {active: 300})
+    db.hset(SHARD.queue("mail"), mapping={"active": 1, "seq": 2, "created": 1})
+
+    census = take_census(standalone)
+
+    assert census.problems == []
+    assert census.count() == {"available": 2, "active": 1}
+    assert census.attempts[active] == 2
+
+
+def test_each_kind_of_damage_is_named(db: redis.Redis, standalone: Embedded) -> None:
+    def damage(text: str) -> None:
+        problems = take_census(standalone).problems
+        assert any(text in problem for problem in problems), problems
+        db.flushall()
+
+    put_available(db)
+    db.zrem(SHARD.available("mail"), HERE)
+    damage("is not in q:mail")
+
+    put_available(db)
+    db.zadd(SHARD.due, {HERE: 1})
+    damage("due names")
+
+    db.zadd(SHARD.finished, {HERE: 1})
+    damage("no such job")
+
+    db.hset(SHARD.job(HERE), mapping={"s": "active", "q": "mail", "d": 500})
+    db.zadd(SHARD.active, {HERE: 499})
+    damage("its own field says 500")
+
+    put_available(db)
+    db.hset(SHARD.queue("mail"), "completed", 1)
+    damage("mail counts 1 completed, there are 0")
+
+    db.hset(ELSEWHERE.job(job_id(ELSEWHERE.index)), mapping={"s": "available", "q": "mail"})
+    damage(f"lies in shard {ELSEWHERE.index}")
+
+    put_available(db, FOREIGN)
+    damage("no alias leads to the job")
+
+    db.hset(ELSEWHERE.job(FOREIGN), "@", str(SHARD.index))
+    damage("leads to no job")
