@@ -126,6 +126,11 @@ class Client:
             raise failures[0]
         return {address: replies[address] for address in masters}
 
+    async def call_at(self, address: Address, *args: Arg) -> Reply:
+        """Send one idempotent command to one node, whatever slots it owns (SCAN, INFO)."""
+        link = self._router.link_to(address)
+        return await self._persist(None, pack(args), link, NO_ANSWER, self._clock.now, True, None)
+
     async def ping(self) -> float:
         """Time in seconds until the slowest master has answered a PING."""
         started = trio.current_time()
@@ -190,6 +195,7 @@ class Client:
                         link = self._routes[slot]
                     connection = await self._router.usable(link)
                     if connection is None:
+                        asking = False  # the migration may have ended meanwhile: ask its source
                         continue
                     attempts.in_flight = True
                     send = connection.execute_asking if asking else connection.execute
@@ -235,18 +241,20 @@ async def open_client(settings: ClientSettings) -> AsyncIterator[Client]:
         ConnectFailed: the settings do not fit the server.
         OSError, ssl.SSLError: a certificate file is unreadable.
     """
+    tls = settings.tls.context() if settings.tls is not None else None
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         # An exception of the block would leave the nursery wrapped in a group; callers should be
         # able to catch what they raised, so it is carried past the nursery's end.
+        router = Router(settings, tls, nursery)
         try:
-            router = Router(settings, nursery)
             await router.start()
             pubsub = PubSub(router, nursery)
             nursery.start_soon(pubsub.run)
             yield Client(router, pubsub)
         except Exception as error:
             failure = error
+        router.close()
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure

@@ -83,6 +83,7 @@ class Connection:
         *,
         name: str,
         max_in_flight: int,
+        max_queued_bytes: int,
         max_reply_bytes: int,
     ) -> None:
         self.name = name
@@ -91,10 +92,12 @@ class Connection:
         self._transport = transport
         self._clock = clock
         self._limit = max_in_flight
+        self._max_queued_bytes = max_queued_bytes
         self._max_reply_bytes = max_reply_bytes
         self._parser = hiredis.Reader(replyError=RedisReplyError, notEnoughData=_MORE)
         self._queue: list[Waiter] = []
         self._payloads: list[bytes] = []
+        self._queued_bytes = 0
         self._in_flight: deque[Waiter] = deque()
         self._idle_writer: Task | None = None
         self._room = trio.lowlevel.ParkingLot()
@@ -126,7 +129,11 @@ class Connection:
         if writer is not None:
             self._idle_writer = None
             reschedule(writer)
-        if len(self._queue) + len(self._in_flight) >= self._limit:
+        self._queued_bytes += len(payload)
+        if (
+            len(self._queue) + len(self._in_flight) >= self._limit
+            or self._queued_bytes > self._max_queued_bytes
+        ):
             self.full = True
         return await wait_task_rescheduled(waiter.abort)  # type: ignore[no-any-return]
 
@@ -181,6 +188,8 @@ class Connection:
         if self.silent_s > reply_timeout_s:
             self.close(f"no reply for {reply_timeout_s:g} s")
             return
+        # Whoever was woken for the last free place may have been cancelled instead of taking it.
+        self._make_room()
         oldest = now - call_timeout_s
         for waiter in self._in_flight:
             if waiter.stamp > oldest:
@@ -190,6 +199,13 @@ class Connection:
             if waiter.stamp > oldest:
                 return
             waiter.wake(NotSent(f"not sent to {self.name} within {call_timeout_s:g} s"))
+
+    def _make_room(self) -> None:
+        """Let callers in again, those who wait first, if the limits allow it."""
+        free = self._limit - self.pending
+        if free > 0 and self.open and self._queued_bytes <= self._max_queued_bytes:
+            self.full = False
+            self._room.unpark(count=free)
 
     def _wake_writer(self) -> None:
         writer = self._idle_writer
@@ -226,6 +242,9 @@ class Connection:
             payloads.clear()
             if data:
                 await self._transport.send(data)
+            self._queued_bytes = sum(map(len, payloads)) if payloads else 0
+            if self.full or self._room:
+                self._make_room()
         return "closed"
 
     def _abort_writer(self, _raise_cancel: object) -> Abort:
@@ -270,9 +289,8 @@ class Connection:
                 partial = parser.len()
             elif partial > self._max_reply_bytes:
                 return self._refuse_reply()
-            if self.full and self.pending < self._limit:
-                self.full = False
-                self._room.unpark(count=self._limit - self.pending)
+            if self.full or self._room:
+                self._make_room()
 
     def _refuse_reply(self) -> str:
         reason = f"a reply of more than {self._max_reply_bytes} bytes"

@@ -8,6 +8,7 @@ one task only, however many callers find the present one wrong.
 from __future__ import annotations
 
 import random
+import ssl
 from collections.abc import Callable
 
 import trio
@@ -20,6 +21,7 @@ from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.topology import (
     CLUSTER_SLOTS,
     NOWHERE,
+    ROLE,
     SLOTS,
     Topology,
     TopologyUnknown,
@@ -29,6 +31,7 @@ from ojs_cluster.redis.topology import (
 
 WATCH_INTERVAL_S = 0.1
 REFRESH_SPACING_S = 0.05
+UNHEALTHY_SPACING_S = 0.1
 UNHEALTHY_REFRESH_S = 0.25
 TOPOLOGY_TIMEOUT_S = 1.0
 SUSPECT_AFTER_S = 1.0
@@ -39,14 +42,17 @@ START_RETRY_S = 0.1
 class Router:
     """Owns the links; ``start`` makes it usable and leaves its tasks in ``nursery``."""
 
-    def __init__(self, settings: ClientSettings, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, settings: ClientSettings, tls: ssl.SSLContext | None, nursery: trio.Nursery
+    ) -> None:
         self.settings = settings
-        self.tls = settings.tls.context() if settings.tls is not None else None
+        self.tls = tls
         self.clock = Clock()
         self.topology = NOWHERE
         self.routes: list[Link | None] = [None] * SLOTS
         self.listeners: list[Callable[[], None]] = []
         self._nursery = nursery
+        self._closed = False
         self._links: dict[Address, Link] = {}
         self._changed = trio.lowlevel.ParkingLot()
         self._refresh_wanted = trio.Event()
@@ -75,14 +81,18 @@ class Router:
                 error = self._failure_at_start() or error
                 await trio.sleep(START_RETRY_S)
             self._nursery.start_soon(self._refresh_forever)
-            while not self.healthy:
-                error = self._failure_at_start() or error
-                await self._changed.park()
+            # A cluster that has lost a master must not keep a new process from serving the rest.
+            with trio.move_on_after(self.settings.connect_timeout_s):
+                while not self.healthy:
+                    self._failure_at_start()
+                    await self._changed.park()
             return
         raise BackendUnavailable("Redis cannot be reached", outcome="not_applied") from error
 
     async def usable(self, link: Link | None) -> Connection | None:
         """The link's connection if a command may be sent now; else None, after a change."""
+        if self._closed:
+            raise BackendUnavailable("the Redis client was closed", outcome="not_applied")
         connection = link.connection if link is not None else None
         if connection is None or not connection.open:
             self.want_refresh()
@@ -92,6 +102,11 @@ class Router:
             await connection.wait_for_room()
             return None
         return connection
+
+    def close(self) -> None:
+        """Send away who waits for a link; the links themselves end with the nursery."""
+        self._closed = True
+        self._changed.unpark_all()
 
     def link_to(self, address: Address) -> Link:
         """The link to ``address``, made or called back from retirement when needed."""
@@ -140,7 +155,7 @@ class Router:
                 await self._refresh_wanted.wait()
             self._refresh_wanted = trio.Event()
             await self._refresh()
-            await trio.sleep(REFRESH_SPACING_S)
+            await trio.sleep(REFRESH_SPACING_S if self.healthy else UNHEALTHY_SPACING_S)
 
     async def _refresh(self) -> None:
         """Ask connected nodes in turn until one tells the topology."""
@@ -148,7 +163,9 @@ class Router:
         up = [link for link in self._links.values() if link.connection is not None]
         random.shuffle(up)
         # The node that a MOVED named knows about that move for certain; others may not yet.
-        up.sort(key=lambda link: link.address != hint)
+        # Masters before others: of several standalone servers, stay with the present one.
+        masters = self.topology.masters
+        up.sort(key=lambda link: (link.address != hint, link.address not in masters))
         for link in up:
             topology = await self._ask_topology(link)
             if topology is not None:
@@ -166,7 +183,7 @@ class Router:
         with trio.move_on_after(TOPOLOGY_TIMEOUT_S):
             answer = await connection.execute(CLUSTER_SLOTS)
         if isinstance(answer, RedisReplyError) and "cluster support disabled" in str(answer):
-            return standalone(link.address)
+            return await self._ask_role(link)
         if isinstance(answer, Exception):
             return None
         try:
@@ -174,6 +191,17 @@ class Router:
         except TopologyUnknown:
             return None
         return topology if topology.ranges else None
+
+    async def _ask_role(self, link: Link) -> Topology | None:
+        """A standalone server; of several start nodes, only one that says it is a master."""
+        if len(self.settings.nodes) > 1:
+            answer: Answer = None
+            if link.connection is not None:
+                with trio.move_on_after(TOPOLOGY_TIMEOUT_S):
+                    answer = await link.connection.execute(ROLE)
+            if not isinstance(answer, list) or answer[0] != b"master":
+                return None
+        return standalone(link.address)
 
     async def _first_topology(self) -> bool:
         """Try the start nodes in the order given, so that all processes agree on the first."""

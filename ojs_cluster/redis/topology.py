@@ -11,6 +11,7 @@ SLOTS = 16384
 # CLUSTER SLOTS rather than SHARDS: both exist everywhere, but only SLOTS answers with the port
 # and the name that suit the asking connection (TLS port, preferred endpoint), and it is flat.
 CLUSTER_SLOTS = pack((b"CLUSTER", b"SLOTS"))
+ROLE = pack((b"ROLE",))
 
 
 class TopologyUnknown(Exception):

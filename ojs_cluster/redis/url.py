@@ -58,6 +58,8 @@ def parse_redis_url(url: str) -> RedisUrl:
     authority, tail = _split_authority(rest)
     user_info, at, hosts = authority.rpartition("@")
     names = hosts.split(",")
+    if not re.fullmatch(r"/?\d*", tail.partition("?")[0]):
+        raise ValueError("the path of a Redis URL must be a database number")
     for piece in pieces[1:]:
         more, more_tail = _split_authority(_split_scheme(piece)[1])
         if "@" in more and more.rpartition("@")[0] != user_info:

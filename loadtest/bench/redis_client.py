@@ -1,0 +1,178 @@
+"""CPU per Redis command: our client, coredis, and redis-py in trio worker threads.
+
+    python -m loadtest.bench.redis_client                 # starts a cluster of three masters
+    python -m loadtest.bench.redis_client --url redis://127.0.0.1:7001,127.0.0.1:7002
+
+All three send the same SET and GET commands from the same number of concurrent callers of one
+process, in turns (short rounds, the order rotated), so that a noisy machine disturbs all alike.
+What counts is the CPU time of this process (all its threads, none of the servers), the median of
+the rounds. Figures are of this machine; the ratios carry over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import coredis
+import redis
+import trio
+from redis.cluster import ClusterNode
+from redis.crc import key_slot
+
+from ojs_cluster.redis import ClientSettings, open_client
+from ojs_cluster.server.embedded import Embedded, find_server
+
+# One caller's unit of work: a SET and a GET of this key.
+Pair = Callable[[bytes], Awaitable[object]]
+VALUE = b"v" * 200
+KEYS_PER_CALLER = 16
+
+
+@asynccontextmanager
+async def ours(settings: ClientSettings, callers: int) -> AsyncIterator[Pair]:
+    """The client under test; the slot is computed per command, as a caller may have to."""
+    async with open_client(settings) as client:
+
+        async def pair(key: bytes) -> None:
+            slot = key_slot(key)
+            await client.call(slot, b"SET", key, VALUE)
+            await client.call(slot, b"GET", key)
+
+        yield pair
+
+
+@asynccontextmanager
+async def with_coredis(settings: ClientSettings, callers: int) -> AsyncIterator[Pair]:
+    """coredis on its trio backend, version checks off, a connection for every caller."""
+    host, port = settings.nodes[0]
+    client: coredis.RedisCluster[bytes] = coredis.RedisCluster(
+        host, port, max_connections=callers, verify_version=False
+    )
+    async with client:
+
+        async def pair(key: bytes) -> None:
+            await client.set(key, VALUE)
+            await client.get(key)
+
+        yield pair
+
+
+@asynccontextmanager
+async def with_threads(settings: ClientSettings, callers: int) -> AsyncIterator[Pair]:
+    """redis-py, every command in a trio worker thread, a thread for every caller."""
+    nodes = [ClusterNode(*node) for node in settings.nodes]  # type: ignore[no-untyped-call]
+    client = redis.RedisCluster(startup_nodes=nodes, max_connections=callers)
+    limiter = trio.CapacityLimiter(callers)
+
+    async def pair(key: bytes) -> None:
+        await trio.to_thread.run_sync(client.set, key, VALUE, limiter=limiter)
+        await trio.to_thread.run_sync(client.get, key, limiter=limiter)
+
+    try:
+        yield pair
+    finally:
+        client.close()
+
+
+@dataclass
+class Contender:
+    """A client and what was measured of it: microseconds of CPU, commands per second."""
+
+    name: str
+    open: Callable[[ClientSettings, int], AbstractAsyncContextManager[Pair]]
+    share: float  # of the commands per round: the slow ones get fewer, rounds stay short
+    cpu_us: list[float] = field(default_factory=list)
+    rate: list[float] = field(default_factory=list)
+
+
+async def one_round(pair: Pair, contender: Contender, callers: int, commands: int) -> None:
+    """Run about ``commands`` commands over ``callers`` tasks and note their cost."""
+    rounds = max(1, int(commands * contender.share) // (2 * callers))
+
+    async def caller(number: int) -> None:
+        keys = [b"bench:%d:%d" % (number, i) for i in range(KEYS_PER_CALLER)]
+        for i in range(rounds):
+            await pair(keys[i % KEYS_PER_CALLER])
+
+    gc.collect()
+    wall, cpu = time.perf_counter(), time.process_time()
+    async with trio.open_nursery() as nursery:
+        for number in range(callers):
+            nursery.start_soon(caller, number)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    done = rounds * callers * 2
+    contender.cpu_us.append(cpu / done * 1e6)
+    contender.rate.append(done / wall)
+
+
+async def measure(url: str, *, callers: int, commands: int, rounds: int) -> list[Contender]:
+    """Interleave the contenders, each with its own open client while its round lasts."""
+    settings = ClientSettings.from_url(url)
+    contenders = [
+        Contender("ojs_cluster.redis", ours, 1.0),
+        Contender("coredis", with_coredis, 0.2),
+        Contender("redis-py in threads", with_threads, 0.05),
+    ]
+    for number in range(rounds + 1):
+        for turn in range(len(contenders)):
+            contender = contenders[(number + turn) % len(contenders)]
+            async with contender.open(settings, callers) as pair:
+                for key in range(KEYS_PER_CALLER):  # connections and caches warm
+                    await pair(b"bench:0:%d" % key)
+                await one_round(pair, contender, callers, commands)
+        if number == 0:
+            for contender in contenders:  # the first round only warms up
+                contender.cpu_us.clear()
+                contender.rate.clear()
+    return contenders
+
+
+def report(contenders: list[Contender], callers: int) -> None:
+    """Print medians, and every contender as a multiple of ours."""
+    base = statistics.median(contenders[0].cpu_us)
+    print(f"{callers} callers, SET and GET of {len(VALUE)} bytes, CPU of the client process")
+    print(f"{'client':<22}{'us/command':>12}{'min..max':>18}{'x ours':>9}{'commands/s':>13}")
+    for contender in contenders:
+        cpu = statistics.median(contender.cpu_us)
+        spread = f"{min(contender.cpu_us):.1f}..{max(contender.cpu_us):.1f}"
+        rate = statistics.median(contender.rate)
+        print(f"{contender.name:<22}{cpu:>12.1f}{spread:>18}{cpu / base:>9.1f}{rate:>13,.0f}")
+
+
+def main() -> None:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--url", help="an existing cluster; default: start three masters")
+    parser.add_argument("--callers", type=int, default=64)
+    parser.add_argument("--commands", type=int, default=60_000, help="per round, for ours")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+
+    def run(url: str) -> None:
+        contenders = trio.run(
+            lambda: measure(
+                url, callers=options.callers, commands=options.commands, rounds=options.rounds
+            )
+        )
+        report(contenders, options.callers)
+
+    if options.url:
+        run(options.url)
+        return
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        Embedded(Path(directory), binary=find_server(), append_only=False) as servers,
+    ):
+        run(servers.url)
+
+
+if __name__ == "__main__":
+    main()
