@@ -2,8 +2,8 @@
 
 Its leases would end by themselves, but a lease may be long and three missed heartbeats are known
 sooner. The record of a worker lives in one shard, its jobs may be in any, so recovery is several
-scripts: *found* marks the worker as lost in its own shard, *recover* goes through the active jobs
-of every shard, *forget* removes the mark. The mark is removed last: whoever leads after a crash in
+scripts: *find* marks the worker as lost in its own shard, *recover* goes through the active jobs
+of every shard, *bury* removes the mark. The mark is removed last: whoever leads after a crash in
 between does it all again, which finds nothing twice.
 """
 
@@ -16,6 +16,9 @@ from typing import Protocol
 
 import trio
 
+from ojs_cluster.store import workers
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.workers import DeadWorker
 from scheduler.pacing import Slots, Step, Tick
 
 log = logging.getLogger("ojs.scheduler")
@@ -26,21 +29,12 @@ class RecoveryIncomplete(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """A worker found dead. :ivar died_ms: Redis time, in ms, at which its silence meant death."""
-
-    worker_id: str
-    died_ms: int
-
-
-@dataclass(frozen=True, slots=True)
 class Found:
     """The dead workers of one shard, and when the next one could be found."""
 
-    lost: Sequence[Lost]
+    lost: Sequence[DeadWorker]
     now_ms: int
     next_ms: int | None
-    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +54,36 @@ class Ward(Protocol):
         """Mark and return workers of `shard` that are dead, those still marked included."""
         ...
 
-    async def recover(self, shard: int, lost: Lost, cursor: str) -> tuple[int, str]:
-        """Take jobs of `shard` from the dead: how many, and the next cursor ('' at the end)."""
+    async def recover(self, shard: int, lost: DeadWorker, cursor: str) -> tuple[int, str | None]:
+        """Take jobs of `shard` from the dead; '' begins. How many, and where to go on."""
         ...
 
-    async def forget(self, shard: int, lost: Lost) -> None:
+    async def bury(self, shard: int, lost: DeadWorker) -> None:
         """Remove the mark in the worker's own shard."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class StoreWard:
+    """The store's part of it, `batch` dead workers at a time."""
+
+    store: Store
+    batch: int
+
+    async def find(self, shard: int) -> Found:
+        """Mark and return dead workers."""
+        lost, next_ms, now_ms = await workers.find_dead(
+            self.store, self.store.keys.shard(shard), self.batch
+        )
+        return Found(lost, now_ms, next_ms)
+
+    async def recover(self, shard: int, lost: DeadWorker, cursor: str) -> tuple[int, str | None]:
+        """Take a bounded number of jobs."""
+        return await workers.recover(self.store, self.store.keys.shard(shard), lost, cursor)
+
+    async def bury(self, shard: int, lost: DeadWorker) -> None:
+        """Remove the mark."""
+        await workers.bury(self.store, self.store.keys.shard(shard), lost)
 
 
 def step(ward: Ward, shards: Sequence[int], *, slots: Slots, call_timeout_s: float) -> Step:
@@ -88,16 +105,14 @@ def step(ward: Ward, shards: Sequence[int], *, slots: Slots, call_timeout_s: flo
                     nursery.start_soon(search.run, other)
             done += search.jobs
             if search.failed:
-                unsearched.append(f"{lost.worker_id} in shards {sorted(search.failed)}")
+                unsearched.append(f"{lost.id} in shards {sorted(search.failed)}")
                 continue
-            log.warning(
-                "worker lost", extra={"worker_id": lost.worker_id, "jobs_recovered": search.jobs}
-            )
-            await ward.forget(shard, lost)
+            log.warning("worker lost", extra={"worker_id": lost.id, "jobs_recovered": search.jobs})
+            await ward.bury(shard, lost)
             done += 1
         if unsearched:
             raise RecoveryIncomplete("; ".join(unsearched))
-        return Recovered(done, found.next_ms, found.now_ms, found.more)
+        return Recovered(done, found.next_ms, found.now_ms, more=bool(found.lost))
 
     return recover_shard
 
@@ -105,7 +120,7 @@ def step(ward: Ward, shards: Sequence[int], *, slots: Slots, call_timeout_s: flo
 class _Search:
     """The search for one dead worker's jobs."""
 
-    def __init__(self, ward: Ward, lost: Lost, slots: Slots, call_timeout_s: float) -> None:
+    def __init__(self, ward: Ward, lost: DeadWorker, slots: Slots, call_timeout_s: float) -> None:
         self.jobs = 0
         self.failed: dict[int, Exception] = {}
         self._ward = ward
@@ -115,14 +130,12 @@ class _Search:
 
     async def run(self, shard: int) -> None:
         """Go through one shard. A failure is kept, not raised: the other shards go on."""
-        cursor = ""
+        cursor: str | None = ""
         try:
-            while True:
+            while cursor is not None:
                 async with self._slots.hold():
                     with trio.fail_after(self._call_timeout_s):
                         jobs, cursor = await self._ward.recover(shard, self._lost, cursor)
                 self.jobs += jobs
-                if not cursor:
-                    return
         except Exception as error:
             self.failed[shard] = error

@@ -6,8 +6,8 @@ for long polls, which are woken by a promotion.
 
 from __future__ import annotations
 
-from ojs_cluster.store.promote import promote
-from ojs_cluster.store.store import Store
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.ticks import promote
 from scheduler.pacing import Step, Tick
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ojs_cluster.store.reap import reap
-from ojs_cluster.store.store import Store
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.ticks import reap
 from scheduler.pacing import Step, Tick
 
 

@@ -9,11 +9,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from scheduler.dead_workers import Found, Lost, RecoveryIncomplete, step
+from ojs_cluster.store.workers import DeadWorker
+from scheduler.dead_workers import Found, RecoveryIncomplete, step
 from scheduler.pacing import Slots
 
 SHARDS = range(8)
-DEAD = Lost("w1", died_ms=500)
+DEAD = DeadWorker("w1", dead_ms=500)
 
 
 @dataclass
@@ -21,16 +22,16 @@ class FakeWard:
     """Jobs by shard and holder, two found per call."""
 
     held: dict[int, list[str]]
-    marked: list[Lost] = field(default_factory=lambda: [DEAD])
+    marked: list[DeadWorker] = field(default_factory=lambda: [DEAD])
     broken: set[int] = field(default_factory=set)
     hanging: set[int] = field(default_factory=set)
     recovered: Counter[int] = field(default_factory=Counter)
 
     async def find(self, shard: int) -> Found:
         await trio.lowlevel.checkpoint()
-        return Found(tuple(self.marked), now_ms=1000, next_ms=9000, more=False)
+        return Found(tuple(self.marked), now_ms=1000, next_ms=9000)
 
-    async def recover(self, shard: int, lost: Lost, cursor: str) -> tuple[int, str]:
+    async def recover(self, shard: int, lost: DeadWorker, cursor: str) -> tuple[int, str | None]:
         await trio.sleep(0.001)
         if shard in self.broken:
             raise OSError("node is down")
@@ -39,15 +40,15 @@ class FakeWard:
         jobs = self.held.get(shard, [])
         seen = int(cursor or 0)
         page = jobs[seen : seen + 2]
-        taken = sum(holder == lost.worker_id for holder in page)
+        taken = sum(holder == lost.id for holder in page)
         self.held[shard] = [
-            "" if seen <= i < seen + 2 and holder == lost.worker_id else holder
+            "" if seen <= i < seen + 2 and holder == lost.id else holder
             for i, holder in enumerate(jobs)
         ]
         self.recovered[shard] += taken
-        return taken, str(seen + 2) if seen + 2 < len(jobs) else ""
+        return taken, str(seen + 2) if seen + 2 < len(jobs) else None
 
-    async def forget(self, shard: int, lost: Lost) -> None:
+    async def bury(self, shard: int, lost: DeadWorker) -> None:
         await trio.lowlevel.checkpoint()
         self.marked.remove(lost)
 
@@ -88,11 +89,11 @@ async def test_a_sick_shard_keeps_the_mark_and_the_others_are_searched(
 async def test_one_worker_that_cannot_be_recovered_does_not_hold_up_the_next(
     autojump_clock: MockClock,
 ) -> None:
-    other = Lost("w2", died_ms=600)
+    other = DeadWorker("w2", dead_ms=600)
     ward = FakeWard(jobs_everywhere(), marked=[DEAD, other])
     failing = ward.recover
 
-    async def recover(shard: int, lost: Lost, cursor: str) -> tuple[int, str]:
+    async def recover(shard: int, lost: DeadWorker, cursor: str) -> tuple[int, str | None]:
         if lost == DEAD and shard == 0:
             raise OSError("node is down")
         return await failing(shard, lost, cursor)

@@ -1,0 +1,220 @@
+"""How late do due jobs become available when 10 000 of them are due at the same moment?
+
+    python -m loadtest.bench.due_latency [--jobs 10000] [--rounds 3]
+
+An embedded cluster of three masters, one scheduler process with its default settings, nobody
+fetching (a fetch would promote what it looks for by itself). All jobs get the same `scheduled_at`,
+some seconds ahead; once in one queue, which is one shard and so the worst case, and once over 64
+queues.
+
+Two measurements of the same run:
+
+- *seen*: an observer that shares no code with the server (redis-py, one connection per master)
+  asks for TIME and the size of every `due` set on that master, in one pipeline, over and over. A
+  job counts as available in the first observation in which it is gone from `due`; the script that
+  moves it is atomic, so it is then in its queue. Includes the observer's own period, printed.
+- *stamped*: `enqueued_at - scheduled_at` as stored in each job, that is the time at which the
+  script that moved it began.
+
+Both sides of each difference are read from one Redis node's clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+import trio
+
+from ojs_cluster.core.envelope import parse_job
+from ojs_cluster.keys import Keyspace, Shard
+from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.server.embedded import Embedded, Node, find_server
+from ojs_cluster.store import fields as f
+from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.enqueue import enqueue_many
+
+SHARDS = 64
+BATCH = 500
+LEAD_S = 2.0
+"""Between the end of enqueueing and the due moment."""
+
+
+@dataclass
+class Observer:
+    """Watches the shards of one master from a thread of its own."""
+
+    node: Node
+    shards: Sequence[Shard]
+    samples: list[tuple[float, int]] = field(default_factory=list)
+    """(Redis time in ms, jobs still waiting in `due`)."""
+
+    def run(self, until_ms: int) -> None:
+        """Sample from 50 ms before `until_ms` until nothing waits."""
+        with self.node.client() as client:
+            while True:
+                with client.pipeline(transaction=False) as pipeline:
+                    pipeline.time()
+                    for shard in self.shards:
+                        pipeline.zcard(shard.due)
+                    (seconds, micros), *waiting = pipeline.execute()
+                now_ms = seconds * 1000 + micros / 1000
+                if now_ms < until_ms - 50:
+                    time.sleep(0.01)
+                    continue
+                self.samples.append((now_ms, sum(waiting)))
+                if sum(waiting) == 0 and now_ms > until_ms:
+                    return
+                time.sleep(0.001)
+
+    def lateness(self, due_ms: int) -> Iterator[float]:
+        """Ms after `due_ms` at which each job of this master was first seen available."""
+        left = self.samples[0][1]
+        for now_ms, waiting in self.samples:
+            for _ in range(left - waiting):
+                yield now_ms - due_ms
+            left = waiting
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round brought, in ms."""
+
+    seen: list[float]
+    stamped: list[float]
+    period: float
+
+
+def main() -> None:
+    """Run all rounds and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--jobs", type=int, default=10_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--server", default="auto")
+    options = parser.parse_args()
+    binary = find_server(options.server)
+    print(f"{binary.kind} {binary.version}, 3 masters, {options.jobs} jobs due at once, lateness:")
+    print(
+        f"{'queues':>6} {'round':>5} | {'seen p50':>8} {'p99':>8} {'max':>8} | "
+        f"{'stamped p50':>11} {'p99':>8} {'max':>8} | observer's period"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        embedded = Embedded(Path(folder), binary=binary, append_only=True)
+        with embedded, scheduler_process(embedded.url):
+            for queues in (1, 64):
+                for number in range(options.rounds):
+                    result = trio.run(one_round, embedded, options.jobs, queues, number)
+                    print_row(queues, number + 1, result)
+
+
+@contextmanager
+def scheduler_process(url: str) -> Iterator[None]:
+    """Run a scheduler beside us and wait until it leads."""
+    command = [sys.executable, "-m", "tests.scheduler.process", url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            while not process.stdout.readline().startswith("leading"):
+                if process.poll() is not None:
+                    raise SystemExit("the scheduler ended at its start")
+            yield
+        finally:
+            process.terminate()
+
+
+async def one_round(embedded: Embedded, jobs: int, queues: int, number: int) -> Round:
+    """Enqueue, watch, read back."""
+    async with open_store(ClientSettings.from_url(embedded.url), shards=SHARDS) as store:
+        names = [f"late-{number}-{i}" for i in range(queues)]
+        due_ms = await _redis_ms(store) + int(1000 * (LEAD_S + jobs / 2000))
+        ids = await _enqueue(store, names, jobs, due_ms)
+        if await _redis_ms(store) > due_ms - 200:
+            raise SystemExit("enqueueing took too long; choose fewer jobs")
+        observers = _observers(embedded, store.keys)
+        threads = [threading.Thread(target=o.run, args=(due_ms,)) for o in observers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            await trio.to_thread.run_sync(thread.join)
+        seen = [late for o in observers for late in o.lateness(due_ms)]
+        if len(seen) != jobs:
+            raise SystemExit(f"saw {len(seen)} jobs of {jobs}")
+        return Round(sorted(seen), sorted(await _stamped(store, ids, due_ms)), _period(observers))
+
+
+async def _redis_ms(store: Store) -> int:
+    reply = await store.redis.call(0, "TIME")
+    assert isinstance(reply, list)
+    seconds, micros = (int(part) for part in reply if isinstance(part, bytes))
+    return seconds * 1000 + micros // 1000
+
+
+async def _enqueue(store: Store, names: Sequence[str], jobs: int, due_ms: int) -> list[str]:
+    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(due_ms // 1000)) + f".{due_ms % 1000:03}Z"
+    new = [
+        parse_job(
+            f'{{"type":"bench.due","args":[{i}],"options":{{"queue":"{names[i % len(names)]}",'
+            f'"scheduled_at":"{at}"}}}}'.encode()
+        )
+        for i in range(jobs)
+    ]
+    ids: list[str] = []
+    for start in range(0, jobs, BATCH):
+        ids += [job.id for job in await enqueue_many(store, new[start : start + BATCH])]
+    return ids
+
+
+def _observers(embedded: Embedded, keys: Keyspace) -> list[Observer]:
+    found: dict[int, Observer] = {}
+    with redis.RedisCluster(host="127.0.0.1", port=embedded.nodes[0].port) as client:
+        by_port = {node.port: node for node in embedded.nodes}
+        for shard in keys:
+            port = client.get_node_from_key(shard.due.decode()).port
+            observer = found.setdefault(port, Observer(by_port[port], []))
+            observer.shards = [*observer.shards, shard]
+    return list(found.values())
+
+
+async def _stamped(store: Store, ids: Sequence[str], due_ms: int) -> list[float]:
+    late: list[float] = []
+    for job_id in ids:
+        shard = store.keys.shard_of_id(job_id)
+        reply = await store.redis.call(shard.slot, "HGET", shard.job(job_id), f.ENQUEUED)
+        assert isinstance(reply, bytes), "a job was never promoted"
+        late.append(int(reply) - due_ms)
+    return late
+
+
+def _period(observers: Sequence[Observer]) -> float:
+    gaps = sorted(
+        b[0] - a[0] for o in observers for a, b in zip(o.samples, o.samples[1:], strict=False)
+    )
+    return gaps[len(gaps) // 2]
+
+
+def print_row(queues: int, number: int, result: Round) -> None:
+    """Print one round."""
+    cells = [[_quantile(v, q) for q in (0.5, 0.99, 1.0)] for v in (result.seen, result.stamped)]
+    seen, stamped = cells
+    print(
+        f"{queues:>6} {number:>5} | {seen[0]:>8.1f} {seen[1]:>8.1f} {seen[2]:>8.1f} | "
+        f"{stamped[0]:>11.0f} {stamped[1]:>8.0f} {stamped[2]:>8.0f} | {result.period:.1f} ms",
+        flush=True,
+    )
+
+
+def _quantile(ordered: Sequence[float], q: float) -> float:
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The janitor: finished jobs whose retention is over, and what nobody misses any more.
+
+Purge is paced by the store's own deadlines. The other two have none and come round at their loop's
+longest sleep; their ticks carry no clock, so "next" counts from 0.
+"""
+
+from __future__ import annotations
+
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.retention import purge_due, retire_queues, tidy
+from ojs_cluster.store.ticks import Tick as StoreTick
+from scheduler.pacing import Step, Tick
+
+# Queue names are one list under the meta tag: a sweep goes through it in pages, with this pause
+# (ms) between two, so that 100 000 queues are no burst.
+_PAGE = 100
+_PAGE_PAUSE_MS = 100
+
+
+def purge_step(store: Store, batch: int) -> Step:
+    """Return the step that removes at most `batch` finished jobs of one shard."""
+
+    async def purge_shard(shard: int) -> Tick:
+        return await purge_due(store, store.keys.shard(shard), batch)
+
+    return purge_shard
+
+
+def tidy_step(store: Store, batch: int) -> Step:
+    """Return the step that removes old worker records, marks and aliases of one shard."""
+
+    async def tidy_shard(shard: int) -> Tick:
+        removed = await tidy(store, store.keys.shard(shard), batch)
+        return StoreTick(removed, next_ms=None, now_ms=0, more=removed >= batch)
+
+    return tidy_shard
+
+
+def retire_step(store: Store) -> Step:
+    """Return the step that forgets the idle queues of one page of names, then of the next."""
+    cursor = ""
+
+    async def retire_page(_: int) -> Tick:
+        nonlocal cursor
+        retired, cursor = await retire_queues(store, cursor, _PAGE)
+        return StoreTick(retired, next_ms=_PAGE_PAUSE_MS if cursor else None, now_ms=0, more=False)
+
+    return retire_page

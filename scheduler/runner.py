@@ -1,0 +1,92 @@
+"""What a leader does: all loops over all shards, under one scope that its term ends."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass, replace
+from random import Random
+
+import trio
+
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.leader import Lease
+from scheduler import dead_workers, janitor, promote, reap
+from scheduler.pacing import Pace, ShardLoop, Slots, Step
+from scheduler.settings import SchedulerSettings
+from scheduler.stats import Stats
+from scheduler.wakeups import Wakeups
+
+log = logging.getLogger("ojs.scheduler")
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The work of one scheduler process in any of its terms."""
+
+    store: Store
+    settings: SchedulerSettings
+    wakeups: Wakeups
+    stats: Stats
+    random: Random
+
+    async def work(self, lease: Lease) -> None:
+        """Run every loop until cancelled. A failing step is its loop's affair and ends nothing.
+
+        The token of `lease` needs no passing on: no step writes anything that a second leader's
+        same step would damage.
+        """
+        settings, store = self.settings, self.store
+        pace = _pace(settings)
+        # Each recovery script has a time limit of its own; a step is many of them.
+        patient = replace(pace, call_timeout_s=math.inf)
+        late = replace(patient, max_sleep_s=settings.janitor_sleep_ms / 1000)
+        seldom = replace(patient, max_sleep_s=settings.tidy_interval_ms / 1000)
+        recover = dead_workers.step(
+            dead_workers.StoreWard(store, settings.worker_batch),
+            range(len(store.keys)),
+            slots=Slots(settings.shard_concurrency),
+            call_timeout_s=pace.call_timeout_s,
+        )
+        urgent = (
+            self._loop("promote", promote.step(store, settings.promote_batch), pace),
+            self._loop("reap", reap.step(store, settings.reap_batch), pace),
+        )
+        others = (
+            self._loop("dead_workers", recover, patient),
+            self._loop("purge", janitor.purge_step(store, settings.janitor_batch), late, 1),
+            self._loop("tidy", janitor.tidy_step(store, settings.janitor_batch), seldom, 1),
+            self._loop("retire", janitor.retire_step(store), seldom, 1, shards=1),
+        )
+        with self.wakeups.heard_by(*urgent):
+            async with trio.open_nursery() as nursery:
+                for loop in (*urgent, *others):
+                    nursery.start_soon(loop.run)
+
+    def _loop(
+        self,
+        name: str,
+        step: Step,
+        pace: Pace,
+        slots: int | None = None,
+        shards: int | None = None,
+    ) -> ShardLoop:
+        """Make a loop; over all shards, and with the configured concurrency, unless told."""
+        return ShardLoop(
+            name,
+            step,
+            range(shards or len(self.store.keys)),
+            pace=pace,
+            slots=Slots(slots or self.settings.shard_concurrency),
+            stats=self.stats.loop(name),
+            random=self.random,
+        )
+
+
+def _pace(settings: SchedulerSettings) -> Pace:
+    return Pace(
+        max_sleep_s=settings.max_sleep_ms / 1000,
+        call_timeout_s=settings.call_timeout_ms / 1000,
+        backoff_min_s=settings.backoff_min_ms / 1000,
+        backoff_max_s=settings.backoff_max_ms / 1000,
+    )

@@ -1,0 +1,70 @@
+"""One scheduler as a process of its own, for tests and benchmarks that kill it.
+
+Usage: python -m tests.scheduler.process REDIS_URL [FIELD=VALUE ...]
+
+The fields are SchedulerSettings', `store.` before a name makes it StoreSettings'. Prints one line
+`leading TOKEN` or `following` at each change, flushed, so that a test can wait for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from typing import Any
+
+import trio
+
+from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.store.context import StoreSettings, open_store
+from scheduler.main import run_scheduler
+from scheduler.settings import SchedulerSettings
+from scheduler.stats import Stats
+
+
+async def _report(stats: Stats) -> None:
+    shown = ""
+    while True:
+        election = stats.election
+        now = f"leading {election.token}" if election.leading else "following"
+        if now != shown:
+            shown = now
+            print(now, flush=True)
+        await trio.sleep(0.01)
+
+
+async def _main(url: str, settings: SchedulerSettings, store_settings: StoreSettings) -> None:
+    stats = Stats()
+    async with (
+        open_store(ClientSettings.from_url(url), store_settings) as store,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(_report, stats)
+        nursery.start_soon(_stop_on_sigterm, nursery.cancel_scope)
+        await run_scheduler(store, settings, stats=stats)
+
+
+async def _stop_on_sigterm(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGTERM) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+def _values(pairs: list[str], prefix: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, _, text = pair.partition("=")
+        if name.startswith("store.") == bool(prefix):
+            values[name.removeprefix(prefix)] = int(text) if text.isdigit() else text
+    return values
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s %(levelname)s")
+    rest = sys.argv[2:]
+    trio.run(
+        _main,
+        sys.argv[1],
+        SchedulerSettings(**_values(rest, "")),
+        StoreSettings(**_values(rest, "store.")),
+    )
