@@ -1,0 +1,1 @@
+"""kill -9 of everything that can die, under load, and what must hold afterwards."""

@@ -1,0 +1,8 @@
+"""How often each kill test runs: OJS_KILL_ROUNDS, 2 unless set (`make soak` sets 20)."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+ROUNDS: Final = int(os.environ.get("OJS_KILL_ROUNDS", "2"))

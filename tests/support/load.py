@@ -1,0 +1,254 @@
+"""Clients that keep a deployment busy, and the ledger of what they were told.
+
+Producers enqueue jobs and workers run them, all through the proxy, all repeating
+a request whose fate they do not know, as real clients do. The ledger holds only
+what a client can know: which jobs were acknowledged, who holds which job until
+when at the earliest, which acks were confirmed. From that it names what must not
+happen: a job held twice, run again after its confirmed completion, or refused to
+its holder.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import trio
+
+JSON = dict[str, Any]
+
+UNAVAILABLE = (502, 503, 504)
+CALL_TIMEOUT_S = 30.0
+ATTEMPTS = 50
+"""A job may be lost with its process many times in a test; it must not run out of attempts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """One lease as its holder knows it: it cannot end before `until` (trio clock, s)."""
+
+    worker: str
+    lease_id: str
+    until: float
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What the clients of one test know."""
+
+    acknowledged: set[str] = field(default_factory=set)
+    completed: set[str] = field(default_factory=set)
+    held: dict[str, Hold] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+    retried_calls: int = 0
+    attempts: Counter[str] = field(default_factory=Counter)
+
+    def take(self, job: JSON, worker: str, until: float) -> None:
+        """A worker received a job."""
+        id_ = job["id"]
+        before = self.held.get(id_)
+        if before is not None and trio.current_time() < before.until:
+            self.violations.append(f"{id_}: given to {worker} while {before.worker} holds it")
+        if id_ in self.completed:
+            self.violations.append(f"{id_}: given to {worker} after it was completed")
+        if job["attempt"] <= self.attempts[id_]:
+            self.violations.append(f"{id_}: attempt {job['attempt']} was given out twice")
+        self.attempts[id_] = job["attempt"]
+        self.held[id_] = Hold(worker, job["lease_id"], until)
+
+    @property
+    def unfinished(self) -> set[str]:
+        return self.acknowledged - self.completed
+
+
+async def call(
+    client: httpx.AsyncClient, ledger: Ledger, path: str, body: JSON
+) -> tuple[httpx.Response, bool]:
+    """POST until there is a definite answer; also tells whether the request was repeated.
+
+    Raises AssertionError for an answer that no client should see (a 500), and
+    when there is no definite answer in `CALL_TIMEOUT_S`.
+    """
+    repeated = False
+    with trio.move_on_after(CALL_TIMEOUT_S):
+        while True:
+            try:
+                answer = await client.post(path, json=body)
+            except httpx.TransportError:
+                pass
+            else:
+                assert answer.status_code != 500, f"{path}: {answer.text}"
+                if answer.status_code not in UNAVAILABLE:
+                    return answer, repeated
+            repeated = True
+            ledger.retried_calls += 1
+            await trio.sleep(random.uniform(0.02, 0.2))
+    raise AssertionError(f"{path} had no definite answer in {CALL_TIMEOUT_S} s")
+
+
+@dataclass(slots=True)
+class Load:
+    """Producers and workers over one queue set.
+
+    Attributes:
+        lease_ms: visibility timeout that workers ask for: a job whose fetch
+            answer got lost comes back after it.
+        lossy: the backend may forget acknowledged writes (failover of a master
+            under asynchronous replication): contradictions are counted in
+            `ledger.violations` as always, and it is for the test to print them.
+    """
+
+    client: httpx.AsyncClient
+    ledger: Ledger = field(default_factory=Ledger)
+    queues: tuple[str, ...] = ("load-a", "load-b", "load-c")
+    lease_ms: int = 3000
+    lossy: bool = False
+    _stop_producing: trio.Event = field(default_factory=trio.Event)
+    _stop_working: trio.Event = field(default_factory=trio.Event)
+
+    async def produce(self) -> None:
+        """Enqueue one job after the other until told to stop."""
+        while not self._stop_producing.is_set():
+            body = self._new_job()
+            answer, repeated = await call(self.client, self.ledger, "/ojs/v1/jobs", body)
+            if answer.status_code == 201:
+                self.ledger.acknowledged.add(answer.json()["job"]["id"])
+            elif answer.status_code == 409 and repeated and "id" in body:
+                self.ledger.acknowledged.add(body["id"])  # an earlier try had arrived
+            else:
+                self.ledger.violations.append(f"enqueue: {answer.status_code} {answer.text}")
+            await trio.sleep(random.uniform(0, 0.02))
+
+    def _new_job(self) -> JSON:
+        retry = {"max_attempts": ATTEMPTS, "initial_interval": "PT0.2S", "jitter": False}
+        retry |= {"backoff_coefficient": 1.0}
+        options: JSON = {"queue": random.choice(self.queues), "retry": retry}
+        if random.random() < 0.2:
+            options["scheduled_at"] = "+PT0.5S"
+        body: JSON = {"type": "kill.test", "args": [random.random()], "options": options}
+        if random.random() < 0.7:
+            body["id"] = new_id()
+        return body
+
+    async def work(self, name: str) -> None:
+        """Fetch, run and finish jobs until told to stop."""
+        lease_s = self.lease_ms / 1000
+        body = {"queues": list(self.queues), "worker_id": name, "count": 5, "wait_ms": 300}
+        body |= {"visibility_timeout_ms": self.lease_ms}
+        while not self._stop_working.is_set():
+            sent = trio.current_time()
+            answer, repeated = await call(self.client, self.ledger, "/ojs/v1/workers/fetch", body)
+            assert answer.status_code == 200, answer.text
+            # After a repetition only the last request can have given these jobs, but the clock
+            # started at the first: a shorter hold, so nothing is called a violation wrongly.
+            del repeated
+            jobs = answer.json()["jobs"]
+            for job in jobs:
+                self.ledger.take(job, name, sent + lease_s)
+            await trio.sleep(random.uniform(0, 0.02))
+            for job in jobs:
+                await self._finish(job, name)
+
+    async def _finish(self, job: JSON, worker: str) -> None:
+        body: JSON = {"job_id": job["id"], "worker_id": worker, "lease_id": job["lease_id"]}
+        if random.random() < 0.1:
+            # It may be available to others from the moment the request is sent.
+            self.ledger.held.pop(job["id"], None)
+            body["error"] = {"code": "handler_error", "message": "now and then", "retryable": True}
+            await call(self.client, self.ledger, "/ojs/v1/workers/nack", body)
+            return
+        hold = self.ledger.held.get(job["id"])
+        answer, _ = await call(self.client, self.ledger, "/ojs/v1/workers/ack", body)
+        if answer.status_code == 200:
+            self.ledger.completed.add(job["id"])
+        elif hold is not None and trio.current_time() < hold.until:
+            self.ledger.violations.append(
+                f"{job['id']}: ack of its holder {worker}: {answer.status_code} {answer.text}"
+            )
+        if self.ledger.held.get(job["id"]) == hold:
+            self.ledger.held.pop(job["id"], None)
+
+    async def progress(self, count: int, timeout_s: float = 30.0) -> None:
+        """Return when `count` more jobs were acknowledged and as many completed."""
+        acknowledged = len(self.ledger.acknowledged) + count
+        completed = len(self.ledger.completed) + count
+        await eventually(
+            lambda: (
+                len(self.ledger.acknowledged) >= acknowledged
+                and len(self.ledger.completed) >= completed
+            ),
+            timeout_s=timeout_s,
+            what=f"{count} more jobs went through",
+        )
+
+    async def drain(self, timeout_s: float = 40.0) -> set[str]:
+        """Stop producing, wait until every acknowledged job is completed, stop the workers.
+
+        Returns ids of acknowledged jobs that the server no longer knows; they
+        are only possible (and only looked for) when the load is `lossy`.
+
+        Raises AssertionError when jobs remain unfinished.
+        """
+        self._stop_producing.set()
+        deadline = time.monotonic() + timeout_s
+        gone: set[str] = set()
+        while left := self.ledger.unfinished - gone:
+            if time.monotonic() > deadline:
+                raise AssertionError(
+                    f"{len(left)} acknowledged jobs never ended: {sorted(left)[:5]}"
+                )
+            await trio.sleep(0.2)
+            if self.lossy and len(left) < 100:
+                gone |= {id_ for id_ in left if await self._is_gone(id_)}
+        self._stop_working.set()
+        return gone
+
+    async def _is_gone(self, id_: str) -> bool:
+        try:
+            answer = await self.client.get(f"/ojs/v1/jobs/{id_}")
+        except httpx.TransportError:
+            return False
+        if answer.status_code == 200 and answer.json()["job"]["state"] == "completed":
+            self.ledger.completed.add(id_)
+        return answer.status_code == 404
+
+
+@asynccontextmanager
+async def running_load(
+    url: str, *, producers: int = 4, workers: int = 4, lossy: bool = False
+) -> AsyncIterator[Load]:
+    """Clients at work while the block runs; call `drain` before its end."""
+    limits = httpx.Limits(max_connections=64)
+    async with httpx.AsyncClient(base_url=url, timeout=10, limits=limits) as client:
+        load = Load(client, lossy=lossy)
+        async with trio.open_nursery() as nursery:
+            for _ in range(producers):
+                nursery.start_soon(load.produce)
+            for number in range(workers):
+                nursery.start_soon(load.work, f"worker-{number}")
+            yield load
+
+
+async def eventually(condition: Callable[[], bool], *, timeout_s: float, what: str) -> None:
+    """Poll until a cheap condition holds. Raises AssertionError when it did not in time."""
+    with trio.move_on_after(timeout_s):
+        while not condition():  # noqa: ASYNC110 - what is asked lies outside this process
+            await trio.sleep(0.02)
+        return
+    raise AssertionError(f"not reached in {timeout_s} s: {what}")
+
+
+def new_id() -> str:
+    """A UUIDv7 as a client makes one."""
+    value = bytearray(int(time.time() * 1000).to_bytes(6, "big") + os.urandom(10))
+    value[6] = 0x70 | value[6] & 0x0F
+    value[8] = 0x80 | value[8] & 0x3F
+    text = value.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
