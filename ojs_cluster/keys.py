@@ -1,0 +1,200 @@
+"""Shards, hash tags and key names: the only place that spells a key.
+
+Every key is ``ojs:{tag}:...``. A logical shard owns one tag, so everything a script touches lies
+in one cluster slot. The tags are chosen so that shard i's slot falls in the i-th of N equal slot
+ranges: however many masters split the 16384 slots evenly, each owns the same number of shards
+(give or take one). The alternative, tags that hash wherever they fall, leaves some masters with
+half the shards of others at N = 64.
+
+The Lua side derives the keys of jobs it finds from the same spelling: ``lua/include/keys.lua``
+is this module's twin, and ``tests/store/test_keys.py`` compares the two.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
+
+from ojs_cluster.core.ids import shard_of
+
+META_TAG = "meta"
+MAX_SHARDS = 1024
+"""The 12 ``rand_a`` bits of a UUIDv7 name the shard; two are left to chance so ids stay random."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One logical shard: its keys all carry ``tag`` and so live in one slot.
+
+    Parameters
+    ----------
+    index: position among the N shards, 0-based.
+    tag: the hash tag, without braces.
+    slot: the cluster slot of the tag, 0..16383.
+    """
+
+    index: int
+    tag: str
+    slot: int
+    prefix: bytes = field(init=False)
+    due: bytes = field(init=False)
+    """Scheduled and retryable jobs by the ms they become available."""
+    active: bytes = field(init=False)
+    """Active jobs by visibility deadline (ms)."""
+    running: bytes = field(init=False)
+    """Active jobs with an execution timeout, by that deadline (ms)."""
+    expiring: bytes = field(init=False)
+    """Waiting jobs with expires_at, by that time (ms)."""
+    pending: bytes = field(init=False)
+    """Pending jobs by creation time (ms)."""
+    finished: bytes = field(init=False)
+    """Terminal jobs by the ms at which retention removes them."""
+    dead: bytes = field(init=False)
+    """Dead letters by the ms of their death."""
+    events: bytes = field(init=False)
+    """Event stream, bounded by MAXLEN."""
+    workers: bytes = field(init=False)
+    """Workers whose record lives here, by last heartbeat or fetch (ms)."""
+    watched: bytes = field(init=False)
+    """Workers that heartbeat regularly, by the ms at which silence means death."""
+    lost: bytes = field(init=False)
+    """Workers found dead whose jobs are still to be recovered, by the ms of their death."""
+    quiet: bytes = field(init=False)
+    """Workers that may not fetch, by the ms at which the mark lapses."""
+    claims: bytes = field(init=False)
+    """Aliases of client-supplied ids whose job has not been seen yet, by claim time (ms)."""
+    wake: bytes = field(init=False)
+    """Channel: the name of a queue that stopped being empty."""
+    sched: bytes = field(init=False)
+    """Channel: the ms of a new earliest deadline."""
+
+    def __post_init__(self) -> None:
+        prefix = f"ojs:{{{self.tag}}}:".encode()
+        put = object.__setattr__
+        put(self, "prefix", prefix)
+        for attribute, suffix in SHARD_KEYS.items():
+            put(self, attribute, prefix + suffix)
+
+    def job(self, job_id: str) -> bytes:
+        """Hash of one job, or the alias that says where a job with a client's id lives."""
+        return b"%bj:%b" % (self.prefix, job_id.encode())
+
+    def available(self, queue: str) -> bytes:
+        """Sorted set of a queue's available jobs: priority first, then FIFO."""
+        return b"%bq:%b" % (self.prefix, queue.encode())
+
+    def queue(self, queue: str) -> bytes:
+        """Hash of a queue: counters, FIFO sequence, pause mark."""
+        return b"%bc:%b" % (self.prefix, queue.encode())
+
+    def minutes(self, queue: str) -> bytes:
+        """Hash of a queue's last 60 minutes, a ring of one-minute sums."""
+        return b"%bm:%b" % (self.prefix, queue.encode())
+
+    def dead_of(self, queue: str) -> bytes:
+        """Sorted set of one queue's dead letters, for its cap."""
+        return b"%bd:%b" % (self.prefix, queue.encode())
+
+    def worker(self, worker_id: str) -> bytes:
+        """Hash of one worker's record."""
+        return b"%bw:%b" % (self.prefix, worker_id.encode())
+
+
+SHARD_KEYS = {
+    "due": b"due",
+    "active": b"act",
+    "running": b"run",
+    "expiring": b"exp",
+    "pending": b"pend",
+    "finished": b"fin",
+    "dead": b"dead",
+    "events": b"ev",
+    "workers": b"workers",
+    "watched": b"watch",
+    "lost": b"lost",
+    "quiet": b"quiet",
+    "claims": b"claims",
+    "wake": b"wake",
+    "sched": b"sched",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """Keys of the whole cluster, under one tag of their own."""
+
+    slot: int = key_slot(META_TAG.encode())
+    schema: bytes = b"ojs:{meta}:schema"
+    """Hash: schema version and the shard count the data was laid out with."""
+    queues: bytes = b"ojs:{meta}:queues"
+    """Sorted set of queue names, all scores 0, so it reads in name order."""
+
+    def leader(self, group: str) -> bytes:
+        """Lock of a scheduler group: the identity and fencing token of who leads."""
+        return b"ojs:{meta}:leader:%b" % group.encode()
+
+    def fence(self, group: str) -> bytes:
+        """Counter of a scheduler group's fencing tokens."""
+        return b"ojs:{meta}:fence:%b" % group.encode()
+
+
+class Keyspace:
+    """Maps queues, ids and workers to shards.
+
+    Parameters
+    ----------
+    shards: how many logical shards the data is laid out with, 1..1024.
+
+    Raises
+    ------
+    ValueError: when ``shards`` is out of range.
+    """
+
+    def __init__(self, shards: int) -> None:
+        if not 1 <= shards <= MAX_SHARDS:
+            raise ValueError(f"shards must be between 1 and {MAX_SHARDS}, not {shards}")
+        self.meta = Meta()
+        self._shards = tuple(_shards(shards))
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __iter__(self) -> Iterator[Shard]:
+        return iter(self._shards)
+
+    def shard(self, index: int) -> Shard:
+        """The shard at ``index``."""
+        return self._shards[index]
+
+    def shard_of_queue(self, queue: str) -> Shard:
+        """The shard that holds everything of ``queue``."""
+        return self._shards[zlib.crc32(queue.encode()) % len(self._shards)]
+
+    def shard_of_id(self, job_id: str) -> Shard:
+        """The shard that a job id names by its ``rand_a`` bits."""
+        return self._shards[shard_of(job_id, len(self._shards))]
+
+    def shard_of_worker(self, worker_id: str) -> Shard:
+        """The shard that holds a worker's record."""
+        return self._shards[zlib.crc32(worker_id.encode()) % len(self._shards)]
+
+
+@lru_cache(maxsize=8)
+def _shards(count: int) -> tuple[Shard, ...]:
+    return tuple(_shard(index, count) for index in range(count))
+
+
+def _shard(index: int, count: int) -> Shard:
+    low = index * REDIS_CLUSTER_HASH_SLOTS // count
+    high = (index + 1) * REDIS_CLUSTER_HASH_SLOTS // count
+    attempt = 0
+    while True:
+        tag = f"{index}.{attempt}" if attempt else str(index)
+        slot = key_slot(tag.encode())
+        if low <= slot < high:
+            return Shard(index, tag, slot)
+        attempt += 1

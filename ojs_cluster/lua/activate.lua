@@ -1,0 +1,26 @@
+-- Transition: pending -> available, or scheduled when the job is also due later.
+-- Pre:  the job is pending.
+-- Post: out of the pending index, in its queue or under its due time.
+-- KEYS: 1 job, 2..5 the shard's due, exp, pend, ev.
+-- ARGV: 1 events kept.
+-- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state}
+--@include keys now job event deadline available
+local key = KEYS[1]
+local job, reply = load_job(key)
+if not job then return reply end
+local id = string.sub(key, #P + 3)
+if job[F.state] ~= 'pending' then return {'conflict', job[F.state]} end
+count(job[F.queue], 'pending', -1)
+redis.call('ZREM', PENDING, id)
+local due = tonumber(job[F.due] or 0)
+if due > now then
+    count(job[F.queue], 'scheduled', 1)
+    save_job(key, job, F.state, 'scheduled')
+    set_deadline(DUE, id, due)
+    emit('job.scheduled', id, job, 'n', job[F.due])
+else
+    save_job(key, job, F.state, 'available', F.enqueued, now)
+    make_available(id, job)
+    emit('job.enqueued', id, job)
+end
+return {'ok', job.flat}

@@ -1,0 +1,15 @@
+-- A client's id is claimed in the shard that its bits name, before its job is written elsewhere.
+-- Pre:  no job and no alias has the id here, or the alias already points to the same shard.
+-- Post: the alias points to the job's shard, and the claim is listed until the job is seen.
+-- KEYS: 1 job hash of the id, 2 the shard's claims.
+-- ARGV: 1 id, 2 shard of the job, 3 ms the claim is good for.
+-- Returns: {'ok', ms the claim lapses} | {'taken', shard} | {'exists', fields of the job here}
+--@include now
+local flat = redis.call('HGETALL', KEYS[1])
+if #flat > 0 then
+    if flat[1] ~= '@' then return {'exists', flat} end
+    if flat[2] ~= ARGV[2] then return {'taken', flat[2]} end
+end
+redis.call('HSET', KEYS[1], '@', ARGV[2])
+redis.call('ZADD', KEYS[2], now, ARGV[1])
+return {'ok', now + ARGV[3]}

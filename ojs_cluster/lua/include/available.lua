@@ -1,0 +1,14 @@
+-- Puts a job into its queue. The score orders by priority (high first), then by the queue's own
+-- counter, and stays an exact integer: 201 priorities x 2^45 < 2^53. `front` gives a job back
+-- the place it had: before the counter's first value, ties in id order.
+local BAND = 35184372088832 -- 2^45
+local function make_available(id, job, front)
+    local queue = job[F.queue]
+    local place = front and 0 or redis.call('HINCRBY', queue_key(queue), 'seq', 1)
+    local zset = available_key(queue)
+    redis.call('ZADD', zset, (100 - (job[F.priority] or 0)) * BAND + place, id)
+    -- Waiters are woken only when the queue stops being empty: each one that gets a job wakes
+    -- the next, so a busy queue publishes nothing.
+    if redis.call('ZCARD', zset) == 1 then redis.call('SPUBLISH', WAKE, queue) end
+    if job[F.expires] then set_deadline(EXPIRING, id, tonumber(job[F.expires])) end
+end

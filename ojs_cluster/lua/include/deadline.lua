@@ -1,0 +1,10 @@
+-- Puts a job under a deadline and tells the scheduler when it is the shard's next one and near.
+-- Far deadlines need no message: the scheduler looks at each shard at least every 10 s, so the
+-- ordinary 120 s lease costs one ZADD.
+local NEAR_MS = 20000
+local function set_deadline(zset, id, at)
+    redis.call('ZADD', zset, at, id)
+    if at - now < NEAR_MS and redis.call('ZRANGE', zset, 0, 0)[1] == id then
+        redis.call('SPUBLISH', SCHED, string.format('%.0f', at))
+    end
+end

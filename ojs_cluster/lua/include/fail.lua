@@ -1,0 +1,69 @@
+-- A failed attempt: recorded, then retried later, discarded or dead-lettered.
+-- error: a JSON object without its closing brace; attempt and time are kept beside it, so that
+-- user JSON is spliced by the reader and never decoded here.
+local function record_error(key, job, error, kept)
+    local n = tonumber(job[F.errors] or 0)
+    save_job(key, job, F.errors, n + 1, F.error_slot .. (n % kept),
+        string.format('%s,%.0f,%s', job[F.attempt], now, error))
+end
+
+-- Events carry the error too, so a large one is cut to its names: streams are bounded in entries.
+local function brief(error)
+    if #error <= 2048 then return error end
+    return (string.match(error, '^{"code":"[^"\\]*","type":"[^"\\]*"') or '{"code":"large_error"')
+        .. ',"message":"the error is too large for an event, see the job"'
+end
+
+-- No attempt is left. `limits`: {keep_discarded_ms, keep_dead_ms, dead_letter_max}.
+local function exhaust(id, key, job, error, limits)
+    local queue = job[F.queue]
+    if job[F.on_exhaustion] == 'dead_letter' then
+        finish(id, key, job, 'discarded', limits[2], F.dead, 1)
+        redis.call('ZADD', DEAD, now, id)
+        redis.call('ZADD', dead_key(queue), now, id)
+        if redis.call('ZCARD', dead_key(queue)) > limits[3] then
+            -- Beyond the cap the oldest leaves the list at once; the janitor, which also knows
+            -- how to take back an alias in another shard, removes the job itself.
+            local oldest = redis.call('ZPOPMIN', dead_key(queue))[1]
+            redis.call('ZREM', DEAD, oldest)
+            redis.call('HDEL', job_key(oldest), F.dead)
+            redis.call('ZADD', FINISHED, now, oldest)
+        end
+    else
+        finish(id, key, job, 'discarded', limits[1])
+    end
+    emit('job.discarded', id, job, 'a', job[F.attempt], 'e', brief(error))
+end
+
+-- retryable: the error allows another attempt. chance: see backoff.
+local function fail(id, key, job, error, retryable, chance, kept, limits)
+    record_error(key, job, error, kept)
+    tally(job, 'f')
+    emit('job.failed', id, job, 'a', job[F.attempt], 'e', brief(error))
+    if not retryable or tonumber(job[F.attempt]) >= tonumber(job[F.max_attempts]) then
+        return exhaust(id, key, job, error, limits)
+    end
+    local delay = backoff(job[F.retry], tonumber(job[F.attempt]), chance)
+    count(job[F.queue], 'retryable', 1)
+    save_job(key, job, F.state, 'retryable', F.delay, delay, F.due,
+        now + delay)
+    set_deadline(DUE, id, now + delay)
+    if job[F.expires] then set_deadline(EXPIRING, id, tonumber(job[F.expires])) end
+    emit('job.retrying', id, job, 'a', job[F.attempt], 'm', job[F.max_attempts],
+        'n', job[F.due], 'e', brief(error))
+end
+
+-- The worker is gone or silent: available at once, or exhausted when this was the last attempt
+-- (a job that kills its worker must not circulate for ever).
+local function lose_lease(id, key, job, error, kept, limits)
+    leave_worker(id, job)
+    record_error(key, job, error, kept)
+    tally(job, 'f')
+    emit('job.failed', id, job, 'a', job[F.attempt], 'e', brief(error))
+    if tonumber(job[F.attempt]) >= tonumber(job[F.max_attempts]) then
+        return exhaust(id, key, job, error, limits)
+    end
+    save_job(key, job, F.state, 'available', F.enqueued, now)
+    make_available(id, job)
+    emit('job.enqueued', id, job)
+end

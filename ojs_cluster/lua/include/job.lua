@@ -1,0 +1,50 @@
+-- A job's hash: field names (twin of store/fields.py) and how it is read and written.
+local F = {
+    envelope = 'e', state = 's', type = 't', queue = 'q', priority = 'p', created = 'c',
+    max_attempts = 'm', retry = 'r', non_retryable = 'nr', on_exhaustion = 'x',
+    visibility = 'v', timeout = 'to', expires = 'xp', scheduled_shown = 'sa', expires_shown = 'xa',
+    attempt = 'a', enqueued = 'n', started = 'st', finished = 'f', due = 'da', delay = 'dd',
+    worker = 'w', lease = 'l', deadline = 'd', lease_ms = 'lv',
+    result = 'rs', errors = 'hn', error_slot = 'h', dead = 'dl', expired = 'ex', replays = 'rc',
+    alias = '@',
+}
+
+-- Reads a job. Returns the fields as a table and as HGETALL gave them, or nil and a reply:
+-- {'missing'} or {'moved', shard} when the id is a client's and its job lives elsewhere.
+local function load_job(key)
+    local flat = redis.call('HGETALL', key)
+    if #flat == 0 then return nil, {'missing'} end
+    local job = {}
+    for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
+    if job[F.alias] then return nil, {'moved', job[F.alias]} end
+    job.flat = flat
+    return job
+end
+
+-- Writes fields of a job and keeps the copy that is returned in step: later pairs win there.
+local function save_job(key, job, ...)
+    redis.call('HSET', key, ...)
+    local pairs_ = {...}
+    for i = 1, #pairs_, 2 do
+        local value = pairs_[i + 1]
+        -- tostring() would write a large number as 1e+15.
+        if type(value) == 'number' then value = string.format('%.0f', value) end
+        job[pairs_[i]] = value
+        job.flat[#job.flat + 1] = pairs_[i]
+        job.flat[#job.flat + 1] = job[pairs_[i]]
+    end
+end
+
+-- Drops fields of a job; an empty value in the returned copy means absent.
+local function drop_fields(key, job, ...)
+    redis.call('HDEL', key, ...)
+    for _, name in ipairs({...}) do
+        job[name] = nil
+        job.flat[#job.flat + 1] = name
+        job.flat[#job.flat + 1] = ''
+    end
+end
+
+local function count(queue, state, by)
+    redis.call('HINCRBY', queue_key(queue), state, by)
+end

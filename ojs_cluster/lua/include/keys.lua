@@ -1,0 +1,11 @@
+-- The tag every key of this call carries, and the keys of jobs and queues found inside.
+-- Twin of ojs_cluster/keys.py. KEYS[1] is always a key of the shard.
+local P = string.match(KEYS[1], '^ojs:{[^}]*}:')
+local function job_key(id) return P .. 'j:' .. id end
+local function available_key(queue) return P .. 'q:' .. queue end
+local function queue_key(queue) return P .. 'c:' .. queue end
+local function minutes_key(queue) return P .. 'm:' .. queue end
+local function dead_key(queue) return P .. 'd:' .. queue end
+local DUE, ACTIVE, RUNNING, EXPIRING = P .. 'due', P .. 'act', P .. 'run', P .. 'exp'
+local PENDING, FINISHED, DEAD, EVENTS = P .. 'pend', P .. 'fin', P .. 'dead', P .. 'ev'
+local WAKE, SCHED = P .. 'wake', P .. 'sched'

@@ -1,0 +1,56 @@
+-- Transition: active -> retryable | discarded | available (requeue, release).
+-- Pre:  as ack. A holder's lease id repeating the nack it already made changes nothing.
+-- Post: failed: the error is recorded, then backoff, discard or dead letter.
+--       requeue: available at the end of its priority, attempt kept, no failure recorded.
+--       release (a fetch whose client vanished): as requeue, but the attempt never happened and
+--       the job goes back to the front.
+-- KEYS: 1 job, 2..8 the shard's due, act, run, exp, fin, dead, ev.
+-- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 'fail' | 'requeue' | 'release',
+--       5 error JSON without its closing brace, 6 '1' when the error allows a retry, '0' when not,
+--       'discard' | 'dead_letter' when the handler has decided the job's end,
+--       7 chance for the jitter, 8 errors kept, 9 ms to keep discarded, 10 ms to keep dead
+--       letters, 11 dead letters kept per queue, 12.. names the error goes by (type, code, class).
+-- Returns: as ack.
+--@include keys now job event deadline available finish minutes backoff fail holder
+local key = KEYS[1]
+local job, reply = load_job(key)
+if not job then return reply end
+local id = string.sub(key, #P + 3)
+if job[F.state] ~= 'active' then
+    local repeated = ARGV[3] ~= '' and ARGV[3] == job[F.lease] and job[F.state] ~= 'completed'
+        and job[F.state] ~= 'cancelled'
+    if repeated then return {'ok', job.flat} end
+    return {'conflict', job[F.state]}
+end
+if not is_holder(job, ARGV[2], ARGV[3]) then return {'not_holder'} end
+
+-- A pattern matches a name exactly, or by its beginning when it ends in '.*'.
+local function never_retried(patterns)
+    for pattern in string.gmatch(patterns or '', '[^\n]+') do
+        local stem = string.match(pattern, '^(.*)%.%*$')
+        for i = 12, #ARGV do
+            if ARGV[i] == pattern or (stem and string.sub(ARGV[i], 1, #stem) == stem) then
+                return true
+            end
+        end
+    end
+    return false
+end
+
+if ARGV[4] == 'fail' then
+    leave_worker(id, job)
+    if job[F.delay] then drop_fields(key, job, F.delay) end
+    if ARGV[6] == 'discard' or ARGV[6] == 'dead_letter' then
+        save_job(key, job, F.on_exhaustion, ARGV[6])
+    end
+    local retryable = ARGV[6] == '1' and not never_retried(job[F.non_retryable])
+    fail(id, key, job, ARGV[5], retryable, tonumber(ARGV[7]), tonumber(ARGV[8]),
+        {ARGV[9], ARGV[10], tonumber(ARGV[11])})
+    return {'ok', job.flat}
+end
+leave_worker(id, job)
+if ARGV[4] == 'release' then save_job(key, job, F.attempt, job[F.attempt] - 1) end
+save_job(key, job, F.state, 'available', F.enqueued, now)
+make_available(id, job, ARGV[4] == 'release')
+if ARGV[4] == 'requeue' then emit('job.enqueued', id, job) end
+return {'ok', job.flat}

@@ -1,0 +1,7 @@
+-- A queue's numbers at one moment; changes nothing. `available` and `dead` are the sizes of their
+-- sets, the other states are counters kept by the transitions.
+-- KEYS: 1 c:, 2 q:, 3 d:, 4 m:
+-- Returns: {now, available, dead, queue hash, minutes hash}
+--@include now
+return {now, redis.call('ZCARD', KEYS[2]), redis.call('ZCARD', KEYS[3]),
+    redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[4])}

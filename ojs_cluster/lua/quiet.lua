@@ -1,0 +1,8 @@
+-- Marks a worker as not fetching in this shard, where fetch reads it inside its pop; or unmarks it.
+-- KEYS: 1 the shard's quiet.  ARGV: 1 worker id, 2 ms the mark lasts (0 takes it back).
+-- Returns: now
+--@include now
+if ARGV[2] == '0' then redis.call('ZREM', KEYS[1], ARGV[1])
+else redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1]) end
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+return now

@@ -1,0 +1,31 @@
+-- Transition: active -> available | discarded, for jobs of a worker that died.
+-- Pre:  the lease was last given or extended before the worker's death: a worker that came back
+--       keeps what it has taken since.
+-- Post: of the `limit` active jobs after `cursor`, none is held by the dead worker.
+-- KEYS: 1..7 the shard's act, run, exp, due, fin, dead, ev.
+-- ARGV: 1 events kept, 2 worker id, 3 ms of its death, 4 cursor (a deadline in ms, '' to begin),
+--       5 limit, 6 errors kept, 7 ms to keep discarded, 8 ms to keep dead letters,
+--       9 dead letters kept per queue.
+-- Returns: {jobs recovered, next cursor or ''}
+--@include keys now job event deadline available finish minutes backoff fail
+local limits = {ARGV[7], ARGV[8], tonumber(ARGV[9])}
+local after = ARGV[4] == '' and '-inf' or '(' .. ARGV[4]
+local page = redis.call('ZRANGEBYSCORE', ACTIVE, after, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[5])
+if #page == 0 then return {0, ''} end
+-- Whole milliseconds only: what shares the last score of the page is read with it, so the cursor
+-- is a score and cannot skip or repeat a job.
+local last = page[#page]
+local found = redis.call('ZRANGEBYSCORE', ACTIVE, after, last)
+
+local recovered = 0
+for _, id in ipairs(found) do
+    local key = job_key(id)
+    local held = redis.call('HMGET', key, F.worker, F.deadline, F.lease_ms)
+    if held[1] == ARGV[2] and held[2] - held[3] <= tonumber(ARGV[3]) then
+        lose_lease(id, key, load_job(key), '{"code":"worker_lost","type":"worker_lost",'
+            .. '"message":"the worker stopped sending heartbeats","retryable":true',
+            tonumber(ARGV[6]), limits)
+        recovered = recovered + 1
+    end
+end
+return {recovered, last}

@@ -1,0 +1,7 @@
+-- A queue's name enters the registry, which is bounded: names come from clients.
+-- KEYS: 1 the registry.  ARGV: 1 name, 2 most names.
+-- Returns: 1 when registered (now or before), 0 when the registry is full
+if redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 1 end
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 0 end
+redis.call('ZADD', KEYS[1], 0, ARGV[1])
+return 1

@@ -1,0 +1,28 @@
+-- Transition: discarded (dead letter) -> available, by hand.
+-- Pre:  the job is a dead letter.
+-- Post: attempt 0, errors and times of the past runs gone, replay counted, at the end of its queue.
+-- KEYS: 1 job, 2..5 the shard's fin, dead, exp, ev.
+-- ARGV: 1 events kept.
+-- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state}
+--@include keys now job event deadline available
+local key = KEYS[1]
+local job, reply = load_job(key)
+if not job then return reply end
+local id = string.sub(key, #P + 3)
+if not job[F.dead] then return {'conflict', job[F.state]} end
+redis.call('ZREM', DEAD, id)
+redis.call('ZREM', dead_key(job[F.queue]), id)
+redis.call('ZREM', FINISHED, id)
+count(job[F.queue], 'discarded', -1)
+local past = {F.attempt, F.errors, F.dead, F.expired, F.finished, F.started, F.worker, F.lease,
+    F.deadline, F.lease_ms, F.delay}
+for name in pairs(job) do
+    if string.match(name, '^' .. F.error_slot .. '%d+$') then past[#past + 1] = name end
+end
+drop_fields(key, job, unpack(past))
+-- An expiry that has passed would discard it again at once: whoever retries by hand wants it run.
+if job[F.expires] and tonumber(job[F.expires]) <= now then drop_fields(key, job, F.expires) end
+save_job(key, job, F.state, 'available', F.enqueued, now, F.replays, (job[F.replays] or 0) + 1)
+make_available(id, job)
+emit('job.enqueued', id, job)
+return {'ok', job.flat}

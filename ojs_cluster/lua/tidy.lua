@@ -1,0 +1,14 @@
+-- Removes what nobody misses from one shard: records of workers silent for longer than the
+-- retention, and lapsed quiet marks. Bounded by `limit`.
+-- KEYS: 1 the shard's workers, 2 watch, 3 quiet.
+-- ARGV: 1 limit, 2 worker retention ms.
+-- Returns: records removed
+--@include keys now
+local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2], 'LIMIT', 0, ARGV[1])
+for _, worker in ipairs(old) do
+    redis.call('ZREM', KEYS[1], worker)
+    redis.call('ZREM', KEYS[2], worker)
+    redis.call('DEL', P .. 'w:' .. worker)
+end
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
+return #old

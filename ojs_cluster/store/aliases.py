@@ -1,0 +1,63 @@
+"""Aliases of client-supplied ids: how they end.
+
+An id that a client chose may name another shard than its queue's. That shard then holds an alias
+(see ``enqueue``). When the job goes, its alias goes first: a crash between the two leaves a job
+that no id finds and whose removal is still due, and the next janitor run repeats both.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+
+_OLD_CLAIM_MS = 10 * 60_000
+"""Twenty times the life of a claim: whoever held it has long been refused."""
+
+
+async def remove_due(store: Store, shard: Shard, job_id: str) -> bool:
+    """Remove a job of ``shard`` whose retention is over, its alias elsewhere first.
+
+    Returns whether the job is gone.
+    """
+    if store.keys.shard_of_id(job_id) is not shard:
+        await _settle(store, job_id, "drop", shard)
+    reply = await store.run(
+        shard,
+        "forget",
+        [shard.job(job_id), shard.finished, shard.dead, shard.expiring],
+        idempotent=True,
+    )
+    return bool(reply[0] in (b"ok", b"missing"))
+
+
+async def settle_claims(store: Store, shard: Shard, limit: int) -> int:
+    """Drop aliases of ``shard`` whose job was never stored; returns how many were dropped."""
+    ids = await store.run(
+        shard, "old_claims", [shard.claims], [_OLD_CLAIM_MS, limit], idempotent=True
+    )
+    dropped = 0
+    for raw in ids:
+        job_id = raw.decode()
+        target = await store.redis.call(shard.slot, "HGET", shard.job(job_id), "@", idempotent=True)
+        if isinstance(target, bytes):
+            home = store.keys.shard(int(target))
+            stored = await store.redis.call(home.slot, "EXISTS", home.job(job_id), idempotent=True)
+            dropped += await _settle(store, job_id, "keep" if stored else "drop", home)
+        else:
+            await _settle(store, job_id, "keep", shard)
+    return dropped
+
+
+async def _settle(store: Store, job_id: str, how: Literal["keep", "drop"], target: Shard) -> int:
+    home = store.keys.shard_of_id(job_id)
+    return int(
+        await store.run(
+            home,
+            "settle_alias",
+            [home.job(job_id), home.claims],
+            [job_id, how, target.index],
+            idempotent=True,
+        )
+    )

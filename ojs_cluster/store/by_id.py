@@ -1,0 +1,72 @@
+"""Transitions of one job, found by its id.
+
+The id names a shard. A job whose id a client chose may live elsewhere: the shard that its id
+names then holds an alias, and the call is made once more where the alias points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ojs_cluster.core.errors import Conflict, NotFound
+from ojs_cluster.core.ids import is_job_id
+from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.record import JobRecord, record
+
+
+async def on_job(
+    store: Store,
+    name: str,
+    job_id: str,
+    shard_keys: Sequence[str],
+    args: Sequence[Arg],
+    *,
+    idempotent: bool = False,
+) -> JobRecord:
+    """Run a transition of one job where the job lives.
+
+    Parameters
+    ----------
+    name: the script; KEYS[1] is the job's hash, then the shard's keys named by ``shard_keys``
+        (attributes of ``keys.Shard``).
+
+    Raises
+    ------
+    NotFound: there is no such job.
+    Conflict: the job's state, or its holder, does not allow the transition; nothing was changed.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    reply = await reply_of(store, name, job_id, shard_keys, args, idempotent=idempotent)
+    return record(job_id, reply[1])
+
+
+async def reply_of(
+    store: Store,
+    name: str,
+    job_id: str,
+    shard_keys: Sequence[str],
+    args: Sequence[Arg],
+    *,
+    idempotent: bool = False,
+) -> list[Any]:
+    """As ``on_job``, for scripts whose answer is not a job."""
+    if not is_job_id(job_id):
+        raise NotFound("job", job_id)
+    shard = store.keys.shard_of_id(job_id)
+    for _ in range(2):
+        keys = [shard.job(job_id), *(getattr(shard, key) for key in shard_keys)]
+        reply: list[Any] = await store.run(shard, name, keys, args, idempotent=idempotent)
+        status = reply[0]
+        if status == b"ok":
+            return reply
+        if status == b"moved":
+            shard = store.keys.shard(int(reply[1]))
+            continue
+        if status == b"conflict":
+            state = reply[1].decode()
+            raise Conflict(f"job '{job_id}' is {state}", job_id=job_id, state=state)
+        if status == b"not_holder":
+            raise Conflict(f"job '{job_id}' is held by another lease", job_id=job_id)
+        break
+    raise NotFound("job", job_id)

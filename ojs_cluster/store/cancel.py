@@ -1,0 +1,27 @@
+"""Cancel a job (spec: ojs-core, CANCEL)."""
+
+from __future__ import annotations
+
+from ojs_cluster.store.by_id import on_job
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.record import JobRecord
+
+_KEYS = ("due", "active", "running", "expiring", "pending", "finished", "events")
+
+
+async def cancel(store: Store, job_id: str, *, keep_ms: int | None = None) -> JobRecord:
+    """Cancel a job that is not terminal. The ack of a worker that still runs it gets a conflict.
+
+    Parameters
+    ----------
+    keep_ms: how long the cancelled job is kept; None for the configured retention.
+
+    Raises
+    ------
+    NotFound: no such job.
+    Conflict: already terminal; the record is unchanged.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    settings = store.settings
+    keep = settings.retention_cancelled_ms if keep_ms is None else keep_ms
+    return await on_job(store, "cancel", job_id, _KEYS, [settings.events_per_shard, keep])

@@ -1,0 +1,46 @@
+"""Contacts with workers: every heartbeat, and now and then a fetch, goes into the record."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+if TYPE_CHECKING:
+    from ojs_cluster.store.context import Arg, Store
+
+_RECORDS_PER_SHARD = 10_000
+_MISSED_BEATS = 3
+_FETCH_CONTACT_S = 5.0
+_MOST_REMEMBERED = 10_000
+
+
+class FetchContacts:
+    """Remembers whose fetch was noted lately, so that fetching costs no second call."""
+
+    def __init__(self) -> None:
+        self._next: dict[str, float] = {}
+
+    async def note(self, store: Store, worker_id: str) -> None:
+        """Register a worker by its fetch, at most every few seconds; '' is nobody."""
+        now = trio.current_time()
+        if not worker_id or self._next.get(worker_id, 0.0) > now:
+            return
+        if len(self._next) >= _MOST_REMEMBERED:
+            self._next.clear()
+        self._next[worker_id] = now + _FETCH_CONTACT_S
+        await contact(store, worker_id, "fetch", [])
+
+
+async def contact(store: Store, worker_id: str, kind: str, rest: list[Arg]) -> list[Any]:
+    """Run ``contact.lua``; ``kind`` and ``rest`` as its head says."""
+    shard = store.keys.shard_of_worker(worker_id)
+    floor_ms = _MISSED_BEATS * store.settings.heartbeat_interval_ms
+    reply: list[Any] = await store.run(
+        shard,
+        "contact",
+        [shard.worker(worker_id), shard.workers, shard.watched, shard.lost],
+        [worker_id, kind, floor_ms, _RECORDS_PER_SHARD, *rest],
+        idempotent=True,
+    )
+    return reply

@@ -1,0 +1,29 @@
+"""Opaque cursors: where a page ended, as text that clients hand back."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any
+
+import orjson
+
+from ojs_cluster.core.errors import InvalidRequest
+
+
+def encode(position: Any) -> str:
+    """``position`` (JSON) as URL-safe text."""
+    return base64.urlsafe_b64encode(orjson.dumps(position)).rstrip(b"=").decode()
+
+
+def decode(text: str, *, field: str = "cursor") -> Any:
+    """The position again.
+
+    Raises
+    ------
+    InvalidRequest: the text is not a cursor of this server.
+    """
+    try:
+        return orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (ValueError, binascii.Error):
+        raise InvalidRequest(f"{field} is not one that this server gave", field=field) from None

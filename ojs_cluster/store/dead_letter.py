@@ -1,0 +1,181 @@
+"""Dead letters: jobs that failed for good and wait for a human (spec: ojs-dead-letter)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
+from ojs_cluster.keys import Shard
+from ojs_cluster.store import jobs
+from ojs_cluster.store.aliases import remove_due
+from ojs_cluster.store.by_id import on_job
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.record import JobRecord
+
+MAX_DEPTH = 10_000
+"""How far into the list of all queues a page may lie; one queue's list has no such bound."""
+_MOST_QUEUES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class DeadStats:
+    """Dead letters now. Times in ms, None when there are none.
+
+    ``by_queue`` covers the first 1000 queues by name.
+    """
+
+    total: int
+    by_queue: Mapping[str, int]
+    oldest_ms: int | None
+    newest_ms: int | None
+
+
+async def list_dead(
+    store: Store, *, queue: str | None = None, limit: int, offset: int = 0
+) -> tuple[list[JobRecord], int]:
+    """Dead letters, newest first, and how many there are.
+
+    Parameters
+    ----------
+    queue: only this queue's.
+
+    Raises
+    ------
+    InvalidRequest: the page of all queues lies deeper than ``MAX_DEPTH``.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    if queue is not None:
+        shard = store.keys.shard_of_queue(queue)
+        ids, total = await _newest(store, shard, shard.dead_of(queue), offset, limit)
+        return await jobs.read_many(store, shard, [job_id for _, job_id in ids]), total
+    if offset + limit > MAX_DEPTH:
+        raise InvalidRequest(
+            f"a page of all queues ends at entry {MAX_DEPTH}: ask for one queue", field="offset"
+        )
+    merged: list[tuple[float, str, Shard]] = []
+    count = 0
+
+    async def look(shard: Shard) -> None:
+        nonlocal count
+        ids, total = await _newest(store, shard, shard.dead, 0, offset + limit)
+        count += total
+        merged.extend((score, job_id, shard) for score, job_id in ids)
+
+    await over_shards(store.keys, look)
+    merged.sort(key=lambda item: item[:2], reverse=True)
+    page = merged[offset : offset + limit]
+    found: dict[str, JobRecord] = {}
+
+    async def read(item: tuple[float, str, Shard]) -> None:
+        job = await jobs.read(store, item[2], item[1])
+        if job is not None and job.dead:
+            found[job.id] = job
+
+    await over_shards(page, read)
+    return [found[job_id] for _, job_id, _ in page if job_id in found], count
+
+
+async def stats(store: Store) -> DeadStats:
+    """How many dead letters there are, where, and how old."""
+    total = 0
+    oldest: list[int] = []
+    newest: list[int] = []
+
+    async def look(shard: Shard) -> None:
+        nonlocal total
+        here = int(await _call(store, shard, "ZCARD", shard.dead))
+        total += here
+        for command, ends in (("ZRANGE", oldest), ("ZREVRANGE", newest)):
+            flat = await _call(store, shard, command, shard.dead, 0, 0, "WITHSCORES")
+            if flat:
+                ends.append(int(float(flat[1])))
+
+    await over_shards(store.keys, look)
+    by_queue: dict[str, int] = {}
+
+    async def look_at(name: bytes) -> None:
+        queue = name.decode()
+        shard = store.keys.shard_of_queue(queue)
+        dead = int(await _call(store, shard, "ZCARD", shard.dead_of(queue)))
+        if dead:
+            by_queue[queue] = dead
+
+    if total:
+        meta = store.keys.meta
+        names: Any = await store.redis.call(
+            meta.slot, "ZRANGE", meta.queues, 0, _MOST_QUEUES - 1, idempotent=True
+        )
+        await over_shards(names, look_at)
+    return DeadStats(
+        total,
+        dict(sorted(by_queue.items())),
+        min(oldest, default=None),
+        max(newest, default=None),
+    )
+
+
+async def get(store: Store, job_id: str) -> JobRecord:
+    """One dead letter.
+
+    Raises
+    ------
+    NotFound: no such job, or it is not a dead letter.
+    """
+    job = await jobs.get(store, job_id)
+    if not job.dead:
+        raise NotFound("dead letter", job_id)
+    return job
+
+
+async def retry(store: Store, job_id: str) -> JobRecord:
+    """Run a dead letter again: same id, attempt 0, errors gone, replay counted.
+
+    Raises
+    ------
+    NotFound: not a dead letter (also when it has been retried already).
+    """
+    try:
+        return await on_job(
+            store,
+            "retry_dead",
+            job_id,
+            ("finished", "dead", "expiring", "events"),
+            [store.settings.events_per_shard],
+        )
+    except Conflict:
+        raise NotFound("dead letter", job_id) from None
+
+
+async def delete(store: Store, job_id: str) -> JobRecord:
+    """Remove a dead letter and its job for good; returns the job as it was.
+
+    Raises
+    ------
+    NotFound: not a dead letter.
+    """
+    try:
+        job = await on_job(store, "delete_dead", job_id, ("finished", "dead"), [])
+    except Conflict:
+        raise NotFound("dead letter", job_id) from None
+    await remove_due(store, store.keys.shard_of_queue(job.queue), job_id)
+    return job
+
+
+async def _newest(
+    store: Store, shard: Shard, key: bytes, offset: int, limit: int
+) -> tuple[list[tuple[float, str]], int]:
+    total = int(await _call(store, shard, "ZCARD", key))
+    flat = (
+        await _call(store, shard, "ZREVRANGE", key, offset, offset + limit - 1, "WITHSCORES")
+        if total and limit
+        else []
+    )
+    items = iter(flat)
+    return [(float(score), name.decode()) for name, score in zip(items, items, strict=True)], total
+
+
+async def _call(store: Store, shard: Shard, *args: bytes | str | int) -> Any:
+    return await store.redis.call(shard.slot, *args, idempotent=True)

@@ -1,0 +1,207 @@
+"""Read events (spec: ojs-events).
+
+Each shard has a bounded stream that its transitions write. A page merges the shards; its cursor
+holds the place in every stream, so nothing is skipped however the clocks of the masters differ,
+which a cursor of one point in time could not promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.keys import Shard
+from ojs_cluster.store import cursor as cursors
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import over_shards
+
+_SOURCE = b"ojs://ojs-cluster/api"
+_CHUNK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class EventFilter:
+    """What a page lets through; an empty set lets everything through. A type may end in ``.*``."""
+
+    types: Collection[str] = ()
+    queues: Collection[str] = ()
+    job_types: Collection[str] = ()
+    job_id: str | None = None
+
+    def admits(self, fields: dict[bytes, bytes]) -> bool:
+        kind = fields[b"t"].decode()
+        return (
+            (not self.types or kind in self.types or f"{kind.partition('.')[0]}.*" in self.types)
+            and (not self.queues or fields[b"q"].decode() in self.queues)
+            and (not self.job_types or fields[b"y"].decode() in self.job_types)
+            and (self.job_id is None or fields[b"j"].decode() == self.job_id)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Events as JSON objects, oldest first; ``cursor`` goes on after the last one."""
+
+    events: list[bytes]
+    cursor: str
+    has_more: bool
+
+
+async def read_events(
+    store: Store, wanted: EventFilter, *, after: str | None = None, limit: int = 100
+) -> EventPage:
+    """Events that ``wanted`` admits, after a cursor, merged over the shards by time.
+
+    Parameters
+    ----------
+    limit: most events in the page. The work is bounded by the length of the streams.
+
+    Raises
+    ------
+    InvalidRequest: the cursor is not one of ours.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    places = _places(after, len(store.keys))
+    only = {store.keys.shard_of_queue(queue) for queue in wanted.queues}
+    if wanted.job_id is not None:
+        only = set()  # a client's id does not name its queue's shard
+    shards = sorted(only, key=lambda shard: shard.index) or list(store.keys)
+    found: list[tuple[tuple[int, int], int, bytes]] = []
+    ends: dict[int, str] = {}
+    more = False
+
+    async def read(shard: Shard) -> None:
+        nonlocal more
+        taken, end, rest = await _read_shard(store, shard, places.get(shard.index), wanted, limit)
+        found.extend((at, shard.index, event) for at, event in taken)
+        ends[shard.index] = end
+        more = more or rest
+
+    await over_shards(shards, read)
+    found.sort(key=lambda item: item[:2])
+    page, rest = found[:limit], found[limit:]
+    # A shard whose last events did not fit goes on right after those that did.
+    for index, end in ends.items():
+        left = [at for at, shard, _ in rest if shard == index]
+        if left:
+            given = [at for at, shard, _ in page if shard == index]
+            end = f"{given[-1][0]}-{given[-1][1]}" if given else places.get(index, "")
+        if end:
+            places[index] = end
+    return EventPage([event for _, _, event in page], _cursor(places), bool(rest) or more)
+
+
+async def _read_shard(
+    store: Store, shard: Shard, after: str | None, wanted: EventFilter, limit: int
+) -> tuple[list[tuple[tuple[int, int], bytes]], str, bool]:
+    """Up to ``limit`` admitted events, where they end, and whether the stream goes on."""
+    taken: list[tuple[tuple[int, int], bytes]] = []
+    end = after or ""
+    while len(taken) < limit:
+        entries: Any = await store.redis.call(
+            shard.slot,
+            *("XRANGE", shard.events, f"({end}" if end else "-", "+", "COUNT", _CHUNK),
+            idempotent=True,
+        )
+        for raw_id, flat in entries:
+            end = raw_id.decode()
+            items = iter(flat)
+            fields = dict(zip(items, items, strict=True))
+            if wanted.admits(fields):
+                ms, sequence = end.split("-")
+                at = (int(ms), int(sequence))
+                taken.append((at, _render(at, shard.index, fields)))
+                if len(taken) >= limit:
+                    return taken, end, True
+        if len(entries) < _CHUNK:
+            break
+    return taken, end, False
+
+
+def _render(at: tuple[int, int], shard: int, fields: dict[bytes, bytes]) -> bytes:
+    kind = fields[b"t"]
+    queue = b'"queue":' + orjson.dumps(fields[b"q"].decode())
+    if kind.startswith(b"queue."):
+        subject, data = fields[b"q"], queue
+    else:
+        subject = fields[b"j"]
+        data = b'"job_id":"%b","job_type":%b,%b' % (
+            subject,
+            orjson.dumps(fields[b"y"].decode()),
+            queue,
+        )
+        for name, member in _MEMBERS.get(kind, {}).items():
+            value = fields.get(name)
+            if value is not None:
+                data += b"," + member(value)
+    when = format_ms(at[0])
+    return (
+        b'{"specversion":"1.0","id":"evt_%d-%d-%d","type":"%b","event":"%b","source":"%b",'
+        b'"time":"%b","timestamp":"%b","subject":"%b","datacontenttype":"application/json",'
+        b'"data":{%b}}'
+    ) % (*at, shard, kind, kind, _SOURCE, when, when, subject, data)
+
+
+def _number(label: bytes) -> Callable[[bytes], bytes]:
+    return lambda value: b'"%b":%b' % (label, value)
+
+
+def _moment(label: bytes) -> Callable[[bytes], bytes]:
+    return lambda value: b'"%b":"%b"' % (label, format_ms(int(float(value))))
+
+
+def _text(label: bytes) -> Callable[[bytes], bytes]:
+    return lambda value: b'"%b":%b' % (label, orjson.dumps(value.decode()))
+
+
+def _error(label: bytes) -> Callable[[bytes], bytes]:
+    return lambda value: b'"%b":%b}' % (label, value)
+
+
+_MEMBERS: dict[bytes, dict[bytes, Callable[[bytes], bytes]]] = {
+    b"job.scheduled": {b"n": _moment(b"scheduled_at")},
+    b"job.started": {b"w": _text(b"worker_id"), b"a": _number(b"attempt")},
+    b"job.completed": {b"a": _number(b"attempt"), b"d": _number(b"duration_ms")},
+    b"job.failed": {b"a": _number(b"attempt"), b"e": _error(b"error")},
+    b"job.discarded": {b"a": _number(b"total_attempts"), b"e": _error(b"last_error")},
+    b"job.retrying": {
+        b"a": _number(b"attempt"),
+        b"m": _number(b"max_attempts"),
+        b"n": _moment(b"next_retry_at"),
+        b"e": _error(b"error"),
+    },
+    b"job.heartbeat": {
+        b"w": _text(b"worker_id"),
+        b"a": _number(b"attempt"),
+        b"n": _moment(b"visible_until"),
+    },
+    b"job.expired": {b"c": _moment(b"created_at"), b"x": _moment(b"expired_at")},
+}
+"""Per event type: stream field -> how it becomes a member of ``data``."""
+
+
+def _places(after: str | None, shards: int) -> dict[int, str]:
+    if not after:
+        return {}
+    decoded = cursors.decode(after, field="after")
+    places: dict[int, str] = {}
+    if isinstance(decoded, dict):
+        for index, end in decoded.items():
+            ms, _, sequence = str(end).partition("-")
+            if not (
+                index.isdigit() and int(index) < shards and ms.isdigit() and sequence.isdigit()
+            ):
+                break
+            places[int(index)] = f"{ms}-{sequence}"
+        else:
+            return places
+    raise InvalidRequest("after is not a cursor that this server gave", field="after")
+
+
+def _cursor(places: dict[int, str]) -> str:
+    return cursors.encode({str(index): end for index, end in sorted(places.items())})

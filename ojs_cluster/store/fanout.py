@@ -1,0 +1,40 @@
+"""The same question to many shards, a bounded number at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+WIDTH = 16
+"""Calls under way at once: enough to hide the round trip, few enough to leave room for others."""
+
+
+async def over_shards(items: Iterable[T], call: Callable[[T], Awaitable[None]]) -> None:
+    """Await ``call(item)`` for every item, up to ``WIDTH`` at a time.
+
+    Raises
+    ------
+    Exception: the first failure, as it was raised; the other calls are cancelled.
+    """
+    pending = iter(items)
+    failure: Exception | None = None
+
+    async def work(nursery: trio.Nursery) -> None:
+        nonlocal failure
+        for item in pending:
+            try:
+                await call(item)
+            except Exception as error:  # handed to the caller, unwrapped
+                failure = failure or error
+                nursery.cancel_scope.cancel()
+                return
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(WIDTH):
+            nursery.start_soon(work, nursery)
+    if failure is not None:
+        raise failure

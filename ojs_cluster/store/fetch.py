@@ -1,0 +1,124 @@
+"""Fetch jobs for a worker (spec: ojs-core, FETCH; ojs-worker-protocol)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable, OJSError
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.nack import release as release_one
+from ojs_cluster.store.record import JobRecord, record
+
+RELEASE_S = 5.0
+"""How long a cancelled caller's jobs are tried to be given back; then their leases end."""
+
+
+async def fetch(
+    store: Store,
+    queues: Sequence[str],
+    *,
+    count: int,
+    worker_id: str,
+    visibility_timeout_ms: int | None = None,
+) -> list[JobRecord]:
+    """Lease up to ``count`` available jobs, from the queues in the order given.
+
+    A caller that is cancelled claims nothing: what Redis gave is given back.
+
+    Parameters
+    ----------
+    queues: strict order; a later queue is asked only when the earlier ones are empty.
+    worker_id: the holder of the leases, '' when the caller does not say.
+    visibility_timeout_ms: lease length that overrides each job's own.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time, and no job was had before that. A job whose
+        reply was lost is available again when its lease ends.
+    """
+    await store.contacts.note(store, worker_id)
+    jobs: list[JobRecord] = []
+    try:
+        for shard, names in _by_shard(store, queues):
+            # Shielded, because only the reply tells which jobs have a lease now. The Redis client
+            # bounds the call.
+            try:
+                with trio.CancelScope(shield=True):
+                    jobs += await _fetch_from(
+                        store, shard, names, count - len(jobs), worker_id, visibility_timeout_ms
+                    )
+            except BackendUnavailable:
+                if not jobs:
+                    raise
+                break
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if len(jobs) >= count:
+                break
+    except trio.Cancelled:
+        await release(store, jobs)
+        raise
+    return jobs
+
+
+async def release(store: Store, jobs: Iterable[JobRecord]) -> None:
+    """Give back jobs that a vanished client never saw: to the front, their attempt undone.
+
+    Never raises: a job that cannot be given back is available again when its lease ends.
+    """
+    with trio.move_on_after(RELEASE_S, shield=True):
+        for job in jobs:
+            try:
+                await release_one(store, job)
+            except OJSError:
+                continue
+
+
+def _by_shard(store: Store, queues: Sequence[str]) -> list[tuple[Shard, list[str]]]:
+    """Neighbours in the list that share a shard share a call; the order stays strict."""
+    groups: list[tuple[Shard, list[str]]] = []
+    for queue in dict.fromkeys(queues):
+        shard = store.keys.shard_of_queue(queue)
+        if groups and groups[-1][0] is shard:
+            groups[-1][1].append(queue)
+        else:
+            groups.append((shard, [queue]))
+    return groups
+
+
+async def _fetch_from(
+    store: Store,
+    shard: Shard,
+    queues: Sequence[str],
+    count: int,
+    worker_id: str,
+    visibility_timeout_ms: int | None,
+) -> list[JobRecord]:
+    settings = store.settings
+    keys = [
+        shard.due,
+        shard.active,
+        shard.running,
+        shard.expiring,
+        shard.finished,
+        shard.events,
+        shard.quiet,
+    ]
+    for queue in queues:
+        keys += (shard.queue(queue), shard.available(queue))
+    args: list[Arg] = [
+        settings.events_per_shard,
+        count,
+        worker_id,
+        f"lease_{os.urandom(9).hex()}_",
+        visibility_timeout_ms if visibility_timeout_ms is not None else "",
+        settings.visibility_timeout_ms,
+        settings.retention_discarded_ms,
+        *queues,
+    ]
+    reply = await store.run(shard, "fetch", keys, args)
+    items = iter(reply[1:])
+    return [record(job_id.decode(), flat) for job_id, flat in zip(items, items, strict=True)]

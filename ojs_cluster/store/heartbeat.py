@@ -1,0 +1,102 @@
+"""Heartbeats: leases extended, the worker's record kept (spec: ojs-worker-protocol, BEAT)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ojs_cluster.core.ids import is_job_id
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.workers import Desired, contact_beat
+
+WorkerState = Literal["running", "quiet", "terminate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """One heartbeat.
+
+    Parameters
+    ----------
+    job_ids: active jobs to extend.
+    leases: lease ids of some of them; a job named here is extended only for that lease.
+    state: the state the worker reports, normalised; '' when it does not.
+    active_count: how many jobs it says it runs.
+    visibility_timeout_ms: new lease length from now; None for each job's own.
+    info: JSON object of what else it says of itself (hostname, pid, queues, labels).
+    """
+
+    worker_id: str
+    job_ids: Sequence[str] = ()
+    leases: Mapping[str, str] = field(default_factory=dict)
+    state: WorkerState | Literal[""] = ""
+    active_count: int | None = None
+    visibility_timeout_ms: int | None = None
+    info: bytes = b"{}"
+
+
+@dataclass(frozen=True, slots=True)
+class BeatReply:
+    """What the worker is told: the state it should be in, the jobs extended, the server's ms."""
+
+    state: Desired
+    extended: list[str]
+    now_ms: int
+
+
+async def heartbeat(store: Store, beat: Beat) -> BeatReply:
+    """Extend the leases that the worker holds, and note that it lives.
+
+    Jobs it does not hold are left out of ``extended``; nothing is created for them.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    extended: set[str] = set()
+
+    async def extend(shard: Shard, ids: list[str], hops: int) -> None:
+        reply = await store.run(
+            shard,
+            "heartbeat",
+            [shard.active, shard.events, *(shard.job(job_id) for job_id in ids)],
+            _args(store, beat, ids),
+            idempotent=True,
+        )
+        extended.update(job_id.decode() for job_id in reply[1])
+        moved = iter(reply[2])
+        for job_id, target in zip(moved, moved, strict=True):
+            if hops:
+                await extend(store.keys.shard(int(target)), [job_id.decode()], hops - 1)
+
+    by_shard: dict[Shard, list[str]] = {}
+    for job_id in dict.fromkeys(beat.job_ids):
+        if is_job_id(job_id):
+            by_shard.setdefault(store.keys.shard_of_id(job_id), []).append(job_id)
+
+    async def extend_first(item: tuple[Shard, list[str]]) -> None:
+        await extend(*item, hops=1)
+
+    await over_shards(by_shard.items(), extend_first)
+    desired, now_ms = await contact_beat(
+        store,
+        beat.worker_id,
+        state=beat.state or "running",
+        active=beat.active_count if beat.active_count is not None else len(beat.job_ids),
+        info=beat.info,
+    )
+    return BeatReply(desired, [job_id for job_id in beat.job_ids if job_id in extended], now_ms)
+
+
+def _args(store: Store, beat: Beat, ids: Sequence[str]) -> list[Arg]:
+    args: list[Arg] = [
+        store.settings.events_per_shard,
+        beat.worker_id,
+        beat.visibility_timeout_ms if beat.visibility_timeout_ms is not None else "",
+    ]
+    for job_id in ids:
+        args += (job_id, beat.leases.get(job_id, ""))
+    return args

@@ -1,0 +1,53 @@
+"""Read jobs (spec: ojs-core, INFO)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.ids import is_job_id
+from ojs_cluster.keys import Shard
+from ojs_cluster.store import fields as f
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.record import JobRecord, record
+
+
+async def get(store: Store, job_id: str) -> JobRecord:
+    """One job. Reading changes nothing.
+
+    Raises
+    ------
+    NotFound: no such job, or its retention is over.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    if is_job_id(job_id):
+        shard = store.keys.shard_of_id(job_id)
+        for _ in range(2):
+            job = await read(store, shard, job_id)
+            if job is None:
+                break
+            alias = job.fields.get(f.ALIAS)
+            if alias is None:
+                return job
+            shard = store.keys.shard(int(alias))
+    raise NotFound("job", job_id)
+
+
+async def read(store: Store, shard: Shard, job_id: str) -> JobRecord | None:
+    """What ``shard`` has under ``job_id``: a job, an alias, or nothing."""
+    flat = await store.redis.call(shard.slot, "HGETALL", shard.job(job_id), idempotent=True)
+    return record(job_id, flat) if isinstance(flat, list) and flat else None
+
+
+async def read_many(store: Store, shard: Shard, job_ids: Sequence[str]) -> list[JobRecord]:
+    """Jobs of one shard in the order given; those that are gone are left out."""
+    found: dict[str, JobRecord] = {}
+
+    async def one(job_id: str) -> None:
+        job = await read(store, shard, job_id)
+        if job is not None and f.ALIAS not in job.fields:
+            found[job_id] = job
+
+    await over_shards(job_ids, one)
+    return [found[job_id] for job_id in job_ids if job_id in found]

@@ -1,0 +1,201 @@
+"""Queues: list, look at, pause, resume, purge (spec: ojs-queue-config, ojs-admin-api)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import trio
+
+from ojs_cluster.core.errors import Conflict, NotFound
+from ojs_cluster.core.states import State
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.aliases import remove_due
+from ojs_cluster.store.cancel import cancel
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import over_shards
+
+_COUNTED = tuple(state for state in State if state is not State.AVAILABLE)
+_PURGE_CHUNK = 500
+PURGE_S = 20.0
+"""A purge stops after this long and says how far it came; the caller repeats it."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStats:
+    """A queue at one moment. Times in ms.
+
+    Parameters
+    ----------
+    counts: jobs in each state now.
+    acked: jobs ever completed.
+    dead: dead letters now.
+    completed_last_hour, failed_last_hour: acks, and failed attempts, of the last 60 minutes.
+    avg_duration_ms, avg_wait_ms: of the jobs completed in the last hour, 0 without any.
+    paused_ms: since when it is paused, None when it is not.
+    """
+
+    name: str
+    counts: Mapping[State, int]
+    acked: int
+    dead: int
+    created_ms: int | None
+    paused_ms: int | None
+    now_ms: int
+    completed_last_hour: int
+    failed_last_hour: int
+    avg_duration_ms: int
+    avg_wait_ms: int
+
+    @property
+    def paused(self) -> bool:
+        return self.paused_ms is not None
+
+    @property
+    def depth(self) -> int:
+        """Jobs that wait: available, scheduled and retryable (spec: ojs-backpressure)."""
+        counts = self.counts
+        return counts[State.AVAILABLE] + counts[State.SCHEDULED] + counts[State.RETRYABLE]
+
+
+async def stats(store: Store, queue: str) -> QueueStats:
+    """A queue's numbers, read in one step. A queue that nobody used is all zeros.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    shard = store.keys.shard_of_queue(queue)
+    now, available, dead, flat, minutes = await store.run(
+        shard,
+        "queue_stats",
+        [
+            *(shard.queue(queue), shard.available(queue)),
+            *(shard.dead_of(queue), shard.minutes(queue)),
+        ],
+        idempotent=True,
+    )
+    fields = _pairs(flat)
+    hour = _last_hour(_pairs(minutes), now // 60_000)
+    completed = hour["c"]
+    return QueueStats(
+        name=queue,
+        counts={
+            State.AVAILABLE: available,
+            **{state: int(fields.get(state.value.encode(), 0)) for state in _COUNTED},
+        },
+        acked=int(fields.get(b"acked", 0)),
+        dead=dead,
+        created_ms=_optional(fields.get(b"created")),
+        paused_ms=_optional(fields.get(b"paused")),
+        now_ms=now,
+        completed_last_hour=completed,
+        failed_last_hour=hour["f"],
+        avg_duration_ms=hour["d"] // completed if completed else 0,
+        avg_wait_ms=hour["w"] // completed if completed else 0,
+    )
+
+
+async def list_queues(store: Store, *, limit: int, offset: int = 0) -> tuple[list[QueueStats], int]:
+    """Queues in the order of their names, and how many there are."""
+    meta = store.keys.meta
+    total: Any = await store.redis.call(meta.slot, "ZCARD", meta.queues, idempotent=True)
+    names: Any = await store.redis.call(
+        meta.slot, "ZRANGE", meta.queues, offset, offset + limit - 1, idempotent=True
+    )
+    found: dict[str, QueueStats] = {}
+
+    async def look(name: str) -> None:
+        found[name] = await stats(store, name)
+
+    await over_shards([name.decode() for name in names], look)
+    return [found[name.decode()] for name in names], total
+
+
+async def exists(store: Store, queue: str) -> bool:
+    """Whether the queue is registered: something was enqueued to it, or it was paused."""
+    meta = store.keys.meta
+    return (
+        await store.redis.call(meta.slot, "ZSCORE", meta.queues, queue, idempotent=True) is not None
+    )
+
+
+async def switch(store: Store, queue: str, action: Literal["pause", "resume"]) -> int:
+    """Pause or resume a queue; returns the server's ms. Repeating it changes nothing.
+
+    Enqueue goes on while a queue is paused (spec: ojs-admin-api); fetch reads the mark in its pop.
+
+    Raises
+    ------
+    TooManyQueues: an unknown queue would be one too many.
+    """
+    await store.queues.ensure(store, [queue])
+    shard = store.keys.shard_of_queue(queue)
+    now, first = await store.run(
+        shard,
+        "switch_queue",
+        [shard.queue(queue), shard.available(queue), shard.events],
+        [store.settings.events_per_shard, queue, action],
+        idempotent=True,
+    )
+    if first:
+        await store.queues.created(store, [queue.encode()])
+    return int(now)
+
+
+async def purge(store: Store, queue: str) -> tuple[int, int]:
+    """Remove a queue's available jobs; returns how many went and how many are left.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time; what went is gone.
+    """
+    shard = store.keys.shard_of_queue(queue)
+    removed = left = 0
+    deadline = trio.current_time() + PURGE_S
+    while True:
+        gone, foreign, left = await store.run(
+            shard,
+            "purge_queue",
+            [
+                *(shard.available(queue), shard.queue(queue)),
+                *(shard.finished, shard.dead, shard.expiring),
+            ],
+            [_PURGE_CHUNK, shard.index, len(store.keys)],
+            idempotent=True,
+        )
+        for job_id in foreign:
+            gone += await _purge_foreign(store, shard, job_id.decode())
+        removed += gone
+        if not gone or trio.current_time() >= deadline:
+            return removed, left
+
+
+async def _purge_foreign(store: Store, shard: Shard, job_id: str) -> int:
+    """A job with an alias in another shard: cancelled, so that no worker gets it, then removed."""
+    try:
+        await cancel(store, job_id, keep_ms=0)
+    except (NotFound, Conflict):
+        return 0  # fetched or cancelled meanwhile: no longer ours to purge
+    return int(await remove_due(store, shard, job_id))
+
+
+def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
+    items = iter(flat)
+    return dict(zip(items, items, strict=True))
+
+
+def _optional(value: bytes | None) -> int | None:
+    return int(value) if value else None
+
+
+def _last_hour(minutes: dict[bytes, bytes], minute: int) -> dict[str, int]:
+    """Sums over the ring of one-minute slots that belong to the last 60 minutes."""
+    sums = dict.fromkeys("cfdw", 0)
+    for slot in range(60):
+        stamp = minutes.get(b"%dm" % slot)
+        if stamp is not None and minute - int(stamp) < 60:
+            for what in sums:
+                sums[what] += int(minutes.get(b"%d%b" % (slot, what.encode()), 0))
+    return sums

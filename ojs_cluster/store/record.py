@@ -1,0 +1,188 @@
+"""A stored job as its hash gives it, and its envelope as bytes.
+
+An envelope is the immutable part, as the client's bytes were spliced into it at enqueue, followed
+by the mutable fields and a closing brace. User JSON (args, meta, result, errors) is copied, never
+parsed (spec: ojs-core, "Job Envelope").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from ojs_cluster.core.states import State
+from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.store import fields as f
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """One job, as read inside the transition that returned it.
+
+    Parameters
+    ----------
+    id: the job's UUIDv7.
+    fields: the hash. An empty value means absent (see ``drop_fields`` in ``lua/include/job.lua``).
+    """
+
+    id: str
+    fields: Mapping[bytes, bytes]
+
+    @property
+    def type(self) -> str:
+        return self.fields[f.TYPE].decode()
+
+    @property
+    def queue(self) -> str:
+        return self.fields[f.QUEUE].decode()
+
+    @property
+    def state(self) -> State:
+        return State(self.fields[f.STATE].decode())
+
+    @property
+    def attempt(self) -> int:
+        return int(self.fields.get(f.ATTEMPT) or 0)
+
+    @property
+    def max_attempts(self) -> int:
+        return int(self.fields[f.MAX_ATTEMPTS])
+
+    @property
+    def priority(self) -> int:
+        return int(self.fields.get(f.PRIORITY) or 0)
+
+    @property
+    def created_ms(self) -> int:
+        return int(self.fields[f.CREATED])
+
+    @property
+    def started_ms(self) -> int | None:
+        return self._ms(f.STARTED)
+
+    @property
+    def finished_ms(self) -> int | None:
+        """When the job reached its terminal state."""
+        return self._ms(f.FINISHED)
+
+    @property
+    def due_ms(self) -> int | None:
+        """When a scheduled or retryable job becomes available."""
+        return self._ms(f.DUE)
+
+    @property
+    def retry_delay_ms(self) -> int | None:
+        return self._ms(f.DELAY)
+
+    @property
+    def worker_id(self) -> str | None:
+        value = self.fields.get(f.WORKER)
+        return value.decode() if value else None
+
+    @property
+    def lease_id(self) -> str | None:
+        value = self.fields.get(f.LEASE)
+        return value.decode() if value else None
+
+    @property
+    def result(self) -> bytes | None:
+        """The result's JSON as the worker sent it."""
+        return self.fields.get(f.RESULT) or None
+
+    @property
+    def dead(self) -> bool:
+        """Whether the job is listed as a dead letter."""
+        return bool(self.fields.get(f.DEAD))
+
+    @property
+    def expired(self) -> bool:
+        """Whether it was discarded because ``expires_at`` passed before it started."""
+        return bool(self.fields.get(f.EXPIRED))
+
+    def errors(self) -> list[bytes]:
+        """The kept errors as JSON objects, oldest first."""
+        return [entry for _, entry in sorted(self._errors(), key=lambda item: item[0])]
+
+    def json(self, *, lease: bool = False) -> bytes:
+        """The whole envelope as JSON.
+
+        Parameters
+        ----------
+        lease: whether to include ``lease_id``: only the fetch that created a lease shows it.
+        """
+        return b"".join(self._parts(lease))
+
+    def _ms(self, name: bytes) -> int | None:
+        value = self.fields.get(name)
+        return int(value) if value else None
+
+    def _errors(self) -> Iterator[tuple[tuple[int, int, int], bytes]]:
+        # Slots are a ring: the newest entry lies in slot (n - 1) % kept. How many are kept is a
+        # setting that may have changed, so order comes from what each entry says of itself.
+        for name, value in self.fields.items():
+            if name[:1] == f.ERROR_SLOT and name != f.ERRORS and value:
+                attempt, at, body = value.split(b",", 2)
+                entry = b'%b,"attempt":%b,"occurred_at":"%b"}' % (body, attempt, format_ms(int(at)))
+                yield (int(at), int(attempt), int(name[1:])), entry
+
+    def _parts(self, lease: bool) -> Iterator[bytes]:
+        fields = self.fields
+        get = fields.get
+        state = fields[f.STATE]
+        created = fields[f.CREATED]
+        yield fields[f.ENVELOPE]
+        yield b',"state":"%b","attempt":%b,"created_at":"%b","enqueued_at":"%b"' % (
+            state,
+            get(f.ATTEMPT) or b"0",
+            format_ms(int(created)),
+            format_ms(int(get(f.ENQUEUED) or created)),
+        )
+        # Absolute times are echoed verbatim inside the envelope; only relative ones are here.
+        if get(f.SCHEDULED_SHOWN):
+            yield b',"scheduled_at":"%b"' % format_ms(int(fields[f.SCHEDULED_SHOWN]))
+        if get(f.EXPIRES_SHOWN):
+            yield b',"expires_at":"%b"' % format_ms(int(fields[f.EXPIRES_SHOWN]))
+        started = get(f.STARTED)
+        if started:
+            yield b',"started_at":"%b"' % format_ms(int(started))
+        if state == b"active":
+            if get(f.WORKER):
+                yield b',"worker_id":' + orjson.dumps(fields[f.WORKER].decode())
+            if lease:
+                yield b',"lease_id":"%b"' % fields[f.LEASE]
+        delay = get(f.DELAY)
+        if delay:
+            yield b',"retry_delay_ms":' + delay
+            if state == b"retryable":
+                yield b',"next_attempt_at":"%b"' % format_ms(int(fields[f.DUE]))
+        finished = get(f.FINISHED)
+        if finished:
+            yield from self._finish(state, format_ms(int(finished)))
+        if get(f.ERRORS):
+            errors = self.errors()
+            if state != b"completed":
+                yield b',"error":' + errors[-1]
+            yield b',"errors":[%b]' % b",".join(errors)
+        if get(f.REPLAYS):
+            yield b',"replay_count":' + fields[f.REPLAYS]
+        yield b"}"
+
+    def _finish(self, state: bytes, at: bytes) -> Iterator[bytes]:
+        if state == b"completed":
+            yield b',"completed_at":"%b"' % at
+            if self.fields.get(f.RESULT):
+                yield b',"result":' + self.fields[f.RESULT]
+        elif state == b"cancelled":
+            yield b',"cancelled_at":"%b"' % at
+        else:
+            yield b',"discarded_at":"%b"' % at
+            if not self.fields.get(f.EXPIRED):
+                yield b',"completed_at":"%b"' % at
+
+
+def record(job_id: str, flat: Iterable[bytes]) -> JobRecord:
+    """A record from the flat field list of a script's reply: later values win."""
+    items = iter(flat)
+    return JobRecord(job_id, dict(zip(items, items, strict=True)))

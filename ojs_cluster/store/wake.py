@@ -1,0 +1,157 @@
+"""Long poll: fetches that wait for a job, woken by pub/sub (spec: ojs-worker-protocol, FETCH).
+
+A transition publishes a queue's name when the queue stops being empty, and only then. One waiter
+of each process is woken; when it got a job it wakes the next, so a burst of jobs reaches all
+waiters one after the other, an idle queue costs nothing, and a busy one publishes nothing. Waking
+everybody would make a thousand waiters fetch for one job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import trio
+
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.record import JobRecord
+
+LOOK_AGAIN_S = 5.0
+"""A waiter looks by itself this often: the bound on what a lost message can cost."""
+
+
+class _Waiter:
+    """One waiting fetch, and the queues it was woken for since it last looked."""
+
+    __slots__ = ("_event", "woken")
+
+    def __init__(self) -> None:
+        self._event = trio.Event()
+        self.woken: set[str] = set()
+
+    def wake(self, queue: str) -> None:
+        self.woken.add(queue)
+        self._event.set()
+
+    def rearm(self) -> None:
+        self._event = trio.Event()
+
+    async def wait(self) -> None:
+        await self._event.wait()
+
+
+class Waiters:
+    """The waiting fetches of this process."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, dict[_Waiter, None]] = {}
+        self._watched: set[Shard] = set()
+        self._subscribing = trio.Lock()
+        self._draining = False
+
+    def drain(self) -> None:
+        """Send every waiter home with what it has: nothing. Later ones do not wait at all."""
+        self._draining = True
+        self._wake_all()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def __len__(self) -> int:
+        """How many queues are waited for."""
+        return len(self._waiting)
+
+    async def watch(self, store: Store, queues: Iterable[str]) -> None:
+        """Subscribe to the shards of ``queues``. Channels are per shard, so there are few."""
+        for shard in {store.keys.shard_of_queue(queue) for queue in queues} - self._watched:
+            async with self._subscribing:
+                if shard not in self._watched:
+                    await store.redis.subscribe(
+                        shard.wake, shard.slot, self._on_message, self._wake_all
+                    )
+                    self._watched.add(shard)
+
+    def join(self, queues: Iterable[str]) -> _Waiter:
+        waiter = _Waiter()
+        for queue in queues:
+            self._waiting.setdefault(queue, {})[waiter] = None
+        return waiter
+
+    def leave(self, waiter: _Waiter, queues: Iterable[str]) -> None:
+        for queue in queues:
+            waiting = self._waiting.get(queue)
+            if waiting is not None:
+                waiting.pop(waiter, None)
+                if not waiting:
+                    del self._waiting[queue]
+
+    def pass_on(self, queues: Iterable[str]) -> None:
+        """There may be more in ``queues``: wake the next waiter of each."""
+        for queue in queues:
+            waiting = self._waiting.get(queue)
+            if waiting:
+                next(iter(waiting)).wake(queue)
+
+    def _on_message(self, payload: bytes) -> None:
+        self.pass_on([payload.decode()])
+
+    def _wake_all(self) -> None:
+        for queue, waiting in self._waiting.items():
+            for waiter in waiting:
+                waiter.wake(queue)
+
+
+async def fetch_or_wait(
+    store: Store,
+    waiters: Waiters,
+    queues: Sequence[str],
+    *,
+    count: int,
+    worker_id: str,
+    visibility_timeout_ms: int | None = None,
+    wait_ms: int = 0,
+) -> list[JobRecord]:
+    """As ``fetch``, and when there is nothing wait up to ``wait_ms`` for the first job.
+
+    Raises
+    ------
+    BackendUnavailable: as ``fetch``.
+    """
+
+    async def look() -> list[JobRecord]:
+        return await fetch(
+            store,
+            queues,
+            count=count,
+            worker_id=worker_id,
+            visibility_timeout_ms=visibility_timeout_ms,
+        )
+
+    deadline = trio.current_time() + wait_ms / 1000
+    jobs = await look()
+    if jobs or wait_ms <= 0 or waiters.draining:
+        return jobs
+    await waiters.watch(store, queues)
+    waiter = waiters.join(queues)
+    owed: set[str] = set()
+    try:
+        while not jobs:
+            waiter.rearm()
+            owed, waiter.woken = waiter.woken, set()
+            jobs = await look()
+            if jobs:
+                owed |= {job.queue for job in jobs}
+                break
+            owed = set()
+            now = trio.current_time()
+            if now >= deadline or waiters.draining:
+                break
+            with trio.move_on_at(min(deadline, now + LOOK_AGAIN_S)):
+                await waiter.wait()
+        return jobs
+    finally:
+        # Also when cancelled: a wake-up that this waiter cannot use is another's.
+        waiters.leave(waiter, queues)
+        waiters.pass_on(owed | waiter.woken)
