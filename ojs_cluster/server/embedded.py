@@ -460,7 +460,7 @@ def _parse_nodes(text: bytes, nodes: list[Node]) -> dict[str, _Row]:
 
 def _cluster(client: redis.Redis, *args: str | int) -> bytes:
     # Named in two words, the command escapes redis-py's parsers: the raw reply is what we read.
-    reply: bytes = client.execute_command("CLUSTER", *args)
+    reply: bytes = client.execute_command("CLUSTER", *args)  # type: ignore[no-untyped-call] # redis-py's own
     return reply
 
 

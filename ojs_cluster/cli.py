@@ -1,0 +1,130 @@
+"""The `ojs-cluster` command. Options override environment variables; everything else is below."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ojs_cluster import __version__
+from ojs_cluster.config import EXIT_CONFIG, ConfigError, load, report
+from ojs_cluster.server.binaries import CHOICES
+
+_OPTIONS = {"host": "OJS_HOST", "port": "OJS_PORT", "workers": "OJS_WORKERS"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 fine, 1 failed, 2 wrong configuration."""
+    args = _parser().parse_args(argv)
+    environ = _environment(os.environ, args)
+    try:
+        code: int = args.run(args, environ)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"ojs-cluster: {problem}", file=sys.stderr)
+        print("ojs-cluster: `ojs-cluster config` lists every variable", file=sys.stderr)
+        return EXIT_CONFIG
+    return code
+
+
+def _environment(environ: Mapping[str, str], args: argparse.Namespace) -> dict[str, str]:
+    """Give the environment with the options that were named put in."""
+    merged = dict(environ)
+    for option, variable in _OPTIONS.items():
+        value = getattr(args, option, None)
+        if value is not None:
+            merged[variable] = value
+    return merged
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ojs-cluster",
+        description="An OpenJobSpec job server over Redis or Valkey Cluster.",
+        epilog="Everything is configured by environment variables: see `ojs-cluster config`.",
+    )
+    parser.add_argument("--version", action="version", version=f"ojs-cluster {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    dev = commands.add_parser(
+        "dev", help="everything on this machine, an embedded cluster included"
+    )
+    _add_listen_options(dev)
+    dev.add_argument(
+        "--server",
+        default="auto",
+        metavar="|".join((*CHOICES, "PATH")),
+        help="the embedded server's program (default: auto); not used when REDIS_URL is set",
+    )
+    dev.add_argument(
+        "--data",
+        type=Path,
+        default=Path(".ojs-data"),
+        metavar="DIR",
+        help="folder that keeps the jobs (default: ./.ojs-data)",
+    )
+    dev.add_argument(
+        "--masters", type=_masters, default=3, help="masters of the embedded cluster (default: 3)"
+    )
+    dev.set_defaults(run=_dev)
+
+    serve = commands.add_parser("serve", help="API processes")
+    _add_listen_options(serve)
+    serve.set_defaults(run=_serve)
+
+    scheduler = commands.add_parser("scheduler", help="a scheduler; of several, one leads")
+    scheduler.set_defaults(run=_scheduler)
+
+    config = commands.add_parser("config", help="list the variables and check their values")
+    config.set_defaults(run=_config)
+    return parser
+
+
+def _add_listen_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", help="address to listen on (OJS_HOST)")
+    parser.add_argument("--port", help="port to listen on (OJS_PORT)")
+    parser.add_argument("--workers", metavar="N", help="API processes (OJS_WORKERS)")
+
+
+def _masters(text: str) -> int:
+    """Accept what can be a cluster: fewer than three cannot elect, many are no local toy."""
+    if not text.isdecimal() or not 3 <= int(text) <= 16:
+        raise argparse.ArgumentTypeError("a whole number from 3 to 16")
+    return int(text)
+
+
+# Each command imports its own part: a supervisor needs neither the store nor the scheduler.
+
+
+def _serve(_args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from ojs_cluster.server.commands import run_serve
+
+    return run_serve(load(environ), environ)
+
+
+def _scheduler(_args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from ojs_cluster.server.scheduler_process import run_scheduler_command
+
+    return run_scheduler_command(load(environ))
+
+
+def _dev(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from ojs_cluster.server.dev import DevOptions, run_dev
+
+    return run_dev(DevOptions(server=args.server, data=args.data, masters=args.masters), environ)
+
+
+def _config(_args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    print(report(environ))
+    settings = load(environ)
+    for warning in settings.warnings:
+        print(f"warning: {warning}")
+    if settings.access.problem is not None:
+        print(f"note: `serve` will refuse to start: {settings.access.problem}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

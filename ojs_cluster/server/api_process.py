@@ -1,0 +1,146 @@
+"""One API process: opens the store, serves HTTP on inherited sockets, drains when told to.
+
+It accepts connections before Redis answers, because liveness must not depend on Redis: until the
+store is open, `Gate` answers that the process lives and that everything else has to wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import socket
+import sys
+from functools import partial
+from typing import Any
+
+import orjson
+import trio
+from hypercorn.typing import ASGIFramework
+
+from ojs_cluster import __version__
+from ojs_cluster.config import Settings
+from ojs_cluster.http.app import App, HttpSettings
+from ojs_cluster.http.quart_app import create_app
+from ojs_cluster.server.child import Child, run_child
+from ojs_cluster.server.http_server import drain_times, hypercorn_config, lifespan, serve
+from ojs_cluster.server.opening import open_patiently
+from ojs_cluster.store.wake import Waiters
+
+
+class Gate:
+    """An ASGI application that answers for another one until that is ready.
+
+    While the process drains it also tells HTTP/1.1 clients that their connection closes, so that
+    none sends its next request into a connection that is about to end.
+    """
+
+    def __init__(self, stop: trio.Event) -> None:
+        self._stop = stop
+        self._target: ASGIFramework | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether requests reach the application."""
+        return self._target is not None
+
+    def open(self, target: ASGIFramework) -> None:
+        """Hand every further request to the application."""
+        self._target = target
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] == "http" and self._stop.is_set() and scope["http_version"] == "1.1":
+            send = partial(_send_closing, send)
+        if self._target is not None:
+            await self._target(scope, receive, send)
+        elif scope["type"] == "http":
+            await _not_yet(scope, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1013})
+
+
+async def _send_closing(send: Any, message: Any) -> None:
+    if message["type"] == "http.response.start":
+        message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+    await send(message)
+
+
+async def _not_yet(scope: Any, send: Any) -> None:
+    message = "the server has not reached Redis yet"
+    if scope["path"] == "/health":
+        backend = {"type": "redis", "status": "unhealthy"}
+        status, content = 200, {"status": "degraded", "version": __version__, "backend": backend}
+    elif scope["path"] == "/ready":
+        status, content = 503, {"status": "starting"}
+    else:
+        error = {"code": "backend_unavailable", "message": message, "retryable": True}
+        status, content = 503, {"error": error}
+    body = orjson.dumps(content)
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"retry-after", b"1"),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def work(child: Child) -> None:
+    """Serve until `child.stop`.
+
+    Raises:
+        Refused: the data in Redis cannot be used as configured.
+    """
+    settings = child.settings
+    config = hypercorn_config(settings.listen)
+    gate = Gate(child.stop)
+    sockets = [socket.socket(fileno=fd) for fd in child.listen_fds]
+    times = drain_times(settings.listen)
+    served = trio.Event()
+
+    async with trio.open_nursery() as nursery:
+
+        async def serve_all(task_status: trio.TaskStatus[None]) -> None:
+            await serve(
+                gate, config, sockets, stop=child.stop, times=times, task_status=task_status
+            )
+            served.set()
+            if not gate.is_open:
+                nursery.cancel_scope.cancel()  # nobody is left to open the store for
+
+        await nursery.start(serve_all)
+        async with contextlib.AsyncExitStack() as stack:
+            store = await open_patiently(stack, settings)
+            app = App(store=store, waiters=Waiters(), settings=http_settings(settings))
+            quart = create_app(app)
+            await stack.enter_async_context(lifespan(quart, config))
+            gate.open(quart)
+            # What exists now lives as long as the process: no collection has to visit it.
+            gc.freeze()
+            nursery.start_soon(_drain, child.stop, app)
+            child.ready()
+            await served.wait()
+
+
+def http_settings(settings: Settings) -> HttpSettings:
+    """Give the HTTP floor its part of the configuration."""
+    access, limits = settings.access, settings.limits
+    return HttpSettings(
+        api_keys=access.keys,
+        allow_insecure=access.allow_insecure,
+        test_hooks=access.test_hooks,
+        limits=limits.core(),
+        max_body=limits.max_body_bytes,
+        max_batch_body=limits.max_batch_body_bytes,
+        body_timeout_s=settings.listen.read_timeout_s,
+    )
+
+
+async def _drain(stop: trio.Event, app: App) -> None:
+    await stop.wait()
+    app.draining.set()
+    app.waiters.drain()
+
+
+if __name__ == "__main__":
+    sys.exit(run_child(work))

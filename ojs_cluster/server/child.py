@@ -1,0 +1,127 @@
+"""What every child process of the supervisor does around its own work."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+import trio
+
+from ojs_cluster.config import EXIT_CONFIG, ConfigError, Settings, load
+from ojs_cluster.server.logs import configure_logging
+from ojs_cluster.server.parent import ParentLink
+
+log = logging.getLogger("ojs.process")
+
+
+class Refused(Exception):
+    """This process must not run as configured, and starting it again would not help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """What a child's work is given.
+
+    Attributes:
+        name: such as `api-0`.
+        settings: the configuration.
+        listen_fds: inherited listening sockets.
+        stop: set when the work has to end.
+        ready: tells the supervisor that the work goes on as it should.
+    """
+
+    name: str
+    settings: Settings
+    listen_fds: tuple[int, ...]
+    stop: trio.Event
+    ready: Callable[[], None]
+
+
+def run_child(work: Callable[[Child], Awaitable[None]]) -> int:
+    """Read arguments and environment, run the work until it stops; returns the exit code."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--listen-fd", type=int, action="append", default=[])
+    args = parser.parse_args()
+    # Before trio's handlers exist, a stop signal must not print a traceback.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
+    try:
+        settings = load(os.environ)
+    except ConfigError as problem:
+        print(problem, file=sys.stderr)
+        return EXIT_CONFIG
+    log_as = settings.log
+    configure_logging(log_as.level, log_as.format, process=args.name, secrets=settings.secrets)
+    raise_file_limit()
+    link = ParentLink(args.control_fd)
+    try:
+        trio.run(_supervised, work, args.name, settings, tuple(args.listen_fd), link)
+    except BaseException as error:
+        refusals = [leaf for leaf in leaves(error) if isinstance(leaf, Refused)]
+        if not refusals:
+            log.exception("ended by an unexpected error")
+            return 1
+        for refusal in refusals:
+            log.error("%s", refusal)  # noqa: TRY400 - a traceback would say nothing more
+        return EXIT_CONFIG
+    return 0
+
+
+async def _supervised(
+    work: Callable[[Child], Awaitable[None]],
+    name: str,
+    settings: Settings,
+    listen_fds: tuple[int, ...],
+    link: ParentLink,
+) -> None:
+    stop = trio.Event()
+    token = trio.lowlevel.current_trio_token()
+
+    def on_gone() -> None:
+        log.warning("the supervisor is gone: draining")
+        with contextlib.suppress(trio.RunFinishedError):
+            token.run_sync_soon(stop.set)
+
+    listen = settings.listen
+    link.watch(on_gone, exit_after_s=listen.shutdown_delay_s + listen.shutdown_timeout_s)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(heed_stop_signals, stop)
+        await work(Child(name, settings, listen_fds, stop, link.ready))
+        nursery.cancel_scope.cancel()
+
+
+async def heed_stop_signals(
+    stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Set `stop` at SIGTERM, SIGINT or SIGHUP; runs until cancelled."""
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+        task_status.started()
+        async for _ in received:
+            stop.set()
+
+
+def raise_file_limit() -> None:
+    """Lift the soft limit of open files to the hard one: each connection needs a descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # macOS reports an unlimited hard limit and then refuses it.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Give the exceptions inside a group, or the exception itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from leaves(part)
+    else:
+        yield error

@@ -1,0 +1,121 @@
+"""The command `serve`, and what the commands share."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+from collections.abc import Mapping
+
+import trio
+
+from ojs_cluster.config import ConfigError, Settings
+from ojs_cluster.server.http_server import open_listener
+from ojs_cluster.server.logs import configure_logging
+from ojs_cluster.server.supervisor import ChildSpec, Supervisor
+
+log = logging.getLogger("ojs.server")
+
+API_MODULE = "ojs_cluster.server.api_process"
+SCHEDULER_MODULE = "ojs_cluster.server.scheduler_process"
+
+
+def run_serve(settings: Settings, environ: Mapping[str, str]) -> int:
+    """Run API processes until a stop signal; returns the exit code.
+
+    Args:
+        settings: the configuration.
+        environ: what it was read from; the API processes read it again.
+
+    Raises:
+        ConfigError: there is neither a key nor leave to serve without one.
+    """
+    if settings.access.problem is not None:
+        raise ConfigError([settings.access.problem])
+    start_logging(settings, "serve")
+    say_what_is_unusual(settings)
+    listen = settings.listen
+    try:
+        listener = open_listener(listen.host, listen.port, listen.backlog, listen.write_timeout_s)
+    except OSError as error:
+        print(
+            f"ojs-cluster: cannot listen on {listen.host} port {listen.port}: {error.strerror}",
+            file=sys.stderr,
+        )
+        return 1
+    supervisor = make_supervisor(settings, api_specs(settings, environ, listener), [listener])
+
+    async def run() -> int:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_announce, supervisor, settings)
+            code = await supervisor.run()
+            nursery.cancel_scope.cancel()
+        return code
+
+    return trio.run(run)
+
+
+async def _announce(supervisor: Supervisor, settings: Settings) -> None:
+    await supervisor.all_ready.wait()
+    listen = settings.listen
+    log.info(
+        "serving",
+        extra={"host": listen.host, "port": listen.port, "workers": listen.workers},
+    )
+
+
+def api_specs(
+    settings: Settings, environ: Mapping[str, str], listener: socket.socket
+) -> list[ChildSpec]:
+    """Describe the API processes, all on the one listening socket."""
+    fd = listener.fileno()
+    return [
+        ChildSpec(
+            name=f"api-{index}",
+            module=API_MODULE,
+            env=environ,
+            args=("--listen-fd", str(fd)),
+            pass_fds=(fd,),
+        )
+        for index in range(settings.listen.workers)
+    ]
+
+
+def make_supervisor(
+    settings: Settings, specs: list[ChildSpec], listeners: list[socket.socket]
+) -> Supervisor:
+    """Give the supervisor of these children, with the configured time to stop."""
+    listen = settings.listen
+    return Supervisor(
+        specs,
+        stop_timeout_s=listen.shutdown_delay_s + listen.shutdown_timeout_s,
+        listeners=listeners,
+    )
+
+
+def start_logging(settings: Settings, process: str) -> None:
+    """Configure this process's log."""
+    configure_logging(
+        settings.log.level, settings.log.format, process=process, secrets=settings.secrets
+    )
+
+
+def say_what_is_unusual(settings: Settings) -> None:
+    """Log, once and not in every process, what an operator should not overlook."""
+    access = settings.access
+    if access.allow_insecure and not access.keys:
+        log.warning("serving WITHOUT AUTHENTICATION: whoever can connect can do everything")
+    if access.test_hooks:
+        log.warning("OJS_TEST_HOOKS is on: anybody with a key can delete all data")
+    warn(settings)
+
+
+def warn(settings: Settings) -> None:
+    """Log what is set and has no effect."""
+    for line in settings.warnings:
+        log.warning("%s", line)
+    if settings.telemetry.enabled:
+        log.warning(
+            "OpenTelemetry is configured and accepted, but this version sends no traces",
+            extra={"endpoint": settings.telemetry.endpoint},
+        )

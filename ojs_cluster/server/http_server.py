@@ -1,0 +1,178 @@
+"""One process's HTTP service: hypercorn's connections under our own accept loop and drain.
+
+hypercorn's `worker_serve` is not used whole, for three reasons: an unexpected error in one
+connection cancels every other one there; it stops accepting in the moment readiness turns false,
+so a load balancer has no time to notice; and its accept loop leaves no room to look at a
+connection first.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState, LifespanState
+from hypercorn.utils import wrap_app
+
+from ojs_cluster.server.settings import ListenSettings
+
+log = logging.getLogger("ojs.http")
+
+_KEEPALIVE_IDLE_S = 60
+_LIFESPAN_SHUTDOWN_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class DrainTimes:
+    """How a drain proceeds, in seconds.
+
+    Attributes:
+        delay_s: still accepting, while readiness already says no.
+        grace_s: for requests in flight once nothing is accepted any more.
+    """
+
+    delay_s: float
+    grace_s: float
+
+
+def drain_times(listen: ListenSettings) -> DrainTimes:
+    """Leave a tenth of the shutdown timeout, at most a second, to close Redis and the process."""
+    margin = min(1.0, listen.shutdown_timeout_s / 10)
+    return DrainTimes(listen.shutdown_delay_s, listen.shutdown_timeout_s - margin)
+
+
+def hypercorn_config(listen: ListenSettings) -> Config:
+    """Set what hypercorn's defaults get wrong for a job server (design 8)."""
+    config = Config()
+    config.accesslog = None
+    config.errorlog = logging.getLogger("hypercorn.error")
+    config.loglevel = "WARNING"
+    config.backlog = listen.backlog
+    # 1000 by default: busy keep-alive connections would be closed under their workers.
+    config.keep_alive_max_requests = 2**62
+    config.keep_alive_timeout = listen.idle_timeout_s
+    # hypercorn's read_timeout counts while a request is being answered, which would cut long
+    # polls. The body's time is bounded in the application, the headers' by the idle timeout.
+    config.read_timeout = None
+    config.h11_max_incomplete_size = listen.max_header_bytes
+    config.h2_max_header_list_size = listen.max_header_bytes
+    config.include_server_header = False
+    return config
+
+
+def open_listener(host: str, port: int, backlog: int, write_timeout_s: float) -> socket.socket:
+    """Open the listening socket that all API processes share.
+
+    One socket with one queue, not one per process with SO_REUSEPORT: there the kernel hashes each
+    connection to one process's queue, and those that wait in a dead or busy process's queue are
+    reset or late, while here whichever process is idle accepts next. A busy process accepts less.
+
+    Args:
+        host: address or name; an IPv6 wildcard takes IPv4 too.
+        port: 0 for any.
+        backlog: connections that wait to be accepted.
+        write_timeout_s: a peer that acknowledges nothing for this long is dropped (Linux).
+
+    Raises:
+        OSError: the address cannot be bound.
+    """
+    (family, kind, proto, _, address), *_ = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    listener = socket.socket(family, kind, proto)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        # Accepted sockets inherit these. Keep-alive finds peers that vanished during a long poll.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_KEEPIDLE"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_S)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # A reader that stalls would otherwise hold its response in memory for ever: the
+            # kernel alone sees whether bytes are taken.
+            timeout_ms = round(write_timeout_s * 1000)
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+        listener.bind(address)
+        listener.listen(backlog)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+@asynccontextmanager
+async def lifespan(app: ASGIFramework, config: Config) -> AsyncIterator[None]:
+    """Run an ASGI application's start-up before the block and its shutdown after it.
+
+    Raises:
+        hypercorn.utils.LifespanFailureError: its start-up failed.
+    """
+    span = Lifespan(_wrapped(app), config, LifespanState({}))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(span.handle_lifespan)
+        await span.wait_for_startup()
+        try:
+            yield
+        finally:
+            with trio.move_on_after(_LIFESPAN_SHUTDOWN_S, shield=True):
+                await span.wait_for_shutdown()
+            nursery.cancel_scope.cancel()
+
+
+async def serve(
+    app: ASGIFramework,
+    config: Config,
+    sockets: Sequence[socket.socket],
+    *,
+    stop: trio.Event,
+    times: DrainTimes,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `stop` is set, then drain and return; listening sockets are closed.
+
+    Connections that are idle when the drain begins are closed, those with a request in flight are
+    closed after its response, and what is left after the grace period is cut.
+    """
+    context = WorkerContext(None)
+    connection = partial(_connection, _wrapped(app), config, context)
+    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
+    async with trio.open_nursery() as connections:
+        async with trio.open_nursery() as accepting:
+            accepting.start_soon(
+                partial(trio.serve_listeners, connection, listeners, handler_nursery=connections)
+            )
+            task_status.started()
+            await stop.wait()
+            await trio.sleep(times.delay_s)
+            accepting.cancel_scope.cancel()
+        connections.cancel_scope.deadline = trio.current_time() + times.grace_s
+        await context.terminated.set()
+    if connections.cancel_scope.cancelled_caught:
+        log.warning("requests were cut at the end of the grace period")
+
+
+async def _connection(
+    app: AppWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream
+) -> None:
+    try:
+        # hypercorn annotates the TLS stream only; it takes a plain one as well.
+        await TCPServer(app, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
+    except* Exception as group:
+        # One connection's trouble stays its own. Cancellation passes through.
+        log.exception("connection ended by an unexpected error", exc_info=group)
+
+
+def _wrapped(app: ASGIFramework) -> AppWrapper:
+    wrapped: AppWrapper = wrap_app(app, 0, "asgi")
+    return wrapped

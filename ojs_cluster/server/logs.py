@@ -1,0 +1,120 @@
+"""Logs: one JSON object per line (or text for people), on stderr, without secrets.
+
+Standard logging with our own formatter: a processing library would add a dependency to format a
+dozen fields. Whatever a caller gives in `extra` becomes a field, `request_id` above all.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Iterable
+from typing import Any, Literal, TextIO
+
+import orjson
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_SHORTEST_SECRET = 4  # masking a one-letter password would blacken every line
+
+
+class _Masking(logging.Formatter):
+    """Lines in which secrets are replaced by `***`.
+
+    Nothing logs a secret on purpose; this catches the exception whose text quotes a URL.
+    """
+
+    def __init__(self, process: str, secrets: Iterable[str]) -> None:
+        super().__init__()
+        self._process = process
+        forms: set[str] = set()
+        for secret in secrets:
+            if len(secret) >= _SHORTEST_SECRET:
+                # As is, and as it looks inside a JSON text.
+                forms |= {secret, orjson.dumps(secret).decode()[1:-1]}
+        # Longest first: one secret may contain another.
+        self._secrets = sorted(forms, key=len, reverse=True)
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = self.line(record)
+        for secret in self._secrets:
+            line = line.replace(secret, "***")
+        return line
+
+    def line(self, record: logging.LogRecord) -> str:
+        raise NotImplementedError
+
+
+class JsonFormatter(_Masking):
+    """`{"ts", "level", "logger", "msg", "process", "pid", ...extra, "exc"}` on one line."""
+
+    def line(self, record: logging.LogRecord) -> str:
+        fields: dict[str, Any] = {
+            "ts": _timestamp(record.created),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "msg": record.getMessage(),
+            "process": self._process,
+            "pid": record.process,
+            **_extra(record),
+        }
+        if record.exc_info:
+            fields["exc"] = "".join(traceback.format_exception(*record.exc_info))
+        return orjson.dumps(fields, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+class TextFormatter(_Masking):
+    """`12:00:00.123 INFO  api-0 message (field=value)` for a terminal."""
+
+    def line(self, record: logging.LogRecord) -> str:
+        extra = _extra(record)
+        tail = (
+            f" ({', '.join(f'{name}={value}' for name, value in extra.items())})" if extra else ""
+        )
+        clock = _timestamp(record.created)[11:-1]
+        text = f"{clock} {record.levelname:<7} {self._process} {record.getMessage()}{tail}"
+        if record.exc_info:
+            text += "\n" + "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        return text
+
+
+def configure_logging(
+    level: str,
+    form: Literal["json", "text"],
+    *,
+    process: str,
+    secrets: Iterable[str] = (),
+    stream: TextIO | None = None,
+) -> None:
+    """Send every logger's lines to stderr in this form; a second call replaces the first.
+
+    Args:
+        level: DEBUG, INFO, WARNING or ERROR.
+        process: which of our processes writes, such as `api-0`.
+        secrets: texts to mask.
+        stream: for tests; None is stderr.
+    """
+    formatter: logging.Formatter = (JsonFormatter if form == "json" else TextFormatter)(
+        process, secrets
+    )
+    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    # Libraries say at INFO and DEBUG what nobody running a job server wants per connection.
+    for noisy in ("hypercorn.error", "quart", "redis"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    logging.captureWarnings(True)
+
+
+def _timestamp(created: float) -> str:
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created))
+    return f"{whole}.{int(created % 1 * 1000):03d}Z"
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD}

@@ -1,0 +1,69 @@
+"""The scheduler as a process: alone (`ojs-cluster scheduler`) or as a child of `dev`."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+
+import trio
+
+from ojs_cluster.config import EXIT_CONFIG, Settings
+from ojs_cluster.server.child import Child, Refused, heed_stop_signals, leaves, run_child
+from ojs_cluster.server.commands import start_logging, warn
+from ojs_cluster.server.opening import open_patiently
+from scheduler.main import run_scheduler
+
+log = logging.getLogger("ojs.scheduler")
+
+
+async def schedule(settings: Settings, stop: trio.Event) -> None:
+    """Be one of the schedulers until `stop` is set; then hand the lease over and return.
+
+    Raises:
+        ojs_cluster.server.child.Refused: the data in Redis cannot be used as configured.
+    """
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_cancel_when, stop, nursery.cancel_scope)
+        async with contextlib.AsyncExitStack() as stack:
+            store = await open_patiently(stack, settings)
+            await run_scheduler(store, settings.scheduler)
+
+
+async def _cancel_when(stop: trio.Event, scope: trio.CancelScope) -> None:
+    await stop.wait()
+    scope.cancel()
+
+
+async def work(child: Child) -> None:
+    """Do the work of a child process."""
+    child.ready()
+    await schedule(child.settings, child.stop)
+
+
+def run_scheduler_command(settings: Settings) -> int:
+    """Run one scheduler until a stop signal; returns the exit code."""
+    start_logging(settings, "scheduler")
+    warn(settings)
+    try:
+        trio.run(_alone, settings)
+    except (Exception, BaseExceptionGroup) as error:
+        refusals = [leaf for leaf in leaves(error) if isinstance(leaf, Refused)]
+        for refusal in refusals:
+            log.error("%s", refusal)  # noqa: TRY400 - a traceback would say nothing more
+        if not refusals:
+            raise
+        return EXIT_CONFIG
+    return 0
+
+
+async def _alone(settings: Settings) -> None:
+    stop = trio.Event()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(heed_stop_signals, stop)
+        await schedule(settings, stop)
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    sys.exit(run_child(work))

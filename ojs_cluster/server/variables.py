@@ -1,0 +1,213 @@
+"""The table of environment variables: the only list of what can be set."""
+
+from __future__ import annotations
+
+from ojs_cluster.server import env_values as accept
+from ojs_cluster.server.variable import Variable
+from ojs_cluster.server.variables_store import REDIS, SCHEDULER, STORE
+
+_MIB = 1024 * 1024
+_EVERYWHERE = "0.0.0.0"  # noqa: S104 - the only useful default in a container; `dev` differs
+
+_LISTEN = (
+    Variable("OJS_HOST", "listen.host", accept.host, _EVERYWHERE, "Address to listen on."),
+    Variable(
+        "OJS_PORT",
+        "listen.port",
+        accept.integer(least=1, most=65_535),
+        "8080",
+        "Port to listen on.",
+        reference=True,
+    ),
+    Variable(
+        "OJS_WORKERS",
+        "listen.workers",
+        accept.workers,
+        "auto",
+        "API processes; `auto` is one per usable CPU, at most 16 (`dev`: 2).",
+    ),
+    Variable(
+        "OJS_BACKLOG",
+        "listen.backlog",
+        accept.integer(least=1, most=65_535),
+        "4096",
+        "Connections that may wait to be accepted; the kernel may lower it (net.core.somaxconn).",
+    ),
+    Variable(
+        "OJS_READ_TIMEOUT",
+        "listen.read_timeout_s",
+        accept.seconds(least=0.1, most=3600),
+        "30s",
+        "Time to receive a whole request body.",
+        reference=True,
+    ),
+    Variable(
+        "OJS_WRITE_TIMEOUT",
+        "listen.write_timeout_s",
+        accept.seconds(least=0.1, most=3600),
+        "30s",
+        "A client that takes nothing of its response for this long is disconnected (Linux).",
+        reference=True,
+    ),
+    Variable(
+        "OJS_IDLE_TIMEOUT",
+        "listen.idle_timeout_s",
+        accept.seconds(least=0.1, most=86_400),
+        "120s",
+        "Keep-alive connections without a request are closed after it.",
+        reference=True,
+    ),
+    Variable(
+        "OJS_SHUTDOWN_TIMEOUT",
+        "listen.shutdown_timeout_s",
+        accept.seconds(least=0.1, most=3600),
+        "30s",
+        "Time for requests in flight to finish after SIGTERM; then everything is killed.",
+        reference=True,
+    ),
+    Variable(
+        "OJS_SHUTDOWN_DELAY",
+        "listen.shutdown_delay_s",
+        accept.seconds(least=0, most=600),
+        "0s",
+        "After SIGTERM, time to keep accepting while /ready answers 503 (load balancers notice).",
+    ),
+    Variable(
+        "OJS_MAX_HEADER_BYTES",
+        "listen.max_header_bytes",
+        accept.integer(least=1024, most=_MIB),
+        "65536",
+        "Request line and headers together.",
+    ),
+)
+
+_ACCESS = (
+    Variable(
+        "OJS_API_KEY",
+        "access.api_key",
+        accept.api_key,
+        "",
+        "Key that every client must send as a Bearer token.",
+        reference=True,
+        secret=True,
+    ),
+    Variable(
+        "OJS_API_KEYS",
+        "access.api_keys",
+        accept.api_keys,
+        "",
+        "More accepted keys, comma separated, for changing keys without downtime.",
+        secret=True,
+    ),
+    Variable(
+        "OJS_ALLOW_INSECURE_NO_AUTH",
+        "access.allow_insecure",
+        accept.boolean,
+        "false",
+        "Serve without any key.",
+        reference=True,
+    ),
+    Variable(
+        "OJS_TEST_HOOKS",
+        "access.test_hooks",
+        accept.boolean,
+        "false",
+        "Endpoints and directives for test suites; one of them deletes all data.",
+    ),
+)
+
+_LIMITS = (
+    Variable(
+        "OJS_MAX_BODY_BYTES",
+        "limits.max_body_bytes",
+        accept.integer(least=1024, most=256 * _MIB),
+        "2097152",
+        "Largest request body, other than a batch's; a job's own limit is 1 MiB.",
+    ),
+    Variable(
+        "OJS_MAX_BATCH_BODY_BYTES",
+        "limits.max_batch_body_bytes",
+        accept.integer(least=1024, most=1024 * _MIB),
+        "16777216",
+        "Largest body of a batch.",
+    ),
+    Variable(
+        "OJS_MAX_JOB_BYTES",
+        "limits.max_job_bytes",
+        accept.integer(least=1024, most=64 * _MIB),
+        "1048576",
+        "Largest envelope of one job.",
+    ),
+    Variable(
+        "OJS_MAX_META_BYTES",
+        "limits.max_meta_bytes",
+        accept.integer(least=1024, most=64 * _MIB),
+        "65536",
+        "Largest `meta` of one job.",
+    ),
+    Variable(
+        "OJS_MAX_BATCH",
+        "limits.max_batch",
+        accept.integer(least=1, most=100_000),
+        "1000",
+        "Jobs in one batch.",
+    ),
+    Variable(
+        "OJS_MAX_JSON_DEPTH",
+        "limits.max_depth",
+        accept.integer(least=4, most=512),
+        "64",
+        "Nesting of a job's JSON.",
+    ),
+)
+
+_PROCESS = (
+    Variable(
+        "OJS_LOG_LEVEL",
+        "log.level",
+        accept.one_of("DEBUG", "INFO", "WARNING", "ERROR"),
+        "INFO",
+        "DEBUG adds one line per request.",
+    ),
+    Variable(
+        "OJS_LOG_FORMAT",
+        "log.format",
+        accept.one_of("json", "text"),
+        "json",
+        "One JSON object per line, or text for people (`dev`: text).",
+    ),
+    Variable(
+        "OJS_OTEL_ENABLED",
+        "telemetry.enabled_flag",
+        accept.boolean,
+        "false",
+        "OpenTelemetry tracing (accepted; traces are not sent yet).",
+        reference=True,
+    ),
+    Variable(
+        "OJS_OTEL_ENDPOINT",
+        "telemetry.ojs_endpoint",
+        accept.http_url,
+        "",
+        "Where traces go; wins over OTEL_EXPORTER_OTLP_ENDPOINT.",
+        reference=True,
+    ),
+    Variable(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "telemetry.otlp_endpoint",
+        accept.http_url,
+        "",
+        "Where traces go.",
+        reference=True,
+    ),
+)
+
+VARIABLES: tuple[Variable, ...] = (
+    *_LISTEN,
+    *_ACCESS,
+    *_LIMITS,
+    *REDIS,
+    *STORE,
+    *SCHEDULER,
+    *_PROCESS,
+)
