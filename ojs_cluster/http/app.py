@@ -1,0 +1,70 @@
+"""What the handlers work with: the store, the settings, and whether the process is draining."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import trio
+
+from ojs_cluster import __version__
+from ojs_cluster.core.limits import Limits
+from ojs_cluster.store.contacts import FetchContacts
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.wake import Waiters
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """Settings of the HTTP floor. Sizes are bytes, times are what their suffix says.
+
+    ``max_body`` bounds every body but a batch's. It is above the envelope's own limit of 1 MiB on
+    purpose: an envelope a little too large is then read and refused with the reason.
+    ``max_batch_body`` bounds the body of a batch of jobs.
+
+    Raises ValueError when there is neither a key nor leave to serve without one: an open job
+    server is something a person decides, not something that happens.
+    """
+
+    api_keys: tuple[str, ...] = ()
+    allow_insecure: bool = False
+    test_hooks: bool = False
+    limits: Limits = field(default_factory=Limits)
+    max_body: int = 2 * _MIB
+    max_batch_body: int = 16 * _MIB
+    body_timeout_s: float = 30.0
+    linger_s: float = 2.0
+    health_timeout_s: float = 2.0
+    max_wait_ms: int = 20_000
+    max_result_wait_s: float = 60.0
+    max_fetch_count: int = 100
+    version: str = __version__
+    homepage: str = "https://github.com/openjobspec"
+
+    def __post_init__(self) -> None:
+        if any(not key for key in self.api_keys):
+            raise ValueError("an API key must not be empty")
+        if not self.api_keys and not self.allow_insecure:
+            raise ValueError("no API key is set, and serving without one is not allowed")
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """One API process: what the handlers work with."""
+
+    store: Store
+    settings: HttpSettings
+    waiters: Waiters = field(default_factory=Waiters)
+    contacts: FetchContacts = field(default_factory=FetchContacts)
+    draining: trio.Event = field(default_factory=trio.Event)
+    started: float = field(default_factory=time.monotonic)
+
+    def drain(self) -> None:
+        """Begin to shut down: not ready any more, and nobody waits for jobs or results.
+
+        Otherwise a shutdown would last as long as the longest poll.
+        """
+        self.draining.set()
+        self.waiters.drain()

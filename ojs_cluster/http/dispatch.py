@@ -1,0 +1,176 @@
+"""From a request to a response: id, version, key, route, handler, error, headers.
+
+A door calls `prepare` with the request's head, reads at most `Call.max_body` bytes of body, and
+calls `run`; `dispatch` does both for one that has the body already. Neither raises for anything a
+client can cause.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from ojs_cluster.core.errors import Internal, OJSError, PayloadTooLarge, Unsupported
+from ojs_cluster.core.ids import new_job_id
+from ojs_cluster.http.app import App, HttpSettings
+from ojs_cluster.http.auth import check_key
+from ojs_cluster.http.errors import error_response, internal_error_response
+from ojs_cluster.http.messages import Headers, Request, Response
+from ojs_cluster.http.router import Route
+from ojs_cluster.http.routes import router_for
+
+log = logging.getLogger("ojs.http")
+
+MEDIA_TYPE: Final = "application/openjobspec+json"
+OJS_VERSION: Final = "1.0"
+
+_BARE: Final[Headers] = (("Content-Type", MEDIA_TYPE), ("OJS-Version", OJS_VERSION))
+# One SDK reads a body only where "application/json" occurs in the type, while the conformance
+# suites compare the type exactly. SDKs send OJS-Version and the suites do not.
+_FOR_SDKS: Final[Headers] = (
+    ("Content-Type", f'{MEDIA_TYPE}; alt="application/json"'),
+    ("OJS-Version", OJS_VERSION),
+)
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,198}[\x21-\x7e])?")
+_VERSION: Final = re.compile(r"1(?:\.[0-9A-Za-z.+-]{1,50})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What is known of a request once its head has been read.
+
+    ``refusal`` is the answer that does not need the body; a door sends it without reading on.
+    ``max_body`` is the largest body, in bytes, that the route takes.
+    """
+
+    request_id: str
+    route: Route | None
+    params: tuple[str, ...]
+    max_body: int
+    refusal: Response | None
+
+
+def request_id_for(given: str | None) -> str:
+    """The client's own id when it is 1 to 200 printable ASCII characters, else a new one.
+
+    Anything else could split headers or log lines.
+    """
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given
+    return "req_" + new_job_id(0, 1, time.time_ns() // 1_000_000)
+
+
+def prepare(app: App, request: Request) -> Call:
+    """Decide all that can be decided without the body, which may not have been read yet."""
+    request_id = request_id_for(request.headers.get("x-request-id"))
+    settings = app.settings
+    try:
+        route, params = _admit(settings, request)
+    except OJSError as error:
+        refusal = _finish(request, error_response(error, request_id), request_id)
+        return Call(request_id, None, (), settings.max_body, refusal)
+    limit = settings.max_batch_body if route.batch else settings.max_body
+    return Call(request_id, route, params, limit, None)
+
+
+async def run(app: App, call: Call, request: Request) -> Response:
+    """Answer a request whose body is complete. Raises nothing but Cancelled."""
+    if call.refusal is not None or call.route is None:
+        return call.refusal or refuse(request, call, Internal("a call without a route"))
+    began = time.perf_counter()
+    if len(request.body) > call.max_body:
+        return refuse(request, call, too_large(call))
+    try:
+        response = await call.route.handler(app, request, *call.params)
+    except OJSError as error:
+        response = error_response(error, call.request_id)
+    except Exception as error:
+        response = _unexpected(error, request, call.request_id)
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug(
+            "%s %s %d",
+            request.method,
+            request.path,
+            response.status,
+            extra={
+                "request_id": call.request_id,
+                "route": call.route.template,
+                "ms": round((time.perf_counter() - began) * 1000, 3),
+            },
+        )
+    return _finish(request, response, call.request_id)
+
+
+async def dispatch(app: App, request: Request) -> Response:
+    """Answer a complete request."""
+    return await run(app, prepare(app, request), request)
+
+
+def refuse(request: Request, call: Call, error: OJSError) -> Response:
+    """The finished answer for an error that a door met while it read the request."""
+    return _finish(request, error_response(error, call.request_id), call.request_id)
+
+
+def too_large(call: Call) -> PayloadTooLarge:
+    """The error for a body of more than ``call.max_body`` bytes."""
+    return PayloadTooLarge(
+        f"the body is larger than {call.max_body} bytes", field="body", limit=call.max_body
+    )
+
+
+def _admit(settings: HttpSettings, request: Request) -> tuple[Route, tuple[str, ...]]:
+    denied: OJSError | None = None
+    if settings.api_keys:
+        try:
+            check_key(request.headers.get("authorization"), settings.api_keys)
+        except OJSError as error:
+            denied = error
+    try:
+        route, params = router_for(settings.test_hooks).match(request.method, request.path)
+    except OJSError as error:
+        # Without a key not even the shape of the API is told.
+        raise denied or error from None
+    if denied is not None and not route.open:
+        raise denied
+    version = request.headers.get("ojs-version")
+    if version is not None and not _VERSION.fullmatch(version):
+        raise Unsupported(
+            f"this server speaks OJS {OJS_VERSION}, not '{version[:50]}'",
+            field="headers.ojs-version",
+        )
+    return route, params
+
+
+def _unexpected(error: Exception, request: Request, request_id: str) -> Response:
+    if isinstance(error, ExceptionGroup):
+        known, unknown = error.split(OJSError)
+        if known is not None and unknown is None:
+            return error_response(_first_leaf(known), request_id)
+    log.error(
+        "%s %s failed",
+        request.method,
+        request.path,
+        exc_info=error,
+        extra={"request_id": request_id},
+    )
+    return internal_error_response(request_id)
+
+
+def _first_leaf(group: ExceptionGroup[OJSError]) -> OJSError:
+    first = group.exceptions[0]
+    return _first_leaf(first) if isinstance(first, ExceptionGroup) else first
+
+
+def _finish(request: Request, response: Response, request_id: str) -> Response:
+    common = _FOR_SDKS if "ojs-version" in request.headers else _BARE
+    headers: Headers = (*common, ("X-Request-Id", request_id), *response.headers)
+    body = response.body
+    if request.method == "HEAD":
+        headers = (*headers, ("Content-Length", str(len(body))))
+        body = b""
+    elif response.status == 204:
+        headers = headers[1:]
+    return Response(response.status, body, headers, response.undelivered)

@@ -1,0 +1,59 @@
+"""Checks that several handlers share: ids and names that come from a path or a body."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from ojs_cluster.core.errors import InvalidRequest, NotFound
+from ojs_cluster.core.ids import is_job_id
+from ojs_cluster.core.options import check_queue
+
+MAX_WORKER_ID: Final = 255
+MAX_QUEUES: Final = 256
+MAX_TIMEOUT_MS: Final = 30 * 24 * 3600 * 1000
+
+
+def job_id(text: str) -> str:
+    """``text``, if it can be the id of a job. What cannot is not found, and Redis is not asked.
+
+    Raises NotFound.
+    """
+    if not is_job_id(text):
+        raise NotFound("job", text[:100])
+    return text
+
+
+def queue_names(names: Sequence[str], *, field: str = "queues") -> Sequence[str]:
+    """``names``, if it is one or more queue names. Raises InvalidRequest."""
+    if not 1 <= len(names) <= MAX_QUEUES:
+        raise InvalidRequest(f"name between 1 and {MAX_QUEUES} queues", field=field)
+    for at, name in enumerate(names):
+        check_queue(name, field=f"{field}[{at}]")
+    return names
+
+
+def worker_id(text: str | None, *, field: str = "worker_id") -> str | None:
+    """``text``, if it is fit to name a worker; an empty one counts as none.
+
+    Raises InvalidRequest.
+    """
+    if not text:
+        return None
+    if len(text) > MAX_WORKER_ID or not text.isprintable():
+        raise InvalidRequest(
+            f"a worker id has at most {MAX_WORKER_ID} printable characters", field=field
+        )
+    return text
+
+
+def timeout_ms(value: int | None, *, field: str = "visibility_timeout_ms") -> int | None:
+    """``value`` in ms, if it is between 0 and 30 days; 0 counts as not given.
+
+    Raises InvalidRequest.
+    """
+    if not value:
+        return None
+    if not 0 < value <= MAX_TIMEOUT_MS:
+        raise InvalidRequest(f"must be between 0 and {MAX_TIMEOUT_MS} ms", field=field)
+    return value

@@ -1,0 +1,25 @@
+"""Several jobs in one request, all or none (spec: ojs-http-binding 7.2)."""
+
+from __future__ import annotations
+
+from ojs_cluster.core.envelope import parse_batch
+from ojs_cluster.http import replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.bodies import require_json
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store import enqueue as store_enqueue
+
+
+async def enqueue_many(app: App, request: Request) -> Response:
+    """POST /ojs/v1/jobs/batch"""
+    if request.body:
+        require_json(request)
+    new_jobs = parse_batch(request.body, limits=app.settings.limits)
+    jobs = await store_enqueue.enqueue_many(app.store, new_jobs)
+    count = len(jobs)
+    body = b'{"jobs":%b,"count":%d,"enqueued":%d,"failed":0}' % (
+        replies.jobs_array(jobs),
+        count,
+        count,
+    )
+    return Response(201, body)

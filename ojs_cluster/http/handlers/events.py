@@ -1,0 +1,32 @@
+"""The record of what happened (spec: ojs-events 6.4)."""
+
+from __future__ import annotations
+
+from ojs_cluster.http import query, replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.events import EventFilter, read_events
+
+
+async def list_events(app: App, request: Request) -> Response:
+    """GET /ojs/v1/events?types&queues&job_types&after&limit, oldest first."""
+    given = query.parameters(request.query)
+    wanted = EventFilter(
+        types=query.names(given, "types"),
+        queues=query.names(given, "queues"),
+        job_types=query.names(given, "job_types"),
+    )
+    page = await read_events(
+        app.store,
+        wanted,
+        after=given.get("after") or given.get("cursor") or None,
+        limit=query.integer(given, "limit", 100, low=1, high=1000),
+    )
+    events = replies.array(page.events)
+    body = b'{"events":%b,"items":%b,"cursor":%b,"has_more":%b}' % (
+        events,
+        events,
+        replies.dumps(page.cursor),
+        b"true" if page.has_more else b"false",
+    )
+    return Response(200, body)

@@ -1,0 +1,71 @@
+"""A worker takes jobs (spec: ojs-http-binding 7.3)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+
+import msgspec
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable, InvalidRequest
+from ojs_cluster.http import fields
+from ojs_cluster.http.app import App
+from ojs_cluster.http.bodies import decode
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.fetch import release
+from ojs_cluster.store.wake import fetch_or_wait
+
+_EMPTY = Response(200, b'{"jobs":[]}')
+_NOTE_S = 1.0
+
+
+class Body(msgspec.Struct, frozen=True):
+    """What a worker asks for. Times in ms. A ``count`` or ``wait_ms`` too large is cut."""
+
+    queues: list[str]
+    count: int = 1
+    worker_id: str | None = None
+    visibility_timeout_ms: int | None = None
+    wait_ms: int | None = None
+
+
+_decoder = msgspec.json.Decoder(Body)
+
+
+async def fetch(app: App, request: Request) -> Response:
+    """POST /ojs/v1/workers/fetch and its alias POST /ojs/v1/jobs/fetch
+
+    The jobs have leases before the answer is written. A client that is gone by then never learns
+    of them, so the response says how to give them back.
+    """
+    body = decode(_decoder, request)
+    queues = fields.queue_names(body.queues)
+    worker = fields.worker_id(body.worker_id) or ""
+    lease_ms = fields.timeout_ms(body.visibility_timeout_ms)
+    if body.count < 1:
+        raise InvalidRequest("count must be at least 1", field="count")
+    if body.wait_ms is not None and body.wait_ms < 0:
+        raise InvalidRequest("wait_ms must not be negative", field="wait_ms")
+    if worker:
+        # Before the fetch: nothing may come between the jobs and the response. That a worker is
+        # not listed for a while is no reason to refuse it jobs.
+        with suppress(BackendUnavailable), trio.move_on_after(_NOTE_S):
+            await app.contacts.note(app.store, worker)
+    jobs = await fetch_or_wait(
+        app.store,
+        app.waiters,
+        queues,
+        count=min(body.count, app.settings.max_fetch_count),
+        worker_id=worker,
+        visibility_timeout_ms=lease_ms,
+        wait_ms=min(body.wait_ms or 0, app.settings.max_wait_ms),
+    )
+    if not jobs:
+        return _EMPTY
+    shown = [job.json(lease=True) for job in jobs]
+    return Response(
+        200,
+        b'{"jobs":[%b],"job":%b}' % (b",".join(shown), shown[0]),
+        undelivered=partial(release, app.store, jobs),
+    )

@@ -1,0 +1,163 @@
+"""A worker says that it lives and which jobs it holds (spec: ojs-worker-protocol 4, 7)."""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import msgspec
+import orjson
+
+from ojs_cluster.core.errors import InvalidRequest, NotFound
+from ojs_cluster.core.ids import is_job_id
+from ojs_cluster.core.rawjson import join
+from ojs_cluster.core.states import State
+from ojs_cluster.http import fields, replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.bodies import decode
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store import jobs as store_jobs
+from ojs_cluster.store.heartbeat import Beat, WorkerState, heartbeat
+
+_MAX_JOBS: Final = 1000
+_MAX_INFO_BYTES: Final = 8192
+
+# What workers call their own state -> what the server makes of it. Only a running one gets jobs.
+_STATES: Final[dict[str, WorkerState]] = {
+    "quiet": "quiet",
+    "drain": "quiet",
+    "draining": "quiet",
+    "shutting_down": "quiet",
+    "stopping": "quiet",
+    "terminate": "terminate",
+    "terminated": "terminate",
+}
+_DIRECTIVES: Final = frozenset({"quiet", "terminate"})
+
+Raw = msgspec.Raw
+Maybe = msgspec.Raw | msgspec.UnsetType
+UNSET: Final = msgspec.UNSET
+
+
+class Body(msgspec.Struct, frozen=True):
+    """Every dialect at once: ``active_jobs`` is a list of ids, or only their number.
+
+    ``leases`` gives the lease id of some jobs, which are then extended only for that lease.
+    The raw members describe the worker for those who look at the worker list.
+    """
+
+    worker_id: str
+    active_jobs: list[str] | int | None = None
+    active_job_ids: list[str] | None = None
+    job_id: str | None = None
+    leases: dict[str, str] = {}
+    state: str | None = None
+    shutdown: bool | None = None
+    visibility_timeout_ms: int | None = None
+    hostname: Maybe = UNSET
+    pid: Maybe = UNSET
+    queues: Maybe = UNSET
+    concurrency: Maybe = UNSET
+    labels: Maybe = UNSET
+    language: Maybe = UNSET
+    sdk: Maybe = UNSET
+    version: Maybe = UNSET
+
+
+_INFO: Final = Body.__struct_fields__[8:]
+_decoder = msgspec.json.Decoder(Body)
+
+
+async def beat(app: App, request: Request) -> Response:
+    """POST /ojs/v1/workers/heartbeat and its alias POST /ojs/v1/workers/beat"""
+    body = decode(_decoder, request)
+    worker_id = fields.worker_id(body.worker_id)
+    if worker_id is None:
+        raise InvalidRequest("worker_id must not be empty", field="worker_id")
+    job_ids, active_count = _held(body)
+    reply = await heartbeat(
+        app.store,
+        Beat(
+            worker_id=worker_id,
+            job_ids=job_ids,
+            leases=body.leases,
+            state=_state(body),
+            active_count=active_count,
+            visibility_timeout_ms=fields.timeout_ms(body.visibility_timeout_ms),
+            info=_info(body),
+        ),
+    )
+    state: str = reply.state
+    if app.settings.test_hooks:
+        state = await _test_directive(app, worker_id, job_ids) or state
+    return replies.json_response(
+        200,
+        {
+            "acknowledged": True,
+            "state": state,
+            "directive": "" if state == "running" else state,
+            "jobs_extended": reply.extended,
+            "server_time": replies.iso(reply.now_ms),
+        },
+    )
+
+
+def _held(body: Body) -> tuple[tuple[str, ...], int | None]:
+    """The ids of the jobs that the worker says it holds, and how many it says they are.
+
+    What cannot be an id is left out, as an unknown id is: a heartbeat must not fail for one job.
+    """
+    listed = [*(body.active_job_ids or ())]
+    count: int | None = None
+    if isinstance(body.active_jobs, int):
+        count = body.active_jobs
+        if count < 0:
+            raise InvalidRequest("active_jobs must not be negative", field="active_jobs")
+    elif body.active_jobs is not None:
+        listed = [*body.active_jobs, *listed]
+    if body.job_id:
+        listed.append(body.job_id)
+    if len(listed) > _MAX_JOBS:
+        raise InvalidRequest(f"list at most {_MAX_JOBS} jobs", field="active_jobs")
+    ids = tuple(dict.fromkeys(filter(is_job_id, listed)))
+    return ids, len(ids) if count is None and listed else count
+
+
+def _state(body: Body) -> WorkerState | Literal[""]:
+    if body.shutdown:
+        return "quiet"
+    # A state that no document names is taken for running: refusing the heartbeat would cost the
+    # worker its leases.
+    return "" if body.state is None else _STATES.get(body.state, "running")
+
+
+def _info(body: Body) -> bytes:
+    given: dict[str, Raw] = {}
+    for name in _INFO:
+        value = getattr(body, name)
+        if value is not UNSET:
+            given[name] = value
+    info = b"{%b}" % join(given)
+    if len(info) > _MAX_INFO_BYTES:
+        raise InvalidRequest(
+            f"what describes a worker may have at most {_MAX_INFO_BYTES} bytes", field="labels"
+        )
+    return info
+
+
+async def _test_directive(app: App, worker_id: str, job_ids: tuple[str, ...]) -> str | None:
+    """The directive in the meta of an active job of this worker. Only under test hooks.
+
+    In production this would let any producer stop any worker.
+    """
+    for job_id in job_ids:
+        try:
+            job = await store_jobs.get(app.store, job_id)
+        except NotFound:
+            continue
+        if job.state is not State.ACTIVE or job.worker_id != worker_id:
+            continue
+        meta = orjson.loads(job.json()).get("meta", {})
+        directive = meta.get("test_directive") if isinstance(meta, dict) else None
+        if directive in _DIRECTIVES:
+            return str(directive)
+    return None

@@ -1,0 +1,116 @@
+"""Enqueue, read, cancel, activate, list (spec: ojs-http-binding 7.1, 7.7 to 7.9)."""
+
+from __future__ import annotations
+
+from ojs_cluster.core.envelope import parse_job
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.options import check_queue
+from ojs_cluster.core.states import State
+from ojs_cluster.http import fields, query, replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.bodies import require_json
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store import activate as store_activate
+from ojs_cluster.store import cancel as store_cancel
+from ojs_cluster.store import enqueue as store_enqueue
+from ojs_cluster.store import jobs as store_jobs
+from ojs_cluster.store import listing
+from ojs_cluster.store import queues as store_queues
+from ojs_cluster.store.listing import JobFilter, JobPage
+
+_MAX_OFFSET = 10_000  # each job passed over is read: who wants to go further uses the cursor
+_CHUNK = 200
+
+
+async def enqueue(app: App, request: Request) -> Response:
+    """POST /ojs/v1/jobs"""
+    if request.body:
+        require_json(request)
+    job = await store_enqueue.enqueue(
+        app.store, parse_job(request.body, limits=app.settings.limits)
+    )
+    return replies.job_response(201, job, (("Location", f"/ojs/v1/jobs/{job.id}"),))
+
+
+async def get(app: App, _request: Request, job_id: str) -> Response:
+    """GET /ojs/v1/jobs/{id}"""
+    return replies.job_response(200, await store_jobs.get(app.store, fields.job_id(job_id)))
+
+
+async def cancel(app: App, _request: Request, job_id: str) -> Response:
+    """DELETE /ojs/v1/jobs/{id} and POST /ojs/v1/jobs/{id}/cancel. A body is ignored."""
+    job = await store_cancel.cancel(app.store, fields.job_id(job_id))
+    return replies.job_response(200, job)
+
+
+async def activate(app: App, _request: Request, job_id: str) -> Response:
+    """POST /ojs/v1/jobs/{id}/activate"""
+    job = await store_activate.activate(app.store, fields.job_id(job_id))
+    return replies.job_response(200, job)
+
+
+async def list_jobs(app: App, request: Request) -> Response:
+    """GET /ojs/v1/jobs?state&queue&type&limit&cursor, or with ``offset`` instead of a cursor.
+
+    A page may hold fewer jobs than asked for while there are more; ``next_cursor`` says so.
+    """
+    given = query.parameters(request.query)
+    limit = query.integer(given, "limit", 50, low=1, high=200)
+    wanted = JobFilter(
+        state=_state(given.get("state")),
+        queue=check_queue(given["queue"], field="queue") if given.get("queue") else None,
+        type=given.get("type") or None,
+    )
+    cursor = given.get("cursor") or None
+    first = cursor is None
+    passed = 0
+    page = JobPage([], None)
+    if first:
+        offset = query.integer(given, "offset", 0, low=0, high=_MAX_OFFSET)
+        cursor, passed = await _pass_over(app, wanted, offset)
+    if cursor or not passed:
+        page = await listing.list_jobs(app.store, wanted, limit=limit, cursor=cursor)
+    total = await _total(app, wanted, passed, page) if first else None
+    pages = replies.pagination(
+        limit=limit, shown=len(page.jobs), offset=passed, total=total, cursor=page.next_cursor
+    )
+    # Where the total is not known it is left out: a null would read as 0.
+    counted = b"" if total is None else b'"total":%d,' % total
+    return Response(
+        200,
+        b'{"jobs":%b,%b"pagination":%b}'
+        % (replies.jobs_array(page.jobs), counted, replies.dumps(pages)),
+    )
+
+
+async def _pass_over(app: App, wanted: JobFilter, offset: int) -> tuple[str | None, int]:
+    """A cursor after the first ``offset`` jobs, and how many these were; None at the list's end."""
+    cursor, passed = None, 0
+    while passed < offset:
+        page = await listing.list_jobs(
+            app.store, wanted, limit=min(_CHUNK, offset - passed), cursor=cursor
+        )
+        cursor, passed = page.next_cursor, passed + len(page.jobs)
+        if cursor is None:
+            break
+    return cursor, passed
+
+
+async def _total(app: App, wanted: JobFilter, passed: int, page: JobPage) -> int | None:
+    """How many jobs the list has, where that can be told without a scan."""
+    if page.next_cursor is None:
+        return passed + len(page.jobs)
+    if wanted.queue is None or wanted.type is not None:
+        return None
+    counts = (await store_queues.stats(app.store, wanted.queue)).counts
+    return sum(counts.values()) if wanted.state is None else counts[wanted.state]
+
+
+def _state(text: str | None) -> State | None:
+    if not text:
+        return None
+    try:
+        return State(text)
+    except ValueError:
+        known = ", ".join(State)
+        raise InvalidRequest(f"state must be one of {known}", field="state") from None

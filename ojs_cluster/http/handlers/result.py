@@ -1,0 +1,92 @@
+"""The result of a job, waited for if asked (spec: ojs-results 8)."""
+
+from __future__ import annotations
+
+import time
+
+import trio
+
+from ojs_cluster.core.errors import NotFound, ResultExpired, ResultPending
+from ojs_cluster.core.states import TERMINAL, State
+from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.http import fields, query
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store import jobs as store_jobs
+from ojs_cluster.store.record import JobRecord
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 0.5
+
+
+async def get(app: App, request: Request, job_id: str) -> Response:
+    """GET /ojs/v1/jobs/{id}/result?wait&timeout, the timeout in seconds.
+
+    404 for an unknown id, 410 for one so old that no result of that time is kept, 408 when
+    ``wait`` ran out. Without ``wait`` an unfinished job is answered with its state and a null
+    result.
+    """
+    given = query.parameters(request.query)
+    wait = query.boolean(given, "wait")
+    most = int(app.settings.max_result_wait_s)
+    timeout_s = query.integer(given, "timeout", 30, low=0, high=most)
+    fields.job_id(job_id)
+    try:
+        job = await _finished(app, job_id, timeout_s if wait else 0)
+    except NotFound:
+        if _age_ms(job_id) > app.store.settings.retention_completed_ms:
+            raise ResultExpired(
+                f"nothing is kept of job '{job_id}' any more", resource="job", id=job_id
+            ) from None
+        raise
+    if wait and job.state not in TERMINAL:
+        raise ResultPending(
+            f"job '{job_id}' is still {job.state} after {timeout_s} s", id=job_id, state=job.state
+        )
+    return Response(200, _body(job))
+
+
+async def _finished(app: App, job_id: str, timeout_s: float) -> JobRecord:
+    """The job, as soon as it is finished or the time is up or the process drains.
+
+    It asks again with growing pauses. A channel per finished job was refused: every ack would
+    publish, for the sake of the few results that somebody waits for.
+    """
+    job = await store_jobs.get(app.store, job_id)
+    pause_s = _FIRST_PAUSE_S
+    with trio.move_on_after(timeout_s):
+        while job.state not in TERMINAL and timeout_s > 0:
+            with trio.move_on_after(pause_s):
+                await app.draining.wait()
+                break
+            job = await store_jobs.get(app.store, job_id)
+            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+    return job
+
+
+def _age_ms(job_id: str) -> int:
+    """How long ago the id was made, by the 48 bits of Unix milliseconds in it."""
+    return time.time_ns() // 1_000_000 - int(job_id[:8] + job_id[9:13], 16)
+
+
+def _body(job: JobRecord) -> bytes:
+    body = b'{"job_id":"%b","id":"%b","state":"%b","result":%b' % (
+        job.id.encode(),
+        job.id.encode(),
+        job.state.value.encode(),
+        job.result or b"null",
+    )
+    errors = job.errors()
+    if errors and job.state is not State.COMPLETED:
+        body += b',"error":' + errors[-1]
+    finished = job.finished_ms
+    if finished is not None:
+        body += b',"%b":"%b"' % (_MOMENT[job.state], format_ms(finished))
+    return body + b"}"
+
+
+_MOMENT = {
+    State.COMPLETED: b"completed_at",
+    State.CANCELLED: b"cancelled_at",
+    State.DISCARDED: b"discarded_at",
+}

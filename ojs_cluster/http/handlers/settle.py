@@ -1,0 +1,125 @@
+"""A worker reports how a job ended (spec: ojs-http-binding 7.4, 7.5)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.failure import parse_failure
+from ojs_cluster.core.states import State
+from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.http import fields
+from ojs_cluster.http.app import App
+from ojs_cluster.http.bodies import decode
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store import ack as store_ack
+from ojs_cluster.store import nack as store_nack
+from ojs_cluster.store.record import JobRecord
+
+
+class AckBody(msgspec.Struct, frozen=True):
+    """``id`` is another spelling of ``job_id``; neither is needed where the path has the id."""
+
+    job_id: str | None = None
+    id: str | None = None
+    worker_id: str | None = None
+    lease_id: str | None = None
+    result: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+class NackBody(msgspec.Struct, frozen=True):
+    """As `AckBody`, with what went wrong instead of a result."""
+
+    job_id: str | None = None
+    id: str | None = None
+    worker_id: str | None = None
+    lease_id: str | None = None
+    error: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    requeue: bool | None = None
+
+
+_ack_decoder = msgspec.json.Decoder(AckBody)
+_nack_decoder = msgspec.json.Decoder(NackBody)
+
+
+async def ack(app: App, request: Request) -> Response:
+    """POST /ojs/v1/workers/ack"""
+    body = decode(_ack_decoder, request)
+    return await _ack(app, _named_job(body.job_id or body.id), body)
+
+
+async def ack_by_path(app: App, request: Request, job_id: str) -> Response:
+    """POST /ojs/v1/jobs/{id}/ack; the body may be empty."""
+    return await _ack(app, fields.job_id(job_id), decode(_ack_decoder, request, optional=True))
+
+
+async def nack(app: App, request: Request) -> Response:
+    """POST /ojs/v1/workers/nack"""
+    body = decode(_nack_decoder, request)
+    return await _nack(app, _named_job(body.job_id or body.id), body)
+
+
+async def nack_by_path(app: App, request: Request, job_id: str) -> Response:
+    """POST /ojs/v1/jobs/{id}/nack; the body may be empty."""
+    return await _nack(app, fields.job_id(job_id), decode(_nack_decoder, request, optional=True))
+
+
+def _named_job(job_id: str | None) -> str:
+    if job_id is None:
+        raise InvalidRequest("'job_id' is required", field="job_id")
+    return fields.job_id(job_id)
+
+
+def _lease(text: str | None) -> str | None:
+    return fields.worker_id(text, field="lease_id")
+
+
+async def _ack(app: App, job_id: str, body: AckBody) -> Response:
+    result = None if isinstance(body.result, msgspec.UnsetType) else bytes(body.result)
+    job = await store_ack.ack(
+        app.store,
+        job_id,
+        worker_id=fields.worker_id(body.worker_id),
+        lease_id=_lease(body.lease_id),
+        result=result,
+    )
+    at = job.finished_ms or 0
+    return Response(
+        200, b'{"acknowledged":true,"completed_at":"%b",%b' % (format_ms(at), _settled(job))
+    )
+
+
+async def _nack(app: App, job_id: str, body: NackBody) -> Response:
+    error = None if isinstance(body.error, msgspec.UnsetType) else bytes(body.error)
+    requeue = body.requeue is True
+    job = await store_nack.nack(
+        app.store,
+        job_id,
+        worker_id=fields.worker_id(body.worker_id),
+        lease_id=_lease(body.lease_id),
+        failure=parse_failure(error, max_bytes=app.settings.limits.failure_bytes),
+        requeue=requeue,
+    )
+    extra = b'"attempt":%d,"max_attempts":%d,' % (job.attempt, job.max_attempts)
+    if job.state is State.RETRYABLE:
+        extra += b'"retry_delay_ms":%d,"next_attempt_at":"%b",' % (
+            job.retry_delay_ms or 0,
+            format_ms(job.due_ms or 0),
+        )
+    elif job.state is State.DISCARDED:
+        at = format_ms(job.finished_ms or 0)
+        extra += b'"discarded_at":"%b","completed_at":"%b",' % (at, at)
+    if requeue:
+        extra += b'"requeued":true,'
+    return Response(200, b"{" + extra + _settled(job))
+
+
+def _settled(job: JobRecord) -> bytes:
+    """The members that both answers share, and the closing brace."""
+    job_id = job.id.encode()
+    return b'"id":"%b","job_id":"%b","state":"%b","job":%b}' % (
+        job_id,
+        job_id,
+        job.state.value.encode(),
+        job.json(),
+    )

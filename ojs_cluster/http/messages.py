@@ -1,0 +1,49 @@
+"""What a handler is given and what it answers: no framework, no socket.
+
+Both doors (Quart on hypercorn, and the fast lane) build a `Request` and send a `Response`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final
+
+Headers = tuple[tuple[str, str], ...]
+
+_NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+def _no_headers() -> Mapping[str, str]:
+    return _NO_HEADERS
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request.
+
+    ``path`` and ``query`` are as they came, not percent-decoded: a ``%2F`` inside a segment must
+    not become a separator. ``headers`` has lower-case names; repeated ones are joined by ", ".
+    """
+
+    method: str
+    path: str
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=_no_headers)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One HTTP response. Headers that every response has are added by the dispatcher.
+
+    ``undelivered`` undoes what the client was not told about: a door awaits it when the client
+    was gone before the body was handed to the network. It must be quick and bounded in time, as
+    a door shields it from cancellation.
+    """
+
+    status: int
+    body: bytes
+    headers: Headers = ()
+    undelivered: Callable[[], Awaitable[None]] | None = None

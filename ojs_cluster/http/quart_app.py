@@ -1,0 +1,212 @@
+"""The first door: a Quart-trio application for hypercorn that serves the route table.
+
+Requests are answered from inside Quart's connection class (its documented extension point,
+``asgi_http_class``), before Quart routes anything. So unknown paths, odd methods and every error
+come from the dispatcher with its headers, and the raw path decides. A ``before_request`` hook was
+refused: it runs after Quart has built a request and an URL adapter from the decoded path, which
+costs more than the rest of a small request. Pages and WebSockets registered with Quart are served
+by Quart: a path that the table does not know is offered to it.
+
+A client that hangs up: hypercorn sends ``http.disconnect``, `_Connection._listen` cancels the task
+that runs the handler. A client that only closes its sending side looks the same to hypercorn and
+counts as gone.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import trio
+from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
+from quart import current_app, has_request_context
+from quart import request as quart_request
+from quart import websocket as quart_websocket
+from quart_trio import QuartTrio
+from quart_trio.asgi import TrioASGIHTTPConnection
+from quart_trio.wrappers import TrioResponse
+from werkzeug.exceptions import HTTPException
+
+from ojs_cluster.core.errors import Internal, InvalidRequest, MethodNotAllowed, NotFound, OJSError
+from ojs_cluster.http.app import App
+from ojs_cluster.http.dispatch import prepare, refuse, run, too_large
+from ojs_cluster.http.errors import BodyTimeout
+from ojs_cluster.http.messages import Request, Response
+
+_UNDELIVERED_S = 10.0
+
+
+def create_quart_app(app: App) -> OJSQuart:
+    """A Quart application that serves ``app``. Opening and closing the store is the caller's."""
+    quart = OJSQuart("ojs_cluster", static_folder=None, template_folder=None)
+    quart.ojs = app
+    quart.register_error_handler(HTTPException, _error_page)
+    return quart
+
+
+class OJSQuart(QuartTrio):
+    """Quart whose HTTP connections first ask the route table of ``ojs``."""
+
+    ojs: App
+
+    def has_page(self, request: Request, path: str) -> bool:
+        """Whether a page registered with Quart answers this method on the decoded ``path``."""
+        return self.url_map.bind("").test(path, request.method)
+
+
+class _Connection(TrioASGIHTTPConnection):
+    """One request and its response."""
+
+    app: OJSQuart
+
+    def __init__(self, app: OJSQuart, scope: HTTPScope) -> None:
+        super().__init__(app, scope)
+        self._head = _read_head(scope)
+        self._call = prepare(app.ojs, self._head)
+        self._body = bytearray()
+        self._enough = trio.Event()
+        """The body is complete, or larger than the route takes."""
+        self._ended = trio.Event()
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        refusal = self._call.refusal
+        if refusal is not None and refusal.status == 404:
+            path = self.scope["path"]
+            if path.startswith("/") and self.app.has_page(self._head, path):
+                await super().__call__(receive, send)
+                return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen, nursery.cancel_scope, receive)
+            await self._deliver(await self._answer(), send)
+            nursery.cancel_scope.cancel()
+
+    async def _listen(self, scope: trio.CancelScope, receive: ASGIReceiveCallable) -> None:
+        """Collect the body, drop what is too much of it, and cancel when the client is gone."""
+        while True:
+            message: Any = await receive()
+            if message["type"] == "http.disconnect":
+                scope.cancel()
+                return
+            if len(self._body) <= self._call.max_body:
+                self._body += message.get("body", b"")
+                if len(self._body) > self._call.max_body:
+                    self._enough.set()
+            if not message.get("more_body", False):
+                self._enough.set()
+                self._ended.set()
+
+    async def _answer(self) -> Response:
+        call, head = self._call, self._head
+        response = call.refusal
+        if response is None:
+            try:
+                body = await self._read_body()
+            except OJSError as error:
+                response = refuse(head, call, error)
+            else:
+                request = Request(head.method, head.path, head.query, head.headers, body)
+                return await run(self.app.ojs, call, request)
+        # Answering while the client still sends closes the connection under it, and many clients
+        # then report a broken pipe instead of the error. So the rest is read for a moment.
+        if not self._ended.is_set():
+            with trio.move_on_after(self.app.ojs.settings.linger_s):
+                await self._ended.wait()
+        return response
+
+    async def _read_body(self) -> bytes:
+        declared = self._head.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > self._call.max_body:
+            raise too_large(self._call)
+        timeout_s = self.app.ojs.settings.body_timeout_s
+        with trio.move_on_after(timeout_s):
+            await self._enough.wait()
+        if not self._enough.is_set():
+            raise BodyTimeout(f"the body did not arrive within {timeout_s:g} s", field="body")
+        if len(self._body) > self._call.max_body:
+            raise too_large(self._call)
+        return bytes(self._body)
+
+    async def _deliver(self, response: Response, send: ASGISendCallable) -> None:
+        if response.undelivered is None:
+            await _send_start(response, send)
+            await _send_body(response.body, send, more=False)
+            return
+        handed_over = False
+        try:
+            await _send_start(response, send)
+            await _send_body(response.body, send, more=True)
+            # hypercorn swallows a failed write and queues http.disconnect. Two turns of the
+            # scheduler let `_listen` see it, and the cancellation reach us, before we believe that
+            # the client was still there.
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            handed_over = True
+            await _send_body(b"", send, more=False)
+        finally:
+            if not handed_over:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDELIVERED_S):
+                    await response.undelivered()
+
+
+OJSQuart.asgi_http_class = _Connection  # type: ignore[assignment] # its app is always an OJSQuart
+
+
+def _read_head(scope: HTTPScope) -> Request:
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    path = scope["raw_path"].decode("latin-1")
+    if not path.startswith("/"):
+        path = _origin_form(path)
+    return Request(scope["method"], path, scope["query_string"].decode("latin-1"), headers)
+
+
+def _origin_form(target: str) -> str:
+    """The path of an absolute-form target (RFC 9112 3.2.2); other forms come back as they are."""
+    scheme, found, rest = target.partition("://")
+    if not found or scheme.lower() not in ("http", "https"):
+        return target
+    _, _, path = rest.partition("/")
+    return "/" + path
+
+
+async def _send_start(response: Response, send: ASGISendCallable) -> None:
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in response.headers
+    ]
+    if response.status != 204 and not any(name == b"content-length" for name, _ in headers):
+        headers.append((b"content-length", b"%d" % len(response.body)))
+    await send(
+        {
+            "type": "http.response.start",
+            "status": response.status,
+            "headers": headers,
+            "trailers": False,
+        }
+    )
+
+
+async def _send_body(body: bytes, send: ASGISendCallable, *, more: bool) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _error_page(error: HTTPException) -> TrioResponse:
+    """Quart's own errors (a WebSocket to nowhere, a page that fails) in the shape of all others."""
+    context: Any = quart_request if has_request_context() else quart_websocket
+    head = _read_head(context.scope)
+    quart = cast(OJSQuart, current_app)
+    call = prepare(quart.ojs, head)
+    known = _page_error(error, head)
+    response = call.refusal or refuse(head, call, known)
+    return TrioResponse(response.body, response.status, dict(response.headers))
+
+
+def _page_error(error: HTTPException, head: Request) -> OJSError:
+    if error.code == 404:
+        return NotFound("endpoint", head.path[:200])
+    if error.code == 405:
+        return MethodNotAllowed(f"{head.method[:32]} is not allowed here")
+    if error.code is not None and error.code < 500:
+        return InvalidRequest(error.description or "the request cannot be served")
+    return Internal("a page failed")

@@ -1,0 +1,67 @@
+"""The one route table that every door serves."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from ojs_cluster.http.handlers import (
+    admin,
+    batch,
+    dead_letter,
+    events,
+    fetch,
+    heartbeat,
+    jobs,
+    queues,
+    result,
+    settle,
+    system,
+    workers,
+)
+from ojs_cluster.http.router import Route, Router
+
+V1 = "/ojs/v1"
+
+ROUTES: tuple[Route, ...] = (
+    Route("GET", "/ojs/manifest", system.manifest),
+    Route("GET", f"{V1}/health", system.health, open=True),
+    Route("GET", "/health", system.alive, open=True),
+    Route("GET", "/ready", system.ready, open=True),
+    Route("POST", f"{V1}/jobs", jobs.enqueue),
+    Route("GET", f"{V1}/jobs", jobs.list_jobs),
+    Route("POST", f"{V1}/jobs/batch", batch.enqueue_many, batch=True),
+    Route("POST", f"{V1}/jobs/fetch", fetch.fetch),
+    Route("GET", f"{V1}/jobs/{{id}}", jobs.get),
+    Route("DELETE", f"{V1}/jobs/{{id}}", jobs.cancel),
+    Route("POST", f"{V1}/jobs/{{id}}/cancel", jobs.cancel),
+    Route("POST", f"{V1}/jobs/{{id}}/activate", jobs.activate),
+    Route("GET", f"{V1}/jobs/{{id}}/result", result.get),
+    Route("POST", f"{V1}/jobs/{{id}}/ack", settle.ack_by_path),
+    Route("POST", f"{V1}/jobs/{{id}}/nack", settle.nack_by_path),
+    Route("POST", f"{V1}/workers/fetch", fetch.fetch),
+    Route("POST", f"{V1}/workers/ack", settle.ack),
+    Route("POST", f"{V1}/workers/nack", settle.nack),
+    Route("POST", f"{V1}/workers/heartbeat", heartbeat.beat),
+    Route("POST", f"{V1}/workers/beat", heartbeat.beat),
+    Route("GET", f"{V1}/workers", workers.list_workers),
+    Route("GET", f"{V1}/workers/{{id}}/health", workers.health),
+    Route("GET", f"{V1}/queues", queues.list_queues),
+    Route("GET", f"{V1}/queues/{{name}}", queues.get),
+    Route("GET", f"{V1}/queues/{{name}}/stats", queues.stats),
+    Route("POST", f"{V1}/queues/{{name}}/pause", queues.pause),
+    Route("POST", f"{V1}/queues/{{name}}/resume", queues.resume),
+    Route("POST", f"{V1}/queues/{{name}}/purge", queues.purge),
+    Route("GET", f"{V1}/dead-letter", dead_letter.list_dead),
+    Route("GET", f"{V1}/dead-letter/stats", dead_letter.stats),
+    Route("GET", f"{V1}/dead-letter/{{id}}", dead_letter.get),
+    Route("POST", f"{V1}/dead-letter/{{id}}/retry", dead_letter.retry),
+    Route("DELETE", f"{V1}/dead-letter/{{id}}", dead_letter.delete),
+    Route("GET", f"{V1}/events", events.list_events),
+    Route("POST", f"{V1}/admin/reset", admin.reset, test_hook=True),
+)
+
+
+@cache
+def router_for(test_hooks: bool) -> Router:
+    """The router over the table, with or without the test hooks."""
+    return Router(ROUTES, test_hooks=test_hooks)

@@ -1,0 +1,149 @@
+"""Calling the API: in this process through the dispatcher, or over a real socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve
+
+from ojs_cluster.http import App, HttpSettings, create_quart_app, dispatch
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.store.context import StoreSettings, open_store
+
+SHARDS = 8
+OJS_TYPE = "application/openjobspec+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A response as a client sees it; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    response: Response
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> Any:
+        return self.json["error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """Requests straight to the dispatcher."""
+
+    app: App
+
+    async def call(
+        self,
+        method: str,
+        target: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Send one request. ``body`` may be bytes, sent as they are, or a value, sent as JSON."""
+        path, _, query = target.partition("?")
+        raw = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        given = {"content-type": OJS_TYPE} if raw else {}
+        given |= {name.lower(): value for name, value in (headers or {}).items()}
+        response = await dispatch(self.app, Request(method, path, query, given, raw))
+        seen = {name.lower(): value for name, value in response.headers}
+        return Reply(response.status, seen, response.body, response)
+
+    async def get(self, target: str, **kwargs: Any) -> Reply:
+        return await self.call("GET", target, **kwargs)
+
+    async def post(self, target: str, body: Any = None, **kwargs: Any) -> Reply:
+        return await self.call("POST", target, body, **kwargs)
+
+    async def delete(self, target: str, **kwargs: Any) -> Reply:
+        return await self.call("DELETE", target, **kwargs)
+
+    async def enqueue(self, **members: Any) -> dict[str, Any]:
+        """Enqueue one job and return its envelope. Keywords are members of the request."""
+        reply = await self.post("/ojs/v1/jobs", {"type": "test.echo", "args": [], **members})
+        assert reply.status == 201, reply.body
+        job: dict[str, Any] = reply.json["job"]
+        return job
+
+    async def fetch(self, *queues: str, **members: Any) -> list[dict[str, Any]]:
+        """Fetch from queues, by default from ``default``, and return the jobs."""
+        body = {"queues": list(queues) or ["default"], **members}
+        reply = await self.post("/ojs/v1/workers/fetch", body)
+        assert reply.status == 200, reply.body
+        jobs: list[dict[str, Any]] = reply.json["jobs"]
+        return jobs
+
+    async def active(self, queue: str = "default", **members: Any) -> dict[str, Any]:
+        """Enqueue a job, fetch it as worker ``w1`` and return it as fetched."""
+        options = {"queue": queue, **members.pop("options", {})}
+        await self.enqueue(options=options, **members)
+        return (await self.fetch(queue, worker_id="w1"))[0]
+
+
+@asynccontextmanager
+async def open_app(
+    backend: Embedded,
+    *,
+    store: StoreSettings | None = None,
+    redis: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> AsyncIterator[App]:
+    """An App on a real backend. Keywords are fields of HttpSettings."""
+    if "api_keys" not in settings:
+        settings = {"allow_insecure": True, **settings}
+    client = ClientSettings.from_url(backend.url, **(redis or {}))
+    async with open_store(client, store, shards=SHARDS) as opened:
+        yield App(opened, HttpSettings(**settings))
+
+
+@asynccontextmanager
+async def serving(app: App, **config: Any) -> AsyncIterator[int]:
+    """Serve ``app`` with hypercorn on a free loopback port, which is yielded."""
+    hypercorn = Config()
+    hypercorn.bind = ["127.0.0.1:0"]
+    hypercorn.accesslog = None
+    hypercorn.errorlog = None
+    hypercorn.graceful_timeout = 2.0
+    for name, value in config.items():
+        setattr(hypercorn, name, value)
+    stop = trio.Event()
+    quart = create_quart_app(app)
+    async with trio.open_nursery() as nursery:
+
+        async def run(task_status: trio.TaskStatus[list[str]]) -> None:
+            await serve(
+                quart,  # type: ignore[arg-type] # hypercorn's alias of ASGI apps is narrower
+                hypercorn,
+                shutdown_trigger=stop.wait,
+                task_status=task_status,
+            )
+
+        binds = await nursery.start(run)
+        try:
+            yield int(binds[0].rpartition(":")[2])
+        finally:
+            app.drain()
+            stop.set()
+
+
+async def until(condition: Any, *, timeout_s: float = 10.0) -> Any:
+    """Await ``condition()`` until it is true, and return its value."""
+    with trio.fail_after(timeout_s):
+        while True:
+            value = await condition()
+            if value:
+                return value
+            await trio.sleep(0.02)

@@ -1,0 +1,24 @@
+"""An API over a real Redis for each test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ojs_cluster.server.embedded import Embedded
+from tests.http.api import Api, open_app
+
+
+@pytest.fixture
+async def api(standalone: Embedded) -> AsyncIterator[Api]:
+    """The API on a standalone server, without keys, with the test hooks."""
+    async with open_app(standalone, test_hooks=True) as app:
+        yield Api(app)
+
+
+@pytest.fixture
+async def any_api(backend: Embedded) -> AsyncIterator[Api]:
+    """The API on a standalone server and again on a cluster."""
+    async with open_app(backend, test_hooks=True) as app:
+        yield Api(app)
