@@ -7,7 +7,8 @@ Jobs that move while a listing goes on may be missed or met twice.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,21 +108,19 @@ async def list_jobs(
     start = _Place.parse(cursor, len(indexes), len(store.keys)) if cursor else _Place()
     jobs: list[JobRecord] = []
     budget = SCAN_BUDGET
-    async for place, job in _walk(store, wanted, indexes, start):
-        if job is not None:
-            budget -= 1
-            if wanted.admits(job):
-                jobs.append(job)
-        else:
+    async with aclosing(_walk(store, wanted, indexes, start)) as walk:
+        async for place, job in walk:
             budget -= 1  # an empty index still cost a call
-        if len(jobs) >= limit or budget <= 0:
-            return JobPage(jobs, place.text())
+            if job is not None and wanted.admits(job):
+                jobs.append(job)
+            if len(jobs) >= limit or budget <= 0:
+                return JobPage(jobs, place.text())
     return JobPage(jobs, None)
 
 
 async def _walk(
     store: Store, wanted: JobFilter, indexes: tuple[str, ...], place: _Place
-) -> AsyncIterator[tuple[_Place, JobRecord | None]]:
+) -> AsyncGenerator[tuple[_Place, JobRecord | None], None]:
     """Every job of the indexes with the place right after it; None after each index's end."""
     only = store.keys.shard_of_queue(wanted.queue) if wanted.queue is not None else None
     while place.index < len(indexes):
