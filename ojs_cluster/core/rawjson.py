@@ -25,7 +25,9 @@ from ojs_cluster.core.limits import DEFAULT_LIMITS
 
 Raw = msgspec.Raw
 
-_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+# Possessive, and an unterminated string runs to the end of the text: so it never backtracks and
+# never starts again inside of a string, which would take quadratic time on hostile input.
+_STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
 # Opening brackets become +1 and closing ones -1, read as signed bytes; the rest is deleted.
 _STEPS: Final = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
