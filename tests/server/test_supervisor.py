@@ -1,0 +1,226 @@
+"""The supervisor and the server loop, seen from outside: signals, kills, drains."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import httpx
+import pytest
+
+from tests.server.echo_child import BIG
+from tests.server.programs import Program, get, pid_exists, program
+from tests.support.servers import wait_until
+
+
+@contextlib.contextmanager
+def echo(workers: int = 2, **env: str) -> Iterator[tuple[Program, int]]:
+    """Run the supervisor with echo children until they are ready; gives its port as well."""
+    variables = {"OJS_WORKERS": str(workers), "OJS_SHUTDOWN_TIMEOUT": "10s", **env}
+    with program(["-m", "tests.server.echo_main"], env=variables) as running:
+        running.wait_line("ready")
+        yield running, int(running.seen[0])
+
+
+def pids(port: int, workers: int) -> set[int]:
+    """Ask until as many processes as there are have answered."""
+    found: set[int] = set()
+    deadline = time.monotonic() + 30
+    while len(found) < workers:
+        assert time.monotonic() < deadline, f"only {found} answered"
+        with contextlib.suppress(httpx.TransportError):
+            found.add(int(get(port, "/pid").text))
+    return found
+
+
+def test_every_worker_serves_the_one_port() -> None:
+    with echo(workers=2) as (_, port):
+        assert len(pids(port, 2)) == 2
+
+
+def test_killed_worker_is_replaced_and_the_port_stays_open() -> None:
+    with echo(workers=2) as (_, port):
+        victim, survivor = pids(port, 2)
+        os.kill(victim, signal.SIGKILL)
+        wait_until(lambda: not pid_exists(victim), what="the victim is gone")
+        assert get(port, "/pid").status_code == 200
+        assert pids(port, 2) - {victim, survivor}, "a new process took the victim's place"
+
+
+def test_worker_that_keeps_dying_is_restarted_later_and_later() -> None:
+    with echo(workers=1) as (running, port):
+        for _ in range(2):
+            (victim,) = pids(port, 1)
+            os.kill(victim, signal.SIGKILL)
+            wait_until(partial(is_gone, victim), what="the victim is gone")
+        running.wait_line("again in 0.1 s")
+        running.wait_line("again in 0.2 s")
+
+
+def test_drain_finishes_the_request_in_flight_and_refuses_new_connections() -> None:
+    with echo(workers=2) as (running, port), slow_request(port) as response:
+        chunks = response.iter_raw()
+        first = next(chunks)
+        running.signal(signal.SIGTERM)
+        wait_until(lambda: refuses(port), what="new connections are refused")
+        assert running.process.poll() is None, "the request is still in flight"
+        rest = b"".join(chunks)
+        assert rest == first
+        assert running.wait_exit() == 0
+
+
+def test_idle_keep_alive_connection_does_not_delay_the_end() -> None:
+    with echo(workers=1) as (running, port), httpx.Client() as client:
+        client.get(f"http://127.0.0.1:{port}/pid")
+        began = time.monotonic()
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+        assert time.monotonic() - began < 8, "it waited for the grace period of 10 s"
+
+
+def test_shutdown_delay_keeps_accepting_first() -> None:
+    with echo(workers=1, OJS_SHUTDOWN_DELAY="1s") as (running, port):
+        running.signal(signal.SIGTERM)
+        running.wait_line("draining")
+        assert get(port, "/pid").status_code == 200
+        wait_until(lambda: refuses(port), what="then the port closes")
+        assert running.wait_exit() == 0
+
+
+def test_request_longer_than_the_grace_period_is_cut() -> None:
+    with (
+        echo(workers=1, OJS_SHUTDOWN_TIMEOUT="0.3s") as (running, port),
+        slow_request(port) as response,
+    ):
+        running.signal(signal.SIGTERM)
+        with pytest.raises(httpx.TransportError):
+            response.read()
+        assert running.wait_exit() == 0
+
+
+def test_worker_that_hangs_is_killed_when_the_time_is_up() -> None:
+    with echo(workers=1, OJS_SHUTDOWN_TIMEOUT="1s") as (running, port):
+        (pid,) = pids(port, 1)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"GET /hang HTTP/1.1\r\nhost: x\r\n\r\n")
+            wait_until(lambda: is_asleep_in_hang(port), what="the event loop is blocked")
+            running.signal(signal.SIGTERM)
+            running.wait_line("killing it")
+            assert running.wait_exit() == 0
+        assert not pid_exists(pid)
+
+
+def test_second_signal_kills_at_once() -> None:
+    with echo(workers=1, OJS_SHUTDOWN_TIMEOUT="60s", OJS_SHUTDOWN_DELAY="60s") as (running, _):
+        running.signal(signal.SIGINT)
+        running.wait_line("draining")
+        running.signal(signal.SIGINT)
+        assert running.wait_exit(30) == 0
+
+
+def test_children_end_when_the_supervisor_is_killed() -> None:
+    with echo(workers=2) as (running, port):
+        children = pids(port, 2)
+        running.signal(signal.SIGKILL)
+        running.wait_exit()
+        wait_until(lambda: not any(map(pid_exists, children)), what="the children ended")
+        assert refuses(port)
+
+
+def test_hanging_child_ends_too_when_the_supervisor_is_killed() -> None:
+    with echo(workers=1, OJS_SHUTDOWN_TIMEOUT="1s") as (running, port):
+        (child,) = pids(port, 1)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"GET /hang HTTP/1.1\r\nhost: x\r\n\r\n")
+            wait_until(lambda: is_asleep_in_hang(port), what="the event loop is blocked")
+            running.signal(signal.SIGKILL)
+            running.wait_exit()
+            wait_until(lambda: not pid_exists(child), what="the child ended")
+
+
+def test_child_that_refuses_its_configuration_stops_everything_with_code_2() -> None:
+    env = {"OJS_WORKERS": "2", "ECHO_REFUSE": "echo-1"}
+    with program(["-m", "tests.server.echo_main"], env=env) as running:
+        assert running.wait_exit() == 2
+        assert "told to refuse" in running.output
+
+
+def test_error_of_one_request_leaves_other_connections_alone() -> None:
+    with echo(workers=1) as (_, port), httpx.Client() as client:
+        base = f"http://127.0.0.1:{port}"
+        pid = client.get(f"{base}/pid").text
+        assert get(port, "/bug").status_code == 500
+        assert client.get(f"{base}/pid").text == pid
+
+
+def test_many_requests_on_one_connection_keep_it_open() -> None:
+    with echo(workers=1) as (_, port), contextlib.closing(connection(port)) as client:
+        for _ in range(1500):  # hypercorn's own limit is 1000
+            client.request("GET", "/pid")
+            assert client.getresponse().read()
+
+
+def test_client_that_does_not_take_its_response_is_disconnected() -> None:
+    with (
+        echo(workers=1, OJS_WRITE_TIMEOUT="1s") as (_, port),
+        socket.create_connection(("127.0.0.1", port)) as client,
+    ):
+        client.sendall(b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n")
+        wait_until(lambda: established(port) == 0, timeout_s=30, what="the server hung up")
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            while data := client.recv(1 << 20):
+                received += len(data)
+        assert received < BIG
+
+
+@contextlib.contextmanager
+def slow_request(port: int) -> Iterator[httpx.Response]:
+    """Send a request whose response has begun and takes its time."""
+    with httpx.stream("GET", f"http://127.0.0.1:{port}/slow", timeout=20) as response:
+        yield response
+
+
+def connection(port: int) -> http.client.HTTPConnection:
+    """Open one connection that is not opened again when it closes."""
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    client.connect()
+    client.auto_open = 0
+    return client
+
+
+def is_gone(pid: int) -> bool:
+    return not pid_exists(pid)
+
+
+def established(port: int) -> int:
+    """Count connections that the server side of the port holds (Linux)."""
+    wanted, count = f":{port:04X}", 0
+    with open("/proc/net/tcp") as table:
+        for line in table.readlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            count += local.endswith(wanted) and state == "01"
+    return count
+
+
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def is_asleep_in_hang(port: int) -> bool:
+    """Tell whether the only process has stopped answering."""
+    try:
+        get(port, "/pid", timeout_s=0.3)
+    except httpx.TransportError:
+        return True
+    return False
