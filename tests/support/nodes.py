@@ -23,7 +23,7 @@ from ojs_cluster.server.ports import PortReservation, reserve_any
 from tests.support.servers import wait_until
 
 HOST = "127.0.0.1"
-START_TIMEOUT_S = 30
+START_TIMEOUT_S = 20
 STOP_TIMEOUT_S = 15
 
 Environment = Mapping[str, str]
