@@ -1,0 +1,67 @@
+"""Imports only go down (docs/architecture.md, Floors)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+FLOORS = {
+    "ojs_cluster.core": 1,
+    "ojs_cluster.redis": 2,
+    "ojs_cluster.keys": 2,
+    "ojs_cluster.store": 3,
+    "ojs_cluster.http": 4,
+    "scheduler": 4,
+    "ojs_cluster.server": 5,
+    "ojs_cluster.config": 5,
+    "ojs_cluster.cli": 5,
+}
+
+
+def floor_of(module: str) -> int | None:
+    """The floor a module of this project stands on; None for others and for the bare package."""
+    for prefix, floor in FLOORS.items():
+        if module == prefix or module.startswith(prefix + "."):
+            return floor
+    return None
+
+
+def modules() -> list[Path]:
+    return sorted([*(ROOT / "ojs_cluster").rglob("*.py"), *(ROOT / "scheduler").rglob("*.py")])
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports_of(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the floor"
+            found.add(str(node.module))
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_only_go_down(path: Path) -> None:
+    name = name_of(path)
+    if name == "ojs_cluster":
+        return
+    own = floor_of(name)
+    assert own is not None, f"{name} stands on no floor: add it to the table"
+    for target in imports_of(path):
+        floor = floor_of(target)
+        if floor is None:
+            continue
+        assert floor <= own, f"{name} (floor {own}) imports {target} (floor {floor})"
+        sides = {name.split(".")[0] == "scheduler", target.split(".")[0] == "scheduler"}
+        if own == floor == 4:
+            assert len(sides) == 1, f"{name} imports {target}: http and scheduler stay apart"
