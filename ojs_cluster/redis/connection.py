@@ -83,7 +83,6 @@ class Connection:
         *,
         name: str,
         max_in_flight: int,
-        max_queued_bytes: int,
         max_reply_bytes: int,
     ) -> None:
         self.name = name
@@ -92,12 +91,10 @@ class Connection:
         self._transport = transport
         self._clock = clock
         self._limit = max_in_flight
-        self._max_queued_bytes = max_queued_bytes
         self._max_reply_bytes = max_reply_bytes
         self._parser = hiredis.Reader(replyError=RedisReplyError, notEnoughData=_MORE)
         self._queue: list[Waiter] = []
         self._payloads: list[bytes] = []
-        self._queued_bytes = 0
         self._in_flight: deque[Waiter] = deque()
         self._idle_writer: Task | None = None
         self._room = trio.lowlevel.ParkingLot()
@@ -129,11 +126,7 @@ class Connection:
         if writer is not None:
             self._idle_writer = None
             reschedule(writer)
-        self._queued_bytes += len(payload)
-        if (
-            len(self._queue) + len(self._in_flight) >= self._limit
-            or self._queued_bytes > self._max_queued_bytes
-        ):
+        if len(self._queue) + len(self._in_flight) >= self._limit:
             self.full = True
         return await wait_task_rescheduled(waiter.abort)  # type: ignore[no-any-return]
 
@@ -203,7 +196,7 @@ class Connection:
     def _make_room(self) -> None:
         """Let callers in again, those who wait first, if the limits allow it."""
         free = self._limit - self.pending
-        if free > 0 and self.open and self._queued_bytes <= self._max_queued_bytes:
+        if free > 0 and self.open:
             self.full = False
             self._room.unpark(count=free)
 
@@ -242,9 +235,8 @@ class Connection:
             payloads.clear()
             if data:
                 await self._transport.send(data)
-            self._queued_bytes = sum(map(len, payloads)) if payloads else 0
             if self.full or self._room:
-                self._make_room()
+                self._make_room()  # abandoned commands were dropped
         return "closed"
 
     def _abort_writer(self, _raise_cancel: object) -> Abort:

@@ -116,7 +116,6 @@ class Link:
             self._clock,
             name=str(self.address),
             max_in_flight=self._settings.max_in_flight,
-            max_queued_bytes=self._settings.max_queued_bytes,
             max_reply_bytes=self._settings.max_reply_bytes,
         )
         try:

@@ -67,7 +67,6 @@ class ClientSettings:
             for dead and its connection is closed.
         call_timeout_s: one call in total, waiting for a connection and retries included.
         max_in_flight: commands queued or unanswered per node; further callers wait their turn.
-        max_queued_bytes: commands queued per node that the socket has not taken yet; likewise.
         max_reply_bytes: largest reply accepted, to the nearest read of 64 KiB.
     """
 
@@ -81,20 +80,12 @@ class ClientSettings:
     reply_timeout_s: float = 5.0
     call_timeout_s: float = 10.0
     max_in_flight: int = 1024
-    max_queued_bytes: int = 16 * 1024 * 1024
     max_reply_bytes: int = 64 * 1024 * 1024
 
     def __post_init__(self) -> None:
         if not self.nodes:
             raise ValueError("at least one Redis node is needed")
-        positive = (
-            "connect_timeout_s",
-            "reply_timeout_s",
-            "call_timeout_s",
-            "max_in_flight",
-            "max_queued_bytes",
-        )
-        for name in positive:
+        for name in ("connect_timeout_s", "reply_timeout_s", "call_timeout_s", "max_in_flight"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive")
         if self.max_reply_bytes < 64 * 1024:

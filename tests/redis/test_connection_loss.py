@@ -1,0 +1,233 @@
+"""Connections that end, stall or answer too much, seen through a proxy that does it on purpose."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import trio
+import trio.testing
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis import Client, ReplyTooLarge, open_client
+from ojs_cluster.server.embedded import Embedded
+from tests.redis.helpers import client_of, eventually, in_thread, proxied, settings_for, slot_of
+
+BIG = b"x" * 300_000
+
+
+async def test_connection_cut_in_mid_reply_leaves_outcome_unknown(standalone: Embedded) -> None:
+    async with proxied(standalone) as proxy, open_client(settings_for(proxy.port)) as client:
+        await client.call(0, b"SET", b"k", BIG)
+        proxy.cut_after(100_000)
+
+        with pytest.raises(BackendUnavailable) as caught:
+            await client.call(0, b"GET", b"k")
+
+        assert caught.value.outcome == "unknown"
+        assert await client.call(0, b"GET", b"k") == BIG
+        assert proxy.connections >= 2
+
+
+async def test_idempotent_call_is_repeated_after_a_cut_in_mid_reply(standalone: Embedded) -> None:
+    async with proxied(standalone) as proxy, open_client(settings_for(proxy.port)) as client:
+        await client.call(0, b"SET", b"k", BIG)
+        for cut in (1, 9, 65_536, len(BIG)):
+            proxy.cut_after(cut)
+            assert await client.call(0, b"GET", b"k", idempotent=True) == BIG
+
+
+async def test_no_increment_is_applied_twice_while_connections_are_cut(
+    standalone: Embedded,
+) -> None:
+    """Every call either counts once, or says that it does not know."""
+    counts: dict[bytes, tuple[int, int]] = {}
+
+    async def caller(client: Client, number: int) -> None:
+        key, sure, unsure = b"n:%d" % number, 0, 0
+        for _ in range(150):
+            try:
+                await client.call(0, b"INCR", key)
+                sure += 1
+            except BackendUnavailable as error:
+                unsure += error.outcome == "unknown"
+        counts[key] = (sure, unsure)
+
+    async with proxied(standalone) as proxy, open_client(settings_for(proxy.port)) as client:
+
+        async def saboteur() -> None:
+            while True:
+                proxy.cut_after(997)
+                await trio.sleep(0.03)
+
+        async with trio.open_nursery() as cutting:
+            cutting.start_soon(saboteur)
+            async with trio.open_nursery() as nursery:
+                for number in range(32):
+                    nursery.start_soon(caller, client, number)
+            cutting.cancel_scope.cancel()
+
+    assert sum(unsure for _, unsure in counts.values()) > 0, "the saboteur hit nobody"
+    with standalone.nodes[0].client() as observer:
+        for key, (sure, unsure) in counts.items():
+            assert sure <= int(observer.get(key) or 0) <= sure + unsure
+
+
+async def test_client_kill_is_survived_by_idempotent_callers(backend: Embedded) -> None:
+    done = 0
+
+    async def caller(client: Client, number: int) -> None:
+        nonlocal done
+        key = b"k:%d" % number
+        for step in range(100):
+            await client.call(slot_of(key), b"SET", key, step, idempotent=True)
+            value = await client.call(slot_of(key), b"GET", key, idempotent=True)
+            assert value == b"%d" % step
+            done += 1
+
+    def kill_all() -> None:
+        for node in backend.masters():
+            with node.client() as observer:
+                observer.execute_command(  # type: ignore[no-untyped-call]
+                    "CLIENT", "KILL", "TYPE", "NORMAL", "SKIPME", "YES"
+                )
+
+    async with client_of(backend) as client, trio.open_nursery() as nursery:
+        for number in range(32):
+            nursery.start_soon(caller, client, number)
+        for _ in range(5):
+            await in_thread(kill_all)
+            await trio.sleep(0.05)
+
+    assert done == 3200
+
+
+async def test_call_that_was_never_sent_waits_for_the_next_connection(
+    standalone: Embedded,
+) -> None:
+    async with proxied(standalone) as proxy, open_client(settings_for(proxy.port)) as client:
+        proxy.cut()
+        await eventually(lambda: not client.healthy, what="the client noticed")
+
+        assert await client.call(0, b"INCR", b"n") == 1
+
+
+async def test_node_that_never_answers_is_given_up(standalone: Embedded) -> None:
+    settings = functools.partial(settings_for, reply_timeout_s=0.4, call_timeout_s=3.0)
+    async with proxied(standalone) as proxy, open_client(settings(proxy.port)) as client:
+        proxy.stall()
+        with pytest.raises(BackendUnavailable) as caught, trio.fail_after(2):
+            await client.call(0, b"INCR", b"n")
+        assert caught.value.outcome == "unknown"
+
+        proxy.resume()
+        assert await client.call(0, b"INCR", b"n") == 2
+
+
+async def test_call_timeout_bounds_a_call_that_keeps_failing(standalone: Embedded) -> None:
+    settings = settings_for(0, reply_timeout_s=0.3, call_timeout_s=1.0, connect_timeout_s=0.2)
+    async with proxied(standalone) as proxy:
+        chosen = settings_for(
+            proxy.port,
+            reply_timeout_s=settings.reply_timeout_s,
+            call_timeout_s=settings.call_timeout_s,
+            connect_timeout_s=settings.connect_timeout_s,
+        )
+        async with open_client(chosen) as client:
+            proxy.stall()
+            with pytest.raises(BackendUnavailable) as caught, trio.fail_after(3):
+                await client.call(0, b"GET", b"n", idempotent=True)
+            assert caught.value.outcome == "unknown"
+
+            with pytest.raises(BackendUnavailable) as caught, trio.fail_after(3):
+                await client.call(0, b"INCR", b"n")
+            assert caught.value.outcome == "not_applied"
+
+
+async def test_call_timeout_bounds_a_wait_behind_slow_replies(standalone: Embedded) -> None:
+    """The node does answer, one reply at a time, so only the call's own limit can end it."""
+    settings = functools.partial(settings_for, reply_timeout_s=30.0, call_timeout_s=0.5)
+    async with proxied(standalone) as proxy, open_client(settings(proxy.port)) as client:
+        proxy.stall()
+        with pytest.raises(BackendUnavailable) as caught, trio.fail_after(2):
+            await client.call(0, b"ECHO", b"late")
+        assert caught.value.outcome == "unknown"
+
+        proxy.resume()
+        assert await client.call(0, b"ECHO", b"next") == b"next"
+        assert proxy.connections == 1
+
+
+async def test_reply_over_the_limit_is_refused_and_the_client_goes_on(
+    standalone: Embedded,
+) -> None:
+    async with client_of(standalone, max_reply_bytes=128 * 1024) as client:
+        await client.call(0, b"SET", b"big", BIG)
+        for _ in range(100):
+            await client.call(0, b"RPUSH", b"list", *[b"y" * 500] * 10)
+
+        with pytest.raises(ReplyTooLarge):
+            await client.call(0, b"GET", b"big")
+        with pytest.raises(ReplyTooLarge):
+            await client.call(0, b"LRANGE", b"list", 0, -1, idempotent=True)
+        assert await client.call(0, b"GETRANGE", b"big", 0, 9) == b"x" * 10
+
+
+async def test_many_small_replies_in_one_read_are_not_a_large_one(standalone: Embedded) -> None:
+    async with client_of(standalone, max_reply_bytes=64 * 1024) as client:
+        await client.call(0, b"SET", b"k", b"z" * 8_000)
+
+        async def caller() -> None:
+            for _ in range(20):
+                assert await client.call(0, b"STRLEN", b"k") == 8_000
+                assert len(await client.call(0, b"GET", b"k")) == 8_000  # type: ignore[arg-type]
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(64):
+                nursery.start_soon(caller)
+
+
+async def test_commands_in_flight_are_bounded_and_the_rest_wait_their_turn(
+    standalone: Embedded,
+) -> None:
+    answered = 0
+
+    async def caller(client: Client) -> None:
+        nonlocal answered
+        await client.call(0, b"ECHO", b"bounded")
+        answered += 1
+
+    settings = functools.partial(settings_for, max_in_flight=4)
+    async with proxied(standalone) as proxy, open_client(settings(proxy.port)) as client:
+        proxy.stall()
+        async with trio.open_nursery() as nursery:
+            for _ in range(50):
+                nursery.start_soon(caller, client)
+            await eventually(lambda: proxy.received.count(b"bounded") == 4)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert proxy.received.count(b"bounded") == 4
+
+            proxy.resume()
+    assert answered == 50
+
+
+async def test_closing_the_client_wakes_callers_outside_of_it(standalone: Embedded) -> None:
+    outcomes: list[str] = []
+
+    async def caller(client: Client) -> None:
+        try:
+            await client.call(0, b"ECHO", b"x")
+        except BackendUnavailable as error:
+            outcomes.append(error.outcome)
+
+    async with proxied(standalone) as proxy, trio.open_nursery() as nursery:
+        async with open_client(settings_for(proxy.port, max_in_flight=1)) as client:
+            proxy.stall()
+            for _ in range(2):
+                nursery.start_soon(caller, client)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        with trio.fail_after(2):
+            await eventually(lambda: len(outcomes) == 2)
+            await caller(client)
+
+    assert sorted(outcomes) == ["not_applied", "not_applied", "unknown"]

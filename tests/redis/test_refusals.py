@@ -1,0 +1,84 @@
+"""Servers that cannot be used: unreachable, silent, or refusing us."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis import AuthenticationFailed, ClientSettings, ConnectFailed, open_client
+from ojs_cluster.server.embedded import Embedded
+from tests.redis.helpers import settings_for, silent_listener
+from tests.support.servers import own_server
+
+
+async def test_nobody_listens() -> None:
+    with pytest.raises(BackendUnavailable) as caught:
+        async with open_client(settings_for(1, call_timeout_s=0.3)):
+            raise AssertionError("opened")
+    assert caught.value.outcome == "not_applied"
+    assert "127.0.0.1:1" in str(caught.value.__cause__)
+
+
+async def test_server_that_accepts_and_stays_silent() -> None:
+    with silent_listener() as port, pytest.raises(BackendUnavailable) as caught:
+        async with open_client(settings_for(port, call_timeout_s=0.6, connect_timeout_s=0.2)):
+            raise AssertionError("opened")
+    assert "handshake" in str(caught.value.__cause__)
+
+
+async def test_server_that_speaks_another_protocol() -> None:
+    async def http(stream: trio.SocketStream) -> None:
+        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listeners[0].socket.getsockname()[1]
+        nursery.start_soon(trio.serve_listeners, http, listeners)
+        with pytest.raises(BackendUnavailable) as caught:
+            async with open_client(settings_for(port, call_timeout_s=0.5)):
+                raise AssertionError("opened")
+        nursery.cancel_scope.cancel()
+    assert "protocol error" in str(caught.value.__cause__)
+
+
+async def test_database_number_on_a_cluster_is_refused(cluster: Embedded) -> None:
+    settings = ClientSettings.from_url(f"redis://{cluster.nodes[0].address}/2")
+    with pytest.raises((ConnectFailed, AuthenticationFailed)):
+        async with open_client(settings):
+            raise AssertionError("opened")
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> object:
+    """A cluster whose default user has a password, and with a second user."""
+    directory: Path = tmp_path_factory.mktemp("guarded")
+    with own_server(directory) as servers:
+        for node in servers.nodes:
+            with node.client() as admin:
+                admin.execute_command("ACL", "SETUSER", "ann", "on", ">ann-pw", "~*", "&*", "+@all")  # type: ignore[no-untyped-call]
+                admin.config_set("requirepass", "default-pw")
+        yield servers
+
+
+@pytest.mark.parametrize("credentials", [":default-pw@", "ann:ann-pw@", "default:default-pw@"])
+async def test_right_credentials_open_every_node(guarded: Embedded, credentials: str) -> None:
+    url = guarded.url.replace("redis://", f"redis://{credentials}")
+    async with open_client(ClientSettings.from_url(url)) as client:
+        replies = await client.on_masters(b"PING")
+        assert list(replies.values()) == [b"PONG"] * 3
+        await client.subscribe(b"ch", 0, lambda _: None, lambda: None)
+
+
+@pytest.mark.parametrize("credentials", ["", ":wrong@", "ann:default-pw@", "bob:ann-pw@"])
+async def test_wrong_credentials_fail_at_once_and_are_not_shown(
+    guarded: Embedded, credentials: str
+) -> None:
+    url = guarded.url.replace("redis://", f"redis://{credentials}")
+    with trio.fail_after(5), pytest.raises(AuthenticationFailed) as caught:
+        async with open_client(ClientSettings.from_url(url, call_timeout_s=30)):
+            raise AssertionError("opened")
+    assert "-pw" not in str(caught.value)
+    assert "wrong" not in str(caught.value).lower().replace("wrongpass", "")
