@@ -1,0 +1,396 @@
+"""A model of the job lifecycle: one thread, virtual time, no Redis.
+
+It is the oracle of tests that drive it beside the real server. Operations have the meaning of
+`ojs_cluster.store`: each returns what the server must answer or raises the error the server must
+raise. Time is virtual and moves only in `advance`; nothing happens by itself in between.
+
+How real time meets virtual time. The server's clock cannot be stopped, so a harness does not sleep:
+to let virtual time pass it moves all deadlines that Redis holds into the past by the same amount
+(`tests/model/time_travel.py`), then runs promote and reap on every shard once, in that order, as
+`Model.settle` does. While an example runs, real time creeps by some milliseconds, so use durations
+and steps that are multiples of a `UNIT` longer than any example takes: then a deadline has passed
+for the server exactly when it has for the model.
+
+Where the order of jobs is open (several became available in one instant) the model does not guess:
+`fetch` is told what the server gave and checks that it was one of the possible answers.
+
+Left out: retention, the cap on dead letters, workers that are told to be quiet, results. Retry
+policies must have no jitter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
+from ojs_cluster.core.failure import Failure
+from ojs_cluster.core.retry import DEFAULT_RETRY, RetryPolicy, backoff_ms, matches
+from ojs_cluster.core.states import CANCELLABLE, State
+from tests.model.jobs import JobView, Lease, ModelJob, Place, view
+
+UNIT: Final = 60_000
+"""Virtual durations and steps are multiples of this many ms; an example must take less."""
+
+_WAITING: Final = (State.AVAILABLE, State.SCHEDULED, State.PENDING, State.RETRYABLE)
+
+
+class Model:
+    """All jobs and queues of one installation.
+
+    ``visibility_ms`` is the lease of jobs and fetches that ask for none; ``errors_kept`` the length
+    of a job's error history.
+    """
+
+    def __init__(self, *, visibility_ms: int = 2 * UNIT, errors_kept: int = 10) -> None:
+        self.now_ms = 0
+        self.jobs: dict[str, ModelJob] = {}
+        self.paused: set[str] = set()
+        self.acked: Counter[str] = Counter()
+        self._visibility_ms = visibility_ms
+        self._errors_kept = errors_kept
+        self._steps = 0
+        self._leases = 0
+
+    # -- what producers do
+
+    def enqueue(
+        self,
+        job_id: str,
+        queue: str = "default",
+        *,
+        priority: int = 0,
+        retry: RetryPolicy = DEFAULT_RETRY,
+        delay_ms: int = 0,
+        expires_ms: int | None = None,
+        timeout_ms: int | None = None,
+        visibility_ms: int | None = None,
+        pending: bool = False,
+    ) -> JobView:
+        """A new job; ``delay_ms`` and ``expires_ms`` count from now. Raises Duplicate."""
+        if job_id in self.jobs:
+            raise Duplicate(job_id)
+        job = self.jobs[job_id] = ModelJob(
+            job_id,
+            queue,
+            priority,
+            retry,
+            order=len(self.jobs),
+            due_ms=self.now_ms + delay_ms if delay_ms else None,
+            expires_ms=None if expires_ms is None else self.now_ms + expires_ms,
+            timeout_ms=timeout_ms or None,
+            visibility_ms=visibility_ms or None,
+            on_exhaustion=retry.on_exhaustion,
+        )
+        if pending:
+            job.state = State.PENDING
+        else:
+            self._release_when_due(job)
+        return view(job)
+
+    def activate(self, job_id: str) -> JobView:
+        """Release a pending job. Raises NotFound, Conflict."""
+        job = self._find(job_id)
+        if job.state is not State.PENDING:
+            raise Conflict(job.state)
+        self._release_when_due(job)
+        return view(job)
+
+    def cancel(self, job_id: str) -> JobView:
+        """Stop a job that is not over, also while it runs. Raises NotFound, Conflict."""
+        job = self._find(job_id)
+        if job.state not in CANCELLABLE:
+            raise Conflict(job.state)
+        job.state, job.lease = State.CANCELLED, None
+        return view(job)
+
+    def get(self, job_id: str) -> JobView:
+        """Raises NotFound."""
+        return view(self._find(job_id))
+
+    # -- what workers do
+
+    def fetch(
+        self,
+        queues: Sequence[str],
+        count: int = 1,
+        worker: str = "",
+        *,
+        visibility_ms: int | None = None,
+        observed: Sequence[tuple[str, str]] | None = None,
+    ) -> list[JobView]:
+        """Lease up to ``count`` jobs, queue by queue, by priority, then in order of arrival.
+
+        ``observed`` is what the server gave: pairs of job id and lease id. AssertionError says that
+        it must not have given that. Without it the model chooses, the oldest first.
+        """
+        self.promote()
+        given: list[JobView] = []
+        for queue in dict.fromkeys(queues):
+            while queue not in self.paused and len(given) < count:
+                choice = self._next(queue)
+                if not choice:
+                    break
+                expired = [job for job in choice if self._has_expired(job)]
+                if expired:
+                    self._expire(expired[0])
+                    continue
+                job, lease_id = self._pick(choice, len(given), observed)
+                self._lease(job, worker, lease_id, visibility_ms)
+                given.append(view(job))
+        if observed is not None and len(observed) > len(given):
+            raise AssertionError(f"nothing is left to fetch, the server gave {observed}")
+        return given
+
+    def ack(self, job_id: str, worker: str | None = None, lease_id: str | None = None) -> JobView:
+        """Complete a job. Its holder may repeat that. Raises NotFound, Conflict."""
+        job = self._find(job_id)
+        named = worker is not None or lease_id is not None
+        if job.state is State.COMPLETED and named and job.settled:
+            if job.settled.is_held_by(worker, lease_id):
+                return view(job)
+            raise Conflict("completed by another holder")
+        self._settle_lease(job, worker, lease_id)
+        job.state, job.failed = State.COMPLETED, False
+        self.acked[job.queue] += 1
+        return view(job)
+
+    def nack(
+        self,
+        job_id: str,
+        failure: Failure,
+        worker: str | None = None,
+        lease_id: str | None = None,
+    ) -> JobView:
+        """Fail the attempt. The lease id may repeat that. Raises NotFound, Conflict."""
+        job = self._find(job_id)
+        if self._repeats_nack(job, lease_id):
+            return view(job)
+        self._settle_lease(job, worker, lease_id)
+        if failure.action:
+            job.on_exhaustion = failure.action
+        stops = not failure.retryable or matches(job.retry.non_retryable, failure.names)
+        self._fail(job, failure.names[0], stops=stops)
+        return view(job)
+
+    def requeue(
+        self, job_id: str, worker: str | None = None, lease_id: str | None = None
+    ) -> JobView:
+        """Hand a job back, to the end of its priority. Raises NotFound, Conflict."""
+        job = self._find(job_id)
+        if self._repeats_nack(job, lease_id):
+            return view(job)
+        self._settle_lease(job, worker, lease_id)
+        self._make_available(job)
+        return view(job)
+
+    def heartbeat(
+        self, worker: str, job_ids: Iterable[str], *, visibility_ms: int | None = None
+    ) -> list[str]:
+        """Ids of the jobs whose lease is longer now: those that the worker holds."""
+        extended = []
+        for job_id in job_ids:
+            job = self.jobs.get(job_id)
+            if job and job.lease and job.lease.worker == worker:
+                job.lease.given_ms = self.now_ms
+                job.lease.deadline_ms = self.now_ms + (visibility_ms or job.lease.length_ms)
+                extended.append(job_id)
+        return extended
+
+    # -- what operators do
+
+    def pause(self, queue: str) -> None:
+        """Its jobs are not fetched any more; everything else goes on."""
+        self.paused.add(queue)
+
+    def resume(self, queue: str) -> None:
+        """Undo `pause`."""
+        self.paused.discard(queue)
+
+    def dead_letters(self, queue: str | None = None) -> set[str]:
+        """Ids of the dead letters, of one queue or of all."""
+        return {job.job_id for job in self.jobs.values() if job.dead and queue in (None, job.queue)}
+
+    def retry_dead(self, job_id: str) -> JobView:
+        """Start a dead letter over. Raises NotFound when it is none."""
+        job = self._find_dead(job_id)
+        job.dead = job.failed = job.started = job.expired = False
+        job.attempt, job.lease, job.settled, job.retry_delay_ms = 0, None, None, None
+        job.errors.clear()
+        if self._has_expired(job):
+            job.expires_ms = None  # whoever retries by hand wants it run
+        self._make_available(job)
+        return view(job)
+
+    def delete_dead(self, job_id: str) -> None:
+        """Remove a dead letter and its job. Raises NotFound when it is none."""
+        del self.jobs[self._find_dead(job_id).job_id]
+
+    def counts(self, queue: str) -> dict[State, int]:
+        """Jobs of a queue per state, zeros included."""
+        found = Counter(job.state for job in self.jobs.values() if job.queue == queue)
+        return {state: found[state] for state in State}
+
+    # -- what time does
+
+    def advance(self, ms: int) -> None:
+        """Let time pass, then do what the background loops do."""
+        self.now_ms += ms
+        self.settle()
+
+    def settle(self) -> None:
+        """One pass of promote, then of reap: execution timeouts, lost leases, expiry."""
+        self.promote()
+        for job in self._active_until(lambda lease: lease.timeout_ms):
+            job.lease = None
+            self._fail(job, "timeout", stops=False)
+        self._lose(self._active_until(lambda lease: lease.deadline_ms), "visibility_timeout")
+        for job in list(self.jobs.values()):
+            if job.state in _WAITING and self._has_expired(job):
+                self._expire(job)
+
+    def promote(self) -> None:
+        """Scheduled and retryable jobs whose time has come become available, in that order."""
+        due = [
+            (job.due_ms, job)
+            for job in self.jobs.values()
+            if job.state in (State.SCHEDULED, State.RETRYABLE)
+            and job.due_ms is not None
+            and job.due_ms <= self.now_ms
+        ]
+        self._steps += 1
+        for due_ms, job in due:
+            if self._has_expired(job):
+                self._expire(job)
+            else:
+                self._make_available(job, (self._steps, due_ms))
+
+    def recover(self, worker: str, dead_ms: int | None = None) -> list[str]:
+        """A worker died at ``dead_ms`` (now): what it took before that is lost."""
+        at = self.now_ms if dead_ms is None else dead_ms
+        lost = [
+            job
+            for job in self.jobs.values()
+            if job.lease and job.lease.worker == worker and job.lease.given_ms <= at
+        ]
+        self._lose(lost, "worker_lost")
+        return [job.job_id for job in lost]
+
+    # -- rules shared by the above
+
+    def _find(self, job_id: str) -> ModelJob:
+        if job_id not in self.jobs:
+            raise NotFound("job", job_id)
+        return self.jobs[job_id]
+
+    def _find_dead(self, job_id: str) -> ModelJob:
+        job = self._find(job_id)
+        if not job.dead:
+            raise NotFound("dead letter", job_id)
+        return job
+
+    def _has_expired(self, job: ModelJob) -> bool:
+        return job.expires_ms is not None and job.expires_ms <= self.now_ms
+
+    def _release_when_due(self, job: ModelJob) -> None:
+        if job.due_ms is not None and job.due_ms > self.now_ms:
+            job.state = State.SCHEDULED
+        else:
+            self._make_available(job)
+
+    def _make_available(self, job: ModelJob, place: Place | None = None) -> None:
+        if place is None:
+            self._steps += 1
+            place = (self._steps, 0)
+        job.state, job.place = State.AVAILABLE, place
+
+    def _next(self, queue: str) -> list[ModelJob]:
+        """The jobs of which one must be served next, in order of creation."""
+        waiting = [
+            job for job in self.jobs.values() if job.queue == queue and job.state is State.AVAILABLE
+        ]
+        first = min(((-job.priority, job.place) for job in waiting), default=None)
+        return [job for job in waiting if (-job.priority, job.place) == first]
+
+    def _pick(
+        self, choice: list[ModelJob], position: int, observed: Sequence[tuple[str, str]] | None
+    ) -> tuple[ModelJob, str]:
+        if observed is None:
+            self._leases += 1
+            return choice[0], f"lease-{self._leases}"
+        possible = [job.job_id for job in choice]
+        if position >= len(observed):
+            raise AssertionError(f"one of {possible} must be given, the server stopped")
+        job_id, lease_id = observed[position]
+        if job_id not in possible:
+            raise AssertionError(f"one of {possible} must be given next, the server gave {job_id}")
+        return self.jobs[job_id], lease_id
+
+    def _lease(self, job: ModelJob, worker: str, lease_id: str, asked_ms: int | None) -> None:
+        length = asked_ms or job.visibility_ms or self._visibility_ms
+        job.state, job.started = State.ACTIVE, True
+        job.attempt += 1
+        job.settled = None
+        job.lease = Lease(
+            lease_id,
+            worker,
+            length,
+            given_ms=self.now_ms,
+            deadline_ms=self.now_ms + length,
+            timeout_ms=None if job.timeout_ms is None else self.now_ms + job.timeout_ms,
+        )
+
+    def _settle_lease(self, job: ModelJob, worker: str | None, lease_id: str | None) -> None:
+        if job.lease is None:
+            raise Conflict(job.state)
+        if not job.lease.is_held_by(worker, lease_id):
+            raise Conflict("held by another lease")
+        job.settled, job.lease = job.lease, None
+
+    def _repeats_nack(self, job: ModelJob, lease_id: str | None) -> bool:
+        return (
+            job.lease is None
+            and job.state not in (State.COMPLETED, State.CANCELLED)
+            and job.settled is not None
+            and lease_id == job.settled.lease_id
+        )
+
+    def _active_until(self, deadline: Callable[[Lease], int | None]) -> list[ModelJob]:
+        """Active jobs of which this deadline has passed."""
+        return [
+            job
+            for job in self.jobs.values()
+            if job.lease and (at := deadline(job.lease)) is not None and at <= self.now_ms
+        ]
+
+    def _record(self, job: ModelJob, error: str) -> None:
+        job.errors = [*job.errors, error][-self._errors_kept :]
+        job.failed = True
+
+    def _fail(self, job: ModelJob, error: str, *, stops: bool) -> None:
+        self._record(job, error)
+        if stops or job.attempt >= job.retry.max_attempts:
+            self._exhaust(job)
+            return
+        job.state = State.RETRYABLE
+        job.retry_delay_ms = backoff_ms(job.retry, job.attempt)
+        job.due_ms = self.now_ms + job.retry_delay_ms
+
+    def _lose(self, jobs: list[ModelJob], error: str) -> None:
+        self._steps += 1
+        for job in jobs:
+            deadline = job.lease.deadline_ms if job.lease else 0
+            job.lease = None
+            self._record(job, error)
+            if job.attempt >= job.retry.max_attempts:
+                self._exhaust(job)
+            else:
+                self._make_available(job, (self._steps, deadline))
+
+    def _exhaust(self, job: ModelJob) -> None:
+        job.state = State.DISCARDED
+        job.dead = job.on_exhaustion == "dead_letter"
+
+    def _expire(self, job: ModelJob) -> None:
+        job.state, job.expired = State.DISCARDED, True
