@@ -20,7 +20,7 @@ from hypercorn.typing import ASGIFramework
 from ojs_cluster import __version__
 from ojs_cluster.config import Settings
 from ojs_cluster.http.app import App, HttpSettings
-from ojs_cluster.http.quart_app import create_app
+from ojs_cluster.http.quart_app import create_quart_app
 from ojs_cluster.server.child import Child, run_child
 from ojs_cluster.server.http_server import drain_times, hypercorn_config, lifespan, serve
 from ojs_cluster.server.opening import open_patiently
@@ -112,7 +112,7 @@ async def work(child: Child) -> None:
         async with contextlib.AsyncExitStack() as stack:
             store = await open_patiently(stack, settings)
             app = App(store=store, waiters=Waiters(), settings=http_settings(settings))
-            quart = create_app(app)
+            quart = create_quart_app(app)
             await stack.enter_async_context(lifespan(quart, config))
             gate.open(quart)
             # What exists now lives as long as the process: no collection has to visit it.
