@@ -1,0 +1,149 @@
+"""Scheduler processes of a test, and what the test asks Redis about jobs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+
+from ojs_cluster.core.envelope import parse_job
+from ojs_cluster.core.states import State
+from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.store.context import Store, StoreSettings, open_store
+from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.jobs import get
+
+POLL_S = 0.01
+
+
+@dataclass(eq=False, slots=True)
+class SchedulerProcess:
+    """One process of tests/scheduler/process.py.
+
+    :ivar line: what it printed last: '', 'following' or 'leading TOKEN'.
+    :ivar at: when the line came, on trio's clock.
+    """
+
+    process: trio.Process
+    line: str = ""
+    at: float = 0.0
+    history: list[str] = field(default_factory=list)
+
+    @property
+    def leads(self) -> bool:
+        return self.line.startswith("leading")
+
+    @property
+    def token(self) -> int:
+        return int(self.line.split()[1])
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.line = ""
+
+    async def read(self) -> None:
+        """Follow its output until it ends."""
+        assert self.process.stdout is not None
+        rest = b""
+        async for piece in self.process.stdout:
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                self.line, self.at = line.decode(), trio.current_time()
+                self.history.append(self.line)
+
+
+@asynccontextmanager
+async def schedulers(
+    url: str, count: int, **settings: int | str
+) -> AsyncIterator[list[SchedulerProcess]]:
+    """Run `count` schedulers of one group; those still alive are killed in the end.
+
+    Settings are SchedulerSettings' fields; with the prefix `store_`, StoreSettings'.
+    """
+    pairs = [f"{name.replace('store_', 'store.', 1)}={value}" for name, value in settings.items()]
+    command = [sys.executable, "-m", "tests.scheduler.process", url, *pairs]
+    running: list[SchedulerProcess] = []
+    async with trio.open_nursery() as nursery:
+        try:
+            for _ in range(count):
+                start = partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
+                process: trio.Process = await nursery.start(start)
+                one = SchedulerProcess(process)
+                running.append(one)
+                nursery.start_soon(one.read)
+            yield running
+        finally:
+            nursery.cancel_scope.cancel()
+
+
+async def eventually(
+    condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0, what: str = ""
+) -> float:
+    """Poll until the condition holds; returns when it did, on trio's clock."""
+    with trio.move_on_after(within_s):
+        while True:
+            result = condition()
+            if result if isinstance(result, bool) else await result:
+                return trio.current_time()
+            await trio.sleep(POLL_S)
+    raise AssertionError(f"not reached in {within_s} s: {what}")
+
+
+async def leader_of(running: list[SchedulerProcess], *, within_s: float = 20.0) -> SchedulerProcess:
+    """Wait until one leads."""
+    await eventually(
+        lambda: any(one.leads for one in running), within_s=within_s, what="a scheduler leads"
+    )
+    return next(one for one in running if one.leads)
+
+
+@asynccontextmanager
+async def store_at(url: str, settings: StoreSettings | None = None) -> AsyncIterator[Store]:
+    """Open the store for the test's own use."""
+    async with open_store(ClientSettings.from_url(url), settings) as store:
+        yield store
+
+
+async def put(store: Store, count: int, queue: str = "q", **options: object) -> list[str]:
+    """Enqueue `count` jobs with these options; returns their ids."""
+    pairs = "".join(f',"{name}":{_json(value)}' for name, value in options.items())
+    new = [
+        parse_job(
+            f'{{"type":"test.job","args":[{i}],"options":{{"queue":"{queue}"{pairs}}}}}'.encode()
+        )
+        for i in range(count)
+    ]
+    return [job.id for job in await enqueue_many(store, new)]
+
+
+def _json(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int) else f'"{value}"'
+
+
+async def state_of(store: Store, job_id: str) -> State:
+    """Look, which changes nothing."""
+    return (await get(store, job_id)).state
+
+
+async def all_in(store: Store, job_ids: list[str], state: State) -> bool:
+    """Tell whether every one of the jobs is in this state."""
+    for job_id in job_ids:
+        if await state_of(store, job_id) is not state:
+            return False
+    return True
+
+
+async def redis_ms(store: Store) -> int:
+    """Time of some node, in ms; all nodes of a test run on one machine."""
+    reply = await store.redis.call(0, "TIME")
+    assert isinstance(reply, list)
+    seconds, micros = (int(part) for part in reply if isinstance(part, bytes))
+    return seconds * 1000 + micros // 1000

@@ -1,0 +1,196 @@
+"""What happens to jobs without anybody asking, on real servers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.states import State
+from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.store import fields as f
+from ojs_cluster.store.ack import ack
+from ojs_cluster.store.context import Store, StoreSettings
+from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.heartbeat import Beat, heartbeat
+from ojs_cluster.store.jobs import get
+from scheduler.main import run_scheduler
+from scheduler.settings import SchedulerSettings
+from scheduler.stats import Stats
+from tests.scheduler.running import all_in, eventually, put, redis_ms, state_of, store_at
+from tests.support.servers import all_keys, observer
+
+
+@asynccontextmanager
+async def served(
+    backend: Embedded,
+    store_settings: StoreSettings | None = None,
+    settings: SchedulerSettings | None = None,
+) -> AsyncIterator[tuple[Store, Stats]]:
+    """Open a store with a leading scheduler beside it."""
+    stats = Stats()
+    async with store_at(backend.url, store_settings) as store, trio.open_nursery() as nursery:
+        run = settings or SchedulerSettings()
+        nursery.start_soon(lambda: run_scheduler(store, run, stats=stats))
+        await eventually(lambda: stats.election.leading, what="it leads")
+        yield store, stats
+        nursery.cancel_scope.cancel()
+
+
+async def test_due_jobs_become_available_though_nobody_fetches(backend: Embedded) -> None:
+    async with served(backend) as (store, _):
+        late = await put(store, 3, "later", scheduled_at="+PT1S")
+        soon = await put(store, 3, "sooner", scheduled_at="+PT0.2S")
+        assert await all_in(store, late + soon, State.SCHEDULED)
+        await eventually(lambda: all_in(store, late + soon, State.AVAILABLE), what="available")
+        for job_id in late + soon:
+            job = await get(store, job_id)
+            assert job.due_ms is not None
+            # Far below the 10 s that a shard sleeps when nothing is announced.
+            assert 0 <= int(job.fields[f.ENQUEUED]) - job.due_ms < 1000
+
+
+async def test_work_planned_before_the_scheduler_started_is_found(backend: Embedded) -> None:
+    async with store_at(backend.url) as store:
+        jobs = await put(store, 5, scheduled_at="+PT0.1S")
+    async with served(backend) as (store, _):
+        await eventually(lambda: all_in(store, jobs, State.AVAILABLE), what="available")
+
+
+async def test_a_lost_lease_is_reaped_within_a_second(backend: Embedded) -> None:
+    async with served(backend) as (store, _):
+        ids = await put(store, 3)
+        jobs = await fetch(store, ["q"], count=3, worker_id="w", visibility_timeout_ms=700)
+        assert len(jobs) == 3
+        await eventually(lambda: all_in(store, ids, State.AVAILABLE), what="reaped")
+        for job in jobs:
+            after = await get(store, job.id)
+            assert 0 <= int(after.fields[f.ENQUEUED]) - int(job.fields[f.DEADLINE]) < 1000
+            assert after.attempt == 1
+
+
+async def test_an_execution_timeout_ends_an_attempt_that_heartbeats(backend: Embedded) -> None:
+    async with served(backend) as (store, _):
+        (job_id,) = await put(store, 1, timeout_ms=1000)
+        await fetch(store, ["q"], count=1, worker_id="w")
+        async with trio.open_nursery() as nursery:
+
+            async def beat() -> None:
+                while True:
+                    await heartbeat(store, Beat("w", (job_id,)))
+                    await trio.sleep(0.1)
+
+            nursery.start_soon(beat)
+
+            async def timed_out() -> bool:
+                return await state_of(store, job_id) is not State.ACTIVE
+
+            await eventually(timed_out, what="the attempt ended")
+            nursery.cancel_scope.cancel()
+        job = await get(store, job_id)
+        assert job.state in (State.RETRYABLE, State.AVAILABLE)
+        assert b'"code":"timeout"' in job.json()
+
+
+async def test_waiting_jobs_expire_though_nobody_looks(backend: Embedded) -> None:
+    async with served(backend) as (store, _):
+        waiting = await put(store, 2, expires_at="+PT0.5S")
+        scheduled = await put(store, 2, scheduled_at="+PT60S", expires_at="+PT0.5S")
+        await eventually(
+            lambda: all_in(store, waiting + scheduled, State.DISCARDED), what="expired"
+        )
+        assert await fetch(store, ["q"], count=4, worker_id="w") == []
+
+
+async def test_a_dead_workers_jobs_are_recovered_long_before_their_leases_end(
+    backend: Embedded,
+) -> None:
+    settings = StoreSettings(heartbeat_interval_ms=200)
+    pace = SchedulerSettings(max_sleep_ms=500)
+    async with served(backend, settings, pace) as (store, _):
+        ids = [job_id for i in range(6) for job_id in await put(store, 2, f"q{i}")]
+        queues = [f"q{i}" for i in range(6)]
+        mine = await fetch(store, queues, count=9, worker_id="dies", visibility_timeout_ms=600_000)
+        others = await fetch(
+            store, queues, count=3, worker_id="lives", visibility_timeout_ms=600_000
+        )
+        assert len(mine) + len(others) == len(ids)
+        for _ in range(4):
+            await heartbeat(store, Beat("dies", tuple(job.id for job in mine)))
+            await trio.sleep(0.1)
+        async with trio.open_nursery() as nursery:
+
+            async def live() -> None:
+                while True:
+                    await heartbeat(store, Beat("lives"))
+                    await trio.sleep(0.1)
+
+            nursery.start_soon(live)
+            lost = [job.id for job in mine]
+            await eventually(lambda: all_in(store, lost, State.AVAILABLE), what="recovered")
+            nursery.cancel_scope.cancel()
+        assert await all_in(store, [job.id for job in others], State.ACTIVE)
+        assert b'"code":"worker_lost"' in (await get(store, lost[0])).json()
+        shard = store.keys.shard_of_worker("dies")
+
+        async def buried() -> bool:
+            return await store.redis.call(shard.slot, "ZCARD", shard.lost) == 0
+
+        await eventually(buried, what="the mark is gone")
+
+
+async def test_after_retention_no_key_of_a_job_remains(backend: Embedded) -> None:
+    settings = StoreSettings(retention_completed_ms=300)
+    pace = SchedulerSettings(janitor_sleep_ms=200, janitor_batch=2)
+    async with served(backend, settings, pace) as (store, _):
+        ids = await put(store, 7)
+        for job in await fetch(store, ["q"], count=7, worker_id="w"):
+            await ack(store, job.id, worker_id="w", lease_id=job.lease_id, result=b"{}")
+
+        def gone() -> bool:
+            return not any(job_id.encode() in key for key in all_keys(backend) for job_id in ids)
+
+        await eventually(gone, what="purged")
+        with pytest.raises(NotFound):
+            await get(store, ids[0])
+        shard = store.keys.shard_of_queue("q")
+        with observer(backend) as redis:
+            assert redis.zcard(shard.finished.decode()) == 0
+
+
+async def test_an_idle_leader_costs_redis_next_to_nothing(backend: Embedded) -> None:
+    async with served(backend) as (_, stats):
+        await eventually(
+            lambda: all(
+                stats.loop(name).steps >= 64
+                for name in ("promote", "reap", "dead_workers", "purge", "tidy")
+            ),
+            what="each loop looked at each shard once",
+        )
+        before = {name: loop.steps for name, loop in stats.loops.items()}
+        await trio.sleep(3)
+        assert {name: loop.steps for name, loop in stats.loops.items()} == before
+
+
+async def test_one_shard_that_cannot_be_worked_on_does_not_stop_the_others(
+    backend: Embedded, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ojs.scheduler")
+    async with served(backend) as (store, stats):
+        sick = store.keys.shard_of_queue("sick")
+        assert store.keys.shard_of_queue("q") is not sick
+        # A key of another type: every promote of this shard fails with WRONGTYPE.
+        await store.redis.call(sick.slot, "SET", sick.due, "broken")
+        await store.redis.call(sick.slot, "SPUBLISH", sick.sched, str(await redis_ms(store)))
+        await eventually(lambda: stats.loop("promote").sick == {sick.index}, what="it is reported")
+        jobs = await put(store, 3, scheduled_at="+PT0.2S")
+        await eventually(lambda: all_in(store, jobs, State.AVAILABLE), what="others go on")
+        assert stats.loop("reap").sick == set()
+        await store.redis.call(sick.slot, "DEL", sick.due)
+        await eventually(lambda: not stats.loop("promote").sick, what="it recovers")
+    reports = [r.getMessage() for r in caplog.records if "shard" in r.getMessage()]
+    assert reports == ["shard fails", "shard works again"]

@@ -1,0 +1,150 @@
+"""Schedulers as processes on a real cluster: kills, stops, silence, and what becomes of jobs."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import trio
+
+from ojs_cluster.core.states import State
+from ojs_cluster.server.embedded import Embedded, Node
+from ojs_cluster.store.ack import ack
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fetch import fetch
+from tests.scheduler.running import (
+    all_in,
+    eventually,
+    leader_of,
+    put,
+    schedulers,
+    store_at,
+)
+from tests.support.servers import observer, own_server
+
+LEASE_MS = 4000
+
+
+async def test_another_process_leads_within_one_lease_time_after_kill_9(cluster: Embedded) -> None:
+    async with schedulers(cluster.url, 2, lease_ttl_ms=LEASE_MS) as running:
+        first = await leader_of(running)
+        await eventually(lambda: all(one.line for one in running), what="both stand")
+        token = first.token
+        other = next(one for one in running if one is not first)
+        killed = trio.current_time()
+        first.kill()
+        await leader_of([other])
+    assert (other.at - killed) * 1000 <= LEASE_MS
+    assert other.token > token
+
+
+async def test_a_clean_stop_hands_over_at_once(cluster: Embedded) -> None:
+    # With a lease this long, waiting for its end would not pass.
+    async with schedulers(cluster.url, 2, lease_ttl_ms=60_000) as running:
+        first = await leader_of(running)
+        other = next(one for one in running if one is not first)
+        await eventually(lambda: bool(other.line), what="the follower stands")
+        with observer(cluster) as redis:
+            first.process.send_signal(signal.SIGTERM)
+            await eventually(
+                lambda: redis.get("ojs:{meta}:leader:default") is None or other.leads,
+                within_s=5,
+                what="the lease is released",
+            )
+        await leader_of([other], within_s=10)
+        await first.process.wait()
+        assert first.process.returncode == 0
+
+
+async def test_no_job_is_lost_or_run_twice_when_the_leader_is_killed(cluster: Embedded) -> None:
+    runs: Counter[str] = Counter()
+
+    async def work(store: Store, name: str, queues: list[str]) -> None:
+        while True:
+            for job in await fetch(store, queues, count=5, worker_id=name):
+                runs[job.id] += 1
+                assert job.lease_id
+                await ack(store, job.id, worker_id=name, lease_id=job.lease_id, result=None)
+            await trio.sleep(0.005)
+
+    queues = [f"q{i}" for i in range(12)]
+    async with (
+        store_at(cluster.url) as store,
+        schedulers(cluster.url, 2, lease_ttl_ms=2000, promote_batch=7) as running,
+        trio.open_nursery() as nursery,
+    ):
+        await leader_of(running)
+        served: list[str] = []
+        looked_at: list[str] = []
+        for i, queue in enumerate(queues):
+            for step in range(8):
+                served += await put(store, 5, queue, scheduled_at=f"+PT{0.5 + step * 0.5:.1f}S")
+            looked_at += await put(store, 5, f"nobody{i}", scheduled_at=f"+PT{1 + i % 4}S")
+        for i in range(4):
+            nursery.start_soon(work, store, f"w{i}", queues)
+        await trio.sleep(1.5)
+        (await leader_of(running)).kill()
+        await eventually(lambda: len(runs) == len(served), within_s=30, what="every job ran")
+        await leader_of(running)
+        await eventually(
+            lambda: all_in(store, looked_at, State.AVAILABLE),
+            within_s=15,
+            what="what nobody fetches is available too",
+        )
+        assert await all_in(store, served, State.COMPLETED)
+        nursery.cancel_scope.cancel()
+    assert runs == Counter(served)
+
+
+def _owner(server: Embedded, key: str) -> Node:
+    with observer(server) as redis:
+        port = redis.get_node_from_key(key).port  # type: ignore[union-attr]  # a cluster's client
+    return next(node for node in server.nodes if node.port == port)
+
+
+async def test_a_leader_steps_down_when_redis_falls_silent_and_leads_again_after(
+    tmp_path: Path,
+) -> None:
+    with own_server(tmp_path, node_timeout_ms=60_000) as server:
+        async with schedulers(server.url, 1, lease_ttl_ms=2000) as running:
+            first = await leader_of(running)
+            node = _owner(server, "ojs:{meta}:leader:default")
+            server.pause(node)
+            paused = trio.current_time()
+            await eventually(lambda: first.line == "following", what="it steps down")
+            assert (first.at - paused) * 1000 <= 2000
+            server.resume(node)
+            await leader_of(running)
+
+
+@pytest.mark.parametrize("victim", ["the lease's", "another"])
+async def test_work_goes_on_after_a_master_died_and_its_replica_took_over(
+    tmp_path: Path, victim: str
+) -> None:
+    with own_server(tmp_path, replicas=1, node_timeout_ms=1500) as server:
+        async with (
+            store_at(server.url) as store,
+            schedulers(server.url, 2, lease_ttl_ms=2000) as running,
+        ):
+            await leader_of(running)
+            jobs: list[str] = []
+            for i in range(30):
+                jobs += await put(store, 2, f"q{i}", scheduled_at="+PT4S")
+            home = _owner(server, "ojs:{meta}:leader:default")
+            masters = server.masters()
+            dying = home if victim == "the lease's" else next(m for m in masters if m is not home)
+            server.kill(dying)
+            await eventually(
+                lambda: all_in_or_down(store, jobs), within_s=40, what="all due jobs are available"
+            )
+            await leader_of(running)
+
+
+async def all_in_or_down(store: Store, jobs: list[str]) -> bool:
+    """As all_in; a node that does not answer yet counts as "not yet"."""
+    try:
+        return await all_in(store, jobs, State.AVAILABLE)
+    except OSError:
+        return False
