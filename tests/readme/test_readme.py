@@ -1,0 +1,167 @@
+"""The README is true: every command block runs, in a fresh copy, as a newcomer would run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ojs_cluster.server.variables import VARIABLES
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+START = "make run\n"
+TEST = "make test\n"
+INSTALL = next(block for block in BLOCKS if "pip install" in block)
+USE = [block for block in BLOCKS if block not in (START, TEST, INSTALL)]
+
+# A curl that fails loudly: the newcomer reads the answer, the test reads the exit code.
+SHELL = 'set -euo pipefail\ncurl() { command curl --fail-with-body -sS "$@"; }\n'
+
+
+def test_config_table_lists_every_variable_as_the_server_knows_it() -> None:
+    rows = re.findall(r"^\| `([A-Z_]+)` \|(.*?)\| (.*) \|$", README, re.MULTILINE)
+
+    assert [tuple(cell.strip() for cell in row) for row in rows] == [
+        (v.name, f"`{v.default}`" if v.default else "", v.summary) for v in VARIABLES
+    ]
+
+
+def test_the_blocks_that_are_not_curl_are_known() -> None:
+    assert START in BLOCKS
+    assert TEST in BLOCKS
+    assert all("curl" in block for block in USE)
+
+
+@pytest.fixture(scope="module")
+def fresh_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a clone would hold: the files git knows or would add, nothing that was built here."""
+    copy = tmp_path_factory.mktemp("clone") / "ojs-cluster"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],  # noqa: S607
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in listed.stdout.splitlines():
+        source = ROOT / name
+        if source.is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, copy / name)
+    return copy
+
+
+def test_a_newcomer_gets_from_make_run_through_every_example(fresh_copy: Path) -> None:
+    port = free_port()
+    with run_make(fresh_copy, port):
+        for block in USE:
+            shell(block.replace(":8080", f":{port}"), fresh_copy)
+        kept = get(port, "/ojs/v1/jobs?limit=50")["jobs"]
+        assert kept, "the examples leave jobs behind"
+
+    with run_make(fresh_copy, port):
+        again = get(port, "/ojs/v1/jobs?limit=50")["jobs"]
+        assert {job["id"] for job in kept} <= {job["id"] for job in again}
+
+    dry = subprocess.run(
+        ["make", "--dry-run", "test"],  # noqa: S607
+        cwd=fresh_copy,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "pytest" in dry.stdout
+    shell(INSTALL, fresh_copy)
+
+
+@contextmanager
+def run_make(copy: Path, port: int) -> Iterator[None]:
+    """`make run` until it serves; Ctrl-C at the end, which must end it cleanly."""
+    log = copy.parent / "make-run.log"
+    environment = _environment(copy) | {"OJS_PORT": str(port)}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            ["make", "run"],  # noqa: S607
+            cwd=copy,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + 300
+            while not ready(port):
+                assert process.poll() is None, log.read_text()[-4000:]
+                assert time.monotonic() < deadline, log.read_text()[-4000:]
+                time.sleep(0.1)
+            yield
+            # A terminal sends Ctrl-C to the whole group.
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(60)
+            assert not ready(port)
+            assert "Traceback" not in log.read_text()
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def shell(block: str, copy: Path) -> str:
+    """Run a block in the copy; returns what it printed."""
+    done = subprocess.run(
+        ["bash", "-c", SHELL + block],  # noqa: S607
+        cwd=copy,
+        env=_environment(copy),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def _environment(copy: Path) -> dict[str, str]:
+    """This environment without what would make the copy use this checkout or its servers."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OJS_", "REDIS_", "VIRTUAL_ENV", "PYTEST_", "MAKE", "MFLAGS"))
+    }
+    kept["PATH"] = f"{copy / '.venv' / 'bin'}:{kept['PATH']}"
+    return kept
+
+
+def ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (OSError, urllib.error.URLError):
+        return False
+
+
+def get(port: int, path: str) -> Any:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return json.load(answer)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
