@@ -24,12 +24,15 @@ if job[F.state] ~= 'active' then
 end
 if not is_holder(job, ARGV[2], ARGV[3]) then return {'not_holder'} end
 
--- A pattern matches a name exactly, or by its beginning when it ends in '.*'.
+-- A pattern matches a name exactly, or by its beginning when it ends in '.*' and the name goes on.
+-- Twin of core/retry.py.
 local function never_retried(patterns)
     for pattern in string.gmatch(patterns or '', '[^\n]+') do
         local stem = string.match(pattern, '^(.*)%.%*$')
         for i = 12, #ARGV do
-            if ARGV[i] == pattern or (stem and string.sub(ARGV[i], 1, #stem) == stem) then
+            local name = ARGV[i]
+            if name == pattern or
+                (stem and #name > #stem and string.sub(name, 1, #stem) == stem) then
                 return true
             end
         end

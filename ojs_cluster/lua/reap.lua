@@ -21,7 +21,7 @@ for i, id in ipairs(timeouts) do
     local job = load_job(key)
     if job and job[F.state] == 'active' then
         leave_worker(id, job)
-        if job[F.delay] then drop_fields(key, job, F.delay) end
+        drop_fields(key, job, F.delay, F.lease) -- the lease is lost: see lose_lease
         local error = string.format('{"code":"timeout","type":"timeout","message":'
             .. '"execution timeout of %s ms exceeded","retryable":true,"details":{'
             .. '"timeout_kind":"execution","limit_seconds":%.3f,"elapsed_seconds":%.3f}',

@@ -57,6 +57,8 @@ end
 -- (a job that kills its worker must not circulate for ever).
 local function lose_lease(id, key, job, error, kept, limits)
     leave_worker(id, job)
+    -- So that its late nack is a conflict, not taken for the repetition of an accepted one.
+    drop_fields(key, job, F.lease)
     record_error(key, job, error, kept)
     tally(job, 'f')
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', brief(error))
