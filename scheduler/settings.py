@@ -12,6 +12,11 @@ _KEY_SHARE = 0.75
 _POLL_SHARE = 0.10
 _MARGIN_SHARE = 0.075
 _SHORTEST_LEASE_MS = 500
+# A script keeps its node from everybody else for about 30 us per job.
+_LARGEST_BATCH = 1000
+# The store announces deadlines that are nearer than 20 s; a shard must be looked at while those
+# that were further away still have time.
+_LONGEST_SLEEP_MS = 15_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,7 @@ class SchedulerSettings:
     :param worker_batch: dead workers looked at in one step of one shard.
     :param janitor_batch: finished jobs that one purge script removes at most.
     :param shard_concurrency: scripts of one loop in flight at the same time, over all shards.
-    :param max_sleep_ms: an idle shard is looked at this often even if no wake-up arrives. The
-        store publishes deadlines that are nearer than 20 s, so half of that leaves room.
+    :param max_sleep_ms: an idle shard is looked at this often even if no wake-up arrives.
     :param janitor_sleep_ms: the same for clean-up, where lateness hurts nobody.
     :param tidy_interval_ms: time between two sweeps of a shard's markers and worker records.
     :param call_timeout_ms: a step that takes longer has failed.
@@ -84,6 +88,10 @@ class SchedulerSettings:
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise ValueError(f"{name} must be at least 1")
+            if name.endswith("_batch") and value > _LARGEST_BATCH:
+                raise ValueError(f"{name} must be at most {_LARGEST_BATCH}")
+        if self.max_sleep_ms > _LONGEST_SLEEP_MS:
+            raise ValueError(f"max_sleep_ms must be at most {_LONGEST_SLEEP_MS}")
         if self.backoff_max_ms < self.backoff_min_ms:
             raise ValueError("backoff_max_ms must not be below backoff_min_ms")
 
