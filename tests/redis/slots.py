@@ -1,0 +1,68 @@
+"""Moving slots between masters with redis-py, the way cluster tools do it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from ojs_cluster.server.embedded import Embedded, Node
+
+
+def cluster_command(client: redis.Redis, *args: Any) -> Any:
+    """Send a CLUSTER command."""
+    return client.execute_command("CLUSTER", *args)  # type: ignore[no-untyped-call]
+
+
+def node_id(node: Node) -> str:
+    """The node's 40 character id."""
+    with node.client() as client:
+        return str(cluster_command(client, "MYID").decode())
+
+
+class Mover:
+    """Moves slots of one cluster, key by key."""
+
+    def __init__(self, embedded: Embedded) -> None:
+        self.masters = embedded.nodes[: embedded.master_count]
+        self.ids = {node.index: node_id(node) for node in self.masters}
+
+    def begin(self, slot: int, source: Node, target: Node) -> None:
+        """Mark the slot: from now on both nodes redirect for keys they do not hold."""
+        with target.client() as client:
+            cluster_command(client, "SETSLOT", slot, "IMPORTING", self.ids[source.index])
+        with source.client() as client:
+            cluster_command(client, "SETSLOT", slot, "MIGRATING", self.ids[target.index])
+
+    def move_keys(self, slot: int, source: Node, target: Node, *, limit: int = 10**9) -> int:
+        """Move up to ``limit`` keys of the slot, one at a time; return how many."""
+        moved = 0
+        with source.client() as client:
+            while moved < limit:
+                keys = cluster_command(client, "GETKEYSINSLOT", slot, 1)
+                if not keys:
+                    break
+                client.migrate("127.0.0.1", target.port, keys, 0, 5000)
+                moved += 1
+        return moved
+
+    def move_key(self, key: bytes, source: Node, target: Node) -> None:
+        """Move one key."""
+        with source.client() as client:
+            client.migrate("127.0.0.1", target.port, [key], 0, 5000)
+
+    def finish(self, slot: int, target: Node) -> None:
+        """Give the slot to the target; every master hears of it, the target first."""
+        others = [node for node in self.masters if node is not target]
+        for node in [target, *others]:
+            with node.client() as client:
+                cluster_command(client, "SETSLOT", slot, "NODE", self.ids[target.index])
+
+    def move(self, slot: int, source: Node, target: Node) -> int:
+        """The whole move; returns the number of keys that went over."""
+        self.begin(slot, source, target)
+        moved = self.move_keys(slot, source, target)
+        # A caller may have made a key on the source between the last look and now: not any more,
+        # a migrating node makes none. So empty stays empty.
+        self.finish(slot, target)
+        return moved

@@ -1,0 +1,233 @@
+"""Nodes that die, hang, load, or are demoted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+import trio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis import Client, ClientSettings, open_client
+from ojs_cluster.server.embedded import Embedded, Node
+from tests.redis.helpers import client_of, eventually, in_thread, key_on, slot_of
+from tests.support.servers import own_server, wait_until
+
+NODE_TIMEOUT_MS = 1500
+
+
+@pytest.fixture
+def replicated(tmp_path: Path) -> Iterator[Embedded]:
+    """Three masters with a replica each, to be killed."""
+    with own_server(tmp_path, replicas=1, node_timeout_ms=NODE_TIMEOUT_MS) as servers:
+        yield servers
+
+
+async def cluster_recovered(survivors: list[Node], lost: Node) -> float:
+    """Wait until every survivor says ok and names another owner; the time of that moment."""
+
+    def recovered() -> bool:
+        for node in survivors:
+            try:
+                with node.client(timeout_s=1) as observer:
+                    info = observer.execute_command(  # type: ignore[no-untyped-call]
+                        "CLUSTER", "INFO"
+                    )
+                    slots = observer.execute_command(  # type: ignore[no-untyped-call]
+                        "CLUSTER", "SLOTS"
+                    )
+            except redis.RedisError:
+                return False
+            if "ok" not in str(info) or str(lost.port) in str(slots):
+                return False
+        return True
+
+    with trio.fail_after(30):
+        while not await in_thread(recovered):  # noqa: ASYNC110 - servers have no event for it
+            await trio.sleep(0.02)
+    return trio.current_time()
+
+
+class Probe:
+    """Writes one counter over and over, and remembers when that last failed and first worked."""
+
+    def __init__(self, client: Client, key: bytes) -> None:
+        self.acknowledged = 0
+        self.outcomes: list[str] = []
+        self.last_value = 0
+        self.last_success = 0.0
+        self._client = client
+        self._key = key
+
+    async def run(self) -> None:
+        slot = slot_of(self._key)
+        while True:
+            try:
+                reply = await self._client.call(slot, b"INCR", self._key)
+                assert isinstance(reply, int)
+                self.last_value = reply
+                self.acknowledged += 1
+                self.last_success = trio.current_time()
+            except BackendUnavailable as error:
+                self.outcomes.append(error.outcome)
+            await trio.sleep(0.005)
+
+
+@pytest.mark.parametrize("way", ["kill", "pause"])
+async def test_callers_recover_within_a_second_of_the_clusters_failover(
+    replicated: Embedded, way: str
+) -> None:
+    """A killed master refuses connections; a paused one keeps them and answers nothing."""
+    victim = replicated.nodes[0]
+    keys = [key_on(replicated, index, b"probe%d" % n) for n, index in enumerate((0, 0, 1, 2))]
+    overrides = {"reply_timeout_s": 1.0, "call_timeout_s": 20.0, "connect_timeout_s": 0.5}
+    async with client_of(replicated, **overrides) as client, trio.open_nursery() as nursery:
+        probes = [Probe(client, key) for key in keys]
+        for probe in probes:
+            nursery.start_soon(probe.run)
+        await eventually(lambda: all(probe.acknowledged > 20 for probe in probes))
+
+        await in_thread(getattr(replicated, way), victim)
+        survivors = [node for node in replicated.nodes if node is not victim]
+        recovered_at = await cluster_recovered(survivors, victim)
+        await eventually(
+            lambda: min(probe.last_success for probe in probes) > recovered_at,
+            timeout_s=1.0,
+            what="every caller succeeds again",
+        )
+        # Only calls in flight at that moment may be in doubt: one per probe of that node.
+        assert [len(probe.outcomes) for probe in probes[2:]] == [0, 0]
+        assert all(probe.outcomes in ([], ["unknown"]) for probe in probes[:2])
+        assert client.healthy or way == "pause"
+        nursery.cancel_scope.cancel()
+        if way == "pause":
+            replicated.resume(victim)
+
+    for probe in probes:
+        assert probe.last_value <= probe.acknowledged + len(probe.outcomes)
+
+
+async def test_master_without_replica_fails_only_its_slots_and_comes_back(tmp_path: Path) -> None:
+    config = {"cluster-require-full-coverage": "no"}
+    with own_server(tmp_path, node_timeout_ms=1000, append_only=True, config=config) as servers:
+        lost, kept = key_on(servers, 0), key_on(servers, 1)
+        async with client_of(servers, call_timeout_s=1.5) as client:
+            await client.call(slot_of(lost), b"SET", lost, 1)
+            await in_thread(servers.kill, servers.nodes[0])
+
+            await eventually(lambda: not client.healthy, what="the loss was noticed")
+            with pytest.raises(BackendUnavailable) as caught:
+                await client.call(slot_of(lost), b"INCR", lost)
+            assert caught.value.outcome == "not_applied"
+            assert await client.call(slot_of(kept), b"SET", kept, 1) == b"OK"
+
+            # A process that starts now serves what can be served.
+            async with client_of(servers, connect_timeout_s=0.3, call_timeout_s=20) as second:
+                assert not second.healthy
+                assert await second.call(slot_of(kept), b"GET", kept) == b"1"
+
+                await in_thread(servers.restart, servers.nodes[0])
+                # The restarted node says CLUSTERDOWN for a while: callers only wait.
+                assert await second.call(slot_of(lost), b"INCR", lost) == 2
+            assert client.healthy
+
+
+async def test_whole_cluster_restart_is_survived(tmp_path: Path) -> None:
+    with own_server(tmp_path, append_only=True) as servers:
+        key = key_on(servers, 1)
+        async with client_of(servers, call_timeout_s=20) as client:
+            await client.call(slot_of(key), b"SET", key, b"kept")
+            for node in servers.nodes:
+                await in_thread(servers.kill, node)
+            await eventually(lambda: not client.healthy)
+
+            async with trio.open_nursery() as nursery:
+                replies: list[object] = []
+
+                async def read() -> None:
+                    replies.append(await client.call(slot_of(key), b"GET", key))
+
+                nursery.start_soon(read)
+                for node in servers.nodes:
+                    await in_thread(servers.restart, node)
+            assert replies == [b"kept"]
+            assert client.healthy
+
+
+def is_loading(node: Node) -> bool:
+    """Whether the node answers, and says that it is still reading its data."""
+    # redis-py would retry both errors for longer than the loading takes.
+    with redis.Redis(port=node.port, retry=Retry(NoBackoff(), 0)) as observer:
+        try:
+            observer.get("k:1")
+        except redis.BusyLoadingError:
+            return True
+        except redis.RedisError:
+            pass  # not listening yet
+        return False
+
+
+async def test_loading_server_is_waited_for(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False, append_only=True) as server:
+        node = server.nodes[0]
+        with node.client() as observer:
+            observer.mset({f"k:{n}": "v" for n in range(5000)})
+            observer.bgrewriteaof()
+            wait_until(lambda: observer.info("persistence")["aof_rewrite_in_progress"] == 0)
+        # A second of LOADING, and commands are looked at meanwhile.
+        server.config["key-load-delay"] = "200"  # microseconds per key
+        server.config["loading-process-events-interval-bytes"] = "1024"
+        async with client_of(server, call_timeout_s=20) as client:
+            await in_thread(server.kill, node)
+
+            async with trio.open_nursery() as nursery:
+                replies: list[object] = []
+
+                async def read() -> None:
+                    replies.append(await client.call(0, b"GET", b"k:7"))
+
+                nursery.start_soon(read)
+                nursery.start_soon(in_thread, server.restart, node)
+                await in_thread(wait_until, lambda: is_loading(node))
+                assert replies == []
+            assert replies == [b"v"]
+
+
+async def test_demoted_standalone_server_is_waited_for(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False) as server, server.nodes[0].client() as observer:
+        async with client_of(server, call_timeout_s=10) as client:
+            await in_thread(observer.replicaof, "127.0.0.1", "1")
+            async with trio.open_nursery() as nursery:
+                replies: list[object] = []
+
+                async def write() -> None:
+                    replies.append(await client.call(0, b"INCR", b"n"))
+
+                nursery.start_soon(write)
+                await trio.sleep(0.2)
+                assert replies == [], "READONLY was handled as an answer"
+                await in_thread(observer.replicaof, "NO", "ONE")
+            assert replies == [1]
+
+
+async def test_of_two_standalone_servers_the_master_is_used(tmp_path: Path) -> None:
+    with (
+        own_server(tmp_path / "a", cluster=False) as first,
+        own_server(tmp_path / "b", cluster=False) as second,
+        second.nodes[0].client() as replica,
+    ):
+        replica.replicaof("127.0.0.1", str(first.nodes[0].port))
+        url = f"redis://{second.nodes[0].address},{first.nodes[0].address}"
+        async with open_client(ClientSettings.from_url(url)) as client:
+            assert client.topology.masters[0].port == first.nodes[0].port
+            await client.call(0, b"SET", b"k", 1)
+
+            await in_thread(first.kill, first.nodes[0])
+            await in_thread(replica.replicaof, "NO", "ONE")
+            await eventually(lambda: client.healthy and not first.nodes[0].is_alive())
+            assert await client.call(0, b"SET", b"k", 2) == b"OK"
+            assert client.topology.masters[0].port == second.nodes[0].port
