@@ -1,0 +1,48 @@
+"""A store on real servers whose scripts refuse keys of another tag, and redis-py beside it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.store.context import Store, open_store
+from tests.support.invariants import Census, take_census
+from tests.support.prelude import PRELUDE
+from tests.support.servers import observer
+
+
+@pytest.fixture
+async def store(backend: Embedded) -> AsyncIterator[Store]:
+    """A store with the default settings, on a standalone server and again on a cluster."""
+    async with open_store(ClientSettings.from_url(backend.url), prelude=PRELUDE) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def other_store(backend: Embedded, store: Store) -> AsyncIterator[Store]:
+    """Another process's store over the same data: nothing in memory is shared with ``store``."""
+    async with open_store(ClientSettings.from_url(backend.url), prelude=PRELUDE) as opened:
+        yield opened
+
+
+@pytest.fixture
+def db(backend: Embedded) -> Iterator[Any]:
+    """redis-py's client: looks at, and shifts time in, what the store wrote."""
+    with observer(backend) as client:
+        yield client
+
+
+@pytest.fixture
+def consistent(backend: Embedded) -> Callable[[], Census]:
+    """Walks everything and asserts that indexes, counters and aliases agree with the jobs."""
+
+    def check() -> Census:
+        census = take_census(backend)
+        assert census.problems == []
+        return census
+
+    return check

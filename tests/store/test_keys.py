@@ -1,0 +1,152 @@
+"""Keys: slots, tags, and the Lua twins of what Python spells."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from redis.crc import key_slot
+
+from ojs_cluster.keys import MAX_SHARDS, SHARD_KEYS, Keyspace, Shard
+from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.store import fields
+from tests.support.servers import observer
+
+LUA = files("ojs_cluster") / "lua"
+SCRIPTS = {entry.name: entry.read_text() for entry in LUA.iterdir() if entry.name.endswith(".lua")}
+INCLUDES = {
+    entry.name: entry.read_text()
+    for entry in (LUA / "include").iterdir()
+    if entry.name.endswith(".lua")
+}
+
+
+@pytest.fixture
+def lua(standalone: Embedded) -> Iterator[Any]:
+    """Runs Lua on a real server."""
+    with observer(standalone) as client:
+        yield client.eval
+
+
+def built_keys(shard: Shard) -> dict[str, bytes]:
+    keys = {name: getattr(shard, name) for name in SHARD_KEYS}
+    for builder in (shard.job, shard.available, shard.queue, shard.minutes, shard.dead_of):
+        keys[builder.__name__] = builder("x{y}z")
+    return {**keys, "worker": shard.worker("host{1}:2")}
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 7, 64, 100, 1000, MAX_SHARDS])
+def test_each_shard_lies_in_its_own_equal_range_of_slots(shards: int) -> None:
+    keyspace = Keyspace(shards)
+
+    assert len(keyspace) == shards
+    for index, shard in enumerate(keyspace):
+        assert shard.index == index
+        assert shard.slot == key_slot(shard.tag.encode())
+        assert index * 16384 // shards <= shard.slot < (index + 1) * 16384 // shards
+    assert len({shard.tag for shard in keyspace}) == shards
+
+
+@pytest.mark.parametrize("shards", [0, -1, MAX_SHARDS + 1])
+def test_a_shard_count_out_of_range_is_refused(shards: int) -> None:
+    with pytest.raises(ValueError, match="between 1 and"):
+        Keyspace(shards)
+
+
+@pytest.mark.parametrize("masters", [3, 4, 5, 6])
+def test_masters_that_split_the_slots_evenly_own_the_same_number_of_shards(masters: int) -> None:
+    owned = [0] * masters
+    for shard in Keyspace(64):
+        owned[shard.slot * masters // 16384] += 1
+
+    assert max(owned) - min(owned) <= 1
+
+
+def test_every_key_and_channel_of_a_shard_carries_its_tag_and_slot() -> None:
+    for shard in Keyspace(64):
+        built = built_keys(shard)
+        assert len(set(built.values())) == len(built)
+        for key in built.values():
+            assert key.startswith(b"ojs:{%b}:" % shard.tag.encode())
+            assert key_slot(key) == shard.slot
+
+
+def test_keys_of_the_whole_cluster_carry_one_tag_of_their_own() -> None:
+    meta = Keyspace(64).meta
+
+    for key in (meta.schema, meta.queues, meta.leader("g"), meta.fence("g")):
+        assert key.startswith(b"ojs:{meta}:")
+        assert key_slot(key) == meta.slot
+    assert not any(shard.tag == "meta" for shard in Keyspace(64))
+
+
+def test_lua_spells_keys_as_python_does(lua: Any) -> None:
+    shard = Keyspace(64).shard(63)
+    builders = {
+        "job_key('x')": shard.job("x"),
+        "available_key('x')": shard.available("x"),
+        "queue_key('x')": shard.queue("x"),
+        "minutes_key('x')": shard.minutes("x"),
+        "dead_key('x')": shard.dead_of("x"),
+        "P .. 'w:' .. 'x'": shard.worker("x"),
+    }
+    names = re.findall(r"\b([A-Z]{2,})\b(?=[,A-Z ]*=)", INCLUDES["keys.lua"])
+    assert len(names) == 10
+    shard_keys = {name: bytes(getattr(shard, name.lower())) for name in names}
+
+    for expression, key in {**builders, **shard_keys}.items():
+        code = f"{INCLUDES['keys.lua']}\nreturn {expression}"
+        assert lua(code, 1, shard.due) == key, expression
+
+
+def test_lua_names_fields_as_python_does(lua: Any) -> None:
+    head = INCLUDES["job.lua"].partition("-- Reads a job.")[0]
+    flat = lua(
+        f"{head}\nlocal o = {{}} for k, v in pairs(F) do o[#o+1] = k o[#o+1] = v end return o", 0
+    )
+    in_lua = {
+        name.decode().upper(): value for name, value in zip(flat[::2], flat[1::2], strict=True)
+    }
+    in_python = {name: value for name, value in vars(fields).items() if isinstance(value, bytes)}
+
+    assert in_lua == in_python
+    assert len(set(in_python.values())) == len(in_python)
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_a_script_opens_with_its_contract(name: str) -> None:
+    text = SCRIPTS[name]
+    head, body = split(text)
+
+    assert re.match(r"-- \S.+", head), "opens with what it does"
+    assert re.search(r"^-- KEYS: 1(?:\.\.\d+)? ", head, re.MULTILINE)
+    assert "-- Returns:" in head
+    uses_arguments = "ARGV[" in body or "#ARGV" in body or " event " in body
+    assert ("ARGV: 1" in head) == uses_arguments
+    assert text.count("\n") < 120
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name, text in SCRIPTS.items() if "-- Transition: " in text)
+)
+def test_a_transition_says_from_what_to_what_and_what_holds_afterwards(name: str) -> None:
+    head, _ = split(SCRIPTS[name])
+
+    assert re.match(r"-- Transition: .*(->|none;|<->)", head)
+    assert "-- Post: " in head
+
+
+@pytest.mark.parametrize("name", sorted(INCLUDES))
+def test_a_piece_is_small_and_says_what_it_is(name: str) -> None:
+    assert INCLUDES[name].startswith("-- ")
+    assert INCLUDES[name].count("\n") < 80
+
+
+def split(text: str) -> tuple[str, str]:
+    """The comment that a script opens with, and the rest."""
+    lines = text.splitlines(keepends=True)
+    comments = next(i for i, line in enumerate(lines) if not re.match(r"--(?!@)", line))
+    return "".join(lines[:comments]), "".join(lines[comments:])

@@ -1,0 +1,214 @@
+"""No script touches a key of another tag: the guard itself, and that every script ran under it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from importlib.resources import files
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.redis.script import Script
+from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.store import dead_letter, leader, queues, retention, workers
+from ojs_cluster.store.activate import activate
+from ojs_cluster.store.aliases import settle_claims
+from ojs_cluster.store.cancel import cancel
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.events import EventFilter, read_events
+from ojs_cluster.store.fetch import release
+from ojs_cluster.store.heartbeat import Beat, heartbeat
+from ojs_cluster.store.listing import JobFilter, list_jobs
+from tests.store.jobs import (
+    DAY,
+    HOUR,
+    QUEUE,
+    ack,
+    active,
+    foreign_id,
+    home_id,
+    nack,
+    new_job,
+    promote_all,
+    put,
+    reap_all,
+    shard_of,
+    sibling_queue,
+    take,
+)
+from tests.support.prelude import MARK, PRELUDE
+from tests.support.servers import observer
+from tests.support.timeshift import age_claim, age_job, age_queue, age_worker
+
+ALL = {
+    entry.name.removesuffix(".lua")
+    for entry in (files("ojs_cluster") / "lua").iterdir()
+    if entry.name.endswith(".lua")
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "keys"),
+    [
+        ("return redis.call('GET', 'ojs:{b}:x')", ["ojs:{a}:x"]),
+        ("return redis.call('get', 'x')", ["ojs:{a}:x"]),
+        ("return redis.call('DEL', KEYS[1], 'ojs:{b}:x')", ["ojs:{a}:x"]),
+        ("return redis.call('EXISTS', KEYS[1], 'ojs:{b}:x')", ["ojs:{a}:x"]),
+        ("return redis.call('SPUBLISH', 'ojs:{b}:wake', 'q')", ["ojs:{a}:x"]),
+        ("return redis.pcall('GET', 'ojs:{b}:x')", ["ojs:{a}:x"]),
+        ("return 1", ["ojs:{a}:x", "ojs:{b}:x"]),
+        ("return 1", ["nobrace"]),
+        ("return redis.call('TIME')", []),
+    ],
+)
+def test_the_guard_refuses_keys_of_another_tag(
+    standalone: Embedded, code: str, keys: list[str]
+) -> None:
+    with observer(standalone) as db:
+        if keys:
+            with pytest.raises(Exception, match=MARK):
+                db.eval(PRELUDE + code, len(keys), *keys)
+        else:
+            db.eval(PRELUDE + code, 0)
+
+
+def test_the_guard_lets_keys_of_the_tag_pass(standalone: Embedded) -> None:
+    with observer(standalone) as db:
+        code = "redis.call('SET', KEYS[1], 1) return redis.call('DEL', KEYS[1], 'ojs:{a}:y')"
+        assert db.eval(PRELUDE + code, 1, "ojs:{a}:x") == 1
+
+
+async def test_the_fixture_runs_its_scripts_under_the_guard(store: Store) -> None:
+    mail, other = shard_of(store), store.keys.shard(shard_of(store).index - 1)
+    with pytest.raises(RedisReplyError, match=f"{MARK}|CROSSSLOT"):
+        await store.run(mail, "bury", [mail.lost, other.lost], ["w", 1])
+
+
+class Recording(Mapping[str, Script]):
+    """Scripts that remember which of them were asked for."""
+
+    def __init__(self, scripts: Mapping[str, Script]) -> None:
+        self._scripts = scripts
+        self.used: set[str] = set()
+
+    def __getitem__(self, name: str) -> Script:
+        self.used.add(name)
+        return self._scripts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._scripts)
+
+    def __len__(self) -> int:
+        return len(self._scripts)
+
+
+async def test_one_life_of_everything_runs_every_script_under_the_guard(
+    store: Store, db: Any
+) -> None:
+    scripts = Recording(store.scripts)
+    store = replace(store, scripts=scripts)
+    await store.run_meta("schema", [store.keys.meta.schema], [1, 64])  # ran when it was opened
+
+    await every_kind_of_enqueue(store)
+    await every_end_of_an_attempt(store, db)
+    await dead_letters(store, db)
+    await worker_records(store, db)
+    await queue_upkeep(store, db)
+    await leadership(store)
+    await reads(store)
+
+    assert scripts.used == ALL
+
+
+async def every_kind_of_enqueue(store: Store) -> None:
+    await put(store, scheduled_at="+PT1H", expires_at="+PT2H", priority=5)
+    pending = await put(store, pending=True)
+    await activate(store, pending.id)
+    await put(store, id=foreign_id(store))
+    home = home_id(store)
+    await enqueue_many(store, [new_job(), new_job(sibling_queue(store)), new_job(id=home)])
+    with pytest.raises(Duplicate):
+        await put(store, "elsewhere", id=home)
+    await take(store, QUEUE, sibling_queue(store), count=100)
+
+
+async def every_end_of_an_attempt(store: Store, db: Any) -> None:
+    shard = shard_of(store)
+    done = await active(store)
+    await heartbeat(store, Beat("w1", (done.id,)))
+    await ack(store, done, result=b"[]")
+    failed = await active(store)
+    await nack(store, failed)
+    age_job(db, shard, failed.id, HOUR)
+    await promote_all(store)
+    await nack(store, (await take(store))[0], requeue=True)
+    await release(store, await take(store))
+    await cancel(store, failed.id)
+    lost = await active(store)
+    slow = await active(store, timeout_ms=1000)
+    late = await put(store, expires_at="+PT1S")
+    for job in (lost, slow, late):
+        age_job(db, shard, job.id, HOUR)
+    await reap_all(store)
+    age_job(db, shard, done.id, 8 * DAY)
+    await retention.purge_due(store, shard, 10)
+
+
+async def dead_letters(store: Store, db: Any) -> None:
+    job_id = foreign_id(store)
+    options = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
+    job = await active(store, "graves", id=job_id, **options)
+    await nack(store, job)
+    await dead_letter.retry(store, job_id)
+    await nack(store, (await take(store, "graves"))[0])
+    await dead_letter.stats(store)
+    await dead_letter.list_dead(store, limit=10)
+    await dead_letter.delete(store, job_id)
+    age_claim(db, store.keys.shard_of_id(job_id), job_id, HOUR)
+
+
+async def worker_records(store: Store, db: Any) -> None:
+    home = store.keys.shard_of_worker("steady")
+    for _ in range(3):
+        await heartbeat(store, Beat("steady"))
+    await workers.direct(store, "steady", "quiet")
+    await workers.direct(store, "steady", "running")
+    age_worker(db, home, "steady", HOUR)
+    [dead], _, _ = await workers.find_dead(store, home, 10)
+    for shard in store.keys:
+        await workers.recover(store, shard, dead)
+    await workers.bury(store, home, dead)
+    age_worker(db, home, "steady", HOUR)
+
+
+async def queue_upkeep(store: Store, db: Any) -> None:
+    await put(store, "old")
+    await put(store, "old", id=foreign_id(store, "old"))
+    await queues.purge(store, "old")
+    await queues.switch(store, "old", "pause")
+    await queues.switch(store, "old", "resume")
+    age_queue(db, shard_of(store, "old"), "old", 2 * HOUR)
+    await retention.retire_queues(store)
+    for shard in store.keys:
+        await retention.tidy(store, shard)
+        await settle_claims(store, shard, 10)
+
+
+async def leadership(store: Store) -> None:
+    lease = await leader.acquire(store, "group", "me", 60_000)
+    assert lease is not None
+    assert await leader.renew(store, lease)
+    assert await leader.release(store, lease)
+
+
+async def reads(store: Store) -> None:
+    await queues.stats(store, QUEUE)
+    with trio.fail_after(10):
+        page = await list_jobs(store, JobFilter(), limit=1000)
+        assert page.jobs
+    assert (await read_events(store, EventFilter(), limit=1000)).events

@@ -1,0 +1,61 @@
+"""Lets time pass for one job or one worker, instead of sleeping.
+
+Deadlines are scores of sorted sets beside fields of hashes; moving both back by the same number of
+milliseconds is what the passing of time looks like to the scripts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ojs_cluster.keys import Shard
+from ojs_cluster.store import fields as f
+
+_FIELDS = (f.CREATED, f.ENQUEUED, f.STARTED, f.FINISHED, f.DUE, f.DEADLINE, f.EXPIRES)
+_INDEXES = ("due", "active", "running", "expiring", "pending", "finished", "dead")
+_WORKER_INDEXES = ("workers", "watched", "lost", "quiet")
+_WORKER_FIELDS = ("first", "seen", "beat", "quiet")
+
+
+def age_job(db: Any, shard: Shard, job_id: str, ms: int) -> None:
+    """As if ``ms`` had passed since everything that happened to the job.
+
+    Args:
+        db: redis-py's client.
+        shard: where the job lives, which is the shard of its queue.
+    """
+    key = shard.job(job_id)
+    queue = db.hget(key, f.QUEUE)
+    assert queue is not None, f"no job {job_id} in shard {shard.index}"
+    for name in _FIELDS:
+        value = db.hget(key, name)
+        if value is not None:
+            db.hset(key, name, int(value) - ms)
+    for index in (*(getattr(shard, name) for name in _INDEXES), shard.dead_of(queue.decode())):
+        _age(db, index, job_id, ms)
+
+
+def age_worker(db: Any, shard: Shard, worker_id: str, ms: int) -> None:
+    """As if the worker had been silent for ``ms``. ``shard`` is the one of its record."""
+    key = shard.worker(worker_id)
+    for name in _WORKER_FIELDS:
+        value = db.hget(key, name)
+        if value is not None:
+            db.hset(key, name, int(value) - ms)
+    for name in _WORKER_INDEXES:
+        _age(db, getattr(shard, name), worker_id, ms)
+
+
+def age_claim(db: Any, shard: Shard, job_id: str, ms: int) -> None:
+    """As if the alias of ``job_id`` had been claimed ``ms`` earlier."""
+    _age(db, shard.claims, job_id, ms)
+
+
+def age_queue(db: Any, shard: Shard, queue: str, ms: int) -> None:
+    """As if the queue had been created ``ms`` earlier."""
+    db.hincrby(shard.queue(queue), "created", -ms)
+
+
+def _age(db: Any, index: bytes, member: str, ms: int) -> None:
+    if db.zscore(index, member) is not None:
+        db.zincrby(index, -ms, member)
