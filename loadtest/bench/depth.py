@@ -85,7 +85,7 @@ async def measure(store: Store, queues: dict[str, str], rounds: int) -> dict[str
                 spent = (time.perf_counter() - started) / PER_ROUND
                 times.setdefault(name, {}).setdefault(depth, []).append(spent)
         for depth, queue in queues.items():
-            # Cancelled while waiting, at the far end of the queue: what was fetched goes back first.
+            # Cancelled while waiting, at the queue's far end: what was fetched goes back first.
             await release(store, held[queue])
             held[queue].clear()
             waiting = [await enqueue(store, job(queue)) for _ in range(PER_ROUND)]
