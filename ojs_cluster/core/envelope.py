@@ -141,6 +141,7 @@ def parse_batch(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> list[NewJob]:
                 )
         except OJSError as error:
             error.message = f"jobs[{index}]: {error.message}"
+            error.args = (error.message,)
             error.details["index"] = index
             inner = "" if error.field == "body" else f".{error.field}"
             error.details["field"] = f"jobs[{index}]{inner}"

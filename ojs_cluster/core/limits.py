@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Limits:
     """Bounds on one request, in bytes unless said otherwise (spec: ojs-payload-limits).
 
-    ``depth`` counts nested arrays and objects, the body itself being the first level.
+    ``depth`` counts nested arrays and objects, the body itself being the first level. Raises
+    ValueError above 500 levels, where decoding would meet Python's own limit on recursion.
     """
 
     envelope_bytes: int = 1024 * 1024
@@ -17,6 +18,10 @@ class Limits:
     batch_jobs: int = 1000
     depth: int = 64
     failure_bytes: int = 64 * 1024
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.depth <= 500:
+            raise ValueError(f"depth must be from 1 to 500, not {self.depth}")
 
 
 DEFAULT_LIMITS = Limits()

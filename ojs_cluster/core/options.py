@@ -125,12 +125,14 @@ def _resolve_cached(text: bytes) -> Settings:
 
 
 def _resolve(text: bytes, beside: Mapping[str, Raw]) -> Settings:
+    if text != b"null" and not text.startswith(b"{"):
+        raise InvalidRequest("options must be an object", field="options")
     try:
         options = _Options() if text == b"null" else _decode_options(text)
-    except msgspec.ValidationError:
-        raise InvalidRequest("options must be an object", field="options") from None
     except msgspec.DecodeError:  # the syntax was checked before: a number outside of float64
-        raise InvalidRequest("options hold a number out of range", field="options") from None
+        raise InvalidRequest(
+            "options hold a number that is out of range", field="options"
+        ) from None
     if options.rate_limit is not None:
         raise Unsupported("rate limits are not offered", field="options.rate_limit")
     source = _Source(options, beside)

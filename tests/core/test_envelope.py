@@ -289,6 +289,7 @@ def test_a_bad_job_fails_the_batch_and_is_named(
         parse_batch(raw, limits=Limits(envelope_bytes=100))
     assert caught.value.details["index"] == 1
     assert caught.value.field == field
+    assert str(caught.value) == caught.value.message
     assert caught.value.message.startswith("jobs[1]: ")
 
 
@@ -307,3 +308,16 @@ def test_the_depth_limit_is_the_same_alone_and_in_a_batch() -> None:
     for parse, raw in ((parse_job, deeper), (parse_batch, b'{"jobs":[%b]}' % deeper)):
         with pytest.raises(InvalidPayload, match="nests"):
             parse(raw)
+
+
+@pytest.mark.parametrize("depth", [0, 501])
+def test_a_depth_that_could_not_be_kept_is_no_limit(depth: int) -> None:
+    with pytest.raises(ValueError, match="depth"):
+        Limits(depth=depth)
+
+
+def test_the_deepest_configurable_limit_decodes() -> None:
+    raw = b'{"type":"t","args":' + b"[" * 499 + b"]" * 499 + b"}"
+    assert parse_job(raw, limits=Limits(depth=500)).type == "t"
+    batch = b'{"jobs":[%b]}' % raw
+    assert len(parse_batch(batch, limits=Limits(depth=500))) == 1

@@ -252,10 +252,10 @@ def test_a_bad_option_beside_the_job_is_refused_with_its_place(
 
 @pytest.mark.parametrize("number", [b"1e400", b"-1e400"])
 def test_a_number_out_of_range_is_refused_where_it_would_be_used(number: bytes) -> None:
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequest, match="out of range") as caught:
         parse_job(b'{"type":"t","args":[],"options":{"priority":%b}}' % number)
     assert caught.value.field == "options"
-    with pytest.raises(InvalidRequest) as caught:
+    with pytest.raises(InvalidRequest, match="out of range") as caught:
         parse_job(b'{"type":"t","args":[],"priority":%b}' % number)
     assert caught.value.field == "priority"
 
