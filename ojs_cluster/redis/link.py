@@ -66,10 +66,18 @@ async def dial(address: Address, settings: ClientSettings, tls: ssl.SSLContext |
     except trio.TooSlowError:
         reason = f"no connection within {settings.connect_timeout_s:g} s"
     except OSError as error:
-        reason = str(error.__cause__ or error) or type(error).__name__
-        if isinstance(error.__cause__, BaseExceptionGroup):
-            reason = "; ".join(str(inner) for inner in error.__cause__.exceptions)
+        reason = _reason(error)
     raise ConnectFailed(f"{address}: {reason}")
+
+
+def _reason(error: OSError) -> str:
+    """The operating system's words, which trio keeps as the cause: one per address tried."""
+    cause = error.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        return "; ".join(str(inner) for inner in cause.exceptions)
+    if isinstance(cause, OSError):
+        return str(cause)
+    return str(error) or type(error).__name__
 
 
 class Link:

@@ -1,0 +1,170 @@
+"""``rediss://`` against a server that was built with TLS."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import ssl
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis import Client, ClientSettings, open_client
+from ojs_cluster.server.embedded import Embedded, find_server
+from tests.redis.helpers import eventually, in_thread
+
+OPENSSL = shutil.which("openssl")
+SERVERS = [path for name in ("redis-server", "valkey-server") if (path := shutil.which(name))]
+
+
+def make_certificates(directory: Path) -> None:
+    """A CA, a server certificate for 127.0.0.1 and a client certificate; and a stranger CA."""
+
+    def openssl(*args: str) -> None:
+        assert OPENSSL is not None
+        subprocess.run([OPENSSL, *args], check=True, capture_output=True, cwd=directory)
+
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    for ca in ("ca", "stranger"):
+        openssl(
+            "req", "-x509", *key, "-days", "2", "-subj", f"/CN={ca}",
+            "-addext", "keyUsage=critical,keyCertSign",
+            "-keyout", f"{ca}.key", "-out", f"{ca}.crt",
+        )  # fmt: skip
+    for name in ("server", "client"):
+        openssl("req", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", "csr")
+        (directory / "san").write_text("subjectAltName=IP:127.0.0.1\n")
+        openssl(
+            "x509", "-req", "-in", "csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-days", "2",
+            "-CAcreateserial", "-extfile", "san", "-out", f"{name}.crt",
+        )  # fmt: skip
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Secure:
+    """A server with TLS that requires client certificates."""
+
+    server: Embedded
+    port: int
+    files: Path
+
+    def url(self, *, ca: str = "ca", client: str | None = "client", extra: str = "") -> str:
+        """A URL that names the certificates."""
+        url = f"rediss://127.0.0.1:{self.port}/?ssl_ca_certs={self.files / ca}.crt{extra}"
+        if client is not None:
+            url += f"&ssl_certfile={self.files / client}.crt&ssl_keyfile={self.files / client}.key"
+        return url
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
+    """Run a server with TLS."""
+    if OPENSSL is None or not SERVERS:
+        pytest.skip("needs openssl and a redis-server or valkey-server on PATH")
+    directory = tmp_path_factory.mktemp("tls")
+    make_certificates(directory)
+    port = free_port()
+    config = {
+        "tls-port": str(port),
+        "tls-cert-file": str(directory / "server.crt"),
+        "tls-key-file": str(directory / "server.key"),
+        "tls-ca-cert-file": str(directory / "ca.crt"),
+    }
+    binary = find_server(SERVERS[0])
+    with Embedded(
+        directory / "data", binary=binary, cluster=False, append_only=False, config=config
+    ) as server:
+        yield Secure(server, port, directory)
+
+
+async def test_commands_and_messages_pass_through_tls(secure: Secure) -> None:
+    heard: list[bytes] = []
+    value = b"t" * 500_000
+
+    async def caller(client: Client, number: int) -> None:
+        for step in range(30):
+            token = b"%d:%d" % (number, step)
+            assert await client.call(0, b"ECHO", token) == token
+
+    async with open_client(ClientSettings.from_url(secure.url())) as client:
+        assert await client.call(0, b"SET", b"k", value) == b"OK"
+        assert await client.call(0, b"GET", b"k") == value
+        async with trio.open_nursery() as nursery:
+            for number in range(32):
+                nursery.start_soon(caller, client, number)
+        await client.subscribe(b"ch", 0, heard.append, lambda: None)
+        await client.call(0, b"SPUBLISH", b"ch", b"hello")
+        await eventually(lambda: heard == [b"hello"])
+
+
+async def test_killed_tls_connections_are_replaced(secure: Secure) -> None:
+    gaps: list[int] = []
+
+    def kill_all() -> None:
+        with secure.server.nodes[0].client() as observer:
+            for kind in ("NORMAL", "PUBSUB"):
+                observer.execute_command(  # type: ignore[no-untyped-call]
+                    "CLIENT", "KILL", "TYPE", kind, "SKIPME", "YES"
+                )
+
+    async with open_client(ClientSettings.from_url(secure.url())) as client:
+        await client.subscribe(b"ch", 0, lambda _: None, lambda: gaps.append(1))
+        for kills in range(1, 4):
+            await in_thread(kill_all)
+            assert await client.call(0, b"ECHO", b"x", idempotent=True) == b"x"
+            await eventually(lambda kills=kills: len(gaps) >= kills)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ({"ca": "stranger"}, "certificate verify failed"),
+        ({"client": None}, ""),  # the server hangs up; how it says so depends on its version
+    ],
+)
+async def test_wrong_or_missing_certificate_is_refused(
+    secure: Secure, url: dict[str, str], reason: str
+) -> None:
+    settings = ClientSettings.from_url(secure.url(**url), call_timeout_s=1.0)
+    with pytest.raises(BackendUnavailable) as caught:
+        async with open_client(settings):
+            raise AssertionError("opened")
+    assert reason in str(caught.value.__cause__)
+
+
+async def test_hostname_is_checked_unless_switched_off(secure: Secure) -> None:
+    by_name = secure.url().replace("127.0.0.1", "localhost")
+    with pytest.raises(BackendUnavailable) as caught:
+        async with open_client(ClientSettings.from_url(by_name, call_timeout_s=1.0)):
+            raise AssertionError("opened")
+    assert "localhost" in str(caught.value.__cause__)
+
+    for extra in ("&ssl_check_hostname=false", "&ssl_cert_reqs=none"):
+        async with open_client(ClientSettings.from_url(by_name + extra)) as client:
+            assert await client.call(0, b"PING") == b"PONG"
+
+
+async def test_unreadable_certificate_file_says_so_at_once(secure: Secure) -> None:
+    settings = ClientSettings.from_url("rediss://127.0.0.1/?ssl_ca_certs=/nowhere.pem")
+    with pytest.raises((OSError, ssl.SSLError)):
+        async with open_client(settings):
+            raise AssertionError("opened")
+
+
+async def test_plain_client_on_a_tls_port_is_refused(secure: Secure) -> None:
+    settings = ClientSettings.from_url(f"redis://127.0.0.1:{secure.port}", call_timeout_s=0.5)
+    with pytest.raises(BackendUnavailable):
+        async with open_client(settings):
+            raise AssertionError("opened")
