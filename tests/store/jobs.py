@@ -150,6 +150,6 @@ async def until(
         trio.TooSlowError: it did not in time.
     """
     with trio.fail_after(timeout_s):
-        while not accept(value := await probe()):
+        while not accept(value := await probe()):  # noqa: ASYNC110 - the state polled is in Redis
             await trio.sleep(0.01)
     return value

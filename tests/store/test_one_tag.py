@@ -161,7 +161,7 @@ async def every_end_of_an_attempt(store: Store, db: Any) -> None:
 
 async def dead_letters(store: Store, db: Any) -> None:
     job_id = foreign_id(store)
-    options = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
+    options: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
     job = await active(store, "graves", id=job_id, **options)
     await nack(store, job)
     await dead_letter.retry(store, job_id)
