@@ -23,16 +23,23 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
     Raises:
         ojs_cluster.server.child.Refused: the data in Redis cannot be used as configured.
     """
+    leading = trio.CancelScope()
+    opened = False
+
+    async def cancel_on_stop() -> None:
+        # The Redis client's tasks live in the nursery. Cancelled together with the scheduler, they
+        # could not carry the release of its lease, and the next leader would wait for its end.
+        await stop.wait()
+        (leading if opened else nursery.cancel_scope).cancel()
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_cancel_when, stop, nursery.cancel_scope)
+        nursery.start_soon(cancel_on_stop)
         async with contextlib.AsyncExitStack() as stack:
             store = await open_patiently(stack, settings)
-            await run_scheduler(store, settings.scheduler)
-
-
-async def _cancel_when(stop: trio.Event, scope: trio.CancelScope) -> None:
-    await stop.wait()
-    scope.cancel()
+            opened = True
+            with leading:
+                await run_scheduler(store, settings.scheduler)
+        nursery.cancel_scope.cancel()
 
 
 async def work(child: Child) -> None:
