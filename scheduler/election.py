@@ -27,6 +27,9 @@ from scheduler.stats import ElectionStats
 
 log = logging.getLogger("ojs.scheduler")
 
+# Longest that the release of a lease may hold up a stop, in seconds.
+_RELEASE_S = 1.0
+
 
 class Lease(Protocol):
     """A granted lease. Each grant of a group has a higher token than the one before."""
@@ -151,7 +154,7 @@ class _Candidate(Generic[L]):
 
     async def _release(self, lease: L) -> None:
         """Free the lease for the next leader; a silent Redis may hold up a stop only briefly."""
-        with trio.move_on_after(self._terms.poll_s, shield=True):
+        with trio.move_on_after(min(self._terms.poll_s, _RELEASE_S), shield=True):
             try:
                 await self._leases.release(lease)
             except Exception as error:  # the lease then ends by itself

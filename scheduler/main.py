@@ -28,7 +28,8 @@ async def run_scheduler(
     """Be one of the schedulers of a group until cancelled.
 
     When cancelled while leading, all work stops, then the lease is released, so that another
-    process leads within one poll.
+    process leads within one poll. The scope that is cancelled must be inside the store's: a client
+    that is cancelled at the same moment cannot carry the release.
 
     :param store: an open store; stays open.
     :param stats: counters to use, for someone who reports them.

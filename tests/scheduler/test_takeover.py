@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,7 @@ from tests.scheduler.running import (
 from tests.support.servers import observer, own_server
 
 LEASE_MS = 4000
+LEASE_KEY = "ojs:{meta}:leader:default"
 
 
 async def test_another_process_leads_within_one_lease_time_after_kill_9(cluster: Embedded) -> None:
@@ -49,13 +53,30 @@ async def test_a_clean_stop_hands_over_at_once(cluster: Embedded) -> None:
         with observer(cluster) as redis:
             first.process.send_signal(signal.SIGTERM)
             await eventually(
-                lambda: redis.get("ojs:{meta}:leader:default") is None or other.leads,
+                lambda: redis.get(LEASE_KEY) is None or other.leads,
                 within_s=5,
                 what="the lease is released",
             )
         await leader_of([other], within_s=10)
         await first.process.wait()
         assert first.process.returncode == 0
+
+
+async def test_the_command_releases_its_lease_when_told_to_stop(cluster: Embedded) -> None:
+    environment = {
+        **os.environ,
+        "REDIS_URL": cluster.url,
+        "OJS_ALLOW_INSECURE_NO_AUTH": "true",
+        "OJS_SCHEDULER_LEASE": "60s",
+    }
+    code = "import sys; from ojs_cluster.cli import main; sys.exit(main(['scheduler']))"
+    with observer(cluster) as redis:
+        async with trio.open_nursery() as nursery:
+            command = partial(trio.run_process, [sys.executable, "-c", code], env=environment)
+            process: trio.Process = await nursery.start(command)
+            await eventually(lambda: redis.exists(LEASE_KEY) == 1, what="it leads")
+            process.send_signal(signal.SIGTERM)
+        assert redis.exists(LEASE_KEY) == 0
 
 
 async def test_no_job_is_lost_or_run_twice_when_the_leader_is_killed(cluster: Embedded) -> None:
@@ -110,7 +131,7 @@ async def test_a_leader_steps_down_when_redis_falls_silent_and_leads_again_after
     with own_server(tmp_path, node_timeout_ms=60_000) as server:
         async with schedulers(server.url, 1, lease_ttl_ms=2000) as running:
             first = await leader_of(running)
-            node = _owner(server, "ojs:{meta}:leader:default")
+            node = _owner(server, LEASE_KEY)
             server.pause(node)
             paused = trio.current_time()
             await eventually(lambda: first.line == "following", what="it steps down")
@@ -132,7 +153,7 @@ async def test_work_goes_on_after_a_master_died_and_its_replica_took_over(
             jobs: list[str] = []
             for i in range(30):
                 jobs += await put(store, 2, f"q{i}", scheduled_at="+PT4S")
-            home = _owner(server, "ojs:{meta}:leader:default")
+            home = _owner(server, LEASE_KEY)
             masters = server.masters()
             dying = home if victim == "the lease's" else next(m for m in masters if m is not home)
             server.kill(dying)
