@@ -67,6 +67,12 @@ class Shard:
     """Workers that may not fetch, by the ms at which the mark lapses."""
     claims: bytes = field(init=False)
     """Aliases of client-supplied ids whose job has not been seen yet, by claim time (ms)."""
+    outbox: bytes = field(init=False)
+    """Effects owed to other shards: entry number to kind, attempts and payload."""
+    out: bytes = field(init=False)
+    """Outbox entries by the ms of their next try."""
+    parked: bytes = field(init=False)
+    """Outbox entries that failed too often, by the ms of the last try."""
     wake: bytes = field(init=False)
     """Channel: the name of a queue that stopped being empty."""
     sched: bytes = field(init=False)
@@ -118,6 +124,9 @@ SHARD_KEYS = {
     "lost": b"lost",
     "quiet": b"quiet",
     "claims": b"claims",
+    "outbox": b"ob",
+    "out": b"out",
+    "parked": b"parked",
     "wake": b"wake",
     "sched": b"sched",
 }
