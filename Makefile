@@ -19,7 +19,7 @@ run: $(VENV)/.run ## install, then run everything on this machine (Ctrl-C stops 
 	@exec $(BIN)/ojs-cluster dev
 
 test: $(VENV)/.dev ## install, then run all tests (JOBS=2 at a time)
-	$(BIN)/pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/pytest -n $(JOBS) --dist loadfile
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ojs_cluster.http.app import App, HttpSettings
-from ojs_cluster.http.dispatch import dispatch
 from ojs_cluster.http.quart_app import create_quart_app
 
-__all__ = ["App", "HttpSettings", "create_quart_app", "dispatch"]
+__all__ = ["App", "HttpSettings", "create_quart_app"]

@@ -7,8 +7,8 @@ refused: it runs after Quart has built a request and an URL adapter from the dec
 costs more than the rest of a small request. Pages and WebSockets registered with Quart are served
 by Quart: a path that the table does not know is offered to it.
 
-A client that hangs up: hypercorn sends ``http.disconnect``, `_Connection._listen` cancels the task
-that runs the handler. A client that only closes its sending side looks the same to hypercorn and
+A client that hangs up: hypercorn sends ``http.disconnect``, and `_Connection._listen` cancels the
+handler. A client that only closes its sending side looks the same to hypercorn and
 counts as gone.
 """
 
@@ -66,6 +66,8 @@ class _Connection(TrioASGIHTTPConnection):
         self._enough = trio.Event()
         """The body is complete, or larger than the route takes."""
         self._ended = trio.Event()
+        self._listening = trio.CancelScope()
+        self._answering = trio.CancelScope()
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         refusal = self._call.refusal
@@ -75,24 +77,44 @@ class _Connection(TrioASGIHTTPConnection):
                 await super().__call__(receive, send)
                 return
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._listen, nursery.cancel_scope, receive)
-            await self._deliver(await self._answer(), send)
+            nursery.start_soon(self._listen, receive)
+            response: Response | None = None
+            with self._answering:
+                response = await self._answer()
+            if response is not None:
+                await self._send(response, receive, send)
             nursery.cancel_scope.cancel()
 
-    async def _listen(self, scope: trio.CancelScope, receive: ASGIReceiveCallable) -> None:
-        """Collect the body, drop what is too much of it, and cancel when the client is gone."""
-        while True:
-            message: Any = await receive()
-            if message["type"] == "http.disconnect":
-                scope.cancel()
-                return
-            if len(self._body) <= self._call.max_body:
-                self._body += message.get("body", b"")
-                if len(self._body) > self._call.max_body:
+    async def _listen(self, receive: ASGIReceiveCallable) -> None:
+        """Collect the body, drop what is too much of it, and notice when the client is gone."""
+        with self._listening:
+            while True:
+                message: Any = await receive()
+                if message["type"] == "http.disconnect":
+                    # Only the handler is cancelled. The message also follows every complete
+                    # response, while hypercorn still prepares the connection for the next request;
+                    # cancelling it there leaves a connection that is neither closed nor timed.
+                    self._answering.cancel()
+                    return
+                if len(self._body) <= self._call.max_body:
+                    self._body += message.get("body", b"")
+                    if len(self._body) > self._call.max_body:
+                        self._enough.set()
+                if not message.get("more_body", False):
                     self._enough.set()
-            if not message.get("more_body", False):
-                self._enough.set()
-                self._ended.set()
+                    self._ended.set()
+
+    async def _send(
+        self, response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable
+    ) -> None:
+        if response.undelivered is None:
+            await _send_start(response, send)
+            await _send_body(response.body, send, more=False)
+        elif self._answering.cancel_called:
+            await _undo(response)
+        else:
+            self._listening.cancel()
+            await _deliver(response, receive, send)
 
     async def _answer(self) -> Response:
         call, head = self._call, self._head
@@ -125,27 +147,6 @@ class _Connection(TrioASGIHTTPConnection):
             raise too_large(self._call)
         return bytes(self._body)
 
-    async def _deliver(self, response: Response, send: ASGISendCallable) -> None:
-        if response.undelivered is None:
-            await _send_start(response, send)
-            await _send_body(response.body, send, more=False)
-            return
-        handed_over = False
-        try:
-            await _send_start(response, send)
-            await _send_body(response.body, send, more=True)
-            # hypercorn swallows a failed write and queues http.disconnect. Two turns of the
-            # scheduler let `_listen` see it, and the cancellation reach us, before we believe that
-            # the client was still there.
-            await trio.lowlevel.checkpoint()
-            await trio.lowlevel.checkpoint()
-            handed_over = True
-            await _send_body(b"", send, more=False)
-        finally:
-            if not handed_over:
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDELIVERED_S):
-                    await response.undelivered()
-
 
 OJSQuart.asgi_http_class = _Connection  # type: ignore[assignment] # its app is always an OJSQuart
 
@@ -158,7 +159,8 @@ def _read_head(scope: HTTPScope) -> Request:
     path = scope["raw_path"].decode("latin-1")
     if not path.startswith("/"):
         path = _origin_form(path)
-    return Request(scope["method"], path, scope["query_string"].decode("latin-1"), headers)
+    method = scope.get("method", "GET")  # a WebSocket's scope has none
+    return Request(method, path, scope["query_string"].decode("latin-1"), headers)
 
 
 def _origin_form(target: str) -> str:
@@ -168,6 +170,38 @@ def _origin_form(target: str) -> str:
         return target
     _, _, path = rest.partition("/")
     return "/" + path
+
+
+async def _deliver(
+    response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable
+) -> None:
+    """Send a response that has to be undone when it cannot be sent.
+
+    The request's body has been received, so the next message can only be ``http.disconnect``.
+    hypercorn swallows a failed write and queues that message before ``send`` returns. A client that
+    got everything and hung up causes the same message a moment later, and its jobs must stay its
+    own. So the queue is looked at exactly once: the deadline, being past, strikes in the next turn
+    of the event loop before any task runs that could queue more.
+    """
+    delivered = False
+    try:
+        await _send_start(response, send)
+        await _send_body(response.body, send, more=True)
+        with trio.CancelScope() as look:
+            look.deadline = trio.current_time()
+            await receive()
+        delivered = look.cancelled_caught
+    finally:
+        if not delivered:
+            await _undo(response)
+    if delivered:
+        await _send_body(b"", send, more=False)
+
+
+async def _undo(response: Response) -> None:
+    if response.undelivered is not None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDELIVERED_S):
+            await response.undelivered()
 
 
 async def _send_start(response: Response, send: ASGISendCallable) -> None:
@@ -197,8 +231,9 @@ async def _error_page(error: HTTPException) -> TrioResponse:
     head = _read_head(context.scope)
     quart = cast(OJSQuart, current_app)
     call = prepare(quart.ojs, head)
-    known = _page_error(error, head)
-    response = call.refusal or refuse(head, call, known)
+    response = call.refusal
+    if response is None or response.status != 401:
+        response = refuse(head, call, _page_error(error, head))
     return TrioResponse(response.body, response.status, dict(response.headers))
 
 

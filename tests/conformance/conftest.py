@@ -17,9 +17,7 @@ import pytest
 from tests.conformance import scope
 from tests.conformance.dsl.case import load
 from tests.conformance.dsl.runner import CaseFailed
-from tests.support.deployment import TOPOLOGIES, Deployment, deploy, unavailable
-
-EXTERNAL = "server"
+from tests.support.deployment import Deployment, deploy, unavailable
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,32 +35,40 @@ def _option(config: pytest.Config, name: str) -> str | None:
     return value or os.environ.get(f"OJS_CONFORMANCE_{name.upper()}")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With a URL the suites run there, without one on our own deployments."""
+    name = collection_path.name
+    if name.startswith("test_on_"):
+        return (name == "test_on_given_server.py") != (_option(config, "url") is not None)
+    return None
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not {"target", "case"} <= set(metafunc.fixturenames):
         return
-    topologies = [EXTERNAL] if _option(metafunc.config, "url") else list(TOPOLOGIES)
-    parameters = []
-    for topology in topologies:
-        missing = None if topology == EXTERNAL else unavailable(topology)
-        if scope.suites_root() is None:
-            missing = scope.HOW_TO_GET_SUITES
-        if missing:
-            skip = pytest.mark.skip(reason=missing)
-            parameters.append(pytest.param(topology, None, marks=skip, id=topology))
-        else:
-            parameters += _cases(topology, _option(metafunc.config, "folders"))
+    # A file per topology, because `--dist loadfile` then gives each its own process: the files
+    # of one topology share its server, and topologies wait at the same time.
+    topology = metafunc.module.TOPOLOGY
+    missing = unavailable(topology) if topology else None
+    if scope.suites_root() is None:
+        missing = scope.HOW_TO_GET_SUITES
+    if missing:
+        skip = pytest.mark.skip(reason=missing)
+        parameters = [pytest.param(topology, None, marks=skip, id="skipped")]
+    else:
+        parameters = list(_cases(topology, _option(metafunc.config, "folders")))
     metafunc.parametrize(("target", "case"), parameters, indirect=["target"], scope="session")
 
 
-def _cases(topology: str, chosen: str | None) -> Iterator[Any]:
+def _cases(topology: str | None, chosen: str | None) -> Iterator[Any]:
     root = scope.suites_root()
     assert root is not None
     for file in scope.files(root, chosen):
         case = load(root, file)
-        marks: list[pytest.MarkDecorator] = [pytest.mark.xdist_group(f"conformance-{topology}")]
+        marks = []
         if reason := scope.IMPOSSIBLE.get(case.file):
             marks.append(pytest.mark.xfail(strict=True, raises=CaseFailed, reason=reason))
-        yield pytest.param(topology, case, marks=marks, id=f"{topology}/{case.file}")
+        yield pytest.param(topology, case, marks=marks, id=case.file)
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +76,7 @@ def target(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """Base URL of the server under test: a deployment of the topology, or the given URL."""
-    if request.param == EXTERNAL:
+    if request.param is None:
         url = _option(request.config, "url")
         assert url is not None
         yield url.rstrip("/")

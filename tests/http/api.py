@@ -12,8 +12,10 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio import serve
 
-from ojs_cluster.http import App, HttpSettings, create_quart_app, dispatch
+from ojs_cluster.http import App, HttpSettings, create_quart_app
+from ojs_cluster.http.dispatch import dispatch
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.quart_app import OJSQuart
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store.context import StoreSettings, open_store
@@ -55,10 +57,11 @@ class Api:
     ) -> Reply:
         """Send one request. ``body`` may be bytes, sent as they are, or a value, sent as JSON."""
         path, _, query = target.partition("?")
-        raw = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
-        given = {"content-type": OJS_TYPE} if raw else {}
+        if not isinstance(body, bytes):
+            body = b"" if body is None else json.dumps(body).encode()
+        given = {"content-type": OJS_TYPE} if body else {}
         given |= {name.lower(): value for name, value in (headers or {}).items()}
-        response = await dispatch(self.app, Request(method, path, query, given, raw))
+        response = await dispatch(self.app, Request(method, path, query, given, body))
         seen = {name.lower(): value for name, value in response.headers}
         return Reply(response.status, seen, response.body, response)
 
@@ -110,22 +113,20 @@ async def open_app(
 
 
 @asynccontextmanager
-async def serving(app: App, **config: Any) -> AsyncIterator[int]:
+async def serving(app: App, *, quart: OJSQuart | None = None) -> AsyncIterator[int]:
     """Serve ``app`` with hypercorn on a free loopback port, which is yielded."""
+    served = quart or create_quart_app(app)
     hypercorn = Config()
     hypercorn.bind = ["127.0.0.1:0"]
     hypercorn.accesslog = None
     hypercorn.errorlog = None
     hypercorn.graceful_timeout = 2.0
-    for name, value in config.items():
-        setattr(hypercorn, name, value)
     stop = trio.Event()
-    quart = create_quart_app(app)
     async with trio.open_nursery() as nursery:
 
         async def run(task_status: trio.TaskStatus[list[str]]) -> None:
             await serve(
-                quart,  # type: ignore[arg-type] # hypercorn's alias of ASGI apps is narrower
+                served,
                 hypercorn,
                 shutdown_trigger=stop.wait,
                 task_status=task_status,

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 
-import pytest
 import trio
 
 from tests.support.deployment import Deployment
@@ -14,8 +13,6 @@ from tests.support.invariants import await_consistent, lost
 from tests.support.load import Load, running_load
 from tests.support.nodes import await_death
 from tests.support.servers import wait_until
-
-pytestmark = pytest.mark.xdist_group("kill")
 
 KILLS = 3
 

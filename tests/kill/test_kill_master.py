@@ -18,8 +18,6 @@ from tests.support.invariants import await_consistent, lost
 from tests.support.load import running_load
 from tests.support.servers import wait_until
 
-pytestmark = pytest.mark.xdist_group("kill-master")
-
 
 async def test_after_a_master_is_killed_callers_recover_and_the_books_agree(
     replicated: Deployment, kill_round: int, capsys: pytest.CaptureFixture[str]

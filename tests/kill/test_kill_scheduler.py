@@ -7,7 +7,6 @@ import signal
 import time
 
 import httpx
-import pytest
 import trio
 
 from ojs_cluster.keys import Keyspace
@@ -16,8 +15,6 @@ from tests.support.invariants import await_consistent, lost
 from tests.support.load import new_id, running_load
 from tests.support.nodes import Process
 from tests.support.servers import observer
-
-pytestmark = pytest.mark.xdist_group("kill")
 
 LEASE_S = 2.0
 MARGIN_S = 1.0

@@ -14,8 +14,6 @@ from tests.support.deployment import Deployment
 from tests.support.invariants import await_consistent
 from tests.support.servers import wait_until
 
-pytestmark = pytest.mark.xdist_group("kill")
-
 QUEUE = "held"
 JOBS = 10
 

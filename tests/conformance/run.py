@@ -1,4 +1,4 @@
-"""The OpenJobSpec conformance suites, one test per file and topology."""
+"""One suite file against one server: the body of every conformance test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.conformance.dsl.runner import run_case
 TIMEOUT_S = 30
 
 
-def test_suite(target: str, case: Case) -> None:
+def run_suite(target: str, case: Case) -> None:
     """Not async itself: pytest-trio would hide the failure that xfail looks for in a group."""
     trio.run(_reset_and_run, target, case)
 

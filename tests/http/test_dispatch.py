@@ -1,0 +1,360 @@
+"""What every response has, who gets in, and how failures look."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import re
+from pathlib import Path
+
+import pytest
+import trio
+
+from ojs_cluster.core import errors as e
+from ojs_cluster.core.ids import is_job_id
+from ojs_cluster.http import HttpSettings
+from ojs_cluster.http.dispatch import dispatch, request_id_for
+from ojs_cluster.http.errors import TABLE, error_response
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.router import Route, Router
+from ojs_cluster.http.routes import ROUTES
+from ojs_cluster.server.embedded import Embedded
+from tests.http.api import OJS_TYPE, Api, open_app
+from tests.support.servers import own_server
+
+OPEN = ["/health", "/ojs/v1/health", "/ready"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/ojs/manifest", "/ojs/v1/queues", "/ojs/v1/jobs/x", "/nowhere", "/health", "/"],
+)
+async def test_every_response_has_the_three_headers(api: Api, target: str) -> None:
+    reply = await api.get(target, headers={"Accept": "text/html"})
+    assert reply.headers["content-type"] == OJS_TYPE
+    assert reply.headers["ojs-version"] == "1.0"
+    name, _, unique = reply.headers["x-request-id"].partition("_")
+    assert name == "req"
+    assert is_job_id(unique)
+
+
+async def test_clients_that_name_a_version_get_a_type_that_sdks_read(api: Api) -> None:
+    for target in ("/ojs/manifest", "/nowhere"):
+        reply = await api.get(target, headers={"OJS-Version": "1.0"})
+        assert reply.headers["content-type"] == f'{OJS_TYPE}; alt="application/json"'
+
+
+@pytest.mark.parametrize("version", ["1", "1.0", "1.2", "1.0.0-rc.1"])
+async def test_versions_of_the_same_major_are_served(api: Api, version: str) -> None:
+    assert (await api.get("/ojs/manifest", headers={"OJS-Version": version})).status == 200
+
+
+@pytest.mark.parametrize("version", ["2.0", "0.9", "10", "one", "1.\n", ""])
+async def test_other_versions_are_unsupported(api: Api, version: str) -> None:
+    reply = await api.get("/ojs/manifest", headers={"OJS-Version": version})
+    assert (reply.status, reply.error["code"]) == (422, "unsupported")
+
+
+@pytest.mark.parametrize("given", ["my-id-1", "a b", "~" * 200, "!"])
+async def test_a_clients_request_id_is_echoed(api: Api, given: str) -> None:
+    reply = await api.get("/nowhere", headers={"X-Request-Id": given})
+    assert reply.headers["x-request-id"] == given
+    assert reply.error["request_id"] == given
+
+
+@pytest.mark.parametrize("given", ["", "~" * 201, "a\r\nSet-Cookie: x", "é", " a", "a\t", "a\n"])
+def test_a_request_id_that_could_split_a_header_is_replaced(given: str) -> None:
+    assert re.fullmatch(r"req_[0-9a-f-]{36}", request_id_for(given))
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "", "*", "/ojs", "/ojs/v1", "/ojs/v1/", "/ojs/v1/jobs/", "//", "/ojs/v1/jobs/a/b/c", "x"],
+)
+async def test_unknown_paths_are_json_404(api: Api, path: str) -> None:
+    reply = await api.get(path)
+    assert (reply.status, reply.error["code"]) == (404, "not_found")
+    assert reply.error["hint"]
+
+
+@pytest.mark.parametrize("method", ["ASSERT", "PUSH", "get", "PATCH", "M" * 5000])
+async def test_odd_methods_are_json_405_with_what_is_allowed(api: Api, method: str) -> None:
+    reply = await api.call(method, "/ojs/v1/jobs")
+    assert (reply.status, reply.error["code"]) == (405, "method_not_allowed")
+    assert reply.headers["allow"] == "GET, HEAD, OPTIONS, POST"
+    assert len(reply.body) < 2000
+    assert (await api.call(method, "/")).status == 404
+
+
+async def test_options_says_what_is_allowed(api: Api) -> None:
+    reply = await api.call("OPTIONS", "/ojs/v1/jobs/some-id")
+    assert (reply.status, reply.body) == (204, b"")
+    assert reply.headers["allow"] == "DELETE, GET, HEAD, OPTIONS"
+    assert "content-type" not in reply.headers
+    assert (await api.call("OPTIONS", "/nowhere")).status == 404
+
+
+async def test_head_is_get_without_its_body(api: Api) -> None:
+    got = await api.get("/ojs/manifest")
+    head = await api.call("HEAD", "/ojs/manifest")
+    assert (head.status, head.body) == (200, b"")
+    assert head.headers["content-length"] == str(len(got.body))
+    assert (await api.call("HEAD", "/ojs/v1/workers/fetch")).status == 405
+
+
+async def test_an_encoded_slash_stays_inside_its_segment(api: Api) -> None:
+    reply = await api.get("/ojs/v1/queues/a%2Fstats")
+    assert (reply.status, reply.error["details"]["field"]) == (400, "name")
+    await api.enqueue(options={"queue": "mail.out"})
+    assert (await api.get("/ojs/v1/queues/mail%2Eout")).status == 200
+    assert (await api.get("/ojs/v1/jobs/%ff")).status == 400
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/openjobspec+json", 201),
+        ("application/json", 201),
+        ("Application/JSON; charset=utf-8", 201),
+        ("text/plain", 400),
+        ("application/x-www-form-urlencoded", 400),
+        ("", 400),
+    ],
+)
+async def test_bodies_are_json_by_declaration(api: Api, content_type: str, status: int) -> None:
+    body = {"type": "t", "args": []}
+    reply = await api.post("/ojs/v1/jobs", body, headers={"Content-Type": content_type})
+    assert reply.status == status
+
+
+async def test_a_body_without_a_declared_type_is_taken_for_json(api: Api) -> None:
+    body = b'{"type":"t","args":[]}'
+    reply = await dispatch(api.app, Request("POST", "/ojs/v1/jobs", body=body))
+    assert reply.status == 201
+
+
+async def test_compressed_bodies_are_refused(api: Api) -> None:
+    reply = await api.post("/ojs/v1/jobs", b"\x1f\x8b", headers={"Content-Encoding": "gzip"})
+    assert reply.error["details"]["field"] == "headers.content-encoding"
+
+
+async def test_bodyless_posts_need_no_type(api: Api) -> None:
+    for action in ("pause", "resume"):
+        given = {"Content-Type": "text/plain"}
+        assert (await api.post(f"/ojs/v1/queues/a/{action}", headers=given)).status == 200
+
+
+async def test_a_body_above_the_limit_is_413(standalone: Embedded) -> None:
+    async with open_app(standalone, max_body=1000, max_batch_body=3000) as app:
+        api = Api(app)
+        job = {"type": "t", "args": ["x" * 1200]}
+        single = await api.post("/ojs/v1/jobs", job)
+        assert (single.status, single.error["details"]["limit"]) == (413, 1000)
+        assert (await api.post("/ojs/v1/jobs/batch", {"jobs": [job, job]})).status == 201
+        assert (await api.post("/ojs/v1/jobs/batch", {"jobs": [job] * 3})).status == 413
+
+
+async def test_an_envelope_above_its_own_limit_says_so(api: Api) -> None:
+    reply = await api.post("/ojs/v1/jobs", {"type": "t", "args": ["x" * 1024 * 1024]})
+    assert (reply.status, reply.error["code"]) == (413, "payload_too_large")
+    assert "envelope" in reply.error["message"]
+
+
+# --- keys ---
+
+
+@pytest.mark.parametrize("given", [None, "", "Bearer", "Bearer ", "Bearer no", "Basic one", "one"])
+async def test_without_a_valid_key_nothing_is_told(standalone: Embedded, given: str | None) -> None:
+    headers = {} if given is None else {"Authorization": given}
+    async with open_app(standalone, api_keys=("one", "two"), test_hooks=True) as app:
+        api = Api(app)
+        for method, target in (
+            ("GET", "/ojs/manifest"),
+            ("GET", "/ojs/v1/jobs"),
+            ("POST", "/ojs/v1/jobs"),
+            ("GET", "/nowhere"),
+            ("ASSERT", "/ojs/v1/jobs"),
+            ("OPTIONS", "/ojs/v1/jobs"),
+            ("POST", "/ojs/v1/admin/reset"),
+        ):
+            reply = await api.call(method, target, headers=headers)
+            assert (reply.status, reply.error["code"]) == (401, "unauthenticated")
+            assert reply.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_each_key_opens_every_endpoint(standalone: Embedded) -> None:
+    async with open_app(standalone, api_keys=("one", "schlüssel")) as app:
+        api = Api(app)
+        for value in ("Bearer one", "bearer one", "Bearer  one", "Bearer schlüssel"):
+            reply = await api.get("/ojs/manifest", headers={"Authorization": value})
+            assert reply.status == 200
+
+
+async def test_probes_need_no_key(standalone: Embedded) -> None:
+    async with open_app(standalone, api_keys=("one",)) as app:
+        for target in OPEN:
+            assert (await Api(app).get(target)).status == 200
+
+
+def test_a_server_without_a_key_must_be_allowed_to_be_open() -> None:
+    with pytest.raises(ValueError, match="no API key"):
+        HttpSettings()
+    with pytest.raises(ValueError, match="empty"):
+        HttpSettings(api_keys=("",))
+    HttpSettings(allow_insecure=True)
+
+
+# --- system ---
+
+
+async def test_the_manifest_is_honest(api: Api) -> None:
+    manifest = (await api.get("/ojs/manifest")).json
+    assert manifest["specversion"] == manifest["ojs_version"] == "1.0"
+    assert manifest["implementation"]["name"] == "ojs-cluster"
+    assert manifest["conformance_level"] == 1
+    assert "http" in manifest["protocols"]
+    assert manifest["endpoints"]["health"] == "/ojs/v1/health"
+    capabilities = manifest["capabilities"]
+    assert len(capabilities) == 17
+    routed = {route.template for route in ROUTES}
+    for capability, template in (
+        ("batch_enqueue", "/ojs/v1/jobs/batch"),
+        ("cron_jobs", "/ojs/v1/cron"),
+        ("workflows", "/ojs/v1/workflows"),
+        ("dead_letter", "/ojs/v1/dead-letter"),
+        ("events", "/ojs/v1/events"),
+        ("pause_resume", "/ojs/v1/queues/{name}/pause"),
+        ("progress", "/ojs/v1/jobs/{id}/progress"),
+        ("checkpoints", "/ojs/v1/jobs/{id}/checkpoint"),
+    ):
+        assert capabilities[capability] is (template in routed)
+
+
+async def test_health_tells_of_the_backend(any_api: Api) -> None:
+    for target in ("/health", "/ojs/v1/health"):
+        health = (await any_api.get(target)).json
+        assert health["status"] == "ok"
+        assert health["version"]
+        assert health["uptime_seconds"] >= 0
+        assert (health["backend"]["type"], health["backend"]["status"]) == ("redis", "ok")
+        assert health["backend"]["latency_ms"] >= 0
+    assert (await any_api.get("/ready")).json["status"] == "ready"
+
+
+async def test_a_draining_process_is_alive_and_not_ready(api: Api) -> None:
+    api.app.drain()
+    ready = await api.get("/ready")
+    assert (ready.status, ready.json["status"]) == (503, "draining")
+    assert (await api.get("/health")).status == 200
+
+
+async def test_without_redis_we_are_alive_and_say_so(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False) as server:
+        quick = {"call_timeout_s": 1.0, "connect_timeout_s": 0.5}
+        async with open_app(server, redis=quick, health_timeout_s=1.0) as app:
+            api = Api(app)
+            await api.enqueue()
+            server.kill(server.nodes[0])
+            alive, health, ready = [await api.get(path) for path in OPEN]
+            assert (alive.status, health.status, ready.status) == (200, 503, 503)
+            assert alive.json["status"] == health.json["status"] == "degraded"
+            assert health.json["backend"]["status"] == "unhealthy"
+            for method, target, body in (
+                ("POST", "/ojs/v1/jobs", {"type": "t", "args": []}),
+                ("POST", "/ojs/v1/workers/fetch", {"queues": ["a"], "worker_id": "w"}),
+                ("POST", "/ojs/v1/workers/fetch", {"queues": ["a"], "wait_ms": 500}),
+                ("GET", "/ojs/v1/queues", None),
+                ("GET", "/ojs/v1/dead-letter", None),
+            ):
+                reply = await api.call(method, target, body)
+                assert (reply.status, reply.error["code"]) == (503, "backend_unavailable")
+                assert int(reply.headers["retry-after"]) >= 1
+                assert reply.error["retryable"] is True
+                assert reply.error["details"]["outcome"] in ("not_applied", "unknown")
+
+
+async def test_the_reset_hook_does_not_exist_without_test_hooks(standalone: Embedded) -> None:
+    async with open_app(standalone) as app:
+        api = Api(app)
+        await api.enqueue()
+        assert (await api.post("/ojs/v1/admin/reset")).status == 404
+        assert len(await api.fetch()) == 1
+
+
+# --- errors, without a store ---
+
+
+@pytest.mark.parametrize("cls", list(TABLE))
+def test_every_error_has_a_complete_body(cls: type[e.OJSError]) -> None:
+    if issubclass(cls, e.NotFound):
+        error: e.OJSError = cls("job", "1")
+    elif issubclass(cls, e.BackendUnavailable):
+        error = cls("gone", outcome="unknown", retry_after_s=0.2)
+    else:
+        error = cls("secret", field="a.b")
+    response = error_response(error, "req_1")
+    entry = TABLE[cls]
+    assert response.status == entry.status
+    body = json.loads(response.body)["error"]
+    assert body["code"] == body["type"] == entry.code == entry.code.lower()
+    assert body["retryable"] is entry.retryable
+    assert body["retryable"] is (entry.status >= 500)
+    assert body["hint"]
+    assert body["details"]["ojs_code"].startswith("OJS-")
+    assert body["request_id"] == "req_1"
+
+
+def test_all_errors_of_the_core_have_a_row() -> None:
+    named = {
+        value
+        for value in vars(e).values()
+        if isinstance(value, type) and issubclass(value, e.OJSError) and value is not e.OJSError
+    }
+    assert named <= set(TABLE)
+
+
+async def test_a_bug_is_logged_and_not_leaked(
+    api: Api, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(_app: object, _request: Request) -> Response:
+        raise RuntimeError("the secret reason")
+
+    router = Router([Route("GET", "/broken", broken)])
+    monkeypatch.setattr("ojs_cluster.http.dispatch.router_for", lambda _hooks: router)
+    reply = await api.get("/broken", headers={"X-Request-Id": "find-me"})
+    assert (reply.status, reply.error["code"]) == (500, "internal_error")
+    assert reply.headers["content-type"] == OJS_TYPE
+    assert b"secret" not in reply.body
+    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert record.request_id == "find-me"  # type: ignore[attr-defined]
+    assert record.exc_info is not None
+    assert "the secret reason" in str(record.exc_info[1])
+
+
+async def test_an_error_from_a_nursery_is_still_told(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse() -> None:
+        raise e.Conflict("not now")
+
+    async def handler(_app: object, _request: Request) -> Response:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(refuse)
+        raise AssertionError
+
+    router = Router([Route("GET", "/grouped", handler)])
+    monkeypatch.setattr("ojs_cluster.http.dispatch.router_for", lambda _hooks: router)
+    reply = await api.get("/grouped")
+    assert (reply.status, reply.error["message"]) == (409, "not now")
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.template}")
+def test_a_handler_takes_the_parameters_of_its_path(route: Route) -> None:
+    handler = inspect.signature(route.handler)
+    handler.bind("app", "request", *(["x"] * route.template.count("{")))
+
+
+def test_two_handlers_for_one_route_are_refused() -> None:
+    with pytest.raises(ValueError, match="two routes"):
+        Router([ROUTES[0], ROUTES[0]])
