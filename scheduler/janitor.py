@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.retention import purge_due, retire_queues, tidy
-from ojs_cluster.store.ticks import Tick as StoreTick
+from ojs_cluster.store.tick import Tick as StoreTick
 from scheduler.pacing import Step, Tick
 
 # Queue names are one list under the meta tag: a sweep goes through it in pages, with this pause

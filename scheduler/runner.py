@@ -11,7 +11,7 @@ import trio
 
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.leader import Lease
-from scheduler import dead_workers, janitor, promote, reap
+from scheduler import dead_workers, janitor, outbox, promote, reap
 from scheduler.pacing import Pace, ShardLoop, Slots, Step
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import Stats
@@ -51,6 +51,7 @@ class Leader:
         urgent = (
             self._loop("promote", promote.step(store, settings.promote_batch), pace),
             self._loop("reap", reap.step(store, settings.reap_batch), pace),
+            self._loop("outbox", outbox.step(store, settings.outbox_batch), patient),
         )
         others = (
             self._loop("dead_workers", recover, patient),

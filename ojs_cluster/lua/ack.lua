@@ -5,15 +5,15 @@
 -- KEYS: 1 job, 2..5 the shard's act, run, fin, ev.
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 result JSON or '',
 --       5 ms to keep completed jobs.
--- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state} | {'not_holder'}
---@include keys now job event finish minutes holder
+-- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'conflict', state} | {'not_holder'}
+--@include keys now job event deadline effect finish minutes holder
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
 local id = string.sub(key, #P + 3)
 local named = ARGV[2] ~= '' or ARGV[3] ~= ''
 if job[F.state] == 'completed' and named and is_holder(job, ARGV[2], ARGV[3]) then
-    return {'ok', job.flat}
+    return {'ok', job.flat, effects}
 end
 if job[F.state] ~= 'active' then return {'conflict', job[F.state]} end
 if not is_holder(job, ARGV[2], ARGV[3]) then return {'not_holder'} end
@@ -25,4 +25,4 @@ if job[F.delay] then drop_fields(key, job, F.delay) end
 redis.call('HINCRBY', queue_key(job[F.queue]), 'acked', 1)
 tally(job, 'c')
 emit('job.completed', id, job, 'a', job[F.attempt], 'd', now - job[F.started])
-return {'ok', job.flat}
+return {'ok', job.flat, effects}

@@ -3,8 +3,8 @@
 -- Post: in no queue and under no deadline; attempt and started_at kept; no completed_at.
 -- KEYS: 1 job, 2..8 the shard's due, act, run, exp, pend, fin, ev.
 -- ARGV: 1 events kept, 2 ms to keep cancelled jobs.
--- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state}
---@include keys now job event finish
+-- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'conflict', state}
+--@include keys now job event deadline effect finish
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -24,4 +24,4 @@ end
 if job[F.expires] then redis.call('ZREM', EXPIRING, id) end
 finish(id, key, job, 'cancelled', ARGV[2])
 emit('job.cancelled', id, job)
-return {'ok', job.flat}
+return {'ok', job.flat, effects}

@@ -6,10 +6,10 @@
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
 --       7 ms to keep discarded jobs, then the queue names in order.
--- Returns: {now, per job: id, fields}
---@include keys now job event deadline available finish promote
+-- Returns: {now, effects, per job: id, fields}
+--@include keys now job event deadline effect available finish promote
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
-local reply = {now}
+local reply = {now, effects}
 if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
     if until_ and tonumber(until_) > now then return reply end

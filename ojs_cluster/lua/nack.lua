@@ -11,7 +11,7 @@
 --       7 chance for the jitter, 8 errors kept, 9 ms to keep discarded, 10 ms to keep dead
 --       letters, 11 dead letters kept per queue, 12.. names the error goes by (type, code, class).
 -- Returns: as ack.
---@include keys now job event deadline available finish minutes backoff fail holder
+--@include keys now job event deadline effect available finish minutes backoff fail holder
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -19,7 +19,7 @@ local id = string.sub(key, #P + 3)
 if job[F.state] ~= 'active' then
     local repeated = ARGV[3] ~= '' and ARGV[3] == job[F.lease] and job[F.state] ~= 'completed'
         and job[F.state] ~= 'cancelled'
-    if repeated then return {'ok', job.flat} end
+    if repeated then return {'ok', job.flat, effects} end
     return {'conflict', job[F.state]}
 end
 if not is_holder(job, ARGV[2], ARGV[3]) then return {'not_holder'} end
@@ -49,11 +49,11 @@ if ARGV[4] == 'fail' then
     local retryable = ARGV[6] == '1' and not never_retried(job[F.non_retryable])
     fail(id, key, job, ARGV[5], retryable, tonumber(ARGV[7]), tonumber(ARGV[8]),
         {ARGV[9], ARGV[10], tonumber(ARGV[11])})
-    return {'ok', job.flat}
+    return {'ok', job.flat, effects}
 end
 leave_worker(id, job)
 if ARGV[4] == 'release' then save_job(key, job, F.attempt, job[F.attempt] - 1) end
 save_job(key, job, F.state, 'available', F.enqueued, now)
 make_available(id, job, ARGV[4] == 'release')
 if ARGV[4] == 'requeue' then emit('job.enqueued', id, job) end
-return {'ok', job.flat}
+return {'ok', job.flat, effects}

@@ -5,8 +5,8 @@
 -- KEYS: 1..8 the shard's act, run, exp, due, pend, fin, dead, ev.
 -- ARGV: 1 events kept, 2 limit, 3 chance for the jitter, 4 errors kept, 5 ms to keep discarded,
 --       6 ms to keep dead letters, 7 dead letters kept per queue.
--- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1}
---@include keys now job event deadline available finish minutes backoff fail
+-- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects}
+--@include keys now job event deadline effect available finish minutes backoff fail
 local limit, chance, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local limits = {ARGV[5], ARGV[6], tonumber(ARGV[7])}
 
@@ -64,4 +64,4 @@ for _, zset in ipairs({ACTIVE, RUNNING, EXPIRING}) do
     local score = redis.call('ZRANGE', zset, 0, 0, 'WITHSCORES')[2]
     if score and (next_ < 0 or tonumber(score) < next_) then next_ = tonumber(score) end
 end
-return {#lost, #timeouts, #expired, now, next_}
+return {#lost, #timeouts, #expired, now, next_, effects}

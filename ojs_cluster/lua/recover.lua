@@ -6,12 +6,12 @@
 -- ARGV: 1 events kept, 2 worker id, 3 ms of its death, 4 cursor (a deadline in ms, '' to begin),
 --       5 limit, 6 errors kept, 7 ms to keep discarded, 8 ms to keep dead letters,
 --       9 dead letters kept per queue.
--- Returns: {jobs recovered, next cursor or ''}
---@include keys now job event deadline available finish minutes backoff fail
+-- Returns: {jobs recovered, next cursor or '', effects}
+--@include keys now job event deadline effect available finish minutes backoff fail
 local limits = {ARGV[7], ARGV[8], tonumber(ARGV[9])}
 local after = ARGV[4] == '' and '-inf' or '(' .. ARGV[4]
 local page = redis.call('ZRANGEBYSCORE', ACTIVE, after, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[5])
-if #page == 0 then return {0, ''} end
+if #page == 0 then return {0, '', effects} end
 -- Whole milliseconds only: what shares the last score of the page is read with it, so the cursor
 -- is a score and cannot skip or repeat a job.
 local last = page[#page]
@@ -28,4 +28,4 @@ for _, id in ipairs(found) do
         recovered = recovered + 1
     end
 end
-return {recovered, last}
+return {recovered, last, effects}

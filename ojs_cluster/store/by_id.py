@@ -12,6 +12,7 @@ from typing import Any
 from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.record import JobRecord, record
 
 
@@ -59,6 +60,8 @@ async def reply_of(
         reply: list[Any] = await store.run(shard, name, keys, args, idempotent=idempotent)
         status = reply[0]
         if status == b"ok":
+            if len(reply) > 2 and reply[2]:
+                await deliver(store, shard, reply[2])
             return reply
         if status == b"moved":
             shard = store.keys.shard(int(reply[1]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +59,11 @@ class StoreSettings:
     allow_eviction: bool = False
 
 
+Effect = Callable[["Store", Shard, bytes], Awaitable[None]]
+"""Carries out one outbox effect of a shard, given its payload. Idempotent; raises when it could
+not, and is then tried again (see ``outbox``)."""
+
+
 class UnusableBackend(Exception):
     """Redis answers, but must not be used as it is; the message says why and what to change."""
 
@@ -71,6 +76,7 @@ class Store:
     keys: Keyspace
     settings: StoreSettings
     scripts: Mapping[str, Script]
+    effects: Mapping[str, Effect]
     queues: QueueRegistry = field(default_factory=QueueRegistry)
     contacts: FetchContacts = field(default_factory=FetchContacts)
 
@@ -131,7 +137,10 @@ async def open_store(
     """
     settings = settings or StoreSettings()
     async with open_client(redis) as client:
-        store = Store(client, Keyspace(shards), settings, load_scripts(prelude))
+        # Not at the top: what carries out effects is itself made of store functions.
+        from ojs_cluster.store.effects import EFFECTS
+
+        store = Store(client, Keyspace(shards), settings, load_scripts(prelude), EFFECTS)
         await _check_schema(store, shards)
         await _check_eviction(store)
         yield store

@@ -11,6 +11,7 @@ from ojs_cluster.core.errors import BackendUnavailable, OJSError
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.nack import release as release_one
+from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.record import JobRecord, record
 
 RELEASE_S = 5.0
@@ -120,5 +121,7 @@ async def _fetch_from(
         *queues,
     ]
     reply = await store.run(shard, "fetch", keys, args)
-    items = iter(reply[1:])
+    if reply[1]:
+        await deliver(store, shard, reply[1])
+    items = iter(reply[2:])
     return [record(job_id.decode(), flat) for job_id, flat in zip(items, items, strict=True)]

@@ -11,26 +11,20 @@ dropped and never blocks another.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ojs_cluster.core.errors import BackendUnavailable, NotFound
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.ticks import Tick
+from ojs_cluster.store.tick import Tick
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 20
 FIRST_PAUSE_MS = 500
 LONGEST_PAUSE_MS = 5 * 60_000
-
-Handler = Callable[[Store, Shard, bytes], Awaitable[None]]
-"""Carries out one effect. Idempotent; raises when it could not, and is then tried again."""
-
-HANDLERS: dict[str, Handler] = {}
-"""Effect kind -> handler. Filled by the modules that owe effects, see ``effects``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +95,8 @@ async def retry_parked(store: Store, shard: Shard, number: str) -> None:
 
 
 async def _try(store: Store, entry: Entry) -> None:
-    handler = HANDLERS.get(entry.kind)
+    handler = store.effects.get(entry.kind, _unknown)
     try:
-        if handler is None:
-            # A newer version wrote it: whoever knows the kind will take it up.
-            raise LookupError(f"no handler for effects of kind {entry.kind}")
         await handler(store, entry.shard, entry.payload)
     except BackendUnavailable:
         return  # the entry stays due; nothing is wrong with it
@@ -125,6 +116,11 @@ async def _try(store: Store, entry: Entry) -> None:
             entry.shard.index,
             ATTEMPTS,
         )
+
+
+async def _unknown(_store: Store, shard: Shard, _payload: bytes) -> None:
+    # A newer version wrote it: whoever knows the kind will take it up.
+    raise LookupError(f"an effect of shard {shard.index} is of an unknown kind")
 
 
 async def _settle(store: Store, shard: Shard, number: str, outcome: str) -> bytes:

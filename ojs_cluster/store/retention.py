@@ -7,7 +7,7 @@ from typing import Any
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.aliases import remove_due, settle_claims
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.ticks import Tick
+from ojs_cluster.store.tick import Tick
 
 IDLE_QUEUE_MS = 60 * 60_000
 """A queue younger than this is not retired, however empty."""

@@ -3,27 +3,11 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """What one run did. Times are ms of the shard's own clock.
-
-    Parameters
-    ----------
-    done: jobs that changed.
-    next_ms: when there is next something to do, None when nothing is under a deadline.
-    more: there was more to do than the limit allowed.
-    """
-
-    done: int
-    next_ms: int | None
-    now_ms: int
-    more: bool
+from ojs_cluster.store.outbox import deliver
+from ojs_cluster.store.tick import Tick
 
 
 async def promote(store: Store, shard: Shard, limit: int) -> Tick:
@@ -33,13 +17,14 @@ async def promote(store: Store, shard: Shard, limit: int) -> Tick:
     ------
     BackendUnavailable: Redis did not answer in time.
     """
-    done, now, following = await store.run(
+    done, now, following, owed = await store.run(
         shard,
         "promote",
         [shard.due, shard.expiring, shard.finished, shard.events],
         [store.settings.events_per_shard, limit, store.settings.retention_discarded_ms],
         idempotent=True,
     )
+    await deliver(store, shard, owed)
     return Tick(done, _moment(following), now, done >= limit)
 
 
@@ -51,7 +36,7 @@ async def reap(store: Store, shard: Shard, limit: int) -> Tick:
     BackendUnavailable: Redis did not answer in time.
     """
     settings = store.settings
-    lost, timeouts, expired, now, following = await store.run(
+    lost, timeouts, expired, now, following, owed = await store.run(
         shard,
         "reap",
         [
@@ -65,6 +50,7 @@ async def reap(store: Store, shard: Shard, limit: int) -> Tick:
         ],
         idempotent=True,
     )
+    await deliver(store, shard, owed)
     return Tick(
         lost + timeouts + expired,
         _moment(following),

@@ -10,6 +10,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.contacts import contact
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.outbox import deliver
 
 Desired = Literal["running", "quiet", "terminate"]
 
@@ -152,6 +153,7 @@ async def recover(
         ],
         idempotent=True,
     )
+    await deliver(store, shard, reply[2])
     return int(reply[0]), reply[1].decode() or None
 
 

@@ -18,7 +18,8 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue
 from ojs_cluster.store.fetch import fetch
 from ojs_cluster.store.record import JobRecord
-from ojs_cluster.store.ticks import Tick, promote, reap
+from ojs_cluster.store.tick import Tick
+from ojs_cluster.store.ticks import promote, reap
 
 T = TypeVar("T")
 QUEUE = "mail"

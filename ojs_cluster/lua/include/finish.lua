@@ -5,6 +5,11 @@ local function finish(id, key, job, state, keep_ms, ...)
     count(queue, state, 1)
     redis.call('ZADD', FINISHED, now + keep_ms, id)
     save_job(key, job, F.state, state, F.finished, now, ...)
+    -- Here and nowhere else, so that every way to an end is followed up.
+    if job[F.workflow] then
+        owe('workflow', job[F.workflow] .. ' ' .. job[F.step] .. ' ' .. id .. ' ' .. state)
+    end
+    if job[F.unique] then owe('unlock', job[F.unique] .. ' ' .. id) end
 end
 
 -- The job's time ran out before it was started: discarded, without completed_at.
@@ -18,4 +23,5 @@ local function leave_worker(id, job)
     redis.call('ZREM', ACTIVE, id)
     if job[F.timeout] then redis.call('ZREM', RUNNING, id) end
     count(job[F.queue], 'active', -1)
+    if job[F.tokens] then owe('tokens', job[F.tokens] .. ' ' .. job[F.lease]) end
 end

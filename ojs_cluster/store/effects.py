@@ -1,0 +1,11 @@
+"""Every kind of effect, and who carries it out (see ``outbox``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from ojs_cluster.store.context import Effect
+
+EFFECTS: Mapping[str, Effect] = MappingProxyType({})
+"""Kind, as ``owe`` in ``lua/include/effect.lua`` is told -> handler."""

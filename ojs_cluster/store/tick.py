@@ -1,0 +1,22 @@
+"""What the scheduler learns from one run on one shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """What one run did. Times are ms of the shard's own clock.
+
+    Parameters
+    ----------
+    done: jobs that changed.
+    next_ms: when there is next something to do, None when nothing is under a deadline.
+    more: there was more to do than the limit allowed.
+    """
+
+    done: int
+    next_ms: int | None
+    now_ms: int
+    more: bool
