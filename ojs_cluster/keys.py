@@ -22,6 +22,8 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from ojs_cluster.core.ids import shard_of
 
 META_TAG = "meta"
+META = -1
+"""Stands for the meta tag where a shard's index does; no shard has it."""
 MAX_SHARDS = 1024
 """The 12 ``rand_a`` bits of a UUIDv7 name the shard; two are left to chance so ids stay random."""
 
@@ -73,6 +75,10 @@ class Shard:
     """Outbox entries by the ms of their next try."""
     parked: bytes = field(init=False)
     """Outbox entries that failed too often, by the ms of the last try."""
+    workflows: bytes = field(init=False)
+    """Workflows whose record lives here, by creation (ms)."""
+    ended: bytes = field(init=False)
+    """Workflows that have ended, by the ms at which retention removes them."""
     wake: bytes = field(init=False)
     """Channel: the name of a queue that stopped being empty."""
     sched: bytes = field(init=False)
@@ -109,6 +115,18 @@ class Shard:
         """Hash of one worker's record."""
         return b"%bw:%b" % (self.prefix, worker_id.encode())
 
+    def workflow(self, workflow_id: str) -> bytes:
+        """Hash of one workflow: its plan, its state, how its jobs ended."""
+        return b"%bwf:%b" % (self.prefix, workflow_id.encode())
+
+    def definitions(self, workflow_id: str) -> bytes:
+        """Hash of a workflow's jobs as the client sent them, by number."""
+        return b"%bwd:%b" % (self.prefix, workflow_id.encode())
+
+    def results(self, workflow_id: str) -> bytes:
+        """Hash of the results of a workflow's jobs, by number."""
+        return b"%bwr:%b" % (self.prefix, workflow_id.encode())
+
 
 SHARD_KEYS = {
     "due": b"due",
@@ -127,6 +145,8 @@ SHARD_KEYS = {
     "outbox": b"ob",
     "out": b"out",
     "parked": b"parked",
+    "workflows": b"wfs",
+    "ended": b"wfin",
     "wake": b"wake",
     "sched": b"sched",
 }
@@ -141,6 +161,23 @@ class Meta:
     """Hash: schema version and the shard count the data was laid out with."""
     queues: bytes = b"ojs:{meta}:queues"
     """Sorted set of queue names, all scores 0, so it reads in name order."""
+    crons: bytes = b"ojs:{meta}:crons"
+    """Sorted set of cron jobs by the ms at which the scheduler must look at each."""
+    cron_names: bytes = b"ojs:{meta}:cronnames"
+    """Sorted set of cron jobs in name order: score 0 enabled, 1 disabled."""
+    events: bytes = b"ojs:{meta}:ev"
+    """Event stream of what belongs to no shard, bounded by MAXLEN."""
+    sched: bytes = b"ojs:{meta}:sched"
+    """Channel: the ms of a new earliest deadline, as each shard has one."""
+    index: int = META
+
+    def cron(self, name: str) -> bytes:
+        """Hash of one cron job."""
+        return b"ojs:{meta}:cron:%b" % name.encode()
+
+    def cron_history(self, name: str) -> bytes:
+        """List of a cron job's last occurrences, newest first."""
+        return b"ojs:{meta}:cronhist:%b" % name.encode()
 
     def leader(self, group: str) -> bytes:
         """Lock of a scheduler group: the identity and fencing token of who leads."""

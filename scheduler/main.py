@@ -38,7 +38,7 @@ async def run_scheduler(
     random = Random()  # noqa: S311 - jitter, nothing secret
     identity = new_identity()
     log.info("scheduler started", extra={"identity": identity, "group": settings.group})
-    wakeups = Wakeups(store.redis, tuple(store.keys), random=random)
+    wakeups = Wakeups(store.redis, (*store.keys, store.keys.meta), random=random)
     terms = settings.terms
     leases = StoreLeases(store, settings.group, identity, round(terms.key_ttl_s * 1000))
     work = Leader(store, settings, wakeups, stats, random).work

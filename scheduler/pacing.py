@@ -228,13 +228,15 @@ class ShardLoop:
                 nursery.start_soon(self._serve, shard, alarm)
 
     def hear(self, shard: int, due_ms: int) -> None:
-        """A deadline in `shard` at Redis time `due_ms` was announced."""
-        self._stats.wakeups += 1
-        self._alarms[shard].hear(due_ms)
+        """A deadline in `shard`, perhaps not one of this loop's, at Redis time `due_ms`."""
+        if (alarm := self._alarms.get(shard)) is not None:
+            self._stats.wakeups += 1
+            alarm.hear(due_ms)
 
     def ring(self, shard: int) -> None:
-        """Look at `shard` now."""
-        self._alarms[shard].ring()
+        """Look at `shard` now, if it is one of this loop's."""
+        if (alarm := self._alarms.get(shard)) is not None:
+            alarm.ring()
 
     async def _serve(self, shard: int, alarm: ShardAlarm) -> None:
         failures = 0

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
 import trio
 
+from ojs_cluster.keys import META
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.leader import Lease
-from scheduler import dead_workers, janitor, outbox, promote, reap
+from scheduler import cron, dead_workers, janitor, outbox, promote, reap
 from scheduler.pacing import Pace, ShardLoop, Slots, Step
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import Stats
@@ -52,12 +54,13 @@ class Leader:
             self._loop("promote", promote.step(store, settings.promote_batch), pace),
             self._loop("reap", reap.step(store, settings.reap_batch), pace),
             self._loop("outbox", outbox.step(store, settings.outbox_batch), patient),
+            self._loop("cron", cron.step(store, settings.cron_batch), patient, shards=(META,)),
         )
         others = (
             self._loop("dead_workers", recover, patient),
             self._loop("purge", janitor.purge_step(store, settings.janitor_batch), late, 1),
             self._loop("tidy", janitor.tidy_step(store, settings.janitor_batch), seldom, 1),
-            self._loop("retire", janitor.retire_step(store), seldom, 1, shards=1),
+            self._loop("retire", janitor.retire_step(store), seldom, 1, shards=(0,)),
         )
         with self.wakeups.heard_by(*urgent):
             async with trio.open_nursery() as nursery:
@@ -70,13 +73,13 @@ class Leader:
         step: Step,
         pace: Pace,
         slots: int | None = None,
-        shards: int | None = None,
+        shards: Sequence[int] | None = None,
     ) -> ShardLoop:
         """Make a loop; over all shards, and with the configured concurrency, unless told."""
         return ShardLoop(
             name,
             step,
-            range(shards or len(self.store.keys)),
+            shards or range(len(self.store.keys)),
             pace=pace,
             slots=Slots(slots or self.settings.shard_concurrency),
             stats=self.stats.loop(name),

@@ -53,6 +53,7 @@ class SchedulerSettings:
     :param worker_batch: dead workers looked at in one step of one shard.
     :param janitor_batch: finished jobs that one purge script removes at most.
     :param outbox_batch: effects of one shard carried out in one step.
+    :param cron_batch: cron jobs looked at in one step.
     :param shard_concurrency: scripts of one loop in flight at the same time, over all shards.
     :param max_sleep_ms: an idle shard is looked at this often even if no wake-up arrives.
     :param janitor_sleep_ms: the same for clean-up, where lateness hurts nobody.
@@ -69,6 +70,7 @@ class SchedulerSettings:
     worker_batch: int = 50
     janitor_batch: int = 200
     outbox_batch: int = 100
+    cron_batch: int = 100
     shard_concurrency: int = 8
     max_sleep_ms: int = 10_000
     janitor_sleep_ms: int = 60_000

@@ -14,6 +14,8 @@ JOB_CANCELLED: Final = "job.cancelled"
 JOB_HEARTBEAT: Final = "job.heartbeat"
 JOB_SCHEDULED: Final = "job.scheduled"
 JOB_EXPIRED: Final = "job.expired"
+CRON_TRIGGERED: Final = "cron.triggered"
+CRON_SKIPPED: Final = "cron.skipped"
 QUEUE_PAUSED: Final = "queue.paused"
 QUEUE_RESUMED: Final = "queue.resumed"
 
@@ -29,6 +31,8 @@ NAMES: Final = frozenset(
         JOB_HEARTBEAT,
         JOB_SCHEDULED,
         JOB_EXPIRED,
+        CRON_TRIGGERED,
+        CRON_SKIPPED,
         QUEUE_PAUSED,
         QUEUE_RESUMED,
     }

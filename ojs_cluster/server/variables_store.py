@@ -177,6 +177,13 @@ STORE = (
         "Queues that may exist; guards against a client that invents names.",
     ),
     Variable(
+        "OJS_MAX_CRONS",
+        "store.max_crons",
+        _COUNT,
+        "10000",
+        "Cron jobs that may be registered.",
+    ),
+    Variable(
         "OJS_ALLOW_EVICTION",
         "store.allow_eviction",
         accept.boolean,

@@ -34,6 +34,7 @@ class StoreSettings:
     visibility_timeout_ms: lease of a job when neither it nor its fetch names one.
     retention_completed_ms, retention_discarded_ms, retention_cancelled_ms, retention_dead_ms:
         how long finished jobs are kept (spec: ojs-queue-config, ojs-dead-letter).
+    retention_workflow_ms: how long an ended workflow's record is kept.
     dead_letter_max: dead letters kept per queue; beyond it the oldest goes.
     worker_retention_ms: how long a silent worker's record is kept.
     heartbeat_interval_ms: three missed intervals make a watched worker dead, never less.
@@ -41,6 +42,7 @@ class StoreSettings:
     result_max_bytes: largest result an ack may carry.
     events_per_shard: length of each shard's event stream; 0 switches events off.
     max_queues: most queue names; they come from clients.
+    max_crons: most cron jobs.
     allow_eviction: serve although Redis may evict keys.
     """
 
@@ -50,12 +52,14 @@ class StoreSettings:
     retention_cancelled_ms: int = 7 * _DAY
     retention_dead_ms: int = 180 * _DAY
     dead_letter_max: int = 10_000
+    retention_workflow_ms: int = 7 * _DAY
     worker_retention_ms: int = 60 * _MINUTE
     heartbeat_interval_ms: int = 10_000
     errors_kept: int = 10
     result_max_bytes: int = 1024 * 1024
     events_per_shard: int = 1000
     max_queues: int = 100_000
+    max_crons: int = 10_000
     allow_eviction: bool = False
 
 

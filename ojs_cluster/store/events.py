@@ -15,7 +15,7 @@ import orjson
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.timestamps import format_ms
-from ojs_cluster.keys import Shard
+from ojs_cluster.keys import META, Meta, Shard
 from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
@@ -70,12 +70,15 @@ async def read_events(
     only = {store.keys.shard_of_queue(queue) for queue in wanted.queues}
     if wanted.job_id is not None:
         only = set()  # a client's id does not name its queue's shard
-    shards = sorted(only, key=lambda shard: shard.index) or list(store.keys)
+    shards: list[Shard | Meta] = [
+        *(sorted(only, key=lambda shard: shard.index) or store.keys),
+        store.keys.meta,
+    ]
     found: list[tuple[tuple[int, int], int, bytes]] = []
     ends: dict[int, str] = {}
     more = False
 
-    async def read(shard: Shard) -> None:
+    async def read(shard: Shard | Meta) -> None:
         nonlocal more
         taken, end, rest = await _read_shard(store, shard, places.get(shard.index), wanted, limit)
         found.extend((at, shard.index, event) for at, event in taken)
@@ -97,7 +100,7 @@ async def read_events(
 
 
 async def _read_shard(
-    store: Store, shard: Shard, after: str | None, wanted: EventFilter, limit: int
+    store: Store, shard: Shard | Meta, after: str | None, wanted: EventFilter, limit: int
 ) -> tuple[list[tuple[tuple[int, int], bytes]], str, bool]:
     """Up to ``limit`` admitted events, where they end, and whether the stream goes on."""
     taken: list[tuple[tuple[int, int], bytes]] = []
@@ -128,6 +131,8 @@ def _render(at: tuple[int, int], shard: int, fields: dict[bytes, bytes]) -> byte
     queue = b'"queue":' + orjson.dumps(fields[b"q"].decode())
     if kind.startswith(b"queue."):
         subject, data = fields[b"q"], queue
+    elif kind.startswith(b"cron."):
+        subject, data = fields[b"c"], _cron_data(at[0], fields)
     else:
         subject = fields[b"j"]
         data = b'"job_id":"%b","job_type":%b,%b' % (
@@ -145,6 +150,26 @@ def _render(at: tuple[int, int], shard: int, fields: dict[bytes, bytes]) -> byte
         b'"time":"%b","timestamp":"%b","subject":"%b","datacontenttype":"application/json",'
         b'"data":{%b}}'
     ) % (*at, shard, kind, kind, _SOURCE, when, when, subject, data)
+
+
+def _cron_data(at_ms: int, fields: dict[bytes, bytes]) -> bytes:
+    named: list[tuple[bytes, bytes | None]] = [
+        (b"cron_name", fields[b"c"]),
+        (b"cron_expression", fields[b"x"]),
+        (b"timezone", fields[b"z"]),
+        (b"queue", fields[b"q"]),
+        (b"job_type", fields[b"y"]),
+        (b"reason", fields.get(b"w")),
+        (b"active_job_id" if b"w" in fields else b"job_id", fields[b"j"] or None),
+        (b"scheduled_time", format_ms(int(fields[b"s"]))),
+        (b"actual_time", format_ms(at_ms)),
+    ]
+    text = b",".join(
+        b'"%b":%b' % (label, orjson.dumps(value.decode()))
+        for label, value in named
+        if value is not None
+    )
+    return text + b',"run_count":' + fields[b"r"] if b"r" in fields else text
 
 
 def _number(label: bytes) -> Callable[[bytes], bytes]:
@@ -193,9 +218,8 @@ def _places(after: str | None, shards: int) -> dict[int, str]:
     if isinstance(decoded, dict):
         for index, end in decoded.items():
             ms, _, sequence = str(end).partition("-")
-            if not (
-                index.isdigit() and int(index) < shards and ms.isdigit() and sequence.isdigit()
-            ):
+            known = index == str(META) or (index.isdigit() and int(index) < shards)
+            if not (known and ms.isdigit() and sequence.isdigit()):
                 break
             places[int(index)] = f"{ms}-{sequence}"
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ojs_cluster.keys import Shard
+from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.store import fields as f
 
 _FIELDS = (f.CREATED, f.ENQUEUED, f.STARTED, f.FINISHED, f.DUE, f.DEADLINE, f.EXPIRES)
@@ -59,3 +59,12 @@ def age_queue(db: Any, shard: Shard, queue: str, ms: int) -> None:
 def _age(db: Any, index: bytes, member: str, ms: int) -> None:
     if db.zscore(index, member) is not None:
         db.zincrby(index, -ms, member)
+
+
+def age_cron(db: Any, meta: Meta, name: str, ms: int) -> None:
+    """As if the next tick of a cron job, and whatever it waits for, were ``ms`` nearer."""
+    for field in ("n", "w", "nb", "a"):
+        value = db.hget(meta.cron(name), field)
+        if value is not None:
+            db.hset(meta.cron(name), field, int(value) - ms)
+    _age(db, meta.crons, name, ms)

@@ -18,7 +18,7 @@ from ojs_cluster.store import health as store_health
 # honest answer, and clients look here before they try.
 CAPABILITIES = {
     "batch_enqueue": True,
-    "cron_jobs": False,
+    "cron_jobs": True,
     "dead_letter": True,
     "delayed_jobs": True,
     "job_ttl": True,

@@ -1,0 +1,347 @@
+"""Cron schedules: when a recurring job is due next (spec: ojs-cron, sections 3 to 5).
+
+croniter knows the calendar, and nothing else is asked of it:
+
+* It is given local times without a zone. What a local time is in UTC, that it does not exist (the
+  clock was put forward: no occurrence) or exists twice (put back: the first one only) is decided
+  here, by zoneinfo.
+* Its dialect is narrowed to the spec's: no years, no hashed or random fields.
+* Every kind of day (a plain list, ``15W``, ``5#3``, ``5L``) becomes a calendar of its own and the
+  earliest wins. croniter itself neither mixes these in a list nor joins ``W`` and a day of the week
+  by "or", as the spec's two restricted day fields are, and moves ``31W`` into shorter months.
+"""
+
+from __future__ import annotations
+
+import calendar
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache, lru_cache
+from typing import Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
+
+from croniter import croniter
+
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.rawjson import show
+
+MAX_EXPRESSION: Final = 255
+_SHORTEST_INTERVAL_MS: Final = 1000  # "not more often than once per second", section 7.3
+_LONGEST_INTERVAL_MS: Final = 366 * 24 * 3_600_000
+_SECOND: Final = timedelta(seconds=1)
+_EPOCH: Final = datetime(2000, 1, 1)
+_NAMED: Final = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+_DAYS: Final = "sun|mon|tue|wed|thu|fri|sat"
+_MONTHS: Final = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+_is_number_item: Final = re.compile(r"(?:\*|\d{1,2}(?:-\d{1,2})?)(?:/\d{1,2})?").fullmatch
+_is_month_item: Final = re.compile(
+    rf"(?:\*|(?:\d{{1,2}}|{_MONTHS})(?:-(?:\d{{1,2}}|{_MONTHS}))?)(?:/\d{{1,2}})?"
+).fullmatch
+_is_day_item: Final = re.compile(
+    rf"(?:\*|(?:[0-7]|{_DAYS})(?:-(?:[0-7]|{_DAYS}))?)(?:/\d)?"
+).fullmatch
+_nth_day: Final = re.compile(rf"([0-7]|{_DAYS})#([1-5])").fullmatch
+_last_day: Final = re.compile(rf"([0-7]|{_DAYS})l").fullmatch
+_near_weekday: Final = re.compile(r"(\d{1,2})w").fullmatch
+_every: Final = re.compile(r"@every\s+((?:\d{1,9}(?:\.\d{1,3})?(?:ms|s|m|h))+)").fullmatch
+_part: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_UNIT_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
+_UNRESTRICTED: Final = frozenset({"*", "?", "*/1"})
+
+
+@dataclass(frozen=True, slots=True)
+class Occurrence:
+    """The next time a schedule is due.
+
+    Parameters
+    ----------
+    ms: Unix time in ms.
+    gap_ms: when an occurrence before it fell into local time that does not exist, the moment at
+        which that time would have begun to exist: the change of the clock, in ms.
+    """
+
+    ms: int
+    gap_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A valid expression in a valid zone.
+
+    Parameters
+    ----------
+    expression: as the client spelled it.
+    timezone: IANA name.
+    """
+
+    expression: str
+    timezone: str = "UTC"
+
+    def following(self, after_ms: int, anchor_ms: int) -> Occurrence | None:
+        """The first occurrence later than ``after_ms``, or None when there is none any more.
+
+        ``anchor_ms`` is where an ``@every`` interval is counted from; calendars ignore it.
+        """
+        interval = _interval(self.expression)
+        if interval is not None:
+            steps = max(0, after_ms - anchor_ms) // interval + 1
+            return Occurrence(anchor_ms + steps * interval)
+        return _next(_calendar(self.expression), _zone(self.timezone), after_ms)
+
+
+def parse_schedule(
+    expression: str, timezone: str = "UTC", *, field: str = "expression"
+) -> Schedule:
+    """A checked schedule.
+
+    Raises InvalidRequest, with ``details.field``, when the expression is not one, when it never
+    comes true (30 February), or when the zone is not an IANA name.
+    """
+    schedule = Schedule(expression, timezone)
+    _check_zone(timezone)
+    try:
+        _check_expression(expression)
+    except ValueError as error:
+        raise InvalidRequest(
+            f"{field} is not a cron expression of five fields, six with seconds first, or a "
+            f"shorthand such as @daily or '@every 5m': {error}; given {show(expression)}",
+            field=field,
+        ) from None
+    return schedule
+
+
+def _check_expression(expression: str) -> None:
+    # Without a zone every local time exists: what never comes here never comes.
+    if _interval(expression) is None and _calendar(expression).after(_EPOCH) is None:
+        raise ValueError("no such date ever comes")
+
+
+def _check_zone(name: str) -> None:
+    # Abbreviations (EST, CET) and offsets are refused by the spec; all others have an area.
+    if name != "UTC" and ("/" not in name or name not in _zones()):
+        raise InvalidRequest(
+            "timezone must be an IANA name with an area, such as 'Europe/Berlin', or 'UTC', "
+            f"not {show(name)}",
+            field="timezone",
+        )
+
+
+@cache
+def _zones() -> frozenset[str]:
+    return frozenset(available_timezones())
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise InvalidRequest(
+            f"this server has no time zone {show(name)}", field="timezone"
+        ) from None
+
+
+@lru_cache(maxsize=1024)
+def _interval(expression: str) -> int | None:
+    """The ms of an ``@every`` expression, None when it is a calendar's.
+
+    Raises ValueError.
+    """
+    if not expression.startswith("@every"):
+        return None
+    match = _every(expression.strip())
+    if match is None:
+        raise ValueError("@every needs a duration such as 90s, 5m or 1h30m")
+    ms = round(sum(float(n) * _UNIT_MS[unit] for n, unit in _part.findall(match[1])))
+    if not _SHORTEST_INTERVAL_MS <= ms <= _LONGEST_INTERVAL_MS:
+        raise ValueError("@every needs between 1 s and 366 days")
+    return ms
+
+
+# -- the calendar, in local time ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """One kind of day. ``must_have``: day that the month must have, 0 for any month."""
+
+    cron: croniter
+    must_have: int = 0
+
+    def after(self, start: datetime) -> datetime | None:
+        found = start
+        while True:
+            try:
+                found = self.cron.get_next(datetime, start_time=found)
+            except ValueError:  # CroniterBadDateError: not within fifty years
+                return None
+            if self.must_have <= calendar.monthrange(found.year, found.month)[1]:
+                return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Calendar:
+    branches: Sequence[_Branch]
+
+    def after(self, start: datetime) -> datetime | None:
+        """The first local time later than ``start``, a whole second."""
+        found = [at for branch in self.branches if (at := branch.after(start)) is not None]
+        return min(found, default=None)
+
+
+@lru_cache(maxsize=4096)
+def _calendar(expression: str) -> _Calendar:
+    """Raises ValueError, with a message for the client."""
+    if len(expression) > MAX_EXPRESSION or not expression.isascii():
+        raise ValueError(f"it must be at most {MAX_EXPRESSION} ASCII characters")
+    text = expression.strip().lower()
+    if text.startswith("@"):
+        if text not in _NAMED:
+            raise ValueError("there is no such shorthand")
+        text = _NAMED[text]
+    fields = text.split()
+    if len(fields) == 5:
+        fields.insert(0, "0")
+    if len(fields) != 6:
+        raise ValueError(f"it has {len(fields)} fields")
+    *clock, dom, month, dow = fields
+    for name, items, is_item, most in (
+        ("second", clock[0], _is_number_item, 59),
+        ("minute", clock[1], _is_number_item, 59),
+        ("hour", clock[2], _is_number_item, 23),
+        ("month", month, _is_month_item, 12),
+    ):
+        for item in items.split(","):
+            if not is_item(item):
+                raise ValueError(f"its {name} cannot be '{item}'")
+            _check_step(item, most, name)
+    return _Calendar(tuple(_branches(" ".join(clock), dom, month, dow)))
+
+
+def _branches(clock: str, dom: str, month: str, dow: str) -> list[_Branch]:
+    def branch(day: str, weekday: str, must_have: int = 0) -> _Branch:
+        return _Branch(
+            croniter(f"{clock} {day} {month} {weekday}", second_at_beginning=True), must_have
+        )
+
+    days, near = _days_of_month(dom)
+    weekdays, special = _days_of_week(dow)
+    found = [
+        *(branch("31w", "*") if day is None else branch(f"{day}w", "*", day) for day in near),
+        *(branch("*", item) for item in special),
+    ]
+    any_day, any_weekday = dom in _UNRESTRICTED, dow in _UNRESTRICTED
+    if any_day and any_weekday:
+        return [branch("*", "*")]
+    # Two restricted fields are joined by "or": each has branches of its own.
+    if days and not any_day:
+        found.append(branch(",".join(days), "*"))
+    if weekdays and not any_weekday:
+        found.append(branch("*", ",".join(weekdays)))
+    return found
+
+
+def _days_of_month(field: str) -> tuple[list[str], list[int | None]]:
+    """The plain items, and the days whose nearest weekday is meant (None: the last)."""
+    plain: list[str] = []
+    near: list[int | None] = []
+    if field in _UNRESTRICTED:
+        return ["*"], near
+    for item in field.split(","):
+        match = _near_weekday(item)
+        if match and 1 <= int(match[1]) <= 31:
+            near.append(int(match[1]))
+        elif item == "lw":
+            near.append(None)
+        elif item == "l" or _is_number_item(item):
+            _check_step(item, 31, "day of month")
+            plain.append(item)
+        else:
+            raise ValueError(f"its day of month cannot be '{item}'")
+    return plain, near
+
+
+def _days_of_week(field: str) -> tuple[list[str], list[str]]:
+    """The plain items, and the nth or last ones in croniter's spelling."""
+    plain: list[str] = []
+    special: list[str] = []
+    if field in _UNRESTRICTED:
+        return ["*"], special
+    for item in field.split(","):
+        if match := _nth_day(item):
+            special.append(f"{_weekday(match[1])}#{match[2]}")
+        elif match := _last_day(item):
+            special.append(f"l{_weekday(match[1])}")
+        elif _is_day_item(item):
+            _check_step(item, 7, "day of week")
+            plain.append(item)
+        else:
+            raise ValueError(f"its day of week cannot be '{item}'")
+    return plain, special
+
+
+def _weekday(text: str) -> int:
+    return int(text) % 7 if text.isdigit() else _DAYS.split("|").index(text)
+
+
+def _check_step(item: str, most: int, name: str) -> None:
+    step = item.partition("/")[2]
+    if step and not 1 <= int(step) <= most:
+        raise ValueError(f"its {name} cannot have the step '{step}'")
+
+
+# -- from local time to UTC -----------------------------------------------------------------------
+
+
+def _next(wanted: _Calendar, zone: ZoneInfo, after_ms: int) -> Occurrence | None:
+    """The first moment after ``after_ms`` whose local time is wanted; see the module's head."""
+    after = datetime.fromtimestamp(after_ms // 1000, UTC).astimezone(zone)
+    local = after.replace(tzinfo=None, fold=0)
+    if after.fold:
+        # The second pass through repeated time: all of it was due in the first.
+        change = _change(zone, _utc(local, zone, 0), _utc(local, zone, 1))
+        local += _change_end(change, local, zone)
+    gap: int | None = None
+    while True:
+        found = wanted.after(local)
+        if found is None:
+            return None
+        moment = _utc(found, zone, 0)
+        if moment.astimezone(zone).replace(tzinfo=None, fold=0) == found:
+            return Occurrence(int(moment.timestamp()) * 1000, gap)
+        # It does not exist: go on with the last second that does not.
+        change = _change(zone, _utc(found, zone, 1), moment)
+        gap = gap or int(change.timestamp()) * 1000
+        local = change.astimezone(zone).replace(tzinfo=None, fold=0) - _SECOND
+
+
+def _change_end(change: datetime, local: datetime, zone: ZoneInfo) -> timedelta:
+    """How far it is from ``local`` to the last second that the clock shows twice."""
+    before = (change - _SECOND).astimezone(zone).replace(tzinfo=None, fold=0)
+    return before - local
+
+
+def _utc(local: datetime, zone: ZoneInfo, fold: int) -> datetime:
+    return local.replace(tzinfo=zone, fold=fold).astimezone(UTC)
+
+
+def _change(zone: ZoneInfo, low: datetime, high: datetime) -> datetime:
+    """The second at which the zone's offset changes: later than ``low``, at most ``high``."""
+    old = low.astimezone(zone).utcoffset()
+    while high - low > _SECOND:
+        middle = low + (high - low) // 2
+        middle = middle.replace(microsecond=0)
+        if middle.astimezone(zone).utcoffset() == old:
+            low = middle
+        else:
+            high = middle
+    return high

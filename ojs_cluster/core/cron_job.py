@@ -1,0 +1,208 @@
+"""Cron jobs: what a client registers, and the job that each tick enqueues (spec: ojs-cron 2, 6).
+
+A definition keeps the job to enqueue as the client's own bytes. Each firing goes through
+`parse_job` like any enqueue request, so that every option means the same in both.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+import orjson
+
+from ojs_cluster.core import rawjson
+from ojs_cluster.core.cron import Schedule, parse_schedule
+from ojs_cluster.core.envelope import NewJob, parse_job
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.ids import new_job_id
+from ojs_cluster.core.limits import DEFAULT_LIMITS, Limits
+from ojs_cluster.core.rawjson import Raw
+from ojs_cluster.core.timestamps import format_ms
+
+MAX_NAME: Final = 255
+MAX_DESCRIPTION: Final = 4096
+_is_name: Final = re.compile(r"[a-z0-9][a-z0-9\-.]*").fullmatch
+EXPRESSION_KEYS: Final = ("expression", "cron", "schedule")
+_OVERLAP: Final = {
+    "skip": "skip",
+    "allow": "allow",
+    "cancel": "cancel_previous",
+    "cancel_previous": "cancel_previous",
+    "enqueue": "enqueue",
+}
+_OWN: Final = frozenset(
+    {*EXPRESSION_KEYS, "name", "timezone", "overlap_policy", "enabled", "description"}
+    | {"job_template"}
+)
+# Written by the server; a client's value is dropped, as it is in a job.
+_SYSTEM: Final = frozenset(
+    {"id", "status", "last_run_at", "next_run_at", "run_count", "created_at", "updated_at"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CronDefinition:
+    """A checked definition.
+
+    Parameters
+    ----------
+    overlap: skip, allow, cancel_previous or enqueue.
+    description: a JSON string, or ``null``.
+    job: the members of the enqueue request as a JSON object; its values byte for byte as sent.
+    type, queue: those of the job.
+    """
+
+    name: str
+    schedule: Schedule
+    overlap: str
+    enabled: bool
+    description: bytes
+    job: bytes
+    type: str
+    queue: str
+
+
+def is_cron_name(text: str) -> bool:
+    """Whether ``text`` can name a cron job."""
+    return len(text) <= MAX_NAME and _is_name(text) is not None
+
+
+def parse_cron(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> CronDefinition:
+    """A definition from the body of a registration, in any of its spellings.
+
+    Raises InvalidPayload, InvalidRequest, ValidationFailed, Unsupported or PayloadTooLarge, all
+    with ``details.field``.
+    """
+    return _definition(rawjson.members(raw, depth=limits.depth), limits)
+
+
+def patch_cron(
+    old: CronDefinition, raw: bytes, *, limits: Limits = DEFAULT_LIMITS
+) -> CronDefinition:
+    """``old`` with what the body of a PATCH changes. The name stays. Raises as `parse_cron`."""
+    changes = rawjson.members(raw, depth=limits.depth)
+    changes.pop("name", None)
+    merged = {
+        "name": Raw(orjson.dumps(old.name)),
+        "timezone": Raw(orjson.dumps(old.schedule.timezone)),
+        "overlap_policy": Raw(orjson.dumps(old.overlap)),
+        "enabled": Raw(b"true" if old.enabled else b"false"),
+        "description": Raw(old.description),
+    }
+    if not any(key in changes for key in EXPRESSION_KEYS):
+        merged["expression"] = Raw(orjson.dumps(old.schedule.expression))
+    if "job_template" not in changes:
+        merged |= rawjson.object_members(old.job) or {}
+    return _definition({**merged, **changes}, limits)
+
+
+def job_of_tick(job: bytes, name: str, tick_ms: int, *, limits: Limits = DEFAULT_LIMITS) -> NewJob:
+    """The job that a tick enqueues: the definition's, and in its meta where it came from.
+
+    Raises what `parse_job` raises.
+    """
+    members = rawjson.object_members(job) or {}
+    options = rawjson.object_members(members.get("options", Raw(b"{}"))) or {}
+    own: dict[str, Raw] = {}
+    # The cron spec puts a job's meta into its options, all others beside them.
+    for meta in (options.get("meta"), members.get("meta")):
+        if meta is not None:
+            own |= rawjson.object_members(meta) or {}
+    own["cron_name"] = Raw(orjson.dumps(name))
+    own["cron_triggered_at"] = Raw(b'"%b"' % format_ms(tick_ms))
+    members["meta"] = Raw(b"{%b}" % rawjson.join(own))
+    return parse_job(b"{%b}" % rawjson.join(members), limits=limits)
+
+
+def tick_job_id(name: str, tick_ms: int, shard: int, shards: int) -> str:
+    """The id of a tick's job, in the shard of its queue: the same whoever computes it."""
+    digest = sha256(b"%d %b" % (tick_ms, name.encode())).digest()
+    return new_job_id(shard, shards, tick_ms, digest[:10])
+
+
+def _definition(given: dict[str, Raw], limits: Limits) -> CronDefinition:
+    name = _text(given, "name")
+    if name is None or not is_cron_name(name):
+        raise InvalidRequest(
+            f"name must be 1 to {MAX_NAME} of a-z, 0-9, '-' and '.', "
+            "and start with a letter or digit",
+            field="name",
+        )
+    key = next((key for key in EXPRESSION_KEYS if key in given), EXPRESSION_KEYS[0])
+    expression = _text(given, key)
+    if expression is None:
+        raise InvalidRequest("a cron job needs an expression", field=key)
+    zone = _text(given, "timezone")
+    schedule = parse_schedule(expression, "UTC" if zone is None else zone, field=key)
+    overlap = _OVERLAP.get(_text(given, "overlap_policy") or "skip")
+    if overlap is None:
+        raise InvalidRequest(
+            "overlap_policy must be skip, allow, cancel_previous or enqueue",
+            field="overlap_policy",
+        )
+    members = _job_members(given)
+    job = b"{%b}" % rawjson.join(members)
+    fired = job_of_tick(job, name, 0, limits=limits)
+    return CronDefinition(
+        name=name,
+        schedule=schedule,
+        overlap=overlap,
+        enabled=_enabled(given.get("enabled")),
+        description=_description(given),
+        job=job,
+        type=fired.type,
+        queue=fired.queue,
+    )
+
+
+def _job_members(given: Mapping[str, Raw]) -> dict[str, Raw]:
+    template = given.get("job_template")
+    if template is None or bytes(template) == b"null":
+        members = {k: v for k, v in given.items() if k not in _OWN and k not in _SYSTEM}
+    else:
+        found = rawjson.object_members(template)
+        if found is None:
+            raise InvalidRequest("job_template must be an object", field="job_template")
+        # A client's id would be that of every tick's job.
+        members = {key: value for key, value in found.items() if key != "id"}
+    members.setdefault("args", Raw(b"[]"))
+    meta = members.get("meta")
+    if meta is not None:
+        if bytes(meta) == b"null":
+            del members["meta"]
+        elif rawjson.object_members(meta) is None:
+            raise InvalidRequest("meta must be an object", field="meta")
+    return members
+
+
+def _enabled(piece: Raw | None) -> bool:
+    text = b"true" if piece is None else bytes(piece)
+    if text not in (b"true", b"false"):
+        raise InvalidRequest("enabled must be true or false", field="enabled")
+    return text == b"true"
+
+
+def _description(given: Mapping[str, Raw]) -> bytes:
+    text = _text(given, "description")
+    if text is None:
+        return b"null"
+    if len(text) > MAX_DESCRIPTION:
+        raise InvalidRequest(
+            f"description has at most {MAX_DESCRIPTION} characters", field="description"
+        )
+    return orjson.dumps(text)
+
+
+def _text(given: Mapping[str, Raw], key: str) -> str | None:
+    """A member that is text; None when it is absent or null."""
+    piece = given.get(key)
+    if piece is None or bytes(piece) == b"null":
+        return None
+    text = rawjson.string(piece)
+    if text is None:
+        raise InvalidRequest(f"{key} must be a string", field=key)
+    return text

@@ -1,0 +1,36 @@
+-- What became of a cron job's firing and of its earlier runs.
+-- 'delivered': the job that was owed is stored -> nothing is owed.
+-- 'failed':    it could not be stored, or the tick not be decided -> tried again after a pause.
+-- 'swept':     runs were found ended, and held ones let go.
+-- KEYS: 1 cron:<name>, 2 crons.
+-- ARGV: 1 name, 2 what, 3 id that was owed ('' none), 4 ids of runs ended, 5 ids of runs let go,
+--       6 first and 7 longest pause (ms).
+-- Returns: 'ok' | 'missing'
+--@include keys now deadline cron
+local name, cron = ARGV[1], load_cron()
+if not cron then return 'missing' end
+if ARGV[2] == 'delivered' and cron.owed == ARGV[3] then
+    redis.call('HDEL', CRON, 'owed', 'ot', 'ob', 'oc', 'oh', 'w', 'f', 'nb')
+    cron.owed = nil
+elseif ARGV[2] == 'failed' and (cron.owed or '') == ARGV[3] then
+    local failures = redis.call('HINCRBY', CRON, 'f', 1)
+    local pause = math.min(tonumber(ARGV[7]), tonumber(ARGV[6]) * 2 ^ math.min(failures - 1, 30))
+    redis.call('HSET', CRON, 'nb', ms(now + pause))
+end
+local held = without(cron.held, ARGV[4] .. ' ' .. ARGV[5])
+redis.call('HSET', CRON, 'open', table.concat(without(cron.open, ARGV[4]), ' '))
+if #held > 0 then
+    redis.call('HSET', CRON, 'held', table.concat(held, ' '))
+    -- On the whole second, as ticks are: the index is looked at once a second at most.
+    if not cron.owed then redis.call('HSET', CRON, 'w', ms(math.floor(now / 1000) * 1000 + 1000)) end
+else
+    redis.call('HDEL', CRON, 'held')
+    if not cron.owed then redis.call('HDEL', CRON, 'w') end
+    if cron.gone and not cron.owed then
+        redis.call('DEL', CRON)
+        redis.call('ZREM', CRONS, name)
+        return 'ok'
+    end
+end
+plan(name)
+return 'ok'

@@ -1,0 +1,222 @@
+"""Cron jobs as clients see them: register, look, change, delete, run (spec: ojs-cron 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from ojs_cluster.core.cron_job import CronDefinition, is_cron_name
+from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, ValidationFailed
+from ojs_cluster.store import jobs
+from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.cron_book import StoreBook
+from ojs_cluster.store.cron_fire import run_by_hand
+from ojs_cluster.store.cron_record import CronRecord, cron_record
+from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.record import JobRecord
+
+_ROUNDS = 20
+"""Times that a change is tried anew because somebody else's came first."""
+
+
+@dataclass(frozen=True, slots=True)
+class PastTick:
+    """A line of the history. Times in ms.
+
+    Parameters
+    ----------
+    outcome: fire, skip, or hand for a run that was asked for.
+    job_id: the job; of a skipped tick the run that was in the way.
+    """
+
+    outcome: str
+    tick_ms: int
+    at_ms: int
+    job_id: str
+
+
+async def register(store: Store, definition: CronDefinition) -> tuple[CronRecord, bool]:
+    """Register a cron job, or give the one of this name this definition.
+
+    Returns it, and whether it is new.
+
+    Raises
+    ------
+    InvalidRequest: the schedule never comes true in its zone.
+    ValidationFailed: it would be one too many.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    found = await _put(store, definition, "")
+    assert found is not None  # noqa: S101 - only an expected version can be a wrong one
+    return found
+
+
+async def get(store: Store, name: str) -> CronRecord:
+    """One cron job.
+
+    Raises
+    ------
+    NotFound: there is none of this name.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    if is_cron_name(name):
+        meta = store.keys.meta
+        flat = await store.redis.call(meta.slot, "HGETALL", meta.cron(name), idempotent=True)
+        if isinstance(flat, list) and flat:
+            found = cron_record(name, _pieces(flat))
+            if not found.deleted:
+                return found
+    raise NotFound("cron job", name[:255])
+
+
+async def list_crons(
+    store: Store, *, limit: int, offset: int, enabled: bool | None = None
+) -> tuple[list[CronRecord], int]:
+    """A page of cron jobs, the enabled ones first, each part by name; and how many there are.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    meta = store.keys.meta
+    low, high = ("-inf", "+inf") if enabled is None else (int(not enabled), int(not enabled))
+    total: Any = await store.redis.call(
+        meta.slot, "ZCOUNT", meta.cron_names, low, high, idempotent=True
+    )
+    names: Any = await store.redis.call(
+        meta.slot,
+        *("ZRANGEBYSCORE", meta.cron_names, low, high, "LIMIT", offset, limit),
+        idempotent=True,
+    )
+    found: dict[bytes, CronRecord] = {}
+
+    async def read(name: bytes) -> None:
+        # Deleted meanwhile: left out.
+        with suppress(NotFound):
+            found[name] = await get(store, name.decode())
+
+    await over_shards(names, read)
+    return [found[name] for name in names if name in found], total
+
+
+async def change(
+    store: Store, name: str, edit: Callable[[CronDefinition], CronDefinition]
+) -> CronRecord:
+    """Give a cron job the definition that ``edit`` makes of its present one.
+
+    Raises
+    ------
+    NotFound, InvalidRequest, BackendUnavailable: as ``get`` and ``register``.
+    Conflict: others kept changing it.
+    """
+    for _ in range(_ROUNDS):
+        present = await get(store, name)
+        changed = await _put(store, edit(present.definition), present.version)
+        if changed is not None:
+            return changed[0]
+    raise Conflict(f"cron job '{name}' is being changed by others", resource="cron job", id=name)
+
+
+async def drop(store: Store, name: str) -> CronRecord:
+    """Delete a cron job. Its jobs stay.
+
+    Returns what it was.
+
+    Raises
+    ------
+    NotFound: there is none of this name.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    meta = store.keys.meta
+    if is_cron_name(name):
+        reply = await store.run_meta(
+            "cron_drop",
+            [meta.cron(name), meta.crons, meta.cron_names, meta.cron_history(name)],
+            [name],
+            idempotent=False,
+        )
+        if reply[0] == b"ok":
+            return cron_record(name, reply[1])
+    raise NotFound("cron job", name[:255])
+
+
+async def trigger(store: Store, name: str) -> tuple[CronRecord, JobRecord]:
+    """Run a cron job now, enabled or not; its next tick stays what it is.
+
+    Returns the cron job and the job.
+
+    Raises
+    ------
+    NotFound: there is none of this name.
+    Conflict: others kept changing it.
+    BackendUnavailable: Redis did not answer in time. The run may still happen.
+    """
+    book = StoreBook(store)
+    for _ in range(_ROUNDS):
+        job_id = await run_by_hand(book, await get(store, name))
+        if job_id is not None:
+            return await get(store, name), await jobs.get(store, job_id)
+    raise Conflict(f"cron job '{name}' is being changed by others", resource="cron job", id=name)
+
+
+async def history(store: Store, name: str, limit: int) -> list[PastTick]:
+    """The last occurrences, newest first.
+
+    Raises
+    ------
+    NotFound: there is none of this name.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    await get(store, name)
+    meta = store.keys.meta
+    lines: Any = await store.redis.call(
+        meta.slot, "LRANGE", meta.cron_history(name), 0, limit - 1, idempotent=True
+    )
+    found = []
+    for line in lines:
+        outcome, tick, at, job_id = line.decode().split(" ")
+        found.append(PastTick(outcome, int(tick), int(at), job_id))
+    return found
+
+
+async def _put(
+    store: Store, definition: CronDefinition, version: str
+) -> tuple[CronRecord, bool] | None:
+    """Write a definition; None when ``version`` ('' for any) is not the present one."""
+    meta = store.keys.meta
+    now: Any = await store.redis.call(meta.slot, "TIME", idempotent=True)
+    now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
+    following = definition.schedule.following(now_ms, now_ms)
+    if following is None:
+        raise InvalidRequest("the expression never comes true in its timezone", field="expression")
+    plan: list[Arg] = ["", now_ms, ""]
+    if definition.enabled:
+        plan = [following.ms, now_ms, "" if following.gap_ms is None else following.gap_ms]
+    reply = await store.run_meta(
+        "cron_put",
+        [meta.cron(definition.name), meta.crons, meta.cron_names],
+        [definition.name, store.settings.max_crons, version, *plan, *_fields(definition)],
+    )
+    if reply[0] == b"full":
+        raise ValidationFailed(
+            f"cron job '{definition.name}' would be one more than the "
+            f"{store.settings.max_crons} allowed",
+            field="name",
+        )
+    if reply[0] == b"stale":
+        return None
+    return cron_record(definition.name, reply[2]), bool(reply[1])
+
+
+def _fields(definition: CronDefinition) -> Sequence[Arg]:
+    return (
+        *("x", definition.schedule.expression, "z", definition.schedule.timezone),
+        *("o", definition.overlap, "d", definition.description, "j", definition.job),
+        *("q", definition.queue, "t", definition.type, "on", "1" if definition.enabled else "0"),
+    )
+
+
+def _pieces(flat: Sequence[Any]) -> list[bytes]:
+    return [piece for piece in flat if isinstance(piece, bytes)]

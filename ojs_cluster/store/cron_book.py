@@ -1,0 +1,109 @@
+"""The cron jobs in Redis, as firing them needs them (a `cron_fire.Book`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ojs_cluster.core.cron_job import tick_job_id
+from ojs_cluster.core.envelope import NewJob
+from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.ids import new_job_id
+from ojs_cluster.core.states import State
+from ojs_cluster.store import jobs
+from ojs_cluster.store.activate import activate
+from ojs_cluster.store.cancel import cancel
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.cron_fire import Claim, Due
+from ojs_cluster.store.cron_record import CronRecord, cron_record
+from ojs_cluster.store.enqueue import enqueue
+
+HISTORY_KEPT = 100
+TAKE_UP_MS = 2000
+"""How long a firing is left to who claimed it before another process may deliver it too."""
+FIRST_PAUSE_MS = 500
+LONGEST_PAUSE_MS = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class StoreBook:
+    """Cron jobs under the meta tag, their jobs in the shards."""
+
+    store: Store
+
+    async def due(self, limit: int) -> Due:
+        """Those to look at now."""
+        now_ms, next_ms, *found = await self.store.run_meta(
+            "cron_due", [self.store.keys.meta.crons], [limit]
+        )
+        items = iter(found)
+        crons = [cron_record(name.decode(), flat) for name, flat in zip(items, items, strict=True)]
+        return Due(crons, now_ms, None if next_ms < 0 else next_ms)
+
+    async def claim(self, cron: CronRecord, claim: Claim) -> CronRecord | None:
+        """Decide. Not repeated when the reply is lost: a debt shows at the next look."""
+        meta = self.store.keys.meta
+        reply = await self.store.run_meta(
+            "cron_claim",
+            [meta.cron(cron.name), meta.crons, meta.cron_history(cron.name), meta.events],
+            [
+                *(self.store.settings.events_per_shard, cron.name, cron.version),
+                *(_ms(claim.tick_ms), _ms(claim.next_ms), _ms(claim.gap_ms)),
+                *("fire" if claim.fire else "skip", claim.job_id, "1" if claim.hold else ""),
+                *(" ".join(claim.cancels), " ".join(claim.ended), HISTORY_KEPT, TAKE_UP_MS),
+            ],
+            idempotent=False,
+        )
+        return cron_record(cron.name, reply[1]) if reply[0] == b"ok" else None
+
+    async def settle(
+        self,
+        name: str,
+        what: Literal["delivered", "failed", "swept"],
+        owed: str,
+        ended: Sequence[str] = (),
+        let_go: Sequence[str] = (),
+    ) -> None:
+        """Write down what became of a firing, or of earlier runs."""
+        meta = self.store.keys.meta
+        await self.store.run_meta(
+            "cron_settle",
+            [meta.cron(name), meta.crons],
+            [
+                *(name, what, owed, " ".join(ended), " ".join(let_go)),
+                *(FIRST_PAUSE_MS, LONGEST_PAUSE_MS),
+            ],
+        )
+
+    def job_id(self, cron: CronRecord, tick_ms: int | None) -> str:
+        """The id of a tick's job, in the shard of its queue."""
+        keys = self.store.keys
+        shard = keys.shard_of_queue(cron.queue).index
+        if tick_ms is None:
+            return new_job_id(shard, len(keys), time.time_ns() // 1_000_000)
+        return tick_job_id(cron.name, tick_ms, shard, len(keys))
+
+    async def state(self, job_id: str) -> State | None:
+        """A job's state."""
+        try:
+            return (await jobs.get(self.store, job_id)).state
+        except NotFound:
+            return None
+
+    async def enqueue(self, job: NewJob) -> None:
+        """Store a job."""
+        await enqueue(self.store, job)
+
+    async def cancel(self, job_id: str) -> None:
+        """Cancel a job."""
+        await cancel(self.store, job_id)
+
+    async def activate(self, job_id: str) -> None:
+        """Make a pending job available."""
+        await activate(self.store, job_id)
+
+
+def _ms(value: int | None) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,260 @@
+"""What the scheduler does with a cron job that is due (spec: ojs-cron 6 and 7).
+
+The cron job lives under the meta tag, its jobs in their queues' shards: two places, no common
+transaction. So a firing is three idempotent steps, and the first one decides everything:
+
+1. *claim*: one script moves the next tick on and writes down what is owed: which job, under which
+   id, and which earlier runs it cancels. It refuses when the tick was claimed before, so whatever
+   two leaders at once decide, one decision stands.
+2. *deliver*: cancel, then store the job under its id, which does nothing when it is there.
+3. *settle*: nothing is owed any more.
+
+A crash in between leaves the debt, and the next look delivers it. While something is owed no other
+tick is claimed: a shard that is away for ten minutes owes one job then, not ten.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import trio
+
+from ojs_cluster.core.cron_job import job_of_tick
+from ojs_cluster.core.envelope import NewJob
+from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
+from ojs_cluster.core.limits import Limits
+from ojs_cluster.core.states import TERMINAL, State
+from ojs_cluster.store.cron_record import CronRecord
+from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.tick import Tick
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING = 100
+"""Runs that may wait for each other under the policy ``enqueue``; further ticks are skipped."""
+_MANY_WAITING = 2
+_LOOK_S = 2.0
+"""A cron job whose shard does not answer is put off after this long: others wait for the step."""
+_LIMITS = Limits(envelope_bytes=1 << 30, meta_bytes=1 << 30, depth=500)
+"""The definition was checked when it was registered; a setting changed since loses no tick."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What is decided about a tick.
+
+    Parameters
+    ----------
+    tick_ms: the tick; None for a run by hand, which moves no tick.
+    next_ms, gap_ms: the tick after it, and the change of the clock before that one.
+    job_id: the job to store; when skipped, the run that is in the way.
+    """
+
+    fire: bool
+    job_id: str
+    tick_ms: int | None = None
+    next_ms: int | None = None
+    gap_ms: int | None = None
+    hold: bool = False
+    cancels: Sequence[str] = ()
+    ended: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Cron jobs to look at, and when the next one is. Times in ms."""
+
+    crons: Sequence[CronRecord]
+    now_ms: int
+    next_ms: int | None
+
+
+class Book(Protocol):
+    """Where cron jobs are kept, and jobs are."""
+
+    async def due(self, limit: int) -> Due:
+        """Those to look at now."""
+        ...
+
+    async def claim(self, cron: CronRecord, claim: Claim) -> CronRecord | None:
+        """Decide; None when ``cron`` is not what it was, or something is owed."""
+        ...
+
+    async def settle(
+        self,
+        name: str,
+        what: Literal["delivered", "failed", "swept"],
+        owed: str,
+        ended: Sequence[str] = (),
+        let_go: Sequence[str] = (),
+    ) -> None:
+        """Write down what became of a firing, or of earlier runs."""
+        ...
+
+    def job_id(self, cron: CronRecord, tick_ms: int | None) -> str:
+        """The id of a tick's job; a fresh one for a run by hand."""
+        ...
+
+    async def state(self, job_id: str) -> State | None:
+        """A job's state, None when there is no such job."""
+        ...
+
+    async def enqueue(self, job: NewJob) -> None:
+        """Store a job. Raises Duplicate when its id is taken."""
+        ...
+
+    async def cancel(self, job_id: str) -> None:
+        """Cancel a job. Raises Conflict when it has ended, NotFound when there is none."""
+        ...
+
+    async def activate(self, job_id: str) -> None:
+        """Make a pending job available. Raises as ``cancel``."""
+        ...
+
+
+async def fire_due(book: Book, limit: int) -> Tick:
+    """Look at up to ``limit`` cron jobs that are due.
+
+    A cron job that fails is put off and stops none of the others.
+
+    Raises
+    ------
+    BackendUnavailable: the cron jobs themselves cannot be read.
+    """
+    due = await book.due(limit)
+
+    async def one(cron: CronRecord) -> None:
+        try:
+            with trio.fail_after(_LOOK_S):
+                await _look_at(book, cron, due.now_ms)
+        except Exception as error:
+            log.warning("cron job '%s' is put off", cron.name, exc_info=error)
+            owed = cron.owed
+            await book.settle(cron.name, "failed", "" if owed is None else owed.job_id)
+
+    await over_shards(due.crons, one)
+    # Those looked at have a new time; asking again is simpler than gathering it.
+    following = due.now_ms if due.crons else due.next_ms
+    return Tick(len(due.crons), following, due.now_ms, len(due.crons) >= limit)
+
+
+async def run_by_hand(book: Book, cron: CronRecord) -> str | None:
+    """Fire now, whatever the schedule; the policy ``skip`` does not apply to who asks for a run.
+
+    Returns the job's id, or None when ``cron`` is not what it was: read it again.
+    """
+    if cron.owed is not None:
+        await deliver(book, cron)
+        return None
+    runs = await _runs(book, cron)
+    claimed = await book.claim(cron, _fire(book, cron, runs))
+    if claimed is None or claimed.owed is None:
+        return None
+    await deliver(book, claimed)
+    return claimed.owed.job_id
+
+
+async def deliver(book: Book, cron: CronRecord) -> None:
+    """Store what is owed. Doing it twice is the same as once.
+
+    Raises
+    ------
+    OJSError: not possible now, or never; the debt stays.
+    """
+    owed = cron.owed
+    if owed is None:
+        return
+    for job_id in owed.cancels:
+        with suppress(Conflict, NotFound):
+            await book.cancel(job_id)
+    job = job_of_tick(owed.job, cron.name, owed.tick_ms, limits=_LIMITS)
+    with suppress(Duplicate):
+        await book.enqueue(replace(job, id=owed.job_id, pending=job.pending or owed.hold))
+    await book.settle(cron.name, "delivered", owed.job_id)
+
+
+async def _look_at(book: Book, cron: CronRecord, now_ms: int) -> None:
+    if cron.owed is not None:
+        await deliver(book, cron)
+        return
+    if cron.held:
+        await _let_go(book, cron)
+    if cron.next_ms is None or cron.next_ms > now_ms:
+        return
+    claimed = await book.claim(cron, await _decide(book, cron, cron.next_ms, now_ms))
+    if claimed is not None:
+        await deliver(book, claimed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Runs:
+    """Earlier runs: what is left of them, oldest first."""
+
+    unfinished: dict[str, State] = field(default_factory=dict)
+    ended: tuple[str, ...] = ()
+
+
+async def _runs(book: Book, cron: CronRecord) -> _Runs:
+    if cron.overlap == "allow" and not cron.held:
+        return _Runs()
+    found: dict[str, State | None] = {}
+
+    async def look(job_id: str) -> None:
+        found[job_id] = await book.state(job_id)
+
+    await over_shards(cron.open, look)
+    unfinished: dict[str, State] = {}
+    for job_id in cron.open:
+        state = found[job_id]
+        if state is not None and state not in TERMINAL:
+            unfinished[job_id] = state
+    return _Runs(unfinished, tuple(i for i in cron.open if i not in unfinished))
+
+
+async def _decide(book: Book, cron: CronRecord, tick_ms: int, now_ms: int) -> Claim:
+    # Ticks missed while nobody led are one, the earliest; the clock of a new master may be behind.
+    following = cron.schedule.following(max(now_ms, tick_ms), cron.anchor_ms)
+    runs = await _runs(book, cron)
+    # A run that waits for a worker or for its next attempt is in the way like an active one:
+    # otherwise a queue without workers would gather a job per tick.
+    waiting = len(runs.unfinished)
+    skip = waiting > 0 if cron.overlap == "skip" else waiting >= MOST_WAITING
+    if skip:
+        claim = Claim(fire=False, job_id=next(iter(runs.unfinished)), ended=runs.ended)
+    else:
+        claim = _fire(book, cron, runs, tick_ms)
+    return replace(
+        claim,
+        tick_ms=tick_ms,
+        next_ms=None if following is None else following.ms,
+        gap_ms=None if following is None else following.gap_ms,
+    )
+
+
+def _fire(book: Book, cron: CronRecord, runs: _Runs, tick_ms: int | None = None) -> Claim:
+    hold = cron.overlap == "enqueue" and bool(runs.unfinished)
+    if hold and len(runs.unfinished) > _MANY_WAITING:
+        log.warning("cron job '%s': %d runs are unfinished", cron.name, len(runs.unfinished))
+    return Claim(
+        fire=True,
+        job_id=book.job_id(cron, tick_ms),
+        hold=hold,
+        cancels=tuple(runs.unfinished) if cron.overlap == "cancel_previous" else (),
+        ended=runs.ended,
+    )
+
+
+async def _let_go(book: Book, cron: CronRecord) -> None:
+    """Make the first held run available once all runs before it have ended."""
+    runs = await _runs(book, cron)
+    first = next(iter(runs.unfinished), None)
+    let_go: tuple[str, ...] = ()
+    if first is not None and first in cron.held:
+        with suppress(Conflict):
+            await book.activate(first)
+        let_go = (first,)
+    await book.settle(cron.name, "swept", "", runs.ended, let_go)
