@@ -9,6 +9,7 @@ from __future__ import annotations
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.retention import purge_due, retire_queues, tidy
 from ojs_cluster.store.tick import Tick as StoreTick
+from ojs_cluster.store.workflows import purge_ended
 from scheduler.pacing import Step, Tick
 
 # Queue names are one list under the meta tag: a sweep goes through it in pages, with this pause
@@ -24,6 +25,15 @@ def purge_step(store: Store, batch: int) -> Step:
         return await purge_due(store, store.keys.shard(shard), batch)
 
     return purge_shard
+
+
+def workflows_step(store: Store, batch: int) -> Step:
+    """Return the step that removes at most `batch` ended workflows of one shard."""
+
+    async def purge_workflows(shard: int) -> Tick:
+        return await purge_ended(store, store.keys.shard(shard), batch)
+
+    return purge_workflows
 
 
 def tidy_step(store: Store, batch: int) -> Step:

@@ -59,6 +59,7 @@ class Leader:
         others = (
             self._loop("dead_workers", recover, patient),
             self._loop("purge", janitor.purge_step(store, settings.janitor_batch), late, 1),
+            self._loop("workflows", janitor.workflows_step(store, settings.janitor_batch), late, 1),
             self._loop("tidy", janitor.tidy_step(store, settings.janitor_batch), seldom, 1),
             self._loop("retire", janitor.retire_step(store), seldom, 1, shards=(0,)),
         )

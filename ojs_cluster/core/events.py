@@ -14,6 +14,10 @@ JOB_CANCELLED: Final = "job.cancelled"
 JOB_HEARTBEAT: Final = "job.heartbeat"
 JOB_SCHEDULED: Final = "job.scheduled"
 JOB_EXPIRED: Final = "job.expired"
+WORKFLOW_STARTED: Final = "workflow.started"
+WORKFLOW_STEP_COMPLETED: Final = "workflow.step_completed"
+WORKFLOW_COMPLETED: Final = "workflow.completed"
+WORKFLOW_FAILED: Final = "workflow.failed"
 CRON_TRIGGERED: Final = "cron.triggered"
 CRON_SKIPPED: Final = "cron.skipped"
 QUEUE_PAUSED: Final = "queue.paused"
@@ -31,6 +35,10 @@ NAMES: Final = frozenset(
         JOB_HEARTBEAT,
         JOB_SCHEDULED,
         JOB_EXPIRED,
+        WORKFLOW_STARTED,
+        WORKFLOW_STEP_COMPLETED,
+        WORKFLOW_COMPLETED,
+        WORKFLOW_FAILED,
         CRON_TRIGGERED,
         CRON_SKIPPED,
         QUEUE_PAUSED,

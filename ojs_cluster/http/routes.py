@@ -18,6 +18,7 @@ from ojs_cluster.http.handlers import (
     settle,
     system,
     workers,
+    workflows,
 )
 from ojs_cluster.http.router import Route, Router
 
@@ -57,6 +58,12 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{V1}/dead-letter/{{id}}", dead_letter.get),
     Route("POST", f"{V1}/dead-letter/{{id}}/retry", dead_letter.retry),
     Route("DELETE", f"{V1}/dead-letter/{{id}}", dead_letter.delete),
+    Route("POST", f"{V1}/workflows", workflows.create, batch=True),
+    Route("GET", f"{V1}/workflows", workflows.list_workflows),
+    Route("GET", f"{V1}/workflows/{{id}}", workflows.get),
+    Route("DELETE", f"{V1}/workflows/{{id}}", workflows.cancel),
+    Route("POST", f"{V1}/workflows/{{id}}/cancel", workflows.cancel),
+    Route("GET", f"{V1}/workflows/{{id}}/progress", workflows.progress),
     Route("GET", f"{V1}/cron", cron.list_crons),
     Route("POST", f"{V1}/cron", cron.register),
     Route("GET", f"{V1}/cron/{{name}}", cron.get),

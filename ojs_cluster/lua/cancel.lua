@@ -2,7 +2,8 @@
 -- Pre:  the job is not terminal.
 -- Post: in no queue and under no deadline; attempt and started_at kept; no completed_at.
 -- KEYS: 1 job, 2..8 the shard's due, act, run, exp, pend, fin, ev.
--- ARGV: 1 events kept, 2 ms to keep cancelled jobs.
+-- ARGV: 1 events kept, 2 ms to keep cancelled jobs, 3 'spare' when an active job is left to its
+--       worker: it then finishes this attempt, which is its last.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'conflict', state}
 --@include keys now job event deadline effect finish
 local key = KEYS[1]
@@ -11,6 +12,10 @@ if not job then return reply end
 local id = string.sub(key, #P + 3)
 local state = job[F.state]
 if state == 'completed' or state == 'cancelled' or state == 'discarded' then
+    return {'conflict', state}
+end
+if state == 'active' and ARGV[3] == 'spare' then
+    redis.call('HSET', key, F.max_attempts, job[F.attempt])
     return {'conflict', state}
 end
 if state == 'active' then

@@ -11,6 +11,7 @@ local id = string.sub(key, #P + 3)
 if not job[F.dead] then return {'conflict', job[F.state]} end
 redis.call('ZREM', DEAD, id)
 redis.call('ZREM', dead_key(job[F.queue]), id)
-redis.call('ZADD', FINISHED, now, id)
+-- A workflow's job stays a while: see finish.
+redis.call('ZADD', FINISHED, now + (job[F.workflow] and 120000 or 0), id)
 drop_fields(key, job, F.dead)
 return {'ok', job.flat}

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from ojs_cluster.store import advance
 from ojs_cluster.store.context import Effect
 
-EFFECTS: Mapping[str, Effect] = MappingProxyType({})
+EFFECTS: Mapping[str, Effect] = MappingProxyType(
+    {
+        "workflow": advance.job_ended,
+        "workflow_start": advance.started,
+        "workflow_cancel": advance.cancelled,
+    }
+)
 """Kind, as ``owe`` in ``lua/include/effect.lua`` is told -> handler."""

@@ -54,6 +54,33 @@ async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
     return [records[index] for index in range(len(jobs))]
 
 
+async def enqueue_fixed(
+    store: Store, job_id: str, job: NewJob, fields: Sequence[bytes] = (), *, lapses: int = 0
+) -> bool:
+    """Store a job whose id was fixed in advance, unless it is there; returns whether it was not.
+
+    Parameters
+    ----------
+    job_id: names a shard that serves the job's queue.
+    fields: names and values of more fields of the job's hash.
+    lapses: ms after which it must not be stored any more, 0 for never.
+
+    Raises
+    ------
+    Conflict: too late.
+    TooManyQueues, BackendUnavailable: as ``enqueue``.
+    """
+    await store.queues.ensure(store, [job.queue])
+    shard = store.keys.shard_of_id(job_id)
+    keys, args, _ = _command(store, shard, [(job_id, job)], lapses, fields)
+    reply = await store.run(shard, "enqueue", keys, args, idempotent=True)
+    if reply[0] == b"lapsed":
+        raise Conflict(f"it is too late to store job '{job_id}'", job_id=job_id)
+    if reply[0] == b"ok" and reply[2]:
+        await store.queues.created(store, reply[2])
+    return bool(reply[0] == b"ok")
+
+
 def _place(store: Store, jobs: Sequence[NewJob]) -> list[tuple[Shard, str]]:
     """The shard and the id of each job; a client's ids must differ."""
     now_ms = time.time_ns() // 1_000_000
@@ -100,27 +127,7 @@ async def _store_part(
     indexes: Sequence[int],
     lapses: int,
 ) -> list[JobRecord]:
-    queues = list(dict.fromkeys(job.queue for _, job in part))
-    positions = {queue: position for position, queue in enumerate(queues, 1)}
-    keys = [shard.due, shard.expiring, shard.pending, shard.events]
-    for queue in queues:
-        keys += (shard.queue(queue), shard.available(queue))
-    args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part), lapses, *queues]
-    sent: list[list[bytes]] = []
-    for job_id, job in part:
-        keys.append(shard.job(job_id))
-        fields = _fields(job_id, job)
-        sent.append(fields)
-        args += (
-            job_id,
-            positions[job.queue],
-            job.priority,
-            "pending" if job.pending else "",
-            _moment(job.scheduled),
-            _moment(job.expires),
-            len(fields),
-            *fields,
-        )
+    keys, args, sent = _command(store, shard, part, lapses)
     reply = await _run(store, shard, keys, args, part)
     if reply[0] == b"lapsed":
         raise Conflict("the claim on the job's id lapsed before the job could be stored")
@@ -135,6 +142,38 @@ async def _store_part(
         JobRecord(job_id, _stored(job, fields, now, answers[3 * i : 3 * i + 3]))
         for i, ((job_id, job), fields) in enumerate(zip(part, sent, strict=True))
     ]
+
+
+def _command(
+    store: Store,
+    shard: Shard,
+    part: Sequence[tuple[str, NewJob]],
+    lapses: int,
+    more: Sequence[bytes] = (),
+) -> tuple[list[bytes], list[Arg], list[list[bytes]]]:
+    """KEYS and ARGV of the script, and the fields of each job; ``more`` are added to all."""
+    queues = list(dict.fromkeys(job.queue for _, job in part))
+    positions = {queue: position for position, queue in enumerate(queues, 1)}
+    keys = [shard.due, shard.expiring, shard.pending, shard.events]
+    for queue in queues:
+        keys += (shard.queue(queue), shard.available(queue))
+    args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part), lapses, *queues]
+    sent: list[list[bytes]] = []
+    for job_id, job in part:
+        keys.append(shard.job(job_id))
+        fields = [*_fields(job_id, job), *more]
+        sent.append(fields)
+        args += (
+            job_id,
+            positions[job.queue],
+            job.priority,
+            "pending" if job.pending else "",
+            _moment(job.scheduled),
+            _moment(job.expires),
+            len(fields),
+            *fields,
+        )
+    return keys, args, sent
 
 
 async def _run(

@@ -133,6 +133,8 @@ def _render(at: tuple[int, int], shard: int, fields: dict[bytes, bytes]) -> byte
         subject, data = fields[b"q"], queue
     elif kind.startswith(b"cron."):
         subject, data = fields[b"c"], _cron_data(at[0], fields)
+    elif kind.startswith(b"workflow."):
+        subject, data = fields[b"j"], fields[b"D"]
     else:
         subject = fields[b"j"]
         data = b'"job_id":"%b","job_type":%b,%b' % (

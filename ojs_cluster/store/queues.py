@@ -173,12 +173,16 @@ async def purge(store: Store, queue: str) -> tuple[int, int]:
 
 
 async def _purge_foreign(store: Store, shard: Shard, job_id: str) -> int:
-    """A job with an alias in another shard: cancelled, so that no worker gets it, then removed."""
+    """A job that others must hear of: cancelled, so that no worker gets it, then removed.
+
+    A workflow's job is kept cancelled for a while (see ``finish`` in ``lua/include``).
+    """
     try:
         await cancel(store, job_id, keep_ms=0)
     except (NotFound, Conflict):
         return 0  # fetched or cancelled meanwhile: no longer ours to purge
-    return int(await remove_due(store, shard, job_id))
+    await remove_due(store, shard, job_id)
+    return 1
 
 
 def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from ojs_cluster.core.rawjson import array_items, join
 from ojs_cluster.core.states import State
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store import fields as f
@@ -165,9 +166,24 @@ class JobRecord:
             if state != b"completed":
                 yield b',"error":' + errors[-1]
             yield b',"errors":[%b]' % b",".join(errors)
+        if get(f.WORKFLOW):
+            yield from self._workflow()
         if get(f.REPLAYS):
             yield b',"replay_count":' + fields[f.REPLAYS]
         yield b"}"
+
+    def _workflow(self) -> Iterator[bytes]:
+        fields = self.fields
+        yield b',"workflow_id":"%b","workflow_step":%b' % (fields[f.WORKFLOW], fields[f.STEP])
+        parents = fields.get(f.PARENTS)
+        if not parents:
+            return
+        yield b',"parent_results":' + parents
+        names = fields.get(f.PARENT_NAMES)
+        if names:
+            results = array_items(parents) or []
+            named = zip(orjson.loads(names), results, strict=True)
+            yield b',"parent_results_by_id":{%b}' % join({name: r for name, r in named if name})
 
     def _finish(self, state: bytes, at: bytes) -> Iterator[bytes]:
         if state == b"completed":

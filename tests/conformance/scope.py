@@ -15,6 +15,7 @@ DEFAULT_FOLDERS: Final = (
     "level-1-reliable",
     "level-2-scheduled/delay",
     "level-2-scheduled/ttl",
+    "level-3-workflows",
     "level-4-advanced/priority",
     "level-4-advanced/queue-ops",
 )

@@ -92,6 +92,9 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
         "minutes_key('x')": shard.minutes("x"),
         "dead_key('x')": shard.dead_of("x"),
         "P .. 'w:' .. 'x'": shard.worker("x"),
+        "P .. 'wf:' .. 'x'": shard.workflow("x"),
+        "P .. 'wd:' .. 'x'": shard.definitions("x"),
+        "P .. 'wr:' .. 'x'": shard.results("x"),
     }
     names = re.findall(r"\b([A-Z]{2,})\b(?=[,A-Z ]*=)", INCLUDES["keys.lua"])
     assert len(names) >= 13

@@ -14,7 +14,7 @@ from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.redis.script import Script
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import dead_letter, leader, queues, retention, workers
+from ojs_cluster.store import dead_letter, leader, queues, retention, workers, workflows
 from ojs_cluster.store.activate import activate
 from ojs_cluster.store.aliases import settle_claims
 from ojs_cluster.store.cancel import cancel
@@ -41,6 +41,7 @@ from tests.store.jobs import (
     sibling_queue,
     take,
 )
+from tests.store.workflow_jobs import chain, run_one, step
 from tests.support.prelude import MARK, PRELUDE
 from tests.support.servers import observer
 from tests.support.timeshift import age_claim, age_job, age_queue, age_worker
@@ -119,6 +120,7 @@ async def test_one_life_of_everything_runs_every_script_under_the_guard(
     await dead_letters(store, db)
     await worker_records(store, db)
     await queue_upkeep(store, db)
+    await a_workflow(store, db)
     await leadership(store)
     await reads(store)
 
@@ -197,6 +199,15 @@ async def queue_upkeep(store: Store, db: Any) -> None:
     for shard in store.keys:
         await retention.tidy(store, shard)
         await settle_claims(store, shard, 10)
+
+
+async def a_workflow(store: Store, db: Any) -> None:
+    made = await chain(store, step("a", "steps"), step("b", "steps"))
+    await run_one(store, "steps")
+    await workflows.cancel(store, made.id)
+    home = store.keys.shard_of_id(made.id)
+    db.zincrby(home.ended, -8 * DAY, made.id)
+    await workflows.purge_ended(store, home, 10)
 
 
 async def leadership(store: Store) -> None:

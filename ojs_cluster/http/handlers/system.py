@@ -26,7 +26,7 @@ CAPABILITIES = {
     "rate_limiting": False,
     "schema_validation": False,
     "unique_jobs": False,
-    "workflows": False,
+    "workflows": True,
     "pause_resume": True,
     "retry_policies": True,
     "visibility_timeout": True,

@@ -1,7 +1,10 @@
 -- The end of a job: its terminal state, and the day retention removes it.
 -- ARGV positions of the retention times differ by script; callers pass ms.
+-- A workflow's job outlives every process that might still enqueue it once more.
+local WORKFLOW_KEEP_MS = 120000
 local function finish(id, key, job, state, keep_ms, ...)
     local queue = job[F.queue]
+    if job[F.workflow] then keep_ms = math.max(tonumber(keep_ms), WORKFLOW_KEEP_MS) end
     count(queue, state, 1)
     redis.call('ZADD', FINISHED, now + keep_ms, id)
     save_job(key, job, F.state, state, F.finished, now, ...)

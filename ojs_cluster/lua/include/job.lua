@@ -6,7 +6,7 @@ local F = {
     attempt = 'a', enqueued = 'n', started = 'st', finished = 'f', due = 'da', delay = 'dd',
     worker = 'w', lease = 'l', deadline = 'd', lease_ms = 'lv',
     result = 'rs', errors = 'hn', error_slot = 'h', dead = 'dl', expired = 'ex', replays = 'rc',
-    alias = '@', workflow = 'wf', step = 'ws', parents = 'pr', unique = 'uq', tokens = 'rt',
+    alias = '@', workflow = 'wf', step = 'ws', parents = 'pr', parent_names = 'pn', unique = 'uq', tokens = 'rt',
 }
 
 -- Reads a job. Returns the fields as a table and as HGETALL gave them, or nil and a reply:

@@ -1,0 +1,258 @@
+"""What a workflow is, and what follows from what has happened in it (spec: ojs-workflows).
+
+Chain, group, batch and the graph by ``depends_on`` are one thing here: a tree whose leaves are jobs
+and whose inner nodes hold children that wait for siblings. A chain's child waits for the one before
+it, a group's for nobody, a batch's callbacks for all jobs. What differs is the *trigger*: whether a
+child starts when everything it waits for succeeded, has ended somehow, or has ended badly.
+
+``evaluate`` is pure and monotone: with more outcomes known it never takes back that a job may start
+or that the workflow has ended. That is what lets any number of processes evaluate at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+WAITING: Final = "waiting"
+RUNNING: Final = "running"
+COMPLETED: Final = "completed"
+FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
+SKIPPED: Final = "skipped"
+"""Will never start: something it waits for ended otherwise than its trigger asks."""
+
+ENDED: Final = frozenset({COMPLETED, FAILED, CANCELLED, SKIPPED})
+
+UNKNOWN_MARK: Final = "."
+QUEUED_MARK: Final = "q"
+MARKS: Final[Mapping[str, str]] = {"c": COMPLETED, "d": FAILED, "x": CANCELLED}
+"""One character per job: ``.`` nothing known, ``q`` enqueued, or how it ended."""
+
+MARK_OF_STATE: Final[Mapping[str, str]] = {"completed": "c", "discarded": "d", "cancelled": "x"}
+
+TRIGGERS: Final[Mapping[str, str]] = {
+    "on_complete": "complete",
+    "on_success": "success",
+    "on_failure": "failure",
+}
+
+Tree = int | list["Tree"]
+"""A job by its number, or the values of a group's children."""
+
+
+class Node(msgspec.Struct, frozen=True, array_like=True):
+    """One node; the root is number 0. ``job`` counts the jobs alone, -1 for inner nodes."""
+
+    kind: str
+    parent: int
+    deps: tuple[int, ...] = ()
+    trigger: str = "success"
+    label: str = ""
+    callback: str = ""
+    type: str = ""
+    queue: str = ""
+    job: int = -1
+    job_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A workflow's immutable shape."""
+
+    nodes: Sequence[Node]
+    children: Mapping[int, Sequence[int]] = field(init=False)
+    order: Mapping[int, Sequence[int]] = field(init=False)
+    """Per inner node its children, each after those it waits for."""
+    jobs: Sequence[Node] = field(init=False)
+
+    def __post_init__(self) -> None:
+        children: dict[int, list[int]] = {}
+        for number, node in enumerate(self.nodes[1:], 1):
+            children.setdefault(node.parent, []).append(number)
+        put = object.__setattr__
+        put(self, "children", children)
+        put(self, "order", {n: _sorted(self.nodes, below) for n, below in children.items()})
+        put(self, "jobs", [node for node in self.nodes if node.job >= 0])
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """The outermost nodes without callbacks: what a client counts."""
+        return [n for n in self.children[0] if not self.nodes[n].callback]
+
+    def encode(self) -> bytes:
+        """As JSON, to be stored."""
+        return msgspec.json.encode(self.nodes)
+
+
+class Cycle(ValueError):
+    """Steps wait for each other; ``numbers`` are those that can never start."""
+
+    def __init__(self, numbers: Sequence[int]) -> None:
+        super().__init__("steps wait for each other")
+        self.numbers = numbers
+
+
+_decode = msgspec.json.Decoder(list[Node]).decode
+
+
+def decode_plan(raw: bytes) -> Plan:
+    """The plan that ``Plan.encode`` wrote."""
+    return Plan(_decode(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What follows from the marks.
+
+    Parameters
+    ----------
+    state: of the workflow.
+    states: of every node.
+    ready: numbers of the jobs that may start and are not known to be enqueued.
+    """
+
+    state: str
+    states: Sequence[str]
+    ready: Sequence[int]
+
+    def count(self, plan: Plan, *states: str) -> int:
+        """How many jobs are in one of these states."""
+        return sum(
+            node.job >= 0 and state in states
+            for node, state in zip(plan.nodes, self.states, strict=True)
+        )
+
+
+def evaluate(plan: Plan, marks: str) -> Verdict:
+    """What follows when the jobs are as ``marks`` says."""
+    states = [WAITING] * len(plan.nodes)
+    ready: list[int] = []
+    _Evaluation(plan, marks, states, ready).visit(0, started=True)
+    return Verdict(states[0], states, sorted(ready))
+
+
+@dataclass(frozen=True, slots=True)
+class _Evaluation:
+    plan: Plan
+    marks: str
+    states: list[str]
+    ready: list[int]
+
+    def visit(self, number: int, *, started: bool) -> None:
+        node = self.plan.nodes[number]
+        if node.job >= 0:
+            mark = self.marks[node.job]
+            ended = MARKS.get(mark)
+            if ended is None and started and mark == UNKNOWN_MARK:
+                self.ready.append(node.job)
+            self.states[number] = ended or (RUNNING if started else WAITING)
+            return
+        for child in self.plan.order[number]:
+            gate = self._gate(child) if started else None
+            if gate is False:
+                self._skip(child)
+            else:
+                self.visit(child, started=gate is True)
+        if started:
+            self.states[number] = self._outcome(number)
+
+    def _gate(self, number: int) -> bool | None:
+        """Whether the node may start: True, False for never, None for not yet."""
+        node = self.plan.nodes[number]
+        before = [self.states[dep] for dep in node.deps]
+        if node.trigger == "success":
+            if any(state in ENDED and state != COMPLETED for state in before):
+                return False
+            return True if all(state == COMPLETED for state in before) else None
+        if any(state not in ENDED for state in before):
+            return None
+        return node.trigger == "complete" or any(state != COMPLETED for state in before)
+
+    def _skip(self, number: int) -> None:
+        self.states[number] = SKIPPED
+        for child in self.plan.children.get(number, ()):
+            self._skip(child)
+
+    def _outcome(self, number: int) -> str:
+        children = self.plan.children[number]
+        if any(self.states[child] not in ENDED for child in children):
+            return RUNNING
+        for child in children:
+            state = self.states[child]
+            # A callback that was not called for says nothing.
+            if state != COMPLETED and not (self.plan.nodes[child].callback and state == SKIPPED):
+                return FAILED
+        return COMPLETED
+
+
+def inputs(plan: Plan, job: int) -> tuple[list[Tree], list[str]]:
+    """The results that a job is given, and the labels of the steps they come from.
+
+    A chain's step gets those of all steps before it, by index; a callback, those of all jobs; a
+    step with ``depends_on``, those it names, in that order. The first step of a nested workflow
+    gets what the nested workflow as a whole would get.
+    """
+    number = next(n for n, node in enumerate(plan.nodes) if node.job == job)
+    while number > 0:
+        before = _before(plan, number)
+        if before:
+            return (
+                [_value(plan, upstream) for upstream in before],
+                [plan.nodes[upstream].label for upstream in before],
+            )
+        number = plan.nodes[number].parent
+    return [], []
+
+
+def leaves(trees: Sequence[Tree]) -> Iterator[int]:
+    """All jobs named in these values."""
+    for tree in trees:
+        if isinstance(tree, int):
+            yield tree
+        else:
+            yield from leaves(tree)
+
+
+def render(tree: Tree, results: Mapping[int, bytes]) -> bytes:
+    """A value as JSON; the result of a job without one is null."""
+    if isinstance(tree, int):
+        return results.get(tree) or b"null"
+    return b"[%b]" % b",".join([render(part, results) for part in tree])
+
+
+def _before(plan: Plan, number: int) -> Sequence[int]:
+    node = plan.nodes[number]
+    if plan.nodes[node.parent].kind != "chain" or node.callback:
+        return node.deps
+    siblings = plan.children[node.parent]
+    return [n for n in siblings[: siblings.index(number)] if not plan.nodes[n].callback]
+
+
+def _value(plan: Plan, number: int) -> Tree:
+    node = plan.nodes[number]
+    if node.job >= 0:
+        return node.job
+    values = [_value(plan, n) for n in plan.children[number] if not plan.nodes[n].callback]
+    return values[-1] if node.kind == "chain" else values
+
+
+def _sorted(nodes: Sequence[Node], siblings: Sequence[int]) -> list[int]:
+    """Siblings in an order in which each comes after those it waits for. Raises Cycle."""
+    missing = {n: len(nodes[n].deps) for n in siblings}
+    waiting: dict[int, list[int]] = {}
+    for number in siblings:
+        for dep in nodes[number].deps:
+            waiting.setdefault(dep, []).append(number)
+    order = [n for n in siblings if not missing[n]]
+    for number in order:  # grows while it is read
+        for follower in waiting.get(number, ()):
+            missing[follower] -= 1
+            if not missing[follower]:
+                order.append(follower)
+    if len(order) < len(siblings):
+        raise Cycle(sorted(set(siblings) - set(order)))
+    return order

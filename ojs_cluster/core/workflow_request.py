@@ -1,0 +1,282 @@
+"""From the bytes of a workflow request to its plan (spec: ojs-workflows 3 to 6 and 10).
+
+Every client spells it differently: the spec has ``type`` with ``steps`` or ``jobs`` and
+``callbacks``; the Python SDK sends no type but ``depends_on`` and ``options.callback_type``; the
+JavaScript SDK nests workflows; a step may lack ``args`` or have its ``queue`` beside its type. All
+become the one tree of ``workflow``. A step's definition stays the client's bytes, which `parse_job`
+validates now and parses again when the step is enqueued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final
+
+import msgspec
+
+from ojs_cluster.core.envelope import parse_job
+from ojs_cluster.core.errors import InvalidRequest, OJSError, PayloadTooLarge, Unsupported
+from ojs_cluster.core.limits import DEFAULT_LIMITS, Limits
+from ojs_cluster.core.rawjson import (
+    Raw,
+    array_items,
+    join,
+    members,
+    object_members,
+    show,
+    string,
+)
+from ojs_cluster.core.workflow import TRIGGERS, Cycle, Node, Plan
+
+MAX_LEVELS: Final = 5
+"""Workflows inside of workflows, the outermost included."""
+_NAME_LENGTH: Final = 255
+_NULL: Final = Raw(b"null")
+_KINDS: Final = frozenset({"chain", "group", "batch", "dag"})
+
+
+@dataclass(frozen=True, slots=True)
+class NewWorkflow:
+    """A valid workflow. ``definitions`` has one enqueue request per job of the plan, as JSON."""
+
+    type: str
+    name: str
+    plan: Plan
+    definitions: Sequence[bytes]
+
+
+def parse_workflow(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NewWorkflow:
+    """A workflow from the body of its request.
+
+    Raises InvalidPayload, InvalidRequest, ValidationFailed, Unsupported or PayloadTooLarge, with
+    ``details.field``, and nothing else: what was accepted can be run.
+    """
+    attributes = members(raw, depth=limits.depth + 2 * MAX_LEVELS)
+    name = _text(attributes.get("name"), "name")
+    reader = _Reader(limits, _object(attributes.get("options"), "options"))
+    reader.composite(attributes, -1, "", 1)
+    try:
+        plan = Plan(reader.nodes)
+    except Cycle as cycle:
+        path = reader.paths[cycle.numbers[0]]
+        raise InvalidRequest(
+            "the step waits for itself, directly or through others", field=f"{path}.depends_on"
+        ) from None
+    return NewWorkflow(reader.nodes[0].kind, name, plan, reader.definitions)
+
+
+@dataclass(slots=True)
+class _Item:
+    """A child as it was sent, before siblings are known."""
+
+    attributes: dict[str, Raw]
+    path: str
+    labels: list[str]
+    waits_for: list[str]
+    callback: str
+
+
+@dataclass(slots=True)
+class _Reader:
+    limits: Limits
+    defaults: Mapping[str, Raw]
+    nodes: list[Node] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    definitions: list[bytes] = field(default_factory=list)
+
+    def composite(self, attributes: dict[str, Raw], parent: int, path: str, level: int) -> int:
+        """Add a chain, group, batch or graph with all that is in it; returns its number."""
+        if level > MAX_LEVELS:
+            raise InvalidRequest(f"workflows nest {MAX_LEVELS} levels at most", field=path)
+        dot = f"{path}." if path else ""
+        items = self._items(attributes, dot)
+        callbacks = _callbacks(attributes.get("callbacks"), f"{dot}callbacks")
+        kind = _kind(attributes.get("type"), items, bool(callbacks), dot)
+        if kind == "batch" and not callbacks and not any(item.callback for item in items):
+            raise InvalidRequest(
+                "a batch needs at least one of on_complete, on_success and on_failure",
+                field=f"{dot}callbacks",
+            )
+        if not any(not item.callback for item in items):
+            raise InvalidRequest("a workflow needs a step that is no callback", field=path or None)
+        number = self._add(Node(kind, parent), path)
+        added = [self._child(item, number, level) for item in items]
+        self._link(kind, items, added)
+        jobs = tuple(n for n, item in zip(added, items, strict=True) if not item.callback)
+        for name, item in callbacks:
+            child = self._child(item, number, level)
+            self._change(child, deps=jobs, trigger=TRIGGERS[name], callback=name)
+        return number
+
+    def _items(self, attributes: dict[str, Raw], dot: str) -> list[_Item]:
+        key = "steps" if "steps" in attributes else "jobs"
+        listed = array_items(attributes[key]) if key in attributes else None
+        if not listed:
+            raise InvalidRequest(f"{key} must be a non-empty array", field=f"{dot}{key}")
+        if len(self.nodes) + len(listed) > 2 * self.limits.batch_jobs:
+            raise self._too_many(f"{dot}{key}")
+        return [_item(piece, f"{dot}{key}[{i}]") for i, piece in enumerate(listed)]
+
+    def _child(self, item: _Item, parent: int, level: int) -> int:
+        attributes = item.attributes
+        # By its members, not by its type: a job's type may be "chain".
+        if "steps" in attributes or "jobs" in attributes:
+            number = self.composite(attributes, parent, item.path, level + 1)
+        else:
+            number = self._job(attributes, parent, item.path)
+        self._change(number, label=item.labels[0] if item.labels else "")
+        return number
+
+    def _job(self, attributes: dict[str, Raw], parent: int, path: str) -> int:
+        if len(self.definitions) >= self.limits.batch_jobs:
+            raise self._too_many(path)
+        attributes.setdefault("args", Raw(b"[]"))
+        options = dict(_object(attributes.get("options"), f"{path}.options"))
+        options.pop("callback_type", None)
+        # A default of the workflow gives way to the step's own, wherever the step has it.
+        under = {k: v for k, v in self.defaults.items() if k not in attributes}
+        if options or under:
+            attributes["options"] = Raw(b"{%b}" % join({**under, **options}))
+        definition = b"{%b}" % join(attributes)
+        try:
+            job = parse_job(definition, limits=self.limits)
+        except OJSError as error:
+            inner = "" if error.field in (None, "body") else f".{error.field}"
+            error.details["field"] = path + inner
+            error.message = f"{path}: {error.message}"
+            error.args = (error.message,)
+            raise
+        unique = [source.get("unique", _NULL) for source in (attributes, {**under, **options})]
+        if any(bytes(piece) != b"null" for piece in unique):
+            raise Unsupported("a workflow's steps cannot be unique jobs", field=f"{path}.unique")
+        node = Node("job", parent, type=job.type, queue=job.queue, job=len(self.definitions))
+        self.definitions.append(definition)
+        return self._add(node, path)
+
+    def _link(self, kind: str, items: Sequence[_Item], added: Sequence[int]) -> None:
+        """What each child waits for: what it names, and what its kind implies."""
+        named: dict[str, int] = {}
+        for item, number in zip(items, added, strict=True):
+            for label in item.labels:
+                if label in named and named[label] != number:
+                    raise InvalidRequest(f"two steps are called {show(label)}", field=item.path)
+                named[label] = number
+        plain = [n for n, item in zip(added, items, strict=True) if not item.callback]
+        previous: int | None = None
+        for item, number in zip(items, added, strict=True):
+            deps: dict[int, None] = {}
+            for at, label in enumerate(item.waits_for):
+                if label not in named:
+                    raise InvalidRequest(
+                        f"there is no step {show(label)}", field=f"{item.path}.depends_on[{at}]"
+                    )
+                deps[named[label]] = None
+            if item.callback:
+                deps = deps or dict.fromkeys(plain)
+                trigger = TRIGGERS[item.callback]
+                self._change(number, deps=tuple(deps), trigger=trigger, callback=item.callback)
+                continue
+            if kind == "chain" and previous is not None:
+                deps[previous] = None
+            previous = number
+            self._change(number, deps=tuple(deps))
+
+    def _add(self, node: Node, path: str) -> int:
+        self.nodes.append(node)
+        self.paths.append(path)
+        return len(self.nodes) - 1
+
+    def _change(self, number: int, **changes: object) -> None:
+        self.nodes[number] = msgspec.structs.replace(self.nodes[number], **changes)
+
+    def _too_many(self, path: str) -> PayloadTooLarge:
+        most = self.limits.batch_jobs
+        return PayloadTooLarge(f"a workflow has at most {most} jobs", field=path, limit=most)
+
+
+def _item(piece: Raw, path: str) -> _Item:
+    attributes = object_members(piece)
+    if attributes is None:
+        raise InvalidRequest("a step must be an object", field=path)
+    labels = [
+        label for key in ("id", "name") if (label := _text(attributes.get(key), f"{path}.{key}"))
+    ]
+    if not ("steps" in attributes or "jobs" in attributes):
+        for key in ("id", "name"):
+            attributes.pop(key, None)
+    waits_for = _depends_on(attributes.pop("depends_on", None), f"{path}.depends_on")
+    options = _object(attributes.get("options"), f"{path}.options")
+    callback = _text(options.get("callback_type"), f"{path}.options.callback_type")
+    if callback and callback not in TRIGGERS:
+        raise InvalidRequest(
+            f"callback_type must be one of {', '.join(TRIGGERS)}, not {show(callback)}",
+            field=f"{path}.options.callback_type",
+        )
+    return _Item(attributes, path, labels, waits_for, callback)
+
+
+def _callbacks(piece: Raw | None, path: str) -> list[tuple[str, _Item]]:
+    found = []
+    for name, job in _object(piece, path).items():
+        if name not in TRIGGERS:
+            raise InvalidRequest(
+                f"a callback is one of {', '.join(TRIGGERS)}, not {show(name)}",
+                field=f"{path}.{name}"[:200],
+            )
+        if bytes(job) != b"null":
+            item = _item(job, f"{path}.{name}")
+            item.labels = item.labels or [name]
+            found.append((name, item))
+    return found
+
+
+def _kind(piece: Raw | None, items: Sequence[_Item], callbacks: bool, dot: str) -> str:
+    if piece is not None and bytes(piece) != b"null":
+        kind = string(piece)
+        if kind not in _KINDS:
+            raise InvalidRequest(
+                f"type must be chain, group, batch or dag, not {show(kind)}", field=f"{dot}type"
+            )
+        return kind
+    steps = [item for item in items if not item.callback]
+    edges = any(item.waits_for for item in steps)
+    if callbacks or len(steps) < len(items):
+        return "dag" if edges else "batch"
+    if not edges:
+        return "group"
+    linear = not steps[0].waits_for and all(
+        len(item.waits_for) == 1 and item.waits_for[0] in before.labels
+        for before, item in pairwise(steps)
+    )
+    return "chain" if linear else "dag"
+
+
+def _depends_on(piece: Raw | None, path: str) -> list[str]:
+    if piece is None or bytes(piece) == b"null":
+        return []
+    listed = array_items(piece)
+    names = [string(item) for item in listed or ()]
+    if listed is None or not all(names):
+        raise InvalidRequest("depends_on must be an array of step ids", field=path)
+    return [name for name in names if name]
+
+
+def _object(piece: Raw | None, path: str) -> Mapping[str, Raw]:
+    if piece is None or bytes(piece) == b"null":
+        return {}
+    found = object_members(piece)
+    if found is None:
+        raise InvalidRequest("must be an object", field=path)
+    return found
+
+
+def _text(piece: Raw | None, path: str) -> str:
+    """Text, '' when absent."""
+    if piece is None or bytes(piece) == b"null":
+        return ""
+    text = string(piece)
+    if text is None or len(text) > _NAME_LENGTH:
+        raise InvalidRequest(f"must be text of at most {_NAME_LENGTH} characters", field=path)
+    return text

@@ -1,0 +1,183 @@
+"""Workflows over HTTP (spec: ojs-workflows 11)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ojs_cluster.core.workflow import CANCELLED, COMPLETED, ENDED, FAILED, Node
+from ojs_cluster.core.workflow_request import parse_workflow
+from ojs_cluster.http import query, replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.bodies import require_json
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store import workflows as store_workflows
+from ojs_cluster.store.workflows import JobOutcome, WorkflowRecord
+
+
+async def create(app: App, request: Request) -> Response:
+    """POST /ojs/v1/workflows"""
+    if request.body:
+        require_json(request)
+    new = parse_workflow(request.body, limits=app.settings.limits)
+    created = await store_workflows.create(app.store, new)
+    found = await store_workflows.get(app.store, created.id)
+    return _response(201, found, (("Location", f"/ojs/v1/workflows/{created.id}"),))
+
+
+async def get(app: App, _request: Request, workflow_id: str) -> Response:
+    """GET /ojs/v1/workflows/{id}"""
+    return _response(200, await store_workflows.get(app.store, workflow_id))
+
+
+async def cancel(app: App, _request: Request, workflow_id: str) -> Response:
+    """DELETE /ojs/v1/workflows/{id} and POST /ojs/v1/workflows/{id}/cancel. A body is ignored."""
+    return _response(200, await store_workflows.cancel(app.store, workflow_id))
+
+
+async def progress(app: App, _request: Request, workflow_id: str) -> Response:
+    """GET /ojs/v1/workflows/{id}/progress: counts alone, however large the workflow is."""
+    found = await store_workflows.get(app.store, workflow_id, jobs=False)
+    counts = _counts(found)
+    total = counts["job_count"]
+    ended = counts["completed_count"] + counts["failed_count"]
+    value = {
+        "workflow_id": found.id,
+        "id": found.id,
+        "state": found.state,
+        "progress": 1.0 if found.state == COMPLETED else round(ended / total, 4),
+        "percentage": 100.0 if found.state == COMPLETED else round(100 * ended / total, 2),
+        "total": total,
+        "completed": counts["completed_count"],
+        "failed": counts["failed_count"],
+        **counts,
+        **_steps(found),
+    }
+    return replies.json_response(200, value)
+
+
+async def list_workflows(app: App, request: Request) -> Response:
+    """GET /ojs/v1/workflows?limit&offset&cursor, newest first, without the steps."""
+    page = query.page(query.parameters(request.query))
+    found, total = await store_workflows.list_workflows(
+        app.store, limit=page.limit, offset=page.offset
+    )
+    pages = replies.pagination(
+        limit=page.limit,
+        shown=len(found),
+        offset=page.offset,
+        total=total,
+        cursor=query.next_cursor(page, len(found), total),
+    )
+    listed = replies.array(replies.dumps(_summary(workflow)) for workflow in found)
+    return Response(
+        200,
+        b'{"workflows":%b,"items":%b,"total":%d,"pagination":%b}'
+        % (listed, listed, total, replies.dumps(pages)),
+    )
+
+
+def _response(
+    status: int, found: WorkflowRecord, headers: tuple[tuple[str, str], ...] = ()
+) -> Response:
+    """The workflow under ``workflow``, and its members beside it for readers of the bare object."""
+    summary = replies.dumps(_summary(found))[1:-1]
+    jobs = [_job(node, found) for node in found.plan.jobs if not node.callback]
+    called = {node.callback: _job(node, found) for node in found.plan.jobs if node.callback}
+    steps = replies.array(jobs)
+    body = b'%b,"steps":%b,"jobs":%b' % (summary, steps, steps)
+    if called:
+        pairs = b",".join(b'"%b":%b' % (name.encode(), job) for name, job in called.items())
+        body += b',"callbacks":{%b}' % pairs
+    failed = [
+        (node, found.jobs[node.job])
+        for node in found.plan.jobs
+        if found.jobs[node.job].state == FAILED
+    ]
+    if failed:
+        body += b',"failed_step_index":%d,"failed_job_ids":%b,"errors":%b' % (
+            failed[0][0].job,
+            replies.dumps([node.job_id for node, _ in failed]),
+            replies.array(_error(node, outcome) for node, outcome in failed),
+        )
+    started = [outcome.started_ms for outcome in found.jobs if outcome.started_ms]
+    if started:
+        body += b',"started_at":"%b"' % replies.iso(min(started)).encode()
+    return Response(status, b'{"workflow":{%b},%b}' % (body, body), headers)
+
+
+def _summary(found: WorkflowRecord) -> dict[str, Any]:
+    moments = {"created_at": replies.iso(found.created_ms)}
+    if found.finished_ms is not None:
+        at = replies.iso(found.finished_ms)
+        moments["completed_at"] = at
+        if found.state == CANCELLED:
+            moments["cancelled_at"] = at
+    return {
+        "id": found.id,
+        "type": found.type,
+        "name": found.name,
+        "state": found.state,
+        **_steps(found),
+        **moments,
+        "metadata": {**moments, **_counts(found)},
+    }
+
+
+def _steps(found: WorkflowRecord) -> dict[str, int]:
+    """The outermost steps alone: one that is a workflow itself counts once."""
+    steps = found.plan.steps
+    done = sum(found.verdict.states[number] == COMPLETED for number in steps)
+    return {
+        "steps_total": len(steps),
+        "steps_completed": done,
+        "jobs_total": len(steps),
+        "jobs_completed": done,
+    }
+
+
+def _counts(found: WorkflowRecord) -> dict[str, int]:
+    verdict, plan = found.verdict, found.plan
+    return {
+        "job_count": len(plan.jobs),
+        "completed_count": verdict.count(plan, COMPLETED),
+        "failed_count": verdict.count(plan, FAILED),
+        "cancelled_count": verdict.count(plan, *(ENDED - {COMPLETED, FAILED})),
+    }
+
+
+def _job(node: Node, found: WorkflowRecord) -> bytes:
+    outcome = found.jobs[node.job]
+    nodes = found.plan.nodes
+    value: dict[str, Any] = {
+        "index": node.job,
+        "id": node.label or f"step-{node.job}",
+        "name": node.label or f"step-{node.job}",
+        "type": node.type,
+        "queue": node.queue,
+        "state": outcome.state,
+        "job_id": None if outcome.state == "waiting" else node.job_id,
+        "depends_on": [_label(nodes[dep], dep) for dep in node.deps],
+    }
+    if outcome.attempt:
+        value["attempt"] = outcome.attempt
+    if outcome.started_ms:
+        value["started_at"] = replies.iso(outcome.started_ms)
+    if outcome.finished_ms:
+        value["completed_at"] = replies.iso(outcome.finished_ms)
+    body = replies.dumps(value)[:-1]
+    if outcome.result:
+        body += b',"result":' + outcome.result
+    if outcome.error:
+        body += b',"error":' + outcome.error
+    return body + b"}"
+
+
+def _label(node: Node, number: int) -> str:
+    return node.label or (f"step-{node.job}" if node.job >= 0 else f"{node.kind}-{number}")
+
+
+def _error(node: Node, outcome: JobOutcome) -> bytes:
+    job = b'"job_id":"%b"' % node.job_id.encode()
+    if outcome.error is None:
+        return b'{%b,"code":"discarded","message":"","attempt":%d}' % (job, outcome.attempt)
+    return b"{%b,%b" % (job, outcome.error[1:])

@@ -1,0 +1,13 @@
+-- Transition: ended -> gone, for up to `limit` workflows of one shard whose retention is over.
+-- Post: no key of such a workflow remains; its jobs have a retention of their own.
+-- KEYS: 1 the shard's wfin, 2 wfs.  ARGV: 1 limit.
+-- Returns: {workflows removed, now, ms of the next removal or -1}
+--@include keys now
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
+for _, id in ipairs(due) do
+    redis.call('UNLINK', P .. 'wf:' .. id, P .. 'wd:' .. id, P .. 'wr:' .. id)
+    redis.call('ZREM', KEYS[1], id)
+    redis.call('ZREM', KEYS[2], id)
+end
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+return {#due, now, first[2] and tonumber(first[2]) or -1}

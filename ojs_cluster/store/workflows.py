@@ -1,0 +1,346 @@
+"""Workflows: create, read, list, cancel (spec: ojs-workflows 11).
+
+A workflow's record lives in the shard that its own id names, its jobs in the shards of their
+queues. Creation stores the record, with the ids of all jobs, and owes the start; ``advance``
+carries the workflow on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import orjson
+
+from ojs_cluster.core.errors import Conflict, NotFound
+from ojs_cluster.core.ids import is_job_id, new_job_id
+from ojs_cluster.core.workflow import (
+    CANCELLED,
+    COMPLETED,
+    ENDED,
+    QUEUED_MARK,
+    RUNNING,
+    Plan,
+    Verdict,
+    decode_plan,
+    evaluate,
+)
+from ojs_cluster.core.workflow_request import NewWorkflow
+from ojs_cluster.keys import Shard
+from ojs_cluster.store import fields as f
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.outbox import deliver
+from ojs_cluster.store.tick import Tick
+
+RESULTS_SHOWN_BYTES = 8 * 1024 * 1024
+"""Most bytes of results in one answer, and in what one job is given."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutcome:
+    """What is known of one job of a workflow. Times in ms; ``state`` is a word of step states:
+    waiting, pending, active, completed, failed, cancelled."""
+
+    state: str
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    attempt: int = 0
+    result: bytes | None = None
+    error: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRecord:
+    """A workflow as it was stored, and what follows from it. Times in ms."""
+
+    id: str
+    type: str
+    name: str
+    state: str
+    created_ms: int
+    finished_ms: int | None
+    plan: Plan
+    verdict: Verdict
+    fields: Mapping[bytes, bytes]
+    jobs: Sequence[JobOutcome] = ()
+    """Only when they were asked for, by number."""
+
+
+async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
+    """Store a workflow and start it; durable when this returns.
+
+    Raises
+    ------
+    TooManyQueues: a step's queue would be one too many.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    await store.queues.ensure(store, dict.fromkeys(node.queue for node in new.plan.jobs))
+    now_ms = time.time_ns() // 1_000_000
+    shards = len(store.keys)
+    workflow_id = new_job_id(int.from_bytes(os.urandom(4)) % shards, shards, now_ms)
+    plan = Plan(
+        [
+            node
+            if node.job < 0
+            else msgspec.structs.replace(
+                node,
+                job_id=new_job_id(store.keys.shard_of_queue(node.queue).index, shards, now_ms),
+            )
+            for node in new.plan.nodes
+        ]
+    )
+    marks = "." * len(plan.jobs)
+    home = store.keys.shard_of_id(workflow_id)
+    reply = await store.run(
+        home,
+        "workflow_create",
+        [
+            *(home.workflow(workflow_id), home.definitions(workflow_id)),
+            *(home.workflows, home.events),
+        ],
+        [
+            *(store.settings.events_per_shard, workflow_id, new.type, new.name),
+            *(plan.encode(), marks, event_data(workflow_id, new.name, plan)),
+            *new.definitions,
+        ],
+        idempotent=True,
+    )
+    await deliver(store, home, reply[2])
+    return _record(
+        workflow_id,
+        {
+            b"type": new.type.encode(),
+            b"name": new.name.encode(),
+            b"state": b"running",
+            b"created": b"%d" % reply[1],
+            b"marks": marks.encode(),
+        },
+        plan,
+    )
+
+
+async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowRecord:
+    """One workflow, with the state of its jobs when asked for.
+
+    Raises
+    ------
+    NotFound: no such workflow, or its retention is over.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    if not is_job_id(workflow_id):
+        raise NotFound("workflow", workflow_id[:100])
+    home = store.keys.shard_of_id(workflow_id)
+    flat: Any = await store.redis.call(
+        home.slot, "HGETALL", home.workflow(workflow_id), idempotent=True
+    )
+    if not flat:
+        raise NotFound("workflow", workflow_id)
+    items = iter(flat)
+    found = dict(zip(items, items, strict=True))
+    record = _record(workflow_id, found, decode_plan(found[b"plan"]))
+    return replace(record, jobs=await _outcomes(store, record)) if jobs else record
+
+
+async def cancel(store: Store, workflow_id: str) -> WorkflowRecord:
+    """Cancel a running workflow: nothing of it starts any more, and what waits is cancelled. An
+    active job may finish the attempt it is in (spec: ojs-workflows 11.3).
+
+    Raises
+    ------
+    NotFound: no such workflow.
+    Conflict: it has ended.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    if not is_job_id(workflow_id):
+        raise NotFound("workflow", workflow_id[:100])
+    home = store.keys.shard_of_id(workflow_id)
+    reply = await end(store, workflow_id, CANCELLED, b"")
+    if reply[0] == b"missing":
+        raise NotFound("workflow", workflow_id)
+    if reply[0] == b"conflict":
+        state = reply[1].decode()
+        raise Conflict(f"workflow '{workflow_id}' is {state}", id=workflow_id, state=state)
+    await deliver(store, home, reply[2])
+    return await get(store, workflow_id)
+
+
+async def end(store: Store, workflow_id: str, state: str, data: bytes) -> list[Any]:
+    """Run ``workflow_end.lua``; ``data`` are members of the event's data."""
+    home = store.keys.shard_of_id(workflow_id)
+    settings = store.settings
+    reply: list[Any] = await store.run(
+        home,
+        "workflow_end",
+        [home.workflow(workflow_id), home.ended, home.events],
+        [settings.events_per_shard, workflow_id, state, settings.retention_workflow_ms, data],
+        # A cancellation that is repeated must tell who cancelled; an end that is repeated need not.
+        idempotent=state != CANCELLED,
+    )
+    return reply
+
+
+async def list_workflows(
+    store: Store, *, limit: int, offset: int = 0
+) -> tuple[list[WorkflowRecord], int]:
+    """Workflows, newest first, without their jobs, and how many there are.
+
+    Parameters
+    ----------
+    limit, offset: a page; the work is bounded by their sum times the number of shards.
+    """
+    newest: list[tuple[float, str]] = []
+    total = 0
+
+    async def read(shard: Shard) -> None:
+        nonlocal total
+        count: Any = await store.redis.call(shard.slot, "ZCARD", shard.workflows, idempotent=True)
+        if not count:
+            return
+        total += count
+        flat: Any = await store.redis.call(
+            shard.slot,
+            *("ZREVRANGE", shard.workflows, 0, offset + limit - 1, "WITHSCORES"),
+            idempotent=True,
+        )
+        items = iter(flat)
+        newest.extend(
+            (float(score), name.decode()) for name, score in zip(items, items, strict=True)
+        )
+
+    await over_shards(store.keys, read)
+    newest.sort(reverse=True)
+    ids = [workflow_id for _, workflow_id in newest[offset : offset + limit]]
+    found: dict[str, WorkflowRecord] = {}
+
+    async def look(workflow_id: str) -> None:
+        try:
+            found[workflow_id] = await get(store, workflow_id, jobs=False)
+        except NotFound:
+            return  # its retention ended meanwhile
+
+    await over_shards(ids, look)
+    return [found[workflow_id] for workflow_id in ids if workflow_id in found], total
+
+
+async def purge_ended(store: Store, shard: Shard, limit: int) -> Tick:
+    """Remove up to ``limit`` workflows of a shard whose retention is over.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    removed, now, following = await store.run(
+        shard, "workflow_purge", [shard.ended, shard.workflows], [limit], idempotent=True
+    )
+    return Tick(removed, None if following < 0 else following, now, removed >= limit)
+
+
+def event_data(workflow_id: str, name: str, plan: Plan) -> bytes:
+    """Members that the data of all events of a workflow share (spec: ojs-events 3.5)."""
+    return b'"workflow_id":"%b","workflow_name":%b,"total_steps":%d' % (
+        workflow_id.encode(),
+        orjson.dumps(name),
+        len(plan.jobs),
+    )
+
+
+def _record(workflow_id: str, found: Mapping[bytes, bytes], plan: Plan) -> WorkflowRecord:
+    finished = found.get(b"finished")
+    return WorkflowRecord(
+        id=workflow_id,
+        type=found[b"type"].decode(),
+        name=found[b"name"].decode(),
+        state=found[b"state"].decode(),
+        created_ms=int(found[b"created"]),
+        finished_ms=int(finished) if finished else None,
+        plan=plan,
+        verdict=evaluate(plan, found[b"marks"].decode()),
+        fields=found,
+    )
+
+
+async def _outcomes(store: Store, record: WorkflowRecord) -> list[JobOutcome]:
+    """Every job: from the record when it has ended, else from where it waits or runs."""
+    found: dict[int, JobOutcome] = {}
+    ended: list[int] = []
+    live: list[int] = []
+    states = [
+        state
+        for node, state in zip(record.plan.nodes, record.verdict.states, strict=True)
+        if node.job >= 0
+    ]
+    marks = record.fields[b"marks"].decode()
+    for job, state in enumerate(states):
+        if marks[job] == QUEUED_MARK:
+            live.append(job)
+        elif state == RUNNING:
+            found[job] = JobOutcome("pending" if record.state == RUNNING else "cancelled")
+        elif marks[job] != "." and state in ENDED:
+            ended.append(job)
+        else:
+            left = state == "waiting" and record.state == RUNNING
+            found[job] = JobOutcome("waiting" if left else "cancelled")
+
+    async def look(job: int) -> None:
+        found[job] = await _live(store, record.plan.jobs[job].job_id)
+
+    await over_shards(live, look)
+    results = await results_of(store, record.id, ended)
+    for job in ended:
+        times = record.fields.get(b"t%d" % job, b"0 0 0").split()
+        found[job] = JobOutcome(
+            states[job],
+            int(times[0]) or None,
+            int(times[1]) or None,
+            int(times[2]),
+            results.get(job),
+            record.fields.get(b"e%d" % job),
+        )
+    return [found[job] for job in range(len(states))]
+
+
+async def _live(store: Store, job_id: str) -> JobOutcome:
+    shard = store.keys.shard_of_id(job_id)
+    state, started, attempt = await _fields(store, shard, job_id, f.STATE, f.STARTED, f.ATTEMPT)
+    words = {None: "cancelled", b"active": "active", b"completed": COMPLETED}
+    words |= {b"cancelled": CANCELLED, b"discarded": "failed"}
+    return JobOutcome(
+        words.get(state, "pending"), int(started) if started else None, None, int(attempt or 0)
+    )
+
+
+async def _fields(store: Store, shard: Shard, job_id: str, *names: bytes) -> Sequence[Any]:
+    reply: Any = await store.redis.call(
+        shard.slot, "HMGET", shard.job(job_id), *names, idempotent=True
+    )
+    values: Sequence[Any] = reply
+    return values
+
+
+async def results_of(store: Store, workflow_id: str, jobs: Sequence[int]) -> dict[int, bytes]:
+    """Results of jobs that have ended, as far as they fit into one answer."""
+    return (await inputs_of(store, workflow_id, None, jobs))[1]
+
+
+async def inputs_of(
+    store: Store, workflow_id: str, job: int | None, before: Sequence[int]
+) -> tuple[bytes, dict[int, bytes]]:
+    """A job's definition, and results of jobs ``before`` it, the most important first, as far as
+    they fit into ``RESULTS_SHOWN_BYTES``."""
+    if job is None and not before:
+        return b"", {}
+    home = store.keys.shard_of_id(workflow_id)
+    definition, *values = await store.run(
+        home,
+        "workflow_inputs",
+        [home.definitions(workflow_id), home.results(workflow_id)],
+        ["" if job is None else job, RESULTS_SHOWN_BYTES, *before],
+        idempotent=True,
+    )
+    found = {number: value for number, value in zip(before, values, strict=True) if value}
+    return definition, found

@@ -1,0 +1,82 @@
+"""Short ways to make workflows and to run their jobs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ojs_cluster.core.workflow_request import parse_workflow
+from ojs_cluster.store import workflows
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.outbox import drain
+from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.workflows import WorkflowRecord
+from tests.store.jobs import QUEUE, ack, take
+
+
+def step(type: str = "step", queue: str = QUEUE, **members: Any) -> dict[str, Any]:
+    """One step as a client would send it."""
+    return {"type": type, "args": [], "options": {"queue": queue}, **members}
+
+
+async def make(store: Store, **body: Any) -> WorkflowRecord:
+    """Create a workflow from the members of its request."""
+    return await workflows.create(store, parse_workflow(json.dumps(body).encode()))
+
+
+async def chain(store: Store, *steps: dict[str, Any]) -> WorkflowRecord:
+    return await make(store, type="chain", steps=list(steps))
+
+
+async def group(store: Store, *jobs: dict[str, Any]) -> WorkflowRecord:
+    return await make(store, type="group", jobs=list(jobs))
+
+
+async def batch(store: Store, jobs: list[dict[str, Any]], **callbacks: Any) -> WorkflowRecord:
+    return await make(store, type="batch", jobs=jobs, callbacks=callbacks)
+
+
+async def run_one(store: Store, queue: str = QUEUE, result: Any = None) -> str:
+    """Fetch the queue's next job and complete it; returns its type."""
+    [job] = await take(store, queue)
+    await ack(store, job, worker_id="w1", result=json.dumps(result).encode())
+    return job.type
+
+
+async def state_of(store: Store, workflow: WorkflowRecord | str) -> str:
+    workflow_id = workflow if isinstance(workflow, str) else workflow.id
+    return (await workflows.get(store, workflow_id)).state
+
+
+async def step_states(store: Store, workflow: WorkflowRecord) -> list[str]:
+    return [job.state for job in (await workflows.get(store, workflow.id)).jobs]
+
+
+def job_ids(workflow: WorkflowRecord) -> list[str]:
+    return [node.job_id for node in workflow.plan.jobs]
+
+
+def parents(job: JobRecord) -> Any:
+    """The results the job was given."""
+    return json.loads(job.json()).get("parent_results")
+
+
+async def drain_all(store: Store, db: Any) -> None:
+    """Carry out everything that is owed, however young."""
+    for _ in range(10):
+        owed = False
+        for shard in store.keys:
+            for number in db.zrange(shard.out, 0, -1):
+                owed = True
+                db.zadd(shard.out, {number: 0})
+        if not owed:
+            return
+        for shard in store.keys:
+            await drain(store, shard, 100)
+
+
+def assert_nothing_owed(store: Store, db: Any) -> None:
+    for shard in store.keys:
+        left = {k: v for k, v in db.hgetall(shard.outbox).items() if k != b"seq"}
+        assert left == {}
+        assert db.zcard(shard.out) == db.zcard(shard.parked) == 0
