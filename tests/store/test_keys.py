@@ -35,6 +35,8 @@ def built_keys(shard: Shard) -> dict[str, bytes]:
     keys = {name: getattr(shard, name) for name in SHARD_KEYS}
     for builder in (shard.job, shard.available, shard.queue, shard.minutes, shard.dead_of):
         keys[builder.__name__] = builder("x{y}z")
+    for builder in (shard.workflow, shard.definitions, shard.results):
+        keys[builder.__name__] = builder("x{y}z")
     return {**keys, "worker": shard.worker("host{1}:2")}
 
 

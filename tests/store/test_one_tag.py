@@ -41,7 +41,7 @@ from tests.store.jobs import (
     sibling_queue,
     take,
 )
-from tests.store.workflow_jobs import chain, run_one, step
+from tests.store.workflow_jobs import chain, drain_all, run_one, step
 from tests.support.prelude import MARK, PRELUDE
 from tests.support.servers import observer
 from tests.support.timeshift import age_claim, age_job, age_queue, age_worker
@@ -205,6 +205,7 @@ async def a_workflow(store: Store, db: Any) -> None:
     made = await chain(store, step("a", "steps"), step("b", "steps"))
     await run_one(store, "steps")
     await workflows.cancel(store, made.id)
+    await drain_all(store, db, everything=False)
     home = store.keys.shard_of_id(made.id)
     db.zincrby(home.ended, -8 * DAY, made.id)
     await workflows.purge_ended(store, home, 10)

@@ -1,0 +1,319 @@
+"""Workflows under concurrency, repetition and death between any two commands."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.redis import Arg, Client, Reply, Script
+from ojs_cluster.store import advance, jobs, workflows
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.workflows import WorkflowRecord
+from tests.store.jobs import QUEUE, ack, nack, queues_in_other_shards, take
+from tests.store.workflow_jobs import (
+    assert_nothing_owed,
+    batch,
+    chain,
+    drain_all,
+    group,
+    job_ids,
+    run_one,
+    state_of,
+    step,
+    step_states,
+)
+from tests.support.invariants import Census
+from tests.support.lossy import lossy
+
+
+class Died(BaseException):
+    """The acting process is gone: nothing of it runs on, no handler of errors either."""
+
+
+class Mortal:
+    """A client whose process dies at its ``at``-th command, before or after Redis applied it."""
+
+    def __init__(self, client: Client, at: int, *, applied: bool) -> None:
+        self._client = client
+        self._at = at
+        self._applied = applied
+        self.commands = 0
+        self.dead = False
+
+    async def script(
+        self,
+        slot: int,
+        script: Script,
+        keys: Sequence[bytes],
+        args: Sequence[Arg],
+        *,
+        idempotent: bool = False,
+    ) -> Reply:
+        return await self._run(
+            lambda: self._client.script(slot, script, keys, args, idempotent=idempotent)
+        )
+
+    async def call(self, slot: int, *args: Arg, idempotent: bool = False) -> Reply:
+        return await self._run(lambda: self._client.call(slot, *args, idempotent=idempotent))
+
+    async def _run(self, command: Callable[[], Awaitable[Reply]]) -> Reply:
+        if self.dead:
+            raise Died
+        self.commands += 1
+        if self.commands < self._at:
+            return await command()
+        self.dead = True
+        if self._applied:
+            await command()
+        raise Died
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
+async def dies_at(
+    store: Store, at: int, applied: bool, operation: Callable[[Store], Awaitable[object]]
+) -> bool:
+    """Run an operation in a process that dies at a command; False when it ended before that."""
+    client = Mortal(store.redis, at, applied=applied)
+    mortal = replace(store, redis=cast(Client, client))
+    try:
+        await operation(mortal)
+    except Died:
+        return True
+    except BaseExceptionGroup as group:
+        if group.split(Died)[1] is not None:
+            raise
+        return True
+    return False
+
+
+@pytest.mark.parametrize("applied", [False, True])
+async def test_a_process_may_die_at_any_command_of_an_ack(
+    store: Store, db: Any, consistent: Callable[[], Census], applied: bool
+) -> None:
+    at, died = 1, True
+    while died:
+        workflow = await chain(store, step("a"), step("b", "next"))
+        [job] = await take(store)
+        died = await dies_at(store, at, applied, acking(job, b"7"))
+        if not applied and at == 1:
+            await ack(store, job, result=b"7")  # the worker repeats what was never applied
+        await drain_all(store, db)
+        [second] = await take(store, "next", count=9)
+        assert second.json().count(b'"parent_results":[7]') == 1
+        await ack(store, second)
+        assert await state_of(store, workflow) == "completed"
+        assert_nothing_owed(store, db)
+        at += 1
+    consistent()
+    assert at > 5
+
+
+@pytest.mark.parametrize("applied", [False, True])
+async def test_a_process_may_die_at_any_command_of_a_creation(
+    store: Store, db: Any, consistent: Callable[[], Census], applied: bool
+) -> None:
+    names = queues_in_other_shards(store, 2)
+    at, died = 1, True
+    while died:
+        before = {w.id for w in (await workflows.list_workflows(store, limit=100))[0]}
+        died = await dies_at(store, at, applied, lambda dying: group(dying, *map(_in, names)))
+        await drain_all(store, db)
+        after = {w.id for w in (await workflows.list_workflows(store, limit=100))[0]}
+        made = after - before
+        got = [await take(store, name, count=9) for name in names]
+        assert [len(taken) for taken in got] == [len(made)] * 2, at
+        for [job] in filter(None, got):
+            await ack(store, job)
+        for workflow_id in made:
+            assert await state_of(store, workflow_id) == "completed"
+        assert_nothing_owed(store, db)
+        at += 1
+    consistent()
+    assert at > 5
+
+
+@pytest.mark.parametrize("applied", [False, True])
+async def test_a_process_may_die_at_any_command_of_a_cancellation(
+    store: Store, db: Any, consistent: Callable[[], Census], applied: bool
+) -> None:
+    at, died = 1, True
+    while died:
+        workflow = await group(store, step(), step())
+        died = await dies_at(store, at, applied, cancelling(workflow))
+        await drain_all(store, db)
+        if await state_of(store, workflow) == "running":
+            assert (at, applied) == (1, False)
+            await workflows.cancel(store, workflow.id)
+        assert await take(store) == []
+        assert await step_states(store, workflow) == ["cancelled"] * 2
+        assert_nothing_owed(store, db)
+        at += 1
+    consistent()
+    assert at > 4
+
+
+@pytest.mark.parametrize("applied", [False, True])
+async def test_an_ack_that_dies_while_its_workflow_is_cancelled_leaves_nothing_behind(
+    store: Store, other_store: Store, db: Any, applied: bool
+) -> None:
+    """The acting process dies at each command; in between another cancels the workflow."""
+    at, died = 2, True
+    while died:
+        workflow = await chain(store, step(), step("b", "next"))
+        [job] = await take(store)
+        died = await dies_at(store, at, applied, acking(job))
+        if died:
+            await workflows.cancel(other_store, workflow.id)
+            await drain_all(store, db)
+            assert await take(store, "next") == []
+            assert await state_of(store, workflow) == "cancelled"
+        assert_nothing_owed(store, db)
+        at += 1
+
+
+async def test_an_enqueue_that_overtakes_a_cancellation_is_taken_back(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    """The workflow is cancelled between the decision to enqueue and the enqueue itself."""
+    workflow = await chain(store, step(), step("b", "next"))
+    [job] = await take(store)
+
+    class Overtaken(Mortal):
+        async def script(self, slot: int, script: Script, *args: Any, **kw: Any) -> Reply:
+            if script.name == "enqueue":
+                await workflows.cancel(other_store, workflow.id)
+            return await self._client.script(slot, script, *args, **kw)
+
+    client = Overtaken(store.redis, 10_000, applied=False)
+    await ack(replace(store, redis=cast(Client, client)), job)
+    assert (await jobs.get(store, job_ids(workflow)[1])).state == "cancelled"
+    assert await take(store, "next") == []
+    assert await state_of(store, workflow) == "cancelled"
+    assert_nothing_owed(store, db)
+
+
+async def test_last_acks_at_once_call_back_once(store: Store, other_store: Store, db: Any) -> None:
+    names = queues_in_other_shards(store, 4)
+    for _ in range(10):
+        workflow = await batch(
+            store,
+            [step(queue=name) for name in names],
+            on_success=step("good", "back"),
+            on_complete=step("end", "back"),
+        )
+        taken = [(await take(store, name))[0] for name in names]
+        async with trio.open_nursery() as nursery:
+            for i, job in enumerate(taken):
+                nursery.start_soon(_ack, (store, other_store)[i % 2], job)
+        back = await take(store, "back", count=9)
+        assert Counter(job.type for job in back) == {"good": 1, "end": 1}
+        async with trio.open_nursery() as nursery:
+            for i, job in enumerate(back):
+                nursery.start_soon(_ack, (store, other_store)[i % 2], job)
+        assert await state_of(store, workflow) == "completed"
+    assert_nothing_owed(store, db)
+
+
+async def test_effects_delivered_again_in_any_order_change_nothing(store: Store, db: Any) -> None:
+    workflow = await batch(store, [step(), step()], on_complete=step("end", "back"))
+    first, second = await take(store, count=2)
+    await ack(store, first)
+    await ack(store, second)
+    payloads = [
+        (job, f"{workflow.id} {n} {job.id} completed") for n, job in enumerate((first, second))
+    ]
+    for seed in range(5):
+        random.Random(seed).shuffle(payloads)
+        for job, payload in payloads:
+            shard = store.keys.shard_of_id(job.id)
+            await advance.job_ended(store, shard, payload.encode())
+        await advance.started(store, shard, workflow.id.encode())
+    [end] = await take(store, "back", count=9)
+    await ack(store, end)
+    for job, payload in payloads:
+        await advance.job_ended(store, store.keys.shard_of_id(job.id), payload.encode())
+    assert await take(store, "back") == []
+    assert await state_of(store, workflow) == "completed"
+    assert_nothing_owed(store, db)
+
+
+async def test_cancel_races_with_acks_to_one_outcome(
+    store: Store, other_store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    endings: Counter[str] = Counter()
+    for round_ in range(30):
+        workflow = await chain(store, step("a"), step("b"))
+        [job] = await take(store)
+
+        async def cancel(workflow: WorkflowRecord = workflow, pause: int = round_) -> None:
+            for _ in range(pause):
+                await trio.lowlevel.checkpoint()
+            await workflows.cancel(other_store, workflow.id)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_ack, store, job)
+            nursery.start_soon(cancel)
+        assert await take(store) == []
+        assert await state_of(store, workflow) == "cancelled"
+        try:
+            endings[(await jobs.get(store, job_ids(workflow)[1])).state] += 1
+        except OJSError:
+            endings["never"] += 1
+    assert set(endings) <= {"cancelled", "never"}
+    assert_nothing_owed(store, db)
+    consistent()
+
+
+async def test_replies_lost_after_they_applied_change_nothing(store: Store, db: Any) -> None:
+    names = [name for name in store.scripts if name.startswith("workflow_")]
+    losing, client = lossy(store, *names, "enqueue", "outbox_settle", times=1)
+    workflow = await chain(losing, step(), step(options={"queue": QUEUE, "max_attempts": 1}))
+    await run_one(losing)
+    await drain_all(losing, db)
+    await nack(losing, (await take(losing))[0])
+    await drain_all(losing, db)
+    assert {"workflow_create", "workflow_record", "workflow_mark", "workflow_end"} <= set(
+        client.lost
+    )
+    assert await state_of(store, workflow) == "failed"
+    assert_nothing_owed(store, db)
+
+
+async def test_a_workflow_of_a_thousand_jobs_runs(store: Store, db: Any) -> None:
+    workflow = await batch(store, [step()] * 999, on_success=step("end", "back"))
+    seen = 0
+    while taken := await take(store, count=100):
+        seen += len(taken)
+        async with trio.open_nursery() as nursery:
+            for job in taken:
+                nursery.start_soon(_ack, store, job)
+    assert seen == 999
+    await run_one(store, "back")
+    assert await state_of(store, workflow) == "completed"
+    assert_nothing_owed(store, db)
+
+
+def acking(job: JobRecord, result: bytes | None = None) -> Callable[[Store], Awaitable[object]]:
+    return lambda dying: ack(dying, job, result=result)
+
+
+def cancelling(workflow: WorkflowRecord) -> Callable[[Store], Awaitable[object]]:
+    return lambda dying: workflows.cancel(dying, workflow.id)
+
+
+def _in(queue: str) -> dict[str, Any]:
+    return step(queue=queue)
+
+
+async def _ack(store: Store, job: JobRecord) -> None:
+    await ack(store, job, result=b"1")
