@@ -111,7 +111,10 @@ class _Reader:
         return number
 
     def _items(self, attributes: dict[str, Raw], dot: str) -> list[_Item]:
-        key = "steps" if "steps" in attributes else "jobs"
+        parallel = string(attributes.get("type", _NULL)) in ("group", "batch")
+        key = (
+            "jobs" if "jobs" in attributes or (parallel and "steps" not in attributes) else "steps"
+        )
         listed = array_items(attributes[key]) if key in attributes else None
         if not listed:
             raise InvalidRequest(f"{key} must be a non-empty array", field=f"{dot}{key}")

@@ -135,6 +135,13 @@ STORE = (
         "How long dead letters are kept.",
     ),
     Variable(
+        "OJS_RETENTION_WORKFLOW",
+        "store.retention_workflow_ms",
+        _RETENTION,
+        "7d",
+        "How long an ended workflow and its results are kept.",
+    ),
+    Variable(
         "OJS_RETENTION_WORKER",
         "store.worker_retention_ms",
         _RETENTION,

@@ -1,0 +1,266 @@
+"""Workflow requests in every spelling, and what follows from outcomes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.errors import InvalidRequest, OJSError, PayloadTooLarge, Unsupported
+from ojs_cluster.core.workflow import (
+    COMPLETED,
+    ENDED,
+    FAILED,
+    RUNNING,
+    Plan,
+    decode_plan,
+    evaluate,
+    inputs,
+    render,
+)
+from ojs_cluster.core.workflow_request import MAX_LEVELS, NewWorkflow, parse_workflow
+
+
+def job(type: str = "t", **members: Any) -> dict[str, Any]:
+    return {"type": type, "args": [], **members}
+
+
+def parse(**body: Any) -> NewWorkflow:
+    return parse_workflow(json.dumps(body).encode())
+
+
+def deps(new: NewWorkflow) -> list[list[int]]:
+    """What each job waits for, by job numbers; of flat workflows."""
+    return [[new.plan.nodes[dep].job for dep in node.deps] for node in new.plan.jobs]
+
+
+def test_a_chain_s_steps_wait_for_the_one_before() -> None:
+    new = parse(type="chain", steps=[job("a"), job("b"), job("c")])
+    assert (new.type, new.name, deps(new)) == ("chain", "", [[], [0], [1]])
+    assert [node.type for node in new.plan.jobs] == ["a", "b", "c"]
+
+
+def test_steps_as_the_reference_s_readme_has_them() -> None:
+    new = parse(type="chain", steps=[{"type": "extract.data", "queue": "etl"}] * 2)
+    assert [node.queue for node in new.plan.jobs] == ["etl", "etl"]
+    assert json.loads(new.definitions[0]) == {"type": "extract.data", "queue": "etl", "args": []}
+
+
+@pytest.mark.parametrize(
+    ("edges", "kind"),
+    [
+        ([[], [], []], "group"),
+        ([[], ["step-0"], ["step-1"]], "chain"),
+        ([[], ["step-0"], ["step-0"]], "dag"),
+        ([[]], "group"),
+    ],
+)
+def test_the_kind_follows_from_the_edges_when_no_type_is_sent(
+    edges: list[list[str]], kind: str
+) -> None:
+    steps = [job(id=f"step-{i}", depends_on=edge) for i, edge in enumerate(edges)]
+    new = parse(name="n", steps=steps)
+    assert new.type == kind
+    assert deps(new) == [[int(name[5:]) for name in edge] for edge in edges]
+
+
+def test_callback_steps_of_the_python_sdk_make_a_batch() -> None:
+    back = {"callback_type": "on_failure", "queue": "q"}
+    steps = [job(id="step-0"), job(id="step-1")]
+    ends = job(id="on_failure", depends_on=["step-0", "step-1"], options=back)
+    new = parse(name="n", steps=[*steps, ends])
+    assert new.type == "batch"
+    assert deps(new)[2] == [0, 1]
+    assert new.plan.jobs[2].callback == "on_failure"
+    assert b"callback_type" not in new.definitions[2]
+    assert len(new.plan.steps) == 2
+
+
+def test_default_options_give_way_to_a_step_s_own() -> None:
+    new = parse(
+        type="group",
+        options={"queue": "low", "priority": 5},
+        jobs=[job(), job(options={"queue": "own"}), job(queue="beside")],
+    )
+    assert [node.queue for node in new.plan.jobs] == ["low", "own", "beside"]
+    assert all(b'"priority":5' in definition for definition in new.definitions)
+
+
+def test_a_step_s_bytes_are_kept() -> None:
+    raw = b'{"type":"chain","steps":[{"type":"t","args":[1.0,1e400,"\\u00e9"],"x_new":[]}]}'
+    [definition] = parse_workflow(raw).definitions
+    assert b'[1.0,1e400,"\\u00e9"]' in definition
+    assert b'"x_new":[]' in definition
+
+
+def test_a_job_s_type_may_be_the_name_of_a_kind() -> None:
+    new = parse(type="chain", steps=[job("chain"), job("batch")])
+    assert [node.kind for node in new.plan.nodes] == ["chain", "job", "job"]
+
+
+def nest(levels: int) -> dict[str, Any]:
+    inner = job()
+    for _ in range(levels):
+        inner = {"type": "chain", "steps": [inner]}
+    return inner
+
+
+def test_nesting_is_bounded() -> None:
+    assert len(parse(**nest(MAX_LEVELS)).plan.nodes) == MAX_LEVELS + 1
+    with pytest.raises(InvalidRequest, match="nest"):
+        parse(**nest(MAX_LEVELS + 1))
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({"type": "chain", "steps": []}, "steps"),
+        ({"type": "chain"}, "steps"),
+        ({"type": "group"}, "jobs"),
+        ({"type": "group", "jobs": {}}, "jobs"),
+        ({"type": "ring", "steps": [job()]}, "type"),
+        ({"type": "batch", "jobs": [job()]}, "callbacks"),
+        ({"type": "batch", "jobs": [job()], "callbacks": {"on_end": job()}}, "callbacks.on_end"),
+        (
+            {"type": "batch", "jobs": [job()], "callbacks": {"on_success": 1}},
+            "callbacks.on_success",
+        ),
+        ({"type": "chain", "steps": [job(), 3]}, "steps[1]"),
+        ({"type": "chain", "steps": [job(), job("No")]}, "steps[1].type"),
+        ({"type": "chain", "steps": [job(options={"queue": "No"})]}, "steps[0].options.queue"),
+        ({"type": "chain", "name": 4, "steps": [job()]}, "name"),
+        ({"steps": [job(id="a", depends_on=["b"])]}, "steps[0].depends_on[0]"),
+        ({"steps": [job(id="a", depends_on="a")]}, "steps[0].depends_on"),
+        ({"steps": [job(id="a", depends_on=["a"])]}, "steps[0].depends_on"),
+        (
+            {"steps": [job(id="a", depends_on=["b"]), job(id="b", depends_on=["a"])]},
+            "steps[0].depends_on",
+        ),
+        ({"steps": [job(id="a"), job(id="a")]}, "steps[1]"),
+        (
+            {"type": "group", "jobs": [job(), {"type": "chain", "steps": [job("No")]}]},
+            "jobs[1].steps[0].type",
+        ),
+        ({"steps": [job(options={"callback_type": "on_end"})]}, "steps[0].options.callback_type"),
+    ],
+)
+def test_what_is_wrong_is_named(body: dict[str, Any], field: str) -> None:
+    with pytest.raises(OJSError) as caught:
+        parse(**body)
+    assert caught.value.field == field
+
+
+def test_a_unique_step_is_refused() -> None:
+    with pytest.raises(Unsupported):
+        parse(type="chain", steps=[job(options={"unique": {"keys": ["type"]}})])
+    parse(type="chain", steps=[job(options={"unique": None})])
+
+
+def test_a_workflow_has_a_thousand_jobs_at_most() -> None:
+    assert len(parse(type="group", jobs=[job()] * 1000).definitions) == 1000
+    with pytest.raises(PayloadTooLarge):
+        parse(type="group", jobs=[job()] * 1001)
+
+
+def test_a_long_chain_is_no_recursion() -> None:
+    steps = [job(id=f"s{i}", depends_on=[f"s{i - 1}"] if i else []) for i in range(1000)]
+    plan = parse(steps=steps[::-1]).plan
+    assert evaluate(plan, "." * 1000).ready == [999]
+    assert evaluate(plan, "c" * 1000).state == COMPLETED
+
+
+def test_a_plan_survives_storage() -> None:
+    plan = parse(type="batch", jobs=[nest(2), job()], callbacks={"on_complete": job()}).plan
+    assert decode_plan(plan.encode()) == plan
+
+
+def two_and_callbacks() -> Plan:
+    names = ("on_complete", "on_success", "on_failure")
+    return parse(type="batch", jobs=[job(), job()], callbacks={n: job(n) for n in names}).plan
+
+
+@pytest.mark.parametrize(
+    ("marks", "ready", "state"),
+    [
+        ("..", [0, 1], RUNNING),
+        ("q.", [1], RUNNING),
+        ("cd", [2, 4], RUNNING),
+        ("cc", [2, 3], RUNNING),
+        ("xq", [], RUNNING),
+        ("cccc", [], COMPLETED),
+        ("ccdc", [], FAILED),
+        ("cdc.c", [], FAILED),
+    ],
+)
+def test_callbacks_by_outcome(marks: str, ready: list[int], state: str) -> None:
+    verdict = evaluate(two_and_callbacks(), marks.ljust(5, "."))
+    assert (verdict.ready, verdict.state) == (ready, state)
+
+
+def random_graph(rng: random.Random) -> Plan:
+    steps = [
+        job(id=f"s{i}", depends_on=[f"s{j}" for j in range(i) if rng.random() < 0.3])
+        for i in range(rng.randint(1, 8))
+    ]
+    if rng.random() < 0.5:
+        name = rng.choice(["on_complete", "on_success", "on_failure"])
+        steps.append(job(id="back", options={"callback_type": name}))
+    if rng.random() < 0.5:
+        steps[0] = {**nest(2), "id": "s0"}
+    return parse(steps=steps).plan
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_knowing_more_takes_nothing_back_and_every_order_ends_the_same(seed: int) -> None:
+    rng = random.Random(seed)
+    plan = random_graph(rng)
+    fate = [rng.choice("cccd") for _ in plan.jobs]
+
+    def run() -> tuple[str, str]:
+        marks = "." * len(plan.jobs)
+        running: list[int] = []
+        while True:
+            verdict = evaluate(plan, marks)
+            for number in verdict.ready:
+                running.append(number)
+                marks = marks[:number] + "q" + marks[number + 1 :]
+            if verdict.state in ENDED:
+                assert not running
+                return verdict.state, marks
+            number = running.pop(rng.randrange(len(running)))
+            before = evaluate(plan, marks)
+            marks = marks[:number] + fate[number] + marks[number + 1 :]
+            after = evaluate(plan, marks)
+            for was, now in zip(before.states, after.states, strict=True):
+                assert was == now or was not in ENDED
+
+    assert run() == run()
+
+
+def test_results_reach_those_who_come_after() -> None:
+    fan = {"type": "group", "jobs": [job("g0"), {"type": "chain", "steps": [job(), job("c1")]}]}
+    plan = parse(type="chain", steps=[job("a"), fan, job("z")]).plan
+    results = {number: b"%d" % number for number in range(len(plan.jobs))}
+
+    def given(number: int) -> Any:
+        return json.loads(render(list(inputs(plan, number)[0]), results))
+
+    assert [given(number) for number in range(5)] == [[], [0], [0], [2], [0, [1, 3]]]
+    del results[1]
+    assert given(4) == [0, [None, 3]]
+
+
+def test_labels_name_results() -> None:
+    steps = [job(id="a"), job(name="b"), job(id="z", depends_on=["b", "a"])]
+    trees, names = inputs(parse(steps=steps).plan, 2)
+    assert (trees, names) == ([1, 0], ["b", "a"])
+
+
+def test_all_callback_combinations_of_a_pair_agree_with_the_matrix() -> None:
+    plan = two_and_callbacks()
+    for marks in itertools.product("cdx", repeat=2):
+        good = set(marks) == {"c"}
+        assert evaluate(plan, "".join(marks) + "...").ready == ([2, 3] if good else [2, 4])
