@@ -68,7 +68,7 @@ class WorkflowRecord:
     verdict: Verdict
     fields: Mapping[bytes, bytes]
     jobs: Sequence[JobOutcome] = ()
-    """Only when they were asked for, by number."""
+    """By number; empty when they were not asked for."""
 
 
 async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
@@ -111,7 +111,7 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
         idempotent=True,
     )
     await deliver(store, home, reply[2])
-    return _record(
+    record = _record(
         workflow_id,
         {
             b"type": new.type.encode(),
@@ -122,6 +122,10 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
         },
         plan,
     )
+    # Not read back: a worker may have one by now, but this is how it began.
+    ready = set(record.verdict.ready)
+    jobs = [JobOutcome("pending" if n in ready else "waiting") for n in range(len(plan.jobs))]
+    return replace(record, jobs=jobs)
 
 
 async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowRecord:

@@ -119,6 +119,34 @@ async def test_a_process_may_die_at_any_command_of_an_ack(
 
 
 @pytest.mark.parametrize("applied", [False, True])
+async def test_the_drainer_may_die_at_any_command_after_the_process_of_the_last_ack_did(
+    store: Store, db: Any, consistent: Callable[[], Census], applied: bool
+) -> None:
+    at, died = 1, True
+    while died:
+        workflow = await batch(
+            store,
+            [step(), step()],
+            on_success=step("good", "back"),
+            on_complete=step("end", "back"),
+        )
+        first, last = await take(store, count=2)
+        await ack(store, first)
+        assert await dies_at(store, 2, False, acking(last))
+        died = await dies_at(store, at, applied, lambda dying: drain_all(dying, db))
+        await drain_all(store, db)
+        back = await take(store, "back", count=9)
+        assert Counter(job.type for job in back) == {"good": 1, "end": 1}
+        for job in back:
+            await ack(store, job)
+        assert await state_of(store, workflow) == "completed"
+        assert_nothing_owed(store, db)
+        at += 1
+    consistent()
+    assert at > 10
+
+
+@pytest.mark.parametrize("applied", [False, True])
 async def test_a_process_may_die_at_any_command_of_a_creation(
     store: Store, db: Any, consistent: Callable[[], Census], applied: bool
 ) -> None:

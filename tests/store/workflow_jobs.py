@@ -68,14 +68,12 @@ async def drain_all(store: Store, db: Any, *, everything: bool = True) -> None:
             await drain(store, shard, 100)
         return
     for _ in range(10):
-        owed = False
-        for shard in store.keys:
-            for number in db.zrange(shard.out, 0, -1):
-                owed = True
-                db.zadd(shard.out, {number: 0})
-        if not owed:
+        owing = [shard for shard in store.keys if db.zcard(shard.out)]
+        if not owing:
             return
-        for shard in store.keys:
+        for shard in owing:
+            for number in db.zrange(shard.out, 0, -1):
+                db.zadd(shard.out, {number: 0})
             await drain(store, shard, 100)
 
 

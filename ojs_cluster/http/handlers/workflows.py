@@ -19,9 +19,8 @@ async def create(app: App, request: Request) -> Response:
     if request.body:
         require_json(request)
     new = parse_workflow(request.body, limits=app.settings.limits)
-    created = await store_workflows.create(app.store, new)
-    found = await store_workflows.get(app.store, created.id)
-    return _response(201, found, (("Location", f"/ojs/v1/workflows/{created.id}"),))
+    made = await store_workflows.create(app.store, new)
+    return _response(201, made, (("Location", f"/ojs/v1/workflows/{made.id}"),))
 
 
 async def get(app: App, _request: Request, workflow_id: str) -> Response:
@@ -81,11 +80,13 @@ def _response(
 ) -> Response:
     """The workflow under ``workflow``, and its members beside it for readers of the bare object."""
     summary = replies.dumps(_summary(found))[1:-1]
-    jobs = [_job(node, found) for node in found.plan.jobs if not node.callback]
-    called = {node.callback: _job(node, found) for node in found.plan.jobs if node.callback}
+    # Callbacks of a nested batch stand among its jobs: there may be several of one name.
+    own = [node for node in found.plan.jobs if node.callback and node.parent == 0]
+    jobs = [_job(node, found) for node in found.plan.jobs if node not in own]
     steps = replies.array(jobs)
     body = b'%b,"steps":%b,"jobs":%b' % (summary, steps, steps)
-    if called:
+    if own:
+        called = {node.callback: _job(node, found) for node in own}
         pairs = b",".join(b'"%b":%b' % (name.encode(), job) for name, job in called.items())
         body += b',"callbacks":{%b}' % pairs
     failed = [
@@ -158,6 +159,8 @@ def _job(node: Node, found: WorkflowRecord) -> bytes:
         "job_id": None if outcome.state == "waiting" else node.job_id,
         "depends_on": [_label(nodes[dep], dep) for dep in node.deps],
     }
+    if node.callback:
+        value["callback"] = node.callback
     if outcome.attempt:
         value["attempt"] = outcome.attempt
     if outcome.started_ms:
