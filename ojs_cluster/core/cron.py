@@ -56,6 +56,10 @@ _near_weekday: Final = re.compile(r"(\d{1,2})w").fullmatch
 _every: Final = re.compile(r"@every\s+((?:\d{1,9}(?:\.\d{1,3})?(?:ms|s|m|h))+)").fullmatch
 _part: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
 _UNIT_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
+_NUMBERS: Final = {
+    **{name: str(at) for at, name in enumerate(_DAYS.split("|"))},
+    **{name: str(at) for at, name in enumerate(_MONTHS.split("|"), 1)},
+}
 _UNRESTRICTED: Final = frozenset({"*", "?", "*/1"})
 
 
@@ -224,7 +228,8 @@ def _calendar(expression: str) -> _Calendar:
             if not is_item(item):
                 raise ValueError(f"its {name} cannot be '{item}'")
             _check_step(item, most, name)
-    return _Calendar(tuple(_branches(" ".join(clock), dom, month, dow)))
+    plain = [",".join(map(_plain, items.split(","))) for items in (*clock, month)]
+    return _Calendar(tuple(_branches(" ".join(plain[:3]), dom, plain[3], dow)))
 
 
 def _branches(clock: str, dom: str, month: str, dow: str) -> list[_Branch]:
@@ -264,7 +269,7 @@ def _days_of_month(field: str) -> tuple[list[str], list[int | None]]:
             near.append(None)
         elif item == "l" or _is_number_item(item):
             _check_step(item, 31, "day of month")
-            plain.append(item)
+            plain.append(_plain(item))
         else:
             raise ValueError(f"its day of month cannot be '{item}'")
     return plain, near
@@ -283,7 +288,7 @@ def _days_of_week(field: str) -> tuple[list[str], list[str]]:
             special.append(f"l{_weekday(match[1])}")
         elif _is_day_item(item):
             _check_step(item, 7, "day of week")
-            plain.append(item)
+            plain.append(_plain(item))
         else:
             raise ValueError(f"its day of week cannot be '{item}'")
     return plain, special
@@ -291,6 +296,15 @@ def _days_of_week(field: str) -> tuple[list[str], list[str]]:
 
 def _weekday(text: str) -> int:
     return int(text) % 7 if text.isdigit() else _DAYS.split("|").index(text)
+
+
+def _plain(item: str) -> str:
+    """``item`` in numbers; ``5-5`` as ``5``, which croniter takes for a whole turn."""
+    bounds, slash, step = item.partition("/")
+    numbers = [_NUMBERS.get(bound, bound) for bound in bounds.split("-")]
+    if len(numbers) == 2 and int(numbers[0]) == int(numbers[1]):
+        return numbers[0]
+    return "-".join(numbers) + slash + step
 
 
 def _check_step(item: str, most: int, name: str) -> None:

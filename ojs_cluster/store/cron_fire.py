@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import trio
@@ -194,25 +194,24 @@ async def _look_at(book: Book, cron: CronRecord, now_ms: int) -> None:
 class _Runs:
     """Earlier runs: what is left of them, oldest first."""
 
-    unfinished: dict[str, State] = field(default_factory=dict)
+    unfinished: tuple[str, ...] = ()
     ended: tuple[str, ...] = ()
 
 
 async def _runs(book: Book, cron: CronRecord) -> _Runs:
     if cron.overlap == "allow" and not cron.held:
         return _Runs()
-    found: dict[str, State | None] = {}
+    unfinished: set[str] = set()
 
     async def look(job_id: str) -> None:
-        found[job_id] = await book.state(job_id)
+        if await _unfinished(book, job_id):
+            unfinished.add(job_id)
 
     await over_shards(cron.open, look)
-    unfinished: dict[str, State] = {}
-    for job_id in cron.open:
-        state = found[job_id]
-        if state is not None and state not in TERMINAL:
-            unfinished[job_id] = state
-    return _Runs(unfinished, tuple(i for i in cron.open if i not in unfinished))
+    return _Runs(
+        tuple(job_id for job_id in cron.open if job_id in unfinished),
+        tuple(job_id for job_id in cron.open if job_id not in unfinished),
+    )
 
 
 async def _decide(book: Book, cron: CronRecord, tick_ms: int, now_ms: int) -> Claim:
@@ -224,7 +223,7 @@ async def _decide(book: Book, cron: CronRecord, tick_ms: int, now_ms: int) -> Cl
     waiting = len(runs.unfinished)
     skip = waiting > 0 if cron.overlap == "skip" else waiting >= MOST_WAITING
     if skip:
-        claim = Claim(fire=False, job_id=next(iter(runs.unfinished)), ended=runs.ended)
+        claim = Claim(fire=False, job_id=runs.unfinished[0], ended=runs.ended)
     else:
         claim = _fire(book, cron, runs, tick_ms)
     return replace(
@@ -243,18 +242,26 @@ def _fire(book: Book, cron: CronRecord, runs: _Runs, tick_ms: int | None = None)
         fire=True,
         job_id=book.job_id(cron, tick_ms),
         hold=hold,
-        cancels=tuple(runs.unfinished) if cron.overlap == "cancel_previous" else (),
+        cancels=runs.unfinished if cron.overlap == "cancel_previous" else (),
         ended=runs.ended,
     )
 
 
 async def _let_go(book: Book, cron: CronRecord) -> None:
     """Make the first held run available once all runs before it have ended."""
-    runs = await _runs(book, cron)
-    first = next(iter(runs.unfinished), None)
+    ended: list[str] = []
     let_go: tuple[str, ...] = ()
-    if first is not None and first in cron.held:
-        with suppress(Conflict):
-            await book.activate(first)
-        let_go = (first,)
-    await book.settle(cron.name, "swept", "", runs.ended, let_go)
+    for job_id in cron.open:
+        if await _unfinished(book, job_id):
+            if job_id in cron.held:
+                with suppress(Conflict):
+                    await book.activate(job_id)
+                let_go = (job_id,)
+            break
+        ended.append(job_id)
+    await book.settle(cron.name, "swept", "", ended, let_go)
+
+
+async def _unfinished(book: Book, job_id: str) -> bool:
+    state = await book.state(job_id)
+    return state is not None and state not in TERMINAL

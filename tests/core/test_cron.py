@@ -1,0 +1,256 @@
+"""When a schedule is due: the calendar, the changes of the clock, what is refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ojs_cluster.core.cron import Schedule, parse_schedule
+from ojs_cluster.core.errors import InvalidRequest
+from tests.support.cron_oracle import ZONES, random_expression, utc
+
+MINUTE_MS = 60_000
+
+
+def ms(text: str) -> int:
+    return int(utc(text).timestamp() * 1000)
+
+
+def following(expression: str, after: str, zone: str = "UTC", count: int = 1) -> list[str]:
+    """The next occurrences, as ISO text without an offset, in UTC."""
+    schedule = parse_schedule(expression, zone)
+    at, found = ms(after), []
+    for _ in range(count):
+        occurrence = schedule.following(at, ms(after))
+        assert occurrence is not None
+        at = occurrence.ms
+        found.append(datetime.fromtimestamp(at / 1000, UTC).replace(tzinfo=None).isoformat(" "))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("* * * * *", "2026-01-01 00:01:00"),
+        ("*/15 * * * *", "2026-01-01 00:15:00"),
+        ("5/20 * * * *", "2026-01-01 00:05:00"),
+        ("30 9 * * *", "2026-01-01 09:30:00"),
+        ("0 9 * * MON-FRI", "2026-01-01 09:00:00"),
+        ("0 0 * feb *", "2026-02-01 00:00:00"),
+        ("0 0 * * 0", "2026-01-04 00:00:00"),
+        ("0 0 * * 7", "2026-01-04 00:00:00"),
+        ("0 0 * * sun", "2026-01-04 00:00:00"),
+        ("0 0 * * FRI-SUN", "2026-01-02 00:00:00"),
+        ("0 0 * * 6-6", "2026-01-03 00:00:00"),
+        ("0 0 * * 7-7", "2026-01-04 00:00:00"),
+        ("0 22-2 * * *", "2026-01-01 01:00:00"),
+        ("*/10 * * * * *", "2026-01-01 00:00:10"),
+        ("30 0 0 1 * *", "2026-01-01 00:00:30"),
+        ("0 0 L * *", "2026-01-31 00:00:00"),
+        ("0 0 17W * *", "2026-01-16 00:00:00"),
+        ("0 0 LW * *", "2026-01-30 00:00:00"),
+        ("0 0 * * 5L", "2026-01-30 00:00:00"),
+        ("0 0 * * 5#3", "2026-01-16 00:00:00"),
+        ("0 0 13 * FRI", "2026-01-02 00:00:00"),
+        ("0 0 29 2 *", "2028-02-29 00:00:00"),
+        ("@yearly", "2027-01-01 00:00:00"),
+        ("@annually", "2027-01-01 00:00:00"),
+        ("@monthly", "2026-02-01 00:00:00"),
+        ("@weekly", "2026-01-04 00:00:00"),
+        ("@daily", "2026-01-02 00:00:00"),
+        ("@midnight", "2026-01-02 00:00:00"),
+        ("@hourly", "2026-01-01 01:00:00"),
+        ("  0   12  *  * * ", "2026-01-01 12:00:00"),
+    ],
+)
+def test_every_spelling_of_the_spec(expression: str, expected: str) -> None:
+    assert following(expression, "2026-01-01") == [expected]
+
+
+def test_a_day_that_a_month_does_not_have_is_left_out() -> None:
+    assert following("0 0 31W * *", "2026-01-31", count=3) == [
+        "2026-03-31 00:00:00",
+        "2026-05-29 00:00:00",
+        "2026-07-31 00:00:00",
+    ]
+    assert following("0 0 31 * *", "2026-01-31", count=2) == [
+        "2026-03-31 00:00:00",
+        "2026-05-31 00:00:00",
+    ]
+
+
+def test_kinds_of_days_can_be_mixed_and_are_joined_by_or() -> None:
+    assert following("0 0 1,15W,L * 1#2", "2026-02-01", count=5) == [
+        "2026-02-09 00:00:00",
+        "2026-02-16 00:00:00",
+        "2026-02-28 00:00:00",
+        "2026-03-01 00:00:00",
+        "2026-03-09 00:00:00",
+    ]
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "",
+        " ",
+        "not a valid cron",
+        "0 0 0 0 0 0 0",
+        "* * * *",
+        "99 25 32 13 8",
+        "60 * * * *",
+        "* 24 * * *",
+        "* * 32 * *",
+        "* * 0 * *",
+        "* * * 13 *",
+        "* * * 0 *",
+        "* * * * 8",
+        "60 * * * * *",
+        "*/0 * * * *",
+        "*/61 * * * *",
+        "1- * * * *",
+        "-5 * * * *",
+        "1-2-3 * * * *",
+        "1,,2 * * * *",
+        "a * * * *",
+        "* * * foo *",
+        "* * * * MONDAY",
+        "0 0 * * 5#6",
+        "0 0 * * L",
+        "0 0 32W * *",
+        "0 0 0W * *",
+        "0 0 L-3 * *",
+        "L * * * *",
+        "H * * * *",
+        "R R * * *",
+        "h(0-5) * * * *",
+        "0 0 30 2 *",
+        "0 0 31 2,4,6,9,11 *",
+        "@sometimes",
+        "@reboot",
+        "@every",
+        "@every 5",
+        "@every -5m",
+        "@every 500ms",
+        "@every 9999999h",
+        "* * * * *\n* * * * *",
+        "٥ * * * *",  # noqa: RUF001 - digits of another script
+        "* " * 200,
+    ],
+)
+def test_what_is_not_an_expression_is_refused(expression: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_schedule(expression, field="cron")
+    assert refused.value.field == "cron"
+
+
+@pytest.mark.parametrize(
+    "zone",
+    [
+        *("", "EST", "CET", "PST8PDT", "+05:00", "UTC+5", "-08:00", "Mars/Base"),
+        *("america/new_york", "../etc/passwd", "/etc/localtime", "right/Asia/Tokyo"),
+        "Europe/Berlin ",
+    ],
+)
+def test_only_iana_names_are_zones(zone: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        parse_schedule("* * * * *", zone)
+    assert refused.value.field == "timezone"
+
+
+def test_local_time_counts() -> None:
+    assert following("0 9 * * *", "2026-01-01", "Asia/Tokyo") == ["2026-01-02 00:00:00"]
+    assert following("0 9 * * *", "2026-01-01", "America/New_York") == ["2026-01-01 14:00:00"]
+    assert following("0 9 * * *", "2026-07-01", "America/New_York") == ["2026-07-01 13:00:00"]
+
+
+def test_time_that_is_skipped_in_spring_does_not_fire_and_is_told() -> None:
+    schedule = Schedule("30 2 * * *", "America/New_York")
+
+    occurrence = schedule.following(ms("2026-03-07 12:00"), 0)
+
+    assert occurrence is not None
+    assert occurrence.ms == ms("2026-03-09 06:30")
+    assert occurrence.gap_ms == ms("2026-03-08 07:00")
+    later = schedule.following(occurrence.ms, 0)
+    assert later is not None
+    assert later.gap_ms is None
+
+
+def test_time_that_comes_twice_in_autumn_fires_the_first_time_only() -> None:
+    assert following("30 1 * * *", "2026-10-31 12:00", "America/New_York", 2) == [
+        "2026-11-01 05:30:00",
+        "2026-11-02 06:30:00",
+    ]
+    assert following("*/30 * * * *", "2026-11-01 05:00", "America/New_York", 2) == [
+        "2026-11-01 05:30:00",
+        "2026-11-01 07:00:00",
+    ]
+    # Asked in the middle of the second time: nothing more of it is due.
+    assert following("* * * * * *", "2026-11-01 06:10", "America/New_York") == [
+        "2026-11-01 07:00:00"
+    ]
+
+
+def test_a_schedule_may_never_come_true_in_its_zone() -> None:
+    schedule = parse_schedule("30 2 * 3 SUN#2", "America/New_York")
+
+    assert schedule.following(ms("2026-01-01"), 0) is None
+
+
+def test_every_counts_from_its_anchor() -> None:
+    schedule = parse_schedule("@every 1h30m")
+    anchor = ms("2026-01-01 00:10")
+
+    assert schedule.following(anchor, anchor) is not None
+    for after, expected in [
+        ("2026-01-01 00:10", "2026-01-01 01:40"),
+        ("2026-01-01 01:39", "2026-01-01 01:40"),
+        ("2026-01-01 01:40", "2026-01-01 03:10"),
+        ("2025-12-31 00:00", "2026-01-01 01:40"),
+    ]:
+        found = schedule.following(ms(after), anchor)
+        assert found is not None
+        assert found.ms == ms(expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), zone=st.sampled_from(ZONES), start=st.integers(0, 400))
+def test_no_tick_is_missed_or_invented(seed: int, zone: str, start: int) -> None:
+    """Against brute force, over stretches that hold every kind of change of the clock."""
+    named = random_expression(Random(seed))
+    begin = utc("2026-01-01") + timedelta(days=start)
+    end = begin + timedelta(days=40)
+    try:
+        schedule = parse_schedule(named.text, zone)
+    except InvalidRequest as refused:
+        assert "no such date" in refused.message  # noqa: PT017 - both outcomes are right
+        assert list(named.ticks("UTC", begin, begin + timedelta(days=800))) == []
+        return
+
+    expected = list(named.ticks(zone, begin, end))
+    at = int(begin.timestamp() * 1000) - 1
+    for tick in expected[:400]:
+        occurrence = schedule.following(at, 0)
+        assert occurrence is not None, named.text
+        assert occurrence.ms == tick, named.text
+        at = tick
+    if len(expected) <= 400:
+        occurrence = schedule.following(at, 0)
+        assert occurrence is None or occurrence.ms >= int(end.timestamp() * 1000), named.text
+
+
+@given(seed=st.integers(0, 2**32), zone=st.sampled_from(ZONES), after=st.integers(0, 2**41))
+@settings(max_examples=200, deadline=None)
+def test_the_next_occurrence_is_later_whatever_the_moment(seed: int, zone: str, after: int) -> None:
+    named = random_expression(Random(seed))
+    try:
+        occurrence = parse_schedule(named.text, zone).following(after, 0)
+    except InvalidRequest:
+        return
+    assert occurrence is None or occurrence.ms > after
+    assert occurrence is None or occurrence.ms % MINUTE_MS == 0
