@@ -13,8 +13,7 @@ from typing import Final
 DEFAULT_FOLDERS: Final = (
     "level-0-core",
     "level-1-reliable",
-    "level-2-scheduled/delay",
-    "level-2-scheduled/ttl",
+    "level-2-scheduled",
     "level-3-workflows",
     "level-4-advanced/priority",
     "level-4-advanced/queue-ops",

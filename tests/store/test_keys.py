@@ -33,9 +33,10 @@ def lua(standalone: Embedded) -> Iterator[Any]:
 
 def built_keys(shard: Shard) -> dict[str, bytes]:
     keys = {name: getattr(shard, name) for name in SHARD_KEYS}
-    for builder in (shard.job, shard.available, shard.queue, shard.minutes, shard.dead_of):
-        keys[builder.__name__] = builder("x{y}z")
-    for builder in (shard.workflow, shard.definitions, shard.results):
+    for builder in (
+        *(shard.job, shard.available, shard.queue, shard.minutes, shard.dead_of),
+        *(shard.workflow, shard.definitions, shard.results),
+    ):
         keys[builder.__name__] = builder("x{y}z")
     return {**keys, "worker": shard.worker("host{1}:2")}
 
@@ -79,7 +80,11 @@ def test_every_key_and_channel_of_a_shard_carries_its_tag_and_slot() -> None:
 def test_keys_of_the_whole_cluster_carry_one_tag_of_their_own() -> None:
     meta = Keyspace(64).meta
 
-    for key in (meta.schema, meta.queues, meta.leader("g"), meta.fence("g")):
+    for key in (
+        *(meta.schema, meta.queues, meta.leader("g"), meta.fence("g")),
+        *(meta.crons, meta.cron_names, meta.cron("x"), meta.cron_history("x")),
+        *(meta.events, meta.sched),
+    ):
         assert key.startswith(b"ojs:{meta}:")
         assert key_slot(key) == meta.slot
     assert not any(shard.tag == "meta" for shard in Keyspace(64))

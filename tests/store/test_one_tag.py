@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 import trio
 
+from ojs_cluster.core.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.redis.script import Script
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import dead_letter, leader, queues, retention, workers, workflows
+from ojs_cluster.store import cron, dead_letter, leader, queues, retention, workers, workflows
 from ojs_cluster.store.activate import activate
 from ojs_cluster.store.aliases import settle_claims
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.cron_book import StoreBook
+from ojs_cluster.store.cron_fire import fire_due
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.events import EventFilter, read_events
 from ojs_cluster.store.fetch import release
@@ -121,6 +124,7 @@ async def test_one_life_of_everything_runs_every_script_under_the_guard(
     await worker_records(store, db)
     await queue_upkeep(store, db)
     await a_workflow(store, db)
+    await a_cron_job(store)
     await leadership(store)
     await reads(store)
 
@@ -209,6 +213,15 @@ async def a_workflow(store: Store, db: Any) -> None:
     home = store.keys.shard_of_id(made.id)
     db.zincrby(home.ended, -8 * DAY, made.id)
     await workflows.purge_ended(store, home, 10)
+
+
+async def a_cron_job(store: Store) -> None:
+    body = b'{"name":"c","cron":"@daily","type":"t","overlap_policy":"enqueue"}'
+    await cron.register(store, parse_cron(body))
+    await cron.trigger(store, "c")
+    await cron.trigger(store, "c")
+    await fire_due(StoreBook(store), 10)
+    await cron.drop(store, "c")
 
 
 async def leadership(store: Store) -> None:
