@@ -79,6 +79,12 @@ class Shard:
     """Workflows whose record lives here, by creation (ms)."""
     ended: bytes = field(init=False)
     """Workflows that have ended, by the ms at which retention removes them."""
+    locks: bytes = field(init=False)
+    """Unique locks by the ms at which the janitor looks at each."""
+    deals: bytes = field(init=False)
+    """Deals that must not be decided any more, by the ms at which that was settled."""
+    dealt: bytes = field(init=False)
+    """Deals whose part of this shard is written, by the ms of the writing."""
     wake: bytes = field(init=False)
     """Channel: the name of a queue that stopped being empty."""
     sched: bytes = field(init=False)
@@ -123,6 +129,14 @@ class Shard:
         """Hash of a workflow's jobs as the client sent them, by number."""
         return b"%bwd:%b" % (self.prefix, workflow_id.encode())
 
+    def lock(self, fingerprint: str) -> bytes:
+        """Hash of a unique lock: which job holds the fingerprint."""
+        return b"%bu:%b" % (self.prefix, fingerprint.encode())
+
+    def deal(self, deal_id: str) -> bytes:
+        """Hash of a decided write over shards that is being carried out, or that must not be."""
+        return b"%bb:%b" % (self.prefix, deal_id.encode())
+
     def results(self, workflow_id: str) -> bytes:
         """Hash of the results of a workflow's jobs, by number."""
         return b"%bwr:%b" % (self.prefix, workflow_id.encode())
@@ -147,6 +161,9 @@ SHARD_KEYS = {
     "parked": b"parked",
     "workflows": b"wfs",
     "ended": b"wfin",
+    "locks": b"locks",
+    "deals": b"deals",
+    "dealt": b"dealt",
     "wake": b"wake",
     "sched": b"sched",
 }
@@ -223,6 +240,10 @@ class Keyspace:
     def shard_of_id(self, job_id: str) -> Shard:
         """The shard that a job id names by its ``rand_a`` bits."""
         return self._shards[shard_of(job_id, len(self._shards))]
+
+    def shard_of_fingerprint(self, fingerprint: str) -> Shard:
+        """The shard that holds a fingerprint's lock."""
+        return self._shards[int(fingerprint[:8], 16) % len(self._shards)]
 
     def shard_of_worker(self, worker_id: str) -> Shard:
         """The shard that holds a worker's record."""

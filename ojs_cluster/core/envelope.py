@@ -18,6 +18,7 @@ from ojs_cluster.core.errors import (
     PayloadTooLarge,
     Unsupported,
 )
+from ojs_cluster.core.fingerprint import fingerprint
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.core.limits import DEFAULT_LIMITS, Limits
 from ojs_cluster.core.options import DEFAULT_SETTINGS, TOP_LEVEL, parse_options
@@ -32,6 +33,7 @@ from ojs_cluster.core.rawjson import (
 )
 from ojs_cluster.core.retry import RetryPolicy
 from ojs_cluster.core.timestamps import TimePoint
+from ojs_cluster.core.unique import UniquePolicy
 
 MAX_TYPE_LENGTH: Final = 255
 # The hyphen is not in the prose of the spec; its openapi document has it, and the conformance
@@ -91,6 +93,9 @@ class NewJob:
     expires: TimePoint | None
     pending: bool
     body: bytes
+    unique: UniquePolicy | None = None
+    fingerprint: str = ""
+    """Of a unique job: jobs with the same one count as the same."""
 
 
 def head(job_id: str, job: NewJob) -> bytes:
@@ -183,7 +188,8 @@ def _job(attributes: dict[str, Raw], limits: Limits) -> NewJob:
         settings = DEFAULT_SETTINGS
     else:
         settings = parse_options(options, beside)
-    body = b'"args":%b,"meta":%b' % (args, _meta(meta, settings.metadata, limits))
+    spliced = _meta(meta, settings.metadata, limits)
+    body = b'"args":%b,"meta":%b' % (args, spliced)
     if settings.members:
         body += b"," + settings.members
     if attributes:
@@ -200,6 +206,14 @@ def _job(attributes: dict[str, Raw], limits: Limits) -> NewJob:
         expires=settings.expires,
         pending=settings.pending,
         body=body,
+        unique=settings.unique,
+        fingerprint=(
+            ""
+            if settings.unique is None
+            else fingerprint(
+                settings.unique, job_type=job_type, queue=settings.queue, args=args, meta=spliced
+            )
+        ),
     )
 
 

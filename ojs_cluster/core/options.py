@@ -19,7 +19,7 @@ from ojs_cluster.core.errors import InvalidRequest, Unsupported, ValidationFaile
 from ojs_cluster.core.rawjson import Raw, array_items, show, string, value
 from ojs_cluster.core.retry import DEFAULT_RETRY, RetryPolicy, parse_retry
 from ojs_cluster.core.timestamps import TimePoint, parse_timestamp
-from ojs_cluster.core.unique import parse_unique
+from ojs_cluster.core.unique import UniquePolicy, parse_unique
 
 MAX_QUEUE_LENGTH: Final = 128
 MAX_PRIORITY: Final = 100
@@ -85,6 +85,7 @@ class Settings:
     scheduled: TimePoint | None = None
     expires: TimePoint | None = None
     pending: bool = False
+    unique: UniquePolicy | None = None
     members: bytes = b""
     metadata: bytes | None = None
 
@@ -147,6 +148,7 @@ def _resolve(text: bytes, beside: Mapping[str, Raw]) -> Settings:
         expires=_expires(source, members),
         pending=_pending(source),
         metadata=_metadata(source),
+        unique=_unique(source, members),
         members=_rest(source, members),
     )
 
@@ -312,13 +314,19 @@ def _metadata(source: _Source) -> bytes | None:
     return piece
 
 
+def _unique(source: _Source, members: list[bytes]) -> UniquePolicy | None:
+    unique, path = source.first("unique", beside=("unique",))
+    if unique is None:
+        return None
+    if not isinstance(unique, dict):
+        raise ValidationFailed(f"unique must be an object, not {show(unique)}", field=path)
+    policy = parse_unique(unique, path=path)
+    members.append(b'"unique":' + policy.json())
+    return policy
+
+
 def _rest(source: _Source, members: list[bytes]) -> bytes:
     """The members that are only repeated, not acted on, added to the others."""
-    unique, path = source.first("unique", beside=("unique",))
-    if unique is not None:
-        if not isinstance(unique, dict):
-            raise ValidationFailed(f"unique must be an object, not {show(unique)}", field=path)
-        members.append(b'"unique":' + parse_unique(unique, path=path).json())
     tags, path = bytes(source.options.tags), "options.tags"
     if tags == b"null" and "tags" in source.beside:
         tags, path = bytes(source.beside["tags"]), "tags"

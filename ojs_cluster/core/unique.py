@@ -1,4 +1,4 @@
-"""Uniqueness policies (spec: ojs-unique-jobs): validation and the canonical echo."""
+"""Uniqueness policies (spec: ojs-unique-jobs): validation, the canonical echo, what counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import orjson
 from ojs_cluster.core.durations import MAX_DURATION_MS, format_duration, parse_duration_ms
 from ojs_cluster.core.errors import ValidationFailed
 from ojs_cluster.core.rawjson import show
-from ojs_cluster.core.states import State
+from ojs_cluster.core.states import TERMINAL, State
 
 DIMENSIONS: Final = ("type", "queue", "args", "meta")
 DEFAULT_STATES: Final = (
@@ -49,6 +49,15 @@ class UniquePolicy:
     period_ms: int | None = None
     states: tuple[State, ...] = DEFAULT_STATES
     on_conflict: str = "reject"
+
+    def counts(self, state: str, age_ms: int) -> bool:
+        """Whether a job in ``state``, created ``age_ms`` ago, is in a new one's way."""
+        return state in self.states and (self.period_ms is None or age_ms < self.period_ms)
+
+    @property
+    def outlives_end(self) -> bool:
+        """Whether a job may be in the way after its end."""
+        return not TERMINAL.isdisjoint(self.states)
 
     def json(self) -> bytes:
         """The policy as a JSON object in the canonical spelling."""

@@ -53,6 +53,11 @@ def job_response(status: int, job: JobRecord, headers: Headers = ()) -> Response
     return Response(status, b'{"job":%b,%b}' % (job.json(), flat_job(job)), headers)
 
 
+def existing_job(job: JobRecord) -> Response:
+    """The answer to an enqueue that another job of the same uniqueness stands in for."""
+    return Response(200, b'{"job":%b,"deduplicated":true,%b}' % (job.json(), flat_job(job)))
+
+
 def array(items: Iterable[bytes]) -> bytes:
     """A JSON array of pieces that are JSON already."""
     return b"[%b]" % b",".join(items)

@@ -1,30 +1,38 @@
 -- Transition: (nothing) -> available | scheduled | pending, for one or many jobs of one shard.
 -- Pre:  no job with any of the ids exists in the shard; a claim on an alias has not lapsed.
 -- Post: all jobs exist, or none does. Counters, indexes and events agree with them.
--- KEYS: 1..4 the shard's due, exp, pend, ev; then per queue c: and q:; then per job its hash.
--- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 alias claim lapses at (ms, 0 none),
---       then the queue names, then per job:
+--       A deal's part is written once, over the ids that it has reserved.
+-- KEYS: 1..6 the shard's due, exp, pend, ev, claims, dealt; then per queue c: and q:; then per job
+--       its hash.
+-- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 claims lapse at (ms, 0 none),
+--       5 deal ('' none), then the queue names, then per job:
 --       id, queue's position (1-based), priority, state wanted ('' or 'pending'),
---       due ('' | 'a<ms>' absolute | 'r<ms>' from now), expires (likewise),
+--       due ('' | 'a<ms>' absolute | 's<ms>' absolute, shown in the envelope | 'r<ms>' from now,
+--       shown likewise), expires (likewise),
 --       number of field names and values that follow, those fields (e, t, m and what is set).
 -- Returns: {'ok', now, names of queues seen for the first time,
 --           per job: state, due ms or '', expires ms or ''}
 --          {'exists', position (1-based), fields of the job that is there}
---          {'lapsed'}
+--          {'lapsed'} | {'already'}
 --@include keys now job event deadline available
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
 if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'lapsed'} end
-local first_job = 4 + 2 * queues
+local first_job, deal, reserved = 6 + 2 * queues, ARGV[5], {}
+if deal ~= '' and redis.call('ZSCORE', KEYS[6], deal) then return {'already'} end
 for i = 1, jobs do
     if redis.call('EXISTS', KEYS[first_job + i]) == 1 then
-        return {'exists', i, redis.call('HGETALL', KEYS[first_job + i])}
+        if deal == '' or redis.call('HGET', KEYS[first_job + i], F.deal) ~= deal then
+            return {'exists', i, redis.call('HGETALL', KEYS[first_job + i])}
+        end
+        reserved[i] = true
     end
 end
+if deal ~= '' then redis.call('ZADD', KEYS[6], now, deal) end
 
 local names, seen_first = {}, {}
 for i = 1, queues do
-    names[i] = ARGV[4 + i]
-    if redis.call('HSETNX', KEYS[4 + 2 * i - 1], 'created', now) == 1 then
+    names[i] = ARGV[5 + i]
+    if redis.call('HSETNX', KEYS[6 + 2 * i - 1], 'created', now) == 1 then
         seen_first[#seen_first + 1] = names[i]
     end
 end
@@ -33,12 +41,14 @@ end
 local function moment(text)
     if text == '' then return nil end
     local at = tonumber(string.sub(text, 2))
-    if string.sub(text, 1, 1) == 'a' then return at end
-    return now + at, now + at
+    local kind = string.sub(text, 1, 1)
+    if kind == 'a' then return at end
+    if kind == 'r' then at = now + at end
+    return at, at
 end
 
 local reply = {'ok', now, seen_first}
-local at = 4 + queues
+local at = 5 + queues
 for i = 1, jobs do
     local key, id = KEYS[first_job + i], ARGV[at + 1]
     local due, due_shown = moment(ARGV[at + 5])
@@ -63,6 +73,10 @@ for i = 1, jobs do
     if due_shown then set(F.scheduled_shown, due_shown) end
     if expires then set(F.expires, expires) end
     if expires_shown then set(F.expires_shown, expires_shown) end
+    if reserved[i] then
+        redis.call('DEL', key)
+        redis.call('ZREM', KEYS[5], id)
+    end
     redis.call('HSET', key, unpack(write))
 
     if state == 'available' then

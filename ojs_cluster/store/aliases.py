@@ -7,9 +7,11 @@ that no id finds and whose removal is still due, and the next janitor run repeat
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from ojs_cluster.keys import Shard
+from ojs_cluster.store import deals
+from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Store
 
 _OLD_CLAIM_MS = 10 * 60_000
@@ -33,25 +35,50 @@ async def remove_due(store: Store, shard: Shard, job_id: str) -> bool:
 
 
 async def settle_claims(store: Store, shard: Shard, limit: int) -> int:
-    """Drop aliases of ``shard`` whose job was never stored; returns how many were dropped."""
+    """Drop aliases of ``shard`` whose job was never stored; returns how many were dropped.
+
+    One that leads to its own shard has kept a late job out (see ``unique``), or is an id reserved
+    by a deal that is still to be settled.
+    """
     ids = await store.run(
         shard, "old_claims", [shard.claims], [_OLD_CLAIM_MS, limit], idempotent=True
     )
     dropped = 0
     for raw in ids:
         job_id = raw.decode()
-        target = await store.redis.call(shard.slot, "HGET", shard.job(job_id), "@", idempotent=True)
-        if isinstance(target, bytes):
+        target, deal = await _alias(store, shard, job_id)
+        if deal is not None:
+            if not await deals.settle(store, deal):
+                await deals.unreserve(store, shard, deal, [job_id])
+                dropped += 1
+        elif target is not None and int(target) == shard.index:
+            dropped += await _settle(store, job_id, "drop", shard, at=shard)
+        elif target is not None:
             home = store.keys.shard(int(target))
             stored = await store.redis.call(home.slot, "EXISTS", home.job(job_id), idempotent=True)
             dropped += await _settle(store, job_id, "keep" if stored else "drop", home)
         else:
-            await _settle(store, job_id, "keep", shard)
+            await _settle(store, job_id, "keep", shard, at=shard)
     return dropped
 
 
-async def _settle(store: Store, job_id: str, how: Literal["keep", "drop"], target: Shard) -> int:
-    home = store.keys.shard_of_id(job_id)
+async def _alias(store: Store, shard: Shard, job_id: str) -> tuple[bytes | None, str | None]:
+    """Where an alias leads, and the deal that has reserved its id."""
+    found: Any = await store.redis.call(
+        shard.slot, "HMGET", shard.job(job_id), f.ALIAS, f.DEAL, idempotent=True
+    )
+    return found[0], None if found[1] is None else found[1].decode()
+
+
+async def _settle(
+    store: Store,
+    job_id: str,
+    how: Literal["keep", "drop"],
+    target: Shard,
+    *,
+    at: Shard | None = None,
+) -> int:
+    home = at or store.keys.shard_of_id(job_id)
     return int(
         await store.run(
             home,

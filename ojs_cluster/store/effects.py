@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from ojs_cluster.store import advance
+from ojs_cluster.store import advance, deals, unique
 from ojs_cluster.store.context import Effect
 
 EFFECTS: Mapping[str, Effect] = MappingProxyType(
@@ -13,6 +13,8 @@ EFFECTS: Mapping[str, Effect] = MappingProxyType(
         "workflow": advance.job_ended,
         "workflow_start": advance.started,
         "workflow_cancel": advance.cancelled,
+        "unlock": unique.ended,
+        "deal": deals.owed,
     }
 )
 """Kind, as ``owe`` in ``lua/include/effect.lua`` is told -> handler."""

@@ -1,63 +1,78 @@
-"""Enqueue jobs (spec: ojs-core, PUSH; ojs-bulk-operations)."""
+"""Enqueue jobs (spec: ojs-core, PUSH; ojs-bulk-operations; ojs-unique-jobs).
+
+What fits into one shard is one script. Everything else goes through a deal (see ``batch``), save
+two cases that need no decision of their own, because the job's existence is it: an id that a client
+chose, and a unique job that replaces none. There the alias or the lock is claimed first, and a
+claim without its job is nobody's after a while.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from ojs_cluster.core.envelope import NewJob, head
+from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate
 from ojs_cluster.core.ids import new_job_id
-from ojs_cluster.core.timestamps import TimePoint
+from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
+from ojs_cluster.store import batch, unique
 from ojs_cluster.store import fields as f
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.batch import duplicate_id
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.locks import Want
+from ojs_cluster.store.placing import Placed, command, place, read_back, written
 from ojs_cluster.store.record import JobRecord, record
 
 CLAIM_MS = 30_000
 """How long a claimed alias may wait for its job. The janitor drops it much later."""
+_TRIES = 5
 
 
 async def enqueue(store: Store, job: NewJob) -> JobRecord:
     """Store one job, durable when this returns.
 
+    Returns the job; with ``deduplicated`` set the one that is there already, under a policy that
+    says so.
+
     Raises
     ------
-    Duplicate: the client's id is taken, anywhere in the cluster.
+    Duplicate: the client's id is taken, anywhere in the cluster, or a job of the same uniqueness is
+        in the way.
     TooManyQueues: the queue would be one too many.
     BackendUnavailable: Redis did not answer in time.
     """
+    if job.unique is not None:
+        return await _enqueue_unique(store, job, job.unique)
     return (await enqueue_many(store, [job]))[0]
 
 
 async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
-    """Store jobs, answered in the order given. Those of one shard are stored all or none.
+    """Store jobs, all or none, answered in the order given.
 
     Raises
     ------
-    Duplicate: an id is taken or given twice; ``details`` name it and its index.
+    Duplicate: as ``enqueue``, or an id is given twice; ``details`` say which and where.
     TooManyQueues, BackendUnavailable: as ``enqueue``.
     """
-    placed = _place(store, jobs)
+    shards = {store.keys.shard_of_queue(job.queue) for job in jobs}
+    if len(shards) > 1 or any(job.unique is not None for job in jobs):
+        return await batch.enqueue_all(store, jobs)
+    [shard] = shards
+    placed = _place(store, shard, jobs)
     await store.queues.ensure(store, dict.fromkeys(job.queue for job in jobs))
-    parts: dict[Shard, list[int]] = {}
-    for index, (shard, _) in enumerate(placed):
-        parts.setdefault(shard, []).append(index)
-    lapses = await _claim(store, jobs, placed)
-    records: dict[int, JobRecord] = {}
-    # One shard after the other: a refusal by one leaves the later ones untouched.
-    for shard, indexes in parts.items():
-        part = [(placed[i][1], jobs[i]) for i in indexes]
-        stored = await _store_part(store, shard, part, indexes, lapses)
-        records.update(zip(indexes, stored, strict=True))
-    return [records[index] for index in range(len(jobs))]
+    lapses = await _claim(store, shard, jobs, placed)
+    return await _store_part(store, shard, placed, jobs, lapses)
 
 
 async def enqueue_fixed(
     store: Store, job_id: str, job: NewJob, fields: Sequence[bytes] = (), *, lapses: int = 0
 ) -> bool:
     """Store a job whose id was fixed in advance, unless it is there; returns whether it was not.
+
+    Its uniqueness is not looked at: what was promised when the id was fixed is kept.
 
     Parameters
     ----------
@@ -72,7 +87,7 @@ async def enqueue_fixed(
     """
     await store.queues.ensure(store, [job.queue])
     shard = store.keys.shard_of_id(job_id)
-    keys, args, _ = _command(store, shard, [(job_id, job)], lapses, fields)
+    keys, args = command(store, shard, [place(job_id, job, fields)], lapses=lapses)
     reply = await store.run(shard, "enqueue", keys, args, idempotent=True)
     if reply[0] == b"lapsed":
         raise Conflict(f"it is too late to store job '{job_id}'", job_id=job_id)
@@ -81,31 +96,74 @@ async def enqueue_fixed(
     return bool(reply[0] == b"ok")
 
 
-def _place(store: Store, jobs: Sequence[NewJob]) -> list[tuple[Shard, str]]:
-    """The shard and the id of each job; a client's ids must differ."""
+async def _enqueue_unique(store: Store, job: NewJob, policy: UniquePolicy) -> JobRecord:
+    """Claim the lock, then store the job.
+
+    Nobody takes the lock from a job that exists, or that may still be stored (``unique.examine``).
+    So the claim decides, and the job makes it certain.
+    """
+    shard = store.keys.shard_of_queue(job.queue)
+    await store.queues.ensure(store, [job.queue])
+    for _ in range(_TRIES):
+        [placed] = _place(store, shard, [job])
+        lapses = await _claim(store, shard, [job], [placed])
+        want = Want(job.fingerprint, placed.job_id, shard.index)
+        claim = await unique.claim(store, want, policy)
+        if claim.existing is not None:
+            if policy.on_conflict == "ignore":
+                return replace(claim.existing, deduplicated=True)
+            if policy.on_conflict == "reject":
+                raise unique.duplicate(job.fingerprint, claim.existing)
+            return (await batch.enqueue_all(store, [job]))[0]
+        lapses = min(lapses or claim.lapses, claim.lapses)
+        try:
+            return (await _store_part(store, shard, [placed], [job], lapses))[0]
+        except Conflict:
+            await unique.release(store, want)  # it took too long: the lock may be another's
+        except Duplicate as error:
+            if not await _is_holder(store, shard, placed, job):
+                await unique.release(store, want)
+            if job.id is not None:
+                raise error from None
+    raise BackendUnavailable("the job could not be stored in time", outcome="not_applied")
+
+
+async def _is_holder(store: Store, shard: Shard, placed: Placed, job: NewJob) -> bool:
+    """Whether the job that is there already is the one that holds the lock."""
+    held: Any = await store.redis.call(
+        shard.slot, "HGET", shard.job(placed.job_id), f.UNIQUE, idempotent=True
+    )
+    return isinstance(held, bytes) and held.rstrip(b"+") == job.fingerprint.encode()
+
+
+def _place(store: Store, shard: Shard, jobs: Sequence[NewJob]) -> list[Placed]:
+    """Each job with its id; a client's ids must differ."""
     now_ms = time.time_ns() // 1_000_000
-    placed: list[tuple[Shard, str]] = []
+    placed: list[Placed] = []
     seen: set[str] = set()
     for index, job in enumerate(jobs):
-        shard = store.keys.shard_of_queue(job.queue)
         if job.id is not None:
             if job.id in seen:
-                raise _duplicate(job.id, index, len(jobs))
+                raise duplicate_id(job.id, index, len(jobs))
             seen.add(job.id)
-        placed.append((shard, job.id or new_job_id(shard.index, len(store.keys), now_ms)))
+        job_id = job.id or new_job_id(shard.index, len(store.keys), now_ms)
+        placed.append(place(job_id, job, unique.fields(job)))
     return placed
 
 
-async def _claim(store: Store, jobs: Sequence[NewJob], placed: Sequence[tuple[Shard, str]]) -> int:
+async def _claim(
+    store: Store, shard: Shard, jobs: Sequence[NewJob], placed: Sequence[Placed]
+) -> int:
     """Claim the ids that clients chose, where their bits point elsewhere than their queue.
 
     Returns the ms (by the clock of the shard that lapses first) before which the jobs must be
     written, or 0.
     """
     lapses = 0
-    for index, (shard, job_id) in enumerate(placed):
+    for index, job in enumerate(jobs):
+        job_id = placed[index].job_id
         home = store.keys.shard_of_id(job_id)
-        if jobs[index].id is None or home is shard:
+        if job.id is None or home is shard:
             continue
         reply = await store.run(
             home,
@@ -115,165 +173,37 @@ async def _claim(store: Store, jobs: Sequence[NewJob], placed: Sequence[tuple[Sh
             idempotent=True,
         )
         if reply[0] != b"ok":
-            raise _duplicate(job_id, index, len(jobs))
+            raise duplicate_id(job_id, index, len(jobs))
         lapses = min(lapses or int(reply[1]), int(reply[1]))
     return lapses
 
 
 async def _store_part(
-    store: Store,
-    shard: Shard,
-    part: Sequence[tuple[str, NewJob]],
-    indexes: Sequence[int],
-    lapses: int,
+    store: Store, shard: Shard, part: Sequence[Placed], jobs: Sequence[NewJob], lapses: int
 ) -> list[JobRecord]:
-    keys, args, sent = _command(store, shard, part, lapses)
-    reply = await _run(store, shard, keys, args, part)
-    if reply[0] == b"lapsed":
-        raise Conflict("the claim on the job's id lapsed before the job could be stored")
-    if reply[0] == b"exists":
-        index = int(reply[1]) - 1
-        raise _duplicate(part[index][0], indexes[index], len(indexes))
-    if reply[2]:
-        await store.queues.created(store, reply[2])
-    now = b"%d" % reply[1]
-    answers = reply[3:]
-    return [
-        JobRecord(job_id, _stored(job, fields, now, answers[3 * i : 3 * i + 3]))
-        for i, ((job_id, job), fields) in enumerate(zip(part, sent, strict=True))
-    ]
-
-
-def _command(
-    store: Store,
-    shard: Shard,
-    part: Sequence[tuple[str, NewJob]],
-    lapses: int,
-    more: Sequence[bytes] = (),
-) -> tuple[list[bytes], list[Arg], list[list[bytes]]]:
-    """KEYS and ARGV of the script, and the fields of each job; ``more`` are added to all."""
-    queues = list(dict.fromkeys(job.queue for _, job in part))
-    positions = {queue: position for position, queue in enumerate(queues, 1)}
-    keys = [shard.due, shard.expiring, shard.pending, shard.events]
-    for queue in queues:
-        keys += (shard.queue(queue), shard.available(queue))
-    args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part), lapses, *queues]
-    sent: list[list[bytes]] = []
-    for job_id, job in part:
-        keys.append(shard.job(job_id))
-        fields = [*_fields(job_id, job), *more]
-        sent.append(fields)
-        args += (
-            job_id,
-            positions[job.queue],
-            job.priority,
-            "pending" if job.pending else "",
-            _moment(job.scheduled),
-            _moment(job.expires),
-            len(fields),
-            *fields,
-        )
-    return keys, args, sent
-
-
-async def _run(
-    store: Store,
-    shard: Shard,
-    keys: Sequence[bytes],
-    args: Sequence[Arg],
-    part: Sequence[tuple[str, NewJob]],
-) -> list[Any]:
-    """Run the script so that a lost reply is not answered with "duplicate" of ourselves."""
-    ours = all(job.id is None for _, job in part)
-    reply: list[Any]
-    try:
-        reply = await store.run(shard, "enqueue", keys, args, idempotent=ours)
-        retried = ours
-    except BackendUnavailable as error:
-        if error.outcome != "unknown":
-            raise
-        # The first try may have been applied. What is there then has our very bytes.
-        reply = await store.run(shard, "enqueue", keys, args)
-        retried = True
-    if reply[0] == b"exists" and retried:
-        index = int(reply[1]) - 1
-        job_id, job = part[index]
-        found = record(job_id, reply[2]).fields
-        if found.get(f.ENVELOPE) == _fields(job_id, job)[1]:
-            return await _already(store, shard, part)
-    return reply
-
-
-async def _already(store: Store, shard: Shard, part: Sequence[tuple[str, NewJob]]) -> list[Any]:
-    """The reply that was lost, read back: the part was stored as a whole."""
-    reply: list[Any] = [b"ok", 0, []]
-    for job_id, _ in part:
-        flat = await store.redis.call(shard.slot, "HGETALL", shard.job(job_id), idempotent=True)
-        found = record(job_id, flat).fields if isinstance(flat, list) else {}
-        reply[1] = int(found.get(f.CREATED, 0))
-        reply += (
-            found.get(f.STATE, b"available"),
-            found.get(f.DUE, b""),
-            found.get(f.EXPIRES, b""),
-        )
-    return reply
-
-
-def _fields(job_id: str, job: NewJob) -> list[bytes]:
-    retry = job.retry
-    fields = [
-        f.ENVELOPE,
-        head(job_id, job) + job.body,
-        f.TYPE,
-        job.type.encode(),
-        f.MAX_ATTEMPTS,
-        b"%d" % retry.max_attempts,
-    ]
-    optional = (
-        (f.RETRY, retry.packed()),
-        (f.NON_RETRYABLE, retry.patterns()),
-        (f.ON_EXHAUSTION, b"dead_letter" if retry.on_exhaustion == "dead_letter" else b""),
-        (f.VISIBILITY, b"%d" % job.visibility_timeout_ms if job.visibility_timeout_ms else b""),
-        (f.TIMEOUT, b"%d" % job.timeout_ms if job.timeout_ms else b""),
-    )
-    for name, value in optional:
-        if value:
-            fields += (name, value)
-    return fields
-
-
-def _stored(
-    job: NewJob, fields: Sequence[bytes], now: bytes, answer: Sequence[Any]
-) -> dict[bytes, bytes]:
-    """The job's hash as the script left it, without reading it back."""
-    state, due, expires = answer
-    pairs = iter(fields)
-    stored = dict(zip(pairs, pairs, strict=True))
-    stored[f.STATE] = state
-    stored[f.QUEUE] = job.queue.encode()
-    stored[f.PRIORITY] = b"%d" % job.priority
-    stored[f.CREATED] = now
-    for value, point, name, shown in (
-        (due, job.scheduled, f.DUE, f.SCHEDULED_SHOWN),
-        (expires, job.expires, f.EXPIRES, f.EXPIRES_SHOWN),
-    ):
-        if value != b"":
-            stored[name] = b"%d" % int(value)
-            if point is not None and point.relative:
-                stored[shown] = stored[name]
-    return stored
-
-
-def _moment(point: TimePoint | None) -> str:
-    if point is None:
-        return ""
-    return f"{'r' if point.relative else 'a'}{point.ms}"
-
-
-def _duplicate(job_id: str, index: int, of: int) -> Duplicate:
-    return Duplicate(
-        f"a job with id '{job_id}' already exists",
-        field="id",
-        existing_job_id=job_id,
-        index=index if of > 1 else None,
-    )
+    keys, args = command(store, shard, part, lapses=lapses)
+    # An id of ours cannot be taken: what is there was written by the same call before.
+    ours = all(job.id is None for job in jobs)
+    repeated = ours
+    while True:
+        try:
+            reply = await store.run(shard, "enqueue", keys, args, idempotent=ours)
+        except BackendUnavailable as error:
+            if error.outcome != "unknown" or repeated:
+                raise
+            repeated = True  # the first try may have been applied; what is there then tells
+            continue
+        if reply[0] == b"lapsed":
+            raise Conflict("the claim lapsed before the job could be stored")
+        if reply[0] == b"ok":
+            if reply[2]:
+                await store.queues.created(store, reply[2])
+            return written(part, reply)
+        job = part[int(reply[1]) - 1]
+        there = record(job.job_id, reply[2]).fields
+        if f.DEAL in there:
+            await batch.clear_way(store, shard, job.job_id, there[f.DEAL].decode())
+        elif repeated and there.get(f.ENVELOPE) == job.fields[1]:
+            return await read_back(store, shard, part)
+        else:
+            raise duplicate_id(job.job_id, int(reply[1]) - 1, len(part))

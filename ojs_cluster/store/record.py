@@ -26,10 +26,12 @@ class JobRecord:
     ----------
     id: the job's UUIDv7.
     fields: the hash. An empty value means absent (see ``drop_fields`` in ``lua/include/job.lua``).
+    deduplicated: it was there already, and answers the enqueue of another of the same uniqueness.
     """
 
     id: str
     fields: Mapping[bytes, bytes]
+    deduplicated: bool = False
 
     @property
     def type(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ojs_cluster.keys import Shard
+from ojs_cluster.store import deals, unique
 from ojs_cluster.store.aliases import remove_due, settle_claims
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.tick import Tick
@@ -33,7 +34,7 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> Tick:
 
 
 async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
-    """Remove old worker records, lapsed quiet marks and aliases without a job; returns how many."""
+    """Remove old worker records, lapsed quiet marks, aliases, locks and deals; returns how many."""
     records = await store.run(
         shard,
         "tidy",
@@ -41,7 +42,9 @@ async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
         [limit, store.settings.worker_retention_ms],
         idempotent=True,
     )
-    return int(records) + await settle_claims(store, shard, limit)
+    removed = int(records) + await settle_claims(store, shard, limit)
+    await unique.sweep(store, shard, limit)
+    return removed + await deals.tidy(store, shard, limit)
 
 
 async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tuple[int, str]:

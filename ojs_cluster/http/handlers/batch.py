@@ -17,9 +17,10 @@ async def enqueue_many(app: App, request: Request) -> Response:
     new_jobs = parse_batch(request.body, limits=app.settings.limits)
     jobs = await store_enqueue.enqueue_many(app.store, new_jobs)
     count = len(jobs)
+    enqueued = sum(not job.deduplicated for job in jobs)
     body = b'{"jobs":%b,"count":%d,"enqueued":%d,"failed":0}' % (
         replies.jobs_array(jobs),
         count,
-        count,
+        enqueued,
     )
     return Response(201, body)

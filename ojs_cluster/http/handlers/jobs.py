@@ -29,6 +29,8 @@ async def enqueue(app: App, request: Request) -> Response:
     job = await store_enqueue.enqueue(
         app.store, parse_job(request.body, limits=app.settings.limits)
     )
+    if job.deduplicated:
+        return replies.existing_job(job)
     return replies.job_response(201, job, (("Location", f"/ojs/v1/jobs/{job.id}"),))
 
 

@@ -25,7 +25,7 @@ CAPABILITIES = {
     "priority_queues": True,
     "rate_limiting": False,
     "schema_validation": False,
-    "unique_jobs": False,
+    "unique_jobs": True,
     "workflows": True,
     "pause_resume": True,
     "retry_policies": True,
@@ -56,6 +56,7 @@ async def manifest(app: App, _request: Request) -> Response:
             "protocols": ["http"],
             "backend": "redis",
             "capabilities": CAPABILITIES,
+            "unique_job_strength": "strong",
             "extensions": {"official": [], "experimental": []},
             "endpoints": {
                 "base_url": "/ojs/v1",

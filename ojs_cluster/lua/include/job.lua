@@ -7,6 +7,7 @@ local F = {
     worker = 'w', lease = 'l', deadline = 'd', lease_ms = 'lv',
     result = 'rs', errors = 'hn', error_slot = 'h', dead = 'dl', expired = 'ex', replays = 'rc',
     alias = '@', workflow = 'wf', step = 'ws', parents = 'pr', parent_names = 'pn', unique = 'uq', tokens = 'rt',
+    deal = '@t',
 }
 
 -- Reads a job. Returns the fields as a table and as HGETALL gave them, or nil and a reply:

@@ -1,0 +1,5 @@
+-- What is to be done for a decided deal; its parts are read one by one.
+-- KEYS: 1 b:.
+-- Returns: {now, plan or nil}
+--@include now
+return {now, redis.call('HGET', KEYS[1], 'plan')}

@@ -1,0 +1,14 @@
+-- Forgets, in one shard, deals given up and parts written so long ago that no process still acts
+-- on them.
+-- KEYS: 1 the shard's deals, 2 dealt.  ARGV: 1 age ms, 2 limit.
+-- Returns: how many
+--@include keys now
+local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])
+local parts = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])
+for _, deal in ipairs(old) do redis.call('EXISTS', P .. 'b:' .. deal) end
+for _, deal in ipairs(old) do
+    redis.call('DEL', P .. 'b:' .. deal)
+    redis.call('ZREM', KEYS[1], deal)
+end
+for _, deal in ipairs(parts) do redis.call('ZREM', KEYS[2], deal) end
+return #old + #parts

@@ -1,0 +1,39 @@
+-- A job claims the unique locks of its fingerprints, all in one shard, in the order given.
+-- Pre:  a lock is free, or held by the job that the caller has looked at and that is not in the way
+--       (`expected`), and no deal is undecided about it.
+-- Post: the job holds it. What it held before is remembered when it may still count.
+-- Up to the first lock that is held otherwise, the claims stand: who goes on claims the rest.
+-- Repeated, it changes nothing. Lock fields: h, s, a holder's id, shard, ms of the claim; p, ps, pa
+-- the same of the holder before; t the deal that is undecided about h.
+-- KEYS: 1 the shard's locks, then per lock u:.
+-- ARGV: 1 deal ('' none), 2 ms until the janitor looks, then per lock: fingerprint, job id, its
+--       shard, expected holder ('' none), '1' to remember that one.
+-- Returns: {'ok', now} | {'held', position (1-based), now, fields of the lock}
+--@include now
+local deal, reply = ARGV[1], {'ok', now}
+local locks = {}
+for i = 1, #KEYS - 1 do
+    local at = 2 + 5 * (i - 1)
+    local flat = redis.call('HGETALL', KEYS[i + 1])
+    local lock = {}
+    for j = 1, #flat, 2 do lock[flat[j]] = flat[j + 1] end
+    lock.mine = lock.h == ARGV[at + 2] and (lock.t or '') == deal
+    if not lock.mine and lock.h and (lock.t or lock.h ~= ARGV[at + 4]) then
+        reply = {'held', i, now, flat}
+        break
+    end
+    locks[i] = lock
+end
+for i, lock in ipairs(locks) do
+    if not lock.mine then
+        local at, key = 2 + 5 * (i - 1), KEYS[i + 1]
+        redis.call('DEL', key)
+        if lock.h and ARGV[at + 5] == '1' then
+            redis.call('HSET', key, 'p', lock.h, 'ps', lock.s, 'pa', lock.a)
+        end
+        redis.call('HSET', key, 'h', ARGV[at + 2], 's', ARGV[at + 3], 'a', now)
+        if deal ~= '' then redis.call('HSET', key, 't', deal) end
+        redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[at + 1])
+    end
+end
+return reply

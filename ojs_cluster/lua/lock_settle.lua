@@ -1,0 +1,32 @@
+-- What becomes of unique locks of one shard, where the job named still holds them.
+-- 'keep':   the deal was carried out: the holder is certain, the one before is forgotten.
+-- 'drop':   the job was not and will not be stored: the lock is the one before's, or free.
+-- 'unlock': the job has ended: likewise, whatever deal has not yet noted that it was stored.
+-- 'later':  the janitor looks again when the lock is twice as old as now.
+-- KEYS: 1 the shard's locks, then per lock u:.
+-- ARGV: 1 'keep' | 'drop' | 'unlock' | 'later', 2 deal ('' none), 3 least ms until the janitor looks,
+--       then per lock: fingerprint, job id.
+-- Returns: how many locks were found as said
+--@include now
+local how, deal, found = ARGV[1], ARGV[2], {}
+for i = 1, #KEYS - 1 do
+    local lock = redis.call('HMGET', KEYS[i + 1], 'h', 't', 'p', 'ps', 'pa', 'a')
+    if lock[1] == ARGV[3 + 2 * i] and (how == 'unlock' or (lock[2] or '') == deal) then
+        found[#found + 1] = {KEYS[i + 1], ARGV[2 + 2 * i], lock}
+    end
+end
+for _, entry in ipairs(found) do
+    local key, fingerprint, lock = entry[1], entry[2], entry[3]
+    if how == 'later' then
+        redis.call('ZADD', KEYS[1], now + math.max(ARGV[3], now - lock[6]), fingerprint)
+    elseif how == 'keep' then
+        redis.call('HDEL', key, 't', 'p', 'ps', 'pa')
+    elseif lock[3] then
+        redis.call('HSET', key, 'h', lock[3], 's', lock[4], 'a', lock[5])
+        redis.call('HDEL', key, 't', 'p', 'ps', 'pa')
+    else
+        redis.call('DEL', key)
+        redis.call('ZREM', KEYS[1], fingerprint)
+    end
+end
+return #found

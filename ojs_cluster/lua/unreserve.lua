@@ -1,0 +1,13 @@
+-- A deal that will not be carried out gives its reserved ids back.
+-- KEYS: 1 the shard's claims, then per id its job hash.  ARGV: 1 deal, then the ids.
+-- Returns: ids given back
+--@include job
+local mine = {}
+for i = 2, #KEYS do
+    if redis.call('HGET', KEYS[i], F.deal) == ARGV[1] then mine[#mine + 1] = i end
+end
+for _, i in ipairs(mine) do
+    redis.call('DEL', KEYS[i])
+    redis.call('ZREM', KEYS[1], ARGV[i])
+end
+return #mine

@@ -1,0 +1,195 @@
+"""Deals: writes over several shards that happen as a whole or not at all.
+
+Redis Cluster has no transaction over slots. A deal first reserves what others could take from it
+(ids that clients chose, unique locks), then decides: one script on one shard writes down everything
+that is to be done, with an outbox entry that owes it. That script is the moment at which the write
+happens. What follows only carries it out, is idempotent, and is finished by the drainer when its
+process dies. A deal that was not decided leaves reservations which anybody in whose way they are
+takes back, after having made the decision impossible (``settle``).
+
+Carrying out: jobs that are replaced are cancelled, then each shard's jobs are written by one script
+that notes the deal (so that it is written once, however often it is repeated within ten minutes),
+then the locks are certain. Until all is written some jobs of a decided deal may be seen and others
+not yet; nothing of an undecided one ever is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ojs_cluster.core.errors import Conflict, NotFound
+from ojs_cluster.keys import Shard
+from ojs_cluster.store import locks
+from ojs_cluster.store.cancel import cancel
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.locks import Want
+from ojs_cluster.store.placing import Placed, command, read_back, written
+from ojs_cluster.store.record import JobRecord
+
+_APPLY_MS = 300_000
+"""A part is not written this long after its deal was read: half the time that a shard remembers
+which parts it has."""
+_FORGET_MS = 600_000
+
+
+class _Plan(msgspec.Struct, frozen=True, array_like=True):
+    """All of a deal but its jobs. New fields go to the end, with a default."""
+
+    cancels: list[str]
+    withdrawn: list[str]
+    locks: list[tuple[str, str]]
+    shards: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """What is to be done.
+
+    Parameters
+    ----------
+    id: names the shard of the record.
+    parts: the jobs to write, by shard.
+    cancels: jobs that are replaced.
+    withdrawn: jobs among ``parts`` that later ones of the same batch replace. They are written as
+        pending, which no worker gets, and cancelled.
+    locks: fingerprints, and the job that holds each from now on.
+    """
+
+    id: str
+    parts: Mapping[Shard, Sequence[Placed]]
+    cancels: Sequence[str] = ()
+    withdrawn: Sequence[str] = ()
+    locks: Sequence[tuple[str, str]] = ()
+
+
+async def decide(store: Store, deal: Deal, lapses: int) -> int | None:
+    """Make it happen; returns the ms of the decision, None when it is too late.
+
+    Parameters
+    ----------
+    lapses: ms of the clock of the deal's shard from which on it is too late, 0 for never.
+
+    Raises
+    ------
+    BackendUnavailable: as ever; with an unknown outcome, the deal may have been decided.
+    """
+    home = store.keys.shard_of_id(deal.id)
+    shards = list(deal.parts)
+    plan = _Plan(
+        list(deal.cancels), list(deal.withdrawn), list(deal.locks), [s.index for s in shards]
+    )
+    encode = msgspec.msgpack.encode
+    reply = await store.run(
+        home,
+        "deal_decide",
+        [home.deal(deal.id), home.out, home.outbox, home.dealt],
+        [lapses, deal.id, encode(plan), *(encode(list(deal.parts[shard])) for shard in shards)],
+        idempotent=True,
+    )
+    return int(reply[1]) if reply[0] == b"ok" else None
+
+
+async def carry_out(store: Store, deal: Deal, now_ms: int) -> dict[str, JobRecord]:
+    """Do what was decided, any number of times; returns the jobs by id.
+
+    Parameters
+    ----------
+    now_ms: when the decision was made, or read.
+
+    Raises
+    ------
+    OJSError: something could not be done now; the deal's entry in the outbox stays.
+    """
+    records: dict[str, JobRecord] = {}
+
+    async def write(shard: Shard) -> None:
+        part = deal.parts[shard]
+        keys, args = command(store, shard, part, lapses=now_ms + _APPLY_MS, deal=deal.id)
+        reply = await store.run(shard, "enqueue", keys, args, idempotent=True)
+        if reply[0] == b"ok":
+            found = written(part, reply)
+            if reply[2]:
+                await store.queues.created(store, reply[2])
+        elif reply[0] == b"already":
+            found = await read_back(store, shard, part)
+        else:
+            raise Conflict(f"deal {deal.id} cannot be written: {reply[0].decode()}")
+        records.update((job.id, job) for job in found)
+
+    async def drop(job_id: str) -> None:
+        with suppress(Conflict, NotFound):  # it has ended meanwhile, which is as good
+            records[job_id] = await cancel(store, job_id)
+
+    await over_shards(deal.cancels, drop)
+    await over_shards(deal.parts, write)
+    await over_shards(deal.withdrawn, drop)
+    await locks.settle(store, "keep", [Want(fp, job_id, 0) for fp, job_id in deal.locks], deal.id)
+    home = store.keys.shard_of_id(deal.id)
+    await store.run(
+        home,
+        "deal_end",
+        [home.deal(deal.id), home.out, home.outbox, home.parked, home.dealt],
+        [deal.id],
+        idempotent=True,
+    )
+    return records
+
+
+async def owed(store: Store, _shard: Shard, payload: bytes) -> None:
+    """Effect 'deal': a deal was decided. Payload: its id."""
+    await _finish(store, payload.decode())
+
+
+async def settle(store: Store, deal_id: str) -> bool:
+    """Bring a deal that is in the way to its end: carried out, or impossible from now on.
+
+    Returns whether it was decided. After False, what it has reserved may be taken back: where it
+    was carried out and forgotten long before, nothing is reserved any more.
+    """
+    home = store.keys.shard_of_id(deal_id)
+    reply = await store.run(
+        home,
+        "deal_fence",
+        [home.deal(deal_id), home.deals, home.dealt],
+        [deal_id],
+        idempotent=True,
+    )
+    if reply != b"decided":
+        return False
+    await _finish(store, deal_id)
+    return True
+
+
+async def unreserve(store: Store, shard: Shard, deal_id: str, job_ids: Sequence[str]) -> None:
+    """Give ids of a shard back that a deal has reserved and will not use."""
+    keys = [shard.claims, *(shard.job(job_id) for job_id in job_ids)]
+    await store.run(shard, "unreserve", keys, [deal_id, *job_ids], idempotent=True)
+
+
+async def tidy(store: Store, shard: Shard, limit: int) -> int:
+    """Forget what a shard remembers of deals long over; returns how many."""
+    keys = [shard.deals, shard.dealt]
+    return int(await store.run(shard, "deal_tidy", keys, [_FORGET_MS, limit], idempotent=True))
+
+
+async def _finish(store: Store, deal_id: str) -> None:
+    home = store.keys.shard_of_id(deal_id)
+    now, raw = await store.run(home, "deal_read", [home.deal(deal_id)], idempotent=True)
+    if raw is None:
+        return
+    plan = msgspec.msgpack.decode(raw, type=_Plan)
+    parts: dict[Shard, list[Placed]] = {}
+    for position, index in enumerate(plan.shards):
+        piece: Any = await store.redis.call(
+            home.slot, "HGET", home.deal(deal_id), position, idempotent=True
+        )
+        if piece is None:
+            return  # somebody else has finished it
+        parts[store.keys.shard(index)] = msgspec.msgpack.decode(piece, type=list[Placed])
+    await carry_out(store, Deal(deal_id, parts, plan.cancels, plan.withdrawn, plan.locks), now)

@@ -1,0 +1,103 @@
+"""The commands of unique locks; ``unique`` says what they are for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ojs_cluster.core.unique import UniquePolicy
+from ojs_cluster.keys import Shard
+from ojs_cluster.store import fields as f
+from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.record import JobRecord, record
+
+_CHECK_MS = 600_000
+"""The janitor looks at a lock when it is this old, then when it is twice as old, and so on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """A job that wants a lock.
+
+    Parameters
+    ----------
+    shard: index of the shard where the job will live.
+    expected: the holder that was looked at and is not in the way, '' for none.
+    remember: whether that one may still count, should the job not be stored after all.
+    """
+
+    fingerprint: str
+    job_id: str
+    shard: int
+    expected: str = ""
+    remember: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A job that holds a lock, and how long ago (ms) it was created."""
+
+    job: JobRecord
+    age_ms: int
+
+    def blocks(self, policy: UniquePolicy) -> bool:
+        return policy.counts(self.job.state, self.age_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A lock of a claim is held by another: its fields, and its shard's clock."""
+
+    position: int
+    lock: Mapping[bytes, bytes]
+    now_ms: int
+
+
+async def try_claim(
+    store: Store, shard: Shard, wants: Sequence[Want], deal: str = ""
+) -> int | Refused:
+    """Claim locks of one shard; returns its ms, or the first that is held otherwise."""
+    keys = [shard.locks]
+    args: list[Arg] = [deal, _CHECK_MS]
+    for want in wants:
+        keys.append(shard.lock(want.fingerprint))
+        args += [want.fingerprint, want.job_id, want.shard, want.expected, "1" * want.remember]
+    reply = await store.run(shard, "lock_claim", keys, args, idempotent=True)
+    if reply[0] == b"ok":
+        return int(reply[1])
+    return Refused(int(reply[1]) - 1, record("", reply[3]).fields, int(reply[2]))
+
+
+async def look(store: Store, shard: Shard, job_id: str) -> Holder | None:
+    """A job and its age; None when there is no such job."""
+    now, flat = await store.run(shard, "look", [shard.job(job_id)], idempotent=True)
+    job = record(job_id, flat)
+    if f.STATE not in job.fields:
+        return None
+    return Holder(job, now - job.created_ms)
+
+
+async def fence(store: Store, shard: Shard, job_id: str) -> bool:
+    """Make it impossible that a job is stored; returns False when it is there."""
+    keys = [shard.job(job_id), shard.claims]
+    reply = await store.run(shard, "claim_alias", keys, [job_id, shard.index, 0], idempotent=True)
+    return bool(reply[0] != b"exists")
+
+
+async def settle(
+    store: Store,
+    how: Literal["keep", "drop", "unlock", "later"],
+    wants: Sequence[Want],
+    deal: str = "",
+) -> None:
+    """What becomes of locks where the jobs of ``wants`` hold them (see ``lock_settle.lua``)."""
+    shards: dict[Shard, list[Want]] = {}
+    for want in wants:
+        shards.setdefault(store.keys.shard_of_fingerprint(want.fingerprint), []).append(want)
+    for shard, group in shards.items():
+        keys = [shard.locks, *(shard.lock(want.fingerprint) for want in group)]
+        args: list[Arg] = [how, deal, _CHECK_MS]
+        for want in group:
+            args += (want.fingerprint, want.job_id)
+        await store.run(shard, "lock_settle", keys, args, idempotent=True)

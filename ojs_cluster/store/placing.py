@@ -1,0 +1,147 @@
+"""Jobs as the enqueue script takes them, and as it leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ojs_cluster.core.envelope import NewJob, head
+from ojs_cluster.core.timestamps import TimePoint
+from ojs_cluster.keys import Shard
+from ojs_cluster.store import fields as f
+from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.record import JobRecord, record
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A job with its id, ready to be written. Holds only what a deal's record can keep.
+
+    Parameters
+    ----------
+    due, expires: '', or the letter of a kind of moment and ms (see ``enqueue.lua``).
+    fields: names and values of the hash, one after the other.
+    """
+
+    job_id: str
+    queue: str
+    priority: int
+    pending: bool
+    due: str
+    expires: str
+    fields: list[bytes]
+
+
+def place(job_id: str, job: NewJob, more: Sequence[bytes] = ()) -> Placed:
+    """``job`` under ``job_id``; ``more`` are names and values of further fields."""
+    return Placed(
+        job_id,
+        job.queue,
+        job.priority,
+        job.pending,
+        _moment(job.scheduled),
+        _moment(job.expires),
+        [*_fields(job_id, job), *more],
+    )
+
+
+def command(
+    store: Store, shard: Shard, part: Sequence[Placed], *, lapses: int = 0, deal: str = ""
+) -> tuple[list[bytes], list[Arg]]:
+    """KEYS and ARGV of the script that writes ``part``, all of ``shard``.
+
+    Parameters
+    ----------
+    lapses: ms of the shard's clock from which on it is refused, 0 for never.
+    deal: the deal whose part it is, '' for none.
+    """
+    queues = list(dict.fromkeys(job.queue for job in part))
+    positions = {queue: position for position, queue in enumerate(queues, 1)}
+    keys = [shard.due, shard.expiring, shard.pending, shard.events, shard.claims, shard.dealt]
+    for queue in queues:
+        keys += (shard.queue(queue), shard.available(queue))
+    args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part), lapses, deal]
+    args += queues
+    for job in part:
+        keys.append(shard.job(job.job_id))
+        args += (
+            job.job_id,
+            positions[job.queue],
+            job.priority,
+            "pending" if job.pending else "",
+            job.due,
+            job.expires,
+            len(job.fields),
+            *job.fields,
+        )
+    return keys, args
+
+
+def written(part: Sequence[Placed], reply: Sequence[Any]) -> list[JobRecord]:
+    """The jobs' hashes as the script left them, from its reply, without reading them back."""
+    now, answers = b"%d" % reply[1], reply[3:]
+    return [
+        JobRecord(job.job_id, _stored(job, now, answers[3 * i : 3 * i + 3]))
+        for i, job in enumerate(part)
+    ]
+
+
+async def read_back(store: Store, shard: Shard, part: Sequence[Placed]) -> list[JobRecord]:
+    """The jobs as they are now; one that is gone already, as it was written."""
+    found: list[JobRecord] = []
+    for job in part:
+        flat = await store.redis.call(shard.slot, "HGETALL", shard.job(job.job_id), idempotent=True)
+        if isinstance(flat, list) and flat:
+            found.append(record(job.job_id, flat))
+        else:
+            found.append(JobRecord(job.job_id, _stored(job, b"0", (b"available", b"", b""))))
+    return found
+
+
+def _fields(job_id: str, job: NewJob) -> list[bytes]:
+    retry = job.retry
+    fields = [
+        f.ENVELOPE,
+        head(job_id, job) + job.body,
+        f.TYPE,
+        job.type.encode(),
+        f.MAX_ATTEMPTS,
+        b"%d" % retry.max_attempts,
+    ]
+    optional = (
+        (f.RETRY, retry.packed()),
+        (f.NON_RETRYABLE, retry.patterns()),
+        (f.ON_EXHAUSTION, b"dead_letter" if retry.on_exhaustion == "dead_letter" else b""),
+        (f.VISIBILITY, b"%d" % job.visibility_timeout_ms if job.visibility_timeout_ms else b""),
+        (f.TIMEOUT, b"%d" % job.timeout_ms if job.timeout_ms else b""),
+    )
+    for name, value in optional:
+        if value:
+            fields += (name, value)
+    return fields
+
+
+def _stored(job: Placed, now: bytes, answer: Sequence[Any]) -> dict[bytes, bytes]:
+    state, due, expires = answer
+    pairs = iter(job.fields)
+    stored = dict(zip(pairs, pairs, strict=True))
+    stored[f.STATE] = state
+    stored[f.QUEUE] = job.queue.encode()
+    stored[f.PRIORITY] = b"%d" % job.priority
+    stored[f.CREATED] = now
+    for value, moment, name, shown in (
+        (due, job.due, f.DUE, f.SCHEDULED_SHOWN),
+        (expires, job.expires, f.EXPIRES, f.EXPIRES_SHOWN),
+    ):
+        if value != b"":
+            stored[name] = b"%d" % int(value)
+            if moment[0] != "a":
+                stored[shown] = stored[name]
+    return stored
+
+
+def _moment(point: TimePoint | None) -> str:
+    if point is None:
+        return ""
+    return f"{'r' if point.relative else 'a'}{point.ms}"

@@ -1,0 +1,165 @@
+"""Unique locks: which job holds a fingerprint (spec: ojs-unique-jobs).
+
+A lock lies in the shard that its fingerprint names, the job in its queue's. The lock is claimed
+first, by compare and set against the holder that the claimer has looked at, so of any number of
+producers one wins. It does not say what its holder is doing: who finds it held looks at the job
+itself, in whose shard's clock the policy's period is counted.
+
+A holder that is not there has not been stored yet, or never will be. Waiting for a clock would not
+tell which: its producer may be stalled between claim and job. So whoever has waited long enough
+first makes storing it impossible (``claim_alias`` on the job's own shard: an alias that leads
+nowhere else), and then takes the lock.
+
+A lock goes with its job's end, by the effect 'unlock'; one whose policy counts ended jobs goes when
+the job itself is gone, which the janitor notices.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import trio
+
+from ojs_cluster.core.envelope import NewJob
+from ojs_cluster.core.errors import BackendUnavailable, Duplicate
+from ojs_cluster.core.states import TERMINAL
+from ojs_cluster.core.unique import UniquePolicy
+from ojs_cluster.keys import Shard
+from ojs_cluster.store import deals
+from ojs_cluster.store import fields as f
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.locks import Holder, Refused, Want, fence, look, settle, try_claim
+from ojs_cluster.store.record import JobRecord, record
+
+CLAIM_MS = 120_000
+"""How long a claimed lock may wait for its job. What keeps a late job out is the alias that leads
+nowhere, whatever the clocks say; this keeps it out when the janitor has removed that (10 min)."""
+PATIENCE_S = 10.0
+"""How long a producer waits for others that are enqueueing the same job."""
+GRACE_MS = 1_500
+"""How long a claim is waited for before it is taken for that of a dead producer."""
+_PAUSE_S = (0.005, 0.04)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What became of a claim: a job is in the way, or the lock is held until ``lapses`` (ms)."""
+
+    existing: JobRecord | None
+    lapses: int
+
+
+def fields(job: NewJob) -> list[bytes]:
+    """What a unique job's hash says of its lock."""
+    if job.unique is None:
+        return []
+    kept = "+" if job.unique.outlives_end else ""
+    return [f.UNIQUE, f"{job.fingerprint}{kept}".encode()]
+
+
+def duplicate(fingerprint: str, existing: JobRecord, index: int | None = None) -> Duplicate:
+    """The error that a job of the same uniqueness is there."""
+    return Duplicate(
+        f"a job of the same uniqueness exists: '{existing.id}' is {existing.state}",
+        existing_job_id=existing.id,
+        existing_job_state=existing.state.value,
+        uniqueness_key=fingerprint,
+        index=index,
+    )
+
+
+async def claim(store: Store, want: Want, policy: UniquePolicy) -> Claim:
+    """Claim one lock, unless its holder is in the way.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time, or others kept the lock undecided.
+    """
+    shard = store.keys.shard_of_fingerprint(want.fingerprint)
+    deadline = trio.current_time() + PATIENCE_S
+    while trio.current_time() < deadline:
+        reply = await try_claim(store, shard, [want])
+        if isinstance(reply, int):
+            return Claim(None, reply + CLAIM_MS)
+        holder = await examine(store, want.fingerprint, reply)
+        if holder is None:
+            continue
+        if holder.blocks(policy):
+            return Claim(holder.job, 0)
+        want = expecting(want, holder)
+    raise busy()
+
+
+def expecting(want: Want, holder: Holder | None) -> Want:
+    """``want`` after a look at the holder, which is not in the way or will be cancelled."""
+    lives = holder is not None and holder.job.state not in TERMINAL
+    expected = "" if holder is None else holder.job.id
+    return Want(want.fingerprint, want.job_id, want.shard, expected, lives)
+
+
+def busy() -> BackendUnavailable:
+    """The error that others kept a lock or an id undecided for too long."""
+    return BackendUnavailable("the same job is being enqueued by others", outcome="not_applied")
+
+
+async def examine(store: Store, fingerprint: str, refused: Refused) -> Holder | None:
+    """The job that holds a lock; None when that was not certain, and is worth another claim."""
+    lock, age_ms = refused.lock, refused.now_ms - int(refused.lock[b"a"])
+    holder = Want(fingerprint, lock[b"h"].decode(), int(lock[b"s"]))
+    deal = lock.get(b"t", b"").decode()
+    if deal:
+        if age_ms < GRACE_MS:
+            await pause()
+        elif not await deals.settle(store, deal):
+            await settle(store, "drop", [holder], deal)
+        return None
+    shard = store.keys.shard(holder.shard)
+    found = await look(store, shard, holder.job_id)
+    if found is not None:
+        return found
+    if age_ms < GRACE_MS:
+        await pause()
+    elif await fence(store, shard, holder.job_id):
+        await settle(store, "drop", [holder])
+    return None
+
+
+async def release(store: Store, want: Want) -> None:
+    """Give back a lock whose job will not be stored."""
+    await settle(store, "drop", [want])
+
+
+async def pause() -> None:
+    """A moment, not the same for all who wait."""
+    await trio.sleep(random.uniform(*_PAUSE_S))  # noqa: S311 - jitter
+
+
+async def ended(store: Store, shard: Shard, payload: bytes) -> None:
+    """Effect 'unlock': a job that holds a lock has ended. Payload: its field ``uq``, its id."""
+    held, job_id = payload.decode().split(" ")
+    if not held.endswith("+"):
+        await settle(store, "unlock", [Want(held, job_id, shard.index)])
+
+
+async def sweep(store: Store, shard: Shard, limit: int) -> int:
+    """Look at locks of a shard that are old; returns how many were looked at.
+
+    Those go whose job is gone, or has ended under a policy that does not count ended jobs.
+    """
+    _, names = await store.run(shard, "locks_due", [shard.locks], [limit], idempotent=True)
+    for name in names:
+        fingerprint = name.decode()
+        now, flat = await store.run(shard, "look", [shard.lock(fingerprint)], idempotent=True)
+        if not flat:
+            await store.redis.call(shard.slot, "ZREM", shard.locks, name, idempotent=True)
+            continue
+        refused = Refused(0, record("", flat).fields, now)
+        holder = await examine(store, fingerprint, refused)
+        if holder is None:
+            continue
+        want = Want(fingerprint, holder.job.id, 0)
+        kept = holder.job.fields.get(f.UNIQUE, b"").endswith(b"+")
+        over = holder.job.state in TERMINAL and not kept
+        await settle(store, "unlock" if over else "later", [want])
+    return len(names)
