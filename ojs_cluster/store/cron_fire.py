@@ -25,7 +25,7 @@ import trio
 
 from ojs_cluster.core.cron_job import job_of_tick
 from ojs_cluster.core.envelope import NewJob
-from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, NotFound
 from ojs_cluster.core.limits import Limits
 from ojs_cluster.core.states import TERMINAL, State
 from ojs_cluster.store.cron_record import CronRecord
@@ -146,6 +146,10 @@ async def run_by_hand(book: Book, cron: CronRecord) -> str | None:
     """Fire now, whatever the schedule; the policy ``skip`` does not apply to who asks for a run.
 
     Returns the job's id, or None when ``cron`` is not what it was: read it again.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time; ``unknown`` when the run will still happen.
     """
     if cron.owed is not None:
         await deliver(book, cron)
@@ -154,7 +158,13 @@ async def run_by_hand(book: Book, cron: CronRecord) -> str | None:
     claimed = await book.claim(cron, _fire(book, cron, runs))
     if claimed is None or claimed.owed is None:
         return None
-    await deliver(book, claimed)
+    try:
+        await deliver(book, claimed)
+    except BackendUnavailable as error:
+        # Whatever became of this command, the run is decided: the scheduler will deliver it.
+        raise BackendUnavailable(
+            error.message, outcome="unknown", retry_after_s=error.retry_after_s
+        ) from error
     return claimed.owed.job_id
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +25,7 @@ from ojs_cluster.store.events import EventFilter, read_events
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.tick import Tick
 from tests.store.jobs import DAY, HOUR, ack, envelope, take
+from tests.support.invariants import Census
 from tests.support.timeshift import age_cron
 
 QUEUE = "reports"
@@ -39,6 +41,13 @@ def definition(name: str = "daily", expression: str = "@daily", **members: Any) 
         **members,
     }
     return parse_cron(json.dumps(body).encode())
+
+
+@pytest.fixture(autouse=True)
+def everything_agrees(store: Store, consistent: Callable[[], Census]) -> Iterator[None]:
+    """The indexes agree with the cron jobs after each test of this module."""
+    yield
+    consistent()
 
 
 async def registered(store: Store, *args: Any, **members: Any) -> CronRecord:
@@ -367,6 +376,20 @@ async def test_a_firing_that_was_interrupted_is_finished_once(
     assert (await jobs.get(store, old.id)).state is State.CANCELLED
     assert await take(store, "elsewhere") == []
     assert (await cron.get(store, "daily")).runs == 2
+
+
+async def test_a_run_by_hand_that_is_decided_but_not_stored_is_no_refusal(
+    store: Store, db: Any
+) -> None:
+    record = await registered(store)
+    dying = type("Dying", (Failing,), {"at": "enqueue"})(store)
+
+    with pytest.raises(BackendUnavailable) as refused:
+        await cron_fire.run_by_hand(dying, record)
+
+    assert refused.value.outcome == "unknown"
+    await fire(store, db, ms=3000)
+    assert len(await waiting(store)) == 1
 
 
 async def test_a_firing_may_be_delivered_any_number_of_times(store: Store, db: Any) -> None:

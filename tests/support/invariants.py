@@ -4,6 +4,8 @@
 - Whatever an index names exists; its score is the deadline that the job itself carries.
 - The counters of a queue equal its jobs, state by state.
 - An alias points to the shard where a job with its id is.
+- A cron job is looked at when its next tick, or what it owes or holds back, asks for it; one that
+  is deleted is kept only for the latter.
 
 The reader is redis-py; only the names of keys and fields are the product's. Shards are read one
 key after the other, so a walk beside running schedulers may see a job in mid-step:
@@ -18,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ojs_cluster.keys import Keyspace, Shard
+from ojs_cluster.keys import META_TAG, Keyspace, Shard
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import fields as f
 
@@ -53,6 +55,7 @@ class _Keys:
     jobs: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     queues: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     indexes: dict[str, Index] = field(default_factory=dict)
+    crons: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
 
     def index(self, name: str) -> Index:
         return self.indexes.get(name, {})
@@ -70,6 +73,7 @@ def take_census(backend: Embedded, *, shards: int = 64, aliases: bool = True) ->
     census = Census()
     for shard in keyspace:
         _check_shard(census, keyspace, shard, content[shard.tag])
+    _check_crons(census, content[META_TAG])
     for shard in keyspace:
         _check_aliases(census, keyspace, shard, content)
     if aliases:
@@ -90,7 +94,7 @@ def await_consistent(
 
 
 def _read(backend: Embedded, keyspace: Keyspace) -> dict[str, _Keys]:
-    content = {shard.tag: _Keys() for shard in keyspace}
+    content = {tag: _Keys() for tag in (META_TAG, *(shard.tag for shard in keyspace))}
     for node in backend.masters():
         with node.client() as client:
             keys = list(client.scan_iter(match="ojs:{*", count=1000))
@@ -123,6 +127,31 @@ def _file(keys: _Keys, name: str, value: object) -> None:
         keys.jobs[rest] = value
     elif isinstance(value, dict) and kind == "c":
         keys.queues[rest] = value
+    elif isinstance(value, dict) and kind == "cron":
+        keys.crons[rest] = value
+
+
+def _check_crons(census: Census, keys: _Keys) -> None:
+    complain = census.problems.append
+    looks, names = keys.index("crons"), keys.index("cronnames")
+    for name in {*looks, *names} - set(keys.crons):
+        complain(f"cron job {name} is indexed and does not exist")
+    for name, cron in keys.crons.items():
+        waits = b"owed" in cron or b"held" in cron
+        if (name in names) == (b"gone" in cron):
+            complain(f"cron job {name} is listed although deleted, or not listed")
+        if b"gone" in cron and not waits:
+            complain(f"cron job {name} is deleted and still there")
+        if waits != (b"w" in cron):
+            complain(f"cron job {name} has upkeep without a time, or a time for none")
+        times = [float(cron[key]) for key in (b"n", b"w") if key in cron]
+        at = float(cron[b"w"]) if b"owed" in cron else min(times, default=None)
+        if at is not None and b"nb" in cron:
+            at = max(at, float(cron[b"nb"]))
+        if looks.get(name) != at:
+            complain(f"cron job {name} is due at {at}, the index says {looks.get(name)}")
+        if not set(cron.get(b"held", b"").split()) <= set(cron.get(b"open", b"").split()):
+            complain(f"cron job {name} holds runs that it does not know")
 
 
 def _check_shard(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) -> None:

@@ -89,3 +89,34 @@ def test_each_kind_of_damage_is_named(db: redis.Redis, standalone: Embedded) -> 
 
     db.hset(ELSEWHERE.job(FOREIGN), "@", str(SHARD.index))
     damage("leads to no job")
+
+
+def test_damage_to_a_cron_job_is_named(db: redis.Redis, standalone: Embedded) -> None:
+    meta = KEYS.meta
+
+    def put(**fields: str) -> None:
+        db.flushall()
+        db.hset(meta.cron("c"), mapping={"n": "500", **fields})
+        db.zadd(meta.crons, {"c": 500})
+        db.zadd(meta.cron_names, {"c": 0})
+
+    def damage(text: str) -> None:
+        problems = take_census(standalone).problems
+        assert any(text in problem for problem in problems), problems
+
+    put()
+    assert take_census(standalone).problems == []
+    db.zadd(meta.crons, {"c": 499})
+    damage("is due at 500.0, the index says 499")
+    put()
+    db.delete(meta.cron("c"))
+    damage("is indexed and does not exist")
+    put()
+    db.zrem(meta.cron_names, "c")
+    damage("not listed")
+    put(gone="1")
+    damage("is deleted and still there")
+    put(owed="x")
+    damage("upkeep without a time")
+    put(held="a b", open="b", w="400")
+    damage("holds runs that it does not know")
