@@ -145,7 +145,7 @@ def _check_crons(census: Census, keys: _Keys) -> None:
         if waits != (b"w" in cron):
             complain(f"cron job {name} has upkeep without a time, or a time for none")
         times = [float(cron[key]) for key in (b"n", b"w") if key in cron]
-        at = float(cron[b"w"]) if b"owed" in cron else min(times, default=None)
+        at = float(cron.get(b"w", 0)) if b"owed" in cron else min(times, default=None)
         if at is not None and b"nb" in cron:
             at = max(at, float(cron[b"nb"]))
         if looks.get(name) != at:

@@ -96,7 +96,9 @@ def test_damage_to_a_cron_job_is_named(db: redis.Redis, standalone: Embedded) ->
 
     def put(**fields: str) -> None:
         db.flushall()
-        db.hset(meta.cron("c"), mapping={"n": "500", **fields})
+        db.hset(meta.cron("c"), "n", "500")
+        for name, value in fields.items():
+            db.hset(meta.cron("c"), name, value)
         db.zadd(meta.crons, {"c": 500})
         db.zadd(meta.cron_names, {"c": 0})
 
