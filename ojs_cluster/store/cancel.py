@@ -10,7 +10,12 @@ _KEYS = ("due", "active", "running", "expiring", "pending", "finished", "events"
 
 
 async def cancel(
-    store: Store, job_id: str, *, keep_ms: int | None = None, spare_active: bool = False
+    store: Store,
+    job_id: str,
+    *,
+    keep_ms: int | None = None,
+    spare_active: bool = False,
+    repeatable: bool = False,
 ) -> JobRecord:
     """Cancel a job that is not terminal. The ack of a worker that still runs it gets a conflict.
 
@@ -19,6 +24,7 @@ async def cancel(
     keep_ms: how long the cancelled job is kept; None for the configured retention.
     spare_active: let an active job finish the attempt it is in, and have no other; that is then a
         Conflict, too.
+    repeatable: after a lost reply do it again; a job that it has cancelled is then a Conflict.
 
     Raises
     ------
@@ -29,4 +35,4 @@ async def cancel(
     settings = store.settings
     keep = settings.retention_cancelled_ms if keep_ms is None else keep_ms
     args: list[Arg] = [settings.events_per_shard, keep, "spare" if spare_active else ""]
-    return await on_job(store, "cancel", job_id, _KEYS, args, idempotent=spare_active)
+    return await on_job(store, "cancel", job_id, _KEYS, args, idempotent=spare_active or repeatable)

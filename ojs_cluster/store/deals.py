@@ -24,7 +24,7 @@ import msgspec
 
 from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import locks
+from ojs_cluster.store import jobs, locks
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
@@ -123,8 +123,12 @@ async def carry_out(store: Store, deal: Deal, now_ms: int) -> dict[str, JobRecor
         records.update((job.id, job) for job in found)
 
     async def drop(job_id: str) -> None:
-        with suppress(Conflict, NotFound):  # it has ended meanwhile, which is as good
-            records[job_id] = await cancel(store, job_id)
+        with suppress(NotFound):
+            try:
+                records[job_id] = await cancel(store, job_id, repeatable=True)
+            except Conflict:  # it has ended meanwhile, which is as good
+                if job_id in records:
+                    records[job_id] = await jobs.get(store, job_id)
 
     await over_shards(deal.cancels, drop)
     await over_shards(deal.parts, write)

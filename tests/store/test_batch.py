@@ -1,0 +1,300 @@
+"""Batches over shards: all or none, in the order given, whoever dies and whoever else is at it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable, Duplicate
+from ojs_cluster.core.states import State
+from ojs_cluster.store import batch, deals, jobs, queues
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.record import JobRecord
+from tests.store.jobs import (
+    HOUR,
+    ack,
+    foreign_id,
+    home_id,
+    new_job,
+    put,
+    queues_in_other_shards,
+    shard_of,
+    take,
+)
+from tests.store.unique_jobs import assert_nothing_left, once, recover
+from tests.support.invariants import Census
+from tests.support.lossy import lossy
+from tests.support.mortal import dies_at
+
+
+async def test_a_thousand_jobs_over_all_shards_come_back_in_order(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    names = queues_in_other_shards(store, 64)
+    wanted = [new_job(names[i % 64], type=f"t{i}") for i in range(1000)]
+
+    stored = await enqueue_many(store, wanted)
+
+    assert [job.type for job in stored] == [f"t{i}" for i in range(1000)]
+    taken = await take(store, names[5], count=100)
+    assert [job.type for job in taken] == [f"t{i}" for i in range(5, 1000, 64)]
+    assert json.loads(stored[5].json())["state"] == "available"
+    assert_nothing_left(store, db)
+    consistent()
+
+
+async def test_relative_times_and_pending_jobs_survive_the_deal(store: Store) -> None:
+    one, other = queues_in_other_shards(store, 2)
+
+    stored = await enqueue_many(
+        store,
+        [
+            new_job(one, scheduled_at="+PT1H", expires_at="+PT2H"),
+            new_job(other, pending=True, priority=7),
+        ],
+    )
+
+    for job in stored:
+        assert (await jobs.get(store, job.id)).json() == job.json()
+    assert [job.state for job in stored] == ["scheduled", "pending"]
+
+
+@pytest.mark.parametrize("make_id", [home_id, foreign_id])
+async def test_an_id_that_is_taken_anywhere_refuses_the_whole_batch(
+    store: Store, db: Any, consistent: Callable[[], Census], make_id: Callable[[Store, str], str]
+) -> None:
+    one, other, third = queues_in_other_shards(store, 3)
+    taken = make_id(store, third)
+    await put(store, third, id=taken)
+    free = home_id(store, one)
+
+    with pytest.raises(Duplicate) as refused:
+        await enqueue_many(store, [new_job(one, id=free), new_job(other), new_job(third, id=taken)])
+
+    assert refused.value.details["index"] == 2
+    assert await take(store, one, other, count=9) == []
+    await put(store, one, id=free)
+    assert_nothing_left(store, db)
+    consistent()
+
+
+async def test_ids_of_clients_are_kept_and_found(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    one, other = queues_in_other_shards(store, 2)
+    ids = [home_id(store, one), foreign_id(store, other), home_id(store, other)]
+
+    await enqueue_many(
+        store,
+        [new_job(one, id=ids[0]), new_job(other, id=ids[1]), new_job(other, id=ids[2])],
+    )
+
+    for job_id in ids:
+        assert (await jobs.get(store, job_id)).id == job_id
+    with pytest.raises(Duplicate):
+        await put(store, "elsewhere", id=ids[1])
+    assert db.zcard(shard_of(store, other).claims) == 0
+    consistent()
+
+
+async def test_the_same_batch_sent_many_times_at_once_is_stored_once(
+    store: Store, other_store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    names = queues_in_other_shards(store, 4)
+    ids = [home_id(store, names[0]), foreign_id(store, names[1]), home_id(store, names[2])]
+    outcomes: list[list[JobRecord] | None] = []
+
+    async def send(through: Store) -> None:
+        wanted = [new_job(name, id=i) for name, i in zip(names, ids, strict=False)]
+        wanted.append(new_job(names[3], unique={}))
+        try:
+            outcomes.append(await enqueue_many(through, wanted))
+        except Duplicate:
+            outcomes.append(None)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(12):
+            nursery.start_soon(send, store if number % 2 else other_store)
+
+    assert len([found for found in outcomes if found]) == 1
+    assert len(await take(store, *names, count=99)) == 4
+    consistent()
+
+
+async def test_batches_that_want_each_others_locks_do_not_wait_for_ever(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    types = [f"t{number}" for number in range(8)]
+    stored: list[JobRecord] = []
+
+    async def send(through: Store, order: list[str]) -> None:
+        wanted = [new_job(type=name, unique={"on_conflict": "replace"}) for name in order]
+        stored.extend(await enqueue_many(through, wanted))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(send, store, types)
+            nursery.start_soon(send, other_store, types[::-1])
+
+    assert len(stored) == 6 * 8
+    taken = await take(store, count=99)
+    assert sorted(job.type for job in taken) == types
+
+
+@pytest.mark.parametrize("applied", [False, True])
+@pytest.mark.parametrize("with_ids", [False, True])
+async def test_a_process_may_die_at_any_command_of_a_batch(
+    store: Store, db: Any, consistent: Callable[[], Census], applied: bool, with_ids: bool
+) -> None:
+    names = queues_in_other_shards(store, 3)
+    at, died = 1, True
+    while died:
+        ids = [home_id(store, names[0]), foreign_id(store, names[1])] if with_ids else [None, None]
+        wanted = [
+            new_job(names[0], id=ids[0]),
+            new_job(names[1], id=ids[1]),
+            new_job(names[2], unique={}),
+            new_job(names[0], type="second"),
+        ]
+        died = await dies_at(store, at, applied, partial(enqueue_many, jobs=wanted))
+        before = len(await take(store, *names, count=9))
+        await recover(store, db)
+        after = before + len(await take(store, *names, count=9))
+        assert after in ((0, 4) if died else (4,)), at
+        if with_ids and after == 0:
+            await recover(store, db, HOUR)
+            assert len(await enqueue_many(store, wanted)) == 4
+            await take(store, *names, count=9)
+        await _end_all(store, names)
+        await recover(store, db, HOUR)
+        assert_nothing_left(store, db)
+        consistent()
+        at += 1
+    assert at > 8
+
+
+async def test_reservations_of_a_dead_batch_stand_in_nobodys_way(store: Store, db: Any) -> None:
+    one, other = queues_in_other_shards(store, 2)
+    ids = [home_id(store, one), home_id(store, other)]
+    wanted = [new_job(one, id=ids[0]), new_job(other, id=ids[1])]
+    at = 1
+    while not any(db.hexists(shard_of(store, name).job(i), "@t") for name, i in _pairs(one, ids)):
+        assert await dies_at(store, at, True, partial(enqueue_many, jobs=wanted))
+        at += 1
+
+    with trio.fail_after(10):
+        await put(store, one, id=ids[0])
+
+    assert (await jobs.get(store, ids[0])).queue == one
+
+
+def _pairs(queue: str, ids: list[str]) -> list[tuple[str, str]]:
+    return [(queue, ids[0])]
+
+
+async def test_lost_replies_store_a_batch_once(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    names = queues_in_other_shards(store, 3)
+    losing, client = lossy(store, "reserve", "deal_decide", "enqueue", "deal_end", times=1)
+
+    stored = await enqueue_many(
+        losing, [new_job(names[0], id=home_id(store, names[0])), *map(new_job, names)]
+    )
+
+    assert {"reserve", "deal_decide", "enqueue", "deal_end"} == set(client.lost)
+    taken = await take(store, *names, count=9)
+    assert sorted(job.id for job in taken) == sorted(job.id for job in stored)
+    assert_nothing_left(store, db)
+    consistent()
+
+
+async def test_a_deal_carried_out_again_long_after_changes_nothing(store: Store, db: Any) -> None:
+    names = queues_in_other_shards(store, 2)
+    old = await once(store, names[0])
+    draft = batch._Draft(
+        store, [new_job(names[1], unique={"on_conflict": "replace"}), new_job(names[0])]
+    )
+    await draft.reserve()
+    deal = draft.deal()
+    now = await deals.decide(store, deal, draft.lapses)
+    assert now is not None
+    await deals.carry_out(store, deal, now)
+    await _end_all(store, names)
+
+    assert await deals.decide(store, deal, draft.lapses) is not None
+    await deals.carry_out(store, deal, now)
+    assert await deals.settle(store, deal.id)
+
+    assert await take(store, *names, count=9) == []
+    assert (await jobs.get(store, old.id)).state == "cancelled"
+    assert_nothing_left(store, db)
+
+
+async def test_a_deal_given_up_by_others_cannot_be_decided(store: Store, db: Any) -> None:
+    names = queues_in_other_shards(store, 2)
+    draft = batch._Draft(store, [new_job(name, id=home_id(store, name)) for name in names])
+    await draft.reserve()
+    deal = draft.deal()
+
+    assert not await deals.settle(store, deal.id)
+
+    assert await deals.decide(store, deal, draft.lapses) is None
+    assert await take(store, *names, count=9) == []
+
+
+async def test_an_accepted_batch_that_cannot_be_written_yet_says_so_and_is_written(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    names = queues_in_other_shards(store, 2)
+    away = Away(store)
+
+    with pytest.raises(BackendUnavailable) as told:
+        await enqueue_many(away.store, [new_job(name) for name in names])
+
+    assert told.value.outcome == "unknown"
+    await recover(store, db)
+    assert [len(await take(store, name, count=9)) for name in names] == [1, 1]
+    assert_nothing_left(store, db)
+    consistent()
+
+
+class Away:
+    """A store whose client cannot write jobs: their shards do not answer."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, client = lossy(store)
+        original = client.script
+
+        async def refuse(slot: int, script: Any, keys: Any, args: Any, **more: Any) -> Any:
+            if script.name == "enqueue":
+                raise BackendUnavailable("no answer", outcome="not_applied")
+            return await original(slot, script, keys, args, **more)
+
+        client.script = refuse  # type: ignore[method-assign]
+
+
+async def test_counters_show_a_whole_batch_at_once(store: Store) -> None:
+    one, other = queues_in_other_shards(store, 2)
+    await enqueue_many(store, [new_job(one) for _ in range(60)] + [new_job(other)] * 40)
+    for name, count in ((one, 60), (other, 40)):
+        assert (await queues.stats(store, name)).counts[State.AVAILABLE] == count
+
+
+async def _end_all(store: Store, names: list[str]) -> None:
+    for name in names:
+        for job_id in await _active(store, name):
+            await ack(store, job_id)
+
+
+async def _active(store: Store, queue: str) -> list[str]:
+    shard = shard_of(store, queue)
+    found: Any = await store.redis.call(shard.slot, "ZRANGE", shard.active, 0, -1)
+    waiting = await take(store, queue, count=99)
+    return [raw.decode() for raw in found] + [job.id for job in waiting]

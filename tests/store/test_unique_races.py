@@ -1,0 +1,179 @@
+"""Unique jobs under many producers at once, and under death between any two commands."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.core.states import State
+from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.store import jobs
+from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.events import EventFilter, read_events
+from ojs_cluster.store.record import JobRecord
+from tests.store.jobs import HOUR, ack, foreign_id, home_id, queues_in_other_shards, take
+from tests.store.unique_jobs import assert_nothing_left, once, recover
+from tests.support.invariants import Census
+from tests.support.mortal import dies_at
+from tests.support.prelude import PRELUDE
+
+PRODUCERS = 64
+PROCESSES = 4
+POLICIES = ("reject", "ignore", "replace", "replace_except_schedule")
+
+
+@pytest.fixture
+async def stores(backend: Embedded) -> AsyncIterator[list[Store]]:
+    """Several processes' stores: each has its own connections."""
+    settings = ClientSettings.from_url(backend.url)
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(open_store(settings, prelude=PRELUDE))
+            for _ in range(PROCESSES)
+        ]
+
+
+@pytest.mark.parametrize("policy", ["reject", "ignore"])
+async def test_many_producers_of_one_fingerprint_create_one_job(
+    stores: list[Store], db: Any, consistent: Callable[[], Census], policy: str
+) -> None:
+    names = queues_in_other_shards(stores[0], 4)
+    outcomes: Counter[str] = Counter()
+    ids: set[str] = set()
+
+    async def produce(number: int) -> None:
+        try:
+            queue = names[number // PROCESSES % 4]
+            job = await once(stores[number % PROCESSES], queue, on_conflict=policy)
+        except Duplicate as error:
+            outcomes["refused"] += 1
+            ids.add(error.details["existing_job_id"])
+        else:
+            outcomes["deduplicated" if job.deduplicated else "created"] += 1
+            ids.add(job.id)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(PRODUCERS):
+            nursery.start_soon(produce, number)
+
+    others = "refused" if policy == "reject" else "deduplicated"
+    assert outcomes == {"created": 1, others: PRODUCERS - 1}
+    [job] = await take(stores[0], *names, count=99)
+    assert ids == {job.id}
+    await ack(stores[0], job)
+    assert_nothing_left(stores[0], db)
+    consistent()
+
+
+@pytest.mark.parametrize("policy", ["replace", "replace_except_schedule"])
+async def test_many_producers_that_replace_leave_one_job(
+    stores: list[Store], db: Any, consistent: Callable[[], Census], policy: str
+) -> None:
+    names = queues_in_other_shards(stores[0], 4)
+    created: list[JobRecord] = []
+
+    async def produce(number: int) -> None:
+        queue = names[number // PROCESSES % 4]
+        created.append(await once(stores[number % PROCESSES], queue, on_conflict=policy))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(PRODUCERS // 4):
+            nursery.start_soon(produce, number)
+
+    states = Counter([(await jobs.get(stores[0], job.id)).state for job in created])
+    assert states == {State.AVAILABLE: 1, State.CANCELLED: len(created) - 1}
+    [job] = await take(stores[0], *names, count=99)
+    await ack(stores[0], job)
+    await recover(stores[0], db)
+    assert_nothing_left(stores[0], db)
+    consistent()
+
+
+@pytest.mark.parametrize("applied", [False, True])
+@pytest.mark.parametrize("policy", POLICIES)
+async def test_a_producer_may_die_at_any_command(
+    store: Store, db: Any, consistent: Callable[[], Census], policy: str, applied: bool
+) -> None:
+    """Afterwards there is one job or, if nothing was there before, perhaps none; never two."""
+    names = queues_in_other_shards(store, 2)
+    at, died = 1, True
+    while died:
+        replaces = policy.startswith("replace")
+        old = await once(store, names[0]) if replaces else None
+
+        died = await dies_at(store, at, applied, partial(once, queue=names[1], on_conflict=policy))
+
+        await recover(store, db)
+        left = await live(store)
+        assert len(left) in ((1,) if replaces or not died else (0, 1)), at
+        if old is not None and left[0] != old.id:
+            assert (await jobs.get(store, old.id)).state == State.CANCELLED
+        # Whatever was left behind, the next one is treated as if nobody had died.
+        await recover(store, db, 5_000)
+        again = await once(store, names[0], on_conflict="ignore")
+        assert again.deduplicated == bool(left)
+        assert [again.id] == await live(store)
+        for job in await take(store, *names, count=9):
+            await ack(store, job)
+        await recover(store, db, HOUR)
+        assert_nothing_left(store, db)
+        consistent()
+        at += 1
+    assert at > 3
+
+
+@pytest.mark.parametrize("applied", [False, True])
+@pytest.mark.parametrize("make_id", [home_id, foreign_id])
+async def test_a_producer_with_its_own_id_may_die_and_repeat(
+    store: Store, db: Any, applied: bool, make_id: Callable[[Store], str]
+) -> None:
+    at, died = 1, True
+    while died:
+        job_id = make_id(store)
+        died = await dies_at(store, at, applied, partial(once, id=job_id))
+
+        with trio.fail_after(5):
+            try:
+                await once(store, id=job_id)
+            except Duplicate as error:
+                assert error.details["existing_job_id"] == job_id  # noqa: PT017 - either is right
+
+        [job] = await take(store, count=9)
+        assert job.id == job_id
+        await ack(store, job)
+        await recover(store, db, HOUR)
+        assert_nothing_left(store, db)
+        at += 1
+    assert at > 2
+
+
+async def test_an_ignored_job_makes_no_event(store: Store) -> None:
+    await once(store)
+    await once(store, on_conflict="ignore")
+
+    page = await read_events(store, EventFilter(types=("job.enqueued",)), after=None, limit=100)
+    assert len(page.events) == 1
+    assert json.loads(page.events[0])
+
+
+async def live(store: Store) -> list[str]:
+    """Ids of all jobs that have not ended, by the indexes."""
+    found: list[str] = []
+    for shard in store.keys:
+        for index in (shard.active, shard.due, shard.pending):
+            members: Any = await store.redis.call(shard.slot, "ZRANGE", index, 0, -1)
+            found += [raw.decode() for raw in members]
+    for queue in queues_in_other_shards(store, 2):
+        shard = store.keys.shard_of_queue(queue)
+        members = await store.redis.call(shard.slot, "ZRANGE", shard.available(queue), 0, -1)
+        found += [raw.decode() for raw in members]
+    return found
