@@ -35,7 +35,7 @@ def built_keys(shard: Shard) -> dict[str, bytes]:
     keys = {name: getattr(shard, name) for name in SHARD_KEYS}
     for builder in (
         *(shard.job, shard.available, shard.queue, shard.minutes, shard.dead_of),
-        *(shard.workflow, shard.definitions, shard.results),
+        *(shard.workflow, shard.definitions, shard.results, shard.lock, shard.deal),
     ):
         keys[builder.__name__] = builder("x{y}z")
     return {**keys, "worker": shard.worker("host{1}:2")}
@@ -102,6 +102,7 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
         "P .. 'wf:' .. 'x'": shard.workflow("x"),
         "P .. 'wd:' .. 'x'": shard.definitions("x"),
         "P .. 'wr:' .. 'x'": shard.results("x"),
+        "P .. 'b:' .. 'x'": shard.deal("x"),
     }
     names = re.findall(r"\b([A-Z]{2,})\b(?=[,A-Z ]*=)", INCLUDES["keys.lua"])
     assert len(names) >= 13

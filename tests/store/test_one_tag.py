@@ -15,7 +15,17 @@ from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.redis.script import Script
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import cron, dead_letter, leader, queues, retention, workers, workflows
+from ojs_cluster.store import (
+    batch,
+    cron,
+    dead_letter,
+    deals,
+    leader,
+    queues,
+    retention,
+    workers,
+    workflows,
+)
 from ojs_cluster.store.activate import activate
 from ojs_cluster.store.aliases import settle_claims
 from ojs_cluster.store.cancel import cancel
@@ -44,6 +54,7 @@ from tests.store.jobs import (
     sibling_queue,
     take,
 )
+from tests.store.unique_jobs import once, recover
 from tests.store.workflow_jobs import chain, drain_all, run_one, step
 from tests.support.prelude import MARK, PRELUDE
 from tests.support.servers import observer
@@ -125,6 +136,7 @@ async def test_one_life_of_everything_runs_every_script_under_the_guard(
     await queue_upkeep(store, db)
     await a_workflow(store, db)
     await a_cron_job(store)
+    await unique_jobs_and_batches(store, db)
     await leadership(store)
     await reads(store)
 
@@ -222,6 +234,21 @@ async def a_cron_job(store: Store) -> None:
     await cron.trigger(store, "c")
     await fire_due(StoreBook(store), 10)
     await cron.drop(store, "c")
+
+
+async def unique_jobs_and_batches(store: Store, db: Any) -> None:
+    await once(store, "once")
+    await once(store, "once", on_conflict="replace")
+    wanted = [new_job("once", id=home_id(store, "once")), new_job("twice", unique={}, type="x")]
+    for decided in (False, True):
+        draft = batch._Draft(store, wanted)
+        await draft.reserve()
+        if decided:
+            await deals.decide(store, draft.deal(), draft.lapses)
+            await deals.settle(store, draft.deal().id)
+        else:
+            await draft.give_back()
+    await recover(store, db, HOUR)
 
 
 async def leadership(store: Store) -> None:
