@@ -230,9 +230,8 @@ async def _decide(book: Book, cron: CronRecord, tick_ms: int, now_ms: int) -> Cl
     runs = await _runs(book, cron)
     # A run that waits for a worker or for its next attempt is in the way like an active one:
     # otherwise a queue without workers would gather a job per tick.
-    waiting = len(runs.unfinished)
-    skip = waiting > 0 if cron.overlap == "skip" else waiting >= MOST_WAITING
-    if skip:
+    most = {"skip": 1, "enqueue": MOST_WAITING}.get(cron.overlap)
+    if most is not None and len(runs.unfinished) >= most:
         claim = Claim(fire=False, job_id=runs.unfinished[0], ended=runs.ended)
     else:
         claim = _fire(book, cron, runs, tick_ms)

@@ -276,6 +276,22 @@ async def test_cancel_previous_cancels_the_unfinished_run(store: Store, db: Any)
     assert new.id != old.id
 
 
+async def test_runs_that_wait_are_bounded_and_can_be_cleared_by_another_policy(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cron_fire, "MOST_WAITING", 2)
+    await registered(store, overlap_policy="enqueue")
+    for _ in range(3):
+        await fire(store, db)
+    assert len((await cron.get(store, "daily")).open) == 2
+
+    await registered(store, overlap_policy="cancel_previous")
+    await fire(store, db)
+
+    assert len(await waiting(store)) == 1
+    assert (await cron.get(store, "daily")).runs == 3
+
+
 async def test_enqueue_keeps_every_run_and_runs_one_at_a_time(store: Store, db: Any) -> None:
     await registered(store, overlap_policy="enqueue")
     for _ in range(3):
