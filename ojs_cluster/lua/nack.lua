@@ -52,8 +52,12 @@ if ARGV[4] == 'fail' then
     return {'ok', job.flat}
 end
 leave_worker(id, job)
-if ARGV[4] == 'release' then save_job(key, job, F.attempt, job[F.attempt] - 1) end
-save_job(key, job, F.state, 'available', F.enqueued, now)
+if ARGV[4] == 'release' then
+    save_job(key, job, F.state, 'available', F.attempt, job[F.attempt] - 1)
+    if job[F.attempt] == '0' then drop_fields(key, job, F.started) end
+else
+    save_job(key, job, F.state, 'available', F.enqueued, now)
+end
 make_available(id, job, ARGV[4] == 'release')
 if ARGV[4] == 'requeue' then emit('job.enqueued', id, job) end
 return {'ok', job.flat}

@@ -27,7 +27,8 @@ LUA = files("ojs_cluster") / "lua"
 BACKOFF = (LUA / "include" / "backoff.lua").read_text()
 NACK = (LUA / "nack.lua").read_text()
 NEVER_RETRIED = NACK[
-    NACK.index("local function never_retried") : NACK.index("\nend\n", NACK.index("never_retried")) + 5
+    NACK.index("local function never_retried") : NACK.index("\nend\n", NACK.index("never_retried"))
+    + 5
 ]
 
 Eval = Callable[..., object]
