@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.kill.rounds import ROUNDS
+from tests.kill.rounds import ROUNDS, USUAL
 from tests.support.deployment import TOPOLOGIES, Deployment, Topology, deploy, unavailable
 
 ENV = {"OJS_SCHEDULER_LEASE": "2s", "OJS_HEARTBEAT_INTERVAL_MS": "500"}
@@ -16,7 +16,9 @@ ENV = {"OJS_SCHEDULER_LEASE": "2s", "OJS_HEARTBEAT_INTERVAL_MS": "500"}
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kill_round" in metafunc.fixturenames:
-        metafunc.parametrize("kill_round", range(1, ROUNDS + 1))
+        marks = [pytest.mark.soak] if ROUNDS > USUAL else []
+        rounds = [pytest.param(number, marks=marks) for number in range(1, ROUNDS + 1)]
+        metafunc.parametrize("kill_round", rounds)
 
 
 def _deployed(
