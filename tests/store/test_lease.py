@@ -200,7 +200,10 @@ async def test_a_lease_that_repeats_its_nack_gets_the_stored_answer(
 
 @pytest.mark.parametrize("state", [State.AVAILABLE, State.SCHEDULED, State.PENDING])
 async def test_a_job_nobody_fetched_cannot_be_finished(store: Store, state: State) -> None:
-    options = {State.SCHEDULED: {"scheduled_at": "+PT1H"}, State.PENDING: {"pending": True}}
+    options: dict[State, dict[str, Any]] = {
+        State.SCHEDULED: {"scheduled_at": "+PT1H"},
+        State.PENDING: {"pending": True},
+    }
     job = await put(store, **options.get(state, {}))
 
     with pytest.raises(Conflict, match=state.value):

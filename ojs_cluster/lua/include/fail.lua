@@ -5,6 +5,11 @@ local function record_error(key, job, error, kept)
     local n = tonumber(job[F.errors] or 0)
     save_job(key, job, F.errors, n + 1, F.error_slot .. (n % kept),
         string.format('%s,%.0f,%s', job[F.attempt], now, error))
+    -- Slots of a longer ring, from before the setting changed, would stay for ever.
+    while job[F.error_slot .. kept] do
+        drop_fields(key, job, F.error_slot .. kept)
+        kept = kept + 1
+    end
 end
 
 -- Events carry the error too, so a large one is cut to its names: streams are bounded in entries.
@@ -21,13 +26,15 @@ local function exhaust(id, key, job, error, limits)
         finish(id, key, job, 'discarded', limits[2], F.dead, 1)
         redis.call('ZADD', DEAD, now, id)
         redis.call('ZADD', dead_key(queue), now, id)
-        if redis.call('ZCARD', dead_key(queue)) > limits[3] then
-            -- Beyond the cap the oldest leaves the list at once; the janitor, which also knows
-            -- how to take back an alias in another shard, removes the job itself.
-            local oldest = redis.call('ZPOPMIN', dead_key(queue))[1]
-            redis.call('ZREM', DEAD, oldest)
-            redis.call('HDEL', job_key(oldest), F.dead)
-            redis.call('ZADD', FINISHED, now, oldest)
+        -- Beyond the cap the oldest leave the list at once; the janitor, which also knows how to
+        -- take back an alias in another shard, removes the jobs themselves. More than one only
+        -- after the setting was lowered, and then some at each death.
+        local over = redis.call('ZCARD', dead_key(queue)) - limits[3]
+        local popped = over > 0 and redis.call('ZPOPMIN', dead_key(queue), math.min(over, 100)) or {}
+        for i = 1, #popped, 2 do
+            redis.call('ZREM', DEAD, popped[i])
+            redis.call('HDEL', job_key(popped[i]), F.dead)
+            redis.call('ZADD', FINISHED, now, popped[i])
         end
     else
         finish(id, key, job, 'discarded', limits[1])
