@@ -17,6 +17,12 @@ BUSY_CODES: Final = frozenset(
 # Of these, the ones after which the topology is in doubt.
 STALE_CODES: Final = frozenset({"CLUSTERDOWN", "MASTERDOWN", "READONLY"})
 
+# A script ran into a key that its slot's migration has already taken to another node, or that
+# does not exist while the slot moves. Redis finds that out when the script touches the key, so
+# whatever the script wrote before that has been applied. Keys that are declared are checked
+# before the script starts and give TRYAGAIN or ASK instead.
+MOVED_UNDER_SCRIPT: Final = "access a non local key"
+
 RETRY_FIRST_S = 0.005
 RETRY_MAX_S = 0.1
 FREE_REDIRECTS = 5
@@ -48,6 +54,18 @@ class Attempts:
                 raise BackendUnavailable(
                     "the connection to Redis was lost before the reply", outcome="unknown"
                 ) from signal
+
+    def accept_interrupted_script(self, error: Exception) -> None:
+        """Return when a script that stopped half way may be run again.
+
+        Raises:
+            BackendUnavailable: it must not; part of it may have been applied.
+        """
+        self._doubtful = True
+        if not self._idempotent:
+            raise BackendUnavailable(
+                "a slot was moving while a script used it", outcome="unknown"
+            ) from error
 
     async def pause(self) -> None:
         """Sleep before the next attempt, longer each time."""

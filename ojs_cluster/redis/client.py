@@ -14,7 +14,7 @@ from typing import Final
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.attempts import BUSY_CODES, STALE_CODES, Attempts
+from ojs_cluster.redis.attempts import BUSY_CODES, MOVED_UNDER_SCRIPT, STALE_CODES, Attempts
 from ojs_cluster.redis.connection import Answer, Arg, Reply, pack
 from ojs_cluster.redis.errors import RedisReplyError, ReplyTooLarge, Signal
 from ojs_cluster.redis.link import Link
@@ -79,7 +79,9 @@ class Client:
     ) -> Reply:
         """Run ``script`` on the master of ``slot``, to which all ``keys`` belong.
 
-        Sent by hash; a node that does not know the script gets its source.
+        Sent by hash; a node that does not know the script gets its source. While the slot is moved
+        key by key, a script that touches a key outside ``keys`` may be stopped half way by Redis:
+        that is ``BackendUnavailable`` with outcome ``unknown``, or a repetition if ``idempotent``.
         """
         # The body of ``call`` again: one more coroutine per script would cost more than it says.
         payload = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
@@ -216,6 +218,9 @@ class Client:
                 elif answer.code in BUSY_CODES:
                     if answer.code in STALE_CODES:
                         self._router.want_refresh()
+                    await attempts.pause()
+                elif MOVED_UNDER_SCRIPT in answer.message:
+                    attempts.accept_interrupted_script(answer)
                     await attempts.pause()
                 else:
                     raise answer
