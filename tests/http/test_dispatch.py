@@ -19,6 +19,7 @@ from ojs_cluster.http.errors import TABLE, error_response
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.router import Route, Router
 from ojs_cluster.http.routes import ROUTES
+from ojs_cluster.http.starting import starting
 from ojs_cluster.server.embedded import Embedded
 from tests.http.api import OJS_TYPE, Api, open_app
 from tests.support.servers import own_server
@@ -251,8 +252,8 @@ async def test_a_draining_process_is_alive_and_not_ready(api: Api) -> None:
 
 async def test_without_redis_we_are_alive_and_say_so(tmp_path: Path) -> None:
     with own_server(tmp_path, cluster=False) as server:
-        quick = {"call_timeout_s": 1.0, "connect_timeout_s": 0.5}
-        async with open_app(server, redis=quick, health_timeout_s=1.0) as app:
+        quick = {"call_timeout_s": 0.4, "connect_timeout_s": 0.2}
+        async with open_app(server, redis=quick, health_timeout_s=0.5) as app:
             api = Api(app)
             await api.enqueue()
             server.kill(server.nodes[0])
@@ -280,6 +281,57 @@ async def test_the_reset_hook_does_not_exist_without_test_hooks(standalone: Embe
         await api.enqueue()
         assert (await api.post("/ojs/v1/admin/reset")).status == 404
         assert len(await api.fetch()) == 1
+
+
+async def test_the_validation_hook_is_off_in_production(standalone: Embedded) -> None:
+    job = {"type": "t", "args": [], "meta": {"ojs_validate": True}}
+    for hooks, status in ((True, 422), (False, 201)):
+        async with open_app(standalone, test_hooks=hooks) as app:
+            api = Api(app)
+            assert (await api.post("/ojs/v1/jobs", job)).status == status
+            assert (await api.post("/ojs/v1/jobs/batch", {"jobs": [job]})).status == status
+            assert (await api.post("/ojs/v1/jobs", {**job, "args": [1]})).status == 201
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "state"),
+    [
+        ("/health", 200, "degraded"),
+        ("/ojs/v1/health", 503, "degraded"),
+        ("/ready", 503, "starting"),
+    ],
+)
+def test_probes_are_answered_before_redis_is_reached(path: str, status: int, state: str) -> None:
+    response = starting(Request("GET", path))
+    assert (response.status, json.loads(response.body)["status"]) == (status, state)
+    assert ("Content-Type", OJS_TYPE) in response.headers
+
+
+def test_requests_have_to_wait_before_redis_is_reached() -> None:
+    response = starting(Request("POST", "/ojs/v1/jobs", headers={"x-request-id": "me"}))
+    error = json.loads(response.body)["error"]
+    assert (response.status, error["code"], error["request_id"]) == (
+        503,
+        "backend_unavailable",
+        "me",
+    )
+    assert error["details"]["outcome"] == "not_applied"
+    assert ("Retry-After", "1") in response.headers
+
+
+async def test_a_request_is_one_line_of_log_and_only_at_debug(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    for level, lines in ((logging.INFO, 0), (logging.DEBUG, 1)):
+        for target in ("/ojs/manifest", "/nowhere"):
+            caplog.clear()
+            with caplog.at_level(level, "ojs.http"):
+                reply = await api.get(target)
+            records = [record for record in caplog.records if record.name == "ojs.http"]
+            assert len(records) == lines
+            for record in records:
+                assert vars(record)["request_id"] == reply.headers["x-request-id"]
+                assert record.getMessage() == f"GET {target} {reply.status}"
 
 
 # --- errors, without a store ---

@@ -39,7 +39,7 @@ async def fetch(app: App, request: Request) -> Response:
     The jobs have leases before the answer is written. A client that is gone by then never learns
     of them, so the response says how to give them back.
     """
-    body = decode(_decoder, request)
+    body = decode(_decoder, request, app.settings.limits)
     queues = fields.queue_names(body.queues)
     worker = fields.worker_id(body.worker_id) or ""
     lease_ms = fields.timeout_ms(body.visibility_timeout_ms)

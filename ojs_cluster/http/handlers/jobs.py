@@ -9,6 +9,7 @@ from ojs_cluster.core.states import State
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
+from ojs_cluster.http.hooks import refuse_marked
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store import activate as store_activate
 from ojs_cluster.store import cancel as store_cancel
@@ -26,9 +27,10 @@ async def enqueue(app: App, request: Request) -> Response:
     """POST /ojs/v1/jobs"""
     if request.body:
         require_json(request)
-    job = await store_enqueue.enqueue(
-        app.store, parse_job(request.body, limits=app.settings.limits)
-    )
+    new_job = parse_job(request.body, limits=app.settings.limits)
+    if app.settings.test_hooks:
+        refuse_marked(new_job)
+    job = await store_enqueue.enqueue(app.store, new_job)
     return replies.job_response(201, job, (("Location", f"/ojs/v1/jobs/{job.id}"),))
 
 
