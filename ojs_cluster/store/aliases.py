@@ -3,6 +3,9 @@
 An id that a client chose may name another shard than its queue's. That shard then holds an alias
 (see ``enqueue``). When the job goes, its alias goes first: a crash between the two leaves a job
 that no id finds and whose removal is still due, and the next janitor run repeats both.
+
+A producer may claim the id again at any moment of this. An alias that was claimed lately is left
+alone, whatever became of its last job: its claim is still listed, and the janitor comes back to it.
 """
 
 from __future__ import annotations
@@ -11,9 +14,12 @@ from typing import Literal
 
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import over_shards
 
 _OLD_CLAIM_MS = 10 * 60_000
 """Twenty times the life of a claim: whoever held it has long been refused."""
+_IN_FLIGHT_MS = 60_000
+"""Twice the life of a claim: the job of a younger one may be on its way."""
 
 
 async def remove_due(store: Store, shard: Shard, job_id: str) -> bool:
@@ -22,7 +28,7 @@ async def remove_due(store: Store, shard: Shard, job_id: str) -> bool:
     Returns whether the job is gone.
     """
     if store.keys.shard_of_id(job_id) is not shard:
-        await _settle(store, job_id, "drop", shard)
+        await _settle(store, job_id, "drop", shard, _IN_FLIGHT_MS)
     reply = await store.run(
         shard,
         "forget",
@@ -33,31 +39,35 @@ async def remove_due(store: Store, shard: Shard, job_id: str) -> bool:
 
 
 async def settle_claims(store: Store, shard: Shard, limit: int) -> int:
-    """Drop aliases of ``shard`` whose job was never stored; returns how many were dropped."""
+    """Drop aliases of ``shard`` whose job was never stored; returns how many were looked at."""
     ids = await store.run(
         shard, "old_claims", [shard.claims], [_OLD_CLAIM_MS, limit], idempotent=True
     )
-    dropped = 0
-    for raw in ids:
+
+    async def look(raw: bytes) -> None:
         job_id = raw.decode()
         target = await store.redis.call(shard.slot, "HGET", shard.job(job_id), "@", idempotent=True)
         if isinstance(target, bytes):
             home = store.keys.shard(int(target))
             stored = await store.redis.call(home.slot, "EXISTS", home.job(job_id), idempotent=True)
-            dropped += await _settle(store, job_id, "keep" if stored else "drop", home)
+            await _settle(store, job_id, "keep" if stored else "drop", home, _OLD_CLAIM_MS)
         else:
-            await _settle(store, job_id, "keep", shard)
-    return dropped
+            await _settle(store, job_id, "keep", shard, _OLD_CLAIM_MS)
+
+    await over_shards(ids, look)
+    return len(ids)
 
 
-async def _settle(store: Store, job_id: str, how: Literal["keep", "drop"], target: Shard) -> int:
+async def _settle(
+    store: Store, job_id: str, how: Literal["keep", "drop"], target: Shard, age_ms: int
+) -> int:
     home = store.keys.shard_of_id(job_id)
     return int(
         await store.run(
             home,
             "settle_alias",
             [home.job(job_id), home.claims],
-            [job_id, how, target.index],
+            [job_id, how, target.index, age_ms],
             idempotent=True,
         )
     )

@@ -33,7 +33,10 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> Tick:
 
 
 async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
-    """Remove old worker records, lapsed quiet marks and aliases without a job; returns how many."""
+    """Remove old worker records, lapsed quiet marks and aliases without a job.
+
+    Returns how many entries were looked at, so that a full page means there may be more.
+    """
     records = await store.run(
         shard,
         "tidy",
