@@ -13,13 +13,13 @@
 --          {'lapsed'}
 --@include keys now job event deadline available
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
-if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'lapsed'} end
 local first_job = 4 + 2 * queues
 for i = 1, jobs do
     if redis.call('EXISTS', KEYS[first_job + i]) == 1 then
         return {'exists', i, redis.call('HGETALL', KEYS[first_job + i])}
     end
 end
+if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'lapsed'} end
 
 local names, seen_first = {}, {}
 for i = 1, queues do

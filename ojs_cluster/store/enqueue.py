@@ -13,10 +13,19 @@ from ojs_cluster.core.timestamps import TimePoint
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Arg, Store
-from ojs_cluster.store.record import JobRecord, record
+from ojs_cluster.store.jobs import read_many
+from ojs_cluster.store.record import JobRecord
 
 CLAIM_MS = 30_000
 """How long a claimed alias may wait for its job. The janitor drops it much later."""
+
+
+class _Taken(Exception):
+    """The id at ``position`` in a part of a batch is taken."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(position)
+        self.position = position
 
 
 async def enqueue(store: Store, job: NewJob) -> JobRecord:
@@ -49,7 +58,17 @@ async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
     # One shard after the other: a refusal by one leaves the later ones untouched.
     for shard, indexes in parts.items():
         part = [(placed[i][1], jobs[i]) for i in indexes]
-        stored = await _store_part(store, shard, part, indexes, lapses)
+        try:
+            stored = await _store_part(store, shard, part, lapses)
+        except _Taken as taken:
+            job_id, _ = part[taken.position]
+            raise _duplicate(job_id, indexes[taken.position], len(jobs)) from None
+        except BackendUnavailable as error:
+            if records:
+                raise BackendUnavailable(
+                    f"{error.message}; some of the batch is stored", outcome="unknown"
+                ) from error
+            raise
         records.update(zip(indexes, stored, strict=True))
     return [records[index] for index in range(len(jobs))]
 
@@ -97,7 +116,6 @@ async def _store_part(
     store: Store,
     shard: Shard,
     part: Sequence[tuple[str, NewJob]],
-    indexes: Sequence[int],
     lapses: int,
 ) -> list[JobRecord]:
     queues = list(dict.fromkeys(job.queue for _, job in part))
@@ -125,8 +143,7 @@ async def _store_part(
     if reply[0] == b"lapsed":
         raise Conflict("the claim on the job's id lapsed before the job could be stored")
     if reply[0] == b"exists":
-        index = int(reply[1]) - 1
-        raise _duplicate(part[index][0], indexes[index], len(indexes))
+        raise _Taken(int(reply[1]) - 1)
     if reply[2]:
         await store.queues.created(store, reply[2])
     now = b"%d" % reply[1]
@@ -157,26 +174,25 @@ async def _run(
         reply = await store.run(shard, "enqueue", keys, args)
         retried = True
     if reply[0] == b"exists" and retried:
-        index = int(reply[1]) - 1
-        job_id, job = part[index]
-        found = record(job_id, reply[2]).fields
-        if found.get(f.ENVELOPE) == _fields(job_id, job)[1]:
-            return await _already(store, shard, part)
+        return await _already(store, shard, part) or reply
     return reply
 
 
-async def _already(store: Store, shard: Shard, part: Sequence[tuple[str, NewJob]]) -> list[Any]:
-    """The reply that was lost, read back: the part was stored as a whole."""
+async def _already(
+    store: Store, shard: Shard, part: Sequence[tuple[str, NewJob]]
+) -> list[Any] | None:
+    """The reply that was lost, read back; None unless every job of the part is there as sent.
+
+    One job that is there proves nothing of the others: it may be older than this request.
+    """
+    found = {job.id: job.fields for job in await read_many(store, shard, [id_ for id_, _ in part])}
     reply: list[Any] = [b"ok", 0, []]
-    for job_id, _ in part:
-        flat = await store.redis.call(shard.slot, "HGETALL", shard.job(job_id), idempotent=True)
-        found = record(job_id, flat).fields if isinstance(flat, list) else {}
-        reply[1] = int(found.get(f.CREATED, 0))
-        reply += (
-            found.get(f.STATE, b"available"),
-            found.get(f.DUE, b""),
-            found.get(f.EXPIRES, b""),
-        )
+    for job_id, job in part:
+        fields = found.get(job_id, {})
+        if fields.get(f.ENVELOPE) != _fields(job_id, job)[1]:
+            return None
+        reply[1] = int(fields[f.CREATED])
+        reply += (fields[f.STATE], fields.get(f.DUE, b""), fields.get(f.EXPIRES, b""))
     return reply
 
 

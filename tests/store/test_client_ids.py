@@ -108,10 +108,12 @@ async def test_a_taken_id_is_refused_in_every_state_of_its_job(
     store: Store, where: str, consistent: Check
 ) -> None:
     job = await active(store, id=named(store, where))
-    for step in (lambda: nack(store, job), lambda: cancel(store, job.id)):
-        with pytest.raises(Duplicate):
-            await put(store, id=job.id)
-        await step()
+    with pytest.raises(Duplicate):
+        await put(store, id=job.id)
+    await nack(store, job)
+    with pytest.raises(Duplicate):
+        await put(store, id=job.id)
+    await cancel(store, job.id)
     with pytest.raises(Duplicate):
         await put(store, "other", id=job.id)
     assert consistent().count() == {"cancelled": 1}

@@ -25,7 +25,6 @@ from tests.store.jobs import (
     foreign_id,
     home_id,
     nack,
-    put,
     queues_in_other_shards,
     shard_of,
     take,
