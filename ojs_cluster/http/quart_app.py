@@ -13,6 +13,7 @@ handler that only reads or waits. A client that closes just its sending side loo
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, cast
 
 import trio
@@ -116,13 +117,16 @@ class _Connection(TrioASGIHTTPConnection):
     async def _send(
         self, response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        if response.undelivered is None:
-            await send_response(response, send)
-        elif self._answering.cancel_called:
-            await _undo(response)
-        else:
-            self._listening.cancel()
-            await _deliver(response, receive, send)
+        # hypercorn lets failed writes pass in silence, but for one: when a client hangs up in the
+        # middle of its request, the socket is closed under our response.
+        with suppress(trio.BusyResourceError, trio.ClosedResourceError):
+            if response.undelivered is None:
+                await send_response(response, send)
+            elif self._answering.cancel_called:
+                await _undo(response)
+            else:
+                self._listening.cancel()
+                await _deliver(response, receive, send)
 
     async def _answer(self) -> Response:
         call, head = self._call, self._head
@@ -167,13 +171,14 @@ async def _deliver(
     The request's body has been received, so the next message can only be ``http.disconnect``.
     hypercorn swallows a failed write and queues that message before ``send`` returns. A client that
     got everything and hung up causes the same message a moment later, and its jobs must stay its
-    own. So the queue is looked at exactly once: the deadline, being past, strikes in the next turn
-    of the event loop before any task runs that could queue more.
+    own. So the last byte waits until the queue has been looked at: whoever hung up before it has no
+    complete response, and after it nothing is undone. The look is a receive whose deadline is past:
+    it strikes in the next turn of the event loop.
     """
     delivered = False
     try:
         await send_start(response, send)
-        await send_body(response.body, send, more=True)
+        await send_body(response.body[:-1], send, more=True)
         with trio.CancelScope() as look:
             look.deadline = trio.current_time()
             await receive()
@@ -182,7 +187,7 @@ async def _deliver(
         if not delivered:
             await _undo(response)
     if delivered:
-        await send_body(b"", send, more=False)
+        await send_body(response.body[-1:], send, more=False)
 
 
 async def _undo(response: Response) -> None:

@@ -52,7 +52,7 @@ TEXTS = ["", "0", "-1", "9" * 30, "true", "x", "%00", "%ff", "eyJhIjpbXX0", "WzE
 
 def body_of(chance: random.Random, known: list[str]) -> bytes:
     """A body that would be valid on most routes, with some members spoilt."""
-    job = {"type": "t", "args": [], "meta": {}, "options": {"queue": "default"}}
+    job: dict[str, Any] = {"type": "t", "args": [], "meta": {}, "options": {"queue": "default"}}
     members = {**job, "queues": ["default"], "worker_id": "w", "job_id": chance.choice(known)}
     members |= {"jobs": [job], "confirm": True}
     for name in chance.sample(MEMBERS, chance.randint(0, 4)):
