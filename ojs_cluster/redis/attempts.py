@@ -17,6 +17,9 @@ BUSY_CODES: Final = frozenset(
 # Of these, the ones after which the topology is in doubt.
 STALE_CODES: Final = frozenset({"CLUSTERDOWN", "MASTERDOWN", "READONLY"})
 
+# No memory, or no disk to persist to: not applied either, but not over in a few seconds, and
+# every waiting caller is memory too. A script meets them at its first write.
+REFUSED_CODES: Final = frozenset({"OOM", "MISCONF"})
 # A script ran into a key that its slot's migration has already taken to another node, or that
 # does not exist while the slot moves. Redis finds that out when the script touches the key, so
 # whatever the script wrote before that has been applied. Keys that are declared are checked

@@ -14,7 +14,13 @@ from typing import Final
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.attempts import BUSY_CODES, MOVED_UNDER_SCRIPT, STALE_CODES, Attempts
+from ojs_cluster.redis.attempts import (
+    BUSY_CODES,
+    MOVED_UNDER_SCRIPT,
+    REFUSED_CODES,
+    STALE_CODES,
+    Attempts,
+)
 from ojs_cluster.redis.connection import Answer, Arg, Reply, pack
 from ojs_cluster.redis.errors import RedisReplyError, ReplyTooLarge, Signal
 from ojs_cluster.redis.link import Link
@@ -105,7 +111,6 @@ class Client:
 
         The command must be idempotent: it is repeated when a connection is lost.
         """
-        payload = pack(args)
         masters = self.topology.masters
         if not masters:
             raise BackendUnavailable("no Redis master is known", outcome="not_applied")
@@ -113,11 +118,8 @@ class Client:
         failures: list[Exception] = []
 
         async def ask(address: Address) -> None:
-            link = self._router.link_to(address)
             try:
-                replies[address] = await self._persist(
-                    None, payload, link, NO_ANSWER, self._clock.now, True, None
-                )
+                replies[address] = await self.call_at(address, *args)
             except (BackendUnavailable, RedisReplyError, ReplyTooLarge) as error:
                 failures.append(error)
 
@@ -129,7 +131,7 @@ class Client:
         return {address: replies[address] for address in masters}
 
     async def call_at(self, address: Address, *args: Arg) -> Reply:
-        """Send one idempotent command to one node, whatever slots it owns (SCAN, INFO)."""
+        """Send one idempotent command to one node, whatever slots it serves (SCAN, INFO)."""
         link = self._router.link_to(address)
         return await self._persist(None, pack(args), link, NO_ANSWER, self._clock.now, True, None)
 
@@ -219,6 +221,10 @@ class Client:
                     if answer.code in STALE_CODES:
                         self._router.want_refresh()
                     await attempts.pause()
+                elif answer.code in REFUSED_CODES:
+                    raise BackendUnavailable(
+                        f"Redis refuses writes ({answer.code})", outcome="not_applied"
+                    ) from answer
                 elif MOVED_UNDER_SCRIPT in answer.message:
                     attempts.accept_interrupted_script(answer)
                     await attempts.pause()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import time
+from pathlib import Path
 
 import pytest
 import trio
@@ -12,6 +14,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, ReplyTooLarge, open_client
 from ojs_cluster.server.embedded import Embedded
 from tests.redis.helpers import client_of, eventually, in_thread, proxied, settings_for, slot_of
+from tests.support.servers import own_server
 
 BIG = b"x" * 300_000
 
@@ -231,3 +234,26 @@ async def test_closing_the_client_wakes_callers_outside_of_it(standalone: Embedd
             await caller(client)
 
     assert sorted(outcomes) == ["not_applied", "not_applied", "unknown"]
+
+
+async def test_full_memory_is_told_at_once_and_nothing_is_written(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False, config={"maxmemory": "1"}) as server:
+        async with client_of(server) as client:
+            with trio.fail_after(2), pytest.raises(BackendUnavailable, match="OOM") as caught:
+                await client.call(0, b"SET", b"k", 1)
+            assert caught.value.outcome == "not_applied"
+            assert await client.call(0, b"GET", b"k") is None
+
+
+async def test_paused_process_does_not_take_unread_replies_for_silence(
+    standalone: Embedded,
+) -> None:
+    """Replies that came while this process stood still are answers, however late it is."""
+    async with client_of(standalone, reply_timeout_s=0.3, call_timeout_s=30) as client:
+        for _ in range(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.call, 0, b"INCR", b"n")
+                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()
+                time.sleep(0.7)  # noqa: ASYNC251 - the pause of the whole process
+        assert await client.call(0, b"INCR", b"n") == 6
