@@ -41,7 +41,6 @@ class HttpSettings:
     max_result_wait_s: float = 60.0
     max_fetch_count: int = 100
     version: str = __version__
-    homepage: str = "https://github.com/openjobspec"
 
     def __post_init__(self) -> None:
         if any(not key for key in self.api_keys):
