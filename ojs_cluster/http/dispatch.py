@@ -43,8 +43,8 @@ class Call:
     """What is known of a request once its head has been read.
 
     ``refusal`` is the answer that does not need the body; a door sends it without reading on.
-    ``max_body`` is the largest body, in bytes, that the route takes. ``began`` is a time of the
-    performance counter, in seconds.
+    ``max_body`` is the largest body, in bytes, that the route takes; 0 for a refusal. ``began`` is
+    a time of the performance counter, in seconds.
     """
 
     request_id: str
@@ -74,7 +74,7 @@ def prepare(app: App, request: Request) -> Call:
         route, params = _admit(settings, request)
     except OJSError as error:
         refusal = finish(request, error_response(error, request_id), request_id, began)
-        return Call(request_id, None, (), settings.max_body, refusal, began)
+        return Call(request_id, None, (), 0, refusal, began)
     limit = settings.max_batch_body if route.batch else settings.max_body
     return Call(request_id, route, params, limit, None, began)
 

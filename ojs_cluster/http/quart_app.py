@@ -95,13 +95,18 @@ class _Connection(TrioASGIHTTPConnection):
                     if self._leaves_nothing_undone():
                         self._answering.cancel()
                     return
-                if len(self._body) <= self._call.max_body:
-                    self._body += message.get("body", b"")
-                    if len(self._body) > self._call.max_body:
-                        self._enough.set()
+                self._take(message.get("body", b""))
                 if not message.get("more_body", False):
                     self._enough.set()
                     self._ended.set()
+
+    def _take(self, piece: bytes) -> None:
+        limit = self._call.max_body
+        if len(self._body) <= limit:
+            # One byte too many is kept: it tells that there were more.
+            self._body += piece[: limit + 1 - len(self._body)]
+            if len(self._body) > limit:
+                self._enough.set()
 
     def _leaves_nothing_undone(self) -> bool:
         """Whether the handler may be cancelled where it is: it has not begun, or it reads or waits.

@@ -21,6 +21,7 @@ from ojs_cluster.store.listing import JobFilter, JobPage
 
 _MAX_OFFSET = 10_000  # each job passed over is read: who wants to go further uses the cursor
 _CHUNK = 200
+_MAX_PAGES = 100
 
 
 async def enqueue(app: App, request: Request) -> Response:
@@ -87,8 +88,11 @@ async def list_jobs(app: App, request: Request) -> Response:
 
 async def _pass_over(app: App, wanted: JobFilter, offset: int) -> tuple[str | None, int]:
     """A cursor after the first ``offset`` jobs, and how many these were; None at the list's end."""
-    cursor, passed = None, 0
+    cursor, passed, pages = None, 0, 0
     while passed < offset:
+        pages += 1
+        if pages > _MAX_PAGES:  # few of the jobs passed over are what is looked for
+            raise InvalidRequest("too far into this list: use the cursor", field="offset")
         page = await listing.list_jobs(
             app.store, wanted, limit=min(_CHUNK, offset - passed), cursor=cursor
         )
