@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import logging
@@ -410,3 +411,16 @@ def test_a_handler_takes_the_parameters_of_its_path(route: Route) -> None:
 def test_two_handlers_for_one_route_are_refused() -> None:
     with pytest.raises(ValueError, match="two routes"):
         Router([ROUTES[0], ROUTES[0]])
+
+
+def test_only_the_door_knows_a_framework() -> None:
+    package = Path(inspect.getfile(Router)).parent
+    for path in package.rglob("*.py"):
+        if path.name in ("quart_app.py", "asgi.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names.append(node.module)
+            roots = {name.partition(".")[0] for name in names}
+            assert not roots & {"quart", "quart_trio", "hypercorn", "werkzeug"}, path
