@@ -134,7 +134,7 @@ class Feed:
             while True:
                 started = trio.current_time()
                 # Commands to the same node fail as well and tell why; here it is only a gap.
-                with contextlib.suppress(ConnectFailed, OSError):
+                with contextlib.suppress(ConnectFailed, OSError, hiredis.ProtocolError):
                     await self._session()
                 for subscription in self.subscriptions.values():
                     subscription.drop()

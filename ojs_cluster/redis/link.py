@@ -6,6 +6,7 @@ client's next change (a link that came up, a new topology) and look again.
 
 from __future__ import annotations
 
+import logging
 import random
 import ssl
 from collections.abc import Callable
@@ -16,6 +17,8 @@ from ojs_cluster.redis.connection import Arg, Clock, Connection, pack
 from ojs_cluster.redis.errors import AuthenticationFailed, ConnectFailed, RedisReplyError, Signal
 from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.transport import Transport, open_transport
+
+log = logging.getLogger("ojs.redis")
 
 BACKOFF_FIRST_S = 0.02
 BACKOFF_MAX_S = 0.5
@@ -65,12 +68,12 @@ async def dial(address: Address, settings: ClientSettings, tls: ssl.SSLContext |
             return await open_transport(address, tls)
     except trio.TooSlowError:
         reason = f"no connection within {settings.connect_timeout_s:g} s"
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host can have such a name
         reason = _reason(error)
     raise ConnectFailed(f"{address}: {reason}")
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: Exception) -> str:
     """The operating system's words, which trio keeps as the cause: one per address tried."""
     cause = error.__cause__
     if isinstance(cause, BaseExceptionGroup):
@@ -102,6 +105,7 @@ class Link:
         self._on_change = on_change
         self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         self._up_since = 0.0
+        self._told_down = False
 
     def __repr__(self) -> str:
         return f"<Link {self.address} {'up' if self.connection is not None else 'down'}>"
@@ -114,6 +118,7 @@ class Link:
                     await self._one_connection()
                 except ConnectFailed as error:
                     self.last_error = error
+                self._tell_down()
                 self._on_change(self)
                 await trio.sleep(self._backoff.next_s())
 
@@ -145,7 +150,15 @@ class Link:
             self.connection = connection
             self.last_error = None
             self._up_since = trio.current_time()
+            self._told_down = False
+            log.info("Redis node %s is connected", self.address)
             self._on_change(self)
+
+    def _tell_down(self) -> None:
+        """Log the first failure of a row; the retries that follow would only repeat it."""
+        if not self._told_down and self.retired_at is None:
+            self._told_down = True
+            log.warning("Redis node %s is not connected: %s", self.address, self.last_error)
 
     async def _serve(self, connection: Connection, scope: trio.CancelScope) -> None:
         reason = await connection.run()

@@ -7,6 +7,7 @@ one task only, however many callers find the present one wrong.
 
 from __future__ import annotations
 
+import logging
 import random
 import ssl
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from ojs_cluster.redis.topology import (
     parse_cluster_slots,
     standalone,
 )
+
+log = logging.getLogger("ojs.redis")
 
 WATCH_INTERVAL_S = 0.1
 REFRESH_SPACING_S = 0.05
@@ -220,6 +223,13 @@ class Router:
 
     def _apply(self, topology: Topology) -> None:
         """Make ``topology`` the current view: links for new masters, retirement for old ones."""
+        if set(topology.masters) != set(self.topology.masters):
+            log.info(
+                "Redis masters: %s; %d of %d slots served",
+                ", ".join(map(str, topology.masters)),
+                topology.slots_covered,
+                SLOTS,
+            )
         self.topology = topology
         routes: list[Link | None] = [None] * SLOTS
         for item in topology.ranges:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from pathlib import Path
 
@@ -257,3 +258,22 @@ async def test_paused_process_does_not_take_unread_replies_for_silence(
                 await trio.lowlevel.checkpoint()
                 time.sleep(0.7)  # noqa: ASYNC251 - the pause of the whole process
         assert await client.call(0, b"INCR", b"n") == 6
+
+
+async def test_loss_and_return_of_a_node_are_logged_once_each(
+    standalone: Embedded, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="ojs.redis")
+    async with proxied(standalone) as proxy:
+        settings = settings_for(proxy.port, connect_timeout_s=0.1)
+        async with open_client(settings) as client:
+            proxy.stall()
+            proxy.cut()
+            connections = proxy.connections
+            await eventually(lambda: proxy.connections >= connections + 3, what="some retries")
+            proxy.resume()
+            await eventually(lambda: client.healthy)
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert len([line for line in lines if "is not connected: " in line]) == 1
+    assert len([line for line in lines if line.endswith("is connected")]) == 2

@@ -8,7 +8,13 @@ import pytest
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis import AuthenticationFailed, ClientSettings, ConnectFailed, open_client
+from ojs_cluster.redis import (
+    Address,
+    AuthenticationFailed,
+    ClientSettings,
+    ConnectFailed,
+    open_client,
+)
 from ojs_cluster.server.embedded import Embedded
 from tests.redis.helpers import settings_for, silent_listener
 from tests.support.servers import own_server
@@ -42,6 +48,15 @@ async def test_server_that_speaks_another_protocol() -> None:
                 raise AssertionError("opened")
         nursery.cancel_scope.cancel()
     assert "protocol error" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 70, "a..b"])
+async def test_impossible_host_name_is_one_more_unreachable_node(host: str) -> None:
+    settings = ClientSettings(nodes=(Address(host, 6379),), call_timeout_s=0.3)
+    with trio.fail_after(30), pytest.raises(BackendUnavailable) as caught:
+        async with open_client(settings):
+            raise AssertionError("opened")
+    assert caught.value.outcome == "not_applied"
 
 
 async def test_database_number_on_a_cluster_is_refused(cluster: Embedded) -> None:
