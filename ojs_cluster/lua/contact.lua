@@ -36,5 +36,7 @@ if ARGV[2] == 'beat' then
 end
 if beats >= 3 then
     redis.call('ZADD', KEYS[3], now + math.max(tonumber(ARGV[3]), 3 * gap), worker)
+elseif beats == 1 then
+    redis.call('ZREM', KEYS[3], worker) -- it beat steadily once; that watch is over
 end
 return {now, known[2] or '', state, known[3] or '0'}

@@ -20,8 +20,8 @@ local found = redis.call('ZRANGEBYSCORE', ACTIVE, after, last)
 local recovered = 0
 for _, id in ipairs(found) do
     local key = job_key(id)
-    local held = redis.call('HMGET', key, F.worker, F.deadline, F.lease_ms)
-    if held[1] == ARGV[2] and held[2] - held[3] <= tonumber(ARGV[3]) then
+    local held = redis.call('HMGET', key, F.worker, F.started, F.extended)
+    if held[1] == ARGV[2] and math.max(held[2], held[3] or 0) <= tonumber(ARGV[3]) then
         lose_lease(id, key, load_job(key), '{"code":"worker_lost","type":"worker_lost",'
             .. '"message":"the worker stopped sending heartbeats","retryable":true',
             tonumber(ARGV[6]), limits)

@@ -15,7 +15,7 @@ redis.call('ZREM', dead_key(job[F.queue]), id)
 redis.call('ZREM', FINISHED, id)
 count(job[F.queue], 'discarded', -1)
 local past = {F.attempt, F.errors, F.dead, F.expired, F.finished, F.started, F.worker, F.lease,
-    F.deadline, F.lease_ms, F.delay}
+    F.deadline, F.lease_ms, F.extended, F.delay}
 for name in pairs(job) do
     if string.match(name, '^' .. F.error_slot .. '%d+$') then past[#past + 1] = name end
 end

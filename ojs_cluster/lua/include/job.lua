@@ -4,7 +4,7 @@ local F = {
     max_attempts = 'm', retry = 'r', non_retryable = 'nr', on_exhaustion = 'x',
     visibility = 'v', timeout = 'to', expires = 'xp', scheduled_shown = 'sa', expires_shown = 'xa',
     attempt = 'a', enqueued = 'n', started = 'st', finished = 'f', due = 'da', delay = 'dd',
-    worker = 'w', lease = 'l', deadline = 'd', lease_ms = 'lv',
+    worker = 'w', lease = 'l', deadline = 'd', lease_ms = 'lv', extended = 'le',
     result = 'rs', errors = 'hn', error_slot = 'h', dead = 'dl', expired = 'ex', replays = 'rc',
     alias = '@',
 }
