@@ -222,7 +222,7 @@ def banner(settings: Settings, embedded: Embedded | None) -> str:
     data = (
         f"\n  Data       {embedded.directory} (kept; delete it to start over)" if embedded else ""
     )
-    security = "with the key in OJS_API_KEY" if keys else "no key needed (this machine only)"
+    security = "with the key in OJS_API_KEY" if keys else "no key needed, this machine only"
     return f"""
   ojs-cluster is running: {listen.workers} API processes, 1 scheduler.
 

@@ -115,7 +115,8 @@ def test_process_that_waits_for_redis_stops_at_once(tmp_path: Path) -> None:
         wait_until(lambda: answers(port), what="the port is open")
         running.signal(signal.SIGTERM)
         assert running.wait_exit(10) == 0
-    with program([*CLI, "scheduler"], env={"REDIS_URL": "redis://127.0.0.1:1"}) as running:
+    env = {"REDIS_URL": "redis://127.0.0.1:1", "OJS_REDIS_CALL_TIMEOUT": "300ms"}
+    with program([*CLI, "scheduler"], env=env) as running:
         running.wait_line("Redis cannot be used yet")
         running.signal(signal.SIGTERM)
         assert running.wait_exit(10) == 0
