@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.errors import Lost, ReplyTooLarge, Signal, TooLarge
 from ojs_cluster.redis.link import Backoff
-
-# Replies that say "not now": the command was not applied and may be sent again.
-BUSY_CODES: Final = frozenset(
-    {"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS"}
-)
-# Of these, the ones after which the topology is in doubt.
-STALE_CODES: Final = frozenset({"CLUSTERDOWN", "MASTERDOWN", "READONLY"})
-
-# No memory, or no disk to persist to: not applied either, but not over in a few seconds, and
-# every waiting caller is memory too. A script meets them at its first write.
-REFUSED_CODES: Final = frozenset({"OOM", "MISCONF"})
-# A script ran into a key that its slot's migration has already taken to another node, or that
-# does not exist while the slot moves. Redis finds that out when the script touches the key, so
-# whatever the script wrote before that has been applied. Keys that are declared are checked
-# before the script starts and give TRYAGAIN or ASK instead.
-MOVED_UNDER_SCRIPT: Final = "access a non local key"
 
 RETRY_FIRST_S = 0.005
 RETRY_MAX_S = 0.1

@@ -14,15 +14,17 @@ from typing import Final
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.attempts import (
+from ojs_cluster.redis.attempts import Attempts
+from ojs_cluster.redis.connection import Answer, Arg, Reply, pack
+from ojs_cluster.redis.errors import (
     BUSY_CODES,
     MOVED_UNDER_SCRIPT,
     REFUSED_CODES,
     STALE_CODES,
-    Attempts,
+    RedisReplyError,
+    ReplyTooLarge,
+    Signal,
 )
-from ojs_cluster.redis.connection import Answer, Arg, Reply, pack
-from ojs_cluster.redis.errors import RedisReplyError, ReplyTooLarge, Signal
 from ojs_cluster.redis.link import Link
 from ojs_cluster.redis.pubsub import PubSub
 from ojs_cluster.redis.router import Router

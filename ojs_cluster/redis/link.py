@@ -14,7 +14,13 @@ from collections.abc import Callable
 import trio
 
 from ojs_cluster.redis.connection import Arg, Clock, Connection, pack
-from ojs_cluster.redis.errors import AuthenticationFailed, ConnectFailed, RedisReplyError, Signal
+from ojs_cluster.redis.errors import (
+    BUSY_CODES,
+    AuthenticationFailed,
+    ConnectFailed,
+    RedisReplyError,
+    Signal,
+)
 from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.transport import Transport, open_transport
 
@@ -23,6 +29,8 @@ log = logging.getLogger("ojs.redis")
 BACKOFF_FIRST_S = 0.02
 BACKOFF_MAX_S = 0.5
 STABLE_S = 1.0
+
+Command = tuple[Arg, ...]
 
 
 class Backoff:
@@ -44,11 +52,11 @@ class Backoff:
         return delay * (0.5 + random.random() / 2)  # noqa: S311 - spreads load, protects nothing
 
 
-def handshake(settings: ClientSettings) -> list[tuple[Arg, ...]]:
+def handshake(settings: ClientSettings) -> list[Command]:
     """Commands that open every connection, in order."""
-    commands: list[tuple[Arg, ...]] = []
+    commands: list[Command] = []
     if settings.password is not None:
-        user: tuple[Arg, ...] = (settings.username,) if settings.username is not None else ()
+        user: Command = (settings.username,) if settings.username is not None else ()
         commands.append((b"AUTH", *user, settings.password))
     if settings.client_name:
         commands.append((b"CLIENT", b"SETNAME", settings.client_name))
@@ -171,6 +179,23 @@ class Link:
         scope.cancel()
 
 
+def check_refusal(name: str, command: Command, error: RedisReplyError) -> None:
+    """Judge an error reply to a command of the handshake with node ``name``.
+
+    Returns when the connection can do without: a user who may not name its connections.
+
+    Raises:
+        AuthenticationFailed: trying again will not help.
+        ConnectFailed: it may.
+    """
+    if command[0] == b"CLIENT" and error.code == "NOPERM":
+        return
+    if error.code in BUSY_CODES:
+        raise ConnectFailed(f"{name}: {error}")
+    what = command[0].decode() if isinstance(command[0], bytes) else "the handshake"
+    raise AuthenticationFailed(f"{name} refused {what}: {error}")
+
+
 async def introduce(connection: Connection, settings: ClientSettings) -> None:
     """Send the handshake and check every answer, within ``connect_timeout_s``.
 
@@ -182,11 +207,8 @@ async def introduce(connection: Connection, settings: ClientSettings) -> None:
         for command in handshake(settings):
             answer = await connection.execute(pack(command))
             if isinstance(answer, RedisReplyError):
-                what = str(command[0], "ascii") if isinstance(command[0], bytes) else "handshake"
-                if answer.code in ("LOADING", "BUSY", "MASTERDOWN"):
-                    raise ConnectFailed(f"{connection.name}: {answer}")
-                raise AuthenticationFailed(f"{connection.name} refused {what}: {answer}")
-            if isinstance(answer, Signal):
+                check_refusal(connection.name, command, answer)
+            elif isinstance(answer, Signal):
                 raise ConnectFailed(f"{connection.name}: {answer}")
     if scope.cancelled_caught:
         raise ConnectFailed(f"{connection.name}: no answer to the handshake in time")

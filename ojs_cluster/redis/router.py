@@ -61,6 +61,7 @@ class Router:
         self._changed = trio.lowlevel.ParkingLot()
         self._refresh_wanted = trio.Event()
         self._refresh_hint: Address | None = None
+        self._topology_error: Exception | None = None
 
     @property
     def healthy(self) -> bool:
@@ -142,7 +143,7 @@ class Router:
 
     def _failure_at_start(self) -> Exception | None:
         """The latest error; raises it when it says that our credentials are wrong."""
-        error = self.why_down(None)
+        error = self.why_down(None) or self._topology_error
         if isinstance(error, AuthenticationFailed):
             raise error
         return error
@@ -189,6 +190,7 @@ class Router:
         if isinstance(answer, RedisReplyError) and "cluster support disabled" in str(answer):
             return await self._ask_role(link)
         if isinstance(answer, Exception):
+            self._topology_error = ConnectFailed(f"{link.address} on CLUSTER SLOTS: {answer}")
             return None
         try:
             topology = parse_cluster_slots(answer, link.address)

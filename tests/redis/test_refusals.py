@@ -97,3 +97,35 @@ async def test_wrong_credentials_fail_at_once_and_are_not_shown(
             raise AssertionError("opened")
     assert "-pw" not in str(caught.value)
     assert "wrong" not in str(caught.value).lower().replace("wrongpass", "")
+
+
+async def test_user_with_few_rights_can_work(tmp_path: Path) -> None:
+    rights = ["+@read", "+@write", "+@scripting", "+@pubsub", "-client"]
+    with own_server(tmp_path, cluster=False) as server:
+        await set_user(server, [*rights, "+cluster|slots"])
+        async with open_client(few_rights(server)) as client:
+            assert await client.call(0, b"INCR", b"n") == 1
+            await client.subscribe(b"ch", 0, lambda _: None, lambda: None)
+
+
+async def test_missing_right_to_the_topology_is_named(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False) as server:
+        await set_user(server, ["+@read"])
+        with pytest.raises(BackendUnavailable) as caught:
+            async with open_client(few_rights(server)):
+                raise AssertionError("opened")
+    assert "NOPERM" in str(caught.value.__cause__)
+
+
+def few_rights(server: Embedded) -> ClientSettings:
+    """Settings of a user made by ``set_user``."""
+    url = server.url.replace("redis://", "redis://few:pw@")
+    return ClientSettings.from_url(url, call_timeout_s=1.0)
+
+
+async def set_user(server: Embedded, rights: list[str]) -> None:
+    """Make a user with exactly these rights."""
+    with server.nodes[0].client() as admin:
+        admin.execute_command(  # type: ignore[no-untyped-call]
+            "ACL", "SETUSER", "few", "reset", "on", ">pw", "~*", "&*", *rights
+        )
