@@ -6,13 +6,13 @@
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
 --       7 ms to keep discarded jobs, then the queue names in order.
--- Returns: {now, per job: id, fields}
+-- Returns: {now, per job: id, fields} | {now, 'quiet'}
 --@include keys now job event deadline available finish promote
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 local reply = {now}
 if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
-    if until_ and tonumber(until_) > now then return reply end
+    if until_ and tonumber(until_) > now then return {now, 'quiet'} end
 end
 promote_due(16, ARGV[7])
 

@@ -17,6 +17,10 @@ RELEASE_S = 5.0
 """How long a cancelled caller's jobs are tried to be given back; then their leases end."""
 
 
+class Quiet(Exception):
+    """The worker is marked: it may not fetch, whatever there is."""
+
+
 async def fetch(
     store: Store,
     queues: Sequence[str],
@@ -40,6 +44,26 @@ async def fetch(
     BackendUnavailable: Redis did not answer in time, and no job was had before that. A job whose
         reply was lost is available again when its lease ends.
     """
+    try:
+        return await fetch_unless_quiet(store, queues, count, worker_id, visibility_timeout_ms)
+    except Quiet:
+        return []
+
+
+async def fetch_unless_quiet(
+    store: Store,
+    queues: Sequence[str],
+    count: int,
+    worker_id: str,
+    visibility_timeout_ms: int | None,
+) -> list[JobRecord]:
+    """As ``fetch``, for callers who must tell an empty queue from a worker that may not look.
+
+    Raises
+    ------
+    Quiet: the worker is marked, and no job was had.
+    BackendUnavailable: as ``fetch``.
+    """
     await store.contacts.note(store, worker_id)
     jobs: list[JobRecord] = []
     try:
@@ -51,7 +75,7 @@ async def fetch(
                     jobs += await _fetch_from(
                         store, shard, names, count - len(jobs), worker_id, visibility_timeout_ms
                     )
-            except BackendUnavailable:
+            except (BackendUnavailable, Quiet):
                 if not jobs:
                     raise
                 break
@@ -120,5 +144,7 @@ async def _fetch_from(
         *queues,
     ]
     reply = await store.run(shard, "fetch", keys, args)
+    if reply[1:] == [b"quiet"]:
+        raise Quiet
     items = iter(reply[1:])
     return [record(job_id.decode(), flat) for job_id, flat in zip(items, items, strict=True)]
