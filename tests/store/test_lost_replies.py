@@ -218,6 +218,15 @@ async def test_a_fetch_keeps_what_it_has_when_a_later_shard_fails(
     assert consistent().count() == {"active": 1, "available": 1}
 
 
+async def test_a_fetch_gives_jobs_although_the_shard_of_the_workers_record_is_away(
+    store: Store, consistent: Check
+) -> None:
+    job = await put(store)
+
+    assert [found.id for found in await take(refusing(store, "contact", after=0))] == [job.id]
+    consistent()
+
+
 async def test_operations_that_cannot_be_repeated_say_that_they_may_have_happened(
     store: Store,
 ) -> None:
