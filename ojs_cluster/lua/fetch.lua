@@ -7,16 +7,48 @@
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
 --       7 ms to keep discarded jobs, then the queue names in order.
 -- Returns: {now, per job: id, fields} | {now, 'quiet'}
---@include keys now job event deadline available finish promote
+--@include keys now look job event deadline available finish promote
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 local reply = {now}
 if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
     if until_ and tonumber(until_) > now then return {now, 'quiet'} end
 end
-promote_due(16, ARGV[7])
+local due, jobs = look_at_due(16)
 
-local given, budget = 0, wanted + 256
+-- Reads the heads of the queues, in order, as far as it takes to find enough jobs that can run.
+local function scan()
+    local found, live, budget = {}, 0, wanted + 256
+    for q = 8, #ARGV do
+        local at = 8 + 2 * (q - 8)
+        local open, from = redis.call('HEXISTS', KEYS[at], 'paused') == 0, 0
+        while open and live < wanted and budget > 0 do
+            local size = math.min(wanted - live, budget)
+            local ids = redis.call('ZRANGE', KEYS[at + 1], from, from + size - 1)
+            for _, id in ipairs(ids) do
+                if jobs[id] == nil then jobs[id] = load_job(job_key(id)) or false end
+                local job = jobs[id]
+                if job and (not job[F.expires] or tonumber(job[F.expires]) > now) then
+                    live = live + 1
+                end
+                found[#found + 1] = id
+                found[#found + 1] = KEYS[at + 1]
+            end
+            open, from, budget = #ids == size, from + size, budget - size
+        end
+        if live >= wanted then break end
+    end
+    return found
+end
+
+local found = scan()
+if #due > 0 then
+    promote_due(due, jobs, ARGV[7])
+    -- What was promoted takes its place among the others; nothing is met that was not looked at.
+    found = scan()
+end
+
+local given = 0
 local function activate(id, key, job)
     given = given + 1
     local lease_ms = ARGV[5]
@@ -28,36 +60,23 @@ local function activate(id, key, job)
         F.deadline, deadline, F.started, now)
     set_deadline(ACTIVE, id, deadline)
     if job[F.timeout] then set_deadline(RUNNING, id, now + job[F.timeout]) end
-    if job[F.expires] then redis.call('ZREM', EXPIRING, id) end
+    if job[F.expires] then take_out(EXPIRING, id) end
     count(job[F.queue], 'active', 1)
     emit('job.started', id, job, 'a', attempt, 'w', worker)
     reply[#reply + 1] = id
     reply[#reply + 1] = job.flat
 end
 
-for q = 8, #ARGV do
-    local at = 8 + 2 * (q - 8)
-    local queue, zset = KEYS[at], KEYS[at + 1]
-    if redis.call('HEXISTS', queue, 'paused') == 0 then
-        while given < wanted and budget > 0 do
-            local popped = redis.call('ZPOPMIN', zset, math.min(wanted - given, budget))
-            if #popped == 0 then break end
-            for i = 1, #popped, 2 do
-                budget = budget - 1
-                local id = popped[i]
-                local key = job_key(id)
-                local job = load_job(key)
-                if job then
-                    if job[F.expires] and tonumber(job[F.expires]) <= now then
-                        redis.call('ZREM', EXPIRING, id)
-                        expire(id, key, job, ARGV[7])
-                    else
-                        activate(id, key, job)
-                    end
-                end
-            end
-        end
+for i = 1, #found, 2 do
+    local id, zset = found[i], found[i + 1]
+    local key, job = job_key(id), jobs[id]
+    take_out(zset, id)
+    if job and job[F.expires] and tonumber(job[F.expires]) <= now then
+        take_out(EXPIRING, id)
+        expire(id, key, job, ARGV[7])
+    elseif job then
+        activate(id, key, job)
     end
-    if given >= wanted then break end
 end
+settle()
 return reply

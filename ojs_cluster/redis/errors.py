@@ -25,8 +25,8 @@ STALE_CODES: Final = frozenset({"CLUSTERDOWN", "MASTERDOWN", "READONLY"})
 REFUSED_CODES: Final = frozenset({"OOM", "MISCONF"})
 # A script ran into a key that its slot's migration has already taken to another node, or that
 # does not exist while the slot moves. Redis finds that out when the script touches the key, so
-# whatever the script wrote before that has been applied. Keys that are declared are checked
-# before the script starts and give TRYAGAIN or ASK instead.
+# whatever the script wrote before that has been applied: nothing, if it looks first at all it may
+# touch. Keys that are declared are checked before the script starts and give TRYAGAIN or ASK.
 MOVED_UNDER_SCRIPT: Final = "access a non local key"
 
 
