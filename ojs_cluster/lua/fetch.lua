@@ -1,7 +1,8 @@
 -- Transition: available -> active, for up to `count` jobs of some queues of one shard.
 -- Pre:  the worker is not quiet; a queue is not paused.
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. What was due
---       in the shard has been promoted first; expired jobs met on the way are discarded.
+--       in the shard has been promoted first; expired jobs met on the way are discarded. Fewer
+--       jobs than there are when they are large: the reply ends with the job that fills it.
 -- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c: and q:.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
@@ -16,7 +17,10 @@ if worker ~= '' then
 end
 promote_due(16, ARGV[7])
 
-local given, budget = 0, wanted + 256
+-- A reply that the client refuses for its size would leave leases that nobody knows of. With
+-- the default limits a job has at most 1.7 MB, so this stays far below the client's 64 MiB.
+local MOST_BYTES = 8 * 1024 * 1024
+local given, budget, bytes = 0, wanted + 256, 0
 local function activate(id, key, job)
     given = given + 1
     local lease_ms = ARGV[5]
@@ -33,31 +37,34 @@ local function activate(id, key, job)
     emit('job.started', id, job, 'a', attempt, 'w', worker)
     reply[#reply + 1] = id
     reply[#reply + 1] = job.flat
+    if job[F.errors] then
+        for _, value in ipairs(job.flat) do bytes = bytes + #value end
+    else
+        bytes = bytes + #job[F.envelope]
+    end
 end
 
 for q = 8, #ARGV do
     local at = 8 + 2 * (q - 8)
     local queue, zset = KEYS[at], KEYS[at + 1]
     if redis.call('HEXISTS', queue, 'paused') == 0 then
-        while given < wanted and budget > 0 do
-            local popped = redis.call('ZPOPMIN', zset, math.min(wanted - given, budget))
-            if #popped == 0 then break end
-            for i = 1, #popped, 2 do
-                budget = budget - 1
-                local id = popped[i]
-                local key = job_key(id)
-                local job = load_job(key)
-                if job then
-                    if job[F.expires] and tonumber(job[F.expires]) <= now then
-                        redis.call('ZREM', EXPIRING, id)
-                        expire(id, key, job, ARGV[7])
-                    else
-                        activate(id, key, job)
-                    end
+        -- One by one: what was popped together could not be put back in its place.
+        while given < wanted and budget > 0 and bytes < MOST_BYTES do
+            local id = redis.call('ZPOPMIN', zset)[1]
+            if not id then break end
+            budget = budget - 1
+            local key = job_key(id)
+            local job = load_job(key)
+            if job then
+                if job[F.expires] and tonumber(job[F.expires]) <= now then
+                    redis.call('ZREM', EXPIRING, id)
+                    expire(id, key, job, ARGV[7])
+                else
+                    activate(id, key, job)
                 end
             end
         end
     end
-    if given >= wanted then break end
+    if given >= wanted or bytes >= MOST_BYTES then break end
 end
 return reply
