@@ -17,7 +17,7 @@ from ojs_cluster.core.errors import Internal, OJSError, PayloadTooLarge, Unsuppo
 from ojs_cluster.core.ids import new_job_id
 from ojs_cluster.http.app import App, HttpSettings
 from ojs_cluster.http.auth import check_key
-from ojs_cluster.http.errors import error_response, internal_error_response
+from ojs_cluster.http.errors import AmbiguousLength, error_response, internal_error_response
 from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import router_for
@@ -132,6 +132,13 @@ def finish(request: Request, response: Response, request_id: str, began: float) 
 
 
 def _admit(settings: HttpSettings, request: Request) -> tuple[Route, tuple[str, ...]]:
+    if "transfer-encoding" in request.headers and "content-length" in request.headers:
+        # RFC 9112 6.3 lets a server go by Transfer-Encoding or refuse. Requests are smuggled past
+        # a proxy that goes by the other header, so: refuse, before the key is looked at.
+        raise AmbiguousLength(
+            "the request has both Content-Length and Transfer-Encoding",
+            field="headers.transfer-encoding",
+        )
     denied: OJSError | None = None
     if settings.api_keys:
         try:

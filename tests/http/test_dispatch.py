@@ -6,7 +6,9 @@ import ast
 import inspect
 import json
 import logging
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -274,6 +276,30 @@ async def test_without_redis_we_are_alive_and_say_so(tmp_path: Path) -> None:
                 assert int(reply.headers["retry-after"]) >= 1
                 assert reply.error["retryable"] is True
                 assert reply.error["details"]["outcome"] in ("not_applied", "unknown")
+
+
+async def test_probes_do_not_wait_for_a_redis_that_hangs(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False) as server:
+        async with open_app(server, health_timeout_s=0.3) as app:
+            pid = server.nodes[0].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                with trio.fail_after(4):  # the client itself would try for ten seconds
+                    statuses = [(await Api(app).get(path)).status for path in OPEN]
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            assert statuses == [200, 503, 503]
+
+
+async def test_an_answer_too_large_for_redis_is_no_server_error(standalone: Embedded) -> None:
+    async with open_app(standalone, redis={"max_reply_bytes": 64 * 1024}) as app:
+        api = Api(app)
+        job = await api.enqueue(args=["x" * 500_000])
+        reply = await api.get(f"/ojs/v1/jobs/{job['id']}")
+        assert (reply.status, reply.error["code"]) == (413, "answer_too_large")
+        assert reply.error["retryable"] is False
+        assert (await api.get("/ojs/v1/queues")).status == 200
 
 
 async def test_the_reset_hook_does_not_exist_without_test_hooks(standalone: Embedded) -> None:
