@@ -9,7 +9,6 @@ import trio
 
 from ojs_cluster import __version__
 from ojs_cluster.core.limits import Limits
-from ojs_cluster.store.contacts import FetchContacts
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.wake import Waiters
 
@@ -56,7 +55,6 @@ class App:
     store: Store
     settings: HttpSettings
     waiters: Waiters = field(default_factory=Waiters)
-    contacts: FetchContacts = field(default_factory=FetchContacts)
     draining: trio.Event = field(default_factory=trio.Event)
     started: float = field(default_factory=time.monotonic)
 
