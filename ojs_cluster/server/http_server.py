@@ -63,7 +63,8 @@ def hypercorn_config(listen: ListenSettings) -> Config:
     # hypercorn's read_timeout counts while a request is being answered, which would cut long
     # polls. The body's time is bounded in the application, the headers' by the idle timeout.
     config.read_timeout = None
-    config.h11_max_incomplete_size = listen.max_header_bytes
+    # Above this hypercorn answers 431 without a body; between the two the dispatcher does, in JSON.
+    config.h11_max_incomplete_size = 2 * listen.max_header_bytes
     config.h2_max_header_list_size = listen.max_header_bytes
     config.include_server_header = False
     return config

@@ -149,6 +149,15 @@ async def test_bodyless_posts_need_no_type(api: Api) -> None:
         assert (await api.post(f"/ojs/v1/queues/a/{action}", headers=given)).status == 200
 
 
+async def test_a_head_above_the_limit_is_431(standalone: Embedded) -> None:
+    async with open_app(standalone, max_head=1024) as app:
+        api = Api(app)
+        assert (await api.get("/ojs/v1/queues", headers={"X-Long": "x" * 900})).status == 200
+        for target, headers in (("/ojs/v1/queues", {"X": "x" * 1024}), (f"/{'x' * 1024}", {})):
+            reply = await api.get(target, headers=headers)
+            assert (reply.status, reply.error["code"]) == (431, "header_too_large")
+
+
 async def test_a_body_above_the_limit_is_413(standalone: Embedded) -> None:
     async with open_app(standalone, max_body=1000, max_batch_body=3000) as app:
         api = Api(app)
