@@ -10,6 +10,7 @@ import os
 import re
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -17,6 +18,7 @@ import trio
 from ojs_cluster.core import errors as e
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.http import HttpSettings
+from ojs_cluster.http.asgi import read_head
 from ojs_cluster.http.dispatch import dispatch, request_id_for
 from ojs_cluster.http.errors import TABLE, error_response
 from ojs_cluster.http.messages import Request, Response
@@ -147,6 +149,12 @@ async def test_bodyless_posts_need_no_type(api: Api) -> None:
     for action in ("pause", "resume"):
         given = {"Content-Type": "text/plain"}
         assert (await api.post(f"/ojs/v1/queues/a/{action}", headers=given)).status == 200
+
+
+def test_a_repeated_header_is_one_list_in_the_order_sent() -> None:
+    names = [(b"X-A", b"1"), (b"x-b", b"2"), (b"X-a", b"3"), (b"x-A", b"4")]
+    scope: Any = {"headers": names, "raw_path": b"/", "query_string": b"", "method": "GET"}
+    assert read_head(scope).headers == {"x-a": "1, 3, 4", "x-b": "2"}
 
 
 async def test_a_head_above_the_limit_is_431(standalone: Embedded) -> None:
