@@ -10,9 +10,16 @@ from ojs_cluster.http.messages import Request, Response
 def read_head(scope: HTTPScope) -> Request:
     """The request of an HTTP or WebSocket scope, without its body."""
     headers: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {}
     for raw_name, raw_value in scope["headers"]:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+        if name in headers:
+            repeated.setdefault(name, []).append(value)
+        else:
+            headers[name] = value
+    # Joined at the end: one by one takes quadratic time, and nobody has shown a key yet.
+    for name, values in repeated.items():
+        headers[name] = ", ".join([headers[name], *values])
     path = scope["raw_path"].decode("latin-1")
     if not path.startswith("/"):
         path = _origin_form(path)

@@ -13,11 +13,17 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from ojs_cluster.core.errors import Internal, OJSError, PayloadTooLarge, Unsupported
+from ojs_cluster.core.errors import (
+    HeaderTooLarge,
+    Internal,
+    OJSError,
+    PayloadTooLarge,
+    Unsupported,
+)
 from ojs_cluster.core.ids import new_job_id
 from ojs_cluster.http.app import App, HttpSettings
 from ojs_cluster.http.auth import check_key
-from ojs_cluster.http.errors import error_response, internal_error_response
+from ojs_cluster.http.errors import AmbiguousLength, error_response, internal_error_response
 from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import router_for
@@ -34,6 +40,7 @@ _FOR_SDKS: Final[Headers] = (
     ("Content-Type", f'{MEDIA_TYPE}; alt="application/json"'),
     ("OJS-Version", OJS_VERSION),
 )
+_AROUND_HEADER: Final = 4  # colon, space and the line's end
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,198}[\x21-\x7e])?")
 _VERSION: Final = re.compile(r"1(?:\.[0-9A-Za-z.+-]{1,50})?")
 
@@ -132,6 +139,21 @@ def finish(request: Request, response: Response, request_id: str, began: float) 
 
 
 def _admit(settings: HttpSettings, request: Request) -> tuple[Route, tuple[str, ...]]:
+    if "transfer-encoding" in request.headers and "content-length" in request.headers:
+        # RFC 9112 6.3 lets a server go by Transfer-Encoding or refuse. Requests are smuggled past
+        # a proxy that goes by the other header, so: refuse, before the key is looked at.
+        raise AmbiguousLength(
+            "the request has both Content-Length and Transfer-Encoding",
+            field="headers.transfer-encoding",
+        )
+    size = len(request.path) + len(request.query)
+    for name, value in request.headers.items():
+        size += len(name) + len(value) + _AROUND_HEADER
+    if size > settings.max_head:
+        # hypercorn's own limit is for heads that are not complete yet, and above ours.
+        raise HeaderTooLarge(
+            f"the request's head is larger than {settings.max_head} bytes", limit=settings.max_head
+        )
     denied: OJSError | None = None
     if settings.api_keys:
         try:

@@ -1,7 +1,8 @@
 -- Transition: available -> active, for up to `count` jobs of some queues of one shard.
 -- Pre:  the worker is not quiet; a queue is not paused.
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. What was due
---       in the shard has been promoted first; expired jobs met on the way are discarded.
+--       in the shard has been promoted first; expired jobs met on the way are discarded. Fewer
+--       jobs than there are when they are large: the reply ends with the job that fills it.
 -- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c: and q:.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
@@ -16,27 +17,40 @@ if worker ~= '' then
 end
 local due, jobs = look_at_due(16)
 
--- Reads the heads of the queues, in order, as far as it takes to find enough jobs that can run.
+-- A reply that the client refuses for its size would leave leases that nobody knows of. With
+-- the default limits a job has at most 1.7 MB, so this stays far below the client's 64 MiB.
+local MOST_BYTES = 8 * 1024 * 1024
+local function size_of(job)
+    if not job[F.errors] then return #job[F.envelope] end
+    local bytes = 0
+    for _, value in ipairs(job.flat) do bytes = bytes + #value end
+    return bytes
+end
+
+-- Reads the heads of the queues, in order, as far as it takes to find enough jobs that can run:
+-- ids and sets to take them from. The first scan loads the jobs. A second one goes no further, as
+-- what was promoted in between only comes before or between them: it meets nothing unseen.
 local function scan()
-    local found, live, budget = {}, 0, wanted + 256
+    local found, live, bytes, budget = {}, 0, 0, wanted + 256
     for q = 8, #ARGV do
         local at = 8 + 2 * (q - 8)
         local open, from = redis.call('HEXISTS', KEYS[at], 'paused') == 0, 0
-        while open and live < wanted and budget > 0 do
+        while open and live < wanted and budget > 0 and bytes < MOST_BYTES do
             local size = math.min(wanted - live, budget)
             local ids = redis.call('ZRANGE', KEYS[at + 1], from, from + size - 1)
             for _, id in ipairs(ids) do
+                if bytes >= MOST_BYTES then break end
                 if jobs[id] == nil then jobs[id] = load_job(job_key(id)) or false end
                 local job = jobs[id]
                 if job and (not job[F.expires] or tonumber(job[F.expires]) > now) then
-                    live = live + 1
+                    live, bytes = live + 1, bytes + size_of(job)
                 end
                 found[#found + 1] = id
                 found[#found + 1] = KEYS[at + 1]
             end
             open, from, budget = #ids == size, from + size, budget - size
         end
-        if live >= wanted then break end
+        if live >= wanted or bytes >= MOST_BYTES then break end
     end
     return found
 end
@@ -44,7 +58,6 @@ end
 local found = scan()
 if #due > 0 then
     promote_due(due, jobs, ARGV[7])
-    -- What was promoted takes its place among the others; nothing is met that was not looked at.
     found = scan()
 end
 

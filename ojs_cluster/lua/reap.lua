@@ -44,10 +44,12 @@ for i, id in ipairs(timeouts) do
     end
 end
 
+local leases = 0
 for _, id in ipairs(lost) do
     take_out(ACTIVE, id)
     local job = jobs[id]
     if job and job[F.state] == 'active' then
+        leases = leases + 1
         lose_lease(id, job_key(id), job, '{"code":"visibility_timeout",'
             .. '"type":"visibility_timeout",'
             .. '"message":"the lease ended without ack, nack or heartbeat","retryable":true',
@@ -55,6 +57,8 @@ for _, id in ipairs(lost) do
     end
 end
 
+-- What was given back just now may have expired as well: it is among the jobs looked at.
+if #losses > 0 then expired = overdue(EXPIRING) end
 for _, id in ipairs(expired) do
     take_out(EXPIRING, id)
     local job = jobs[id]
@@ -76,4 +80,4 @@ for _, zset in ipairs({ACTIVE, RUNNING, EXPIRING}) do
     if first and (following < 0 or first < following) then following = first end
 end
 settle()
-return {#lost, #timeouts, #expired, now, following}
+return {leases, #timeouts, #expired, now, following}

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from ojs_cluster.core.errors import OJSError
+
 # Replies that say "not now": the command was not applied and may be sent again.
 BUSY_CODES: Final = frozenset(
     {"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS"}
@@ -40,8 +42,11 @@ class RedisReplyError(Exception):
         self.message = message
 
 
-class ReplyTooLarge(Exception):
-    """A reply grew past ``ClientSettings.max_reply_bytes``; its connection was closed."""
+class ReplyTooLarge(OJSError):
+    """A reply grew past ``ClientSettings.max_reply_bytes``; its connection was closed.
+
+    The command itself was carried out. Its caller may be told, hence an ``OJSError``.
+    """
 
 
 class AuthenticationFailed(Exception):

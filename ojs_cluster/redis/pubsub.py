@@ -48,11 +48,15 @@ class PubSub:
         self._subscriptions[channel] = subscription
         self._wake()
         timeout_s = self._router.settings.call_timeout_s
+        stays = False
         try:
             with trio.move_on_after(timeout_s):
                 await subscription.settled.wait()
+            stays = subscription.settled.is_set() and subscription.refusal is None
         finally:
-            if not subscription.settled.is_set() or subscription.refusal is not None:
+            # Also when the caller is cancelled in the moment of the confirmation: it will never
+            # know that it is subscribed, and could not subscribe again.
+            if not stays:
                 self._remove(subscription)
         if subscription.refusal is not None:
             raise subscription.refusal

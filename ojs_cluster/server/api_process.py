@@ -110,6 +110,7 @@ def http_settings(settings: Settings) -> HttpSettings:
         allow_insecure=access.allow_insecure,
         test_hooks=access.test_hooks,
         limits=limits.core(),
+        max_head=settings.listen.max_header_bytes,
         max_body=limits.max_body_bytes,
         max_batch_body=limits.max_batch_body_bytes,
         body_timeout_s=settings.listen.read_timeout_s,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import traceback
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
 
+from ojs_cluster.server.child import leaves
 from ojs_cluster.server.settings import ListenSettings
 
 log = logging.getLogger("ojs.http")
@@ -63,7 +65,8 @@ def hypercorn_config(listen: ListenSettings) -> Config:
     # hypercorn's read_timeout counts while a request is being answered, which would cut long
     # polls. The body's time is bounded in the application, the headers' by the idle timeout.
     config.read_timeout = None
-    config.h11_max_incomplete_size = listen.max_header_bytes
+    # Above this hypercorn answers 431 without a body; between the two the dispatcher does, in JSON.
+    config.h11_max_incomplete_size = 2 * listen.max_header_bytes
     config.h2_max_header_list_size = listen.max_header_bytes
     config.include_server_header = False
     return config
@@ -172,7 +175,14 @@ async def _connection(
         await TCPServer(app, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
     except* Exception as group:
         # One connection's trouble stays its own. Cancellation passes through.
-        log.exception("connection ended by an unexpected error", exc_info=group)
+        for error in leaves(group):
+            # The stack only: hypercorn's exceptions quote what the client sent, its key included,
+            # and a client that sends nonsense must not fill the log.
+            log.warning(
+                "connection ended by an unexpected %s",
+                type(error).__name__,
+                extra={"stack": "".join(traceback.format_tb(error.__traceback__, limit=-2))},
+            )
 
 
 def _wrapped(app: ASGIFramework) -> AppWrapper:

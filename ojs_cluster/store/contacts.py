@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 _RECORDS_PER_SHARD = 10_000
 _MISSED_BEATS = 3
 _FETCH_CONTACT_S = 5.0
+_NOTE_S = 1.0
 _MOST_REMEMBERED = 10_000
 
 
@@ -30,7 +32,8 @@ class FetchContacts:
         """Register a worker by its fetch, at most every few seconds; '' is nobody.
 
         The record lies in one shard and the jobs in others, which may be well when that one is
-        not: a contact that cannot be noted is noted by a later fetch, and costs no jobs.
+        not: a contact that cannot be noted within a second is noted by a later fetch, and costs
+        no jobs.
         """
         now = trio.current_time()
         if not worker_id or self._next.get(worker_id, 0.0) > now:
@@ -38,10 +41,10 @@ class FetchContacts:
         if len(self._next) >= _MOST_REMEMBERED:
             self._next.clear()
         self._next[worker_id] = now + _FETCH_CONTACT_S
-        try:
+        with trio.move_on_after(_NOTE_S), suppress(BackendUnavailable):
             await contact(store, worker_id, "fetch", [])
-        except BackendUnavailable:
-            log.warning("fetch of worker '%s' could not be noted", worker_id)
+            return
+        log.warning("fetch of worker '%s' could not be noted", worker_id)
 
 
 async def contact(store: Store, worker_id: str, kind: str, rest: list[Arg]) -> list[Any]:

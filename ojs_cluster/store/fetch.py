@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, OJSError
+from ojs_cluster.core.errors import OJSError
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.nack import release as release_one
@@ -31,7 +31,8 @@ async def fetch(
 ) -> list[JobRecord]:
     """Lease up to ``count`` available jobs, from the queues in the order given.
 
-    A caller that is cancelled claims nothing: what Redis gave is given back.
+    A caller that is cancelled claims nothing: what Redis gave is given back. Of large jobs, a shard
+    gives about 8 MiB at a time, however many were asked for.
 
     Parameters
     ----------
@@ -75,7 +76,7 @@ async def fetch_unless_quiet(
                     jobs += await _fetch_from(
                         store, shard, names, count - len(jobs), worker_id, visibility_timeout_ms
                     )
-            except (BackendUnavailable, Quiet):
+            except (OJSError, Quiet):
                 if not jobs:
                     raise
                 break

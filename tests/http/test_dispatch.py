@@ -6,8 +6,11 @@ import ast
 import inspect
 import json
 import logging
+import os
 import re
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -15,6 +18,7 @@ import trio
 from ojs_cluster.core import errors as e
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.http import HttpSettings
+from ojs_cluster.http.asgi import read_head
 from ojs_cluster.http.dispatch import dispatch, request_id_for
 from ojs_cluster.http.errors import TABLE, error_response
 from ojs_cluster.http.messages import Request, Response
@@ -147,6 +151,21 @@ async def test_bodyless_posts_need_no_type(api: Api) -> None:
         assert (await api.post(f"/ojs/v1/queues/a/{action}", headers=given)).status == 200
 
 
+def test_a_repeated_header_is_one_list_in_the_order_sent() -> None:
+    names = [(b"X-A", b"1"), (b"x-b", b"2"), (b"X-a", b"3"), (b"x-A", b"4")]
+    scope: Any = {"headers": names, "raw_path": b"/", "query_string": b"", "method": "GET"}
+    assert read_head(scope).headers == {"x-a": "1, 3, 4", "x-b": "2"}
+
+
+async def test_a_head_above_the_limit_is_431(standalone: Embedded) -> None:
+    async with open_app(standalone, max_head=1024) as app:
+        api = Api(app)
+        assert (await api.get("/ojs/v1/queues", headers={"X-Long": "x" * 900})).status == 200
+        for target, headers in (("/ojs/v1/queues", {"X": "x" * 1024}), (f"/{'x' * 1024}", {})):
+            reply = await api.get(target, headers=headers)
+            assert (reply.status, reply.error["code"]) == (431, "header_too_large")
+
+
 async def test_a_body_above_the_limit_is_413(standalone: Embedded) -> None:
     async with open_app(standalone, max_body=1000, max_batch_body=3000) as app:
         api = Api(app)
@@ -274,6 +293,30 @@ async def test_without_redis_we_are_alive_and_say_so(tmp_path: Path) -> None:
                 assert int(reply.headers["retry-after"]) >= 1
                 assert reply.error["retryable"] is True
                 assert reply.error["details"]["outcome"] in ("not_applied", "unknown")
+
+
+async def test_probes_do_not_wait_for_a_redis_that_hangs(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False) as server:
+        async with open_app(server, health_timeout_s=0.3) as app:
+            pid = server.nodes[0].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                with trio.fail_after(4):  # the client itself would try for ten seconds
+                    statuses = [(await Api(app).get(path)).status for path in OPEN]
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            assert statuses == [200, 503, 503]
+
+
+async def test_an_answer_too_large_for_redis_is_no_server_error(standalone: Embedded) -> None:
+    async with open_app(standalone, redis={"max_reply_bytes": 64 * 1024}) as app:
+        api = Api(app)
+        job = await api.enqueue(args=["x" * 500_000])
+        reply = await api.get(f"/ojs/v1/jobs/{job['id']}")
+        assert (reply.status, reply.error["code"]) == (413, "answer_too_large")
+        assert reply.error["retryable"] is False
+        assert (await api.get("/ojs/v1/queues")).status == 200
 
 
 async def test_the_reset_hook_does_not_exist_without_test_hooks(standalone: Embedded) -> None:

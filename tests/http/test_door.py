@@ -133,6 +133,22 @@ async def test_every_request_line_gets_a_json_answer(port: int, line: bytes, sta
     assert json.loads(body)
 
 
+async def test_a_smuggled_request_is_not_served(port: int) -> None:
+    hidden = b"0\r\n\r\nGET /ojs/manifest HTTP/1.1\r\nHost: x\r\n\r\n"
+    outer = (
+        b"POST /ojs/v1/workers/fetch HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(hidden)
+    )
+    with trio.fail_after(10):
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            await stream.send_all(outer + hidden)
+            received = b"".join([piece async for piece in stream])
+    assert received.startswith(b"HTTP/1.1 400")
+    assert received.count(b"HTTP/1.1") == 1
+    assert b"headers.transfer-encoding" in received
+
+
 async def test_the_connection_survives_odd_methods_and_errors(port: int) -> None:
     with trio.fail_after(10):
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
@@ -440,11 +456,11 @@ async def test_a_delivered_job_is_not_given_back(api: Api) -> None:
 
 async def test_jobs_that_cannot_be_written_are_given_back(api: Api) -> None:
     """The client asks for more than fits into the socket, reads nothing, and hangs up."""
-    jobs = [await api.enqueue(args=["x" * 900_000]) for _ in range(12)]
+    jobs = [await api.enqueue(args=["x" * 1_000_000]) for _ in range(9)]  # 8 MiB: one fetch
     async with serving(api.app) as number:
         with trio.fail_after(20):
             async with raw(number) as connection:
-                body = {"queues": ["default"], "count": 12}
+                body = {"queues": ["default"], "count": 9}
                 await connection.send(request("POST", "/ojs/v1/workers/fetch", body))
                 await until(_state_is(api, jobs[-1]["id"], "active"))
                 await wait_all_tasks_blocked(0.05)

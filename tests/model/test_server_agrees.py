@@ -15,7 +15,13 @@ from typing import Any, ClassVar
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.errors import OJSError
@@ -44,6 +50,13 @@ from tests.support.servers import flush
 SHARDS = 4
 QUEUES = ("mail", "reports", "slow")
 WORKERS = ("w1", "w2")
+_OPTIONS = {
+    "delay_ms": "scheduled_at",
+    "expires_ms": "expires_at",
+    "timeout_ms": "timeout_ms",
+    "visibility_ms": "visibility_timeout_ms",
+    "pending": "pending",
+}
 _TIMES = ("started_at", "next_attempt_at", "cancelled_at", "discarded_at", "completed_at")
 
 units = st.integers(1, 4).map(lambda count: count * UNIT)
@@ -90,6 +103,12 @@ class Histories(RuleBasedStateMachine):
         self.leases: list[tuple[str, str, str]] = []
         """(job, worker, lease) of every lease ever given, also of those that are over."""
 
+    @initialize(count=st.integers(1, 8), policy=policies)
+    def begin_with_some_jobs(self, count: int, policy: RetryPolicy) -> None:
+        for number in range(count):
+            queue = QUEUES[number % len(QUEUES)]
+            self.enqueue_one(queue, 0, policy, {}, None)
+
     def both(
         self, expected: Callable[[], JobView], actual: Callable[[Store], Awaitable[JobRecord]]
     ) -> None:
@@ -104,10 +123,16 @@ class Histories(RuleBasedStateMachine):
         return known[number % len(known)]
 
     def pick_lease(self, number: int, how: str) -> tuple[str, str | None, str | None]:
-        """A job and what a caller says of the lease it has, or had."""
-        if not self.leases:
+        """A job and what a caller says of the lease it has; now and then, of one it had."""
+        held = [
+            (job.job_id, job.lease.worker, job.lease.lease_id)
+            for job in self.model.jobs.values()
+            if job.lease
+        ]
+        known = self.leases if not held or number % 4 == 0 else held
+        if not known:
             return self.pick(number), None, None
-        job_id, worker, lease = self.leases[number % len(self.leases)]
+        job_id, worker, lease = known[number // 4 % len(known)]
         named = {
             "nobody": (None, None),
             "worker": (worker, None),
@@ -125,7 +150,7 @@ class Histories(RuleBasedStateMachine):
         expires=maybe_units,
         timeout=maybe_units,
         visibility=maybe_units,
-        pending=st.booleans() | st.just(value=False),
+        pending=st.sampled_from([False, False, True]),
         client_id=st.none() | st.none() | client_ids,
     )
     def enqueue(
@@ -140,20 +165,28 @@ class Histories(RuleBasedStateMachine):
         pending: bool,
         client_id: str | None,
     ) -> None:
+        times = {"delay_ms": delay, "expires_ms": expires}
+        options = {"timeout_ms": timeout, "visibility_ms": visibility, "pending": pending}
+        self.enqueue_one(queue, priority, policy, {**times, **options}, client_id)
+
+    def enqueue_one(
+        self,
+        queue: str,
+        priority: int,
+        policy: RetryPolicy,
+        more: dict[str, Any],
+        client_id: str | None,
+    ) -> None:
+        """Enqueue on both; the server names the job unless the client does."""
+        more = {name: value for name, value in more.items() if value}
         options: dict[str, Any] = {
             "queue": queue,
             "priority": priority,
             "retry": json.loads(policy.json()),
-            "pending": pending,
         }
-        if delay:
-            options["scheduled_at"] = f"+PT{delay // 1000}S"
-        if expires:
-            options["expires_at"] = f"+PT{expires // 1000}S"
-        if timeout:
-            options["timeout_ms"] = timeout
-        if visibility:
-            options["visibility_timeout_ms"] = visibility
+        for name, value in more.items():
+            option = _OPTIONS[name]
+            options[option] = f"+PT{value // 1000}S" if option.endswith("_at") else value
         body = {"type": "model.job", "args": [], "options": options}
         if client_id is not None:
             body["id"] = client_id
@@ -162,17 +195,7 @@ class Histories(RuleBasedStateMachine):
         )
         job_id = got.id if isinstance(got, JobRecord) else str(client_id)
         wanted = outcome(
-            lambda: self.model.enqueue(
-                job_id,
-                queue,
-                priority=priority,
-                retry=policy,
-                delay_ms=delay or 0,
-                expires_ms=expires,
-                timeout_ms=timeout,
-                visibility_ms=visibility,
-                pending=pending,
-            )
+            lambda: self.model.enqueue(job_id, queue, priority=priority, retry=policy, **more)
         )
         assert (seen(got) if isinstance(got, JobRecord) else got) == wanted
 

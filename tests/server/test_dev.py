@@ -133,6 +133,12 @@ def test_dev_does_not_open_itself_to_other_machines(tmp_path: Path) -> None:
         run_dev(options, {"OJS_HOST": "0.0.0.0"})
 
 
+def test_dev_that_must_not_be_open_asks_for_a_key(tmp_path: Path) -> None:
+    options = DevOptions(server="auto", data=tmp_path, masters=3)
+    with pytest.raises(ConfigError, match="OJS_API_KEY is not set"):
+        run_dev(options, {"OJS_ALLOW_INSECURE_NO_AUTH": "false"})
+
+
 def test_dev_with_a_key_asks_for_it(tmp_path: Path, standalone: Embedded) -> None:
     env = {"REDIS_URL": standalone.url, "OJS_API_KEY": "dev-key-1"}
     with dev(tmp_path, **env) as (running, url):

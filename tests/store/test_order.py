@@ -10,13 +10,14 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.states import State
 from ojs_cluster.keys import Keyspace
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import jobs, queues
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.enqueue import enqueue, enqueue_many
 from tests.store.jobs import (
     HOUR,
     QUEUE,
@@ -51,6 +52,18 @@ async def test_higher_priority_first_then_the_order_of_arrival(store: Store) -> 
     assert fetched == [
         job_id for priority in sorted(wanted, reverse=True) for job_id in wanted[priority]
     ]
+
+
+async def test_large_jobs_come_in_several_fetches_none_lost_and_in_order(store: Store) -> None:
+    # 12 MB in all; one reply may have about 8 MiB, or the client would refuse it with its leases.
+    large = [parse_job(b'{"type":"t","args":["%b"]}' % (b"x" * 1_000_000)) for _ in range(12)]
+    stored = [(await enqueue(store, job)).id for job in large]
+
+    first = [job.id for job in await take(store, "default", count=100)]
+    rest = [job.id for job in await take(store, "default", count=100)]
+
+    assert 8 <= len(first) <= 9
+    assert first + rest == stored
 
 
 async def test_jobs_of_one_batch_keep_their_order_within_a_millisecond(store: Store) -> None:
