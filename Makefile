@@ -18,8 +18,8 @@ help: ## show this list
 run: $(VENV)/.run ## install, then run everything on this machine (Ctrl-C stops it)
 	@exec $(BIN)/ojs-cluster dev
 
-test: $(VENV)/.dev ## install, then run all tests (JOBS=2 at a time)
-	$(BIN)/pytest -n $(JOBS) --dist loadfile
+test: $(VENV)/.dev ## install, then run all tests (JOBS=2 at a time; TESTS=tests/core for some)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check
@@ -30,7 +30,7 @@ conformance: $(VENV)/.dev ## run the conformance suites against URL=http://host:
 	OJS_CONFORMANCE_URL=$(URL) $(BIN)/pytest tests/conformance
 
 soak: $(VENV)/.dev ## the long variants of the tests
-	$(BIN)/pytest -m soak
+	OJS_KILL_ROUNDS=20 $(BIN)/pytest -m soak
 
 bench: $(VENV)/.loadtest ## the benchmarks in loadtest/bench
 	@for file in loadtest/bench/[a-z]*.py; do \

@@ -10,24 +10,28 @@ queues.
 Two measurements of the same run:
 
 - *seen*: an observer that shares no code with the server (redis-py, one connection per master)
-  asks for TIME and the size of every `due` set on that master, in one pipeline, over and over. A
-  job counts as available in the first observation in which it is gone from `due`; the script that
+  asks for TIME and the sizes of the `due` sets concerned, in one pipeline, every few ms. A job
+  counts as available in the first observation in which it is gone from `due`; the script that
   moves it is atomic, so it is then in its queue. Includes the observer's own period, printed.
 - *stamped*: `enqueued_at - scheduled_at` as stored in each job, that is the time at which the
   script that moved it began.
 
-Both sides of each difference are read from one Redis node's clock.
+Both sides of each difference are read from one Redis node's clock. On a machine that does other
+work too the lateness is that work's: the load average is printed with it, and the processor time
+that all masters together spent per job, the observer's questions included, is what remains when
+they have their cores for themselves.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +40,7 @@ import redis
 import trio
 
 from ojs_cluster.core.envelope import parse_job
-from ojs_cluster.keys import Keyspace, Shard
+from ojs_cluster.keys import Shard
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded, Node, find_server
 from ojs_cluster.store import fields as f
@@ -47,6 +51,8 @@ SHARDS = 64
 BATCH = 500
 LEAD_S = 2.0
 """Between the end of enqueueing and the due moment."""
+PERIOD_S = 0.004
+"""Of the observers: short enough to see a p99, long enough not to be the load themselves."""
 
 
 @dataclass
@@ -59,7 +65,7 @@ class Observer:
     """(Redis time in ms, jobs still waiting in `due`)."""
 
     def run(self, until_ms: int) -> None:
-        """Sample from 50 ms before `until_ms` until nothing waits."""
+        """Sample until nothing waits, `until_ms` at the earliest."""
         with self.node.client() as client:
             while True:
                 with client.pipeline(transaction=False) as pipeline:
@@ -68,13 +74,10 @@ class Observer:
                         pipeline.zcard(shard.due)
                     (seconds, micros), *waiting = pipeline.execute()
                 now_ms = seconds * 1000 + micros / 1000
-                if now_ms < until_ms - 50:
-                    time.sleep(0.01)
-                    continue
                 self.samples.append((now_ms, sum(waiting)))
                 if sum(waiting) == 0 and now_ms > until_ms:
                     return
-                time.sleep(0.001)
+                time.sleep(PERIOD_S)
 
     def lateness(self, due_ms: int) -> Iterator[float]:
         """Ms after `due_ms` at which each job of this master was first seen available."""
@@ -92,6 +95,8 @@ class Round:
     seen: list[float]
     stamped: list[float]
     period: float
+    cpu_us: float
+    """Processor time of the masters per job, in us."""
 
 
 def main() -> None:
@@ -102,10 +107,14 @@ def main() -> None:
     parser.add_argument("--server", default="auto")
     options = parser.parse_args()
     binary = find_server(options.server)
-    print(f"{binary.kind} {binary.version}, 3 masters, {options.jobs} jobs due at once, lateness:")
+    print(
+        f"{binary.kind} {binary.version}, 3 masters, {options.jobs} jobs due at once, "
+        "lateness in ms:"
+    )
     print(
         f"{'queues':>6} {'round':>5} | {'seen p50':>8} {'p99':>8} {'max':>8} | "
-        f"{'stamped p50':>11} {'p99':>8} {'max':>8} | observer's period"
+        f"{'stamped p50':>11} {'p99':>8} {'max':>8} | "
+        f"{'period':>6} {'cpu/job':>8} {'load':>5}"
     )
     with tempfile.TemporaryDirectory() as folder:
         embedded = Embedded(Path(folder), binary=binary, append_only=True)
@@ -137,18 +146,23 @@ async def one_round(embedded: Embedded, jobs: int, queues: int, number: int) -> 
         names = [f"late-{number}-{i}" for i in range(queues)]
         due_ms = await _redis_ms(store) + int(1000 * (LEAD_S + jobs / 2000))
         ids = await _enqueue(store, names, jobs, due_ms)
-        if await _redis_ms(store) > due_ms - 200:
+        left_ms = due_ms - await _redis_ms(store)
+        if left_ms < 500:
             raise SystemExit("enqueueing took too long; choose fewer jobs")
-        observers = _observers(embedded, store.keys)
+        await trio.sleep((left_ms - 500) / 1000)
+        observers = _observers(embedded, {store.keys.shard_of_queue(name) for name in names})
+        cpu = _cpu_us(embedded)
         threads = [threading.Thread(target=o.run, args=(due_ms,)) for o in observers]
         for thread in threads:
             thread.start()
         for thread in threads:
             await trio.to_thread.run_sync(thread.join)
+        cpu = _cpu_us(embedded) - cpu
         seen = [late for o in observers for late in o.lateness(due_ms)]
         if len(seen) != jobs:
             raise SystemExit(f"saw {len(seen)} jobs of {jobs}")
-        return Round(sorted(seen), sorted(await _stamped(store, ids, due_ms)), _period(observers))
+        stamped = sorted(await _stamped(store, ids, due_ms))
+        return Round(sorted(seen), stamped, _period(observers), cpu / jobs)
 
 
 async def _redis_ms(store: Store) -> int:
@@ -173,11 +187,20 @@ async def _enqueue(store: Store, names: Sequence[str], jobs: int, due_ms: int) -
     return ids
 
 
-def _observers(embedded: Embedded, keys: Keyspace) -> list[Observer]:
+def _cpu_us(embedded: Embedded) -> float:
+    total = 0.0
+    for node in embedded.masters():
+        with node.client() as client:
+            used: dict[str, float] = client.info("cpu")
+        total += used["used_cpu_user"] + used["used_cpu_sys"]
+    return total * 1e6
+
+
+def _observers(embedded: Embedded, shards: Iterable[Shard]) -> list[Observer]:
     found: dict[int, Observer] = {}
     with redis.RedisCluster(host="127.0.0.1", port=embedded.nodes[0].port) as client:
         by_port = {node.port: node for node in embedded.nodes}
-        for shard in keys:
+        for shard in shards:
             port = client.get_node_from_key(shard.due.decode()).port
             observer = found.setdefault(port, Observer(by_port[port], []))
             observer.shards = [*observer.shards, shard]
@@ -207,7 +230,8 @@ def print_row(queues: int, number: int, result: Round) -> None:
     seen, stamped = cells
     print(
         f"{queues:>6} {number:>5} | {seen[0]:>8.1f} {seen[1]:>8.1f} {seen[2]:>8.1f} | "
-        f"{stamped[0]:>11.0f} {stamped[1]:>8.0f} {stamped[2]:>8.0f} | {result.period:.1f} ms",
+        f"{stamped[0]:>11.0f} {stamped[1]:>8.0f} {stamped[2]:>8.0f} | "
+        f"{result.period:>6.1f} {result.cpu_us:>5.1f} us {os.getloadavg()[0]:>5.1f}",
         flush=True,
     )
 

@@ -175,7 +175,7 @@ class _Source:
                     raise InvalidRequest(f"{name} {error}", field=name) from None
                 if found is not None:
                     return found, name
-        return None, f"options.{names[0]}" if names else beside[0]
+        return None, ""
 
 
 def _queue(source: _Source) -> str:

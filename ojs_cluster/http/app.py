@@ -9,7 +9,6 @@ import trio
 
 from ojs_cluster import __version__
 from ojs_cluster.core.limits import Limits
-from ojs_cluster.store.contacts import FetchContacts
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.wake import Waiters
 
@@ -20,9 +19,10 @@ _MIB = 1024 * 1024
 class HttpSettings:
     """Settings of the HTTP floor. Sizes are bytes, times are what their suffix says.
 
-    ``max_body`` bounds every body but a batch's. It is above the envelope's own limit of 1 MiB on
-    purpose: an envelope a little too large is then read and refused with the reason.
-    ``max_batch_body`` bounds the body of a batch of jobs.
+    ``max_head`` bounds the request line and the headers together. ``max_body`` bounds every body
+    but a batch's. It is above the envelope's own limit of 1 MiB on purpose: an envelope a little
+    too large is then read and refused with the reason. ``max_batch_body`` bounds the body of a
+    batch of jobs.
 
     Raises ValueError when there is neither a key nor leave to serve without one: an open job
     server is something a person decides, not something that happens.
@@ -32,6 +32,7 @@ class HttpSettings:
     allow_insecure: bool = False
     test_hooks: bool = False
     limits: Limits = field(default_factory=Limits)
+    max_head: int = 64 * 1024
     max_body: int = 2 * _MIB
     max_batch_body: int = 16 * _MIB
     body_timeout_s: float = 30.0
@@ -41,7 +42,6 @@ class HttpSettings:
     max_result_wait_s: float = 60.0
     max_fetch_count: int = 100
     version: str = __version__
-    homepage: str = "https://github.com/openjobspec"
 
     def __post_init__(self) -> None:
         if any(not key for key in self.api_keys):
@@ -57,7 +57,6 @@ class App:
     store: Store
     settings: HttpSettings
     waiters: Waiters = field(default_factory=Waiters)
-    contacts: FetchContacts = field(default_factory=FetchContacts)
     draining: trio.Event = field(default_factory=trio.Event)
     started: float = field(default_factory=time.monotonic)
 

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from ojs_cluster.core.errors import InvalidPayload, InvalidRequest
+from ojs_cluster.core.limits import Limits
 from ojs_cluster.core.rawjson import check_text
 from ojs_cluster.http.messages import Request
 
@@ -46,7 +47,9 @@ def require_json(request: Request) -> None:
         )
 
 
-def decode(decoder: msgspec.json.Decoder[T], request: Request, *, optional: bool = False) -> T:
+def decode(
+    decoder: msgspec.json.Decoder[T], request: Request, limits: Limits, *, optional: bool = False
+) -> T:
     """Decode the request's body. Unknown members are ignored.
 
     With ``optional`` a request without a body counts as ``{}``.
@@ -61,7 +64,7 @@ def decode(decoder: msgspec.json.Decoder[T], request: Request, *, optional: bool
         body = b"{}"
     else:
         require_json(request)
-        check_text(body)
+        check_text(body, depth=limits.depth)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:

@@ -13,11 +13,17 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from ojs_cluster.core.errors import Internal, OJSError, PayloadTooLarge, Unsupported
+from ojs_cluster.core.errors import (
+    HeaderTooLarge,
+    Internal,
+    OJSError,
+    PayloadTooLarge,
+    Unsupported,
+)
 from ojs_cluster.core.ids import new_job_id
 from ojs_cluster.http.app import App, HttpSettings
 from ojs_cluster.http.auth import check_key
-from ojs_cluster.http.errors import error_response, internal_error_response
+from ojs_cluster.http.errors import AmbiguousLength, error_response, internal_error_response
 from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import router_for
@@ -34,6 +40,7 @@ _FOR_SDKS: Final[Headers] = (
     ("Content-Type", f'{MEDIA_TYPE}; alt="application/json"'),
     ("OJS-Version", OJS_VERSION),
 )
+_AROUND_HEADER: Final = 4  # colon, space and the line's end
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,198}[\x21-\x7e])?")
 _VERSION: Final = re.compile(r"1(?:\.[0-9A-Za-z.+-]{1,50})?")
 
@@ -43,7 +50,8 @@ class Call:
     """What is known of a request once its head has been read.
 
     ``refusal`` is the answer that does not need the body; a door sends it without reading on.
-    ``max_body`` is the largest body, in bytes, that the route takes.
+    ``max_body`` is the largest body, in bytes, that the route takes; 0 for a refusal. ``began`` is
+    a time of the performance counter, in seconds.
     """
 
     request_id: str
@@ -51,6 +59,7 @@ class Call:
     params: tuple[str, ...]
     max_body: int
     refusal: Response | None
+    began: float
 
 
 def request_id_for(given: str | None) -> str:
@@ -65,22 +74,22 @@ def request_id_for(given: str | None) -> str:
 
 def prepare(app: App, request: Request) -> Call:
     """Decide all that can be decided without the body, which may not have been read yet."""
+    began = time.perf_counter()
     request_id = request_id_for(request.headers.get("x-request-id"))
     settings = app.settings
     try:
         route, params = _admit(settings, request)
     except OJSError as error:
-        refusal = _finish(request, error_response(error, request_id), request_id)
-        return Call(request_id, None, (), settings.max_body, refusal)
+        refusal = finish(request, error_response(error, request_id), request_id, began)
+        return Call(request_id, None, (), 0, refusal, began)
     limit = settings.max_batch_body if route.batch else settings.max_body
-    return Call(request_id, route, params, limit, None)
+    return Call(request_id, route, params, limit, None, began)
 
 
 async def run(app: App, call: Call, request: Request) -> Response:
     """Answer a request whose body is complete. Raises nothing but Cancelled."""
     if call.refusal is not None or call.route is None:
         return call.refusal or refuse(request, call, Internal("a call without a route"))
-    began = time.perf_counter()
     if len(request.body) > call.max_body:
         return refuse(request, call, too_large(call))
     try:
@@ -89,19 +98,7 @@ async def run(app: App, call: Call, request: Request) -> Response:
         response = error_response(error, call.request_id)
     except Exception as error:
         response = _unexpected(error, request, call.request_id)
-    if log.isEnabledFor(logging.DEBUG):
-        log.debug(
-            "%s %s %d",
-            request.method,
-            request.path,
-            response.status,
-            extra={
-                "request_id": call.request_id,
-                "route": call.route.template,
-                "ms": round((time.perf_counter() - began) * 1000, 3),
-            },
-        )
-    return _finish(request, response, call.request_id)
+    return finish(request, response, call.request_id, call.began)
 
 
 async def dispatch(app: App, request: Request) -> Response:
@@ -111,7 +108,7 @@ async def dispatch(app: App, request: Request) -> Response:
 
 def refuse(request: Request, call: Call, error: OJSError) -> Response:
     """The finished answer for an error that a door met while it read the request."""
-    return _finish(request, error_response(error, call.request_id), call.request_id)
+    return finish(request, error_response(error, call.request_id), call.request_id, call.began)
 
 
 def too_large(call: Call) -> PayloadTooLarge:
@@ -121,7 +118,42 @@ def too_large(call: Call) -> PayloadTooLarge:
     )
 
 
+def finish(request: Request, response: Response, request_id: str, began: float) -> Response:
+    """``response`` with the headers that every response has, and as HEAD and 204 want it.
+
+    Every answer passes here, so here is the one log line of a request.
+    """
+    if log.isEnabledFor(logging.DEBUG):
+        ms = round((time.perf_counter() - began) * 1000, 3)
+        extra = {"request_id": request_id, "status": response.status, "ms": ms}
+        log.debug("%s %s %d", request.method, request.path, response.status, extra=extra)
+    common = _FOR_SDKS if "ojs-version" in request.headers else _BARE
+    headers: Headers = (*common, ("X-Request-Id", request_id), *response.headers)
+    body = response.body
+    if request.method == "HEAD":
+        headers = (*headers, ("Content-Length", str(len(body))))
+        body = b""
+    elif response.status == 204:
+        headers = headers[1:]
+    return Response(response.status, body, headers, response.undelivered)
+
+
 def _admit(settings: HttpSettings, request: Request) -> tuple[Route, tuple[str, ...]]:
+    if "transfer-encoding" in request.headers and "content-length" in request.headers:
+        # RFC 9112 6.3 lets a server go by Transfer-Encoding or refuse. Requests are smuggled past
+        # a proxy that goes by the other header, so: refuse, before the key is looked at.
+        raise AmbiguousLength(
+            "the request has both Content-Length and Transfer-Encoding",
+            field="headers.transfer-encoding",
+        )
+    size = len(request.path) + len(request.query)
+    for name, value in request.headers.items():
+        size += len(name) + len(value) + _AROUND_HEADER
+    if size > settings.max_head:
+        # hypercorn's own limit is for heads that are not complete yet, and above ours.
+        raise HeaderTooLarge(
+            f"the request's head is larger than {settings.max_head} bytes", limit=settings.max_head
+        )
     denied: OJSError | None = None
     if settings.api_keys:
         try:
@@ -162,15 +194,3 @@ def _unexpected(error: Exception, request: Request, request_id: str) -> Response
 def _first_leaf(group: ExceptionGroup[OJSError]) -> OJSError:
     first = group.exceptions[0]
     return _first_leaf(first) if isinstance(first, ExceptionGroup) else first
-
-
-def _finish(request: Request, response: Response, request_id: str) -> Response:
-    common = _FOR_SDKS if "ojs-version" in request.headers else _BARE
-    headers: Headers = (*common, ("X-Request-Id", request_id), *response.headers)
-    body = response.body
-    if request.method == "HEAD":
-        headers = (*headers, ("Content-Length", str(len(body))))
-        body = b""
-    elif response.status == 204:
-        headers = headers[1:]
-    return Response(response.status, body, headers, response.undelivered)

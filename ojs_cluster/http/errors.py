@@ -17,10 +17,15 @@ import orjson
 
 from ojs_cluster.core import errors as e
 from ojs_cluster.http.messages import Headers, Response
+from ojs_cluster.redis.errors import ReplyTooLarge
 
 
 class BodyTimeout(e.OJSError):
     """The client began a body and did not finish it in time."""
+
+
+class AmbiguousLength(e.OJSError):
+    """The head gives the body's length in two ways, and a proxy may have read the other one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,14 @@ TABLE: Final[Mapping[type[e.OJSError], Entry]] = MappingProxyType(
             "PAYLOAD_TOO_LARGE",
             "Store large data elsewhere and pass a reference to it.",
         ),
+        # Not a 5xx: the same request meets the same limit again, and clients repeat a 503.
+        ReplyTooLarge: Entry(
+            413,
+            "answer_too_large",
+            "OJS-1009",
+            "PAYLOAD_TOO_LARGE",
+            "Ask for fewer jobs at once. A change that the request asked for has been made.",
+        ),
         e.HeaderTooLarge: Entry(
             431,
             "header_too_large",
@@ -135,6 +148,13 @@ TABLE: Final[Mapping[type[e.OJSError], Entry]] = MappingProxyType(
             "OJS-1012",
             "REQUEST_TIMEOUT",
             "The job is not finished. Ask again.",
+        ),
+        AmbiguousLength: Entry(
+            400,
+            "invalid_request",
+            "OJS-1000",
+            "INVALID_PAYLOAD",
+            "Send either Content-Length or Transfer-Encoding.",
         ),
         BodyTimeout: Entry(
             408,
@@ -185,6 +205,9 @@ def error_response(error: e.OJSError, request_id: str) -> Response:
         headers = (("WWW-Authenticate", 'Bearer realm="ojs"'),)
     elif isinstance(error, e.MethodNotAllowed):
         headers = (("Allow", ", ".join(error.details.get("allowed", ()))),)
+    elif isinstance(error, AmbiguousLength):
+        # What follows on this connection may be another client's request, or no request at all.
+        headers = (("Connection", "close"),)
     return Response(entry.status, _body(entry, error.message, error.details, request_id), headers)
 
 

@@ -41,9 +41,7 @@ def worker_id(text: str | None, *, field: str = "worker_id") -> str | None:
     if not text:
         return None
     if len(text) > MAX_WORKER_ID or not text.isprintable():
-        raise InvalidRequest(
-            f"a worker id has at most {MAX_WORKER_ID} printable characters", field=field
-        )
+        raise InvalidRequest(f"must be at most {MAX_WORKER_ID} printable characters", field=field)
     return text
 
 

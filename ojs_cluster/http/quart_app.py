@@ -7,13 +7,13 @@ refused: it runs after Quart has built a request and an URL adapter from the dec
 costs more than the rest of a small request. Pages and WebSockets registered with Quart are served
 by Quart: a path that the table does not know is offered to it.
 
-A client that hangs up: hypercorn sends ``http.disconnect``, and `_Connection._listen` cancels the
-handler. A client that only closes its sending side looks the same to hypercorn and
-counts as gone.
+A client that hangs up: hypercorn sends ``http.disconnect``, and `_Connection._listen` cancels a
+handler that only reads or waits. A client that closes just its sending side looks the same.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, cast
 
 import trio
@@ -28,6 +28,7 @@ from werkzeug.exceptions import HTTPException
 
 from ojs_cluster.core.errors import Internal, InvalidRequest, MethodNotAllowed, NotFound, OJSError
 from ojs_cluster.http.app import App
+from ojs_cluster.http.asgi import read_head, send_body, send_response, send_start
 from ojs_cluster.http.dispatch import prepare, refuse, run, too_large
 from ojs_cluster.http.errors import BodyTimeout
 from ojs_cluster.http.messages import Request, Response
@@ -60,7 +61,7 @@ class _Connection(TrioASGIHTTPConnection):
 
     def __init__(self, app: OJSQuart, scope: HTTPScope) -> None:
         super().__init__(app, scope)
-        self._head = _read_head(scope)
+        self._head = read_head(scope)
         self._call = prepare(app.ojs, self._head)
         self._body = bytearray()
         self._enough = trio.Event()
@@ -91,30 +92,46 @@ class _Connection(TrioASGIHTTPConnection):
             while True:
                 message: Any = await receive()
                 if message["type"] == "http.disconnect":
-                    # Only the handler is cancelled. The message also follows every complete
-                    # response, while hypercorn still prepares the connection for the next request;
-                    # cancelling it there leaves a connection that is neither closed nor timed.
-                    self._answering.cancel()
+                    if self._leaves_nothing_undone():
+                        self._answering.cancel()
                     return
-                if len(self._body) <= self._call.max_body:
-                    self._body += message.get("body", b"")
-                    if len(self._body) > self._call.max_body:
-                        self._enough.set()
+                self._take(message.get("body", b""))
                 if not message.get("more_body", False):
                     self._enough.set()
                     self._ended.set()
 
+    def _take(self, piece: bytes) -> None:
+        limit = self._call.max_body
+        if len(self._body) <= limit:
+            # One byte too many is kept: it tells that there were more.
+            self._body += piece[: limit + 1 - len(self._body)]
+            if len(self._body) > limit:
+                self._enough.set()
+
+    def _leaves_nothing_undone(self) -> bool:
+        """Whether the handler may be cancelled where it is: it has not begun, or it reads or waits.
+
+        One that writes goes on to its end, for the client would otherwise decide by when it hangs
+        up which half of a batch is stored. Sending is never cancelled: the message also follows
+        every complete response, while hypercorn still prepares the connection for the next request,
+        and a cancellation there leaves it neither closed nor timed.
+        """
+        route = self._call.route
+        return not self._ended.is_set() or route is None or route.waits or route.method == "GET"
+
     async def _send(
         self, response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        if response.undelivered is None:
-            await _send_start(response, send)
-            await _send_body(response.body, send, more=False)
-        elif self._answering.cancel_called:
-            await _undo(response)
-        else:
-            self._listening.cancel()
-            await _deliver(response, receive, send)
+        # hypercorn lets failed writes pass in silence, but for one: when a client hangs up in the
+        # middle of its request, the socket is closed under our response.
+        with suppress(trio.BusyResourceError, trio.ClosedResourceError):
+            if response.undelivered is None:
+                await send_response(response, send)
+            elif self._answering.cancel_called:
+                await _undo(response)
+            else:
+                self._listening.cancel()
+                await _deliver(response, receive, send)
 
     async def _answer(self) -> Response:
         call, head = self._call, self._head
@@ -151,27 +168,6 @@ class _Connection(TrioASGIHTTPConnection):
 OJSQuart.asgi_http_class = _Connection  # type: ignore[assignment] # its app is always an OJSQuart
 
 
-def _read_head(scope: HTTPScope) -> Request:
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    path = scope["raw_path"].decode("latin-1")
-    if not path.startswith("/"):
-        path = _origin_form(path)
-    method = scope.get("method", "GET")  # a WebSocket's scope has none
-    return Request(method, path, scope["query_string"].decode("latin-1"), headers)
-
-
-def _origin_form(target: str) -> str:
-    """The path of an absolute-form target (RFC 9112 3.2.2); other forms come back as they are."""
-    scheme, found, rest = target.partition("://")
-    if not found or scheme.lower() not in ("http", "https"):
-        return target
-    _, _, path = rest.partition("/")
-    return "/" + path
-
-
 async def _deliver(
     response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable
 ) -> None:
@@ -180,13 +176,14 @@ async def _deliver(
     The request's body has been received, so the next message can only be ``http.disconnect``.
     hypercorn swallows a failed write and queues that message before ``send`` returns. A client that
     got everything and hung up causes the same message a moment later, and its jobs must stay its
-    own. So the queue is looked at exactly once: the deadline, being past, strikes in the next turn
-    of the event loop before any task runs that could queue more.
+    own. So the last byte waits until the queue has been looked at: whoever hung up before it has no
+    complete response, and after it nothing is undone. The look is a receive whose deadline is past:
+    it strikes in the next turn of the event loop.
     """
     delivered = False
     try:
-        await _send_start(response, send)
-        await _send_body(response.body, send, more=True)
+        await send_start(response, send)
+        await send_body(response.body[:-1], send, more=True)
         with trio.CancelScope() as look:
             look.deadline = trio.current_time()
             await receive()
@@ -195,7 +192,7 @@ async def _deliver(
         if not delivered:
             await _undo(response)
     if delivered:
-        await _send_body(b"", send, more=False)
+        await send_body(response.body[-1:], send, more=False)
 
 
 async def _undo(response: Response) -> None:
@@ -204,31 +201,10 @@ async def _undo(response: Response) -> None:
             await response.undelivered()
 
 
-async def _send_start(response: Response, send: ASGISendCallable) -> None:
-    headers = [
-        (name.lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in response.headers
-    ]
-    if response.status != 204 and not any(name == b"content-length" for name, _ in headers):
-        headers.append((b"content-length", b"%d" % len(response.body)))
-    await send(
-        {
-            "type": "http.response.start",
-            "status": response.status,
-            "headers": headers,
-            "trailers": False,
-        }
-    )
-
-
-async def _send_body(body: bytes, send: ASGISendCallable, *, more: bool) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": more})
-
-
 async def _error_page(error: HTTPException) -> TrioResponse:
     """Quart's own errors (a WebSocket to nowhere, a page that fails) in the shape of all others."""
     context: Any = quart_request if has_request_context() else quart_websocket
-    head = _read_head(context.scope)
+    head = read_head(context.scope)
     quart = cast(OJSQuart, current_app)
     call = prepare(quart.ojs, head)
     response = call.refusal

@@ -26,7 +26,8 @@ class Route:
     """One row of the route table.
 
     ``template`` marks parameters with braces: ``/ojs/v1/jobs/{id}``. ``open`` routes need no key.
-    ``batch`` routes may have the larger body. ``test_hook`` routes exist only under test hooks.
+    ``batch`` routes may have the larger body. ``waits`` routes are cancelled when their client
+    leaves, as GET routes are. ``test_hook`` routes exist only under test hooks.
     """
 
     method: str
@@ -34,6 +35,7 @@ class Route:
     handler: Handler
     open: bool = False
     batch: bool = False
+    waits: bool = False
     test_hook: bool = False
 
 

@@ -5,7 +5,7 @@
 -- ARGV: 1 events kept, 2 ms to keep cancelled jobs, 3 'spare' when an active job is left to its
 --       worker: it then finishes this attempt, which is its last.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'conflict', state}
---@include keys now job event deadline effect finish
+--@include keys now look job event deadline effect finish
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -18,15 +18,19 @@ if state == 'active' and ARGV[3] == 'spare' then
     redis.call('HSET', key, F.max_attempts, job[F.attempt])
     return {'conflict', state}
 end
+want(queue_key(job[F.queue]))
+if state == 'available' then want(available_key(job[F.queue])) end
+look()
 if state == 'active' then
     leave_worker(id, job)
 elseif state == 'available' then
-    redis.call('ZREM', available_key(job[F.queue]), id)
+    take_out(available_key(job[F.queue]), id)
 else
     count(job[F.queue], state, -1)
-    redis.call('ZREM', state == 'pending' and PENDING or DUE, id)
+    take_out(state == 'pending' and PENDING or DUE, id)
 end
-if job[F.expires] then redis.call('ZREM', EXPIRING, id) end
+if job[F.expires] then take_out(EXPIRING, id) end
 finish(id, key, job, 'cancelled', ARGV[2])
 emit('job.cancelled', id, job)
+settle()
 return {'ok', job.flat, effects}

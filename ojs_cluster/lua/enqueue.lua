@@ -16,7 +16,6 @@
 --          {'lapsed'} | {'already'}
 --@include keys now job event deadline available
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
-if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'lapsed'} end
 local first_job, deal, reserved = 6 + 2 * queues, ARGV[5], {}
 if deal ~= '' and redis.call('ZSCORE', KEYS[6], deal) then return {'already'} end
 for i = 1, jobs do
@@ -27,6 +26,7 @@ for i = 1, jobs do
         reserved[i] = true
     end
 end
+if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'lapsed'} end
 if deal ~= '' then redis.call('ZADD', KEYS[6], now, deal) end
 
 local names, seen_first = {}, {}
@@ -47,7 +47,7 @@ local function moment(text)
     return at, at
 end
 
-local reply = {'ok', now, seen_first}
+local reply, released = {'ok', now, seen_first}, {}
 local at = 5 + queues
 for i = 1, jobs do
     local key, id = KEYS[first_job + i], ARGV[at + 1]
@@ -73,11 +73,11 @@ for i = 1, jobs do
     if due_shown then set(F.scheduled_shown, due_shown) end
     if expires then set(F.expires, expires) end
     if expires_shown then set(F.expires_shown, expires_shown) end
-    if reserved[i] then
-        redis.call('DEL', key)
-        redis.call('ZREM', KEYS[5], id)
-    end
     redis.call('HSET', key, unpack(write))
+    if reserved[i] then
+        redis.call('HDEL', key, F.alias, F.deal)
+        released[#released + 1] = id
+    end
 
     if state == 'available' then
         make_available(id, job)
@@ -97,4 +97,6 @@ for i = 1, jobs do
     reply[#reply + 1] = expires or ''
     at = at + 7 + fields
 end
+-- Last, and at once: a set that becomes empty vanishes (see look.lua).
+if #released > 0 then redis.call('ZREM', KEYS[5], unpack(released)) end
 return reply

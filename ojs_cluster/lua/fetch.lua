@@ -1,22 +1,67 @@
 -- Transition: available -> active, for up to `count` jobs of some queues of one shard.
 -- Pre:  the worker is not quiet; a queue is not paused.
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. What was due
---       in the shard has been promoted first; expired jobs met on the way are discarded.
+--       in the shard has been promoted first; expired jobs met on the way are discarded. Fewer
+--       jobs than there are when they are large: the reply ends with the job that fills it.
 -- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c: and q:.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
 --       7 ms to keep discarded jobs, then the queue names in order.
--- Returns: {now, effects, per job: id, fields}
---@include keys now job event deadline effect available finish promote
+-- Returns: {now, effects, per job: id, fields} | {now, 'quiet'}
+--@include keys now look job event deadline effect available finish promote
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 local reply = {now, effects}
 if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
-    if until_ and tonumber(until_) > now then return reply end
+    if until_ and tonumber(until_) > now then return {now, 'quiet'} end
 end
-promote_due(16, ARGV[7])
+local due, jobs = look_at_due(16)
 
-local given, budget = 0, wanted + 256
+-- A reply that the client refuses for its size would leave leases that nobody knows of. With
+-- the default limits a job has at most 1.7 MB, so this stays far below the client's 64 MiB.
+local MOST_BYTES = 8 * 1024 * 1024
+local function size_of(job)
+    if not job[F.errors] then return #job[F.envelope] end
+    local bytes = 0
+    for _, value in ipairs(job.flat) do bytes = bytes + #value end
+    return bytes
+end
+
+-- Reads the heads of the queues, in order, as far as it takes to find enough jobs that can run:
+-- ids and sets to take them from. The first scan loads the jobs. A second one goes no further, as
+-- what was promoted in between only comes before or between them: it meets nothing unseen.
+local function scan()
+    local found, live, bytes, budget = {}, 0, 0, wanted + 256
+    for q = 8, #ARGV do
+        local at = 8 + 2 * (q - 8)
+        local open, from = redis.call('HEXISTS', KEYS[at], 'paused') == 0, 0
+        while open and live < wanted and budget > 0 and bytes < MOST_BYTES do
+            local size = math.min(wanted - live, budget)
+            local ids = redis.call('ZRANGE', KEYS[at + 1], from, from + size - 1)
+            for _, id in ipairs(ids) do
+                if bytes >= MOST_BYTES then break end
+                if jobs[id] == nil then jobs[id] = load_job(job_key(id)) or false end
+                local job = jobs[id]
+                if job and (not job[F.expires] or tonumber(job[F.expires]) > now) then
+                    live, bytes = live + 1, bytes + size_of(job)
+                end
+                found[#found + 1] = id
+                found[#found + 1] = KEYS[at + 1]
+            end
+            open, from, budget = #ids == size, from + size, budget - size
+        end
+        if live >= wanted or bytes >= MOST_BYTES then break end
+    end
+    return found
+end
+
+local found = scan()
+if #due > 0 then
+    promote_due(due, jobs, ARGV[7])
+    found = scan()
+end
+
+local given = 0
 local function activate(id, key, job)
     given = given + 1
     local lease_ms = ARGV[5]
@@ -28,36 +73,23 @@ local function activate(id, key, job)
         F.deadline, deadline, F.started, now)
     set_deadline(ACTIVE, id, deadline)
     if job[F.timeout] then set_deadline(RUNNING, id, now + job[F.timeout]) end
-    if job[F.expires] then redis.call('ZREM', EXPIRING, id) end
+    if job[F.expires] then take_out(EXPIRING, id) end
     count(job[F.queue], 'active', 1)
     emit('job.started', id, job, 'a', attempt, 'w', worker)
     reply[#reply + 1] = id
     reply[#reply + 1] = job.flat
 end
 
-for q = 8, #ARGV do
-    local at = 8 + 2 * (q - 8)
-    local queue, zset = KEYS[at], KEYS[at + 1]
-    if redis.call('HEXISTS', queue, 'paused') == 0 then
-        while given < wanted and budget > 0 do
-            local popped = redis.call('ZPOPMIN', zset, math.min(wanted - given, budget))
-            if #popped == 0 then break end
-            for i = 1, #popped, 2 do
-                budget = budget - 1
-                local id = popped[i]
-                local key = job_key(id)
-                local job = load_job(key)
-                if job then
-                    if job[F.expires] and tonumber(job[F.expires]) <= now then
-                        redis.call('ZREM', EXPIRING, id)
-                        expire(id, key, job, ARGV[7])
-                    else
-                        activate(id, key, job)
-                    end
-                end
-            end
-        end
+for i = 1, #found, 2 do
+    local id, zset = found[i], found[i + 1]
+    local key, job = job_key(id), jobs[id]
+    take_out(zset, id)
+    if job and job[F.expires] and tonumber(job[F.expires]) <= now then
+        take_out(EXPIRING, id)
+        expire(id, key, job, ARGV[7])
+    elseif job then
+        activate(id, key, job)
     end
-    if given >= wanted then break end
 end
+settle()
 return reply

@@ -19,7 +19,7 @@ for i = 3, #KEYS do
         moved[#moved + 1] = job[F.alias]
     elseif job[F.state] == 'active' and is_holder(job, ARGV[2], lease) then
         local deadline = now + (ARGV[3] ~= '' and ARGV[3] or job[F.lease_ms])
-        redis.call('HSET', KEYS[i], F.deadline, deadline)
+        redis.call('HSET', KEYS[i], F.deadline, deadline, F.extended, now)
         set_deadline(ACTIVE, id, deadline)
         emit('job.heartbeat', id, job, 'a', job[F.attempt], 'w', ARGV[2],
             'n', deadline)

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.errors import Lost, ReplyTooLarge, Signal, TooLarge
 from ojs_cluster.redis.link import Backoff
-
-# Replies that say "not now": the command was not applied and may be sent again.
-BUSY_CODES: Final = frozenset(
-    {"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS"}
-)
-# Of these, the ones after which the topology is in doubt.
-STALE_CODES: Final = frozenset({"CLUSTERDOWN", "MASTERDOWN", "READONLY"})
 
 RETRY_FIRST_S = 0.005
 RETRY_MAX_S = 0.1
@@ -48,6 +39,18 @@ class Attempts:
                 raise BackendUnavailable(
                     "the connection to Redis was lost before the reply", outcome="unknown"
                 ) from signal
+
+    def accept_interrupted_script(self, error: Exception) -> None:
+        """Return when a script that stopped half way may be run again.
+
+        Raises:
+            BackendUnavailable: it must not; part of it may have been applied.
+        """
+        self._doubtful = True
+        if not self._idempotent:
+            raise BackendUnavailable(
+                "a slot was moving while a script used it", outcome="unknown"
+            ) from error
 
     async def pause(self) -> None:
         """Sleep before the next attempt, longer each time."""

@@ -14,9 +14,17 @@ from typing import Final
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.attempts import BUSY_CODES, STALE_CODES, Attempts
+from ojs_cluster.redis.attempts import Attempts
 from ojs_cluster.redis.connection import Answer, Arg, Reply, pack
-from ojs_cluster.redis.errors import RedisReplyError, ReplyTooLarge, Signal
+from ojs_cluster.redis.errors import (
+    BUSY_CODES,
+    MOVED_UNDER_SCRIPT,
+    REFUSED_CODES,
+    STALE_CODES,
+    RedisReplyError,
+    ReplyTooLarge,
+    Signal,
+)
 from ojs_cluster.redis.link import Link
 from ojs_cluster.redis.pubsub import PubSub
 from ojs_cluster.redis.router import Router
@@ -79,7 +87,10 @@ class Client:
     ) -> Reply:
         """Run ``script`` on the master of ``slot``, to which all ``keys`` belong.
 
-        Sent by hash; a node that does not know the script gets its source.
+        Sent by hash; a node that does not know the script gets its source. While the slot is moved
+        key by key, a script that touches a key outside ``keys`` may be stopped by Redis. One that
+        ``looks_first`` has written nothing then, and is repeated. Another may have been stopped
+        half way: ``BackendUnavailable`` with outcome ``unknown``, or repeated if ``idempotent``.
         """
         # The body of ``call`` again: one more coroutine per script would cost more than it says.
         payload = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
@@ -96,14 +107,15 @@ class Client:
         def by_source() -> bytes:
             return pack((b"EVAL", script.source, len(keys), *keys, *args))
 
-        return await self._persist(slot, payload, link, answer, started, idempotent, by_source)
+        return await self._persist(
+            *(slot, payload, link, answer, started, idempotent, by_source, script.looks_first)
+        )
 
     async def on_masters(self, *args: Arg) -> dict[Address, Reply]:
         """Send one command to every master at once; return the replies by node.
 
         The command must be idempotent: it is repeated when a connection is lost.
         """
-        payload = pack(args)
         masters = self.topology.masters
         if not masters:
             raise BackendUnavailable("no Redis master is known", outcome="not_applied")
@@ -111,11 +123,8 @@ class Client:
         failures: list[Exception] = []
 
         async def ask(address: Address) -> None:
-            link = self._router.link_to(address)
             try:
-                replies[address] = await self._persist(
-                    None, payload, link, NO_ANSWER, self._clock.now, True, None
-                )
+                replies[address] = await self.call_at(address, *args)
             except (BackendUnavailable, RedisReplyError, ReplyTooLarge) as error:
                 failures.append(error)
 
@@ -127,7 +136,7 @@ class Client:
         return {address: replies[address] for address in masters}
 
     async def call_at(self, address: Address, *args: Arg) -> Reply:
-        """Send one idempotent command to one node, whatever slots it owns (SCAN, INFO)."""
+        """Send one idempotent command to one node, whatever slots it serves (SCAN, INFO)."""
         link = self._router.link_to(address)
         return await self._persist(None, pack(args), link, NO_ANSWER, self._clock.now, True, None)
 
@@ -181,6 +190,7 @@ class Client:
         started: float,
         idempotent: bool,
         by_source: Callable[[], bytes] | None,
+        looks_first: bool = False,
     ) -> Reply:
         """Try until there is a final answer, or ``call_timeout_s`` after ``started`` is over.
 
@@ -216,6 +226,14 @@ class Client:
                 elif answer.code in BUSY_CODES:
                     if answer.code in STALE_CODES:
                         self._router.want_refresh()
+                    await attempts.pause()
+                elif answer.code in REFUSED_CODES:
+                    raise BackendUnavailable(
+                        f"Redis refuses writes ({answer.code})", outcome="not_applied"
+                    ) from answer
+                elif MOVED_UNDER_SCRIPT in answer.message:
+                    if not looks_first:
+                        attempts.accept_interrupted_script(answer)
                     await attempts.pause()
                 else:
                     raise answer

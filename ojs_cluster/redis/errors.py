@@ -11,6 +11,26 @@ several tasks would collect all their tracebacks.
 
 from __future__ import annotations
 
+from typing import Final
+
+from ojs_cluster.core.errors import OJSError
+
+# Replies that say "not now": the command was not applied and may be sent again.
+BUSY_CODES: Final = frozenset(
+    {"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS"}
+)
+# Of these, the ones after which the topology is in doubt.
+STALE_CODES: Final = frozenset({"CLUSTERDOWN", "MASTERDOWN", "READONLY"})
+
+# No memory, or no disk to persist to: not applied either, but not over in a few seconds, and
+# every waiting caller is memory too. A script meets them at its first write.
+REFUSED_CODES: Final = frozenset({"OOM", "MISCONF"})
+# A script ran into a key that its slot's migration has already taken to another node, or that
+# does not exist while the slot moves. Redis finds that out when the script touches the key, so
+# whatever the script wrote before that has been applied: nothing, if it looks first at all it may
+# touch. Keys that are declared are checked before the script starts and give TRYAGAIN or ASK.
+MOVED_UNDER_SCRIPT: Final = "access a non local key"
+
 
 class RedisReplyError(Exception):
     """An error reply. ``code`` is its first word (``ERR``, ``WRONGTYPE``), ``message`` the rest."""
@@ -22,8 +42,11 @@ class RedisReplyError(Exception):
         self.message = message
 
 
-class ReplyTooLarge(Exception):
-    """A reply grew past ``ClientSettings.max_reply_bytes``; its connection was closed."""
+class ReplyTooLarge(OJSError):
+    """A reply grew past ``ClientSettings.max_reply_bytes``; its connection was closed.
+
+    The command itself was carried out. Its caller may be told, hence an ``OJSError``.
+    """
 
 
 class AuthenticationFailed(Exception):

@@ -17,12 +17,13 @@ import hiredis
 import trio
 
 from ojs_cluster.redis.connection import pack
-from ojs_cluster.redis.errors import ConnectFailed, RedisReplyError
+from ojs_cluster.redis.errors import AuthenticationFailed, ConnectFailed, RedisReplyError
 from ojs_cluster.redis.link import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
     STABLE_S,
     Backoff,
+    check_refusal,
     dial,
     handshake,
 )
@@ -30,6 +31,7 @@ from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.transport import Transport
 
 _MORE = object()
+BROKEN = (ConnectFailed, AuthenticationFailed, OSError, hiredis.ProtocolError)
 
 
 class State(enum.Enum):
@@ -134,7 +136,7 @@ class Feed:
             while True:
                 started = trio.current_time()
                 # Commands to the same node fail as well and tell why; here it is only a gap.
-                with contextlib.suppress(ConnectFailed, OSError):
+                with contextlib.suppress(*BROKEN):
                     await self._session()
                 for subscription in self.subscriptions.values():
                     subscription.drop()
@@ -171,7 +173,7 @@ class Feed:
             while (reply := parser.gets()) is _MORE:
                 parser.feed(await _receive(transport))
             if isinstance(reply, RedisReplyError):
-                raise ConnectFailed(f"{self.address}: {reply}")
+                check_refusal(str(self.address), command, reply)
 
     async def _read(self, transport: Transport, parser: hiredis.Reader) -> None:
         """Dispatch messages; PING a silent server, give it up when it stays silent."""

@@ -6,6 +6,7 @@ client's next change (a link that came up, a new topology) and look again.
 
 from __future__ import annotations
 
+import logging
 import random
 import ssl
 from collections.abc import Callable
@@ -13,13 +14,23 @@ from collections.abc import Callable
 import trio
 
 from ojs_cluster.redis.connection import Arg, Clock, Connection, pack
-from ojs_cluster.redis.errors import AuthenticationFailed, ConnectFailed, RedisReplyError, Signal
+from ojs_cluster.redis.errors import (
+    BUSY_CODES,
+    AuthenticationFailed,
+    ConnectFailed,
+    RedisReplyError,
+    Signal,
+)
 from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.transport import Transport, open_transport
+
+log = logging.getLogger("ojs.redis")
 
 BACKOFF_FIRST_S = 0.02
 BACKOFF_MAX_S = 0.5
 STABLE_S = 1.0
+
+Command = tuple[Arg, ...]
 
 
 class Backoff:
@@ -41,11 +52,11 @@ class Backoff:
         return delay * (0.5 + random.random() / 2)  # noqa: S311 - spreads load, protects nothing
 
 
-def handshake(settings: ClientSettings) -> list[tuple[Arg, ...]]:
+def handshake(settings: ClientSettings) -> list[Command]:
     """Commands that open every connection, in order."""
-    commands: list[tuple[Arg, ...]] = []
+    commands: list[Command] = []
     if settings.password is not None:
-        user: tuple[Arg, ...] = (settings.username,) if settings.username is not None else ()
+        user: Command = (settings.username,) if settings.username is not None else ()
         commands.append((b"AUTH", *user, settings.password))
     if settings.client_name:
         commands.append((b"CLIENT", b"SETNAME", settings.client_name))
@@ -65,12 +76,12 @@ async def dial(address: Address, settings: ClientSettings, tls: ssl.SSLContext |
             return await open_transport(address, tls)
     except trio.TooSlowError:
         reason = f"no connection within {settings.connect_timeout_s:g} s"
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: no host can have such a name
         reason = _reason(error)
     raise ConnectFailed(f"{address}: {reason}")
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: Exception) -> str:
     """The operating system's words, which trio keeps as the cause: one per address tried."""
     cause = error.__cause__
     if isinstance(cause, BaseExceptionGroup):
@@ -102,6 +113,7 @@ class Link:
         self._on_change = on_change
         self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         self._up_since = 0.0
+        self._told_down = False
 
     def __repr__(self) -> str:
         return f"<Link {self.address} {'up' if self.connection is not None else 'down'}>"
@@ -114,6 +126,7 @@ class Link:
                     await self._one_connection()
                 except ConnectFailed as error:
                     self.last_error = error
+                self._tell_down()
                 self._on_change(self)
                 await trio.sleep(self._backoff.next_s())
 
@@ -145,7 +158,15 @@ class Link:
             self.connection = connection
             self.last_error = None
             self._up_since = trio.current_time()
+            self._told_down = False
+            log.info("Redis node %s is connected", self.address)
             self._on_change(self)
+
+    def _tell_down(self) -> None:
+        """Log the first failure of a row; the retries that follow would only repeat it."""
+        if not self._told_down and self.retired_at is None:
+            self._told_down = True
+            log.warning("Redis node %s is not connected: %s", self.address, self.last_error)
 
     async def _serve(self, connection: Connection, scope: trio.CancelScope) -> None:
         reason = await connection.run()
@@ -156,6 +177,23 @@ class Link:
             if trio.current_time() - self._up_since > STABLE_S:
                 self._backoff.reset()
         scope.cancel()
+
+
+def check_refusal(name: str, command: Command, error: RedisReplyError) -> None:
+    """Judge an error reply to a command of the handshake with node ``name``.
+
+    Returns when the connection can do without: a user who may not name its connections.
+
+    Raises:
+        AuthenticationFailed: trying again will not help.
+        ConnectFailed: it may.
+    """
+    if command[0] == b"CLIENT" and error.code == "NOPERM":
+        return
+    if error.code in BUSY_CODES:
+        raise ConnectFailed(f"{name}: {error}")
+    what = command[0].decode() if isinstance(command[0], bytes) else "the handshake"
+    raise AuthenticationFailed(f"{name} refused {what}: {error}")
 
 
 async def introduce(connection: Connection, settings: ClientSettings) -> None:
@@ -169,11 +207,8 @@ async def introduce(connection: Connection, settings: ClientSettings) -> None:
         for command in handshake(settings):
             answer = await connection.execute(pack(command))
             if isinstance(answer, RedisReplyError):
-                what = str(command[0], "ascii") if isinstance(command[0], bytes) else "handshake"
-                if answer.code in ("LOADING", "BUSY", "MASTERDOWN"):
-                    raise ConnectFailed(f"{connection.name}: {answer}")
-                raise AuthenticationFailed(f"{connection.name} refused {what}: {answer}")
-            if isinstance(answer, Signal):
+                check_refusal(connection.name, command, answer)
+            elif isinstance(answer, Signal):
                 raise ConnectFailed(f"{connection.name}: {answer}")
     if scope.cancelled_caught:
         raise ConnectFailed(f"{connection.name}: no answer to the handshake in time")

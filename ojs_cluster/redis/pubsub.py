@@ -13,14 +13,14 @@ from collections.abc import Callable
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.attempts import BUSY_CODES
-from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.redis.errors import BUSY_CODES, RedisReplyError
 from ojs_cluster.redis.feed import Feed, State, Subscription
 from ojs_cluster.redis.router import Router
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.redis.topology import parse_redirect
 
 RETRY_S = 0.1
+SPACING_S = 0.005
 
 
 class PubSub:
@@ -48,11 +48,15 @@ class PubSub:
         self._subscriptions[channel] = subscription
         self._wake()
         timeout_s = self._router.settings.call_timeout_s
+        stays = False
         try:
             with trio.move_on_after(timeout_s):
                 await subscription.settled.wait()
+            stays = subscription.settled.is_set() and subscription.refusal is None
         finally:
-            if not subscription.settled.is_set() or subscription.refusal is not None:
+            # Also when the caller is cancelled in the moment of the confirmation: it will never
+            # know that it is subscribed, and could not subscribe again.
+            if not stays:
                 self._remove(subscription)
         if subscription.refusal is not None:
             raise subscription.refusal
@@ -81,6 +85,7 @@ class PubSub:
                 if not feed.subscriptions:
                     del self._feeds[address]
                     feed.scope.cancel()
+            await trio.sleep(SPACING_S)  # two nodes that each name the other must not spin us
 
     def _wake(self) -> None:
         self._look.set()

@@ -7,6 +7,7 @@ one task only, however many callers find the present one wrong.
 
 from __future__ import annotations
 
+import logging
 import random
 import ssl
 from collections.abc import Callable
@@ -29,11 +30,14 @@ from ojs_cluster.redis.topology import (
     standalone,
 )
 
+log = logging.getLogger("ojs.redis")
+
 WATCH_INTERVAL_S = 0.1
 REFRESH_SPACING_S = 0.05
 UNHEALTHY_SPACING_S = 0.1
 UNHEALTHY_REFRESH_S = 0.25
 TOPOLOGY_TIMEOUT_S = 1.0
+LATE_WATCH_S = 0.5
 SUSPECT_AFTER_S = 1.0
 RETIRED_LINK_S = 10.0
 START_RETRY_S = 0.1
@@ -57,6 +61,7 @@ class Router:
         self._changed = trio.lowlevel.ParkingLot()
         self._refresh_wanted = trio.Event()
         self._refresh_hint: Address | None = None
+        self._topology_error: Exception | None = None
 
     @property
     def healthy(self) -> bool:
@@ -138,7 +143,7 @@ class Router:
 
     def _failure_at_start(self) -> Exception | None:
         """The latest error; raises it when it says that our credentials are wrong."""
-        error = self.why_down(None)
+        error = self.why_down(None) or self._topology_error
         if isinstance(error, AuthenticationFailed):
             raise error
         return error
@@ -185,6 +190,7 @@ class Router:
         if isinstance(answer, RedisReplyError) and "cluster support disabled" in str(answer):
             return await self._ask_role(link)
         if isinstance(answer, Exception):
+            self._topology_error = ConnectFailed(f"{link.address} on CLUSTER SLOTS: {answer}")
             return None
         try:
             topology = parse_cluster_slots(answer, link.address)
@@ -219,6 +225,13 @@ class Router:
 
     def _apply(self, topology: Topology) -> None:
         """Make ``topology`` the current view: links for new masters, retirement for old ones."""
+        if set(topology.masters) != set(self.topology.masters):
+            log.info(
+                "Redis masters: %s; %d of %d slots served",
+                ", ".join(map(str, topology.masters)),
+                topology.slots_covered,
+                SLOTS,
+            )
         self.topology = topology
         routes: list[Link | None] = [None] * SLOTS
         for item in topology.ranges:
@@ -238,7 +251,13 @@ class Router:
         settings = self.settings
         while True:
             await trio.sleep(WATCH_INTERVAL_S)
-            now = self.clock.now = trio.current_time()
+            now = trio.current_time()
+            # After a pause of this whole process (a throttled container, a stopped machine)
+            # replies may lie unread: the readers get a turn before anybody is blamed for silence.
+            late = now - self.clock.now > LATE_WATCH_S
+            self.clock.now = now
+            if late:
+                continue
             for address, link in list(self._links.items()):
                 connection = link.connection
                 if connection is not None:

@@ -13,14 +13,14 @@ import sys
 from functools import partial
 from typing import Any
 
-import orjson
 import trio
 from hypercorn.typing import ASGIFramework
 
-from ojs_cluster import __version__
 from ojs_cluster.config import Settings
 from ojs_cluster.http.app import App, HttpSettings
+from ojs_cluster.http.asgi import read_head, send_response
 from ojs_cluster.http.quart_app import create_quart_app
+from ojs_cluster.http.starting import starting
 from ojs_cluster.server.child import Child, run_child
 from ojs_cluster.server.http_server import drain_times, hypercorn_config, lifespan, serve
 from ojs_cluster.server.opening import open_patiently
@@ -54,7 +54,7 @@ class Gate:
         if self._target is not None:
             await self._target(scope, receive, send)
         elif scope["type"] == "http":
-            await _not_yet(scope, send)
+            await send_response(starting(read_head(scope)), send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1013})
 
@@ -63,26 +63,6 @@ async def _send_closing(send: Any, message: Any) -> None:
     if message["type"] == "http.response.start":
         message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
     await send(message)
-
-
-async def _not_yet(scope: Any, send: Any) -> None:
-    message = "the server has not reached Redis yet"
-    if scope["path"] == "/health":
-        backend = {"type": "redis", "status": "unhealthy"}
-        status, content = 200, {"status": "degraded", "version": __version__, "backend": backend}
-    elif scope["path"] == "/ready":
-        status, content = 503, {"status": "starting"}
-    else:
-        error = {"code": "backend_unavailable", "message": message, "retryable": True}
-        status, content = 503, {"error": error}
-    body = orjson.dumps(content)
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-        (b"retry-after", b"1"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 async def work(child: Child) -> None:
@@ -130,6 +110,7 @@ def http_settings(settings: Settings) -> HttpSettings:
         allow_insecure=access.allow_insecure,
         test_hooks=access.test_hooks,
         limits=limits.core(),
+        max_head=settings.listen.max_header_bytes,
         max_body=limits.max_body_bytes,
         max_batch_body=limits.max_batch_body_bytes,
         body_timeout_s=settings.listen.read_timeout_s,
@@ -138,8 +119,7 @@ def http_settings(settings: Settings) -> HttpSettings:
 
 async def _drain(stop: trio.Event, app: App) -> None:
     await stop.wait()
-    app.draining.set()
-    app.waiters.drain()
+    app.drain()
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import trio
 from ojs_cluster.config import EXIT_CONFIG, ConfigError, Settings, load
 from ojs_cluster.server.logs import configure_logging
 from ojs_cluster.server.parent import ParentLink
+from ojs_cluster.server.stop_signals import stop_signals
 
 log = logging.getLogger("ojs.process")
 
@@ -102,8 +103,8 @@ async def _supervised(
 async def heed_stop_signals(
     stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Set `stop` at SIGTERM, SIGINT or SIGHUP; runs until cancelled."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+    """Set `stop` at a stop signal; runs until cancelled."""
+    with trio.open_signal_receiver(*stop_signals()) as received:
         task_status.started()
         async for _ in received:
             stop.set()

@@ -59,7 +59,7 @@ async def _announce(supervisor: Supervisor, settings: Settings) -> None:
     await supervisor.all_ready.wait()
     listen = settings.listen
     log.info(
-        "serving",
+        "ready to serve",
         extra={"host": listen.host, "port": listen.port, "workers": listen.workers},
     )
 

@@ -26,6 +26,7 @@ from ojs_cluster.server.commands import (
 )
 from ojs_cluster.server.embedded import Embedded, EmbeddedError, ServerNotFound, find_server
 from ojs_cluster.server.http_server import open_listener
+from ojs_cluster.server.stop_signals import stop_signals
 from ojs_cluster.server.supervisor import ChildSpec, Supervisor
 
 log = logging.getLogger("ojs.dev")
@@ -67,11 +68,13 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
     Raises:
         ConfigError: a variable has a wrong value.
     """
-    # Until trio listens to signals, SIGTERM ends like Ctrl-C: through the clean-up below.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    # Until trio listens to signals, they end like Ctrl-C: through the clean-up below.
+    for number in stop_signals():
+        signal.signal(number, signal.default_int_handler)
     merged = _with_defaults(environ)
     settings = load(merged)  # every mistake is reported before anything starts
+    if settings.access.problem is not None:  # somebody set OJS_ALLOW_INSECURE_NO_AUTH=false
+        raise ConfigError([settings.access.problem])
     try:
         with contextlib.ExitStack() as stack:
             embedded: Embedded | None = None
@@ -222,7 +225,7 @@ def banner(settings: Settings, embedded: Embedded | None) -> str:
     data = (
         f"\n  Data       {embedded.directory} (kept; delete it to start over)" if embedded else ""
     )
-    security = "with the key in OJS_API_KEY" if keys else "no key needed (this machine only)"
+    security = "with the key in OJS_API_KEY" if keys else "no key needed, this machine only"
     return f"""
   ojs-cluster is running: {listen.workers} API processes, 1 scheduler.
 

@@ -15,14 +15,14 @@ import json
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import redis
 
+from ojs_cluster.server import embedded_cluster
 from ojs_cluster.server.binaries import (
     CHOICES,
     ServerBinary,
@@ -30,7 +30,8 @@ from ojs_cluster.server.binaries import (
     find_server,
 )
 from ojs_cluster.server.children import spawn
-from ojs_cluster.server.ports import PortReservation, reserve, reserve_any
+from ojs_cluster.server.embedded_node import HOST, EmbeddedError, Node
+from ojs_cluster.server.ports import reserve, reserve_any
 
 __all__ = [
     "CHOICES",
@@ -42,67 +43,8 @@ __all__ = [
     "find_server",
 ]
 
-HOST = "127.0.0.1"
-SLOTS = 16_384
 _POLL_S = 0.02
 _SHAPE_FILE = "embedded.json"
-
-
-class EmbeddedError(Exception):
-    """A server did not start or the cluster did not form; the message ends with its log."""
-
-
-@dataclass(slots=True)
-class Node:
-    """One server process.
-
-    Attributes:
-        index: 0-based; masters come before replicas.
-        directory: its configuration, log, AOF and cluster state.
-        port: where clients connect, 0 before the first start.
-    """
-
-    index: int
-    directory: Path
-    port: int = 0
-    bus_port: int = 0
-    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
-    _reservations: list[PortReservation] = field(default_factory=list, repr=False)
-
-    @property
-    def address(self) -> str:
-        """`host:port` for clients."""
-        return f"{HOST}:{self.port}"
-
-    @property
-    def pid(self) -> int:
-        """Process id; raises EmbeddedError when the node was never started."""
-        if self._process is None:
-            raise EmbeddedError(f"node {self.index} is not running")
-        return self._process.pid
-
-    def is_alive(self) -> bool:
-        """Tell whether the process exists (it may still refuse commands)."""
-        return self._process is not None and self._process.poll() is None
-
-    @contextlib.contextmanager
-    def client(self, *, timeout_s: float = 5.0) -> Iterator[redis.Redis]:
-        """Open a redis-py client of this node alone."""
-        connection = redis.Redis(
-            host=HOST, port=self.port, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
-        )
-        try:
-            yield connection
-        finally:
-            connection.close()
-
-    def log_tail(self, lines: int = 15) -> str:
-        """Return the end of the server's log."""
-        try:
-            text = (self.directory / "server.log").read_text(errors="replace")
-        except FileNotFoundError:
-            return "(no log)"
-        return "\n".join(text.splitlines()[-lines:])
 
 
 class Embedded:
@@ -167,7 +109,11 @@ class Embedded:
             for node in self.nodes:
                 self._await_serving(node, deadline)
             if self.cluster:
-                self._form_cluster(deadline)
+                embedded_cluster.form(
+                    self.nodes,
+                    self.master_count,
+                    lambda condition, what: self._await(condition, deadline, what),
+                )
             self._save_shape()
         except BaseException:
             self.stop(graceful=False)
@@ -241,22 +187,14 @@ class Embedded:
         """Nodes that are masters with slots now, as the first living node sees it."""
         if not self.cluster:
             return list(self.nodes)
-        rows = self._view().values()
+        rows = embedded_cluster.view(self.nodes).values()
         return [row.node for row in rows if row.is_master and row.has_slots and not row.failed]
 
     def replica_of(self, master: Node) -> list[Node]:
         """Nodes that replicate this master now and are not marked failed."""
-        view = self._view()
+        view = embedded_cluster.view(self.nodes)
         ids = {row_id for row_id, row in view.items() if row.node is master}
         return [row.node for row in view.values() if row.master_id in ids and not row.failed]
-
-    def _view(self) -> dict[str, _Row]:
-        """CLUSTER NODES as seen by a living node, rows of unknown addresses left out."""
-        for node in self.nodes:
-            if node.is_alive():
-                with contextlib.suppress(redis.RedisError), node.client() as client:
-                    return _parse_nodes(_cluster(client, "NODES"), self.nodes)
-        raise EmbeddedError("no node answers CLUSTER NODES")
 
     # -- processes ----------------------------------------------------------------------------
 
@@ -315,6 +253,13 @@ class Embedded:
 
         self._await(answers, deadline, f"node {node.index} answers PING")
 
+    def _await(self, condition: Callable[[], bool], deadline: float, what: str) -> None:
+        while not condition():
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"node {n.index}:\n{n.log_tail(5)}" for n in self.nodes)
+                raise EmbeddedError(f"not reached in {self.start_timeout_s} s: {what}\n{logs}")
+            time.sleep(_POLL_S)
+
     def _reap(self, node: Node, timeout_s: float) -> None:
         if node._process is None:
             return
@@ -323,73 +268,6 @@ class Embedded:
         except subprocess.TimeoutExpired:
             node._process.kill()
             node._process.wait()
-
-    # -- the cluster --------------------------------------------------------------------------
-
-    def _form_cluster(self, deadline: float) -> None:
-        """Give slots and epochs to new masters, introduce all nodes, attach the replicas."""
-        fresh = [node for node in self.nodes[: self.master_count] if self._is_fresh(node)]
-        if len(fresh) == self.master_count:
-            for node in fresh:
-                first = node.index * SLOTS // self.master_count
-                last = (node.index + 1) * SLOTS // self.master_count - 1
-                with node.client() as client:
-                    _cluster(client, "ADDSLOTSRANGE", first, last)
-                    # Distinct epochs from the start: equal ones would collide for a while.
-                    _cluster(client, "SET-CONFIG-EPOCH", node.index + 1)
-        self._introduce()
-        self._await(self._all_known, deadline, "every node knows every node")
-        if len(fresh) == self.master_count:
-            self._attach_replicas(deadline)
-        self._await(self._all_ok, deadline, "every slot is served and every replica in sync")
-
-    def _is_fresh(self, node: Node) -> bool:
-        with node.client() as client:
-            info = _cluster_info(client)
-        return info["cluster_slots_assigned"] == "0" and info["cluster_known_nodes"] == "1"
-
-    def _introduce(self) -> None:
-        for node in self.nodes:
-            with node.client() as client:
-                for other in self.nodes:
-                    if other is not node:
-                        _cluster(client, "MEET", HOST, other.port, other.bus_port)
-
-    def _attach_replicas(self, deadline: float) -> None:
-        for node in self.nodes[self.master_count :]:
-            master = self.nodes[(node.index - self.master_count) % self.master_count]
-            with master.client() as client:
-                master_id = _cluster(client, "MYID").decode()
-            with node.client() as client:
-                _cluster(client, "REPLICATE", master_id)
-        self._await(self._all_ok, deadline, "every replica is in sync")
-
-    def _all_known(self) -> bool:
-        """Every node sees every node at its present address, no handshake left."""
-        for node in self.nodes:
-            with node.client() as client:
-                text = _cluster(client, "NODES")
-            rows = _parse_nodes(text, self.nodes).values()
-            if len(rows) != len(self.nodes) or any(row.handshake for row in rows):
-                return False
-        return True
-
-    def _all_ok(self) -> bool:
-        for node in self.nodes:
-            with node.client() as client:
-                if _cluster_info(client)["cluster_state"] != "ok":
-                    return False
-                link: dict[str, Any] = client.info("replication")
-            if link["role"] == "slave" and link["master_link_status"] != "up":
-                return False
-        return True
-
-    def _await(self, condition: Callable[[], bool], deadline: float, what: str) -> None:
-        while not condition():
-            if time.monotonic() > deadline:
-                logs = "\n".join(f"node {n.index}:\n{n.log_tail(5)}" for n in self.nodes)
-                raise EmbeddedError(f"not reached in {self.start_timeout_s} s: {what}\n{logs}")
-            time.sleep(_POLL_S)
 
     # -- the record ---------------------------------------------------------------------------
 
@@ -424,49 +302,6 @@ class Embedded:
         temporary = self.directory / f"{_SHAPE_FILE}.new"
         temporary.write_text(json.dumps(record, indent=2) + "\n")
         temporary.replace(self.directory / _SHAPE_FILE)
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One line of CLUSTER NODES."""
-
-    node: Node
-    is_master: bool
-    has_slots: bool
-    failed: bool
-    handshake: bool
-    master_id: str
-
-
-def _parse_nodes(text: bytes, nodes: list[Node]) -> dict[str, _Row]:
-    by_port = {node.port: node for node in nodes}
-    rows: dict[str, _Row] = {}
-    for line in text.decode().splitlines():
-        row_id, address, flag_text, master_id, *rest = line.split()
-        node = by_port.get(int(address.split("@")[0].rpartition(":")[2]))
-        if node is None:
-            continue
-        flags = flag_text.split(",")
-        rows[row_id] = _Row(
-            node=node,
-            is_master="master" in flags,
-            has_slots=any(not slot.startswith("[") for slot in rest[4:]),
-            failed="fail" in flags or "noaddr" in flags,
-            handshake="handshake" in flags,
-            master_id=master_id,
-        )
-    return rows
-
-
-def _cluster(client: redis.Redis, *args: str | int) -> bytes:
-    # Named in two words, the command escapes redis-py's parsers: the raw reply is what we read.
-    reply: bytes = client.execute_command("CLUSTER", *args)  # type: ignore[no-untyped-call] # redis-py's own
-    return reply
-
-
-def _cluster_info(client: redis.Redis) -> dict[str, str]:
-    lines = _cluster(client, "INFO").decode().splitlines()
-    return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
 def _quoted(text: str) -> str:

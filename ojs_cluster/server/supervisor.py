@@ -23,6 +23,7 @@ import trio
 
 from ojs_cluster.config import EXIT_CONFIG
 from ojs_cluster.server.parent import READY
+from ojs_cluster.server.stop_signals import stop_signals
 
 log = logging.getLogger("ojs.supervisor")
 
@@ -30,7 +31,6 @@ BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 10.0
 STEADY_S = 10.0
 """A child that ran this long has recovered: its next restart is immediate again."""
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class Supervisor:
     # -- signals ------------------------------------------------------------------------------
 
     async def _heed_signals(self) -> None:
-        with trio.open_signal_receiver(*_STOP_SIGNALS) as received:
+        with trio.open_signal_receiver(*stop_signals()) as received:
             async for number in received:
                 name = signal.Signals(number).name
                 if self._stopping.is_set():
@@ -136,7 +136,12 @@ class Supervisor:
             if self._stopping.is_set():
                 return
             began = trio.current_time()
-            code = await self._run_once(spec)
+            try:
+                code = await self._run_once(spec)
+                ended = _how_it_ended(code)
+            except OSError as error:
+                # Short of processes, memory or descriptors: the children that run must not pay.
+                code, ended = None, f"could not be started ({error.strerror})"
             if self._stopping.is_set():
                 return
             if code == EXIT_CONFIG:
@@ -146,10 +151,14 @@ class Supervisor:
                 return
             steady = trio.current_time() - began >= STEADY_S
             delay = BACKOFF_MIN_S if steady or not delay else min(delay * 2, BACKOFF_MAX_S)
-            log.warning("%s %s; starting it again in %.1f s", spec.name, _how_it_ended(code), delay)
+            log.warning("%s %s; starting it again in %.1f s", spec.name, ended, delay)
 
     async def _run_once(self, spec: ChildSpec) -> int:
-        """Start the child, listen to it, and return its exit code (negative: a signal)."""
+        """Start the child, listen to it, and return its exit code (negative: a signal).
+
+        Raises:
+            OSError: the child could not be started.
+        """
         ours, theirs = socket.socketpair()
         with trio.socket.from_stdlib_socket(ours) as link:
             with theirs:

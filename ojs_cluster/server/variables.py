@@ -7,6 +7,8 @@ from ojs_cluster.server.variable import Variable
 from ojs_cluster.server.variables_store import REDIS, SCHEDULER, STORE
 
 _MIB = 1024 * 1024
+# A job with its result and its errors has to fit into one reply of Redis, 64 MiB at most.
+_MOST_JOB = 16 * _MIB
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - the only useful default in a container; `dev` differs
 
 _LISTEN = (
@@ -134,7 +136,7 @@ _LIMITS = (
     Variable(
         "OJS_MAX_JOB_BYTES",
         "limits.max_job_bytes",
-        accept.integer(least=1024, most=64 * _MIB),
+        accept.integer(least=1024, most=_MOST_JOB),
         "1048576",
         "Largest envelope of one job.",
     ),

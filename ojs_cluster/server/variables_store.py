@@ -158,14 +158,14 @@ STORE = (
     Variable(
         "OJS_ERRORS_KEPT",
         "store.errors_kept",
-        accept.integer(least=1, most=1000),
+        accept.integer(least=1, most=100),  # of up to 64 KiB each, read together with the job
         "10",
         "Entries in a job's error history.",
     ),
     Variable(
         "OJS_RESULT_MAX_BYTES",
         "store.result_max_bytes",
-        accept.integer(least=1024, most=64 * _MIB),
+        accept.integer(least=1024, most=16 * _MIB),  # as that of a job's envelope
         "1048576",
         "Largest result that an ack may carry.",
     ),

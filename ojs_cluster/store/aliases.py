@@ -3,6 +3,9 @@
 An id that a client chose may name another shard than its queue's. That shard then holds an alias
 (see ``enqueue``). When the job goes, its alias goes first: a crash between the two leaves a job
 that no id finds and whose removal is still due, and the next janitor run repeats both.
+
+A producer may claim the id again at any moment of this. An alias that was claimed lately is left
+alone, whatever became of its last job: its claim is still listed, and the janitor comes back to it.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import over_shards
 
 _OLD_CLAIM_MS = 10 * 60_000
 """Twenty times the life of a claim: whoever held it has long been refused."""
+_IN_FLIGHT_MS = 60_000
+"""Twice the life of a claim: the job of a younger one may be on its way."""
 
 
 async def remove_due(store: Store, shard: Shard, job_id: str) -> bool:
@@ -24,7 +30,7 @@ async def remove_due(store: Store, shard: Shard, job_id: str) -> bool:
     Returns whether the job is gone.
     """
     if store.keys.shard_of_id(job_id) is not shard:
-        await _settle(store, job_id, "drop", shard)
+        await _settle(store, job_id, "drop", shard, _IN_FLIGHT_MS)
     reply = await store.run(
         shard,
         "forget",
@@ -35,7 +41,7 @@ async def remove_due(store: Store, shard: Shard, job_id: str) -> bool:
 
 
 async def settle_claims(store: Store, shard: Shard, limit: int) -> int:
-    """Drop aliases of ``shard`` whose job was never stored; returns how many were dropped.
+    """Drop aliases of ``shard`` whose job was never stored; returns how many were looked at.
 
     One that leads to its own shard has kept a late job out (see ``unique``), or is an id reserved
     by a deal that is still to be settled.
@@ -43,23 +49,24 @@ async def settle_claims(store: Store, shard: Shard, limit: int) -> int:
     ids = await store.run(
         shard, "old_claims", [shard.claims], [_OLD_CLAIM_MS, limit], idempotent=True
     )
-    dropped = 0
-    for raw in ids:
+
+    async def look(raw: bytes) -> None:
         job_id = raw.decode()
         target, deal = await _alias(store, shard, job_id)
         if deal is not None:
             if not await deals.settle(store, deal):
                 await deals.unreserve(store, shard, deal, [job_id])
-                dropped += 1
         elif target is not None and int(target) == shard.index:
-            dropped += await _settle(store, job_id, "drop", shard, at=shard)
+            await _settle(store, job_id, "drop", shard, _OLD_CLAIM_MS, at=shard)
         elif target is not None:
             home = store.keys.shard(int(target))
             stored = await store.redis.call(home.slot, "EXISTS", home.job(job_id), idempotent=True)
-            dropped += await _settle(store, job_id, "keep" if stored else "drop", home)
+            await _settle(store, job_id, "keep" if stored else "drop", home, _OLD_CLAIM_MS)
         else:
-            await _settle(store, job_id, "keep", shard, at=shard)
-    return dropped
+            await _settle(store, job_id, "keep", shard, _OLD_CLAIM_MS, at=shard)
+
+    await over_shards(ids, look)
+    return len(ids)
 
 
 async def _alias(store: Store, shard: Shard, job_id: str) -> tuple[bytes | None, str | None]:
@@ -75,6 +82,7 @@ async def _settle(
     job_id: str,
     how: Literal["keep", "drop"],
     target: Shard,
+    age_ms: int,
     *,
     at: Shard | None = None,
 ) -> int:
@@ -84,7 +92,7 @@ async def _settle(
             home,
             "settle_alias",
             [home.job(job_id), home.claims],
-            [job_id, how, target.index],
+            [job_id, how, target.index, age_ms],
             idempotent=True,
         )
     )

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
 
+from ojs_cluster.core.errors import BackendUnavailable
+
 if TYPE_CHECKING:
     from ojs_cluster.store.context import Arg, Store
+
+log = logging.getLogger(__name__)
 
 _RECORDS_PER_SHARD = 10_000
 _MISSED_BEATS = 3
 _FETCH_CONTACT_S = 5.0
+_NOTE_S = 1.0
 _MOST_REMEMBERED = 10_000
 
 
@@ -22,14 +29,22 @@ class FetchContacts:
         self._next: dict[str, float] = {}
 
     async def note(self, store: Store, worker_id: str) -> None:
-        """Register a worker by its fetch, at most every few seconds; '' is nobody."""
+        """Register a worker by its fetch, at most every few seconds; '' is nobody.
+
+        The record lies in one shard and the jobs in others, which may be well when that one is
+        not: a contact that cannot be noted within a second is noted by a later fetch, and costs
+        no jobs.
+        """
         now = trio.current_time()
         if not worker_id or self._next.get(worker_id, 0.0) > now:
             return
         if len(self._next) >= _MOST_REMEMBERED:
             self._next.clear()
         self._next[worker_id] = now + _FETCH_CONTACT_S
-        await contact(store, worker_id, "fetch", [])
+        with trio.move_on_after(_NOTE_S), suppress(BackendUnavailable):
+            await contact(store, worker_id, "fetch", [])
+            return
+        log.warning("fetch of worker '%s' could not be noted", worker_id)
 
 
 async def contact(store: Store, worker_id: str, kind: str, rest: list[Arg]) -> list[Any]:

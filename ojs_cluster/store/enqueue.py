@@ -22,6 +22,7 @@ from ojs_cluster.store import batch, unique
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.batch import duplicate_id
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.jobs import read_many
 from ojs_cluster.store.locks import Want
 from ojs_cluster.store.placing import Placed, command, place, read_back, written
 from ojs_cluster.store.record import JobRecord, record
@@ -178,6 +179,18 @@ async def _claim(
     return lapses
 
 
+async def _all_there(store: Store, shard: Shard, part: Sequence[Placed]) -> bool:
+    """Whether every job of the part is there as it was sent.
+
+    One that is there proves nothing of the others: it may be older than this request.
+    """
+    found = {job.id: job for job in await read_many(store, shard, [job.job_id for job in part])}
+    return all(
+        job.job_id in found and found[job.job_id].fields.get(f.ENVELOPE) == job.fields[1]
+        for job in part
+    )
+
+
 async def _store_part(
     store: Store, shard: Shard, part: Sequence[Placed], jobs: Sequence[NewJob], lapses: int
 ) -> list[JobRecord]:
@@ -203,7 +216,7 @@ async def _store_part(
         there = record(job.job_id, reply[2]).fields
         if f.DEAL in there:
             await batch.clear_way(store, shard, job.job_id, there[f.DEAL].decode())
-        elif repeated and there.get(f.ENVELOPE) == job.fields[1]:
+        elif repeated and (ours or await _all_there(store, shard, part)):
             return await read_back(store, shard, part)
         else:
             raise duplicate_id(job.job_id, int(reply[1]) - 1, len(part))

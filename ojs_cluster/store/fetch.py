@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, OJSError
+from ojs_cluster.core.errors import OJSError
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.nack import release as release_one
@@ -16,6 +16,10 @@ from ojs_cluster.store.record import JobRecord, record
 
 RELEASE_S = 5.0
 """How long a cancelled caller's jobs are tried to be given back; then their leases end."""
+
+
+class Quiet(Exception):
+    """The worker is marked: it may not fetch, whatever there is."""
 
 
 async def fetch(
@@ -28,7 +32,8 @@ async def fetch(
 ) -> list[JobRecord]:
     """Lease up to ``count`` available jobs, from the queues in the order given.
 
-    A caller that is cancelled claims nothing: what Redis gave is given back.
+    A caller that is cancelled claims nothing: what Redis gave is given back. Of large jobs, a shard
+    gives about 8 MiB at a time, however many were asked for.
 
     Parameters
     ----------
@@ -41,6 +46,26 @@ async def fetch(
     BackendUnavailable: Redis did not answer in time, and no job was had before that. A job whose
         reply was lost is available again when its lease ends.
     """
+    try:
+        return await fetch_unless_quiet(store, queues, count, worker_id, visibility_timeout_ms)
+    except Quiet:
+        return []
+
+
+async def fetch_unless_quiet(
+    store: Store,
+    queues: Sequence[str],
+    count: int,
+    worker_id: str,
+    visibility_timeout_ms: int | None,
+) -> list[JobRecord]:
+    """As ``fetch``, for callers who must tell an empty queue from a worker that may not look.
+
+    Raises
+    ------
+    Quiet: the worker is marked, and no job was had.
+    BackendUnavailable: as ``fetch``.
+    """
     await store.contacts.note(store, worker_id)
     jobs: list[JobRecord] = []
     try:
@@ -52,7 +77,7 @@ async def fetch(
                     jobs += await _fetch_from(
                         store, shard, names, count - len(jobs), worker_id, visibility_timeout_ms
                     )
-            except BackendUnavailable:
+            except (OJSError, Quiet):
                 if not jobs:
                     raise
                 break
@@ -121,6 +146,8 @@ async def _fetch_from(
         *queues,
     ]
     reply = await store.run(shard, "fetch", keys, args)
+    if reply[1] == b"quiet":
+        raise Quiet
     if reply[1]:
         await deliver(store, shard, reply[1])
     items = iter(reply[2:])

@@ -34,7 +34,10 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> Tick:
 
 
 async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
-    """Remove old worker records, lapsed quiet marks, aliases, locks and deals; returns how many."""
+    """Remove old worker records, lapsed quiet marks, aliases without a job, locks and deals.
+
+    Returns how many entries were looked at, so that a full page means there may be more.
+    """
     records = await store.run(
         shard,
         "tidy",
@@ -50,9 +53,9 @@ async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
 async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tuple[int, str]:
     """Forget idle queues among the ``limit`` names after ``after``.
 
-    Returns how many were forgotten and the name to go on from, '' at the end. The name goes
-    first; when the queue turns out to be used it comes back. A process that enqueues to the queue
-    meanwhile registers it again within a minute (see ``registry``).
+    Returns how many were forgotten and the name to go on from, '' at the end. The queue's own keys
+    go first: a crash then leaves a name, which the next round meets again, and not keys that
+    nothing leads to. A queue that was used again before its name went gets the name back.
     """
     meta = store.keys.meta
     names: Any = await store.redis.call(
@@ -62,35 +65,24 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
     )
     retired = 0
     for raw in names:
-        queue = raw.decode()
-        if not await _looks_idle(store, queue):
-            continue
-        await store.redis.call(meta.slot, "ZREM", meta.queues, queue, idempotent=True)
-        shard = store.keys.shard_of_queue(queue)
-        gone = await store.run(
-            shard,
-            "retire_queue",
-            [shard.queue(queue), shard.available(queue), shard.minutes(queue)],
-            [IDLE_QUEUE_MS],
-            idempotent=True,
-        )
-        if gone:
-            retired += 1
-        else:
-            await store.redis.call(meta.slot, "ZADD", meta.queues, 0, queue, idempotent=True)
+        retired += await _retire(store, raw.decode())
     return retired, names[-1].decode() if len(names) == limit else ""
 
 
-async def _looks_idle(store: Store, queue: str) -> bool:
-    """A cheap look before the name is taken away: most queues are in use."""
-    shard = store.keys.shard_of_queue(queue)
-    flat: Any = await store.redis.call(shard.slot, "HGETALL", shard.queue(queue), idempotent=True)
-    items = iter(flat)
-    fields = dict(zip(items, items, strict=True))
-    busy = any(
-        value != b"0"
-        for name, value in fields.items()
-        if name not in (b"created", b"seq", b"acked")
+async def _retire(store: Store, queue: str) -> bool:
+    shard, meta = store.keys.shard_of_queue(queue), store.keys.meta
+    gone = await store.run(
+        shard,
+        "retire_queue",
+        [shard.queue(queue), shard.available(queue), shard.minutes(queue)],
+        [IDLE_QUEUE_MS],
+        idempotent=True,
     )
-    waiting = await store.redis.call(shard.slot, "EXISTS", shard.available(queue), idempotent=True)
-    return not busy and not waiting
+    if not gone:
+        return False
+    await store.redis.call(meta.slot, "ZREM", meta.queues, queue, idempotent=True)
+    # Its next job may have come in between, and registered the name before it was taken away.
+    if await store.redis.call(shard.slot, "EXISTS", shard.queue(queue), idempotent=True):
+        await store.redis.call(meta.slot, "ZADD", meta.queues, 0, queue, idempotent=True)
+        return False
+    return True

@@ -8,13 +8,13 @@ everybody would make a thousand waiters fetch for one job.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 import trio
 
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.fetch import Quiet, fetch_unless_quiet
 from ojs_cluster.store.record import JobRecord
 
 LOOK_AGAIN_S = 5.0
@@ -48,16 +48,20 @@ class Waiters:
         self._waiting: dict[str, dict[_Waiter, None]] = {}
         self._watched: set[Shard] = set()
         self._subscribing = trio.Lock()
-        self._draining = False
+        self._drained = trio.Event()
 
     def drain(self) -> None:
         """Send every waiter home with what it has: nothing. Later ones do not wait at all."""
-        self._draining = True
+        self._drained.set()
         self._wake_all()
 
     @property
     def draining(self) -> bool:
-        return self._draining
+        return self._drained.is_set()
+
+    async def drained(self) -> None:
+        """Wait until ``drain``."""
+        await self._drained.wait()
 
     def __len__(self) -> int:
         """How many queues are waited for."""
@@ -121,18 +125,30 @@ async def fetch_or_wait(
     """
 
     async def look() -> list[JobRecord]:
-        return await fetch(
-            store,
-            queues,
-            count=count,
-            worker_id=worker_id,
-            visibility_timeout_ms=visibility_timeout_ms,
-        )
+        return await fetch_unless_quiet(store, queues, count, worker_id, visibility_timeout_ms)
 
     deadline = trio.current_time() + wait_ms / 1000
-    jobs = await look()
-    if jobs or wait_ms <= 0 or waiters.draining:
-        return jobs
+    try:
+        jobs = await look()
+        if jobs or wait_ms <= 0 or waiters.draining:
+            return jobs
+        return await _wait(store, waiters, queues, look, deadline)
+    except Quiet:
+        # It would eat the wake-ups of those who may fetch, so it waits apart from them. It does
+        # wait: a worker that is told "nothing" at once would ask again at once.
+        with trio.move_on_at(deadline):
+            await waiters.drained()
+        return []
+
+
+async def _wait(
+    store: Store,
+    waiters: Waiters,
+    queues: Sequence[str],
+    look: Callable[[], Awaitable[list[JobRecord]]],
+    deadline: float,
+) -> list[JobRecord]:
+    jobs: list[JobRecord] = []
     await waiters.watch(store, queues)
     waiter = waiters.join(queues)
     owed: set[str] = set()
@@ -140,7 +156,7 @@ async def fetch_or_wait(
         while not jobs:
             waiter.rearm()
             owed, waiter.woken = waiter.woken, set()
-            jobs = await look()
+            jobs = await look()  # may end in Quiet: then what it owes is passed on
             if jobs:
                 owed |= {job.queue for job in jobs}
                 break

@@ -16,7 +16,6 @@ Desired = Literal["running", "quiet", "terminate"]
 
 QUIET_MS = 60 * 60_000
 """How long a quiet mark lasts in a shard; a worker that stays quiet renews it."""
-_RENEW_MS = QUIET_MS // 3
 _SEVERITY: dict[str, int] = {"running": 0, "quiet": 1, "terminate": 2}
 
 
@@ -166,11 +165,13 @@ async def _keep_marks(
     store: Store, worker_id: str, desired: Desired, marked_ms: int, now_ms: int
 ) -> None:
     wanted = desired != "running"
-    if wanted == bool(marked_ms) and not (wanted and now_ms - marked_ms > _RENEW_MS):
+    # A mark must not outlive the record that knows of it, or nobody would take it back.
+    lasts_ms = min(QUIET_MS, store.settings.worker_retention_ms)
+    if wanted == bool(marked_ms) and not (wanted and now_ms - marked_ms > lasts_ms // 3):
         return
 
     async def mark(shard: Shard) -> None:
-        args: list[Arg] = [worker_id, QUIET_MS if wanted else 0]
+        args: list[Arg] = [worker_id, lasts_ms if wanted else 0]
         await store.run(shard, "quiet", [shard.quiet], args, idempotent=True)
 
     await over_shards(store.keys, mark)

@@ -17,6 +17,7 @@ from ojs_cluster.core.errors import (
     Unsupported,
 )
 from ojs_cluster.core.limits import Limits
+from ojs_cluster.core.options import TOP_LEVEL
 from tests.core import json_texts
 
 ID = "019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f"
@@ -88,7 +89,7 @@ def test_spellings_that_decoding_would_lose_survive(args: bytes) -> None:
 
 @given(st.dictionaries(st.text(st.characters(codec="utf-8"), max_size=6), st.integers()))
 def test_unknown_attributes_survive_under_any_name(attributes: dict[str, int]) -> None:
-    known = {*SYSTEM_FIELDS, "type", "args", "id", "meta", "options", "queue", "tags"}
+    known = SYSTEM_FIELDS | TOP_LEVEL | {"type", "args", "id", "meta", "options"}
     unknown = {name: number for name, number in attributes.items() if name not in known}
     raw = json.dumps({**unknown, "type": "t", "args": []}, ensure_ascii=False).encode()
     assert _body(parse_job(raw)) == {"args": [], "meta": {}, **unknown}

@@ -52,6 +52,8 @@ def test_a_policy_without_fields_is_the_default_one() -> None:
     ("values", "changed"),
     [
         ({"max_attempts": 0}, {"max_attempts": 0}),
+        ({"max_attempts": 2**31 - 1}, {"max_attempts": 2**31 - 1}),
+        ({"backoff_coefficient": 1e6}, {"coefficient": 1e6}),
         ({"initial_interval": "PT0.25S"}, {"initial_ms": 250}),
         ({"initial_interval_ms": 250}, {"initial_ms": 250}),
         ({"initial_delay_ms": 250}, {"initial_ms": 250}),

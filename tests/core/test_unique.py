@@ -57,6 +57,8 @@ def test_every_spelling_of_a_policy_is_understood(
         ({"period": 5}, "period"),
         ({"within": "1 hour"}, "within"),
         ({"within": "0s"}, "within"),
+        ({"within": "1h!"}, "within"),
+        ({"within": "in 1h"}, "within"),
         ({"states": ["running"]}, "states"),
         ({"states": []}, "states"),
         ({"on_conflict": "error"}, "on_conflict"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -112,14 +113,37 @@ async def open_app(
         yield App(opened, HttpSettings(**settings))
 
 
+class _Complaints(logging.Handler):
+    """Collects what is logged at error level."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(self.format(record))
+
+
+_error_log = logging.getLogger("tests.http.hypercorn")
+
+
 @asynccontextmanager
-async def serving(app: App, *, quart: OJSQuart | None = None) -> AsyncIterator[int]:
-    """Serve ``app`` with hypercorn on a free loopback port, which is yielded."""
+async def serving(
+    app: App, *, quart: OJSQuart | None = None, idle_s: float = 5.0
+) -> AsyncIterator[int]:
+    """Serve ``app`` with hypercorn on a free loopback port, which is yielded.
+
+    ``idle_s`` is after how long an idle connection is closed. Raises AssertionError when hypercorn
+    or Quart reported an error meanwhile.
+    """
     served = quart or create_quart_app(app)
+    complaints = _Complaints()
+    _error_log.addHandler(complaints)
     hypercorn = Config()
     hypercorn.bind = ["127.0.0.1:0"]
     hypercorn.accesslog = None
-    hypercorn.errorlog = None
+    hypercorn.errorlog = _error_log
+    hypercorn.keep_alive_timeout = idle_s
     hypercorn.graceful_timeout = 2.0
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
@@ -138,6 +162,8 @@ async def serving(app: App, *, quart: OJSQuart | None = None) -> AsyncIterator[i
         finally:
             app.drain()
             stop.set()
+    _error_log.removeHandler(complaints)
+    assert not complaints.messages
 
 
 async def until(condition: Any, *, timeout_s: float = 10.0) -> Any:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import logging
+import os
 import re
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -14,11 +18,13 @@ import trio
 from ojs_cluster.core import errors as e
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.http import HttpSettings
+from ojs_cluster.http.asgi import read_head
 from ojs_cluster.http.dispatch import dispatch, request_id_for
 from ojs_cluster.http.errors import TABLE, error_response
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.router import Route, Router
 from ojs_cluster.http.routes import ROUTES
+from ojs_cluster.http.starting import starting
 from ojs_cluster.server.embedded import Embedded
 from tests.http.api import OJS_TYPE, Api, open_app
 from tests.support.servers import own_server
@@ -145,6 +151,21 @@ async def test_bodyless_posts_need_no_type(api: Api) -> None:
         assert (await api.post(f"/ojs/v1/queues/a/{action}", headers=given)).status == 200
 
 
+def test_a_repeated_header_is_one_list_in_the_order_sent() -> None:
+    names = [(b"X-A", b"1"), (b"x-b", b"2"), (b"X-a", b"3"), (b"x-A", b"4")]
+    scope: Any = {"headers": names, "raw_path": b"/", "query_string": b"", "method": "GET"}
+    assert read_head(scope).headers == {"x-a": "1, 3, 4", "x-b": "2"}
+
+
+async def test_a_head_above_the_limit_is_431(standalone: Embedded) -> None:
+    async with open_app(standalone, max_head=1024) as app:
+        api = Api(app)
+        assert (await api.get("/ojs/v1/queues", headers={"X-Long": "x" * 900})).status == 200
+        for target, headers in (("/ojs/v1/queues", {"X": "x" * 1024}), (f"/{'x' * 1024}", {})):
+            reply = await api.get(target, headers=headers)
+            assert (reply.status, reply.error["code"]) == (431, "header_too_large")
+
+
 async def test_a_body_above_the_limit_is_413(standalone: Embedded) -> None:
     async with open_app(standalone, max_body=1000, max_batch_body=3000) as app:
         api = Api(app)
@@ -251,8 +272,8 @@ async def test_a_draining_process_is_alive_and_not_ready(api: Api) -> None:
 
 async def test_without_redis_we_are_alive_and_say_so(tmp_path: Path) -> None:
     with own_server(tmp_path, cluster=False) as server:
-        quick = {"call_timeout_s": 1.0, "connect_timeout_s": 0.5}
-        async with open_app(server, redis=quick, health_timeout_s=1.0) as app:
+        quick = {"call_timeout_s": 0.4, "connect_timeout_s": 0.2}
+        async with open_app(server, redis=quick, health_timeout_s=0.5) as app:
             api = Api(app)
             await api.enqueue()
             server.kill(server.nodes[0])
@@ -274,12 +295,87 @@ async def test_without_redis_we_are_alive_and_say_so(tmp_path: Path) -> None:
                 assert reply.error["details"]["outcome"] in ("not_applied", "unknown")
 
 
+async def test_probes_do_not_wait_for_a_redis_that_hangs(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False) as server:
+        async with open_app(server, health_timeout_s=0.3) as app:
+            pid = server.nodes[0].pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                with trio.fail_after(4):  # the client itself would try for ten seconds
+                    statuses = [(await Api(app).get(path)).status for path in OPEN]
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            assert statuses == [200, 503, 503]
+
+
+async def test_an_answer_too_large_for_redis_is_no_server_error(standalone: Embedded) -> None:
+    async with open_app(standalone, redis={"max_reply_bytes": 64 * 1024}) as app:
+        api = Api(app)
+        job = await api.enqueue(args=["x" * 500_000])
+        reply = await api.get(f"/ojs/v1/jobs/{job['id']}")
+        assert (reply.status, reply.error["code"]) == (413, "answer_too_large")
+        assert reply.error["retryable"] is False
+        assert (await api.get("/ojs/v1/queues")).status == 200
+
+
 async def test_the_reset_hook_does_not_exist_without_test_hooks(standalone: Embedded) -> None:
     async with open_app(standalone) as app:
         api = Api(app)
         await api.enqueue()
         assert (await api.post("/ojs/v1/admin/reset")).status == 404
         assert len(await api.fetch()) == 1
+
+
+async def test_the_validation_hook_is_off_in_production(standalone: Embedded) -> None:
+    job = {"type": "t", "args": [], "meta": {"ojs_validate": True}}
+    for hooks, status in ((True, 422), (False, 201)):
+        async with open_app(standalone, test_hooks=hooks) as app:
+            api = Api(app)
+            assert (await api.post("/ojs/v1/jobs", job)).status == status
+            assert (await api.post("/ojs/v1/jobs/batch", {"jobs": [job]})).status == status
+            assert (await api.post("/ojs/v1/jobs", {**job, "args": [1]})).status == 201
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "state"),
+    [
+        ("/health", 200, "degraded"),
+        ("/ojs/v1/health", 503, "degraded"),
+        ("/ready", 503, "starting"),
+    ],
+)
+def test_probes_are_answered_before_redis_is_reached(path: str, status: int, state: str) -> None:
+    response = starting(Request("GET", path))
+    assert (response.status, json.loads(response.body)["status"]) == (status, state)
+    assert ("Content-Type", OJS_TYPE) in response.headers
+
+
+def test_requests_have_to_wait_before_redis_is_reached() -> None:
+    response = starting(Request("POST", "/ojs/v1/jobs", headers={"x-request-id": "me"}))
+    error = json.loads(response.body)["error"]
+    assert (response.status, error["code"], error["request_id"]) == (
+        503,
+        "backend_unavailable",
+        "me",
+    )
+    assert error["details"]["outcome"] == "not_applied"
+    assert ("Retry-After", "1") in response.headers
+
+
+async def test_a_request_is_one_line_of_log_and_only_at_debug(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    for level, lines in ((logging.INFO, 0), (logging.DEBUG, 1)):
+        for target in ("/ojs/manifest", "/nowhere"):
+            caplog.clear()
+            with caplog.at_level(level, "ojs.http"):
+                reply = await api.get(target)
+            records = [record for record in caplog.records if record.name == "ojs.http"]
+            assert len(records) == lines
+            for record in records:
+                assert vars(record)["request_id"] == reply.headers["x-request-id"]
+                assert record.getMessage() == f"GET {target} {reply.status}"
 
 
 # --- errors, without a store ---
@@ -358,3 +454,16 @@ def test_a_handler_takes_the_parameters_of_its_path(route: Route) -> None:
 def test_two_handlers_for_one_route_are_refused() -> None:
     with pytest.raises(ValueError, match="two routes"):
         Router([ROUTES[0], ROUTES[0]])
+
+
+def test_only_the_door_knows_a_framework() -> None:
+    package = Path(inspect.getfile(Router)).parent
+    for path in package.rglob("*.py"):
+        if path.name in ("quart_app.py", "asgi.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names.append(node.module)
+            roots = {name.partition(".")[0] for name in names}
+            assert not roots & {"quart", "quart_trio", "hypercorn", "werkzeug"}, path

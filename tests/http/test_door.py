@@ -133,6 +133,22 @@ async def test_every_request_line_gets_a_json_answer(port: int, line: bytes, sta
     assert json.loads(body)
 
 
+async def test_a_smuggled_request_is_not_served(port: int) -> None:
+    hidden = b"0\r\n\r\nGET /ojs/manifest HTTP/1.1\r\nHost: x\r\n\r\n"
+    outer = (
+        b"POST /ojs/v1/workers/fetch HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(hidden)
+    )
+    with trio.fail_after(10):
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            await stream.send_all(outer + hidden)
+            received = b"".join([piece async for piece in stream])
+    assert received.startswith(b"HTTP/1.1 400")
+    assert received.count(b"HTTP/1.1") == 1
+    assert b"headers.transfer-encoding" in received
+
+
 async def test_the_connection_survives_odd_methods_and_errors(port: int) -> None:
     with trio.fail_after(10):
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
@@ -297,6 +313,46 @@ async def test_pages_of_quart_are_served_behind_the_same_keys(standalone: Embedd
             assert b"secret" not in body
 
 
+async def test_an_idle_connection_is_closed_in_time(app: App) -> None:
+    async with serving(app, idle_s=0.2) as number:
+        with trio.fail_after(10):
+            async with raw(number) as connection:
+                await connection.send(request("GET", "/ojs/manifest"))
+                assert (await connection.reply())[0] == 200
+                assert await connection.stream.receive_some(10) == b""
+
+
+async def test_a_client_that_only_stops_sending_still_gets_its_answer(port: int) -> None:
+    with trio.fail_after(10):
+        async with raw(port) as connection:
+            await connection.send(request("POST", "/ojs/v1/jobs", {"type": "t", "args": []}))
+            await connection.stream.send_eof()
+            assert (await connection.reply())[0] == 201
+
+
+async def test_a_write_is_finished_though_its_client_left(api: Api) -> None:
+    async with serving(api.app) as number:
+        for n in range(10):
+            jobs = [{"type": "t", "args": [], "options": {"queue": f"q{i}"}} for i in range(20)]
+            async with await trio.open_tcp_stream("127.0.0.1", number) as stream:
+                await stream.send_all(request("POST", "/ojs/v1/jobs/batch", {"jobs": jobs}))
+            await until(lambda wanted=20 * (n + 1): _count_is(api, wanted))
+
+
+async def _count_is(api: Api, wanted: int) -> bool:
+    queues = (await api.get("/ojs/v1/queues?limit=200")).json["queues"]
+    return bool(sum(queue["available"] for queue in queues) == wanted)
+
+
+async def test_a_client_that_leaves_in_mid_body_starts_nothing(api: Api) -> None:
+    async with serving(api.app) as number:
+        head = request("POST", "/ojs/v1/jobs", None, "Content-Length: 500")
+        async with await trio.open_tcp_stream("127.0.0.1", number) as stream:
+            await stream.send_all(head + b'{"type":"t","args":[]}')
+        await wait_all_tasks_blocked(0.05)
+    assert (await api.get("/ojs/v1/jobs")).json["jobs"] == []
+
+
 # --- long poll ---
 
 
@@ -396,3 +452,29 @@ async def test_a_delivered_job_is_not_given_back(api: Api) -> None:
         assert (status, len(json.loads(answer)["jobs"])) == (200, 1)
         await wait_all_tasks_blocked(0.05)
     assert (await api.get(f"/ojs/v1/jobs/{job['id']}")).json["state"] == "active"
+
+
+async def test_jobs_that_cannot_be_written_are_given_back(api: Api) -> None:
+    """The client asks for more than fits into the socket, reads nothing, and hangs up."""
+    jobs = [await api.enqueue(args=["x" * 1_000_000]) for _ in range(9)]  # 8 MiB: one fetch
+    async with serving(api.app) as number:
+        with trio.fail_after(20):
+            async with raw(number) as connection:
+                body = {"queues": ["default"], "count": 9}
+                await connection.send(request("POST", "/ojs/v1/workers/fetch", body))
+                await until(_state_is(api, jobs[-1]["id"], "active"))
+                await wait_all_tasks_blocked(0.05)
+            for job in jobs:
+                await until(_state_is(api, job["id"], "available"))
+
+
+async def test_clients_that_hang_up_at_once_keep_their_jobs(api: Api) -> None:
+    async with serving(api.app) as number:
+        for _ in range(30):
+            job = await api.enqueue()
+            sent = request("POST", "/ojs/v1/workers/fetch", {"queues": ["default"]})
+            _, _, answer = await exchange(number, sent)
+            assert json.loads(answer)["jobs"][0]["id"] == job["id"]
+        await wait_all_tasks_blocked(0.05)
+    stats = (await api.get("/ojs/v1/queues/default/stats")).json
+    assert (stats["active"], stats["available"]) == (30, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ojs_cluster.http.handlers import jobs
 from tests.http.api import Api
 
 UNKNOWN = "/ojs/v1/jobs/01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"
@@ -143,6 +144,18 @@ async def test_list_with_offset_passes_over_jobs_and_counts_them(api: Api) -> No
     assert reply.json["pagination"]["offset"] == 2
     beyond = (await api.get("/ojs/v1/jobs?limit=2&offset=9")).json
     assert (beyond["jobs"], beyond["total"]) == ([], 5)
+
+
+async def test_list_gives_up_on_an_offset_that_costs_too_much(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "_CHUNK", 1)
+    monkeypatch.setattr(jobs, "_MAX_PAGES", 2)
+    for _ in range(5):
+        await api.enqueue()
+    assert (await api.get("/ojs/v1/jobs?offset=2")).status == 200
+    reply = await api.get("/ojs/v1/jobs?offset=3")
+    assert (reply.status, reply.error["details"]["field"]) == (400, "offset")
 
 
 async def test_list_filters_by_state_queue_and_type(api: Api) -> None:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.kill.rounds import ROUNDS
+from tests.kill.rounds import ROUNDS, USUAL
 from tests.support.deployment import TOPOLOGIES, Deployment, Topology, deploy, unavailable
+from tests.support.servers import wait_until
 
 ENV = {"OJS_SCHEDULER_LEASE": "2s", "OJS_HEARTBEAT_INTERVAL_MS": "500"}
 """Short times, so that a round is short; the rules are the same at any length."""
@@ -16,7 +17,9 @@ ENV = {"OJS_SCHEDULER_LEASE": "2s", "OJS_HEARTBEAT_INTERVAL_MS": "500"}
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "kill_round" in metafunc.fixturenames:
-        metafunc.parametrize("kill_round", range(1, ROUNDS + 1))
+        marks = [pytest.mark.soak] if ROUNDS > USUAL else []
+        rounds = [pytest.param(number, marks=marks) for number in range(1, ROUNDS + 1)]
+        metafunc.parametrize("kill_round", rounds)
 
 
 def _deployed(
@@ -58,4 +61,9 @@ def replicated(with_replicas: Deployment) -> Deployment:
 
 
 def _reset(running: Deployment) -> None:
-    httpx.post(f"{running.url}/ojs/v1/admin/reset", timeout=10).raise_for_status()
+    # A process that was killed a moment ago may still be opening its store, and then says so.
+    def done() -> bool:
+        answer = httpx.post(f"{running.url}/ojs/v1/admin/reset", timeout=10)
+        return answer.status_code == 200
+
+    wait_until(done, what="the deployment is empty")

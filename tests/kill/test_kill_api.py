@@ -27,12 +27,34 @@ async def test_a_killed_api_process_loses_no_acknowledged_job_and_runs_none_twic
         await load.progress(40)
         await load.drain()
 
+    _assert_nothing_broke(deployment, load)
+    _assert_all_processes_return(deployment)
+
+
+async def test_a_node_whose_supervisor_is_killed_leaves_and_loses_nothing(
+    deployment: Deployment, kill_round: int
+) -> None:
+    node = random.choice(deployment.nodes)
+    async with running_load(deployment.url) as load:
+        await load.progress(40)
+        orphans = await trio.to_thread.run_sync(node.api_processes)
+        await trio.to_thread.run_sync(node.process.kill)
+        for orphan in orphans:
+            await trio.to_thread.run_sync(await_death, orphan, 20)
+        await load.progress(40)
+        await trio.to_thread.run_sync(node.start)
+        await load.progress(40)
+        await load.drain()
+
+    _assert_nothing_broke(deployment, load)
+    _assert_all_processes_return(deployment)
+
+
+def _assert_nothing_broke(deployment: Deployment, load: Load) -> None:
     assert load.ledger.violations == []
     census = await_consistent(deployment.backend)
     assert lost(census, load.ledger.acknowledged) == set()
-    unfinished = {id_ for id_ in load.ledger.completed if census.states[id_] != "completed"}
-    assert unfinished == set()
-    _assert_all_processes_return(deployment)
+    assert {census.states[id_] for id_ in load.ledger.completed} == {"completed"}
 
 
 async def _kill_one(deployment: Deployment, load: Load) -> None:

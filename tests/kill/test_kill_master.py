@@ -12,7 +12,7 @@ import random
 import pytest
 import trio
 
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded import Embedded, Node
 from tests.support.deployment import Deployment
 from tests.support.invariants import await_consistent, lost
 from tests.support.load import running_load
@@ -24,12 +24,12 @@ async def test_after_a_master_is_killed_callers_recover_and_the_books_agree(
 ) -> None:
     backend = replicated.backend
     victim = random.choice(backend.masters())
-    async with running_load(replicated.url, lossy=True) as load:
-        await load.progress(100)
+    async with running_load(replicated.url, producers=16, workers=12, lossy=True) as load:
+        await load.progress(200)
         await trio.to_thread.run_sync(backend.kill, victim)
-        await trio.to_thread.run_sync(_await_failover, backend)
+        await trio.to_thread.run_sync(_await_failover, backend, victim)
         # Jobs of all shards, so of the promoted replica's too, move again.
-        await load.progress(100)
+        await load.progress(200)
         gone = await load.drain()
     backend.restart(victim)
     wait_until(lambda: _all_replicated(replicated), timeout_s=30, what="the node is a replica")
@@ -48,8 +48,12 @@ async def test_after_a_master_is_killed_callers_recover_and_the_books_agree(
     assert {census.states[id_] for id_ in unfinished} == {"completed"}
 
 
-def _await_failover(backend: Embedded) -> None:
-    wait_until(lambda: len(backend.masters()) == 3, timeout_s=15, what="a replica is promoted")
+def _await_failover(backend: Embedded, victim: Node) -> None:
+    def promoted() -> bool:
+        masters = backend.masters()
+        return len(masters) == 3 and victim not in masters
+
+    wait_until(promoted, timeout_s=15, what="a replica is promoted")
 
 
 def _all_replicated(deployment: Deployment) -> bool:

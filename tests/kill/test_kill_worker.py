@@ -36,7 +36,7 @@ def test_jobs_of_a_killed_worker_are_run_by_another_and_the_attempt_counts(
 
         wait_until(
             lambda: all(_job(client, id_)["state"] != "active" for id_ in held),
-            timeout_s=10,
+            timeout_s=15,
             what="the dead worker's jobs are taken from it",
         )
 

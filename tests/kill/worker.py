@@ -1,16 +1,21 @@
 """A worker to be killed: `python -m tests.kill.worker URL QUEUE WORKER_ID LEASE_MS BEAT_S`.
 
 Fetches up to 10 jobs, prints their ids as one JSON line and never finishes them.
-With BEAT_S above 0 it sends a heartbeat that often (s), as a healthy worker does.
+With BEAT_S above 0 it sends a heartbeat that often (s), as a healthy worker does,
+and prints the line only when its heartbeat has become steady.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import time
 
 import httpx
+
+STEADY = 4
+"""Heartbeats after which the server counts on more: one by hand promises nothing."""
 
 
 def main() -> None:
@@ -21,10 +26,9 @@ def main() -> None:
         jobs = client.post("/ojs/v1/workers/fetch", json=body).raise_for_status().json()["jobs"]
         ids = [job["id"] for job in jobs]
         beat = {"worker_id": worker, "active_jobs": ids}
-        if float(beat_s):
-            client.post("/ojs/v1/workers/heartbeat", json=beat).raise_for_status()
-        print(json.dumps(ids), flush=True)
-        while True:
+        for number in itertools.count():
+            if number == (STEADY if float(beat_s) else 0):
+                print(json.dumps(ids), flush=True)
             time.sleep(float(beat_s) or 60)
             if float(beat_s):
                 client.post("/ojs/v1/workers/heartbeat", json=beat).raise_for_status()

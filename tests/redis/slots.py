@@ -7,6 +7,7 @@ from typing import Any
 import redis
 
 from ojs_cluster.server.embedded import Embedded, Node
+from tests.support.servers import wait_until
 
 
 def cluster_command(client: redis.Redis, *args: Any) -> Any:
@@ -66,3 +67,25 @@ class Mover:
         # a migrating node makes none. So empty stays empty.
         self.finish(slot, target)
         return moved
+
+    def can_move_atomically(self) -> bool:
+        """Whether the server knows CLUSTER MIGRATESLOTS (Valkey 9)."""
+        with self.masters[0].client() as client:
+            return b"MIGRATESLOTS" in b" ".join(
+                part for part in cluster_command(client, "HELP") if isinstance(part, bytes)
+            )
+
+    def move_atomically(self, slots: list[int], source: Node, target: Node) -> None:
+        """Move slots as a whole and wait until the target owns them."""
+        ranges = [part for slot in slots for part in (slot, slot)]
+        with source.client() as client, target.client() as receiver:
+            cluster_command(
+                client, "MIGRATESLOTS", "SLOTSRANGE", *ranges, "NODE", self.ids[target.index]
+            )
+
+            def arrived() -> bool:
+                rows = cluster_command(receiver, "SLOTS")
+                mine = [(row[0], row[1]) for row in rows if row[2][1] == target.port]
+                return all(any(a <= slot <= b for a, b in mine) for slot in slots)
+
+            wait_until(arrived, timeout_s=30, what="the slots arrived")

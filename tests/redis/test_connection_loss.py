@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import logging
+import time
+from pathlib import Path
 
 import pytest
 import trio
@@ -12,6 +15,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, ReplyTooLarge, open_client
 from ojs_cluster.server.embedded import Embedded
 from tests.redis.helpers import client_of, eventually, in_thread, proxied, settings_for, slot_of
+from tests.support.servers import own_server
 
 BIG = b"x" * 300_000
 
@@ -231,3 +235,45 @@ async def test_closing_the_client_wakes_callers_outside_of_it(standalone: Embedd
             await caller(client)
 
     assert sorted(outcomes) == ["not_applied", "not_applied", "unknown"]
+
+
+async def test_full_memory_is_told_at_once_and_nothing_is_written(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False, config={"maxmemory": "1"}) as server:
+        async with client_of(server) as client:
+            with trio.fail_after(2), pytest.raises(BackendUnavailable, match="OOM") as caught:
+                await client.call(0, b"SET", b"k", 1)
+            assert caught.value.outcome == "not_applied"
+            assert await client.call(0, b"GET", b"k") is None
+
+
+async def test_paused_process_does_not_take_unread_replies_for_silence(
+    standalone: Embedded,
+) -> None:
+    """Replies that came while this process stood still are answers, however late it is."""
+    async with client_of(standalone, reply_timeout_s=0.3, call_timeout_s=30) as client:
+        for _ in range(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.call, 0, b"INCR", b"n")
+                await trio.lowlevel.checkpoint()
+                await trio.lowlevel.checkpoint()
+                time.sleep(0.7)  # noqa: ASYNC251 - the pause of the whole process
+        assert await client.call(0, b"INCR", b"n") == 6
+
+
+async def test_loss_and_return_of_a_node_are_logged_once_each(
+    standalone: Embedded, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="ojs.redis")
+    async with proxied(standalone) as proxy:
+        settings = settings_for(proxy.port, connect_timeout_s=0.1)
+        async with open_client(settings) as client:
+            proxy.stall()
+            proxy.cut()
+            connections = proxy.connections
+            await eventually(lambda: proxy.connections >= connections + 3, what="some retries")
+            proxy.resume()
+            await eventually(lambda: client.healthy)
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert len([line for line in lines if "is not connected: " in line]) == 1
+    assert len([line for line in lines if line.endswith("is connected")]) == 2

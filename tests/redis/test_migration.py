@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, Script
 from ojs_cluster.server.embedded import Embedded
 from tests.redis.helpers import client_of, eventually, in_thread, key_on, slot_of
@@ -152,3 +153,74 @@ async def test_cancelled_asking_leaves_the_right_to_nobody(movable: Embedded) ->
         await in_thread(mover.finish, slot, target)
         assert await client.call(slot, b"GET", b"{%s}:n" % key) == b"120"
         await in_thread(mover.move, slot, target, source)
+
+
+TOUCH = Script("touch", b"redis.call('INCR', KEYS[1]) return redis.call('APPEND', ARGV[1], 'x')")
+
+
+async def test_script_stopped_half_way_by_a_moving_slot_is_of_unknown_outcome(
+    movable: Embedded,
+) -> None:
+    """The second key is not declared, so Redis notices only after the first was written."""
+    mover = Mover(movable)
+    key = key_on(movable, 0, b"touch")
+    slot = slot_of(key)
+    other = b"{%s}:other" % key
+    source, target = mover.masters[0], mover.masters[1]
+    async with client_of(movable) as client:
+        await client.call(slot, b"SET", key, 0)
+        await in_thread(mover.begin, slot, source, target)
+
+        with pytest.raises(BackendUnavailable) as caught:
+            await client.script(slot, TOUCH, [key], [other])
+        assert caught.value.outcome == "unknown"
+        assert await client.call(slot, b"GET", key) == b"1"
+
+        async with trio.open_nursery() as nursery:
+            replies: list[object] = []
+
+            async def run() -> None:
+                replies.append(await client.script(slot, TOUCH, [key], [other], idempotent=True))
+
+            nursery.start_soon(run)
+            await trio.sleep(0.05)
+            assert replies == []
+            await in_thread(mover.move, slot, source, target)
+        assert replies == [1]
+        await in_thread(mover.move, slot, target, source)
+
+
+async def test_atomic_slot_migration_reaches_no_caller(movable: Embedded) -> None:
+    """Valkey 9 moves whole slots at once: even scripts with undeclared keys never notice."""
+    mover = Mover(movable)
+    tags = [key_on(movable, 0, b"atomic%d" % n) for n in range(4)]
+    slots = sorted(slot_of(tag) for tag in tags)
+    if not await in_thread(mover.can_move_atomically):
+        pytest.skip("this server has no CLUSTER MIGRATESLOTS")
+    done = threading.Event()
+    steps = 0
+
+    async def caller(client: Client, number: int) -> None:
+        nonlocal steps
+        tag = tags[number % len(tags)]
+        own, other = b"{%s}:%d" % (tag, number), b"{%s}:%d:other" % (tag, number)
+        step = 0
+        while not done.is_set():
+            step += 1
+            assert await client.script(slot_of(tag), TOUCH, [own], [other]) == step
+            assert await client.call(slot_of(tag), b"GET", own) == b"%d" % step
+        steps += step
+
+    def keep_moving() -> None:
+        try:
+            for turn in range(6):
+                source, target = mover.masters[turn % 3], mover.masters[(turn + 1) % 3]
+                mover.move_atomically(slots, source, target)
+        finally:
+            done.set()
+
+    async with client_of(movable) as client, trio.open_nursery() as nursery:
+        for number in range(64):
+            nursery.start_soon(caller, client, number)
+        await in_thread(keep_moving)
+    assert steps > 64

@@ -217,3 +217,15 @@ async def test_subscription_moves_to_the_promoted_replica(replicated: Embedded, 
                 await trio.sleep(0.01)
         if way == "pause":
             replicated.resume(replicated.nodes[0])
+
+
+async def test_a_subscriber_cancelled_at_any_moment_can_subscribe_again(backend: Embedded) -> None:
+    async with client_of(backend) as client:
+        for number in range(200):
+            ear = Ear(client, b"channel%d" % number)
+            # Confirmations take a few ms: some of these end in the moment of the confirmation.
+            with trio.move_on_after(number % 50 / 5000) as scope:
+                await ear.open()
+            if scope.cancelled_caught:
+                await ear.open()
+            await client.unsubscribe(ear.channel)

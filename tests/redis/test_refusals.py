@@ -8,7 +8,13 @@ import pytest
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis import AuthenticationFailed, ClientSettings, ConnectFailed, open_client
+from ojs_cluster.redis import (
+    Address,
+    AuthenticationFailed,
+    ClientSettings,
+    ConnectFailed,
+    open_client,
+)
 from ojs_cluster.server.embedded import Embedded
 from tests.redis.helpers import settings_for, silent_listener
 from tests.support.servers import own_server
@@ -42,6 +48,15 @@ async def test_server_that_speaks_another_protocol() -> None:
                 raise AssertionError("opened")
         nursery.cancel_scope.cancel()
     assert "protocol error" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 70, "a..b"])
+async def test_impossible_host_name_is_one_more_unreachable_node(host: str) -> None:
+    settings = ClientSettings(nodes=(Address(host, 6379),), call_timeout_s=0.3)
+    with trio.fail_after(30), pytest.raises(BackendUnavailable) as caught:
+        async with open_client(settings):
+            raise AssertionError("opened")
+    assert caught.value.outcome == "not_applied"
 
 
 async def test_database_number_on_a_cluster_is_refused(cluster: Embedded) -> None:
@@ -82,3 +97,35 @@ async def test_wrong_credentials_fail_at_once_and_are_not_shown(
             raise AssertionError("opened")
     assert "-pw" not in str(caught.value)
     assert "wrong" not in str(caught.value).lower().replace("wrongpass", "")
+
+
+async def test_user_with_few_rights_can_work(tmp_path: Path) -> None:
+    rights = ["+@read", "+@write", "+@scripting", "+@pubsub", "-client"]
+    with own_server(tmp_path, cluster=False) as server:
+        await set_user(server, [*rights, "+cluster|slots"])
+        async with open_client(few_rights(server)) as client:
+            assert await client.call(0, b"INCR", b"n") == 1
+            await client.subscribe(b"ch", 0, lambda _: None, lambda: None)
+
+
+async def test_missing_right_to_the_topology_is_named(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False) as server:
+        await set_user(server, ["+@read"])
+        with pytest.raises(BackendUnavailable) as caught:
+            async with open_client(few_rights(server)):
+                raise AssertionError("opened")
+    assert "NOPERM" in str(caught.value.__cause__)
+
+
+def few_rights(server: Embedded) -> ClientSettings:
+    """Settings of a user made by ``set_user``."""
+    url = server.url.replace("redis://", "redis://few:pw@")
+    return ClientSettings.from_url(url, call_timeout_s=1.0)
+
+
+async def set_user(server: Embedded, rights: list[str]) -> None:
+    """Make a user with exactly these rights."""
+    with server.nodes[0].client() as admin:
+        admin.execute_command(  # type: ignore[no-untyped-call]
+            "ACL", "SETUSER", "few", "reset", "on", ">pw", "~*", "&*", *rights
+        )

@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 from scheduler.pacing import Pace, ShardLoop, Slots, Step
 from scheduler.stats import LoopStats
+from tests.scheduler.running import eventually
 from tests.scheduler.shard_model import FakeShards, FakeTick
 
 PACE = Pace(max_sleep_s=10.0, call_timeout_s=2.0, backoff_min_s=0.1, backoff_max_s=5.0)
@@ -79,6 +80,19 @@ async def test_a_later_announcement_does_not_delay_an_earlier_one(
         await trio.sleep(1)
     assert len(shards.late_ms) == 3
     assert max(shards.late_ms) <= 3
+
+
+async def test_a_later_announcement_does_not_delay_what_the_shard_planned_itself(
+    autojump_clock: MockClock,
+) -> None:
+    shards = FakeShards()
+    shards.add(0, 500)
+    async with running(shards.step, 1) as loop:
+        await trio.sleep(0.1)
+        loop.hear(0, shards.add(0, 5000))
+        await trio.sleep(0.5)
+        assert shards.late_ms
+        assert shards.late_ms[0] <= 3
 
 
 async def test_an_announcement_during_a_step_is_not_lost(autojump_clock: MockClock) -> None:
@@ -180,6 +194,32 @@ async def test_a_failing_shard_backs_off_and_the_others_go_on(
     assert failures < 60, "announcements must not make a sick shard's retries denser"
     messages = [r.getMessage() for r in caplog.records]
     assert messages == ["shard fails", "shard works again"]
+
+
+async def test_announcements_do_not_shorten_a_sick_shards_pauses(
+    autojump_clock: MockClock,
+) -> None:
+    shards = FakeShards(failing={0})
+    async with running(shards.step, 1) as loop:
+        for _ in range(2000):
+            await trio.sleep(0.01)
+            loop.hear(0, shards.now_ms())
+    # Doubling from 0.1 s to 5 s: about nine retries in 20 s.
+    assert shards.steps_of(0) <= 16
+
+
+async def test_a_ring_during_a_step_that_fails_is_answered_at_once(
+    autojump_clock: MockClock,
+) -> None:
+    shards = FakeShards(trip_s=0.1, failing={0})
+    async with running(shards.step, 1) as loop:
+        await trio.sleep(60)
+        steps = len(shards.steps)
+        await eventually(lambda: len(shards.steps) == steps + 1, what="the next retry")
+        loop.ring(0)
+        rung = trio.current_time()
+        again = await eventually(lambda: len(shards.steps) == steps + 2, what="one more")
+    assert again - rung <= 0.15
 
 
 async def test_a_sick_shard_is_looked_at_when_its_node_is_back(

@@ -23,11 +23,13 @@ def main() -> int:
     listener = open_listener("127.0.0.1", 0, listen.backlog, listen.write_timeout_s)
     print(listener.getsockname()[1], flush=True)
     fd = listener.fileno()
+    # Linux starts no program that has so much in one variable.
+    overloaded, burden = os.environ.get("ECHO_OVERLOAD"), "x" * 200_000
     specs = [
         ChildSpec(
             name=f"echo-{index}",
             module="tests.server.echo_child",
-            env=os.environ,
+            env={**os.environ, "BURDEN": burden if f"echo-{index}" == overloaded else ""},
             args=("--listen-fd", str(fd)),
             pass_fds=(fd,),
         )

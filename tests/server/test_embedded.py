@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
-from ojs_cluster.server.embedded import Embedded, EmbeddedError
+from ojs_cluster.server.embedded import Embedded, EmbeddedError, ServerNotFound, find_server
+from ojs_cluster.server.ports import reserve
+from tests.server.programs import pid_exists, program
 from tests.support.servers import all_keys, observer, own_server, wait_until
 
 
@@ -50,3 +55,77 @@ def test_another_shape_in_the_same_directory_is_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(EmbeddedError, match="another shape"), own_server(tmp_path):
         pass
+
+
+def test_node_whose_port_was_taken_meanwhile_moves_to_another(tmp_path: Path) -> None:
+    with own_server(tmp_path, append_only=True) as first:
+        with observer(first) as client:
+            for number in range(30):
+                client.set(f"key-{number}", "x")
+        taken = first.nodes[1].port
+    with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", taken))
+        squatter.listen()
+        with own_server(tmp_path, append_only=True) as second:
+            assert second.nodes[1].port != taken
+            assert len(second.masters()) == 3
+            assert len(all_keys(second)) == 30
+
+
+def test_start_that_was_interrupted_half_way_is_completed(tmp_path: Path) -> None:
+    with own_server(tmp_path, replicas=1) as first:
+        # As if the first start had ended before the replicas were attached.
+        for node in first.nodes[3:]:
+            with node.client() as client:
+                client.execute_command("CLUSTER", "RESET", "HARD")  # type: ignore[no-untyped-call] # redis-py's own
+    with own_server(tmp_path, replicas=1) as second:
+        assert [len(second.replica_of(master)) for master in second.nodes[:3]] == [1, 1, 1]
+
+
+def test_servers_end_when_the_process_that_started_them_is_killed(tmp_path: Path) -> None:
+    with program(["-m", "tests.server.embedded_main", str(tmp_path)]) as running:
+        running.wait_line("started")
+        pids = [int(line) for line in running.seen[:-1]]
+        assert len(pids) == 3
+        running.signal(signal.SIGKILL)
+        running.wait_exit()
+        wait_until(lambda: not any(map(pid_exists, pids)), what="the servers ended")
+
+
+def test_servers_outlive_the_thread_that_started_them(tmp_path: Path) -> None:
+    embedded = Embedded(tmp_path, cluster=False, binary=find_server(), append_only=False)
+    starter = Thread(target=embedded.start)
+    starter.start()
+    starter.join()
+    try:
+        with embedded.nodes[0].client() as client:
+            assert client.ping()
+    finally:
+        embedded.stop()
+
+
+def test_ports_are_reserved_until_the_server_is_stopped(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False) as embedded:
+        (node,) = embedded.nodes
+        embedded.kill(node)
+        assert reserve(node.port) is None, "the dead node's port is still its own"
+        embedded.restart(node)
+    reservation = reserve(node.port)
+    assert reservation is not None
+    reservation.release()
+
+
+def test_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
+    with (
+        pytest.raises(EmbeddedError, match="no-such-directive"),
+        own_server(tmp_path, cluster=False, config={"no-such-directive": "1"}),
+    ):
+        pass
+
+
+def test_no_server_program_is_explained() -> None:
+    with pytest.raises(ServerNotFound, match="REDIS_URL"):
+        find_server("/no/such/server")
+    with pytest.raises(ServerNotFound, match="neither Valkey nor Redis"):
+        find_server("/bin/ls")

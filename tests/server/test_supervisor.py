@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
+import hpack
 import httpx
 import pytest
 
@@ -151,12 +152,53 @@ def test_child_that_refuses_its_configuration_stops_everything_with_code_2() -> 
         assert "told to refuse" in running.output
 
 
+def test_child_that_cannot_be_started_does_not_end_the_others() -> None:
+    env = {"OJS_WORKERS": "2", "ECHO_OVERLOAD": "echo-1"}
+    with program(["-m", "tests.server.echo_main"], env=env) as running:
+        running.wait_line("echo-1 could not be started")
+        running.wait_line("again in 0.2 s")
+        assert get(int(running.seen[0]), "/pid").status_code == 200
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+
+
+def test_nohup_is_honoured() -> None:
+    ignoring = "import runpy, signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    command = ["-c", ignoring + "runpy.run_module('tests.server.echo_main', run_name='__main__')"]
+    with program(command, env={"OJS_WORKERS": "1"}) as running:
+        running.wait_line("ready")
+        port = int(running.seen[0])
+        before = pids(port, 1)
+        running.signal(signal.SIGHUP)
+        for child in before:
+            os.kill(child, signal.SIGHUP)
+        running.signal(signal.SIGTERM)
+        line = running.wait_line("draining")
+        assert "SIGTERM" in line
+        assert running.wait_exit() == 0
+
+
 def test_error_of_one_request_leaves_other_connections_alone() -> None:
     with echo(workers=1) as (_, port), httpx.Client() as client:
         base = f"http://127.0.0.1:{port}"
         pid = client.get(f"{base}/pid").text
         assert get(port, "/bug").status_code == 500
         assert client.get(f"{base}/pid").text == pid
+
+
+def test_connection_that_breaks_the_server_loop_is_logged_without_what_it_sent() -> None:
+    head = [(b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"x")]
+    head += [(b":path", b"/\xff"), (b"authorization", b"Bearer my-key")]
+    block = hpack.Encoder().encode(head, huffman=False)
+    settings = b"\0\0\0\4\0\0\0\0\0"
+    request = len(block).to_bytes(3) + b"\1\5\0\0\0\1" + block
+    with echo(workers=1) as (running, port):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + request)
+            line = running.wait_line("connection ended by an unexpected")
+        assert "UnicodeDecodeError" in line
+        assert "my-key" not in running.output
+        assert get(port, "/pid").status_code == 200
 
 
 def test_many_requests_on_one_connection_keep_it_open() -> None:

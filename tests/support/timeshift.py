@@ -11,7 +11,7 @@ from typing import Any
 from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.store import fields as f
 
-_FIELDS = (f.CREATED, f.ENQUEUED, f.STARTED, f.FINISHED, f.DUE, f.DEADLINE, f.EXPIRES)
+_FIELDS = (f.CREATED, f.ENQUEUED, f.STARTED, f.FINISHED, f.DUE, f.DEADLINE, f.EXPIRES, f.EXTENDED)
 _INDEXES = ("due", "active", "running", "expiring", "pending", "finished", "dead")
 _WORKER_INDEXES = ("workers", "watched", "lost", "quiet")
 _WORKER_FIELDS = ("first", "seen", "beat", "quiet")

@@ -6,6 +6,7 @@ from ojs_cluster.core.envelope import parse_batch
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
+from ojs_cluster.http.hooks import refuse_marked
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store import enqueue as store_enqueue
 
@@ -15,6 +16,9 @@ async def enqueue_many(app: App, request: Request) -> Response:
     if request.body:
         require_json(request)
     new_jobs = parse_batch(request.body, limits=app.settings.limits)
+    if app.settings.test_hooks:
+        for new_job in new_jobs:
+            refuse_marked(new_job)
     jobs = await store_enqueue.enqueue_many(app.store, new_jobs)
     count = len(jobs)
     enqueued = sum(not job.deduplicated for job in jobs)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 
 import msgspec
-import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, InvalidRequest
+from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.http import fields
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
@@ -17,7 +15,6 @@ from ojs_cluster.store.fetch import release
 from ojs_cluster.store.wake import fetch_or_wait
 
 _EMPTY = Response(200, b'{"jobs":[]}')
-_NOTE_S = 1.0
 
 
 class Body(msgspec.Struct, frozen=True):
@@ -39,7 +36,7 @@ async def fetch(app: App, request: Request) -> Response:
     The jobs have leases before the answer is written. A client that is gone by then never learns
     of them, so the response says how to give them back.
     """
-    body = decode(_decoder, request)
+    body = decode(_decoder, request, app.settings.limits)
     queues = fields.queue_names(body.queues)
     worker = fields.worker_id(body.worker_id) or ""
     lease_ms = fields.timeout_ms(body.visibility_timeout_ms)
@@ -47,11 +44,6 @@ async def fetch(app: App, request: Request) -> Response:
         raise InvalidRequest("count must be at least 1", field="count")
     if body.wait_ms is not None and body.wait_ms < 0:
         raise InvalidRequest("wait_ms must not be negative", field="wait_ms")
-    if worker:
-        # Before the fetch: nothing may come between the jobs and the response. That a worker is
-        # not listed for a while is no reason to refuse it jobs.
-        with suppress(BackendUnavailable), trio.move_on_after(_NOTE_S):
-            await app.contacts.note(app.store, worker)
     jobs = await fetch_or_wait(
         app.store,
         app.waiters,

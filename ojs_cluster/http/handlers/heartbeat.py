@@ -5,20 +5,19 @@ from __future__ import annotations
 from typing import Final, Literal
 
 import msgspec
-import orjson
 
-from ojs_cluster.core.errors import InvalidRequest, NotFound
+from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.core.rawjson import join
-from ojs_cluster.core.states import State
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
+from ojs_cluster.http.hooks import directive_of
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store import jobs as store_jobs
 from ojs_cluster.store.heartbeat import Beat, WorkerState, heartbeat
 
 _MAX_JOBS: Final = 1000
+_MAX_COUNT: Final = 1_000_000
 _MAX_INFO_BYTES: Final = 8192
 
 # What workers call their own state -> what the server makes of it. Only a running one gets jobs.
@@ -31,7 +30,6 @@ _STATES: Final[dict[str, WorkerState]] = {
     "terminate": "terminate",
     "terminated": "terminate",
 }
-_DIRECTIVES: Final = frozenset({"quiet", "terminate"})
 
 Raw = msgspec.Raw
 Maybe = msgspec.Raw | msgspec.UnsetType
@@ -69,7 +67,7 @@ _decoder = msgspec.json.Decoder(Body)
 
 async def beat(app: App, request: Request) -> Response:
     """POST /ojs/v1/workers/heartbeat and its alias POST /ojs/v1/workers/beat"""
-    body = decode(_decoder, request)
+    body = decode(_decoder, request, app.settings.limits)
     worker_id = fields.worker_id(body.worker_id)
     if worker_id is None:
         raise InvalidRequest("worker_id must not be empty", field="worker_id")
@@ -88,7 +86,7 @@ async def beat(app: App, request: Request) -> Response:
     )
     state: str = reply.state
     if app.settings.test_hooks:
-        state = await _test_directive(app, worker_id, job_ids) or state
+        state = await directive_of(app.store, worker_id, job_ids) or state
     return replies.json_response(
         200,
         {
@@ -110,8 +108,10 @@ def _held(body: Body) -> tuple[tuple[str, ...], int | None]:
     count: int | None = None
     if isinstance(body.active_jobs, int):
         count = body.active_jobs
-        if count < 0:
-            raise InvalidRequest("active_jobs must not be negative", field="active_jobs")
+        if not 0 <= count <= _MAX_COUNT:
+            raise InvalidRequest(
+                f"active_jobs must be between 0 and {_MAX_COUNT}", field="active_jobs"
+            )
     elif body.active_jobs is not None:
         listed = [*body.active_jobs, *listed]
     if body.job_id:
@@ -142,22 +142,3 @@ def _info(body: Body) -> bytes:
             f"what describes a worker may have at most {_MAX_INFO_BYTES} bytes", field="labels"
         )
     return info
-
-
-async def _test_directive(app: App, worker_id: str, job_ids: tuple[str, ...]) -> str | None:
-    """The directive in the meta of an active job of this worker. Only under test hooks.
-
-    In production this would let any producer stop any worker.
-    """
-    for job_id in job_ids:
-        try:
-            job = await store_jobs.get(app.store, job_id)
-        except NotFound:
-            continue
-        if job.state is not State.ACTIVE or job.worker_id != worker_id:
-            continue
-        meta = orjson.loads(job.json()).get("meta", {})
-        directive = meta.get("test_directive") if isinstance(meta, dict) else None
-        if directive in _DIRECTIVES:
-            return str(directive)
-    return None

@@ -9,6 +9,7 @@ from ojs_cluster.core.states import State
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
+from ojs_cluster.http.hooks import refuse_marked
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store import activate as store_activate
 from ojs_cluster.store import cancel as store_cancel
@@ -20,15 +21,17 @@ from ojs_cluster.store.listing import JobFilter, JobPage
 
 _MAX_OFFSET = 10_000  # each job passed over is read: who wants to go further uses the cursor
 _CHUNK = 200
+_MAX_PAGES = 100
 
 
 async def enqueue(app: App, request: Request) -> Response:
     """POST /ojs/v1/jobs"""
     if request.body:
         require_json(request)
-    job = await store_enqueue.enqueue(
-        app.store, parse_job(request.body, limits=app.settings.limits)
-    )
+    new_job = parse_job(request.body, limits=app.settings.limits)
+    if app.settings.test_hooks:
+        refuse_marked(new_job)
+    job = await store_enqueue.enqueue(app.store, new_job)
     if job.deduplicated:
         return replies.existing_job(job)
     return replies.job_response(201, job, (("Location", f"/ojs/v1/jobs/{job.id}"),))
@@ -87,8 +90,11 @@ async def list_jobs(app: App, request: Request) -> Response:
 
 async def _pass_over(app: App, wanted: JobFilter, offset: int) -> tuple[str | None, int]:
     """A cursor after the first ``offset`` jobs, and how many these were; None at the list's end."""
-    cursor, passed = None, 0
+    cursor, passed, pages = None, 0, 0
     while passed < offset:
+        pages += 1
+        if pages > _MAX_PAGES:  # few of the jobs passed over are what is looked for
+            raise InvalidRequest("too far into this list: use the cursor", field="offset")
         page = await listing.list_jobs(
             app.store, wanted, limit=min(_CHUNK, offset - passed), cursor=cursor
         )

@@ -81,7 +81,7 @@ async def purge(app: App, request: Request, name: str) -> Response:
     ``left`` is above 0 when there were too many for one request; repeat it.
     """
     check_queue(name, field="name")
-    body = decode(_purge_decoder, request, optional=True)
+    body = decode(_purge_decoder, request, app.settings.limits, optional=True)
     if body.states is None and body.confirm is not True:
         raise InvalidRequest(
             'name the states to purge, as in {"states": ["available"]}, or send confirm: true',

@@ -44,24 +44,32 @@ _nack_decoder = msgspec.json.Decoder(NackBody)
 
 async def ack(app: App, request: Request) -> Response:
     """POST /ojs/v1/workers/ack"""
-    body = decode(_ack_decoder, request)
+    body = decode(_ack_decoder, request, app.settings.limits)
     return await _ack(app, _named_job(body.job_id or body.id), body)
 
 
 async def ack_by_path(app: App, request: Request, job_id: str) -> Response:
     """POST /ojs/v1/jobs/{id}/ack; the body may be empty."""
-    return await _ack(app, fields.job_id(job_id), decode(_ack_decoder, request, optional=True))
+    return await _ack(
+        app,
+        fields.job_id(job_id),
+        decode(_ack_decoder, request, app.settings.limits, optional=True),
+    )
 
 
 async def nack(app: App, request: Request) -> Response:
     """POST /ojs/v1/workers/nack"""
-    body = decode(_nack_decoder, request)
+    body = decode(_nack_decoder, request, app.settings.limits)
     return await _nack(app, _named_job(body.job_id or body.id), body)
 
 
 async def nack_by_path(app: App, request: Request, job_id: str) -> Response:
     """POST /ojs/v1/jobs/{id}/nack; the body may be empty."""
-    return await _nack(app, fields.job_id(job_id), decode(_nack_decoder, request, optional=True))
+    return await _nack(
+        app,
+        fields.job_id(job_id),
+        decode(_nack_decoder, request, app.settings.limits, optional=True),
+    )
 
 
 def _named_job(job_id: str | None) -> str:

@@ -49,7 +49,6 @@ async def manifest(app: App, _request: Request) -> Response:
                 "name": "ojs-cluster",
                 "version": settings.version,
                 "language": "python",
-                "homepage": settings.homepage,
             },
             "conformance_level": 1,
             "conformance_tier": "runtime",

@@ -5,6 +5,11 @@ local function record_error(key, job, error, kept)
     local n = tonumber(job[F.errors] or 0)
     save_job(key, job, F.errors, n + 1, F.error_slot .. (n % kept),
         string.format('%s,%.0f,%s', job[F.attempt], now, error))
+    -- Slots of a longer ring, from before the setting changed, would stay for ever.
+    while job[F.error_slot .. kept] do
+        drop_fields(key, job, F.error_slot .. kept)
+        kept = kept + 1
+    end
 end
 
 -- Events carry the error too, so a large one is cut to its names: streams are bounded in entries.
@@ -19,16 +24,7 @@ local function exhaust(id, key, job, error, limits)
     local queue = job[F.queue]
     if job[F.on_exhaustion] == 'dead_letter' then
         finish(id, key, job, 'discarded', limits[2], F.dead, 1)
-        redis.call('ZADD', DEAD, now, id)
-        redis.call('ZADD', dead_key(queue), now, id)
-        if redis.call('ZCARD', dead_key(queue)) > limits[3] then
-            -- Beyond the cap the oldest leaves the list at once; the janitor, which also knows
-            -- how to take back an alias in another shard, removes the job itself.
-            local oldest = redis.call('ZPOPMIN', dead_key(queue))[1]
-            redis.call('ZREM', DEAD, oldest)
-            redis.call('HDEL', job_key(oldest), F.dead)
-            redis.call('ZADD', FINISHED, now, oldest)
-        end
+        bury(queue, id, limits[3])
     else
         finish(id, key, job, 'discarded', limits[1])
     end
@@ -40,7 +36,7 @@ local function fail(id, key, job, error, retryable, chance, kept, limits)
     record_error(key, job, error, kept)
     tally(job, 'f')
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', brief(error))
-    if not retryable or tonumber(job[F.attempt]) >= tonumber(job[F.max_attempts]) then
+    if is_last(job, retryable) then
         return exhaust(id, key, job, error, limits)
     end
     local delay = backoff(job[F.retry], tonumber(job[F.attempt]), chance)
@@ -62,7 +58,7 @@ local function lose_lease(id, key, job, error, kept, limits)
     record_error(key, job, error, kept)
     tally(job, 'f')
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', brief(error))
-    if tonumber(job[F.attempt]) >= tonumber(job[F.max_attempts]) then
+    if is_last(job, true) then
         return exhaust(id, key, job, error, limits)
     end
     save_job(key, job, F.state, 'available', F.enqueued, now)

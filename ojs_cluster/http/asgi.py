@@ -1,0 +1,65 @@
+"""Between ASGI's messages and our requests and responses."""
+
+from __future__ import annotations
+
+from hypercorn.typing import ASGISendCallable, HTTPScope
+
+from ojs_cluster.http.messages import Request, Response
+
+
+def read_head(scope: HTTPScope) -> Request:
+    """The request of an HTTP or WebSocket scope, without its body."""
+    headers: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+        if name in headers:
+            repeated.setdefault(name, []).append(value)
+        else:
+            headers[name] = value
+    # Joined at the end: one by one takes quadratic time, and nobody has shown a key yet.
+    for name, values in repeated.items():
+        headers[name] = ", ".join([headers[name], *values])
+    path = scope["raw_path"].decode("latin-1")
+    if not path.startswith("/"):
+        path = _origin_form(path)
+    method = scope.get("method", "GET")  # a WebSocket's scope has none
+    return Request(method, path, scope["query_string"].decode("latin-1"), headers)
+
+
+def _origin_form(target: str) -> str:
+    """The path of an absolute-form target (RFC 9112 3.2.2); other forms come back as they are."""
+    scheme, found, rest = target.partition("://")
+    if not found or scheme.lower() not in ("http", "https"):
+        return target
+    _, _, path = rest.partition("/")
+    return "/" + path
+
+
+async def send_response(response: Response, send: ASGISendCallable) -> None:
+    """Send a whole response."""
+    await send_start(response, send)
+    await send_body(response.body, send, more=False)
+
+
+async def send_start(response: Response, send: ASGISendCallable) -> None:
+    """Send the status and the headers, with the length of the body."""
+    headers = [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in response.headers
+    ]
+    if response.status != 204 and not any(name == b"content-length" for name, _ in headers):
+        headers.append((b"content-length", b"%d" % len(response.body)))
+    await send(
+        {
+            "type": "http.response.start",
+            "status": response.status,
+            "headers": headers,
+            "trailers": False,
+        }
+    )
+
+
+async def send_body(body: bytes, send: ASGISendCallable, *, more: bool) -> None:
+    """Send a piece of the body, the last one unless there is ``more``."""
+    await send({"type": "http.response.body", "body": body, "more_body": more})

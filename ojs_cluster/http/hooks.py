@@ -1,0 +1,56 @@
+"""Test hooks: behaviour that only conformance suites ask for, by keys in a job's meta.
+
+Off unless the settings say so: in production they would let any producer stop any worker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import orjson
+
+from ojs_cluster.core.envelope import NewJob
+from ojs_cluster.core.errors import NotFound, ValidationFailed
+from ojs_cluster.core.states import State
+from ojs_cluster.store import jobs
+from ojs_cluster.store.context import Store
+
+_DIRECTIVES: Final = frozenset({"quiet", "terminate"})
+
+
+def refuse_marked(job: NewJob) -> None:
+    """Play a validating middleware: a job with ``meta.ojs_validate`` true needs args.
+
+    Raises ValidationFailed.
+    """
+    envelope = _loads(b"{%b}" % job.body)
+    if _meta(envelope).get("ojs_validate") is True and envelope.get("args") == []:
+        raise ValidationFailed("this job asked to be validated and has no args", field="args")
+
+
+async def directive_of(store: Store, worker_id: str, job_ids: Iterable[str]) -> str | None:
+    """The ``meta.test_directive`` of the first active job of this worker that has one."""
+    for job_id in job_ids:
+        try:
+            job = await jobs.get(store, job_id)
+        except NotFound:
+            continue
+        if job.state is State.ACTIVE and job.worker_id == worker_id:
+            directive = _meta(_loads(job.json())).get("test_directive")
+            if directive in _DIRECTIVES:
+                return str(directive)
+    return None
+
+
+def _loads(raw: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError:  # numbers that are valid JSON but no float64
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _meta(envelope: dict[str, Any]) -> dict[str, Any]:
+    meta = envelope.get("meta")
+    return meta if isinstance(meta, dict) else {}

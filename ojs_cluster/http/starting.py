@@ -1,0 +1,32 @@
+"""Answers of a process that has not reached Redis yet.
+
+It accepts connections nevertheless: a liveness probe must not depend on Redis.
+"""
+
+from __future__ import annotations
+
+import time
+
+import orjson
+
+from ojs_cluster import __version__
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.http.dispatch import finish, request_id_for
+from ojs_cluster.http.errors import error_response
+from ojs_cluster.http.messages import Request, Response
+
+
+def starting(request: Request) -> Response:
+    """``/health`` is alive, ``/ready`` is not, everything else has to wait, all as OJS JSON."""
+    request_id = request_id_for(request.headers.get("x-request-id"))
+    backend = {"type": "redis", "status": "unhealthy"}
+    path = request.path
+    if path in ("/health", "/ojs/v1/health"):
+        health = {"status": "degraded", "version": __version__, "backend": backend}
+        response = Response(200 if path == "/health" else 503, orjson.dumps(health))
+    elif path == "/ready":
+        response = Response(503, orjson.dumps({"status": "starting", "backend": backend}))
+    else:
+        error = BackendUnavailable("the server has not reached Redis yet", outcome="not_applied")
+        response = error_response(error, request_id)
+    return finish(request, response, request_id, time.perf_counter())

@@ -1,0 +1,61 @@
+"""A store that synchronous code can call: hypothesis drives state machines synchronously."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import trio
+
+from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.store.context import Store, open_store
+from tests.support.prelude import PRELUDE
+
+T = TypeVar("T")
+_START_S = 30.0
+
+
+class Portal:
+    """A store whose event loop runs in a thread of its own."""
+
+    def __init__(self, store: Store, token: trio.lowlevel.TrioToken) -> None:
+        self.store = store
+        self._token = token
+
+    def call(self, operation: Callable[[Store], Awaitable[T]]) -> T:
+        """Run ``operation(store)`` to its end; returns or raises what it does."""
+        return trio.from_thread.run(operation, self.store, trio_token=self._token)
+
+
+@contextmanager
+def open_portal(url: str, *, shards: int) -> Iterator[Portal]:
+    """A store on ``url`` whose scripts refuse keys of another tag."""
+    opened: queue.SimpleQueue[Portal | BaseException] = queue.SimpleQueue()
+    stop = trio.Event()
+
+    async def main() -> None:
+        async with open_store(
+            ClientSettings.from_url(url), shards=shards, prelude=PRELUDE
+        ) as store:
+            opened.put(Portal(store, trio.lowlevel.current_trio_token()))
+            await stop.wait()
+
+    def run() -> None:
+        try:
+            trio.run(main)
+        except BaseException as error:  # the other thread waits for news of any kind
+            opened.put(error)
+
+    thread = threading.Thread(target=run, name="store")
+    thread.start()
+    portal = opened.get(timeout=_START_S)
+    if isinstance(portal, BaseException):
+        raise portal
+    try:
+        yield portal
+    finally:
+        portal._token.run_sync_soon(stop.set)
+        thread.join()

@@ -1,0 +1,311 @@
+"""One connection's bookkeeping, over a transport that the test controls to the byte."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ojs_cluster.redis.connection import Answer, Clock, Connection, pack
+from ojs_cluster.redis.errors import Lost, NotSent, RedisReplyError, Signal, TooLarge
+
+
+class Wire:
+    """A transport: what was sent can be looked at, what is received is said by the test."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.closed = False
+        self.blocked = False
+        self._to_read, self._said = trio.open_memory_channel[bytes](math.inf)
+
+    def say(self, data: bytes) -> None:
+        self._to_read.send_nowait(data)
+
+    async def receive(self) -> bytes:
+        try:
+            return await self._said.receive()
+        except trio.EndOfChannel:
+            return b""
+
+    async def send(self, data: bytes) -> None:
+        self.sent.append(data)
+        if self.blocked:
+            await trio.sleep_forever()
+
+    def close(self) -> None:
+        self.closed = True
+        self._to_read.close()
+
+
+class Rig:
+    """A running connection and its callers."""
+
+    def __init__(self, nursery: trio.Nursery, **limits: int) -> None:
+        self.wire = Wire()
+        self.clock = Clock()
+        chosen = {"max_in_flight": 1000, "max_reply_bytes": 1_000_000} | limits
+        self.connection = Connection(self.wire, self.clock, name="test", **chosen)
+        self.answers: dict[int, Answer] = {}
+        self.end: str | None = None
+        self.nursery = nursery
+
+    async def run(self) -> None:
+        self.end = await self.connection.run()
+
+    def call(self, number: int) -> None:
+        self.nursery.start_soon(self._call, number)
+
+    async def _call(self, number: int) -> None:
+        self.answers[number] = await self.connection.execute(pack((b"ECHO", number)))
+
+
+@asynccontextmanager
+async def rigged(**limits: int) -> AsyncIterator[Rig]:
+    """A connection on a wire, all tasks idle."""
+    async with trio.open_nursery() as nursery:
+        rig = Rig(nursery, **limits)
+        nursery.start_soon(rig.run)
+        await trio.testing.wait_all_tasks_blocked()
+        yield rig
+        nursery.cancel_scope.cancel()
+
+
+async def test_commands_of_all_callers_leave_in_one_send() -> None:
+    async with rigged() as rig:
+        for number in range(64):
+            rig.call(number)
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert len(rig.wire.sent) == 1
+        assert rig.wire.sent[0].count(b"ECHO") == 64
+
+
+async def test_reply_in_single_bytes_is_put_together() -> None:
+    async with rigged() as rig:
+        rig.call(0)
+        rig.call(1)
+        await trio.testing.wait_all_tasks_blocked()
+        order = (
+            [0, 1]
+            if rig.wire.sent[0].index(b"\r\n0") < rig.wire.sent[0].index(b"\r\n1\r")
+            else [1, 0]
+        )
+        for byte in b"*2\r\n$1\r\na\r\n:5\r\n+OK\r\n":
+            rig.wire.say(bytes([byte]))
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert [rig.answers[n] for n in order] == [[b"a", 5], b"OK"]
+
+
+async def test_message_that_nobody_asked_for_ends_the_connection() -> None:
+    async with rigged() as rig:
+        rig.wire.say(b"+surprise\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert not rig.connection.open
+        assert rig.wire.closed
+        assert rig.end is not None
+        assert "protocol error" in rig.end
+
+
+async def test_one_reply_too_many_fails_nobody_who_was_answered() -> None:
+    async with rigged() as rig:
+        rig.call(0)
+        await trio.testing.wait_all_tasks_blocked()
+        rig.wire.say(b"+mine\r\n+surprise\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert rig.answers[0] == b"mine"
+        assert not rig.connection.open
+
+
+async def test_end_tells_sent_commands_from_unsent_ones() -> None:
+    async with rigged() as rig:
+        rig.wire.blocked = True
+        rig.call(0)
+        await trio.testing.wait_all_tasks_blocked()
+        rig.call(1)  # the writer is still busy with the first
+        await trio.testing.wait_all_tasks_blocked()
+        rig.wire.close()
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert isinstance(rig.answers[0], Lost)
+        assert isinstance(rig.answers[1], NotSent)
+        assert rig.connection.pending == 0
+
+
+async def test_silence_is_counted_from_the_last_sign_of_life() -> None:
+    async with rigged() as rig:
+        rig.clock.now += 100.0
+        rig.call(0)
+        rig.call(1)
+        await trio.testing.wait_all_tasks_blocked()
+        rig.clock.now += 4.0
+        rig.connection.check(5.0, 60.0)
+        assert rig.connection.open, "it owes a reply for 4 s only, however long it was idle"
+        rig.wire.say(b"$100\r\npart of a reply")
+        await trio.testing.wait_all_tasks_blocked()
+        rig.clock.now += 4.0
+        rig.connection.check(5.0, 60.0)
+        assert rig.connection.open, "it said something 4 s ago"
+
+        rig.clock.now += 1.5
+        rig.connection.check(5.0, 60.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert not rig.connection.open
+        assert all(isinstance(answer, Lost) for answer in rig.answers.values())
+
+
+async def test_idle_connection_may_be_silent_for_ever() -> None:
+    async with rigged() as rig:
+        rig.clock.now += 1e6
+        rig.connection.check(5.0, 10.0)
+        assert rig.connection.open
+
+
+async def test_expired_caller_leaves_and_its_late_reply_is_dropped() -> None:
+    async with rigged() as rig:
+        rig.call(0)
+        await trio.testing.wait_all_tasks_blocked()
+        rig.clock.now += 6.0
+        rig.call(1)
+        await trio.testing.wait_all_tasks_blocked()
+        rig.clock.now += 5.0
+        rig.connection.check(60.0, 10.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert isinstance(rig.answers[0], Lost)
+        assert 1 not in rig.answers
+
+        rig.wire.say(b"+late\r\n+yours\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+        assert rig.answers[1] == b"yours"
+
+
+async def test_too_large_reply_is_blamed_on_its_own_command() -> None:
+    async with rigged(max_reply_bytes=100) as rig:
+        for number in range(3):
+            rig.call(number)
+            await trio.testing.wait_all_tasks_blocked()
+        rig.wire.say(b"+fine\r\n$1000\r\n" + b"x" * 60)
+        await trio.testing.wait_all_tasks_blocked()
+        assert rig.connection.open
+        rig.wire.say(b"x" * 60)
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert rig.answers[0] == b"fine"
+        assert isinstance(rig.answers[1], TooLarge)
+        assert isinstance(rig.answers[2], Lost)
+
+
+async def test_array_that_grows_in_small_pieces_is_limited_too() -> None:
+    """The parser takes finished elements out of its buffer, so its length says nothing."""
+    async with rigged(max_reply_bytes=10_000) as rig:
+        rig.call(0)
+        await trio.testing.wait_all_tasks_blocked()
+        rig.wire.say(b"*1000000\r\n")
+        for _ in range(30):
+            rig.wire.say(b"$2\r\nab\r\n" * 100)
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert isinstance(rig.answers[0], TooLarge)
+
+
+async def test_full_connection_lets_in_as_many_as_were_answered() -> None:
+    async with rigged(max_in_flight=3) as rig:
+        for number in range(3):
+            rig.call(number)
+            await trio.testing.wait_all_tasks_blocked()
+        assert rig.connection.full
+        let_in: list[int] = []
+
+        async def wait(number: int) -> None:
+            await rig.connection.wait_for_room()
+            let_in.append(number)
+
+        for number in range(5):
+            rig.nursery.start_soon(wait, number)
+            await trio.testing.wait_all_tasks_blocked()
+        rig.wire.say(b"+1\r\n+2\r\n")
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert sorted(let_in) == [0, 1], "first come, first served"
+        assert not rig.connection.full
+
+        # Neither of the two took its place, so no reply will ever call the next ones.
+        rig.connection.check(5.0, 60.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(let_in) == [0, 1, 2, 3]
+
+
+async def test_places_of_callers_cancelled_in_the_queue_are_given_on() -> None:
+    """No reply will make room for the next: the command that filled the place was never sent."""
+    async with rigged(max_in_flight=2) as rig:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            async with trio.open_nursery() as nursery:
+                for number in range(2):
+                    nursery.start_soon(rig.connection.execute, pack((b"ECHO", number)))
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert not rig.connection.full
+        assert rig.connection.pending == 0
+        assert rig.wire.sent == []
+
+
+@given(
+    fates=st.lists(st.sampled_from(["answer", "cancel queued", "cancel sent"]), max_size=30),
+    cuts=st.lists(st.integers(1, 40), max_size=10),
+)
+@settings(max_examples=50, deadline=None)
+def test_every_caller_gets_its_own_reply_whoever_else_is_cancelled(
+    fates: list[str], cuts: list[int]
+) -> None:
+    async def scenario() -> None:
+        async with rigged() as rig:
+            got: dict[int, Answer] = {}
+            scopes = [trio.CancelScope() for _ in fates]
+
+            async def caller(number: int) -> None:
+                with scopes[number]:
+                    got[number] = await rig.connection.execute(pack((b"ECHO", number)))
+
+            for number, fate in enumerate(fates):
+                if fate == "cancel queued":
+                    scopes[number].cancel()
+                rig.nursery.start_soon(caller, number)
+            await trio.testing.wait_all_tasks_blocked()
+            for scope, fate in zip(scopes, fates, strict=True):
+                if fate == "cancel sent":
+                    scope.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+
+            # Play an honest server: echo every command that came over the wire, in order.
+            words = b"".join(rig.wire.sent).split(b"\r\n")
+            numbers = [words[i + 2] for i, word in enumerate(words) if word == b"ECHO"]
+            replies = b"".join(b"$%d\r\n%b\r\n" % (len(n), n) for n in numbers)
+            position = 0
+            for cut in [*cuts, len(replies)]:
+                if position < len(replies):
+                    rig.wire.say(replies[position : position + cut])
+                    position += cut
+            await trio.testing.wait_all_tasks_blocked()
+
+            assert got == {n: b"%d" % n for n, fate in enumerate(fates) if fate == "answer"}
+            assert len(numbers) == sum(fate != "cancel queued" for fate in fates)
+            assert rig.connection.pending == 0
+
+    trio.run(scenario)
+
+
+@pytest.mark.parametrize("signal", [Lost, NotSent, TooLarge])
+def test_signals_are_told_from_error_replies(signal: type[Signal]) -> None:
+    assert not issubclass(signal, RedisReplyError)
+    error = RedisReplyError("WRONGTYPE Operation against a key")
+    assert (error.code, error.message) == ("WRONGTYPE", "Operation against a key")

@@ -1,0 +1,198 @@
+"""Configuration: every variable reaches its field, every mistake is told, no secret is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from ojs_cluster.config import VARIABLES, ConfigError, Settings, load, report
+from ojs_cluster.server import env_values as accept
+from scheduler.settings import SchedulerSettings
+
+SECRET = "s3cret-value"
+
+
+def problems(environ: dict[str, str]) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load(environ)
+    return caught.value.problems
+
+
+def test_empty_environment_gives_the_defaults() -> None:
+    settings = load({})
+    assert settings.listen.port == 8080
+    assert settings.redis.client().nodes[0].port == 6379
+    assert settings.shards == 64
+    assert settings.listen.shutdown_timeout_s == 30
+    assert settings.access.keys == ()
+
+
+def test_defaults_agree_with_those_of_the_floors_below() -> None:
+    settings = load({})
+    assert settings.store == type(settings.store)()
+    assert settings.scheduler == SchedulerSettings()
+    assert settings.limits.core() == type(settings.limits.core())()
+
+
+def test_empty_and_blank_values_count_as_unset() -> None:
+    assert load({variable.name: " " for variable in VARIABLES}) == load({})
+
+
+def test_every_field_of_a_section_has_exactly_one_variable() -> None:
+    targets = [variable.target for variable in VARIABLES]
+    assert len(targets) == len(set(targets))
+    for section in ("listen", "access", "limits", "redis", "store", "log", "telemetry"):
+        named = {t.partition(".")[2] for t in targets if t.startswith(f"{section}.")}
+        fields = {f.name for f in dataclasses.fields(getattr(load({}), section))}
+        assert named == fields
+
+
+def test_all_wrong_values_are_reported_each_with_what_is_accepted() -> None:
+    found = problems(
+        {
+            "OJS_PORT": "80a",
+            "OJS_WORKERS": "none",
+            "OJS_READ_TIMEOUT": "30",
+            "OJS_TEST_HOOKS": "maybe",
+            "OJS_LOG_FORMAT": "xml",
+            "OJS_REDIS_TLS_CA": "/no/such/file",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "ftp://x",
+        }
+    )
+    assert len(found) == 7
+    assert "OJS_PORT='80a': expected a whole number from 1 to 65535" in found
+    assert any(line.startswith("OJS_READ_TIMEOUT='30': expected a duration") for line in found)
+
+
+def test_wrong_secret_is_reported_without_its_value() -> None:
+    found = problems(
+        {
+            "OJS_API_KEY": f"{SECRET} with space",
+            "OJS_API_KEYS": f"fine,{SECRET} {SECRET}",
+            "REDIS_URL": f"http://:{SECRET}@host",
+        }
+    )
+    assert len(found) == 3
+    assert SECRET not in "\n".join(found)
+
+
+def test_secrets_are_in_no_representation() -> None:
+    environ = {
+        "OJS_API_KEY": SECRET,
+        "OJS_API_KEYS": SECRET + "2",
+        "OJS_REDIS_PASSWORD": SECRET,
+        "REDIS_URL": f"redis://:{SECRET}@localhost",
+    }
+    assert SECRET not in repr(load(environ))
+    assert SECRET not in report(environ)
+
+
+def test_secrets_to_mask_include_the_one_inside_the_url() -> None:
+    environ = {"REDIS_URL": f"redis://:{SECRET}@localhost", "OJS_API_KEYS": "one-key,two-key"}
+    assert load(environ).secrets == {SECRET, "one-key", "two-key"}
+
+
+def test_serving_needs_a_key_or_leave_to_serve_without() -> None:
+    problem = load({}).access.problem
+    assert problem is not None
+    assert "OJS_API_KEY" in problem
+    assert "OJS_ALLOW_INSECURE_NO_AUTH" in problem
+    assert load({"OJS_API_KEY": "k"}).access.problem is None
+    assert load({"OJS_ALLOW_INSECURE_NO_AUTH": "true"}).access.problem is None
+
+
+def test_keys_can_be_rotated() -> None:
+    access = load({"OJS_API_KEY": "old", "OJS_API_KEYS": "old, new"}).access
+    assert access.keys == ("old", "new")
+
+
+def test_tls_files_need_the_tls_scheme(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("x")
+    assert "rediss://" in problems({"OJS_REDIS_TLS_CA": str(file)})[0]
+    both = {"REDIS_URL": "rediss://localhost", "OJS_REDIS_TLS_CERT": str(file)}
+    assert "both or neither" in problems(both)[0]
+
+
+def test_tls_files_and_credentials_reach_the_client(tmp_path: Path) -> None:
+    file = tmp_path / "ca.pem"
+    file.write_text("x")
+    client = load(
+        {
+            "REDIS_URL": "rediss://a:7000,b:7001",
+            "OJS_REDIS_TLS_CA": str(file),
+            "OJS_REDIS_USERNAME": "me",
+            "OJS_REDIS_PASSWORD": "pw",
+            "OJS_REDIS_CALL_TIMEOUT": "1500ms",
+        }
+    ).redis.client()
+    assert [str(node) for node in client.nodes] == ["a:7000", "b:7001"]
+    assert client.tls is not None
+    assert client.tls.ca_file == str(file)
+    assert (client.username, client.password, client.call_timeout_s) == ("me", "pw", 1.5)
+
+
+def test_mistyped_variable_is_told_with_the_right_name() -> None:
+    (warning,) = load({"OJS_VISIBILTY_TIMEOUT_MS": "1", "OJS_URL": "a tool's own"}).warnings
+    assert "did you mean OJS_VISIBILITY_TIMEOUT_MS?" in warning
+
+
+def test_telemetry_follows_the_reference() -> None:
+    def telemetry(**environ: str) -> tuple[bool, str]:
+        section = load(environ).telemetry
+        return section.enabled, section.endpoint
+
+    assert telemetry() == (False, "")
+    assert telemetry(OJS_OTEL_ENABLED="true") == (True, "")
+    assert telemetry(OTEL_EXPORTER_OTLP_ENDPOINT="http://a:4318") == (True, "http://a:4318")
+    both = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a", "OJS_OTEL_ENDPOINT": "b:4317"}
+    assert telemetry(**both) == (True, "http://b:4317")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30s", 30),
+        ("1m30s", 90),
+        ("500ms", 0.5),
+        ("1h", 3600),
+        ("1.5h", 5400),
+        (".5s", 0.5),
+        ("100us", 1e-4),
+        ("100µs", 1e-4),
+        ("10ns", 1e-8),
+        ("7d", 604_800),
+        ("0", 0),
+        ("0s", 0),
+    ],
+)
+def test_go_durations(text: str, seconds: float) -> None:
+    assert accept.go_duration_ns(text) == round(seconds * 1e9)
+
+
+@pytest.mark.parametrize("text", ["", "30", "s", "-30s", "1 s", "30S", "1m 30s", "1e3s", "PT30S"])
+def test_other_durations_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="duration"):
+        accept.go_duration_ns(text)
+
+
+@pytest.mark.parametrize("text", ["1_000", " 5", "\u0665", "5.0", "", "99999999999999999999"])
+def test_numbers_are_plain(text: str) -> None:
+    with pytest.raises(ValueError, match="whole number"):
+        accept.integer(least=0, most=10**6)(text)
+
+
+def test_auto_workers_respect_the_container_quota(tmp_path: Path) -> None:
+    quota = tmp_path / "cpu.max"
+    quota.write_text("50000 100000\n")
+    assert accept.usable_cpus(quota) == 1
+    quota.write_text("max 100000\n")
+    assert accept.usable_cpus(quota) == accept.usable_cpus(tmp_path / "missing") >= 1
+
+
+def test_settings_are_immutable() -> None:
+    settings: Settings = load({})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.shards = 1  # type: ignore[misc] # what the test is about

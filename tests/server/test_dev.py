@@ -1,0 +1,149 @@
+"""`ojs-cluster dev` as a newcomer meets it, and `serve` as an operator does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from ojs_cluster.config import ConfigError
+from ojs_cluster.server.dev import DevOptions, run_dev
+from ojs_cluster.server.embedded import Embedded
+from tests.server.programs import Program, free_port, get, pid_exists, program
+from tests.support.nodes import children_of
+from tests.support.servers import wait_until
+
+CLI = ("-m", "ojs_cluster.cli")
+JOB = {"type": "email.send", "args": ["user@example.com"]}
+
+
+@contextlib.contextmanager
+def dev(folder: Path, *options: str, **env: str) -> Iterator[tuple[Program, str]]:
+    """Run `dev` in a folder until its banner is there; gives its URL as well."""
+    env.setdefault("OJS_PORT", str(free_port()))
+    with program([*CLI, "dev", *options], env=env, cwd=folder) as running:
+        running.wait_line("Ctrl-C stops everything")
+        yield running, running.wait_line("API  ").split()[1].removesuffix("/ojs/v1")
+
+
+def enqueue(url: str) -> str:
+    answer = httpx.post(f"{url}/ojs/v1/jobs", json=JOB, timeout=20)
+    assert answer.status_code == 201, answer.text
+    job_id: str = answer.json()["job"]["id"]
+    return job_id
+
+
+def state(url: str, job_id: str) -> Any:
+    return httpx.get(f"{url}/ojs/v1/jobs/{job_id}", timeout=20).json()["job"]["state"]
+
+
+def test_dev_serves_stops_cleanly_and_keeps_jobs_over_a_restart(tmp_path: Path) -> None:
+    with dev(tmp_path) as (running, url):
+        job_id = enqueue(url)
+        children = children_of(running.process.pid)
+        running.signal(signal.SIGINT)
+        assert running.wait_exit() == 0
+        assert "Stopped." in running.output
+        assert "Traceback" not in running.output
+        assert not any(map(pid_exists, children))
+    with dev(tmp_path) as (_, url):
+        assert state(url, job_id) == "available"
+
+
+def test_second_dev_in_the_same_folder_says_why_it_cannot(tmp_path: Path) -> None:
+    with dev(tmp_path) as (first, _):
+        with program([*CLI, "dev"], cwd=tmp_path) as second:
+            assert second.wait_exit() == 1
+            assert str(first.process.pid) in second.output
+            assert "--data" in second.output
+            assert "Traceback" not in second.output
+        assert first.process.poll() is None
+
+
+def test_dev_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
+    with dev(tmp_path) as (running, url):
+        job_id = enqueue(url)
+        children = children_of(running.process.pid)
+        assert len(children) == 6, "three servers, two API processes, one scheduler"
+        running.signal(signal.SIGKILL)
+        running.wait_exit()
+        wait_until(lambda: not any(map(pid_exists, children)), what="all children ended")
+    with dev(tmp_path) as (_, url):
+        assert state(url, job_id) == "available"
+
+
+def test_dev_restarts_a_server_that_died(tmp_path: Path) -> None:
+    with dev(tmp_path) as (running, url):
+        job_id = enqueue(url)
+        for child in children_of(running.process.pid):
+            if b"[cluster]" in Path(f"/proc/{child}/cmdline").read_bytes():
+                os.kill(child, signal.SIGKILL)
+        running.wait_line("starting it again")
+
+        def back() -> bool:
+            answer = get(int(url.rpartition(":")[2]), f"/ojs/v1/jobs/{job_id}")
+            return answer.status_code == 200
+
+        wait_until(back, timeout_s=60, what="the job can be read again")
+
+
+def test_dev_uses_the_server_of_redis_url(tmp_path: Path, standalone: Embedded) -> None:
+    with dev(tmp_path, REDIS_URL=standalone.url) as (_, url):
+        job_id = enqueue(url)
+        assert state(url, job_id) == "available"
+    assert not (tmp_path / ".ojs-data").exists()
+    with standalone.nodes[0].client() as client:
+        assert client.dbsize() > 0
+
+
+def test_dev_finds_the_next_free_port(tmp_path: Path, standalone: Embedded) -> None:
+    env = {"REDIS_URL": standalone.url}
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # somebody else has it: just as well
+            taken.bind(("127.0.0.1", 8080))
+            taken.listen()
+        with program([*CLI, "dev"], env=env, cwd=tmp_path) as running:
+            url = running.wait_line("API  ").split()[1]
+            assert not url.startswith("http://127.0.0.1:8080/")
+            assert get(int(url.split(":")[2].split("/")[0]), "/health").status_code == 200
+
+
+def test_dev_refuses_a_given_port_that_is_taken(tmp_path: Path, standalone: Embedded) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        env = {"REDIS_URL": standalone.url}
+        with program([*CLI, "dev", "--port", port], env=env, cwd=tmp_path) as running:
+            assert running.wait_exit() == 1
+            assert f"port {port}" in running.output
+            assert "Traceback" not in running.output
+
+
+def test_dev_does_not_open_itself_to_other_machines(tmp_path: Path) -> None:
+    options = DevOptions(server="auto", data=tmp_path, masters=3)
+    with pytest.raises(ConfigError, match="other machines"):
+        run_dev(options, {"OJS_HOST": "0.0.0.0"})
+
+
+def test_dev_that_must_not_be_open_asks_for_a_key(tmp_path: Path) -> None:
+    options = DevOptions(server="auto", data=tmp_path, masters=3)
+    with pytest.raises(ConfigError, match="OJS_API_KEY is not set"):
+        run_dev(options, {"OJS_ALLOW_INSECURE_NO_AUTH": "false"})
+
+
+def test_dev_with_a_key_asks_for_it(tmp_path: Path, standalone: Embedded) -> None:
+    env = {"REDIS_URL": standalone.url, "OJS_API_KEY": "dev-key-1"}
+    with dev(tmp_path, **env) as (running, url):
+        assert httpx.post(f"{url}/ojs/v1/jobs", json=JOB, timeout=20).status_code == 401
+        headers = {"Authorization": "Bearer dev-key-1"}
+        answer = httpx.post(f"{url}/ojs/v1/jobs", json=JOB, headers=headers, timeout=20)
+        assert answer.status_code == 201
+        assert "dev-key-1" not in running.output

@@ -1,0 +1,92 @@
+"""Log lines: one JSON object each, extra fields kept, secrets masked."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from io import StringIO
+from typing import Any, Literal
+
+import pytest
+
+from ojs_cluster.server.logs import configure_logging
+
+
+@pytest.fixture(autouse=True)
+def restored_root() -> Iterator[None]:
+    """Put the root logger back as it was."""
+    root = logging.getLogger()
+    before, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = before
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+def configured(
+    form: Literal["json", "text"] = "json", level: str = "INFO", secrets: tuple[str, ...] = ()
+) -> StringIO:
+    stream = StringIO()
+    configure_logging(level, form, process="api-0", secrets=secrets, stream=stream)
+    return stream
+
+
+def parsed(stream: StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_line_has_the_usual_fields_and_the_extra_ones() -> None:
+    stream = configured()
+    logging.getLogger("ojs.x").info("hello %s", "there", extra={"request_id": "req_1", "n": 2})
+    (line,) = parsed(stream)
+    assert line["msg"] == "hello there"
+    assert (line["level"], line["logger"], line["process"]) == ("info", "ojs.x", "api-0")
+    assert (line["request_id"], line["n"]) == ("req_1", 2)
+    assert line["ts"].endswith("Z")
+
+
+def test_exception_stays_on_one_line() -> None:
+    stream = configured()
+    try:
+        raise ValueError("two\nlines")  # noqa: TRY301 - to have one to log
+    except ValueError:
+        logging.getLogger("ojs.x").exception("failed")
+    (line,) = parsed(stream)
+    assert "ValueError: two" in line["exc"]
+
+
+def test_values_that_json_does_not_know_are_shown_all_the_same() -> None:
+    stream = configured()
+    logging.getLogger("ojs.x").info("x", extra={"path": object(), "map": {1: "a"}})
+    assert parsed(stream)[0]["map"] == {"1": "a"}
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_secrets_are_masked_wherever_they_stand(form: Literal["json", "text"]) -> None:
+    secret = 'pa"ss\\word'
+    stream = configured(form, secrets=(secret, "longer-" + secret))
+    logger = logging.getLogger("ojs.x")
+    logger.info("redis://:%s@host", secret, extra={"url": f"longer-{secret}"})
+    try:
+        raise ValueError(secret)  # noqa: TRY301 - to have one to log
+    except ValueError:
+        logger.exception("failed")
+    text = stream.getvalue()
+    assert "***" in text
+    assert "ss\\" not in text.replace("***", "")
+    assert "longer-" not in text
+
+
+def test_level_is_respected_and_libraries_are_quieter() -> None:
+    stream = configured(level="INFO")
+    logging.getLogger("ojs.x").debug("no")
+    logging.getLogger("hypercorn.error").info("no")
+    logging.getLogger("hypercorn.error").warning("yes")
+    assert [line["msg"] for line in parsed(stream)] == ["yes"]
+
+
+def test_text_form_is_one_readable_line() -> None:
+    stream = configured("text")
+    logging.getLogger("ojs.x").warning("look", extra={"shard": 3})
+    assert stream.getvalue().endswith("WARNING api-0 look (shard=3)\n")

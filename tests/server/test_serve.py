@@ -1,0 +1,163 @@
+"""`ojs-cluster serve` and `scheduler` as an operator meets them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+
+from ojs_cluster.server.embedded import Embedded
+from tests.server.programs import Program, free_port, get, program
+from tests.support.servers import own_server, wait_until
+
+CLI = ("-m", "ojs_cluster.cli")
+OPEN = {"OJS_ALLOW_INSECURE_NO_AUTH": "true", "OJS_HOST": "127.0.0.1", "OJS_WORKERS": "1"}
+
+
+@contextlib.contextmanager
+def serve(redis_url: str, **env: str) -> Iterator[tuple[Program, int]]:
+    port = free_port()
+    variables = {**OPEN, "REDIS_URL": redis_url, "OJS_PORT": str(port), **env}
+    with program([*CLI, "serve"], env=variables) as running:
+        yield running, port
+
+
+def test_serve_without_a_key_refuses_and_names_both_variables() -> None:
+    with program([*CLI, "serve"]) as running:
+        assert running.wait_exit() == 2
+        assert "OJS_API_KEY" in running.output
+        assert "OJS_ALLOW_INSECURE_NO_AUTH" in running.output
+
+
+def test_every_wrong_value_is_told_at_once_with_exit_code_2() -> None:
+    env = {"OJS_PORT": "x", "OJS_SHARDS": "0", "OJS_IDLE_TIMEOUT": "5"}
+    with program([*CLI, "serve"], env=env) as running:
+        assert running.wait_exit() == 2
+        for name in env:
+            assert name in running.output
+        assert "Traceback" not in running.output
+
+
+def test_options_win_over_variables_and_are_checked_alike() -> None:
+    with program([*CLI, "serve", "--port", "none"], env={"OJS_PORT": "9000"}) as running:
+        assert running.wait_exit() == 2
+        assert "OJS_PORT='none'" in running.output
+
+
+def test_config_lists_every_variable_and_hides_secrets() -> None:
+    with program([*CLI, "config"], env={"OJS_API_KEY": "hidden-key-1"}) as running:
+        assert running.wait_exit() == 0
+        assert "OJS_RETENTION_COMPLETED" in running.output
+        assert "hidden-key-1" not in running.output
+
+
+def test_taken_port_is_said_plainly(standalone: Embedded) -> None:
+    with serve(standalone.url) as (first, port):
+        first.wait_line("ready to serve")
+        env = {**OPEN, "REDIS_URL": standalone.url, "OJS_PORT": str(port)}
+        with program([*CLI, "serve"], env=env) as second:
+            assert second.wait_exit() == 1
+            assert f"cannot listen on 127.0.0.1 port {port}" in second.output
+
+
+def test_other_shard_count_stops_the_command_with_code_2(standalone: Embedded) -> None:
+    with serve(standalone.url) as (first, _):
+        first.wait_line("ready to serve")
+    with serve(standalone.url, OJS_SHARDS="8") as (second, _):
+        assert second.wait_exit() == 2
+        assert "OJS_SHARDS=64" in second.output
+    env = {"REDIS_URL": standalone.url, "OJS_SHARDS": "8"}
+    with program([*CLI, "scheduler"], env=env) as third:
+        assert third.wait_exit() == 2
+        assert "OJS_SHARDS=64" in third.output
+
+
+def test_eviction_policy_is_refused_unless_allowed(tmp_path: Path) -> None:
+    config = {"maxmemory-policy": "allkeys-lru"}
+    with own_server(tmp_path, cluster=False, config=config) as embedded:
+        with serve(embedded.url) as (running, _):
+            assert running.wait_exit() == 2
+            assert "allkeys-lru" in running.output
+        with serve(embedded.url, OJS_ALLOW_EVICTION="true") as (running, port):
+            running.wait_line("ready to serve")
+            assert get(port, "/ready").status_code == 200
+
+
+def test_lives_without_redis_and_works_as_soon_as_it_is_there(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False, append_only=True) as embedded:
+        (node,) = embedded.nodes
+        embedded.kill(node)
+        with serve(embedded.url, OJS_REDIS_CALL_TIMEOUT="500ms") as (_, port):
+            wait_until(lambda: answers(port), what="the port is open")
+            assert get(port, "/health").status_code == 200
+            assert get(port, "/ready").status_code == 503
+            refused = httpx.post(f"http://127.0.0.1:{port}/ojs/v1/jobs", json={"type": "a.b"})
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"]
+            embedded.restart(node)
+            wait_until(lambda: get(port, "/ready").status_code == 200, what="it became ready")
+
+
+def answers(port: int) -> bool:
+    try:
+        get(port, "/health")
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def test_process_that_waits_for_redis_stops_at_once(tmp_path: Path) -> None:
+    with serve("redis://127.0.0.1:1", OJS_SHUTDOWN_TIMEOUT="20s") as (running, port):
+        wait_until(lambda: answers(port), what="the port is open")
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit(10) == 0
+    env = {"REDIS_URL": "redis://127.0.0.1:1", "OJS_REDIS_CALL_TIMEOUT": "300ms"}
+    with program([*CLI, "scheduler"], env=env) as running:
+        running.wait_line("Redis cannot be used yet")
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit(10) == 0
+
+
+def test_drain_turns_readiness_off_and_ends_long_polls(standalone: Embedded) -> None:
+    with serve(standalone.url, OJS_SHUTDOWN_DELAY="2s") as (running, port):
+        running.wait_line("ready to serve")
+        running.signal(signal.SIGTERM)
+        wait_until(lambda: get(port, "/ready").status_code == 503, what="readiness is off")
+        answer = httpx.post(
+            f"http://127.0.0.1:{port}/ojs/v1/workers/fetch",
+            json={"queues": ["default"], "worker_id": "w", "wait_ms": 20_000},
+            timeout=15,
+        )
+        assert answer.json()["jobs"] == []
+        assert answer.headers["connection"] == "close"
+        assert running.wait_exit() == 0
+
+
+def test_log_is_json_and_says_what_is_unusual(standalone: Embedded) -> None:
+    env = {"OJS_TEST_HOOKS": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://localhost:4318"}
+    with serve(standalone.url, **env) as (running, _):
+        running.wait_line("ready to serve")
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+        lines = [json.loads(line) for line in running.output.splitlines()]
+    messages = " ".join(line["msg"] for line in lines)
+    for what in ("WITHOUT AUTHENTICATION", "OJS_TEST_HOOKS", "OpenTelemetry"):
+        assert messages.count(what) == 1
+
+
+def test_scheduler_stops_at_sigterm_and_hands_the_lead_over(standalone: Embedded) -> None:
+    env = {"REDIS_URL": standalone.url}
+    with (
+        program([*CLI, "scheduler"], env=env) as first,
+        program([*CLI, "scheduler"], env=env) as second,
+    ):
+        wait_until(lambda: "leading" in first.output + second.output, what="one leads")
+        leader, other = (first, second) if "leading" in first.output else (second, first)
+        assert "leading" not in other.output
+        leader.signal(signal.SIGTERM)
+        assert leader.wait_exit() == 0
+        other.wait_line("leading")

@@ -1,0 +1,212 @@
+"""Events: written by the transitions themselves, read by cursor, bounded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.events import NAMES
+from ojs_cluster.store import queues
+from ojs_cluster.store.cancel import cancel
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.events import EventFilter, read_events
+from ojs_cluster.store.heartbeat import Beat, heartbeat
+from tests.store.jobs import (
+    HOUR,
+    QUEUE,
+    ack,
+    active,
+    foreign_id,
+    nack,
+    new_job,
+    promote_all,
+    put,
+    queues_in_other_shards,
+    reap_all,
+    shard_of,
+    take,
+)
+from tests.support.timeshift import age_job
+
+
+async def events(store: Store, limit: int = 1000, **wanted: Any) -> list[dict[str, Any]]:
+    page = await read_events(store, EventFilter(**wanted), limit=limit)
+    return decoded(page.events)
+
+
+def decoded(raw: Iterable[bytes]) -> list[dict[str, Any]]:
+    return [json.loads(event) for event in raw]
+
+
+async def one_of_each(store: Store, db: Any) -> None:
+    shard = shard_of(store)
+    done = await active(store)
+    await heartbeat(store, Beat("w1", (done.id,)))
+    await ack(store, done)
+    await nack(store, await active(store, retry={"initial_interval": "PT1S"}), {"code": "E"})
+    await nack(store, await active(store, max_attempts=1), {"code": "E"})
+    later = await put(store, scheduled_at="+PT1H")
+    age_job(db, shard, later.id, 2 * HOUR)
+    await promote_all(store)
+    await cancel(store, later.id)
+    late = await put(store, expires_at="+PT1H")
+    age_job(db, shard, late.id, 2 * HOUR)
+    await reap_all(store)
+    await queues.switch(store, QUEUE, "pause")
+    await queues.switch(store, QUEUE, "resume")
+
+
+async def test_the_transitions_speak_the_whole_vocabulary(store: Store, db: Any) -> None:
+    await one_of_each(store, db)
+    seen = await events(store)
+
+    assert {event["type"] for event in seen} == NAMES
+    for event in seen:
+        assert event["specversion"] == "1.0"
+        assert event["event"] == event["type"]
+        assert event["time"] == event["timestamp"]
+        assert event["id"].startswith("evt_")
+        assert event["data"]["queue"] == QUEUE
+    assert len({event["id"] for event in seen}) == len(seen)
+
+
+async def test_an_event_tells_of_its_transition(store: Store, db: Any) -> None:
+    await one_of_each(store, db)
+    by_type = {event["type"]: event for event in await events(store)}
+    data = {name: event["data"] for name, event in by_type.items()}
+
+    assert data["job.enqueued"]["job_type"] == "mail.send"
+    assert by_type["job.enqueued"]["subject"] == data["job.enqueued"]["job_id"]
+    assert by_type["queue.paused"]["subject"] == QUEUE
+    assert (data["job.started"]["worker_id"], data["job.started"]["attempt"]) == ("w1", 1)
+    assert data["job.completed"]["duration_ms"] >= 0
+    assert data["job.completed"]["attempt"] == 1
+    assert data["job.failed"]["error"]["code"] == "E"
+    assert data["job.discarded"]["total_attempts"] == 1
+    assert data["job.discarded"]["last_error"]["code"] == "E"
+    assert data["job.retrying"]["max_attempts"] == 3
+    assert data["job.retrying"]["next_retry_at"].endswith("Z")
+    assert data["job.heartbeat"]["visible_until"].endswith("Z")
+    assert data["job.scheduled"]["scheduled_at"].endswith("Z")
+    assert data["job.expired"]["expired_at"].endswith("Z")
+
+
+async def test_a_jobs_life_is_told_in_its_order(store: Store) -> None:
+    job = await active(store)
+    await nack(store, job, requeue=True)
+    [again] = await take(store)
+    await ack(store, again)
+    await put(store)
+
+    told = [event["type"] for event in await events(store, job_id=job.id)]
+    assert told == ["job.enqueued", "job.started"] * 2 + ["job.completed"]
+
+
+async def test_filters_by_type_queue_and_job_type_hold_together(store: Store) -> None:
+    other = queues_in_other_shards(store, 1)[0]
+    for name in (QUEUE, other):
+        for kind in ("a.x", "a.y"):
+            await ack(store, await active(store, name, type=kind))
+
+    found = await events(store, types={"job.completed"}, queues={QUEUE}, job_types={"a.x"})
+    assert [(e["type"], e["data"]["queue"], e["data"]["job_type"]) for e in found] == [
+        ("job.completed", QUEUE, "a.x")
+    ]
+    assert len(await events(store, types={"job.*"}, queues={other})) == 6
+    assert await events(store, types={"queue.*"}) == []
+    assert await events(store, queues={"nobody"}) == []
+
+
+async def test_events_of_a_job_whose_id_points_elsewhere_are_found(store: Store) -> None:
+    job = await put(store, id=foreign_id(store))
+    [event] = await events(store, job_id=job.id, queues={QUEUE})
+    assert event["data"]["job_id"] == job.id
+
+
+async def test_pages_merge_the_shards_by_time(store: Store) -> None:
+    names = queues_in_other_shards(store, 6)
+    order = []
+    for number in range(30):
+        order.append((await put(store, names[number % 6])).id)
+        await trio.sleep(0.002)
+
+    assert [event["data"]["job_id"] for event in await events(store)] == order
+
+
+@pytest.mark.parametrize("limit", [1, 7, 1000])
+async def test_a_cursor_loses_and_repeats_nothing_while_writers_go_on(
+    store: Store, other_store: Store, limit: int
+) -> None:
+    names = queues_in_other_shards(store, 8)
+    written: list[str] = []
+    writing = True
+
+    async def write(number: int) -> None:
+        for turn in range(8):
+            batch = [new_job(names[(number + turn + n) % 8]) for n in range(3)]
+            written.extend(job.id for job in await enqueue_many(other_store, batch))
+
+    async def write_all() -> None:
+        nonlocal writing
+        async with trio.open_nursery() as writers:
+            for number in range(4):
+                writers.start_soon(write, number)
+        writing = False
+
+    seen: list[str] = []
+    cursor: str | None = None
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write_all)
+            while True:
+                last_look = not writing
+                page = await read_events(store, EventFilter(), after=cursor, limit=limit)
+                seen += [event["data"]["job_id"] for event in decoded(page.events)]
+                cursor = page.cursor
+                assert len(page.events) <= limit
+                if last_look and not page.events and not page.has_more:
+                    break
+
+    assert len(seen) == len(set(seen)), "an event was repeated"
+    assert set(seen) == set(written)
+
+
+async def test_a_page_with_a_filter_moves_the_cursor_past_what_it_left_out(store: Store) -> None:
+    for _ in range(5):
+        await put(store)
+    page = await read_events(store, EventFilter(types={"job.completed"}), limit=10)
+    assert (page.events, page.has_more) == ([], False)
+    await ack(store, (await take(store))[0])
+
+    page = await read_events(store, EventFilter(), after=page.cursor, limit=10)
+    assert [e["type"] for e in decoded(page.events)] == ["job.started", "job.completed"]
+
+
+async def test_the_stream_of_a_shard_is_bounded(store: Store, db: Any) -> None:
+    store = replace(store, settings=replace(store.settings, events_per_shard=50))
+    for _ in range(6):
+        await enqueue_many(store, [new_job() for _ in range(100)])
+
+    # Trimmed in whole nodes of 100 entries, which costs almost nothing.
+    assert 50 <= db.xlen(shard_of(store).events) <= 200
+
+
+async def test_switched_off_nothing_is_written(store: Store, db: Any) -> None:
+    store = replace(store, settings=replace(store.settings, events_per_shard=0))
+    await one_of_each(store, db)
+
+    assert not db.exists(shard_of(store).events)
+    assert await events(store) == []
+
+
+@pytest.mark.parametrize("cursor", ["nonsense", "e30x", "WzFd", "eyI5OSI6IjEtMSJ9", "eyIwIjoieCJ9"])
+async def test_a_cursor_of_somebody_else_is_refused(store: Store, cursor: str) -> None:
+    with pytest.raises(InvalidRequest, match="after"):
+        await read_events(store, EventFilter(), after=cursor)

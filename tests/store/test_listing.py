@@ -1,0 +1,137 @@
+"""Listings: every job exactly once, filtered, page by page, with bounded work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.errors import InvalidRequest, NotFound
+from ojs_cluster.core.states import State
+from ojs_cluster.store import jobs
+from ojs_cluster.store.cancel import cancel
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.listing import JobFilter, list_jobs
+from ojs_cluster.store.record import JobRecord
+from tests.store.jobs import (
+    QUEUE,
+    ack,
+    foreign_id,
+    home_id,
+    nack,
+    new_job,
+    put,
+    queues_in_other_shards,
+    sibling_queue,
+    take,
+)
+
+
+async def all_pages(
+    store: Store, limit: int, most_pages: int = 1000, **wanted: Any
+) -> list[JobRecord]:
+    found: list[JobRecord] = []
+    cursor: str | None = None
+    for _ in range(most_pages):
+        page = await list_jobs(store, JobFilter(**wanted), limit=limit, cursor=cursor)
+        assert len(page.jobs) <= limit
+        found += page.jobs
+        cursor = page.next_cursor
+        if cursor is None:
+            return found
+    raise AssertionError("the listing does not end")
+
+
+async def a_bit_of_everything(store: Store) -> list[JobRecord]:
+    names = [*queues_in_other_shards(store, 3), QUEUE, sibling_queue(store)]
+    for name in names:
+        await enqueue_many(store, [new_job(name, type=f"t.n{n % 2}") for n in range(6)])
+        held = await take(store, name, count=5)
+        await ack(store, held[0])
+        await nack(store, held[1])
+        await nack(store, held[2], {"retryable": False})
+        await cancel(store, held[3].id)
+        await put(store, name, scheduled_at="+PT1H")
+        await put(store, name, pending=True)
+    await put(store, id=foreign_id(store))
+    stored = []
+    for name in names:
+        for state in State:
+            stored += await all_pages(store, 100, queue=name, state=state)
+    assert len(stored) == 41
+    return stored
+
+
+@pytest.mark.parametrize("limit", [1, 7, 1000])
+async def test_pages_show_every_job_exactly_once(store: Store, limit: int) -> None:
+    stored = await a_bit_of_everything(store)
+    listed = await all_pages(store, limit)
+
+    assert sorted(job.id for job in listed) == sorted(job.id for job in stored)
+
+
+async def test_every_filter_and_their_combinations_hold(store: Store) -> None:
+    stored = await a_bit_of_everything(store)
+    for state in (None, *State):
+        for queue in (None, QUEUE, "nobody"):
+            for kind in (None, "t.n0", "t.n9"):
+                wanted = {"state": state, "queue": queue, "type": kind}
+                listed = await all_pages(store, 5, **wanted)
+                expected = [
+                    job.id
+                    for job in stored
+                    if (state is None or job.state is state)
+                    and (queue is None or job.queue == queue)
+                    and (kind is None or job.type == kind)
+                ]
+                assert sorted(job.id for job in listed) == sorted(expected), wanted
+
+
+async def test_jobs_of_one_score_are_not_lost_between_pages(store: Store) -> None:
+    stored = await enqueue_many(
+        store, [new_job(scheduled_at="2099-01-01T00:00:00Z") for _ in range(250)]
+    )
+    listed = await all_pages(store, 30, state=State.SCHEDULED)
+
+    assert [job.id for job in listed] == sorted(job.id for job in stored)
+
+
+async def test_an_empty_server_lists_nothing(store: Store) -> None:
+    assert await all_pages(store, 10) == []
+
+
+async def test_a_page_looks_at_a_bounded_number_of_jobs(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ojs_cluster.store.listing.SCAN_BUDGET", 50)
+    await enqueue_many(store, [new_job() for _ in range(200)])
+    last = await put(store, type="needle.only")
+
+    page = await list_jobs(store, JobFilter(queue=QUEUE, type="needle.only"), limit=10)
+    assert page.jobs == []
+    assert page.next_cursor is not None
+    found = await all_pages(store, 10, queue=QUEUE, type="needle.only")
+    assert [job.id for job in found] == [last.id]
+
+
+@pytest.mark.parametrize(
+    "cursor", ["x", "W10", "WzAsMCwiIiwieCIsMF0", "WzksMCwiIiwiMSIsMF0", "bnVsbA"]
+)
+async def test_a_cursor_of_somebody_else_is_refused(store: Store, cursor: str) -> None:
+    with pytest.raises(InvalidRequest, match="cursor"):
+        await list_jobs(store, JobFilter(), limit=1, cursor=cursor)
+
+
+async def test_a_job_is_read_as_it_was_answered_and_reading_changes_nothing(
+    store: Store, db: Any
+) -> None:
+    job = await put(store, tags=["a"], timeout_ms=5, expires_at="+PT1H")
+    key = store.keys.shard_of_queue(QUEUE).job(job.id)
+    before = db.hgetall(key)
+
+    assert (await jobs.get(store, job.id)).json() == job.json()
+    assert db.hgetall(key) == before
+    for unknown in (home_id(store), foreign_id(store), "x", job.id.upper()):
+        with pytest.raises(NotFound):
+            await jobs.get(store, unknown)
