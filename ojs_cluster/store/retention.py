@@ -34,7 +34,10 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> Tick:
 
 
 async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
-    """Remove old worker records, lapsed quiet marks, aliases, locks and deals; returns how many."""
+    """Remove old worker records, lapsed quiet marks, aliases, locks and deals.
+
+    Returns how many were removed or, of locks, looked at.
+    """
     records = await store.run(
         shard,
         "tidy",
@@ -43,8 +46,8 @@ async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
         idempotent=True,
     )
     removed = int(records) + await settle_claims(store, shard, limit)
-    await unique.sweep(store, shard, limit)
-    return removed + await deals.tidy(store, shard, limit)
+    looked_at = await unique.sweep(store, shard, limit)
+    return removed + looked_at + await deals.tidy(store, shard, limit)
 
 
 async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tuple[int, str]:
