@@ -5,10 +5,10 @@
 --@include keys now
 local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])
 local parts = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])
-for _, deal in ipairs(old) do redis.call('EXISTS', P .. 'b:' .. deal) end
+for _, deal in ipairs(old) do redis.call('EXISTS', KEYS[1], P .. 'b:' .. deal) end
 for _, deal in ipairs(old) do
     redis.call('DEL', P .. 'b:' .. deal)
-    redis.call('ZREM', KEYS[1], deal)
 end
-for _, deal in ipairs(parts) do redis.call('ZREM', KEYS[2], deal) end
+if #old > 0 then redis.call('ZREM', KEYS[1], unpack(old)) end
+if #parts > 0 then redis.call('ZREM', KEYS[2], unpack(parts)) end
 return #old + #parts

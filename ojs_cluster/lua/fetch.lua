@@ -56,6 +56,7 @@ local function scan()
 end
 
 local found = scan()
+look()
 if #due > 0 then
     promote_due(due, jobs, ARGV[7])
     found = scan()

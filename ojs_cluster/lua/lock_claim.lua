@@ -27,12 +27,14 @@ end
 for i, lock in ipairs(locks) do
     if not lock.mine then
         local at, key = 2 + 5 * (i - 1), KEYS[i + 1]
-        redis.call('DEL', key)
+        -- Written over before what is stale goes: a key must not be emptied in between (look.lua).
+        redis.call('HSET', key, 'h', ARGV[at + 2], 's', ARGV[at + 3], 'a', now)
         if lock.h and ARGV[at + 5] == '1' then
             redis.call('HSET', key, 'p', lock.h, 'ps', lock.s, 'pa', lock.a)
+        else
+            redis.call('HDEL', key, 'p', 'ps', 'pa')
         end
-        redis.call('HSET', key, 'h', ARGV[at + 2], 's', ARGV[at + 3], 'a', now)
-        if deal ~= '' then redis.call('HSET', key, 't', deal) end
+        if deal ~= '' then redis.call('HSET', key, 't', deal) else redis.call('HDEL', key, 't') end
         redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[at + 1])
     end
 end

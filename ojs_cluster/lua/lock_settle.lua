@@ -15,6 +15,7 @@ for i = 1, #KEYS - 1 do
         found[#found + 1] = {KEYS[i + 1], ARGV[2 + 2 * i], lock}
     end
 end
+local freed = {}
 for _, entry in ipairs(found) do
     local key, fingerprint, lock = entry[1], entry[2], entry[3]
     if how == 'later' then
@@ -26,7 +27,8 @@ for _, entry in ipairs(found) do
         redis.call('HDEL', key, 't', 'p', 'ps', 'pa')
     else
         redis.call('DEL', key)
-        redis.call('ZREM', KEYS[1], fingerprint)
+        freed[#freed + 1] = fingerprint
     end
 end
+if #freed > 0 then redis.call('ZREM', KEYS[1], unpack(freed)) end
 return #found

@@ -6,8 +6,10 @@ local mine = {}
 for i = 2, #KEYS do
     if redis.call('HGET', KEYS[i], F.deal) == ARGV[1] then mine[#mine + 1] = i end
 end
+local given_back = {}
 for _, i in ipairs(mine) do
     redis.call('DEL', KEYS[i])
-    redis.call('ZREM', KEYS[1], ARGV[i])
+    given_back[#given_back + 1] = ARGV[i]
 end
+if #mine > 0 then redis.call('ZREM', KEYS[1], unpack(given_back)) end
 return #mine

@@ -5,9 +5,15 @@
 --@include keys now
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(due) do
-    redis.call('UNLINK', P .. 'wf:' .. id, P .. 'wd:' .. id, P .. 'wr:' .. id)
-    redis.call('ZREM', KEYS[1], id)
-    redis.call('ZREM', KEYS[2], id)
+    redis.call('EXISTS', KEYS[1], P .. 'wf:' .. id, P .. 'wd:' .. id, P .. 'wr:' .. id)
 end
-local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+for _, id in ipairs(due) do
+    redis.call('UNLINK', P .. 'wf:' .. id, P .. 'wd:' .. id, P .. 'wr:' .. id)
+end
+local first = redis.call('ZRANGE', KEYS[1], #due, #due, 'WITHSCORES')
+if #due > 0 then
+    -- Last: a set that becomes empty vanishes (see look.lua).
+    redis.call('ZREM', KEYS[1], unpack(due))
+    redis.call('ZREM', KEYS[2], unpack(due))
+end
 return {#due, now, first[2] and tonumber(first[2]) or -1}

@@ -81,6 +81,16 @@ async def clear_way(store: Store, shard: Shard, job_id: str, deal_id: str) -> No
         await deals.unreserve(store, shard, deal_id, [job_id])
 
 
+def refuse_repeated_ids(jobs: Sequence[NewJob]) -> None:
+    """Raise Duplicate when a client gives an id to two of the jobs: before anything is written."""
+    seen: set[str] = set()
+    for index, job in enumerate(jobs):
+        if job.id is not None:
+            if job.id in seen:
+                raise duplicate_id(job.id, index, len(jobs))
+            seen.add(job.id)
+
+
 def duplicate_id(job_id: str, index: int, of: int) -> Duplicate:
     """The error that a client's id is taken, by the job at ``index`` ``of`` that many."""
     return Duplicate(
@@ -131,14 +141,10 @@ class _Draft:
         ]
         self._groups: dict[str, list[tuple[int, UniquePolicy]]] = {}
         self._chosen: dict[Shard, list[int]] = {}
-        seen: set[str] = set()
         for index, job in enumerate(jobs):
             if job.unique is not None:
                 self._groups.setdefault(job.fingerprint, []).append((index, job.unique))
             if job.id is not None:
-                if job.id in seen:
-                    raise duplicate_id(job.id, index, len(jobs))
-                seen.add(job.id)
                 self._chosen.setdefault(self._shards[index], []).append(index)
         self._holders: dict[str, Holder | None] = dict.fromkeys(self._groups)
         self._verdicts: dict[str, _Verdict] = {}

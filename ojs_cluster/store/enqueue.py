@@ -58,6 +58,7 @@ async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
     Duplicate: as ``enqueue``, or an id is given twice; ``details`` say which and where.
     TooManyQueues, BackendUnavailable: as ``enqueue``.
     """
+    batch.refuse_repeated_ids(jobs)
     shards = {store.keys.shard_of_queue(job.queue) for job in jobs}
     if len(shards) > 1 or any(job.unique is not None for job in jobs):
         return await batch.enqueue_all(store, jobs)
@@ -138,15 +139,10 @@ async def _is_holder(store: Store, shard: Shard, placed: Placed, job: NewJob) ->
 
 
 def _place(store: Store, shard: Shard, jobs: Sequence[NewJob]) -> list[Placed]:
-    """Each job with its id; a client's ids must differ."""
+    """Each job with its id."""
     now_ms = time.time_ns() // 1_000_000
     placed: list[Placed] = []
-    seen: set[str] = set()
-    for index, job in enumerate(jobs):
-        if job.id is not None:
-            if job.id in seen:
-                raise duplicate_id(job.id, index, len(jobs))
-            seen.add(job.id)
+    for job in jobs:
         job_id = job.id or new_job_id(shard.index, len(store.keys), now_ms)
         placed.append(place(job_id, job, unique.fields(job)))
     return placed
@@ -216,7 +212,11 @@ async def _store_part(
         there = record(job.job_id, reply[2]).fields
         if f.DEAL in there:
             await batch.clear_way(store, shard, job.job_id, there[f.DEAL].decode())
-        elif repeated and (ours or await _all_there(store, shard, part)):
+        elif (
+            repeated
+            and there.get(f.ENVELOPE) == job.fields[1]
+            and (ours or await _all_there(store, shard, part))
+        ):
             return await read_back(store, shard, part)
         else:
             raise duplicate_id(job.job_id, int(reply[1]) - 1, len(part))

@@ -46,8 +46,8 @@ async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
         idempotent=True,
     )
     removed = int(records) + await settle_claims(store, shard, limit)
-    await unique.sweep(store, shard, limit)
-    return removed + await deals.tidy(store, shard, limit)
+    looked_at = await unique.sweep(store, shard, limit)
+    return removed + looked_at + await deals.tidy(store, shard, limit)
 
 
 async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tuple[int, str]:

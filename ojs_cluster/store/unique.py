@@ -16,21 +16,25 @@ the job itself is gone, which the janitor notices.
 
 from __future__ import annotations
 
+import logging
 import random
 from dataclasses import dataclass
 
 import trio
 
 from ojs_cluster.core.envelope import NewJob
-from ojs_cluster.core.errors import BackendUnavailable, Duplicate
+from ojs_cluster.core.errors import BackendUnavailable, Duplicate, OJSError
 from ojs_cluster.core.states import TERMINAL
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.locks import Holder, Refused, Want, fence, look, settle, try_claim
 from ojs_cluster.store.record import JobRecord, record
+
+log = logging.getLogger(__name__)
 
 CLAIM_MS = 120_000
 """How long a claimed lock may wait for its job. What keeps a late job out is the alias that leads
@@ -145,21 +149,28 @@ async def ended(store: Store, shard: Shard, payload: bytes) -> None:
 async def sweep(store: Store, shard: Shard, limit: int) -> int:
     """Look at locks of a shard that are old; returns how many were looked at.
 
-    Those go whose job is gone, or has ended under a policy that does not count ended jobs.
+    Those go whose job is gone, or has ended under a policy that does not count ended jobs. One
+    that cannot be looked at now keeps no other waiting: the next run looks at it again.
     """
     _, names = await store.run(shard, "locks_due", [shard.locks], [limit], idempotent=True)
-    for name in names:
+
+    async def one(name: bytes) -> None:
         fingerprint = name.decode()
         now, flat = await store.run(shard, "look", [shard.lock(fingerprint)], idempotent=True)
         if not flat:
             await store.redis.call(shard.slot, "ZREM", shard.locks, name, idempotent=True)
-            continue
-        refused = Refused(0, record("", flat).fields, now)
-        holder = await examine(store, fingerprint, refused)
+            return
+        try:
+            holder = await examine(store, fingerprint, Refused(0, record("", flat).fields, now))
+        except OJSError as error:
+            log.warning("unique lock %s cannot be settled", fingerprint, exc_info=error)
+            return
         if holder is None:
-            continue
-        want = Want(fingerprint, holder.job.id, 0)
+            return
         kept = holder.job.fields.get(f.UNIQUE, b"").endswith(b"+")
         over = holder.job.state in TERMINAL and not kept
+        want = Want(fingerprint, holder.job.id, 0)
         await settle(store, "unlock" if over else "later", [want])
+
+    await over_shards(names, one)
     return len(names)

@@ -179,6 +179,33 @@ async def test_a_process_may_die_at_any_command_of_a_batch(
     assert at > 8
 
 
+@pytest.mark.parametrize("applied", [False, True])
+async def test_whoever_finishes_a_batch_may_die_too(
+    store: Store, db: Any, consistent: Callable[[], Census], applied: bool
+) -> None:
+    names = queues_in_other_shards(store, 3)
+    at, died = 1, True
+    while died:
+        old = await once(store, names[2])
+        wanted = [new_job(name, unique={"on_conflict": "replace"}, type=name) for name in names[:2]]
+        wanted.append(new_job(names[0], unique={"on_conflict": "replace"}))
+        draft = batch._Draft(store, wanted)
+        await draft.reserve()
+        deal = draft.deal()
+        await deals.decide(store, deal, draft.lapses)
+
+        died = await dies_at(store, at, applied, partial(deals.settle, deal_id=deal.id))
+
+        await recover(store, db)
+        assert len(await take(store, *names, count=9)) == 3
+        assert (await jobs.get(store, old.id)).state == "cancelled"
+        await _end_all(store, names)
+        assert_nothing_left(store, db)
+        consistent()
+        at += 1
+    assert at > 8
+
+
 async def test_reservations_of_a_dead_batch_stand_in_nobodys_way(store: Store, db: Any) -> None:
     one, other = queues_in_other_shards(store, 2)
     ids = [home_id(store, one), home_id(store, other)]

@@ -279,9 +279,10 @@ async def test_a_job_that_is_being_removed_does_not_take_the_claim_of_the_next_w
         "enqueue",
         [
             *(shard.due, shard.expiring, shard.pending, shard.events),
+            *(shard.claims, shard.dealt),
             *(shard.queue(QUEUE), shard.available(QUEUE), shard.job(job_id)),
         ],
-        [0, 1, 1, lapses, QUEUE, job_id, 1, 0, "", "", "", 6, "e", "{", "t", "t", "m", 3],
+        [0, 1, 1, lapses, "", QUEUE, job_id, 1, 0, "", "", "", 6, "e", "{", "t", "t", "m", 3],
     )
 
     assert stored[0] == b"ok"

@@ -67,7 +67,8 @@ async def test_the_transitions_speak_the_whole_vocabulary(store: Store, db: Any)
     await one_of_each(store, db)
     seen = await events(store)
 
-    assert {event["type"] for event in seen} == NAMES
+    others = {name for name in NAMES if name.startswith(("workflow.", "cron."))}
+    assert {event["type"] for event in seen} == NAMES - others
     for event in seen:
         assert event["specversion"] == "1.0"
         assert event["event"] == event["type"]

@@ -112,18 +112,6 @@ async def test_a_stored_job_is_acknowledged_though_its_queues_name_could_not_be_
     assert consistent().count() == {"available": 1}
 
 
-async def test_a_batch_that_fails_between_two_shards_does_not_claim_to_be_unapplied(
-    store: Store, consistent: Check
-) -> None:
-    batch = [new_job(name) for name in queues_in_other_shards(store, 3)]
-    flaky = refusing(store, "enqueue", after=1)
-    with pytest.raises(BackendUnavailable) as failure:
-        await enqueue_many(flaky, batch)
-
-    assert failure.value.outcome == "unknown"
-    assert consistent().count() == {"available": 1}
-
-
 def refusing(store: Store, name: str, *, after: int) -> Store:
     """A store whose Redis cannot be reached for one script, after some calls that worked."""
 

@@ -94,7 +94,10 @@ def test_the_guard_refuses_keys_of_another_tag(
 
 def test_the_guard_lets_keys_of_the_tag_pass(standalone: Embedded) -> None:
     with observer(standalone) as db:
-        code = "redis.call('SET', KEYS[1], 1) return redis.call('DEL', KEYS[1], 'ojs:{a}:y')"
+        code = (
+            "redis.call('EXISTS', KEYS[1], 'ojs:{a}:y') redis.call('SET', KEYS[1], 1)"
+            " return redis.call('DEL', KEYS[1], 'ojs:{a}:y')"
+        )
         assert db.eval(PRELUDE + code, 1, "ojs:{a}:x") == 1
 
 

@@ -16,11 +16,21 @@ from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.states import State
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import jobs
+from ojs_cluster.store import jobs, locks
 from ojs_cluster.store.context import Store, open_store
 from ojs_cluster.store.events import EventFilter, read_events
+from ojs_cluster.store.locks import Want
 from ojs_cluster.store.record import JobRecord
-from tests.store.jobs import HOUR, ack, foreign_id, home_id, queues_in_other_shards, take
+from tests.store.jobs import (
+    HOUR,
+    ack,
+    foreign_id,
+    home_id,
+    new_job,
+    queues_in_other_shards,
+    shard_of,
+    take,
+)
 from tests.store.unique_jobs import assert_nothing_left, once, recover
 from tests.support.invariants import Census
 from tests.support.mortal import dies_at
@@ -154,6 +164,36 @@ async def test_a_producer_with_its_own_id_may_die_and_repeat(
         assert_nothing_left(store, db)
         at += 1
     assert at > 2
+
+
+@pytest.mark.parametrize("applied", [False, True])
+async def test_who_takes_over_an_abandoned_lock_may_die_too(
+    store: Store, db: Any, consistent: Callable[[], Census], applied: bool
+) -> None:
+    [queue] = queues_in_other_shards(store, 1)
+    at, died = 1, True
+    while died:
+        abandoned = new_job(queue, unique={})
+        await locks.try_claim(
+            store,
+            store.keys.shard_of_fingerprint(abandoned.fingerprint),
+            [Want(abandoned.fingerprint, home_id(store, queue), shard_of(store, queue).index)],
+        )
+        await recover(store, db, 5_000)
+
+        died = await dies_at(store, at, applied, partial(once, queue=queue))
+
+        assert len(await live(store)) in ((0, 1) if died else (1,)), at
+        await recover(store, db, 5_000)
+        job = await once(store, queue, on_conflict="ignore")
+        assert [job.id] == await live(store)
+        for taken in await take(store, queue):
+            await ack(store, taken)
+        await recover(store, db, HOUR)
+        assert_nothing_left(store, db)
+        consistent()
+        at += 1
+    assert at > 5
 
 
 async def test_an_ignored_job_makes_no_event(store: Store) -> None:
