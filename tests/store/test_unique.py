@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.core.cron_job import parse_cron
+from ojs_cluster.core.errors import Duplicate, NotFound
 from ojs_cluster.core.states import State
-from ojs_cluster.store import dead_letter, jobs, queues, unique
+from ojs_cluster.store import cron, dead_letter, jobs, queues, unique
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue, enqueue_fixed, enqueue_many
@@ -294,6 +296,8 @@ async def test_a_client_may_repeat_its_unique_job_with_the_same_id(
         await once(store)
     [job] = await take(store)
     await ack(store, job)
+    with pytest.raises(Duplicate):
+        await once(store, id=job_id)
     assert_nothing_left(store, db)
 
 
@@ -320,6 +324,23 @@ async def test_a_dead_letter_retried_by_hand_is_not_checked_again(store: Store) 
     await dead_letter.retry(store, job.id)
 
     assert len(await take(store, count=9)) == 2
+
+
+@pytest.mark.parametrize("policy", ["reject", "ignore", "replace"])
+async def test_a_cron_jobs_runs_are_unique_too(store: Store, db: Any, policy: str) -> None:
+    unique_ = {"keys": ["type"], "on_conflict": policy}
+    body: dict[str, Any] = {"name": "c", "cron": "@daily", "type": "t", "overlap_policy": "allow"}
+    body["options"] = {"queue": QUEUE, "unique": unique_}
+    await cron.register(store, parse_cron(json.dumps(body).encode()))
+
+    _, first = await cron.trigger(store, "c")
+    with suppress(NotFound):  # the run by hand was not needed
+        await cron.trigger(store, "c")
+
+    [job] = await take(store, count=9)
+    assert (job.id == first.id) == (policy != "replace")
+    await ack(store, job)
+    assert_nothing_left(store, db)
 
 
 async def test_items_of_a_batch_are_judged_one_after_the_other(
