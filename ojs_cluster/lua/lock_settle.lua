@@ -1,6 +1,7 @@
 -- What becomes of unique locks of one shard, where the job named still holds them.
 -- 'keep':   the deal was carried out: the holder is certain, the one before is forgotten.
--- 'drop':   the job was not and will not be stored: the lock is the one before's, or free.
+-- 'drop':   the job was not and will not be stored: the lock is the one before's, or free. Of a lock
+--           that is gone ('' for its job) the name goes.
 -- 'unlock': the job has ended: likewise, whatever deal has not yet noted that it was stored.
 -- 'later':  the janitor looks again when the lock is twice as old as now.
 -- KEYS: 1 the shard's locks, then per lock u:.
@@ -11,7 +12,7 @@
 local how, deal, found = ARGV[1], ARGV[2], {}
 for i = 1, #KEYS - 1 do
     local lock = redis.call('HMGET', KEYS[i + 1], 'h', 't', 'p', 'ps', 'pa', 'a')
-    if lock[1] == ARGV[3 + 2 * i] and (how == 'unlock' or (lock[2] or '') == deal) then
+    if (lock[1] or '') == ARGV[3 + 2 * i] and (how == 'unlock' or (lock[2] or '') == deal) then
         found[#found + 1] = {KEYS[i + 1], ARGV[2 + 2 * i], lock}
     end
 end

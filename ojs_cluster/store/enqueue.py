@@ -16,6 +16,7 @@ from typing import Any
 from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate
 from ojs_cluster.core.ids import new_job_id
+from ojs_cluster.core.states import TERMINAL
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import batch, unique
@@ -131,11 +132,14 @@ async def _enqueue_unique(store: Store, job: NewJob, policy: UniquePolicy) -> Jo
 
 
 async def _is_holder(store: Store, shard: Shard, placed: Placed, job: NewJob) -> bool:
-    """Whether the job that is there already is the one that holds the lock."""
-    held: Any = await store.redis.call(
-        shard.slot, "HGET", shard.job(placed.job_id), f.UNIQUE, idempotent=True
+    """Whether the job that is there already is one that holds the lock."""
+    found: Any = await store.redis.call(
+        shard.slot, "HMGET", shard.job(placed.job_id), f.UNIQUE, f.STATE, idempotent=True
     )
-    return isinstance(held, bytes) and held.rstrip(b"+") == job.fingerprint.encode()
+    held, state = ((value or b"").decode() for value in found)
+    if held.endswith("+"):
+        return held == f"{job.fingerprint}+"
+    return held == job.fingerprint and state not in TERMINAL
 
 
 def _place(store: Store, shard: Shard, jobs: Sequence[NewJob]) -> list[Placed]:

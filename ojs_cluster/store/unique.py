@@ -158,7 +158,8 @@ async def sweep(store: Store, shard: Shard, limit: int) -> int:
         fingerprint = name.decode()
         now, flat = await store.run(shard, "look", [shard.lock(fingerprint)], idempotent=True)
         if not flat:
-            await store.redis.call(shard.slot, "ZREM", shard.locks, name, idempotent=True)
+            # Its name goes only while there is no lock: somebody may claim it just now.
+            await settle(store, "drop", [Want(fingerprint, "", 0)])
             return
         try:
             holder = await examine(store, fingerprint, Refused(0, record("", flat).fields, now))

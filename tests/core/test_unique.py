@@ -70,3 +70,12 @@ def test_a_bad_policy_is_rejected_by_field(values: dict[str, Any], name: str) ->
     with pytest.raises(ValidationFailed, match=name) as caught:
         parse_unique(values)
     assert caught.value.field == f"options.unique.{name}"
+
+
+@pytest.mark.parametrize("period", ["PT0.25S", "PT1.999S"])
+def test_a_period_counts_to_the_millisecond(period: str) -> None:
+    policy = parse_unique({"period": period})
+    length = policy.period_ms
+    assert length in (250, 1999)
+    assert policy.counts("available", length - 1)
+    assert not policy.counts("available", length)

@@ -218,6 +218,14 @@ async def test_probes_need_no_key(standalone: Embedded) -> None:
             assert (await Api(app).get(target)).status == 200
 
 
+async def test_only_the_probes_are_open(standalone: Embedded) -> None:
+    async with open_app(standalone, api_keys=("one",), test_hooks=True) as app:
+        for route in ROUTES:
+            reply = await Api(app).call(route.method, re.sub(r"{\w+}", "x", route.template))
+            expected = 200 if route.template in OPEN else 401
+            assert reply.status == expected, route
+
+
 def test_a_server_without_a_key_must_be_allowed_to_be_open() -> None:
     with pytest.raises(ValueError, match="no API key"):
         HttpSettings()

@@ -206,6 +206,28 @@ async def test_whoever_finishes_a_batch_may_die_too(
     assert at > 8
 
 
+async def test_many_may_finish_a_batch_at_once(
+    store: Store, other_store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    names = queues_in_other_shards(store, 3)
+    old = await once(store, names[0])
+    wanted = [new_job(names[0], unique={"on_conflict": "replace"}), *map(new_job, names)]
+    draft = batch._Draft(store, wanted)
+    await draft.reserve()
+    deal = draft.deal()
+    await deals.decide(store, deal, draft.lapses)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(deals.settle, store if number % 2 else other_store, deal.id)
+
+    assert len(await take(store, *names, count=99)) == 4
+    assert (await jobs.get(store, old.id)).state == "cancelled"
+    await _end_all(store, names)
+    assert_nothing_left(store, db)
+    consistent()
+
+
 async def test_reservations_of_a_dead_batch_stand_in_nobodys_way(store: Store, db: Any) -> None:
     one, other = queues_in_other_shards(store, 2)
     ids = [home_id(store, one), home_id(store, other)]

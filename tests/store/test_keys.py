@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from importlib.resources import files
@@ -154,6 +155,41 @@ def test_a_transition_says_from_what_to_what_and_what_holds_afterwards(name: str
 def test_a_piece_is_small_and_says_what_it_is(name: str) -> None:
     assert INCLUDES[name].startswith("-- ")
     assert INCLUDES[name].count("\n") < 80
+
+
+READS = {
+    *("EXISTS", "HGET", "HGETALL", "HMGET", "INFO", "LRANGE", "PING", "SCAN", "TIME"),
+    *("XRANGE", "ZCARD", "ZCOUNT", "ZRANGE", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
+}
+
+
+def test_the_store_writes_by_scripts_only() -> None:
+    """But for the registry of names, which is another slot than the queues, and the test hook."""
+    root = files("ojs_cluster")
+    written: set[tuple[str, str]] = set()
+    seen = 0
+    for module in (root / "store").iterdir():
+        if module.name.endswith(".py"):
+            for command in commands(module.read_text()):
+                seen += 1
+                if command not in READS:
+                    written.add((module.name, command))
+
+    assert seen > 20
+    assert written == {("retention.py", "ZADD"), ("retention.py", "ZREM"), ("admin.py", "UNLINK")}
+
+
+def commands(source: str) -> list[str]:
+    """The Redis commands that a module names in its calls."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [
+        str(argument.value)
+        for call in calls
+        if isinstance(call.func, ast.Name | ast.Attribute)
+        and re.search(r"(call|call_at|on_masters)$", ast.unparse(call.func))
+        for argument in call.args[:3]
+        if isinstance(argument, ast.Constant) and re.fullmatch(r"[A-Z]{3,}", str(argument.value))
+    ]
 
 
 def split(text: str) -> tuple[str, str]:

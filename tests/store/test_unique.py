@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.core.cron_job import parse_cron
+from ojs_cluster.core.errors import Duplicate, NotFound
 from ojs_cluster.core.states import State
-from ojs_cluster.store import dead_letter, jobs, queues, unique
+from ojs_cluster.store import cron, dead_letter, jobs, queues, unique
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue, enqueue_fixed, enqueue_many
+from ojs_cluster.store.enqueue import enqueue, enqueue_fixed
 from ojs_cluster.store.locks import Want, fence
 from ojs_cluster.store.retention import purge_due, tidy
 from tests.store.jobs import (
@@ -294,6 +296,8 @@ async def test_a_client_may_repeat_its_unique_job_with_the_same_id(
         await once(store)
     [job] = await take(store)
     await ack(store, job)
+    with pytest.raises(Duplicate):
+        await once(store, id=job_id)
     assert_nothing_left(store, db)
 
 
@@ -322,64 +326,21 @@ async def test_a_dead_letter_retried_by_hand_is_not_checked_again(store: Store) 
     assert len(await take(store, count=9)) == 2
 
 
-async def test_items_of_a_batch_are_judged_one_after_the_other(
-    store: Store, db: Any, consistent: Callable[[], Census]
-) -> None:
-    one, other = queues_in_other_shards(store, 2)
-    there = await once(store, one, type="there")
+@pytest.mark.parametrize("policy", ["reject", "ignore", "replace"])
+async def test_a_cron_jobs_runs_are_unique_too(store: Store, db: Any, policy: str) -> None:
+    unique_ = {"keys": ["type"], "on_conflict": policy}
+    body: dict[str, Any] = {"name": "c", "cron": "@daily", "type": "t", "overlap_policy": "allow"}
+    body["options"] = {"queue": QUEUE, "unique": unique_}
+    await cron.register(store, parse_cron(json.dumps(body).encode()))
 
-    answers = await enqueue_many(
-        store,
-        [
-            new_job(one, type="a", unique={}),
-            new_job(other, type="there", unique={"on_conflict": "ignore"}),
-            new_job(other, type="a", unique={"on_conflict": "ignore"}),
-            new_job(other, type="a", unique={"on_conflict": "replace"}),
-            new_job(other, type="plain"),
-        ],
-    )
+    _, first = await cron.trigger(store, "c")
+    with suppress(NotFound):  # the run by hand was not needed
+        await cron.trigger(store, "c")
 
-    a, existing, same, newer, plain = answers
-    assert (existing.id, existing.deduplicated) == (there.id, True)
-    assert (same.id, same.deduplicated) == (a.id, True)
-    assert a.state == State.CANCELLED
-    assert [job.state for job in (newer, plain)] == [State.AVAILABLE] * 2
-    taken = await take(store, one, other, count=9)
-    assert {job.id for job in taken} == {there.id, newer.id, plain.id}
-    for job in taken:
-        await ack(store, job)
+    [job] = await take(store, count=9)
+    assert (job.id == first.id) == (policy != "replace")
+    await ack(store, job)
     assert_nothing_left(store, db)
-    consistent()
-
-
-async def test_a_rejected_item_fails_its_batch_and_leaves_nothing(
-    store: Store, db: Any, consistent: Callable[[], Census]
-) -> None:
-    one, other = queues_in_other_shards(store, 2)
-    there = await once(store, one)
-    own = home_id(store, other)
-    batch = [
-        new_job(other, type="x", unique={}),
-        new_job(other, id=own, type="y"),
-        new_job(one, unique={}),
-    ]
-
-    with pytest.raises(Duplicate) as refused:
-        await enqueue_many(store, batch)
-
-    assert refused.value.details["index"] == 2
-    assert refused.value.details["existing_job_id"] == there.id
-    assert [job.id for job in await take(store, one, other, count=9)] == [there.id]
-    assert locks_left(store, db) == 1
-    assert not db.exists(shard_of(store, other).job(own))
-    consistent()
-
-
-async def test_a_batch_rejects_what_it_holds_itself_twice(store: Store, db: Any) -> None:
-    with pytest.raises(Duplicate, match=r"jobs\[1\] is of the same uniqueness as jobs\[0\]"):
-        await enqueue_many(store, [new_job(unique={}), new_job(unique={})])
-    assert await take(store) == []
-    assert locks_left(store, db) == 0
 
 
 async def test_what_the_envelope_says_of_uniqueness_stays(store: Store) -> None:

@@ -16,7 +16,7 @@ from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.states import State
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import jobs, locks
+from ojs_cluster.store import jobs, locks, unique
 from ojs_cluster.store.context import Store, open_store
 from ojs_cluster.store.events import EventFilter, read_events
 from ojs_cluster.store.locks import Want
@@ -31,8 +31,16 @@ from tests.store.jobs import (
     shard_of,
     take,
 )
-from tests.store.unique_jobs import assert_nothing_left, once, recover
+from tests.store.unique_jobs import (
+    age_lock,
+    assert_nothing_left,
+    lock_of,
+    locks_left,
+    once,
+    recover,
+)
 from tests.support.invariants import Census
+from tests.support.lossy import lossy
 from tests.support.mortal import dies_at
 from tests.support.prelude import PRELUDE
 
@@ -194,6 +202,29 @@ async def test_who_takes_over_an_abandoned_lock_may_die_too(
         consistent()
         at += 1
     assert at > 5
+
+
+async def test_a_lock_claimed_while_the_janitor_drops_its_name_stays_listed(
+    store: Store, db: Any
+) -> None:
+    await once(store)
+    lock = lock_of(store, db)
+    shard = store.keys.shard_of_fingerprint(lock)
+    age_lock(db, store, lock, HOUR)
+    db.delete(shard.lock(lock))
+    looking, client = lossy(store, times=0)
+    original = client.script
+
+    async def claimed_meanwhile(slot: int, script: Any, *args: Any, **more: Any) -> Any:
+        reply = await original(slot, script, *args, **more)
+        if script.name == "look":
+            await once(store)
+        return reply
+
+    client.script = claimed_meanwhile  # type: ignore[method-assign]
+    assert await unique.sweep(looking, shard, 10) == 1
+
+    assert locks_left(store, db) == 1
 
 
 async def test_an_ignored_job_makes_no_event(store: Store) -> None:

@@ -3,6 +3,8 @@
 - A job lies in the shard of its queue, and in exactly the indexes its state asks for.
 - Whatever an index names exists; its score is the deadline that the job itself carries.
 - The counters of a queue equal its jobs, state by state.
+- Locks of unique jobs are where their fingerprints say and in the index; a deal that is decided is
+  owed, one that was given up will be forgotten.
 - An alias points to the shard where a job with its id is.
 - A cron job is looked at when its next tick, or what it owes or holds back, asks for it; one that
   is deleted is kept only for the latter.
@@ -56,6 +58,9 @@ class _Keys:
     queues: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     indexes: dict[str, Index] = field(default_factory=dict)
     crons: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+    locks: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+    deals: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+    outbox: dict[bytes, bytes] = field(default_factory=dict)
 
     def index(self, name: str) -> Index:
         return self.indexes.get(name, {})
@@ -73,6 +78,7 @@ def take_census(backend: Embedded, *, shards: int = 64, aliases: bool = True) ->
     census = Census()
     for shard in keyspace:
         _check_shard(census, keyspace, shard, content[shard.tag])
+        _check_deals(census, keyspace, shard, content[shard.tag])
     _check_crons(census, content[META_TAG])
     for shard in keyspace:
         _check_aliases(census, keyspace, shard, content)
@@ -129,6 +135,12 @@ def _file(keys: _Keys, name: str, value: object) -> None:
         keys.queues[rest] = value
     elif isinstance(value, dict) and kind == "cron":
         keys.crons[rest] = value
+    elif isinstance(value, dict) and kind == "u":
+        keys.locks[rest] = value
+    elif isinstance(value, dict) and kind == "b":
+        keys.deals[rest] = value
+    elif isinstance(value, dict) and name == "ob":
+        keys.outbox = value
 
 
 def _check_crons(census: Census, keys: _Keys) -> None:
@@ -152,6 +164,21 @@ def _check_crons(census: Census, keys: _Keys) -> None:
             complain(f"cron job {name} is due at {at}, the index says {looks.get(name)}")
         if not set(cron.get(b"held", b"").split()) <= set(cron.get(b"open", b"").split()):
             complain(f"cron job {name} holds runs that it does not know")
+
+
+def _check_deals(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) -> None:
+    complain = census.problems.append
+    for name in keys.locks.keys() ^ keys.index("locks").keys():
+        complain(f"unique lock {name} and the index of locks disagree")
+    for name, lock in keys.locks.items():
+        if keyspace.shard_of_fingerprint(name) is not shard or b"h" not in lock:
+            complain(f"unique lock {name} lies in the wrong shard, or has no holder")
+    given_up = {deal for deal, record in keys.deals.items() if b"plan" not in record}
+    for deal in given_up ^ keys.index("deals").keys():
+        complain(f"deal {deal} and the index of those given up disagree")
+    for deal, record in keys.deals.items():
+        if b"plan" in record and record.get(b"owed") not in keys.outbox:
+            complain(f"deal {deal} is decided, and nothing owes it")
 
 
 def _check_shard(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) -> None:

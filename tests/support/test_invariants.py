@@ -87,6 +87,15 @@ def test_each_kind_of_damage_is_named(db: redis.Redis, standalone: Embedded) -> 
     put_available(db, FOREIGN)
     damage("no alias leads to the job")
 
+    db.hset(KEYS.shard_of_fingerprint("0" * 64).lock("0" * 64), mapping={"h": HERE, "s": 1})
+    damage("the index of locks disagree")
+
+    db.hset(SHARD.deal(HERE), mapping={"plan": "x", "owed": 7})
+    damage("nothing owes it")
+
+    db.hset(SHARD.deal(HERE), mapping={"dead": 1})
+    damage("those given up disagree")
+
     db.hset(ELSEWHERE.job(FOREIGN), "@", str(SHARD.index))
     damage("leads to no job")
 
