@@ -4,7 +4,7 @@
 -- KEYS: 1 job, 2..8 the shard's due, act, run, exp, pend, fin, ev.
 -- ARGV: 1 events kept, 2 ms to keep cancelled jobs.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state}
---@include keys now look job event finish
+--@include keys now look once job event finish
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -27,5 +27,4 @@ end
 if job[F.expires] then take_out(EXPIRING, id) end
 finish(id, key, job, 'cancelled', ARGV[2])
 emit('job.cancelled', id, job)
-settle()
 return {'ok', job.flat}

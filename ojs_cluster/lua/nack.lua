@@ -11,7 +11,7 @@
 --       7 chance for the jitter, 8 errors kept, 9 ms to keep discarded, 10 ms to keep dead
 --       letters, 11 dead letters kept per queue, 12.. names the error goes by (type, code, class).
 -- Returns: as ack.
---@include keys now look job event deadline available finish minutes backoff graves fail holder
+--@include keys now look once job event deadline available finish minutes backoff graves fail holder
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -54,7 +54,6 @@ if ARGV[4] == 'fail' then
     if job[F.delay] then drop_fields(key, job, F.delay) end
     if decided then save_job(key, job, F.on_exhaustion, decided) end
     fail(id, key, job, ARGV[5], retryable, tonumber(ARGV[7]), tonumber(ARGV[8]), limits)
-    settle()
     return {'ok', job.flat}
 end
 want(available_key(queue))
@@ -68,5 +67,4 @@ else
 end
 make_available(id, job, ARGV[4] == 'release')
 if ARGV[4] == 'requeue' then emit('job.enqueued', id, job) end
-settle()
 return {'ok', job.flat}

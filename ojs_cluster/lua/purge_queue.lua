@@ -3,7 +3,7 @@
 -- KEYS: 1 q:, 2 c:, 3..5 the shard's fin, dead, exp.
 -- ARGV: 1 limit, 2 this shard's index, 3 number of shards.
 -- Returns: {jobs removed, ids that name another shard, jobs still there}
---@include keys look job forget
+--@include keys look last job forget
 local removed, foreign, ours = 0, {}, {}
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1)) do
     local here = tonumber(string.sub(id, 16, 18), 16) % tonumber(ARGV[3]) == tonumber(ARGV[2])
