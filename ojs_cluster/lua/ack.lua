@@ -6,7 +6,7 @@
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 result JSON or '',
 --       5 ms to keep completed jobs.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'conflict', state} | {'not_holder'}
---@include keys now look job event deadline effect finish minutes holder
+--@include keys now look once job event deadline effect finish minutes holder
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -28,5 +28,4 @@ if job[F.delay] then drop_fields(key, job, F.delay) end
 redis.call('HINCRBY', queue_key(job[F.queue]), 'acked', 1)
 tally(job, 'c')
 emit('job.completed', id, job, 'a', job[F.attempt], 'd', now - job[F.started])
-settle()
 return {'ok', job.flat, effects}

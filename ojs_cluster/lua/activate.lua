@@ -4,7 +4,7 @@
 -- KEYS: 1 job, 2..5 the shard's due, exp, pend, ev.
 -- ARGV: 1 events kept.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state}
---@include keys now look job event deadline available
+--@include keys now look once job event deadline available
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -26,5 +26,4 @@ else
     make_available(id, job)
     emit('job.enqueued', id, job)
 end
-settle()
 return {'ok', job.flat}

@@ -5,7 +5,7 @@
 -- ARGV: 1 events kept, 2 ms to keep cancelled jobs, 3 'spare' when an active job is left to its
 --       worker: it then finishes this attempt, which is its last.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'conflict', state}
---@include keys now look job event deadline effect finish
+--@include keys now look once job event deadline effect finish
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -32,5 +32,4 @@ end
 if job[F.expires] then take_out(EXPIRING, id) end
 finish(id, key, job, 'cancelled', ARGV[2])
 emit('job.cancelled', id, job)
-settle()
 return {'ok', job.flat, effects}

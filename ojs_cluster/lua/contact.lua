@@ -8,7 +8,7 @@
 --       for direct: 5 directive ('' to take it back).
 -- Returns: {now, directive, state reported, ms since when it is marked quiet or '0'}
 --       or {'missing'} for a directive to an unknown worker
---@include now look
+--@include now look last
 local key, worker = KEYS[1], ARGV[1]
 local known = redis.call('HMGET', key, 'state', 'directive', 'quiet', 'beat', 'gap', 'beats')
 if ARGV[2] == 'direct' then

@@ -3,7 +3,7 @@
 -- Post: on no list of dead letters; due to be removed, which the caller or the janitor does.
 -- KEYS: 1 job, 2..3 the shard's fin, dead.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state}
---@include keys now look job
+--@include keys now look once job
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -11,8 +11,8 @@ local id = string.sub(key, #P + 3)
 if not job[F.dead] then return {'conflict', job[F.state]} end
 want(dead_key(job[F.queue]))
 look()
-redis.call('ZREM', DEAD, id)
-redis.call('ZREM', dead_key(job[F.queue]), id)
+take_out(DEAD, id)
+take_out(dead_key(job[F.queue]), id)
 -- A workflow's job stays a while: see finish.
 redis.call('ZADD', FINISHED, now + (job[F.workflow] and 120000 or 0), id)
 drop_fields(key, job, F.dead)

@@ -8,7 +8,7 @@
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
 --       7 ms to keep discarded jobs, then the queue names in order.
 -- Returns: {now, effects, per job: id, fields} | {now, 'quiet'}
---@include keys now look job event deadline effect available finish promote
+--@include keys now look last job event deadline effect available finish promote
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 local reply = {now, effects}
 if worker ~= '' then
@@ -20,12 +20,6 @@ local due, jobs = look_at_due(16)
 -- A reply that the client refuses for its size would leave leases that nobody knows of. With
 -- the default limits a job has at most 1.7 MB, so this stays far below the client's 64 MiB.
 local MOST_BYTES = 8 * 1024 * 1024
-local function size_of(job)
-    if not job[F.errors] then return #job[F.envelope] end
-    local bytes = 0
-    for _, value in ipairs(job.flat) do bytes = bytes + #value end
-    return bytes
-end
 
 -- Reads the heads of the queues, in order, as far as it takes to find enough jobs that can run:
 -- ids and sets to take them from. The first scan loads the jobs. A second one goes no further, as
@@ -43,7 +37,8 @@ local function scan()
                 if jobs[id] == nil then jobs[id] = load_job(job_key(id)) or false end
                 local job = jobs[id]
                 if job and (not job[F.expires] or tonumber(job[F.expires]) > now) then
-                    live, bytes = live + 1, bytes + size_of(job)
+                    live, bytes = live + 1, bytes + #job[F.envelope]
+                    for j = 2, job[F.errors] and #job.flat or 0, 2 do bytes = bytes + #job.flat[j] end
                 end
                 found[#found + 1] = id
                 found[#found + 1] = KEYS[at + 1]
@@ -63,33 +58,28 @@ if #due > 0 then
 end
 
 local given = 0
-local function activate(id, key, job)
-    given = given + 1
-    local lease_ms = ARGV[5]
-    if lease_ms == '' then lease_ms = job[F.visibility] or ARGV[6] end
-    local deadline = now + lease_ms
-    local attempt = (job[F.attempt] or 0) + 1
-    save_job(key, job, F.state, 'active', F.attempt, attempt, F.worker, worker,
-        F.lease, ARGV[4] .. given, F.lease_ms, lease_ms,
-        F.deadline, deadline, F.started, now)
-    set_deadline(ACTIVE, id, deadline)
-    if job[F.timeout] then set_deadline(RUNNING, id, now + job[F.timeout]) end
-    if job[F.expires] then take_out(EXPIRING, id) end
-    count(job[F.queue], 'active', 1)
-    emit('job.started', id, job, 'a', attempt, 'w', worker)
-    reply[#reply + 1] = id
-    reply[#reply + 1] = job.flat
-end
-
 for i = 1, #found, 2 do
     local id, zset = found[i], found[i + 1]
     local key, job = job_key(id), jobs[id]
     take_out(zset, id)
+    if job and job[F.expires] then take_out(EXPIRING, id) end
     if job and job[F.expires] and tonumber(job[F.expires]) <= now then
-        take_out(EXPIRING, id)
         expire(id, key, job, ARGV[7])
     elseif job then
-        activate(id, key, job)
+        given = given + 1
+        local lease_ms = ARGV[5]
+        if lease_ms == '' then lease_ms = job[F.visibility] or ARGV[6] end
+        local deadline = now + lease_ms
+        local attempt = (job[F.attempt] or 0) + 1
+        save_job(key, job, F.state, 'active', F.attempt, attempt, F.worker, worker,
+            F.lease, ARGV[4] .. given, F.lease_ms, lease_ms,
+            F.deadline, deadline, F.started, now)
+        set_deadline(ACTIVE, id, deadline)
+        if job[F.timeout] then set_deadline(RUNNING, id, now + job[F.timeout]) end
+        count(job[F.queue], 'active', 1)
+        emit('job.started', id, job, 'a', attempt, 'w', worker)
+        reply[#reply + 1] = id
+        reply[#reply + 1] = job.flat
     end
 end
 settle()

@@ -3,7 +3,7 @@
 --       a scheduler that dies in between leaves the work to the next.
 -- KEYS: 1 the shard's watch, 2 lost.  ARGV: 1 limit.
 -- Returns: {now, ms of the next possible death or -1, lost workers: id, ms of death, ...}
---@include now look
+--@include now last first_left
 local silent = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
 for _, worker in ipairs(silent) do
     take_out(KEYS[1], worker)

@@ -12,7 +12,7 @@
 --       letters, 11 dead letters kept per queue, 12.. names the error goes by (type, code, class).
 -- Returns: as ack.
 
---@include keys now look job event deadline effect available finish minutes backoff graves fail holder
+--@include keys now look once job event deadline effect available finish minutes backoff graves fail holder
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -55,7 +55,6 @@ if ARGV[4] == 'fail' then
     if job[F.delay] then drop_fields(key, job, F.delay) end
     if decided then save_job(key, job, F.on_exhaustion, decided) end
     fail(id, key, job, ARGV[5], retryable, tonumber(ARGV[7]), tonumber(ARGV[8]), limits)
-    settle()
     return {'ok', job.flat, effects}
 end
 want(available_key(queue))
@@ -69,5 +68,4 @@ else
 end
 make_available(id, job, ARGV[4] == 'release')
 if ARGV[4] == 'requeue' then emit('job.enqueued', id, job) end
-settle()
 return {'ok', job.flat, effects}

@@ -4,7 +4,7 @@
 -- KEYS: 1 q:, 2 c:, 3..5 the shard's fin, dead, exp.
 -- ARGV: 1 limit, 2 this shard's index, 3 number of shards.
 -- Returns: {jobs removed, ids only listed, jobs still there}
---@include keys look job forget
+--@include keys look last job forget
 local removed, foreign, ours = 0, {}, {}
 local ids = redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1)
 local jobs = load_jobs(ids)

@@ -6,7 +6,7 @@
 -- ARGV: 1 events kept, 2 limit, 3 chance for the jitter, 4 errors kept, 5 ms to keep discarded,
 --       6 ms to keep dead letters, 7 dead letters kept per queue.
 -- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects}
---@include keys now look job event deadline effect available finish minutes backoff graves fail
+--@include keys now look last first_left job event deadline effect available finish minutes backoff graves fail
 local limit, chance, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local limits = {ARGV[5], ARGV[6], tonumber(ARGV[7])}
 

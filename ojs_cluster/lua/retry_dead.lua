@@ -4,7 +4,7 @@
 -- KEYS: 1 job, 2..5 the shard's fin, dead, exp, ev.
 -- ARGV: 1 events kept.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state}
---@include keys now look job event deadline available
+--@include keys now look once job event deadline available
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -29,5 +29,4 @@ if job[F.expires] and tonumber(job[F.expires]) <= now then drop_fields(key, job,
 save_job(key, job, F.state, 'available', F.enqueued, now, F.replays, (job[F.replays] or 0) + 1)
 make_available(id, job)
 emit('job.enqueued', id, job)
-settle()
 return {'ok', job.flat}

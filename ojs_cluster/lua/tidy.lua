@@ -3,7 +3,7 @@
 -- KEYS: 1 the shard's workers, 2 watch, 3 quiet.
 -- ARGV: 1 limit, 2 worker retention ms.
 -- Returns: records removed
---@include keys now look
+--@include keys now look last
 local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2], 'LIMIT', 0, ARGV[1])
 for _, worker in ipairs(old) do want(P .. 'w:' .. worker) end
 look()

@@ -2,6 +2,7 @@
 -- Looks at what is due: ids in the order of their time, and the jobs.
 local function look_at_due(limit)
     local ids = redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, limit)
+    if #ids == 0 then return ids, {} end
     local jobs = load_jobs(ids)
     for _, job in pairs(jobs) do
         if job then
