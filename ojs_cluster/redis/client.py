@@ -18,12 +18,12 @@ from ojs_cluster.redis.attempts import Attempts
 from ojs_cluster.redis.connection import Answer, Arg, Reply, pack
 from ojs_cluster.redis.errors import (
     BUSY_CODES,
-    MOVED_UNDER_SCRIPT,
     REFUSED_CODES,
     STALE_CODES,
     RedisReplyError,
     ReplyTooLarge,
     Signal,
+    stopped_by_moving_slot,
 )
 from ojs_cluster.redis.link import Link
 from ojs_cluster.redis.pubsub import PubSub
@@ -231,7 +231,7 @@ class Client:
                     raise BackendUnavailable(
                         f"Redis refuses writes ({answer.code})", outcome="not_applied"
                     ) from answer
-                elif MOVED_UNDER_SCRIPT in answer.message:
+                elif stopped_by_moving_slot(answer):
                     if not looks_first:
                         attempts.accept_interrupted_script(answer)
                     await attempts.pause()

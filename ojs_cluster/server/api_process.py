@@ -49,8 +49,8 @@ class Gate:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one ASGI scope."""
-        if scope["type"] == "http" and self._stop.is_set() and scope["http_version"] == "1.1":
-            send = partial(_send_closing, send)
+        if scope["type"] == "http" and scope["http_version"] == "1.1":
+            send = partial(self._send, send)
         if self._target is not None:
             await self._target(scope, receive, send)
         elif scope["type"] == "http":
@@ -58,11 +58,13 @@ class Gate:
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1013})
 
-
-async def _send_closing(send: Any, message: Any) -> None:
-    if message["type"] == "http.response.start":
-        message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
-    await send(message)
+    async def _send(self, send: Any, message: Any) -> None:
+        # Looked at when the response starts, not the request: a long poll may begin long before the
+        # drain. A client that reuses the connection then would lose its request, and hypercorn's
+        # reader would wait for a turn that never comes, as long as the grace period lasts.
+        if message["type"] == "http.response.start" and self._stop.is_set():
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
 
 
 async def work(child: Child) -> None:

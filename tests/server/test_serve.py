@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -134,6 +135,22 @@ def test_drain_turns_readiness_off_and_ends_long_polls(standalone: Embedded) -> 
         )
         assert answer.json()["jobs"] == []
         assert answer.headers["connection"] == "close"
+        assert running.wait_exit() == 0
+
+
+def test_long_poll_that_began_before_the_drain_is_told_to_close(standalone: Embedded) -> None:
+    with serve(standalone.url) as (running, port), ThreadPoolExecutor(1) as pool:
+        running.wait_line("ready to serve")
+        poll = pool.submit(
+            httpx.post,
+            f"http://127.0.0.1:{port}/ojs/v1/workers/fetch",
+            json={"queues": ["default"], "worker_id": "patient", "wait_ms": 20_000},
+            timeout=30,
+        )
+        wait_until(lambda: "patient" in get(port, "/ojs/v1/workers").text, what="the poll waits")
+        running.signal(signal.SIGTERM)
+
+        assert poll.result(15).headers["connection"] == "close"
         assert running.wait_exit() == 0
 
 
