@@ -1,5 +1,5 @@
 -- The rule of every script: look at each derived key it may touch before the first write, touch no
--- key that a removal may have emptied, and so either do everything or nothing (docs/adr/006).
+-- key that a removal may have emptied, and so either do everything or nothing (docs/adr/007).
 --
 -- While a slot is moved key by key, part of its keys lie on the other node. Redis checks the keys
 -- that are declared before a script starts. A key derived inside is met half way: the node that
