@@ -18,12 +18,12 @@ from ojs_cluster.redis.attempts import Attempts
 from ojs_cluster.redis.connection import Answer, Arg, Reply, pack
 from ojs_cluster.redis.errors import (
     BUSY_CODES,
-    MOVED_UNDER_SCRIPT,
     REFUSED_CODES,
     STALE_CODES,
     RedisReplyError,
     ReplyTooLarge,
     Signal,
+    stopped_by_moving_slot,
 )
 from ojs_cluster.redis.link import Link
 from ojs_cluster.redis.pubsub import PubSub
@@ -88,8 +88,9 @@ class Client:
         """Run ``script`` on the master of ``slot``, to which all ``keys`` belong.
 
         Sent by hash; a node that does not know the script gets its source. While the slot is moved
-        key by key, a script that touches a key outside ``keys`` may be stopped half way by Redis:
-        that is ``BackendUnavailable`` with outcome ``unknown``, or a repetition if ``idempotent``.
+        key by key, a script that touches a key outside ``keys`` may be stopped by Redis. One that
+        ``looks_first`` has written nothing then, and is repeated. Another may have been stopped
+        half way: ``BackendUnavailable`` with outcome ``unknown``, or repeated if ``idempotent``.
         """
         # The body of ``call`` again: one more coroutine per script would cost more than it says.
         payload = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
@@ -106,7 +107,9 @@ class Client:
         def by_source() -> bytes:
             return pack((b"EVAL", script.source, len(keys), *keys, *args))
 
-        return await self._persist(slot, payload, link, answer, started, idempotent, by_source)
+        return await self._persist(
+            *(slot, payload, link, answer, started, idempotent, by_source, script.looks_first)
+        )
 
     async def on_masters(self, *args: Arg) -> dict[Address, Reply]:
         """Send one command to every master at once; return the replies by node.
@@ -187,6 +190,7 @@ class Client:
         started: float,
         idempotent: bool,
         by_source: Callable[[], bytes] | None,
+        looks_first: bool = False,
     ) -> Reply:
         """Try until there is a final answer, or ``call_timeout_s`` after ``started`` is over.
 
@@ -227,8 +231,9 @@ class Client:
                     raise BackendUnavailable(
                         f"Redis refuses writes ({answer.code})", outcome="not_applied"
                     ) from answer
-                elif MOVED_UNDER_SCRIPT in answer.message:
-                    attempts.accept_interrupted_script(answer)
+                elif stopped_by_moving_slot(answer):
+                    if not looks_first:
+                        attempts.accept_interrupted_script(answer)
                     await attempts.pause()
                 else:
                     raise answer

@@ -27,9 +27,13 @@ STALE_CODES: Final = frozenset({"CLUSTERDOWN", "MASTERDOWN", "READONLY"})
 REFUSED_CODES: Final = frozenset({"OOM", "MISCONF"})
 # A script ran into a key that its slot's migration has already taken to another node, or that
 # does not exist while the slot moves. Redis finds that out when the script touches the key, so
-# whatever the script wrote before that has been applied. Keys that are declared are checked
-# before the script starts and give TRYAGAIN or ASK instead.
-MOVED_UNDER_SCRIPT: Final = "access a non local key"
+# whatever the script wrote before that has been applied: nothing, if it looks first at all it may
+# touch. Keys that are declared are checked before the script starts and give TRYAGAIN or ASK.
+# The second text is what Redis 8 says when some keys of one command are there and others are not.
+_MOVED_UNDER_SCRIPT: Final = (
+    "access a non local key",
+    "undeclared keys were accessed during rehashing of the slot",
+)
 
 
 class RedisReplyError(Exception):
@@ -40,6 +44,11 @@ class RedisReplyError(Exception):
         code, _, message = text.partition(" ")
         self.code = code
         self.message = message
+
+
+def stopped_by_moving_slot(error: RedisReplyError) -> bool:
+    """Whether a script ran into a key that is not here while its slot moves."""
+    return any(text in error.message for text in _MOVED_UNDER_SCRIPT)
 
 
 class ReplyTooLarge(OJSError):

@@ -11,10 +11,13 @@ class Script:
     """Lua ``source`` with the hexadecimal SHA-1 that EVALSHA takes.
 
     ``name`` appears in messages only. SHA-1 is Redis's choice and identifies, it does not protect.
+    ``looks_first`` promises that the script reads every key it may touch before it writes, so that
+    a slot that is being moved stops it before its first write or not at all.
     """
 
     name: str
     source: bytes
+    looks_first: bool = False
     sha: bytes = field(init=False)
 
     def __post_init__(self) -> None:

@@ -190,6 +190,48 @@ async def test_script_stopped_half_way_by_a_moving_slot_is_of_unknown_outcome(
         await in_thread(mover.move, slot, target, source)
 
 
+LOOK = Script(
+    "look",
+    b"redis.call('EXISTS', KEYS[1], ARGV[1]) redis.call('APPEND', ARGV[1], 'x')"
+    b" return redis.call('INCR', KEYS[1])",
+    looks_first=True,
+)
+
+
+async def test_script_that_looks_first_is_repeated_until_the_slot_has_moved(
+    movable: Embedded,
+) -> None:
+    mover = Mover(movable)
+    key = key_on(movable, 0, b"look")
+    slot = slot_of(key)
+    other = b"{%s}:other" % key
+    source, target = mover.masters[0], mover.masters[1]
+    async with client_of(movable) as client, client_of(movable, call_timeout_s=0.3) as hasty:
+        await client.call(slot, b"SET", key, 0)
+        await client.call(slot, b"SET", other, b"")
+        await in_thread(mover.begin, slot, source, target)
+        await in_thread(mover.move_key, other, source, target)
+
+        with pytest.raises(BackendUnavailable) as caught:
+            await hasty.script(slot, LOOK, [key], [other])
+        assert caught.value.outcome == "not_applied"
+        assert await client.call(slot, b"GET", key) == b"0"
+
+        replies: list[object] = []
+        async with trio.open_nursery() as nursery:
+
+            async def run() -> None:
+                replies.append(await client.script(slot, LOOK, [key], [other]))
+
+            nursery.start_soon(run)
+            await trio.sleep(0.05)
+            assert replies == []
+            await in_thread(mover.move, slot, source, target)
+        assert replies == [1]
+        assert await client.call(slot, b"GET", other) == b"x"
+        await in_thread(mover.move, slot, target, source)
+
+
 async def test_atomic_slot_migration_reaches_no_caller(movable: Embedded) -> None:
     """Valkey 9 moves whole slots at once: even scripts with undeclared keys never notice."""
     mover = Mover(movable)
