@@ -6,7 +6,7 @@
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 result JSON or '',
 --       5 ms to keep completed jobs.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state} | {'not_holder'}
---@include keys now job event finish minutes holder
+--@include keys now once job event finish minutes holder
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -18,9 +18,10 @@ end
 if job[F.state] ~= 'active' then return {'conflict', job[F.state]} end
 if not is_holder(job, ARGV[2], ARGV[3]) then return {'not_holder'} end
 
+redis.call('EXISTS', queue_key(job[F.queue]), minutes_key(job[F.queue])) -- include/look.lua
 leave_worker(id, job)
-finish(id, key, job, 'completed', ARGV[5])
-if ARGV[4] ~= '' then save_job(key, job, F.result, ARGV[4]) end
+if ARGV[4] ~= '' then finish(id, key, job, 'completed', ARGV[5], F.result, ARGV[4])
+else finish(id, key, job, 'completed', ARGV[5]) end
 if job[F.delay] then drop_fields(key, job, F.delay) end
 redis.call('HINCRBY', queue_key(job[F.queue]), 'acked', 1)
 tally(job, 'c')

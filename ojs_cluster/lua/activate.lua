@@ -4,15 +4,18 @@
 -- KEYS: 1 job, 2..5 the shard's due, exp, pend, ev.
 -- ARGV: 1 events kept.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state}
---@include keys now job event deadline available
+--@include keys now look once job event deadline available
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
 local id = string.sub(key, #P + 3)
 if job[F.state] ~= 'pending' then return {'conflict', job[F.state]} end
-count(job[F.queue], 'pending', -1)
-redis.call('ZREM', PENDING, id)
 local due = tonumber(job[F.due] or 0)
+want(queue_key(job[F.queue]))
+if due <= now then want(available_key(job[F.queue])) end
+look()
+count(job[F.queue], 'pending', -1)
+take_out(PENDING, id)
 if due > now then
     count(job[F.queue], 'scheduled', 1)
     save_job(key, job, F.state, 'scheduled')

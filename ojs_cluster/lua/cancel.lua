@@ -4,7 +4,7 @@
 -- KEYS: 1 job, 2..8 the shard's due, act, run, exp, pend, fin, ev.
 -- ARGV: 1 events kept, 2 ms to keep cancelled jobs.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state}
---@include keys now job event finish
+--@include keys now look once job event finish
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -13,15 +13,18 @@ local state = job[F.state]
 if state == 'completed' or state == 'cancelled' or state == 'discarded' then
     return {'conflict', state}
 end
+want(queue_key(job[F.queue]))
+if state == 'available' then want(available_key(job[F.queue])) end
+look()
 if state == 'active' then
     leave_worker(id, job)
 elseif state == 'available' then
-    redis.call('ZREM', available_key(job[F.queue]), id)
+    take_out(available_key(job[F.queue]), id)
 else
     count(job[F.queue], state, -1)
-    redis.call('ZREM', state == 'pending' and PENDING or DUE, id)
+    take_out(state == 'pending' and PENDING or DUE, id)
 end
-if job[F.expires] then redis.call('ZREM', EXPIRING, id) end
+if job[F.expires] then take_out(EXPIRING, id) end
 finish(id, key, job, 'cancelled', ARGV[2])
 emit('job.cancelled', id, job)
 return {'ok', job.flat}

@@ -8,7 +8,7 @@
 --       for direct: 5 directive ('' to take it back).
 -- Returns: {now, directive, state reported, ms since when it is marked quiet or '0'}
 --       or {'missing'} for a directive to an unknown worker
---@include now
+--@include now look last
 local key, worker = KEYS[1], ARGV[1]
 local known = redis.call('HMGET', key, 'state', 'directive', 'quiet', 'beat', 'gap', 'beats')
 if ARGV[2] == 'direct' then
@@ -16,14 +16,17 @@ if ARGV[2] == 'direct' then
     redis.call('HSET', key, 'directive', ARGV[5])
     return {now, ARGV[5], known[1] or 'running', known[3] or '0'}
 end
+local oldest, records = redis.call('ZRANGE', KEYS[2], 0, 0)[1], redis.call('ZCARD', KEYS[2])
+if not redis.call('ZSCORE', KEYS[2], worker) then records = records + 1 end
+local full = records > tonumber(ARGV[4]) and oldest and oldest ~= worker
+local record = full and string.sub(key, 1, #key - #worker) .. oldest
+if full then
+    want(record)
+    look()
+end
 redis.call('HSETNX', key, 'first', now)
 redis.call('HSET', key, 'seen', now)
 redis.call('ZADD', KEYS[2], now, worker)
-if redis.call('ZCARD', KEYS[2]) > tonumber(ARGV[4]) then
-    local oldest = redis.call('ZPOPMIN', KEYS[2])[1]
-    redis.call('ZREM', KEYS[3], oldest)
-    redis.call('DEL', string.sub(key, 1, #key - #worker) .. oldest)
-end
 local state, gap, beats = known[1] or 'running', tonumber(known[5] or 0), tonumber(known[6] or 0)
 if ARGV[2] == 'beat' then
     -- The longest of recent gaps, forgotten slowly: a single late beat must not shorten the watch.
@@ -37,6 +40,12 @@ end
 if beats >= 3 then
     redis.call('ZADD', KEYS[3], now + math.max(tonumber(ARGV[3]), 3 * gap), worker)
 elseif beats == 1 then
-    redis.call('ZREM', KEYS[3], worker) -- it beat steadily once; that watch is over
+    take_out(KEYS[3], worker) -- it beat steadily once; that watch is over
 end
+if full then
+    take_out(KEYS[2], oldest)
+    take_out(KEYS[3], oldest)
+    redis.call('DEL', record)
+end
+settle()
 return {now, known[2] or '', state, known[3] or '0'}

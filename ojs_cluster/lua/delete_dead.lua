@@ -3,14 +3,16 @@
 -- Post: on no list of dead letters; due to be removed, which the caller or the janitor does.
 -- KEYS: 1 job, 2..3 the shard's fin, dead.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state}
---@include keys now job
+--@include keys now look once job
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
 local id = string.sub(key, #P + 3)
 if not job[F.dead] then return {'conflict', job[F.state]} end
-redis.call('ZREM', DEAD, id)
-redis.call('ZREM', dead_key(job[F.queue]), id)
+want(dead_key(job[F.queue]))
+look()
+take_out(DEAD, id)
+take_out(dead_key(job[F.queue]), id)
 redis.call('ZADD', FINISHED, now, id)
 drop_fields(key, job, F.dead)
 return {'ok', job.flat}

@@ -8,63 +8,78 @@
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
 --       7 ms to keep discarded jobs, then the queue names in order.
 -- Returns: {now, per job: id, fields} | {now, 'quiet'}
---@include keys now job event deadline available finish promote
+--@include keys now look last job event deadline available finish promote
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 local reply = {now}
 if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
     if until_ and tonumber(until_) > now then return {now, 'quiet'} end
 end
-promote_due(16, ARGV[7])
+local due, jobs = look_at_due(16)
 
 -- A reply that the client refuses for its size would leave leases that nobody knows of. With
 -- the default limits a job has at most 1.7 MB, so this stays far below the client's 64 MiB.
 local MOST_BYTES = 8 * 1024 * 1024
-local given, budget, bytes = 0, wanted + 256, 0
-local function activate(id, key, job)
-    given = given + 1
-    local lease_ms = ARGV[5]
-    if lease_ms == '' then lease_ms = job[F.visibility] or ARGV[6] end
-    local deadline = now + lease_ms
-    local attempt = (job[F.attempt] or 0) + 1
-    save_job(key, job, F.state, 'active', F.attempt, attempt, F.worker, worker,
-        F.lease, ARGV[4] .. given, F.lease_ms, lease_ms,
-        F.deadline, deadline, F.started, now)
-    set_deadline(ACTIVE, id, deadline)
-    if job[F.timeout] then set_deadline(RUNNING, id, now + job[F.timeout]) end
-    if job[F.expires] then redis.call('ZREM', EXPIRING, id) end
-    count(job[F.queue], 'active', 1)
-    emit('job.started', id, job, 'a', attempt, 'w', worker)
-    reply[#reply + 1] = id
-    reply[#reply + 1] = job.flat
-    if job[F.errors] then
-        for _, value in ipairs(job.flat) do bytes = bytes + #value end
-    else
-        bytes = bytes + #job[F.envelope]
+
+-- Reads the heads of the queues, in order, as far as it takes to find enough jobs that can run:
+-- ids and sets to take them from. The first scan loads the jobs. A second one goes no further, as
+-- what was promoted in between only comes before or between them: it meets nothing unseen.
+local function scan()
+    local found, live, bytes, budget = {}, 0, 0, wanted + 256
+    for q = 8, #ARGV do
+        local at = 8 + 2 * (q - 8)
+        local open, from = redis.call('HEXISTS', KEYS[at], 'paused') == 0, 0
+        while open and live < wanted and budget > 0 and bytes < MOST_BYTES do
+            local size = math.min(wanted - live, budget)
+            local ids = redis.call('ZRANGE', KEYS[at + 1], from, from + size - 1)
+            for _, id in ipairs(ids) do
+                if bytes >= MOST_BYTES then break end
+                if jobs[id] == nil then jobs[id] = load_job(job_key(id)) or false end
+                local job = jobs[id]
+                if job and (not job[F.expires] or tonumber(job[F.expires]) > now) then
+                    live, bytes = live + 1, bytes + #job[F.envelope]
+                    for j = 2, job[F.errors] and #job.flat or 0, 2 do bytes = bytes + #job.flat[j] end
+                end
+                found[#found + 1] = id
+                found[#found + 1] = KEYS[at + 1]
+            end
+            open, from, budget = #ids == size, from + size, budget - size
+        end
+        if live >= wanted or bytes >= MOST_BYTES then break end
     end
+    return found
 end
 
-for q = 8, #ARGV do
-    local at = 8 + 2 * (q - 8)
-    local queue, zset = KEYS[at], KEYS[at + 1]
-    if redis.call('HEXISTS', queue, 'paused') == 0 then
-        -- One by one: what was popped together could not be put back in its place.
-        while given < wanted and budget > 0 and bytes < MOST_BYTES do
-            local id = redis.call('ZPOPMIN', zset)[1]
-            if not id then break end
-            budget = budget - 1
-            local key = job_key(id)
-            local job = load_job(key)
-            if job then
-                if job[F.expires] and tonumber(job[F.expires]) <= now then
-                    redis.call('ZREM', EXPIRING, id)
-                    expire(id, key, job, ARGV[7])
-                else
-                    activate(id, key, job)
-                end
-            end
-        end
-    end
-    if given >= wanted or bytes >= MOST_BYTES then break end
+local found = scan()
+if #due > 0 then
+    promote_due(due, jobs, ARGV[7])
+    found = scan()
 end
+
+local given = 0
+for i = 1, #found, 2 do
+    local id, zset = found[i], found[i + 1]
+    local key, job = job_key(id), jobs[id]
+    take_out(zset, id)
+    if job and job[F.expires] then take_out(EXPIRING, id) end
+    if job and job[F.expires] and tonumber(job[F.expires]) <= now then
+        expire(id, key, job, ARGV[7])
+    elseif job then
+        given = given + 1
+        local lease_ms = ARGV[5]
+        if lease_ms == '' then lease_ms = job[F.visibility] or ARGV[6] end
+        local deadline = now + lease_ms
+        local attempt = (job[F.attempt] or 0) + 1
+        save_job(key, job, F.state, 'active', F.attempt, attempt, F.worker, worker,
+            F.lease, ARGV[4] .. given, F.lease_ms, lease_ms,
+            F.deadline, deadline, F.started, now)
+        set_deadline(ACTIVE, id, deadline)
+        if job[F.timeout] then set_deadline(RUNNING, id, now + job[F.timeout]) end
+        count(job[F.queue], 'active', 1)
+        emit('job.started', id, job, 'a', attempt, 'w', worker)
+        reply[#reply + 1] = id
+        reply[#reply + 1] = job.flat
+    end
+end
+settle()
 return reply

@@ -3,7 +3,7 @@
 -- Post: no key of the job remains in the shard.
 -- KEYS: 1 job, 2..4 the shard's fin, dead, exp.
 -- Returns: {'ok'} | {'missing'} | {'moved', shard} | {'conflict', state}
---@include keys now job forget
+--@include keys now look once job forget
 local key = KEYS[1]
 local id = string.sub(key, #P + 3)
 local job, reply = load_job(key)
@@ -13,5 +13,7 @@ if not job then
 end
 local due = redis.call('ZSCORE', FINISHED, id)
 if not due or tonumber(due) > now then return {'conflict', job[F.state]} end
+want_to_forget(job)
+look()
 forget(id, key, job)
 return {'ok'}

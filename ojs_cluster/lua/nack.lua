@@ -11,7 +11,7 @@
 --       7 chance for the jitter, 8 errors kept, 9 ms to keep discarded, 10 ms to keep dead
 --       letters, 11 dead letters kept per queue, 12.. names the error goes by (type, code, class).
 -- Returns: as ack.
---@include keys now job event deadline available finish minutes backoff fail holder
+--@include keys now look once job event deadline available finish minutes backoff graves fail holder
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -40,17 +40,24 @@ local function never_retried(patterns)
     return false
 end
 
+local queue, limits = job[F.queue], {ARGV[9], ARGV[10], tonumber(ARGV[11])}
+local decided = (ARGV[6] == 'discard' or ARGV[6] == 'dead_letter') and ARGV[6]
+local retryable = ARGV[6] == '1' and not never_retried(job[F.non_retryable])
+want(queue_key(queue))
 if ARGV[4] == 'fail' then
+    want(minutes_key(queue))
+    look()
+    if is_last(job, retryable) and (decided or job[F.on_exhaustion]) == 'dead_letter' then
+        look_at_graves(queue, 1, limits[3])
+    end
     leave_worker(id, job)
     if job[F.delay] then drop_fields(key, job, F.delay) end
-    if ARGV[6] == 'discard' or ARGV[6] == 'dead_letter' then
-        save_job(key, job, F.on_exhaustion, ARGV[6])
-    end
-    local retryable = ARGV[6] == '1' and not never_retried(job[F.non_retryable])
-    fail(id, key, job, ARGV[5], retryable, tonumber(ARGV[7]), tonumber(ARGV[8]),
-        {ARGV[9], ARGV[10], tonumber(ARGV[11])})
+    if decided then save_job(key, job, F.on_exhaustion, decided) end
+    fail(id, key, job, ARGV[5], retryable, tonumber(ARGV[7]), tonumber(ARGV[8]), limits)
     return {'ok', job.flat}
 end
+want(available_key(queue))
+look()
 leave_worker(id, job)
 if ARGV[4] == 'release' then
     save_job(key, job, F.state, 'available', F.attempt, job[F.attempt] - 1)

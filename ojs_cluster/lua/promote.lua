@@ -3,7 +3,9 @@
 -- KEYS: 1..4 the shard's due, exp, fin, ev.
 -- ARGV: 1 events kept, 2 limit, 3 ms to keep discarded jobs.
 -- Returns: {jobs moved, now, ms of the next due job or -1}
---@include keys now job event deadline available finish promote
-local done = promote_due(tonumber(ARGV[2]), ARGV[3])
-local first = redis.call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
-return {done, now, first[2] and tonumber(first[2]) or -1}
+--@include keys now look last first_left job event deadline available finish promote
+local ids, jobs = look_at_due(tonumber(ARGV[2]))
+promote_due(ids, jobs, ARGV[3])
+local following = first_left(DUE)
+settle()
+return {#ids, now, following or -1}

@@ -5,23 +5,30 @@
 -- KEYS: 1..3 the shard's fin, dead, exp.
 -- ARGV: 1 limit, 2 this shard's index, 3 number of shards.
 -- Returns: {jobs removed, ids that name another shard, now, ms of the next removal or -1}
---@include keys now job forget
+--@include keys now look last first_left job forget
+local ids = redis.call('ZRANGEBYSCORE', FINISHED, '-inf', now, 'LIMIT', 0, ARGV[1])
+local jobs = load_jobs(ids)
+for _, job in pairs(jobs) do
+    if job then want_to_forget(job) end
+end
+look()
+
 local removed, foreign = 0, {}
-for _, id in ipairs(redis.call('ZRANGEBYSCORE', FINISHED, '-inf', now, 'LIMIT', 0, ARGV[1])) do
+for _, id in ipairs(ids) do
+    local key, job = job_key(id), jobs[id]
     if tonumber(string.sub(id, 16, 18), 16) % tonumber(ARGV[3]) ~= tonumber(ARGV[2]) then
         foreign[#foreign + 1] = id
         -- No retry by hand from here on: it would bring back a job whose alias is about to go.
-        local queue = redis.call('HGET', job_key(id), F.queue)
-        if queue and redis.call('HDEL', job_key(id), F.dead) == 1 then
-            redis.call('ZREM', DEAD, id)
-            redis.call('ZREM', dead_key(queue), id)
+        if job and job[F.dead] then
+            take_out(DEAD, id)
+            take_out(dead_key(job[F.queue]), id)
+            drop_fields(key, job, F.dead)
         end
     else
-        local key = job_key(id)
-        local job = load_job(key)
-        if job then forget(id, key, job) else redis.call('ZREM', FINISHED, id) end
+        if job then forget(id, key, job) else take_out(FINISHED, id) end
         removed = removed + 1
     end
 end
-local first = redis.call('ZRANGE', FINISHED, 0, 0, 'WITHSCORES')
-return {removed, foreign, now, first[2] and tonumber(first[2]) or -1}
+local following = first_left(FINISHED)
+settle()
+return {removed, foreign, now, following or -1}

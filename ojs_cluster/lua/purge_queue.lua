@@ -3,16 +3,22 @@
 -- KEYS: 1 q:, 2 c:, 3..5 the shard's fin, dead, exp.
 -- ARGV: 1 limit, 2 this shard's index, 3 number of shards.
 -- Returns: {jobs removed, ids that name another shard, jobs still there}
---@include keys job forget
-local removed, foreign = 0, {}
+--@include keys look last job forget
+local removed, foreign, ours = 0, {}, {}
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1)) do
-    if tonumber(string.sub(id, 16, 18), 16) % tonumber(ARGV[3]) ~= tonumber(ARGV[2]) then
-        foreign[#foreign + 1] = id
-    else
-        local key = job_key(id)
-        local job = load_job(key)
-        if job then forget(id, key, job) else redis.call('ZREM', KEYS[1], id) end
-        removed = removed + 1
-    end
+    local here = tonumber(string.sub(id, 16, 18), 16) % tonumber(ARGV[3]) == tonumber(ARGV[2])
+    table.insert(here and ours or foreign, id)
 end
-return {removed, foreign, redis.call('ZCARD', KEYS[1])}
+local jobs = load_jobs(ours)
+for _, job in pairs(jobs) do
+    if job then want_to_forget(job) end
+end
+look()
+
+for _, id in ipairs(ours) do
+    if jobs[id] then forget(id, job_key(id), jobs[id]) else take_out(KEYS[1], id) end
+    removed = removed + 1
+end
+local left = redis.call('ZCARD', KEYS[1]) - #(leaving[KEYS[1]] or {})
+settle()
+return {removed, foreign, left}

@@ -6,19 +6,33 @@
 -- ARGV: 1 events kept, 2 limit, 3 chance for the jitter, 4 errors kept, 5 ms to keep discarded,
 --       6 ms to keep dead letters, 7 dead letters kept per queue.
 -- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1}
---@include keys now job event deadline available finish minutes backoff fail
+--@include keys now look last first_left job event deadline available finish minutes backoff graves fail
 local limit, chance, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local limits = {ARGV[5], ARGV[6], tonumber(ARGV[7])}
 
+local jobs = {}
 local function overdue(zset)
-    return redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit)
+    local ids = redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit)
+    for _, id in ipairs(ids) do
+        if jobs[id] == nil then jobs[id] = load_job(job_key(id)) or false end
+    end
+    return ids
 end
 
-local timeouts = overdue(RUNNING)
+local timeouts, lost, expired = overdue(RUNNING), overdue(ACTIVE), overdue(EXPIRING)
+local losses = {}
+for _, job in pairs(jobs) do
+    if job then
+        want(queue_key(job[F.queue]))
+        want(available_key(job[F.queue]))
+        if job[F.state] == 'active' then losses[#losses + 1] = job end
+    end
+end
+look_at_losses(losses, limits)
+
 for i, id in ipairs(timeouts) do
-    redis.call('ZREM', RUNNING, id)
-    local key = job_key(id)
-    local job = load_job(key)
+    take_out(RUNNING, id)
+    local key, job = job_key(id), jobs[id]
     if job and job[F.state] == 'active' then
         leave_worker(id, job)
         drop_fields(key, job, F.delay, F.lease) -- the lease is lost: see lose_lease
@@ -30,38 +44,40 @@ for i, id in ipairs(timeouts) do
     end
 end
 
-local lost = overdue(ACTIVE)
+local leases = 0
 for _, id in ipairs(lost) do
-    redis.call('ZREM', ACTIVE, id)
-    local key = job_key(id)
-    local job = load_job(key)
+    take_out(ACTIVE, id)
+    local job = jobs[id]
     if job and job[F.state] == 'active' then
-        lose_lease(id, key, job, '{"code":"visibility_timeout","type":"visibility_timeout",'
+        leases = leases + 1
+        lose_lease(id, job_key(id), job, '{"code":"visibility_timeout",'
+            .. '"type":"visibility_timeout",'
             .. '"message":"the lease ended without ack, nack or heartbeat","retryable":true',
             kept, limits)
     end
 end
 
-local expired = overdue(EXPIRING)
+-- What was given back just now may have expired as well: it is among the jobs looked at.
+if #losses > 0 then expired = overdue(EXPIRING) end
 for _, id in ipairs(expired) do
-    redis.call('ZREM', EXPIRING, id)
-    local key = job_key(id)
-    local job = load_job(key)
+    take_out(EXPIRING, id)
+    local job = jobs[id]
     local state = job and job[F.state]
     if state == 'available' then
-        redis.call('ZREM', available_key(job[F.queue]), id)
+        take_out(available_key(job[F.queue]), id)
     elseif state == 'scheduled' or state == 'retryable' or state == 'pending' then
         count(job[F.queue], state, -1)
-        redis.call('ZREM', state == 'pending' and PENDING or DUE, id)
+        take_out(state == 'pending' and PENDING or DUE, id)
     else
         job = nil
     end
-    if job then expire(id, key, job, ARGV[5]) end
+    if job then expire(id, job_key(id), job, ARGV[5]) end
 end
 
-local next_ = -1
+local following = -1
 for _, zset in ipairs({ACTIVE, RUNNING, EXPIRING}) do
-    local score = redis.call('ZRANGE', zset, 0, 0, 'WITHSCORES')[2]
-    if score and (next_ < 0 or tonumber(score) < next_) then next_ = tonumber(score) end
+    local first = first_left(zset)
+    if first and (following < 0 or first < following) then following = first end
 end
-return {#lost, #timeouts, #expired, now, next_}
+settle()
+return {leases, #timeouts, #expired, now, following}

@@ -7,7 +7,7 @@
 --       5 limit, 6 errors kept, 7 ms to keep discarded, 8 ms to keep dead letters,
 --       9 dead letters kept per queue.
 -- Returns: {jobs recovered, next cursor or ''}
---@include keys now job event deadline available finish minutes backoff fail
+--@include keys now look last job event deadline available finish minutes backoff graves fail
 local limits = {ARGV[7], ARGV[8], tonumber(ARGV[9])}
 local after = ARGV[4] == '' and '-inf' or '(' .. ARGV[4]
 local page = redis.call('ZRANGEBYSCORE', ACTIVE, after, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[5])
@@ -17,15 +17,24 @@ if #page == 0 then return {0, ''} end
 local last = page[#page]
 local found = redis.call('ZRANGEBYSCORE', ACTIVE, after, last)
 
-local recovered = 0
+-- Fields that were read prove that a job is here; an active job has always started.
+local taken, jobs = {}, {}
 for _, id in ipairs(found) do
-    local key = job_key(id)
-    local held = redis.call('HMGET', key, F.worker, F.started, F.extended)
-    if held[1] == ARGV[2] and math.max(held[2], held[3] or 0) <= tonumber(ARGV[3]) then
-        lose_lease(id, key, load_job(key), '{"code":"worker_lost","type":"worker_lost",'
-            .. '"message":"the worker stopped sending heartbeats","retryable":true',
-            tonumber(ARGV[6]), limits)
-        recovered = recovered + 1
+    local held = redis.call('HMGET', job_key(id), F.worker, F.started, F.extended)
+    if not held[2] then
+        want(job_key(id))
+    elseif held[1] == ARGV[2] and math.max(held[2], held[3] or 0) <= tonumber(ARGV[3]) then
+        taken[#taken + 1] = id
+        jobs[#jobs + 1] = load_job(job_key(id))
+        want(available_key(jobs[#jobs][F.queue]))
     end
 end
-return {recovered, last}
+look_at_losses(jobs, limits)
+
+for i, id in ipairs(taken) do
+    lose_lease(id, job_key(id), jobs[i], '{"code":"worker_lost","type":"worker_lost",'
+        .. '"message":"the worker stopped sending heartbeats","retryable":true',
+        tonumber(ARGV[6]), limits)
+end
+settle()
+return {#taken, last}

@@ -4,15 +4,19 @@
 -- KEYS: 1 job, 2..5 the shard's fin, dead, exp, ev.
 -- ARGV: 1 events kept.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state}
---@include keys now job event deadline available
+--@include keys now look once job event deadline available
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
 local id = string.sub(key, #P + 3)
 if not job[F.dead] then return {'conflict', job[F.state]} end
-redis.call('ZREM', DEAD, id)
-redis.call('ZREM', dead_key(job[F.queue]), id)
-redis.call('ZREM', FINISHED, id)
+want(dead_key(job[F.queue]))
+want(queue_key(job[F.queue]))
+want(available_key(job[F.queue]))
+look()
+take_out(DEAD, id)
+take_out(dead_key(job[F.queue]), id)
+take_out(FINISHED, id)
 count(job[F.queue], 'discarded', -1)
 local past = {F.attempt, F.errors, F.dead, F.expired, F.finished, F.started, F.worker, F.lease,
     F.deadline, F.lease_ms, F.extended, F.delay}

@@ -3,12 +3,15 @@
 -- KEYS: 1 the shard's workers, 2 watch, 3 quiet.
 -- ARGV: 1 limit, 2 worker retention ms.
 -- Returns: records removed
---@include keys now
+--@include keys now look last
 local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2], 'LIMIT', 0, ARGV[1])
+for _, worker in ipairs(old) do want(P .. 'w:' .. worker) end
+look()
 for _, worker in ipairs(old) do
-    redis.call('ZREM', KEYS[1], worker)
-    redis.call('ZREM', KEYS[2], worker)
+    take_out(KEYS[1], worker)
+    take_out(KEYS[2], worker)
     redis.call('DEL', P .. 'w:' .. worker)
 end
+settle()
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
 return #old

@@ -23,8 +23,8 @@ def load_scripts(prelude: str = "") -> Mapping[str, Script]:
 
     Parameters
     ----------
-    prelude: Lua put before every script. Tests pass one that wraps ``redis.call`` and refuses a
-        key of another hash tag, which a cluster alone does not when both live on one node.
+    prelude: Lua put before every script. Tests pass one that wraps ``redis.call`` and refuses keys
+        that a cluster would refuse only while it moves slots.
     """
     return _load(prelude)
 
@@ -43,9 +43,10 @@ def _load(prelude: str) -> Mapping[str, Script]:
 
     return MappingProxyType(
         {
-            name: Script(name, (prelude + _INCLUDE.sub(expand, entry.read_text())).encode())
+            # Each keeps the rule of ``lua/include/look.lua``; the tests' prelude enforces it.
+            name: Script(name, (prelude + _INCLUDE.sub(expand, text)).encode(), looks_first=True)
             for entry in folder.iterdir()
             if entry.name.endswith(".lua")
-            for name in [entry.name.removesuffix(".lua")]
+            for name, text in [(entry.name.removesuffix(".lua"), entry.read_text())]
         }
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -35,8 +36,16 @@ class Mover:
         with source.client() as client:
             cluster_command(client, "SETSLOT", slot, "MIGRATING", self.ids[target.index])
 
-    def move_keys(self, slot: int, source: Node, target: Node, *, limit: int = 10**9) -> int:
-        """Move up to ``limit`` keys of the slot, one at a time; return how many."""
+    def move_keys(
+        self,
+        slot: int,
+        source: Node,
+        target: Node,
+        *,
+        limit: int = 10**9,
+        pause: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Move up to ``limit`` keys of the slot, each with a pause after it; return how many."""
         moved = 0
         with source.client() as client:
             while moved < limit:
@@ -45,6 +54,7 @@ class Mover:
                     break
                 client.migrate("127.0.0.1", target.port, keys, 0, 5000)
                 moved += 1
+                pause()
         return moved
 
     def move_key(self, key: bytes, source: Node, target: Node) -> None:
@@ -59,10 +69,12 @@ class Mover:
             with node.client() as client:
                 cluster_command(client, "SETSLOT", slot, "NODE", self.ids[target.index])
 
-    def move(self, slot: int, source: Node, target: Node) -> int:
+    def move(
+        self, slot: int, source: Node, target: Node, *, pause: Callable[[], None] = lambda: None
+    ) -> int:
         """The whole move; returns the number of keys that went over."""
         self.begin(slot, source, target)
-        moved = self.move_keys(slot, source, target)
+        moved = self.move_keys(slot, source, target, pause=pause)
         # A caller may have made a key on the source between the last look and now: not any more,
         # a migrating node makes none. So empty stays empty.
         self.finish(slot, target)

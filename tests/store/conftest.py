@@ -1,4 +1,4 @@
-"""A store on real servers whose scripts refuse keys of another tag, and redis-py beside it."""
+"""A store on real servers whose scripts run under a guard, and redis-py beside it."""
 
 from __future__ import annotations
 

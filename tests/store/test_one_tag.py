@@ -1,4 +1,6 @@
-"""No script touches a key of another tag: the guard itself, and that every script ran under it."""
+"""No script does what a moving slot would punish: the guard itself, and that every script ran
+under it. What it forbids says `tests/support/prelude.py`.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ from tests.store.jobs import (
     sibling_queue,
     take,
 )
-from tests.support.prelude import MARK, PRELUDE
+from tests.support.prelude import EMPTIED, MARK, NOT_LOOKED, PRELUDE
 from tests.support.servers import observer
 from tests.support.timeshift import age_claim, age_job, age_queue, age_worker
 
@@ -79,8 +81,64 @@ def test_the_guard_refuses_keys_of_another_tag(
 
 def test_the_guard_lets_keys_of_the_tag_pass(standalone: Embedded) -> None:
     with observer(standalone) as db:
-        code = "redis.call('SET', KEYS[1], 1) return redis.call('DEL', KEYS[1], 'ojs:{a}:y')"
-        assert db.eval(PRELUDE + code, 1, "ojs:{a}:x") == 1
+        code = "redis.call('SET', KEYS[1], 1) return redis.call('DEL', KEYS[1], KEYS[2])"
+        assert db.eval(PRELUDE + code, 2, "ojs:{a}:x", "ojs:{a}:y") == 1
+
+
+X, Y, Z = "ojs:{a}:x", "ojs:{a}:y", "ojs:{a}:z"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"redis.call('HSET', '{Y}', 'f', 1)",
+        f"redis.call('HSET', KEYS[1], 'f', 1) redis.call('HSET', '{Y}', 'f', 1)",
+        f"redis.call('HSET', KEYS[1], 'f', 1) redis.call('HGET', '{Y}', 'f')",
+        f"redis.call('HSET', KEYS[1], 'f', 1) redis.call('EXISTS', '{Y}', KEYS[1])",
+        # Read alone and not found: it may be on the other node.
+        f"redis.call('HGETALL', '{Z}') redis.call('HSET', '{Z}', 'f', 1)",
+        f"redis.call('EXISTS', '{Z}') redis.call('HSET', '{Z}', 'f', 1)",
+        f"redis.call('EXISTS', '{Z}', '{Z}') redis.call('HSET', '{Z}', 'f', 1)",
+        f"redis.call('HSET', KEYS[1], 'f', 1) redis.pcall('HSET', '{Y}', 'f', 1)",
+    ],
+)
+def test_the_guard_refuses_keys_that_were_not_looked_at(standalone: Embedded, code: str) -> None:
+    with observer(standalone) as db:
+        db.hset(Y, "f", 0)
+        with pytest.raises(Exception, match=NOT_LOOKED):
+            db.eval(PRELUDE + code, 1, X)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        f"redis.call('EXISTS', KEYS[1], '{Y}', '{Z}')",
+        f"redis.call('HGETALL', '{Y}') redis.call('EXISTS', '{Z}', KEYS[1])",
+    ],
+)
+def test_the_guard_lets_keys_pass_that_were_looked_at(standalone: Embedded, look: str) -> None:
+    with observer(standalone) as db:
+        db.hset(Y, "f", 0)
+        db.eval(f"{PRELUDE}{look} redis.call('HSET', '{Y}', 'f', 1) redis.call('DEL', '{Z}')", 1, X)
+        assert db.hget(Y, "f") == b"1"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "redis.call('ZREM', KEYS[1], 'a', 'b') redis.call('ZCARD', KEYS[1])",
+        "redis.call('ZPOPMIN', KEYS[1], 2) redis.call('ZADD', KEYS[1], 1, 'c')",
+        "redis.call('ZREM', KEYS[1], 'a', 'b') redis.call('ZREM', KEYS[1], 'c')",
+        "redis.call('DEL', KEYS[1]) redis.call('EXISTS', KEYS[1], KEYS[2])",
+    ],
+)
+def test_the_guard_refuses_keys_that_the_script_has_emptied(
+    standalone: Embedded, code: str
+) -> None:
+    with observer(standalone) as db:
+        db.zadd(X, {"a": 1, "b": 2})
+        with pytest.raises(Exception, match=EMPTIED):
+            db.eval(PRELUDE + code, 2, X, Y)
 
 
 async def test_the_fixture_runs_its_scripts_under_the_guard(store: Store) -> None:

@@ -1,38 +1,83 @@
-"""Lua put before every script in tests: no key of another hash tag may be touched.
+"""Lua put before every script in tests: it proves what a cluster shows only in the worst moment.
 
-A cluster refuses only a key that lives on another node. A key of another slot of the same node
-passes there, and on a standalone server everything does; either would break at the next slot
-migration, long after the tests were green.
+No key of another hash tag may be touched. A cluster refuses only a key that lives on another node:
+a key of another slot of the same node passes there, and on a standalone server everything does;
+either would break at the next slot migration, long after the tests were green.
+
+And while a slot is moved key by key, a script must not be stopped half way (`include/look.lua`):
+
+- every key is declared or looked at before the first write. Looked at means: read by a command on
+  two keys at once, which a moving slot refuses unless both are there, or read alone and found. A
+  lone key that was not found may be on the other node;
+- a key that the script itself has emptied is not touched again: it would be refused as absent.
 """
 
 from __future__ import annotations
 
 MARK = "key outside the declared tag"
-"""Part of the error that a refused key raises."""
+NOT_LOOKED = "key not looked at before the first write"
+EMPTIED = "key that the script has emptied"
+"""Parts of the errors that a refused key raises."""
 
 PRELUDE = (
     r"""
 local redis = (function(server)
     local begin = string.match(KEYS[1] or '', '^ojs:{[^{}]+}:')
-    local function check(key)
+    local looked, emptied, wrote = {}, {}, false
+    local function refuse(why, key) error(why .. ': ' .. tostring(key), 0) end
+    local function check_tag(key)
         if not begin or type(key) ~= 'string' or string.sub(key, 1, #begin) ~= begin then
-            error('"""
+            refuse('"""
     + MARK
-    + r""": ' .. tostring(key))
+    + r"""', key)
         end
     end
-    for _, key in ipairs(KEYS) do check(key) end
+    for _, key in ipairs(KEYS) do
+        check_tag(key)
+        looked[key] = true
+    end
     local many = {DEL = true, UNLINK = true, EXISTS = true, TOUCH = true}
-    local none = {TIME = true}
+    local keyless = {TIME = true}
+    local reads = {}
+    for name in string.gmatch('EXISTS TOUCH GET HGET HGETALL HMGET HEXISTS ZSCORE ZCARD ZRANGE '
+        .. 'ZREVRANGE ZRANGEBYSCORE', '%u+') do reads[name] = true end
+    local function is_there(key) return server.call('EXISTS', key) == 1 end
+
+    local function read(run, command, keys, ...)
+        for _, key in ipairs(keys) do
+            if emptied[key] then refuse('"""
+    + EMPTIED
+    + r"""', key) end
+            if wrote and not looked[key] then refuse('"""
+    + NOT_LOOKED
+    + r"""', key) end
+        end
+        for _, key in ipairs(keys) do
+            if key ~= keys[1] or (keys[2] and keys[2] ~= key) or is_there(key) then
+                looked[key] = true
+            end
+        end
+        return run(command, ...)
+    end
+
+    local function write(run, command, keys, ...)
+        wrote = true
+        read(function() end, command, keys)
+        local before = {}
+        for i, key in ipairs(keys) do before[i] = is_there(key) end
+        local reply = run(command, ...)
+        for i, key in ipairs(keys) do emptied[key] = before[i] and not is_there(key) end
+        return reply
+    end
+
     local function guarded(run)
         return function(command, ...)
             command = string.upper(command)
-            if many[command] then
-                for _, key in ipairs({...}) do check(key) end
-            elseif not none[command] then
-                check((...))
-            end
-            return run(command, ...)
+            if keyless[command] then return run(command, ...) end
+            local keys = many[command] and {...} or {(...)}
+            for _, key in ipairs(keys) do check_tag(key) end
+            if command == 'SPUBLISH' then return run(command, ...) end
+            return (reads[command] and read or write)(run, command, keys, ...)
         end
     end
     return {call = guarded(server.call), pcall = guarded(server.pcall)}
@@ -40,4 +85,4 @@ end)(redis)
 """
 )
 """The first argument of a command is its key (or, for SPUBLISH, its channel, which must carry the
-tag as well); of DEL and its like every argument is."""
+tag as well and is never refused while a slot moves); of DEL and its like every argument is."""

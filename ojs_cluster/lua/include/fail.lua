@@ -24,18 +24,7 @@ local function exhaust(id, key, job, error, limits)
     local queue = job[F.queue]
     if job[F.on_exhaustion] == 'dead_letter' then
         finish(id, key, job, 'discarded', limits[2], F.dead, 1)
-        redis.call('ZADD', DEAD, now, id)
-        redis.call('ZADD', dead_key(queue), now, id)
-        -- Beyond the cap the oldest leave the list at once; the janitor, which also knows how to
-        -- take back an alias in another shard, removes the jobs themselves. More than one only
-        -- after the setting was lowered, and then some at each death.
-        local over = redis.call('ZCARD', dead_key(queue)) - limits[3]
-        local popped = over > 0 and redis.call('ZPOPMIN', dead_key(queue), math.min(over, 100)) or {}
-        for i = 1, #popped, 2 do
-            redis.call('ZREM', DEAD, popped[i])
-            redis.call('HDEL', job_key(popped[i]), F.dead)
-            redis.call('ZADD', FINISHED, now, popped[i])
-        end
+        bury(queue, id, limits[3])
     else
         finish(id, key, job, 'discarded', limits[1])
     end
@@ -47,7 +36,7 @@ local function fail(id, key, job, error, retryable, chance, kept, limits)
     record_error(key, job, error, kept)
     tally(job, 'f')
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', brief(error))
-    if not retryable or tonumber(job[F.attempt]) >= tonumber(job[F.max_attempts]) then
+    if is_last(job, retryable) then
         return exhaust(id, key, job, error, limits)
     end
     local delay = backoff(job[F.retry], tonumber(job[F.attempt]), chance)
@@ -69,7 +58,7 @@ local function lose_lease(id, key, job, error, kept, limits)
     record_error(key, job, error, kept)
     tally(job, 'f')
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', brief(error))
-    if tonumber(job[F.attempt]) >= tonumber(job[F.max_attempts]) then
+    if is_last(job, true) then
         return exhaust(id, key, job, error, limits)
     end
     save_job(key, job, F.state, 'available', F.enqueued, now)

@@ -15,7 +15,7 @@ end
 
 -- An active job leaves its worker.
 local function leave_worker(id, job)
-    redis.call('ZREM', ACTIVE, id)
-    if job[F.timeout] then redis.call('ZREM', RUNNING, id) end
+    take_out(ACTIVE, id)
+    if job[F.timeout] then take_out(RUNNING, id) end
     count(job[F.queue], 'active', -1)
 end

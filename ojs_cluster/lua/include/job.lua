@@ -11,14 +11,25 @@ local F = {
 
 -- Reads a job. Returns the fields as a table and as HGETALL gave them, or nil and a reply:
 -- {'missing'} or {'moved', shard} when the id is a client's and its job lives elsewhere.
+-- Fields that were read prove that the key is here; for none, see look.lua.
 local function load_job(key)
     local flat = redis.call('HGETALL', key)
-    if #flat == 0 then return nil, {'missing'} end
+    if #flat == 0 then
+        if key ~= KEYS[1] then redis.call('EXISTS', KEYS[1], key) end
+        return nil, {'missing'}
+    end
     local job = {}
     for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
     if job[F.alias] then return nil, {'moved', job[F.alias]} end
     job.flat = flat
     return job
+end
+
+-- Jobs by id, false for those that are not here.
+local function load_jobs(ids)
+    local jobs = {}
+    for _, id in ipairs(ids) do jobs[id] = load_job(job_key(id)) or false end
+    return jobs
 end
 
 -- Writes fields of a job and keeps the copy that is returned in step: later pairs win there.

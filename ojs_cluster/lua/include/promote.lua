@@ -1,14 +1,27 @@
 -- Scheduled and retryable jobs whose time has come become available, or expire if that came first.
-local function promote_due(limit, keep_discarded_ms)
+-- Looks at what is due: ids in the order of their time, and the jobs.
+local function look_at_due(limit)
     local ids = redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, limit)
+    if #ids == 0 then return ids, {} end
+    local jobs = load_jobs(ids)
+    for _, job in pairs(jobs) do
+        if job then
+            want(queue_key(job[F.queue]))
+            want(available_key(job[F.queue]))
+        end
+    end
+    look()
+    return ids, jobs
+end
+
+local function promote_due(ids, jobs, keep_discarded_ms)
     for _, id in ipairs(ids) do
-        redis.call('ZREM', DUE, id)
-        local key = job_key(id)
-        local job = load_job(key)
+        take_out(DUE, id)
+        local key, job = job_key(id), jobs[id]
         if job then
             count(job[F.queue], job[F.state], -1)
             if job[F.expires] and tonumber(job[F.expires]) <= now then
-                redis.call('ZREM', EXPIRING, id)
+                take_out(EXPIRING, id)
                 expire(id, key, job, keep_discarded_ms)
             else
                 save_job(key, job, F.state, 'available', F.enqueued, now)
@@ -17,5 +30,4 @@ local function promote_due(limit, keep_discarded_ms)
             end
         end
     end
-    return #ids
 end

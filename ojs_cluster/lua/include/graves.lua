@@ -1,0 +1,56 @@
+-- Dead letters of a queue are capped: when one comes in, the oldest leave the list at once. The
+-- janitor, which also knows how to take back an alias in another shard, removes the jobs
+-- themselves. More than one leaves only after the setting was lowered, and then some at each death.
+local graves = {}
+
+-- Looks at those that may have to leave when up to `coming` jobs of the queue die.
+local function look_at_graves(queue, coming, most)
+    local key = dead_key(queue)
+    want(key)
+    look()
+    local there = redis.call('ZCARD', key)
+    local over, oldest = there + coming - most, {}
+    if over > 0 then
+        oldest = redis.call('ZRANGE', key, 0, math.min(over, coming + 100) - 1)
+        for _, id in ipairs(oldest) do want(job_key(id)) end
+        look()
+    end
+    graves[queue] = {there = there, oldest = oldest, all = #oldest == there, next = 1}
+end
+
+-- A job that has just died joins the list.
+local function bury(queue, id, most)
+    local key, list = dead_key(queue), graves[queue]
+    redis.call('ZADD', DEAD, now, id)
+    redis.call('ZADD', key, now, id)
+    list.there = list.there + 1
+    if list.all then table.insert(list.oldest, id) end
+    while list.there > most and list.oldest[list.next] do
+        local old = list.oldest[list.next]
+        list.next, list.there = list.next + 1, list.there - 1
+        take_out(DEAD, old)
+        take_out(key, old)
+        redis.call('HDEL', job_key(old), F.dead)
+        redis.call('ZADD', FINISHED, now, old)
+    end
+end
+
+-- Whether a failure now is the job's last.
+local function is_last(job, retryable)
+    return not retryable or tonumber(job[F.attempt]) >= tonumber(job[F.max_attempts])
+end
+
+-- Looks at what may be touched when these jobs lose an attempt that counts.
+local function look_at_losses(jobs, limits)
+    local deaths = {}
+    for _, job in ipairs(jobs) do
+        local queue = job[F.queue]
+        want(queue_key(queue))
+        want(minutes_key(queue))
+        if job[F.on_exhaustion] == 'dead_letter' and is_last(job, true) then
+            deaths[queue] = (deaths[queue] or 0) + 1
+        end
+    end
+    look()
+    for queue, coming in pairs(deaths) do look_at_graves(queue, coming, limits[3]) end
+end
