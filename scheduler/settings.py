@@ -65,7 +65,7 @@ class SchedulerSettings:
 
     group: str = "default"
     lease_ttl_ms: int = 5_000
-    promote_batch: int = 200
+    promote_batch: int = 500
     reap_batch: int = 100
     worker_batch: int = 50
     janitor_batch: int = 200

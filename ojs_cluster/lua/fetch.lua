@@ -15,7 +15,7 @@ if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
     if until_ and tonumber(until_) > now then return {now, 'quiet'} end
 end
-local due, jobs = look_at_due(16)
+local due, jobs = look_at_due(16, true)
 
 -- A reply that the client refuses for its size would leave leases that nobody knows of. With
 -- the default limits a job has at most 1.7 MB, so this stays far below the client's 64 MiB.
