@@ -65,9 +65,11 @@ def _cases(topology: str | None, chosen: str | None) -> Iterator[Any]:
     assert root is not None
     for file in scope.files(root, chosen):
         case = load(root, file)
-        marks = []
+        marks: list[pytest.MarkDecorator] = []
         if reason := scope.IMPOSSIBLE.get(case.file):
             marks.append(pytest.mark.xfail(strict=True, raises=CaseFailed, reason=reason))
+        if case.file in scope.SLOW and topology and topology not in scope.ALWAYS_SLOW_ON:
+            marks.append(pytest.mark.soak)
         yield pytest.param(topology, case, marks=marks, id=case.file)
 
 

@@ -29,6 +29,19 @@ IMPOSSIBLE: Final[Mapping[str, str]] = {
 }
 """Files that no honest server passes. They run all the same, and passing one is a failure."""
 
+SLOW: Final = frozenset(
+    {
+        "level-2-scheduled/cron/cron-fires-on-schedule.json",
+        "level-2-scheduled/cron/cron-overlap-prevention.json",
+    }
+)
+"""Files that wait for minutes of the wall clock: more than three together."""
+
+ALWAYS_SLOW_ON: Final = frozenset({"valkey-cluster", "redis-cluster"})
+"""Topologies that run the slow files every time; the others do in `make soak`. A single server
+fires a cron job by the same scripts, and waiting for it on all four would take `make test` past
+what anybody waits for."""
+
 HOW_TO_GET_SUITES: Final = (
     "no conformance suites: clone https://github.com/openjobspec/ojs-conformance beside this "
     "repository, or set OJS_CONFORMANCE_SUITES to its suites folder"
