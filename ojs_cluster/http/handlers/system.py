@@ -50,7 +50,7 @@ async def manifest(app: App, _request: Request) -> Response:
                 "version": settings.version,
                 "language": "python",
             },
-            "conformance_level": 1,
+            "conformance_level": 3,
             "conformance_tier": "runtime",
             "protocols": ["http"],
             "backend": "redis",
