@@ -1,6 +1,6 @@
 # Every target with a `##` line shows up in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint conformance soak bench clean
+.PHONY: help run test lint conformance soak bench lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,6 +38,16 @@ bench: $(VENV)/.loadtest ## the benchmarks in loadtest/bench
 		echo "== $$module"; $(BIN)/python -m $$module || exit 1; \
 	done
 
+lock: $(VENV)/.uv ## pin what the image installs (UPGRADE=--upgrade for newer versions)
+	$(COMPILE) pyproject.toml --output-file requirements/runtime.lock
+	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
+		print("\n".join(project["build-system"]["requires"]))' \
+		| $(COMPILE) - --output-file requirements/build.lock
+
+# No index and no folder is written into a lock: the same file serves behind any mirror.
+COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(UPGRADE) \
+	--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
+
 clean: ## remove the virtual environment and caches (jobs in .ojs-data stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -54,6 +64,10 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 
 $(VENV)/.loadtest: pyproject.toml $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,loadtest]'
+	@touch $@
+
+$(VENV)/.uv: pyproject.toml $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,lock]'
 	@touch $@
 
 $(BIN)/python:

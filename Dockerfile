@@ -1,0 +1,49 @@
+# syntax=docker/dockerfile:1
+# One image for all commands: `serve` (the default), `scheduler`, `export`, `import`, `config`.
+# Everything that it installs is pinned with hashes in requirements/ (`make lock`), and comes as
+# wheels only, so no stage needs a compiler. tests/image runs these steps without Docker.
+
+FROM python:3.13-slim-trixie AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1
+WORKDIR /src
+COPY requirements/ requirements/
+# Apart from the code: a change of ours leaves this layer in the cache. No pip in the environment
+# that is shipped: `--python` installs into it from outside.
+RUN python -m venv --without-pip /opt/ojs \
+    && python -m pip --python /opt/ojs/bin/python install --no-compile \
+        --require-hashes --only-binary=:all: --requirement requirements/runtime.lock
+RUN python -m venv /opt/build \
+    && /opt/build/bin/python -m pip install \
+        --require-hashes --only-binary=:all: --requirement requirements/build.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY ojs_cluster/ ojs_cluster/
+COPY scheduler/ scheduler/
+# Compiled here, checked by nothing at run time: the file system is read-only then.
+RUN /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir /opt/wheels . \
+    && python -m pip --python /opt/ojs/bin/python install --no-compile \
+        --no-deps --no-index --find-links /opt/wheels ojs-cluster \
+    && /opt/ojs/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/ojs/lib
+
+FROM python:3.13-slim-trixie
+ARG VERSION=dev
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="ojs-cluster" \
+      org.opencontainers.image.description="An OpenJobSpec job server over Redis or Valkey Cluster" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+COPY --from=build /opt/ojs /opt/ojs
+ENV PATH=/opt/ojs/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+# Numeric, so that Kubernetes can see that it is not root. It owns no file and needs none.
+USER 10001:10001
+WORKDIR /
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+# Whether the process lives: it never asks Redis. For `serve`; other commands switch it off.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('OJS_PORT') or '8080') + '/health', timeout=2)"]
+ENTRYPOINT ["ojs-cluster"]
+CMD ["serve"]

@@ -1,0 +1,159 @@
+"""docker-compose.yml without Docker: its form, and the parts of it that run anywhere."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from ojs_cluster.server.embedded import Embedded, ServerBinary
+from ojs_cluster.server.variables import VARIABLES
+from tests.image.dockerfile import read_stages
+from tests.support.servers import wait_until
+
+ROOT = Path(__file__).parent.parent.parent
+FILE = ROOT / "docker-compose.yml"
+COMPOSE: Any = YAML(typ="safe").load(FILE)
+SERVICES: Any = COMPOSE["services"]
+VALKEYS = [name for name in SERVICES if name.startswith("valkey-")]
+CLI = shutil.which("valkey-cli") or shutil.which("redis-cli")
+HAPROXY = shutil.which("haproxy")
+
+
+def interpolated(text: str, **values: str) -> str:
+    """A text as compose gives it to a container: ${NAME:-default} and $$ replaced."""
+    text = re.sub(r"(?<!\$)\$\{(\w+):-([^}]*)\}", lambda m: values.get(m[1], m[2]), text)
+    return text.replace("$$", "$")
+
+
+def test_the_file_follows_the_compose_schema() -> None:
+    done = subprocess.run(
+        [
+            Path(sys.executable).parent / "check-jsonschema",
+            *("--builtin-schema", "vendor.compose-spec", FILE),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_it_is_the_installation_that_the_readme_draws() -> None:
+    assert len(VALKEYS) == 6
+    assert SERVICES["api"]["deploy"]["replicas"] == 2
+    assert SERVICES["scheduler"]["deploy"]["replicas"] == 2
+    assert SERVICES["scheduler"]["command"] == ["scheduler"]
+    assert list(COMPOSE["volumes"]) == VALKEYS
+    addresses = [SERVICES[name]["networks"]["ojs"]["ipv4_address"] for name in VALKEYS]
+    joined = SERVICES["cluster-init"]["environment"]["NODES"].split()
+    assert [f"{address}:6379" for address in addresses] == joined
+
+
+def test_jobs_are_kept_on_disk_and_never_evicted() -> None:
+    for name in VALKEYS:
+        command = SERVICES[name]["command"]
+        for option in (
+            "--cluster-enabled yes",
+            "--appendonly yes",
+            "--appendfsync everysec",
+            "--maxmemory-policy noeviction",
+        ):
+            assert option in command
+        assert SERVICES[name]["volumes"] == [f"{name}:/data"]
+
+
+def test_nothing_may_write_or_gain_rights_and_only_the_proxy_is_published() -> None:
+    for name, service in SERVICES.items():
+        assert ("ports" in service) == (name == "haproxy"), name
+        if name != "cluster-init":
+            assert service["read_only"] is True, name
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["security_opt"] == ["no-new-privileges:true"], name
+    assert SERVICES["haproxy"]["ports"] == ["${OJS_PUBLISH:-127.0.0.1:8080}:8080"]
+    assert SERVICES["api"]["environment"]["OJS_API_KEY"].startswith("${OJS_API_KEY:?")
+
+
+def test_every_variable_is_one_that_the_server_knows() -> None:
+    known = {variable.name for variable in VARIABLES}
+
+    assert SERVICES["api"]["environment"].keys() <= known
+    assert SERVICES["scheduler"]["environment"].keys() <= known
+
+
+def test_containers_are_given_longer_to_stop_than_they_need() -> None:
+    default = {variable.name: variable.default for variable in VARIABLES}
+    delay = int(SERVICES["api"]["environment"]["OJS_SHUTDOWN_DELAY"].removesuffix("s"))
+    drain = int(default["OJS_SHUTDOWN_TIMEOUT"].removesuffix("s"))
+
+    assert int(SERVICES["api"]["stop_grace_period"].removesuffix("s")) > delay + drain
+    assert SERVICES["scheduler"]["healthcheck"] == {"disable": True}
+    assert "serve" in read_stages((ROOT / "Dockerfile").read_text())[-1].last("CMD")
+
+
+@pytest.mark.skipif(CLI is None, reason="needs valkey-cli or redis-cli")
+def test_the_join_script_makes_a_cluster_and_run_again_leaves_it(
+    server_binary: ServerBinary, tmp_path: Path
+) -> None:
+    [script] = SERVICES["cluster-init"]["command"]
+    links = tmp_path / "bin"
+    links.mkdir()
+    (links / "valkey-cli").symlink_to(str(CLI))
+    nodes = [
+        Embedded(
+            tmp_path / f"node-{number}",
+            cluster=False,
+            binary=server_binary,
+            append_only=False,
+            config={"cluster-enabled": "yes"},
+        )
+        for number in range(6)
+    ]
+    try:
+        for node in nodes:
+            node.start()
+        addresses = [f"127.0.0.1:{node.nodes[0].port}" for node in nodes]
+        env = {"PATH": f"{links}:{os.environ['PATH']}", "NODES": " ".join(addresses)}
+
+        def join() -> str:
+            return subprocess.run(
+                [*SERVICES["cluster-init"]["entrypoint"], interpolated(script)],
+                env=env,
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=120,
+            ).stdout
+
+        assert "slots" in join()
+        with nodes[0].nodes[0].client() as client:
+            wait_until(
+                lambda: (
+                    sum("slave" in each["flags"] for each in client.cluster("nodes").values()) == 3
+                ),
+                what="a replica for each master",
+            )
+        assert join() == ""
+    finally:
+        for node in nodes:
+            node.stop(graceful=False)
+
+
+@pytest.mark.skipif(HAPROXY is None, reason="needs haproxy")
+def test_the_proxy_takes_its_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "haproxy.cfg"
+    file.write_text(COMPOSE["configs"]["haproxy"]["content"])
+
+    done = subprocess.run(
+        [str(HAPROXY), "-c", "-f", file], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "WARNING" not in done.stderr
