@@ -143,7 +143,7 @@ async def promote_all(store: Store, queue: str = QUEUE, limit: int = 100) -> Tic
 
 
 async def until(
-    probe: Callable[[], Awaitable[T]], accept: Callable[[T], bool], *, timeout_s: float = 10
+    probe: Callable[[], Awaitable[T]], accept: Callable[[T], bool], *, timeout_s: float = 60
 ) -> T:
     """Poll until ``probe`` returns something acceptable.
 
