@@ -85,6 +85,8 @@ class Shard:
     """Deals that must not be decided any more, by the ms at which that was settled."""
     dealt: bytes = field(init=False)
     """Deals whose part of this shard is written, by the ms of the writing."""
+    opening: bytes = field(init=False)
+    """Queues whose limits are used up, by the ms at which time alone makes room."""
     wake: bytes = field(init=False)
     """Channel: the name of a queue that stopped being empty."""
     sched: bytes = field(init=False)
@@ -164,6 +166,7 @@ SHARD_KEYS = {
     "locks": b"locks",
     "deals": b"deals",
     "dealt": b"dealt",
+    "opening": b"open",
     "wake": b"wake",
     "sched": b"sched",
 }

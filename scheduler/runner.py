@@ -13,7 +13,7 @@ import trio
 from ojs_cluster.keys import META
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.leader import Lease
-from scheduler import cron, dead_workers, janitor, outbox, promote, reap
+from scheduler import cron, dead_workers, janitor, outbox, promote, rate_limits, reap
 from scheduler.pacing import Pace, ShardLoop, Slots, Step
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import Stats
@@ -53,6 +53,7 @@ class Leader:
         urgent = (
             self._loop("promote", promote.step(store, settings.promote_batch), pace),
             self._loop("reap", reap.step(store, settings.reap_batch), pace),
+            self._loop("rate_limits", rate_limits.step(store, settings.promote_batch), pace),
             self._loop("outbox", outbox.step(store, settings.outbox_batch), patient),
             self._loop("cron", cron.step(store, settings.cron_batch), patient, shards=(META,)),
         )

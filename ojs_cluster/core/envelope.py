@@ -22,6 +22,7 @@ from ojs_cluster.core.fingerprint import fingerprint
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.core.limits import DEFAULT_LIMITS, Limits
 from ojs_cluster.core.options import DEFAULT_SETTINGS, TOP_LEVEL, parse_options
+from ojs_cluster.core.rate_limit import RateLimitPolicy
 from ojs_cluster.core.rawjson import (
     Raw,
     array_items,
@@ -96,6 +97,7 @@ class NewJob:
     unique: UniquePolicy | None = None
     fingerprint: str = ""
     """Of a unique job: jobs with the same one count as the same."""
+    rate_limit: RateLimitPolicy | None = None
 
 
 def head(job_id: str, job: NewJob) -> bytes:
@@ -207,6 +209,7 @@ def _job(attributes: dict[str, Raw], limits: Limits) -> NewJob:
         pending=settings.pending,
         body=body,
         unique=settings.unique,
+        rate_limit=settings.rate_limit,
         fingerprint=(
             ""
             if settings.unique is None

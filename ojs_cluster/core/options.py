@@ -16,6 +16,7 @@ import msgspec
 
 from ojs_cluster.core.durations import MAX_DURATION_MS, parse_duration_ms
 from ojs_cluster.core.errors import InvalidRequest, Unsupported, ValidationFailed
+from ojs_cluster.core.rate_limit import RateLimitPolicy, parse_rate_limit
 from ojs_cluster.core.rawjson import Raw, array_items, show, string, value
 from ojs_cluster.core.retry import DEFAULT_RETRY, RetryPolicy, parse_retry
 from ojs_cluster.core.timestamps import TimePoint, parse_timestamp
@@ -35,6 +36,7 @@ TOP_LEVEL: Final = frozenset(
         "priority",
         "retry",
         "unique",
+        "rate_limit",
         "tags",
         "timeout",
         "timeout_ms",
@@ -86,6 +88,7 @@ class Settings:
     expires: TimePoint | None = None
     pending: bool = False
     unique: UniquePolicy | None = None
+    rate_limit: RateLimitPolicy | None = None
     members: bytes = b""
     metadata: bytes | None = None
 
@@ -134,8 +137,6 @@ def _resolve(text: bytes, beside: Mapping[str, Raw]) -> Settings:
         raise InvalidRequest(
             "options hold a number that is out of range", field="options"
         ) from None
-    if options.rate_limit is not None:
-        raise Unsupported("rate limits are not offered", field="options.rate_limit")
     source = _Source(options, beside)
     members: list[bytes] = []  # in the order of the calls below
     return Settings(
@@ -149,6 +150,7 @@ def _resolve(text: bytes, beside: Mapping[str, Raw]) -> Settings:
         pending=_pending(source),
         metadata=_metadata(source),
         unique=_unique(source, members),
+        rate_limit=_rate_limit(source, members),
         members=_rest(source, members),
     )
 
@@ -322,6 +324,19 @@ def _unique(source: _Source, members: list[bytes]) -> UniquePolicy | None:
         raise ValidationFailed(f"unique must be an object, not {show(unique)}", field=path)
     policy = parse_unique(unique, path=path)
     members.append(b'"unique":' + policy.json())
+    return policy
+
+
+def _rate_limit(source: _Source, members: list[bytes]) -> RateLimitPolicy | None:
+    limit, path = source.first("rate_limit", beside=("rate_limit",))
+    if limit is None:
+        return None
+    if not isinstance(limit, dict):
+        raise ValidationFailed(f"rate_limit must be an object, not {show(limit)}", field=path)
+    policy = parse_rate_limit(limit, path=path)
+    if policy.key is not None:
+        raise Unsupported("limits by key are not offered", field=f"{path}.key")
+    members.append(b'"rate_limit":' + policy.json())
     return policy
 
 

@@ -14,6 +14,7 @@ from ojs_cluster.http.handlers import (
     heartbeat,
     jobs,
     queues,
+    rate_limits,
     result,
     settle,
     system,
@@ -79,6 +80,9 @@ ROUTES: tuple[Route, ...] = (
     Route("PATCH", f"{V1}/crons/{{name}}", cron.change),
     Route("DELETE", f"{V1}/crons/{{name}}", cron.drop),
     Route("GET", f"{V1}/events", events.list_events),
+    Route("GET", f"{V1}/admin/queues/{{name}}/rate-limit", rate_limits.get_queue),
+    Route("PUT", f"{V1}/admin/queues/{{name}}/rate-limit", rate_limits.set_queue),
+    Route("DELETE", f"{V1}/admin/queues/{{name}}/rate-limit", rate_limits.drop_queue),
     Route("POST", f"{V1}/admin/reset", admin.reset, test_hook=True),
 )
 

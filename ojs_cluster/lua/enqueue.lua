@@ -70,6 +70,7 @@ for i = 1, jobs do
     set(F.created, now)
     if ARGV[at + 3] ~= '0' then set(F.priority, ARGV[at + 3]) end
     if due then set(F.due, due) end
+    if job[F.mps] then redis.call('HSET', queue_key(job[F.queue]), 'mps', job[F.mps]) end
     if due_shown then set(F.scheduled_shown, due_shown) end
     if expires then set(F.expires, expires) end
     if expires_shown then set(F.expires_shown, expires_shown) end

@@ -1,6 +1,7 @@
 -- Transition: available -> active, for up to `count` jobs of some queues of one shard.
--- Pre:  the worker is not quiet; a queue is not paused.
--- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. What was due
+-- Pre:  the worker is not quiet; a queue is not paused, and its limits have room.
+-- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id, and is counted
+--       by its queue's limits. A queue without room does not keep later ones waiting. What was due
 --       in the shard has been promoted first; expired jobs met on the way are discarded. Fewer
 --       jobs than there are when they are large: the reply ends with the job that fills it.
 -- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c: and q:.
@@ -8,7 +9,7 @@
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
 --       7 ms to keep discarded jobs, then the queue names in order.
 -- Returns: {now, effects, per job: id, fields} | {now, 'quiet'}
---@include keys now look last job event deadline effect available finish promote
+--@include keys now look last job event deadline effect available finish promote gauges meter gate
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 local reply = {now, effects}
 if worker ~= '' then
@@ -16,6 +17,12 @@ if worker ~= '' then
     if until_ and tonumber(until_) > now then return {now, 'quiet'} end
 end
 local due, jobs = look_at_due(16, true)
+local gates = {}
+for q = 8, #ARGV do
+    local key = KEYS[8 + 2 * (q - 8)]
+    gates[key] = load_gate(key)
+    if #gates[key].meter > 0 then want(OPENING) end
+end
 
 -- A reply that the client refuses for its size would leave leases that nobody knows of. With
 -- the default limits a job has at most 1.7 MB, so this stays far below the client's 64 MiB.
@@ -28,9 +35,10 @@ local function scan()
     local found, live, bytes, budget = {}, 0, 0, wanted + 256
     for q = 8, #ARGV do
         local at = 8 + 2 * (q - 8)
-        local open, from = redis.call('HEXISTS', KEYS[at], 'paused') == 0, 0
-        while open and live < wanted and budget > 0 and bytes < MOST_BYTES do
-            local size = math.min(wanted - live, budget)
+        local gate, from = gates[KEYS[at]], 0
+        local open, most = not gate.shut, live + room(gate.meter, wanted - live)
+        while open and live < most and budget > 0 and bytes < MOST_BYTES do
+            local size = math.min(most - live, budget)
             local ids = redis.call('ZRANGE', KEYS[at + 1], from, from + size - 1)
             for _, id in ipairs(ids) do
                 if bytes >= MOST_BYTES then break end
@@ -41,7 +49,7 @@ local function scan()
                     for j = 2, job[F.errors] and #job.flat or 0, 2 do bytes = bytes + #job.flat[j] end
                 end
                 found[#found + 1] = id
-                found[#found + 1] = KEYS[at + 1]
+                found[#found + 1] = at
             end
             open, from, budget = #ids == size, from + size, budget - size
         end
@@ -57,16 +65,17 @@ if #due > 0 then
     found = scan()
 end
 
-local given = 0
+local given, started = 0, {}
 for i = 1, #found, 2 do
-    local id, zset = found[i], found[i + 1]
+    local id, at = found[i], found[i + 1]
     local key, job = job_key(id), jobs[id]
-    take_out(zset, id)
+    take_out(KEYS[at + 1], id)
     if job and job[F.expires] then take_out(EXPIRING, id) end
     if job and job[F.expires] and tonumber(job[F.expires]) <= now then
         expire(id, key, job, ARGV[7])
     elseif job then
         given = given + 1
+        started[at] = (started[at] or 0) + 1
         local lease_ms = ARGV[5]
         if lease_ms == '' then lease_ms = job[F.visibility] or ARGV[6] end
         local deadline = now + lease_ms
@@ -82,5 +91,6 @@ for i = 1, #found, 2 do
         reply[#reply + 1] = job.flat
     end
 end
+for at, n in pairs(started) do pass_gate(KEYS[at], ARGV[8 + (at - 8) / 2], gates[KEYS[at]], n) end
 settle()
 return reply

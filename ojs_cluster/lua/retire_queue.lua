@@ -1,13 +1,15 @@
--- A queue that holds no job of any state, is not paused and is older than `age` is forgotten.
+-- A queue that holds no job of any state, is not paused, has no limits set by an operator and is
+-- older than `age` is forgotten.
 -- KEYS: 1 c:, 2 q:, 3 m:.  ARGV: 1 age ms.
 -- Returns: 1 when gone (or never there), 0 when in use
 --@include now
+local IDLE = {created = true, seq = true, acked = true, mps = true, mpstarts = true}
 local flat = redis.call('HGETALL', KEYS[1])
 for i = 1, #flat, 2 do
     local name, value = flat[i], flat[i + 1]
     if name == 'paused' then return 0 end
     if name == 'created' and now - value < tonumber(ARGV[1]) then return 0 end
-    if name ~= 'created' and name ~= 'seq' and name ~= 'acked' and value ~= '0' then return 0 end
+    if not IDLE[name] and value ~= '0' then return 0 end
 end
 if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
 redis.call('DEL', KEYS[1], KEYS[3])

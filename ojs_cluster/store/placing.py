@@ -109,12 +109,14 @@ def _fields(job_id: str, job: NewJob) -> list[bytes]:
         f.MAX_ATTEMPTS,
         b"%d" % retry.max_attempts,
     ]
+    most = job.rate_limit.max_per_second if job.rate_limit else None
     optional = (
         (f.RETRY, retry.packed()),
         (f.NON_RETRYABLE, retry.patterns()),
         (f.ON_EXHAUSTION, b"dead_letter" if retry.on_exhaustion == "dead_letter" else b""),
         (f.VISIBILITY, b"%d" % job.visibility_timeout_ms if job.visibility_timeout_ms else b""),
         (f.TIMEOUT, b"%d" % job.timeout_ms if job.timeout_ms else b""),
+        (f.MPS, b"%d" % most if most else b""),
     )
     for name, value in optional:
         if value:

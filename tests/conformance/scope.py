@@ -15,10 +15,7 @@ DEFAULT_FOLDERS: Final = (
     "level-1-reliable",
     "level-2-scheduled",
     "level-3-workflows",
-    "level-4-advanced/bulk",
-    "level-4-advanced/priority",
-    "level-4-advanced/queue-ops",
-    "level-4-advanced/unique",
+    "level-4-advanced",
 )
 
 IMPOSSIBLE: Final[Mapping[str, str]] = {

@@ -214,7 +214,13 @@ def test_metadata_alone_becomes_meta() -> None:
         ({"tags": [1]}, "options.tags", InvalidRequest),
         ({"unique": True}, "options.unique", ValidationFailed),
         ({"unique": {"on_conflict": "error"}}, "options.unique.on_conflict", ValidationFailed),
-        ({"rate_limit": {"max_per_second": 1}}, "options.rate_limit", Unsupported),
+        ({"rate_limit": {"key": "k", "concurrency": 1}}, "options.rate_limit.key", Unsupported),
+        (
+            {"rate_limit": {"max_per_second": 0}},
+            "options.rate_limit.max_per_second",
+            ValidationFailed,
+        ),
+        ({"rate_limit": 1}, "options.rate_limit", ValidationFailed),
     ],
     ids=lambda value: str(value)[:60],
 )

@@ -14,6 +14,7 @@ import trio
 
 from ojs_cluster.core.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.core.rate_limit import Limits, Rate
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.redis.script import Script
 from ojs_cluster.server.embedded import Embedded
@@ -24,6 +25,7 @@ from ojs_cluster.store import (
     deals,
     leader,
     queues,
+    rate_limits,
     retention,
     workers,
     workflows,
@@ -60,7 +62,7 @@ from tests.store.unique_jobs import once, recover
 from tests.store.workflow_jobs import chain, drain_all, run_one, step
 from tests.support.prelude import EMPTIED, MARK, NOT_LOOKED, PRELUDE
 from tests.support.servers import observer
-from tests.support.timeshift import age_claim, age_job, age_queue, age_worker
+from tests.support.timeshift import age_claim, age_job, age_opening, age_queue, age_worker
 
 ALL = {
     entry.name.removesuffix(".lua")
@@ -268,6 +270,12 @@ async def queue_upkeep(store: Store, db: Any) -> None:
     await queues.purge(store, "old")
     await queues.switch(store, "old", "pause")
     await queues.switch(store, "old", "resume")
+    await rate_limits.set_queue(store, "old", Limits(rate=Rate(1, HOUR)))
+    await put(store, "old", rate_limit={"max_per_second": 1})
+    await ack(store, (await take(store, "old"))[0])
+    age_opening(db, shard_of(store, "old"), "old", 2 * HOUR)
+    await rate_limits.open_due(store, shard_of(store, "old"), 10)
+    await rate_limits.set_queue(store, "old", Limits())
     age_queue(db, shard_of(store, "old"), "old", 2 * HOUR)
     await retention.retire_queues(store)
     for shard in store.keys:

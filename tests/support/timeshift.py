@@ -68,3 +68,19 @@ def age_cron(db: Any, meta: Meta, name: str, ms: int) -> None:
         if value is not None:
             db.hset(meta.cron(name), field, int(value) - ms)
     _age(db, meta.crons, name, ms)
+
+
+def age_limits(db: Any, key: bytes, ms: int) -> None:
+    """As if the starts that the limits in this hash have counted had been ``ms`` earlier."""
+    for field in ("starts", "mpstarts"):
+        log = db.hget(key, field)
+        if log is not None:
+            entries = [entry.split(b":") for entry in log.split()]
+            db.hset(key, field, b" ".join(b"%d:%b" % (int(at) - ms, n) for at, n in entries))
+    if db.hexists(key, "next"):
+        db.hset(key, "next", float(db.hget(key, "next")) - ms)
+
+
+def age_opening(db: Any, shard: Shard, queue: str, ms: int) -> None:
+    """As if a queue's limits had room again ``ms`` earlier."""
+    _age(db, shard.opening, queue, ms)

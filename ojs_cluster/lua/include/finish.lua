@@ -25,6 +25,11 @@ end
 local function leave_worker(id, job)
     take_out(ACTIVE, id)
     if job[F.timeout] then take_out(RUNNING, id) end
-    count(job[F.queue], 'active', -1)
+    local active = count(job[F.queue], 'active', -1)
+    -- Where all that may be active were, there is room now (see gate.lua).
+    local limits = redis.call('HGET', queue_key(job[F.queue]), 'limits')
+    if limits and tostring(active + 1) == string.match(limits, '^[^,]+') then
+        redis.call('SPUBLISH', WAKE, job[F.queue])
+    end
     if job[F.tokens] then owe('tokens', job[F.tokens] .. ' ' .. job[F.lease]) end
 end

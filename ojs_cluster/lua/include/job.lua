@@ -7,7 +7,7 @@ local F = {
     worker = 'w', lease = 'l', deadline = 'd', lease_ms = 'lv', extended = 'le',
     result = 'rs', errors = 'hn', error_slot = 'h', dead = 'dl', expired = 'ex', replays = 'rc',
     alias = '@', workflow = 'wf', step = 'ws', parents = 'pr', parent_names = 'pn', unique = 'uq',
-    tokens = 'rt', deal = '@t',
+    tokens = 'rt', deal = '@t', mps = 'ps',
 }
 
 -- Reads a job. Returns the fields as a table and as HGETALL gave them, or nil and a reply:
@@ -60,5 +60,5 @@ local function drop_fields(key, job, ...)
 end
 
 local function count(queue, state, by)
-    redis.call('HINCRBY', queue_key(queue), state, by)
+    return redis.call('HINCRBY', queue_key(queue), state, by)
 end

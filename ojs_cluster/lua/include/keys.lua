@@ -9,4 +9,5 @@ local function dead_key(queue) return P .. 'd:' .. queue end
 local DUE, ACTIVE, RUNNING, EXPIRING = P .. 'due', P .. 'act', P .. 'run', P .. 'exp'
 local PENDING, FINISHED, DEAD, EVENTS = P .. 'pend', P .. 'fin', P .. 'dead', P .. 'ev'
 local OUTBOX, OUT, PARKED = P .. 'ob', P .. 'out', P .. 'parked'
+local OPENING = P .. 'open'
 local WAKE, SCHED = P .. 'wake', P .. 'sched'
