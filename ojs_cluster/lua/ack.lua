@@ -5,7 +5,8 @@
 -- KEYS: 1 job, 2..5 the shard's act, run, fin, ev.
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 result JSON or '',
 --       5 ms to keep completed jobs.
--- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'conflict', state} | {'not_holder'}
+-- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'staged', deal}
+--          {'conflict', state} | {'not_holder'}
 --@include keys now look once job event deadline effect finish minutes holder
 local key = KEYS[1]
 local job, reply = load_job(key)

@@ -3,7 +3,8 @@
 -- Post: out of the pending index, in its queue or under its due time.
 -- KEYS: 1 job, 2..5 the shard's due, exp, pend, ev.
 -- ARGV: 1 events kept.
--- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state}
+-- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
+--          {'conflict', state}
 --@include keys now look once job event deadline available
 local key = KEYS[1]
 local job, reply = load_job(key)

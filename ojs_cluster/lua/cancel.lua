@@ -4,32 +4,20 @@
 -- KEYS: 1 job, 2..8 the shard's due, act, run, exp, pend, fin, ev.
 -- ARGV: 1 events kept, 2 ms to keep cancelled jobs, 3 'spare' when an active job is left to its
 --       worker: it then finishes this attempt, which is its last.
--- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'conflict', state}
---@include keys now look once job event deadline effect finish
+-- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'staged', deal}
+--          {'conflict', state}
+--@include keys now look once job event deadline effect finish cancel
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
 local id = string.sub(key, #P + 3)
 local state = job[F.state]
-if state == 'completed' or state == 'cancelled' or state == 'discarded' then
-    return {'conflict', state}
-end
+if is_over(state) then return {'conflict', state} end
 if state == 'active' and ARGV[3] == 'spare' then
     redis.call('HSET', key, F.max_attempts, job[F.attempt])
     return {'conflict', state}
 end
-want(queue_key(job[F.queue]))
-if state == 'available' then want(available_key(job[F.queue])) end
+want_to_cancel(job)
 look()
-if state == 'active' then
-    leave_worker(id, job)
-elseif state == 'available' then
-    take_out(available_key(job[F.queue]), id)
-else
-    count(job[F.queue], state, -1)
-    take_out(state == 'pending' and PENDING or DUE, id)
-end
-if job[F.expires] then take_out(EXPIRING, id) end
-finish(id, key, job, 'cancelled', ARGV[2])
-emit('job.cancelled', id, job)
+cancel(id, key, job, ARGV[2])
 return {'ok', job.flat, effects}

@@ -2,7 +2,8 @@
 -- Pre:  the job is a dead letter.
 -- Post: on no list of dead letters; due to be removed, which the caller or the janitor does.
 -- KEYS: 1 job, 2..3 the shard's fin, dead.
--- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state}
+-- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
+--          {'conflict', state}
 --@include keys now look once job
 local key = KEYS[1]
 local job, reply = load_job(key)

@@ -1,12 +1,15 @@
--- Transition: (nothing) -> available | scheduled | pending, for one or many jobs of one shard.
+-- Transition: (nothing) -> available | scheduled | pending, for one or many jobs of one shard; in a
+-- deal also staged, or cancelled at once.
 -- Pre:  no job with any of the ids exists in the shard; a claim on an alias has not lapsed.
 -- Post: all jobs exist, or none does. Counters, indexes and events agree with them.
---       A deal's part is written once, over the ids that it has reserved.
--- KEYS: 1..6 the shard's due, exp, pend, ev, claims, dealt; then per queue c: and q:; then per job
---       its hash.
+--       A deal's part is written once, over the ids that it has reserved. What is staged is in no
+--       index or counter, and carries the deal until `reveal`; it is listed as a claim.
+-- KEYS: 1..7 the shard's due, exp, pend, fin, ev, claims, dealt; then per queue c: and q:; then per
+--       job its hash.
 -- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 claims lapse at (ms, 0 none),
---       5 deal ('' none), then the queue names, then per job:
+--       5 deal ('' none), 6 ms to keep cancelled jobs, then the queue names, then per job:
 --       id, queue's position (1-based), priority, state wanted ('' or 'pending'),
+--       fate ('' | 'staged' | 'withdrawn'),
 --       due ('' | 'a<ms>' absolute | 's<ms>' absolute, shown in the envelope | 'r<ms>' from now,
 --       shown likewise), expires (likewise),
 --       number of field names and values that follow, those fields (e, t, m and what is set).
@@ -14,10 +17,10 @@
 --           per job: state, due ms or '', expires ms or ''}
 --          {'exists', position (1-based), fields of the job that is there}
 --          {'lapsed'} | {'already'}
---@include keys now job event deadline available
+--@include keys now job event deadline available enter
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
-local first_job, deal, reserved = 6 + 2 * queues, ARGV[5], {}
-if deal ~= '' and redis.call('ZSCORE', KEYS[6], deal) then return {'already'} end
+local first_job, deal, reserved = 7 + 2 * queues, ARGV[5], {}
+if deal ~= '' and redis.call('ZSCORE', KEYS[7], deal) then return {'already'} end
 for i = 1, jobs do
     if redis.call('EXISTS', KEYS[first_job + i]) == 1 then
         if deal == '' or redis.call('HGET', KEYS[first_job + i], F.deal) ~= deal then
@@ -27,12 +30,12 @@ for i = 1, jobs do
     end
 end
 if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'lapsed'} end
-if deal ~= '' then redis.call('ZADD', KEYS[6], now, deal) end
+if deal ~= '' then redis.call('ZADD', KEYS[7], now, deal) end
 
 local names, seen_first = {}, {}
 for i = 1, queues do
-    names[i] = ARGV[5 + i]
-    if redis.call('HSETNX', KEYS[6 + 2 * i - 1], 'created', now) == 1 then
+    names[i] = ARGV[6 + i]
+    if redis.call('HSETNX', KEYS[7 + 2 * i - 1], 'created', now) == 1 then
         seen_first[#seen_first + 1] = names[i]
     end
 end
@@ -48,21 +51,22 @@ local function moment(text)
 end
 
 local reply, released = {'ok', now, seen_first}, {}
-local at = 5 + queues
+local at = 6 + queues
 for i = 1, jobs do
-    local key, id = KEYS[first_job + i], ARGV[at + 1]
-    local due, due_shown = moment(ARGV[at + 5])
-    local expires, expires_shown = moment(ARGV[at + 6])
-    local fields = tonumber(ARGV[at + 7])
+    local key, id, fate = KEYS[first_job + i], ARGV[at + 1], ARGV[at + 5]
+    local due, due_shown = moment(ARGV[at + 6])
+    local expires, expires_shown = moment(ARGV[at + 7])
+    local fields = tonumber(ARGV[at + 8])
     local job = {
         [F.queue] = names[tonumber(ARGV[at + 2])], [F.priority] = ARGV[at + 3],
         [F.expires] = expires, [F.created] = now,
     }
     local write = {}
-    for j = 1, fields do write[j] = ARGV[at + 7 + j] end
+    for j = 1, fields do write[j] = ARGV[at + 8 + j] end
     for j = 1, fields, 2 do job[write[j]] = write[j + 1] end
     local state = 'available'
-    if ARGV[at + 4] == 'pending' then state = 'pending'
+    if fate == 'withdrawn' then state = 'cancelled'
+    elseif ARGV[at + 4] == 'pending' then state = 'pending'
     elseif due and due > now then state = 'scheduled' end
     local function set(name, value) write[#write + 1] = name; write[#write + 1] = value end
     set(F.state, state)
@@ -74,30 +78,31 @@ for i = 1, jobs do
     if due_shown then set(F.scheduled_shown, due_shown) end
     if expires then set(F.expires, expires) end
     if expires_shown then set(F.expires_shown, expires_shown) end
+    if fate == 'staged' then set(F.deal, deal)
+    elseif fate == 'withdrawn' then set(F.finished, now) end
     redis.call('HSET', key, unpack(write))
     if reserved[i] then
-        redis.call('HDEL', key, F.alias, F.deal)
-        released[#released + 1] = id
+        redis.call('HDEL', key, F.alias)
+        if fate ~= 'staged' then
+            redis.call('HDEL', key, F.deal)
+            released[#released + 1] = id
+        end
     end
 
-    if state == 'available' then
-        make_available(id, job)
-        emit('job.enqueued', id, job)
-    else
+    if fate == 'staged' then
+        redis.call('ZADD', CLAIMS, now, id)
+    elseif fate == 'withdrawn' then
         count(job[F.queue], state, 1)
-        if expires then set_deadline(EXPIRING, id, expires) end
-        if state == 'pending' then
-            redis.call('ZADD', PENDING, now, id)
-        else
-            set_deadline(DUE, id, due)
-            emit('job.scheduled', id, job, 'n', due)
-        end
+        redis.call('ZADD', FINISHED, now + ARGV[6], id)
+        emit('job.cancelled', id, job)
+    else
+        enter(id, job, state, due)
     end
     reply[#reply + 1] = state
     reply[#reply + 1] = due or ''
     reply[#reply + 1] = expires or ''
-    at = at + 7 + fields
+    at = at + 8 + fields
 end
 -- Last, and at once: a set that becomes empty vanishes (see look.lua).
-if #released > 0 then redis.call('ZREM', KEYS[5], unpack(released)) end
+if #released > 0 then redis.call('ZREM', CLAIMS, unpack(released)) end
 return reply

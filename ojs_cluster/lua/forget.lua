@@ -2,7 +2,7 @@
 -- Pre:  its retention is over.
 -- Post: no key of the job remains in the shard.
 -- KEYS: 1 job, 2..4 the shard's fin, dead, exp.
--- Returns: {'ok'} | {'missing'} | {'moved', shard} | {'conflict', state}
+-- Returns: {'ok'} | {'missing'} | {'moved', shard} | {'staged', deal} | {'conflict', state}
 --@include keys now look once job forget
 local key = KEYS[1]
 local id = string.sub(key, #P + 3)

@@ -12,7 +12,10 @@ for i = 2, #KEYS do
     end
 end
 for i = 2, #KEYS do
-    redis.call('HSET', KEYS[i], F.alias, ARGV[2], F.deal, ARGV[1])
-    redis.call('ZADD', KEYS[1], now, ARGV[i + 1])
+    -- A repetition that comes late may find its job staged already.
+    if redis.call('HEXISTS', KEYS[i], F.state) == 0 then
+        redis.call('HSET', KEYS[i], F.alias, ARGV[2], F.deal, ARGV[1])
+        redis.call('ZADD', KEYS[1], now, ARGV[i + 1])
+    end
 end
 return {'ok', now}

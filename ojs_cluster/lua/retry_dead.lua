@@ -3,7 +3,8 @@
 -- Post: attempt 0, errors and times of the past runs gone, replay counted, at the end of its queue.
 -- KEYS: 1 job, 2..5 the shard's fin, dead, exp, ev.
 -- ARGV: 1 events kept.
--- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'conflict', state}
+-- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
+--          {'conflict', state}
 --@include keys now look once job event deadline available
 local key = KEYS[1]
 local job, reply = load_job(key)

@@ -26,9 +26,9 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals, locks, unique
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.deals import Deal
+from ojs_cluster.store.deals import Deal, Swap
 from ojs_cluster.store.locks import Holder, Want
-from ojs_cluster.store.placing import Placed, place
+from ojs_cluster.store.placing import Fate, Placed, place
 from ojs_cluster.store.record import JobRecord, record
 
 _TRIES = 3
@@ -274,23 +274,24 @@ class _Draft:
         unstored = {index for verdict in verdicts for index in verdict.answers}
         withdrawn = {index for verdict in verdicts for index in verdict.withdrawn}
         due = {index: ms for verdict in verdicts for index, ms in verdict.due.items()}
+        staged = {
+            verdict.last: Swap(holder.job.id, holder.shard, self._ids[verdict.last])
+            for name, holder in self._holders.items()
+            if holder is not None
+            and (verdict := self._verdicts[name]).replaced
+            and verdict.last is not None
+        }
         parts: dict[Shard, list[Placed]] = {}
         for index, job in enumerate(self._jobs):
             if index in unstored:
                 continue
             placed = _scheduled_at(self._ids[index], job, due.get(index))
-            if index in withdrawn:
-                placed = replace(placed, pending=True)
-            parts.setdefault(self._shards[index], []).append(placed)
+            fate: Fate = "withdrawn" if index in withdrawn else "staged" if index in staged else ""
+            parts.setdefault(self._shards[index], []).append(replace(placed, fate=fate))
         return Deal(
             self._deal_id,
             parts,
-            cancels=[
-                holder.job.id
-                for name, holder in self._holders.items()
-                if holder is not None and self._verdicts[name].replaced
-            ],
-            withdrawn=[self._ids[index] for index in sorted(withdrawn)],
+            swaps=list(staged.values()),
             locks=[
                 (name, self._ids[verdict.last])
                 for name, verdict in self._verdicts.items()

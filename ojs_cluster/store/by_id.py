@@ -1,7 +1,8 @@
 """Transitions of one job, found by its id.
 
 The id names a shard. A job whose id a client chose may live elsewhere: the shard that its id
-names then holds an alias, and the call is made once more where the alias points.
+names then holds an alias, and the call is made once more where the alias points. A job that is
+staged to replace another (see ``deals``) is revealed before anything is done to it.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ async def reply_of(
     if not is_job_id(job_id):
         raise NotFound("job", job_id)
     shard = store.keys.shard_of_id(job_id)
-    for _ in range(2):
+    for _ in range(3):
         keys = [shard.job(job_id), *(getattr(shard, key) for key in shard_keys)]
         reply: list[Any] = await store.run(shard, name, keys, args, idempotent=idempotent)
         status = reply[0]
@@ -65,6 +66,9 @@ async def reply_of(
             return reply
         if status == b"moved":
             shard = store.keys.shard(int(reply[1]))
+            continue
+        if status == b"staged":
+            await store.effects["deal"](store, shard, reply[1])
             continue
         if status == b"conflict":
             state = reply[1].decode()

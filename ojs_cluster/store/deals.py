@@ -7,10 +7,16 @@ happens. What follows only carries it out, is idempotent, and is finished by the
 process dies. A deal that was not decided leaves reservations which anybody in whose way they are
 takes back, after having made the decision impossible (``settle``).
 
-Carrying out: jobs that are replaced are cancelled, then each shard's jobs are written by one script
-that notes the deal (so that it is written once, however often it is repeated within ten minutes),
-then the locks are certain. Until all is written some jobs of a decided deal may be seen and others
-not yet; nothing of an undecided one ever is.
+Carrying out: each shard's jobs are written by one script that notes the deal (so that it is written
+once, however often it is repeated within ten minutes); then jobs are replaced, then the locks are
+certain. Until all is written some jobs of a decided deal may be seen and others not yet; nothing of
+an undecided one ever is.
+
+A job that replaces another is first *staged*: stored, in no index, fetched by nobody. Where both
+live in one shard, one script then cancels the old and reveals the new. Otherwise these are two
+scripts, and between them the old job is over and the new one still staged. So at every moment one
+of the two lives, or is staged while the other has ended; never two, never none. Who meets a staged
+job by its id carries out the deal that it names, and so does the drainer.
 """
 
 from __future__ import annotations
@@ -24,25 +30,35 @@ import msgspec
 
 from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import jobs, locks
+from ojs_cluster.store import locks
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.locks import Want
+from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.placing import Placed, command, read_back, written
-from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.record import JobRecord, record
 
 _APPLY_MS = 300_000
 """A part is not written this long after its deal was read: half the time that a shard remembers
 which parts it has."""
 _FORGET_MS = 600_000
+_REVEAL = ("due", "active", "running", "expiring", "pending", "finished", "events", "claims")
+
+
+class Swap(msgspec.Struct, frozen=True, array_like=True):
+    """A job that is replaced, the index of the shard where it lives, and the job that replaces it,
+    which is staged."""
+
+    old: str
+    shard: int
+    new: str
 
 
 class _Plan(msgspec.Struct, frozen=True, array_like=True):
     """All of a deal but its jobs. New fields go to the end, with a default."""
 
-    cancels: list[str]
-    withdrawn: list[str]
+    swaps: list[Swap]
     locks: list[tuple[str, str]]
     shards: list[int]
 
@@ -55,16 +71,13 @@ class Deal:
     ----------
     id: names the shard of the record.
     parts: the jobs to write, by shard.
-    cancels: jobs that are replaced.
-    withdrawn: jobs among ``parts`` that later ones of the same batch replace. They are written as
-        pending, which no worker gets, and cancelled.
+    swaps: jobs that are replaced, by some of ``parts``.
     locks: fingerprints, and the job that holds each from now on.
     """
 
     id: str
     parts: Mapping[Shard, Sequence[Placed]]
-    cancels: Sequence[str] = ()
-    withdrawn: Sequence[str] = ()
+    swaps: Sequence[Swap] = ()
     locks: Sequence[tuple[str, str]] = ()
 
 
@@ -81,9 +94,7 @@ async def decide(store: Store, deal: Deal, lapses: int) -> int | None:
     """
     home = store.keys.shard_of_id(deal.id)
     shards = list(deal.parts)
-    plan = _Plan(
-        list(deal.cancels), list(deal.withdrawn), list(deal.locks), [s.index for s in shards]
-    )
+    plan = _Plan(list(deal.swaps), list(deal.locks), [shard.index for shard in shards])
     encode = msgspec.msgpack.encode
     reply = await store.run(
         home,
@@ -116,23 +127,36 @@ async def carry_out(store: Store, deal: Deal, now_ms: int) -> dict[str, JobRecor
             found = written(part, reply)
             if reply[2]:
                 await store.queues.created(store, reply[2])
-        elif reply[0] == b"already":
+        elif reply[0] in (b"already", b"exists"):
+            # Nobody else can store under these ids: it was this deal, so long ago that the shard
+            # has forgotten it, while another shard was away.
             found = await read_back(store, shard, part)
         else:
             raise Conflict(f"deal {deal.id} cannot be written: {reply[0].decode()}")
         records.update((job.id, job) for job in found)
 
-    async def drop(job_id: str) -> None:
-        with suppress(NotFound):
-            try:
-                records[job_id] = await cancel(store, job_id, repeatable=True)
-            except Conflict:  # it has ended meanwhile, which is as good
-                if job_id in records:
-                    records[job_id] = await jobs.get(store, job_id)
+    homes = {job.job_id: shard for shard, part in deal.parts.items() for job in part}
 
-    await over_shards(deal.cancels, drop)
+    async def replace(swap: Swap) -> None:
+        shard = homes[swap.new]
+        here = shard.index == swap.shard
+        if not here:
+            with suppress(NotFound, Conflict):  # it has ended meanwhile, which is as good
+                await cancel(store, swap.old, repeatable=True)
+        keys = [shard.job(swap.new), *(getattr(shard, name) for name in _REVEAL)]
+        reply = await store.run(
+            shard,
+            "reveal",
+            [*keys, shard.job(swap.old)] if here else keys,
+            [store.settings.events_per_shard, deal.id, store.settings.retention_cancelled_ms],
+            idempotent=True,
+        )
+        if reply[0]:
+            records[swap.new] = record(swap.new, reply[0])
+        await deliver(store, shard, reply[1])
+
     await over_shards(deal.parts, write)
-    await over_shards(deal.withdrawn, drop)
+    await over_shards(deal.swaps, replace)
     await locks.settle(store, "keep", [Want(fp, job_id, 0) for fp, job_id in deal.locks], deal.id)
     home = store.keys.shard_of_id(deal.id)
     await store.run(
@@ -196,4 +220,4 @@ async def _finish(store: Store, deal_id: str) -> None:
         if piece is None:
             return  # somebody else has finished it
         parts[store.keys.shard(index)] = msgspec.msgpack.decode(piece, type=list[Placed])
-    await carry_out(store, Deal(deal_id, parts, plan.cancels, plan.withdrawn, plan.locks), now)
+    await carry_out(store, Deal(deal_id, parts, plan.swaps, plan.locks), now)

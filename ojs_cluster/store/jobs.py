@@ -14,7 +14,7 @@ from ojs_cluster.store.record import JobRecord, record
 
 
 async def get(store: Store, job_id: str) -> JobRecord:
-    """One job. Reading changes nothing.
+    """One job. Reading changes nothing, but finishes a replacement that it meets under way.
 
     Raises
     ------
@@ -23,19 +23,22 @@ async def get(store: Store, job_id: str) -> JobRecord:
     """
     if is_job_id(job_id):
         shard = store.keys.shard_of_id(job_id)
-        for _ in range(2):
+        for _ in range(3):
             job = await read(store, shard, job_id)
             if job is None:
                 break
-            alias = job.fields.get(f.ALIAS)
-            if alias is None:
+            alias, deal = job.fields.get(f.ALIAS), job.fields.get(f.DEAL)
+            if alias is not None:
+                shard = store.keys.shard(int(alias))
+            elif deal is not None:
+                await store.effects["deal"](store, shard, deal)
+            else:
                 return job
-            shard = store.keys.shard(int(alias))
     raise NotFound("job", job_id)
 
 
 async def read(store: Store, shard: Shard, job_id: str) -> JobRecord | None:
-    """What ``shard`` has under ``job_id``: a job, an alias, or nothing."""
+    """What ``shard`` has under ``job_id``: a job, perhaps staged, an alias, or nothing."""
     flat = await store.redis.call(shard.slot, "HGETALL", shard.job(job_id), idempotent=True)
     return record(job_id, flat) if isinstance(flat, list) and flat else None
 

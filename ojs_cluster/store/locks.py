@@ -36,9 +36,10 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A job that holds a lock, and how long ago (ms) it was created."""
+    """A job that holds a lock, the index of its shard, and how long ago (ms) it was created."""
 
     job: JobRecord
+    shard: int
     age_ms: int
 
     def blocks(self, policy: UniquePolicy) -> bool:
@@ -75,7 +76,7 @@ async def look(store: Store, shard: Shard, job_id: str) -> Holder | None:
     job = record(job_id, flat)
     if f.STATE not in job.fields:
         return None
-    return Holder(job, now - job.created_ms)
+    return Holder(job, shard.index, now - job.created_ms)
 
 
 async def fence(store: Store, shard: Shard, job_id: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ojs_cluster.core.envelope import NewJob, head
 from ojs_cluster.core.timestamps import TimePoint
@@ -12,6 +12,8 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.record import JobRecord, record
+
+Fate = Literal["", "staged", "withdrawn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class Placed:
     ----------
     due, expires: '', or the letter of a kind of moment and ms (see ``enqueue.lua``).
     fields: names and values of the hash, one after the other.
+    fate: staged to replace a job later (see ``deals``), or withdrawn at once, because a later job
+        of the same batch replaces it.
     """
 
     job_id: str
@@ -31,6 +35,7 @@ class Placed:
     due: str
     expires: str
     fields: list[bytes]
+    fate: Fate = ""
 
 
 def place(job_id: str, job: NewJob, more: Sequence[bytes] = ()) -> Placed:
@@ -58,11 +63,12 @@ def command(
     """
     queues = list(dict.fromkeys(job.queue for job in part))
     positions = {queue: position for position, queue in enumerate(queues, 1)}
-    keys = [shard.due, shard.expiring, shard.pending, shard.events, shard.claims, shard.dealt]
+    keys = [shard.due, shard.expiring, shard.pending, shard.finished, shard.events]
+    keys += (shard.claims, shard.dealt)
     for queue in queues:
         keys += (shard.queue(queue), shard.available(queue))
     args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part), lapses, deal]
-    args += queues
+    args += (store.settings.retention_cancelled_ms, *queues)
     for job in part:
         keys.append(shard.job(job.job_id))
         args += (
@@ -70,6 +76,7 @@ def command(
             positions[job.queue],
             job.priority,
             "pending" if job.pending else "",
+            job.fate,
             job.due,
             job.expires,
             len(job.fields),
@@ -132,6 +139,8 @@ def _stored(job: Placed, now: bytes, answer: Sequence[Any]) -> dict[bytes, bytes
     stored[f.QUEUE] = job.queue.encode()
     stored[f.PRIORITY] = b"%d" % job.priority
     stored[f.CREATED] = now
+    if job.fate == "withdrawn":
+        stored[f.FINISHED] = now
     for value, moment, name, shown in (
         (due, job.due, f.DUE, f.SCHEDULED_SHOWN),
         (expires, job.expires, f.EXPIRES, f.EXPIRES_SHOWN),

@@ -18,6 +18,7 @@ from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.heartbeat import Beat, heartbeat
+from ojs_cluster.store.placing import command, place
 from tests.store.jobs import (
     DAY,
     HOUR,
@@ -274,16 +275,8 @@ async def test_a_job_that_is_being_removed_does_not_take_the_claim_of_the_next_w
     assert status == b"ok"
     await retention.purge_due(store, shard_of(store), 10)
     shard = shard_of(store)
-    stored = await store.run(
-        shard,
-        "enqueue",
-        [
-            *(shard.due, shard.expiring, shard.pending, shard.events),
-            *(shard.claims, shard.dealt),
-            *(shard.queue(QUEUE), shard.available(QUEUE), shard.job(job_id)),
-        ],
-        [0, 1, 1, lapses, "", QUEUE, job_id, 1, 0, "", "", "", 6, "e", "{", "t", "t", "m", 3],
-    )
+    keys, args = command(store, shard, [place(job_id, new_job(id=job_id))], lapses=lapses)
+    stored = await store.run(shard, "enqueue", keys, args)
 
     assert stored[0] == b"ok"
     assert (await jobs.get(store, job_id)).state is State.AVAILABLE

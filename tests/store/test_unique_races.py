@@ -104,7 +104,7 @@ async def test_many_producers_that_replace_leave_one_job(
         created.append(await once(stores[number % PROCESSES], queue, on_conflict=policy))
 
     async with trio.open_nursery() as nursery:
-        for number in range(PRODUCERS // 4):
+        for number in range(PRODUCERS):
             nursery.start_soon(produce, number)
 
     states = Counter([(await jobs.get(stores[0], job.id)).state for job in created])

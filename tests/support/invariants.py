@@ -4,7 +4,8 @@
 - Whatever an index names exists; its score is the deadline that the job itself carries.
 - The counters of a queue equal its jobs, state by state.
 - Locks of unique jobs are where their fingerprints say and in the index; a deal that is decided is
-  owed, one that was given up will be forgotten.
+  owed, one that was given up will be forgotten. A staged job names the former, is in no index, and
+  is listed as a claim.
 - An alias points to the shard where a job with its id is.
 - A cron job is looked at when its next tick, or what it owes or holds back, asks for it; one that
   is deleted is kept only for the latter.
@@ -79,6 +80,7 @@ def take_census(backend: Embedded, *, shards: int = 64, aliases: bool = True) ->
     for shard in keyspace:
         _check_shard(census, keyspace, shard, content[shard.tag])
         _check_deals(census, keyspace, shard, content[shard.tag])
+        _check_staged(census, keyspace, shard, content)
     _check_crons(census, content[META_TAG])
     for shard in keyspace:
         _check_aliases(census, keyspace, shard, content)
@@ -181,9 +183,22 @@ def _check_deals(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) 
             complain(f"deal {deal} is decided, and nothing owes it")
 
 
+def _check_staged(
+    census: Census, keyspace: Keyspace, shard: Shard, content: dict[str, _Keys]
+) -> None:
+    for id_, job in content[shard.tag].jobs.items():
+        if f.STATE not in job or f.DEAL not in job:
+            continue
+        deal = job[f.DEAL].decode()
+        if b"plan" not in content[keyspace.shard_of_id(deal).tag].deals.get(deal, {}):
+            census.problems.append(f"{id_} is staged by {deal}, which is not decided")
+        if id_ not in content[shard.tag].index("claims"):
+            census.problems.append(f"{id_} is staged, and no claim leads the janitor to it")
+
+
 def _check_shard(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) -> None:
     complain = census.problems.append
-    jobs = {id_: job for id_, job in keys.jobs.items() if f.ALIAS not in job}
+    jobs = {id_: job for id_, job in keys.jobs.items() if f.ALIAS not in job and f.DEAL not in job}
     placed: dict[str, Index] = {}
     per_queue: dict[str, Counter[str]] = {}
     for id_, job in jobs.items():

@@ -14,13 +14,23 @@ class Died(BaseException):
     """The acting process is gone: nothing of it runs on, no handler of errors either."""
 
 
-class Mortal:
-    """A client whose process dies at its ``at``-th command, before or after Redis applied it."""
+def _look_away() -> None:
+    """Watch nothing."""
 
-    def __init__(self, client: Client, at: int, *, applied: bool) -> None:
+
+class Mortal:
+    """A client whose process dies at its ``at``-th command, before or after Redis applied it.
+
+    ``watch`` is called after every command that was applied.
+    """
+
+    def __init__(
+        self, client: Client, at: int, *, applied: bool, watch: Callable[[], None] = _look_away
+    ) -> None:
         self._client = client
         self._at = at
         self._applied = applied
+        self._watch = watch
         self.commands = 0
         self.dead = False
 
@@ -45,10 +55,13 @@ class Mortal:
             raise Died
         self.commands += 1
         if self.commands < self._at:
-            return await command()
+            reply = await command()
+            self._watch()
+            return reply
         self.dead = True
         if self._applied:
             await command()
+            self._watch()
         raise Died
 
     def __getattr__(self, name: str) -> Any:
@@ -56,10 +69,14 @@ class Mortal:
 
 
 async def dies_at(
-    store: Store, at: int, applied: bool, operation: Callable[[Store], Awaitable[object]]
+    store: Store,
+    at: int,
+    applied: bool,
+    operation: Callable[[Store], Awaitable[object]],
+    watch: Callable[[], None] = _look_away,
 ) -> bool:
     """Run an operation in a process that dies at a command; False when it ended before that."""
-    client = Mortal(store.redis, at, applied=applied)
+    client = Mortal(store.redis, at, applied=applied, watch=watch)
     mortal = replace(store, redis=cast(Client, client))
     try:
         await operation(mortal)

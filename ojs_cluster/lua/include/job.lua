@@ -11,9 +11,10 @@ local F = {
 }
 
 -- Reads a job. Returns the fields as a table and as HGETALL gave them, or nil and a reply:
--- {'missing'} or {'moved', shard} when the id is a client's and its job lives elsewhere.
+-- {'missing'}, {'moved', shard} when the id is a client's and its job lives elsewhere, or
+-- {'staged', deal} when it is not to be seen before that `deal` is carried out (reveal.lua).
 -- Fields that were read prove that the key is here; for none, see look.lua.
-local function load_job(key)
+local function load_job(key, deal)
     local flat = redis.call('HGETALL', key)
     if #flat == 0 then
         if key ~= KEYS[1] then redis.call('EXISTS', KEYS[1], key) end
@@ -22,6 +23,7 @@ local function load_job(key)
     local job = {}
     for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
     if job[F.alias] then return nil, {'moved', job[F.alias]} end
+    if job[F.deal] and job[F.deal] ~= deal then return nil, {'staged', job[F.deal]} end
     -- What the job's end or the end of its lease would be owed to others: see effect.lua.
     if job[F.workflow] or job[F.unique] or job[F.tokens] then want(OUTBOX) want(OUT) end
     job.flat = flat

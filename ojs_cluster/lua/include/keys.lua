@@ -10,4 +10,5 @@ local DUE, ACTIVE, RUNNING, EXPIRING = P .. 'due', P .. 'act', P .. 'run', P .. 
 local PENDING, FINISHED, DEAD, EVENTS = P .. 'pend', P .. 'fin', P .. 'dead', P .. 'ev'
 local OUTBOX, OUT, PARKED = P .. 'ob', P .. 'out', P .. 'parked'
 local OPENING = P .. 'open'
+local CLAIMS = P .. 'claims'
 local WAKE, SCHED = P .. 'wake', P .. 'sched'

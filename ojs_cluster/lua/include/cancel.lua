@@ -1,0 +1,24 @@
+-- A job that is not terminal is cancelled: in no queue and under no deadline from now on.
+local function is_over(state)
+    return state == 'completed' or state == 'cancelled' or state == 'discarded'
+end
+
+local function want_to_cancel(job)
+    want(queue_key(job[F.queue]))
+    if job[F.state] == 'available' then want(available_key(job[F.queue])) end
+end
+
+local function cancel(id, key, job, keep_ms)
+    local state = job[F.state]
+    if state == 'active' then
+        leave_worker(id, job)
+    elseif state == 'available' then
+        take_out(available_key(job[F.queue]), id)
+    else
+        count(job[F.queue], state, -1)
+        take_out(state == 'pending' and PENDING or DUE, id)
+    end
+    if job[F.expires] then take_out(EXPIRING, id) end
+    finish(id, key, job, 'cancelled', keep_ms)
+    emit('job.cancelled', id, job)
+end

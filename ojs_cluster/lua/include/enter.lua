@@ -1,0 +1,16 @@
+-- A job that has just been stored, or revealed, enters the indexes and counters of its state.
+local function enter(id, job, state, due)
+    if state == 'available' then
+        make_available(id, job)
+        emit('job.enqueued', id, job)
+        return
+    end
+    count(job[F.queue], state, 1)
+    if job[F.expires] then set_deadline(EXPIRING, id, tonumber(job[F.expires])) end
+    if state == 'pending' then
+        redis.call('ZADD', PENDING, now, id)
+    else
+        set_deadline(DUE, id, due)
+        emit('job.scheduled', id, job, 'n', due)
+    end
+end
