@@ -20,6 +20,7 @@ from ojs_cluster.server.settings import (
     AccessSettings,
     ListenSettings,
     LogSettings,
+    MetricsSettings,
     RedisSettings,
     RequestLimits,
     TelemetrySettings,
@@ -62,6 +63,7 @@ class Settings:
     store: StoreSettings
     scheduler: SchedulerSettings
     log: LogSettings
+    metrics: MetricsSettings
     telemetry: TelemetrySettings
     shards: int
     warnings: tuple[str, ...]
@@ -102,6 +104,7 @@ def load(environ: Mapping[str, str]) -> Settings:
         store=StoreSettings(**sections["store"]),
         scheduler=SchedulerSettings(**sections["scheduler"]),
         log=LogSettings(**sections["log"]),
+        metrics=MetricsSettings(**sections["metrics"]),
         telemetry=TelemetrySettings(**sections["telemetry"]),
         shards=sections["shards"]["count"],
         warnings=tuple(_suspicious(environ)),

@@ -9,7 +9,9 @@ import trio
 
 from ojs_cluster import __version__
 from ojs_cluster.core.limits import Limits
+from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.metrics import Collected
 from ojs_cluster.store.wake import Waiters
 
 _MIB = 1024 * 1024
@@ -23,6 +25,8 @@ class HttpSettings:
     but a batch's. It is above the envelope's own limit of 1 MiB on purpose: an envelope a little
     too large is then read and refused with the reason. ``max_batch_body`` bounds the body of a
     batch of jobs.
+
+    ``metrics_open`` serves ``/metrics`` without a key; ``metrics_queues`` bounds what it shows.
 
     Raises ValueError when there is neither a key nor leave to serve without one: an open job
     server is something a person decides, not something that happens.
@@ -41,6 +45,8 @@ class HttpSettings:
     max_wait_ms: int = 20_000
     max_result_wait_s: float = 60.0
     max_fetch_count: int = 100
+    metrics_open: bool = False
+    metrics_queues: int = 1000
     version: str = __version__
 
     def __post_init__(self) -> None:
@@ -59,6 +65,12 @@ class App:
     waiters: Waiters = field(default_factory=Waiters)
     draining: trio.Event = field(default_factory=trio.Event)
     started: float = field(default_factory=time.monotonic)
+    traffic: Traffic = field(default_factory=Traffic)
+    collected: Collected = field(init=False)
+
+    def __post_init__(self) -> None:
+        collected = Collected(self.store, self.settings.metrics_queues)
+        object.__setattr__(self, "collected", collected)
 
     def drain(self) -> None:
         """Begin to shut down: not ready any more, and nobody waits for jobs or results.

@@ -27,6 +27,7 @@ from ojs_cluster.http.errors import AmbiguousLength, error_response, internal_er
 from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import router_for
+from ojs_cluster.http.traffic import Traffic
 
 log = logging.getLogger("ojs.http")
 
@@ -51,7 +52,7 @@ class Call:
 
     ``refusal`` is the answer that does not need the body; a door sends it without reading on.
     ``max_body`` is the largest body, in bytes, that the route takes; 0 for a refusal. ``began`` is
-    a time of the performance counter, in seconds.
+    a time of the performance counter, in seconds. ``traffic`` is where the answer is counted.
     """
 
     request_id: str
@@ -60,6 +61,7 @@ class Call:
     max_body: int
     refusal: Response | None
     began: float
+    traffic: Traffic
 
 
 def request_id_for(given: str | None) -> str:
@@ -81,9 +83,10 @@ def prepare(app: App, request: Request) -> Call:
         route, params = _admit(settings, request)
     except OJSError as error:
         refusal = finish(request, error_response(error, request_id), request_id, began)
-        return Call(request_id, None, (), 0, refusal, began)
+        app.traffic.count(None, refusal.status, time.perf_counter() - began)
+        return Call(request_id, None, (), 0, refusal, began, app.traffic)
     limit = settings.max_batch_body if route.batch else settings.max_body
-    return Call(request_id, route, params, limit, None, began)
+    return Call(request_id, route, params, limit, None, began, app.traffic)
 
 
 async def run(app: App, call: Call, request: Request) -> Response:
@@ -98,7 +101,7 @@ async def run(app: App, call: Call, request: Request) -> Response:
         response = error_response(error, call.request_id)
     except Exception as error:
         response = _unexpected(error, request, call.request_id)
-    return finish(request, response, call.request_id, call.began)
+    return _answer(request, response, call)
 
 
 async def dispatch(app: App, request: Request) -> Response:
@@ -108,7 +111,7 @@ async def dispatch(app: App, request: Request) -> Response:
 
 def refuse(request: Request, call: Call, error: OJSError) -> Response:
     """The finished answer for an error that a door met while it read the request."""
-    return finish(request, error_response(error, call.request_id), call.request_id, call.began)
+    return _answer(request, error_response(error, call.request_id), call)
 
 
 def too_large(call: Call) -> PayloadTooLarge:
@@ -118,16 +121,24 @@ def too_large(call: Call) -> PayloadTooLarge:
     )
 
 
+def _answer(request: Request, response: Response, call: Call) -> Response:
+    call.traffic.count(call.route, response.status, time.perf_counter() - call.began)
+    return finish(request, response, call.request_id, call.began)
+
+
 def finish(request: Request, response: Response, request_id: str, began: float) -> Response:
     """``response`` with the headers that every response has, and as HEAD and 204 want it.
 
-    Every answer passes here, so here is the one log line of a request.
+    A content type of its own comes first among its headers. Every answer passes here, so here is
+    the one log line of a request.
     """
     if log.isEnabledFor(logging.DEBUG):
         ms = round((time.perf_counter() - began) * 1000, 3)
         extra = {"request_id": request_id, "status": response.status, "ms": ms}
         log.debug("%s %s %d", request.method, request.path, response.status, extra=extra)
     common = _FOR_SDKS if "ojs-version" in request.headers else _BARE
+    if response.headers and response.headers[0][0] == "Content-Type":
+        common = common[1:]
     headers: Headers = (*common, ("X-Request-Id", request_id), *response.headers)
     body = response.body
     if request.method == "HEAD":
@@ -165,7 +176,7 @@ def _admit(settings: HttpSettings, request: Request) -> tuple[Route, tuple[str, 
     except OJSError as error:
         # Without a key not even the shape of the API is told.
         raise denied or error from None
-    if denied is not None and not route.open:
+    if denied is not None and not (route.open or (route.metrics and settings.metrics_open)):
         raise denied
     version = request.headers.get("ojs-version")
     if version is not None and not _VERSION.fullmatch(version):

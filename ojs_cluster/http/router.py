@@ -27,7 +27,8 @@ class Route:
 
     ``template`` marks parameters with braces: ``/ojs/v1/jobs/{id}``. ``open`` routes need no key.
     ``batch`` routes may have the larger body. ``waits`` routes are cancelled when their client
-    leaves, as GET routes are. ``test_hook`` routes exist only under test hooks.
+    leaves, as GET routes are. ``metrics`` routes are open when the settings say so. ``test_hook``
+    routes exist only under test hooks.
     """
 
     method: str
@@ -36,6 +37,7 @@ class Route:
     open: bool = False
     batch: bool = False
     waits: bool = False
+    metrics: bool = False
     test_hook: bool = False
 
 

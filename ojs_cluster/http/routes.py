@@ -13,6 +13,8 @@ from ojs_cluster.http.handlers import (
     fetch,
     heartbeat,
     jobs,
+    metrics,
+    outbox,
     queues,
     rate_limits,
     result,
@@ -30,6 +32,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{V1}/health", system.health, open=True),
     Route("GET", "/health", system.alive, open=True),
     Route("GET", "/ready", system.ready, open=True),
+    Route("GET", "/metrics", metrics.scrape, metrics=True),
     Route("POST", f"{V1}/jobs", jobs.enqueue),
     Route("GET", f"{V1}/jobs", jobs.list_jobs),
     Route("POST", f"{V1}/jobs/batch", batch.enqueue_many, batch=True),
@@ -83,6 +86,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", f"{V1}/admin/queues/{{name}}/rate-limit", rate_limits.get_queue),
     Route("PUT", f"{V1}/admin/queues/{{name}}/rate-limit", rate_limits.set_queue),
     Route("DELETE", f"{V1}/admin/queues/{{name}}/rate-limit", rate_limits.drop_queue),
+    Route("GET", f"{V1}/admin/outbox", outbox.list_parked),
+    Route("POST", f"{V1}/admin/outbox/retry", outbox.retry),
     Route("POST", f"{V1}/admin/reset", admin.reset, test_hook=True),
 )
 

@@ -7,7 +7,7 @@ if not number then return 0 end
 -- Who repeats the decision because its reply was lost, or waits for it, still finds it made.
 redis.call('ZADD', KEYS[5], now, ARGV[1])
 redis.call('DEL', KEYS[1])
-redis.call('HDEL', KEYS[3], number)
+redis.call('HDEL', KEYS[3], number, 'e' .. number)
 redis.call('ZREM', KEYS[2], number)
 redis.call('ZREM', KEYS[4], number)
 return 1

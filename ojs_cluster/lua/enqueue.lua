@@ -50,7 +50,7 @@ local function moment(text)
     return at, at
 end
 
-local reply, released = {'ok', now, seen_first}, {}
+local reply, released, came = {'ok', now, seen_first}, {}, {}
 local at = 6 + queues
 for i = 1, jobs do
     local key, id, fate = KEYS[first_job + i], ARGV[at + 1], ARGV[at + 5]
@@ -64,6 +64,7 @@ for i = 1, jobs do
     local write = {}
     for j = 1, fields do write[j] = ARGV[at + 8 + j] end
     for j = 1, fields, 2 do job[write[j]] = write[j + 1] end
+    came[job[F.queue]] = (came[job[F.queue]] or 0) + 1
     local state = 'available'
     if fate == 'withdrawn' then state = 'cancelled'
     elseif ARGV[at + 4] == 'pending' then state = 'pending'
@@ -103,6 +104,7 @@ for i = 1, jobs do
     reply[#reply + 1] = expires or ''
     at = at + 8 + fields
 end
+for queue, jobs_ in pairs(came) do count(queue, 'came', jobs_) end
 -- Last, and at once: a set that becomes empty vanishes (see look.lua).
 if #released > 0 then redis.call('ZREM', CLAIMS, unpack(released)) end
 return reply

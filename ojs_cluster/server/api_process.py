@@ -20,7 +20,9 @@ from ojs_cluster.config import Settings
 from ojs_cluster.http.app import App, HttpSettings
 from ojs_cluster.http.asgi import read_head, send_response
 from ojs_cluster.http.quart_app import create_quart_app
+from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.starting import starting
+from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.child import Child, run_child
 from ojs_cluster.server.http_server import drain_times, hypercorn_config, lifespan, serve
 from ojs_cluster.server.opening import open_patiently
@@ -93,7 +95,12 @@ async def work(child: Child) -> None:
         await nursery.start(serve_all)
         async with contextlib.AsyncExitStack() as stack:
             store = await open_patiently(stack, settings)
-            app = App(store=store, waiters=Waiters(), settings=http_settings(settings))
+            app = App(
+                store=store,
+                waiters=Waiters(),
+                settings=http_settings(settings),
+                traffic=Traffic(ROUTES, child.shared, child.slot),
+            )
             quart = create_quart_app(app)
             await stack.enter_async_context(lifespan(quart, config))
             gate.open(quart)
@@ -116,6 +123,8 @@ def http_settings(settings: Settings) -> HttpSettings:
         max_body=limits.max_body_bytes,
         max_batch_body=limits.max_batch_body_bytes,
         body_timeout_s=settings.listen.read_timeout_s,
+        metrics_open=settings.metrics.open,
+        metrics_queues=settings.metrics.queues,
     )
 
 

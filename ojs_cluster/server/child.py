@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import mmap
 import os
 import resource
 import signal
@@ -34,6 +35,8 @@ class Child:
         name: such as `api-0`.
         settings: the configuration.
         listen_fds: inherited listening sockets.
+        slot: this child's number among those of its kind.
+        shared: memory that they share, if the supervisor gave them some.
         stop: set when the work has to end.
         ready: tells the supervisor that the work goes on as it should.
     """
@@ -43,6 +46,8 @@ class Child:
     listen_fds: tuple[int, ...]
     stop: trio.Event
     ready: Callable[[], None]
+    slot: int = 0
+    shared: mmap.mmap | None = None
 
 
 def run_child(work: Callable[[Child], Awaitable[None]]) -> int:
@@ -51,6 +56,8 @@ def run_child(work: Callable[[Child], Awaitable[None]]) -> int:
     parser.add_argument("--name", required=True)
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--listen-fd", type=int, action="append", default=[])
+    parser.add_argument("--slot", type=int, default=0)
+    parser.add_argument("--shared-fd", type=int)
     args = parser.parse_args()
     # Before trio's handlers exist, a stop signal must not print a traceback.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -65,7 +72,7 @@ def run_child(work: Callable[[Child], Awaitable[None]]) -> int:
     raise_file_limit()
     link = ParentLink(args.control_fd)
     try:
-        trio.run(_supervised, work, args.name, settings, tuple(args.listen_fd), link)
+        trio.run(_supervised, work, settings, args, link)
     except BaseException as error:
         refusals = [leaf for leaf in leaves(error) if isinstance(leaf, Refused)]
         if not refusals:
@@ -79,9 +86,8 @@ def run_child(work: Callable[[Child], Awaitable[None]]) -> int:
 
 async def _supervised(
     work: Callable[[Child], Awaitable[None]],
-    name: str,
     settings: Settings,
-    listen_fds: tuple[int, ...],
+    args: argparse.Namespace,
     link: ParentLink,
 ) -> None:
     stop = trio.Event()
@@ -96,7 +102,9 @@ async def _supervised(
     link.watch(on_gone, exit_after_s=listen.shutdown_delay_s + listen.shutdown_timeout_s)
     async with trio.open_nursery() as nursery:
         await nursery.start(heed_stop_signals, stop)
-        await work(Child(name, settings, listen_fds, stop, link.ready))
+        shared = None if args.shared_fd is None else mmap.mmap(args.shared_fd, 0)
+        fds = tuple(args.listen_fd)
+        await work(Child(args.name, settings, fds, stop, link.ready, args.slot, shared))
         nursery.cancel_scope.cancel()
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
+import tempfile
 from collections.abc import Mapping
 
 import trio
 
 from ojs_cluster.config import ConfigError, Settings
+from ojs_cluster.http.routes import ROUTES
+from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.http_server import open_listener
 from ojs_cluster.server.logs import configure_logging
 from ojs_cluster.server.supervisor import ChildSpec, Supervisor
@@ -67,18 +71,33 @@ async def _announce(supervisor: Supervisor, settings: Settings) -> None:
 def api_specs(
     settings: Settings, environ: Mapping[str, str], listener: socket.socket
 ) -> list[ChildSpec]:
-    """Describe the API processes, all on the one listening socket."""
+    """Describe the API processes, all on the one listening socket and with shared counters."""
     fd = listener.fileno()
+    counters = shared_memory(Traffic.size(ROUTES, settings.listen.workers))
     return [
         ChildSpec(
             name=f"api-{index}",
             module=API_MODULE,
             env=environ,
-            args=("--listen-fd", str(fd)),
-            pass_fds=(fd,),
+            args=(
+                *("--listen-fd", str(fd)),
+                *("--slot", str(index), "--shared-fd", str(counters)),
+            ),
+            pass_fds=(fd, counters),
         )
         for index in range(settings.listen.workers)
     ]
+
+
+def shared_memory(size: int) -> int:
+    """Give a descriptor of zeroed memory for the children to map; it lives as long as we do."""
+    if hasattr(os, "memfd_create"):  # a container's file system may be read-only
+        fd = os.memfd_create("ojs-counters")
+    else:
+        fd, path = tempfile.mkstemp()
+        os.unlink(path)
+    os.ftruncate(fd, size)
+    return fd
 
 
 def make_supervisor(

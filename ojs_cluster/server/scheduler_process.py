@@ -12,7 +12,9 @@ from ojs_cluster.config import EXIT_CONFIG, Settings
 from ojs_cluster.server.child import Child, Refused, heed_stop_signals, leaves, run_child
 from ojs_cluster.server.commands import start_logging, warn
 from ojs_cluster.server.opening import open_patiently
+from ojs_cluster.server.scheduler_http import Door
 from scheduler.main import run_scheduler
+from scheduler.stats import Stats
 
 log = logging.getLogger("ojs.scheduler")
 
@@ -21,8 +23,11 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
     """Be one of the schedulers until `stop` is set; then hand the lease over and return.
 
     Raises:
-        ojs_cluster.server.child.Refused: the data in Redis cannot be used as configured.
+        ojs_cluster.server.child.Refused: the data in Redis cannot be used as configured, or the
+            scheduler's port is taken.
     """
+    stats = Stats()
+    door = Door(settings, stats)
     leading = trio.CancelScope()
     opened = False
 
@@ -34,11 +39,13 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancel_on_stop)
+        await nursery.start(door.serve, stop)
         async with contextlib.AsyncExitStack() as stack:
             store = await open_patiently(stack, settings)
             opened = True
+            door.open(store)
             with leading:
-                await run_scheduler(store, settings.scheduler)
+                await run_scheduler(store, settings.scheduler, stats=stats)
         nursery.cancel_scope.cancel()
 
 

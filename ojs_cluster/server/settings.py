@@ -16,7 +16,11 @@ NEEDS_AUTH = (
 
 @dataclass(frozen=True, slots=True)
 class ListenSettings:
-    """Where and how to listen; `workers` is the number of API processes."""
+    """Where and how to listen.
+
+    `workers` is the number of API processes. `scheduler_port` is where a scheduler answers probes
+    and scrapes, 0 for nowhere.
+    """
 
     host: str
     port: int
@@ -28,6 +32,7 @@ class ListenSettings:
     shutdown_timeout_s: float
     shutdown_delay_s: float
     max_header_bytes: int
+    scheduler_port: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,14 @@ class LogSettings:
 
     level: str
     format: Literal["json", "text"]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """Who may read metrics, and the number of queues they show one by one."""
+
+    open: bool
+    queues: int
 
 
 @dataclass(frozen=True, slots=True)

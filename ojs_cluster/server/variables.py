@@ -81,6 +81,13 @@ _LISTEN = (
         "65536",
         "Request line and headers together.",
     ),
+    Variable(
+        "OJS_SCHEDULER_PORT",
+        "listen.scheduler_port",
+        accept.integer(least=0, most=65_535),
+        "0",
+        "Port of a scheduler's /health, /ready and /metrics, on OJS_HOST; 0 for none.",
+    ),
 )
 
 _ACCESS = (
@@ -177,6 +184,20 @@ _PROCESS = (
         accept.one_of("json", "text"),
         "json",
         "One JSON object per line, or text for people (`dev`: text).",
+    ),
+    Variable(
+        "OJS_METRICS_OPEN",
+        "metrics.open",
+        accept.boolean,
+        "false",
+        "Serve /metrics without a key.",
+    ),
+    Variable(
+        "OJS_METRICS_QUEUES",
+        "metrics.queues",
+        accept.integer(least=0, most=10_000),
+        "1000",
+        "Queues that /metrics shows one by one, the first by name; 0 for none.",
     ),
     Variable(
         "OJS_OTEL_ENABLED",

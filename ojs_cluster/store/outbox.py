@@ -4,8 +4,8 @@ A transition writes what it owes into its own shard's outbox, in the same script
 ``lua/include/effect.lua``), and returns the entries. ``deliver`` carries them out at once; whatever
 is left, because this process or its connection died in between, the scheduler's ``drain`` takes up
 after a grace period. So an effect happens at least once, and every handler is idempotent. An entry
-that keeps failing is tried ever more seldom, then parked where operators see it; it is never
-dropped and never blocks another.
+that keeps failing is tried ever more seldom, then parked where operators see it (``parked``); it is
+never dropped and never blocks another.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-from ojs_cluster.core.errors import BackendUnavailable, NotFound
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.tick import Tick
@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 20
 FIRST_PAUSE_MS = 500
 LONGEST_PAUSE_MS = 5 * 60_000
+_WHY = 500
+"""Characters that are kept of an error."""
+
+Outcome = Literal["done", "failed", "again"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,43 +74,20 @@ async def drain(store: Store, shard: Shard, limit: int) -> Tick:
     return Tick(len(found), None if reply[1] < 0 else reply[1], reply[0], len(found) >= limit)
 
 
-async def parked(store: Store, shard: Shard, limit: int) -> list[Entry]:
-    """Entries that have had their attempts, oldest first."""
-    numbers: Any = await store.redis.call(
-        shard.slot, "ZRANGE", shard.parked, 0, limit - 1, idempotent=True
-    )
-    found: list[bytes] = []
-    for number in numbers:
-        raw = await store.redis.call(shard.slot, "HGET", shard.outbox, number, idempotent=True)
-        if isinstance(raw, bytes):
-            found += (number, raw)
-    return entries(shard, found)
-
-
-async def retry_parked(store: Store, shard: Shard, number: str) -> None:
-    """Try a parked entry anew, all its attempts before it.
-
-    Raises
-    ------
-    NotFound: there is no such entry.
-    """
-    if await _settle(store, shard, number, "again") == b"gone":
-        raise NotFound("outbox entry", f"{shard.index}-{number}")
-
-
 async def _try(store: Store, entry: Entry) -> None:
     handler = store.effects.get(entry.kind, _unknown)
+    outcome: Outcome
     try:
         await handler(store, entry.shard, entry.payload)
     except BackendUnavailable:
         return  # the entry stays due; nothing is wrong with it
     except Exception as error:
         log.warning("effect %s of shard %d failed", entry.kind, entry.shard.index, exc_info=error)
-        outcome = "failed"
+        outcome, why = "failed", f"{type(error).__name__}: {error}"[:_WHY]
     else:
-        outcome = "done"
+        outcome, why = "done", ""
     try:
-        result = await _settle(store, entry.shard, entry.number, outcome)
+        result = await settle(store, entry.shard, entry.number, outcome, why)
     except BackendUnavailable:
         return  # it will be carried out once more, which changes nothing
     if result == b"parked":
@@ -123,12 +104,13 @@ async def _unknown(_store: Store, shard: Shard, _payload: bytes) -> None:
     raise LookupError(f"an effect of shard {shard.index} is of an unknown kind")
 
 
-async def _settle(store: Store, shard: Shard, number: str, outcome: str) -> bytes:
+async def settle(store: Store, shard: Shard, number: str, outcome: Outcome, why: str = "") -> bytes:
+    """Write down what became of a try, as ``lua/outbox_settle.lua`` says."""
     reply: bytes = await store.run(
         shard,
         "outbox_settle",
         [shard.out, shard.outbox, shard.parked],
-        [number, outcome, ATTEMPTS, FIRST_PAUSE_MS, LONGEST_PAUSE_MS],
+        [number, outcome, ATTEMPTS, FIRST_PAUSE_MS, LONGEST_PAUSE_MS, why],
         idempotent=outcome != "failed",
     )
     return reply

@@ -24,6 +24,8 @@ from ojs_cluster.store import (
     dead_letter,
     deals,
     leader,
+    metrics,
+    parked,
     queues,
     rate_limits,
     retention,
@@ -326,6 +328,8 @@ async def leadership(store: Store) -> None:
 
 async def reads(store: Store) -> None:
     await queues.stats(store, QUEUE)
+    await metrics.collect(store, 1000)
+    await parked.list_parked(store, limit=1)
     with trio.fail_after(10):
         page = await list_jobs(store, JobFilter(), limit=1000)
         assert page.jobs

@@ -1,5 +1,7 @@
 -- Sums of a queue's last hour: a ring of 60 one-minute slots in one hash, so it never grows.
 -- Slot fields: m minute, c completed, f failed attempts, d ms of execution, w ms of waiting.
+-- And the sums since the queue began, beside its counters: failed attempts, and of completed jobs
+-- the ms they ran and waited (`acked` counts those).
 local function tally(job, what)
     local key = minutes_key(job[F.queue])
     local minute = math.floor(now / 60000)
@@ -9,9 +11,11 @@ local function tally(job, what)
             slot .. 'd', 0, slot .. 'w', 0)
     end
     redis.call('HINCRBY', key, slot .. what, 1)
-    if what == 'c' then
-        redis.call('HINCRBY', key, slot .. 'd', now - job[F.started])
-        redis.call('HINCRBY', key, slot .. 'w',
-            math.max(0, job[F.started] - (job[F.enqueued] or job[F.created])))
-    end
+    if what == 'f' then return count(job[F.queue], 'failed', 1) end
+    local ran = now - job[F.started]
+    local waited = math.max(0, job[F.started] - (job[F.enqueued] or job[F.created]))
+    redis.call('HINCRBY', key, slot .. 'd', ran)
+    redis.call('HINCRBY', key, slot .. 'w', waited)
+    count(job[F.queue], 'ran', ran)
+    count(job[F.queue], 'waited', waited)
 end

@@ -1,0 +1,36 @@
+-- The numbers of one shard and of some of its queues, for monitoring; changes nothing.
+-- KEYS: 1..4 the shard's out, parked, due, act; then per queue c:, q: and d:.
+-- Returns: {now, entries in the outbox, first try due (ms or -1), entries parked,
+--           first due job (ms or -1), first lease to end (ms or -1),
+--           per queue: available, since when the oldest of them is (ms or -1), dead letters,
+--           its counters in the order of FIELDS}
+--@include keys now job available
+local FIELDS = {'scheduled', 'pending', 'active', 'retryable', 'completed', 'cancelled', 'discarded',
+    'acked', 'came', 'failed', 'ran', 'waited', 'paused'}
+
+local function first(zset)
+    return tonumber(redis.call('ZRANGE', zset, 0, 0, 'WITHSCORES')[2] or -1)
+end
+
+-- Within a priority the first in line has waited longest, so one look for each of the 201 at most.
+local function oldest(zset)
+    local at, from = -1, '-inf'
+    while true do
+        local row = redis.call('ZRANGEBYSCORE', zset, from, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+        if not row[1] then return at end
+        local times = redis.call('HMGET', job_key(row[1]), F.enqueued, F.created)
+        local since = tonumber(times[1] or times[2] or -1)
+        if since >= 0 and (at < 0 or since < at) then at = since end
+        from = string.format('%.0f', (math.floor(row[2] / BAND) + 1) * BAND)
+    end
+end
+
+local reply = {now, redis.call('ZCARD', KEYS[1]), first(KEYS[1]), redis.call('ZCARD', KEYS[2]),
+    first(KEYS[3]), first(KEYS[4])}
+for i = 5, #KEYS, 3 do
+    reply[#reply + 1] = redis.call('ZCARD', KEYS[i + 1])
+    reply[#reply + 1] = oldest(KEYS[i + 1])
+    reply[#reply + 1] = redis.call('ZCARD', KEYS[i + 2])
+    reply[#reply + 1] = redis.call('HMGET', KEYS[i], unpack(FIELDS))
+end
+return reply

@@ -1,0 +1,249 @@
+"""What /metrics says, and to whom; read with the parser of the library that Prometheus keeps."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from ojs_cluster.http.exposition import exposition
+from ojs_cluster.http.messages import Request
+from ojs_cluster.http.routes import ROUTES
+from ojs_cluster.http.traffic import BOUNDS_S, Traffic
+from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.scheduler_http import scheduler_families
+from ojs_cluster.store import metrics
+from ojs_cluster.store.outbox import ATTEMPTS
+from scheduler.stats import Stats
+from tests.http.api import Api, Reply, open_app
+from tests.support.servers import observer
+from tests.test_docs import ROOT, rows
+
+KEY = "k" * 32
+
+
+class Scrape:
+    """The samples of one answer."""
+
+    def __init__(self, reply: Reply) -> None:
+        assert reply.status == 200
+        assert reply.headers["content-type"].startswith("text/plain")
+        self.samples = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in parse(reply.body.decode())
+            for sample in family.samples
+        }
+
+    def __call__(self, name: str, **labels: str) -> float:
+        return self.samples[name, frozenset(labels.items())]
+
+    def labels(self, name: str) -> set[str]:
+        """The values of a metric's only label."""
+        return {v for key, labels in self.samples if key == name for _, v in labels}
+
+
+async def scrape(api: Api) -> Scrape:
+    """What a process says that has collected nothing yet."""
+    fresh = replace(api.app, traffic=api.app.traffic)
+    return Scrape(await Api(fresh).get("/metrics"))
+
+
+@pytest.fixture
+def counted(any_api: Api) -> Api:
+    return Api(replace(any_api.app, traffic=Traffic(ROUTES)))
+
+
+async def test_jobs_are_counted_through_their_lives(any_api: Api) -> None:
+    api = any_api
+    for _ in range(3):
+        await api.enqueue(options={"queue": "mail"})
+    jobs = [{"type": "t", "args": [], "options": {"queue": name}} for name in ("mail", "b")]
+    assert (await api.post("/ojs/v1/jobs/batch", {"jobs": jobs})).status == 201
+    first, second = await api.fetch("mail", count=2)
+    await api.post("/ojs/v1/workers/ack", {"job_id": first["id"]})
+    await api.post("/ojs/v1/workers/nack", {"job_id": second["id"], "error": {"message": "no"}})
+
+    seen = await scrape(api)
+
+    assert seen("ojs_job_enqueued_total", queue="mail") == 4
+    assert seen("ojs_job_completed_total", queue="mail") == 1
+    assert seen("ojs_job_failed_total", queue="mail") == 1
+    assert seen("ojs_job_duration_seconds_count", queue="mail") == 1
+    assert seen("ojs_job_duration_seconds_sum", queue="mail") >= 0
+    assert seen("ojs_job_queue_time_seconds_count", queue="mail") == 1
+    assert seen("ojs_queue_depth", queue="mail") == 3
+    assert seen("ojs_queue_jobs", queue="mail", state="available") == 2
+    assert seen("ojs_queue_jobs", queue="mail", state="retryable") == 1
+    assert seen("ojs_queue_jobs", queue="mail", state="completed") == 1
+    assert seen("ojs_job_enqueued_total", queue="b") == 1
+    assert seen("ojs_queues") == 2
+    assert seen("ojs_redis_up") == seen("ojs_redis_covered") == 1
+
+
+async def test_the_oldest_job_is_found_whatever_its_priority(any_api: Api) -> None:
+    shard = any_api.app.store.keys.shard_of_queue("mail")
+    for priority in (100, 0, 7, -100, 0):
+        job = await any_api.enqueue(options={"queue": "mail", "priority": priority})
+        if priority == -100:
+            await any_api.app.store.redis.call(
+                shard.slot, "HINCRBY", shard.job(job["id"]), "c", -3_600_000
+            )
+
+    age = (await scrape(any_api))("ojs_queue_oldest_available_age_seconds", queue="mail")
+
+    assert 3600 <= age < 7200
+    assert len(await any_api.fetch("mail", count=9)) == 5
+    after = await scrape(any_api)
+    assert after("ojs_queue_oldest_available_age_seconds", queue="mail") == 0
+
+
+async def test_pauses_dead_letters_and_late_work_are_seen(any_api: Api) -> None:
+    options = {"queue": "mail", "max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
+    job = await any_api.active("mail", options=options)
+    await any_api.post("/ojs/v1/workers/nack", {"job_id": job["id"], "error": {"message": "no"}})
+    await any_api.post("/ojs/v1/queues/mail/pause")
+    shard = any_api.app.store.keys.shard_of_queue("mail")
+    await any_api.app.store.redis.call(shard.slot, "ZADD", shard.due, 1, "x")
+
+    seen = await scrape(any_api)
+
+    assert seen("ojs_queue_paused", queue="mail") == 1
+    assert seen("ojs_queue_dead_letters", queue="mail") == 1
+    assert seen("ojs_scheduler_late_seconds", loop="promote") > 1e6
+    assert seen("ojs_scheduler_late_seconds", loop="reap") == 0
+
+
+async def test_owed_and_parked_effects_are_counted_over_all_shards(any_api: Api) -> None:
+    store = any_api.app.store
+    for index in (1, 5):
+        shard = store.keys.shard(index)
+        for number in (1, 2, 3):
+            await store.redis.call(shard.slot, "HSET", shard.outbox, number, f"k {ATTEMPTS} p")
+            key = shard.parked if number == 3 else shard.out
+            await store.redis.call(shard.slot, "ZADD", key, 1, number)
+
+    seen = await scrape(any_api)
+
+    assert (seen("ojs_outbox_waiting"), seen("ojs_outbox_parked")) == (4, 2)
+    assert seen("ojs_scheduler_late_seconds", loop="outbox") > 1e6
+
+
+async def test_only_so_many_queues_are_shown_and_all_are_counted(standalone: Embedded) -> None:
+    async with open_app(standalone, metrics_queues=60) as app:
+        jobs = [{"type": "t", "args": [], "options": {"queue": f"q{n:03}"}} for n in range(70)]
+        assert (await Api(app).post("/ojs/v1/jobs/batch", {"jobs": jobs})).status == 201
+        seen = await scrape(Api(app))
+    assert seen.labels("ojs_queue_depth") == {f"q{n:03}" for n in range(60)}
+    assert seen("ojs_queues") == 70
+
+
+async def test_redis_is_asked_once_for_all_who_ask_at_the_same_time(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    original = metrics.collect
+
+    async def collect(store: Any, most: int) -> Any:
+        asked.append(most)
+        return await original(store, most)
+
+    monkeypatch.setattr(metrics, "collect", collect)
+    monkeypatch.setattr(metrics, "CACHED_S", 3600.0)
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(api.get, "/metrics")
+    assert len(asked) == 1
+
+
+async def test_redis_away_is_an_answer(api: Api, standalone: Embedded) -> None:
+    with observer(standalone) as db:
+        db.flushall()
+        db.set(api.app.store.keys.meta.queues, "not a sorted set")
+        assert (await api.get("/metrics")).status == 500  # wrong data is a bug, and told as one
+    async with open_app(standalone, health_timeout_s=0.0) as app:
+        seen = await scrape(Api(app))
+    assert seen("ojs_redis_up") == 0
+    assert not seen.labels("ojs_queue_depth")
+
+
+async def test_a_scraper_needs_the_key_unless_the_metrics_are_open(standalone: Embedded) -> None:
+    bearer = {"authorization": f"Bearer {KEY}"}
+    for open_, headers, status in ((False, {}, 401), (False, bearer, 200), (True, {}, 200)):
+        async with open_app(standalone, api_keys=(KEY,), metrics_open=open_) as app:
+            assert (await Api(app).get("/metrics", headers=headers)).status == status
+            assert (await Api(app).get("/ojs/v1/queues")).status == 401
+
+
+async def test_openmetrics_is_spoken_to_who_asks_for_it(api: Api) -> None:
+    await api.enqueue()
+    accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
+    reply = await api.get("/metrics", headers={"accept": accept})
+    assert reply.headers["content-type"].startswith("application/openmetrics-text")
+    names = {
+        family.name
+        for family in parse_open(  # type: ignore[no-untyped-call]
+            reply.body.decode()
+        )
+    }
+    assert {"ojs_job_enqueued", "ojs_queue_depth", "ojs_http_requests"} <= names
+
+
+async def test_requests_are_counted_by_route_never_by_path(counted: Api) -> None:
+    job = await counted.enqueue()
+    await counted.get(f"/ojs/v1/jobs/{job['id']}")
+    await counted.get("/ojs/v1/jobs/01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee")
+    for number in range(3):
+        await counted.get(f"/nowhere/{number}")
+    seen = Scrape(await counted.get("/metrics"))
+
+    route = {"method": "GET", "route": "/ojs/v1/jobs/{id}"}
+    assert seen("ojs_http_requests_total", **route, status="2xx") == 1
+    assert seen("ojs_http_requests_total", **route, status="4xx") == 1
+    other = {"method": "other", "route": "other"}
+    assert seen("ojs_http_requests_total", **other, status="4xx") == 3
+    assert seen("ojs_http_request_duration_seconds_count", **route) == 2
+    assert seen("ojs_http_request_duration_seconds_bucket", **route, le="+Inf") == 2
+
+
+def test_processes_add_up_and_a_successor_goes_on() -> None:
+    get, post = ROUTES[0], ROUTES[7]
+    shared = mmap.mmap(-1, Traffic.size(ROUTES, 3))
+    one, two = Traffic(ROUTES, shared, 0), Traffic(ROUTES, shared, 2)
+    one.count(get, 200, 0.0001)
+    two.count(get, 503, 1000.0)
+    Traffic(ROUTES, shared, 2).count(get, 200, 0.02)
+    two.count(post, 201, 0.3)
+
+    rows = {(row.method, row.template): row for row in one.rows()}
+
+    assert rows.keys() == {(r.method, r.template) for r in (get, post)}
+    row = rows[get.method, get.template]
+    assert row.statuses == {"2xx": 2, "5xx": 1}
+    assert (row.buckets[0], row.buckets[-1], sum(row.buckets)) == (1, 1, 3)
+    assert len(row.buckets) == len(BOUNDS_S) + 1
+    assert row.seconds == pytest.approx(1000.0201)
+
+
+async def test_the_document_lists_what_is_served_with_its_labels(counted: Api) -> None:
+    await counted.enqueue()
+    await counted.get("/ojs/v1/queues")
+    text = (await counted.get("/metrics")).body.decode()
+    stats = Stats()
+    stats.loop("promote")
+    own = exposition(Request("GET", "/metrics"), scheduler_families(stats)).body.decode()
+    served = {
+        family.name + ("_total" if family.type == "counter" else ""): {
+            frozenset(sample.labels) - {"le"} for sample in family.samples
+        }
+        for family in (*parse(text), *parse(own))
+    }
+    listed = {
+        name.strip("`"): {frozenset(labels.replace("`", "").replace(",", " ").split())}
+        for name, labels, *_ in rows((ROOT / "docs" / "metrics.md").read_text())
+    }
+    assert served == listed
