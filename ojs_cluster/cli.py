@@ -12,15 +12,23 @@ from ojs_cluster import __version__
 from ojs_cluster.config import EXIT_CONFIG, ConfigError, load, report
 from ojs_cluster.server.binaries import CHOICES
 
+EXIT_PIPE = 128 + 13
+"""As shells call the end by SIGPIPE."""
 _OPTIONS = {"host": "OJS_HOST", "port": "OJS_PORT", "workers": "OJS_WORKERS"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 fine, 1 failed, 2 wrong configuration."""
+    """Run one command and return its exit code: 0 fine, 1 failed, 2 wrong configuration,
+    141 nobody reads the output."""
     args = _parser().parse_args(argv)
     environ = _environment(os.environ, args)
     try:
         code: int = args.run(args, environ)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read it has enough (`| head`). Python would complain once more at its own end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
     except ConfigError as error:
         for problem in error.problems:
             print(f"ojs-cluster: {problem}", file=sys.stderr)
@@ -77,6 +85,27 @@ def _parser() -> argparse.ArgumentParser:
     scheduler = commands.add_parser("scheduler", help="a scheduler; of several, one leads")
     scheduler.set_defaults(run=_scheduler)
 
+    out = commands.add_parser(
+        "export",
+        help="write everything that is stored to a file, as JSON lines",
+        description="Writes jobs in every state, queues, cron jobs and workflows, as JSON lines.",
+    )
+    out.add_argument(
+        "--output", type=Path, metavar="FILE", help="a file (default: standard output)"
+    )
+    out.set_defaults(run=_export)
+
+    back = commands.add_parser(
+        "import",
+        help="store what is in the file of an export",
+        description="Stores what an export wrote. What is there already stays as it is, so it may "
+        "be run again.",
+    )
+    back.add_argument(
+        "file", type=Path, nargs="?", metavar="FILE", help="a file (default: standard input)"
+    )
+    back.set_defaults(run=_import)
+
     config = commands.add_parser("config", help="list the variables and check their values")
     config.set_defaults(run=_config)
     return parser
@@ -114,6 +143,18 @@ def _dev(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from ojs_cluster.server.dev import DevOptions, run_dev
 
     return run_dev(DevOptions(server=args.server, data=args.data, masters=args.masters), environ)
+
+
+def _export(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from ojs_cluster.server.archive import run_export
+
+    return run_export(load(environ), args.output)
+
+
+def _import(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from ojs_cluster.server.archive import run_import
+
+    return run_import(load(environ), args.file)
 
 
 def _config(_args: argparse.Namespace, environ: Mapping[str, str]) -> int:

@@ -28,6 +28,16 @@ MAX_SHARDS = 1024
 """The 12 ``rand_a`` bits of a UUIDv7 name the shard; two are left to chance so ids stay random."""
 
 
+KEYS_OF_JOBS = b"ojs:{*}:j:*"
+"""Pattern of the hashes of jobs and aliases, for who may look at every key (``archive_out``)."""
+
+
+def job_of_key(key: bytes) -> tuple[str, str]:
+    """Hash tag and job id of a key that ``KEYS_OF_JOBS`` matches."""
+    tag, _, job_id = key.decode().removeprefix("ojs:{").partition("}:j:")
+    return tag, job_id
+
+
 @dataclass(frozen=True, slots=True)
 class Shard:
     """One logical shard: its keys all carry ``tag`` and so live in one slot.

@@ -18,6 +18,7 @@ import orjson
 
 from ojs_cluster.core.errors import Conflict, NotFound
 from ojs_cluster.core.ids import is_job_id, new_job_id
+from ojs_cluster.core.states import State
 from ojs_cluster.core.workflow import (
     CANCELLED,
     COMPLETED,
@@ -31,9 +32,9 @@ from ojs_cluster.core.workflow import (
 )
 from ojs_cluster.core.workflow_request import NewWorkflow
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.jobs import get as get_job
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.tick import Tick
 
@@ -309,21 +310,13 @@ async def _outcomes(store: Store, record: WorkflowRecord) -> list[JobOutcome]:
 
 
 async def _live(store: Store, job_id: str) -> JobOutcome:
-    shard = store.keys.shard_of_id(job_id)
-    state, started, attempt = await _fields(store, shard, job_id, f.STATE, f.STARTED, f.ATTEMPT)
-    words = {None: "cancelled", b"active": "active", b"completed": COMPLETED}
-    words |= {b"cancelled": CANCELLED, b"discarded": "failed"}
-    return JobOutcome(
-        words.get(state, "pending"), int(started) if started else None, None, int(attempt or 0)
-    )
-
-
-async def _fields(store: Store, shard: Shard, job_id: str, *names: bytes) -> Sequence[Any]:
-    reply: Any = await store.redis.call(
-        shard.slot, "HMGET", shard.job(job_id), *names, idempotent=True
-    )
-    values: Sequence[Any] = reply
-    return values
+    try:
+        job = await get_job(store, job_id)  # its shard may be another since it was restored
+    except NotFound:
+        return JobOutcome(CANCELLED)
+    words = {State.ACTIVE: "active", State.COMPLETED: COMPLETED}
+    words |= {State.CANCELLED: CANCELLED, State.DISCARDED: "failed"}
+    return JobOutcome(words.get(job.state, "pending"), job.started_ms, None, job.attempt)
 
 
 async def results_of(store: Store, workflow_id: str, jobs: Sequence[int]) -> dict[int, bytes]:

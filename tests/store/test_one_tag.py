@@ -43,6 +43,7 @@ from ojs_cluster.store.events import EventFilter, read_events
 from ojs_cluster.store.fetch import release
 from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.listing import JobFilter, list_jobs
+from tests.store.archives import export_text, import_text
 from tests.store.jobs import (
     DAY,
     HOUR,
@@ -51,6 +52,7 @@ from tests.store.jobs import (
     active,
     foreign_id,
     home_id,
+    id_in,
     nack,
     new_job,
     promote_all,
@@ -201,6 +203,7 @@ async def test_one_life_of_everything_runs_every_script_under_the_guard(
     await unique_jobs_and_batches(store, db)
     await leadership(store)
     await reads(store)
+    await backup(store)
 
     assert scripts.used == ALL
 
@@ -334,3 +337,23 @@ async def reads(store: Store) -> None:
         page = await list_jobs(store, JobFilter(), limit=1000)
         assert page.jobs
     assert (await read_events(store, EventFilter(), limit=1000)).events
+
+
+async def backup(store: Store) -> None:
+    """Into itself: each script runs, and finds what is there."""
+    text = await export_text(store)
+    fresh = id_in(shard_of(store).index)
+    await put(store, id=fresh)
+    [line] = [line for line in (await export_text(store)).splitlines() if fresh.encode() in line]
+    head, end = text.splitlines()[0], text.splitlines()[-1]
+    other = line.replace(fresh.encode(), home_id(store).encode())
+    workflow = await chain(store, step("a", "steps"))
+    cron_job = parse_cron(b'{"name":"again","cron":"@daily","type":"t"}')
+    await cron.register(store, cron_job)
+    text = await export_text(store)
+    records = [line for line in text.splitlines() if line.startswith((b'{"q', b'{"w', b'{"c'))]
+    await cron.drop(store, "again")
+    tally, said = await import_text(store, b"\n".join([head, other, *records, end]))
+    assert said == []
+    assert tally.created == {"jobs": 1, "cron jobs": 1}
+    assert workflow.id in text.decode()

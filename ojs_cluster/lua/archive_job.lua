@@ -1,0 +1,21 @@
+-- One job as a backup needs it, read in one step: nothing is changed.
+-- KEYS: 1 job hash.
+-- Returns: {fields, score among the available jobs or '', ms of its removal or ''}
+--          {} when there is no job here; {'staged', deal} before it is revealed
+--@include keys look job
+local key = KEYS[1]
+local flat = redis.call('HGETALL', key)
+local job = {}
+for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
+if not job[F.state] then return {} end
+if job[F.deal] then return {'staged', job[F.deal]} end
+local id = string.sub(key, #P + 3)
+local zset = job[F.state] == 'available' and available_key(job[F.queue]) or FINISHED
+local ended = job[F.finished] and zset == FINISHED
+if zset ~= FINISHED or ended then
+    want(zset)
+    look()
+    local score = redis.call('ZSCORE', zset, id) or ''
+    return {flat, ended and '' or score, ended and score or ''}
+end
+return {flat, '', ''}

@@ -1,0 +1,8 @@
+-- Transition: (nothing) -> paused and limited as it was when it was saved, for one queue of a backup.
+-- Post: what was saved is set, where nothing is set here. Its jobs are not touched.
+-- KEYS: 1 c:.  ARGV: 1.. names and values of its fields.
+-- Returns: 1 when the queue was seen for the first time
+--@include now
+local first = redis.call('HSETNX', KEYS[1], 'created', now)
+for i = 1, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
+return first

@@ -1,0 +1,203 @@
+"""The lines of an archive: what `ojs-cluster export` writes and `ojs-cluster import` reads.
+
+One JSON object a line, with one member that says what it is: ``export`` first, then ``queue``,
+``job``, ``workflow`` and ``cron``, and ``end`` last, so that a file that was cut off is noticed.
+User JSON stands in a line byte for byte as it was sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from ojs_cluster.core import rawjson
+from ojs_cluster.core.errors import InvalidPayload
+from ojs_cluster.core.ids import is_job_id
+from ojs_cluster.core.rate_limit import Limits, unpack_limits
+from ojs_cluster.core.rawjson import Raw
+from ojs_cluster.store.archive_job import job_pieces, parse_job_line
+from ojs_cluster.store.archive_lines import (
+    QUEUE_FIELDS,
+    BadLine,
+    CronLine,
+    End,
+    Head,
+    JobLine,
+    Line,
+    QueueLine,
+    WorkflowLine,
+    dump,
+    is_number,
+    number,
+    text,
+    texts,
+)
+
+VERSION = 1
+_DEPTH = 600
+_are_times = re.compile(r"\d+ \d+ \d+").fullmatch
+
+
+def encode(line: Line, **more: str | int) -> bytes:
+    """One line of the file, its end included; ``more`` goes into a head for people to read."""
+    match line:
+        case Head(version):
+            kind, pieces = "export", {"version": dump(version)}
+            pieces |= {name: dump(value) for name, value in more.items()}
+        case QueueLine(name, fields):
+            kind, pieces = "queue", {"name": dump(name), **_queue_pieces(fields)}
+        case JobLine():
+            kind, pieces = "job", job_pieces(line)
+        case WorkflowLine():
+            kind, pieces = "workflow", _workflow_pieces(line)
+        case CronLine(name, fields):
+            kind, pieces = "cron", {"name": dump(name), **_cron_pieces(fields)}
+        case End(counts):
+            kind, pieces = "end", {"counts": dump(dict(counts))}
+    return b'{"%b":{%b}}\n' % (kind.encode(), rawjson.join(pieces))
+
+
+def parse(raw: bytes) -> Line:
+    """The line that ``encode`` wrote.
+
+    Raises
+    ------
+    BadLine: it is none, or what it says cannot be.
+    """
+    try:
+        whole = rawjson.members(raw, depth=_DEPTH)
+    except InvalidPayload as error:
+        raise BadLine(error.message.replace("the body", "the line")) from None
+    if len(whole) != 1:
+        raise BadLine("the line needs one member that says what it is")
+    [(kind, piece)] = whole.items()
+    members = rawjson.object_members(piece)
+    if kind not in _PARSERS or members is None:
+        raise BadLine(f"a line cannot be {rawjson.show(kind)}")
+    return _PARSERS[kind](members)
+
+
+def _workflow_pieces(line: WorkflowLine) -> dict[str, Raw]:
+    times: dict[str, str] = {}
+    errors: dict[str, Raw] = {}
+    pieces = {"id": dump(line.id)}
+    for field, value in line.fields.items():
+        match field[:1], field[1:].isdigit():
+            case b"t", True:
+                times[field[1:].decode()] = value.decode()
+            case b"e", True:
+                errors[field[1:].decode()] = Raw(value)
+            case _ if field == b"plan":
+                pieces["plan"] = Raw(value)
+            case _ if field != b"start":  # the number of an outbox entry
+                pieces[field.decode()] = dump(value.decode())
+    pieces["times"] = dump(times)
+    pieces["errors"] = Raw(b"{%b}" % rawjson.join(errors))
+    pieces["definitions"] = Raw(b"[%b]" % b",".join(line.definitions))
+    results = {str(job): Raw(value) for job, value in line.results.items()}
+    pieces["results"] = Raw(b"{%b}" % rawjson.join(results))
+    if line.removed_ms is not None:
+        pieces["removed_ms"] = dump(line.removed_ms)
+    return pieces
+
+
+def _workflow(members: Mapping[str, Raw]) -> WorkflowLine:
+    workflow_id = text(members, "id")
+    if not is_job_id(workflow_id):
+        raise BadLine(f"a workflow's id cannot be {rawjson.show(workflow_id)}")
+    needed = ("type", "name", "state", "created", "marks")
+    fields = {name.encode(): text(members, name).encode() for name in needed}
+    if "finished" in members:
+        fields[b"finished"] = text(members, "finished").encode()
+    fields[b"plan"] = bytes(members.get("plan", b"null"))
+    for job, times in texts(members.get("times", Raw(b"{}"))).items():
+        if not _are_times(times):
+            raise BadLine("'times' of a workflow are three numbers each")
+        fields[f"t{job}".encode()] = times.encode()
+    errors, results = (
+        rawjson.object_members(members.get(name, Raw(b"{}"))) or {}
+        for name in ("errors", "results")
+    )
+    fields |= {f"e{job}".encode(): bytes(error) for job, error in errors.items()}
+    if not all(job.isdecimal() for job in results):
+        raise BadLine("'results' of a workflow are by number")
+    return WorkflowLine(
+        workflow_id,
+        fields,
+        tuple(bytes(item) for item in rawjson.array_items(members.get("definitions", b"[]")) or ()),
+        {int(job): bytes(value) for job, value in results.items()},
+        number(members, "removed_ms") if "removed_ms" in members else None,
+    )
+
+
+_CRON = {
+    b"x": "expression",
+    b"z": "timezone",
+    b"o": "overlap_policy",
+    b"on": "enabled",
+    b"q": "queue",
+    b"t": "type",
+    b"c": "created",
+    b"u": "updated",
+    b"n": "next",
+    b"a": "anchor",
+    b"g": "gap",
+    b"l": "last",
+    b"r": "runs",
+    b"open": "open",
+    b"held": "held",
+}
+_CRON_JSON = {b"j": "job", b"d": "description"}
+
+
+def _cron_pieces(fields: Mapping[bytes, bytes]) -> dict[str, Raw]:
+    pieces = {name: dump(fields[at].decode()) for at, name in _CRON.items() if at in fields}
+    return pieces | {name: Raw(fields[at]) for at, name in _CRON_JSON.items()}
+
+
+def _cron(members: Mapping[str, Raw]) -> CronLine:
+    fields = {at: text(members, name).encode() for at, name in _CRON.items() if name in members} | {
+        at: bytes(members.get(name, b"null")) for at, name in _CRON_JSON.items()
+    }
+    for at in (b"x", b"z", b"o", b"on", b"q", b"t", b"c", b"u", b"a"):
+        if at not in fields:
+            raise BadLine(f"a cron job needs '{_CRON[at]}'")
+    return CronLine(text(members, "name"), fields)
+
+
+def _queue_pieces(fields: Mapping[bytes, bytes]) -> dict[str, Raw]:
+    return {QUEUE_FIELDS[at]: dump(value.decode()) for at, value in fields.items()}
+
+
+def _queue(members: Mapping[str, Raw]) -> QueueLine:
+    fields = {at: text(members, name) for at, name in QUEUE_FIELDS.items() if name in members}
+    for at, value in fields.items():
+        if at != b"limits" and not is_number(value.encode()):
+            raise BadLine(f"'{QUEUE_FIELDS[at]}' is no number")
+    limits = fields.get(b"limits", Limits().packed())
+    try:
+        sound = unpack_limits(limits).packed() == limits
+    except (ValueError, IndexError, TypeError):
+        sound = False
+    if not sound:
+        raise BadLine("'limits' are none")
+    return QueueLine(text(members, "name"), {at: v.encode() for at, v in fields.items()})
+
+
+def _head(members: Mapping[str, Raw]) -> Head:
+    return Head(number(members, "version"))
+
+
+def _end(members: Mapping[str, Raw]) -> End:
+    counts = rawjson.object_members(members.get("counts", Raw(b"null"))) or {}
+    return End({kind: number(counts, kind) for kind in counts})
+
+
+_PARSERS: Mapping[str, Callable[[Mapping[str, Raw]], Line]] = {
+    "export": _head,
+    "queue": _queue,
+    "job": parse_job_line,
+    "workflow": _workflow,
+    "cron": _cron,
+    "end": _end,
+}
