@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from ojs_cluster.server.embedded import Embedded, ServerBinary
 from ojs_cluster.server.variables import VARIABLES
 from tests.image.dockerfile import read_stages
-from tests.support.servers import wait_until
+from tests.support.servers import own_server, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 FILE = ROOT / "docker-compose.yml"
@@ -99,27 +98,17 @@ def test_containers_are_given_longer_to_stop_than_they_need() -> None:
 
 
 @pytest.mark.skipif(CLI is None, reason="needs valkey-cli or redis-cli")
-def test_the_join_script_makes_a_cluster_and_run_again_leaves_it(
-    server_binary: ServerBinary, tmp_path: Path
-) -> None:
+def test_the_join_script_makes_a_cluster_and_run_again_leaves_it(tmp_path: Path) -> None:
     [script] = SERVICES["cluster-init"]["command"]
     links = tmp_path / "bin"
     links.mkdir()
     (links / "valkey-cli").symlink_to(str(CLI))
-    nodes = [
-        Embedded(
-            tmp_path / f"node-{number}",
-            cluster=False,
-            binary=server_binary,
-            append_only=False,
-            config={"cluster-enabled": "yes"},
-        )
-        for number in range(6)
-    ]
-    try:
-        for node in nodes:
-            node.start()
-        addresses = [f"127.0.0.1:{node.nodes[0].port}" for node in nodes]
+    # Started as a cluster and taken apart: so the ports are known to be free, those of the bus too.
+    with own_server(tmp_path / "nodes", masters=3, replicas=1) as servers:
+        for node in servers.nodes:
+            with node.client() as client:
+                client.cluster("RESET", "HARD")
+        addresses = [f"127.0.0.1:{node.port}" for node in servers.nodes]
         env = {"PATH": f"{links}:{os.environ['PATH']}", "NODES": " ".join(addresses)}
 
         def join() -> str:
@@ -132,18 +121,14 @@ def test_the_join_script_makes_a_cluster_and_run_again_leaves_it(
                 timeout=120,
             ).stdout
 
+        def replicas() -> int:
+            with servers.nodes[0].client() as client:
+                nodes = client.cluster("nodes")
+            return sum("slave" in node["flags"] for node in nodes.values())
+
         assert "slots" in join()
-        with nodes[0].nodes[0].client() as client:
-            wait_until(
-                lambda: (
-                    sum("slave" in each["flags"] for each in client.cluster("nodes").values()) == 3
-                ),
-                what="a replica for each master",
-            )
+        wait_until(lambda: replicas() == 3, timeout_s=60, what="a replica for each master")
         assert join() == ""
-    finally:
-        for node in nodes:
-            node.stop(graceful=False)
 
 
 @pytest.mark.skipif(HAPROXY is None, reason="needs haproxy")
