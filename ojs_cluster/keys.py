@@ -101,6 +101,8 @@ class Shard:
     """Channel: the name of a queue that stopped being empty."""
     sched: bytes = field(init=False)
     """Channel: the ms of a new earliest deadline."""
+    mark: bytes = field(init=False)
+    """Written to, and never read, so that there is a write to be confirmed: see ``committer``."""
 
     def __post_init__(self) -> None:
         prefix = f"ojs:{{{self.tag}}}:".encode()
@@ -179,6 +181,7 @@ SHARD_KEYS = {
     "opening": b"open",
     "wake": b"wake",
     "sched": b"sched",
+    "mark": b"mark",
 }
 
 
@@ -199,6 +202,8 @@ class Meta:
     """Event stream of what belongs to no shard, bounded by MAXLEN."""
     sched: bytes = b"ojs:{meta}:sched"
     """Channel: the ms of a new earliest deadline, as each shard has one."""
+    mark: bytes = b"ojs:{meta}:mark"
+    """As each shard has one."""
     index: int = META
 
     def cron(self, name: str) -> bytes:
@@ -241,6 +246,12 @@ class Keyspace:
 
     def __iter__(self) -> Iterator[Shard]:
         return iter(self._shards)
+
+    @property
+    def marks(self) -> tuple[tuple[int, bytes], ...]:
+        """Slot and mark of everything that has one."""
+        shards = ((shard.slot, shard.mark) for shard in self._shards)
+        return (*shards, (self.meta.slot, self.meta.mark))
 
     def shard(self, index: int) -> Shard:
         """The shard at ``index``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-Outcome = Literal["not_applied", "unknown"]
+Outcome = Literal["not_applied", "unknown", "stored_unconfirmed"]
 
 
 class OJSError(Exception):
@@ -105,7 +105,8 @@ class BackendUnavailable(OJSError):
     """Redis could not be asked, or did not answer.
 
     ``outcome`` tells whether the write may have happened: ``not_applied`` means that repeating the
-    request is safe, ``unknown`` that it may have been applied. ``retry_after_s`` is in seconds.
+    request is safe, ``unknown`` that it may have been applied, ``stored_unconfirmed`` that it was,
+    but not confirmed by as many replicas or disks as asked for. ``retry_after_s`` is in seconds.
     """
 
     def __init__(self, message: str, *, outcome: Outcome, retry_after_s: float = 1.0) -> None:

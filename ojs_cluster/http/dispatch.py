@@ -21,6 +21,7 @@ from ojs_cluster.core.errors import (
     Unsupported,
 )
 from ojs_cluster.core.ids import new_job_id
+from ojs_cluster.http import durability
 from ojs_cluster.http.app import App, HttpSettings
 from ojs_cluster.http.auth import check_key
 from ojs_cluster.http.errors import AmbiguousLength, error_response, internal_error_response
@@ -96,7 +97,7 @@ async def run(app: App, call: Call, request: Request) -> Response:
     if len(request.body) > call.max_body:
         return refuse(request, call, too_large(call))
     try:
-        response = await call.route.handler(app, request, *call.params)
+        response = await durability.answer(app, call.route, request, call.params)
     except OJSError as error:
         response = error_response(error, call.request_id)
     except Exception as error:

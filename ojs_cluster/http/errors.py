@@ -176,7 +176,8 @@ TABLE: Final[Mapping[type[e.OJSError], Entry]] = MappingProxyType(
             "OJS-2001",
             "BACKEND_UNAVAILABLE",
             "Repeat the request after Retry-After. With details.outcome 'unknown' it may already "
-            "have been applied: send your own job id to make an enqueue safe to repeat.",
+            "have been applied: send your own job id to make an enqueue safe to repeat. With "
+            "'stored_unconfirmed' it is stored, but a failure now might still undo it.",
             retryable=True,
         ),
         e.Internal: INTERNAL,

@@ -5,6 +5,9 @@ from __future__ import annotations
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis.committer import Unconfirmed
+from ojs_cluster.redis.connection import Reply
+from ojs_cluster.redis.durability import present_request
 from ojs_cluster.redis.errors import Lost, ReplyTooLarge, Signal, TooLarge
 from ojs_cluster.redis.link import Backoff
 
@@ -39,6 +42,19 @@ class Attempts:
                 raise BackendUnavailable(
                     "the connection to Redis was lost before the reply", outcome="unknown"
                 ) from signal
+
+    @staticmethod
+    def accept_unconfirmed(signal: Unconfirmed) -> Reply:
+        """Give the reply to a command, and its doubt to the request that sent it.
+
+        Raises:
+            BackendUnavailable: there is no request that would look at the doubt.
+        """
+        request = present_request()
+        if request is None:
+            raise BackendUnavailable(f"done, but {signal}", outcome="stored_unconfirmed")
+        request.doubt = str(signal)
+        return signal.reply
 
     def accept_interrupted_script(self, error: Exception) -> None:
         """Return when a script that stopped half way may be run again.

@@ -15,7 +15,9 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.attempts import Attempts
+from ojs_cluster.redis.committer import Unconfirmed
 from ojs_cluster.redis.connection import Answer, Arg, Reply, pack
+from ojs_cluster.redis.durability import Durability, present_request
 from ojs_cluster.redis.errors import (
     BUSY_CODES,
     REFUSED_CODES,
@@ -54,6 +56,7 @@ class Client:
         self._routes = router.routes
         self._clock = router.clock
         self._call_timeout_s = router.settings.call_timeout_s
+        self.durability = router.settings.durability
 
     def __repr__(self) -> str:
         return f"<Client of {len(self.topology.masters)} masters, healthy={self.healthy}>"
@@ -91,13 +94,26 @@ class Client:
         key by key, a script that touches a key outside ``keys`` may be stopped by Redis. One that
         ``looks_first`` has written nothing then, and is repeated. Another may have been stopped
         half way: ``BackendUnavailable`` with outcome ``unknown``, or repeated if ``idempotent``.
+
+        Answers when what it wrote and found is as safe as the settings and the request
+        (``durability.confirming``) want, unless the script is ``volatile``. When no confirmation
+        comes in time that becomes the request's ``doubt``, and without a request
+        ``BackendUnavailable`` with outcome ``stored_unconfirmed``.
         """
         # The body of ``call`` again: one more coroutine per script would cost more than it says.
         payload = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
         started = self._clock.now
         answer: Answer | _NoAnswer = NO_ANSWER
+        durability = Durability.ASYNC
+        if not script.volatile:
+            request = present_request()
+            durability = self.durability
+            if request is not None and request.durability > durability:
+                durability = request.durability
         link = self._routes[slot]
         if link is not None:
+            if durability:
+                link = self._router.sure_link(link, durability)
             connection = link.connection
             if connection is not None and not connection.full:
                 answer = await connection.execute(payload)
@@ -108,7 +124,9 @@ class Client:
             return pack((b"EVAL", script.source, len(keys), *keys, *args))
 
         return await self._persist(
-            *(slot, payload, link, answer, started, idempotent, by_source, script.looks_first)
+            *(slot, payload, link, answer, started, idempotent, by_source),
+            looks_first=script.looks_first,
+            durability=durability,
         )
 
     async def on_masters(self, *args: Arg) -> dict[Address, Reply]:
@@ -191,6 +209,7 @@ class Client:
         idempotent: bool,
         by_source: Callable[[], bytes] | None,
         looks_first: bool = False,
+        durability: Durability = Durability.ASYNC,
     ) -> Reply:
         """Try until there is a final answer, or ``call_timeout_s`` after ``started`` is over.
 
@@ -203,6 +222,8 @@ class Client:
                 if isinstance(answer, _NoAnswer):
                     if slot is not None and not asking:
                         link = self._routes[slot]
+                    if link is not None:
+                        link = self._router.sure_link(link, durability)
                     connection = await self._router.usable(link)
                     if connection is None:
                         asking = False  # the migration may have ended meanwhile: ask its source
@@ -214,6 +235,8 @@ class Client:
                 if not isinstance(answer, Exception):
                     return answer
                 attempts.last = answer
+                if isinstance(answer, Unconfirmed):
+                    return attempts.accept_unconfirmed(answer)
                 if isinstance(answer, Signal):
                     attempts.accept_signal(answer)
                     self._router.want_refresh()

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import hiredis
 import trio
@@ -71,6 +71,65 @@ class Waiter:
         if task is not None:
             self.task = None
             reschedule(task, Value(answer))
+
+    def keep(self, answer: Answer) -> None:
+        """A reply that nobody waits for: thrown away."""
+
+
+class Held(Waiter):
+    """Nobody sleeps for this reply; it is kept until somebody looks."""
+
+    __slots__ = ("answer", "answered")
+
+    def __init__(self, stamp: float) -> None:
+        super().__init__(None, stamp, droppable=False)
+        self.answer: Answer = None
+        self.answered = False
+
+    def keep(self, answer: Answer) -> None:
+        """Keep the reply."""
+        self.answer = answer
+        self.answered = True
+
+
+class Channel(Protocol):
+    """What callers need of a connection: this one, or one that answers later (``committer``)."""
+
+    @property
+    def open(self) -> bool:
+        """Whether commands may be sent."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether callers have to wait for room."""
+        ...
+
+    @property
+    def pending(self) -> int:
+        """Commands not answered yet."""
+        ...
+
+    @property
+    def silent_s(self) -> float:
+        """For how long, in seconds, the node has owed a reply and sent nothing."""
+        ...
+
+    async def execute(self, payload: bytes) -> Answer:
+        """Send one packed command and wait for what comes back."""
+        ...
+
+    async def execute_asking(self, payload: bytes) -> Answer:
+        """``execute`` with ASKING directly before the command."""
+        ...
+
+    async def wait_for_room(self) -> None:
+        """Sleep until it is worth looking at ``full`` again."""
+        ...
+
+    def check(self, reply_timeout_s: float, call_timeout_s: float) -> None:
+        """Called periodically, to end what has been silent for too long."""
+        ...
 
 
 class Connection:
@@ -141,6 +200,18 @@ class Connection:
         self._payloads.append(ASKING + payload)
         self._wake_writer()
         return await wait_task_rescheduled(waiter.abort)  # type: ignore[no-any-return]
+
+    def submit(self, payload: bytes, *, asking: bool = False) -> Held:
+        """Queue one packed command without waiting for it; check ``open`` first."""
+        if asking:
+            self._queue.append(Waiter(None, self._clock.now, droppable=False))
+            self._payloads.append(b"")
+            payload = ASKING + payload
+        held = Held(self._clock.now)
+        self._queue.append(held)
+        self._payloads.append(payload)
+        self._wake_writer()
+        return held
 
     async def wait_for_room(self) -> None:
         """Sleep until commands have been answered, or the connection has ended."""
@@ -274,6 +345,8 @@ class Connection:
                     if task is not None:
                         waiter.task = None
                         reschedule(task, Value(answer))
+                    else:
+                        waiter.keep(answer)
             except (hiredis.ProtocolError, IndexError) as error:
                 # IndexError: a message that no command asked for. Either way the order is lost.
                 return f"protocol error: {error}"

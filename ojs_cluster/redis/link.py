@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import trio
 
-from ojs_cluster.redis.connection import Arg, Clock, Connection, pack
+from ojs_cluster.redis.committer import CommitPlan, Committer
+from ojs_cluster.redis.connection import Arg, Channel, Clock, Connection, pack
 from ojs_cluster.redis.errors import (
     BUSY_CODES,
     AuthenticationFailed,
@@ -92,7 +93,10 @@ def _reason(error: Exception) -> str:
 
 
 class Link:
-    """One node. ``run`` is started once, in the client's nursery, and ends when cancelled."""
+    """One node. ``run`` is started once, in the client's nursery, and ends when cancelled.
+
+    With a ``plan``, replies come when they are confirmed (see ``committer``).
+    """
 
     def __init__(
         self,
@@ -101,9 +105,10 @@ class Link:
         tls: ssl.SSLContext | None,
         clock: Clock,
         on_change: Callable[[Link], None],
+        plan: CommitPlan | None = None,
     ) -> None:
         self.address = address
-        self.connection: Connection | None = None
+        self.connection: Channel | None = None
         self.last_error: Exception | None = None
         self.retired_at: float | None = None
         self.scope = trio.CancelScope()
@@ -111,6 +116,7 @@ class Link:
         self._tls = tls
         self._clock = clock
         self._on_change = on_change
+        self._plan = plan
         self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         self._up_since = 0.0
         self._told_down = False
@@ -148,14 +154,18 @@ class Link:
                     self.last_error = error
                     nursery.cancel_scope.cancel()
                 else:
-                    self._came_up(connection)
+                    self._came_up(connection, nursery)
         finally:
             self.connection = None
             connection.close("the client was closed")
 
-    def _came_up(self, connection: Connection) -> None:
+    def _came_up(self, connection: Connection, nursery: trio.Nursery) -> None:
         if connection.open:
             self.connection = connection
+            if self._plan is not None:
+                committer = Committer(connection, self._plan, self._settings.max_in_flight)
+                nursery.start_soon(committer.run)
+                self.connection = committer
             self.last_error = None
             self._up_since = trio.current_time()
             self._told_down = False
@@ -170,7 +180,7 @@ class Link:
 
     async def _serve(self, connection: Connection, scope: trio.CancelScope) -> None:
         reason = await connection.run()
-        if self.connection is connection:
+        if self.connection is not None:
             self.connection = None
             self.last_error = ConnectFailed(f"{self.address}: {reason}")
             # A node that accepts and hangs up at once must not reset the delay each time.

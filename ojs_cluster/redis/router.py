@@ -10,12 +10,15 @@ from __future__ import annotations
 import logging
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.connection import Answer, Clock, Connection
+from ojs_cluster.redis.committer import CommitPlan
+from ojs_cluster.redis.connection import Answer, Channel, Clock
+from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.errors import AuthenticationFailed, ConnectFailed, RedisReplyError
 from ojs_cluster.redis.link import Link
 from ojs_cluster.redis.settings import Address, ClientSettings
@@ -58,6 +61,7 @@ class Router:
         self._nursery = nursery
         self._closed = False
         self._links: dict[Address, Link] = {}
+        self._sure_links: dict[tuple[Address, Durability], Link] = {}
         self._changed = trio.lowlevel.ParkingLot()
         self._refresh_wanted = trio.Event()
         self._refresh_hint: Address | None = None
@@ -94,7 +98,7 @@ class Router:
             return
         raise BackendUnavailable("Redis cannot be reached", outcome="not_applied") from error
 
-    async def usable(self, link: Link | None) -> Connection | None:
+    async def usable(self, link: Link | None) -> Channel | None:
         """The link's connection if a command may be sent now; else None, after a change."""
         if self._closed:
             raise BackendUnavailable("the Redis client was closed", outcome="not_applied")
@@ -122,6 +126,33 @@ class Router:
             self._nursery.start_soon(link.run)
         link.retired_at = None
         return link
+
+    def sure_link(self, link: Link, durability: Durability) -> Link:
+        """The link to the same node whose replies come when they are confirmed. Made when needed.
+
+        With ASYNC it is the link itself.
+        """
+        if durability is Durability.ASYNC:
+            return link
+        address = link.address
+        sure = self._sure_links.get((address, durability))
+        if sure is None:
+            replicas = self.settings.durability_replicas
+            if durability is Durability.FSYNC and not self.topology.clustered:
+                replicas = 0  # a standalone server promises its own disk, with or without replicas
+            marks = partial(self._marks_of, address)
+            plan = CommitPlan(durability, replicas, self.settings.durability_timeout_s, marks)
+            sure = Link(address, self.settings, self.tls, self.clock, self._link_changed, plan)
+            self._sure_links[address, durability] = sure
+            self._nursery.start_soon(sure.run)
+        return sure
+
+    def _marks_of(self, address: Address) -> Iterator[bytes]:
+        """Keys of slots that the node serves, to be written to at any time."""
+        for slot, key in self.settings.marks:
+            link = self.routes[slot]
+            if link is not None and link.address == address:
+                yield key
 
     def moved(self, slot: int, address: Address) -> Link:
         """Note what a MOVED reply said: use ``address`` for the slot from now on."""
@@ -268,3 +299,14 @@ class Router:
                 if link.retired_at is not None and idle and now - link.retired_at > RETIRED_LINK_S:
                     del self._links[address]
                     link.scope.cancel()
+            self._watch_sure_links()
+
+    def _watch_sure_links(self) -> None:
+        """As for the others; they go when the link to their node has gone."""
+        settings = self.settings
+        for (address, durability), link in list(self._sure_links.items()):
+            if link.connection is not None:
+                link.connection.check(settings.reply_timeout_s, settings.call_timeout_s)
+            if address not in self._links:
+                del self._sure_links[address, durability]
+                link.scope.cancel()

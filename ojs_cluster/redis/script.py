@@ -12,12 +12,14 @@ class Script:
 
     ``name`` appears in messages only. SHA-1 is Redis's choice and identifies, it does not protect.
     ``looks_first`` promises that the script reads every key it may touch before it writes, so that
-    a slot that is being moved stops it before its first write or not at all.
+    a slot that is being moved stops it before its first write or not at all. ``volatile``: what it
+    writes may be lost with a node, whatever durability is asked for.
     """
 
     name: str
     source: bytes
     looks_first: bool = False
+    volatile: bool = False
     sha: bytes = field(init=False)
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import ssl
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.url import parse_redis_url
 
 
@@ -68,6 +69,12 @@ class ClientSettings:
         call_timeout_s: one call in total, waiting for a connection and retries included.
         max_in_flight: commands queued or unanswered per node; further callers wait their turn.
         max_reply_bytes: largest reply accepted, to the nearest read of 64 KiB.
+        durability: what scripts wait for before they answer; a request may ask for more.
+        durability_timeout_s: how long they wait; less than ``reply_timeout_s``.
+        durability_replicas: how many replicas of a master must have a write; FSYNC on a standalone
+            server counts none.
+        marks: one key of ours in each of some slots, as (slot, key), that may be written to at any
+            time; needed by every durability but ASYNC.
     """
 
     nodes: tuple[Address, ...]
@@ -81,6 +88,10 @@ class ClientSettings:
     call_timeout_s: float = 10.0
     max_in_flight: int = 1024
     max_reply_bytes: int = 64 * 1024 * 1024
+    durability: Durability = Durability.ASYNC
+    durability_timeout_s: float = 1.0
+    durability_replicas: int = 1
+    marks: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if not self.nodes:
@@ -88,6 +99,8 @@ class ClientSettings:
         for name in ("connect_timeout_s", "reply_timeout_s", "call_timeout_s", "max_in_flight"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive")
+        if not 0 < self.durability_timeout_s < self.reply_timeout_s:
+            raise ValueError("durability_timeout_s must be positive and less than reply_timeout_s")
         if self.max_reply_bytes < 64 * 1024:
             raise ValueError("max_reply_bytes must be at least 65536")
 

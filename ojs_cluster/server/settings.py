@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ojs_cluster.core.limits import Limits
+from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.settings import ClientSettings, TlsSettings
 
 NEEDS_AUTH = (
@@ -91,6 +92,9 @@ class RedisSettings:
     reply_timeout_s: float
     call_timeout_s: float
     max_in_flight: int
+    durability: str
+    durability_timeout_s: float
+    durability_replicas: int
 
     def client(self) -> ClientSettings:
         """Combine the URL with what the other variables say; the variables win."""
@@ -100,6 +104,9 @@ class RedisSettings:
             reply_timeout_s=self.reply_timeout_s,
             call_timeout_s=self.call_timeout_s,
             max_in_flight=self.max_in_flight,
+            durability=Durability[self.durability.upper()],
+            durability_timeout_s=self.durability_timeout_s,
+            durability_replicas=self.durability_replicas,
         )
         if self.username:
             settings = replace(settings, username=self.username)

@@ -80,6 +80,30 @@ REDIS = (
         "1024",
         "Unanswered commands per node and process; more wait their turn.",
     ),
+    Variable(
+        "OJS_DURABILITY",
+        "redis.durability",
+        accept.one_of("async", "replica", "fsync"),
+        "async",
+        "What a write waits for before it is acknowledged: nothing more than Redis itself, "
+        "replicas, or disks. A request may ask for more in `OJS-Durability`.",
+    ),
+    Variable(
+        "OJS_DURABILITY_REPLICAS",
+        "redis.durability_replicas",
+        accept.integer(least=0, most=5),
+        "1",
+        "Replicas of a master that must have the write; `fsync` on a standalone server counts "
+        "none.",
+    ),
+    Variable(
+        "OJS_DURABILITY_TIMEOUT",
+        "redis.durability_timeout_s",
+        _TIMEOUT,
+        "1s",
+        "How long to wait for them; then 503 says that the write is stored, but unconfirmed. Less "
+        "than OJS_REDIS_REPLY_TIMEOUT.",
+    ),
 )
 
 _COUNT = accept.integer(least=1, most=10_000_000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ojs_cluster.keys import Keyspace, Shard
@@ -140,11 +140,12 @@ async def open_store(
     BackendUnavailable: Redis did not answer in time.
     """
     settings = settings or StoreSettings()
-    async with open_client(redis) as client:
+    keys = Keyspace(shards)
+    async with open_client(replace(redis, marks=keys.marks)) as client:
         # Not at the top: what carries out effects is itself made of store functions.
         from ojs_cluster.store.effects import EFFECTS
 
-        store = Store(client, Keyspace(shards), settings, load_scripts(prelude), EFFECTS)
+        store = Store(client, keys, settings, load_scripts(prelude), EFFECTS)
         await _check_schema(store, shards)
         await _check_eviction(store)
         yield store

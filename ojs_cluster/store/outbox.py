@@ -17,6 +17,7 @@ from typing import Literal
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.durability import doubtful
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.tick import Tick
 
@@ -85,6 +86,8 @@ async def _try(store: Store, entry: Entry) -> None:
         log.warning("effect %s of shard %d failed", entry.kind, entry.shard.index, exc_info=error)
         outcome, why = "failed", f"{type(error).__name__}: {error}"[:_WHY]
     else:
+        if doubtful():
+            return  # a node may still forget what was done; the drainer sees to it
         outcome, why = "done", ""
     try:
         result = await settle(store, entry.shard, entry.number, outcome, why)

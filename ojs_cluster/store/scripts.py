@@ -15,6 +15,17 @@ from types import MappingProxyType
 
 from ojs_cluster.redis.script import Script
 
+VOLATILE = frozenset(
+    {
+        *("contact", "fetch", "heartbeat", "lead"),
+        *("promote", "schema", "tidy"),
+        *("cron_due", "find_dead", "look", "old_claims", "outbox_due", "queue_stats"),
+    }
+)
+"""Scripts that wait for no confirmation, because nobody is promised what they write: leases and
+signs of life, which a failover may forget as it may forget a worker; what is written again by the
+next who looks. And those that only read what others will have confirmed."""
+
 _INCLUDE = re.compile(r"^--@include (.+)$", re.MULTILINE)
 
 
@@ -44,7 +55,12 @@ def _load(prelude: str) -> Mapping[str, Script]:
     return MappingProxyType(
         {
             # Each keeps the rule of ``lua/include/look.lua``; the tests' prelude enforces it.
-            name: Script(name, (prelude + _INCLUDE.sub(expand, text)).encode(), looks_first=True)
+            name: Script(
+                name,
+                (prelude + _INCLUDE.sub(expand, text)).encode(),
+                looks_first=True,
+                volatile=name in VOLATILE,
+            )
             for entry in folder.iterdir()
             if entry.name.endswith(".lua")
             for name, text in [(entry.name.removesuffix(".lua"), entry.read_text())]

@@ -9,6 +9,7 @@ import pytest
 
 from tests.kill.rounds import ROUNDS, USUAL
 from tests.support.deployment import TOPOLOGIES, Deployment, Topology, deploy, unavailable
+from tests.support.nodes import Environment
 from tests.support.servers import wait_until
 
 ENV = {"OJS_SCHEDULER_LEASE": "2s", "OJS_HEARTBEAT_INTERVAL_MS": "500"}
@@ -23,12 +24,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _deployed(
-    tmp_path_factory: pytest.TempPathFactory, name: str, topology: Topology, node_timeout_ms: int
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    topology: Topology,
+    node_timeout_ms: int,
+    env: Environment = ENV,
 ) -> Iterator[Deployment]:
     if missing := unavailable("valkey-cluster"):
         pytest.skip(missing)
     directory = tmp_path_factory.mktemp(name)
-    with deploy(directory, topology, env=ENV, node_timeout_ms=node_timeout_ms) as running:
+    with deploy(directory, topology, env=env, node_timeout_ms=node_timeout_ms) as running:
         yield running
 
 
@@ -41,9 +46,20 @@ def three_masters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployme
 @pytest.fixture(scope="session")
 def with_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Three masters with a replica each."""
-    servers = TOPOLOGIES["valkey-cluster"].servers
-    topology = Topology(servers, "valkey", masters=3, replicas=1)
-    yield from _deployed(tmp_path_factory, "failover", topology, 1000)
+    yield from _deployed(tmp_path_factory, "failover", _replicated_topology(), 1000)
+
+
+@pytest.fixture(scope="session")
+def with_sure_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """The same, and nothing is acknowledged before a replica has it."""
+    # Unconfirmed for a while after each failover, until the killed node is back: the clients of
+    # the test repeat such requests, and the shorter wait lets them do so more often.
+    env = {**ENV, "OJS_DURABILITY": "replica", "OJS_DURABILITY_TIMEOUT": "300ms"}
+    yield from _deployed(tmp_path_factory, "durable", _replicated_topology(), 1000, env)
+
+
+def _replicated_topology() -> Topology:
+    return Topology(TOPOLOGIES["valkey-cluster"].servers, "valkey", masters=3, replicas=1)
 
 
 @pytest.fixture
@@ -58,6 +74,13 @@ def replicated(with_replicas: Deployment) -> Deployment:
     """The same with a replica for each master, all of them in sync."""
     _reset(with_replicas)
     return with_replicas
+
+
+@pytest.fixture
+def surely_replicated(with_sure_replicas: Deployment) -> Deployment:
+    """``replicated`` with OJS_DURABILITY=replica."""
+    _reset(with_sure_replicas)
+    return with_sure_replicas
 
 
 def _reset(running: Deployment) -> None:

@@ -1,0 +1,53 @@
+"""Answers a request only when what it wrote is as safe as the server or the request wants it."""
+
+from __future__ import annotations
+
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, InvalidRequest
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.router import Route
+from ojs_cluster.redis.durability import Durability, confirming
+
+HEADER = "ojs-durability"
+
+
+async def answer(app: App, route: Route, request: Request, params: tuple[str, ...]) -> Response:
+    """Call the route's handler.
+
+    A fetch is not held back: a lease that is forgotten is a job that is available again, and one
+    that nobody was told of would be stranded until it ends.
+
+    Raises
+    ------
+    OJSError: the handler's.
+    InvalidRequest: the header ``OJS-Durability`` has an unknown value.
+    BackendUnavailable: done, but not confirmed; ``details.outcome`` is ``stored_unconfirmed``.
+    """
+    asked = request.headers.get(HEADER)
+    if (asked is None and not app.store.redis.durability) or route.waits:
+        return await route.handler(app, request, *params)
+    with confirming(Durability.ASYNC if asked is None else _parse(asked)) as work:
+        try:
+            response = await route.handler(app, request, *params)
+        except (Conflict, Duplicate) as error:
+            # What is in the way was found where it may still be forgotten.
+            if work.doubt is None:
+                raise
+            raise _unconfirmed(work.doubt) from error
+    if work.doubt is not None:
+        raise _unconfirmed(work.doubt)
+    return response
+
+
+def _unconfirmed(doubt: str) -> BackendUnavailable:
+    return BackendUnavailable(f"done, but {doubt}", outcome="stored_unconfirmed")
+
+
+def _parse(asked: str) -> Durability:
+    try:
+        return Durability[asked.upper()]
+    except KeyError:
+        choices = ", ".join(level.name.lower() for level in Durability)
+        raise InvalidRequest(
+            f"OJS-Durability must be one of {choices}", field=f"headers.{HEADER}"
+        ) from None

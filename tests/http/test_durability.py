@@ -1,0 +1,79 @@
+"""What a request may ask of durability. The server here has no replica, so none can confirm."""
+
+from __future__ import annotations
+
+import pytest
+
+from ojs_cluster.core.ids import new_job_id
+from ojs_cluster.redis.durability import Durability
+from ojs_cluster.server.embedded import Embedded
+from tests.http.api import Api, open_app
+
+HASTY = {"durability_timeout_s": 0.2}
+REPLICA = {"ojs-durability": "replica"}
+
+
+async def test_a_write_that_no_replica_confirms_is_503_and_stored(backend: Embedded) -> None:
+    async with open_app(backend, redis=HASTY) as app:
+        api = Api(app)
+        job_id = new_job_id(0, 1, 1_700_000_000_000)
+        job = {"type": "test.echo", "args": [], "id": job_id}
+        reply = await api.post("/ojs/v1/jobs", job, headers=REPLICA)
+        assert reply.status == 503
+        assert reply.error["code"] == "backend_unavailable"
+        assert reply.error["retryable"] is True
+        assert reply.error["details"]["outcome"] == "stored_unconfirmed"
+        assert int(reply.headers["retry-after"]) >= 1
+        assert (await api.get(f"/ojs/v1/jobs/{job_id}")).json["job"]["state"] == "available"
+        # The repetition makes no second job, and is no surer of the first.
+        again = await api.post("/ojs/v1/jobs", job, headers=REPLICA)
+        assert again.error["details"]["outcome"] == "stored_unconfirmed"
+        assert len(await api.fetch(count=10)) == 1
+
+
+async def test_an_ack_that_is_not_confirmed_may_be_repeated(backend: Embedded) -> None:
+    async with open_app(backend, redis=HASTY) as app:
+        api = Api(app)
+        job = await api.active()
+        body = {"job_id": job["id"], "worker_id": "w1", "result": {"n": 1}}
+        reply = await api.post("/ojs/v1/workers/ack", body, headers=REPLICA)
+        assert reply.error["details"]["outcome"] == "stored_unconfirmed"
+        again = await api.post("/ojs/v1/workers/ack", body)
+        assert again.status == 200
+        assert again.json["state"] == "completed"
+
+
+async def test_a_fetch_waits_for_no_confirmation(backend: Embedded) -> None:
+    """A lease may be forgotten: the job is then available again. Refusing it would strand it."""
+    async with open_app(backend, redis=HASTY | {"durability": Durability.REPLICA}) as app:
+        api = Api(app)
+        assert (await api.post("/ojs/v1/jobs", {"type": "test.echo", "args": []})).status == 503
+        assert len(await api.fetch(count=10)) == 1
+
+
+async def test_a_request_cannot_ask_for_less_than_the_server_gives(standalone: Embedded) -> None:
+    async with open_app(standalone, redis=HASTY | {"durability": Durability.REPLICA}) as app:
+        reply = await Api(app).post(
+            "/ojs/v1/jobs", {"type": "test.echo", "args": []}, headers={"OJS-Durability": "async"}
+        )
+        assert reply.status == 503
+
+
+async def test_one_request_s_wish_is_not_the_next_one_s(standalone: Embedded) -> None:
+    async with open_app(standalone, redis=HASTY) as app:
+        api = Api(app)
+        job = {"type": "test.echo", "args": []}
+        assert (await api.post("/ojs/v1/jobs", job, headers=REPLICA)).status == 503
+        assert (await api.post("/ojs/v1/jobs", job)).status == 201
+
+
+@pytest.mark.parametrize("asked", ["", "REPLICAS", "2", "replica,fsync"])
+async def test_an_unknown_durability_is_refused_and_nothing_is_written(
+    api: Api, asked: str
+) -> None:
+    reply = await api.post(
+        "/ojs/v1/jobs", {"type": "test.echo", "args": []}, headers={"OJS-Durability": asked}
+    )
+    assert reply.status == 400
+    assert reply.error["details"]["field"] == "headers.ojs-durability"
+    assert await api.fetch() == []
