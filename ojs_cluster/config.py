@@ -128,8 +128,8 @@ def _contradictions(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
         problems.append(f"{names}: only with a REDIS_URL that begins with rediss://")
     if bool(redis["tls_cert"]) != bool(redis["tls_key"]):
         problems.append("OJS_REDIS_TLS_CERT and OJS_REDIS_TLS_KEY: set both or neither")
-    if redis["durability_timeout_s"] >= redis["reply_timeout_s"]:
-        problems.append("OJS_DURABILITY_TIMEOUT: less than OJS_REDIS_REPLY_TIMEOUT")
+    if redis["durability_timeout_s"] > redis["reply_timeout_s"] / 2:
+        problems.append("OJS_DURABILITY_TIMEOUT: at most half of OJS_REDIS_REPLY_TIMEOUT")
     return problems
 
 

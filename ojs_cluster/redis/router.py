@@ -141,7 +141,8 @@ class Router:
             if durability is Durability.FSYNC and not self.topology.clustered:
                 replicas = 0  # a standalone server promises its own disk, with or without replicas
             marks = partial(self._marks_of, address)
-            plan = CommitPlan(durability, replicas, self.settings.durability_timeout_s, marks)
+            timeout_s = min(self.settings.durability_timeout_s, self.settings.reply_timeout_s / 2)
+            plan = CommitPlan(durability, replicas, timeout_s, marks)
             sure = Link(address, self.settings, self.tls, self.clock, self._link_changed, plan)
             self._sure_links[address, durability] = sure
             self._nursery.start_soon(sure.run)

@@ -101,8 +101,8 @@ REDIS = (
         "redis.durability_timeout_s",
         _TIMEOUT,
         "1s",
-        "How long to wait for them; then 503 says that the write is stored, but unconfirmed. Less "
-        "than OJS_REDIS_REPLY_TIMEOUT.",
+        "How long to wait for them; then 503 says that the write is stored, but unconfirmed. At "
+        "most half of OJS_REDIS_REPLY_TIMEOUT.",
     ),
 )
 

@@ -17,10 +17,12 @@ ENV = {"OJS_SCHEDULER_LEASE": "2s", "OJS_HEARTBEAT_INTERVAL_MS": "500"}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "kill_round" in metafunc.fixturenames:
-        marks = [pytest.mark.soak] if ROUNDS > USUAL else []
-        rounds = [pytest.param(number, marks=marks) for number in range(1, ROUNDS + 1)]
-        metafunc.parametrize("kill_round", rounds)
+    marks = [pytest.mark.soak] if ROUNDS > USUAL else []
+    # A round of the second kind takes a failover longer: once is enough when it is not a soak.
+    for name, count in (("kill_round", ROUNDS), ("sure_round", ROUNDS if marks else 1)):
+        if name in metafunc.fixturenames:
+            rounds = [pytest.param(number, marks=marks) for number in range(1, count + 1)]
+            metafunc.parametrize(name, rounds)
 
 
 def _deployed(

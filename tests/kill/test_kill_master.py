@@ -30,11 +30,11 @@ async def test_after_a_master_is_killed_callers_recover_and_the_books_agree(
 
 
 async def test_with_replica_durability_a_killed_master_takes_no_acknowledged_job_with_it(
-    surely_replicated: Deployment, kill_round: int, capsys: pytest.CaptureFixture[str]
+    surely_replicated: Deployment, sure_round: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     aftermath = await _kill_under_load(surely_replicated)
     with capsys.disabled():
-        print(f"\nreplica, round {kill_round}: {aftermath.figures()}")
+        print(f"\nreplica, round {sure_round}: {aftermath.figures()}")
     assert aftermath.missing == set()
     assert not aftermath.census.lost_aliases
 
