@@ -19,7 +19,8 @@ VOLATILE = frozenset(
     {
         *("contact", "fetch", "heartbeat", "lead"),
         *("promote", "schema", "tidy"),
-        *("cron_due", "find_dead", "look", "old_claims", "outbox_due", "queue_stats"),
+        *("archive_job", "cron_due", "find_dead", "look", "metrics"),
+        *("old_claims", "outbox_due", "outbox_parked", "queue_stats"),
     }
 )
 """Scripts that wait for no confirmation, because nobody is promised what they write: leases and
