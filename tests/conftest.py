@@ -1,7 +1,10 @@
-"""Fixtures that every test may use."""
+"""Fixtures that every test may use, and how hypothesis chooses its examples."""
 
 from __future__ import annotations
 
+from hypothesis import HealthCheck, settings
+
+from tests.support.second_tries import pytest_terminal_summary  # noqa: F401 - a hook
 from tests.support.servers import (  # noqa: F401 - pytest finds fixtures by name
     backend,
     cluster,
@@ -10,3 +13,11 @@ from tests.support.servers import (  # noqa: F401 - pytest finds fixtures by nam
     standalone,
     standalone_server,
 )
+
+# A test says the same about the same code, however slow or busy the machine is: no deadline for an
+# example, and always the same examples. `pytest --hypothesis-profile=random` looks for new ones.
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("random", settings.get_profile("steady"), derandomize=False)
+settings.load_profile("steady")

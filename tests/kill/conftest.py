@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import httpx
@@ -88,7 +89,9 @@ def surely_replicated(with_sure_replicas: Deployment) -> Deployment:
 def _reset(running: Deployment) -> None:
     # A process that was killed a moment ago may still be opening its store, and then says so.
     def done() -> bool:
-        answer = httpx.post(f"{running.url}/ojs/v1/admin/reset", timeout=10)
-        return answer.status_code == 200
+        with contextlib.suppress(httpx.TransportError):
+            answer = httpx.post(f"{running.url}/ojs/v1/admin/reset", timeout=30)
+            return answer.status_code == 200
+        return False
 
     wait_until(done, what="the deployment is empty")

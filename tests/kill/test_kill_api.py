@@ -40,7 +40,7 @@ async def test_a_node_whose_supervisor_is_killed_leaves_and_loses_nothing(
         orphans = await trio.to_thread.run_sync(node.api_processes)
         await trio.to_thread.run_sync(node.process.kill)
         for orphan in orphans:
-            await trio.to_thread.run_sync(await_death, orphan, 20)
+            await trio.to_thread.run_sync(await_death, orphan)
         await load.progress(40)
         await trio.to_thread.run_sync(node.start)
         await load.progress(40)

@@ -70,7 +70,7 @@ async def _kill_under_load(deployment: Deployment) -> _Aftermath:
         # Jobs of all shards, so of the promoted replica's too, move again.
         await load.progress(200)
         gone = await load.drain()
-    wait_until(lambda: _all_replicated(deployment), timeout_s=60, what="the node is a replica")
+    wait_until(lambda: _all_replicated(deployment), timeout_s=120, what="the node is a replica")
 
     census = await_consistent(backend, aliases=False)
     missing = lost(census, load.ledger.acknowledged)
@@ -85,7 +85,7 @@ def _await_failover(backend: Embedded, victim: Node) -> None:
         masters = backend.masters()
         return len(masters) == 3 and victim not in masters
 
-    wait_until(promoted, timeout_s=15, what="a replica is promoted")
+    wait_until(promoted, timeout_s=120, what="a replica is promoted")
 
 
 def _all_replicated(deployment: Deployment) -> bool:

@@ -20,7 +20,7 @@ STEADY = 4
 
 def main() -> None:
     url, queue, worker, lease_ms, beat_s = sys.argv[1:]
-    with httpx.Client(base_url=url, timeout=10) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         body = {"queues": [queue], "worker_id": worker, "count": 10}
         body["visibility_timeout_ms"] = int(lease_ms)
         jobs = client.post("/ojs/v1/workers/fetch", json=body).raise_for_status().json()["jobs"]

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.server.variables import VARIABLES
+from tests.server.programs import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -105,7 +105,7 @@ def run_make(copy: Path, port: int) -> Iterator[None]:
             start_new_session=True,
         )
         try:
-            deadline = time.monotonic() + 300
+            deadline = time.monotonic() + 900
             while not ready(port):
                 assert process.poll() is None, log.read_text()[-4000:]
                 assert time.monotonic() < deadline, log.read_text()[-4000:]
@@ -113,7 +113,7 @@ def run_make(copy: Path, port: int) -> Iterator[None]:
             yield
             # A terminal sends Ctrl-C to the whole group.
             os.killpg(process.pid, signal.SIGINT)
-            process.wait(60)
+            process.wait(120)
             assert not ready(port)
             assert "Traceback" not in log.read_text()
         finally:
@@ -130,7 +130,7 @@ def shell(block: str, copy: Path) -> str:
         env=_environment(copy),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
@@ -150,18 +150,12 @@ def _environment(copy: Path) -> dict[str, str]:
 
 def ready(port: int) -> bool:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=10) as answer:
             return bool(answer.status == 200)
     except (OSError, urllib.error.URLError):
         return False
 
 
 def get(port: int, path: str) -> Any:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
         return json.load(answer)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

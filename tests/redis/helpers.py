@@ -42,7 +42,7 @@ def settings_for(port: int, **overrides: Any) -> ClientSettings:
 
 
 async def eventually(
-    condition: Callable[[], bool], *, timeout_s: float = 10.0, what: str = ""
+    condition: Callable[[], bool], *, timeout_s: float = 60.0, what: str = ""
 ) -> None:
     """Wait until ``condition`` holds; fail when it does not in time."""
     with trio.move_on_after(timeout_s):
@@ -81,6 +81,11 @@ class Proxy:
     def cut_after(self, count: int) -> None:
         """Let ``count`` more bytes of replies pass, then cut that connection, once."""
         self._cut_after = count
+
+    @property
+    def cut_made(self) -> bool:
+        """Whether what ``cut_after`` asked for has happened."""
+        return self._cut_after is None
 
     def cut(self) -> None:
         """Cut all connections now."""

@@ -16,9 +16,11 @@ from tests.redis.helpers import client_of, eventually, proxied, settings_for, sl
 async def test_reply_of_a_cancelled_caller_goes_to_nobody_else(standalone: Embedded) -> None:
     async with proxied(standalone) as proxy, open_client(settings_for(proxy.port)) as client:
         proxy.stall()
-        with trio.move_on_after(0.05) as scope:
-            await client.call(0, b"ECHO", b"cancelled")
-        assert scope.cancelled_caught
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.call, 0, b"ECHO", b"cancelled")
+                await eventually(lambda: b"cancelled" in proxy.received)
+                scope.cancel()
 
         replies: list[object] = []
 
@@ -59,7 +61,7 @@ async def test_cancelled_waiters_do_not_use_up_the_places(standalone: Embedded) 
             scope.cancel()
             await client.call(0, b"PING")
         proxy.resume()
-        with trio.fail_after(2):
+        with trio.fail_after(60):
             for _ in range(10):
                 assert await client.call(0, b"PING") == b"PONG"
 
@@ -75,7 +77,7 @@ async def test_places_freed_by_callers_cancelled_in_the_queue_are_given_on(
                 async with trio.open_nursery() as nursery:
                     for _ in range(8):
                         nursery.start_soon(client.call, 0, b"PING")
-            with trio.fail_after(1):
+            with trio.fail_after(60):
                 assert await client.call(0, b"PING") == b"PONG"
 
 
@@ -88,7 +90,8 @@ async def test_random_cancellation_never_mixes_replies(backend: Embedded) -> Non
         chance = random.Random(seed)
         for step in range(150):
             token = b"%d:%d" % (seed, step)
-            with trio.move_on_after(chance.choice([0, 0.0005, 0.002, 1.0])) as scope:
+            # A quarter is cancelled at once, on any machine; others where the reply may be near.
+            with trio.move_on_after(chance.choice([0, 0.0005, 0.002, 60])) as scope:
                 if await client.call(slot_of(token), b"ECHO", token) != token:
                     mixed += 1
             cancelled += scope.cancelled_caught
@@ -104,8 +107,10 @@ async def test_random_cancellation_never_mixes_replies(backend: Embedded) -> Non
 async def test_cancelled_caller_during_a_lost_connection(standalone: Embedded) -> None:
     async with proxied(standalone) as proxy, open_client(settings_for(proxy.port)) as client:
         proxy.stall()
-        with trio.move_on_after(0.05):
-            await client.call(0, b"ECHO", b"x")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.call, 0, b"ECHO", b"x")
+            await eventually(lambda: b"ECHO" in proxy.received)
+            nursery.cancel_scope.cancel()
         proxy.cut()
         proxy.resume()
         await eventually(lambda: proxy.connections == 2)

@@ -60,9 +60,10 @@ async def test_no_increment_is_applied_twice_while_connections_are_cut(
     async with proxied(standalone) as proxy, open_client(settings_for(proxy.port)) as client:
 
         async def saboteur() -> None:
+            # The first cut is in the middle of a reply: all of them have four bytes by then.
             while True:
                 proxy.cut_after(997)
-                await trio.sleep(0.03)
+                await eventually(lambda: proxy.cut_made)
 
         async with trio.open_nursery() as cutting:
             cutting.start_soon(saboteur)
@@ -117,10 +118,10 @@ async def test_call_that_was_never_sent_waits_for_the_next_connection(
 
 
 async def test_node_that_never_answers_is_given_up(standalone: Embedded) -> None:
-    settings = functools.partial(settings_for, reply_timeout_s=0.4, call_timeout_s=3.0)
+    settings = functools.partial(settings_for, reply_timeout_s=2.0, call_timeout_s=600.0)
     async with proxied(standalone) as proxy, open_client(settings(proxy.port)) as client:
         proxy.stall()
-        with pytest.raises(BackendUnavailable) as caught, trio.fail_after(2):
+        with pytest.raises(BackendUnavailable) as caught, trio.fail_after(60):
             await client.call(0, b"INCR", b"n")
         assert caught.value.outcome == "unknown"
 
@@ -129,31 +130,28 @@ async def test_node_that_never_answers_is_given_up(standalone: Embedded) -> None
 
 
 async def test_call_timeout_bounds_a_call_that_keeps_failing(standalone: Embedded) -> None:
-    settings = settings_for(0, reply_timeout_s=0.3, call_timeout_s=1.0, connect_timeout_s=0.2)
-    async with proxied(standalone) as proxy:
-        chosen = settings_for(
-            proxy.port,
-            reply_timeout_s=settings.reply_timeout_s,
-            call_timeout_s=settings.call_timeout_s,
-            connect_timeout_s=settings.connect_timeout_s,
-        )
-        async with open_client(chosen) as client:
-            proxy.stall()
-            with pytest.raises(BackendUnavailable) as caught, trio.fail_after(3):
-                await client.call(0, b"GET", b"n", idempotent=True)
-            assert caught.value.outcome == "unknown"
+    limits = {"reply_timeout_s": 0.5, "call_timeout_s": 3.0, "connect_timeout_s": 1.0}
+    async with (
+        proxied(standalone) as proxy,
+        open_client(settings_for(proxy.port, **limits)) as client,
+    ):
+        proxy.stall()
+        with pytest.raises(BackendUnavailable) as caught, trio.fail_after(60):
+            await client.call(0, b"GET", b"n", idempotent=True)
+        assert caught.value.outcome == "unknown"
 
-            with pytest.raises(BackendUnavailable) as caught, trio.fail_after(3):
-                await client.call(0, b"INCR", b"n")
-            assert caught.value.outcome == "not_applied"
+        await eventually(lambda: not client.healthy, what="the connection was given up")
+        with pytest.raises(BackendUnavailable) as caught, trio.fail_after(60):
+            await client.call(0, b"INCR", b"n")
+        assert caught.value.outcome == "not_applied"
 
 
 async def test_call_timeout_bounds_a_wait_behind_slow_replies(standalone: Embedded) -> None:
     """The node does answer, one reply at a time, so only the call's own limit can end it."""
-    settings = functools.partial(settings_for, reply_timeout_s=30.0, call_timeout_s=0.5)
+    settings = functools.partial(settings_for, reply_timeout_s=600.0, call_timeout_s=2.0)
     async with proxied(standalone) as proxy, open_client(settings(proxy.port)) as client:
         proxy.stall()
-        with pytest.raises(BackendUnavailable) as caught, trio.fail_after(2):
+        with pytest.raises(BackendUnavailable) as caught, trio.fail_after(60):
             await client.call(0, b"ECHO", b"late")
         assert caught.value.outcome == "unknown"
 
@@ -230,7 +228,7 @@ async def test_closing_the_client_wakes_callers_outside_of_it(standalone: Embedd
             for _ in range(2):
                 nursery.start_soon(caller, client)
             await trio.testing.wait_all_tasks_blocked(0.05)
-        with trio.fail_after(2):
+        with trio.fail_after(60):
             await eventually(lambda: len(outcomes) == 2)
             await caller(client)
 
@@ -239,8 +237,8 @@ async def test_closing_the_client_wakes_callers_outside_of_it(standalone: Embedd
 
 async def test_full_memory_is_told_at_once_and_nothing_is_written(tmp_path: Path) -> None:
     with own_server(tmp_path, cluster=False, config={"maxmemory": "1"}) as server:
-        async with client_of(server) as client:
-            with trio.fail_after(2), pytest.raises(BackendUnavailable, match="OOM") as caught:
+        async with client_of(server, call_timeout_s=600) as client:
+            with trio.fail_after(60), pytest.raises(BackendUnavailable, match="OOM") as caught:
                 await client.call(0, b"SET", b"k", 1)
             assert caught.value.outcome == "not_applied"
             assert await client.call(0, b"GET", b"k") is None
@@ -250,14 +248,14 @@ async def test_paused_process_does_not_take_unread_replies_for_silence(
     standalone: Embedded,
 ) -> None:
     """Replies that came while this process stood still are answers, however late it is."""
-    async with client_of(standalone, reply_timeout_s=0.3, call_timeout_s=30) as client:
-        for _ in range(5):
+    async with client_of(standalone, reply_timeout_s=1.0, call_timeout_s=60) as client:
+        for _ in range(3):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(client.call, 0, b"INCR", b"n")
                 await trio.lowlevel.checkpoint()
                 await trio.lowlevel.checkpoint()
-                time.sleep(0.7)  # noqa: ASYNC251 - the pause of the whole process
-        assert await client.call(0, b"INCR", b"n") == 6
+                time.sleep(1.7)  # noqa: ASYNC251 - the pause of the whole process
+        assert await client.call(0, b"INCR", b"n") == 4
 
 
 async def test_loss_and_return_of_a_node_are_logged_once_each(
@@ -265,7 +263,7 @@ async def test_loss_and_return_of_a_node_are_logged_once_each(
 ) -> None:
     caplog.set_level(logging.INFO, logger="ojs.redis")
     async with proxied(standalone) as proxy:
-        settings = settings_for(proxy.port, connect_timeout_s=0.1)
+        settings = settings_for(proxy.port, connect_timeout_s=0.7)
         async with open_client(settings) as client:
             proxy.stall()
             proxy.cut()

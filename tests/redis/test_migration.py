@@ -75,6 +75,7 @@ async def test_moving_slots_under_load_reaches_no_caller_and_loses_nothing(
     async with client_of(movable) as client, trio.open_nursery() as nursery:
         for number in range(64):
             nursery.start_soon(caller, client, number)
+        await eventually(lambda: steps >= 64, what="every caller has its keys")
         await in_thread(keep_moving)
 
     assert moves == 48
@@ -206,7 +207,7 @@ async def test_script_that_looks_first_is_repeated_until_the_slot_has_moved(
     slot = slot_of(key)
     other = b"{%s}:other" % key
     source, target = mover.masters[0], mover.masters[1]
-    async with client_of(movable) as client, client_of(movable, call_timeout_s=0.3) as hasty:
+    async with client_of(movable) as client, client_of(movable, call_timeout_s=2.0) as hasty:
         await client.call(slot, b"SET", key, 0)
         await client.call(slot, b"SET", other, b"")
         await in_thread(mover.begin, slot, source, target)
@@ -251,7 +252,7 @@ async def test_atomic_slot_migration_reaches_no_caller(movable: Embedded) -> Non
             step += 1
             assert await client.script(slot_of(tag), TOUCH, [own], [other]) == step
             assert await client.call(slot_of(tag), b"GET", own) == b"%d" % step
-        steps += step
+            steps += 1
 
     def keep_moving() -> None:
         try:
@@ -264,5 +265,6 @@ async def test_atomic_slot_migration_reaches_no_caller(movable: Embedded) -> Non
     async with client_of(movable) as client, trio.open_nursery() as nursery:
         for number in range(64):
             nursery.start_soon(caller, client, number)
+        await eventually(lambda: steps >= 64, what="every caller has its keys")
         await in_thread(keep_moving)
     assert steps > 64

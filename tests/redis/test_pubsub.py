@@ -96,7 +96,7 @@ async def test_unsubscribed_channel_is_silent_and_can_be_opened_again(backend: E
 
 async def eventually_receivers(ear: Ear, count: int) -> None:
     """Publish until the server counts ``count`` receivers."""
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         while await ear.say(b"?") != count:  # noqa: ASYNC110 - the server has no event for it
             await trio.sleep(0.01)
 
@@ -123,12 +123,12 @@ async def test_killed_connection_is_replaced_and_the_gap_told(backend: Embedded)
 
 async def test_silent_server_is_noticed_and_the_gap_told(standalone: Embedded) -> None:
     async with proxied(standalone) as proxy:
-        settings = settings_for(proxy.port, reply_timeout_s=0.4)
+        settings = settings_for(proxy.port, reply_timeout_s=2.0)
         async with open_client(settings) as client:
             ear = Ear(client, b"quiet")
             await ear.open()
             before = proxy.connections
-            await trio.sleep(0.8)
+            await trio.sleep(3.0)
             assert (proxy.connections, ear.gaps) == (before, 0), "an idle feed was taken for dead"
 
             proxy.stall()
@@ -141,7 +141,7 @@ async def test_silent_server_is_noticed_and_the_gap_told(standalone: Embedded) -
 async def test_subscription_that_nobody_confirms_ends_with_the_calls_time(
     standalone: Embedded,
 ) -> None:
-    settings = functools.partial(settings_for, call_timeout_s=0.4)
+    settings = functools.partial(settings_for, call_timeout_s=2.0)
     async with proxied(standalone) as proxy, open_client(settings(proxy.port)) as client:
         proxy.stall()
         ear = Ear(client, b"late")
@@ -193,22 +193,22 @@ async def test_subscription_follows_its_slot(tmp_path: Path) -> None:
 @pytest.fixture
 def replicated(tmp_path: Path) -> Iterator[Embedded]:
     """Three masters with a replica each, to be killed."""
-    with own_server(tmp_path, replicas=1, node_timeout_ms=1500) as servers:
+    with own_server(tmp_path, replicas=1, node_timeout_ms=3000) as servers:
         yield servers
 
 
 @pytest.mark.parametrize("way", ["kill", "pause"])
 async def test_subscription_moves_to_the_promoted_replica(replicated: Embedded, way: str) -> None:
-    overrides = {"reply_timeout_s": 1.0, "connect_timeout_s": 0.5, "call_timeout_s": 20.0}
+    overrides = {"reply_timeout_s": 3.0, "connect_timeout_s": 1.0, "call_timeout_s": 120.0}
     async with client_of(replicated, **overrides) as client:
         ears = [Ear(client, key_on(replicated, index)) for index in range(3)]
         for ear in ears:
             await ear.open()
 
         await in_thread(getattr(replicated, way), replicated.nodes[0])
-        await eventually(lambda: ears[0].gaps >= 1, timeout_s=20)
+        await eventually(lambda: ears[0].gaps >= 1)
         assert [ear.gaps for ear in ears[1:]] == [0, 0]
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             while b"hello" not in ears[0].messages:
                 try:
                     await ears[0].say(b"hello")

@@ -30,7 +30,7 @@ async def test_nobody_listens() -> None:
 
 async def test_server_that_accepts_and_stays_silent() -> None:
     with silent_listener() as port, pytest.raises(BackendUnavailable) as caught:
-        async with open_client(settings_for(port, call_timeout_s=0.6, connect_timeout_s=0.2)):
+        async with open_client(settings_for(port, call_timeout_s=1.5, connect_timeout_s=0.5)):
             raise AssertionError("opened")
     assert "handshake" in str(caught.value.__cause__)
 
@@ -44,7 +44,7 @@ async def test_server_that_speaks_another_protocol() -> None:
         port = listeners[0].socket.getsockname()[1]
         nursery.start_soon(trio.serve_listeners, http, listeners)
         with pytest.raises(BackendUnavailable) as caught:
-            async with open_client(settings_for(port, call_timeout_s=0.5)):
+            async with open_client(settings_for(port, call_timeout_s=2.0)):
                 raise AssertionError("opened")
         nursery.cancel_scope.cancel()
     assert "protocol error" in str(caught.value.__cause__)
@@ -53,7 +53,7 @@ async def test_server_that_speaks_another_protocol() -> None:
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 70, "a..b"])
 async def test_impossible_host_name_is_one_more_unreachable_node(host: str) -> None:
     settings = ClientSettings(nodes=(Address(host, 6379),), call_timeout_s=0.3)
-    with trio.fail_after(30), pytest.raises(BackendUnavailable) as caught:
+    with trio.fail_after(120), pytest.raises(BackendUnavailable) as caught:
         async with open_client(settings):
             raise AssertionError("opened")
     assert caught.value.outcome == "not_applied"
@@ -92,8 +92,8 @@ async def test_wrong_credentials_fail_at_once_and_are_not_shown(
     guarded: Embedded, credentials: str
 ) -> None:
     url = guarded.url.replace("redis://", f"redis://{credentials}")
-    with trio.fail_after(5), pytest.raises(AuthenticationFailed) as caught:
-        async with open_client(ClientSettings.from_url(url, call_timeout_s=30)):
+    with trio.fail_after(60), pytest.raises(AuthenticationFailed) as caught:
+        async with open_client(ClientSettings.from_url(url, call_timeout_s=600)):
             raise AssertionError("opened")
     assert "-pw" not in str(caught.value)
     assert "wrong" not in str(caught.value).lower().replace("wrongpass", "")
@@ -120,7 +120,7 @@ async def test_missing_right_to_the_topology_is_named(tmp_path: Path) -> None:
 def few_rights(server: Embedded) -> ClientSettings:
     """Settings of a user made by ``set_user``."""
     url = server.url.replace("redis://", "redis://few:pw@")
-    return ClientSettings.from_url(url, call_timeout_s=1.0)
+    return ClientSettings.from_url(url, call_timeout_s=3.0)
 
 
 async def set_user(server: Embedded, rights: list[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, ClientSettings, open_client
 from ojs_cluster.server.embedded import Embedded, find_server
+from ojs_cluster.server.ports import reserve_any
 from tests.redis.helpers import eventually, in_thread
 
 OPENSSL = shutil.which("openssl")
@@ -45,13 +45,6 @@ def make_certificates(directory: Path) -> None:
         )  # fmt: skip
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @dataclass(frozen=True)
 class Secure:
     """A server with TLS that requires client certificates."""
@@ -75,9 +68,9 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
         pytest.skip("needs openssl and a redis-server or valkey-server on PATH")
     directory = tmp_path_factory.mktemp("tls")
     make_certificates(directory)
-    port = free_port()
+    reserved = reserve_any()
     config = {
-        "tls-port": str(port),
+        "tls-port": str(reserved.port),
         "tls-cert-file": str(directory / "server.crt"),
         "tls-key-file": str(directory / "server.key"),
         "tls-ca-cert-file": str(directory / "ca.crt"),
@@ -86,7 +79,8 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
     with Embedded(
         directory / "data", binary=binary, cluster=False, append_only=False, config=config
     ) as server:
-        yield Secure(server, port, directory)
+        yield Secure(server, reserved.port, directory)
+    reserved.release()
 
 
 async def test_commands_and_messages_pass_through_tls(secure: Secure) -> None:
@@ -137,7 +131,7 @@ async def test_killed_tls_connections_are_replaced(secure: Secure) -> None:
 async def test_wrong_or_missing_certificate_is_refused(
     secure: Secure, url: dict[str, str], reason: str
 ) -> None:
-    settings = ClientSettings.from_url(secure.url(**url), call_timeout_s=1.0)
+    settings = ClientSettings.from_url(secure.url(**url), call_timeout_s=3.0)
     with pytest.raises(BackendUnavailable) as caught:
         async with open_client(settings):
             raise AssertionError("opened")
@@ -147,7 +141,7 @@ async def test_wrong_or_missing_certificate_is_refused(
 async def test_hostname_is_checked_unless_switched_off(secure: Secure) -> None:
     by_name = secure.url().replace("127.0.0.1", "localhost")
     with pytest.raises(BackendUnavailable) as caught:
-        async with open_client(ClientSettings.from_url(by_name, call_timeout_s=1.0)):
+        async with open_client(ClientSettings.from_url(by_name, call_timeout_s=3.0)):
             raise AssertionError("opened")
     assert "localhost" in str(caught.value.__cause__)
 
@@ -164,7 +158,7 @@ async def test_unreadable_certificate_file_says_so_at_once(secure: Secure) -> No
 
 
 async def test_plain_client_on_a_tls_port_is_refused(secure: Secure) -> None:
-    settings = ClientSettings.from_url(f"redis://127.0.0.1:{secure.port}", call_timeout_s=0.5)
+    settings = ClientSettings.from_url(f"redis://127.0.0.1:{secure.port}", call_timeout_s=2.0)
     with pytest.raises(BackendUnavailable):
         async with open_client(settings):
             raise AssertionError("opened")

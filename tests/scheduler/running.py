@@ -83,7 +83,7 @@ async def schedulers(
 
 
 async def eventually(
-    condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = 20.0, what: str = ""
+    condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = 60.0, what: str = ""
 ) -> float:
     """Poll until the condition holds; returns when it did, on trio's clock."""
     with trio.move_on_after(within_s):
@@ -95,7 +95,7 @@ async def eventually(
     raise AssertionError(f"not reached in {within_s} s: {what}")
 
 
-async def leader_of(running: list[SchedulerProcess], *, within_s: float = 20.0) -> SchedulerProcess:
+async def leader_of(running: list[SchedulerProcess], *, within_s: float = 60.0) -> SchedulerProcess:
     """Wait until one leads."""
     await eventually(
         lambda: any(one.leads for one in running), within_s=within_s, what="a scheduler leads"

@@ -1,8 +1,8 @@
 """A child for the supervisor's tests: the real server loop around a tiny ASGI application.
 
-`GET /pid` answers with the process's id, `GET /slow` at once and again after a
-pause, `GET /big` with a large body,
-`GET /bug` fails, `GET /hang` blocks the whole process.
+`GET /pid` answers with the process's id, `GET /slow?FILE` at once and again when
+the file exists, `GET /big` with a large body,
+`GET /bug` fails, `GET /hang` says so and blocks the whole process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import trio
 from ojs_cluster.server.child import Child, Refused, run_child
 from ojs_cluster.server.http_server import drain_times, hypercorn_config, serve
 
-SLOW_S = 1.0
 BIG = 64 * 1024 * 1024
 
 
@@ -31,7 +30,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         headers = [(b"content-length", str(2 * len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": True})
-        await trio.sleep(SLOW_S)
+        gate = trio.Path(scope["query_string"].decode())
+        while not await gate.exists():  # noqa: ASYNC110 - a file has no event
+            await trio.sleep(0.02)
         await send({"type": "http.response.body", "body": body, "more_body": False})
         return
     if scope["path"] == "/big":
@@ -39,7 +40,8 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     elif scope["path"] == "/bug":
         raise RuntimeError("a bug in the application")
     elif scope["path"] == "/hang":
-        time.sleep(60)  # noqa: ASYNC251 - the point: an event loop that does not turn
+        print("hanging", file=sys.stderr, flush=True)
+        time.sleep(600)  # noqa: ASYNC251 - the point: an event loop that does not turn
     headers = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

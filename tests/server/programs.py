@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from queue import Empty, Queue
 from threading import Thread
 
 import httpx
+
+from ojs_cluster.server.ports import reserve_any
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,7 +36,7 @@ class Program:
             self.seen.append(self.lines.get())
         return "".join(self.seen)
 
-    def wait_line(self, text: str, timeout_s: float = 60.0) -> str:
+    def wait_line(self, text: str, timeout_s: float = 120.0) -> str:
         """Wait for a line that contains the text, and return it."""
         deadline = time.monotonic() + timeout_s
         for line in self.seen:
@@ -53,7 +54,7 @@ class Program:
             if text in line:
                 return line
 
-    def wait_exit(self, timeout_s: float = 60.0) -> int:
+    def wait_exit(self, timeout_s: float = 120.0) -> int:
         """Wait for the end and return the exit code."""
         return self.process.wait(timeout_s)
 
@@ -108,14 +109,13 @@ def program(
 
 
 def free_port() -> int:
-    """Give a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Give a port that was free a moment ago, and that no outgoing connection takes by chance."""
+    reservation = reserve_any()
+    reservation.release()
+    return reservation.port
 
 
-def get(port: int, path: str, timeout_s: float = 20.0) -> httpx.Response:
+def get(port: int, path: str, timeout_s: float = 60.0) -> httpx.Response:
     """GET over a connection of its own."""
     return httpx.get(f"http://127.0.0.1:{port}{path}", timeout=timeout_s)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from ojs_cluster.config import ConfigError
 from ojs_cluster.server.dev import DevOptions, run_dev
@@ -34,14 +36,36 @@ def dev(folder: Path, *options: str, **env: str) -> Iterator[tuple[Program, str]
 
 
 def enqueue(url: str) -> str:
-    answer = httpx.post(f"{url}/ojs/v1/jobs", json=JOB, timeout=20)
+    answer = httpx.post(f"{url}/ojs/v1/jobs", json=JOB, timeout=60)
     assert answer.status_code == 201, answer.text
     job_id: str = answer.json()["job"]["id"]
     return job_id
 
 
 def state(url: str, job_id: str) -> Any:
-    return httpx.get(f"{url}/ojs/v1/jobs/{job_id}", timeout=20).json()["job"]["state"]
+    return httpx.get(f"{url}/ojs/v1/jobs/{job_id}", timeout=60).json()["job"]["state"]
+
+
+def servers(children: list[int]) -> dict[int, int]:
+    """The Redis nodes among some processes, with their ports (Linux)."""
+    titles = {child: Path(f"/proc/{child}/cmdline").read_bytes() for child in children}
+    found = {child: re.search(rb":(\d+) \[cluster\]", title) for child, title in titles.items()}
+    return {child: int(match[1]) for child, match in found.items() if match}
+
+
+def await_written(children: list[int]) -> None:
+    """Until the nodes have given all writes to the system: SIGKILL takes what waits for a fsync."""
+    ports = servers(children).values()
+    assert ports
+
+    def written() -> bool:
+        for port in ports:
+            with redis.Redis(port=port) as node:
+                if node.info("persistence")["aof_buffer_length"]:
+                    return False
+        return True
+
+    wait_until(written, what="no write waits for the disk")
 
 
 def test_dev_serves_stops_cleanly_and_keeps_jobs_over_a_restart(tmp_path: Path) -> None:
@@ -72,6 +96,7 @@ def test_dev_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
         job_id = enqueue(url)
         children = children_of(running.process.pid)
         assert len(children) == 6, "three servers, two API processes, one scheduler"
+        await_written(children)
         running.signal(signal.SIGKILL)
         running.wait_exit()
         wait_until(lambda: not any(map(pid_exists, children)), what="all children ended")
@@ -82,16 +107,19 @@ def test_dev_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_dev_restarts_a_server_that_died(tmp_path: Path) -> None:
     with dev(tmp_path) as (running, url):
         job_id = enqueue(url)
-        for child in children_of(running.process.pid):
-            if b"[cluster]" in Path(f"/proc/{child}/cmdline").read_bytes():
-                os.kill(child, signal.SIGKILL)
+        children = children_of(running.process.pid)
+        await_written(children)
+        for child in servers(children):
+            os.kill(child, signal.SIGKILL)
         running.wait_line("starting it again")
 
         def back() -> bool:
-            answer = get(int(url.rpartition(":")[2]), f"/ojs/v1/jobs/{job_id}")
-            return answer.status_code == 200
+            with contextlib.suppress(httpx.TransportError):
+                answer = get(int(url.rpartition(":")[2]), f"/ojs/v1/jobs/{job_id}")
+                return answer.status_code == 200
+            return False
 
-        wait_until(back, timeout_s=60, what="the job can be read again")
+        wait_until(back, timeout_s=120, what="the job can be read again")
 
 
 def test_dev_uses_the_server_of_redis_url(tmp_path: Path, standalone: Embedded) -> None:
@@ -142,8 +170,8 @@ def test_dev_that_must_not_be_open_asks_for_a_key(tmp_path: Path) -> None:
 def test_dev_with_a_key_asks_for_it(tmp_path: Path, standalone: Embedded) -> None:
     env = {"REDIS_URL": standalone.url, "OJS_API_KEY": "dev-key-1"}
     with dev(tmp_path, **env) as (running, url):
-        assert httpx.post(f"{url}/ojs/v1/jobs", json=JOB, timeout=20).status_code == 401
+        assert httpx.post(f"{url}/ojs/v1/jobs", json=JOB, timeout=60).status_code == 401
         headers = {"Authorization": "Bearer dev-key-1"}
-        answer = httpx.post(f"{url}/ojs/v1/jobs", json=JOB, headers=headers, timeout=20)
+        answer = httpx.post(f"{url}/ojs/v1/jobs", json=JOB, headers=headers, timeout=60)
         assert answer.status_code == 201
         assert "dev-key-1" not in running.output

@@ -96,7 +96,9 @@ def test_lives_without_redis_and_works_as_soon_as_it_is_there(tmp_path: Path) ->
             wait_until(lambda: answers(port), what="the port is open")
             assert get(port, "/health").status_code == 200
             assert get(port, "/ready").status_code == 503
-            refused = httpx.post(f"http://127.0.0.1:{port}/ojs/v1/jobs", json={"type": "a.b"})
+            refused = httpx.post(
+                f"http://127.0.0.1:{port}/ojs/v1/jobs", json={"type": "a.b"}, timeout=60
+            )
             assert refused.status_code == 503
             assert refused.headers["retry-after"]
             embedded.restart(node)
@@ -112,26 +114,26 @@ def answers(port: int) -> bool:
 
 
 def test_process_that_waits_for_redis_stops_at_once(tmp_path: Path) -> None:
-    with serve("redis://127.0.0.1:1", OJS_SHUTDOWN_TIMEOUT="20s") as (running, port):
+    with serve("redis://127.0.0.1:1", OJS_SHUTDOWN_TIMEOUT="300s") as (running, port):
         wait_until(lambda: answers(port), what="the port is open")
         running.signal(signal.SIGTERM)
-        assert running.wait_exit(10) == 0
+        assert running.wait_exit() == 0
     env = {"REDIS_URL": "redis://127.0.0.1:1", "OJS_REDIS_CALL_TIMEOUT": "300ms"}
     with program([*CLI, "scheduler"], env=env) as running:
         running.wait_line("Redis cannot be used yet")
         running.signal(signal.SIGTERM)
-        assert running.wait_exit(10) == 0
+        assert running.wait_exit() == 0
 
 
 def test_drain_turns_readiness_off_and_ends_long_polls(standalone: Embedded) -> None:
-    with serve(standalone.url, OJS_SHUTDOWN_DELAY="2s") as (running, port):
+    with serve(standalone.url, OJS_SHUTDOWN_DELAY="5s") as (running, port):
         running.wait_line("ready to serve")
         running.signal(signal.SIGTERM)
         wait_until(lambda: get(port, "/ready").status_code == 503, what="readiness is off")
         answer = httpx.post(
             f"http://127.0.0.1:{port}/ojs/v1/workers/fetch",
             json={"queues": ["default"], "worker_id": "w", "wait_ms": 20_000},
-            timeout=15,
+            timeout=60,
         )
         assert answer.json()["jobs"] == []
         assert answer.headers["connection"] == "close"
@@ -145,12 +147,12 @@ def test_long_poll_that_began_before_the_drain_is_told_to_close(standalone: Embe
             httpx.post,
             f"http://127.0.0.1:{port}/ojs/v1/workers/fetch",
             json={"queues": ["default"], "worker_id": "patient", "wait_ms": 20_000},
-            timeout=30,
+            timeout=60,
         )
         wait_until(lambda: "patient" in get(port, "/ojs/v1/workers").text, what="the poll waits")
         running.signal(signal.SIGTERM)
 
-        assert poll.result(15).headers["connection"] == "close"
+        assert poll.result(60).headers["connection"] == "close"
         assert running.wait_exit() == 0
 
 

@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import hpack
 import httpx
@@ -23,7 +24,7 @@ from tests.support.servers import wait_until
 @contextlib.contextmanager
 def echo(workers: int = 2, **env: str) -> Iterator[tuple[Program, int]]:
     """Run the supervisor with echo children until they are ready; gives its port as well."""
-    variables = {"OJS_WORKERS": str(workers), "OJS_SHUTDOWN_TIMEOUT": "10s", **env}
+    variables = {"OJS_WORKERS": str(workers), "OJS_SHUTDOWN_TIMEOUT": "300s", **env}
     with program(["-m", "tests.server.echo_main"], env=variables) as running:
         running.wait_line("ready")
         yield running, int(running.seen[0])
@@ -32,7 +33,7 @@ def echo(workers: int = 2, **env: str) -> Iterator[tuple[Program, int]]:
 def pids(port: int, workers: int) -> set[int]:
     """Ask until as many processes as there are have answered."""
     found: set[int] = set()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while len(found) < workers:
         assert time.monotonic() < deadline, f"only {found} answered"
         with contextlib.suppress(httpx.TransportError):
@@ -64,29 +65,29 @@ def test_worker_that_keeps_dying_is_restarted_later_and_later() -> None:
         running.wait_line("again in 0.2 s")
 
 
-def test_drain_finishes_the_request_in_flight_and_refuses_new_connections() -> None:
-    with echo(workers=2) as (running, port), slow_request(port) as response:
+def test_drain_finishes_the_request_in_flight_and_refuses_new_connections(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with echo(workers=2) as (running, port), slow_request(port, gate) as response:
         chunks = response.iter_raw()
         first = next(chunks)
         running.signal(signal.SIGTERM)
         wait_until(lambda: refuses(port), what="new connections are refused")
         assert running.process.poll() is None, "the request is still in flight"
+        gate.touch()
         rest = b"".join(chunks)
         assert rest == first
         assert running.wait_exit() == 0
 
 
 def test_idle_keep_alive_connection_does_not_delay_the_end() -> None:
-    with echo(workers=1) as (running, port), httpx.Client() as client:
+    with echo(workers=1) as (running, port), httpx.Client(timeout=60) as client:
         client.get(f"http://127.0.0.1:{port}/pid")
-        began = time.monotonic()
         running.signal(signal.SIGTERM)
-        assert running.wait_exit() == 0
-        assert time.monotonic() - began < 8, "it waited for the grace period of 10 s"
+        assert running.wait_exit() == 0, "it waited for the grace period of five minutes"
 
 
 def test_shutdown_delay_keeps_accepting_first() -> None:
-    with echo(workers=1, OJS_SHUTDOWN_DELAY="1s") as (running, port):
+    with echo(workers=1, OJS_SHUTDOWN_DELAY="4s") as (running, port):
         running.signal(signal.SIGTERM)
         running.wait_line("draining")
         assert get(port, "/pid").status_code == 200
@@ -94,10 +95,10 @@ def test_shutdown_delay_keeps_accepting_first() -> None:
         assert running.wait_exit() == 0
 
 
-def test_request_longer_than_the_grace_period_is_cut() -> None:
+def test_request_longer_than_the_grace_period_is_cut(tmp_path: Path) -> None:
     with (
         echo(workers=1, OJS_SHUTDOWN_TIMEOUT="0.3s") as (running, port),
-        slow_request(port) as response,
+        slow_request(port, tmp_path / "never made") as response,
     ):
         running.signal(signal.SIGTERM)
         with pytest.raises(httpx.TransportError):
@@ -110,7 +111,7 @@ def test_worker_that_hangs_is_killed_when_the_time_is_up() -> None:
         (pid,) = pids(port, 1)
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(b"GET /hang HTTP/1.1\r\nhost: x\r\n\r\n")
-            wait_until(lambda: is_asleep_in_hang(port), what="the event loop is blocked")
+            running.wait_line("hanging")
             running.signal(signal.SIGTERM)
             running.wait_line("killing it")
             assert running.wait_exit() == 0
@@ -118,11 +119,11 @@ def test_worker_that_hangs_is_killed_when_the_time_is_up() -> None:
 
 
 def test_second_signal_kills_at_once() -> None:
-    with echo(workers=1, OJS_SHUTDOWN_TIMEOUT="60s", OJS_SHUTDOWN_DELAY="60s") as (running, _):
+    with echo(workers=1, OJS_SHUTDOWN_TIMEOUT="600s", OJS_SHUTDOWN_DELAY="600s") as (running, _):
         running.signal(signal.SIGINT)
         running.wait_line("draining")
         running.signal(signal.SIGINT)
-        assert running.wait_exit(30) == 0
+        assert running.wait_exit() == 0
 
 
 def test_children_end_when_the_supervisor_is_killed() -> None:
@@ -139,7 +140,7 @@ def test_hanging_child_ends_too_when_the_supervisor_is_killed() -> None:
         (child,) = pids(port, 1)
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(b"GET /hang HTTP/1.1\r\nhost: x\r\n\r\n")
-            wait_until(lambda: is_asleep_in_hang(port), what="the event loop is blocked")
+            running.wait_line("hanging")
             running.signal(signal.SIGKILL)
             running.wait_exit()
             wait_until(lambda: not pid_exists(child), what="the child ended")
@@ -179,7 +180,7 @@ def test_nohup_is_honoured() -> None:
 
 
 def test_error_of_one_request_leaves_other_connections_alone() -> None:
-    with echo(workers=1) as (_, port), httpx.Client() as client:
+    with echo(workers=1) as (_, port), httpx.Client(timeout=60) as client:
         base = f"http://127.0.0.1:{port}"
         pid = client.get(f"{base}/pid").text
         assert get(port, "/bug").status_code == 500
@@ -214,7 +215,7 @@ def test_client_that_does_not_take_its_response_is_disconnected() -> None:
         socket.create_connection(("127.0.0.1", port)) as client,
     ):
         client.sendall(b"GET /big HTTP/1.1\r\nhost: x\r\n\r\n")
-        wait_until(lambda: established(port) == 0, timeout_s=30, what="the server hung up")
+        wait_until(lambda: established(port) == 0, what="the server hung up")
         received = 0
         with contextlib.suppress(ConnectionResetError):
             while data := client.recv(1 << 20):
@@ -223,15 +224,15 @@ def test_client_that_does_not_take_its_response_is_disconnected() -> None:
 
 
 @contextlib.contextmanager
-def slow_request(port: int) -> Iterator[httpx.Response]:
-    """Send a request whose response has begun and takes its time."""
-    with httpx.stream("GET", f"http://127.0.0.1:{port}/slow", timeout=20) as response:
+def slow_request(port: int, gate: Path) -> Iterator[httpx.Response]:
+    """Send a request whose response has begun and ends when the file exists."""
+    with httpx.stream("GET", f"http://127.0.0.1:{port}/slow?{gate}", timeout=120) as response:
         yield response
 
 
 def connection(port: int) -> http.client.HTTPConnection:
     """Open one connection that is not opened again when it closes."""
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     client.connect()
     client.auto_open = 0
     return client
@@ -255,14 +256,5 @@ def refuses(port: int) -> bool:
     try:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
     except ConnectionRefusedError:
-        return True
-    return False
-
-
-def is_asleep_in_hang(port: int) -> bool:
-    """Tell whether the only process has stopped answering."""
-    try:
-        get(port, "/pid", timeout_s=0.3)
-    except httpx.TransportError:
         return True
     return False

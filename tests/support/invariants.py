@@ -90,7 +90,7 @@ def take_census(backend: Embedded, *, shards: int = 64, aliases: bool = True) ->
 
 
 def await_consistent(
-    backend: Embedded, *, shards: int = 64, aliases: bool = True, timeout_s: float = 5.0
+    backend: Embedded, *, shards: int = 64, aliases: bool = True, timeout_s: float = 60.0
 ) -> Census:
     """Walk until a walk finds no problem. Raises AssertionError with the last walk's problems."""
     deadline = time.monotonic() + timeout_s

@@ -25,7 +25,7 @@ import trio
 JSON = dict[str, Any]
 
 UNAVAILABLE = (502, 503, 504)
-CALL_TIMEOUT_S = 30.0
+CALL_TIMEOUT_S = 60.0
 ATTEMPTS = 50
 """A job may be lost with its process many times in a test; it must not run out of attempts."""
 
@@ -175,7 +175,7 @@ class Load:
         if self.ledger.held.get(job["id"]) == hold:
             self.ledger.held.pop(job["id"], None)
 
-    async def progress(self, count: int, timeout_s: float = 30.0) -> None:
+    async def progress(self, count: int, timeout_s: float = 120.0) -> None:
         """Return when `count` more jobs were acknowledged and as many completed."""
         acknowledged = len(self.ledger.acknowledged) + count
         completed = len(self.ledger.completed) + count
@@ -188,7 +188,7 @@ class Load:
             what=f"{count} more jobs went through",
         )
 
-    async def drain(self, timeout_s: float = 40.0) -> set[str]:
+    async def drain(self, timeout_s: float = 120.0) -> set[str]:
         """Stop producing, wait until every acknowledged job is completed, stop the workers.
 
         Returns ids of acknowledged jobs that the server no longer knows; they
@@ -226,7 +226,7 @@ async def running_load(
 ) -> AsyncIterator[Load]:
     """Clients at work while the block runs; call `drain` before its end."""
     limits = httpx.Limits(max_connections=64)
-    async with httpx.AsyncClient(base_url=url, timeout=10, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
         load = Load(client, lossy=lossy)
         async with trio.open_nursery() as nursery:
             for _ in range(producers):

@@ -23,8 +23,8 @@ from ojs_cluster.server.ports import PortReservation, reserve_any
 from tests.support.servers import wait_until
 
 HOST = "127.0.0.1"
-START_TIMEOUT_S = 20
-STOP_TIMEOUT_S = 15
+START_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 60
 
 Environment = Mapping[str, str]
 
@@ -154,7 +154,7 @@ class ApiNode:
         with (
             contextlib.suppress(OSError),
             urllib.request.urlopen(  # noqa: S310 - our own http
-                f"{self.url}/ready", timeout=2
+                f"{self.url}/ready", timeout=10
             ) as answer,
         ):
             return bool(answer.status == 200)
@@ -186,7 +186,7 @@ def children_of(pid: int) -> list[int]:
     return sorted(int(child) for child, parent in rows if int(parent) == pid)
 
 
-def await_death(pid: int, timeout_s: float = 5.0) -> None:
+def await_death(pid: int, timeout_s: float = 60.0) -> None:
     """Return when no process has this id; for children of others, which we cannot wait for."""
 
     def gone() -> bool:

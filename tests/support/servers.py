@@ -129,7 +129,7 @@ def all_keys(embedded: Embedded) -> set[bytes]:
     return keys
 
 
-def wait_until(condition: Callable[[], bool], *, timeout_s: float = 15.0, what: str = "") -> None:
+def wait_until(condition: Callable[[], bool], *, timeout_s: float = 60.0, what: str = "") -> None:
     """Poll until the condition holds; synchronous tests only.
 
     Raises:

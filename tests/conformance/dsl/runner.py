@@ -22,7 +22,15 @@ MEDIA_TYPE: Final = "application/openjobspec+json"
 
 
 class CaseFailed(AssertionError):
-    """Steps of a case did not hold; the message names each with its answer."""
+    """Steps of a case did not hold; the message names each with its answer.
+
+    `after_delay` tells whether the case had waited by then: what it asserts may depend on how late
+    this process woke up.
+    """
+
+    def __init__(self, message: str, *, after_delay: bool) -> None:
+        super().__init__(message)
+        self.after_delay = after_delay
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +49,15 @@ async def run_case(case: Case, client: httpx.AsyncClient) -> None:
     Raises `CaseFailed` for the first step that does not hold.
     """
     scope = Scope()
+    waited = False
     for group in _groups(case.steps):
         failures: list[str] = []
+        waited = waited or any(step.delay_ms for step in group)
         async with trio.open_nursery() as nursery:
             for step in group:
                 nursery.start_soon(_run_step, step, client, scope, failures)
         if failures:
-            raise CaseFailed("\n".join(failures))
+            raise CaseFailed("\n".join(failures), after_delay=waited)
 
 
 def _groups(steps: Sequence[Step]) -> list[list[Step]]:
