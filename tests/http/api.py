@@ -129,7 +129,7 @@ _error_log = logging.getLogger("tests.http.hypercorn")
 
 @asynccontextmanager
 async def serving(
-    app: App, *, quart: OJSQuart | None = None, idle_s: float = 5.0
+    app: App, *, quart: OJSQuart | None = None, idle_s: float = 60.0
 ) -> AsyncIterator[int]:
     """Serve ``app`` with hypercorn on a free loopback port, which is yielded.
 
@@ -166,7 +166,7 @@ async def serving(
     assert not complaints.messages
 
 
-async def until(condition: Any, *, timeout_s: float = 10.0) -> Any:
+async def until(condition: Any, *, timeout_s: float = 60.0) -> Any:
     """Await ``condition()`` until it is true, and return its value."""
     with trio.fail_after(timeout_s):
         while True:

@@ -13,7 +13,7 @@ from tests.http.api import Api, open_app
 @pytest.fixture
 async def api(standalone: Embedded) -> AsyncIterator[Api]:
     """The API on a standalone server, without keys, with the test hooks."""
-    async with open_app(standalone, test_hooks=True) as app:
+    async with open_app(standalone, test_hooks=True, max_wait_ms=600_000) as app:
         yield Api(app)
 
 

@@ -66,7 +66,7 @@ async def raw(port: int, *, expect: bytes = b"GET") -> AsyncIterator[Raw]:
 async def exchange(port: int, request: bytes) -> tuple[int, dict[str, str], bytes]:
     """Send these bytes on a new connection and read the response."""
     method = request.split(b" ", 1)[0]
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with raw(port, expect=b"HEAD" if method == b"HEAD" else b"GET") as connection:
             await connection.send(request)
             return await connection.reply(method)
@@ -139,7 +139,7 @@ async def test_a_smuggled_request_is_not_served(port: int) -> None:
         b"POST /ojs/v1/workers/fetch HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n"
         b"Content-Length: %d\r\n\r\n" % len(hidden)
     )
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         async with stream:
             await stream.send_all(outer + hidden)
@@ -150,7 +150,7 @@ async def test_a_smuggled_request_is_not_served(port: int) -> None:
 
 
 async def test_the_connection_survives_odd_methods_and_errors(port: int) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
             for method, target, status in (
                 ("ASSERT", "/", 404),
@@ -169,7 +169,7 @@ async def test_the_connection_survives_odd_methods_and_errors(port: int) -> None
 
 
 async def test_head_tells_the_length_and_sends_nothing(port: int) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with raw(port, expect=b"HEAD") as connection:
             await connection.send(request("HEAD", "/ojs/manifest", None, "Connection: close"))
             status, headers, _ = await connection.reply(b"HEAD")
@@ -189,7 +189,7 @@ async def test_a_chunked_body_is_read(port: int) -> None:
 
 
 async def test_a_client_may_ask_before_it_sends(port: int) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with raw(port) as connection:
             body = b'{"type":"t","args":[]}'
             head = request(
@@ -221,7 +221,7 @@ async def test_a_refused_body_that_still_comes_does_not_break_the_client(
     standalone: Embedded,
 ) -> None:
     async with open_app(standalone, api_keys=("k",)) as guarded, serving(guarded) as number:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with raw(number) as connection:
                 await connection.send(
                     request("POST", "/ojs/v1/jobs", None, "Content-Length: 600000")
@@ -242,7 +242,7 @@ async def test_a_body_that_stalls_is_408(standalone: Embedded) -> None:
 
 async def test_http2_is_served(app: App) -> None:
     async with serving(app) as number:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with await trio.open_tcp_stream("127.0.0.1", number) as stream:
                 status, headers = await _http2_get(stream, "/ojs/manifest")
     assert status == "200"
@@ -314,8 +314,8 @@ async def test_pages_of_quart_are_served_behind_the_same_keys(standalone: Embedd
 
 
 async def test_an_idle_connection_is_closed_in_time(app: App) -> None:
-    async with serving(app, idle_s=0.2) as number:
-        with trio.fail_after(10):
+    async with serving(app, idle_s=2.0) as number:
+        with trio.fail_after(60):
             async with raw(number) as connection:
                 await connection.send(request("GET", "/ojs/manifest"))
                 assert (await connection.reply())[0] == 200
@@ -323,7 +323,7 @@ async def test_an_idle_connection_is_closed_in_time(app: App) -> None:
 
 
 async def test_a_client_that_only_stops_sending_still_gets_its_answer(port: int) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with raw(port) as connection:
             await connection.send(request("POST", "/ojs/v1/jobs", {"type": "t", "args": []}))
             await connection.stream.send_eof()
@@ -358,7 +358,7 @@ async def test_a_client_that_leaves_in_mid_body_starts_nothing(api: Api) -> None
 
 async def test_a_waiting_fetch_gets_the_job_when_it_comes(any_api: Api) -> None:
     async with serving(any_api.app) as number:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with raw(number) as connection:
                 body = {"queues": ["default"], "wait_ms": 20_000, "worker_id": "w"}
                 await connection.send(request("POST", "/ojs/v1/workers/fetch", body))
@@ -369,16 +369,16 @@ async def test_a_waiting_fetch_gets_the_job_when_it_comes(any_api: Api) -> None:
 
 
 async def test_a_wait_in_vain_ends_empty(api: Api) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         reply = await api.post("/ojs/v1/workers/fetch", {"queues": ["default"], "wait_ms": 50})
     assert (reply.status, reply.json) == (200, {"jobs": []})
 
 
 async def test_a_drain_sends_waiting_fetches_home(api: Api) -> None:
     async with serving(api.app) as number:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with raw(number) as connection:
-                body = {"queues": ["default"], "wait_ms": 20_000}
+                body = {"queues": ["default"], "wait_ms": 600_000}
                 await connection.send(request("POST", "/ojs/v1/workers/fetch", body))
                 await until(lambda: _waiting(api.app))
                 api.app.drain()
@@ -389,7 +389,7 @@ async def test_a_drain_sends_waiting_fetches_home(api: Api) -> None:
 async def test_a_client_that_leaves_while_it_waits_claims_nothing(any_api: Api) -> None:
     app = any_api.app
     async with serving(app) as number:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with raw(number) as connection:
                 body = {"queues": ["default"], "wait_ms": 20_000, "worker_id": "gone"}
                 await connection.send(request("POST", "/ojs/v1/workers/fetch", body))
@@ -422,7 +422,7 @@ async def test_jobs_fetched_for_a_client_that_left_are_given_back(
     job = await api.enqueue()
     monkeypatch.setattr("ojs_cluster.http.handlers.fetch.fetch_or_wait", slow)
     async with serving(api.app) as number:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             async with raw(number) as connection:
                 await connection.send(
                     request("POST", "/ojs/v1/workers/fetch", {"queues": ["default"]})
@@ -458,7 +458,7 @@ async def test_jobs_that_cannot_be_written_are_given_back(api: Api) -> None:
     """The client asks for more than fits into the socket, reads nothing, and hangs up."""
     jobs = [await api.enqueue(args=["x" * 1_000_000]) for _ in range(9)]  # 8 MiB: one fetch
     async with serving(api.app) as number:
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with raw(number) as connection:
                 body = {"queues": ["default"], "count": 9}
                 await connection.send(request("POST", "/ojs/v1/workers/fetch", body))

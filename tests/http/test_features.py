@@ -183,7 +183,7 @@ async def test_waiting_for_a_result_returns_when_the_job_is_done(api: Api) -> No
     async def wait() -> None:
         replies.append(await api.get(f"/ojs/v1/jobs/{job['id']}/result?wait=true&timeout=20"))
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked()
@@ -205,7 +205,7 @@ async def test_a_drain_ends_the_wait_for_a_result(api: Api) -> None:
     async def wait() -> None:
         replies.append(await api.get(f"/ojs/v1/jobs/{job['id']}/result?wait=1&timeout=50"))
 
-    with trio.fail_after(10):
+    with trio.fail_after(40):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await trio.testing.wait_all_tasks_blocked()

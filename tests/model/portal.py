@@ -15,7 +15,7 @@ from ojs_cluster.store.context import Store, open_store
 from tests.support.prelude import PRELUDE
 
 T = TypeVar("T")
-_START_S = 30.0
+_START_S = 120.0
 
 
 class Portal:

@@ -45,7 +45,9 @@ policies = st.builds(
 attempts = st.integers(1, 20) | st.integers(1, MAX_ATTEMPTS)
 chances = st.floats(0, 1, exclude_max=True)
 quick = settings(
-    max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=400,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

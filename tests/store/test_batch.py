@@ -237,7 +237,7 @@ async def test_reservations_of_a_dead_batch_stand_in_nobodys_way(store: Store, d
         assert await dies_at(store, at, True, partial(enqueue_many, jobs=wanted))
         at += 1
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         await put(store, one, id=ids[0])
 
     assert (await jobs.get(store, ids[0])).queue == one

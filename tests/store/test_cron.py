@@ -66,7 +66,7 @@ async def fire(store: Store, db: Any, name: str = "daily", ms: int = DAY) -> Tic
 
 
 async def look(store: Store) -> Tick:
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         while True:
             tick = await fire_due(StoreBook(store), 100)
             if not tick.done:

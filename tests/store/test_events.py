@@ -50,7 +50,7 @@ async def one_of_each(store: Store, db: Any) -> None:
     done = await active(store)
     await heartbeat(store, Beat("w1", (done.id,)))
     await ack(store, done)
-    await nack(store, await active(store, retry={"initial_interval": "PT1S"}), {"code": "E"})
+    await nack(store, await active(store), {"code": "E"})
     await nack(store, await active(store, max_attempts=1), {"code": "E"})
     later = await put(store, scheduled_at="+PT1H")
     age_job(db, shard, later.id, 2 * HOUR)

@@ -32,7 +32,7 @@ from tests.support.invariants import Census
 from tests.support.timeshift import age_job
 
 Check = Callable[[], Census]
-FIXED = {"initial_interval": "PT1S", "jitter": False}
+FIXED = {"initial_interval": "PT1M", "jitter": False}
 
 
 async def test_a_failure_waits_for_its_backoff(store: Store, consistent: Check) -> None:
@@ -41,7 +41,7 @@ async def test_a_failure_waits_for_its_backoff(store: Store, consistent: Check) 
     shown = envelope(failed)
 
     assert failed.state is State.RETRYABLE
-    assert (shown["attempt"], shown["retry_delay_ms"]) == (1, 1000)
+    assert (shown["attempt"], shown["retry_delay_ms"]) == (1, MINUTE)
     assert shown["next_attempt_at"]
     assert shown["error"] == shown["errors"][-1]
     assert shown["error"]["code"] == "E1"
@@ -52,27 +52,24 @@ async def test_a_failure_waits_for_its_backoff(store: Store, consistent: Check) 
 
 async def test_delays_grow_and_are_shown_by_the_next_fetch(store: Store, db: Any) -> None:
     job = await put(store, max_attempts=4, retry=FIXED)
-    for delay in (1000, 2000, 4000):
+    for delay in (MINUTE, 2 * MINUTE, 4 * MINUTE):
         [fetched] = await take(store)
         failed = await nack(store, fetched)
         assert failed.retry_delay_ms == delay
         age_job(db, shard_of(store), job.id, delay)
     [last] = await take(store)
 
-    assert envelope(last)["retry_delay_ms"] == 4000
+    assert envelope(last)["retry_delay_ms"] == 4 * MINUTE
     assert "next_attempt_at" not in envelope(last)
 
 
 async def test_jitter_stays_within_half_and_one_and_a_half(store: Store) -> None:
+    hourly = {"initial_interval": "PT1H", "max_interval": "PT10H"}
     delays = set()
     for _ in range(30):
-        delays.add(
-            (
-                await nack(store, await active(store, retry={"initial_interval": "PT2S"}))
-            ).retry_delay_ms
-        )
+        delays.add((await nack(store, await active(store, retry=hourly))).retry_delay_ms)
 
-    assert all(1000 <= (delay or 0) <= 3000 for delay in delays)
+    assert all(HOUR <= (delay or 0) * 2 <= 3 * HOUR for delay in delays)
     assert len(delays) > 20
 
 
@@ -232,11 +229,11 @@ async def test_a_job_in_the_past_is_available_at_once(store: Store, consistent: 
 async def test_a_relative_schedule_is_shown_as_the_moment_it_became(
     store: Store, db: Any, consistent: Check
 ) -> None:
-    job = await put(store, scheduled_at="+PT5S", expires_at="+PT1H")
+    job = await put(store, scheduled_at="+PT1H", expires_at="+PT2H")
     due = db.zscore(shard_of(store).due, job.id)
 
     assert job.state is State.SCHEDULED
-    assert due == job.due_ms == job.created_ms + 5000
+    assert due == job.due_ms == job.created_ms + HOUR
     shown = envelope(job)
     assert shown["scheduled_at"] > shown["created_at"]
     assert shown["expires_at"] > shown["scheduled_at"]

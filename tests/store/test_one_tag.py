@@ -333,7 +333,7 @@ async def reads(store: Store) -> None:
     await queues.stats(store, QUEUE)
     await metrics.collect(store, 1000)
     await parked.list_parked(store, limit=1)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         page = await list_jobs(store, JobFilter(), limit=1000)
         assert page.jobs
     assert (await read_events(store, EventFilter(), limit=1000)).events
