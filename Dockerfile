@@ -44,6 +44,6 @@ EXPOSE 8080
 STOPSIGNAL SIGTERM
 # Whether the process lives: it never asks Redis. For `serve`; other commands switch it off.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('OJS_PORT') or '8080') + '/health', timeout=2)"]
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('OJS_PORT') or '8080') + '/live', timeout=2)"]
 ENTRYPOINT ["ojs-cluster"]
 CMD ["serve"]

@@ -31,6 +31,7 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/ojs/manifest", system.manifest),
     Route("GET", f"{V1}/health", system.health, open=True),
     Route("GET", "/health", system.alive, open=True),
+    Route("GET", "/live", system.live, open=True),
     Route("GET", "/ready", system.ready, open=True),
     Route("GET", "/metrics", metrics.scrape, metrics=True),
     Route("POST", f"{V1}/jobs", jobs.enqueue),

@@ -17,13 +17,15 @@ from ojs_cluster.http.messages import Request, Response
 
 
 def starting(request: Request) -> Response:
-    """``/health`` is alive, ``/ready`` is not, everything else has to wait, all as OJS JSON."""
+    """``/live`` and ``/health`` are alive, ``/ready`` is not, everything else has to wait."""
     request_id = request_id_for(request.headers.get("x-request-id"))
     backend = {"type": "redis", "status": "unhealthy"}
     path = request.path
     if path in ("/health", "/ojs/v1/health"):
         health = {"status": "degraded", "version": __version__, "backend": backend}
         response = Response(200 if path == "/health" else 503, orjson.dumps(health))
+    elif path == "/live":
+        response = Response(200, orjson.dumps({"status": "ok"}))
     elif path == "/ready":
         response = Response(503, orjson.dumps({"status": "starting", "backend": backend}))
     else:

@@ -29,7 +29,7 @@ from ojs_cluster.server.embedded import Embedded
 from tests.http.api import OJS_TYPE, Api, open_app
 from tests.support.servers import own_server
 
-OPEN = ["/health", "/ojs/v1/health", "/ready"]
+OPEN = ["/live", "/health", "/ojs/v1/health", "/ready"]
 
 
 @pytest.mark.parametrize(
@@ -276,6 +276,7 @@ async def test_a_draining_process_is_alive_and_not_ready(api: Api) -> None:
     ready = await api.get("/ready")
     assert (ready.status, ready.json["status"]) == (503, "draining")
     assert (await api.get("/health")).status == 200
+    assert (await api.get("/live")).status == 200
 
 
 async def test_without_redis_we_are_alive_and_say_so(tmp_path: Path) -> None:
@@ -285,7 +286,8 @@ async def test_without_redis_we_are_alive_and_say_so(tmp_path: Path) -> None:
             api = Api(app)
             await api.enqueue()
             server.kill(server.nodes[0])
-            alive, health, ready = [await api.get(path) for path in OPEN]
+            live, alive, health, ready = [await api.get(path) for path in OPEN]
+            assert (live.status, live.json) == (200, {"status": "ok"})
             assert (alive.status, health.status, ready.status) == (200, 503, 503)
             assert alive.json["status"] == health.json["status"] == "degraded"
             assert health.json["backend"]["status"] == "unhealthy"
@@ -314,7 +316,7 @@ async def test_probes_do_not_wait_for_a_redis_that_hangs(tmp_path: Path) -> None
                     statuses = [(await Api(app).get(path)).status for path in OPEN]
             finally:
                 os.kill(pid, signal.SIGCONT)
-            assert statuses == [200, 503, 503]
+            assert statuses == [200, 200, 503, 503]
 
 
 async def test_an_answer_too_large_for_redis_is_no_server_error(standalone: Embedded) -> None:
@@ -350,6 +352,7 @@ async def test_the_validation_hook_is_off_in_production(standalone: Embedded) ->
     [
         ("/health", 200, "degraded"),
         ("/ojs/v1/health", 503, "degraded"),
+        ("/live", 200, "ok"),
         ("/ready", 503, "starting"),
     ],
 )
