@@ -1,6 +1,6 @@
 # Every target with a `##` line shows up in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint conformance soak bench lock clean
+.PHONY: help run test lint conformance soak bench lock chart-readme clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,6 +44,9 @@ lock: $(VENV)/.uv ## pin what the image installs (UPGRADE=--upgrade for newer ve
 		print("\n".join(project["build-system"]["requires"]))' \
 		| $(COMPILE) - --output-file requirements/build.lock
 
+chart-readme: $(VENV)/.dev ## make helm/README.md from the comments of values.yaml
+	$(BIN)/python -m tests.helm.values_table
+
 # No index and no folder is written into a lock: the same file serves behind any mirror.
 COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(UPGRADE) \
 	--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
@@ -60,6 +63,7 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@echo "helm for the tests: $$($(BIN)/python -m tests.helm.tools)"
 	@touch $@ $(VENV)/.run
 
 $(VENV)/.loadtest: pyproject.toml $(VENV)/.dev

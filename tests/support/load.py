@@ -14,7 +14,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -222,11 +222,24 @@ class Load:
 
 @asynccontextmanager
 async def running_load(
-    url: str, *, producers: int = 4, workers: int = 4, lossy: bool = False
+    url: str,
+    *,
+    producers: int = 4,
+    workers: int = 4,
+    lossy: bool = False,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float = 30,
 ) -> AsyncIterator[Load]:
-    """Clients at work while the block runs; call `drain` before its end."""
+    """Clients at work while the block runs; call `drain` before its end.
+
+    Args:
+        headers: sent with every request, such as a key.
+        timeout_s: after which a client takes a request for failed.
+    """
     limits = httpx.Limits(max_connections=64)
-    async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
+    async with httpx.AsyncClient(
+        base_url=url, timeout=timeout_s, limits=limits, headers=headers
+    ) as client:
         load = Load(client, lossy=lossy)
         async with trio.open_nursery() as nursery:
             for _ in range(producers):

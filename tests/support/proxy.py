@@ -36,6 +36,8 @@ def proxy(directory: Path, nodes: Sequence[Address], choice: str | None = None) 
 
     Args:
         directory: for the proxy's configuration and log.
+        nodes: where requests go. The one of our own looks here for each request, so a list may be
+            changed meanwhile, as endpoints of a Service do.
         choice: "haproxy", "python", or "auto" (haproxy when it is on PATH).
     """
     choice = choice or os.environ.get("OJS_TEST_PROXY", "auto")
@@ -100,8 +102,8 @@ def _accepts(port: int) -> bool:
 @contextlib.contextmanager
 def _python_proxy(nodes: Sequence[Address]) -> Iterator[str]:
     server = _Server((HOST, 0), _Handler)
-    server.upstreams = itertools.cycle(nodes)
-    server.upstream_count = len(nodes)
+    server.nodes = nodes
+    server.turn = itertools.count()
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
@@ -115,8 +117,8 @@ def _python_proxy(nodes: Sequence[Address]) -> Iterator[str]:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 512
-    upstreams: Iterator[Address]
-    upstream_count: int
+    nodes: Sequence[Address]
+    turn: Iterator[int]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away in mid-answer is none of the proxy's business."""
@@ -137,8 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length) if length else None
-        for _ in range(self.server.upstream_count):
-            host, port = next(self.server.upstreams)
+        nodes = tuple(self.server.nodes)
+        for _ in nodes:
+            host, port = nodes[next(self.server.turn) % len(nodes)]
             upstream = http.client.HTTPConnection(host, port, timeout=UPSTREAM_TIMEOUT_S)
             try:
                 upstream.connect()

@@ -1,0 +1,74 @@
+"""The hook of `helm test`: one job through its life, as a client and a worker see it.
+
+Reads OJS_URL (the Service) and OJS_API_KEY or OJS_API_KEYS (empty: no key is sent).
+Exit code 0 when the job was enqueued, fetched by nobody else, acknowledged and found completed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+import uuid
+from typing import Any
+
+PATIENCE_S = 60
+
+
+def main() -> int:
+    """Run the job; says on stdout what happened."""
+    queue = f"helm-test-{uuid.uuid4().hex[:12]}"  # our own: no real worker may take the job
+    # Should this end half-way, nothing is left behind for long.
+    options = {"queue": queue, "expires_at": "+PT10M"}
+    job = call("POST", "/jobs", {"type": "helm.test", "args": [queue], "options": options})
+    job_id = job["job"]["id"]
+    print(f"enqueued {job_id}")
+    worker = {"worker_id": queue}
+    fetched = call("POST", "/workers/fetch", {"queues": [queue], "wait_ms": 5000, **worker})
+    (held,) = fetched["jobs"]
+    if (held["id"], held["args"]) != (job_id, [queue]):
+        print(f"fetched something else: {held}")
+        return 1
+    done = {"job_id": job_id, "lease_id": held["lease_id"], "result": {"ok": True}}
+    call("POST", "/workers/ack", {**done, **worker})
+    state = call("GET", f"/jobs/{job_id}")["job"]["state"]
+    print(f"fetched and acknowledged; it is {state}")
+    return 0 if state == "completed" else 1
+
+
+def call(method: str, path: str, body: Any = None) -> Any:
+    """Ask the API; while no answer comes (pods are starting) ask again.
+
+    All of it may be repeated: a second enqueue adds a job that this worker would fetch as well, and
+    take for something else; then the test fails, and is run again.
+    """
+    key = os.environ.get("OJS_API_KEY") or os.environ.get("OJS_API_KEYS", "").split(",")[0]
+    headers = {"Content-Type": "application/json"}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    request = urllib.request.Request(  # noqa: S310 - the Service's own http
+        f"{os.environ['OJS_URL']}/ojs/v1{path}",
+        data=None if body is None else json.dumps(body).encode(),
+        headers=headers,
+        method=method,
+    )
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - as above
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")
+            if error.code not in (502, 503, 504) or time.monotonic() > deadline:
+                raise SystemExit(f"{method} {path}: {error.code} {text}") from None
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{method} {path}: {error}") from None
+        time.sleep(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+{{/* Where Redis is: the value, or the first nodes of the bundled cluster. */}}
+{{- define "ojs.redisUrl" -}}
+{{- if .Values.valkey.enabled -}}
+{{- $name := printf "%s-valkey" (include "ojs.fullname" .) -}}
+{{- $nodes := list -}}
+{{- range $i := until 3 -}}
+{{- $nodes = append $nodes (printf "redis://%s-%d.%s:6379" $name $i $name) -}}
+{{- end -}}
+{{- join "," $nodes -}}
+{{- else -}}
+{{- .Values.redis.url -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The Secret's entries: nothing that a Secret of the user holds already. Empty without any. */}}
+{{- define "ojs.secretData" -}}
+{{- with include "ojs.redisUrl" . }}
+redis-url: {{ . | quote }}
+{{- end }}
+{{- with .Values.redis.password }}
+redis-password: {{ . | quote }}
+{{- end }}
+{{- with .Values.auth.apiKey }}
+api-key: {{ . | quote }}
+{{- end }}
+{{- with .Values.auth.extraApiKeys }}
+extra-api-keys: {{ join "," . | quote }}
+{{- end }}
+{{- end -}}
+
+{{/* Variables from Secrets. Takes the root. */}}
+{{- define "ojs.redisEnv" -}}
+{{- $secret := include "ojs.fullname" . -}}
+{{- $existing := .Values.redis.existingSecret -}}
+- name: REDIS_URL
+  valueFrom:
+    secretKeyRef:
+      {{- if include "ojs.redisUrl" . }}
+      name: {{ $secret }}
+      key: redis-url
+      {{- else }}
+      name: {{ $existing.name }}
+      key: {{ $existing.urlKey }}
+      {{- end }}
+{{- if or .Values.redis.password $existing.passwordKey }}
+- name: OJS_REDIS_PASSWORD
+  {{- include "ojs.redisPasswordFrom" . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "ojs.redisPasswordFrom" -}}
+valueFrom:
+  secretKeyRef:
+    {{- if .Values.redis.password }}
+    name: {{ include "ojs.fullname" . }}
+    key: redis-password
+    {{- else }}
+    name: {{ .Values.redis.existingSecret.name }}
+    key: {{ .Values.redis.existingSecret.passwordKey }}
+    {{- end }}
+{{- end -}}
+
+{{- define "ojs.keyEnv" -}}
+{{- $secret := include "ojs.fullname" . -}}
+{{- $existing := .Values.auth.existingSecret -}}
+{{- if or .Values.auth.apiKey $existing.name }}
+- name: OJS_API_KEY
+  valueFrom:
+    secretKeyRef:
+      name: {{ $existing.name | default $secret }}
+      key: {{ ternary $existing.apiKeyKey "api-key" (ne $existing.name "") }}
+{{- end }}
+{{- if or .Values.auth.extraApiKeys (and $existing.name $existing.extraApiKeysKey) }}
+- name: OJS_API_KEYS
+  valueFrom:
+    secretKeyRef:
+      name: {{ $existing.name | default $secret }}
+      key: {{ ternary $existing.extraApiKeysKey "extra-api-keys" (ne $existing.name "") }}
+{{- end }}
+{{- end -}}
+
+{{/*
+Ports of Redis as a JSON list: those named, or those of the URL, or 6379.
+*/}}
+{{- define "ojs.redisPorts" -}}
+{{- $ports := list -}}
+{{- if .Values.networkPolicy.redisPorts -}}
+{{- $ports = .Values.networkPolicy.redisPorts -}}
+{{- else -}}
+{{- /* A password may hold commas: it goes before the nodes are parted. */ -}}
+{{- range splitList "," (regexReplaceAll "^.*@" (include "ojs.redisUrl" .) "") -}}
+{{- $address := regexReplaceAll "[/?].*$" (regexReplaceAll "^[a-z]+://" (trim .) "") "" -}}
+{{- $port := regexFind ":[0-9]+$" $address -}}
+{{- $ports = append $ports (int (default "6379" (trimPrefix ":" $port))) -}}
+{{- end -}}
+{{- end -}}
+{{- $ports | uniq | toJson -}}
+{{- end -}}
+
+{{/* The port of the traces' endpoint, empty when none is configured. */}}
+{{- define "ojs.otlpPort" -}}
+{{- $url := default (get .Values.config "OTEL_EXPORTER_OTLP_ENDPOINT") (get .Values.config "OJS_OTEL_ENDPOINT") -}}
+{{- if $url -}}
+{{- $address := regexReplaceAll "/.*$" (regexReplaceAll "^[a-z]+://" $url "") "" -}}
+{{- $port := regexFind ":[0-9]+$" $address | trimPrefix ":" -}}
+{{- default (ternary "443" "80" (hasPrefix "https://" $url)) $port -}}
+{{- end -}}
+{{- end -}}
+
+{{/* From deletion to SIGKILL. The server's own patience ends before Kubernetes's does. */}}
+{{- define "ojs.api.graceSeconds" -}}
+{{- $drain := .Values.api.drain -}}
+{{- $least := add $drain.preStopSeconds $drain.timeoutSeconds $drain.flushSeconds -}}
+{{- $named := .Values.api.terminationGracePeriodSeconds -}}
+{{- if kindIs "invalid" $named -}}
+{{- $least -}}
+{{- else if lt (int64 $named) $least -}}
+{{- fail (printf "api.terminationGracePeriodSeconds is %d, but a pod needs %d to drain: api.drain.preStopSeconds (%d) + timeoutSeconds (%d) + flushSeconds (%d). Leave it null to have it derived." (int64 $named) $least (int64 $drain.preStopSeconds) (int64 $drain.timeoutSeconds) (int64 $drain.flushSeconds)) -}}
+{{- else -}}
+{{- int64 $named -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The longest that a client may ask to wait for a job; tests/helm compares with the server. */}}
+{{- define "ojs.longestPollSeconds" -}}20{{- end -}}
+
+{{/* Refuses, in whole sentences, what no schema can express. */}}
+{{- define "ojs.validate" -}}
+{{- $redis := .Values.redis -}}
+{{- $auth := .Values.auth -}}
+{{- $drain := .Values.api.drain -}}
+{{- if and $redis.url .Values.valkey.enabled -}}
+{{- fail "redis.url and valkey.enabled exclude each other: name your Redis, or run the bundled Valkey." -}}
+{{- end -}}
+{{- if and $redis.existingSecret.name (not (or $redis.existingSecret.urlKey $redis.existingSecret.passwordKey)) -}}
+{{- fail "redis.existingSecret.name is set, but neither urlKey nor passwordKey says what to take from it." -}}
+{{- end -}}
+{{- if and (or $redis.existingSecret.urlKey $redis.existingSecret.passwordKey) (not $redis.existingSecret.name) -}}
+{{- fail "redis.existingSecret.urlKey or passwordKey is set, but no redis.existingSecret.name." -}}
+{{- end -}}
+{{- if and $redis.existingSecret.urlKey (include "ojs.redisUrl" .) -}}
+{{- fail "redis.existingSecret.urlKey excludes redis.url and valkey.enabled: only one can say where Redis is." -}}
+{{- end -}}
+{{- if and $redis.password $redis.existingSecret.passwordKey -}}
+{{- fail "redis.password and redis.existingSecret.passwordKey exclude each other." -}}
+{{- end -}}
+{{- if not (or (include "ojs.redisUrl" .) $redis.existingSecret.urlKey) -}}
+{{- fail "No Redis: set redis.url (redis://host:6379), or redis.existingSecret.name and urlKey, or valkey.enabled=true for a trial." -}}
+{{- end -}}
+{{- if and $redis.tls.existingSecret $redis.url (not (hasPrefix "rediss://" $redis.url)) -}}
+{{- fail "redis.tls.existingSecret has no effect unless redis.url begins with rediss://." -}}
+{{- end -}}
+{{- if ne (empty $redis.tls.certKey) (empty $redis.tls.keyKey) -}}
+{{- fail "redis.tls.certKey and redis.tls.keyKey go together." -}}
+{{- end -}}
+{{- if and $auth.existingSecret.name (or $auth.apiKey $auth.extraApiKeys) -}}
+{{- fail "auth.existingSecret.name excludes auth.apiKey and auth.extraApiKeys." -}}
+{{- end -}}
+{{- if not (or $auth.apiKey $auth.extraApiKeys $auth.existingSecret.name $auth.allowInsecure) -}}
+{{- fail "No key: set auth.apiKey, or auth.existingSecret.name, or auth.allowInsecure=true to serve everybody who can connect." -}}
+{{- end -}}
+{{- if le (int64 $drain.timeoutSeconds) (int64 (include "ojs.longestPollSeconds" .)) -}}
+{{- fail (printf "api.drain.timeoutSeconds is %d: it must be longer than the longest long poll, %s seconds." (int64 $drain.timeoutSeconds) (include "ojs.longestPollSeconds" .)) -}}
+{{- end -}}
+{{- if and .Values.api.autoscaling.enabled .Values.api.keda.enabled -}}
+{{- fail "api.autoscaling and api.keda exclude each other: KEDA makes a HorizontalPodAutoscaler of its own." -}}
+{{- end -}}
+{{- if and .Values.api.keda.enabled (not .Values.api.keda.serverAddress) -}}
+{{- fail "api.keda.serverAddress must name Prometheus." -}}
+{{- end -}}
+{{- if and .Values.api.keda.enabled (not .Values.api.keda.query) -}}
+{{- fail "api.keda.query must say what to ask Prometheus." -}}
+{{- end -}}
+{{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
+{{- fail "ingress.hosts must name a host." -}}
+{{- end -}}
+{{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) -}}
+{{- fail "httpRoute.parentRefs must name a Gateway." -}}
+{{- end -}}
+{{- range $scaler := list "autoscaling" "keda" -}}
+{{- $it := get $.Values.api $scaler -}}
+{{- if gt (int64 $it.minReplicas) (int64 $it.maxReplicas) -}}
+{{- fail (printf "api.%s.minReplicas (%d) is more than maxReplicas (%d)." $scaler (int64 $it.minReplicas) (int64 $it.maxReplicas)) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,127 @@
+{{/*
+What the pods of API and scheduler have in common. Each takes a dict: root, component (its values'
+key and its label).
+*/}}
+{{- define "ojs.podMetadata" -}}
+{{- $values := get .root.Values .component -}}
+labels:
+  {{- include "ojs.labels" (merge (dict "labels" $values.podLabels) .) | nindent 2 }}
+annotations:
+  # Values that a container reads at its start only: a change of them has to restart it.
+  checksum/config: {{ include (print .root.Template.BasePath "/configmap.yaml") .root | sha256sum }}
+  checksum/secret: {{ include (print .root.Template.BasePath "/secret.yaml") .root | sha256sum }}
+  {{- with merge (dict) $values.podAnnotations .root.Values.commonAnnotations }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "ojs.podSpec" -}}
+{{- $values := get .root.Values .component -}}
+serviceAccountName: {{ include "ojs.serviceAccountName" .root }}
+automountServiceAccountToken: false
+# Kubernetes would put OJS_PORT=tcp://... into the environment beside a Service named `ojs`.
+enableServiceLinks: false
+{{- with .root.Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+securityContext:
+  {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
+{{- with $values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with $values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with $values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- $spread := $values.topologySpread }}
+{{- if or $spread.zones $spread.hosts }}
+topologySpreadConstraints:
+  {{- range $rule := list (list $spread.zones "topology.kubernetes.io/zone") (list $spread.hosts "kubernetes.io/hostname") }}
+  {{- if first $rule }}
+  - maxSkew: 1
+    topologyKey: {{ last $rule }}
+    whenUnsatisfiable: {{ first $rule }}
+    labelSelector:
+      matchLabels:
+        {{- include "ojs.selector" $ | nindent 8 }}
+  {{- end }}
+  {{- end }}
+{{- end }}
+volumes:
+  # The root file system is read-only; Python wants a place for temporary files.
+  - name: tmp
+    emptyDir:
+      sizeLimit: 64Mi
+  {{- with .root.Values.redis.tls.existingSecret }}
+  - name: redis-tls
+    secret:
+      secretName: {{ . }}
+      defaultMode: 0440
+  {{- end }}
+  {{- with .root.Values.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/* The container, but for its command, ports and probes. */}}
+{{- define "ojs.container" -}}
+{{- $values := get .root.Values .component -}}
+name: {{ .component }}
+image: {{ include "ojs.image" (dict "image" .root.Values.image "tag" .root.Chart.AppVersion) }}
+imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+securityContext:
+  {{- toYaml .root.Values.securityContext | nindent 2 }}
+resources:
+  {{- toYaml $values.resources | nindent 2 }}
+envFrom:
+  - configMapRef:
+      name: {{ include "ojs.fullname" .root }}
+  {{- with .root.Values.extraEnvFrom }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+env:
+  {{- include "ojs.redisEnv" .root | nindent 2 }}
+  {{- with .env }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  {{- with .root.Values.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+volumeMounts:
+  - name: tmp
+    mountPath: /tmp
+  {{- if .root.Values.redis.tls.existingSecret }}
+  - name: redis-tls
+    mountPath: /etc/ojs/redis-tls
+    readOnly: true
+  {{- end }}
+  {{- with .root.Values.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{/*
+Probes. Takes besides: port. `/live` and `/ready` differ on purpose: without Redis a pod is not ready,
+and lives.
+*/}}
+{{- define "ojs.probes" -}}
+{{- $values := get .root.Values .component -}}
+{{- range $probe, $path := dict "startupProbe" "/live" "livenessProbe" "/live" "readinessProbe" "/ready" }}
+{{ $probe }}:
+  httpGet:
+    path: {{ $path }}
+    port: {{ $.port }}
+  {{- toYaml (get $values $probe) | nindent 2 }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,128 @@
+"""Rendering the chart, and looking things up in what comes out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CHART = Path(__file__).parent.parent.parent / "helm" / "ojs-cluster"
+CI = sorted((CHART / "ci").glob("*-values.yaml"))
+OLDEST, NEWEST = "1.27", "1.35"
+"""Versions of Kubernetes that are rendered for and validated against."""
+
+Manifest = dict[str, Any]
+
+
+class Refused(Exception):
+    """Helm did not render; the message is what a user reads."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """The chart of this checkout, and the program that renders it."""
+
+    helm: Path
+
+    def run(self, *arguments: str) -> str:
+        """Run helm. Raises `Refused` with what it says."""
+        done = subprocess.run(
+            [str(self.helm), *arguments], capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise Refused(done.stdout + done.stderr)
+        return done.stdout
+
+    def render(
+        self,
+        *values: Path,
+        sets: Mapping[str, Any] | None = None,
+        kubernetes: str = NEWEST,
+        release: str = "jobs",
+    ) -> Rendering:
+        """Give the manifests as `helm install` would send them.
+
+        Args:
+            values: files such as those of `ci/`.
+            sets: single values by their dotted path, set as JSON.
+            kubernetes: version of the cluster.
+        """
+        command = ["template", release, str(CHART), "--namespace", "work"]
+        command += ["--kube-version", f"v{kubernetes}.0"]
+        for file in values:
+            command += ["--values", str(file)]
+        for path, value in (sets or {}).items():
+            command += ["--set-json", f"{path}={json.dumps(value)}"]
+        text = self.run(*command)
+        return Rendering([each for each in yaml.safe_load_all(text) if each])
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """Manifests of one release."""
+
+    manifests: Sequence[Manifest]
+
+    def all(self, kind: str) -> list[Manifest]:
+        """Every manifest of a kind."""
+        return [each for each in self.manifests if each["kind"] == kind]
+
+    def one(self, kind: str, ending: str = "") -> Manifest:
+        """The manifest of a kind whose name ends so."""
+        found = [m for m in self.all(kind) if m["metadata"]["name"].endswith(ending)]
+        assert len(found) == 1, f"{len(found)} {kind} that end in {ending!r}"
+        return found[0]
+
+    @property
+    def api(self) -> Manifest:
+        """The API's Deployment."""
+        return self.one("Deployment", "-api")
+
+    @property
+    def scheduler(self) -> Manifest:
+        """The scheduler's Deployment."""
+        return self.one("Deployment", "-scheduler")
+
+    def pods(self) -> list[tuple[str, Manifest]]:
+        """Name of the owner, labels and spec of every kind of pod."""
+        found = []
+        for each in self.manifests:
+            name = f"{each['kind']}/{each['metadata']['name']}"
+            if each["kind"] in ("Deployment", "StatefulSet", "Job"):
+                found.append((name, each["spec"]["template"]))
+            elif each["kind"] == "Pod":
+                found.append((name, each))
+        return found
+
+    def environment(self, deployment: Manifest) -> dict[str, str]:
+        """Every variable of the first container, ConfigMaps and Secrets of the release looked up.
+
+        Raises AssertionError for one that comes from elsewhere.
+        """
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        found: dict[str, str] = {}
+        for source in container["envFrom"]:
+            found |= self.one("ConfigMap", source["configMapRef"]["name"])["data"]
+        for entry in container["env"]:
+            found[entry["name"]] = (
+                entry["value"] if "value" in entry else self._secret(entry["valueFrom"])
+            )
+        return found
+
+    def _secret(self, source: Manifest) -> str:
+        wanted = source["secretKeyRef"]
+        secret = self.one("Secret", wanted["name"])
+        value: str = secret["stringData"][wanted["key"]]
+        return value
+
+
+def container(deployment: Manifest) -> Manifest:
+    """The one container of a Deployment."""
+    (only,) = deployment["spec"]["template"]["spec"]["containers"]
+    found: Manifest = only
+    return found

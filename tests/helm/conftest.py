@@ -1,0 +1,23 @@
+"""The chart, and the program that renders it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helm import tools
+from tests.helm.chart import CI, Chart, Rendering
+
+
+@pytest.fixture(scope="session")
+def chart() -> Chart:
+    """Give the chart; skips where there is no helm for this kind of machine."""
+    try:
+        return Chart(tools.helm())
+    except tools.NoSuchTool as problem:
+        pytest.skip(str(problem))
+
+
+@pytest.fixture(scope="session", params=CI, ids=lambda path: path.stem.removesuffix("-values"))
+def rendering(request: pytest.FixtureRequest, chart: Chart) -> Rendering:
+    """Give what each set of values in `ci/` renders to."""
+    return chart.render(request.param)

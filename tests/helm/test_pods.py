@@ -1,0 +1,228 @@
+"""What decides how pods live: probes, drain, privileges, spread, scaling."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ojs_cluster.config import load
+from ojs_cluster.http.app import HttpSettings
+from tests.helm.chart import CHART, CI, OLDEST, Chart, Rendering, container
+
+MINIMAL = CHART / "ci" / "minimal-values.yaml"
+OWN_SECRETS = sorted({f.stem.removesuffix("-values") for f in CI} - {"existing-secrets"})
+
+
+def longest_poll_s() -> float:
+    """How long the server lets a client wait for a job."""
+    (default,) = (each.default for each in fields(HttpSettings) if each.name == "max_wait_ms")
+    return float(default) / 1000  # type: ignore[arg-type] # an int, mypy does not know which
+
+
+def config_map(rendering: Rendering) -> dict[str, str]:
+    """Variables that are no secret."""
+    (source, *_) = container(rendering.api)["envFrom"]
+    found: dict[str, str] = rendering.one("ConfigMap", source["configMapRef"]["name"])["data"]
+    return found
+
+
+def pre_stop_s(deployment: Any) -> int:
+    hook = container(deployment)["lifecycle"]["preStop"]
+    if "sleep" in hook:
+        return int(hook["sleep"]["seconds"])
+    program, seconds = hook["exec"]["command"]
+    assert program == "sleep"
+    return int(seconds)
+
+
+def test_the_grace_period_covers_the_wait_the_longest_poll_and_the_flush(
+    rendering: Rendering,
+) -> None:
+    # As the server reads them: what is not rendered has the server's default.
+    plain = {name: value for name, value in config_map(rendering).items() if "TLS" not in name}
+    listen = load(plain).listen
+    grace = rendering.api["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    server_s = listen.shutdown_delay_s + listen.shutdown_timeout_s
+    assert listen.shutdown_timeout_s > longest_poll_s()
+    assert grace > pre_stop_s(rendering.api) + server_s
+    assert pre_stop_s(rendering.api) > 0
+
+
+def test_the_chart_knows_the_longest_poll(chart: Chart) -> None:
+    least = int(longest_poll_s())
+    for seconds, fine in ((least, False), (least + 1, True)):
+        sets = {"api.drain.timeoutSeconds": seconds}
+        if fine:
+            chart.render(MINIMAL, sets=sets)
+        else:
+            with pytest.raises(Exception, match=f"longer than the longest long poll, {least} s"):
+                chart.render(MINIMAL, sets=sets)
+
+
+def test_a_grace_period_that_is_too_short_is_refused(chart: Chart) -> None:
+    with pytest.raises(Exception, match=r"terminationGracePeriodSeconds is 44, but a pod needs"):
+        chart.render(MINIMAL, sets={"api.terminationGracePeriodSeconds": 44})
+    rendering = chart.render(MINIMAL, sets={"api.terminationGracePeriodSeconds": 100})
+    assert rendering.api["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 100
+
+
+def test_kubernetes_without_a_sleep_of_its_own_runs_the_images(chart: Chart) -> None:
+    api = chart.render(MINIMAL, kubernetes=OLDEST).api
+    assert container(api)["lifecycle"]["preStop"] == {"exec": {"command": ["sleep", "10"]}}
+
+
+@pytest.mark.parametrize("component", ["api", "scheduler"])
+def test_liveness_never_asks_redis_and_readiness_does(rendering: Rendering, component: str) -> None:
+    probes = container(getattr(rendering, component))
+    assert probes["startupProbe"]["httpGet"]["path"] == "/live"
+    assert probes["livenessProbe"]["httpGet"]["path"] == "/live"
+    assert probes["readinessProbe"]["httpGet"]["path"] == "/ready"
+    ports = {probe["httpGet"]["port"] for name, probe in probes.items() if name.endswith("Probe")}
+    assert ports == {port["name"] for port in probes["ports"]}
+    # `/ready` waits for Redis as long as this: a probe that gives up earlier learns nothing.
+    (patience,) = (f.default for f in fields(HttpSettings) if f.name == "health_timeout_s")
+    assert probes["readinessProbe"]["timeoutSeconds"] > patience
+
+
+def test_no_pod_is_missing_during_an_update(rendering: Rendering) -> None:
+    for deployment in (rendering.api, rendering.scheduler):
+        strategy = deployment["spec"]["strategy"]
+        assert strategy["type"] == "RollingUpdate"
+        assert strategy["rollingUpdate"]["maxUnavailable"] == 0
+        assert strategy["rollingUpdate"]["maxSurge"]
+
+
+def test_every_container_runs_without_privileges(rendering: Rendering) -> None:
+    assert len(rendering.pods()) >= 3
+    for name, pod in rendering.pods():
+        spec = pod["spec"]
+        assert spec["securityContext"]["runAsNonRoot"] is True, name
+        assert spec["securityContext"]["runAsUser"] > 0
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert spec["automountServiceAccountToken"] is False
+        assert spec["enableServiceLinks"] is False
+        for each in spec["containers"]:
+            context = each["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert context["allowPrivilegeEscalation"] is False
+            assert context["capabilities"] == {"drop": ["ALL"]}
+            assert each["resources"]["requests"]["cpu"]
+            assert each["resources"]["requests"]["memory"]
+            assert each["resources"]["limits"]["memory"]
+
+
+def test_no_service_account_has_a_token(rendering: Rendering) -> None:
+    for account in rendering.all("ServiceAccount"):
+        assert account["automountServiceAccountToken"] is False
+
+
+def test_pods_spread_over_zones_and_hosts(chart: Chart) -> None:
+    rendering = chart.render(CHART / "ci" / "production-values.yaml")
+    for deployment, zones in ((rendering.api, "DoNotSchedule"), (rendering.scheduler, "Schedule")):
+        spec = deployment["spec"]["template"]["spec"]
+        zone, host = spec["topologySpreadConstraints"]
+        assert zone["topologyKey"] == "topology.kubernetes.io/zone"
+        assert zone["whenUnsatisfiable"].startswith(zones)
+        assert host["topologyKey"] == "kubernetes.io/hostname"
+        for rule in (zone, host):
+            assert rule["labelSelector"] == deployment["spec"]["selector"]
+
+
+def test_everything_that_serves_has_a_disruption_budget(rendering: Rendering) -> None:
+    budgets = {each["metadata"]["name"] for each in rendering.all("PodDisruptionBudget")}
+    serving = [*rendering.all("Deployment"), *rendering.all("StatefulSet")]
+    assert budgets == {each["metadata"]["name"] for each in serving}
+
+
+def test_a_changed_value_restarts_the_pods_that_read_it(chart: Chart) -> None:
+    def annotations(**sets: Any) -> list[tuple[str, str]]:
+        rendering = chart.render(MINIMAL, sets={k.replace("__", "."): v for k, v in sets.items()})
+        found = []
+        for deployment in (rendering.api, rendering.scheduler):
+            notes = deployment["spec"]["template"]["metadata"]["annotations"]
+            found.append((notes["checksum/config"], notes["checksum/secret"]))
+        return found
+
+    before = annotations()
+    for (config, secret), (config_was, secret_was) in zip(
+        annotations(config__OJS_LOG_LEVEL="DEBUG"), before, strict=True
+    ):
+        assert (config != config_was, secret == secret_was) == (True, True)
+    for (config, secret), (config_was, secret_was) in zip(
+        annotations(auth__apiKey="another"), before, strict=True
+    ):
+        assert (config == config_was, secret != secret_was) == (True, True)
+    assert annotations(service__port=81) == before
+
+
+@pytest.mark.parametrize("values", OWN_SECRETS)
+def test_the_server_accepts_the_environment(chart: Chart, values: str, tmp_path: Path) -> None:
+    rendering = chart.render(CHART / "ci" / f"{values}-values.yaml")
+    for deployment in (rendering.api, rendering.scheduler):
+        environment = rendering.environment(deployment)
+        for name, value in environment.items():
+            # Mounted files are looked for when the configuration is read.
+            environment[name] = value.replace("/etc/ojs/redis-tls", str(tmp_path))
+        for file in ("ca.crt", "tls.crt", "tls.key"):
+            (tmp_path / file).touch()
+        settings = load(environment)  # raises for a variable that it does not understand
+        assert settings.redis.url
+        assert bool(settings.access.keys) is (deployment == rendering.api)
+
+
+def test_files_of_redis_tls_are_mounted_where_the_server_looks(chart: Chart) -> None:
+    rendering = chart.render(CHART / "ci" / "tls-values.yaml")
+    for deployment in (rendering.api, rendering.scheduler):
+        environment = rendering.environment(deployment)
+        (mount,) = (m for m in container(deployment)["volumeMounts"] if m["name"] == "redis-tls")
+        assert {environment[f"OJS_REDIS_TLS_{what}"] for what in ("CA", "CERT", "KEY")} == {
+            f"{mount['mountPath']}/{file}" for file in ("ca.crt", "tls.crt", "tls.key")
+        }
+
+
+def test_the_scheduler_gets_no_api_key(rendering: Rendering) -> None:
+    names = {entry["name"] for entry in container(rendering.scheduler)["env"]}
+    assert not names & {"OJS_API_KEY", "OJS_API_KEYS"}
+
+
+def test_workers_and_port_are_what_the_server_is_told(chart: Chart) -> None:
+    rendering = chart.render(MINIMAL, sets={"api.workers": 3, "api.port": 9000})
+    listen = load(rendering.environment(rendering.api)).listen
+    assert (listen.workers, listen.port) == (3, 9000)
+    assert container(rendering.api)["ports"] == [
+        {"name": "http", "containerPort": 9000, "protocol": "TCP"}
+    ]
+
+
+def test_who_scales_decides_the_replicas(chart: Chart) -> None:
+    assert chart.render(MINIMAL).api["spec"]["replicas"] == 2
+    for scaler, kind in (("autoscaling", "HorizontalPodAutoscaler"), ("keda", "ScaledObject")):
+        sets: dict[str, Any] = {f"api.{scaler}.enabled": True}
+        if scaler == "keda":
+            sets |= {"api.keda.serverAddress": "http://p:9090", "api.keda.query": "up"}
+        rendering = chart.render(MINIMAL, sets=sets)
+        # An update that named a number would undo what the scaler has decided.
+        assert "replicas" not in rendering.api["spec"]
+        target = rendering.one(kind)["spec"]["scaleTargetRef"]
+        assert target["name"] == rendering.api["metadata"]["name"]
+
+
+def test_load_and_the_age_of_the_oldest_job_scale(chart: Chart) -> None:
+    rendering = chart.render(CHART / "ci" / "production-values.yaml")
+    spec = rendering.one("HorizontalPodAutoscaler")["spec"]
+    cpu, age = spec["metrics"]
+    assert cpu["resource"]["name"] == "cpu"
+    assert age["external"]["metric"]["name"] == "ojs_oldest_available_job_age_seconds"
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (3, 30)
+
+
+def test_a_job_of_the_bundled_cluster_changes_its_name_with_what_it_does(chart: Chart) -> None:
+    values = CHART / "ci" / "bundled-cluster-values.yaml"
+    names = {
+        chart.render(values, sets=sets).one("Job")["metadata"]["name"]
+        for sets in ({}, {"api.replicas": 5}, {"valkey.masters": 4}, {"image.tag": "2"})
+    }
+    assert len(names) == 3  # replicas of the API are none of its business

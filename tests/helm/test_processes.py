@@ -1,0 +1,266 @@
+"""The chart's pods as processes of this machine: what is rendered starts, serves, and drains.
+
+Commands, environment and probes are taken as they are rendered. Addresses are values (the
+cluster, the port of each pod), so nothing of the environment is replaced. What Kubernetes would do
+around the processes is done here in its order: a pod's successor becomes ready, the Service forgets
+the pod while its `preStop` runs, then SIGTERM, and SIGKILL when the grace period ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+
+from ojs_cluster.keys import Keyspace
+from ojs_cluster.server.children import spawn
+from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.ports import PortReservation, reserve_any
+from tests.helm.chart import CHART, Chart, Manifest, Rendering, container
+from tests.support.invariants import await_consistent, lost
+from tests.support.load import eventually, running_load
+from tests.support.proxy import proxy
+from tests.support.servers import observer, wait_until
+
+HOST = "127.0.0.1"
+VALUES = CHART / "ci" / "production-values.yaml"
+PRE_STOP_S = 2
+PATIENT: dict[str, Any] = {
+    f"config.{name}": "60s" for name in ("OJS_REDIS_REPLY_TIMEOUT", "OJS_REDIS_CALL_TIMEOUT")
+}
+"""A machine that has much else to do is slow; it must not look like a request that failed."""
+PATIENCE_S = 120
+AUTHORIZATION = {"Authorization": "Bearer the-former-key"}
+BIN = Path(sys.executable).parent
+
+
+@dataclass
+class Pod:
+    """The one container of a rendered pod, run here."""
+
+    manifest: Manifest
+    env: dict[str, str]
+    log: Path
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    def start(self) -> None:
+        """Start the container's command, with the rendered environment and nothing else."""
+        program, *arguments = container(self.manifest)["command"]
+        environment = {"PATH": os.environ["PATH"], **self.env}
+        self._process = spawn([str(BIN / program), *arguments], output=self.log, env=environment)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "it was not started"
+        return self._process
+
+    @property
+    def address(self) -> tuple[str, int]:
+        (port,) = container(self.manifest)["ports"]
+        return HOST, int(port["containerPort"])
+
+    def passes(self, probe: str) -> bool:
+        """Whether a rendered HTTP probe succeeds now."""
+        rendered = container(self.manifest)[probe]
+        action = rendered["httpGet"]
+        (port,) = (p for p in container(self.manifest)["ports"] if p["name"] == action["port"])
+        url = f"http://{HOST}:{port['containerPort']}{action['path']}"
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(url, timeout=rendered["timeoutSeconds"]).is_success
+        return False
+
+    def await_ready(self) -> None:
+        """Pass the startup probe, then the readiness probe."""
+        for probe in ("startupProbe", "readinessProbe"):
+            passes = partial(self._lives_and_passes, probe)
+            wait_until(passes, timeout_s=PATIENCE_S, what=f"the {probe} of {self.log.stem}")
+
+    def _lives_and_passes(self, probe: str) -> bool:
+        code = self.process.poll()
+        assert code is None, f"ended with {code}\n{self.log.read_text()[-3000:]}"
+        return self.passes(probe)
+
+    def end(self) -> int:
+        """SIGTERM, then at the end of the grace period SIGKILL; gives the exit code.
+
+        Raises AssertionError when it had to be killed.
+        """
+        spec = self.manifest["spec"]["template"]["spec"]
+        grace_s = spec["terminationGracePeriodSeconds"]
+        hook = container(self.manifest).get("lifecycle", {}).get("preStop", {})
+        left_s = grace_s - hook.get("sleep", {}).get("seconds", 0)
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(left_s)
+        except subprocess.TimeoutExpired:
+            text = self.log.read_text()[-3000:]
+            raise AssertionError(f"{self.log.stem}: killed after {left_s} s\n{text}") from None
+
+    def kill(self) -> None:
+        """End whatever is left, its children included."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+class Node:
+    """What Kubernetes is to the pods: renders, starts and replaces them."""
+
+    def __init__(self, chart: Chart, redis_url: str, directory: Path) -> None:
+        self._chart = chart
+        self._redis_url = redis_url
+        self._directory = directory
+        self._ports: list[PortReservation] = []
+        self.pods: list[Pod] = []
+        self.endpoints: list[tuple[str, int]] = []
+
+    def render(self, component: str) -> Rendering:
+        """Render with a port of its own for a component: here all pods share one address."""
+        reserved = reserve_any()
+        self._ports.append(reserved)
+        sets: dict[str, Any] = {
+            "redis.url": self._redis_url,
+            f"{component}.port": reserved.port,
+            "api.drain.preStopSeconds": PRE_STOP_S,
+            "config.OJS_HOST": HOST,
+            **PATIENT,
+        }
+        return self._chart.render(VALUES, sets=sets)
+
+    def start(self, component: str) -> Pod:
+        """Start one more pod of a component."""
+        rendering = self.render(component)
+        manifest = getattr(rendering, component)
+        log = self._directory / f"{component}-{len(self.pods)}.log"
+        pod = Pod(manifest, rendering.environment(manifest), log)
+        self.pods.append(pod)
+        pod.start()
+        return pod
+
+    def replace_api(self, old: Pod) -> Pod:
+        """One step of a rolling update: `maxSurge: 1`, `maxUnavailable: 0`."""
+        new = self.start("api")
+        new.await_ready()
+        self.endpoints.append(new.address)
+        assert old.passes("livenessProbe")
+        stop_at = (
+            time.monotonic() + container(old.manifest)["lifecycle"]["preStop"]["sleep"]["seconds"]
+        )
+        time.sleep(PRE_STOP_S / 8)  # how long the proxies take to hear of it
+        self.endpoints.remove(old.address)
+        time.sleep(max(0.0, stop_at - time.monotonic()))
+        assert old.end() == 0
+        return new
+
+    def close(self) -> None:
+        for pod in self.pods:
+            pod.kill()
+        for port in self._ports:
+            port.release()
+
+
+@contextlib.contextmanager
+def node(chart: Chart, embedded: Embedded, directory: Path) -> Iterator[Node]:
+    here = Node(chart, embedded.url, directory)
+    try:
+        yield here
+    finally:
+        here.close()
+
+
+def leader(embedded: Embedded) -> int | None:
+    """Process id of the leading scheduler."""
+    with observer(embedded) as redis:
+        held = redis.get(Keyspace(64).meta.leader("default"))
+    return int(held.decode().split(":")[1]) if isinstance(held, bytes) else None
+
+
+async def test_pods_are_replaced_under_load_without_a_failed_request(
+    chart: Chart, cluster: Embedded, tmp_path: Path
+) -> None:
+    with node(chart, cluster, tmp_path) as here:
+        apis = [here.start("api"), here.start("api")]
+        for _ in range(2):
+            here.start("scheduler")
+        for pod in here.pods:
+            pod.await_ready()
+        for pod in apis:
+            here.endpoints.append(pod.address)
+        with proxy(tmp_path, here.endpoints, "python") as url:
+            async with running_load(
+                url, producers=2, workers=3, headers=AUTHORIZATION, timeout_s=PATIENCE_S
+            ) as load:
+                await load.progress(20, PATIENCE_S)
+                for pod in apis:
+                    await trio.to_thread.run_sync(here.replace_api, pod)
+                    await load.progress(20, PATIENCE_S)
+
+                new = here.start("scheduler")
+                await trio.to_thread.run_sync(new.await_ready)
+                led = None
+                with trio.fail_after(PATIENCE_S):
+                    while led is None:
+                        led = leader(cluster)
+                        await trio.sleep(0.05)
+                (old,) = (pod for pod in here.pods if pod.process.pid == led)
+                assert await trio.to_thread.run_sync(old.end) == 0
+                await eventually(
+                    lambda: leader(cluster) not in (None, led),
+                    timeout_s=PATIENCE_S,
+                    what="another leads",
+                )
+                await load.progress(20, PATIENCE_S)
+                await load.drain(PATIENCE_S)
+
+    assert load.ledger.retried_calls == 0, "a request failed, and was repeated"
+    assert load.ledger.violations == []
+    census = await_consistent(cluster)
+    assert lost(census, load.ledger.acknowledged) == set()
+
+
+def test_the_hook_of_helm_test_runs_a_job_through_the_service(
+    chart: Chart, cluster: Embedded, tmp_path: Path
+) -> None:
+    with node(chart, cluster, tmp_path) as here:
+        api = here.start("api")
+        api.await_ready()
+        rendering = here.render("api")
+        hook = rendering.one("Pod", "-test")
+        (only,) = hook["spec"]["containers"]
+        program, script = only["command"]
+        assert program == "python"
+        local = tmp_path / Path(script).name
+        local.write_text(rendering.one("ConfigMap", "-test")["data"][local.name])
+        (service,) = (entry["value"] for entry in only["env"] if entry["name"] == "OJS_URL")
+        assert service == f"http://{rendering.one('Service')['metadata']['name']}:80"
+        done = subprocess.run(
+            [sys.executable, str(local)],
+            env={"OJS_URL": "http://{}:{}".format(*api.address), "OJS_API_KEY": "not-a-real-key"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "it is completed" in done.stdout
+        wrong = subprocess.run(
+            [sys.executable, str(local)],
+            env={"OJS_URL": "http://{}:{}".format(*api.address), "OJS_API_KEY": "wrong"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert wrong.returncode != 0
+        assert "401" in wrong.stderr

