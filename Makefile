@@ -1,6 +1,6 @@
 # Every target with a `##` line shows up in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint conformance soak bench lock chart-readme clean
+.PHONY: help run test lint conformance soak bench lock chart-docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,7 +44,7 @@ lock: $(VENV)/.uv ## pin what the image installs (UPGRADE=--upgrade for newer ve
 		print("\n".join(project["build-system"]["requires"]))' \
 		| $(COMPILE) - --output-file requirements/build.lock
 
-chart-readme: $(VENV)/.dev ## make helm/README.md from the comments of values.yaml
+chart-docs: $(VENV)/.dev ## bring the chart's README and schema up to date
 	$(BIN)/python -m tests.helm.values_table
 
 # No index and no folder is written into a lock: the same file serves behind any mirror.

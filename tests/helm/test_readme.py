@@ -6,4 +6,4 @@ from tests.helm.values_table import README, readme
 
 
 def test_the_readme_is_current() -> None:
-    assert README.read_text() == readme(), "run: make chart-readme"
+    assert README.read_text() == readme(), "run: make chart-docs"

@@ -1,23 +1,43 @@
-"""helm/README.md, made from the comments of values.yaml.
+"""What the chart says about values and variables, made from where they are defined.
 
     python -m tests.helm.values_table
 
-writes it; a test says when it is not current.
+writes the table of helm/README.md from the comments of values.yaml, and into values.schema.json the
+variables that `config` takes. Tests say when they are not current.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ojs_cluster.server.variables import VARIABLES
 from tests.helm.chart import CHART
 
 README = CHART.parent / "README.md"
-MARK = "<!-- The rest is made from values.yaml by `make chart-readme`. -->"
+SCHEMA = CHART / "values.schema.json"
+DERIVED = {
+    "OJS_PORT",
+    "OJS_WORKERS",
+    "OJS_SCHEDULER_PORT",
+    "OJS_SHUTDOWN_TIMEOUT",
+    "OJS_SHUTDOWN_DELAY",  # preStop waits instead, before SIGTERM
+    "OJS_API_KEY",
+    "OJS_API_KEYS",
+    "OJS_ALLOW_INSECURE_NO_AUTH",
+    "REDIS_URL",
+    "OJS_REDIS_USERNAME",
+    "OJS_REDIS_PASSWORD",
+    "OJS_REDIS_TLS_CA",
+    "OJS_REDIS_TLS_CERT",
+    "OJS_REDIS_TLS_KEY",
+}
+"""Variables that `config` refuses, because another value sets them or the chart needs them so."""
+
+MARK = "<!-- The rest is made from values.yaml by `make chart-docs`. -->"
 
 _KEY = re.compile(r"^( *)([A-Za-z]+):")
 
@@ -79,9 +99,16 @@ def leaves(values: Any, prefix: str) -> set[str]:
     return found
 
 
-def write(path: Path = README) -> None:
-    """Make the file current."""
-    path.write_text(readme())
+def write() -> None:
+    """Make both files current."""
+    README.write_text(readme())
+    schema = json.loads(SCHEMA.read_text())
+    schema["properties"]["config"]["properties"] = {
+        variable.name: {"$ref": "#/$defs/configValue"}
+        for variable in VARIABLES
+        if variable.name not in DERIVED
+    }
+    SCHEMA.write_text(json.dumps(schema, indent=2) + "\n")
 
 
 if __name__ == "__main__":
