@@ -3,7 +3,8 @@
 -- KEYS: 1 c:, 2 q:, 3 m:.  ARGV: 1 age ms.
 -- Returns: 1 when gone (or never there), 0 when in use
 --@include now
-local IDLE = {created = true, seq = true, acked = true, mps = true, mpstarts = true}
+local IDLE = {created = true, seq = true, acked = true, mps = true, mpstarts = true,
+    came = true, failed = true, ran = true, waited = true} -- totals never shrink: see metrics.lua
 local flat = redis.call('HGETALL', KEYS[1])
 for i = 1, #flat, 2 do
     local name, value = flat[i], flat[i + 1]
