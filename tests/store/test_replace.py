@@ -99,7 +99,7 @@ async def a_canceller(store: Store, _db: Any, staged: str) -> None:
 
 async def another_producer(store: Store, db: Any, _staged: str) -> None:
     age_lock(db, store, lock_of(store, db), 5_000)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         assert (await once(store, on_conflict="ignore")).deduplicated
 
 
