@@ -93,7 +93,8 @@ def test_containers_are_given_longer_to_stop_than_they_need() -> None:
     drain = int(default["OJS_SHUTDOWN_TIMEOUT"].removesuffix("s"))
 
     assert int(SERVICES["api"]["stop_grace_period"].removesuffix("s")) > delay + drain
-    assert SERVICES["scheduler"]["healthcheck"] == {"disable": True}
+    port = SERVICES["scheduler"]["environment"]["OJS_SCHEDULER_PORT"]
+    assert f":{port}/health" in SERVICES["scheduler"]["healthcheck"]["test"][-1]
     assert "serve" in read_stages((ROOT / "Dockerfile").read_text())[-1].last("CMD")
 
 
