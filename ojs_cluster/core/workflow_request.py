@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from ojs_cluster.core.envelope import parse_job
-from ojs_cluster.core.errors import InvalidRequest, OJSError, PayloadTooLarge, Unsupported
+from ojs_cluster.core.errors import InvalidRequest, OJSError, PayloadTooLarge
 from ojs_cluster.core.limits import DEFAULT_LIMITS, Limits
 from ojs_cluster.core.rawjson import (
     Raw,
@@ -151,9 +151,6 @@ class _Reader:
             error.message = f"{path}: {error.message}"
             error.args = (error.message,)
             raise
-        unique = [source.get("unique", _NULL) for source in (attributes, {**under, **options})]
-        if any(bytes(piece) != b"null" for piece in unique):
-            raise Unsupported("a workflow's steps cannot be unique jobs", field=f"{path}.unique")
         node = Node("job", parent, type=job.type, queue=job.queue, job=len(self.definitions))
         self.definitions.append(definition)
         return self._add(node, path)

@@ -3,7 +3,7 @@
 -- Post: in no queue and under no deadline; attempt and started_at kept; no completed_at.
 -- KEYS: 1 job, 2..8 the shard's due, act, run, exp, pend, fin, ev.
 -- ARGV: 1 events kept, 2 ms to keep cancelled jobs, 3 'spare' when an active job is left to its
---       worker: it then finishes this attempt, which is its last.
+--       worker: it may finish this attempt, and is cancelled before it could have another.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state}
 --@include keys now look once job event deadline effect finish cancel
@@ -14,7 +14,7 @@ local id = string.sub(key, #P + 3)
 local state = job[F.state]
 if is_over(state) then return {'conflict', state} end
 if state == 'active' and ARGV[3] == 'spare' then
-    redis.call('HSET', key, F.max_attempts, job[F.attempt])
+    redis.call('HSET', key, F.spared, ARGV[2])
     return {'conflict', state}
 end
 want_to_cancel(job)

@@ -6,7 +6,7 @@
 local names = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
 local reply = {now, -1}
 for _, name in ipairs(names) do
-    local flat = redis.call('HGETALL', P .. 'cron:' .. name)
+    local flat = redis.call('HGETALL', cron_key(name))
     if #flat == 0 then
         redis.call('ZREM', KEYS[1], name)
     else

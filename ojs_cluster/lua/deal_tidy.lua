@@ -5,9 +5,9 @@
 --@include keys now
 local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])
 local parts = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])
-for _, deal in ipairs(old) do redis.call('EXISTS', KEYS[1], P .. 'b:' .. deal) end
+for _, deal in ipairs(old) do redis.call('EXISTS', KEYS[1], deal_key(deal)) end
 for _, deal in ipairs(old) do
-    redis.call('DEL', P .. 'b:' .. deal)
+    redis.call('DEL', deal_key(deal))
 end
 if #old > 0 then redis.call('ZREM', KEYS[1], unpack(old)) end
 if #parts > 0 then redis.call('ZREM', KEYS[2], unpack(parts)) end

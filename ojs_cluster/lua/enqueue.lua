@@ -1,13 +1,15 @@
 -- Transition: (nothing) -> available | scheduled | pending, for one or many jobs of one shard; in a
 -- deal also staged, or cancelled at once.
--- Pre:  no job with any of the ids exists in the shard; a claim on an alias has not lapsed.
+-- Pre:  no job with any of the ids exists in the shard, and no fence but those whose marks are
+--       given; a claim on an alias has not lapsed.
 -- Post: all jobs exist, or none does. Counters, indexes and events agree with them.
 --       A deal's part is written once, over the ids that it has reserved. What is staged is in no
 --       index or counter, and carries the deal until `reveal`; it is listed as a claim.
 -- KEYS: 1..7 the shard's due, exp, pend, fin, ev, claims, dealt; then per queue c: and q:; then per
 --       job its hash.
 -- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 claims lapse at (ms, 0 none),
---       5 deal ('' none), 6 ms to keep cancelled jobs, then the queue names, then per job:
+--       5 deal ('' none), 6 ms to keep cancelled jobs, 7 marks of fences, each between blanks,
+--       then the queue names, then per job:
 --       id, queue's position (1-based), priority, state wanted ('' or 'pending'),
 --       fate ('' | 'staged' | 'withdrawn'),
 --       due ('' | 'a<ms>' absolute | 's<ms>' absolute, shown in the envelope | 'r<ms>' from now,
@@ -23,10 +25,10 @@ local first_job, deal, reserved = 7 + 2 * queues, ARGV[5], {}
 if deal ~= '' and redis.call('ZSCORE', KEYS[7], deal) then return {'already'} end
 for i = 1, jobs do
     if redis.call('EXISTS', KEYS[first_job + i]) == 1 then
-        if deal == '' or redis.call('HGET', KEYS[first_job + i], F.deal) ~= deal then
-            return {'exists', i, redis.call('HGETALL', KEYS[first_job + i])}
-        end
-        reserved[i] = true
+        local by, mark = unpack(redis.call('HMGET', KEYS[first_job + i], F.deal, F.fence))
+        if deal ~= '' and by == deal then reserved[i] = 'deal'
+        elseif mark and string.find(ARGV[7], ' ' .. mark .. ' ', 1, true) then reserved[i] = 'fence'
+        else return {'exists', i, redis.call('HGETALL', KEYS[first_job + i])} end
     end
 end
 if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'lapsed'} end
@@ -34,7 +36,7 @@ if deal ~= '' then redis.call('ZADD', KEYS[7], now, deal) end
 
 local names, seen_first = {}, {}
 for i = 1, queues do
-    names[i] = ARGV[6 + i]
+    names[i] = ARGV[7 + i]
     if redis.call('HSETNX', KEYS[7 + 2 * i - 1], 'created', now) == 1 then
         seen_first[#seen_first + 1] = names[i]
     end
@@ -51,7 +53,7 @@ local function moment(text)
 end
 
 local reply, released, came = {'ok', now, seen_first}, {}, {}
-local at = 6 + queues
+local at = 7 + queues
 for i = 1, jobs do
     local key, id, fate = KEYS[first_job + i], ARGV[at + 1], ARGV[at + 5]
     local due, due_shown = moment(ARGV[at + 6])
@@ -81,9 +83,11 @@ for i = 1, jobs do
     if expires_shown then set(F.expires_shown, expires_shown) end
     if fate == 'staged' then set(F.deal, deal)
     elseif fate == 'withdrawn' then set(F.finished, now) end
+    -- Whoever the fence has kept out must not find the id free once this job is gone.
+    if reserved[i] == 'fence' then set(F.fixed, 1) end
     redis.call('HSET', key, unpack(write))
     if reserved[i] then
-        redis.call('HDEL', key, F.alias)
+        redis.call('HDEL', key, F.alias, F.fence)
         if fate ~= 'staged' then
             redis.call('HDEL', key, F.deal)
             released[#released + 1] = id

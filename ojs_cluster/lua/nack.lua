@@ -1,4 +1,4 @@
--- Transition: active -> retryable | discarded | available (requeue, release).
+-- Transition: active -> retryable | discarded | available (requeue, release) | cancelled (spared).
 -- Pre:  as ack. A holder's lease id repeating the nack it already made changes nothing.
 -- Post: failed: the error is recorded, then backoff, discard or dead letter.
 --       requeue: available at the end of its priority, attempt kept, no failure recorded.
@@ -19,7 +19,7 @@ if not job then return reply end
 local id = string.sub(key, #P + 3)
 if job[F.state] ~= 'active' then
     local repeated = ARGV[3] ~= '' and ARGV[3] == job[F.lease] and job[F.state] ~= 'completed'
-        and job[F.state] ~= 'cancelled'
+        and (job[F.state] ~= 'cancelled' or job[F.spared])
     if repeated then return {'ok', job.flat, effects} end
     return {'conflict', job[F.state]}
 end
@@ -60,6 +60,10 @@ end
 want(available_key(queue))
 look()
 leave_worker(id, job)
+if job[F.spared] then
+    end_spared(id, key, job)
+    return {'ok', job.flat, effects}
+end
 if ARGV[4] == 'release' then
     save_job(key, job, F.state, 'available', F.attempt, job[F.attempt] - 1)
     if job[F.attempt] == '0' then drop_fields(key, job, F.started) end

@@ -20,7 +20,7 @@ take_out(dead_key(job[F.queue]), id)
 take_out(FINISHED, id)
 count(job[F.queue], 'discarded', -1)
 local past = {F.attempt, F.errors, F.dead, F.expired, F.finished, F.started, F.worker, F.lease,
-    F.deadline, F.lease_ms, F.extended, F.delay}
+    F.deadline, F.lease_ms, F.extended, F.delay, F.spared}
 for name in pairs(job) do
     if string.match(name, '^' .. F.error_slot .. '%d+$') then past[#past + 1] = name end
 end

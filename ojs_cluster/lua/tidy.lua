@@ -5,12 +5,12 @@
 -- Returns: records removed
 --@include keys now look last
 local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2], 'LIMIT', 0, ARGV[1])
-for _, worker in ipairs(old) do want(P .. 'w:' .. worker) end
+for _, worker in ipairs(old) do want(worker_key(worker)) end
 look()
 for _, worker in ipairs(old) do
     take_out(KEYS[1], worker)
     take_out(KEYS[2], worker)
-    redis.call('DEL', P .. 'w:' .. worker)
+    redis.call('DEL', worker_key(worker))
 end
 settle()
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)

@@ -1,4 +1,5 @@
--- A deal that will not be carried out gives its reserved ids back.
+-- A deal that will not be carried out gives its reserved ids back; those that were fenced before are
+-- so again.
 -- KEYS: 1 the shard's claims, then per id its job hash.  ARGV: 1 deal, then the ids.
 -- Returns: ids given back
 --@include job
@@ -8,8 +9,13 @@ for i = 2, #KEYS do
 end
 local given_back = {}
 for _, i in ipairs(mine) do
-    redis.call('DEL', KEYS[i])
-    given_back[#given_back + 1] = ARGV[i]
+    if redis.call('HEXISTS', KEYS[i], F.fixed) == 1 then
+        redis.call('HSET', KEYS[i], F.fence, ARGV[1])
+        redis.call('HDEL', KEYS[i], F.deal, F.fixed)
+    else
+        redis.call('DEL', KEYS[i])
+        given_back[#given_back + 1] = ARGV[i]
+    end
 end
-if #mine > 0 then redis.call('ZREM', KEYS[1], unpack(given_back)) end
+if #given_back > 0 then redis.call('ZREM', KEYS[1], unpack(given_back)) end
 return #mine

@@ -5,10 +5,10 @@
 --@include keys now
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
 for _, id in ipairs(due) do
-    redis.call('EXISTS', KEYS[1], P .. 'wf:' .. id, P .. 'wd:' .. id, P .. 'wr:' .. id)
+    redis.call('EXISTS', KEYS[1], workflow_keys(id))
 end
 for _, id in ipairs(due) do
-    redis.call('UNLINK', P .. 'wf:' .. id, P .. 'wd:' .. id, P .. 'wr:' .. id)
+    redis.call('UNLINK', workflow_keys(id))
 end
 local first = redis.call('ZRANGE', KEYS[1], #due, #due, 'WITHSCORES')
 if #due > 0 then

@@ -6,6 +6,8 @@ Each handler may run any number of times, in any process, at the same time as ot
 * What may start follows from that by a pure function, and is enqueued by ids that were fixed at
   creation, create if absent: whoever comes second changes nothing. An enqueue that was decided
   long ago is refused (``_LAPSES_MS``), while the jobs themselves are kept for longer.
+* A unique step whose policy refuses it is recorded as ended without a job (``unique_steps``):
+  ``reject`` is a failure, ``ignore`` a success without a result.
 * The end is one script's compare and set.
 
 Cancellation is that compare and set, too. Who enqueued looks at the state afterwards, and takes
@@ -47,6 +49,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_fixed
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.unique_steps import Refused, enqueue_step
 from ojs_cluster.store.workflows import end, event_data, inputs_of
 
 _LAPSES_MS = 20_000
@@ -141,7 +144,13 @@ async def _enqueue(store: Store, progress: Progress, plan: Plan, chunk: Iterable
         if any(names):
             more += (f.PARENT_NAMES, orjson.dumps(names))
         job = parse_job(definition, limits=_NO_LIMITS)
-        await enqueue_fixed(store, plan.jobs[number].job_id, job, more, lapses=lapses)
+        job_id = plan.jobs[number].job_id
+        if job.unique is None:
+            await enqueue_fixed(store, job_id, job, more, lapses=lapses)
+            return
+        refused = await enqueue_step(store, job_id, job, more, lapses=lapses)
+        if refused is not None:
+            await _record_refusal(store, progress.workflow_id, number, refused)
 
     async def in_order(numbers: list[int]) -> None:
         for number in numbers:  # jobs of one queue get their places in the order of the request
@@ -176,10 +185,6 @@ async def _record(
     store: Store, workflow_id: str, number: int, state: str, job: JobRecord | None
 ) -> tuple[Progress, bool] | None:
     """Record how a job ended; returns what is known then, and whether this was the first time."""
-    fixed = await _fixed(store, workflow_id)
-    if fixed is None:
-        return None
-    home = store.keys.shard_of_id(workflow_id)
     done = state == "completed"
     result = error = b""
     began = finished = attempt = 0
@@ -188,6 +193,41 @@ async def _record(
         result = (job.result or b"") if done else b""
         errors = job.errors()
         error = b"" if done or not errors else _brief(errors[-1])
+    ran_ms = max(0, finished - began) if began else 0
+    outcome = (MARK_OF_STATE[state], f"{began} {finished} {attempt}", result, error, ran_ms)
+    return await _write(store, workflow_id, number, outcome)
+
+
+async def _record_refusal(store: Store, workflow_id: str, number: int, refused: Refused) -> None:
+    """Record that a unique step has ended without a job."""
+    state, error = "completed", b""
+    if not refused.ignored:
+        there = f": '{refused.existing}'" if refused.existing else ""
+        state = "discarded"
+        error = orjson.dumps(
+            {
+                "code": "duplicate",
+                "type": "duplicate",
+                "message": f"a job of the same uniqueness was in the step's way{there}",
+                "details": {"existing_job_id": refused.existing or None},
+            }
+        )
+    await _write(store, workflow_id, number, (MARK_OF_STATE[state], "0 0 0", b"", error, 0))
+
+
+async def _write(
+    store: Store, workflow_id: str, number: int, outcome: tuple[str, str, bytes, bytes, int]
+) -> tuple[Progress, bool] | None:
+    """Run ``workflow_record.lua``.
+
+    Parameters
+    ----------
+    outcome: mark, 'started finished attempt', result, error, ms the job ran.
+    """
+    fixed = await _fixed(store, workflow_id)
+    if fixed is None:
+        return None
+    home = store.keys.shard_of_id(workflow_id)
     node = fixed.plan.jobs[number]
     data = b'%b,"step_id":%b,"step_type":%b' % (
         fixed.event_data,
@@ -199,9 +239,8 @@ async def _record(
         "workflow_record",
         [home.workflow(workflow_id), home.results(workflow_id), home.events],
         [
-            *(store.settings.events_per_shard, workflow_id, number, MARK_OF_STATE[state]),
-            *(f"{began} {finished} {attempt}", result, error, data),
-            max(0, finished - began) if began else 0,
+            *(store.settings.events_per_shard, workflow_id, number),
+            *(*outcome[:4], data, outcome[4]),
         ],
         idempotent=True,
     )

@@ -1,8 +1,9 @@
-"""Aliases of client-supplied ids: how they end.
+"""Aliases of client-supplied ids: how they begin, and how they end.
 
-An id that a client chose may name another shard than its queue's. That shard then holds an alias
-(see ``enqueue``). When the job goes, its alias goes first: a crash between the two leaves a job
-that no id finds and whose removal is still due, and the next janitor run repeats both.
+An id that a client chose may name another shard than its queue's. That shard then holds an alias,
+claimed before the job is written (see ``enqueue``). When the job goes, its alias goes first: a
+crash between the two leaves a job that no id finds and whose removal is still due, and the next
+janitor run repeats both.
 
 A producer may claim the id again at any moment of this. An alias that was claimed lately is left
 alone, whatever became of its last job: its claim is still listed, and the janitor comes back to it.
@@ -10,18 +11,78 @@ alone, whatever became of its last job: its claim is still listed, and the janit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
+from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals
 from ojs_cluster.store import fields as f
-from ojs_cluster.store.context import Store
+from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.fanout import over_shards
 
 _OLD_CLAIM_MS = 10 * 60_000
 """Twenty times the life of a claim: whoever held it has long been refused."""
 _IN_FLIGHT_MS = 60_000
 """Twice the life of a claim: the job of a younger one may be on its way."""
+
+
+async def claim_aliases(
+    store: Store, shard: Shard, ids: Sequence[tuple[str, int]], good_ms: int, *, of: int
+) -> int:
+    """Claim ids that clients chose, in the shards that their bits name, for jobs that will live in
+    ``shard``. Repeated, it changes nothing; what was claimed stays so.
+
+    Parameters
+    ----------
+    ids: with the position of each among the ``of`` jobs of the request.
+
+    Returns the ms (by the clock of the shard that lapses first) before which the jobs must be
+    written when claims are good for ``good_ms``; 0 when there are none.
+
+    Raises
+    ------
+    Duplicate: an id is taken; of several, the first of the request.
+    """
+    lapses: list[int] = []
+    taken: list[tuple[int, str]] = []
+
+    async def claim(item: tuple[str, int]) -> None:
+        job_id, index = item
+        home = store.keys.shard_of_id(job_id)
+        keys = [home.job(job_id), home.claims]
+        args: list[Arg] = [job_id, shard.index, good_ms]
+        reply = await store.run(home, "claim_alias", keys, args, idempotent=True)
+        if reply[0] == b"ok":
+            lapses.append(int(reply[1]))
+        else:
+            taken.append((index, job_id))
+
+    await over_shards(ids, claim)
+    if taken:
+        index, job_id = min(taken)
+        raise duplicate_id(job_id, index, of)
+    return earliest(*lapses)
+
+
+def duplicate_id(job_id: str, index: int, of: int) -> Duplicate:
+    """The error that a client's id is taken, by the job at ``index`` ``of`` that many."""
+    return Duplicate(
+        f"a job with id '{job_id}' already exists",
+        field="id",
+        existing_job_id=job_id,
+        index=index if of > 1 else None,
+    )
+
+
+def at_home(store: Store, shard: Shard, job_id: str) -> bool:
+    """Whether the bits of an id name the shard where its job will live."""
+    return store.keys.shard_of_id(job_id) is shard
+
+
+def earliest(*moments: int) -> int:
+    """The first of some moments in ms, of which 0 is none."""
+    return min((ms for ms in moments if ms), default=0)
 
 
 async def remove_due(store: Store, shard: Shard, job_id: str) -> bool:

@@ -25,20 +25,28 @@ from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals, locks, unique
 from ojs_cluster.store import fields as f
-from ojs_cluster.store.context import Store
+from ojs_cluster.store.aliases import at_home, claim_aliases, duplicate_id, earliest
+from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.deals import Deal, Swap
 from ojs_cluster.store.locks import Holder, Want
-from ojs_cluster.store.placing import Fate, Placed, place
+from ojs_cluster.store.placing import Fate, Placed, between_blanks, place
 from ojs_cluster.store.record import JobRecord, record
 
 _TRIES = 3
 
 
-async def enqueue_all(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
+async def enqueue_all(
+    store: Store, jobs: Sequence[NewJob], *, fields: Sequence[bytes] = (), lapses: int = 0
+) -> list[JobRecord]:
     """Store jobs of any shards, all or none, answered in the order given.
 
     A job that is not stored because one of the same uniqueness is there (``ignore``) is answered
     with that one, ``deduplicated``.
+
+    Parameters
+    ----------
+    fields: names and values of more fields of each job's hash.
+    lapses: ms of any shard's clock from which on it is too late, 0 for never.
 
     Raises
     ------
@@ -48,7 +56,7 @@ async def enqueue_all(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
     """
     await store.queues.ensure(store, dict.fromkeys(job.queue for job in jobs))
     for _ in range(_TRIES):
-        draft = _Draft(store, jobs)
+        draft = _Draft(store, jobs, fields, lapses)
         try:
             await draft.reserve()
             deal = draft.deal()
@@ -97,16 +105,6 @@ def refuse_repeated_ids(jobs: Sequence[NewJob]) -> None:
             seen.add(job.id)
 
 
-def duplicate_id(job_id: str, index: int, of: int) -> Duplicate:
-    """The error that a client's id is taken, by the job at ``index`` ``of`` that many."""
-    return Duplicate(
-        f"a job with id '{job_id}' already exists",
-        field="id",
-        existing_job_id=job_id,
-        index=index if of > 1 else None,
-    )
-
-
 async def _reserved_by(store: Store, shard: Shard, job_id: str) -> str | None:
     found = await store.redis.call(shard.slot, "HGET", shard.job(job_id), f.DEAL, idempotent=True)
     return found.decode() if isinstance(found, bytes) else None
@@ -135,10 +133,16 @@ class _Verdict:
 class _Draft:
     """One attempt to store the jobs: what has been reserved for it and found out so far."""
 
-    def __init__(self, store: Store, jobs: Sequence[NewJob]) -> None:
+    def __init__(
+        self, store: Store, jobs: Sequence[NewJob], fields: Sequence[bytes] = (), lapses: int = 0
+    ) -> None:
         self._store = store
         self._jobs = jobs
-        self.lapses = 0
+        self._fields = fields
+        self._latest = lapses
+        self.lapses = lapses
+        self._learned = False
+        self._fences: set[str] = set()
         now_ms = time.time_ns() // 1_000_000
         self._shards = [store.keys.shard_of_queue(job.queue) for job in jobs]
         self._ids = [
@@ -182,25 +186,22 @@ class _Draft:
 
     async def _reserve_ids(self, shard: Shard, indexes: Sequence[int]) -> None:
         store, ids = self._store, [self._ids[index] for index in indexes]
-        for index, job_id in zip(indexes, ids, strict=True):
-            home = store.keys.shard_of_id(job_id)
-            if home is not shard:
-                keys = [home.job(job_id), home.claims]
-                reply = await store.run(
-                    home, "claim_alias", keys, [job_id, shard.index, 0], idempotent=True
-                )
-                if reply[0] != b"ok":
-                    raise duplicate_id(job_id, index, len(self._jobs))
+        pairs = zip(ids, indexes, strict=True)
+        foreign = [pair for pair in pairs if not at_home(store, shard, pair[0])]
+        await claim_aliases(store, shard, foreign, 0, of=len(self._jobs))
         keys = [shard.claims, *(shard.job(job_id) for job_id in ids)]
         while True:
-            reply = await store.run(
-                shard, "reserve", keys, [self._deal_id, shard.index, *ids], idempotent=True
-            )
+            args: list[Arg] = [self._deal_id, shard.index, between_blanks(self._fences), *ids]
+            reply = await store.run(shard, "reserve", keys, args, idempotent=True)
             if reply[0] == b"ok":
                 self._learn(shard, int(reply[1]))
                 return
             position = int(reply[1]) - 1
-            holder = record("", reply[2]).fields.get(f.DEAL)
+            there = record("", reply[2]).fields
+            if f.FENCE in there:
+                self._fences.add(there[f.FENCE].decode())
+                continue
+            holder = there.get(f.DEAL)
             if holder is None:
                 raise duplicate_id(ids[position], indexes[position], len(self._jobs))
             await clear_way(store, shard, ids[position], holder.decode())
@@ -224,8 +225,9 @@ class _Draft:
         raise unique.busy()
 
     def _learn(self, shard: Shard, now_ms: int) -> None:
-        if shard is self._home and not self.lapses:
-            self.lapses = now_ms + unique.CLAIM_MS
+        if shard is self._home and not self._learned:
+            self._learned = True
+            self.lapses = earliest(self._latest, now_ms + unique.CLAIM_MS)
 
     def _want(self, fingerprint: str) -> Want | None:
         verdict = self._verdicts[fingerprint]
@@ -291,7 +293,7 @@ class _Draft:
         for index, job in enumerate(self._jobs):
             if index in unstored:
                 continue
-            placed = _scheduled_at(self._ids[index], job, due.get(index))
+            placed = _scheduled_at(self._ids[index], job, due.get(index), self._fields)
             fate: Fate = "withdrawn" if index in withdrawn else "staged" if index in staged else ""
             parts.setdefault(self._shards[index], []).append(replace(placed, fate=fate))
         return Deal(
@@ -339,11 +341,11 @@ def _state(job: NewJob, due_ms: int | None, now_ms: int) -> tuple[State, int | N
     return State.AVAILABLE, None
 
 
-def _scheduled_at(job_id: str, job: NewJob, due_ms: int | None) -> Placed:
+def _scheduled_at(job_id: str, job: NewJob, due_ms: int | None, fields: Sequence[bytes]) -> Placed:
     """The job, scheduled for ``due_ms`` instead of what it asked for, if that is given."""
     if due_ms is not None:
         members = object_members(b"{%b}" % job.body) or {}
         members.pop("scheduled_at", None)
         job = replace(job, body=join(members), scheduled=None)
-    placed = place(job_id, job, unique.fields(job))
+    placed = place(job_id, job, [*unique.fields(job), *fields])
     return placed if due_ms is None else replace(placed, due=f"s{due_ms}")

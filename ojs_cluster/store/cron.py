@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ojs_cluster.core.cron_job import CronDefinition, is_cron_name
@@ -63,9 +63,9 @@ async def get(store: Store, name: str) -> CronRecord:
     """
     if is_cron_name(name):
         meta = store.keys.meta
-        flat = await store.redis.call(meta.slot, "HGETALL", meta.cron(name), idempotent=True)
-        if isinstance(flat, list) and flat:
-            found = cron_record(name, _pieces(flat))
+        now_ms, flat = await store.run_meta("look", [meta.cron(name)], [])
+        if flat:
+            found = cron_record(name, flat, now_ms)
             if not found.deleted:
                 return found
     raise NotFound("cron job", name[:255])
@@ -138,26 +138,29 @@ async def drop(store: Store, name: str) -> CronRecord:
             idempotent=False,
         )
         if reply[0] == b"ok":
-            return cron_record(name, reply[1])
+            return cron_record(name, reply[1], 0)
     raise NotFound("cron job", name[:255])
 
 
 async def trigger(store: Store, name: str) -> tuple[CronRecord, JobRecord]:
     """Run a cron job now, enabled or not; its next tick stays what it is.
 
-    Returns the cron job and the job.
+    Returns the cron job and the job; ``deduplicated`` where one of the same uniqueness is there
+    already, under a policy that says so.
 
     Raises
     ------
+    Duplicate: a job of the same uniqueness is in the way.
     NotFound: there is none of this name.
     Conflict: others kept changing it.
     BackendUnavailable: Redis did not answer in time. The run may still happen.
     """
     book = StoreBook(store)
     for _ in range(_ROUNDS):
-        job_id = await run_by_hand(book, await get(store, name))
-        if job_id is not None:
-            return await get(store, name), await jobs.get(store, job_id)
+        run = await run_by_hand(book, await get(store, name))
+        if run is not None:
+            job = await jobs.get(store, run.job_id)
+            return await get(store, name), replace(job, deduplicated=not run.own)
     raise Conflict(f"cron job '{name}' is being changed by others", resource="cron job", id=name)
 
 
@@ -207,7 +210,7 @@ async def _put(
         )
     if reply[0] == b"stale":
         return None
-    return cron_record(definition.name, reply[2]), bool(reply[1])
+    return cron_record(definition.name, reply[2], reply[3]), bool(reply[1])
 
 
 def _fields(definition: CronDefinition) -> Sequence[Arg]:
@@ -216,7 +219,3 @@ def _fields(definition: CronDefinition) -> Sequence[Arg]:
         *("o", definition.overlap, "d", definition.description, "j", definition.job),
         *("q", definition.queue, "t", definition.type, "on", "1" if definition.enabled else "0"),
     )
-
-
-def _pieces(flat: Sequence[Any]) -> list[bytes]:
-    return [piece for piece in flat if isinstance(piece, bytes)]

@@ -12,6 +12,7 @@ from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.ids import new_job_id
 from ojs_cluster.core.states import State
+from ojs_cluster.store import fields as f
 from ojs_cluster.store import jobs
 from ojs_cluster.store.activate import activate
 from ojs_cluster.store.cancel import cancel
@@ -39,7 +40,10 @@ class StoreBook:
             "cron_due", [self.store.keys.meta.crons], [limit]
         )
         items = iter(found)
-        crons = [cron_record(name.decode(), flat) for name, flat in zip(items, items, strict=True)]
+        crons = [
+            cron_record(name.decode(), flat, now_ms)
+            for name, flat in zip(items, items, strict=True)
+        ]
         return Due(crons, now_ms, None if next_ms < 0 else next_ms)
 
     async def claim(self, cron: CronRecord, claim: Claim) -> CronRecord | None:
@@ -56,7 +60,7 @@ class StoreBook:
             ],
             idempotent=False,
         )
-        return cron_record(cron.name, reply[1]) if reply[0] == b"ok" else None
+        return cron_record(cron.name, reply[1], reply[2]) if reply[0] == b"ok" else None
 
     async def settle(
         self,
@@ -92,9 +96,9 @@ class StoreBook:
         except NotFound:
             return None
 
-    async def enqueue(self, job: NewJob) -> None:
-        """Store a job."""
-        await enqueue(self.store, job)
+    async def enqueue(self, job: NewJob, lapses: int) -> str:
+        """Store a job, which is then kept long enough (``lua/include/finish.lua``)."""
+        return (await enqueue(self.store, job, fields=[f.FIXED, b"1"], lapses=lapses)).id
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job."""

@@ -6,7 +6,9 @@ transaction. So a firing is three idempotent steps, and the first one decides ev
 1. *claim*: one script moves the next tick on and writes down what is owed: which job, under which
    id, and which earlier runs it cancels. It refuses when the tick was claimed before, so whatever
    two leaders at once decide, one decision stands.
-2. *deliver*: cancel, then store the job under its id, which does nothing when it is there.
+2. *deliver*: cancel, then store the job under its id, which does nothing when it is there. Who
+   stalls must not store it once more when it has run and its retention is over: a delivery decided
+   more than ``_LAPSES_MS`` ago is refused, and the job is kept for longer than that after its end.
 3. *settle*: nothing is owed any more.
 
 A crash in between leaves the debt, and the next look delivers it. While something is owed no other
@@ -40,6 +42,8 @@ MOST_WAITING = 100
 _MANY_WAITING = 2
 _LOOK_S = 2.0
 """A cron job whose shard does not answer is put off after this long: others wait for the step."""
+_LAPSES_MS = 20_000
+"""A sixth of the time that such a job is kept at least (``lua/include/finish.lua``)."""
 _LIMITS = Limits(envelope_bytes=1 << 30, meta_bytes=1 << 30, depth=500)
 """The definition was checked when it was registered; a setting changed since loses no tick."""
 
@@ -104,8 +108,10 @@ class Book(Protocol):
         """A job's state, None when there is no such job."""
         ...
 
-    async def enqueue(self, job: NewJob) -> None:
-        """Store a job. Raises Duplicate when its id is taken."""
+    async def enqueue(self, job: NewJob, lapses: int) -> str:
+        """Store a job, unless it is later than ``lapses`` (ms); returns the id of the one that is
+        there then: another's where the job's policy ignores it. Raises Duplicate when the id is
+        taken, or a job of the same uniqueness is in the way, Conflict when it is too late."""
         ...
 
     async def cancel(self, job_id: str) -> None:
@@ -143,63 +149,86 @@ async def fire_due(book: Book, limit: int) -> Tick:
     return Tick(len(due.crons), following, due.now_ms, len(due.crons) >= limit)
 
 
-async def run_by_hand(book: Book, cron: CronRecord) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run by hand. ``own`` is False where a job of the same uniqueness answers for it."""
+
+    job_id: str
+    own: bool
+
+
+async def run_by_hand(book: Book, cron: CronRecord) -> Run | None:
     """Fire now, whatever the schedule; the policy ``skip`` does not apply to who asks for a run.
 
-    Returns the job's id, or None when ``cron`` is not what it was: read it again.
+    Returns the run, or None when ``cron`` is not what it was: read it again.
 
     Raises
     ------
+    Duplicate: a job of the same uniqueness is in the way.
     BackendUnavailable: Redis did not answer in time; ``unknown`` when the run will still happen.
     """
     if cron.owed is not None:
-        await deliver(book, cron)
+        with suppress(Duplicate):  # that was another's run
+            await deliver(book, cron)
         return None
     runs = await _runs(book, cron)
     claimed = await book.claim(cron, _fire(book, cron, runs))
     if claimed is None or claimed.owed is None:
         return None
     try:
-        await deliver(book, claimed)
+        job_id = await deliver(book, claimed)
     except BackendUnavailable as error:
         # Whatever became of this command, the run is decided: the scheduler will deliver it.
         raise BackendUnavailable(
             error.message, outcome="unknown", retry_after_s=error.retry_after_s
         ) from error
-    return claimed.owed.job_id
+    return Run(job_id, job_id == claimed.owed.job_id)
 
 
-async def deliver(book: Book, cron: CronRecord) -> None:
+async def deliver(book: Book, cron: CronRecord) -> str:
     """Store what is owed. Doing it twice is the same as once.
+
+    Returns the id of the job that is there then: another's where the job's policy ignores it.
 
     Raises
     ------
+    Duplicate: a job of the same uniqueness is in the way, and so nothing is owed any more.
     OJSError: not possible now, or never; the debt stays.
     """
     owed = cron.owed
     if owed is None:
-        return
+        raise ValueError("nothing is owed")
+    stored, refusal = owed.job_id, None
     for job_id in owed.cancels:
         with suppress(Conflict, NotFound):
             await book.cancel(job_id)
     job = job_of_tick(owed.job, cron.name, owed.tick_ms, limits=_LIMITS)
-    with suppress(Duplicate):
-        await book.enqueue(replace(job, id=owed.job_id, pending=job.pending or owed.hold))
+    job = replace(job, id=owed.job_id, pending=job.pending or owed.hold)
+    try:
+        stored = await book.enqueue(job, cron.read_ms + _LAPSES_MS)
+    except Duplicate as error:
+        if error.details.get("existing_job_id") != owed.job_id:  # else it is there, as it should
+            refusal = error
     if not doubtful():  # else a node may still forget the job, and the debt is what remembers it
         await book.settle(cron.name, "delivered", owed.job_id)
+    if refusal is not None:
+        raise refusal
+    return stored
 
 
 async def _look_at(book: Book, cron: CronRecord, now_ms: int) -> None:
     if cron.owed is not None:
-        await deliver(book, cron)
+        with suppress(Duplicate):
+            await deliver(book, cron)
         return
     if cron.held:
         await _let_go(book, cron)
     if cron.next_ms is None or cron.next_ms > now_ms:
         return
     claimed = await book.claim(cron, await _decide(book, cron, cron.next_ms, now_ms))
-    if claimed is not None:
-        await deliver(book, claimed)
+    if claimed is not None and claimed.owed is not None:
+        with suppress(Duplicate):
+            await deliver(book, claimed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,16 @@ class Owed:
 
 @dataclass(frozen=True, slots=True)
 class CronRecord:
-    """One registered cron job. Times in ms of Redis's clock, None when there is none."""
+    """One registered cron job. Times in ms of Redis's clock, None when there is none.
+
+    Parameters
+    ----------
+    read_ms: when it was read; 0 for one that nothing is done with.
+    """
 
     name: str
     fields: Mapping[bytes, bytes]
+    read_ms: int = 0
 
     @property
     def definition(self) -> CronDefinition:
@@ -133,10 +139,10 @@ class CronRecord:
         return int(value) if value else None
 
 
-def cron_record(name: str, flat: Iterable[bytes]) -> CronRecord:
-    """A record from the flat field list of a script's reply."""
+def cron_record(name: str, flat: Iterable[bytes], read_ms: int) -> CronRecord:
+    """A record from the flat field list of a script's reply, at ``read_ms`` of Redis's clock."""
     items = iter(flat)
-    return CronRecord(name, dict(zip(items, items, strict=True)))
+    return CronRecord(name, dict(zip(items, items, strict=True)), read_ms)
 
 
 def _ids(value: bytes | None) -> tuple[str, ...]:

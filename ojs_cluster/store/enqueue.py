@@ -4,13 +4,17 @@ What fits into one shard is one script. Everything else goes through a deal (see
 two cases that need no decision of their own, because the job's existence is it: an id that a client
 chose, and a unique job that replaces none. There the alias or the lock is claimed first, and a
 claim without its job is nobody's after a while.
+
+A fence stands where somebody made it impossible that a slow producer stores a job (see ``unique``).
+The client who repeats that request meets it: not a job, only a ban on what was begun before. So it
+claims everything anew, now knowing the fence's mark, and stores over it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ojs_cluster.core.envelope import NewJob
@@ -21,7 +25,7 @@ from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import batch, unique
 from ojs_cluster.store import fields as f
-from ojs_cluster.store.batch import duplicate_id
+from ojs_cluster.store.aliases import at_home, claim_aliases, duplicate_id, earliest
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_many
 from ojs_cluster.store.locks import Want
@@ -33,22 +37,54 @@ CLAIM_MS = 30_000
 _TRIES = 5
 
 
-async def enqueue(store: Store, job: NewJob) -> JobRecord:
+class _Fenced(Exception):
+    """A fence keeps the job out; ``mark`` is what a producer that begins anew must know."""
+
+    def __init__(self, mark: str) -> None:
+        super().__init__(mark)
+        self.mark = mark
+
+
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What else is known when jobs are stored.
+
+    Parameters
+    ----------
+    fields: names and values of more fields of each job's hash.
+    lapses: ms of any shard's clock from which on it is too late, 0 for never.
+    """
+
+    fields: Sequence[bytes] = ()
+    lapses: int = 0
+
+
+async def enqueue(
+    store: Store, job: NewJob, *, fields: Sequence[bytes] = (), lapses: int = 0
+) -> JobRecord:
     """Store one job, durable when this returns.
 
     Returns the job; with ``deduplicated`` set the one that is there already, under a policy that
     says so.
 
+    Parameters
+    ----------
+    fields: names and values of more fields of the job's hash.
+    lapses: ms of any shard's clock from which on it must not be stored any more, 0 for never.
+
     Raises
     ------
     Duplicate: the client's id is taken, anywhere in the cluster, or a job of the same uniqueness is
         in the way.
+    Conflict: it is too late, or was before a claim could be used.
     TooManyQueues: the queue would be one too many.
     BackendUnavailable: Redis did not answer in time.
     """
+    terms = _Terms(fields, lapses)
+    await store.queues.ensure(store, [job.queue])
     if job.unique is not None:
-        return await _enqueue_unique(store, job, job.unique)
-    return (await enqueue_many(store, [job]))[0]
+        return await _enqueue_unique(store, job, job.unique, terms)
+    return (await _enqueue_here(store, store.keys.shard_of_queue(job.queue), [job], terms))[0]
 
 
 async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
@@ -64,10 +100,8 @@ async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
     if len(shards) > 1 or any(job.unique is not None for job in jobs):
         return await batch.enqueue_all(store, jobs)
     [shard] = shards
-    placed = _place(store, shard, jobs)
     await store.queues.ensure(store, dict.fromkeys(job.queue for job in jobs))
-    lapses = await _claim(store, shard, jobs, placed)
-    return await _store_part(store, shard, placed, jobs, lapses)
+    return await _enqueue_here(store, shard, jobs, _Terms())
 
 
 async def enqueue_fixed(
@@ -99,28 +133,52 @@ async def enqueue_fixed(
     return bool(reply[0] == b"ok")
 
 
-async def _enqueue_unique(store: Store, job: NewJob, policy: UniquePolicy) -> JobRecord:
+async def _enqueue_here(
+    store: Store, shard: Shard, jobs: Sequence[NewJob], terms: _Terms
+) -> list[JobRecord]:
+    """Store jobs of one shard that are not unique."""
+    placed = _place(store, shard, jobs, terms)
+    fences: set[str] = set()
+    while True:
+        lapses = earliest(terms.lapses, await _claim(store, shard, jobs))
+        try:
+            return await _store_part(store, shard, placed, jobs, lapses, fences)
+        except _Fenced as met:
+            fences.add(met.mark)
+
+
+async def _enqueue_unique(
+    store: Store, job: NewJob, policy: UniquePolicy, terms: _Terms
+) -> JobRecord:
     """Claim the lock, then store the job.
 
     Nobody takes the lock from a job that exists, or that may still be stored (``unique.examine``).
     So the claim decides, and the job makes it certain.
     """
     shard = store.keys.shard_of_queue(job.queue)
-    await store.queues.ensure(store, [job.queue])
+    fences: set[str] = set()
     for _ in range(_TRIES):
-        [placed] = _place(store, shard, [job])
-        lapses = await _claim(store, shard, [job], [placed])
+        [placed] = _place(store, shard, [job], terms)
+        lapses = await _claim(store, shard, [job])
         want = Want(job.fingerprint, placed.job_id, shard.index)
         claim = await unique.claim(store, want, policy)
         if claim.existing is not None:
+            if claim.existing.id == placed.job_id:
+                raise duplicate_id(placed.job_id, 0, 1)
             if policy.on_conflict == "ignore":
                 return replace(claim.existing, deduplicated=True)
             if policy.on_conflict == "reject":
                 raise unique.duplicate(job.fingerprint, claim.existing)
-            return (await batch.enqueue_all(store, [job]))[0]
-        lapses = min(lapses or claim.lapses, claim.lapses)
+            replaced = await batch.enqueue_all(
+                store, [job], fields=terms.fields, lapses=terms.lapses
+            )
+            return replaced[0]
+        lapses = earliest(terms.lapses, lapses, claim.lapses)
         try:
-            return (await _store_part(store, shard, [placed], [job], lapses))[0]
+            return (await _store_part(store, shard, [placed], [job], lapses, fences))[0]
+        except _Fenced as met:
+            await unique.release(store, want)  # it may have been another's since
+            fences.add(met.mark)
         except Conflict:
             await unique.release(store, want)  # it took too long: the lock may be another's
         except Duplicate as error:
@@ -142,41 +200,28 @@ async def _is_holder(store: Store, shard: Shard, placed: Placed, job: NewJob) ->
     return held == job.fingerprint and state not in TERMINAL
 
 
-def _place(store: Store, shard: Shard, jobs: Sequence[NewJob]) -> list[Placed]:
+def _place(store: Store, shard: Shard, jobs: Sequence[NewJob], terms: _Terms) -> list[Placed]:
     """Each job with its id."""
     now_ms = time.time_ns() // 1_000_000
     placed: list[Placed] = []
     for job in jobs:
         job_id = job.id or new_job_id(shard.index, len(store.keys), now_ms)
-        placed.append(place(job_id, job, unique.fields(job)))
+        placed.append(place(job_id, job, [*unique.fields(job), *terms.fields]))
     return placed
 
 
-async def _claim(
-    store: Store, shard: Shard, jobs: Sequence[NewJob], placed: Sequence[Placed]
-) -> int:
+async def _claim(store: Store, shard: Shard, jobs: Sequence[NewJob]) -> int:
     """Claim the ids that clients chose, where their bits point elsewhere than their queue.
 
     Returns the ms (by the clock of the shard that lapses first) before which the jobs must be
     written, or 0.
     """
-    lapses = 0
-    for index, job in enumerate(jobs):
-        job_id = placed[index].job_id
-        home = store.keys.shard_of_id(job_id)
-        if job.id is None or home is shard:
-            continue
-        reply = await store.run(
-            home,
-            "claim_alias",
-            [home.job(job_id), home.claims],
-            [job_id, shard.index, CLAIM_MS],
-            idempotent=True,
-        )
-        if reply[0] != b"ok":
-            raise duplicate_id(job_id, index, len(jobs))
-        lapses = min(lapses or int(reply[1]), int(reply[1]))
-    return lapses
+    foreign = [
+        (job.id, index)
+        for index, job in enumerate(jobs)
+        if job.id is not None and not at_home(store, shard, job.id)
+    ]
+    return await claim_aliases(store, shard, foreign, CLAIM_MS, of=len(jobs))
 
 
 async def _all_there(store: Store, shard: Shard, part: Sequence[Placed]) -> bool:
@@ -192,9 +237,14 @@ async def _all_there(store: Store, shard: Shard, part: Sequence[Placed]) -> bool
 
 
 async def _store_part(
-    store: Store, shard: Shard, part: Sequence[Placed], jobs: Sequence[NewJob], lapses: int
+    store: Store,
+    shard: Shard,
+    part: Sequence[Placed],
+    jobs: Sequence[NewJob],
+    lapses: int,
+    fences: Iterable[str],
 ) -> list[JobRecord]:
-    keys, args = command(store, shard, part, lapses=lapses)
+    keys, args = command(store, shard, part, lapses=lapses, fences=fences)
     # An id of ours cannot be taken: what is there was written by the same call before.
     ours = all(job.id is None for job in jobs)
     repeated = ours
@@ -207,13 +257,15 @@ async def _store_part(
             repeated = True  # the first try may have been applied; what is there then tells
             continue
         if reply[0] == b"lapsed":
-            raise Conflict("the claim lapsed before the job could be stored")
+            raise Conflict("it is too late to store the job: what it claimed has lapsed")
         if reply[0] == b"ok":
             if reply[2]:
                 await store.queues.created(store, reply[2])
             return written(part, reply)
         job = part[int(reply[1]) - 1]
         there = record(job.job_id, reply[2]).fields
+        if f.FENCE in there:
+            raise _Fenced(there[f.FENCE].decode())
         if f.DEAL in there:
             await batch.clear_way(store, shard, job.job_id, there[f.DEAL].decode())
         elif (

@@ -59,5 +59,14 @@ DEAL: Final = b"@t"
 deal that has staged it, and will reveal it."""
 MPS: Final = b"ps"
 """The max_per_second that the job declared for its queue."""
+FENCE: Final = b"@f"
+"""Beside an alias that leads to its own shard, and keeps a late job out: the mark that a producer
+must know to store its job in spite of it."""
+FIXED: Final = b"fx"
+"""Set when the job is kept for a while after its end whatever its retention, because a process that
+stalls may try to store it once more (see ``lua/include/finish.lua``)."""
+SPARED: Final = b"sp"
+"""Set when the job's workflow was cancelled while a worker had it: it is cancelled rather than run
+again. The ms it is kept then."""
 TOKENS: Final = b"rt"
 """Rate-limit reservations of the current lease, released when it ends."""

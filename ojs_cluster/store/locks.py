@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -79,11 +80,17 @@ async def look(store: Store, shard: Shard, job_id: str) -> Holder | None:
     return Holder(job, shard.index, now - job.created_ms)
 
 
-async def fence(store: Store, shard: Shard, job_id: str) -> bool:
-    """Make it impossible that a job is stored; returns False when it is there."""
+async def fence(store: Store, shard: Shard, job_id: str, *, for_good: bool = False) -> bool:
+    """Make it impossible that a job is stored; returns False when it is there.
+
+    A producer that meets the fence may store the job in spite of it, after it has looked at
+    everything anew: it then knows the fence's mark (see ``enqueue``), which one that stalls does
+    not. Unless it is ``for_good``: until the janitor removes it, after ten minutes.
+    """
     keys = [shard.job(job_id), shard.claims]
-    reply = await store.run(shard, "claim_alias", keys, [job_id, shard.index, 0], idempotent=True)
-    return bool(reply[0] != b"exists")
+    mark = "" if for_good else os.urandom(8).hex()
+    args: list[Arg] = [job_id, shard.index, mark]
+    return bool(await store.run(shard, "fence", keys, args, idempotent=True))
 
 
 async def settle(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -52,7 +52,13 @@ def place(job_id: str, job: NewJob, more: Sequence[bytes] = ()) -> Placed:
 
 
 def command(
-    store: Store, shard: Shard, part: Sequence[Placed], *, lapses: int = 0, deal: str = ""
+    store: Store,
+    shard: Shard,
+    part: Sequence[Placed],
+    *,
+    lapses: int = 0,
+    deal: str = "",
+    fences: Iterable[str] = (),
 ) -> tuple[list[bytes], list[Arg]]:
     """KEYS and ARGV of the script that writes ``part``, all of ``shard``.
 
@@ -60,6 +66,7 @@ def command(
     ----------
     lapses: ms of the shard's clock from which on it is refused, 0 for never.
     deal: the deal whose part it is, '' for none.
+    fences: marks of fences to be stored over.
     """
     queues = list(dict.fromkeys(job.queue for job in part))
     positions = {queue: position for position, queue in enumerate(queues, 1)}
@@ -68,7 +75,7 @@ def command(
     for queue in queues:
         keys += (shard.queue(queue), shard.available(queue))
     args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part), lapses, deal]
-    args += (store.settings.retention_cancelled_ms, *queues)
+    args += (store.settings.retention_cancelled_ms, between_blanks(fences), *queues)
     for job in part:
         keys.append(shard.job(job.job_id))
         args += (
@@ -83,6 +90,11 @@ def command(
             *job.fields,
         )
     return keys, args
+
+
+def between_blanks(marks: Iterable[str]) -> str:
+    """Marks of fences as scripts look for them: each with a blank on both sides."""
+    return f" {' '.join(marks)} "
 
 
 def written(part: Sequence[Placed], reply: Sequence[Any]) -> list[JobRecord]:

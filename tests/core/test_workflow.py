@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.core.errors import InvalidRequest, OJSError, PayloadTooLarge, Unsupported
+from ojs_cluster.core.errors import InvalidRequest, OJSError, PayloadTooLarge, ValidationFailed
 from ojs_cluster.core.workflow import (
     COMPLETED,
     ENDED,
@@ -153,10 +153,11 @@ def test_what_is_wrong_is_named(body: dict[str, Any], field: str) -> None:
     assert caught.value.field == field
 
 
-def test_a_unique_step_is_refused() -> None:
-    with pytest.raises(Unsupported):
-        parse(type="chain", steps=[job(options={"unique": {"keys": ["type"]}})])
-    parse(type="chain", steps=[job(options={"unique": None})])
+def test_the_policy_of_a_unique_step_is_checked_with_the_workflow() -> None:
+    parse(type="chain", steps=[job(options={"unique": {"keys": ["type"]}})])
+    with pytest.raises(ValidationFailed) as caught:
+        parse(type="chain", steps=[job(options={"unique": {"on_conflict": "never"}})])
+    assert caught.value.field == "steps[0].options.unique.on_conflict"
 
 
 def test_a_workflow_has_a_thousand_jobs_at_most() -> None:

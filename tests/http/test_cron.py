@@ -219,5 +219,21 @@ async def test_history_and_events_tell_of_runs(any_api: Api) -> None:
     assert (await any_api.get(f"{CRON}/daily-report")).json["cron"]["run_count"] == 1
 
 
+async def test_a_run_by_hand_that_a_unique_job_is_in_the_way_of(any_api: Api) -> None:
+    await register(any_api, options={"queue": "reports", "unique": {}})
+    first = (await any_api.post(f"{CRON}/daily-report/trigger")).json["job"]
+
+    refused = await any_api.post(f"{CRON}/daily-report/trigger")
+
+    assert (refused.status, refused.error["code"]) == (409, "duplicate")
+    assert refused.error["details"]["existing_job_id"] == first["id"]
+    change = {"options": {"queue": "reports", "unique": {"on_conflict": "ignore"}}}
+    assert (await any_api.call("PATCH", f"{CRON}/daily-report", change)).status == 200
+    ignored = await any_api.post(f"{CRON}/daily-report/trigger")
+    assert (ignored.status, ignored.json["deduplicated"]) == (200, True)
+    assert ignored.json["job"]["id"] == first["id"]
+    assert "location" not in ignored.headers
+
+
 async def test_the_manifest_says_so(api: Api) -> None:
     assert (await api.get("/ojs/manifest")).json["capabilities"]["cron_jobs"] is True

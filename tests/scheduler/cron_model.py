@@ -82,7 +82,9 @@ class ModelBook:
         looks = [(self.redis.look_ms(fields), name) for name, fields in self.redis.crons.items()]
         due = [name for at, name in looks if at is not None and at <= now][:limit]
         later = min((at for at, _ in looks if at is not None and at > now), default=None)
-        crons = [CronRecord(name, dict(self.redis.crons[name])) for name in due]
+        crons = [
+            CronRecord(name, dict(self.redis.crons[name]), self.redis.now_ms()) for name in due
+        ]
         await self._trip()
         return Due(crons, now, later)
 
@@ -111,7 +113,7 @@ class ModelBook:
             if claim.hold:
                 fields[b"held"] = " ".join((*cron.held, claim.job_id)).encode()
         fields[b"open"] = " ".join(open_).encode()
-        copy = CronRecord(cron.name, dict(fields))
+        copy = CronRecord(cron.name, dict(fields), self.redis.now_ms())
         await self._trip()
         return copy
 
@@ -129,7 +131,7 @@ class ModelBook:
         if what == "delivered" and fields.get(b"owed") == owed.encode():
             for key in (b"owed", b"ot", b"ob", b"oc", b"oh"):
                 del fields[key]
-        record = CronRecord(name, fields)
+        record = CronRecord(name, fields, self.redis.now_ms())
         fields[b"open"] = " ".join(i for i in record.open if i not in ended).encode()
         held = [i for i in record.held if i not in ended and i not in let_go]
         fields[b"held"] = " ".join(held).encode()
@@ -145,14 +147,17 @@ class ModelBook:
         await self._trip()
         return self.redis.jobs.get(job_id)
 
-    async def enqueue(self, job: NewJob) -> None:
+    async def enqueue(self, job: NewJob, lapses: int) -> str:
         await self._trip()
         assert job.id is not None
+        if self.redis.now_ms() >= lapses:
+            raise Conflict("too late")
         if job.id in self.redis.jobs:
-            raise Duplicate("there already", id=job.id)
+            raise Duplicate("there already", existing_job_id=job.id)
         self.redis.stored[job.id] += 1
         self.redis.jobs[job.id] = State.PENDING if job.pending else State.AVAILABLE
         await self._trip()
+        return job.id
 
     async def cancel(self, job_id: str) -> None:
         await self._trip()

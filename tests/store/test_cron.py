@@ -353,9 +353,9 @@ class Failing(StoreBook):
         if step == self.at:
             raise BackendUnavailable("gone", outcome="not_applied")
 
-    async def enqueue(self, job: NewJob) -> None:
+    async def enqueue(self, job: NewJob, lapses: int) -> str:
         self._die("enqueue")
-        await super().enqueue(job)
+        return await super().enqueue(job, lapses)
 
     async def settle(self, name: str, what: Any, *args: Any) -> None:
         self._die("settle")

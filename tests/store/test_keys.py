@@ -99,11 +99,9 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
         "queue_key('x')": shard.queue("x"),
         "minutes_key('x')": shard.minutes("x"),
         "dead_key('x')": shard.dead_of("x"),
-        "P .. 'w:' .. 'x'": shard.worker("x"),
-        "P .. 'wf:' .. 'x'": shard.workflow("x"),
-        "P .. 'wd:' .. 'x'": shard.definitions("x"),
-        "P .. 'wr:' .. 'x'": shard.results("x"),
-        "P .. 'b:' .. 'x'": shard.deal("x"),
+        "worker_key('x')": shard.worker("x"),
+        "{workflow_keys('x')}": [shard.workflow("x"), shard.definitions("x"), shard.results("x")],
+        "deal_key('x')": shard.deal("x"),
     }
     names = re.findall(r"\b([A-Z]{2,})\b(?=[,A-Z ]*=)", INCLUDES["keys.lua"])
     assert len(names) >= 13
@@ -112,6 +110,14 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
     for expression, key in {**builders, **shard_keys}.items():
         code = f"{INCLUDES['keys.lua']}\nreturn {expression}"
         assert lua(code, 1, shard.due) == key, expression
+    meta = Keyspace(64).meta
+    code = f"{INCLUDES['keys.lua']}\nreturn cron_key('x')"
+    assert lua(code, 1, meta.crons) == meta.cron("x")
+
+
+@pytest.mark.parametrize("name", sorted({*SCRIPTS, *INCLUDES} - {"keys.lua"}))
+def test_a_key_is_spelled_in_one_place_only(name: str) -> None:
+    assert not re.search(r"\bP \.\.|'ojs:", {**INCLUDES, **SCRIPTS}[name])
 
 
 def test_lua_names_fields_as_python_does(lua: Any) -> None:

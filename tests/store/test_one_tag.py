@@ -43,6 +43,7 @@ from ojs_cluster.store.events import EventFilter, read_events
 from ojs_cluster.store.fetch import release
 from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.listing import JobFilter, list_jobs
+from ojs_cluster.store.locks import fence
 from tests.store.archives import export_text, import_text
 from tests.store.jobs import (
     DAY,
@@ -319,6 +320,7 @@ async def unique_jobs_and_batches(store: Store, db: Any) -> None:
             await deals.settle(store, draft.deal().id)
         else:
             await draft.give_back()
+    await fence(store, shard_of(store), home_id(store))
     await recover(store, db, HOUR)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from ojs_cluster.core.cron_job import parse_cron
-from ojs_cluster.core.errors import Duplicate, NotFound
+from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.states import State
 from ojs_cluster.store import cron, dead_letter, jobs, queues, unique
 from ojs_cluster.store.cancel import cancel
@@ -334,9 +333,15 @@ async def test_a_cron_jobs_runs_are_unique_too(store: Store, db: Any, policy: st
     await cron.register(store, parse_cron(json.dumps(body).encode()))
 
     _, first = await cron.trigger(store, "c")
-    with suppress(NotFound):  # the run by hand was not needed
-        await cron.trigger(store, "c")
+    if policy == "reject":
+        with pytest.raises(Duplicate) as refused:
+            await cron.trigger(store, "c")
+        assert refused.value.details["existing_job_id"] == first.id
+    else:
+        _, second = await cron.trigger(store, "c")
+        assert second.deduplicated == (second.id == first.id) == (policy == "ignore")
 
+    assert (await cron.get(store, "c")).owed is None
     [job] = await take(store, count=9)
     assert (job.id == first.id) == (policy != "replace")
     await ack(store, job)

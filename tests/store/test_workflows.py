@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.errors import Conflict, NotFound
-from ojs_cluster.core.states import State
 from ojs_cluster.store import dead_letter, jobs, queues, retention, workflows
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
@@ -238,15 +237,6 @@ async def test_cancel_takes_what_waits_and_lets_an_active_job_finish(
         await workflows.cancel(store, workflow.id)
     assert_nothing_owed(store, db)
     consistent()
-
-
-async def test_a_job_that_fails_under_a_cancelled_workflow_is_not_tried_again(
-    store: Store,
-) -> None:
-    workflow = await chain(store, step(), step())
-    [running] = await take(store)
-    await workflows.cancel(store, workflow.id)
-    assert (await nack(store, running)).state is State.DISCARDED
 
 
 async def test_a_cancelled_chain_starts_nothing_when_its_active_step_ends(store: Store) -> None:

@@ -85,9 +85,14 @@ async def drop(app: App, _request: Request, name: str) -> Response:
 
 
 async def trigger(app: App, _request: Request, name: str) -> Response:
-    """POST /ojs/v1/cron/{name}/trigger: a job now, whatever the schedule. A body is ignored."""
+    """POST /ojs/v1/cron/{name}/trigger: a job now, whatever the schedule. A body is ignored.
+
+    200 with the job that is there already, where the job's uniqueness says so.
+    """
     cron, job = await store_cron.trigger(app.store, name)
     extra = b',"job":%b,"job_id":"%b"' % (job.json(), job.id.encode())
+    if job.deduplicated:
+        return _response(200, cron, extra + b',"deduplicated":true')
     return _response(201, cron, extra, (("Location", f"/ojs/v1/jobs/{job.id}"),))
 
 

@@ -39,6 +39,7 @@ local function fail(id, key, job, error, retryable, chance, kept, limits)
     if is_last(job, retryable) then
         return exhaust(id, key, job, error, limits)
     end
+    if job[F.spared] then return end_spared(id, key, job) end
     local delay = backoff(job[F.retry], tonumber(job[F.attempt]), chance)
     count(job[F.queue], 'retryable', 1)
     save_job(key, job, F.state, 'retryable', F.delay, delay, F.due,
@@ -61,6 +62,7 @@ local function lose_lease(id, key, job, error, kept, limits)
     if is_last(job, true) then
         return exhaust(id, key, job, error, limits)
     end
+    if job[F.spared] then return end_spared(id, key, job) end
     save_job(key, job, F.state, 'available', F.enqueued, now)
     make_available(id, job)
     emit('job.enqueued', id, job)

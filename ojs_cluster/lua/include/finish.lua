@@ -1,10 +1,10 @@
 -- The end of a job: its terminal state, and the day retention removes it.
 -- ARGV positions of the retention times differ by script; callers pass ms.
--- A workflow's job outlives every process that might still enqueue it once more.
-local WORKFLOW_KEEP_MS = 120000
+-- A job whose id was fixed in advance outlives every process that might still store it once more.
+local FIXED_KEEP_MS = 120000
 local function finish(id, key, job, state, keep_ms, ...)
     local queue = job[F.queue]
-    if job[F.workflow] then keep_ms = math.max(tonumber(keep_ms), WORKFLOW_KEEP_MS) end
+    if job[F.workflow] or job[F.fixed] then keep_ms = math.max(tonumber(keep_ms), FIXED_KEEP_MS) end
     count(queue, state, 1)
     redis.call('ZADD', FINISHED, now + keep_ms, id)
     save_job(key, job, F.state, state, F.finished, now, ...)
@@ -19,6 +19,12 @@ end
 local function expire(id, key, job, keep_ms)
     finish(id, key, job, 'discarded', keep_ms, F.expired, 1)
     emit('job.expired', id, job, 'c', job[F.created], 'x', job[F.expires])
+end
+
+-- A job whose workflow was cancelled while a worker had it does not run again.
+local function end_spared(id, key, job)
+    finish(id, key, job, 'cancelled', job[F.spared])
+    emit('job.cancelled', id, job)
 end
 
 -- An active job leaves its worker.

@@ -8,6 +8,7 @@ local F = {
     result = 'rs', errors = 'hn', error_slot = 'h', dead = 'dl', expired = 'ex', replays = 'rc',
     alias = '@', workflow = 'wf', step = 'ws', parents = 'pr', parent_names = 'pn', unique = 'uq',
     tokens = 'rt', deal = '@t', mps = 'ps',
+    fence = '@f', fixed = 'fx', spared = 'sp',
 }
 
 -- Reads a job. Returns the fields as a table and as HGETALL gave them, or nil and a reply:

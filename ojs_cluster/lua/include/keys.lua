@@ -6,6 +6,10 @@ local function available_key(queue) return P .. 'q:' .. queue end
 local function queue_key(queue) return P .. 'c:' .. queue end
 local function minutes_key(queue) return P .. 'm:' .. queue end
 local function dead_key(queue) return P .. 'd:' .. queue end
+local function worker_key(id) return P .. 'w:' .. id end
+local function workflow_keys(id) return P .. 'wf:' .. id, P .. 'wd:' .. id, P .. 'wr:' .. id end
+local function deal_key(id) return P .. 'b:' .. id end
+local function cron_key(name) return P .. 'cron:' .. name end
 local DUE, ACTIVE, RUNNING, EXPIRING = P .. 'due', P .. 'act', P .. 'run', P .. 'exp'
 local PENDING, FINISHED, DEAD, EVENTS = P .. 'pend', P .. 'fin', P .. 'dead', P .. 'ev'
 local OUTBOX, OUT, PARKED = P .. 'ob', P .. 'out', P .. 'parked'
