@@ -110,14 +110,15 @@ class Rendering:
             found |= self.one("ConfigMap", source["configMapRef"]["name"])["data"]
         for entry in container["env"]:
             found[entry["name"]] = (
-                entry["value"] if "value" in entry else self._secret(entry["valueFrom"])
+                entry["value"]
+                if "value" in entry
+                else self.secret(entry["valueFrom"]["secretKeyRef"])
             )
         return found
 
-    def _secret(self, source: Manifest) -> str:
-        wanted = source["secretKeyRef"]
-        secret = self.one("Secret", wanted["name"])
-        value: str = secret["stringData"][wanted["key"]]
+    def secret(self, wanted: Manifest) -> str:
+        """What a reference by name and key holds, from the release's own Secret."""
+        value: str = self.one("Secret", wanted["name"])["stringData"][wanted["key"]]
         return value
 
 

@@ -135,7 +135,8 @@ def test_selectors_select_the_pods_they_are_for(rendering: Rendering) -> None:
             assert selected(spec["selector"]["matchLabels"]) == {f"{manifest['kind']}/{name}"}
         elif manifest["kind"] == "Service":
             (owner,) = selected(spec["selector"])
-            assert owner.endswith("-valkey" if "valkey" in name else "-api")
+            component = name.removeprefix("jobs-ojs-cluster").removeprefix("-") or "api"
+            assert owner.endswith(f"-{component}")
         elif manifest["kind"] == "PodDisruptionBudget":
             (owner,) = selected(spec["selector"]["matchLabels"])
             assert owner.endswith(name)

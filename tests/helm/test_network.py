@@ -52,17 +52,18 @@ def test_there_is_none_unless_asked_for(chart: Chart) -> None:
 
 def test_production_allows_what_is_configured_and_nothing_else(chart: Chart) -> None:
     rendering = rendered(chart, "production")
-    named = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress-nginx"}}}
-    collector = {
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
-    }
+    front, monitoring = (
+        {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
+        for name in ("ingress-nginx", "monitoring")
+    )
     out = [
         DNS,
         ([("TCP", 6379), ("TCP", 6380)], [{"ipBlock": {"cidr": "10.20.0.0/16"}}]),
-        ([("TCP", 4318)], [collector]),
+        ([("TCP", 4318)], [monitoring]),
     ]
-    assert policy(rendering, "api") == ([([("TCP", "http")], [named, pods("test")])], out)
-    assert policy(rendering, "scheduler") == ([], out)
+    callers = [([("TCP", "http")], [front, pods("test")]), ([("TCP", "http")], [monitoring])]
+    assert policy(rendering, "api") == (callers, out)
+    assert policy(rendering, "scheduler") == ([([("TCP", "metrics")], [monitoring])], out)
     assert len(rendering.all("NetworkPolicy")) == 2
 
 
@@ -107,3 +108,20 @@ def test_the_bundled_cluster_is_reached_by_its_users_only(chart: Chart) -> None:
     )
     form = rendering.one("Job")["spec"]["template"]["metadata"]["labels"]
     assert pods("valkey-form")["podSelector"]["matchLabels"].items() <= form.items()
+
+
+def test_nobody_calls_a_scheduler_unless_it_is_scraped(chart: Chart) -> None:
+    assert policy(rendered(chart, "tls"), "scheduler")[0] == []
+    assert policy(rendered(chart, "keda"), "scheduler")[0] == [([("TCP", "metrics")], None)]
+
+
+def test_a_rule_for_scrapers_does_not_open_the_api_to_everybody(chart: Chart) -> None:
+    rendering = rendered(
+        chart,
+        "keda",
+        networkPolicy__apiFrom=[{"podSelector": {"matchLabels": {"app": "front"}}}],
+        tests__enabled=False,
+    )
+    assert policy(rendering, "api")[0] == [
+        ([("TCP", "http")], [{"podSelector": {"matchLabels": {"app": "front"}}}])
+    ]

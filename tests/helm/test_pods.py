@@ -170,7 +170,7 @@ def test_the_server_accepts_the_environment(chart: Chart, values: str, tmp_path:
             (tmp_path / file).touch()
         settings = load(environment)  # raises for a variable that it does not understand
         assert settings.redis.url
-        assert bool(settings.access.keys) is (deployment == rendering.api)
+        assert settings.access.keys or deployment == rendering.scheduler
 
 
 def test_files_of_redis_tls_are_mounted_where_the_server_looks(chart: Chart) -> None:
@@ -183,9 +183,14 @@ def test_files_of_redis_tls_are_mounted_where_the_server_looks(chart: Chart) -> 
         }
 
 
-def test_the_scheduler_gets_no_api_key(rendering: Rendering) -> None:
+def test_the_scheduler_knows_keys_only_to_check_who_scrapes_it(rendering: Rendering) -> None:
     names = {entry["name"] for entry in container(rendering.scheduler)["env"]}
-    assert not names & {"OJS_API_KEY", "OJS_API_KEYS"}
+    with_key = [
+        monitor
+        for monitor in rendering.all("ServiceMonitor")
+        if "authorization" in monitor["spec"]["endpoints"][0]
+    ]
+    assert bool(names & {"OJS_API_KEY", "OJS_API_KEYS"}) is bool(with_key)
 
 
 def test_workers_and_port_are_what_the_server_is_told(chart: Chart) -> None:
@@ -202,7 +207,7 @@ def test_who_scales_decides_the_replicas(chart: Chart) -> None:
     for scaler, kind in (("autoscaling", "HorizontalPodAutoscaler"), ("keda", "ScaledObject")):
         sets: dict[str, Any] = {f"api.{scaler}.enabled": True}
         if scaler == "keda":
-            sets |= {"api.keda.serverAddress": "http://p:9090", "api.keda.query": "up"}
+            sets["api.keda.serverAddress"] = "http://p:9090"
         rendering = chart.render(MINIMAL, sets=sets)
         # An update that named a number would undo what the scaler has decided.
         assert "replicas" not in rendering.api["spec"]
@@ -215,7 +220,7 @@ def test_load_and_the_age_of_the_oldest_job_scale(chart: Chart) -> None:
     spec = rendering.one("HorizontalPodAutoscaler")["spec"]
     cpu, age = spec["metrics"]
     assert cpu["resource"]["name"] == "cpu"
-    assert age["external"]["metric"]["name"] == "ojs_oldest_available_job_age_seconds"
+    assert age["external"]["metric"]["name"] == "ojs_queue_oldest_available_age_seconds"
     assert (spec["minReplicas"], spec["maxReplicas"]) == (3, 30)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from ojs_cluster.server.children import spawn
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.server.ports import PortReservation, reserve_any
 from tests.helm.chart import CHART, Chart, Manifest, Rendering, container
+from tests.helm.test_metrics import names, queries
 from tests.support.invariants import await_consistent, lost
 from tests.support.load import eventually, running_load
 from tests.support.proxy import proxy
@@ -229,6 +231,30 @@ async def test_pods_are_replaced_under_load_without_a_failed_request(
     assert lost(census, load.ledger.acknowledged) == set()
 
 
+def test_metrics_are_where_prometheus_is_told_to_look(
+    chart: Chart, cluster: Embedded, tmp_path: Path
+) -> None:
+    with node(chart, cluster, tmp_path) as here:
+        served: set[str] = set()
+        for component in ("api", "scheduler"):
+            pod = here.start(component)
+            pod.await_ready()
+            rendering = here.render(component)
+            (endpoint,) = rendering.one("ServiceMonitor", f"-{component}")["spec"]["endpoints"]
+            (port,) = container(pod.manifest)["ports"]
+            assert port["name"] == endpoint["port"]
+            url = "http://{}:{}".format(*pod.address) + endpoint["path"]
+            assert httpx.get(url, timeout=PATIENCE_S).status_code == 401
+            key = rendering.secret(endpoint["authorization"]["credentials"])
+            headers = {"Authorization": f"Bearer {key}"}
+            answer = httpx.get(url, headers=headers, timeout=PATIENCE_S)
+            assert answer.status_code == 200
+            served |= set(re.findall(r"^# TYPE (\w+)", answer.text, re.MULTILINE))
+        assert "ojs_redis_up" in served
+        for query in queries(rendering):
+            assert names(query) <= served, f"nobody serves all of {query}"
+
+
 def test_the_hook_of_helm_test_runs_a_job_through_the_service(
     chart: Chart, cluster: Embedded, tmp_path: Path
 ) -> None:
@@ -243,7 +269,7 @@ def test_the_hook_of_helm_test_runs_a_job_through_the_service(
         local = tmp_path / Path(script).name
         local.write_text(rendering.one("ConfigMap", "-test")["data"][local.name])
         (service,) = (entry["value"] for entry in only["env"] if entry["name"] == "OJS_URL")
-        assert service == f"http://{rendering.one('Service')['metadata']['name']}:80"
+        assert service == f"http://{rendering.one('Service', 'ojs-cluster')['metadata']['name']}:80"
         done = subprocess.run(
             [sys.executable, str(local)],
             env={"OJS_URL": "http://{}:{}".format(*api.address), "OJS_API_KEY": "not-a-real-key"},

@@ -59,6 +59,16 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
         ),
         ({"api.autoscaling.minReplicas": 99}, "is more than maxReplicas"),
         ({"api.keda.enabled": True}, "api.keda.serverAddress must name Prometheus"),
+        ({"metrics.serviceMonitor.existingSecret.name": "s"}, "name and key go together"),
+        ({"metrics.serviceMonitor.interval": "30"}, "at '/metrics/serviceMonitor/interval'"),
+        (
+            {
+                "metrics.serviceMonitor.enabled": True,
+                "auth.apiKey": "",
+                "auth.extraApiKeys": ["a", "b"],
+            },
+            "A scraper sends one key",
+        ),
         ({"ingress.enabled": True}, "ingress.hosts must name a host"),
         ({"httpRoute.enabled": True}, "httpRoute.parentRefs must name a Gateway"),
     ],

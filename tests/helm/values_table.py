@@ -23,6 +23,7 @@ DERIVED = {
     "OJS_PORT",
     "OJS_WORKERS",
     "OJS_SCHEDULER_PORT",
+    "OJS_METRICS_OPEN",
     "OJS_SHUTDOWN_TIMEOUT",
     "OJS_SHUTDOWN_DELAY",  # preStop waits instead, before SIGTERM
     "OJS_API_KEY",

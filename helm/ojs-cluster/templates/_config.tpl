@@ -168,8 +168,12 @@ Ports of Redis as a JSON list: those named, or those of the URL, or 6379.
 {{- if and .Values.api.keda.enabled (not .Values.api.keda.serverAddress) -}}
 {{- fail "api.keda.serverAddress must name Prometheus." -}}
 {{- end -}}
-{{- if and .Values.api.keda.enabled (not .Values.api.keda.query) -}}
-{{- fail "api.keda.query must say what to ask Prometheus." -}}
+{{- $monitor := .Values.metrics.serviceMonitor -}}
+{{- if ne (empty $monitor.existingSecret.name) (empty $monitor.existingSecret.key) -}}
+{{- fail "metrics.serviceMonitor.existingSecret.name and key go together." -}}
+{{- end -}}
+{{- if and (eq (include "ojs.scrapedWithKey" .) "true") (not $monitor.existingSecret.name) (not $auth.apiKey) (not $auth.existingSecret.name) -}}
+{{- fail "A scraper sends one key: set auth.apiKey, or metrics.serviceMonitor.existingSecret, or metrics.open." -}}
 {{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
 {{- fail "ingress.hosts must name a host." -}}
@@ -183,4 +187,15 @@ Ports of Redis as a JSON list: those named, or those of the URL, or 6379.
 {{- fail (printf "api.%s.minReplicas (%d) is more than maxReplicas (%d)." $scaler (int64 $it.minReplicas) (int64 $it.maxReplicas)) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
+
+{{/* Whether Prometheus needs a key: "true" or "false". */}}
+{{- define "ojs.scrapedWithKey" -}}
+{{- $keys := or .Values.auth.apiKey .Values.auth.extraApiKeys .Values.auth.existingSecret.name -}}
+{{- and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.open) (not (empty $keys)) -}}
+{{- end -}}
+
+{{/* What picks the metrics of this release in a query, without its braces. */}}
+{{- define "ojs.series" -}}
+{{- printf "namespace=%q,job=~%q" .Release.Namespace (printf "%s(-scheduler)?" (include "ojs.fullname" .)) -}}
 {{- end -}}

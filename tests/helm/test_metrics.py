@@ -1,0 +1,139 @@
+"""Alerts, dashboard and scaling ask for numbers that exist, in words that Prometheus knows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from promql_parser import parse
+
+from tests.helm.chart import CHART, Chart, Rendering
+
+OURS = re.compile(r"\bojs_[a-z0-9_]+")
+DOCS = (CHART.parent.parent / "docs" / "metrics.md").read_text()
+DOCUMENTED = set(re.findall(r"^\| `(ojs_\w+)` \|", DOCS, re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def production(chart: Chart) -> Rendering:
+    return chart.render(CHART / "ci" / "production-values.yaml")
+
+
+def rules(rendering: Rendering) -> list[dict[str, Any]]:
+    (group,) = rendering.one("PrometheusRule")["spec"]["groups"]
+    found: list[dict[str, Any]] = group["rules"]
+    return found
+
+
+def dashboard(rendering: Rendering) -> dict[str, Any]:
+    text = rendering.one("ConfigMap", "-dashboard")["data"]["ojs-cluster.json"]
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def queries(rendering: Rendering) -> Iterator[str]:
+    """Every query of the chart, Grafana's variables replaced."""
+    yield from (rule["expr"] for rule in rules(rendering))
+    for panel in dashboard(rendering)["panels"]:
+        for target in panel["targets"]:
+            yield target["expr"].replace("$__rate_interval", "1m")
+
+
+def names(query: str) -> set[str]:
+    """Metrics in a query, by the name that the documentation has."""
+    return {re.sub(r"_(bucket|sum|count)$", "", name) for name in OURS.findall(query)}
+
+
+def test_queries_are_promql_and_name_documented_metrics_only(
+    chart: Chart, production: Rendering
+) -> None:
+    keda = chart.render(CHART / "ci" / "keda-values.yaml").one("ScaledObject")
+    triggers = [trigger["metadata"]["query"] for trigger in keda["spec"]["triggers"]]
+    asked = [*queries(production), *triggers]
+    assert len(asked) > 30
+    for query in asked:
+        parse(query)  # raises ValueError for what Prometheus would refuse
+        assert names(query), query
+        assert names(query) <= DOCUMENTED, query
+    hpa = production.one("HorizontalPodAutoscaler")["spec"]["metrics"][1]
+    assert hpa["external"]["metric"]["name"] in DOCUMENTED
+    variables = json.dumps(dashboard(production)["templating"])
+    assert names(variables) <= DOCUMENTED
+
+
+def test_numbers_of_the_cluster_are_never_added_up_over_targets(production: Rendering) -> None:
+    rows = re.findall(r"^\| `(ojs_\w+)` \|.*?\| cluster \|", DOCS, re.MULTILINE)
+    assert len(rows) > 10
+    one = "|".join(f"{row}(_sum|_count)?" for row in rows)
+    for query in queries(production):
+        # Every target tells the same: the first thing done with them is to take one.
+        for found in re.finditer(
+            rf"([a-z ]+(?:by \([a-z, ]+\) )?)\((?:(?:rate|delta)\()?(?:{one})\b", query
+        ):
+            assert found[1].strip().startswith("max"), query
+
+
+def test_alerts_keep_to_this_release_and_say_what_to_do(production: Rendering) -> None:
+    alerts = [rule for rule in rules(production) if "alert" in rule]
+    assert len(alerts) >= 10
+    for alert in alerts:
+        series = OURS.findall(alert["expr"])
+        ours = alert["expr"].count('namespace="work",job=~"jobs-ojs-cluster(-scheduler)?"')
+        assert ours == len(series), alert["expr"]
+        assert alert["labels"]["severity"] in ("critical", "warning")
+        assert set(alert["annotations"]) == {"summary", "description"}
+        assert alert["for"]
+    assert rules(production)[-1]["record"] == "jobs:available"
+
+
+def test_thresholds_are_values(chart: Chart) -> None:
+    sets = {
+        "metrics.prometheusRule.oldestJobSeconds": 77,
+        "metrics.prometheusRule.errorRatio": 0.07,
+        "metrics.prometheusRule.failureRatio": 0.77,
+    }
+    rendering = chart.render(CHART / "ci" / "production-values.yaml", sets=sets)
+    by_name = {rule.get("alert"): rule["expr"] for rule in rules(rendering)}
+    assert "> 77)" in by_name["OjsJobsWaitTooLong"]
+    assert by_name["OjsErrors"].endswith("> 0.07")
+    assert by_name["OjsAttemptsFail"].endswith("> 0.77")
+
+
+def test_prometheus_finds_the_services_and_has_a_key(chart: Chart) -> None:
+    for values, credentials in (
+        ("production", {"name": "jobs-ojs-cluster", "key": "api-key"}),
+        ("existing-secrets", {"name": "scraper", "key": "token"}),
+        ("keda", None),  # metrics.open
+    ):
+        rendering = chart.render(CHART / "ci" / f"{values}-values.yaml")
+        for component, port in (("api", "http"), ("scheduler", "metrics")):
+            spec = rendering.one("ServiceMonitor", f"-{component}")["spec"]
+            wanted = spec["selector"]["matchLabels"].items()
+            (service,) = (
+                each
+                for each in rendering.all("Service")
+                if wanted <= each["metadata"]["labels"].items()
+            )
+            (endpoint,) = spec["endpoints"]
+            assert endpoint["port"] == port == service["spec"]["ports"][0]["name"]
+            given = endpoint.get("authorization", {}).get("credentials")
+            assert given == credentials, values
+
+
+def test_the_dashboard_fits_on_its_grid(production: Rendering) -> None:
+    seen: set[tuple[int, int]] = set()
+    for panel in dashboard(production)["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= 24
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & seen, panel["title"]
+        seen |= cells
+    labels = production.one("ConfigMap", "-dashboard")["metadata"]["labels"]
+    assert labels["grafana_dashboard"] == "1"
