@@ -24,12 +24,13 @@ from ojs_cluster.core.cron_job import is_cron_name, job_of_tick
 from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.errors import NotFound, OJSError
 from ojs_cluster.core.ids import MAX_SHARDS
-from ojs_cluster.core.limits import Limits
+from ojs_cluster.core.limits import Limits as RequestLimits
 from ojs_cluster.core.options import check_queue
+from ojs_cluster.core.rate_limit import Limits, unpack_limits
 from ojs_cluster.core.states import TERMINAL, State
 from ojs_cluster.core.workflow import CANCELLED, QUEUED_MARK, RUNNING, Plan, decode_plan
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import advance, jobs, locks, queues
+from ojs_cluster.store import advance, jobs, locks, queues, rate_limits
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.archive_lines import BadLine, CronLine, JobLine, QueueLine, WorkflowLine
 from ojs_cluster.store.context import Arg, Store
@@ -42,23 +43,32 @@ _TRIES = 3
 _PLACES = 1 << 45
 _OF_A_LEASE = (f.WORKER, f.LEASE, f.DEADLINE, f.LEASE_MS, f.EXTENDED)
 _INDEXES = ("due", "expiring", "pending", "finished", "dead")
-_NO_LIMITS = Limits(envelope_bytes=1 << 30, meta_bytes=1 << 30, depth=500)
+_NO_LIMITS = RequestLimits(envelope_bytes=1 << 30, meta_bytes=1 << 30, depth=500)
 """What was accepted under the limits of its time is not refused later."""
 
 
 async def restore_queue(store: Store, line: QueueLine) -> Outcome:
-    """Register a queue, paused and limited as it was where nothing else is set here.
+    """Register a queue, paused if it was, and limited as it was where no limits are set here.
 
     Raises
     ------
     BadLine: the name cannot be that of a queue.
-    TooManyQueues, BackendUnavailable: it could not be stored.
+    ValidationFailed, TooManyQueues, BackendUnavailable: it could not be stored.
     """
     _check_queue(line.name)
     there = await queues.exists(store, line.name)
+    fields = dict(line.fields)
+    paused, limits = fields.pop(b"paused", None), fields.pop(b"limits", None)
+    if paused is not None:
+        await queues.switch(store, line.name, "pause")
+    if (
+        limits is not None
+        and (await rate_limits.of_queue(store, line.name)).usage.limits == Limits()
+    ):
+        await rate_limits.set_queue(store, line.name, unpack_limits(limits.decode()))
     await store.queues.ensure(store, [line.name])
     shard = store.keys.shard_of_queue(line.name)
-    parts = [part for pair in line.fields.items() for part in pair]
+    parts = [part for pair in fields.items() for part in pair]
     if await store.run(shard, "restore_queue", [shard.queue(line.name)], parts, idempotent=True):
         await store.queues.created(store, [line.name.encode()])
     return "there" if there else "created"

@@ -14,7 +14,7 @@ from ojs_cluster.core.states import State
 from ojs_cluster.store import fields as f
 
 QUEUE_FIELDS = {
-    b"paused": "paused_ms",
+    b"paused": "paused",
     b"limits": "limits",
     b"mps": "max_per_second",
     b"acked": "acked",

@@ -115,6 +115,8 @@ async def _queues(store: Store, put: Callable[[str, Line], None]) -> None:
                 shard.slot, "HMGET", shard.queue(name), *QUEUE_FIELDS, idempotent=True
             )
             set_ = {at: v for at, v in zip(QUEUE_FIELDS, found, strict=True) if v is not None}
+            if b"paused" in set_:
+                set_[b"paused"] = b"1"  # since when is of no use elsewhere
             put("queues", QueueLine(name, set_))
 
 

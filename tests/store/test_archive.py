@@ -330,7 +330,7 @@ async def test_wrong_lines_are_named_and_harm_no_other(backend: Embedded, store:
         b'{"workflow":{"id":"019461a8-1a2b-7003-8e4f-000000000001"}}',
         b'{"queue":{"name":"\\u0000"}}',
         b'{"queue":{"name":"q","limits":"many"}}',
-        b'{"queue":{"name":"q","paused_ms":"once"}}',
+        b'{"queue":{"name":"q","paused":"once"}}',
         b"\xff",
         b"[" * 100_000,
     ]
