@@ -66,7 +66,10 @@ async def test_what_fails_before_any_delay_has_one_try(steps: tuple[dict[str, An
         await run(case(*steps), [404, 200, 200])
 
 
-def test_the_run_names_who_was_given_a_second_try(pytester: pytest.Pytester) -> None:
+def test_the_run_names_who_was_given_a_second_try(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     pytester.makeconftest("from tests.support.second_tries import pytest_terminal_summary")
     pytester.makepyfile(
         f"""
