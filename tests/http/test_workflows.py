@@ -115,6 +115,44 @@ async def test_a_bad_workflow_is_refused_and_leaves_nothing(
     assert (await api.get(URL)).json["total"] == 0
 
 
+async def test_the_command_line_client_s_workflow_runs(any_api: Api) -> None:
+    """It sends a name and steps that name those they wait for, no type; it reads flat answers."""
+    validate = {"id": "validate", "type": "order.validate", "args": ["order-123"]}
+    charge = {
+        "id": "charge",
+        "type": "payment.charge",
+        "args": ["order-123"],
+        "depends_on": ["validate"],
+    }
+    body = {"name": "order-pipeline", "steps": [charge, validate]}
+
+    made = await any_api.post(URL, body, headers={"Content-Type": "application/json"})
+
+    assert (made.status, made.json["state"]) == (201, "running")
+    assert [job["type"] for job in await any_api.fetch(worker_id="w")] == ["order.validate"]
+    status = (await any_api.get(f"{URL}/{made.json['id']}")).json
+    assert (status["id"], status["name"]) == (made.json["id"], "order-pipeline")
+    found = {step["id"]: step for step in status["steps"]}
+    assert {name: step["state"] for name, step in found.items()} == {
+        "validate": "active",
+        "charge": "waiting",
+    }
+    done = {"job_id": found["validate"]["job_id"], "result": {"ok": True}}
+    await any_api.post("/ojs/v1/workers/ack", done)
+    [charging] = await any_api.fetch()
+    assert (charging["type"], charging["parent_results_by_id"]) == (
+        "payment.charge",
+        {"validate": {"ok": True}},
+    )
+    await any_api.post("/ojs/v1/workers/ack", {"job_id": charging["id"]})
+    [listed] = (await any_api.get(f"{URL}?limit=25")).json["workflows"]
+    assert (listed["id"], listed["state"], listed["step_count"]) == (status["id"], "completed", 2)
+
+    second = await any_api.post(URL, body)
+    cancelled = await any_api.delete(f"{URL}/{second.json['id']}")
+    assert (cancelled.status, cancelled.json["cancelled_steps"]) == (200, 2)
+
+
 async def test_the_reference_s_chain_example_runs(api: Api) -> None:
     body = b"""{
     "type": "chain",

@@ -30,7 +30,8 @@ async def get(app: App, _request: Request, workflow_id: str) -> Response:
 
 async def cancel(app: App, _request: Request, workflow_id: str) -> Response:
     """DELETE /ojs/v1/workflows/{id} and POST /ojs/v1/workflows/{id}/cancel. A body is ignored."""
-    return _response(200, await store_workflows.cancel(app.store, workflow_id))
+    found = await store_workflows.cancel(app.store, workflow_id)
+    return _response(200, found, cancelled_steps=sum(job.state == CANCELLED for job in found.jobs))
 
 
 async def progress(app: App, _request: Request, workflow_id: str) -> Response:
@@ -76,9 +77,15 @@ async def list_workflows(app: App, request: Request) -> Response:
 
 
 def _response(
-    status: int, found: WorkflowRecord, headers: tuple[tuple[str, str], ...] = ()
+    status: int,
+    found: WorkflowRecord,
+    headers: tuple[tuple[str, str], ...] = (),
+    **more: int,
 ) -> Response:
-    """The workflow under ``workflow``, and its members beside it for readers of the bare object."""
+    """The workflow under ``workflow``, and its members beside it for readers of the bare object.
+
+    ``more`` are further members.
+    """
     summary = replies.dumps(_summary(found))[1:-1]
     # Callbacks of a nested batch stand among its jobs: there may be several of one name.
     own = [node for node in found.plan.jobs if node.callback and node.parent == 0]
@@ -103,6 +110,7 @@ def _response(
     started = [outcome.started_ms for outcome in found.jobs if outcome.started_ms]
     if started:
         body += b',"started_at":"%b"' % replies.iso(min(started)).encode()
+    body += b"".join(b',"%b":%d' % (name.encode(), value) for name, value in more.items())
     return Response(status, b'{"workflow":{%b},%b}' % (body, body), headers)
 
 
@@ -129,6 +137,7 @@ def _steps(found: WorkflowRecord) -> dict[str, int]:
     steps = found.plan.steps
     done = sum(found.verdict.states[number] == COMPLETED for number in steps)
     return {
+        "step_count": len(steps),
         "steps_total": len(steps),
         "steps_completed": done,
         "jobs_total": len(steps),
