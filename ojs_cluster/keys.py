@@ -97,6 +97,12 @@ class Shard:
     """Deals whose part of this shard is written, by the ms of the writing."""
     opening: bytes = field(init=False)
     """Queues whose limits are used up, by the ms at which time alone makes room."""
+    granted: bytes = field(init=False)
+    """Available jobs that were given a token, by the ms at which they lose it unless fetched."""
+    limits: bytes = field(init=False)
+    """Rate limit keys whose state lives here, all scores 0, so it reads in name order."""
+    looks: bytes = field(init=False)
+    """The same by the ms at which the scheduler looks at each."""
     wake: bytes = field(init=False)
     """Channel: the name of a queue that stopped being empty."""
     sched: bytes = field(init=False)
@@ -118,6 +124,34 @@ class Shard:
     def available(self, queue: str) -> bytes:
         """Sorted set of a queue's available jobs: priority first, then FIFO."""
         return b"%bq:%b" % (self.prefix, queue.encode())
+
+    def held(self, queue: str) -> bytes:
+        """Sorted set of a queue's available jobs that wait for a token, by their place in it."""
+        return b"%bh:%b" % (self.prefix, queue.encode())
+
+    def thirst(self, queue: str) -> bytes:
+        """Sorted set of rate limit keys for which tokens may be asked, by the best job's place."""
+        return b"%bhq:%b" % (self.prefix, queue.encode())
+
+    def unasked(self, queue: str, key: str) -> bytes:
+        """Sorted set of a queue's jobs that wait for ``key`` and have not asked for a token."""
+        return b"%bhk:%b:%b" % (self.prefix, queue.encode(), key.encode())
+
+    def asked(self, queue: str, key: str) -> bytes:
+        """Sorted set of a queue's jobs that have asked for a token of ``key``."""
+        return b"%bha:%b:%b" % (self.prefix, queue.encode(), key.encode())
+
+    def limit(self, key: str) -> bytes:
+        """Hash of a rate limit key: its limits, and the starts that were counted."""
+        return b"%bl:%b" % (self.prefix, key.encode())
+
+    def holders(self, key: str) -> bytes:
+        """Sorted set of the tokens of ``key`` that are given out: 0 granted, 1 started."""
+        return b"%blh:%b" % (self.prefix, key.encode())
+
+    def askers(self, key: str) -> bytes:
+        """Sorted set of the tokens of ``key`` that are asked for, in turn."""
+        return b"%bla:%b" % (self.prefix, key.encode())
 
     def queue(self, queue: str) -> bytes:
         """Hash of a queue: counters, FIFO sequence, pause mark."""
@@ -179,6 +213,9 @@ SHARD_KEYS = {
     "deals": b"deals",
     "dealt": b"dealt",
     "opening": b"open",
+    "granted": b"grants",
+    "limits": b"lims",
+    "looks": b"limlook",
     "wake": b"wake",
     "sched": b"sched",
     "mark": b"mark",
@@ -268,6 +305,10 @@ class Keyspace:
     def shard_of_fingerprint(self, fingerprint: str) -> Shard:
         """The shard that holds a fingerprint's lock."""
         return self._shards[int(fingerprint[:8], 16) % len(self._shards)]
+
+    def shard_of_limit(self, key: str) -> Shard:
+        """The shard that holds the state of a rate limit key."""
+        return self._shards[zlib.crc32(key.encode()) % len(self._shards)]
 
     def shard_of_worker(self, worker_id: str) -> Shard:
         """The shard that holds a worker's record."""

@@ -10,6 +10,7 @@ import orjson
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.limits import DEFAULT_LIMITS
 from ojs_cluster.core.rawjson import Raw, join, object_members, string
+from ojs_cluster.core.timestamps import parse_timestamp
 
 DEFAULT_CODE: Final = "handler_error"
 _NAME_LENGTH: Final = 255
@@ -29,13 +30,15 @@ class Failure:
     ``json`` is a JSON object without its closing brace; `attempt` and `occurred_at` are appended
     when it is recorded. ``names`` are what non-retryable patterns are compared with. ``action`` is
     the handler's decision about the job, which overrides its policy: ``discard``, ``dead_letter``
-    or None.
+    or None. ``hold_until_ms`` is until when nothing that shares the job's rate limit key should
+    start, in ms since the epoch (spec: ojs-rate-limiting 9.1).
     """
 
     json: bytes
     names: tuple[str, ...]
     retryable: bool
     action: str | None = None
+    hold_until_ms: int | None = None
 
 
 def server_failure(error_type: str, message: str, **extra: object) -> Failure:
@@ -77,7 +80,20 @@ def parse_failure(
     if len(json) > max_bytes:
         json = b"{" + join(_cut(pieces))
     names = tuple(dict.fromkeys(filter(None, (error_type, code, error_class))))
-    return Failure(json, names, retryable and action is None, action)
+    hold = _hold_until(attributes.get("rate_limit_until"))
+    return Failure(json, names, retryable and action is None, action, hold)
+
+
+def _hold_until(piece: Raw | None) -> int | None:
+    """The moment that a worker names; what is none is ignored."""
+    text = None if piece is None else string(piece)
+    if not text:
+        return None
+    try:
+        point = parse_timestamp(text)
+    except ValueError:
+        return None
+    return None if point.relative else point.ms
 
 
 def _pieces(

@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from ojs_cluster.core.durations import MAX_DURATION_MS, parse_duration_ms
-from ojs_cluster.core.errors import InvalidRequest, Unsupported, ValidationFailed
+from ojs_cluster.core.errors import InvalidRequest, ValidationFailed
 from ojs_cluster.core.rate_limit import RateLimitPolicy, parse_rate_limit
 from ojs_cluster.core.rawjson import Raw, array_items, show, string, value
 from ojs_cluster.core.retry import DEFAULT_RETRY, RetryPolicy, parse_retry
@@ -112,7 +112,7 @@ def check_queue(name: object, *, field: str = "options.queue") -> str:
 def parse_options(raw: Raw | None, beside: Mapping[str, Raw]) -> Settings:
     """Settings from `options` (undecoded, None when absent) and the options ``beside`` it.
 
-    What stands in `options` wins. Raises InvalidRequest, ValidationFailed or Unsupported, with
+    What stands in `options` wins. Raises InvalidRequest or ValidationFailed, with
     ``details.field``.
     """
     if raw is None:
@@ -334,8 +334,6 @@ def _rate_limit(source: _Source, members: list[bytes]) -> RateLimitPolicy | None
     if not isinstance(limit, dict):
         raise ValidationFailed(f"rate_limit must be an object, not {show(limit)}", field=path)
     policy = parse_rate_limit(limit, path=path)
-    if policy.key is not None:
-        raise Unsupported("limits by key are not offered", field=f"{path}.key")
     members.append(b'"rate_limit":' + policy.json())
     return policy
 

@@ -22,6 +22,9 @@ ON_LIMIT: Final = ("wait", "reschedule", "drop")
 MAX_KEY_LENGTH: Final = 255
 MAX_LIMIT: Final = 1_000_000_000
 _is_key: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._:\-]*").fullmatch
+_is_packed: Final = re.compile(
+    r"(\S+) (?:-|[0-9]{1,10}),(?:-|[0-9]{1,10}:[0-9]{1,15}),(?:-|[0-9]{1,10}:[0-9]{1,15}) [wrd]"
+).fullmatch
 _PERIODS_MS: Final = {"second": 1_000, "minute": 60_000, "hour": 3_600_000, "day": 86_400_000}
 
 
@@ -51,6 +54,14 @@ class Limits:
     concurrency: int | None = None
     rate: Rate | None = None
     throttle: Rate | None = None
+
+    def over(self, under: Limits) -> Limits:
+        """What holds when these are set over others: of each kind its own, if it has one."""
+        return Limits(
+            under.concurrency if self.concurrency is None else self.concurrency,
+            self.rate or under.rate,
+            self.throttle or under.throttle,
+        )
 
     def packed(self) -> str:
         """As the scripts read it: ``concurrency,limit:period,limit:period``, '-' for none.
@@ -89,6 +100,10 @@ class RateLimitPolicy:
     limits: Limits = Limits()
     on_limit: str = "wait"
 
+    def packed(self) -> str:
+        """As a job keeps it: key, limits, first letter of what to do at the limit."""
+        return f"{self.key} {self.limits.packed()} {self.on_limit[0]}"
+
     def json(self) -> bytes:
         """The policy as a JSON object in the canonical spelling."""
         if self.max_per_second is not None:
@@ -103,6 +118,12 @@ def unpack_limits(text: str) -> Limits:
         None if pair == "-" else Rate(*(int(part) for part in pair.split(":"))) for pair in pairs
     ]
     return Limits(None if concurrency == "-" else int(concurrency), rates[0], rates[1])
+
+
+def is_packed_policy(text: str) -> bool:
+    """Whether ``text`` is what ``RateLimitPolicy.packed`` makes of a policy with a key."""
+    match = _is_packed(text)
+    return match is not None and bool(_is_key(match[1])) and len(match[1]) <= MAX_KEY_LENGTH
 
 
 def check_key(key: object, *, field: str = "key") -> str:

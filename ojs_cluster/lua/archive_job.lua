@@ -14,8 +14,10 @@ local zset = job[F.state] == 'available' and available_key(job[F.queue]) or FINI
 local ended = job[F.finished] and zset == FINISHED
 if zset ~= FINISHED or ended then
     want(zset)
+    if zset ~= FINISHED then want(held_key(job[F.queue])) end
     look()
-    local score = redis.call('ZSCORE', zset, id) or ''
+    local score = redis.call('ZSCORE', zset, id)
+        or zset ~= FINISHED and redis.call('ZSCORE', held_key(job[F.queue]), id) or ''
     return {flat, ended and '' or score, ended and score or ''}
 end
 return {flat, '', ''}

@@ -4,7 +4,8 @@
 --       given; a claim on an alias has not lapsed.
 -- Post: all jobs exist, or none does. Counters, indexes and events agree with them.
 --       A deal's part is written once, over the ids that it has reserved. What is staged is in no
---       index or counter, and carries the deal until `reveal`; it is listed as a claim.
+--       index or counter, and carries the deal until `reveal`; it is listed as a claim. Limits that the
+--       jobs declare are owed to the shards of their keys.
 -- KEYS: 1..7 the shard's due, exp, pend, fin, ev, claims, dealt; then per queue c: and q:; then per
 --       job its hash.
 -- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 claims lapse at (ms, 0 none),
@@ -15,11 +16,11 @@
 --       due ('' | 'a<ms>' absolute | 's<ms>' absolute, shown in the envelope | 'r<ms>' from now,
 --       shown likewise), expires (likewise),
 --       number of field names and values that follow, those fields (e, t, m and what is set).
--- Returns: {'ok', now, names of queues seen for the first time,
+-- Returns: {'ok', now, names of queues seen for the first time, effects,
 --           per job: state, due ms or '', expires ms or ''}
 --          {'exists', position (1-based), fields of the job that is there}
 --          {'lapsed'} | {'already'}
---@include keys now job event deadline available enter
+--@include keys now look job event deadline effect available enter moment
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
 local first_job, deal, reserved = 7 + 2 * queues, ARGV[5], {}
 if deal ~= '' and redis.call('ZSCORE', KEYS[7], deal) then return {'already'} end
@@ -31,6 +32,9 @@ for i = 1, jobs do
         else return {'exists', i, redis.call('HGETALL', KEYS[first_job + i])} end
     end
 end
+want(OUTBOX)
+want(OUT)
+look()
 if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'lapsed'} end
 if deal ~= '' then redis.call('ZADD', KEYS[7], now, deal) end
 
@@ -42,17 +46,7 @@ for i = 1, queues do
     end
 end
 
--- A moment in ms, and the same again when it was relative and so must be shown in the envelope.
-local function moment(text)
-    if text == '' then return nil end
-    local at = tonumber(string.sub(text, 2))
-    local kind = string.sub(text, 1, 1)
-    if kind == 'a' then return at end
-    if kind == 'r' then at = now + at end
-    return at, at
-end
-
-local reply, released, came = {'ok', now, seen_first}, {}, {}
+local reply, released, came, declared = {'ok', now, seen_first, effects}, {}, {}, {}
 local at = 7 + queues
 for i = 1, jobs do
     local key, id, fate = KEYS[first_job + i], ARGV[at + 1], ARGV[at + 5]
@@ -78,6 +72,10 @@ for i = 1, jobs do
     if ARGV[at + 3] ~= '0' then set(F.priority, ARGV[at + 3]) end
     if due then set(F.due, due) end
     if job[F.mps] then redis.call('HSET', queue_key(job[F.queue]), 'mps', job[F.mps]) end
+    if job[F.limit] and not declared[job[F.limit]] then
+        declared[job[F.limit]] = true
+        owe('limit', job[F.limit] .. ' ' .. string.format('%.0f', now))
+    end
     if due_shown then set(F.scheduled_shown, due_shown) end
     if expires then set(F.expires, expires) end
     if expires_shown then set(F.expires_shown, expires_shown) end

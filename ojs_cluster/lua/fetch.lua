@@ -1,27 +1,29 @@
 -- Transition: available -> active, for up to `count` jobs of some queues of one shard.
--- Pre:  the worker is not quiet; a queue is not paused, and its limits have room.
+-- Pre:  the worker is not quiet; a queue is not paused, and its limits have room; a job that needs a
+--       token of its rate limit's key has one.
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id, and is counted
---       by its queue's limits. A queue without room does not keep later ones waiting. What was due
+--       by its queue's limits. Neither a queue without room nor a job without its token keeps later
+--       ones waiting: such a job is held back, and a token is asked for. What was due
 --       in the shard has been promoted first; expired jobs met on the way are discarded. Fewer
 --       jobs than there are when they are large: the reply ends with the job that fills it.
--- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c: and q:.
+-- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c:, q:, h: and hq:.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
 --       7 ms to keep discarded jobs, then the queue names in order.
--- Returns: {now, effects, per job: id, fields} | {now, 'quiet'}
---@include keys now look last job event deadline effect available finish promote gauges meter gate
+-- Returns: {now, effects, 1 when there is more to look through, per job: id, fields} | {now, 'quiet'}
+--@include keys now look last job event deadline effect available finish promote gauges meter gate hold
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
-local reply = {now, effects}
 if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
     if until_ and tonumber(until_) > now then return {now, 'quiet'} end
 end
 local due, jobs = look_at_due(16, true)
-local gates = {}
+local queues = {}
 for q = 8, #ARGV do
-    local key = KEYS[8 + 2 * (q - 8)]
-    gates[key] = load_gate(key)
-    if #gates[key].meter > 0 then want(OPENING) end
+    local at = 8 + 4 * (q - 8)
+    queues[q - 7] = {name = ARGV[q], counts = KEYS[at], available = KEYS[at + 1],
+        held = KEYS[at + 2], thirst = KEYS[at + 3], gate = load_gate(KEYS[at]), started = 0}
+    if #queues[q - 7].gate.meter > 0 then want(OPENING) end
 end
 
 -- A reply that the client refuses for its size would leave leases that nobody knows of. With
@@ -29,53 +31,68 @@ end
 local MOST_BYTES = 8 * 1024 * 1024
 
 -- Reads the heads of the queues, in order, as far as it takes to find enough jobs that can run:
--- ids and sets to take them from. The first scan loads the jobs. A second one goes no further, as
+-- ids and queues to take them from. The first scan loads the jobs. A second one goes no further, as
 -- what was promoted in between only comes before or between them: it meets nothing unseen.
 local function scan()
     local found, live, bytes, budget = {}, 0, 0, wanted + 256
-    for q = 8, #ARGV do
-        local at = 8 + 2 * (q - 8)
-        local gate, from = gates[KEYS[at]], 0
-        local open, most = not gate.shut, live + room(gate.meter, wanted - live)
+    for _, queue in ipairs(queues) do
+        local from, most = 0, live + room(queue.gate.meter, wanted - live)
+        local open = not queue.gate.shut
+        queue.visited = open and live < most
         while open and live < most and budget > 0 and bytes < MOST_BYTES do
             local size = math.min(most - live, budget)
-            local ids = redis.call('ZRANGE', KEYS[at + 1], from, from + size - 1)
+            local ids = redis.call('ZRANGE', queue.available, from, from + size - 1)
             for _, id in ipairs(ids) do
                 if bytes >= MOST_BYTES then break end
                 if jobs[id] == nil then jobs[id] = load_job(job_key(id)) or false end
                 local job = jobs[id]
-                if job and (not job[F.expires] or tonumber(job[F.expires]) > now) then
+                if job and (not job[F.expires] or tonumber(job[F.expires]) > now)
+                    and not needs_token(job) then
                     live, bytes = live + 1, bytes + #job[F.envelope]
                     for j = 2, job[F.errors] and #job.flat or 0, 2 do bytes = bytes + #job.flat[j] end
                 end
                 found[#found + 1] = id
-                found[#found + 1] = at
+                found[#found + 1] = queue
             end
             open, from, budget = #ids == size, from + size, budget - size
         end
+        queue.last = (live >= most or bytes >= MOST_BYTES) and found[#found - 1]
         if live >= wanted or bytes >= MOST_BYTES then break end
     end
-    return found
+    return found, budget <= 0 and live < wanted
 end
 
-local found = scan()
+local found, more = scan()
+for _, queue in ipairs(queues) do
+    if queue.visited then look_at_waiting(queue, room(queue.gate.meter, wanted)) end
+end
 look()
 if #due > 0 then
     promote_due(due, jobs, ARGV[7])
-    found = scan()
+    found, more = scan()
+end
+for _, queue in ipairs(queues) do
+    queue.bound = queue.last and tonumber(redis.call('ZSCORE', queue.available, queue.last))
+        or math.huge
 end
 
-local given, started = 0, {}
+local reply, given = {now, effects, more and 1 or 0}, 0
 for i = 1, #found, 2 do
-    local id, at = found[i], found[i + 1]
+    local id, queue = found[i], found[i + 1]
     local key, job = job_key(id), jobs[id]
-    take_out(KEYS[at + 1], id)
-    if job and job[F.expires] then take_out(EXPIRING, id) end
-    if job and job[F.expires] and tonumber(job[F.expires]) <= now then
+    if not job then
+        take_out(queue.available, id)
+    elseif job[F.expires] and tonumber(job[F.expires]) <= now then
+        leave_queue(id, job)
+        take_out(EXPIRING, id)
         expire(id, key, job, ARGV[7])
-    elseif job then
-        given = given + 1
-        started[at] = (started[at] or 0) + 1
+    elseif needs_token(job) then
+        hold_back(queue, id, job)
+    else
+        given, queue.started = given + 1, queue.started + 1
+        take_out(queue.available, id)
+        if job[F.expires] then take_out(EXPIRING, id) end
+        if job[F.token] then use_token(id, job) end
         local lease_ms = ARGV[5]
         if lease_ms == '' then lease_ms = job[F.visibility] or ARGV[6] end
         local deadline = now + lease_ms
@@ -85,12 +102,18 @@ for i = 1, #found, 2 do
             F.deadline, deadline, F.started, now)
         set_deadline(ACTIVE, id, deadline)
         if job[F.timeout] then set_deadline(RUNNING, id, now + job[F.timeout]) end
-        count(job[F.queue], 'active', 1)
+        count(queue.name, 'active', 1)
         emit('job.started', id, job, 'a', attempt, 'w', worker)
         reply[#reply + 1] = id
         reply[#reply + 1] = job.flat
     end
 end
-for at, n in pairs(started) do pass_gate(KEYS[at], ARGV[8 + (at - 8) / 2], gates[KEYS[at]], n) end
+for _, queue in ipairs(queues) do
+    pass_gate(queue.counts, queue.name, queue.gate, queue.started)
+    if queue.visited then
+        ask_for_tokens(queue, room(queue.gate.meter, wanted), queue.bound)
+        if redis.call('ZCARD', queue.held) > 0 then redis.call('HSET', queue.counts, 'hungry', now) end
+    end
+end
 settle()
 return reply

@@ -9,7 +9,8 @@
 --       5 error JSON without its closing brace, 6 '1' when the error allows a retry, '0' when not,
 --       'discard' | 'dead_letter' when the handler has decided the job's end,
 --       7 chance for the jitter, 8 errors kept, 9 ms to keep discarded, 10 ms to keep dead
---       letters, 11 dead letters kept per queue, 12.. names the error goes by (type, code, class).
+--       letters, 11 dead letters kept per queue, 12 ms until which nothing of the job's rate
+--       limit key is to start, or '', 13.. names the error goes by (type, code, class).
 -- Returns: as ack.
 
 --@include keys now look once job event deadline effect available finish minutes backoff graves fail holder
@@ -30,7 +31,7 @@ if not is_holder(job, ARGV[2], ARGV[3]) then return {'not_holder'} end
 local function never_retried(patterns)
     for pattern in string.gmatch(patterns or '', '[^\n]+') do
         local stem = string.match(pattern, '^(.*)%.%*$')
-        for i = 12, #ARGV do
+        for i = 13, #ARGV do
             local name = ARGV[i]
             if name == pattern or
                 (stem and #name > #stem and string.sub(name, 1, #stem) == stem) then
@@ -51,7 +52,7 @@ if ARGV[4] == 'fail' then
     if is_last(job, retryable) and (decided or job[F.on_exhaustion]) == 'dead_letter' then
         look_at_graves(queue, 1, limits[3])
     end
-    leave_worker(id, job)
+    leave_worker(id, job, ARGV[12])
     if job[F.delay] then drop_fields(key, job, F.delay) end
     if decided then save_job(key, job, F.on_exhaustion, decided) end
     fail(id, key, job, ARGV[5], retryable, tonumber(ARGV[7]), tonumber(ARGV[8]), limits)

@@ -64,7 +64,7 @@ for _, id in ipairs(expired) do
     local job = jobs[id]
     local state = job and job[F.state]
     if state == 'available' then
-        take_out(available_key(job[F.queue]), id)
+        leave_queue(id, job)
     elseif state == 'scheduled' or state == 'retryable' or state == 'pending' then
         count(job[F.queue], state, -1)
         take_out(state == 'pending' and PENDING or DUE, id)

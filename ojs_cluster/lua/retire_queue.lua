@@ -1,10 +1,11 @@
 -- A queue that holds no job of any state, is not paused, has no limits set by an operator and is
 -- older than `age` is forgotten.
--- KEYS: 1 c:, 2 q:, 3 m:.  ARGV: 1 age ms.
+-- KEYS: 1 c:, 2 q:, 3 m:, 4 h:, 5 hq:.  ARGV: 1 age ms.
 -- Returns: 1 when gone (or never there), 0 when in use
 --@include now
 local IDLE = {created = true, seq = true, acked = true, mps = true, mpstarts = true,
-    came = true, failed = true, ran = true, waited = true} -- totals never shrink: see metrics.lua
+    -- totals never shrink: see metrics.lua
+    hungry = true, came = true, failed = true, ran = true, waited = true}
 local flat = redis.call('HGETALL', KEYS[1])
 for i = 1, #flat, 2 do
     local name, value = flat[i], flat[i + 1]
@@ -12,6 +13,6 @@ for i = 1, #flat, 2 do
     if name == 'created' and now - value < tonumber(ARGV[1]) then return 0 end
     if not IDLE[name] and value ~= '0' then return 0 end
 end
-if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
-redis.call('DEL', KEYS[1], KEYS[3])
+if redis.call('EXISTS', KEYS[2], KEYS[4]) > 0 then return 0 end
+redis.call('DEL', KEYS[1], KEYS[3], KEYS[5])
 return 1

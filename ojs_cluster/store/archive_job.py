@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ojs_cluster.core import rawjson
 from ojs_cluster.core.envelope import SYSTEM_FIELDS
 from ojs_cluster.core.ids import is_job_id
+from ojs_cluster.core.rate_limit import is_packed_policy
 from ojs_cluster.core.rawjson import Raw
 from ojs_cluster.core.states import State
 from ojs_cluster.store import fields as f
@@ -36,6 +37,7 @@ _TEXT = {
     f.LEASE: "lease_id",
     f.WORKFLOW: "workflow_id",
     f.UNIQUE: "unique",
+    f.LIMIT: "rate_limit",
 }
 _NUMBERS = {
     f.PRIORITY: "priority",
@@ -68,7 +70,7 @@ _JSON = {
     f.PARENTS: "parent_results",
     f.PARENT_NAMES: "parent_names",
 }
-_LEFT_OUT = {f.TOKENS}
+_LEFT_OUT = {f.TOKEN, f.ASKED, f.ASKS}
 """Of a lease, which ends with the backup."""
 _BY_NAME = {
     name: (field, table) for table in (_TEXT, _NUMBERS, _JSON) for field, name in table.items()
@@ -82,6 +84,7 @@ _is_slot = re.compile(rb"h\d+").fullmatch
 _FORMS: Mapping[bytes, Callable[[bytes], object]] = {
     f.RETRY: re.compile(rb"[a-z]+:[\d.]+:[\d.e+]+:[\d.]+:[01]").fullmatch,
     f.UNIQUE: re.compile(rb"[0-9a-f]{64}\+?").fullmatch,
+    f.LIMIT: lambda value: is_packed_policy(value.decode()),
     f.WORKFLOW: lambda value: is_job_id(value.decode()),
     f.ON_EXHAUSTION: {b"discard", b"dead_letter"}.__contains__,
     f.TYPE: re.compile(rb"[a-z0-9][a-z0-9_.\-]*").fullmatch,

@@ -37,7 +37,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.locks import Want
 from ojs_cluster.store.outbox import deliver
-from ojs_cluster.store.placing import Placed, command, read_back, written
+from ojs_cluster.store.placing import Placed, command, follow_up, read_back, written
 from ojs_cluster.store.record import JobRecord, record
 
 _APPLY_MS = 300_000
@@ -126,8 +126,7 @@ async def carry_out(store: Store, deal: Deal, now_ms: int) -> dict[str, JobRecor
         reply = await store.run(shard, "enqueue", keys, args, idempotent=True)
         if reply[0] == b"ok":
             found = written(part, reply)
-            if reply[2]:
-                await store.queues.created(store, reply[2])
+            await follow_up(store, shard, reply)
         elif reply[0] in (b"already", b"exists"):
             # Nobody else can store under these ids: it was this deal, so long ago that the shard
             # has forgotten it, while another shard was away.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from ojs_cluster.store import advance, deals, unique
+from ojs_cluster.store import advance, deals, rate_tokens, unique
 from ojs_cluster.store.context import Effect
 
 EFFECTS: Mapping[str, Effect] = MappingProxyType(
@@ -15,6 +15,11 @@ EFFECTS: Mapping[str, Effect] = MappingProxyType(
         "workflow_cancel": advance.cancelled,
         "unlock": unique.ended,
         "deal": deals.owed,
+        "ask": rate_tokens.asked,
+        "grant": rate_tokens.granted,
+        "started": rate_tokens.started,
+        "tokens": rate_tokens.freed,
+        "limit": rate_tokens.declared,
     }
 )
 """Kind, as ``owe`` in ``lua/include/effect.lua`` is told -> handler."""

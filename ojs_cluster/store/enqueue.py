@@ -29,7 +29,7 @@ from ojs_cluster.store.aliases import at_home, claim_aliases, duplicate_id, earl
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_many
 from ojs_cluster.store.locks import Want
-from ojs_cluster.store.placing import Placed, command, place, read_back, written
+from ojs_cluster.store.placing import Placed, command, follow_up, place, read_back, written
 from ojs_cluster.store.record import JobRecord, record
 
 CLAIM_MS = 30_000
@@ -128,8 +128,8 @@ async def enqueue_fixed(
     reply = await store.run(shard, "enqueue", keys, args, idempotent=True)
     if reply[0] == b"lapsed":
         raise Conflict(f"it is too late to store job '{job_id}'", job_id=job_id)
-    if reply[0] == b"ok" and reply[2]:
-        await store.queues.created(store, reply[2])
+    if reply[0] == b"ok":
+        await follow_up(store, shard, reply)
     return bool(reply[0] == b"ok")
 
 
@@ -259,8 +259,7 @@ async def _store_part(
         if reply[0] == b"lapsed":
             raise Conflict("it is too late to store the job: what it claimed has lapsed")
         if reply[0] == b"ok":
-            if reply[2]:
-                await store.queues.created(store, reply[2])
+            await follow_up(store, shard, reply)
             return written(part, reply)
         job = part[int(reply[1]) - 1]
         there = record(job.job_id, reply[2]).fields

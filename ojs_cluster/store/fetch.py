@@ -11,11 +11,16 @@ from ojs_cluster.core.errors import OJSError
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.nack import release as release_one
-from ojs_cluster.store.outbox import deliver
+from ojs_cluster.store.outbox import deliver, entries
 from ojs_cluster.store.record import JobRecord, record
 
 RELEASE_S = 5.0
 """How long a cancelled caller's jobs are tried to be given back; then their leases end."""
+
+DELIVER_S = 1.0
+"""How long a fetch waits until what it owes to other shards is done; then the drainer does it."""
+_ROUNDS = 4
+"""How often one fetch asks one shard, when that leads to tokens or past many jobs that wait."""
 
 
 class Quiet(Exception):
@@ -74,9 +79,14 @@ async def fetch_unless_quiet(
             # bounds the call.
             try:
                 with trio.CancelScope(shield=True):
-                    jobs += await _fetch_from(
-                        store, shard, names, count - len(jobs), worker_id, visibility_timeout_ms
-                    )
+                    for turn in range(_ROUNDS):
+                        found, asked, more = await _fetch_from(
+                            store, shard, names, count - len(jobs), worker_id, visibility_timeout_ms
+                        )
+                        jobs += found
+                        hope = more or (asked and (found or turn == 0))
+                        if not hope or len(jobs) >= count:
+                            break
             except (OJSError, Quiet):
                 if not jobs:
                     raise
@@ -122,7 +132,9 @@ async def _fetch_from(
     count: int,
     worker_id: str,
     visibility_timeout_ms: int | None,
-) -> list[JobRecord]:
+) -> tuple[list[JobRecord], bool, bool]:
+    """What one shard gives; whether it has asked for tokens, which may have come by now; whether it
+    has looked through so many jobs that have to wait that there may be others behind them."""
     settings = store.settings
     keys = [
         shard.due,
@@ -135,6 +147,7 @@ async def _fetch_from(
     ]
     for queue in queues:
         keys += (shard.queue(queue), shard.available(queue))
+        keys += (shard.held(queue), shard.thirst(queue))
     args: list[Arg] = [
         settings.events_per_shard,
         count,
@@ -149,6 +162,9 @@ async def _fetch_from(
     if reply[1] == b"quiet":
         raise Quiet
     if reply[1]:
-        await deliver(store, shard, reply[1])
-    items = iter(reply[2:])
-    return [record(job_id.decode(), flat) for job_id, flat in zip(items, items, strict=True)]
+        with trio.move_on_after(DELIVER_S):
+            await deliver(store, shard, reply[1])
+    items = iter(reply[3:])
+    found = [record(job_id.decode(), flat) for job_id, flat in zip(items, items, strict=True)]
+    asked = any(entry.kind == "ask" for entry in entries(shard, reply[1]))
+    return found, asked, bool(reply[2])

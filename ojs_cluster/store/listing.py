@@ -24,17 +24,19 @@ SCAN_BUDGET = 2000
 """Most jobs one page looks at, whatever the filters let through."""
 _CHUNK = 100
 
-_INDEX = {
-    State.PENDING: "pending",
-    State.AVAILABLE: "available",
-    State.SCHEDULED: "due",
-    State.RETRYABLE: "due",
-    State.ACTIVE: "active",
-    State.COMPLETED: "finished",
-    State.CANCELLED: "finished",
-    State.DISCARDED: "finished",
+_BY_QUEUE = ("available", "held")
+_INDEX: dict[State, tuple[str, ...]] = {
+    State.PENDING: ("pending",),
+    State.AVAILABLE: _BY_QUEUE,
+    State.SCHEDULED: ("due",),
+    State.RETRYABLE: ("due",),
+    State.ACTIVE: ("active",),
+    State.COMPLETED: ("finished",),
+    State.CANCELLED: ("finished",),
+    State.DISCARDED: ("finished",),
 }
-_INDEXES = ("pending", "available", "due", "active", "finished")
+"""Where jobs of a state are found. Available jobs that wait for a token are held apart."""
+_INDEXES = ("pending", "available", "held", "due", "active", "finished")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ async def list_jobs(
     InvalidRequest: the cursor is not one of ours.
     BackendUnavailable: Redis did not answer in time.
     """
-    indexes = _INDEXES if wanted.state is None else (_INDEX[wanted.state],)
+    indexes = _INDEXES if wanted.state is None else _INDEX[wanted.state]
     start = _Place.parse(cursor, len(indexes), len(store.keys)) if cursor else _Place()
     jobs: list[JobRecord] = []
     budget = SCAN_BUDGET
@@ -125,14 +127,16 @@ async def _walk(
     only = store.keys.shard_of_queue(wanted.queue) if wanted.queue is not None else None
     while place.index < len(indexes):
         index = indexes[place.index]
-        by_queue = index == "available" and wanted.queue is None
+        by_queue = index in _BY_QUEUE and wanted.queue is None
         shard = only or store.keys.shard(place.shard)
         queue = wanted.queue or place.queue
         if by_queue:
             # Available jobs lie per queue; the registry's name order is the walk's.
             shard = store.keys.shard_of_queue(queue) if queue else shard
         if not by_queue or queue:
-            key = shard.available(queue) if index == "available" else getattr(shard, index)
+            key = getattr(shard, index)
+            if index in _BY_QUEUE:
+                key = key(queue)
             while True:
                 ids, place = await _next_ids(store, shard, key, place)
                 for (passed, _), job in await _jobs(store, shard, ids):

@@ -106,7 +106,8 @@ async def collect(store: Store, most_queues: int) -> Numbers:
             part = here[at : at + _CHUNK]
             keys = [shard.out, shard.parked, shard.due, shard.active]
             for name in part:
-                keys += (shard.queue(name), shard.available(name), shard.dead_of(name))
+                keys += (shard.queue(name), shard.available(name))
+                keys += (shard.dead_of(name), shard.held(name))
             reply = await store.run(shard, "metrics", keys, idempotent=True)
             if at == 0:
                 _add_shard(numbers, reply)

@@ -46,6 +46,7 @@ async def nack(
             failure.json,
             failure.action or int(failure.retryable),
             *_limits(store),
+            failure.hold_until_ms or "",
             *failure.names,
         ],
         idempotent=lease_id is not None,

@@ -11,6 +11,7 @@ from ojs_cluster.core.timestamps import TimePoint
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.record import JobRecord, record
 
 Fate = Literal["", "staged", "withdrawn"]
@@ -99,11 +100,19 @@ def between_blanks(marks: Iterable[str]) -> str:
 
 def written(part: Sequence[Placed], reply: Sequence[Any]) -> list[JobRecord]:
     """The jobs' hashes as the script left them, from its reply, without reading them back."""
-    now, answers = b"%d" % reply[1], reply[3:]
+    now, answers = b"%d" % reply[1], reply[4:]
     return [
         JobRecord(job.job_id, _stored(job, now, answers[3 * i : 3 * i + 3]))
         for i, job in enumerate(part)
     ]
+
+
+async def follow_up(store: Store, shard: Shard, reply: Sequence[Any]) -> None:
+    """Do what the script that stored jobs left to do: new queues' names, declared limits."""
+    if reply[2]:
+        await store.queues.created(store, reply[2])
+    if reply[3]:
+        await deliver(store, shard, reply[3])
 
 
 async def read_back(store: Store, shard: Shard, part: Sequence[Placed]) -> list[JobRecord]:
@@ -128,7 +137,8 @@ def _fields(job_id: str, job: NewJob) -> list[bytes]:
         f.MAX_ATTEMPTS,
         b"%d" % retry.max_attempts,
     ]
-    most = job.rate_limit.max_per_second if job.rate_limit else None
+    limit = job.rate_limit
+    most = limit.max_per_second if limit else None
     optional = (
         (f.RETRY, retry.packed()),
         (f.NON_RETRYABLE, retry.patterns()),
@@ -136,6 +146,7 @@ def _fields(job_id: str, job: NewJob) -> list[bytes]:
         (f.VISIBILITY, b"%d" % job.visibility_timeout_ms if job.visibility_timeout_ms else b""),
         (f.TIMEOUT, b"%d" % job.timeout_ms if job.timeout_ms else b""),
         (f.MPS, b"%d" % most if most else b""),
+        (f.LIMIT, limit.packed().encode() if limit and limit.key else b""),
     )
     for name, value in optional:
         if value:

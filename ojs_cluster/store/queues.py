@@ -72,7 +72,7 @@ async def stats(store: Store, queue: str) -> QueueStats:
         "queue_stats",
         [
             *(shard.queue(queue), shard.available(queue)),
-            *(shard.dead_of(queue), shard.minutes(queue)),
+            *(shard.dead_of(queue), shard.minutes(queue), shard.held(queue)),
         ],
         idempotent=True,
     )
@@ -160,7 +160,7 @@ async def purge(store: Store, queue: str) -> tuple[int, int]:
             "purge_queue",
             [
                 *(shard.available(queue), shard.queue(queue)),
-                *(shard.finished, shard.dead, shard.expiring),
+                *(shard.finished, shard.dead, shard.expiring, shard.held(queue)),
             ],
             [_PURGE_CHUNK, shard.index, len(store.keys)],
             idempotent=True,

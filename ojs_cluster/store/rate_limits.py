@@ -1,17 +1,22 @@
-"""Rate limits of queues (spec: ojs-rate-limiting 7.2).
+"""Rate limits as operators see and set them (spec: ojs-rate-limiting 7.2 and 10).
 
-They are fields of the queue's hash, read and counted inside the pop (``lua/include/gate.lua``): no
-fetch sees a limit that another has used up meanwhile.
+Those of a queue are fields of its hash, read and counted inside the pop (``lua/include/gate.lua``):
+no fetch sees a limit that another has used up meanwhile. Those of a key live in the key's own
+shard, which gives out tokens (``rate_tokens``).
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.rate_limit import Limits, unpack_limits
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.rate_tokens import run_limit
 from ojs_cluster.store.tick import Tick
 
 
@@ -32,6 +37,27 @@ class Usage:
     started: int = 0
     resets_ms: int | None = None
     next_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLimits:
+    """A key's limits as they hold now. Times in ms.
+
+    Parameters
+    ----------
+    override: what an operator has set over what jobs declare, None for nothing.
+    override_until_ms: when that ends, None for never.
+    hold_until_ms: until when a worker has asked that nothing is started.
+    waiting: jobs that wait for a token, as far as their queues have asked for one.
+    """
+
+    key: str
+    usage: Usage
+    override: Limits | None
+    override_until_ms: int | None
+    hold_until_ms: int | None
+    waiting: int
+    now_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +114,97 @@ async def of_queue(store: Store, queue: str) -> QueueLimits:
     limits = unpack_limits(packed.decode()) if packed else Limits()
     active = int(fields.get(b"active", 0))
     return QueueLimits(usage(fields, limits, active, now), int(most) if most else None)
+
+
+async def of_key(store: Store, key: str) -> KeyLimits:
+    """A key's limits and how far they are used.
+
+    Raises
+    ------
+    NotFound: no job has named the key for a day.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    shard = store.keys.shard_of_limit(key)
+    now, out, asked, flat = await store.run(
+        shard,
+        "limit_state",
+        [shard.limit(key), shard.holders(key), shard.askers(key)],
+        idempotent=True,
+    )
+    if not flat:
+        raise NotFound("rate limit", key)
+    items = iter(flat)
+    fields: dict[bytes, bytes] = dict(zip(items, items, strict=True))
+    limits = unpack_limits(fields.get(b"limits", b"-,-,-").decode())
+    override, until = None, int(fields.get(b"over_until") or 0) or None
+    if b"over" in fields and (until is None or until > now):
+        override = unpack_limits(fields[b"over"].decode())
+        limits = override.over(limits)
+    hold = int(fields.get(b"hold", 0))
+    return KeyLimits(
+        key,
+        usage(fields, limits, out, now),
+        override,
+        until if override is not None else None,
+        hold if hold > now else None,
+        asked,
+        now,
+    )
+
+
+async def list_keys(store: Store, *, limit: int, offset: int = 0) -> tuple[list[KeyLimits], int]:
+    """Keys, shard by shard and in the order of their names there, and how many there are.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    sizes: dict[Shard, int] = {}
+
+    async def count(shard: Shard) -> None:
+        size: Any = await store.redis.call(shard.slot, "ZCARD", shard.limits, idempotent=True)
+        sizes[shard] = size
+
+    await over_shards(store.keys, count)
+    found: list[KeyLimits] = []
+    skip = offset
+    for shard in store.keys:
+        if sizes[shard] > skip and len(found) < limit:
+            names: Any = await store.redis.call(
+                shard.slot,
+                *("ZRANGE", shard.limits, skip, skip + limit - len(found) - 1),
+                idempotent=True,
+            )
+            for name in names:
+                with suppress(NotFound):  # forgotten since
+                    found.append(await of_key(store, name.decode()))
+        skip = max(0, skip - sizes[shard])
+    return found, sum(sizes.values())
+
+
+async def override(store: Store, key: str, limits: Limits, until_ms: int | None) -> KeyLimits:
+    """Set limits over those that jobs declare; empty ones take the override back.
+
+    Parameters
+    ----------
+    until_ms: when the override ends, None for never.
+
+    Raises
+    ------
+    InvalidRequest: it would have ended already.
+    NotFound: there is nothing to be taken back.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    packed = limits.packed() if limits != Limits() else ""
+    await run_limit(store, "limit_set", key, ["override", packed, until_ms or ""])
+    past = InvalidRequest("expires_at must be in the future", field="expires_at")
+    try:
+        found = await of_key(store, key)
+    except NotFound:
+        raise past if packed else NotFound("rate limit", key) from None
+    if until_ms is not None and found.override_until_ms != until_ms:
+        raise past
+    return found
 
 
 async def open_due(store: Store, shard: Shard, limit: int) -> Tick:

@@ -74,7 +74,10 @@ async def _retire(store: Store, queue: str) -> bool:
     gone = await store.run(
         shard,
         "retire_queue",
-        [shard.queue(queue), shard.available(queue), shard.minutes(queue)],
+        [
+            *(shard.queue(queue), shard.available(queue), shard.minutes(queue)),
+            *(shard.held(queue), shard.thirst(queue)),
+        ],
         [IDLE_QUEUE_MS],
         idempotent=True,
     )

@@ -20,6 +20,7 @@ VOLATILE = frozenset(
         *("contact", "fetch", "heartbeat", "lead"),
         *("promote", "schema", "tidy"),
         *("archive_job", "cron_due", "find_dead", "look", "metrics"),
+        *("limit_state", "limits_due", "limits_look"),
         *("old_claims", "outbox_due", "outbox_parked", "queue_stats"),
     }
 )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.envelope import NewJob, parse_job
-from ojs_cluster.core.errors import InvalidRequest, OJSError, Unsupported, ValidationFailed
+from ojs_cluster.core.errors import InvalidRequest, OJSError, ValidationFailed
 from ojs_cluster.core.retry import RetryPolicy
 from ojs_cluster.core.timestamps import TimePoint
 
@@ -214,7 +214,7 @@ def test_metadata_alone_becomes_meta() -> None:
         ({"tags": [1]}, "options.tags", InvalidRequest),
         ({"unique": True}, "options.unique", ValidationFailed),
         ({"unique": {"on_conflict": "error"}}, "options.unique.on_conflict", ValidationFailed),
-        ({"rate_limit": {"key": "k", "concurrency": 1}}, "options.rate_limit.key", Unsupported),
+        ({"rate_limit": {"key": "k"}}, "options.rate_limit.concurrency", ValidationFailed),
         (
             {"rate_limit": {"max_per_second": 0}},
             "options.rate_limit.max_per_second",

@@ -37,8 +37,11 @@ def built_keys(shard: Shard) -> dict[str, bytes]:
     for builder in (
         *(shard.job, shard.available, shard.queue, shard.minutes, shard.dead_of),
         *(shard.workflow, shard.definitions, shard.results, shard.lock, shard.deal),
+        *(shard.held, shard.thirst, shard.limit, shard.holders, shard.askers),
     ):
         keys[builder.__name__] = builder("x{y}z")
+    for of_queue in (shard.asked, shard.unasked):
+        keys[of_queue.__name__] = of_queue("x{y}z", "k")
     return {**keys, "worker": shard.worker("host{1}:2")}
 
 
@@ -102,6 +105,10 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
         "worker_key('x')": shard.worker("x"),
         "{workflow_keys('x')}": [shard.workflow("x"), shard.definitions("x"), shard.results("x")],
         "deal_key('x')": shard.deal("x"),
+        "held_key('x')": shard.held("x"),
+        "thirst_key('x')": shard.thirst("x"),
+        "unasked_key('x', 'k')": shard.unasked("x", "k"),
+        "asked_key('x', 'k')": shard.asked("x", "k"),
     }
     names = re.findall(r"\b([A-Z]{2,})\b(?=[,A-Z ]*=)", INCLUDES["keys.lua"])
     assert len(names) >= 13

@@ -63,6 +63,7 @@ from tests.store.jobs import (
     sibling_queue,
     take,
 )
+from tests.store.limit_jobs import grants_pass, key_in, keyed, per_hour, settle, time_passes
 from tests.store.unique_jobs import once, recover
 from tests.store.workflow_jobs import chain, drain_all, run_one, step
 from tests.support.prelude import EMPTIED, MARK, NOT_LOOKED, PRELUDE
@@ -201,6 +202,7 @@ async def test_one_life_of_everything_runs_every_script_under_the_guard(
     await queue_upkeep(store, db)
     await a_workflow(store, db)
     await a_cron_job(store)
+    await limited_jobs(store, db)
     await unique_jobs_and_batches(store, db)
     await leadership(store)
     await reads(store)
@@ -322,6 +324,22 @@ async def unique_jobs_and_batches(store: Store, db: Any) -> None:
             await draft.give_back()
     await fence(store, shard_of(store), home_id(store))
     await recover(store, db, HOUR)
+
+
+async def limited_jobs(store: Store, db: Any) -> None:
+    for home in (True, False):
+        key = key_in(store, home=home)
+        for policy in ("wait", "wait", "wait", "reschedule", "drop"):
+            await keyed(store, key, concurrency=2, rate=per_hour(9), on_limit=policy, ttl=3600)
+        await take(store, count=1)
+        await take(store, count=9)
+        await settle(store, db)
+        await grants_pass(store, db)
+        for job in await take(store, count=9):
+            await ack(store, job)
+        await rate_limits.override(store, key, Limits(concurrency=0), None)
+        await time_passes(store, db, key, DAY)
+        await queues.purge(store, QUEUE)
 
 
 async def leadership(store: Store) -> None:

@@ -3,6 +3,8 @@
 - A job lies in the shard of its queue, and in exactly the indexes its state asks for.
 - Whatever an index names exists; its score is the deadline that the job itself carries.
 - The counters of a queue equal its jobs, state by state.
+- A job that needs a token of a rate limit's key is held back, or has one; each token that is given
+  out has its job, unless something is owed about it.
 - Locks of unique jobs are where their fingerprints say and in the index; a deal that is decided is
   owed, one that was given up will be forgotten. A staged job names the former, is in no index, and
   is listed as a claim.
@@ -82,6 +84,7 @@ def take_census(backend: Embedded, *, shards: int = 64, aliases: bool = True) ->
         _check_deals(census, keyspace, shard, content[shard.tag])
         _check_staged(census, keyspace, shard, content)
     _check_crons(census, content[META_TAG])
+    _check_tokens(census, keyspace, content)
     for shard in keyspace:
         _check_aliases(census, keyspace, shard, content)
     if aliases:
@@ -212,7 +215,15 @@ def _check_shard(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) 
         per_queue.setdefault(queue, Counter())[state] += 1
         for index, score in _places(state, queue, job):
             placed.setdefault(index, {})[id_] = score
+        if state == "available" and f.LIMIT in job:
+            for index in _waits(id_, queue, job, keys):
+                placed.setdefault(index, {})[id_] = _ANY_SCORE
+        if f.TOKEN in job and state == "available":
+            placed.setdefault("grants", {})[id_] = _ANY_SCORE
+        if f.TOKEN in job and state not in ("available", "active"):
+            complain(f"{id_} is {state} and has a token")
     _check_indexes(complain, placed, keys)
+    _check_thirst(complain, keys)
     for queue in per_queue.keys() | keys.queues.keys():
         counters, real = keys.queues.get(queue, {}), per_queue.get(queue, Counter())
         for state in COUNTED:
@@ -226,7 +237,8 @@ _ANY_SCORE = math.nan
 def _places(state: str, queue: str, job: dict[bytes, bytes]) -> Iterator[tuple[str, float]]:
     """The indexes a job belongs in, each with the score it must have there."""
     if state == "available":
-        yield f"q:{queue}", _ANY_SCORE
+        if f.LIMIT not in job or f.TOKEN in job:
+            yield f"q:{queue}", _ANY_SCORE
     elif state in ("scheduled", "retryable"):
         yield "due", float(job[f.DUE])
     elif state == "pending":
@@ -244,9 +256,55 @@ def _places(state: str, queue: str, job: dict[bytes, bytes]) -> Iterator[tuple[s
         yield f"d:{queue}", _ANY_SCORE
 
 
+def _waits(id_: str, queue: str, job: dict[bytes, bytes], keys: _Keys) -> Iterator[str]:
+    """Where a job waits that has no token yet: in its queue until a fetch meets it, then apart."""
+    key = job[f.LIMIT].split()[0].decode()
+    if f.TOKEN in job:
+        return
+    if f.ASKED in job:
+        yield from (f"h:{queue}", f"ha:{queue}:{key}")
+    elif id_ in keys.index(f"h:{queue}"):
+        yield from (f"h:{queue}", f"hk:{queue}:{key}")
+    else:
+        yield f"q:{queue}"
+
+
+def _check_thirst(complain: Callable[[str], None], keys: _Keys) -> None:
+    """Whoever has not asked is found by the next fetch, unless very many have."""
+    for name in keys.indexes:
+        kind, _, rest = name.partition(":")
+        queue, _, key = rest.partition(":")
+        findable = key in keys.index(f"hq:{queue}") or keys.index(f"ha:{queue}:{key}")
+        if kind == "hk" and not findable:
+            complain(f"jobs of {queue} wait for {key}, and nobody would ask for them")
+
+
+def _check_tokens(census: Census, keyspace: Keyspace, content: dict[str, _Keys]) -> None:
+    """Tokens that are given out or asked for, and the jobs that say so, agree once all is done."""
+    if any(name != b"seq" for keys in content.values() for name in keys.outbox):
+        return  # something is on its way
+    for name, kind in ((f.TOKEN, "lh"), (f.ASKED, "la")):
+        said: set[str] = set()
+        for shard in keyspace:
+            for id_, job in content[shard.tag].jobs.items():
+                if name in job:
+                    key = job[f.LIMIT].split()[0].decode()
+                    number = job[name].decode().rstrip("w")
+                    said.add(f"{key} {shard.index}/{id_}/{number}")
+        known: set[str] = set()
+        for shard in keyspace:
+            for index, tokens in content[shard.tag].indexes.items():
+                if index.startswith(f"{kind}:"):
+                    known |= {f"{index[3:]} {token}" for token in tokens}
+        census.problems += [f"{kind} and the jobs disagree about {token}" for token in said ^ known]
+
+
 def _check_indexes(complain: Callable[[str], None], placed: dict[str, Index], keys: _Keys) -> None:
     job_indexes = {"due", "act", "run", "exp", "pend", "fin", "dead"}
-    job_indexes |= {name for name in keys.indexes if name.startswith(("q:", "d:"))}
+    job_indexes.add("grants")
+    job_indexes |= {
+        name for name in keys.indexes if name.startswith(("q:", "d:", "h:", "ha:", "hk:"))
+    }
     for name in job_indexes | placed.keys():
         wanted, actual = placed.get(name, {}), keys.index(name)
         for id_ in wanted.keys() - actual.keys():

@@ -9,6 +9,7 @@ from ojs_cluster.core.states import State
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
+from ojs_cluster.http.handlers.rate_limits import headers_of
 from ojs_cluster.http.hooks import refuse_marked
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store import activate as store_activate
@@ -34,7 +35,8 @@ async def enqueue(app: App, request: Request) -> Response:
     job = await store_enqueue.enqueue(app.store, new_job)
     if job.deduplicated:
         return replies.existing_job(job)
-    return replies.job_response(201, job, (("Location", f"/ojs/v1/jobs/{job.id}"),))
+    limits = await headers_of(app, new_job)
+    return replies.job_response(201, job, (("Location", f"/ojs/v1/jobs/{job.id}"), *limits))
 
 
 async def get(app: App, _request: Request, job_id: str) -> Response:

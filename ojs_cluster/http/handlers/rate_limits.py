@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
-from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.envelope import NewJob
+from ojs_cluster.core.errors import InvalidRequest, OJSError
 from ojs_cluster.core.options import check_queue
-from ojs_cluster.core.rate_limit import Limits, parse_limits
-from ojs_cluster.http import replies
+from ojs_cluster.core.rate_limit import Limits, check_key, parse_limits
+from ojs_cluster.core.timestamps import parse_timestamp
+from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
-from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.store import rate_limits as store_limits
-from ojs_cluster.store.rate_limits import QueueLimits, Usage
+from ojs_cluster.store.rate_limits import KeyLimits, QueueLimits, Usage
 
 
 class LimitsBody(msgspec.Struct, frozen=True):
@@ -26,7 +29,97 @@ class LimitsBody(msgspec.Struct, frozen=True):
     period: Any = None
 
 
+class OverrideBody(LimitsBody, frozen=True):
+    """Limits that hold in place of a key's own, until ``expires_at``."""
+
+    expires_at: str | None = None
+
+
+_override_decoder = msgspec.json.Decoder(OverrideBody)
 _limits_decoder = msgspec.json.Decoder(LimitsBody)
+
+
+async def list_keys(app: App, request: Request) -> Response:
+    """GET /ojs/v1/rate-limits?limit&offset, or ``per_page`` and ``page``."""
+    given = query.parameters(request.query)
+    page = query.page(given)
+    if given.get("page") or given.get("per_page"):
+        size = query.integer(given, "per_page", 20, low=1, high=200)
+        number = query.integer(given, "page", 1, low=1, high=query.MAX_OFFSET // size)
+        page = query.Page(size, (number - 1) * size)
+    found, total = await store_limits.list_keys(app.store, limit=page.limit, offset=page.offset)
+    shown = [_key(key) for key in found]
+    return replies.json_response(
+        200,
+        {
+            "rate_limits": shown,
+            "items": shown,
+            "pagination": replies.pagination(
+                limit=page.limit,
+                shown=len(shown),
+                offset=page.offset,
+                total=total,
+                cursor=query.next_cursor(page, len(shown), total),
+            ),
+        },
+    )
+
+
+async def get_key(app: App, _request: Request, key: str) -> Response:
+    """GET /ojs/v1/rate-limits/{key}"""
+    found = await store_limits.of_key(app.store, check_key(key))
+    return replies.json_response(200, _key(found))
+
+
+async def override_key(app: App, request: Request, key: str) -> Response:
+    """PUT /ojs/v1/rate-limits/{key} and PUT /ojs/v1/rate-limits/{key}/override
+
+    Limits that the body names hold in place of what jobs declare, until ``expires_at`` if given.
+    """
+    check_key(key)
+    body = decode(_override_decoder, request, app.settings.limits)
+    limits = parse_limits(msgspec.structs.asdict(body), path="")
+    if limits == Limits():
+        raise InvalidRequest(
+            "give concurrency, rate or throttle; DELETE takes the override back",
+            field="concurrency",
+        )
+    until = None if body.expires_at is None else _moment(body.expires_at)
+    found = await store_limits.override(app.store, key, limits, until)
+    return replies.json_response(200, _key(found))
+
+
+async def drop_override(app: App, _request: Request, key: str) -> Response:
+    """DELETE /ojs/v1/rate-limits/{key}/override. Without an override nothing changes."""
+    found = await store_limits.override(app.store, check_key(key), Limits(), None)
+    return replies.json_response(200, _key(found))
+
+
+async def headers_of(app: App, job: NewJob) -> Headers:
+    """How much of its limits a new job's key has left, as response headers; none without a key."""
+    if job.rate_limit is None or job.rate_limit.key is None:
+        return ()
+    found = None
+    with suppress(OJSError):  # the job is stored; this is only information
+        found = await store_limits.of_key(app.store, job.rate_limit.key)
+    if found is None:
+        return ()
+    usage, reset = found.usage, found.now_ms
+    if usage.limits.rate is not None:
+        limit, left = usage.limits.rate.limit, usage.limits.rate.limit - usage.started
+        reset = usage.resets_ms or reset
+    elif usage.limits.concurrency is not None:
+        limit, left = usage.limits.concurrency, usage.limits.concurrency - usage.active
+    elif usage.limits.throttle is not None:
+        reset = max(reset, usage.next_ms or 0)
+        limit, left = usage.limits.throttle.limit, int(reset == found.now_ms)
+    else:
+        return ()
+    return (
+        ("X-RateLimit-Limit", str(limit)),
+        ("X-RateLimit-Remaining", str(max(0, left))),
+        ("X-RateLimit-Reset", str(-(-reset // 1000))),
+    )
 
 
 async def set_queue(app: App, request: Request, name: str) -> Response:
@@ -56,6 +149,34 @@ async def drop_queue(app: App, _request: Request, name: str) -> Response:
 def _limits(app: App, request: Request) -> Limits:
     body = decode(_limits_decoder, request, app.settings.limits)
     return parse_limits(msgspec.structs.asdict(body), path="")
+
+
+def _moment(text: str) -> int:
+    try:
+        point = parse_timestamp(text)
+    except ValueError as error:
+        raise InvalidRequest(f"expires_at {error}", field="expires_at") from None
+    if point.relative:
+        raise InvalidRequest("expires_at must be an absolute time", field="expires_at")
+    return point.ms
+
+
+def _key(found: KeyLimits) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "key": found.key,
+        "active": found.usage.active,
+        **_usage(found.usage),
+        "waiting": found.waiting,
+        "waiting_count": found.waiting,
+    }
+    if found.override is not None:
+        until = found.override_until_ms
+        shown["override"] = found.override.json()
+        if until is not None:
+            shown["override"]["expires_at"] = replies.iso(until)
+    if found.hold_until_ms is not None:
+        shown["held_until"] = replies.iso(found.hold_until_ms)
+    return shown
 
 
 def _queue(name: str, found: QueueLimits) -> Response:

@@ -13,7 +13,7 @@ local function cancel(id, key, job, keep_ms)
     if state == 'active' then
         leave_worker(id, job)
     elseif state == 'available' then
-        take_out(available_key(job[F.queue]), id)
+        leave_queue(id, job)
     else
         count(job[F.queue], state, -1)
         take_out(state == 'pending' and PENDING or DUE, id)

@@ -27,8 +27,39 @@ local function end_spared(id, key, job)
     emit('job.cancelled', id, job)
 end
 
--- An active job leaves its worker.
-local function leave_worker(id, job)
+-- A job gives back the token that it has, or takes back its ask for one. `how`: 'u' it did not start,
+-- 's' it did, with the ms until which its key is to be held, if any.
+local function give_back(id, job, how)
+    local number = string.match(job[F.token] or job[F.asked], '^%d+')
+    owe('tokens', limit_of(job) .. ' ' .. how .. ' ' .. id .. '/' .. number)
+    drop_fields(job_key(id), job, F.token, F.asked)
+end
+
+-- A job starts with the token it was granted.
+local function use_token(id, job)
+    take_out(GRANTED, id)
+    local number, timed = string.match(job[F.token], '^(%d+)(w?)')
+    if timed == 'w' then owe('started', limit_of(job) .. ' ' .. id .. '/' .. number) end
+end
+
+-- An available job leaves its queue, wherever in it it waits.
+local function leave_queue(id, job)
+    local queue, key = job[F.queue], job[F.limit] and limit_of(job)
+    if not key or job[F.token] then take_out(available_key(queue), id)
+    elseif job[F.asked] then
+        take_out(held_key(queue), id)
+        take_out(asked_key(queue, key), id)
+    else -- perhaps no fetch has met it yet
+        take_out(available_key(queue), id)
+        take_out(held_key(queue), id)
+        take_out(unasked_key(queue, key), id)
+    end
+    if job[F.token] then take_out(GRANTED, id) end
+    if job[F.token] or job[F.asked] then give_back(id, job, 'u') end
+end
+
+-- An active job leaves its worker. `hold`: ms until which its rate limit's key is to be held.
+local function leave_worker(id, job, hold)
     take_out(ACTIVE, id)
     if job[F.timeout] then take_out(RUNNING, id) end
     local active = count(job[F.queue], 'active', -1)
@@ -37,5 +68,5 @@ local function leave_worker(id, job)
     if limits and tostring(active + 1) == string.match(limits, '^[^,]+') then
         redis.call('SPUBLISH', WAKE, job[F.queue])
     end
-    if job[F.tokens] then owe('tokens', job[F.tokens] .. ' ' .. job[F.lease]) end
+    if job[F.token] then give_back(id, job, 's' .. (hold or '')) end
 end

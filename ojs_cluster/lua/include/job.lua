@@ -7,9 +7,17 @@ local F = {
     worker = 'w', lease = 'l', deadline = 'd', lease_ms = 'lv', extended = 'le',
     result = 'rs', errors = 'hn', error_slot = 'h', dead = 'dl', expired = 'ex', replays = 'rc',
     alias = '@', workflow = 'wf', step = 'ws', parents = 'pr', parent_names = 'pn', unique = 'uq',
-    tokens = 'rt', deal = '@t', mps = 'ps',
-    fence = '@f', fixed = 'fx', spared = 'sp',
+    deal = '@t', mps = 'ps', fence = '@f', fixed = 'fx', spared = 'sp',
+    limit = 'rl', token = 'rt', asked = 'ra', asks = 'rn',
 }
+
+-- The key of a job's rate limit, and what of its queue the job may touch because of it.
+local function limit_of(job) return (string.match(job[F.limit], '^%S+')) end
+local function want_limit(job)
+    local queue, key = job[F.queue], limit_of(job)
+    for _, name in ipairs({held_key(queue), thirst_key(queue), unasked_key(queue, key),
+        asked_key(queue, key), GRANTED}) do want(name) end
+end
 
 -- Reads a job. Returns the fields as a table and as HGETALL gave them, or nil and a reply:
 -- {'missing'}, {'moved', shard} when the id is a client's and its job lives elsewhere, or
@@ -26,7 +34,8 @@ local function load_job(key, deal)
     if job[F.alias] then return nil, {'moved', job[F.alias]} end
     if job[F.deal] and job[F.deal] ~= deal then return nil, {'staged', job[F.deal]} end
     -- What the job's end or the end of its lease would be owed to others: see effect.lua.
-    if job[F.workflow] or job[F.unique] or job[F.tokens] then want(OUTBOX) want(OUT) end
+    if job[F.workflow] or job[F.unique] or job[F.limit] then want(OUTBOX) want(OUT) end
+    if job[F.limit] then want_limit(job) end
     job.flat = flat
     return job
 end

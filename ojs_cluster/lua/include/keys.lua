@@ -5,6 +5,10 @@ local function job_key(id) return P .. 'j:' .. id end
 local function available_key(queue) return P .. 'q:' .. queue end
 local function queue_key(queue) return P .. 'c:' .. queue end
 local function minutes_key(queue) return P .. 'm:' .. queue end
+local function held_key(queue) return P .. 'h:' .. queue end
+local function thirst_key(queue) return P .. 'hq:' .. queue end
+local function unasked_key(queue, key) return P .. 'hk:' .. queue .. ':' .. key end
+local function asked_key(queue, key) return P .. 'ha:' .. queue .. ':' .. key end
 local function dead_key(queue) return P .. 'd:' .. queue end
 local function worker_key(id) return P .. 'w:' .. id end
 local function workflow_keys(id) return P .. 'wf:' .. id, P .. 'wd:' .. id, P .. 'wr:' .. id end
@@ -13,6 +17,6 @@ local function cron_key(name) return P .. 'cron:' .. name end
 local DUE, ACTIVE, RUNNING, EXPIRING = P .. 'due', P .. 'act', P .. 'run', P .. 'exp'
 local PENDING, FINISHED, DEAD, EVENTS = P .. 'pend', P .. 'fin', P .. 'dead', P .. 'ev'
 local OUTBOX, OUT, PARKED = P .. 'ob', P .. 'out', P .. 'parked'
-local OPENING = P .. 'open'
+local OPENING, GRANTED, LIMITS, LOOKS = P .. 'open', P .. 'grants', P .. 'lims', P .. 'limlook'
 local CLAIMS = P .. 'claims'
 local WAKE, SCHED = P .. 'wake', P .. 'sched'

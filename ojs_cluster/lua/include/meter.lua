@@ -11,9 +11,11 @@ local function add_limits(meter, packed, used, starts, next_start)
     if n then table.insert(meter, throttle(tonumber(n), tonumber(ms), next_start, 'next')) end
 end
 
--- How many may start now, at most `most`.
-local function room(meter, most)
-    for _, gauge in ipairs(meter) do most = math.min(most, gauge.room()) end
+-- How many may start now, at most `most`, when `coming` may start at any moment.
+local function room(meter, most, coming)
+    for _, gauge in ipairs(meter) do
+        most = math.min(most, gauge.room() - (gauge.timed and coming or 0))
+    end
     return math.max(most, 0)
 end
 

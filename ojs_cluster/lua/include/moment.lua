@@ -1,0 +1,9 @@
+-- A moment in ms, and the same again when it was relative and so must be shown in the envelope.
+local function moment(text)
+    if text == '' then return nil end
+    local at = tonumber(string.sub(text, 2))
+    local kind = string.sub(text, 1, 1)
+    if kind == 'a' then return at end
+    if kind == 'r' then at = now + at end
+    return at, at
+end

@@ -1,0 +1,27 @@
+-- Transition: available (may start) -> available (waiting for a token), for jobs that nobody fetched.
+-- Post: their tokens go back; a fetch of the queue asks again.
+-- KEYS: 1..3 the shard's grants, ob, out.  ARGV: 1 limit.
+-- Returns: {jobs, now, ms of the next or -1, effects}
+--@include keys now look last first_left job deadline effect finish
+local ids = redis.call('ZRANGEBYSCORE', GRANTED, '-inf', now, 'LIMIT', 0, ARGV[1])
+local jobs = load_jobs(ids)
+for _, job in pairs(jobs) do
+    if job then want(available_key(job[F.queue])) end
+end
+look()
+for _, id in ipairs(ids) do
+    local job = jobs[id]
+    take_out(GRANTED, id)
+    if job and job[F.state] == 'available' and job[F.token] then
+        local queue, key = job[F.queue], limit_of(job)
+        local score = redis.call('ZSCORE', available_key(queue), id)
+        take_out(available_key(queue), id)
+        redis.call('ZADD', held_key(queue), score, id)
+        redis.call('ZADD', unasked_key(queue, key), score, id)
+        redis.call('ZADD', thirst_key(queue), 'LT', score, key)
+        give_back(id, job, 'u')
+    end
+end
+local following = first_left(GRANTED)
+settle()
+return {#ids, now, following or -1, effects}

@@ -1,0 +1,22 @@
+-- A key's limits change: a job declares them, or an operator overrides them for a time.
+-- Post: the declaration of the youngest job holds; where an override names a limit, that holds. An
+--       override that is over already changes nothing.
+-- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out.
+-- ARGV: 1 key, 2 'declare' | 'override', 3 packed limits ('' takes the override back),
+--       4 declare: ms of the job's creation; override: ms of its end, '' for none.
+-- Returns: effects
+--@include keys now deadline effect gauges meter limit limit_close
+if ARGV[2] == 'override' and ARGV[3] == '' then
+    if not limit.used then return effects end
+    redis.call('HDEL', KEYS[1], 'over', 'over_until')
+    limit.over = nil
+elseif ARGV[2] == 'override' then
+    if ARGV[4] ~= '' and tonumber(ARGV[4]) <= now then return effects end
+    set_limit('over', ARGV[3])
+    set_limit('over_until', ARGV[4])
+elseif tonumber(ARGV[4]) >= tonumber(limit.at or 0) then
+    set_limit('limits', ARGV[3])
+    set_limit('at', ARGV[4])
+end
+dispense()
+return close_limit()

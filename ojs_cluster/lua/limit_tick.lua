@@ -1,0 +1,21 @@
+-- The scheduler looks at a key: time may have made room; a key that nobody uses is forgotten.
+-- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out.
+-- ARGV: 1 key.
+-- Returns: effects
+--@include keys now deadline effect gauges meter limit limit_close
+-- What was started may count for longer than a key is kept otherwise.
+local period = tonumber(string.match(limit.limits or '', ',%d+:(%d+),') or 0)
+local idle = out == 0 and redis.call('ZCARD', KEYS[3]) == 0 and not override_holds()
+    and now - (limit.used or 0) >= math.max(KEEP_MS, period)
+    and math.max(limit.hold or 0, limit.next or 0) <= now
+if idle then
+    redis.call('DEL', KEYS[1])
+    redis.call('ZREM', KEYS[4], ARGV[1])
+    redis.call('ZREM', KEYS[5], ARGV[1])
+    return effects
+end
+local used = limit.used
+dispense()
+close_limit()
+set_limit('used', used or now)
+return effects

@@ -1,0 +1,78 @@
+"""Short ways to enqueue jobs of a rate limit's key, and to look at what its tokens leave behind."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from ojs_cluster.store import rate_limits, rate_tokens
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import enqueue
+from ojs_cluster.store.record import JobRecord
+from tests.store.jobs import QUEUE, new_job, shard_of
+from tests.store.unique_jobs import keys_there, recover
+from tests.support.timeshift import age_limits
+
+_POLICY = ("concurrency", "rate", "throttle", "on_limit")
+
+
+async def keyed(store: Store, key: str, queue: str = QUEUE, **members: Any) -> JobRecord:
+    """Enqueue a job of a key; some keywords are members of its policy, the rest are options."""
+    policy = {name: members.pop(name) for name in _POLICY if name in members}
+    return await enqueue(store, new_job(queue, rate_limit={"key": key, **policy}, **members))
+
+
+def per_hour(limit: int) -> dict[str, Any]:
+    return {"limit": limit, "period": "PT1H"}
+
+
+def key_in(store: Store, *, home: bool, queue: str = QUEUE) -> str:
+    """A key whose state lives in the queue's shard, or in another."""
+    return next(
+        key
+        for key in (f"key:{number}" for number in itertools.count())
+        if (store.keys.shard_of_limit(key) is shard_of(store, queue)) == home
+    )
+
+
+async def settle(store: Store, db: Any) -> None:
+    """Carry out all that is owed, and what that leads to."""
+    for _ in range(20):
+        await recover(store, db)
+        if not any(shard.out in keys_there(db) for shard in store.keys):
+            return
+    raise AssertionError("what is owed leads to more and more")
+
+
+async def time_passes(store: Store, db: Any, key: str, ms: int) -> None:
+    """As if ``ms`` had passed for a key's limits; the scheduler looks at it."""
+    shard = store.keys.shard_of_limit(key)
+    age_limits(db, shard.limit(key), ms)
+    for name in ("over_until", "hold", "used"):
+        if db.hget(shard.limit(key), name):
+            db.hincrby(shard.limit(key), name, -ms)
+    if db.zscore(shard.looks, key) is not None:
+        db.zincrby(shard.looks, -ms, key)
+    await rate_tokens.look(store, shard, 100)
+
+
+async def grants_pass(store: Store, db: Any, queue: str = QUEUE) -> None:
+    """As if nobody had fetched the jobs that were given tokens in time."""
+    shard = shard_of(store, queue)
+    for job_id in db.zrange(shard.granted, 0, -1):
+        db.zadd(shard.granted, {job_id: 1})
+    await rate_tokens.take_back(store, shard, 100)
+
+
+async def held(store: Store, key: str) -> tuple[int, int]:
+    """Tokens of a key that are given out, and how many are asked for."""
+    found = await rate_limits.of_key(store, key)
+    return found.usage.active, found.waiting
+
+
+def assert_no_token_left(store: Store, db: Any) -> None:
+    """No token is given out or asked for, nothing is owed about one, and no job is held back."""
+    for key in keys_there(db):
+        name = key.partition(b"}:")[2]
+        assert not name.startswith((b"lh:", b"la:", b"h:", b"ha:", b"hk:")), key
+        assert name not in (b"out", b"parked", b"grants"), key
