@@ -63,6 +63,8 @@ _NUMBERS = {
     f.DEADLINE: "lease_ends_ms",
     f.EXTENDED: "lease_extended_ms",
     f.MPS: "max_per_second",
+    f.FIXED: "fixed_id",
+    f.SPARED: "spared_ms",
 }
 _JSON = {
     f.ENVELOPE: "envelope",
