@@ -30,7 +30,7 @@ from ojs_cluster.core.rate_limit import Limits, unpack_limits
 from ojs_cluster.core.states import TERMINAL, State
 from ojs_cluster.core.workflow import CANCELLED, QUEUED_MARK, RUNNING, Plan, decode_plan
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import advance, jobs, locks, queues, rate_limits
+from ojs_cluster.store import advance, jobs, locks, queues, rate_limits, rate_tokens
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.archive_lines import BadLine, CronLine, JobLine, QueueLine, WorkflowLine
 from ojs_cluster.store.context import Arg, Store
@@ -283,8 +283,14 @@ async def _leads_to_a_job(store: Store, job_id: str, target: int) -> bool:
 
 
 async def _hold(store: Store, line: JobLine, shard: Shard, outcome: Outcome) -> Outcome:
-    """Claim the lock for a job that is stored. Before that, a claim could be taken for that of a
-    dead producer, whose id is then made unusable. A lock that another job holds stays its."""
+    """What a job that is stored holds elsewhere: its lock, and a say in the limits of its key.
+
+    The lock is not claimed before: a claim without its job could be taken for that of a dead
+    producer, whose id is then made unusable. One that another job holds stays its.
+    """
+    if f.LIMIT in line.fields:
+        payload = b"%b %b" % (line.fields[f.LIMIT], line.fields[f.CREATED])
+        await rate_tokens.declared(store, shard, payload)
     if line.holds_lock and f.UNIQUE in line.fields:
         fingerprint = line.fields[f.UNIQUE].decode().removesuffix("+")
         want = locks.Want(fingerprint, line.id, shard.index)

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.core.states import State
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.server.archive import Unusable
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import archive_out, jobs, queues, workflows
+from ojs_cluster.store import archive_out, jobs, queues, rate_limits, workflows
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.archive import encode, parse
 from ojs_cluster.store.archive_lines import BadLine, JobLine
@@ -444,3 +445,28 @@ def test_a_line_says_what_it_was_made_of(
 def test_a_line_that_is_none_is_told_why() -> None:
     with pytest.raises(BadLine, match="not valid JSON"):
         parse(b"{")
+
+
+async def test_a_restored_job_waits_for_the_limit_of_its_key(
+    backend: Embedded, store: Store
+) -> None:
+    limit = {"key": "tenant", "concurrency": 1}
+    for _ in range(3):
+        await put(store, rate_limit=limit)
+    await take(store)
+    text = await export_text(store)
+    async with emptied(backend, 20) as target:
+        await import_text(target, text)
+
+        assert (await rate_limits.of_key(target, "tenant")).usage.limits == Limits(concurrency=1)
+        with observer(backend) as db:
+            for _ in range(3):
+                await take(target, count=5)
+                await drain_all(target, db)
+            [held] = [
+                job
+                for job in content(await export_text(target)).values()
+                if "state" in job and job["state"] == "active"
+            ]
+        assert held["rate_limit"].startswith("tenant ")
+    assert take_census(backend, shards=20).problems == []
