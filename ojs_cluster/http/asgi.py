@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from hypercorn.typing import ASGISendCallable, HTTPScope
 
-from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.messages import Request, Response, joined
 
 
 def read_head(scope: HTTPScope) -> Request:
     """The request of an HTTP or WebSocket scope, without its body."""
-    headers: dict[str, str] = {}
-    repeated: dict[str, list[str]] = {}
-    for raw_name, raw_value in scope["headers"]:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        if name in headers:
-            repeated.setdefault(name, []).append(value)
-        else:
-            headers[name] = value
-    # Joined at the end: one by one takes quadratic time, and nobody has shown a key yet.
-    for name, values in repeated.items():
-        headers[name] = ", ".join([headers[name], *values])
+    headers = joined(
+        [
+            (name.decode("latin-1").lower(), value.decode("latin-1"))
+            for name, value in scope["headers"]
+        ]
+    )
     path = scope["raw_path"].decode("latin-1")
     if not path.startswith("/"):
         path = _origin_form(path)

@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
+import trio
+
 from ojs_cluster.core.errors import (
     HeaderTooLarge,
     Internal,
@@ -24,7 +26,12 @@ from ojs_cluster.core.ids import new_job_id
 from ojs_cluster.http import durability
 from ojs_cluster.http.app import App, HttpSettings
 from ojs_cluster.http.auth import check_key
-from ojs_cluster.http.errors import AmbiguousLength, error_response, internal_error_response
+from ojs_cluster.http.errors import (
+    AmbiguousLength,
+    BodyTimeout,
+    error_response,
+    internal_error_response,
+)
 from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import router_for
@@ -42,6 +49,7 @@ _FOR_SDKS: Final[Headers] = (
     ("Content-Type", f'{MEDIA_TYPE}; alt="application/json"'),
     ("OJS-Version", OJS_VERSION),
 )
+_UNDELIVERED_S: Final = 10.0
 _AROUND_HEADER: Final = 4  # colon, space and the line's end
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,198}[\x21-\x7e])?")
 _VERSION: Final = re.compile(r"1(?:\.[0-9A-Za-z.+-]{1,50})?")
@@ -75,14 +83,20 @@ def request_id_for(given: str | None) -> str:
     return "req_" + new_job_id(0, 1, time.time_ns() // 1_000_000)
 
 
-def prepare(app: App, request: Request) -> Call:
-    """Decide all that can be decided without the body, which may not have been read yet."""
+def prepare(app: App, request: Request, *, tentative: bool = False) -> Call:
+    """Decide all that can be decided without the body, which may not have been read yet.
+
+    A ``tentative`` call that is refused is neither counted nor logged and has no route and no
+    refusal: the door that asks will leave it to another one.
+    """
     began = time.perf_counter()
     request_id = request_id_for(request.headers.get("x-request-id"))
     settings = app.settings
     try:
         route, params = _admit(settings, request)
     except OJSError as error:
+        if tentative:
+            return Call(request_id, None, (), 0, None, began, app.traffic)
         refusal = finish(request, error_response(error, request_id), request_id, began)
         app.traffic.count(None, refusal.status, time.perf_counter() - began)
         return Call(request_id, None, (), 0, refusal, began, app.traffic)
@@ -120,6 +134,18 @@ def too_large(call: Call) -> PayloadTooLarge:
     return PayloadTooLarge(
         f"the body is larger than {call.max_body} bytes", field="body", limit=call.max_body
     )
+
+
+def too_late(timeout_s: float) -> BodyTimeout:
+    """The error for a body that did not arrive within ``timeout_s`` seconds."""
+    return BodyTimeout(f"the body did not arrive within {timeout_s:g} s", field="body")
+
+
+async def undo(response: Response) -> None:
+    """Undo what the client was not told about, even while the connection is being cancelled."""
+    if response.undelivered is not None:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDELIVERED_S):
+            await response.undelivered()
 
 
 def _answer(request: Request, response: Response, call: Call) -> Response:

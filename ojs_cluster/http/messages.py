@@ -5,7 +5,7 @@ Both doors (Quart on hypercorn, and the fast lane) build a `Request` and send a 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final
@@ -19,12 +19,18 @@ def _no_headers() -> Mapping[str, str]:
     return _NO_HEADERS
 
 
+def _nobody_minds() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """One HTTP request.
 
     ``path`` and ``query`` are as they came, not percent-decoded: a ``%2F`` inside a segment must
     not become a separator. ``headers`` has lower-case names; repeated ones are joined by ", ".
+    ``on_wait`` is called by a handler that begins to wait for something that may take long; a door
+    that does not watch its client all the time begins to do so then.
     """
 
     method: str
@@ -32,6 +38,7 @@ class Request:
     query: str = ""
     headers: Mapping[str, str] = field(default_factory=_no_headers)
     body: bytes = b""
+    on_wait: Callable[[], None] = _nobody_minds
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +54,18 @@ class Response:
     body: bytes
     headers: Headers = ()
     undelivered: Callable[[], Awaitable[None]] | None = None
+
+
+def joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers by lower-case name; the values of repeated ones are joined by ", "."""
+    headers: dict[str, str] = {}
+    repeated: dict[str, list[str]] = {}
+    for name, value in pairs:
+        if name in headers:
+            repeated.setdefault(name, []).append(value)
+        else:
+            headers[name] = value
+    # Joined at the end: one by one takes quadratic time, and nobody has shown a key yet.
+    for name, values in repeated.items():
+        headers[name] = ", ".join([headers[name], *values])
+    return headers

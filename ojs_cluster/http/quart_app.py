@@ -29,11 +29,8 @@ from werkzeug.exceptions import HTTPException
 from ojs_cluster.core.errors import Internal, InvalidRequest, MethodNotAllowed, NotFound, OJSError
 from ojs_cluster.http.app import App
 from ojs_cluster.http.asgi import read_head, send_body, send_response, send_start
-from ojs_cluster.http.dispatch import prepare, refuse, run, too_large
-from ojs_cluster.http.errors import BodyTimeout
+from ojs_cluster.http.dispatch import prepare, refuse, run, too_large, too_late, undo
 from ojs_cluster.http.messages import Request, Response
-
-_UNDELIVERED_S = 10.0
 
 
 def create_quart_app(app: App) -> OJSQuart:
@@ -128,7 +125,7 @@ class _Connection(TrioASGIHTTPConnection):
             if response.undelivered is None:
                 await send_response(response, send)
             elif self._answering.cancel_called:
-                await _undo(response)
+                await undo(response)
             else:
                 self._listening.cancel()
                 await _deliver(response, receive, send)
@@ -159,7 +156,7 @@ class _Connection(TrioASGIHTTPConnection):
         with trio.move_on_after(timeout_s):
             await self._enough.wait()
         if not self._enough.is_set():
-            raise BodyTimeout(f"the body did not arrive within {timeout_s:g} s", field="body")
+            raise too_late(timeout_s)
         if len(self._body) > self._call.max_body:
             raise too_large(self._call)
         return bytes(self._body)
@@ -190,15 +187,9 @@ async def _deliver(
         delivered = look.cancelled_caught
     finally:
         if not delivered:
-            await _undo(response)
+            await undo(response)
     if delivered:
         await send_body(response.body[-1:], send, more=False)
-
-
-async def _undo(response: Response) -> None:
-    if response.undelivered is not None:
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDELIVERED_S):
-            await response.undelivered()
 
 
 async def _error_page(error: HTTPException) -> TrioResponse:

@@ -28,7 +28,8 @@ class Route:
     ``template`` marks parameters with braces: ``/ojs/v1/jobs/{id}``. ``open`` routes need no key.
     ``batch`` routes may have the larger body. ``waits`` routes are cancelled when their client
     leaves, as GET routes are. ``metrics`` routes are open when the settings say so. ``test_hook``
-    routes exist only under test hooks.
+    routes exist only under test hooks. ``fast`` routes are those that workers and producers live
+    on: the fast lane serves them.
     """
 
     method: str
@@ -39,6 +40,7 @@ class Route:
     waits: bool = False
     metrics: bool = False
     test_hook: bool = False
+    fast: bool = False
 
 
 @dataclass(slots=True)

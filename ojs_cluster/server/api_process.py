@@ -19,6 +19,7 @@ from hypercorn.typing import ASGIFramework
 from ojs_cluster.config import Settings
 from ojs_cluster.http.app import App, HttpSettings
 from ojs_cluster.http.asgi import read_head, send_response
+from ojs_cluster.http.fast_lane import FastLane
 from ojs_cluster.http.quart_app import create_quart_app
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.starting import starting
@@ -26,6 +27,7 @@ from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.child import Child, run_child
 from ojs_cluster.server.http_server import drain_times, hypercorn_config, lifespan, serve
 from ojs_cluster.server.opening import open_patiently
+from ojs_cluster.server.settings import ListenSettings
 from ojs_cluster.store.wake import Waiters
 
 
@@ -78,6 +80,7 @@ async def work(child: Child) -> None:
     settings = child.settings
     config = hypercorn_config(settings.listen)
     gate = Gate(child.stop)
+    lane = fast_lane(settings.listen, child.stop)
     sockets = [socket.socket(fileno=fd) for fd in child.listen_fds]
     times = drain_times(settings.listen)
     served = trio.Event()
@@ -86,7 +89,13 @@ async def work(child: Child) -> None:
 
         async def serve_all(task_status: trio.TaskStatus[None]) -> None:
             await serve(
-                gate, config, sockets, stop=child.stop, times=times, task_status=task_status
+                gate,
+                config,
+                sockets,
+                stop=child.stop,
+                times=times,
+                lane=lane,
+                task_status=task_status,
             )
             served.set()
             if not gate.is_open:
@@ -104,11 +113,18 @@ async def work(child: Child) -> None:
             quart = create_quart_app(app)
             await stack.enter_async_context(lifespan(quart, config))
             gate.open(quart)
+            if lane is not None:
+                lane.open(app)
             # What exists now lives as long as the process: no collection has to visit it.
             gc.freeze()
             nursery.start_soon(_drain, child.stop, app)
             child.ready()
             await served.wait()
+
+
+def fast_lane(listen: ListenSettings, stop: trio.Event) -> FastLane | None:
+    """Give the fast lane of this process, None when it is switched off."""
+    return FastLane(stop=stop, idle_timeout_s=listen.idle_timeout_s) if listen.fast_lane else None
 
 
 def http_settings(settings: Settings) -> HttpSettings:

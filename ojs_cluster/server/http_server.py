@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import trio
 from hypercorn.config import Config
@@ -24,6 +25,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState, LifespanState
 from hypercorn.utils import wrap_app
 
+from ojs_cluster.http.fast_lane import FastLane
 from ojs_cluster.server.child import leaves
 from ojs_cluster.server.settings import ListenSettings
 
@@ -116,6 +118,31 @@ def open_listener(host: str, port: int, backlog: int, write_timeout_s: float) ->
     return listener
 
 
+class Resumed:
+    """A stream of which the first bytes have been read: it gives them again, then goes on.
+
+    It has what hypercorn's `TCPServer` uses of a stream, which `tests/server/test_hypercorn.py`
+    pins. A `trio.abc.Stream` would have to promise more.
+    """
+
+    def __init__(self, stream: trio.SocketStream, read: bytes) -> None:
+        """Put `read` in front of what `stream` still gives."""
+        self._stream = stream
+        self._read = read
+        self.socket = stream.socket
+        self.send_all = stream.send_all
+        self.send_eof = stream.send_eof
+        self.aclose = stream.aclose
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Receive as a stream does."""
+        if self._read:
+            await trio.lowlevel.checkpoint()
+            given, self._read = self._read[:max_bytes], self._read[max_bytes or len(self._read) :]
+            return given
+        return await self._stream.receive_some(max_bytes)
+
+
 @asynccontextmanager
 async def lifespan(app: ASGIFramework, config: Config) -> AsyncIterator[None]:
     """Run an ASGI application's start-up before the block and its shutdown after it.
@@ -142,37 +169,51 @@ async def serve(
     *,
     stop: trio.Event,
     times: DrainTimes,
+    lane: FastLane | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `stop` is set, then drain and return; listening sockets are closed.
 
     Connections that are idle when the drain begins are closed, those with a request in flight are
     closed after its response, and what is left after the grace period is cut.
+
+    With a `lane` each connection is first served there, and here when that gives it up.
     """
     context = WorkerContext(None)
-    connection = partial(_connection, _wrapped(app), config, context)
+    connection = partial(_connection, _wrapped(app), config, context, lane)
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
             accepting.start_soon(
                 partial(trio.serve_listeners, connection, listeners, handler_nursery=connections)
             )
+            if lane is not None:
+                accepting.start_soon(lane.close_idle)
             task_status.started()
             await stop.wait()
             await trio.sleep(times.delay_s)
             accepting.cancel_scope.cancel()
         connections.cancel_scope.deadline = trio.current_time() + times.grace_s
+        if lane is not None:
+            lane.drain()
         await context.terminated.set()
     if connections.cancel_scope.cancelled_caught:
         log.warning("requests were cut at the end of the grace period")
 
 
 async def _connection(
-    app: AppWrapper, config: Config, context: WorkerContext, stream: trio.SocketStream
+    app: AppWrapper,
+    config: Config,
+    context: WorkerContext,
+    lane: FastLane | None,
+    stream: trio.SocketStream,
 ) -> None:
     try:
-        # hypercorn annotates the TLS stream only; it takes a plain one as well.
-        await TCPServer(app, config, context, ConnectionState({}), stream)  # type: ignore[arg-type]
+        read = b"" if lane is None else await lane.serve(stream)
+        if read is not None:
+            # hypercorn annotates the TLS stream only; it takes a plain one as well.
+            resumed: Any = Resumed(stream, read) if read else stream
+            await TCPServer(app, config, context, ConnectionState({}), resumed)
     except* Exception as group:
         # One connection's trouble stays its own. Cancellation passes through.
         for error in leaves(group):

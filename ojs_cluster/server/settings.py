@@ -34,6 +34,7 @@ class ListenSettings:
     shutdown_delay_s: float
     max_header_bytes: int
     scheduler_port: int
+    fast_lane: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,8 +116,11 @@ async def fetch_or_wait(
     worker_id: str,
     visibility_timeout_ms: int | None = None,
     wait_ms: int = 0,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> list[JobRecord]:
     """As ``fetch``, and when there is nothing wait up to ``wait_ms`` for the first job.
+
+    ``on_wait`` is called when the waiting begins.
 
     Raises
     ------
@@ -132,10 +135,12 @@ async def fetch_or_wait(
         jobs = await look()
         if jobs or wait_ms <= 0 or waiters.draining:
             return jobs
+        on_wait()
         return await _wait(store, waiters, queues, look, deadline)
     except Quiet:
         # It would eat the wake-ups of those who may fetch, so it waits apart from them. It does
         # wait: a worker that is told "nothing" at once would ask again at once.
+        on_wait()
         with trio.move_on_at(deadline):
             await waiters.drained()
         return []

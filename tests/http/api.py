@@ -6,19 +6,27 @@ import json
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import trio
-from hypercorn.config import Config
-from hypercorn.trio import serve
 
+from ojs_cluster.config import load
 from ojs_cluster.http import App, HttpSettings, create_quart_app
 from ojs_cluster.http.dispatch import dispatch
+from ojs_cluster.http.fast_lane import FastLane
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.quart_app import OJSQuart
 from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.server.api_process import Gate
 from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.http_server import (
+    DrainTimes,
+    hypercorn_config,
+    open_listener,
+    serve,
+)
 from ojs_cluster.store.context import StoreSettings, open_store
 
 SHARDS = 8
@@ -127,38 +135,52 @@ class _Complaints(logging.Handler):
 _error_log = logging.getLogger("tests.http.hypercorn")
 
 
+@dataclass(slots=True)
+class Doors:
+    """Which doors `serving` opens. Test files that go through both set it."""
+
+    lane: bool = False
+
+
+doors = Doors()
+
+
 @asynccontextmanager
 async def serving(
-    app: App, *, quart: OJSQuart | None = None, idle_s: float = 60.0
+    app: App,
+    *,
+    quart: OJSQuart | None = None,
+    idle_s: float = 60.0,
+    lane: bool | None = None,
+    stop: trio.Event | None = None,
 ) -> AsyncIterator[int]:
-    """Serve ``app`` with hypercorn on a free loopback port, which is yielded.
+    """Serve ``app`` as an API process does on a free loopback port, which is yielded.
 
-    ``idle_s`` is after how long an idle connection is closed. Raises AssertionError when hypercorn
-    or Quart reported an error meanwhile.
+    ``idle_s`` is after how long an idle connection is closed. ``lane`` puts the fast lane before
+    hypercorn; by default ``doors`` says. Setting ``stop`` begins the drain, which leaving the block
+    does anyway. Raises AssertionError when hypercorn or Quart reported an error meanwhile.
     """
-    served = quart or create_quart_app(app)
     complaints = _Complaints()
     _error_log.addHandler(complaints)
-    hypercorn = Config()
-    hypercorn.bind = ["127.0.0.1:0"]
-    hypercorn.accesslog = None
-    hypercorn.errorlog = _error_log
-    hypercorn.keep_alive_timeout = idle_s
-    hypercorn.graceful_timeout = 2.0
-    stop = trio.Event()
+    listen = replace(load({"OJS_ALLOW_INSECURE_NO_AUTH": "1"}).listen, idle_timeout_s=idle_s)
+    config = hypercorn_config(listen)
+    config.errorlog = _error_log
+    stop = trio.Event() if stop is None else stop
+    gate = Gate(stop)
+    gate.open(quart or create_quart_app(app))
+    through = None
+    if doors.lane if lane is None else lane:
+        through = FastLane(stop=stop, idle_timeout_s=idle_s)
+        through.open(app)
+    listener = open_listener("127.0.0.1", 0, listen.backlog, listen.write_timeout_s)
+    port: int = listener.getsockname()[1]
+    times = DrainTimes(delay_s=0, grace_s=2.0)
     async with trio.open_nursery() as nursery:
-
-        async def run(task_status: trio.TaskStatus[list[str]]) -> None:
-            await serve(
-                served,
-                hypercorn,
-                shutdown_trigger=stop.wait,
-                task_status=task_status,
-            )
-
-        binds = await nursery.start(run)
+        await nursery.start(
+            partial(serve, gate, config, [listener], stop=stop, times=times, lane=through)
+        )
         try:
-            yield int(binds[0].rpartition(":")[2])
+            yield port
         finally:
             app.drain()
             stop.set()

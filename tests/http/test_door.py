@@ -1,10 +1,10 @@
-"""The Quart door on a real socket: bytes in, bytes out, clients that leave."""
+"""Both doors on a real socket: bytes in, bytes out, clients that leave."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from trio.testing import wait_all_tasks_blocked
 from ojs_cluster.http.app import App
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store.wake import fetch_or_wait
-from tests.http.api import OJS_TYPE, Api, open_app, serving, until
+from tests.http.api import OJS_TYPE, Api, doors, open_app, serving, until
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,14 @@ def request(method: str, target: str, body: Any = None, *headers: str) -> bytes:
     if raw_body:
         lines += [f"Content-Type: {OJS_TYPE}", f"Content-Length: {len(raw_body)}"]
     return "\r\n".join([*lines, "", ""]).encode() + raw_body
+
+
+@pytest.fixture(autouse=True, params=["hypercorn", "lane"])
+def door(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test once through hypercorn alone and once with the fast lane before it."""
+    doors.lane = request.param == "lane"
+    yield
+    doors.lane = False
 
 
 @pytest.fixture

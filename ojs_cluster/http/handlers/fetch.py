@@ -52,6 +52,7 @@ async def fetch(app: App, request: Request) -> Response:
         worker_id=worker,
         visibility_timeout_ms=lease_ms,
         wait_ms=min(body.wait_ms or 0, app.settings.max_wait_ms),
+        on_wait=request.on_wait,
     )
     if not jobs:
         return _EMPTY

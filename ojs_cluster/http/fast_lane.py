@@ -1,0 +1,350 @@
+"""The second door: the hot routes over plain HTTP/1.1, on our own small loop.
+
+A connection is first served here. As long as its requests are plain (`lane_parser`) and for routes
+marked ``fast`` in the route table, they go through the same `prepare` and `run` as in the first
+door, and the answers have the same bytes. With the first request that is not, `FastLane.serve`
+gives back the bytes that were read, and the connection is hypercorn's for the rest of its life. So
+the lane knows nothing of chunks, upgrades and HTTP/2, and never says that a request is malformed.
+
+What makes it fast: no task and no cancel scope per request (one nursery per connection), one write
+per response, no await for a write that the kernel takes at once, and one task that looks at the
+deadlines of all idle connections (trio keeps deadlines in a heap: setting one twice per request
+costs as much as parsing it). It works on the socket itself, as trio's streams check, lock and
+reschedule around each call.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from contextlib import suppress
+from math import inf
+from typing import Final
+
+import trio
+
+from ojs_cluster.http.app import App
+from ojs_cluster.http.dispatch import Call, prepare, refuse, run, too_late, undo
+from ojs_cluster.http.errors import BodyTimeout
+from ojs_cluster.http.lane_parser import Head, Odd, read_head
+from ojs_cluster.http.lane_replies import encode
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.routes import ROUTES
+
+_MOST: Final = 65_536  # bytes read at once, as in hypercorn
+_LOOKS_PER_TIMEOUT: Final = 8
+_LONGEST_LOOK_S: Final = 1.0
+
+_FAST: Final = [(route.method, route.template) for route in ROUTES if route.fast]
+_EXACT: Final = frozenset(pair for pair in _FAST if "{" not in pair[1])
+_PATTERN: Final = re.compile(
+    "|".join(
+        f"{method} " + re.sub(r"\{[^}]*\}", "[^/]+", template)
+        for method, template in _FAST
+        if "{" in template
+    )
+)
+
+
+class _Left(Exception):
+    """The client is gone: nobody is left to answer."""
+
+
+class FastLane:
+    """The lane of one process. Connections that come before `open` are not served in it."""
+
+    def __init__(self, *, stop: trio.Event, idle_timeout_s: float) -> None:
+        """Prepare the lane; nothing starts yet.
+
+        ``stop`` is set when the process is to end: from then on each answer is the last one of its
+        connection, and says so. ``idle_timeout_s`` is how long a connection may be without a
+        complete head, in seconds.
+        """
+        self.stop = stop
+        self.drained = False
+        self._idle_timeout_s = idle_timeout_s
+        self._app: App | None = None
+        self._connections: set[_Connection] = set()
+
+    def open(self, app: App) -> None:
+        """Serve ``app`` on connections that come from now on."""
+        self._app = app
+
+    async def serve(self, stream: trio.SocketStream) -> bytes | None:
+        """Serve a connection until it ends, or until it is hypercorn's.
+
+        Returns None when it has ended and ``stream`` is closed, else the bytes that were read and
+        belong to requests that were not served.
+        """
+        if self._app is None:
+            return b""
+        connection = _Connection(self, self._app, stream)
+        self._connections.add(connection)
+        try:
+            rest = await connection.run()
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        finally:
+            self._connections.discard(connection)
+        if rest is None:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await stream.send_eof()  # as hypercorn does
+            await stream.aclose()
+        return rest
+
+    async def close_idle(self) -> None:
+        """Close connections that were idle for the timeout; runs until cancelled.
+
+        They are closed late by up to an eighth of the timeout, or a second if that is less.
+        """
+        interval_s = min(_LONGEST_LOOK_S, self._idle_timeout_s / _LOOKS_PER_TIMEOUT)
+        while True:
+            await trio.sleep(interval_s)
+            self._close_idle_since(trio.current_time() - self._idle_timeout_s)
+
+    def drain(self) -> None:
+        """Close what is idle now, and from now on what would become so."""
+        self.drained = True
+        self._close_idle_since(trio.current_time())
+
+    def _close_idle_since(self, moment: float) -> None:
+        for connection in self._connections:
+            if connection.idle_since <= moment:
+                connection.scope.cancel()
+
+
+class _Connection:
+    """One connection while it is in the lane."""
+
+    def __init__(self, lane: FastLane, app: App, stream: trio.SocketStream) -> None:
+        self._lane = lane
+        self._app = app
+        # The same descriptor without trio's wrapper. The stream stays its owner.
+        found = stream.socket
+        self._sock = socket.socket(found.family, found.type, found.proto, found.fileno())
+        self._sock.setblocking(False)
+        self._data = b""
+        """Read, and not served yet."""
+        self._nursery: trio.Nursery
+        self._watching: trio.CancelScope | None = None
+        self.scope = trio.CancelScope()
+        """Cancelled when the connection is idle and has to end, or its client left while a handler
+        waits. Nothing else may be running in it."""
+        self.idle_since = trio.current_time()
+        """When it began to wait for a complete head; infinity while it does not."""
+
+    async def run(self) -> bytes | None:
+        """As `FastLane.serve`, without closing."""
+        try:
+            with self.scope:
+                async with trio.open_nursery() as self._nursery:
+                    with suppress(_Left):
+                        return await self._serve()
+            return None
+        finally:
+            self._sock.detach()
+
+    async def _serve(self) -> bytes | None:
+        while True:
+            try:
+                head = await self._next_head()
+                if head is None or self.scope.cancel_called:
+                    # Found idle too long in the moment when a request came: what it asks for must
+                    # not be begun, it would be cancelled half way.
+                    return None
+                if not _is_fast(head):
+                    return self._data
+                self.idle_since = inf
+                keep = await self._exchange(head)
+            except Odd:
+                return self._data
+            if not keep or self._lane.drained:
+                return None
+            self.idle_since = trio.current_time()
+
+    # -- reading ------------------------------------------------------------------------------
+
+    async def _next_head(self) -> Head | None:
+        """The next request's head; None when the client ended between two requests.
+
+        Raises Odd, also at an end in the middle of a head: it reads as an end again.
+        """
+        while True:
+            if self._data:
+                head = read_head(self._data)
+                if head is not None:
+                    return head
+            piece = await self._receive()
+            if not piece:
+                if self._data:
+                    raise Odd
+                return None
+            self._data = self._data + piece if self._data else piece
+
+    async def _receive(self) -> bytes:
+        """What comes next, empty at the end. Raises _Left."""
+        while True:
+            await trio.lowlevel.wait_readable(self._sock)
+            try:
+                return self._sock.recv(_MOST)
+            except BlockingIOError:
+                continue
+            except OSError:
+                raise _Left from None
+
+    async def _read_until(self, end: int, timeout_s: float) -> bool:
+        """Read until there are ``end`` bytes. Tells whether there are, ``timeout_s`` later.
+
+        Raises Odd when the client ends before.
+        """
+        data = bytearray(self._data)
+        try:
+            with trio.move_on_after(timeout_s):
+                while len(data) < end:
+                    piece = await self._receive()
+                    if not piece:
+                        raise Odd
+                    data += piece
+        finally:
+            self._data = bytes(data)
+        return len(data) >= end
+
+    # -- answering ----------------------------------------------------------------------------
+
+    async def _exchange(self, head: Head) -> bool:
+        """Serve the request with this head; tells whether another one may follow.
+
+        Raises Odd for one that the first door has to serve.
+        """
+        app, end = self._app, head.size + head.length
+        if head.closes and len(self._data) > end:
+            raise Odd  # more after what was to be the last: hypercorn refuses the connection
+        arrived = len(self._data) >= end
+        request = self._request(head, end if arrived else head.size)
+        call = prepare(app, request, tentative=not arrived)
+        late: BodyTimeout | None = None
+        if not arrived:
+            if call.route is None or head.length > call.max_body:
+                raise Odd  # the first door knows how to answer while a body still comes
+            timeout_s = app.settings.body_timeout_s
+            arrived = await self._read_until(end, timeout_s)
+            if arrived:
+                request = self._request(head, end)
+            else:
+                late = too_late(timeout_s)
+                # Many clients report a broken pipe when they are answered while they send.
+                arrived = await self._read_until(end, app.settings.linger_s)
+        self._data = self._data[end:]
+        if late is not None:
+            response = refuse(request, call, late)
+        else:
+            response = await self._run(call, request)
+        draining = self._lane.stop.is_set()
+        await self._deliver(
+            response, encode(response, draining=draining, asked_to_close=head.closes)
+        )
+        return arrived and not draining and not head.closes
+
+    def _request(self, head: Head, end: int) -> Request:
+        body = self._data[head.size : end]
+        return Request(head.method, head.path, head.query, head.headers, body, self._begin_to_wait)
+
+    async def _run(self, call: Call, request: Request) -> Response:
+        """Run the handler. Raises _Left when the client left while it waited."""
+        response = await run(self._app, call, request)
+        if self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+            if self.scope.cancel_called:  # too late for the handler to notice
+                await undo(response)
+                raise _Left
+        return response
+
+    def _begin_to_wait(self) -> None:
+        """A handler waits for something that may take long: see whether its client stays.
+
+        Only then, because a task per request is what this door does without. A client that leaves
+        while a handler works is noticed when its answer is sent.
+        """
+        if self._watching is None and not self._data:
+            self._watching = trio.CancelScope()
+            self._nursery.start_soon(self._watch, self._watching)
+
+    async def _watch(self, scope: trio.CancelScope) -> None:
+        """Cancel everything here when the client leaves. Its next request ends the watch."""
+        with scope:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            while True:
+                await trio.lowlevel.wait_readable(self._sock)
+                seen = self._peek()
+                if seen is None:
+                    continue
+                if not seen:
+                    self.scope.cancel()
+                return
+
+    def _has_left(self) -> bool:
+        """Whether the client has closed its side and waits for nothing that it sent before.
+
+        A client that sends requests ahead may close its side and read the answers: hypercorn stops
+        reading at the next request, so the first door does not see it leave either.
+        """
+        return not self._data and self._peek() == b""
+
+    def _peek(self) -> bytes | None:
+        """The next byte, left where it is: empty at the end, None while nothing comes."""
+        try:
+            return self._sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    async def _deliver(self, response: Response, data: bytes) -> None:
+        """Send a response, and undo what cannot be sent if it says so. Raises _Left.
+
+        As in the first door, a client that has left before the last byte is given to the network
+        has no complete response; from then on it counts as answered.
+        """
+        if response.undelivered is None:
+            await self._send(data)
+            return
+        sent = False
+        try:
+            if self._has_left():
+                raise _Left
+            await self._send(data, look=True)
+            sent = True
+        finally:
+            if not sent:
+                await undo(response)
+
+    async def _send(self, data: bytes, *, look: bool = False) -> None:
+        """Send all of it. With ``look`` a client that leaves meanwhile gets the last byte no more.
+
+        Nearly always the kernel takes all at once, and nothing is awaited. Raises _Left.
+        """
+        sent = self._send_some(data)
+        if sent == len(data):
+            return
+        rest = memoryview(data)[sent:]
+        while rest:
+            await trio.lowlevel.wait_writable(self._sock)
+            if look and len(rest) == 1 and self._has_left():
+                raise _Left
+            rest = rest[self._send_some(rest[:-1] if look and len(rest) > 1 else rest) :]
+
+    def _send_some(self, data: bytes | memoryview) -> int:
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            raise _Left from None
+
+
+def _is_fast(head: Head) -> bool:
+    if (head.method, head.path) in _EXACT:
+        return True
+    return _PATTERN.fullmatch(f"{head.method} {head.path}") is not None

@@ -1,0 +1,108 @@
+"""What is used of hypercorn beyond its documentation: an upgrade that changes it fails here.
+
+Connections are handed to its `TCPServer` by our own accept loop, and the fast lane hands it a
+stream of which some bytes have been read.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import wrap_app
+
+from ojs_cluster.server.http_server import Resumed
+
+USED_OF_A_STREAM = {"socket", "receive_some", "send_all", "send_eof", "aclose"}
+
+
+def test_signatures() -> None:
+    def parameters(function: Any) -> list[str]:
+        return [*inspect.signature(function).parameters]
+
+    assert parameters(TCPServer) == ["app", "config", "context", "state", "stream"]
+    assert hasattr(TCPServer, "__await__")
+    assert parameters(WorkerContext) == ["max_requests"]
+    assert parameters(Lifespan)[:3] == ["app", "config", "state"]
+    assert parameters(wrap_app) == ["app", "wsgi_max_body_size", "mode"]
+    assert ConnectionState({}) == {}
+
+
+class _Looked(Resumed):
+    """Notes what it is asked for."""
+
+    def __init__(self, stream: trio.SocketStream, read: bytes) -> None:
+        self.asked: set[str] = set()
+        super().__init__(stream, read)
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("_") and name != "asked":
+            self.asked.add(name)
+        return super().__getattribute__(name)
+
+
+async def test_the_stream_is_used_as_we_think() -> None:
+    """Also that a stream without `do_handshake` is taken for one without TLS."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (scope["scheme"], scope["path"]) == ("http", "/a")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"served"})
+
+    context = WorkerContext(None)
+    assert not context.terminated.is_set()
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    async with listener, await trio.testing.open_stream_to_socket_listener(listener) as client:
+        server = await listener.accept()
+        request = b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        stream = _Looked(server, request[:20])
+        stream.asked.clear()
+        await client.send_all(request[20:])
+        with trio.fail_after(20):
+            resumed: Any = stream
+            await TCPServer(
+                wrap_app(app, 0, "asgi"), Config(), context, ConnectionState({}), resumed
+            )
+            received = b"".join([piece async for piece in client])
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert b"served" in received
+    assert stream.asked - {"do_handshake"} == USED_OF_A_STREAM
+
+
+async def test_terminated_ends_idle_connections() -> None:
+    context = WorkerContext(None)
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    async with listener, await trio.testing.open_stream_to_socket_listener(listener) as client:
+        server: Any = await listener.accept()
+
+        async def never(scope: Any, receive: Any, send: Any) -> None:
+            raise AssertionError("nothing was asked for")
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+
+                async def serve() -> None:
+                    app = wrap_app(never, 0, "asgi")
+                    await TCPServer(app, Config(), context, ConnectionState({}), server)
+
+                nursery.start_soon(serve)
+                await trio.testing.wait_all_tasks_blocked()
+                await context.terminated.set()
+                assert await client.receive_some(1) == b""
+
+
+async def test_a_resumed_stream_gives_first_what_was_read() -> None:
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    async with listener, await trio.testing.open_stream_to_socket_listener(listener) as client:
+        stream = Resumed(await listener.accept(), b"abcde")
+        assert await stream.receive_some(2) == b"ab"
+        assert await stream.receive_some() == b"cde"
+        await client.send_all(b"f")
+        assert await stream.receive_some(10) == b"f"
+        await stream.aclose()
