@@ -19,12 +19,16 @@ from tests.support.proxy import proxy
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """A kind of backend. `servers` are choices of `find_server`, the first found wins."""
+    """A kind of backend, and what its API nodes are told besides.
+
+    `servers` are choices of `find_server`, the first found wins.
+    """
 
     servers: tuple[str, ...]
     kind: str
     masters: int
     replicas: int = 0
+    env: Environment = NOTHING
 
     @property
     def is_cluster(self) -> bool:
@@ -38,6 +42,7 @@ TOPOLOGIES: Final[Mapping[str, Topology]] = {
     "valkey-cluster": Topology(_VALKEY, "valkey", masters=3),
     "redis-standalone": Topology(("redis-server",), "redis", masters=1),
     "redis-cluster": Topology(("redis-server",), "redis", masters=3),
+    "valkey-hypercorn": Topology(_VALKEY, "valkey", masters=1, env={"OJS_FAST_LANE": "0"}),
 }
 
 
@@ -118,7 +123,7 @@ def deploy(
         stack.callback(backend.stop, graceful=False)
         with contextlib.ExitStack() as starting:
             api = tuple(
-                ApiNode(f"node-{n}", directory, backend.url, workers=workers, env=env)
+                ApiNode(f"node-{n}", directory, backend.url, workers=workers, env={**kind.env, **env})
                 for n in range(nodes)
             )
             leaders = tuple(
