@@ -32,7 +32,8 @@ conformance: $(VENV)/.dev ## run the conformance suites against URL=http://host:
 soak: $(VENV)/.dev ## the long variants of the tests
 	OJS_KILL_ROUNDS=20 $(BIN)/pytest -m soak
 
-bench: $(VENV)/.loadtest ## the benchmarks in loadtest/bench
+bench: export PEER := $(PEER)
+bench: $(VENV)/.loadtest ## the benchmarks in loadtest/bench (PEER=http://host:port adds a server)
 	@for file in loadtest/bench/[a-z]*.py; do \
 		module=$$(echo $${file%.py} | tr / .); \
 		echo "== $$module"; $(BIN)/python -m $$module || exit 1; \

@@ -19,7 +19,7 @@ from tests.http.two_doors import LAST, MAX_BODY, End, TwoDoors, ends_in, masked,
 ID = "01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"
 # Slow is the machine, not the code: hypothesis must not judge by the clock.
 CASES = settings(
-    max_examples=500,
+    max_examples=300,
     deadline=None,
     suppress_health_check=[*HealthCheck],
     derandomize=True,

@@ -1,0 +1,154 @@
+"""A load generator that costs little: plain sockets, one epoll loop, no parsing beyond a `find`.
+
+A process of its own, started by the benchmarks, so that it never shares an interpreter with what it
+measures. Prints one line of JSON.
+
+    python -m loadtest.bench._load HOST PORT --kind lifecycle --connections 32 --seconds 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import selectors
+import socket
+import statistics
+import time
+from collections.abc import Generator
+
+END = b"\r\n\r\n"
+LENGTH = b"content-length: "
+
+# Yields requests, is sent the responses; one per connection.
+Script = Generator[bytes, bytes, None]
+
+
+def main() -> None:
+    """Load the server for some seconds."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("host")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--kind", choices=("lifecycle", "empty"), default="lifecycle")
+    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    options = parser.parse_args()
+    host, port = options.host, options.port
+    scripts = [
+        lifecycle(host, f"bench-{n}") if options.kind == "lifecycle" else empty(host)
+        for n in range(options.connections)
+    ]
+    began, cpu = time.perf_counter(), time.process_time()
+    times = drive(host, port, scripts, options.seconds)
+    print(
+        json.dumps(
+            {
+                "requests": len(times),
+                "seconds": time.perf_counter() - began,
+                "own_cpu_us": (time.process_time() - cpu) / len(times) * 1e6,
+                "p50_ms": statistics.median(times) * 1000,
+            }
+        )
+    )
+
+
+def empty(host: str) -> Script:
+    """The smallest request, again and again."""
+    request = b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host.encode()
+    while True:
+        check(request, (yield request), b" 200 ")
+
+
+def lifecycle(host: str, queue: str) -> Script:
+    """Enqueue a job, fetch one, acknowledge it, again and again, on a queue of its own."""
+    key = os.environ.get("OJS_API_KEY")
+    # As real clients send them: an SDK's requests carry about this much.
+    fixed = (
+        f"Host: {host}\r\nUser-Agent: bench\r\nAccept: */*\r\nContent-Type: application/json\r\n"
+    )
+    fixed += f"Authorization: Bearer {key}\r\n" if key else ""
+
+    def post(path: str, body: bytes) -> bytes:
+        head = f"POST {path} HTTP/1.1\r\n{fixed}Content-Length: {len(body)}\r\n\r\n"
+        return head.encode() + body
+
+    job = {"type": "bench.lifecycle", "args": ["x" * 100], "options": {"queue": queue}}
+    enqueue = post("/ojs/v1/jobs", json.dumps(job).encode())
+    asked = {"queues": [queue], "count": 1, "worker_id": queue}
+    fetch = post("/ojs/v1/workers/fetch", json.dumps(asked).encode())
+    while True:
+        check(enqueue, (yield enqueue), b" 201 ")
+        fetched = yield fetch
+        check(fetch, fetched, b" 200 ")
+        # Servers that know no lease ids take the worker's.
+        body = b'{"job_id":"%b","worker_id":"%b"' % (member(fetched, b"id"), queue.encode())
+        lease = member(fetched, b"lease_id")
+        body += b',"lease_id":"%b"}' % lease if lease else b"}"
+        ack = post("/ojs/v1/workers/ack", body)
+        check(ack, (yield ack), b" 200 ")
+
+
+def member(response: bytes, name: bytes) -> bytes:
+    """The first text of this name in a JSON body; empty when there is none."""
+    at = response.find(b'"%b":"' % name)
+    if at < 0:
+        return b""
+    start = at + len(name) + 4
+    return response[start : response.index(b'"', start)]
+
+
+def check(request: bytes, response: bytes, status: bytes) -> None:
+    """Whoever is measured has to do the work."""
+    if response[8:13] != status:
+        raise SystemExit(f"expected{status.decode()}for {request!r}: {response!r}")
+
+
+def drive(host: str, port: int, scripts: list[Script], seconds: float) -> list[float]:
+    """Run every script on its own keep-alive connection; gives each request's time in s."""
+    selector = selectors.DefaultSelector()
+    times: list[float] = []
+    running = 0
+    for script in scripts:
+        sock = socket.create_connection((host, port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        selector.register(sock, selectors.EVENT_READ, [script, sock, b"", time.perf_counter()])
+        sock.sendall(next(script))
+        running += 1
+    until = time.perf_counter() + seconds
+    while running:
+        for key, _ in selector.select():
+            state = key.data
+            script, sock = state[0], state[1]
+            piece = sock.recv(65_536)
+            if not piece:
+                raise SystemExit("the server closed a connection")
+            response = state[2] + piece
+            if not is_complete(response):
+                state[2] = response
+                continue
+            now = time.perf_counter()
+            times.append(now - state[3])
+            if now > until:
+                selector.unregister(sock)
+                sock.close()
+                running -= 1
+                continue
+            state[2], state[3] = b"", now
+            sock.sendall(script.send(response))
+    return times
+
+
+def is_complete(response: bytes) -> bool:
+    """Whether the body is there, by its Content-Length."""
+    head = response.find(END)
+    if head < 0:
+        return False
+    at = response.find(LENGTH, 0, head)
+    if at < 0:
+        at = response.lower().find(LENGTH, 0, head)
+    at += len(LENGTH)
+    return len(response) >= head + 4 + int(response[at : response.index(b"\r", at)])
+
+
+if __name__ == "__main__":
+    main()
