@@ -143,8 +143,6 @@ class End(Enum):
 
 def ends_in(data: bytes) -> End:
     """What h11 makes of these bytes."""
-    if not data:
-        return End.MIDDLE  # h11 takes no data for the end of the connection
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=131_072)
     connection.receive_data(data)
     while True:

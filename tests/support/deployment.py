@@ -122,8 +122,9 @@ def deploy(
         backend.start()
         stack.callback(backend.stop, graceful=False)
         with contextlib.ExitStack() as starting:
+            told = {**kind.env, **env}
             api = tuple(
-                ApiNode(f"node-{n}", directory, backend.url, workers=workers, env={**kind.env, **env})
+                ApiNode(f"node-{n}", directory, backend.url, workers=workers, env=told)
                 for n in range(nodes)
             )
             leaders = tuple(
