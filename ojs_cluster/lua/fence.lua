@@ -3,14 +3,15 @@
 -- Post: who knows `mark` may store in spite of it; with '' nobody, and that stays so.
 -- KEYS: 1 job hash of the id, 2 the shard's claims.
 -- ARGV: 1 id, 2 this shard, 3 mark.
--- Returns: 0 when the job is there, else 1
+-- Returns: {'there'} | {'fenced'} | {'moved', shard} when the id leads to another shard
 --@include now job
 local there = redis.call('HMGET', KEYS[1], F.state, F.alias, F.deal, F.fence)
-if there[1] then return 0 end
--- The id leads elsewhere, or a deal has reserved it: neither stores it without asking anew.
-if there[2] and (there[2] ~= ARGV[2] or there[3]) then return 1 end
+if there[1] then return {'there'} end
+if there[2] and there[2] ~= ARGV[2] then return {'moved', there[2]} end
+-- Reserved by a deal, which stores it for nobody but who has claimed everything anew.
+if there[3] then return {'fenced'} end
 redis.call('HSET', KEYS[1], F.alias, ARGV[2])
 if ARGV[3] == '' then redis.call('HDEL', KEYS[1], F.fence)
 elseif not there[2] or there[4] then redis.call('HSET', KEYS[1], F.fence, ARGV[3]) end
 redis.call('ZADD', KEYS[2], now, ARGV[1])
-return 1
+return {'fenced'}

@@ -72,25 +72,36 @@ async def try_claim(
 
 
 async def look(store: Store, shard: Shard, job_id: str) -> Holder | None:
-    """A job and its age; None when there is no such job."""
-    now, flat = await store.run(shard, "look", [shard.job(job_id)], idempotent=True)
-    job = record(job_id, flat)
-    if f.STATE not in job.fields:
-        return None
-    return Holder(job, shard.index, now - job.created_ms)
+    """A job and its age, found in ``shard`` or where the id leads from there; None when there is no
+    such job."""
+    for _ in range(2):
+        now, flat = await store.run(shard, "look", [shard.job(job_id)], idempotent=True)
+        job = record(job_id, flat)
+        if f.STATE in job.fields:
+            return Holder(job, shard.index, now - job.created_ms)
+        if f.ALIAS not in job.fields:
+            break
+        shard = store.keys.shard(int(job.fields[f.ALIAS]))
+    return None
 
 
 async def fence(store: Store, shard: Shard, job_id: str, *, for_good: bool = False) -> bool:
-    """Make it impossible that a job is stored; returns False when it is there.
+    """Make it impossible that a job is stored in ``shard``, or where the id leads from there;
+    returns False when it is there.
 
     A producer that meets the fence may store the job in spite of it, after it has looked at
     everything anew: it then knows the fence's mark (see ``enqueue``), which one that stalls does
     not. Unless it is ``for_good``: until the janitor removes it, after ten minutes.
     """
-    keys = [shard.job(job_id), shard.claims]
     mark = "" if for_good else os.urandom(8).hex()
-    args: list[Arg] = [job_id, shard.index, mark]
-    return bool(await store.run(shard, "fence", keys, args, idempotent=True))
+    while True:
+        keys = [shard.job(job_id), shard.claims]
+        args: list[Arg] = [job_id, shard.index, mark]
+        reply = await store.run(shard, "fence", keys, args, idempotent=True)
+        if reply[0] != b"moved":
+            return bool(reply[0] == b"fenced")
+        # An alias leads to where its job is, or would be: no further.
+        shard = store.keys.shard(int(reply[1]))
 
 
 async def settle(

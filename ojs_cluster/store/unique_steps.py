@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.store import jobs
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue
 from ojs_cluster.store.locks import fence
@@ -45,6 +46,7 @@ async def enqueue_step(
     Raises
     ------
     Conflict, TooManyQueues, BackendUnavailable: as ``enqueue``.
+    NotFound: others are about to store it; worth another try.
     """
     try:
         found = await enqueue(store, replace(job, id=job_id), fields=fields, lapses=lapses)
@@ -55,7 +57,10 @@ async def enqueue_step(
         if existing == job_id:
             return None
     # Whatever is in the way: the job may be there by now, stored by another process.
+    assert job.unique is not None  # noqa: S101 - by contract
+    if job.unique.on_conflict not in ("reject", "ignore"):
+        await jobs.get(store, job_id)  # it replaces what is in its way, so it must be there
+        return None
     if not await fence(store, store.keys.shard_of_id(job_id), job_id, for_good=True):
         return None
-    ignored = job.unique is not None and job.unique.on_conflict == "ignore"
-    return Refused(ignored, existing if existing != job_id else "")
+    return Refused(job.unique.on_conflict == "ignore", existing if existing != job_id else "")

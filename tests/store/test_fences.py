@@ -29,7 +29,7 @@ from tests.store.jobs import (
     shard_of,
     take,
 )
-from tests.store.unique_jobs import assert_nothing_left, once, recover
+from tests.store.unique_jobs import age_lock, assert_nothing_left, lock_of, once, recover
 from tests.support.invariants import Census
 from tests.support.lossy import lossy
 from tests.support.timeshift import age_job
@@ -125,6 +125,32 @@ async def test_a_batch_that_is_refused_puts_the_fence_back(store: Store, db: Any
 
     assert not await enqueue_fixed(store, str(job.id), job, lapses=lapses)
     assert (await enqueue(store, new_job(id=job.id, type="plain"))).id == job.id
+
+
+async def test_a_lock_leads_to_its_job_though_that_was_stored_in_another_shard(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    """Two producers of one id may disagree about the shard, and the first has claimed the lock."""
+    job = new_job(id=home_id(store), unique={})
+    await stalled(store, job)
+    queue = next(
+        name
+        for name in queues_in_other_shards(store, 2)
+        if shard_of(store, name) != shard_of(store)
+    )
+    mine = await once(store, queue, id=job.id)
+    lock = lock_of(store, db)
+    age_lock(db, store, lock, MINUTE)
+
+    with pytest.raises(Duplicate) as refused:
+        await once(store)
+
+    assert refused.value.details["existing_job_id"] == mine.id
+    assert not await fence(store, shard_of(store), mine.id)
+    new = await once(store, on_conflict="replace")
+    assert (await jobs.get(store, mine.id)).state is State.CANCELLED
+    assert [one.id for one in await take(store, "mail", queue, count=9)] == [new.id]
+    consistent()
 
 
 async def test_a_fence_for_good_is_not_stored_over(store: Store, db: Any) -> None:
