@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import redis
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis import Client, ClientSettings, open_client
+from ojs_cluster.redis import Client, ClientSettings, Script, open_client
 from ojs_cluster.server.embedded import Embedded, find_server
 from ojs_cluster.server.ports import reserve_any
-from tests.redis.helpers import eventually, in_thread
+from tests.redis.helpers import eventually, in_thread, key_on, slot_of
+from tests.support.servers import own_server, wait_until
 
 OPENSSL = shutil.which("openssl")
 SERVERS = [path for name in ("redis-server", "valkey-server") if (path := shutil.which(name))]
@@ -60,6 +62,17 @@ class Secure:
             url += f"&ssl_certfile={self.files / client}.crt&ssl_keyfile={self.files / client}.key"
         return url
 
+    def observer(self) -> redis.Redis:
+        """redis-py's client, by TLS."""
+        return redis.Redis(
+            host="127.0.0.1",
+            port=self.port,
+            ssl=True,
+            ssl_ca_certs=str(self.files / "ca.crt"),
+            ssl_certfile=str(self.files / "client.crt"),
+            ssl_keyfile=str(self.files / "client.key"),
+        )
+
 
 @pytest.fixture(scope="module")
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
@@ -81,6 +94,61 @@ def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secure]:
     ) as server:
         yield Secure(server, reserved.port, directory)
     reserved.release()
+
+
+@pytest.fixture(scope="module")
+def secure_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Embedded, Secure]]:
+    """Run a cluster of three masters that have a TLS port beside the plain one."""
+    if OPENSSL is None or not SERVERS:
+        pytest.skip("needs openssl and a redis-server or valkey-server on PATH")
+    directory = tmp_path_factory.mktemp("tls-cluster")
+    make_certificates(directory)
+    config = {
+        "tls-cert-file": str(directory / "server.crt"),
+        "tls-key-file": str(directory / "server.key"),
+        "tls-ca-cert-file": str(directory / "ca.crt"),
+    }
+    with own_server(directory / "data", config=config, choice=SERVERS[0]) as servers:
+        reserved = [reserve_any() for _ in servers.nodes]
+        ports = [port.port for port in reserved]
+        for node, port in zip(servers.nodes, ports, strict=True):
+            with node.client() as client:
+                client.config_set("tls-port", port)
+        secure = Secure(servers, ports[0], directory)
+
+        def told() -> set[int]:
+            with secure.observer() as client:
+                return {row[2][1] for row in client.execute_command("CLUSTER", "SLOTS")}
+
+        wait_until(lambda: told() == set(ports), timeout_s=60, what="all know the TLS ports")
+        yield servers, secure
+    for reservation in reserved:
+        reservation.release()
+
+
+async def test_every_node_of_a_cluster_is_reached_by_tls(
+    secure_cluster: tuple[Embedded, Secure],
+) -> None:
+    servers, secure = secure_cluster
+    script = Script("count", b"return redis.call('INCR', KEYS[1])")
+    keys = [key_on(servers, index) for index in range(3)]
+    heard: list[bytes] = []
+
+    async with open_client(ClientSettings.from_url(secure.url())) as client:
+        plain = {node.port for node in servers.nodes}
+        assert len(client.topology.masters) == 3
+        assert not {address.port for address in client.topology.masters} & plain
+        for key in keys:
+            slot = slot_of(key)
+            assert await client.call(slot, b"INCR", key) == 1
+            assert await client.script(slot, script, [key], []) == 2
+            await client.subscribe(key, slot, heard.append, lambda: None)
+            await client.call(slot, b"SPUBLISH", key, key)
+        await eventually(lambda: sorted(heard) == sorted(keys))
+        for node in servers.nodes:
+            with node.client() as observer:
+                lines = observer.client_list(_type="normal")
+            assert any(int(line["laddr"].rpartition(":")[2]) not in plain for line in lines)
 
 
 async def test_commands_and_messages_pass_through_tls(secure: Secure) -> None:
