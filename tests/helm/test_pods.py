@@ -129,12 +129,21 @@ def test_pods_spread_over_zones_and_hosts(chart: Chart) -> None:
         assert host["topologyKey"] == "kubernetes.io/hostname"
         for rule in (zone, host):
             assert rule["labelSelector"] == deployment["spec"]["selector"]
+            assert rule["matchLabelKeys"] == ["pod-template-hash"]
 
 
 def test_everything_that_serves_has_a_disruption_budget(rendering: Rendering) -> None:
     budgets = {each["metadata"]["name"] for each in rendering.all("PodDisruptionBudget")}
     serving = [*rendering.all("Deployment"), *rendering.all("StatefulSet")]
     assert budgets == {each["metadata"]["name"] for each in serving}
+
+
+def test_a_new_version_of_the_chart_alone_restarts_no_pod(rendering: Rendering) -> None:
+    for owner, pod in rendering.pods():
+        if not owner.startswith("Pod/"):
+            assert not {"helm.sh/chart", "app.kubernetes.io/version"} & set(
+                pod["metadata"]["labels"]
+            )
 
 
 def test_a_changed_value_restarts_the_pods_that_read_it(chart: Chart) -> None:

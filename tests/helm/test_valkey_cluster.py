@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 import redis
 
@@ -21,6 +22,7 @@ from ojs_cluster.server.children import spawn
 from ojs_cluster.server.embedded import Embedded, Node, ServerBinary
 from ojs_cluster.server.ports import reserve_any
 from tests.helm.chart import CHART, Chart, Rendering
+from tests.support.nodes import ApiNode
 from tests.support.servers import wait_until
 
 MASTERS, NODES, SLOTS = 3, 6, 16384
@@ -53,9 +55,11 @@ class Pods:
         local.write_text(self.rendering.one("ConfigMap", "-valkey")["data"][local.name])
         return [sys.executable, str(local), verb, here, *rest]
 
-    def form(self) -> subprocess.Popen[bytes]:
+    def form(self, password: str = "") -> subprocess.Popen[bytes]:
         """Start what the Job runs."""
-        return spawn(self.command("Job/", "form"), output=self.directory / "form.log", env={})
+        environment = {"OJS_REDIS_PASSWORD": password} if password else {}
+        command = self.command("Job/", "form")
+        return spawn(command, output=self.directory / "form.log", env=environment)
 
     @contextlib.contextmanager
     def meeting(self) -> Iterator[None]:
@@ -127,44 +131,81 @@ def finish(pods: Pods, *processes: subprocess.Popen[bytes]) -> None:
 
 
 def layout(pods: Pods) -> dict[str, tuple[str, ...]]:
-    """Role and slots of every node."""
-    rows = pods.rows(pods.nodes[0])
-    return {row[0]: (row[2].removeprefix("myself,"), row[3], *row[8:]) for row in rows}
+    """Role, master and slots of every node, by what it says of itself (what others hear is late)."""
+    found = {}
+    for node in pods.nodes:
+        (own,) = (row for row in pods.rows(node) if "myself" in row[2])
+        found[own[0]] = (own[2].removeprefix("myself,"), own[3], *own[8:])
+    return found
+
+
+def slots(pods: Pods) -> list[str]:
+    """Slots of every master."""
+    parts = layout(pods).values()
+    return sorted(",".join(given) for role, _, *given in parts if role == "master")
+
+
+EQUAL = ["0-5460", "10922-16383", "5461-10921"]
 
 
 def test_pods_become_a_cluster_and_another_run_changes_nothing(pods: Pods) -> None:
     finish(pods, pods.form(), pods.form())  # a retry may overlap what it retries
 
-    rows = pods.rows(pods.nodes[0])
-    masters = {row[0]: row[8:] for row in rows if "master" in row[2]}
-    assert sorted(masters.values()) == [["0-5460"], ["10922-16383"], ["5461-10921"]]
-    assert Counter(row[3] for row in rows if "slave" in row[2]) == dict.fromkeys(masters, 1)
-
     before = layout(pods)
+    assert slots(pods) == EQUAL
+    masters = [id_ for id_, (role, *_) in before.items() if role == "master"]
+    replicas = Counter(master for role, master, *_ in before.values() if role == "slave")
+    assert replicas == dict.fromkeys(masters, 1)
+
     finish(pods, pods.form())
     assert layout(pods) == before
+
+
+def test_the_server_waits_for_a_cluster_that_is_not_formed_yet(pods: Pods, tmp_path: Path) -> None:
+    # As in an installation: API pods, servers and the job all start at once.
+    url = "redis://" + ",".join(node.address for node in pods.nodes[:3])
+    api = ApiNode("api", tmp_path, url, workers=1)
+    try:
+        api.process.start()
+        wait_until(lambda: answers(f"{api.url}/live"), timeout_s=60, what="it lives")
+        assert not api.is_ready()
+        finish(pods, pods.form())
+        api.await_ready(60)
+        job = {"type": "t", "args": []}
+        assert httpx.post(f"{api.url}/ojs/v1/jobs", json=job, timeout=30).status_code == 201
+    finally:
+        api.stop()
+
+
+def answers(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(url, timeout=10).is_success
+    return False
 
 
 def test_a_run_that_was_interrupted_is_completed(pods: Pods) -> None:
     with pods.nodes[1].client() as client:
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 5461, 10921)  # type: ignore[no-untyped-call]
+    for node in pods.nodes:
+        with node.client() as client:
+            client.config_set("masterauth", "secret", "requirepass", "secret")
 
-    finish(pods, pods.form())
+    assert pods.form("secret").wait(60) == 0, (pods.directory / "form.log").read_text()
 
-    rows = pods.rows(pods.nodes[2])
-    assert sorted(row[8] for row in rows if "master" in row[2]) == [
-        "0-5460",
-        "10922-16383",
-        "5461-10921",
-    ]
+    for node in pods.nodes:
+        with redis.Redis("127.0.0.1", node.port, password="secret") as client:
+            client.config_set("requirepass", "")
+    wait_until(pods.is_one, what="every node serves the cluster")
+
+    assert slots(pods) == EQUAL
 
 
 def test_nodes_find_each_other_when_every_address_has_changed(pods: Pods) -> None:
     finish(pods, pods.form())
     key = b"{b}kept"
-    with redis.RedisCluster(host="127.0.0.1", port=pods.nodes[0].port) as client:
+    with redis.RedisCluster(host="127.0.0.1", port=pods.nodes[0].port, socket_timeout=60) as client:
         client.set(key, "yes")
-        client.wait(1, 5000, target_nodes=client.get_node_from_key(key.decode()))
+        client.wait(1, 30_000, target_nodes=client.get_node_from_key(key.decode()))
     for server in pods.servers:
         server.stop()
 
@@ -177,3 +218,60 @@ def test_nodes_find_each_other_when_every_address_has_changed(pods: Pods) -> Non
         wait_until(pods.is_one, timeout_s=60, what="the nodes have found each other")
         with redis.RedisCluster(host="127.0.0.1", port=pods.nodes[5].port) as client:
             assert client.get(key) == b"yes"
+
+
+def test_a_pod_starts_a_server_that_keeps_jobs(
+    chart: Chart, server_binary: ServerBinary, tmp_path: Path
+) -> None:
+    rendering = chart.render(
+        CHART / "ci" / "bundled-cluster-values.yaml", sets={"valkey.maxmemory": "100mb"}
+    )
+    script = rendering.one("ConfigMap", "-valkey")["data"]["start.sh"]
+    script = script.replace(" /tmp/", f" {tmp_path}/")
+    script = script.replace("dir /data", f"dir {tmp_path}")
+    password = 'a "quoted" one, with \\ and \\n and $HOME'
+    with contextlib.ExitStack() as stack:
+        port, bus = reserve_any(), reserve_any()
+        stack.callback(port.release)
+        stack.callback(bus.release)
+        # The image's program, here with ports of its own.
+        program = tmp_path / "bin" / "valkey-server"
+        program.parent.mkdir()
+        program.write_text(
+            f'#!/bin/sh\nexec {server_binary.path} "$@"'
+            f" --port {port.port} --cluster-port {bus.port}\n"
+        )
+        program.chmod(0o755)
+        (tmp_path / "start.sh").write_text(script)
+        process = spawn(
+            ["/bin/sh", str(tmp_path / "start.sh")],
+            output=tmp_path / "server.log",
+            env={
+                "PATH": f"{program.parent}:/usr/bin:/bin",
+                "POD_IP": "127.0.0.1",
+                "OJS_REDIS_PASSWORD": password,
+            },
+        )
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+        client = stack.enter_context(
+            redis.Redis("127.0.0.1", port.port, password=password, decode_responses=True)
+        )
+
+        def answered() -> bool:
+            assert process.poll() is None, (tmp_path / "server.log").read_text()
+            with contextlib.suppress(redis.ConnectionError):
+                return bool(client.ping())
+            return False
+
+        wait_until(answered, timeout_s=60, what="the server accepts the password")
+        wanted = {
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory": str(100 * 1024 * 1024),
+            "maxmemory-policy": "noeviction",
+            "cluster-enabled": "yes",
+            "cluster-announce-ip": "127.0.0.1",
+            "masterauth": password,
+        }
+        assert {name: client.config_get(name)[name] for name in wanted} == wanted

@@ -128,16 +128,20 @@ def form(nodes: Sequence[Node], masters: int) -> None:
     deadline = time.monotonic() + PATIENCE_S
 
     def repeat(step: Callable[[], bool], what: str) -> None:
+        said = ""
         while True:
-            trouble = ""
+            trouble = "not yet"
             try:
                 if step():
                     print(what, flush=True)
                     return
             except (RedisError, OSError) as error:
-                trouble = f": {error}"
+                trouble = str(error)
             if time.monotonic() > deadline:
-                raise SystemExit(f"not reached in {PATIENCE_S} s: {what}{trouble}")
+                raise SystemExit(f"not reached in {PATIENCE_S} s: {what}: {trouble}")
+            if trouble != said:
+                print(f"waiting until {what}: {trouble}", flush=True)
+                said = trouble
             time.sleep(POLL_S)
 
     def acquainted() -> bool:
@@ -162,7 +166,7 @@ def hand_out_slots(masters: Sequence[Node]) -> bool:
     for index, node in enumerate(masters):
         seen = members(node)
         taken = {slot for each in seen.values() for slots in each.slots for slot in slots}
-        own = next(each for each in seen.values() if "myself" in each.flags)
+        _, own = myself(seen)
         first, end = index * SLOTS // len(masters), (index + 1) * SLOTS // len(masters)
         if "master" in own.flags and not own.slots and taken.isdisjoint(range(first, end)):
             node.ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
@@ -173,18 +177,22 @@ def hand_out_slots(masters: Sequence[Node]) -> bool:
 def attach_replicas(nodes: Sequence[Node]) -> bool:
     """Give a node without a part to the master with the fewest replicas.
 
-    One at a time, each on the view that holds after the one before. Tells whether none was left.
+    One at a time, and by what each node says of itself: what they hear of each other comes late,
+    and two of them would take the same master. Tells whether none was left.
     """
-    for node in nodes:
-        seen = members(node)
-        own = next(each for each in seen.values() if "myself" in each.flags)
-        if "slave" in own.flags or own.slots:
-            continue
-        replicas = Counter(each.master for each in seen.values() if "slave" in each.flags)
-        leading = [id_ for id_, each in seen.items() if each.slots and "fail" not in each.flags]
-        node.ask("CLUSTER", "REPLICATE", min(leading, key=lambda id_: (replicas[id_], id_)))
-        return False
+    own = [(node, *myself(members(node))) for node in nodes]
+    replicas = Counter(member.master for _, _, member in own if "slave" in member.flags)
+    leading = [id_ for _, id_, member in own if member.slots]
+    for node, _, member in own:
+        if "master" in member.flags and not member.slots:
+            node.ask("CLUSTER", "REPLICATE", min(leading, key=lambda id_: (replicas[id_], id_)))
+            return False
     return True
+
+
+def myself(seen: dict[str, Member]) -> tuple[str, Member]:
+    """The node that was asked, and its id."""
+    return next((id_, each) for id_, each in seen.items() if "myself" in each.flags)
 
 
 def serves(node: Node) -> bool:

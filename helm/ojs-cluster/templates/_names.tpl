@@ -50,6 +50,16 @@ annotations:
 {{- toYaml (merge (dict) $selector $ours (.labels | default dict) .root.Values.commonLabels) -}}
 {{- end -}}
 
+{{/*
+Labels of pods: nothing that a new version of the chart changes by itself, for that would restart
+them, the bundled Valkey too.
+*/}}
+{{- define "ojs.podLabels" -}}
+{{- $ours := dict "app.kubernetes.io/part-of" "ojs-cluster" -}}
+{{- $selector := include "ojs.selector" . | fromYaml -}}
+{{- toYaml (merge (dict) $selector $ours (.labels | default dict) .root.Values.commonLabels) -}}
+{{- end -}}
+
 {{/* What selects pods. A Deployment's selector cannot be changed: tests/helm keeps a record. */}}
 {{- define "ojs.selector" -}}
 app.kubernetes.io/name: {{ include "ojs.name" .root }}

@@ -5,7 +5,7 @@ key and its label).
 {{- define "ojs.podMetadata" -}}
 {{- $values := get .root.Values .component -}}
 labels:
-  {{- include "ojs.labels" (merge (dict "labels" $values.podLabels) .) | nindent 2 }}
+  {{- include "ojs.podLabels" (merge (dict "labels" $values.podLabels) .) | nindent 2 }}
 annotations:
   # Values that a container reads at its start only: a change of them has to restart it.
   checksum/config: {{ include (print .root.Template.BasePath "/configmap.yaml") .root | sha256sum }}
@@ -55,6 +55,8 @@ topologySpreadConstraints:
     labelSelector:
       matchLabels:
         {{- include "ojs.selector" $ | nindent 8 }}
+    # Old and new pods are counted apart, or an update would leave the new ones unevenly spread.
+    matchLabelKeys: [pod-template-hash]
   {{- end }}
   {{- end }}
 {{- end }}
