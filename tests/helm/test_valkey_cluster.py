@@ -131,7 +131,7 @@ def finish(pods: Pods, *processes: subprocess.Popen[bytes]) -> None:
 
 
 def layout(pods: Pods) -> dict[str, tuple[str, ...]]:
-    """Role, master and slots of every node, by what it says of itself (what others hear is late)."""
+    """Role, master and slots of every node, as it says itself: what others hear is late."""
     found = {}
     for node in pods.nodes:
         (own,) = (row for row in pods.rows(node) if "myself" in row[2])
