@@ -293,7 +293,9 @@ async def _hold(store: Store, line: JobLine, shard: Shard, outcome: Outcome) -> 
         await rate_tokens.declared(store, shard, payload)
     if line.holds_lock and f.UNIQUE in line.fields:
         fingerprint = line.fields[f.UNIQUE].decode().removesuffix("+")
-        want = locks.Want(fingerprint, line.id, shard.index)
+        # One that was there may lie elsewhere: its id leads there (see ``locks.look``).
+        lies_in = shard if outcome == "created" else store.keys.shard_of_id(line.id)
+        want = locks.Want(fingerprint, line.id, lies_in.index)
         await locks.try_claim(store, store.keys.shard_of_fingerprint(fingerprint), [want])
     return outcome
 
