@@ -1,75 +1,44 @@
 -- Transition: available -> active, for up to `count` jobs of some queues of one shard.
 -- Pre:  the worker is not quiet; a queue is not paused, and its limits have room; a job that needs a
---       token of its rate limit's key has one.
+--       token of its rate limit's key has one, or the key's state is here and has one to give.
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id, and is counted
---       by its queue's limits. Neither a queue without room nor a job without its token keeps later
---       ones waiting: such a job is held back, and a token is asked for. What was due
+--       by its queue's and its key's limits. Neither a queue without room nor a job without its token
+--       keeps later ones waiting: such a job is held back, and a token is asked for. What was due
 --       in the shard has been promoted first; expired jobs met on the way are discarded. Fewer
 --       jobs than there are when they are large: the reply ends with the job that fills it.
 -- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c:, q:, h: and hq:.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
---       7 ms to keep discarded jobs, then the queue names in order.
+--       7 ms to keep discarded jobs, 8 this shard, then the queue names in order.
 -- Returns: {now, effects, 1 when there is more to look through, per job: id, fields} | {now, 'quiet'}
---@include keys now look last job event deadline effect available finish promote gauges meter gate hold
+--@include keys now look last job event deadline effect available finish promote gauges meter gate
+--@include limit limit_close home hold scan
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
     if until_ and tonumber(until_) > now then return {now, 'quiet'} end
 end
 local due, jobs = look_at_due(16, true)
+for _, id in ipairs(due) do
+    if jobs[id] and jobs[id][F.limit] then look_at_home(jobs[id]) end
+end
 local queues = {}
-for q = 8, #ARGV do
-    local at = 8 + 4 * (q - 8)
-    queues[q - 7] = {name = ARGV[q], counts = KEYS[at], available = KEYS[at + 1],
+for q = 9, #ARGV do
+    local at = 8 + 4 * (q - 9)
+    local queue = {name = ARGV[q], counts = KEYS[at], available = KEYS[at + 1],
         held = KEYS[at + 2], thirst = KEYS[at + 3], gate = load_gate(KEYS[at]), started = 0}
-    if #queues[q - 7].gate.meter > 0 then want(OPENING) end
+    table.insert(queues, queue)
+    if #queue.gate.meter > 0 then want(OPENING) end
 end
 
--- A reply that the client refuses for its size would leave leases that nobody knows of. With
--- the default limits a job has at most 1.7 MB, so this stays far below the client's 64 MiB.
-local MOST_BYTES = 8 * 1024 * 1024
-
--- Reads the heads of the queues, in order, as far as it takes to find enough jobs that can run:
--- ids and queues to take them from. The first scan loads the jobs. A second one goes no further, as
--- what was promoted in between only comes before or between them: it meets nothing unseen.
-local function scan()
-    local found, live, bytes, budget = {}, 0, 0, wanted + 256
-    for _, queue in ipairs(queues) do
-        local from, most = 0, live + room(queue.gate.meter, wanted - live)
-        local open = not queue.gate.shut
-        queue.visited = open and live < most
-        while open and live < most and budget > 0 and bytes < MOST_BYTES do
-            local size = math.min(most - live, budget)
-            local ids = redis.call('ZRANGE', queue.available, from, from + size - 1)
-            for _, id in ipairs(ids) do
-                if bytes >= MOST_BYTES then break end
-                if jobs[id] == nil then jobs[id] = load_job(job_key(id)) or false end
-                local job = jobs[id]
-                if job and (not job[F.expires] or tonumber(job[F.expires]) > now)
-                    and not needs_token(job) then
-                    live, bytes = live + 1, bytes + #job[F.envelope]
-                    for j = 2, job[F.errors] and #job.flat or 0, 2 do bytes = bytes + #job.flat[j] end
-                end
-                found[#found + 1] = id
-                found[#found + 1] = queue
-            end
-            open, from, budget = #ids == size, from + size, budget - size
-        end
-        queue.last = (live >= most or bytes >= MOST_BYTES) and found[#found - 1]
-        if live >= wanted or bytes >= MOST_BYTES then break end
-    end
-    return found, budget <= 0 and live < wanted
-end
-
-local found, more = scan()
+local found, more = scan(queues, jobs, wanted)
 for _, queue in ipairs(queues) do
     if queue.visited then look_at_waiting(queue, room(queue.gate.meter, wanted)) end
 end
 look()
 if #due > 0 then
     promote_due(due, jobs, ARGV[7])
-    found, more = scan()
+    found, more = scan(queues, jobs, wanted)
 end
 for _, queue in ipairs(queues) do
     queue.bound = queue.last and tonumber(redis.call('ZSCORE', queue.available, queue.last))
@@ -77,22 +46,22 @@ for _, queue in ipairs(queues) do
 end
 
 local reply, given = {now, effects, more and 1 or 0}, 0
-for i = 1, #found, 2 do
-    local id, queue = found[i], found[i + 1]
-    local key, job = job_key(id), jobs[id]
+for _, item in ipairs(found) do
+    local id, queue, job, key = item.id, item.queue, item.job, job_key(item.id)
     if not job then
         take_out(queue.available, id)
-    elseif job[F.expires] and tonumber(job[F.expires]) <= now then
+    elseif not item.alive then
         leave_queue(id, job)
         take_out(EXPIRING, id)
         expire(id, key, job, ARGV[7])
-    elseif needs_token(job) then
+    elseif not item.starts then
         hold_back(queue, id, job)
     else
         given, queue.started = given + 1, queue.started + 1
         take_out(queue.available, id)
         if job[F.expires] then take_out(EXPIRING, id) end
-        if job[F.token] then use_token(id, job) end
+        if job[F.token] then use_token(id, job)
+        elseif job[F.limit] then take_token(id, key, job, ARGV[8]) end
         local lease_ms = ARGV[5]
         if lease_ms == '' then lease_ms = job[F.visibility] or ARGV[6] end
         local deadline = now + lease_ms
@@ -108,6 +77,7 @@ for i = 1, #found, 2 do
         reply[#reply + 1] = job.flat
     end
 end
+close_homes()
 for _, queue in ipairs(queues) do
     pass_gate(queue.counts, queue.name, queue.gate, queue.started)
     if queue.visited then

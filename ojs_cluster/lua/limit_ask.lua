@@ -4,9 +4,10 @@
 -- ARGV: 1 key, 2 packed limits, which hold if the key has none, 3 'w' wait | 'r' reschedule | 'd' drop,
 --       4 shard of the jobs, 5.. asks: id/number.
 -- Returns: effects
---@include keys now deadline effect gauges meter limit limit_close
-if not limit.limits then set_limit('limits', ARGV[2]) end
-local new, seq = {}, tonumber(limit.seq or 0)
+--@include keys now deadline effect gauges meter limit dispense limit_close
+local limit = load_limit(ARGV[1])
+if not limit.fields.limits then set_limit(limit, 'limits', ARGV[2]) end
+local new, seq = {}, tonumber(limit.fields.seq or 0)
 for i = 5, #ARGV do
     local token = ARGV[4] .. '/' .. ARGV[i]
     if not redis.call('ZSCORE', KEYS[2], token) and not redis.call('ZSCORE', KEYS[3], token) then
@@ -15,17 +16,17 @@ for i = 5, #ARGV do
         new[#new + 1] = i
     end
 end
-set_limit('seq', string.format('%.0f', seq))
-local granted, refused = dispense(), ''
+set_limit(limit, 'seq', string.format('%.0f', seq))
+local granted, refused = dispense(limit), ''
 for _, i in ipairs(ARGV[3] ~= 'w' and new or {}) do
     local token = ARGV[4] .. '/' .. ARGV[i]
     if not granted[token] then
-        answer(token)
+        answer(limit, token)
         refused = refused .. ' ' .. ARGV[i]
     end
 end
 if refused ~= '' then
-    local wait = math.max(1, (limit_opens(true) or now + LATER_MS) - now)
+    local wait = math.max(1, (limit_opens(limit, true) or now + LATER_MS) - now)
     owe('grant', ARGV[4] .. ' ' .. ARGV[1] .. ' ' .. ARGV[3] .. string.format('%.0f', wait) .. refused)
 end
-return close_limit()
+return close_limit(limit)

@@ -4,23 +4,26 @@
 -- ARGV: 1 key, 2 shard of the jobs, 3 'u' not started | 's' started, with the ms until which the key is
 --       to be held, if any, 4.. asks: id/number.
 -- Returns: effects
---@include keys now deadline effect gauges meter limit limit_close
-local hold = tonumber(string.sub(ARGV[3], 2))
-if not limit.used then return effects end
+--@include keys now deadline effect gauges meter limit dispense limit_close
+local limit = load_limit(ARGV[1])
+if not limit.fields.used then return effects end
+local started, hold = string.sub(ARGV[3], 1, 1) == 's', tonumber(string.sub(ARGV[3], 2))
 for i = 4, #ARGV do
     local token = ARGV[2] .. '/' .. ARGV[i]
     local score = redis.call('ZSCORE', KEYS[2], token)
     if score then
-        if score == '0' and string.sub(ARGV[3], 1, 1) == 's' then count_starts(1)
-        elseif score == '0' then coming = coming - 1 end
-        out = out - 1
-        table.insert(returned, token)
+        if score == '0' and started then count_starts(limit, 1)
+        elseif score == '0' then limit.coming = limit.coming - 1 end
+        limit.out = limit.out - 1
+        table.insert(limit.returned, token)
     elseif redis.call('ZSCORE', KEYS[3], token) then
-        answer(token)
+        answer(limit, token)
     end
 end
 -- A worker that is wrong about the time must not stop a key for ever.
 hold = hold and math.min(hold, now + KEEP_MS)
-if hold and hold > tonumber(limit.hold or 0) then set_limit('hold', string.format('%.0f', hold)) end
-dispense()
-return close_limit()
+if hold and hold > tonumber(limit.fields.hold or 0) then
+    set_limit(limit, 'hold', string.format('%.0f', hold))
+end
+dispense(limit)
+return close_limit(limit)

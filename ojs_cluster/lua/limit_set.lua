@@ -5,18 +5,19 @@
 -- ARGV: 1 key, 2 'declare' | 'override', 3 packed limits ('' takes the override back),
 --       4 declare: ms of the job's creation; override: ms of its end, '' for none.
 -- Returns: effects
---@include keys now deadline effect gauges meter limit limit_close
+--@include keys now deadline effect gauges meter limit dispense limit_close
+local limit = load_limit(ARGV[1])
 if ARGV[2] == 'override' and ARGV[3] == '' then
-    if not limit.used then return effects end
+    if not limit.fields.used then return effects end
     redis.call('HDEL', KEYS[1], 'over', 'over_until')
-    limit.over = nil
+    limit.fields.over = nil
 elseif ARGV[2] == 'override' then
     if ARGV[4] ~= '' and tonumber(ARGV[4]) <= now then return effects end
-    set_limit('over', ARGV[3])
-    set_limit('over_until', ARGV[4])
-elseif tonumber(ARGV[4]) >= tonumber(limit.at or 0) then
-    set_limit('limits', ARGV[3])
-    set_limit('at', ARGV[4])
+    set_limit(limit, 'over', ARGV[3])
+    set_limit(limit, 'over_until', ARGV[4])
+elseif tonumber(ARGV[4]) >= tonumber(limit.fields.at or 0) then
+    set_limit(limit, 'limits', ARGV[3])
+    set_limit(limit, 'at', ARGV[4])
 end
-dispense()
-return close_limit()
+dispense(limit)
+return close_limit(limit)

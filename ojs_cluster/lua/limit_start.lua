@@ -2,14 +2,15 @@
 -- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out.
 -- ARGV: 1 key, 2 shard of the jobs, 3.. asks: id/number.
 -- Returns: effects
---@include keys now deadline effect gauges meter limit limit_close
-if not limit.used then return effects end
+--@include keys now deadline effect gauges meter limit dispense limit_close
+local limit = load_limit(ARGV[1])
+if not limit.fields.used then return effects end
 for i = 3, #ARGV do
     local token = ARGV[2] .. '/' .. ARGV[i]
     if redis.call('ZSCORE', KEYS[2], token) == '0' then
         redis.call('ZADD', KEYS[2], 1, token)
-        count_starts(1)
+        count_starts(limit, 1)
     end
 end
-dispense()
-return close_limit()
+dispense(limit)
+return close_limit(limit)

@@ -156,6 +156,7 @@ async def _fetch_from(
         visibility_timeout_ms if visibility_timeout_ms is not None else "",
         settings.visibility_timeout_ms,
         settings.retention_discarded_ms,
+        shard.index,
         *queues,
     ]
     reply = await store.run(shard, "fetch", keys, args)

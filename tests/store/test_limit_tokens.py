@@ -71,6 +71,21 @@ async def test_a_job_with_a_free_key_is_had_in_one_fetch_and_gives_its_token_bac
     consistent()
 
 
+async def test_the_pop_takes_the_token_itself_where_job_and_key_share_a_shard(
+    store: Store,
+) -> None:
+    for home in (True, False):
+        key = key_in(store, home=home)
+        await keyed(store, key, concurrency=1, rate=per_hour(9))
+        process, client = lossy(store)
+        [job] = await take(process)
+        assert client.calls["fetch"] == (1 if home else 2)
+        assert ("limit_ask" in client.calls) == (not home)
+        found = await rate_limits.of_key(store, key)
+        assert (found.usage.active, found.usage.started) == (1, 1)
+        await ack(store, job)
+
+
 async def test_no_more_jobs_of_a_key_are_active_than_its_concurrency(
     store: Store, db: Any, consistent: Consistent, key: str
 ) -> None:

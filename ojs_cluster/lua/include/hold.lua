@@ -3,8 +3,6 @@
 local ASKED_MOST, KEYS_MOST = 100, 16
 local waiting = {} -- queue -> key -> what is known of the jobs that wait for its tokens
 
-local function needs_token(job) return job[F.limit] and not job[F.token] end
-
 -- Reads, before the first write, the best of a queue's jobs that may ask: `most`, and one more.
 local function look_at_waiting(queue, most)
     local keys = {}

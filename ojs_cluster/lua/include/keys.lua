@@ -9,6 +9,9 @@ local function held_key(queue) return P .. 'h:' .. queue end
 local function thirst_key(queue) return P .. 'hq:' .. queue end
 local function unasked_key(queue, key) return P .. 'hk:' .. queue .. ':' .. key end
 local function asked_key(queue, key) return P .. 'ha:' .. queue .. ':' .. key end
+local function limit_key(key) return P .. 'l:' .. key end
+local function holders_key(key) return P .. 'lh:' .. key end
+local function askers_key(key) return P .. 'la:' .. key end
 local function dead_key(queue) return P .. 'd:' .. queue end
 local function worker_key(id) return P .. 'w:' .. id end
 local function workflow_keys(id) return P .. 'wf:' .. id, P .. 'wd:' .. id, P .. 'wr:' .. id end

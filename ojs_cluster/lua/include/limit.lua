@@ -1,69 +1,58 @@
--- The state of one rate limit key, in the shard of the key. KEYS of every script that includes this:
--- 1 l:, 2 lh: tokens given out (0 granted, 1 started), 3 la: tokens asked for, in turn, 4 the shard's
--- lims, 5 limlook, 6 ob, 7 out. ARGV[1] is the key. A token is named by who asks for it:
--- 'shard/job/number'. Fields of l:: limits, at (when the job was created that declared them last),
--- over, over_until (an operator's override), hold (ms until which nothing starts), starts, next (see
--- gauges.lua), seq (of asks), used (ms of the last use).
+-- The state of one rate limit key, in the shard of the key: l: the limits, lh: tokens given out (0 granted,
+-- 1 started), la: tokens asked for, in turn. A token is named by who asks for it: 'shard/job/number'.
+-- Fields of l:: limits, at (when the job was created that declared them last), over, over_until (an
+-- operator's override), hold (ms until which nothing starts), starts, next (see gauges.lua), seq (of
+-- asks), used (ms of the last use).
 local KEEP_MS = 24 * 3600 * 1000
 local LATER_MS = 5000 -- where only the end of another job makes room
-local flat, limit, answered, returned = redis.call('HGETALL', KEYS[1]), {}, {}, {}
-for i = 1, #flat, 2 do limit[flat[i]] = flat[i + 1] end
-local out, coming = redis.call('ZCARD', KEYS[2]), redis.call('ZCOUNT', KEYS[2], 0, 0)
 
-local function set_limit(name, value)
-    limit[name] = value
-    redis.call('HSET', KEYS[1], name, value)
+local function load_limit(key)
+    local limit = {key = key, l = limit_key(key), lh = holders_key(key), la = askers_key(key),
+        fields = {}, answered = {}, returned = {}}
+    local flat = redis.call('HGETALL', limit.l)
+    for i = 1, #flat, 2 do limit.fields[flat[i]] = flat[i + 1] end
+    limit.out, limit.coming = redis.call('ZCARD', limit.lh), redis.call('ZCOUNT', limit.lh, 0, 0)
+    return limit
 end
 
-local function override_holds()
-    return limit.over and (limit.over_until == '' or tonumber(limit.over_until) > now)
+local function set_limit(limit, name, value)
+    limit.fields[name] = value
+    redis.call('HSET', limit.l, name, value)
 end
 
-local function limit_meter()
-    local meter, packed = {}, limit.limits or '-,-,-'
-    if override_holds() then
-        local over = string.gmatch(limit.over, '[^,]+')
+local function override_holds(limit)
+    local until_ = limit.fields.over_until
+    return limit.fields.over and (until_ == '' or tonumber(until_) > now)
+end
+
+local function limit_meter(limit)
+    local meter, packed = {}, limit.fields.limits or '-,-,-'
+    if override_holds(limit) then
+        local over = string.gmatch(limit.fields.over, '[^,]+')
         packed = string.gsub(packed, '[^,]+', function(own)
             local value = over()
             return value == '-' and own or value
         end)
     end
-    add_limits(meter, packed, out, limit.starts, limit.next)
+    add_limits(meter, packed, limit.out, limit.fields.starts, limit.fields.next)
     return meter
 end
 
+-- How many tokens may be given out now.
+local function limit_room(limit, meter)
+    if tonumber(limit.fields.hold or 0) > now then return 0 end
+    return room(meter, 1000, limit.coming)
+end
+
 -- Jobs start with tokens that were granted.
-local function count_starts(n)
-    coming = coming - n
-    local fields = start(limit_meter(), n)
-    for i = 1, #fields, 2 do set_limit(fields[i], fields[i + 1]) end
+local function count_starts(limit, n)
+    limit.coming = limit.coming - n
+    local fields = start(limit_meter(limit), n)
+    for i = 1, #fields, 2 do set_limit(limit, fields[i], fields[i + 1]) end
 end
 
 -- An ask leaves the list, at the end of the script.
-local function answer(token)
-    answered[token] = true
-    table.insert(answered, token)
-end
-
--- Gives tokens to those who have asked first, as far as there is room. Returns which.
-local function dispense()
-    local meter, shards, granted = limit_meter(), {}, {}
-    local free = tonumber(limit.hold or 0) > now and 0 or room(meter, 1000, coming)
-    local verdict = '+'
-    for _, gauge in ipairs(meter) do if gauge.timed then verdict = '+w' end end
-    local asked = free > 0 and redis.call('ZRANGE', KEYS[3], 0, free + #answered - 1) or {}
-    for _, token in ipairs(asked) do
-        if free > 0 and not answered[token] then
-            local shard, ask = string.match(token, '^(%d+)/(.*)$')
-            if not shards[shard] then table.insert(shards, shard) end
-            shards[shard] = (shards[shard] or '') .. ' ' .. ask
-            redis.call('ZADD', KEYS[2], 0, token)
-            free, out, coming, granted[token] = free - 1, out + 1, coming + 1, true
-            answer(token)
-        end
-    end
-    for _, shard in ipairs(shards) do
-        owe('grant', shard .. ' ' .. ARGV[1] .. ' ' .. verdict .. shards[shard])
-    end
-    return granted
+local function answer(limit, token)
+    limit.answered[token] = true
+    table.insert(limit.answered, token)
 end
