@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
 from ojs_cluster.core.errors import PayloadTooLarge
 from ojs_cluster.store.by_id import on_job
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.many import Outcome, Part, on_jobs
 from ojs_cluster.store.record import JobRecord
 
 _KEYS = ("active", "running", "finished", "events")
@@ -35,12 +40,7 @@ async def ack(
     PayloadTooLarge: the result is over the limit; the job stays active.
     BackendUnavailable: Redis did not answer in time.
     """
-    if result is not None and len(result) > store.settings.result_max_bytes:
-        raise PayloadTooLarge(
-            f"the result has {len(result)} bytes, at most "
-            f"{store.settings.result_max_bytes} are kept",
-            field="result",
-        )
+    check_result(store, result)
     return await on_job(
         store,
         "ack",
@@ -55,3 +55,53 @@ async def ack(
         ],
         idempotent=bool(worker_id or lease_id),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """One of many: as the arguments of ``ack``."""
+
+    job_id: str
+    lease_id: str | None
+    result: bytes | None
+
+
+async def ack_many(store: Store, acks: Sequence[Ack], *, worker_id: str | None) -> list[Outcome]:
+    """Complete many active jobs, each by itself; the outcomes are in the order given.
+
+    Raises
+    ------
+    PayloadTooLarge: a result is over the limit; nothing was done.
+    """
+    for index, one in enumerate(acks):
+        check_result(store, one.result, f"acks[{index}].result")
+    parts = [
+        Part(
+            one.job_id,
+            (worker_id or "", one.lease_id or "", one.result or b""),
+            partial(
+                *(ack, store, one.job_id),
+                worker_id=worker_id,
+                lease_id=one.lease_id,
+                result=one.result,
+            ),
+        )
+        for one in acks
+    ]
+    settings = store.settings
+    return await on_jobs(
+        *(store, "ack_many", _KEYS),
+        [settings.events_per_shard, settings.retention_completed_ms],
+        parts,
+        idempotent=bool(worker_id) or all(one.lease_id for one in acks),
+    )
+
+
+def check_result(store: Store, result: bytes | None, field: str = "result") -> None:
+    """Raise PayloadTooLarge for a result that is too large to be kept."""
+    if result is not None and len(result) > store.settings.result_max_bytes:
+        raise PayloadTooLarge(
+            f"the result has {len(result)} bytes, at most "
+            f"{store.settings.result_max_bytes} are kept",
+            field=field,
+        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ojs_cluster.core.errors import Conflict, NotFound
+from ojs_cluster.core.errors import Conflict, NotFound, OJSError
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.outbox import deliver
@@ -70,10 +70,15 @@ async def reply_of(
         if status == b"staged":
             await store.effects["deal"](store, shard, reply[1])
             continue
-        if status == b"conflict":
-            state = reply[1].decode()
-            raise Conflict(f"job '{job_id}' is {state}", job_id=job_id, state=state)
-        if status == b"not_holder":
-            raise Conflict(f"job '{job_id}' is held by another lease", job_id=job_id)
-        break
+        raise refusal(job_id, reply)
     raise NotFound("job", job_id)
+
+
+def refusal(job_id: str, reply: Sequence[Any]) -> OJSError:
+    """What a script's answer means that has not made the transition."""
+    if reply[0] == b"conflict":
+        state = reply[1].decode()
+        return Conflict(f"job '{job_id}' is {state}", job_id=job_id, state=state)
+    if reply[0] == b"not_holder":
+        return Conflict(f"job '{job_id}' is held by another lease", job_id=job_id)
+    return NotFound("job", job_id)

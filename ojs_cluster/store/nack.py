@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import msgspec
 
 from ojs_cluster.core.failure import Failure
 from ojs_cluster.store.by_id import on_job
 from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.many import Outcome, Part, on_jobs
 from ojs_cluster.store.record import JobRecord
 
 _KEYS = ("due", "active", "running", "expiring", "finished", "dead", "events")
+
+_How = Literal["fail", "requeue", "release"]
 
 
 async def nack(
@@ -36,20 +45,43 @@ async def nack(
     Conflict: not active, or held by another lease.
     BackendUnavailable: Redis did not answer in time.
     """
+    how: _How = "requeue" if requeue else "fail"
     return await on_job(
-        store,
-        "nack",
-        job_id,
-        _KEYS,
-        [
-            *_head(store, worker_id, lease_id, "requeue" if requeue else "fail"),
-            failure.json,
-            failure.action or int(failure.retryable),
-            *_limits(store),
-            failure.hold_until_ms or "",
-            *failure.names,
-        ],
+        *(store, "nack", job_id, _KEYS),
+        [*_limits(store), _packed(how, worker_id, lease_id, failure)],
         idempotent=lease_id is not None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Nack:
+    """One of many: as the arguments of ``nack``."""
+
+    job_id: str
+    lease_id: str | None
+    failure: Failure
+    requeue: bool
+
+
+async def nack_many(store: Store, nacks: Sequence[Nack], *, worker_id: str | None) -> list[Outcome]:
+    """End the attempts of many active jobs, each by itself; the outcomes are in the order given."""
+    parts = [
+        Part(
+            one.job_id,
+            (_packed("requeue" if one.requeue else "fail", worker_id, one.lease_id, one.failure),),
+            partial(
+                *(nack, store, one.job_id),
+                worker_id=worker_id,
+                lease_id=one.lease_id,
+                failure=one.failure,
+                requeue=one.requeue,
+            ),
+        )
+        for one in nacks
+    ]
+    return await on_jobs(
+        *(store, "nack_many", _KEYS, _limits(store), parts),
+        idempotent=all(one.lease_id for one in nacks),
     )
 
 
@@ -62,23 +94,29 @@ async def release(store: Store, job: JobRecord) -> None:
     BackendUnavailable: Redis did not answer in time; the lease's deadline will do it.
     """
     await on_job(
-        store,
-        "nack",
-        job.id,
-        _KEYS,
-        [*_head(store, None, job.lease_id, "release"), b"", 0, *_limits(store)],
+        *(store, "nack", job.id, _KEYS),
+        [*_limits(store), _packed("release", None, job.lease_id)],
         idempotent=True,
     )
 
 
-def _head(store: Store, worker_id: str | None, lease_id: str | None, how: str) -> list[Arg]:
-    return [store.settings.events_per_shard, worker_id or "", lease_id or "", how]
+def _packed(
+    how: _How, worker_id: str | None, lease_id: str | None, failure: Failure | None = None
+) -> bytes:
+    """A nack as the script reads it: see ``lua/include/nack.lua``."""
+    chance = random.random()  # noqa: S311 - jitter spreads retries, it guards nothing
+    head = (worker_id or "", lease_id or "", how)
+    if failure is None:
+        return msgspec.msgpack.encode((*head, b"", "0", chance, ""))
+    verdict = failure.action or str(int(failure.retryable))
+    hold = "" if failure.hold_until_ms is None else str(failure.hold_until_ms)
+    return msgspec.msgpack.encode((*head, failure.json, verdict, chance, hold, *failure.names))
 
 
 def _limits(store: Store) -> list[Arg]:
     settings = store.settings
     return [
-        random.random(),  # noqa: S311 - jitter spreads retries, it guards nothing
+        settings.events_per_shard,
         settings.errors_kept,
         settings.retention_discarded_ms,
         settings.retention_dead_ms,

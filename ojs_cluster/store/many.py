@@ -1,0 +1,102 @@
+"""Transitions of many jobs in one request: one script per shard, each job by itself.
+
+Unlike a batch of new jobs this is no transaction. A worker reports what has happened to each job;
+that one of them was lost to another is no reason to forget the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from ojs_cluster.core.errors import NotFound, OJSError
+from ojs_cluster.core.ids import is_job_id
+from ojs_cluster.core.states import State
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.by_id import refusal
+from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.outbox import deliver
+from ojs_cluster.store.record import JobRecord
+
+PORTION = 100
+"""Jobs per script: a few ms of a Redis that does nothing else meanwhile."""
+
+Outcome = State | OJSError
+"""What became of one job: its state, or why the transition was refused or could not be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One job of the request.
+
+    Parameters
+    ----------
+    args: what the script wants to know of it.
+    alone: the same transition of this job only, for one that lives elsewhere than its id says, or
+        has to be brought into being first.
+    """
+
+    job_id: str
+    args: Sequence[Arg]
+    alone: Callable[[], Awaitable[JobRecord]]
+
+
+async def on_jobs(
+    store: Store,
+    name: str,
+    shard_keys: Sequence[str],
+    args: Sequence[Arg],
+    parts: Sequence[Part],
+    *,
+    idempotent: bool,
+) -> list[Outcome]:
+    """Run a transition of many jobs; the outcomes are in the order of ``parts``.
+
+    Parameters
+    ----------
+    name: the script; KEYS are the shard's keys named by ``shard_keys`` and then the jobs, ARGV
+        ``args`` and then those of each part.
+    """
+    outcomes: list[Outcome] = [NotFound("job", part.job_id) for part in parts]
+    portions: dict[Shard, list[list[int]]] = {}
+    for index, part in enumerate(parts):
+        if is_job_id(part.job_id):
+            of_shard = portions.setdefault(store.keys.shard_of_id(part.job_id), [[]])
+            if len(of_shard[-1]) == PORTION:
+                of_shard.append([])
+            of_shard[-1].append(index)
+
+    async def together(shard: Shard) -> None:
+        for portion in portions[shard]:
+            await _portion(shard, portion)
+
+    async def _portion(shard: Shard, portion: Sequence[int]) -> None:
+        keys = [getattr(shard, key) for key in shard_keys]
+        keys += [shard.job(parts[index].job_id) for index in portion]
+        words = [*args, *(arg for index in portion for arg in parts[index].args)]
+        try:
+            reply = await store.run(shard, name, keys, words, idempotent=idempotent)
+        except OJSError as error:
+            for index in portion:
+                outcomes[index] = error
+            return
+        if reply[0]:
+            await deliver(store, shard, reply[0])
+        for index, answer in zip(portion, reply[1:], strict=True):
+            if answer[0] == b"ok":
+                outcomes[index] = State(answer[1].decode())
+            elif answer[0] in (b"moved", b"staged"):
+                outcomes[index] = await _alone(parts[index])
+            else:
+                outcomes[index] = refusal(parts[index].job_id, answer)
+
+    await over_shards(portions, together)
+    return outcomes
+
+
+async def _alone(part: Part) -> Outcome:
+    try:
+        return (await part.alone()).state
+    except OJSError as error:
+        return error
