@@ -80,7 +80,9 @@ async def ack_many(store: Store, acks: Sequence[Ack], *, worker_id: str | None) 
             one.job_id,
             (worker_id or "", one.lease_id or "", one.result or b""),
             partial(
-                *(ack, store, one.job_id),
+                ack,
+                store,
+                one.job_id,
                 worker_id=worker_id,
                 lease_id=one.lease_id,
                 result=one.result,

@@ -70,7 +70,9 @@ async def nack_many(store: Store, nacks: Sequence[Nack], *, worker_id: str | Non
             one.job_id,
             (_packed("requeue" if one.requeue else "fail", worker_id, one.lease_id, one.failure),),
             partial(
-                *(nack, store, one.job_id),
+                nack,
+                store,
+                one.job_id,
                 worker_id=worker_id,
                 lease_id=one.lease_id,
                 failure=one.failure,
@@ -103,14 +105,15 @@ async def release(store: Store, job: JobRecord) -> None:
 def _packed(
     how: _How, worker_id: str | None, lease_id: str | None, failure: Failure | None = None
 ) -> bytes:
-    """A nack as the script reads it: see ``lua/include/nack.lua``."""
+    """A nack as the script reads it: see ``lua/include/nack.lua``. Redis reads no binary there."""
     chance = random.random()  # noqa: S311 - jitter spreads retries, it guards nothing
     head = (worker_id or "", lease_id or "", how)
     if failure is None:
-        return msgspec.msgpack.encode((*head, b"", "0", chance, ""))
+        return msgspec.msgpack.encode((*head, "", "0", chance, ""))
     verdict = failure.action or str(int(failure.retryable))
     hold = "" if failure.hold_until_ms is None else str(failure.hold_until_ms)
-    return msgspec.msgpack.encode((*head, failure.json, verdict, chance, hold, *failure.names))
+    error = failure.json.decode()
+    return msgspec.msgpack.encode((*head, error, verdict, chance, hold, *failure.names))
 
 
 def _limits(store: Store) -> list[Arg]:

@@ -114,7 +114,7 @@ def some_job(store: Store, queue: str) -> tuple[bool, dict[str, Any]]:
         if how == 1:
             options["id"] = foreign_id(store, queue)
         if how == 2:
-            options["timeout_ms"] = 60_000
+            options["timeout_ms"] = HOUR
         return True, options
     if how == 6:
         return False, {"expires_at": f"+PT0.{random.randrange(1, 5)}S"}

@@ -14,6 +14,7 @@ import trio
 
 from ojs_cluster.core.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.core.failure import parse_failure
 from ojs_cluster.core.rate_limit import Limits, Rate
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.redis.script import Script
@@ -32,6 +33,7 @@ from ojs_cluster.store import (
     workers,
     workflows,
 )
+from ojs_cluster.store.ack import Ack, ack_many
 from ojs_cluster.store.activate import activate
 from ojs_cluster.store.aliases import settle_claims
 from ojs_cluster.store.cancel import cancel
@@ -44,6 +46,7 @@ from ojs_cluster.store.fetch import release
 from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.listing import JobFilter, list_jobs
 from ojs_cluster.store.locks import fence
+from ojs_cluster.store.nack import Nack, nack_many
 from tests.store.archives import export_text, import_text
 from tests.store.jobs import (
     DAY,
@@ -228,6 +231,9 @@ async def every_end_of_an_attempt(store: Store, db: Any) -> None:
     done = await active(store)
     await heartbeat(store, Beat("w1", (done.id,)))
     await ack(store, done, result=b"[]")
+    many = [await active(store) for _ in range(2)]
+    await ack_many(store, [Ack(many[0].id, None, b"1")], worker_id="w1")
+    await nack_many(store, [Nack(many[1].id, None, parse_failure(None), False)], worker_id="w1")
     failed = await active(store)
     await nack(store, failed)
     age_job(db, shard, failed.id, HOUR)

@@ -45,7 +45,7 @@ _nack_decoder = msgspec.json.Decoder(NackBody)
 async def ack(app: App, request: Request) -> Response:
     """POST /ojs/v1/workers/ack"""
     body = decode(_ack_decoder, request, app.settings.limits)
-    return await _ack(app, _named_job(body.job_id or body.id), body)
+    return await _ack(app, named_job(body.job_id or body.id), body)
 
 
 async def ack_by_path(app: App, request: Request, job_id: str) -> Response:
@@ -60,7 +60,7 @@ async def ack_by_path(app: App, request: Request, job_id: str) -> Response:
 async def nack(app: App, request: Request) -> Response:
     """POST /ojs/v1/workers/nack"""
     body = decode(_nack_decoder, request, app.settings.limits)
-    return await _nack(app, _named_job(body.job_id or body.id), body)
+    return await _nack(app, named_job(body.job_id or body.id), body)
 
 
 async def nack_by_path(app: App, request: Request, job_id: str) -> Response:
@@ -72,7 +72,13 @@ async def nack_by_path(app: App, request: Request, job_id: str) -> Response:
     )
 
 
-def _named_job(job_id: str | None) -> str:
+def raw_or_none(piece: msgspec.Raw | msgspec.UnsetType) -> bytes | None:
+    """A member's bytes as sent, None when it is not there."""
+    return None if isinstance(piece, msgspec.UnsetType) else bytes(piece)
+
+
+def named_job(job_id: str | None) -> str:
+    """The id of the job that a body names. Raises InvalidRequest when it names none."""
     if job_id is None:
         raise InvalidRequest("'job_id' is required", field="job_id")
     return fields.job_id(job_id)
@@ -83,13 +89,12 @@ def _lease(text: str | None) -> str | None:
 
 
 async def _ack(app: App, job_id: str, body: AckBody) -> Response:
-    result = None if isinstance(body.result, msgspec.UnsetType) else bytes(body.result)
     job = await store_ack.ack(
         app.store,
         job_id,
         worker_id=fields.worker_id(body.worker_id),
         lease_id=_lease(body.lease_id),
-        result=result,
+        result=raw_or_none(body.result),
     )
     at = job.finished_ms or 0
     return Response(
@@ -98,14 +103,13 @@ async def _ack(app: App, job_id: str, body: AckBody) -> Response:
 
 
 async def _nack(app: App, job_id: str, body: NackBody) -> Response:
-    error = None if isinstance(body.error, msgspec.UnsetType) else bytes(body.error)
     requeue = body.requeue is True
     job = await store_nack.nack(
         app.store,
         job_id,
         worker_id=fields.worker_id(body.worker_id),
         lease_id=_lease(body.lease_id),
-        failure=parse_failure(error, max_bytes=app.settings.limits.failure_bytes),
+        failure=parse_failure(raw_or_none(body.error), max_bytes=app.settings.limits.failure_bytes),
         requeue=requeue,
     )
     extra = b'"attempt":%d,"max_attempts":%d,' % (job.attempt, job.max_attempts)
