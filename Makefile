@@ -1,6 +1,6 @@
 # Every target with a `##` line shows up in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint conformance soak bench lock chart-docs clean
+.PHONY: help run test lint conformance soak loadtest bench lock chart-docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,6 +10,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && \
 	{ command -v $$p; break; }; done)
 JOBS ?= 2
+PROFILE ?= mixed
 URL ?= http://localhost:8080
 
 help: ## show this list
@@ -31,6 +32,9 @@ conformance: $(VENV)/.dev ## run the conformance suites against URL=http://host:
 
 soak: $(VENV)/.dev ## the long variants of the tests
 	OJS_KILL_ROUNDS=20 $(BIN)/pytest -m soak
+
+loadtest: $(VENV)/.dev ## a short load test of the whole system (PROFILE=spike; URL=... for another server)
+	$(BIN)/python -m loadtest.local --profile $(PROFILE) $(if $(filter command line,$(origin URL)),--host $(URL))
 
 bench: export PEER := $(PEER)
 bench: $(VENV)/.loadtest ## the benchmarks in loadtest/bench (PEER=http://host:port adds a server)
