@@ -106,7 +106,8 @@ def run_make(copy: Path, port: int) -> Iterator[None]:
         )
         try:
             deadline = time.monotonic() + 900
-            while not ready(port):
+            # The banner comes when every process serves; `ready` asks one of them.
+            while "Ctrl-C stops everything" not in log.read_text() or not ready(port):
                 assert process.poll() is None, log.read_text()[-4000:]
                 assert time.monotonic() < deadline, log.read_text()[-4000:]
                 time.sleep(0.1)
