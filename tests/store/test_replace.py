@@ -17,7 +17,7 @@ from ojs_cluster.store import fields as f
 from ojs_cluster.store import jobs
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.record import JobRecord
 from tests.store.jobs import (
     HOUR,
@@ -29,6 +29,7 @@ from tests.store.jobs import (
     sibling_queue,
     take,
 )
+from tests.store.limit_jobs import keyed
 from tests.store.unique_jobs import (
     age_lock,
     assert_nothing_left,
@@ -73,9 +74,12 @@ class Watch:
 
     db: Any
     seen: list[Lives] = field(default_factory=list)
+    others: frozenset[str] = frozenset()
+    """Jobs that are not of the fingerprint."""
 
     def __call__(self) -> None:
-        self.seen.append(lives(self.db))
+        found = lives(self.db)
+        self.seen.append(Lives(found.live - self.others, found.staged))
         assert self.seen[-1].is_one, self.seen
 
 
@@ -201,6 +205,37 @@ async def test_a_job_of_any_state_is_replaced_by_one_of_any_state(
     assert (await jobs.get(store, old.id)).state == State.CANCELLED
     assert consistent().count() == {"cancelled": 1, new_state: 1}
     assert len(watch.seen) > 5
+
+
+@pytest.mark.parametrize("where", ["queue", "shard", "elsewhere"])
+async def test_a_job_held_back_by_its_rate_limit_is_replaced(
+    store: Store, db: Any, consistent: Callable[[], Census], where: str
+) -> None:
+    source, target = places(store, where)
+    running = await keyed(store, "k", source, concurrency=1, type="first")
+    await next_of(store, db, source)
+    old = await keyed(store, "k", source, concurrency=1, unique={})
+    assert await take(store, source) == []
+
+    replacing = {"on_conflict": "replace"}
+    watch = Watch(db, others=frozenset({running.id}))
+    new = new_job(target, rate_limit={"key": "k", "concurrency": 1}, unique=replacing)
+    assert not await dies_at(store, 1000, False, lambda s: enqueue(s, new), watch)
+
+    assert (await jobs.get(store, old.id)).state == State.CANCELLED
+    await ack(store, running)
+    job = await next_of(store, db, target)
+    assert job.id not in (old.id, running.id)
+    await ack(store, job)
+    consistent()
+
+
+async def next_of(store: Store, db: Any, queue: str) -> JobRecord:
+    """The next job of a queue, for which a fetch may first have to ask for a token."""
+    with trio.fail_after(30):
+        while not (taken := await take(store, queue)):
+            await recover(store, db)
+    return taken[0]
 
 
 @pytest.mark.parametrize("applied", [False, True])
