@@ -98,7 +98,8 @@ class Shard:
     opening: bytes = field(init=False)
     """Queues whose limits are used up, by the ms at which time alone makes room."""
     granted: bytes = field(init=False)
-    """Available jobs that were given a token, by the ms at which they lose it unless fetched."""
+    """Available jobs that were given a token, by the ms at which they lose it unless fetched; and
+    those that have asked for one, by the ms at which they ask again."""
     limits: bytes = field(init=False)
     """Rate limit keys whose state lives here, all scores 0, so it reads in name order."""
     looks: bytes = field(init=False)

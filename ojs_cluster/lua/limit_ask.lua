@@ -1,4 +1,5 @@
--- Jobs of one shard ask for tokens of a key. Asking again changes nothing.
+-- Jobs of one shard ask for tokens of a key. Who asks again keeps the turn, or is answered again: the
+-- answer was lost with a master.
 -- Post: each has its token, or its turn; one that will not wait is refused instead.
 -- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out.
 -- ARGV: 1 key, 2 packed limits, which hold if the key has none, 3 'w' wait | 'r' reschedule | 'd' drop,
@@ -7,16 +8,19 @@
 --@include keys now deadline effect gauges meter limit dispense limit_close
 local limit = load_limit(ARGV[1])
 if not limit.fields.limits then set_limit(limit, 'limits', ARGV[2]) end
-local new, seq = {}, tonumber(limit.fields.seq or 0)
+local new, old, seq = {}, {}, tonumber(limit.fields.seq or 0)
 for i = 5, #ARGV do
     local token = ARGV[4] .. '/' .. ARGV[i]
-    if not redis.call('ZSCORE', KEYS[2], token) and not redis.call('ZSCORE', KEYS[3], token) then
+    if redis.call('ZSCORE', KEYS[2], token) then
+        old[#old + 1] = token
+    elseif not redis.call('ZSCORE', KEYS[3], token) then
         seq = seq + 1
         redis.call('ZADD', KEYS[3], seq, token)
         new[#new + 1] = i
     end
 end
 set_limit(limit, 'seq', string.format('%.0f', seq))
+offer(limit, old)
 local granted, refused = dispense(limit), ''
 for _, i in ipairs(ARGV[3] ~= 'w' and new or {}) do
     local token = ARGV[4] .. '/' .. ARGV[i]

@@ -37,6 +37,7 @@ local function ask_no_more(queue, id, job)
     local score = redis.call('ZSCORE', held_key(queue), id)
     stale = stale .. ' ' .. id .. '/' .. job[F.asked]
     take_out(asked_key(queue, key), id)
+    take_out(GRANTED, id)
     drop_fields(job_key(id), job, F.asked)
     redis.call('ZADD', unasked_key(queue, key), score, id)
     redis.call('ZADD', thirst_key(queue), 'LT', score, key)
@@ -58,6 +59,7 @@ for _, fit in ipairs(fits) do
     elseif verdict ~= '+' then
         take_out(held_key(queue), id)
         take_out(asked_key(queue, key), id)
+        take_out(GRANTED, id)
         drop_fields(job_key(id), job, F.asked)
         if verdict == 'd' then
             if job[F.expires] then take_out(EXPIRING, id) end

@@ -1,5 +1,6 @@
 -- Transition: available (may start) -> available (waiting for a token), for jobs that nobody fetched.
--- Post: their tokens go back; a fetch of the queue asks again.
+-- Post: their tokens go back; a fetch of the queue asks again. Those who have waited long for an answer
+--       ask once more, since asks may be lost with a master.
 -- KEYS: 1..3 the shard's grants, ob, out.  ARGV: 1 limit.
 -- Returns: {jobs, now, ms of the next or -1, effects}
 --@include keys now look last first_left job deadline effect finish
@@ -9,9 +10,15 @@ for _, job in pairs(jobs) do
     if job then want(available_key(job[F.queue])) end
 end
 look()
+local ASK_AGAIN_MS = 300 * 1000
 for _, id in ipairs(ids) do
     local job = jobs[id]
-    take_out(GRANTED, id)
+    if job and job[F.asked] then
+        redis.call('ZADD', GRANTED, now + ASK_AGAIN_MS, id)
+        owe('ask', job[F.limit] .. ' ' .. id .. '/' .. job[F.asked])
+    else
+        take_out(GRANTED, id)
+    end
     if job and job[F.state] == 'available' and job[F.token] then
         local queue, key = job[F.queue], limit_of(job)
         local score = redis.call('ZSCORE', available_key(queue), id)

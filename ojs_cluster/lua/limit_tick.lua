@@ -1,4 +1,5 @@
--- The scheduler looks at a key: time may have made room; a key that nobody uses is forgotten.
+-- The scheduler looks at a key: time may have made room; a key that nobody uses is forgotten. Now and
+-- then what is given out is offered once more: a token whose job was lost with a master comes back.
 -- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out.
 -- ARGV: 1 key.
 -- Returns: effects
@@ -17,6 +18,13 @@ if idle then
     return effects
 end
 local used = fields.used
+if limit.out > 0 and now - (fields.checked or now) >= CHECK_MS then
+    set_limit(limit, 'checked', now)
+    local tokens = redis.call('ZRANGE', KEYS[2], 0, -1)
+    for from = 1, #tokens, 100 do
+        offer(limit, {unpack(tokens, from, math.min(from + 99, #tokens))})
+    end
+end
 dispense(limit)
 close_limit(limit)
 set_limit(limit, 'used', used or now)

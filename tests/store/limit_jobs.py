@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from ojs_cluster.store import fields as f
 from ojs_cluster.store import rate_limits, rate_tokens
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue
@@ -48,7 +49,7 @@ async def time_passes(store: Store, db: Any, key: str, ms: int) -> None:
     """As if ``ms`` had passed for a key's limits; the scheduler looks at it."""
     shard = store.keys.shard_of_limit(key)
     age_limits(db, shard.limit(key), ms)
-    for name in ("over_until", "hold", "used"):
+    for name in ("over_until", "hold", "used", "checked"):
         if db.hget(shard.limit(key), name):
             db.hincrby(shard.limit(key), name, -ms)
     if db.zscore(shard.looks, key) is not None:
@@ -56,11 +57,13 @@ async def time_passes(store: Store, db: Any, key: str, ms: int) -> None:
     await rate_tokens.look(store, shard, 100)
 
 
-async def grants_pass(store: Store, db: Any, queue: str = QUEUE) -> None:
-    """As if nobody had fetched the jobs that were given tokens in time."""
+async def grants_pass(store: Store, db: Any, queue: str = QUEUE, *, again: bool = False) -> None:
+    """As if nobody had fetched the jobs that were given tokens in time; with ``again`` also as if
+    those who have asked had waited so long that they ask once more."""
     shard = shard_of(store, queue)
     for job_id in db.zrange(shard.granted, 0, -1):
-        db.zadd(shard.granted, {job_id: 1})
+        if again or db.hexists(shard.job(job_id.decode()), f.TOKEN):
+            db.zadd(shard.granted, {job_id: 1})
     await rate_tokens.take_back(store, shard, 100)
 
 

@@ -353,6 +353,56 @@ async def test_waiters_are_woken_by_a_token(
     assert len(got) == 1
 
 
+async def test_asks_that_a_master_lost_are_repeated(
+    store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    for _ in range(3):
+        await keyed(store, key, concurrency=1)
+    [active] = await take(store)
+    assert await take(store, count=2) == []
+    shard = store.keys.shard_of_limit(key)
+    db.delete(shard.askers(key))
+    await ack(store, active)
+    assert await held(store, key) == (0, 0)
+
+    await grants_pass(store, db, again=True)
+    assert await held(store, key) == (1, 1)
+    consistent()
+    assert len(await take(store)) == 1
+
+
+async def test_an_answer_that_a_master_lost_is_given_again(
+    store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    await keyed(store, key, concurrency=1)
+    [active] = await take(store)
+    await keyed(store, key, concurrency=1)
+    assert await take(store) == []
+    shard = store.keys.shard_of_limit(key)
+    [token] = db.zrange(shard.askers(key), 0, -1)
+    db.delete(shard.askers(key))
+    await ack(store, active)
+    db.zadd(shard.holders(key), {token: 0})
+
+    await grants_pass(store, db, again=True)
+    consistent()
+    assert len(await take(store)) == 1
+    consistent()
+
+
+async def test_tokens_of_jobs_that_a_master_lost_come_back(
+    store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    await keyed(store, key, concurrency=2)
+    [active] = await take(store)
+    lost = f"{shard_of(store).index}/{active.id[:-4]}ffff/1"
+    db.zadd(store.keys.shard_of_limit(key).holders(key), {lost: 1})
+    await time_passes(store, db, key, HOUR)
+
+    assert await held(store, key) == (1, 0)
+    consistent()
+
+
 async def active_jobs(store: Store) -> list[JobRecord]:
     return (await list_jobs(store, JobFilter(state=State.ACTIVE), limit=99)).jobs
 

@@ -218,7 +218,7 @@ def _check_shard(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) 
         if state == "available" and f.LIMIT in job:
             for index in _waits(id_, queue, job, keys):
                 placed.setdefault(index, {})[id_] = _ANY_SCORE
-        if f.TOKEN in job and state == "available":
+        if (f.TOKEN in job or f.ASKED in job) and state == "available":
             placed.setdefault("grants", {})[id_] = _ANY_SCORE
         if f.TOKEN in job and state not in ("available", "active"):
             complain(f"{id_} is {state} and has a token")

@@ -1,22 +1,33 @@
--- Gives tokens of a rate limit key to those who have asked first, as far as there is room. Returns which.
-local function dispense(limit)
-    local meter, shards, granted = limit_meter(limit), {}, {}
-    local free, verdict = limit_room(limit, meter), '+'
-    for _, gauge in ipairs(meter) do if gauge.timed then verdict = '+w' end end
-    local asked = free > 0 and redis.call('ZRANGE', limit.la, 0, free + #limit.answered - 1) or {}
-    for _, token in ipairs(asked) do
-        if free > 0 and not limit.answered[token] then
-            local shard, ask = string.match(token, '^(%d+)/(.*)$')
-            if not shards[shard] then table.insert(shards, shard) end
-            shards[shard] = (shards[shard] or '') .. ' ' .. ask
-            redis.call('ZADD', limit.lh, 0, token)
-            free, granted[token] = free - 1, true
-            limit.out, limit.coming = limit.out + 1, limit.coming + 1
-            answer(limit, token)
-        end
+-- Answers those who ask for tokens of a rate limit key.
+
+-- Owes the offer of tokens to the shards that asked for them. Offered again, a token changes nothing for
+-- a job that has it, and comes back from a shard that knows nothing of it.
+local function offer(limit, tokens)
+    local verdict, shards = '+', {}
+    for _, gauge in ipairs(limit_meter(limit)) do if gauge.timed then verdict = '+w' end end
+    for _, token in ipairs(tokens) do
+        local shard, ask = string.match(token, '^(%d+)/(.*)$')
+        if not shards[shard] then table.insert(shards, shard) end
+        shards[shard] = (shards[shard] or '') .. ' ' .. ask
     end
     for _, shard in ipairs(shards) do
         owe('grant', shard .. ' ' .. limit.key .. ' ' .. verdict .. shards[shard])
     end
+end
+
+-- Gives tokens to those who have asked first, as far as there is room. Returns which.
+local function dispense(limit)
+    local free, granted = limit_room(limit, limit_meter(limit)), {}
+    local asked = free > 0 and redis.call('ZRANGE', limit.la, 0, free + #limit.answered - 1) or {}
+    for _, token in ipairs(asked) do
+        if free > 0 and not limit.answered[token] then
+            redis.call('ZADD', limit.lh, 0, token)
+            free, granted[token] = free - 1, true
+            limit.out, limit.coming = limit.out + 1, limit.coming + 1
+            table.insert(granted, token)
+            answer(limit, token)
+        end
+    end
+    offer(limit, granted)
     return granted
 end

@@ -54,8 +54,10 @@ local function leave_queue(id, job)
         take_out(held_key(queue), id)
         take_out(unasked_key(queue, key), id)
     end
-    if job[F.token] then take_out(GRANTED, id) end
-    if job[F.token] or job[F.asked] then give_back(id, job, 'u') end
+    if job[F.token] or job[F.asked] then
+        take_out(GRANTED, id)
+        give_back(id, job, 'u')
+    end
 end
 
 -- An active job leaves its worker. `hold`: ms until which its rate limit's key is to be held.

@@ -1,6 +1,7 @@
 -- Jobs that need a token of their rate limit's key before they may start (docs/adr/011): fetch holds
 -- them back, with the place that they had, and asks the key's shard for tokens.
 local ASKED_MOST, KEYS_MOST = 100, 16
+local ASK_AGAIN_MS = 300 * 1000 -- an ask may be lost with a master: see limit_return.lua
 local waiting = {} -- queue -> key -> what is known of the jobs that wait for its tokens
 
 -- Reads, before the first write, the best of a queue's jobs that may ask: `most`, and one more.
@@ -22,7 +23,7 @@ local function look_at_waiting(queue, most)
         end
         keys[key] = {jobs = jobs, known = true}
         most = most - #jobs
-        for _, name in ipairs({unasked, asked_key(queue.name, key), OUTBOX, OUT}) do want(name) end
+        for _, name in ipairs({unasked, asked_key(queue.name, key), GRANTED, OUTBOX, OUT}) do want(name) end
     end
 end
 
@@ -60,6 +61,7 @@ local function ask_for_tokens(queue, most, bound)
                 free, most = free - 1, most - 1
                 redis.call('HSET', job_key(job.id), F.asks, number, F.asked, number)
                 redis.call('ZADD', asked, job.score, job.id)
+                redis.call('ZADD', GRANTED, now + ASK_AGAIN_MS, job.id)
                 if job.old then take_out(unasked, job.id) end
                 if not owed[job.limit] then table.insert(owed, job.limit) end
                 owed[job.limit] = (owed[job.limit] or '') .. ' ' .. job.id .. '/' .. number

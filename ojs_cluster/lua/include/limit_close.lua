@@ -16,10 +16,20 @@ end
 -- Who was answered or gave back leaves the lists, and the scheduler knows when to look. Last, and at
 -- once: a set that becomes empty vanishes (see look.lua).
 local function close_limit(limit)
-    local asked = redis.call('ZCARD', limit.la) > #limit.answered
+    local at = now + KEEP_MS
+    if limit.out > 0 then
+        if not limit.fields.checked then set_limit(limit, 'checked', now) end
+        at = limit.fields.checked + CHECK_MS
+    elseif limit.fields.checked then
+        redis.call('HDEL', limit.l, 'checked')
+        limit.fields.checked = nil
+    end
+    if redis.call('ZCARD', limit.la) > #limit.answered then
+        at = math.min(at, limit_opens(limit) or at)
+    end
     set_limit(limit, 'used', now)
     redis.call('ZADD', LIMITS, 0, limit.key)
-    set_deadline(LOOKS, limit.key, asked and limit_opens(limit) or now + KEEP_MS)
+    set_deadline(LOOKS, limit.key, at)
     if #limit.answered > 0 then redis.call('ZREM', limit.la, unpack(limit.answered)) end
     if #limit.returned > 0 then redis.call('ZREM', limit.lh, unpack(limit.returned)) end
     return effects
