@@ -106,6 +106,7 @@ def test_the_bundled_cluster_is_reached_by_its_users_only(chart: Chart) -> None:
         ],
         [DNS, ([("TCP", 6379), ("TCP", 16379)], [pods("valkey")])],
     )
+    assert policy(rendering, "valkey-form") == ([], [DNS, ([("TCP", 6379)], [pods("valkey")])])
     form = rendering.one("Job")["spec"]["template"]["metadata"]["labels"]
     assert pods("valkey-form")["podSelector"]["matchLabels"].items() <= form.items()
 
