@@ -122,6 +122,9 @@ def _contradictions(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Values that are fine alone and impossible together."""
     problems: list[str] = []
     redis = sections["redis"]
+    shards = sections["shards"]["count"]
+    if sections["store"]["queue_partitions"] > shards:
+        problems.append(f"OJS_QUEUE_PARTITIONS: at most OJS_SHARDS, which is {shards}")
     tls_files = [name for name in ("tls_ca", "tls_cert", "tls_key") if redis[name]]
     if tls_files and not redis["url"].startswith("rediss://"):
         names = ", ".join(f"OJS_REDIS_{name.upper()}" for name in tls_files)

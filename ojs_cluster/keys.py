@@ -12,6 +12,7 @@ is this module's twin, and ``tests/store/test_keys.py`` compares the two.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ META = -1
 """Stands for the meta tag where a shard's index does; no shard has it."""
 MAX_SHARDS = 1024
 """The 12 ``rand_a`` bits of a UUIDv7 name the shard; two are left to chance so ids stay random."""
+MAX_PARTITIONS = 64
+"""Most partitions of one queue: a fetch that finds nothing has looked at each."""
 
 
 KEYS_OF_JOBS = b"ojs:{*}:j:*"
@@ -232,6 +235,8 @@ class Meta:
     """Hash: schema version and the shard count the data was laid out with."""
     queues: bytes = b"ojs:{meta}:queues"
     """Sorted set of queue names, all scores 0, so it reads in name order."""
+    partitions: bytes = b"ojs:{meta}:parts"
+    """Hash: queue, '' for all others, to how many partitions it has and had; '#' its version."""
     crons: bytes = b"ojs:{meta}:crons"
     """Sorted set of cron jobs by the ms at which the scheduler must look at each."""
     cron_names: bytes = b"ojs:{meta}:cronnames"
@@ -278,6 +283,8 @@ class Keyspace:
             raise ValueError(f"shards must be between 1 and {MAX_SHARDS}, not {shards}")
         self.meta = Meta()
         self._shards = tuple(_shards(shards))
+        self._stride = _stride(shards)
+        self._inverse = pow(self._stride, -1, shards)
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -296,8 +303,27 @@ class Keyspace:
         return self._shards[index]
 
     def shard_of_queue(self, queue: str) -> Shard:
-        """The shard that holds everything of ``queue``."""
+        """The shard that holds everything of ``queue``, or its partition 0 when it has several."""
         return self._shards[zlib.crc32(queue.encode()) % len(self._shards)]
+
+    @property
+    def most_partitions(self) -> int:
+        """How many partitions a queue may have: no two of them share a shard."""
+        return min(MAX_PARTITIONS, len(self._shards))
+
+    def partitions(self, queue: str, count: int) -> list[Shard]:
+        """The shards of the first ``count`` partitions of ``queue``.
+
+        Partition i lies ``i`` strides after partition 0, whatever the count, so a change of the
+        count moves nothing.
+        """
+        base, shards = zlib.crc32(queue.encode()), len(self._shards)
+        return [self._shards[(base + i * self._stride) % shards] for i in range(count)]
+
+    def partition_of(self, queue: str, shard: Shard) -> int:
+        """Which partition of ``queue`` a shard holds."""
+        distance = shard.index - zlib.crc32(queue.encode())
+        return distance * self._inverse % len(self._shards)
 
     def shard_of_id(self, job_id: str) -> Shard:
         """The shard that a job id names by its ``rand_a`` bits."""
@@ -314,6 +340,18 @@ class Keyspace:
     def shard_of_worker(self, worker_id: str) -> Shard:
         """The shard that holds a worker's record."""
         return self._shards[zlib.crc32(worker_id.encode()) % len(self._shards)]
+
+
+def _stride(shards: int) -> int:
+    """The number coprime to ``shards`` next to the golden section of it.
+
+    Coprime, so that the partitions of a queue meet every shard before one twice. The golden
+    section, because masters own neighbouring shards, and steps of that size put any number of
+    points evenly around a circle. Part of the layout of the data: it never changes.
+    """
+    golden = shards * 0.6180339887498949
+    fitting = (step for step in range(1, shards + 1) if math.gcd(step, shards) == 1)
+    return min(fitting, key=lambda step: (abs(step - golden), step))
 
 
 @lru_cache(maxsize=8)

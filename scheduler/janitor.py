@@ -7,6 +7,7 @@ longest sleep; their ticks carry no clock, so "next" counts from 0.
 from __future__ import annotations
 
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.partition_upkeep import look_after_changes
 from ojs_cluster.store.retention import purge_due, retire_queues, tidy
 from ojs_cluster.store.tick import Tick as StoreTick
 from ojs_cluster.store.workflows import purge_ended
@@ -16,6 +17,8 @@ from scheduler.pacing import Step, Tick
 # (ms) between two, so that 100 000 queues are no burst.
 _PAGE = 100
 _PAGE_PAUSE_MS = 100
+# Well before producers use the new partitions of a queue: see `ojs_cluster.core.partitions`.
+_CHANGES_MS = 3000
 
 
 def purge_step(store: Store, batch: int) -> Step:
@@ -56,3 +59,13 @@ def retire_step(store: Store) -> Step:
         return StoreTick(retired, next_ms=_PAGE_PAUSE_MS if cursor else None, now_ms=0, more=False)
 
     return retire_page
+
+
+def partitions_step(store: Store) -> Step:
+    """Return the step that brings changes of the number of partitions to their end."""
+
+    async def see_to_changes(_: int) -> Tick:
+        done = await look_after_changes(store)
+        return StoreTick(done, next_ms=_CHANGES_MS, now_ms=0, more=False)
+
+    return see_to_changes

@@ -15,6 +15,7 @@ from ojs_cluster.http.handlers import (
     jobs,
     metrics,
     outbox,
+    queue_config,
     queues,
     rate_limits,
     result,
@@ -97,6 +98,8 @@ ROUTES: tuple[Route, ...] = (
     Route("DELETE", f"{V1}/admin/queues/{{name}}/rate-limit", rate_limits.drop_queue),
     Route("GET", f"{V1}/admin/outbox", outbox.list_parked),
     Route("POST", f"{V1}/admin/outbox/retry", outbox.retry),
+    Route("GET", f"{V1}/admin/queues/{{name}}/config", queue_config.get),
+    Route("PUT", f"{V1}/admin/queues/{{name}}/config", queue_config.put),
     Route("POST", f"{V1}/admin/reset", admin.reset, test_hook=True),
 )
 

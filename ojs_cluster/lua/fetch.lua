@@ -10,7 +10,8 @@
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
 --       7 ms to keep discarded jobs, 8 this shard, then the queue names in order.
--- Returns: {now, effects, 1 when there is more to look through, per job: id, fields} | {now, 'quiet'}
+-- Returns: {now, effects, 1 when there is more to look through, jobs that the first queue had,
+--           per job: id, fields} | {now, 'quiet'}
 --@include keys now look last job event deadline effect available finish promote gauges meter gate
 --@include limit limit_close home hold scan
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
@@ -45,7 +46,7 @@ for _, queue in ipairs(queues) do
         or math.huge
 end
 
-local reply, given = {now, effects, more and 1 or 0}, 0
+local reply, given = {now, effects, more and 1 or 0, redis.call('ZCARD', KEYS[9])}, 0
 for _, item in ipairs(found) do
     local id, queue, job, key = item.id, item.queue, item.job, job_key(item.id)
     if not job then

@@ -104,6 +104,7 @@ async def work(child: Child) -> None:
         await nursery.start(serve_all)
         async with contextlib.AsyncExitStack() as stack:
             store = await open_patiently(stack, settings)
+            store.partitions.announces()
             app = App(
                 store=store,
                 waiters=Waiters(),

@@ -177,7 +177,7 @@ STORE = (
         "store.dead_letter_max",
         _COUNT,
         "10000",
-        "Dead letters kept per queue; the oldest go first.",
+        "Dead letters kept per queue, or partition of a queue; the oldest go first.",
     ),
     Variable(
         "OJS_ERRORS_KEPT",
@@ -213,6 +213,13 @@ STORE = (
         _COUNT,
         "10000",
         "Cron jobs that may be registered.",
+    ),
+    Variable(
+        "OJS_QUEUE_PARTITIONS",
+        "store.queue_partitions",
+        accept.integer(least=1, most=64),
+        "1",
+        "Shards each queue is spread over, unless set for the queue; order holds within each.",
     ),
     Variable(
         "OJS_ALLOW_EVICTION",

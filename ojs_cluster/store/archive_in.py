@@ -346,7 +346,7 @@ async def _catch_up(store: Store, workflow_id: str, plan: Plan, marks: str) -> N
             continue
         state = await _state(store, node.job_id)
         if state in TERMINAL:
-            shard = store.keys.shard_of_queue(node.queue)
+            shard = await jobs.shard_of(store, node.queue, node.job_id)
             payload = f"{workflow_id} {number} {node.job_id} {state}"
             await advance.job_ended(store, shard, payload.encode())
 

@@ -144,7 +144,7 @@ class _Draft:
         self._learned = False
         self._fences: set[str] = set()
         now_ms = time.time_ns() // 1_000_000
-        self._shards = [store.keys.shard_of_queue(job.queue) for job in jobs]
+        self._shards = store.partitions.spread(store, jobs)
         self._ids = [
             job.id or new_job_id(shard.index, len(store.keys), now_ms)
             for job, shard in zip(jobs, self._shards, strict=True)

@@ -13,6 +13,8 @@ from ojs_cluster.redis.client import Client, open_client
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.store.contacts import FetchContacts
+from ojs_cluster.store.hints import Hints
+from ojs_cluster.store.partitions import Partitions
 from ojs_cluster.store.registry import QueueRegistry
 from ojs_cluster.store.scripts import load_scripts
 
@@ -43,6 +45,7 @@ class StoreSettings:
     events_per_shard: length of each shard's event stream; 0 switches events off.
     max_queues: most queue names; they come from clients.
     max_crons: most cron jobs.
+    queue_partitions: partitions of each queue that has no number of its own.
     allow_eviction: serve although Redis may evict keys.
     """
 
@@ -60,6 +63,7 @@ class StoreSettings:
     events_per_shard: int = 1000
     max_queues: int = 100_000
     max_crons: int = 10_000
+    queue_partitions: int = 1
     allow_eviction: bool = False
 
 
@@ -83,6 +87,8 @@ class Store:
     effects: Mapping[str, Effect]
     queues: QueueRegistry = field(default_factory=QueueRegistry)
     contacts: FetchContacts = field(default_factory=FetchContacts)
+    partitions: Partitions = field(default_factory=Partitions)
+    hints: Hints = field(default_factory=Hints)
 
     async def run(
         self,
@@ -148,6 +154,7 @@ async def open_store(
         store = Store(client, keys, settings, load_scripts(prelude), EFFECTS)
         await _check_schema(store, shards)
         await _check_eviction(store)
+        await store.partitions.read(store)
         yield store
 
 

@@ -36,6 +36,7 @@ class StoreBook:
 
     async def due(self, limit: int) -> Due:
         """Those to look at now."""
+        await self.store.partitions.current(self.store)
         now_ms, next_ms, *found = await self.store.run_meta(
             "cron_due", [self.store.keys.meta.crons], [limit]
         )
@@ -83,11 +84,12 @@ class StoreBook:
 
     def job_id(self, cron: CronRecord, tick_ms: int | None) -> str:
         """The id of a tick's job, in the shard of its queue."""
-        keys = self.store.keys
-        shard = keys.shard_of_queue(cron.queue).index
+        keys, place = self.store.keys, self.store.partitions.place
         if tick_ms is None:
-            return new_job_id(shard, len(keys), time.time_ns() // 1_000_000)
-        return tick_job_id(cron.name, tick_ms, shard, len(keys))
+            shard = place(self.store, cron.queue)
+            return new_job_id(shard.index, len(keys), time.time_ns() // 1_000_000)
+        shard = place(self.store, cron.queue, f"{cron.name} {tick_ms}")
+        return tick_job_id(cron.name, tick_ms, shard.index, len(keys))
 
     async def state(self, job_id: str) -> State | None:
         """A job's state."""

@@ -44,27 +44,31 @@ async def list_dead(
 
     Raises
     ------
-    InvalidRequest: the page of all queues lies deeper than ``MAX_DEPTH``.
+    InvalidRequest: the page of several shards lies deeper than ``MAX_DEPTH``.
     BackendUnavailable: Redis did not answer in time.
     """
-    if queue is not None:
-        shard = store.keys.shard_of_queue(queue)
+    shards = store.keys if queue is None else await store.partitions.held(store, queue)
+    if queue is not None and len(shards) == 1:
+        [shard] = shards
         ids, total = await _newest(store, shard, shard.dead_of(queue), offset, limit)
         return await jobs.read_many(store, shard, [job_id for _, job_id in ids]), total
     if offset + limit > MAX_DEPTH:
         raise InvalidRequest(
-            f"a page of all queues ends at entry {MAX_DEPTH}: ask for one queue", field="offset"
+            f"a page over several shards ends at entry {MAX_DEPTH}: ask for one queue that has "
+            "one partition",
+            field="offset",
         )
     merged: list[tuple[float, str, Shard]] = []
     count = 0
 
     async def look(shard: Shard) -> None:
         nonlocal count
-        ids, total = await _newest(store, shard, shard.dead, 0, offset + limit)
+        key = shard.dead if queue is None else shard.dead_of(queue)
+        ids, total = await _newest(store, shard, key, 0, offset + limit)
         count += total
         merged.extend((score, job_id, shard) for score, job_id in ids)
 
-    await over_shards(store.keys, look)
+    await over_shards(shards, look)
     merged.sort(key=lambda item: item[:2], reverse=True)
     page = merged[offset : offset + limit]
     found: dict[str, JobRecord] = {}
@@ -98,8 +102,9 @@ async def stats(store: Store) -> DeadStats:
 
     async def look_at(name: bytes) -> None:
         queue = name.decode()
-        shard = store.keys.shard_of_queue(queue)
-        dead = int(await _call(store, shard, "ZCARD", shard.dead_of(queue)))
+        dead = 0
+        for shard in await store.partitions.held(store, queue):
+            dead += int(await _call(store, shard, "ZCARD", shard.dead_of(queue)))
         if dead:
             by_queue[queue] = dead
 
@@ -138,7 +143,7 @@ async def retry(store: Store, job_id: str) -> JobRecord:
     NotFound: not a dead letter (also when it has been retried already).
     """
     try:
-        return await on_job(
+        job = await on_job(
             store,
             "retry_dead",
             job_id,
@@ -147,6 +152,8 @@ async def retry(store: Store, job_id: str) -> JobRecord:
         )
     except Conflict:
         raise NotFound("dead letter", job_id) from None
+    await store.partitions.admit(store, await jobs.shard_of(store, job.queue, job_id), [job.queue])
+    return job
 
 
 async def delete(store: Store, job_id: str) -> JobRecord:
@@ -160,7 +167,7 @@ async def delete(store: Store, job_id: str) -> JobRecord:
         job = await on_job(store, "delete_dead", job_id, ("finished", "dead"), [])
     except Conflict:
         raise NotFound("dead letter", job_id) from None
-    await remove_due(store, store.keys.shard_of_queue(job.queue), job_id)
+    await remove_due(store, await jobs.shard_of(store, job.queue, job_id), job_id)
     return job
 
 

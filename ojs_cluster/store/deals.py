@@ -122,6 +122,7 @@ async def carry_out(store: Store, deal: Deal, now_ms: int) -> dict[str, JobRecor
 
     async def write(shard: Shard) -> None:
         part = deal.parts[shard]
+        await store.partitions.admit(store, shard, {job.queue for job in part})
         keys, args = command(store, shard, part, lapses=now_ms + _APPLY_MS, deal=deal.id)
         reply = await store.run(shard, "enqueue", keys, args, idempotent=True)
         if reply[0] == b"ok":

@@ -82,9 +82,11 @@ async def enqueue(
     """
     terms = _Terms(fields, lapses)
     await store.queues.ensure(store, [job.queue])
+    await store.partitions.current(store)
+    [shard] = store.partitions.spread(store, [job])
     if job.unique is not None:
-        return await _enqueue_unique(store, job, job.unique, terms)
-    return (await _enqueue_here(store, store.keys.shard_of_queue(job.queue), [job], terms))[0]
+        return await _enqueue_unique(store, shard, job, job.unique, terms)
+    return (await _enqueue_here(store, shard, [job], terms))[0]
 
 
 async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
@@ -96,7 +98,8 @@ async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
     TooManyQueues, BackendUnavailable: as ``enqueue``.
     """
     batch.refuse_repeated_ids(jobs)
-    shards = {store.keys.shard_of_queue(job.queue) for job in jobs}
+    await store.partitions.current(store)
+    shards = set(store.partitions.spread(store, jobs))
     if len(shards) > 1 or any(job.unique is not None for job in jobs):
         return await batch.enqueue_all(store, jobs)
     [shard] = shards
@@ -124,6 +127,7 @@ async def enqueue_fixed(
     """
     await store.queues.ensure(store, [job.queue])
     shard = store.keys.shard_of_id(job_id)
+    await store.partitions.admit(store, shard, [job.queue])
     keys, args = command(store, shard, [place(job_id, job, fields)], lapses=lapses)
     reply = await store.run(shard, "enqueue", keys, args, idempotent=True)
     if reply[0] == b"lapsed":
@@ -148,14 +152,13 @@ async def _enqueue_here(
 
 
 async def _enqueue_unique(
-    store: Store, job: NewJob, policy: UniquePolicy, terms: _Terms
+    store: Store, shard: Shard, job: NewJob, policy: UniquePolicy, terms: _Terms
 ) -> JobRecord:
     """Claim the lock, then store the job.
 
     Nobody takes the lock from a job that exists, or that may still be stored (``unique.examine``).
     So the claim decides, and the job makes it certain.
     """
-    shard = store.keys.shard_of_queue(job.queue)
     fences: set[str] = set()
     for _ in range(_TRIES):
         [placed] = _place(store, shard, [job], terms)
@@ -260,6 +263,7 @@ async def _store_part(
             raise Conflict("it is too late to store the job: what it claimed has lapsed")
         if reply[0] == b"ok":
             await follow_up(store, shard, reply)
+            store.hints.filled(store.keys, shard, {job.queue for job in part})
             return written(part, reply)
         job = part[int(reply[1]) - 1]
         there = record(job.job_id, reply[2]).fields

@@ -67,7 +67,7 @@ async def read_events(
     BackendUnavailable: Redis did not answer in time.
     """
     places = _places(after, len(store.keys))
-    only = {store.keys.shard_of_queue(queue) for queue in wanted.queues}
+    only = {shard for queue in wanted.queues for shard in await store.partitions.held(store, queue)}
     if wanted.job_id is not None:
         only = set()  # a client's id does not name its queue's shard
     shards: list[Shard | Meta] = [

@@ -12,6 +12,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.nack import release as release_one
 from ojs_cluster.store.outbox import deliver, entries
+from ojs_cluster.store.partition_fetch import ask_partitions
 from ojs_cluster.store.record import JobRecord, record
 
 RELEASE_S = 5.0
@@ -72,32 +73,25 @@ async def fetch_unless_quiet(
     BackendUnavailable: as ``fetch``.
     """
     await store.contacts.note(store, worker_id)
-    jobs: list[JobRecord] = []
+    await store.partitions.current(store)
+    asking = _Asking(store, count, worker_id, visibility_timeout_ms)
     try:
-        for shard, names in _by_shard(store, queues):
-            # Shielded, because only the reply tells which jobs have a lease now. The Redis client
-            # bounds the call.
+        for shards, names in _stages(store, queues):
             try:
-                with trio.CancelScope(shield=True):
-                    for turn in range(_ROUNDS):
-                        found, asked, more = await _fetch_from(
-                            store, shard, names, count - len(jobs), worker_id, visibility_timeout_ms
-                        )
-                        jobs += found
-                        hope = more or (asked and (found or turn == 0))
-                        if not hope or len(jobs) >= count:
-                            break
+                if len(shards) == 1:
+                    await asking.ask(shards[0], names)
+                else:
+                    await ask_partitions(store, names[0], shards, asking)
             except (OJSError, Quiet):
-                if not jobs:
+                if not asking.jobs:
                     raise
                 break
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if len(jobs) >= count:
+            if not asking.wanted:
                 break
     except trio.Cancelled:
-        await release(store, jobs)
+        await release(store, asking.jobs)
         raise
-    return jobs
+    return asking.jobs
 
 
 async def release(store: Store, jobs: Iterable[JobRecord]) -> None:
@@ -113,59 +107,96 @@ async def release(store: Store, jobs: Iterable[JobRecord]) -> None:
                 continue
 
 
-def _by_shard(store: Store, queues: Sequence[str]) -> list[tuple[Shard, list[str]]]:
-    """Neighbours in the list that share a shard share a call; the order stays strict."""
-    groups: list[tuple[Shard, list[str]]] = []
+def _stages(store: Store, queues: Sequence[str]) -> list[tuple[list[Shard], list[str]]]:
+    """Whom to ask one after the other: shards, and queues.
+
+    Neighbours in the list that share a shard share a call; a queue of several partitions stands for
+    itself. The order stays strict.
+    """
+    stages: list[tuple[list[Shard], list[str]]] = []
     for queue in dict.fromkeys(queues):
-        shard = store.keys.shard_of_queue(queue)
-        if groups and groups[-1][0] is shard:
-            groups[-1][1].append(queue)
+        shards = store.keys.partitions(queue, store.partitions.layout(queue).open)
+        if len(shards) == 1 and stages and stages[-1][0] == shards:
+            stages[-1][1].append(queue)
         else:
-            groups.append((shard, [queue]))
-    return groups
+            stages.append((shards, [queue]))
+    return stages
 
 
-async def _fetch_from(
-    store: Store,
-    shard: Shard,
-    queues: Sequence[str],
-    count: int,
-    worker_id: str,
-    visibility_timeout_ms: int | None,
-) -> tuple[list[JobRecord], bool, bool]:
-    """What one shard gives; whether it has asked for tokens, which may have come by now; whether it
-    has looked through so many jobs that have to wait that there may be others behind them."""
-    settings = store.settings
-    keys = [
-        shard.due,
-        shard.active,
-        shard.running,
-        shard.expiring,
-        shard.finished,
-        shard.events,
-        shard.quiet,
-    ]
-    for queue in queues:
-        keys += (shard.queue(queue), shard.available(queue))
-        keys += (shard.held(queue), shard.thirst(queue))
-    args: list[Arg] = [
-        settings.events_per_shard,
-        count,
-        worker_id,
-        f"lease_{os.urandom(9).hex()}_",
-        visibility_timeout_ms if visibility_timeout_ms is not None else "",
-        settings.visibility_timeout_ms,
-        settings.retention_discarded_ms,
-        shard.index,
-        *queues,
-    ]
-    reply = await store.run(shard, "fetch", keys, args)
-    if reply[1] == b"quiet":
-        raise Quiet
-    if reply[1]:
-        with trio.move_on_after(DELIVER_S):
-            await deliver(store, shard, reply[1])
-    items = iter(reply[3:])
-    found = [record(job_id.decode(), flat) for job_id, flat in zip(items, items, strict=True)]
-    asked = any(entry.kind == "ask" for entry in entries(shard, reply[1]))
-    return found, asked, bool(reply[2])
+class _Asking:
+    """One fetch: what it has, and how it asks for more."""
+
+    def __init__(
+        self, store: Store, count: int, worker_id: str, visibility_timeout_ms: int | None
+    ) -> None:
+        self._store = store
+        self._count = count
+        self._worker_id = worker_id
+        self._visibility_timeout_ms = visibility_timeout_ms
+        self.jobs: list[JobRecord] = []
+
+    @property
+    def wanted(self) -> int:
+        """How many jobs more."""
+        return self._count - len(self.jobs)
+
+    async def ask(self, shard: Shard, queues: Sequence[str]) -> int:
+        """Ask a shard for jobs of some of its queues; returns how many the first has left.
+
+        Raises
+        ------
+        Quiet, BackendUnavailable: as ``fetch_unless_quiet``.
+        """
+        left = 0
+        # Shielded, because only the reply tells which jobs have a lease now. The Redis client
+        # bounds the call.
+        with trio.CancelScope(shield=True):
+            for turn in range(_ROUNDS):
+                before = self.wanted
+                asked, more, left = await self._ask(shard, queues)
+                hope = more or (asked and (self.wanted < before or turn == 0))
+                if not hope or not self.wanted:
+                    break
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return left
+
+    async def _ask(self, shard: Shard, queues: Sequence[str]) -> tuple[bool, bool, int]:
+        """Take what one shard gives. Returns whether it has asked for tokens, which may have come
+        by now; whether it has looked through so many jobs that have to wait that there may be
+        others behind them; and how many jobs the first queue has left."""
+        store = self._store
+        settings, asked_ms = store.settings, self._visibility_timeout_ms
+        keys = [
+            shard.due,
+            shard.active,
+            shard.running,
+            shard.expiring,
+            shard.finished,
+            shard.events,
+            shard.quiet,
+        ]
+        for queue in queues:
+            keys += (shard.queue(queue), shard.available(queue))
+            keys += (shard.held(queue), shard.thirst(queue))
+        args: list[Arg] = [
+            settings.events_per_shard,
+            self.wanted,
+            self._worker_id,
+            f"lease_{os.urandom(9).hex()}_",
+            asked_ms if asked_ms is not None else "",
+            settings.visibility_timeout_ms,
+            settings.retention_discarded_ms,
+            shard.index,
+            *queues,
+        ]
+        reply = await store.run(shard, "fetch", keys, args)
+        if reply[1] == b"quiet":
+            raise Quiet
+        if reply[1]:
+            with trio.move_on_after(DELIVER_S):
+                await deliver(store, shard, reply[1])
+        items = iter(reply[4:])
+        found = [record(job_id.decode(), flat) for job_id, flat in zip(items, items, strict=True)]
+        self.jobs += found
+        asked = any(entry.kind == "ask" for entry in entries(shard, reply[1]))
+        return asked, bool(reply[2]), int(reply[3]) - len(found)

@@ -54,3 +54,13 @@ async def read_many(store: Store, shard: Shard, job_ids: Sequence[str]) -> list[
 
     await over_shards(job_ids, one)
     return [found[job_id] for job_id in job_ids if job_id in found]
+
+
+async def shard_of(store: Store, queue: str, job_id: str) -> Shard:
+    """The shard where a job of ``queue`` lives."""
+    await store.partitions.current(store)
+    if store.partitions.layout(queue).held == 1:
+        return store.keys.shard_of_queue(queue)
+    home = store.keys.shard_of_id(job_id)
+    alias = await store.redis.call(home.slot, "HGET", home.job(job_id), f.ALIAS, idempotent=True)
+    return store.keys.shard(int(alias)) if isinstance(alias, bytes) else home

@@ -65,8 +65,8 @@ class JobPage:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a listing is: index, shard, queue (of available jobs), score, entries of that score
-    already seen."""
+    """Where a listing is: index, shard (of one queue's jobs: its partition), queue (of available
+    jobs), score, entries of that score already seen."""
 
     index: int = 0
     shard: int = 0
@@ -124,16 +124,14 @@ async def _walk(
     store: Store, wanted: JobFilter, indexes: tuple[str, ...], place: _Place
 ) -> AsyncGenerator[tuple[_Place, JobRecord | None], None]:
     """Every job of the indexes with the place right after it; None after each index's end."""
-    only = store.keys.shard_of_queue(wanted.queue) if wanted.queue is not None else None
     while place.index < len(indexes):
         index = indexes[place.index]
+        # Available jobs lie per queue; the registry's name order is the walk's.
         by_queue = index in _BY_QUEUE and wanted.queue is None
-        shard = only or store.keys.shard(place.shard)
-        queue = wanted.queue or place.queue
-        if by_queue:
-            # Available jobs lie per queue; the registry's name order is the walk's.
-            shard = store.keys.shard_of_queue(queue) if queue else shard
-        if not by_queue or queue:
+        queue = wanted.queue or (place.queue if by_queue else "")
+        shards = await store.partitions.held(store, queue) if queue else list(store.keys)
+        if place.shard < len(shards) and (queue or not by_queue):
+            shard = shards[place.shard]
             key = getattr(shard, index)
             if index in _BY_QUEUE:
                 key = key(queue)
@@ -143,13 +141,13 @@ async def _walk(
                     yield passed, job
                 if len(ids) < _CHUNK:
                     break
-        following = await _queue_after(store, queue) if by_queue else None
-        if following is not None:
+        following: str | None = None
+        if (queue or not by_queue) and place.shard + 1 < len(shards):
+            place = _Place(place.index, place.shard + 1, place.queue)
+        elif by_queue and (following := await _queue_after(store, queue)) is not None:
             place = _Place(place.index, 0, following)
-        elif by_queue or only is not None or place.shard + 1 >= len(store.keys):
-            place = _Place(place.index + 1)
         else:
-            place = _Place(place.index, place.shard + 1)
+            place = _Place(place.index + 1)
         if place.index < len(indexes):
             yield place, None
 

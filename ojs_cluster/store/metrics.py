@@ -94,6 +94,7 @@ async def collect(store: Store, most_queues: int) -> Numbers:
             meta.slot, "ZRANGE", meta.queues, 0, most_queues - 1, idempotent=True
         )
         names = [name.decode() for name in found]
+    await store.partitions.current(store)
     numbers = Numbers({name: QueueNumbers() for name in names}, registered)
     lying: dict[Shard, list[str]] = {shard: [] for shard in store.keys}
     for name in names:
@@ -143,7 +144,7 @@ class Collected:
 
 
 def _shards_of(store: Store, queue: str) -> Sequence[Shard]:
-    return (store.keys.shard_of_queue(queue),)
+    return store.keys.partitions(queue, store.partitions.layout(queue).held)
 
 
 def _add_shard(numbers: Numbers, reply: Sequence[Any]) -> None:

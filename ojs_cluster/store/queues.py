@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import trio
 
 from ojs_cluster.core.errors import Conflict, NotFound
-from ojs_cluster.core.states import State
+from ojs_cluster.core.states import TERMINAL, State
 from ojs_cluster.keys import Shard
+from ojs_cluster.store import pauses
 from ojs_cluster.store.aliases import remove_due
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
@@ -53,6 +54,16 @@ class QueueStats:
         return self.paused_ms is not None
 
     @property
+    def live(self) -> bool:
+        """Whether a job of it waits or is active."""
+        return any(count for state, count in self.counts.items() if state not in TERMINAL)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether it is paused, or a job of any state is left."""
+        return self.paused or any(self.counts.values())
+
+    @property
     def depth(self) -> int:
         """Jobs that wait: available, scheduled and retryable (spec: ojs-backpressure)."""
         counts = self.counts
@@ -60,13 +71,28 @@ class QueueStats:
 
 
 async def stats(store: Store, queue: str) -> QueueStats:
-    """A queue's numbers, read in one step. A queue that nobody used is all zeros.
+    """A queue's numbers. A queue that nobody used is all zeros.
+
+    Those of a partition are read in one step, several partitions one beside the other.
 
     Raises
     ------
     BackendUnavailable: Redis did not answer in time.
     """
-    shard = store.keys.shard_of_queue(queue)
+    shards = await store.partitions.held(store, queue)
+    if len(shards) == 1:
+        return await stats_in(store, shards[0], queue)
+    found: dict[int, QueueStats] = {}
+
+    async def look(number: int) -> None:
+        found[number] = await stats_in(store, shards[number], queue)
+
+    await over_shards(range(len(shards)), look)
+    return _sum([found[number] for number in range(len(shards))])
+
+
+async def stats_in(store: Store, shard: Shard, queue: str) -> QueueStats:
+    """A queue's numbers in one of its shards, read in one step."""
     now, available, dead, flat, minutes = await store.run(
         shard,
         "queue_stats",
@@ -125,6 +151,7 @@ async def switch(store: Store, queue: str, action: Literal["pause", "resume"]) -
     """Pause or resume a queue; returns the server's ms. Repeating it changes nothing.
 
     Enqueue goes on while a queue is paused (spec: ojs-admin-api); fetch reads the mark in its pop.
+    The mark of partition 0 decides, those of the others follow before this returns (``pauses``).
 
     Raises
     ------
@@ -141,6 +168,7 @@ async def switch(store: Store, queue: str, action: Literal["pause", "resume"]) -
     )
     if first:
         await store.queues.created(store, [queue.encode()])
+    await pauses.mirror(store, queue)
     return int(now)
 
 
@@ -151,9 +179,20 @@ async def purge(store: Store, queue: str) -> tuple[int, int]:
     ------
     BackendUnavailable: Redis did not answer in time; what went is gone.
     """
-    shard = store.keys.shard_of_queue(queue)
     removed = left = 0
     deadline = trio.current_time() + PURGE_S
+
+    async def purge_one(shard: Shard) -> None:
+        nonlocal removed, left
+        gone, rest = await _purge_in(store, shard, queue, deadline)
+        removed, left = removed + gone, left + rest
+
+    await over_shards(await store.partitions.held(store, queue), purge_one)
+    return removed, left
+
+
+async def _purge_in(store: Store, shard: Shard, queue: str, deadline: float) -> tuple[int, int]:
+    removed = left = 0
     while True:
         gone, foreign, left = await store.run(
             shard,
@@ -183,6 +222,29 @@ async def _purge_foreign(store: Store, shard: Shard, job_id: str) -> int:
         return 0  # fetched or cancelled meanwhile: no longer ours to purge
     await remove_due(store, shard, job_id)
     return 1
+
+
+def _sum(parts: Sequence[QueueStats]) -> QueueStats:
+    """The numbers of a queue from those of its partitions, the first of which says if it is
+    paused."""
+    first = parts[0]
+    completed = sum(part.completed_last_hour for part in parts)
+
+    def average(of: Callable[[QueueStats], int]) -> int:
+        weighted = sum(of(part) * part.completed_last_hour for part in parts)
+        return weighted // completed if completed else 0
+
+    return replace(
+        first,
+        counts={state: sum(part.counts[state] for part in parts) for state in State},
+        acked=sum(part.acked for part in parts),
+        dead=sum(part.dead for part in parts),
+        created_ms=min((p.created_ms for p in parts if p.created_ms is not None), default=None),
+        completed_last_hour=completed,
+        failed_last_hour=sum(part.failed_last_hour for part in parts),
+        avg_duration_ms=average(lambda part: part.avg_duration_ms),
+        avg_wait_ms=average(lambda part: part.avg_wait_ms),
+    )
 
 
 def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ojs_cluster.core.errors import InvalidRequest, NotFound
+from ojs_cluster.core.errors import InvalidRequest, NotFound, ValidationFailed
 from ojs_cluster.core.rate_limit import Limits, unpack_limits
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
@@ -86,17 +86,38 @@ async def set_queue(store: Store, queue: str, limits: Limits) -> None:
 
     Raises
     ------
+    ValidationFailed: the queue has several partitions; limits are counted in one shard.
     TooManyQueues: an unknown queue would be one too many.
     BackendUnavailable: Redis did not answer in time.
     """
     await store.queues.ensure(store, [queue])
     shard = store.keys.shard_of_queue(queue)
     packed = limits.packed() if limits != Limits() else ""
+    if packed:
+        await _refuse_partitions(store, queue)
     first = await store.run(
         shard, "limit_queue", [shard.queue(queue)], [queue, packed], idempotent=True
     )
     if first:
         await store.queues.created(store, [queue.encode()])
+    if packed:
+        try:
+            await _refuse_partitions(store, queue)
+        except ValidationFailed:  # it was given some meanwhile
+            await store.run(
+                shard, "limit_queue", [shard.queue(queue)], [queue, ""], idempotent=True
+            )
+            raise
+
+
+async def _refuse_partitions(store: Store, queue: str) -> None:
+    await store.partitions.read(store)
+    count = store.partitions.layout(queue).open
+    if count > 1:
+        raise ValidationFailed(
+            f"limits are counted in one partition, and queue '{queue}' has {count}: give it one "
+            "(PUT /ojs/v1/admin/queues/{name}/config), and wait until 'draining' is 0"
+        )
 
 
 async def of_queue(store: Store, queue: str) -> QueueLimits:

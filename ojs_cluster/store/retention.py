@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import deals, unique
+from ojs_cluster.store import deals, partition_upkeep, unique
 from ojs_cluster.store.aliases import remove_due, settle_claims
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.queues import stats
 from ojs_cluster.store.tick import Tick
 
 IDLE_QUEUE_MS = 60 * 60_000
@@ -70,22 +71,31 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
 
 
 async def _retire(store: Store, queue: str) -> bool:
-    shard, meta = store.keys.shard_of_queue(queue), store.keys.meta
-    gone = await store.run(
-        shard,
-        "retire_queue",
-        [
-            *(shard.queue(queue), shard.available(queue), shard.minutes(queue)),
-            *(shard.held(queue), shard.thirst(queue)),
-        ],
-        [IDLE_QUEUE_MS],
-        idempotent=True,
-    )
-    if not gone:
-        return False
+    shards, meta = await store.partitions.held(store, queue), store.keys.meta
+    if len(shards) > 1:
+        await partition_upkeep.look_after(store, queue)
+        # One idle partition keeps its counters while another is in use: they are the queue's.
+        if (await stats(store, queue)).in_use:
+            return False
+    for shard in shards:
+        gone = await store.run(
+            shard,
+            "retire_queue",
+            [
+                *(shard.queue(queue), shard.available(queue), shard.minutes(queue)),
+                *(shard.held(queue), shard.thirst(queue)),
+            ],
+            [IDLE_QUEUE_MS],
+            idempotent=True,
+        )
+        if not gone:
+            return False
     await store.redis.call(meta.slot, "ZREM", meta.queues, queue, idempotent=True)
     # Its next job may have come in between, and registered the name before it was taken away.
-    if await store.redis.call(shard.slot, "EXISTS", shard.queue(queue), idempotent=True):
-        await store.redis.call(meta.slot, "ZADD", meta.queues, 0, queue, idempotent=True)
-        return False
+    for shard in shards:
+        if await store.redis.call(shard.slot, "EXISTS", shard.queue(queue), idempotent=True):
+            await store.redis.call(meta.slot, "ZADD", meta.queues, 0, queue, idempotent=True)
+            return False
+    if len(shards) > 1:
+        await partition_upkeep.forget(store, queue)
     return True

@@ -21,7 +21,7 @@ VOLATILE = frozenset(
         *("promote", "schema", "tidy"),
         *("archive_job", "cron_due", "find_dead", "look", "metrics"),
         *("limit_state", "limits_due", "limits_look"),
-        *("old_claims", "outbox_due", "outbox_parked", "queue_stats"),
+        *("old_claims", "outbox_due", "outbox_parked", "partitions", "peek", "queue_stats"),
     }
 )
 """Scripts that wait for no confirmation, because nobody is promised what they write: leases and

@@ -9,6 +9,7 @@ everybody would make a thousand waiters fetch for one job.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 
 import trio
 
@@ -69,12 +70,12 @@ class Waiters:
 
     async def watch(self, store: Store, queues: Iterable[str]) -> None:
         """Subscribe to the shards of ``queues``. Channels are per shard, so there are few."""
-        for shard in {store.keys.shard_of_queue(queue) for queue in queues} - self._watched:
+        shards = {shard for queue in queues for shard in await store.partitions.open(store, queue)}
+        for shard in shards - self._watched:
             async with self._subscribing:
                 if shard not in self._watched:
-                    await store.redis.subscribe(
-                        shard.wake, shard.slot, self._on_message, self._wake_all
-                    )
+                    on_message = partial(self._on_message, store, shard)
+                    await store.redis.subscribe(shard.wake, shard.slot, on_message, self._wake_all)
                     self._watched.add(shard)
 
     def join(self, queues: Iterable[str]) -> _Waiter:
@@ -98,8 +99,10 @@ class Waiters:
             if waiting:
                 next(iter(waiting)).wake(queue)
 
-    def _on_message(self, payload: bytes) -> None:
-        self.pass_on([payload.decode()])
+    def _on_message(self, store: Store, shard: Shard, payload: bytes) -> None:
+        queue = payload.decode()
+        store.hints.filled(store.keys, shard, [queue])
+        self.pass_on([queue])
 
     def _wake_all(self) -> None:
         for queue, waiting in self._waiting.items():
@@ -154,11 +157,11 @@ async def _wait(
     deadline: float,
 ) -> list[JobRecord]:
     jobs: list[JobRecord] = []
-    await waiters.watch(store, queues)
     waiter = waiters.join(queues)
     owed: set[str] = set()
     try:
         while not jobs:
+            await waiters.watch(store, queues)  # again: a queue may have got more partitions
             waiter.rearm()
             owed, waiter.woken = waiter.woken, set()
             jobs = await look()  # may end in Quiet: then what it owes is passed on

@@ -84,17 +84,15 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
     now_ms = time.time_ns() // 1_000_000
     shards = len(store.keys)
     workflow_id = new_job_id(int.from_bytes(os.urandom(4)) % shards, shards, now_ms)
-    plan = Plan(
-        [
-            node
-            if node.job < 0
-            else msgspec.structs.replace(
-                node,
-                job_id=new_job_id(store.keys.shard_of_queue(node.queue).index, shards, now_ms),
-            )
-            for node in new.plan.nodes
-        ]
-    )
+    await store.partitions.current(store)
+    nodes = []
+    for node in new.plan.nodes:
+        if node.job >= 0:
+            shard = store.partitions.place(store, node.queue)
+            job_id = new_job_id(shard.index, shards, now_ms)
+            node = msgspec.structs.replace(node, job_id=job_id)
+        nodes.append(node)
+    plan = Plan(nodes)
     marks = "." * len(plan.jobs)
     home = store.keys.shard_of_id(workflow_id)
     reply = await store.run(

@@ -48,6 +48,7 @@ from ojs_cluster.store.listing import JobFilter, list_jobs
 from ojs_cluster.store.locks import fence
 from ojs_cluster.store.nack import Nack, nack_many
 from tests.store.archives import export_text, import_text
+from tests.store.hot_queues import spread
 from tests.store.jobs import (
     DAY,
     HOUR,
@@ -203,6 +204,7 @@ async def test_one_life_of_everything_runs_every_script_under_the_guard(
     await dead_letters(store, db)
     await worker_records(store, db)
     await queue_upkeep(store, db)
+    await a_hot_queue(store, db)
     await a_workflow(store, db)
     await a_cron_job(store)
     await limited_jobs(store, db)
@@ -295,6 +297,14 @@ async def queue_upkeep(store: Store, db: Any) -> None:
     for shard in store.keys:
         await retention.tidy(store, shard)
         await settle_claims(store, shard, 10)
+
+
+async def a_hot_queue(store: Store, db: Any) -> None:
+    await spread(store, db, 4, "hot")
+    await queues.switch(store, "hot", "pause")
+    await queues.switch(store, "hot", "resume")
+    await put(store, "hot")
+    assert await take(store, "hot")
 
 
 async def a_workflow(store: Store, db: Any) -> None:

@@ -1,6 +1,7 @@
 """Walks a whole Redis installation and checks what must always hold of the jobs in it.
 
-- A job lies in the shard of its queue, and in exactly the indexes its state asks for.
+- A job lies in a partition of its queue, one that workers look at unless it has ended, and in
+  exactly the indexes its state asks for.
 - Whatever an index names exists; its score is the deadline that the job itself carries.
 - The counters of a queue equal its jobs, state by state.
 - A job that needs a token of a rate limit's key is held back, or has one; each token that is given
@@ -25,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+from ojs_cluster.core.partitions import Layout
 from ojs_cluster.keys import META_TAG, Keyspace, Shard
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import fields as f
@@ -44,6 +46,8 @@ class Census:
     """Job id to state."""
     attempts: dict[str, int] = field(default_factory=dict)
     """Job id to attempts begun."""
+    paused: dict[int, dict[str, bool]] = field(default_factory=dict)
+    """Shard, queue, whether the queue is paused there."""
     lost_aliases: set[str] = field(default_factory=set)
     """Ids whose job exists while the alias that leads to it does not."""
     problems: list[str] = field(default_factory=list)
@@ -64,6 +68,7 @@ class _Keys:
     locks: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     deals: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     outbox: dict[bytes, bytes] = field(default_factory=dict)
+    partitions: dict[bytes, bytes] = field(default_factory=dict)
 
     def index(self, name: str) -> Index:
         return self.indexes.get(name, {})
@@ -79,10 +84,13 @@ def take_census(backend: Embedded, *, shards: int = 64, aliases: bool = True) ->
     keyspace = Keyspace(shards)
     content = _read(backend, keyspace)
     census = Census()
+    layouts = content[META_TAG].partitions
     for shard in keyspace:
         _check_shard(census, keyspace, shard, content[shard.tag])
+        _check_partitions(census, keyspace, shard, content[shard.tag], layouts)
         _check_deals(census, keyspace, shard, content[shard.tag])
         _check_staged(census, keyspace, shard, content)
+    _check_pauses(census, keyspace, layouts)
     _check_crons(census, content[META_TAG])
     _check_tokens(census, keyspace, content)
     for shard in keyspace:
@@ -146,6 +154,8 @@ def _file(keys: _Keys, name: str, value: object) -> None:
         keys.deals[rest] = value
     elif isinstance(value, dict) and name == "ob":
         keys.outbox = value
+    elif isinstance(value, dict) and name == "parts":
+        keys.partitions = value
 
 
 def _check_crons(census: Census, keys: _Keys) -> None:
@@ -199,6 +209,36 @@ def _check_staged(
             census.problems.append(f"{id_} is staged, and no claim leads the janitor to it")
 
 
+def _check_partitions(
+    census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys, layouts: dict[bytes, bytes]
+) -> None:
+    complain = census.problems.append
+    usual = layouts.get(b"", b"1 1 1 1 0")
+    for id_, job in keys.jobs.items():
+        if f.ALIAS in job:
+            continue
+        layout = Layout.parse(layouts.get(job[f.QUEUE], usual))
+        number = keyspace.partition_of(job[f.QUEUE].decode(), shard)
+        if number >= layout.held:
+            complain(f"{id_} of queue {job[f.QUEUE].decode()} lies in shard {shard.index}")
+        elif number >= layout.open and job[f.STATE].decode() not in TERMINAL:
+            complain(f"{id_} is in partition {number}, where no worker looks")
+    paused = {queue: b"paused" in counters for queue, counters in keys.queues.items()}
+    census.paused.setdefault(shard.index, {}).update(paused)
+
+
+def _check_pauses(census: Census, keyspace: Keyspace, layouts: dict[bytes, bytes]) -> None:
+    usual = layouts.get(b"", b"1 1 1 1 0")
+    for queue in {queue for queues in census.paused.values() for queue in queues}:
+        held = Layout.parse(layouts.get(queue.encode(), usual)).held
+        marks = [
+            census.paused[shard.index].get(queue, False)
+            for shard in keyspace.partitions(queue, held)
+        ]
+        if len(set(marks)) > 1:
+            census.problems.append(f"queue {queue} is paused in some partitions only: {marks}")
+
+
 def _check_shard(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) -> None:
     complain = census.problems.append
     jobs = {id_: job for id_, job in keys.jobs.items() if f.ALIAS not in job and f.DEAL not in job}
@@ -210,8 +250,6 @@ def _check_shard(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) 
             complain(f"{id_} exists twice")
         census.states[id_] = state
         census.attempts[id_] = int(job.get(f.ATTEMPT, 0))
-        if keyspace.shard_of_queue(queue) is not shard:
-            complain(f"{id_} of queue {queue} lies in shard {shard.index}")
         per_queue.setdefault(queue, Counter())[state] += 1
         for index, score in _places(state, queue, job):
             placed.setdefault(index, {})[id_] = score

@@ -6,8 +6,10 @@ milliseconds is what the passing of time looks like to the scripts.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from ojs_cluster.core.partitions import Layout
 from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.store import fields as f
 
@@ -84,3 +86,10 @@ def age_limits(db: Any, key: bytes, ms: int) -> None:
 def age_opening(db: Any, shard: Shard, queue: str, ms: int) -> None:
     """As if a queue's limits had room again ``ms`` earlier."""
     _age(db, shard.opening, queue, ms)
+
+
+def age_partitions(db: Any, meta: Meta, queue: str, ms: int) -> None:
+    """As if a queue's number of partitions had been changed ``ms`` earlier."""
+    old = Layout.parse(db.hget(meta.partitions, queue))
+    db.hset(meta.partitions, queue, replace(old, at_ms=old.at_ms - ms).pack())
+    db.hincrby(meta.partitions, "#", 1)

@@ -1,0 +1,122 @@
+"""Changes of the number of partitions of a queue, and what the janitor does for them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ojs_cluster.core.errors import InvalidRequest, ValidationFailed
+from ojs_cluster.core.partitions import Layout
+from ojs_cluster.keys import Shard
+from ojs_cluster.store import pauses
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.partitions import DEFAULT, change
+from ojs_cluster.store.queues import stats_in
+
+
+async def set_partitions(store: Store, queue: str, count: int) -> Layout:
+    """Give a queue another number of partitions. It need not exist.
+
+    It takes effect by and by (see ``core/partitions.py``); repeating it changes nothing.
+
+    Raises
+    ------
+    InvalidRequest: there cannot be that many, or too many queues have a number of their own.
+    ValidationFailed: the queue has rate limits, which are counted in one shard.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    most = store.keys.most_partitions
+    if not 1 <= count <= most:
+        raise InvalidRequest(
+            f"partitions must be from 1 to {most}, not {count}", field="partitions"
+        )
+    limited = count > 1 and await _has_limits(store, queue)
+    if not limited:
+        layout = await change(store, queue, lambda old, now_ms: old.changed(count, now_ms))
+        limited = count > 1 and await _has_limits(store, queue)
+        if limited:  # set meanwhile
+            await change(store, queue, lambda old, now_ms: old.changed(1, now_ms))
+    if limited:
+        raise ValidationFailed(
+            f"queue '{queue}' has rate limits, which are counted in one partition: "
+            "delete them first",
+            field="partitions",
+        )
+    await pauses.mirror(store, queue)
+    return layout
+
+
+async def get_partitions(store: Store, queue: str) -> Layout:
+    """A queue's partitions now.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    await store.partitions.read(store)
+    return store.partitions.layout(queue)
+
+
+async def look_after_changes(store: Store) -> int:
+    """Bring changes to their end; returns how many there are.
+
+    Pause marks follow into new partitions; old ones are closed when they are empty; one that got a
+    late job is opened again. Two leaders who do this do it once, as each compares what it has seen.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    await store.partitions.read(store)
+    now_ms = store.partitions.now_ms()
+    changing = [
+        queue
+        for queue, layout in store.partitions.entries().items()
+        if queue != DEFAULT and (layout.to_watch(now_ms) or not layout.settled(now_ms))
+    ]
+    for queue in changing:
+        await look_after(store, queue)
+    return len(changing)
+
+
+async def look_after(store: Store, queue: str) -> None:
+    """Make the pause marks of a queue agree, close partitions that are empty, open one that is not.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    await pauses.mirror(store, queue)
+    seen = store.partitions.layout(queue)
+    if seen.held == seen.parts:
+        return
+    shards = store.keys.partitions(queue, seen.held)
+    live = 0
+
+    async def look(number: int) -> None:
+        nonlocal live
+        if await _lives(store, shards[number], queue):
+            live = max(live, number + 1)
+
+    await over_shards(range(seen.parts, seen.held), look)
+    # What was seen holds for the layout that was seen, and for no other.
+    await change(
+        store, queue, lambda old, now_ms: old.drained(live, now_ms) if old == seen else old
+    )
+
+
+async def forget(store: Store, queue: str) -> None:
+    """A queue was retired: nothing of it is left in any partition."""
+    await change(store, queue, lambda old, _: replace(old, held=old.open))
+
+
+async def _has_limits(store: Store, queue: str) -> bool:
+    shard = store.keys.shard_of_queue(queue)
+    limits = await store.redis.call(
+        shard.slot, "HGET", shard.queue(queue), "limits", idempotent=True
+    )
+    return limits is not None
+
+
+async def _lives(store: Store, shard: Shard, queue: str) -> bool:
+    return (await stats_in(store, shard, queue)).live

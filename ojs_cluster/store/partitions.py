@@ -1,0 +1,272 @@
+"""Partitions of hot queues: which shards a queue is spread over, as this process knows it.
+
+The table of all queues that differ from the default is small and lies under the meta tag. Each
+process keeps the whole of it and asks every two seconds whether it has changed, so a queue of one
+partition costs nothing. What was read is believed for four seconds. When the meta tag cannot be
+reached for longer, this process puts new jobs into partition 0, which is always looked at, and
+looks for jobs where they were; so nothing is lost and nothing waits.
+
+How a change of the number proceeds is in ``core/partitions.py``.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import trio
+
+from ojs_cluster.core.envelope import NewJob
+from ojs_cluster.core.errors import BackendUnavailable, InvalidRequest
+from ojs_cluster.core.partitions import Layout
+from ojs_cluster.keys import Shard
+
+if TYPE_CHECKING:
+    from ojs_cluster.store.context import Store
+
+log = logging.getLogger(__name__)
+
+DEFAULT = ""
+"""Stands for all queues without an entry of their own; it is no queue's name."""
+READ_S = 2.0
+BELIEVED_S = 4.0
+_PATIENCE_S = 1.0
+_PORTION = 100
+"""Jobs of one queue in a batch that stay together: one script is cheaper than a deal."""
+_MOST_ENTRIES = 1000
+"""Queues that may be given a number of their own."""
+_NO_LIMIT = 2**53
+_ONE = Layout.of(1)
+
+
+class Partitions:
+    """What this process knows of the table."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, Layout] = {}
+        self._version = b""
+        self._ahead_ms = 0.0
+        self._read_at = self._next = float("-inf")
+        self._reading: trio.Event | None = None
+        self._announces = self._announced = False
+
+    def announces(self) -> None:
+        """From now on the default that this process was configured with is that of all."""
+        self._announces = True
+
+    async def current(self, store: Store) -> None:
+        """Read the table anew if that is due. Never raises: then what is known has to do."""
+        now = trio.current_time()
+        if now < self._next:
+            if self._reading is not None and now - self._read_at >= BELIEVED_S:
+                with trio.move_on_after(_PATIENCE_S):
+                    await self._reading.wait()
+            return
+        with trio.move_on_after(_PATIENCE_S), suppress(BackendUnavailable):
+            await self.read(store)
+            lost = DEFAULT not in self._entries and store.settings.queue_partitions > 1
+            if self._announces and (lost or not self._announced):
+                await announce(store)
+                self._announced = True
+            return
+        log.warning("the table of partitions cannot be read; new jobs go to partition 0")
+
+    async def read(self, store: Store) -> None:
+        """Read the table now.
+
+        Raises
+        ------
+        BackendUnavailable: Redis did not answer in time.
+        """
+        began = trio.current_time()
+        self._next = began + READ_S
+        reading = self._reading = trio.Event()
+        try:
+            now_ms, version, *flat = await store.run_meta(
+                "partitions", [store.keys.meta.partitions], [self._version]
+            )
+        finally:
+            reading.set()
+            if self._reading is reading:
+                self._reading = None
+        # Late rather than early: new partitions are used when all others know of them.
+        self._ahead_ms = now_ms - trio.current_time() * 1000
+        self._read_at = max(self._read_at, began)
+        overtaken = version and self._version and int(version) < int(self._version)
+        if flat and not overtaken:
+            items = iter(flat[0])
+            self._entries = {
+                queue.decode(): Layout.parse(text)
+                for queue, text in zip(items, items, strict=True)
+                if queue != b"#"
+            }
+            self._version = version
+
+    @property
+    def default(self) -> Layout:
+        """The partitions of all queues without an entry of their own."""
+        return self._entries.get(DEFAULT, _ONE)
+
+    def layout(self, queue: str) -> Layout:
+        """A queue's partitions as they were read last."""
+        return self._entries.get(queue, self.default)
+
+    def entries(self) -> dict[str, Layout]:
+        """The table as it was read last."""
+        return dict(self._entries)
+
+    def now_ms(self) -> int:
+        """The clock of the meta tag's master, or a little less."""
+        return int(trio.current_time() * 1000 + self._ahead_ms)
+
+    async def open(self, store: Store, queue: str) -> list[Shard]:
+        """The shards where a worker looks for the queue's jobs."""
+        await self.current(store)
+        return store.keys.partitions(queue, self.layout(queue).open)
+
+    async def held(self, store: Store, queue: str) -> list[Shard]:
+        """The shards where anything of the queue may be; the first is partition 0."""
+        await self.current(store)
+        return store.keys.partitions(queue, self.layout(queue).held)
+
+    def place(self, store: Store, queue: str, chosen: str | None = None) -> Shard:
+        """The shard for a job whose id is fixed now, by what is ``current``.
+
+        Parameters
+        ----------
+        chosen: a text that decides the partition, so that whoever repeats this is led to the same
+            one. Without it chance does.
+        """
+        shards = self._producers(store, queue)
+        if len(shards) == 1:
+            return shards[0]
+        if chosen is None:
+            return random.choice(shards)  # noqa: S311 - to spread, nothing secret
+        return shards[crc32(chosen.encode()) % len(shards)]
+
+    def spread(self, store: Store, jobs: Sequence[NewJob]) -> list[Shard]:
+        """The shard of each new job, by what is ``current``.
+
+        A queue's jobs go in portions of neighbours, to partitions that chance chooses.
+
+        A job with a client's id goes where the id's bits lead when that is one of the queue's
+        partitions, and so needs no alias. Jobs that declare a rate limit stay in partition 0,
+        where they count together.
+        """
+        by_queue: dict[str, list[int]] = {}
+        for index, job in enumerate(jobs):
+            by_queue.setdefault(job.queue, []).append(index)
+        found: dict[int, Shard] = {}
+        for queue, indexes in by_queue.items():
+            shards = self._producers(store, queue)
+            size = max(_PORTION, -(-len(indexes) // len(shards)))
+            first = random.randrange(len(shards))  # noqa: S311 - to spread, nothing secret
+            for place, index in enumerate(indexes):
+                found[index] = shards[(first + place // size) % len(shards)]
+                job = jobs[index]
+                if job.rate_limit is not None and job.rate_limit.max_per_second is not None:
+                    found[index] = shards[0]
+                elif job.id is not None and len(shards) > 1:
+                    home = store.keys.shard_of_id(job.id)
+                    by_id = shards[crc32(job.id.encode()) % len(shards)]
+                    found[index] = home if home in shards else by_id
+        return [found[index] for index in range(len(jobs))]
+
+    def _producers(self, store: Store, queue: str) -> list[Shard]:
+        believed = trio.current_time() - self._read_at < BELIEVED_S
+        count = self.layout(queue).spread(self.now_ms()) if believed else 1
+        return store.keys.partitions(queue, count)
+
+    async def admit(self, store: Store, shard: Shard, queues: Iterable[str]) -> None:
+        """Before jobs are put where it was decided earlier: make sure that workers look there.
+
+        Raises
+        ------
+        BackendUnavailable: they do not, and Redis could not be told in time.
+        """
+        await self.current(store)
+        for queue in queues:
+            number = store.keys.partition_of(queue, shard)
+            if number >= self.layout(queue).open:
+                await change(store, queue, partial(_reopened, number + 1), most=_NO_LIMIT)
+
+
+def _reopened(number: int, layout: Layout, now_ms: int) -> Layout:
+    return layout.reopened(number, now_ms)
+
+
+async def change(
+    store: Store,
+    queue: str,
+    how: Callable[[Layout, int], Layout],
+    *,
+    most: int = _MOST_ENTRIES,
+) -> Layout:
+    """Compare and set one entry of the table; returns the layout that holds then.
+
+    Parameters
+    ----------
+    queue: '' for the default.
+    how: makes the new layout from the old one and the ms; called again when others were faster.
+    most: queues that may have an entry.
+
+    Raises
+    ------
+    InvalidRequest: too many queues have an entry.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    known = store.partitions
+    while True:
+        await known.read(store)
+        entry, old = known.entries().get(queue), known.layout(queue)
+        new = how(old, known.now_ms())
+        # Not kept when it says nothing: each process has all entries in memory.
+        redundant = queue != DEFAULT and new.says_no_more_than(known.default)
+        if new == old and not (redundant and entry is not None):
+            return old
+        [status] = await store.run_meta(
+            "swap_partitions",
+            [store.keys.meta.partitions],
+            [
+                *(queue, "" if entry is None else entry.pack()),
+                *("" if redundant else new.pack(), most),
+            ],
+        )
+        if status == b"full":
+            raise InvalidRequest(
+                f"at most {most} queues may have a number of partitions of their own",
+                field="partitions",
+            )
+        if status == b"ok":
+            await known.read(store)
+            return new
+
+
+async def announce(store: Store) -> None:
+    """Make the default that this process was configured with the default of all.
+
+    API processes do this once. Where they are configured differently, the one that started last is
+    right. Until another number than 1 was configured nothing is written.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    meta, known = store.keys.meta, store.partitions
+    wanted = min(store.settings.queue_partitions, store.keys.most_partitions)
+    await known.read(store)
+    if known.default.parts == wanted:
+        return
+    unused = DEFAULT not in known.entries() and not await store.redis.call(
+        meta.slot, "ZCARD", meta.queues, idempotent=True
+    )
+    await change(
+        store,
+        DEFAULT,
+        lambda old, now_ms: Layout.of(wanted) if unused else old.changed(wanted, now_ms),
+    )

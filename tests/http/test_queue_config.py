@@ -1,0 +1,75 @@
+"""PUT and GET /ojs/v1/admin/queues/{name}/config."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.http.api import SHARDS, Api
+
+CONFIG = "/ojs/v1/admin/queues/{}/config"
+
+
+async def test_the_number_of_partitions_is_set_and_shown_before_a_queue_exists(
+    any_api: Api,
+) -> None:
+    before = await any_api.get(CONFIG.format("hot"))
+    assert (before.status, before.json["config"]) == (200, {"partitions": 1})
+    for count in (4, SHARDS, 2):
+        put = await any_api.call("PUT", CONFIG.format("hot"), {"partitions": count})
+        assert (put.status, put.json["config"]) == (200, {"partitions": count})
+        assert put.json == (await any_api.get(CONFIG.format("hot"))).json
+    assert put.json == {
+        "queue": "hot",
+        "config": {"partitions": 2},
+        "partitions": 2,
+        "draining": SHARDS - 2,
+    }
+    assert (await any_api.get("/ojs/v1/queues/hot")).status == 404
+    assert (await any_api.get(CONFIG.format("other"))).json["partitions"] == 1
+
+
+async def test_jobs_go_through_a_queue_of_many_partitions(any_api: Api) -> None:
+    await any_api.call("PUT", CONFIG.format("default"), {"partitions": SHARDS})
+    made = {(await any_api.enqueue())["id"] for _ in range(10)}
+    stats = (await any_api.get("/ojs/v1/queues/default/stats")).json
+    assert stats["stats"]["available"] == 10
+    got = await any_api.fetch(count=10, worker_id="w1")
+
+    assert {job["id"] for job in got} == made
+    assert await any_api.fetch() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ({}, 400, "partitions"),
+        ({"partitions": None}, 400, "partitions"),
+        ({"partitions": 0}, 400, "partitions"),
+        ({"partitions": SHARDS + 1}, 400, "partitions"),
+        ({"partitions": 1.5}, 400, "partitions"),
+        ({"partitions": True}, 400, "partitions"),
+        ({"partitions": "4"}, 400, "partitions"),
+        ({"partition": 4}, 400, "partition"),
+        ({"partitions": 4, "colour": "red"}, 400, "colour"),
+        ({"partitions": 4, "concurrency": 30}, 422, "concurrency"),
+        ({"retention": {"completed": "P14D"}}, 422, "retention"),
+        ({"backpressure": {"max_depth": 5}}, 422, "backpressure"),
+        (b"[]", 400, "body"),
+        (b"", 400, "body"),
+    ],
+)
+async def test_what_cannot_be_set_is_named_and_nothing_is_changed(
+    api: Api, body: Any, status: int, field: str
+) -> None:
+    reply = await api.call("PUT", CONFIG.format("hot"), body)
+
+    assert (reply.status, reply.error["details"]["field"]) == (status, field)
+    assert (await api.get(CONFIG.format("hot"))).json["partitions"] == 1
+
+
+async def test_a_name_that_no_queue_can_have_is_refused(api: Api) -> None:
+    for method in ("GET", "PUT"):
+        reply = await api.call(method, CONFIG.format("No_Queue"), {"partitions": 2})
+        assert (reply.status, reply.error["details"]["field"]) == (400, "name")

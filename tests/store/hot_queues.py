@@ -1,0 +1,58 @@
+"""Short ways to spread queues over partitions, and to put jobs into a certain one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, cast
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS
+from ojs_cluster.keys import Shard
+from ojs_cluster.redis import Client
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.partition_upkeep import look_after_changes, set_partitions
+from ojs_cluster.store.record import JobRecord
+from tests.store.jobs import QUEUE, id_in, put
+from tests.support.lossy import LossyClient
+from tests.support.timeshift import age_partitions
+
+
+async def spread(store: Store, db: Any, count: int, queue: str = QUEUE) -> list[Shard]:
+    """Give a queue ``count`` partitions, as if long ago; returns their shards."""
+    await set_partitions(store, queue, count)
+    if count > 1:
+        await pass_time(store, db, SPREAD_MS, queue)
+    return store.keys.partitions(queue, count)
+
+
+async def pass_time(store: Store, db: Any, ms: int, queue: str = QUEUE) -> None:
+    """As if a queue's partitions had been changed ``ms`` earlier, and the store knew."""
+    age_partitions(db, store.keys.meta, queue, ms)
+    await store.partitions.read(store)
+
+
+async def close_empty(store: Store, db: Any, queue: str = QUEUE) -> None:
+    """What the janitor does, and half a minute later, and half a minute after that."""
+    for _ in range(2):
+        if db.hexists(store.keys.meta.partitions, queue):
+            await pass_time(store, db, DRAIN_MS, queue)
+        await look_after_changes(store)
+
+
+async def put_into(store: Store, shard: Shard, queue: str = QUEUE, **members: Any) -> JobRecord:
+    """Enqueue a job into the partition that ``shard`` holds: a client's id leads it there."""
+    job = await put(store, queue, id=id_in(shard.index), **members)
+    return job
+
+
+def failing(store: Store, fails: Callable[[str, int], bool]) -> Store:
+    """A store whose calls fail that ``fails`` names by script and slot."""
+
+    class Failing(LossyClient):
+        async def script(self, slot: int, script: Any, keys: Any, args: Any, **kind: Any) -> Any:
+            if fails(script.name, slot):
+                raise BackendUnavailable("no connection", outcome="not_applied")
+            return await super().script(slot, script, keys, args, **kind)
+
+    return replace(store, redis=cast(Client, Failing(store.redis, lambda *_: False)))

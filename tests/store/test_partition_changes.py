@@ -1,0 +1,417 @@
+"""A queue gets more or fewer partitions: nothing is lost, whoever dies or knows too little."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core import partitions as stages
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS, Layout
+from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.store import admin, dead_letter, partitions, queues, retention
+from ojs_cluster.store.context import Store, StoreSettings, open_store
+from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.partition_upkeep import (
+    get_partitions,
+    look_after_changes,
+    set_partitions,
+)
+from tests.store.hot_queues import close_empty, pass_time, put_into, spread
+from tests.store.jobs import DAY, HOUR, QUEUE, ack, nack, new_job, put, take, until
+from tests.store.workflow_jobs import chain, run_one, state_of, step
+from tests.support.invariants import Census
+from tests.support.mortal import dies_at
+from tests.support.prelude import PRELUDE
+from tests.support.timeshift import age_job, age_queue
+
+Check = Callable[[], Census]
+
+
+def sizes(store: Store, db: Any, count: int, queue: str = QUEUE) -> list[int]:
+    """Available jobs in each partition."""
+    shards = store.keys.partitions(queue, count)
+    return [db.zcard(shard.available(queue)) for shard in shards]
+
+
+async def test_new_partitions_are_used_when_every_process_knows_of_them(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    await set_partitions(store, QUEUE, 4)
+    await enqueue_many(store, [new_job() for _ in range(400)])
+    assert sizes(store, db, 4) == [400, 0, 0, 0]
+
+    await pass_time(store, db, SPREAD_MS)
+    await other_store.partitions.read(other_store)
+    await enqueue_many(other_store, [new_job() for _ in range(400)])
+
+    assert sorted(sizes(store, db, 4)) == [100, 100, 100, 500]
+    assert len(await take(store, count=800)) == 800
+
+
+async def test_old_partitions_get_no_new_jobs_and_are_closed_when_empty(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    shards = await spread(store, db, 8)
+    for shard in shards:
+        await put_into(store, shard)
+    await set_partitions(store, QUEUE, 1)
+    for _ in range(20):
+        await put(store)
+
+    await close_empty(store, db)
+    assert (await get_partitions(store, QUEUE)).open == 8, "there are jobs in all of them"
+    got = await take(store, count=28)
+    assert len(got) == 28
+    await close_empty(store, db)
+    assert (await get_partitions(store, QUEUE)).open == 8, "workers may give them back"
+    for job in got:
+        await ack(store, job)
+    await close_empty(store, db)
+
+    layout = await get_partitions(store, QUEUE)
+    assert (layout.parts, layout.open, layout.held) == (1, 1, 8)
+    assert consistent().count() == {"completed": 28}
+
+
+@pytest.mark.parametrize("state", ["scheduled", "pending", "retryable", "active"])
+async def test_a_partition_stays_open_while_a_job_may_come_back(
+    store: Store, db: Any, consistent: Check, state: str
+) -> None:
+    shard = (await spread(store, db, 8))[5]
+    options: dict[str, Any] = {
+        "scheduled": {"scheduled_at": "+PT1H"},
+        "pending": {"pending": True},
+    }
+    await put_into(store, shard, **options.get(state, {}))
+    if state in ("retryable", "active"):
+        [job] = await take(store)
+        if state == "retryable":
+            await nack(store, job)
+    await set_partitions(store, QUEUE, 2)
+    await close_empty(store, db)
+
+    assert (await get_partitions(store, QUEUE)).open == 6
+    assert consistent().count() == {state: 1}
+
+
+async def test_a_partition_is_not_closed_before_the_last_producer_must_know(
+    store: Store, db: Any
+) -> None:
+    await spread(store, db, 8)
+    await set_partitions(store, QUEUE, 1)
+    await look_after_changes(store)
+    assert (await get_partitions(store, QUEUE)).open == 8
+    await pass_time(store, db, DRAIN_MS)
+    await look_after_changes(store)
+    assert (await get_partitions(store, QUEUE)).open == 1
+
+
+async def test_a_job_that_comes_late_into_a_closed_partition_is_found(
+    store: Store, other_store: Store, db: Any, consistent: Check
+) -> None:
+    """Its producer slept between looking at the table and writing the job."""
+    shard = (await spread(store, db, 8))[6]
+    await other_store.partitions.read(other_store)
+    await set_partitions(store, QUEUE, 1)
+    await close_empty(store, db)
+    job = await put_into(other_store, shard)
+    assert await take(store) == []
+
+    await look_after_changes(store)
+
+    assert [found.id for found in await take(store)] == [job.id]
+    await ack(store, job)
+    await close_empty(store, db)
+    assert (await get_partitions(store, QUEUE)).open == 1
+    consistent()
+
+
+async def test_a_late_job_is_found_by_the_rounds_over_all_queues_too(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    shard = (await spread(store, db, 8))[6]
+    await other_store.partitions.read(other_store)
+    await set_partitions(store, QUEUE, 1)
+    await close_empty(store, db)
+    await pass_time(store, db, DAY)
+    job = await put_into(other_store, shard)
+    assert await look_after_changes(store) == 0
+
+    await retention.retire_queues(store)
+
+    assert [found.id for found in await take(store)] == [job.id]
+
+
+async def test_a_dead_letter_of_a_closed_partition_can_be_retried(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    shard = (await spread(store, db, 8))[7]
+    retry: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
+    for _ in range(2):
+        await put_into(store, shard, **retry)
+    for job in await take(store, count=2):
+        await nack(store, job)
+    await set_partitions(store, QUEUE, 1)
+    await close_empty(store, db)
+    assert (await get_partitions(store, QUEUE)).open == 1
+    [first, second], total = await dead_letter.list_dead(store, queue=QUEUE, limit=5)
+    assert total == 2
+
+    await dead_letter.retry(store, first.id)
+    await dead_letter.delete(store, second.id)
+
+    assert [job.id for job in await take(store)] == [first.id]
+    assert consistent().count() == {"active": 1}
+
+
+async def test_a_step_whose_id_names_a_closed_partition_is_run(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    await spread(store, db, 16)
+    made = await chain(store, *(step(f"s{number}") for number in range(8)))
+    await run_one(store)
+    await set_partitions(store, QUEUE, 1)
+    for number in range(1, 8):
+        await close_empty(store, db)
+        assert await run_one(store) == f"s{number}"
+
+    assert await state_of(store, made) == "completed"
+    await close_empty(store, db)
+    assert (await get_partitions(store, QUEUE)).open == 1
+    consistent()
+
+
+async def test_growing_and_shrinking_under_traffic_loses_nothing(
+    store: Store,
+    other_store: Store,
+    db: Any,
+    consistent: Check,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The same stages, faster; each is still much longer than the one it must outlast.
+    monkeypatch.setattr(stages, "SPREAD_MS", 1500)
+    monkeypatch.setattr(stages, "DRAIN_MS", 2500)
+    monkeypatch.setattr(partitions, "READ_S", 0.1)
+    monkeypatch.setattr(partitions, "BELIEVED_S", 0.3)
+    both = (store, other_store)
+    wanted: list[str] = []
+    got: list[str] = []
+    used: set[int] = set()
+    producing = True
+
+    async def produce(of: Store, number: int) -> None:
+        while producing:
+            if number % 2:
+                made = await enqueue_many(of, [new_job() for _ in range(3)])
+            else:
+                made = [await put(of)]
+            wanted.extend(job.id for job in made)
+            shards = {of.keys.shard_of_id(job.id) for job in made}
+            used.update(of.keys.partition_of(QUEUE, shard) for shard in shards)
+            await trio.sleep(0.005)
+
+    async def work(of: Store) -> None:
+        while producing or len(got) < len(wanted):
+            found = await take(of, count=5)
+            for job in found:
+                await ack(of, job)
+                got.append(job.id)
+            if not found:
+                await trio.sleep(0.01)
+
+    async def janitor() -> None:
+        while producing or len(got) < len(wanted):
+            await look_after_changes(other_store)
+            await trio.sleep(0.05)
+
+    async def partitions_used() -> int:
+        return len(used)
+
+    async def partitions_open() -> int:
+        return (await get_partitions(store, QUEUE)).open
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for number in range(4):
+                nursery.start_soon(produce, both[number % 2], number)
+                nursery.start_soon(work, both[number % 2])
+            await set_partitions(store, QUEUE, 8)
+            nursery.start_soon(janitor)
+            await until(partitions_used, lambda used: used == 8, timeout_s=50)
+            await set_partitions(other_store, QUEUE, 1)
+            await until(partitions_open, lambda count: count == 1, timeout_s=50)
+            producing = False
+    await until(partitions_open, lambda count: count == 1)
+
+    assert Counter(got) == Counter(wanted)
+    assert consistent().count() == {"completed": len(wanted)}
+    layout = await get_partitions(store, QUEUE)
+    assert (layout.parts, layout.open) == (1, 1)
+    assert await take(store) == []
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_a_process_may_die_at_any_command_of_a_change(
+    store: Store, db: Any, consistent: Check, paused: bool
+) -> None:
+    at, died = 0, True
+    while died:
+        at += 1
+        for applied in (False, True):
+            queue = f"q{at}.{applied:d}"
+            await queues.switch(store, queue, "pause" if paused else "resume")
+            change = partial(set_partitions, queue=queue, count=4)
+            died = await dies_at(store, at, applied, change)
+            await look_after_changes(store)  # the janitor, before producers use them
+            consistent()
+            assert (await get_partitions(store, queue)).parts in ((1, 4) if died else (4,))
+            assert (await queues.stats(store, queue)).paused is paused
+    assert at > 3
+
+
+async def test_a_janitor_may_die_at_any_command(store: Store, db: Any, consistent: Check) -> None:
+    at, died = 0, True
+    while died:
+        at += 1
+        for applied in (False, True):
+            await spread(store, db, 4)
+            for _ in range(6):
+                await put(store)
+            await set_partitions(store, QUEUE, 2)
+            for job in await take(store, count=6):
+                await ack(store, job)
+            await pass_time(store, db, DRAIN_MS)
+            died = await dies_at(store, at, applied, look_after_changes)
+            assert (await get_partitions(store, QUEUE)).open in (2, 4)
+            await close_empty(store, db)
+            assert (await get_partitions(store, QUEUE)).open == 2
+    consistent()
+    assert at > 3
+
+
+async def test_two_leaders_and_many_changes_at_once_leave_one_truth(
+    store: Store, other_store: Store, db: Any, consistent: Check
+) -> None:
+    chance = random.Random(5)
+    both = (store, other_store)
+    for _ in range(10):
+        async with trio.open_nursery() as nursery:
+            for of in both:
+                nursery.start_soon(set_partitions, of, QUEUE, chance.randint(1, 8))
+                nursery.start_soon(look_after_changes, of)
+                switch = queues.switch
+                nursery.start_soon(
+                    switch, of, QUEUE, "pause" if chance.random() < 0.5 else "resume"
+                )
+        consistent()
+        layouts = [await get_partitions(of, QUEUE) for of in both]
+        assert layouts[0] == layouts[1]
+        assert layouts[0].open == layouts[0].held == max(layouts[0].open, layouts[0].parts)
+
+
+async def test_a_paused_queue_stays_paused_in_new_partitions(
+    store: Store, other_store: Store, db: Any, consistent: Check
+) -> None:
+    await queues.switch(store, QUEUE, "pause")
+    shards = await spread(store, db, 8)
+    for shard in shards:
+        await put_into(store, shard)
+    assert await take(store, count=8) == []
+    assert await take(other_store, count=8) == []
+    consistent()
+
+    await queues.switch(other_store, QUEUE, "resume")  # it has not read of the change
+    assert len(await take(store, count=8)) == 8
+    consistent()
+
+
+async def test_the_default_holds_for_all_queues_and_can_be_changed(
+    backend: Embedded, db: Any, consistent: Check
+) -> None:
+    settings = ClientSettings.from_url(backend.url)
+    four, two = StoreSettings(queue_partitions=4), StoreSettings(queue_partitions=2)
+    async with open_store(settings, four, prelude=PRELUDE) as store:
+        await announced(store)
+        await enqueue_many(store, [new_job() for _ in range(400)])
+        assert sizes(store, db, 4) == [100] * 4, "nobody has to be waited for"
+        await set_partitions(store, "own", 1)
+        async with open_store(settings, two, prelude=PRELUDE) as other:
+            assert other.partitions.layout(QUEUE).parts == 4, "it did not announce it"
+            await announced(other)
+            await store.partitions.read(store)
+            for of in (store, other):
+                assert of.partitions.layout(QUEUE).parts == 2
+                assert of.partitions.layout("own").parts == 1
+            await enqueue_many(other, [new_job() for _ in range(200)])
+            assert sorted(sizes(store, db, 4)) == [100, 100, 200, 200]
+            assert len(await take(other, count=600)) == 600
+    async with open_store(settings, prelude=PRELUDE) as store:
+        await announced(store)
+        assert store.partitions.layout(QUEUE).parts == 1
+        assert store.partitions.layout(QUEUE).open == 4, "jobs may be left there"
+    consistent()
+
+
+async def announced(store: Store) -> None:
+    """What an API process does when it starts."""
+    store.partitions.announces()
+    store.partitions._next = 0.0
+    await store.partitions.current(store)
+
+
+async def test_the_default_is_announced_again_after_a_reset(
+    backend: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions, "READ_S", 0.0)
+    settings = ClientSettings.from_url(backend.url)
+    async with open_store(settings, StoreSettings(queue_partitions=4), prelude=PRELUDE) as store:
+        await announced(store)
+        await admin.reset(store)
+        await store.partitions.current(store)
+        assert store.partitions.layout(QUEUE) == Layout.of(4)
+
+
+async def test_an_idle_queue_is_forgotten_and_its_number_of_partitions_kept(
+    store: Store, db: Any
+) -> None:
+    for queue, after in (("kept", 8), ("gone", 1)):
+        shards = await spread(store, db, 8, queue)
+        for shard in shards:
+            job = await put_into(store, shard, queue)
+            await ack(store, (await take(store, queue))[0])
+            age_job(db, shard, job.id, 8 * DAY)
+        await set_partitions(store, queue, after)
+        await close_empty(store, db, queue)
+        for shard in shards:
+            age_queue(db, shard, queue, 2 * HOUR)
+    assert await retention.retire_queues(store) == (0, ""), "their jobs are still kept"
+    for shard in store.keys:
+        await retention.purge_due(store, shard, 100)
+
+    assert (await retention.retire_queues(store))[0] == 2
+    await store.partitions.read(store)
+    [(queue, layout)] = store.partitions.entries().items()
+    assert (queue, layout.parts, layout.open, layout.held) == ("kept", 8, 8, 8)
+    assert (await queues.list_queues(store, limit=9))[1] == 0
+
+
+async def test_numbers_that_cannot_be_are_refused(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for count in (0, -1, 65):
+        with pytest.raises(InvalidRequest, match="from 1 to 64"):
+            await set_partitions(store, QUEUE, count)
+    await set_partitions(store, QUEUE, 1)
+    assert not db.exists(store.keys.meta.partitions)
+    monkeypatch.setattr(partitions, "_MOST_ENTRIES", 2)
+    await set_partitions(store, "a", 2)
+    await set_partitions(store, "b", 64)
+    await set_partitions(store, "a", 3)
