@@ -1,7 +1,9 @@
 """One API process: opens the store, serves HTTP on inherited sockets, drains when told to.
 
-It accepts connections before Redis answers, because liveness must not depend on Redis: until the
-store is open, `Gate` answers that the process lives and that everything else has to wait.
+It accepts connections when the store is open. When that takes long, because Redis is away, it
+accepts them all the same, because liveness must not depend on Redis: until the store is open, `Gate`
+answers that the process lives and that everything else has to wait. Not from the first moment on:
+another process on the same sockets may serve already, and clients would be refused for nothing.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ from ojs_cluster.server.opening import open_patiently
 from ojs_cluster.server.settings import ListenSettings
 from ojs_cluster.store.wake import Waiters
 
+_OPENING_S = 2.0
+"""For how long connections wait in the sockets' queues; less than any probe's first patience."""
+
 
 class Gate:
     """An ASGI application that answers for another one until that is ready.
@@ -41,6 +46,7 @@ class Gate:
     def __init__(self, stop: trio.Event) -> None:
         self._stop = stop
         self._target: ASGIFramework | None = None
+        self.opened = trio.Event()
 
     @property
     def is_open(self) -> bool:
@@ -50,6 +56,7 @@ class Gate:
     def open(self, target: ASGIFramework) -> None:
         """Hand every further request to the application."""
         self._target = target
+        self.opened.set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve one ASGI scope."""
@@ -87,21 +94,15 @@ async def work(child: Child) -> None:
 
     async with trio.open_nursery() as nursery:
 
-        async def serve_all(task_status: trio.TaskStatus[None]) -> None:
-            await serve(
-                gate,
-                config,
-                sockets,
-                stop=child.stop,
-                times=times,
-                lane=lane,
-                task_status=task_status,
-            )
+        async def serve_all() -> None:
+            with trio.move_on_after(_OPENING_S):
+                await _first_of(gate.opened, child.stop)
+            await serve(gate, config, sockets, stop=child.stop, times=times, lane=lane)
             served.set()
             if not gate.is_open:
                 nursery.cancel_scope.cancel()  # nobody is left to open the store for
 
-        await nursery.start(serve_all)
+        nursery.start_soon(serve_all)
         async with contextlib.AsyncExitStack() as stack:
             store = await open_patiently(stack, settings)
             store.partitions.announces()
@@ -143,6 +144,16 @@ def http_settings(settings: Settings) -> HttpSettings:
         metrics_open=settings.metrics.open,
         metrics_queues=settings.metrics.queues,
     )
+
+
+async def _first_of(*events: trio.Event) -> None:
+    async def wait(event: trio.Event) -> None:
+        await event.wait()
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for event in events:
+            nursery.start_soon(wait, event)
 
 
 async def _drain(stop: trio.Event, app: App) -> None:
