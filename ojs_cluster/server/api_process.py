@@ -1,9 +1,10 @@
 """One API process: opens the store, serves HTTP on inherited sockets, drains when told to.
 
 It accepts connections when the store is open. When that takes long, because Redis is away, it
-accepts them all the same, because liveness must not depend on Redis: until the store is open, `Gate`
-answers that the process lives and that everything else has to wait. Not from the first moment on:
-another process on the same sockets may serve already, and clients would be refused for nothing.
+accepts them all the same, because liveness must not depend on Redis: until the store is open,
+`Gate` answers that the process lives and that everything else has to wait. Not from the first
+moment on: another process on the same sockets may serve already, and clients would be refused for
+nothing.
 """
 
 from __future__ import annotations
