@@ -15,6 +15,7 @@ from ojs_cluster.core.errors import InvalidPayload
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.core.rate_limit import Limits, unpack_limits
 from ojs_cluster.core.rawjson import Raw
+from ojs_cluster.keys import MAX_PARTITIONS
 from ojs_cluster.store.archive_job import job_pieces, parse_job_line
 from ojs_cluster.store.archive_lines import (
     QUEUE_FIELDS,
@@ -44,8 +45,8 @@ def encode(line: Line, **more: str | int) -> bytes:
         case Head(version):
             kind, pieces = "export", {"version": dump(version)}
             pieces |= {name: dump(value) for name, value in more.items()}
-        case QueueLine(name, fields):
-            kind, pieces = "queue", {"name": dump(name), **_queue_pieces(fields)}
+        case QueueLine():
+            kind, pieces = "queue", _queue_pieces(line)
         case JobLine():
             kind, pieces = "job", job_pieces(line)
         case WorkflowLine():
@@ -165,8 +166,11 @@ def _cron(members: Mapping[str, Raw]) -> CronLine:
     return CronLine(text(members, "name"), fields)
 
 
-def _queue_pieces(fields: Mapping[bytes, bytes]) -> dict[str, Raw]:
-    return {QUEUE_FIELDS[at]: dump(value.decode()) for at, value in fields.items()}
+def _queue_pieces(line: QueueLine) -> dict[str, Raw]:
+    pieces = {QUEUE_FIELDS[at]: dump(value.decode()) for at, value in line.fields.items()}
+    if line.partitions:
+        pieces["partitions"] = dump(line.partitions)
+    return {"name": dump(line.name), **pieces}
 
 
 def _queue(members: Mapping[str, Raw]) -> QueueLine:
@@ -181,7 +185,11 @@ def _queue(members: Mapping[str, Raw]) -> QueueLine:
         sound = False
     if not sound:
         raise BadLine("'limits' are none")
-    return QueueLine(text(members, "name"), {at: v.encode() for at, v in fields.items()})
+    partitions = number(members, "partitions") if "partitions" in members else 0
+    if not 0 <= partitions <= MAX_PARTITIONS:
+        raise BadLine(f"'partitions' are {MAX_PARTITIONS} at most")
+    packed = {at: value.encode() for at, value in fields.items()}
+    return QueueLine(text(members, "name"), packed, partitions)
 
 
 def _head(members: Mapping[str, Raw]) -> Head:

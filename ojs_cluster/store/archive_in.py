@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
+from zlib import crc32
 
 import msgspec
 
@@ -35,6 +36,7 @@ from ojs_cluster.store import fields as f
 from ojs_cluster.store.archive_lines import BadLine, CronLine, JobLine, QueueLine, WorkflowLine
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.outbox import deliver
+from ojs_cluster.store.partition_upkeep import set_partitions
 
 Outcome = Literal["created", "there"]
 
@@ -59,6 +61,8 @@ async def restore_queue(store: Store, line: QueueLine) -> Outcome:
     there = await queues.exists(store, line.name)
     fields = dict(line.fields)
     paused, limits = fields.pop(b"paused", None), fields.pop(b"limits", None)
+    if line.partitions:
+        await _partition(store, line.name, line.partitions)
     if paused is not None:
         await queues.switch(store, line.name, "pause")
     if (
@@ -74,6 +78,30 @@ async def restore_queue(store: Store, line: QueueLine) -> Outcome:
     return "there" if there else "created"
 
 
+async def _partition(store: Store, queue: str, count: int) -> None:
+    """Spread a queue over as many partitions as it had, unless it has a number of its own here."""
+    await store.partitions.read(store)
+    if queue not in store.partitions.entries():
+        await set_partitions(store, queue, min(count, store.keys.most_partitions))
+
+
+async def _shard(store: Store, queue: str, job_id: str, *, one: bool = False) -> Shard:
+    """Where a job belongs: where its id leads, if that is a partition that workers look at.
+
+    Parameters
+    ----------
+    one: whether it must be in partition 0, as jobs that are counted together.
+    """
+    await store.partitions.current(store)
+    layout = store.partitions.layout(queue)
+    shards = store.keys.partitions(queue, 1 if one else layout.open)
+    home = store.keys.shard_of_id(job_id)
+    if home in shards:
+        return home
+    # Any that is to stay, the same for whoever runs this again.
+    return shards[crc32(job_id.encode()) % min(layout.parts, len(shards))]
+
+
 async def restore_job(store: Store, line: JobLine) -> Outcome:
     """Store a job, and let it hold its unique lock if it did.
 
@@ -85,7 +113,7 @@ async def restore_job(store: Store, line: JobLine) -> Outcome:
     _check_queue(line.queue)
     line = _revived(line)
     args = _job_args(store, line)
-    shard = store.keys.shard_of_queue(line.queue)
+    shard = await _shard(store, line.queue, line.id, one=f.MPS in line.fields)
     await store.queues.ensure(store, [line.queue])
     keys = [
         *(shard.job(line.id), *(getattr(shard, name) for name in _INDEXES)),
@@ -326,7 +354,7 @@ async def _plan(store: Store, line: WorkflowLine) -> tuple[Plan, str]:
         if await _state(store, node.job_id) is not None:
             continue
         marks = f"{marks[: node.job]}.{marks[node.job + 1 :]}"
-        shard = store.keys.shard_of_queue(node.queue)
+        shard = await _shard(store, node.queue, node.job_id)
         if ids[node.job_id] is not shard:
             job_id = _moved(node.job_id, shard.index, len(store.keys))
             nodes[number] = msgspec.structs.replace(node, job_id=job_id)

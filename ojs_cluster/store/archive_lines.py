@@ -29,11 +29,17 @@ class BadLine(Exception):
 
 @dataclass(frozen=True, slots=True)
 class QueueLine:
-    """A queue that was there: fields of its hash that an operator or its jobs have set, by the
-    names of ``QUEUE_FIELDS``."""
+    """A queue that was there.
+
+    Parameters
+    ----------
+    fields: of its hash, what an operator or its jobs have set (``QUEUE_FIELDS``).
+    partitions: how many it was given, 0 when it had no number of its own.
+    """
 
     name: str
     fields: Mapping[bytes, bytes]
+    partitions: int = 0
 
 
 @dataclass(frozen=True, slots=True)

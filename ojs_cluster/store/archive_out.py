@@ -110,14 +110,20 @@ async def _queues(store: Store, put: Callable[[str, Line], None]) -> None:
     async for names in _members(store, meta.slot, meta.queues):
         for raw in names:
             name = raw.decode()
-            shard = store.keys.shard_of_queue(name)
+            first, *others = await store.partitions.held(store, name)
             found: Any = await store.redis.call(
-                shard.slot, "HMGET", shard.queue(name), *QUEUE_FIELDS, idempotent=True
+                first.slot, "HMGET", first.queue(name), *QUEUE_FIELDS, idempotent=True
             )
             set_ = {at: v for at, v in zip(QUEUE_FIELDS, found, strict=True) if v is not None}
             if b"paused" in set_:
                 set_[b"paused"] = b"1"  # since when is of no use elsewhere
-            put("queues", QueueLine(name, set_))
+            for shard in others:
+                acked: Any = await store.redis.call(
+                    shard.slot, "HGET", shard.queue(name), "acked", idempotent=True
+                )
+                set_[b"acked"] = b"%d" % (int(set_.get(b"acked", 0)) + int(acked or 0))
+            own = store.partitions.entries().get(name)
+            put("queues", QueueLine(name, set_, 0 if own is None else own.parts))
 
 
 async def _jobs(store: Store, put: Callable[[str, Line], None]) -> None:

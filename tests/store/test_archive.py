@@ -34,6 +34,7 @@ from tests.store.archives import (
     populate,
     without_ids,
 )
+from tests.store.hot_queues import put_into, spread
 from tests.store.jobs import QUEUE, ack, active, foreign_id, id_in, nack, put, take
 from tests.store.unique_jobs import once
 from tests.store.workflow_jobs import chain, drain_all, parents, run_one, state_of, step
@@ -332,6 +333,7 @@ async def test_wrong_lines_are_named_and_harm_no_other(backend: Embedded, store:
         b'{"queue":{"name":"\\u0000"}}',
         b'{"queue":{"name":"q","limits":"many"}}',
         b'{"queue":{"name":"q","paused":"once"}}',
+        b'{"queue":{"name":"q","partitions":65}}',
         b"\xff",
         b"[" * 100_000,
     ]
@@ -470,3 +472,30 @@ async def test_a_restored_job_waits_for_the_limit_of_its_key(
             ]
         assert held["rate_limit"].startswith("tenant ")
     assert take_census(backend, shards=20).problems == []
+
+
+@pytest.mark.parametrize("shards", [64, 20])
+async def test_a_queue_of_several_partitions_comes_back_as_one(
+    backend: Embedded, store: Store, db: Any, shards: int
+) -> None:
+    parts = await spread(store, db, 4)
+    ids = [(await put_into(store, part)).id for part in parts for _ in range(3)]
+    await ack(store, (await take(store))[0])
+    await queues.switch(store, QUEUE, "pause")
+    text = await export_text(store)
+    async with emptied(backend, shards) as target:
+        tally, said = await import_text(target, text)
+        again, _ = await import_text(target, text)
+
+        assert (said, tally.created["jobs"], again.created.total()) == ([], 12, 0)
+        assert take_census(backend, shards=shards).problems == []
+        assert target.partitions.layout(QUEUE).parts == 4
+        stats = await queues.stats(target, QUEUE)
+        assert (stats.paused, stats.acked, stats.counts[State.AVAILABLE]) == (True, 1, 11)
+        await queues.switch(target, QUEUE, "resume")
+        found = {job.id for job in await take(target, count=20)}
+        assert len(found) == 11
+        assert found < set(ids)
+        lie_in = {await jobs.shard_of(target, QUEUE, id_) for id_ in ids}
+        assert len(lie_in) > 1
+        assert content(await export_text(target)).keys() == content(text).keys()
