@@ -1,4 +1,5 @@
-"""Names of the events this server emits (spec: ojs-events, levels 0 and 1 and scheduling)."""
+"""Names of the events this server emits (spec: ojs-events, levels 0 and 1 and scheduling;
+ojs-rate-limiting 11.1)."""
 
 from __future__ import annotations
 
@@ -22,6 +23,10 @@ CRON_TRIGGERED: Final = "cron.triggered"
 CRON_SKIPPED: Final = "cron.skipped"
 QUEUE_PAUSED: Final = "queue.paused"
 QUEUE_RESUMED: Final = "queue.resumed"
+RATE_LIMIT_EXCEEDED: Final = "rate_limit.exceeded"
+RATE_LIMIT_RELEASED: Final = "rate_limit.released"
+RATE_LIMIT_DROPPED: Final = "rate_limit.dropped"
+RATE_LIMIT_ADJUSTED: Final = "rate_limit.dynamic_adjusted"
 
 NAMES: Final = frozenset(
     {
@@ -43,5 +48,9 @@ NAMES: Final = frozenset(
         CRON_SKIPPED,
         QUEUE_PAUSED,
         QUEUE_RESUMED,
+        RATE_LIMIT_EXCEEDED,
+        RATE_LIMIT_RELEASED,
+        RATE_LIMIT_DROPPED,
+        RATE_LIMIT_ADJUSTED,
     }
 )

@@ -64,6 +64,7 @@ for _, fit in ipairs(fits) do
         if verdict == 'd' then
             if job[F.expires] then take_out(EXPIRING, id) end
             finish(id, job_key(id), job, 'discarded', ARGV[3])
+            emit('rate_limit.dropped', id, job, 'k', key)
             emit('job.discarded', id, job, 'a', job[F.attempt] or 0, 'e',
                 '{"code":"rate_limited","message":"the limit of its key was reached"')
         else

@@ -1,12 +1,12 @@
 -- Jobs have started with tokens that were granted to them: from now on time counts.
--- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out.
--- ARGV: 1 key, 2 shard of the jobs, 3.. asks: id/number.
+-- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out, 8 ev.
+-- ARGV: 1 events kept, 2 key, 3 shard of the jobs, 4.. asks: id/number.
 -- Returns: effects
---@include keys now deadline effect gauges meter limit dispense limit_close
-local limit = load_limit(ARGV[1])
+--@include keys now job event deadline effect gauges meter limit dispense limit_close
+local limit = load_limit(ARGV[2])
 if not limit.fields.used then return effects end
-for i = 3, #ARGV do
-    local token = ARGV[2] .. '/' .. ARGV[i]
+for i = 4, #ARGV do
+    local token = ARGV[3] .. '/' .. ARGV[i]
     if redis.call('ZSCORE', KEYS[2], token) == '0' then
         redis.call('ZADD', KEYS[2], 1, token)
         count_starts(limit, 1)

@@ -1,10 +1,10 @@
 -- The scheduler looks at a key: time may have made room; a key that nobody uses is forgotten. Now and
 -- then what is given out is offered once more: a token whose job was lost with a master comes back.
--- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out.
--- ARGV: 1 key.
+-- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out, 8 ev.
+-- ARGV: 1 events kept, 2 key.
 -- Returns: effects
---@include keys now deadline effect gauges meter limit dispense limit_close
-local limit = load_limit(ARGV[1])
+--@include keys now job event deadline effect gauges meter limit dispense limit_close
+local limit = load_limit(ARGV[2])
 local fields = limit.fields
 -- What was started may count for longer than a key is kept otherwise.
 local period = tonumber(string.match(fields.limits or '', ',%d+:(%d+),') or 0)
@@ -13,8 +13,8 @@ local idle = limit.out == 0 and redis.call('ZCARD', KEYS[3]) == 0 and not overri
     and math.max(fields.hold or 0, fields.next or 0) <= now
 if idle then
     redis.call('DEL', KEYS[1])
-    redis.call('ZREM', KEYS[4], ARGV[1])
-    redis.call('ZREM', KEYS[5], ARGV[1])
+    redis.call('ZREM', KEYS[4], ARGV[2])
+    redis.call('ZREM', KEYS[5], ARGV[2])
     return effects
 end
 local used = fields.used

@@ -133,6 +133,8 @@ def _render(at: tuple[int, int], shard: int, fields: dict[bytes, bytes]) -> byte
         subject, data = fields[b"q"], queue
     elif kind.startswith(b"cron."):
         subject, data = fields[b"c"], _cron_data(at[0], fields)
+    elif kind.startswith(b"rate_limit."):
+        subject, data = fields[b"k"], _limit_data(fields)
     elif kind.startswith(b"workflow."):
         subject, data = fields[b"j"], fields[b"D"]
     else:
@@ -152,6 +154,24 @@ def _render(at: tuple[int, int], shard: int, fields: dict[bytes, bytes]) -> byte
         b'"time":"%b","timestamp":"%b","subject":"%b","datacontenttype":"application/json",'
         b'"data":{%b}}'
     ) % (*at, shard, kind, kind, _SOURCE, when, when, subject, data)
+
+
+def _limit_data(fields: dict[bytes, bytes]) -> bytes:
+    """Written in the shard of the key, which knows of a job nothing but its id."""
+    members = [_text(b"key")(fields[b"k"])]
+    if b"n" in fields:
+        members += [_moment(b"until")(fields[b"n"]), b'"reason":"rate_limit_until"']
+    for name, member in (
+        (b"j", _text(b"job_id")),
+        (b"y", _text(b"job_type")),
+        (b"q", _text(b"queue")),
+        (b"s", _text(b"strategy")),
+        (b"l", _number(b"limit")),
+        (b"u", _number(b"current")),
+    ):
+        if fields.get(name):
+            members.append(member(fields[name]))
+    return b",".join(members)
 
 
 def _cron_data(at_ms: int, fields: dict[bytes, bytes]) -> bytes:

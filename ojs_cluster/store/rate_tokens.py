@@ -75,9 +75,9 @@ async def run_limit(store: Store, name: str, key: str, args: Sequence[Arg]) -> N
         name,
         [
             *(shard.limit(key), shard.holders(key), shard.askers(key)),
-            *(shard.limits, shard.looks, shard.outbox, shard.out),
+            *(shard.limits, shard.looks, shard.outbox, shard.out, shard.events),
         ],
-        [key, *args],
+        [store.settings.events_per_shard, key, *args],
         idempotent=True,
     )
     await _onward(store, shard, effects)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -10,11 +11,18 @@ from typing import Any
 import pytest
 import trio
 
+from ojs_cluster.core.events import (
+    RATE_LIMIT_ADJUSTED,
+    RATE_LIMIT_DROPPED,
+    RATE_LIMIT_EXCEEDED,
+    RATE_LIMIT_RELEASED,
+)
 from ojs_cluster.core.rate_limit import Limits, Rate
 from ojs_cluster.core.states import State
-from ojs_cluster.store import jobs, queues, rate_limits, wake
+from ojs_cluster.store import jobs, queues, rate_limits, rate_tokens, wake
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.events import EventFilter, read_events
 from ojs_cluster.store.listing import JobFilter, list_jobs
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.wake import Waiters, fetch_or_wait
@@ -48,6 +56,10 @@ from tests.support.invariants import Census
 from tests.support.lossy import lossy
 from tests.support.timeshift import age_job
 
+LIMIT_EVENTS = {
+    *(RATE_LIMIT_ADJUSTED, RATE_LIMIT_DROPPED),
+    *(RATE_LIMIT_EXCEEDED, RATE_LIMIT_RELEASED),
+}
 Consistent = Callable[[], Census]
 
 
@@ -284,6 +296,42 @@ async def test_a_job_that_is_dropped_at_the_limit_is_discarded(
     consistent()
     await ack(store, active)
     assert_no_token_left(store, db)
+
+
+async def test_events_tell_of_limits_that_are_met_and_of_room(store: Store, key: str) -> None:
+    await keyed(store, key, concurrency=1)
+    [active] = await take(store)
+    second = await keyed(store, key, concurrency=1)
+    assert await take(store) == []
+    third = await keyed(store, key, concurrency=1, on_limit="drop")
+    assert await take(store) == []
+    await nack(store, active, {"message": "429", "rate_limit_until": "2999-01-01T00:00:00Z"})
+    await rate_limits.override(store, key, Limits(concurrency=3), None)
+    await release_hold(store, key)
+
+    page = await read_events(store, EventFilter(), limit=100)
+    told = [event for event in map(json.loads, page.events) if event["type"] in LIMIT_EVENTS]
+    assert {event["subject"] for event in told} == {key}
+    data: dict[str, list[Any]] = {}
+    for event in told:
+        assert event["data"].pop("key") == key
+        data.setdefault(event["type"], []).append(event["data"])
+    limit = {"strategy": "concurrency", "limit": 1, "current": 1}
+    assert data[RATE_LIMIT_EXCEEDED][0] == {"job_id": second.id, **limit}
+    assert data[RATE_LIMIT_EXCEEDED][1]["job_id"] == third.id
+    assert data[RATE_LIMIT_DROPPED] == [
+        {"job_id": third.id, "job_type": "mail.send", "queue": QUEUE}
+    ]
+    [adjusted] = data[RATE_LIMIT_ADJUSTED]
+    assert adjusted["reason"] == "rate_limit_until"
+    assert data[RATE_LIMIT_RELEASED] == [{"job_id": second.id, "strategy": "concurrency"}]
+
+
+async def release_hold(store: Store, key: str) -> None:
+    """As if the time had come until which a worker held the key."""
+    shard = store.keys.shard_of_limit(key)
+    await store.redis.call(shard.slot, "HDEL", shard.limit(key), "hold")
+    await rate_tokens.run_limit(store, "limit_tick", key, [])
 
 
 async def test_an_override_holds_for_its_time(store: Store, db: Any, key: str) -> None:

@@ -15,8 +15,26 @@ local function offer(limit, tokens)
     end
 end
 
--- Gives tokens to those who have asked first, as far as there is room. Returns which.
-local function dispense(limit)
+-- An event about the key. It is written here, so it says nothing of the job but its id.
+local function tell(limit, kind, token, ...)
+    local id = string.match(token, '^%d+/(.*)/%d+$') or ''
+    emit(kind, id, {[F.type] = '', [F.queue] = ''}, 'k', limit.key, ...)
+end
+
+local function tell_exceeded(limit, token)
+    for _, gauge in ipairs(limit_meter(limit)) do
+        local left = gauge.room() - (gauge.timed and limit.coming or 0)
+        if left <= 0 then
+            set_limit(limit, 'strategy', gauge.name)
+            return tell(limit, 'rate_limit.exceeded', token, 's', gauge.name, 'l', gauge.limit,
+                'u', string.format('%.0f', gauge.limit - left))
+        end
+    end
+end
+
+-- Gives tokens to those who have asked first, as far as there is room. Returns which. `new` have asked
+-- just now.
+local function dispense(limit, new)
     local free, granted = limit_room(limit, limit_meter(limit)), {}
     local asked = free > 0 and redis.call('ZRANGE', limit.la, 0, free + #limit.answered - 1) or {}
     for _, token in ipairs(asked) do
@@ -26,6 +44,9 @@ local function dispense(limit)
             limit.out, limit.coming = limit.out + 1, limit.coming + 1
             table.insert(granted, token)
             answer(limit, token)
+            if not new or not new[token] then
+                tell(limit, 'rate_limit.released', token, 's', limit.fields.strategy or 'wait')
+            end
         end
     end
     offer(limit, granted)

@@ -15,7 +15,7 @@ local function window(limit, period, text, field)
             sum = sum + n
         end
     end
-    local gauge = {timed = true}
+    local gauge = {name = 'rate', limit = limit, timed = true}
     function gauge.room() return limit - sum end
     function gauge.start(n)
         local last, slice = log[#log], period / 64
@@ -44,7 +44,7 @@ local function throttle(limit, period, text, field)
     local burst = math.max(0, EVEN_MS - gap)
     -- The next start is never further away than one gap, however the server's clock was set.
     local at = math.min(tonumber(text or 0), now + burst + gap)
-    local gauge = {timed = true}
+    local gauge = {name = 'throttle', limit = limit, timed = true}
     function gauge.room() return math.floor((now + burst - math.max(at, now)) / gap + 1e-9) + 1 end
     function gauge.start(n)
         at = math.max(at, now) + n * gap
@@ -55,7 +55,7 @@ local function throttle(limit, period, text, field)
 end
 
 local function concurrency(limit, used)
-    local gauge = {}
+    local gauge = {name = 'concurrency', limit = limit}
     function gauge.room() return limit - used end
     function gauge.start(n) used = used + n end
     function gauge.opens() end
