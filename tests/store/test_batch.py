@@ -17,7 +17,6 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.record import JobRecord
 from tests.store.jobs import (
-    HOUR,
     ack,
     foreign_id,
     home_id,
@@ -145,65 +144,6 @@ async def test_batches_that_want_each_others_locks_do_not_wait_for_ever(
     assert len(stored) == 6 * 8
     taken = await take(store, count=99)
     assert sorted(job.type for job in taken) == types
-
-
-@pytest.mark.parametrize("applied", [False, True])
-@pytest.mark.parametrize("with_ids", [False, True])
-async def test_a_process_may_die_at_any_command_of_a_batch(
-    store: Store, db: Any, consistent: Callable[[], Census], applied: bool, with_ids: bool
-) -> None:
-    names = queues_in_other_shards(store, 3)
-    at, died = 1, True
-    while died:
-        ids = [home_id(store, names[0]), foreign_id(store, names[1])] if with_ids else [None, None]
-        wanted = [
-            new_job(names[0], id=ids[0]),
-            new_job(names[1], id=ids[1]),
-            new_job(names[2], unique={}),
-            new_job(names[0], type="second"),
-        ]
-        died = await dies_at(store, at, applied, partial(enqueue_many, jobs=wanted))
-        before = len(await take(store, *names, count=9))
-        await recover(store, db)
-        after = before + len(await take(store, *names, count=9))
-        assert after in ((0, 4) if died else (4,)), at
-        if with_ids and after == 0:
-            await recover(store, db, HOUR)
-            assert len(await enqueue_many(store, wanted)) == 4
-            await take(store, *names, count=9)
-        await _end_all(store, names)
-        await recover(store, db, HOUR)
-        assert_nothing_left(store, db)
-        consistent()
-        at += 1
-    assert at > 8
-
-
-@pytest.mark.parametrize("applied", [False, True])
-async def test_whoever_finishes_a_batch_may_die_too(
-    store: Store, db: Any, consistent: Callable[[], Census], applied: bool
-) -> None:
-    names = queues_in_other_shards(store, 3)
-    at, died = 1, True
-    while died:
-        old = await once(store, names[2])
-        wanted = [new_job(name, unique={"on_conflict": "replace"}, type=name) for name in names[:2]]
-        wanted.append(new_job(names[0], unique={"on_conflict": "replace"}))
-        draft = batch._Draft(store, wanted)
-        await draft.reserve()
-        deal = draft.deal()
-        await deals.decide(store, deal, draft.lapses)
-
-        died = await dies_at(store, at, applied, partial(deals.settle, deal_id=deal.id))
-
-        await recover(store, db)
-        assert len(await take(store, *names, count=9)) == 3
-        assert (await jobs.get(store, old.id)).state == "cancelled"
-        await _end_all(store, names)
-        assert_nothing_left(store, db)
-        consistent()
-        at += 1
-    assert at > 8
 
 
 async def test_many_may_finish_a_batch_at_once(

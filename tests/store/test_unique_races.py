@@ -16,19 +16,16 @@ from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.states import State
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import jobs, locks, unique
+from ojs_cluster.store import jobs, unique
 from ojs_cluster.store.context import Store, open_store
 from ojs_cluster.store.events import EventFilter, read_events
-from ojs_cluster.store.locks import Want
 from ojs_cluster.store.record import JobRecord
 from tests.store.jobs import (
     HOUR,
     ack,
     foreign_id,
     home_id,
-    new_job,
     queues_in_other_shards,
-    shard_of,
     take,
 )
 from tests.store.unique_jobs import (
@@ -117,39 +114,6 @@ async def test_many_producers_that_replace_leave_one_job(
 
 
 @pytest.mark.parametrize("applied", [False, True])
-@pytest.mark.parametrize("policy", POLICIES)
-async def test_a_producer_may_die_at_any_command(
-    store: Store, db: Any, consistent: Callable[[], Census], policy: str, applied: bool
-) -> None:
-    """Afterwards there is one job or, if nothing was there before, perhaps none; never two."""
-    names = queues_in_other_shards(store, 2)
-    at, died = 1, True
-    while died:
-        replaces = policy.startswith("replace")
-        old = await once(store, names[0]) if replaces else None
-
-        died = await dies_at(store, at, applied, partial(once, queue=names[1], on_conflict=policy))
-
-        await recover(store, db)
-        left = await live(store)
-        assert len(left) in ((1,) if replaces or not died else (0, 1)), at
-        if old is not None and left[0] != old.id:
-            assert (await jobs.get(store, old.id)).state == State.CANCELLED
-        # Whatever was left behind, the next one is treated as if nobody had died.
-        await recover(store, db, 5_000)
-        again = await once(store, names[0], on_conflict="ignore")
-        assert again.deduplicated == bool(left)
-        assert [again.id] == await live(store)
-        for job in await take(store, *names, count=9):
-            await ack(store, job)
-        await recover(store, db, HOUR)
-        assert_nothing_left(store, db)
-        consistent()
-        at += 1
-    assert at > 3
-
-
-@pytest.mark.parametrize("applied", [False, True])
 @pytest.mark.parametrize("make_id", [home_id, foreign_id])
 async def test_a_producer_with_its_own_id_may_die_and_repeat(
     store: Store, db: Any, applied: bool, make_id: Callable[[Store], str]
@@ -172,36 +136,6 @@ async def test_a_producer_with_its_own_id_may_die_and_repeat(
         assert_nothing_left(store, db)
         at += 1
     assert at > 2
-
-
-@pytest.mark.parametrize("applied", [False, True])
-async def test_who_takes_over_an_abandoned_lock_may_die_too(
-    store: Store, db: Any, consistent: Callable[[], Census], applied: bool
-) -> None:
-    [queue] = queues_in_other_shards(store, 1)
-    at, died = 1, True
-    while died:
-        abandoned = new_job(queue, unique={})
-        await locks.try_claim(
-            store,
-            store.keys.shard_of_fingerprint(abandoned.fingerprint),
-            [Want(abandoned.fingerprint, home_id(store, queue), shard_of(store, queue).index)],
-        )
-        await recover(store, db, 5_000)
-
-        died = await dies_at(store, at, applied, partial(once, queue=queue))
-
-        assert len(await live(store)) in ((0, 1) if died else (1,)), at
-        await recover(store, db, 5_000)
-        job = await once(store, queue, on_conflict="ignore")
-        assert [job.id] == await live(store)
-        for taken in await take(store, queue):
-            await ack(store, taken)
-        await recover(store, db, HOUR)
-        assert_nothing_left(store, db)
-        consistent()
-        at += 1
-    assert at > 5
 
 
 async def test_a_lock_claimed_while_the_janitor_drops_its_name_stays_listed(

@@ -5,14 +5,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import trio
 
 from ojs_cluster.core.errors import OJSError
-from ojs_cluster.redis import Client, Reply, Script
 from ojs_cluster.store import advance, jobs, workflows
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.record import JobRecord
@@ -23,110 +21,15 @@ from tests.store.workflow_jobs import (
     batch,
     chain,
     drain_all,
-    group,
     job_ids,
     run_one,
     state_of,
     step,
-    step_states,
 )
 from tests.support.invariants import Census
 from tests.support.lossy import lossy
-from tests.support.mortal import Mortal, dies_at
-
-
-@pytest.mark.parametrize("applied", [False, True])
-async def test_a_process_may_die_at_any_command_of_an_ack(
-    store: Store, db: Any, consistent: Callable[[], Census], applied: bool
-) -> None:
-    at, died = 1, True
-    while died:
-        workflow = await chain(store, step("a"), step("b", "next"))
-        [job] = await take(store)
-        died = await dies_at(store, at, applied, acking(job, b"7"))
-        if not applied and at == 1:
-            await ack(store, job, result=b"7")  # the worker repeats what was never applied
-        await drain_all(store, db)
-        [second] = await take(store, "next", count=9)
-        assert second.json().count(b'"parent_results":[7]') == 1
-        await ack(store, second)
-        assert await state_of(store, workflow) == "completed"
-        assert_nothing_owed(store, db)
-        at += 1
-    consistent()
-    assert at > 5
-
-
-@pytest.mark.parametrize("applied", [False, True])
-async def test_the_drainer_may_die_at_any_command_after_the_process_of_the_last_ack_did(
-    store: Store, db: Any, consistent: Callable[[], Census], applied: bool
-) -> None:
-    at, died = 1, True
-    while died:
-        workflow = await batch(
-            store,
-            [step(), step()],
-            on_success=step("good", "back"),
-            on_complete=step("end", "back"),
-        )
-        first, last = await take(store, count=2)
-        await ack(store, first)
-        assert await dies_at(store, 2, False, acking(last))
-        died = await dies_at(store, at, applied, lambda dying: drain_all(dying, db))
-        await drain_all(store, db)
-        back = await take(store, "back", count=9)
-        assert Counter(job.type for job in back) == {"good": 1, "end": 1}
-        for job in back:
-            await ack(store, job)
-        assert await state_of(store, workflow) == "completed"
-        assert_nothing_owed(store, db)
-        at += 1
-    consistent()
-    assert at > 10
-
-
-@pytest.mark.parametrize("applied", [False, True])
-async def test_a_process_may_die_at_any_command_of_a_creation(
-    store: Store, db: Any, consistent: Callable[[], Census], applied: bool
-) -> None:
-    names = queues_in_other_shards(store, 2)
-    at, died = 1, True
-    while died:
-        before = {w.id for w in (await workflows.list_workflows(store, limit=100))[0]}
-        died = await dies_at(store, at, applied, lambda dying: group(dying, *map(_in, names)))
-        await drain_all(store, db)
-        after = {w.id for w in (await workflows.list_workflows(store, limit=100))[0]}
-        made = after - before
-        got = [await take(store, name, count=9) for name in names]
-        assert [len(taken) for taken in got] == [len(made)] * 2, at
-        for [job] in filter(None, got):
-            await ack(store, job)
-        for workflow_id in made:
-            assert await state_of(store, workflow_id) == "completed"
-        assert_nothing_owed(store, db)
-        at += 1
-    consistent()
-    assert at > 5
-
-
-@pytest.mark.parametrize("applied", [False, True])
-async def test_a_process_may_die_at_any_command_of_a_cancellation(
-    store: Store, db: Any, consistent: Callable[[], Census], applied: bool
-) -> None:
-    at, died = 1, True
-    while died:
-        workflow = await group(store, step(), step())
-        died = await dies_at(store, at, applied, cancelling(workflow))
-        await drain_all(store, db)
-        if await state_of(store, workflow) == "running":
-            assert (at, applied) == (1, False)
-            await workflows.cancel(store, workflow.id)
-        assert await take(store) == []
-        assert await step_states(store, workflow) == ["cancelled"] * 2
-        assert_nothing_owed(store, db)
-        at += 1
-    consistent()
-    assert at > 4
+from tests.support.moments import Moment, at_moments
+from tests.support.mortal import dies_at
 
 
 @pytest.mark.parametrize("applied", [False, True])
@@ -155,14 +58,11 @@ async def test_an_enqueue_that_overtakes_a_cancellation_is_taken_back(
     workflow = await chain(store, step(), step("b", "next"))
     [job] = await take(store)
 
-    class Overtaken(Mortal):
-        async def script(self, slot: int, script: Script, *args: Any, **kw: Any) -> Reply:
-            if script.name == "enqueue":
-                await workflows.cancel(other_store, workflow.id)
-            return await self._client.script(slot, script, *args, **kw)
+    async def overtake(moment: Moment) -> None:
+        if moment == Moment("before", "enqueue", 1):
+            await workflows.cancel(other_store, workflow.id)
 
-    client = Overtaken(store.redis, 10_000, applied=False)
-    await ack(replace(store, redis=cast(Client, client)), job)
+    await ack(at_moments(store, overtake), job)
     assert (await jobs.get(store, job_ids(workflow)[1])).state == "cancelled"
     assert await take(store, "next") == []
     assert await state_of(store, workflow) == "cancelled"

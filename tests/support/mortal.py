@@ -1,13 +1,22 @@
-"""A process that dies at a chosen Redis command, before or after the command was applied."""
+"""A process that is struck at a chosen Redis command: killed, or left without the reply."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, cast
+from functools import partial
+from typing import Any, Literal, cast
 
-from ojs_cluster.redis import Arg, Client, Reply, Script
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis import Client, Reply
+from ojs_cluster.store.contacts import FetchContacts
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.registry import QueueRegistry
+
+Mode = Literal["killed", "applied", "deaf"]
+MODES: tuple[Mode, ...] = ("killed", "applied", "deaf")
+"""The process is killed before the command is sent; it is killed after Redis has applied it; or it
+lives, and the reply alone is lost."""
 
 
 class Died(BaseException):
@@ -19,53 +28,90 @@ def _look_away() -> None:
 
 
 class Mortal:
-    """A client whose process dies at its ``at``-th command, before or after Redis applied it.
+    """A client whose process is struck at its ``at``-th command.
 
     ``watch`` is called after every command that was applied.
     """
 
     def __init__(
-        self, client: Client, at: int, *, applied: bool, watch: Callable[[], None] = _look_away
+        self, client: Client, at: int, mode: Mode, watch: Callable[[], None] = _look_away
     ) -> None:
         self._client = client
         self._at = at
-        self._applied = applied
+        self._mode = mode
         self._watch = watch
-        self.commands = 0
-        self.dead = False
+        self._commands = 0
+        self._dead = False
 
-    async def script(
-        self,
-        slot: int,
-        script: Script,
-        keys: Sequence[bytes],
-        args: Sequence[Arg],
-        *,
-        idempotent: bool = False,
-    ) -> Reply:
-        return await self._run(
-            lambda: self._client.script(slot, script, keys, args, idempotent=idempotent)
-        )
+    @property
+    def was_struck(self) -> bool:
+        """Whether there were so many commands."""
+        return self._commands >= self._at
 
-    async def call(self, slot: int, *args: Arg, idempotent: bool = False) -> Reply:
-        return await self._run(lambda: self._client.call(slot, *args, idempotent=idempotent))
+    async def script(self, *args: Any, idempotent: bool = False) -> Reply:
+        command = partial(self._client.script, *args, idempotent=idempotent)
+        return await self._run(command, idempotent)
 
-    async def _run(self, command: Callable[[], Awaitable[Reply]]) -> Reply:
-        if self.dead:
+    async def call(self, *args: Any, idempotent: bool = False) -> Reply:
+        command = partial(self._client.call, *args, idempotent=idempotent)
+        return await self._run(command, idempotent)
+
+    async def _run(self, command: Callable[[], Awaitable[Reply]], idempotent: bool) -> Reply:
+        if self._dead:
             raise Died
-        self.commands += 1
-        if self.commands < self._at:
-            reply = await command()
-            self._watch()
-            return reply
-        self.dead = True
-        if self._applied:
-            await command()
-            self._watch()
-        raise Died
+        self._commands += 1
+        if self._commands != self._at:
+            return await self._apply(command)
+        self._dead = self._mode != "deaf"
+        if self._mode != "killed":
+            await self._apply(command)
+        if self._dead:
+            raise Died
+        if idempotent:
+            return await self._apply(command)  # as the real client does
+        raise BackendUnavailable("the reply was lost", outcome="unknown")
+
+    async def _apply(self, command: Callable[[], Awaitable[Reply]]) -> Reply:
+        reply = await command()
+        self._watch()
+        return reply
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
+
+
+def process_of(store: Store, client: Mortal) -> Store:
+    """``store`` as another process has it: with that client, and nothing remembered."""
+    return replace(
+        store, redis=cast(Client, client), queues=QueueRegistry(), contacts=FetchContacts()
+    )
+
+
+async def strike(
+    store: Store,
+    at: int,
+    mode: Mode,
+    act: Callable[[Store], Awaitable[object]],
+    watch: Callable[[], None] = _look_away,
+) -> tuple[bool, bool]:
+    """Let another process act, and strike at a command.
+
+    Returns whether there was such a command, and whether the process said that all is done.
+    """
+    client = Mortal(store.redis, at, mode, watch)
+    try:
+        await act(process_of(store, client))
+    except Died:
+        return True, False
+    except BaseExceptionGroup as group:
+        if group.split(Died)[1] is not None:
+            raise
+        return True, False
+    except BackendUnavailable:
+        if mode != "deaf" or not client.was_struck:
+            raise
+        return True, False
+    return client.was_struck, True
 
 
 async def dies_at(
@@ -76,14 +122,5 @@ async def dies_at(
     watch: Callable[[], None] = _look_away,
 ) -> bool:
     """Run an operation in a process that dies at a command; False when it ended before that."""
-    client = Mortal(store.redis, at, applied=applied, watch=watch)
-    mortal = replace(store, redis=cast(Client, client))
-    try:
-        await operation(mortal)
-    except Died:
-        return True
-    except BaseExceptionGroup as group:
-        if group.split(Died)[1] is not None:
-            raise
-        return True
-    return False
+    struck, _ = await strike(store, at, "applied" if applied else "killed", operation, watch)
+    return struck

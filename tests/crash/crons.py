@@ -1,0 +1,158 @@
+"""Operations on cron jobs: firing under each overlap policy, runs by hand, changes."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ojs_cluster.core.cron_job import CronDefinition, parse_cron
+from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.states import State
+from ojs_cluster.store import cron, jobs
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.cron_book import StoreBook
+from ojs_cluster.store.cron_fire import fire_due
+from ojs_cluster.store.record import JobRecord
+from tests.crash.harness import World
+from tests.store.jobs import DAY, ack, take
+from tests.support.timeshift import age_cron
+
+QUEUE = "reports"
+_serial = itertools.count(1)
+
+
+def definition(name: str, **members: Any) -> CronDefinition:
+    # An interval, so that no tick comes by itself while the test runs.
+    body = {"name": name, "cron": "@every 24h", "type": "make", "options": {"queue": QUEUE}}
+    return parse_cron(json.dumps({**body, **members}).encode())
+
+
+async def come(world: World, name: str) -> None:
+    """Bring the next tick; a serial keeps ticks, and so their jobs' ids, apart."""
+    age_cron(world.db, world.store.keys.meta, name, DAY + next(_serial))
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A cron job's name, and its first run, which is active."""
+
+    name: str
+    first: JobRecord | None = None
+
+
+class _Cron:
+    least = 2
+
+    async def finish(self, world: World, scene: Scene) -> None:
+        with suppress(NotFound):
+            await cron.drop(world.store, scene.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Firing(_Cron):
+    """A tick comes while the first run is active."""
+
+    policy: Literal["allow", "skip", "cancel_previous", "enqueue"]
+
+    async def prepare(self, world: World) -> Scene:
+        name = f"c{next(_serial)}"
+        await cron.register(world.store, definition(name, overlap_policy=self.policy))
+        await come(world, name)
+        await fire_due(StoreBook(world.store), 10)
+        [first] = await take(world.store, QUEUE)
+        await come(world, name)
+        return Scene(name, first)
+
+    async def act(self, store: Store, scene: Scene) -> None:
+        await fire_due(StoreBook(store), 10)
+
+    async def happened(self, world: World, scene: Scene) -> bool:
+        """The next leader looks, so a tick is never missed."""
+        assert scene.first is not None
+        record = await cron.get(world.store, scene.name)
+        new = world.live() - {scene.first.id}
+        state = (await jobs.get(world.store, scene.first.id)).state
+        assert len(new) == (self.policy != "skip")
+        assert (record.runs, record.owed) == (1 + len(new), None)
+        assert len(await cron.history(world.store, scene.name, 9)) == 2
+        wanted = State.CANCELLED if self.policy == "cancel_previous" else State.ACTIVE
+        assert state is wanted
+        states = {(await jobs.get(world.store, job_id)).state for job_id in new}
+        waits = State.PENDING if self.policy == "enqueue" else State.AVAILABLE
+        assert states <= {waits}
+        return True
+
+
+class LettingGo(_Cron):
+    """The first run has ended: the one that waited for it is let go."""
+
+    async def prepare(self, world: World) -> Scene:
+        firing = Firing("enqueue")
+        scene = await firing.prepare(world)
+        await firing.act(world.store, scene)
+        assert scene.first is not None
+        await ack(world.store, scene.first)
+        age_cron(world.db, world.store.keys.meta, scene.name, 3000)
+        return scene
+
+    async def act(self, store: Store, scene: Scene) -> None:
+        await fire_due(StoreBook(store), 10)
+
+    async def happened(self, world: World, scene: Scene) -> bool:
+        record = await cron.get(world.store, scene.name)
+        [run] = world.live()
+        assert (await jobs.get(world.store, run)).state is State.AVAILABLE
+        assert (record.held, record.owed) == ((), None)
+        return True
+
+
+class ByHand(_Cron):
+    """Somebody runs it now."""
+
+    async def prepare(self, world: World) -> Scene:
+        name = f"c{next(_serial)}"
+        await cron.register(world.store, definition(name))
+        return Scene(name)
+
+    async def act(self, store: Store, scene: Scene) -> None:
+        await cron.trigger(store, scene.name)
+
+    async def happened(self, world: World, scene: Scene) -> bool:
+        record = await cron.get(world.store, scene.name)
+        assert record.owed is None
+        assert len(world.live()) == record.runs
+        assert record.runs <= 1
+        return bool(record.runs)
+
+
+@dataclass(frozen=True, slots=True)
+class Change(_Cron):
+    """It is registered, or deleted while a run waits for an earlier one."""
+
+    how: Literal["register", "drop"]
+    least = 1
+
+    async def prepare(self, world: World) -> Scene:
+        if self.how == "register":
+            return Scene(f"c{next(_serial)}")
+        firing = Firing("enqueue")
+        scene = await firing.prepare(world)
+        await firing.act(world.store, scene)
+        return scene
+
+    async def act(self, store: Store, scene: Scene) -> None:
+        if self.how == "register":
+            await cron.register(store, definition(scene.name))
+        else:
+            await cron.drop(store, scene.name)
+
+    async def happened(self, world: World, scene: Scene) -> bool:
+        there = True
+        try:
+            await cron.get(world.store, scene.name)
+        except NotFound:
+            there = False
+        return there is (self.how == "register")

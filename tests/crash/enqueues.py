@@ -1,0 +1,204 @@
+"""Operations of producers: batches, ids of clients, unique jobs."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ojs_cluster.core.envelope import NewJob
+from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.core.states import State
+from ojs_cluster.store import batch, deals, jobs, locks
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.locks import Want
+from ojs_cluster.store.record import JobRecord
+from tests.crash.harness import World
+from tests.store.jobs import (
+    foreign_id,
+    home_id,
+    new_job,
+    queues_in_other_shards,
+    shard_of,
+    sibling_queue,
+)
+from tests.store.unique_jobs import once
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Jobs to store, and the job that they replace."""
+
+    jobs: list[NewJob] = field(default_factory=list)
+    old: JobRecord | None = None
+
+
+class _Enqueue:
+    least = 2
+
+    async def finish(self, world: World, scene: Wanted) -> None:
+        """All ends with its jobs."""
+
+    async def happened(self, world: World, scene: Wanted) -> bool:
+        live = world.live()
+        new = live - ({scene.old.id} if scene.old else set())
+        assert len(new) in (0, len(scene.jobs))
+        for job in scene.jobs:
+            if job.id is not None and new:
+                assert (await jobs.get(world.store, job.id)).id in new
+        if scene.old is not None:
+            # One of the two lives, never both and never none.
+            assert (scene.old.id in live) is (not new)
+            if new:
+                assert (await jobs.get(world.store, scene.old.id)).state is State.CANCELLED
+        return bool(new)
+
+
+class Batch(_Enqueue):
+    """A batch over three shards.
+
+    ``kind``: plain jobs; or with ids of clients and a unique job; or with one that replaces.
+    """
+
+    least = 4
+
+    def __init__(self, kind: Literal["plain", "ids", "replacing"]) -> None:
+        self.kind = kind
+
+    async def prepare(self, world: World) -> Wanted:
+        store = world.store
+        one, other, third = queues_in_other_shards(store, 3)
+        if self.kind == "ids":
+            wanted = [
+                new_job(one, id=home_id(store, one)),
+                new_job(other, id=foreign_id(store, other)),
+                new_job(third, unique={}),
+                new_job(one, type="second"),
+            ]
+            return Wanted(wanted)
+        if self.kind == "replacing":
+            old = await once(store, third)
+            return Wanted([new_job(one, unique={"on_conflict": "replace"}), new_job(other)], old)
+        return Wanted([new_job(one), new_job(other), new_job(third), new_job(one)])
+
+    async def act(self, store: Store, scene: Wanted) -> None:
+        await enqueue_many(store, scene.jobs)
+
+
+@dataclass(frozen=True, slots=True)
+class WithId(_Enqueue):
+    """A job with a client's id, which names its queue's shard or another one."""
+
+    foreign: bool
+    unique: bool = False
+    least = 1
+
+    async def prepare(self, world: World) -> Wanted:
+        [queue] = queues_in_other_shards(world.store, 1)
+        job_id = (foreign_id if self.foreign else home_id)(world.store, queue)
+        options: dict[str, Any] = {"unique": {}} if self.unique else {}
+        return Wanted([new_job(queue, id=job_id, **options)])
+
+    async def act(self, store: Store, scene: Wanted) -> None:
+        await enqueue(store, scene.jobs[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Unique(_Enqueue):
+    """A unique job under a policy.
+
+    ``holder``: where a job of the same uniqueness lives already, None for nowhere.
+    """
+
+    policy: str
+    holder: Literal["queue", "shard", "elsewhere"] | None = None
+    scheduled: bool = False
+    least = 3
+
+    async def prepare(self, world: World) -> Wanted:
+        store = world.store
+        one, other = queues_in_other_shards(store, 2)
+        options: dict[str, Any] = {"unique": {"on_conflict": self.policy}}
+        if self.holder is None:
+            return Wanted([new_job(other, **options)])
+        late = {"scheduled_at": "+PT2H"} if self.scheduled else {}
+        places = {"queue": other, "shard": sibling_queue(store, other), "elsewhere": one}
+        old = await once(store, places[self.holder], **late)
+        return Wanted([new_job(other, **options)], old)
+
+    async def act(self, store: Store, scene: Wanted) -> None:
+        await enqueue(store, scene.jobs[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(_Enqueue):
+    """A unique job that another keeps out, under a policy that says so."""
+
+    policy: Literal["reject", "ignore"]
+    least = 2
+
+    async def prepare(self, world: World) -> Wanted:
+        one, other = queues_in_other_shards(world.store, 2)
+        old = await once(world.store, one)
+        return Wanted([new_job(other, unique={"on_conflict": self.policy})], old)
+
+    async def act(self, store: Store, scene: Wanted) -> None:
+        with suppress(Duplicate):
+            job = await enqueue(store, scene.jobs[0])
+            assert job.deduplicated
+
+    async def happened(self, world: World, scene: Wanted) -> bool:
+        assert scene.old is not None
+        assert world.live() == {scene.old.id}
+        return True
+
+
+class TakeOver(_Enqueue):
+    """A unique job whose lock somebody has claimed who died before storing the job."""
+
+    least = 5
+
+    async def prepare(self, world: World) -> Wanted:
+        store = world.store
+        [queue] = queues_in_other_shards(store, 1)
+        wanted = new_job(queue, unique={})
+        await locks.try_claim(
+            store,
+            store.keys.shard_of_fingerprint(wanted.fingerprint),
+            [Want(wanted.fingerprint, home_id(store, queue), shard_of(store, queue).index)],
+        )
+        await world.recover(5_000)
+        return Wanted([wanted])
+
+    async def act(self, store: Store, scene: Wanted) -> None:
+        await enqueue(store, scene.jobs[0])
+
+
+class Finishing(_Enqueue):
+    """A decided deal, with a replacement, that is carried out by who meets it."""
+
+    least = 5
+
+    async def prepare(self, world: World) -> Wanted:
+        store = world.store
+        one, other, third = queues_in_other_shards(store, 3)
+        old = await once(store, third)
+        unique = {"on_conflict": "replace"}
+        wanted = [new_job(one, unique=unique), new_job(other, unique={}, type="other")]
+        draft = batch._Draft(store, wanted)
+        await draft.reserve()
+        deal = draft.deal()
+        assert await deals.decide(store, deal, draft.lapses) is not None
+        return Decided(wanted, old, deal.id)
+
+    async def act(self, store: Store, scene: Wanted) -> None:
+        assert isinstance(scene, Decided)
+        await deals.settle(store, scene.deal)
+
+
+@dataclass(frozen=True, slots=True)
+class Decided(Wanted):
+    """Jobs of a deal that is decided."""
+
+    deal: str = ""

@@ -1,0 +1,196 @@
+"""One harness for every operation over shards: it is struck at each Redis command in turn.
+
+An operation (`Operation`) says how the scene is set, what is done, and how to tell whether it was
+done, as a whole. The harness counts the commands itself: it strikes at the first, at the second and
+so on until the operation ends untouched, so a command that is added is covered without a change
+here. There are three kinds of strike (`Mode`). Afterwards the survivors recover as the scheduler
+does, time is shifted instead of waited for, and the invariants are checked:
+
+* the operation happened entirely or not at all; and if it did not, doing it again does it;
+* when every job has ended and retention is over, nothing is left: no lock, alias, reservation,
+  outbox entry or intent. What may stay is listed (`leftovers`), so a new kind of key is a leftover
+  until somebody has thought about it.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ojs_cluster.core.errors import Conflict
+from ojs_cluster.core.states import TERMINAL
+from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.store import fields as f
+from ojs_cluster.store.cancel import cancel
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.cron_book import StoreBook
+from ojs_cluster.store.cron_fire import fire_due
+from ojs_cluster.store.retention import purge_due
+from ojs_cluster.store.workflows import purge_ended
+from tests.store.jobs import HOUR, ack, take
+from tests.store.unique_jobs import keys_there, recover
+from tests.support.invariants import take_census
+from tests.support.mortal import Mode, strike
+from tests.support.timeshift import age_cron
+
+SHARDS = 4
+"""Enough for every operation to span shards, few enough to recover them all hundreds of times."""
+YEAR = 366 * 24 * HOUR
+
+_KEPT = re.compile(
+    rb"ojs:\{meta\}:(schema|queues|ev)|ojs:\{[0-9.]+\}:(ev|ob|c:.*|m:.*|w:.*|workers)"
+)
+
+
+class Operation(Protocol):
+    """Something that takes several commands and must happen as a whole."""
+
+    least: int
+    """Boundaries there must be, so that the operation cannot become trivial unnoticed."""
+
+    async def prepare(self, world: World) -> Any:
+        """Set the scene."""
+        ...
+
+    async def act(self, store: Store, scene: Any) -> None:
+        """Do it."""
+        ...
+
+    async def happened(self, world: World, scene: Any) -> bool:
+        """Whether it was done. Raises AssertionError when it was done in part."""
+        ...
+
+    async def finish(self, world: World, scene: Any) -> None:
+        """End what does not end when all jobs have."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """The survivors: a process that goes on, and an observer that is redis-py."""
+
+    store: Store
+    db: Any
+    backend: Embedded
+
+    def live(self) -> set[str]:
+        """Jobs that have not ended and can be seen, found by a scan as only tests may."""
+        found = set()
+        for key in self.db.scan_iter(match="ojs:*:j:*", count=10_000):
+            job = self.db.hgetall(key)
+            if f.STATE in job and f.DEAL not in job and job[f.STATE].decode() not in TERMINAL:
+                found.add(key.rpartition(b":")[2].decode())
+        return found
+
+    def owes(self) -> bool:
+        """Whether an effect waits in an outbox, or a cron job's firing does."""
+        there = keys_there(self.db)
+        names = [key for key in there if key.startswith(b"ojs:{meta}:cron:")]
+        return any(shard.out in there for shard in self.store.keys) or any(
+            self.db.hexists(name, "owed") for name in names
+        )
+
+    async def recover(self, ms: int = 0, store: Store | None = None) -> None:
+        """What the scheduler does after a crash, and ``ms`` later. ``store``: whose process."""
+        store = store or self.store
+        await recover(store, self.db, ms)
+        meta = self.store.keys.meta
+        for name in self.db.zrange(meta.crons, 0, -1):
+            age_cron(self.db, meta, name.decode(), 3000)
+        while (await fire_due(StoreBook(store), 100)).more:
+            pass
+
+    async def end_everything(self) -> None:
+        """Run or cancel every job, then let retention end."""
+        meta = self.store.keys.meta
+        for _ in range(20):
+            names = [name.decode() for name in self.db.zrange(meta.queues, 0, -1)]
+            if names:
+                await take(self.store, *names, count=100)
+            for shard in self.store.keys:
+                for job_id in self.db.zrange(shard.active, 0, -1):
+                    await ack(self.store, job_id.decode(), result=b"1")
+                for index in (shard.due, shard.pending):
+                    for job_id in self.db.zrange(index, 0, -1):
+                        with suppress(Conflict):
+                            await cancel(self.store, job_id.decode())
+            await self.recover()
+            if not self.live():
+                break
+        assert self.live() == set()
+        await self.recover(HOUR)
+        for shard in self.store.keys:
+            for index in (shard.finished, shard.ended):
+                for member in self.db.zrange(index, 0, -1):
+                    self.db.zincrby(index, -YEAR, member)
+            await purge_due(self.store, shard, 100)
+            await purge_ended(self.store, shard, 100)
+
+    def leftovers(self) -> list[bytes]:
+        """Every key that nothing accounts for any more."""
+        left = [key for key in keys_there(self.db) if not _KEPT.fullmatch(key)]
+        for shard in self.store.keys:
+            left += [shard.outbox + b" " + number for number in self.db.hkeys(shard.outbox)]
+        return [key for key in left if not key.endswith(b" seq")]
+
+    def check_nothing_left(self, when: object) -> None:
+        """Nothing is left, and all indexes and counters agree."""
+        assert self.leftovers() == [], when
+        assert take_census(self.backend, shards=SHARDS).problems == [], when
+
+
+async def at_every_boundary(world: World, operation: Operation, mode: Mode) -> None:
+    """Strike at each command in turn, until the operation ends untouched."""
+    at, struck = 0, True
+    while struck:
+        at += 1
+        when = (mode, at)
+        scene = await operation.prepare(world)
+        struck, done = await strike(world.store, at, mode, lambda s: operation.act(s, scene))  # noqa: B023
+        await _settle(world, operation, scene, done, when)
+    assert at > operation.least, f"struck {at} times, at least {operation.least} were expected"
+
+
+async def recovering_at_every_boundary(
+    world: World, operation: Operation, mode: Mode, *, every: bool = False
+) -> None:
+    """Strike where something is owed afterwards, then strike whoever recovers, at each command.
+
+    Args:
+        every: after a strike at any command, not only at the first that leaves something owed.
+    """
+    first, struck = 0, True
+    tried = 0
+    while struck:
+        first += 1
+        again, strikes_again = 0, True
+        while strikes_again:
+            again += 1
+            scene = await operation.prepare(world)
+            struck, done = await strike(world.store, first, mode, lambda s: operation.act(s, scene))  # noqa: B023
+            strikes_again = struck and (every or world.owes())
+            if strikes_again:
+                strikes_again, _ = await strike(
+                    world.store, again, mode, lambda s: world.recover(HOUR, s)
+                )
+            await _settle(world, operation, scene, done, (mode, first, again))
+        tried = max(tried, again)
+        if again > 1 and not every:
+            break
+    assert tried > 2, "nothing was ever left to recover"
+
+
+async def _settle(world: World, operation: Operation, scene: Any, done: bool, when: object) -> None:
+    await world.recover()
+    happened = await operation.happened(world, scene)
+    assert happened or not done, when
+    if not happened:
+        await world.recover(HOUR)
+        await operation.act(world.store, scene)
+        await world.recover()
+        assert await operation.happened(world, scene), when
+    await operation.finish(world, scene)
+    await world.end_everything()
+    world.check_nothing_left(when)

@@ -1,0 +1,28 @@
+"""Leaders that die, or hear nothing, at any command of a firing; and who changes cron jobs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash.crons import ByHand, Change, Firing, LettingGo
+from tests.crash.harness import Operation, World, at_every_boundary
+from tests.support.mortal import MODES, Mode
+
+OPERATIONS: dict[str, Operation] = {
+    "allow": Firing("allow"),
+    "skip": Firing("skip"),
+    "cancel_previous": Firing("cancel_previous"),
+    "enqueue": Firing("enqueue"),
+    "letting go": LettingGo(),
+    "by hand": ByHand(),
+    "register": Change("register"),
+    "drop": Change("drop"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+async def test_a_tick_is_one_job_whoever_dies(
+    world: World, operation: Operation, mode: Mode
+) -> None:
+    await at_every_boundary(world, operation, mode)

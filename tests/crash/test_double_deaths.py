@@ -1,0 +1,37 @@
+"""Whoever recovers after a death dies as well, at any command."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash.crons import Firing
+from tests.crash.enqueues import Batch, Unique
+from tests.crash.harness import Operation, World, recovering_at_every_boundary
+from tests.crash.workflows import Callbacks, Cancellation, Creation
+from tests.support.mortal import Mode
+
+OPERATIONS: dict[str, Operation] = {
+    "batch": Batch("plain"),
+    "replacement": Unique("replace", "elsewhere"),
+    "creation": Creation("group"),
+    "callbacks": Callbacks(),
+    "cancellation": Cancellation(),
+    "cron": Firing("cancel_previous"),
+}
+both = pytest.mark.parametrize("mode", ["killed", "applied"])
+each = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+
+
+@both
+@each
+async def test_recovery_may_die_too(world: World, operation: Operation, mode: Mode) -> None:
+    await recovering_at_every_boundary(world, operation, mode)
+
+
+@pytest.mark.soak
+@both
+@each
+async def test_recovery_may_die_after_any_death(
+    world: World, operation: Operation, mode: Mode
+) -> None:
+    await recovering_at_every_boundary(world, operation, mode, every=True)

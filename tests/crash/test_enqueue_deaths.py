@@ -1,0 +1,77 @@
+"""Producers that die, or hear nothing, at any command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from tests.crash.enqueues import Batch, Finishing, Refused, TakeOver, Unique, WithId
+from tests.crash.harness import Operation, World, at_every_boundary
+from tests.support.mortal import MODES, Mode
+
+Cases = Mapping[str, Operation]
+
+BATCHES: Cases = {
+    "plain": Batch("plain"),
+    "ids": Batch("ids"),
+    "replacing": Batch("replacing"),
+    "decided": Finishing(),
+}
+SINGLE: Cases = {
+    "id": WithId(foreign=False),
+    "foreign id": WithId(foreign=True),
+    "unique foreign id": WithId(foreign=True, unique=True),
+}
+UNIQUE: Cases = {
+    "reject": Unique("reject"),
+    "ignore": Unique("ignore"),
+    "replace": Unique("replace"),
+    "replace_except_schedule": Unique("replace_except_schedule"),
+    "kept out by reject": Refused("reject"),
+    "kept out by ignore": Refused("ignore"),
+    "taking over": TakeOver(),
+}
+REPLACE: Cases = {
+    "in its queue": Unique("replace", "queue"),
+    "in its shard": Unique("replace", "shard"),
+    "elsewhere": Unique("replace", "elsewhere"),
+    "with its schedule": Unique("replace_except_schedule", "elsewhere", scheduled=True),
+}
+
+
+def cases(operations: Cases) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("operation", operations.values(), ids=operations.keys())
+
+
+modes = pytest.mark.parametrize("mode", MODES)
+
+
+@modes
+@cases(BATCHES)
+async def test_a_batch_is_stored_whole_or_not_at_all(
+    world: World, operation: Operation, mode: Mode
+) -> None:
+    await at_every_boundary(world, operation, mode)
+
+
+@modes
+@cases(SINGLE)
+async def test_a_clients_id_is_there_with_its_job_or_free(
+    world: World, operation: Operation, mode: Mode
+) -> None:
+    await at_every_boundary(world, operation, mode)
+
+
+@modes
+@cases(UNIQUE)
+async def test_a_unique_job_is_one_or_none(world: World, operation: Operation, mode: Mode) -> None:
+    await at_every_boundary(world, operation, mode)
+
+
+@modes
+@cases(REPLACE)
+async def test_one_lives_when_a_unique_job_is_replaced(
+    world: World, operation: Operation, mode: Mode
+) -> None:
+    await at_every_boundary(world, operation, mode)

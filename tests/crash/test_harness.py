@@ -1,0 +1,60 @@
+"""The harness finds what it is there to find."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import pytest
+
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import enqueue, enqueue_many
+from tests.crash.enqueues import Batch, Wanted
+from tests.crash.harness import World, at_every_boundary
+from tests.support.mortal import Mode
+
+Fault = Literal["halves", "leaves a lock", "leaves a debt", "says too much"]
+
+
+class Faulty(Batch):
+    """A batch done wrong."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__("plain")
+        self.fault = fault
+
+    async def act(self, store: Store, scene: Wanted) -> None:
+        if self.fault == "halves":
+            for job in scene.jobs:
+                await enqueue(store, job)
+            return
+        if self.fault == "says too much":
+            return
+        shard = store.keys.shard(0)
+        key = shard.lock("of nobody") if self.fault == "leaves a lock" else shard.outbox
+        await store.redis.call(shard.slot, "HSET", key, "17", "x", idempotent=True)
+        await enqueue_many(store, scene.jobs)
+
+
+@pytest.mark.parametrize(
+    ("fault", "mode"),
+    [
+        ("halves", "killed"),
+        ("halves", "applied"),
+        ("leaves a lock", "killed"),
+        ("leaves a debt", "deaf"),
+        ("says too much", "applied"),
+    ],
+)
+async def test_an_operation_that_is_not_whole_is_found(
+    world: World, fault: Fault, mode: Mode
+) -> None:
+    with pytest.raises(AssertionError):
+        await at_every_boundary(world, Faulty(fault), mode)
+
+
+async def test_an_operation_that_has_become_trivial_is_found(world: World) -> None:
+    class Trivial(Batch):
+        least = 1000
+
+    with pytest.raises(AssertionError, match="1000"):
+        await at_every_boundary(world, Trivial("plain"), "killed")

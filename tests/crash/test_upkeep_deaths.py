@@ -1,0 +1,22 @@
+"""Schedulers and operators that die, or hear nothing, at any command of their upkeep."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash.harness import Operation, World, at_every_boundary
+from tests.crash.upkeep import DeadWorker, Removal
+from tests.support.mortal import MODES, Mode
+
+OPERATIONS: dict[str, Operation] = {
+    "retention": Removal("retention"),
+    "dead letter": Removal("dead letter"),
+    "purge": Removal("purge"),
+    "dead worker": DeadWorker(),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+async def test_upkeep_is_done_whoever_dies(world: World, operation: Operation, mode: Mode) -> None:
+    await at_every_boundary(world, operation, mode)

@@ -1,0 +1,38 @@
+"""Whoever moves a workflow on dies, or hears nothing, at any command."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash.harness import Operation, World, at_every_boundary
+from tests.crash.workflows import (
+    Ack,
+    Callbacks,
+    Cancellation,
+    Creation,
+    LastNack,
+    LastStep,
+    LostLease,
+    StepCancelled,
+)
+from tests.support.mortal import MODES, Mode
+
+OPERATIONS: dict[str, Operation] = {
+    "creation of a chain": Creation("chain"),
+    "creation of a group": Creation("group"),
+    "ack of a step": Ack(),
+    "ack of the last step": LastStep(),
+    "last nack": LastNack(),
+    "lost lease": LostLease(),
+    "cancelled step": StepCancelled(),
+    "callbacks of a batch": Callbacks(),
+    "cancellation": Cancellation(),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+async def test_a_workflow_goes_on_as_if_nobody_had_died(
+    world: World, operation: Operation, mode: Mode
+) -> None:
+    await at_every_boundary(world, operation, mode)
