@@ -40,8 +40,11 @@ SHARDS = 4
 YEAR = 366 * 24 * HOUR
 
 _KEPT = re.compile(
-    rb"ojs:\{meta\}:(schema|queues|ev)|ojs:\{[0-9.]+\}:(ev|ob|c:.*|m:.*|w:.*|workers)"
+    rb"ojs:\{meta\}:(schema|queues|ev)"
+    rb"|ojs:\{[0-9.]+\}:(ev|ob|c:.*|m:.*|w:.*|workers|l:.*|lims|limlook)"
 )
+"""Kept for a while by intent, and bounded: streams, numbers of outbox entries, and what is known of
+queues, workers and rate limit keys."""
 
 
 class Operation(Protocol):
@@ -86,16 +89,20 @@ class World:
 
     def owes(self) -> bool:
         """Whether an effect waits in an outbox, or a cron job's firing does."""
-        there = keys_there(self.db)
-        names = [key for key in there if key.startswith(b"ojs:{meta}:cron:")]
-        return any(shard.out in there for shard in self.store.keys) or any(
-            self.db.hexists(name, "owed") for name in names
-        )
+        crons = self.db.scan_iter(match="ojs:{meta}:cron:*", count=10_000)
+        return self._outbox() or any(self.db.hexists(name, "owed") for name in crons)
+
+    def _outbox(self) -> bool:
+        return any(self.db.exists(shard.out) for shard in self.store.keys)
 
     async def recover(self, ms: int = 0, store: Store | None = None) -> None:
         """What the scheduler does after a crash, and ``ms`` later. ``store``: whose process."""
         store = store or self.store
         await recover(store, self.db, ms)
+        for _ in range(20):  # what is carried out may owe more
+            if not self._outbox():
+                break
+            await recover(store, self.db)
         meta = self.store.keys.meta
         for name in self.db.zrange(meta.crons, 0, -1):
             age_cron(self.db, meta, name.decode(), 3000)

@@ -1,0 +1,122 @@
+"""Operations on tokens of rate limit keys, whose state lives in another shard than the jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ojs_cluster.core.states import State
+from ojs_cluster.store import jobs
+from ojs_cluster.store.cancel import cancel
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.record import JobRecord
+from tests.crash.harness import World
+from tests.store.jobs import ack, nack, take
+from tests.store.limit_jobs import held, key_in, keyed
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """Two jobs of a key that lets one run at a time; the first is active when it has begun."""
+
+    key: str
+    first: JobRecord
+    second: JobRecord
+
+
+class _Limited:
+    least = 3
+    begins = True
+    """Whether the first job is active when the scene is set."""
+
+    async def prepare(self, world: World) -> Keyed:
+        store = world.store
+        key = key_in(store, home=False)
+        first, second = [await keyed(store, key, concurrency=1) for _ in range(2)]
+        if self.begins:
+            [taken] = await take(store)
+            assert taken.id == first.id
+            first = taken
+        return Keyed(key, first, second)
+
+    async def finish(self, world: World, scene: Keyed) -> None:
+        """All ends with the jobs; the key is forgotten a day later."""
+
+    async def state(self, world: World, job: JobRecord) -> State:
+        """A job's state; the limit holds at any rate."""
+        active = [shard for shard in world.store.keys if world.db.zcard(shard.active)]
+        assert sum(world.db.zcard(shard.active) for shard in active) <= 1
+        return (await jobs.get(world.store, job.id)).state
+
+    async def check_next_runs(self, world: World, scene: Keyed) -> None:
+        """The token is free: the second job gets it."""
+        [taken] = await take(world.store, count=2)
+        assert taken.id == scene.second.id
+        assert (await held(world.store, scene.key)) == (1, 0)
+
+
+class Reservation(_Limited):
+    """A fetch meets both jobs: one gets the token and runs, the other asks and waits."""
+
+    begins = False
+
+    async def act(self, store: Store, scene: Keyed) -> None:
+        await take(store, count=2)
+
+    async def happened(self, world: World, scene: Keyed) -> bool:
+        """Whatever became of the fetch, the next one finds a job unless one runs."""
+        tokens, _ = await held(world.store, scene.key)
+        assert tokens <= 1
+        states = [await self.state(world, job) for job in (scene.first, scene.second)]
+        if State.ACTIVE not in states:
+            assert len(await take(world.store, count=2)) == 1
+        assert (await held(world.store, scene.key))[0] == 1
+        return True
+
+
+class Release(_Limited):
+    """The first job ends: its token goes to the second."""
+
+    async def act(self, store: Store, scene: Keyed) -> None:
+        await ack(store, scene.first, lease_id=scene.first.lease_id)
+
+    async def happened(self, world: World, scene: Keyed) -> bool:
+        if await self.state(world, scene.first) is State.ACTIVE:
+            return False
+        await self.check_next_runs(world, scene)
+        return True
+
+
+class Requeue(_Limited):
+    """The first job is handed back: the token is free, and both wait for it."""
+
+    async def act(self, store: Store, scene: Keyed) -> None:
+        await nack(store, scene.first, lease_id=scene.first.lease_id, requeue=True)
+
+    async def happened(self, world: World, scene: Keyed) -> bool:
+        if await self.state(world, scene.first) is State.ACTIVE:
+            return False
+        assert len(await take(world.store, count=2)) == 1
+        return True
+
+
+class Withdrawal(_Limited):
+    """The second job, which has asked for a token, is cancelled."""
+
+    least = 2
+
+    async def prepare(self, world: World) -> Keyed:
+        scene = await super().prepare(world)
+        assert await take(world.store) == []
+        return scene
+
+    async def act(self, store: Store, scene: Keyed) -> None:
+        await cancel(store, scene.second.id)
+
+    async def happened(self, world: World, scene: Keyed) -> bool:
+        state = await self.state(world, scene.second)
+        tokens, waiting = await held(world.store, scene.key)
+        assert (state, tokens, waiting) in (
+            (State.AVAILABLE, 1, 1),
+            (State.CANCELLED, 1, 0),
+        )
+        return state is State.CANCELLED

@@ -1,0 +1,24 @@
+"""Whoever handles a token of a rate limit's key dies, or hears nothing, at any command."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.crash.harness import Operation, World, at_every_boundary
+from tests.crash.limits import Release, Requeue, Reservation, Withdrawal
+from tests.support.mortal import MODES, Mode
+
+OPERATIONS: dict[str, Operation] = {
+    "reservation": Reservation(),
+    "release": Release(),
+    "requeue": Requeue(),
+    "withdrawal": Withdrawal(),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+async def test_no_token_leaks_and_none_is_given_twice(
+    world: World, operation: Operation, mode: Mode
+) -> None:
+    await at_every_boundary(world, operation, mode)
