@@ -47,6 +47,7 @@ class Model:
         self.now_ms = 0
         self.jobs: dict[str, ModelJob] = {}
         self.paused: set[str] = set()
+        self.concurrency: dict[str, int] = {}
         self.acked: Counter[str] = Counter()
         self._visibility_ms = visibility_ms
         self._errors_kept = errors_kept
@@ -102,7 +103,7 @@ class Model:
         job = self._find(job_id)
         if job.state not in CANCELLABLE:
             raise Conflict(job.state)
-        job.state, job.lease = State.CANCELLED, None
+        self._cancel(job)
         return view(job)
 
     def get(self, job_id: str) -> JobView:
@@ -128,7 +129,7 @@ class Model:
         self.promote()
         given: list[JobView] = []
         for queue in dict.fromkeys(queues):
-            while queue not in self.paused and len(given) < count:
+            while queue not in self.paused and len(given) < count and self._has_room(queue):
                 choice = self._next(queue)
                 if not choice:
                     break
@@ -154,6 +155,7 @@ class Model:
         self._settle_lease(job, worker, lease_id)
         job.state, job.failed = State.COMPLETED, False
         self.acked[job.queue] += 1
+        self.on_end(job)
         return view(job)
 
     def nack(
@@ -182,7 +184,10 @@ class Model:
         if self._repeats_nack(job, lease_id):
             return view(job)
         self._settle_lease(job, worker, lease_id)
-        self._make_available(job)
+        if job.spared:
+            self._cancel(job)
+        else:
+            self._make_available(job)
         return view(job)
 
     def heartbeat(
@@ -208,6 +213,12 @@ class Model:
         """Undo `pause`."""
         self.paused.discard(queue)
 
+    def limit(self, queue: str, concurrency: int | None) -> None:
+        """Let so many jobs of a queue be active at a time; None for any number."""
+        self.concurrency.pop(queue, None)
+        if concurrency is not None:
+            self.concurrency[queue] = concurrency
+
     def dead_letters(self, queue: str | None = None) -> set[str]:
         """Ids of the dead letters, of one queue or of all."""
         return {job.job_id for job in self.jobs.values() if job.dead and queue in (None, job.queue)}
@@ -215,7 +226,7 @@ class Model:
     def retry_dead(self, job_id: str) -> JobView:
         """Start a dead letter over. Raises NotFound when it is none."""
         job = self._find_dead(job_id)
-        job.dead = job.failed = job.started = job.expired = False
+        job.dead = job.failed = job.started = job.expired = job.spared = False
         job.attempt, job.lease, job.settled, job.retry_delay_ms = 0, None, None, None
         job.errors.clear()
         if self._has_expired(job):
@@ -277,6 +288,9 @@ class Model:
         self._lose(lost, "worker_lost")
         return [job.job_id for job in lost]
 
+    def on_end(self, job: ModelJob) -> None:
+        """A job has ended: for models in which something follows from that."""
+
     # -- rules shared by the above
 
     def _find(self, job_id: str) -> ModelJob:
@@ -289,6 +303,14 @@ class Model:
         if not job.dead:
             raise NotFound("dead letter", job_id)
         return job
+
+    def _cancel(self, job: ModelJob) -> None:
+        job.state, job.lease = State.CANCELLED, None
+        self.on_end(job)
+
+    def _has_room(self, queue: str) -> bool:
+        active = sum(job.queue == queue and job.lease is not None for job in self.jobs.values())
+        return active < self.concurrency.get(queue, len(self.jobs) + 1)
 
     def _has_expired(self, job: ModelJob) -> bool:
         return job.expires_ms is not None and job.expires_ms <= self.now_ms
@@ -373,6 +395,9 @@ class Model:
         if stops or job.attempt >= job.retry.max_attempts:
             self._exhaust(job)
             return
+        if job.spared:
+            self._cancel(job)
+            return
         job.state = State.RETRYABLE
         job.retry_delay_ms = backoff_ms(job.retry, job.attempt)
         job.due_ms = self.now_ms + job.retry_delay_ms
@@ -385,12 +410,16 @@ class Model:
             self._record(job, error)
             if job.attempt >= job.retry.max_attempts:
                 self._exhaust(job)
+            elif job.spared:
+                self._cancel(job)
             else:
                 self._make_available(job, (self._steps, deadline))
 
     def _exhaust(self, job: ModelJob) -> None:
         job.state = State.DISCARDED
         job.dead = job.on_exhaustion == "dead_letter"
+        self.on_end(job)
 
     def _expire(self, job: ModelJob) -> None:
         job.state, job.expired = State.DISCARDED, True
+        self.on_end(job)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,17 +19,20 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
+    precondition,
     rule,
     run_state_machine_as_test,
 )
 
-from ojs_cluster.core.envelope import parse_job
+from ojs_cluster.core.envelope import NewJob, parse_job
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.failure import parse_failure
+from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.core.retry import RetryPolicy
 from ojs_cluster.core.states import State
+from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import dead_letter, jobs, queues
+from ojs_cluster.store import dead_letter, jobs, queues, rate_limits, workflows
 from ojs_cluster.store.ack import ack
 from ojs_cluster.store.activate import activate
 from ojs_cluster.store.cancel import cancel
@@ -40,8 +43,9 @@ from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.nack import nack
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.ticks import promote, reap
+from tests.model.coordination import STEADY, CoordinatedModel, Step
 from tests.model.jobs import JobView, outcome
-from tests.model.lifecycle import UNIT, Model
+from tests.model.lifecycle import UNIT
 from tests.model.portal import Portal, open_portal
 from tests.model.time_travel import pass_time
 from tests.support.invariants import take_census
@@ -50,6 +54,7 @@ from tests.support.servers import flush
 SHARDS = 4
 QUEUES = ("mail", "reports", "slow")
 WORKERS = ("w1", "w2")
+UNIQUE_TYPES = ("only.one", "only.other")
 _OPTIONS = {
     "delay_ms": "scheduled_at",
     "expires_ms": "expires_at",
@@ -90,6 +95,13 @@ client_ids = st.integers(0, 5).map(lambda n: f"019461a8-1a2b-7{n:03x}-8e4f-00000
 picks = st.integers(0, 1000)
 
 
+def unique_job(queue: str, kind: str, on_conflict: str) -> NewJob:
+    """A job of which there is one per type, in whatever queue."""
+    retry = json.loads(STEADY.json())
+    options = {"queue": queue, "unique": {"on_conflict": on_conflict}, "retry": retry}
+    return parse_job(_bytes({"type": kind, "args": [], "options": options}))
+
+
 class Histories(RuleBasedStateMachine):
     """Model and server side by side."""
 
@@ -99,7 +111,7 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         flush(self.backend)
-        self.model = Model()
+        self.model = CoordinatedModel()
         self.leases: list[tuple[str, str, str]] = []
         """(job, worker, lease) of every lease ever given, also of those that are over."""
 
@@ -285,6 +297,55 @@ class Histories(RuleBasedStateMachine):
         (self.model.pause if pause else self.model.resume)(queue)
         self.portal.call(lambda store: queues.switch(store, queue, "pause" if pause else "resume"))
 
+    @rule(
+        queue=st.sampled_from(QUEUES),
+        kind=st.sampled_from(UNIQUE_TYPES),
+        on_conflict=st.sampled_from(["reject", "ignore", "replace", "replace_except_schedule"]),
+    )
+    def enqueue_unique(self, queue: str, kind: str, on_conflict: str) -> None:
+        job = unique_job(queue, kind, on_conflict)
+        got = outcome(lambda: self.portal.call(lambda store: enqueue(store, job)))
+        job_id = got.id if isinstance(got, JobRecord) else "refused"
+        wanted = outcome(lambda: self.model.enqueue_unique(job_id, queue, kind, on_conflict))
+        assert (seen(got) if isinstance(got, JobRecord) else got) == wanted
+
+    @rule(
+        kind=st.sampled_from(["chain", "group"]),
+        queues_=st.lists(st.sampled_from(QUEUES), min_size=1, max_size=3),
+        policy=policies,
+    )
+    def create_workflow(
+        self, kind: Literal["chain", "group"], queues_: list[str], policy: RetryPolicy
+    ) -> None:
+        options = {"retry": json.loads(policy.json())}
+        steps = [
+            {"type": "model.step", "args": [], "options": {"queue": queue, **options}}
+            for queue in queues_
+        ]
+        body = {"type": kind, {"chain": "steps", "group": "jobs"}[kind]: steps}
+        new = parse_workflow(_bytes(body))
+        made = self.portal.call(lambda store: workflows.create(store, new))
+        wanted = [
+            Step(node.job_id, queue, policy)
+            for node, queue in zip(made.plan.jobs, queues_, strict=True)
+        ]
+        self.model.create_workflow(made.id, kind, wanted)
+
+    @precondition(lambda self: self.model.workflows)
+    @rule(number=picks)
+    def cancel_workflow(self, number: int) -> None:
+        known = list(self.model.workflows)
+        workflow_id = known[number % len(known)]
+        wanted = outcome(lambda: self.model.cancel_workflow(workflow_id))
+        got = outcome(lambda: self.portal.call(partial(_cancel_workflow, workflow_id)))
+        assert got == wanted
+
+    @rule(queue=st.sampled_from(QUEUES), concurrency=st.sampled_from([None, None, 1, 2]))
+    def limit(self, queue: str, concurrency: int | None) -> None:
+        self.model.limit(queue, concurrency)
+        limits = Limits(concurrency=concurrency)
+        self.portal.call(lambda store: rate_limits.set_queue(store, queue, limits))
+
     @rule(ms=units)
     def time_passes(self, ms: int) -> None:
         pass_time(self.backend, ms, shards=SHARDS)
@@ -296,6 +357,14 @@ class Histories(RuleBasedStateMachine):
         for job_id in self.model.jobs:
             job = self.portal.call(partial(_get, job_id))
             assert seen(job) == self.model.get(job_id)
+
+    @invariant()
+    def workflows_and_locks_are_as_the_model_says(self) -> None:
+        for workflow_id, workflow in self.model.workflows.items():
+            found = self.portal.call(partial(_workflow, workflow_id))
+            assert found.state == workflow.state
+        for kind in UNIQUE_TYPES:
+            assert self.portal.call(partial(_holder, kind)) == self.model.locks.get(kind)
 
     @invariant()
     def every_job_is_in_one_place_and_counted(self) -> None:
@@ -339,6 +408,21 @@ async def _get(job_id: str, store: Store) -> JobRecord:
 
 async def _stats(queue: str, store: Store) -> queues.QueueStats:
     return await queues.stats(store, queue)
+
+
+async def _cancel_workflow(workflow_id: str, store: Store) -> None:
+    await workflows.cancel(store, workflow_id)
+
+
+async def _workflow(workflow_id: str, store: Store) -> workflows.WorkflowRecord:
+    return await workflows.get(store, workflow_id)
+
+
+async def _holder(kind: str, store: Store) -> str | None:
+    fingerprint = unique_job(QUEUES[0], kind, "reject").fingerprint
+    shard = store.keys.shard_of_fingerprint(fingerprint)
+    found = await store.redis.call(shard.slot, "HGET", shard.lock(fingerprint), "h")
+    return found.decode() if isinstance(found, bytes) else None
 
 
 async def _tick(store: Store) -> None:
