@@ -1,4 +1,4 @@
--- Transition: as ack, for jobs of one shard, each by itself.
+-- Transition: active -> completed, for jobs of one shard, each by itself.
 -- Pre:  as ack.
 -- Post: as ack; a job that cannot be completed stops none of the others. One that is named twice is
 --       completed once.

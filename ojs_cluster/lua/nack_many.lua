@@ -1,11 +1,11 @@
--- Transition: as nack, for jobs of one shard, each by itself.
+-- Transition: active -> retryable | discarded | available, for jobs of one shard, each by itself.
 -- Pre:  as nack.
 -- Post: as nack; a job whose attempt cannot be ended stops none of the others. Of two nacks of one
 --       job the second is taken for a repetition, or refused.
 -- KEYS: 1..7 the shard's due, act, run, exp, fin, dead, ev, then the jobs.
 -- ARGV: 1..5 as nack, then per job its nack as msgpack.
 -- Returns: {effects, per job: {'ok', state} | as ack}
---@include keys now look last job event deadline effect available finish minutes backoff graves fail holder nack
+--@include keys now look last job event deadline effect available finish minutes backoff graves fail holder non_retryable nack
 local jobs, replies, ending = {}, {effects}, {}
 local limits = {ARGV[3], ARGV[4], tonumber(ARGV[5])}
 local nacks = {}

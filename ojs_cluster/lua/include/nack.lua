@@ -16,29 +16,13 @@ local function answer_to_nack(job, nack)
     if not is_holder(job, nack[WORKER], nack[LEASE]) then return {'not_holder'} end
 end
 
--- A pattern matches a name exactly, or by its beginning when it ends in '.*' and the name goes on.
--- Twin of core/retry.py.
-local function never_retried(patterns, nack)
-    for pattern in string.gmatch(patterns or '', '[^\n]+') do
-        local stem = string.match(pattern, '^(.*)%.%*$')
-        for i = NAMES, #nack do
-            local name = nack[i]
-            if name == pattern or
-                (stem and #name > #stem and string.sub(name, 1, #stem) == stem) then
-                return true
-            end
-        end
-    end
-    return false
-end
-
 local function decided(nack)
     local verdict = nack[VERDICT]
     return (verdict == 'discard' or verdict == 'dead_letter') and verdict
 end
 
 local function may_retry(job, nack)
-    return nack[VERDICT] == '1' and not never_retried(job[F.non_retryable], nack)
+    return nack[VERDICT] == '1' and not never_retried(job[F.non_retryable], nack, NAMES)
 end
 
 -- Looks at what may be touched. `ending`: pairs of a job and its nack; `most`: dead letters kept.
