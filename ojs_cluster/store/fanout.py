@@ -20,7 +20,14 @@ async def over_shards(items: Iterable[T], call: Callable[[T], Awaitable[None]]) 
     ------
     Exception: the first failure, as it was raised; the other calls are cancelled.
     """
-    pending = iter(items)
+    calls = list(items)
+    if len(calls) < 2:
+        # Every enqueue comes here, nearly always with nothing to ask: tasks that find no work would
+        # cost it more than all else that it does.
+        for item in calls:
+            await call(item)
+        return
+    pending = iter(calls)
     failure: Exception | None = None
 
     async def work(nursery: trio.Nursery) -> None:
@@ -34,7 +41,7 @@ async def over_shards(items: Iterable[T], call: Callable[[T], Awaitable[None]]) 
                 return
 
     async with trio.open_nursery() as nursery:
-        for _ in range(WIDTH):
+        for _ in range(min(WIDTH, len(calls))):
             nursery.start_soon(work, nursery)
     if failure is not None:
         raise failure

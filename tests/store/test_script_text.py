@@ -1,0 +1,30 @@
+"""What is sent to Redis of the Lua sources."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ojs_cluster.store.scripts import load_scripts
+
+
+@pytest.mark.parametrize("name", load_scripts())
+def test_a_script_builds_nothing_that_it_does_not_use(name: str) -> None:
+    text = load_scripts()[name].source.decode()
+    assert "--@include" not in text
+    assert not re.search(r"\bF\.\w|^local F\b", text, re.MULTILINE)
+    for function in re.findall(r"^local function (\w+)", text, re.MULTILINE):
+        assert len(re.findall(rf"\b{function}\b", text)) > 1, function
+    assert not re.search(r"^local [A-Z]+(, [A-Z]+)* = P \.\.", text, re.MULTILINE)
+
+
+def test_names_stand_where_they_are_used() -> None:
+    text = load_scripts()["ack"].source.decode()
+    assert "job['s'] ~= 'active'" in text
+    assert "(P .. 'fin')" in text
+
+
+def test_a_prelude_comes_first_and_is_left_alone() -> None:
+    prelude = "-- a comment\nlocal function unused() end\n"
+    assert load_scripts(prelude)["ack"].source.decode().startswith(prelude)
