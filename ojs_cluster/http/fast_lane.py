@@ -51,7 +51,7 @@ class _Left(Exception):
 
 
 class FastLane:
-    """The lane of one process. Connections that come before `open` are not served in it."""
+    """The lane of one process. It serves connections that come after `open` and before `drain`."""
 
     def __init__(self, *, stop: trio.Event, idle_timeout_s: float) -> None:
         """Prepare the lane; nothing starts yet.
@@ -76,7 +76,7 @@ class FastLane:
         Returns None when it has ended and ``stream`` is closed, else the bytes that were read and
         belong to requests that were not served.
         """
-        if self._app is None:
+        if self._app is None or self.drained:
             return b""
         connection = _Connection(self, self._app, stream)
         self._connections.add(connection)

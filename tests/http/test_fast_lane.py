@@ -120,6 +120,21 @@ async def test_a_process_that_is_not_ready_serves_nothing_here() -> None:
         assert await lane.serve(stream) == b""
 
 
+async def test_a_connection_accepted_in_the_last_moment_is_closed(api: Api) -> None:
+    """Its task may begin when idle connections have been closed already."""
+    lane = FastLane(stop=trio.Event(), idle_timeout_s=60)
+    lane.open(api.app)
+    lane.drain()
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    async with (
+        listener,
+        await trio.testing.open_stream_to_socket_listener(listener),
+        await listener.accept() as stream,
+    ):
+        with trio.fail_after(60):
+            assert await lane.serve(stream) == b""  # hypercorn closes it at once
+
+
 async def test_a_body_in_pieces(port: int, served: list[str]) -> None:
     jobs = [{"type": "t", "args": ["x" * 10_000]} for _ in range(20)]
     sent = request("POST", "/ojs/v1/jobs/batch", {"jobs": jobs})
