@@ -106,7 +106,7 @@ async def work(child: Child) -> None:
         nursery.start_soon(serve_all)
         async with contextlib.AsyncExitStack() as stack:
             store = await open_patiently(stack, settings)
-            store.partitions.announces()
+            await store.partitions.announce(store)
             app = App(
                 store=store,
                 waiters=Waiters(),

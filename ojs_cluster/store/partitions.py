@@ -55,9 +55,11 @@ class Partitions:
         self._reading: trio.Event | None = None
         self._announces = self._announced = False
 
-    def announces(self) -> None:
-        """From now on the default that this process was configured with is that of all."""
+    async def announce(self, store: Store) -> None:
+        """Make the default that this process was configured with that of all, now or soon."""
         self._announces = True
+        self._next = float("-inf")
+        await self.current(store)
 
     async def current(self, store: Store) -> None:
         """Read the table anew if that is due. Never raises: then what is known has to do."""

@@ -339,13 +339,13 @@ async def test_the_default_holds_for_all_queues_and_can_be_changed(
     settings = ClientSettings.from_url(backend.url)
     four, two = StoreSettings(queue_partitions=4), StoreSettings(queue_partitions=2)
     async with open_store(settings, four, prelude=PRELUDE) as store:
-        await announced(store)
+        await store.partitions.announce(store)
         await enqueue_many(store, [new_job() for _ in range(400)])
         assert sizes(store, db, 4) == [100] * 4, "nobody has to be waited for"
         await set_partitions(store, "own", 1)
         async with open_store(settings, two, prelude=PRELUDE) as other:
             assert other.partitions.layout(QUEUE).parts == 4, "it did not announce it"
-            await announced(other)
+            await other.partitions.announce(other)
             await store.partitions.read(store)
             for of in (store, other):
                 assert of.partitions.layout(QUEUE).parts == 2
@@ -354,17 +354,10 @@ async def test_the_default_holds_for_all_queues_and_can_be_changed(
             assert sorted(sizes(store, db, 4)) == [100, 100, 200, 200]
             assert len(await take(other, count=600)) == 600
     async with open_store(settings, prelude=PRELUDE) as store:
-        await announced(store)
+        await store.partitions.announce(store)
         assert store.partitions.layout(QUEUE).parts == 1
         assert store.partitions.layout(QUEUE).open == 4, "jobs may be left there"
     consistent()
-
-
-async def announced(store: Store) -> None:
-    """What an API process does when it starts."""
-    store.partitions.announces()
-    store.partitions._next = 0.0
-    await store.partitions.current(store)
 
 
 async def test_the_default_is_announced_again_after_a_reset(
@@ -373,7 +366,7 @@ async def test_the_default_is_announced_again_after_a_reset(
     monkeypatch.setattr(partitions, "READ_S", 0.0)
     settings = ClientSettings.from_url(backend.url)
     async with open_store(settings, StoreSettings(queue_partitions=4), prelude=PRELUDE) as store:
-        await announced(store)
+        await store.partitions.announce(store)
         await admin.reset(store)
         await store.partitions.current(store)
         assert store.partitions.layout(QUEUE) == Layout.of(4)
