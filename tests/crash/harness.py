@@ -40,11 +40,11 @@ SHARDS = 4
 YEAR = 366 * 24 * HOUR
 
 _KEPT = re.compile(
-    rb"ojs:\{meta\}:(schema|queues|ev)"
+    rb"ojs:\{meta\}:(schema|queues|ev|parts)"
     rb"|ojs:\{[0-9.]+\}:(ev|ob|c:.*|m:.*|w:.*|workers|l:.*|lims|limlook)"
 )
 """Kept for a while by intent, and bounded: streams, numbers of outbox entries, and what is known of
-queues, workers and rate limit keys."""
+queues, their partitions, workers and rate limit keys."""
 
 
 class Operation(Protocol):

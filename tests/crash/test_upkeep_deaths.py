@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.crash.harness import Operation, World, at_every_boundary
+from tests.crash.partitions import Closing, Growth
 from tests.crash.upkeep import DeadWorker, Removal
 from tests.support.mortal import MODES, Mode
 
@@ -13,6 +14,9 @@ OPERATIONS: dict[str, Operation] = {
     "dead letter": Removal("dead letter"),
     "purge": Removal("purge"),
     "dead worker": DeadWorker(),
+    "more partitions": Growth(paused=False),
+    "more partitions of a paused queue": Growth(paused=True),
+    "fewer partitions": Closing(),
 }
 
 

@@ -1,0 +1,90 @@
+"""Operations that change how many partitions a queue has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS
+from ojs_cluster.store import queues
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.partition_upkeep import (
+    get_partitions,
+    look_after_changes,
+    set_partitions,
+)
+from ojs_cluster.store.partitions import Partitions
+from tests.crash.harness import World
+from tests.store.hot_queues import pass_time, put_into
+from tests.store.jobs import ack, put, take
+
+QUEUE = "hot"
+
+
+def of_another_process(store: Store) -> Store:
+    """The store of a process that knows nothing of partitions yet."""
+    return replace(store, partitions=Partitions())
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """A queue gets partitions; when it is paused, so are they."""
+
+    paused: bool
+    least = 3
+
+    async def prepare(self, world: World) -> None:
+        await put(world.store, QUEUE)
+        await queues.switch(world.store, QUEUE, "pause" if self.paused else "resume")
+
+    async def act(self, store: Store, scene: None) -> None:
+        await set_partitions(of_another_process(store), QUEUE, 3)
+
+    async def happened(self, world: World, scene: None) -> bool:
+        """The janitor has the marks follow before producers use the new partitions."""
+        await look_after_changes(world.store)
+        if (await get_partitions(world.store, QUEUE)).parts == 1:
+            return False
+        for shard in world.store.keys.partitions(QUEUE, 3):
+            assert world.db.hexists(shard.queue(QUEUE), "paused") == self.paused
+        return True
+
+    async def finish(self, world: World, scene: None) -> None:
+        await queues.switch(world.store, QUEUE, "resume")
+        await set_partitions(world.store, QUEUE, 1)
+        await pass_time(world.store, world.db, DRAIN_MS, QUEUE)
+        await look_after_changes(world.store)
+        assert (await get_partitions(world.store, QUEUE)).open == 1
+
+
+class Closing:
+    """The janitor closes partitions that are empty, and keeps the one with a job open."""
+
+    least = 4
+
+    async def prepare(self, world: World) -> None:
+        store = world.store
+        await set_partitions(store, QUEUE, 4)
+        await pass_time(store, world.db, SPREAD_MS, QUEUE)
+        shards = store.keys.partitions(QUEUE, 4)
+        for shard in shards:
+            await put_into(store, shard, QUEUE)
+        for job in await take(store, QUEUE, count=4):
+            await ack(store, job)
+        await put_into(store, shards[1], QUEUE)
+        await set_partitions(store, QUEUE, 1)
+        await pass_time(store, world.db, DRAIN_MS, QUEUE)
+
+    async def act(self, store: Store, scene: None) -> None:
+        await look_after_changes(of_another_process(store))
+
+    async def happened(self, world: World, scene: None) -> bool:
+        layout = await get_partitions(world.store, QUEUE)
+        assert layout.open in (2, 4), layout
+        return layout.open == 2
+
+    async def finish(self, world: World, scene: None) -> None:
+        for job in await take(world.store, QUEUE, count=9):
+            await ack(world.store, job)
+        await pass_time(world.store, world.db, DRAIN_MS, QUEUE)
+        await look_after_changes(world.store)
+        assert (await get_partitions(world.store, QUEUE)).open == 1
