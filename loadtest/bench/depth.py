@@ -18,12 +18,12 @@ from pathlib import Path
 
 import trio
 
-from ojs_cluster.core.envelope import NewJob, parse_job
+from loadtest.bench._jobs import fill, new_job, used_memory
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded, find_server
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store, StoreSettings, open_store
-from ojs_cluster.store.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.enqueue import enqueue
 from ojs_cluster.store.fetch import fetch, release
 from ojs_cluster.store.queues import stats
 from ojs_cluster.store.record import JobRecord
@@ -31,36 +31,11 @@ from ojs_cluster.store.record import JobRecord
 PER_ROUND = 50
 
 
-def job(queue: str) -> NewJob:
-    """A job with 200 bytes of args."""
-    return parse_job(
-        b'{"type":"bench.depth","args":["%b"],"options":{"queue":"%b"}}'
-        % (b"x" * 196, queue.encode())
-    )
-
-
-async def fill(store: Store, queue: str, count: int) -> None:
-    """Enqueue ``count`` jobs, 1000 in a script."""
-    one = job(queue)
-    for start in range(0, count, 1000):
-        await enqueue_many(store, [one] * min(1000, count - start))
-
-
-async def used_memory(store: Store) -> int:
-    """Bytes that all masters use."""
-    total = 0
-    for reply in (await store.redis.on_masters("INFO", "memory")).values():
-        assert isinstance(reply, bytes)
-        line = next(line for line in reply.splitlines() if line.startswith(b"used_memory:"))
-        total += int(line.partition(b":")[2])
-    return total
-
-
 async def measure(store: Store, queues: dict[str, str], rounds: int) -> dict[str, dict[str, float]]:
     """Median seconds per operation: operation -> depth -> seconds."""
 
     async def enqueue_one(queue: str) -> None:
-        await enqueue(store, job(queue))
+        await enqueue(store, new_job(queue))
 
     async def fetch_one(queue: str) -> None:
         jobs = await fetch(store, [queue], count=1, worker_id="bench")
@@ -88,7 +63,7 @@ async def measure(store: Store, queues: dict[str, str], rounds: int) -> dict[str
             # Cancelled while waiting, at the queue's far end: what was fetched goes back first.
             await release(store, held[queue])
             held[queue].clear()
-            waiting = [await enqueue(store, job(queue)) for _ in range(PER_ROUND)]
+            waiting = [await enqueue(store, new_job(queue)) for _ in range(PER_ROUND)]
             started = time.perf_counter()
             for record in waiting:
                 await cancel(store, record.id)

@@ -100,15 +100,19 @@ class NewJob:
     rate_limit: RateLimitPolicy | None = None
 
 
-def head(job_id: str, job: NewJob) -> bytes:
-    """The beginning of the stored envelope, up to where ``job.body`` follows.
+def head(job_id: bytes, job_type: bytes, queue: bytes, priority: bytes, attempts: bytes) -> bytes:
+    """The beginning of an envelope, up to where a job's ``body`` follows.
 
     All text in it was validated to be of characters that JSON does not escape.
+
+    Parameters
+    ----------
+    attempts: the job's max_attempts.
     """
     return (
-        f'{{"specversion":"1.0","id":"{job_id}","type":"{job.type}","queue":"{job.queue}",'
-        f'"priority":{job.priority},"max_attempts":{job.retry.max_attempts},'
-    ).encode()
+        b'{"specversion":"1.0","id":"%b","type":"%b","queue":"%b","priority":%b,"max_attempts":%b,'
+        % (job_id, job_type, queue, priority, attempts)
+    )
 
 
 def parse_job(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NewJob:

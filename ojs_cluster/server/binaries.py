@@ -32,11 +32,13 @@ class ServerBinary:
         path: absolute path of the executable.
         kind: which of the two families it is.
         version: as it says itself, for example `9.1.2`.
+        jemalloc: whether it was built with that allocator, as distributions and images do.
     """
 
     path: Path
     kind: Kind
     version: str
+    jemalloc: bool
 
 
 def find_server(choice: str = "auto") -> ServerBinary:
@@ -91,4 +93,5 @@ def _inspect(path: Path) -> ServerBinary:
     version = f"{major}.{minor}{rest}"
     if (int(major), int(minor)) < _OLDEST:
         raise ServerNotFound(f"{path} is version {version}; 7.0 is the oldest that works")
-    return ServerBinary(path, "valkey" if name == "Valkey" else "redis", version)
+    kind: Kind = "valkey" if name == "Valkey" else "redis"
+    return ServerBinary(path, kind, version, "malloc=jemalloc" in answer)

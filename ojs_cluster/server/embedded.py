@@ -232,6 +232,9 @@ class Embedded:
             "repl-diskless-sync-delay": "0",
             "shutdown-timeout": "2",
         }
+        if self.binary.jemalloc:
+            # A job of this size is one piece of memory; libc's malloc is slow with such (ADR 14).
+            directives["hash-max-listpack-value"] = "1024"
         if self.cluster:
             directives |= {
                 "cluster-enabled": "yes",

@@ -25,6 +25,7 @@ from ojs_cluster.store.archive_lines import (
     text,
     texts,
 )
+from ojs_cluster.store.record import JobRecord
 
 _TEXT = {
     f.STATE: "state",
@@ -121,7 +122,7 @@ def job_pieces(job: JobLine) -> dict[str, Raw]:
         elif field in _NUMBERS and is_number(value):
             pieces[_NUMBERS[field]] = Raw(value)
         elif field in _JSON:
-            pieces[_JSON[field]] = Raw(value + b"}" if field == f.ENVELOPE else value)
+            pieces[_JSON[field]] = Raw(_whole(job) if field == f.ENVELOPE else value)
         else:
             other[field.decode()] = value.decode()
     if job.errors:
@@ -142,6 +143,10 @@ def job_pieces(job: JobLine) -> dict[str, Raw]:
     return pieces
 
 
+def _whole(job: JobLine) -> bytes:
+    return JobRecord(job.id, job.fields).envelope() + b"}"
+
+
 def parse_job_line(members: Mapping[str, Raw]) -> JobLine:
     """The job of a line's members. Raises BadLine."""
     fields: dict[bytes, bytes] = {}
@@ -160,7 +165,7 @@ def parse_job_line(members: Mapping[str, Raw]) -> JobLine:
     job_id = text(members, "id")
     if not is_job_id(job_id):
         raise BadLine(f"a job's id cannot be {rawjson.show(job_id)}")
-    fields[f.ENVELOPE] = _checked_envelope(job_id, members)
+    envelope = _checked_envelope(job_id, members)
     for name in ("state", "queue", "type", "created_ms", "max_attempts"):
         if name not in members:
             raise BadLine(f"a job needs '{name}'")
@@ -170,6 +175,9 @@ def parse_job_line(members: Mapping[str, Raw]) -> JobLine:
         if field in fields and not fits(fields[field]):
             raise BadLine(f"'{_TEXT[field]}' is none")
     _check_workflow(fields)
+    # As an enqueue stores it, when the head is as we write it; anything else is kept whole.
+    begins = JobRecord(job_id, {**fields, f.ENVELOPE: b""}).envelope()
+    fields[f.ENVELOPE] = envelope.removeprefix(begins)
     return JobLine(
         job_id,
         fields,

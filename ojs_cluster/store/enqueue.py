@@ -29,7 +29,7 @@ from ojs_cluster.store.aliases import at_home, claim_aliases, duplicate_id, earl
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_many
 from ojs_cluster.store.locks import Want
-from ojs_cluster.store.placing import Placed, command, follow_up, place, read_back, written
+from ojs_cluster.store.placing import Placed, command, follow_up, is_same, place, read_back, written
 from ojs_cluster.store.record import JobRecord, record
 
 CLAIM_MS = 30_000
@@ -233,10 +233,7 @@ async def _all_there(store: Store, shard: Shard, part: Sequence[Placed]) -> bool
     One that is there proves nothing of the others: it may be older than this request.
     """
     found = {job.id: job for job in await read_many(store, shard, [job.job_id for job in part])}
-    return all(
-        job.job_id in found and found[job.job_id].fields.get(f.ENVELOPE) == job.fields[1]
-        for job in part
-    )
+    return all(job.job_id in found and is_same(job, found[job.job_id].fields) for job in part)
 
 
 async def _store_part(
@@ -271,11 +268,7 @@ async def _store_part(
             raise _Fenced(there[f.FENCE].decode())
         if f.DEAL in there:
             await batch.clear_way(store, shard, job.job_id, there[f.DEAL].decode())
-        elif (
-            repeated
-            and there.get(f.ENVELOPE) == job.fields[1]
-            and (ours or await _all_there(store, shard, part))
-        ):
+        elif repeated and is_same(job, there) and (ours or await _all_there(store, shard, part)):
             return await read_back(store, shard, part)
         else:
             raise duplicate_id(job.job_id, int(reply[1]) - 1, len(part))

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import Final
 
 ENVELOPE: Final = b"e"
-"""The immutable part of the envelope: JSON bytes without the closing brace."""
+"""The immutable part of the envelope that no other field tells: JSON members without braces. (Or
+all of it, from the opening brace on, where an imported head is spelled in another way.)"""
 STATE: Final = b"s"
 TYPE: Final = b"t"
 QUEUE: Final = b"q"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ojs_cluster.core.envelope import NewJob, head
+from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.timestamps import TimePoint
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import fields as f
@@ -48,7 +48,7 @@ def place(job_id: str, job: NewJob, more: Sequence[bytes] = ()) -> Placed:
         job.pending,
         _moment(job.scheduled),
         _moment(job.expires),
-        [*_fields(job_id, job), *more],
+        [*_fields(job), *more],
     )
 
 
@@ -107,6 +107,20 @@ def written(part: Sequence[Placed], reply: Sequence[Any]) -> list[JobRecord]:
     ]
 
 
+def is_same(job: Placed, there: Mapping[bytes, bytes]) -> bool:
+    """Whether the hash that is stored under the job's id is of this very job."""
+    names, values = job.fields[::2], job.fields[1::2]
+    return (
+        there.get(f.QUEUE) == job.queue.encode()
+        and int(there.get(f.PRIORITY) or 0) == job.priority
+        and all(
+            there.get(name) == value
+            for name, value in zip(names, values, strict=True)
+            if name in (f.ENVELOPE, f.TYPE, f.MAX_ATTEMPTS)
+        )
+    )
+
+
 async def follow_up(store: Store, shard: Shard, reply: Sequence[Any]) -> None:
     """Do what the script that stored jobs left to do: new queues' names, declared limits."""
     if reply[2]:
@@ -127,11 +141,11 @@ async def read_back(store: Store, shard: Shard, part: Sequence[Placed]) -> list[
     return found
 
 
-def _fields(job_id: str, job: NewJob) -> list[bytes]:
+def _fields(job: NewJob) -> list[bytes]:
     retry = job.retry
     fields = [
         f.ENVELOPE,
-        head(job_id, job) + job.body,
+        job.body,
         f.TYPE,
         job.type.encode(),
         f.MAX_ATTEMPTS,

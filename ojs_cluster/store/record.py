@@ -1,8 +1,8 @@
 """A stored job as its hash gives it, and its envelope as bytes.
 
-An envelope is the immutable part, as the client's bytes were spliced into it at enqueue, followed
-by the mutable fields and a closing brace. User JSON (args, meta, result, errors) is copied, never
-parsed (spec: ojs-core, "Job Envelope").
+An envelope is its head, made of small fields that are stored anyway, the client's bytes as
+spliced at enqueue, then the mutable fields and a closing brace. User JSON (args, meta, result,
+errors) is copied, never parsed (spec: ojs-core, "Job Envelope").
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from ojs_cluster.core.envelope import head
 from ojs_cluster.core.rawjson import array_items, join
 from ojs_cluster.core.states import State
 from ojs_cluster.core.timestamps import format_ms
@@ -104,6 +105,21 @@ class JobRecord:
         """Whether it was discarded because ``expires_at`` passed before it started."""
         return bool(self.fields.get(f.EXPIRED))
 
+    def envelope(self) -> bytes:
+        """The immutable part of the envelope, without its closing brace."""
+        fields = self.fields
+        stored = fields[f.ENVELOPE]
+        # One that begins like a whole object came from a backup whose head is not ours.
+        if stored[:1] == b"{":
+            return stored
+        priority = fields.get(f.PRIORITY) or b"0"
+        return (
+            head(
+                self.id.encode(), fields[f.TYPE], fields[f.QUEUE], priority, fields[f.MAX_ATTEMPTS]
+            )
+            + stored
+        )
+
     def errors(self) -> list[bytes]:
         """The kept errors as JSON objects, oldest first."""
         return [entry for _, entry in sorted(self._errors(), key=lambda item: item[0])]
@@ -135,7 +151,7 @@ class JobRecord:
         get = fields.get
         state = fields[f.STATE]
         created = fields[f.CREATED]
-        yield fields[f.ENVELOPE]
+        yield self.envelope()
         yield b',"state":"%b","attempt":%b,"created_at":"%b","enqueued_at":"%b"' % (
             state,
             get(f.ATTEMPT) or b"0",

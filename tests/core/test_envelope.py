@@ -40,7 +40,7 @@ def test_head_and_body_make_one_json_object() -> None:
     job = parse_job(
         b'{"type":"a.b","args":[1],"options":{"queue":"q-1","priority":-5,"max_attempts":7},"x":null}'
     )
-    envelope = json.loads(head(ID, job) + job.body + b"}")
+    envelope = json.loads(head(ID.encode(), b"a.b", b"q-1", b"-5", b"7") + job.body + b"}")
     envelope.pop("retry")
     assert envelope == {
         "specversion": "1.0",

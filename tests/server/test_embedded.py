@@ -22,6 +22,17 @@ def test_backend_serves_reads_and_writes(backend: Embedded) -> None:
     assert len(all_keys(backend)) == 50
 
 
+def test_a_jobs_args_may_lie_in_a_small_hash_where_the_allocator_is_jemalloc(
+    standalone: Embedded,
+) -> None:
+    with standalone.nodes[0].client() as client:
+        client.hset("job", mapping={"e": "x" * 1024})
+        encoding = client.object("encoding", "job")
+        allocator = client.info("memory")["mem_allocator"]
+    small = encoding == b"listpack"
+    assert small == standalone.binary.jemalloc == allocator.startswith("jemalloc")
+
+
 def test_fixture_starts_without_keys(backend: Embedded) -> None:
     assert all_keys(backend) == set()
 

@@ -1,0 +1,40 @@
+"""Tables that can be read as they are printed and pasted into a Markdown page."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Sequence
+
+from ojs_cluster.server.embedded import ServerBinary
+
+
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table; the first column to the left, all others to the right."""
+    lines = [list(heads), *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    for line in (lines[0], rule, *lines[1:]):
+        cells = [line[0].ljust(widths[0])]
+        cells += (cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def print_setting(binary: ServerBinary, how: str) -> None:
+    """Say on what and when the table below was measured."""
+    print(
+        f"{time.strftime('%Y-%m-%d', time.gmtime())}, {binary.kind} {binary.version}, "
+        f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}; {how}\n"
+    )
+
+
+def ratio(values: Sequence[float], base: Sequence[float]) -> str:
+    """How the median of one list compares with another's."""
+    return f"{statistics.median(values) / statistics.median(base):.2f}"
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The smallest value that at least the share ``q`` of them does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(q * len(ordered)))]

@@ -1,0 +1,141 @@
+"""A job's share of Redis's memory, queued, active and completed, and what one setting changes.
+
+    python -m loadtest.bench.memory [--jobs 50000] [--server redis-server] [--quick]
+
+A job is a hash. Redis keeps a small hash in one piece of memory (a listpack) and a large one in a
+hash table, which takes about 400 bytes more; `hash-max-listpack-value` (64 by default) says how
+long a value may be in the former, and a job's args are longer. Where the allocator is jemalloc,
+`ojs-cluster dev`, docker-compose.yml and the Helm chart set it to 1024 (docs/adr/014).
+
+First table: bytes by `used_memory`, indexes and keys included, of jobs with 200 bytes of args in
+one queue. Second table: what the setting costs. The same jobs are enqueued, fetched and
+acknowledged on all servers in turn, and the processor time of each is read from /proc, for several
+sizes of args.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+from pathlib import Path
+
+import trio
+
+from loadtest.bench._jobs import fill, lifecycles, used_memory
+from loadtest.bench._processes import cpu_s
+from loadtest.bench._table import print_setting, print_table, ratio
+from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.server.embedded import Embedded, ServerBinary, find_server
+from ojs_cluster.store.ack import ack
+from ojs_cluster.store.context import Store, StoreSettings, open_store
+from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.record import JobRecord
+
+SETTING = "hash-max-listpack-value"
+VALUES = ("64", "1024", "8192")
+SIZES = (200, 900, 4000, 30_000)
+
+
+async def bytes_per_job(store: Store, jobs: int) -> list[float]:
+    """Bytes of a queued, an active and a completed job."""
+    # Scripts, connections and the stream of events are there before anything is counted.
+    await lifecycles(store, "warm", 640)
+    begin = await used_memory(store)
+    await fill(store, "memory", jobs)
+    found = [(await used_memory(store) - begin) / jobs]
+    active: list[JobRecord] = []
+    while len(active) < jobs:
+        active += await fetch(store, ["memory"], count=500, worker_id="bench")
+    found.append((await used_memory(store) - begin) / jobs)
+    async with trio.open_nursery() as nursery:
+        for start in range(32):
+            nursery.start_soon(_finish, store, [(j.id, j.lease_id) for j in active[start::32]])
+    found.append((await used_memory(store) - begin) / jobs)
+    return found
+
+
+async def _finish(store: Store, jobs: list[tuple[str, str | None]]) -> None:
+    for job_id, lease_id in jobs:
+        await ack(store, job_id, worker_id="bench", lease_id=lease_id, result=b"null")
+
+
+async def run(servers: dict[str, Embedded], jobs: int, rounds: int, per_round: int) -> None:
+    """Measure everything and print both tables."""
+    settings = StoreSettings(events_per_shard=1000)
+    async with contextlib.AsyncExitStack() as stack:
+        stores = {
+            value: await stack.enter_async_context(
+                open_store(ClientSettings.from_url(server.url), settings)
+            )
+            for value, server in servers.items()
+        }
+        rows: list[list[str]] = []
+        for value, store in stores.items():
+            found = await bytes_per_job(store, jobs)
+            rows.append([f"{SETTING} {value}", *(f"{size:.0f}" for size in found)])
+        print_table(["bytes per job", "queued", "active", "completed"], rows)
+        print()
+        rows = []
+        for size in SIZES:
+            spent = await _compare(stores, servers, size, rounds, per_round)
+            base = spent[VALUES[0]]
+            cells = [f"{statistics.median(base):.0f}"]
+            rows.append([str(size), *cells, *(ratio(spent[v], base) for v in VALUES[1:])])
+        heads = ["bytes of args", f"Redis us per job at {VALUES[0]}"]
+        print_table([*heads, *(f"at {value}, ratio" for value in VALUES[1:])], rows)
+
+
+async def _compare(
+    stores: dict[str, Store], servers: dict[str, Embedded], size: int, rounds: int, jobs: int
+) -> dict[str, list[float]]:
+    """Us of processor that a job's way through each server takes, a value per round."""
+    spent: dict[str, list[float]] = {value: [] for value in stores}
+    for number in range(rounds + 1):
+        for value, store in stores.items():
+            pids = [node.pid for node in servers[value].nodes]
+            before = cpu_s(pids)
+            await lifecycles(store, f"cycle-{size}", jobs, size)
+            if number:  # the first round warms up
+                spent[value].append((cpu_s(pids) - before) / jobs * 1e6)
+    return spent
+
+
+def _start(stack: contextlib.ExitStack, folder: Path, binary: ServerBinary) -> dict[str, Embedded]:
+    return {
+        value: stack.enter_context(
+            Embedded(
+                folder / value,
+                masters=1,
+                cluster=False,
+                binary=binary,
+                append_only=False,
+                config={SETTING: value},
+            )
+        )
+        for value in VALUES
+    }
+
+
+def main() -> None:
+    """Parse the command line and run on embedded standalone servers."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--jobs", type=int, default=50_000)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--per-round", type=int, default=640)
+    parser.add_argument("--server", default="auto", help="as for `ojs-cluster dev`")
+    parser.add_argument("--quick", action="store_true", help="fewer jobs and rounds")
+    options = parser.parse_args()
+    if options.quick:
+        options.jobs, options.rounds, options.per_round = 10_000, 3, 320
+    binary = find_server(options.server)
+    allocator = "jemalloc" if binary.jemalloc else "libc's malloc"
+    print_setting(binary, f"{allocator}; {options.jobs} jobs; medians of {options.rounds} rounds")
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        servers = _start(stack, Path(folder), binary)
+        trio.run(run, servers, options.jobs, options.rounds, options.per_round)
+
+
+if __name__ == "__main__":
+    main()
