@@ -11,6 +11,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, Reply
 from ojs_cluster.store.contacts import FetchContacts
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.partitions import Partitions
 from ojs_cluster.store.registry import QueueRegistry
 
 Mode = Literal["killed", "applied", "deaf"]
@@ -83,7 +84,11 @@ class Mortal:
 def process_of(store: Store, client: Mortal) -> Store:
     """``store`` as another process has it: with that client, and nothing remembered."""
     return replace(
-        store, redis=cast(Client, client), queues=QueueRegistry(), contacts=FetchContacts()
+        store,
+        redis=cast(Client, client),
+        queues=QueueRegistry(),
+        contacts=FetchContacts(),
+        partitions=Partitions(),
     )
 
 
