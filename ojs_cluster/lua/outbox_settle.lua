@@ -1,7 +1,8 @@
 -- One outbox entry was tried: 'done' removes it; 'failed' counts the attempt and sets the next try,
--- or parks the entry when it has had its attempts. Nothing is ever dropped.
+-- or parks the entry when it has had its attempts; 'away' (a shard did not answer) sets the next try
+-- and counts nothing. Nothing is ever dropped.
 -- KEYS: 1 the shard's out, 2 ob, 3 parked.
--- ARGV: 1 number, 2 'done' | 'failed' | 'again' (a parked entry is tried anew), 3 attempts allowed,
+-- ARGV: 1 number, 2 'done' | 'failed' | 'away' | 'again' (a parked entry is tried anew), 3 attempts allowed,
 --       4 first pause ms, 5 longest pause ms, 6 why it failed.
 -- Returns: 'done' | 'later' | 'parked' | 'gone'
 --@include keys now deadline
@@ -13,6 +14,10 @@ if ARGV[2] == 'done' then
     redis.call('ZREM', KEYS[1], number)
     redis.call('ZREM', KEYS[3], number)
     return 'done'
+end
+if ARGV[2] == 'away' then
+    if redis.call('ZSCORE', KEYS[1], number) then set_deadline(KEYS[1], number, now + ARGV[4]) end
+    return 'later'
 end
 local kind, attempts, payload = string.match(entry, '^(%S+) (%d+) (.*)$')
 if ARGV[2] == 'again' then

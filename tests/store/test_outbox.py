@@ -1,0 +1,88 @@
+"""Effects are carried out side by side; what cannot be done now is in the way of no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Effect, Store
+from ojs_cluster.store.fanout import WIDTH
+from ojs_cluster.store.outbox import deliver, drain
+
+
+def owe(db: Any, shard: Shard, *kinds: str) -> Sequence[bytes]:
+    """Owe effects since long ago; returns them as a script would."""
+    flat = []
+    for number, kind in enumerate(kinds, 1):
+        db.hset(shard.outbox, str(number), f"{kind} 0 {number}")
+        db.zadd(shard.out, {str(number): number})
+        flat += [b"%d" % number, f"{kind} 0 {number}".encode()]
+    return flat
+
+
+def with_effects(store: Store, **effects: Effect) -> Store:
+    return replace(store, effects=effects)
+
+
+async def away(_store: Store, _shard: Shard, _payload: bytes) -> None:
+    raise BackendUnavailable("no connection", outcome="not_applied")
+
+
+async def test_effects_whose_shard_is_away_keep_no_others_waiting(store: Store, db: Any) -> None:
+    shard = store.keys.shard(3)
+    done: list[bytes] = []
+
+    async def near(_store: Store, _shard: Shard, payload: bytes) -> None:
+        done.append(payload)
+
+    owe(db, shard, "away", "away", "away", "near")
+    half = with_effects(store, away=away, near=near)
+    for _ in range(2):
+        await drain(half, shard, 2)
+    assert done == [b"4"]
+
+    whole = with_effects(store, away=near, near=near)
+    assert db.hgetall(shard.outbox) == {b"1": b"away 0 1", b"2": b"away 0 2", b"3": b"away 0 3"}
+    for number in db.zrange(shard.out, 0, -1):
+        db.zadd(shard.out, {number: 1})
+    await drain(whole, shard, 9)
+    assert sorted(done) == [b"1", b"2", b"3", b"4"]
+    assert not db.exists(shard.outbox, shard.out)
+
+
+async def test_who_owes_much_to_a_shard_that_is_away_does_not_wait_for_each(
+    store: Store, db: Any
+) -> None:
+    shard, tries = store.keys.shard(3), 0
+
+    async def slow(_store: Store, _shard: Shard, _payload: bytes) -> None:
+        nonlocal tries
+        tries += 1
+        await trio.lowlevel.checkpoint()
+        raise BackendUnavailable("no connection", outcome="not_applied")
+
+    owed = owe(db, shard, *["slow"] * 200)
+    await deliver(with_effects(store, slow=slow), shard, owed)
+    assert 1 <= tries <= WIDTH
+    assert db.zcard(shard.out) == 200
+
+
+async def test_effects_of_one_script_are_carried_out_side_by_side(store: Store, db: Any) -> None:
+    shard, here, both = store.keys.shard(3), 0, trio.Event()
+
+    async def meet(_store: Store, _shard: Shard, _payload: bytes) -> None:
+        nonlocal here
+        here += 1
+        if here == 2:
+            both.set()
+        await both.wait()
+
+    owed = owe(db, shard, "meet", "meet")
+    with trio.fail_after(60):
+        await deliver(with_effects(store, meet=meet), shard, owed)
+    assert not db.exists(shard.outbox, shard.out)
