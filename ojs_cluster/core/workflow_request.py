@@ -9,7 +9,7 @@ validates now and parses again when the step is enqueued.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
@@ -39,12 +39,14 @@ _KINDS: Final = frozenset({"chain", "group", "batch", "dag"})
 
 @dataclass(frozen=True, slots=True)
 class NewWorkflow:
-    """A valid workflow. ``definitions`` has one enqueue request per job of the plan, as JSON."""
+    """A valid workflow. ``definitions`` has one enqueue request per job of the plan, as JSON;
+    ``limiting`` are the numbers of jobs that declare a limit of their queue."""
 
     type: str
     name: str
     plan: Plan
     definitions: Sequence[bytes]
+    limiting: Collection[int] = ()
 
 
 def parse_workflow(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NewWorkflow:
@@ -64,7 +66,7 @@ def parse_workflow(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NewWorkflo
         raise InvalidRequest(
             "the step waits for itself, directly or through others", field=f"{path}.depends_on"
         ) from None
-    return NewWorkflow(reader.nodes[0].kind, name, plan, reader.definitions)
+    return NewWorkflow(reader.nodes[0].kind, name, plan, reader.definitions, reader.limiting)
 
 
 @dataclass(slots=True)
@@ -85,6 +87,7 @@ class _Reader:
     nodes: list[Node] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     definitions: list[bytes] = field(default_factory=list)
+    limiting: set[int] = field(default_factory=set)
 
     def composite(self, attributes: dict[str, Raw], parent: int, path: str, level: int) -> int:
         """Add a chain, group, batch or graph with all that is in it; returns its number."""
@@ -152,6 +155,8 @@ class _Reader:
             error.args = (error.message,)
             raise
         node = Node("job", parent, type=job.type, queue=job.queue, job=len(self.definitions))
+        if job.rate_limit is not None and job.rate_limit.max_per_second is not None:
+            self.limiting.add(node.job)
         self.definitions.append(definition)
         return self._add(node, path)
 

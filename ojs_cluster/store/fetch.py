@@ -22,6 +22,9 @@ DELIVER_S = 1.0
 """How long a fetch waits until what it owes to other shards is done; then the drainer does it."""
 _ROUNDS = 4
 """How often one fetch asks one shard, when that leads to tokens or past many jobs that wait."""
+PASSING_S = 2.0
+"""For how long it goes on while that leads past jobs that wait: each is passed only once by all
+fetches together, so those behind them are reached."""
 
 
 class Quiet(Exception):
@@ -147,18 +150,19 @@ class _Asking:
         ------
         Quiet, BackendUnavailable: as ``fetch_unless_quiet``.
         """
-        left = 0
-        # Shielded, because only the reply tells which jobs have a lease now. The Redis client
-        # bounds the call.
-        with trio.CancelScope(shield=True):
-            for turn in range(_ROUNDS):
-                before = self.wanted
+        left, turn, began = 0, 0, trio.current_time()
+        while True:
+            before = self.wanted
+            # Shielded, because only the reply tells which jobs have a lease now. The Redis client
+            # bounds the call.
+            with trio.CancelScope(shield=True):
                 asked, more, left = await self._ask(shard, queues)
-                hope = more or (asked and (self.wanted < before or turn == 0))
-                if not hope or not self.wanted:
-                    break
-        await trio.lowlevel.checkpoint_if_cancelled()
-        return left
+            await trio.lowlevel.checkpoint_if_cancelled()
+            hope = more or (asked and (self.wanted < before or turn == 0))
+            turn += 1
+            passing = more and trio.current_time() - began < PASSING_S
+            if not hope or not self.wanted or (turn >= _ROUNDS and not passing):
+                return left
 
     async def _ask(self, shard: Shard, queues: Sequence[str]) -> tuple[bool, bool, int]:
         """Take what one shard gives. Returns whether it has asked for tokens, which may have come

@@ -136,16 +136,19 @@ class Partitions:
         await self.current(store)
         return store.keys.partitions(queue, self.layout(queue).held)
 
-    def place(self, store: Store, queue: str, chosen: str | None = None) -> Shard:
+    def place(
+        self, store: Store, queue: str, chosen: str | None = None, *, counted: bool = False
+    ) -> Shard:
         """The shard for a job whose id is fixed now, by what is ``current``.
 
         Parameters
         ----------
+        counted: whether it declares a limit of the queue, and so belongs into partition 0.
         chosen: a text that decides the partition, so that whoever repeats this is led to the same
             one. Without it chance does.
         """
         shards = self._producers(store, queue)
-        if len(shards) == 1:
+        if len(shards) == 1 or counted:
             return shards[0]
         if chosen is None:
             return random.choice(shards)  # noqa: S311 - to spread, nothing secret

@@ -88,7 +88,7 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
     nodes = []
     for node in new.plan.nodes:
         if node.job >= 0:
-            shard = store.partitions.place(store, node.queue)
+            shard = store.partitions.place(store, node.queue, counted=node.job in new.limiting)
             job_id = new_job_id(shard.index, shards, now_ms)
             node = msgspec.structs.replace(node, job_id=job_id)
         nodes.append(node)

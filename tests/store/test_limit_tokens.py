@@ -19,9 +19,10 @@ from ojs_cluster.core.events import (
 )
 from ojs_cluster.core.rate_limit import Limits, Rate
 from ojs_cluster.core.states import State
-from ojs_cluster.store import jobs, queues, rate_limits, rate_tokens, wake
+from ojs_cluster.store import fetch, jobs, queues, rate_limits, rate_tokens, wake
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.events import EventFilter, read_events
 from ojs_cluster.store.listing import JobFilter, list_jobs
 from ojs_cluster.store.record import JobRecord
@@ -33,6 +34,7 @@ from tests.store.jobs import (
     QUEUE,
     ack,
     nack,
+    new_job,
     promote_all,
     put,
     queues_in_other_shards,
@@ -144,6 +146,20 @@ async def test_a_limited_head_does_not_block_what_is_behind_it(
         assert await take(store, count=60) == []
     assert await held(store, key) == (0, 100)  # no more, however many wait
     consistent()
+
+
+async def test_a_waiter_gets_the_job_behind_any_number_of_limited_ones(
+    store: Store, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wake, "LOOK_AGAIN_S", 1000)
+    monkeypatch.setattr(fetch, "PASSING_S", 1000)
+    limit = {"key": key, "concurrency": 0}
+    for _ in range(6):
+        await enqueue_many(store, [new_job(rate_limit=limit, priority=9) for _ in range(400)])
+    free = await put(store)
+
+    got = await fetch_or_wait(store, Waiters(), [QUEUE], count=1, worker_id="w", wait_ms=60_000)
+    assert [job.id for job in got] == [free.id]
 
 
 async def test_jobs_of_a_key_keep_priority_and_order(store: Store, key: str) -> None:

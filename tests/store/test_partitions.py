@@ -357,6 +357,9 @@ async def test_jobs_that_declare_a_limit_are_counted_together(store: Store, db: 
     shards = await spread(store, db, 4)
     limited = [await put(store, rate_limit={"max_per_second": 2}) for _ in range(6)]
     assert {where(store, db, job) for job in limited} == {shards[0]}
+    limit = {"queue": QUEUE, "rate_limit": {"max_per_second": 2}}
+    steps = await group(store, *({**step(), "options": limit} for _ in range(20)))
+    assert {store.keys.shard_of_id(node.job_id) for node in steps.plan.jobs} == {shards[0]}
     free = [await put_into(store, shard) for shard in shards[1:]]
 
     got = {job.id for job in await take(store, count=9)}
