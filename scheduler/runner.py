@@ -53,7 +53,7 @@ class Leader:
         urgent = (
             self._loop("promote", promote.step(store, settings.promote_batch), pace),
             self._loop("reap", reap.step(store, settings.reap_batch), pace),
-            self._loop("rate_limits", rate_limits.step(store, settings.promote_batch), pace),
+            self._loop("rate_limits", rate_limits.step(store, settings.promote_batch), patient),
             self._loop("outbox", outbox.step(store, settings.outbox_batch), patient),
             self._loop("cron", cron.step(store, settings.cron_batch), patient, shards=(META,)),
         )

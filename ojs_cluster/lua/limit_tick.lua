@@ -5,7 +5,7 @@
 -- Returns: effects
 --@include keys now job event deadline effect gauges meter limit dispense limit_close
 local limit = load_limit(ARGV[2])
-local fields = limit.fields
+local fields, CHECKED = limit.fields, 500
 -- What was started may count for longer than a key is kept otherwise.
 local period = tonumber(string.match(fields.limits or '', ',%d+:(%d+),') or 0)
 local idle = limit.out == 0 and redis.call('ZCARD', KEYS[3]) == 0 and not override_holds(limit)
@@ -19,11 +19,15 @@ if idle then
 end
 local used = fields.used
 if limit.out > 0 and now - (fields.checked or now) >= CHECK_MS then
-    set_limit(limit, 'checked', now)
-    local tokens = redis.call('ZRANGE', KEYS[2], 0, -1)
+    local at = tonumber(fields.place or 0)
+    local tokens = redis.call('ZRANGE', KEYS[2], at, at + CHECKED - 1)
     for from = 1, #tokens, 100 do
         offer(limit, {unpack(tokens, from, math.min(from + 99, #tokens))})
     end
+    -- Where there are many it takes several looks, a second apart.
+    local goes_on = #tokens == CHECKED
+    set_limit(limit, 'place', goes_on and at + CHECKED or 0)
+    set_limit(limit, 'checked', goes_on and now - CHECK_MS + 1000 or now)
 end
 dispense(limit)
 close_limit(limit)

@@ -16,8 +16,11 @@ from ojs_cluster.core.rate_limit import Limits, unpack_limits
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.rate_tokens import run_limit
+from ojs_cluster.store.rate_tokens import run_limit, take_back
 from ojs_cluster.store.tick import Tick
+
+_KEYS = 50
+"""Most keys looked at in one step: each is a script of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,13 +231,30 @@ async def override(store: Store, key: str, limits: Limits, until_ms: int | None)
     return found
 
 
-async def open_due(store: Store, shard: Shard, limit: int) -> Tick:
-    """Wake those who wait for queues whose limits have room again.
+async def look_after(store: Store, shard: Shard, limit: int) -> Tick:
+    """Do what time does to the limits of a shard.
+
+    Who waits for a queue that has room again is woken; tokens that nobody has fetched a job with go
+    back; keys for which time has made room give out tokens, those that nobody uses are forgotten.
 
     Raises
     ------
     BackendUnavailable: Redis did not answer in time.
     """
-    reply: Any = await store.run(shard, "limits_due", [shard.opening], [limit], idempotent=True)
-    done, now, following = reply
-    return Tick(done, None if following < 0 else following, now, done >= limit)
+    reply: Any = await store.run(
+        shard,
+        "limits_due",
+        [shard.opening, shard.granted, shard.looks],
+        [limit, _KEYS],
+        idempotent=True,
+    )
+    done, now, following, granted, keys = reply
+    nexts = [following] if following >= 0 else []
+    more = done >= limit or len(keys) >= _KEYS
+    if granted:
+        returned = await take_back(store, shard, limit)
+        done, more = done + returned.done, more or returned.more
+        nexts += [returned.next_ms] if returned.next_ms is not None else []
+    for key in keys:
+        await run_limit(store, "limit_tick", key.decode(), [])
+    return Tick(done + len(keys), min(nexts, default=None), now, more)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any
 
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Arg, Store
@@ -115,17 +114,3 @@ async def take_back(store: Store, shard: Shard, limit: int) -> Tick:
     )
     await _onward(store, shard, effects)
     return Tick(done, None if following < 0 else following, now, done >= limit)
-
-
-async def look(store: Store, shard: Shard, limit: int) -> Tick:
-    """Look at the keys of a shard for which time has made room, or that nobody uses any more.
-
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
-    """
-    reply: Any = await store.run(shard, "limits_look", [shard.looks], [limit], idempotent=True)
-    now, following, keys = reply
-    for key in keys:
-        await run_limit(store, "limit_tick", key.decode(), [])
-    return Tick(len(keys), None if following < 0 else following, now, len(keys) >= limit)

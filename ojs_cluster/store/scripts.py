@@ -21,7 +21,7 @@ VOLATILE = frozenset(
         *("contact", "fetch", "heartbeat", "lead"),
         *("promote", "schema", "tidy"),
         *("archive_job", "cron_due", "find_dead", "look", "metrics"),
-        *("limit_state", "limits_due", "limits_look"),
+        *("limit_state", "limits_due"),
         *("old_claims", "outbox_due", "outbox_parked", "partitions", "peek", "queue_stats"),
     }
 )

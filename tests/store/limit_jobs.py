@@ -54,7 +54,7 @@ async def time_passes(store: Store, db: Any, key: str, ms: int) -> None:
             db.hincrby(shard.limit(key), name, -ms)
     if db.zscore(shard.looks, key) is not None:
         db.zincrby(shard.looks, -ms, key)
-    await rate_tokens.look(store, shard, 100)
+    await rate_limits.look_after(store, shard, 100)
 
 
 async def grants_pass(store: Store, db: Any, queue: str = QUEUE, *, again: bool = False) -> None:

@@ -290,7 +290,7 @@ async def queue_upkeep(store: Store, db: Any) -> None:
     await put(store, "old", rate_limit={"max_per_second": 1})
     await ack(store, (await take(store, "old"))[0])
     age_opening(db, shard_of(store, "old"), "old", 2 * HOUR)
-    await rate_limits.open_due(store, shard_of(store, "old"), 10)
+    await rate_limits.look_after(store, shard_of(store, "old"), 10)
     await rate_limits.set_queue(store, "old", Limits())
     age_queue(db, shard_of(store, "old"), "old", 2 * HOUR)
     await retention.retire_queues(store)

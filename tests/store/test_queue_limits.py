@@ -212,13 +212,13 @@ async def test_waiters_are_woken_by_time_and_by_the_end_of_an_attempt(
     await fill(store, 3)
     assert len(await take(store)) == 1
     shard = shard_of(store)
-    assert (await rate_limits.open_due(store, shard, 10)).done == 0
+    assert (await rate_limits.look_after(store, shard, 10)).done == 0
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
         await until(lambda: _waiting(waiters), bool)
         age_limits(db, shard.queue(QUEUE), HOUR)
         age_opening(db, shard, QUEUE, HOUR)
-        tick = await rate_limits.open_due(other_store, shard, 10)
+        tick = await rate_limits.look_after(other_store, shard, 10)
     assert tick.done == 1
     assert tick.next_ms is None
     assert len(got) == 2

@@ -3,7 +3,7 @@
 -- Fields of l:: limits, at (when the job was created that declared them last), over, over_until (an
 -- operator's override), hold (ms until which nothing starts), starts, next (see gauges.lua), seq (of
 -- asks), used (ms of the last use), checked (ms of the last check of what is given out),
--- strategy (which limit was met last).
+-- place (how far that came), strategy (which limit was met last).
 local KEEP_MS = 24 * 3600 * 1000
 local CHECK_MS = 600 * 1000
 local LATER_MS = 5000 -- where only the end of another job makes room
