@@ -176,9 +176,14 @@ async def test_an_idle_leader_costs_redis_next_to_nothing(backend: Embedded) -> 
         )
 
         async def quiet() -> bool:
-            before = {name: loop.steps for name, loop in stats.loops.items()}
+            before = steps()
             await trio.sleep(3)
-            return {name: loop.steps for name, loop in stats.loops.items()} == before
+            return steps() == before
+
+        def steps() -> dict[str, int]:
+            """The loop over the table of partitions is one call every few seconds, busy or not."""
+            loops = stats.loops.items()
+            return {name: loop.steps for name, loop in loops if name != "partitions"}
 
         # Shards are looked at every ten seconds; between two rounds there is silence.
         await eventually(quiet, within_s=120, what="three seconds without a step")
