@@ -26,7 +26,7 @@ import trio
 from ojs_cluster.http.app import App
 from ojs_cluster.http.dispatch import Call, prepare, refuse, run, too_late, undo
 from ojs_cluster.http.errors import BodyTimeout
-from ojs_cluster.http.lane_parser import Head, Odd, read_head
+from ojs_cluster.http.lane_parser import Head, Heads, Odd
 from ojs_cluster.http.lane_replies import encode
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.routes import ROUTES
@@ -120,10 +120,7 @@ class _Connection:
     def __init__(self, lane: FastLane, app: App, stream: trio.SocketStream) -> None:
         self._lane = lane
         self._app = app
-        # The same descriptor without trio's wrapper. The stream stays its owner.
-        found = stream.socket
-        self._sock = socket.socket(found.family, found.type, found.proto, found.fileno())
-        self._sock.setblocking(False)
+        self._heads = Heads()
         self._data = b""
         """Read, and not served yet."""
         self._nursery: trio.Nursery
@@ -133,6 +130,11 @@ class _Connection:
         waits. Nothing else may be running in it."""
         self.idle_since = trio.current_time()
         """When it began to wait for a complete head; infinity while it does not."""
+        # The same descriptor without trio's wrapper; the stream stays its owner, and `run` gives it
+        # back. Last here, for it would close the descriptor if it were dropped.
+        found = stream.socket
+        self._sock = socket.socket(found.family, found.type, found.proto, found.fileno())
+        self._sock.setblocking(False)
 
     async def run(self) -> bytes | None:
         """As `FastLane.serve`, without closing."""
@@ -172,7 +174,7 @@ class _Connection:
         """
         while True:
             if self._data:
-                head = read_head(self._data)
+                head = self._heads.read(self._data)
                 if head is not None:
                     return head
             piece = await self._receive()

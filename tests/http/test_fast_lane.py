@@ -13,6 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from ojs_cluster.http import dispatch, fast_lane
 from ojs_cluster.http.fast_lane import FastLane
+from ojs_cluster.http.lane_parser import Heads
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.server.embedded import Embedded
 from tests.http.api import Api, open_app, serving, until
@@ -250,10 +251,10 @@ async def test_a_bug_in_one_connection_stays_there(
     async with serving(api.app, lane=True) as number:
         with monkeypatch.context() as patched:
 
-            def broken(data: bytes) -> None:
+            def broken(heads: Heads, data: bytes) -> None:
                 raise RuntimeError("a bug")
 
-            patched.setattr(fast_lane, "read_head", broken)
+            patched.setattr(Heads, "read", broken)
             async with connected(number) as stream:
                 await stream.send_all(ENQUEUE)
                 with suppress(trio.BrokenResourceError):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ojs_cluster.http.lane_parser import PATIENCE, Head, Odd, read_head
+from ojs_cluster.http.lane_parser import PATIENCE, Head, Heads, Odd, read_head
 
 PLAIN = b"POST /a?b=c HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nContent-Length: 3\r\nX-A:  2 \r\n\r\n"
 
@@ -72,6 +72,24 @@ def test_a_head_is_not_waited_with_for_ever() -> None:
 def test_what_two_servers_might_read_differently_is_not_plain(line: bytes) -> None:
     with pytest.raises(Odd):
         read_head(b"POST / HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n")
+
+
+def test_a_head_that_came_before_is_not_read_again() -> None:
+    heads = Heads()
+    first = heads.read(PLAIN + b"{}\n")
+    assert first == read_head(PLAIN)
+    assert heads.read(PLAIN + b"another body") is first
+    assert heads.read(PLAIN[:-2]) is None
+    other = PLAIN.replace(b"X-A: 1", b"X-A: 3")
+    assert heads.read(other) == read_head(other)
+    with pytest.raises(Odd):
+        heads.read(PLAIN.replace(b"X-A: 1", b"X-A: \xff"))
+    for n in range(100):
+        one = PLAIN.replace(b"X-A: 1", b"X-A: %d" % n)
+        assert heads.read(one) == read_head(one)
+    assert heads.read(PLAIN) == first
+    long = PLAIN.replace(b"X-A: 1", b"X-A: " + b"1" * 5000)
+    assert heads.read(long) == read_head(long)
 
 
 PIECES = [b"GET", b"POST", b" ", b"  ", b"/", b"/a?b", b"HTTP/1.1", b"HTTP/1.0", b"\r\n", b"\n"]
