@@ -25,16 +25,7 @@ from tests.support.servers import observer
 
 LUA = files("ojs_cluster") / "lua"
 BACKOFF = (LUA / "include" / "backoff.lua").read_text()
-NACK = (LUA / "include" / "nack.lua").read_text()
-NEVER_RETRIED = (
-    NACK[NACK.index("local WORKER") : NACK.index("\n", NACK.index("local WORKER")) + 1]
-    + NACK[
-        NACK.index("local function never_retried") : NACK.index(
-            "\nend\n", NACK.index("never_retried")
-        )
-        + 5
-    ]
-)
+NEVER_RETRIED = (LUA / "include" / "non_retryable.lua").read_text()
 
 Eval = Callable[..., object]
 
@@ -121,9 +112,8 @@ def test_non_retryable_patterns_match_as_in_python(
     lua: Eval, patterns: list[str], names: list[str]
 ) -> None:
     policy = replace(DEFAULT_RETRY, non_retryable=tuple(patterns))
-    padding = [""] * 7
-    code = f"{NEVER_RETRIED}\nreturn never_retried(KEYS[1], ARGV) and 1 or 0"
+    code = f"{NEVER_RETRIED}\nreturn never_retried(KEYS[1], ARGV, 1) and 1 or 0"
 
-    found = lua(code, 1, policy.patterns(), *padding, *names)
+    found = lua(code, 1, policy.patterns(), *names)
 
     assert bool(found) == matches(patterns, names)
