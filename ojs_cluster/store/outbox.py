@@ -62,14 +62,15 @@ def entries(shard: Shard, flat: Sequence[bytes]) -> list[Entry]:
 async def deliver(store: Store, shard: Shard, flat: Sequence[bytes]) -> None:
     """Carry out what a script has just owed. Never raises: what fails is the drainer's.
 
-    So is all the rest once a shard did not answer: each of a thousand would wait as long again.
+    So is all the rest once a shard did not answer or confirm: each of a thousand would wait
+    as long again.
     """
-    away = False
+    waited = False
 
     async def one(entry: Entry) -> None:
-        nonlocal away
-        if not away:
-            away = await _try(store, entry) == "away"
+        nonlocal waited
+        if not waited:
+            waited = await _try(store, entry) in ("away", None)
 
     await _each(entries(shard, flat), one)
 

@@ -255,6 +255,5 @@ async def look_after(store: Store, shard: Shard, limit: int) -> Tick:
         returned = await take_back(store, shard, limit)
         done, more = done + returned.done, more or returned.more
         nexts += [returned.next_ms] if returned.next_ms is not None else []
-    for key in keys:
-        await run_limit(store, "limit_tick", key.decode(), [])
+    await over_shards(keys, lambda key: run_limit(store, "limit_tick", key.decode(), []))
     return Tick(done + len(keys), min(nexts, default=None), now, more)

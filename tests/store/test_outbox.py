@@ -10,6 +10,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.durability import Durability, confirming
 from ojs_cluster.store.context import Effect, Store
 from ojs_cluster.store.fanout import WIDTH
 from ojs_cluster.store.outbox import deliver, drain
@@ -69,6 +70,22 @@ async def test_who_owes_much_to_a_shard_that_is_away_does_not_wait_for_each(
     owed = owe(db, shard, *["slow"] * 200)
     await deliver(with_effects(store, slow=slow), shard, owed)
     assert 1 <= tries <= WIDTH
+    assert db.zcard(shard.out) == 200
+
+
+async def test_who_owes_much_and_is_in_doubt_does_not_wait_for_each(store: Store, db: Any) -> None:
+    shard, done = store.keys.shard(3), 0
+
+    async def unsure(_store: Store, _shard: Shard, _payload: bytes) -> None:
+        nonlocal done
+        done += 1
+        await trio.lowlevel.checkpoint()
+        work.doubt = "no replica has it"
+
+    owed = owe(db, shard, *["unsure"] * 200)
+    with confirming(Durability.ASYNC) as work:
+        await deliver(with_effects(store, unsure=unsure), shard, owed)
+    assert 1 <= done <= WIDTH
     assert db.zcard(shard.out) == 200
 
 
