@@ -110,6 +110,8 @@ class Client:
             durability = self.durability
             if request is not None and request.durability > durability:
                 durability = request.durability
+            if request is not None and request.doubt is not None:
+                durability = Durability.ASYNC  # no confirmation would make the whole certain now
         link = self._routes[slot]
         if link is not None:
             if durability:

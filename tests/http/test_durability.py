@@ -8,6 +8,7 @@ from ojs_cluster.core.ids import new_job_id
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.server.embedded import Embedded
 from tests.http.api import Api, open_app
+from tests.support.servers import observer
 
 HASTY = {"durability_timeout_s": 0.2}
 REPLICA = {"ojs-durability": "replica"}
@@ -29,6 +30,21 @@ async def test_a_write_that_no_replica_confirms_is_503_and_stored(backend: Embed
         again = await api.post("/ojs/v1/jobs", job, headers=REPLICA)
         assert again.error["details"]["outcome"] == "stored_unconfirmed"
         assert len(await api.fetch(count=10)) == 1
+
+
+async def test_a_request_waits_for_a_confirmation_that_does_not_come_once(
+    standalone: Embedded,
+) -> None:
+    async with open_app(standalone, redis=HASTY) as app:
+        steps = [{"type": "test.echo", "args": [], "options": {"queue": f"q{n}"}} for n in range(5)]
+        with observer(standalone) as db:
+            db.config_resetstat()
+            reply = await Api(app).post(
+                "/ojs/v1/workflows", {"type": "group", "jobs": steps}, headers=REPLICA
+            )
+            assert reply.error["details"]["outcome"] == "stored_unconfirmed"
+            assert db.info("commandstats")["cmdstat_wait"]["calls"] == 1
+        assert len(await Api(app).fetch(*(f"q{n}" for n in range(5)), count=9)) == 5
 
 
 async def test_an_ack_that_is_not_confirmed_may_be_repeated(backend: Embedded) -> None:
