@@ -91,7 +91,7 @@ async def fetch_unless_quiet(
                 break
             if not asking.wanted:
                 break
-    except trio.Cancelled:
+    except BaseException:  # being cancelled while partitions are looked at is a group of them
         await release(store, asking.jobs)
         raise
     return asking.jobs

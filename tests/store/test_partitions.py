@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, Duplicate, ValidationFailed
 from ojs_cluster.core.rate_limit import Limits, parse_limits
+from ojs_cluster.core.states import State
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import jobs, partitions, rate_limits
+from ojs_cluster.redis import Client
+from ojs_cluster.store import hints, jobs, partition_fetch, partitions, rate_limits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.partition_upkeep import get_partitions, set_partitions
@@ -34,7 +38,7 @@ from tests.store.jobs import (
 from tests.store.unique_jobs import once
 from tests.store.workflow_jobs import chain, group, run_one, state_of, step
 from tests.support.invariants import Census
-from tests.support.lossy import lossy
+from tests.support.lossy import LossyClient, lossy
 from tests.support.timeshift import age_job
 
 Check = Callable[[], Census]
@@ -197,6 +201,34 @@ async def test_a_fetch_gathers_what_it_wants_from_all_partitions(store: Store, d
 
     assert len(await take(store, count=7)) == 7
     assert len(await take(store, count=7)) == 1
+
+
+async def test_who_leaves_while_partitions_are_looked_at_strands_no_job(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch, consistent: Check
+) -> None:
+    monkeypatch.setattr(hints, "FRESH_S", 1000)
+    monkeypatch.setattr(partition_fetch, "PEEK_S", 1000)
+    looking = trio.Event()
+
+    class Slow(LossyClient):
+        async def script(self, slot: int, script: Any, keys: Any, args: Any, **kind: Any) -> Any:
+            if script.name == "peek":
+                looking.set()
+                await trio.sleep_forever()
+            return await super().script(slot, script, keys, args, **kind)
+
+    shards = await spread(store, db, 4)
+    assert await take(store) == []
+    job = await put_into(store, shards[2])
+    slow = replace(store, redis=cast(Client, Slow(store.redis, lambda *_: False)))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(take, slow, count=5))
+        await looking.wait()
+        assert (await jobs.get(store, job.id)).state is State.ACTIVE
+        nursery.cancel_scope.cancel()
+    found = await jobs.get(store, job.id)
+    assert (found.state, found.attempt) == (State.AVAILABLE, 0)
+    consistent()
 
 
 async def test_a_later_queue_is_asked_when_all_partitions_of_the_earlier_are_empty(
