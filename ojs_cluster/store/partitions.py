@@ -51,7 +51,7 @@ class Partitions:
         self._entries: dict[str, Layout] = {}
         self._version = b""
         self._ahead_ms = 0.0
-        self._read_at = self._next = float("-inf")
+        self._read_at = self._next = self._learned_at = float("-inf")
         self._reading: trio.Event | None = None
         self._announces = self._announced = False
 
@@ -99,7 +99,10 @@ class Partitions:
         # Late rather than early: new partitions are used when all others know of them.
         self._ahead_ms = now_ms - trio.current_time() * 1000
         self._read_at = max(self._read_at, began)
-        overtaken = version and self._version and int(version) < int(self._version)
+        # An older table is an answer that came late, unless it was asked for after the newer one
+        # had come: then a failover has forgotten that one, for everybody.
+        older = version and self._version and int(version) < int(self._version)
+        overtaken = older and began < self._learned_at
         if flat and not overtaken:
             items = iter(flat[0])
             self._entries = {
@@ -108,6 +111,7 @@ class Partitions:
                 if queue != b"#"
             }
             self._version = version
+            self._learned_at = trio.current_time()
 
     @property
     def default(self) -> Layout:

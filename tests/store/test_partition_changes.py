@@ -41,6 +41,23 @@ def sizes(store: Store, db: Any, count: int, queue: str = QUEUE) -> list[int]:
     return [db.zcard(shard.available(queue)) for shard in shards]
 
 
+async def test_a_change_that_a_failover_forgot_is_forgotten_by_those_who_had_read_it(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    table = store.keys.meta.partitions
+    await spread(store, db, 2, "other")
+    before = db.hgetall(table)
+    await set_partitions(store, QUEUE, 4)
+    db.delete(table)
+    db.hset(table, mapping=before)
+
+    for process in (store, other_store):
+        assert (await get_partitions(process, QUEUE)).parts == 1
+    with trio.fail_after(60):
+        assert (await set_partitions(store, QUEUE, 3)).parts == 3
+    assert (await get_partitions(other_store, QUEUE)).parts == 3
+
+
 async def test_new_partitions_are_used_when_every_process_knows_of_them(
     store: Store, other_store: Store, db: Any
 ) -> None:
