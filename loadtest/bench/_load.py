@@ -9,6 +9,7 @@ measures. Prints one line of JSON.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import selectors
@@ -32,6 +33,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=("lifecycle", "empty"), default="lifecycle")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rate", type=float, help="requests a second, in an open loop")
     options = parser.parse_args()
     host, port = options.host, options.port
     scripts = [
@@ -39,7 +41,11 @@ def main() -> None:
         for n in range(options.connections)
     ]
     began, cpu = time.perf_counter(), time.process_time()
-    times = drive(host, port, scripts, options.seconds)
+    if options.rate:
+        times = drive_open(host, port, scripts, options.seconds, options.rate)
+    else:
+        times = drive(host, port, scripts, options.seconds)
+    times.sort()
     print(
         json.dumps(
             {
@@ -47,6 +53,8 @@ def main() -> None:
                 "seconds": time.perf_counter() - began,
                 "own_cpu_us": (time.process_time() - cpu) / len(times) * 1e6,
                 "p50_ms": statistics.median(times) * 1000,
+                "p99_ms": times[int(len(times) * 0.99)] * 1000,
+                "p999_ms": times[int(len(times) * 0.999)] * 1000,
             }
         )
     )
@@ -128,13 +136,59 @@ def drive(host: str, port: int, scripts: list[Script], seconds: float) -> list[f
                 continue
             now = time.perf_counter()
             times.append(now - state[3])
-            if now > until:
+            request = None
+            if now <= until:
+                with contextlib.suppress(StopIteration):  # it has done all it had to do
+                    request = script.send(response)
+            if request is None:
                 selector.unregister(sock)
                 sock.close()
                 running -= 1
                 continue
             state[2], state[3] = b"", now
-            sock.sendall(script.send(response))
+            sock.sendall(request)
+    return times
+
+
+def drive_open(
+    host: str, port: int, scripts: list[Script], seconds: float, rate: float
+) -> list[float]:
+    """Send requests at moments fixed in advance, whatever became of the earlier ones.
+
+    A request that finds every connection busy waits here; its time runs from the moment it was
+    meant for, so that a server which stalls is charged with all who had to wait.
+    """
+    selector = selectors.DefaultSelector()
+    idle: list[tuple[socket.socket, Script, bytes]] = []
+    for script in scripts:
+        sock = socket.create_connection((host, port))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        idle.append((sock, script, next(script)))
+    times: list[float] = []
+    began, sent, total = time.perf_counter(), 0, int(seconds * rate)
+    busy: dict[socket.socket, tuple[Script, float, bytes]] = {}
+    while len(times) < total:
+        now = time.perf_counter()
+        while idle and sent < total and began + sent / rate <= now:
+            sock, script, request = idle.pop()
+            busy[sock] = (script, began + sent / rate, b"")
+            selector.register(sock, selectors.EVENT_READ)
+            sock.sendall(request)
+            sent += 1
+        wait = max(0.0, began + sent / rate - time.perf_counter()) if idle else None
+        for key, _ in selector.select(wait if sent < total else None):
+            sock = key.fileobj  # type: ignore[assignment] # we register nothing but sockets
+            script, due, before = busy[sock]
+            response = before + sock.recv(65_536)
+            if response == before:
+                raise SystemExit("the server closed a connection")
+            if not is_complete(response):
+                busy[sock] = (script, due, response)
+                continue
+            times.append(time.perf_counter() - due)
+            selector.unregister(sock)
+            del busy[sock]
+            idle.append((sock, script, script.send(response)))
     return times
 
 

@@ -1,0 +1,166 @@
+"""What batches save: jobs per second, 100 in a request against one in a request.
+
+    python -m loadtest.bench.batch [--jobs 4000] [--rounds 5] [--quick]
+
+One API process over one standalone server. In each round the same number of jobs is enqueued, then
+all are fetched, then all acknowledged: over 16 connections one by one, and over 4 connections by
+100. The two ways take turns. Processor time per job of the API process and of Redis is read from
+/proc.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loadtest.bench._load import END, Script, check, drive
+from loadtest.bench._processes import cpu_s
+from loadtest.bench._table import print_setting, print_table, ratio
+from loadtest.bench._target import Target, start
+from ojs_cluster.server.embedded import find_server
+
+VERBS = ("enqueue", "fetch", "ack")
+QUEUE = "bench-batch"
+JOB = {"type": "bench.batch", "args": ["x" * 100], "options": {"queue": QUEUE}}
+LONG_S = 600.0
+
+
+@dataclass
+class Way:
+    """One or many in a request, over some connections; figures per verb, a value per round."""
+
+    size: int
+    connections: int
+    rates: dict[str, list[float]] = field(default_factory=dict)
+    api_us: dict[str, list[float]] = field(default_factory=dict)
+    redis_us: dict[str, list[float]] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """That was to warm up."""
+        self.rates, self.api_us, self.redis_us = {}, {}, {}
+
+
+def post(path: str, body: object) -> bytes:
+    """A request as the SDKs send it."""
+    raw = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw
+
+
+def enqueue(size: int, times: int) -> Script:
+    """Enqueue jobs."""
+    request = post("/ojs/v1/jobs", JOB)
+    if size > 1:
+        request = post("/ojs/v1/jobs/batch", {"jobs": [JOB] * size})
+    for _ in range(times):
+        check(request, (yield request), b" 201 ")
+
+
+def fetch(size: int, times: int, into: list[tuple[str, str]]) -> Script:
+    """Fetch jobs and note their ids and leases."""
+    request = post(
+        "/ojs/v1/workers/fetch", {"queues": [QUEUE], "count": size, "worker_id": "bench"}
+    )
+    for _ in range(times):
+        response = yield request
+        check(request, response, b" 200 ")
+        jobs = json.loads(response[response.index(END) + 4 :])["jobs"]
+        into += [(job["id"], job["lease_id"]) for job in jobs]
+
+
+def ack(size: int, jobs: list[tuple[str, str]]) -> Script:
+    """Acknowledge these jobs."""
+    acks = [{"job_id": job, "lease_id": lease} for job, lease in jobs]
+    for at in range(0, len(acks), size):
+        if size == 1:
+            request = post("/ojs/v1/workers/ack", {**acks[at], "worker_id": "bench"})
+        else:
+            body = {"worker_id": "bench", "acks": acks[at : at + size]}
+            request = post("/ojs/v1/workers/ack/batch", body)
+        check(request, (yield request), b" 200 ")
+
+
+def one_round(target: Target, way: Way, jobs: int) -> None:
+    """The jobs' whole way, phase by phase."""
+    times = jobs // (way.size * way.connections)
+    total = times * way.size * way.connections
+    held: list[tuple[str, str]] = []
+
+    def phase(verb: str, make: Callable[[int], Script]) -> None:
+        api, redis = cpu_s(target.api_pids), cpu_s(target.redis_pids)
+        began = time.perf_counter()
+        scripts = [make(number) for number in range(way.connections)]
+        drive(target.host, target.port, scripts, LONG_S)
+        spent = time.perf_counter() - began
+        way.rates.setdefault(verb, []).append(total / spent)
+        for store, before, pids in (
+            (way.api_us, api, target.api_pids),
+            (way.redis_us, redis, target.redis_pids),
+        ):
+            store.setdefault(verb, []).append((cpu_s(pids) - before) / total * 1e6)
+
+    phase("enqueue", lambda _: enqueue(way.size, times))
+    phase("fetch", lambda _: fetch(way.size, times, held))
+    if len(held) != total:
+        raise SystemExit(f"fetched {len(held)} jobs of {total}")
+    phase("ack", lambda number: ack(way.size, held[number :: way.connections]))
+
+
+def rows(single: Way, many: Way) -> list[list[str]]:
+    """A line per verb, and one for the whole way."""
+    lines = [
+        [
+            verb,
+            f"{statistics.median(single.rates[verb]):.0f}",
+            f"{statistics.median(many.rates[verb]):.0f}",
+            ratio(many.rates[verb], single.rates[verb]),
+            ratio(single.api_us[verb], many.api_us[verb]),
+            ratio(single.redis_us[verb], many.redis_us[verb]),
+        ]
+        for verb in VERBS
+    ]
+    whole = [
+        [1 / sum(1 / way.rates[v][i] for v in VERBS) for i in range(len(way.rates["ack"]))]
+        for way in (single, many)
+    ]
+    costs = [
+        ratio(*([sum(c) for c in zip(*(of[v] for v in VERBS), strict=True)] for of in pair))
+        for pair in ((single.api_us, many.api_us), (single.redis_us, many.redis_us))
+    ]
+    rates = [f"{statistics.median(values):.0f}" for values in whole]
+    return [*lines, ["all three", *rates, ratio(whole[1], whole[0]), *costs]]
+
+
+def main() -> None:
+    """Run all rounds and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--jobs", type=int, default=4000, help="per round; a multiple of 400")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--server", default="auto")
+    parser.add_argument("--quick", action="store_true", help="fewer jobs and rounds")
+    options = parser.parse_args()
+    if options.quick:
+        options.jobs, options.rounds = 2000, 3
+    binary = find_server(options.server)
+    single, many = Way(1, 16), Way(100, 4)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        target = start(stack, Path(folder), binary, "standalone")
+        for number in range(options.rounds + 1):
+            for way in (single, many):
+                one_round(target, way, options.jobs)
+                if number == 0:
+                    way.forget()
+    print_setting(binary, f"{options.jobs} jobs a round, medians of {options.rounds} rounds")
+    heads = ["", "one by one, jobs/s", "by 100, jobs/s", "times", "API cost /", "Redis cost /"]
+    print_table(heads, rows(single, many))
+
+
+if __name__ == "__main__":
+    main()

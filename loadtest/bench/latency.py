@@ -1,0 +1,63 @@
+"""Latency at 30, 60 and 90 % of the rate at which the server is full, in an open loop.
+
+    python -m loadtest.bench.latency [--seconds 5] [--rounds 3] [--quick]
+
+One API process over one standalone server. First the full rate: 32 connections that send as soon as
+they are answered. Then requests at moments fixed in advance, on up to 256 connections, each timed
+from the moment it was meant for: a stall is charged with everybody who had to wait for its end,
+which a closed loop would not see (coordinated omission). The load is enqueue, fetch, ack in equal
+parts. Rates are in requests per second; the full rate is measured anew before each round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+from pathlib import Path
+
+from loadtest.bench._table import print_setting, print_table
+from loadtest.bench._target import Target, start
+from ojs_cluster.server.embedded import find_server
+
+SHARES = (0.3, 0.6, 0.9)
+NAMES = ("p50_ms", "p99_ms", "p999_ms")
+
+
+def one_round(target: Target, seconds: float) -> dict[float, list[float]]:
+    """Per share of the full rate: the rate asked for, and the three percentiles."""
+    full = target.load(min(seconds, 2.0), 32)
+    rate = full["requests"] / full["seconds"]
+    found = {}
+    for share in SHARES:
+        told = target.load(seconds, 256, rate * share)
+        found[share] = [rate * share, *(told[name] for name in NAMES)]
+    return found
+
+
+def main() -> None:
+    """Run all rounds and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--server", default="auto")
+    parser.add_argument("--quick", action="store_true", help="three rounds of two seconds")
+    options = parser.parse_args()
+    if options.quick:
+        options.seconds = 2.0
+    binary = find_server(options.server)
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        target = start(stack, Path(folder), binary, "standalone")
+        target.load(1.0, 32)  # warms up
+        rounds = [one_round(target, options.seconds) for _ in range(options.rounds)]
+    print_setting(binary, f"medians of {options.rounds} rounds of {options.seconds:g} s")
+    rows = []
+    for share in SHARES:
+        rate, *times = (statistics.median(v) for v in zip(*(r[share] for r in rounds), strict=True))
+        rows.append([f"{share:.0%}", f"{rate:.0f}", *(f"{ms:.2f}" for ms in times)])
+    print_table(["of the full rate", "requests/s", "p50 ms", "p99 ms", "p99.9 ms"], rows)
+
+
+if __name__ == "__main__":
+    main()
