@@ -7,6 +7,7 @@
 --       result JSON or ''.
 -- Returns: {effects, per job: {'ok', state} | as ack}
 --@include keys now look last job event deadline effect finish minutes holder ack
+gather()
 local jobs, replies = {}, {effects}
 for i = 5, #KEYS do
     local key = KEYS[i]
@@ -28,5 +29,6 @@ for i = 5, #KEYS do
     end
     replies[#replies + 1] = reply
 end
+write_events()
 settle()
 return replies

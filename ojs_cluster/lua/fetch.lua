@@ -13,6 +13,7 @@
 -- Returns: {now, effects, 1 when there is more to look through, jobs that the first queue had,
 --           per job: id, fields} | {now, 'quiet'}
 --@include keys now look last job event deadline effect available finish promote gauges meter gate
+gather()
 --@include limit limit_close home hold scan
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 if worker ~= '' then
@@ -86,5 +87,6 @@ for _, queue in ipairs(queues) do
         if redis.call('ZCARD', queue.held) > 0 then redis.call('HSET', queue.counts, 'hungry', now) end
     end
 end
+write_events()
 settle()
 return reply

@@ -4,8 +4,10 @@
 -- ARGV: 1 events kept, 2 limit, 3 ms to keep discarded jobs.
 -- Returns: {jobs moved, now, ms of the next due job or -1, effects}
 --@include keys now look last first_left job event deadline effect available finish promote
+gather()
 local ids, jobs = look_at_due(tonumber(ARGV[2]))
 promote_due(ids, jobs, ARGV[3])
 local following = first_left(DUE)
+write_events()
 settle()
 return {#ids, now, following or -1, effects}

@@ -7,7 +7,8 @@ which a cursor of one point in time could not promise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,12 @@ from ojs_cluster.store.fanout import over_shards
 
 _SOURCE = b"ojs://ojs-cluster/api"
 _CHUNK = 1000
+_LAST = 1 << 30
+_is_place = re.compile(r"[0-9]{1,20}-[0-9]{1,20}(-[0-9]{1,6})?").fullmatch
+
+_Place = tuple[int, int, int | None]
+"""Of an event: both numbers of its entry, and how many of the entry's events it ends; None when it
+is the last of them, as where there is only one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,7 @@ async def read_events(
         *(sorted(only, key=lambda shard: shard.index) or store.keys),
         store.keys.meta,
     ]
-    found: list[tuple[tuple[int, int], int, bytes]] = []
+    found: list[tuple[_Place, int, bytes]] = []
     ends: dict[int, str] = {}
     more = False
 
@@ -86,14 +93,14 @@ async def read_events(
         more = more or rest
 
     await over_shards(shards, read)
-    found.sort(key=lambda item: item[:2])
+    found.sort(key=lambda item: (item[0][:2], item[1], item[0][2] or _LAST))
     page, rest = found[:limit], found[limit:]
     # A shard whose last events did not fit goes on right after those that did.
     for index, end in ends.items():
         left = [at for at, shard, _ in rest if shard == index]
         if left:
             given = [at for at, shard, _ in page if shard == index]
-            end = f"{given[-1][0]}-{given[-1][1]}" if given else places.get(index, "")
+            end = _text_of(given[-1]) if given else places.get(index, "")
         if end:
             places[index] = end
     return EventPage([event for _, _, event in page], _cursor(places), bool(rest) or more)
@@ -101,32 +108,70 @@ async def read_events(
 
 async def _read_shard(
     store: Store, shard: Shard | Meta, after: str | None, wanted: EventFilter, limit: int
-) -> tuple[list[tuple[tuple[int, int], bytes]], str, bool]:
+) -> tuple[list[tuple[_Place, bytes]], str, bool]:
     """Up to ``limit`` admitted events, where they end, and whether the stream goes on."""
-    taken: list[tuple[tuple[int, int], bytes]] = []
+    taken: list[tuple[_Place, bytes]] = []
     end = after or ""
     while len(taken) < limit:
+        reached = _place_of(end)
         entries: Any = await store.redis.call(
             shard.slot,
-            *("XRANGE", shard.events, f"({end}" if end else "-", "+", "COUNT", _CHUNK),
+            *("XRANGE", shard.events, _first(reached), "+", "COUNT", _CHUNK),
             idempotent=True,
         )
         for raw_id, flat in entries:
-            end = raw_id.decode()
             items = iter(flat)
             fields = dict(zip(items, items, strict=True))
-            if wanted.admits(fields):
-                ms, sequence = end.split("-")
-                at = (int(ms), int(sequence))
-                taken.append((at, _render(at, shard.index, fields)))
-                if len(taken) >= limit:
-                    return taken, end, True
+            for at in _events_of(raw_id, fields, reached):
+                end = _text_of(at)
+                if wanted.admits(fields):
+                    taken.append((at, _render(at, shard.index, fields)))
+                    if len(taken) >= limit:
+                        return taken, end, True
         if len(entries) < _CHUNK:
             break
     return taken, end, False
 
 
-def _render(at: tuple[int, int], shard: int, fields: dict[bytes, bytes]) -> bytes:
+def _first(reached: _Place | None) -> str:
+    """Where to read on: an entry that may hold more is read again."""
+    if reached is None:
+        return "-"
+    ms, sequence, position = reached
+    return f"({ms}-{sequence}" if position is None else f"{ms}-{sequence}"
+
+
+def _events_of(
+    raw_id: bytes, fields: dict[bytes, bytes], reached: _Place | None
+) -> Iterator[_Place]:
+    """The places of an entry's events after ``reached``; ``fields`` are of each one in turn.
+
+    Like events of one script share an entry, with their ids between blanks
+    (``lua/include/event.lua``).
+    """
+    ms, _, sequence = raw_id.decode().partition("-")
+    ids = fields.get(b"j", b"").split(b" ")
+    given = 0
+    if reached is not None and reached[:2] == (int(ms), int(sequence)):
+        given = reached[2] or 0
+    for position, job_id in enumerate(ids[given:], given + 1):
+        if len(ids) > 1:
+            fields[b"j"] = job_id
+        yield int(ms), int(sequence), position if position < len(ids) else None
+
+
+def _text_of(place: _Place) -> str:
+    return "-".join(str(part) for part in place if part is not None)
+
+
+def _place_of(text: str) -> _Place | None:
+    if not text:
+        return None
+    ms, sequence, *position = (int(part) for part in text.split("-"))
+    return ms, sequence, position[0] if position else None
+
+
+def _render(at: _Place, shard: int, fields: dict[bytes, bytes]) -> bytes:
     kind = fields[b"t"]
     queue = b'"queue":' + orjson.dumps(fields[b"q"].decode())
     if kind.startswith(b"queue."):
@@ -150,10 +195,10 @@ def _render(at: tuple[int, int], shard: int, fields: dict[bytes, bytes]) -> byte
                 data += b"," + member(value)
     when = format_ms(at[0])
     return (
-        b'{"specversion":"1.0","id":"evt_%d-%d-%d","type":"%b","event":"%b","source":"%b",'
+        b'{"specversion":"1.0","id":"evt_%b-%d","type":"%b","event":"%b","source":"%b",'
         b'"time":"%b","timestamp":"%b","subject":"%b","datacontenttype":"application/json",'
         b'"data":{%b}}'
-    ) % (*at, shard, kind, kind, _SOURCE, when, when, subject, data)
+    ) % (_text_of(at).encode(), shard, kind, kind, _SOURCE, when, when, subject, data)
 
 
 def _limit_data(fields: dict[bytes, bytes]) -> bytes:
@@ -239,11 +284,10 @@ def _places(after: str | None, shards: int) -> dict[int, str]:
     places: dict[int, str] = {}
     if isinstance(decoded, dict):
         for index, end in decoded.items():
-            ms, _, sequence = str(end).partition("-")
             known = index == str(META) or (index.isdigit() and int(index) < shards)
-            if not (known and ms.isdigit() and sequence.isdigit()):
+            if not (known and _is_place(str(end))):
                 break
-            places[int(index)] = f"{ms}-{sequence}"
+            places[int(index)] = str(end)
         else:
             return places
     raise InvalidRequest("after is not a cursor that this server gave", field="after")

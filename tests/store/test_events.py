@@ -190,10 +190,39 @@ async def test_a_page_with_a_filter_moves_the_cursor_past_what_it_left_out(store
     assert [e["type"] for e in decoded(page.events)] == ["job.started", "job.completed"]
 
 
+@pytest.mark.parametrize("limit", [1, 7, 16, 1000])
+async def test_events_that_share_an_entry_are_read_one_by_one(
+    store: Store, db: Any, limit: int
+) -> None:
+    made = await enqueue_many(store, [new_job() for _ in range(20)])
+    made += await enqueue_many(store, [new_job(type="other.type"), new_job()])
+    started = await take(store, count=100)
+    assert db.xlen(shard_of(store).events) < len(made)
+
+    seen, cursor, more = list[dict[str, Any]](), None, True
+    while more:
+        page = await read_events(store, EventFilter(), after=cursor, limit=limit)
+        assert len(page.events) <= limit
+        seen += decoded(page.events)
+        cursor, more = page.cursor, page.has_more
+
+    assert [(e["type"], e["subject"]) for e in seen[:20]] == [
+        ("job.enqueued", job.id) for job in made[:20]
+    ]
+    assert {e["subject"] for e in seen[20:22]} == {job.id for job in made[20:]}
+    assert sorted(e["subject"] for e in seen[22:]) == sorted(job.id for job in started)
+    assert {e["type"] for e in seen[22:]} == {"job.started"}
+    assert len({e["id"] for e in seen}) == len(seen)
+    assert [e["subject"] for e in await events(store, job_id=made[5].id)] == [made[5].id] * 2
+    assert {e["data"]["job_type"] for e in await events(store, job_types={"other.type"})} == {
+        "other.type"
+    }
+
+
 async def test_the_stream_of_a_shard_is_bounded(store: Store, db: Any) -> None:
     store = replace(store, settings=replace(store.settings, events_per_shard=50))
-    for _ in range(6):
-        await enqueue_many(store, [new_job() for _ in range(100)])
+    for _ in range(600):
+        await enqueue_many(store, [new_job()])
 
     # Trimmed in whole nodes of 100 entries, which costs almost nothing.
     assert 50 <= db.xlen(shard_of(store).events) <= 200
