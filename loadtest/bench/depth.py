@@ -1,120 +1,195 @@
-"""What a long queue costs: the same operations on a queue of 1 000 and on one of 1 000 000 jobs.
+"""What a long queue costs, or many queues, or many jobs that are scheduled, active or dead.
 
-Both queues live in one server and the rounds alternate between them, so noise meets both alike.
-Printed are medians of wall time per operation (one caller, so no queueing) and the ratio, and the
-memory that a queued job with 200 bytes of args takes.
+    python -m loadtest.bench.depth [--deep 1000000] [--rounds 9] [--quick]
 
-    python -m loadtest.bench.depth [--deep 1000000] [--shallow 1000] [--rounds 20]
+Each case is a standalone server of its own, filled first: so many jobs in the queue that is
+measured, so many other queues, or so many jobs of the same queue in another state. Then the rounds
+go through all cases in turn: enqueue, fetch, ack and cancel of single jobs, 16 callers at once, and
+the statistics of the queue. Printed is Redis's processor time per call, from /proc: the first
+case's (1000 queued jobs) in us, and how all others compare with it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import statistics
 import tempfile
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
 
-from loadtest.bench._jobs import fill, new_job, used_memory
+from loadtest.bench._jobs import at_once, fill, new_job
+from loadtest.bench._processes import cpu_s
+from loadtest.bench._table import print_setting, print_table, ratio
+from ojs_cluster.core.failure import parse_failure
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.server.embedded import Embedded, find_server
+from ojs_cluster.server.embedded import Embedded, ServerBinary, find_server
+from ojs_cluster.store.ack import ack
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store, StoreSettings, open_store
-from ojs_cluster.store.enqueue import enqueue
-from ojs_cluster.store.fetch import fetch, release
+from ojs_cluster.store.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.nack import nack
 from ojs_cluster.store.queues import stats
 from ojs_cluster.store.record import JobRecord
 
-PER_ROUND = 50
+QUEUE = "probe"
+SHALLOW = 1000
+CALLERS = 16
+VERBS = ("enqueue", "fetch", "ack", "cancel", "stats")
+DEAD = b',"retry":{"max_attempts":1,"on_exhaustion":"dead_letter"}'
+FAR = b',"scheduled_at":"2099-01-01T00:00:00Z"'
 
 
-async def measure(store: Store, queues: dict[str, str], rounds: int) -> dict[str, dict[str, float]]:
-    """Median seconds per operation: operation -> depth -> seconds."""
+@dataclass
+class Case:
+    """What a server holds before it is measured, and us per call by verb, a value per round."""
 
-    async def enqueue_one(queue: str) -> None:
-        await enqueue(store, new_job(queue))
-
-    async def fetch_one(queue: str) -> None:
-        jobs = await fetch(store, [queue], count=1, worker_id="bench")
-        held[queue].extend(jobs)
-
-    async def stats_one(queue: str) -> None:
-        await stats(store, queue)
-
-    held: dict[str, list[JobRecord]] = {queue: [] for queue in queues.values()}
-    operations: dict[str, Callable[[str], Awaitable[None]]] = {
-        "enqueue": enqueue_one,
-        "fetch": fetch_one,
-        "stats": stats_one,
-    }
-    times: dict[str, dict[str, list[float]]] = {}
-    for _ in range(rounds):
-        for name, operation in operations.items():
-            for depth, queue in queues.items():
-                started = time.perf_counter()
-                for _ in range(PER_ROUND):
-                    await operation(queue)
-                spent = (time.perf_counter() - started) / PER_ROUND
-                times.setdefault(name, {}).setdefault(depth, []).append(spent)
-        for depth, queue in queues.items():
-            # Cancelled while waiting, at the queue's far end: what was fetched goes back first.
-            await release(store, held[queue])
-            held[queue].clear()
-            waiting = [await enqueue(store, new_job(queue)) for _ in range(PER_ROUND)]
-            started = time.perf_counter()
-            for record in waiting:
-                await cancel(store, record.id)
-            spent = (time.perf_counter() - started) / PER_ROUND
-            times.setdefault("cancel", {}).setdefault(depth, []).append(spent)
-    return {
-        name: {depth: statistics.median(values) for depth, values in by_depth.items()}
-        for name, by_depth in times.items()
-    }
+    name: str
+    prepare: Callable[[Store], Awaitable[None]]
+    us: dict[str, list[float]] = field(default_factory=lambda: {verb: [] for verb in VERBS})
 
 
-async def run(url: str, shallow: int, deep: int, rounds: int) -> None:
+async def queued(store: Store, count: int) -> None:
+    """So many jobs in the queue."""
+    await fill(store, QUEUE, count)
+
+
+async def queues(store: Store, count: int) -> None:
+    """So many other queues with a job each."""
+    for start in range(0, count, 500):
+        await enqueue_many(store, [new_job(f"other-{i}") for i in range(start, start + 500)])
+    await fill(store, QUEUE, SHALLOW)
+
+
+async def scheduled(store: Store, count: int) -> None:
+    """So many jobs of the queue that are not due for long."""
+    await fill(store, QUEUE, count, more=FAR)
+    await fill(store, QUEUE, SHALLOW)
+
+
+async def active(store: Store, count: int) -> None:
+    """So many jobs of the queue that workers have."""
+    await fill(store, QUEUE, count)
+    held = 0
+    while held < count:
+        held += len(await _take(store, min(500, count - held)))
+    await fill(store, QUEUE, SHALLOW)
+
+
+async def dead(store: Store, count: int) -> None:
+    """So many dead letters of the queue."""
+    await fill(store, QUEUE, count, more=DEAD)
+    failure = parse_failure(b'{"message":"no"}')
+    for _ in range(count // 500):
+        for job in await _take(store, 500):
+            await nack(store, job.id, worker_id="bench", lease_id=job.lease_id, failure=failure)
+    await fill(store, QUEUE, SHALLOW)
+
+
+async def _take(store: Store, count: int) -> list[JobRecord]:
+    return await fetch(
+        store, [QUEUE], count=count, worker_id="bench", visibility_timeout_ms=86_400_000
+    )
+
+
+async def one_round(store: Store, pids: Sequence[int], case: Case, calls: int) -> None:
+    """Each verb so many times; the queue is as long afterwards as before."""
+    times = calls // CALLERS
+    held: list[JobRecord] = []
+    waiting: list[JobRecord] = []
+
+    async def put_one() -> None:
+        waiting.append(await enqueue(store, new_job(QUEUE)))
+
+    async def take_one() -> None:
+        held.extend(await _take(store, 1))
+
+    async def ack_one() -> None:
+        job = held.pop()
+        await ack(store, job.id, worker_id="bench", lease_id=job.lease_id, result=None)
+
+    async def cancel_one() -> None:
+        await cancel(store, waiting.pop().id)
+
+    async def measure(verb: str, call: Callable[[], Awaitable[object]]) -> None:
+        before = cpu_s(pids)
+        await at_once(CALLERS, times, call)
+        case.us[verb].append((cpu_s(pids) - before) / (times * CALLERS) * 1e6)
+
+    await measure("enqueue", put_one)
+    await measure("fetch", take_one)
+    await measure("ack", ack_one)
+    # At the queue's far end. A queue that is not deeper than a round may have given some away.
+    waiting.clear()
+    waiting += await enqueue_many(store, [new_job(QUEUE)] * (times * CALLERS))
+    await measure("cancel", cancel_one)
+    await measure("stats", partial(stats, store, QUEUE))
+
+
+async def run(servers: Sequence[Embedded], cases: Sequence[Case], rounds: int, calls: int) -> None:
     """Fill, measure, print."""
-    settings = StoreSettings(events_per_shard=1000)
-    async with open_store(ClientSettings.from_url(url), settings) as store:
-        before = await used_memory(store)
-        await fill(store, "deep", deep)
-        per_job = (await used_memory(store) - before) / deep
-        await fill(store, "shallow", shallow)
-        names = {f"{shallow:,}": "shallow", f"{deep:,}": "deep"}
-        await measure(store, names, 2)
-        found = await measure(store, names, rounds)
-    low, high = names
-    print(f"| operation | at {low} (us) | at {high} (us) | ratio |\n|---|---|---|---|")
-    for name, by_depth in found.items():
-        print(
-            f"| {name} | {by_depth[low] * 1e6:.0f} | {by_depth[high] * 1e6:.0f} "
-            f"| {by_depth[high] / by_depth[low]:.2f} |"
-        )
-    print(f"\nmemory per queued job with 200 bytes of args: {per_job:.0f} bytes")
+    settings = StoreSettings(dead_letter_max=10_000_000)
+    async with contextlib.AsyncExitStack() as stack:
+        stores = []
+        for server, case in zip(servers, cases, strict=True):
+            opened = open_store(ClientSettings.from_url(server.url), settings)
+            store = await stack.enter_async_context(opened)
+            await case.prepare(store)
+            stores.append(store)
+        for number in range(rounds + 1):
+            for server, case, store in zip(servers, cases, stores, strict=True):
+                await one_round(store, [node.pid for node in server.nodes], case, calls)
+                if number == 0:  # that was to warm up
+                    case.us = {verb: [] for verb in VERBS}
+    base = cases[0]
+    rows = [[f"{base.name}, us", *(f"{statistics.median(base.us[v]):.1f}" for v in VERBS)]]
+    rows += [[c.name, *(ratio(c.us[v], base.us[v]) for v in VERBS)] for c in cases[1:]]
+    print_table(["", *VERBS], rows)
+
+
+def all_cases(deep: int) -> list[Case]:
+    """The cases, the one all others are compared with first."""
+    some = max(500, deep // 10)
+    return [
+        Case(f"{SHALLOW:,} queued", partial(queued, count=SHALLOW)),
+        Case(f"{some:,} queued", partial(queued, count=some)),
+        Case(f"{deep:,} queued", partial(queued, count=deep)),
+        Case("1,000 other queues", partial(queues, count=1000)),
+        Case("10,000 other queues", partial(queues, count=10_000)),
+        Case(f"{some:,} scheduled", partial(scheduled, count=some)),
+        Case(f"{some:,} active", partial(active, count=some)),
+        Case(f"{some // 5:,} dead", partial(dead, count=some // 5)),
+    ]
+
+
+def _start(stack: contextlib.ExitStack, folder: Path, binary: ServerBinary) -> Embedded:
+    return stack.enter_context(
+        Embedded(folder, masters=1, cluster=False, binary=binary, append_only=False)
+    )
 
 
 def main() -> None:
-    """Parse the command line and run on an embedded standalone server."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shallow", type=int, default=1000)
+    """Parse the command line and run on embedded standalone servers."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--deep", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--calls", type=int, default=480, help="of each verb in a round")
     parser.add_argument("--server", default="auto", help="as for `ojs-cluster dev`")
+    parser.add_argument("--quick", action="store_true", help="100 000 jobs at most, fewer rounds")
     options = parser.parse_args()
-    with (
-        tempfile.TemporaryDirectory() as directory,
-        Embedded(
-            Path(directory),
-            masters=1,
-            cluster=False,
-            binary=find_server(options.server),
-            append_only=False,
-        ) as server,
-    ):
-        trio.run(run, server.url, options.shallow, options.deep, options.rounds)
+    if options.quick:
+        options.deep, options.rounds = 100_000, 5
+    binary = find_server(options.server)
+    cases = all_cases(options.deep)
+    print_setting(binary, f"medians of {options.rounds} rounds of {options.calls} calls")
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        servers = [_start(stack, Path(folder) / str(i), binary) for i in range(len(cases))]
+        trio.run(run, servers, cases, options.rounds, options.calls)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Latency at 30, 60 and 90 % of the rate at which the server is full, in an open loop.
 
     python -m loadtest.bench.latency [--seconds 5] [--rounds 3] [--quick]
+                                     [--chart docs/latency.svg]
 
 One API process over one standalone server. First the full rate: 32 connections that send as soon as
 they are answered. Then requests at moments fixed in advance, on up to 256 connections, each timed
@@ -17,6 +18,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
+from loadtest.bench._chart import draw_bars
 from loadtest.bench._table import print_setting, print_table
 from loadtest.bench._target import Target, start
 from ojs_cluster.server.embedded import find_server
@@ -43,6 +45,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--server", default="auto")
     parser.add_argument("--quick", action="store_true", help="three rounds of two seconds")
+    parser.add_argument("--chart", type=Path, help="an SVG file to draw into")
     options = parser.parse_args()
     if options.quick:
         options.seconds = 2.0
@@ -52,10 +55,13 @@ def main() -> None:
         target.load(1.0, 32)  # warms up
         rounds = [one_round(target, options.seconds) for _ in range(options.rounds)]
     print_setting(binary, f"medians of {options.rounds} rounds of {options.seconds:g} s")
-    rows = []
+    rows, bars = [], {}
     for share in SHARES:
         rate, *times = (statistics.median(v) for v in zip(*(r[share] for r in rounds), strict=True))
         rows.append([f"{share:.0%}", f"{rate:.0f}", *(f"{ms:.2f}" for ms in times)])
+        bars[f"{share:.0%}"] = dict(zip(("p50", "p99", "p99.9"), times, strict=True))
+    if options.chart:
+        draw_bars(options.chart, "Latency in ms, by share of the full rate", bars)
     print_table(["of the full rate", "requests/s", "p50 ms", "p99 ms", "p99.9 ms"], rows)
 
 

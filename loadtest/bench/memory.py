@@ -1,6 +1,7 @@
 """A job's share of Redis's memory, queued, active and completed, and what one setting changes.
 
     python -m loadtest.bench.memory [--jobs 50000] [--server redis-server] [--quick]
+                                    [--chart docs/memory.svg]
 
 A job is a hash. Redis keeps a small hash in one piece of memory (a listpack) and a large one in a
 hash table, which takes about 400 bytes more; `hash-max-listpack-value` (64 by default) says how
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import trio
 
+from loadtest.bench._chart import draw_bars
 from loadtest.bench._jobs import fill, lifecycles, used_memory
 from loadtest.bench._processes import cpu_s
 from loadtest.bench._table import print_setting, print_table, ratio
@@ -35,6 +37,7 @@ from ojs_cluster.store.record import JobRecord
 
 SETTING = "hash-max-listpack-value"
 VALUES = ("64", "1024", "8192")
+STATES = ("queued", "active", "completed")
 SIZES = (200, 900, 4000, 30_000)
 
 
@@ -61,7 +64,9 @@ async def _finish(store: Store, jobs: list[tuple[str, str | None]]) -> None:
         await ack(store, job_id, worker_id="bench", lease_id=lease_id, result=b"null")
 
 
-async def run(servers: dict[str, Embedded], jobs: int, rounds: int, per_round: int) -> None:
+async def run(
+    servers: dict[str, Embedded], jobs: int, rounds: int, per_round: int, chart: Path | None
+) -> None:
     """Measure everything and print both tables."""
     settings = StoreSettings(events_per_shard=1000)
     async with contextlib.AsyncExitStack() as stack:
@@ -72,10 +77,15 @@ async def run(servers: dict[str, Embedded], jobs: int, rounds: int, per_round: i
             for value, server in servers.items()
         }
         rows: list[list[str]] = []
+        bars: dict[str, dict[str, float]] = {state: {} for state in STATES}
         for value, store in stores.items():
             found = await bytes_per_job(store, jobs)
             rows.append([f"{SETTING} {value}", *(f"{size:.0f}" for size in found)])
-        print_table(["bytes per job", "queued", "active", "completed"], rows)
+            for state, size in zip(STATES, found, strict=True):
+                bars[state][f"{SETTING} {value}"] = size
+        print_table(["bytes per job", *STATES], rows)
+        if chart:
+            draw_bars(chart, "Bytes of Redis's memory per job with 200 bytes of args", bars)
         print()
         rows = []
         for size in SIZES:
@@ -126,6 +136,7 @@ def main() -> None:
     parser.add_argument("--per-round", type=int, default=640)
     parser.add_argument("--server", default="auto", help="as for `ojs-cluster dev`")
     parser.add_argument("--quick", action="store_true", help="fewer jobs and rounds")
+    parser.add_argument("--chart", type=Path, help="an SVG file to draw into")
     options = parser.parse_args()
     if options.quick:
         options.jobs, options.rounds, options.per_round = 10_000, 3, 320
@@ -134,7 +145,7 @@ def main() -> None:
     print_setting(binary, f"{allocator}; {options.jobs} jobs; medians of {options.rounds} rounds")
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         servers = _start(stack, Path(folder), binary)
-        trio.run(run, servers, options.jobs, options.rounds, options.per_round)
+        trio.run(run, servers, options.jobs, options.rounds, options.per_round, options.chart)
 
 
 if __name__ == "__main__":
