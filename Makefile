@@ -36,11 +36,12 @@ soak: $(VENV)/.dev ## the long variants of the tests
 loadtest: $(VENV)/.dev ## a short load test of the whole system (PROFILE=spike; URL=... for another server)
 	$(BIN)/python -m loadtest.local --profile $(PROFILE) $(if $(filter command line,$(origin URL)),--host $(URL))
 
+BENCH ?= --quick
 bench: export PEER := $(PEER)
-bench: $(VENV)/.loadtest ## the benchmarks in loadtest/bench (PEER=http://host:port adds a server)
+bench: $(VENV)/.loadtest ## the benchmarks, in short (BENCH= in full; PEER=http://host:port adds a server)
 	@for file in loadtest/bench/[a-z]*.py; do \
 		module=$$(echo $${file%.py} | tr / .); \
-		echo "== $$module"; $(BIN)/python -m $$module || exit 1; \
+		echo "== $$module"; $(BIN)/python -m $$module $(BENCH) || exit 1; \
 	done
 
 lock: $(VENV)/.uv ## pin what the image installs (UPGRADE=--upgrade for newer versions)

@@ -1,6 +1,6 @@
 """How late do due jobs become available when 10 000 of them are due at the same moment?
 
-    python -m loadtest.bench.due_latency [--jobs 10000] [--rounds 3]
+    python -m loadtest.bench.due_latency [--jobs 10000] [--rounds 3] [--quick]
 
 An embedded cluster of three masters, one scheduler process with its default settings, nobody
 fetching (a fetch would promote what it looks for by itself). All jobs get the same `scheduled_at`,
@@ -105,7 +105,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--server", default="auto")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     options = parser.parse_args()
+    if options.quick:
+        options.rounds = 1
     binary = find_server(options.server)
     print(
         f"{binary.kind} {binary.version}, 3 masters, {options.jobs} jobs due at once, "

@@ -43,7 +43,10 @@ def main() -> None:
     parser.add_argument("--peer", default=os.environ.get("PEER"))
     parser.add_argument("--peer-pids", type=_pids, default=())
     parser.add_argument("--peer-redis-pids", type=_pids, default=())
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     options = parser.parse_args()
+    if options.quick:
+        options.seconds, options.rounds = 1.0, 3
     binary = find_server(options.server)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         targets = list(_targets(stack, Path(folder), binary, options.only))

@@ -132,7 +132,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--partitions", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--server", default="auto", help="as for `ojs-cluster dev`")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     options = parser.parse_args()
+    if options.quick:
+        options.jobs, options.rounds = 2000, 2
     with (
         tempfile.TemporaryDirectory() as directory,
         Embedded(

@@ -154,7 +154,10 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=64)
     parser.add_argument("--commands", type=int, default=60_000, help="per round, for ours")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
     options = parser.parse_args()
+    if options.quick:
+        options.commands, options.rounds = 20_000, 3
 
     def run(url: str) -> None:
         contenders = trio.run(
