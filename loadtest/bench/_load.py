@@ -165,7 +165,7 @@ def drive_open(
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         idle.append((sock, script, next(script)))
     times: list[float] = []
-    began, sent, total = time.perf_counter(), 0, int(seconds * rate)
+    began, sent, total = time.perf_counter(), 0, max(1, int(seconds * rate))
     busy: dict[socket.socket, tuple[Script, float, bytes]] = {}
     while len(times) < total:
         now = time.perf_counter()

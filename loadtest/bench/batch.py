@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -50,7 +51,9 @@ class Way:
 def post(path: str, body: object) -> bytes:
     """A request as the SDKs send it."""
     raw = json.dumps(body).encode()
+    key = os.environ.get("OJS_API_KEY")
     head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+    head += f"Authorization: Bearer {key}\r\n" if key else ""
     return f"{head}Content-Length: {len(raw)}\r\n\r\n".encode() + raw
 
 

@@ -52,7 +52,7 @@ def main() -> None:
     binary = find_server(options.server)
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         target = start(stack, Path(folder), binary, "standalone")
-        target.load(1.0, 32)  # warms up
+        target.load(min(options.seconds, 1.0), 32)  # warms up
         rounds = [one_round(target, options.seconds) for _ in range(options.rounds)]
     print_setting(binary, f"medians of {options.rounds} rounds of {options.seconds:g} s")
     rows, bars = [], {}
