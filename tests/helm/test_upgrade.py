@@ -72,5 +72,34 @@ def test_selectors_hold_nothing_that_changes_between_versions(chart: Chart, valu
         }, name
 
 
+@pytest.mark.parametrize(
+    "sets",
+    [
+        {"commonLabels": {"team": "jobs"}},
+        {"commonAnnotations": {"owner": "jobs"}},
+        {"image.pullPolicy": "Always"},
+        {"imagePullSecrets": ["registry"]},
+        {"podSecurityContext.runAsUser": 20001},
+        {"redis.password": ""},
+        {"serviceAccount.name": "another"},
+        {"valkey.maxmemory": "200mb"},
+    ],
+    ids=str,
+)
+def test_a_changed_value_is_an_upgrade_that_kubernetes_takes(
+    chart: Chart, sets: dict[str, Any]
+) -> None:
+    values = next(file for file in CI if "bundled" in file.name)
+    before, after = chart.render(values), chart.render(values, sets=sets)
+    assert (
+        identity(after).items()
+        >= {name: kept for name, kept in identity(before).items() if kept}.items()
+    )
+    # Nothing of a Job's pods can be changed: it has to be another Job.
+    was, now = before.one("Job"), after.one("Job")
+    same_name = was["metadata"]["name"] == now["metadata"]["name"]
+    assert same_name is (was["spec"] == now["spec"])
+
+
 if __name__ == "__main__":
     RECORD.write_text(json.dumps(record(Chart(tools.helm())), indent=1, sort_keys=True) + "\n")
