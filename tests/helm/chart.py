@@ -53,13 +53,24 @@ class Chart:
             kubernetes: version of the cluster.
         """
         command = ["template", release, str(CHART), "--namespace", "work"]
-        command += ["--kube-version", f"v{kubernetes}.0"]
-        for file in values:
-            command += ["--values", str(file)]
-        for path, value in (sets or {}).items():
-            command += ["--set-json", f"{path}={json.dumps(value)}"]
+        command += ["--kube-version", f"v{kubernetes}.0", *options(values, sets or {})]
         text = self.run(*command)
         return Rendering([each for each in yaml.safe_load_all(text) if each])
+
+    def notes(self, *values: Path, sets: Mapping[str, Any] | None = None) -> str:
+        """What `helm install` prints at its end; arguments as for `render`."""
+        command = ["install", "jobs", str(CHART), "--namespace", "work", "--dry-run=client"]
+        return self.run(*command, *options(values, sets or {})).partition("\nNOTES:\n")[2]
+
+
+def options(values: Sequence[Path], sets: Mapping[str, Any]) -> list[str]:
+    """Values as helm takes them: files, and single ones as JSON."""
+    found: list[str] = []
+    for file in values:
+        found += ["--values", str(file)]
+    for path, value in sets.items():
+        found += ["--set-json", f"{path}={json.dumps(value)}"]
+    return found
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,21 @@ Ports of Redis as a JSON list: those named, or those of the URL, or 6379.
 {{- end -}}
 {{- end -}}
 
+{{/*
+How many API pods. Who scales decides it, but to say nothing where a release has said something before
+means one pod to Kubernetes, until the scaler is back at work: so what there is now is said. Empty
+where there is nothing yet, or nobody to ask (`helm template`).
+*/}}
+{{- define "ojs.api.replicas" -}}
+{{- if or .Values.api.autoscaling.enabled .Values.api.keda.enabled -}}
+{{- with lookup "apps/v1" "Deployment" .Release.Namespace (printf "%s-api" (include "ojs.fullname" .)) -}}
+{{- int64 .spec.replicas -}}
+{{- end -}}
+{{- else -}}
+{{- .Values.api.replicas -}}
+{{- end -}}
+{{- end -}}
+
 {{/* From deletion to SIGKILL. The server's own patience ends before Kubernetes's does. */}}
 {{- define "ojs.api.graceSeconds" -}}
 {{- $drain := .Values.api.drain -}}
