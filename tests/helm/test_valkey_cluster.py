@@ -108,6 +108,7 @@ def pods(chart: Chart, server_binary: ServerBinary, tmp_path: Path) -> Iterator[
             stack.callback(bus.release)
             buses.append(bus.port)
             config = {
+                "hash-max-listpack-value": "1024",
                 "cluster-enabled": "yes",
                 "cluster-config-file": "nodes.conf",
                 "cluster-port": str(bus.port),
@@ -270,6 +271,7 @@ def test_a_pod_starts_a_server_that_keeps_jobs(
             "appendfsync": "everysec",
             "maxmemory": str(100 * 1024 * 1024),
             "maxmemory-policy": "noeviction",
+            "hash-max-listpack-value": "1024",
             "cluster-enabled": "yes",
             "cluster-announce-ip": "127.0.0.1",
             "masterauth": password,

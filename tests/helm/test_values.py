@@ -40,6 +40,15 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
         ({"redis.url": ""}, "No Redis: set redis.url"),
         ({"auth.apiKey": ""}, "No key: set auth.apiKey"),
         ({"valkey.enabled": True}, "redis.url and valkey.enabled exclude each other"),
+        (
+            {"redis.url": "", "valkey.enabled": True, "redis.username": "u"},
+            "has neither ACL users nor TLS",
+        ),
+        (
+            {"redis.url": "", "valkey.enabled": True, "redis.tls.existingSecret": "s"},
+            "has neither ACL users nor TLS",
+        ),
+        ({"httpRoute.requestTimeout": "60"}, "at '/httpRoute/requestTimeout'"),
         ({"auth.existingSecret.name": "s"}, "auth.existingSecret.name excludes auth.apiKey"),
         ({"redis.existingSecret.name": "s"}, "neither urlKey nor passwordKey"),
         ({"redis.existingSecret.passwordKey": "p"}, "no redis.existingSecret.name"),

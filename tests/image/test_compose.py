@@ -64,6 +64,7 @@ def test_jobs_are_kept_on_disk_and_never_evicted() -> None:
             "--appendonly yes",
             "--appendfsync everysec",
             "--maxmemory-policy noeviction",
+            "--hash-max-listpack-value 1024",
         ):
             assert option in command
         assert SERVICES[name]["volumes"] == [f"{name}:/data"]

@@ -147,6 +147,9 @@ where there is nothing yet, or nobody to ask (`helm template`).
 {{- if and $redis.url .Values.valkey.enabled -}}
 {{- fail "redis.url and valkey.enabled exclude each other: name your Redis, or run the bundled Valkey." -}}
 {{- end -}}
+{{- if and .Values.valkey.enabled (or $redis.username $redis.tls.existingSecret) -}}
+{{- fail "redis.username and redis.tls are for a Redis of yours: the bundled Valkey has neither ACL users nor TLS." -}}
+{{- end -}}
 {{- if and $redis.existingSecret.name (not (or $redis.existingSecret.urlKey $redis.existingSecret.passwordKey)) -}}
 {{- fail "redis.existingSecret.name is set, but neither urlKey nor passwordKey says what to take from it." -}}
 {{- end -}}

@@ -1,0 +1,111 @@
+"""How clients and operators get to what is installed: Service, Ingress, HTTPRoute, hook, notes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from tests.helm.chart import CHART, Chart, Rendering
+from tests.helm.test_pods import longest_poll_s
+
+CI = CHART / "ci"
+
+
+def backend(rendering: Rendering) -> tuple[str, int]:
+    """The Service of the API, and its port."""
+    service = rendering.one("Service", "jobs-ojs-cluster")
+    (port,) = service["spec"]["ports"]
+    assert port["targetPort"] == "http"
+    return service["metadata"]["name"], port["port"]
+
+
+def test_an_ingress_leads_to_the_service(chart: Chart) -> None:
+    rendering = chart.render(CI / "tls-values.yaml")
+    ingress = rendering.one("Ingress")
+    (rule,) = ingress["spec"]["rules"]
+    (path,) = rule["http"]["paths"]
+    assert (rule["host"], path["path"], path["pathType"]) == ("jobs.example.com", "/", "Prefix")
+    assert path["backend"]["service"] == {"name": backend(rendering)[0], "port": {"name": "http"}}
+    assert ingress["spec"]["ingressClassName"] == "nginx"
+    assert ingress["spec"]["tls"][0]["hosts"] == [rule["host"]]
+    # Batches are larger than what nginx takes by itself.
+    size = ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"]
+    assert size == "16m"
+
+
+def test_a_route_leads_to_the_service_and_waits_longer_than_a_long_poll(chart: Chart) -> None:
+    rendering = chart.render(CI / "bundled-cluster-values.yaml")
+    spec = rendering.one("HTTPRoute")["spec"]
+    (rule,) = spec["rules"]
+    (target,) = rule["backendRefs"]
+    assert (target["name"], target["port"]) == backend(rendering)
+    assert spec["hostnames"] == ["jobs.example.com"]
+    assert spec["parentRefs"] == [{"name": "public", "namespace": "gateways"}]
+    seconds = re.fullmatch(r"(\d+)s", rule["timeouts"]["request"])
+    assert seconds
+    assert int(seconds[1]) > longest_poll_s()
+    older = chart.render(
+        CI / "bundled-cluster-values.yaml", sets={"httpRoute.requestTimeout": ""}
+    ).one("HTTPRoute")
+    assert "timeouts" not in older["spec"]["rules"][0]
+
+
+@pytest.mark.parametrize("kind", ["Ingress", "HTTPRoute"])
+def test_nothing_leads_in_from_outside_unless_asked_for(chart: Chart, kind: str) -> None:
+    rendering = chart.render(CI / "minimal-values.yaml")
+    assert rendering.all(kind) == []
+    assert {each["spec"]["type"] for each in rendering.all("Service")} == {"ClusterIP"}
+
+
+def test_what_helm_test_leaves_behind_goes_with_the_next_run(rendering: Rendering) -> None:
+    hooks = [
+        m for m in rendering.manifests if "helm.sh/hook" in m["metadata"].get("annotations", {})
+    ]
+    assert sorted(hook["kind"] for hook in hooks) == ["ConfigMap", "Pod"]
+    weight: dict[str, int] = {}
+    for hook in hooks:
+        notes = hook["metadata"]["annotations"]
+        assert notes["helm.sh/hook"] == "test"
+        policy = set(notes["helm.sh/hook-delete-policy"].split(","))
+        # One that failed stays, to be looked at.
+        assert policy == {"before-hook-creation", "hook-succeeded"}
+        weight[hook["kind"]] = int(notes.get("helm.sh/hook-weight", "0"))
+    assert weight["ConfigMap"] < weight["Pod"], "the script has to be there first"
+    assert rendering.one("Pod", "-test")["spec"]["restartPolicy"] == "Never"
+
+
+@pytest.mark.parametrize(
+    ("values", "sets", "entry"),
+    [
+        ("minimal", {}, ("jobs-ojs-cluster", "api-key")),
+        ("existing-secrets", {}, ("ojs-keys", "current")),
+        ("minimal", {"auth.apiKey": "", "auth.extraApiKeys": ["k"]},
+         ("jobs-ojs-cluster", "extra-api-keys")),
+    ],
+)  # fmt: skip
+def test_the_notes_name_the_next_commands(
+    chart: Chart, values: str, sets: dict[str, Any], entry: tuple[str, str]
+) -> None:
+    notes = chart.notes(CI / f"{values}-values.yaml", sets=sets)
+    rendering = chart.render(CI / f"{values}-values.yaml", sets=sets)
+    assert f"rollout status deployment/{rendering.api['metadata']['name']}" in notes
+    assert "helm test jobs -n work" in notes
+    name, port = backend(rendering)
+    assert f"port-forward service/{name} 8080:{port}" in notes
+    secret, key = entry
+    assert (
+        f"get secret {secret} -o go-template='{{{{ index .data \"{key}\" | base64decode }}}}'"
+        in notes
+    )
+    assert "WARNING" not in notes
+
+
+def test_the_notes_warn_of_what_is_for_trials(chart: Chart) -> None:
+    values = CI / "bundled-cluster-values.yaml"
+    notes = chart.notes(values, sets={"auth.apiKey": "", "auth.allowInsecure": True})
+    assert "WARNING: auth.allowInsecure" in notes
+    assert "WARNING: the bundled Valkey is for trials" in notes
+    assert "a node that restarts has lost its jobs" in notes
+    assert "get secret" not in notes
