@@ -132,6 +132,82 @@ def test_pods_spread_over_zones_and_hosts(chart: Chart) -> None:
             assert rule["matchLabelKeys"] == ["pod-template-hash"]
 
 
+def test_what_the_user_adds_is_in_every_container_of_the_server(chart: Chart) -> None:
+    rendering = chart.render(
+        CHART / "ci" / "production-values.yaml",
+        sets={"extraEnvFrom": [{"configMapRef": {"name": "cluster-wide"}}]},
+    )
+    for deployment in (rendering.api, rendering.scheduler):
+        only, spec = container(deployment), deployment["spec"]["template"]["spec"]
+        assert {"name": "TZ", "value": "UTC"} in only["env"]
+        assert only["envFrom"][-1] == {"configMapRef": {"name": "cluster-wide"}}
+        assert {"name": "scratch", "mountPath": "/scratch"} in only["volumeMounts"]
+        assert {"name": "scratch", "emptyDir": {}} in spec["volumes"]
+        # What the root file system refuses.
+        (temporary,) = (m for m in only["volumeMounts"] if m["name"] == "tmp")
+        assert temporary["mountPath"] == "/tmp"  # noqa: S108 - where Python looks in the container
+        assert {mount["name"] for mount in only["volumeMounts"]} == {
+            volume["name"] for volume in spec["volumes"]
+        }
+
+
+def test_where_pods_may_run_is_said_for_each_kind(chart: Chart) -> None:
+    rendering = chart.render(CHART / "ci" / "production-values.yaml")
+    api, scheduler = (
+        deployment["spec"]["template"] for deployment in (rendering.api, rendering.scheduler)
+    )
+    assert api["spec"]["priorityClassName"] == "important"
+    assert api["spec"]["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    assert api["metadata"]["annotations"]["example.com/pod"] == "api"
+    assert scheduler["spec"]["tolerations"] == [{"key": "spot", "operator": "Exists"}]
+    assert list(scheduler["spec"]["affinity"]) == ["nodeAffinity"]
+    assert not {"priorityClassName", "nodeSelector"} & set(scheduler["spec"])
+    assert not {"tolerations", "affinity"} & set(api["spec"])
+
+
+def test_work_is_throttled_by_no_limit_and_one_process_has_one_core(rendering: Rendering) -> None:
+    for deployment in (rendering.api, rendering.scheduler):
+        assert "cpu" not in container(deployment)["resources"]["limits"]
+    # With `auto` it would be one process for each core of the machine.
+    assert config_map(rendering)["OJS_WORKERS"].isdecimal()
+
+
+def test_two_schedulers_stand_ready(rendering: Rendering) -> None:
+    assert rendering.scheduler["spec"]["replicas"] == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "rule"),
+    [
+        ("soft", "preferredDuringSchedulingIgnoredDuringExecution"),
+        ("hard", "requiredDuringSchedulingIgnoredDuringExecution"),
+    ],
+)
+def test_nodes_of_the_bundled_cluster_keep_apart(chart: Chart, kind: str, rule: str) -> None:
+    values = CHART / "ci" / "bundled-cluster-values.yaml"
+    nodes = chart.render(values, sets={"valkey.antiAffinity": kind}).one("StatefulSet")
+    ((term,),) = (
+        terms
+        for name, terms in nodes["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"].items()
+        if name == rule
+    )
+    term = term.get("podAffinityTerm", term)
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert term["labelSelector"] == nodes["spec"]["selector"]
+    assert nodes["spec"]["replicas"] == 6
+
+
+def test_a_disruption_budget_lets_nodes_be_emptied(rendering: Rendering) -> None:
+    for budget in rendering.all("PodDisruptionBudget"):
+        # Even one replica alone stands in nobody's way.
+        assert "minAvailable" not in budget["spec"]
+        assert budget["spec"]["maxUnavailable"] >= 1
+        keeps_jobs = budget["metadata"]["name"].endswith("-valkey")
+        # A broken pod of the server may always go; a node with jobs only when the others are well.
+        policy = budget["spec"].get("unhealthyPodEvictionPolicy")
+        assert policy == (None if keeps_jobs else "AlwaysAllow")
+
+
 def test_everything_that_serves_has_a_disruption_budget(rendering: Rendering) -> None:
     budgets = {each["metadata"]["name"] for each in rendering.all("PodDisruptionBudget")}
     serving = [*rendering.all("Deployment"), *rendering.all("StatefulSet")]
@@ -222,6 +298,19 @@ def test_who_scales_decides_the_replicas(chart: Chart) -> None:
         assert "replicas" not in rendering.api["spec"]
         target = rendering.one(kind)["spec"]["scaleTargetRef"]
         assert target["name"] == rendering.api["metadata"]["name"]
+
+
+def test_keda_asks_prometheus(chart: Chart) -> None:
+    spec = chart.render(CHART / "ci" / "keda-values.yaml").one("ScaledObject")["spec"]
+    ours, theirs = spec["triggers"]
+    for trigger in (ours, theirs):
+        assert trigger["type"] == "prometheus"
+        assert trigger["metadata"]["serverAddress"] == "http://prometheus.monitoring:9090"
+    assert ours["metadata"]["query"].startswith("max(ojs_queue_oldest_available_age_seconds{")
+    assert (ours["metricType"], ours["metadata"]["threshold"]) == ("Value", "30")
+    assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (2, 20)
+    down = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
+    assert down["stabilizationWindowSeconds"] > 0
 
 
 def test_load_and_the_age_of_the_oldest_job_scale(chart: Chart) -> None:

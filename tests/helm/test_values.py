@@ -31,6 +31,7 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
         ({"config": {"OJS_SHARD": 1}}, "at '/config': additional properties 'OJS_SHARD'"),
         ({"config": {"OJS_API_KEY": "k"}}, "at '/config': additional properties 'OJS_API_KEY'"),
         ({"config": {"OJS_SHARDS": 1.5}}, "at '/config/OJS_SHARDS'"),
+        ({"api.pdb.maxUnavailable": 0}, "at '/api/pdb/maxUnavailable'"),
         ({"image.digest": "latest"}, "at '/image/digest'"),
         ({"image.pullPolicy": "always"}, "at '/image/pullPolicy': value must be one of"),
         ({"valkey.masters": 2}, "at '/valkey/masters'"),

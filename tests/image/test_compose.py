@@ -14,6 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from ojs_cluster.server.variables import VARIABLES
+from tests.helm.test_pods import longest_poll_s
 from tests.image.dockerfile import read_stages
 from tests.support.servers import own_server, wait_until
 
@@ -97,6 +98,13 @@ def test_containers_are_given_longer_to_stop_than_they_need() -> None:
     port = SERVICES["scheduler"]["environment"]["OJS_SCHEDULER_PORT"]
     assert f":{port}/health" in SERVICES["scheduler"]["healthcheck"]["test"][-1]
     assert "serve" in read_stages((ROOT / "Dockerfile").read_text())[-1].last("CMD")
+
+
+def test_the_proxy_waits_longer_than_a_long_poll_and_repeats_nothing_that_was_sent() -> None:
+    content = COMPOSE["configs"]["haproxy"]["content"]
+    timeouts = dict(re.findall(r"^ *timeout (\S+) (\d+)s$", content, re.MULTILINE))
+    assert min(int(timeouts["server"]), int(timeouts["client"])) > longest_poll_s()
+    assert re.findall(r"^ *retry-on (.*)$", content, re.MULTILINE) == ["conn-failure"]
 
 
 @pytest.mark.skipif(CLI is None, reason="needs valkey-cli or redis-cli")
