@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -129,8 +130,8 @@ class Rendering:
 
     def secret(self, wanted: Manifest) -> str:
         """What a reference by name and key holds, from the release's own Secret."""
-        value: str = self.one("Secret", wanted["name"])["stringData"][wanted["key"]]
-        return value
+        value: str = self.one("Secret", wanted["name"])["data"][wanted["key"]]
+        return base64.b64decode(value).decode()
 
 
 def container(deployment: Manifest) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import Any
 
@@ -77,14 +78,12 @@ def test_every_reference_to_a_secret_or_config_map_of_the_release_holds(
         for manifest in rendering.manifests
     }
     for name, reference in references(rendering):
-        kind, field = (
-            ("Secret", "stringData") if "secret" in reference["as"] else ("ConfigMap", "data")
-        )
+        kind = "Secret" if "secret" in reference["as"] else "ConfigMap"
         if not reference["name"].startswith("jobs-ojs-cluster"):
             continue  # the user's own
         assert (kind, reference["name"]) in there, f"{name} needs {reference}"
         if reference["key"]:
-            assert reference["key"] in there[kind, reference["name"]][field]
+            assert reference["key"] in there[kind, reference["name"]]["data"]
 
 
 def references(rendering: Rendering) -> list[tuple[str, dict[str, str]]]:
@@ -109,6 +108,14 @@ def references(rendering: Rendering) -> list[tuple[str, dict[str, str]]]:
                     if kind != "fieldRef":
                         note(owner, kind, reference)
     return found
+
+
+def test_a_secret_that_is_taken_out_leaves_the_cluster(chart: Chart) -> None:
+    # Kubernetes keeps as `data` what an earlier release gave as `stringData`.
+    secret = chart.render(CHART / "ci" / "production-values.yaml").one("Secret")
+    assert set(secret["data"]) == {"redis-url", "api-key", "extra-api-keys"}
+    assert "stringData" not in secret
+    assert base64.b64decode(secret["data"]["extra-api-keys"]) == b"the-former-key,another"
 
 
 def test_secrets_of_the_user_are_named_and_none_is_made(chart: Chart) -> None:

@@ -12,19 +12,22 @@
 {{- end -}}
 {{- end -}}
 
-{{/* The Secret's entries: nothing that a Secret of the user holds already. Empty without any. */}}
+{{/*
+The Secret's entries: nothing that a Secret of the user holds already. Empty without any. Encoded here:
+what is once given as `stringData` stays in the cluster when an upgrade takes it out.
+*/}}
 {{- define "ojs.secretData" -}}
 {{- with include "ojs.redisUrl" . }}
-redis-url: {{ . | quote }}
+redis-url: {{ . | b64enc }}
 {{- end }}
 {{- with .Values.redis.password }}
-redis-password: {{ . | quote }}
+redis-password: {{ . | b64enc }}
 {{- end }}
 {{- with .Values.auth.apiKey }}
-api-key: {{ . | quote }}
+api-key: {{ . | b64enc }}
 {{- end }}
 {{- with .Values.auth.extraApiKeys }}
-extra-api-keys: {{ join "," . | quote }}
+extra-api-keys: {{ join "," . | b64enc }}
 {{- end }}
 {{- end -}}
 
