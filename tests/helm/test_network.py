@@ -107,6 +107,8 @@ def test_the_bundled_cluster_is_reached_by_its_users_only(chart: Chart) -> None:
         [DNS, ([("TCP", 6379), ("TCP", 16379)], [pods("valkey")])],
     )
     assert policy(rendering, "valkey-form") == ([], [DNS, ([("TCP", 6379)], [pods("valkey")])])
+    named = rendered(chart, "bundled-cluster", networkPolicy__redisPorts=[7000])
+    assert policy(named, "api") == policy(rendering, "api"), "ports are for a Redis of one's own"
     form = rendering.one("Job")["spec"]["template"]["metadata"]["labels"]
     assert pods("valkey-form")["podSelector"]["matchLabels"].items() <= form.items()
 

@@ -83,11 +83,12 @@ valueFrom:
 {{- end -}}
 
 {{/*
-Ports of Redis as a JSON list: those named, or those of the URL, or 6379.
+Ports of Redis as a JSON list: those named, or those of the URL (always so for the bundled Valkey), or
+6379.
 */}}
 {{- define "ojs.redisPorts" -}}
 {{- $ports := list -}}
-{{- if .Values.networkPolicy.redisPorts -}}
+{{- if and .Values.networkPolicy.redisPorts (not .Values.valkey.enabled) -}}
 {{- $ports = .Values.networkPolicy.redisPorts -}}
 {{- else -}}
 {{- /* A password may hold commas: it goes before the nodes are parted. */ -}}
