@@ -9,6 +9,7 @@ the pod while its `preStop` runs, then SIGTERM, and SIGKILL when the grace perio
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -253,6 +254,33 @@ def test_metrics_are_where_prometheus_is_told_to_look(
         assert "ojs_redis_up" in served
         for query in queries(rendering):
             assert names(query) <= served, f"nobody serves all of {query}"
+
+
+def test_a_backup_is_made_and_read_in_a_pod(
+    chart: Chart, cluster: Embedded, tmp_path: Path
+) -> None:
+    guide = (CHART.parent.parent / "docs" / "operations.md").read_text()
+    found = re.findall(r"^kubectl exec (?:-i )?deployment/(\S+) -- (.*) [<>] ", guide, re.MULTILINE)
+    assert [command.split()[1] for _, command in found] == ["export", "import"]
+    text = b""
+    with node(chart, cluster, tmp_path) as here:
+        for name, command in found:
+            rendering = here.render("scheduler")
+            env = rendering.environment(rendering.one("Deployment", name))
+            program, argument = command.split()
+            done = subprocess.run(
+                [str(BIN / program), argument],
+                env={"PATH": os.environ["PATH"], **env},
+                input=text,
+                capture_output=True,
+                timeout=PATIENCE_S,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            text = done.stdout
+            if argument == "export":
+                assert all(json.loads(line) for line in text.splitlines())
+                assert text
 
 
 def test_the_hook_of_helm_test_runs_a_job_through_the_service(
