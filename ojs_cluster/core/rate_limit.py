@@ -63,6 +63,28 @@ class Limits:
             self.throttle or under.throttle,
         )
 
+    def share(self, number: int, count: int) -> Limits:
+        """What partition ``number`` of ``count`` has of these limits.
+
+        Shares add up to the limits where these are ``count`` or more. A partition beyond ``count``,
+        which is closed but may get a late job, has the least there is: its jobs must not wait for
+        ever.
+        """
+
+        def part(limit: int) -> int:
+            if limit == 0:
+                return 0
+            return max(1, limit // count + (number < limit % count)) if number < count else 1
+
+        def rate(whole: Rate | None) -> Rate | None:
+            return None if whole is None else Rate(part(whole.limit), whole.period_ms)
+
+        return Limits(
+            None if self.concurrency is None else part(self.concurrency),
+            rate(self.rate),
+            rate(self.throttle),
+        )
+
     def packed(self) -> str:
         """As the scripts read it: ``concurrency,limit:period,limit:period``, '-' for none.
 

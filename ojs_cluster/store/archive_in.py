@@ -31,7 +31,7 @@ from ojs_cluster.core.rate_limit import Limits, unpack_limits
 from ojs_cluster.core.states import TERMINAL, State
 from ojs_cluster.core.workflow import CANCELLED, QUEUED_MARK, RUNNING, Plan, decode_plan
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import advance, jobs, locks, queues, rate_limits, rate_tokens
+from ojs_cluster.store import advance, jobs, locks, queues, rate_limits, rate_tokens, shares
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.archive_lines import BadLine, CronLine, JobLine, QueueLine, WorkflowLine
 from ojs_cluster.store.context import Arg, Store
@@ -65,10 +65,7 @@ async def restore_queue(store: Store, line: QueueLine) -> Outcome:
         await _partition(store, line.name, line.partitions)
     if paused is not None:
         await queues.switch(store, line.name, "pause")
-    if (
-        limits is not None
-        and (await rate_limits.of_queue(store, line.name)).usage.limits == Limits()
-    ):
+    if limits is not None and await shares.of_queue(store, line.name) == Limits():
         await rate_limits.set_queue(store, line.name, unpack_limits(limits.decode()))
     await store.queues.ensure(store, [line.name])
     shard = store.keys.shard_of_queue(line.name)

@@ -17,10 +17,11 @@ from contextlib import suppress
 from typing import Any
 
 from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.keys import KEYS_OF_JOBS, Shard, job_of_key
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.store import fields as f
-from ojs_cluster.store import jobs
+from ojs_cluster.store import jobs, shares
 from ojs_cluster.store.archive import VERSION, encode
 from ojs_cluster.store.archive_job import split_errors
 from ojs_cluster.store.archive_lines import (
@@ -117,6 +118,9 @@ async def _queues(store: Store, put: Callable[[str, Line], None]) -> None:
             set_ = {at: v for at, v in zip(QUEUE_FIELDS, found, strict=True) if v is not None}
             if b"paused" in set_:
                 set_[b"paused"] = b"1"  # since when is of no use elsewhere
+            whole = await shares.of_queue(store, name)
+            if whole != Limits():  # there is only this partition's share
+                set_[b"limits"] = whole.packed().encode()
             for shard in others:
                 acked: Any = await store.redis.call(
                     shard.slot, "HGET", shard.queue(name), "acked", idempotent=True

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from ojs_cluster.core.errors import InvalidRequest, ValidationFailed
 from ojs_cluster.core.partitions import Layout
+from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import pauses
+from ojs_cluster.store import pauses, shares
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.partitions import DEFAULT, change
@@ -22,7 +23,7 @@ async def set_partitions(store: Store, queue: str, count: int) -> Layout:
     Raises
     ------
     InvalidRequest: there cannot be that many, or too many queues have a number of their own.
-    ValidationFailed: the queue has rate limits, which are counted in one shard.
+    ValidationFailed: the queue has rate limits, in which its partitions have shares.
     BackendUnavailable: Redis did not answer in time.
     """
     most = store.keys.most_partitions
@@ -30,16 +31,24 @@ async def set_partitions(store: Store, queue: str, count: int) -> Layout:
         raise InvalidRequest(
             f"partitions must be from 1 to {most}, not {count}", field="partitions"
         )
-    limited = count > 1 and await _has_limits(store, queue)
+    before = (await get_partitions(store, queue)).parts
+    limited = count != before and await _has_limits(store, queue)
     if not limited:
-        layout = await change(store, queue, lambda old, now_ms: old.changed(count, now_ms))
-        limited = count > 1 and await _has_limits(store, queue)
+
+        def changed(old: Layout, now_ms: int) -> Layout:
+            nonlocal before
+            before = old.parts
+            return old.changed(count, now_ms)
+
+        layout = await change(store, queue, changed)
+        limited = count != before and await _has_limits(store, queue)
         if limited:  # set meanwhile
-            await change(store, queue, lambda old, now_ms: old.changed(1, now_ms))
+            await change(store, queue, lambda old, now_ms: old.changed(before, now_ms))
+            await shares.mirror(store, queue)
     if limited:
         raise ValidationFailed(
-            f"queue '{queue}' has rate limits, which are counted in one partition: "
-            "delete them first",
+            f"queue '{queue}' has rate limits, of which its {before} partitions have their shares: "
+            "delete them, change the number, and set them again",
             field="partitions",
         )
     await pauses.mirror(store, queue)
@@ -80,13 +89,15 @@ async def look_after_changes(store: Store) -> int:
 
 
 async def look_after(store: Store, queue: str) -> None:
-    """Make the pause marks of a queue agree, close partitions that are empty, open one that is not.
+    """Make the pause marks and shares of a queue agree; close partitions that are empty, open one
+    that is not.
 
     Raises
     ------
     BackendUnavailable: Redis did not answer in time.
     """
     await pauses.mirror(store, queue)
+    await shares.mirror(store, queue)
     seen = store.partitions.layout(queue)
     if seen.held == seen.parts:
         return
@@ -111,11 +122,7 @@ async def forget(store: Store, queue: str) -> None:
 
 
 async def _has_limits(store: Store, queue: str) -> bool:
-    shard = store.keys.shard_of_queue(queue)
-    limits = await store.redis.call(
-        shard.slot, "HGET", shard.queue(queue), "limits", idempotent=True
-    )
-    return limits is not None
+    return await shares.of_queue(store, queue) != Limits()
 
 
 async def _lives(store: Store, shard: Shard, queue: str) -> bool:

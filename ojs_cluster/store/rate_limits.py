@@ -11,9 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ojs_cluster.core.errors import InvalidRequest, NotFound, ValidationFailed
+from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.rate_limit import Limits, unpack_limits
 from ojs_cluster.keys import Shard
+from ojs_cluster.store import shares
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.rate_tokens import run_limit, take_back
@@ -89,55 +90,46 @@ async def set_queue(store: Store, queue: str, limits: Limits) -> None:
 
     Raises
     ------
-    ValidationFailed: the queue has several partitions; limits are counted in one shard.
+    ValidationFailed: a partition would have no share, or the partitions are being changed.
     TooManyQueues: an unknown queue would be one too many.
     BackendUnavailable: Redis did not answer in time.
     """
     await store.queues.ensure(store, [queue])
-    shard = store.keys.shard_of_queue(queue)
-    packed = limits.packed() if limits != Limits() else ""
-    if packed:
-        await _refuse_partitions(store, queue)
-    first = await store.run(
-        shard, "limit_queue", [shard.queue(queue)], [queue, packed], idempotent=True
-    )
-    if first:
+    if await shares.put(store, queue, limits):
         await store.queues.created(store, [queue.encode()])
-    if packed:
-        try:
-            await _refuse_partitions(store, queue)
-        except ValidationFailed:  # it was given some meanwhile
-            await store.run(
-                shard, "limit_queue", [shard.queue(queue)], [queue, ""], idempotent=True
-            )
-            raise
-
-
-async def _refuse_partitions(store: Store, queue: str) -> None:
-    await store.partitions.read(store)
-    count = store.partitions.layout(queue).open
-    if count > 1:
-        raise ValidationFailed(
-            f"limits are counted in one partition, and queue '{queue}' has {count}: give it one "
-            "(PUT /ojs/v1/admin/queues/{name}/config), and wait until 'draining' is 0"
-        )
 
 
 async def of_queue(store: Store, queue: str) -> QueueLimits:
-    """A queue's limits; a queue that nobody used has none.
+    """A queue's limits, and how far all its partitions use them; one that nobody used has none.
 
     Raises
     ------
     BackendUnavailable: Redis did not answer in time.
     """
-    shard = store.keys.shard_of_queue(queue)
-    now, flat = await store.run(shard, "look", [shard.queue(queue)], idempotent=True)
-    items = iter(flat)
-    fields: dict[bytes, bytes] = dict(zip(items, items, strict=True))
-    packed, most = fields.get(b"limits"), fields.get(b"mps")
+    found: dict[int, tuple[int, dict[bytes, bytes]]] = {}
+    shards = await store.partitions.held(store, queue)
+
+    async def look(number: int) -> None:
+        shard = shards[number]
+        now, flat = await store.run(shard, "look", [shard.queue(queue)], idempotent=True)
+        items = iter(flat)
+        found[number] = now, dict(zip(items, items, strict=True))
+
+    await over_shards(range(len(shards)), look)
+    _, first = found[0]
+    packed, most = first.get(b"whole", first.get(b"limits")), first.get(b"mps")
     limits = unpack_limits(packed.decode()) if packed else Limits()
-    active = int(fields.get(b"active", 0))
-    return QueueLimits(usage(fields, limits, active, now), int(most) if most else None)
+    parts = [
+        usage(fields, limits, int(fields.get(b"active", 0)), now) for now, fields in found.values()
+    ]
+    whole = Usage(
+        limits,
+        sum(part.active for part in parts),
+        sum(part.started for part in parts),
+        min((part.resets_ms for part in parts if part.resets_ms is not None), default=None),
+        min((part.next_ms for part in parts if part.next_ms is not None), default=None),
+    )
+    return QueueLimits(whole, int(most) if most else None)
 
 
 async def of_key(store: Store, key: str) -> KeyLimits:

@@ -124,3 +124,25 @@ def test_a_key_is_checked_by_itself_too() -> None:
     with pytest.raises(ValidationFailed) as caught:
         check_key("a/b")
     assert caught.value.field == "key"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
+def test_shares_add_up_and_none_falls_when_the_limit_rises(count: int) -> None:
+    before = [0] * count
+    for limit in (0, *range(count, 4 * count)):
+        whole = Limits(limit, Rate(limit, 1000), Rate(limit, 60_000))
+        parts = [whole.share(number, count) for number in range(count)]
+        shares = [part.concurrency or 0 for part in parts]
+        assert sum(shares) == limit
+        assert max(shares) - min(shares) <= 1
+        for part, share, was in zip(parts, shares, before, strict=True):
+            assert part == Limits(share, Rate(share, 1000), Rate(share, 60_000))
+            assert share >= was
+        before = shares
+
+
+def test_a_closed_partition_and_one_too_many_have_the_least_share() -> None:
+    assert Limits(8).share(4, 4) == Limits(1)
+    assert Limits(0).share(4, 4) == Limits(0)
+    assert Limits(2).share(3, 4) == Limits(1)
+    assert Limits().share(0, 4) == Limits()

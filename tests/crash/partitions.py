@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS
-from ojs_cluster.store import queues
+from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.store import queues, rate_limits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.partition_upkeep import (
     get_partitions,
+    look_after,
     look_after_changes,
     set_partitions,
 )
 from ojs_cluster.store.partitions import Partitions
 from tests.crash.harness import World
-from tests.store.hot_queues import pass_time, put_into
+from tests.store.hot_queues import pass_time, put_into, shares_of
 from tests.store.jobs import ack, put, take
 
 QUEUE = "hot"
@@ -50,6 +52,44 @@ class Growth:
 
     async def finish(self, world: World, scene: None) -> None:
         await queues.switch(world.store, QUEUE, "resume")
+        await set_partitions(world.store, QUEUE, 1)
+        await pass_time(world.store, world.db, DRAIN_MS, QUEUE)
+        await look_after_changes(world.store)
+        assert (await get_partitions(world.store, QUEUE)).open == 1
+
+
+@dataclass(frozen=True, slots=True)
+class Limited:
+    """Limits of a queue with three partitions are set, changed or taken back."""
+
+    before: Limits
+    after: Limits
+    least = 4
+
+    async def prepare(self, world: World) -> None:
+        await set_partitions(world.store, QUEUE, 3)
+        await pass_time(world.store, world.db, SPREAD_MS, QUEUE)
+        await put(world.store, QUEUE)
+        await rate_limits.set_queue(world.store, QUEUE, self.before)
+
+    async def act(self, store: Store, scene: None) -> None:
+        await rate_limits.set_queue(of_another_process(store), QUEUE, self.after)
+
+    async def happened(self, world: World, scene: None) -> bool:
+        """Shares of old and new limits may be mixed, until the janitor comes by."""
+        added = shares_of(world.store, world.db, QUEUE)
+        if self.before != Limits() != self.after:
+            assert 4 <= added <= 8, added
+        await look_after(world.store, QUEUE)
+        limits = (await rate_limits.of_queue(world.store, QUEUE)).usage.limits
+        assert limits in (self.before, self.after)
+        assert shares_of(world.store, world.db, QUEUE) == (limits.concurrency or 0)
+        return limits == self.after
+
+    async def finish(self, world: World, scene: None) -> None:
+        await rate_limits.set_queue(world.store, QUEUE, Limits())
+        for job in await take(world.store, QUEUE, count=9):
+            await ack(world.store, job)
         await set_partitions(world.store, QUEUE, 1)
         await pass_time(world.store, world.db, DRAIN_MS, QUEUE)
         await look_after_changes(world.store)

@@ -41,6 +41,23 @@ async def test_jobs_go_through_a_queue_of_many_partitions(any_api: Api) -> None:
     assert await any_api.fetch() == []
 
 
+async def test_limits_and_partitions_go_together_or_say_why_not(any_api: Api) -> None:
+    config, limits = CONFIG.format("hot"), "/ojs/v1/admin/queues/hot/rate-limit"
+    await any_api.call("PUT", config, {"partitions": 4})
+    refused = await any_api.call("PUT", limits, {"concurrency": 2})
+    assert (refused.status, refused.json["error"]["details"]["field"]) == (422, "concurrency")
+    assert "concurrency 2 cannot be shared by the 4 partitions" in refused.json["error"]["message"]
+
+    put = await any_api.call("PUT", limits, {"concurrency": 8})
+    assert (put.status, put.json["concurrency"]["limit"]) == (200, 8)
+    assert put.json == (await any_api.get(limits)).json
+    refused = await any_api.call("PUT", config, {"partitions": 2})
+    assert (refused.status, refused.json["error"]["details"]["field"]) == (422, "partitions")
+    assert (await any_api.get(config)).json["partitions"] == 4
+    assert (await any_api.delete(limits)).status == 200
+    assert (await any_api.call("PUT", config, {"partitions": 2})).status == 200
+
+
 @pytest.mark.parametrize(
     ("body", "status", "field"),
     [

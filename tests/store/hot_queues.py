@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS
+from ojs_cluster.core.rate_limit import unpack_limits
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
 from ojs_cluster.store.context import Store
@@ -44,6 +45,14 @@ async def put_into(store: Store, shard: Shard, queue: str = QUEUE, **members: An
     """Enqueue a job into the partition that ``shard`` holds: a client's id leads it there."""
     job = await put(store, queue, id=id_in(shard.index), **members)
     return job
+
+
+def shares_of(store: Store, db: Any, queue: str = QUEUE) -> int:
+    """What the shares of a queue's open partitions in its concurrency add up to."""
+    shards = store.keys.partitions(queue, store.partitions.layout(queue).open)
+    packed = [db.hget(shard.queue(queue), "limits") for shard in shards]
+    limits = [unpack_limits(text.decode()) for text in packed if text is not None]
+    return sum(share.concurrency or 0 for share in limits)
 
 
 def failing(store: Store, fails: Callable[[str, int], bool]) -> Store:

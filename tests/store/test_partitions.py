@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -13,17 +12,16 @@ from typing import Any, cast
 import pytest
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, Duplicate, ValidationFailed
-from ojs_cluster.core.rate_limit import Limits, parse_limits
+from ojs_cluster.core.errors import BackendUnavailable, Duplicate
 from ojs_cluster.core.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
-from ojs_cluster.store import hints, jobs, partition_fetch, partitions, rate_limits
+from ojs_cluster.store import hints, jobs, partition_fetch, partitions
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
-from ojs_cluster.store.partition_upkeep import get_partitions, set_partitions
+from ojs_cluster.store.partition_upkeep import set_partitions
 from ojs_cluster.store.record import JobRecord
-from tests.store.hot_queues import close_empty, failing, put_into, spread
+from tests.store.hot_queues import failing, put_into, spread
 from tests.store.jobs import (
     HOUR,
     QUEUE,
@@ -334,55 +332,6 @@ async def test_a_producer_that_cannot_read_the_table_uses_partition_0(
 
     assert placed == {shards[0]}
     assert len(await take(cut_off, count=20)) == 20
-
-
-async def test_rate_limits_and_partitions_refuse_each_other(
-    store: Store, other_store: Store, db: Any
-) -> None:
-    """A limit is counted in one shard: over several it would not hold."""
-    limits = parse_limits({"concurrency": 2}, path="")
-    await rate_limits.set_queue(store, QUEUE, limits)
-    with pytest.raises(ValidationFailed, match="delete them first"):
-        await set_partitions(other_store, QUEUE, 4)
-    await set_partitions(other_store, QUEUE, 1)
-    await rate_limits.set_queue(store, QUEUE, Limits())
-    await spread(other_store, db, 4)
-    with pytest.raises(ValidationFailed, match="has 4"):
-        await rate_limits.set_queue(store, QUEUE, limits)
-    await set_partitions(other_store, QUEUE, 1)
-    with pytest.raises(ValidationFailed, match="draining"):
-        await rate_limits.set_queue(store, QUEUE, limits)
-    await close_empty(store, db)
-    await rate_limits.set_queue(store, QUEUE, limits)
-    assert (await rate_limits.of_queue(store, QUEUE)).usage.limits == limits
-
-
-async def test_limits_and_partitions_at_the_same_moment_never_both_hold(
-    store: Store, other_store: Store, db: Any
-) -> None:
-    limits = parse_limits({"concurrency": 2}, path="")
-    for number in range(20):
-        queue = f"q{number}"
-        done: list[str] = []
-
-        async def limit() -> None:
-            with suppress(ValidationFailed):
-                await rate_limits.set_queue(store, queue, limits)  # noqa: B023 - awaited here
-                done.append("limits")  # noqa: B023 - as above
-
-        async def part() -> None:
-            with suppress(ValidationFailed):
-                await set_partitions(other_store, queue, 4)  # noqa: B023 - awaited here
-                done.append("partitions")  # noqa: B023 - as above
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(limit)
-            nursery.start_soon(part)
-        limited = (await rate_limits.of_queue(store, queue)).usage.limits == limits
-        parted = (await get_partitions(store, queue)).parts > 1
-
-        assert done == ["limits"] * limited + ["partitions"] * parted
-        assert not (limited and parted)
 
 
 async def test_jobs_that_declare_a_limit_are_counted_together(store: Store, db: Any) -> None:

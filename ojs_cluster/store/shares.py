@@ -1,0 +1,158 @@
+"""The shares that the partitions of a queue have in its limits.
+
+Fetch counts in its pop, in the shard it takes jobs from, so each partition has limits of its own,
+which add up to the operator's. Partition 0 keeps these too, and they say what is wanted. Whoever
+changes them makes the shares of the others follow, and is done only when it has seen that all agree
+with limits and partitions that did not change meanwhile. For who dies before that the janitor does
+it. With the same partitions no share grows while another shrinks: limits that are raised raise
+each share or leave it, so the order in which they are written does not matter. That is why a queue
+with limits is not given another number of partitions: jobs that run in the old ones would have to
+be waited for before others may start in the new ones.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ojs_cluster.core.errors import ValidationFailed
+from ojs_cluster.core.partitions import Layout
+from ojs_cluster.core.rate_limit import Limits, unpack_limits
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.fanout import over_shards
+
+if TYPE_CHECKING:
+    from ojs_cluster.store.context import Store
+
+
+async def put(store: Store, queue: str, limits: Limits) -> bool:
+    """Set the limits of a whole queue, in all partitions; empty ones take them back.
+
+    Returns whether the queue was seen for the first time.
+
+    Raises
+    ------
+    ValidationFailed: a partition would have no share, or the partitions are being changed.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    await store.partitions.read(store)
+    layout = store.partitions.layout(queue)
+    if limits != Limits():
+        _check(queue, limits, layout)
+    packed = limits.packed() if limits != Limits() else ""
+    first = store.keys.shard_of_queue(queue)
+    new = await _write(store, first, queue, packed, 0, layout.open)
+    await mirror(store, queue)
+    if packed and store.partitions.layout(queue).parts != layout.parts:
+        await _write(store, first, queue, "", 0, layout.open, seen=packed)
+        await mirror(store, queue)
+        raise ValidationFailed(f"the partitions of queue '{queue}' have just been changed")
+    return new
+
+
+async def of_queue(store: Store, queue: str) -> Limits:
+    """The limits of a whole queue.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    share, whole = await _read(store, store.keys.shard_of_queue(queue), queue)
+    return unpack_limits(whole or share) if share else Limits()
+
+
+async def mirror(store: Store, queue: str) -> None:
+    """Make the shares of all partitions agree with the queue's limits.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    before = None
+    while True:
+        await store.partitions.read(store)
+        layout = store.partitions.layout(queue)
+        if layout.held == 1:
+            return
+        shards = store.keys.partitions(queue, layout.held)
+        share, whole = await _read(store, shards[0], queue)
+        wanted = whole or share
+        wrong = await _wrong(store, shards, queue, wanted, layout.open)
+        # Twice the same, and nothing to correct the second time.
+        if not wrong and (wanted, layout) == before:
+            return
+        before = (wanted, layout)
+
+        async def correct(number: int) -> None:
+            at = (shards[number], queue, wanted, number, layout.open)  # noqa: B023 - awaited here
+            await _write(store, *at, seen=wanted if number == 0 else "*")  # noqa: B023 - as above
+
+        await over_shards(wrong, correct)
+
+
+def _check(queue: str, limits: Limits, layout: Layout) -> None:
+    if layout.open > layout.parts:
+        raise ValidationFailed(
+            f"queue '{queue}' still has jobs in {layout.open} partitions instead of "
+            f"{layout.parts}: set its limits when 'draining' is 0"
+        )
+    for name, limit in (
+        ("concurrency", limits.concurrency or layout.parts),  # 0 is 0 in each
+        ("rate", limits.rate.limit if limits.rate else layout.parts),
+        ("throttle", limits.throttle.limit if limits.throttle else layout.parts),
+    ):
+        if limit < layout.parts:
+            raise ValidationFailed(
+                f"{name} {limit} cannot be shared by the {layout.parts} partitions of queue "
+                f"'{queue}': each needs 1 at least",
+                field=name,
+            )
+
+
+def _share(packed: str, number: int, count: int) -> str:
+    return unpack_limits(packed).share(number, count).packed() if packed else ""
+
+
+async def _read(store: Store, shard: Shard, queue: str) -> tuple[str, str]:
+    """A partition's share, and the limits of the whole queue if it keeps them; '' for none."""
+    found: Any = await store.redis.call(
+        shard.slot, "HMGET", shard.queue(queue), "limits", "whole", idempotent=True
+    )
+    share, whole = ((value or b"").decode() for value in found)
+    return share, whole
+
+
+async def _wrong(
+    store: Store, shards: list[Shard], queue: str, wanted: str, count: int
+) -> list[int]:
+    """Partitions whose share is not as it should be."""
+    wrong: list[int] = []
+
+    async def look(number: int) -> None:
+        whole = wanted if number == 0 and count > 1 else ""
+        if await _read(store, shards[number], queue) != (_share(wanted, number, count), whole):
+            wrong.append(number)
+
+    await over_shards(range(len(shards)), look)
+    return wrong
+
+
+async def _write(
+    store: Store,
+    shard: Shard,
+    queue: str,
+    whole: str,
+    number: int,
+    count: int,
+    *,
+    seen: str = "*",
+) -> bool:
+    """Set a partition's share; ``seen`` as in ``limit_queue.lua``."""
+    kept = whole if number == 0 and count > 1 else ""
+    first = await store.run(
+        shard,
+        "limit_queue",
+        [shard.queue(queue)],
+        [queue, _share(whole, number, count), kept, seen],
+        idempotent=True,
+    )
+    return bool(first)
