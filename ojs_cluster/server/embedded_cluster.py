@@ -63,6 +63,7 @@ def form(nodes: Sequence[Node], master_count: int, wait: Await) -> None:
     for node in nodes[master_count:]:
         _attach(node, nodes[(node.index - master_count) % master_count], nodes)
     wait(lambda: _all_ok(nodes), "every slot is served and every replica is in sync")
+    wait(lambda: _all_agree(nodes), "every node knows who replicates whom")
 
 
 def view(nodes: Sequence[Node]) -> dict[str, Row]:
@@ -112,6 +113,15 @@ def _all_ok(nodes: Sequence[Node]) -> bool:
         if link["role"] == "slave" and link["master_link_status"] != "up":
             return False
     return True
+
+
+def _all_agree(nodes: Sequence[Node]) -> bool:
+    """Redis does not announce that a node became a replica: others learn of it by gossip."""
+    views = []
+    for node in nodes:
+        with node.client() as client:
+            views.append({key: row.master_id for key, row in _rows(client, nodes).items()})
+    return all(found == views[0] for found in views)
 
 
 def _rows(client: redis.Redis, nodes: Sequence[Node]) -> dict[str, Row]:
