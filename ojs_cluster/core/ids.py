@@ -1,7 +1,8 @@
 """Job ids: UUIDv7 (RFC 9562) whose ``rand_a`` bits name the job's shard.
 
 With the shard inside the id, every operation by id is one round trip to one shard and needs no
-index. The other bits are random: order inside a millisecond is the queue's business, not the id's.
+index. The other bits are random, save that ``OrderedIds`` keeps the order in which a process made
+ids in one millisecond: jobs that are given back to the front of their queue stand there by id.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ MAX_SHARDS: Final = 4096  # rand_a is 12 bits wide
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _full_match: Final = _JOB_ID.fullmatch
 _MASK_62: Final = (1 << 62) - 1
+_MASK_48: Final = (1 << 48) - 1
+_ORDERS: Final = 1 << 14
 
 
 def is_job_id(text: str) -> bool:
@@ -27,12 +30,19 @@ def shard_of(job_id: str, shards: int) -> int:
     return int(job_id[15:18], 16) % shards
 
 
-def new_job_id(shard: int, shards: int, now_ms: int, random: bytes | None = None) -> str:
+def new_job_id(
+    shard: int,
+    shards: int,
+    now_ms: int,
+    random: bytes | None = None,
+    order: int | None = None,
+) -> str:
     """A fresh id that lives in ``shard``.
 
     ``now_ms`` is Unix time in milliseconds. ``random`` is 10 bytes, by default from the system. A
     pool of random bytes would save half a microsecond and would have to be dropped in every forked
-    child, or two processes would hand out the same ids.
+    child, or two processes would hand out the same ids. ``order`` (14 bits of it) takes the place
+    of the first random bits; 48 remain.
 
     Raises ValueError when ``shard`` or ``shards`` is out of range.
     """
@@ -40,9 +50,30 @@ def new_job_id(shard: int, shards: int, now_ms: int, random: bytes | None = None
         raise ValueError(f"shard {shard} of {shards} does not fit in {MAX_SHARDS}")
     bits = int.from_bytes(os.urandom(10) if random is None else random)
     choices = MAX_SHARDS // shards
-    rand_a = shard + shards * ((bits >> 62) % choices)
-    rand_b = (bits & _MASK_62) | (1 << 63)  # with the RFC 4122 variant, binary 10
+    if order is None:
+        choice, rand_b = bits >> 62, bits & _MASK_62
+    else:  # the choice stands before the order, so it is the same for the whole millisecond
+        choice, rand_b = now_ms, (order % _ORDERS) << 48 | bits & _MASK_48
+    rand_a = shard + shards * (choice % choices)
+    rand_b |= 1 << 63  # the RFC 4122 variant, binary 10
     return (
         f"{now_ms >> 16 & 0xFFFFFFFF:08x}-{now_ms & 0xFFFF:04x}-7{rand_a:03x}"
         f"-{rand_b >> 48:04x}-{rand_b & 0xFFFFFFFFFFFF:012x}"
     )
+
+
+class OrderedIds:
+    """Fresh ids of one process; those of one shard and millisecond sort as they were made.
+
+    Their number in a millisecond wraps at 16384, far above what a process can store in one.
+    """
+
+    def __init__(self, shards: int) -> None:
+        self._shards = shards
+        self._now_ms = self._order = 0
+
+    def new(self, shard: int, now_ms: int) -> str:
+        """As ``new_job_id``, next in the order of ``now_ms``."""
+        self._order = self._order + 1 if now_ms == self._now_ms else 0
+        self._now_ms = now_ms
+        return new_job_id(shard, self._shards, now_ms, order=self._order)

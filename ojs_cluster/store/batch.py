@@ -146,7 +146,7 @@ class _Draft:
         now_ms = time.time_ns() // 1_000_000
         self._shards = store.partitions.spread(store, jobs)
         self._ids = [
-            job.id or new_job_id(shard.index, len(store.keys), now_ms)
+            job.id or store.ids.new(shard.index, now_ms)
             for job, shard in zip(jobs, self._shards, strict=True)
         ]
         self._groups: dict[str, list[tuple[int, UniquePolicy]]] = {}

@@ -8,12 +8,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ojs_cluster.core.ids import OrderedIds
 from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.redis.client import Client, open_client
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.store.contacts import FetchContacts
-from ojs_cluster.store.hints import Hints
+from ojs_cluster.store.hints import Hints, LimitedQueues
 from ojs_cluster.store.partitions import Partitions
 from ojs_cluster.store.registry import QueueRegistry
 from ojs_cluster.store.scripts import load_scripts
@@ -85,10 +86,12 @@ class Store:
     settings: StoreSettings
     scripts: Mapping[str, Script]
     effects: Mapping[str, Effect]
+    ids: OrderedIds
     queues: QueueRegistry = field(default_factory=QueueRegistry)
     contacts: FetchContacts = field(default_factory=FetchContacts)
     partitions: Partitions = field(default_factory=Partitions)
     hints: Hints = field(default_factory=Hints)
+    limited: LimitedQueues = field(default_factory=LimitedQueues)
 
     async def run(
         self,
@@ -151,7 +154,7 @@ async def open_store(
         # Not at the top: what carries out effects is itself made of store functions.
         from ojs_cluster.store.effects import EFFECTS
 
-        store = Store(client, keys, settings, load_scripts(prelude), EFFECTS)
+        store = Store(client, keys, settings, load_scripts(prelude), EFFECTS, OrderedIds(shards))
         await _check_schema(store, shards)
         await _check_eviction(store)
         await store.partitions.read(store)

@@ -19,7 +19,6 @@ from typing import Any
 
 from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate
-from ojs_cluster.core.ids import new_job_id
 from ojs_cluster.core.states import TERMINAL
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
@@ -208,7 +207,7 @@ def _place(store: Store, shard: Shard, jobs: Sequence[NewJob], terms: _Terms) ->
     now_ms = time.time_ns() // 1_000_000
     placed: list[Placed] = []
     for job in jobs:
-        job_id = job.id or new_job_id(shard.index, len(store.keys), now_ms)
+        job_id = job.id or store.ids.new(shard.index, now_ms)
         placed.append(place(job_id, job, [*unique.fields(job), *terms.fields]))
     return placed
 

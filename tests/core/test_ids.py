@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ojs_cluster.core.ids import MAX_SHARDS, is_job_id, new_job_id, shard_of
+from ojs_cluster.core.ids import MAX_SHARDS, OrderedIds, is_job_id, new_job_id, shard_of
 
 NOW = 1_767_225_600_123
 
@@ -33,6 +33,14 @@ def test_an_id_is_a_uuid7_that_names_its_shard_and_its_time(
 @pytest.mark.parametrize("shards", [1, 3, 64, 1000, MAX_SHARDS])
 def test_ids_of_one_millisecond_are_distinct(shards: int) -> None:
     assert len({new_job_id(0, shards, NOW) for _ in range(5000)}) == 5000
+
+
+@pytest.mark.parametrize("shards", [1, 64, MAX_SHARDS])
+def test_ordered_ids_sort_as_they_were_made(shards: int) -> None:
+    ids = OrderedIds(shards)
+    made = [ids.new(0, NOW + number // 5000) for number in range(10_000)]
+    assert made == sorted(set(made))
+    assert all(is_job_id(job_id) and shard_of(job_id, shards) == 0 for job_id in made)
 
 
 @pytest.mark.parametrize(("shard", "shards"), [(-1, 4), (4, 4), (0, 0), (0, MAX_SHARDS + 1)])
