@@ -7,7 +7,7 @@
 --       5 ms to keep completed jobs.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state} | {'not_holder'}
---@include keys now look once job event deadline effect finish minutes holder ack
+--@include keys now look once job counts event deadline effect finish holder ack
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -16,6 +16,7 @@ if not reply then
     look_at_ack(job)
     look()
     reply = complete(string.sub(key, #P + 3), key, job, ARGV[4], ARGV[5])
+    settle_counts()
 end
 reply[3] = effects
 return reply

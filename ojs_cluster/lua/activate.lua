@@ -5,7 +5,7 @@
 -- ARGV: 1 events kept.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state}
---@include keys now look once job event deadline available
+--@include keys now look once job counts event deadline available
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -27,4 +27,5 @@ else
     make_available(id, job)
     emit('job.enqueued', id, job)
 end
+settle_counts()
 return {'ok', job.flat}

@@ -6,7 +6,7 @@
 --       worker: it may finish this attempt, and is cancelled before it could have another.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state}
---@include keys now look once job event deadline effect finish cancel
+--@include keys now look once job counts event deadline effect finish cancel
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -20,4 +20,5 @@ end
 want_to_cancel(job)
 look()
 cancel(id, key, job, ARGV[2])
+settle_counts()
 return {'ok', job.flat, effects}

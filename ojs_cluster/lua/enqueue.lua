@@ -20,7 +20,7 @@
 --           per job: state, due ms or '', expires ms or ''}
 --          {'exists', position (1-based), fields of the job that is there}
 --          {'lapsed'} | {'already'}
---@include keys now look job event deadline effect available enter moment
+--@include keys now look job counts event deadline effect available enter moment
 if ARGV[3] ~= '1' then gather() end
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
 local first_job, deal, reserved = 7 + 2 * queues, ARGV[5], {}
@@ -108,7 +108,8 @@ for i = 1, jobs do
     at = at + 8 + fields
 end
 for queue, jobs_ in pairs(came) do count(queue, 'came', jobs_) end
-if jobs > 1 then write_events() end
+settle_counts()
+write_events()
 -- Last, and at once: a set that becomes empty vanishes (see look.lua).
 if #released > 0 then redis.call('ZREM', CLAIMS, unpack(released)) end
 return reply

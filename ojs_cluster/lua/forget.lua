@@ -3,7 +3,7 @@
 -- Post: no key of the job remains in the shard.
 -- KEYS: 1 job, 2..4 the shard's fin, dead, exp.
 -- Returns: {'ok'} | {'missing'} | {'moved', shard} | {'staged', deal} | {'conflict', state}
---@include keys now look once job forget
+--@include keys now look once job counts forget
 local key = KEYS[1]
 local id = string.sub(key, #P + 3)
 local job, reply = load_job(key)
@@ -16,4 +16,5 @@ if not due or tonumber(due) > now then return {'conflict', job[F.state]} end
 want_to_forget(job)
 look()
 forget(id, key, job)
+settle_counts()
 return {'ok'}

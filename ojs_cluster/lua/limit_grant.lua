@@ -8,7 +8,7 @@
 -- ARGV: 1 events kept, 2 '+' granted | '+w' granted, and its start counts | 'r<ms>' scheduled in so many
 --       ms | 'd<ms>' discarded, 3 ms to keep discarded jobs, 4 key, 5.. asks: id/number.
 -- Returns: effects
---@include keys now look last job event deadline effect available finish
+--@include keys now look last job counts event deadline effect available finish
 local GRANT_MS, HUNGRY_MS = 2000, 7000
 local key, queues, fits, stale = ARGV[4], {}, {}, ''
 for i = 5, #ARGV do
@@ -86,4 +86,5 @@ for queue, state in pairs(queues) do
 end
 if stale ~= '' then owe('tokens', key .. ' u' .. stale) end
 settle()
+settle_counts()
 return effects

@@ -5,7 +5,7 @@
 -- KEYS: 1..3 the shard's fin, dead, exp.
 -- ARGV: 1 limit, 2 this shard's index, 3 number of shards.
 -- Returns: {jobs removed, ids that name another shard, now, ms of the next removal or -1}
---@include keys now look last first_left job forget
+--@include keys now look last first_left job counts forget
 local ids = redis.call('ZRANGEBYSCORE', FINISHED, '-inf', now, 'LIMIT', 0, ARGV[1])
 local jobs = load_jobs(ids)
 for _, job in pairs(jobs) do
@@ -31,4 +31,5 @@ for _, id in ipairs(ids) do
 end
 local following = first_left(FINISHED)
 settle()
+settle_counts()
 return {removed, foreign, now, following or -1}

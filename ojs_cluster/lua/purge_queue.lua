@@ -4,7 +4,7 @@
 -- KEYS: 1 q:, 2 c:, 3..5 the shard's fin, dead, exp, 6 h:.
 -- ARGV: 1 limit, 2 this shard's index, 3 number of shards.
 -- Returns: {jobs removed, ids only listed, jobs still there}
---@include keys look last job forget
+--@include keys look last job counts forget
 local removed, foreign, ours = 0, {}, {}
 local ids = redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1)
 if #ids < tonumber(ARGV[1]) then
@@ -29,4 +29,5 @@ for _, id in ipairs(ours) do
 end
 local left = redis.call('ZCARD', KEYS[1]) - #(leaving[KEYS[1]] or {}) + redis.call('ZCARD', KEYS[6])
 settle()
+settle_counts()
 return {removed, foreign, left}

@@ -6,7 +6,7 @@
 -- ARGV: 1 events kept, 2 limit, 3 chance for the jitter, 4 errors kept, 5 ms to keep discarded,
 --       6 ms to keep dead letters, 7 dead letters kept per queue.
 -- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects}
---@include keys now look last first_left job event deadline effect available finish minutes backoff graves fail
+--@include keys now look last first_left job counts event deadline effect available finish backoff graves fail
 local limit, chance, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local limits = {ARGV[5], ARGV[6], tonumber(ARGV[7])}
 
@@ -80,4 +80,5 @@ for _, zset in ipairs({ACTIVE, RUNNING, EXPIRING}) do
     if first and (following < 0 or first < following) then following = first end
 end
 settle()
+settle_counts()
 return {leases, #timeouts, #expired, now, following, effects}

@@ -7,7 +7,7 @@
 --       5 limit, 6 errors kept, 7 ms to keep discarded, 8 ms to keep dead letters,
 --       9 dead letters kept per queue.
 -- Returns: {jobs recovered, next cursor or '', effects}
---@include keys now look last job event deadline effect available finish minutes backoff graves fail
+--@include keys now look last job counts event deadline effect available finish backoff graves fail
 local limits = {ARGV[7], ARGV[8], tonumber(ARGV[9])}
 local after = ARGV[4] == '' and '-inf' or '(' .. ARGV[4]
 local page = redis.call('ZRANGEBYSCORE', ACTIVE, after, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[5])
@@ -37,4 +37,5 @@ for i, id in ipairs(taken) do
         tonumber(ARGV[6]), limits)
 end
 settle()
+settle_counts()
 return {#taken, last, effects}

@@ -8,7 +8,7 @@
 --       9 died (ms, '' for no dead letter), then names and values of the hash.
 -- Returns: {'ok', 1 when the queue was seen for the first time | 0}
 --          {'exists', shard of an alias or ''} | {'lapsed'}
---@include keys now job deadline available
+--@include keys now job counts deadline available
 local key, id, queue, state, at = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[7]
 if redis.call('EXISTS', key) == 1 then
     return {'exists', redis.call('HGET', key, F.alias) or ''}
@@ -26,6 +26,7 @@ if state == 'available' then
     return {'ok', first}
 end
 count(queue, state, 1)
+settle_counts()
 if state == 'pending' then
     redis.call('ZADD', PENDING, at, id)
 elseif state == 'scheduled' or state == 'retryable' then

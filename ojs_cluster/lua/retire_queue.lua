@@ -5,7 +5,7 @@
 --@include now
 local IDLE = {created = true, seq = true, acked = true, mps = true, mpstarts = true,
     -- totals never shrink: see metrics.lua
-    hungry = true, came = true, failed = true, ran = true, waited = true}
+    minute = true, hungry = true, came = true, failed = true, ran = true, waited = true}
 local flat = redis.call('HGETALL', KEYS[1])
 for i = 1, #flat, 2 do
     local name, value = flat[i], flat[i + 1]

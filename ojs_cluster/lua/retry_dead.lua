@@ -5,7 +5,7 @@
 -- ARGV: 1 events kept.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state}
---@include keys now look once job event deadline available
+--@include keys now look once job counts event deadline available
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -30,4 +30,5 @@ if job[F.expires] and tonumber(job[F.expires]) <= now then drop_fields(key, job,
 save_job(key, job, F.state, 'available', F.enqueued, now, F.replays, (job[F.replays] or 0) + 1)
 make_available(id, job)
 emit('job.enqueued', id, job)
+settle_counts()
 return {'ok', job.flat}

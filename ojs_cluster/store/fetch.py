@@ -193,7 +193,11 @@ class _Asking:
             shard.index,
             *queues,
         ]
-        reply = await store.run(shard, "fetch", keys, args)
+        limited = store.limited.among(shard, queues)
+        reply = await store.run(shard, "fetch_limited" if limited else "fetch", keys, args)
+        if reply[1] == b"limited":
+            store.limited.note(shard, queues)
+            reply = await store.run(shard, "fetch_limited", keys, args)
         if reply[1] == b"quiet":
             raise Quiet
         if reply[1]:

@@ -1,12 +1,13 @@
-"""What this process remembers of the partitions of queues: where there were jobs a moment ago.
+"""What this process remembers of queues: which partitions had jobs a moment ago, and where a fetch
+met limits.
 
-Only a hint for where to look first; what is remembered wrongly costs a call, never a job.
+Only hints for where and how to ask first; what is remembered wrongly costs a call, never a job.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 
 import trio
 
@@ -16,6 +17,8 @@ FRESH_S = 1.0
 """After it the sizes are looked at anew, so that no partition is forgotten."""
 DOWN_S = 5.0
 """How long a partition that failed is left alone."""
+LIMITED_S = 10.0
+"""How long a fetch of queues that had limits asks at once by the script that knows of them."""
 _TURN = 4
 _MOST_REMEMBERED = 10_000
 
@@ -124,3 +127,26 @@ class Hints:
             found = self._of.get(queue)
             if found is not None:
                 found.filled(keys.partition_of(queue, shard))
+
+
+class LimitedQueues:
+    """Where a fetch has met limits, in the last seconds."""
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[int, ...], float] = {}
+
+    def note(self, shard: Shard, queues: Sequence[str]) -> None:
+        """Some of the queues, or of their jobs, have limits."""
+        if len(self._until) >= _MOST_REMEMBERED:
+            self._until.clear()
+        self._until[_asked(shard, queues)] = trio.current_time() + LIMITED_S
+
+    def among(self, shard: Shard, queues: Sequence[str]) -> bool:
+        """Whether a fetch of these queues met limits a moment ago."""
+        return bool(self._until) and (
+            self._until.get(_asked(shard, queues), 0.0) > trio.current_time()
+        )
+
+
+def _asked(shard: Shard, queues: Sequence[str]) -> tuple[int, ...]:
+    return (shard.index, *map(hash, queues))

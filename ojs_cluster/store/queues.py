@@ -103,8 +103,7 @@ async def stats_in(store: Store, shard: Shard, queue: str) -> QueueStats:
         idempotent=True,
     )
     fields = _pairs(flat)
-    hour = _last_hour(_pairs(minutes), now // 60_000)
-    completed = hour["c"]
+    completed, failed, ran_ms, waited_ms = _last_hour(fields, _pairs(minutes), now // 60_000)
     return QueueStats(
         name=queue,
         counts={
@@ -117,9 +116,9 @@ async def stats_in(store: Store, shard: Shard, queue: str) -> QueueStats:
         paused_ms=_optional(fields.get(b"paused")),
         now_ms=now,
         completed_last_hour=completed,
-        failed_last_hour=hour["f"],
-        avg_duration_ms=hour["d"] // completed if completed else 0,
-        avg_wait_ms=hour["w"] // completed if completed else 0,
+        failed_last_hour=failed,
+        avg_duration_ms=ran_ms // completed if completed else 0,
+        avg_wait_ms=waited_ms // completed if completed else 0,
     )
 
 
@@ -256,12 +255,18 @@ def _optional(value: bytes | None) -> int | None:
     return int(value) if value else None
 
 
-def _last_hour(minutes: dict[bytes, bytes], minute: int) -> dict[str, int]:
-    """Sums over the ring of one-minute slots that belong to the last 60 minutes."""
-    sums = dict.fromkeys("cfdw", 0)
-    for slot in range(60):
-        stamp = minutes.get(b"%dm" % slot)
-        if stamp is not None and minute - int(stamp) < 60:
-            for what in sums:
-                sums[what] += int(minutes.get(b"%d%b" % (slot, what.encode()), 0))
-    return sums
+def _last_hour(
+    fields: Mapping[bytes, bytes], notes: Mapping[bytes, bytes], minute: int
+) -> list[int]:
+    """What the queue's sums have grown by since the oldest note of the last 60 minutes.
+
+    A note holds its minute and the sums as they were before it (see ``lua/include/counts.lua``).
+    """
+    parts = [[int(part) for part in note.split(b",")] for note in notes.values()]
+    oldest = min((note for note in parts if minute - note[0] < 60), default=None)
+    if oldest is None:
+        return [0, 0, 0, 0]
+    return [
+        int(fields.get(name, 0)) - before
+        for name, before in zip((b"acked", b"failed", b"ran", b"waited"), oldest[1:], strict=True)
+    ]

@@ -14,6 +14,7 @@ from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.states import State
 from ojs_cluster.keys import Keyspace
 from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.store import fields as f
 from ojs_cluster.store import jobs, queues
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
@@ -64,6 +65,18 @@ async def test_large_jobs_come_in_several_fetches_none_lost_and_in_order(store: 
 
     assert 8 <= len(first) <= 9
     assert first + rest == stored
+
+
+async def test_results_of_earlier_steps_count_as_what_makes_a_job_large(
+    store: Store, db: Any
+) -> None:
+    """Callbacks with 5 MB of results each would fill what the client takes at once."""
+    waiting = [await put(store) for _ in range(3)]
+    for job in waiting:
+        db.hset(shard_of(store).job(job.id), f.PARENTS, b'["%b"]' % (b"x" * 5_000_000))
+
+    assert [job.id for job in await take(store, count=9)] == [job.id for job in waiting[:2]]
+    assert [job.id for job in await take(store, count=9)] == [waiting[2].id]
 
 
 async def test_jobs_of_one_batch_keep_their_order_within_a_millisecond(store: Store) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from ojs_cluster.core.rate_limit import Limits, Rate
 from ojs_cluster.store import queues, rate_limits, retention, wake
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.hints import LimitedQueues
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.wake import Waiters, fetch_or_wait
 from tests.store.jobs import (
@@ -32,6 +34,7 @@ from tests.store.jobs import (
     until,
 )
 from tests.support.invariants import Census
+from tests.support.lossy import lossy
 from tests.support.timeshift import age_job, age_limits, age_opening, age_queue
 
 
@@ -48,6 +51,26 @@ async def test_max_per_second_of_a_job_limits_its_queue(store: Store, db: Any) -
     age_limits(db, shard_of(store).queue(QUEUE), 1000)
     assert len(await take(store, count=1)) == 1
     assert len(await take(store, count=9)) == 1
+
+
+async def test_a_fetch_remembers_for_a_while_that_its_queue_is_limited(
+    store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Callable[[], Census]
+) -> None:
+    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=1))
+    await fill(store, 3)
+    process, client = lossy(store)
+
+    assert len(await take(process, count=9)) == 1
+    assert await take(process, count=9) == []
+    assert (client.calls["fetch"], client.calls["fetch_limited"]) == (1, 2)
+    consistent()
+
+    await rate_limits.set_queue(store, QUEUE, Limits())
+    monkeypatch.setattr("ojs_cluster.store.hints.LIMITED_S", -1.0)
+    process = replace(process, limited=LimitedQueues())
+    assert len(await take(process, count=9)) == 2
+    assert client.calls["fetch_limited"] == 2, "it has no limits any more"
+    consistent()
 
 
 async def test_the_last_job_to_declare_a_limit_wins(store: Store) -> None:

@@ -20,7 +20,6 @@ local function complete(id, key, job, result, keep_ms)
     if result ~= '' then finish(id, key, job, 'completed', keep_ms, F.result, result)
     else finish(id, key, job, 'completed', keep_ms) end
     if job[F.delay] then drop_fields(key, job, F.delay) end
-    count(job[F.queue], 'acked', 1)
     tally(job, 'c')
     emit('job.completed', id, job, 'a', job[F.attempt], 'd', now - job[F.started])
     return {'ok', job.flat}

@@ -16,6 +16,7 @@ local function add_event(kind, ids, job, more)
 end
 
 local function write_events()
+    if not gathering then return end
     for _, entry in ipairs(in_order) do
         if #entry.ids > 0 then
             add_event(open_kind, table.concat(entry.ids, ' '), entry.job, entry.more)

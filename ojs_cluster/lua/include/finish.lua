@@ -64,11 +64,6 @@ end
 local function leave_worker(id, job, hold)
     take_out(ACTIVE, id)
     if job[F.timeout] then take_out(RUNNING, id) end
-    local active = count(job[F.queue], 'active', -1)
-    -- Where all that may be active were, there is room now (see gate.lua).
-    local limits = redis.call('HGET', queue_key(job[F.queue]), 'limits')
-    if limits and tostring(active + 1) == string.match(limits, '^[^,]+') then
-        redis.call('SPUBLISH', WAKE, job[F.queue])
-    end
+    count(job[F.queue], 'active', -1)
     if job[F.token] then give_back(id, job, 's' .. (hold or '')) end
 end

@@ -70,7 +70,3 @@ local function drop_fields(key, job, ...)
         job.flat[#job.flat + 1] = ''
     end
 end
-
-local function count(queue, state, by)
-    return redis.call('HINCRBY', queue_key(queue), state, by)
-end
