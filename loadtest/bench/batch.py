@@ -3,9 +3,11 @@
     python -m loadtest.bench.batch [--jobs 4000] [--rounds 5] [--quick]
 
 One API process over one standalone server. In each round the same number of jobs is enqueued, then
-all are fetched, then all acknowledged: over 16 connections one by one, and over 4 connections by
-100. The two ways take turns. Processor time per job of the API process and of Redis is read from
-/proc.
+all are fetched, then all acknowledged, one by one and by 100. That is done twice: by one worker,
+over one connection, who waits for each answer before it asks again; and by as many as keep the
+server busy, 16 connections one by one against 4 by 100. The ways take turns. Requests are made
+before the clock runs and answers read after it, so that the load generator counts for little.
+Processor time per job of the API process and of Redis is read from /proc.
 """
 
 from __future__ import annotations
@@ -66,27 +68,39 @@ def enqueue(size: int, times: int) -> Script:
         check(request, (yield request), b" 201 ")
 
 
-def fetch(size: int, times: int, into: list[tuple[str, str]]) -> Script:
-    """Fetch jobs and note their ids and leases."""
+def fetch(size: int, times: int, into: list[bytes]) -> Script:
+    """Fetch jobs and keep the answers."""
     request = post(
         "/ojs/v1/workers/fetch", {"queues": [QUEUE], "count": size, "worker_id": "bench"}
     )
     for _ in range(times):
         response = yield request
         check(request, response, b" 200 ")
-        jobs = json.loads(response[response.index(END) + 4 :])["jobs"]
-        into += [(job["id"], job["lease_id"]) for job in jobs]
+        into.append(response)
 
 
-def ack(size: int, jobs: list[tuple[str, str]]) -> Script:
-    """Acknowledge these jobs."""
-    acks = [{"job_id": job, "lease_id": lease} for job, lease in jobs]
-    for at in range(0, len(acks), size):
-        if size == 1:
-            request = post("/ojs/v1/workers/ack", {**acks[at], "worker_id": "bench"})
-        else:
-            body = {"worker_id": "bench", "acks": acks[at : at + size]}
-            request = post("/ojs/v1/workers/ack/batch", body)
+def leases(answers: list[bytes]) -> list[dict[str, str]]:
+    """Ids and leases of the jobs that were fetched."""
+    return [
+        {"job_id": job["id"], "lease_id": job["lease_id"]}
+        for answer in answers
+        for job in json.loads(answer[answer.index(END) + 4 :])["jobs"]
+    ]
+
+
+def acks(size: int, jobs: list[dict[str, str]]) -> list[bytes]:
+    """The requests that acknowledge these jobs."""
+    if size == 1:
+        return [post("/ojs/v1/workers/ack", {**job, "worker_id": "bench"}) for job in jobs]
+    return [
+        post("/ojs/v1/workers/ack/batch", {"worker_id": "bench", "acks": jobs[at : at + size]})
+        for at in range(0, len(jobs), size)
+    ]
+
+
+def send(requests: list[bytes]) -> Script:
+    """Send what was made before."""
+    for request in requests:
         check(request, (yield request), b" 200 ")
 
 
@@ -94,7 +108,7 @@ def one_round(target: Target, way: Way, jobs: int) -> None:
     """The jobs' whole way, phase by phase."""
     times = jobs // (way.size * way.connections)
     total = times * way.size * way.connections
-    held: list[tuple[str, str]] = []
+    answers: list[bytes] = []
 
     def phase(verb: str, make: Callable[[int], Script]) -> None:
         api, redis = cpu_s(target.api_pids), cpu_s(target.redis_pids)
@@ -110,10 +124,14 @@ def one_round(target: Target, way: Way, jobs: int) -> None:
             store.setdefault(verb, []).append((cpu_s(pids) - before) / total * 1e6)
 
     phase("enqueue", lambda _: enqueue(way.size, times))
-    phase("fetch", lambda _: fetch(way.size, times, held))
+    phase("fetch", lambda _: fetch(way.size, times, answers))
+    held = leases(answers)
     if len(held) != total:
         raise SystemExit(f"fetched {len(held)} jobs of {total}")
-    phase("ack", lambda number: ack(way.size, held[number :: way.connections]))
+    requests = [
+        acks(way.size, held[number :: way.connections]) for number in range(way.connections)
+    ]
+    phase("ack", lambda number: send(requests[number]))
 
 
 def rows(single: Way, many: Way) -> list[list[str]]:
@@ -152,17 +170,30 @@ def main() -> None:
     if options.quick:
         options.jobs, options.rounds = 2000, 3
     binary = find_server(options.server)
-    single, many = Way(1, 16), Way(100, 4)
+    pairs = [
+        ("one worker", Way(1, 1), Way(100, 1)),
+        ("the server full", Way(1, 16), Way(100, 4)),
+    ]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         target = start(stack, Path(folder), binary, "standalone")
         for number in range(options.rounds + 1):
-            for way in (single, many):
-                one_round(target, way, options.jobs)
-                if number == 0:
-                    way.forget()
+            for _, *ways in pairs:
+                for way in ways:
+                    one_round(target, way, options.jobs)
+                    if number == 0:
+                        way.forget()
     print_setting(binary, f"{options.jobs} jobs a round, medians of {options.rounds} rounds")
-    heads = ["", "one by one, jobs/s", "by 100, jobs/s", "times", "API cost /", "Redis cost /"]
-    print_table(heads, rows(single, many))
+    for name, single, many in pairs:
+        heads = [
+            name,
+            "one by one, jobs/s",
+            "by 100, jobs/s",
+            "times",
+            "API cost /",
+            "Redis cost /",
+        ]
+        print_table(heads, rows(single, many))
+        print()
 
 
 if __name__ == "__main__":
