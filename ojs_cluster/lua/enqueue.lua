@@ -47,7 +47,7 @@ for i = 1, queues do
     end
 end
 
-local reply, released, came, declared = {'ok', now, seen_first, effects}, {}, {}, {}
+local reply, released, declared = {'ok', now, seen_first, effects}, {}, {}
 local at = 7 + queues
 for i = 1, jobs do
     local key, id, fate = KEYS[first_job + i], ARGV[at + 1], ARGV[at + 5]
@@ -61,7 +61,7 @@ for i = 1, jobs do
     local write = {}
     for j = 1, fields do write[j] = ARGV[at + 8 + j] end
     for j = 1, fields, 2 do job[write[j]] = write[j + 1] end
-    came[job[F.queue]] = (came[job[F.queue]] or 0) + 1
+    count(job[F.queue], 'came', 1)
     local state = 'available'
     if fate == 'withdrawn' then state = 'cancelled'
     elseif ARGV[at + 4] == 'pending' then state = 'pending'
@@ -99,6 +99,10 @@ for i = 1, jobs do
         count(job[F.queue], state, 1)
         redis.call('ZADD', FINISHED, now + ARGV[6], id)
         emit('job.cancelled', id, job)
+    elseif state == 'available' and jobs > 1 then
+        arrive(id, job)
+        if expires then set_deadline(EXPIRING, id, expires) end
+        emit('job.enqueued', id, job)
     else
         enter(id, job, state, due)
     end
@@ -107,7 +111,7 @@ for i = 1, jobs do
     reply[#reply + 1] = expires or ''
     at = at + 8 + fields
 end
-for queue, jobs_ in pairs(came) do count(queue, 'came', jobs_) end
+settle_arrivals()
 settle_counts()
 write_events()
 -- Last, and at once: a set that becomes empty vanishes (see look.lua).

@@ -12,3 +12,28 @@ local function make_available(id, job, front)
     if redis.call('ZCARD', zset) == 1 then redis.call('SPUBLISH', WAKE, queue) end
     if job[F.expires] then set_deadline(EXPIRING, id, tonumber(job[F.expires])) end
 end
+
+-- Many at once: what `arrive` was told enters its queue when `settle_arrivals` is called, in that order,
+-- with three commands for each queue. At most 1000 jobs: they are unpacked onto Lua's stack.
+local arriving = {}
+local function arrive(id, job)
+    local queue = job[F.queue]
+    local list = arriving[queue]
+    if not list then
+        list = {}
+        arriving[queue] = list
+    end
+    list[#list + 1] = (100 - (job[F.priority] or 0)) * BAND
+    list[#list + 1] = id
+end
+
+local function settle_arrivals()
+    for queue, list in pairs(arriving) do
+        local zset, arrived = available_key(queue), #list / 2
+        local place = redis.call('HINCRBY', queue_key(queue), 'seq', arrived) - arrived
+        for i = 1, #list, 2 do list[i] = list[i] + place + (i + 1) / 2 end
+        redis.call('ZADD', zset, unpack(list))
+        if redis.call('ZCARD', zset) == arrived then redis.call('SPUBLISH', WAKE, queue) end
+    end
+    arriving = {}
+end
