@@ -32,7 +32,8 @@ local function emit(kind, id, job, ...)
         write_events()
         open_kind = kind
     end
-    local alike = table.concat({job[F.queue], job[F.type], ...}, '\n')
+    local alike = job[F.queue] .. '\n' .. job[F.type]
+    if ... then alike = alike .. '\n' .. table.concat({...}, '\n') end
     local entry = open[alike]
     if not entry then
         entry = {ids = {}, job = {[F.type] = job[F.type], [F.queue] = job[F.queue]}, more = {...}}

@@ -3,8 +3,12 @@
 -- then on (see look.lua).
 local leaving = {}
 local function take_out(zset, id)
-    if not leaving[zset] then leaving[zset] = {} end
-    table.insert(leaving[zset], id)
+    local ids = leaving[zset]
+    if not ids then
+        ids = {}
+        leaving[zset] = ids
+    end
+    ids[#ids + 1] = id
 end
 
 local function settle()

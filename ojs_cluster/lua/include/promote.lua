@@ -1,16 +1,13 @@
 -- Scheduled and retryable jobs whose time has come become available, or expire if that came first.
 -- Thousands may be due at one moment, so only what is a job's own is done per job (read, state); its
 -- queue's counters, places, set and wake-up are seen to once per queue.
-local PROMOTED = {F.queue, F.state, F.type, F.priority, F.expires}
 
 -- Of a job that will only be promoted: no more than that takes. The envelope stays where it is.
 local function load_brief(key)
-    local job, found = {}, redis.call('HMGET', key, unpack(PROMOTED))
-    for i, name in ipairs(PROMOTED) do job[name] = found[i] or nil end
-    if not job[F.state] or job[F.expires] and tonumber(job[F.expires]) <= now then
-        return load_job(key)
-    end
-    return job
+    local found = redis.call('HMGET', key, F.state, F.queue, F.type, F.priority, F.expires)
+    if not found[1] or found[5] and tonumber(found[5]) <= now then return load_job(key) end
+    return {[F.state] = found[1], [F.queue] = found[2], [F.type] = found[3],
+        [F.priority] = found[4] or nil, [F.expires] = found[5] or nil}
 end
 
 -- Looks at what is due: ids in the order of their time, and the jobs; `whole` when they are to be
