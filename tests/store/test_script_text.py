@@ -28,3 +28,10 @@ def test_names_stand_where_they_are_used() -> None:
 def test_a_prelude_comes_first_and_is_left_alone() -> None:
     prelude = "-- a comment\nlocal function unused() end\n"
     assert load_scripts(prelude)["ack"].source.decode().startswith(prelude)
+
+
+@pytest.mark.parametrize("name", load_scripts())
+def test_a_script_that_counts_writes_its_counts_at_the_end(name: str) -> None:
+    text = load_scripts()[name].source.decode()
+    counts = "local function count(" in text
+    assert counts == bool(re.search(r"^(?: {4})?settle_counts\(\)$", text, re.MULTILINE))
