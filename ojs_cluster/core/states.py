@@ -38,7 +38,7 @@ class Event(StrEnum):
     LOSE_LEASE = "lose_lease"
     EXPIRE = "expire"
     CANCEL = "cancel"
-    REVIVE = "revive"  # an operator retries a dead-lettered job
+    REVIVE = "revive"  # an operator retries a discarded job
 
 
 INITIAL: Final[frozenset[State]] = frozenset({State.AVAILABLE, State.SCHEDULED, State.PENDING})

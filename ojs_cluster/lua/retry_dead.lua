@@ -1,8 +1,8 @@
--- Transition: discarded (dead letter) -> available, by hand.
--- Pre:  the job is a dead letter.
+-- Transition: discarded -> available, by hand.
+-- Pre:  the job is a dead letter; or it is only discarded, that will do, and its retention is not over.
 -- Post: attempt 0, errors and times of the past runs gone, replay counted, at the end of its queue.
 -- KEYS: 1 job, 2..5 the shard's fin, dead, exp, ev.
--- ARGV: 1 events kept.
+-- ARGV: 1 events kept, 2 'dead' when it must be a dead letter, 'discarded' when it need not be.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state}
 --@include keys now look once job counts event deadline available
@@ -10,13 +10,21 @@ local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
 local id = string.sub(key, #P + 3)
-if not job[F.dead] then return {'conflict', job[F.state]} end
-want(dead_key(job[F.queue]))
+if not job[F.dead] then
+    if ARGV[2] == 'dead' or job[F.state] ~= 'discarded' then return {'conflict', job[F.state]} end
+    -- The janitor may have taken its alias away already (see purge.lua).
+    local due = redis.call('ZSCORE', FINISHED, id)
+    if due and tonumber(due) <= now then return {'missing'} end
+else
+    want(dead_key(job[F.queue]))
+end
 want(queue_key(job[F.queue]))
 want(available_key(job[F.queue]))
 look()
-take_out(DEAD, id)
-take_out(dead_key(job[F.queue]), id)
+if job[F.dead] then
+    take_out(DEAD, id)
+    take_out(dead_key(job[F.queue]), id)
+end
 take_out(FINISHED, id)
 count(job[F.queue], 'discarded', -1)
 local past = {F.attempt, F.errors, F.dead, F.expired, F.finished, F.started, F.worker, F.lease,

@@ -143,15 +143,30 @@ async def retry(store: Store, job_id: str) -> JobRecord:
     NotFound: not a dead letter (also when it has been retried already).
     """
     try:
-        job = await on_job(
-            store,
-            "retry_dead",
-            job_id,
-            ("finished", "dead", "expiring", "events"),
-            [store.settings.events_per_shard],
-        )
+        return await _revive(store, job_id, "dead")
     except Conflict:
         raise NotFound("dead letter", job_id) from None
+
+
+async def retry_discarded(store: Store, job_id: str) -> JobRecord:
+    """Run a discarded job again as ``retry`` does, whether or not it is a dead letter.
+
+    Raises
+    ------
+    NotFound: no such job, or its retention is over.
+    Conflict: it is not discarded.
+    """
+    return await _revive(store, job_id, "discarded")
+
+
+async def _revive(store: Store, job_id: str, must_be: str) -> JobRecord:
+    job = await on_job(
+        store,
+        "retry_dead",
+        job_id,
+        ("finished", "dead", "expiring", "events"),
+        [store.settings.events_per_shard, must_be],
+    )
     await store.partitions.admit(store, await jobs.shard_of(store, job.queue, job_id), [job.queue])
     return job
 

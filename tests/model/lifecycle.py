@@ -225,7 +225,16 @@ class Model:
 
     def retry_dead(self, job_id: str) -> JobView:
         """Start a dead letter over. Raises NotFound when it is none."""
-        job = self._find_dead(job_id)
+        return self._start_over(self._find_dead(job_id))
+
+    def retry_discarded(self, job_id: str) -> JobView:
+        """Start a discarded job over, dead letter or not. Raises NotFound, Conflict."""
+        job = self._find(job_id)
+        if job.state is not State.DISCARDED:
+            raise Conflict(job.state)
+        return self._start_over(job)
+
+    def _start_over(self, job: ModelJob) -> JobView:
         job.dead = job.failed = job.started = job.expired = job.spared = False
         job.attempt, job.lease, job.settled, job.retry_delay_ms = 0, None, None, None
         job.errors.clear()

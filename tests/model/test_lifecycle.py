@@ -262,6 +262,18 @@ def test_a_dead_letter_starts_over(model: Model) -> None:
     assert outcome(lambda: model.retry_dead("a")) is NotFound
 
 
+def test_any_discarded_job_starts_over_and_no_other(model: Model) -> None:
+    model.enqueue("a", retry=ONCE)
+    assert outcome(lambda: model.retry_discarded("a")) is Conflict
+    model.fetch(["default"])
+    model.nack("a", BOOM)
+    assert model.retry_discarded("a").state is State.AVAILABLE
+    model.enqueue("b", expires_ms=UNIT)
+    model.advance(UNIT)
+    assert model.retry_discarded("b").state is State.AVAILABLE
+    assert outcome(lambda: model.retry_discarded("none")) is NotFound
+
+
 def test_a_deleted_dead_letter_is_gone(model: Model) -> None:
     model.enqueue("a", retry=ONCE)
     assert outcome(lambda: model.delete_dead("a")) is NotFound

@@ -292,6 +292,15 @@ class Histories(RuleBasedStateMachine):
                 lambda store: dead_letter.retry(store, job_id),
             )
 
+    @rule(number=picks, over=st.booleans())
+    def retry_a_discarded_job(self, number: int, over: bool) -> None:
+        known = [j.job_id for j in self.model.jobs.values() if j.state is State.DISCARDED]
+        job_id = known[number % len(known)] if known and over else self.pick(number)
+        self.both(
+            lambda: self.model.retry_discarded(job_id),
+            lambda store: dead_letter.retry_discarded(store, job_id),
+        )
+
     @rule(queue=st.sampled_from(QUEUES), pause=st.booleans())
     def pause_or_resume(self, queue: str, pause: bool) -> None:
         (self.model.pause if pause else self.model.resume)(queue)

@@ -25,7 +25,9 @@ from tests.store.jobs import (
     foreign_id,
     home_id,
     nack,
+    put,
     queues_in_other_shards,
+    reap_all,
     shard_of,
     take,
 )
@@ -66,8 +68,65 @@ async def test_a_discarded_job_is_no_dead_letter(store: Store) -> None:
     for act in (dead_letter.get, dead_letter.retry, dead_letter.delete):
         with pytest.raises(NotFound, match="dead letter"):
             await act(store, gone.id)
+    for retry in (dead_letter.retry, dead_letter.retry_discarded):
+        with pytest.raises(NotFound):
+            await retry(store, home_id(store))
+
+
+@pytest.mark.parametrize("with_alias", [False, True])
+async def test_a_discarded_job_is_retried_as_a_dead_letter_is(
+    store: Store, with_alias: bool, consistent: Check
+) -> None:
+    job_id = foreign_id(store) if with_alias else None
+    gone = await nack(store, await active(store, id=job_id, max_attempts=1))
+    shown = envelope(await dead_letter.retry_discarded(store, gone.id))
+
+    assert (shown["id"], shown["state"], shown["attempt"]) == (gone.id, "available", 0)
+    assert (shown["replay_count"], "errors" in shown, "discarded_at" in shown) == (1, False, False)
+    consistent()
+    assert [job.id for job in await take(store)] == [gone.id]
+
+
+async def test_a_dead_letter_is_a_discarded_job_too(store: Store, consistent: Check) -> None:
+    dead = await bury(store)
+    await dead_letter.retry_discarded(store, dead.id)
+
+    assert await dead_letter.list_dead(store, limit=10) == ([], 0)
+    assert consistent().count() == {"available": 1}
+
+
+async def test_an_expired_job_that_is_retried_runs(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    job = await put(store, expires_at="+PT1H", scheduled_at="+PT2H")
+    age_job(db, shard_of(store), job.id, HOUR + 1)
+    await reap_all(store)
+    await dead_letter.retry_discarded(store, job.id)
+
+    consistent()
+    assert [job.id for job in await take(store)] == [job.id]
+
+
+async def test_only_a_discarded_job_is_retried(store: Store, consistent: Check) -> None:
+    done = await ack(store, await active(store))
+    later = await nack(store, await active(store))
+    stopped = await cancel(store, (await put(store)).id)
+    held, waiting = await active(store), await put(store)
+    before = consistent().count()
+
+    for job in (waiting, held, done, stopped, later):
+        with pytest.raises(Conflict, match=r"job '.*' is [a-z]+$"):
+            await dead_letter.retry_discarded(store, job.id)
+    assert consistent().count() == before
+
+
+async def test_a_job_whose_retention_is_over_is_not_brought_back(store: Store, db: Any) -> None:
+    gone = await nack(store, await active(store, max_attempts=1))
+    age_job(db, shard_of(store), gone.id, 31 * DAY)
+
     with pytest.raises(NotFound):
-        await dead_letter.retry(store, home_id(store))
+        await dead_letter.retry_discarded(store, gone.id)
+    assert (await retention.purge_due(store, shard_of(store), 10)).done == 1
 
 
 async def test_the_list_merges_all_queues_newest_first_page_by_page(
