@@ -2,12 +2,13 @@
 
 There is no index of all jobs: it would cost every job memory for a view few look at. A listing
 walks the indexes that the lifecycle needs anyway, shard after shard; a cursor says where it was.
-Jobs that move while a listing goes on may be missed or met twice.
+Jobs that move while a listing goes on may be missed or met twice. Finished jobs come newest first:
+those kept longest are met first, and those are the ones that failed.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,6 +26,10 @@ SCAN_BUDGET = 2000
 _CHUNK = 100
 
 _BY_QUEUE = ("available", "held")
+_DEAD_OF_QUEUE = ("dead_of",)
+_OF_A_QUEUE = (*_BY_QUEUE, *_DEAD_OF_QUEUE)
+_DEAD = ("dead",)
+_NEWEST_FIRST = ("finished", *_DEAD, *_DEAD_OF_QUEUE)
 _INDEX: dict[State, tuple[str, ...]] = {
     State.PENDING: ("pending",),
     State.AVAILABLE: _BY_QUEUE,
@@ -41,18 +46,56 @@ _INDEXES = ("pending", "available", "held", "due", "active", "finished")
 
 @dataclass(frozen=True, slots=True)
 class JobFilter:
-    """What a listing lets through; None lets everything through."""
+    """What a listing lets through; None lets everything through.
+
+    Parameters
+    ----------
+    type: a job type, or how it begins when a ``*`` follows.
+    worker: who holds the job, which is active then.
+    since_ms, until_ms: when it was created, from the one up to the other; of dead letters, when
+        they died.
+    dead: only dead letters.
+    """
 
     state: State | None = None
     queue: str | None = None
     type: str | None = None
+    worker: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+    dead: bool = False
 
     def admits(self, job: JobRecord) -> bool:
         return (
             (self.state is None or job.state == self.state)
             and (self.queue is None or job.queue == self.queue)
-            and (self.type is None or job.type == self.type)
+            and (self.type is None or _is_of_type(job.type, self.type))
+            and (self.worker is None or (job.worker_id, job.state) == (self.worker, State.ACTIVE))
+            and (job.dead or not self.dead)
+            and self._admits_moment(job)
         )
+
+    @property
+    def counted(self) -> bool:
+        """Whether the counters of queues tell how many jobs it lets through."""
+        return self == JobFilter(state=self.state, queue=self.queue)
+
+    @property
+    def indexes(self) -> tuple[str, ...]:
+        """Where the jobs are found."""
+        if self.dead:
+            return _DEAD if self.queue is None else _DEAD_OF_QUEUE
+        return _INDEXES if self.state is None else _INDEX[self.state]
+
+    def _admits_moment(self, job: JobRecord) -> bool:
+        if self.since_ms is None and self.until_ms is None:
+            return True
+        at = job.created_ms if not self.dead else job.finished_ms or 0
+        return (self.since_ms or at) <= at and (self.until_ms is None or at < self.until_ms)
+
+
+def _is_of_type(name: str, wanted: str) -> bool:
+    return name.startswith(wanted[:-1]) if wanted.endswith("*") else name == wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +107,9 @@ class JobPage:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class Place:
     """Where a listing is: index, shard (of one queue's jobs: its partition), queue (of available
-    jobs), score, entries of that score already seen."""
+    jobs), score ("-inf" where it begins), entries of that score already seen."""
 
     index: int = 0
     shard: int = 0
@@ -77,8 +120,17 @@ class _Place:
     def text(self) -> str:
         return cursors.encode([self.index, self.shard, self.queue, self.score, self.skip])
 
+    def without(self, gone: Sequence[Place]) -> Place:
+        """The same place when the entries right before those places have left their index."""
+        left = sum(
+            (place.index, place.shard, place.queue, place.score)
+            == (self.index, self.shard, self.queue, self.score)
+            for place in gone
+        )
+        return replace(self, skip=self.skip - left)
+
     @classmethod
-    def parse(cls, text: str, indexes: int, shards: int) -> _Place:
+    def parse(cls, text: str, indexes: int, shards: int) -> Place:
         match cursors.decode(text):
             case [int(index), int(shard), str(queue), str(score), int(skip)] if (
                 0 <= index < indexes and 0 <= shard < shards and skip >= 0
@@ -106,12 +158,10 @@ async def list_jobs(
     InvalidRequest: the cursor is not one of ours.
     BackendUnavailable: Redis did not answer in time.
     """
-    indexes = _INDEXES if wanted.state is None else _INDEX[wanted.state]
-    start = _Place.parse(cursor, len(indexes), len(store.keys)) if cursor else _Place()
     jobs: list[JobRecord] = []
     budget = SCAN_BUDGET
-    async with aclosing(_walk(store, wanted, indexes, start)) as walk:
-        async for place, job in walk:
+    async with aclosing(walk(store, wanted, wanted.indexes, cursor)) as passed:
+        async for place, job in passed:
             budget -= 1  # an empty index still cost a call
             if job is not None and wanted.admits(job):
                 jobs.append(job)
@@ -120,48 +170,60 @@ async def list_jobs(
     return JobPage(jobs, None)
 
 
-async def _walk(
-    store: Store, wanted: JobFilter, indexes: tuple[str, ...], place: _Place
-) -> AsyncGenerator[tuple[_Place, JobRecord | None], None]:
-    """Every job of the indexes with the place right after it; None after each index's end."""
+async def walk(
+    store: Store, wanted: JobFilter, indexes: tuple[str, ...], cursor: str | None
+) -> AsyncGenerator[tuple[Place, JobRecord | None], None]:
+    """Every job of the indexes with the place right after it; None after each index's end.
+
+    Of ``wanted`` only the queue counts here. To be closed by the caller.
+
+    Raises
+    ------
+    InvalidRequest: the cursor is not one of ours.
+    """
+    place = Place.parse(cursor, len(indexes), len(store.keys)) if cursor else Place()
     while place.index < len(indexes):
         index = indexes[place.index]
         # Available jobs lie per queue; the registry's name order is the walk's.
-        by_queue = index in _BY_QUEUE and wanted.queue is None
+        by_queue = index in _OF_A_QUEUE and wanted.queue is None
         queue = wanted.queue or (place.queue if by_queue else "")
         shards = await store.partitions.held(store, queue) if queue else list(store.keys)
         if place.shard < len(shards) and (queue or not by_queue):
             shard = shards[place.shard]
             key = getattr(shard, index)
-            if index in _BY_QUEUE:
+            if index in _OF_A_QUEUE:
                 key = key(queue)
             while True:
-                ids, place = await _next_ids(store, shard, key, place)
+                ids, place = await _next_ids(store, shard, key, place, index in _NEWEST_FIRST)
                 for (passed, _), job in await _jobs(store, shard, ids):
                     yield passed, job
                 if len(ids) < _CHUNK:
                     break
         following: str | None = None
         if (queue or not by_queue) and place.shard + 1 < len(shards):
-            place = _Place(place.index, place.shard + 1, place.queue)
+            place = Place(place.index, place.shard + 1, place.queue)
         elif by_queue and (following := await _queue_after(store, queue)) is not None:
-            place = _Place(place.index, 0, following)
+            place = Place(place.index, 0, following)
         else:
-            place = _Place(place.index + 1)
+            place = Place(place.index + 1)
         if place.index < len(indexes):
             yield place, None
 
 
 async def _next_ids(
-    store: Store, shard: Shard, key: bytes, place: _Place
-) -> tuple[list[tuple[_Place, str]], _Place]:
+    store: Store, shard: Shard, key: bytes, place: Place, newest_first: bool
+) -> tuple[list[tuple[Place, str]], Place]:
+    way: tuple[str, ...] = (place.score, "+inf", "BYSCORE")
+    if newest_first:
+        way = ("+inf" if place.score == "-inf" else place.score, "-inf", "BYSCORE", "REV")
     flat: Any = await store.redis.call(
         shard.slot,
-        *("ZRANGE", key, place.score, "+inf", "BYSCORE"),
+        *("ZRANGE", key),
+        *way,
         *("LIMIT", place.skip, _CHUNK, "WITHSCORES"),
         idempotent=True,
     )
-    ids: list[tuple[_Place, str]] = []
+    ids: list[tuple[Place, str]] = []
     items = iter(flat)
     for member, raw in zip(items, items, strict=True):
         score = raw.decode()
@@ -172,8 +234,8 @@ async def _next_ids(
 
 
 async def _jobs(
-    store: Store, shard: Shard, ids: list[tuple[_Place, str]]
-) -> list[tuple[tuple[_Place, str], JobRecord | None]]:
+    store: Store, shard: Shard, ids: list[tuple[Place, str]]
+) -> list[tuple[tuple[Place, str], JobRecord | None]]:
     found = {job.id: job for job in await read_many(store, shard, [job_id for _, job_id in ids])}
     return [(item, found.get(item[1])) for item in ids]
 

@@ -15,6 +15,7 @@ from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.listing import JobFilter, list_jobs
 from ojs_cluster.store.record import JobRecord
 from tests.store.jobs import (
+    HOUR,
     QUEUE,
     ack,
     foreign_id,
@@ -26,6 +27,7 @@ from tests.store.jobs import (
     sibling_queue,
     take,
 )
+from tests.support.timeshift import age_job
 
 
 async def all_pages(
@@ -86,6 +88,47 @@ async def test_every_filter_and_their_combinations_hold(store: Store) -> None:
                     and (kind is None or job.type == kind)
                 ]
                 assert sorted(job.id for job in listed) == sorted(expected), wanted
+
+
+async def test_a_type_with_an_asterisk_is_how_a_type_begins(store: Store) -> None:
+    for kind in ("mail.send", "mail.sort", "mailer.run"):
+        await put(store, type=kind)
+    for wanted, count in (("mail.*", 2), ("mail*", 3), ("*", 3), ("mail.s", 0), ("mail.send", 1)):
+        assert len(await all_pages(store, 10, type=wanted)) == count, wanted
+
+
+async def test_the_jobs_of_a_worker_are_those_it_holds(store: Store) -> None:
+    for _ in range(3):
+        await put(store)
+    [mine], [_] = await take(store, worker="w1"), await take(store, worker="w2")
+    [done] = await take(store, worker="w1")
+    await ack(store, done)
+    for state in (None, State.ACTIVE):
+        assert [job.id for job in await all_pages(store, 1, worker="w1", state=state)] == [mine.id]
+
+
+async def test_a_time_admits_what_was_created_in_it(store: Store, db: Any) -> None:
+    old, new = await put(store), await put(store)
+    age_job(db, store.keys.shard_of_queue(QUEUE), old.id, HOUR)
+    at = new.created_ms
+    for bounds, expected in (
+        ({"since_ms": at - HOUR // 2}, [new.id]),
+        ({"until_ms": at - HOUR // 2}, [old.id]),
+        ({"since_ms": at, "until_ms": at + 1}, [new.id]),
+        ({"until_ms": at}, [old.id]),
+    ):
+        assert [job.id for job in await all_pages(store, 5, **bounds)] == expected, bounds
+
+
+async def test_finished_jobs_and_dead_letters_come_newest_first(store: Store, db: Any) -> None:
+    dead: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
+    found = []
+    for age in range(7):
+        await put(store, **dead)
+        found.append((await nack(store, (await take(store))[0])).id)
+        age_job(db, store.keys.shard_of_queue(QUEUE), found[-1], age * HOUR)
+    for wanted in ({"state": State.DISCARDED}, {"dead": True}, {"dead": True, "queue": QUEUE}):
+        assert [job.id for job in await all_pages(store, 2, **wanted)] == found, wanted
 
 
 async def test_jobs_of_one_score_are_not_lost_between_pages(store: Store) -> None:
