@@ -23,6 +23,7 @@ VOLATILE = frozenset(
         *("archive_job", "cron_due", "find_dead", "look", "metrics"),
         *("limit_state", "limits_due"),
         *("old_claims", "outbox_due", "outbox_parked", "partitions", "peek", "queue_stats"),
+        "worker_states",
     }
 )
 """Scripts that wait for no confirmation, because nobody is promised what they write: leases and

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import trio
 
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.keys import Shard
@@ -13,9 +16,16 @@ from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.outbox import deliver
 
 Desired = Literal["running", "quiet", "terminate"]
+Standing = Literal["running", "quiet", "terminate", "stale"]
+"""What is to be thought of a worker: what it does or was told to do, or that nobody knows."""
 
 QUIET_MS = 60 * 60_000
 """How long a quiet mark lasts in a shard; a worker that stays quiet renews it."""
+_SUMMED = 2000
+"""Workers of a shard that a summary looks at: 2 ms of a Redis that does nothing else meanwhile."""
+DIRECT_S = 20.0
+"""Directing all workers stops after this long and says how far it came."""
+_MISSED_BEATS = 3
 _SEVERITY: dict[str, int] = {"running": 0, "quiet": 1, "terminate": 2}
 
 
@@ -31,6 +41,14 @@ class WorkerInfo:
     beat_ms: int | None
     active: int
     info: bytes
+
+    def stale(self, store: Store, now_ms: int) -> bool:
+        """Whether it sent heartbeats once, and has missed three."""
+        return _stale(store, self.beat_ms, self.seen_ms, now_ms)
+
+    def standing(self, store: Store, now_ms: int) -> Standing:
+        """Where it stands."""
+        return "stale" if self.stale(store, now_ms) else _stricter(self.state, self.directive)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +86,33 @@ async def direct(store: Store, worker_id: str, directive: Desired) -> Desired:
     desired = _stricter(reply[2].decode(), reply[1].decode())
     await _keep_marks(store, worker_id, desired, int(reply[3]), int(reply[0]))
     return desired
+
+
+async def direct_all(store: Store, directive: Desired) -> tuple[int, int]:
+    """Direct every worker that is known; returns how many were told, and how many are left.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time; who was told has been told.
+    """
+    told = left = 0
+    deadline = trio.current_time() + DIRECT_S
+
+    async def tell(name: bytes) -> None:
+        nonlocal told, left
+        if trio.current_time() >= deadline:
+            left += 1
+            return
+        with suppress(NotFound):
+            await direct(store, name.decode(), directive)
+            told += 1
+
+    for shard in store.keys:
+        names: Any = await store.redis.call(
+            shard.slot, "ZRANGE", shard.workers, 0, -1, idempotent=True
+        )
+        await over_shards(names, tell)
+    return told, left
 
 
 async def get(store: Store, worker_id: str) -> WorkerInfo:
@@ -119,6 +164,31 @@ async def list_workers(
         except NotFound:
             continue
     return found, total
+
+
+async def summary(store: Store) -> tuple[dict[Standing, int], int]:
+    """How many workers stand where, and how many there are.
+
+    Of each shard the ``_SUMMED`` heard of last are looked at.
+    """
+    counts: dict[Standing, int] = {"running": 0, "quiet": 0, "terminate": 0, "stale": 0}
+    total = 0
+
+    async def look(shard: Shard) -> None:
+        nonlocal total
+        now, here, *said = await store.run(
+            shard, "worker_states", [shard.workers], [_SUMMED], idempotent=True
+        )
+        total += here
+        items = iter(said)
+        for seen, beat, state, directive in zip(items, items, items, items, strict=True):
+            if _stale(store, _optional(beat), int(seen), now):
+                counts["stale"] += 1
+            else:
+                counts[_stricter(state.decode(), directive.decode())] += 1
+
+    await over_shards(store.keys, look)
+    return counts, total
 
 
 async def find_dead(
@@ -187,17 +257,27 @@ def _stricter(reported: str, directive: str) -> Desired:
     return "quiet" if ranked == "quiet" else "running"
 
 
+def _stale(store: Store, beat_ms: int | None, seen_ms: int, now_ms: int) -> bool:
+    if beat_ms is None:
+        return False
+    silent_ms = now_ms - max(beat_ms, seen_ms)
+    return silent_ms > _MISSED_BEATS * store.settings.heartbeat_interval_ms
+
+
+def _optional(ms: bytes | None) -> int | None:
+    return int(ms) if ms else None
+
+
 def _info(worker_id: str, flat: list[Any]) -> WorkerInfo:
     items = iter(flat)
     fields = dict(zip(items, items, strict=True))
-    beat = fields.get(b"beat")
     return WorkerInfo(
         id=worker_id,
         state=fields.get(b"state", b"running").decode(),
         directive=fields.get(b"directive", b"").decode(),
         first_ms=int(fields.get(b"first", 0)),
         seen_ms=int(fields.get(b"seen", 0)),
-        beat_ms=int(beat) if beat else None,
+        beat_ms=_optional(fields.get(b"beat")),
         active=int(fields.get(b"active", 0)),
         info=fields.get(b"info", b"{}"),
     )

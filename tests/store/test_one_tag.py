@@ -272,6 +272,7 @@ async def worker_records(store: Store, db: Any) -> None:
         await heartbeat(store, Beat("steady"))
     await workers.direct(store, "steady", "quiet")
     await workers.direct(store, "steady", "running")
+    await workers.summary(store)
     age_worker(db, home, "steady", HOUR)
     [dead], _, _ = await workers.find_dead(store, home, 10)
     for shard in store.keys:
