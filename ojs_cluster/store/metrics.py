@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import trio
-
 from ojs_cluster.core.states import State
 from ojs_cluster.keys import Shard
+from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 
@@ -119,28 +118,14 @@ async def collect(store: Store, most_queues: int) -> Numbers:
     return numbers
 
 
-class Collected:
-    """What was collected last, for everybody who asks within ``CACHED_S``."""
+class Collected(Cached[Numbers]):
+    """What was collected last, for everybody who asks within ``CACHED_S``.
+
+    ``get`` raises BackendUnavailable when Redis did not answer in time.
+    """
 
     def __init__(self, store: Store, most_queues: int) -> None:
-        self._store = store
-        self._most_queues = most_queues
-        self._lock = trio.Lock()
-        self._numbers: Numbers | None = None
-        self._until = 0.0
-
-    async def get(self) -> Numbers:
-        """The numbers, collected anew unless they are fresh.
-
-        Raises
-        ------
-        BackendUnavailable: Redis did not answer in time.
-        """
-        async with self._lock:  # who waits is given what the one before it has collected
-            if self._numbers is None or trio.current_time() >= self._until:
-                self._numbers = await collect(self._store, self._most_queues)
-                self._until = trio.current_time() + CACHED_S
-            return self._numbers
+        super().__init__(lambda: collect(store, most_queues), lambda _took_s: CACHED_S)
 
 
 def _shards_of(store: Store, queue: str) -> Sequence[Shard]:

@@ -88,7 +88,7 @@ async def stats(store: Store, queue: str) -> QueueStats:
         found[number] = await stats_in(store, shards[number], queue)
 
     await over_shards(range(len(shards)), look)
-    return _sum([found[number] for number in range(len(shards))])
+    return summed([found[number] for number in range(len(shards))])
 
 
 async def stats_in(store: Store, shard: Shard, queue: str) -> QueueStats:
@@ -223,9 +223,9 @@ async def _purge_foreign(store: Store, shard: Shard, job_id: str) -> int:
     return 1
 
 
-def _sum(parts: Sequence[QueueStats]) -> QueueStats:
-    """The numbers of a queue from those of its partitions, the first of which says if it is
-    paused."""
+def summed(parts: Sequence[QueueStats]) -> QueueStats:
+    """The numbers of several together: of a queue's partitions, the first of which says if it is
+    paused, or of queues."""
     first = parts[0]
     completed = sum(part.completed_last_hour for part in parts)
 

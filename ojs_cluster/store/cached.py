@@ -1,0 +1,42 @@
+"""A value that costs many calls, computed once for all who ask for it at about the same time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+
+class Cached(Generic[T]):
+    """Computes a value when it is asked for, and keeps it for a while.
+
+    Parameters
+    ----------
+    kept_s: how long a value is kept, given how long it took to compute.
+    """
+
+    def __init__(
+        self, compute: Callable[[], Awaitable[T]], kept_s: Callable[[float], float]
+    ) -> None:
+        self._compute = compute
+        self._kept_s = kept_s
+        self._lock = trio.Lock()
+        self._found: tuple[T, float] | None = None
+
+    async def get(self) -> T:
+        """The value, computed anew unless the last one is still kept.
+
+        Raises
+        ------
+        Exception: what computing it raises; nothing is kept then.
+        """
+        async with self._lock:  # who waits is given what the one before it has computed
+            began = trio.current_time()
+            if self._found is None or began >= self._found[1]:
+                value = await self._compute()
+                ended = trio.current_time()
+                self._found = (value, ended + self._kept_s(ended - began))
+            return self._found[0]

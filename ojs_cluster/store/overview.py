@@ -1,0 +1,62 @@
+"""The whole cluster in a few sums, for those who operate it (spec: ojs-admin-api 10.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ojs_cluster.core.states import State
+from ojs_cluster.store import workers
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.queues import QueueStats, list_queues, summed
+
+MOST_QUEUES = 10_000
+"""Queues that are looked at, the first by name."""
+_PAGE = 500
+_NOTHING = QueueStats(
+    name="",
+    counts=dict.fromkeys(State, 0),
+    acked=0,
+    dead=0,
+    created_ms=None,
+    paused_ms=None,
+    now_ms=0,
+    completed_last_hour=0,
+    failed_last_hour=0,
+    avg_duration_ms=0,
+    avg_wait_ms=0,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """All queues together, and the workers.
+
+    Parameters
+    ----------
+    queues: how many there are. ``counted``: how many of them are in ``stats``.
+    workers: how many are known.
+    """
+
+    queues: int
+    counted: int
+    stats: QueueStats
+    workers: int
+
+
+async def overview(store: Store) -> Overview:
+    """The numbers now, at the price of one call for each partition of a queue.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    counted, stats = 0, _NOTHING
+    while True:
+        limit = min(_PAGE, MOST_QUEUES - counted)
+        found, queues = await list_queues(store, limit=limit, offset=counted)
+        counted += len(found)
+        stats = summed([stats, *found])
+        if len(found) < limit or counted >= MOST_QUEUES:
+            break
+    _, known = await workers.summary(store)
+    return Overview(queues, counted, stats, known)
