@@ -10,8 +10,10 @@ import trio
 from ojs_cluster import __version__
 from ojs_cluster.core.limits import Limits
 from ojs_cluster.http.traffic import Traffic
+from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.metrics import Collected
+from ojs_cluster.store.overview import Overview, overview
 from ojs_cluster.store.wake import Waiters
 
 _MIB = 1024 * 1024
@@ -67,10 +69,14 @@ class App:
     started: float = field(default_factory=time.monotonic)
     traffic: Traffic = field(default_factory=Traffic)
     collected: Collected = field(init=False)
+    overview: Cached[Overview] = field(init=False)
 
     def __post_init__(self) -> None:
         collected = Collected(self.store, self.settings.metrics_queues)
         object.__setattr__(self, "collected", collected)
+        # Kept so long that it takes a tenth of the time at most, however often it is asked for.
+        cached = Cached(lambda: overview(self.store), lambda took_s: 9 * took_s)
+        object.__setattr__(self, "overview", cached)
 
     def drain(self) -> None:
         """Begin to shut down: not ready any more, and nobody waits for jobs or results.

@@ -71,9 +71,11 @@ def decode(
         text = str(error)
         at = _PATH.search(text)
         if at is None:
+            field = text.rpartition("`")[0].rpartition("`")[2]
             if "required field" in text:
-                field = text.rpartition("`")[0].rpartition("`")[2]
                 raise InvalidRequest(f"'{field}' is required", field=field) from None
+            if "unknown field" in text:
+                raise InvalidRequest(f"'{field[:100]}' is not known here", field=field) from None
             raise InvalidPayload("the body must be a JSON object", field="body") from None
         field = at[1]
         raise InvalidRequest(f"{field}: {text[: at.start()]}", field=field) from None

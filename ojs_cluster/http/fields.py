@@ -8,6 +8,7 @@ from typing import Final
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.core.options import check_queue
+from ojs_cluster.core.timestamps import parse_timestamp
 
 MAX_WORKER_ID: Final = 255
 MAX_QUEUES: Final = 256
@@ -43,6 +44,19 @@ def worker_id(text: str | None, *, field: str = "worker_id") -> str | None:
     if len(text) > MAX_WORKER_ID or not text.isprintable():
         raise InvalidRequest(f"must be at most {MAX_WORKER_ID} printable characters", field=field)
     return text
+
+
+def moment(text: str | None, *, field: str) -> int | None:
+    """An absolute time in ms, None when there is none. Raises InvalidRequest."""
+    if text is None:
+        return None
+    try:
+        point = parse_timestamp(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{field} {error}", field=field) from None
+    if point.relative:
+        raise InvalidRequest(f"{field} must be an absolute time", field=field)
+    return point.ms
 
 
 def timeout_ms(value: int | None, *, field: str = "visibility_timeout_ms") -> int | None:

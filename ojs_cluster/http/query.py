@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qsl
 
 from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.http import replies
 
 MAX_OFFSET = 100_000
 _TRUE = frozenset({"true", "1", "yes"})
@@ -81,6 +83,31 @@ def page(query: Mapping[str, str], *, default: int = 50, most: int = 200) -> Pag
     else:
         offset = integer(query, "offset", 0, low=0, high=MAX_OFFSET)
     return Page(limit, offset)
+
+
+def numbered_page(query: Mapping[str, str], *, default: int = 20, most: int = 100) -> Page:
+    """``per_page`` and ``page``, counted from 1; without either of them as ``page`` does.
+
+    Raises InvalidRequest.
+    """
+    if not query.get("page") and not query.get("per_page"):
+        return page(query, default=default, most=most)
+    size = integer(query, "per_page", default, low=1, high=most)
+    offset = (integer(query, "page", 1, low=1, high=10**9) - 1) * size
+    if offset > MAX_OFFSET:
+        raise InvalidRequest(f"pages end at entry {MAX_OFFSET}", field="page")
+    return Page(size, offset)
+
+
+def pages(page_: Page, shown: int, total: int) -> dict[str, Any]:
+    """The ``pagination`` object of a page of such a list."""
+    return replies.pagination(
+        limit=page_.limit,
+        shown=shown,
+        offset=page_.offset,
+        total=total,
+        cursor=next_cursor(page_, shown, total),
+    )
 
 
 def next_cursor(page_: Page, shown: int, total: int) -> str | None:

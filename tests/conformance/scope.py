@@ -16,6 +16,8 @@ DEFAULT_FOLDERS: Final = (
     "level-2-scheduled",
     "level-3-workflows",
     "level-4-advanced",
+    "ext-admin-api",
+    "ext-dead-letter",
 )
 
 IMPOSSIBLE: Final[Mapping[str, str]] = {

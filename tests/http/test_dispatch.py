@@ -258,6 +258,15 @@ async def test_the_manifest_is_honest(api: Api) -> None:
         ("checkpoints", "/ojs/v1/jobs/{id}/checkpoint"),
     ):
         assert capabilities[capability] is (template in routed)
+    [extension] = manifest["extensions"]["official"]
+    assert extension["name"] == "admin-api"
+    assert routed >= {
+        f"/ojs/v1/admin/{path}"
+        for path in (
+            *("queues", "queues/{name}/pause", "queues/{name}/resume", "jobs", "jobs/{id}"),
+            *("stats", "workers", "jobs/bulk/retry"),
+        )
+    }
 
 
 async def test_health_tells_of_the_backend(any_api: Api) -> None:

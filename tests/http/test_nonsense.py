@@ -42,10 +42,11 @@ MEMBERS = [
     *("type", "args", "id", "meta", "options", "jobs", "queues", "count", "worker_id", "lease_id"),
     *("job_id", "result", "error", "requeue", "active_jobs", "active_job_ids", "leases", "state"),
     *("shutdown", "visibility_timeout_ms", "hostname", "pid", "labels", "states", "confirm"),
+    *("filter", "since", "until", "cursor", "directive", "worker_ids"),
 ]
 PARAMETERS = [
     *("state", "queue", "type", "cursor", "limit", "offset", "after", "types", "queues"),
-    *("job_types", "wait", "timeout"),
+    *("job_types", "wait", "timeout", "page", "per_page", "since", "until"),
 ]
 TEXTS = ["", "0", "-1", "9" * 30, "true", "x", "%00", "%ff", "eyJhIjpbXX0", "WzEsMl0", "o5", "null"]
 

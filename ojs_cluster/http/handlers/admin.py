@@ -1,4 +1,4 @@
-"""Test hooks. The admin plane proper is not built yet."""
+"""Test hooks."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.options import check_queue
@@ -20,7 +22,7 @@ from ojs_cluster.store import listing
 from ojs_cluster.store import queues as store_queues
 from ojs_cluster.store.listing import JobFilter, JobPage
 
-_MAX_OFFSET = 10_000  # each job passed over is read: who wants to go further uses the cursor
+MAX_OFFSET = 10_000  # each job passed over is read: who wants to go further uses the cursor
 _CHUNK = 200
 _MAX_PAGES = 100
 
@@ -63,21 +65,10 @@ async def list_jobs(app: App, request: Request) -> Response:
     """
     given = query.parameters(request.query)
     limit = query.integer(given, "limit", 50, low=1, high=200)
-    wanted = JobFilter(
-        state=_state(given.get("state")),
-        queue=check_queue(given["queue"], field="queue") if given.get("queue") else None,
-        type=given.get("type") or None,
-    )
+    wanted = filter_of(given)
     cursor = given.get("cursor") or None
-    first = cursor is None
-    passed = 0
-    page = JobPage([], None)
-    if first:
-        offset = query.integer(given, "offset", 0, low=0, high=_MAX_OFFSET)
-        cursor, passed = await _pass_over(app, wanted, offset)
-    if cursor or not passed:
-        page = await listing.list_jobs(app.store, wanted, limit=limit, cursor=cursor)
-    total = await _total(app, wanted, passed, page) if first else None
+    offset = 0 if cursor else query.integer(given, "offset", 0, low=0, high=MAX_OFFSET)
+    page, passed, total = await find(app, wanted, limit=limit, offset=offset, cursor=cursor)
     pages = replies.pagination(
         limit=limit, shown=len(page.jobs), offset=passed, total=total, cursor=page.next_cursor
     )
@@ -88,6 +79,30 @@ async def list_jobs(app: App, request: Request) -> Response:
         b'{"jobs":%b,%b"pagination":%b}'
         % (replies.jobs_array(page.jobs), counted, replies.dumps(pages)),
     )
+
+
+def filter_of(given: Mapping[str, str]) -> JobFilter:
+    """What ``state``, ``queue`` and ``type`` ask for. Raises InvalidRequest."""
+    return JobFilter(
+        state=state_of(given.get("state")),
+        queue=check_queue(given["queue"], field="queue") if given.get("queue") else None,
+        type=given.get("type") or None,
+    )
+
+
+async def find(
+    app: App, wanted: JobFilter, *, limit: int, offset: int, cursor: str | None
+) -> tuple[JobPage, int, int | None]:
+    """A page after ``cursor``, or after the first ``offset`` jobs; how many were passed over; and
+    how many the list has, where that can be told without a scan."""
+    if cursor:
+        page = await listing.list_jobs(app.store, wanted, limit=limit, cursor=cursor)
+        return page, 0, None
+    page = JobPage([], None)
+    cursor, passed = await _pass_over(app, wanted, offset)
+    if cursor or not passed:
+        page = await listing.list_jobs(app.store, wanted, limit=limit, cursor=cursor)
+    return page, passed, await _total(app, wanted, passed, page)
 
 
 async def _pass_over(app: App, wanted: JobFilter, offset: int) -> tuple[str | None, int]:
@@ -107,16 +122,16 @@ async def _pass_over(app: App, wanted: JobFilter, offset: int) -> tuple[str | No
 
 
 async def _total(app: App, wanted: JobFilter, passed: int, page: JobPage) -> int | None:
-    """How many jobs the list has, where that can be told without a scan."""
     if page.next_cursor is None:
         return passed + len(page.jobs)
-    if wanted.queue is None or wanted.type is not None:
+    if wanted.queue is None or not wanted.counted:
         return None
     counts = (await store_queues.stats(app.store, wanted.queue)).counts
     return sum(counts.values()) if wanted.state is None else counts[wanted.state]
 
 
-def _state(text: str | None) -> State | None:
+def state_of(text: str | None) -> State | None:
+    """The state of that name, None for no name. Raises InvalidRequest."""
     if not text:
         return None
     try:

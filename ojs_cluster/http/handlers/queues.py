@@ -99,49 +99,51 @@ async def purge(app: App, request: Request, name: str) -> Response:
     )
 
 
-def _status(paused: bool) -> str:
+def status(paused: bool) -> str:
+    """The state of a queue, in the word for it."""
     return "paused" if paused else "active"
 
 
 def _summary(queue: QueueStats) -> dict[str, Any]:
     summary: dict[str, Any] = {
         "name": queue.name,
-        "status": _status(queue.paused),
+        "status": status(queue.paused),
         "paused": queue.paused,
-        **_counts(queue),
+        **counts(queue),
     }
     if queue.created_ms is not None:
         summary["created_at"] = replies.iso(queue.created_ms)
     return summary
 
 
-def _counts(queue: QueueStats) -> dict[str, int]:
-    counts = {state.value: queue.counts.get(state, 0) for state in State}
+def counts(queue: QueueStats) -> dict[str, int]:
+    """Jobs in each state, as clients are told."""
+    shown = {state.value: queue.counts.get(state, 0) for state in State}
     # Completed counts jobs acknowledged since the queue began: those that retention has removed
     # still happened.
-    counts["completed"] = queue.acked
-    return counts
+    shown["completed"] = queue.acked
+    return shown
 
 
 def _switched(name: str, paused: bool, moment: str, at_ms: int) -> Response:
     switch = {
         "name": name,
         "paused": paused,
-        "status": _status(paused),
+        "status": status(paused),
         moment: replies.iso(at_ms),
     }
     return replies.json_response(200, {"queue": switch, **switch})
 
 
 def _stats(found: QueueStats) -> dict[str, Any]:
-    counts = _counts(found)
-    switch = {"name": found.name, "paused": found.paused, "status": _status(found.paused)}
+    jobs = counts(found)
+    switch = {"name": found.name, "paused": found.paused, "status": status(found.paused)}
     return {
-        "queue": {**switch, **counts},
+        "queue": {**switch, **jobs},
         "stats": {
             "queue": found.name,
             "depth": found.depth,
-            **counts,
+            **jobs,
             "dead": found.dead,
             "completed_last_hour": found.completed_last_hour,
             "failed_last_hour": found.failed_last_hour,
@@ -150,6 +152,6 @@ def _stats(found: QueueStats) -> dict[str, Any]:
             "throughput_per_second": round(found.completed_last_hour / 3600, 3),
         },
         **switch,
-        **counts,
+        **jobs,
         "computed_at": replies.iso(found.now_ms),
     }

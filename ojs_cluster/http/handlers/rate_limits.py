@@ -11,8 +11,7 @@ from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import InvalidRequest, OJSError
 from ojs_cluster.core.options import check_queue
 from ojs_cluster.core.rate_limit import Limits, check_key, parse_limits
-from ojs_cluster.core.timestamps import parse_timestamp
-from ojs_cluster.http import query, replies
+from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Headers, Request, Response
@@ -42,11 +41,7 @@ _limits_decoder = msgspec.json.Decoder(LimitsBody)
 async def list_keys(app: App, request: Request) -> Response:
     """GET /ojs/v1/rate-limits?limit&offset, or ``per_page`` and ``page``."""
     given = query.parameters(request.query)
-    page = query.page(given)
-    if given.get("page") or given.get("per_page"):
-        size = query.integer(given, "per_page", 20, low=1, high=200)
-        number = query.integer(given, "page", 1, low=1, high=query.MAX_OFFSET // size)
-        page = query.Page(size, (number - 1) * size)
+    page = query.numbered_page(given, default=50, most=200)
     found, total = await store_limits.list_keys(app.store, limit=page.limit, offset=page.offset)
     shown = [_key(key) for key in found]
     return replies.json_response(
@@ -84,7 +79,7 @@ async def override_key(app: App, request: Request, key: str) -> Response:
             "give concurrency, rate or throttle; DELETE takes the override back",
             field="concurrency",
         )
-    until = None if body.expires_at is None else _moment(body.expires_at)
+    until = fields.moment(body.expires_at, field="expires_at")
     found = await store_limits.override(app.store, key, limits, until)
     return replies.json_response(200, _key(found))
 
@@ -149,16 +144,6 @@ async def drop_queue(app: App, _request: Request, name: str) -> Response:
 def _limits(app: App, request: Request) -> Limits:
     body = decode(_limits_decoder, request, app.settings.limits)
     return parse_limits(msgspec.structs.asdict(body), path="")
-
-
-def _moment(text: str) -> int:
-    try:
-        point = parse_timestamp(text)
-    except ValueError as error:
-        raise InvalidRequest(f"expires_at {error}", field="expires_at") from None
-    if point.relative:
-        raise InvalidRequest("expires_at must be an absolute time", field="expires_at")
-    return point.ms
 
 
 def _key(found: KeyLimits) -> dict[str, Any]:

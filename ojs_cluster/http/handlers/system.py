@@ -37,6 +37,10 @@ CAPABILITIES = {
 }
 
 
+# Those whose every MUST holds.
+EXTENSIONS = [{"name": "admin-api", "uri": "urn:ojs:ext:admin-api", "version": "1.0.0"}]
+
+
 async def manifest(app: App, _request: Request) -> Response:
     """GET /ojs/manifest"""
     settings = app.settings
@@ -56,7 +60,7 @@ async def manifest(app: App, _request: Request) -> Response:
             "backend": "redis",
             "capabilities": CAPABILITIES,
             "unique_job_strength": "strong",
-            "extensions": {"official": [], "experimental": []},
+            "extensions": {"official": EXTENSIONS, "experimental": []},
             "endpoints": {
                 "base_url": "/ojs/v1",
                 "manifest": "/ojs/manifest",

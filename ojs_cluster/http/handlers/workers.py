@@ -27,7 +27,7 @@ async def list_workers(app: App, request: Request) -> Response:
         cursor=query.next_cursor(page, len(workers), total),
     )
     body = b'{"workers":%b,"total":%d,"pagination":%b}' % (
-        replies.array(_worker(app, worker, worker.state) for worker in workers),
+        replies.array(worker_json(app, worker, worker.state) for worker in workers),
         total,
         replies.dumps(pages),
     )
@@ -37,24 +37,23 @@ async def list_workers(app: App, request: Request) -> Response:
 async def health(app: App, _request: Request, worker_id: str) -> Response:
     """GET /ojs/v1/workers/{id}/health: 200 while it takes jobs, 503 when it drains or is silent."""
     worker = await store_workers.get(app.store, fields.worker_id(worker_id) or worker_id)
-    state = "stale" if _stale(app, worker) else _DRAINING.get(worker.state, worker.state)
-    return Response(200 if state == "running" else 503, _worker(app, worker, state))
+    stale = worker.stale(app.store, now_ms())
+    state = "stale" if stale else _DRAINING.get(worker.state, worker.state)
+    return Response(200 if state == "running" else 503, worker_json(app, worker, state))
 
 
 # What a worker that takes no more jobs does, in the words of ojs-graceful-shutdown.
 _DRAINING: Final = {"quiet": "draining", "terminate": "shutting_down"}
 
 
-def _stale(app: App, worker: store_workers.WorkerInfo) -> bool:
-    """Whether a worker that sent heartbeats has missed three. It is an estimate for the reader, by
-    this process's clock; the scheduler decides by Redis's."""
-    if worker.beat_ms is None:
-        return False
-    silent_ms = time.time_ns() // 1_000_000 - max(worker.beat_ms, worker.seen_ms)
-    return silent_ms > 3 * app.store.settings.heartbeat_interval_ms
+def now_ms() -> int:
+    """This process's clock. What depends on it is an estimate for the reader: the scheduler decides
+    by Redis's."""
+    return time.time_ns() // 1_000_000
 
 
-def _worker(app: App, worker: store_workers.WorkerInfo, state: str) -> bytes:
+def worker_json(app: App, worker: store_workers.WorkerInfo, state: str) -> bytes:
+    """A worker as clients are told of it."""
     name = replies.quoted(worker.id)
     seen = replies.iso(worker.beat_ms or worker.seen_ms)
     # `info` is what the worker said of itself: a JSON object, spliced in as it came. The server's
@@ -69,7 +68,7 @@ def _worker(app: App, worker: store_workers.WorkerInfo, state: str) -> bytes:
             "last_heartbeat": seen,
             "last_heartbeat_at": seen,
             "started_at": replies.iso(worker.first_ms),
-            "stale": _stale(app, worker),
+            "stale": worker.stale(app.store, now_ms()),
         }
     )
     return b'{%b"id":%b,"worker_id":%b,%b' % (own, name, name, known[1:])
