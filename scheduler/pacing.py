@@ -16,6 +16,7 @@ A step that fails makes its shard *sick*: it pauses, longer each time, while all
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -80,43 +81,72 @@ class Pace:
     backoff_max_s: float = 5.0
 
 
+class _Turn:
+    """One who asks for a slot: set `granted`, and `watch` is how it sleeps until then."""
+
+    __slots__ = ("granted", "watch")
+
+    def __init__(self) -> None:
+        self.granted = trio.Event()
+        self.watch = trio.CancelScope()
+
+
 class Slots:
     """At most `size` steps in flight, granted in order of asking.
 
     A shard with a backlog asks again after each step and so takes turns with the others. A step
     that is not answered within `patience_s` is no load on a server, it is waiting: it stops
-    counting, or the shards of one dead node would take every slot from the healthy ones.
+    counting as soon as somebody wants its slot, or the shards of one dead node would take every
+    slot from the healthy ones.
+
+    Nobody leaves the queue to look for such steps: whoever did would come back as the last of all,
+    and among many slow shards some would never have a turn. (trio's CapacityLimiter forgets the
+    place of one who stops waiting, hence a queue of our own.) The first in the queue looks, for
+    all: it wakes when the oldest step in flight has had its time, and stays where it is.
     """
 
     def __init__(self, size: int, patience_s: float = 0.1) -> None:
-        self._limiter = trio.CapacityLimiter(size)
+        self._size = size
         self._patience_s = patience_s
-        self._since: dict[object, float] = {}
+        self._queue: deque[_Turn] = deque()
+        # Those whose steps count, by the time at which they stop counting; the oldest first.
+        self._patient_until: dict[_Turn, float] = {}
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[None]:
         """Hold one slot for the body."""
-        me = object()
-        await self._acquire(me)
-        self._since[me] = trio.current_time()
+        turn = _Turn()
+        self._queue.append(turn)
+        self._grant()
         try:
+            await trio.lowlevel.checkpoint()
+            while not turn.granted.is_set():
+                with turn.watch:
+                    await turn.granted.wait()
+                if turn.watch.cancelled_caught:
+                    turn.watch = trio.CancelScope()
+                    self._drop_silent()
             yield
         finally:
-            if self._since.pop(me, None) is not None:
-                self._limiter.release_on_behalf_of(me)
-
-    async def _acquire(self, me: object) -> None:
-        while True:
-            with trio.move_on_after(self._patience_s):
-                await self._limiter.acquire_on_behalf_of(me)
-                return
-            self._drop_silent()
+            self._patient_until.pop(turn, None)
+            if not turn.granted.is_set():
+                self._queue.remove(turn)
+            self._grant()
 
     def _drop_silent(self) -> None:
-        too_old = trio.current_time() - self._patience_s
-        for holder in [h for h, since in self._since.items() if since <= too_old]:
-            del self._since[holder]
-            self._limiter.release_on_behalf_of(holder)
+        now = trio.current_time()
+        for turn in [turn for turn, until in self._patient_until.items() if until <= now]:
+            del self._patient_until[turn]
+        self._grant()
+
+    def _grant(self) -> None:
+        """Give free slots to the first in the queue, and tell who is first then when to look."""
+        while self._queue and len(self._patient_until) < self._size:
+            turn = self._queue.popleft()
+            self._patient_until[turn] = trio.current_time() + self._patience_s
+            turn.granted.set()
+        if self._queue:
+            self._queue[0].watch.deadline = next(iter(self._patient_until.values()))
 
 
 class ShardAlarm:

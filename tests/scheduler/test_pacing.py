@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import MockClock
 
 from scheduler.pacing import Pace, ShardLoop, Slots, Step
@@ -249,6 +250,80 @@ async def test_shards_of_a_silent_node_do_not_take_the_slots_of_the_others(
     # Only the moment in which the node falls silent is felt: three rounds of eight slots.
     assert sorted(shards.late_ms)[-3] <= 5
     assert max(shards.late_ms) <= 400
+
+
+async def hurry(slots: Slots, random: Random, step_s: float, waits: list[float]) -> None:
+    """A shard with an endless backlog: its steps take 20 % more or less than `step_s`."""
+    while True:
+        asked = trio.current_time()
+        async with slots.hold():
+            waits.append(trio.current_time() - asked)
+            await trio.sleep(step_s * random.uniform(0.8, 1.2))
+
+
+@pytest.mark.parametrize(("shards", "step_s"), [(256, 0.02), (256, 0.05), (64, 0.03), (64, 0.09)])
+async def test_many_busy_shards_with_slow_steps_all_have_their_turns(
+    autojump_clock: MockClock, shards: int, step_s: float
+) -> None:
+    slots, random = Slots(8), Random(4)
+    waits: list[list[float]] = [[] for _ in range(shards)]
+    fair_s = shards / 8 * step_s
+
+    with trio.move_on_after(20 * fair_s):
+        async with trio.open_nursery() as nursery:
+            for mine in waits:
+                nursery.start_soon(hurry, slots, random, step_s, mine)
+
+    turns = [len(mine) for mine in waits]
+    assert max(turns) - min(turns) <= 2
+    assert max(max(mine) for mine in waits) <= 2 * fair_s
+
+
+async def test_a_silent_step_is_dropped_for_who_waits_and_nobody_loses_the_place(
+    autojump_clock: MockClock,
+) -> None:
+    slots = Slots(1, patience_s=0.1)
+    order: list[tuple[int, float]] = []
+
+    async def silent(number: int) -> None:
+        async with slots.hold():
+            order.append((number, round(trio.current_time() - began, 3)))
+            await trio.sleep(60)
+
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(silent, number)
+            await trio.testing.wait_all_tasks_blocked()
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert order == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
+
+
+async def test_who_is_cancelled_in_the_queue_takes_no_slot_along(
+    autojump_clock: MockClock,
+) -> None:
+    slots = Slots(2, patience_s=1000)
+    held = 0
+
+    async def hold(seconds: float) -> None:
+        nonlocal held
+        async with slots.hold():
+            held += 1
+            await trio.sleep(seconds)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(hold, 10)
+        await trio.sleep(1)
+        for deadline in (2, 3, 10):  # the last ends in the moment in which slots are free again
+            with trio.move_on_at(trio.current_time() - 1 + deadline):
+                await hold(0)
+        await trio.sleep(1)
+        with trio.fail_after(1):
+            async with slots.hold(), slots.hold():
+                held += 2
+    assert held >= 4
 
 
 async def test_a_step_that_claims_work_and_does_none_is_not_spun(
