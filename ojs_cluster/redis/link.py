@@ -121,6 +121,16 @@ class Link:
         self._up_since = 0.0
         self._told_down = False
 
+    @property
+    def usable(self) -> Channel | None:
+        """The connection, if commands may be sent now.
+
+        One that has just ended is still here until its tasks have: a command given to it then
+        would never be answered.
+        """
+        connection = self.connection
+        return connection if connection is not None and connection.open else None
+
     def __repr__(self) -> str:
         return f"<Link {self.address} {'up' if self.connection is not None else 'down'}>"
 

@@ -71,7 +71,7 @@ class Router:
     def healthy(self) -> bool:
         """Whether all slots have a master, and every master a connection."""
         return self.topology.covered and all(
-            (link := self._links.get(address)) is not None and link.connection is not None
+            (link := self._links.get(address)) is not None and link.usable is not None
             for address in self.topology.masters
         )
 
@@ -102,8 +102,8 @@ class Router:
         """The link's connection if a command may be sent now; else None, after a change."""
         if self._closed:
             raise BackendUnavailable("the Redis client was closed", outcome="not_applied")
-        connection = link.connection if link is not None else None
-        if connection is None or not connection.open:
+        connection = link.usable if link is not None else None
+        if connection is None:
             self.want_refresh()
             await self._changed.park()
             return None
@@ -197,7 +197,7 @@ class Router:
     async def _refresh(self) -> None:
         """Ask connected nodes in turn until one tells the topology."""
         hint, self._refresh_hint = self._refresh_hint, None
-        up = [link for link in self._links.values() if link.connection is not None]
+        up = [link for link in self._links.values() if link.usable is not None]
         random.shuffle(up)
         # The node that a MOVED named knows about that move for certain; others may not yet.
         # Masters before others: of several standalone servers, stay with the present one.
@@ -213,7 +213,7 @@ class Router:
             self.link_to(address)
 
     async def _ask_topology(self, link: Link) -> Topology | None:
-        connection = link.connection
+        connection = link.usable
         if connection is None:
             return None
         answer: Answer = None
@@ -234,9 +234,10 @@ class Router:
         """A standalone server; of several start nodes, only one that says it is a master."""
         if len(self.settings.nodes) > 1:
             answer: Answer = None
-            if link.connection is not None:
+            connection = link.usable
+            if connection is not None:
                 with trio.move_on_after(TOPOLOGY_TIMEOUT_S):
-                    answer = await link.connection.execute(ROLE)
+                    answer = await connection.execute(ROLE)
             if not isinstance(answer, list) or answer[0] != b"master":
                 return None
         return standalone(link.address)

@@ -12,7 +12,8 @@ import trio
 import trio.testing
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis import Client, ReplyTooLarge, open_client
+from ojs_cluster.redis import Client, ClientSettings, ReplyTooLarge, open_client
+from ojs_cluster.redis.connection import Connection
 from ojs_cluster.server.embedded import Embedded
 from tests.redis.helpers import client_of, eventually, in_thread, proxied, settings_for, slot_of
 from tests.support.servers import own_server
@@ -39,6 +40,29 @@ async def test_idempotent_call_is_repeated_after_a_cut_in_mid_reply(standalone: 
         for cut in (1, 9, 65_536, len(BIG)):
             proxy.cut_after(cut)
             assert await client.call(0, b"GET", b"k", idempotent=True) == BIG
+
+
+async def test_a_connection_that_has_just_ended_is_asked_nothing(backend: Embedded) -> None:
+    # Of several start nodes a standalone server is asked for its role, too.
+    nodes = ClientSettings.from_url(backend.url).nodes * 2
+    async with client_of(backend, nodes=nodes) as client:
+        router = client._router
+        links = [router.link_to(address) for address in client.topology.masters]
+        ended = [link.connection for link in links]
+        for connection in ended:
+            assert isinstance(connection, Connection)
+            connection.close("cut")
+        assert not client.healthy
+        with trio.move_on_after(0.01):
+            await router._refresh()
+        for link, connection in zip(links, ended, strict=True):
+            link.connection = connection  # as in the moment before its tasks have ended
+            for ask in (router._ask_topology, router._ask_role):
+                with trio.move_on_after(0.01):
+                    await ask(link)
+        assert [connection.pending for connection in ended if connection is not None] == (
+            [0] * len(ended)
+        )
 
 
 async def test_no_increment_is_applied_twice_while_connections_are_cut(
