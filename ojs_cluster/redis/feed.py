@@ -146,10 +146,11 @@ class Feed:
                 await trio.sleep(backoff.next_s())
 
     async def _session(self) -> None:
-        transport = await dial(self.address, self._settings, self._tls)
+        deadline = trio.current_time() + self._settings.connect_timeout_s
+        transport = await dial(self.address, self._settings, self._tls, deadline)
         parser = hiredis.Reader(replyError=RedisReplyError, notEnoughData=_MORE)
         try:
-            with trio.move_on_after(self._settings.connect_timeout_s) as scope:
+            with trio.move_on_at(deadline) as scope:
                 await self._introduce(transport, parser)
             if scope.cancelled_caught:
                 return

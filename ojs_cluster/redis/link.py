@@ -66,14 +66,16 @@ def handshake(settings: ClientSettings) -> list[Command]:
     return commands
 
 
-async def dial(address: Address, settings: ClientSettings, tls: ssl.SSLContext | None) -> Transport:
-    """Open a transport within ``connect_timeout_s``.
+async def dial(
+    address: Address, settings: ClientSettings, tls: ssl.SSLContext | None, deadline: float
+) -> Transport:
+    """Open a transport before ``deadline``, which is shared with the handshake that follows.
 
     Raises:
         ConnectFailed: with the node and the reason.
     """
     try:
-        with trio.fail_after(settings.connect_timeout_s):
+        with trio.fail_at(deadline):
             return await open_transport(address, tls)
     except trio.TooSlowError:
         reason = f"no connection within {settings.connect_timeout_s:g} s"
@@ -147,7 +149,8 @@ class Link:
                 await trio.sleep(self._backoff.next_s())
 
     async def _one_connection(self) -> None:
-        transport = await dial(self.address, self._settings, self._tls)
+        deadline = trio.current_time() + self._settings.connect_timeout_s
+        transport = await dial(self.address, self._settings, self._tls, deadline)
         connection = Connection(
             transport,
             self._clock,
@@ -159,7 +162,7 @@ class Link:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._serve, connection, nursery.cancel_scope)
                 try:
-                    await introduce(connection, self._settings)
+                    await introduce(connection, self._settings, deadline)
                 except (ConnectFailed, AuthenticationFailed) as error:
                     self.last_error = error
                     nursery.cancel_scope.cancel()
@@ -216,14 +219,14 @@ def check_refusal(name: str, command: Command, error: RedisReplyError) -> None:
     raise AuthenticationFailed(f"{name} refused {what}: {error}")
 
 
-async def introduce(connection: Connection, settings: ClientSettings) -> None:
-    """Send the handshake and check every answer, within ``connect_timeout_s``.
+async def introduce(connection: Connection, settings: ClientSettings, deadline: float) -> None:
+    """Send the handshake and check every answer, before ``deadline``.
 
     Raises:
         AuthenticationFailed: the server refused one of them.
         ConnectFailed: the connection ended, or time was up.
     """
-    with trio.move_on_after(settings.connect_timeout_s) as scope:
+    with trio.move_on_at(deadline) as scope:
         for command in handshake(settings):
             answer = await connection.execute(pack(command))
             if isinstance(answer, RedisReplyError):
