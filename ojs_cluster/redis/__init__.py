@@ -5,6 +5,7 @@ from ojs_cluster.redis.connection import Arg, Reply
 from ojs_cluster.redis.errors import (
     AuthenticationFailed,
     ConnectFailed,
+    NoSuchDatabase,
     RedisReplyError,
     ReplyTooLarge,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "Client",
     "ClientSettings",
     "ConnectFailed",
+    "NoSuchDatabase",
     "RedisReplyError",
     "Reply",
     "ReplyTooLarge",

@@ -281,7 +281,7 @@ async def open_client(settings: ClientSettings) -> AsyncIterator[Client]:
     Raises:
         BackendUnavailable: no start node could be reached within ``call_timeout_s``.
         AuthenticationFailed: the server refused the credentials.
-        ConnectFailed: the settings do not fit the server.
+        NoSuchDatabase: the settings name a database that is not there.
         OSError, ssl.SSLError: a certificate file is unreadable.
     """
     tls = settings.tls.context() if settings.tls is not None else None

@@ -36,6 +36,12 @@ _MOVED_UNDER_SCRIPT: Final = (
 )
 
 
+# Whatever was asked: it is not for whom we say we are.
+CREDENTIAL_CODES: Final = frozenset({"WRONGPASS", "NOAUTH", "NOPERM"})
+# A server that is full says this in place of the first answer, whatever was asked.
+TOO_MANY_CLIENTS: Final = "max number of clients"
+
+
 class RedisReplyError(Exception):
     """An error reply. ``code`` is its first word (``ERR``, ``WRONGTYPE``), ``message`` the rest."""
 
@@ -59,7 +65,11 @@ class ReplyTooLarge(OJSError):
 
 
 class AuthenticationFailed(Exception):
-    """The server refused the credentials, or the handshake that follows them."""
+    """The server refused the credentials: either side's have to change first."""
+
+
+class NoSuchDatabase(Exception):
+    """The server has no database of the number that we were given."""
 
 
 class ConnectFailed(Exception):

@@ -17,7 +17,12 @@ import hiredis
 import trio
 
 from ojs_cluster.redis.connection import pack
-from ojs_cluster.redis.errors import AuthenticationFailed, ConnectFailed, RedisReplyError
+from ojs_cluster.redis.errors import (
+    AuthenticationFailed,
+    ConnectFailed,
+    NoSuchDatabase,
+    RedisReplyError,
+)
 from ojs_cluster.redis.link import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
@@ -31,7 +36,9 @@ from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.transport import Transport
 
 _MORE = object()
-BROKEN = (ConnectFailed, AuthenticationFailed, OSError, hiredis.ProtocolError)
+BROKEN = (
+    ConnectFailed, AuthenticationFailed, NoSuchDatabase, OSError, hiredis.ProtocolError,
+)  # fmt: skip
 
 
 class State(enum.Enum):

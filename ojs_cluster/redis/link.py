@@ -16,9 +16,11 @@ import trio
 from ojs_cluster.redis.committer import CommitPlan, Committer
 from ojs_cluster.redis.connection import Arg, Channel, Clock, Connection, pack
 from ojs_cluster.redis.errors import (
-    BUSY_CODES,
+    CREDENTIAL_CODES,
+    TOO_MANY_CLIENTS,
     AuthenticationFailed,
     ConnectFailed,
+    NoSuchDatabase,
     RedisReplyError,
     Signal,
 )
@@ -30,6 +32,9 @@ log = logging.getLogger("ojs.redis")
 BACKOFF_FIRST_S = 0.02
 BACKOFF_MAX_S = 0.5
 STABLE_S = 1.0
+
+# What servers say to a database number that is too high, or on a cluster.
+_NO_DATABASE = ("DB index", "out of range", "cluster mode")
 
 Command = tuple[Arg, ...]
 
@@ -163,7 +168,7 @@ class Link:
                 nursery.start_soon(self._serve, connection, nursery.cancel_scope)
                 try:
                     await introduce(connection, self._settings, deadline)
-                except (ConnectFailed, AuthenticationFailed) as error:
+                except (ConnectFailed, AuthenticationFailed, NoSuchDatabase) as error:
                     self.last_error = error
                     nursery.cancel_scope.cancel()
                 else:
@@ -208,22 +213,28 @@ def check_refusal(name: str, command: Command, error: RedisReplyError) -> None:
     Returns when the connection can do without: a user who may not name its connections.
 
     Raises:
-        AuthenticationFailed: trying again will not help.
-        ConnectFailed: it may.
+        AuthenticationFailed: it is about the credentials.
+        NoSuchDatabase: it is about the database number.
+        ConnectFailed: it is about anything else, which may be over soon.
     """
-    if command[0] == b"CLIENT" and error.code == "NOPERM":
+    what = command[0]
+    if what == b"CLIENT" and error.code == "NOPERM":
         return
-    if error.code in BUSY_CODES:
-        raise ConnectFailed(f"{name}: {error}")
-    what = command[0].decode() if isinstance(command[0], bytes) else "the handshake"
-    raise AuthenticationFailed(f"{name} refused {what}: {error}")
+    # The same code as that of many a passing trouble, so the text has to tell.
+    plain = error.code == "ERR" and TOO_MANY_CLIENTS not in error.message
+    if what == b"SELECT" and plain and any(text in error.message for text in _NO_DATABASE):
+        raise NoSuchDatabase(f"{name} has no database {command[1]!r}: {error}")
+    if error.code in CREDENTIAL_CODES or (what == b"AUTH" and plain):
+        shown = what.decode() if isinstance(what, bytes) else "the handshake"
+        raise AuthenticationFailed(f"{name} refused {shown}: {error}")
+    raise ConnectFailed(f"{name}: {error}")
 
 
 async def introduce(connection: Connection, settings: ClientSettings, deadline: float) -> None:
     """Send the handshake and check every answer, before ``deadline``.
 
     Raises:
-        AuthenticationFailed: the server refused one of them.
+        AuthenticationFailed, NoSuchDatabase: the server refused one of them.
         ConnectFailed: the connection ended, or time was up.
     """
     with trio.move_on_at(deadline) as scope:

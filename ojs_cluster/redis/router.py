@@ -19,7 +19,12 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.committer import CommitPlan
 from ojs_cluster.redis.connection import Answer, Channel, Clock
 from ojs_cluster.redis.durability import Durability
-from ojs_cluster.redis.errors import AuthenticationFailed, ConnectFailed, RedisReplyError
+from ojs_cluster.redis.errors import (
+    AuthenticationFailed,
+    ConnectFailed,
+    NoSuchDatabase,
+    RedisReplyError,
+)
 from ojs_cluster.redis.link import Link
 from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.topology import (
@@ -80,8 +85,8 @@ class Router:
 
         Raises:
             BackendUnavailable: no time left.
-            AuthenticationFailed: a node refused the credentials.
-            ConnectFailed: the settings do not fit the server.
+            AuthenticationFailed: a node refused the credentials, and no other told the topology.
+            NoSuchDatabase: the settings name a database that is not there.
         """
         self._nursery.start_soon(self._watch)
         error: Exception | None = None
@@ -90,10 +95,10 @@ class Router:
                 error = self._failure_at_start() or error
                 await trio.sleep(START_RETRY_S)
             self._nursery.start_soon(self._refresh_forever)
-            # A cluster that has lost a master must not keep a new process from serving the rest.
+            # A cluster that has lost a master, or one that refuses us alone, must not keep a new
+            # process from serving the rest.
             with trio.move_on_after(self.settings.connect_timeout_s):
                 while not self.healthy:
-                    self._failure_at_start()
                     await self._changed.park()
             return
         raise BackendUnavailable("Redis cannot be reached", outcome="not_applied") from error
@@ -174,9 +179,9 @@ class Router:
         return next((x.last_error for x in self._links.values() if x.last_error), None)
 
     def _failure_at_start(self) -> Exception | None:
-        """The latest error; raises it when it says that our credentials are wrong."""
+        """The latest error; raises it when it says that our settings are wrong."""
         error = self.why_down(None) or self._topology_error
-        if isinstance(error, AuthenticationFailed):
+        if isinstance(error, AuthenticationFailed | NoSuchDatabase):
             raise error
         return error
 
@@ -251,7 +256,10 @@ class Router:
             topology = await self._ask_topology(link)
             if topology is not None:
                 if topology.clustered and self.settings.db:
-                    raise ConnectFailed("a database number needs a server without cluster mode")
+                    raise NoSuchDatabase(
+                        f"{address} is a node of a cluster, where only database 0 is used, not "
+                        f"{self.settings.db}"
+                    )
                 self._apply(topology)
                 return True
         return False

@@ -18,7 +18,7 @@ import trio
 from ojs_cluster import __version__
 from ojs_cluster.config import EXIT_CONFIG, Settings
 from ojs_cluster.core.errors import BackendUnavailable, OJSError
-from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, RedisReplyError
 from ojs_cluster.server.child import leaves
 from ojs_cluster.store import archive_in
 from ojs_cluster.store.archive import VERSION, parse
@@ -43,6 +43,19 @@ _WINDOW_LINES, _WINDOW_BYTES = 256, 8 * 1024 * 1024
 
 class Unusable(Exception):
     """The file is no archive; nothing was stored."""
+
+
+_TOLD = (
+    UnusableBackend,
+    BackendUnavailable,
+    RedisReplyError,
+    AuthenticationFailed,
+    NoSuchDatabase,
+    ClusterChanged,
+    Unusable,
+    OSError,
+)
+"""What is said in a line, without a traceback."""
 
 
 @dataclass(slots=True)
@@ -82,11 +95,10 @@ def _run(settings: Settings, command: Callable[[Store], Awaitable[int]]) -> int:
         causes = list(leaves(error))
         if isinstance(causes[0], BrokenPipeError):
             raise causes[0] from None
-        told = (UnusableBackend, BackendUnavailable, RedisReplyError, ClusterChanged, Unusable)
-        if not all(isinstance(cause, (*told, OSError)) for cause in causes):
+        if not all(isinstance(cause, _TOLD) for cause in causes):
             raise
         _say(str(causes[0]))
-        return EXIT_CONFIG if isinstance(causes[0], UnusableBackend) else 1
+        return EXIT_CONFIG if isinstance(causes[0], UnusableBackend | NoSuchDatabase) else 1
 
 
 async def _export(store: Store, output: Path | None) -> int:

@@ -9,13 +9,16 @@ import trio
 
 from ojs_cluster.config import Settings
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, RedisReplyError
 from ojs_cluster.server.child import Refused, leaves
 from ojs_cluster.store.context import Store, UnusableBackend, open_store
 
 log = logging.getLogger("ojs.process")
 
 _RETRY_MIN_S, _RETRY_MAX_S = 0.2, 5.0
+# A password that is refused may be in the middle of its rotation: on the server before it is here,
+# or the other way about. So the process lives, is not ready, and says why.
+_MAY_PASS = (BackendUnavailable, RedisReplyError, AuthenticationFailed)
 
 
 async def open_patiently(stack: contextlib.AsyncExitStack, settings: Settings) -> Store:
@@ -25,7 +28,8 @@ async def open_patiently(stack: contextlib.AsyncExitStack, settings: Settings) -
     and takes it for a crash.
 
     Raises:
-        Refused: Redis answers, but its data or its configuration must not be used.
+        Refused: Redis answers, but its data or its configuration must not be used, or it has no
+            database of the configured number.
     """
     delay = _RETRY_MIN_S
     while True:
@@ -38,7 +42,9 @@ async def open_patiently(stack: contextlib.AsyncExitStack, settings: Settings) -
             for cause in causes:
                 if isinstance(cause, UnusableBackend):
                     raise Refused(str(cause)) from error
-            if not all(isinstance(c, BackendUnavailable | RedisReplyError) for c in causes):
+                if isinstance(cause, NoSuchDatabase):
+                    raise Refused(f"REDIS_URL: {cause}") from error
+            if not all(isinstance(cause, _MAY_PASS) for cause in causes):
                 raise
             log.warning("Redis cannot be used yet, trying again: %s", causes[0])
         await trio.sleep(delay)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,13 @@ from ojs_cluster.redis import (
     AuthenticationFailed,
     ClientSettings,
     ConnectFailed,
+    NoSuchDatabase,
+    RedisReplyError,
     open_client,
 )
+from ojs_cluster.redis.link import check_refusal
 from ojs_cluster.server.embedded import Embedded
-from tests.redis.helpers import settings_for, silent_listener
+from tests.redis.helpers import key_on, settings_for, silent_listener, slot_of
 from tests.support.servers import own_server
 
 
@@ -61,9 +65,63 @@ async def test_impossible_host_name_is_one_more_unreachable_node(host: str) -> N
 
 async def test_database_number_on_a_cluster_is_refused(cluster: Embedded) -> None:
     settings = ClientSettings.from_url(f"redis://{cluster.nodes[0].address}/2")
-    with pytest.raises((ConnectFailed, AuthenticationFailed)):
+    with pytest.raises(NoSuchDatabase):
         async with open_client(settings):
             raise AssertionError("opened")
+
+
+async def test_database_number_that_a_server_does_not_have_is_refused(
+    standalone: Embedded,
+) -> None:
+    settings = ClientSettings.from_url(f"{standalone.url}/3000")
+    with pytest.raises(NoSuchDatabase, match="no database 3000"):
+        async with open_client(settings):
+            raise AssertionError("opened")
+
+
+FULL = "ERR max number of clients reached"
+FULL_CLUSTER = "ERR max number of clients + cluster connections reached"
+NO_PASSWORD = "ERR AUTH <password> called without any password configured for the default user"
+
+
+@pytest.mark.parametrize(
+    ("command", "reply", "meaning"),
+    [
+        ((b"AUTH", "pw"), "WRONGPASS invalid username-password pair", AuthenticationFailed),
+        ((b"AUTH", "pw"), NO_PASSWORD, AuthenticationFailed),
+        ((b"CLIENT", b"SETNAME", "x"), "NOAUTH Authentication required.", AuthenticationFailed),
+        ((b"SELECT", 2), "NOPERM no permissions to run 'select'", AuthenticationFailed),
+        ((b"SELECT", 2), "ERR SELECT is not allowed in cluster mode", NoSuchDatabase),
+        ((b"SELECT", 2), "ERR DB index is out of range", NoSuchDatabase),
+        ((b"AUTH", "pw"), FULL, ConnectFailed),
+        ((b"SELECT", 2), FULL, ConnectFailed),
+        ((b"CLIENT", b"SETNAME", "x"), FULL_CLUSTER, ConnectFailed),
+        ((b"SELECT", 2), "ERR upstream is away", ConnectFailed),
+        ((b"AUTH", "pw"), "LOADING Redis is loading the dataset in memory", ConnectFailed),
+        ((b"CLIENT", b"SETNAME", "x"), "ERR unknown command", ConnectFailed),
+    ],
+)
+def test_only_what_is_about_credentials_is_taken_for_that(
+    command: tuple[bytes | str | int, ...], reply: str, meaning: type[Exception]
+) -> None:
+    with pytest.raises(meaning) as caught:
+        check_refusal("node:1", command, RedisReplyError(reply))
+    assert type(caught.value) is meaning
+
+
+async def test_a_server_that_is_full_has_not_refused_the_password(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False) as server:
+        settings = settings_for(server.nodes[0].port, password="pw", call_timeout_s=1.0)
+        with server.nodes[0].client() as admin:
+            admin.config_set("requirepass", "pw")
+            admin.config_set("maxclients", 1)
+            for _ in range(5):
+                with pytest.raises(BackendUnavailable):
+                    async with open_client(settings):
+                        raise AssertionError("opened")
+            admin.config_set("maxclients", 100)
+        async with open_client(replace(settings, call_timeout_s=60.0)) as client:
+            assert await client.call(0, b"PING") == b"PONG"
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +155,20 @@ async def test_wrong_credentials_fail_at_once_and_are_not_shown(
             raise AssertionError("opened")
     assert "-pw" not in str(caught.value)
     assert "wrong" not in str(caught.value).lower().replace("wrongpass", "")
+
+
+async def test_one_node_that_refuses_us_alone_keeps_nobody_from_the_others(
+    tmp_path: Path,
+) -> None:
+    with own_server(tmp_path) as servers:
+        with servers.nodes[0].client() as admin:
+            admin.config_set("requirepass", "not-rotated-yet")
+        settings = ClientSettings.from_url(servers.url, connect_timeout_s=0.5)
+        async with open_client(settings) as client:
+            for index in (1, 2):
+                key = key_on(servers, index)
+                assert await client.call(slot_of(key), b"SET", key, b"x") == b"OK"
+            assert not client.healthy
 
 
 async def test_user_with_few_rights_can_work(tmp_path: Path) -> None:

@@ -113,6 +113,53 @@ def answers(port: int) -> bool:
     return True
 
 
+def test_a_refused_password_is_said_and_tried_again_until_it_is_right(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False) as embedded:
+        (node,) = embedded.nodes
+        with node.client() as admin:
+            admin.config_set("requirepass", "the-old-one")
+            url = embedded.url.replace("redis://", "redis://:the-new-one@")
+            with serve(url) as (running, port):
+                refused = running.wait_line("Redis cannot be used yet")
+                assert "WRONGPASS" in refused
+                wait_until(lambda: answers(port), what="the port is open")
+                assert get(port, "/live").status_code == 200
+                assert get(port, "/ready").status_code == 503
+                admin.config_set("requirepass", "the-new-one")
+                wait_until(lambda: get(port, "/ready").status_code == 200, what="it became ready")
+                assert "starting it again" not in running.output
+                assert "the-new-one" not in running.output
+
+
+def test_a_server_that_is_full_for_a_while_ends_no_process(tmp_path: Path) -> None:
+    with own_server(tmp_path, cluster=False) as embedded:
+        (node,) = embedded.nodes
+        url = embedded.url.replace("redis://", "redis://:secret-pw@")
+        with node.client() as admin:
+            admin.config_set("requirepass", "secret-pw")
+            admin.config_set("maxclients", 1)
+            with serve(url, OJS_REDIS_CALL_TIMEOUT="500ms") as (running, port):
+                running.wait_line("Redis cannot be used yet")
+                wait_until(lambda: answers(port), what="the port is open")
+                assert get(port, "/live").status_code == 200
+                admin.config_set("maxclients", 1000)
+                wait_until(lambda: get(port, "/ready").status_code == 200, what="it became ready")
+                assert "starting it again" not in running.output
+
+
+def test_database_number_on_a_cluster_stops_the_command_with_code_2(cluster: Embedded) -> None:
+    url = f"redis://{cluster.nodes[0].address}/2"
+    with serve(url) as (running, _):
+        assert running.wait_exit() == 2
+        assert "database 2" in running.output
+        assert "Traceback" not in running.output
+    for command in ("scheduler", "export"):
+        with program([*CLI, command], env={"REDIS_URL": url}) as running:
+            assert running.wait_exit() == 2
+            assert "database 2" in running.output
+            assert "Traceback" not in running.output
+
+
 def test_process_that_waits_for_redis_stops_at_once(tmp_path: Path) -> None:
     with serve("redis://127.0.0.1:1", OJS_SHUTDOWN_TIMEOUT="300s") as (running, port):
         wait_until(lambda: answers(port), what="the port is open")
