@@ -15,7 +15,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ojs_cluster.redis.url import secrets_in
 from ojs_cluster.server import env_values as accept
+from ojs_cluster.server import redis_checks
 from ojs_cluster.server.settings import (
     AccessSettings,
     ListenSettings,
@@ -70,8 +72,11 @@ class Settings:
 
     @property
     def secrets(self) -> frozenset[str]:
-        """Texts that must not appear in any log line."""
-        candidates = {*self.access.keys, self.redis.password, self.redis.client().password or ""}
+        """Texts that must not appear in any log line.
+
+        The URL's are among them also where another variable wins over the URL.
+        """
+        candidates = {*self.access.keys, self.redis.password, *secrets_in(self.redis.url)}
         return frozenset(text for text in candidates if text)
 
 
@@ -90,7 +95,7 @@ def load(environ: Mapping[str, str]) -> Settings:
             # A default is parsed like anything else, so a wrong one cannot hide in the table.
             sections[section][name] = _parse(variable, text or variable.default)
         except ValueError as problem:
-            shown = _HIDDEN if variable.secret else repr(text)
+            shown = _HIDDEN if _is_secret(variable, text) else repr(text)
             problems.append(f"{variable.name}={shown}: expected {problem}")
     if not problems:
         problems += _contradictions(sections)
@@ -109,6 +114,11 @@ def load(environ: Mapping[str, str]) -> Settings:
         shards=sections["shards"]["count"],
         warnings=tuple(_suspicious(environ)),
     )
+
+
+def _is_secret(variable: Variable, text: str) -> bool:
+    """Whether not to show a value: it is one of the secrets, or a URL that may hold a password."""
+    return variable.secret or (variable.parse is accept.http_url and "@" in text)
 
 
 def _parse(variable: Variable, text: str) -> Any:
@@ -133,7 +143,7 @@ def _contradictions(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
         problems.append("OJS_REDIS_TLS_CERT and OJS_REDIS_TLS_KEY: set both or neither")
     if redis["durability_timeout_s"] > redis["reply_timeout_s"] / 2:
         problems.append("OJS_DURABILITY_TIMEOUT: at most half of OJS_REDIS_REPLY_TIMEOUT")
-    return problems
+    return problems + list(redis_checks.problems(RedisSettings(**redis)))
 
 
 def _suspicious(environ: Mapping[str, str]) -> Iterator[str]:
@@ -151,7 +161,7 @@ def report(environ: Mapping[str, str]) -> str:
     rows = [("VARIABLE", "VALUE", "DEFAULT", "MEANING")]
     for variable in VARIABLES:
         text = environ.get(variable.name, "").strip()
-        value = (_HIDDEN if variable.secret else text) if text else "-"
+        value = (_HIDDEN if _is_secret(variable, text) else text) if text else "-"
         rows.append((variable.name, value, variable.default or "-", variable.summary))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(

@@ -143,6 +143,8 @@ class Router:
         sure = self._sure_links.get((address, durability))
         if sure is None:
             replicas = self.settings.durability_replicas
+            if durability is Durability.REPLICA:
+                replicas = max(replicas, 1)  # who asks for a replica is not told of none
             if durability is Durability.FSYNC and not self.topology.clustered:
                 replicas = 0  # a standalone server promises its own disk, with or without replicas
             marks = partial(self._marks_of, address)

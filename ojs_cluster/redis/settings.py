@@ -47,9 +47,19 @@ class TlsSettings:
         context.check_hostname = self.check_hostname and self.verify
         if not self.verify:
             context.verify_mode = ssl.CERT_NONE
-        if self.cert_file is not None:
-            context.load_cert_chain(self.cert_file, self.key_file, self.key_password)
+        self.load_own(context)
         return context
+
+    def load_own(self, context: ssl.SSLContext) -> None:
+        """Load our certificate and its key; without a passphrase none is asked for.
+
+        Raises:
+            OSError: a file cannot be read.
+            ssl.SSLError: a file is not what it should be, or the passphrase is wrong.
+        """
+        if self.cert_file is not None:
+            # With None, OpenSSL would ask the terminal and wait there.
+            context.load_cert_chain(self.cert_file, self.key_file, self.key_password or "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote, unquote_plus
 
 from redis.connection import parse_url
 
@@ -27,6 +28,7 @@ _TLS_FILES = {
     "ssl_keyfile": "key_file",
     "ssl_password": "key_password",
 }
+_SECRET_PARAMETERS = {"password", "ssl_password"}
 _KNOWN = {"host", "port", "db", "username", "password", "client_name", "connection_class"}
 
 
@@ -70,6 +72,25 @@ def parse_redis_url(url: str) -> RedisUrl:
         raise ValueError("a Redis URL must name at least one host, and no empty one")
     parsed = [_parse_one(f"{scheme}://{user_info}{at}{name}{tail}") for name in names]
     return _combine(parsed, secure=scheme == "rediss")
+
+
+def secrets_in(url: str) -> frozenset[str]:
+    """Passwords and passphrases of a URL that ``parse_redis_url`` accepts.
+
+    Both as they are written and as they are meant: a log line may quote either.
+    """
+    found: set[str] = set()
+    for piece in re.split(r",(?=rediss?://)", url.strip()):
+        authority, tail = _split_authority(_split_scheme(piece)[1])
+        found.add(authority.rpartition("@")[0].partition(":")[2])
+        for item in tail.partition("?")[2].split("&"):
+            name, _, value = item.partition("=")
+            if unquote_plus(name) in _SECRET_PARAMETERS:
+                found.add(value)
+    for raw in list(found):
+        # redis-py decodes what stands in the query twice.
+        found |= {unquote(raw), unquote_plus(raw), unquote(unquote_plus(raw))}
+    return frozenset(text for text in found if text)
 
 
 def _split_scheme(url: str) -> tuple[str, str]:

@@ -168,16 +168,19 @@ def readable_file(text: str) -> str:
 
 
 def http_url(text: str) -> str:
-    """Accept an http or https URL with a host (`host:port` alone is taken as http)."""
+    """Accept an http or https URL with a host (`host:port` alone is taken as http).
+
+    It may appear in logs and tables, so it holds no password.
+    """
     url = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(url)
         _ = parts.port  # raises when it is no port
-        if parts.scheme in ("http", "https") and parts.hostname:
+        if parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc:
             return url
     except ValueError:
         pass
-    raise ValueError("a URL such as http://localhost:4318")
+    raise ValueError("a URL such as http://localhost:4318, without user and password")
 
 
 def redis_url(text: str) -> str:

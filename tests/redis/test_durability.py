@@ -133,6 +133,17 @@ async def test_finding_an_unconfirmed_write_again_does_not_confirm_it(
         assert await outcome_of(patient, key, GET) == "confirmed"
 
 
+async def test_who_asks_for_a_replica_is_not_told_of_none(
+    replicated: Embedded, replica: Node
+) -> None:
+    key = key_on(replicated, 0, b"none")
+    plain = {"durability": Durability.ASYNC, "durability_replicas": 0}
+    async with sure_client(replicated, **plain, **HASTY) as client:
+        with paused(replica), confirming(Durability.REPLICA) as request:
+            assert await put(client, key) == b"OK"
+        assert request.doubt is not None
+
+
 async def test_those_who_want_less_do_not_wait(replicated: Embedded, replica: Node) -> None:
     key = key_on(replicated, 0, b"hasty")
     async with (

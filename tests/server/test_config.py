@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from ojs_cluster.config import VARIABLES, ConfigError, Settings, load, report
 from ojs_cluster.server import env_values as accept
 from scheduler.settings import SchedulerSettings
+from tests.redis.test_tls import OPENSSL, make_certificates
 
 SECRET = "s3cret-value"
 
@@ -94,6 +96,28 @@ def test_secrets_to_mask_include_the_one_inside_the_url() -> None:
     assert load(environ).secrets == {SECRET, "one-key", "two-key"}
 
 
+def test_secrets_to_mask_are_all_of_the_url_as_written_and_as_meant() -> None:
+    url = "rediss://me:p%40ss%20word@a:1,b:2/?ssl_password=key%252Bphrase&ssl_cert_reqs=none"
+    secrets = load({"REDIS_URL": url, "OJS_REDIS_PASSWORD": "another"}).secrets
+    assert secrets >= {"another", "p%40ss%20word", "p@ss word", "key%252Bphrase", "key+phrase"}
+    assert not secrets & {"me", "none", "a", ""}
+    client = load({"REDIS_URL": url}).redis.client()
+    assert client.tls is not None
+    assert {client.password, client.tls.key_password} <= secrets
+
+    twice = "redis://:pass-one@a:1,redis://:pass-one@b:2/?password=pass-two"
+    assert load({"REDIS_URL": twice}).secrets == {"pass-one", "pass-two"}
+
+
+@pytest.mark.parametrize("name", ["OJS_OTEL_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"])
+@pytest.mark.parametrize("url", ["http://me:{}@host:4318", "me:{}@host:4318", "https://{}@host/x"])
+def test_an_endpoint_that_is_shown_holds_no_password(name: str, url: str) -> None:
+    environ = {name: url.format(SECRET)}
+    (problem,) = problems(environ)
+    assert "without user and password" in problem
+    assert SECRET not in problem + report(environ)
+
+
 def test_serving_needs_a_key_or_leave_to_serve_without() -> None:
     problem = load({}).access.problem
     assert problem is not None
@@ -112,13 +136,74 @@ def test_tls_files_need_the_tls_scheme(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_text("x")
     assert "rediss://" in problems({"OJS_REDIS_TLS_CA": str(file)})[0]
-    both = {"REDIS_URL": "rediss://localhost", "OJS_REDIS_TLS_CERT": str(file)}
-    assert "both or neither" in problems(both)[0]
+    one = {"REDIS_URL": "rediss://localhost", "OJS_REDIS_TLS_CERT": str(file)}
+    assert "both or neither" in problems(one)[0]
 
 
-def test_tls_files_and_credentials_reach_the_client(tmp_path: Path) -> None:
-    file = tmp_path / "ca.pem"
-    file.write_text("x")
+def test_a_durability_that_nothing_would_confirm_is_refused() -> None:
+    none = {"OJS_DURABILITY_REPLICAS": "0"}
+    (problem,) = problems({"OJS_DURABILITY": "replica", **none})
+    assert problem.startswith("OJS_DURABILITY_REPLICAS: at least 1")
+    for level in ("async", "fsync"):
+        assert load({"OJS_DURABILITY": level, **none}).redis.durability_replicas == 0
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with certificates, and `locked.key`, the client's key under a passphrase."""
+    if OPENSSL is None:
+        pytest.skip("needs openssl")
+    folder = tmp_path_factory.mktemp("certificates")
+    make_certificates(folder)
+    locked = ("pkey", "-in", "client.key", "-aes256", "-passout", f"pass:{SECRET}")
+    subprocess.run([OPENSSL, *locked, "-out", "locked.key"], check=True, cwd=folder)
+    (folder / "no.pem").write_text("x")
+    return folder
+
+
+def tls_variables(folder: Path, *names: str, query: str = "") -> dict[str, str]:
+    """Variables for a CA, a client's certificate and its key; None leaves one out."""
+    variables = ("OJS_REDIS_TLS_CA", "OJS_REDIS_TLS_CERT", "OJS_REDIS_TLS_KEY")
+    files = zip(variables, (str(folder / name) for name in names), strict=True)
+    return {"REDIS_URL": f"rediss://localhost/{query}", **dict(files)}
+
+
+@pytest.mark.parametrize(
+    ("files", "query", "named"),
+    [
+        (("no.pem", "client.crt", "client.key"), "", "OJS_REDIS_TLS_CA:"),
+        (("ca.crt", "no.pem", "client.key"), "", "OJS_REDIS_TLS_CERT, OJS_REDIS_TLS_KEY:"),
+        (("ca.crt", "client.crt", "no.pem"), "", "OJS_REDIS_TLS_CERT, OJS_REDIS_TLS_KEY:"),
+        (("ca.crt", "client.crt", "server.key"), "", "OJS_REDIS_TLS_CERT, OJS_REDIS_TLS_KEY:"),
+        (("ca.crt", "client.crt", "locked.key"), "", "OJS_REDIS_TLS_CERT, OJS_REDIS_TLS_KEY:"),
+        (("ca.crt", "client.crt", "locked.key"), "?ssl_password=wrong", "OJS_REDIS_TLS_CERT,"),
+    ],
+)
+def test_a_certificate_that_cannot_be_used_is_named_in_one_line(
+    certificates: Path, files: tuple[str, ...], query: str, named: str
+) -> None:
+    (problem,) = problems(tls_variables(certificates, *files, query=query))
+    assert problem.startswith(named)
+    assert "\n" not in problem
+
+
+def test_a_certificate_of_the_url_that_cannot_be_used_is_named(certificates: Path) -> None:
+    url = f"rediss://localhost/?ssl_ca_certs={certificates}/no.pem&ssl_certfile=/no/such"
+    found = problems({"REDIS_URL": url})
+    assert [line.partition(":")[0] for line in found] == [
+        "REDIS_URL (ssl_ca_certs)",
+        "REDIS_URL (ssl_certfile, ssl_keyfile)",
+    ]
+    assert str(certificates) not in str(found)
+
+
+def test_a_key_under_a_passphrase_is_opened_with_it(certificates: Path) -> None:
+    files = ("ca.crt", "client.crt", "locked.key")
+    load(tls_variables(certificates, *files, query=f"?ssl_password={SECRET}"))
+
+
+def test_tls_files_and_credentials_reach_the_client(certificates: Path) -> None:
+    file = certificates / "ca.crt"
     client = load(
         {
             "REDIS_URL": "rediss://a:7000,b:7001",
