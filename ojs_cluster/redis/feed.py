@@ -36,6 +36,9 @@ from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.transport import Transport
 
 _MORE = object()
+# Between two askings for a channel that the server refuses.
+REFUSED_FIRST_S = 0.1
+REFUSED_MAX_S = 10.0
 BROKEN = (
     ConnectFailed, AuthenticationFailed, NoSuchDatabase, OSError, hiredis.ProtocolError,
 )  # fmt: skip
@@ -53,7 +56,8 @@ class Subscription:
     """One channel. ``settled`` is set at the first confirmation, or at a final refusal."""
 
     __slots__ = (
-        "channel", "feed", "gap", "on_gap", "on_message", "refusal", "settled", "slot", "state",
+        "_backoff", "ask_at", "channel", "feed", "gap", "on_gap", "on_message", "refusal",
+        "settled", "slot", "state",
     )  # fmt: skip
 
     def __init__(
@@ -72,11 +76,19 @@ class Subscription:
         self.gap = False
         self.settled = trio.Event()
         self.refusal: RedisReplyError | None = None
+        self.ask_at = 0.0
+        self._backoff = Backoff(REFUSED_FIRST_S, REFUSED_MAX_S)
+
+    def put_off(self) -> None:
+        """The server refused, though it once confirmed: ask again later, later each time."""
+        self.ask_at = trio.current_time() + self._backoff.next_s()
 
     def confirm(self) -> None:
         """The server has confirmed: messages arrive from now on."""
         self.state = State.ACTIVE
         self.settled.set()
+        self.ask_at = 0.0
+        self._backoff.reset()
         if self.gap:
             self.gap = False
             self.on_gap()

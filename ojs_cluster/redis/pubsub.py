@@ -8,6 +8,7 @@ the slot leaves), and when a subscription was refused for now.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 import trio
@@ -18,6 +19,8 @@ from ojs_cluster.redis.feed import Feed, State, Subscription
 from ojs_cluster.redis.router import Router
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.redis.topology import parse_redirect
+
+log = logging.getLogger("ojs.redis")
 
 RETRY_S = 0.1
 SPACING_S = 0.005
@@ -32,6 +35,7 @@ class PubSub:
         self._subscriptions: dict[bytes, Subscription] = {}
         self._feeds: dict[Address, Feed] = {}
         self._look = trio.Event()
+        self._refused: set[bytes] = set()
         router.listeners.append(self._wake)
 
     async def subscribe(
@@ -75,10 +79,10 @@ class PubSub:
     async def run(self) -> None:
         """Keep every subscription where its slot is served."""
         while True:
-            waiting = any(s.state is not State.ACTIVE for s in self._subscriptions.values())
-            with trio.move_on_after(RETRY_S if waiting else float("inf")):
+            with trio.move_on_after(self._pause_s()):
                 await self._look.wait()
             self._look = trio.Event()
+            self._note_heard_again()
             for subscription in list(self._subscriptions.values()):
                 self._place(subscription)
             for address, feed in list(self._feeds.items()):
@@ -86,6 +90,13 @@ class PubSub:
                     del self._feeds[address]
                     feed.scope.cancel()
             await trio.sleep(SPACING_S)  # two nodes that each name the other must not spin us
+
+    def _pause_s(self) -> float:
+        """For how long nothing has to be done unless something happens."""
+        now = trio.current_time()
+        waiting = (s for s in self._subscriptions.values() if s.state is not State.ACTIVE)
+        at_rest = RETRY_S if self._refused else float("inf")  # there is something to note
+        return min((max(RETRY_S, s.ask_at - now) for s in waiting), default=at_rest)
 
     def _wake(self) -> None:
         self._look.set()
@@ -100,7 +111,7 @@ class PubSub:
             if subscription.feed is not None:
                 subscription.feed.remove(subscription)
             feed.add(subscription)
-        elif subscription.state is State.DROPPED:
+        elif subscription.state is State.DROPPED and subscription.ask_at <= trio.current_time():
             feed.ask(subscription)
 
     def _feed(self, address: Address) -> Feed:
@@ -130,4 +141,29 @@ class PubSub:
         elif not subscription.settled.is_set():
             subscription.refusal = error
             subscription.settled.set()
+        else:
+            self._note_refused(subscription, error)
+            subscription.put_off()
+            return
         self._wake()
+
+    def _note_refused(self, subscription: Subscription, error: RedisReplyError) -> None:
+        """Log the first of a row: what takes the right to one channel takes that to many."""
+        if not self._refused:
+            log.warning(
+                "Redis refuses channel %s and perhaps others, asking again: %s",
+                subscription.channel.decode(errors="replace"),
+                error,
+            )
+        self._refused.add(subscription.channel)
+
+    def _note_heard_again(self) -> None:
+        if self._refused:
+            known = self._subscriptions
+            self._refused = {
+                channel
+                for channel in self._refused
+                if channel in known and known[channel].state is not State.ACTIVE
+            }
+            if not self._refused:
+                log.info("Redis refuses no channel any more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,6 +170,41 @@ async def test_forbidden_channel_is_refused_at_once(tmp_path: Path) -> None:
                 await Ear(client, b"secret").open()
             assert caught.value.code == "NOPERM"
             assert await Ear(client, b"ok").say(b"x") == 1
+
+
+async def test_a_right_that_is_lost_is_asked_for_ever_more_seldom_until_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "ojs.redis")
+    with own_server(tmp_path, cluster=False) as server, server.nodes[0].client() as admin:
+
+        def acl(*rules: str) -> None:
+            admin.execute_command("ACL", "SETUSER", "ann", *rules)  # type: ignore[no-untyped-call]
+
+        def refused() -> int:
+            calls = admin.info("commandstats").get("cmdstat_ssubscribe", {})
+            return int(calls.get("rejected_calls", 0))
+
+        acl("on", ">pw", "~*", "&*", "+@all")
+        port = server.nodes[0].port
+        async with open_client(settings_for(port, username="ann", password="pw")) as client:
+            ears = [Ear(client, b"channel:%d" % n) for n in range(8)]
+            for ear in ears:
+                await ear.open()
+            acl("resetchannels")  # the server hangs up, too
+            await eventually(lambda: refused() >= 2 * len(ears))
+            before = refused()
+            await trio.sleep(2)
+            # Delays of 0.1 s and more, doubling: about four in two seconds.
+            assert refused() - before <= 8 * len(ears)
+            acl("allchannels")
+            await eventually(lambda: all(ear.gaps >= 1 for ear in ears))
+            for ear in ears:
+                await eventually_receivers(ear, 1)
+            await eventually(lambda: "no channel any more" in caplog.messages[-1])
+    warnings = [r for r in caplog.records if r.levelname == "WARNING" and "refuses" in r.message]
+    assert len(warnings) == 1
+    assert "NOPERM" in warnings[0].message
 
 
 async def test_subscription_follows_its_slot(tmp_path: Path) -> None:
