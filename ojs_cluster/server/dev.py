@@ -9,14 +9,15 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import trio
 
 from ojs_cluster.config import ConfigError, Settings, load
+from ojs_cluster.redis.link import Backoff
 from ojs_cluster.server.commands import (
     SCHEDULER_MODULE,
     api_specs,
@@ -24,7 +25,13 @@ from ojs_cluster.server.commands import (
     start_logging,
     warn,
 )
-from ojs_cluster.server.embedded import Embedded, EmbeddedError, ServerNotFound, find_server
+from ojs_cluster.server.embedded import (
+    Embedded,
+    EmbeddedError,
+    Node,
+    ServerNotFound,
+    find_server,
+)
 from ojs_cluster.server.http_server import open_listener
 from ojs_cluster.server.stop_signals import stop_signals
 from ojs_cluster.server.supervisor import ChildSpec, Supervisor
@@ -33,7 +40,7 @@ log = logging.getLogger("ojs.dev")
 
 _LOOPBACK = "127.0.0.1"
 _PORTS_TRIED = 100
-_WATCH_S = 1.0
+_WATCH_S, _WATCH_MAX_S = 1.0, 30.0
 _DEFAULTS = {
     "OJS_HOST": _LOOPBACK,
     "OJS_WORKERS": "2",
@@ -186,25 +193,40 @@ async def _run(
     specs = api_specs(settings, environ, listener)
     specs.append(ChildSpec(name="scheduler", module=SCHEDULER_MODULE, env=environ))
     supervisor = make_supervisor(settings, specs, [listener])
+    closing = threading.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_show_banner, supervisor, settings, embedded)
         if embedded is not None:
-            nursery.start_soon(_watch_nodes, embedded)
-        code = await supervisor.run()
+            for node in embedded.nodes:
+                nursery.start_soon(keep_node, embedded, node, closing)
+        try:
+            code = await supervisor.run()
+        finally:
+            closing.set()  # a thread that waits for a node cannot be cancelled
         nursery.cancel_scope.cancel()
     print("Stopped.", flush=True)
     return code
 
 
-async def _watch_nodes(embedded: Embedded) -> None:
-    """Start a node of the embedded cluster again when it has died."""
+async def keep_node(embedded: Embedded, node: Node, closing: threading.Event) -> None:
+    """Start a node of the embedded cluster again when it has died; later and later if in vain.
+
+    Ends when it is cancelled and `closing` is set.
+    """
+    backoff = Backoff(_WATCH_S, _WATCH_MAX_S)
     while True:
         await trio.sleep(_WATCH_S)
-        for node in embedded.nodes:
-            if not node.is_alive():
-                log.warning("server %s died; starting it again", node.address)
-                with contextlib.suppress(EmbeddedError):
-                    await trio.to_thread.run_sync(partial(embedded.restart, node))
+        if node.is_alive():
+            continue
+        log.warning("server %s died; starting it again", node.address)
+        try:
+            await trio.to_thread.run_sync(embedded.restart, node, closing)
+        except (EmbeddedError, OSError) as error:
+            if not closing.is_set():
+                log.warning("server %s could not be started: %s", node.address, error)
+                await trio.sleep(backoff.next_s())
+        else:
+            backoff.reset()
 
 
 async def _show_banner(

@@ -14,6 +14,7 @@ import contextlib
 import json
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -158,10 +159,19 @@ class Embedded:
             node._process.kill()
         self._reap(node, timeout_s=10)
 
-    def restart(self, node: Node) -> None:
-        """Start a node that was killed, on the same port, and wait until it answers PING."""
+    def restart(self, node: Node, give_up: threading.Event | None = None) -> None:
+        """Start a node that was killed, on the same port, and wait until it answers PING.
+
+        Args:
+            node: the node.
+            give_up: ends the wait when another thread sets it.
+
+        Raises:
+            EmbeddedError: it ended, did not answer in time, or was given up.
+            OSError: it could not be started.
+        """
         self._spawn(node)
-        self._await_serving(node, time.monotonic() + self.start_timeout_s)
+        self._await_serving(node, time.monotonic() + self.start_timeout_s, give_up)
 
     def pause(self, node: Node) -> None:
         """SIGSTOP: the node keeps its connections and answers nothing."""
@@ -246,8 +256,12 @@ class Embedded:
         directives |= self.config
         return "".join(f"{name} {value}\n" for name, value in directives.items())
 
-    def _await_serving(self, node: Node, deadline: float) -> None:
+    def _await_serving(
+        self, node: Node, deadline: float, give_up: threading.Event | None = None
+    ) -> None:
         def answers() -> bool:
+            if give_up is not None and give_up.is_set():
+                raise EmbeddedError(f"node {node.index} was given up before it answered")
             if not node.is_alive():
                 raise EmbeddedError(f"node {node.index} ended at its start:\n{node.log_tail()}")
             with contextlib.suppress(redis.RedisError), node.client(timeout_s=2) as client:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,15 @@ from typing import Any
 import httpx
 import pytest
 import redis
+import trio
 
 from ojs_cluster.config import ConfigError
-from ojs_cluster.server.dev import DevOptions, run_dev
+from ojs_cluster.server.dev import DevOptions, keep_node, run_dev
 from ojs_cluster.server.embedded import Embedded
+from tests.redis.helpers import eventually
 from tests.server.programs import Program, free_port, get, pid_exists, program
 from tests.support.nodes import children_of
-from tests.support.servers import wait_until
+from tests.support.servers import own_server, wait_until
 
 CLI = ("-m", "ojs_cluster.cli")
 JOB = {"type": "email.send", "args": ["user@example.com"]}
@@ -120,6 +124,47 @@ def test_dev_restarts_a_server_that_died(tmp_path: Path) -> None:
             return False
 
         wait_until(back, timeout_s=120, what="the job can be read again")
+
+
+async def test_a_server_that_cannot_be_started_is_told_and_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def complaints() -> int:
+        return sum("could not be started" in message for message in caplog.messages)
+
+    with own_server(tmp_path / "data", cluster=False) as embedded:
+        (node,) = embedded.nodes
+        aside = tmp_path / "aside"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_node, embedded, node, threading.Event())
+            node.directory.rename(aside)
+            node.directory.write_text("a file where the folder was")
+            embedded.kill(node)
+            await eventually(lambda: complaints() >= 2, what="two starts in vain")
+            node.directory.unlink()
+            aside.rename(node.directory)
+            await eventually(node.is_alive, timeout_s=120, what="it runs again")
+            nursery.cancel_scope.cancel()
+        assert "File exists" in caplog.text
+
+
+async def test_the_wait_for_a_server_that_does_not_answer_ends_with_dev(tmp_path: Path) -> None:
+    mute = tmp_path / "mute"
+    mute.write_text("#!/bin/sh\nexec sleep 600\n")
+    mute.chmod(0o755)
+    with own_server(tmp_path / "data", cluster=False) as embedded:
+        (node,) = embedded.nodes
+        embedded.start_timeout_s = 600
+        embedded.binary = dataclasses.replace(embedded.binary, path=mute)
+        closing = threading.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_node, embedded, node, closing)
+            old = node.pid
+            embedded.kill(node)
+            await eventually(lambda: node.pid != old, what="it is started again")
+            closing.set()
+            nursery.cancel_scope.cancel()
+        assert node.is_alive(), "it was waited for to the end"
 
 
 def test_dev_uses_the_server_of_redis_url(tmp_path: Path, standalone: Embedded) -> None:
