@@ -1,12 +1,12 @@
 """The janitor: finished jobs whose retention is over, and what nobody misses any more.
 
-Purge is paced by the store's own deadlines. The other two have none and come round at their loop's
+Purge is paced by the store's own deadlines. The others have none and come round at their loop's
 longest sleep; their ticks carry no clock, so "next" counts from 0.
 """
 
 from __future__ import annotations
 
-from ojs_cluster.store.context import Store
+from ojs_cluster.store.context import Store, check_eviction
 from ojs_cluster.store.partition_upkeep import look_after_changes
 from ojs_cluster.store.retention import purge_due, retire_queues, tidy
 from ojs_cluster.store.tick import Tick as StoreTick
@@ -69,3 +69,19 @@ def partitions_step(store: Store) -> Step:
         return StoreTick(done, next_ms=_CHANGES_MS, now_ms=0, more=False)
 
     return see_to_changes
+
+
+def eviction_step(store: Store) -> Step:
+    """Return the step that fails while a master may drop jobs.
+
+    Every process looks at its start. After that a policy may be changed, and a replica with
+    another one may become a master, or a new node. Work does not stop over it, as most is done
+    before memory is short: the failing step is logged and counted, for somebody to see to it.
+    """
+
+    async def look_at_policies(_: int) -> Tick:
+        if not store.settings.allow_eviction:
+            await check_eviction(store)
+        return StoreTick(0, next_ms=None, now_ms=0, more=False)
+
+    return look_at_policies

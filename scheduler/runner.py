@@ -64,6 +64,7 @@ class Leader:
             self._loop("tidy", janitor.tidy_step(store, settings.janitor_batch), seldom, 1),
             self._loop("retire", janitor.retire_step(store), seldom, 1, shards=(0,)),
             self._loop("partitions", janitor.partitions_step(store), patient, 1, shards=(META,)),
+            self._loop("eviction", janitor.eviction_step(store), late, 1, shards=(META,)),
         )
         with self.wakeups.heard_by(*urgent):
             async with trio.open_nursery() as nursery:

@@ -156,7 +156,7 @@ async def open_store(
 
         store = Store(client, keys, settings, load_scripts(prelude), EFFECTS, OrderedIds(shards))
         await _check_schema(store, shards)
-        await _check_eviction(store)
+        await check_eviction(store)
         await store.partitions.read(store)
         yield store
 
@@ -177,7 +177,14 @@ async def _check_schema(store: Store, shards: int) -> None:
         )
 
 
-async def _check_eviction(store: Store) -> None:
+async def check_eviction(store: Store) -> None:
+    """Look at every master's eviction policy; one that is allowed all the same is logged.
+
+    Raises
+    ------
+    UnusableBackend: one may drop jobs.
+    BackendUnavailable: Redis did not answer in time.
+    """
     for address, reply in (await store.redis.on_masters("INFO", "memory")).items():
         if not isinstance(reply, bytes):
             continue

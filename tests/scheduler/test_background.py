@@ -46,6 +46,28 @@ async def served(
         nursery.cancel_scope.cancel()
 
 
+async def test_a_policy_that_may_drop_jobs_is_told_while_it_lasts(
+    standalone: Embedded, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = SchedulerSettings(janitor_sleep_ms=200)
+    with standalone.nodes[0].client() as node:
+        try:
+            async with served(standalone, settings=settings) as (store, stats):
+                loop = stats.loop("eviction")
+                await eventually(lambda: loop.steps > 1, what="looked at")
+                assert not loop.sick
+                node.config_set("maxmemory-policy", "allkeys-lru")
+                await eventually(lambda: bool(loop.sick), what="seen")
+                ids = await put(store, 1, scheduled_at="+PT0.1S")
+                await eventually(lambda: all_in(store, ids, State.AVAILABLE), what="work goes on")
+                node.config_set("maxmemory-policy", "noeviction")
+                await eventually(lambda: not loop.sick, what="seen again")
+        finally:
+            node.config_set("maxmemory-policy", "noeviction")
+    (record,) = [r for r in caplog.records if r.getMessage() == "shard fails"]
+    assert "maxmemory-policy allkeys-lru" in str(vars(record)["error"])
+
+
 async def test_due_jobs_become_available_though_nobody_fetches(backend: Embedded) -> None:
     async with served(backend, settings=QUIET) as (store, _):
         late = await put(store, 3, "later", scheduled_at="+PT1S")
