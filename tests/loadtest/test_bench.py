@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from loadtest.bench import batch, latency, memory
+from loadtest.bench import batch, latency, memory, redis_client
 
 
 def table(out: str) -> dict[str, list[str]]:
@@ -49,3 +49,16 @@ def test_an_open_loop_is_sent_to_its_end(
 ) -> None:
     found = printed(latency.main, "--seconds 0.2 --rounds 1", monkeypatch, capsys)
     assert {"30%", "60%", "90%"} <= found.keys()
+
+
+def test_the_redis_clients_table_ends_with_whether_its_share_was_kept(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def contender(name: str, cpu_us: float) -> redis_client.Contender:
+        return redis_client.Contender(name, redis_client.ours, 1.0, [cpu_us], [1000.0])
+
+    for coredis_us, ending in ((80.0, "0.125, reached"), (79.0, "0.127, not reached")):
+        redis_client.report([contender("ours", 10.0), contender("coredis", coredis_us)])
+        out = capsys.readouterr().out
+        assert out.rstrip().endswith(ending)
+        assert table(out)["coredis"][2] == f"{coredis_us / 10:.1f}"
