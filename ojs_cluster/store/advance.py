@@ -174,7 +174,7 @@ async def _cancel_jobs(store: Store, progress: Progress, numbers: Iterable[int])
 
     async def one(number: int) -> None:
         try:
-            await cancel(store, plan.jobs[number].job_id, spare_active=True)
+            await cancel(store, plan.jobs[number].job_id, only="spare")
         except (NotFound, Conflict):
             return  # never enqueued, ended, or running its last attempt
 

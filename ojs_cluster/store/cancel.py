@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ojs_cluster.store.by_id import on_job
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.record import JobRecord
@@ -14,7 +16,7 @@ async def cancel(
     job_id: str,
     *,
     keep_ms: int | None = None,
-    spare_active: bool = False,
+    only: Literal["", "spare", "available"] = "",
     repeatable: bool = False,
 ) -> JobRecord:
     """Cancel a job that is not terminal. The ack of a worker that still runs it gets a conflict.
@@ -22,8 +24,8 @@ async def cancel(
     Parameters
     ----------
     keep_ms: how long the cancelled job is kept; None for the configured retention.
-    spare_active: let an active job finish the attempt it is in, and have no other; that is then a
-        Conflict, too.
+    only: ``spare`` lets an active job finish the attempt it is in, and have no other; that is then
+        a Conflict, too. With ``available`` a job in any other state is one.
     repeatable: after a lost reply do it again; a job that it has cancelled is then a Conflict.
 
     Raises
@@ -34,5 +36,6 @@ async def cancel(
     """
     settings = store.settings
     keep = settings.retention_cancelled_ms if keep_ms is None else keep_ms
-    args: list[Arg] = [settings.events_per_shard, keep, "spare" if spare_active else ""]
-    return await on_job(store, "cancel", job_id, _KEYS, args, idempotent=spare_active or repeatable)
+    args: list[Arg] = [settings.events_per_shard, keep, only]
+    idempotent = repeatable or only == "spare"
+    return await on_job(store, "cancel", job_id, _KEYS, args, idempotent=idempotent)

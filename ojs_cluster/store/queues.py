@@ -216,9 +216,9 @@ async def _purge_foreign(store: Store, shard: Shard, job_id: str) -> int:
     A workflow's job is kept cancelled for a while (see ``finish`` in ``lua/include``).
     """
     try:
-        await cancel(store, job_id, keep_ms=0)
+        await cancel(store, job_id, keep_ms=0, only="available")
     except (NotFound, Conflict):
-        return 0  # fetched or cancelled meanwhile: no longer ours to purge
+        return 0  # it does not wait any more: a worker may have it
     await remove_due(store, shard, job_id)
     return 1
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.states import State
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import dead_letter, jobs, queues, retention, workers
 from ojs_cluster.store.cancel import cancel
@@ -178,6 +179,26 @@ async def test_purging_a_queue_removes_what_waits_and_only_that(
     assert consistent().states.keys() == {held.id, later.id, other.id}
     assert not [key for key in all_keys(backend) for job in gone if job.id.encode() in key]
     assert await queues.purge(store, QUEUE) == (0, 0)
+
+
+async def test_a_purge_leaves_a_job_to_the_worker_that_fetched_it_meanwhile(
+    store: Store, other_store: Store, consistent: Check
+) -> None:
+    job = await put(store, id=foreign_id(store))
+    await queues.purge(store, "nobody")  # what it looks up once is known from here on
+    fetched: list[JobRecord] = []
+
+    async def fetch() -> None:
+        fetched.extend(await take(other_store))
+
+    # The first call lists the job, the second is to cancel it.
+    removed, _ = await queues.purge(interrupted(store, fetch, before=1), QUEUE)
+
+    [running] = fetched
+    assert (removed, running.id) == (0, job.id)
+    done = await ack(store, running, lease_id=running.lease_id)
+    assert done.state is State.COMPLETED
+    assert consistent().count() == {"completed": 1}
 
 
 async def test_a_large_queue_is_purged_in_pieces(store: Store, consistent: Check) -> None:
