@@ -14,6 +14,9 @@ from typing import Final
 from ojs_cluster.core.durations import parse_duration_ms
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_S: Final = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
+_LAST_S: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(seconds=1)
+"""What RFC 3339, with its four digits of a year, can say in UTC."""
 _MILLIS: Final = tuple(b".%03dZ" % ms for ms in range(1000))
 _RFC3339: Final = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt]([0-9]{2}:[0-9]{2}):([0-9]{2})(?:\.([0-9]{1,18}))?"
@@ -59,6 +62,8 @@ def parse_timestamp(text: str) -> TimePoint:
     if sign:
         offset = int(hours) * 3600 + int(minutes) * 60
         seconds += offset if sign == "-" else -offset
+    if not _FIRST_S <= seconds <= _LAST_S:
+        raise ValueError(f"must be in one of the years 1 to 9999 in UTC, not {text!r}")
     return TimePoint(seconds * 1000 + int((fraction or "0")[:3].ljust(3, "0")), False, text)
 
 
@@ -71,8 +76,11 @@ def _format_second(second: int) -> bytes:
 def format_ms(ms: int) -> bytes:
     """``ms`` since the epoch as ``b"2026-01-01T00:00:00.000Z"``.
 
+    What lies outside of the years that can be written becomes the first or the last second of them:
+    one strange number that is stored must not make everything unreadable that it is shown with.
+
     The part down to the second is cached: the timestamps of one response, and of the responses
     around it, mostly share it.
     """
     second, rest = divmod(ms, 1000)
-    return _format_second(second) + _MILLIS[rest]
+    return _format_second(min(max(second, _FIRST_S), _LAST_S)) + _MILLIS[rest]

@@ -48,6 +48,24 @@ def test_every_form_of_rfc_3339_is_understood(text: str, ms: int) -> None:
     assert parse_timestamp(text).ms == ms
 
 
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z"])
+def test_the_first_and_the_last_moment_are_written_as_they_were_sent(text: str) -> None:
+    assert format_ms(parse_timestamp(text).ms).decode() == text
+
+
+@pytest.mark.parametrize(
+    ("ms", "shown"),
+    [
+        (253_402_300_800_000, b"9999-12-31T23:59:59.000Z"),
+        (2**53, b"9999-12-31T23:59:59.992Z"),
+        (-62_135_596_800_001, b"0001-01-01T00:00:00.999Z"),
+        (-(2**53), b"0001-01-01T00:00:00.008Z"),
+    ],
+)
+def test_a_moment_that_cannot_be_written_becomes_the_nearest_second(ms: int, shown: bytes) -> None:
+    assert format_ms(ms) == shown
+
+
 def test_a_relative_time_has_no_spelling_of_its_own() -> None:
     assert parse_timestamp("+PT5S") == TimePoint(5_000, True, None)
     assert parse_timestamp("+P1DT0.5S") == TimePoint(86_400_500, True, None)
@@ -82,6 +100,11 @@ def test_a_relative_time_has_no_spelling_of_its_own() -> None:
         "+PT0S",
         "+P1M",
         "+PT5S\n",
+        "9999-12-31T23:59:60Z",
+        "9999-12-31T23:59:59-23:59",
+        "9999-12-31T23:59:59.999-00:01",
+        "0001-01-01T00:00:00+23:59",
+        "0001-01-01T00:00:00+00:01",
         "+-PT5S",
         "２026-03-01T09:00:00Z",  # noqa: RUF001 - a digit, but not of ASCII
     ],

@@ -64,6 +64,15 @@ async def test_a_taken_id_is_a_duplicate(api: Api) -> None:
     assert reply.error["retryable"] is False
 
 
+@pytest.mark.parametrize("name", ["scheduled_at", "expires_at"])
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:60Z", "0001-01-01T00:00:00+23:59"])
+async def test_a_moment_that_no_calendar_has_is_refused(api: Api, name: str, moment: str) -> None:
+    reply = await api.post("/ojs/v1/jobs", {"type": "t", "args": [], "options": {name: moment}})
+    assert (reply.status, reply.error["code"]) == (400, "invalid_request")
+    assert reply.error["details"]["field"] == f"options.{name}"
+    assert (await api.get("/ojs/v1/events")).status == 200
+
+
 @pytest.mark.parametrize("how", ["DELETE", "POST"])
 async def test_cancel_ends_a_waiting_job_once(api: Api, how: str) -> None:
     path = f"/ojs/v1/jobs/{(await api.enqueue())['id']}"

@@ -24,6 +24,7 @@ from tests.store.jobs import (
     ack,
     active,
     foreign_id,
+    home_id,
     nack,
     new_job,
     promote_all,
@@ -226,6 +227,19 @@ async def test_the_stream_of_a_shard_is_bounded(store: Store, db: Any) -> None:
 
     # Trimmed in whole nodes of 100 entries, which costs almost nothing.
     assert 50 <= db.xlen(shard_of(store).events) <= 200
+
+
+async def test_an_event_with_a_strange_moment_keeps_no_other_from_being_read(
+    store: Store, db: Any
+) -> None:
+    fields = {"t": "job.scheduled", "j": home_id(store), "y": "t", "q": QUEUE}
+    db.xadd(shard_of(store).events, {**fields, "n": 253_402_300_800_000})
+    job = await put(store)
+
+    strange, other = await events(store)
+
+    assert strange["data"]["scheduled_at"] == "9999-12-31T23:59:59.000Z"
+    assert other["data"]["job_id"] == job.id
 
 
 async def test_switched_off_nothing_is_written(store: Store, db: Any) -> None:
