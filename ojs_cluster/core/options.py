@@ -98,9 +98,14 @@ DEFAULT_SETTINGS: Final = Settings()
 _decode_options: Final = msgspec.json.Decoder(_Options).decode
 
 
+def is_queue(name: str) -> bool:
+    """Whether ``name`` is a valid queue name."""
+    return bool(_is_queue(name)) and len(name) <= MAX_QUEUE_LENGTH
+
+
 def check_queue(name: object, *, field: str = "options.queue") -> str:
     """``name`` when it is a valid queue name. Raises InvalidRequest otherwise."""
-    if not isinstance(name, str) or not _is_queue(name) or len(name) > MAX_QUEUE_LENGTH:
+    if not isinstance(name, str) or not is_queue(name):
         raise InvalidRequest(
             f"a queue name has 1 to {MAX_QUEUE_LENGTH} of a-z, 0-9, '-' and '.', "
             f"and starts with a letter or digit; {show(name)} is none",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -14,6 +15,12 @@ from ojs_cluster.core.errors import InvalidRequest
 def encode(position: Any) -> str:
     """``position`` (JSON) as URL-safe text."""
     return base64.urlsafe_b64encode(orjson.dumps(position)).rstrip(b"=").decode()
+
+
+def are_numbers(values: Sequence[object], most: int = 2**53) -> bool:
+    """Whether all of a decoded position's ``values`` are whole numbers from 0 to below ``most``."""
+    # `type is`, because a JSON true would pass as the integer 1
+    return all(type(value) is int and 0 <= value < most for value in values)
 
 
 def decode(text: str, *, field: str = "cursor") -> Any:

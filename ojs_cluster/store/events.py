@@ -24,7 +24,8 @@ from ojs_cluster.store.fanout import over_shards
 _SOURCE = b"ojs://ojs-cluster/api"
 _CHUNK = 1000
 _LAST = 1 << 30
-_is_place = re.compile(r"[0-9]{1,20}-[0-9]{1,20}(-[0-9]{1,6})?").fullmatch
+# Nineteen digits fit into the 64 bits that Redis has for each number of an entry's id.
+_is_place = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(-[0-9]{1,6})?").fullmatch
 
 _Place = tuple[int, int, int | None]
 """Of an event: both numbers of its entry, and how many of the entry's events it ends; None when it
@@ -281,15 +282,12 @@ def _places(after: str | None, shards: int) -> dict[int, str]:
     if not after:
         return {}
     decoded = cursors.decode(after, field="after")
-    places: dict[int, str] = {}
-    if isinstance(decoded, dict):
-        for index, end in decoded.items():
-            known = index == str(META) or (index.isdigit() and int(index) < shards)
-            if not (known and _is_place(str(end))):
-                break
-            places[int(index)] = str(end)
-        else:
-            return places
+    if isinstance(decoded, dict) and all(
+        isinstance(end, str) and _is_place(end) for end in decoded.values()
+    ):
+        known = {str(index): index for index in (META, *range(shards))}
+        if decoded.keys() <= known.keys():
+            return {known[index]: end for index, end in decoded.items()}
     raise InvalidRequest("after is not a cursor that this server gave", field="after")
 
 

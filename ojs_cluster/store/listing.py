@@ -8,12 +8,14 @@ those kept longest are met first, and those are the ones that failed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.options import is_queue
 from ojs_cluster.core.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import cursor as cursors
@@ -21,6 +23,8 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_many
 from ojs_cluster.store.record import JobRecord
 
+# As Redis spells the scores that scripts write.
+_is_score = re.compile(r"-inf|-?[0-9]{1,17}(?:\.[0-9]{1,17})?(?:e[+-]?[0-9]{1,2})?").fullmatch
 SCAN_BUDGET = 2000
 """Most jobs one page looks at, whatever the filters let through."""
 _CHUNK = 100
@@ -133,14 +137,12 @@ class Place:
     def parse(cls, text: str, indexes: int, shards: int) -> Place:
         match cursors.decode(text):
             case [int(index), int(shard), str(queue), str(score), int(skip)] if (
-                0 <= index < indexes and 0 <= shard < shards and skip >= 0
+                cursors.are_numbers((index, shard, skip))
+                and (index < indexes and shard < shards)
+                and (not queue or is_queue(queue))
+                and _is_score(score)
             ):
-                try:
-                    float(score)
-                except ValueError:
-                    pass
-                else:
-                    return cls(index, shard, queue, score, skip)
+                return cls(index, shard, queue, score, skip)
         raise InvalidRequest("cursor is not one that this server gave", field="cursor")
 
 

@@ -125,7 +125,7 @@ async def _page(store: Store, shard: Shard, score: int, skip: int, limit: int) -
 
 def _place(text: str, shards: int) -> tuple[int, int, int]:
     match cursors.decode(text):
-        case [int(index), int(score), int(skip)] if 0 <= index < shards and 0 <= score < 2**53:
-            if 0 <= skip < 2**31:
+        case [int(index), int(score), int(skip)] if cursors.are_numbers((index, score, skip)):
+            if index < shards and skip < 2**31:
                 return index, score, skip
     raise InvalidRequest("cursor is not one that this server gave", field="cursor")

@@ -176,5 +176,5 @@ async def test_a_retry_says_of_what(api: Api, body: Any) -> None:
 
 
 async def test_a_cursor_must_be_ours(api: Api) -> None:
-    for cursor in ("x", "WzEsMl0", "W10"):
+    for cursor in ("x", "WzEsMl0", "W10", "W3RydWUsdHJ1ZSx0cnVlXQ"):
         assert (await api.get(f"{OUTBOX}?cursor={cursor}")).status == 400

@@ -12,6 +12,7 @@ import trio
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.events import NAMES
+from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store import queues
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
@@ -248,6 +249,26 @@ async def test_switched_off_nothing_is_written(store: Store, db: Any) -> None:
 
     assert not db.exists(shard_of(store).events)
     assert await events(store) == []
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        {"\u00b2": "1-1"},
+        {"1" * 5000: "1-1"},
+        {"01": "1-1"},
+        {"0": 1},
+        {"0": ["1-1"]},
+        {"0": "99999999999999999999-1"},
+        {"0": "1-99999999999999999999"},
+        {"0": "\u0661-1"},
+        [],
+    ],
+)
+async def test_a_cursor_is_taken_only_as_it_was_given(store: Store, places: Any) -> None:
+    with pytest.raises(InvalidRequest, match="after"):
+        await read_events(store, EventFilter(), after=cursors.encode(places))
+    assert await read_events(store, EventFilter(), after=cursors.encode({"0": "9" * 19 + "-1"}))
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "e30x", "WzFd", "eyI5OSI6IjEtMSJ9", "eyIwIjoieCJ9"])

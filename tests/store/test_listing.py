@@ -8,6 +8,7 @@ import pytest
 
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.states import State
+from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store import jobs
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
@@ -164,6 +165,27 @@ async def test_a_page_looks_at_a_bounded_number_of_jobs(
 async def test_a_cursor_of_somebody_else_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="cursor"):
         await list_jobs(store, JobFilter(), limit=1, cursor=cursor)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        [0, 0, "", "nan", 0],
+        [0, 0, "", "inf", 0],
+        [0, 0, "", "1_0", 0],
+        [0, 0, "", " 1", 0],
+        [0, 0, "", "1e400", 0],
+        [0, 0, "", "\u0663", 0],
+        [0, 0, "", "-inf", 2**63],
+        [0, 0, "", "-inf", True],
+        [False, 0, "", "-inf", 0],
+        [1, 0, "}:{", "-inf", 0],
+        [1, 0, "q" * 5000, "-inf", 0],
+    ],
+)
+async def test_a_cursor_is_taken_only_as_it_was_given(store: Store, place: list[Any]) -> None:
+    with pytest.raises(InvalidRequest, match="cursor"):
+        await list_jobs(store, JobFilter(), limit=1, cursor=cursors.encode(place))
 
 
 async def test_a_job_is_read_as_it_was_answered_and_reading_changes_nothing(
