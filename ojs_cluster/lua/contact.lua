@@ -2,7 +2,7 @@
 -- Post: last contact noted; a worker with a steady heartbeat is watched, and presumed dead after
 --       three silent intervals (never less than the floor). A worker that heartbeats once by hand
 --       is not watched: its jobs live by their leases alone.
--- KEYS: 1 the worker's hash, 2..4 the shard's workers, watch, lost.
+-- KEYS: 1 the worker's hash, 2..3 the shard's workers, watch.
 -- ARGV: 1 worker id, 2 'beat' | 'fetch' | 'direct', 3 floor of the silence in ms,
 --       4 records kept per shard, then for beat: 5 state, 6 active count, 7 info JSON;
 --       for direct: 5 directive ('' to take it back).

@@ -54,7 +54,7 @@ async def contact(store: Store, worker_id: str, kind: str, rest: list[Arg]) -> l
     reply: list[Any] = await store.run(
         shard,
         "contact",
-        [shard.worker(worker_id), shard.workers, shard.watched, shard.lost],
+        [shard.worker(worker_id), shard.workers, shard.watched],
         [worker_id, kind, floor_ms, _RECORDS_PER_SHARD, *rest],
         idempotent=True,
     )

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from importlib.resources import files
 
 import pytest
 
 from ojs_cluster.store.scripts import load_scripts
+
+TEXTS = {
+    name: (files("ojs_cluster") / "lua" / f"{name}.lua").read_text() for name in load_scripts()
+}
 
 
 @pytest.mark.parametrize("name", load_scripts())
@@ -17,6 +22,15 @@ def test_a_script_builds_nothing_that_it_does_not_use(name: str) -> None:
     for function in re.findall(r"^local function (\w+)", text, re.MULTILINE):
         assert len(re.findall(rf"\b{function}\b", text)) > 1, function
     assert not re.search(r"^local [A-Z]+(, [A-Z]+)* = P \.\.", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [name for name in TEXTS if "--@include keys" not in TEXTS[name]])
+def test_a_script_whose_keys_go_by_numbers_uses_all_that_it_declares(name: str) -> None:
+    head = re.match(r"(?:--.*\n)+", TEXTS[name])
+    assert head is not None
+    [declared] = re.findall(r"KEYS: (.*?)(?:ARGV|Returns|$)", head[0].replace("\n--", ""))
+    last = max(re.findall(r"\b[1-9]\b", declared))
+    assert last == max(re.findall(r"\bKEYS\[(\d)\]", TEXTS[name])) or "#KEYS" in TEXTS[name]
 
 
 def test_names_stand_where_they_are_used() -> None:
