@@ -41,12 +41,6 @@ class Failure:
     hold_until_ms: int | None = None
 
 
-def server_failure(error_type: str, message: str, **extra: object) -> Failure:
-    """An error that the server itself found, such as a lost lease; its code is its type."""
-    members = {"code": error_type, "type": error_type, "message": message, **extra}
-    return Failure(orjson.dumps(members)[:-1], (error_type,), True)
-
-
 def parse_failure(
     raw: Raw | bytes | None, *, max_bytes: int = DEFAULT_LIMITS.failure_bytes
 ) -> Failure:

@@ -6,7 +6,7 @@
 -- ARGV: 1 events kept, 2 limit, 3 chance for the jitter, 4 errors kept, 5 ms to keep discarded,
 --       6 ms to keep dead letters, 7 dead letters kept per queue.
 -- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects}
---@include keys now look last first_left job counts event deadline effect available finish backoff graves fail
+--@include keys now look last first_left job counts event deadline effect available finish backoff non_retryable fate graves fail
 local limit, chance, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local limits = {ARGV[5], ARGV[6], tonumber(ARGV[7])}
 
@@ -20,15 +20,25 @@ local function overdue(zset)
 end
 
 local timeouts, lost, expired = overdue(RUNNING), overdue(ACTIVE), overdue(EXPIRING)
-local losses = {}
 for _, job in pairs(jobs) do
     if job then
         want(queue_key(job[F.queue]))
         want(available_key(job[F.queue]))
-        if job[F.state] == 'active' then losses[#losses + 1] = job end
     end
 end
-look_at_losses(losses, limits)
+local fates, ends = {}, {}
+local function loses(ids, kind)
+    for _, id in ipairs(ids) do
+        local job = jobs[id]
+        if job and job[F.state] == 'active' and not fates[id] then
+            fates[id] = fate_of_loss(job, kind)
+            ends[#ends + 1] = {job, fates[id]}
+        end
+    end
+end
+loses(timeouts, 'timeout')
+loses(lost, 'visibility_timeout')
+look_at_ends(ends, limits[3])
 
 for i, id in ipairs(timeouts) do
     take_out(RUNNING, id)
@@ -36,11 +46,11 @@ for i, id in ipairs(timeouts) do
     if job and job[F.state] == 'active' then
         leave_worker(id, job)
         drop_fields(key, job, F.delay, F.lease) -- the lease is lost: see lose_lease
-        local error = string.format('{"code":"timeout","type":"timeout","message":'
-            .. '"execution timeout of %s ms exceeded","retryable":true,"details":{'
-            .. '"timeout_kind":"execution","limit_seconds":%.3f,"elapsed_seconds":%.3f}',
-            job[F.timeout], job[F.timeout] / 1000, (now - job[F.started]) / 1000)
-        fail(id, key, job, error, true, (chance * i) % 1, kept, limits)
+        local error = server_error('timeout',
+            string.format('execution timeout of %s ms exceeded', job[F.timeout]),
+            string.format(',"details":{"timeout_kind":"execution","limit_seconds":%.3f,'
+                .. '"elapsed_seconds":%.3f}', job[F.timeout] / 1000, (now - job[F.started]) / 1000))
+        fail(id, key, job, error, fates[id], (chance * i) % 1, kept, limits)
     end
 end
 
@@ -50,15 +60,14 @@ for _, id in ipairs(lost) do
     local job = jobs[id]
     if job and job[F.state] == 'active' then
         leases = leases + 1
-        lose_lease(id, job_key(id), job, '{"code":"visibility_timeout",'
-            .. '"type":"visibility_timeout",'
-            .. '"message":"the lease ended without ack, nack or heartbeat","retryable":true',
-            kept, limits)
+        local error = server_error('visibility_timeout',
+            'the lease ended without ack, nack or heartbeat')
+        lose_lease(id, job_key(id), job, error, fates[id], kept, limits)
     end
 end
 
 -- What was given back just now may have expired as well: it is among the jobs looked at.
-if #losses > 0 then expired = overdue(EXPIRING) end
+if #ends > 0 then expired = overdue(EXPIRING) end
 for _, id in ipairs(expired) do
     take_out(EXPIRING, id)
     local job = jobs[id]

@@ -7,7 +7,7 @@
 --       5 limit, 6 errors kept, 7 ms to keep discarded, 8 ms to keep dead letters,
 --       9 dead letters kept per queue.
 -- Returns: {jobs recovered, next cursor or '', effects}
---@include keys now look last job counts event deadline effect available finish backoff graves fail
+--@include keys now look last job counts event deadline effect available finish backoff non_retryable fate graves fail
 local limits = {ARGV[7], ARGV[8], tonumber(ARGV[9])}
 local after = ARGV[4] == '' and '-inf' or '(' .. ARGV[4]
 local page = redis.call('ZRANGEBYSCORE', ACTIVE, after, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[5])
@@ -18,23 +18,23 @@ local last = page[#page]
 local found = redis.call('ZRANGEBYSCORE', ACTIVE, after, last)
 
 -- Fields that were read prove that a job is here; an active job has always started.
-local taken, jobs = {}, {}
+local taken, ends = {}, {}
 for _, id in ipairs(found) do
     local held = redis.call('HMGET', job_key(id), F.worker, F.started, F.extended)
     if not held[2] then
         want(job_key(id))
     elseif held[1] == ARGV[2] and math.max(held[2], held[3] or 0) <= tonumber(ARGV[3]) then
         taken[#taken + 1] = id
-        jobs[#jobs + 1] = load_job(job_key(id))
-        want(available_key(jobs[#jobs][F.queue]))
+        local job = load_job(job_key(id))
+        ends[#ends + 1] = {job, fate_of_loss(job, 'worker_lost')}
+        want(available_key(job[F.queue]))
     end
 end
-look_at_losses(jobs, limits)
+look_at_ends(ends, limits[3])
 
+local error = server_error('worker_lost', 'the worker stopped sending heartbeats')
 for i, id in ipairs(taken) do
-    lose_lease(id, job_key(id), jobs[i], '{"code":"worker_lost","type":"worker_lost",'
-        .. '"message":"the worker stopped sending heartbeats","retryable":true',
-        tonumber(ARGV[6]), limits)
+    lose_lease(id, job_key(id), ends[i][1], error, ends[i][2], tonumber(ARGV[6]), limits)
 end
 settle()
 settle_counts()

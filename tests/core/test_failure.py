@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from ojs_cluster.core.errors import InvalidRequest
-from ojs_cluster.core.failure import Failure, parse_failure, server_failure
+from ojs_cluster.core.failure import Failure, parse_failure
 from tests.core import json_texts
 
 
@@ -110,14 +110,3 @@ def test_an_oversized_error_is_cut_down_instead_of_refused() -> None:
 def test_a_cut_message_stays_valid_json_with_escapes() -> None:
     raw = b'{"message":"%b","details":"%b"}' % (b"\\ud83d\\ude00" * 5000, b"x" * 65_536)
     assert _error(parse_failure(raw))["message"] == "😀" * 4096
-
-
-def test_the_server_reports_errors_in_the_same_form() -> None:
-    failure = server_failure("timeout", "too slow", limit_seconds=2)
-    assert _error(failure) == {
-        "code": "timeout",
-        "type": "timeout",
-        "message": "too slow",
-        "limit_seconds": 2,
-    }
-    assert (failure.names, failure.retryable) == (("timeout",), True)

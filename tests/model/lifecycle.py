@@ -170,10 +170,7 @@ class Model:
         if self._repeats_nack(job, lease_id):
             return view(job)
         self._settle_lease(job, worker, lease_id)
-        if failure.action:
-            job.on_exhaustion = failure.action
-        stops = not failure.retryable or matches(job.retry.non_retryable, failure.names)
-        self._fail(job, failure.names[0], stops=stops)
+        self._fail(job, failure.names, retryable=failure.retryable, decided=failure.action)
         return view(job)
 
     def requeue(
@@ -264,7 +261,7 @@ class Model:
         self.promote()
         for job in self._active_until(lambda lease: lease.timeout_ms):
             job.lease = None
-            self._fail(job, "timeout", stops=False)
+            self._fail(job, ["timeout"])
         self._lose(self._active_until(lambda lease: lease.deadline_ms), "visibility_timeout")
         for job in list(self.jobs.values()):
             if job.state in _WAITING and self._has_expired(job):
@@ -399,10 +396,17 @@ class Model:
         job.errors = [*job.errors, error][-self._errors_kept :]
         job.failed = True
 
-    def _fail(self, job: ModelJob, error: str, *, stops: bool) -> None:
-        self._record(job, error)
-        if stops or job.attempt >= job.retry.max_attempts:
-            self._exhaust(job)
+    def _fail(
+        self,
+        job: ModelJob,
+        names: Sequence[str],
+        *,
+        retryable: bool = True,
+        decided: str | None = None,
+    ) -> None:
+        self._record(job, names[0])
+        if not retryable or self._ends(job, names):
+            self._exhaust(job, decided)
             return
         if job.spared:
             self._cancel(job)
@@ -417,16 +421,20 @@ class Model:
             deadline = job.lease.deadline_ms if job.lease else 0
             job.lease = None
             self._record(job, error)
-            if job.attempt >= job.retry.max_attempts:
+            if self._ends(job, [error]):
                 self._exhaust(job)
             elif job.spared:
                 self._cancel(job)
             else:
                 self._make_available(job, (self._steps, deadline))
 
-    def _exhaust(self, job: ModelJob) -> None:
+    def _ends(self, job: ModelJob, names: Sequence[str]) -> bool:
+        """Whether a failure that goes by these names is the job's last, as its policy says."""
+        return job.attempt >= job.retry.max_attempts or matches(job.retry.non_retryable, names)
+
+    def _exhaust(self, job: ModelJob, decided: str | None = None) -> None:
         job.state = State.DISCARDED
-        job.dead = job.on_exhaustion == "dead_letter"
+        job.dead = (decided or job.on_exhaustion) == "dead_letter"
         self.on_end(job)
 
     def _expire(self, job: ModelJob) -> None:

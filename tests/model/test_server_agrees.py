@@ -78,7 +78,9 @@ policies = st.builds(
     jitter=st.just(False),
     strategy=st.sampled_from(["exponential", "linear", "constant", "polynomial"]),
     on_exhaustion=st.sampled_from(["discard", "dead_letter"]),
-    non_retryable=st.sampled_from([(), ("Fatal",), ("auth.*",)]),
+    non_retryable=st.sampled_from(
+        [(), ("Fatal",), ("auth.*", "timeout"), ("visibility.*", "worker_lost")]
+    ),
 )
 failures = st.sampled_from(
     [

@@ -11,9 +11,11 @@ import pytest
 
 from ojs_cluster.core.errors import PayloadTooLarge
 from ojs_cluster.core.states import State
-from ojs_cluster.store import jobs
+from ojs_cluster.store import dead_letter, jobs, workers
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.events import EventFilter, read_events
+from ojs_cluster.store.heartbeat import Beat, heartbeat
+from ojs_cluster.store.record import JobRecord
 from tests.store.jobs import (
     DAY,
     HOUR,
@@ -29,7 +31,7 @@ from tests.store.jobs import (
     take,
 )
 from tests.support.invariants import Census
-from tests.support.timeshift import age_job
+from tests.support.timeshift import age_job, age_worker
 
 Check = Callable[[], Census]
 FIXED = {"initial_interval": "PT1M", "jitter": False}
@@ -107,6 +109,77 @@ async def test_a_handler_may_ask_for_a_dead_letter(store: Store, consistent: Che
     ended = await nack(store, await active(store), {"action": "DEAD_LETTER"})
 
     assert (ended.state, ended.dead) == (State.DISCARDED, True)
+    consistent()
+
+
+async def test_a_handlers_decision_holds_for_its_attempt_alone(
+    store: Store, consistent: Check
+) -> None:
+    dead = await nack(store, await active(store), {"action": "DEAD_LETTER"})
+    await dead_letter.retry(store, dead.id)
+    [again] = await take(store)
+
+    ended = await nack(store, again, {"message": "x", "retryable": False})
+
+    assert (ended.state, ended.dead) == (State.DISCARDED, False)
+    consistent()
+
+
+async def times_out(store: Store, db: Any, job: JobRecord) -> None:
+    db.zadd(shard_of(store).running, {job.id: 1})
+    await reap_all(store)
+
+
+async def loses_its_lease(store: Store, db: Any, job: JobRecord) -> None:
+    age_job(db, shard_of(store), job.id, HOUR)
+    await reap_all(store)
+
+
+async def loses_its_worker(store: Store, db: Any, job: JobRecord) -> None:
+    assert job.worker_id
+    home = store.keys.shard_of_worker(job.worker_id)
+    for _ in range(3):
+        await heartbeat(store, Beat(job.worker_id))
+    age_worker(db, home, job.worker_id, HOUR)
+    [lost], _, _ = await workers.find_dead(store, home, 10)
+    await workers.recover(store, shard_of(store), lost)
+    await workers.bury(store, home, lost)
+
+
+KINDS = [
+    ("timeout", times_out, State.RETRYABLE),
+    ("visibility_timeout", loses_its_lease, State.AVAILABLE),
+    ("worker_lost", loses_its_worker, State.AVAILABLE),
+]
+
+
+@pytest.mark.parametrize(("kind", "fails", "_otherwise"), KINDS)
+@pytest.mark.parametrize("end", ["discard", "dead_letter"])
+async def test_a_policy_may_name_what_the_server_finds(
+    store: Store, db: Any, kind: str, fails: Any, _otherwise: State, end: str, consistent: Check
+) -> None:
+    store = replace(store, settings=replace(store.settings, dead_letter_max=1))
+    policy = {"non_retryable_errors": ["other", kind], "on_exhaustion": end}
+    for worker in ("w1", "w2"):
+        job = await active(store, worker=worker, retry=policy, timeout_ms=2 * HOUR)
+        await fails(store, db, job)
+        ended = await jobs.get(store, job.id)
+        assert (ended.state, ended.attempt, ended.dead) == (State.DISCARDED, 1, end != "discard")
+        assert envelope(ended)["error"]["type"] == kind
+    assert (await dead_letter.list_dead(store, limit=9))[1] == (end == "dead_letter")
+    consistent()
+
+
+@pytest.mark.parametrize(("kind", "fails", "otherwise"), KINDS)
+async def test_what_the_server_finds_is_retried_unless_it_is_named(
+    store: Store, db: Any, kind: str, fails: Any, otherwise: State, consistent: Check
+) -> None:
+    names = ["handler_error", *({name for name, _, _ in KINDS} - {kind})]
+    job = await active(store, retry={"non_retryable_errors": names}, timeout_ms=2 * HOUR)
+    await fails(store, db, job)
+    failed = await jobs.get(store, job.id)
+    assert failed.state is otherwise
+    assert envelope(failed)["error"]["type"] == envelope(failed)["error"]["code"] == kind
     consistent()
 
 

@@ -19,26 +19,29 @@ local function brief(error)
         .. ',"message":"the error is too large for an event, see the job"'
 end
 
+-- An error that the server itself finds: its type is its code. `more`: further members.
+local function server_error(kind, message, more)
+    return string.format('{"code":"%s","type":"%s","message":"%s","retryable":true%s', kind, kind,
+        message, more or '')
+end
+
 -- No attempt is left. `limits`: {keep_discarded_ms, keep_dead_ms, dead_letter_max}.
-local function exhaust(id, key, job, error, limits)
-    local queue = job[F.queue]
-    if job[F.on_exhaustion] == 'dead_letter' then
+local function exhaust(id, key, job, error, fate, limits)
+    if fate == 'dead_letter' then
         finish(id, key, job, 'discarded', limits[2], F.dead, 1)
-        bury(queue, id, limits[3])
+        bury(job[F.queue], id, limits[3])
     else
         finish(id, key, job, 'discarded', limits[1])
     end
     emit('job.discarded', id, job, 'a', job[F.attempt], 'e', brief(error))
 end
 
--- retryable: the error allows another attempt. chance: see backoff.
-local function fail(id, key, job, error, retryable, chance, kept, limits)
+-- fate: see fate.lua. chance: see backoff.
+local function fail(id, key, job, error, fate, chance, kept, limits)
     record_error(key, job, error, kept)
     tally(job, 'f')
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', brief(error))
-    if is_last(job, retryable) then
-        return exhaust(id, key, job, error, limits)
-    end
+    if fate ~= 'retry' then return exhaust(id, key, job, error, fate, limits) end
     if job[F.spared] then return end_spared(id, key, job) end
     local delay = backoff(job[F.retry], tonumber(job[F.attempt]), chance)
     count(job[F.queue], 'retryable', 1)
@@ -52,16 +55,14 @@ end
 
 -- The worker is gone or silent: available at once, or exhausted when this was the last attempt
 -- (a job that kills its worker must not circulate for ever).
-local function lose_lease(id, key, job, error, kept, limits)
+local function lose_lease(id, key, job, error, fate, kept, limits)
     leave_worker(id, job)
     -- So that its late nack is a conflict, not taken for the repetition of an accepted one.
     drop_fields(key, job, F.lease)
     record_error(key, job, error, kept)
     tally(job, 'f')
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', brief(error))
-    if is_last(job, true) then
-        return exhaust(id, key, job, error, limits)
-    end
+    if fate ~= 'retry' then return exhaust(id, key, job, error, fate, limits) end
     if job[F.spared] then return end_spared(id, key, job) end
     save_job(key, job, F.state, 'available', F.enqueued, now)
     make_available(id, job)

@@ -35,22 +35,15 @@ local function bury(queue, id, most)
     end
 end
 
--- Whether a failure now is the job's last.
-local function is_last(job, retryable)
-    return not retryable or tonumber(job[F.attempt]) >= tonumber(job[F.max_attempts])
-end
-
--- Looks at what may be touched when these jobs lose an attempt that counts.
-local function look_at_losses(jobs, limits)
+-- Looks at what may be touched when attempts end that count. `ends`: pairs of a job and its fate.
+local function look_at_ends(ends, most)
     local deaths = {}
-    for _, job in ipairs(jobs) do
-        local queue = job[F.queue]
+    for _, pair in ipairs(ends) do
+        local queue = pair[1][F.queue]
         want(queue_key(queue))
         want(minutes_key(queue))
-        if job[F.on_exhaustion] == 'dead_letter' and is_last(job, true) then
-            deaths[queue] = (deaths[queue] or 0) + 1
-        end
+        if pair[2] == 'dead_letter' then deaths[queue] = (deaths[queue] or 0) + 1 end
     end
     look()
-    for queue, coming in pairs(deaths) do look_at_graves(queue, coming, limits[3]) end
+    for queue, coming in pairs(deaths) do look_at_graves(queue, coming, most) end
 end

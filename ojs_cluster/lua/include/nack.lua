@@ -16,30 +16,25 @@ local function answer_to_nack(job, nack)
     if not is_holder(job, nack[WORKER], nack[LEASE]) then return {'not_holder'} end
 end
 
-local function decided(nack)
+local function fate_of_nack(job, nack)
     local verdict = nack[VERDICT]
-    return (verdict == 'discard' or verdict == 'dead_letter') and verdict
-end
-
-local function may_retry(job, nack)
-    return nack[VERDICT] == '1' and not never_retried(job[F.non_retryable], nack, NAMES)
+    local retryable = verdict == '1' and not never_retried(job[F.non_retryable], nack, NAMES)
+    return fate_of(job, retryable, verdict ~= '1' and verdict ~= '0' and verdict)
 end
 
 -- Looks at what may be touched. `ending`: pairs of a job and its nack; `most`: dead letters kept.
 local function look_at_nacks(ending, most)
-    local deaths = {}
+    local ends = {}
     for _, pair in ipairs(ending) do
         local job, nack = pair[1], pair[2]
-        local queue = job[F.queue]
-        want(queue_key(queue))
-        want(nack[HOW] == 'fail' and minutes_key(queue) or available_key(queue))
-        if nack[HOW] == 'fail' and is_last(job, may_retry(job, nack))
-            and (decided(nack) or job[F.on_exhaustion]) == 'dead_letter' then
-            deaths[queue] = (deaths[queue] or 0) + 1
+        if nack[HOW] == 'fail' then
+            ends[#ends + 1] = {job, fate_of_nack(job, nack)}
+        else
+            want(queue_key(job[F.queue]))
+            want(available_key(job[F.queue]))
         end
     end
-    look()
-    for queue, coming in pairs(deaths) do look_at_graves(queue, coming, most) end
+    look_at_ends(ends, most)
 end
 
 -- `kept`: errors kept; `limits`: see exhaust.
@@ -47,9 +42,8 @@ local function end_attempt(id, key, job, nack, kept, limits)
     leave_worker(id, job, nack[HOLD])
     if nack[HOW] == 'fail' then
         if job[F.delay] then drop_fields(key, job, F.delay) end
-        local retryable = may_retry(job, nack)
-        if decided(nack) then save_job(key, job, F.on_exhaustion, decided(nack)) end
-        fail(id, key, job, nack[ERROR], retryable, tonumber(nack[CHANCE]), kept, limits)
+        local fate = fate_of_nack(job, nack)
+        fail(id, key, job, nack[ERROR], fate, tonumber(nack[CHANCE]), kept, limits)
         return {'ok', job.flat}
     end
     if job[F.spared] then
