@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,9 +15,13 @@ from ojs_cluster.core.errors import ValidationFailed
 from ojs_cluster.core.rawjson import show
 
 MAX_ATTEMPTS: Final = 2**31 - 1  # what producers send who mean "for ever"
+MAX_COEFFICIENT: Final = 1e6
 MAX_PATTERNS: Final = 100
 MAX_PATTERN_LENGTH: Final = 255
 
+_is_packed: Final = re.compile(
+    r"([a-z]+):([0-9]{1,12}):([0-9]{1,7}\.[0-9]{1,17}):([0-9]{1,12}):[01]"
+).fullmatch
 STRATEGIES: Final[Mapping[str, str]] = {
     "exponential": "exponential",
     "linear": "linear",
@@ -86,6 +91,15 @@ _DEFAULT_BACKOFF: Final = (
     DEFAULT_RETRY.max_ms,
     DEFAULT_RETRY.jitter,
 )
+
+
+def is_packed_retry(text: str) -> bool:
+    """Whether ``text`` is what ``packed`` makes of a policy that ``parse_retry`` gives."""
+    match = _is_packed(text)
+    if match is None or match[1] not in STRATEGIES.values():
+        return False
+    initial_ms, coefficient, max_ms = int(match[2]), float(match[3]), int(match[4])
+    return 1 <= initial_ms <= max_ms <= MAX_DURATION_MS and 1 <= coefficient <= MAX_COEFFICIENT
 
 
 def backoff_ms(policy: RetryPolicy, failed_attempt: int, jitter_factor: float = 0.5) -> int:
@@ -223,7 +237,7 @@ class _Fields:
         if value is None:
             return DEFAULT_RETRY.coefficient
         # `type is`, because a JSON true would pass as the integer 1
-        if type(value) not in (int, float) or not 1 <= value <= 1e6:
+        if type(value) not in (int, float) or not 1 <= value <= MAX_COEFFICIENT:
             raise self._rejected(
                 "backoff_coefficient", f"must be a number from 1.0 to 1000000, not {show(value)}"
             )

@@ -11,7 +11,7 @@
 --       7 ms to keep discarded jobs, 8 this shard, then the queue names in order.
 -- Returns: {now, effects, 1 when there is more to look through, jobs that the first queue had,
 --           per job: id, fields} | {now, 'quiet'} | {now, 'limited'}
---@include keys now look last job counts event deadline effect available finish promote lease unlimited scan
+--@include keys now look last job counts event deadline effect available finish sound promote lease unlimited scan
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)

@@ -13,7 +13,7 @@
 --       7 ms to keep discarded jobs, 8 this shard, then the queue names in order.
 -- Returns: {now, effects, 1 when there is more to look through, jobs that the first queue had,
 --           per job: id, fields} | {now, 'quiet'}
---@include keys now look last job counts event deadline effect available finish promote lease gauges meter gate
+--@include keys now look last job counts event deadline effect available finish sound promote lease gauges meter gate
 gather()
 --@include limit limit_close home hold scan
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]

@@ -5,23 +5,26 @@
 -- KEYS: 1..8 the shard's act, run, exp, due, pend, fin, dead, ev.
 -- ARGV: 1 events kept, 2 limit, 3 chance for the jitter, 4 errors kept, 5 ms to keep discarded,
 --       6 ms to keep dead letters, 7 dead letters kept per queue.
--- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects}
---@include keys now look last first_left job counts event deadline effect available finish backoff non_retryable fate graves fail
+-- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects,
+--           sick jobs put aside}
+--@include keys now look last first_left job sound counts event deadline effect available finish backoff non_retryable fate graves fail
 local limit, chance, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local limits = {ARGV[5], ARGV[6], tonumber(ARGV[7])}
 
-local jobs = {}
+local jobs, sick = {}, {}
 local function overdue(zset)
-    local ids = redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit)
-    for _, id in ipairs(ids) do
+    local ids = {}
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit)) do
         if jobs[id] == nil then jobs[id] = load_job(job_key(id)) or false end
+        local aside = jobs[id] and not is_sound(jobs[id])
+        table.insert(aside and sick or ids, aside and {zset, id} or id)
     end
     return ids
 end
 
 local timeouts, lost, expired = overdue(RUNNING), overdue(ACTIVE), overdue(EXPIRING)
 for _, job in pairs(jobs) do
-    if job then
+    if job and is_sound(job) then
         want(queue_key(job[F.queue]))
         want(available_key(job[F.queue]))
     end
@@ -40,16 +43,22 @@ loses(timeouts, 'timeout')
 loses(lost, 'visibility_timeout')
 look_at_ends(ends, limits[3])
 
+for i, entry in ipairs(sick) do
+    put_aside(entry[1], entry[2])
+    sick[i] = entry[2]
+end
+
 for i, id in ipairs(timeouts) do
     take_out(RUNNING, id)
     local key, job = job_key(id), jobs[id]
     if job and job[F.state] == 'active' then
         leave_worker(id, job)
         drop_fields(key, job, F.delay, F.lease) -- the lease is lost: see lose_lease
+        local limit_ms = job[F.timeout] or 0
         local error = server_error('timeout',
-            string.format('execution timeout of %s ms exceeded', job[F.timeout]),
+            string.format('execution timeout of %s ms exceeded', limit_ms),
             string.format(',"details":{"timeout_kind":"execution","limit_seconds":%.3f,'
-                .. '"elapsed_seconds":%.3f}', job[F.timeout] / 1000, (now - job[F.started]) / 1000))
+                .. '"elapsed_seconds":%.3f}', limit_ms / 1000, (now - job[F.started]) / 1000))
         fail(id, key, job, error, fates[id], (chance * i) % 1, kept, limits)
     end
 end
@@ -90,4 +99,4 @@ for _, zset in ipairs({ACTIVE, RUNNING, EXPIRING}) do
 end
 settle()
 settle_counts()
-return {leases, #timeouts, #expired, now, following, effects}
+return {leases, #timeouts, #expired, now, following, effects, sick}

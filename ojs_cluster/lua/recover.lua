@@ -7,7 +7,7 @@
 --       5 limit, 6 errors kept, 7 ms to keep discarded, 8 ms to keep dead letters,
 --       9 dead letters kept per queue.
 -- Returns: {jobs recovered, next cursor or '', effects}
---@include keys now look last job counts event deadline effect available finish backoff non_retryable fate graves fail
+--@include keys now look last job sound counts event deadline effect available finish backoff non_retryable fate graves fail
 local limits = {ARGV[7], ARGV[8], tonumber(ARGV[9])}
 local after = ARGV[4] == '' and '-inf' or '(' .. ARGV[4]
 local page = redis.call('ZRANGEBYSCORE', ACTIVE, after, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[5])
@@ -21,13 +21,16 @@ local found = redis.call('ZRANGEBYSCORE', ACTIVE, after, last)
 local taken, ends = {}, {}
 for _, id in ipairs(found) do
     local held = redis.call('HMGET', job_key(id), F.worker, F.started, F.extended)
+    local since = math.max(tonumber(held[2]) or 0, tonumber(held[3]) or 0)
     if not held[2] then
         want(job_key(id))
-    elseif held[1] == ARGV[2] and math.max(held[2], held[3] or 0) <= tonumber(ARGV[3]) then
-        taken[#taken + 1] = id
+    elseif held[1] == ARGV[2] and since <= tonumber(ARGV[3]) then
         local job = load_job(job_key(id))
-        ends[#ends + 1] = {job, fate_of_loss(job, 'worker_lost')}
-        want(available_key(job[F.queue]))
+        if is_sound(job) then -- else the reaper meets it when its lease ends
+            taken[#taken + 1] = id
+            ends[#ends + 1] = {job, fate_of_loss(job, 'worker_lost')}
+            want(available_key(job[F.queue]))
+        end
     end
 end
 look_at_ends(ends, limits[3])

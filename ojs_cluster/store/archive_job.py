@@ -14,6 +14,7 @@ from ojs_cluster.core.envelope import SYSTEM_FIELDS
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.core.rate_limit import is_packed_policy
 from ojs_cluster.core.rawjson import Raw
+from ojs_cluster.core.retry import is_packed_retry
 from ojs_cluster.core.states import State
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.archive_lines import (
@@ -85,7 +86,7 @@ _is_slot = re.compile(rb"h\d+").fullmatch
 
 
 _FORMS: Mapping[bytes, Callable[[bytes], object]] = {
-    f.RETRY: re.compile(rb"[a-z]+:[\d.]+:[\d.e+]+:[\d.]+:[01]").fullmatch,
+    f.RETRY: lambda value: is_packed_retry(value.decode()),
     f.UNIQUE: re.compile(rb"[0-9a-f]{64}\+?").fullmatch,
     f.LIMIT: lambda value: is_packed_policy(value.decode()),
     f.WORKFLOW: lambda value: is_job_id(value.decode()),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import random
+from collections.abc import Sequence
 
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.tick import Tick
+
+log = logging.getLogger(__name__)
 
 
 async def promote(store: Store, shard: Shard, limit: int) -> Tick:
@@ -17,7 +21,7 @@ async def promote(store: Store, shard: Shard, limit: int) -> Tick:
     ------
     BackendUnavailable: Redis did not answer in time.
     """
-    done, now, following, owed = await store.run(
+    done, now, following, owed, sick = await store.run(
         shard,
         "promote",
         [shard.due, shard.expiring, shard.finished, shard.events],
@@ -25,6 +29,8 @@ async def promote(store: Store, shard: Shard, limit: int) -> Tick:
         idempotent=True,
     )
     await deliver(store, shard, owed)
+    _report(shard, sick)
+    done += len(sick)
     return Tick(done, _moment(following), now, done >= limit)
 
 
@@ -36,7 +42,7 @@ async def reap(store: Store, shard: Shard, limit: int) -> Tick:
     BackendUnavailable: Redis did not answer in time.
     """
     settings = store.settings
-    lost, timeouts, expired, now, following, owed = await store.run(
+    lost, timeouts, expired, now, following, owed, sick = await store.run(
         shard,
         "reap",
         [
@@ -51,12 +57,22 @@ async def reap(store: Store, shard: Shard, limit: int) -> Tick:
         idempotent=True,
     )
     await deliver(store, shard, owed)
+    _report(shard, sick)
     return Tick(
-        lost + timeouts + expired,
+        lost + timeouts + expired + len(sick),
         _moment(following),
         now,
-        max(lost, timeouts, expired) >= limit,
+        max(lost, timeouts, expired) + len(sick) >= limit,
     )
+
+
+def _report(shard: Shard, sick: Sequence[bytes]) -> None:
+    for job_id in dict.fromkeys(sick):
+        log.error(
+            "job %s of shard %d is put aside for an hour: fields of it are missing or no numbers",
+            job_id.decode(),
+            shard.index,
+        )
 
 
 def _moment(value: int) -> int | None:

@@ -14,6 +14,7 @@ from ojs_cluster.core.retry import (
     STRATEGIES,
     RetryPolicy,
     backoff_ms,
+    is_packed_retry,
     matches,
     parse_retry,
 )
@@ -212,6 +213,38 @@ def test_the_packed_backoff_has_what_a_script_needs() -> None:
 
 def test_the_default_backoff_takes_no_space() -> None:
     assert RetryPolicy(max_attempts=9, on_exhaustion="dead_letter").packed() == b""
+
+
+@given(policies)
+def test_a_packed_backoff_is_known_as_one(policy: RetryPolicy) -> None:
+    assert is_packed_retry((policy.packed() or b"exponential:1000:2.0:300000:1").decode())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "often",
+        "exponential:1000:1.2.3:5000:0",
+        "exponential:1.0.0:1.5:5000:0",
+        "exponential:1000:1.5:5.0:0",
+        "exponential:1000:1e400:5000:0",
+        "exponential:1000:1e6:5000:0",
+        "exponential:1000:0.5:5000:0",
+        "exponential:1000:1000001.0:5000:0",
+        "exponential:0:1.5:5000:0",
+        "exponential:5001:1.5:5000:0",
+        "exponential:1:1.5:999999999999:0",
+        "exponential:1000:1.5:5000:2",
+        "exponential:1000:1.5:5000",
+        "exponential:1000:1.5:5000:0\n",
+        "exponential:\u0661:1.5:5000:0",
+        "none:1000:1.5:5000:0",
+        "soon:1000:1.5:5000:0",
+    ],
+)
+def test_anything_else_is_no_packed_backoff(text: str) -> None:
+    assert not is_packed_retry(text)
 
 
 def test_patterns_are_joined_by_lines() -> None:

@@ -322,6 +322,7 @@ async def test_wrong_lines_are_named_and_harm_no_other(backend: Embedded, store:
         good.replace(b"}}", b',"other":{"s":"active"}}}'),
         good.replace(b"}}", b',"other":{"@":"3"}}}'),
         good.replace(b"}}", b',"retry":"often"}}'),
+        good.replace(b"}}", b',"retry":"exponential:1000:1.2.3:5000:0"}}'),
         good.replace(b"}}", b',"unique":"yes"}}'),
         good.replace(b"}}", b',"workflow_id":"w"}}'),
         good.replace(b"}}", b',"workflow_step":1}}'),

@@ -12,9 +12,9 @@ local F = {
 }
 
 -- The key of a job's rate limit, and what of its queue the job may touch because of it.
-local function limit_of(job) return (string.match(job[F.limit], '^%S+')) end
+local function limit_of(job) return (string.match(job[F.limit], '^%S*')) end
 local function want_limit(job)
-    local queue, key = job[F.queue], limit_of(job)
+    local queue, key = job[F.queue] or '', limit_of(job)
     for _, name in ipairs({held_key(queue), thirst_key(queue), unasked_key(queue, key),
         asked_key(queue, key), GRANTED}) do want(name) end
 end

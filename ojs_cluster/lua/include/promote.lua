@@ -5,25 +5,31 @@
 -- Of a job that will only be promoted: no more than that takes. The envelope stays where it is.
 local function load_brief(key)
     local found = redis.call('HMGET', key, F.state, F.queue, F.type, F.priority, F.expires)
-    if not found[1] or found[5] and tonumber(found[5]) <= now then return load_job(key) end
+    local expires = found[5] and tonumber(found[5])
+    if not found[1] or expires and expires <= now then return load_job(key) end
     return {[F.state] = found[1], [F.queue] = found[2], [F.type] = found[3],
         [F.priority] = found[4] or nil, [F.expires] = found[5] or nil}
 end
 
--- Looks at what is due: ids in the order of their time, and the jobs; `whole` when they are to be
--- returned to somebody.
+-- Looks at what is due: ids in the order of their time, the jobs (`whole` when they are to be
+-- returned to somebody), and ids of those that are sick.
 local function look_at_due(limit, whole)
-    local ids, jobs = redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, limit), {}
-    for _, id in ipairs(ids) do
+    local ids, jobs, sick = {}, {}, {}
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, limit)) do
         local job = (whole and load_job or load_brief)(job_key(id)) or false
-        jobs[id] = job
-        if job then
-            want(queue_key(job[F.queue]))
-            want(available_key(job[F.queue]))
+        if job and not is_sound(job) then
+            sick[#sick + 1] = id
+        else
+            ids[#ids + 1] = id
+            jobs[id] = job
+            if job then
+                want(queue_key(job[F.queue]))
+                want(available_key(job[F.queue]))
+            end
         end
     end
     if #ids > 0 then look() end
-    return ids, jobs
+    return ids, jobs, sick
 end
 
 local function promote_due(ids, jobs, keep_discarded_ms)
