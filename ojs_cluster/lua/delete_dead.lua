@@ -1,10 +1,11 @@
 -- Transition: dead letter -> terminal job whose retention is over.
 -- Pre:  the job is a dead letter.
--- Post: on no list of dead letters; due to be removed, which the caller or the janitor does.
+-- Post: on no list of dead letters; due to be removed, which the caller or the janitor does. One that
+--       keeps its id reserved for a while (see finish.lua) is hidden from those who ask for it.
 -- KEYS: 1 job, 2..3 the shard's fin, dead.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state}
---@include keys now look once job
+--@include keys now look once job finish
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -14,7 +15,8 @@ want(dead_key(job[F.queue]))
 look()
 take_out(DEAD, id)
 take_out(dead_key(job[F.queue]), id)
--- A workflow's job stays a while: see finish.
-redis.call('ZADD', FINISHED, now + (job[F.workflow] and 120000 or 0), id)
+local removed = removal_of(job, 0)
+redis.call('ZADD', FINISHED, removed, id)
 drop_fields(key, job, F.dead)
+if removed > now then save_job(key, job, F.hidden, 1) end
 return {'ok', job.flat}

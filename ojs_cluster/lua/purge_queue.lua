@@ -1,6 +1,7 @@
 -- Transition: available -> gone, for up to `limit` jobs of one queue, lowest place first.
 -- Post: as purge.lua; jobs that others must hear of (their id names another shard, or they are
---       part of a workflow, hold a unique lock, or have a rate limit's key) are only listed.
+--       part of a workflow, hold a unique lock, or have a rate limit's key) or whose id was fixed in
+--       advance are only listed.
 -- KEYS: 1 q:, 2 c:, 3..5 the shard's fin, dead, exp, 6 h:.
 -- ARGV: 1 limit, 2 this shard's index, 3 number of shards.
 -- Returns: {jobs removed, ids only listed, jobs still there}
@@ -15,7 +16,7 @@ local jobs = load_jobs(ids)
 for _, id in ipairs(ids) do
     local here = tonumber(string.sub(id, 16, 18), 16) % tonumber(ARGV[3]) == tonumber(ARGV[2])
     local job = jobs[id]
-    local others = job and (job[F.workflow] or job[F.unique] or job[F.limit])
+    local others = job and (job[F.workflow] or job[F.unique] or job[F.limit] or job[F.fixed])
     table.insert(here and not others and ours or foreign, id)
 end
 for _, id in ipairs(ours) do

@@ -74,8 +74,8 @@ _JSON = {
     f.PARENTS: "parent_results",
     f.PARENT_NAMES: "parent_names",
 }
-_LEFT_OUT = {f.TOKEN, f.ASKED, f.ASKS}
-"""Of a lease, which ends with the backup."""
+_LEFT_OUT = {f.TOKEN, f.ASKED, f.ASKS, f.HIDDEN}
+"""Of a lease, which ends with the backup; and of jobs that are not exported."""
 _BY_NAME = {
     name: (field, table) for table in (_TEXT, _NUMBERS, _JSON) for field, name in table.items()
 }

@@ -166,12 +166,14 @@ async def _finish_replacements(store: Store) -> None:
 
 
 async def _job(store: Store, shard: Shard, job_id: str) -> JobLine | None:
-    """A job; None for an alias, and for one that is gone."""
+    """A job; None for an alias, and for one that is gone or was deleted."""
     reply = await store.run(shard, "archive_job", [shard.job(job_id)], idempotent=True)
     while reply and reply[0] == b"staged":
         await store.effects["deal"](store, shard, reply[1])
         reply = await store.run(shard, "archive_job", [shard.job(job_id)], idempotent=True)
     if not reply:
+        return None
+    if f.HIDDEN in reply[0][::2]:
         return None
     flat, score, removed = reply
     items = iter(flat)

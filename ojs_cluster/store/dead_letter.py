@@ -174,6 +174,9 @@ async def _revive(store: Store, job_id: str, must_be: str) -> JobRecord:
 async def delete(store: Store, job_id: str) -> JobRecord:
     """Remove a dead letter and its job for good; returns the job as it was.
 
+    A job whose id was fixed in advance, a workflow's or a cron job's, cannot be found any more; the
+    rest of it keeps the id taken until two minutes after its death.
+
     Raises
     ------
     NotFound: not a dead letter.
@@ -182,7 +185,8 @@ async def delete(store: Store, job_id: str) -> JobRecord:
         job = await on_job(store, "delete_dead", job_id, ("finished", "dead"), [])
     except Conflict:
         raise NotFound("dead letter", job_id) from None
-    await remove_due(store, await jobs.shard_of(store, job.queue, job_id), job_id)
+    if not job.hidden:
+        await remove_due(store, await jobs.shard_of(store, job.queue, job_id), job_id)
     return job
 
 

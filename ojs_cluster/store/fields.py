@@ -77,3 +77,6 @@ ASKED: Final = b"ra"
 """Number of the ask for a token that is not answered yet."""
 ASKS: Final = b"rn"
 """How often the job has asked for a token."""
+HIDDEN: Final = b"hd"
+"""Set when the dead letter was deleted, and the job is there only so that its id stays taken for a
+while."""

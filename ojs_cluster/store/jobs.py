@@ -18,14 +18,14 @@ async def get(store: Store, job_id: str) -> JobRecord:
 
     Raises
     ------
-    NotFound: no such job, or its retention is over.
+    NotFound: no such job, or its retention is over, or it was deleted.
     BackendUnavailable: Redis did not answer in time.
     """
     if is_job_id(job_id):
         shard = store.keys.shard_of_id(job_id)
         for _ in range(3):
             job = await read(store, shard, job_id)
-            if job is None:
+            if job is None or job.hidden:
                 break
             alias, deal = job.fields.get(f.ALIAS), job.fields.get(f.DEAL)
             if alias is not None:

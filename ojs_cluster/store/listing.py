@@ -165,7 +165,7 @@ async def list_jobs(
     async with aclosing(walk(store, wanted, wanted.indexes, cursor)) as passed:
         async for place, job in passed:
             budget -= 1  # an empty index still cost a call
-            if job is not None and wanted.admits(job):
+            if job is not None and not job.hidden and wanted.admits(job):
                 jobs.append(job)
             if len(jobs) >= limit or budget <= 0:
                 return JobPage(jobs, place.text())

@@ -213,7 +213,8 @@ async def _purge_in(store: Store, shard: Shard, queue: str, deadline: float) -> 
 async def _purge_foreign(store: Store, shard: Shard, job_id: str) -> int:
     """A job that others must hear of: cancelled, so that no worker gets it, then removed.
 
-    A workflow's job is kept cancelled for a while (see ``finish`` in ``lua/include``).
+    One whose id was fixed in advance, as a workflow's job's, is kept cancelled for a while (see
+    ``removal_of`` in ``lua/include/finish.lua``).
     """
     try:
         await cancel(store, job_id, keep_ms=0, only="available")

@@ -101,6 +101,11 @@ class JobRecord:
         return bool(self.fields.get(f.DEAD))
 
     @property
+    def hidden(self) -> bool:
+        """Whether the job was deleted, and is kept for the sake of its id alone."""
+        return bool(self.fields.get(f.HIDDEN))
+
+    @property
     def expired(self) -> bool:
         """Whether it was discarded because ``expires_at`` passed before it started."""
         return bool(self.fields.get(f.EXPIRED))

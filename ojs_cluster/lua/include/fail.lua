@@ -29,7 +29,7 @@ end
 local function exhaust(id, key, job, error, fate, limits)
     if fate == 'dead_letter' then
         finish(id, key, job, 'discarded', limits[2], F.dead, 1)
-        bury(job[F.queue], id, limits[3])
+        bury(id, job, limits[3])
     else
         finish(id, key, job, 'discarded', limits[1])
     end

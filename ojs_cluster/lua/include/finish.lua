@@ -1,12 +1,17 @@
 -- The end of a job: its terminal state, and the day retention removes it.
 -- ARGV positions of the retention times differ by script; callers pass ms.
--- A job whose id was fixed in advance outlives every process that might still store it once more.
 local FIXED_KEEP_MS = 120000
+
+-- When a job that has ended may be removed that is to be kept for so long from now. One whose id was
+-- fixed in advance outlives, from its end on, every process that might still store it once more.
+local function removal_of(job, keep_ms)
+    if not (job[F.workflow] or job[F.fixed]) then return now + keep_ms end
+    return math.max(now + keep_ms, (tonumber(job[F.finished]) or now) + FIXED_KEEP_MS)
+end
+
 local function finish(id, key, job, state, keep_ms, ...)
-    local queue = job[F.queue]
-    if job[F.workflow] or job[F.fixed] then keep_ms = math.max(tonumber(keep_ms), FIXED_KEEP_MS) end
-    count(queue, state, 1)
-    redis.call('ZADD', FINISHED, now + keep_ms, id)
+    count(job[F.queue], state, 1)
+    redis.call('ZADD', FINISHED, removal_of(job, keep_ms), id)
     save_job(key, job, F.state, state, F.finished, now, ...)
     -- Here and nowhere else, so that every way to an end is followed up.
     if job[F.workflow] then

@@ -9,29 +9,34 @@ local function look_at_graves(queue, coming, most)
     want(key)
     look()
     local there = redis.call('ZCARD', key)
-    local over, oldest = there + coming - most, {}
+    local over, oldest, jobs = there + coming - most, {}, {}
     if over > 0 then
         oldest = redis.call('ZRANGE', key, 0, math.min(over, coming + 100) - 1)
-        for _, id in ipairs(oldest) do want(job_key(id)) end
+        for _, id in ipairs(oldest) do
+            local found = redis.call('HMGET', job_key(id), F.workflow, F.fixed, F.finished)
+            jobs[id] = {[F.workflow] = found[1], [F.fixed] = found[2], [F.finished] = found[3]}
+            want(job_key(id))
+        end
         look()
     end
-    graves[queue] = {there = there, oldest = oldest, all = #oldest == there, next = 1}
+    graves[queue] = {there = there, oldest = oldest, jobs = jobs, all = #oldest == there, next = 1}
 end
 
 -- A job that has just died joins the list.
-local function bury(queue, id, most)
-    local key, list = dead_key(queue), graves[queue]
+local function bury(id, job, most)
+    local key, list = dead_key(job[F.queue]), graves[job[F.queue]]
     redis.call('ZADD', DEAD, now, id)
     redis.call('ZADD', key, now, id)
     list.there = list.there + 1
     if list.all then table.insert(list.oldest, id) end
+    list.jobs[id] = job
     while list.there > most and list.oldest[list.next] do
         local old = list.oldest[list.next]
         list.next, list.there = list.next + 1, list.there - 1
         take_out(DEAD, old)
         take_out(key, old)
         redis.call('HDEL', job_key(old), F.dead)
-        redis.call('ZADD', FINISHED, now, old)
+        redis.call('ZADD', FINISHED, removal_of(list.jobs[old], 0), old)
     end
 end
 

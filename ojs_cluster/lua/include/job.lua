@@ -8,7 +8,7 @@ local F = {
     result = 'rs', errors = 'hn', error_slot = 'h', dead = 'dl', expired = 'ex', replays = 'rc',
     alias = '@', workflow = 'wf', step = 'ws', parents = 'pr', parent_names = 'pn', unique = 'uq',
     deal = '@t', mps = 'ps', fence = '@f', fixed = 'fx', spared = 'sp',
-    limit = 'rl', token = 'rt', asked = 'ra', asks = 'rn',
+    limit = 'rl', token = 'rt', asked = 'ra', asks = 'rn', hidden = 'hd',
 }
 
 -- The key of a job's rate limit, and what of its queue the job may touch because of it.
