@@ -6,6 +6,7 @@
 -- ARGV: 1 events kept, 2 worker id, 3 ms asked for or '', then per job: id, lease id or ''.
 -- Returns: {now, ids extended, shards of ids that moved: id, shard, ...}
 --@include keys now job event deadline holder
+gather()
 local extended, moved = {}, {}
 for i = 3, #KEYS do
     local id, lease = ARGV[2 * i - 2], ARGV[2 * i - 1]
@@ -26,4 +27,5 @@ for i = 3, #KEYS do
         extended[#extended + 1] = id
     end
 end
+write_events()
 return {now, extended, moved}

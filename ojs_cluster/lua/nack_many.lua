@@ -21,6 +21,7 @@ for i = 8, #KEYS do
     if job.flat and not answer_to_nack(job, nacks[i]) then ending[#ending + 1] = {job, nacks[i]} end
 end
 look_at_nacks(ending, limits[3])
+gather()
 for i = 8, #KEYS do
     local key, nack = KEYS[i], nacks[i]
     local job = jobs[key]
@@ -32,6 +33,7 @@ for i = 8, #KEYS do
     end
     replies[#replies + 1] = reply
 end
+write_events()
 settle()
 settle_counts()
 return replies

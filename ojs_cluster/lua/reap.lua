@@ -48,6 +48,7 @@ for i, entry in ipairs(sick) do
     sick[i] = entry[2]
 end
 
+gather()
 for i, id in ipairs(timeouts) do
     take_out(RUNNING, id)
     local key, job = job_key(id), jobs[id]
@@ -63,16 +64,18 @@ for i, id in ipairs(timeouts) do
     end
 end
 
-local leases = 0
+local leases = {}
+local error = server_error('visibility_timeout', 'the lease ended without ack, nack or heartbeat')
 for _, id in ipairs(lost) do
     take_out(ACTIVE, id)
     local job = jobs[id]
     if job and job[F.state] == 'active' then
-        leases = leases + 1
-        local error = server_error('visibility_timeout',
-            'the lease ended without ack, nack or heartbeat')
-        lose_lease(id, job_key(id), job, error, fates[id], kept, limits)
+        leases[#leases + 1] = id
+        lose_lease(id, job_key(id), job, error, kept)
     end
+end
+for _, id in ipairs(leases) do
+    go_on_without_lease(id, job_key(id), jobs[id], error, fates[id], limits)
 end
 
 -- What was given back just now may have expired as well: it is among the jobs looked at.
@@ -97,6 +100,7 @@ for _, zset in ipairs({ACTIVE, RUNNING, EXPIRING}) do
     local first = first_left(zset)
     if first and (following < 0 or first < following) then following = first end
 end
+write_events()
 settle()
 settle_counts()
-return {leases, #timeouts, #expired, now, following, effects, sick}
+return {#leases, #timeouts, #expired, now, following, effects, sick}

@@ -36,9 +36,12 @@ end
 look_at_ends(ends, limits[3])
 
 local error = server_error('worker_lost', 'the worker stopped sending heartbeats')
+gather()
+for i, id in ipairs(taken) do lose_lease(id, job_key(id), ends[i][1], error, tonumber(ARGV[6])) end
 for i, id in ipairs(taken) do
-    lose_lease(id, job_key(id), ends[i][1], error, ends[i][2], tonumber(ARGV[6]), limits)
+    go_on_without_lease(id, job_key(id), ends[i][1], error, ends[i][2], limits)
 end
+write_events()
 settle()
 settle_counts()
 return {#taken, last, effects}

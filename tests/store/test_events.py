@@ -13,17 +13,20 @@ import trio
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.events import NAMES
 from ojs_cluster.store import cursor as cursors
-from ojs_cluster.store import queues
+from ojs_cluster.store import queues, workers
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.events import EventFilter, read_events
 from ojs_cluster.store.heartbeat import Beat, heartbeat
+from ojs_cluster.store.nack import Nack, nack_many
+from ojs_cluster.store.record import JobRecord
 from tests.store.jobs import (
     HOUR,
     QUEUE,
     ack,
     active,
+    failure,
     foreign_id,
     home_id,
     nack,
@@ -35,7 +38,7 @@ from tests.store.jobs import (
     shard_of,
     take,
 )
-from tests.support.timeshift import age_job
+from tests.support.timeshift import age_job, age_worker
 
 
 async def events(store: Store, limit: int = 1000, **wanted: Any) -> list[dict[str, Any]]:
@@ -219,6 +222,52 @@ async def test_events_that_share_an_entry_are_read_one_by_one(
     assert {e["data"]["job_type"] for e in await events(store, job_types={"other.type"})} == {
         "other.type"
     }
+
+
+async def heartbeats(store: Store, _db: Any, held: list[JobRecord]) -> list[str]:
+    await heartbeat(store, Beat("w1", [job.id for job in held]))
+    return ["job.heartbeat"]
+
+
+async def is_requeued(store: Store, _db: Any, held: list[JobRecord]) -> list[str]:
+    parts = [Nack(job.id, job.lease_id, failure(), requeue=True) for job in held]
+    await nack_many(store, parts, worker_id="w1")
+    return ["job.enqueued"]
+
+
+async def loses_its_lease(store: Store, db: Any, held: list[JobRecord]) -> list[str]:
+    db.zadd(shard_of(store).active, {job.id: 1 for job in held})
+    await reap_all(store)
+    return ["job.failed", "job.enqueued"]
+
+
+async def loses_its_worker(store: Store, db: Any, _held: list[JobRecord]) -> list[str]:
+    home = store.keys.shard_of_worker("w1")
+    for _ in range(3):
+        await heartbeat(store, Beat("w1"))
+    age_worker(db, home, "w1", HOUR)
+    [dead], _, _ = await workers.find_dead(store, home, 10)
+    await workers.recover(store, shard_of(store), dead)
+    return ["job.failed", "job.enqueued"]
+
+
+@pytest.mark.parametrize("happen", [heartbeats, is_requeued, loses_its_lease, loses_its_worker])
+async def test_what_happens_to_many_jobs_at_once_takes_few_entries(
+    store: Store, db: Any, happen: Any
+) -> None:
+    await enqueue_many(store, [new_job() for _ in range(40)])
+    held = await take(store, count=40)
+    before = await read_events(store, EventFilter(), limit=1000)
+    entries = db.xlen(shard_of(store).events)
+
+    kinds = await happen(store, db, held)
+
+    assert db.xlen(shard_of(store).events) - entries <= 4 * len(kinds)
+    page = await read_events(store, EventFilter(), after=before.cursor, limit=1000)
+    told: dict[str, list[str]] = {}
+    for event in decoded(page.events):
+        told.setdefault(event["data"]["job_id"], []).append(event["type"])
+    assert told == {job.id: kinds for job in held}
 
 
 async def test_the_stream_of_a_shard_is_bounded(store: Store, db: Any) -> None:

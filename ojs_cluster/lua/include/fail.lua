@@ -53,15 +53,20 @@ local function fail(id, key, job, error, fate, chance, kept, limits)
         'n', job[F.due], 'e', brief(error))
 end
 
--- The worker is gone or silent: available at once, or exhausted when this was the last attempt
--- (a job that kills its worker must not circulate for ever).
-local function lose_lease(id, key, job, error, fate, kept, limits)
+-- The worker is gone or silent. What that leads to comes when all jobs of the script have lost their
+-- leases, so that like events are neighbours (see event.lua).
+local function lose_lease(id, key, job, error, kept)
     leave_worker(id, job)
     -- So that its late nack is a conflict, not taken for the repetition of an accepted one.
     drop_fields(key, job, F.lease)
     record_error(key, job, error, kept)
     tally(job, 'f')
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', brief(error))
+end
+
+-- Available at once, or exhausted when this was the last attempt (a job that kills its worker must
+-- not circulate for ever).
+local function go_on_without_lease(id, key, job, error, fate, limits)
     if fate ~= 'retry' then return exhaust(id, key, job, error, fate, limits) end
     if job[F.spared] then return end_spared(id, key, job) end
     save_job(key, job, F.state, 'available', F.enqueued, now)
