@@ -2,7 +2,8 @@
 
 One JSON object a line, with one member that says what it is: ``export`` first, then ``queue``,
 ``job``, ``workflow`` and ``cron``, and ``end`` last, so that a file that was cut off is noticed.
-User JSON stands in a line byte for byte as it was sent.
+User JSON stands in a line byte for byte as it was sent, but for the line breaks between its tokens:
+a line has one, at its end, so they become blanks.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def encode(line: Line, **more: str | int) -> bytes:
             kind, pieces = "cron", {"name": dump(name), **_cron_pieces(fields)}
         case End(counts):
             kind, pieces = "end", {"counts": dump(dict(counts))}
-    return b'{"%b":{%b}}\n' % (kind.encode(), rawjson.join(pieces))
+    raw = b'{"%b":{%b}}\n' % (kind.encode(), rawjson.join(pieces))
+    # Inside of a text JSON has them escaped.
+    return raw if raw.count(b"\n") == 1 else raw[:-1].replace(b"\n", b" ") + b"\n"
 
 
 def parse(raw: bytes) -> Line:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.core.states import State
 from ojs_cluster.redis.settings import Address
@@ -21,6 +22,7 @@ from ojs_cluster.store import fields as f
 from ojs_cluster.store.archive import encode, parse
 from ojs_cluster.store.archive_lines import BadLine, JobLine
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import enqueue
 from ojs_cluster.store.fetch import fetch
 from tests.store.archives import (
     DEAD,
@@ -443,6 +445,25 @@ def test_a_line_says_what_it_was_made_of(
 
     assert raw.count(b"\n") == 1
     assert parse(raw) == line
+
+
+async def test_json_that_was_sent_on_several_lines_comes_back(
+    backend: Embedded, store: Store
+) -> None:
+    sent = b'{\r\n"type":"t","args":[1.0,\n"a\\nb"],"meta":{\n},"x":[\n],"queue":"mail"}'
+    await enqueue(store, parse_job(sent))
+    done = await active(store, "done")
+    await ack(store, done, result=b'{\n  "n": 1\n}')
+    await nack(store, await active(store, "fails"), {"message": "x"})
+    text = await export_text(store)
+    async with emptied(backend) as target:
+        tally, said = await import_text(target, text)
+        [job] = await take(target)
+        assert (await jobs.get(target, done.id)).result == b'{   "n": 1 }'
+
+    assert (said, tally.complete, tally.created["jobs"]) == ([], True, 3)
+    assert b'"args":[1.0, "a\\nb"],"meta":{ }' in job.json()
+    assert b'"x":[ ]' in job.json()
 
 
 def test_a_line_that_is_none_is_told_why() -> None:
