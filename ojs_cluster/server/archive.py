@@ -30,9 +30,11 @@ from ojs_cluster.store.archive_lines import (
     JobLine,
     Line,
     QueueLine,
+    ResultsLine,
     WorkflowLine,
 )
 from ojs_cluster.store.archive_out import ClusterChanged, export
+from ojs_cluster.store.archive_results import restore_results
 from ojs_cluster.store.context import Store, UnusableBackend, open_store
 from ojs_cluster.store.fanout import over_shards
 
@@ -233,6 +235,8 @@ async def _store(store: Store, line: Line) -> tuple[str, archive_in.Outcome]:
             return "queues", await archive_in.restore_queue(store, line)
         case JobLine():
             return "jobs", await archive_in.restore_job(store, line)
+        case ResultsLine():
+            return "parts of results", await restore_results(store, line)
         case WorkflowLine():
             return "workflows", await archive_in.restore_workflow(store, line)
         case CronLine():

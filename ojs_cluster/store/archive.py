@@ -2,6 +2,7 @@
 
 One JSON object a line, with one member that says what it is: ``export`` first, then ``queue``,
 ``job``, ``workflow`` and ``cron``, and ``end`` last, so that a file that was cut off is noticed.
+Results of a workflow's jobs are in its line; those too many for one are in ``results`` before it.
 User JSON stands in a line byte for byte as it was sent, but for the line breaks between its tokens:
 a line has one, at its end, so they become blanks.
 """
@@ -27,6 +28,7 @@ from ojs_cluster.store.archive_lines import (
     JobLine,
     Line,
     QueueLine,
+    ResultsLine,
     WorkflowLine,
     dump,
     is_number,
@@ -37,6 +39,7 @@ from ojs_cluster.store.archive_lines import (
 
 VERSION = 1
 _DEPTH = 600
+_is_job_number = re.compile(r"[0-9]{1,4}").fullmatch
 _are_times = re.compile(r"\d+ \d+ \d+").fullmatch
 
 
@@ -50,6 +53,8 @@ def encode(line: Line, **more: str | int) -> bytes:
             kind, pieces = "queue", _queue_pieces(line)
         case JobLine():
             kind, pieces = "job", job_pieces(line)
+        case ResultsLine(workflow_id, results):
+            kind, pieces = "results", {"workflow": dump(workflow_id), "of": _by_number(results)}
         case WorkflowLine():
             kind, pieces = "workflow", _workflow_pieces(line)
         case CronLine(name, fields):
@@ -98,17 +103,36 @@ def _workflow_pieces(line: WorkflowLine) -> dict[str, Raw]:
     pieces["times"] = dump(times)
     pieces["errors"] = Raw(b"{%b}" % rawjson.join(errors))
     pieces["definitions"] = Raw(b"[%b]" % b",".join(line.definitions))
-    results = {str(job): Raw(value) for job, value in line.results.items()}
-    pieces["results"] = Raw(b"{%b}" % rawjson.join(results))
+    pieces["results"] = _by_number(line.results)
     if line.removed_ms is not None:
         pieces["removed_ms"] = dump(line.removed_ms)
     return pieces
 
 
-def _workflow(members: Mapping[str, Raw]) -> WorkflowLine:
-    workflow_id = text(members, "id")
+def _by_number(results: Mapping[int, bytes]) -> Raw:
+    return Raw(b"{%b}" % rawjson.join({str(job): Raw(value) for job, value in results.items()}))
+
+
+def _results(members: Mapping[str, Raw], name: str) -> dict[int, bytes]:
+    results = rawjson.object_members(members.get(name, Raw(b"{}"))) or {}
+    if not all(_is_job_number(job) for job in results):
+        raise BadLine(f"'{name}' are results by number")
+    return {int(job): bytes(value) for job, value in results.items()}
+
+
+def _results_line(members: Mapping[str, Raw]) -> ResultsLine:
+    return ResultsLine(_workflow_id(members, "workflow"), _results(members, "of"))
+
+
+def _workflow_id(members: Mapping[str, Raw], name: str) -> str:
+    workflow_id = text(members, name)
     if not is_job_id(workflow_id):
         raise BadLine(f"a workflow's id cannot be {rawjson.show(workflow_id)}")
+    return workflow_id
+
+
+def _workflow(members: Mapping[str, Raw]) -> WorkflowLine:
+    workflow_id = _workflow_id(members, "id")
     needed = ("type", "name", "state", "created", "marks")
     fields = {name.encode(): text(members, name).encode() for name in needed}
     if "finished" in members:
@@ -118,18 +142,13 @@ def _workflow(members: Mapping[str, Raw]) -> WorkflowLine:
         if not _are_times(times):
             raise BadLine("'times' of a workflow are three numbers each")
         fields[f"t{job}".encode()] = times.encode()
-    errors, results = (
-        rawjson.object_members(members.get(name, Raw(b"{}"))) or {}
-        for name in ("errors", "results")
-    )
+    errors = rawjson.object_members(members.get("errors", Raw(b"{}"))) or {}
     fields |= {f"e{job}".encode(): bytes(error) for job, error in errors.items()}
-    if not all(job.isdecimal() for job in results):
-        raise BadLine("'results' of a workflow are by number")
     return WorkflowLine(
         workflow_id,
         fields,
         tuple(bytes(item) for item in rawjson.array_items(members.get("definitions", b"[]")) or ()),
-        {int(job): bytes(value) for job, value in results.items()},
+        _results(members, "results"),
         number(members, "removed_ms") if "removed_ms" in members else None,
     )
 
@@ -208,6 +227,7 @@ _PARSERS: Mapping[str, Callable[[Mapping[str, Raw]], Line]] = {
     "export": _head,
     "queue": _queue,
     "job": parse_job_line,
+    "results": _results_line,
     "workflow": _workflow,
     "cron": _cron,
     "end": _end,

@@ -83,6 +83,15 @@ class WorkflowLine:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultsLine:
+    """Results of a workflow's jobs by number: a portion of those that are too much for its own
+    line, which comes after them and has the last portion."""
+
+    workflow_id: str
+    results: Mapping[int, bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class CronLine:
     """One cron job: the fields of its hash."""
 
@@ -104,7 +113,7 @@ class End:
     counts: Mapping[str, int]
 
 
-Line = Head | QueueLine | JobLine | WorkflowLine | CronLine | End
+Line = Head | QueueLine | JobLine | ResultsLine | WorkflowLine | CronLine | End
 
 
 def dump(value: object) -> Raw:

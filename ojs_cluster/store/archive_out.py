@@ -6,7 +6,8 @@ state meanwhile, however often it looks. SCAN meets every key that is there from
 its end, and an operator's command may cost what a request may not. What it may miss is a key that
 changes its node: so an export of a cluster that changed its nodes or slots meanwhile fails.
 
-Each job is read in one step; the whole is no picture of one moment. Sixteen jobs are in memory.
+Each job is read in one step; the whole is no picture of one moment. Sixteen jobs are in memory, and
+of a workflow's results two portions.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from ojs_cluster.core.errors import NotFound
@@ -32,8 +34,10 @@ from ojs_cluster.store.archive_lines import (
     JobLine,
     Line,
     QueueLine,
+    ResultsLine,
     WorkflowLine,
 )
+from ojs_cluster.store.archive_results import PORTION_BYTES, portions
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron_book import StoreBook
 from ojs_cluster.store.cron_record import CronRecord
@@ -47,11 +51,14 @@ class ClusterChanged(Exception):
     """Nodes or slots changed while the export ran: jobs may be missing. Run it again."""
 
 
-async def export(store: Store, write: Write, **head: str | int) -> Counter[str]:
+async def export(
+    store: Store, write: Write, *, portion_bytes: int = PORTION_BYTES, **head: str | int
+) -> Counter[str]:
     """Give ``write`` every line; returns how many of each kind.
 
     Parameters
     ----------
+    portion_bytes: see ``archive_results.PORTION_BYTES``.
     head: what the first line says besides the format's version.
 
     Raises
@@ -73,7 +80,7 @@ async def export(store: Store, write: Write, **head: str | int) -> Counter[str]:
     await _finish_replacements(store)
     await _jobs(store, put)
     # After the jobs: what a workflow says of a job is then never older than the job's own line.
-    await _workflows(store, put)
+    await _workflows(store, put, portion_bytes)
     await _crons(store, put, ticks)
     if await _shape(store) != before:
         raise ClusterChanged(
@@ -195,28 +202,32 @@ async def _job(store: Store, shard: Shard, job_id: str) -> JobLine | None:
     )
 
 
-async def _workflows(store: Store, put: Callable[[str, Line], None]) -> None:
-    async def one(shard: Shard) -> None:
+async def _workflows(store: Store, put: Callable[[str, Line], None], portion_bytes: int) -> None:
+    for shard in store.keys:
         async for names in _members(store, shard.slot, shard.workflows):
             for name in names:
                 line = await _workflow(store, shard, name.decode())
-                if line is not None:
-                    put("workflows", line)
-
-    for shard in store.keys:
-        await one(shard)
+                if line is None:
+                    continue
+                last: dict[int, bytes] = {}
+                async for results in portions(store, shard, line, portion_bytes):
+                    if last:
+                        put("results", ResultsLine(line.id, last))
+                    last = results
+                put("workflows", replace(line, results=last))
 
 
 async def _workflow(store: Store, shard: Shard, workflow_id: str) -> WorkflowLine | None:
+    """A workflow without results, which are read after it: so those that its record speaks of are
+    there."""
+
     async def pairs(key: bytes) -> dict[bytes, bytes]:
         flat: Any = await store.redis.call(shard.slot, "HGETALL", key, idempotent=True)
         items = iter(flat)
         return dict(zip(items, items, strict=True))
 
-    # In this order: the results that the record speaks of are there.
     fields = await pairs(shard.workflow(workflow_id))
     definitions = await pairs(shard.definitions(workflow_id))
-    results = await pairs(shard.results(workflow_id))
     if not fields or not definitions:
         return None  # its retention ended meanwhile
     removed: Any = await store.redis.call(
@@ -226,7 +237,7 @@ async def _workflow(store: Store, shard: Shard, workflow_id: str) -> WorkflowLin
         workflow_id,
         fields,
         tuple(definitions[b"%d" % number] for number in range(len(definitions))),
-        {int(number): value for number, value in results.items()},
+        {},
         int(float(removed)) if removed else None,
     )
 

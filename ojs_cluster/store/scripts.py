@@ -20,7 +20,7 @@ VOLATILE = frozenset(
     {
         *("contact", "fetch", "fetch_limited", "heartbeat", "lead"),
         *("promote", "schema", "tidy"),
-        *("archive_job", "cron_due", "find_dead", "look", "metrics"),
+        *("archive_job", "archive_results", "cron_due", "find_dead", "look", "metrics"),
         *("limit_state", "limits_due"),
         *("old_claims", "outbox_due", "outbox_parked", "partitions", "peek", "queue_stats"),
         "worker_states",

@@ -15,6 +15,7 @@ from ojs_cluster.server.archive import Tally, read_in
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import advance, cron, queues, rate_limits
 from ojs_cluster.store.archive_out import export
+from ojs_cluster.store.archive_results import PORTION_BYTES
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store, open_store
 from ojs_cluster.store.fetch import release
@@ -90,10 +91,10 @@ async def populate(store: Store) -> None:
     await cron.register(store, parse_cron(json.dumps(off).encode()))
 
 
-async def export_text(store: Store) -> bytes:
+async def export_text(store: Store, *, portion_bytes: int = PORTION_BYTES) -> bytes:
     """The whole file."""
     out = io.BytesIO()
-    await export(store, out.write)
+    await export(store, out.write, portion_bytes=portion_bytes)
     return out.getvalue()
 
 
@@ -110,7 +111,7 @@ def content(text: bytes) -> dict[tuple[str, str], dict[str, Any]]:
     for raw in text.splitlines():
         [(kind, line)] = json.loads(raw, parse_float=str).items()
         if kind not in ("export", "end"):
-            found[kind, line.get("id") or line["name"]] = line
+            found[kind, line.get("id") or line.get("name") or f"{len(found)}"] = line
     return found
 
 

@@ -384,11 +384,15 @@ async def backup(store: Store) -> None:
     [line] = [line for line in (await export_text(store)).splitlines() if fresh.encode() in line]
     head, end = text.splitlines()[0], text.splitlines()[-1]
     other = line.replace(fresh.encode(), home_id(store).encode())
-    workflow = await chain(store, step("a", "steps"))
+    workflow = await chain(store, *(step(name, "steps-of-it") for name in "abc"))
+    for _ in range(2):
+        await run_one(store, "steps-of-it", result=1)
     cron_job = parse_cron(b'{"name":"again","cron":"@daily","type":"t"}')
     await cron.register(store, cron_job)
-    text = await export_text(store)
-    records = [line for line in text.splitlines() if line.startswith((b'{"q', b'{"w', b'{"c'))]
+    text = await export_text(store, portion_bytes=1)
+    records = [
+        line for line in text.splitlines() if line.startswith((b'{"q', b'{"r', b'{"w', b'{"c'))
+    ]
     await cron.drop(store, "again")
     tally, said = await import_text(store, b"\n".join([head, other, *records, end]))
     assert said == []
