@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from ojs_cluster.core.errors import InvalidPayload, InvalidRequest
+from ojs_cluster.core.errors import InvalidPayload, InvalidRequest, OJSError
 from ojs_cluster.core.limits import Limits
 from ojs_cluster.core.rawjson import check_text
 from ojs_cluster.http.messages import Request
@@ -48,11 +48,17 @@ def require_json(request: Request) -> None:
 
 
 def decode(
-    decoder: msgspec.json.Decoder[T], request: Request, limits: Limits, *, optional: bool = False
+    decoder: msgspec.json.Decoder[T],
+    request: Request,
+    limits: Limits,
+    *,
+    optional: bool = False,
+    around: int = 0,
 ) -> T:
     """Decode the request's body. Unknown members are ignored.
 
-    With ``optional`` a request without a body counts as ``{}``.
+    With ``optional`` a request without a body counts as ``{}``. ``around`` is how many levels of
+    the body lie around what the limit on depth speaks of: 2 for the items of an array of its own.
 
     Raises InvalidPayload for what is not a JSON object, InvalidRequest for a member of the wrong
     type or value (``details.field`` is its path).
@@ -64,20 +70,25 @@ def decode(
         body = b"{}"
     else:
         require_json(request)
-        check_text(body, depth=limits.depth)
+        check_text(body, depth=limits.depth + around)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        text = str(error)
-        at = _PATH.search(text)
-        if at is None:
-            field = text.rpartition("`")[0].rpartition("`")[2]
-            if "required field" in text:
-                raise InvalidRequest(f"'{field}' is required", field=field) from None
-            if "unknown field" in text:
-                raise InvalidRequest(f"'{field[:100]}' is not known here", field=field) from None
-            raise InvalidPayload("the body must be a JSON object", field="body") from None
-        field = at[1]
-        raise InvalidRequest(f"{field}: {text[: at.start()]}", field=field) from None
+        raise refused(error) from None
     except msgspec.DecodeError as error:
         raise InvalidPayload(f"the body is not valid JSON: {error}", field="body") from None
+
+
+def refused(error: msgspec.ValidationError, *, what: str = "body") -> OJSError:
+    """The refusal of JSON that is not what a decoder wants. ``what`` names the whole of it."""
+    text = str(error)
+    at = _PATH.search(text)
+    if at is not None:
+        field = at[1]
+        return InvalidRequest(f"{field}: {text[: at.start()]}", field=field)
+    field = text.rpartition("`")[0].rpartition("`")[2]
+    if "required field" in text:
+        return InvalidRequest(f"'{field}' is required", field=field)
+    if "unknown field" in text:
+        return InvalidRequest(f"'{field[:100]}' is not known here", field=field)
+    return InvalidPayload(f"the {what} must be a JSON object", field=what)

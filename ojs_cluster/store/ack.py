@@ -40,7 +40,9 @@ async def ack(
     PayloadTooLarge: the result is over the limit; the job stays active.
     BackendUnavailable: Redis did not answer in time.
     """
-    check_result(store, result)
+    refusal = _too_large(store, result)
+    if refusal is not None:
+        raise refusal
     return await on_job(
         store,
         "ack",
@@ -67,14 +69,7 @@ class Ack:
 
 
 async def ack_many(store: Store, acks: Sequence[Ack], *, worker_id: str | None) -> list[Outcome]:
-    """Complete many active jobs, each by itself; the outcomes are in the order given.
-
-    Raises
-    ------
-    PayloadTooLarge: a result is over the limit; nothing was done.
-    """
-    for index, one in enumerate(acks):
-        check_result(store, one.result, f"acks[{index}].result")
+    """Complete many active jobs, each by itself; the outcomes are in the order given."""
     parts = [
         Part(
             one.job_id,
@@ -87,6 +82,7 @@ async def ack_many(store: Store, acks: Sequence[Ack], *, worker_id: str | None) 
                 lease_id=one.lease_id,
                 result=one.result,
             ),
+            _too_large(store, one.result),
         )
         for one in acks
     ]
@@ -99,11 +95,10 @@ async def ack_many(store: Store, acks: Sequence[Ack], *, worker_id: str | None) 
     )
 
 
-def check_result(store: Store, result: bytes | None, field: str = "result") -> None:
-    """Raise PayloadTooLarge for a result that is too large to be kept."""
-    if result is not None and len(result) > store.settings.result_max_bytes:
-        raise PayloadTooLarge(
-            f"the result has {len(result)} bytes, at most "
-            f"{store.settings.result_max_bytes} are kept",
-            field=field,
-        )
+def _too_large(store: Store, result: bytes | None) -> PayloadTooLarge | None:
+    most = store.settings.result_max_bytes
+    if result is None or len(result) <= most:
+        return None
+    return PayloadTooLarge(
+        f"the result has {len(result)} bytes, at most {most} are kept", field="result"
+    )

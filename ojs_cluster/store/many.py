@@ -35,11 +35,13 @@ class Part:
     args: what the script wants to know of it.
     alone: the same transition of this job only, for one that lives elsewhere than its id says, or
         has to be brought into being first.
+    refused: why it is not even tried; then this is its outcome.
     """
 
     job_id: str
     args: Sequence[Arg]
     alone: Callable[[], Awaitable[JobRecord]]
+    refused: OJSError | None = None
 
 
 async def on_jobs(
@@ -58,10 +60,10 @@ async def on_jobs(
     name: the script; KEYS are the shard's keys named by ``shard_keys`` and then the jobs, ARGV
         ``args`` and then those of each part.
     """
-    outcomes: list[Outcome] = [NotFound("job", part.job_id) for part in parts]
+    outcomes: list[Outcome] = [part.refused or NotFound("job", part.job_id) for part in parts]
     portions: dict[Shard, list[list[int]]] = {}
     for index, part in enumerate(parts):
-        if is_job_id(part.job_id):
+        if part.refused is None and is_job_id(part.job_id):
             of_shard = portions.setdefault(store.keys.shard_of_id(part.job_id), [[]])
             if len(of_shard[-1]) == PORTION:
                 of_shard.append([])

@@ -176,13 +176,13 @@ async def test_workflows_go_on_after_many_acks(any_api: Api) -> None:
     [
         (ACK, {}, "acks"),
         (ACK, {"acks": []}, "acks"),
+        (ACK, {"acks": {}}, "acks"),
         (ACK, {"acks": [{"job_id": UNKNOWN_ID}] * 1001}, "acks"),
-        (ACK, {"acks": [{"job_id": UNKNOWN_ID}, {}]}, "acks[1].job_id"),
-        (ACK, {"acks": [{"job_id": 1}]}, "acks[0].job_id"),
-        (ACK, {"acks": [{"job_id": UNKNOWN_ID, "lease_id": "a\n"}]}, "acks[0].lease_id"),
         (ACK, {"acks": [{"job_id": UNKNOWN_ID}], "worker_id": "a\n"}, "worker_id"),
+        (ACK, b'{"acks": [', "body"),
         (NACK, {}, "nacks"),
-        (NACK, {"nacks": [{"job_id": UNKNOWN_ID, "error": 7}]}, "nacks[0].error"),
+        (NACK, {"nacks": []}, "nacks"),
+        (NACK, [], "body"),
     ],
 )
 async def test_a_wrong_request_is_refused_as_a_whole(
@@ -193,14 +193,69 @@ async def test_a_wrong_request_is_refused_as_a_whole(
     assert reply.error["details"]["field"] == field
 
 
-async def test_a_result_that_is_too_large_is_refused_before_anything_is_done(
-    backend: Embedded,
+@pytest.mark.parametrize(
+    ("path", "wrong", "job_id", "field"),
+    [
+        (ACK, {}, None, "job_id"),
+        (ACK, {"job_id": 1}, None, "job_id"),
+        (ACK, 7, None, "item"),
+        (ACK, None, None, "item"),
+        (ACK, {"job_id": UNKNOWN_ID, "lease_id": "a\n"}, UNKNOWN_ID, "lease_id"),
+        (ACK, {"id": UNKNOWN_ID, "lease_id": 1}, UNKNOWN_ID, "lease_id"),
+        (NACK, {"error": "lost"}, None, "job_id"),
+        (NACK, {"job_id": UNKNOWN_ID, "error": 7}, UNKNOWN_ID, "error"),
+        (NACK, {"job_id": UNKNOWN_ID, "requeue": "yes"}, UNKNOWN_ID, "requeue"),
+        (NACK, [], None, "item"),
+    ],
+)
+async def test_an_item_that_cannot_be_read_stops_none_of_the_others(
+    any_api: Api, path: str, wrong: Any, job_id: str | None, field: str
 ) -> None:
+    first, last = await active_jobs(any_api, 2)
+    items = [{"job_id": first["id"]}, wrong, wrong, {"job_id": last["id"]}]
+    answer = await many(any_api, path, items)
+    results = answer["results"]
+    assert [(result["job_id"], result["status"]) for result in results] == [
+        (first["id"], 200),
+        (job_id, 400),
+        (job_id, 400),
+        (last["id"], 200),
+    ]
+    assert {result["error"]["details"]["field"] for result in results[1:3]} == {field}
+    assert (answer["succeeded"], answer["failed"]) == (2, 2)
+    assert (await job_of(any_api, last["id"]))["state"] != "active"
+
+
+async def test_a_result_that_is_too_large_keeps_only_its_own_job_active(backend: Embedded) -> None:
     async with open_app(backend, store=StoreSettings(result_max_bytes=1024)) as app:
         api = Api(app)
-        jobs = await active_jobs(api, 2)
-        acks = [{"job_id": jobs[0]["id"]}, {"job_id": jobs[1]["id"], "result": "x" * 2000}]
-        reply = await api.post(ACK, {"worker_id": "w1", "acks": acks})
-        assert reply.status == 413
-        assert reply.error["details"]["field"] == "acks[1].result"
-        assert (await job_of(api, jobs[0]["id"]))["state"] == "active"
+        jobs = await active_jobs(api, 3)
+        acks: list[dict[str, Any]] = [{"job_id": job["id"], "result": 1} for job in jobs]
+        acks[1]["result"] = "x" * 2000
+        results = (await many(api, ACK, acks))["results"]
+        assert [result["status"] for result in results] == [200, 413, 200]
+        assert results[1]["error"]["code"] == "payload_too_large"
+        assert results[1]["error"]["details"]["field"] == "result"
+        states = [(await job_of(api, job["id"]))["state"] for job in jobs]
+        assert states == ["completed", "active", "completed"]
+        alone = await api.post("/ojs/v1/workers/ack", {"worker_id": "w1", **acks[1]})
+        assert alone.error["message"] == results[1]["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "items", "member"),
+    [(ACK, "acks", '"result":%s'), (NACK, "nacks", '"error":{"details":[%s]}')],
+)
+async def test_an_item_may_nest_as_deep_as_a_request_of_its_own(
+    any_api: Api, path: str, items: str, member: str
+) -> None:
+    deepest = any_api.app.settings.limits.depth - 1 - (2 if path == NACK else 0)
+    for levels, status in ((deepest, 200), (deepest + 1, 400)):
+        nested = member % ("[" * levels + "]" * levels)
+        alone, together = await active_jobs(any_api, 2)
+        single = f'{{"worker_id":"w1","job_id":"{alone["id"]}",{nested}}}'
+        reply = await any_api.post(path.removesuffix("/batch"), single.encode())
+        assert reply.status == status, reply.body
+        item = f'{{"job_id":"{together["id"]}",{nested}}}'
+        reply = await any_api.post(path, f'{{"worker_id":"w1","{items}":[{item}]}}'.encode())
+        assert reply.status == status, reply.body

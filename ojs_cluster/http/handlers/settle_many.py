@@ -1,17 +1,24 @@
-"""A worker reports how many jobs ended, in one request."""
+"""A worker reports how many jobs ended, in one request.
+
+Each item is a report of its own: one that cannot be read or is refused has an error as its result
+and stops none of the others. A request is refused as a whole only when it has no items at all, or
+more than the limit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest, OJSError
 from ojs_cluster.core.failure import parse_failure
+from ojs_cluster.core.rawjson import object_members, string
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode
+from ojs_cluster.http.bodies import decode, refused
 from ojs_cluster.http.errors import entry_for
 from ojs_cluster.http.handlers.settle import AckBody, NackBody, raw_or_none
 from ojs_cluster.http.messages import Request, Response
@@ -23,57 +30,67 @@ from ojs_cluster.store.many import Outcome
 class AcksBody(msgspec.Struct, frozen=True):
     """``worker_id`` speaks for all; an item's own is not read."""
 
-    acks: list[AckBody]
+    acks: list[msgspec.Raw]
     worker_id: str | None = None
 
 
 class NacksBody(msgspec.Struct, frozen=True):
     """As `AcksBody`."""
 
-    nacks: list[NackBody]
+    nacks: list[msgspec.Raw]
     worker_id: str | None = None
 
 
+T = TypeVar("T", AckBody, NackBody)
+Read = TypeVar("Read", store_ack.Ack, store_nack.Nack)
+
+
+@dataclass(frozen=True, slots=True)
+class _Item(Generic[Read]):
+    """One item: the job it names, None where that cannot be told; what was read, or why not."""
+
+    job_id: str | None
+    read: Read | OJSError
+
+
 _LONGEST_ID = 100
+_AROUND = 2
+"""Levels around an item: the body and its array. An item may be as deep as a body of its own."""
 
 _acks_decoder = msgspec.json.Decoder(AcksBody)
 _nacks_decoder = msgspec.json.Decoder(NacksBody)
+_ack_decoder = msgspec.json.Decoder(AckBody)
+_nack_decoder = msgspec.json.Decoder(NackBody)
 
 
 async def ack_many(app: App, request: Request) -> Response:
     """POST /ojs/v1/workers/ack/batch"""
-    body = decode(_acks_decoder, request, app.settings.limits)
+    body = decode(_acks_decoder, request, app.settings.limits, around=_AROUND)
     _check_count(app, "acks", body.acks)
-    acks = [
-        store_ack.Ack(
-            _job(item, f"acks[{index}]"),
-            fields.worker_id(item.lease_id, field=f"acks[{index}].lease_id"),
-            raw_or_none(item.result),
-        )
-        for index, item in enumerate(body.acks)
-    ]
     worker_id = fields.worker_id(body.worker_id)
-    outcomes = await store_ack.ack_many(app.store, acks, worker_id=worker_id)
-    return _response((ack.job_id for ack in acks), outcomes)
+
+    def read(item: AckBody, job_id: str) -> store_ack.Ack:
+        return store_ack.Ack(job_id, _lease(item), raw_or_none(item.result))
+
+    items = [_item(_ack_decoder, piece, read) for piece in body.acks]
+    outcomes = await store_ack.ack_many(app.store, _good(items), worker_id=worker_id)
+    return _response(items, outcomes)
 
 
 async def nack_many(app: App, request: Request) -> Response:
     """POST /ojs/v1/workers/nack/batch"""
-    body = decode(_nacks_decoder, request, app.settings.limits)
+    body = decode(_nacks_decoder, request, app.settings.limits, around=_AROUND)
     _check_count(app, "nacks", body.nacks)
-    most = app.settings.limits.failure_bytes
-    nacks = [
-        store_nack.Nack(
-            _job(item, f"nacks[{index}]"),
-            fields.worker_id(item.lease_id, field=f"nacks[{index}].lease_id"),
-            _failure(item, f"nacks[{index}]", most),
-            item.requeue is True,
-        )
-        for index, item in enumerate(body.nacks)
-    ]
     worker_id = fields.worker_id(body.worker_id)
-    outcomes = await store_nack.nack_many(app.store, nacks, worker_id=worker_id)
-    return _response((nack.job_id for nack in nacks), outcomes)
+    most = app.settings.limits.failure_bytes
+
+    def read(item: NackBody, job_id: str) -> store_nack.Nack:
+        failure = parse_failure(raw_or_none(item.error), max_bytes=most)
+        return store_nack.Nack(job_id, _lease(item), failure, item.requeue is True)
+
+    items = [_item(_nack_decoder, piece, read) for piece in body.nacks]
+    outcomes = await store_nack.nack_many(app.store, _good(items), worker_id=worker_id)
+    return _response(items, outcomes)
 
 
 def _check_count(app: App, name: str, items: Sequence[object]) -> None:
@@ -82,36 +99,61 @@ def _check_count(app: App, name: str, items: Sequence[object]) -> None:
         raise InvalidRequest(f"'{name}' must have 1 to {most} items", field=name)
 
 
-def _job(item: AckBody | NackBody, where: str) -> str:
+def _item(
+    decoder: msgspec.json.Decoder[T], piece: msgspec.Raw, read: Callable[[T, str], Read]
+) -> _Item[Read]:
+    try:
+        item = decoder.decode(piece)
+    except msgspec.ValidationError as error:
+        return _Item(_named(piece), refused(error, what="item"))
     job_id = item.job_id or item.id
     if job_id is None:
-        raise InvalidRequest(f"'{where}.job_id' is required", field=f"{where}.job_id")
-    return job_id[:_LONGEST_ID]  # what is no id belongs to no job, and stops none of the others
-
-
-def _failure(item: NackBody, where: str, most: int) -> Any:
+        return _Item(None, InvalidRequest("'job_id' is required", field="job_id"))
+    job_id = job_id[:_LONGEST_ID]  # what is no id belongs to no job
     try:
-        return parse_failure(raw_or_none(item.error), max_bytes=most)
-    except InvalidRequest as error:
-        field = error.details.get("field", "error")
-        raise InvalidRequest(error.message, field=f"{where}.{field}") from error
+        return _Item(job_id, read(item, job_id))
+    except OJSError as error:
+        return _Item(job_id, error)
 
 
-def _response(job_ids: Iterable[str], outcomes: Sequence[Outcome]) -> Response:
-    """200: what became of each job, in order. ``status`` is what it would have got alone."""
-    results = []
-    for job_id, outcome in zip(job_ids, outcomes, strict=True):
+def _named(piece: msgspec.Raw) -> str | None:
+    """The job that an item names which is wrong in something else."""
+    members = object_members(piece) or {}
+    for name in ("job_id", "id"):
+        job_id = string(members.get(name, b""))
+        if job_id:
+            return job_id[:_LONGEST_ID]
+    return None
+
+
+def _lease(item: AckBody | NackBody) -> str | None:
+    return fields.worker_id(item.lease_id, field="lease_id")
+
+
+def _good(items: Sequence[_Item[Read]]) -> list[Read]:
+    return [item.read for item in items if not isinstance(item.read, OJSError)]
+
+
+def _response(items: Sequence[_Item[Read]], outcomes: Sequence[Outcome]) -> Response:
+    """200: what became of each job, in order. ``status`` is what it would have got alone.
+
+    ``outcomes`` are those of the items that could be read.
+    """
+    of_read: Iterator[Outcome] = iter(outcomes)
+    results: list[dict[str, Any]] = []
+    for item in items:
+        outcome = item.read if isinstance(item.read, OJSError) else next(of_read)
         if isinstance(outcome, OJSError):
-            results.append(_refused(job_id, outcome))
+            results.append(_refused(item.job_id, outcome))
         else:
-            results.append({"job_id": job_id, "status": 200, "state": outcome.value})
+            results.append({"job_id": item.job_id, "status": 200, "state": outcome.value})
     done = sum(result["status"] == 200 for result in results)
     return replies.json_response(
         200, {"results": results, "succeeded": done, "failed": len(results) - done}
     )
 
 
-def _refused(job_id: str, error: OJSError) -> dict[str, Any]:
+def _refused(job_id: str | None, error: OJSError) -> dict[str, Any]:
     entry = entry_for(error)
     return {
         "job_id": job_id,
