@@ -98,7 +98,13 @@ async def work(child: Child) -> None:
         async def serve_all() -> None:
             with trio.move_on_after(_OPENING_S):
                 await _first_of(gate.opened, child.stop)
-            await serve(gate, config, sockets, stop=child.stop, times=times, lane=lane)
+            await serve(
+                *(gate, config, sockets),
+                stop=child.stop,
+                times=times,
+                lane=lane,
+                write_timeout_s=settings.listen.write_timeout_s,
+            )
             served.set()
             if not gate.is_open:
                 nursery.cancel_scope.cancel()  # nobody is left to open the store for

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import socket
 import traceback
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from hypercorn.utils import wrap_app
 from ojs_cluster.http.fast_lane import FastLane
 from ojs_cluster.server.child import leaves
 from ojs_cluster.server.settings import ListenSettings
+from ojs_cluster.server.unread import Patience, Reader
 
 log = logging.getLogger("ojs.http")
 
@@ -125,12 +126,17 @@ class Resumed:
     pins. A `trio.abc.Stream` would have to promise more.
     """
 
-    def __init__(self, stream: trio.SocketStream, read: bytes) -> None:
-        """Put `read` in front of what `stream` still gives."""
+    def __init__(
+        self,
+        stream: trio.SocketStream,
+        read: bytes,
+        send_all: Callable[[bytes], Awaitable[None]] | None = None,
+    ) -> None:
+        """Put `read` in front of what `stream` still gives, and `send_all` in place of its own."""
         self._stream = stream
         self._read = read
         self.socket = stream.socket
-        self.send_all = stream.send_all
+        self.send_all = send_all or stream.send_all
         self.send_eof = stream.send_eof
         self.aclose = stream.aclose
 
@@ -170,6 +176,7 @@ async def serve(
     stop: trio.Event,
     times: DrainTimes,
     lane: FastLane | None = None,
+    write_timeout_s: float = 30.0,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `stop` is set, then drain and return; listening sockets are closed.
@@ -177,10 +184,12 @@ async def serve(
     Connections that are idle when the drain begins are closed, those with a request in flight are
     closed after its response, and what is left after the grace period is cut.
 
-    With a `lane` each connection is first served there, and here when that gives it up.
+    With a `lane` each connection is first served there, and here when that gives it up. A client
+    that takes nothing for `write_timeout_s` seconds is disconnected (`unread`).
     """
     context = WorkerContext(None)
-    connection = partial(_connection, _wrapped(app), config, context, lane)
+    patience = Patience(write_timeout_s)
+    connection = partial(_connection, _wrapped(app), config, context, patience, lane)
     listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
     async with trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
@@ -194,6 +203,7 @@ async def serve(
             await trio.sleep(times.delay_s)
             accepting.cancel_scope.cancel()
         connections.cancel_scope.deadline = trio.current_time() + times.grace_s
+        patience.end(connections.cancel_scope.deadline)  # hypercorn shields what it sends
         if lane is not None:
             lane.drain()
         await context.terminated.set()
@@ -205,15 +215,18 @@ async def _connection(
     app: AppWrapper,
     config: Config,
     context: WorkerContext,
+    patience: Patience,
     lane: FastLane | None,
     stream: trio.SocketStream,
 ) -> None:
     try:
         read = b"" if lane is None else await lane.serve(stream)
         if read is not None:
+            reader = Reader(stream, patience)
             # hypercorn annotates the TLS stream only; it takes a plain one as well.
-            resumed: Any = Resumed(stream, read) if read else stream
-            await TCPServer(app, config, context, ConnectionState({}), resumed)
+            resumed: Any = Resumed(stream, read, reader.send_all)
+            state = ConnectionState({})
+            await TCPServer(reader.serves(app), config, context, state, resumed)
     except* Exception as group:
         # One connection's trouble stays its own. Cancellation passes through.
         for error in leaves(group):

@@ -71,6 +71,7 @@ class Door:
             [listener],
             stop=stop,
             times=_TIMES,
+            write_timeout_s=listen.write_timeout_s,
             task_status=task_status,
         )
 

@@ -48,7 +48,8 @@ _LISTEN = (
         "listen.write_timeout_s",
         accept.seconds(least=0.1, most=3600),
         "30s",
-        "A client that takes nothing of its response for this long is disconnected (Linux).",
+        "A client that takes nothing of its response for this long is disconnected (in the fast "
+        "lane: on Linux). Over HTTP/2 it must take all in this time and a second for each 16 KiB.",
         reference=True,
     ),
     Variable(

@@ -61,6 +61,7 @@ async def work(child: Child) -> None:
                 sockets,
                 stop=child.stop,
                 times=drain_times(listen),
+                write_timeout_s=listen.write_timeout_s,
                 task_status=task_status,
             )
 

@@ -18,6 +18,7 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 
 from ojs_cluster.server.http_server import Resumed
+from tests.server.test_unread import requests
 
 USED_OF_A_STREAM = {"socket", "receive_some", "send_all", "send_eof", "aclose"}
 
@@ -95,6 +96,40 @@ async def test_terminated_ends_idle_connections() -> None:
                 await trio.testing.wait_all_tasks_blocked()
                 await context.terminated.set()
                 assert await client.receive_some(1) == b""
+
+
+async def test_a_send_over_http2_waits_for_its_client_and_may_be_given_up() -> None:
+    """For ever, that is: so `unread` cancels it, and closes the stream to end the rest."""
+    given_up = trio.CancelScope()
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        assert scope["http_version"] == "2"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        with given_up:
+            await send({"type": "http.response.body", "body": b"x"})
+
+    config = Config()
+    config.keep_alive_timeout = 0.1
+    _, opening = requests(window=0, streams=1)
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    async with listener, await trio.testing.open_stream_to_socket_listener(listener) as client:
+        server: Any = await listener.accept()
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+
+                async def serve() -> None:
+                    wrapped = wrap_app(app, 0, "asgi")
+                    context = WorkerContext(None)
+                    await TCPServer(wrapped, config, context, ConnectionState({}), server)
+
+                nursery.start_soon(serve)
+                await client.send_all(opening)
+                await client.receive_some()
+                await trio.sleep(10 * config.keep_alive_timeout)
+                assert not given_up.cancelled_caught
+                given_up.cancel()
+                await trio.aclose_forcefully(server)
+    assert given_up.cancelled_caught
 
 
 async def test_a_resumed_stream_gives_first_what_was_read() -> None:
