@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ class DeadStats:
 async def list_dead(
     store: Store, *, queue: str | None = None, limit: int, offset: int = 0
 ) -> tuple[list[JobRecord], int]:
-    """Dead letters, newest first, and how many there are.
+    """Dead letters, newest first, and how many there are. Of large ones fewer than asked for.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ async def list_dead(
     if queue is not None and len(shards) == 1:
         [shard] = shards
         ids, total = await _newest(store, shard, shard.dead_of(queue), offset, limit)
-        return await jobs.read_many(store, shard, [job_id for _, job_id in ids]), total
+        return await _read(store, [(shard, job_id) for _, job_id in ids]), total
     if offset + limit > MAX_DEPTH:
         raise InvalidRequest(
             f"a page over several shards ends at entry {MAX_DEPTH}: ask for one queue that has "
@@ -71,15 +71,7 @@ async def list_dead(
     await over_shards(shards, look)
     merged.sort(key=lambda item: item[:2], reverse=True)
     page = merged[offset : offset + limit]
-    found: dict[str, JobRecord] = {}
-
-    async def read(item: tuple[float, str, Shard]) -> None:
-        job = await jobs.read(store, item[2], item[1])
-        if job is not None and job.dead:
-            found[job.id] = job
-
-    await over_shards(page, read)
-    return [found[job_id] for _, job_id, _ in page if job_id in found], count
+    return await _read(store, [(shard, job_id) for _, job_id, shard in page]), count
 
 
 async def stats(store: Store) -> DeadStats:
@@ -188,6 +180,10 @@ async def delete(store: Store, job_id: str) -> JobRecord:
     if not job.hidden:
         await remove_due(store, await jobs.shard_of(store, job.queue, job_id), job_id)
     return job
+
+
+async def _read(store: Store, places: Sequence[tuple[Shard, str]]) -> list[JobRecord]:
+    return [job for job in await jobs.read_some(store, places) if job is not None and job.dead]
 
 
 async def _newest(

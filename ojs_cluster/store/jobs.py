@@ -12,6 +12,9 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.record import JobRecord, record
 
+PAGE_BYTES = 8 * 1024 * 1024
+"""About how many bytes of jobs are read for one answer, as of a fetch."""
+
 
 async def get(store: Store, job_id: str) -> JobRecord:
     """One job. Reading changes nothing, but finishes a replacement that it meets under way.
@@ -54,6 +57,33 @@ async def read_many(store: Store, shard: Shard, job_ids: Sequence[str]) -> list[
 
     await over_shards(job_ids, one)
     return [found[job_id] for job_id in job_ids if job_id in found]
+
+
+async def read_some(
+    store: Store, places: Sequence[tuple[Shard, str]], *, most: int = PAGE_BYTES
+) -> list[JobRecord | None]:
+    """The first of these jobs, as many as ``most`` bytes hold, and at least one; None for one that
+    is gone. Of large jobs a few more are read than are given: those under way at once."""
+    read_: dict[int, JobRecord | None] = {}
+    left = most
+
+    async def one(index: int) -> None:
+        nonlocal left
+        if left <= 0:
+            return
+        job = await read(store, *places[index])
+        read_[index] = None if job is None or f.ALIAS in job.fields else job
+        left -= 0 if job is None else job.size
+
+    await over_shards(range(len(places)), one)
+    some: list[JobRecord | None] = []
+    for index in range(len(read_)):
+        if most <= 0:
+            break
+        job = read_[index]
+        some.append(job)
+        most -= 0 if job is None else job.size
+    return some
 
 
 async def shard_of(store: Store, queue: str, job_id: str) -> Shard:

@@ -20,13 +20,13 @@ from ojs_cluster.core.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs import read_many
+from ojs_cluster.store.jobs import PAGE_BYTES, read_some
 from ojs_cluster.store.record import JobRecord
 
 # As Redis spells the scores that scripts write.
 _is_score = re.compile(r"-inf|-?[0-9]{1,17}(?:\.[0-9]{1,17})?(?:e[+-]?[0-9]{1,2})?").fullmatch
 SCAN_BUDGET = 2000
-"""Most jobs one page looks at, whatever the filters let through."""
+"""Most jobs one page looks at, whatever the filters let through; of large jobs ``PAGE_BYTES``."""
 _CHUNK = 100
 
 _BY_QUEUE = ("available", "held")
@@ -161,13 +161,15 @@ async def list_jobs(
     BackendUnavailable: Redis did not answer in time.
     """
     jobs: list[JobRecord] = []
-    budget = SCAN_BUDGET
+    budget, left = SCAN_BUDGET, PAGE_BYTES
     async with aclosing(walk(store, wanted, wanted.indexes, cursor)) as passed:
         async for place, job in passed:
             budget -= 1  # an empty index still cost a call
-            if job is not None and not job.hidden and wanted.admits(job):
-                jobs.append(job)
-            if len(jobs) >= limit or budget <= 0:
+            if job is not None:
+                left -= job.size
+                if not job.hidden and wanted.admits(job):
+                    jobs.append(job)
+            if len(jobs) >= limit or budget <= 0 or left <= 0:
                 return JobPage(jobs, place.text())
     return JobPage(jobs, None)
 
@@ -197,8 +199,12 @@ async def walk(
                 key = key(queue)
             while True:
                 ids, place = await _next_ids(store, shard, key, place, index in _NEWEST_FIRST)
-                for (passed, _), job in await _jobs(store, shard, ids):
-                    yield passed, job
+                rest = ids
+                while rest:
+                    some = await _some(store, shard, rest)
+                    for passed, job in some:
+                        yield passed, job
+                    rest = rest[len(some) :]
                 if len(ids) < _CHUNK:
                     break
         following: str | None = None
@@ -235,11 +241,12 @@ async def _next_ids(
     return ids, place
 
 
-async def _jobs(
+async def _some(
     store: Store, shard: Shard, ids: list[tuple[Place, str]]
-) -> list[tuple[tuple[Place, str], JobRecord | None]]:
-    found = {job.id: job for job in await read_many(store, shard, [job_id for _, job_id in ids])}
-    return [(item, found.get(item[1])) for item in ids]
+) -> list[tuple[Place, JobRecord | None]]:
+    """The first of these jobs, at least one, with the places right after them."""
+    found = await read_some(store, [(shard, job_id) for _, job_id in ids])
+    return [(place, job) for (place, _), job in zip(ids, found, strict=False)]
 
 
 async def _queue_after(store: Store, queue: str) -> str | None:

@@ -96,6 +96,11 @@ class JobRecord:
         return self.fields.get(f.RESULT) or None
 
     @property
+    def size(self) -> int:
+        """About how many bytes it has: nearly all of them are the client's and the worker's."""
+        return sum(map(len, self.fields.values()))
+
+    @property
     def dead(self) -> bool:
         """Whether the job is listed as a dead letter."""
         return bool(self.fields.get(f.DEAD))

@@ -12,7 +12,10 @@ from ojs_cluster.store import dead_letter as store_dead
 
 
 async def list_dead(app: App, request: Request) -> Response:
-    """GET /ojs/v1/dead-letter?queue&limit&offset, newest first."""
+    """GET /ojs/v1/dead-letter?queue&limit&offset, newest first.
+
+    A page may hold fewer than asked for while there are more; ``next_cursor`` says so.
+    """
     given = query.parameters(request.query)
     page = query.page(given, most=1000)
     queue = check_queue(given["queue"], field="queue") if given.get("queue") else None

@@ -1,0 +1,69 @@
+"""Lists of large jobs: a page is cut short, and the cursor leads on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.http.api import Api
+
+COUNT = 24
+LARGE = "x" * 1_000_000
+MOST = 10 * 1024 * 1024
+
+
+async def pages(api: Api, path: str) -> list[Any]:
+    """All pages of a list; each must be as small as it has to be."""
+    found: list[Any] = []
+    cursor = ""
+    while True:
+        reply = await api.get(f"{path}&cursor={cursor}" if cursor else path)
+        assert reply.status == 200, reply.body[:500]
+        assert len(reply.body) < MOST
+        found.append(reply.json)
+        cursor = reply.json["pagination"].get("next_cursor", "")
+        assert reply.json["pagination"]["has_more"] == bool(cursor)
+        if not cursor:
+            return found
+
+
+async def enqueue_large(api: Api, **options: Any) -> list[str]:
+    return [
+        (await api.enqueue(args=[LARGE], options={"queue": f"large-{n % 2}", **options}))["id"]
+        for n in range(COUNT)
+    ]
+
+
+@pytest.mark.parametrize("filters", ["state=available", "queue=large-1&limit=200"])
+async def test_a_page_of_large_jobs_is_cut_short(any_api: Api, filters: str) -> None:
+    ids = await enqueue_large(any_api)
+    found = await pages(any_api, f"/ojs/v1/jobs?{filters}")
+    listed = [job["id"] for page in found for job in page["jobs"]]
+    wanted = ids[1::2] if "queue" in filters else ids
+    assert sorted(listed) == sorted(wanted)
+    assert len(found) > 1
+
+
+async def test_a_filter_that_lets_few_through_does_not_read_all_for_one_page(api: Api) -> None:
+    await enqueue_large(api)
+    found = await pages(api, "/ojs/v1/jobs?type=of.another&limit=200")
+    assert not any(page["jobs"] for page in found)
+    assert len(found) > COUNT // 9
+
+
+@pytest.mark.parametrize("filters", ["limit=1000", "queue=large-1&limit=1000"])
+async def test_a_page_of_large_dead_letters_is_cut_short(any_api: Api, filters: str) -> None:
+    deadly = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
+    ids = await enqueue_large(any_api, **deadly)
+    for job_id in ids:
+        queue = f"large-{ids.index(job_id) % 2}"
+        [job] = await any_api.fetch(queue, worker_id="w1")
+        reply = await any_api.post("/ojs/v1/workers/nack", {"job_id": job["id"]})
+        assert reply.json["state"] == "discarded"
+    found = await pages(any_api, f"/ojs/v1/dead-letter?{filters}")
+    listed = [job["id"] for page in found for job in page["jobs"]]
+    wanted = ids[1::2] if "queue" in filters else ids
+    assert sorted(listed) == sorted(wanted)
+    assert len(found) > 1
+    assert {page["total"] for page in found} == {len(wanted)}
