@@ -9,6 +9,7 @@ import trio
 
 from ojs_cluster import __version__
 from ojs_cluster.core.limits import Limits
+from ojs_cluster.http.room import Room
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
@@ -26,7 +27,8 @@ class HttpSettings:
     ``max_head`` bounds the request line and the headers together. ``max_body`` bounds every body
     but a batch's. It is above the envelope's own limit of 1 MiB on purpose: an envelope a little
     too large is then read and refused with the reason. ``max_batch_body`` bounds the body of a
-    batch of jobs.
+    batch of jobs. ``max_bodies`` bounds all bodies under way together (`room`); small ones do not
+    count, and a single one always fits.
 
     ``metrics_open`` serves ``/metrics`` without a key; ``metrics_queues`` bounds what it shows.
 
@@ -41,6 +43,7 @@ class HttpSettings:
     max_head: int = 64 * 1024
     max_body: int = 2 * _MIB
     max_batch_body: int = 16 * _MIB
+    max_bodies: int = 64 * _MIB
     body_timeout_s: float = 30.0
     linger_s: float = 2.0
     health_timeout_s: float = 2.0
@@ -70,6 +73,7 @@ class App:
     traffic: Traffic = field(default_factory=Traffic)
     collected: Collected = field(init=False)
     overview: Cached[Overview] = field(init=False)
+    room: Room = field(init=False)
 
     def __post_init__(self) -> None:
         collected = Collected(self.store, self.settings.metrics_queues)
@@ -77,6 +81,9 @@ class App:
         # Kept so long that it takes a tenth of the time at most, however often it is asked for.
         cached = Cached(lambda: overview(self.store), lambda took_s: 9 * took_s)
         object.__setattr__(self, "overview", cached)
+        limits = self.settings
+        room = Room(max(limits.max_bodies, limits.max_batch_body, limits.max_body))
+        object.__setattr__(self, "room", room)
 
     def drain(self) -> None:
         """Begin to shut down: not ready any more, and nobody waits for jobs or results.

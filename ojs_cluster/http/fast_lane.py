@@ -29,6 +29,7 @@ from ojs_cluster.http.errors import BodyTimeout
 from ojs_cluster.http.lane_parser import Head, Heads, Odd
 from ojs_cluster.http.lane_replies import encode
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.room import Held
 from ojs_cluster.http.routes import ROUTES
 
 _MOST: Final = 65_536  # bytes read at once, as in hypercorn
@@ -123,6 +124,7 @@ class _Connection:
         self._heads = Heads()
         self._data = b""
         """Read, and not served yet."""
+        self._room = Held(app.room)
         self._nursery: trio.Nursery
         self._watching: trio.CancelScope | None = None
         self.scope = trio.CancelScope()
@@ -145,6 +147,7 @@ class _Connection:
                         return await self._serve()
             return None
         finally:
+            self._room.release()
             self._sock.detach()
 
     async def _serve(self) -> bytes | None:
@@ -159,6 +162,7 @@ class _Connection:
                     return self._data
                 self.idle_since = inf
                 keep = await self._exchange(head)
+                self._room.release()
             except Odd:
                 return self._data
             if not keep or self._lane.drained:
@@ -229,6 +233,8 @@ class _Connection:
         if not arrived:
             if call.route is None or head.length > call.max_body:
                 raise Odd  # the first door knows how to answer while a body still comes
+            if not self._room.fits(head.length):
+                raise Odd
             timeout_s = app.settings.body_timeout_s
             arrived = await self._read_until(end, timeout_s)
             if arrived:

@@ -31,6 +31,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.asgi import read_head, send_body, send_response, send_start
 from ojs_cluster.http.dispatch import prepare, refuse, run, too_large, too_late, undo
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.room import Held, no_room
 
 
 def create_quart_app(app: App) -> OJSQuart:
@@ -61,8 +62,10 @@ class _Connection(TrioASGIHTTPConnection):
         self._head = read_head(scope)
         self._call = prepare(app.ojs, self._head)
         self._body = bytearray()
+        self._room = Held(app.ojs.room)
+        self._fits = True
         self._enough = trio.Event()
-        """The body is complete, or larger than the route takes."""
+        """The body is complete, or larger than the route takes, or than there is room for."""
         self._ended = trio.Event()
         self._listening = trio.CancelScope()
         self._answering = trio.CancelScope()
@@ -77,7 +80,7 @@ class _Connection(TrioASGIHTTPConnection):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, receive)
             response: Response | None = None
-            with self._answering:
+            with self._answering, self._room:
                 response = await self._answer()
             if response is not None:
                 await self._send(response, receive, send)
@@ -99,11 +102,18 @@ class _Connection(TrioASGIHTTPConnection):
 
     def _take(self, piece: bytes) -> None:
         limit = self._call.max_body
-        if len(self._body) <= limit:
+        if self._fits and len(self._body) <= limit:
             # One byte too many is kept: it tells that there were more.
             self._body += piece[: limit + 1 - len(self._body)]
+            self._make_room(len(self._body))
             if len(self._body) > limit:
                 self._enough.set()
+
+    def _make_room(self, size: int) -> None:
+        self._fits = self._fits and self._room.fits(size)
+        if not self._fits:
+            self._body.clear()
+            self._enough.set()
 
     def _leaves_nothing_undone(self) -> bool:
         """Whether the handler may be cancelled where it is: it has not begun, or it reads or waits.
@@ -150,16 +160,22 @@ class _Connection(TrioASGIHTTPConnection):
 
     async def _read_body(self) -> bytes:
         declared = self._head.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > self._call.max_body:
-            raise too_large(self._call)
+        if declared.isdigit():
+            if int(declared) > self._call.max_body:
+                raise too_large(self._call)
+            self._make_room(int(declared))
         timeout_s = self.app.ojs.settings.body_timeout_s
         with trio.move_on_after(timeout_s):
             await self._enough.wait()
         if not self._enough.is_set():
             raise too_late(timeout_s)
+        if not self._fits:
+            raise no_room()
         if len(self._body) > self._call.max_body:
             raise too_large(self._call)
-        return bytes(self._body)
+        body = bytes(self._body)
+        self._body.clear()
+        return body
 
 
 OJSQuart.asgi_http_class = _Connection  # type: ignore[assignment] # its app is always an OJSQuart

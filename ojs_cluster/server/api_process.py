@@ -147,6 +147,7 @@ def http_settings(settings: Settings) -> HttpSettings:
         max_head=settings.listen.max_header_bytes,
         max_body=limits.max_body_bytes,
         max_batch_body=limits.max_batch_body_bytes,
+        max_bodies=limits.max_bodies_bytes,
         body_timeout_s=settings.listen.read_timeout_s,
         metrics_open=settings.metrics.open,
         metrics_queues=settings.metrics.queues,

@@ -64,6 +64,7 @@ class RequestLimits:
 
     max_body_bytes: int
     max_batch_body_bytes: int
+    max_bodies_bytes: int
     max_job_bytes: int
     max_meta_bytes: int
     max_batch: int

@@ -149,6 +149,13 @@ _LIMITS = (
         "Largest body of a batch.",
     ),
     Variable(
+        "OJS_MAX_BODIES_BYTES",
+        "limits.max_bodies_bytes",
+        accept.integer(least=1024, most=16 * 1024 * _MIB),
+        "67108864",
+        "All bodies of more than 64 KiB that a process has at a time; what exceeds it gets 503.",
+    ),
+    Variable(
         "OJS_MAX_JOB_BYTES",
         "limits.max_job_bytes",
         accept.integer(least=1024, most=_MOST_JOB),
