@@ -39,7 +39,13 @@ class _Given:
 
 def exposition(request: Request, families: Families) -> Response:
     """Answer a scrape, in the format that it accepts."""
-    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    accept = request.headers.get("accept", "")
+    try:
+        encode, content_type = choose_encoder(accept)
+    except TypeError:  # a version that is no version
+        encode, content_type = choose_encoder("")
+    if accept.strip().lower() == "text/plain":
+        content_type = "text/plain"  # who asks for just this compares it (ext-observability)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Given(families))
     headers = (("Content-Type", content_type), ("Cache-Control", "no-store"))

@@ -193,6 +193,24 @@ async def test_openmetrics_is_spoken_to_who_asks_for_it(api: Api) -> None:
     assert {"ojs_job_enqueued", "ojs_queue_depth", "ojs_http_requests"} <= names
 
 
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("text/plain", "text/plain"),
+        ("", "text/plain; version=0.0.4; charset=utf-8"),
+        ("text/plain;version=0.0.4;q=0.5,*/*;q=0.1", "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/openmetrics-text; version=abc", "text/plain; version=0.0.4; charset=utf-8"),
+        ("text/plain; version=1.é", "text/plain; version=0.0.4; charset=utf-8"),
+    ],
+)
+async def test_the_format_is_named_as_the_scraper_wants_it(
+    api: Api, accept: str, content_type: str
+) -> None:
+    reply = await api.get("/metrics", headers={"accept": accept})
+    assert reply.headers["content-type"] == content_type
+    assert Scrape(reply).samples["ojs_redis_up", frozenset()] == 1
+
+
 async def test_requests_are_counted_by_route_never_by_path(counted: Api) -> None:
     job = await counted.enqueue()
     await counted.get(f"/ojs/v1/jobs/{job['id']}")
