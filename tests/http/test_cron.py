@@ -119,7 +119,7 @@ async def test_a_name_may_be_registered_again(api: Api) -> None:
 
     reply = await api.post(CRON, {**BODY, "cron": "@hourly", "run_count": 99, "created_at": "x"})
 
-    assert reply.status == 200
+    assert reply.status == 201
     cron = reply.json["cron"]
     assert (cron["cron"], cron["created_at"], cron["run_count"]) == (
         "@hourly",

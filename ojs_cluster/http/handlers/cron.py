@@ -42,13 +42,13 @@ async def list_crons(app: App, request: Request) -> Response:
 
 
 async def register(app: App, request: Request) -> Response:
-    """POST /ojs/v1/cron: 201 for a new name, 200 when the name had a definition."""
+    """POST /ojs/v1/cron: 201, also when the name had another definition (spec: upsert by name)."""
     if request.body:
         require_json(request)
     definition = parse_cron(request.body, limits=app.settings.limits)
-    cron, new = await store_cron.register(app.store, definition)
+    cron, _ = await store_cron.register(app.store, definition)
     location = (("Location", f"/ojs/v1/cron/{cron.name}"),)
-    return _response(201 if new else 200, cron, headers=location)
+    return _response(201, cron, headers=location)
 
 
 async def get(app: App, _request: Request, name: str) -> Response:
