@@ -24,9 +24,10 @@ async def answer(app: App, route: Route, request: Request, params: tuple[str, ..
     BackendUnavailable: done, but not confirmed; ``details.outcome`` is ``stored_unconfirmed``.
     """
     asked = request.headers.get(HEADER)
+    wanted = Durability.ASYNC if asked is None else _parse(asked)
     if (asked is None and not app.store.redis.durability) or route.waits:
         return await route.handler(app, request, *params)
-    with confirming(Durability.ASYNC if asked is None else _parse(asked)) as work:
+    with confirming(wanted) as work:
         try:
             response = await route.handler(app, request, *params)
         except (Conflict, Duplicate) as error:

@@ -83,7 +83,10 @@ async def test_one_request_s_wish_is_not_the_next_one_s(standalone: Embedded) ->
         assert (await api.post("/ojs/v1/jobs", job)).status == 201
 
 
-@pytest.mark.parametrize("asked", ["", "REPLICAS", "2", "replica,fsync"])
+UNKNOWN = pytest.mark.parametrize("asked", ["", "REPLICAS", "2", "replica,fsync"])
+
+
+@UNKNOWN
 async def test_an_unknown_durability_is_refused_and_nothing_is_written(
     api: Api, asked: str
 ) -> None:
@@ -93,3 +96,14 @@ async def test_an_unknown_durability_is_refused_and_nothing_is_written(
     assert reply.status == 400
     assert reply.error["details"]["field"] == "headers.ojs-durability"
     assert await api.fetch() == []
+
+
+@UNKNOWN
+async def test_it_is_refused_where_nothing_is_confirmed_as_well(api: Api, asked: str) -> None:
+    await api.enqueue()
+    reply = await api.post(
+        "/ojs/v1/workers/fetch", {"queues": ["default"]}, headers={"OJS-Durability": asked}
+    )
+    assert reply.status == 400
+    assert reply.error["details"]["field"] == "headers.ojs-durability"
+    assert len(await api.fetch()) == 1
