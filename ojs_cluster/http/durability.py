@@ -21,7 +21,8 @@ async def answer(app: App, route: Route, request: Request, params: tuple[str, ..
     ------
     OJSError: the handler's.
     InvalidRequest: the header ``OJS-Durability`` has an unknown value.
-    BackendUnavailable: done, but not confirmed; ``details.outcome`` is ``stored_unconfirmed``.
+    BackendUnavailable: done, but not confirmed; ``details.outcome`` is ``stored_unconfirmed``, and
+        the ids of what was made stand beside it, as the client may not know them.
     """
     asked = request.headers.get(HEADER)
     wanted = Durability.ASYNC if asked is None else _parse(asked)
@@ -36,12 +37,15 @@ async def answer(app: App, route: Route, request: Request, params: tuple[str, ..
                 raise
             raise _unconfirmed(work.doubt) from error
     if work.doubt is not None:
-        raise _unconfirmed(work.doubt)
+        raise _unconfirmed(work.doubt, response)
     return response
 
 
-def _unconfirmed(doubt: str) -> BackendUnavailable:
-    return BackendUnavailable(f"done, but {doubt}", outcome="stored_unconfirmed")
+def _unconfirmed(doubt: str, response: Response | None = None) -> BackendUnavailable:
+    error = BackendUnavailable(f"done, but {doubt}", outcome="stored_unconfirmed")
+    if response is not None and response.made is not None:
+        error.details |= response.made()
+    return error
 
 
 def _parse(asked: str) -> Durability:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 Headers = tuple[tuple[str, str], ...]
 
@@ -47,13 +47,15 @@ class Response:
 
     ``undelivered`` undoes what the client was not told about: a door awaits it when the client
     was gone before the body was handed to the network. It must be quick and bounded in time, as
-    a door shields it from cancellation.
+    a door shields it from cancellation. ``made`` gives the ids of what was made or changed; who
+    cannot send this response after all tells them in its place.
     """
 
     status: int
     body: bytes
     headers: Headers = ()
     undelivered: Callable[[], Awaitable[None]] | None = None
+    made: Callable[[], Mapping[str, Any]] | None = None
 
 
 def joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

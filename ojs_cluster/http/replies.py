@@ -50,12 +50,14 @@ def flat_job(job: JobRecord) -> bytes:
 
 def job_response(status: int, job: JobRecord, headers: Headers = ()) -> Response:
     """``{"job": {…}}`` with the members of `flat_job` beside it."""
-    return Response(status, b'{"job":%b,%b}' % (job.json(), flat_job(job)), headers)
+    body = b'{"job":%b,%b}' % (job.json(), flat_job(job))
+    return Response(status, body, headers, made=lambda: {"job_id": job.id})
 
 
 def existing_job(job: JobRecord) -> Response:
     """The answer to an enqueue that another job of the same uniqueness stands in for."""
-    return Response(200, b'{"job":%b,"deduplicated":true,%b}' % (job.json(), flat_job(job)))
+    body = b'{"job":%b,"deduplicated":true,%b}' % (job.json(), flat_job(job))
+    return Response(200, body, made=lambda: {"job_id": job.id})
 
 
 def array(items: Iterable[bytes]) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from ojs_cluster.core.ids import new_job_id
@@ -30,6 +32,30 @@ async def test_a_write_that_no_replica_confirms_is_503_and_stored(backend: Embed
         again = await api.post("/ojs/v1/jobs", job, headers=REPLICA)
         assert again.error["details"]["outcome"] == "stored_unconfirmed"
         assert len(await api.fetch(count=10)) == 1
+
+
+async def test_what_is_stored_unconfirmed_is_named(backend: Embedded) -> None:
+    new = {"type": "test.echo", "args": []}
+    async with open_app(backend, redis=HASTY) as app:
+        api = Api(app)
+
+        async def details(path: str, body: Any) -> Any:
+            found = (await api.post(path, body, headers=REPLICA)).error["details"]
+            assert found["outcome"] == "stored_unconfirmed"
+            return found
+
+        job_id = (await details("/ojs/v1/jobs", new))["job_id"]
+        job_ids = (await details("/ojs/v1/jobs/batch", {"jobs": [new, new]}))["job_ids"]
+        assert len(job_ids) == 2
+        for stored in (job_id, *job_ids):
+            assert (await api.get(f"/ojs/v1/jobs/{stored}")).status == 200
+        workflow = {"type": "chain", "steps": [new]}
+        workflow_id = (await details("/ojs/v1/workflows", workflow))["workflow_id"]
+        assert (await api.get(f"/ojs/v1/workflows/{workflow_id}")).status == 200
+        cron = {"name": "hourly", "cron": "@hourly", **new}
+        assert (await api.post("/ojs/v1/cron", cron)).status == 201
+        run = await details("/ojs/v1/cron/hourly/trigger", None)
+        assert (await api.get(f"/ojs/v1/jobs/{run['job_id']}")).status == 200
 
 
 async def test_a_request_waits_for_a_confirmation_that_does_not_come_once(

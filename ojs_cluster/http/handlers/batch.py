@@ -27,4 +27,4 @@ async def enqueue_many(app: App, request: Request) -> Response:
         count,
         enqueued,
     )
-    return Response(201, body)
+    return Response(201, body, made=lambda: {"job_ids": [job.id for job in jobs]})

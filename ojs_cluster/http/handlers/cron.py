@@ -92,8 +92,10 @@ async def trigger(app: App, _request: Request, name: str) -> Response:
     cron, job = await store_cron.trigger(app.store, name)
     extra = b',"job":%b,"job_id":"%b"' % (job.json(), job.id.encode())
     if job.deduplicated:
-        return _response(200, cron, extra + b',"deduplicated":true')
-    return _response(201, cron, extra, (("Location", f"/ojs/v1/jobs/{job.id}"),))
+        response = _response(200, cron, extra + b',"deduplicated":true')
+    else:
+        response = _response(201, cron, extra, (("Location", f"/ojs/v1/jobs/{job.id}"),))
+    return replace(response, made=lambda: {"job_id": job.id})
 
 
 async def history(app: App, request: Request, name: str) -> Response:

@@ -19,8 +19,8 @@ async def create(app: App, request: Request) -> Response:
     if request.body:
         require_json(request)
     new = parse_workflow(request.body, limits=app.settings.limits)
-    made = await store_workflows.create(app.store, new)
-    return _response(201, made, (("Location", f"/ojs/v1/workflows/{made.id}"),))
+    created = await store_workflows.create(app.store, new)
+    return _response(201, created, (("Location", f"/ojs/v1/workflows/{created.id}"),))
 
 
 async def get(app: App, _request: Request, workflow_id: str) -> Response:
@@ -111,7 +111,8 @@ def _response(
     if started:
         body += b',"started_at":"%b"' % replies.iso(min(started)).encode()
     body += b"".join(b',"%b":%d' % (name.encode(), value) for name, value in more.items())
-    return Response(status, b'{"workflow":{%b},%b}' % (body, body), headers)
+    body = b'{"workflow":{%b},%b}' % (body, body)
+    return Response(status, body, headers, made=lambda: {"workflow_id": found.id})
 
 
 def _summary(found: WorkflowRecord) -> dict[str, Any]:
