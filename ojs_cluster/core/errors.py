@@ -51,13 +51,16 @@ class Unsupported(OJSError):
 
 
 class NotFound(OJSError):
-    """No such resource. ``details`` name it: ``resource`` (its kind) and ``id``."""
+    """No such resource. ``details`` name it: ``resource`` (its kind) and ``id``, and again as
+    ``resource_type`` and ``resource_id``, which some SDKs read."""
 
     def __init__(self, resource: str, resource_id: str, message: str | None = None) -> None:
         super().__init__(
             message or f"{resource} '{resource_id}' does not exist",
             resource=resource,
             id=resource_id,
+            resource_type=resource,
+            resource_id=resource_id,
         )
 
 

@@ -12,7 +12,12 @@ def test_an_error_names_the_field_and_leaves_out_what_is_unknown() -> None:
 
 def test_not_found_says_what_was_looked_for() -> None:
     error = NotFound("job", "x")
-    assert error.details == {"resource": "job", "id": "x"}
+    assert error.details == {
+        "resource": "job",
+        "id": "x",
+        "resource_type": "job",
+        "resource_id": "x",
+    }
     assert error.message == "job 'x' does not exist"
 
 
