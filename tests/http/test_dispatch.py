@@ -241,6 +241,7 @@ async def test_the_manifest_is_honest(api: Api) -> None:
     manifest = (await api.get("/ojs/manifest")).json
     assert manifest["specversion"] == manifest["ojs_version"] == "1.0"
     assert manifest["implementation"]["name"] == "ojs-cluster"
+    assert manifest["implementation"]["homepage"].startswith("https://")
     assert manifest["conformance_level"] == 4
     assert "http" in manifest["protocols"]
     assert manifest["endpoints"]["health"] == "/ojs/v1/health"

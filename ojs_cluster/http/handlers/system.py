@@ -14,6 +14,8 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store import health as store_health
 
+HOMEPAGE = "https://openjobspec.org"
+
 # What a client may rely on. The first eleven are those of the OpenAPI document; false is an
 # honest answer, and clients look here before they try.
 CAPABILITIES = {
@@ -53,6 +55,7 @@ async def manifest(app: App, _request: Request) -> Response:
                 "name": "ojs-cluster",
                 "version": settings.version,
                 "language": "python",
+                "homepage": HOMEPAGE,
             },
             "conformance_level": 4,
             "conformance_tier": "runtime",
