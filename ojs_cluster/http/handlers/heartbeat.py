@@ -61,7 +61,7 @@ class Body(msgspec.Struct, frozen=True):
     version: Maybe = UNSET
 
 
-_INFO: Final = Body.__struct_fields__[8:]
+_INFO: Final = ("hostname", "pid", "queues", "concurrency", "labels", "language", "sdk", "version")
 _decoder = msgspec.json.Decoder(Body)
 
 
