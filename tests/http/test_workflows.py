@@ -38,7 +38,9 @@ async def test_a_chain_from_creation_to_completion(any_api: Api) -> None:
     assert second["parent_results"] == [{"rows": 3}]
     running = (await any_api.get(f"{URL}/{wrapped['id']}")).json["workflow"]
     assert [step["state"] for step in running["steps"]] == ["completed", "active"]
-    assert running["steps"][0]["result"] == {"rows": 3}
+    step = running["steps"][0]
+    assert step["result"] == {"rows": 3}
+    assert running["jobs"][0] == {name: step[name] for name in step if name != "result"}
     assert (running["steps_total"], running["steps_completed"]) == (2, 1)
     await any_api.post("/ojs/v1/workers/ack", {"job_id": second["id"]})
     done = (await any_api.get(f"{URL}/{wrapped['id']}")).json

@@ -84,14 +84,16 @@ def _response(
 ) -> Response:
     """The workflow under ``workflow``, and its members beside it for readers of the bare object.
 
-    ``more`` are further members.
+    ``jobs`` is ``steps`` by its other name, but for the results: both SDKs read those in ``steps``,
+    and they may be megabytes. ``more`` are further members.
     """
     summary = replies.dumps(_summary(found))[1:-1]
     # Callbacks of a nested batch stand among its jobs: there may be several of one name.
     own = [node for node in found.plan.jobs if node.callback and node.parent == 0]
-    jobs = [_job(node, found) for node in found.plan.jobs if node not in own]
-    steps = replies.array(jobs)
-    body = b'%b,"steps":%b,"jobs":%b' % (summary, steps, steps)
+    listed = [node for node in found.plan.jobs if node not in own]
+    steps = replies.array(_job(node, found) for node in listed)
+    jobs = replies.array(_job(node, found, result=False) for node in listed)
+    body = b'%b,"steps":%b,"jobs":%b' % (summary, steps, jobs)
     if own:
         called = {node.callback: _job(node, found) for node in own}
         pairs = b",".join(b'"%b":%b' % (name.encode(), job) for name, job in called.items())
@@ -156,7 +158,7 @@ def _counts(found: WorkflowRecord) -> dict[str, int]:
     }
 
 
-def _job(node: Node, found: WorkflowRecord) -> bytes:
+def _job(node: Node, found: WorkflowRecord, *, result: bool = True) -> bytes:
     outcome = found.jobs[node.job]
     nodes = found.plan.nodes
     value: dict[str, Any] = {
@@ -178,7 +180,7 @@ def _job(node: Node, found: WorkflowRecord) -> bytes:
     if outcome.finished_ms:
         value["completed_at"] = replies.iso(outcome.finished_ms)
     body = replies.dumps(value)[:-1]
-    if outcome.result:
+    if result and outcome.result:
         body += b',"result":' + outcome.result
     if outcome.error:
         body += b',"error":' + outcome.error
