@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
 from ojs_cluster.keys import Shard
+from ojs_cluster.store import fields as f
 from ojs_cluster.store import jobs
 from ojs_cluster.store.aliases import remove_due
 from ojs_cluster.store.by_id import on_job
@@ -18,17 +20,21 @@ from ojs_cluster.store.record import JobRecord
 MAX_DEPTH = 10_000
 """How far into the list of all queues a page may lie; one queue's list has no such bound."""
 _MOST_QUEUES = 1000
+MOST_TYPED = 10_000
+"""Of how many dead letters the statistics look at the type: as many as one queue may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadStats:
     """Dead letters now. Times in ms, None when there are none.
 
-    ``by_queue`` covers the first 1000 queues by name.
+    ``by_queue`` covers the first 1000 queues by name. ``by_type`` counts all of them when there are
+    no more than ``MOST_TYPED``; else that many, of each shard its share, and those its newest.
     """
 
     total: int
     by_queue: Mapping[str, int]
+    by_type: Mapping[str, int]
     oldest_ms: int | None
     newest_ms: int | None
 
@@ -76,20 +82,19 @@ async def list_dead(
 
 async def stats(store: Store) -> DeadStats:
     """How many dead letters there are, where, and how old."""
-    total = 0
+    here: dict[Shard, int] = {}
     oldest: list[int] = []
     newest: list[int] = []
 
     async def look(shard: Shard) -> None:
-        nonlocal total
-        here = int(await _call(store, shard, "ZCARD", shard.dead))
-        total += here
+        here[shard] = int(await _call(store, shard, "ZCARD", shard.dead))
         for command, ends in (("ZRANGE", oldest), ("ZREVRANGE", newest)):
             flat = await _call(store, shard, command, shard.dead, 0, 0, "WITHSCORES")
             if flat:
                 ends.append(int(float(flat[1])))
 
     await over_shards(store.keys, look)
+    total = sum(here.values())
     by_queue: dict[str, int] = {}
 
     async def look_at(name: bytes) -> None:
@@ -109,9 +114,38 @@ async def stats(store: Store) -> DeadStats:
     return DeadStats(
         total,
         dict(sorted(by_queue.items())),
+        await _by_type(store, here),
         min(oldest, default=None),
         max(newest, default=None),
     )
+
+
+async def _by_type(store: Store, here: Mapping[Shard, int]) -> dict[str, int]:
+    """How many dead letters each type has, given how many each shard has.
+
+    Counters that the transitions keep would be exact for any number, and cost every death, retry
+    and removal a write for a question that few ask. So: looked at, up to a bound.
+    """
+    total = sum(here.values())
+    places: list[tuple[Shard, bytes]] = []
+
+    async def list_ids(shard: Shard) -> None:
+        count = here[shard] if total <= MOST_TYPED else here[shard] * MOST_TYPED // total
+        if count:
+            ids = await _call(store, shard, "ZREVRANGE", shard.dead, 0, count - 1)
+            places.extend((shard, job_id) for job_id in ids)
+
+    types: Counter[str] = Counter()
+
+    async def look_at(place: tuple[Shard, bytes]) -> None:
+        shard, job_id = place
+        name = await _call(store, shard, "HGET", shard.job(job_id.decode()), f.TYPE)
+        if name is not None:  # else removed meanwhile
+            types[name.decode()] += 1
+
+    await over_shards(here, list_ids)
+    await over_shards(places, look_at)
+    return dict(sorted(types.items()))
 
 
 async def get(store: Store, job_id: str) -> JobRecord:

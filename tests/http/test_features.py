@@ -127,6 +127,7 @@ async def test_dead_letters_are_listed_and_counted(any_api: Api) -> None:
     assert [job["id"] for job in of_one["jobs"]] == [one["id"]]
     stats = (await any_api.get("/ojs/v1/dead-letter/stats")).json
     assert (stats["total"], stats["by_queue"]) == (2, {"one": 1, "two": 1})
+    assert (stats["by_type"], stats["by_type_counted"]) == ({"test.echo": 2}, 2)
     assert stats["oldest"] <= stats["newest"]
     shown = await any_api.get(f"/ojs/v1/dead-letter/{one['id']}")
     assert shown.json["job"]["state"] == "discarded"

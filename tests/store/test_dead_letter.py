@@ -59,6 +59,7 @@ async def test_without_any_the_list_is_empty(store: Store) -> None:
     assert await dead_letter.list_dead(store, limit=10) == ([], 0)
     stats = await dead_letter.stats(store)
     assert (stats.total, stats.by_queue, stats.oldest_ms, stats.newest_ms) == (0, {}, None, None)
+    assert stats.by_type == {}
 
 
 async def test_a_discarded_job_is_no_dead_letter(store: Store) -> None:
@@ -152,6 +153,34 @@ async def test_the_list_merges_all_queues_newest_first_page_by_page(
     assert (stats.total, stats.by_queue) == (15, dict.fromkeys(sorted(names), 3))
     assert (stats.newest_ms or 0) - (stats.oldest_ms or 0) == pytest.approx(14 * 60_000, abs=60_000)
     consistent()
+
+
+async def test_dead_letters_are_counted_by_their_types(store: Store) -> None:
+    names = queues_in_other_shards(store, 3)
+    dead = [await bury(store, names[n % 3], type=f"t.n{n % 2}") for n in range(9)]
+    assert (await dead_letter.stats(store)).by_type == {"t.n0": 5, "t.n1": 4}
+
+    await dead_letter.retry(store, dead[0].id)
+    await dead_letter.delete(store, dead[1].id)
+    await nack(store, await active(store, type="t.alive", max_attempts=1))
+
+    assert (await dead_letter.stats(store)).by_type == {"t.n0": 4, "t.n1": 3}
+
+
+async def test_of_many_dead_letters_the_newest_are_counted_by_type(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dead_letter, "MOST_TYPED", 6)
+    for name in queues_in_other_shards(store, 2):
+        for kind in ("t.old", "t.new"):
+            for _ in range(3):
+                job = await bury(store, name, type=kind)
+                if kind == "t.old":
+                    age_job(db, shard_of(store, name), job.id, 60_000)
+
+    stats = await dead_letter.stats(store)
+
+    assert (stats.total, stats.by_type) == (12, {"t.new": 6})
 
 
 async def test_a_page_too_deep_in_the_list_of_all_is_refused(store: Store) -> None:

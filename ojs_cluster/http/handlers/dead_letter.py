@@ -38,9 +38,17 @@ async def list_dead(app: App, request: Request) -> Response:
 
 
 async def stats(app: App, _request: Request) -> Response:
-    """GET /ojs/v1/dead-letter/stats"""
+    """GET /ojs/v1/dead-letter/stats
+
+    ``by_type_counted`` is how many ``by_type`` counts: fewer than ``total`` when these are many.
+    """
     found = await store_dead.stats(app.store)
-    value: dict[str, Any] = {"total": found.total, "by_queue": dict(found.by_queue)}
+    value: dict[str, Any] = {
+        "total": found.total,
+        "by_queue": dict(found.by_queue),
+        "by_type": dict(found.by_type),
+        "by_type_counted": sum(found.by_type.values()),
+    }
     for name, at in (("oldest", found.oldest_ms), ("newest", found.newest_ms)):
         if at is not None:
             value[name] = replies.iso(at)
