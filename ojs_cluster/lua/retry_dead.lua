@@ -10,6 +10,7 @@ local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
 local id = string.sub(key, #P + 3)
+if job[F.hidden] then return {'missing'} end -- deleted, see delete_dead.lua
 if not job[F.dead] then
     if ARGV[2] == 'dead' or job[F.state] ~= 'discarded' then return {'conflict', job[F.state]} end
     -- The janitor may have taken its alias away already (see purge.lua).

@@ -71,7 +71,8 @@ class JobFilter:
 
     def admits(self, job: JobRecord) -> bool:
         return (
-            (self.state is None or job.state == self.state)
+            not job.hidden
+            and (self.state is None or job.state == self.state)
             and (self.queue is None or job.queue == self.queue)
             and (self.type is None or _is_of_type(job.type, self.type))
             and (self.worker is None or (job.worker_id, job.state) == (self.worker, State.ACTIVE))
@@ -167,7 +168,7 @@ async def list_jobs(
             budget -= 1  # an empty index still cost a call
             if job is not None:
                 left -= job.size
-                if not job.hidden and wanted.admits(job):
+                if wanted.admits(job):
                     jobs.append(job)
             if len(jobs) >= limit or budget <= 0 or left <= 0:
                 return JobPage(jobs, place.text())

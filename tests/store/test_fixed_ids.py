@@ -11,7 +11,7 @@ import pytest
 
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import dead_letter, jobs, queues, retention
+from ojs_cluster.store import bulk, dead_letter, jobs, queues, retention
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue, enqueue_fixed
@@ -74,11 +74,13 @@ async def test_a_deleted_dead_letter_cannot_be_found_and_its_id_stays_taken(
 
     assert (await dead_letter.delete(store, dead.id)).id == dead.id
 
-    for act in (jobs.get, dead_letter.get, dead_letter.retry, dead_letter.delete):
+    finds = (jobs.get, dead_letter.get)
+    for act in (*finds, dead_letter.retry, dead_letter.retry_discarded, dead_letter.delete):
         with pytest.raises(NotFound):
             await act(store, dead.id)
     page = await list_jobs(store, JobFilter(queue=QUEUE), limit=10)
     assert [job.id for job in page.jobs] == []
+    assert (await bulk.retry_matching(store, JobFilter(queue=QUEUE))).matched == 0
     assert counted(await export_text(store)) == {}
     consistent()
     await assert_removed_in_time(store, db, backend, dead.id)
