@@ -52,7 +52,7 @@ class _Left(Exception):
 
 
 class FastLane:
-    """The lane of one process. It serves connections that come after `open` and before `drain`."""
+    """The lane of one process. It serves connections that come after `open`."""
 
     def __init__(self, *, stop: trio.Event, idle_timeout_s: float) -> None:
         """Prepare the lane; nothing starts yet.
@@ -77,7 +77,7 @@ class FastLane:
         Returns None when it has ended and ``stream`` is closed, else the bytes that were read and
         belong to requests that were not served.
         """
-        if self._app is None or self.drained:
+        if self._app is None:
             return b""
         connection = _Connection(self, self._app, stream)
         self._connections.add(connection)
@@ -105,13 +105,16 @@ class FastLane:
             self._close_idle_since(trio.current_time() - self._idle_timeout_s)
 
     def drain(self) -> None:
-        """Close what is idle now, and from now on what would become so."""
-        self.drained = True
-        self._close_idle_since(trio.current_time())
+        """Close what is idle now, and from now on what would become so.
 
-    def _close_idle_since(self, moment: float) -> None:
+        A request that has arrived and was not read yet is served all the same.
+        """
+        self.drained = True
+        self._close_idle_since(trio.current_time(), spare_unread=True)
+
+    def _close_idle_since(self, moment: float, *, spare_unread: bool = False) -> None:
         for connection in self._connections:
-            if connection.idle_since <= moment:
+            if connection.idle_since <= moment and not (spare_unread and connection.has_unread()):
                 connection.scope.cancel()
 
 
@@ -165,14 +168,14 @@ class _Connection:
                 self._room.release()
             except Odd:
                 return self._data
-            if not keep or self._lane.drained:
+            if not keep:
                 return None
             self.idle_since = trio.current_time()
 
     # -- reading ------------------------------------------------------------------------------
 
     async def _next_head(self) -> Head | None:
-        """The next request's head; None when the client ended between two requests.
+        """The next request's head; None when the client ended between two requests, or in a drain.
 
         Raises Odd, also at an end in the middle of a head: it reads as an end again.
         """
@@ -181,6 +184,8 @@ class _Connection:
                 head = self._heads.read(self._data)
                 if head is not None:
                     return head
+            if self._lane.drained and not self.has_unread():
+                return None
             piece = await self._receive()
             if not piece:
                 if self._data:
@@ -291,6 +296,10 @@ class _Connection:
                 if not seen:
                     self.scope.cancel()
                 return
+
+    def has_unread(self) -> bool:
+        """Whether something has arrived that was not read yet."""
+        return bool(self._peek())
 
     def _has_left(self) -> bool:
         """Whether the client has closed its side and waits for nothing that it sent before.

@@ -12,7 +12,7 @@ import logging
 import socket
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,6 +34,8 @@ log = logging.getLogger("ojs.http")
 
 _KEEPALIVE_IDLE_S = 60
 _LIFESPAN_SHUTDOWN_S = 5.0
+_LAST_REQUESTS_S = 0.1
+"""How long idle connections stay open after the port is closed: requests may be on their way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +183,9 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set, then drain and return; listening sockets are closed.
 
-    Connections that are idle when the drain begins are closed, those with a request in flight are
-    closed after its response, and what is left after the grace period is cut.
+    Connections that wait to be accepted when the drain begins are served like those that are open.
+    Idle ones are closed, those with a request in flight are closed after its response, and what is
+    left after the grace period is cut.
 
     With a `lane` each connection is first served there, and here when that gives it up. A client
     that takes nothing for `write_timeout_s` seconds is disconnected (`unread`).
@@ -190,8 +193,12 @@ async def serve(
     context = WorkerContext(None)
     patience = Patience(write_timeout_s)
     connection = partial(_connection, _wrapped(app), config, context, patience, lane)
-    listeners = [trio.SocketListener(trio.socket.from_stdlib_socket(sock)) for sock in sockets]
-    async with trio.open_nursery() as connections:
+    # Copies: they are closed with the loop that accepts, and what waits is taken after that.
+    copies = [trio.socket.from_stdlib_socket(sock.dup()) for sock in sockets]
+    listeners = [trio.SocketListener(copy) for copy in copies]
+    async with AsyncExitStack() as held, trio.open_nursery() as connections:
+        for sock in sockets:
+            held.enter_context(sock)
         async with trio.open_nursery() as accepting:
             accepting.start_soon(
                 partial(trio.serve_listeners, connection, listeners, handler_nursery=connections)
@@ -204,11 +211,30 @@ async def serve(
             accepting.cancel_scope.cancel()
         connections.cancel_scope.deadline = trio.current_time() + times.grace_s
         patience.end(connections.cancel_scope.deadline)  # hypercorn shields what it sends
+        for sock in sockets:
+            for stream in _close_emptied(sock):
+                connections.start_soon(connection, stream)
+        await trio.sleep(_LAST_REQUESTS_S)
         if lane is not None:
             lane.drain()
+            # What it still reads may be hypercorn's to answer, which ends when `terminated` is set.
+            await trio.sleep(_LAST_REQUESTS_S)
         await context.terminated.set()
     if connections.cancel_scope.cancelled_caught:
         log.warning("requests were cut at the end of the grace period")
+
+
+def _close_emptied(listener: socket.socket) -> list[trio.SocketStream]:
+    """Close a listening socket, and give the connections that waited in its queue.
+
+    Their clients take them for open, and have sent requests.
+    """
+    streams = []
+    with listener, suppress(OSError):  # nothing waits any more, or no descriptor is left for it
+        while True:
+            accepted, _ = listener.accept()
+            streams.append(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
+    return streams
 
 
 async def _connection(

@@ -151,14 +151,16 @@ async def serving(
     *,
     quart: OJSQuart | None = None,
     idle_s: float = 60.0,
-    lane: bool | None = None,
+    lane: bool | FastLane | None = None,
     stop: trio.Event | None = None,
+    grace_s: float = 2.0,
 ) -> AsyncIterator[int]:
     """Serve ``app`` as an API process does on a free loopback port, which is yielded.
 
-    ``idle_s`` is after how long an idle connection is closed. ``lane`` puts the fast lane before
-    hypercorn; by default ``doors`` says. Setting ``stop`` begins the drain, which leaving the block
-    does anyway. Raises AssertionError when hypercorn or Quart reported an error meanwhile.
+    ``idle_s`` is after how long an idle connection is closed. ``lane`` puts a fast lane, or this
+    one, before hypercorn; by default ``doors`` says. Setting ``stop`` begins the drain, which
+    leaving the block does anyway; requests have ``grace_s`` then. Raises AssertionError when
+    hypercorn or Quart reported an error meanwhile.
     """
     complaints = _Complaints()
     _error_log.addHandler(complaints)
@@ -168,13 +170,14 @@ async def serving(
     stop = trio.Event() if stop is None else stop
     gate = Gate(stop)
     gate.open(quart or create_quart_app(app))
-    through = None
-    if doors.lane if lane is None else lane:
+    through = lane if isinstance(lane, FastLane) else None
+    if through is None and (doors.lane if lane is None else lane):
         through = FastLane(stop=stop, idle_timeout_s=idle_s)
+    if through is not None:
         through.open(app)
     listener = open_listener("127.0.0.1", 0, listen.backlog, listen.write_timeout_s)
     port: int = listener.getsockname()[1]
-    times = DrainTimes(delay_s=0, grace_s=2.0)
+    times = DrainTimes(delay_s=0, grace_s=grace_s)
     async with trio.open_nursery() as nursery:
         await nursery.start(
             partial(serve, gate, config, [listener], stop=stop, times=times, lane=through)
