@@ -302,9 +302,9 @@ async def test_connections_that_wait_to_be_accepted_when_the_drain_begins_are_se
     async with serving(api.app, lane=lane, stop=stop, grace_s=60) as number:
         clients = []
         for _ in range(20):  # all at once: the server is not run meanwhile
-            client = socket.create_connection(("127.0.0.1", number))
-            client.sendall(ENQUEUE)
-            clients.append(trio.SocketStream(trio.socket.from_stdlib_socket(client)))
+            sock = socket.create_connection(("127.0.0.1", number))
+            sock.sendall(ENQUEUE)
+            clients.append(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
         stop.set()
         for client in clients:
             async with client:

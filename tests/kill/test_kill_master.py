@@ -52,7 +52,7 @@ class _Aftermath:
         return (
             f"{len(ledger.acknowledged)} jobs acknowledged, {len(self.missing)} of them lost, "
             f"{len(self.census.lost_aliases)} ids lost, {len(ledger.violations)} runs repeated, "
-            f"{ledger.retried_calls} calls retried"
+            f"{len(ledger.retried)} calls retried"
         )
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -47,20 +47,24 @@ class Ledger:
     completed: set[str] = field(default_factory=set)
     held: dict[str, Hold] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
-    retried_calls: int = 0
-    attempts: Counter[str] = field(default_factory=Counter)
+    retried: list[str] = field(default_factory=list)
+    """Calls that were repeated, each with its reason."""
+    attempts: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
 
     def take(self, job: JSON, worker: str, until: float) -> None:
         """A worker received a job."""
         id_ = job["id"]
+        if job["attempt"] in self.attempts[id_]:
+            self.violations.append(f"{id_}: attempt {job['attempt']} was given out twice")
+        self.attempts[id_].add(job["attempt"])
+        now = trio.current_time()
+        if now >= until:
+            return  # so late an answer may have been overtaken by whoever got the job next
         before = self.held.get(id_)
-        if before is not None and trio.current_time() < before.until:
+        if before is not None and now < before.until:
             self.violations.append(f"{id_}: given to {worker} while {before.worker} holds it")
         if id_ in self.completed:
             self.violations.append(f"{id_}: given to {worker} after it was completed")
-        if job["attempt"] <= self.attempts[id_]:
-            self.violations.append(f"{id_}: attempt {job['attempt']} was given out twice")
-        self.attempts[id_] = job["attempt"]
         self.held[id_] = Hold(worker, job["lease_id"], until)
 
     @property
@@ -81,14 +85,15 @@ async def call(
         while True:
             try:
                 answer = await client.post(path, json=body)
-            except httpx.TransportError:
-                pass
+            except httpx.TransportError as error:
+                reason = repr(error)
             else:
                 assert answer.status_code != 500, f"{path}: {answer.text}"
                 if answer.status_code not in UNAVAILABLE:
                     return answer, repeated
+                reason = f"{answer.status_code} {answer.text}"
             repeated = True
-            ledger.retried_calls += 1
+            ledger.retried.append(f"{path}: {reason}")
             await trio.sleep(random.uniform(0.02, 0.2))
     raise AssertionError(f"{path} had no definite answer in {CALL_TIMEOUT_S} s")
 

@@ -14,7 +14,9 @@ import os
 import shutil
 import socket
 import threading
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,8 +32,45 @@ UPSTREAM_TIMEOUT_S = 60
 Address = tuple[str, int]
 
 
+@dataclass(slots=True)
+class InFlight:
+    """How many requests each node has been chosen for and has not answered yet."""
+
+    _count: Counter[Address] = field(default_factory=Counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def choose(
+        self, nodes: Sequence[Address], start: int, tried: Collection[Address]
+    ) -> Address | None:
+        """Choose a node for a request, which `done` ends; None when all were tried.
+
+        Who has taken a node out of `nodes` and then finds no request of it will not see one any
+        more.
+        """
+        with self._lock:
+            left = [node for node in nodes if node not in tried]
+            if not left:
+                return None
+            chosen = left[start % len(left)]
+            self._count[chosen] += 1
+            return chosen
+
+    def done(self, node: Address) -> None:
+        with self._lock:
+            self._count[node] -= 1
+
+    def of(self, node: Address) -> int:
+        with self._lock:
+            return self._count[node]
+
+
 @contextlib.contextmanager
-def proxy(directory: Path, nodes: Sequence[Address], choice: str | None = None) -> Iterator[str]:
+def proxy(
+    directory: Path,
+    nodes: Sequence[Address],
+    choice: str | None = None,
+    in_flight: InFlight | None = None,
+) -> Iterator[str]:
     """Run a proxy in front of `nodes`; gives its base URL.
 
     Args:
@@ -39,13 +78,14 @@ def proxy(directory: Path, nodes: Sequence[Address], choice: str | None = None) 
         nodes: where requests go. The one of our own looks here for each request, so a list may be
             changed meanwhile, as endpoints of a Service do.
         choice: "haproxy", "python", or "auto" (haproxy when it is on PATH).
+        in_flight: counts requests; the one of our own only.
     """
     choice = choice or os.environ.get("OJS_TEST_PROXY", "auto")
     if choice == "haproxy" or (choice == "auto" and shutil.which("haproxy")):
         with _haproxy(directory, nodes) as url:
             yield url
     else:
-        with _python_proxy(nodes) as url:
+        with _python_proxy(nodes, in_flight or InFlight()) as url:
             yield url
 
 
@@ -100,9 +140,10 @@ def _accepts(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def _python_proxy(nodes: Sequence[Address]) -> Iterator[str]:
+def _python_proxy(nodes: Sequence[Address], in_flight: InFlight) -> Iterator[str]:
     server = _Server((HOST, 0), _Handler)
     server.nodes = nodes
+    server.in_flight = in_flight
     server.turn = itertools.count()
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
@@ -118,6 +159,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 512
     nodes: Sequence[Address]
+    in_flight: InFlight
     turn: Iterator[int]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -139,17 +181,21 @@ class _Handler(BaseHTTPRequestHandler):
     def _forward(self) -> None:
         length = int(self.headers.get("Content-Length", 0))
         body = self.rfile.read(length) if length else None
-        nodes = tuple(self.server.nodes)
-        for _ in nodes:
-            host, port = nodes[next(self.server.turn) % len(nodes)]
-            upstream = http.client.HTTPConnection(host, port, timeout=UPSTREAM_TIMEOUT_S)
+        in_flight, start = self.server.in_flight, next(self.server.turn)
+        tried: list[Address] = []
+        while node := in_flight.choose(self.server.nodes, start, tried):
+            tried.append(node)
             try:
-                upstream.connect()
-            except OSError:
-                continue  # nothing was sent: the next node may have it
-            with contextlib.closing(upstream):
-                self._exchange(upstream, body)
-            return
+                upstream = http.client.HTTPConnection(*node, timeout=UPSTREAM_TIMEOUT_S)
+                try:
+                    upstream.connect()
+                except OSError:
+                    continue  # nothing was sent: the next node may have it
+                with contextlib.closing(upstream):
+                    self._exchange(upstream, body)
+                return
+            finally:
+                in_flight.done(node)
         self._refuse(503, "no node accepts connections")
 
     def _exchange(self, upstream: http.client.HTTPConnection, body: bytes | None) -> None:

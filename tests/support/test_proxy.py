@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import httpx
 import pytest
 
 from ojs_cluster.server.ports import reserve_any
-from tests.support.proxy import HOST, proxy
+from tests.support.proxy import HOST, InFlight, proxy
+from tests.support.servers import wait_until
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -99,6 +101,53 @@ def test_a_node_that_refuses_connections_is_passed_over(tmp_path: Path, choice: 
         statuses = {client.post("/x").status_code for _ in range(6)}
 
     assert statuses == {201}
+
+
+def test_no_request_is_refused_because_others_take_turns_meanwhile(tmp_path: Path) -> None:
+    dead = reserve_any()
+    with (
+        contextlib.ExitStack() as stack,
+        echo_server() as node,
+        proxy(tmp_path, [(HOST, dead.port), node], "python") as url,
+        httpx.Client(base_url=url) as client,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        stack.callback(dead.release)
+        statuses = set(pool.map(lambda _: client.post("/x").status_code, range(200)))
+
+    assert statuses == {201}
+
+
+def test_a_node_taken_out_gets_no_request_once_those_in_flight_are_done(tmp_path: Path) -> None:
+    in_flight = InFlight()
+    with echo_server() as first, echo_server() as second:
+        nodes = [first, second]
+        with (
+            proxy(tmp_path, nodes, "python", in_flight) as url,
+            httpx.Client(base_url=url) as client,
+            ThreadPoolExecutor(4) as pool,
+        ):
+            gone = threading.Event()
+            after: list[str] = []
+
+            def ask() -> None:
+                while len(after) < 20:
+                    was_gone = gone.is_set()
+                    port = client.post("/x").headers["X-Port"]
+                    if was_gone:
+                        after.append(port)
+
+            asking = [pool.submit(ask) for _ in range(4)]
+            try:
+                wait_until(lambda: in_flight.of(first) > 0, what="the node has a request")
+                nodes.remove(first)
+                wait_until(lambda: in_flight.of(first) == 0, what="its requests are done")
+            finally:
+                gone.set()
+            for one in asking:
+                one.result(60)
+
+    assert set(after) == {str(second[1])}
 
 
 def test_without_any_node_the_answer_is_503(tmp_path: Path, choice: str) -> None:
