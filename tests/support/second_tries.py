@@ -1,4 +1,4 @@
-"""Tells at the end of a run which tests were given a second try, and why the first one failed."""
+"""Tells at the end of a run which tests were tried again, and why the tries before failed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Final
 import pytest
 
 NAME: Final = "second try"
-"""The property that such a test records, with the failure of the first try as its value."""
+"""The property that such a test records for each failed try, with the failure as its value."""
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name them all, whether the second try passed or not."""
+    """Name them all, whether the last try passed or not."""
     told = [
         (report.nodeid, str(value))
         for reports in terminalreporter.stats.values()
@@ -23,4 +23,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if told:
         terminalreporter.section("tests that were given a SECOND TRY", yellow=True)
         for nodeid, why in told:
-            terminalreporter.line(f"{nodeid}: the first try failed:\n{why}", yellow=True)
+            terminalreporter.line(f"{nodeid}: a try failed:\n{why}", yellow=True)

@@ -84,6 +84,13 @@ class Case:
     description: str
     steps: tuple[Step, ...]
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether steps have to come in time: some wait, or a limit counts them by the second."""
+        return any(
+            step.delay_ms or "max_per_second" in json.dumps(step.content) for step in self.steps
+        )
+
 
 def load(root: Path, file: Path) -> Case:
     """Read one suite file. Raises `SuiteError` for anything not understood."""

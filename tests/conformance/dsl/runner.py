@@ -25,12 +25,13 @@ class CaseFailed(AssertionError):
     """Steps of a case did not hold; the message names each with its answer.
 
     `after_delay` tells whether the case had waited by then: what it asserts may depend on how late
-    this process woke up.
+    the server's processes woke up. `late_s` is the longest that a step took, besides its delay (s).
     """
 
-    def __init__(self, message: str, *, after_delay: bool) -> None:
+    def __init__(self, message: str, *, after_delay: bool, late_s: float) -> None:
         super().__init__(message)
         self.after_delay = after_delay
+        self.late_s = late_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +51,23 @@ async def run_case(case: Case, client: httpx.AsyncClient) -> None:
     """
     scope = Scope()
     waited = False
+    late_s = 0.0
+
+    async def run_step(step: Step, failures: list[str]) -> None:
+        nonlocal late_s
+        began = trio.current_time()
+        await _run_step(step, client, scope, failures)
+        took_s = trio.current_time() - began - step.delay_ms / 1000
+        late_s = max(late_s, took_s / step.repeat)
+
     for group in _groups(case.steps):
         failures: list[str] = []
         waited = waited or any(step.delay_ms for step in group)
         async with trio.open_nursery() as nursery:
             for step in group:
-                nursery.start_soon(_run_step, step, client, scope, failures)
+                nursery.start_soon(run_step, step, failures)
         if failures:
-            raise CaseFailed("\n".join(failures), after_delay=waited)
+            raise CaseFailed("\n".join(failures), after_delay=waited, late_s=late_s)
 
 
 def _groups(steps: Sequence[Step]) -> list[list[Step]]:
