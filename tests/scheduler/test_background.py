@@ -23,8 +23,9 @@ from scheduler.settings import SchedulerSettings
 from scheduler.stats import Stats
 from tests.scheduler.running import all_in, eventually, put, redis_ms, state_of, store_at
 from tests.support.servers import all_keys, observer
+from tests.support.timeshift import age_worker
 
-UNASKED_MS = 8000
+UNASKED_MS = 12_000
 """Lateness of a deadline that was announced is far below this on any machine; without word of it a
 shard sleeps for ``QUIET``."""
 QUIET = SchedulerSettings(max_sleep_ms=15_000)
@@ -134,9 +135,10 @@ async def test_waiting_jobs_expire_though_nobody_looks(backend: Embedded) -> Non
 async def test_a_dead_workers_jobs_are_recovered_long_before_their_leases_end(
     backend: Embedded,
 ) -> None:
-    settings = StoreSettings(heartbeat_interval_ms=1000)
+    # Three of these intervals make a worker dead: the one that lives may stall for a minute.
+    settings = StoreSettings(heartbeat_interval_ms=20_000)
     pace = SchedulerSettings(max_sleep_ms=500)
-    async with served(backend, settings, pace) as (store, _):
+    async with served(backend, settings, pace) as (store, _), trio.open_nursery() as nursery:
         ids = [job_id for i in range(6) for job_id in await put(store, 2, f"q{i}")]
         queues = [f"q{i}" for i in range(6)]
         mine = await fetch(store, queues, count=9, worker_id="dies", visibility_timeout_ms=600_000)
@@ -144,20 +146,20 @@ async def test_a_dead_workers_jobs_are_recovered_long_before_their_leases_end(
             store, queues, count=3, worker_id="lives", visibility_timeout_ms=600_000
         )
         assert len(mine) + len(others) == len(ids)
+
+        async def live() -> None:
+            while True:
+                await heartbeat(store, Beat("lives"))
+                await trio.sleep(0.1)
+
+        nursery.start_soon(live)
         for _ in range(4):
             await heartbeat(store, Beat("dies", tuple(job.id for job in mine)))
             await trio.sleep(0.1)
-        async with trio.open_nursery() as nursery:
-
-            async def live() -> None:
-                while True:
-                    await heartbeat(store, Beat("lives"))
-                    await trio.sleep(0.1)
-
-            nursery.start_soon(live)
-            lost = [job.id for job in mine]
-            await eventually(lambda: all_in(store, lost, State.AVAILABLE), what="recovered")
-            nursery.cancel_scope.cancel()
+        with observer(backend) as redis:
+            age_worker(redis, store.keys.shard_of_worker("dies"), "dies", 61_000)
+        lost = [job.id for job in mine]
+        await eventually(lambda: all_in(store, lost, State.AVAILABLE), what="recovered")
         assert await all_in(store, [job.id for job in others], State.ACTIVE)
         assert b'"code":"worker_lost"' in (await get(store, lost[0])).json()
         shard = store.keys.shard_of_worker("dies")
@@ -166,6 +168,7 @@ async def test_a_dead_workers_jobs_are_recovered_long_before_their_leases_end(
             return await store.redis.call(shard.slot, "ZCARD", shard.lost) == 0
 
         await eventually(buried, what="the mark is gone")
+        nursery.cancel_scope.cancel()
 
 
 async def test_after_retention_no_key_of_a_job_remains(backend: Embedded) -> None:
@@ -224,8 +227,13 @@ async def test_one_shard_that_cannot_be_worked_on_does_not_stop_the_others(
         await eventually(lambda: stats.loop("promote").sick == {sick.index}, what="it is reported")
         jobs = await put(store, 3, scheduled_at="+PT0.2S")
         await eventually(lambda: all_in(store, jobs, State.AVAILABLE), what="others go on")
-        assert stats.loop("reap").sick == set()
+        assert sick.index not in stats.loop("reap").sick
         await store.redis.call(sick.slot, "DEL", sick.due)
         await eventually(lambda: not stats.loop("promote").sick, what="it recovers")
-    reports = [r.getMessage() for r in caplog.records if "shard" in r.getMessage()]
+    # Another shard's step may have failed for a moment on a busy machine.
+    reports = [
+        record.getMessage()
+        for record in caplog.records
+        if (getattr(record, "loop", ""), getattr(record, "shard", -1)) == ("promote", sick.index)
+    ]
     assert reports == ["shard fails", "shard works again"]

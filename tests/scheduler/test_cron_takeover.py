@@ -48,9 +48,12 @@ async def test_no_tick_fires_twice_while_leaders_are_killed(backend: Embedded) -
     assert all(tick % 1000 == 0 for tick in record_ticks)
     triggered = [json.loads(job.json())["meta"]["cron_triggered_at"] for job in jobs]
     fired = sorted(round(datetime.fromisoformat(text).timestamp() * 1000) for text in triggered)
-    # The last leader may have been killed between deciding and storing: that one is still owed.
-    assert fired in (record_ticks, record_ticks[:-1])
+    assert fired == sorted(set(fired))
     assert len(fired) >= 8
+    # The history keeps the last hundred, which a slow machine may exceed.
+    kept = [tick for tick in fired if tick >= record_ticks[0]]
+    # The last leader may have been killed between deciding and storing: that one is still owed.
+    assert kept in (record_ticks, record_ticks[:-1])
 
 
 async def test_a_cron_job_registered_while_the_scheduler_sleeps_is_on_time(
@@ -69,4 +72,4 @@ async def test_a_cron_job_registered_while_the_scheduler_sleeps_is_on_time(
         await eventually(fired, what="the first tick")
         [first] = (await cron.history(store, "ticker", 100))[-1:]
     # Without the announcement the idle loop would look after fifteen seconds.
-    assert first.at_ms - first.tick_ms < 10_000
+    assert first.at_ms - first.tick_ms < 12_000

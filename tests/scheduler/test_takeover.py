@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.states import State
 from ojs_cluster.server.embedded import Embedded, Node
 from ojs_cluster.store.ack import ack
@@ -25,7 +26,7 @@ from tests.scheduler.running import (
     schedulers,
     store_at,
 )
-from tests.support.servers import observer, own_server
+from tests.support.servers import await_replicated, observer, own_server
 
 LEASE_MS = 4000
 LEASE_KEY = "ojs:{meta}:leader:default"
@@ -38,8 +39,8 @@ async def test_another_process_leads_when_the_lease_of_a_killed_one_ends(
     # processes take on a busy machine proves nothing.
     async with schedulers(cluster.url, 2, lease_ttl_ms=LEASE_MS) as running:
         first = await leader_of(running)
-        await eventually(lambda: all(one.line for one in running), what="both stand")
         token = first.token
+        await eventually(lambda: all(one.line for one in running), what="both stand")
         other = next(one for one in running if one is not first)
         first.kill()
         await leader_of([other])
@@ -143,7 +144,7 @@ async def test_a_leader_steps_down_when_redis_falls_silent_and_leads_again_after
 async def test_work_goes_on_after_a_master_died_and_its_replica_took_over(
     tmp_path: Path, victim: str
 ) -> None:
-    with own_server(tmp_path, replicas=1, node_timeout_ms=1500) as server:
+    with own_server(tmp_path, replicas=1, node_timeout_ms=5000) as server:
         async with (
             store_at(server.url) as store,
             schedulers(server.url, 2, lease_ttl_ms=2000) as running,
@@ -152,6 +153,7 @@ async def test_work_goes_on_after_a_master_died_and_its_replica_took_over(
             jobs: list[str] = []
             for i in range(30):
                 jobs += await put(store, 2, f"q{i}", scheduled_at="+PT4S")
+            await trio.to_thread.run_sync(await_replicated, server)
             home = _owner(server, LEASE_KEY)
             masters = server.masters()
             dying = home if victim == "the lease's" else next(m for m in masters if m is not home)
@@ -166,5 +168,5 @@ async def all_in_or_down(store: Store, jobs: list[str]) -> bool:
     """As all_in; a node that does not answer yet counts as "not yet"."""
     try:
         return await all_in(store, jobs, State.AVAILABLE)
-    except OSError:
+    except BackendUnavailable:
         return False

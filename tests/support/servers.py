@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -118,6 +119,20 @@ def observer(embedded: Embedded) -> Iterator[redis.Redis | redis.RedisCluster]:
         yield client
     finally:
         client.close()
+
+
+def await_replicated(embedded: Embedded) -> None:
+    """Return when the replicas have all that the masters have written by now."""
+    for node in embedded.masters():
+        with node.client() as client:
+            written = client.info("replication")["master_repl_offset"]
+
+            def has_arrived(client: redis.Redis = client, written: int = written) -> bool:
+                found = client.info("replication")
+                replicas = [found[name] for name in found if re.fullmatch(r"slave\d+", name)]
+                return bool(replicas) and all(one["offset"] >= written for one in replicas)
+
+            wait_until(has_arrived, what=f"the replica of {node.address} has everything")
 
 
 def all_keys(embedded: Embedded) -> set[bytes]:
