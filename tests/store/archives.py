@@ -10,7 +10,6 @@ from typing import Any
 
 from ojs_cluster.core.cron_job import parse_cron
 from ojs_cluster.core.rate_limit import Limits, Rate
-from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.archive import Tally, read_in
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import advance, cron, queues, rate_limits
@@ -22,6 +21,7 @@ from ojs_cluster.store.fetch import release
 from tests.store.jobs import ack, active, foreign_id, home_id, nack, put, take
 from tests.store.unique_jobs import once
 from tests.store.workflow_jobs import batch, chain, run_one, step
+from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
 from tests.support.servers import flush
 
@@ -32,7 +32,7 @@ DEAD: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_lett
 async def opened(backend: Embedded, shards: int = 64) -> AsyncIterator[Store]:
     """A store as another installation's processes would open it."""
     advance._remembered.clear()  # a process does not see workflows of two installations
-    settings = ClientSettings.from_url(backend.url)
+    settings = patient_client(backend)
     async with open_store(settings, shards=shards, prelude=PRELUDE) as store:
         yield store
 

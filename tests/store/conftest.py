@@ -7,25 +7,31 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store.context import Store, open_store
 from tests.support.invariants import Census, take_census
+from tests.support.patience import be_patient, patient_client
 from tests.support.prelude import PRELUDE
 from tests.support.servers import observer
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is given up or put off because the machine is slow."""
+    be_patient(monkeypatch)
 
 
 @pytest.fixture
 async def store(backend: Embedded) -> AsyncIterator[Store]:
     """A store with the default settings, on a standalone server and again on a cluster."""
-    async with open_store(ClientSettings.from_url(backend.url), prelude=PRELUDE) as opened:
+    async with open_store(patient_client(backend), prelude=PRELUDE) as opened:
         yield opened
 
 
 @pytest.fixture
 async def other_store(backend: Embedded, store: Store) -> AsyncIterator[Store]:
     """Another process's store over the same data: nothing in memory is shared with ``store``."""
-    async with open_store(ClientSettings.from_url(backend.url), prelude=PRELUDE) as opened:
+    async with open_store(patient_client(backend), prelude=PRELUDE) as opened:
         yield opened
 
 

@@ -20,7 +20,6 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import dead_letter, queues, retention, workers
 from ojs_cluster.store.activate import activate
@@ -46,6 +45,7 @@ from tests.store.jobs import (
     take,
 )
 from tests.support.invariants import lost, take_census
+from tests.support.patience import patient_client
 from tests.support.servers import own_server
 
 SHARDS_MOVED = 3
@@ -248,7 +248,7 @@ async def test_slots_moved_key_by_key_leave_every_job_whole(movable: Embedded) -
     settings = StoreSettings(
         retention_cancelled_ms=0, retention_discarded_ms=0, dead_letter_max=3, errors_kept=2
     )
-    async with open_store(ClientSettings.from_url(movable.url), settings) as store:
+    async with open_store(patient_client(movable), settings) as store:
         names = queues_in_other_shards(store, SHARDS_MOVED)
         shards = [store.keys.shard_of_queue(name) for name in names]
         for shard, name in zip(shards, names, strict=True):

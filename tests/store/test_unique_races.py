@@ -14,7 +14,6 @@ import trio
 
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.states import State
-from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import jobs, unique
 from ojs_cluster.store.context import Store, open_store
@@ -39,6 +38,7 @@ from tests.store.unique_jobs import (
 from tests.support.invariants import Census
 from tests.support.lossy import lossy
 from tests.support.mortal import dies_at
+from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
 
 PRODUCERS = 64
@@ -49,7 +49,7 @@ POLICIES = ("reject", "ignore", "replace", "replace_except_schedule")
 @pytest.fixture
 async def stores(backend: Embedded) -> AsyncIterator[list[Store]]:
     """Several processes' stores: each has its own connections."""
-    settings = ClientSettings.from_url(backend.url)
+    settings = patient_client(backend)
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(open_store(settings, prelude=PRELUDE))
