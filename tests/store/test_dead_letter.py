@@ -262,11 +262,14 @@ async def test_a_deleted_dead_letter_leaves_nothing_behind(
 
 
 async def test_beyond_the_cap_of_its_queue_the_oldest_goes(
-    store: Store, backend: Embedded, consistent: Check
+    store: Store, db: Any, backend: Embedded, consistent: Check
 ) -> None:
     store = replace(store, settings=replace(store.settings, dead_letter_max=3))
     other = await bury(store, "other")
-    dead = [await bury(store) for _ in range(5)]
+    dead = []
+    for number in range(5):
+        dead.append(await bury(store))
+        age_job(db, shard_of(store), dead[-1].id, (5 - number) * 60_000)  # no two at one moment
 
     listed, total = await dead_letter.list_dead(store, queue=QUEUE, limit=10)
     assert ([job.id for job in listed], total) == ([job.id for job in dead[:1:-1]], 3)

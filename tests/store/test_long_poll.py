@@ -339,47 +339,6 @@ async def test_cancelled_waiters_claim_nothing_and_pass_their_wake_up_on(
     assert census.count()["completed"] == 60 - len(delivered)
 
 
-async def test_a_waiter_that_is_cancelled_after_its_wake_up_leaves_the_job_to_the_next(
-    store: Store, waiters: Waiters, consistent: Check
-) -> None:
-    """The first waiter, the one that is woken, goes away; the second must not sleep on."""
-    for _ in range(10):
-        got: list[JobRecord] = []
-
-        async def patient() -> None:
-            got.extend(await wait_for(store, waiters, worker="patient"))  # noqa: B023
-
-        async with trio.open_nursery() as nursery:
-            first = await nursery.start(until_cancelled, store, waiters)
-            await waiting(waiters)
-            nursery.start_soon(patient)
-            await waiting(waiters, 2)
-            await put(store)
-            first.cancel()
-            with trio.fail_after(PATIENCE_S):
-                while not got and not await finished_by_first(store):  # noqa: ASYNC110 - as above
-                    await trio.sleep(0.01)
-            nursery.cancel_scope.cancel()
-        for job in [*got, *await take(store, count=9)]:
-            await ack(store, job)
-    assert set(consistent().states.values()) == {"completed"}
-
-
-async def finished_by_first(store: Store) -> bool:
-    stats = await queues.stats(store, QUEUE)
-    return stats.counts[State.ACTIVE] + stats.counts[State.AVAILABLE] == 0
-
-
-async def until_cancelled(
-    store: Store, waiters: Waiters, task_status: trio.TaskStatus[trio.CancelScope]
-) -> None:
-    with trio.CancelScope() as scope:
-        task_status.started(scope)
-        for job in await wait_for(store, waiters, worker="fickle"):
-            with trio.CancelScope(shield=True):
-                await ack(store, job)
-
-
 @pytest.mark.parametrize("look_again_s", [0.2], indirect=True)
 async def test_a_lost_wake_up_is_made_good_by_looking_again(
     store: Store, other_store: Store, waiters: Waiters

@@ -104,7 +104,7 @@ async def test_a_lease_that_is_not_renewed_ends(store: Store) -> None:
 async def test_a_renewal_starts_the_time_anew(store: Store, db: Any) -> None:
     lease = await leader.acquire(store, "g", "one", 60_000)
     assert lease is not None
-    db.pexpire(store.keys.meta.leader("g"), 1000)
+    db.pexpire(store.keys.meta.leader("g"), 30_000)
     assert await leader.renew(store, lease)
 
     assert db.pttl(store.keys.meta.leader("g")) > 50_000

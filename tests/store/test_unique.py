@@ -150,17 +150,17 @@ async def test_a_job_that_was_not_stored_gives_the_lock_back_to_the_one_before(
 async def test_the_period_counts_from_the_creation_of_the_job_that_is_there(
     store: Store, db: Any
 ) -> None:
-    first = await once(store, period="PT1M")
-    age_job(db, shard_of(store), first.id, MINUTE - 5_000)
+    first = await once(store, period="PT1H")
+    age_job(db, shard_of(store), first.id, HOUR - 5 * MINUTE)
     with pytest.raises(Duplicate):
-        await once(store, period="PT1M")
+        await once(store, period="PT1H")
 
-    age_job(db, shard_of(store), first.id, 5_000)
-    second = await once(store, period="PT1M")
+    age_job(db, shard_of(store), first.id, 5 * MINUTE)
+    second = await once(store, period="PT1H")
 
     assert (await jobs.get(store, first.id)).state == State.AVAILABLE
     with pytest.raises(Duplicate, match=second.id):
-        await once(store, period="PT1M")
+        await once(store, period="PT1H")
 
 
 async def test_every_end_releases_the_lock(store: Store, db: Any) -> None:
