@@ -291,7 +291,7 @@ async def test_a_draining_process_is_alive_and_not_ready(api: Api) -> None:
 
 async def test_without_redis_we_are_alive_and_say_so(tmp_path: Path) -> None:
     with own_server(tmp_path, cluster=False) as server:
-        quick = {"call_timeout_s": 1.5, "connect_timeout_s": 1.0}
+        quick = {"call_timeout_s": 4.0, "connect_timeout_s": 3.0}
         async with open_app(server, redis=quick, health_timeout_s=0.5) as app:
             api = Api(app)
             await api.enqueue()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final
 
 import trio
 from redis.crc import key_slot
 
 from ojs_cluster.redis import Address, Client, ClientSettings, open_client
 from ojs_cluster.server.embedded import Embedded
+
+PATIENT: Final[Mapping[str, Any]] = {"reply_timeout_s": 30.0, "call_timeout_s": 60.0}
+"""What is slow on a busy machine must not look dead; a test about silence says how long it is."""
 
 
 def slot_of(key: bytes) -> int:
@@ -32,13 +35,14 @@ def key_on(embedded: Embedded, index: int, prefix: bytes = b"key") -> bytes:
 @contextlib.asynccontextmanager
 async def client_of(embedded: Embedded, **overrides: Any) -> AsyncIterator[Client]:
     """A client of all nodes of ``embedded``."""
-    async with open_client(ClientSettings.from_url(embedded.url, **overrides)) as client:
+    settings = ClientSettings.from_url(embedded.url, **{**PATIENT, **overrides})
+    async with open_client(settings) as client:
         yield client
 
 
 def settings_for(port: int, **overrides: Any) -> ClientSettings:
     """Settings for one server on the loopback address."""
-    return ClientSettings(nodes=(Address("127.0.0.1", port),), **overrides)
+    return ClientSettings(nodes=(Address("127.0.0.1", port),), **{**PATIENT, **overrides})
 
 
 async def eventually(

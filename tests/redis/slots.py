@@ -90,14 +90,26 @@ class Mover:
     def move_atomically(self, slots: list[int], source: Node, target: Node) -> None:
         """Move slots as a whole and wait until the target owns them."""
         ranges = [part for slot in slots for part in (slot, slot)]
+        move = ("MIGRATESLOTS", "SLOTSRANGE", *ranges, "NODE", self.ids[target.index])
         with source.client() as client, target.client() as receiver:
-            cluster_command(
-                client, "MIGRATESLOTS", "SLOTSRANGE", *ranges, "NODE", self.ids[target.index]
-            )
+            cluster_command(client, *move)
 
             def arrived() -> bool:
                 rows = cluster_command(receiver, "SLOTS")
                 mine = [(row[0], row[1]) for row in rows if row[2][1] == target.port]
-                return all(any(a <= slot <= b for a, b in mine) for slot in slots)
+                if all(any(a <= slot <= b for a, b in mine) for slot in slots):
+                    return True
+                if _last_migration(client) in (b"failed", b"canceled"):
+                    cluster_command(client, *move)  # the server gives up, and does not try again
+                return False
 
-            wait_until(arrived, timeout_s=30, what="the slots arrived")
+            wait_until(arrived, timeout_s=120, what="the slots arrived")
+
+
+def _last_migration(client: redis.Redis) -> bytes:
+    """How the latest move of slots as a whole goes."""
+    latest = cluster_command(client, "GETSLOTMIGRATIONS")[0]
+    fields = (
+        latest if isinstance(latest, dict) else dict(zip(latest[::2], latest[1::2], strict=True))
+    )
+    return bytes(fields[b"state"])

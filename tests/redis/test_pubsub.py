@@ -124,12 +124,12 @@ async def test_killed_connection_is_replaced_and_the_gap_told(backend: Embedded)
 
 async def test_silent_server_is_noticed_and_the_gap_told(standalone: Embedded) -> None:
     async with proxied(standalone) as proxy:
-        settings = settings_for(proxy.port, reply_timeout_s=2.0)
+        settings = settings_for(proxy.port, reply_timeout_s=5.0)
         async with open_client(settings) as client:
             ear = Ear(client, b"quiet")
             await ear.open()
             before = proxy.connections
-            await trio.sleep(3.0)
+            await trio.sleep(6.0)
             assert (proxy.connections, ear.gaps) == (before, 0), "an idle feed was taken for dead"
 
             proxy.stall()
@@ -142,7 +142,7 @@ async def test_silent_server_is_noticed_and_the_gap_told(standalone: Embedded) -
 async def test_subscription_that_nobody_confirms_ends_with_the_calls_time(
     standalone: Embedded,
 ) -> None:
-    settings = functools.partial(settings_for, call_timeout_s=2.0)
+    settings = functools.partial(settings_for, call_timeout_s=5.0)
     async with proxied(standalone) as proxy, open_client(settings(proxy.port)) as client:
         proxy.stall()
         ear = Ear(client, b"late")
@@ -229,15 +229,21 @@ async def test_subscription_follows_its_slot(tmp_path: Path) -> None:
 @pytest.fixture
 def replicated(tmp_path: Path) -> Iterator[Embedded]:
     """Three masters with a replica each, to be killed."""
-    with own_server(tmp_path, replicas=1, node_timeout_ms=3000) as servers:
+    with own_server(tmp_path, replicas=1, node_timeout_ms=5000) as servers:
         yield servers
 
 
 @pytest.mark.parametrize("way", ["kill", "pause"])
 async def test_subscription_moves_to_the_promoted_replica(replicated: Embedded, way: str) -> None:
-    overrides = {"reply_timeout_s": 3.0, "connect_timeout_s": 1.0, "call_timeout_s": 120.0}
-    async with client_of(replicated, **overrides) as client:
-        ears = [Ear(client, key_on(replicated, index)) for index in range(3)]
+    # A paused node is noticed by its silence, which others must not be taken for on a busy machine.
+    silence_s = 10.0 if way == "pause" else 60.0
+    async with (
+        client_of(replicated, reply_timeout_s=silence_s, call_timeout_s=120.0) as client,
+        client_of(replicated, reply_timeout_s=60.0, call_timeout_s=120.0) as patient,
+    ):
+        ears = [
+            Ear(client if index == 0 else patient, key_on(replicated, index)) for index in range(3)
+        ]
         for ear in ears:
             await ear.open()
 

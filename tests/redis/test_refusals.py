@@ -26,7 +26,7 @@ from tests.support.servers import own_server
 
 async def test_nobody_listens() -> None:
     with pytest.raises(BackendUnavailable) as caught:
-        async with open_client(settings_for(1, call_timeout_s=0.3)):
+        async with open_client(settings_for(1, call_timeout_s=3.0)):
             raise AssertionError("opened")
     assert caught.value.outcome == "not_applied"
     assert "127.0.0.1:1" in str(caught.value.__cause__)
@@ -34,7 +34,7 @@ async def test_nobody_listens() -> None:
 
 async def test_server_that_accepts_and_stays_silent() -> None:
     with silent_listener() as port, pytest.raises(BackendUnavailable) as caught:
-        async with open_client(settings_for(port, call_timeout_s=1.5, connect_timeout_s=0.5)):
+        async with open_client(settings_for(port, call_timeout_s=6.0, connect_timeout_s=0.5)):
             raise AssertionError("opened")
     assert "handshake" in str(caught.value.__cause__)
 
@@ -48,7 +48,7 @@ async def test_server_that_speaks_another_protocol() -> None:
         port = listeners[0].socket.getsockname()[1]
         nursery.start_soon(trio.serve_listeners, http, listeners)
         with pytest.raises(BackendUnavailable) as caught:
-            async with open_client(settings_for(port, call_timeout_s=2.0)):
+            async with open_client(settings_for(port, call_timeout_s=5.0)):
                 raise AssertionError("opened")
         nursery.cancel_scope.cancel()
     assert "protocol error" in str(caught.value.__cause__)
@@ -175,7 +175,7 @@ async def test_user_with_few_rights_can_work(tmp_path: Path) -> None:
     rights = ["+@read", "+@write", "+@scripting", "+@pubsub", "-client"]
     with own_server(tmp_path, cluster=False) as server:
         await set_user(server, [*rights, "+cluster|slots"])
-        async with open_client(few_rights(server)) as client:
+        async with open_client(few_rights(server, call_timeout_s=60.0)) as client:
             assert await client.call(0, b"INCR", b"n") == 1
             await client.subscribe(b"ch", 0, lambda _: None, lambda: None)
 
@@ -184,15 +184,15 @@ async def test_missing_right_to_the_topology_is_named(tmp_path: Path) -> None:
     with own_server(tmp_path, cluster=False) as server:
         await set_user(server, ["+@read"])
         with pytest.raises(BackendUnavailable) as caught:
-            async with open_client(few_rights(server)):
+            async with open_client(few_rights(server, call_timeout_s=5.0)):
                 raise AssertionError("opened")
     assert "NOPERM" in str(caught.value.__cause__)
 
 
-def few_rights(server: Embedded) -> ClientSettings:
+def few_rights(server: Embedded, *, call_timeout_s: float) -> ClientSettings:
     """Settings of a user made by ``set_user``."""
     url = server.url.replace("redis://", "redis://few:pw@")
-    return ClientSettings.from_url(url, call_timeout_s=3.0)
+    return ClientSettings.from_url(url, call_timeout_s=call_timeout_s)
 
 
 async def set_user(server: Embedded, rights: list[str]) -> None:
