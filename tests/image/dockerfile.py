@@ -78,6 +78,10 @@ def pairs(rest: str, known: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
+_DOWNLOADS = 3
+"""How often a step that downloads is tried: an index that is away says nothing about the file."""
+
+
 @dataclass(slots=True)
 class Built:
     """What the steps made.
@@ -142,18 +146,21 @@ def build(context: Path, root: Path, inherited: Mapping[str, str]) -> Built:
 
 
 def _run(command: str, here: Path, env: Mapping[str, str]) -> None:
-    done = subprocess.run(
-        ["/bin/sh", "-c", command],
-        cwd=here,
-        env=env,
-        capture_output=True,
-        text=True,
-        check=False,
-        user=USER,
-        group=USER,
-        extra_groups=GROUPS,
-    )
-    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    for _ in range(_DOWNLOADS if "pip" in command else 1):
+        done = subprocess.run(
+            ["/bin/sh", "-c", command],
+            cwd=here,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+            user=USER,
+            group=USER,
+            extra_groups=GROUPS,
+        )
+        if done.returncode == 0:
+            return
+    raise AssertionError(f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
 
 
 def _copy(context: Path, sources: Sequence[str], target: Path, allowed: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from threading import Thread
 
 import httpx
 
-from ojs_cluster.server.ports import reserve_any
+from ojs_cluster.server.ports import PortReservation, reserve_any
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,11 +108,13 @@ def program(
         stdout.close()
 
 
+_held: list[PortReservation] = []
+
+
 def free_port() -> int:
-    """Give a port that was free a moment ago, and that no outgoing connection takes by chance."""
-    reservation = reserve_any()
-    reservation.release()
-    return reservation.port
+    """Give a port that nobody else takes before this test process ends."""
+    _held.append(reserve_any())
+    return _held[-1].port
 
 
 def get(port: int, path: str, timeout_s: float = 60.0) -> httpx.Response:

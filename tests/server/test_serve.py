@@ -173,7 +173,7 @@ def test_process_that_waits_for_redis_stops_at_once(tmp_path: Path) -> None:
 
 
 def test_drain_turns_readiness_off_and_ends_long_polls(standalone: Embedded) -> None:
-    with serve(standalone.url, OJS_SHUTDOWN_DELAY="5s") as (running, port):
+    with serve(standalone.url, OJS_SHUTDOWN_DELAY="600s") as (running, port):
         running.wait_line("ready to serve")
         running.signal(signal.SIGTERM)
         wait_until(lambda: get(port, "/ready").status_code == 503, what="readiness is off")
@@ -184,6 +184,7 @@ def test_drain_turns_readiness_off_and_ends_long_polls(standalone: Embedded) -> 
         )
         assert answer.json()["jobs"] == []
         assert answer.headers["connection"] == "close"
+        running.signal(signal.SIGTERM)  # do not wait for the rest of the delay
         assert running.wait_exit() == 0
 
 

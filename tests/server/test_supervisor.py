@@ -9,13 +9,15 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import hpack
 import httpx
 import pytest
+import trio
+from trio.testing import MockClock
 
+from ojs_cluster.server.supervisor import STEADY_S, ChildSpec, Supervisor
 from tests.server.echo_child import BIG
 from tests.server.programs import Program, get, pid_exists, program
 from tests.support.servers import wait_until
@@ -55,14 +57,28 @@ def test_killed_worker_is_replaced_and_the_port_stays_open() -> None:
         assert pids(port, 2) - {victim, survivor}, "a new process took the victim's place"
 
 
-def test_worker_that_keeps_dying_is_restarted_later_and_later() -> None:
-    with echo(workers=1) as (running, port):
-        for _ in range(2):
-            (victim,) = pids(port, 1)
-            os.kill(victim, signal.SIGKILL)
-            wait_until(partial(is_gone, victim), what="the victim is gone")
-        running.wait_line("again in 0.1 s")
-        running.wait_line("again in 0.2 s")
+async def test_child_that_keeps_dying_is_restarted_later_and_later(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives_s = [*[1.0] * 9, STEADY_S, 1.0, 1.0]
+    supervisor = Supervisor([ChildSpec("c", "no.module", {})], stop_timeout_s=1)
+    starts: list[float] = []
+
+    async def run_once(spec: ChildSpec) -> int:
+        starts.append(trio.current_time())
+        if len(starts) > len(lives_s):
+            supervisor.stop()
+            return 0
+        await trio.sleep(lives_s[len(starts) - 1])
+        return -signal.SIGKILL
+
+    monkeypatch.setattr(supervisor, "_run_once", run_once)
+    assert await supervisor.run() == 0
+
+    pauses_s = [b - a - life for a, b, life in zip(starts, starts[1:], lives_s, strict=False)]
+    doubled = [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10]
+    # One that has lasted has recovered.
+    assert pauses_s == pytest.approx([*doubled, 0.1, 0.2, 0.4])
 
 
 def test_drain_finishes_the_request_in_flight_and_refuses_new_connections(tmp_path: Path) -> None:
@@ -87,11 +103,24 @@ def test_idle_keep_alive_connection_does_not_delay_the_end() -> None:
 
 
 def test_shutdown_delay_keeps_accepting_first() -> None:
-    with echo(workers=1, OJS_SHUTDOWN_DELAY="4s") as (running, port):
+    with echo(workers=1, OJS_SHUTDOWN_DELAY="600s") as (running, port):
         running.signal(signal.SIGTERM)
         running.wait_line("draining")
         assert get(port, "/pid").status_code == 200
-        wait_until(lambda: refuses(port), what="then the port closes")
+        assert not refuses(port)
+        running.signal(signal.SIGTERM)
+        assert running.wait_exit() == 0
+
+
+def test_after_the_shutdown_delay_the_port_closes(tmp_path: Path) -> None:
+    with (
+        echo(workers=1, OJS_SHUTDOWN_DELAY="1s") as (running, port),
+        slow_request(port, tmp_path / "never made"),
+    ):
+        running.signal(signal.SIGTERM)
+        wait_until(lambda: refuses(port), what="the port closes")
+        assert running.process.poll() is None, "a request is still in flight"
+        running.signal(signal.SIGTERM)
         assert running.wait_exit() == 0
 
 
@@ -236,10 +265,6 @@ def connection(port: int) -> http.client.HTTPConnection:
     client.connect()
     client.auto_open = 0
     return client
-
-
-def is_gone(pid: int) -> bool:
-    return not pid_exists(pid)
 
 
 def established(port: int) -> int:
