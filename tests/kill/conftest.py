@@ -49,7 +49,7 @@ def three_masters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployme
 @pytest.fixture(scope="session")
 def with_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Three masters with a replica each."""
-    yield from _deployed(tmp_path_factory, "failover", _replicated_topology(), 1000)
+    yield from _deployed(tmp_path_factory, "failover", _replicated_topology(), 5000)
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +58,7 @@ def with_sure_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dep
     # Unconfirmed for a while after each failover, until the killed node is back: the clients of
     # the test repeat such requests, and the shorter wait lets them do so more often.
     env = {**ENV, "OJS_DURABILITY": "replica", "OJS_DURABILITY_TIMEOUT": "300ms"}
-    yield from _deployed(tmp_path_factory, "durable", _replicated_topology(), 1000, env)
+    yield from _deployed(tmp_path_factory, "durable", _replicated_topology(), 5000, env)
 
 
 def _replicated_topology() -> Topology:

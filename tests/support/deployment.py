@@ -70,7 +70,7 @@ def unavailable(topology: str) -> str | None:
     return None
 
 
-def backend_of(directory: Path, topology: Topology, node_timeout_ms: int = 2000) -> Embedded:
+def backend_of(directory: Path, topology: Topology, node_timeout_ms: int = 5000) -> Embedded:
     """The backend of a topology, not started. Raises `ServerNotFound`."""
     complaints = []
     for choice in topology.servers:
@@ -101,7 +101,7 @@ def deploy(
     workers: int = 2,
     schedulers: int = 2,
     env: Environment = NOTHING,
-    node_timeout_ms: int = 2000,
+    node_timeout_ms: int = 5000,
 ) -> Iterator[Deployment]:
     """Start everything, give it when every node is ready, stop it in reverse order.
 

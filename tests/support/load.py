@@ -25,7 +25,7 @@ import trio
 JSON = dict[str, Any]
 
 UNAVAILABLE = (502, 503, 504)
-CALL_TIMEOUT_S = 60.0
+CALL_TIMEOUT_S = 180.0
 ATTEMPTS = 50
 """A job may be lost with its process many times in a test; it must not run out of attempts."""
 

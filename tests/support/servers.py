@@ -73,7 +73,7 @@ def own_server(
     masters: int = 3,
     replicas: int = 0,
     append_only: bool = False,
-    node_timeout_ms: int = 2000,
+    node_timeout_ms: int = 5000,
     config: dict[str, str] | None = None,
     choice: str | None = None,
 ) -> Iterator[Embedded]:
