@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import time
 from pathlib import Path
@@ -104,16 +105,16 @@ async def test_no_increment_is_applied_twice_while_connections_are_cut(
 
 
 async def test_client_kill_is_survived_by_idempotent_callers(backend: Embedded) -> None:
-    done = 0
+    hits = 0
 
     async def caller(client: Client, number: int) -> None:
-        nonlocal done
         key = b"k:%d" % number
-        for step in range(100):
+        for step in itertools.count():
+            if hits >= 5:
+                return
             await client.call(slot_of(key), b"SET", key, step, idempotent=True)
             value = await client.call(slot_of(key), b"GET", key, idempotent=True)
             assert value == b"%d" % step
-            done += 1
 
     def kill_all() -> int:
         """Cut all connections; returns how many of them were the client's."""
@@ -136,14 +137,10 @@ async def test_client_kill_is_survived_by_idempotent_callers(backend: Embedded) 
     ):
         for number in range(32):
             nursery.start_soon(caller, client, number)
-        hits = 0
-        for _ in range(5):
-            assert done < 3200, "they were done before the connections were cut"
-            hits += await in_thread(kill_all)
-            await trio.sleep(0.05)
-
-    assert hits >= 3, "it had hardly a connection to be cut"
-    assert done == 3200
+        with trio.fail_after(60):
+            while hits < 5:
+                hits += await in_thread(kill_all)
+                await trio.sleep(0.05)
 
 
 async def test_call_that_was_never_sent_waits_for_the_next_connection(
