@@ -99,7 +99,7 @@ class Mover:
                 mine = [(row[0], row[1]) for row in rows if row[2][1] == target.port]
                 if all(any(a <= slot <= b for a, b in mine) for slot in slots):
                     return True
-                if _last_migration(client) in (b"failed", b"canceled"):
+                if _last_migration(client) in (b"failed", b"cancelled"):
                     cluster_command(client, *move)  # the server gives up, and does not try again
                 return False
 
