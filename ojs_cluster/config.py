@@ -141,6 +141,11 @@ def _contradictions(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
         problems.append(f"{names}: only with a REDIS_URL that begins with rediss://")
     if bool(redis["tls_cert"]) != bool(redis["tls_key"]):
         problems.append("OJS_REDIS_TLS_CERT and OJS_REDIS_TLS_KEY: set both or neither")
+    listen = sections["listen"]
+    if bool(listen["tls_cert"]) != bool(listen["tls_key"]):
+        problems.append("OJS_TLS_CERT and OJS_TLS_KEY: set both or neither")
+    elif listen["tls_client_ca"] and not listen["tls_cert"]:
+        problems.append("OJS_TLS_CLIENT_CA: only with OJS_TLS_CERT and OJS_TLS_KEY")
     if redis["durability_timeout_s"] > redis["reply_timeout_s"] / 2:
         problems.append("OJS_DURABILITY_TIMEOUT: at most half of OJS_REDIS_REPLY_TIMEOUT")
     return problems + list(redis_checks.problems(RedisSettings(**redis)))

@@ -1,4 +1,4 @@
-"""The second door: the hot routes over plain HTTP/1.1, on our own small loop.
+"""The second door: the hot routes over HTTP/1.1, on our own small loop.
 
 A connection is first served here. As long as its requests are plain (`lane_parser`) and for routes
 marked ``fast`` in the route table, they go through the same `prepare` and `run` as in the first
@@ -9,14 +9,12 @@ the lane knows nothing of chunks, upgrades and HTTP/2, and never says that a req
 What makes it fast: no task and no cancel scope per request (one nursery per connection), one write
 per response, no await for a write that the kernel takes at once, and one task that looks at the
 deadlines of all idle connections (trio keeps deadlines in a heap: setting one twice per request
-costs as much as parsing it). It works on the socket itself, as trio's streams check, lock and
-reschedule around each call.
+costs as much as parsing it). Without TLS it works on the socket itself (`lane_wires`).
 """
 
 from __future__ import annotations
 
 import re
-import socket
 from contextlib import suppress
 from math import inf
 from typing import Final
@@ -28,11 +26,11 @@ from ojs_cluster.http.dispatch import Call, prepare, refuse, run, too_late, undo
 from ojs_cluster.http.errors import BodyTimeout
 from ojs_cluster.http.lane_parser import Head, Heads, Odd
 from ojs_cluster.http.lane_replies import encode
+from ojs_cluster.http.lane_wires import Left, TlsStream, wire_over
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.room import Held
 from ojs_cluster.http.routes import ROUTES
 
-_MOST: Final = 65_536  # bytes read at once, as in hypercorn
 _LOOKS_PER_TIMEOUT: Final = 8
 _LONGEST_LOOK_S: Final = 1.0
 
@@ -45,10 +43,6 @@ _PATTERN: Final = re.compile(
         if "{" in template
     )
 )
-
-
-class _Left(Exception):
-    """The client is gone: nobody is left to answer."""
 
 
 class FastLane:
@@ -71,7 +65,7 @@ class FastLane:
         """Serve ``app`` on connections that come from now on."""
         self._app = app
 
-    async def serve(self, stream: trio.SocketStream) -> bytes | None:
+    async def serve(self, stream: trio.SocketStream | TlsStream) -> bytes | None:
         """Serve a connection until it ends, or until it is hypercorn's.
 
         Returns None when it has ended and ``stream`` is closed, else the bytes that were read and
@@ -89,8 +83,9 @@ class FastLane:
         finally:
             self._connections.discard(connection)
         if rest is None:
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                await stream.send_eof()  # as hypercorn does
+            if isinstance(stream, trio.SocketStream):
+                with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    await stream.send_eof()  # as hypercorn does
             await stream.aclose()
         return rest
 
@@ -121,7 +116,7 @@ class FastLane:
 class _Connection:
     """One connection while it is in the lane."""
 
-    def __init__(self, lane: FastLane, app: App, stream: trio.SocketStream) -> None:
+    def __init__(self, lane: FastLane, app: App, stream: trio.SocketStream | TlsStream) -> None:
         self._lane = lane
         self._app = app
         self._heads = Heads()
@@ -135,23 +130,20 @@ class _Connection:
         waits. Nothing else may be running in it."""
         self.idle_since = trio.current_time()
         """When it began to wait for a complete head; infinity while it does not."""
-        # The same descriptor without trio's wrapper; the stream stays its owner, and `run` gives it
-        # back. Last here, for it would close the descriptor if it were dropped.
-        found = stream.socket
-        self._sock = socket.socket(found.family, found.type, found.proto, found.fileno())
-        self._sock.setblocking(False)
+        # Last here, for it would close the descriptor if it were dropped; `run` gives it back.
+        self._wire = wire_over(stream)
 
     async def run(self) -> bytes | None:
         """As `FastLane.serve`, without closing."""
         try:
             with self.scope:
                 async with trio.open_nursery() as self._nursery:
-                    with suppress(_Left):
+                    with suppress(Left):
                         return await self._serve()
             return None
         finally:
             self._room.release()
-            self._sock.detach()
+            self._wire.release()
 
     async def _serve(self) -> bytes | None:
         while True:
@@ -186,23 +178,12 @@ class _Connection:
                     return head
             if self._lane.drained and not self.has_unread():
                 return None
-            piece = await self._receive()
+            piece = await self._wire.receive()
             if not piece:
                 if self._data:
                     raise Odd
                 return None
             self._data = self._data + piece if self._data else piece
-
-    async def _receive(self) -> bytes:
-        """What comes next, empty at the end. Raises _Left."""
-        while True:
-            await trio.lowlevel.wait_readable(self._sock)
-            try:
-                return self._sock.recv(_MOST)
-            except BlockingIOError:
-                continue
-            except OSError:
-                raise _Left from None
 
     async def _read_until(self, end: int, timeout_s: float) -> bool:
         """Read until there are ``end`` bytes. Tells whether there are, ``timeout_s`` later.
@@ -213,7 +194,7 @@ class _Connection:
         try:
             with trio.move_on_after(timeout_s):
                 while len(data) < end:
-                    piece = await self._receive()
+                    piece = await self._wire.receive()
                     if not piece:
                         raise Odd
                     data += piece
@@ -264,14 +245,14 @@ class _Connection:
         return Request(head.method, head.path, head.query, head.headers, body, self._begin_to_wait)
 
     async def _run(self, call: Call, request: Request) -> Response:
-        """Run the handler. Raises _Left when the client left while it waited."""
+        """Run the handler. Raises Left when the client left while it waited."""
         response = await run(self._app, call, request)
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None
             if self.scope.cancel_called:  # too late for the handler to notice
                 await undo(response)
-                raise _Left
+                raise Left
         return response
 
     def _begin_to_wait(self) -> None:
@@ -287,78 +268,39 @@ class _Connection:
     async def _watch(self, scope: trio.CancelScope) -> None:
         """Cancel everything here when the client leaves. Its next request ends the watch."""
         with scope:
-            await trio.lowlevel.checkpoint_if_cancelled()
-            while True:
-                await trio.lowlevel.wait_readable(self._sock)
-                seen = self._peek()
-                if seen is None:
-                    continue
-                if not seen:
-                    self.scope.cancel()
-                return
+            if not await self._wire.stays():
+                self.scope.cancel()
 
     def has_unread(self) -> bool:
         """Whether something has arrived that was not read yet."""
-        return bool(self._peek())
+        return self._wire.unread()
 
-    def _has_left(self) -> bool:
+    async def _has_left(self) -> bool:
         """Whether the client has closed its side and waits for nothing that it sent before.
 
         A client that sends requests ahead may close its side and read the answers: hypercorn stops
         reading at the next request, so the first door does not see it leave either.
         """
-        return not self._data and self._peek() == b""
-
-    def _peek(self) -> bytes | None:
-        """The next byte, left where it is: empty at the end, None while nothing comes."""
-        try:
-            return self._sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return None
-        except OSError:
-            return b""
+        return not self._data and await self._wire.gone()
 
     async def _deliver(self, response: Response, data: bytes) -> None:
-        """Send a response, and undo what cannot be sent if it says so. Raises _Left.
+        """Send a response, and undo what cannot be sent if it says so. Raises Left.
 
         As in the first door, a client that has left before the last byte is given to the network
         has no complete response; from then on it counts as answered.
         """
         if response.undelivered is None:
-            await self._send(data)
+            await self._wire.send(data)
             return
         sent = False
         try:
-            if self._has_left():
-                raise _Left
-            await self._send(data, look=True)
+            if await self._has_left():
+                raise Left
+            await self._wire.send(data, look=not self._data)
             sent = True
         finally:
             if not sent:
                 await undo(response)
-
-    async def _send(self, data: bytes, *, look: bool = False) -> None:
-        """Send all of it. With ``look`` a client that leaves meanwhile gets the last byte no more.
-
-        Nearly always the kernel takes all at once, and nothing is awaited. Raises _Left.
-        """
-        sent = self._send_some(data)
-        if sent == len(data):
-            return
-        rest = memoryview(data)[sent:]
-        while rest:
-            await trio.lowlevel.wait_writable(self._sock)
-            if look and len(rest) == 1 and self._has_left():
-                raise _Left
-            rest = rest[self._send_some(rest[:-1] if look and len(rest) > 1 else rest) :]
-
-    def _send_some(self, data: bytes | memoryview) -> int:
-        try:
-            return self._sock.send(data)
-        except BlockingIOError:
-            return 0
-        except OSError:
-            raise _Left from None
 
 
 def _is_fast(head: Head) -> bool:

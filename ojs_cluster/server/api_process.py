@@ -31,6 +31,7 @@ from ojs_cluster.server.child import Child, run_child
 from ojs_cluster.server.http_server import drain_times, hypercorn_config, lifespan, serve
 from ojs_cluster.server.opening import open_patiently
 from ojs_cluster.server.settings import ListenSettings
+from ojs_cluster.server.tls import Tls
 from ojs_cluster.store.wake import Waiters
 
 _OPENING_S = 2.0
@@ -89,6 +90,7 @@ async def work(child: Child) -> None:
     config = hypercorn_config(settings.listen)
     gate = Gate(child.stop)
     lane = fast_lane(settings.listen, child.stop)
+    tls = Tls(settings.listen) if settings.listen.tls_cert else None
     sockets = [socket.socket(fileno=fd) for fd in child.listen_fds]
     times = drain_times(settings.listen)
     served = trio.Event()
@@ -103,6 +105,7 @@ async def work(child: Child) -> None:
                 stop=child.stop,
                 times=times,
                 lane=lane,
+                tls=tls,
                 write_timeout_s=settings.listen.write_timeout_s,
             )
             served.set()

@@ -17,6 +17,7 @@ from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.http_server import open_listener
 from ojs_cluster.server.logs import configure_logging
 from ojs_cluster.server.supervisor import ChildSpec, Supervisor
+from ojs_cluster.server.tls import TlsFilesError, make_context
 
 log = logging.getLogger("ojs.server")
 
@@ -32,10 +33,9 @@ def run_serve(settings: Settings, environ: Mapping[str, str]) -> int:
         environ: what it was read from; the API processes read it again.
 
     Raises:
-        ConfigError: there is neither a key nor leave to serve without one.
+        ConfigError: the API must not or cannot be served as configured.
     """
-    if settings.access.problem is not None:
-        raise ConfigError([settings.access.problem])
+    check_serving(settings)
     start_logging(settings, "serve")
     say_what_is_unusual(settings)
     listen = settings.listen
@@ -57,6 +57,23 @@ def run_serve(settings: Settings, environ: Mapping[str, str]) -> int:
         return code
 
     return trio.run(run)
+
+
+def check_serving(settings: Settings) -> None:
+    """Look at what only those who serve the API need.
+
+    Raises:
+        ConfigError: there is neither a key nor leave to serve without one, or no usable certificate
+            in the files that are named.
+    """
+    problems = [] if settings.access.problem is None else [settings.access.problem]
+    if settings.listen.tls_cert:
+        try:
+            make_context(settings.listen)
+        except TlsFilesError as problem:
+            problems.append(str(problem))
+    if problems:
+        raise ConfigError(problems)
 
 
 async def _announce(supervisor: Supervisor, settings: Settings) -> None:

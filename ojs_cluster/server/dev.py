@@ -21,6 +21,7 @@ from ojs_cluster.redis.link import Backoff
 from ojs_cluster.server.commands import (
     SCHEDULER_MODULE,
     api_specs,
+    check_serving,
     make_supervisor,
     start_logging,
     warn,
@@ -80,8 +81,7 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
         signal.signal(number, signal.default_int_handler)
     merged = _with_defaults(environ)
     settings = load(merged)  # every mistake is reported before anything starts
-    if settings.access.problem is not None:  # somebody set OJS_ALLOW_INSECURE_NO_AUTH=false
-        raise ConfigError([settings.access.problem])
+    check_serving(settings)
     try:
         with contextlib.ExitStack() as stack:
             embedded: Embedded | None = None
@@ -240,7 +240,7 @@ def banner(settings: Settings, embedded: Embedded | None) -> str:
     """Give what a newcomer needs to see once everything runs."""
     listen = settings.listen
     host = f"[{listen.host}]" if ":" in listen.host else listen.host
-    url = f"http://{host}:{listen.port}"
+    url = f"{'https' if listen.tls_cert else 'http'}://{host}:{listen.port}"
     keys = settings.access.keys
     auth = '  -H "Authorization: Bearer $OJS_API_KEY" \\\n' if keys else ""
     redis = ", ".join(node.address for node in embedded.nodes) if embedded else "from REDIS_URL"

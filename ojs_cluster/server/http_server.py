@@ -28,9 +28,12 @@ from hypercorn.utils import wrap_app
 from ojs_cluster.http.fast_lane import FastLane
 from ojs_cluster.server.child import leaves
 from ojs_cluster.server.settings import ListenSettings
+from ojs_cluster.server.tls import Tls, TlsStream
 from ojs_cluster.server.unread import Patience, Reader
 
 log = logging.getLogger("ojs.http")
+
+SendAll = Callable[[bytes], Awaitable[None]]
 
 _KEEPALIVE_IDLE_S = 60
 _LIFESPAN_SHUTDOWN_S = 5.0
@@ -125,22 +128,40 @@ class Resumed:
     """A stream of which the first bytes have been read: it gives them again, then goes on.
 
     It has what hypercorn's `TCPServer` uses of a stream, which `tests/server/test_hypercorn.py`
-    pins. A `trio.abc.Stream` would have to promise more.
+    pins. A `trio.abc.Stream` would have to promise more. hypercorn tells a stream with TLS by its
+    `do_handshake`, so that is `ResumedTls`.
     """
 
     def __init__(
-        self,
-        stream: trio.SocketStream,
-        read: bytes,
-        send_all: Callable[[bytes], Awaitable[None]] | None = None,
+        self, stream: trio.SocketStream, read: bytes, send_all: SendAll | None = None
     ) -> None:
         """Put `read` in front of what `stream` still gives, and `send_all` in place of its own."""
-        self._stream = stream
-        self._read = read
+        self.receive_some = _Rest(stream, read).receive_some
         self.socket = stream.socket
         self.send_all = send_all or stream.send_all
         self.send_eof = stream.send_eof
         self.aclose = stream.aclose
+
+
+class ResumedTls:
+    """As `Resumed`, over TLS whose handshake is done."""
+
+    def __init__(self, stream: TlsStream, read: bytes, send_all: SendAll | None = None) -> None:
+        """As for `Resumed`."""
+        self.receive_some = _Rest(stream, read).receive_some
+        self.transport_stream = stream.transport_stream
+        self.do_handshake = stream.do_handshake
+        self.selected_alpn_protocol = stream.selected_alpn_protocol
+        self.send_all = send_all or stream.send_all
+        self.aclose = stream.aclose
+
+
+class _Rest:
+    """The reading side of both."""
+
+    def __init__(self, stream: trio.SocketStream | TlsStream, read: bytes) -> None:
+        self._stream = stream
+        self._read = read
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         """Receive as a stream does."""
@@ -178,6 +199,7 @@ async def serve(
     stop: trio.Event,
     times: DrainTimes,
     lane: FastLane | None = None,
+    tls: Tls | None = None,
     write_timeout_s: float = 30.0,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -187,12 +209,13 @@ async def serve(
     Idle ones are closed, those with a request in flight are closed after its response, and what is
     left after the grace period is cut.
 
-    With a `lane` each connection is first served there, and here when that gives it up. A client
-    that takes nothing for `write_timeout_s` seconds is disconnected (`unread`).
+    With a `lane` each connection is first served there, and here when that gives it up. With `tls`
+    each begins with a handshake, which holds up no other. A client that takes nothing for
+    `write_timeout_s` seconds is disconnected (`unread`).
     """
     context = WorkerContext(None)
     patience = Patience(write_timeout_s)
-    connection = partial(_connection, _wrapped(app), config, context, patience, lane)
+    connection = partial(_connection, _wrapped(app), config, context, patience, lane, tls)
     # Copies: they are closed with the loop that accepts, and what waits is taken after that.
     copies = [trio.socket.from_stdlib_socket(sock.dup()) for sock in sockets]
     listeners = [trio.SocketListener(copy) for copy in copies]
@@ -215,6 +238,8 @@ async def serve(
             for stream in _close_emptied(sock):
                 connections.start_soon(connection, stream)
         await trio.sleep(_LAST_REQUESTS_S)
+        if tls is not None:
+            tls.drain()
         if lane is not None:
             lane.drain()
             # What it still reads may be hypercorn's to answer, which ends when `terminated` is set.
@@ -243,14 +268,19 @@ async def _connection(
     context: WorkerContext,
     patience: Patience,
     lane: FastLane | None,
-    stream: trio.SocketStream,
+    tls: Tls | None,
+    accepted: trio.SocketStream,
 ) -> None:
     try:
-        read = b"" if lane is None else await lane.serve(stream)
+        stream = accepted if tls is None else await tls.secure(accepted)
+        if stream is None:
+            return
+        # The lane leaves HTTP/2 to hypercorn anyway; a client that says so before is not read.
+        is_h2 = isinstance(stream, trio.SSLStream) and stream.selected_alpn_protocol() == "h2"
+        read = b"" if lane is None or is_h2 else await lane.serve(stream)
         if read is not None:
             reader = Reader(stream, patience)
-            # hypercorn annotates the TLS stream only; it takes a plain one as well.
-            resumed: Any = Resumed(stream, read, reader.send_all)
+            resumed = _resumed(stream, read, reader.send_all)
             state = ConnectionState({})
             await TCPServer(reader.serves(app), config, context, state, resumed)
     except* Exception as group:
@@ -263,6 +293,13 @@ async def _connection(
                 type(error).__name__,
                 extra={"stack": "".join(traceback.format_tb(error.__traceback__, limit=-2))},
             )
+
+
+def _resumed(stream: trio.SocketStream | TlsStream, read: bytes, send_all: SendAll) -> Any:
+    """What hypercorn goes on with. It annotates the TLS stream only, and takes others as well."""
+    if isinstance(stream, trio.SocketStream):
+        return Resumed(stream, read, send_all)
+    return ResumedTls(stream, read, send_all)
 
 
 def _wrapped(app: ASGIFramework) -> AppWrapper:

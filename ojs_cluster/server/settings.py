@@ -20,7 +20,7 @@ class ListenSettings:
     """Where and how to listen.
 
     `workers` is the number of API processes. `scheduler_port` is where a scheduler answers probes
-    and scrapes, 0 for nowhere.
+    and scrapes, 0 for nowhere. `tls_cert` is empty where the API is served without TLS.
     """
 
     host: str
@@ -35,6 +35,9 @@ class ListenSettings:
     max_header_bytes: int
     scheduler_port: int
     fast_lane: bool
+    tls_cert: str
+    tls_key: str
+    tls_client_ca: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ _LISTEN = (
         "listen.read_timeout_s",
         accept.seconds(least=0.1, most=3600),
         "30s",
-        "Time to receive a whole request body.",
+        "Time to receive a whole request body; and for the handshake of TLS.",
         reference=True,
     ),
     Variable(
@@ -88,6 +88,27 @@ _LISTEN = (
         accept.boolean,
         "1",
         "A second, faster door for what workers and producers send; 0 sends all to hypercorn.",
+    ),
+    Variable(
+        "OJS_TLS_CERT",
+        "listen.tls_cert",
+        accept.non_empty,
+        "",
+        "Certificate chain (PEM) of the API, which is then served over TLS alone.",
+    ),
+    Variable(
+        "OJS_TLS_KEY",
+        "listen.tls_key",
+        accept.non_empty,
+        "",
+        "Its private key (PEM, without a passphrase).",
+    ),
+    Variable(
+        "OJS_TLS_CLIENT_CA",
+        "listen.tls_client_ca",
+        accept.non_empty,
+        "",
+        "CA certificates (PEM); every client, probes too, must then show one that they signed.",
     ),
     Variable(
         "OJS_SCHEDULER_PORT",

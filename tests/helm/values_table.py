@@ -35,6 +35,9 @@ DERIVED = {
     "OJS_REDIS_TLS_CA",
     "OJS_REDIS_TLS_CERT",
     "OJS_REDIS_TLS_KEY",
+    "OJS_TLS_CERT",
+    "OJS_TLS_KEY",
+    "OJS_TLS_CLIENT_CA",  # nothing in a cluster could probe such pods
 }
 """Variables that `config` refuses, because another value sets them or the chart needs them so."""
 

@@ -27,7 +27,9 @@ from ojs_cluster.server.http_server import (
     open_listener,
     serve,
 )
+from ojs_cluster.server.tls import Tls
 from ojs_cluster.store.context import StoreSettings, open_store
+from tests.support.certificates import Certificates
 
 SHARDS = 8
 OJS_TYPE = "application/openjobspec+json"
@@ -137,9 +139,10 @@ _error_log = logging.getLogger("tests.http.hypercorn")
 
 @dataclass(slots=True)
 class Doors:
-    """Which doors `serving` opens. Test files that go through both set it."""
+    """Which doors `serving` opens, and whether by TLS. Test files that go through both set it."""
 
     lane: bool = False
+    tls: Certificates | None = None
 
 
 doors = Doors()
@@ -154,17 +157,19 @@ async def serving(
     lane: bool | FastLane | None = None,
     stop: trio.Event | None = None,
     grace_s: float = 2.0,
+    listening: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[int]:
     """Serve ``app`` as an API process does on a free loopback port, which is yielded.
 
     ``idle_s`` is after how long an idle connection is closed. ``lane`` puts a fast lane, or this
     one, before hypercorn; by default ``doors`` says. Setting ``stop`` begins the drain, which
-    leaving the block does anyway; requests have ``grace_s`` then. Raises AssertionError when
-    hypercorn or Quart reported an error meanwhile.
+    leaving the block does anyway; requests have ``grace_s`` then. ``listening`` are fields of
+    ListenSettings. Raises AssertionError when hypercorn or Quart reported an error meanwhile.
     """
     complaints = _Complaints()
     _error_log.addHandler(complaints)
-    listen = replace(load({"OJS_ALLOW_INSECURE_NO_AUTH": "1"}).listen, idle_timeout_s=idle_s)
+    given = {"OJS_ALLOW_INSECURE_NO_AUTH": "1", **(doors.tls.env if doors.tls else {})}
+    listen = replace(load(given).listen, idle_timeout_s=idle_s, **(listening or {}))
     config = hypercorn_config(listen)
     config.errorlog = _error_log
     stop = trio.Event() if stop is None else stop
@@ -178,9 +183,10 @@ async def serving(
     listener = open_listener("127.0.0.1", 0, listen.backlog, listen.write_timeout_s)
     port: int = listener.getsockname()[1]
     times = DrainTimes(delay_s=0, grace_s=grace_s)
+    tls = Tls(listen) if listen.tls_cert else None
     async with trio.open_nursery() as nursery:
         await nursery.start(
-            partial(serve, gate, config, [listener], stop=stop, times=times, lane=through)
+            partial(serve, gate, config, [listener], stop=stop, times=times, lane=through, tls=tls)
         )
         try:
             yield port
@@ -189,6 +195,19 @@ async def serving(
             stop.set()
     _error_log.removeHandler(complaints)
     assert not complaints.messages
+
+
+Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
+async def dial(port: int) -> Stream:
+    """Connect to what `serving` serves. Over TLS the handshake is left to the first byte."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    if doors.tls is None:
+        return stream
+    return trio.SSLStream(
+        stream, doors.tls.client(), server_hostname="127.0.0.1", https_compatible=True
+    )
 
 
 async def until(condition: Any, *, timeout_s: float = 60.0) -> Any:

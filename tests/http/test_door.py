@@ -18,14 +18,14 @@ from trio.testing import wait_all_tasks_blocked
 from ojs_cluster.http.app import App
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store.wake import fetch_or_wait
-from tests.http.api import OJS_TYPE, Api, doors, open_app, serving, until
+from tests.http.api import OJS_TYPE, Api, Stream, dial, doors, open_app, serving, until
 
 
 @dataclass(frozen=True, slots=True)
 class Raw:
     """A raw HTTP/1.1 connection."""
 
-    stream: trio.SocketStream
+    stream: Stream
     protocol: h11.Connection
 
     async def send(self, data: bytes) -> None:
@@ -38,7 +38,7 @@ class Raw:
         while True:
             event = self.protocol.next_event()
             if event is h11.NEED_DATA:
-                self.protocol.receive_data(await self.stream.receive_some(65536))
+                self.protocol.receive_data(bytes(await self.stream.receive_some(65536)))
             elif isinstance(event, h11.Response):
                 response = event
                 if method == b"HEAD":
@@ -55,7 +55,7 @@ class Raw:
 @asynccontextmanager
 async def raw(port: int, *, expect: bytes = b"GET") -> AsyncIterator[Raw]:
     """Open a raw connection, ready to parse the response to one request of that method."""
-    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    stream = await dial(port)
     protocol = h11.Connection(h11.CLIENT)
     protocol.send(h11.Request(method=expect, target="/", headers=[("Host", "x")]))
     protocol.send(h11.EndOfMessage())
@@ -159,7 +159,7 @@ async def test_a_smuggled_request_is_not_served(port: int) -> None:
 
 async def test_the_connection_survives_odd_methods_and_errors(port: int) -> None:
     with trio.fail_after(60):
-        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        async with await dial(port) as stream:
             for method, target, status in (
                 ("ASSERT", "/", 404),
                 ("push", "/", 404),
@@ -334,6 +334,7 @@ async def test_a_client_that_only_stops_sending_still_gets_its_answer(port: int)
     with trio.fail_after(60):
         async with raw(port) as connection:
             await connection.send(request("POST", "/ojs/v1/jobs", {"type": "t", "args": []}))
+            assert isinstance(connection.stream, trio.SocketStream)
             await connection.stream.send_eof()
             assert (await connection.reply())[0] == 201
 

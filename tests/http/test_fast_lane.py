@@ -18,7 +18,7 @@ from ojs_cluster.http.fast_lane import FastLane
 from ojs_cluster.http.lane_parser import Heads
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.server.embedded import Embedded
-from tests.http.api import Api, open_app, serving, until
+from tests.http.api import Api, Stream, dial, open_app, serving, until
 from tests.http.test_door import exchange, raw, request
 
 ENQUEUE = request("POST", "/ojs/v1/jobs", {"type": "t", "args": []})
@@ -47,13 +47,13 @@ async def port(api: Api) -> AsyncIterator[int]:
 
 
 @asynccontextmanager
-async def connected(port: int) -> AsyncIterator[trio.SocketStream]:
+async def connected(port: int) -> AsyncIterator[Stream]:
     with trio.fail_after(30):
-        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        async with await dial(port) as stream:
             yield stream
 
 
-async def read_responses(stream: trio.SocketStream, count: int) -> list[bytes]:
+async def read_responses(stream: Stream, count: int) -> list[bytes]:
     """This many responses whose bodies are JSON objects."""
     data = b""
     while data.count(b"HTTP/1.1 ") < count or not data.endswith(b"}"):

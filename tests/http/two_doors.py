@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ import trio
 
 from ojs_cluster.server.embedded import Embedded
 from tests.http.api import open_app, serving
+from tests.support.certificates import Certificates
 from tests.support.servers import own_server
 
 MAX_BODY: Final = 2000
@@ -44,28 +46,37 @@ _CHANGING: Final = [
 
 @dataclass(frozen=True, slots=True)
 class TwoDoors:
-    """The ports of a server with hypercorn alone and of one with the fast lane before it."""
+    """The ports of two servers: of hypercorn alone, and of the fast lane before it.
+
+    With ``tls`` the second is reached by it.
+    """
 
     hypercorn: int
     lane: int
+    tls: ssl.SSLContext | None = None
 
     def answers(self, *pieces: bytes) -> tuple[bytes, bytes]:
         """What each door answers to these pieces, without what changes from call to call."""
         first = converse(self.hypercorn, pieces)
-        second = converse(self.lane, pieces)
+        second = converse(self.lane, pieces, self.tls)
         return masked(first), masked(second)
 
 
 @contextlib.contextmanager
-def two_doors(directory: Path) -> Iterator[TwoDoors]:
-    """Start both servers, each on an empty Redis; stop them after the block."""
+def two_doors(
+    directory: Path, *, tls: Certificates | None = None, lane: bool = True
+) -> Iterator[TwoDoors]:
+    """Start both servers, each on an empty Redis; stop them after the block.
+
+    With ``tls`` the second one is served over it, and without its fast lane if that is not wanted.
+    """
     with (
         own_server(directory / "hypercorn", cluster=False) as first,
         own_server(directory / "lane", cluster=False) as second,
     ):
         started: Queue[tuple[TwoDoors, trio.lowlevel.TrioToken, trio.Event] | BaseException]
         started = Queue()
-        thread = threading.Thread(target=_run, args=(first, second, started))
+        thread = threading.Thread(target=_run, args=(first, second, tls, lane, started))
         thread.start()
         found = started.get(timeout=_DEADLINE_S)
         if isinstance(found, BaseException):
@@ -79,18 +90,25 @@ def two_doors(directory: Path) -> Iterator[TwoDoors]:
             assert not thread.is_alive()
 
 
-def _run(first: Embedded, second: Embedded, started: Queue[object]) -> None:
+def _run(
+    first: Embedded,
+    second: Embedded,
+    tls: Certificates | None,
+    lane: bool,
+    started: Queue[object],
+) -> None:
     async def main() -> None:
         # A body that does not end is waited for until its client ends, however slow the machine.
         settings: dict[str, Any] = {"max_body": MAX_BODY, "linger_s": 60.0, "body_timeout_s": 60.0}
+        secured = {name[4:].lower(): path for name, path in tls.env.items()} if tls else {}
         async with (
             open_app(first, **settings) as one,
             open_app(second, **settings) as two,
             serving(one, lane=False, idle_s=60) as hypercorn,
-            serving(two, lane=True, idle_s=60) as lane,
+            serving(two, lane=lane, idle_s=60, listening=secured) as other,
         ):
             stop = trio.Event()
-            doors = TwoDoors(hypercorn, lane)
+            doors = TwoDoors(hypercorn, other, None if tls is None else tls.client())
             started.put((doors, trio.lowlevel.current_trio_token(), stop))
             await stop.wait()
 
@@ -101,13 +119,17 @@ def _run(first: Embedded, second: Embedded, started: Queue[object]) -> None:
         raise
 
 
-def converse(port: int, pieces: Sequence[bytes]) -> bytes:
+def converse(port: int, pieces: Sequence[bytes], tls: ssl.SSLContext | None = None) -> bytes:
     """Send the pieces on one connection and give all that comes back until it is closed.
 
-    If they end in the middle of a request, the client ends its side.
+    If they end in the middle of a request, the client ends its side, which it cannot over TLS.
     """
-    with socket.create_connection(("127.0.0.1", port), timeout=_DEADLINE_S) as sock:
+    with contextlib.ExitStack() as stack:
+        sock = socket.create_connection(("127.0.0.1", port), timeout=_DEADLINE_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls is not None:
+            sock = tls.wrap_socket(sock, server_hostname="127.0.0.1")
+        stack.enter_context(sock)
         with contextlib.suppress(ConnectionError):
             for number, piece in enumerate(pieces):
                 if number:

@@ -21,6 +21,7 @@ from packaging.utils import NormalizedName, canonicalize_name
 from ojs_cluster.server.embedded import Embedded
 from tests.image.dockerfile import GROUPS, USER, Built, build, read_stages, words
 from tests.server.programs import free_port
+from tests.support.certificates import Certificates
 from tests.support.servers import wait_until
 
 ROOT = Path(__file__).parent.parent.parent
@@ -120,8 +121,24 @@ def built() -> Iterator[Built]:
         shutil.rmtree(root)
 
 
+@pytest.fixture
+def pair(certificates: Certificates) -> Iterator[dict[str, str]]:
+    """A certificate and its key, where everybody may read them."""
+    folder = Path(tempfile.mkdtemp(prefix="ojs-image-tls-"))
+    folder.chmod(0o755)
+    env = {}
+    for name, file in certificates.env.items():
+        copy = folder / Path(file).name
+        shutil.copyfile(file, copy)
+        copy.chmod(0o644)
+        env[name] = str(copy)
+    yield env
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_the_steps_give_a_server_that_runs_where_nothing_can_be_written(
-    built: Built, standalone: Embedded, tmp_path: Path
+    built: Built, standalone: Embedded, tmp_path: Path, pair: dict[str, str], tls: bool
 ) -> None:
     shipped = read_stages(DOCKERFILE)[-1]
     command = [*words(shipped.last("ENTRYPOINT")), *words(shipped.last("CMD"))]
@@ -135,6 +152,7 @@ def test_the_steps_give_a_server_that_runs_where_nothing_can_be_written(
         "OJS_WORKERS": "1",
         "OJS_API_KEY": "a-key-of-this-test",
         "REDIS_URL": standalone.url,
+        **(pair if tls else {}),
     }
     log = tmp_path / "log"
 

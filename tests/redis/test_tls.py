@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import ssl
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,33 +17,10 @@ from ojs_cluster.redis import Client, ClientSettings, Script, open_client
 from ojs_cluster.server.embedded import Embedded, find_server
 from ojs_cluster.server.ports import reserve_any
 from tests.redis.helpers import eventually, in_thread, key_on, slot_of
+from tests.support.certificates import OPENSSL, make_certificates
 from tests.support.servers import own_server, wait_until
 
-OPENSSL = shutil.which("openssl")
 SERVERS = [path for name in ("redis-server", "valkey-server") if (path := shutil.which(name))]
-
-
-def make_certificates(directory: Path) -> None:
-    """A CA, a server certificate for 127.0.0.1 and a client certificate; and a stranger CA."""
-
-    def openssl(*args: str) -> None:
-        assert OPENSSL is not None
-        subprocess.run([OPENSSL, *args], check=True, capture_output=True, cwd=directory)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    for ca in ("ca", "stranger"):
-        openssl(
-            "req", "-x509", *key, "-days", "2", "-subj", f"/CN={ca}",
-            "-addext", "keyUsage=critical,keyCertSign",
-            "-keyout", f"{ca}.key", "-out", f"{ca}.crt",
-        )  # fmt: skip
-    for name in ("server", "client"):
-        openssl("req", *key, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", "csr")
-        (directory / "san").write_text("subjectAltName=IP:127.0.0.1\n")
-        openssl(
-            "x509", "-req", "-in", "csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-days", "2",
-            "-CAcreateserial", "-extfile", "san", "-out", f"{name}.crt",
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,11 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 
-from ojs_cluster.server.http_server import Resumed
+from ojs_cluster.config import load
+from ojs_cluster.server.http_server import Resumed, ResumedTls
+from ojs_cluster.server.tls import make_context
 from tests.server.test_unread import requests
+from tests.support.certificates import Certificates
 
 USED_OF_A_STREAM = {"socket", "receive_some", "send_all", "send_eof", "aclose"}
 
@@ -74,6 +77,56 @@ async def test_the_stream_is_used_as_we_think() -> None:
     assert received.startswith(b"HTTP/1.1 200 ")
     assert b"served" in received
     assert stream.asked - {"do_handshake"} == USED_OF_A_STREAM
+
+
+async def test_a_stream_with_tls_is_used_as_we_think(certificates: Certificates) -> None:
+    """Its `do_handshake` tells that it has TLS; `http_server.ResumedTls` has what is used."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (scope["scheme"], scope["path"]) == ("https", "/a")
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"served"})
+
+    class Looked(ResumedTls):
+        def __getattribute__(self, name: str) -> Any:
+            if not name.startswith("_"):
+                asked.add(name)
+            return super().__getattribute__(name)
+
+    asked: set[str] = set()
+    request = b"GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    tls = make_context(load(certificates.env).listen)
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    async with listener, await trio.testing.open_stream_to_socket_listener(listener) as plain:
+        client = trio.SSLStream(
+            plain, certificates.client(), server_hostname="127.0.0.1", https_compatible=True
+        )
+        accepted = trio.SSLStream(
+            await listener.accept(), tls, server_side=True, https_compatible=True
+        )
+        received = b""
+
+        async def converse() -> None:
+            nonlocal received
+            await client.send_all(request[20:])
+            received = b"".join([piece async for piece in client])
+
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(converse)
+                await accepted.do_handshake()
+                stream: Any = Looked(accepted, request[:20])
+                asked.clear()
+                served = wrap_app(app, 0, "asgi")
+                context = WorkerContext(None)
+                await TCPServer(served, Config(), context, ConnectionState({}), stream)
+    assert received.startswith(b"HTTP/1.1 200 ")
+    assert b"served" in received
+    # That there is none of these is what it copes with, and does without.
+    assert asked - {"send_eof"} == {
+        *("do_handshake", "selected_alpn_protocol", "transport_stream"),
+        *("receive_some", "send_all", "aclose"),
+    }
 
 
 async def test_terminated_ends_idle_connections() -> None:
