@@ -123,6 +123,25 @@ def test_prometheus_finds_the_services_and_has_a_key(chart: Chart) -> None:
             assert given == credentials, values
 
 
+def test_prometheus_speaks_tls_to_an_api_that_does(chart: Chart) -> None:
+    values = CHART / "ci" / "api-tls-values.yaml"
+    for ca, tls in (
+        (
+            "ca.crt",
+            {
+                "ca": {"secret": {"name": "jobs-certificate", "key": "ca.crt"}},
+                "serverName": "jobs-ojs-cluster.work.svc",
+            },
+        ),
+        ("", {"insecureSkipVerify": True}),
+    ):
+        rendering = chart.render(values, sets={"tls.caKey": ca})
+        (api,) = rendering.one("ServiceMonitor", "-api")["spec"]["endpoints"]
+        assert (api["scheme"], api["tlsConfig"]) == ("https", tls)
+        (scheduler,) = rendering.one("ServiceMonitor", "-scheduler")["spec"]["endpoints"]
+        assert not {"scheme", "tlsConfig"} & scheduler.keys()
+
+
 def test_the_dashboard_fits_on_its_grid(production: Rendering) -> None:
     seen: set[tuple[int, int]] = set()
     for panel in dashboard(production)["panels"]:

@@ -268,6 +268,28 @@ def test_files_of_redis_tls_are_mounted_where_the_server_looks(chart: Chart) -> 
         }
 
 
+def test_the_api_is_given_and_probed_by_its_certificate(chart: Chart) -> None:
+    rendering = chart.render(CHART / "ci" / "api-tls-values.yaml")
+    listen = load(rendering.environment(rendering.api)).listen
+    assert not load(rendering.environment(rendering.scheduler)).listen.tls_cert
+    for deployment, scheme in ((rendering.api, "HTTPS"), (rendering.scheduler, None)):
+        only = container(deployment)
+        schemes = {p["httpGet"].get("scheme") for n, p in only.items() if n.endswith("Probe")}
+        assert schemes == {scheme}
+        mounts = {mount["name"]: mount["mountPath"] for mount in only["volumeMounts"]}
+        assert ("tls" in mounts) == (deployment == rendering.api)
+    spec = rendering.api["spec"]["template"]["spec"]
+    mounts = {m["name"]: m for m in container(rendering.api)["volumeMounts"]}
+    assert (listen.tls_cert, listen.tls_key) == ("/etc/ojs/tls/tls.crt", "/etc/ojs/tls/tls.key")
+    assert mounts["tls"]["mountPath"] == "/etc/ojs/tls"
+    assert "subPath" not in mounts["tls"], "a Secret's entry that is mounted alone is never renewed"
+    (volume,) = (each for each in spec["volumes"] if each["name"] == "tls")
+    assert volume["secret"]["secretName"] == "jobs-certificate"
+    # Read by the group, which is the pod's; the key is nobody else's.
+    assert volume["secret"]["defaultMode"] == 0o440
+    assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsGroup"]
+
+
 def test_the_scheduler_knows_keys_only_to_check_who_scrapes_it(rendering: Rendering) -> None:
     names = {entry["name"] for entry in container(rendering.scheduler)["env"]}
     with_key = [

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import trio
 
 from ojs_cluster.keys import Keyspace
@@ -31,6 +32,8 @@ from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.server.ports import PortReservation, reserve_any
 from tests.helm.chart import CHART, Chart, Manifest, Rendering, container
 from tests.helm.test_metrics import names, queries
+from tests.server.test_serve import serve
+from tests.support.certificates import Certificates
 from tests.support.invariants import await_consistent, lost
 from tests.support.load import eventually, running_load
 from tests.support.proxy import InFlight, proxy
@@ -301,7 +304,8 @@ def test_the_hook_of_helm_test_runs_a_job_through_the_service(
         local = tmp_path / Path(script).name
         local.write_text(rendering.one("ConfigMap", "-test")["data"][local.name])
         (service,) = (entry["value"] for entry in only["env"] if entry["name"] == "OJS_URL")
-        assert service == f"http://{rendering.one('Service', 'ojs-cluster')['metadata']['name']}:80"
+        name = rendering.one("Service", "ojs-cluster")["metadata"]["name"]
+        assert service == f"http://{name}.work.svc:80"
         done = subprocess.run(
             [sys.executable, str(local)],
             env={"OJS_URL": "http://{}:{}".format(*api.address), "OJS_API_KEY": "not-a-real-key"},
@@ -322,3 +326,22 @@ def test_the_hook_of_helm_test_runs_a_job_through_the_service(
         )
         assert wrong.returncode != 0
         assert "401" in wrong.stderr
+
+
+@pytest.mark.parametrize("ca", ["ca.crt", ""])
+def test_the_hook_of_helm_test_speaks_tls(
+    standalone: Embedded, certificates: Certificates, ca: str
+) -> None:
+    with serve(standalone.url, **certificates.env) as (server, port):
+        server.wait_line("ready to serve")
+        env = {"OJS_URL": f"https://{HOST}:{port}", "OJS_CA": ca and str(certificates.files / ca)}
+        done = subprocess.run(
+            [sys.executable, str(CHART / "files" / "lifecycle.py")],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "it is completed" in done.stdout

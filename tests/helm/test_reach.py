@@ -52,6 +52,26 @@ def test_a_route_leads_to_the_service_and_waits_longer_than_a_long_poll(chart: C
     assert "timeouts" not in older["spec"]["rules"][0]
 
 
+def test_an_api_with_tls_is_called_by_it(chart: Chart) -> None:
+    values = CI / "api-tls-values.yaml"
+    rendering = chart.render(values)
+    name, port = backend(rendering)
+    (service,) = rendering.one("Service", name)["spec"]["ports"]
+    assert service["appProtocol"] == "https"
+    ingress = rendering.one("Ingress")["metadata"]["annotations"]
+    assert ingress["nginx.ingress.kubernetes.io/backend-protocol"] == "HTTPS"
+    assert "--insecure https://localhost:8080/" in chart.notes(values)
+    for ca in ("ca.crt", ""):
+        spec = chart.render(values, sets={"tls.caKey": ca}).one("Pod", "-test")["spec"]
+        (hook,) = spec["containers"]
+        env = {entry["name"]: entry.get("value") for entry in hook["env"]}
+        assert env["OJS_URL"] == f"https://{name}.work.svc:{port}"
+        assert env.get("OJS_CA") == ((ca and f"/tls/{ca}") or None)
+        # Not the key: the hook needs none of it.
+        entries = [each["secret"]["items"] for each in spec["volumes"] if each["name"] == "tls"]
+        assert entries == ([[{"key": ca, "path": ca}]] if ca else [])
+
+
 @pytest.mark.parametrize("kind", ["Ingress", "HTTPRoute"])
 def test_nothing_leads_in_from_outside_unless_asked_for(chart: Chart, kind: str) -> None:
     rendering = chart.render(CI / "minimal-values.yaml")

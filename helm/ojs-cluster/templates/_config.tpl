@@ -82,6 +82,28 @@ valueFrom:
 {{- end }}
 {{- end -}}
 
+{{/* What only the API is told: keys, and where its certificate is. */}}
+{{- define "ojs.apiEnv" -}}
+{{- include "ojs.keyEnv" . -}}
+{{- with .Values.tls }}
+{{- if .existingSecret }}
+- name: OJS_TLS_CERT
+  value: /etc/ojs/tls/{{ .certKey }}
+- name: OJS_TLS_KEY
+  value: /etc/ojs/tls/{{ .keyKey }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Under which name the Service is reached, and how: "http" or "https". */}}
+{{- define "ojs.serviceHost" -}}
+{{- printf "%s.%s.svc" (include "ojs.fullname" .) .Release.Namespace -}}
+{{- end -}}
+
+{{- define "ojs.scheme" -}}
+{{- ternary "https" "http" (ne .Values.tls.existingSecret "") -}}
+{{- end -}}
+
 {{/*
 Ports of Redis as a JSON list: those named, or those of the URL (always so for the bundled Valkey), or
 6379.

@@ -71,6 +71,12 @@ volumes:
       secretName: {{ . }}
       defaultMode: 0440
   {{- end }}
+  {{- if and (eq .component "api") .root.Values.tls.existingSecret }}
+  - name: tls
+    secret:
+      secretName: {{ .root.Values.tls.existingSecret }}
+      defaultMode: 0440
+  {{- end }}
   {{- with .root.Values.extraVolumes }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -108,6 +114,12 @@ volumeMounts:
     mountPath: /etc/ojs/redis-tls
     readOnly: true
   {{- end }}
+  {{- if and (eq .component "api") .root.Values.tls.existingSecret }}
+  # As a whole: an entry mounted by itself would never be renewed.
+  - name: tls
+    mountPath: /etc/ojs/tls
+    readOnly: true
+  {{- end }}
   {{- with .root.Values.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -124,6 +136,9 @@ and lives.
   httpGet:
     path: {{ $path }}
     port: {{ $.port }}
+    {{- if and (eq $.component "api") $.root.Values.tls.existingSecret }}
+    scheme: HTTPS
+    {{- end }}
   {{- toYaml (get $values $probe) | nindent 2 }}
 {{- end }}
 {{- end -}}
