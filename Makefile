@@ -45,7 +45,7 @@ bench: $(VENV)/.loadtest ## the benchmarks, in short (BENCH= in full; PEER=http:
 	done
 
 lock: $(VENV)/.uv ## pin what the image installs (UPGRADE=--upgrade for newer versions)
-	$(COMPILE) pyproject.toml --output-file requirements/runtime.lock
+	$(COMPILE) pyproject.toml --extra otel --output-file requirements/runtime.lock
 	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
 		print("\n".join(project["build-system"]["requires"]))' \
 		| $(COMPILE) - --output-file requirements/build.lock

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -16,6 +17,9 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.metrics import Collected
 from ojs_cluster.store.overview import Overview, overview
 from ojs_cluster.store.wake import Waiters
+
+if TYPE_CHECKING:
+    from ojs_cluster.http.tracing import Tracing
 
 _MIB = 1024 * 1024
 
@@ -71,6 +75,8 @@ class App:
     draining: trio.Event = field(default_factory=trio.Event)
     started: float = field(default_factory=time.monotonic)
     traffic: Traffic = field(default_factory=Traffic)
+    tracing: Tracing | None = None
+    """None, and then nothing of OpenTelemetry is loaded, unless traces are sent."""
     collected: Collected = field(init=False)
     overview: Cached[Overview] = field(init=False)
     room: Room = field(init=False)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -37,6 +37,9 @@ from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import router_for
 from ojs_cluster.http.traffic import Traffic
 
+if TYPE_CHECKING:
+    from ojs_cluster.http.tracing import RequestSpan
+
 log = logging.getLogger("ojs.http")
 
 MEDIA_TYPE: Final = "application/openjobspec+json"
@@ -61,7 +64,8 @@ class Call:
 
     ``refusal`` is the answer that does not need the body; a door sends it without reading on.
     ``max_body`` is the largest body, in bytes, that the route takes; 0 for a refusal. ``began`` is
-    a time of the performance counter, in seconds. ``traffic`` is where the answer is counted.
+    a time of the performance counter, in seconds. ``traffic`` is where the answer is counted, and
+    ``span``, where traces are sent, tells of it.
     """
 
     request_id: str
@@ -71,6 +75,7 @@ class Call:
     refusal: Response | None
     began: float
     traffic: Traffic
+    span: RequestSpan | None = None
 
 
 def request_id_for(given: str | None) -> str:
@@ -99,13 +104,19 @@ def prepare(app: App, request: Request, *, tentative: bool = False) -> Call:
             return Call(request_id, None, (), 0, None, began, app.traffic)
         refusal = finish(request, error_response(error, request_id), request_id, began)
         app.traffic.count(None, refusal.status, time.perf_counter() - began)
+        if app.tracing is not None:
+            app.tracing.begin(request, request_id, None).end(refusal.status)
         return Call(request_id, None, (), 0, refusal, began, app.traffic)
     limit = settings.max_batch_body if route.batch else settings.max_body
-    return Call(request_id, route, params, limit, None, began, app.traffic)
+    span = None if app.tracing is None else app.tracing.begin(request, request_id, route)
+    return Call(request_id, route, params, limit, None, began, app.traffic, span)
 
 
 async def run(app: App, call: Call, request: Request) -> Response:
     """Answer a request whose body is complete. Raises nothing but Cancelled."""
+    if call.span is not None:
+        rest = replace(call, span=None)
+        return await call.span.answer(request, lambda: run(app, rest, request))
     if call.refusal is not None or call.route is None:
         return call.refusal or refuse(request, call, Internal("a call without a route"))
     if len(request.body) > call.max_body:
@@ -150,6 +161,8 @@ async def undo(response: Response) -> None:
 
 def _answer(request: Request, response: Response, call: Call) -> Response:
     call.traffic.count(call.route, response.status, time.perf_counter() - call.began)
+    if call.span is not None:
+        call.span.end(response.status)
     return finish(request, response, call.request_id, call.began)
 
 

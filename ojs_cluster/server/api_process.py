@@ -31,6 +31,7 @@ from ojs_cluster.server.child import Child, run_child
 from ojs_cluster.server.http_server import drain_times, hypercorn_config, lifespan, serve
 from ojs_cluster.server.opening import open_patiently
 from ojs_cluster.server.settings import ListenSettings
+from ojs_cluster.server.telemetry import tracing
 from ojs_cluster.server.tls import Tls
 from ojs_cluster.store.wake import Waiters
 
@@ -116,11 +117,13 @@ async def work(child: Child) -> None:
         async with contextlib.AsyncExitStack() as stack:
             store = await open_patiently(stack, settings)
             await store.partitions.announce(store)
+            spans = await stack.enter_async_context(tracing(child))
             app = App(
                 store=store,
                 waiters=Waiters(),
                 settings=http_settings(settings),
                 traffic=Traffic(ROUTES, child.shared, child.slot),
+                tracing=spans,
             )
             quart = create_quart_app(app)
             await stack.enter_async_context(lifespan(quart, config))

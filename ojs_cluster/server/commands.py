@@ -14,6 +14,7 @@ import trio
 from ojs_cluster.config import ConfigError, Settings
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.traffic import Traffic
+from ojs_cluster.server import telemetry
 from ojs_cluster.server.http_server import open_listener
 from ojs_cluster.server.logs import configure_logging
 from ojs_cluster.server.supervisor import ChildSpec, Supervisor
@@ -63,10 +64,11 @@ def check_serving(settings: Settings) -> None:
     """Look at what only those who serve the API need.
 
     Raises:
-        ConfigError: there is neither a key nor leave to serve without one, or no usable certificate
-            in the files that are named.
+        ConfigError: there is neither a key nor leave to serve without one, no usable certificate in
+            the files that are named, or nothing installed that could send traces.
     """
-    problems = [] if settings.access.problem is None else [settings.access.problem]
+    found = (settings.access.problem, telemetry.problem(settings.telemetry))
+    problems = [each for each in found if each is not None]
     if settings.listen.tls_cert:
         try:
             make_context(settings.listen)
@@ -150,8 +152,3 @@ def warn(settings: Settings) -> None:
     """Log what is set and has no effect."""
     for line in settings.warnings:
         log.warning("%s", line)
-    if settings.telemetry.enabled:
-        log.warning(
-            "OpenTelemetry is configured and accepted, but this version sends no traces",
-            extra={"endpoint": settings.telemetry.endpoint},
-        )

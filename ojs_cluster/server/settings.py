@@ -152,10 +152,11 @@ class TelemetrySettings:
     enabled_flag: bool
     ojs_endpoint: str
     otlp_endpoint: str
+    protocol: str
 
     @property
     def endpoint(self) -> str:
-        """Where traces are to go, or an empty text."""
+        """Where traces are to go; empty for what OpenTelemetry takes by default."""
         return self.ojs_endpoint or self.otlp_endpoint
 
     @property

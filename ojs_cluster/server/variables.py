@@ -240,7 +240,7 @@ _PROCESS = (
         "telemetry.enabled_flag",
         accept.boolean,
         "false",
-        "OpenTelemetry tracing (accepted; traces are not sent yet).",
+        "Send traces (OpenTelemetry); naming an endpoint switches it on as well.",
         reference=True,
     ),
     Variable(
@@ -256,8 +256,15 @@ _PROCESS = (
         "telemetry.otlp_endpoint",
         accept.http_url,
         "",
-        "Where traces go.",
+        "Where traces go: `http://collector:4317`.",
         reference=True,
+    ),
+    Variable(
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+        "telemetry.protocol",
+        accept.one_of("grpc", "http/protobuf"),
+        "grpc",
+        "How they travel; a collector takes http/protobuf at port 4318.",
     ),
 )
 

@@ -59,11 +59,12 @@ def test_production_allows_what_is_configured_and_nothing_else(chart: Chart) -> 
     out = [
         DNS,
         ([("TCP", 6379), ("TCP", 6380)], [{"ipBlock": {"cidr": "10.20.0.0/16"}}]),
-        ([("TCP", 4318)], [monitoring]),
+        ([("TCP", 4317)], [monitoring]),
     ]
     callers = [([("TCP", "http")], [front, pods("test")]), ([("TCP", "http")], [monitoring])]
     assert policy(rendering, "api") == (callers, out)
-    assert policy(rendering, "scheduler") == ([([("TCP", "metrics")], [monitoring])], out)
+    # Traces are the API's: schedulers send none.
+    assert policy(rendering, "scheduler") == ([([("TCP", "metrics")], [monitoring])], out[:-1])
     assert len(rendering.all("NetworkPolicy")) == 2
 
 

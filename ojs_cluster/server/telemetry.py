@@ -1,0 +1,94 @@
+"""Whether traces are sent, and for how long a process goes on sending them at its end.
+
+OpenTelemetry is loaded by `otlp`, and that only when it is switched on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from ojs_cluster.server.child import Child, Refused
+from ojs_cluster.server.settings import ListenSettings, TelemetrySettings
+
+if TYPE_CHECKING:
+    from ojs_cluster.http.tracing import Tracing
+
+log = logging.getLogger("ojs.traces")
+
+_PACKAGES: Final = ("opentelemetry.sdk.trace", "opentelemetry.exporter.otlp.proto")
+_LONGEST_FLUSH_S: Final = 5.0
+
+
+def problem(telemetry: TelemetrySettings) -> str | None:
+    """Why traces cannot be sent although they are asked for, or None."""
+    if not telemetry.enabled or all(map(_is_installed, _PACKAGES)):
+        return None
+    return (
+        "OJS_OTEL_ENABLED, OJS_OTEL_ENDPOINT or OTEL_EXPORTER_OTLP_ENDPOINT asks for traces, and "
+        "OpenTelemetry is not installed: pip install 'ojs-cluster[otel]'"
+    )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:  # not even its parent
+        return False
+
+
+@asynccontextmanager
+async def tracing(child: Child) -> AsyncIterator[Tracing | None]:
+    """Give what makes spans, None when no traces are sent; at the end send what is left.
+
+    Raises:
+        Refused: OpenTelemetry does not accept a variable of its own.
+    """
+    telemetry = child.settings.telemetry
+    if not telemetry.enabled:
+        yield None
+        return
+    from ojs_cluster.server.otlp import Exporting
+
+    try:
+        exporting = Exporting(telemetry, instance=child.name)
+    except Exception as error:
+        raise Refused(f"OpenTelemetry cannot be set up: {error}") from error
+    ending = _Ending(child.settings.listen)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ending.watch, child.stop)
+            yield exporting.tracing
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.move_on_after(ending.left_s(), shield=True) as flush:
+            close = partial(trio.to_thread.run_sync, exporting.close, abandon_on_cancel=True)
+            await close()
+        if flush.cancelled_caught:
+            log.warning("the last traces could not be sent in time")
+
+
+class _Ending:
+    """How much of the time to stop is left."""
+
+    def __init__(self, listen: ListenSettings) -> None:
+        # The supervisor kills at the end of it; Redis and the process have to be closed before.
+        self._allowed_s = listen.shutdown_delay_s + listen.shutdown_timeout_s * 0.95
+        self._by: float | None = None
+
+    async def watch(self, stop: trio.Event) -> None:
+        """Note when the end begins."""
+        await stop.wait()
+        self._by = trio.current_time() + self._allowed_s
+
+    def left_s(self) -> float:
+        """Give the seconds that sending may take, a few at most."""
+        if self._by is None:  # not told to stop: something failed
+            return 1.0
+        return min(max(self._by - trio.current_time(), 0.0), _LONGEST_FLUSH_S)
