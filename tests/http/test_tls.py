@@ -21,7 +21,7 @@ from ojs_cluster.server.tls import TlsFilesError, make_context
 from tests.http import test_door, test_fast_lane
 from tests.http.api import Api, doors, open_app, serving, until
 from tests.http.test_door import request
-from tests.http.test_fast_lane import ENQUEUE, FETCH, MANIFEST, connected, read_responses
+from tests.http.test_fast_lane import ENQUEUE, MANIFEST, connected, read_responses
 from tests.http.test_two_doors import CORPUS, PLAIN, check
 from tests.http.two_doors import LAST, End, TwoDoors, ends_in, two_doors
 from tests.support.certificates import Certificates, make_certificates, openssl
@@ -95,7 +95,9 @@ async def test_a_farewell_of_tls_ends_a_wait_as_well(api: Api, certificates: Cer
             async with await trio.open_ssl_over_tcp_stream(
                 "127.0.0.1", number, ssl_context=certificates.client()
             ) as stream:
-                await stream.send_all(FETCH)
+                # Far longer than this test waits: only the client's leaving can end it.
+                body = {"queues": ["default"], "wait_ms": 600_000}
+                await stream.send_all(request("POST", "/ojs/v1/workers/fetch", body))
                 await until(lambda: _waiting(api, 1))
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(say_goodbye)
