@@ -9,6 +9,10 @@ croniter knows the calendar, and nothing else is asked of it:
 * Every kind of day (a plain list, ``15W``, ``5#3``, ``5L``) becomes a calendar of its own and the
   earliest wins. croniter itself neither mixes these in a list nor joins ``W`` and a day of the week
   by "or", as the spec's two restricted day fields are, and moves ``31W`` into shorter months.
+
+An expression comes from a client and is looked at by a server that has other things to do, so the
+work is bounded: what is not found within fifty years (croniter's own bound, and more than the forty
+that may lie between two 29 February of one weekday) never comes, whatever keeps it away.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ _SHORTEST_INTERVAL_MS: Final = 1000  # "not more often than once per second", se
 _LONGEST_INTERVAL_MS: Final = 366 * 24 * 3_600_000
 _SECOND: Final = timedelta(seconds=1)
 _EPOCH: Final = datetime(2000, 1, 1)
+_YEARS: Final = 50
 _NAMED: Final = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -183,13 +188,17 @@ class _Branch:
 
     def after(self, start: datetime) -> datetime | None:
         found = start
-        while True:
+        while found.year <= start.year + _YEARS:
             try:
                 found = self.cron.get_next(datetime, start_time=found)
             except ValueError:  # CroniterBadDateError: not within fifty years
                 return None
-            if self.must_have <= calendar.monthrange(found.year, found.month)[1]:
+            length = calendar.monthrange(found.year, found.month)[1]
+            if self.must_have <= length:
                 return found
+            # Nothing in this month counts, and a day may have a tick for each second.
+            found = found.replace(day=length, hour=23, minute=59, second=59)
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +238,15 @@ def _calendar(expression: str) -> _Calendar:
                 raise ValueError(f"its {name} cannot be '{item}'")
             _check_step(item, most, name)
     plain = [",".join(map(_plain, items.split(","))) for items in (*clock, month)]
-    return _Calendar(tuple(_branches(" ".join(plain[:3]), dom, plain[3], dow)))
+    branches = _branches(" ".join(plain[:3]), dom, plain[3], dow)
+    longest = _longest(plain[3])
+    return _Calendar(tuple(branch for branch in branches if branch.must_have <= longest))
+
+
+def _longest(months: str) -> int:
+    """The most days that any of these months ever has."""
+    listed = croniter(f"0 0 1 {months} *").expanded[3]
+    return max(31 if month == "*" else calendar.monthrange(2000, int(month))[1] for month in listed)
 
 
 def _branches(clock: str, dom: str, month: str, dow: str) -> list[_Branch]:
@@ -241,9 +258,11 @@ def _branches(clock: str, dom: str, month: str, dow: str) -> list[_Branch]:
     days, near = _days_of_month(dom)
     weekdays, special = _days_of_week(dow)
     found = [
-        *(branch("31w", "*") if day is None else branch(f"{day}w", "*", day) for day in near),
-        *(branch("*", item) for item in special),
+        branch("31w", "*") if day is None else branch(f"{day}w", "*", day)
+        for day in dict.fromkeys(near)
     ]
+    if special:
+        found.append(branch("*", ",".join(special)))
     any_day, any_weekday = dom in _UNRESTRICTED, dow in _UNRESTRICTED
     if any_day and any_weekday:
         return [branch("*", "*")]
@@ -325,9 +344,11 @@ def _next(wanted: _Calendar, zone: ZoneInfo, after_ms: int) -> Occurrence | None
         change = _change(zone, _utc(local, zone, 0), _utc(local, zone, 1))
         local += _change_end(change, local, zone)
     gap: int | None = None
+    last = local.year + _YEARS
     while True:
         found = wanted.after(local)
-        if found is None:
+        # Every time that is wanted may be one that does not exist, and one more comes each year.
+        if found is None or found.year > last:
             return None
         moment = _utc(found, zone, 0)
         if moment.astimezone(zone).replace(tzinfo=None, fold=0) == found:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from random import Random
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,6 +23,28 @@ MINUTE_MS = 60_000
 
 def ms(text: str) -> int:
     return int(utc(text).timestamp() * 1000)
+
+
+_MOST_CALLS = 60_000
+"""Calls of functions, of which a fast machine makes some millions a second."""
+
+
+def bounded(action: Callable[[], Any]) -> Any:
+    """What ``action`` returns. Raises AssertionError once it takes too many steps, which are
+    counted because a clock would measure the machine."""
+    calls = 0
+
+    def count(_frame: FrameType, event: str, _arg: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+        assert calls < _MOST_CALLS, "so much work must not be asked for by a client"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        return action()
+    finally:
+        sys.setprofile(before)
 
 
 def following(expression: str, after: str, zone: str = "UTC", count: int = 1) -> list[str]:
@@ -130,6 +157,9 @@ def test_kinds_of_days_can_be_mixed_and_are_joined_by_or() -> None:
         "h(0-5) * * * *",
         "0 0 30 2 *",
         "0 0 31 2,4,6,9,11 *",
+        "* * 31W 2 *",
+        "* * * 30W 2 *",
+        "0 0 31W 2,4,6,9,11 *",
         "@sometimes",
         "@reboot",
         "@every",
@@ -144,7 +174,7 @@ def test_kinds_of_days_can_be_mixed_and_are_joined_by_or() -> None:
 )
 def test_what_is_not_an_expression_is_refused(expression: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        parse_schedule(expression, field="cron")
+        bounded(lambda: parse_schedule(expression, field="cron"))
     assert refused.value.field == "cron"
 
 
@@ -200,6 +230,66 @@ def test_a_schedule_may_never_come_true_in_its_zone() -> None:
     schedule = parse_schedule("30 2 * 3 SUN#2", "America/New_York")
 
     assert schedule.following(ms("2026-01-01"), 0) is None
+
+
+@pytest.mark.parametrize(
+    ("expression", "zone", "after", "expected"),
+    [
+        ("* * 31W 2 *", "UTC", "2026-01-01", None),
+        ("* * * 31W 2 *", "UTC", "2026-01-01", None),
+        ("* * * 29W 2 *", "UTC", "2028-03-01", "2032-02-27"),
+        ("* * 29W 2 *", "UTC", "2096-03-01", "2104-02-29"),
+        ("* * * 30W 1,2 *", "UTC", "2027-02-01", "2028-01-31"),
+        ("* * * 31W * *", "UTC", "2026-04-29 12:00", "2026-05-29"),
+        ("* * 29 2 MON#5", "UTC", "2028-02-29 23:59", "2032-02-29"),
+        # All that is wanted lies in the hour that the clock leaves out, every year.
+        ("30 2 * 3 SUN#2", "America/New_York", "2026-01-01", None),
+        ("* 2 * 3 0L", "Europe/Berlin", "2026-01-01", None),
+    ],
+)
+def test_no_expression_keeps_the_server_busy(
+    expression: str, zone: str, after: str, expected: str | None
+) -> None:
+    schedule = Schedule(expression, zone)
+
+    occurrence = bounded(lambda: schedule.following(ms(after), 0))
+
+    assert (occurrence and occurrence.ms) == (expected and ms(expected))
+
+
+def _hostile() -> st.SearchStrategy[str]:
+    """Expressions of rare days, and of many ticks on each."""
+    clock = st.sampled_from(["*", "0", "59", "*/7", "0-59", "2", "1-3"])
+    days = ["31W", "30W", "29W", "28W", "1W", "LW", "L", "31", "30", "29", "*", "1-31/30"]
+    month = st.sampled_from(["2", "2", "2", "3", "4", "6", "9", "10", "11", "12"])
+    months = st.lists(month, min_size=1, max_size=5).map(",".join)
+    weekdays = ["*", "?", "1#5", "0L", "0#2", "0#5", "6#5", "1-5", "7", "*/7"]
+
+    def some(items: list[str]) -> st.SearchStrategy[str]:
+        return st.lists(st.sampled_from(items), min_size=1, max_size=20).map(",".join)
+
+    return st.tuples(
+        *(st.one_of(st.just(""), clock), clock, clock),
+        st.one_of(st.sampled_from(days), some(days)),
+        st.one_of(st.just("*"), months),
+        st.one_of(st.sampled_from(weekdays), some(weekdays)),
+    ).map(" ".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(expression=_hostile(), zone=st.sampled_from(ZONES), after=st.integers(0, 2**42))
+def test_the_work_for_an_expression_is_bounded_whatever_it_says(
+    expression: str, zone: str, after: int
+) -> None:
+    def ask() -> None:
+        schedule = parse_schedule(expression, zone)
+        for _ in range(3):
+            occurrence = schedule.following(after, 0)
+            if occurrence is None:
+                break
+
+    with suppress(InvalidRequest):
+        bounded(ask)
 
 
 def test_every_counts_from_its_anchor() -> None:
