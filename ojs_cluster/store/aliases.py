@@ -6,15 +6,18 @@ crash between the two leaves a job that no id finds and whose removal is still d
 janitor run repeats both.
 
 A producer may claim the id again at any moment of this. An alias that was claimed lately is left
-alone, whatever became of its last job: its claim is still listed, and the janitor comes back to it.
+alone, whatever became of its last job: its claim is still listed, and the janitor comes back to it
+until it has seen the job, or nothing at all where the alias leads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Literal
 
-from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.core.errors import Duplicate, OJSError
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals
 from ojs_cluster.store import fields as f
@@ -26,43 +29,83 @@ _OLD_CLAIM_MS = 10 * 60_000
 _IN_FLIGHT_MS = 60_000
 """Twice the life of a claim: the job of a younger one may be on its way."""
 
+_Fate = Literal["keep", "drop", "later"]
 
-async def claim_aliases(
-    store: Store, shard: Shard, ids: Sequence[tuple[str, int]], good_ms: int, *, of: int
-) -> int:
-    """Claim ids that clients chose, in the shards that their bits name, for jobs that will live in
-    ``shard``. Repeated, it changes nothing; what was claimed stays so.
 
-    Parameters
-    ----------
-    ids: with the position of each among the ``of`` jobs of the request.
+class AliasClaims:
+    """The ids that one producer claims, for one request: what it does not use it can give back.
 
-    Returns the ms (by the clock of the shard that lapses first) before which the jobs must be
-    written when claims are good for ``good_ms``; 0 when there are none.
-
-    Raises
-    ------
-    Duplicate: an id is taken; of several, the first of the request.
+    A claim is given back only by who made it first, and while nobody else has claimed the id:
+    another producer of the same id and shard, such as a repetition of the request, may be about to
+    store its job, which nothing would lead to then. What is not given back the janitor drops.
     """
-    lapses: list[int] = []
-    taken: list[tuple[int, str]] = []
 
-    async def claim(item: tuple[str, int]) -> None:
-        job_id, index = item
-        home = store.keys.shard_of_id(job_id)
-        keys = [home.job(job_id), home.claims]
-        args: list[Arg] = [job_id, shard.index, good_ms]
-        reply = await store.run(home, "claim_alias", keys, args, idempotent=True)
-        if reply[0] == b"ok":
-            lapses.append(int(reply[1]))
-        else:
-            taken.append((index, job_id))
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._name = ""
+        self._mine: set[str] = set()
 
-    await over_shards(ids, claim)
-    if taken:
-        index, job_id = min(taken)
-        raise duplicate_id(job_id, index, of)
-    return earliest(*lapses)
+    async def claim(
+        self, shard: Shard, ids: Sequence[tuple[str, int]], good_ms: int, *, of: int
+    ) -> int:
+        """Claim ids that clients chose, in the shards that their bits name, for jobs that will live
+        in ``shard``. Repeated, it changes nothing.
+
+        Parameters
+        ----------
+        ids: with the position of each among the ``of`` jobs of the request.
+
+        Returns the ms (by the clock of the shard that lapses first) before which the jobs must be
+        written when claims are good for ``good_ms``; 0 when there are none.
+
+        Raises
+        ------
+        Duplicate: an id is taken; of several, the first of the request. The others were given back.
+        """
+        if not ids:
+            return 0
+        self._name = self._name or os.urandom(8).hex()
+        lapses: list[int] = []
+        taken: list[tuple[int, str]] = []
+
+        async def claim(item: tuple[str, int]) -> None:
+            job_id, index = item
+            home = self._store.keys.shard_of_id(job_id)
+            keys = [home.job(job_id), home.claims]
+            args: list[Arg] = [job_id, shard.index, good_ms, self._name]
+            reply = await self._store.run(home, "claim_alias", keys, args, idempotent=True)
+            if reply[0] == b"ok":
+                lapses.append(int(reply[1]))
+                self._mine.add(job_id)
+            else:
+                taken.append((index, job_id))
+
+        await over_shards(ids, claim)
+        if taken:
+            await self.give_back()
+            index, job_id = min(taken)
+            raise duplicate_id(job_id, index, of)
+        return earliest(*lapses)
+
+    def keep(self, job_id: str) -> None:
+        """There is a job to which the alias leads, or may lead: it is not given back."""
+        self._mine.discard(job_id)
+
+    async def give_back(self, ids: Iterable[str] | None = None) -> None:
+        """None of the jobs, or none of those with ``ids``, was or will be stored by this request.
+
+        As far as Redis answers: it never raises.
+        """
+
+        async def give(job_id: str) -> None:
+            home = self._store.keys.shard_of_id(job_id)
+            keys = [home.job(job_id), home.claims]
+            await self._store.run(home, "return_alias", keys, [job_id, self._name], idempotent=True)
+
+        given = sorted(self._mine if ids is None else self._mine.intersection(ids))
+        self._mine.difference_update(given)
+        with suppress(OJSError):
+            await over_shards(given, give)
 
 
 def duplicate_id(job_id: str, index: int, of: int) -> Duplicate:
@@ -115,19 +158,28 @@ async def settle_claims(store: Store, shard: Shard, limit: int) -> int:
         job_id = raw.decode()
         target, deal = await _alias(store, shard, job_id)
         if deal is not None:
-            if not await deals.settle(store, deal):
-                await deals.unreserve(store, shard, deal, [job_id])
+            await deals.clear(store, shard, deal, [job_id])
         elif target is not None and int(target) == shard.index:
             await _settle(store, job_id, "drop", shard, _OLD_CLAIM_MS, at=shard)
         elif target is not None:
             home = store.keys.shard(int(target))
-            stored = await store.redis.call(home.slot, "EXISTS", home.job(job_id), idempotent=True)
-            await _settle(store, job_id, "keep" if stored else "drop", home, _OLD_CLAIM_MS)
+            await _settle(store, job_id, await _fate(store, home, job_id), home, _OLD_CLAIM_MS)
         else:
             await _settle(store, job_id, "keep", shard, _OLD_CLAIM_MS, at=shard)
 
     await over_shards(ids, look)
     return len(ids)
+
+
+async def _fate(store: Store, home: Shard, job_id: str) -> _Fate:
+    """What becomes of an alias, by what its id meets in the shard where it leads."""
+    found: Any = await store.redis.call(
+        home.slot, "HMGET", home.job(job_id), f.STATE, f.ALIAS, idempotent=True
+    )
+    if found[0] is not None:
+        return "keep"
+    # A reservation or a fence has a claim of its own there: it goes, or a job takes its place.
+    return "drop" if found[1] is None else "later"
 
 
 async def _alias(store: Store, shard: Shard, job_id: str) -> tuple[bytes | None, str | None]:
@@ -141,7 +193,7 @@ async def _alias(store: Store, shard: Shard, job_id: str) -> tuple[bytes | None,
 async def _settle(
     store: Store,
     job_id: str,
-    how: Literal["keep", "drop"],
+    how: _Fate,
     target: Shard,
     age_ms: int,
     *,

@@ -292,7 +292,7 @@ async def _claim(store: Store, job_id: str, shard: Shard) -> int | None:
         home,
         "claim_alias",
         [home.job(job_id), home.claims],
-        [job_id, shard.index, _CLAIM_MS],
+        [job_id, shard.index, _CLAIM_MS, ""],
         idempotent=True,
     )
     if reply[0] == b"ok":

@@ -25,7 +25,7 @@ from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals, locks, unique
 from ojs_cluster.store import fields as f
-from ojs_cluster.store.aliases import at_home, claim_aliases, duplicate_id, earliest
+from ojs_cluster.store.aliases import AliasClaims, at_home, duplicate_id, earliest
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.deals import Deal, Swap
 from ojs_cluster.store.locks import Holder, Want
@@ -36,7 +36,12 @@ _TRIES = 3
 
 
 async def enqueue_all(
-    store: Store, jobs: Sequence[NewJob], *, fields: Sequence[bytes] = (), lapses: int = 0
+    store: Store,
+    jobs: Sequence[NewJob],
+    *,
+    fields: Sequence[bytes] = (),
+    lapses: int = 0,
+    claims: AliasClaims | None = None,
 ) -> list[JobRecord]:
     """Store jobs of any shards, all or none, answered in the order given.
 
@@ -47,6 +52,7 @@ async def enqueue_all(
     ----------
     fields: names and values of more fields of each job's hash.
     lapses: ms of any shard's clock from which on it is too late, 0 for never.
+    claims: what the caller has claimed for the jobs already.
 
     Raises
     ------
@@ -55,8 +61,9 @@ async def enqueue_all(
     BackendUnavailable: Redis did not answer in time.
     """
     await store.queues.ensure(store, dict.fromkeys(job.queue for job in jobs))
+    claims = claims or AliasClaims(store)
     for _ in range(_TRIES):
-        draft = _Draft(store, jobs, fields, lapses)
+        draft = _Draft(store, jobs, fields, lapses, claims)
         try:
             await draft.reserve()
             deal = draft.deal()
@@ -75,6 +82,7 @@ async def enqueue_all(
             raise BackendUnavailable(
                 f"the jobs are accepted, but not stored yet: {error.message}", outcome=_of(error)
             ) from error
+        await draft.give_back_unused()
         return draft.answers(records)
     raise BackendUnavailable("the jobs could not be stored in time", outcome="not_applied")
 
@@ -91,8 +99,7 @@ async def clear_way(store: Store, shard: Shard, job_id: str, deal_id: str) -> No
         while await _reserved_by(store, shard, job_id) == deal_id:
             await unique.pause()
         return
-    if not await deals.settle(store, deal_id):
-        await deals.unreserve(store, shard, deal_id, [job_id])
+    await deals.clear(store, shard, deal_id, [job_id])
 
 
 def refuse_repeated_ids(jobs: Sequence[NewJob]) -> None:
@@ -134,10 +141,16 @@ class _Draft:
     """One attempt to store the jobs: what has been reserved for it and found out so far."""
 
     def __init__(
-        self, store: Store, jobs: Sequence[NewJob], fields: Sequence[bytes] = (), lapses: int = 0
+        self,
+        store: Store,
+        jobs: Sequence[NewJob],
+        fields: Sequence[bytes] = (),
+        lapses: int = 0,
+        claims: AliasClaims | None = None,
     ) -> None:
         self._store = store
         self._jobs = jobs
+        self._claims = claims or AliasClaims(store)
         self._fields = fields
         self._latest = lapses
         self.lapses = lapses
@@ -188,7 +201,7 @@ class _Draft:
         store, ids = self._store, [self._ids[index] for index in indexes]
         pairs = zip(ids, indexes, strict=True)
         foreign = [pair for pair in pairs if not at_home(store, shard, pair[0])]
-        await claim_aliases(store, shard, foreign, 0, of=len(self._jobs))
+        await self._claims.claim(shard, foreign, 0, of=len(self._jobs))
         keys = [shard.claims, *(shard.job(job_id) for job_id in ids)]
         while True:
             args: list[Arg] = [self._deal_id, shard.index, between_blanks(self._fences), *ids]
@@ -203,6 +216,7 @@ class _Draft:
                 continue
             holder = there.get(f.DEAL)
             if holder is None:
+                self._claims.keep(ids[position])
                 raise duplicate_id(ids[position], indexes[position], len(self._jobs))
             await clear_way(store, shard, ids[position], holder.decode())
 
@@ -279,7 +293,7 @@ class _Draft:
     def deal(self) -> Deal:
         """What is to be done, once everything is reserved."""
         verdicts = self._verdicts.values()
-        unstored = {index for verdict in verdicts for index in verdict.answers}
+        unstored = self._unstored()
         withdrawn = {index for verdict in verdicts for index in verdict.withdrawn}
         due = {index: ms for verdict in verdicts for index, ms in verdict.due.items()}
         staged = {
@@ -326,8 +340,22 @@ class _Draft:
             for shard, indexes in self._chosen.items():
                 ids = [self._ids[index] for index in indexes]
                 await deals.unreserve(self._store, shard, self._deal_id, ids)
+            await self._claims.give_back()
             wants = [want for name in self._verdicts if (want := self._want(name)) is not None]
             await locks.settle(self._store, "drop", wants, self._deal_id)
+
+    async def give_back_unused(self) -> None:
+        """Give back the ids of jobs that were not stored because others of their uniqueness are
+        there. It never raises."""
+        with suppress(OJSError):
+            for shard, indexes in self._chosen.items():
+                ids = [self._ids[index] for index in indexes if index in self._unstored()]
+                if ids:
+                    await deals.unreserve(self._store, shard, self._deal_id, ids)
+                    await self._claims.give_back(ids)
+
+    def _unstored(self) -> set[int]:
+        return {index for verdict in self._verdicts.values() for index in verdict.answers}
 
 
 def _state(job: NewJob, due_ms: int | None, now_ms: int) -> tuple[State, int | None]:

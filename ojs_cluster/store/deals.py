@@ -197,6 +197,13 @@ async def settle(store: Store, deal_id: str) -> bool:
     return True
 
 
+async def clear(store: Store, shard: Shard, deal_id: str, job_ids: Sequence[str]) -> None:
+    """Ids of a shard are reserved by a deal that is in the way: bring it to its end. What is still
+    reserved then it has not used."""
+    await settle(store, deal_id)
+    await unreserve(store, shard, deal_id, job_ids)
+
+
 async def unreserve(store: Store, shard: Shard, deal_id: str, job_ids: Sequence[str]) -> None:
     """Give ids of a shard back that a deal has reserved and will not use."""
     keys = [shard.claims, *(shard.job(job_id) for job_id in job_ids)]

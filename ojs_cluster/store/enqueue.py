@@ -24,7 +24,7 @@ from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import batch, unique
 from ojs_cluster.store import fields as f
-from ojs_cluster.store.aliases import at_home, claim_aliases, duplicate_id, earliest
+from ojs_cluster.store.aliases import AliasClaims, at_home, duplicate_id, earliest
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_many
 from ojs_cluster.store.locks import Want
@@ -142,10 +142,11 @@ async def _enqueue_here(
     """Store jobs of one shard that are not unique."""
     placed = _place(store, shard, jobs, terms)
     fences: set[str] = set()
+    claims = AliasClaims(store)
     while True:
-        lapses = earliest(terms.lapses, await _claim(store, shard, jobs))
+        lapses = earliest(terms.lapses, await _claim(claims, store, shard, jobs))
         try:
-            return await _store_part(store, shard, placed, jobs, lapses, fences)
+            return await _store_part(store, shard, placed, jobs, lapses, fences, claims)
         except _Fenced as met:
             fences.add(met.mark)
 
@@ -159,25 +160,27 @@ async def _enqueue_unique(
     So the claim decides, and the job makes it certain.
     """
     fences: set[str] = set()
+    claims = AliasClaims(store)
     for _ in range(_TRIES):
         [placed] = _place(store, shard, [job], terms)
-        lapses = await _claim(store, shard, [job])
+        lapses = await _claim(claims, store, shard, [job])
         want = Want(job.fingerprint, placed.job_id, shard.index)
         claim = await unique.claim(store, want, policy)
         if claim.existing is not None:
             if claim.existing.id == placed.job_id:
                 raise duplicate_id(placed.job_id, 0, 1)
+            if policy.on_conflict not in ("ignore", "reject"):
+                replaced = await batch.enqueue_all(
+                    store, [job], fields=terms.fields, lapses=terms.lapses, claims=claims
+                )
+                return replaced[0]
+            await claims.give_back()
             if policy.on_conflict == "ignore":
                 return replace(claim.existing, deduplicated=True)
-            if policy.on_conflict == "reject":
-                raise unique.duplicate(job.fingerprint, claim.existing)
-            replaced = await batch.enqueue_all(
-                store, [job], fields=terms.fields, lapses=terms.lapses
-            )
-            return replaced[0]
+            raise unique.duplicate(job.fingerprint, claim.existing)
         lapses = earliest(terms.lapses, lapses, claim.lapses)
         try:
-            return (await _store_part(store, shard, [placed], [job], lapses, fences))[0]
+            return (await _store_part(store, shard, [placed], [job], lapses, fences, claims))[0]
         except _Fenced as met:
             await unique.release(store, want)  # it may have been another's since
             fences.add(met.mark)
@@ -188,6 +191,7 @@ async def _enqueue_unique(
                 await unique.release(store, want)
             if job.id is not None:
                 raise error from None
+    await claims.give_back()
     raise BackendUnavailable("the job could not be stored in time", outcome="not_applied")
 
 
@@ -212,7 +216,7 @@ def _place(store: Store, shard: Shard, jobs: Sequence[NewJob], terms: _Terms) ->
     return placed
 
 
-async def _claim(store: Store, shard: Shard, jobs: Sequence[NewJob]) -> int:
+async def _claim(claims: AliasClaims, store: Store, shard: Shard, jobs: Sequence[NewJob]) -> int:
     """Claim the ids that clients chose, where their bits point elsewhere than their queue.
 
     Returns the ms (by the clock of the shard that lapses first) before which the jobs must be
@@ -223,7 +227,7 @@ async def _claim(store: Store, shard: Shard, jobs: Sequence[NewJob]) -> int:
         for index, job in enumerate(jobs)
         if job.id is not None and not at_home(store, shard, job.id)
     ]
-    return await claim_aliases(store, shard, foreign, CLAIM_MS, of=len(jobs))
+    return await claims.claim(shard, foreign, CLAIM_MS, of=len(jobs))
 
 
 async def _all_there(store: Store, shard: Shard, part: Sequence[Placed]) -> bool:
@@ -242,6 +246,7 @@ async def _store_part(
     jobs: Sequence[NewJob],
     lapses: int,
     fences: Iterable[str],
+    claims: AliasClaims,
 ) -> list[JobRecord]:
     keys, args = command(store, shard, part, lapses=lapses, fences=fences)
     # An id of ours cannot be taken: what is there was written by the same call before.
@@ -255,7 +260,10 @@ async def _store_part(
                 raise
             repeated = True  # the first try may have been applied; what is there then tells
             continue
+        # A first try without an answer may still be on its way: then nothing is given back.
         if reply[0] == b"lapsed":
+            if not repeated:
+                await claims.give_back()
             raise Conflict("it is too late to store the job: what it claimed has lapsed")
         if reply[0] == b"ok":
             await follow_up(store, shard, reply)
@@ -270,4 +278,7 @@ async def _store_part(
         elif repeated and is_same(job, there) and (ours or await _all_there(store, shard, part)):
             return await read_back(store, shard, part)
         else:
+            claims.keep(job.job_id)
+            if not repeated:
+                await claims.give_back()
             raise duplicate_id(job.job_id, int(reply[1]) - 1, len(part))

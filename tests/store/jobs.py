@@ -114,9 +114,16 @@ def home_id(store: Store, queue: str = QUEUE) -> str:
     return id_in(shard_of(store, queue).index)
 
 
-def foreign_id(store: Store, queue: str = QUEUE) -> str:
-    """A client's id whose bits name another shard than its queue's."""
-    return id_in((shard_of(store, queue).index + 1) % len(store.keys))
+def foreign_id(store: Store, queue: str = QUEUE, *, step: int = 1) -> str:
+    """A client's id whose bits name another shard than its queue's: the ``step``-th after it."""
+    return id_in((shard_of(store, queue).index + step) % len(store.keys))
+
+
+def middle_queue(store: Store) -> str:
+    """A queue whose shard has others before it and after it: those who go over all come to some
+    before it, and to some after it."""
+    names = (f"middle{number}" for number in itertools.count())
+    return next(name for name in names if 0 < shard_of(store, name).index < len(store.keys) - 1)
 
 
 def queues_in_other_shards(store: Store, count: int) -> list[str]:

@@ -11,13 +11,14 @@ import trio
 from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
 from ojs_cluster.core.states import State
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import aliases, dead_letter, jobs, queues, retention
+from ojs_cluster.store import aliases, batch, dead_letter, jobs, locks, queues, retention
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.activate import activate
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.heartbeat import Beat, heartbeat
+from ojs_cluster.store.locks import Want
 from ojs_cluster.store.placing import command, place
 from tests.store.jobs import (
     DAY,
@@ -28,13 +29,16 @@ from tests.store.jobs import (
     foreign_id,
     home_id,
     id_in,
+    middle_queue,
     nack,
     new_job,
     put,
     queues_in_other_shards,
     shard_of,
+    sibling_queue,
     take,
 )
+from tests.store.unique_jobs import age_lock, keys_there, once, recover
 from tests.support.invariants import Census
 from tests.support.servers import all_keys
 from tests.support.timeshift import age_claim, age_job
@@ -48,6 +52,7 @@ def named(store: Store, where: str) -> str:
 
 
 both = pytest.mark.parametrize("where", ["at home", "elsewhere"])
+both_ways = pytest.mark.parametrize("step", [-1, 1], ids=["before", "after"])
 
 
 @both
@@ -218,7 +223,7 @@ async def claim(store: Store, job_id: str) -> Any:
         home,
         "claim_alias",
         [home.job(job_id), home.claims],
-        [job_id, shard_of(store).index, 30_000],
+        [job_id, shard_of(store).index, 30_000, ""],
     )
 
 
@@ -240,6 +245,135 @@ async def test_a_claim_without_a_job_is_dropped_and_one_with_a_job_settled(
     assert not [key for key in all_keys(backend) if dangling.encode() in key]
     assert (await jobs.get(store, used)).id == used
     await put(store, "other", id=dangling)
+    consistent()
+
+
+@both_ways
+async def test_an_id_that_was_reserved_by_a_batch_that_died_becomes_free(
+    store: Store, db: Any, step: int
+) -> None:
+    """The janitor may meet the alias while what it leads to is still the reservation."""
+    queue, other = middle_queue(store), "other"
+    job_id = foreign_id(store, queue, step=step)
+    await batch._Draft(store, [new_job(queue, id=job_id), new_job(other)]).reserve()
+
+    for _ in range(2):
+        await recover(store, db, HOUR)
+
+    assert not [key for key in keys_there(db) if job_id.encode() in key]
+    await put(store, sibling_queue(store, other), id=job_id)
+
+
+@both_ways
+async def test_an_id_that_was_fenced_becomes_free(store: Store, db: Any, step: int) -> None:
+    """A producer dies between lock and job, and another one takes the lock."""
+    queue = middle_queue(store)
+    job_id = foreign_id(store, queue, step=step)
+    wanted, shard = new_job(queue, id=job_id, unique={}), shard_of(store, queue)
+    await aliases.AliasClaims(store).claim(shard, [(job_id, 0)], 30_000, of=1)
+    lock_shard = store.keys.shard_of_fingerprint(wanted.fingerprint)
+    await locks.try_claim(store, lock_shard, [Want(wanted.fingerprint, job_id, shard.index)])
+    age_lock(db, store, wanted.fingerprint, 5_000)
+    await once(store, queue)
+    assert len([key for key in keys_there(db) if job_id.encode() in key]) == 2
+
+    for _ in range(2):
+        await recover(store, db, HOUR)
+
+    assert not [key for key in keys_there(db) if job_id.encode() in key]
+
+
+async def test_an_alias_stays_listed_while_what_it_leads_to_is_undecided(
+    store: Store, db: Any
+) -> None:
+    queue = middle_queue(store)
+    job_id = foreign_id(store, queue)
+    home = store.keys.shard_of_id(job_id)
+    await batch._Draft(store, [new_job(queue, id=job_id), new_job("other")]).reserve()
+    age_claim(db, home, job_id, HOUR)
+
+    assert await aliases.settle_claims(store, home, 10) == 1
+    assert await aliases.settle_claims(store, home, 10) == 0, "it is looked at later"
+
+    assert db.zrange(home.claims, 0, -1) == [job_id.encode()]
+
+
+# Claims that are given back
+
+
+def aliases_left(db: Any) -> list[bytes]:
+    """Every alias, found by a scan as only tests may."""
+    keys = [key for key in keys_there(db) if b"}:j:" in key]
+    return [key for key in keys if db.hexists(key, f.ALIAS)]
+
+
+@pytest.mark.parametrize("policy", ["reject", "ignore"])
+async def test_a_unique_job_that_is_refused_leaves_its_id_free(
+    store: Store, db: Any, policy: str, consistent: Check
+) -> None:
+    kept = await once(store)
+    job_id = foreign_id(store)
+    try:
+        assert (await once(store, id=job_id, on_conflict=policy)).id == kept.id
+    except Duplicate as error:
+        assert (policy, error.details["existing_job_id"]) == ("reject", kept.id)  # noqa: PT017
+
+    assert aliases_left(db) == []
+    assert (await put(store, "other", id=job_id)).id == job_id
+    consistent()
+
+
+@pytest.mark.parametrize("policy", ["reject", "ignore"])
+async def test_a_batch_whose_unique_job_is_refused_leaves_all_its_ids_free(
+    store: Store, db: Any, policy: str, consistent: Check
+) -> None:
+    one, other = queues_in_other_shards(store, 2)
+    await once(store)
+    ids = [foreign_id(store), home_id(store), foreign_id(store, one), foreign_id(store, other)]
+    first, second = (new_job(id=name, unique={"on_conflict": policy}) for name in ids[:2])
+    plain = [new_job(one, id=ids[2]), new_job(other, id=ids[3])]
+    stored = policy == "ignore"
+    try:
+        await enqueue_many(store, [*plain, first, second])
+    except Duplicate:
+        assert not stored
+
+    assert len(aliases_left(db)) == (2 if stored else 0)
+    for job_id in ids[:2] if stored else ids:
+        assert (await put(store, "q9", id=job_id)).id == job_id
+    consistent()
+
+
+async def test_a_batch_of_one_shard_that_is_refused_leaves_its_other_ids_free(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    free, taken, elsewhere = foreign_id(store), home_id(store), foreign_id(store, "other")
+    await put(store, id=taken)
+    await put(store, "other", id=elsewhere)
+    for in_the_way in (taken, elsewhere):
+        with pytest.raises(Duplicate) as refused:
+            await enqueue_many(store, [new_job(id=free), new_job(id=in_the_way)])
+        assert refused.value.details["existing_job_id"] == in_the_way
+
+    assert len(aliases_left(db)) == 1
+    assert (await put(store, "q9", id=free)).id == free
+    consistent()
+
+
+async def test_a_claim_is_not_given_back_once_another_producer_has_made_it(
+    store: Store, consistent: Check
+) -> None:
+    """A request and its repetition: the first is refused when the second is about to store."""
+    job_id, shard = foreign_id(store), shard_of(store)
+    first, second = aliases.AliasClaims(store), aliases.AliasClaims(store)
+    await first.claim(shard, [(job_id, 0)], 30_000, of=1)
+    lapses = await second.claim(shard, [(job_id, 0)], 30_000, of=1)
+    await first.give_back()
+    keys, args = command(store, shard, [place(job_id, new_job(id=job_id))], lapses=lapses)
+    await store.run(shard, "enqueue", keys, args)
+    await second.give_back()
+
+    assert (await jobs.get(store, job_id)).id == job_id
     consistent()
 
 

@@ -330,6 +330,7 @@ async def a_cron_job(store: Store) -> None:
 async def unique_jobs_and_batches(store: Store, db: Any) -> None:
     await once(store, "once")
     await once(store, "once", on_conflict="replace")
+    await once(store, "once", on_conflict="ignore", id=foreign_id(store, "once"))
     wanted = [new_job("once", id=home_id(store, "once")), new_job("twice", unique={}, type="x")]
     for decided in (False, True):
         draft = batch._Draft(store, wanted)
