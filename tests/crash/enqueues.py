@@ -18,6 +18,7 @@ from tests.crash.harness import World
 from tests.store.jobs import (
     foreign_id,
     home_id,
+    middle_queue,
     new_job,
     queues_in_other_shards,
     shard_of,
@@ -70,11 +71,13 @@ class Batch(_Enqueue):
         store = world.store
         one, other, third = queues_in_other_shards(store, 3)
         if self.kind == "ids":
+            middle = middle_queue(store)
             wanted = [
                 new_job(one, id=home_id(store, one)),
-                new_job(other, id=foreign_id(store, other)),
+                new_job(middle, id=foreign_id(store, middle, step=-1)),
+                new_job(middle, id=foreign_id(store, middle, step=1)),
                 new_job(third, unique={}),
-                new_job(one, type="second"),
+                new_job(other, type="second"),
             ]
             return Wanted(wanted)
         if self.kind == "replacing":
@@ -88,15 +91,19 @@ class Batch(_Enqueue):
 
 @dataclass(frozen=True, slots=True)
 class WithId(_Enqueue):
-    """A job with a client's id, which names its queue's shard or another one."""
+    """A job with a client's id.
 
-    foreign: bool
+    ``step``: from its queue's shard to the one that the id names. The janitor goes over them in
+    their order, so it matters which comes first.
+    """
+
+    step: Literal[-1, 0, 1]
     unique: bool = False
     least = 1
 
     async def prepare(self, world: World) -> Wanted:
-        [queue] = queues_in_other_shards(world.store, 1)
-        job_id = (foreign_id if self.foreign else home_id)(world.store, queue)
+        queue = middle_queue(world.store)
+        job_id = foreign_id(world.store, queue, step=self.step)
         options: dict[str, Any] = {"unique": {}} if self.unique else {}
         return Wanted([new_job(queue, id=job_id, **options)])
 
@@ -133,25 +140,40 @@ class Unique(_Enqueue):
 
 @dataclass(frozen=True, slots=True)
 class Refused(_Enqueue):
-    """A unique job that another keeps out, under a policy that says so."""
+    """A unique job that another keeps out, under a policy that says so.
+
+    ``step``: as of `WithId`, if the client gave an id. ``batch``: whether others come with it.
+    """
 
     policy: Literal["reject", "ignore"]
+    step: Literal[-1, 1] | None = None
+    batch: bool = False
     least = 2
 
     async def prepare(self, world: World) -> Wanted:
-        one, other = queues_in_other_shards(world.store, 2)
-        old = await once(world.store, one)
-        return Wanted([new_job(other, unique={"on_conflict": self.policy})], old)
+        store, queue = world.store, middle_queue(world.store)
+        one, other = queues_in_other_shards(store, 2)
+        old = await once(store, one)
+        job_id = None if self.step is None else foreign_id(store, queue, step=self.step)
+        more = [new_job(one, type="plain"), new_job(other, type="plain")] if self.batch else []
+        return Wanted([new_job(queue, id=job_id, unique={"on_conflict": self.policy}), *more], old)
 
     async def act(self, store: Store, scene: Wanted) -> None:
         with suppress(Duplicate):
-            job = await enqueue(store, scene.jobs[0])
+            if self.batch:
+                [job, *_] = await enqueue_many(store, scene.jobs)
+            else:
+                job = await enqueue(store, scene.jobs[0])
             assert job.deduplicated
 
     async def happened(self, world: World, scene: Wanted) -> bool:
         assert scene.old is not None
-        assert world.live() == {scene.old.id}
-        return True
+        others = len(world.live() - {scene.old.id})
+        if not self.batch or self.policy == "reject":
+            assert others == 0
+            return True
+        assert others in (0, len(scene.jobs) - 1)
+        return bool(others)
 
 
 class TakeOver(_Enqueue):

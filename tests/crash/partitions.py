@@ -52,6 +52,8 @@ class Growth:
 
     async def finish(self, world: World, scene: None) -> None:
         await queues.switch(world.store, QUEUE, "resume")
+        if (await get_partitions(world.store, QUEUE)).held == 1:
+            return  # it never got any
         await set_partitions(world.store, QUEUE, 1)
         await pass_time(world.store, world.db, DRAIN_MS, QUEUE)
         await look_after_changes(world.store)

@@ -15,13 +15,17 @@ Cases = Mapping[str, Operation]
 BATCHES: Cases = {
     "plain": Batch("plain"),
     "ids": Batch("ids"),
+    "ids of which one is kept out": Refused("ignore", step=-1, batch=True),
+    "ids that are all kept out": Refused("reject", step=1, batch=True),
     "replacing": Batch("replacing"),
     "decided": Finishing(),
 }
 SINGLE: Cases = {
-    "id": WithId(foreign=False),
-    "foreign id": WithId(foreign=True),
-    "unique foreign id": WithId(foreign=True, unique=True),
+    "id": WithId(0),
+    "id of a shard before": WithId(-1),
+    "id of a shard after": WithId(1),
+    "unique with an id of a shard before": WithId(-1, unique=True),
+    "unique with an id of a shard after": WithId(1, unique=True),
 }
 UNIQUE: Cases = {
     "reject": Unique("reject"),
@@ -30,6 +34,8 @@ UNIQUE: Cases = {
     "replace_except_schedule": Unique("replace_except_schedule"),
     "kept out by reject": Refused("reject"),
     "kept out by ignore": Refused("ignore"),
+    "kept out with an id of a shard before": Refused("reject", step=-1),
+    "kept out with an id of a shard after": Refused("ignore", step=1),
     "taking over": TakeOver(),
 }
 REPLACE: Cases = {

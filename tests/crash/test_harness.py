@@ -12,7 +12,9 @@ from tests.crash.enqueues import Batch, Wanted
 from tests.crash.harness import World, at_every_boundary
 from tests.support.mortal import Mode
 
-Fault = Literal["halves", "leaves a lock", "leaves a debt", "says too much"]
+Fault = Literal[
+    "halves", "leaves a lock", "leaves a lock until repeated", "leaves a debt", "says too much"
+]
 
 
 class Faulty(Batch):
@@ -30,9 +32,11 @@ class Faulty(Batch):
         if self.fault == "says too much":
             return
         shard = store.keys.shard(0)
-        key = shard.lock("of nobody") if self.fault == "leaves a lock" else shard.outbox
+        key = shard.outbox if self.fault == "leaves a debt" else shard.lock("of nobody")
         await store.redis.call(shard.slot, "HSET", key, "17", "x", idempotent=True)
         await enqueue_many(store, scene.jobs)
+        if self.fault == "leaves a lock until repeated":
+            await store.redis.call(shard.slot, "DEL", key, idempotent=True)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +45,7 @@ class Faulty(Batch):
         ("halves", "killed"),
         ("halves", "applied"),
         ("leaves a lock", "killed"),
+        ("leaves a lock until repeated", "killed"),
         ("leaves a debt", "deaf"),
         ("says too much", "applied"),
     ],
