@@ -1,7 +1,7 @@
--- Forgets, in one shard, deals given up and parts written so long ago that no process still acts
--- on them.
+-- Forgets, in one shard, deals given up so long ago that no process still acts on them, and lists
+-- those whose part was written as long ago: whether they may be forgotten, others know.
 -- KEYS: 1 the shard's deals, 2 dealt.  ARGV: 1 age ms, 2 limit.
--- Returns: how many
+-- Returns: {how many were forgotten, deals whose part was written}
 --@include keys now
 local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])
 local parts = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])
@@ -10,5 +10,4 @@ for _, deal in ipairs(old) do
     redis.call('DEL', deal_key(deal))
 end
 if #old > 0 then redis.call('ZREM', KEYS[1], unpack(old)) end
-if #parts > 0 then redis.call('ZREM', KEYS[2], unpack(parts)) end
-return #old + #parts
+return {#old, parts}

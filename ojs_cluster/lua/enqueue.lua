@@ -3,7 +3,7 @@
 -- Pre:  no job with any of the ids exists in the shard, and no fence but those whose marks are
 --       given; a claim on an alias has not lapsed.
 -- Post: all jobs exist, or none does. Counters, indexes and events agree with them.
---       A deal's part is written once, over the ids that it has reserved. What is staged is in no
+--       A deal's part is written once, over the ids that it has reserved, however late it is met again. What is staged is in no
 --       index or counter, and carries the deal until `reveal`; it is listed as a claim. Limits that the
 --       jobs declare are owed to the shards of their keys.
 -- KEYS: 1..7 the shard's due, exp, pend, fin, ev, claims, dealt; then per queue c: and q:; then per
@@ -24,7 +24,10 @@
 if ARGV[3] ~= '1' then gather() end
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
 local first_job, deal, reserved = 7 + 2 * queues, ARGV[5], {}
-if deal ~= '' and redis.call('ZSCORE', KEYS[7], deal) then return {'already'} end
+if deal ~= '' and redis.call('ZSCORE', KEYS[7], deal) then
+    redis.call('ZADD', KEYS[7], now, deal) -- who carries it out now is remembered for as long again
+    return {'already'}
+end
 for i = 1, jobs do
     if redis.call('EXISTS', KEYS[first_job + i]) == 1 then
         local by, mark = unpack(redis.call('HMGET', KEYS[first_job + i], F.deal, F.fence))

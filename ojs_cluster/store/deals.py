@@ -7,10 +7,11 @@ happens. What follows only carries it out, is idempotent, and is finished by the
 process dies. A deal that was not decided leaves reservations which anybody in whose way they are
 takes back, after having made the decision impossible (``settle``).
 
-Carrying out: each shard's jobs are written by one script that notes the deal (so that it is written
-once, however often it is repeated within ten minutes); then jobs are replaced, then the locks are
-certain. Until all is written some jobs of a decided deal may be seen and others not yet; nothing of
-an undecided one ever is.
+Carrying out: each shard's jobs are written by one script that notes the deal, so that it is written
+once, however often it is repeated: jobs of a part may have run and gone while the shard of another
+is away. The note is kept until the deal has been carried out, and ten minutes longer (``tidy``).
+Then jobs are replaced, then the locks are certain. Until all is written some jobs of a decided deal
+may be seen and others not yet; nothing of an undecided one ever is.
 
 A job that replaces another is first *staged*: stored, in no index, fetched by nobody. Where both
 live in one shard, one script then cancels the old and reveals the new. Otherwise these are two
@@ -28,7 +29,7 @@ from typing import Any
 
 import msgspec
 
-from ojs_cluster.core.errors import Conflict, NotFound
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.durability import doubtful
 from ojs_cluster.store import locks
@@ -41,8 +42,8 @@ from ojs_cluster.store.placing import Placed, command, follow_up, read_back, wri
 from ojs_cluster.store.record import JobRecord, record
 
 _APPLY_MS = 300_000
-"""A part is not written this long after its deal was read: half the time that a shard remembers
-which parts it has."""
+"""A part is not written this long after its deal was read: half the time that a shard remembers,
+after a deal has been carried out, which parts it has."""
 _FORGET_MS = 600_000
 _REVEAL = ("due", "active", "running", "expiring", "pending", "finished", "events", "claims")
 
@@ -129,8 +130,8 @@ async def carry_out(store: Store, deal: Deal, now_ms: int) -> dict[str, JobRecor
             found = written(part, reply)
             await follow_up(store, shard, reply)
         elif reply[0] in (b"already", b"exists"):
-            # Nobody else can store under these ids: it was this deal, so long ago that the shard
-            # has forgotten it, while another shard was away.
+            # Nobody else can store under these ids: it was this deal, and if the shard does not
+            # know it any more, a master has forgotten the note.
             found = await read_back(store, shard, part)
         else:
             raise Conflict(f"deal {deal.id} cannot be written: {reply[0].decode()}")
@@ -211,9 +212,40 @@ async def unreserve(store: Store, shard: Shard, deal_id: str, job_ids: Sequence[
 
 
 async def tidy(store: Store, shard: Shard, limit: int) -> int:
-    """Forget what a shard remembers of deals long over; returns how many."""
-    keys = [shard.deals, shard.dealt]
-    return int(await store.run(shard, "deal_tidy", keys, [_FORGET_MS, limit], idempotent=True))
+    """Forget what a shard remembers of deals long over; returns how many were looked at.
+
+    Which parts it has written it remembers until their deals have been carried out, however long
+    another shard is away or the scheduler is.
+    """
+    given_up, parts = await store.run(
+        shard, "deal_tidy", [shard.deals, shard.dealt], [_FORGET_MS, limit], idempotent=True
+    )
+    if parts:
+        deals_ = [part.decode() for part in parts]
+        open_ = await _open(store, deals_)
+        flat = [arg for deal_id in deals_ for arg in (deal_id, "1" if deal_id in open_ else "")]
+        await store.run(shard, "deal_forget", [shard.dealt], [_FORGET_MS, *flat], idempotent=True)
+    return int(given_up) + len(parts)
+
+
+async def _open(store: Store, deal_ids: Sequence[str]) -> set[str]:
+    """Which of some deals are decided and not carried out, as far as is known."""
+    found: set[str] = set()
+    by_home: dict[Shard, list[str]] = {}
+    for deal_id in deal_ids:
+        by_home.setdefault(store.keys.shard_of_id(deal_id), []).append(deal_id)
+
+    async def ask(home: Shard) -> None:
+        here = by_home[home]
+        try:
+            keys = [home.deal(deal_id) for deal_id in here]
+            answers = await store.run(home, "deals_open", keys, idempotent=True)
+        except BackendUnavailable:
+            answers = [1] * len(here)  # asked again later
+        found.update(deal_id for deal_id, is_open in zip(here, answers, strict=True) if is_open)
+
+    await over_shards(by_home, ask)
+    return found
 
 
 async def _finish(store: Store, deal_id: str) -> None:

@@ -15,8 +15,13 @@ from ojs_cluster.core.states import State
 from ojs_cluster.store import batch, deals, jobs, queues
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.placing import command
 from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.retention import purge_due
 from tests.store.jobs import (
+    DAY,
+    HOUR,
+    MINUTE,
     ack,
     foreign_id,
     home_id,
@@ -30,6 +35,7 @@ from tests.store.unique_jobs import assert_nothing_left, once, recover
 from tests.support.invariants import Census
 from tests.support.lossy import lossy
 from tests.support.mortal import dies_at
+from tests.support.timeshift import age_job
 
 
 async def test_a_thousand_jobs_over_all_shards_come_back_in_order(
@@ -226,6 +232,83 @@ async def test_a_deal_carried_out_again_long_after_changes_nothing(store: Store,
     assert_nothing_left(store, db)
 
 
+async def _half_written(store: Store, one: str, other: str) -> tuple[deals.Deal, int]:
+    """A decided deal over the shards of two queues; the part of the first is written, the record
+    lies in the shard of the other."""
+    draft = batch._Draft(store, [new_job(other), new_job(one)])
+    await draft.reserve()
+    deal = draft.deal()
+    now = await deals.decide(store, deal, draft.lapses)
+    assert now is not None
+    shard = shard_of(store, one)
+    keys, args = command(store, shard, deal.parts[shard], lapses=now + 300_000, deal=deal.id)
+    [status, *_] = await store.run(shard, "enqueue", keys, args)
+    assert status == b"ok"
+    return deal, now
+
+
+async def _run_and_forget(store: Store, db: Any, queue: str) -> str:
+    """The queue's only job runs, and its retention ends."""
+    [job] = await take(store, queue)
+    await ack(store, job)
+    age_job(db, shard_of(store, queue), job.id, 400 * DAY)
+    assert (await purge_due(store, shard_of(store, queue), 10)).done == 1
+    return job.id
+
+
+async def test_jobs_of_a_deal_that_have_run_do_not_run_again_when_the_rest_comes_late(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    """The shard of the other part is away, or no scheduler runs, for longer than all is kept."""
+    one, other = queues_in_other_shards(store, 2)
+    deal, _ = await _half_written(store, one, other)
+    await _run_and_forget(store, db, one)
+    for _ in range(3):
+        for shard in store.keys:
+            for name in db.zrange(shard.dealt, 0, -1):
+                db.zincrby(shard.dealt, -HOUR, name)
+            await deals.tidy(store, shard, 100)
+
+    assert await deals.settle(store, deal.id)
+
+    assert await take(store, one) == []
+    assert len(await take(store, other)) == 1
+    consistent()
+    await recover(store, db, HOUR)
+    assert not any(db.exists(shard.dealt) for shard in store.keys), "it is not remembered for ever"
+
+
+async def test_what_a_deal_has_written_is_remembered_while_its_home_does_not_answer(
+    store: Store, db: Any
+) -> None:
+    one, other = queues_in_other_shards(store, 2)
+    deal, _ = await _half_written(store, one, other)
+    shard = shard_of(store, one)
+    db.zincrby(shard.dealt, -HOUR, deal.id)
+
+    assert await deals.tidy(Away(store, "deals_open").store, shard, 1) == 1
+    assert await deals.tidy(store, shard, 1) == 0, "others come first"
+
+    assert db.zscore(shard.dealt, deal.id) is not None
+
+
+async def test_a_process_that_stalls_while_another_ends_the_deal_writes_nothing_twice(
+    store: Store, db: Any
+) -> None:
+    one, other = queues_in_other_shards(store, 2)
+    deal, read_at = await _half_written(store, one, other)
+    await _run_and_forget(store, db, one)
+    shard = shard_of(store, one)
+    db.zincrby(shard.dealt, -9 * MINUTE, deal.id)
+
+    assert await deals.settle(store, deal.id)
+    db.zincrby(shard.dealt, -2 * MINUTE, deal.id)
+    await deals.tidy(store, shard, 100)
+    await deals.carry_out(store, deal, read_at)
+
+    assert await take(store, one) == []
+
+
 async def test_a_deal_given_up_by_others_cannot_be_decided(store: Store, db: Any) -> None:
     names = queues_in_other_shards(store, 2)
     draft = batch._Draft(store, [new_job(name, id=home_id(store, name)) for name in names])
@@ -255,14 +338,14 @@ async def test_an_accepted_batch_that_cannot_be_written_yet_says_so_and_is_writt
 
 
 class Away:
-    """A store whose client cannot write jobs: their shards do not answer."""
+    """A store whose client cannot write jobs, or run another script: shards do not answer."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, name: str = "enqueue") -> None:
         self.store, client = lossy(store)
         original = client.script
 
         async def refuse(slot: int, script: Any, keys: Any, args: Any, **more: Any) -> Any:
-            if script.name == "enqueue":
+            if script.name == name:
                 raise BackendUnavailable("no answer", outcome="not_applied")
             return await original(slot, script, keys, args, **more)
 
