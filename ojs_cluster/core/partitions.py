@@ -91,12 +91,18 @@ class Layout:
         )
 
     def says_no_more_than(self, default: Layout) -> bool:
-        """Whether a queue without an entry of its own would be treated the same."""
-        return (
-            self.parts == self.was == default.parts
-            and self.open <= default.open
-            and self.held <= default.held
-        )
+        """Whether a queue without an entry of its own is treated the same, or will be once the
+        default is drained. One that has more open has to say so, before that and after."""
+        return self.parts == self.was == self.open == default.parts and self.held <= default.held
+
+    def drains(self, now_ms: int) -> bool:
+        """Whether partitions are open only until they are found empty, and may be found so."""
+        return self.open > self.parts and now_ms - self.at_ms >= DRAIN_MS
+
+    def apart(self, live: int, now_ms: int) -> Layout:
+        """As an entry of its own, of a queue with jobs in partitions up to ``live`` of a default
+        that is being drained: so that the default need not wait for it."""
+        return replace(self, was=self.parts, open=max(self.parts, live), at_ms=now_ms)
 
     def _at_least(self, number: int, now_ms: int, parts: int) -> Layout:
         return Layout(

@@ -11,7 +11,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store import pauses, shares
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.partitions import DEFAULT, change
+from ojs_cluster.store.partitions import DEFAULT, NO_LIMIT, change
 from ojs_cluster.store.queues import stats_in
 
 
@@ -71,6 +71,7 @@ async def look_after_changes(store: Store) -> int:
 
     Pause marks follow into new partitions; old ones are closed when they are empty; one that got a
     late job is opened again. Two leaders who do this do it once, as each compares what it has seen.
+    Partitions of the default are closed by the round over all queues (``end_round``).
 
     Raises
     ------
@@ -110,10 +111,44 @@ async def look_after(store: Store, queue: str) -> None:
             live = max(live, number + 1)
 
     await over_shards(range(seen.parts, seen.held), look)
-    # What was seen holds for the layout that was seen, and for no other.
-    await change(
-        store, queue, lambda old, now_ms: old.drained(live, now_ms) if old == seen else old
-    )
+    own = queue in store.partitions.entries()
+
+    def closed(old: Layout, now_ms: int) -> Layout:
+        # What was seen holds for the layout that was seen, and for no other.
+        if old != seen:
+            return old
+        if not own and live > old.parts and old.drains(now_ms):
+            return old.apart(live, now_ms)
+        return old.drained(live, now_ms)
+
+    await change(store, queue, closed, most=NO_LIMIT)
+
+
+async def begin_round(store: Store) -> None:
+    """Before each queue is looked after once: does the default wait for them?
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    await store.partitions.read(store)
+    default = store.partitions.default
+    store.partitions.draining = default if default.drains(store.partitions.now_ms()) else None
+
+
+async def end_round(store: Store) -> None:
+    """Each queue was looked after: those with jobs in old partitions of the default say so by
+    themselves now, so it closes them for all others.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    seen, store.partitions.draining = store.partitions.draining, None
+    if seen is not None:
+        await change(
+            store, DEFAULT, lambda old, now_ms: old.drained(0, now_ms) if old == seen else old
+        )
 
 
 async def forget(store: Store, queue: str) -> None:

@@ -40,7 +40,7 @@ _PORTION = 100
 """Jobs of one queue in a batch that stay together: one script is cheaper than a deal."""
 _MOST_ENTRIES = 1000
 """Queues that may be given a number of their own."""
-_NO_LIMIT = 2**53
+NO_LIMIT = 2**53
 _ONE = Layout.of(1)
 
 
@@ -54,6 +54,8 @@ class Partitions:
         self._read_at = self._next = self._learned_at = float("-inf")
         self._reading: trio.Event | None = None
         self._announces = self._announced = False
+        self.draining: Layout | None = None
+        """The default when this process began its round over all queues, if it was draining."""
 
     async def announce(self, store: Store) -> None:
         """Make the default that this process was configured with that of all, now or soon."""
@@ -202,7 +204,7 @@ class Partitions:
         for queue in queues:
             number = store.keys.partition_of(queue, shard)
             if number >= self.layout(queue).open:
-                await change(store, queue, partial(_reopened, number + 1), most=_NO_LIMIT)
+                await change(store, queue, partial(_reopened, number + 1), most=NO_LIMIT)
 
 
 def _reopened(number: int, layout: Layout, now_ms: int) -> Layout:
@@ -236,7 +238,7 @@ async def change(
         new = how(old, known.now_ms())
         # Not kept when it says nothing: each process has all entries in memory.
         redundant = queue != DEFAULT and new.says_no_more_than(known.default)
-        if new == old and not (redundant and entry is not None):
+        if (new == old and not (redundant and entry is not None)) or (redundant and entry is None):
             return old
         [status] = await store.run_meta(
             "swap_partitions",

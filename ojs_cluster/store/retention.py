@@ -57,7 +57,11 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
     Returns how many were forgotten and the name to go on from, '' at the end. The queue's own keys
     go first: a crash then leaves a name, which the next round meets again, and not keys that
     nothing leads to. A queue that was used again before its name went gets the name back.
+
+    A round from '' to '' has also looked after each queue's partitions.
     """
+    if not after:
+        await partition_upkeep.begin_round(store)
     meta = store.keys.meta
     names: Any = await store.redis.call(
         meta.slot,
@@ -67,7 +71,10 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
     retired = 0
     for raw in names:
         retired += await _retire(store, raw.decode())
-    return retired, names[-1].decode() if len(names) == limit else ""
+    if len(names) == limit:
+        return retired, names[-1].decode()
+    await partition_upkeep.end_round(store)
+    return retired, ""
 
 
 async def _retire(store: Store, queue: str) -> bool:

@@ -12,10 +12,11 @@ import pytest
 import trio
 
 from ojs_cluster.core import partitions as stages
-from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.errors import InvalidRequest, ValidationFailed
 from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS, Layout
+from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import admin, dead_letter, partitions, queues, retention
+from ojs_cluster.store import admin, dead_letter, partitions, queues, rate_limits, retention
 from ojs_cluster.store.context import Store, StoreSettings, open_store
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.partition_upkeep import (
@@ -23,6 +24,7 @@ from ojs_cluster.store.partition_upkeep import (
     look_after_changes,
     set_partitions,
 )
+from ojs_cluster.store.partitions import DEFAULT, change
 from tests.store.hot_queues import close_empty, pass_time, put_into, spread
 from tests.store.jobs import DAY, HOUR, QUEUE, ack, nack, new_job, put, take, until
 from tests.store.workflow_jobs import chain, run_one, state_of, step
@@ -378,6 +380,77 @@ async def test_the_default_holds_for_all_queues_and_can_be_changed(
         assert store.partitions.layout(QUEUE).parts == 1
         assert store.partitions.layout(QUEUE).open == 4, "jobs may be left there"
     consistent()
+
+
+async def lowered(store: Store, db: Any) -> None:
+    """``OJS_QUEUE_PARTITIONS`` was 4, and became 2 a while ago."""
+    await change(store, DEFAULT, lambda old, now_ms: Layout.of(4))
+    for queue in ("busy", "idle"):
+        for shard in store.keys.partitions(queue, 4):
+            await put_into(store, shard, queue)
+        for job in await take(store, queue, count=4):
+            await ack(store, job)
+    await put_into(store, store.keys.partitions("busy", 4)[3], "busy")
+    await change(store, DEFAULT, lambda old, now_ms: old.changed(2, now_ms))
+    await pass_time(store, db, DRAIN_MS, DEFAULT)
+
+
+async def test_a_lowered_default_is_drained_by_a_round_over_all_queues(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    await lowered(store, db)
+
+    _, cursor = await retention.retire_queues(store, limit=1)
+    assert store.partitions.layout("idle").open == 4, "not all queues have been looked at"
+    while cursor:
+        _, cursor = await retention.retire_queues(store, cursor, limit=1)
+
+    await store.partitions.read(store)
+    assert store.partitions.layout("busy").open == 4
+    assert store.partitions.layout("idle").open == 2
+    assert store.partitions.layout("new").open == 2
+    await rate_limits.set_queue(store, "idle", Limits(concurrency=2))
+    with pytest.raises(ValidationFailed, match="draining"):
+        await rate_limits.set_queue(store, "busy", Limits(concurrency=2))
+    consistent()
+
+    for job in await take(store, "busy", count=9):
+        await ack(store, job)
+    await close_empty(store, db, "busy")
+    await rate_limits.set_queue(store, "busy", Limits(concurrency=2))
+    assert set(store.partitions.entries()) == {DEFAULT}, "what says no more is not kept"
+
+
+async def test_a_late_job_in_a_partition_that_the_default_has_closed_is_found(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    await lowered(store, db)
+    await other_store.partitions.read(other_store)
+    await retention.retire_queues(store)
+    assert (await get_partitions(store, "idle")).open == 2
+    late = await put_into(other_store, store.keys.partitions("idle", 4)[3], "idle")
+
+    await retention.retire_queues(store)
+
+    assert [job.id for job in await take(store, "idle")] == [late.id]
+
+
+async def test_a_round_that_began_too_early_or_before_another_change_drains_no_default(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lowered(store, db)
+    late = store.partitions.now_ms()
+    with monkeypatch.context() as clock:
+        clock.setattr(store.partitions, "now_ms", lambda: late - DRAIN_MS)
+        _, cursor = await retention.retire_queues(store, limit=1)
+    await retention.retire_queues(store, cursor)
+    assert (await get_partitions(store, "idle")).open == 4
+
+    _, cursor = await retention.retire_queues(store, limit=1)
+    await change(store, DEFAULT, lambda old, now_ms: old.changed(1, now_ms))
+    await pass_time(store, db, DRAIN_MS, DEFAULT)
+    await retention.retire_queues(store, cursor)
+    assert (await get_partitions(store, "idle")).open == 4
 
 
 async def test_the_default_is_announced_again_after_a_reset(
