@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,9 +27,19 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Chart:
-    """The chart of this checkout, and the program that renders it."""
+    """The chart of this checkout, or a copy of it, and the program that renders it."""
 
     helm: Path
+    path: Path = CHART
+
+    def copied(self, folder: Path, *changes: tuple[str, str, str]) -> Chart:
+        """A copy in which texts of files are replaced by others: what another version might be."""
+        shutil.copytree(self.path, folder)
+        for name, old, new in changes:
+            text = (folder / name).read_text()
+            assert old in text, f"{old!r} is not in {name}"
+            (folder / name).write_text(text.replace(old, new))
+        return Chart(self.helm, folder)
 
     def run(self, *arguments: str) -> str:
         """Run helm. Raises `Refused` with what it says."""
@@ -53,14 +64,14 @@ class Chart:
             sets: single values by their dotted path, set as JSON.
             kubernetes: version of the cluster.
         """
-        command = ["template", release, str(CHART), "--namespace", "work"]
+        command = ["template", release, str(self.path), "--namespace", "work"]
         command += ["--kube-version", f"v{kubernetes}.0", *options(values, sets or {})]
         text = self.run(*command)
         return Rendering([each for each in yaml.safe_load_all(text) if each])
 
     def notes(self, *values: Path, sets: Mapping[str, Any] | None = None) -> str:
         """What `helm install` prints at its end; arguments as for `render`."""
-        command = ["install", "jobs", str(CHART), "--namespace", "work", "--dry-run=client"]
+        command = ["install", "jobs", str(self.path), "--namespace", "work", "--dry-run=client"]
         return self.run(*command, *options(values, sets or {})).partition("\nNOTES:\n")[2]
 
 

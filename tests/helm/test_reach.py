@@ -127,5 +127,5 @@ def test_the_notes_warn_of_what_is_for_trials(chart: Chart) -> None:
     notes = chart.notes(values, sets={"auth.apiKey": "", "auth.allowInsecure": True})
     assert "WARNING: auth.allowInsecure" in notes
     assert "WARNING: the bundled Valkey is for trials" in notes
-    assert "a node that restarts has lost its jobs" in notes
+    assert "jobs are lost when a master and its replicas restart at once" in notes
     assert "get secret" not in notes

@@ -1,176 +1,87 @@
-"""The bundled cluster forms itself and stays one: the chart's own script, on real servers.
-
-Pods are six servers that know nothing of each other. The commands are those of the rendered Job and
-sidecar; only the names that a cluster's DNS knows are replaced.
-"""
+"""The bundled cluster forms itself and stays one: the chart's own scripts, on real servers."""
 
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
+import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 import redis
 
-from ojs_cluster.server.children import spawn
-from ojs_cluster.server.embedded import Embedded, Node, ServerBinary
-from ojs_cluster.server.ports import reserve_any
-from tests.helm.chart import CHART, Chart, Rendering
+from ojs_cluster.server.embedded import ServerBinary
+from tests.helm.chart import CHART, Chart
+from tests.helm.valkey_pods import CLI, PATIENCE_S, Pod, Pods, pods
 from tests.support.nodes import ApiNode
 from tests.support.servers import wait_until
 
-MASTERS, NODES, SLOTS = 3, 6, 16384
-
-
-@dataclass(frozen=True)
-class Pods:
-    """Servers as the StatefulSet starts them, and the chart's commands for them."""
-
-    servers: Sequence[Embedded]
-    buses: Sequence[int]
-    rendering: Rendering
-    directory: Path
-
-    @property
-    def nodes(self) -> list[Node]:
-        return [server.nodes[0] for server in self.servers]
-
-    def command(self, pod: str, container: str) -> list[str]:
-        """A container's command, to be run here."""
-        (spec,) = [p["spec"] for name, p in self.rendering.pods() if name.startswith(pod)]
-        (found,) = [c for c in spec["containers"] if c["name"] == container]
-        program, script, verb, names, *rest = found["command"]
-        assert program == "python"
-        assert len(names.split(",")) == len(self.servers)
-        here = ",".join(
-            f"{node.address}@{bus}" for node, bus in zip(self.nodes, self.buses, strict=True)
-        )
-        local = self.directory / Path(script).name
-        local.write_text(self.rendering.one("ConfigMap", "-valkey")["data"][local.name])
-        return [sys.executable, str(local), verb, here, *rest]
-
-    def form(self, password: str = "") -> subprocess.Popen[bytes]:
-        """Start what the Job runs."""
-        environment = {"OJS_REDIS_PASSWORD": password} if password else {}
-        command = self.command("Job/", "form")
-        return spawn(command, output=self.directory / "form.log", env=environment)
-
-    @contextlib.contextmanager
-    def meeting(self) -> Iterator[None]:
-        """Run the sidecar of one pod."""
-        command = self.command("StatefulSet/", "meet")
-        process = spawn(command, output=self.directory / "meet.log", env={})
-        try:
-            yield
-            assert process.poll() is None, (self.directory / "meet.log").read_text()
-        finally:
-            process.kill()
-            process.wait()
-
-    def start(self) -> None:
-        """Start every server at a new address, with what it remembers."""
-        for server in self.servers:
-            (server.directory / "embedded.json").unlink(missing_ok=True)
-            server.start()
-
-    def rows(self, node: Node) -> list[list[str]]:
-        """CLUSTER NODES as one of them sees it."""
-        with node.client() as client:
-            reply: bytes = client.execute_command("CLUSTER", "NODES")  # type: ignore[no-untyped-call]
-        return [line.split() for line in reply.decode().splitlines()]
-
-    def is_one(self) -> bool:
-        """Whether every node serves the cluster and replicas are in sync."""
-        for node in self.nodes:
-            with contextlib.suppress(redis.RedisError), node.client() as client:
-                info: bytes = client.execute_command("CLUSTER", "INFO")  # type: ignore[no-untyped-call]
-                link = client.info("replication")
-                if b"cluster_state:ok" in info and link.get("master_link_status", "up") == "up":
-                    continue
-            return False
-        return True
-
-
-@pytest.fixture
-def pods(chart: Chart, server_binary: ServerBinary, tmp_path: Path) -> Iterator[Pods]:
-    rendering = chart.render(CHART / "ci" / "bundled-cluster-values.yaml")
-    with contextlib.ExitStack() as stack:
-        buses = []
-        servers = []
-        for index in range(NODES):
-            bus = reserve_any()
-            stack.callback(bus.release)
-            buses.append(bus.port)
-            config = {
-                "hash-max-listpack-value": "1024",
-                "cluster-enabled": "yes",
-                "cluster-config-file": "nodes.conf",
-                "cluster-port": str(bus.port),
-                "cluster-node-timeout": "2000",
-                "cluster-require-full-coverage": "no",
-            }
-            server = Embedded(
-                tmp_path / f"pod-{index}", binary=server_binary, cluster=False, config=config
-            )
-            stack.callback(server.stop, graceful=False)
-            servers.append(server)
-        started = Pods(servers, buses, rendering, tmp_path)
-        started.start()
-        yield started
-
-
-def finish(pods: Pods, *processes: subprocess.Popen[bytes]) -> None:
-    for process in processes:
-        assert process.wait(60) == 0, (pods.directory / "form.log").read_text()
-    wait_until(pods.is_one, what="every node serves the cluster")
-
-
-def layout(pods: Pods) -> dict[str, tuple[str, ...]]:
-    """Role, master and slots of every node, as it says itself: what others hear is late."""
-    found = {}
-    for node in pods.nodes:
-        (own,) = (row for row in pods.rows(node) if "myself" in row[2])
-        found[own[0]] = (own[2].removeprefix("myself,"), own[3], *own[8:])
-    return found
-
-
-def slots(pods: Pods) -> list[str]:
-    """Slots of every master."""
-    parts = layout(pods).values()
-    return sorted(",".join(given) for role, _, *given in parts if role == "master")
-
+pytestmark = pytest.mark.skipif(CLI is None, reason="needs valkey-cli or redis-cli")
 
 EQUAL = ["0-5460", "10922-16383", "5461-10921"]
 
 
-def test_pods_become_a_cluster_and_another_run_changes_nothing(pods: Pods) -> None:
-    finish(pods, pods.form(), pods.form())  # a retry may overlap what it retries
-
-    before = layout(pods)
-    assert slots(pods) == EQUAL
-    masters = [id_ for id_, (role, *_) in before.items() if role == "master"]
-    replicas = Counter(master for role, master, *_ in before.values() if role == "slave")
-    assert replicas == dict.fromkeys(masters, 1)
-
-    finish(pods, pods.form())
-    assert layout(pods) == before
+@pytest.fixture
+def six(chart: Chart, server_binary: ServerBinary, tmp_path: Path) -> Iterator[Pods]:
+    rendering = chart.render(CHART / "ci" / "bundled-cluster-values.yaml")
+    with pods(rendering, server_binary, tmp_path) as started:
+        yield started
 
 
-def test_the_server_waits_for_a_cluster_that_is_not_formed_yet(pods: Pods, tmp_path: Path) -> None:
+def slots(here: Pods) -> list[str]:
+    """Slots of every master."""
+    parts = here.layout().values()
+    return sorted(",".join(given) for role, _, *given in parts if role == "master")
+
+
+def has_a_replica_each(here: Pods) -> bool:
+    """Whether every node is a master with slots, or the one replica of such a one."""
+    parts = here.layout()
+    masters = {id_ for id_, (role, _, *given) in parts.items() if role == "master" and given}
+    replicas = Counter(master for role, master, *_ in parts.values() if role == "slave")
+    return len(masters) == 3 and replicas == dict.fromkeys(masters, 1)
+
+
+def write(here: Pods, count: int) -> None:
+    """Keys of every shard, on replicas too."""
+    port = here.nodes[0].port
+    with redis.RedisCluster(host="127.0.0.1", port=port, socket_timeout=60) as client:
+        for number in range(count):
+            client.set(f"kept-{number}", number)
+        for node in client.get_primaries():
+            assert client.wait(1, 60_000, target_nodes=node) == 1
+
+
+def read(here: Pods, count: int) -> list[bytes | None]:
+    port = here.nodes[-1].port
+    with redis.RedisCluster(host="127.0.0.1", port=port, socket_timeout=60) as client:
+        return [client.get(f"kept-{number}") for number in range(count)]
+
+
+def test_pods_become_a_cluster_and_another_run_changes_nothing(six: Pods) -> None:
+    assert not any(six.is_ready(pod) for pod in six.all)
+    six.formed(six.form(), six.form())  # a retry may overlap what it retries
+
+    before = six.layout()
+    assert slots(six) == EQUAL
+    assert has_a_replica_each(six)
+    assert all(six.is_ready(pod) for pod in six.all)
+
+    six.formed()
+    assert six.layout() == before
+
+
+def test_the_server_waits_for_a_cluster_that_is_not_formed_yet(six: Pods, tmp_path: Path) -> None:
     # As in an installation: API pods, servers and the job all start at once.
-    url = "redis://" + ",".join(node.address for node in pods.nodes[:3])
+    url = "redis://" + ",".join(node.address for node in six.nodes[:3])
     api = ApiNode("api", tmp_path, url, workers=1)
     try:
         api.process.start()
         wait_until(lambda: answers(f"{api.url}/live"), timeout_s=60, what="it lives")
         assert not api.is_ready()
-        finish(pods, pods.form())
+        six.formed()
         api.await_ready(60)
         job = {"type": "t", "args": []}
         assert httpx.post(f"{api.url}/ojs/v1/jobs", json=job, timeout=30).status_code == 201
@@ -184,96 +95,117 @@ def answers(url: str) -> bool:
     return False
 
 
-def test_a_run_that_was_interrupted_is_completed(pods: Pods) -> None:
-    with pods.nodes[1].client() as client:
+def test_a_run_that_was_interrupted_is_completed(six: Pods) -> None:
+    with six.nodes[1].client() as client:
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 5461, 10921)  # type: ignore[no-untyped-call]
-    for node in pods.nodes:
+    for node in six.nodes:
         with node.client() as client:
             client.config_set("masterauth", "secret", "requirepass", "secret")
+    six.password = "secret"
+    six.meet()
 
-    assert pods.form("secret").wait(60) == 0, (pods.directory / "form.log").read_text()
+    assert six.form().wait(PATIENCE_S) == 0, six.log("form")
 
-    for node in pods.nodes:
+    six.end_sidecars()
+    for node in six.nodes:
         with redis.Redis("127.0.0.1", node.port, password="secret") as client:
             client.config_set("requirepass", "")
-    wait_until(pods.is_one, what="every node serves the cluster")
-
-    assert slots(pods) == EQUAL
-
-
-def test_nodes_find_each_other_when_every_address_has_changed(pods: Pods) -> None:
-    finish(pods, pods.form())
-    key = b"{b}kept"
-    with redis.RedisCluster(host="127.0.0.1", port=pods.nodes[0].port, socket_timeout=60) as client:
-        client.set(key, "yes")
-        client.wait(1, 30_000, target_nodes=client.get_node_from_key(key.decode()))
-    for server in pods.servers:
-        server.stop()
-
-    was = [node.port for node in pods.nodes]
-    for node in pods.nodes:
-        node.port = 0
-    pods.start()
-    assert not set(was) & {node.port for node in pods.nodes}
-    with pods.meeting():
-        wait_until(pods.is_one, timeout_s=60, what="the nodes have found each other")
-        with redis.RedisCluster(host="127.0.0.1", port=pods.nodes[5].port) as client:
-            assert client.get(key) == b"yes"
+    wait_until(six.is_one, what="every node serves the cluster")
+    assert slots(six) == EQUAL
 
 
-def test_a_pod_starts_a_server_that_keeps_jobs(
-    chart: Chart, server_binary: ServerBinary, tmp_path: Path
-) -> None:
-    rendering = chart.render(
-        CHART / "ci" / "bundled-cluster-values.yaml", sets={"valkey.maxmemory": "100mb"}
+def test_nodes_find_each_other_when_every_address_has_changed(six: Pods) -> None:
+    six.formed()
+    write(six, 1)
+    before = six.layout()
+    was = [node.port for node in six.nodes]
+    for pod in six.all:
+        pod.server.stop()
+    for pod in six.all:
+        pod.start(anew=False)
+    assert not set(was) & {node.port for node in six.nodes}
+
+    six.meet()
+    wait_until(six.is_one, timeout_s=PATIENCE_S, what="the nodes have found each other")
+    assert read(six, 1) == [b"0"]
+    assert six.layout().keys() == before.keys()
+
+
+def test_pods_without_volumes_are_replaced_one_by_one_and_no_job_is_lost(six: Pods) -> None:
+    six.formed()
+    write(six, 200)
+    ids = set(six.layout())
+
+    for pod in reversed(six.all):  # as a StatefulSet does
+        pod.start(anew=True)
+        six.meet()
+        wait_until(lambda pod=pod: six.is_ready(pod), timeout_s=PATIENCE_S, what=pod.here)  # type: ignore[misc]
+
+    assert not ids & set(six.layout())
+    assert read(six, 200) == [str(number).encode() for number in range(200)]
+    wait_until(lambda: has_a_replica_each(six), timeout_s=PATIENCE_S, what="a replica each")
+    # Who is nobody's former self is all that is left.
+    wait_until(
+        lambda: all(len(pod.rows()) == len(six.all) for pod in six.all),
+        timeout_s=PATIENCE_S,
+        what="those who are gone are forgotten",
     )
-    script = rendering.one("ConfigMap", "-valkey")["data"]["start.sh"]
-    script = script.replace(" /tmp/", f" {tmp_path}/")
-    script = script.replace("dir /data", f"dir {tmp_path}")
-    password = 'a "quoted" one, with \\ and \\n and $HOME'
-    with contextlib.ExitStack() as stack:
-        port, bus = reserve_any(), reserve_any()
-        stack.callback(port.release)
-        stack.callback(bus.release)
-        # The image's program, here with ports of its own.
-        program = tmp_path / "bin" / "valkey-server"
-        program.parent.mkdir()
-        program.write_text(
-            f'#!/bin/sh\nexec {server_binary.path} "$@"'
-            f" --port {port.port} --cluster-port {bus.port}\n"
-        )
-        program.chmod(0o755)
-        (tmp_path / "start.sh").write_text(script)
-        process = spawn(
-            ["/bin/sh", str(tmp_path / "start.sh")],
-            output=tmp_path / "server.log",
-            env={
-                "PATH": f"{program.parent}:/usr/bin:/bin",
-                "POD_IP": "127.0.0.1",
-                "OJS_REDIS_PASSWORD": password,
-            },
-        )
-        stack.callback(process.wait)
-        stack.callback(process.kill)
-        client = stack.enter_context(
-            redis.Redis("127.0.0.1", port.port, password=password, decode_responses=True)
-        )
+    six.formed()
 
-        def answered() -> bool:
-            assert process.poll() is None, (tmp_path / "server.log").read_text()
-            with contextlib.suppress(redis.ConnectionError):
-                return bool(client.ping())
-            return False
 
-        wait_until(answered, timeout_s=60, what="the server accepts the password")
-        wanted = {
-            "appendonly": "yes",
-            "appendfsync": "everysec",
-            "maxmemory": str(100 * 1024 * 1024),
-            "maxmemory-policy": "noeviction",
-            "hash-max-listpack-value": "1024",
-            "cluster-enabled": "yes",
-            "cluster-announce-ip": "127.0.0.1",
-            "masterauth": password,
-        }
-        assert {name: client.config_get(name)[name] for name in wanted} == wanted
+def test_a_node_that_came_back_empty_is_ready_when_it_has_a_part(six: Pods) -> None:
+    six.formed()
+    six.end_sidecars()
+    pod = next(pod for pod in six.all if "slave" in pod.myself()[2])
+    pod.start(anew=True)
+    with pod.node.client() as client:
+        for other in six.all:
+            if other is not pod:
+                client.execute_command(  # type: ignore[no-untyped-call]
+                    *("CLUSTER", "MEET", "127.0.0.1", other.node.port, other.bus.port)
+                )
+    wait_until(lambda: pod.info()["cluster_state"] == "ok", timeout_s=PATIENCE_S, what="it says so")
+    assert not six.is_ready(pod)
+
+    six.meet()
+    wait_until(lambda: six.is_ready(pod), timeout_s=PATIENCE_S, what="it has a part")
+    assert has_a_replica_each(six)
+
+
+def test_nodes_that_come_back_empty_at_once_do_not_take_the_same_master(six: Pods) -> None:
+    six.formed()
+    write(six, 50)
+    for pod in six.all:
+        if "slave" in pod.myself()[2]:
+            pod.start(anew=True)
+    six.meet()
+
+    wait_until(lambda: has_a_replica_each(six), timeout_s=PATIENCE_S, what="a replica each")
+    wait_until(six.is_one, timeout_s=PATIENCE_S, what="they are in sync")
+    assert None not in read(six, 50)
+
+
+def test_slots_whose_master_and_replica_are_lost_are_no_success(six: Pods) -> None:
+    six.formed()
+    (lost,) = (pod for pod in six.all if pod.myself()[8:] == ["0-5460"])
+    id_ = lost.myself()[0]
+    both = [pod for pod in six.all if pod is lost or pod.myself()[3] == id_]
+    assert len(both) == 2
+    for pod in both:
+        pod.server.stop(graceful=False)
+    for pod in both:
+        pod.start(anew=True)
+    six.meet()
+
+    job = six.form()
+    said = "5461 slots belong to a node that has failed"
+    wait_until(lambda: said in six.log("form"), timeout_s=PATIENCE_S, what=said)
+    assert job.poll() is None
+    assert not any(given(pod) for pod in both), "nobody decides that jobs are lost"
+    job.terminate()
+    assert job.wait(PATIENCE_S) == 128 + signal.SIGTERM
+
+
+def given(pod: Pod) -> list[str]:
+    """The slots of a pod, by what it says itself."""
+    return pod.myself()[8:]

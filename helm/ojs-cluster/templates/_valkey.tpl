@@ -26,7 +26,7 @@ template:
       - name: form
         image: {{ include "ojs.image" (dict "image" .root.Values.image "tag" .root.Chart.AppVersion) }}
         imagePullPolicy: {{ .root.Values.image.pullPolicy }}
-        command: [python, /scripts/valkey_cluster.py, form, {{ .nodes | quote }}, {{ .root.Values.valkey.masters | quote }}]
+        command: [python, /scripts/valkey_cluster.py, {{ .nodes | quote }}, {{ .root.Values.valkey.masters | quote }}]
         securityContext:
           {{- toYaml .root.Values.securityContext | nindent 10 }}
         resources:
@@ -44,4 +44,39 @@ template:
           - name: scripts
             mountPath: /scripts
             readOnly: true
+{{- end -}}
+
+{{/* What a pod of the bundled cluster runs. $POD_IP and the password are only known in it. */}}
+{{- define "ojs.valkey.start" -}}
+{{- $valkey := .Values.valkey -}}
+set -eu
+{
+  echo "dir /data"
+  echo "cluster-enabled yes"
+  echo "cluster-config-file nodes.conf"
+  echo "cluster-node-timeout {{ $valkey.nodeTimeoutMs }}"
+  echo "cluster-announce-ip $POD_IP"
+  # A shard that lost master and replica must not take the others down with it.
+  echo "cluster-require-full-coverage no"
+  echo "cluster-allow-replica-migration no"
+  echo "appendonly yes"
+  echo "appendfsync everysec"
+  echo "save ''"
+  echo "maxmemory {{ $valkey.maxmemory }}"
+  echo "maxmemory-policy noeviction"
+  # A job of up to this size lies in one piece of memory: half the bytes (docs/performance.md).
+  echo "hash-max-listpack-value 1024"
+  # NetworkPolicy and password protect it; pods have no fixed address to bind to.
+  echo "protected-mode no"
+  if [ -n "${OJS_REDIS_PASSWORD:-}" ]; then
+    quoted=$(printf '%s' "$OJS_REDIS_PASSWORD" | sed 's/[\\"]/\\&/g')
+    printf 'requirepass "%s"\nmasterauth "%s"\n' "$quoted" "$quoted"
+  fi
+} > /tmp/valkey.conf
+exec valkey-server /tmp/valkey.conf
+{{- end -}}
+
+{{/* How a probe gives the password. An empty one would be sent, and refused. */}}
+{{- define "ojs.valkey.auth" -}}
+if [ -n "${OJS_REDIS_PASSWORD:-}" ]; then export REDISCLI_AUTH="$OJS_REDIS_PASSWORD"; fi
 {{- end -}}

@@ -1,0 +1,251 @@
+"""A pod of the bundled cluster: the server it starts, its probes, its end, what restarts it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from ojs_cluster.server.children import spawn
+from ojs_cluster.server.embedded import ServerBinary
+from ojs_cluster.server.ports import reserve_any
+from tests.helm.chart import CHART, Chart, Rendering
+from tests.helm.valkey_pods import CLI, PATIENCE_S, SHELL
+from tests.support.servers import wait_until
+
+VALUES = CHART / "ci" / "bundled-cluster-values.yaml"
+NEXT_RELEASE = [
+    ("Chart.yaml", "\nversion: ", "\nversion: 9"),
+    ("Chart.yaml", '\nappVersion: "', '\nappVersion: "9'),
+]
+QUOTED = 'a "quoted" one, with \\ and \\n and $HOME'
+
+
+def scripts(rendering: Rendering) -> dict[str, str]:
+    found: dict[str, str] = rendering.one("ConfigMap", "-valkey")["data"]
+    return found
+
+
+def template(rendering: Rendering) -> dict[str, Any]:
+    found: dict[str, Any] = rendering.one("StatefulSet", "-valkey")["spec"]["template"]
+    return found
+
+
+def server(rendering: Rendering) -> dict[str, Any]:
+    """The container of the server itself."""
+    (found,) = (c for c in template(rendering)["spec"]["containers"] if c["name"] == "valkey")
+    return dict(found)
+
+
+class Started:
+    """A server that the rendered script has started, and commands beside it."""
+
+    def __init__(self, rendering: Rendering, folder: Path, port: int, password: str) -> None:
+        self.folder = folder
+        self.port = port
+        self.password = password
+        self._rendering = rendering
+
+    def client(self) -> redis.Redis:
+        password = self.password or None
+        return redis.Redis("127.0.0.1", self.port, password=password, decode_responses=True)
+
+    def answers(self) -> bool:
+        with contextlib.suppress(redis.ConnectionError), self.client() as client:
+            return bool(client.ping())
+        return False
+
+    def probe(self, name: str) -> subprocess.CompletedProcess[str]:
+        """Run one of the rendered probes."""
+        program, *options, script = server(self._rendering)[name]["exec"]["command"]
+        assert program == "sh"
+        local = self.folder / Path(script).name
+        local.write_text(scripts(self._rendering)[local.name])
+        return subprocess.run(
+            [SHELL, *options, str(local)],
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    def environment(self) -> dict[str, str]:
+        secret = {"OJS_REDIS_PASSWORD": self.password} if self.password else {}
+        return {"PATH": f"{self.folder / 'bin'}:/usr/bin:/bin", "POD_IP": "127.0.0.1", **secret}
+
+
+@contextlib.contextmanager
+def started(chart: Chart, binary: ServerBinary, folder: Path, password: str) -> Iterator[Started]:
+    """Run the script of a pod, with the image's programs on ports of their own."""
+    rendering = chart.render(VALUES, sets={"valkey.maxmemory": "100mb"})
+    script = scripts(rendering)["start.sh"].replace(" /tmp/", f" {folder}/")
+    (folder / "start.sh").write_text(script.replace("dir /data", f"dir {folder}"))
+    with contextlib.ExitStack() as stack:
+        port, bus = reserve_any(), reserve_any()
+        stack.callback(port.release)
+        stack.callback(bus.release)
+        programs = {
+            "valkey-server": f'{binary.path} "$@" --port {port.port} --cluster-port {bus.port}',
+            "valkey-cli": f'{CLI} -p {port.port} "$@"',
+        }
+        (folder / "bin").mkdir()
+        for name, command in programs.items():
+            program = folder / "bin" / name
+            program.write_text(f"#!/bin/sh\nexec {command}\n")
+            program.chmod(0o755)
+        here = Started(rendering, folder, port.port, password)
+        process = spawn(
+            [SHELL, str(folder / "start.sh")],
+            output=folder / "server.log",
+            env=here.environment(),
+        )
+        stack.callback(process.wait)
+        stack.callback(process.kill)
+
+        def answered() -> bool:
+            assert process.poll() is None, (folder / "server.log").read_text()
+            return here.answers()
+
+        wait_until(answered, timeout_s=PATIENCE_S, what="the server accepts the password")
+        yield here
+
+
+def test_a_pod_starts_a_server_that_keeps_jobs(
+    chart: Chart, server_binary: ServerBinary, tmp_path: Path
+) -> None:
+    with started(chart, server_binary, tmp_path, QUOTED) as here, here.client() as client:
+        wanted = {
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory": str(100 * 1024 * 1024),
+            "maxmemory-policy": "noeviction",
+            "hash-max-listpack-value": "1024",
+            "cluster-enabled": "yes",
+            "cluster-announce-ip": "127.0.0.1",
+            "masterauth": QUOTED,
+        }
+        assert {name: client.config_get(name)[name] for name in wanted} == wanted
+
+
+@pytest.mark.skipif(CLI is None, reason="needs valkey-cli or redis-cli")
+@pytest.mark.parametrize("password", ["", QUOTED], ids=["open", "password"])
+def test_probes_tell_a_node_that_lives_from_one_that_has_a_part(
+    chart: Chart, server_binary: ServerBinary, tmp_path: Path, password: str
+) -> None:
+    with started(chart, server_binary, tmp_path, password) as here:
+        alive = here.probe("startupProbe")
+        assert (alive.returncode, alive.stderr) == (0, "")
+        assert here.probe("readinessProbe").returncode != 0
+        with here.client() as client:
+            client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        wait_until(
+            lambda: here.probe("readinessProbe").returncode == 0,
+            timeout_s=PATIENCE_S,
+            what="it is ready with its slots",
+        )
+        assert here.probe("readinessProbe").stderr == ""
+        with here.client() as client:
+            client.execute_command("CONFIG", "SET", "requirepass", "another")
+        assert here.probe("startupProbe").returncode != 0
+        assert here.probe("readinessProbe").returncode != 0
+
+
+def test_the_first_process_of_every_container_ends_when_it_is_told_to(
+    chart: Chart, tmp_path: Path
+) -> None:
+    # Those of the server and of Valkey do. As a container's first process these would hear nothing
+    # unless they handle the signal: here it would end them as a signal does.
+    rendering = chart.render(VALUES)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    asks = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1]))).recv(1)"
+    (programs / "valkey-cli").write_text(f'#!/bin/sh\nexec {sys.executable} -c "{asks}" "$5"\n')
+    (programs / "valkey-cli").chmod(0o755)
+    hook = rendering.one("ConfigMap", "-test")["data"]
+    (tmp_path / "meet.sh").write_text(scripts(rendering)["meet.sh"])
+    (tmp_path / "form.py").write_text(scripts(rendering)["valkey_cluster.py"])
+    (tmp_path / "hook.py").write_text(hook["lifecycle.py"])
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        silent.settimeout(60)
+        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        commands = {
+            "meet": [SHELL, str(tmp_path / "meet.sh"), f"{where}@1", "1", where],
+            "form": [sys.executable, str(tmp_path / "form.py"), where, "1"],
+            "hook": [sys.executable, str(tmp_path / "hook.py")],
+        }
+        env = {"PATH": f"{programs}:/usr/bin:/bin", "OJS_URL": f"http://{where}"}
+        for name, command in commands.items():
+            process = spawn(command, output=tmp_path / f"{name}.log", env=env)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            stack.enter_context(silent.accept()[0])  # it asks, and waits for the answer
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) in (0, 128 + signal.SIGTERM), name
+
+
+def test_probes_ask_the_scripts_and_wait_for_a_server_that_loads(chart: Chart) -> None:
+    rendering = chart.render(VALUES)
+    probes = server(rendering)
+    assert probes["startupProbe"]["exec"]["command"] == ["sh", "/scripts/ping.sh"]
+    assert probes["readinessProbe"]["exec"]["command"] == ["sh", "-e", "/scripts/ready.sh"]
+    # A server that is busy, or not part of the cluster, is not mended by a restart.
+    assert probes["livenessProbe"]["tcpSocket"] == {"port": "redis"}
+    start = probes["startupProbe"]
+    assert start["periodSeconds"] * start["failureThreshold"] >= 600
+    assert {"name": "scripts", "mountPath": "/scripts", "readOnly": True} in probes["volumeMounts"]
+    assert scripts(rendering).keys() >= {"start.sh", "ping.sh", "ready.sh", "meet.sh"}
+
+
+def test_nodes_are_found_before_they_are_ready(chart: Chart) -> None:
+    # They are ready in a cluster only, and make one by these names.
+    rendering = chart.render(VALUES)
+    service = rendering.one("Service", "-valkey")["spec"]
+    assert service["clusterIP"] == "None"
+    assert service["publishNotReadyAddresses"] is True
+    nodes = rendering.one("StatefulSet", "-valkey")
+    assert nodes["spec"]["serviceName"] == rendering.one("Service", "-valkey")["metadata"]["name"]
+    assert nodes["spec"]["podManagementPolicy"] == "Parallel"
+
+
+def test_another_version_of_the_server_restarts_no_node(chart: Chart, tmp_path: Path) -> None:
+    other = chart.copied(tmp_path / "chart", *NEXT_RELEASE)
+    before, after = (each.render(VALUES) for each in (chart, other))
+    assert before.api["spec"]["template"] != after.api["spec"]["template"]
+    assert template(before) == template(after)
+    assert template(
+        chart.render(VALUES, sets={"image.tag": "9", "image.pullPolicy": "Always"})
+    ) == (template(before))
+    images = {each["image"] for each in template(before)["spec"]["containers"]}
+    assert images == {"valkey/valkey:8.1"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("templates/_valkey.tpl", "appendfsync everysec", "appendfsync always"),
+        ("files/valkey_meet.sh", "sleep 5", "sleep 6"),
+    ],
+    ids=["start.sh", "meet.sh"],
+)
+def test_what_a_node_reads_at_its_start_restarts_it_when_it_changes(
+    chart: Chart, tmp_path: Path, change: tuple[str, str, str]
+) -> None:
+    other = chart.copied(tmp_path / "chart", change)
+    assert scripts(chart.render(VALUES)) != scripts(other.render(VALUES))
+    assert template(chart.render(VALUES)) != template(other.render(VALUES))
+
+
+@pytest.mark.parametrize("name", ["valkey.maxmemory", "redis.password"])
+def test_a_changed_value_restarts_nodes(chart: Chart, name: str) -> None:
+    value = {"valkey.maxmemory": "200mb", "redis.password": "another"}[name]
+    assert template(chart.render(VALUES)) != template(chart.render(VALUES, sets={name: value}))

@@ -1,0 +1,234 @@
+"""The bundled cluster's pods as processes of this machine: servers, what runs beside them, the job.
+
+Pods are six servers that know nothing of each other. The commands are those of the rendered Job,
+sidecar and probes; only the names that a cluster's DNS knows are replaced, and the sidecar looks
+every second instead of every five.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from ojs_cluster.server.children import spawn
+from ojs_cluster.server.embedded import Embedded, Node, ServerBinary
+from ojs_cluster.server.ports import PortReservation, reserve_any
+from tests.helm.chart import Rendering
+from tests.support.servers import wait_until
+
+CLI = shutil.which("valkey-cli") or shutil.which("redis-cli")
+SHELL = "/bin/sh"
+PATIENCE_S = 120
+
+
+@dataclass
+class Pod:
+    """One server, and the address of its bus, which is another after a restart."""
+
+    server: Embedded
+    bus: PortReservation
+
+    @property
+    def node(self) -> Node:
+        return self.server.nodes[0]
+
+    @property
+    def here(self) -> str:
+        """Where it is, as the sidecar is told."""
+        return f"{self.node.address}@{self.bus.port}"
+
+    def start(self, *, anew: bool) -> None:
+        """Start it at another address, with what it remembers or with nothing."""
+        self.server.stop()
+        self.bus.release()
+        self.bus = reserve_any()
+        self.server.config["cluster-port"] = str(self.bus.port)
+        self.node.port = 0
+        (self.server.directory / "embedded.json").unlink(missing_ok=True)
+        if anew:
+            shutil.rmtree(self.server.directory, ignore_errors=True)
+        self.server.start()
+
+    def rows(self) -> list[list[str]]:
+        """CLUSTER NODES as it sees it."""
+        with self.node.client() as client:
+            reply: bytes = client.execute_command("CLUSTER", "NODES")  # type: ignore[no-untyped-call]
+        return [line.split() for line in reply.decode().splitlines()]
+
+    def myself(self) -> list[str]:
+        """What it says of itself: what others hear is late."""
+        (own,) = (row for row in self.rows() if "myself" in row[2])
+        return own
+
+    def info(self) -> dict[str, str]:
+        with self.node.client() as client:
+            reply: bytes = client.execute_command("CLUSTER", "INFO")  # type: ignore[no-untyped-call]
+        return dict(line.split(":") for line in reply.decode().split())
+
+
+@dataclass
+class Pods:
+    """The pods of a rendering, and the chart's commands for them."""
+
+    all: list[Pod]
+    rendering: Rendering
+    directory: Path
+    password: str = ""
+    _sidecars: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [pod.node for pod in self.all]
+
+    def script(self, path: str) -> str:
+        """A script that a container has mounted."""
+        local = self.directory / Path(path).name
+        if not local.exists():  # a shell reads on in its script while it runs
+            text: str = self.rendering.one("ConfigMap", "-valkey")["data"][local.name]
+            local.write_text(text.replace("sleep 5", "sleep 1"))
+        return str(local)
+
+    def container(self, owner: str, name: str) -> dict[str, Any]:
+        """A container of the first pod whose owner begins so."""
+        (spec,) = [p["spec"] for kind, p in self.rendering.pods() if kind.startswith(owner)]
+        (found,) = [c for c in spec["containers"] if c["name"] == name]
+        result: dict[str, Any] = found
+        return result
+
+    def environment(self, pod: Pod | None = None) -> dict[str, str]:
+        """What a container of the Valkey image has: its programs, and the password if any."""
+        port = pod.node.port if pod else 0  # a probe asks the container's own server
+        programs = self.directory / f"bin-{port}"
+        if not programs.exists():
+            programs.mkdir()
+            program = programs / "valkey-cli"
+            program.write_text(f'#!/bin/sh\nexec {CLI} {f"-p {port}" if pod else ""} "$@"\n')
+            program.chmod(0o755)
+        secret = {"OJS_REDIS_PASSWORD": self.password} if self.password else {}
+        return {"PATH": f"{programs}:{os.environ['PATH']}", **secret}
+
+    def form(self) -> subprocess.Popen[bytes]:
+        """Start what the Job runs."""
+        program, script, names, masters = self.container("Job/", "form")["command"]
+        assert program == "python"
+        assert len(names.split(",")) == len(self.all)
+        here = ",".join(node.address for node in self.nodes)
+        command = [sys.executable, self.script(script), here, masters]
+        return spawn(command, output=self.directory / "form.log", env=self.environment())
+
+    def formed(self, *jobs: subprocess.Popen[bytes]) -> None:
+        """Wait until jobs have succeeded and the cluster is one."""
+        for job in jobs or (self.form(),):
+            assert job.wait(PATIENCE_S) == 0, self.log("form")
+        wait_until(self.is_one, timeout_s=PATIENCE_S, what="every node serves the cluster")
+
+    def meet(self) -> None:
+        """Start what runs beside each node, with where it and the others are now."""
+        self.end_sidecars()
+        program, script, own, replicas, *names = self.container("StatefulSet/", "meet")["command"]
+        assert (program, own) == ("sh", "$(POD_IP):6379@16379")
+        assert len(names) == len(self.all)
+        everybody = [node.address for node in self.nodes]
+        for index, pod in enumerate(self.all):
+            (self.directory / f"meet-{index}.log").unlink(missing_ok=True)
+            process = spawn(
+                [SHELL, self.script(script), pod.here, replicas, *everybody],
+                output=self.directory / f"meet-{index}.log",
+                env=self.environment(),
+            )
+            self._sidecars.append(process)
+        for index in range(len(self.all)):
+            begun = partial(self._has_said, f"meet-{index}", "this node is at")
+            wait_until(begun, timeout_s=PATIENCE_S, what=f"sidecar {index} runs")
+
+    def _has_said(self, name: str, text: str) -> bool:
+        return text in self.log(name)
+
+    def end_sidecars(self) -> None:
+        """End them as Kubernetes does; what they began may last a little longer."""
+        for process in self._sidecars:
+            assert process.poll() is None, "it ended by itself"
+            process.terminate()
+        for process in self._sidecars:
+            assert process.wait(PATIENCE_S) == 0, "the signal ended it, not the script"
+        self._sidecars.clear()
+
+    def probe(self, pod: Pod, name: str) -> subprocess.CompletedProcess[str]:
+        """Run a probe in a pod."""
+        program, *options, script = self.container("StatefulSet/", "valkey")[name]["exec"][
+            "command"
+        ]
+        assert program == "sh"
+        return subprocess.run(
+            [SHELL, *options, self.script(script)],
+            env=self.environment(pod),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+    def is_ready(self, pod: Pod) -> bool:
+        return self.probe(pod, "readinessProbe").returncode == 0
+
+    def is_one(self) -> bool:
+        """Whether every node serves the cluster and replicas are in sync."""
+        for pod in self.all:
+            with contextlib.suppress(redis.RedisError), pod.node.client() as client:
+                link = client.info("replication").get("master_link_status", "up")
+                if (pod.info()["cluster_state"], link) == ("ok", "up"):
+                    continue
+            return False
+        return True
+
+    def layout(self) -> dict[str, tuple[str, ...]]:
+        """Role, master and slots of every node."""
+        found = {}
+        for pod in self.all:
+            own = pod.myself()
+            found[own[0]] = (own[2].removeprefix("myself,"), own[3], *own[8:])
+        return found
+
+    def log(self, name: str) -> str:
+        return (self.directory / f"{name}.log").read_text()
+
+
+@contextlib.contextmanager
+def pods(
+    rendering: Rendering, binary: ServerBinary, directory: Path, *, count: int = 6
+) -> Iterator[Pods]:
+    """Start servers as the StatefulSet does, and what runs beside them."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for index in range(count):
+            config = {
+                "hash-max-listpack-value": "1024",
+                "cluster-enabled": "yes",
+                "cluster-config-file": "nodes.conf",
+                "cluster-node-timeout": "2000",
+                "cluster-require-full-coverage": "no",
+                "cluster-allow-replica-migration": "no",
+            }
+            server = Embedded(
+                directory / f"pod-{index}", binary=binary, cluster=False, config=config
+            )
+            pod = Pod(server, reserve_any())
+            stack.callback(lambda pod=pod: pod.bus.release())  # type: ignore[misc]
+            stack.callback(server.stop, graceful=False)
+            found.append(pod)
+        started = Pods(found, rendering, directory)
+        for pod in found:
+            pod.start(anew=True)
+        stack.callback(started.end_sidecars)
+        started.meet()
+        yield started
