@@ -31,6 +31,35 @@ extra-api-keys: {{ join "," . | b64enc }}
 {{- end }}
 {{- end -}}
 
+{{/* The ConfigMap's entries. What restarts pods is a change of these, not of the labels beside them. */}}
+{{- define "ojs.configData" -}}
+OJS_PORT: {{ .Values.api.port | quote }}
+OJS_WORKERS: {{ .Values.api.workers | quote }}
+OJS_SCHEDULER_PORT: {{ .Values.scheduler.port | quote }}
+OJS_SHUTDOWN_TIMEOUT: {{ printf "%ds" (int64 .Values.api.drain.timeoutSeconds) | quote }}
+{{- if .Values.metrics.open }}
+OJS_METRICS_OPEN: "true"
+{{- end }}
+{{- if .Values.auth.allowInsecure }}
+OJS_ALLOW_INSECURE_NO_AUTH: "true"
+{{- end }}
+{{- with .Values.redis.username }}
+OJS_REDIS_USERNAME: {{ . | quote }}
+{{- end }}
+{{- with .Values.redis.tls }}
+{{- if .existingSecret }}
+OJS_REDIS_TLS_CA: {{ printf "/etc/ojs/redis-tls/%s" .caKey | quote }}
+{{- if .certKey }}
+OJS_REDIS_TLS_CERT: {{ printf "/etc/ojs/redis-tls/%s" .certKey | quote }}
+OJS_REDIS_TLS_KEY: {{ printf "/etc/ojs/redis-tls/%s" .keyKey | quote }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- range $name, $value := .Values.config }}
+{{ $name }}: {{ if kindIs "float64" $value }}{{ int64 $value | quote }}{{ else }}{{ $value | quote }}{{ end }}
+{{- end }}
+{{- end -}}
+
 {{/* Variables from Secrets. Takes the root. */}}
 {{- define "ojs.redisEnv" -}}
 {{- $secret := include "ojs.fullname" . -}}

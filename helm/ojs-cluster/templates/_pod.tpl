@@ -8,8 +8,8 @@ labels:
   {{- include "ojs.podLabels" (merge (dict "labels" $values.podLabels) .) | nindent 2 }}
 annotations:
   # Values that a container reads at its start only: a change of them has to restart it.
-  checksum/config: {{ include (print .root.Template.BasePath "/configmap.yaml") .root | sha256sum }}
-  checksum/secret: {{ include (print .root.Template.BasePath "/secret.yaml") .root | sha256sum }}
+  checksum/config: {{ include "ojs.configData" .root | sha256sum }}
+  checksum/secret: {{ include "ojs.secretData" .root | sha256sum }}
   {{- with merge (dict) $values.podAnnotations .root.Values.commonAnnotations }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
