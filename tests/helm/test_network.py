@@ -74,6 +74,8 @@ def test_ports_of_redis_come_from_its_url(chart: Chart) -> None:
         ("redis://u:p,a:1@r:7000/0?x=1:2", [7000]),
         ("redis://r1:7000,r2:7001,r3", [7000, 7001, 6379]),
         ("redis://u:p@r1:7000,redis://r2:7001", [7000, 7001]),
+        ("redis://u:p@r1:7000,redis://u:p@r2:7001", [7000, 7001]),
+        ("rediss://:p,q@r1:7000/?a=b,rediss://:p,q@r2:7001,r3/0", [7000, 7001, 6379]),
         ("rediss://[::1]:7000", [7000]),
     ):
         rendering = rendered(chart, "minimal", redis__url=url, networkPolicy__enabled=True)
@@ -112,6 +114,23 @@ def test_the_bundled_cluster_is_reached_by_its_users_only(chart: Chart) -> None:
     assert policy(named, "api") == policy(rendering, "api"), "ports are for a Redis of one's own"
     form = rendering.one("Job")["spec"]["template"]["metadata"]["labels"]
     assert pods("valkey-form")["podSelector"]["matchLabels"].items() <= form.items()
+
+
+def test_more_rules_and_other_ports_of_dns_are_for_everybody(chart: Chart) -> None:
+    more = {
+        "ports": [{"port": 443, "protocol": "TCP"}],
+        "to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}],
+    }
+    rendering = rendered(
+        chart,
+        "bundled-cluster",
+        networkPolicy__dnsPorts=[53, 5353],
+        networkPolicy__extraEgress=[more],
+    )
+    for component in ("api", "scheduler", "valkey", "valkey-form"):
+        dns, *_, last = policy(rendering, component)[1]
+        assert dns == ([(name, port) for port in (53, 5353) for name in ("UDP", "TCP")], DNS[1])
+        assert last == ([("TCP", 443)], more["to"])
 
 
 def test_nobody_calls_a_scheduler_unless_it_is_scraped(chart: Chart) -> None:

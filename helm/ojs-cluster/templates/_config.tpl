@@ -142,11 +142,13 @@ Ports of Redis as a JSON list: those named, or those of the URL (always so for t
 {{- if and .Values.networkPolicy.redisPorts (not .Values.valkey.enabled) -}}
 {{- $ports = .Values.networkPolicy.redisPorts -}}
 {{- else -}}
-{{- /* A password may hold commas: it goes before the nodes are parted. */ -}}
-{{- range splitList "," (regexReplaceAll "^.*@" (include "ojs.redisUrl" .) "") -}}
-{{- $address := regexReplaceAll "[/?].*$" (regexReplaceAll "^[a-z]+://" (trim .) "") "" -}}
-{{- $port := regexFind ":[0-9]+$" $address -}}
+{{- /* As the server reads it: whole URLs first, for a password may hold commas. */ -}}
+{{- range splitList " " (regexReplaceAll ",(rediss?://)" (include "ojs.redisUrl" . | trim) " ${1}") -}}
+{{- $authority := regexReplaceAll "[/?].*$" (regexReplaceAll "^[a-z]+://" . "") "" -}}
+{{- range splitList "," (regexReplaceAll "^.*@" $authority "") -}}
+{{- $port := regexFind ":[0-9]+$" . -}}
 {{- $ports = append $ports (int (default "6379" (trimPrefix ":" $port))) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- $ports | uniq | toJson -}}
@@ -271,4 +273,17 @@ where there is nothing yet, or nobody to ask (`helm template`).
 {{/* What picks the metrics of this release in a query, without its braces. */}}
 {{- define "ojs.series" -}}
 {{- printf "namespace=%q,job=~%q" .Release.Namespace (printf "%s(-scheduler)?" (include "ojs.fullname" .)) -}}
+{{- end -}}
+
+{{/* What a NetworkPolicy lets everybody do: resolve names. Takes the root. */}}
+{{- define "ojs.dnsEgress" -}}
+- ports:
+    {{- range $port := .Values.networkPolicy.dnsPorts }}
+    {{- range list "UDP" "TCP" }}
+    - port: {{ $port }}
+      protocol: {{ . }}
+    {{- end }}
+    {{- end }}
+  to:
+    {{- toYaml .Values.networkPolicy.dnsTo | nindent 4 }}
 {{- end -}}
