@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,15 @@ def longest_poll_s() -> float:
     """How long the server lets a client wait for a job."""
     (default,) = (each.default for each in fields(HttpSettings) if each.name == "max_wait_ms")
     return float(default) / 1000  # type: ignore[arg-type] # an int, mypy does not know which
+
+
+def failover_s(node_timeout_s: float) -> float:
+    """How long a slot is without a master at most, when a replica of it is there.
+
+    A node is asked every half timeout at least, and missed when it has not answered for a whole
+    one. The election begins within a second, and another is for the votes and who hears of them.
+    """
+    return 1.5 * node_timeout_s + 2
 
 
 def config_map(rendering: Rendering) -> dict[str, str]:
@@ -85,6 +95,19 @@ def test_liveness_never_asks_redis_and_readiness_does(rendering: Rendering, comp
     # `/ready` waits for Redis as long as this: a probe that gives up earlier learns nothing.
     (patience,) = (f.default for f in fields(HttpSettings) if f.name == "health_timeout_s")
     assert probes["readinessProbe"]["timeoutSeconds"] > patience
+
+
+def test_a_failover_takes_no_pod_out_of_the_service(chart: Chart) -> None:
+    # All of them are unready meanwhile: one lost master would take all shards away.
+    rendering = chart.render(CHART / "ci" / "bundled-cluster-values.yaml")
+    probe = container(rendering.api)["readinessProbe"]
+    patience_s = probe["periodSeconds"] * (probe["failureThreshold"] - 1)
+    guide = (CHART.parent.parent / "docs" / "operations.md").read_text()
+    (longest,) = re.findall(r"^\| `cluster-node-timeout \d+` \| 5 to (\d+) s \|", guide, re.M)
+    assert patience_s > failover_s(int(longest))
+    start = rendering.one("ConfigMap", "-valkey")["data"]["start.sh"]
+    (bundled_ms,) = re.findall(r"cluster-node-timeout (\d+)", start)
+    assert patience_s > failover_s(int(bundled_ms) / 1000)
 
 
 def test_no_pod_is_missing_during_an_update(rendering: Rendering) -> None:

@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from ojs_cluster.server.variables import VARIABLES
-from tests.helm.test_pods import longest_poll_s
+from tests.helm.test_pods import failover_s, longest_poll_s
 from tests.image.dockerfile import read_stages
 from tests.support.servers import own_server, wait_until
 
@@ -105,6 +105,30 @@ def test_the_proxy_waits_longer_than_a_long_poll_and_repeats_nothing_that_was_se
     timeouts = dict(re.findall(r"^ *timeout (\S+) (\d+)s$", content, re.MULTILINE))
     assert min(int(timeouts["server"]), int(timeouts["client"])) > longest_poll_s()
     assert re.findall(r"^ *retry-on (.*)$", content, re.MULTILINE) == ["conn-failure"]
+
+
+def checks() -> tuple[int, int]:
+    """Seconds between two checks of a node, and how many of them take it out."""
+    content = COMPOSE["configs"]["haproxy"]["content"]
+    ((inter, fall),) = re.findall(r"\bcheck inter (\d+)s fall (\d+)\b", content)
+    return int(inter), int(fall)
+
+
+def test_the_proxy_keeps_its_nodes_while_a_master_is_replaced() -> None:
+    # No node is ready meanwhile: one lost master would take all shards away.
+    (timeout_ms,) = {
+        re.search(r"--cluster-node-timeout (\d+)", SERVICES[name]["command"])[1]  # type: ignore[index]
+        for name in VALKEYS
+    }
+    inter_s, fall = checks()
+    assert inter_s * (fall - 1) > failover_s(int(timeout_ms) / 1000)
+    assert "option httpchk GET /ready" in COMPOSE["configs"]["haproxy"]["content"]
+
+
+def test_a_node_that_drains_serves_until_the_proxy_has_taken_it_out() -> None:
+    delay_s = int(SERVICES["api"]["environment"]["OJS_SHUTDOWN_DELAY"].removesuffix("s"))
+    inter_s, fall = checks()
+    assert delay_s > inter_s * fall
 
 
 @pytest.mark.skipif(CLI is None, reason="needs valkey-cli or redis-cli")
