@@ -7,12 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from ojs_cluster.server.embedded import Embedded, Node
 from ojs_cluster.server.variables import VARIABLES
 from tests.helm.test_pods import failover_s, longest_poll_s
 from tests.image.dockerfile import read_stages
@@ -131,38 +134,109 @@ def test_a_node_that_drains_serves_until_the_proxy_has_taken_it_out() -> None:
     assert delay_s > inter_s * fall
 
 
-@pytest.mark.skipif(CLI is None, reason="needs valkey-cli or redis-cli")
-def test_the_join_script_makes_a_cluster_and_run_again_leaves_it(tmp_path: Path) -> None:
-    [script] = SERVICES["cluster-init"]["command"]
+@dataclass
+class Joined:
+    """The six servers, and the join script for them."""
+
+    servers: Embedded
+    env: dict[str, str]
+
+    def run(self) -> str:
+        """Run the script, which must succeed; gives what it says."""
+        [script] = SERVICES["cluster-init"]["command"]
+        done = subprocess.run(
+            [*SERVICES["cluster-init"]["entrypoint"], interpolated(script)],
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def own(self, node: Node) -> list[str]:
+        """What a node says of itself: its id, role, master and slots."""
+        with node.client() as client:
+            reply: bytes = client.execute_command("CLUSTER", "NODES")  # type: ignore[no-untyped-call]
+        (line,) = (line for line in reply.decode().splitlines() if "myself" in line)
+        id_, _, flags, master, _, _, _, _, *slots = line.split()
+        return [id_, flags.removeprefix("myself,"), master, *slots]
+
+    def check(self) -> None:
+        """Three masters with equal shares, each with one replica."""
+        parts = [self.own(node) for node in self.servers.nodes]
+        masters = {id_: slots for id_, role, _, *slots in parts if role == "master"}
+        assert sorted(masters.values()) == [["0-5460"], ["10922-16383"], ["5461-10921"]]
+        assert sorted(master for _, role, master, *_ in parts if role == "slave") == sorted(masters)
+
+
+@pytest.fixture
+def six(tmp_path: Path) -> Iterator[Joined]:
+    if CLI is None:
+        pytest.skip("needs valkey-cli or redis-cli")
     links = tmp_path / "bin"
     links.mkdir()
     (links / "valkey-cli").symlink_to(str(CLI))
     # Started as a cluster and taken apart: so the ports are known to be free, those of the bus too.
     with own_server(tmp_path / "nodes", masters=3, replicas=1) as servers:
         for node in servers.nodes:
-            with node.client() as client:
-                client.cluster("RESET", "HARD")
+            command(node, "RESET", "HARD")
         addresses = [f"127.0.0.1:{node.port}" for node in servers.nodes]
         env = {"PATH": f"{links}:{os.environ['PATH']}", "NODES": " ".join(addresses)}
+        yield Joined(servers, env)
 
-        def join() -> str:
-            return subprocess.run(
-                [*SERVICES["cluster-init"]["entrypoint"], interpolated(script)],
-                env=env,
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=120,
-            ).stdout
 
-        def replicas() -> int:
-            with servers.nodes[0].client() as client:
-                nodes = client.cluster("nodes")
-            return sum("slave" in node["flags"] for node in nodes.values())
+def command(node: Node, *words: str | int) -> None:
+    with node.client() as client:
+        client.execute_command("CLUSTER", *words)  # type: ignore[no-untyped-call]
 
-        assert "slots" in join()
-        wait_until(lambda: replicas() == 3, timeout_s=60, what="a replica for each master")
-        assert join() == ""
+
+def test_the_join_script_makes_a_cluster_and_run_again_leaves_it(six: Joined) -> None:
+    assert "slots 0 to 5460" in six.run()
+    six.check()
+    assert six.run() == ""
+    six.check()
+
+
+@pytest.mark.parametrize(
+    "done", [("met",), ("slots",), ("one-range",), ("met", "slots", "replica")]
+)
+def test_a_join_that_ended_half_way_is_completed(six: Joined, done: tuple[str, ...]) -> None:
+    first, second, third, *others = six.servers.nodes
+    ranges = [(first, 0, 5460), (second, 5461, 10921), (third, 10922, 16383)]
+    if "met" in done:
+        for other in (second, third, *others):
+            command(first, "MEET", "127.0.0.1", other.port, other.bus_port)
+    if "slots" in done or "one-range" in done:
+        for node, low, high in ranges if "slots" in done else ranges[1:2]:
+            command(node, "ADDSLOTSRANGE", low, high)
+    if "replica" in done:
+        id_ = six.own(second)[0]
+        wait_until(lambda: knows(others[0], id_), what="they have heard of each other")
+        command(others[0], "REPLICATE", id_)
+
+    six.run()
+
+    six.check()
+    assert six.run() == ""
+
+
+def knows(node: Node, id_: str) -> bool:
+    with node.client() as client:
+        return id_ in str(client.cluster("nodes"))
+
+
+def test_a_node_whose_volume_was_lost_is_joined_again(six: Joined) -> None:
+    six.run()
+    lost = next(node for node in six.servers.nodes if six.own(node)[1] == "slave")
+    six.servers.kill(lost)
+    shutil.rmtree(lost.directory)
+    six.servers.restart(lost)
+
+    assert f"127.0.0.1:{lost.port}: a replica of" in six.run()
+
+    six.check()
 
 
 @pytest.mark.skipif(HAPROXY is None, reason="needs haproxy")
