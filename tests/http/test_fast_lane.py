@@ -279,6 +279,7 @@ async def test_a_request_that_was_not_read_when_the_drain_began_is_answered(api:
         await read_responses(stream, 1)
         stop.set()
         # The server is not run before the drain has begun.
+        assert isinstance(stream, trio.SocketStream)
         _send_now(stream, ENQUEUE)
         lane.drain()
         (answer,) = await read_responses(stream, 1)

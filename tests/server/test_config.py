@@ -11,7 +11,7 @@ import pytest
 from ojs_cluster.config import VARIABLES, ConfigError, Settings, load, report
 from ojs_cluster.server import env_values as accept
 from scheduler.settings import SchedulerSettings
-from tests.redis.test_tls import OPENSSL, make_certificates
+from tests.support.certificates import OPENSSL, make_certificates
 
 SECRET = "s3cret-value"
 
