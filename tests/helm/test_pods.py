@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from ojs_cluster.config import load
 from ojs_cluster.http.app import HttpSettings
 from tests.helm.chart import CHART, CI, OLDEST, Chart, Rendering, container
+from tests.support.certificates import Certificates
 
 MINIMAL = CHART / "ci" / "minimal-values.yaml"
 OWN_SECRETS = sorted({f.stem.removesuffix("-values") for f in CI} - {"existing-secrets"})
@@ -279,15 +281,18 @@ def test_a_changed_value_restarts_the_pods_that_read_it(chart: Chart) -> None:
 
 
 @pytest.mark.parametrize("values", OWN_SECRETS)
-def test_the_server_accepts_the_environment(chart: Chart, values: str, tmp_path: Path) -> None:
+def test_the_server_accepts_the_environment(
+    chart: Chart, values: str, tmp_path: Path, certificates: Certificates
+) -> None:
     rendering = chart.render(CHART / "ci" / f"{values}-values.yaml")
+    files = {"ca.crt": "ca.crt", "tls.crt": "client.crt", "tls.key": "client.key"}
+    for entry, file in files.items():
+        shutil.copyfile(certificates.files / file, tmp_path / entry)
     for deployment in (rendering.api, rendering.scheduler):
         environment = rendering.environment(deployment)
         for name, value in environment.items():
-            # Mounted files are looked for when the configuration is read.
+            # Mounted files are read when the configuration is.
             environment[name] = value.replace("/etc/ojs/redis-tls", str(tmp_path))
-        for file in ("ca.crt", "tls.crt", "tls.key"):
-            (tmp_path / file).touch()
         settings = load(environment)  # raises for a variable that it does not understand
         assert settings.redis.url
         assert settings.access.keys or deployment == rendering.scheduler
