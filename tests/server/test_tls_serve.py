@@ -13,6 +13,7 @@ import pytest
 from ojs_cluster.server.embedded import Embedded
 from tests.server.programs import program
 from tests.server.test_serve import CLI, OPEN, serve
+from tests.server.test_unread import requests
 from tests.support.certificates import Certificates
 
 
@@ -59,6 +60,31 @@ def speak_plainly(port: int) -> None:
         except ConnectionResetError:
             pass
     assert b"HTTP" not in answer
+
+
+def test_a_client_that_takes_nothing_is_disconnected_over_tls_too(
+    standalone: Embedded, certificates: Certificates
+) -> None:
+    """Long before the idle timeout, which is two minutes."""
+    context = certificates.client()
+    context.set_alpn_protocols(["h2"])
+    protocol, opening = requests(window=0, streams=1)
+    with serve(standalone.url, **certificates.env, OJS_WRITE_TIMEOUT="200ms") as (running, port):
+        running.wait_line("ready to serve")
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as sock,
+        ):
+            sock.sendall(opening)
+            while data := sock.recv(65_536):
+                protocol.receive_data(data)
+                sock.sendall(protocol.data_to_send())
+        assert get_over_tls(certificates, port, "/live") == 200
+
+
+def get_over_tls(certificates: Certificates, port: int, path: str) -> int:
+    with client(certificates, port, http2=False) as api:
+        return api.get(path).status_code
 
 
 def refused(env: Mapping[str, str]) -> str:
