@@ -2,6 +2,7 @@
 -- carried out: these are looked at again later.
 -- Pre:  a part was not met again in the last `age` ms: who met it may be about to do so once more.
 -- KEYS: 1 the shard's dealt.  ARGV: 1 age ms, then per deal: it, '1' to keep it.
+-- Returns: how many were forgotten
 --@include now
 local over = {}
 for i = 2, #ARGV, 2 do
@@ -12,3 +13,4 @@ for i = 2, #ARGV, 2 do
     end
 end
 if #over > 0 then redis.call('ZREM', KEYS[1], unpack(over)) end
+return #over

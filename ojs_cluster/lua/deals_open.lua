@@ -1,6 +1,6 @@
 -- Which of these deals of one shard are decided and not carried out; changes nothing.
--- KEYS: b: of each.
+-- KEYS: 1 b: of the first, then of each other.
 -- Returns: per deal 1 when it is, else 0
 local open = {}
-for i, key in ipairs(KEYS) do open[i] = redis.call('HEXISTS', key, 'plan') end
+for i = 1, #KEYS do open[i] = redis.call('HEXISTS', KEYS[i], 'plan') end
 return open

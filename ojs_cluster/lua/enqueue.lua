@@ -3,7 +3,7 @@
 -- Pre:  no job with any of the ids exists in the shard, and no fence but those whose marks are
 --       given; a claim on an alias has not lapsed.
 -- Post: all jobs exist, or none does. Counters, indexes and events agree with them.
---       A deal's part is written once, over the ids that it has reserved, however late it is met again. What is staged is in no
+--       A deal's part is written once, over the ids that it has reserved. What is staged is in no
 --       index or counter, and carries the deal until `reveal`; it is listed as a claim. Limits that the
 --       jobs declare are owed to the shards of their keys.
 -- KEYS: 1..7 the shard's due, exp, pend, fin, ev, claims, dealt; then per queue c: and q:; then per
@@ -18,16 +18,13 @@
 --       number of field names and values that follow, those fields (e, t, m and what is set).
 -- Returns: {'ok', now, names of queues seen for the first time, effects,
 --           per job: state, due ms or '', expires ms or ''}
---          {'exists', position (1-based), fields of the job that is there}
---          {'lapsed'} | {'already'}
+--          {'exists', position (1-based), fields of the job that is there} | {'lapsed'} | {'already'}
 --@include keys now look job counts event deadline effect available enter moment
 if ARGV[3] ~= '1' then gather() end
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
 local first_job, deal, reserved = 7 + 2 * queues, ARGV[5], {}
-if deal ~= '' and redis.call('ZSCORE', KEYS[7], deal) then
-    redis.call('ZADD', KEYS[7], now, deal) -- who carries it out now is remembered for as long again
-    return {'already'}
-end
+local again = deal ~= '' and redis.call('ZSCORE', KEYS[7], deal) -- remembered for as long anew
+if again then return redis.call('ZADD', KEYS[7], now, deal) and {'already'} end
 for i = 1, jobs do
     if redis.call('EXISTS', KEYS[first_job + i]) == 1 then
         local by, mark = unpack(redis.call('HMGET', KEYS[first_job + i], F.deal, F.fence))

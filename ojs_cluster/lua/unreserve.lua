@@ -1,12 +1,11 @@
 -- A deal that will not be carried out, or has not used them, gives its reserved ids back; those that
--- were fenced before are so again. Jobs that it has staged stay.
+-- were fenced before are so again.
 -- KEYS: 1 the shard's claims, then per id its job hash.  ARGV: 1 deal, then the ids.
 -- Returns: ids given back
 --@include job
 local mine = {}
 for i = 2, #KEYS do
-    local found = redis.call('HMGET', KEYS[i], F.deal, F.state)
-    if found[1] == ARGV[1] and not found[2] then mine[#mine + 1] = i end
+    if redis.call('HGET', KEYS[i], F.deal) == ARGV[1] then mine[#mine + 1] = i end
 end
 local given_back = {}
 for _, i in ipairs(mine) do

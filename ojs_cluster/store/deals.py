@@ -199,8 +199,8 @@ async def settle(store: Store, deal_id: str) -> bool:
 
 
 async def clear(store: Store, shard: Shard, deal_id: str, job_ids: Sequence[str]) -> None:
-    """Ids of a shard are reserved by a deal that is in the way: bring it to its end. What is still
-    reserved then it has not used."""
+    """Ids of a shard are reserved by a deal that is in the way: bring it to its end. What it has
+    reserved then still, it has not used; what is staged then, a master has forgotten to reveal."""
     await settle(store, deal_id)
     await unreserve(store, shard, deal_id, job_ids)
 
