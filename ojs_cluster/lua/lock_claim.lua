@@ -3,22 +3,25 @@
 --       (`expected`), and no deal is undecided about it.
 -- Post: the job holds it. What it held before is remembered when it may still count.
 -- Up to the first lock that is held otherwise, the claims stand: who goes on claims the rest.
--- Repeated, it changes nothing. Lock fields: h, s, a holder's id, shard, ms of the claim; p, ps, pa
--- the same of the holder before; t the deal that is undecided about h.
+-- Repeated, it changes nothing. Lock fields: h, s, a holder's id, shard, ms of the claim, n how often
+-- that job had been retried by hand (absent for 0); p, ps, pa, pn the same of the holder before; t the
+-- deal that is undecided about h. A job that is retried is another holder than it was before.
 -- KEYS: 1 the shard's locks, then per lock u:.
 -- ARGV: 1 deal ('' none), 2 ms until the janitor looks, then per lock: fingerprint, job id, its
---       shard, expected holder ('' none), '1' to remember that one.
+--       shard, its retries, expected holder ('' none), its retries, '1' to remember that one.
 -- Returns: {'ok', now} | {'held', position (1-based), now, fields of the lock}
 --@include now
 local deal, reply = ARGV[1], {'ok', now}
 local locks = {}
 for i = 1, #KEYS - 1 do
-    local at = 2 + 5 * (i - 1)
+    local at = 2 + 7 * (i - 1)
     local flat = redis.call('HGETALL', KEYS[i + 1])
     local lock = {}
     for j = 1, #flat, 2 do lock[flat[j]] = flat[j + 1] end
-    lock.mine = lock.h == ARGV[at + 2] and (lock.t or '') == deal
-    if not lock.mine and lock.h and (lock.t or lock.h ~= ARGV[at + 4]) then
+    lock.n = lock.n or '0'
+    lock.mine = lock.h == ARGV[at + 2] and lock.n == ARGV[at + 4] and (lock.t or '') == deal
+    local looked_at = lock.h == ARGV[at + 5] and lock.n == ARGV[at + 6]
+    if not lock.mine and lock.h and (lock.t or not looked_at) then
         reply = {'held', i, now, flat}
         break
     end
@@ -26,13 +29,15 @@ for i = 1, #KEYS - 1 do
 end
 for i, lock in ipairs(locks) do
     if not lock.mine then
-        local at, key = 2 + 5 * (i - 1), KEYS[i + 1]
+        local at, key = 2 + 7 * (i - 1), KEYS[i + 1]
         -- Written over before what is stale goes: a key must not be emptied in between (look.lua).
         redis.call('HSET', key, 'h', ARGV[at + 2], 's', ARGV[at + 3], 'a', now)
-        if lock.h and ARGV[at + 5] == '1' then
-            redis.call('HSET', key, 'p', lock.h, 'ps', lock.s, 'pa', lock.a)
+        if ARGV[at + 4] ~= '0' then redis.call('HSET', key, 'n', ARGV[at + 4])
+        else redis.call('HDEL', key, 'n') end
+        if lock.h and ARGV[at + 7] == '1' then
+            redis.call('HSET', key, 'p', lock.h, 'ps', lock.s, 'pa', lock.a, 'pn', lock.n)
         else
-            redis.call('HDEL', key, 'p', 'ps', 'pa')
+            redis.call('HDEL', key, 'p', 'ps', 'pa', 'pn')
         end
         if deal ~= '' then redis.call('HSET', key, 't', deal) else redis.call('HDEL', key, 't') end
         redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[at + 1])

@@ -1,8 +1,10 @@
 -- Transition: discarded -> available, by hand.
 -- Pre:  the job is a dead letter; or it is only discarded, that will do, and its retention is not over.
+--       A unique job has its lock, claimed for the retry that comes after so many.
 -- Post: attempt 0, errors and times of the past runs gone, replay counted, at the end of its queue.
 -- KEYS: 1 job, 2..5 the shard's fin, dead, exp, ev.
--- ARGV: 1 events kept, 2 'dead' when it must be a dead letter, 'discarded' when it need not be.
+-- ARGV: 1 events kept, 2 'dead' when it must be a dead letter, 'discarded' when it need not be,
+--       3 how often it has been retried, '' when that does not matter.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state}
 --@include keys now look once job counts event deadline available
@@ -11,6 +13,7 @@ local job, reply = load_job(key)
 if not job then return reply end
 local id = string.sub(key, #P + 3)
 if job[F.hidden] then return {'missing'} end -- deleted, see delete_dead.lua
+if ARGV[3] ~= '' and (job[F.replays] or '0') ~= ARGV[3] then return {'conflict', job[F.state]} end
 if not job[F.dead] then
     if ARGV[2] == 'dead' or job[F.state] ~= 'discarded' then return {'conflict', job[F.state]} end
     -- The janitor may have taken its alias away already (see purge.lua).

@@ -320,7 +320,8 @@ async def _hold(store: Store, line: JobLine, shard: Shard, outcome: Outcome) -> 
         fingerprint = line.fields[f.UNIQUE].decode().removesuffix("+")
         # One that was there may lie elsewhere: its id leads there (see ``locks.look``).
         lies_in = shard if outcome == "created" else store.keys.shard_of_id(line.id)
-        want = locks.Want(fingerprint, line.id, lies_in.index)
+        retries = int(line.fields.get(f.REPLAYS, 0))
+        want = locks.Want(fingerprint, line.id, lies_in.index, retries)
         await locks.try_claim(store, store.keys.shard_of_fingerprint(fingerprint), [want])
     return outcome
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import trio
 
 from ojs_cluster.core.envelope import NewJob
-from ojs_cluster.core.errors import BackendUnavailable, Duplicate, OJSError, Outcome
+from ojs_cluster.core.errors import BackendUnavailable, Duplicate, OJSError
 from ojs_cluster.core.ids import new_job_id
 from ojs_cluster.core.rawjson import join, object_members
 from ojs_cluster.core.states import State
@@ -80,17 +80,12 @@ async def enqueue_all(
             records = await deals.carry_out(store, deal, now) if deal.parts else {}
         except OJSError as error:
             raise BackendUnavailable(
-                f"the jobs are accepted, but not stored yet: {error.message}", outcome=_of(error)
+                f"the jobs are accepted, but not stored yet: {error.message}",
+                outcome=deals.outcome_of(error),
             ) from error
         await draft.give_back_unused()
         return draft.answers(records)
     raise BackendUnavailable("the jobs could not be stored in time", outcome="not_applied")
-
-
-def _of(error: OJSError) -> Outcome:
-    """What is known of a decided batch after an error. All of it will be stored."""
-    confirmed = not isinstance(error, BackendUnavailable) or error.outcome != "stored_unconfirmed"
-    return "unknown" if confirmed else "stored_unconfirmed"
 
 
 async def clear_way(store: Store, shard: Shard, job_id: str, deal_id: str) -> None:

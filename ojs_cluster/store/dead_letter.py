@@ -9,8 +9,8 @@ from typing import Any
 
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
 from ojs_cluster.keys import Shard
+from ojs_cluster.store import deals, jobs, unique_retry
 from ojs_cluster.store import fields as f
-from ojs_cluster.store import jobs
 from ojs_cluster.store.aliases import remove_due
 from ojs_cluster.store.by_id import on_job
 from ojs_cluster.store.context import Store
@@ -167,6 +167,7 @@ async def retry(store: Store, job_id: str) -> JobRecord:
     Raises
     ------
     NotFound: not a dead letter (also when it has been retried already).
+    Duplicate: it is a unique job, and another one of its uniqueness has not ended.
     """
     try:
         return await _revive(store, job_id, "dead")
@@ -181,17 +182,16 @@ async def retry_discarded(store: Store, job_id: str) -> JobRecord:
     ------
     NotFound: no such job, or its retention is over.
     Conflict: it is not discarded.
+    Duplicate: as ``retry``.
     """
     return await _revive(store, job_id, "discarded")
 
 
 async def _revive(store: Store, job_id: str, must_be: str) -> JobRecord:
+    if f.UNIQUE in (await jobs.get(store, job_id)).fields:
+        return await unique_retry.revive(store, job_id, must_be)
     job = await on_job(
-        store,
-        "retry_dead",
-        job_id,
-        ("finished", "dead", "expiring", "events"),
-        [store.settings.events_per_shard, must_be],
+        store, "retry_dead", job_id, deals.REVIVE, [store.settings.events_per_shard, must_be, ""]
     )
     await store.partitions.admit(store, await jobs.shard_of(store, job.queue, job_id), [job.queue])
     return job

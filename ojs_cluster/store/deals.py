@@ -29,7 +29,7 @@ from typing import Any
 
 import msgspec
 
-from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError, Outcome
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.durability import doubtful
 from ojs_cluster.store import locks
@@ -45,6 +45,7 @@ _APPLY_MS = 300_000
 """A part is not written this long after its deal was read: half the time that a shard remembers,
 after a deal has been carried out, which parts it has."""
 _FORGET_MS = 600_000
+REVIVE = ("finished", "dead", "expiring", "events")
 _REVEAL = ("due", "active", "running", "expiring", "pending", "finished", "events", "claims")
 
 
@@ -57,12 +58,30 @@ class Swap(msgspec.Struct, frozen=True, array_like=True):
     new: str
 
 
+class Revival(msgspec.Struct, frozen=True, array_like=True):
+    """A job that has ended and runs again.
+
+    Parameters
+    ----------
+    shard: index of the shard where it lives.
+    retries: how often it was retried before. It is what makes this happen once.
+    must_be: as ``retry_dead.lua`` has it.
+    """
+
+    job_id: str
+    shard: int
+    queue: str
+    retries: int
+    must_be: str
+
+
 class _Plan(msgspec.Struct, frozen=True, array_like=True):
     """All of a deal but its jobs. New fields go to the end, with a default."""
 
     swaps: list[Swap]
     locks: list[tuple[str, str]]
     shards: list[int]
+    revivals: list[Revival] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +94,14 @@ class Deal:
     parts: the jobs to write, by shard.
     swaps: jobs that are replaced, by some of ``parts``.
     locks: fingerprints, and the job that holds each from now on.
+    revivals: jobs that run again.
     """
 
     id: str
     parts: Mapping[Shard, Sequence[Placed]]
     swaps: Sequence[Swap] = ()
     locks: Sequence[tuple[str, str]] = ()
+    revivals: Sequence[Revival] = ()
 
 
 async def decide(store: Store, deal: Deal, lapses: int) -> int | None:
@@ -96,7 +117,8 @@ async def decide(store: Store, deal: Deal, lapses: int) -> int | None:
     """
     home = store.keys.shard_of_id(deal.id)
     shards = list(deal.parts)
-    plan = _Plan(list(deal.swaps), list(deal.locks), [shard.index for shard in shards])
+    indexes = [shard.index for shard in shards]
+    plan = _Plan(list(deal.swaps), list(deal.locks), indexes, list(deal.revivals))
     encode = msgspec.msgpack.encode
     reply = await store.run(
         home,
@@ -157,8 +179,22 @@ async def carry_out(store: Store, deal: Deal, now_ms: int) -> dict[str, JobRecor
             records[swap.new] = record(swap.new, reply[0])
         await deliver(store, shard, reply[1])
 
+    async def revive(revival: Revival) -> None:
+        shard = store.keys.shard(revival.shard)
+        await store.partitions.admit(store, shard, [revival.queue])
+        reply = await store.run(
+            shard,
+            "retry_dead",
+            [shard.job(revival.job_id), *(getattr(shard, name) for name in REVIVE)],
+            [store.settings.events_per_shard, revival.must_be, revival.retries],
+            idempotent=True,
+        )
+        if reply[0] == b"ok":  # else it was done before, or the job is gone
+            records[revival.job_id] = record(revival.job_id, reply[1])
+
     await over_shards(deal.parts, write)
     await over_shards(deal.swaps, replace)
+    await over_shards(deal.revivals, revive)
     await locks.settle(store, "keep", [Want(fp, job_id, 0) for fp, job_id in deal.locks], deal.id)
     if doubtful():
         return records  # a node may still forget its part; the drainer, who asks again, ends it
@@ -171,6 +207,12 @@ async def carry_out(store: Store, deal: Deal, now_ms: int) -> dict[str, JobRecor
         idempotent=True,
     )
     return records
+
+
+def outcome_of(error: OJSError) -> Outcome:
+    """What is known of a decided deal after an error. All of it will be done."""
+    confirmed = not isinstance(error, BackendUnavailable) or error.outcome != "stored_unconfirmed"
+    return "unknown" if confirmed else "stored_unconfirmed"
 
 
 async def owed(store: Store, _shard: Shard, payload: bytes) -> None:
@@ -262,4 +304,4 @@ async def _finish(store: Store, deal_id: str) -> None:
         if piece is None:
             return  # somebody else has finished it
         parts[store.keys.shard(index)] = msgspec.msgpack.decode(piece, type=list[Placed])
-    await carry_out(store, Deal(deal_id, parts, plan.swaps, plan.locks), now)
+    await carry_out(store, Deal(deal_id, parts, plan.swaps, plan.locks, plan.revivals), now)

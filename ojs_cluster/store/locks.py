@@ -24,24 +24,36 @@ class Want:
     Parameters
     ----------
     shard: index of the shard where the job will live.
+    retries: how often the job was retried by hand: with each it is another holder.
     expected: the holder that was looked at and is not in the way, '' for none.
+    expected_retries: how often that had been retried.
     remember: whether that one may still count, should the job not be stored after all.
     """
 
     fingerprint: str
     job_id: str
     shard: int
+    retries: int = 0
     expected: str = ""
+    expected_retries: int = 0
     remember: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A job that holds a lock, the index of its shard, and how long ago (ms) it was created."""
+    """A job that holds a lock.
+
+    Parameters
+    ----------
+    shard: index of its shard.
+    age_ms: how long ago it was created.
+    retries: how often it had been retried by hand when it claimed the lock.
+    """
 
     job: JobRecord
     shard: int
     age_ms: int
+    retries: int = 0
 
     def blocks(self, policy: UniquePolicy) -> bool:
         return policy.counts(self.job.state, self.age_ms)
@@ -64,7 +76,8 @@ async def try_claim(
     args: list[Arg] = [deal, _CHECK_MS]
     for want in wants:
         keys.append(shard.lock(want.fingerprint))
-        args += [want.fingerprint, want.job_id, want.shard, want.expected, "1" * want.remember]
+        args += (want.fingerprint, want.job_id, want.shard, want.retries)
+        args += (want.expected, want.expected_retries, "1" * want.remember)
     reply = await store.run(shard, "lock_claim", keys, args, idempotent=True)
     if reply[0] == b"ok":
         return int(reply[1])
@@ -118,5 +131,5 @@ async def settle(
         keys = [shard.locks, *(shard.lock(want.fingerprint) for want in group)]
         args: list[Arg] = [how, deal, _CHECK_MS]
         for want in group:
-            args += (want.fingerprint, want.job_id)
+            args += (want.fingerprint, want.job_id, want.retries)
         await store.run(shard, "lock_settle", keys, args, idempotent=True)

@@ -11,19 +11,22 @@ first makes storing it impossible (``claim_alias`` on the job's own shard: an al
 nowhere else), and then takes the lock.
 
 A lock goes with its job's end, by the effect 'unlock'; one whose policy counts ended jobs goes when
-the job itself is gone, which the janitor notices.
+the job itself is gone, which the janitor notices. A job that is retried by hand after its end has
+to claim its lock again (``unique_retry``); it is another holder then, so that nothing which was
+begun when it had ended, an 'unlock' still owed or a claim of who looked at it then, touches that
+lock.
 """
 
 from __future__ import annotations
 
 import logging
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
 from ojs_cluster.core.envelope import NewJob
-from ojs_cluster.core.errors import BackendUnavailable, Duplicate, OJSError
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, OJSError
 from ojs_cluster.core.states import TERMINAL
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
@@ -97,14 +100,50 @@ async def claim(store: Store, want: Want, policy: UniquePolicy) -> Claim:
 
 def expecting(want: Want, holder: Holder | None) -> Want:
     """``want`` after a look at the holder, which is not in the way or will be cancelled."""
-    lives = holder is not None and holder.job.state not in TERMINAL
-    expected = "" if holder is None else holder.job.id
-    return Want(want.fingerprint, want.job_id, want.shard, expected, lives)
+    if holder is None:
+        return replace(want, expected="", expected_retries=0, remember=False)
+    return replace(
+        want,
+        expected=holder.job.id,
+        expected_retries=holder.retries,
+        remember=holder.job.state not in TERMINAL,
+    )
 
 
 def busy() -> BackendUnavailable:
     """The error that others kept a lock or an id undecided for too long."""
     return BackendUnavailable("the same job is being enqueued by others", outcome="not_applied")
+
+
+async def claim_again(store: Store, want: Want, deal: str) -> int:
+    """Claim the lock for a job that has ended and is to run again, decided by ``deal``.
+
+    Whatever its policy counts, only a job that has not ended is in its way. Returns the ms of the
+    lock's shard until which the claim is good.
+
+    Raises
+    ------
+    Conflict: it runs again already.
+    Duplicate: another job of the same uniqueness has not ended.
+    BackendUnavailable: Redis did not answer in time, or others kept the lock undecided.
+    """
+    shard = store.keys.shard_of_fingerprint(want.fingerprint)
+    deadline = trio.current_time() + PATIENCE_S
+    while trio.current_time() < deadline:
+        reply = await try_claim(store, shard, [want], deal)
+        if isinstance(reply, int):
+            return reply + CLAIM_MS
+        holder = await examine(store, want.fingerprint, reply)
+        if holder is None:
+            continue
+        state, itself = holder.job.state, holder.job.id == want.job_id
+        if state not in TERMINAL:
+            if itself:
+                raise Conflict(f"job '{want.job_id}' is {state}", job_id=want.job_id, state=state)
+            raise duplicate(want.fingerprint, holder.job)
+        # Where its own policy counts it though it has ended, it keeps the lock if this is given up.
+        want = replace(expecting(want, holder), remember=itself and _outlives_end(holder.job))
+    raise busy()
 
 
 async def examine(store: Store, fingerprint: str, refused: Refused) -> Holder | None:
@@ -121,12 +160,16 @@ async def examine(store: Store, fingerprint: str, refused: Refused) -> Holder | 
     shard = store.keys.shard(holder.shard)
     found = await look(store, shard, holder.job_id)
     if found is not None:
-        return found
+        return replace(found, retries=int(lock.get(b"n", 0)))
     if age_ms < GRACE_MS:
         await pause()
     elif await fence(store, shard, holder.job_id):
         await settle(store, "drop", [holder])
     return None
+
+
+def _outlives_end(job: JobRecord) -> bool:
+    return job.fields.get(f.UNIQUE, b"").endswith(b"+")
 
 
 async def release(store: Store, want: Want) -> None:
@@ -140,10 +183,11 @@ async def pause() -> None:
 
 
 async def ended(store: Store, shard: Shard, payload: bytes) -> None:
-    """Effect 'unlock': a job that holds a lock has ended. Payload: its field ``uq``, its id."""
-    held, job_id = payload.decode().split(" ")
+    """Effect 'unlock': a job that holds a lock has ended. Payload: its field ``uq``, its id, how
+    often it was retried."""
+    held, job_id, retries = payload.decode().split(" ")
     if not held.endswith("+"):
-        await settle(store, "unlock", [Want(held, job_id, shard.index)])
+        await settle(store, "unlock", [Want(held, job_id, shard.index, int(retries))])
 
 
 async def sweep(store: Store, shard: Shard, limit: int) -> int:
@@ -168,9 +212,8 @@ async def sweep(store: Store, shard: Shard, limit: int) -> int:
             return
         if holder is None:
             return
-        kept = holder.job.fields.get(f.UNIQUE, b"").endswith(b"+")
-        over = holder.job.state in TERMINAL and not kept
-        want = Want(fingerprint, holder.job.id, 0)
+        over = holder.job.state in TERMINAL and not _outlives_end(holder.job)
+        want = Want(fingerprint, holder.job.id, 0, holder.retries)
         await settle(store, "unlock" if over else "later", [want])
 
     await over_shards(names, one)

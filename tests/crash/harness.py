@@ -146,7 +146,8 @@ class World:
 
     def check_nothing_left(self, when: object) -> None:
         """Nothing is left, and all indexes and counters agree."""
-        assert self.leftovers() == [], when
+        left = self.leftovers()
+        assert left == [], (when, left)
         assert take_census(self.backend, shards=SHARDS).problems == [], when
 
 

@@ -7,6 +7,7 @@ import pytest
 from tests.crash.crons import Firing
 from tests.crash.enqueues import Batch, Unique
 from tests.crash.harness import Operation, World, recovering_at_every_boundary
+from tests.crash.retries import Retry
 from tests.crash.workflows import Callbacks, Cancellation, Creation
 from tests.support.mortal import Mode
 
@@ -17,6 +18,7 @@ OPERATIONS: dict[str, Operation] = {
     "callbacks": Callbacks(),
     "cancellation": Cancellation(),
     "cron": Firing("cancel_previous"),
+    "retry": Retry("owed"),
 }
 both = pytest.mark.parametrize("mode", ["killed", "applied"])
 each = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())

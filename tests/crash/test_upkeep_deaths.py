@@ -7,6 +7,7 @@ import pytest
 from ojs_cluster.core.rate_limit import Limits
 from tests.crash.harness import Operation, World, at_every_boundary
 from tests.crash.partitions import Closing, Growth, Limited
+from tests.crash.retries import Retry
 from tests.crash.upkeep import DeadWorker, Removal
 from tests.support.mortal import MODES, Mode
 
@@ -14,6 +15,9 @@ OPERATIONS: dict[str, Operation] = {
     "retention": Removal("retention"),
     "dead letter": Removal("dead letter"),
     "purge": Removal("purge"),
+    "retry of a unique dead letter": Retry("free"),
+    "retry of one whose lock is still to be freed": Retry("owed"),
+    "retry of one while another lives": Retry("held"),
     "dead worker": DeadWorker(),
     "more partitions": Growth(paused=False),
     "more partitions of a paused queue": Growth(paused=True),

@@ -56,6 +56,25 @@ async def test_a_replaced_job_is_cancelled(any_api: Api) -> None:
     assert await any_api.fetch("q") == []
 
 
+async def test_a_dead_letter_is_not_retried_beside_a_job_of_its_uniqueness(any_api: Api) -> None:
+    wanted = body()
+    wanted["options"]["retry"] = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
+    dead = (await any_api.post(JOBS, wanted)).json["job"]
+    await any_api.fetch("q")
+    failed = {"job_id": dead["id"], "error": {"message": "boom"}}
+    assert (await any_api.post("/ojs/v1/workers/nack", failed)).json["state"] == "discarded"
+    live = (await any_api.post(JOBS, body())).json["job"]
+    retry = f"/ojs/v1/dead-letter/{dead['id']}/retry"
+
+    reply = await any_api.post(retry)
+
+    assert (reply.status, reply.error["code"]) == (409, "duplicate")
+    assert reply.error["details"]["existing_job_id"] == live["id"]
+    await any_api.fetch("q")
+    await any_api.post("/ojs/v1/workers/ack", {"job_id": live["id"]})
+    assert (await any_api.post(retry)).json["job"]["state"] == "available"
+
+
 async def test_a_batch_tells_how_many_jobs_are_new(any_api: Api) -> None:
     first = (await any_api.post(JOBS, body())).json["job"]
 

@@ -11,7 +11,7 @@ import pytest
 from ojs_cluster.core.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.states import State
-from ojs_cluster.store import cron, dead_letter, jobs, queues, unique
+from ojs_cluster.store import cron, jobs, queues, unique
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue, enqueue_fixed
@@ -312,17 +312,6 @@ async def test_a_replacement_may_bring_its_own_id(
     [job] = await take(store, count=9)
     assert job.id == job_id
     consistent()
-
-
-async def test_a_dead_letter_retried_by_hand_is_not_checked_again(store: Store) -> None:
-    policy: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
-    job = await active(store, unique={}, **policy)
-    await nack(store, job)
-    await put(store, unique={})
-
-    await dead_letter.retry(store, job.id)
-
-    assert len(await take(store, count=9)) == 2
 
 
 @pytest.mark.parametrize("policy", ["reject", "ignore", "replace"])

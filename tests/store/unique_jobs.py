@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue
@@ -19,6 +21,15 @@ async def once(store: Store, queue: str = QUEUE, **members: Any) -> JobRecord:
     """Enqueue a unique job; some keywords are members of its policy, the rest are options."""
     policy = {name: members.pop(name) for name in _POLICY if name in members}
     return await enqueue(store, new_job(queue, unique=policy, **members))
+
+
+def owing(store: Store) -> Store:
+    """The store of a process that cannot reach the locks of jobs that end: their end stays owed."""
+
+    async def away(_store: Store, _shard: Shard, _payload: bytes) -> None:
+        raise BackendUnavailable("no answer", outcome="not_applied")
+
+    return replace(store, effects={**store.effects, "unlock": away})
 
 
 def locks_left(store: Store, db: Any) -> int:

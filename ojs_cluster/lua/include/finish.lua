@@ -17,7 +17,9 @@ local function finish(id, key, job, state, keep_ms, ...)
     if job[F.workflow] then
         owe('workflow', job[F.workflow] .. ' ' .. job[F.step] .. ' ' .. id .. ' ' .. state)
     end
-    if job[F.unique] then owe('unlock', job[F.unique] .. ' ' .. id) end
+    if job[F.unique] then
+        owe('unlock', job[F.unique] .. ' ' .. id .. ' ' .. (job[F.replays] or '0'))
+    end
 end
 
 -- The job's time ran out before it was started: discarded, without completed_at.
