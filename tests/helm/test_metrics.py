@@ -89,6 +89,14 @@ def test_alerts_keep_to_this_release_and_say_what_to_do(production: Rendering) -
     assert rules(production)[-1]["record"] == "jobs:available"
 
 
+def test_the_guide_names_every_rule(production: Rendering) -> None:
+    guide = (CHART.parent.parent / "docs" / "operations.md").read_text()
+    table = guide.partition("## What to alert on")[2].partition("## Security")[0]
+    named = re.findall(r"\| `(Ojs\w+)` \|$", table, re.MULTILINE)
+    alerts = [rule["alert"] for rule in rules(production) if "alert" in rule]
+    assert list(dict.fromkeys(named)) == alerts
+
+
 def test_thresholds_are_values(chart: Chart) -> None:
     sets = {
         "metrics.prometheusRule.oldestJobSeconds": 77,

@@ -267,7 +267,7 @@ def test_a_backup_is_made_and_read_in_a_pod(
     chart: Chart, cluster: Embedded, tmp_path: Path
 ) -> None:
     guide = (CHART.parent.parent / "docs" / "operations.md").read_text()
-    found = re.findall(r"^kubectl exec (?:-i )?deployment/(\S+) -- (.*) [<>] ", guide, re.MULTILINE)
+    found = re.findall(r"\bkubectl exec (?:-i )?deployment/(\S+) -- (.*) [<>] ", guide)
     assert [command.split()[1] for _, command in found] == ["export", "import"]
     text = b""
     with node(chart, cluster, tmp_path) as here:

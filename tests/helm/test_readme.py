@@ -1,9 +1,18 @@
-"""helm/README.md says what values.yaml says."""
+"""helm/README.md says what values.yaml says, and what it is tested with."""
 
 from __future__ import annotations
 
+import re
+
+from tests.helm.chart import NEWEST, OLDEST, Chart
 from tests.helm.values_table import README, readme
 
 
 def test_the_readme_is_current() -> None:
     assert README.read_text() == readme(), "run: make chart-docs"
+
+
+def test_the_versions_that_it_names_are_those_of_the_tests(chart: Chart) -> None:
+    text = " ".join(README.read_text().split())
+    (named,) = re.findall(r"with Helm (\S+), for Kubernetes (\S+) and (\d+\.\d+)\b", text)
+    assert named == (chart.run("version", "--template={{.Version}}").strip("v"), OLDEST, NEWEST)

@@ -92,6 +92,8 @@ def test_an_operator_gets_through_every_command(
     installation: Deployment, standalone: Embedded, env: dict[str, str], tmp_path: Path
 ) -> None:
     enqueue(installation.url, 50)
+    # Of another day: what is named by a pattern would be both.
+    (tmp_path / "backup-2001-01-01.jsonl").write_text("not a backup\n")
 
     for block in BLOCKS:
         if block not in MOVES:
@@ -99,6 +101,16 @@ def test_an_operator_gets_through_every_command(
 
     with standalone.nodes[0].client() as client:
         assert sum(1 for _ in client.scan_iter("ojs:{*}:j:*")) >= 50
+
+
+def test_a_backup_that_the_shell_writes_is_for_its_owner_only(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^.*kubectl exec .* > backup\.jsonl.*$", GUIDE, re.MULTILINE)
+    stub = "umask 022\nkubectl() { echo '{}'; }\n"
+
+    shell(stub + command, tmp_path, dict(os.environ))
+
+    assert (tmp_path / "backup.jsonl").read_text() == "{}\n"
+    assert (tmp_path / "backup.jsonl").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.soak  # 4096 slots there and back, one by one
