@@ -25,6 +25,15 @@ from hypercorn.typing import AppWrapper
 
 _PIECE: Final = 65_536
 _SLOWEST: Final = 16_384  # bytes per second
+_FLOWING: Final = frozenset(
+    {
+        "http.response.body",
+        "websocket.send",
+        "websocket.close",
+        "websocket.http.response.body",
+    }
+)
+"""Messages that HTTP/2's flow control may hold up: those that are sent as data."""
 
 
 class Unread(trio.ClosedResourceError):
@@ -104,6 +113,11 @@ class Reader:
         It returns when flow control has let all of the message through, and does not tell of a
         part of it. So a large one has more time.
         """
+        if message["type"] not in _FLOWING:
+            # Goes through even after the end: hypercorn would answer 500 for an application that has
+            # sent nothing, and wait for ever until that is taken.
+            await send(message)
+            return
         size = len(message.get("body") or message.get("bytes") or message.get("text") or b"")
         if not self._ended:
             with self._patience.lasts(self._patience.timeout_s + size / _SLOWEST) as scope:

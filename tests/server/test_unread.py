@@ -61,15 +61,18 @@ async def answer(send: Any, size: int) -> None:
     await send({"type": "http.response.body", "body": b"x" * size})
 
 
-def requests(*, window: int, streams: int = STREAMS) -> tuple[H2Connection, bytes]:
+def requests(
+    *, window: int, streams: int = STREAMS, first: str = "/"
+) -> tuple[H2Connection, bytes]:
     """An HTTP/2 client that takes so many bytes of each response, and what it sends first."""
     client = H2Connection(config=H2Configuration(client_side=True, header_encoding="utf-8"))
     given = {SettingCodes.INITIAL_WINDOW_SIZE: window}
     client.local_settings = Settings(client=True, initial_values=given)
     client.initiate_connection()
-    head = [(":method", "GET"), (":path", "/"), (":authority", "x"), (":scheme", "http")]
+    head = [(":method", "GET"), (":authority", "x"), (":scheme", "http")]
     for number in range(streams):
-        client.send_headers(2 * number + 1, head, end_stream=True)
+        path = (":path", first if number == 0 else "/")
+        client.send_headers(2 * number + 1, [*head, path], end_stream=True)
     return client, client.data_to_send()
 
 
@@ -114,6 +117,26 @@ async def test_a_client_whose_window_stays_closed_is_disconnected(size: int) -> 
         async with stream:
             await stream.send_all(opening)
             await read_to_the_end(stream, client)
+
+
+async def test_responses_that_come_after_the_client_was_given_up_leave_nothing_behind() -> None:
+    given_up = trio.Event()
+
+    async def app(scope: Any, _receive: Any, send: Any) -> None:
+        if scope["query_string"] == b"first":
+            try:
+                await answer(send, 500)
+            finally:
+                given_up.set()
+        await given_up.wait()
+        await answer(send, 500)
+
+    async with serving(app, write_timeout_s=0.2) as port, no_task_is_left():
+        _, opening = requests(window=0, first="/?first")
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+        async with stream:
+            await stream.send_all(opening)
+            await read_to_the_end(stream)
 
 
 async def test_a_client_that_takes_its_responses_is_not_disconnected() -> None:
