@@ -114,8 +114,8 @@ class Reader:
         part of it. So a large one has more time.
         """
         if message["type"] not in _FLOWING:
-            # Goes through even after the end: hypercorn would answer 500 for an application that has
-            # sent nothing, and wait for ever until that is taken.
+            # Goes through even after the end: hypercorn would answer 500 for an application that
+            # has sent nothing, and wait for ever until that is taken.
             await send(message)
             return
         size = len(message.get("body") or message.get("bytes") or message.get("text") or b"")
