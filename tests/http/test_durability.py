@@ -1,16 +1,19 @@
-"""What a request may ask of durability. The server here has no replica, so none can confirm."""
+"""What a request may ask of durability. Most servers here have no replica, so none can confirm."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
+from redis.exceptions import ResponseError
 
 from ojs_cluster.core.ids import new_job_id
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.server.embedded import Embedded
 from tests.http.api import Api, open_app
-from tests.support.servers import observer
+from tests.support.servers import observer, own_server
 
 HASTY = {"durability_timeout_s": 0.2}
 REPLICA = {"ojs-durability": "replica"}
@@ -32,6 +35,44 @@ async def test_a_write_that_no_replica_confirms_is_503_and_stored(backend: Embed
         again = await api.post("/ojs/v1/jobs", job, headers=REPLICA)
         assert again.error["details"]["outcome"] == "stored_unconfirmed"
         assert len(await api.fetch(count=10)) == 1
+
+
+PATIENT = {"durability_timeout_s": 30.0, "reply_timeout_s": 60.0, "call_timeout_s": 60.0}
+
+
+@pytest.fixture(scope="module")
+def replicated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
+    """Three masters with a replica each, all of them with a file."""
+    directory = tmp_path_factory.mktemp("durability")
+    with own_server(directory, replicas=1, append_only=True, node_timeout_ms=60_000) as servers:
+        yield servers
+
+
+@pytest.mark.parametrize("asked", ["replica", "fsync"])
+async def test_a_write_that_a_replica_confirms_is_answered_and_is_there(
+    replicated: Embedded, asked: str
+) -> None:
+    def copies(key: bytes) -> int:
+        masters, found = replicated.masters(), 0
+        for node in (node for node in replicated.nodes if node not in masters):
+            with node.client() as replica:
+                replica.execute_command("READONLY")  # type: ignore[no-untyped-call]
+                with suppress(ResponseError):  # it has other slots
+                    found += replica.exists(key)
+        return found
+
+    async with open_app(replicated, redis=PATIENT) as app:
+        api = Api(app)
+        for number in range(12):  # so each master has some
+            job = {"type": "test.echo", "args": [], "options": {"queue": f"q{number}"}}
+            reply = await api.post("/ojs/v1/jobs", job, headers={"ojs-durability": asked})
+            assert reply.status == 201, reply.body
+            job_id = reply.json["job"]["id"]
+            assert copies(app.store.keys.shard_of_id(job_id).job(job_id)) == 1
+        [active] = await api.fetch("q3", worker_id="w")
+        done = {"job_id": active["id"], "worker_id": "w", "result": 1}
+        reply = await api.post("/ojs/v1/workers/ack", done, headers={"ojs-durability": asked})
+        assert reply.status == 200, reply.body
 
 
 async def test_what_is_stored_unconfirmed_is_named(backend: Embedded) -> None:
