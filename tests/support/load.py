@@ -67,6 +67,31 @@ class Ledger:
             self.violations.append(f"{id_}: given to {worker} after it was completed")
         self.held[id_] = Hold(worker, job["lease_id"], until)
 
+    def hold_of(self, job: JSON) -> Hold | None:
+        """The hold that came with this very lease; the job may be another's by now."""
+        hold = self.held.get(job["id"])
+        return hold if hold is not None and hold.lease_id == job["lease_id"] else None
+
+    def let_go(self, job: JSON) -> None:
+        """The lease is over for its worker."""
+        if self.hold_of(job) is not None:
+            del self.held[job["id"]]
+
+    def acked(self, job: JSON, worker: str, answer: httpx.Response) -> None:
+        """A worker was answered to its ack."""
+        id_, now = job["id"], trio.current_time()
+        known = self.held.get(id_)
+        holder = known if known is not None and now < known.until else None
+        if answer.status_code == 200:
+            self.completed.add(id_)
+            if holder is not None and holder is not self.hold_of(job):
+                self.violations.append(f"{id_}: ack of {worker} while {holder.worker} holds it")
+        elif holder is not None and holder is self.hold_of(job):
+            self.violations.append(
+                f"{id_}: ack of its holder {worker}: {answer.status_code} {answer.text}"
+            )
+        self.let_go(job)
+
     @property
     def unfinished(self) -> set[str]:
         return self.acknowledged - self.completed
@@ -165,20 +190,12 @@ class Load:
         body: JSON = {"job_id": job["id"], "worker_id": worker, "lease_id": job["lease_id"]}
         if random.random() < 0.1:
             # It may be available to others from the moment the request is sent.
-            self.ledger.held.pop(job["id"], None)
+            self.ledger.let_go(job)
             body["error"] = {"code": "handler_error", "message": "now and then", "retryable": True}
             await call(self.client, self.ledger, "/ojs/v1/workers/nack", body)
             return
-        hold = self.ledger.held.get(job["id"])
         answer, _ = await call(self.client, self.ledger, "/ojs/v1/workers/ack", body)
-        if answer.status_code == 200:
-            self.ledger.completed.add(job["id"])
-        elif hold is not None and trio.current_time() < hold.until:
-            self.ledger.violations.append(
-                f"{job['id']}: ack of its holder {worker}: {answer.status_code} {answer.text}"
-            )
-        if self.ledger.held.get(job["id"]) == hold:
-            self.ledger.held.pop(job["id"], None)
+        self.ledger.acked(job, worker, answer)
 
     async def progress(self, count: int, timeout_s: float = 120.0) -> None:
         """Return when `count` more jobs were acknowledged and as many completed."""

@@ -1,0 +1,63 @@
+"""The ledger names what must not happen, and nothing else."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.support.load import JSON, Ledger
+
+OK = httpx.Response(200, text="{}")
+CONFLICT = httpx.Response(409, text="{}")
+
+
+def job(lease: str, attempt: int) -> JSON:
+    return {"id": "j", "lease_id": lease, "attempt": attempt}
+
+
+async def overtaken(ledger: Ledger) -> None:
+    """Worker 0 had the first lease and was told so late that worker 1 has the second."""
+    await trio.sleep(4)
+    ledger.take(job("second", 2), "worker-1", trio.current_time() + 3)
+    ledger.take(job("first", 1), "worker-0", trio.current_time() - 1)
+
+
+async def test_who_was_told_late_may_be_refused(autojump_clock: MockClock) -> None:
+    ledger = Ledger()
+    await overtaken(ledger)
+    ledger.acked(job("first", 1), "worker-0", CONFLICT)
+    ledger.let_go(job("first", 1))
+
+    assert ledger.violations == []
+    assert ledger.hold_of(job("second", 2)) is not None, "the next holder's hold stays"
+
+
+async def test_a_stale_ack_that_is_accepted_is_found(autojump_clock: MockClock) -> None:
+    ledger = Ledger()
+    await overtaken(ledger)
+    ledger.acked(job("first", 1), "worker-0", OK)
+
+    assert ledger.violations == ["j: ack of worker-0 while worker-1 holds it"]
+
+
+@pytest.mark.parametrize(("after_s", "found"), [(1, True), (4, False)])
+async def test_a_holder_that_is_refused_in_its_time_is_found(
+    autojump_clock: MockClock, after_s: float, found: bool
+) -> None:
+    ledger = Ledger()
+    ledger.take(job("first", 1), "worker-0", trio.current_time() + 3)
+    await trio.sleep(after_s)
+    ledger.acked(job("first", 1), "worker-0", CONFLICT)
+
+    assert bool(ledger.violations) == found
+    assert ledger.hold_of(job("first", 1)) is None
+
+
+async def test_a_holder_that_is_answered_has_completed(autojump_clock: MockClock) -> None:
+    ledger = Ledger()
+    ledger.take(job("first", 1), "worker-0", trio.current_time() + 3)
+    ledger.acked(job("first", 1), "worker-0", OK)
+
+    assert (ledger.violations, ledger.completed) == ([], {"j"})
