@@ -65,8 +65,11 @@ def replicated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
 def replica(replicated: Embedded) -> Node:
     """The replica of the first master, in sync."""
 
+    key = key_on(replicated, 0, b"in-sync")
+
     def in_sync() -> bool:
         with replicated.nodes[0].client() as client:
+            client.set(key, 1)  # WAIT speaks of what its own connection has written
             return int(client.execute_command("WAIT", 1, 100)) == 1  # type: ignore[no-untyped-call]
 
     wait_until(in_sync, what="the replica has everything")
