@@ -34,32 +34,33 @@ local function note_minute(queue, had)
     return minute
 end
 
+local function settle_queue(queue, of)
+    local key, names, had, write = queue_key(queue), {'limits', 'minute'}, {}, {}
+    for name in pairs(of) do names[#names + 1] = name end
+    for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do had[names[i]] = value end
+    for name, by in pairs(of) do
+        write[#write + 1] = name
+        write[#write + 1] = (had[name] or 0) + by
+    end
+    local minute = of.acked and note_minute(queue, had)
+    if minute then
+        write[#write + 1] = 'minute'
+        write[#write + 1] = minute
+    end
+    redis.call('HSET', key, unpack(write))
+    -- Where all that may be active were, there is room now (see gate.lua).
+    local most = had.limits and tonumber(string.match(had.limits, '^[^,]+'))
+    local before = tonumber(had.active or 0)
+    if most and before >= most and before + (of.active or 0) < most then
+        redis.call('SPUBLISH', WAKE, queue)
+    end
+end
+
+-- One counter that grows, as of a job that is enqueued or fetched, needs no look.
 local function settle_counts()
     for queue, of in pairs(changes) do
-        local key, names, had, write = queue_key(queue), {}, {}, {}
-        for name in pairs(of) do names[#names + 1] = name end
-        if #names == 1 and not (of.active and of.active < 0) then
-            redis.call('HINCRBY', key, names[1], of[names[1]])
-        else
-            names[#names + 1] = 'limits'
-            if of.acked then names[#names + 1] = 'minute' end
-            for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do had[names[i]] = value end
-            for name, by in pairs(of) do
-                write[#write + 1] = name
-                write[#write + 1] = (had[name] or 0) + by
-            end
-            local minute = of.acked and note_minute(queue, had)
-            if minute then
-                write[#write + 1] = 'minute'
-                write[#write + 1] = minute
-            end
-            redis.call('HSET', key, unpack(write))
-            -- Where all that may be active were, there is room now (see gate.lua).
-            local most = had.limits and tonumber(string.match(had.limits, '^[^,]+'))
-            local before = tonumber(had.active or 0)
-            if most and before >= most and before + (of.active or 0) < most then
-                redis.call('SPUBLISH', WAKE, queue)
-            end
-        end
+        local field, by = next(of)
+        if by > 0 and next(of, field) == nil then redis.call('HINCRBY', queue_key(queue), field, by)
+        else settle_queue(queue, of) end
     end
 end
