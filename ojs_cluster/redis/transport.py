@@ -19,7 +19,10 @@ RECEIVE_BYTES = 64 * 1024
 
 
 class Transport(Protocol):
-    """What a connection needs of its byte stream. All methods may raise OSError."""
+    """What a connection needs of its byte stream. Methods that are awaited may raise OSError."""
+
+    immediate: bool
+    """Whether ``send_now`` ever sends."""
 
     async def receive(self) -> bytes:
         """Next bytes, at most ``RECEIVE_BYTES``; empty when the peer has closed."""
@@ -27,12 +30,17 @@ class Transport(Protocol):
     async def send(self, data: bytes) -> None:
         """Send all of ``data``."""
 
+    def send_now(self, data: bytes) -> int:
+        """Send what can be sent without waiting; tells how many bytes. None after an error."""
+
     def close(self) -> None:
         """Close at once, without a farewell; wakes who waits in receive or send."""
 
 
 class PlainTransport:
     """A TCP socket in non-blocking mode."""
+
+    immediate = True
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -62,6 +70,13 @@ class PlainTransport:
             except BlockingIOError:
                 continue
 
+    def send_now(self, data: bytes) -> int:
+        """See ``Transport.send_now``."""
+        try:
+            return self._sock.send(data)
+        except OSError:
+            return 0
+
     def close(self) -> None:
         """See ``Transport.close``."""
         if self._sock.fileno() != -1:
@@ -70,7 +85,9 @@ class PlainTransport:
 
 
 class TlsTransport:
-    """TLS over TCP, through trio's SSLStream."""
+    """TLS over TCP, through trio's SSLStream, whose sends can only be awaited."""
+
+    immediate = False
 
     def __init__(self, stream: trio.SSLStream[trio.SocketStream]) -> None:
         self._stream = stream
@@ -88,6 +105,10 @@ class TlsTransport:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise ConnectionError(_reason(error)) from error
+
+    def send_now(self, data: bytes) -> int:
+        """See ``Transport.send_now``."""
+        return 0
 
     def close(self) -> None:
         """See ``Transport.close``."""

@@ -296,7 +296,9 @@ async def test_a_websocket_to_nowhere_is_refused_in_our_words(port: int) -> None
     assert json.loads(body)["error"]["code"] == "not_found"
 
 
-async def test_pages_of_quart_are_served_behind_the_same_keys(standalone: Embedded) -> None:
+async def test_pages_of_quart_are_served_behind_the_same_keys(
+    standalone: Embedded, caplog: pytest.LogCaptureFixture
+) -> None:
     from ojs_cluster.http.quart_app import create_quart_app
 
     async with open_app(standalone, api_keys=("k",)) as guarded:
@@ -315,7 +317,7 @@ async def test_pages_of_quart_are_served_behind_the_same_keys(standalone: Embedd
             assert (await exchange(number, request("GET", "/page")))[0] == 401
             status, _, body = await exchange(number, request("GET", "/page", None, key))
             assert (status, body) == (200, b"hello")
-            logging.getLogger("ojs_cluster").setLevel(logging.CRITICAL)
+            caplog.set_level(logging.CRITICAL, "ojs_cluster")
             status, headers, body = await exchange(number, request("GET", "/broken", None, key))
             assert (status, headers["content-type"]) == (500, OJS_TYPE)
             assert b"secret" not in body
