@@ -2,8 +2,8 @@
 
 A caller packs its command, leaves it in the queue and sleeps. The writer joins everything queued
 since its last turn into one send; who finds ``BURST`` commands in the queue sends them at once. The
-reader parses whatever arrived and wakes the sleepers in order. There is no task, no cancel scope, no event and no timer per command: that is where the
-CPU of other clients goes.
+reader parses whatever arrived and wakes the sleepers in order. There is no task, no cancel scope,
+no event and no timer per command: that is where the CPU of other clients goes.
 
 The rules that keep the stream whole:
 
@@ -39,7 +39,7 @@ pack: Final[Callable[[tuple[Arg, ...]], bytes]] = hiredis.pack_command  # type: 
 
 ASKING: Final = pack((b"ASKING",))
 _MORE: Final = object()
-BURST: Final = 6
+BURST: Final = 10
 """Queued commands that are sent at once. In one turn of the event loop all callers that run queue
 theirs, and the writer has the next turn: without this Redis waits for all of them, then they wait
 for all of Redis, and a third of two processors is idle. Fewer cost Redis more reads."""

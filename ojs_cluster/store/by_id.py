@@ -31,7 +31,8 @@ async def on_job(
     Parameters
     ----------
     name: the script; KEYS[1] is the job's hash, then the shard's keys named by ``shard_keys``
-        (attributes of ``keys.Shard``).
+        (attributes of ``keys.Shard``). One that serves plain jobs only answers 'any' for others;
+        these are for the script called ``name`` and ``_any``.
 
     Raises
     ------
@@ -56,7 +57,7 @@ async def reply_of(
     if not is_job_id(job_id):
         raise NotFound("job", job_id)
     shard = store.keys.shard_of_id(job_id)
-    for _ in range(3):
+    for _ in range(4):
         keys = [shard.job(job_id), *(getattr(shard, key) for key in shard_keys)]
         reply: list[Any] = await store.run(shard, name, keys, args, idempotent=idempotent)
         status = reply[0]
@@ -64,6 +65,9 @@ async def reply_of(
             if len(reply) > 2 and reply[2]:
                 await deliver(store, shard, reply[2])
             return reply
+        if status == b"any":
+            name = f"{name}_any"
+            continue
         if status == b"moved":
             shard = store.keys.shard(int(reply[1]))
             continue

@@ -28,7 +28,16 @@ from ojs_cluster.store.aliases import AliasClaims, at_home, duplicate_id, earlie
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_many
 from ojs_cluster.store.locks import Want
-from ojs_cluster.store.placing import Placed, command, follow_up, is_same, place, read_back, written
+from ojs_cluster.store.placing import (
+    Placed,
+    command,
+    follow_up,
+    is_same,
+    one_command,
+    place,
+    read_back,
+    written,
+)
 from ojs_cluster.store.record import JobRecord, record
 
 CLAIM_MS = 30_000
@@ -248,13 +257,16 @@ async def _store_part(
     fences: Iterable[str],
     claims: AliasClaims,
 ) -> list[JobRecord]:
-    keys, args = command(store, shard, part, lapses=lapses, fences=fences)
+    if len(part) == 1 and part[0].plain and not lapses and not fences:
+        name, (keys, args) = "enqueue_one", one_command(store, shard, part[0])
+    else:
+        name, (keys, args) = "enqueue", command(store, shard, part, lapses=lapses, fences=fences)
     # An id of ours cannot be taken: what is there was written by the same call before.
     ours = all(job.id is None for job in jobs)
     repeated = ours
     while True:
         try:
-            reply = await store.run(shard, "enqueue", keys, args, idempotent=ours)
+            reply = await store.run(shard, name, keys, args, idempotent=ours)
         except BackendUnavailable as error:
             if error.outcome != "unknown" or repeated:
                 raise

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import trio
 
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.keys import Shard
+from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.nack import release as release_one
 from ojs_cluster.store.outbox import deliver, entries
@@ -182,11 +184,12 @@ class _Asking:
         for queue in queues:
             keys += (shard.queue(queue), shard.available(queue))
             keys += (shard.held(queue), shard.thirst(queue))
+        prefix = b"lease_%b_" % os.urandom(9).hex().encode()
         args: list[Arg] = [
             settings.events_per_shard,
             self.wanted,
             self._worker_id,
-            f"lease_{os.urandom(9).hex()}_",
+            prefix,
             asked_ms if asked_ms is not None else "",
             settings.visibility_timeout_ms,
             settings.retention_discarded_ms,
@@ -194,17 +197,29 @@ class _Asking:
             *queues,
         ]
         limited = store.limited.among(shard, queues)
-        reply = await store.run(shard, "fetch_limited" if limited else "fetch", keys, args)
-        if reply[1] == b"limited":
-            store.limited.note(shard, queues)
-            reply = await store.run(shard, "fetch_limited", keys, args)
+        reply = await store.run(shard, "fetch_any" if limited else "fetch", keys, args)
+        if reply[1] in (b"any", b"limited"):
+            if reply[1] == b"limited":
+                store.limited.note(shard, queues)
+            reply = await store.run(shard, "fetch_any", keys, args)
         if reply[1] == b"quiet":
             raise Quiet
         if reply[1]:
             with trio.move_on_after(DELIVER_S):
                 await deliver(store, shard, reply[1])
-        items = iter(reply[4:])
-        found = [record(job_id.decode(), flat) for job_id, flat in zip(items, items, strict=True)]
+        found = self._leased(reply, prefix)
         self.jobs += found
         asked = any(entry.kind == "ask" for entry in entries(shard, reply[1]))
         return asked, bool(reply[2]), int(reply[3]) - len(found)
+
+    def _leased(self, reply: Sequence[Any], prefix: bytes) -> list[JobRecord]:
+        """The jobs of a reply with their leases: of these it tells only what is not known here."""
+        started, worker = b"%d" % reply[0], self._worker_id.encode()
+        found: list[JobRecord] = []
+        for at in range(4, len(reply), 5):
+            job_id, flat, attempt, deadline, lease_ms = reply[at : at + 5]
+            flat += (f.STATE, b"active", f.WORKER, worker, f.STARTED, started)
+            flat += (f.LEASE, b"%b%d" % (prefix, len(found) + 1), f.LEASE_MS, b"%d" % int(lease_ms))
+            flat += (f.ATTEMPT, b"%d" % attempt, f.DEADLINE, b"%d" % deadline)
+            found.append(record(job_id.decode(), flat))
+        return found

@@ -43,6 +43,13 @@ class Placed:
     fields: list[bytes]
     fate: Fate = ""
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is simply available, and declares no limit."""
+        return not (self.pending or self.due or self.expires or self.fate) and not (
+            f.MPS in self.fields[::2] or f.LIMIT in self.fields[::2]
+        )
+
 
 def place(job_id: str, job: NewJob, more: Sequence[bytes] = ()) -> Placed:
     """``job`` under ``job_id``; ``more`` are names and values of further fields."""
@@ -96,6 +103,13 @@ def command(
             *job.fields,
         )
     return keys, args
+
+
+def one_command(store: Store, shard: Shard, job: Placed) -> tuple[list[bytes], list[Arg]]:
+    """KEYS and ARGV of the script that writes one plain job."""
+    queue = job.queue
+    keys = [shard.events, shard.queue(queue), shard.available(queue), shard.job(job.job_id)]
+    return keys, [store.settings.events_per_shard, job.job_id, queue, job.priority, *job.fields]
 
 
 def between_blanks(marks: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from ojs_cluster.redis.script import Script
 
 VOLATILE = frozenset(
     {
-        *("contact", "fetch", "fetch_limited", "heartbeat", "lead"),
+        *("contact", "fetch", "fetch_any", "heartbeat", "lead"),
         *("promote", "schema", "tidy"),
         *("archive_job", "archive_results", "cron_due", "find_dead", "look", "metrics"),
         *("limit_state", "limits_due"),

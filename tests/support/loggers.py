@@ -1,4 +1,4 @@
-"""Loggers outlive a test: whoever leaves one changed changes what later tests of the process hear."""
+"""Loggers outlive a test: whoever leaves one changed changes what later tests hear."""
 
 from __future__ import annotations
 

@@ -15,19 +15,22 @@ local function count(queue, field, by)
     of[field] = (of[field] or 0) + by
 end
 
--- `what`: 'c' a job was completed, 'f' an attempt failed.
-local function tally(job, what)
-    local queue = job[F.queue]
-    local done = what == 'c'
-    count(queue, 'acked', done and 1 or 0)
-    count(queue, 'failed', done and 0 or 1)
-    count(queue, 'ran', done and now - job[F.started] or 0)
-    count(queue, 'waited', done
-        and math.max(0, job[F.started] - (job[F.enqueued] or job[F.created])) or 0)
+-- By how much a job's sums grow. `what`: 'c' it was completed, 'f' an attempt failed.
+local function sums_of(job, what)
+    if what == 'f' then return {acked = 0, failed = 1, ran = 0, waited = 0} end
+    local since = job[F.enqueued] or job[F.created]
+    return {acked = 1, failed = 0, ran = now - job[F.started],
+        waited = math.max(0, job[F.started] - since)}
 end
 
+local function tally(job, what)
+    for field, by in pairs(sums_of(job, what)) do count(job[F.queue], field, by) end
+end
+
+local function this_minute() return string.format('%.0f', math.floor(now / 60000)) end
+
 local function note_minute(queue, had)
-    local minute = string.format('%.0f', math.floor(now / 60000))
+    local minute = this_minute()
     if had.minute == minute then return end
     redis.call('HSET', minutes_key(queue), minute % 60, table.concat({minute, had.acked or 0,
         had.failed or 0, had.ran or 0, had.waited or 0}, ','))

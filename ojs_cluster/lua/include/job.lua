@@ -50,14 +50,13 @@ end
 -- Writes fields of a job and keeps the copy that is returned in step: later pairs win there.
 local function save_job(key, job, ...)
     redis.call('HSET', key, ...)
-    local pairs_ = {...}
+    local pairs_, flat = {...}, job.flat
+    local length = #flat
     for i = 1, #pairs_, 2 do
-        local value = pairs_[i + 1]
+        local name, value = pairs_[i], pairs_[i + 1]
         -- tostring() would write a large number as 1e+15.
         if type(value) == 'number' then value = string.format('%.0f', value) end
-        job[pairs_[i]] = value
-        job.flat[#job.flat + 1] = pairs_[i]
-        job.flat[#job.flat + 1] = job[pairs_[i]]
+        job[name], flat[length + i], flat[length + i + 1] = value, name, value
     end
 end
 

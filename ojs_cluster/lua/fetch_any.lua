@@ -1,5 +1,5 @@
 -- Transition: available -> active, for up to `count` jobs of some queues of one shard; as fetch.lua,
--- where limits count.
+-- whatever else is to be done on the way.
 -- Pre:  the worker is not quiet; a queue is not paused, and its limits have room; a job that needs a
 --       token of its rate limit's key has one, or the key's state is here and has one to give.
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id, and is counted
@@ -12,10 +12,10 @@
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
 --       7 ms to keep discarded jobs, 8 this shard, then the queue names in order.
 -- Returns: {now, effects, 1 when there is more to look through, jobs that the first queue had,
---           per job: id, fields} | {now, 'quiet'}
+--           per job: id, fields as before, attempt, deadline, lease in ms} | {now, 'quiet'}
 --@include keys now look last job counts event deadline effect available finish sound promote lease gauges meter gate
 gather()
---@include limit limit_close home hold scan
+--@include limit limit_close home hold size scan
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
@@ -64,9 +64,11 @@ for _, item in ipairs(found) do
         take_out(queue.available, id)
         if job[F.token] then use_token(id, job)
         elseif job[F.limit] then take_token(id, key, job, ARGV[8]) end
-        lease(id, job, worker, ARGV[4] .. given, ARGV[5], ARGV[6])
-        reply[#reply + 1] = id
-        reply[#reply + 1] = job.flat
+        count(queue.name, 'active', 1)
+        local at = #reply
+        reply[at + 1], reply[at + 2] = id, job.flat
+        reply[at + 3], reply[at + 4], reply[at + 5] =
+            lease(id, job, worker, ARGV[4] .. given, ARGV[5], ARGV[6])
     end
 end
 close_homes()
