@@ -5,9 +5,9 @@
 An embedded cluster of three masters, one scheduler process with its default settings, nobody
 fetching (a fetch would promote what it looks for by itself). All jobs get the same `scheduled_at`,
 some seconds ahead; once in one queue, which is one shard and so the worst case, and once over 64
-queues.
+queues. Then as many in one queue that are due one after the other within 5 s.
 
-Two measurements of the same run:
+Two measurements of the same run (of jobs that are due one after the other only the second):
 
 - *seen*: an observer that shares no code with the server (redis-py, one connection per master)
   asks for TIME and the sizes of the `due` sets concerned, in one pipeline, every few ms. A job
@@ -31,7 +31,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +51,7 @@ SHARDS = 64
 BATCH = 500
 LEAD_S = 2.0
 """Between the end of enqueueing and the due moment."""
+SPREAD_MS = 5000
 PERIOD_S = 0.004
 """Of the observers: short enough to see a p99, long enough not to be the load themselves."""
 
@@ -90,13 +91,13 @@ class Observer:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round brought, in ms."""
+    """What one round brought, in ms. Without observers, `seen` and `period` are not known."""
 
-    seen: list[float]
     stamped: list[float]
-    period: float
     cpu_us: float
     """Processor time of the masters per job, in us."""
+    seen: list[float] | None = None
+    period: float = 0.0
 
 
 def main() -> None:
@@ -125,7 +126,10 @@ def main() -> None:
             for queues in (1, 64):
                 for number in range(options.rounds):
                     result = trio.run(one_round, embedded, options.jobs, queues, number)
-                    print_row(queues, number + 1, result)
+                    print_row(str(queues), number + 1, result)
+            for number in range(options.rounds):
+                result = trio.run(spread_round, embedded, options.jobs, number)
+                print_row("spread", number + 1, result)
 
 
 @contextmanager
@@ -148,11 +152,8 @@ async def one_round(embedded: Embedded, jobs: int, queues: int, number: int) -> 
     async with open_store(ClientSettings.from_url(embedded.url), shards=SHARDS) as store:
         names = [f"late-{number}-{i}" for i in range(queues)]
         due_ms = await _redis_ms(store) + int(1000 * (LEAD_S + jobs / 2000))
-        ids = await _enqueue(store, names, jobs, due_ms)
-        left_ms = due_ms - await _redis_ms(store)
-        if left_ms < 500:
-            raise SystemExit("enqueueing took too long; choose fewer jobs")
-        await trio.sleep((left_ms - 500) / 1000)
+        due = await _enqueue(store, names, jobs, due_ms)
+        await _shortly_before(store, due_ms)
         observers = _observers(embedded, {store.keys.shard_of_queue(name) for name in names})
         cpu = _cpu_us(embedded)
         threads = [threading.Thread(target=o.run, args=(due_ms,)) for o in observers]
@@ -164,8 +165,27 @@ async def one_round(embedded: Embedded, jobs: int, queues: int, number: int) -> 
         seen = [late for o in observers for late in o.lateness(due_ms)]
         if len(seen) != jobs:
             raise SystemExit(f"saw {len(seen)} jobs of {jobs}")
-        stamped = sorted(await _stamped(store, ids, due_ms))
-        return Round(sorted(seen), stamped, _period(observers), cpu / jobs)
+        stamped = sorted(await _stamped(store, due))
+        return Round(stamped, cpu / jobs, sorted(seen), _period(observers))
+
+
+async def spread_round(embedded: Embedded, jobs: int, number: int) -> Round:
+    """Jobs of one queue that are due one after the other."""
+    async with open_store(ClientSettings.from_url(embedded.url), shards=SHARDS) as store:
+        due_ms = await _redis_ms(store) + int(1000 * (LEAD_S + jobs / 2000))
+        due = await _enqueue(store, [f"spread-{number}"], jobs, due_ms, SPREAD_MS)
+        await _shortly_before(store, due_ms)
+        cpu = _cpu_us(embedded)
+        await trio.sleep((SPREAD_MS + 1500) / 1000)
+        cpu = _cpu_us(embedded) - cpu
+        return Round(sorted(await _stamped(store, due)), cpu / jobs)
+
+
+async def _shortly_before(store: Store, due_ms: int) -> None:
+    left_ms = due_ms - await _redis_ms(store)
+    if left_ms < 500:
+        raise SystemExit("enqueueing took too long; choose fewer jobs")
+    await trio.sleep((left_ms - 500) / 1000)
 
 
 async def _redis_ms(store: Store) -> int:
@@ -175,19 +195,26 @@ async def _redis_ms(store: Store) -> int:
     return seconds * 1000 + micros // 1000
 
 
-async def _enqueue(store: Store, names: Sequence[str], jobs: int, due_ms: int) -> list[str]:
-    at = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(due_ms // 1000)) + f".{due_ms % 1000:03}Z"
+async def _enqueue(
+    store: Store, names: Sequence[str], jobs: int, due_ms: int, spread_ms: int = 0
+) -> dict[str, int]:
+    """Returns when each job is due, by its id."""
+    moments = [due_ms + i * spread_ms // jobs for i in range(jobs)]
     new = [
         parse_job(
             f'{{"type":"bench.due","args":[{i}],"options":{{"queue":"{names[i % len(names)]}",'
-            f'"scheduled_at":"{at}"}}}}'.encode()
+            f'"scheduled_at":"{_timestamp(moment)}"}}}}'.encode()
         )
-        for i in range(jobs)
+        for i, moment in enumerate(moments)
     ]
     ids: list[str] = []
     for start in range(0, jobs, BATCH):
         ids += [job.id for job in await enqueue_many(store, new[start : start + BATCH])]
-    return ids
+    return dict(zip(ids, moments, strict=True))
+
+
+def _timestamp(ms: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(ms // 1000)) + f".{ms % 1000:03}Z"
 
 
 def _cpu_us(embedded: Embedded) -> float:
@@ -210,9 +237,9 @@ def _observers(embedded: Embedded, shards: Iterable[Shard]) -> list[Observer]:
     return list(found.values())
 
 
-async def _stamped(store: Store, ids: Sequence[str], due_ms: int) -> list[float]:
+async def _stamped(store: Store, due: Mapping[str, int]) -> list[float]:
     late: list[float] = []
-    for job_id in ids:
+    for job_id, due_ms in due.items():
         shard = store.keys.shard_of_id(job_id)
         reply = await store.redis.call(shard.slot, "HGET", shard.job(job_id), f.ENQUEUED)
         assert isinstance(reply, bytes), "a job was never promoted"
@@ -227,12 +254,14 @@ def _period(observers: Sequence[Observer]) -> float:
     return gaps[len(gaps) // 2]
 
 
-def print_row(queues: int, number: int, result: Round) -> None:
+def print_row(queues: str, number: int, result: Round) -> None:
     """Print one round."""
-    cells = [[_quantile(v, q) for q in (0.5, 0.99, 1.0)] for v in (result.seen, result.stamped)]
-    seen, stamped = cells
+    seen = f"{'-':>8} {'-':>8} {'-':>8}"
+    if result.seen is not None:
+        seen = " ".join(f"{_quantile(result.seen, q):>8.1f}" for q in (0.5, 0.99, 1.0))
+    stamped = [_quantile(result.stamped, q) for q in (0.5, 0.99, 1.0)]
     print(
-        f"{queues:>6} {number:>5} | {seen[0]:>8.1f} {seen[1]:>8.1f} {seen[2]:>8.1f} | "
+        f"{queues:>6} {number:>5} | {seen} | "
         f"{stamped[0]:>11.0f} {stamped[1]:>8.0f} {stamped[2]:>8.0f} | "
         f"{result.period:>6.1f} {result.cpu_us:>5.1f} us {os.getloadavg()[0]:>5.1f}",
         flush=True,
