@@ -18,6 +18,7 @@ import trio
 
 from ojs_cluster.store import workers
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.tick import Tick as StoreTick
 from ojs_cluster.store.workers import DeadWorker
 from scheduler.pacing import Slots, Step, Tick
 
@@ -35,16 +36,6 @@ class Found:
     lost: Sequence[DeadWorker]
     now_ms: int
     next_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Recovered:
-    """The answer of a step (a :class:`scheduler.pacing.Tick`)."""
-
-    done: int
-    next_ms: int | None
-    now_ms: int
-    more: bool
 
 
 class Ward(Protocol):
@@ -112,7 +103,7 @@ def step(ward: Ward, shards: Sequence[int], *, slots: Slots, call_timeout_s: flo
             done += 1
         if unsearched:
             raise RecoveryIncomplete("; ".join(unsearched))
-        return Recovered(done, found.next_ms, found.now_ms, more=bool(found.lost))
+        return StoreTick(done, found.next_ms, found.now_ms, more=bool(found.lost))
 
     return recover_shard
 

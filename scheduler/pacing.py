@@ -62,6 +62,11 @@ class Tick(Protocol):
         """Whether work was left over because the batch was full."""
         ...
 
+    @property
+    def aside(self) -> int:
+        """Of what was changed, jobs put aside because no transition can use them."""
+        ...
+
 
 Step = Callable[[int], Awaitable[Tick]]
 
@@ -317,6 +322,7 @@ class ShardLoop:
     def _worked(self, shard: int, tick: Tick) -> None:
         self._stats.steps += 1
         self._stats.done += tick.done
+        self._stats.aside += tick.aside
         if shard in self._stats.sick:
             self._stats.sick.discard(shard)
             log.info("shard works again", extra={"loop": self.name, "shard": shard})

@@ -8,8 +8,9 @@ kept byte for byte; everything else is validated and written in one canonical sp
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from ojs_cluster.core.errors import (
     Duplicate,
@@ -76,8 +77,7 @@ SYSTEM_FIELDS: Final = frozenset(
 _UNDERSTOOD: Final = SYSTEM_FIELDS | TOP_LEVEL
 
 
-@dataclass(frozen=True, slots=True)
-class NewJob:
+class NewJob(msgspec.Struct, frozen=True):
     """A valid job that has no place and, unless the client chose one, no id yet.
 
     Durations are in milliseconds, None meaning the server's default (visibility) or no limit

@@ -10,9 +10,9 @@ from __future__ import annotations
 import logging
 import re
 import time
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from ojs_cluster.core.errors import (
@@ -58,8 +58,7 @@ _REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,198}[\x21-\x7e])?"
 _VERSION: Final = re.compile(r"1(?:\.[0-9A-Za-z.+-]{1,50})?")
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """What is known of a request once its head has been read.
 
     ``refusal`` is the answer that does not need the body; a door sends it without reading on.
@@ -115,7 +114,7 @@ def prepare(app: App, request: Request, *, tentative: bool = False) -> Call:
 async def run(app: App, call: Call, request: Request) -> Response:
     """Answer a request whose body is complete. Raises nothing but Cancelled."""
     if call.span is not None:
-        rest = replace(call, span=None)
+        rest = msgspec.structs.replace(call, span=None)
         return await call.span.answer(request, lambda: run(app, rest, request))
     if call.refusal is not None or call.route is None:
         return call.refusal or refuse(request, call, Internal("a call without a route"))

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from ojs_cluster.http.messages import joined
@@ -44,8 +44,7 @@ class Odd(Exception):
     """Not plain: the bytes are to be read by hypercorn."""
 
 
-@dataclass(slots=True)
-class Head:
+class Head(msgspec.Struct, frozen=True):
     """A plain request without its body.
 
     ``size`` is the length of the head in bytes, the blank line included, and ``length`` that of

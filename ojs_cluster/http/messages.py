@@ -1,30 +1,27 @@
 """What a handler is given and what it answers: no framework, no socket.
 
-Both doors (Quart on hypercorn, and the fast lane) build a `Request` and send a `Response`.
+Both doors (Quart on hypercorn, and the fast lane) build a `Request` and send a `Response`. They are
+structs of msgspec, as are jobs on their way: a frozen dataclass takes six times as long to make.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
+
+import msgspec
 
 Headers = tuple[tuple[str, str], ...]
 
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-def _no_headers() -> Mapping[str, str]:
-    return _NO_HEADERS
-
-
 def _nobody_minds() -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """One HTTP request.
 
     ``path`` and ``query`` are as they came, not percent-decoded: a ``%2F`` inside a segment must
@@ -36,13 +33,12 @@ class Request:
     method: str
     path: str
     query: str = ""
-    headers: Mapping[str, str] = field(default_factory=_no_headers)
+    headers: Mapping[str, str] = _NO_HEADERS
     body: bytes = b""
     on_wait: Callable[[], None] = _nobody_minds
 
 
-@dataclass(frozen=True, slots=True)
-class Response:
+class Response(msgspec.Struct, frozen=True):
     """One HTTP response. Headers that every response has are added by the dispatcher.
 
     ``undelivered`` undoes what the client was not told about: a door awaits it when the client

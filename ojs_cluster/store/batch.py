@@ -12,9 +12,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import trio
+from msgspec.structs import replace
 
 from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import BackendUnavailable, Duplicate, OJSError

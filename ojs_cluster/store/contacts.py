@@ -13,7 +13,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 if TYPE_CHECKING:
     from ojs_cluster.store.context import Arg, Store
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ojs.store")
 
 _RECORDS_PER_SHARD = 10_000
 _MISSED_BEATS = 3

@@ -19,7 +19,7 @@ from ojs_cluster.store.partitions import Partitions
 from ojs_cluster.store.registry import QueueRegistry
 from ojs_cluster.store.scripts import load_scripts
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ojs.store")
 
 SCHEMA_VERSION = 1
 _MINUTE = 60_000

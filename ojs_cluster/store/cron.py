@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from ojs_cluster.core.cron_job import CronDefinition, is_cron_name
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, ValidationFailed
@@ -160,7 +162,7 @@ async def trigger(store: Store, name: str) -> tuple[CronRecord, JobRecord]:
         run = await run_by_hand(book, await get(store, name))
         if run is not None:
             job = await jobs.get(store, run.job_id)
-            return await get(store, name), replace(job, deduplicated=not run.own)
+            return await get(store, name), msgspec.structs.replace(job, deduplicated=not run.own)
     raise Conflict(f"cron job '{name}' is being changed by others", resource="cron job", id=name)
 
 

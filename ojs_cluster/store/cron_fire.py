@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import msgspec
 import trio
 
 from ojs_cluster.core.cron_job import job_of_tick
@@ -35,7 +36,7 @@ from ojs_cluster.store.cron_record import CronRecord
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.tick import Tick
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ojs.store")
 
 MOST_WAITING = 100
 """Runs that may wait for each other under the policy ``enqueue``; further ticks are skipped."""
@@ -203,7 +204,7 @@ async def deliver(book: Book, cron: CronRecord) -> str:
         with suppress(Conflict, NotFound):
             await book.cancel(job_id)
     job = job_of_tick(owed.job, cron.name, owed.tick_ms, limits=_LIMITS)
-    job = replace(job, id=owed.job_id, pending=job.pending or owed.hold)
+    job = msgspec.structs.replace(job, id=owed.job_id, pending=job.pending or owed.hold)
     try:
         stored = await book.enqueue(job, cron.read_ms + _LAPSES_MS)
     except Duplicate as error:

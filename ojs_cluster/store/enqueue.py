@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+
+from msgspec.structs import replace
 
 from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate

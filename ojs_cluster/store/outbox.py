@@ -26,7 +26,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.tick import Tick
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ojs.store")
 
 ATTEMPTS = 20
 FIRST_PAUSE_MS = 500

@@ -29,7 +29,7 @@ from ojs_cluster.keys import Shard
 if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ojs.store")
 
 DEFAULT = ""
 """Stands for all queues without an entry of their own; it is no queue's name."""

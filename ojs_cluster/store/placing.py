@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
 import trio
 
 from ojs_cluster.core.envelope import NewJob
@@ -22,8 +22,7 @@ DELIVER_S = 1.0
 """How long an enqueue waits until the limits that its jobs declare are known."""
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
+class Placed(msgspec.Struct, frozen=True):
     """A job with its id, ready to be written. Holds only what a deal's record can keep.
 
     Parameters

@@ -8,8 +8,8 @@ errors) is copied, never parsed (spec: ojs-core, "Job Envelope").
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
+import msgspec
 import orjson
 
 from ojs_cluster.core.envelope import head
@@ -19,8 +19,7 @@ from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store import fields as f
 
 
-@dataclass(frozen=True, slots=True)
-class JobRecord:
+class JobRecord(msgspec.Struct, frozen=True):
     """One job, as read inside the transition that returned it.
 
     Parameters

@@ -14,7 +14,7 @@ from ojs_cluster.redis.errors import RedisReplyError
 if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ojs.store")
 
 _REMEMBERED_S = 60.0
 _MOST_REMEMBERED = 20_000

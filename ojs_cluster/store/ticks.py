@@ -11,7 +11,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.tick import Tick
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ojs.store")
 
 
 async def promote(store: Store, shard: Shard, limit: int) -> Tick:
@@ -31,7 +31,7 @@ async def promote(store: Store, shard: Shard, limit: int) -> Tick:
     await deliver(store, shard, owed)
     _report(shard, sick)
     done += len(sick)
-    return Tick(done, _moment(following), now, done >= limit)
+    return Tick(done, _moment(following), now, done >= limit, len(sick))
 
 
 async def reap(store: Store, shard: Shard, limit: int) -> Tick:
@@ -63,6 +63,7 @@ async def reap(store: Store, shard: Shard, limit: int) -> Tick:
         _moment(following),
         now,
         max(lost, timeouts, expired) + len(sick) >= limit,
+        len(sick),
     )
 
 

@@ -37,7 +37,7 @@ from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.locks import Holder, Refused, Want, fence, look, settle, try_claim
 from ojs_cluster.store.record import JobRecord, record
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("ojs.store")
 
 CLAIM_MS = 120_000
 """How long a claimed lock may wait for its job. What keeps a late job out is the alias that leads

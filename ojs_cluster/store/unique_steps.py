@@ -9,7 +9,9 @@ that tries later, when nothing is in the way any more, stores nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import Duplicate

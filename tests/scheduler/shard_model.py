@@ -19,6 +19,7 @@ class FakeTick:
     next_ms: int | None
     now_ms: int
     more: bool
+    aside: int = 0
 
 
 @dataclass(slots=True)

@@ -99,6 +99,7 @@ async def test_a_sick_job_is_put_aside_and_reported_and_the_others_go_on(
 
     assert [tick.done for tick in ticks] == [1, 1, 0]
     assert [tick.more for tick in ticks] == [True, True, False]
+    assert [tick.aside for tick in ticks] == [1, 0, 0]
     assert (await jobs.get(store, well.id)).state is MEETINGS[how]
     assert db.hgetall(shard_of(store).job(sick.id)) == before
     assert db.zscore(index(store, how), sick.id) == ticks[0].now_ms + HOUR

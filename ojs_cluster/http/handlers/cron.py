@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
+
 from ojs_cluster.core import rawjson
 from ojs_cluster.core.cron_job import parse_cron, patch_cron
 from ojs_cluster.core.timestamps import format_ms
@@ -95,7 +97,7 @@ async def trigger(app: App, _request: Request, name: str) -> Response:
         response = _response(200, cron, extra + b',"deduplicated":true')
     else:
         response = _response(201, cron, extra, (("Location", f"/ojs/v1/jobs/{job.id}"),))
-    return replace(response, made=lambda: {"job_id": job.id})
+    return msgspec.structs.replace(response, made=lambda: {"job_id": job.id})
 
 
 async def history(app: App, request: Request, name: str) -> Response:
