@@ -91,7 +91,8 @@ async def one_round(store: Store, embedded: Embedded, result: Result, jobs: int)
     done = jobs // CALLERS * CALLERS
     result.rate.append(done / seconds)
     result.cpu_us.append([(b - a) / done for a, b in zip(before, after, strict=True)])
-    result.calls.append((client.calls["fetch"] + client.calls.get("peek", 0)) / done)
+    asked = sum(client.calls.get(name, 0) for name in ("fetch", "fetch_any", "peek"))
+    result.calls.append(asked / done)
 
 
 async def run(embedded: Embedded, counts: Sequence[int], jobs: int, rounds: int) -> list[Result]:

@@ -9,6 +9,7 @@
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
 --       7 ms to keep discarded jobs, 8 this shard, then the queue names in order.
+--       Of these 5 and hq: of KEYS, and 7 and later of ARGV, are for fetch_any.lua, which is given the same.
 -- Returns: {now, {}, 0, jobs that the first queue had, per job: id, fields as before, attempt, deadline, lease in ms} | {now, 'quiet'}
 --        | {now, 'limited'} for limits | {now, 'any'} for the rest
 --@include keys now last job event deadline size lease
@@ -24,7 +25,8 @@ for at = 8, #KEYS, 4 do
     local paused, limits, mps = unpack(redis.call('HMGET', KEYS[at], 'paused', 'limits', 'mps'))
     if limits or mps or redis.call('ZCARD', KEYS[at + 2]) > 0 then return {now, 'limited'} end
     local most, before = wanted - #found, #found
-    for _, id in ipairs(paused and {} or redis.call('ZRANGE', KEYS[at + 1], 0, most - 1)) do
+    local closed = paused or most < 1
+    for _, id in ipairs(closed and {} or redis.call('ZRANGE', KEYS[at + 1], 0, most - 1)) do
         if bytes >= MOST_BYTES then break end
         local flat = redis.call('HGETALL', job_key(id))
         local job = {flat = flat}

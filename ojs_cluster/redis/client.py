@@ -17,7 +17,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.attempts import Attempts
 from ojs_cluster.redis.committer import Unconfirmed
 from ojs_cluster.redis.connection import Answer, Arg, Reply, pack
-from ojs_cluster.redis.durability import Durability, present_request
+from ojs_cluster.redis.durability import Durability, wanted
 from ojs_cluster.redis.errors import (
     BUSY_CODES,
     REFUSED_CODES,
@@ -104,14 +104,7 @@ class Client:
         payload = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
         started = self._clock.now
         answer: Answer | _NoAnswer = NO_ANSWER
-        durability = Durability.ASYNC
-        if not script.volatile:
-            request = present_request()
-            durability = self.durability
-            if request is not None and request.durability > durability:
-                durability = request.durability
-            if request is not None and request.doubt is not None:
-                durability = Durability.ASYNC  # no confirmation would make the whole certain now
+        durability = Durability.ASYNC if script.volatile else wanted(self.durability)
         link = self._routes[slot]
         if link is not None:
             if durability:

@@ -7,8 +7,8 @@ no event and no timer per command: that is where the CPU of other clients goes.
 
 The rules that keep the stream whole:
 
-- a command is in ``_queue`` until its bytes are handed to the transport, then in ``_in_flight``
-  until its reply: so what was never sent can be told from what may have been applied;
+- a command is in ``_queue`` until its bytes are taken to be sent, then in ``_in_flight`` until its
+  reply: so what was never sent can be told from what may have been applied;
 - a cancelled caller only clears its waiter. If still queued, the command is dropped; if in flight,
   its reply is read and thrown away when its turn comes;
 - time is watched by one periodic ``check`` of all connections. Waiters carry the coarse time of
@@ -42,7 +42,7 @@ _MORE: Final = object()
 BURST: Final = 10
 """Queued commands that are sent at once. In one turn of the event loop all callers that run queue
 theirs, and the writer has the next turn: without this Redis waits for all of them, then they wait
-for all of Redis, and a third of two processors is idle. Fewer cost Redis more reads."""
+for all of Redis, and processors are idle. Fewer cost Redis more reads (docs/adr/019)."""
 
 
 class Clock:

@@ -47,6 +47,17 @@ def present_request() -> Request | None:
     return _request.get()
 
 
+def wanted(least: Durability) -> Durability:
+    """What a script that is run now waits for: ``least``, or more if the present request wants it.
+
+    Nothing once there is a doubt: no confirmation would make the whole certain then.
+    """
+    request = _request.get()
+    if request is None:
+        return least
+    return Durability.ASYNC if request.doubt is not None else max(request.durability, least)
+
+
 def doubtful() -> bool:
     """Whether something the present request did is not confirmed.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ojs_cluster.core.errors import PayloadTooLarge
+from ojs_cluster.redis.durability import wanted
 from ojs_cluster.store.by_id import on_job
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.many import Outcome, Part, on_jobs
@@ -43,9 +44,11 @@ async def ack(
     refusal = _too_large(store, result)
     if refusal is not None:
         raise refusal
+    # What answers that it did nothing would be confirmed all the same, before the other is asked.
+    name = "ack_any" if wanted(store.redis.durability) else "ack"
     return await on_job(
         store,
-        "ack",
+        name,
         job_id,
         _KEYS,
         [

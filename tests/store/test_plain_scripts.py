@@ -9,14 +9,19 @@ from typing import Any
 
 import pytest
 
+from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.durability import Durability
 from ojs_cluster.store import fields as f
+from ojs_cluster.store import rate_limits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.placing import Placed
 from ojs_cluster.store.record import JobRecord
 from tests.store.jobs import (
     HOUR,
+    QUEUE,
     ack,
+    active,
     nack,
     promote_all,
     put,
@@ -125,6 +130,40 @@ def _of(value: Any, queue: str, other: str) -> Any:
     if isinstance(value, list):
         return [_of(each, queue, other) for each in value]
     return other if value == queue else value
+
+
+async def test_who_asks_for_no_job_gets_none(
+    store: Store, consistent: Callable[[], Census]
+) -> None:
+    await put(store)
+    assert await take(store, count=0) == []
+    assert consistent().count() == {"available": 1}
+
+
+async def test_a_queues_limits_leave_its_acks_short(
+    store: Store, consistent: Callable[[], Census]
+) -> None:
+    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=2))
+    for _ in range(5):
+        await put(store)
+    seen, client = lossy(store)
+    for _ in range(2):
+        for job in await take(store, count=9):
+            await ack(seen, job)
+    assert client.calls["ack"] == 4
+    assert client.calls.get("ack_any", 0) <= 2, "the first of its minute, and a minute may begin"
+    assert consistent().count() == {"available": 1, "completed": 4}
+
+
+async def test_an_ack_that_is_to_be_confirmed_is_one_call(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That nothing was done would be confirmed as well, before the long script is asked."""
+    monkeypatch.setattr("ojs_cluster.store.ack.wanted", lambda _: Durability.REPLICA)
+    job = await active(store)
+    seen, client = lossy(store)
+    await ack(seen, job)
+    assert client.calls == {"ack_any": 1}
 
 
 async def test_a_short_script_leaves_what_it_cannot_do_to_the_long_one(

@@ -37,6 +37,12 @@ local function note_minute(queue, had)
     return minute
 end
 
+-- Where all were active that may be, there is room now (see gate.lua).
+local function tell_of_room(queue, limits, before, by)
+    local most = limits and tonumber(string.match(limits, '^[^,]+'))
+    if most and before >= most and before + by < most then redis.call('SPUBLISH', WAKE, queue) end
+end
+
 local function settle_queue(queue, of)
     local key, names, had, write = queue_key(queue), {'limits', 'minute'}, {}, {}
     for name in pairs(of) do names[#names + 1] = name end
@@ -51,12 +57,7 @@ local function settle_queue(queue, of)
         write[#write + 1] = minute
     end
     redis.call('HSET', key, unpack(write))
-    -- Where all that may be active were, there is room now (see gate.lua).
-    local most = had.limits and tonumber(string.match(had.limits, '^[^,]+'))
-    local before = tonumber(had.active or 0)
-    if most and before >= most and before + (of.active or 0) < most then
-        redis.call('SPUBLISH', WAKE, queue)
-    end
+    tell_of_room(queue, had.limits, tonumber(had.active or 0), of.active or 0)
 end
 
 -- One counter that grows, as of a job that is enqueued or fetched, needs no look.
