@@ -17,7 +17,8 @@ from tests.support.servers import (  # noqa: F401 - pytest finds fixtures by nam
 )
 
 # A test says the same about the same code, however slow or busy the machine is: no deadline for an
-# example, and always the same examples. `pytest --hypothesis-profile=random` looks for new ones.
+# example, and the same examples, save for constants that hypothesis finds in modules loaded so far.
+# `pytest --hypothesis-profile=random` looks for new ones.
 settings.register_profile(
     "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )

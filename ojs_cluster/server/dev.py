@@ -76,12 +76,12 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
     Raises:
         ConfigError: a variable has a wrong value.
     """
-    # Until trio listens to signals, they end like Ctrl-C: through the clean-up below.
-    for number in stop_signals():
-        signal.signal(number, signal.default_int_handler)
     merged = _with_defaults(environ)
     settings = load(merged)  # every mistake is reported before anything starts
     check_serving(settings)
+    # Until trio listens to signals, they end like Ctrl-C: through the clean-up below.
+    for number in stop_signals():
+        signal.signal(number, signal.default_int_handler)
     try:
         with contextlib.ExitStack() as stack:
             embedded: Embedded | None = None

@@ -36,6 +36,7 @@ LAST: Final = (
 """Ends a conversation: whether a door got this far shows in its answer."""
 
 _DEADLINE_S: Final = 30.0
+_START_S: Final = 120.0
 _CHANGING: Final = [
     (re.compile(rb"date: [^\r]{29}"), b"date: <date>"),
     (re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), b"<id>"),
@@ -76,9 +77,11 @@ def two_doors(
     ):
         started: Queue[tuple[TwoDoors, trio.lowlevel.TrioToken, trio.Event] | BaseException]
         started = Queue()
-        thread = threading.Thread(target=_run, args=(first, second, tls, lane, started))
+        # A daemon: one that does not start must not keep the whole run from its end.
+        arguments = (first, second, tls, lane, started)
+        thread = threading.Thread(target=_run, args=arguments, daemon=True)
         thread.start()
-        found = started.get(timeout=_DEADLINE_S)
+        found = started.get(timeout=_START_S)
         if isinstance(found, BaseException):
             raise found
         doors, token, stop = found

@@ -186,7 +186,7 @@ def test_the_steps_give_a_server_that_runs_where_nothing_can_be_written(
             extra_groups=GROUPS,
         )
     try:
-        wait_until(started, timeout_s=60, what="the image's health check")
+        wait_until(started, timeout_s=120, what="the image's health check")
         server.send_signal(signal.SIGTERM)
         assert server.wait(60) == 0, log.read_text()
     finally:

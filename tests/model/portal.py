@@ -49,7 +49,7 @@ def open_portal(url: str, *, shards: int) -> Iterator[Portal]:
         except BaseException as error:  # the other thread waits for news of any kind
             opened.put(error)
 
-    thread = threading.Thread(target=run, name="store")
+    thread = threading.Thread(target=run, name="store", daemon=True)
     thread.start()
     portal = opened.get(timeout=_START_S)
     if isinstance(portal, BaseException):

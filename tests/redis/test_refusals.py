@@ -163,7 +163,7 @@ async def test_one_node_that_refuses_us_alone_keeps_nobody_from_the_others(
     with own_server(tmp_path) as servers:
         with servers.nodes[0].client() as admin:
             admin.config_set("requirepass", "not-rotated-yet")
-        settings = ClientSettings.from_url(servers.url, connect_timeout_s=0.5)
+        settings = ClientSettings.from_url(servers.url, connect_timeout_s=3.0)
         async with open_client(settings) as client:
             for index in (1, 2):
                 key = key_on(servers, index)

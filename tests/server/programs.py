@@ -19,6 +19,7 @@ import httpx
 from ojs_cluster.server.ports import PortReservation, reserve_any
 
 ROOT = Path(__file__).resolve().parents[2]
+STOP_S = 60
 
 
 @dataclass(slots=True)
@@ -94,18 +95,21 @@ def program(
 
     reader = Thread(target=read, daemon=True)
     reader.start()
+    hangs = False
     try:
         yield Program(process, lines, [])
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
             try:
-                process.wait(20)
+                process.wait(STOP_S)
             except subprocess.TimeoutExpired:
+                hangs = True  # what it has started may disturb the next test
                 process.kill()
         process.wait()
         reader.join(20)
         stdout.close()
+        assert not hangs, f"{command} did not end within {STOP_S} s of SIGTERM"
 
 
 _held: list[PortReservation] = []

@@ -68,7 +68,7 @@ async def test_the_stream_is_used_as_we_think() -> None:
         stream = _Looked(server, request[:20])
         stream.asked.clear()
         await client.send_all(request[20:])
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             resumed: Any = stream
             await TCPServer(
                 wrap_app(app, 0, "asgi"), Config(), context, ConnectionState({}), resumed
@@ -138,7 +138,7 @@ async def test_terminated_ends_idle_connections() -> None:
         async def never(scope: Any, receive: Any, send: Any) -> None:
             raise AssertionError("nothing was asked for")
 
-        with trio.fail_after(20):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
 
                 async def serve() -> None:

@@ -45,10 +45,11 @@ def definition(name: str = "daily", expression: str = "@daily", **members: Any) 
 
 
 @pytest.fixture(autouse=True)
-def everything_agrees(store: Store, consistent: Callable[[], Census]) -> Iterator[None]:
+def everything_agrees(consistent: Callable[[], Census]) -> Iterator[None]:
     """The indexes agree with the cron jobs after each test of this module.
 
-    All its ticks come at full hours, of which none may pass between two steps of a test.
+    It must not ask for the store: pytest-trio never runs a fixture that needs one of trio's unless
+    a test names it. All ticks come at full hours, of which none may pass between two steps.
     """
     left_s = 3600 - time.time() % 3600
     if left_s < 30:
