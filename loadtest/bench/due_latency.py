@@ -52,6 +52,8 @@ BATCH = 500
 LEAD_S = 2.0
 """Between the end of enqueueing and the due moment."""
 SPREAD_MS = 5000
+LATEST_S = 60.0
+"""After the last due moment: a scheduler that has ended must not keep the bench from its end."""
 PERIOD_S = 0.004
 """Of the observers: short enough to see a p99, long enough not to be the load themselves."""
 
@@ -178,8 +180,9 @@ async def spread_round(embedded: Embedded, jobs: int, number: int) -> Round:
         cpu = _cpu_us(embedded)
         await trio.sleep((SPREAD_MS + 500) / 1000)
         shard = store.keys.shard_of_queue(f"spread-{number}")
-        while await store.redis.call(shard.slot, "ZCARD", shard.due):  # noqa: ASYNC110 - in Redis
-            await trio.sleep(0.01)
+        with trio.fail_after(LATEST_S):
+            while await store.redis.call(shard.slot, "ZCARD", shard.due):  # noqa: ASYNC110 - in Redis
+                await trio.sleep(0.01)
         cpu = _cpu_us(embedded) - cpu
         return Round(sorted(await _stamped(store, due)), cpu / jobs)
 

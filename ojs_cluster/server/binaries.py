@@ -82,7 +82,7 @@ def _inspect(path: Path) -> ServerBinary:
     """Ask the program what it is; cached, because a start costs tens of milliseconds."""
     try:
         answer = subprocess.run(  # noqa: S603 - the operator named it, and no shell is involved
-            [str(path), "--version"], capture_output=True, text=True, timeout=60, check=True
+            [str(path), "--version"], capture_output=True, text=True, timeout=10, check=True
         ).stdout
     except (OSError, subprocess.SubprocessError) as problem:
         raise ServerNotFound(f"{path} does not run: {problem}") from problem

@@ -179,8 +179,8 @@ async def test_a_plain_client_is_closed_and_not_worth_a_line(
         await other.send_all(ENQUEUE)
         (served,) = await read_responses(other, 1)
     assert served.startswith(b"HTTP/1.1 201 ")
-    said = [r for r in caplog.records if r.name.startswith(("ojs.http", "hypercorn"))]
-    assert not said
+    # Other servers live in this process, whose connections to Redis a stall may cost a line.
+    assert not [r for r in caplog.records if r.name != "ojs.redis"]
 
 
 async def test_a_drain_closes_who_has_not_shaken_hands(

@@ -11,7 +11,10 @@ import trio
 
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.states import State
+from ojs_cluster.http.exposition import exposition
+from ojs_cluster.http.messages import Request
 from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.scheduler_http import scheduler_families
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.ack import ack
 from ojs_cluster.store.context import Store, StoreSettings
@@ -86,6 +89,19 @@ async def test_work_planned_before_the_scheduler_started_is_found(backend: Embed
         jobs = await put(store, 5, scheduled_at="+PT0.1S")
     async with served(backend) as (store, _):
         await eventually(lambda: all_in(store, jobs, State.AVAILABLE), what="available")
+
+
+async def test_a_job_that_nothing_can_use_is_counted(backend: Embedded) -> None:
+    async with store_at(backend.url) as store:
+        sick, well = await put(store, 2, scheduled_at="+PT0.1S")
+        with observer(backend) as db:
+            db.hset(store.keys.shard_of_id(sick).job(sick), f.PRIORITY, "high")
+    async with served(backend) as (store, stats):
+        await eventually(lambda: all_in(store, [well], State.AVAILABLE), what="the other goes on")
+        await eventually(lambda: stats.loop("promote").aside == 1, what="counted")
+    request = Request("GET", "/metrics")
+    told = exposition(request, scheduler_families(stats)).body.decode()
+    assert 'ojs_scheduler_aside_total{loop="promote"} 1' in told
 
 
 async def test_a_lost_lease_is_reaped_though_nobody_fetches(backend: Embedded) -> None:
