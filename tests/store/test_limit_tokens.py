@@ -401,16 +401,18 @@ async def test_waiters_are_woken_by_a_token(
 
     async def wait() -> None:
         got.extend(
-            await fetch_or_wait(store, waiters, [QUEUE], count=1, worker_id="w", wait_ms=60_000)
+            await fetch_or_wait(store, waiters, [QUEUE], count=1, worker_id="w", wait_ms=HOUR)
         )
 
     async def asked() -> int:
         return (await held(store, key))[1]
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait)
-        await until(asked, bool)
-        await ack(other_store, active)
+    # Who is not woken takes the job only when its time is up.
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await until(asked, bool)
+            await ack(other_store, active)
     assert len(got) == 1
 
 

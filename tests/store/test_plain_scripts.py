@@ -8,13 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import trio
 
 from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.store import fields as f
-from ojs_cluster.store import rate_limits
+from ojs_cluster.store import rate_limits, wake
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import enqueue
+from ojs_cluster.store.hints import LimitedQueues
 from ojs_cluster.store.placing import Placed
 from ojs_cluster.store.record import JobRecord
 from tests.store.jobs import (
@@ -23,12 +26,15 @@ from tests.store.jobs import (
     ack,
     active,
     nack,
+    new_job,
     promote_all,
     put,
     queues_in_other_shards,
     shard_of,
     take,
+    until,
 )
+from tests.store.limit_jobs import key_in, keyed
 from tests.support.invariants import Census
 from tests.support.lossy import lossy
 from tests.support.timeshift import age_job
@@ -153,6 +159,60 @@ async def test_a_queues_limits_leave_its_acks_short(
     assert client.calls["ack"] == 4
     assert client.calls.get("ack_any", 0) <= 2, "the first of its minute, and a minute may begin"
     assert consistent().count() == {"available": 1, "completed": 4}
+
+
+async def test_the_short_ack_wakes_who_waits_for_room(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wake, "LOOK_AGAIN_S", 1000)
+    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=1))
+    for _ in range(3):
+        await put(store)
+    [first] = await take(store)
+    await ack(store, first)  # its minute is noted now
+    [holder] = await take(store)
+    waiters, got = wake.Waiters(), []
+
+    async def wait() -> None:
+        got.extend(
+            await wake.fetch_or_wait(store, waiters, [QUEUE], count=1, worker_id="w", wait_ms=HOUR)
+        )
+
+    async def waiting() -> int:
+        return len(waiters)
+
+    # Who is not woken takes the job only when its time is up.
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await until(waiting, bool)
+            await ack(store, holder)
+    assert len(got) == 1
+
+
+async def test_the_short_ack_keeps_an_id_that_was_fixed_in_advance(store: Store, db: Any) -> None:
+    await ack(store, await active(store))
+    soon = replace(store, settings=replace(store.settings, retention_completed_ms=1))
+    await enqueue(store, new_job(), fields=[f.FIXED, b"1"])
+    [run] = await take(store)
+    done = await ack(soon, run)
+    assert done.finished_ms is not None
+    assert db.zscore(shard_of(store).finished, run.id) == done.finished_ms + 120_000
+
+
+async def test_jobs_that_only_wait_for_tokens_are_left_to_the_long_fetch(
+    store: Store, db: Any
+) -> None:
+    key = key_in(store, home=True)
+    for _ in range(2):
+        await keyed(store, key, concurrency=1)
+    assert len(await take(store, count=9)) == 1
+    shard = shard_of(store)
+    assert (db.zcard(shard.available(QUEUE)), db.zcard(shard.held(QUEUE))) == (0, 1)
+
+    fresh, client = lossy(replace(store, limited=LimitedQueues()))
+    assert await take(fresh) == []
+    assert (client.calls["fetch"], client.calls["fetch_any"]) == (1, 1)
 
 
 async def test_an_ack_that_is_to_be_confirmed_is_one_call(

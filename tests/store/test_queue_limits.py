@@ -227,13 +227,15 @@ async def test_waiters_are_woken_by_time_and_by_the_end_of_an_attempt(
 
     async def wait() -> None:
         got.extend(
-            await fetch_or_wait(store, waiters, [QUEUE], count=1, worker_id="w", wait_ms=60_000)
+            await fetch_or_wait(store, waiters, [QUEUE], count=1, worker_id="w", wait_ms=HOUR)
         )
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait)
-        await until(lambda: _waiting(waiters), bool)
-        await ack(other_store, held)
+    # Who is not woken takes the job only when its time is up.
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await until(lambda: _waiting(waiters), bool)
+            await ack(other_store, held)
     assert len(got) == 1
 
     await rate_limits.set_queue(store, QUEUE, Limits(rate=Rate(1, HOUR)))
@@ -241,12 +243,13 @@ async def test_waiters_are_woken_by_time_and_by_the_end_of_an_attempt(
     assert len(await take(store)) == 1
     shard = shard_of(store)
     assert (await rate_limits.look_after(store, shard, 10)).done == 0
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(wait)
-        await until(lambda: _waiting(waiters), bool)
-        age_limits(db, shard.queue(QUEUE), HOUR)
-        age_opening(db, shard, QUEUE, HOUR)
-        tick = await rate_limits.look_after(other_store, shard, 10)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await until(lambda: _waiting(waiters), bool)
+            age_limits(db, shard.queue(QUEUE), HOUR)
+            age_opening(db, shard, QUEUE, HOUR)
+            tick = await rate_limits.look_after(other_store, shard, 10)
     assert tick.done == 1
     assert tick.next_ms is None
     assert len(got) == 2
