@@ -2,6 +2,8 @@
 
 The path is split at "/" first and percent-decoded segment by segment afterwards, so a name with an
 encoded slash stays one segment. (Frameworks decode first; then ``%2F`` in a name routes wrongly.)
+Only parameters are decoded. A fixed segment matches in its plain spelling alone: a proxy that
+refuses ``/ojs/v1/admin/`` compares bytes, and must not be passed by ``/ojs/v1/%61dmin/``.
 """
 
 from __future__ import annotations
@@ -106,11 +108,12 @@ class Router:
             raise NotFound("endpoint", path[:_SHOWN_PATH])
         for raw in segments:
             assert node is not None  # noqa: S101 - for the type checker; the loop ends at None
-            segment = _decode(raw) if "%" in raw else raw
-            child = node.fixed.get(segment)
+            child = node.fixed.get(raw)
             if child is None:
+                segment = _decode(raw) if "%" in raw else raw
                 child = node.parameter
-                if child is None or not segment:
+                # A fixed segment in disguise is no parameter either: ``bulk`` beside ``{id}``.
+                if child is None or not segment or segment in node.fixed:
                     raise NotFound("endpoint", path[:_SHOWN_PATH])
                 params.append(segment)
             node = child

@@ -1,0 +1,7 @@
+"""The API over a real Redis, for attacks that come through it."""
+
+from __future__ import annotations
+
+from tests.http.conftest import any_api, api
+
+__all__ = ["any_api", "api"]
