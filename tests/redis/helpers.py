@@ -73,10 +73,15 @@ class Proxy:
         self._flow = trio.Event()
         self._flow.set()
         self._cut_after: int | None = None
+        self._stall_at: bytes | None = None
 
     def stall(self) -> None:
         """Hold replies back from now on."""
         self._flow = trio.Event()
+
+    def stall_at(self, text: bytes) -> None:
+        """Hold replies back as soon as a client has sent ``text``, once."""
+        self._stall_at = text
 
     def resume(self) -> None:
         """Let held replies pass."""
@@ -120,6 +125,9 @@ class Proxy:
         with contextlib.suppress(trio.BrokenResourceError):
             async for data in client:
                 self.received += data
+                if self._stall_at is not None and self._stall_at in self.received:
+                    self._stall_at = None
+                    self.stall()
                 await up.send_all(data)
         scope.cancel()
 

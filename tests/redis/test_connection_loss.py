@@ -14,10 +14,18 @@ import trio
 import trio.testing
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis import Client, ClientSettings, ReplyTooLarge, open_client
+from ojs_cluster.redis import Client, ClientSettings, ReplyTooLarge, Script, open_client
 from ojs_cluster.redis.connection import Connection
 from ojs_cluster.server.embedded import Embedded
-from tests.redis.helpers import client_of, eventually, in_thread, proxied, settings_for, slot_of
+from tests.redis.helpers import (
+    Proxy,
+    client_of,
+    eventually,
+    in_thread,
+    proxied,
+    settings_for,
+    slot_of,
+)
 from tests.support.servers import own_server
 
 BIG = b"x" * 300_000
@@ -182,6 +190,27 @@ async def test_call_timeout_bounds_a_call_that_keeps_failing(standalone: Embedde
         assert caught.value.outcome == "not_applied"
 
 
+async def test_a_script_sent_by_its_source_and_never_answered_may_have_been_applied(
+    standalone: Embedded,
+) -> None:
+    """The node did answer the first try: it does not know the script."""
+    count = Script("count", b"return redis.call('INCR', KEYS[1])")
+    limits = {"reply_timeout_s": 600.0, "call_timeout_s": 5.0}
+    with standalone.nodes[0].client() as admin:
+        admin.script_flush()
+    async with (
+        proxied(standalone) as proxy,
+        open_client(settings_for(proxy.port, **limits)) as client,
+    ):
+        proxy.stall_at(b"$4\r\nEVAL\r\n")
+        with pytest.raises(BackendUnavailable) as caught, trio.fail_after(60):
+            await client.script(0, count, [b"n"], [])
+        assert caught.value.outcome == "unknown"
+
+        proxy.resume()
+        assert await client.call(0, b"GET", b"n") == b"1"
+
+
 async def test_call_timeout_bounds_a_wait_behind_slow_replies(standalone: Embedded) -> None:
     """The node does answer, one reply at a time, so only the call's own limit can end it."""
     settings = functools.partial(settings_for, reply_timeout_s=600.0, call_timeout_s=5.0)
@@ -301,13 +330,32 @@ async def test_loss_and_return_of_a_node_are_logged_once_each(
     async with proxied(standalone) as proxy:
         settings = settings_for(proxy.port, connect_timeout_s=3.0)
         async with open_client(settings) as client:
-            proxy.stall()
-            proxy.cut()
-            connections = proxy.connections
-            await eventually(lambda: proxy.connections >= connections + 3, what="some retries")
-            proxy.resume()
-            await eventually(lambda: client.healthy)
+            await outage(proxy, client)
 
     lines = [record.getMessage() for record in caplog.records]
     assert len([line for line in lines if "is not connected: " in line]) == 1
     assert len([line for line in lines if line.endswith("is connected")]) == 2
+
+
+async def test_each_loss_of_a_node_is_logged(
+    standalone: Embedded, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="ojs.redis")
+    async with proxied(standalone) as proxy:
+        settings = settings_for(proxy.port, connect_timeout_s=3.0)
+        async with open_client(settings) as client:
+            await outage(proxy, client)
+            await outage(proxy, client)
+
+    lines = [record.getMessage() for record in caplog.records]
+    assert len([line for line in lines if "is not connected: " in line]) == 2
+
+
+async def outage(proxy: Proxy, client: Client) -> None:
+    """The node goes away, is tried again some times, and comes back."""
+    proxy.stall()
+    proxy.cut()
+    connections = proxy.connections
+    await eventually(lambda: proxy.connections >= connections + 3, what="some retries")
+    proxy.resume()
+    await eventually(lambda: client.healthy, what="the node is back")

@@ -273,6 +273,27 @@ async def test_a_slot_that_moves_away_with_its_mark_is_no_obstacle(
         assert await outcome_of(client, key) == "confirmed"
 
 
+async def test_a_group_that_wrote_nothing_is_not_confirmed_when_its_mark_is_refused(
+    replicated: Embedded, replica: Node
+) -> None:
+    """WAIT would confirm it at once: its connection has written nothing."""
+    source, target = replicated.nodes[0], replicated.nodes[1]
+    key, mark, second = (key_on(replicated, 0, prefix) for prefix in (b"read", b"gone", b"next"))
+    mover = Mover(replicated)
+    marks = ((slot_of(mark), mark), (slot_of(second), second))
+    async with (
+        sure_client(replicated, **HASTY) as writer,
+        sure_client(replicated, marks=marks, **HASTY) as reader,
+    ):
+        mover.begin(slot_of(mark), source, target)  # from now on the source makes no such key
+        try:
+            with paused(replica):
+                assert await outcome_of(writer, key) == "stored_unconfirmed"
+                assert await outcome_of(reader, key, GET) == "stored_unconfirmed"
+        finally:
+            mover.finish(slot_of(mark), target)
+
+
 @pytest.mark.parametrize("append_only", [True, False])
 async def test_fsync_of_a_standalone_server_needs_its_append_only_file(
     tmp_path: Path, append_only: bool
@@ -283,3 +304,11 @@ async def test_fsync_of_a_standalone_server_needs_its_append_only_file(
         async with client_of(server, durability=Durability.FSYNC, marks=marks, **PATIENT) as client:
             expected = "confirmed" if append_only else "stored_unconfirmed"
             assert await outcome_of(client, key) == expected
+
+
+async def test_fsync_waits_for_the_disk_of_the_server_itself(tmp_path: Path) -> None:
+    marks = ((slot_of(b"mark"), b"mark"),)
+    never = {"appendfsync": "no"}
+    with own_server(tmp_path, cluster=False, append_only=True, config=never) as server:
+        async with client_of(server, durability=Durability.FSYNC, marks=marks, **HASTY) as client:
+            assert await outcome_of(client, b"disk") == "stored_unconfirmed"

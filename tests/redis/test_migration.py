@@ -111,6 +111,31 @@ async def test_ask_is_followed_once_and_the_slot_stays_where_it_is(movable: Embe
         await in_thread(mover.move, slot, target, source)
 
 
+async def test_after_an_ask_the_keys_that_stay_are_still_asked_of_their_own_node(
+    movable: Embedded,
+) -> None:
+    mover = Mover(movable)
+    tag = key_on(movable, 0, b"stay")
+    slot = slot_of(tag)
+    stays = b"{%s}:stays" % tag
+    source, target = mover.masters[0], mover.masters[1]
+    async with client_of(movable) as client:
+        await client.call(slot, b"SET", stays, 1)
+        await in_thread(mover.begin, slot, source, target)
+        try:
+            with target.client() as observer:
+                observer.config_resetstat()
+                for number in range(20):
+                    made = b"{%s}:%d" % (tag, number)
+                    assert await client.call(slot, b"SET", made, 2) == b"OK"
+                    assert await client.call(slot, b"GET", stays) == b"1"
+                assert "errorstat_MOVED" not in observer.info("errorstats")
+        finally:
+            await in_thread(mover.move_keys, slot, source, target)
+            await in_thread(mover.finish, slot, target)
+        await in_thread(mover.move, slot, target, source)
+
+
 async def test_command_on_half_moved_keys_waits_for_the_rest(movable: Embedded) -> None:
     mover = Mover(movable)
     key = key_on(movable, 0, b"half")
