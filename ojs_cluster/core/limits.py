@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MOST_BATCH_JOBS = 10_000
+"""Largest number of jobs that one batch may be configured to have."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

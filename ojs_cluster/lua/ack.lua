@@ -20,6 +20,8 @@ local counters = queue_key(queue)
 local minute, limits, active, completed, acked, ran, waited = unpack(redis.call('HMGET', counters,
     'minute', 'limits', 'active', 'completed', 'acked', 'ran', 'waited'))
 if minute ~= this_minute() then return {'any'} end
+active, completed, acked, ran, waited = tonumber(active) or 0, tonumber(completed) or 0,
+    tonumber(acked) or 0, tonumber(ran) or 0, tonumber(waited) or 0
 
 redis.call('ZREM', KEYS[2], id)
 if job[F.timeout] then redis.call('ZREM', KEYS[3], id) end
@@ -27,9 +29,9 @@ redis.call('ZADD', KEYS[4], removal_of(job, ARGV[5]), id)
 if ARGV[4] == '' then save_job(key, job, F.state, 'completed', F.finished, now)
 else save_job(key, job, F.state, 'completed', F.finished, now, F.result, ARGV[4]) end
 if job[F.delay] then drop_fields(key, job, F.delay) end
-redis.call('HSET', counters, 'active', (active or 0) - 1, 'completed', (completed or 0) + 1,
-    'acked', (acked or 0) + by.acked, 'ran', (ran or 0) + by.ran, 'waited', (waited or 0) + by.waited)
-tell_of_room(queue, limits, tonumber(active or 0), -1)
+redis.call('HSET', counters, 'active', active - 1, 'completed', completed + 1,
+    'acked', acked + by.acked, 'ran', ran + by.ran, 'waited', waited + by.waited)
+tell_of_room(queue, limits, active, -1)
 if EVENTS_KEPT > 0 then
     add_event('job.completed', id, job, {'a', job[F.attempt], 'd', now - job[F.started]})
 end

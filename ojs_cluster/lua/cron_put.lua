@@ -18,7 +18,7 @@ for i = 7, #ARGV, 2 do
     write[#write + 1] = ARGV[i]
     write[#write + 1] = ARGV[i + 1]
 end
-redis.call('HSET', CRON, 'v', ms(math.max(tonumber(cron.v or 0) + 1, now)), 'u', now, unpack(write))
+redis.call('HSET', CRON, 'v', ms(math.max((tonumber(cron.v) or 0) + 1, now)), 'u', now, unpack(write))
 if new then
     redis.call('HDEL', CRON, 'gone', 'l')
     redis.call('HSET', CRON, 'c', now, 'r', 0)

@@ -13,7 +13,7 @@ if ARGV[2] == 'delivered' and cron.owed == ARGV[3] then
     redis.call('HDEL', CRON, 'owed', 'ot', 'ob', 'oc', 'oh', 'w', 'f', 'nb')
     cron.owed = nil
 elseif ARGV[2] == 'failed' and (cron.owed or '') == ARGV[3] then
-    local failures = redis.call('HINCRBY', CRON, 'f', 1)
+    local failures = add_to(CRON, 'f', 1)
     local pause = math.min(tonumber(ARGV[7]), tonumber(ARGV[6]) * 2 ^ math.min(failures - 1, 30))
     redis.call('HSET', CRON, 'nb', ms(now + pause))
 end

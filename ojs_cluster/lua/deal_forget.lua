@@ -3,7 +3,7 @@
 -- Pre:  a part was not met again in the last `age` ms: who met it may be about to do so once more.
 -- KEYS: 1 the shard's dealt.  ARGV: 1 age ms, then per deal: it, '1' to keep it.
 -- Returns: how many were forgotten
---@include now
+--@include now slices
 local over = {}
 for i = 2, #ARGV, 2 do
     local written = redis.call('ZSCORE', KEYS[1], ARGV[i])
@@ -12,5 +12,5 @@ for i = 2, #ARGV, 2 do
         else over[#over + 1] = ARGV[i] end
     end
 end
-if #over > 0 then redis.call('ZREM', KEYS[1], unpack(over)) end
+call_in_slices('ZREM', KEYS[1], over)
 return #over

@@ -115,5 +115,5 @@ settle_arrivals()
 settle_counts()
 write_events()
 -- Last, and at once: a set that becomes empty vanishes (see look.lua).
-if #released > 0 then redis.call('ZREM', CLAIMS, unpack(released)) end
+call_in_slices('ZREM', CLAIMS, released)
 return reply

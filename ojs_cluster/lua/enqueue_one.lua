@@ -15,7 +15,7 @@ for i = 5, #ARGV, 2 do job[ARGV[i]] = ARGV[i + 1] end
 local seen_first = redis.call('HSETNX', KEYS[2], 'created', now) == 1 and {ARGV[3]} or {}
 redis.call('HSET', key, F.state, 'available', F.queue, ARGV[3], F.created, now, unpack(ARGV, 5))
 if ARGV[4] ~= '0' then redis.call('HSET', key, F.priority, ARGV[4]) end
-redis.call('HINCRBY', KEYS[2], 'came', 1)
+add_to(KEYS[2], 'came', 1)
 make_available(id, job)
 if EVENTS_KEPT > 0 then add_event('job.enqueued', id, job, {}) end
 return {'ok', now, seen_first, {}, 'available', '', ''}

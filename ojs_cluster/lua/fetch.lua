@@ -51,7 +51,7 @@ for given, item in ipairs(found) do
     reply[at + 3], reply[at + 4], reply[at + 5] =
         lease(item.id, item.job, worker, ARGV[4] .. given, ARGV[5], ARGV[6])
 end
-for counts, more in pairs(active) do redis.call('HINCRBY', counts, 'active', more) end
+for counts, more in pairs(active) do add_to(counts, 'active', more) end
 write_events()
 settle()
 return reply

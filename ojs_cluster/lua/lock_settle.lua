@@ -9,7 +9,7 @@
 -- ARGV: 1 'keep' | 'drop' | 'unlock' | 'later', 2 deal ('' none), 3 least ms until the janitor looks,
 --       then per lock: fingerprint, job id, how often that had been retried.
 -- Returns: how many locks were found as said
---@include now
+--@include now slices
 local how, deal, found = ARGV[1], ARGV[2], {}
 for i = 1, #KEYS - 1 do
     local lock = redis.call('HMGET', KEYS[i + 1], 'h', 't', 'p', 'ps', 'pa', 'a', 'n', 'pn')
@@ -37,5 +37,5 @@ for _, entry in ipairs(found) do
         freed[#freed + 1] = fingerprint
     end
 end
-if #freed > 0 then redis.call('ZREM', KEYS[1], unpack(freed)) end
+call_in_slices('ZREM', KEYS[1], freed)
 return #found

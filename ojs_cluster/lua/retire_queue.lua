@@ -10,7 +10,7 @@ local flat = redis.call('HGETALL', KEYS[1])
 for i = 1, #flat, 2 do
     local name, value = flat[i], flat[i + 1]
     if name == 'paused' then return 0 end
-    if name == 'created' and now - value < tonumber(ARGV[1]) then return 0 end
+    if name == 'created' and now - (tonumber(value) or 0) < tonumber(ARGV[1]) then return 0 end
     if not IDLE[name] and value ~= '0' then return 0 end
 end
 if redis.call('EXISTS', KEYS[2], KEYS[4]) > 0 then return 0 end

@@ -2,7 +2,7 @@
 -- were fenced before are so again.
 -- KEYS: 1 the shard's claims, then per id its job hash.  ARGV: 1 deal, then the ids.
 -- Returns: ids given back
---@include job
+--@include job slices
 local mine = {}
 for i = 2, #KEYS do
     if redis.call('HGET', KEYS[i], F.deal) == ARGV[1] then mine[#mine + 1] = i end
@@ -17,5 +17,5 @@ for _, i in ipairs(mine) do
         given_back[#given_back + 1] = ARGV[i]
     end
 end
-if #given_back > 0 then redis.call('ZREM', KEYS[1], unpack(given_back)) end
+call_in_slices('ZREM', KEYS[1], given_back)
 return #mine

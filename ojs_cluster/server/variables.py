@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ojs_cluster.core.limits import MOST_BATCH_JOBS
 from ojs_cluster.server import env_values as accept
 from ojs_cluster.server.variable import Variable
 from ojs_cluster.server.variables_store import REDIS, SCHEDULER, STORE
@@ -193,9 +194,9 @@ _LIMITS = (
     Variable(
         "OJS_MAX_BATCH",
         "limits.max_batch",
-        accept.integer(least=1, most=100_000),
+        accept.integer(least=1, most=MOST_BATCH_JOBS),
         "1000",
-        "Jobs in one batch.",
+        "Jobs in one batch; 10000 at most.",
     ),
     Variable(
         "OJS_MAX_JSON_DEPTH",

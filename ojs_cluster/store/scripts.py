@@ -1,9 +1,10 @@
 """Loads the Lua transitions: one file each, joined with the small pieces they include.
 
-A line ``--@include keys now job`` is replaced by those files of ``lua/include/``; what the script
-does not use of them is left out. Joining at load time, rather than Redis functions or ``require``,
-keeps every transition one self-contained script that any Redis or Valkey since 7.0 runs, and that a
-reader can follow from top to bottom.
+A line ``--@include keys now job`` is replaced by those files of ``lua/include/``, each once per
+script, after those that it includes itself; what the script does not use of them is left out.
+Joining at load time, rather than Redis functions or ``require``, keeps every transition one
+self-contained script that any Redis or Valkey since 7.0 runs, and that a reader can follow from top
+to bottom.
 """
 
 from __future__ import annotations
@@ -65,11 +66,8 @@ def _load(prelude: str) -> Mapping[str, Script]:
         if entry.name.endswith(".lua")
     }
 
-    def expand(match: re.Match[str]) -> str:
-        return "\n".join(includes[name] for name in match[1].split())
-
     def joined(text: str) -> bytes:
-        return (prelude + _trimmed(_INCLUDE.sub(expand, text))).encode()
+        return (prelude + _trimmed(_expanded(text, includes, set()))).encode()
 
     return MappingProxyType(
         {
@@ -85,6 +83,20 @@ def _load(prelude: str) -> Mapping[str, Script]:
             for name, text in [(entry.name.removesuffix(".lua"), entry.read_text())]
         }
     )
+
+
+def _expanded(text: str, includes: Mapping[str, str], seen: set[str]) -> str:
+    """``text`` with its includes in place, but none of ``seen``, to which they are added."""
+
+    def expand(match: re.Match[str]) -> str:
+        pieces = []
+        for name in match[1].split():
+            if name not in seen:
+                seen.add(name)
+                pieces.append(_expanded(includes[name], includes, seen))
+        return "\n".join(pieces)
+
+    return _INCLUDE.sub(expand, text)
 
 
 def _trimmed(script: str) -> str:

@@ -68,6 +68,12 @@ def test_all_wrong_values_are_reported_each_with_what_is_accepted() -> None:
     assert any(line.startswith("OJS_READ_TIMEOUT='30': expected a duration") for line in found)
 
 
+def test_a_batch_that_no_script_could_take_is_refused_by_name() -> None:
+    with pytest.raises(ConfigError) as raised:
+        load({"OJS_MAX_BATCH": "10001"})
+    assert ["OJS_MAX_BATCH" in problem for problem in raised.value.problems] == [True]
+
+
 def test_wrong_secret_is_reported_without_its_value() -> None:
     found = problems(
         {

@@ -1,10 +1,12 @@
 -- Puts a job into its queue. The score orders by priority (high first), then by the queue's own
 -- counter, and stays an exact integer: 201 priorities x 2^45 < 2^53. `front` gives a job back
--- the place it had: before the counter's first value, ties in id order.
+-- the place it had: before the counter's first value, ties in id order. A damaged counter starts again
+-- at the present ms, which is beyond every place it has given.
+--@include slices
 local BAND = 35184372088832 -- 2^45
 local function make_available(id, job, front)
     local queue = job[F.queue]
-    local place = front and 0 or redis.call('HINCRBY', queue_key(queue), 'seq', 1)
+    local place = front and 0 or add_to(queue_key(queue), 'seq', 1, now)
     local zset = available_key(queue)
     redis.call('ZADD', zset, (100 - (job[F.priority] or 0)) * BAND + place, id)
     -- Waiters are woken only when the queue stops being empty: each one that gets a job wakes
@@ -14,7 +16,7 @@ local function make_available(id, job, front)
 end
 
 -- Many at once: what `arrive` was told enters its queue when `settle_arrivals` is called, in that order,
--- with three commands for each queue. At most 1000 jobs: they are unpacked onto Lua's stack.
+-- with three commands for each queue, or one more for each 2000 of its jobs.
 local arriving = {}
 local function arrive(id, job)
     local queue = job[F.queue]
@@ -30,9 +32,9 @@ end
 local function settle_arrivals()
     for queue, list in pairs(arriving) do
         local zset, arrived = available_key(queue), #list / 2
-        local place = redis.call('HINCRBY', queue_key(queue), 'seq', arrived) - arrived
+        local place = add_to(queue_key(queue), 'seq', arrived, now) - arrived
         for i = 1, #list, 2 do list[i] = list[i] + place + (i + 1) / 2 end
-        redis.call('ZADD', zset, unpack(list))
+        call_in_slices('ZADD', zset, list)
         if redis.call('ZCARD', zset) == arrived then redis.call('SPUBLISH', WAKE, queue) end
     end
     arriving = {}

@@ -5,6 +5,7 @@
 -- The sums `acked`, `failed` (attempts), `ran` and `waited` (ms of completed jobs) only grow. With the
 -- first change in a minute they are noted, as they were, in a ring of 60 slots of one field each; so
 -- the last hour is what they have grown by since the oldest note of it.
+--@include slices
 local changes = {}
 local function count(queue, field, by)
     local of = changes[queue]
@@ -49,7 +50,7 @@ local function settle_queue(queue, of)
     for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do had[names[i]] = value end
     for name, by in pairs(of) do
         write[#write + 1] = name
-        write[#write + 1] = (had[name] or 0) + by
+        write[#write + 1] = (tonumber(had[name]) or 0) + by
     end
     local minute = of.acked and note_minute(queue, had)
     if minute then
@@ -57,14 +58,14 @@ local function settle_queue(queue, of)
         write[#write + 1] = minute
     end
     redis.call('HSET', key, unpack(write))
-    tell_of_room(queue, had.limits, tonumber(had.active or 0), of.active or 0)
+    tell_of_room(queue, had.limits, tonumber(had.active) or 0, of.active or 0)
 end
 
 -- One counter that grows, as of a job that is enqueued or fetched, needs no look.
 local function settle_counts()
     for queue, of in pairs(changes) do
         local field, by = next(of)
-        if by > 0 and next(of, field) == nil then redis.call('HINCRBY', queue_key(queue), field, by)
+        if by > 0 and next(of, field) == nil then add_to(queue_key(queue), field, by)
         else settle_queue(queue, of) end
     end
 end

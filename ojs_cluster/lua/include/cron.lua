@@ -5,6 +5,7 @@
 -- known to have ended, held those of them that wait as pending for the ones before.
 -- A firing under way: owed its job id, ot tick, ob job (JSON), oc ids to cancel first, oh hold it.
 -- w ms of the next upkeep, f failures in a row, nb not before (ms), gone deleted but not done yet.
+--@include slices
 local CRON, CRONS = KEYS[1], KEYS[2]
 local function load_cron()
     local flat = redis.call('HGETALL', CRON)
@@ -35,7 +36,7 @@ local function plan(name)
     -- for each tick of its absence.
     if cron.owed then at = upkeep
     elseif upkeep and (not at or upkeep < at) then at = upkeep end
-    if at and cron.nb then at = math.max(at, tonumber(cron.nb)) end
+    if at and cron.nb then at = math.max(at, tonumber(cron.nb) or 0) end
     if at then set_deadline(CRONS, name, at) else redis.call('ZREM', CRONS, name) end
 end
 

@@ -1,6 +1,7 @@
 -- Takes entries out of sorted sets, in scripts over several jobs: kept back to the end, and then
 -- one command for each set. One that becomes empty vanishes, and a slot that moves refuses it from
 -- then on (see look.lua).
+--@include slices
 local leaving = {}
 local function take_out(zset, id)
     local ids = leaving[zset]
@@ -12,9 +13,5 @@ local function take_out(zset, id)
 end
 
 local function settle()
-    for zset, ids in pairs(leaving) do
-        for from = 1, #ids, 1000 do
-            redis.call('ZREM', zset, unpack(ids, from, math.min(from + 999, #ids)))
-        end
-    end
+    for zset, ids in pairs(leaving) do call_in_slices('ZREM', zset, ids) end
 end

@@ -7,6 +7,7 @@
 -- written before stays. A command on two keys is refused by both nodes unless both keys are there;
 -- and nothing moves while a script runs. A key that is absent cannot be told from one that has
 -- moved, so a script that needs an absent one is refused, and repeated, until the slot has arrived.
+--@include slices
 local to_look, known
 local function want(key)
     if not known then to_look, known = {}, {} end
@@ -15,10 +16,8 @@ local function want(key)
     to_look[#to_look + 1] = key
 end
 
--- Looks at what is wanted; in portions, because Lua's stack is finite.
+-- Looks at what is wanted.
 local function look()
-    for from = 1, to_look and #to_look or 0, 1000 do
-        redis.call('EXISTS', KEYS[1], unpack(to_look, from, math.min(from + 999, #to_look)))
-    end
+    if to_look then call_in_slices('EXISTS', KEYS[1], to_look) end
     to_look = {}
 end
