@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
 
 from ojs_cluster import __version__
+from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.limits import Limits
 from ojs_cluster.http.room import Room
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.health import Health, check
 from ojs_cluster.store.metrics import Collected
 from ojs_cluster.store.overview import Overview, overview
 from ojs_cluster.store.wake import Waiters
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from ojs_cluster.http.tracing import Tracing
 
 _MIB = 1024 * 1024
+_HEALTH_KEPT_S = 0.25
+"""Probes need no key: however many come, Redis is asked four times a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,8 @@ class App:
     """None, and then nothing of OpenTelemetry is loaded, unless traces are sent."""
     collected: Collected = field(init=False)
     overview: Cached[Overview] = field(init=False)
+    health: Cached[Health | None] = field(init=False)
+    """None while Redis does not answer within ``health_timeout_s``."""
     room: Room = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,9 +94,15 @@ class App:
         # Kept so long that it takes a tenth of the time at most, however often it is asked for.
         cached = Cached(lambda: overview(self.store), lambda took_s: 9 * took_s)
         object.__setattr__(self, "overview", cached)
+        object.__setattr__(self, "health", Cached(self._ask_redis, lambda _: _HEALTH_KEPT_S))
         limits = self.settings
         room = Room(max(limits.max_bodies, limits.max_batch_body, limits.max_body))
         object.__setattr__(self, "room", room)
+
+    async def _ask_redis(self) -> Health | None:
+        with trio.move_on_after(self.settings.health_timeout_s), suppress(OJSError):
+            return await check(self.store)
+        return None
 
     def drain(self) -> None:
         """Begin to shut down: not ready any more, and nobody waits for jobs or results.

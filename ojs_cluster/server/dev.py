@@ -34,6 +34,12 @@ from ojs_cluster.server.embedded import (
     find_server,
 )
 from ojs_cluster.server.http_server import open_listener
+from ojs_cluster.server.private_files import (
+    NotPrivate,
+    kept_password,
+    private,
+    private_folder,
+)
 from ojs_cluster.server.stop_signals import stop_signals
 from ojs_cluster.server.supervisor import ChildSpec, Supervisor
 
@@ -41,6 +47,8 @@ log = logging.getLogger("ojs.dev")
 
 _LOOPBACK = "127.0.0.1"
 _PORTS_TRIED = 100
+PASSWORD_FILE = "password"  # noqa: S105 - the name of the file
+"""In the data folder: what the embedded servers ask their clients for."""
 _WATCH_S, _WATCH_MAX_S = 1.0, 30.0
 _DEFAULTS = {
     "OJS_HOST": _LOOPBACK,
@@ -94,7 +102,7 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
             start_logging(settings, "dev")
             warn(settings)
             return trio.run(_run, settings, merged, listener, embedded)
-    except (_Failure, EmbeddedError, ServerNotFound) as error:
+    except (_Failure, EmbeddedError, NotPrivate, ServerNotFound) as error:
         print(f"ojs-cluster dev: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -129,7 +137,13 @@ def _cluster(options: DevOptions) -> Iterator[Embedded]:
             f"Starting {options.masters} {binary.kind} {binary.version} masters in {directory} ...",
             flush=True,
         )
-        with Embedded(directory, binary=binary, masters=options.masters) as embedded:
+        try:
+            password = kept_password(directory / PASSWORD_FILE)
+        except OSError as error:
+            raise _Failure(f"cannot use {directory / PASSWORD_FILE}: {error.strerror}") from error
+        with Embedded(
+            directory, binary=binary, masters=options.masters, password=password
+        ) as embedded:
             yield embedded
 
 
@@ -141,8 +155,10 @@ def _only_one(directory: Path) -> Iterator[None]:
         _Failure: another run has it; the message names its process.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        private_folder(directory)
+        fd = private(str(directory / "lock"), os.O_RDWR | os.O_CREAT)
+    except NotPrivate as error:
+        raise _Failure(f"{error}: give this run a folder of its own with --data DIR") from None
     except OSError as error:
         raise _Failure(f"cannot use {directory}: {error.strerror}") from error
     try:
@@ -245,7 +261,10 @@ def banner(settings: Settings, embedded: Embedded | None) -> str:
     auth = '  -H "Authorization: Bearer $OJS_API_KEY" \\\n' if keys else ""
     redis = ", ".join(node.address for node in embedded.nodes) if embedded else "from REDIS_URL"
     data = (
-        f"\n  Data       {embedded.directory} (kept; delete it to start over)" if embedded else ""
+        f"\n  Password   of Redis: in {embedded.directory / PASSWORD_FILE}"
+        f"\n  Data       {embedded.directory} (kept; delete it to start over)"
+        if embedded
+        else ""
     )
     security = "with the key in OJS_API_KEY" if keys else "no key needed, this machine only"
     return f"""

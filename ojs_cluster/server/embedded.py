@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 import redis
 
@@ -33,6 +34,7 @@ from ojs_cluster.server.binaries import (
 from ojs_cluster.server.children import spawn
 from ojs_cluster.server.embedded_node import HOST, EmbeddedError, Node
 from ojs_cluster.server.ports import reserve, reserve_any
+from ojs_cluster.server.private_files import private
 
 __all__ = [
     "CHOICES",
@@ -62,6 +64,7 @@ class Embedded:
         append_only: bool = True,
         node_timeout_ms: int = 5000,
         config: Mapping[str, str] | None = None,
+        password: str = "",
         start_timeout_s: float = 60.0,
     ) -> None:
         """Describe the installation; nothing is started or written yet.
@@ -75,6 +78,7 @@ class Embedded:
             append_only: keep an append-only file, so that data survives a restart.
             node_timeout_ms: after which a silent node is suspected dead.
             config: more server directives, for example {"maxmemory": "100mb"}.
+            password: what clients and replicas must send; empty for none.
             start_timeout_s: for all nodes together to accept commands and form the cluster.
         """
         if not cluster and (masters, replicas) != (1, 0):
@@ -87,9 +91,10 @@ class Embedded:
         self.append_only = append_only
         self.node_timeout_ms = node_timeout_ms
         self.config = dict(config or {})
+        self.password = password
         self.start_timeout_s = start_timeout_s
         self.nodes = [
-            Node(index, self.directory / f"node-{index}")
+            Node(index, self.directory / f"node-{index}", password=password)
             for index in range(masters * (1 + replicas))
         ]
 
@@ -191,7 +196,8 @@ class Embedded:
     @property
     def url(self) -> str:
         """Every node as one REDIS_URL: `redis://127.0.0.1:7001,127.0.0.1:7002`."""
-        return "redis://" + ",".join(node.address for node in self.nodes)
+        credentials = f":{quote(self.password, safe='')}@" if self.password else ""
+        return f"redis://{credentials}" + ",".join(node.address for node in self.nodes)
 
     def masters(self) -> list[Node]:
         """Nodes that are masters with slots now, as the first living node sees it."""
@@ -220,7 +226,8 @@ class Embedded:
         if self.cluster:
             node.bus_port = node._reservations[1].port
         config = node.directory / "server.conf"
-        config.write_text(self._configuration(node))
+        with open(config, "w", opener=private) as file:
+            file.write(self._configuration(node))
         node._process = spawn(
             [str(self.binary.path), str(config)], output=node.directory / "server.log"
         )
@@ -242,6 +249,11 @@ class Embedded:
             "repl-diskless-sync-delay": "0",
             "shutdown-timeout": "2",
         }
+        if self.password:
+            directives |= {
+                "requirepass": _quoted(self.password),
+                "masterauth": _quoted(self.password),
+            }
         if self.binary.jemalloc:
             # A job of this size is one piece of memory; libc's malloc is slow with such (ADR 14).
             directives["hash-max-listpack-value"] = "1024"

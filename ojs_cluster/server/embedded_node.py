@@ -27,12 +27,14 @@ class Node:
         index: 0-based; masters come before replicas.
         directory: its configuration, log, AOF and cluster state.
         port: where clients connect, 0 before the first start.
+        password: what the server asks for, empty for none.
     """
 
     index: int
     directory: Path
     port: int = 0
     bus_port: int = 0
+    password: str = field(default="", repr=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _reservations: list[PortReservation] = field(default_factory=list, repr=False)
 
@@ -56,7 +58,11 @@ class Node:
     def client(self, *, timeout_s: float = 5.0) -> Iterator[redis.Redis]:
         """Open a redis-py client of this node alone."""
         connection = redis.Redis(
-            host=HOST, port=self.port, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
+            host=HOST,
+            port=self.port,
+            password=self.password or None,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
         )
         try:
             yield connection

@@ -16,6 +16,8 @@ import socket
 import tempfile
 from pathlib import Path
 
+from ojs_cluster.server.private_files import private, private_folder
+
 _LOWEST, _HIGHEST = 10_000, 32_000
 _ATTEMPTS = 500
 
@@ -37,9 +39,13 @@ class PortReservation:
 
 
 def reserve(port: int) -> PortReservation | None:
-    """Reserve this port, or return None when somebody has it."""
+    """Reserve this port, or return None when another process has it.
+
+    Raises:
+        NotPrivate: another user has made the folder of the reservations.
+    """
     lock = _lock_directory() / f"{port}.lock"
-    fd = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    fd = private(str(lock), os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -81,5 +87,5 @@ def can_bind(host: str, port: int) -> bool:
 
 def _lock_directory() -> Path:
     directory = Path(tempfile.gettempdir()) / f"ojs-cluster-ports-{os.getuid()}"
-    directory.mkdir(mode=0o700, exist_ok=True)
+    private_folder(directory)
     return directory

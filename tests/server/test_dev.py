@@ -9,7 +9,7 @@ import re
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import redis
 import trio
 
 from ojs_cluster.config import ConfigError
-from ojs_cluster.server.dev import DevOptions, keep_node, run_dev
+from ojs_cluster.server.dev import PASSWORD_FILE, DevOptions, keep_node, run_dev
 from ojs_cluster.server.embedded import Embedded
 from tests.redis.helpers import eventually
 from tests.server.programs import Program, free_port, get, pid_exists, program
@@ -57,14 +57,15 @@ def servers(children: list[int]) -> dict[int, int]:
     return {child: int(match[1]) for child, match in found.items() if match}
 
 
-def await_written(children: list[int]) -> None:
+def await_written(folder: Path, children: list[int]) -> None:
     """Until the nodes have given all writes to the system: SIGKILL takes what waits for a fsync."""
     ports = servers(children).values()
     assert ports
+    password = (folder / ".ojs-data" / PASSWORD_FILE).read_text().strip()
 
     def written() -> bool:
         for port in ports:
-            with redis.Redis(port=port) as node:
+            with redis.Redis(port=port, password=password) as node:
                 if node.info("persistence")["aof_buffer_length"]:
                     return False
         return True
@@ -72,10 +73,19 @@ def await_written(children: list[int]) -> None:
     wait_until(written, what="no write waits for the disk")
 
 
+def assert_nobody_else_reads(data: Path, ports: Iterable[int]) -> None:
+    """The folder is its owner's alone, and a client without the password gets nothing."""
+    assert data.stat().st_mode & 0o077 == 0
+    for port in ports:
+        with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+
+
 def test_dev_serves_stops_cleanly_and_keeps_jobs_over_a_restart(tmp_path: Path) -> None:
     with dev(tmp_path) as (running, url):
         job_id = enqueue(url)
         children = children_of(running.process.pid)
+        assert_nobody_else_reads(tmp_path / ".ojs-data", servers(children).values())
         running.signal(signal.SIGINT)
         assert running.wait_exit() == 0
         assert "Stopped." in running.output
@@ -100,7 +110,7 @@ def test_dev_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
         job_id = enqueue(url)
         children = children_of(running.process.pid)
         assert len(children) == 6, "three servers, two API processes, one scheduler"
-        await_written(children)
+        await_written(tmp_path, children)
         running.signal(signal.SIGKILL)
         running.wait_exit()
         wait_until(lambda: not any(map(pid_exists, children)), what="all children ended")
@@ -112,7 +122,7 @@ def test_dev_restarts_a_server_that_died(tmp_path: Path) -> None:
     with dev(tmp_path) as (running, url):
         job_id = enqueue(url)
         children = children_of(running.process.pid)
-        await_written(children)
+        await_written(tmp_path, children)
         for child in servers(children):
             os.kill(child, signal.SIGKILL)
         running.wait_line("starting it again")

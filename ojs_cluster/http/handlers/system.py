@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from typing import Any
 
-import trio
-
-from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store import health as store_health
 
 HOMEPAGE = "https://openjobspec.org"
 
@@ -105,10 +100,7 @@ async def ready(app: App, _request: Request) -> Response:
 
 
 async def _backend(app: App) -> tuple[dict[str, Any], bool]:
-    found = None
-    with trio.move_on_after(app.settings.health_timeout_s):
-        with suppress(OJSError):
-            found = await store_health.check(app.store)
+    found = await app.health.get()
     if found is None:
         return {"type": "redis", "status": "unhealthy"}, False
     backend = {
