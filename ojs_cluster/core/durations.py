@@ -23,7 +23,8 @@ _LONGEST_TEXT: Final = 64
 
 @lru_cache(maxsize=1024)
 def parse_duration_ms(text: str) -> int:
-    """The length of an ISO 8601 duration such as ``PT1M30.5S`` or ``P1D`` in milliseconds.
+    """The length of an ISO 8601 duration such as ``PT1M30.5S`` or ``P1D`` in milliseconds, rounded
+    to the nearest one.
 
     Raises ValueError, with a message made to follow the name of the field, when ``text`` is no
     such duration, when it has years or months (their length depends on the calendar), or when it
@@ -38,10 +39,10 @@ def parse_duration_ms(text: str) -> int:
     except (OverflowError, ValueError):  # ISO8601Error is a ValueError
         raise ValueError(f"must be a duration of at most ten years, not {text!r}") from None
     assert isinstance(parsed, timedelta)  # noqa: S101 - years and months were refused above
-    ms = round(parsed / timedelta(milliseconds=1))
+    ms = parsed / timedelta(milliseconds=1)
     if not 1 <= ms <= MAX_DURATION_MS:
         raise ValueError(f"must be between 1 ms and ten years, not {text!r}")
-    return ms
+    return round(ms)
 
 
 def format_duration(ms: int) -> str:

@@ -14,6 +14,9 @@ from ojs_cluster.core.durations import MAX_DURATION_MS, format_duration, parse_d
         ("PT0.5S", 500),
         ("PT0,5S", 500),
         ("PT0.001S", 1),
+        ("PT0.0014S", 1),
+        ("PT0.0016S", 2),
+        ("PT1.9996S", 2_000),
         ("PT5M", 300_000),
         ("PT1H30M", 5_400_000),
         ("PT90M", 5_400_000),
@@ -79,7 +82,19 @@ def test_years_and_months_are_refused_because_their_length_varies(text: str) -> 
         parse_duration_ms(text)
 
 
-@pytest.mark.parametrize("text", ["PT0S", "P0D", "PT0.0004S", "P3651D", "PT99999999999999999999S"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "PT0S",
+        "P0D",
+        "PT0.0004S",
+        "PT0.0006S",
+        "PT0.000999S",
+        "P3650DT0.0004S",
+        "P3651D",
+        "PT99999999999999999999S",
+    ],
+)
 def test_a_duration_out_of_bounds_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="ten years"):
         parse_duration_ms(text)
