@@ -211,6 +211,17 @@ def test_time_that_is_skipped_in_spring_does_not_fire_and_is_told() -> None:
     assert later.gap_ms is None
 
 
+def test_of_several_skipped_times_in_a_row_the_first_is_told() -> None:
+    """Tehran put its clock forward at midnight of 22 March in 2017, 2018 and 2019."""
+    schedule = Schedule("30 0 22 3 *", "Asia/Tehran")
+
+    occurrence = schedule.following(ms("2017-01-01"), 0)
+
+    assert occurrence is not None
+    assert occurrence.ms == ms("2020-03-21 20:00")
+    assert occurrence.gap_ms == ms("2017-03-21 20:30")
+
+
 def test_time_that_comes_twice_in_autumn_fires_the_first_time_only() -> None:
     assert following("30 1 * * *", "2026-10-31 12:00", "America/New_York", 2) == [
         "2026-11-01 05:30:00",

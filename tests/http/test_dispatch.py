@@ -176,6 +176,15 @@ async def test_a_body_above_the_limit_is_413(standalone: Embedded) -> None:
         assert (await api.post("/ojs/v1/jobs/batch", {"jobs": [job] * 3})).status == 413
 
 
+@pytest.mark.parametrize(("size", "status"), [(1000, 201), (1001, 413)])
+async def test_a_body_of_exactly_the_limit_is_accepted(
+    standalone: Embedded, size: int, status: int
+) -> None:
+    body = b'{"type":"t","args":[]}'
+    async with open_app(standalone, max_body=1000) as app:
+        assert (await Api(app).post("/ojs/v1/jobs", body.ljust(size))).status == status
+
+
 async def test_an_envelope_above_its_own_limit_says_so(api: Api) -> None:
     reply = await api.post("/ojs/v1/jobs", {"type": "t", "args": ["x" * 1024 * 1024]})
     assert (reply.status, reply.error["code"]) == (413, "payload_too_large")

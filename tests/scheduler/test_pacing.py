@@ -107,6 +107,18 @@ async def test_an_announcement_during_a_step_is_not_lost(autojump_clock: MockClo
     assert shards.late_ms[0] <= 200
 
 
+async def test_the_first_failures_pause_a_shard_for_a_tenth_of_a_second_then_twice_that(
+    autojump_clock: MockClock,
+) -> None:
+    shards = FakeShards(trip_s=0.0)
+    shards.failing.add(0)
+    async with running(shards.step, 1):
+        await trio.sleep(3)
+    times = [at for at, _ in shards.steps]
+    for number, longest_s in enumerate((0.1, 0.2, 0.4)):
+        assert longest_s / 2 <= times[number + 1] - times[number] <= longest_s + 0.001
+
+
 async def test_ring_looks_at_once(autojump_clock: MockClock) -> None:
     shards = FakeShards()
     async with running(shards.step, 2) as loop:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import trio
 
@@ -145,6 +145,12 @@ def sibling_queue(store: Store, queue: str = QUEUE) -> str:
         for name in (f"sibling{number}" for number in itertools.count())
         if store.keys.shard_of_queue(name) is shard
     )
+
+
+async def clock_ms(store: Store, slot: int) -> int:
+    """The time in ms on the master that serves ``slot``."""
+    seconds, micros = cast(list[bytes], await store.redis.call(slot, "TIME"))
+    return int(seconds) * 1000 + int(micros) // 1000
 
 
 async def reap_all(store: Store, queue: str = QUEUE, limit: int = 100) -> Tick:

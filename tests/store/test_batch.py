@@ -12,6 +12,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, Duplicate
 from ojs_cluster.core.states import State
+from ojs_cluster.redis.durability import Durability, confirming
 from ojs_cluster.store import batch, deals, jobs, queues
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
@@ -29,9 +30,10 @@ from tests.store.jobs import (
     put,
     queues_in_other_shards,
     shard_of,
+    sibling_queue,
     take,
 )
-from tests.store.unique_jobs import assert_nothing_left, once, recover
+from tests.store.unique_jobs import assert_nothing_left, keys_there, once, recover
 from tests.support.invariants import Census
 from tests.support.lossy import lossy
 from tests.support.mortal import dies_at
@@ -370,3 +372,54 @@ async def _active(store: Store, queue: str) -> list[str]:
     found: Any = await store.redis.call(shard.slot, "ZRANGE", shard.active, 0, -1)
     waiting = await take(store, queue, count=99)
     return [raw.decode() for raw in found] + [job.id for job in waiting]
+
+
+async def unconfirmed_batch(store: Store) -> None:
+    await enqueue_many(store, [new_job(name) for name in queues_in_other_shards(store, 2)])
+
+
+async def unconfirmed_replacement(store: Store) -> None:
+    await once(store, keys=["type"], on_conflict="replace")
+    await once(store, sibling_queue(store), keys=["type"], on_conflict="replace")
+
+
+@pytest.mark.parametrize("write", [unconfirmed_batch, unconfirmed_replacement])
+async def test_a_deal_that_no_replica_confirmed_stays_owed_until_it_is_carried_out_again(
+    store: Store, db: Any, consistent: Callable[[], Census], write: Callable[[Store], Any]
+) -> None:
+    """A node may still forget its part: what is owed remembers it."""
+    with confirming(Durability.REPLICA) as request:
+        await write(store)
+
+    assert request.doubt is not None
+    kinds = [
+        entry.split()[0]
+        for shard in store.keys
+        for number, entry in db.hgetall(shard.outbox).items()
+        if number != b"seq"
+    ]
+    assert kinds.count(b"deal") == 1
+    before = consistent().count()
+    await recover(store, db)
+    assert consistent().count() == before
+    assert not [key for key in keys_there(db) if b":b:" in key or key.endswith(b":out")]
+
+
+async def test_a_part_that_comes_minutes_after_its_deal_was_read_is_not_written(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch, consistent: Callable[[], Census]
+) -> None:
+    """Its shard may have written it, and have forgotten that it has."""
+    carry_out = deals.carry_out
+
+    async def stalled(of: Store, deal: deals.Deal, now_ms: int) -> dict[str, JobRecord]:
+        return await carry_out(of, deal, now_ms - 6 * MINUTE)
+
+    monkeypatch.setattr(deals, "carry_out", stalled)
+    with pytest.raises(BackendUnavailable) as failure:
+        await unconfirmed_batch(store)
+
+    assert failure.value.outcome == "unknown"
+    assert consistent().states == {}
+    monkeypatch.undo()
+    await recover(store, db)
+    assert consistent().count() == {"available": 2}

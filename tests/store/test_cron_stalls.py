@@ -9,12 +9,14 @@ import pytest
 
 from ojs_cluster.core.errors import Conflict
 from ojs_cluster.core.states import State
+from ojs_cluster.redis.durability import Durability, confirming
 from ojs_cluster.store import cron, jobs
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron_book import StoreBook
-from ojs_cluster.store.cron_fire import deliver, fire_due
+from ojs_cluster.store.cron_fire import deliver, fire_due, run_by_hand
+from ojs_cluster.store.cron_record import CronRecord
 from ojs_cluster.store.retention import purge_due
-from tests.store.jobs import DAY, MINUTE, ack, shard_of, take
+from tests.store.jobs import DAY, MINUTE, ack, clock_ms, shard_of, take
 from tests.store.test_cron import definition, look
 from tests.support.lossy import lossy
 from tests.support.mortal import dies_at
@@ -32,6 +34,15 @@ async def recover(store: Store, db: Any) -> None:
     await look(store)
 
 
+async def die_owing(store: Store) -> CronRecord:
+    """A leader dies right after it has claimed the tick, whose job is owed then."""
+    at = 1
+    while (claimed := await cron.get(store, "daily")).owed is None:
+        assert await dies_at(store, at, True, fire)
+        at += 1
+    return claimed
+
+
 async def fire(store: Store) -> None:
     await fire_due(StoreBook(store), 10)
 
@@ -42,10 +53,7 @@ async def test_a_leader_that_stalls_does_not_run_a_tick_again_when_its_retention
     store = replace(store, settings=replace(store.settings, retention_completed_ms=1000))
     await cron.register(store, definition())
     await come(store, db)
-    at = 1
-    while (stalled := await cron.get(store, "daily")).owed is None:
-        assert await dies_at(store, at, True, fire)
-        at += 1
+    stalled = await die_owing(store)
     await recover(store, db)
     [job] = await take(store, "reports")
     await ack(store, job)
@@ -71,3 +79,49 @@ async def test_a_lost_reply_to_a_registration_does_not_move_its_tick(store: Stor
 
     assert client.lost == ["cron_put"]
     assert after.next_ms == before.next_ms
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_a_run_that_no_replica_confirmed_stays_owed_until_it_is_delivered_again(
+    store: Store, db: Any, by_hand: bool
+) -> None:
+    """A node may still forget the job: what is owed remembers it."""
+    record, _ = await cron.register(store, definition())
+    if not by_hand:
+        await come(store, db)
+    with confirming(Durability.REPLICA) as request:
+        if by_hand:
+            await run_by_hand(StoreBook(store), record)
+        else:
+            await fire(store)
+
+    assert request.doubt is not None
+    owed = (await cron.get(store, "daily")).owed
+    assert owed is not None
+    assert (await jobs.get(store, owed.job_id)).state is State.AVAILABLE
+    await recover(store, db)
+    assert (await cron.get(store, "daily")).owed is None
+    assert [job.id for job in await take(store, "reports", count=9)] == [owed.job_id]
+
+
+async def test_a_failure_after_a_success_is_put_off_as_shortly_as_the_first(
+    store: Store, db: Any
+) -> None:
+    meta = store.keys.meta
+
+    async def fail(pause_ms: int) -> None:
+        """Fail, and see that it is put off for so long."""
+        owed = (await cron.get(store, "daily")).owed
+        before = await clock_ms(store, meta.slot)
+        await StoreBook(store).settle("daily", "failed", owed.job_id if owed else "")
+        not_before = int(db.hget(meta.cron("daily"), "nb"))
+        assert before + pause_ms <= not_before <= await clock_ms(store, meta.slot) + pause_ms
+
+    await cron.register(store, definition())
+    await come(store, db)
+    await die_owing(store)
+    for pause_ms in (500, 1000, 2000):
+        await fail(pause_ms)
+    await recover(store, db)
+    assert len(await take(store, "reports")) == 1
+    await fail(500)

@@ -439,3 +439,17 @@ async def test_retention_of_an_expired_job_is_that_of_a_discarded_one(
         (await jobs.get(store, job.id)).finished_ms or 0
     )
     assert kept == store.settings.retention_discarded_ms
+
+
+async def test_timeouts_of_one_sweep_are_repeated_at_different_times(store: Store, db: Any) -> None:
+    hourly = {"initial_interval": "PT1H", "max_interval": "PT10H"}
+    options: dict[str, Any] = {"timeout_ms": MINUTE, "visibility_timeout_ms": HOUR, "retry": hourly}
+    ids = [(await put(store, **options)).id for _ in range(9)]
+    assert len(await take(store, count=9)) == 9
+    for job_id in ids:
+        age_job(db, shard_of(store), job_id, 2 * MINUTE)
+
+    await reap_all(store)
+
+    delays = {(await jobs.get(store, job_id)).retry_delay_ms for job_id in ids}
+    assert len(delays) > 1

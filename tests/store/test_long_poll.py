@@ -13,6 +13,7 @@ import trio
 
 from ojs_cluster.core.states import State
 from ojs_cluster.redis import Client
+from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import jobs, queues, wake
 from ojs_cluster.store.activate import activate
 from ojs_cluster.store.context import Store
@@ -375,6 +376,25 @@ class DeafClient:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
+
+
+async def test_a_waiter_looks_again_when_its_subscription_was_interrupted(
+    store: Store, backend: Embedded, db: Any, waiters: Waiters
+) -> None:
+    """A wake-up may have been published while nothing was subscribed."""
+    job = await put(store)
+    key = shard_of(store).available(QUEUE)
+    [(member, score)] = db.zrange(key, 0, -1, withscores=True)
+    db.delete(key)
+
+    async def come_back_unheard() -> None:
+        db.zadd(key, {member: score})
+        for node in backend.masters():
+            with node.client() as admin:
+                admin.client_kill_filter(_type="pubsub")
+
+    got = await served_after(store, waiters, come_back_unheard)
+    assert [found.id for found in got] == [job.id]
 
 
 async def test_an_idle_wait_does_not_poll(store: Store, waiters: Waiters) -> None:

@@ -14,6 +14,8 @@ from ojs_cluster.redis.durability import Durability, confirming
 from ojs_cluster.store.context import Effect, Store
 from ojs_cluster.store.fanout import WIDTH
 from ojs_cluster.store.outbox import deliver, drain
+from tests.store.jobs import clock_ms
+from tests.support.lossy import lossy
 
 
 def owe(db: Any, shard: Shard, *kinds: str) -> Sequence[bytes]:
@@ -103,3 +105,32 @@ async def test_effects_of_one_script_are_carried_out_side_by_side(store: Store, 
     with trio.fail_after(60):
         await deliver(with_effects(store, meet=meet), shard, owed)
     assert not db.exists(shard.outbox, shard.out)
+
+
+async def fails(_store: Store, _shard: Shard, _payload: bytes) -> None:
+    raise RuntimeError("no")
+
+
+async def test_an_effect_that_fails_is_tried_again_after_half_a_second_then_after_twice_that(
+    store: Store, db: Any
+) -> None:
+    shard = store.keys.shard(3)
+    owed = owe(db, shard, "fails")
+    for attempts, pause_ms in ((1, 500), (2, 1000), (3, 2000)):
+        before = await clock_ms(store, shard.slot)
+        await deliver(with_effects(store, fails=fails), shard, owed)
+        after = await clock_ms(store, shard.slot)
+        assert before + pause_ms <= db.zscore(shard.out, "1") <= after + pause_ms
+        assert db.hget(shard.outbox, "1") == b"fails %d 1" % attempts
+
+
+async def test_a_failure_whose_record_is_not_answered_counts_as_one_attempt(
+    store: Store, db: Any
+) -> None:
+    shard = store.keys.shard(3)
+    owed = owe(db, shard, "fails")
+    flaky, client = lossy(with_effects(store, fails=fails), "outbox_settle")
+    await deliver(flaky, shard, owed)
+
+    assert client.lost == ["outbox_settle"]
+    assert db.hget(shard.outbox, "1") == b"fails 1 1"

@@ -24,6 +24,7 @@ from tests.store.jobs import (
     QUEUE,
     ack,
     active,
+    clock_ms,
     envelope,
     foreign_id,
     home_id,
@@ -341,3 +342,17 @@ async def test_what_the_envelope_says_of_uniqueness_stays(store: Store) -> None:
     job = await once(store, keys=["args"], period="PT1H")
     shown = json.loads(job.json())["unique"]
     assert (shown["keys"], shown["period"]) == (["type", "args"], "PT1H")
+
+
+async def test_a_claimed_lock_is_good_for_two_minutes(store: Store) -> None:
+    fingerprint = "0" * 64
+    shard = store.keys.shard_of_fingerprint(fingerprint)
+    job = new_job(unique={})
+    assert job.unique is not None
+
+    before = await clock_ms(store, shard.slot)
+    claimed = await unique.claim(store, Want(fingerprint, home_id(store), 0), job.unique)
+    after = await clock_ms(store, shard.slot)
+
+    assert claimed.existing is None
+    assert before + 2 * MINUTE <= claimed.lapses <= after + 2 * MINUTE

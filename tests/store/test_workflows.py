@@ -38,6 +38,7 @@ from tests.store.workflow_jobs import (
     step_states,
 )
 from tests.support.invariants import Census
+from tests.support.lossy import lossy
 from tests.support.timeshift import age_job
 
 
@@ -299,3 +300,16 @@ async def test_the_list_is_newest_first_and_in_pages(store: Store) -> None:
     assert {workflow.id for workflow in [*first, *rest]} == set(made)
     times = [workflow.created_ms for workflow in [*first, *rest]]
     assert times == sorted(times, reverse=True)
+
+
+async def test_a_step_that_ended_is_recorded_at_once_though_the_reply_is_lost(
+    store: Store, db: Any
+) -> None:
+    await chain(store, step("a"), step("b"))
+    flaky, client = lossy(store, "workflow_record", times=1)
+
+    assert await run_one(flaky) == "a"
+
+    assert client.lost == ["workflow_record"]
+    assert [job.type for job in await take(store)] == ["b"]
+    assert_nothing_owed(store, db)

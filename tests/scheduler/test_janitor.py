@@ -1,0 +1,26 @@
+"""The janitor's sweeps that no deadline of the store paces."""
+
+from __future__ import annotations
+
+from ojs_cluster.keys import Keyspace
+from ojs_cluster.server.embedded import Embedded
+from scheduler.janitor import retire_step
+from tests.scheduler.running import store_at
+from tests.support.servers import observer
+
+
+async def test_more_than_a_page_of_idle_queues_is_retired_page_by_page(backend: Embedded) -> None:
+    meta = Keyspace(64).meta
+    async with store_at(backend.url) as store:
+        with observer(backend) as db:
+            db.zadd(meta.queues, {f"idle{number:03}": 0 for number in range(250)})
+            step = retire_step(store)
+
+            first, second, third = [await step(0) for _ in range(3)]
+
+            assert [tick.done for tick in (first, second, third)] == [100, 100, 50]
+            assert first.next_ms == second.next_ms == 100, "the next page comes soon"
+            assert third.next_ms is None, "the next round comes late"
+            assert not db.exists(meta.queues)
+            db.zadd(meta.queues, {"idle": 0})
+            assert (await step(0)).done == 1
