@@ -70,7 +70,10 @@ class StoreWard:
 
     async def recover(self, shard: int, lost: DeadWorker, cursor: str) -> tuple[int, str | None]:
         """Take a bounded number of jobs."""
-        return await workers.recover(self.store, self.store.keys.shard(shard), lost, cursor)
+        recovered, following = await workers.recover(
+            self.store, self.store.keys.shard(shard), [lost], cursor
+        )
+        return recovered[lost.id], following
 
     async def bury(self, shard: int, lost: DeadWorker) -> None:
         """Remove the mark."""

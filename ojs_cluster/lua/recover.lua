@@ -1,47 +1,37 @@
--- Transition: active -> available | discarded, for jobs of a worker that died.
--- Pre:  the lease was last given or extended before the worker's death: a worker that came back
---       keeps what it has taken since.
--- Post: of the `limit` active jobs after `cursor`, none is held by the dead worker.
+-- Transition: active -> available | discarded, for jobs of workers that died.
+-- Pre:  the lease was last given or extended before its worker's death: a worker that came back keeps
+--       what it has taken since.
+-- Post: of the active jobs that the call has walked through, none is held by a dead worker.
 -- KEYS: 1..7 the shard's act, run, exp, due, fin, dead, ev.
--- ARGV: 1 events kept, 2 worker id, 3 ms of its death, 4 cursor (a deadline in ms, '' to begin),
---       5 limit, 6 errors kept, 7 ms to keep discarded, 8 ms to keep dead letters,
---       9 dead letters kept per queue.
--- Returns: {jobs recovered, next cursor or '', effects}
---@include keys now look last job sound counts event deadline effect available finish backoff non_retryable fate graves fail
-local limits = {ARGV[7], ARGV[8], tonumber(ARGV[9])}
-local after = ARGV[4] == '' and '-inf' or '(' .. ARGV[4]
-local page = redis.call('ZRANGEBYSCORE', ACTIVE, after, '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[5])
-if #page == 0 then return {0, '', effects} end
--- Whole milliseconds only: what shares the last score of the page is read with it, so the cursor
--- is a score and cannot skip or repeat a job.
-local last = page[#page]
-local found = redis.call('ZRANGEBYSCORE', ACTIVE, after, last)
-
--- Fields that were read prove that a job is here; an active job has always started.
-local taken, ends = {}, {}
-for _, id in ipairs(found) do
-    local held = redis.call('HMGET', job_key(id), F.worker, F.started, F.extended)
-    local since = math.max(tonumber(held[2]) or 0, tonumber(held[3]) or 0)
-    if not held[2] then
-        want(job_key(id))
-    elseif held[1] == ARGV[2] and since <= tonumber(ARGV[3]) then
-        local job = load_job(job_key(id))
-        if is_sound(job) then -- else the reaper meets it when its lease ends
-            taken[#taken + 1] = id
-            ends[#ends + 1] = {job, fate_of_loss(job, 'worker_lost')}
-            want(available_key(job[F.queue]))
-        end
-    end
+-- ARGV: 1 events kept, 2 cursor ('' to begin), 3 active jobs to walk through, 4 errors kept,
+--       5 ms to keep discarded, 6 ms to keep dead letters, 7 dead letters kept per queue,
+--       then per dead worker: id, ms of its death.
+-- Returns: {next cursor or '', effects, then the worker of each job that was recovered}
+--@include keys now look last job sound counts event deadline effect available finish backoff non_retryable fate graves fail walk
+local limits, died = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}
+for i = 8, #ARGV, 2 do died[ARGV[i]] = tonumber(ARGV[i + 1]) end
+local names = {F.started, F.worker, F.extended}
+local taken, cursor = walk_active(ARGV[2], ARGV[3], names, function(found)
+    local since = math.max(tonumber(found[1]) or 0, tonumber(found[3]) or 0)
+    return died[found[2]] and since <= died[found[2]]
+end)
+local ends = {}
+for i, item in ipairs(taken) do
+    ends[i] = {item.job, fate_of_loss(item.job, 'worker_lost')}
+    want(available_key(item.job[F.queue]))
 end
 look_at_ends(ends, limits[3])
 
-local error = server_error('worker_lost', 'the worker stopped sending heartbeats')
+local error, reply = server_error('worker_lost', 'the worker stopped sending heartbeats'), {cursor, effects}
 gather()
-for i, id in ipairs(taken) do lose_lease(id, job_key(id), ends[i][1], error, tonumber(ARGV[6])) end
-for i, id in ipairs(taken) do
-    go_on_without_lease(id, job_key(id), ends[i][1], error, ends[i][2], limits)
+for _, item in ipairs(taken) do
+    reply[#reply + 1] = item.job[F.worker]
+    lose_lease(item.id, job_key(item.id), item.job, error, tonumber(ARGV[4]))
+end
+for i, item in ipairs(taken) do
+    go_on_without_lease(item.id, job_key(item.id), item.job, error, ends[i][2], limits)
 end
 write_events()
 settle()
 settle_counts()
-return {#taken, last, effects}
+return reply

@@ -6,7 +6,10 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
+
+import trio
 
 from ojs_cluster.core.ids import OrderedIds
 from ojs_cluster.keys import Keyspace, Shard
@@ -15,6 +18,7 @@ from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.store.contacts import FetchContacts
 from ojs_cluster.store.hints import Hints, LimitedQueues
+from ojs_cluster.store.lost_fetches import LostFetches, Release
 from ojs_cluster.store.partitions import Partitions
 from ojs_cluster.store.registry import QueueRegistry
 from ojs_cluster.store.scripts import load_scripts
@@ -92,6 +96,7 @@ class Store:
     partitions: Partitions = field(default_factory=Partitions)
     hints: Hints = field(default_factory=Hints)
     limited: LimitedQueues = field(default_factory=LimitedQueues)
+    lost_fetches: LostFetches = field(default_factory=LostFetches)
 
     async def run(
         self,
@@ -151,14 +156,33 @@ async def open_store(
     settings = settings or StoreSettings()
     keys = Keyspace(shards)
     async with open_client(replace(redis, marks=keys.marks)) as client:
-        # Not at the top: what carries out effects is itself made of store functions.
+        # Not at the top: these are themselves made of store functions.
         from ojs_cluster.store.effects import EFFECTS
+        from ojs_cluster.store.nack import release_lost
 
         store = Store(client, keys, settings, load_scripts(prelude), EFFECTS, OrderedIds(shards))
         await _check_schema(store, shards)
         await check_eviction(store)
         await store.partitions.read(store)
-        yield store
+        async with _releasing(store.lost_fetches, partial(release_lost, store)):
+            yield store
+
+
+@asynccontextmanager
+async def _releasing(lost: LostFetches, release: Release) -> AsyncIterator[None]:
+    """Release the jobs of lost fetches while the block runs, and once more at its end."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        # As in ``open_client``: what the block raises is carried past the nursery, unwrapped.
+        try:
+            nursery.start_soon(lost.run, release)
+            yield
+            await lost.finish(release)
+        except Exception as error:
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
 
 
 async def _check_schema(store: Store, shards: int) -> None:

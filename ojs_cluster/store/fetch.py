@@ -8,8 +8,9 @@ from typing import Any
 
 import trio
 
-from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.errors import BackendUnavailable, OJSError
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.errors import ReplyTooLarge
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.nack import release as release_one
@@ -54,8 +55,8 @@ async def fetch(
 
     Raises
     ------
-    BackendUnavailable: Redis did not answer in time, and no job was had before that. A job whose
-        reply was lost is available again when its lease ends.
+    BackendUnavailable: Redis did not answer in time, and no job was had before that. Jobs whose
+        reply was lost are released as soon as their shard answers again (``lost_fetches``).
     """
     try:
         return await fetch_unless_quiet(store, queues, count, worker_id, visibility_timeout_ms)
@@ -102,14 +103,29 @@ async def fetch_unless_quiet(
 async def release(store: Store, jobs: Iterable[JobRecord]) -> None:
     """Give back jobs that a vanished client never saw: to the front, their attempt undone.
 
-    Never raises: a job that cannot be given back is available again when its lease ends.
+    Never raises: jobs that cannot be given back in time are left to ``lost_fetches``.
     """
+    left = list(jobs)
     with trio.move_on_after(RELEASE_S, shield=True):
-        for job in jobs:
+        while left:
             try:
-                await release_one(store, job)
+                await release_one(store, left[-1])
+            except BackendUnavailable:
+                break
             except OJSError:
-                continue
+                pass  # the lease is over
+            left.pop()
+    for job in left:
+        if job.lease_id is not None:
+            for shard in _shards_of(store, job):
+                store.lost_fetches.note(shard, job.lease_id.encode())
+
+
+def _shards_of(store: Store, job: JobRecord) -> list[Shard]:
+    """Where a job may lie: one shard unless its queue has partitions and its id is a client's."""
+    shards = store.keys.partitions(job.queue, store.partitions.layout(job.queue).open)
+    named = store.keys.shard_of_id(job.id)
+    return [named] if named in shards else shards
 
 
 def _stages(store: Store, queues: Sequence[str]) -> list[tuple[list[Shard], list[str]]]:
@@ -197,11 +213,16 @@ class _Asking:
             *queues,
         ]
         limited = store.limited.among(shard, queues)
-        reply = await store.run(shard, "fetch_any" if limited else "fetch", keys, args)
-        if reply[1] in (b"any", b"limited"):
-            if reply[1] == b"limited":
-                store.limited.note(shard, queues)
-            reply = await store.run(shard, "fetch_any", keys, args)
+        try:
+            reply = await store.run(shard, "fetch_any" if limited else "fetch", keys, args)
+            if reply[1] in (b"any", b"limited"):
+                if reply[1] == b"limited":
+                    store.limited.note(shard, queues)
+                reply = await store.run(shard, "fetch_any", keys, args)
+        except (BackendUnavailable, ReplyTooLarge) as error:
+            if isinstance(error, ReplyTooLarge) or error.outcome != "not_applied":
+                store.lost_fetches.note(shard, prefix)
+            raise
         if reply[1] == b"quiet":
             raise Quiet
         if reply[1]:

@@ -11,12 +11,17 @@ from typing import Literal
 import msgspec
 
 from ojs_cluster.core.failure import Failure
+from ojs_cluster.keys import Shard
 from ojs_cluster.store.by_id import on_job
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.many import Outcome, Part, on_jobs
+from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.record import JobRecord
 
 _KEYS = ("due", "active", "running", "expiring", "finished", "dead", "events")
+
+WALKED = 500
+"""Active jobs that one call walks through in search of some: about one ms."""
 
 _How = Literal["fail", "requeue", "release"]
 
@@ -100,6 +105,36 @@ async def release(store: Store, job: JobRecord) -> None:
         [*_limits(store), _packed("release", None, job.lease_id)],
         idempotent=True,
     )
+
+
+async def release_lost(store: Store, shard: Shard, prefixes: Sequence[bytes]) -> list[bytes]:
+    """Undo fetches of one shard that were never answered: as if they had not been made.
+
+    Parameters
+    ----------
+    prefixes: what the lease ids of each fetch begin with, all of one length.
+
+    Returns the prefix of each job that was released.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time; some jobs may have been released.
+    """
+    keys = [shard.active, shard.running, shard.expiring, shard.finished, shard.events, shard.due]
+    released: list[bytes] = []
+    cursor = b""
+    while True:
+        cursor, owed, *found = await store.run(
+            shard,
+            "release_lost",
+            keys,
+            [store.settings.events_per_shard, cursor, WALKED, *prefixes],
+            idempotent=True,
+        )
+        await deliver(store, shard, owed)
+        released += found
+        if not cursor:
+            return released
 
 
 def _packed(

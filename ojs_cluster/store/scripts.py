@@ -20,7 +20,7 @@ from ojs_cluster.redis.script import Script
 VOLATILE = frozenset(
     {
         *("contact", "fetch", "fetch_any", "heartbeat", "lead"),
-        *("promote", "schema", "tidy"),
+        *("promote", "release_lost", "schema", "tidy"),
         *("archive_job", "archive_results", "cron_due", "find_dead", "look", "metrics"),
         *("limit_state", "limits_due"),
         *("old_claims", "outbox_due", "outbox_parked", "partitions", "peek", "queue_stats"),

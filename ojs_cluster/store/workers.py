@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +15,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.contacts import contact
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.nack import WALKED
 from ojs_cluster.store.outbox import deliver
 
 Desired = Literal["running", "quiet", "terminate"]
@@ -204,11 +207,26 @@ async def find_dead(
 
 
 async def recover(
-    store: Store, shard: Shard, worker: DeadWorker, cursor: str = "", limit: int = 500
-) -> tuple[int, str | None]:
-    """Take a dead worker's jobs of one shard from it; returns how many and where to go on."""
+    store: Store,
+    shard: Shard,
+    dead: Sequence[DeadWorker],
+    cursor: str = "",
+    limit: int = WALKED,
+) -> tuple[Counter[str], str | None]:
+    """Take dead workers' jobs of one shard from them, by one walk for all.
+
+    Parameters
+    ----------
+    cursor: where to go on; '' begins. limit: active jobs to walk through, whoever holds them.
+
+    Returns how many jobs of each worker were recovered, and the next cursor.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
     settings = store.settings
-    reply = await store.run(
+    following, owed, *recovered = await store.run(
         shard,
         "recover",
         [
@@ -216,14 +234,15 @@ async def recover(
             *(shard.finished, shard.dead, shard.events),
         ],
         [
-            *(settings.events_per_shard, worker.id, worker.dead_ms, cursor, limit),
+            *(settings.events_per_shard, cursor, limit),
             *(settings.errors_kept, settings.retention_discarded_ms),
             *(settings.retention_dead_ms, settings.dead_letter_max),
+            *(arg for worker in dead for arg in (worker.id, worker.dead_ms)),
         ],
         idempotent=True,
     )
-    await deliver(store, shard, reply[2])
-    return int(reply[0]), reply[1].decode() or None
+    await deliver(store, shard, owed)
+    return Counter(name.decode() for name in recovered), following.decode() or None
 
 
 async def bury(store: Store, shard: Shard, worker: DeadWorker) -> None:

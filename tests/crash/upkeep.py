@@ -104,7 +104,7 @@ class DeadWorker:
         dead, _, _ = await workers.find_dead(store, home, 10)
         for worker in dead:
             for shard in store.keys:
-                await workers.recover(store, shard, worker)
+                await workers.recover(store, shard, [worker])
             await workers.bury(store, home, worker)
 
     async def happened(self, world: World, scene: Lost) -> bool:

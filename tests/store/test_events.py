@@ -247,7 +247,7 @@ async def loses_its_worker(store: Store, db: Any, _held: list[JobRecord]) -> lis
         await heartbeat(store, Beat("w1"))
     age_worker(db, home, "w1", HOUR)
     [dead], _, _ = await workers.find_dead(store, home, 10)
-    await workers.recover(store, shard_of(store), dead)
+    await workers.recover(store, shard_of(store), [dead])
     return ["job.failed", "job.enqueued"]
 
 

@@ -142,7 +142,7 @@ async def loses_its_worker(store: Store, db: Any, job: JobRecord) -> None:
         await heartbeat(store, Beat(job.worker_id))
     age_worker(db, home, job.worker_id, HOUR)
     [lost], _, _ = await workers.find_dead(store, home, 10)
-    await workers.recover(store, shard_of(store), lost)
+    await workers.recover(store, shard_of(store), [lost])
     await workers.bury(store, home, lost)
 
 

@@ -184,21 +184,6 @@ async def test_a_release_whose_reply_is_lost_undoes_the_attempt_once(
     consistent()
 
 
-async def test_a_fetch_whose_reply_is_lost_leaves_the_jobs_to_their_leases(
-    store: Store, db: Any, consistent: Check
-) -> None:
-    job = await put(store)
-    flaky, _ = lossy(store, "fetch", times=1)
-    with pytest.raises(BackendUnavailable):
-        await take(flaky)
-    assert (await jobs.get(store, job.id)).state is State.ACTIVE
-    age_job(db, shard_of(store), job.id, HOUR)
-    await reap_all(store)
-
-    assert [again.attempt for again in await take(store)] == [2]
-    consistent()
-
-
 async def test_a_fetch_keeps_what_it_has_when_a_later_shard_fails(
     store: Store, consistent: Check
 ) -> None:

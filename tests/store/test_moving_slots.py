@@ -28,6 +28,8 @@ from ojs_cluster.store.context import Store, StoreSettings, open_store
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.fetch import release
 from ojs_cluster.store.heartbeat import Beat, heartbeat
+from ojs_cluster.store.lost_fetches import PREFIX_BYTES
+from ojs_cluster.store.nack import release_lost
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.ticks import promote, reap
 from tests.redis.helpers import in_thread
@@ -192,11 +194,24 @@ async def meddle(store: Store, queue: str, ledger: Ledger) -> None:
     for step in (
         lambda: queues.stats(store, queue),
         lambda: queues.switch(store, queue, random.choice(["pause", "resume", "resume"])),
-        lambda: workers.recover(store, shard, workers.DeadWorker("w2", 2**53)),
+        lambda: workers.recover(store, shard, [workers.DeadWorker("w2", 2**53)]),
     ):
         await ledger.allow(step)
     await ledger.allow(lambda: take(store, queue, worker="w2", lease_ms=SHORT_MS))
+    await ledger.allow(lambda: fetch_and_forget(store, queue))
     await trio.sleep(0.03)
+
+
+async def fetch_and_forget(store: Store, queue: str) -> None:
+    """As if the reply to a fetch had been lost."""
+    prefixes = {lease(job)[:PREFIX_BYTES] for job in await take(store, queue, count=2)}
+    if prefixes:
+        await release_lost(store, store.keys.shard_of_queue(queue), list(prefixes))
+
+
+def lease(job: JobRecord) -> bytes:
+    assert job.lease_id is not None
+    return job.lease_id.encode()
 
 
 async def keep_up(store: Store, queue: str, ledger: Ledger) -> None:

@@ -46,7 +46,7 @@ from ojs_cluster.store.fetch import release
 from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.listing import JobFilter, list_jobs
 from ojs_cluster.store.locks import fence
-from ojs_cluster.store.nack import Nack, nack_many
+from ojs_cluster.store.nack import Nack, nack_many, release_lost
 from tests.store.archives import export_text, import_text
 from tests.store.hot_queues import spread
 from tests.store.jobs import (
@@ -276,9 +276,12 @@ async def worker_records(store: Store, db: Any) -> None:
     age_worker(db, home, "steady", HOUR)
     [dead], _, _ = await workers.find_dead(store, home, 10)
     for shard in store.keys:
-        await workers.recover(store, shard, dead)
+        await workers.recover(store, shard, [dead])
     await workers.bury(store, home, dead)
     age_worker(db, home, "steady", HOUR)
+    job = await active(store, "unanswered")
+    assert job.lease_id is not None
+    await release_lost(store, shard_of(store, "unanswered"), [job.lease_id.encode()])
 
 
 async def queue_upkeep(store: Store, db: Any) -> None:

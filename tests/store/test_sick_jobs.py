@@ -147,9 +147,9 @@ async def test_a_dead_workers_sick_job_is_left_to_its_lease(store: Store, db: An
     age_worker(db, home, "w1", HOUR)
     [dead], _, _ = await workers.find_dead(store, home, 10)
 
-    recovered, _ = await workers.recover(store, shard_of(store), dead)
+    recovered, _ = await workers.recover(store, shard_of(store), [dead])
 
-    assert recovered == 1
+    assert recovered == {"w1": 1}
     assert (await jobs.get(store, well.id)).state is State.AVAILABLE
     assert (await jobs.get(store, sick.id)).state is State.ACTIVE
 

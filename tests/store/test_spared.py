@@ -50,7 +50,7 @@ async def loses_its_worker(store: Store, db: Any, _job: JobRecord) -> None:
         await heartbeat(store, Beat("w1"))
     age_worker(db, home, "w1", HOUR)
     [dead], _, _ = await workers.find_dead(store, home, 10)
-    await workers.recover(store, shard_of(store), dead)
+    await workers.recover(store, shard_of(store), [dead])
 
 
 ENDS = (fails, is_given_back, was_never_delivered, loses_its_lease, takes_too_long)

@@ -59,8 +59,8 @@ async def bury_the_dead(store: Store) -> int:
 async def recover(store: Store, shard: Any, dead: DeadWorker, limit: int = 500) -> int:
     total, cursor = 0, ""
     while True:
-        done, following = await workers.recover(store, shard, dead, cursor, limit)
-        total += done
+        done, following = await workers.recover(store, shard, [dead], cursor, limit)
+        total += done[dead.id]
         if following is None:
             return total
         cursor = following

@@ -1,0 +1,41 @@
+-- Walks the active jobs of a shard in the order of their deadlines, a bounded number in each call.
+--
+-- An index of active jobs by worker, or by fetch, would make each search cheaper and every fetch and ack
+-- slower. Searches are rare, so they walk, and read of each job only what they compare (docs/adr/025).
+-- A cursor is the lower end of a ZRANGEBYSCORE over the deadlines: '' to begin, and '' at the end.
+local TAKEN_MOST, TAKEN_BYTES_MOST = 100, 1024 * 1024
+
+local function bytes_of(job)
+    local bytes = 0
+    for i = 2, #job.flat, 2 do bytes = bytes + #job.flat[i] end
+    return bytes
+end
+
+-- `names`: fields that are read of each job; `takes`: whether they are of a job that the caller wants.
+-- Returns the jobs that it wants, loaded, with their ids, and the next cursor.
+local function walk_active(cursor, limit, names, takes)
+    local from = cursor == '' and '-inf' or cursor
+    local page = redis.call('ZRANGEBYSCORE', ACTIVE, from, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
+    local last, rows = page[#page], page
+    local complete = #page < 2 * limit
+    -- Jobs that share the last deadline of the page are read with it, so that no cursor skips one.
+    if not complete then rows = redis.call('ZRANGEBYSCORE', ACTIVE, from, last, 'WITHSCORES') end
+    local taken, bytes = {}, 0
+    for i = 1, #rows, 2 do
+        local key = job_key(rows[i])
+        local found = redis.call('HMGET', key, unpack(names))
+        if not found[1] then
+            want(key)
+        elseif takes(found) then
+            -- Those that were taken leave the set, so the walk goes on from this deadline on.
+            if #taken == TAKEN_MOST or bytes >= TAKEN_BYTES_MOST then return taken, rows[i + 1] end
+            local job = load_job(key)
+            -- A malformed job is left to the reaper, which meets it when its lease ends.
+            if job and job[F.state] == 'active' and is_sound(job) then
+                bytes = bytes + bytes_of(job)
+                taken[#taken + 1] = {id = rows[i], job = job}
+            end
+        end
+    end
+    return taken, complete and '' or '(' .. last
+end
