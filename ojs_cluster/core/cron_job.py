@@ -77,14 +77,14 @@ def parse_cron(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> CronDefinition
     Raises InvalidPayload, InvalidRequest, ValidationFailed, Unsupported or PayloadTooLarge, all
     with ``details.field``.
     """
-    return _definition(rawjson.members(raw, depth=limits.depth), limits)
+    return _definition(rawjson.members(raw, limits), limits)
 
 
 def patch_cron(
     old: CronDefinition, raw: bytes, *, limits: Limits = DEFAULT_LIMITS
 ) -> CronDefinition:
     """``old`` with what the body of a PATCH changes. The name stays. Raises as `parse_cron`."""
-    changes = rawjson.members(raw, depth=limits.depth)
+    changes = rawjson.members(raw, limits)
     changes.pop("name", None)
     merged = {
         "name": Raw(orjson.dumps(old.name)),

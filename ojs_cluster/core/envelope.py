@@ -124,7 +124,7 @@ def parse_job(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NewJob:
     with ``details.field``.
     """
     _check_size(raw, limits)
-    return _job(members(raw, depth=limits.depth), limits)
+    return _job(members(raw, limits), limits)
 
 
 def parse_batch(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> list[NewJob]:
@@ -133,7 +133,7 @@ def parse_batch(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> list[NewJob]:
     The error is what `parse_job` raises, with the item's position in ``details.index``. Raises
     Duplicate when two items name the same id. The size of the whole body is the caller's business.
     """
-    jobs = members(raw, depth=limits.depth + 2).get("jobs")
+    jobs = members(raw, limits, around=2).get("jobs")
     items = None if jobs is None else array_items(jobs)
     if not items:
         raise InvalidRequest("jobs must be a non-empty array", field="jobs")
@@ -220,7 +220,12 @@ def _job(attributes: dict[str, Raw], limits: Limits) -> NewJob:
             ""
             if settings.unique is None
             else fingerprint(
-                settings.unique, job_type=job_type, queue=settings.queue, args=args, meta=spliced
+                settings.unique,
+                job_type=job_type,
+                queue=settings.queue,
+                args=args,
+                meta=spliced,
+                max_bytes=limits.fingerprint_bytes,
             )
         ),
     )

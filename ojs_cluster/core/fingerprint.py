@@ -4,6 +4,10 @@ The chosen dimensions as one JSON object, in the canonical form of RFC 8785 with
 with SHA-256. Two deviations, both so that different jobs never count as the same: an integer
 beyond 2^53 and a number beyond float64 keep all their digits (the RFC knows only doubles, in which
 neighbours become equal). Of a repeated key the last value counts, as everywhere in this server.
+
+The work is bounded, because it is done on the event loop: what is fingerprinted has at most
+``Limits.fingerprint_bytes``, and its text must be stream-safe (UAX #15, section 13). Normalisation
+sorts each run of combining marks, which takes quadratic time for a run of unbounded length.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any, Final
@@ -18,36 +23,70 @@ from typing import Any, Final
 import rfc8785
 
 from ojs_cluster.core.errors import ValidationFailed
+from ojs_cluster.core.limits import DEFAULT_LIMITS
 from ojs_cluster.core.rawjson import Raw, array_items, object_members
 from ojs_cluster.core.unique import UniquePolicy
 
 _EXACT: Final = 2**53 - 1
-_BEYOND: Final = "\x00number"
+_BEYOND: Final = "\x00number:"
+_MOST_MARKS: Final = 30
+"""Longest run of combining characters in stream-safe text (UAX #15, UAX15-D3)."""
+_LONGEST_EXPONENT: Final = 1000
+"""Characters; Python refuses to read an integer of more than 4300."""
+_SPELT: Final = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([-+]?[0-9]+))?")
 
 
 def fingerprint(
-    policy: UniquePolicy, *, job_type: str, queue: str, args: bytes, meta: bytes
+    policy: UniquePolicy,
+    *,
+    job_type: str,
+    queue: str,
+    args: bytes,
+    meta: bytes,
+    max_bytes: int = DEFAULT_LIMITS.fingerprint_bytes,
 ) -> str:
     """The fingerprint of a job under ``policy``: 64 hexadecimal digits.
 
-    ``args`` and ``meta`` are checked JSON. Raises ValidationFailed when ``args_keys`` names what is
-    not in args.
+    ``args`` and ``meta`` are checked JSON, of which at most ``max_bytes`` bytes may be chosen.
+    Raises ValidationFailed when ``args_keys`` names what is not in args, and when what is chosen is
+    too large or holds text that is not stream-safe.
     """
+    budget = _Budget(max_bytes)
     parts: dict[str, Any] = {"type": job_type}
     if "queue" in policy.keys:
         parts["queue"] = queue
     if policy.custom_key is not None:
-        parts["key"] = unicodedata.normalize("NFC", policy.custom_key)
+        parts["key"] = _text(policy.custom_key)
     elif "args" in policy.keys or policy.args_keys:
         # Keys without the dimension still say what tells jobs apart: to leave them out would make
         # duplicates of jobs that their producer takes for different ones.
-        parts["args"] = _args(policy.args_keys, args) if policy.args_keys else _value(args)
+        parts["args"] = (
+            _args(policy.args_keys, args, budget) if policy.args_keys else _value(args, budget)
+        )
     if "meta" in policy.keys:
-        parts["meta"] = _chosen(policy.meta_keys, object_members(meta) or {})
+        parts["meta"] = _chosen(policy.meta_keys, object_members(meta) or {}, budget)
     return hashlib.sha256(rfc8785.dumps(parts)).hexdigest()
 
 
-def _args(names: tuple[str, ...], args: bytes) -> dict[str, Any]:
+class _Budget:
+    """How many bytes may still be fingerprinted."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._left = size
+
+    def take(self, raw: bytes) -> None:
+        self._left -= len(raw)
+        if self._left < 0:
+            raise ValidationFailed(
+                f"what tells a unique job apart has at most {self._size} bytes: name fewer or "
+                "smaller values in unique.args_keys, or an unique.key of your own",
+                field="options.unique",
+                limit=self._size,
+            )
+
+
+def _args(names: tuple[str, ...], args: bytes, budget: _Budget) -> dict[str, Any]:
     """The named values. A name is a key of the first object in args that has it, or a position."""
     items = array_items(args) or []
     objects = [found for item in items if (found := object_members(item)) is not None]
@@ -61,30 +100,45 @@ def _args(names: tuple[str, ...], args: bytes) -> dict[str, Any]:
                 f"unique.args_keys names '{name}', which is not in args",
                 field="options.unique.args_keys",
             )
-        chosen[unicodedata.normalize("NFC", name)] = _value(bytes(piece))
+        chosen[_text(name)] = _value(bytes(piece), budget)
     return chosen
 
 
-def _chosen(names: Iterable[str], members: dict[str, Raw]) -> dict[str, Any]:
-    return {
-        unicodedata.normalize("NFC", name): _value(bytes(members[name]))
-        for name in names
-        if name in members
-    }
+def _chosen(names: Iterable[str], members: dict[str, Raw], budget: _Budget) -> dict[str, Any]:
+    return {_text(name): _value(bytes(members[name]), budget) for name in names if name in members}
 
 
-def _value(raw: bytes) -> Any:
+def _value(raw: bytes, budget: _Budget) -> Any:
+    budget.take(raw)
     return _normal(json.loads(raw, parse_int=_integer, parse_float=_real))
 
 
 def _normal(value: Any) -> Any:
     if isinstance(value, str):
-        return unicodedata.normalize("NFC", value)
+        return _text(value)
     if isinstance(value, list):
         return [_normal(item) for item in value]
     if isinstance(value, dict):
-        return {unicodedata.normalize("NFC", key): _normal(item) for key, item in value.items()}
+        return {_text(key): _normal(item) for key, item in value.items()}
     return value
+
+
+def _text(text: str) -> str:
+    """``text`` in NFC. Raises ValidationFailed when it is not stream-safe."""
+    if text.isascii():
+        return text
+    run = 0
+    for character in text:
+        # A character may decompose into marks, before or after one that is none.
+        for part in unicodedata.normalize("NFKD", character):
+            run = run + 1 if unicodedata.combining(part) else 0
+            if run > _MOST_MARKS:
+                raise ValidationFailed(
+                    f"a unique job's values have at most {_MOST_MARKS} combining characters in a "
+                    "row (UAX #15, stream-safe text)",
+                    field="options.unique",
+                )
+    return unicodedata.normalize("NFC", text)
 
 
 def _integer(text: str) -> Any:
@@ -92,14 +146,31 @@ def _integer(text: str) -> Any:
         number = int(text)
         if -_EXACT <= number <= _EXACT:
             return number
-    return {_BEYOND: text}  # JSON allows no leading zeros: the digits are canonical
+    return _beyond(text)
 
 
 def _real(text: str) -> Any:
     number = float(text)
     if math.isinf(number):
-        return {_BEYOND: text.lower()}
-    # 2e16 is what the integer of these digits is.
-    if number.is_integer() and abs(number) > _EXACT:
-        return {_BEYOND: str(int(number))}
+        return _beyond(text)
+    if abs(number) > _EXACT:
+        return _beyond(repr(number))
     return number
+
+
+def _beyond(spelt: str) -> str:
+    """A number by its significant digits and exponent: 2e16 and 20000000000000000 are the same.
+
+    The digits are never written out, which would take 300 of them for ``1e308``.
+    """
+    match = _SPELT.fullmatch(spelt)
+    assert match is not None  # noqa: S101 - JSON and repr() spell all numbers so
+    sign, whole, fraction, exponent = match[1], match[2], match[3] or "", match[4] or "0"
+    if len(exponent) > _LONGEST_EXPONENT:
+        return _BEYOND + spelt.lower()
+    digits = (whole + fraction).lstrip("0")
+    kept = digits.rstrip("0")
+    if not kept:
+        return _BEYOND + "0"
+    power = int(exponent) - len(fraction) + len(digits) - len(kept)
+    return f"{_BEYOND}{sign}{kept}e{power}"

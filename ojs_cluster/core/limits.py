@@ -12,7 +12,9 @@ MOST_BATCH_JOBS = 10_000
 class Limits:
     """Bounds on one request, in bytes unless said otherwise (spec: ojs-payload-limits).
 
-    ``depth`` counts nested arrays and objects, the body itself being the first level. Raises
+    ``depth`` counts nested arrays and objects, the body itself being the first level.
+    ``fingerprint_bytes`` bounds what tells unique jobs apart. ``number_digits`` bounds the digits
+    of one number: many JSON readers refuse a whole response for one that is too long. Raises
     ValueError above 500 levels, where decoding would meet Python's own limit on recursion.
     """
 
@@ -21,6 +23,8 @@ class Limits:
     batch_jobs: int = 1000
     depth: int = 64
     failure_bytes: int = 64 * 1024
+    fingerprint_bytes: int = 64 * 1024
+    number_digits: int = 1000
 
     def __post_init__(self) -> None:
         if not 1 <= self.depth <= 500:

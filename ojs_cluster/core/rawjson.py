@@ -14,14 +14,15 @@ the validator was refused: it rejects numbers outside of float64, which are vali
 from __future__ import annotations
 
 import re
+from functools import cache
 from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
 import orjson
 
-from ojs_cluster.core.errors import InvalidPayload
-from ojs_cluster.core.limits import DEFAULT_LIMITS
+from ojs_cluster.core.errors import InvalidPayload, ValidationFailed
+from ojs_cluster.core.limits import DEFAULT_LIMITS, Limits
 
 Raw = msgspec.Raw
 
@@ -31,6 +32,15 @@ _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL
 # Opening brackets become +1 and closing ones -1, read as signed bytes; the rest is deleted.
 _STEPS: Final = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
+MAX_KEY: Final = 32_768
+"""Longest key of an object in bytes, an escape counting as one. Readers of JSON have limits of
+their own on names, the strictest in wide use 50 000 characters."""
+_KEYS_IN_BOUNDS: Final = re.compile(
+    rb'(?:[^"]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"(?![ \t\r\n]*+:)'
+    rb'|"(?:[^"\\]|\\.){0,%d}+"[ \t\r\n]*+:)*+' % MAX_KEY,
+    re.DOTALL,
+)
+_KEY: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"[ \t\r\n]*+:', re.DOTALL)
 _PLAIN_KEY: Final = re.compile(r"[ !#-\[\]-~]*")
 
 _decode_object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -48,11 +58,15 @@ def _nesting_exceeds(raw: bytes, depth: int) -> bool:
     return max(accumulate(memoryview(steps).cast("b")), default=0) > depth
 
 
-def check_text(raw: bytes, *, depth: int = DEFAULT_LIMITS.depth) -> None:
-    """Check what msgspec does not: UTF-8 and nesting. Syntax is checked when ``raw`` is decoded.
+def check_text(raw: bytes, limits: Limits = DEFAULT_LIMITS, *, around: int = 0) -> None:
+    """Check what msgspec does not. Syntax is checked when ``raw`` is decoded.
 
-    Raises InvalidPayload.
+    That is UTF-8, nesting, and the length of numbers and keys. ``around`` is how many levels lie
+    around what the limit on depth speaks of.
+
+    Raises InvalidPayload, and ValidationFailed for a number or a key that is too long.
     """
+    depth = limits.depth + around
     if not raw.isascii():
         try:
             raw.decode()
@@ -62,16 +76,54 @@ def check_text(raw: bytes, *, depth: int = DEFAULT_LIMITS.depth) -> None:
             ) from None
     if _nesting_exceeds(raw, depth):
         raise InvalidPayload(f"the JSON nests deeper than {depth} levels", field="body")
+    if len(raw) > limits.number_digits:
+        _check_numbers(raw, limits.number_digits)
+    if len(raw) > MAX_KEY and _KEYS_IN_BOUNDS.fullmatch(raw) is None:
+        _check_keys(raw)
 
 
-def members(raw: bytes, *, depth: int = DEFAULT_LIMITS.depth) -> dict[str, Raw]:
+def _check_numbers(raw: bytes, most: int) -> None:
+    """Refuse a number of more than ``most`` digits: one would make a whole page of jobs unreadable.
+
+    Raises ValidationFailed.
+    """
+    outside = _STRING.sub(b" ", raw)
+    for match in _number_longer_than(most).finditer(outside):
+        digits = len(match[0].translate(None, b"-+.eE"))
+        if digits > most:
+            raise ValidationFailed(
+                f"a number has at most {most} digits, not {digits}: send it as a string",
+                field="body",
+                limit=most,
+            )
+
+
+@cache
+def _number_longer_than(most: int) -> re.Pattern[bytes]:
+    return re.compile(rb"[-+.0-9eE]{%d,}+" % (most + 1))
+
+
+def _check_keys(raw: bytes) -> None:
+    """Find out whether it is a key that is too long, or no JSON, which the decoder tells better.
+
+    Raises ValidationFailed.
+    """
+    match = _KEYS_IN_BOUNDS.match(raw)
+    if match is not None and _KEY.match(raw, match.end()) is not None:
+        raise ValidationFailed(
+            f"a key of an object has at most {MAX_KEY} characters", field="body", limit=MAX_KEY
+        )
+
+
+def members(raw: bytes, limits: Limits = DEFAULT_LIMITS, *, around: int = 0) -> dict[str, Raw]:
     """Check a whole request body and return its members, undecoded; of a repeated key the last.
 
-    Raises InvalidPayload when the body is empty, not strict JSON, or not an object.
+    Raises InvalidPayload when the body is empty, not strict JSON, or not an object, and what
+    `check_text` raises.
     """
     if not raw:
         raise InvalidPayload("the request needs a JSON body", field="body")
-    check_text(raw, depth=depth)
+    check_text(raw, limits, around=around)
     try:
         return _decode_object(raw)
     except msgspec.ValidationError:

@@ -55,7 +55,7 @@ def parse_workflow(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NewWorkflo
     Raises InvalidPayload, InvalidRequest, ValidationFailed, Unsupported or PayloadTooLarge, with
     ``details.field``, and nothing else: what was accepted can be run.
     """
-    attributes = members(raw, depth=limits.depth + 2 * MAX_LEVELS)
+    attributes = members(raw, limits, around=2 * MAX_LEVELS)
     name = _text(attributes.get("name"), "name")
     reader = _Reader(limits, _object(attributes.get("options"), "options"))
     reader.composite(attributes, -1, "", 1)

@@ -70,7 +70,7 @@ def decode(
         body = b"{}"
     else:
         require_json(request)
-        check_text(body, depth=limits.depth + around)
+        check_text(body, limits, around=around)
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:

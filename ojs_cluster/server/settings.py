@@ -72,6 +72,8 @@ class RequestLimits:
     max_meta_bytes: int
     max_batch: int
     max_depth: int
+    max_fingerprint_bytes: int
+    max_number_digits: int
 
     def core(self) -> Limits:
         """Limits of envelopes and batches."""
@@ -80,6 +82,8 @@ class RequestLimits:
             meta_bytes=self.max_meta_bytes,
             batch_jobs=self.max_batch,
             depth=self.max_depth,
+            fingerprint_bytes=self.max_fingerprint_bytes,
+            number_digits=self.max_number_digits,
         )
 
 

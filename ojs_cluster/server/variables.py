@@ -205,6 +205,20 @@ _LIMITS = (
         "64",
         "Nesting of a job's JSON.",
     ),
+    Variable(
+        "OJS_MAX_NUMBER_DIGITS",
+        "limits.max_number_digits",
+        accept.integer(least=20, most=4300),
+        "1000",
+        "Digits of one number in a request; longer ones make a page unreadable for many clients.",
+    ),
+    Variable(
+        "OJS_MAX_FINGERPRINT_BYTES",
+        "limits.max_fingerprint_bytes",
+        accept.integer(least=1024, most=_MIB),
+        "65536",
+        "What tells a unique job apart: its args, chosen meta or key.",
+    ),
 )
 
 _PROCESS = (

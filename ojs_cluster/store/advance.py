@@ -59,7 +59,13 @@ _CHUNK = 100
 _PLANS = 256
 _ERROR_BYTES = 2048
 # What was accepted under the limits of its time is not refused later.
-_NO_LIMITS = Limits(envelope_bytes=1 << 30, meta_bytes=1 << 30, depth=500)
+_NO_LIMITS = Limits(
+    envelope_bytes=1 << 30,
+    meta_bytes=1 << 30,
+    depth=500,
+    fingerprint_bytes=1 << 30,
+    number_digits=1 << 30,
+)
 
 
 @dataclass(frozen=True, slots=True)

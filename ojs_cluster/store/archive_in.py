@@ -45,7 +45,13 @@ _TRIES = 3
 _PLACES = 1 << 45
 _OF_A_LEASE = (f.WORKER, f.LEASE, f.DEADLINE, f.LEASE_MS, f.EXTENDED)
 _INDEXES = ("due", "expiring", "pending", "finished", "dead")
-_NO_LIMITS = RequestLimits(envelope_bytes=1 << 30, meta_bytes=1 << 30, depth=500)
+_NO_LIMITS = RequestLimits(
+    envelope_bytes=1 << 30,
+    meta_bytes=1 << 30,
+    depth=500,
+    fingerprint_bytes=1 << 30,
+    number_digits=1 << 30,
+)
 """What was accepted under the limits of its time is not refused later."""
 
 

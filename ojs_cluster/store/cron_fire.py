@@ -45,7 +45,13 @@ _LOOK_S = 2.0
 """A cron job whose shard does not answer is put off after this long: others wait for the step."""
 _LAPSES_MS = 20_000
 """A sixth of the time that such a job is kept at least (``lua/include/finish.lua``)."""
-_LIMITS = Limits(envelope_bytes=1 << 30, meta_bytes=1 << 30, depth=500)
+_LIMITS = Limits(
+    envelope_bytes=1 << 30,
+    meta_bytes=1 << 30,
+    depth=500,
+    fingerprint_bytes=1 << 30,
+    number_digits=1 << 30,
+)
 """The definition was checked when it was registered; a setting changed since loses no tick."""
 
 

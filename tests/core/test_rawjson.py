@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ojs_cluster.core.errors import InvalidPayload
-from ojs_cluster.core.rawjson import join, key, members, show, string, value
+from ojs_cluster.core.errors import InvalidPayload, ValidationFailed
+from ojs_cluster.core.limits import Limits
+from ojs_cluster.core.rawjson import MAX_KEY, join, key, members, show, string, value
 from tests.core import json_texts
 
 
@@ -135,20 +136,20 @@ def test_depth_is_counted_in_arrays_and_objects_alike(opening: bytes) -> None:
     levels = opening.count(b"[") + opening.count(b"{")
     closing = b"".join({ord("["): b"]", ord("{"): b"}"}.get(c, b"") for c in reversed(opening))
     fits = 12 // levels
-    assert members(b'{"x":' + opening * fits + b"1" + closing * fits + b"}", depth=13)
+    assert members(b'{"x":' + opening * fits + b"1" + closing * fits + b"}", Limits(depth=13))
     with pytest.raises(InvalidPayload, match="deeper than 12"):
-        members(b'{"x":' + opening * fits + b"1" + closing * fits + b"}", depth=12)
+        members(b'{"x":' + opening * fits + b"1" + closing * fits + b"}", Limits(depth=12))
 
 
 def test_width_does_not_count_as_depth() -> None:
-    assert members(b'{"x":[' + b"[[]],{}," * 5000 + b"1]}", depth=4)
+    assert members(b'{"x":[' + b"[[]],{}," * 5000 + b"1]}", Limits(depth=4))
     with pytest.raises(InvalidPayload, match="deeper than 3"):
-        members(b'{"x":[' + b"[[]],{}," * 5000 + b"1]}", depth=3)
+        members(b'{"x":[' + b"[[]],{}," * 5000 + b"1]}", Limits(depth=3))
 
 
 def test_brackets_inside_strings_do_not_count_as_depth() -> None:
     text = b'"' + b'[{\\"[' * 1000 + b'\\\\"'
-    assert bytes(members(b'{"x":' + text + b',"y":[1]}', depth=2)["x"]) == text
+    assert bytes(members(b'{"x":' + text + b',"y":[1]}', Limits(depth=2))["x"]) == text
 
 
 @pytest.mark.parametrize(
@@ -219,3 +220,46 @@ def test_error_messages_do_not_write_out_huge_numbers() -> None:
 
 def test_error_messages_cut_long_text() -> None:
     assert len(show("x" * 1000)) == 80
+
+
+@pytest.mark.parametrize(
+    "number",
+    [b"%b", b"-%b", b"%b.0", b"0.%b", b"1e%b", b"1E-%b", b"%be5"],
+)
+def test_numbers_have_a_bounded_number_of_digits(number: bytes) -> None:
+    limits = Limits(number_digits=20)
+
+    def body(digits: int) -> bytes:
+        rest = digits - sum(character in b"0123456789" for character in number.replace(b"%b", b""))
+        return b'{"text":"%b","args":[1,%b]}' % (b"7" * 100, number % (b"8" * rest))
+
+    assert members(body(20), limits)
+    with pytest.raises(ValidationFailed, match="at most 20 digits, not 21") as refused:
+        members(body(21), limits)
+    assert refused.value.details == {"field": "body", "limit": 20}
+
+
+def test_digits_in_strings_and_of_several_numbers_are_no_long_number() -> None:
+    many = b",".join([b"1234567890"] * 100)
+    assert members(
+        b'{"a":"%b","b":[%b],"c":"\\"%b"}' % (b"9" * 99, many, b"9" * 99), Limits(number_digits=10)
+    )
+
+
+@pytest.mark.parametrize("space", [b"", b" ", b"\t\n "])
+@pytest.mark.parametrize(("letter", "counts"), [(b"k", 1), (b'\\"', 1), ("é".encode(), 2)])
+def test_keys_have_a_bounded_length(letter: bytes, counts: int, space: bytes) -> None:
+    times = MAX_KEY // counts
+
+    def body(letters: bytes) -> bytes:
+        return b'{"a":["%b","x"],"o":[{"%b"%b:1}]}' % (letter * 2 * MAX_KEY, letters, space)
+
+    assert members(body(letter * times))
+    with pytest.raises(ValidationFailed, match="a key of an object has at most"):
+        members(body(letter * (times + 1)))
+
+
+def test_a_key_that_begins_with_a_colon_and_a_string_that_does_not_end_are_no_long_keys() -> None:
+    assert members(b'{"a":[%b],":k":1}' % b",".join([b"1"] * MAX_KEY))
+    with pytest.raises(InvalidPayload, match="not valid JSON"):
+        members(b'{"a":"%b' % (b"x" * 2 * MAX_KEY))

@@ -1,0 +1,97 @@
+"""Small requests that once kept a process busy for seconds, or made a page unreadable for others.
+
+CPU time is bounded with a wide margin: each of these took ten times the bound, or more.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from ojs_cluster.core.envelope import parse_job
+from ojs_cluster.core.errors import ValidationFailed
+from ojs_cluster.core.limits import DEFAULT_LIMITS
+from tests.http.api import Api
+
+_UNIQUE = b'"options":{"unique":{"keys":["args"]}}'
+_ROOM = DEFAULT_LIMITS.fingerprint_bytes - 100
+
+
+def _unique(args: bytes) -> bytes:
+    return b'{"type":"t","args":[%b],%b}' % (args, _UNIQUE)
+
+
+def _repeated(piece: bytes, size: int = _ROOM) -> bytes:
+    return b",".join([piece] * (size // (len(piece) + 1)))
+
+
+def _cpu_s(body: bytes) -> float:
+    began = time.process_time()
+    parse_job(body)
+    return time.process_time() - began
+
+
+@pytest.mark.parametrize("mark", ["\u0301", "\u0344", "\u0f73"])
+def test_long_runs_of_combining_marks_are_refused_before_they_are_sorted(mark: str) -> None:
+    """336 KB of them took 22 s to sort. Some of the marks decompose into several."""
+    text = ("a" + mark * 40_000).encode()[:_ROOM].decode("utf-8", "ignore")
+    body = _unique(json.dumps(text, ensure_ascii=False).encode())
+    with pytest.raises(ValidationFailed, match="combining characters in a row"):
+        parse_job(body)
+
+
+def test_text_in_many_scripts_is_stream_safe() -> None:
+    words = ["e\u0301", "한국어", "ห้องน้ำ", "Tiếng Việt", "नमस्ते", "עִבְרִית", "\ufdfa"]
+    words.append("a" + "\u0301" * 30)
+    assert parse_job(_unique(json.dumps(words, ensure_ascii=False).encode())).fingerprint
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"1e308", b"-1.7e308", b"1", b"[]", b"{}", b'""', b"9007199254740993", '"한\u0301"'.encode()],
+)
+def test_the_largest_fingerprint_is_bounded_work(piece: bytes) -> None:
+    body = _unique(_repeated(piece))
+    assert parse_job(body).fingerprint
+    assert min(_cpu_s(body) for _ in range(3)) < 0.5
+
+
+def test_what_is_too_large_to_be_fingerprinted_is_refused_with_the_way_out() -> None:
+    large = b'"%b"' % (b"x" * DEFAULT_LIMITS.fingerprint_bytes)
+    with pytest.raises(ValidationFailed, match=r"unique\.args_keys") as refused:
+        parse_job(_unique(large))
+    assert refused.value.details["field"] == "options.unique"
+    chosen = b'{"type":"t","args":[{"id":7,"blob":%b}],"options":{"unique":{"args_keys":["id"]}}}'
+    assert parse_job(chosen % large).fingerprint
+
+
+@pytest.mark.parametrize("path", ["/ojs/v1/jobs", "/ojs/v1/cron"])
+async def test_poison_is_422_and_nothing_is_stored(api: Api, path: str) -> None:
+    for args in (b"1" * 4301, b'"%b"' % ("\u0301" * 1000).encode()):
+        body = _unique(args)
+        if path.endswith("cron"):
+            template = b'"job_template":%b' % body
+            body = b'{"name":"poison","expression":"* * * * *",%b}' % template
+        reply = await api.call("POST", path, body)
+        assert (reply.status, reply.json["error"]["code"]) == (422, "validation_error"), reply.json
+    assert (await api.get("/ojs/v1/queues")).json["queues"] == []
+    assert (await api.get("/ojs/v1/cron")).json["crons"] == []
+
+
+async def test_a_result_with_a_number_that_clients_cannot_read_is_422(api: Api) -> None:
+    job = await api.enqueue(type="t", args=[])
+    fetched = await api.post("/ojs/v1/workers/fetch", {"queues": ["default"]})
+    lease = fetched.json["jobs"][0]["lease_id"]
+    for path in ("/ojs/v1/workers/ack", "/ojs/v1/workers/nack"):
+        member = b'"result"' if path.endswith("/ack") else b'"error"'
+        body = b'{"job_id":"%b","lease_id":"%b",%b:{"message":"m","n":%b}}' % (
+            job["id"].encode(),
+            lease.encode(),
+            member,
+            b"1" * 1001,
+        )
+        reply = await api.call("POST", path, body)
+        assert (reply.status, reply.json["error"]["code"]) == (422, "validation_error")
+    assert (await api.get(f"/ojs/v1/jobs/{job['id']}")).json["job"]["state"] == "active"
