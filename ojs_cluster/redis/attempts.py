@@ -78,6 +78,10 @@ class Attempts:
         if self._redirects > FREE_REDIRECTS:
             await self.pause()
 
+    def refusal(self, why: str) -> BackendUnavailable:
+        """The error for a call that ends because this try of it was not applied."""
+        return BackendUnavailable(why, outcome="unknown" if self._doubtful else "not_applied")
+
     def time_is_up(self, why_down: Exception | None) -> BackendUnavailable:
         """The error for a call that got no final answer in time."""
         unknown = self._doubtful or self.in_flight

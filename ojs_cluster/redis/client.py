@@ -219,7 +219,10 @@ class Client:
                         link = self._routes[slot]
                     if link is not None:
                         link = self._router.sure_link(link, durability)
-                    connection = await self._router.usable(link)
+                    try:
+                        connection = await self._router.usable(link)
+                    except BackendUnavailable as closed:
+                        raise attempts.refusal(closed.message) from closed
                     if connection is None:
                         asking = False  # the migration may have ended meanwhile: ask its source
                         continue
@@ -246,9 +249,7 @@ class Client:
                         self._router.want_refresh()
                     await attempts.pause()
                 elif answer.code in REFUSED_CODES:
-                    raise BackendUnavailable(
-                        f"Redis refuses writes ({answer.code})", outcome="not_applied"
-                    ) from answer
+                    raise attempts.refusal(f"Redis refuses writes ({answer.code})") from answer
                 elif stopped_by_moving_slot(answer):
                     if not looks_first:
                         attempts.accept_interrupted_script(answer)

@@ -16,6 +16,7 @@ import trio
 from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
 from ojs_cluster.core.states import State
 from ojs_cluster.store import dead_letter
+from ojs_cluster.store.begun import begun
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.listing import JobFilter, Place, walk
@@ -113,5 +114,6 @@ async def _retry(
         except (Conflict, Duplicate, NotFound) as error:
             failures.append((job_id, error.message))
 
-    await over_shards(job_ids, one)
+    with begun(when=len(job_ids) > 1):
+        await over_shards(job_ids, one)
     return failures

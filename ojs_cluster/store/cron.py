@@ -12,6 +12,7 @@ import msgspec
 from ojs_cluster.core.cron_job import CronDefinition, is_cron_name
 from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, ValidationFailed
 from ojs_cluster.store import jobs
+from ojs_cluster.store.begun import begun
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.cron_book import StoreBook
 from ojs_cluster.store.cron_fire import run_by_hand
@@ -161,8 +162,10 @@ async def trigger(store: Store, name: str) -> tuple[CronRecord, JobRecord]:
     for _ in range(_ROUNDS):
         run = await run_by_hand(book, await get(store, name))
         if run is not None:
-            job = await jobs.get(store, run.job_id)
-            return await get(store, name), msgspec.structs.replace(job, deduplicated=not run.own)
+            with begun():
+                job = await jobs.get(store, run.job_id)
+                cron = await get(store, name)
+            return cron, msgspec.structs.replace(job, deduplicated=not run.own)
     raise Conflict(f"cron job '{name}' is being changed by others", resource="cron job", id=name)
 
 

@@ -12,6 +12,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals, jobs, unique_retry
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.aliases import remove_due
+from ojs_cluster.store.begun import begun
 from ojs_cluster.store.by_id import on_job
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
@@ -193,7 +194,9 @@ async def _revive(store: Store, job_id: str, must_be: str) -> JobRecord:
     job = await on_job(
         store, "retry_dead", job_id, deals.REVIVE, [store.settings.events_per_shard, must_be, ""]
     )
-    await store.partitions.admit(store, await jobs.shard_of(store, job.queue, job_id), [job.queue])
+    with begun():
+        shard = await jobs.shard_of(store, job.queue, job_id)
+        await store.partitions.admit(store, shard, [job.queue])
     return job
 
 
@@ -212,7 +215,8 @@ async def delete(store: Store, job_id: str) -> JobRecord:
     except Conflict:
         raise NotFound("dead letter", job_id) from None
     if not job.hidden:
-        await remove_due(store, await jobs.shard_of(store, job.queue, job_id), job_id)
+        with begun():
+            await remove_due(store, await jobs.shard_of(store, job.queue, job_id), job_id)
     return job
 
 

@@ -27,6 +27,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store import batch, unique
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.aliases import AliasClaims, at_home, duplicate_id, earliest
+from ojs_cluster.store.begun import begun
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_many
 from ojs_cluster.store.locks import Want
@@ -265,34 +266,39 @@ async def _store_part(
         name, (keys, args) = "enqueue", command(store, shard, part, lapses=lapses, fences=fences)
     # An id of ours cannot be taken: what is there was written by the same call before.
     ours = all(job.id is None for job in jobs)
-    repeated = ours
+    unsure = False
     while True:
-        try:
-            reply = await store.run(shard, name, keys, args, idempotent=ours)
-        except BackendUnavailable as error:
-            if error.outcome != "unknown" or repeated:
-                raise
-            repeated = True  # the first try may have been applied; what is there then tells
-            continue
-        # A first try without an answer may still be on its way: then nothing is given back.
-        if reply[0] == b"lapsed":
-            if not repeated:
-                await claims.give_back()
-            raise Conflict("it is too late to store the job: what it claimed has lapsed")
-        if reply[0] == b"ok":
-            await follow_up(store, shard, reply)
-            store.hints.filled(store.keys, shard, {job.queue for job in part})
-            return written(part, reply)
-        job = part[int(reply[1]) - 1]
-        there = record(job.job_id, reply[2]).fields
-        if f.FENCE in there:
-            raise _Fenced(there[f.FENCE].decode())
-        if f.DEAL in there:
-            await batch.clear_way(store, shard, job.job_id, there[f.DEAL].decode())
-        elif repeated and is_same(job, there) and (ours or await _all_there(store, shard, part)):
-            return await read_back(store, shard, part)
-        else:
-            claims.keep(job.job_id)
-            if not repeated:
-                await claims.give_back()
-            raise duplicate_id(job.job_id, int(reply[1]) - 1, len(part))
+        with begun(when=unsure):
+            try:
+                reply = await store.run(shard, name, keys, args, idempotent=ours)
+            except BackendUnavailable as error:
+                if error.outcome != "unknown" or ours or unsure:
+                    raise
+                unsure = True  # the first try may have been applied; what is there then tells
+                continue
+            repeated = ours or unsure
+            # A first try without an answer may still be on its way: then nothing is given back.
+            if reply[0] == b"lapsed":
+                if not repeated:
+                    await claims.give_back()
+                raise Conflict("it is too late to store the job: what it claimed has lapsed")
+            if reply[0] == b"ok":
+                await follow_up(store, shard, reply)
+                store.hints.filled(store.keys, shard, {job.queue for job in part})
+                return written(part, reply)
+            job = part[int(reply[1]) - 1]
+            there = record(job.job_id, reply[2]).fields
+            if f.FENCE in there:
+                raise _Fenced(there[f.FENCE].decode())
+            if f.DEAL in there:
+                await batch.clear_way(store, shard, job.job_id, there[f.DEAL].decode())
+            elif (
+                repeated and is_same(job, there) and (ours or await _all_there(store, shard, part))
+            ):
+                with begun():
+                    return await read_back(store, shard, part)
+            else:
+                claims.keep(job.job_id)
+                if not repeated:
+                    await claims.give_back()
+                raise duplicate_id(job.job_id, int(reply[1]) - 1, len(part))

@@ -13,6 +13,7 @@ from ojs_cluster.core.states import TERMINAL, State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import pauses
 from ojs_cluster.store.aliases import remove_due
+from ojs_cluster.store.begun import begun
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
@@ -167,7 +168,8 @@ async def switch(store: Store, queue: str, action: Literal["pause", "resume"]) -
     )
     if first:
         await store.queues.created(store, [queue.encode()])
-    await pauses.mirror(store, queue)
+    with begun():
+        await pauses.mirror(store, queue)
     return int(now)
 
 
@@ -186,25 +188,30 @@ async def purge(store: Store, queue: str) -> tuple[int, int]:
         gone, rest = await _purge_in(store, shard, queue, deadline)
         removed, left = removed + gone, left + rest
 
-    await over_shards(await store.partitions.held(store, queue), purge_one)
+    shards = await store.partitions.held(store, queue)
+    # When one partition fails, jobs of others may be gone.
+    with begun(when=len(shards) > 1):
+        await over_shards(shards, purge_one)
     return removed, left
 
 
 async def _purge_in(store: Store, shard: Shard, queue: str, deadline: float) -> tuple[int, int]:
     removed = left = 0
     while True:
-        gone, foreign, left = await store.run(
-            shard,
-            "purge_queue",
-            [
-                *(shard.available(queue), shard.queue(queue)),
-                *(shard.finished, shard.dead, shard.expiring, shard.held(queue)),
-            ],
-            [_PURGE_CHUNK, shard.index, len(store.keys)],
-            idempotent=True,
-        )
+        with begun(when=removed > 0):
+            gone, foreign, left = await store.run(
+                shard,
+                "purge_queue",
+                [
+                    *(shard.available(queue), shard.queue(queue)),
+                    *(shard.finished, shard.dead, shard.expiring, shard.held(queue)),
+                ],
+                [_PURGE_CHUNK, shard.index, len(store.keys)],
+                idempotent=True,
+            )
         for job_id in foreign:
-            gone += await _purge_foreign(store, shard, job_id.decode())
+            with begun():
+                gone += await _purge_foreign(store, shard, job_id.decode())
         removed += gone
         if not gone or trio.current_time() >= deadline:
             return removed, left

@@ -15,6 +15,7 @@ from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.rate_limit import Limits, unpack_limits
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import shares
+from ojs_cluster.store.begun import begun
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.rate_tokens import run_limit, take_back
@@ -85,8 +86,10 @@ def usage(fields: dict[bytes, bytes], limits: Limits, active: int, now: int) -> 
     return Usage(limits, active, started, resets, next_ms)
 
 
-async def set_queue(store: Store, queue: str, limits: Limits) -> None:
+async def set_queue(store: Store, queue: str, limits: Limits) -> QueueLimits:
     """Set a queue's limits; empty ones take them back. Fetches obey from then on.
+
+    Returns them, and how far they are used.
 
     Raises
     ------
@@ -97,6 +100,8 @@ async def set_queue(store: Store, queue: str, limits: Limits) -> None:
     await store.queues.ensure(store, [queue])
     if await shares.put(store, queue, limits):
         await store.queues.created(store, [queue.encode()])
+    with begun():
+        return await of_queue(store, queue)
 
 
 async def of_queue(store: Store, queue: str) -> QueueLimits:
@@ -215,7 +220,8 @@ async def override(store: Store, key: str, limits: Limits, until_ms: int | None)
     await run_limit(store, "limit_set", key, ["override", packed, until_ms or ""])
     past = InvalidRequest("expires_at must be in the future", field="expires_at")
     try:
-        found = await of_key(store, key)
+        with begun():
+            found = await of_key(store, key)
     except NotFound:
         raise past if packed else NotFound("rate limit", key) from None
     if until_ms is not None and found.override_until_ms != until_ms:

@@ -18,6 +18,7 @@ from ojs_cluster.core.errors import ValidationFailed
 from ojs_cluster.core.partitions import Layout
 from ojs_cluster.core.rate_limit import Limits, unpack_limits
 from ojs_cluster.keys import Shard
+from ojs_cluster.store.begun import begun
 from ojs_cluster.store.fanout import over_shards
 
 if TYPE_CHECKING:
@@ -41,10 +42,12 @@ async def put(store: Store, queue: str, limits: Limits) -> bool:
     packed = limits.packed() if limits != Limits() else ""
     first = store.keys.shard_of_queue(queue)
     new = await _write(store, first, queue, packed, 0, layout.open)
-    await mirror(store, queue)
-    if packed and store.partitions.layout(queue).parts != layout.parts:
-        await _write(store, first, queue, "", 0, layout.open, seen=packed)
+    with begun():
         await mirror(store, queue)
+    if packed and store.partitions.layout(queue).parts != layout.parts:
+        with begun():
+            await _write(store, first, queue, "", 0, layout.open, seen=packed)
+            await mirror(store, queue)
         raise ValidationFailed(f"the partitions of queue '{queue}' have just been changed")
     return new
 

@@ -12,6 +12,7 @@ import trio
 
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.keys import Shard
+from ojs_cluster.store.begun import begun
 from ojs_cluster.store.contacts import contact
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.fanout import over_shards
@@ -87,7 +88,8 @@ async def direct(store: Store, worker_id: str, directive: Desired) -> Desired:
     if reply[0] == b"missing":
         raise NotFound("worker", worker_id)
     desired = _stricter(reply[2].decode(), reply[1].decode())
-    await _keep_marks(store, worker_id, desired, int(reply[3]), int(reply[0]))
+    with begun():
+        await _keep_marks(store, worker_id, desired, int(reply[3]), int(reply[0]))
     return desired
 
 
@@ -111,10 +113,12 @@ async def direct_all(store: Store, directive: Desired) -> tuple[int, int]:
             told += 1
 
     for shard in store.keys:
-        names: Any = await store.redis.call(
-            shard.slot, "ZRANGE", shard.workers, 0, -1, idempotent=True
-        )
-        await over_shards(names, tell)
+        with begun(when=told > 0):
+            names: Any = await store.redis.call(
+                shard.slot, "ZRANGE", shard.workers, 0, -1, idempotent=True
+            )
+            with begun(when=len(names) > 1):
+                await over_shards(names, tell)
     return told, left
 
 

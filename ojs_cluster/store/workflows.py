@@ -32,6 +32,7 @@ from ojs_cluster.core.workflow import (
 )
 from ojs_cluster.core.workflow_request import NewWorkflow
 from ojs_cluster.keys import Shard
+from ojs_cluster.store.begun import begun
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs import get as get_job
@@ -169,7 +170,8 @@ async def cancel(store: Store, workflow_id: str) -> WorkflowRecord:
         state = reply[1].decode()
         raise Conflict(f"workflow '{workflow_id}' is {state}", id=workflow_id, state=state)
     await deliver(store, home, reply[2])
-    return await get(store, workflow_id)
+    with begun():
+        return await get(store, workflow_id)
 
 
 async def end(store: Store, workflow_id: str, state: str, data: bytes) -> list[Any]:

@@ -309,6 +309,34 @@ async def test_full_memory_is_told_at_once_and_nothing_is_written(tmp_path: Path
             assert await client.call(0, b"GET", b"k") is None
 
 
+async def test_a_refusal_does_not_hide_that_an_earlier_try_was_sent(standalone: Embedded) -> None:
+    """The first try is applied and its reply lost; then the server is full and refuses it."""
+    async with (
+        proxied(standalone) as proxy,
+        open_client(settings_for(proxy.port, call_timeout_s=600)) as client,
+        trio.open_nursery() as nursery,
+    ):
+        proxy.stall()
+        outcomes: list[str] = []
+
+        async def caller() -> None:
+            with pytest.raises(BackendUnavailable, match="OOM") as caught:
+                await client.call(0, b"SET", b"n", 1, idempotent=True)
+            outcomes.append(caught.value.outcome)
+
+        nursery.start_soon(caller)
+        with standalone.nodes[0].client() as admin:
+            await eventually(lambda: bool(admin.exists("n")), what="the first try is applied")
+            admin.config_set("maxmemory", 1)
+            try:
+                proxy.cut()
+                proxy.resume()
+                await eventually(lambda: bool(outcomes), what="the second try is refused")
+            finally:
+                admin.config_set("maxmemory", 0)
+        assert outcomes == ["unknown"]
+
+
 async def test_paused_process_does_not_take_unread_replies_for_silence(
     standalone: Embedded,
 ) -> None:

@@ -125,8 +125,7 @@ async def set_queue(app: App, request: Request, name: str) -> Response:
         raise InvalidRequest(
             "give concurrency, rate or throttle; DELETE takes the limits back", field="concurrency"
         )
-    await store_limits.set_queue(app.store, name, limits)
-    return _queue(name, await store_limits.of_queue(app.store, name))
+    return _queue(name, await store_limits.set_queue(app.store, name, limits))
 
 
 async def get_queue(app: App, _request: Request, name: str) -> Response:
@@ -137,8 +136,8 @@ async def get_queue(app: App, _request: Request, name: str) -> Response:
 
 async def drop_queue(app: App, _request: Request, name: str) -> Response:
     """DELETE /ojs/v1/admin/queues/{name}/rate-limit. What its jobs declared stays."""
-    await store_limits.set_queue(app.store, check_queue(name, field="name"), Limits())
-    return _queue(name, await store_limits.of_queue(app.store, name))
+    check_queue(name, field="name")
+    return _queue(name, await store_limits.set_queue(app.store, name, Limits()))
 
 
 def _limits(app: App, request: Request) -> Limits:
