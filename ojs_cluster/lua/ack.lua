@@ -7,7 +7,7 @@
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 result JSON or '',
 --       5 ms to keep completed jobs.
 -- Returns: {'ok', fields} | {'any'}
---@include keys now job counts event finish holder
+--@include keys now job counts event finish leave holder
 local key, flat = KEYS[1], redis.call('HGETALL', KEYS[1])
 local job, id = {flat = flat}, string.sub(key, #P + 3)
 for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end

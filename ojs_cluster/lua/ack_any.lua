@@ -6,7 +6,7 @@
 --       5 ms to keep completed jobs.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state} | {'not_holder'}
---@include keys now look once job counts event deadline effect finish holder ack
+--@include keys now look once job counts event deadline effect finish leave holder ack
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end

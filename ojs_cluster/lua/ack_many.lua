@@ -6,7 +6,7 @@
 -- ARGV: 1 events kept, 2 ms to keep completed jobs, then per job: worker id or '', lease id or '',
 --       result JSON or ''.
 -- Returns: {effects, per job: {'ok', state} | as ack}
---@include keys now look last job counts event deadline effect finish holder ack
+--@include keys now look last job counts event deadline effect finish leave holder ack
 gather()
 local jobs, replies = {}, {effects}
 for i = 5, #KEYS do

@@ -7,7 +7,7 @@
 --       'available' when any other state is a conflict; '' when none is.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state}
---@include keys now look once job counts event deadline effect finish cancel
+--@include keys now look once job counts event deadline effect finish leave cancel
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end

@@ -5,7 +5,7 @@
 -- KEYS: 1 job, 2..3 the shard's fin, dead.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state}
---@include keys now look once job finish
+--@include keys now look once job finish leave
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end

@@ -8,8 +8,8 @@
 -- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c:, q:, h: and hq:.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
---       7 ms to keep discarded jobs, 8 this shard, then the queue names in order. (5 and hq: of KEYS,
---       and 7 and what follows of ARGV, are for fetch_any.lua, which is given the same.)
+--       7 ms to keep discarded jobs, 8 this shard, 9 see fetch_any.lua, then the queue names in order. (5
+--       and hq: of KEYS, and 7 and what follows of ARGV, are for fetch_any.lua, which is given the same.)
 -- Returns: {now, {}, 0, jobs that the first queue had, per job: id, fields as before, attempt, deadline,
 --           lease in ms} | {now, 'quiet'} | {now, 'limited'} for limits | {now, 'any'} for the rest
 --@include keys now last job event deadline size lease

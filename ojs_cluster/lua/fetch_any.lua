@@ -10,12 +10,13 @@
 -- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c:, q:, h: and hq:.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
---       7 ms to keep discarded jobs, 8 this shard, then the queue names in order.
--- Returns: {now, effects, 1 when there is more to look through, jobs that the first queue had,
+--       7 ms to keep discarded jobs, 8 this shard, 9 for how many keys tokens are asked that have no ask
+--       under way, 0: for the best jobs; then the queue names in order.
+-- Returns: {now, effects, 1 when there is more to look through or to ask for, jobs that the first queue had,
 --           per job: id, fields as before, attempt, deadline, lease in ms} | {now, 'quiet'}
---@include keys now look last job counts event deadline effect available finish sound promote lease gauges meter gate
+--@include keys now look last job counts event deadline effect available finish leave sound promote lease gauges meter gate
 gather()
---@include limit limit_close home hold size scan
+--@include limit limit_close home hold turn size scan
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
@@ -26,8 +27,8 @@ for _, id in ipairs(due) do
     if jobs[id] and jobs[id][F.limit] then look_at_home(jobs[id]) end
 end
 local queues = {}
-for q = 9, #ARGV do
-    local at = 8 + 4 * (q - 9)
+for q = 10, #ARGV do
+    local at = 8 + 4 * (q - 10)
     local queue = {name = ARGV[q], counts = KEYS[at], available = KEYS[at + 1],
         held = KEYS[at + 2], thirst = KEYS[at + 3], gate = load_gate(KEYS[at]), started = 0}
     table.insert(queues, queue)
@@ -36,7 +37,10 @@ end
 
 local found, more = scan(queues, jobs, wanted)
 for _, queue in ipairs(queues) do
-    if queue.visited then look_at_waiting(queue, room(queue.gate.meter, wanted)) end
+    if queue.visited then
+        queue.asks = asks_of(tonumber(ARGV[9]), room(queue.gate.meter, wanted))
+        look_at_waiting(queue, queue.asks)
+    end
 end
 look()
 if #due > 0 then
@@ -58,7 +62,7 @@ for _, item in ipairs(found) do
         take_out(EXPIRING, id)
         expire(id, key, job, ARGV[7])
     elseif not item.starts then
-        hold_back(queue, id, job)
+        hold_back(queue, id, job, item.score)
     else
         given, queue.started = given + 1, queue.started + 1
         take_out(queue.available, id)
@@ -75,7 +79,8 @@ close_homes()
 for _, queue in ipairs(queues) do
     pass_gate(queue.counts, queue.name, queue.gate, queue.started)
     if queue.visited then
-        ask_for_tokens(queue, room(queue.gate.meter, wanted), queue.bound)
+        local left = ask_for_tokens(queue, queue.asks, room(queue.gate.meter, wanted), queue.bound)
+        if left and queue.bound == math.huge and given < wanted then reply[3] = 1 end
         if redis.call('ZCARD', queue.held) > 0 then redis.call('HSET', queue.counts, 'hungry', now) end
     end
 end

@@ -8,7 +8,7 @@
 -- ARGV: 1 events kept, 2 '+' granted | '+w' granted, and its start counts | 'r<ms>' scheduled in so many
 --       ms | 'd<ms>' discarded, 3 ms to keep discarded jobs, 4 key, 5.. asks: id/number.
 -- Returns: effects
---@include keys now look last job counts event deadline effect available finish
+--@include keys now look last job counts event deadline effect available finish leave
 local GRANT_MS, HUNGRY_MS = 2000, 7000
 local key, queues, fits, stale = ARGV[4], {}, {}, ''
 for i = 5, #ARGV do
@@ -40,7 +40,6 @@ local function ask_no_more(queue, id, job)
     take_out(GRANTED, id)
     drop_fields(job_key(id), job, F.asked)
     redis.call('ZADD', unasked_key(queue, key), score, id)
-    redis.call('ZADD', thirst_key(queue), 'LT', score, key)
 end
 
 local verdict, delay = string.match(ARGV[2], '^(.)w?(%d*)$')
@@ -81,8 +80,7 @@ for queue, state in pairs(queues) do
             if other[2] then ask_no_more(queue, other[1], other[2]) end
         end
     end
-    local best = redis.call('ZRANGE', unasked_key(queue, key), 0, 0, 'WITHSCORES')
-    if best[2] then redis.call('ZADD', thirst_key(queue), 'LT', best[2], key) end
+    may_ask(queue, key, staying(asked_key(queue, key)) == 0)
 end
 if stale ~= '' then owe('tokens', key .. ' u' .. stale) end
 settle()

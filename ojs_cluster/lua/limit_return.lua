@@ -3,7 +3,7 @@
 --       ask once more, since asks may be lost with a master.
 -- KEYS: 1..3 the shard's grants, ob, out.  ARGV: 1 limit.
 -- Returns: {jobs, now, ms of the next or -1, effects}
---@include keys now look last first_left job deadline effect finish
+--@include keys now look last first_left job deadline effect finish leave
 local ids = redis.call('ZRANGEBYSCORE', GRANTED, '-inf', now, 'LIMIT', 0, ARGV[1])
 local jobs = load_jobs(ids)
 for _, job in pairs(jobs) do
@@ -25,7 +25,7 @@ for _, id in ipairs(ids) do
         take_out(available_key(queue), id)
         redis.call('ZADD', held_key(queue), score, id)
         redis.call('ZADD', unasked_key(queue, key), score, id)
-        redis.call('ZADD', thirst_key(queue), 'LT', score, key)
+        may_ask(queue, key, staying(asked_key(queue, key)) == 0)
         give_back(id, job, 'u')
     end
 end

@@ -8,7 +8,7 @@
 -- ARGV: 1 events kept, 2 errors kept, 3 ms to keep discarded, 4 ms to keep dead letters, 5 dead
 --       letters kept per queue, 6 the nack (see include/nack.lua) as msgpack.
 -- Returns: as ack.
---@include keys now look once job counts event deadline effect available finish backoff non_retryable fate graves fail holder nack
+--@include keys now look once job counts event deadline effect available finish leave backoff non_retryable fate graves fail holder nack
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end

@@ -3,7 +3,7 @@
 -- KEYS: 1..4 the shard's due, exp, fin, ev.
 -- ARGV: 1 events kept, 2 limit, 3 ms to keep discarded jobs.
 -- Returns: {jobs moved, now, ms of the next due job or -1, effects, sick jobs put aside}
---@include keys now look last first_left job counts event deadline effect available finish sound promote
+--@include keys now look last first_left job counts event deadline effect available finish leave sound promote
 gather()
 local ids, jobs, sick = look_at_due(tonumber(ARGV[2]))
 promote_due(ids, jobs, ARGV[3])

@@ -7,7 +7,7 @@
 --       6 ms to keep dead letters, 7 dead letters kept per queue.
 -- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects,
 --           sick jobs put aside}
---@include keys now look last first_left job sound counts event deadline effect available finish backoff non_retryable fate graves fail
+--@include keys now look last first_left job sound counts event deadline effect available finish leave backoff non_retryable fate graves fail
 local limit, chance, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local limits = {ARGV[5], ARGV[6], tonumber(ARGV[7])}
 

@@ -7,7 +7,7 @@
 --       when it lives here.
 -- ARGV: 1 events kept, 2 deal, 3 ms to keep cancelled jobs.
 -- Returns: {fields of the new job, none when it is gone, effects}
---@include keys now look last job counts event deadline effect available finish cancel enter
+--@include keys now look last job counts event deadline effect available finish leave cancel enter
 local key, old_key = KEYS[1], KEYS[10]
 local job = load_job(key, ARGV[2])
 if not job or not job[F.deal] then return {job and job.flat or {}, effects} end

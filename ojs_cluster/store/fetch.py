@@ -26,8 +26,12 @@ DELIVER_S = 1.0
 _ROUNDS = 4
 """How often one fetch asks one shard, when that leads to tokens or past many jobs that wait."""
 PASSING_S = 2.0
-"""For how long it goes on while that leads past jobs that wait: each is passed only once by all
-fetches together, so those behind them are reached."""
+"""For how long a fetch without jobs goes on while that leads past jobs that wait, or to rate limit
+keys that have not been asked. All fetches together pass a job once and ask a full key once, so the
+jobs behind them are reached."""
+_FIRST_WIDTH, _MOST_WIDTH = 8, 128
+"""For how many rate limit keys one call asks tokens when the best jobs had none. Four times as many
+each time: few tokens are asked in vain, and a thousand full keys are ten calls."""
 
 
 class Quiet(Exception):
@@ -168,24 +172,30 @@ class _Asking:
         ------
         Quiet, BackendUnavailable: as ``fetch_unless_quiet``.
         """
-        left, turn, began = 0, 0, trio.current_time()
+        left, turn, width, began = 0, 0, 0, trio.current_time()
         while True:
-            before = self.wanted
             # Shielded, because only the reply tells which jobs have a lease now. The Redis client
             # bounds the call.
             with trio.CancelScope(shield=True):
-                asked, more, left = await self._ask(shard, queues)
+                asked, more, left = await self._ask(shard, queues, width)
             await trio.lowlevel.checkpoint_if_cancelled()
-            hope = more or (asked and (self.wanted < before or turn == 0))
             turn += 1
-            passing = more and trio.current_time() - began < PASSING_S
-            if not hope or not self.wanted or (turn >= _ROUNDS and not passing):
+            passing = not self.jobs and trio.current_time() - began < PASSING_S
+            if not (asked or more) or not self.wanted or (turn >= _ROUNDS and not passing):
                 return left
+            width = min(max(_FIRST_WIDTH, width * 4), _MOST_WIDTH)
 
-    async def _ask(self, shard: Shard, queues: Sequence[str]) -> tuple[bool, bool, int]:
-        """Take what one shard gives. Returns whether it has asked for tokens, which may have come
-        by now; whether it has looked through so many jobs that have to wait that there may be
-        others behind them; and how many jobs the first queue has left."""
+    async def _ask(self, shard: Shard, queues: Sequence[str], width: int) -> tuple[bool, bool, int]:
+        """Take what one shard gives.
+
+        Returns whether it has asked for tokens, which may have come by now; whether there may be
+        jobs behind those that it has looked through, or keys to be asked; and how many jobs the
+        first queue has left.
+
+        Parameters
+        ----------
+        width: for how many keys that have no ask under way tokens are asked, 0: for the best jobs.
+        """
         store = self._store
         settings, asked_ms = store.settings, self._visibility_timeout_ms
         keys = [
@@ -210,6 +220,7 @@ class _Asking:
             settings.visibility_timeout_ms,
             settings.retention_discarded_ms,
             shard.index,
+            width,
             *queues,
         ]
         limited = store.limited.among(shard, queues)

@@ -33,6 +33,8 @@ from ojs_cluster.store import fields as f
 
 COUNTED = ("scheduled", "pending", "active", "retryable", "completed", "cancelled", "discarded")
 WAITING = ("available", "scheduled", "pending", "retryable")
+MOST_ASKED = 100
+"""Tokens of one key that one queue asks for at a time."""
 TERMINAL = ("completed", "cancelled", "discarded")
 
 Index = dict[str, float]
@@ -308,13 +310,20 @@ def _waits(id_: str, queue: str, job: dict[bytes, bytes], keys: _Keys) -> Iterat
 
 
 def _check_thirst(complain: Callable[[str], None], keys: _Keys) -> None:
-    """Whoever has not asked is found by the next fetch, unless very many have."""
+    """A fetch finds the keys that it may ask for, those without an unanswered ask first.
+
+    The sign of a key's place says which it is.
+    """
     for name in keys.indexes:
         kind, _, rest = name.partition(":")
         queue, _, key = rest.partition(":")
-        findable = key in keys.index(f"hq:{queue}") or keys.index(f"ha:{queue}:{key}")
-        if kind == "hk" and not findable:
+        if kind != "hk":
+            continue
+        place, asked = keys.index(f"hq:{queue}").get(key), keys.index(f"ha:{queue}:{key}")
+        if place is None and len(asked) < MOST_ASKED:
             complain(f"jobs of {queue} wait for {key}, and nobody would ask for them")
+        elif place is not None and (place < 0) != (not asked):
+            complain(f"the turn of {key} in {queue} is {place}, with {len(asked)} asks under way")
 
 
 def _check_tokens(census: Census, keyspace: Keyspace, content: dict[str, _Keys]) -> None:

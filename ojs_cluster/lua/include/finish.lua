@@ -48,29 +48,3 @@ local function use_token(id, job)
     local number, timed = string.match(job[F.token], '^(%d+)(w?)')
     if timed == 'w' then owe('started', limit_of(job) .. ' ' .. id .. '/' .. number) end
 end
-
--- An available job leaves its queue, wherever in it it waits.
-local function leave_queue(id, job)
-    local queue, key = job[F.queue], job[F.limit] and limit_of(job)
-    if not key or job[F.token] then take_out(available_key(queue), id)
-    elseif job[F.asked] then
-        take_out(held_key(queue), id)
-        take_out(asked_key(queue, key), id)
-    else -- perhaps no fetch has met it yet
-        take_out(available_key(queue), id)
-        take_out(held_key(queue), id)
-        take_out(unasked_key(queue, key), id)
-    end
-    if job[F.token] or job[F.asked] then
-        take_out(GRANTED, id)
-        give_back(id, job, 'u')
-    end
-end
-
--- An active job leaves its worker. `hold`: ms until which its rate limit's key is to be held.
-local function leave_worker(id, job, hold)
-    take_out(ACTIVE, id)
-    if job[F.timeout] then take_out(RUNNING, id) end
-    count(job[F.queue], 'active', -1)
-    if job[F.token] then give_back(id, job, 's' .. (hold or '')) end
-end

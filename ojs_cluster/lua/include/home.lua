@@ -1,16 +1,19 @@
 -- Rate limit keys whose state lives in the shard of the fetch: it takes their tokens itself.
 local homes = {} -- key -> its state, or false when that is not here
 
--- Before the first write, for every job that may start.
+-- Before the first write, for every job that may start. Returns the state of its key, if that is here.
 local function look_at_home(job)
     local key = limit_of(job)
-    if homes[key] ~= nil then return end
+    if homes[key] ~= nil then return homes[key] end
+    homes[key] = false
+    if redis.call('EXISTS', limit_key(key)) == 0 then return end
     local limit = load_limit(key)
-    homes[key] = limit.fields.used and limit or false
-    if not homes[key] then return end
+    if not limit.fields.used then return end
+    homes[key] = limit
     limit.free = redis.call('ZCARD', limit.la) == 0 and limit_room(limit, limit_meter(limit)) or 0
     limit.left = limit.free
     for _, name in ipairs({limit.l, limit.lh, limit.la, LIMITS, LOOKS}) do want(name) end
+    return limit
 end
 
 -- Counts anew what is given away in a pass over the jobs.

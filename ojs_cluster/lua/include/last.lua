@@ -12,6 +12,9 @@ local function take_out(zset, id)
     ids[#ids + 1] = id
 end
 
+-- How many entries a set has that are not taken out. To be called before one is.
+local function staying(zset) return redis.call('ZCARD', zset) - #(leaving[zset] or {}) end
+
 local function settle()
     for zset, ids in pairs(leaving) do call_in_slices('ZREM', zset, ids) end
 end

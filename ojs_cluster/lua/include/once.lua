@@ -2,3 +2,4 @@
 -- done to it: a set that becomes empty vanishes, and a slot that moves refuses it from then on (see
 -- look.lua).
 local function take_out(zset, id) redis.call('ZREM', zset, id) end
+local function staying(zset) return redis.call('ZCARD', zset) end
