@@ -86,6 +86,8 @@ class Shard:
     """Effects owed to other shards: entry number to kind, attempts and payload."""
     out: bytes = field(init=False)
     """Outbox entries by the ms of their next try."""
+    away: bytes = field(init=False)
+    """Shards that outbox entries wait for, by the ms of the next try."""
     parked: bytes = field(init=False)
     """Outbox entries that failed too often, by the ms of the last try."""
     workflows: bytes = field(init=False)
@@ -185,6 +187,10 @@ class Shard:
         """Hash of a unique lock: which job holds the fingerprint."""
         return b"%bu:%b" % (self.prefix, fingerprint.encode())
 
+    def waiting(self, shard: int) -> bytes:
+        """Sorted set of outbox entries that wait for ``shard`` (``META`` for the meta tag)."""
+        return b"%bout:%d" % (self.prefix, shard)
+
     def deal(self, deal_id: str) -> bytes:
         """Hash of a decided write over shards that is being carried out, or that must not be."""
         return b"%bb:%b" % (self.prefix, deal_id.encode())
@@ -210,6 +216,7 @@ SHARD_KEYS = {
     "claims": b"claims",
     "outbox": b"ob",
     "out": b"out",
+    "away": b"away",
     "parked": b"parked",
     "workflows": b"wfs",
     "ended": b"wfin",
@@ -285,6 +292,10 @@ class Keyspace:
         self._shards = tuple(_shards(shards))
         self._stride = _stride(shards)
         self._inverse = pow(self._stride, -1, shards)
+        self._index_of_slot = {
+            self.meta.slot: META,
+            **{shard.slot: shard.index for shard in self._shards},
+        }
 
     def __len__(self) -> int:
         return len(self._shards)
@@ -301,6 +312,14 @@ class Keyspace:
     def shard(self, index: int) -> Shard:
         """The shard at ``index``."""
         return self._shards[index]
+
+    def index_of_slot(self, slot: int) -> int | None:
+        """The index of the shard in ``slot``, ``META`` for the meta tag, None for any other."""
+        return self._index_of_slot.get(slot)
+
+    def slot_of_index(self, index: int) -> int:
+        """The cluster slot of a shard, or of the meta tag (``META``)."""
+        return self.meta.slot if index == META else self._shards[index].slot
 
     def shard_of_queue(self, queue: str) -> Shard:
         """The shard that holds everything of ``queue``, or its partition 0 when it has several."""

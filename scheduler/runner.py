@@ -50,14 +50,17 @@ class Leader:
             slots=Slots(settings.shard_concurrency),
             call_timeout_s=pace.call_timeout_s,
         )
+        waiting = self._loop("waiting", outbox.waiting_step(store, settings.outbox_batch), late)
+        drain = outbox.step(store, settings.outbox_batch, waiting.hear)
         urgent = (
             self._loop("promote", promote.step(store, settings.promote_batch), pace),
             self._loop("reap", reap.step(store, settings.reap_batch), pace),
             self._loop("rate_limits", rate_limits.step(store, settings.promote_batch), patient),
-            self._loop("outbox", outbox.step(store, settings.outbox_batch), patient),
+            self._loop("outbox", drain, patient),
             self._loop("cron", cron.step(store, settings.cron_batch), patient, shards=(META,)),
         )
         others = (
+            waiting,
             self._loop("dead_workers", recover, patient),
             self._loop("purge", janitor.purge_step(store, settings.janitor_batch), late, 1),
             self._loop("workflows", janitor.workflows_step(store, settings.janitor_batch), late, 1),

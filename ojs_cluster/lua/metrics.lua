@@ -1,6 +1,6 @@
 -- The numbers of one shard and of some of its queues, for monitoring; changes nothing.
--- KEYS: 1..4 the shard's out, parked, due, act; then per queue c:, q:, d: and h:.
--- Returns: {now, entries in the outbox, first try due (ms or -1), entries parked,
+-- KEYS: 1..5 the shard's out, parked, due, act, away; then per queue c:, q:, d: and h:.
+-- Returns: {now, entries in the outbox (those that wait for another shard too), first try due (ms or -1), entries parked,
 --           first due job (ms or -1), first lease to end (ms or -1),
 --           per queue: available, since when the oldest of them is (ms or -1), dead letters,
 --           its counters in the order of FIELDS}
@@ -25,9 +25,13 @@ local function oldest(zset)
     end
 end
 
-local reply = {now, redis.call('ZCARD', KEYS[1]), first(KEYS[1]), redis.call('ZCARD', KEYS[2]),
+local owed = redis.call('ZCARD', KEYS[1])
+for _, shard in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
+    owed = owed + redis.call('ZCARD', waiting_key(shard))
+end
+local reply = {now, owed, first(KEYS[1]), redis.call('ZCARD', KEYS[2]),
     first(KEYS[3]), first(KEYS[4])}
-for i = 5, #KEYS, 4 do
+for i = 6, #KEYS, 4 do
     local ready, held = oldest(KEYS[i + 1]), oldest(KEYS[i + 3])
     reply[#reply + 1] = redis.call('ZCARD', KEYS[i + 1]) + redis.call('ZCARD', KEYS[i + 3])
     reply[#reply + 1] = math.min(ready, held) < 0 and math.max(ready, held) or math.min(ready, held)

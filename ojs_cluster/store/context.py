@@ -16,6 +16,7 @@ from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.redis.client import Client, open_client
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.store.away import AwayShards
 from ojs_cluster.store.contacts import FetchContacts
 from ojs_cluster.store.hints import Hints, LimitedQueues
 from ojs_cluster.store.lost_fetches import LostFetches, Release
@@ -97,6 +98,7 @@ class Store:
     hints: Hints = field(default_factory=Hints)
     limited: LimitedQueues = field(default_factory=LimitedQueues)
     lost_fetches: LostFetches = field(default_factory=LostFetches)
+    away: AwayShards = field(default_factory=AwayShards)
 
     async def run(
         self,

@@ -20,9 +20,6 @@ from ojs_cluster.store.record import JobRecord, record
 
 RELEASE_S = 5.0
 """How long a cancelled caller's jobs are tried to be given back; then their leases end."""
-
-DELIVER_S = 1.0
-"""How long a fetch waits until what it owes to other shards is done; then the drainer does it."""
 _ROUNDS = 4
 """How often one fetch asks one shard, when that leads to tokens or past many jobs that wait."""
 PASSING_S = 2.0
@@ -236,9 +233,7 @@ class _Asking:
             raise
         if reply[1] == b"quiet":
             raise Quiet
-        if reply[1]:
-            with trio.move_on_after(DELIVER_S):
-                await deliver(store, shard, reply[1])
+        await deliver(store, shard, reply[1])
         found = self._leased(reply, prefix)
         self.jobs += found
         asked = any(entry.kind == "ask" for entry in entries(shard, reply[1]))

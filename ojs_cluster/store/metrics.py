@@ -104,7 +104,7 @@ async def collect(store: Store, most_queues: int) -> Numbers:
         here = lying[shard]
         for at in range(0, max(1, len(here)), _CHUNK):
             part = here[at : at + _CHUNK]
-            keys = [shard.out, shard.parked, shard.due, shard.active]
+            keys = [shard.out, shard.parked, shard.due, shard.active, shard.away]
             for name in part:
                 keys += (shard.queue(name), shard.available(name))
                 keys += (shard.dead_of(name), shard.held(name))

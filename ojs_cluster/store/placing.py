@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
-import trio
 
 from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.timestamps import TimePoint
@@ -17,9 +16,6 @@ from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.record import JobRecord, record
 
 Fate = Literal["", "staged", "withdrawn"]
-
-DELIVER_S = 1.0
-"""How long an enqueue waits until the limits that its jobs declare are known."""
 
 
 class Placed(msgspec.Struct, frozen=True):
@@ -144,8 +140,7 @@ async def follow_up(store: Store, shard: Shard, reply: Sequence[Any]) -> None:
     if reply[2]:
         await store.queues.created(store, reply[2])
     if reply[3]:
-        with trio.move_on_after(DELIVER_S):  # a batch may declare very many: the drainer goes on
-            await deliver(store, shard, reply[3])
+        await deliver(store, shard, reply[3])
 
 
 async def read_back(store: Store, shard: Shard, part: Sequence[Placed]) -> list[JobRecord]:

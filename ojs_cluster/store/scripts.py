@@ -23,7 +23,8 @@ VOLATILE = frozenset(
         *("promote", "release_lost", "schema", "tidy"),
         *("archive_job", "archive_results", "cron_due", "find_dead", "look", "metrics"),
         *("limit_state", "limits_due"),
-        *("old_claims", "outbox_due", "outbox_parked", "partitions", "peek", "queue_stats"),
+        *("old_claims", "partitions", "peek", "queue_stats"),
+        *("outbox_away", "outbox_due", "outbox_parked", "outbox_tried", "outbox_wait"),
         "worker_states",
     }
 )

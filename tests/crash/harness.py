@@ -95,7 +95,7 @@ class World:
         return self._outbox() or any(self.db.hexists(name, "owed") for name in crons)
 
     def _outbox(self) -> bool:
-        return any(self.db.exists(shard.out) for shard in self.store.keys)
+        return any(self.db.exists(shard.out, shard.away) for shard in self.store.keys)
 
     async def recover(self, ms: int = 0, store: Store | None = None) -> None:
         """What the scheduler does after a crash, and ``ms`` later. ``store``: whose process."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
-from ojs_cluster.keys import MAX_SHARDS, SHARD_KEYS, Keyspace, Shard
+from ojs_cluster.keys import MAX_SHARDS, META, SHARD_KEYS, Keyspace, Shard
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import fields
 from tests.support.servers import observer
@@ -42,7 +42,7 @@ def built_keys(shard: Shard) -> dict[str, bytes]:
         keys[builder.__name__] = builder("x{y}z")
     for of_queue in (shard.asked, shard.unasked):
         keys[of_queue.__name__] = of_queue("x{y}z", "k")
-    return {**keys, "worker": shard.worker("host{1}:2")}
+    return {**keys, "worker": shard.worker("host{1}:2"), "waiting": shard.waiting(META)}
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 7, 64, 100, 1000, MAX_SHARDS])
@@ -94,6 +94,16 @@ def test_keys_of_the_whole_cluster_carry_one_tag_of_their_own() -> None:
     assert not any(shard.tag == "meta" for shard in Keyspace(64))
 
 
+@pytest.mark.parametrize("shards", [1, 64, MAX_SHARDS])
+def test_a_slot_names_its_shard_and_back(shards: int) -> None:
+    keyspace = Keyspace(shards)
+    names = [META, *range(shards)]
+    slots = [keyspace.slot_of_index(index) for index in names]
+    assert [keyspace.index_of_slot(slot) for slot in slots] == names
+    unused = set(range(16384)) - set(slots)
+    assert keyspace.index_of_slot(unused.pop()) is None
+
+
 def test_lua_spells_keys_as_python_does(lua: Any) -> None:
     shard = Keyspace(64).shard(63)
     builders = {
@@ -105,6 +115,7 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
         "worker_key('x')": shard.worker("x"),
         "{workflow_keys('x')}": [shard.workflow("x"), shard.definitions("x"), shard.results("x")],
         "deal_key('x')": shard.deal("x"),
+        "waiting_key('63')": shard.waiting(63),
         "held_key('x')": shard.held("x"),
         "limit_key('x')": shard.limit("x"),
         "holders_key('x')": shard.holders("x"),

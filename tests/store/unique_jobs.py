@@ -9,7 +9,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue
-from ojs_cluster.store.outbox import drain
+from ojs_cluster.store.outbox import drain, drain_waiting
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.retention import tidy
 from tests.store.jobs import QUEUE, new_job
@@ -63,7 +63,7 @@ def assert_nothing_left(store: Store, db: Any) -> None:
     there = keys_there(db)
     for shard in store.keys:
         assert not {key for key in there if key.startswith(shard.deal(""))}
-        assert not there & {shard.out, shard.parked, shard.deals}
+        assert not there & {shard.out, shard.away, shard.parked, shard.deals}
 
 
 async def recover(store: Store, db: Any, ms: int = 0) -> None:
@@ -84,6 +84,7 @@ async def _recover(store: Store, db: Any, shard: Shard, there: set[bytes], ms: i
             db.zadd(shard.out, {number: 1})
         while (await drain(store, shard, 100)).done:
             pass
+    await drain_waiting_now(store, db, shard)
     aged = there & {shard.locks, shard.claims, shard.deals, shard.dealt}
     if shard.locks in aged:
         for name in db.zrange(shard.locks, 0, -1):
@@ -93,6 +94,16 @@ async def _recover(store: Store, db: Any, shard: Shard, there: set[bytes], ms: i
             db.zincrby(index, -ms, member)
     if aged and ms:
         await tidy(store, shard)
+
+
+async def drain_waiting_now(store: Store, db: Any, shard: Shard) -> None:
+    """Try the shards that entries of ``shard`` wait for, without their pause."""
+    if not db.exists(shard.away):
+        return
+    for blocker in db.zrange(shard.away, 0, -1):
+        db.zadd(shard.away, {blocker: 1})
+    while (await drain_waiting(store, shard, 100)).more:
+        pass
 
 
 def keys_there(db: Any) -> set[bytes]:

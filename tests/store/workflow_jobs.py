@@ -12,6 +12,7 @@ from ojs_cluster.store.outbox import drain
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.workflows import WorkflowRecord
 from tests.store.jobs import QUEUE, ack, take
+from tests.store.unique_jobs import drain_waiting_now
 
 
 def step(type: str = "step", queue: str = QUEUE, **members: Any) -> dict[str, Any]:
@@ -68,17 +69,18 @@ async def drain_all(store: Store, db: Any, *, everything: bool = True) -> None:
             await drain(store, shard, 100)
         return
     for _ in range(10):
-        owing = [shard for shard in store.keys if db.zcard(shard.out)]
+        owing = [shard for shard in store.keys if db.exists(shard.out, shard.away)]
         if not owing:
             return
         for shard in owing:
             for number in db.zrange(shard.out, 0, -1):
                 db.zadd(shard.out, {number: 0})
             await drain(store, shard, 100)
+            await drain_waiting_now(store, db, shard)
 
 
 def assert_nothing_owed(store: Store, db: Any) -> None:
     for shard in store.keys:
         left = {k: v for k, v in db.hgetall(shard.outbox).items() if k != b"seq"}
         assert left == {}
-        assert db.zcard(shard.out) == db.zcard(shard.parked) == 0
+        assert db.zcard(shard.out) == db.zcard(shard.parked) == db.zcard(shard.away) == 0

@@ -91,6 +91,7 @@ def take_census(backend: Embedded, *, shards: int = 64, aliases: bool = True) ->
         _check_shard(census, keyspace, shard, content[shard.tag])
         _check_partitions(census, keyspace, shard, content[shard.tag], layouts)
         _check_deals(census, keyspace, shard, content[shard.tag])
+        _check_outbox(census, shard, content[shard.tag])
         _check_staged(census, keyspace, shard, content)
     _check_pauses(census, keyspace, layouts)
     _check_crons(census, content[META_TAG])
@@ -196,6 +197,15 @@ def _check_deals(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) 
     for deal, record in keys.deals.items():
         if b"plan" in record and record.get(b"owed") not in keys.outbox:
             complain(f"deal {deal} is decided, and nothing owes it")
+
+
+def _check_outbox(census: Census, shard: Shard, keys: _Keys) -> None:
+    """Whoever waits for a shard that is away is found by the one who tries it again."""
+    waited_for = {name[4:] for name in keys.indexes if name.startswith("out:")}
+    for name in waited_for - keys.index("away").keys():
+        census.problems.append(
+            f"effects of shard {shard.index} wait for {name}, which is not tried"
+        )
 
 
 def _check_staged(

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, Reply
+from ojs_cluster.store.away import AwayShards
 from ojs_cluster.store.contacts import FetchContacts
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.partitions import Partitions
@@ -89,6 +90,7 @@ def process_of(store: Store, client: Mortal) -> Store:
         queues=QueueRegistry(),
         contacts=FetchContacts(),
         partitions=Partitions(),
+        away=AwayShards(),
     )
 
 

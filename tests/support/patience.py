@@ -13,26 +13,27 @@ import pytest
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import (
+    away,
     contacts,
     cron_fire,
     fetch,
+    outbox,
     partition_fetch,
     partitions,
-    placing,
     unique,
 )
 
 LONG_S: Final = 60.0
 
 _TIMES: Final = (
+    (away, "ANSWER_S"),
     (contacts, "_NOTE_S"),
     (cron_fire, "_LOOK_S"),
-    (fetch, "DELIVER_S"),
     (fetch, "PASSING_S"),
     (fetch, "RELEASE_S"),
+    (outbox, "DELIVER_S"),
     (partition_fetch, "PEEK_S"),
     (partitions, "_PATIENCE_S"),
-    (placing, "DELIVER_S"),
     (unique, "PATIENCE_S"),
 )
 
@@ -42,6 +43,7 @@ def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in _TIMES:
         assert hasattr(module, name), f"{module.__name__}.{name}"
         monkeypatch.setattr(module, name, LONG_S)
+    monkeypatch.setattr(away, "PAUSE_S", 0.0)  # a call that a test lets fail stops no other
 
 
 def patient_client(backend: Embedded, **overrides: Any) -> ClientSettings:

@@ -15,11 +15,12 @@ local function askers_key(key) return P .. 'la:' .. key end
 local function dead_key(queue) return P .. 'd:' .. queue end
 local function worker_key(id) return P .. 'w:' .. id end
 local function workflow_keys(id) return P .. 'wf:' .. id, P .. 'wd:' .. id, P .. 'wr:' .. id end
+local function waiting_key(shard) return P .. 'out:' .. shard end
 local function deal_key(id) return P .. 'b:' .. id end
 local function cron_key(name) return P .. 'cron:' .. name end
 local DUE, ACTIVE, RUNNING, EXPIRING = P .. 'due', P .. 'act', P .. 'run', P .. 'exp'
 local PENDING, FINISHED, DEAD, EVENTS = P .. 'pend', P .. 'fin', P .. 'dead', P .. 'ev'
 local OUTBOX, OUT, PARKED = P .. 'ob', P .. 'out', P .. 'parked'
 local OPENING, GRANTED, LIMITS, LOOKS = P .. 'open', P .. 'grants', P .. 'lims', P .. 'limlook'
-local CLAIMS = P .. 'claims'
+local CLAIMS, AWAY = P .. 'claims', P .. 'away'
 local WAKE, SCHED = P .. 'wake', P .. 'sched'

@@ -1,0 +1,140 @@
+"""Which shards did not answer lately, and a client that does not wait for those.
+
+Effects (see ``outbox``) reach other shards than the one whose request or loop carries them out. A
+shard that does not answer must delay neither that request nor the effects for healthy shards. So
+the first call that fails notes the shard, and until a pause is over further calls fail at once.
+
+Each process remembers this for itself. Nothing else uses it: a request that needs a shard waits for
+it as long as the Redis client does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, cast
+
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable
+
+if TYPE_CHECKING:
+    from ojs_cluster.redis import Arg, Client, Reply, Script
+    from ojs_cluster.store.context import Store
+
+ANSWER_S: Final = 1.0
+"""How long an effect waits for one reply, in seconds. The scheduler repeats it with more patience
+(``outbox.drain_waiting``)."""
+PAUSE_S = 5.0
+"""How long calls to a shard that did not answer fail at once, in seconds."""
+
+
+class AwayShards:
+    """The slots that did not answer lately. Bounded by the number of shards."""
+
+    def __init__(self) -> None:
+        self._until: dict[int, float] = {}
+        self._probed: set[int] = set()
+
+    def __contains__(self, slot: int) -> bool:
+        until = self._until.get(slot)
+        if until is None:
+            return False
+        if until > trio.current_time():
+            return True
+        del self._until[slot]
+        return False
+
+    def note(self, slot: int) -> None:
+        """Note that a call to ``slot`` was not answered."""
+        self._until[slot] = trio.current_time() + PAUSE_S
+
+    def answered(self, slot: int) -> None:
+        """Note that ``slot`` answers."""
+        self._until.pop(slot, None)
+
+    def begin_probe(self, slot: int) -> bool:
+        """Return whether the caller may probe ``slot``: nobody does, and no probe failed lately.
+
+        Who may must call ``end_probe``.
+        """
+        if slot in self._probed or slot in self:
+            return False
+        self._probed.add(slot)
+        return True
+
+    def end_probe(self, slot: int) -> None:
+        """Allow the next probe."""
+        self._probed.discard(slot)
+
+
+class EffectClient:
+    """A client for one effect: it knows which slot has failed it.
+
+    Args:
+        client: the client that carries the calls.
+        away: what this process knows of shards that do not answer; calls to those fail at once.
+        patient: wait for replies as long as ``client`` does, also for shards that are noted.
+    """
+
+    def __init__(self, client: Client, away: AwayShards, *, patient: bool) -> None:
+        self._client = client
+        self._away = away
+        self._patient = patient
+        self.failed_slot: int | None = None
+
+    async def script(
+        self,
+        slot: int,
+        script: Script,
+        keys: Sequence[bytes],
+        args: Sequence[Arg],
+        *,
+        idempotent: bool = False,
+    ) -> Reply:
+        """Run a script, as ``Client.script``."""
+        self._refuse_away(slot)
+        call = self._client.script(slot, script, keys, args, idempotent=idempotent)
+        return await self._answer(slot, call)
+
+    async def call(self, slot: int, *args: Arg, idempotent: bool = False) -> Reply:
+        """Send a command, as ``Client.call``."""
+        self._refuse_away(slot)
+        return await self._answer(slot, self._client.call(slot, *args, idempotent=idempotent))
+
+    def _refuse_away(self, slot: int) -> None:
+        if not self._patient and slot in self._away:
+            self.failed_slot = slot
+            raise BackendUnavailable("the shard did not answer a moment ago", outcome="not_applied")
+
+    async def _answer(self, slot: int, call: Awaitable[Reply]) -> Reply:
+        began = trio.current_time()
+        try:
+            with trio.move_on_after(float("inf") if self._patient else ANSWER_S) as scope:
+                reply = await call
+        except trio.Cancelled:
+            # Whoever gave up has waited for this reply most of the time.
+            if not self._patient and trio.current_time() - began >= ANSWER_S / 2:
+                self._away.note(slot)
+            raise
+        except BackendUnavailable:
+            self._fail(slot)
+            raise
+        if scope.cancelled_caught:
+            self._fail(slot)
+            raise BackendUnavailable("the shard did not answer in time", outcome="unknown")
+        self._away.answered(slot)
+        return reply
+
+    def _fail(self, slot: int) -> None:
+        self.failed_slot = slot
+        self._away.note(slot)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._client, name)
+
+
+def for_effect(store: Store, *, patient: bool) -> tuple[Store, EffectClient]:
+    """Return ``store`` as one effect uses it, and its client."""
+    client = EffectClient(store.redis, store.away, patient=patient)
+    return replace(store, redis=cast("Client", client)), client
