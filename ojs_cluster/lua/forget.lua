@@ -1,20 +1,24 @@
--- Transition: terminal -> gone, for one job.
+-- Transition: terminal -> gone, for jobs of one shard, each by itself.
 -- Pre:  its retention is over.
 -- Post: no key of the job remains in the shard.
--- KEYS: 1 job, 2..4 the shard's fin, dead, exp.
--- Returns: {'ok'} | {'missing'} | {'moved', shard} | {'staged', deal} | {'conflict', state}
---@include keys now look once job counts forget
-local key = KEYS[1]
-local id = string.sub(key, #P + 3)
-local job, reply = load_job(key)
-if not job then
-    if reply[1] == 'missing' then redis.call('ZREM', FINISHED, id) end
-    return reply
+-- KEYS: 1..3 the shard's fin, dead, exp, then the jobs.
+-- Returns: how many of them are gone
+--@include keys now look last job counts forget
+local over, missing = {}, {}
+for i = 4, #KEYS do
+    local key, id = KEYS[i], string.sub(KEYS[i], #P + 3)
+    local job, reply = load_job(key)
+    local due = job and redis.call('ZSCORE', FINISHED, id)
+    if due and tonumber(due) <= now then
+        want_to_forget(job)
+        over[#over + 1] = {id, key, job}
+    elseif not job and reply[1] == 'missing' then
+        missing[#missing + 1] = id
+    end
 end
-local due = redis.call('ZSCORE', FINISHED, id)
-if not due or tonumber(due) > now then return {'conflict', job[F.state]} end
-want_to_forget(job)
 look()
-forget(id, key, job)
+for _, entry in ipairs(over) do forget(unpack(entry)) end
+for _, id in ipairs(missing) do take_out(FINISHED, id) end
+settle()
 settle_counts()
-return {'ok'}
+return #over + #missing

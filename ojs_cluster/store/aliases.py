@@ -12,18 +12,25 @@ until it has seen the job, or nothing at all where the alias leads.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
 
-from ojs_cluster.core.errors import Duplicate, OJSError
+from ojs_cluster.core.errors import BackendUnavailable, Duplicate, OJSError
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.fanout import over_shards
 
+T = TypeVar("T")
+log = logging.getLogger("ojs.store")
+
+_PORTION = 100
+"""Aliases, or jobs, per script: a few ms of a Redis that does nothing else meanwhile."""
 _OLD_CLAIM_MS = 10 * 60_000
 """Twenty times the life of a claim: whoever held it has long been refused."""
 _IN_FLIGHT_MS = 60_000
@@ -128,46 +135,87 @@ def earliest(*moments: int) -> int:
     return min((ms for ms in moments if ms), default=0)
 
 
-async def remove_due(store: Store, shard: Shard, job_id: str) -> bool:
-    """Remove a job of ``shard`` whose retention is over, its alias elsewhere first.
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What became of jobs that were to be removed.
 
-    Returns whether the job is gone.
+    Parameters
+    ----------
+    gone: how many are gone.
+    left: ids that are there because their alias's shard did not answer; ``error`` says so.
     """
-    if store.keys.shard_of_id(job_id) is not shard:
-        await _settle(store, job_id, "drop", shard, _IN_FLIGHT_MS)
-    reply = await store.run(
-        shard,
-        "forget",
-        [shard.job(job_id), shard.finished, shard.dead, shard.expiring],
-        idempotent=True,
-    )
-    return bool(reply[0] in (b"ok", b"missing"))
+
+    gone: int
+    left: Sequence[str] = ()
+    error: BackendUnavailable | None = None
+
+
+async def remove_due(store: Store, shard: Shard, job_ids: Sequence[str]) -> Removal:
+    """Remove jobs of ``shard`` whose retention is over, their aliases elsewhere first.
+
+    All aliases of one shard are one script, and so are the jobs, ``_PORTION`` at a time. A shard
+    that does not answer keeps only the jobs whose aliases it holds.
+
+    Raises
+    ------
+    BackendUnavailable: ``shard`` itself did not answer.
+    """
+    homes: dict[Shard, list[str]] = {}
+    for job_id in job_ids:
+        homes.setdefault(store.keys.shard_of_id(job_id), []).append(job_id)
+    left: list[str] = []
+    failure: BackendUnavailable | None = None
+
+    async def drop(home: Shard) -> None:
+        nonlocal failure
+        try:
+            for ids in _portions(homes[home]):
+                settled = [_Settled(job_id, "drop", shard) for job_id in ids]
+                await _settle(store, home, settled, _IN_FLIGHT_MS)
+        except BackendUnavailable as error:
+            failure = error
+            left.extend(homes[home])
+
+    await over_shards([home for home in homes if home is not shard], drop)
+    away = set(left)
+    keys = [shard.finished, shard.dead, shard.expiring]
+    gone = 0
+    for ids in _portions([job_id for job_id in job_ids if job_id not in away]):
+        jobs = [shard.job(job_id) for job_id in ids]
+        gone += int(await store.run(shard, "forget", [*keys, *jobs], idempotent=True))
+    return Removal(gone, left, failure)
 
 
 async def settle_claims(store: Store, shard: Shard, limit: int) -> int:
     """Drop aliases of ``shard`` whose job was never stored; returns how many were looked at.
 
     One that leads to its own shard has kept a late job out (see ``unique``), or is an id reserved
-    by a deal that is still to be settled.
+    by a deal that is still to be settled. One that cannot be looked at now keeps no other waiting.
     """
     ids = await store.run(
         shard, "old_claims", [shard.claims], [_OLD_CLAIM_MS, limit], idempotent=True
     )
+    settled: list[_Settled] = []
 
     async def look(raw: bytes) -> None:
         job_id = raw.decode()
         target, deal = await _alias(store, shard, job_id)
-        if deal is not None:
-            await deals.clear(store, shard, deal, [job_id])
-        elif target is not None and int(target) == shard.index:
-            await _settle(store, job_id, "drop", shard, _OLD_CLAIM_MS, at=shard)
-        elif target is not None:
-            home = store.keys.shard(int(target))
-            await _settle(store, job_id, await _fate(store, home, job_id), home, _OLD_CLAIM_MS)
-        else:
-            await _settle(store, job_id, "keep", shard, _OLD_CLAIM_MS, at=shard)
+        home = shard if target is None else store.keys.shard(int(target))
+        try:
+            if deal is not None:
+                await deals.clear(store, shard, deal, [job_id])
+                return
+            fate: _Fate = "keep"
+            if target is not None:
+                fate = "drop" if home is shard else await _fate(store, home, job_id)
+        except OJSError as error:
+            log.warning("alias %s cannot be settled", job_id, exc_info=error)
+            fate = "later"
+        settled.append(_Settled(job_id, fate, home))
 
     await over_shards(ids, look)
+    for portion in _portions(settled):
+        await _settle(store, shard, portion, _OLD_CLAIM_MS)
     return len(ids)
 
 
@@ -190,22 +238,23 @@ async def _alias(store: Store, shard: Shard, job_id: str) -> tuple[bytes | None,
     return found[0], None if found[1] is None else found[1].decode()
 
 
-async def _settle(
-    store: Store,
-    job_id: str,
-    how: _Fate,
-    target: Shard,
-    age_ms: int,
-    *,
-    at: Shard | None = None,
-) -> int:
-    home = at or store.keys.shard_of_id(job_id)
-    return int(
-        await store.run(
-            home,
-            "settle_alias",
-            [home.job(job_id), home.claims],
-            [job_id, how, target.index, age_ms],
-            idempotent=True,
-        )
-    )
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """What becomes of an alias, as long as it leads to ``target``."""
+
+    job_id: str
+    fate: _Fate
+    target: Shard
+
+
+async def _settle(store: Store, home: Shard, settled: Sequence[_Settled], age_ms: int) -> int:
+    """Run ``settle_alias.lua`` for aliases of ``home``; returns how many were removed."""
+    args: list[Arg] = [age_ms]
+    for one in settled:
+        args += (one.job_id, one.fate, one.target.index)
+    keys = [home.claims, *(home.job(one.job_id) for one in settled)]
+    return int(await store.run(home, "settle_alias", keys, args, idempotent=True))
+
+
+def _portions(items: Sequence[T]) -> list[Sequence[T]]:
+    return [items[at : at + _PORTION] for at in range(0, len(items), _PORTION)]

@@ -216,7 +216,10 @@ async def delete(store: Store, job_id: str) -> JobRecord:
         raise NotFound("dead letter", job_id) from None
     if not job.hidden:
         with begun():
-            await remove_due(store, await jobs.shard_of(store, job.queue, job_id), job_id)
+            shard = await jobs.shard_of(store, job.queue, job_id)
+            removal = await remove_due(store, shard, [job_id])
+            if removal.error is not None:
+                raise removal.error
     return job
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -209,26 +210,31 @@ async def _purge_in(store: Store, shard: Shard, queue: str, deadline: float) -> 
                 [_PURGE_CHUNK, shard.index, len(store.keys)],
                 idempotent=True,
             )
-        for job_id in foreign:
-            with begun():
-                gone += await _purge_foreign(store, shard, job_id.decode())
+        with begun():
+            gone += await _purge_foreign(store, shard, [job_id.decode() for job_id in foreign])
         removed += gone
         if not gone or trio.current_time() >= deadline:
             return removed, left
 
 
-async def _purge_foreign(store: Store, shard: Shard, job_id: str) -> int:
-    """A job that others must hear of: cancelled, so that no worker gets it, then removed.
+async def _purge_foreign(store: Store, shard: Shard, job_ids: Sequence[str]) -> int:
+    """Remove jobs that others must hear of: cancelled, so that no worker gets them, then removed.
 
     One whose id was fixed in advance, as a workflow's job's, is kept cancelled for a while (see
-    ``removal_of`` in ``lua/include/finish.lua``).
+    ``removal_of`` in ``lua/include/finish.lua``). Returns how many were cancelled.
     """
-    try:
-        await cancel(store, job_id, keep_ms=0, only="available")
-    except (NotFound, Conflict):
-        return 0  # it does not wait any more: a worker may have it
-    await remove_due(store, shard, job_id)
-    return 1
+    cancelled: list[str] = []
+
+    async def cancel_one(job_id: str) -> None:
+        with suppress(NotFound, Conflict):  # it does not wait any more: a worker may have it
+            await cancel(store, job_id, keep_ms=0, only="available")
+            cancelled.append(job_id)
+
+    await over_shards(job_ids, cancel_one)
+    removal = await remove_due(store, shard, cancelled)
+    if removal.error is not None:
+        raise removal.error
+    return len(cancelled)
 
 
 def summed(parts: Sequence[QueueStats]) -> QueueStats:

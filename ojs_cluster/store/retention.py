@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ojs_cluster.keys import Shard
@@ -11,12 +12,16 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.queues import stats
 from ojs_cluster.store.tick import Tick
 
+_PUT_OFF_MS = 60_000
+"""How long a job is left alone whose alias's shard does not answer."""
 IDLE_QUEUE_MS = 60 * 60_000
 """A queue younger than this is not retired, however empty."""
 
 
 async def purge_due(store: Store, shard: Shard, limit: int) -> Tick:
     """Remove up to ``limit`` jobs of a shard whose retention is over.
+
+    Those whose alias's shard does not answer are put off for a minute.
 
     Raises
     ------
@@ -29,9 +34,23 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> Tick:
         [limit, shard.index, len(store.keys)],
         idempotent=True,
     )
-    for job_id in foreign:
-        removed += await remove_due(store, shard, job_id.decode())
-    return Tick(removed, None if following < 0 else following, now, removed >= limit)
+    put_off = 0
+    if foreign:
+        removal = await remove_due(store, shard, [job_id.decode() for job_id in foreign])
+        removed += removal.gone
+        if removal.left:
+            await _put_off(store, shard, removal.left, now)
+            put_off = len(removal.left)
+    more = removed + put_off >= limit
+    return Tick(removed, None if following < 0 else following, now, more)
+
+
+async def _put_off(store: Store, shard: Shard, job_ids: Sequence[str], now_ms: int) -> None:
+    """Let jobs that cannot be removed now stand before no others."""
+    scores: list[str | int] = []
+    for job_id in job_ids:
+        scores += (now_ms + _PUT_OFF_MS, job_id)
+    await store.redis.call(shard.slot, "ZADD", shard.finished, "XX", *scores, idempotent=True)
 
 
 async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:

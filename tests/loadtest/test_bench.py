@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from loadtest.bench import batch, latency, memory, redis_client
+from loadtest.bench import batch, latency, memory, redis_client, retention
 
 
 def table(out: str) -> dict[str, list[str]]:
@@ -49,6 +49,13 @@ def test_an_open_loop_is_sent_to_its_end(
 ) -> None:
     found = printed(latency.main, "--seconds 0.2 --rounds 1", monkeypatch, capsys)
     assert {"30%", "60%", "90%"} <= found.keys()
+
+
+def test_retention_removes_jobs_in_both_ways(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = printed(retention.main, "--jobs 400 --rounds 1", monkeypatch, capsys)
+    assert retention.WAYS.keys() <= found.keys()
 
 
 def test_the_redis_clients_table_ends_with_whether_its_share_was_kept(

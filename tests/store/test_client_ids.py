@@ -426,7 +426,8 @@ async def test_a_claim_renewed_while_the_janitor_looks_is_kept(
     await claim(store, job_id)
     age_claim(db, home, job_id, HOUR)
     await put(store, id=job_id)
-    dropped = await aliases._settle(store, job_id, "drop", shard_of(store), 60_000)
+    settled = aliases._Settled(job_id, "drop", shard_of(store))
+    dropped = await aliases._settle(store, home, [settled], 60_000)
 
     assert dropped == 0
     assert (await jobs.get(store, job_id)).id == job_id
@@ -451,7 +452,7 @@ async def test_a_retry_by_hand_at_the_moment_of_removal_keeps_the_job_reachable(
         retried = True
     except NotFound:
         pass
-    await aliases.remove_due(store, shard, dead.id)
+    await aliases.remove_due(store, shard, [dead.id])
 
     if retried:
         assert (await jobs.get(store, dead.id)).state is State.AVAILABLE

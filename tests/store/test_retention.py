@@ -10,6 +10,7 @@ import pytest
 
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.states import State
+from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import dead_letter, jobs, queues, retention, workers
 from ojs_cluster.store.cancel import cancel
@@ -26,6 +27,7 @@ from tests.store.jobs import (
     active,
     foreign_id,
     home_id,
+    id_in,
     nack,
     new_job,
     put,
@@ -36,6 +38,7 @@ from tests.store.jobs import (
 )
 from tests.support.interrupted import Died, interrupted
 from tests.support.invariants import Census
+from tests.support.lossy import lossy, without
 from tests.support.servers import all_keys
 from tests.support.timeshift import age_claim, age_job, age_queue, age_worker
 
@@ -333,3 +336,76 @@ async def test_a_silent_workers_record_is_kept_for_an_hour(
         await workers.get(store, "w1")
     assert not [key for key in all_keys(backend) if b"w:w1" in key]
     assert [info.id for info in (await workers.list_workers(store, limit=10))[0]] == ["w2"]
+
+
+async def over_with_foreign_ids(store: Store, db: Any, ids: list[str]) -> None:
+    """Make jobs with these ids of the client's, settled aliases, and a retention that is over."""
+    await enqueue_many(store, [new_job(id=job_id) for job_id in ids])
+    for job in await take(store, count=len(ids)):
+        await ack(store, job)
+    for job_id in ids:
+        age_claim(db, store.keys.shard_of_id(job_id), job_id, HOUR)
+        age_job(db, shard_of(store), job_id, 8 * DAY)
+
+
+async def test_jobs_with_ids_of_the_clients_go_with_a_script_per_shard(
+    store: Store, db: Any, backend: Embedded, consistent: Check
+) -> None:
+    homes, each = 20, 10
+    ids = [foreign_id(store, step=1 + number % homes) for number in range(homes * each)]
+    await over_with_foreign_ids(store, db, ids)
+    counted, client = lossy(store)
+    tick = await retention.purge_due(counted, shard_of(store), len(ids))
+
+    assert tick.done == len(ids)
+    assert client.calls == {"purge": 1, "settle_alias": homes, "forget": len(ids) / 100}
+    assert not any(b":j:" in key for key in all_keys(backend))
+    consistent()
+
+
+async def test_an_alias_that_cannot_be_reached_keeps_only_its_own_job(
+    store: Store, db: Any, backend: Embedded, consistent: Check
+) -> None:
+    stuck = [foreign_id(store, step=1) for _ in range(3)]
+    free = [foreign_id(store, step=2) for _ in range(3)]
+    await over_with_foreign_ids(store, db, [*stuck, *free])
+    for number, job_id in enumerate([*stuck, *free]):
+        db.zadd(shard_of(store).finished, {job_id: number})  # the stuck ones are due first
+    half = without(store, store.keys.shard_of_id(stuck[0]))
+    ticks = [await retention.purge_due(half, shard_of(store), 3) for _ in range(2)]
+
+    assert [tick.done for tick in ticks] == [0, 3]
+    assert ticks[0].more, "there was more, which was not in its way"
+    for job_id in stuck:
+        assert (await jobs.get(store, job_id)).id == job_id
+        db.zadd(shard_of(store).finished, {job_id: 1})
+    assert (await retention.purge_due(store, shard_of(store), 3)).done == 3
+    assert not any(b":j:" in key for key in all_keys(backend))
+    consistent()
+
+
+async def test_a_claim_that_cannot_be_looked_at_keeps_no_other_waiting(
+    store: Store, db: Any
+) -> None:
+    home = store.keys.shard((shard_of(store).index + 1) % 64)
+    other = sibling_elsewhere(store, home)
+    await put(store, id=foreign_id(store))
+    await put(store, other, id=id_in(home.index))
+    for job_id in db.zrange(home.claims, 0, -1):
+        age_claim(db, home, job_id.decode(), HOUR)
+    await retention.tidy(without(store, shard_of(store)), home)
+
+    [left] = db.zrange(home.claims, 0, -1)
+    assert (await jobs.get(store, left.decode())).queue == QUEUE
+    age_claim(db, home, left.decode(), HOUR)
+    await retention.tidy(store, home)
+    assert not db.exists(home.claims)
+
+
+def sibling_elsewhere(store: Store, home: Shard) -> str:
+    """A queue that lives neither in the usual queue's shard nor in ``home``."""
+    return next(
+        name
+        for name in queues_in_other_shards(store, 5)
+        if shard_of(store, name) not in (shard_of(store), home)
+    )

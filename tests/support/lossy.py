@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Arg, Client, Reply, Script
 from ojs_cluster.store.context import Store
 
@@ -54,3 +55,36 @@ def lossy(store: Store, *names: str, times: int = 1_000_000) -> tuple[Store, Los
     """``store`` over a client that loses the first ``times`` replies of the scripts named."""
     client = LossyClient(store.redis, lambda name, before: name in names and before < times)
     return replace(store, redis=cast(Client, client)), client
+
+
+class AbsentClient:
+    """A client to which some slots do not answer, and nothing sent to them is applied.
+
+    Args:
+        slots: may be changed at any time.
+    """
+
+    def __init__(self, client: Client, slots: set[int]) -> None:
+        self._client = client
+        self.slots = slots
+
+    async def script(self, slot: int, *args: Any, **kind: Any) -> Reply:
+        self._ask(slot)
+        return await self._client.script(slot, *args, **kind)
+
+    async def call(self, slot: int, *args: Any, **kind: Any) -> Reply:
+        self._ask(slot)
+        return await self._client.call(slot, *args, **kind)
+
+    def _ask(self, slot: int) -> None:
+        if slot in self.slots:
+            raise BackendUnavailable("no answer", outcome="not_applied")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+
+def without(store: Store, *shards: Shard) -> Store:
+    """``store`` over a client to which these shards do not answer."""
+    client = AbsentClient(store.redis, {shard.slot for shard in shards})
+    return replace(store, redis=cast(Client, client))
