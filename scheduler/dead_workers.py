@@ -2,17 +2,27 @@
 
 Its leases would end by themselves, but a lease may be long and three missed heartbeats are known
 sooner. The record of a worker lives in one shard, its jobs may be in any, so recovery is several
-scripts: *find* marks the worker as lost in its own shard, *recover* goes through the active jobs
-of every shard, *bury* removes the mark. The mark is removed last: whoever leads after a crash in
-between does it all again, which finds nothing twice.
+scripts: *find* marks the worker as lost in its own shard, *recover* walks the active jobs of every
+shard, *bury* removes the mark. The mark is removed last: whoever leads after a crash in between
+does it all again, which finds nothing twice.
+
+A walk costs as much as the shard has active jobs, so it is shared: one walk of a shard serves all
+workers that were found dead before it began, whatever shard their records lie in, and walks of one
+shard begin ``WALK_EVERY_S`` apart. So the cost does not grow with the number of dead workers.
+
+A shard that does not answer delays no other: they are walked, and what was walked is not walked
+again when the rest is retried.
+
+A worker that said it terminates and left no job is no loss, and nothing is logged.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -23,6 +33,13 @@ from ojs_cluster.store.workers import DeadWorker
 from scheduler.pacing import Slots, Step, Tick
 
 log = logging.getLogger("ojs.scheduler")
+
+WALK_EVERY_S: Final = 2.0
+"""Walks of one shard begin this far apart, in seconds."""
+WORKERS_MOST: Final = 500
+"""Dead workers that one walk serves."""
+AWAY_S: Final = 5.0
+"""A shard whose walk failed is left alone for this long, in seconds."""
 
 
 class RecoveryIncomplete(Exception):
@@ -45,8 +62,10 @@ class Ward(Protocol):
         """Mark and return workers of `shard` that are dead, those still marked included."""
         ...
 
-    async def recover(self, shard: int, lost: DeadWorker, cursor: str) -> tuple[int, str | None]:
-        """Take jobs of `shard` from the dead; '' begins. How many, and where to go on."""
+    async def recover(
+        self, shard: int, lost: Sequence[DeadWorker], cursor: str
+    ) -> tuple[Counter[str], str | None]:
+        """Take jobs of `shard` from the dead; '' begins. How many of each, and where to go on."""
         ...
 
     async def bury(self, shard: int, lost: DeadWorker) -> None:
@@ -68,12 +87,11 @@ class StoreWard:
         )
         return Found(lost, now_ms, next_ms)
 
-    async def recover(self, shard: int, lost: DeadWorker, cursor: str) -> tuple[int, str | None]:
-        """Take a bounded number of jobs."""
-        recovered, following = await workers.recover(
-            self.store, self.store.keys.shard(shard), [lost], cursor
-        )
-        return recovered[lost.id], following
+    async def recover(
+        self, shard: int, lost: Sequence[DeadWorker], cursor: str
+    ) -> tuple[Counter[str], str | None]:
+        """Walk through a bounded number of jobs."""
+        return await workers.recover(self.store, self.store.keys.shard(shard), lost, cursor)
 
     async def bury(self, shard: int, lost: DeadWorker) -> None:
         """Remove the mark."""
@@ -87,23 +105,28 @@ def step(ward: Ward, shards: Sequence[int], *, slots: Slots, call_timeout_s: flo
         step itself holds.
     :param call_timeout_s: bound on each script; the step as a whole takes as long as it takes.
     """
+    walks = [_Walks(ward, shard, slots, call_timeout_s) for shard in shards]
+    known: dict[int, dict[DeadWorker, _Search]] = {}
 
     async def recover_shard(shard: int) -> Tick:
         found = await ward.find(shard)
-        done = 0
-        unsearched: list[str] = []
-        for lost in found.lost:
-            search = _Search(ward, lost, slots, call_timeout_s)
+        before = known.get(shard, {})
+        # Another leader may have buried some, so what is not found any more is forgotten.
+        searches = {lost: before.get(lost) or _Search(lost) for lost in found.lost}
+        known[shard] = searches
+        if searches:
             async with trio.open_nursery() as nursery:
-                for other in shards:
-                    nursery.start_soon(search.run, other)
-            done += search.jobs
-            if search.failed:
-                unsearched.append(f"{lost.id} in shards {sorted(search.failed)}")
+                for walk in walks:
+                    nursery.start_soon(walk.cover, list(searches.values()))
+        done, unsearched = 0, []
+        for search in searches.values():
+            missing = [walk.shard for walk in walks if walk.shard not in search.walked]
+            if missing:
+                unsearched.append(f"{search.lost.id} in shards {missing}")
                 continue
-            log.warning("worker lost", extra={"worker_id": lost.id, "jobs_recovered": search.jobs})
-            await ward.bury(shard, lost)
-            done += 1
+            _tell(search)
+            await ward.bury(shard, search.lost)
+            done += search.jobs + 1
         if unsearched:
             raise RecoveryIncomplete("; ".join(unsearched))
         return StoreTick(done, found.next_ms, found.now_ms, more=bool(found.lost))
@@ -111,25 +134,81 @@ def step(ward: Ward, shards: Sequence[int], *, slots: Slots, call_timeout_s: flo
     return recover_shard
 
 
-class _Search:
-    """The search for one dead worker's jobs."""
+def _tell(search: _Search) -> None:
+    if search.jobs or not search.lost.terminated:
+        log.warning(
+            "worker lost", extra={"worker_id": search.lost.id, "jobs_recovered": search.jobs}
+        )
 
-    def __init__(self, ward: Ward, lost: DeadWorker, slots: Slots, call_timeout_s: float) -> None:
+
+class _Search:
+    """The search for one dead worker's jobs: which shards were walked, what was found."""
+
+    def __init__(self, lost: DeadWorker) -> None:
+        self.lost = lost
         self.jobs = 0
-        self.failed: dict[int, Exception] = {}
+        self.walked: set[int] = set()
+
+
+class _Batch:
+    """The searches that the next walk of a shard serves."""
+
+    def __init__(self) -> None:
+        self.searches: dict[_Search, None] = {}
+        self.done = False
+
+
+class _Walks:
+    """The walks through one shard's active jobs, one at a time."""
+
+    def __init__(self, ward: Ward, shard: int, slots: Slots, call_timeout_s: float) -> None:
         self._ward = ward
-        self._lost = lost
+        self.shard = shard
         self._slots = slots
         self._call_timeout_s = call_timeout_s
+        self._walking = trio.Lock()
+        self._next = _Batch()
+        self._begin_at = float("-inf")
+        self._away_until = float("-inf")
 
-    async def run(self, shard: int) -> None:
-        """Go through one shard. A failure is kept, not raised: the other shards go on."""
+    async def cover(self, searches: Sequence[_Search]) -> None:
+        """Walk the shard for these searches, unless it was, and note it in each.
+
+        Returns also when the walk failed, or the shard is left alone: then nothing is noted.
+        """
+        wanted = [search for search in searches if self.shard not in search.walked]
+        if not wanted:
+            return
+        batch = self._next
+        batch.searches.update(dict.fromkeys(wanted))
+        async with self._walking:
+            if batch.done or trio.current_time() < self._away_until:
+                return
+            await trio.sleep_until(self._begin_at)
+            self._begin_at = trio.current_time() + WALK_EVERY_S
+            if self._next is batch:
+                self._next = _Batch()  # this walk may miss the jobs of workers that come later
+            waiting = list(batch.searches)
+            for first in range(0, len(waiting), WORKERS_MOST):
+                await self._walk(waiting[first : first + WORKERS_MOST])
+            batch.done = True
+
+    async def _walk(self, searches: Sequence[_Search]) -> None:
+        lost = [search.lost for search in searches]
         cursor: str | None = ""
         try:
             while cursor is not None:
                 async with self._slots.hold():
                     with trio.fail_after(self._call_timeout_s):
-                        jobs, cursor = await self._ward.recover(shard, self._lost, cursor)
-                self.jobs += jobs
-        except Exception as error:
-            self.failed[shard] = error
+                        found, cursor = await self._ward.recover(self.shard, lost, cursor)
+                for search in searches:
+                    search.jobs += found[search.lost.id]
+        except Exception as error:  # a shard that fails must not stop the others
+            self._away_until = trio.current_time() + AWAY_S
+            log.warning(
+                "dead workers' jobs not recovered",
+                extra={"shard": self.shard, "workers": len(lost), "error": repr(error)},
+            )
+            return
+        for search in searches:
+            search.walked.add(self.shard)

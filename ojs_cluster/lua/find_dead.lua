@@ -2,16 +2,28 @@
 -- Post: each is in `lost` with the ms of its death until `bury` says its jobs are recovered, so
 --       a scheduler that dies in between leaves the work to the next.
 -- KEYS: 1 the shard's watch, 2 lost.  ARGV: 1 limit.
--- Returns: {now, ms of the next possible death or -1, lost workers: id, ms of death, ...}
---@include now last first_left
+-- Returns: {now, ms of the next possible death or -1, lost workers: id, ms of death, 1 when it had said
+--          that it terminates, ...}
+--@include keys now look last first_left
 local silent = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
+local terminated = {}
+for _, workers in ipairs({silent, redis.call('ZRANGE', KEYS[2], 0, ARGV[1] - 1)}) do
+    for _, worker in ipairs(workers) do
+        local state = redis.call('HGET', worker_key(worker), 'state')
+        if not state then want(worker_key(worker)) end
+        terminated[worker] = state == 'terminate' and 1 or 0
+    end
+end
+look()
 for _, worker in ipairs(silent) do
     take_out(KEYS[1], worker)
     redis.call('ZADD', KEYS[2], now, worker)
 end
 local reply = {now, first_left(KEYS[1]) or -1}
 settle()
-for _, item in ipairs(redis.call('ZRANGE', KEYS[2], 0, ARGV[1] - 1, 'WITHSCORES')) do
-    reply[#reply + 1] = item
+local lost = redis.call('ZRANGE', KEYS[2], 0, ARGV[1] - 1, 'WITHSCORES')
+for i = 1, #lost, 2 do
+    local at = #reply
+    reply[at + 1], reply[at + 2], reply[at + 3] = lost[i], lost[i + 1], terminated[lost[i]]
 end
 return reply

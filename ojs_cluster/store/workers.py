@@ -57,10 +57,14 @@ class WorkerInfo:
 
 @dataclass(frozen=True, slots=True)
 class DeadWorker:
-    """A worker found dead at ``dead_ms`` whose jobs are still to be recovered."""
+    """A worker found dead at ``dead_ms`` whose jobs are still to be recovered.
+
+    ``terminated``: its last heartbeat said that it terminates: only jobs that it left are a loss.
+    """
 
     id: str
     dead_ms: int
+    terminated: bool = False
 
 
 async def contact_beat(
@@ -206,7 +210,10 @@ async def find_dead(
         shard, "find_dead", [shard.watched, shard.lost], [limit], idempotent=True
     )
     items = iter(reply[2:])
-    dead = [DeadWorker(name.decode(), int(score)) for name, score in zip(items, items, strict=True)]
+    dead = [
+        DeadWorker(name.decode(), int(score), bool(terminated))
+        for name, score, terminated in zip(items, items, items, strict=True)
+    ]
     return dead, None if reply[1] < 0 else int(reply[1]), int(reply[0])
 
 

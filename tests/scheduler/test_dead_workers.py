@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -10,7 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from ojs_cluster.store.workers import DeadWorker
-from scheduler.dead_workers import Found, RecoveryIncomplete, step
+from scheduler.dead_workers import AWAY_S, WALK_EVERY_S, Found, RecoveryIncomplete, step
 from scheduler.pacing import Slots
 
 SHARDS = range(8)
@@ -26,12 +29,18 @@ class FakeWard:
     broken: set[int] = field(default_factory=set)
     hanging: set[int] = field(default_factory=set)
     recovered: Counter[int] = field(default_factory=Counter)
+    begun: list[tuple[float, int]] = field(default_factory=list)
+    """When a walk of which shard began."""
 
     async def find(self, shard: int) -> Found:
         await trio.lowlevel.checkpoint()
         return Found(tuple(self.marked), now_ms=1000, next_ms=9000)
 
-    async def recover(self, shard: int, lost: DeadWorker, cursor: str) -> tuple[int, str | None]:
+    async def recover(
+        self, shard: int, lost: Sequence[DeadWorker], cursor: str
+    ) -> tuple[Counter[str], str | None]:
+        if not cursor:
+            self.begun.append((trio.current_time(), shard))
         await trio.sleep(0.001)
         if shard in self.broken:
             raise OSError("node is down")
@@ -39,18 +48,33 @@ class FakeWard:
             await trio.sleep_forever()
         jobs = self.held.get(shard, [])
         seen = int(cursor or 0)
-        page = jobs[seen : seen + 2]
-        taken = sum(holder == lost.id for holder in page)
+        dead = {one.id for one in lost}
+        taken = Counter(holder for holder in jobs[seen : seen + 2] if holder in dead)
         self.held[shard] = [
-            "" if seen <= i < seen + 2 and holder == lost.id else holder
+            "" if seen <= i < seen + 2 and holder in dead else holder
             for i, holder in enumerate(jobs)
         ]
-        self.recovered[shard] += taken
+        self.recovered[shard] += taken.total()
         return taken, str(seen + 2) if seen + 2 < len(jobs) else None
 
     async def bury(self, shard: int, lost: DeadWorker) -> None:
         await trio.lowlevel.checkpoint()
         self.marked.remove(lost)
+
+
+@dataclass
+class HomeWard(FakeWard):
+    """Each dead worker has a shard of its own."""
+
+    homes: dict[int, list[DeadWorker]] = field(default_factory=dict)
+
+    async def find(self, shard: int) -> Found:
+        await trio.lowlevel.checkpoint()
+        return Found(tuple(self.homes.get(shard, ())), now_ms=1000, next_ms=None)
+
+    async def bury(self, shard: int, lost: DeadWorker) -> None:
+        await trio.lowlevel.checkpoint()
+        self.homes[shard].remove(lost)
 
 
 def jobs_everywhere() -> dict[int, list[str]]:
@@ -81,27 +105,98 @@ async def test_a_sick_shard_keeps_the_mark_and_the_others_are_searched(
     assert sum(ward.recovered.values()) == 3 * (len(SHARDS) - 1)
 
     getattr(ward, how).clear()
+    await trio.sleep(AWAY_S)
     tick = await run(3)
     assert ward.marked == []
-    assert tick.done == 3 + 1
+    assert tick.done == 3 * len(SHARDS) + 1
 
 
-async def test_one_worker_that_cannot_be_recovered_does_not_hold_up_the_next(
-    autojump_clock: MockClock,
-) -> None:
-    other = DeadWorker("w2", dead_ms=600)
-    ward = FakeWard(jobs_everywhere(), marked=[DEAD, other])
-    failing = ward.recover
+async def test_one_walk_of_each_shard_serves_all_the_dead(autojump_clock: MockClock) -> None:
+    """However many they are, and in whatever shards their records lie."""
+    homes = {home: [DeadWorker(f"w{home}-{n}", 500) for n in range(20)] for home in SHARDS}
+    names = [dead.id for of_home in homes.values() for dead in of_home]
+    ward = HomeWard({shard: [*names, "lives"] for shard in SHARDS}, homes=homes)
+    run = step(ward, SHARDS, slots=Slots(4), call_timeout_s=60.0)
+    async with trio.open_nursery() as nursery:
+        for home in SHARDS:
+            nursery.start_soon(run, home)
 
-    async def recover(shard: int, lost: DeadWorker, cursor: str) -> tuple[int, str | None]:
-        if lost == DEAD and shard == 0:
-            raise OSError("node is down")
-        return await failing(shard, lost, cursor)
+    assert not any(homes.values())
+    assert ward.recovered == Counter(dict.fromkeys(SHARDS, len(names)))
+    # Those that were found when a walk had begun have the next one.
+    assert max(Counter(shard for _, shard in ward.begun).values()) <= 2
 
-    ward.recover = recover  # type: ignore[method-assign]  # one failing pair, the rest as it is
+
+async def test_walks_of_one_shard_begin_apart(autojump_clock: MockClock) -> None:
+    """Workers that die one after the other cost a bounded number of walks."""
+    ward = FakeWard(jobs_everywhere(), marked=[])
+    run = step(ward, SHARDS, slots=Slots(8), call_timeout_s=1.0)
+    for number in range(30):
+        ward.marked = [DeadWorker(f"w{number}", 500)]
+        await run(3)
+
+    times = [at for at, shard in ward.begun if shard == 5]
+    assert len(times) == 30
+    assert min(after - at for at, after in itertools.pairwise(times)) >= WALK_EVERY_S
+
+
+async def test_healthy_shards_do_not_wait_for_one_that_is_away(autojump_clock: MockClock) -> None:
+    ward = FakeWard(jobs_everywhere(), hanging={5})
+    run = step(ward, SHARDS, slots=Slots(2), call_timeout_s=30.0)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(run, 3)
+        await trio.sleep(1.0)
+        assert ward.recovered == Counter({shard: 3 for shard in SHARDS if shard != 5})
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_was_walked_is_not_walked_again_for_the_rest(autojump_clock: MockClock) -> None:
+    ward = FakeWard(jobs_everywhere(), broken={5})
+    run = step(ward, SHARDS, slots=Slots(2), call_timeout_s=1.0)
+    for _ in range(4):
+        with pytest.raises(RecoveryIncomplete):
+            await run(3)
+        await trio.sleep(AWAY_S)
+
+    assert Counter(shard for _, shard in ward.begun) == {**dict.fromkeys(SHARDS, 1), 5: 4}
+
+
+async def test_a_shard_that_failed_is_left_alone_for_a_while(autojump_clock: MockClock) -> None:
+    ward = FakeWard(jobs_everywhere(), hanging={5})
+    run = step(ward, SHARDS, slots=Slots(2), call_timeout_s=1.0)
     with pytest.raises(RecoveryIncomplete):
+        await run(3)
+    before = trio.current_time()
+    with pytest.raises(RecoveryIncomplete):
+        await run(3)
+
+    assert trio.current_time() == before
+
+
+async def test_a_worker_that_said_goodbye_is_no_loss(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone = DeadWorker("gone", 500, terminated=True)
+    left_jobs = DeadWorker("w1", 500, terminated=True)
+    ward = FakeWard(jobs_everywhere(), marked=[gone, left_jobs])
+    with caplog.at_level(logging.INFO, "ojs.scheduler"):
         await step(ward, SHARDS, slots=Slots(2), call_timeout_s=1.0)(3)
-    assert ward.marked == [DEAD]
+
+    assert ward.marked == []
+    assert [(entry.getMessage(), vars(entry)["worker_id"]) for entry in caplog.records] == [
+        ("worker lost", "w1")
+    ]
+
+
+async def test_more_dead_than_one_walk_serves_are_all_recovered(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.dead_workers.WORKERS_MOST", 1)
+    ward = FakeWard(jobs_everywhere(), marked=[DEAD, DeadWorker("w2", 600)])
+    await step(ward, SHARDS, slots=Slots(2), call_timeout_s=1.0)(3)
+
+    assert ward.marked == []
+    assert ward.recovered == Counter(dict.fromkeys(SHARDS, 4))
 
 
 async def test_a_leader_stopped_in_between_leaves_the_mark(autojump_clock: MockClock) -> None:

@@ -8,10 +8,14 @@ from typing import Any
 
 import pytest
 
+from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.states import State
+from ojs_cluster.store import fields as f
 from ojs_cluster.store import jobs, retention, workers
+from ojs_cluster.store.contacts import contact
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import enqueue
 from ojs_cluster.store.heartbeat import Beat, BeatReply, heartbeat
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.workers import DeadWorker
@@ -386,3 +390,92 @@ async def test_recovery_goes_through_many_jobs_in_pieces_and_misses_none(
     assert {(await jobs.get(store, job.id)).state for job in theirs} == {State.ACTIVE}
     assert consistent().count() == {"available": 60, "active": 60}
     assert len(await take(store, QUEUE, count=100, worker="w3")) == 60
+
+
+async def test_a_worker_that_terminates_without_jobs_may_leave(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    """Whatever it fetches or reports afterwards as long as it says so: it is not watched."""
+    home = store.keys.shard_of_worker("w1")
+    job = await active(store, visibility_timeout_ms=DAY)
+    await beat_steadily(store)
+    assert db.zscore(home.watched, "w1") is not None
+    await beat(store, state="terminate")
+    assert db.zscore(home.watched, "w1") is None
+    await beat(store)
+    assert db.zscore(home.watched, "w1") is not None
+    await beat(store, state="terminate")
+    await contact(store, "w1", "fetch", [])
+    age_worker(db, home, "w1", HOUR)
+
+    assert (await workers.find_dead(store, home, 10))[:2] == ([], None)
+    assert (await jobs.get(store, job.id)).state is State.ACTIVE
+    consistent()
+
+
+@pytest.mark.parametrize("state", ["running", "terminate"])
+async def test_a_worker_that_is_gone_is_told_from_one_that_had_said_goodbye(
+    store: Store, db: Any, state: Any, consistent: Check
+) -> None:
+    """One that terminates and still runs jobs is watched: they are recovered should it die."""
+    home = store.keys.shard_of_worker("w1")
+    job = await active(store, visibility_timeout_ms=DAY)
+    await beat_steadily(store)
+    await beat(store, "w1", job, state=state)
+    age_worker(db, home, "w1", HOUR)
+    age_job(db, shard_of(store), job.id, MINUTE)
+    [dead], _, _ = await workers.find_dead(store, home, 10)
+
+    assert dead.terminated == (state == "terminate")
+    assert (await workers.find_dead(store, home, 10))[0] == [dead]
+    assert await recover(store, shard_of(store), replace(dead, dead_ms=2**52)) == 1
+    assert (await jobs.get(store, job.id)).state is State.AVAILABLE
+    consistent()
+
+
+async def test_one_walk_recovers_the_jobs_of_many_workers(store: Store, consistent: Check) -> None:
+    for _ in range(60):
+        await put(store)
+    for number in range(5):
+        await take(store, count=10, worker=f"w{number}", lease_ms=DAY)
+    dead = [DeadWorker(f"w{number}", 2**52) for number in range(4)]
+    found, cursor = await workers.recover(store, shard_of(store), dead)
+
+    assert (found, cursor) == ({f"w{number}": 10 for number in range(4)}, None)
+    assert consistent().count() == {"available": 50, "active": 10}
+
+
+async def test_one_call_recovers_a_bounded_number_of_jobs(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    """Also when all have one deadline, which a cursor cannot tell apart."""
+    for _ in range(130):
+        await put(store)
+    held = await take(store, count=130, lease_ms=DAY)
+    shard, deadline = shard_of(store), int(held[0].fields[f.DEADLINE])
+    for job in held:
+        db.zadd(shard.active, {job.id: deadline})
+        db.hset(shard.job(job.id), f.DEADLINE, deadline)
+    dead, sizes, cursor = [DeadWorker("w1", 2**52)], [], ""
+    while True:
+        found, following = await workers.recover(store, shard, dead, cursor)
+        sizes.append(found["w1"])
+        if following is None:
+            break
+        cursor = following
+
+    assert sizes == [50, 50, 30]
+    consistent()
+
+
+async def test_large_jobs_are_recovered_a_few_at_a_time(store: Store, consistent: Check) -> None:
+    for _ in range(8):
+        body = b'{"type":"t","args":["%b"],"options":{"queue":"%b"}}'
+        await enqueue(store, parse_job(body % (b"x" * 400_000, QUEUE.encode())))
+    await take(store, count=8, lease_ms=DAY)
+    found, cursor = await workers.recover(store, shard_of(store), [DeadWorker("w1", 2**52)])
+
+    assert found == {"w1": 3}
+    assert cursor is not None
+    assert await recover(store, shard_of(store), DeadWorker("w1", 2**52)) == 5
+    consistent()

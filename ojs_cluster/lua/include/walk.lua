@@ -3,7 +3,7 @@
 -- An index of active jobs by worker, or by fetch, would make each search cheaper and every fetch and ack
 -- slower. Searches are rare, so they walk, and read of each job only what they compare (docs/adr/025).
 -- A cursor is the lower end of a ZRANGEBYSCORE over the deadlines: '' to begin, and '' at the end.
-local TAKEN_MOST, TAKEN_BYTES_MOST = 100, 1024 * 1024
+local TAKEN_MOST, TAKEN_BYTES_MOST = 50, 1024 * 1024
 
 local function bytes_of(job)
     local bytes = 0
@@ -16,10 +16,17 @@ end
 local function walk_active(cursor, limit, names, takes)
     local from = cursor == '' and '-inf' or cursor
     local page = redis.call('ZRANGEBYSCORE', ACTIVE, from, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
-    local last, rows = page[#page], page
-    local complete = #page < 2 * limit
-    -- Jobs that share the last deadline of the page are read with it, so that no cursor skips one.
-    if not complete then rows = redis.call('ZRANGEBYSCORE', ACTIVE, from, last, 'WITHSCORES') end
+    local last, rows, following = page[#page], page, ''
+    if #page == 2 * limit then
+        -- Jobs that share the last deadline may lie beyond the page: they are the next one's, or are
+        -- read with it when it holds no other.
+        following = last
+        while #rows > 0 and rows[#rows] == last do rows[#rows], rows[#rows - 1] = nil, nil end
+        if #rows == 0 then
+            rows = redis.call('ZRANGEBYSCORE', ACTIVE, last, last, 'WITHSCORES')
+            following = '(' .. last
+        end
+    end
     local taken, bytes = {}, 0
     for i = 1, #rows, 2 do
         local key = job_key(rows[i])
@@ -37,5 +44,5 @@ local function walk_active(cursor, limit, names, takes)
             end
         end
     end
-    return taken, complete and '' or '(' .. last
+    return taken, following
 end
