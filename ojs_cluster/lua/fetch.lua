@@ -34,7 +34,7 @@ for at = 8, #KEYS, 4 do
         if not job[F.state] or job[F.deal] or job[F.expires] and tonumber(job[F.expires]) <= now then
             return {now, 'any'}
         end
-        if job[F.limit] then return {now, 'limited'} end
+        if job[F.limit] or job[F.mps] then return {now, 'limited'} end
         bytes = bytes + size_of(job)
         found[#found + 1] = {id = id, job = job, available = KEYS[at + 1]}
     end

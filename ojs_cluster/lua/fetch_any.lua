@@ -68,6 +68,10 @@ for _, item in ipairs(found) do
         take_out(queue.available, id)
         if job[F.token] then use_token(id, job)
         elseif job[F.limit] then take_token(id, key, job, ARGV[8]) end
+        if job[F.mps] then
+            job.id = id
+            queue.gate.declares = job
+        end
         count(queue.name, 'active', 1)
         local at = #reply
         reply[at + 1], reply[at + 2] = id, job.flat

@@ -5,4 +5,5 @@
 --@include now
 local first = redis.call('HSETNX', KEYS[1], 'created', now)
 for i = 1, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
+if redis.call('HEXISTS', KEYS[1], 'mps') == 1 then redis.call('HSETNX', KEYS[1], 'mpsat', now) end
 return first

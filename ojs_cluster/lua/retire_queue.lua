@@ -4,6 +4,7 @@
 -- Returns: 1 when gone (or never there), 0 when in use
 --@include now
 local IDLE = {created = true, seq = true, acked = true, mps = true, mpstarts = true,
+    mpsat = true, mpsjob = true, mpsoff = true,
     -- totals never shrink: see metrics.lua
     minute = true, hungry = true, came = true, failed = true, ran = true, waited = true}
 local flat = redis.call('HGETALL', KEYS[1])

@@ -13,7 +13,9 @@ from typing import Any
 
 from ojs_cluster.core.errors import InvalidRequest, NotFound
 from ojs_cluster.core.rate_limit import Limits, unpack_limits
+from ojs_cluster.core.states import TERMINAL
 from ojs_cluster.keys import Shard
+from ojs_cluster.store import fields as f
 from ojs_cluster.store import shares
 from ojs_cluster.store.begun import begun
 from ojs_cluster.store.context import Store
@@ -21,6 +23,8 @@ from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.rate_tokens import run_limit, take_back
 from ojs_cluster.store.tick import Tick
 
+_DECLARED_MS = 3_600_000
+"""How long a queue's ``max_per_second`` outlives the last job that declares it."""
 _KEYS = 50
 """Most keys looked at in one step: each is a script of its own."""
 
@@ -67,7 +71,7 @@ class KeyLimits:
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """A queue's limits: the operator's, and what its jobs declared last."""
+    """A queue's limits: the operator's, and what its jobs declared last, while that holds."""
 
     usage: Usage
     max_per_second: int | None
@@ -104,6 +108,48 @@ async def set_queue(store: Store, queue: str, limits: Limits) -> QueueLimits:
         return await of_queue(store, queue)
 
 
+async def end_declared(store: Store, queue: str) -> None:
+    """End the ``max_per_second`` that a queue's jobs declared. Later jobs may declare it again.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    shards = await store.partitions.held(store, queue)
+
+    async def end(shard: Shard) -> None:
+        await store.run(shard, "limit_undeclare", [shard.queue(queue)], [queue], idempotent=True)
+
+    await over_shards(shards, end)
+
+
+async def clear_queue(store: Store, queue: str) -> QueueLimits:
+    """End all limits of a queue, the operator's and what its jobs declared; returns what is left.
+
+    Raises
+    ------
+    TooManyQueues, BackendUnavailable: as ``set_queue``.
+    """
+    await set_queue(store, queue, Limits())
+    with begun():
+        await end_declared(store, queue)
+        return await of_queue(store, queue)
+
+
+async def _declared(
+    store: Store, shard: Shard, now_ms: int, fields: dict[bytes, bytes]
+) -> int | None:
+    """The ``max_per_second`` in force in a partition; as ``lua/include/gate.lua`` decides it."""
+    if b"mps" not in fields:
+        return None
+    if now_ms - int(fields.get(b"mpsat", 0)) >= _DECLARED_MS:
+        key = shard.job(fields.get(b"mpsjob", b"").decode())
+        state: Any = await store.redis.call(shard.slot, "HGET", key, f.STATE, idempotent=True)
+        if state is None or state.decode() in TERMINAL:
+            return None
+    return int(fields[b"mps"])
+
+
 async def of_queue(store: Store, queue: str) -> QueueLimits:
     """A queue's limits, and how far all its partitions use them; one that nobody used has none.
 
@@ -121,8 +167,8 @@ async def of_queue(store: Store, queue: str) -> QueueLimits:
         found[number] = now, dict(zip(items, items, strict=True))
 
     await over_shards(range(len(shards)), look)
-    _, first = found[0]
-    packed, most = first.get(b"whole", first.get(b"limits")), first.get(b"mps")
+    now_ms, first = found[0]
+    packed = first.get(b"whole", first.get(b"limits"))
     limits = unpack_limits(packed.decode()) if packed else Limits()
     parts = [
         usage(fields, limits, int(fields.get(b"active", 0)), now) for now, fields in found.values()
@@ -134,7 +180,7 @@ async def of_queue(store: Store, queue: str) -> QueueLimits:
         min((part.resets_ms for part in parts if part.resets_ms is not None), default=None),
         min((part.next_ms for part in parts if part.next_ms is not None), default=None),
     )
-    return QueueLimits(whole, int(most) if most else None)
+    return QueueLimits(whole, await _declared(store, shards[0], now_ms, first))
 
 
 async def of_key(store: Store, key: str) -> KeyLimits:

@@ -71,6 +71,12 @@ async def test_a_declared_limit_is_echoed_and_obeyed(api: Api) -> None:
     shown = (await api.get("/ojs/v1/admin/queues/fast/rate-limit")).json
     assert shown["max_per_second"] == 1
 
+    reply = await api.call("DELETE", "/ojs/v1/admin/queues/fast/rate-limit")
+    assert (reply.status, reply.json) == (200, {"queue": "fast", "name": "fast"})
+    assert "max_per_second" not in (await api.get("/ojs/v1/admin/queues/fast/rate-limit")).json
+    taken = await api.post("/ojs/v1/workers/fetch", {"queues": ["fast"], "count": 2})
+    assert len(taken.json["jobs"]) == 1
+
 
 KEY = "tenant:acme"
 PATH = "/ojs/v1/rate-limits/tenant%3Aacme"

@@ -81,6 +81,10 @@ OPERATIONS: Final[dict[str, tuple[str, Operation]]] = {
         "limit_queue",
         lambda store, _: rate_limits.set_queue(store, QUEUE, Limits(2)),
     ),
+    "clear the limits of a queue": (
+        "limit_queue",
+        lambda store, _: rate_limits.clear_queue(store, QUEUE),
+    ),
     "limit a key": (
         "limit_set",
         lambda store, _: rate_limits.override(store, "key", Limits(2), None),

@@ -295,6 +295,7 @@ async def queue_upkeep(store: Store, db: Any) -> None:
     await ack(store, (await take(store, "old"))[0])
     age_opening(db, shard_of(store, "old"), "old", 2 * HOUR)
     await rate_limits.look_after(store, shard_of(store, "old"), 10)
+    await rate_limits.end_declared(store, "old")
     await rate_limits.set_queue(store, "old", Limits())
     age_queue(db, shard_of(store, "old"), "old", 2 * HOUR)
     await retention.retire_queues(store)

@@ -93,3 +93,9 @@ def age_partitions(db: Any, meta: Meta, queue: str, ms: int) -> None:
     old = Layout.parse(db.hget(meta.partitions, queue))
     db.hset(meta.partitions, queue, replace(old, at_ms=old.at_ms - ms).pack())
     db.hincrby(meta.partitions, "#", 1)
+
+
+def age_declared(db: Any, shard: Shard, queue: str, ms: int) -> None:
+    """As if a queue's ``max_per_second`` had been declared, or used, ``ms`` earlier."""
+    if db.hexists(shard.queue(queue), "mpsat"):
+        db.hincrby(shard.queue(queue), "mpsat", -ms)

@@ -135,9 +135,9 @@ async def get_queue(app: App, _request: Request, name: str) -> Response:
 
 
 async def drop_queue(app: App, _request: Request, name: str) -> Response:
-    """DELETE /ojs/v1/admin/queues/{name}/rate-limit. What its jobs declared stays."""
+    """DELETE /ojs/v1/admin/queues/{name}/rate-limit: ends what operators set and jobs declared."""
     check_queue(name, field="name")
-    return _queue(name, await store_limits.set_queue(app.store, name, Limits()))
+    return _queue(name, await store_limits.clear_queue(app.store, name))
 
 
 def _limits(app: App, request: Request) -> Limits:

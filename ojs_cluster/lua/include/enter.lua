@@ -14,3 +14,8 @@ local function enter(id, job, state, due)
         emit('job.scheduled', id, job, 'n', due)
     end
 end
+
+-- A job declares a limit of its queue: see gate.lua.
+local function declare_limit(id, job)
+    redis.call('HSET', queue_key(job[F.queue]), 'mps', job[F.mps], 'mpsat', now, 'mpsjob', id)
+end
