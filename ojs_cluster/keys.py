@@ -102,6 +102,8 @@ class Shard:
     """Deals whose part of this shard is written, by the ms of the writing."""
     opening: bytes = field(init=False)
     """Queues whose limits are used up, by the ms at which time alone makes room."""
+    quarantine: bytes = field(init=False)
+    """Malformed jobs that were taken out of their queue, by the ms of the next check."""
     granted: bytes = field(init=False)
     """Available jobs that were given a token, by the ms at which they lose it unless fetched; and
     those that have asked for one, by the ms at which they ask again."""
@@ -224,6 +226,7 @@ SHARD_KEYS = {
     "deals": b"deals",
     "dealt": b"dealt",
     "opening": b"open",
+    "quarantine": b"quarantine",
     "granted": b"grants",
     "limits": b"lims",
     "looks": b"limlook",

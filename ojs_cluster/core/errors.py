@@ -118,5 +118,20 @@ class BackendUnavailable(OJSError):
         self.retry_after_s = retry_after_s
 
 
+class MalformedJob(OJSError):
+    """The stored fields of a job cannot be used: something else than this server has changed them.
+
+    ``shard`` is the index of the shard that has the job, where it is known. Cancelling or deleting
+    the job removes it.
+    """
+
+    def __init__(self, job_id: str, fault: str, shard: int | None = None) -> None:
+        super().__init__(
+            f"job '{job_id}' is malformed in Redis: {fault}", job_id=job_id, shard=shard
+        )
+        self.job_id = job_id
+        self.shard = shard
+
+
 class Internal(OJSError):
     """A bug. The message is for the log; the caller is told only the request id."""

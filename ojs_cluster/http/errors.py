@@ -180,6 +180,15 @@ TABLE: Final[Mapping[type[e.OJSError], Entry]] = MappingProxyType(
             "'stored_unconfirmed' it is stored, but a failure now might still undo it.",
             retryable=True,
         ),
+        # Not retryable: the job stays as it is until somebody repairs or removes it.
+        e.MalformedJob: Entry(
+            500,
+            "malformed_job",
+            "OJS-2004",
+            "INTERNAL_SERVER_ERROR",
+            "The job's fields in Redis are damaged. Restore them there, or cancel the job: that "
+            "removes it.",
+        ),
         e.Internal: INTERNAL,
     }
 )

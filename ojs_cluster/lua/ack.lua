@@ -1,6 +1,6 @@
 -- Transition: active -> completed, of a job that owes nothing to others.
 -- Pre:  the job is active and the caller holds its lease, or says nothing of a holder. For any other
---       job, for one of a workflow, a lock or a rate limit's key, and for the first of a minute in its
+--       or malformed job, for one of a workflow, a lock or a rate limit's key, and for the first of a minute in its
 --       queue, nothing is done: that is ack_any.lua's, whose pieces cost as much to load as half of this.
 -- Post: result stored, lease gone, last error cleared, retention set.
 -- KEYS: 1 job, 2..5 the shard's act, run, fin, ev.
@@ -12,7 +12,7 @@ local key, flat = KEYS[1], redis.call('HGETALL', KEYS[1])
 local job, id = {flat = flat}, string.sub(key, #P + 3)
 for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
 if job[F.state] ~= 'active' or not is_holder(job, ARGV[2], ARGV[3]) or job[F.deal] or job[F.workflow]
-    or job[F.unique] or job[F.limit] then return {'any'} end
+    or job[F.unique] or job[F.limit] or not is_sound(job) then return {'any'} end
 
 -- That this minute is noted proves that the counters are here (see look.lua).
 local queue, by = job[F.queue], sums_of(job, 'c')

@@ -1,14 +1,15 @@
 -- One job as a backup needs it, read in one step: nothing is changed.
 -- KEYS: 1 job hash.
 -- Returns: {fields, score among the available jobs or '', ms of its removal or ''}
---          {} when there is no job here; {'staged', deal} before it is revealed
+--          {} when there is no job here; {'staged', deal} before it is revealed; {'malformed'}
 --@include keys look job
 local key = KEYS[1]
 local flat = redis.call('HGETALL', key)
 local job = {}
 for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
-if not job[F.state] then return {} end
+if #flat == 0 or job[F.alias] then return {} end
 if job[F.deal] then return {'staged', job[F.deal]} end
+if not is_sound(job) or not is_state(job[F.state]) then return {'malformed'} end
 local id = string.sub(key, #P + 3)
 local zset = job[F.state] == 'available' and available_key(job[F.queue]) or FINISHED
 local ended = job[F.finished] and zset == FINISHED

@@ -1,8 +1,8 @@
 -- Transition: available -> active, for up to `count` jobs of some queues of one shard in which nothing
 -- else is to be done.
 -- Pre:  the worker is not quiet; a queue is not paused. Where something is due, a queue has limits, or a
---       job met is gone, has expired or needs a token of its rate limit's key, nothing is done: that is
---       fetch_any.lua's, whose pieces cost as much to load as all of this.
+--       job met is gone, malformed, has expired or needs a token of its rate limit's key, nothing is
+--       done: that is fetch_any.lua's, whose pieces cost as much to load as all of this.
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. Fewer jobs than
 --       there are when they are large: the reply ends with the job that fills it.
 -- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c:, q:, h: and hq:.
@@ -31,9 +31,8 @@ for at = 8, #KEYS, 4 do
         local flat = redis.call('HGETALL', job_key(id))
         local job = {flat = flat}
         for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
-        if not job[F.state] or job[F.deal] or job[F.expires] and tonumber(job[F.expires]) <= now then
-            return {now, 'any'}
-        end
+        if job[F.state] ~= 'available' or job[F.deal] or not is_sound(job)
+            or job[F.expires] and tonumber(job[F.expires]) <= now then return {now, 'any'} end
         if job[F.limit] or job[F.mps] then return {now, 'limited'} end
         bytes = bytes + size_of(job)
         found[#found + 1] = {id = id, job = job, available = KEYS[at + 1]}

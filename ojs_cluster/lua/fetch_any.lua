@@ -5,8 +5,9 @@
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id, and is counted
 --       by its queue's and its key's limits. Neither a queue without room nor a job without its token
 --       keeps later ones waiting: such a job is held back, and a token is asked for. What was due
---       in the shard has been promoted first; expired jobs met on the way are discarded. Fewer
---       jobs than there are when they are large: the reply ends with the job that fills it.
+--       in the shard has been promoted first; expired jobs met on the way are discarded, malformed
+--       ones quarantined: the reaper reports them. Fewer jobs than there are when they are large: the
+--       reply ends with the job that fills it.
 -- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c:, q:, h: and hq:.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
@@ -14,7 +15,7 @@
 --       under way, 0: for the best jobs; then the queue names in order.
 -- Returns: {now, effects, 1 when there is more to look through or to ask for, jobs that the first queue had,
 --           per job: id, fields as before, attempt, deadline, lease in ms} | {now, 'quiet'}
---@include keys now look last job counts event deadline effect available finish leave sound promote lease gauges meter gate
+--@include keys now look last job counts event deadline effect available finish leave promote lease gauges meter gate
 gather()
 --@include limit limit_close home hold turn size scan
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
@@ -57,6 +58,7 @@ for _, item in ipairs(found) do
     local id, queue, job, key = item.id, item.queue, item.job, job_key(item.id)
     if not job then
         take_out(queue.available, id)
+        if malformed[id] then set_deadline(QUARANTINE, id, now) end
     elseif not item.alive then
         leave_queue(id, job)
         take_out(EXPIRING, id)

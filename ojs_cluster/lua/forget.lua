@@ -7,7 +7,7 @@
 local over, missing = {}, {}
 for i = 4, #KEYS do
     local key, id = KEYS[i], string.sub(KEYS[i], #P + 3)
-    local job, reply = load_job(key)
+    local job, reply = load_traces(key)
     local due = job and redis.call('ZSCORE', FINISHED, id)
     if due and tonumber(due) <= now then
         want_to_forget(job)

@@ -1,5 +1,5 @@
 -- Transition: none; active jobs that the worker holds get a later visibility deadline.
--- Pre:  per job: active, held by this worker, and by this lease when one is named.
+-- Pre:  per job: active, held by this worker, and by this lease when one is named; not malformed.
 -- Post: deadline = now + the ms asked for, else the lease's own length. Others are untouched and
 --       left out of the answer. The execution timeout does not move.
 -- KEYS: 1 the shard's act, 2 ev, then the job hashes.
@@ -18,7 +18,8 @@ for i = 3, #KEYS do
     if job[F.alias] then
         moved[#moved + 1] = id
         moved[#moved + 1] = job[F.alias]
-    elseif job[F.state] == 'active' and is_holder(job, ARGV[2], lease) then
+    elseif job[F.state] == 'active' and is_holder(job, ARGV[2], lease) and job[F.type] and job[F.queue]
+        and is_number(job[F.attempt]) and is_number(job[F.lease_ms]) then
         local deadline = now + (ARGV[3] ~= '' and ARGV[3] or job[F.lease_ms])
         redis.call('HSET', KEYS[i], F.deadline, deadline, F.extended, now)
         set_deadline(ACTIVE, id, deadline)

@@ -2,14 +2,14 @@
 -- Post: what is due is in its queue (or discarded, when its expiry came first).
 -- KEYS: 1..4 the shard's due, exp, fin, ev.
 -- ARGV: 1 events kept, 2 limit, 3 ms to keep discarded jobs.
--- Returns: {jobs moved, now, ms of the next due job or -1, effects, sick jobs put aside}
---@include keys now look last first_left job counts event deadline effect available finish leave sound promote
+-- Returns: {jobs moved, now, ms of the next due job or -1, effects, malformed jobs put aside}
+--@include keys now look last first_left job counts event deadline effect available finish leave promote
 gather()
-local ids, jobs, sick = look_at_due(tonumber(ARGV[2]))
+local ids, jobs, malformed_ids = look_at_due(tonumber(ARGV[2]))
 promote_due(ids, jobs, ARGV[3])
-for _, id in ipairs(sick) do put_aside(DUE, id) end
+for _, id in ipairs(malformed_ids) do put_aside(DUE, id) end
 local following = first_left(DUE)
 write_events()
 settle()
 settle_counts()
-return {#ids, now, following or -1, effects, sick}
+return {#ids, now, following or -1, effects, malformed_ids}

@@ -2,29 +2,34 @@
 --   execution timeout passed:   active -> retryable | discarded
 --   visibility deadline passed: active -> available | discarded (no attempt left)
 --   expires_at passed:          available | scheduled | retryable | pending -> discarded
--- KEYS: 1..8 the shard's act, run, exp, due, pend, fin, dead, ev.
+-- A quarantined job that is sound again returns to its queue. Malformed ones are put aside.
+-- KEYS: 1..9 the shard's act, run, exp, due, pend, fin, dead, ev, quarantine.
 -- ARGV: 1 events kept, 2 limit, 3 chance for the jitter, 4 errors kept, 5 ms to keep discarded,
 --       6 ms to keep dead letters, 7 dead letters kept per queue.
 -- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects,
---           sick jobs put aside}
---@include keys now look last first_left job sound counts event deadline effect available finish leave backoff non_retryable fate graves fail
+--           malformed jobs put aside}
+--@include keys now look last first_left job counts event deadline effect available finish leave backoff non_retryable fate graves fail
 local limit, chance, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local limits = {ARGV[5], ARGV[6], tonumber(ARGV[7])}
 
-local jobs, sick = {}, {}
-local function overdue(zset)
+local jobs, aside, malformed = {}, {}, {}
+local function overdue(zset, known)
     local ids = {}
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit)) do
-        if jobs[id] == nil then jobs[id] = load_job(job_key(id)) or false end
-        local aside = jobs[id] and not is_sound(jobs[id])
-        table.insert(aside and sick or ids, aside and {zset, id} or id)
+        if jobs[id] == nil and not known then
+            local job, reply = load_job(job_key(id))
+            jobs[id], malformed[id] = job or false, is_malformed(reply)
+        end
+        if malformed[id] and not known then aside[#aside + 1] = {zset, id}
+        elseif jobs[id] ~= nil then ids[#ids + 1] = id end
     end
     return ids
 end
 
 local timeouts, lost, expired = overdue(RUNNING), overdue(ACTIVE), overdue(EXPIRING)
+local repaired = overdue(QUARANTINE)
 for _, job in pairs(jobs) do
-    if job and is_sound(job) then
+    if job then
         want(queue_key(job[F.queue]))
         want(available_key(job[F.queue]))
     end
@@ -43,9 +48,9 @@ loses(timeouts, 'timeout')
 loses(lost, 'visibility_timeout')
 look_at_ends(ends, limits[3])
 
-for i, entry in ipairs(sick) do
+for i, entry in ipairs(aside) do
     put_aside(entry[1], entry[2])
-    sick[i] = entry[2]
+    aside[i] = entry[2]
 end
 
 gather()
@@ -78,12 +83,12 @@ for _, id in ipairs(leases) do
     go_on_without_lease(id, job_key(id), jobs[id], error, fates[id], limits)
 end
 
--- What was given back just now may have expired as well: it is among the jobs looked at.
-if #ends > 0 then expired = overdue(EXPIRING) end
+-- What was given back just now may have expired as well. Others than those that were read must wait.
+if #ends > 0 then expired = overdue(EXPIRING, true) end
 for _, id in ipairs(expired) do
     take_out(EXPIRING, id)
     local job = jobs[id]
-    local state = job and job[F.state]
+    local state = job and job[F.expires] and job[F.state]
     if state == 'available' then
         leave_queue(id, job)
     elseif state == 'scheduled' or state == 'retryable' or state == 'pending' then
@@ -95,12 +100,18 @@ for _, id in ipairs(expired) do
     if job then expire(id, job_key(id), job, ARGV[5]) end
 end
 
+for _, id in ipairs(repaired) do
+    take_out(QUARANTINE, id)
+    local job = jobs[id]
+    if job and job[F.state] == 'available' then make_available(id, job, true) end
+end
+
 local following = -1
-for _, zset in ipairs({ACTIVE, RUNNING, EXPIRING}) do
+for _, zset in ipairs({ACTIVE, RUNNING, EXPIRING, QUARANTINE}) do
     local first = first_left(zset)
     if first and (following < 0 or first < following) then following = first end
 end
 write_events()
 settle()
 settle_counts()
-return {#leases, #timeouts, #expired, now, following, effects, sick}
+return {#leases, #timeouts, #expired, now, following, effects, aside}

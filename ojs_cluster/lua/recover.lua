@@ -7,7 +7,7 @@
 --       5 ms to keep discarded, 6 ms to keep dead letters, 7 dead letters kept per queue,
 --       then per dead worker: id, ms of its death.
 -- Returns: {next cursor or '', effects, then the worker of each job that was recovered}
---@include keys now look last job sound counts event deadline effect available finish leave backoff non_retryable fate graves fail walk
+--@include keys now look last job counts event deadline effect available finish leave backoff non_retryable fate graves fail walk
 local limits, died = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}
 for i = 8, #ARGV, 2 do died[ARGV[i]] = tonumber(ARGV[i + 1]) end
 local names = {F.started, F.worker, F.extended}

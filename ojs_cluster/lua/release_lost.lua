@@ -6,7 +6,7 @@
 -- KEYS: 1..6 the shard's act, run, exp, fin, ev, due.
 -- ARGV: 1 events kept, 2 cursor ('' to begin), 3 active jobs to walk through, then prefixes of one length.
 -- Returns: {next cursor or '', effects, then the prefix of each job that was released}
---@include keys now look last job sound counts event deadline effect available finish leave backoff non_retryable fate graves fail holder nack walk
+--@include keys now look last job counts event deadline effect available finish leave backoff non_retryable fate graves fail holder nack walk
 local lost, length = {}, #ARGV[4]
 for i = 4, #ARGV do lost[ARGV[i]] = true end
 local taken, cursor = walk_active(ARGV[2], ARGV[3], {F.lease}, function(found)

@@ -7,7 +7,7 @@
 -- KEYS: 1 the shard's claims, then per alias the job hash of its id.
 -- ARGV: 1 age, then per alias: id, 'keep' | 'drop' | 'later', shard.
 -- Returns: how many aliases were removed
---@include now
+--@include now slices
 local removed, settled = 0, {}
 for i = 2, #KEYS do
     local id, how, shard = unpack(ARGV, 3 * i - 4, 3 * i - 2)
@@ -26,5 +26,5 @@ for i = 2, #KEYS do
     end
 end
 -- Last, and at once: a set that becomes empty vanishes (see look.lua).
-if #settled > 0 then redis.call('ZREM', KEYS[1], unpack(settled)) end
+call_in_slices('ZREM', KEYS[1], settled)
 return removed

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 from ojs_cluster.core import rawjson
 from ojs_cluster.core.envelope import SYSTEM_FIELDS
@@ -104,8 +105,9 @@ def split_errors(
     errors = []
     for field, value in flat:
         if _is_slot(field):
-            attempt, at, body = value.split(b",", 2)
-            errors.append((int(at), int(attempt), int(field[1:]), body + b"}"))
+            with suppress(ValueError):  # a damaged entry is left out
+                attempt, at, body = value.split(b",", 2)
+                errors.append((int(at), int(attempt), int(field[1:]), body + b"}"))
         else:
             fields[field] = value
     return fields, tuple((attempt, at, error) for at, attempt, _, error in sorted(errors))

@@ -12,6 +12,7 @@ of a workflow's results two portions.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
@@ -42,6 +43,8 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron_book import StoreBook
 from ojs_cluster.store.cron_record import CronRecord
 from ojs_cluster.store.fanout import over_shards
+
+log = logging.getLogger("ojs.store")
 
 Write = Callable[[bytes], object]
 _PAGE = 1000
@@ -173,12 +176,15 @@ async def _finish_replacements(store: Store) -> None:
 
 
 async def _job(store: Store, shard: Shard, job_id: str) -> JobLine | None:
-    """A job; None for an alias, and for one that is gone or was deleted."""
+    """A job; None for an alias, and for one that is gone, was deleted, or is malformed."""
     reply = await store.run(shard, "archive_job", [shard.job(job_id)], idempotent=True)
     while reply and reply[0] == b"staged":
         await store.effects["deal"](store, shard, reply[1])
         reply = await store.run(shard, "archive_job", [shard.job(job_id)], idempotent=True)
     if not reply:
+        return None
+    if reply[0] == b"malformed":
+        log.warning("job %s of shard %d is malformed and not exported", job_id, shard.index)
         return None
     if f.HIDDEN in reply[0][::2]:
         return None

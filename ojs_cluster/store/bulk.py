@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
+from ojs_cluster.core.errors import Conflict, Duplicate, MalformedJob, NotFound
 from ojs_cluster.core.states import State
 from ojs_cluster.store import dead_letter
 from ojs_cluster.store.begun import begun
@@ -111,7 +111,7 @@ async def _retry(
     async def one(job_id: str) -> None:
         try:
             await retry(store, job_id)
-        except (Conflict, Duplicate, NotFound) as error:
+        except (Conflict, Duplicate, MalformedJob, NotFound) as error:
             failures.append((job_id, error.message))
 
     with begun(when=len(job_ids) > 1):

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ojs_cluster.core.errors import Conflict, NotFound, OJSError
+from ojs_cluster.core.errors import Conflict, MalformedJob, NotFound, OJSError
 from ojs_cluster.core.ids import is_job_id
+from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.record import JobRecord, record
@@ -38,6 +39,7 @@ async def on_job(
     ------
     NotFound: there is no such job.
     Conflict: the job's state, or its holder, does not allow the transition; nothing was changed.
+    MalformedJob: its stored fields cannot be used; nothing was changed.
     BackendUnavailable: Redis did not answer in time.
     """
     reply = await reply_of(store, name, job_id, shard_keys, args, idempotent=idempotent)
@@ -74,15 +76,17 @@ async def reply_of(
         if status == b"staged":
             await store.effects["deal"](store, shard, reply[1])
             continue
-        raise refusal(job_id, reply)
+        raise refusal(job_id, reply, shard)
     raise NotFound("job", job_id)
 
 
-def refusal(job_id: str, reply: Sequence[Any]) -> OJSError:
+def refusal(job_id: str, reply: Sequence[Any], shard: Shard) -> OJSError:
     """What a script's answer means that has not made the transition."""
     if reply[0] == b"conflict":
         state = reply[1].decode()
         return Conflict(f"job '{job_id}' is {state}", job_id=job_id, state=state)
     if reply[0] == b"not_holder":
         return Conflict(f"job '{job_id}' is held by another lease", job_id=job_id)
+    if reply[0] == b"malformed":
+        return MalformedJob(job_id, "fields are missing or not numbers", shard.index)
     return NotFound("job", job_id)

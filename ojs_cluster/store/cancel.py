@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from ojs_cluster.core.errors import MalformedJob
 from ojs_cluster.store.by_id import on_job
 from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.malformed import remove_malformed
 from ojs_cluster.store.record import JobRecord
 
 _KEYS = ("due", "active", "running", "expiring", "pending", "finished", "events")
@@ -20,6 +22,8 @@ async def cancel(
     repeatable: bool = False,
 ) -> JobRecord:
     """Cancel a job that is not terminal. The ack of a worker that still runs it gets a conflict.
+
+    A malformed job, whatever its state, is removed for good: what is known of it is returned.
 
     Parameters
     ----------
@@ -38,4 +42,7 @@ async def cancel(
     keep = settings.retention_cancelled_ms if keep_ms is None else keep_ms
     args: list[Arg] = [settings.events_per_shard, keep, only]
     idempotent = repeatable or only == "spare"
-    return await on_job(store, "cancel", job_id, _KEYS, args, idempotent=idempotent)
+    try:
+        return await on_job(store, "cancel", job_id, _KEYS, args, idempotent=idempotent)
+    except MalformedJob as malformed:
+        return await remove_malformed(store, malformed)

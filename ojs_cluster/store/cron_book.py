@@ -9,7 +9,7 @@ from typing import Literal
 
 from ojs_cluster.core.cron_job import tick_job_id
 from ojs_cluster.core.envelope import NewJob
-from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.errors import MalformedJob, NotFound
 from ojs_cluster.core.ids import new_job_id
 from ojs_cluster.core.states import State
 from ojs_cluster.store import fields as f
@@ -92,10 +92,10 @@ class StoreBook:
         return tick_job_id(cron.name, tick_ms, shard.index, len(keys))
 
     async def state(self, job_id: str) -> State | None:
-        """A job's state."""
+        """A job's state; None for one that is gone or malformed."""
         try:
             return (await jobs.get(self.store, job_id)).state
-        except NotFound:
+        except (NotFound, MalformedJob):  # a run that nothing can end must not stop those after it
             return None
 
     async def enqueue(self, job: NewJob, lapses: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound
+from ojs_cluster.core.errors import Conflict, InvalidRequest, MalformedJob, NotFound
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals, jobs, unique_retry
 from ojs_cluster.store import fields as f
@@ -16,6 +16,7 @@ from ojs_cluster.store.begun import begun
 from ojs_cluster.store.by_id import on_job
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.malformed import remove_malformed
 from ojs_cluster.store.record import JobRecord
 
 MAX_DEPTH = 10_000
@@ -214,6 +215,8 @@ async def delete(store: Store, job_id: str) -> JobRecord:
         job = await on_job(store, "delete_dead", job_id, ("finished", "dead"), [])
     except Conflict:
         raise NotFound("dead letter", job_id) from None
+    except MalformedJob as malformed:
+        return await remove_malformed(store, malformed)
     if not job.hidden:
         with begun():
             shard = await jobs.shard_of(store, job.queue, job_id)

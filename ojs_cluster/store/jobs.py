@@ -8,6 +8,7 @@ from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import fields as f
+from ojs_cluster.store import sound
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.record import JobRecord, record
@@ -22,6 +23,7 @@ async def get(store: Store, job_id: str) -> JobRecord:
     Raises
     ------
     NotFound: no such job, or its retention is over, or it was deleted.
+    MalformedJob: its stored fields cannot be used.
     BackendUnavailable: Redis did not answer in time.
     """
     if is_job_id(job_id):
@@ -36,6 +38,7 @@ async def get(store: Store, job_id: str) -> JobRecord:
             elif deal is not None:
                 await store.effects["deal"](store, shard, deal)
             else:
+                sound.check(job_id, job.fields, shard.index)
                 return job
     raise NotFound("job", job_id)
 
@@ -47,12 +50,12 @@ async def read(store: Store, shard: Shard, job_id: str) -> JobRecord | None:
 
 
 async def read_many(store: Store, shard: Shard, job_ids: Sequence[str]) -> list[JobRecord]:
-    """Jobs of one shard in the order given; those that are gone are left out."""
+    """Jobs of one shard in the order given; those that are gone or malformed are left out."""
     found: dict[str, JobRecord] = {}
 
     async def one(job_id: str) -> None:
         job = await read(store, shard, job_id)
-        if job is not None and f.ALIAS not in job.fields:
+        if job is not None and sound.fault_of(job.fields) is None:
             found[job_id] = job
 
     await over_shards(job_ids, one)
@@ -63,7 +66,8 @@ async def read_some(
     store: Store, places: Sequence[tuple[Shard, str]], *, most: int = PAGE_BYTES
 ) -> list[JobRecord | None]:
     """The first of these jobs, as many as ``most`` bytes hold, and at least one; None for one that
-    is gone. Of large jobs a few more are read than are given: those under way at once."""
+    is gone or malformed. Of large jobs a few more are read than are given: those under way at once.
+    """
     read_: dict[int, JobRecord | None] = {}
     left = most
 
@@ -72,7 +76,7 @@ async def read_some(
         if left <= 0:
             return
         job = await read(store, *places[index])
-        read_[index] = None if job is None or f.ALIAS in job.fields else job
+        read_[index] = None if job is None or sound.fault_of(job.fields) is not None else job
         left -= 0 if job is None else job.size
 
     await over_shards(range(len(places)), one)

@@ -10,6 +10,7 @@ from typing import Literal
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import fields as f
+from ojs_cluster.store import sound
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.record import JobRecord, record
 
@@ -86,11 +87,17 @@ async def try_claim(
 
 async def look(store: Store, shard: Shard, job_id: str) -> Holder | None:
     """A job and its age, found in ``shard`` or where the id leads from there; None when there is no
-    such job."""
+    such job.
+
+    Raises
+    ------
+    MalformedJob: its stored fields cannot be used.
+    """
     for _ in range(2):
         now, flat = await store.run(shard, "look", [shard.job(job_id)], idempotent=True)
         job = record(job_id, flat)
         if f.STATE in job.fields:
+            sound.check(job_id, job.fields, shard.index)
             return Holder(job, shard.index, now - job.created_ms)
         if f.ALIAS not in job.fields:
             break

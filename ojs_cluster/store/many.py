@@ -91,7 +91,7 @@ async def on_jobs(
             elif answer[0] in (b"moved", b"staged"):
                 outcomes[index] = await _alone(parts[index])
             else:
-                outcomes[index] = refusal(parts[index].job_id, answer)
+                outcomes[index] = refusal(parts[index].job_id, answer, shard)
 
     await over_shards(portions, together)
     return outcomes

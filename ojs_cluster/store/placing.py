@@ -126,7 +126,7 @@ def is_same(job: Placed, there: Mapping[bytes, bytes]) -> bool:
     names, values = job.fields[::2], job.fields[1::2]
     return (
         there.get(f.QUEUE) == job.queue.encode()
-        and int(there.get(f.PRIORITY) or 0) == job.priority
+        and (there.get(f.PRIORITY) or b"0") == b"%d" % job.priority
         and all(
             there.get(name) == value
             for name, value in zip(names, values, strict=True)

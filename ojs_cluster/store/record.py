@@ -8,11 +8,13 @@ errors) is copied, never parsed (spec: ojs-core, "Job Envelope").
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 
 import msgspec
 import orjson
 
 from ojs_cluster.core.envelope import head
+from ojs_cluster.core.errors import MalformedJob
 from ojs_cluster.core.rawjson import array_items, join
 from ojs_cluster.core.states import State
 from ojs_cluster.core.timestamps import format_ms
@@ -139,8 +141,15 @@ class JobRecord(msgspec.Struct, frozen=True):
         Parameters
         ----------
         lease: whether to include ``lease_id``: only the fetch that created a lease shows it.
+
+        Raises
+        ------
+        MalformedJob: a field is missing, or is not what it must be.
         """
-        return b"".join(self._parts(lease))
+        try:
+            return b"".join(self._parts(lease))
+        except (KeyError, ValueError, OverflowError) as error:
+            raise MalformedJob(self.id, f"it cannot be shown ({error!r})") from error
 
     def _ms(self, name: bytes) -> int | None:
         value = self.fields.get(name)
@@ -150,10 +159,12 @@ class JobRecord(msgspec.Struct, frozen=True):
         # Slots are a ring: the newest entry lies in slot (n - 1) % kept. How many are kept is a
         # setting that may have changed, so order comes from what each entry says of itself.
         for name, value in self.fields.items():
-            if name[:1] == f.ERROR_SLOT and name != f.ERRORS and value:
-                attempt, at, body = value.split(b",", 2)
-                entry = b'%b,"attempt":%b,"occurred_at":"%b"}' % (body, attempt, format_ms(int(at)))
-                yield (int(at), int(attempt), int(name[1:])), entry
+            if name[:1] == f.ERROR_SLOT and name[1:].isdigit() and value:
+                with suppress(ValueError, OverflowError):  # a damaged entry is left out
+                    attempt, at, body = value.split(b",", 2)
+                    when = format_ms(int(at))
+                    entry = b'%b,"attempt":%d,"occurred_at":"%b"}' % (body, int(attempt), when)
+                    yield (int(at), int(attempt), int(name[1:])), entry
 
     def _parts(self, lease: bool) -> Iterator[bytes]:
         fields = self.fields
@@ -183,14 +194,14 @@ class JobRecord(msgspec.Struct, frozen=True):
         delay = get(f.DELAY)
         if delay:
             yield b',"retry_delay_ms":' + delay
-            if state == b"retryable":
+            if state == b"retryable" and get(f.DUE):
                 yield b',"next_attempt_at":"%b"' % format_ms(int(fields[f.DUE]))
         finished = get(f.FINISHED)
         if finished:
             yield from self._finish(state, format_ms(int(finished)))
         if get(f.ERRORS):
             errors = self.errors()
-            if state != b"completed":
+            if errors and state != b"completed":
                 yield b',"error":' + errors[-1]
             yield b',"errors":[%b]' % b",".join(errors)
         if get(f.WORKFLOW):
@@ -209,8 +220,9 @@ class JobRecord(msgspec.Struct, frozen=True):
         names = fields.get(f.PARENT_NAMES)
         if names:
             results = array_items(parents) or []
-            named = zip(orjson.loads(names), results, strict=True)
-            yield b',"parent_results_by_id":{%b}' % join({name: r for name, r in named if name})
+            with suppress(ValueError):  # damaged names are left out
+                named = list(zip(orjson.loads(names), results, strict=True))
+                yield b',"parent_results_by_id":{%b}' % join({n: r for n, r in named if n})
 
     def _finish(self, state: bytes, at: bytes) -> Iterator[bytes]:
         if state == b"completed":

@@ -11,6 +11,7 @@ from ojs_cluster.store.aliases import remove_due, settle_claims
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.queues import stats
 from ojs_cluster.store.tick import Tick
+from ojs_cluster.store.ticks import report_malformed
 
 _PUT_OFF_MS = 60_000
 """How long a job is left alone whose alias's shard does not answer."""
@@ -27,13 +28,14 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> Tick:
     ------
     BackendUnavailable: Redis did not answer in time.
     """
-    removed, foreign, now, following = await store.run(
+    removed, foreign, now, following, malformed = await store.run(
         shard,
         "purge",
         [shard.finished, shard.dead, shard.expiring],
         [limit, shard.index, len(store.keys)],
         idempotent=True,
     )
+    report_malformed(shard, malformed)
     put_off = 0
     if foreign:
         removal = await remove_due(store, shard, [job_id.decode() for job_id in foreign])
@@ -41,8 +43,9 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> Tick:
         if removal.left:
             await _put_off(store, shard, removal.left, now)
             put_off = len(removal.left)
-    more = removed + put_off >= limit
-    return Tick(removed, None if following < 0 else following, now, more)
+    aside = len(malformed)
+    more = removed + put_off + aside >= limit
+    return Tick(removed + aside, None if following < 0 else following, now, more, aside)
 
 
 async def _put_off(store: Store, shard: Shard, job_ids: Sequence[str], now_ms: int) -> None:

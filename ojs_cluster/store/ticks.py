@@ -21,7 +21,7 @@ async def promote(store: Store, shard: Shard, limit: int) -> Tick:
     ------
     BackendUnavailable: Redis did not answer in time.
     """
-    done, now, following, owed, sick = await store.run(
+    done, now, following, owed, malformed = await store.run(
         shard,
         "promote",
         [shard.due, shard.expiring, shard.finished, shard.events],
@@ -29,9 +29,9 @@ async def promote(store: Store, shard: Shard, limit: int) -> Tick:
         idempotent=True,
     )
     await deliver(store, shard, owed)
-    _report(shard, sick)
-    done += len(sick)
-    return Tick(done, _moment(following), now, done >= limit, len(sick))
+    report_malformed(shard, malformed)
+    done += len(malformed)
+    return Tick(done, _moment(following), now, done >= limit, len(malformed))
 
 
 async def reap(store: Store, shard: Shard, limit: int) -> Tick:
@@ -42,12 +42,12 @@ async def reap(store: Store, shard: Shard, limit: int) -> Tick:
     BackendUnavailable: Redis did not answer in time.
     """
     settings = store.settings
-    lost, timeouts, expired, now, following, owed, sick = await store.run(
+    lost, timeouts, expired, now, following, owed, malformed = await store.run(
         shard,
         "reap",
         [
             *(shard.active, shard.running, shard.expiring, shard.due),
-            *(shard.pending, shard.finished, shard.dead, shard.events),
+            *(shard.pending, shard.finished, shard.dead, shard.events, shard.quarantine),
         ],
         [
             *(settings.events_per_shard, limit, random.random()),  # noqa: S311 - jitter
@@ -57,20 +57,22 @@ async def reap(store: Store, shard: Shard, limit: int) -> Tick:
         idempotent=True,
     )
     await deliver(store, shard, owed)
-    _report(shard, sick)
+    report_malformed(shard, malformed)
     return Tick(
-        lost + timeouts + expired + len(sick),
+        lost + timeouts + expired + len(malformed),
         _moment(following),
         now,
-        max(lost, timeouts, expired) + len(sick) >= limit,
-        len(sick),
+        max(lost, timeouts, expired) + len(malformed) >= limit,
+        len(malformed),
     )
 
 
-def _report(shard: Shard, sick: Sequence[bytes]) -> None:
-    for job_id in dict.fromkeys(sick):
+def report_malformed(shard: Shard, job_ids: Sequence[bytes]) -> None:
+    """Log the jobs that a script has put aside."""
+    for job_id in dict.fromkeys(job_ids):
         log.error(
-            "job %s of shard %d is put aside for an hour: fields of it are missing or no numbers",
+            "job %s of shard %d is malformed and put aside for an hour: fields are missing or not "
+            "numbers; repair it in Redis, or cancel it to remove it",
             job_id.decode(),
             shard.index,
         )

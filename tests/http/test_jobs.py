@@ -44,6 +44,24 @@ async def test_get_answers_wrapped_and_flat(api: Api) -> None:
     assert reply.json["created_at"] == job["created_at"]
 
 
+async def test_a_malformed_job_is_told_by_its_id_and_removed_by_cancel(api: Api) -> None:
+    bad, odd, well = [await api.enqueue() for _ in range(3)]
+    shard, store = api.app.store.keys.shard_of_queue("default"), api.app.store
+    await store.redis.call(shard.slot, "HDEL", shard.job(bad["id"]), "q")
+    # Lua takes it for a number.
+    await store.redis.call(shard.slot, "HSET", shard.job(odd["id"]), "c", "0x10")
+
+    assert [job["id"] for job in await api.fetch(count=3)] == [well["id"]]
+    for call in (api.get(f"/ojs/v1/jobs/{bad['id']}"), api.post(f"/ojs/v1/jobs/{bad['id']}/nack")):
+        reply = await call
+        assert (reply.status, reply.error["code"]) == (500, "malformed_job")
+        assert reply.error["retryable"] is False
+        assert reply.error["details"]["job_id"] == bad["id"]
+    reply = await api.delete(f"/ojs/v1/jobs/{bad['id']}")
+    assert (reply.status, reply.json["state"]) == (200, "cancelled")
+    assert (await api.get(f"/ojs/v1/jobs/{bad['id']}")).status == 404
+
+
 @pytest.mark.parametrize("path", [UNKNOWN, "/ojs/v1/jobs/%7B%7Bjob_id%7D%7D", "/ojs/v1/jobs/x"])
 async def test_an_unknown_job_is_404_with_hint_and_docs(api: Api, path: str) -> None:
     reply = await api.get(path)

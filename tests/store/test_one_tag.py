@@ -201,6 +201,7 @@ async def test_one_life_of_everything_runs_every_script_under_the_guard(
 
     await every_kind_of_enqueue(store)
     await every_end_of_an_attempt(store, db)
+    await a_malformed_job(store, db)
     await dead_letters(store, db)
     await worker_records(store, db)
     await queue_upkeep(store, db)
@@ -251,6 +252,12 @@ async def every_end_of_an_attempt(store: Store, db: Any) -> None:
     await reap_all(store)
     age_job(db, shard, done.id, 8 * DAY)
     await retention.purge_due(store, shard, 10)
+
+
+async def a_malformed_job(store: Store, db: Any) -> None:
+    job = await active(store, "damaged")
+    db.hdel(shard_of(store, "damaged").job(job.id), "a")
+    await cancel(store, job.id)
 
 
 async def dead_letters(store: Store, db: Any) -> None:

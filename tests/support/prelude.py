@@ -39,7 +39,7 @@ local redis = (function(server)
     local many = {DEL = true, UNLINK = true, EXISTS = true, TOUCH = true}
     local keyless = {TIME = true}
     local reads = {}
-    for name in string.gmatch('EXISTS TOUCH GET HGET HGETALL HMGET HEXISTS ZSCORE ZCARD '
+    for name in string.gmatch('EXISTS TOUCH GET HGET HGETALL HMGET HEXISTS HSTRLEN ZSCORE ZCARD '
         .. 'ZCOUNT ZRANGE ZREVRANGE ZRANGEBYSCORE', '%u+') do reads[name] = true end
     local function is_there(key) return server.call('EXISTS', key) == 1 end
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import msgspec
 
-from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.errors import InvalidRequest, MalformedJob
 from ojs_cluster.http import fields
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.fetch import release
+from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.wake import fetch_or_wait
+
+log = logging.getLogger("ojs.http")
 
 _EMPTY = Response(200, b'{"jobs":[]}')
 
@@ -28,6 +33,15 @@ class Body(msgspec.Struct, frozen=True):
 
 
 _decoder = msgspec.json.Decoder(Body)
+
+
+def _showable(jobs: Iterable[JobRecord]) -> Iterator[bytes]:
+    """The jobs that can be shown. A malformed one that passed the scripts' check stays leased."""
+    for job in jobs:
+        try:
+            yield job.json(lease=True)
+        except MalformedJob:
+            log.exception("job %s is not handed out", job.id)
 
 
 async def fetch(app: App, request: Request) -> Response:
@@ -56,7 +70,12 @@ async def fetch(app: App, request: Request) -> Response:
     )
     if not jobs:
         return _EMPTY
-    shown = [job.json(lease=True) for job in jobs]
+    try:
+        shown = [job.json(lease=True) for job in jobs]
+    except MalformedJob:
+        shown = list(_showable(jobs))
+        if not shown:
+            return _EMPTY
     return Response(
         200,
         b'{"jobs":[%b],"job":%b}' % (b",".join(shown), shown[0]),

@@ -1,8 +1,4 @@
 -- A job that is not terminal is cancelled: in no queue and under no deadline from now on.
-local function is_over(state)
-    return state == 'completed' or state == 'cancelled' or state == 'discarded'
-end
-
 local function want_to_cancel(job)
     want(queue_key(job[F.queue]))
     if job[F.state] == 'available' then want(available_key(job[F.queue])) end

@@ -1,4 +1,26 @@
--- Removes every trace of a terminal or waiting job from its shard.
+-- Removes every trace of a terminal or waiting job from its shard. Of the job only what that takes is
+-- read: its envelope or result may be large.
+local MOST_FREED = 32 * 1024 * 1024
+
+-- nil and a reply as load_job when there is none, or its state or queue is not known.
+local function load_traces(key)
+    local found = redis.call('HMGET', key, F.state, F.queue, F.dead, F.expires, F.alias, F.deal)
+    if found[5] then return nil, {'moved', found[5]} end
+    if found[6] then return nil, {'staged', found[6]} end
+    if found[1] and found[2] and is_state(found[1]) then
+        return {[F.state] = found[1], [F.queue] = found[2], [F.dead] = found[3] or nil,
+            [F.expires] = found[4] or nil}
+    end
+    if key ~= KEYS[1] then redis.call('EXISTS', KEYS[1], key) end
+    return nil, {redis.call('EXISTS', key) == 1 and 'malformed' or 'missing'}
+end
+
+-- About how many bytes a job has that is worth counting.
+local function bytes_of(key)
+    return redis.call('HSTRLEN', key, F.envelope) + redis.call('HSTRLEN', key, F.result)
+        + redis.call('HSTRLEN', key, F.parents)
+end
+
 local function want_to_forget(job)
     if job[F.state] == 'available' then want(available_key(job[F.queue]))
     else want(queue_key(job[F.queue])) end
@@ -18,5 +40,5 @@ local function forget(id, key, job)
     end
     take_out(FINISHED, id)
     if job[F.expires] then take_out(EXPIRING, id) end
-    redis.call('DEL', key)
+    redis.call('UNLINK', key)
 end

@@ -38,7 +38,7 @@ local function look_at_waiting(queue, asks)
             local found = redis.call('HMGET', job_key(best[j]), F.limit, F.asks)
             if found[1] then
                 table.insert(jobs, {id = best[j], score = tonumber(best[j + 1]), limit = found[1],
-                    asks = found[2] or 0, old = true})
+                    asks = tonumber(found[2]) or 0, old = true})
             else
                 want(job_key(best[j]))
             end

@@ -10,6 +10,7 @@ local F = {
     deal = '@t', mps = 'ps', fence = '@f', fixed = 'fx', spared = 'sp',
     limit = 'rl', token = 'rt', asked = 'ra', asks = 'rn', hidden = 'hd',
 }
+--@include sound
 
 -- The key of a job's rate limit, and what of its queue the job may touch because of it.
 local function limit_of(job) return (string.match(job[F.limit], '^%S*')) end
@@ -20,8 +21,9 @@ local function want_limit(job)
 end
 
 -- Reads a job. Returns the fields as a table and as HGETALL gave them, or nil and a reply:
--- {'missing'}, {'moved', shard} when the id is a client's and its job lives elsewhere, or
--- {'staged', deal} when it is not to be seen before that `deal` is carried out (reveal.lua).
+-- {'missing'}, {'moved', shard} when the id is a client's and its job lives elsewhere,
+-- {'staged', deal} when it is not to be seen before that `deal` is carried out (reveal.lua), or
+-- {'malformed'} (sound.lua).
 -- Fields that were read prove that the key is here; for none, see look.lua.
 local function load_job(key, deal)
     local flat = redis.call('HGETALL', key)
@@ -33,6 +35,7 @@ local function load_job(key, deal)
     for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
     if job[F.alias] then return nil, {'moved', job[F.alias]} end
     if job[F.deal] and job[F.deal] ~= deal then return nil, {'staged', job[F.deal]} end
+    if not is_sound(job) or not is_state(job[F.state]) then return nil, {'malformed'} end
     -- What the job's end or the end of its lease would be owed to others: see effect.lua.
     if job[F.workflow] or job[F.unique] or job[F.limit] then want(OUTBOX) want(OUT) end
     if job[F.limit] then want_limit(job) end

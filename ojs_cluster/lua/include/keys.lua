@@ -22,5 +22,5 @@ local DUE, ACTIVE, RUNNING, EXPIRING = P .. 'due', P .. 'act', P .. 'run', P .. 
 local PENDING, FINISHED, DEAD, EVENTS = P .. 'pend', P .. 'fin', P .. 'dead', P .. 'ev'
 local OUTBOX, OUT, PARKED = P .. 'ob', P .. 'out', P .. 'parked'
 local OPENING, GRANTED, LIMITS, LOOKS = P .. 'open', P .. 'grants', P .. 'lims', P .. 'limlook'
-local CLAIMS, AWAY = P .. 'claims', P .. 'away'
+local CLAIMS, AWAY, QUARANTINE = P .. 'claims', P .. 'away', P .. 'quarantine'
 local WAKE, SCHED = P .. 'wake', P .. 'sched'

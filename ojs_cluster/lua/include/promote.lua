@@ -7,21 +7,24 @@ local function load_brief(key)
     local found = redis.call('HMGET', key, F.state, F.queue, F.type, F.priority, F.expires)
     local expires = found[5] and tonumber(found[5])
     if not found[1] or expires and expires <= now then return load_job(key) end
+    if not (found[2] and found[3] and (not found[4] or is_number(found[4]))
+        and (not found[5] or is_number(found[5]))) then return nil, {'malformed'} end
     return {[F.state] = found[1], [F.queue] = found[2], [F.type] = found[3],
         [F.priority] = found[4] or nil, [F.expires] = found[5] or nil}
 end
 
 -- Looks at what is due: ids in the order of their time, the jobs (`whole` when they are to be
--- returned to somebody), and ids of those that are sick.
+-- returned to somebody), and ids of malformed ones.
 local function look_at_due(limit, whole)
-    local ids, jobs, sick = {}, {}, {}
+    local ids, jobs, malformed_ids = {}, {}, {}
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, limit)) do
-        local job = (whole and load_job or load_brief)(job_key(id)) or false
-        if job and not is_sound(job) then
-            sick[#sick + 1] = id
+        local job, reply = (whole and load_job or load_brief)(job_key(id))
+        local waits = job and (job[F.state] == 'scheduled' or job[F.state] == 'retryable')
+        if is_malformed(reply) or job and not waits then
+            malformed_ids[#malformed_ids + 1] = id
         else
             ids[#ids + 1] = id
-            jobs[id] = job
+            jobs[id] = job or false
             if job then
                 want(queue_key(job[F.queue]))
                 want(available_key(job[F.queue]))
@@ -29,7 +32,7 @@ local function look_at_due(limit, whole)
         end
     end
     if #ids > 0 then look() end
-    return ids, jobs, sick
+    return ids, jobs, malformed_ids
 end
 
 local function promote_due(ids, jobs, keep_discarded_ms)

@@ -1,11 +1,13 @@
 -- Which jobs a fetch takes. `queues` and `jobs` are those of fetch_any.lua.
-local passing, passed = false, {}
+-- `malformed`: jobs that no fetch can give.
+local passing, passed, malformed = false, {}, {}
 
 -- Of a job that only has to be held back, what that takes: hundreds of them may come before one that can
 -- run. Nil for any other job.
 local function load_waiting(queue, id)
     local found = redis.call('HMGET', job_key(id), F.limit, F.token, F.deal, F.expires, F.asks)
-    if not found[1] or found[2] or found[3] or found[4] and tonumber(found[4]) <= now then return end
+    if not found[1] or found[2] or found[3] or found[4] and (tonumber(found[4]) or 0) <= now
+        or found[5] and not is_number(found[5]) then return end
     local job = {[F.limit] = found[1], [F.asks] = found[5] or nil, [F.queue] = queue.name}
     local limit = look_at_home(job)
     if limit and limit.left > 0 then return end
@@ -16,9 +18,17 @@ local function load_waiting(queue, id)
 end
 
 local function load_met(queue, id)
-    local job = passing and load_waiting(queue, id) or load_job(job_key(id)) or false
+    local job, reply = passing and load_waiting(queue, id), nil
+    if not job then
+        job, reply = load_job(job_key(id))
+        if is_malformed(reply) or job and job[F.state] ~= 'available' then
+            malformed[id] = true
+            want(QUARANTINE)
+            return false
+        end
+    end
     if job and job[F.limit] then look_at_home(job) end
-    return job
+    return job or false
 end
 
 -- Reads the heads of the queues, in order, as far as it takes to find enough jobs that can run:

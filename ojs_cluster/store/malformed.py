@@ -1,0 +1,50 @@
+"""The end of a malformed job: removed by whoever cancels or deletes it."""
+
+from __future__ import annotations
+
+from ojs_cluster.core.errors import Conflict, MalformedJob, NotFound
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.outbox import deliver
+from ojs_cluster.store.record import JobRecord, record
+from ojs_cluster.store.sound import remains
+
+_IN_FLIGHT_MS = 60_000
+"""As in ``aliases``, which cannot be imported here: it depends on ``cancel``."""
+_INDEXES = ("due", "active", "running", "expiring", "pending", "finished", "dead", "quarantine")
+"""Of a shard's jobs, whatever their queues."""
+
+
+async def remove_malformed(store: Store, malformed: MalformedJob) -> JobRecord:
+    """Remove a malformed job, its alias elsewhere first; returns what is known of it, cancelled.
+
+    Raises
+    ------
+    NotFound: it is gone.
+    Conflict: it has been repaired meanwhile, or a transaction has prepared it.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    if malformed.shard is None:
+        raise malformed
+    job_id, shard = malformed.job_id, store.keys.shard(malformed.shard)
+    if store.keys.shard_of_id(job_id) is not shard:
+        home = store.keys.shard_of_id(job_id)
+        # One that was claimed lately stays: the janitor drops it when it finds no job.
+        await store.run(
+            home,
+            "settle_alias",
+            [home.claims, home.job(job_id)],
+            [_IN_FLIGHT_MS, job_id, "drop", shard.index],
+            idempotent=True,
+        )
+    reply = await store.run(
+        shard,
+        "remove_malformed",
+        [shard.job(job_id), *(getattr(shard, name) for name in _INDEXES)],
+        idempotent=True,
+    )
+    if reply[0] == b"missing":
+        raise NotFound("job", job_id)
+    if reply[0] != b"ok":
+        raise Conflict(f"job '{job_id}' has changed meanwhile: try again", job_id=job_id)
+    await deliver(store, shard, reply[2])
+    return JobRecord(job_id, remains(job_id, record(job_id, reply[1]).fields))
