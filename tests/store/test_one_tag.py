@@ -47,6 +47,7 @@ from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.listing import JobFilter, list_jobs
 from ojs_cluster.store.locks import fence
 from ojs_cluster.store.nack import Nack, nack_many, release_lost
+from ojs_cluster.store.outbox import drain
 from tests.store.archives import export_text, import_text
 from tests.store.hot_queues import spread
 from tests.store.jobs import (
@@ -68,8 +69,9 @@ from tests.store.jobs import (
     take,
 )
 from tests.store.limit_jobs import grants_pass, key_in, keyed, per_hour, settle, time_passes
-from tests.store.unique_jobs import once, recover
+from tests.store.unique_jobs import drain_waiting_now, once, recover
 from tests.store.workflow_jobs import chain, drain_all, run_one, step
+from tests.support.lossy import without
 from tests.support.prelude import EMPTIED, MARK, NOT_LOOKED, PRELUDE
 from tests.support.servers import observer
 from tests.support.timeshift import age_claim, age_job, age_opening, age_queue, age_worker
@@ -204,6 +206,7 @@ async def test_one_life_of_everything_runs_every_script_under_the_guard(
     await a_malformed_job(store, db)
     await dead_letters(store, db)
     await worker_records(store, db)
+    await an_outage(store, db)
     await queue_upkeep(store, db)
     await a_hot_queue(store, db)
     await a_workflow(store, db)
@@ -289,6 +292,16 @@ async def worker_records(store: Store, db: Any) -> None:
     job = await active(store, "unanswered")
     assert job.lease_id is not None
     await release_lost(store, shard_of(store, "unanswered"), [job.lease_id.encode()])
+
+
+async def an_outage(store: Store, db: Any) -> None:
+    shard = shard_of(store)
+    target = store.keys.shard((shard.index + 1) % len(store.keys))
+    db.hset(shard.outbox, "1000", f"unlock 0 {target.index:08x}{0:056x} {home_id(store)} 0")
+    db.zadd(shard.out, {"1000": 1})
+    await drain(without(store, target), shard, 10)
+    await drain_waiting_now(store, db, shard)
+    assert not db.exists(shard.out, shard.away)
 
 
 async def queue_upkeep(store: Store, db: Any) -> None:
