@@ -39,6 +39,8 @@ class HttpSettings:
     batch of jobs. ``max_bodies`` bounds all bodies under way together (`room`); small ones do not
     count, and a single one always fits.
 
+    ``require_lease`` refuses acks, nacks and heartbeats that name a job without its lease.
+
     ``metrics_open`` serves ``/metrics`` without a key; ``metrics_queues`` bounds what it shows.
 
     Raises ValueError when there is neither a key nor leave to serve without one: an open job
@@ -48,6 +50,7 @@ class HttpSettings:
     api_keys: tuple[str, ...] = ()
     allow_insecure: bool = False
     test_hooks: bool = False
+    require_lease: bool = False
     limits: Limits = field(default_factory=Limits)
     max_head: int = 64 * 1024
     max_body: int = 2 * _MIB

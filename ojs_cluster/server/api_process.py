@@ -149,6 +149,7 @@ def http_settings(settings: Settings) -> HttpSettings:
         api_keys=access.keys,
         allow_insecure=access.allow_insecure,
         test_hooks=access.test_hooks,
+        require_lease=access.require_lease,
         limits=limits.core(),
         max_head=settings.listen.max_header_bytes,
         max_body=limits.max_body_bytes,

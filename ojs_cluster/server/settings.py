@@ -42,12 +42,13 @@ class ListenSettings:
 
 @dataclass(frozen=True, slots=True)
 class AccessSettings:
-    """Who may call, and what is switched on for tests only."""
+    """Who may call, what a worker must prove, and what is switched on for tests only."""
 
     api_key: str = field(repr=False)
     api_keys: tuple[str, ...] = field(repr=False)
     allow_insecure: bool
     test_hooks: bool
+    require_lease: bool
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -153,6 +153,13 @@ _ACCESS = (
         "false",
         "Endpoints and directives for test suites; one of them deletes all data.",
     ),
+    Variable(
+        "OJS_REQUIRE_LEASE",
+        "access.require_lease",
+        accept.boolean,
+        "false",
+        "Refuse an ack, nack or heartbeat that does not name the lease of each of its jobs.",
+    ),
 )
 
 _LIMITS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 import msgspec
@@ -72,6 +73,8 @@ async def beat(app: App, request: Request) -> Response:
     if worker_id is None:
         raise InvalidRequest("worker_id must not be empty", field="worker_id")
     job_ids, active_count = _held(body)
+    if app.settings.require_lease:
+        _check_leases(body, job_ids)
     reply = await heartbeat(
         app.store,
         Beat(
@@ -120,6 +123,15 @@ def _held(body: Body) -> tuple[tuple[str, ...], int | None]:
         raise InvalidRequest(f"list at most {_MAX_JOBS} jobs", field="active_jobs")
     ids = tuple(dict.fromkeys(filter(is_job_id, listed)))
     return ids, len(ids) if count is None and listed else count
+
+
+def _check_leases(body: Body, job_ids: Sequence[str]) -> None:
+    missing = [job_id for job_id in job_ids if not body.leases.get(job_id)]
+    if missing:
+        raise InvalidRequest(
+            f"'leases' must name the lease of each job: that of '{missing[0]}' is missing",
+            field="leases",
+        )
 
 
 def _state(body: Body) -> WorkerState | Literal[""]:

@@ -84,8 +84,15 @@ def named_job(job_id: str | None) -> str:
     return fields.job_id(job_id)
 
 
-def _lease(text: str | None) -> str | None:
-    return fields.worker_id(text, field="lease_id")
+def lease_of(app: App, text: str | None) -> str | None:
+    """The lease that a report names, None for none. Raises InvalidRequest where it needs one."""
+    lease = fields.worker_id(text, field="lease_id")
+    if lease is None and app.settings.require_lease:
+        raise InvalidRequest(
+            "'lease_id' is required: send the one that the fetch returned with the job",
+            field="lease_id",
+        )
+    return lease
 
 
 async def _ack(app: App, job_id: str, body: AckBody) -> Response:
@@ -93,7 +100,7 @@ async def _ack(app: App, job_id: str, body: AckBody) -> Response:
         app.store,
         job_id,
         worker_id=fields.worker_id(body.worker_id),
-        lease_id=_lease(body.lease_id),
+        lease_id=lease_of(app, body.lease_id),
         result=raw_or_none(body.result),
     )
     at = job.finished_ms or 0
@@ -108,7 +115,7 @@ async def _nack(app: App, job_id: str, body: NackBody) -> Response:
         app.store,
         job_id,
         worker_id=fields.worker_id(body.worker_id),
-        lease_id=_lease(body.lease_id),
+        lease_id=lease_of(app, body.lease_id),
         failure=parse_failure(raw_or_none(body.error), max_bytes=app.settings.limits.failure_bytes),
         requeue=requeue,
     )

@@ -20,7 +20,7 @@ from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode, refused
 from ojs_cluster.http.errors import entry_for
-from ojs_cluster.http.handlers.settle import AckBody, NackBody, raw_or_none
+from ojs_cluster.http.handlers.settle import AckBody, NackBody, lease_of, raw_or_none
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store import ack as store_ack
 from ojs_cluster.store import nack as store_nack
@@ -70,7 +70,7 @@ async def ack_many(app: App, request: Request) -> Response:
     worker_id = fields.worker_id(body.worker_id)
 
     def read(item: AckBody, job_id: str) -> store_ack.Ack:
-        return store_ack.Ack(job_id, _lease(item), raw_or_none(item.result))
+        return store_ack.Ack(job_id, lease_of(app, item.lease_id), raw_or_none(item.result))
 
     items = [_item(_ack_decoder, piece, read) for piece in body.acks]
     outcomes = await store_ack.ack_many(app.store, _good(items), worker_id=worker_id)
@@ -86,7 +86,7 @@ async def nack_many(app: App, request: Request) -> Response:
 
     def read(item: NackBody, job_id: str) -> store_nack.Nack:
         failure = parse_failure(raw_or_none(item.error), max_bytes=most)
-        return store_nack.Nack(job_id, _lease(item), failure, item.requeue is True)
+        return store_nack.Nack(job_id, lease_of(app, item.lease_id), failure, item.requeue is True)
 
     items = [_item(_nack_decoder, piece, read) for piece in body.nacks]
     outcomes = await store_nack.nack_many(app.store, _good(items), worker_id=worker_id)
@@ -124,10 +124,6 @@ def _named(piece: msgspec.Raw) -> str | None:
         if job_id:
             return job_id[:_LONGEST_ID]
     return None
-
-
-def _lease(item: AckBody | NackBody) -> str | None:
-    return fields.worker_id(item.lease_id, field="lease_id")
 
 
 def _good(items: Sequence[_Item[Read]]) -> list[Read]:
