@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,13 @@ def test_imports_only_go_down(path: Path) -> None:
         sides = {name.split(".")[0] == "scheduler", target.split(".")[0] == "scheduler"}
         if own == floor == 4:
             assert len(sides) == 1, f"{name} imports {target}: http and scheduler stay apart"
+
+
+def test_every_script_says_what_it_does_at_maxmemory() -> None:
+    scripts = ROOT / "ojs_cluster" / "lua"
+    silent = [
+        path.name
+        for path in scripts.glob("*.lua")
+        if not re.search(r"^-- Memory: (no-writes|allow-oom|deny-oom)\b", path.read_text(), re.M)
+    ]
+    assert silent == []  # see docs/adr/022-a-full-redis.md

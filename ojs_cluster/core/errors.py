@@ -133,5 +133,9 @@ class MalformedJob(OJSError):
         self.shard = shard
 
 
+class WritesRefused(BackendUnavailable):
+    """Redis answers, but refuses to write: no memory is left, or its disk fails."""
+
+
 class Internal(OJSError):
     """A bug. The message is for the log; the caller is told only the request id."""

@@ -3,6 +3,7 @@
 --       or malformed job, for one of a workflow, a lock or a rate limit's key, and for the first of a minute in its
 --       queue, nothing is done: that is ack_any.lua's, whose pieces cost as much to load as half of this.
 -- Post: result stored, lease gone, last error cleared, retention set.
+-- Memory: allow-oom; adds the result (OJS_RESULT_MAX_BYTES) and 1 KiB.
 -- KEYS: 1 job, 2..5 the shard's act, run, fin, ev.
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 result JSON or '',
 --       5 ms to keep completed jobs.

@@ -1,6 +1,7 @@
 -- Transition: active -> completed; as ack.lua, whatever else is to be done or answered.
 -- Post: as ack.lua; what its workflow, its lock or its limit are owed is in the outbox.
 --       The holder repeating the ack that completed the job changes nothing and gets the job.
+-- Memory: allow-oom; as ack; and an effect of 300 bytes.
 -- KEYS: 1 job, 2..5 the shard's act, run, fin, ev.
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 result JSON or '',
 --       5 ms to keep completed jobs.

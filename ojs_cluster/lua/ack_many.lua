@@ -2,6 +2,7 @@
 -- Pre:  as ack.
 -- Post: as ack; a job that cannot be completed stops none of the others. One that is named twice is
 --       completed once.
+-- Memory: allow-oom; per job as ack_any.
 -- KEYS: 1..4 the shard's act, run, fin, ev, then the jobs.
 -- ARGV: 1 events kept, 2 ms to keep completed jobs, then per job: worker id or '', lease id or '',
 --       result JSON or ''.

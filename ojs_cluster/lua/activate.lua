@@ -1,6 +1,7 @@
 -- Transition: pending -> available, or scheduled when the job is also due later.
 -- Pre:  the job is pending.
 -- Post: out of the pending index, in its queue or under its due time.
+-- Memory: allow-oom; adds 300 bytes.
 -- KEYS: 1 job, 2..5 the shard's due, exp, pend, ev.
 -- ARGV: 1 events kept.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}

@@ -1,4 +1,5 @@
 -- One job as a backup needs it, read in one step: nothing is changed.
+-- Memory: no-writes.
 -- KEYS: 1 job hash.
 -- Returns: {fields, score among the available jobs or '', ms of its removal or ''}
 --          {} when there is no job here; {'staged', deal} before it is revealed; {'malformed'}

@@ -1,4 +1,5 @@
 -- Results of a workflow's jobs, a portion of them: as many as fit into `most` bytes, and one at least.
+-- Memory: no-writes.
 -- KEYS: 1 wr:.
 -- ARGV: 1 most bytes, 2 number of the first job to look at, 3 number of jobs.
 -- Returns: {number to go on from or -1, per job that has a result: its number, the result}

@@ -1,6 +1,7 @@
 -- Transition: scheduled | available | pending | active | retryable -> cancelled.
 -- Pre:  the job is not terminal; it is available when only such a one is to be cancelled.
 -- Post: in no queue and under no deadline; attempt and started_at kept; no completed_at.
+-- Memory: allow-oom; adds 600 bytes.
 -- KEYS: 1 job, 2..8 the shard's due, act, run, exp, pend, fin, ev.
 -- ARGV: 1 events kept, 2 ms to keep cancelled jobs, 3 'spare' when an active job is left to its
 --       worker: it may finish this attempt, and is cancelled before it could have another;

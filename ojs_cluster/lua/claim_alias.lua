@@ -2,6 +2,7 @@
 -- Pre:  no job and no alias has the id here, or the alias already points to the same shard.
 -- Post: the alias points to the job's shard, and the claim is listed until the job is seen. Who was
 --       the first to claim it may give it back (return_alias.lua), as long as nobody else has.
+-- Memory: deny-oom.
 -- KEYS: 1 job hash of the id, 2 the shard's claims.
 -- ARGV: 1 id, 2 shard of the job, 3 ms the claim is good for, 4 name of who claims ('' gives nothing
 --       back).

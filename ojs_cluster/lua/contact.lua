@@ -3,6 +3,7 @@
 --       three silent intervals (never less than the floor). A worker that heartbeats once by hand
 --       is not watched: its jobs live by their leases alone. Nor is one that terminates and says that
 --       it runs no job: it may leave.
+-- Memory: allow-oom; adds 9 KiB per new worker, of which a shard keeps 10 000.
 -- KEYS: 1 the worker's hash, 2..3 the shard's workers, watch.
 -- ARGV: 1 worker id, 2 'beat' | 'fetch' | 'direct', 3 floor of the silence in ms,
 --       4 records kept per shard, then for beat: 5 state, 6 active count, 7 info JSON;

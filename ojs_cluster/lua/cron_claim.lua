@@ -2,6 +2,7 @@
 -- Pre:  the next tick and the version are those that were decided upon; nothing is owed.
 -- Post: the next tick is a later one; the decision stands in the history and in an event. What is
 --       owed is the job as the definition had it now, under an id that never changes again.
+-- Memory: deny-oom.
 -- KEYS: 1 cron:<name>, 2 crons, 3 cronhist:<name>, 4 the meta tag's ev.
 -- ARGV: 1 events kept, 2 name, 3 version, 4 tick ('' a run by hand: the next tick stays), 5 next
 --       tick ('' none), 6 change of the clock before that ('' none), 7 'fire' | 'skip', 8 job id
@@ -17,6 +18,8 @@ if cron.owed then return {'owed'} end
 if cron.v ~= ARGV[3] or (ARGV[4] ~= '' and cron.n ~= ARGV[4]) then return {'stale'} end
 local by_hand = ARGV[4] == ''
 local tick = by_hand and ms(now) or ARGV[4]
+-- First, because Redis refuses it at maxmemory; it would let HDEL pass, and all that follows.
+redis.call('HSET', CRON, 'open', cron.open or '')
 if not by_hand then
     if cron.g then emit_cron('cron.skipped', cron, '', name, cron.g, 'w', 'dst_skip') end
     redis.call('HDEL', CRON, 'n', 'g', 'nb', 'f')

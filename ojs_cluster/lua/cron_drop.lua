@@ -1,6 +1,7 @@
 -- Transition: registered -> (nothing).
 -- Post: no tick fires any more and no list shows it. A firing under way, and runs held back, are
 --       brought to their end by the scheduler first; the hash goes with the last of them.
+-- Memory: allow-oom; adds nothing.
 -- KEYS: 1 cron:<name>, 2 crons, 3 cronnames, 4 cronhist:<name>.
 -- ARGV: 1 name.
 -- Returns: {'ok', fields before} | {'missing'}

@@ -1,4 +1,5 @@
 -- The cron jobs that the scheduler must look at now.
+-- Memory: allow-oom; adds nothing.
 -- KEYS: 1 crons.
 -- ARGV: 1 most of them.
 -- Returns: {now, ms of the next look after these (-1 none), then per cron job: name, fields}

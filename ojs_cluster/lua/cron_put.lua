@@ -2,6 +2,7 @@
 -- Pre:  there is room for one more, and the version is the expected one.
 -- Post: the definition is this one; runs so far are kept, and so is the next tick when neither the
 --       schedule nor `on` changed: an application that registers at each start delays nothing.
+-- Memory: deny-oom.
 -- KEYS: 1 cron:<name>, 2 crons, 3 cronnames.
 -- ARGV: 1 name, 2 most cron jobs, 3 version expected ('' any), 4 next tick ('' none), 5 anchor,
 --       6 change of the clock before it ('' none), then names and values of x z o d j q t on.

@@ -2,6 +2,7 @@
 -- 'delivered': the job that was owed is stored -> nothing is owed.
 -- 'failed':    it could not be stored, or the tick not be decided -> tried again after a pause.
 -- 'swept':     runs were found ended, and held ones let go.
+-- Memory: allow-oom; adds 200 bytes.
 -- KEYS: 1 cron:<name>, 2 crons.
 -- ARGV: 1 name, 2 what, 3 id that was owed ('' none), 4 ids of runs ended, 5 ids of runs let go,
 --       6 first and 7 longest pause (ms).

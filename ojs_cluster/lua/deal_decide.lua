@@ -3,6 +3,7 @@
 -- Pre:  nobody has given the deal up, and it is not too late.
 -- Post: the record holds everything there is to do, and doing it is owed.
 -- Repeated, it changes nothing.
+-- Memory: deny-oom.
 -- KEYS: 1 b:, 2 the shard's out, 3 ob, 4 dealt.
 -- ARGV: 1 decided too late from this ms on (0 never), 2 deal, 3 plan, then the parts.
 -- Returns: {'ok', now} | {'dead'}

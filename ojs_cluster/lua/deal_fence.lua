@@ -1,4 +1,5 @@
 -- Somebody waits for a deal that nobody seems to decide: from now on it cannot be.
+-- Memory: allow-oom; adds 300 bytes for ten minutes.
 -- KEYS: 1 b:, 2 the shard's deals, 3 dealt.  ARGV: 1 deal.
 -- Returns: 'decided' | 'dead'
 --@include now

@@ -1,4 +1,5 @@
 -- What is to be done for a decided deal; its parts are read one by one.
+-- Memory: no-writes.
 -- KEYS: 1 b:.
 -- Returns: {now, plan or nil}
 --@include now

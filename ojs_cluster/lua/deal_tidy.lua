@@ -1,5 +1,6 @@
 -- Forgets, in one shard, deals given up so long ago that no process still acts on them, and lists
 -- those whose part was written as long ago: whether they may be forgotten, others know.
+-- Memory: allow-oom; adds nothing.
 -- KEYS: 1 the shard's deals, 2 dealt.  ARGV: 1 age ms, 2 limit.
 -- Returns: {how many were forgotten, deals whose part was written}
 --@include keys now slices

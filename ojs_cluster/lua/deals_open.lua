@@ -1,4 +1,5 @@
 -- Which of these deals of one shard are decided and not carried out; changes nothing.
+-- Memory: no-writes.
 -- KEYS: 1 b: of the first, then of each other.
 -- Returns: per deal 1 when it is, else 0
 local open = {}

@@ -2,6 +2,7 @@
 -- Pre:  the job is a dead letter.
 -- Post: on no list of dead letters; due to be removed, which the caller or the janitor does. One that
 --       keeps its id reserved for a while (see finish.lua) is hidden from those who ask for it.
+-- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 job, 2..3 the shard's fin, dead.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state}

@@ -6,6 +6,7 @@
 --       A deal's part is written once, over the ids that it has reserved. What is staged is in no
 --       index or counter, and carries the deal until `reveal`; it is listed as a claim. Limits that the
 --       jobs declare are owed to the shards of their keys.
+-- Memory: deny-oom; as enqueue_part, what a deal has decided, allow-oom.
 -- KEYS: 1..7 the shard's due, exp, pend, fin, ev, claims, dealt; then per queue c: and q:; then per
 --       job its hash.
 -- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 claims lapse at (ms, 0 none),

@@ -2,6 +2,7 @@
 -- cost as much to load as all of this.
 -- Pre:  no job with the id exists, nor a fence.
 -- Post: the job exists, and counters, indexes and events agree with it.
+-- Memory: deny-oom.
 -- KEYS: 1 the shard's ev, 2 the queue's c:, 3 its q:, 4 the job's hash.
 -- ARGV: 1 events kept, 2 id, 3 queue, 4 priority, then field names and values (e, t, m and what is set).
 -- Returns: {'ok', now, names of queues seen for the first time, {}, 'available', '', ''}

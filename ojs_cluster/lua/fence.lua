@@ -1,6 +1,7 @@
 -- Nothing is stored under an id in this shard any more, unless it is there: an alias that leads to its
 -- own shard takes its place. It is listed as a claim, so that the janitor removes it.
 -- Post: who knows `mark` may store in spite of it; with '' nobody, and that stays so.
+-- Memory: allow-oom; adds 300 bytes.
 -- KEYS: 1 job hash of the id, 2 the shard's claims.
 -- ARGV: 1 id, 2 this shard, 3 mark.
 -- Returns: {'there'} | {'fenced'} | {'moved', shard} when the id leads to another shard

@@ -5,6 +5,7 @@
 --       done: that is fetch_any.lua's, whose pieces cost as much to load as all of this.
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. Fewer jobs than
 --       there are when they are large: the reply ends with the job that fills it.
+-- Memory: allow-oom; per job a lease, 1 KiB at most.
 -- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c:, q:, h: and hq:.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,

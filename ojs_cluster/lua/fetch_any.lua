@@ -8,6 +8,7 @@
 --       in the shard has been promoted first; expired jobs met on the way are discarded, malformed
 --       ones quarantined: the reaper reports them. Fewer jobs than there are when they are large: the
 --       reply ends with the job that fills it.
+-- Memory: allow-oom; as fetch; per job that is held back or asks for a token 600 bytes.
 -- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c:, q:, h: and hq:.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,

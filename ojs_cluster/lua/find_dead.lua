@@ -1,6 +1,7 @@
 -- Workers of one shard that have been silent for too long move from watched to lost.
 -- Post: each is in `lost` with the ms of its death until `bury` says its jobs are recovered, so
 --       a scheduler that dies in between leaves the work to the next.
+-- Memory: allow-oom; adds 100 bytes per worker.
 -- KEYS: 1 the shard's watch, 2 lost.  ARGV: 1 limit.
 -- Returns: {now, ms of the next possible death or -1, lost workers: id, ms of death, 1 when it had said
 --          that it terminates, ...}

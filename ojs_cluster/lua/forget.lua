@@ -1,6 +1,7 @@
 -- Transition: terminal -> gone, for jobs of one shard, each by itself.
 -- Pre:  its retention is over.
 -- Post: no key of the job remains in the shard.
+-- Memory: allow-oom; adds nothing.
 -- KEYS: 1..3 the shard's fin, dead, exp, then the jobs.
 -- Returns: how many of them are gone
 --@include keys now look last job counts forget

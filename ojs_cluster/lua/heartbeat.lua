@@ -2,6 +2,7 @@
 -- Pre:  per job: active, held by this worker, and by this lease when one is named; not malformed.
 -- Post: deadline = now + the ms asked for, else the lease's own length. Others are untouched and
 --       left out of the answer. The execution timeout does not move.
+-- Memory: allow-oom; per job 100 bytes.
 -- KEYS: 1 the shard's act, 2 ev, then the job hashes.
 -- ARGV: 1 events kept, 2 worker id, 3 ms asked for or '', then per job: id, lease id or ''.
 -- Returns: {now, ids extended, shards of ids that moved: id, shard, ...}

@@ -2,6 +2,7 @@
 -- 'acquire': the lock is free -> held by this identity, with a fencing token larger than all before.
 -- 'renew':   held by this identity and token -> its time starts anew.
 -- 'release': held by this identity and token -> free.
+-- Memory: allow-oom; adds 300 bytes per scheduler group.
 -- KEYS: 1 lock, 2 fencing counter.
 -- ARGV: 1 'acquire' | 'renew' | 'release', 2 identity, 3 token (0 for acquire), 4 ttl ms.
 -- Returns: the token when it holds afterwards (or was released), 0 when not

@@ -1,6 +1,7 @@
 -- Jobs of one shard ask for tokens of a key. Who asks again keeps the turn, or is answered again: the
 -- answer was lost with a master.
 -- Post: each has its token, or its turn; one that will not wait is refused instead.
+-- Memory: allow-oom; adds 200 bytes per ask, of which a queue and key have 100 in each shard.
 -- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out, 8 ev.
 -- ARGV: 1 events kept, 2 key, 3 packed limits, which hold if the key has none, 4 'w' wait |
 --       'r' reschedule | 'd' drop, 5 shard of the jobs, 6.. asks: id/number.

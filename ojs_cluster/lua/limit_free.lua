@@ -1,5 +1,6 @@
 -- Tokens of a key come back, or asks for them are taken back. Repeating it changes nothing.
 -- Post: others have what is free; a start that was not reported is counted.
+-- Memory: allow-oom; adds 300 bytes.
 -- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out, 8 ev.
 -- ARGV: 1 events kept, 2 key, 3 shard of the jobs, 4 'u' not started | 's' started, with the ms until
 --       which the key is to be held, if any, 5.. asks: id/number.

@@ -4,6 +4,7 @@
 -- Post: granted: the job has its old place in its queue and a few seconds to be fetched, if anybody has
 --       looked for jobs there lately; if not, all who ask for the key there take their asks back.
 --       refused: scheduled for later, or discarded, as its policy says.
+-- Memory: allow-oom; per job 300 bytes.
 -- KEYS: 1..6 the shard's due, exp, fin, ev, ob, out.
 -- ARGV: 1 events kept, 2 '+' granted | '+w' granted, and its start counts | 'r<ms>' scheduled in so many
 --       ms | 'd<ms>' discarded, 3 ms to keep discarded jobs, 4 key, 5.. asks: id/number.

@@ -1,6 +1,7 @@
 -- An operator sets a queue's limits in one of its partitions, or takes them back. No job is touched.
 -- Post: the next pop obeys, with the starts that were counted so far; waiters look again.
 --       Nothing where other limits of the whole queue are found than were seen.
+-- Memory: allow-oom; adds 400 bytes per queue.
 -- KEYS: 1 c:.
 -- ARGV: 1 queue, 2 this partition's share of the limits, packed, or '' for none, 3 the limits of all
 --       partitions where this is the first of several, else '', 4 the limits of all that were seen

@@ -1,6 +1,7 @@
 -- Transition: available (may start) -> available (waiting for a token), for jobs that nobody fetched.
 -- Post: their tokens go back; a fetch of the queue asks again. Those who have waited long for an answer
 --       ask once more, since asks may be lost with a master.
+-- Memory: allow-oom; per job 300 bytes.
 -- KEYS: 1..3 the shard's grants, ob, out.  ARGV: 1 limit.
 -- Returns: {jobs, now, ms of the next or -1, effects}
 --@include keys now look last first_left job deadline effect finish leave

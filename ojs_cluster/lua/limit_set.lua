@@ -1,6 +1,7 @@
 -- A key's limits change: a job declares them, or an operator overrides them for a time.
 -- Post: the declaration of the youngest job holds; where an override names a limit, that holds. An
 --       override that is over already changes nothing.
+-- Memory: allow-oom; adds 1 KiB per key.
 -- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out, 8 ev.
 -- ARGV: 1 events kept, 2 key, 3 'declare' | 'override', 4 packed limits ('' takes the override back),
 --       5 declare: ms of the job's creation; override: ms of its end, '' for none.

@@ -1,4 +1,5 @@
 -- Jobs have started with tokens that were granted to them: from now on time counts.
+-- Memory: allow-oom; adds 300 bytes.
 -- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out, 8 ev.
 -- ARGV: 1 events kept, 2 key, 3 shard of the jobs, 4.. asks: id/number.
 -- Returns: effects

@@ -1,4 +1,5 @@
 -- A rate limit key as it is; changes nothing.
+-- Memory: no-writes.
 -- KEYS: 1 l:, 2 lh:, 3 la:.
 -- Returns: {now, tokens given out, tokens asked for, fields}
 --@include now

@@ -1,5 +1,6 @@
 -- The scheduler looks at a key: time may have made room; a key that nobody uses is forgotten. Now and
 -- then what is given out is offered once more: a token whose job was lost with a master comes back.
+-- Memory: allow-oom; adds 300 bytes.
 -- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out, 8 ev.
 -- ARGV: 1 events kept, 2 key.
 -- Returns: effects

@@ -1,5 +1,6 @@
 -- What time does to rate limits in a shard: the waiters of queues whose limits have room again are woken;
 -- the rest is only told.
+-- Memory: allow-oom; adds nothing.
 -- KEYS: 1 the shard's open, 2 grants, 3 limlook.  ARGV: 1 limit, 2 most keys.
 -- Returns: {queues, now, ms of what comes next or -1, 1 when grants are due, keys to look at}
 --@include keys now last first_left

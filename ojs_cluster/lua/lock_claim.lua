@@ -6,6 +6,7 @@
 -- Repeated, it changes nothing. Lock fields: h, s, a holder's id, shard, ms of the claim, n how often
 -- that job had been retried by hand (absent for 0); p, ps, pa, pn the same of the holder before; t the
 -- deal that is undecided about h. A job that is retried is another holder than it was before.
+-- Memory: deny-oom.
 -- KEYS: 1 the shard's locks, then per lock u:.
 -- ARGV: 1 deal ('' none), 2 ms until the janitor looks, then per lock: fingerprint, job id, its
 --       shard, its retries, expected holder ('' none), its retries, '1' to remember that one.

@@ -5,6 +5,7 @@
 -- 'unlock': the job has ended: likewise, whatever deal has not yet noted that it was stored. Not one
 --           that it holds because it was retried by hand after that end.
 -- 'later':  the janitor looks again when the lock is twice as old as now.
+-- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 the shard's locks, then per lock u:.
 -- ARGV: 1 'keep' | 'drop' | 'unlock' | 'later', 2 deal ('' none), 3 least ms until the janitor looks,
 --       then per lock: fingerprint, job id, how often that had been retried.

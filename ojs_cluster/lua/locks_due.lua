@@ -1,4 +1,5 @@
 -- Unique locks of one shard that the janitor has not looked at for long.
+-- Memory: no-writes.
 -- KEYS: 1 the shard's locks.  ARGV: 1 limit.
 -- Returns: {now, fingerprints}
 --@include now

@@ -1,4 +1,5 @@
 -- The numbers of one shard and of some of its queues, for monitoring; changes nothing.
+-- Memory: no-writes.
 -- KEYS: 1..5 the shard's out, parked, due, act, away; then per queue c:, q:, d: and h:.
 -- Returns: {now, entries in the outbox (those that wait for another shard too), first try due (ms or -1), entries parked,
 --           first due job (ms or -1), first lease to end (ms or -1),

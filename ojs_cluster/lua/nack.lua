@@ -4,6 +4,7 @@
 --       requeue: available at the end of its priority, attempt kept, no failure recorded.
 --       release (a fetch whose client vanished): as requeue, but the attempt never happened and
 --       the job goes back to the front.
+-- Memory: allow-oom; adds the error (64 KiB; a job keeps OJS_ERRORS_KEPT of them) and 1.5 KiB.
 -- KEYS: 1 job, 2..8 the shard's due, act, run, exp, fin, dead, ev.
 -- ARGV: 1 events kept, 2 errors kept, 3 ms to keep discarded, 4 ms to keep dead letters, 5 dead
 --       letters kept per queue, 6 the nack (see include/nack.lua) as msgpack.

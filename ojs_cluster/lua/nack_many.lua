@@ -2,6 +2,7 @@
 -- Pre:  as nack.
 -- Post: as nack; a job whose attempt cannot be ended stops none of the others. Of two nacks of one
 --       job the second is taken for a repetition, or refused.
+-- Memory: allow-oom; per job as nack.
 -- KEYS: 1..7 the shard's due, act, run, exp, fin, dead, ev, then the jobs.
 -- ARGV: 1..5 as nack, then per job its nack as msgpack.
 -- Returns: {effects, per job: {'ok', state} | as ack}

@@ -1,4 +1,5 @@
 -- Shards that outbox entries of this shard wait for, and that are to be tried again. Changes nothing.
+-- Memory: no-writes.
 -- KEYS: 1 the shard's away.
 -- Returns: {now, ms of the next try of another or -1, indexes of shards...}
 --@include now

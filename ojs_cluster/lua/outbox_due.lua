@@ -1,5 +1,6 @@
 -- Outbox entries of one shard whose next try is due. Changes nothing: an entry leaves by
 -- outbox_settle.
+-- Memory: allow-oom; adds nothing.
 -- KEYS: 1 the shard's out, 2 ob.  ARGV: 1 limit.
 -- Returns: {now, ms of the next try or -1, entries: number, entry, ...}
 --@include now

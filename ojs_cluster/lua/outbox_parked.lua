@@ -1,4 +1,5 @@
 -- A page of one shard's parked outbox entries, oldest first; changes nothing.
+-- Memory: no-writes.
 -- KEYS: 1 the shard's parked, 2 ob.  ARGV: 1 lowest score, 2 entries of that score to skip, 3 limit.
 -- Returns: per entry: number, ms of its last try, entry, why it failed or ''
 local rows = redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], '+inf', 'WITHSCORES',

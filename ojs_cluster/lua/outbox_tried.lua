@@ -1,5 +1,6 @@
 -- A shard that outbox entries wait for was tried: it is tried again after a pause, when the first of
 -- them is due, or not at all when none waits any more.
+-- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 the shard's away, 2 the set of the entries that wait.
 -- ARGV: 1 index of the shard that was tried, 2 ms of the pause.
 -- Returns: ms of the next try or -1

@@ -2,6 +2,7 @@
 -- Pre:  an entry is still in the index where it was read; what was carried out meanwhile stays out.
 -- Post: the entries are in the set of the shard they wait for, and that shard is tried again. When it
 --       is known to be away already, the time of that try stays: new entries never put it off.
+-- Memory: allow-oom; per entry 100 bytes.
 -- KEYS: 1 the index the entries are in (out, or a set of entries that wait), 2 the set of the shard
 --       that is away, 3 away.
 -- ARGV: 1 index of that shard, 2 ms until it is tried again, then the entries' numbers.

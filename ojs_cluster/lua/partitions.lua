@@ -1,4 +1,5 @@
 -- How many partitions queues have, unless the caller knows already; changes nothing.
+-- Memory: no-writes.
 -- KEYS: 1 the table.  ARGV: 1 the version that the caller has, '' for none.
 -- Returns: {now, version ('' while there is no table)} | {now, version, all fields}
 --@include now

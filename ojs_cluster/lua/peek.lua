@@ -1,4 +1,5 @@
 -- What a worker could get from one partition of a queue just now; changes nothing.
+-- Memory: no-writes.
 -- KEYS: 1 q:, 2 c:, 3 the shard's due, 4 h:.
 -- Returns: jobs available, at least 1 when a job of the shard is due, or waits for a token: only a
 --          fetch asks for one; 0 while the queue is paused

@@ -1,5 +1,6 @@
 -- Transition: scheduled | retryable -> available, for up to `limit` due jobs of one shard.
 -- Post: what is due is in its queue (or discarded, when its expiry came first).
+-- Memory: allow-oom; per job 1 KiB.
 -- KEYS: 1..4 the shard's due, exp, fin, ev.
 -- ARGV: 1 events kept, 2 limit, 3 ms to keep discarded jobs.
 -- Returns: {jobs moved, now, ms of the next due job or -1, effects, malformed jobs put aside}

@@ -4,6 +4,7 @@
 --       listed, and is no dead letter any more: its alias there goes first, then forget.lua takes
 --       the job, so a crash between the two repeats and never leaves an alias behind. A malformed
 --       job is put aside.
+-- Memory: allow-oom; adds nothing.
 -- KEYS: 1..3 the shard's fin, dead, exp.
 -- ARGV: 1 limit, 2 this shard's index, 3 number of shards.
 -- Returns: {jobs removed, ids that name another shard, now, ms of the next removal or -1,

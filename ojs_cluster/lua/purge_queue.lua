@@ -3,6 +3,7 @@
 -- Post: as purge.lua; jobs that others must hear of (their id names another shard, or they are
 --       part of a workflow, hold a unique lock, or have a rate limit's key) or whose id was fixed in
 --       advance are only listed, and so are malformed ones.
+-- Memory: allow-oom; adds nothing.
 -- KEYS: 1 q:, 2 c:, 3..5 the shard's fin, dead, exp, 6 h:.
 -- ARGV: 1 limit, 2 this shard's index, 3 number of shards.
 -- Returns: {jobs removed, ids only listed, jobs still there}

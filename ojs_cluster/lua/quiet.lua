@@ -1,4 +1,5 @@
 -- Marks a worker as not fetching in this shard, where fetch reads it inside its pop; or unmarks it.
+-- Memory: allow-oom; adds 300 bytes per quiet worker.
 -- KEYS: 1 the shard's quiet.  ARGV: 1 worker id, 2 ms the mark lasts (0 takes it back).
 -- Returns: now
 --@include now

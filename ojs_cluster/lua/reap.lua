@@ -3,6 +3,7 @@
 --   visibility deadline passed: active -> available | discarded (no attempt left)
 --   expires_at passed:          available | scheduled | retryable | pending -> discarded
 -- A quarantined job that is sound again returns to its queue. Malformed ones are put aside.
+-- Memory: allow-oom; per job 1.5 KiB.
 -- KEYS: 1..9 the shard's act, run, exp, due, pend, fin, dead, ev, quarantine.
 -- ARGV: 1 events kept, 2 limit, 3 chance for the jitter, 4 errors kept, 5 ms to keep discarded,
 --       6 ms to keep dead letters, 7 dead letters kept per queue.

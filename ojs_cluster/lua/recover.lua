@@ -2,6 +2,7 @@
 -- Pre:  the lease was last given or extended before its worker's death: a worker that came back keeps
 --       what it has taken since.
 -- Post: of the active jobs that the call has walked through, none is held by a dead worker.
+-- Memory: allow-oom; per job 1.5 KiB.
 -- KEYS: 1..7 the shard's act, run, exp, due, fin, dead, ev.
 -- ARGV: 1 events kept, 2 cursor ('' to begin), 3 active jobs to walk through, 4 errors kept,
 --       5 ms to keep discarded, 6 ms to keep dead letters, 7 dead letters kept per queue,

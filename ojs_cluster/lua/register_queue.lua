@@ -1,4 +1,5 @@
 -- A queue's name enters the registry, which is bounded: names come from clients.
+-- Memory: deny-oom; as register_again, a name that was taken from a queue in use, allow-oom.
 -- KEYS: 1 the registry.  ARGV: 1 name, 2 most names.
 -- Returns: 1 when registered (now or before), 0 when the registry is full
 if redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 1 end

@@ -3,6 +3,7 @@
 -- Pre:  the job's lease id begins with a prefix that is given.
 -- Post: of the active jobs that the call has walked through, none has such a lease. Each is at the front
 --       of its queue, and the attempt does not count.
+-- Memory: allow-oom; per job 300 bytes.
 -- KEYS: 1..6 the shard's act, run, exp, fin, ev, due.
 -- ARGV: 1 events kept, 2 cursor ('' to begin), 3 active jobs to walk through, then prefixes of one length.
 -- Returns: {next cursor or '', effects, then the prefix of each job that was released}

@@ -2,6 +2,7 @@
 -- Pre:  nothing has any of the ids here, save fences whose marks are given.
 -- Post: no other job can be stored under them until the deal is carried out or dropped. An alias
 --       that leads to its own shard stands for the job; it is listed as a claim for the janitor.
+-- Memory: deny-oom.
 -- KEYS: 1 the shard's claims, then per id its job hash.
 -- ARGV: 1 deal, 2 this shard, 3 marks of fences that do not count, each between blanks, then the ids.
 -- Returns: {'ok', now} | {'exists', position (1-based), what is there}

@@ -1,6 +1,7 @@
 -- Transition: (nothing) -> registered as it was when it was saved, for one cron job of a backup.
 -- Pre:  there is none of this name, and room for one more.
 -- Post: its next tick is the one it had, so ticks missed since then are made up for by one run.
+-- Memory: deny-oom.
 -- KEYS: 1 cron:<name>, 2 crons, 3 cronnames.
 -- ARGV: 1 name, 2 most cron jobs, then names and values of its fields.
 -- Returns: 'ok' | 'exists' | 'full'

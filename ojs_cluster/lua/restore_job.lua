@@ -2,6 +2,7 @@
 -- Pre:  nothing has the id in the shard; a claim on an alias has not lapsed.
 -- Post: the job is as it was when it was saved: in the indexes of its state, at the place it had.
 --       The queue's counter of places is no lower than that, so new jobs come after it.
+-- Memory: deny-oom.
 -- KEYS: 1 job hash, 2..6 the shard's due, exp, pend, fin, dead; 7 c:, 8 q:, 9 d: of its queue.
 -- ARGV: 1 id, 2 queue, 3 state, 4 priority, 5 claim lapses at (ms, 0 none), 6 place ('' the next),
 --       7 due, created or removal (ms, by state; '' when available), 8 expires (ms or ''),

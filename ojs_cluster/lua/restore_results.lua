@@ -1,6 +1,7 @@
 -- Results of jobs of a workflow that is restored after them, a portion of them.
 -- Pre:  there is no workflow of the id.
 -- Post: the results are stored. They are removed like an ended workflow unless theirs follows in time.
+-- Memory: deny-oom.
 -- KEYS: 1 wf:, 2 wr:, 3 the shard's wfin.
 -- ARGV: 1 workflow id, 2 ms to wait for it, then numbers of jobs and their results.
 -- Returns: {'ok'} | {'exists'}

@@ -2,6 +2,7 @@
 -- Pre:  there is none of the id.
 -- Post: record, definitions and results are stored, those that came before it (restore_results.lua)
 --       stay. What may start of it, or has to be cancelled, is owed.
+-- Memory: deny-oom.
 -- KEYS: 1 wf:, 2 wd:, 3 wr:, 4..7 the shard's wfs, wfin, out, ob.
 -- ARGV: 1 id, 2 created (ms), 3 removal (ms, '' while it runs), 4 kind of effect owed ('' none),
 --       5 number of fields, 6 number of definitions, 7 number of results, then names and values of

@@ -1,5 +1,6 @@
 -- A queue that holds no job of any state, is not paused, has no limits set by an operator and is
 -- older than `age` is forgotten.
+-- Memory: allow-oom; adds nothing.
 -- KEYS: 1 c:, 2 q:, 3 m:, 4 h:, 5 hq:.  ARGV: 1 age ms.
 -- Returns: 1 when gone (or never there), 0 when in use
 --@include now

@@ -2,6 +2,7 @@
 -- Pre:  the job is a dead letter; or it is only discarded, that will do, and its retention is not over.
 --       A unique job has its lock, claimed for the retry that comes after so many.
 -- Post: attempt 0, errors and times of the past runs gone, replay counted, at the end of its queue.
+-- Memory: allow-oom; adds 300 bytes.
 -- KEYS: 1 job, 2..5 the shard's fin, dead, exp, ev.
 -- ARGV: 1 events kept, 2 'dead' when it must be a dead letter, 'discarded' when it need not be,
 --       3 how often it has been retried, '' when that does not matter.

@@ -3,6 +3,7 @@
 -- Pre:  the deal has staged the job, and nobody has revealed it.
 -- Post: one of the two lives, as before: now it is the new one.
 -- Repeated, it changes nothing.
+-- Memory: allow-oom; adds 600 bytes.
 -- KEYS: 1 the new job, 2..9 the shard's due, act, run, exp, pend, fin, ev, claims; 10 the old job,
 --       when it lives here.
 -- ARGV: 1 events kept, 2 deal, 3 ms to keep cancelled jobs.

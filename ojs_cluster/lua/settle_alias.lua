@@ -4,6 +4,7 @@
 -- Pre:  no producer claimed the id during the last `age` ms: one that did may be about to store
 --       its job, and the claim's entry leads the janitor back here.
 --       For drop, the alias still points to the shard that was asked.
+-- Memory: allow-oom; adds nothing.
 -- KEYS: 1 the shard's claims, then per alias the job hash of its id.
 -- ARGV: 1 age, then per alias: id, 'keep' | 'drop' | 'later', shard.
 -- Returns: how many aliases were removed

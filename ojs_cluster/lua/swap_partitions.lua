@@ -1,5 +1,6 @@
 -- Compares and sets what the table of partitions says of one queue.
 -- Pre:  the table says what the caller has seen, or already what it wants.
+-- Memory: allow-oom; adds 400 bytes per queue, of which the table has 1000.
 -- KEYS: 1 the table.
 -- ARGV: 1 queue ('' all others), 2 what was seen ('' nothing), 3 what is wanted ('' nothing),
 --       4 most queues in the table.

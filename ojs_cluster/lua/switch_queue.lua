@@ -1,5 +1,6 @@
 -- Transition of a queue: active <-> paused. Jobs are not touched.
 -- Post: the mark that fetch reads inside its pop is set or gone; waiters learn of a resume.
+-- Memory: allow-oom; adds 300 bytes.
 -- KEYS: 1 c:, 2 q:, 3 the shard's ev.
 -- ARGV: 1 events kept, 2 queue, 3 'pause' | 'resume'.
 -- Returns: {now, 1 when the queue was seen for the first time}

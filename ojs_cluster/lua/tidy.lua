@@ -1,5 +1,6 @@
 -- Removes what nobody misses from one shard: records of workers silent for longer than the
 -- retention, and lapsed quiet marks. Bounded by `limit`.
+-- Memory: allow-oom; adds nothing.
 -- KEYS: 1 the shard's workers, 2 watch, 3 quiet.
 -- ARGV: 1 limit, 2 worker retention ms.
 -- Returns: records removed

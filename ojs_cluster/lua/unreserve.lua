@@ -1,5 +1,6 @@
 -- A deal that will not be carried out, or has not used them, gives its reserved ids back; those that
 -- were fenced before are so again.
+-- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 the shard's claims, then per id its job hash.  ARGV: 1 deal, then the ids.
 -- Returns: ids given back
 --@include job slices

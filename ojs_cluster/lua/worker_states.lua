@@ -1,4 +1,5 @@
 -- What the workers of one shard last said of themselves, heard of last first; changes nothing.
+-- Memory: no-writes.
 -- KEYS: 1 the shard's workers.  ARGV: 1 most workers.
 -- Returns: {now, workers known, per worker: ms of its last contact, of its last heartbeat or '', the
 --           state it reported, its directive or ''}

@@ -1,5 +1,6 @@
 -- Transition: (nothing) -> running, for one workflow. Its jobs have ids, but do not exist yet.
 -- Post: record and definitions are stored, and its start is owed. Repeated, it changes nothing.
+-- Memory: deny-oom.
 -- KEYS: 1 wf:, 2 wd:, 3..6 the shard's wfs, ev, out, ob.
 -- ARGV: 1 events kept, 2 id, 3 type, 4 name, 5 plan, 6 marks, 7 members of the event's data,
 --       then per job its definition.

@@ -1,5 +1,6 @@
 -- Transition: running -> completed | failed | cancelled, once.
 -- Post: the day of its removal is set. A cancelled workflow owes the cancellation of its jobs.
+-- Memory: allow-oom; adds 600 bytes.
 -- KEYS: 1 wf:, 2..5 the shard's wfin, ev, out, ob.
 -- ARGV: 1 events kept, 2 id, 3 state, 4 ms to keep, 5 members of the event's data.
 -- Returns: {'ok', state, effects} | {'conflict', state} when it ended otherwise | {'missing'}

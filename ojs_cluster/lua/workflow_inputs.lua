@@ -1,4 +1,5 @@
 -- What a workflow's job is made of: its definition, and the results of jobs before it.
+-- Memory: no-writes.
 -- KEYS: 1 wd:, 2 wr:.
 -- ARGV: 1 job's number or '' for no definition, 2 most bytes of results,
 --       then numbers of the jobs whose results are wanted, the most important first.

@@ -1,4 +1,5 @@
 -- Some of a workflow's jobs have been enqueued; what has ended meanwhile stays as it is.
+-- Memory: allow-oom; adds nothing.
 -- KEYS: 1 wf:.  ARGV: 1.. numbers of the jobs; none to read only.
 -- Returns: {'ok', state, marks, now} | {'missing'}
 --@include now

@@ -1,5 +1,6 @@
 -- Transition: ended -> gone, for up to `limit` workflows of one shard whose retention is over.
 -- Post: no key of such a workflow remains; its jobs have a retention of their own.
+-- Memory: allow-oom; adds nothing.
 -- KEYS: 1 the shard's wfin, 2 wfs.  ARGV: 1 limit.
 -- Returns: {workflows removed, now, ms of the next removal or -1}
 --@include keys now slices

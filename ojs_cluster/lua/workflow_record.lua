@@ -1,4 +1,5 @@
 -- How a workflow's job ended, recorded once: whoever comes first decides, repetition changes nothing.
+-- Memory: allow-oom; adds the result or the error of one job.
 -- KEYS: 1 wf:, 2 wr:, 3 the shard's ev.
 -- ARGV: 1 events kept, 2 workflow id, 3 job's number, 4 mark: c | d | x,
 --       5 'started finished attempt', 6 result JSON or '', 7 error JSON or '',

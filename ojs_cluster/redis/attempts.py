@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.core.errors import BackendUnavailable, Outcome, WritesRefused
 from ojs_cluster.redis.committer import Unconfirmed
 from ojs_cluster.redis.connection import Reply
 from ojs_cluster.redis.durability import present_request
-from ojs_cluster.redis.errors import Lost, ReplyTooLarge, Signal, TooLarge
+from ojs_cluster.redis.errors import Lost, RedisReplyError, ReplyTooLarge, Signal, TooLarge
 from ojs_cluster.redis.link import Backoff
 
 RETRY_FIRST_S = 0.005
@@ -78,9 +78,18 @@ class Attempts:
         if self._redirects > FREE_REDIRECTS:
             await self.pause()
 
+    @property
+    def _outcome(self) -> Outcome:
+        """What is known when this try was not applied: an earlier one may have been."""
+        return "unknown" if self._doubtful else "not_applied"
+
     def refusal(self, why: str) -> BackendUnavailable:
         """The error for a call that ends because this try of it was not applied."""
-        return BackendUnavailable(why, outcome="unknown" if self._doubtful else "not_applied")
+        return BackendUnavailable(why, outcome=self._outcome)
+
+    def refused(self, error: RedisReplyError) -> WritesRefused:
+        """The error for a write that Redis refuses for lack of memory or of a disk."""
+        return WritesRefused(f"Redis refuses writes ({error.code})", outcome=self._outcome)
 
     def time_is_up(self, why_down: Exception | None) -> BackendUnavailable:
         """The error for a call that got no final answer in time."""

@@ -249,7 +249,7 @@ class Client:
                         self._router.want_refresh()
                     await attempts.pause()
                 elif answer.code in REFUSED_CODES:
-                    raise attempts.refusal(f"Redis refuses writes ({answer.code})") from answer
+                    raise attempts.refused(answer) from answer
                 elif stopped_by_moving_slot(answer):
                     if not looks_first:
                         attempts.accept_interrupted_script(answer)

@@ -26,6 +26,8 @@ from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.errors import Lost, NotSent, RedisReplyError, Signal
 
 MARKS_TRIED: Final = 4
+_MARK_WHEN_FULL: Final = b"#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], '1')"
+"""Writes a mark at ``maxmemory``, where SET alone is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,15 +198,27 @@ class Committer:
 
     async def _confirm(self) -> Signal | None:
         """Wait until all that was submitted is confirmed. Returns what speaks against it."""
+        full = False
         for mark in islice(self._plan.marks(), MARKS_TRIED):
-            marked = self._connection.submit(pack((b"SET", mark, b"1")))
-            answer = await self._connection.execute(self._plan.command)
+            marked, answer = await self._mark(mark, full=full)
+            if not full and isinstance(marked, RedisReplyError) and marked.code == "OOM":
+                full = True
+                marked, answer = await self._mark(mark, full=True)
             if isinstance(answer, Signal):
                 return answer
-            if isinstance(marked.answer, RedisReplyError):
+            if isinstance(marked, RedisReplyError):
                 continue
             if self._plan.reached(answer):
                 return None
             wanted = f"{self._plan.durability.name.lower()} durability"
             return Doubt(f"{wanted} was not reached in {self._plan.timeout_s:g} s ({answer!r})")
         return Doubt("nothing could be written that a confirmation would speak of")
+
+    async def _mark(self, mark: bytes, *, full: bool) -> tuple[Answer, Answer]:
+        """Write a mark and wait for its confirmation: what Redis answered to each."""
+        write: tuple[Arg, ...] = (b"SET", mark, b"1")
+        if full:
+            write = (b"EVAL", _MARK_WHEN_FULL, 1, mark)
+        marked = self._connection.submit(pack(write))
+        answer = await self._connection.execute(self._plan.command)
+        return marked.answer, answer

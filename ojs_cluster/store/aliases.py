@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from ojs_cluster.core.errors import BackendUnavailable, Duplicate, OJSError
+from ojs_cluster.core.errors import BackendUnavailable, Duplicate, OJSError, WritesRefused
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals
 from ojs_cluster.store import fields as f
@@ -87,7 +87,11 @@ class AliasClaims:
             else:
                 taken.append((index, job_id))
 
-        await over_shards(ids, claim)
+        try:
+            await over_shards(ids, claim)
+        except WritesRefused:
+            await self.give_back()
+            raise
         if taken:
             await self.give_back()
             index, job_id = min(taken)

@@ -107,6 +107,9 @@ class Deal:
 async def decide(store: Store, deal: Deal, lapses: int) -> int | None:
     """Make it happen; returns the ms of the decision, None when it is too late.
 
+    What is decided is written whatever memory there is, so nothing is decided while a master that
+    will hold a part of it is at ``maxmemory``.
+
     Parameters
     ----------
     lapses: ms of the clock of the deal's shard from which on it is too late, 0 for never.
@@ -117,6 +120,7 @@ async def decide(store: Store, deal: Deal, lapses: int) -> int | None:
     """
     home = store.keys.shard_of_id(deal.id)
     shards = list(deal.parts)
+    await _check_memory(store, home, shards)
     indexes = [shard.index for shard in shards]
     plan = _Plan(list(deal.swaps), list(deal.locks), indexes, list(deal.revivals))
     encode = msgspec.msgpack.encode
@@ -128,6 +132,24 @@ async def decide(store: Store, deal: Deal, lapses: int) -> int | None:
         idempotent=True,
     )
     return int(reply[1]) if reply[0] == b"ok" else None
+
+
+async def _check_memory(store: Store, home: Shard, shards: Sequence[Shard]) -> None:
+    """Ask every master that will hold a part, save the one that decides, whether it takes writes.
+
+    Raises
+    ------
+    WritesRefused: one does not, and nothing has been decided.
+    """
+    owner = store.redis.topology.owner
+    masters = {owner(shard.slot): shard for shard in shards}
+    masters.pop(owner(home.slot), None)
+
+    async def check(shard: Shard) -> None:
+        # Writes nothing, and is refused where any command is that may take memory.
+        await store.redis.call(shard.slot, "SETRANGE", shard.mark, 0, "", idempotent=True)
+
+    await over_shards(list(masters.values()), check)
 
 
 async def carry_out(store: Store, deal: Deal, now_ms: int) -> dict[str, JobRecord]:
@@ -147,7 +169,7 @@ async def carry_out(store: Store, deal: Deal, now_ms: int) -> dict[str, JobRecor
         part = deal.parts[shard]
         await store.partitions.admit(store, shard, {job.queue for job in part})
         keys, args = command(store, shard, part, lapses=now_ms + _APPLY_MS, deal=deal.id)
-        reply = await store.run(shard, "enqueue", keys, args, idempotent=True)
+        reply = await store.run(shard, "enqueue_part", keys, args, idempotent=True)
         if reply[0] == b"ok":
             found = written(part, reply)
             await follow_up(store, shard, reply)

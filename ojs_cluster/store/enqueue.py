@@ -14,13 +14,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from msgspec.structs import replace
 
 from ojs_cluster.core.envelope import NewJob
-from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate
+from ojs_cluster.core.errors import (
+    BackendUnavailable,
+    Conflict,
+    Duplicate,
+    OJSError,
+    WritesRefused,
+)
 from ojs_cluster.core.states import TERMINAL
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
@@ -177,7 +184,11 @@ async def _enqueue_unique(
         [placed] = _place(store, shard, [job], terms)
         lapses = await _claim(claims, store, shard, [job])
         want = Want(job.fingerprint, placed.job_id, shard.index)
-        claim = await unique.claim(store, want, policy)
+        try:
+            claim = await unique.claim(store, want, policy)
+        except WritesRefused:
+            await claims.give_back()
+            raise
         if claim.existing is not None:
             if claim.existing.id == placed.job_id:
                 raise duplicate_id(placed.job_id, 0, 1)
@@ -198,6 +209,11 @@ async def _enqueue_unique(
             fences.add(met.mark)
         except Conflict:
             await unique.release(store, want)  # it took too long: the lock may be another's
+        except WritesRefused as error:
+            if error.outcome == "not_applied":
+                with suppress(OJSError):
+                    await unique.release(store, want)
+            raise
         except Duplicate as error:
             if not await _is_holder(store, shard, placed, job):
                 await unique.release(store, want)
@@ -273,6 +289,8 @@ async def _store_part(
                 reply = await store.run(shard, name, keys, args, idempotent=ours)
             except BackendUnavailable as error:
                 if error.outcome != "unknown" or ours or unsure:
+                    if isinstance(error, WritesRefused) and not unsure:
+                        await claims.give_back()
                     raise
                 unsure = True  # the first try may have been applied; what is there then tells
                 continue

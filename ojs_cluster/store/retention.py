@@ -9,6 +9,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals, partition_upkeep, unique
 from ojs_cluster.store.aliases import remove_due, settle_claims
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.partitions import NO_LIMIT
 from ojs_cluster.store.queues import stats
 from ojs_cluster.store.tick import Tick
 from ojs_cluster.store.ticks import report_malformed
@@ -123,7 +124,7 @@ async def _retire(store: Store, queue: str) -> bool:
     # Its next job may have come in between, and registered the name before it was taken away.
     for shard in shards:
         if await store.redis.call(shard.slot, "EXISTS", shard.queue(queue), idempotent=True):
-            await store.redis.call(meta.slot, "ZADD", meta.queues, 0, queue, idempotent=True)
+            await store.run_meta("register_again", [meta.queues], [queue, NO_LIMIT])
             return False
     if len(shards) > 1:
         await partition_upkeep.forget(store, queue)

@@ -32,6 +32,18 @@ VOLATILE = frozenset(
 signs of life, which a failover may forget as it may forget a worker; what is written again by the
 next who looks. And those that only read what others will have confirmed."""
 
+_MEMORY = re.compile(
+    r"^-- Memory: (no-writes|allow-oom|deny-oom)(?:; as (\w+), [^,\n]+, (allow-oom))?[;.]",
+    re.MULTILINE,
+)
+_SHEBANGS = {
+    "no-writes": "#!lua flags=no-writes\n",
+    "allow-oom": "#!lua flags=allow-oom\n",
+    # None: Redis then refuses the script at its first write, and one that finds that there is
+    # nothing to write still answers. With a bare ``#!lua`` it would refuse to start it.
+    "deny-oom": "",
+}
+"""What tells Redis whether a script runs while ``maxmemory`` is exceeded (docs/adr/022)."""
 _INCLUDE = re.compile(r"^--@include (.+)$", re.MULTILINE)
 _FIELDS = re.compile(r"^local F = \{(.*?)^\}\n", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"(\w+) = '([^']+)'")
@@ -50,10 +62,18 @@ _FUNCTION = re.compile(
 def load_scripts(prelude: str = "") -> Mapping[str, Script]:
     """All transitions by name.
 
+    The line ``-- Memory:`` of each header says what happens while Redis is at ``maxmemory``:
+    ``no-writes`` and ``allow-oom`` scripts run, ``deny-oom`` scripts are refused. A script may also
+    be loaded a second time, under another name and with another flag.
+
     Parameters
     ----------
     prelude: Lua put before every script. Tests pass one that wraps ``redis.call`` and refuses keys
         that a cluster would refuse only while it moves slots.
+
+    Raises
+    ------
+    ValueError: a script does not say what happens at ``maxmemory``.
     """
     return _load(prelude)
 
@@ -67,23 +87,32 @@ def _load(prelude: str) -> Mapping[str, Script]:
         if entry.name.endswith(".lua")
     }
 
-    def joined(text: str) -> bytes:
-        return (prelude + _trimmed(_expanded(text, includes, set()))).encode()
+    scripts: dict[str, Script] = {}
+    for entry in folder.iterdir():
+        if entry.name.endswith(".lua"):
+            text = entry.read_text()
+            body = prelude + _trimmed(_expanded(text, includes, set()))
+            for name, shebang in _shebangs(entry.name.removesuffix(".lua"), text).items():
+                # Each keeps the rule of ``lua/include/look.lua``; the tests' prelude enforces it.
+                scripts[name] = Script(
+                    name,
+                    (shebang + body).encode(),
+                    looks_first=True,
+                    volatile=name in VOLATILE,
+                )
+    return MappingProxyType(scripts)
 
-    return MappingProxyType(
-        {
-            # Each keeps the rule of ``lua/include/look.lua``; the tests' prelude enforces it.
-            name: Script(
-                name,
-                joined(text),
-                looks_first=True,
-                volatile=name in VOLATILE,
-            )
-            for entry in folder.iterdir()
-            if entry.name.endswith(".lua")
-            for name, text in [(entry.name.removesuffix(".lua"), entry.read_text())]
-        }
-    )
+
+def _shebangs(name: str, text: str) -> dict[str, str]:
+    """The names under which a script is loaded, each with its first line."""
+    found = _MEMORY.search(text)
+    if found is None:
+        raise ValueError(f"the header of {name}.lua has no line '-- Memory: ...'")
+    flag, other, its_flag = found.groups()
+    names = {name: _SHEBANGS[flag]}
+    if other is not None:
+        names[other] = _SHEBANGS[its_flag]
+    return names
 
 
 def _expanded(text: str, includes: Mapping[str, str], seen: set[str]) -> str:

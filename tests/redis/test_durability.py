@@ -22,6 +22,7 @@ from tests.support.servers import own_server, wait_until
 
 PUT = Script("put", b"return redis.call('SET', KEYS[1], ARGV[1])")
 GET = Script("get", b"return redis.call('GET', KEYS[1])")
+EMPTIES = Script("empties", b"#!lua flags=allow-oom\n" + PUT.source)
 VOLATILE = Script("note", b"return redis.call('SET', KEYS[1], ARGV[1])", volatile=True)
 
 
@@ -104,6 +105,23 @@ async def test_what_a_replica_has_is_confirmed(replicated: Embedded, replica: No
         with replica.client() as observer:
             observer.execute_command("READONLY")  # type: ignore[no-untyped-call]
             assert observer.get(key) == b"7"
+
+
+async def test_at_maxmemory_what_redis_lets_pass_is_confirmed(
+    replicated: Embedded, replica: Node
+) -> None:
+    key = key_on(replicated, 0, b"full")
+    async with sure_client(replicated) as client:
+        with replicated.nodes[0].client() as admin:
+            admin.config_set("maxmemory", 1)
+            try:
+                assert await outcome_of(client, key) == "not_applied"
+                assert await outcome_of(client, key, EMPTIES) == "confirmed"
+            finally:
+                admin.config_set("maxmemory", 0)
+        with replica.client() as observer:
+            observer.execute_command("READONLY")  # type: ignore[no-untyped-call]
+            assert observer.get(key) == b"1"
 
 
 async def test_without_its_replica_a_write_is_stored_and_unconfirmed(

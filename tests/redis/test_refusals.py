@@ -18,6 +18,8 @@ from ojs_cluster.redis import (
     RedisReplyError,
     open_client,
 )
+from ojs_cluster.redis.attempts import Attempts
+from ojs_cluster.redis.errors import Lost
 from ojs_cluster.redis.link import check_refusal
 from ojs_cluster.server.embedded import Embedded
 from tests.redis.helpers import key_on, settings_for, silent_listener, slot_of
@@ -155,6 +157,16 @@ async def test_wrong_credentials_fail_at_once_and_are_not_shown(
             raise AssertionError("opened")
     assert "-pw" not in str(caught.value)
     assert "wrong" not in str(caught.value).lower().replace("wrongpass", "")
+
+
+@pytest.mark.parametrize(("lost_before", "outcome"), [(False, "not_applied"), (True, "unknown")])
+def test_a_refused_write_whose_first_try_was_lost_may_have_been_applied(
+    lost_before: bool, outcome: str
+) -> None:
+    attempts = Attempts(idempotent=True)
+    if lost_before:
+        attempts.accept_signal(Lost("the connection ended"))
+    assert attempts.refused(RedisReplyError("OOM command not allowed")).outcome == outcome
 
 
 async def test_one_node_that_refuses_us_alone_keeps_nobody_from_the_others(

@@ -10,7 +10,9 @@ import pytest
 from ojs_cluster.store.scripts import load_scripts
 
 TEXTS = {
-    name: (files("ojs_cluster") / "lua" / f"{name}.lua").read_text() for name in load_scripts()
+    entry.name.removesuffix(".lua"): entry.read_text()
+    for entry in (files("ojs_cluster") / "lua").iterdir()
+    if entry.name.endswith(".lua")
 }
 
 
@@ -39,9 +41,11 @@ def test_names_stand_where_they_are_used() -> None:
     assert "(P .. 'fin')" in text
 
 
-def test_a_prelude_comes_first_and_is_left_alone() -> None:
+def test_a_prelude_comes_behind_the_flags_and_is_left_alone() -> None:
     prelude = "-- a comment\nlocal function unused() end\n"
-    assert load_scripts(prelude)["ack"].source.decode().startswith(prelude)
+    flags = "#!lua flags=allow-oom\n"
+    assert load_scripts(prelude)["ack"].source.decode().startswith(flags + prelude)
+    assert load_scripts(prelude)["enqueue"].source.decode().startswith(prelude)
 
 
 @pytest.mark.parametrize("name", load_scripts())
