@@ -8,7 +8,7 @@ connection) goes to ``_persist``, which tries until the call's time is up.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import trio
@@ -21,6 +21,7 @@ from ojs_cluster.redis.durability import Durability, wanted
 from ojs_cluster.redis.errors import (
     BUSY_CODES,
     REFUSED_CODES,
+    REPLICA_CODES,
     STALE_CODES,
     RedisReplyError,
     ReplyTooLarge,
@@ -154,10 +155,20 @@ class Client:
         return await self._persist(None, pack(args), link, NO_ANSWER, self._clock.now, True, None)
 
     async def ping(self) -> float:
-        """Time in seconds until the slowest master has answered a PING."""
+        """Time in seconds until the slowest master has answered a PING.
+
+        A standalone server is asked for its role as well: one that has become a replica answers
+        PING, and an idle process would not notice.
+        """
         started = trio.current_time()
         await self.on_masters(b"PING")
-        return trio.current_time() - started
+        latency_s = trio.current_time() - started
+        if not self.topology.clustered:
+            with suppress(RedisReplyError):  # a user may lack the right to ask
+                for address, reply in (await self.on_masters(b"ROLE")).items():
+                    if isinstance(reply, list) and reply[0] != b"master":
+                        self._router.demoted(address)
+        return latency_s
 
     async def subscribe(
         self,
@@ -245,7 +256,9 @@ class Client:
                 elif answer.code == "NOSCRIPT" and by_source is not None:
                     payload = by_source()
                 elif answer.code in BUSY_CODES:
-                    if answer.code in STALE_CODES:
+                    if answer.code in REPLICA_CODES and link is not None:
+                        self._router.demoted(link.address)
+                    elif answer.code in STALE_CODES:
                         self._router.want_refresh()
                     await attempts.pause()
                 elif answer.code in REFUSED_CODES:

@@ -21,6 +21,8 @@ BUSY_CODES: Final = frozenset(
 )
 # Of these, the ones after which the topology is in doubt.
 STALE_CODES: Final = frozenset({"CLUSTERDOWN", "MASTERDOWN", "READONLY"})
+# Of these, the ones that only a replica gives.
+REPLICA_CODES: Final = frozenset({"MASTERDOWN", "READONLY"})
 
 # No memory, or no disk to persist to: not applied either, but not over in a few seconds, and
 # every waiting caller is memory too. A script meets them at its first write.

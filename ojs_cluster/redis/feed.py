@@ -125,6 +125,11 @@ class Feed:
         # Channels of SSUBSCRIBE commands that are unanswered, in order: an error names none.
         self._asked: deque[bytes] = deque()
         self._pinged = False
+        self._session_scope = trio.CancelScope()
+
+    def reconnect(self) -> None:
+        """Replace the connection; the address may lead to another server by now."""
+        self._session_scope.cancel()
 
     def add(self, subscription: Subscription) -> None:
         """Take a subscription over and subscribe, now or as soon as connected."""
@@ -155,7 +160,7 @@ class Feed:
             while True:
                 started = trio.current_time()
                 # Commands to the same node fail as well and tell why; here it is only a gap.
-                with contextlib.suppress(*BROKEN):
+                with contextlib.suppress(*BROKEN), trio.CancelScope() as self._session_scope:
                     await self._session()
                 for subscription in self.subscriptions.values():
                     subscription.drop()

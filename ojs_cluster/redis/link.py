@@ -32,6 +32,7 @@ log = logging.getLogger("ojs.redis")
 BACKOFF_FIRST_S = 0.02
 BACKOFF_MAX_S = 0.5
 STABLE_S = 1.0
+_DRAIN_POLL_S = 0.005
 
 # What servers say to a database number that is too high, or on a cluster.
 _NO_DATABASE = ("DB index", "out of range", "cluster mode")
@@ -127,6 +128,7 @@ class Link:
         self._backoff = Backoff(BACKOFF_FIRST_S, BACKOFF_MAX_S)
         self._up_since = 0.0
         self._told_down = False
+        self._replaced = trio.Event()
 
     @property
     def usable(self) -> Channel | None:
@@ -140,6 +142,21 @@ class Link:
 
     def __repr__(self) -> str:
         return f"<Link {self.address} {'up' if self.connection is not None else 'down'}>"
+
+    def reconnect(self, why: str) -> bool:
+        """Replace the connection: the address is resolved again, and may lead to another server.
+
+        Nothing is sent on the old one any more; commands under way get their replies first.
+        Returns whether there was a connection to replace.
+        """
+        if self.connection is None:
+            return False
+        self.connection = None
+        self.last_error = ConnectFailed(f"{self.address}: {why}")
+        self._reset_backoff()
+        self._replaced.set()
+        self._on_change(self)
+        return True
 
     async def run(self) -> None:
         """Keep a connection to the node until cancelled."""
@@ -188,7 +205,17 @@ class Link:
             self._up_since = trio.current_time()
             self._told_down = False
             log.info("Redis node %s is connected", self.address)
+            self._replaced = trio.Event()
+            nursery.start_soon(self._drain, self.connection, nursery.cancel_scope)
             self._on_change(self)
+
+    async def _drain(self, channel: Channel, scope: trio.CancelScope) -> None:
+        """End the connection once it is replaced and owes no reply."""
+        await self._replaced.wait()
+        with trio.move_on_after(self._settings.reply_timeout_s):
+            while channel.pending:  # noqa: ASYNC110 - an event per reply would cost every command
+                await trio.sleep(_DRAIN_POLL_S)
+        scope.cancel()
 
     def _tell_down(self) -> None:
         """Log the first failure of a row; the retries that follow would only repeat it."""
@@ -201,10 +228,13 @@ class Link:
         if self.connection is not None:
             self.connection = None
             self.last_error = ConnectFailed(f"{self.address}: {reason}")
-            # A node that accepts and hangs up at once must not reset the delay each time.
-            if trio.current_time() - self._up_since > STABLE_S:
-                self._backoff.reset()
+            self._reset_backoff()
         scope.cancel()
+
+    def _reset_backoff(self) -> None:
+        # A node that accepts and hangs up at once must not reset the delay each time.
+        if trio.current_time() - self._up_since > STABLE_S:
+            self._backoff.reset()
 
 
 def check_refusal(name: str, command: Command, error: RedisReplyError) -> None:

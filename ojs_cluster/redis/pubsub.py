@@ -37,6 +37,7 @@ class PubSub:
         self._look = trio.Event()
         self._refused: set[bytes] = set()
         router.listeners.append(self._wake)
+        router.reconnect_listeners.append(self._reconnect)
 
     async def subscribe(
         self,
@@ -100,6 +101,11 @@ class PubSub:
 
     def _wake(self) -> None:
         self._look.set()
+
+    def _reconnect(self, address: Address) -> None:
+        feed = self._feeds.get(address)
+        if feed is not None:
+            feed.reconnect()
 
     def _place(self, subscription: Subscription) -> None:
         link = self._router.routes[subscription.slot]

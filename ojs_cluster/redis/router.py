@@ -63,6 +63,7 @@ class Router:
         self.topology = NOWHERE
         self.routes: list[Link | None] = [None] * SLOTS
         self.listeners: list[Callable[[], None]] = []
+        self.reconnect_listeners: list[Callable[[Address], None]] = []
         self._nursery = nursery
         self._closed = False
         self._links: dict[Address, Link] = {}
@@ -71,12 +72,16 @@ class Router:
         self._refresh_wanted = trio.Event()
         self._refresh_hint: Address | None = None
         self._topology_error: Exception | None = None
+        self._demoted: set[Address] = set()
+        self._role_refused = False
 
     @property
     def healthy(self) -> bool:
-        """Whether all slots have a master, and every master a connection."""
+        """Whether all slots have a master, and every master a connection and the master's role."""
         return self.topology.covered and all(
-            (link := self._links.get(address)) is not None and link.usable is not None
+            address not in self._demoted
+            and (link := self._links.get(address)) is not None
+            and link.usable is not None
             for address in self.topology.masters
         )
 
@@ -108,7 +113,7 @@ class Router:
         if self._closed:
             raise BackendUnavailable("the Redis client was closed", outcome="not_applied")
         connection = link.usable if link is not None else None
-        if connection is None:
+        if connection is None or (link is not None and link.address in self._demoted):
             self.want_refresh()
             await self._changed.park()
             return None
@@ -169,6 +174,28 @@ class Router:
         self._refresh_hint = address
         self.want_refresh()
         return link
+
+    def demoted(self, address: Address) -> None:
+        """Note that a server is a replica that refuses writes.
+
+        A standalone server is connected to again, because a Service, a proxy or a DNS name may
+        lead to the new master by now. Calls wait until ROLE says that it does. In a cluster the
+        topology names the new master.
+        """
+        self.want_refresh()
+        if self.topology.clustered:
+            return
+        if address not in self._demoted:
+            log.warning("Redis at %s is a replica, connecting again until it is a master", address)
+            self._demoted.add(address)
+        links = (self._links.get(address), *self._sure_links_to(address))
+        replaced = [link.reconnect("the server is a replica") for link in links if link is not None]
+        if any(replaced):
+            for listener in self.reconnect_listeners:
+                listener(address)
+
+    def _sure_links_to(self, address: Address) -> Iterator[Link]:
+        return (link for (found, _), link in self._sure_links.items() if found == address)
 
     def want_refresh(self) -> None:
         """The topology is in doubt: ask for it soon."""
@@ -238,16 +265,33 @@ class Router:
         return topology if topology.ranges else None
 
     async def _ask_role(self, link: Link) -> Topology | None:
-        """A standalone server; of several start nodes, only one that says it is a master."""
-        if len(self.settings.nodes) > 1:
-            answer: Answer = None
-            connection = link.usable
-            if connection is not None:
-                with trio.move_on_after(TOPOLOGY_TIMEOUT_S):
-                    answer = await connection.execute(ROLE)
-            if not isinstance(answer, list) or answer[0] != b"master":
-                return None
+        """A standalone server, if it says that it is a master."""
+        answer: Answer = None
+        connection = link.usable
+        if connection is not None:
+            with trio.move_on_after(TOPOLOGY_TIMEOUT_S):
+                answer = await connection.execute(ROLE)
+        alone = len(self.settings.nodes) == 1
+        if isinstance(answer, RedisReplyError) and alone:
+            # There is no other to choose: what refuses ROLE is found out by a write.
+            self._note_role_refused(link.address, answer)
+        elif not isinstance(answer, list):
+            self._topology_error = ConnectFailed(f"{link.address} on ROLE: {answer!r}")
+            return None
+        elif answer[0] != b"master":
+            self._topology_error = ConnectFailed(f"{link.address} is a replica")
+            if alone or link.address in self.topology.masters:
+                self.demoted(link.address)
+            return None
+        if link.address in self._demoted:
+            log.info("Redis at %s is a master again", link.address)
+            self._demoted.discard(link.address)
         return standalone(link.address)
+
+    def _note_role_refused(self, address: Address, error: RedisReplyError) -> None:
+        if not self._role_refused:
+            self._role_refused = True
+            log.info("Redis at %s refuses ROLE; taking it for a master: %s", address, error)
 
     async def _first_topology(self) -> bool:
         """Try the start nodes in the order given, so that all processes agree on the first."""

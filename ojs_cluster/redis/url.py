@@ -95,6 +95,11 @@ def secrets_in(url: str) -> frozenset[str]:
 
 def _split_scheme(url: str) -> tuple[str, str]:
     scheme, separator, rest = url.partition("://")
+    if scheme in ("redis+sentinel", "rediss+sentinel"):
+        raise ValueError(
+            "Redis Sentinel is not supported: give the address of a proxy, a Service or a DNS name "
+            "that follows the master"
+        )
     if not separator or scheme not in ("redis", "rediss"):
         raise ValueError("a Redis URL must start with redis:// or rediss://")
     return scheme, rest

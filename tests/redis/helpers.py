@@ -75,6 +75,10 @@ class Proxy:
         self._cut_after: int | None = None
         self._stall_at: bytes | None = None
 
+    def lead_to(self, upstream: int) -> None:
+        """Forward new connections to another server; those there are stay where they are."""
+        self._upstream = upstream
+
     def stall(self) -> None:
         """Hold replies back from now on."""
         self._flow = trio.Event()

@@ -91,6 +91,15 @@ def test_malformed_url_is_refused_without_quoting_it(url: str) -> None:
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
+def test_sentinel_is_refused_with_what_to_use_instead() -> None:
+    with pytest.raises(
+        ValueError, match="Sentinel is not supported: .*follows the master"
+    ) as caught:
+        ClientSettings.from_url("redis+sentinel://:secret@a,b:26379/mymaster/0")
+
+    assert "secret" not in str(caught.value)
+
+
 @given(st.text(min_size=1, max_size=30))
 def test_no_text_makes_the_parser_fail_otherwise(text: str) -> None:
     try:
