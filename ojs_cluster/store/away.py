@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.core.errors import BackendUnavailable, WritesRefused
 
 if TYPE_CHECKING:
     from ojs_cluster.redis import Arg, Client, Reply, Script
@@ -117,6 +117,8 @@ class EffectClient:
             if not self._patient and trio.current_time() - began >= ANSWER_S / 2:
                 self._away.note(slot)
             raise
+        except WritesRefused:
+            raise  # a full shard answers, and what empties it must not wait
         except BackendUnavailable:
             self._fail(slot)
             raise

@@ -92,9 +92,7 @@ def test_malformed_url_is_refused_without_quoting_it(url: str) -> None:
 
 
 def test_sentinel_is_refused_with_what_to_use_instead() -> None:
-    with pytest.raises(
-        ValueError, match="Sentinel is not supported: .*follows the master"
-    ) as caught:
+    with pytest.raises(ValueError, match="Sentinel is not supported") as caught:
         ClientSettings.from_url("redis+sentinel://:secret@a,b:26379/mymaster/0")
 
     assert "secret" not in str(caught.value)

@@ -199,13 +199,13 @@ async def test_lost_replies_store_a_batch_once(
     store: Store, db: Any, consistent: Callable[[], Census]
 ) -> None:
     names = queues_in_other_shards(store, 3)
-    losing, client = lossy(store, "reserve", "deal_decide", "enqueue", "deal_end", times=1)
+    losing, client = lossy(store, "reserve", "deal_decide", "enqueue_part", "deal_end", times=1)
 
     stored = await enqueue_many(
         losing, [new_job(names[0], id=home_id(store, names[0])), *map(new_job, names)]
     )
 
-    assert {"reserve", "deal_decide", "enqueue", "deal_end"} == set(client.lost)
+    assert {"reserve", "deal_decide", "enqueue_part", "deal_end"} == set(client.lost)
     taken = await take(store, *names, count=9)
     assert sorted(job.id for job in taken) == sorted(job.id for job in stored)
     assert_nothing_left(store, db)
@@ -342,7 +342,7 @@ async def test_an_accepted_batch_that_cannot_be_written_yet_says_so_and_is_writt
 class Away:
     """A store whose client cannot write jobs, or run another script: shards do not answer."""
 
-    def __init__(self, store: Store, name: str = "enqueue") -> None:
+    def __init__(self, store: Store, name: str = "enqueue_part") -> None:
         self.store, client = lossy(store)
         original = client.script
 
