@@ -1,5 +1,6 @@
 -- An operator ends what jobs declared for their queue (max_per_second), in one of its partitions.
 -- Post: jobs that are there do not declare it again, later ones may; waiters fetch again.
+-- Memory: allow-oom; adds nothing.
 -- KEYS: 1 c:.
 -- ARGV: 1 queue.
 -- Returns: 1 when the queue is known, else 0

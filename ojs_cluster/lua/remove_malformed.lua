@@ -2,6 +2,7 @@
 -- Pre:  the job is malformed (sound.lua).
 -- Post: neither the job nor an index entry of it remains. What others are owed by its end is in the
 --       outbox, as far as its fields tell; its queue's counter is right if its state or index tells it.
+-- Memory: allow-oom; adds nothing.
 -- KEYS: 1 job, 2..9 the shard's due, act, run, exp, pend, fin, dead, quarantine.
 -- Returns: {'ok', fields, effects} | {'sound'} | {'missing'} | {'moved', shard} | {'staged', deal}
 --@include keys now look once job counts deadline effect
