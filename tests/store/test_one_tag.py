@@ -214,7 +214,6 @@ async def one_life_of_everything(store: Store, db: Any) -> None:
     await a_cron_job(store)
     await limited_jobs(store, db)
     await unique_jobs_and_batches(store, db)
-    await effects_that_wait(store, db)
     await leadership(store)
     await reads(store)
     await backup(store)
@@ -383,17 +382,6 @@ async def limited_jobs(store: Store, db: Any) -> None:
         await rate_limits.override(store, key, Limits(concurrency=0), None)
         await time_passes(store, db, key, DAY)
         await queues.purge(store, QUEUE)
-
-
-async def effects_that_wait(store: Store, db: Any) -> None:
-    shard = store.keys.shard(0)
-    db.zadd(shard.out, {"none": 1})
-    waiting = shard.waiting(1)
-    await store.run(shard, "outbox_wait", [shard.out, waiting, shard.away], [1, 0, "none"])
-    await store.run(shard, "outbox_away", [shard.away])
-    await store.run(shard, "outbox_tried", [shard.away, waiting], [1, 1000])
-    db.delete(waiting)
-    await store.run(shard, "outbox_tried", [shard.away, waiting], [1, 1000])
 
 
 async def leadership(store: Store) -> None:
