@@ -13,9 +13,12 @@ from typing import Protocol
 
 import trio
 
+from ojs_cluster.redis.keepalive import keep_alive
 from ojs_cluster.redis.settings import Address
 
 RECEIVE_BYTES = 64 * 1024
+UNACKNOWLEDGED_S = 30.0
+"""A node whose system acknowledges no byte for this long is given up. A call gives up earlier."""
 
 
 class Transport(Protocol):
@@ -128,7 +131,7 @@ async def open_transport(
         OSError: refused, unreachable, unknown host, or a failed TLS handshake.
     """
     stream = await trio.open_tcp_stream(address.host, address.port)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    keep_alive(stream, unacknowledged_s=UNACKNOWLEDGED_S)
     if tls is not None:
         name = hostname or address.host
         secure = trio.SSLStream(stream, tls, server_hostname=name, https_compatible=True)

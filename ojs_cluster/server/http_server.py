@@ -26,6 +26,7 @@ from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState, Lifespa
 from hypercorn.utils import wrap_app
 
 from ojs_cluster.http.fast_lane import FastLane
+from ojs_cluster.redis.keepalive import keep_alive
 from ojs_cluster.server.child import leaves
 from ojs_cluster.server.settings import ListenSettings
 from ojs_cluster.server.tls import Tls, TlsStream
@@ -35,7 +36,6 @@ log = logging.getLogger("ojs.http")
 
 SendAll = Callable[[bytes], Awaitable[None]]
 
-_KEEPALIVE_IDLE_S = 60
 _LIFESPAN_SHUTDOWN_S = 5.0
 _LAST_REQUESTS_S = 0.1
 """How long idle connections stay open after the port is closed: requests may be on their way."""
@@ -106,15 +106,10 @@ def open_listener(host: str, port: int, backlog: int, write_timeout_s: float) ->
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Accepted sockets inherit these. Keep-alive finds peers that vanished during a long poll.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if hasattr(socket, "TCP_KEEPIDLE"):
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_S)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):
-            # A reader that stalls would otherwise hold its response in memory for ever: the
-            # kernel alone sees whether bytes are taken.
-            timeout_ms = round(write_timeout_s * 1000)
-            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+        # Accepted sockets inherit these. Keep-alive finds peers that vanished during a long poll. A
+        # reader that stalls would otherwise hold its response in memory for ever: the kernel alone
+        # sees whether bytes are taken.
+        keep_alive(listener, unacknowledged_s=write_timeout_s)
         listener.bind(address)
         listener.listen(backlog)
         listener.setblocking(False)
