@@ -115,6 +115,8 @@ class Shard:
     """Channel: the name of a queue that stopped being empty."""
     sched: bytes = field(init=False)
     """Channel: the ms of a new earliest deadline."""
+    schema: bytes = field(init=False)
+    """Copy of the layout of the data, for who starts while the meta tag's master is away."""
     mark: bytes = field(init=False)
     """Written to, and never read, so that there is a write to be confirmed: see ``committer``."""
 
@@ -232,6 +234,7 @@ SHARD_KEYS = {
     "looks": b"limlook",
     "wake": b"wake",
     "sched": b"sched",
+    "schema": b"schema",
     "mark": b"mark",
 }
 
@@ -323,6 +326,10 @@ class Keyspace:
     def slot_of_index(self, index: int) -> int:
         """The cluster slot of a shard, or of the meta tag (``META``)."""
         return self.meta.slot if index == META else self._shards[index].slot
+
+    def tag(self, index: int) -> Shard | Meta:
+        """The shard at ``index``, or for ``META`` the keys of the whole cluster."""
+        return self.meta if index == META else self._shards[index]
 
     def shard_of_queue(self, queue: str) -> Shard:
         """The shard that holds everything of ``queue``, or its partition 0 when it has several."""

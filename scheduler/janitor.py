@@ -6,6 +6,7 @@ longest sleep; their ticks carry no clock, so "next" counts from 0.
 
 from __future__ import annotations
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.store.context import Store, check_eviction
 from ojs_cluster.store.partition_upkeep import look_after_changes
 from ojs_cluster.store.retention import purge_due, retire_queues, tidy
@@ -81,7 +82,9 @@ def eviction_step(store: Store) -> Step:
 
     async def look_at_policies(_: int) -> Tick:
         if not store.settings.allow_eviction:
-            await check_eviction(store)
+            silent = await check_eviction(store)
+            if silent:
+                raise BackendUnavailable(f"{silent[0]} does not answer", outcome="not_applied")
         return StoreTick(0, next_ms=None, now_ms=0, more=False)
 
     return look_at_policies

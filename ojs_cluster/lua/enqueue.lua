@@ -1,11 +1,10 @@
 -- Transition: (nothing) -> available | scheduled | pending, for one or many jobs of one shard; in a
 -- deal also staged, or cancelled at once.
--- Pre:  no job with any of the ids exists in the shard, and no fence but those whose marks are
---       given; a claim on an alias has not lapsed.
+-- Pre:  no job with any of the ids is in the shard, nor a fence but those given; no claim has lapsed.
 -- Post: all jobs exist, or none does. Counters, indexes and events agree with them.
 --       A deal's part is written once, over the ids that it has reserved. What is staged is in no
---       index or counter, and carries the deal until `reveal`; it is listed as a claim. Limits that the
---       jobs declare are owed to the shards of their keys.
+--       index or counter, and carries the deal until `reveal`; it is listed as a claim. Owed: limits
+--       that jobs declare, to the shards of their keys; names of new queues, to the registry.
 -- Memory: deny-oom; as enqueue_part, what a deal has decided, allow-oom.
 -- KEYS: 1..7 the shard's due, exp, pend, fin, ev, claims, dealt; then per queue c: and q:; then per
 --       job its hash.
@@ -17,7 +16,7 @@
 --       due ('' | 'a<ms>' absolute | 's<ms>' absolute, shown in the envelope | 'r<ms>' from now,
 --       shown likewise), expires (likewise),
 --       number of field names and values that follow, those fields (e, t, m and what is set).
--- Returns: {'ok', now, names of queues seen for the first time, effects,
+-- Returns: {'ok', now, effects,
 --           per job: state, due ms or '', expires ms or ''}
 --          {'exists', position (1-based), fields of the job that is there} | {'lapsed'} | {'already'}
 --@include keys now look job counts event deadline effect available enter moment
@@ -40,15 +39,15 @@ look()
 if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'lapsed'} end
 if deal ~= '' then redis.call('ZADD', KEYS[7], now, deal) end
 
-local names, seen_first = {}, {}
+local names = {}
 for i = 1, queues do
     names[i] = ARGV[7 + i]
     if redis.call('HSETNX', KEYS[7 + 2 * i - 1], 'created', now) == 1 then
-        seen_first[#seen_first + 1] = names[i]
+        owe('queue', names[i])
     end
 end
 
-local reply, released, declared = {'ok', now, seen_first, effects}, {}, {}
+local reply, released, declared = {'ok', now, effects}, {}, {}
 local at = 7 + queues
 for i = 1, jobs do
     local key, id, fate = KEYS[first_job + i], ARGV[at + 1], ARGV[at + 5]

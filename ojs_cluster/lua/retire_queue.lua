@@ -1,9 +1,13 @@
 -- A queue that holds no job of any state, is not paused, has no limits set by an operator and is
--- older than `age` is forgotten.
--- Memory: allow-oom; adds nothing.
--- KEYS: 1 c:, 2 q:, 3 m:, 4 h:, 5 hq:.  ARGV: 1 age ms.
--- Returns: 1 when gone (or never there), 0 when in use
---@include now
+-- older than `age` is forgotten. With its last partition its name is owed to the registry, which
+-- removes it.
+-- Memory: allow-oom; adds 300 bytes until the name is removed.
+-- KEYS: 1 c:, 2 q:, 3 m:, 4 h:, 5 hq:.  ARGV: 1 age ms, 2 the queue in its last partition, else ''.
+-- Returns: {1, effects} when gone (or never there), {0, {}} when in use
+--@include keys now look deadline effect
+want(OUTBOX)
+want(OUT)
+look()
 local IDLE = {created = true, seq = true, acked = true, mps = true, mpstarts = true,
     mpsat = true, mpsjob = true, mpsoff = true,
     -- totals never shrink: see metrics.lua
@@ -11,10 +15,11 @@ local IDLE = {created = true, seq = true, acked = true, mps = true, mpstarts = t
 local flat = redis.call('HGETALL', KEYS[1])
 for i = 1, #flat, 2 do
     local name, value = flat[i], flat[i + 1]
-    if name == 'paused' then return 0 end
-    if name == 'created' and now - (tonumber(value) or 0) < tonumber(ARGV[1]) then return 0 end
-    if not IDLE[name] and value ~= '0' then return 0 end
+    if name == 'paused' then return {0, {}} end
+    if name == 'created' and now - (tonumber(value) or 0) < tonumber(ARGV[1]) then return {0, {}} end
+    if not IDLE[name] and value ~= '0' then return {0, {}} end
 end
-if redis.call('EXISTS', KEYS[2], KEYS[4]) > 0 then return 0 end
+if redis.call('EXISTS', KEYS[2], KEYS[4]) > 0 then return {0, {}} end
+if ARGV[2] ~= '' then owe('unlist', ARGV[2]) end
 redis.call('DEL', KEYS[1], KEYS[3], KEYS[5])
-return 1
+return {1, effects}

@@ -154,21 +154,46 @@ class Client:
         link = self._router.link_to(address)
         return await self._persist(None, pack(args), link, NO_ANSWER, self._clock.now, True, None)
 
-    async def ping(self) -> float:
-        """Time in seconds until the slowest master has answered a PING.
+    def answers(self, slot: int) -> bool:
+        """Whether the master of ``slot`` is connected, and has not been silent for half a second.
 
-        A standalone server is asked for its role as well: one that has become a replica answers
-        PING, and an idle process would not notice.
+        False is a reason not to wait for it. True promises nothing.
         """
-        started = trio.current_time()
-        await self.on_masters(b"PING")
-        latency_s = trio.current_time() - started
-        if not self.topology.clustered:
-            with suppress(RedisReplyError):  # a user may lack the right to ask
-                for address, reply in (await self.on_masters(b"ROLE")).items():
-                    if isinstance(reply, list) and reply[0] != b"master":
-                        self._router.demoted(address)
-        return latency_s
+        return self._router.answers(self._routes[slot])
+
+    async def ping(self, patience_s: float) -> dict[Address, float]:
+        """Return the time in seconds that each master took to answer a PING.
+
+        A master that does not answer within ``patience_s``, or is known to be silent, is left out.
+        So is a standalone server that has become a replica: it answers PING, and an idle process
+        would not notice.
+        """
+        took: dict[Address, float] = {}
+
+        async def ask(address: Address) -> None:
+            started = trio.current_time()
+            with trio.move_on_after(patience_s), suppress(BackendUnavailable, RedisReplyError):
+                await self.call_at(address, b"PING")
+                seconds = trio.current_time() - started
+                if self.topology.clustered or await self._is_master(address):
+                    took[address] = seconds
+
+        async with trio.open_nursery() as nursery:
+            for address in self.topology.masters:
+                if self._router.answers(self._router.link_to(address)):
+                    nursery.start_soon(ask, address)
+        return took
+
+    async def _is_master(self, address: Address) -> bool:
+        """Ask a standalone server for its role; who may not ask takes it for a master."""
+        try:
+            role = await self.call_at(address, b"ROLE")
+        except RedisReplyError:
+            return True
+        if isinstance(role, list) and role[0] != b"master":
+            self._router.demoted(address)
+            return False
+        return True
 
     async def subscribe(
         self,

@@ -47,6 +47,7 @@ UNHEALTHY_REFRESH_S = 0.25
 TOPOLOGY_TIMEOUT_S = 1.0
 LATE_WATCH_S = 0.5
 SUSPECT_AFTER_S = 1.0
+SILENT_S = 0.5
 RETIRED_LINK_S = 10.0
 START_RETRY_S = 0.1
 
@@ -107,6 +108,24 @@ class Router:
                     await self._changed.park()
             return
         raise BackendUnavailable("Redis cannot be reached", outcome="not_applied") from error
+
+    def answers(self, link: Link | None) -> bool:
+        """Whether a node is connected, and owes no reply for longer than ``SILENT_S``.
+
+        A link that is on its way to its first connection counts as connected.
+        """
+        if link is None:
+            return False
+        sure = (self._sure_links.get((link.address, kind)) for kind in Durability)
+        for one in (link, *sure):
+            if one is not None:
+                connection = one.connection
+                if connection is None:
+                    if one.last_error is not None:
+                        return False
+                elif connection.silent_s > SILENT_S:
+                    return False
+        return True
 
     async def usable(self, link: Link | None) -> Channel | None:
         """The link's connection if a command may be sent now; else None, after a change."""

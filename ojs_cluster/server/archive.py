@@ -35,8 +35,9 @@ from ojs_cluster.store.archive_lines import (
 )
 from ojs_cluster.store.archive_out import ClusterChanged, export
 from ojs_cluster.store.archive_results import restore_results
-from ojs_cluster.store.context import Store, UnusableBackend, open_store
+from ojs_cluster.store.context import Store, open_store
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.schema import UnusableBackend
 
 MOST_LINE_BYTES = 64 * 1024 * 1024
 _WINDOW_LINES, _WINDOW_BYTES = 256, 8 * 1024 * 1024

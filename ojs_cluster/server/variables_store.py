@@ -205,7 +205,8 @@ STORE = (
         "store.max_queues",
         _COUNT,
         "100000",
-        "Queues that may exist; guards against a client that invents names.",
+        "Queues that may exist; guards against a client that invents names. While the registry's "
+        "master is away, each process may exceed it by as many as were free.",
     ),
     Variable(
         "OJS_MAX_CRONS",

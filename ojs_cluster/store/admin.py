@@ -20,7 +20,9 @@ async def reset(store: Store) -> int:
     BackendUnavailable: Redis did not answer in time.
     """
     removed = 0
-    keep = (store.keys.meta.schema, store.keys.meta.leader(""), store.keys.meta.fence(""))
+    meta = store.keys.meta
+    schemas = (tag.schema for tag in (*store.keys, meta))
+    keep = (*schemas, meta.leader(""), meta.fence(""))
     for address in await store.redis.on_masters("PING"):
         cursor = b"0"
         while True:

@@ -103,7 +103,7 @@ class EffectClient:
         return await self._answer(slot, self._client.call(slot, *args, idempotent=idempotent))
 
     def _refuse_away(self, slot: int) -> None:
-        if not self._patient and slot in self._away:
+        if not self._patient and (slot in self._away or not self._client.answers(slot)):
             self.failed_slot = slot
             raise BackendUnavailable("the shard did not answer a moment ago", outcome="not_applied")
 

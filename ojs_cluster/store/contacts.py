@@ -33,7 +33,7 @@ class FetchContacts:
 
         The record lies in one shard and the jobs in others, which may be well when that one is
         not: a contact that cannot be noted within a second is noted by a later fetch, and costs
-        no jobs.
+        no jobs. No fetch waits for a shard that is known to be silent.
         """
         now = trio.current_time()
         if not worker_id or self._next.get(worker_id, 0.0) > now:
@@ -41,6 +41,8 @@ class FetchContacts:
         if len(self._next) >= _MOST_REMEMBERED:
             self._next.clear()
         self._next[worker_id] = now + _FETCH_CONTACT_S
+        if not store.redis.answers(store.keys.shard_of_worker(worker_id).slot):
+            return
         with trio.move_on_after(_NOTE_S), suppress(BackendUnavailable):
             await contact(store, worker_id, "fetch", [])
             return

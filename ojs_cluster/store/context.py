@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import trio
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.ids import OrderedIds
 from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.redis.client import Client, open_client
 from ojs_cluster.redis.script import Script
-from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.store.away import AwayShards
+from ojs_cluster.store.background import Background
 from ojs_cluster.store.contacts import FetchContacts
 from ojs_cluster.store.hints import Hints, LimitedQueues
-from ojs_cluster.store.lost_fetches import LostFetches, Release
+from ojs_cluster.store.lost_fetches import LostFetches
 from ojs_cluster.store.partitions import Partitions
 from ojs_cluster.store.registry import QueueRegistry
+from ojs_cluster.store.schema import UnusableBackend, check_schema
 from ojs_cluster.store.scripts import load_scripts
 
 log = logging.getLogger("ojs.store")
 
-SCHEMA_VERSION = 1
+_POLL_S = 0.01
+_OPENING_S = 2.0
+"""Longest wait in seconds of a starting process for a master that may be away."""
 _MINUTE = 60_000
 _DAY = 24 * 60 * _MINUTE
 
@@ -78,10 +83,6 @@ Effect = Callable[["Store", Shard, bytes], Awaitable[None]]
 not, and is then tried again (see ``outbox``)."""
 
 
-class UnusableBackend(Exception):
-    """Redis answers, but must not be used as it is; the message says why and what to change."""
-
-
 @dataclass(frozen=True, slots=True)
 class Store:
     """The one door to the database: a Redis client, the key layout, the scripts, the settings."""
@@ -99,6 +100,7 @@ class Store:
     limited: LimitedQueues = field(default_factory=LimitedQueues)
     lost_fetches: LostFetches = field(default_factory=LostFetches)
     away: AwayShards = field(default_factory=AwayShards)
+    background: Background = field(default_factory=Background)
 
     async def run(
         self,
@@ -145,6 +147,9 @@ async def open_store(
 ) -> AsyncIterator[Store]:
     """Connect, check that the data can be used, and yield the store.
 
+    Masters that are away do not hold it up for longer than ``_OPENING_S`` each check: it serves the
+    shards of the others. At least one must say how the data is laid out.
+
     Parameters
     ----------
     shards: how many logical shards to lay data out over; must match the data that is there.
@@ -157,29 +162,31 @@ async def open_store(
     """
     settings = settings or StoreSettings()
     keys = Keyspace(shards)
-    async with open_client(replace(redis, marks=keys.marks)) as client:
-        # Not at the top: these are themselves made of store functions.
-        from ojs_cluster.store.effects import EFFECTS
-        from ojs_cluster.store.nack import release_lost
-
-        store = Store(client, keys, settings, load_scripts(prelude), EFFECTS, OrderedIds(shards))
-        await _check_schema(store, shards)
-        await check_eviction(store)
-        await store.partitions.read(store)
-        async with _releasing(store.lost_fetches, partial(release_lost, store)):
-            yield store
-
-
-@asynccontextmanager
-async def _releasing(lost: LostFetches, release: Release) -> AsyncIterator[None]:
-    """Release the jobs of lost fetches while the block runs, and once more at its end."""
     failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        # As in ``open_client``: what the block raises is carried past the nursery, unwrapped.
+    async with (
+        open_client(replace(redis, marks=keys.marks)) as client,
+        trio.open_nursery() as nursery,
+    ):
+        # An exception of the block passes the nursery by, which would wrap it in a group.
         try:
-            nursery.start_soon(lost.run, release)
-            yield
-            await lost.finish(release)
+            # Not at the top: these are themselves made of store functions.
+            from ojs_cluster.store.effects import EFFECTS
+            from ojs_cluster.store.nack import release_lost
+
+            store = Store(
+                *(client, keys, settings, load_scripts(prelude), EFFECTS, OrderedIds(shards)),
+                background=Background(nursery),
+            )
+            await check_schema(store, shards)
+            silent = await check_eviction(store)
+            if silent:
+                log.warning("masters that do not answer: %s", ", ".join(map(str, silent)))
+            with trio.move_on_after(_OPENING_S), suppress(BackendUnavailable):
+                await store.partitions.read(store)
+            release = partial(release_lost, store)
+            nursery.start_soon(store.lost_fetches.run, release)
+            yield store
+            await store.lost_fetches.finish(release)
         except Exception as error:
             failure = error
         nursery.cancel_scope.cancel()
@@ -187,31 +194,38 @@ async def _releasing(lost: LostFetches, release: Release) -> AsyncIterator[None]
         raise failure
 
 
-async def _check_schema(store: Store, shards: int) -> None:
-    version, found = await store.run_meta(
-        "schema", [store.keys.meta.schema], [SCHEMA_VERSION, shards]
-    )
-    if int(version) != SCHEMA_VERSION:
-        raise UnusableBackend(
-            f"the data in Redis has schema version {int(version)}, this server needs "
-            f"{SCHEMA_VERSION}: run the server version that wrote it, or use an empty Redis"
-        )
-    if int(found) != shards:
-        raise UnusableBackend(
-            f"the data in Redis is laid out over {int(found)} shards, but OJS_SHARDS is {shards}: "
-            f"set OJS_SHARDS={int(found)} (the count is fixed when the cluster is first used)"
-        )
-
-
-async def check_eviction(store: Store) -> None:
+async def check_eviction(store: Store) -> list[Address]:
     """Look at every master's eviction policy; one that is allowed all the same is logged.
+
+    Returns
+    -------
+    The masters that did not answer in time.
 
     Raises
     ------
     UnusableBackend: one may drop jobs.
-    BackendUnavailable: Redis did not answer in time.
+    BackendUnavailable: no master answered in time.
     """
-    for address, reply in (await store.redis.on_masters("INFO", "memory")).items():
+    replies: dict[Address, Any] = {}
+
+    async def ask(address: Address) -> None:
+        with suppress(BackendUnavailable):
+            replies[address] = await store.redis.call_at(address, "INFO", "memory")
+
+    masters = store.redis.topology.masters
+    async with trio.open_nursery() as nursery:
+        for address in masters:
+            nursery.start_soon(ask, address)
+        # One that answers may have been slow to do so; others may be away.
+        with trio.move_on_after(_OPENING_S):
+            while len(replies) < len(masters):  # noqa: ASYNC110 - they may never be all
+                await trio.sleep(_POLL_S)
+        while nursery.child_tasks and not replies:  # noqa: ASYNC110 - as above
+            await trio.sleep(_POLL_S)
+        nursery.cancel_scope.cancel()
+    if not replies:
+        raise BackendUnavailable("no Redis master answers", outcome="not_applied")
+    for address, reply in replies.items():
         if not isinstance(reply, bytes):
             continue
         lines = dict(line.split(b":", 1) for line in reply.splitlines() if b":" in line)
@@ -224,3 +238,4 @@ async def check_eviction(store: Store) -> None:
                 "is short: set it to noeviction, or set OJS_ALLOW_EVICTION=true to accept the loss"
             )
         log.warning("Redis at %s may evict jobs (maxmemory-policy %s)", address, policy)
+    return [address for address in masters if address not in replies]

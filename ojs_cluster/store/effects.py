@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from ojs_cluster.store import advance, deals, rate_tokens, unique
-from ojs_cluster.store.context import Effect
+from ojs_cluster.keys import Shard
+from ojs_cluster.store import advance, deals, rate_tokens, retention, unique
+from ojs_cluster.store.context import Effect, Store
+
+
+async def _name_of_queue(store: Store, shard: Shard, payload: bytes) -> None:
+    await store.queues.owed(store, shard, payload)
+
 
 EFFECTS: Mapping[str, Effect] = MappingProxyType(
     {
@@ -20,6 +26,8 @@ EFFECTS: Mapping[str, Effect] = MappingProxyType(
         "started": rate_tokens.started,
         "tokens": rate_tokens.freed,
         "limit": rate_tokens.declared,
+        "queue": _name_of_queue,
+        "unlist": retention.unlist,
     }
 )
 """Kind, as ``owe`` in ``lua/include/effect.lua`` is told -> handler."""

@@ -294,6 +294,9 @@ async def _store_part(
                     raise
                 unsure = True  # the first try may have been applied; what is there then tells
                 continue
+            if reply[0] == b"any":
+                name, (keys, args) = "enqueue", command(store, shard, part)
+                continue
             repeated = ours or unsure
             # A first try without an answer may still be on its way: then nothing is given back.
             if reply[0] == b"lapsed":

@@ -4,23 +4,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.store.context import Store
+
+PATIENCE_S = 0.5
+"""Longest wait in seconds for one master: a probe has a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """``latency_ms`` of one round trip; ``covered`` when every slot has a master we know."""
+    """What Redis can do now.
+
+    Parameters
+    ----------
+    latency_ms: round trip to the slowest master that answers.
+    covered: whether every slot has a master, and every master answers.
+    """
 
     latency_ms: float
     covered: bool
 
 
 async def check(store: Store) -> Health:
-    """Ask Redis.
+    """Ask every master for a sign of life.
 
     Raises
     ------
-    BackendUnavailable: Redis did not answer in time.
+    BackendUnavailable: no master answers, so no request can be served.
     """
-    latency_s = await store.redis.ping()
-    return Health(round(latency_s * 1000, 3), store.redis.healthy)
+    took = await store.redis.ping(PATIENCE_S)
+    if not took:
+        raise BackendUnavailable("no Redis master answers", outcome="not_applied")
+    all_answer = len(took) == len(store.redis.topology.masters)
+    return Health(round(max(took.values()) * 1000, 3), all_answer and store.redis.healthy)

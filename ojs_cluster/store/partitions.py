@@ -2,9 +2,11 @@
 
 The table of all queues that differ from the default is small and lies under the meta tag. Each
 process keeps the whole of it and asks every two seconds whether it has changed, so a queue of one
-partition costs nothing. What was read is believed for four seconds. When the meta tag cannot be
-reached for longer, this process puts new jobs into partition 0, which is always looked at, and
-looks for jobs where they were; so nothing is lost and nothing waits.
+partition costs nothing. A background task asks, and requests wait for it only when what was read is
+older than four seconds and the master of the meta tag answers. While that master is away, requests
+use the table that was read last. It has not changed, unless the master is away for this process
+only: then a job may come late into a partition that was closed meanwhile, which the janitor finds
+within its round over all queues (see ``retire_queues``), and at once when it is the first there.
 
 How a change of the number proceeds is in ``core/partitions.py``.
 """
@@ -52,8 +54,7 @@ class Partitions:
         self._version = b""
         self._ahead_ms = 0.0
         self._read_at = self._next = self._learned_at = float("-inf")
-        self._reading: trio.Event | None = None
-        self._announces = self._announced = False
+        self._announces = self._announced = self._away = False
         self.draining: Layout | None = None
         """The default when this process began its round over all queues, if it was draining."""
 
@@ -61,24 +62,43 @@ class Partitions:
         """Make the default that this process was configured with that of all, now or soon."""
         self._announces = True
         self._next = float("-inf")
-        await self.current(store)
+        if store.redis.answers(store.keys.meta.slot):
+            work = partial(self._refresh, store)
+            await store.background.once("partitions", work, _PATIENCE_S)
 
     async def current(self, store: Store) -> None:
-        """Read the table anew if that is due. Never raises: then what is known has to do."""
+        """Have the table read again if that is due. Never raises: what is known has to do then."""
         now = trio.current_time()
-        if now < self._next:
-            if self._reading is not None and now - self._read_at >= BELIEVED_S:
-                with trio.move_on_after(_PATIENCE_S):
-                    await self._reading.wait()
+        believed = now - self._read_at < BELIEVED_S
+        if now < self._next and (believed or self._away):
             return
-        with trio.move_on_after(_PATIENCE_S), suppress(BackendUnavailable):
+        wait = not believed and store.redis.answers(store.keys.meta.slot)
+        work = partial(self._refresh, store)
+        await store.background.once("partitions", work, _PATIENCE_S if wait else 0)
+
+    async def latest(self, store: Store) -> None:
+        """Read the table now; while the master of the meta tag is silent, keep what is known.
+
+        For changes of a queue that need its partitions and no other part of the meta tag.
+        """
+        if store.redis.answers(store.keys.meta.slot):
+            with trio.move_on_after(_PATIENCE_S), suppress(BackendUnavailable):
+                await self.read(store)
+
+    async def _refresh(self, store: Store) -> None:
+        self._next = trio.current_time() + READ_S
+        try:
             await self.read(store)
             lost = DEFAULT not in self._entries and store.settings.queue_partitions > 1
             if self._announces and (lost or not self._announced):
                 await announce(store)
                 self._announced = True
-            return
-        log.warning("the table of partitions cannot be read; new jobs go to partition 0")
+        except BackendUnavailable as error:
+            if not self._away:
+                log.warning("the partition table cannot be read; its last state is used: %s", error)
+            self._away = True
+        else:
+            self._away = False
 
     async def read(self, store: Store) -> None:
         """Read the table now.
@@ -88,19 +108,13 @@ class Partitions:
         BackendUnavailable: Redis did not answer in time.
         """
         began = trio.current_time()
-        self._next = began + READ_S
-        reading = self._reading = trio.Event()
-        try:
-            now_ms, version, *flat = await store.run_meta(
-                "partitions", [store.keys.meta.partitions], [self._version]
-            )
-        finally:
-            reading.set()
-            if self._reading is reading:
-                self._reading = None
+        now_ms, version, *flat = await store.run_meta(
+            "partitions", [store.keys.meta.partitions], [self._version]
+        )
         # Late rather than early: new partitions are used when all others know of them.
         self._ahead_ms = now_ms - trio.current_time() * 1000
         self._read_at = max(self._read_at, began)
+        self._next = max(self._next, began + READ_S)
         # An older table is an answer that came late, unless it was asked for after the newer one
         # had come: then a failover has forgotten that one, for everybody.
         older = version and self._version and int(version) < int(self._version)
@@ -189,8 +203,7 @@ class Partitions:
         return [found[index] for index in range(len(jobs))]
 
     def _producers(self, store: Store, queue: str) -> list[Shard]:
-        believed = trio.current_time() - self._read_at < BELIEVED_S
-        count = self.layout(queue).spread(self.now_ms()) if believed else 1
+        count = self.layout(queue).spread(self.now_ms())
         return store.keys.partitions(queue, count)
 
     async def admit(self, store: Store, shard: Shard, queues: Iterable[str]) -> None:

@@ -27,7 +27,7 @@ async def mirror(store: Store, queue: str) -> None:
     """
     before = None
     while True:
-        await store.partitions.read(store)
+        await store.partitions.latest(store)
         held = store.partitions.layout(queue).held
         first, *others = store.keys.partitions(queue, held)
         if not others:

@@ -114,7 +114,7 @@ def between_blanks(marks: Iterable[str]) -> str:
 
 def written(part: Sequence[Placed], reply: Sequence[Any]) -> list[JobRecord]:
     """The jobs' hashes as the script left them, from its reply, without reading them back."""
-    now, answers = b"%d" % reply[1], reply[4:]
+    now, answers = b"%d" % reply[1], reply[3:]
     return [
         JobRecord(job.job_id, _stored(job, now, answers[3 * i : 3 * i + 3]))
         for i, job in enumerate(part)
@@ -138,9 +138,7 @@ def is_same(job: Placed, there: Mapping[bytes, bytes]) -> bool:
 async def follow_up(store: Store, shard: Shard, reply: Sequence[Any]) -> None:
     """Do what the script that stored jobs left to do: new queues' names, declared limits."""
     if reply[2]:
-        await store.queues.created(store, reply[2])
-    if reply[3]:
-        await deliver(store, shard, reply[3])
+        await deliver(store, shard, reply[2])
 
 
 async def read_back(store: Store, shard: Shard, part: Sequence[Placed]) -> list[JobRecord]:

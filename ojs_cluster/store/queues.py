@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import trio
 
-from ojs_cluster.core.errors import Conflict, NotFound
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound
 from ojs_cluster.core.states import TERMINAL, State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import pauses
@@ -18,9 +18,12 @@ from ojs_cluster.store.begun import begun
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.outbox import deliver
 
 _COUNTED = tuple(state for state in State if state is not State.AVAILABLE)
 _PURGE_CHUNK = 500
+_REGISTRY_S = 0.5
+"""Longest wait in seconds for the registry of names where the queue's own shard can answer."""
 PURGE_S = 20.0
 """A purge stops after this long and says how far it came; the caller repeats it."""
 
@@ -141,11 +144,31 @@ async def list_queues(store: Store, *, limit: int, offset: int = 0) -> tuple[lis
 
 
 async def exists(store: Store, queue: str) -> bool:
-    """Whether the queue is registered: something was enqueued to it, or it was paused."""
+    """Whether the queue is registered: something was enqueued to it, or it was paused.
+
+    While the registry is away the queue's own shards tell whether it is in use.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
     meta = store.keys.meta
-    return (
-        await store.redis.call(meta.slot, "ZSCORE", meta.queues, queue, idempotent=True) is not None
-    )
+    if store.redis.answers(meta.slot):
+        with trio.move_on_after(_REGISTRY_S), suppress(BackendUnavailable):
+            return (
+                await store.redis.call(meta.slot, "ZSCORE", meta.queues, queue, idempotent=True)
+                is not None
+            )
+    found = False
+
+    async def look(shard: Shard) -> None:
+        nonlocal found
+        found = found or bool(
+            await store.redis.call(shard.slot, "EXISTS", shard.queue(queue), idempotent=True)
+        )
+
+    await over_shards(await store.partitions.held(store, queue), look)
+    return found
 
 
 async def switch(store: Store, queue: str, action: Literal["pause", "resume"]) -> int:
@@ -160,15 +183,14 @@ async def switch(store: Store, queue: str, action: Literal["pause", "resume"]) -
     """
     await store.queues.ensure(store, [queue])
     shard = store.keys.shard_of_queue(queue)
-    now, first = await store.run(
+    now, owed = await store.run(
         shard,
         "switch_queue",
         [shard.queue(queue), shard.available(queue), shard.events],
         [store.settings.events_per_shard, queue, action],
         idempotent=True,
     )
-    if first:
-        await store.queues.created(store, [queue.encode()])
+    await deliver(store, shard, owed)
     with begun():
         await pauses.mirror(store, queue)
     return int(now)

@@ -102,8 +102,7 @@ async def set_queue(store: Store, queue: str, limits: Limits) -> QueueLimits:
     BackendUnavailable: Redis did not answer in time.
     """
     await store.queues.ensure(store, [queue])
-    if await shares.put(store, queue, limits):
-        await store.queues.created(store, [queue.encode()])
+    await shares.put(store, queue, limits)
     with begun():
         return await of_queue(store, queue)
 

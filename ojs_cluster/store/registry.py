@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, TooManyQueues
+from ojs_cluster.keys import Shard
 from ojs_cluster.redis.errors import RedisReplyError
 
 if TYPE_CHECKING:
@@ -16,37 +18,76 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("ojs.store")
 
-_REMEMBERED_S = 60.0
+REMEMBERED_S = 60.0
+"""Time in seconds between two registrations of a name that is in use."""
+PATIENCE_S = 0.5
+"""Longest wait in seconds of a request whose queue is new to this process."""
+_RETRY_S = 2.0
 _MOST_REMEMBERED = 20_000
 _NO_LIMIT = 2**53
 
 
 class QueueRegistry:
-    """Registers queues before their first job, and remembers for a minute that it did.
+    """Registers queues before their first job, and remembers the names that it registered.
 
     The registry lies under another tag than the queue, so the two cannot change in one step. A
-    name is registered first: a crash in between leaves a name without jobs, never jobs that no
-    list shows. Names are forgotten here after a minute and registered again, which heals whatever
-    a race with the removal of an idle queue may leave.
+    name is registered first. The script that creates the queue's hash also writes an outbox effect
+    that registers the name (``owed``), so no crash and no outage of the registry's master leaves
+    jobs in a queue that no list shows.
+
+    A name that is in use is registered again every minute, in a background task: that restores what
+    a failover of the registry's master has lost. No request waits for it.
+
+    While the registry's master does not answer, a new name is admitted without it. Each process
+    admits as many as were free when the registry answered last, so with P processes the registry
+    may exceed its limit by P times the names that were free.
+
+    Parameters
+    ----------
+    remembered_s: time in seconds after which a name is registered again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, remembered_s: float = REMEMBERED_S) -> None:
+        self._remembered_s = remembered_s
         self._known: dict[str, float] = {}
+        self._free: int | None = None
 
     async def ensure(self, store: Store, queues: Iterable[str]) -> None:
-        """Make sure that ``queues`` are registered.
+        """Make sure that ``queues`` are registered, or will be.
 
         Raises
         ------
         TooManyQueues: the registry holds as many names as it may.
+        BackendUnavailable: the registry does not answer, and admits no new name meanwhile.
         """
         now = trio.current_time()
         for queue in queues:
-            if self._known.get(queue, 0.0) <= now:
-                await self._register(store, queue, now, limit=store.settings.max_queues)
+            renew_at = self._known.get(queue)
+            if renew_at is None:
+                await self._admit(store, queue)
+            elif renew_at <= now:
+                self._known[queue] = now + _RETRY_S
+                # Without the limit: a name that was admitted is in use by now.
+                work = partial(self._register, store, queue, _NO_LIMIT)
+                await store.background.once(("queue", queue), work, 0)
+
+    async def owed(self, store: Store, shard: Shard, payload: bytes) -> None:
+        """Carry out the effect of a script that created the hash of a queue (see ``outbox``).
+
+        The queue holds a job, or an operator's setting, so its name is registered beyond the limit.
+        Workers are made to look into the shard, which a producer with an old partition table may
+        have used.
+
+        Raises
+        ------
+        BackendUnavailable: the registry does not answer.
+        """
+        queue = payload.decode()
+        await self._register(store, queue, _NO_LIMIT)
+        await store.partitions.admit(store, shard, [queue])
 
     async def created(self, store: Store, queues: Iterable[bytes]) -> None:
-        """Register ``queues``, whose hash a transition has just created, whatever is remembered.
+        """Register ``queues``, whose hash an import has just created, whatever is remembered.
 
         What created them is done, so nothing is refused or raised here: a caller told of a failure
         would do it again. A name that could not be registered is tried at the next enqueue.
@@ -55,17 +96,46 @@ class QueueRegistry:
             name = queue.decode()
             self._known.pop(name, None)
             try:
-                await self._register(store, name, trio.current_time(), limit=_NO_LIMIT)
+                await self._register(store, name, _NO_LIMIT)
             except (BackendUnavailable, RedisReplyError):
                 log.warning("queue '%s' is in use and not registered yet", name)
 
-    async def _register(self, store: Store, queue: str, now: float, *, limit: int) -> None:
-        done = await store.run_meta("register_queue", [store.keys.meta.queues], [queue, limit])
-        if not done:
+    async def _admit(self, store: Store, queue: str) -> None:
+        """Register a name that is new to this process, or admit it unregistered."""
+        limit = store.settings.max_queues
+        registered = None
+        if store.redis.answers(store.keys.meta.slot):
+            work = partial(self._register, store, queue, limit)
+            registered = await store.background.once(("queue", queue), work, PATIENCE_S)
+        if registered == 0:
             raise TooManyQueues(
                 f"queue '{queue}' would be one more than the {limit} allowed",
                 queue=queue,
             )
-        if len(self._known) >= _MOST_REMEMBERED:
-            self._known.clear()
-        self._known[queue] = now + _REMEMBERED_S
+        if registered is None:
+            free = limit if self._free is None else self._free
+            if free < 1:
+                raise BackendUnavailable(
+                    f"queue '{queue}' is new, and the registry of queues does not answer",
+                    outcome="not_applied",
+                )
+            self._free = free - 1
+            self._remember(queue, trio.current_time() + _RETRY_S)
+
+    async def _register(self, store: Store, queue: str, limit: int) -> int:
+        """Register one name. Returns how many are registered, 0 when there is no place."""
+        asked = trio.current_time()
+        # A name in use is registered although memory is full.
+        script = "register_again" if limit == _NO_LIMIT else "register_queue"
+        registered = int(await store.run_meta(script, [store.keys.meta.queues], [queue, limit]))
+        if registered:
+            self._free = max(0, store.settings.max_queues - registered)
+            self._remember(queue, asked + self._remembered_s)
+        else:
+            self._free = 0
+        return registered
+
+    def _remember(self, queue: str, renew_at: float) -> None:
+        if queue not in self._known and len(self._known) >= _MOST_REMEMBERED:
+            del self._known[next(iter(self._known))]
+        self._known[queue] = renew_at

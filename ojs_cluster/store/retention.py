@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals, partition_upkeep, unique
 from ojs_cluster.store.aliases import remove_due, settle_claims
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.partitions import NO_LIMIT
-from ojs_cluster.store.queues import stats
+from ojs_cluster.store.queues import exists, stats
 from ojs_cluster.store.tick import Tick
 from ojs_cluster.store.ticks import report_malformed
+
+log = logging.getLogger("ojs.store")
 
 _PUT_OFF_MS = 60_000
 """How long a job is left alone whose alias's shard does not answer."""
@@ -79,9 +84,10 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
 
     Returns how many were forgotten and the name to go on from, '' at the end. The queue's own keys
     go first: a crash then leaves a name, which the next round meets again, and not keys that
-    nothing leads to. A queue that was used again before its name went gets the name back.
+    nothing leads to. The script that removes the last of them owes the removal of the name.
 
-    A round from '' to '' has also looked after each queue's partitions.
+    A round from '' to '' has also looked after each queue's partitions. A queue whose shard is away
+    is left to the next round, and with it the partitions that a smaller default has closed.
     """
     if not after:
         await partition_upkeep.begin_round(store)
@@ -93,7 +99,11 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
     )
     retired = 0
     for raw in names:
-        retired += await _retire(store, raw.decode())
+        try:
+            retired += await _retire(store, raw.decode())
+        except BackendUnavailable as error:
+            store.partitions.draining = None  # not every queue was looked after
+            log.info("queue '%s' is left to the next round: %s", raw.decode(), error)
     if len(names) == limit:
         return retired, names[-1].decode()
     await partition_upkeep.end_round(store)
@@ -101,31 +111,47 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
 
 
 async def _retire(store: Store, queue: str) -> bool:
-    shards, meta = await store.partitions.held(store, queue), store.keys.meta
+    shards = await store.partitions.held(store, queue)
+    if not all(store.redis.answers(shard.slot) for shard in shards):
+        raise BackendUnavailable("a shard of the queue is away", outcome="not_applied")
     if len(shards) > 1:
         await partition_upkeep.look_after(store, queue)
         # One idle partition keeps its counters while another is in use: they are the queue's.
         if (await stats(store, queue)).in_use:
             return False
     for shard in shards:
-        gone = await store.run(
+        gone, owed = await store.run(
             shard,
             "retire_queue",
             [
                 *(shard.queue(queue), shard.available(queue), shard.minutes(queue)),
                 *(shard.held(queue), shard.thirst(queue)),
             ],
-            [IDLE_QUEUE_MS],
+            [IDLE_QUEUE_MS, queue if shard is shards[-1] else ""],
             idempotent=True,
         )
         if not gone:
             return False
+        await deliver(store, shard, owed)
+    return not await exists(store, queue)  # it may be in use again
+
+
+async def unlist(store: Store, _shard: Shard, payload: bytes) -> None:
+    """Remove a retired queue's name from the registry, unless the queue is in use again.
+
+    The effect of ``retire_queue.lua``. The next job may have come in between, and registered the
+    name before it was removed: the look comes last, so that a repetition after a crash restores it.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    queue, meta = payload.decode(), store.keys.meta
+    shards = await store.partitions.held(store, queue)
     await store.redis.call(meta.slot, "ZREM", meta.queues, queue, idempotent=True)
-    # Its next job may have come in between, and registered the name before it was taken away.
     for shard in shards:
         if await store.redis.call(shard.slot, "EXISTS", shard.queue(queue), idempotent=True):
             await store.run_meta("register_again", [meta.queues], [queue, NO_LIMIT])
-            return False
+            return
     if len(shards) > 1:
         await partition_upkeep.forget(store, queue)
-    return True

@@ -20,28 +20,27 @@ from ojs_cluster.core.rate_limit import Limits, unpack_limits
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.begun import begun
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.outbox import deliver
 
 if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
 
 
-async def put(store: Store, queue: str, limits: Limits) -> bool:
+async def put(store: Store, queue: str, limits: Limits) -> None:
     """Set the limits of a whole queue, in all partitions; empty ones take them back.
-
-    Returns whether the queue was seen for the first time.
 
     Raises
     ------
     ValidationFailed: a partition would have no share, or the partitions are being changed.
     BackendUnavailable: Redis did not answer in time.
     """
-    await store.partitions.read(store)
+    await store.partitions.latest(store)
     layout = store.partitions.layout(queue)
     if limits != Limits():
         _check(queue, limits, layout)
     packed = limits.packed() if limits != Limits() else ""
     first = store.keys.shard_of_queue(queue)
-    new = await _write(store, first, queue, packed, 0, layout.open)
+    await _write(store, first, queue, packed, 0, layout.open)
     with begun():
         await mirror(store, queue)
     if packed and store.partitions.layout(queue).parts != layout.parts:
@@ -49,7 +48,6 @@ async def put(store: Store, queue: str, limits: Limits) -> bool:
             await _write(store, first, queue, "", 0, layout.open, seen=packed)
             await mirror(store, queue)
         raise ValidationFailed(f"the partitions of queue '{queue}' have just been changed")
-    return new
 
 
 async def of_queue(store: Store, queue: str) -> Limits:
@@ -72,7 +70,7 @@ async def mirror(store: Store, queue: str) -> None:
     """
     before = None
     while True:
-        await store.partitions.read(store)
+        await store.partitions.latest(store)
         layout = store.partitions.layout(queue)
         if layout.held == 1:
             return
@@ -148,14 +146,14 @@ async def _write(
     count: int,
     *,
     seen: str = "*",
-) -> bool:
+) -> None:
     """Set a partition's share; ``seen`` as in ``limit_queue.lua``."""
     kept = whole if number == 0 and count > 1 else ""
-    first = await store.run(
+    owed = await store.run(
         shard,
         "limit_queue",
         [shard.queue(queue)],
         [queue, _share(whole, number, count), kept, seen],
         idempotent=True,
     )
-    return bool(first)
+    await deliver(store, shard, owed)

@@ -22,6 +22,10 @@ LOOK_AGAIN_S = 5.0
 """A waiter looks by itself this often: the bound on what a lost message can cost."""
 
 
+SUBSCRIBE_S = 1.0
+"""Longest wait in seconds for the channels of shards that answer."""
+
+
 class _Waiter:
     """One waiting fetch, and the queues it was woken for since it last looked."""
 
@@ -48,7 +52,6 @@ class Waiters:
     def __init__(self) -> None:
         self._waiting: dict[str, dict[_Waiter, None]] = {}
         self._watched: set[Shard] = set()
-        self._subscribing = trio.Lock()
         self._drained = trio.Event()
 
     def drain(self) -> None:
@@ -69,14 +72,30 @@ class Waiters:
         return len(self._waiting)
 
     async def watch(self, store: Store, queues: Iterable[str]) -> None:
-        """Subscribe to the shards of ``queues``. Channels are per shard, so there are few."""
+        """Subscribe to the shards of ``queues``. Channels are per shard, so there are few.
+
+        A shard whose channel cannot be had yet is asked for it again by the next call: until then
+        its jobs are found by the waiter's own looks. No waiter waits for a shard that is silent.
+        """
         shards = {shard for queue in queues for shard in await store.partitions.open(store, queue)}
-        for shard in shards - self._watched:
-            async with self._subscribing:
-                if shard not in self._watched:
-                    on_message = partial(self._on_message, store, shard)
-                    await store.redis.subscribe(shard.wake, shard.slot, on_message, self._wake_all)
-                    self._watched.add(shard)
+        missing = shards - self._watched
+        if not missing:
+            return
+        deadline = trio.current_time() + SUBSCRIBE_S
+        for shard in missing:
+            work = partial(self._subscribe, store, shard)
+            await store.background.once(("wake", id(self), shard.index), work, 0)
+        for shard in missing:
+            if shard not in self._watched and store.redis.answers(shard.slot):
+                work = partial(self._subscribe, store, shard)
+                wait_s = deadline - trio.current_time()
+                await store.background.once(("wake", id(self), shard.index), work, wait_s)
+
+    async def _subscribe(self, store: Store, shard: Shard) -> None:
+        if shard not in self._watched:
+            on_message = partial(self._on_message, store, shard)
+            await store.redis.subscribe(shard.wake, shard.slot, on_message, self._wake_all)
+            self._watched.add(shard)
 
     def join(self, queues: Iterable[str]) -> _Waiter:
         waiter = _Waiter()

@@ -129,10 +129,10 @@ async def test_calls_wait_while_the_address_leads_to_the_old_master(tmp_path: Pa
 
 async def test_an_idle_process_notices_and_is_unhealthy(tmp_path: Path) -> None:
     async with following(tmp_path) as (pair, proxy), connected(proxy) as client:
-        await client.ping()
+        await client.ping(60)
         assert client.healthy
         await in_thread(pair.swap)
-        await client.ping()
+        await client.ping(60)
         assert not client.healthy
         proxy.lead_to(pair.master.port)
         await eventually(lambda: client.healthy, what="it is connected to the new master")
@@ -145,7 +145,7 @@ async def test_a_server_that_is_promoted_where_it_stands_is_used_again(tmp_path:
     ):
         await add(client)
         await in_thread(pair.swap)
-        await client.ping()
+        await client.ping(60)
         assert not client.healthy
         await in_thread(pair.swap)
         assert await add(client) == 2
@@ -207,7 +207,7 @@ async def test_a_server_that_refuses_role_is_taken_for_a_master(
             admin.execute_command("ACL", "SETUSER", "default", "-role")  # type: ignore[no-untyped-call]
         async with proxied(first) as proxy, connected(proxy) as client:
             assert await add(client) == 1
-            await client.ping()
+            await client.ping(60)
             assert client.healthy
             assert [text for text in caplog.messages if "refuses ROLE" in text]
             # What refuses a write is noticed without it.

@@ -10,7 +10,8 @@ import pytest
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import admin, health, leader
-from ojs_cluster.store.context import Store, StoreSettings, UnusableBackend, open_store
+from ojs_cluster.store.context import Store, StoreSettings, open_store
+from ojs_cluster.store.schema import UnusableBackend
 from tests.store.jobs import active, foreign_id, put, take, until
 from tests.support.invariants import Census
 from tests.support.servers import all_keys
@@ -63,7 +64,10 @@ async def test_reset_forgets_everything_but_the_schema_and_who_leads(
 
     assert await admin.reset(store) > 0
     meta = store.keys.meta
-    assert all_keys(backend) == {meta.schema, meta.leader("g"), meta.fence("g")}
+    assert all_keys(backend) == {
+        *(meta.schema, meta.leader("g"), meta.fence("g")),
+        *(shard.schema for shard in store.keys),
+    }
     assert await leader.renew(store, lease)
     assert await put(store, "a")
     assert len(await take(store, "a")) == 1

@@ -10,6 +10,7 @@ from typing import Any, Literal, cast
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, Reply
 from ojs_cluster.store.away import AwayShards
+from ojs_cluster.store.background import Background
 from ojs_cluster.store.contacts import FetchContacts
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.partitions import Partitions
@@ -91,6 +92,7 @@ def process_of(store: Store, client: Mortal) -> Store:
         contacts=FetchContacts(),
         partitions=Partitions(),
         away=AwayShards(),
+        background=Background(),
     )
 
 

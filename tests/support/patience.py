@@ -10,23 +10,29 @@ from typing import Any, Final
 
 import pytest
 
+from ojs_cluster.redis import router
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import (
     away,
+    background,
     contacts,
     cron_fire,
     fetch,
     outbox,
     partition_fetch,
     partitions,
+    queues,
+    registry,
     unique,
+    wake,
 )
 
 LONG_S: Final = 60.0
 
 _TIMES: Final = (
     (away, "ANSWER_S"),
+    (background, "_INLINE_S"),
     (contacts, "_NOTE_S"),
     (cron_fire, "_LOOK_S"),
     (fetch, "PASSING_S"),
@@ -34,7 +40,11 @@ _TIMES: Final = (
     (outbox, "DELIVER_S"),
     (partition_fetch, "PEEK_S"),
     (partitions, "_PATIENCE_S"),
+    (queues, "_REGISTRY_S"),
+    (registry, "PATIENCE_S"),
+    (router, "SILENT_S"),
     (unique, "PATIENCE_S"),
+    (wake, "SUBSCRIBE_S"),
 )
 
 

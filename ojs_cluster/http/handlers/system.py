@@ -69,7 +69,7 @@ async def manifest(app: App, _request: Request) -> Response:
 
 
 async def health(app: App, _request: Request) -> Response:
-    """GET /ojs/v1/health: 503 while Redis cannot be used."""
+    """GET /ojs/v1/health: 503 while no master of Redis answers."""
     backend, usable = await _backend(app)
     return _health(app, backend, usable, 200 if usable else 503)
 
@@ -91,7 +91,11 @@ async def live(_app: App, _request: Request) -> Response:
 
 
 async def ready(app: App, _request: Request) -> Response:
-    """GET /ready: 200 when requests can be served: not draining, and every slot is covered."""
+    """GET /ready: 200 when requests can be served: not draining, and a master of Redis answers.
+
+    One master that is away takes no process out of service: its shards answer 503, and all others
+    are served.
+    """
     if app.draining.is_set():
         return replies.json_response(503, {"status": "draining"})
     backend, usable = await _backend(app)
@@ -108,14 +112,14 @@ async def _backend(app: App) -> tuple[dict[str, Any], bool]:
         "status": "ok" if found.covered else "degraded",
         "latency_ms": found.latency_ms,
     }
-    return backend, found.covered
+    return backend, True
 
 
 def _health(app: App, backend: dict[str, Any], usable: bool, status: int) -> Response:
     return replies.json_response(
         status,
         {
-            "status": "ok" if usable else "degraded",
+            "status": "ok" if usable and backend["status"] == "ok" else "degraded",
             "version": app.settings.version,
             "uptime_seconds": int(time.monotonic() - app.started),
             "backend": backend,

@@ -1,0 +1,98 @@
+"""Tasks that a request starts, and waits for only briefly.
+
+Some calls prepare a request without being part of it: the renewal of a queue's name, a read of the
+partition table, a subscription. Their shard may be away while the request's own shard works. Such a
+call runs as a task of the store's nursery, once at a time for each purpose, and every request that
+needs its result waits for a bounded time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, TypeVar
+
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis.errors import RedisReplyError
+
+log = logging.getLogger("ojs.store")
+
+T = TypeVar("T")
+
+_MOST_TASKS = 1000
+_INLINE_S = 1.0
+"""Longest wait of a caller, in seconds, when no nursery runs: the call is then the caller's own."""
+
+
+class _Running:
+    """One task: its result, None until it has one, and the event of its end."""
+
+    __slots__ = ("ended", "result")
+
+    def __init__(self) -> None:
+        self.result: Any = None
+        self.ended = trio.Event()
+
+
+class Background:
+    """The tasks of one store.
+
+    Parameters
+    ----------
+    nursery: where tasks run; None runs each call inside its first caller.
+    """
+
+    def __init__(self, nursery: trio.Nursery | None = None) -> None:
+        self._nursery = nursery
+        self._running: dict[Hashable, _Running] = {}
+
+    async def once(
+        self, purpose: Hashable, work: Callable[[], Awaitable[T]], wait_s: float
+    ) -> T | None:
+        """Run ``work`` unless a task of the same purpose runs; wait for its result.
+
+        A failure of Redis is the task's result None: the task outlives its callers, so none of
+        them could be told.
+
+        Parameters
+        ----------
+        wait_s: longest wait in seconds; 0 only starts the task.
+
+        Returns
+        -------
+        The result; None when the task failed or has not ended in time.
+        """
+        running = self._running.get(purpose)
+        if running is None:
+            if self._nursery is None or len(self._running) >= _MOST_TASKS:
+                with trio.move_on_after(max(wait_s, _INLINE_S)):
+                    return await _result_of(purpose, work)
+                return None
+            running = self._running[purpose] = _Running()
+            self._nursery.start_soon(self._run, purpose, work, running)
+        if wait_s <= 0:
+            await trio.lowlevel.checkpoint()
+        else:
+            with trio.move_on_after(wait_s):
+                await running.ended.wait()
+        result: T | None = running.result
+        return result
+
+    async def _run(
+        self, purpose: Hashable, work: Callable[[], Awaitable[T]], running: _Running
+    ) -> None:
+        try:
+            running.result = await _result_of(purpose, work)
+        finally:
+            del self._running[purpose]
+            running.ended.set()
+
+
+async def _result_of(purpose: Hashable, work: Callable[[], Awaitable[T]]) -> T | None:
+    try:
+        return await work()
+    except (BackendUnavailable, RedisReplyError) as error:
+        log.debug("background call %s failed: %r", purpose, error)
+        return None

@@ -1,0 +1,295 @@
+"""One master takes connections and answers nothing: what that means to everybody else.
+
+The master of the meta tag is stopped with SIGSTOP, the worst case: connections stand and no reply
+comes. Whatever does not live there goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core.envelope import parse_job
+from ojs_cluster.core.errors import BackendUnavailable, TooManyQueues
+from ojs_cluster.core.states import State
+from ojs_cluster.keys import Shard
+from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.server.embedded import Embedded, Node
+from ojs_cluster.store import health, outbox, queues
+from ojs_cluster.store.ack import ack
+from ojs_cluster.store.context import Store, StoreSettings, open_store
+from ojs_cluster.store.enqueue import enqueue
+from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.registry import QueueRegistry
+from ojs_cluster.store.wake import Waiters, fetch_or_wait
+from tests.scheduler.running import eventually
+from tests.support.prelude import PRELUDE
+from tests.support.servers import observer, own_server
+
+CALL_S = 60.0
+"""A call that waits for the stopped master at all fails its test by the limit of ``soon``."""
+SOON_S = 30.0
+
+
+@pytest.fixture(autouse=True)
+def patience() -> None:
+    """The product's own times hold here: they are what keeps shards apart."""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Embedded]:
+    """Three masters; none is taken for dead while it is stopped."""
+    with own_server(tmp_path, node_timeout_ms=120_000) as running:
+        yield running
+
+
+@pytest.fixture
+async def store(server: Embedded) -> AsyncIterator[Store]:
+    async with open_at(server) as opened:
+        yield opened
+
+
+def open_at(
+    server: Embedded, settings: StoreSettings | None = None
+) -> AbstractAsyncContextManager[Store]:
+    """Open a store as a process of its own."""
+    client = ClientSettings.from_url(
+        server.url, call_timeout_s=CALL_S, reply_timeout_s=CALL_S, connect_timeout_s=5.0
+    )
+    return open_store(client, settings, prelude=PRELUDE)
+
+
+def owner(server: Embedded, store: Store, slot: int) -> Node:
+    """The master of a slot."""
+    address = store.redis.topology.owner(slot)
+    assert address is not None
+    return next(node for node in server.nodes if node.port == address.port)
+
+
+def names_on(
+    server: Embedded, store: Store, node: Node, prefix: str = "q", *, here: bool = True
+) -> Iterator[str]:
+    """Queue names whose shard lives on ``node``, or not on it."""
+    for number in range(1000):
+        name = f"{prefix}{number}"
+        shard = store.keys.shard_of_queue(name)
+        if (owner(server, store, shard.slot) is node) == here:
+            yield name
+
+
+async def put(store: Store, queue: str, **more: object) -> JobRecord:
+    options = "".join(f', "{name}": {value}' for name, value in more.items())
+    text = f'{{"type": "t", "args": [], "options": {{"queue": "{queue}"{options}}}}}'
+    return await enqueue(store, parse_job(text.encode()))
+
+
+async def refuses(store: Store, queue: str) -> bool:
+    """Whether the registry is full. It is not while effects still owe it names."""
+    try:
+        await put(store, queue)
+    except TooManyQueues:
+        return True
+    return False
+
+
+async def run_one(store: Store, queue: str) -> None:
+    """Enqueue, fetch and ack one job."""
+    job = await put(store, queue)
+    [taken] = await fetch(store, [queue], count=1, worker_id="w")
+    assert taken.id == job.id
+    done = await ack(store, job.id, worker_id="w", lease_id=taken.lease_id, result=None)
+    assert done.state is State.COMPLETED
+
+
+async def test_queues_in_use_are_served_longer_than_their_names_are_remembered(
+    server: Embedded, store: Store
+) -> None:
+    node = owner(server, store, store.keys.meta.slot)
+    healthy = names_on(server, store, node, here=False)
+    names = [next(healthy) for _ in range(3)]
+    process = replace(store, queues=QueueRegistry(remembered_s=0.2))
+    for name in names:
+        await run_one(process, name)
+    server.pause(node)
+    with trio.fail_after(SOON_S):
+        for _ in range(10):
+            for name in names:
+                await run_one(process, name)
+            await trio.sleep(0.2)
+    server.resume(node)
+
+
+async def test_a_queue_that_is_new_meanwhile_is_listed_in_the_end(
+    server: Embedded, store: Store
+) -> None:
+    node = owner(server, store, store.keys.meta.slot)
+    name = next(names_on(server, store, node, "new", here=False))
+    shard = store.keys.shard_of_queue(name)
+    async with open_at(server) as producer:
+        server.pause(node)
+        with trio.fail_after(SOON_S):
+            await run_one(producer, name)
+    # The producer has gone, and with it all that it remembered.
+    with observer(server) as db:
+        assert owed_by(db, shard), "its name is owed"
+        server.resume(node)
+
+        async def listed() -> bool:
+            await drain_all(db, store, shard)
+            return await queues.exists(store, name)
+
+        await eventually(listed)
+        await eventually(lambda: not owed_by(db, shard))
+
+
+def owed_by(db: Any, shard: Shard) -> list[bytes]:
+    """Entries of a shard's outbox."""
+    return [number for number in db.hkeys(shard.outbox) if number.isdigit()]
+
+
+async def drain_all(db: Any, store: Store, shard: Shard) -> None:
+    """As the scheduler, when the pauses of what failed are over."""
+    for key in (shard.out, shard.away):
+        for member in db.zrange(key, 0, -1):
+            db.zadd(key, {member: 0})
+    await outbox.drain(store, shard, 100)
+    await outbox.drain_waiting(store, shard, 100)
+
+
+async def test_new_names_are_admitted_only_as_far_as_the_limit_is_known_to_allow(
+    server: Embedded,
+) -> None:
+    async with open_at(server, StoreSettings(max_queues=3)) as store:
+        node = owner(server, store, store.keys.meta.slot)
+        names = names_on(server, store, node, here=False)
+        await put(store, next(names))
+        server.pause(node)
+        with trio.fail_after(SOON_S):
+            await put(store, next(names))
+            await put(store, next(names))
+            with pytest.raises(BackendUnavailable) as refused:
+                await put(store, next(names))
+            assert refused.value.outcome == "not_applied"
+        server.resume(node)
+        await eventually(lambda: store.redis.answers(store.keys.meta.slot))
+        await eventually(lambda: refuses(store, next(names)))
+
+
+async def test_a_process_that_starts_meanwhile_serves_the_others(
+    server: Embedded, store: Store
+) -> None:
+    node = owner(server, store, store.keys.meta.slot)
+    name = next(names_on(server, store, node, here=False))
+    with observer(server) as db:
+        await eventually(lambda: all(db.exists(shard.schema) for shard in store.keys))
+    server.pause(node)
+    with trio.fail_after(SOON_S):
+        async with open_at(server) as other:
+            await run_one(other, name)
+        # Copies lie under tags of the right layout only: another one does not find them.
+        with pytest.raises(BackendUnavailable, match="layout"):
+            async with open_store(ClientSettings.from_url(server.url), shards=32):
+                pass
+    server.resume(node)
+
+
+async def test_waiting_for_jobs_of_a_silent_shard_holds_up_no_other_waiter(
+    server: Embedded, store: Store
+) -> None:
+    node = owner(server, store, store.keys.shard_of_queue("q0").slot)
+    silent = list(names_on(server, store, node))[:3]
+    name = next(names_on(server, store, node, here=False))
+    waiters = Waiters()
+    found: list[JobRecord] = []
+
+    async def wait(queue: str) -> None:
+        try:
+            found.extend(
+                await fetch_or_wait(
+                    store, waiters, [queue], count=1, worker_id="", wait_ms=int(CALL_S * 1000)
+                )
+            )
+        except BackendUnavailable:
+            assert queue in silent
+
+    server.pause(node)
+    async with trio.open_nursery() as nursery:
+        for queue in silent:
+            nursery.start_soon(wait, queue)
+        with trio.fail_after(SOON_S):
+            await eventually(lambda: not store.redis.answers(store.keys.shard_of_queue("q0").slot))
+            for _ in range(3):
+                async with trio.open_nursery() as inner:
+                    inner.start_soon(wait, name)
+                    await trio.sleep(0.1)
+                    await put(store, name)
+        server.resume(node)
+        nursery.cancel_scope.cancel()
+    assert len(found) == 3
+
+
+@pytest.mark.parametrize("victim", ["meta", "another"])
+async def test_a_process_is_ready_while_a_master_answers(
+    server: Embedded, store: Store, victim: str
+) -> None:
+    node = owner(server, store, store.keys.meta.slot)
+    if victim == "another":
+        node = next(one for one in server.masters() if one is not node)
+    assert (await health.check(store)).covered
+    server.pause(node)
+    with trio.fail_after(SOON_S):
+        assert not (await health.check(store)).covered
+    for one in server.nodes:
+        if one is not node:
+            server.pause(one)
+    with trio.fail_after(SOON_S), pytest.raises(BackendUnavailable):
+        await health.check(store)
+    for one in server.nodes:
+        server.resume(one)
+    await eventually(lambda: _covered(store))
+
+
+async def _covered(store: Store) -> bool:
+    try:
+        return (await health.check(store)).covered
+    except BackendUnavailable:
+        return False
+
+
+async def test_pausing_a_queue_needs_no_other_shard(server: Embedded, store: Store) -> None:
+    node = owner(server, store, store.keys.meta.slot)
+    name = next(names_on(server, store, node, here=False))
+    await put(store, name)
+    server.pause(node)
+    with trio.fail_after(SOON_S):
+        assert await queues.exists(store, name)
+        await queues.switch(store, name, "pause")
+        assert (await queues.stats(store, name)).paused
+    server.resume(node)
+
+
+async def test_a_worker_whose_record_is_away_fetches_at_full_speed(
+    server: Embedded, store: Store
+) -> None:
+    node = owner(server, store, store.keys.meta.slot)
+    name = next(names_on(server, store, node, here=False))
+    worker = next(
+        f"w{number}"
+        for number in range(1000)
+        if owner(server, store, store.keys.shard_of_worker(f"w{number}").slot) is node
+    )
+    server.pause(node)
+    take = partial(fetch, store, [name], count=1, worker_id=worker)
+    with trio.fail_after(SOON_S):
+        for _ in range(3):
+            await put(store, name)
+            assert len(await take()) == 1
+    server.resume(node)
