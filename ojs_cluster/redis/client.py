@@ -30,6 +30,7 @@ from ojs_cluster.redis.errors import (
 )
 from ojs_cluster.redis.link import Link
 from ojs_cluster.redis.pubsub import PubSub
+from ojs_cluster.redis.rights import explained
 from ojs_cluster.redis.router import Router
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import Address, ClientSettings
@@ -58,6 +59,7 @@ class Client:
         self._clock = router.clock
         self._call_timeout_s = router.settings.call_timeout_s
         self.durability = router.settings.durability
+        self.user = router.settings.username or "default"
 
     def __repr__(self) -> str:
         return f"<Client of {len(self.topology.masters)} masters, healthy={self.healthy}>"
@@ -293,7 +295,8 @@ class Client:
                         attempts.accept_interrupted_script(answer)
                     await attempts.pause()
                 else:
-                    raise answer
+                    where = link.address if link is not None else "an unknown address"
+                    raise explained(answer, self.user, str(where))
                 answer = NO_ANSWER
         raise attempts.time_is_up(self._router.why_down(link))
 

@@ -16,6 +16,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.errors import BUSY_CODES, RedisReplyError
 from ojs_cluster.redis.feed import Feed, State, Subscription
+from ojs_cluster.redis.rights import explained
 from ojs_cluster.redis.router import Router
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.redis.topology import parse_redirect
@@ -64,7 +65,8 @@ class PubSub:
             if not stays:
                 self._remove(subscription)
         if subscription.refusal is not None:
-            raise subscription.refusal
+            user = self._router.settings.username or "default"
+            raise explained(subscription.refusal, user, "the master of its slot")
         if not subscription.settled.is_set():
             raise BackendUnavailable(
                 "Redis did not confirm a subscription in time", outcome="not_applied"

@@ -26,6 +26,7 @@ from ojs_cluster.redis.errors import (
     RedisReplyError,
 )
 from ojs_cluster.redis.link import Link
+from ojs_cluster.redis.rights import MissingRight, explained
 from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.topology import (
     CLUSTER_SLOTS,
@@ -229,7 +230,7 @@ class Router:
     def _failure_at_start(self) -> Exception | None:
         """The latest error; raises it when it says that our settings are wrong."""
         error = self.why_down(None) or self._topology_error
-        if isinstance(error, AuthenticationFailed | NoSuchDatabase):
+        if isinstance(error, AuthenticationFailed | NoSuchDatabase | MissingRight):
             raise error
         return error
 
@@ -275,7 +276,13 @@ class Router:
         if isinstance(answer, RedisReplyError) and "cluster support disabled" in str(answer):
             return await self._ask_role(link)
         if isinstance(answer, Exception):
-            self._topology_error = ConnectFailed(f"{link.address} on CLUSTER SLOTS: {answer}")
+            if isinstance(answer, RedisReplyError):
+                answer = explained(answer, self.settings.username or "default", str(link.address))
+            self._topology_error = (
+                answer
+                if isinstance(answer, MissingRight)
+                else ConnectFailed(f"{link.address} on CLUSTER SLOTS: {answer}")
+            )
             return None
         try:
             topology = parse_cluster_slots(answer, link.address)

@@ -37,6 +37,7 @@ from ojs_cluster.store.archive_out import ClusterChanged, export
 from ojs_cluster.store.archive_results import restore_results
 from ojs_cluster.store.context import Store, open_store
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.rights import MissingRights
 from ojs_cluster.store.schema import UnusableBackend
 
 MOST_LINE_BYTES = 64 * 1024 * 1024
@@ -54,6 +55,7 @@ _TOLD = (
     RedisReplyError,
     AuthenticationFailed,
     NoSuchDatabase,
+    MissingRights,
     ClusterChanged,
     Unusable,
     OSError,

@@ -12,6 +12,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, RedisReplyError
 from ojs_cluster.server.child import Refused, leaves
 from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.rights import MissingRights
 from ojs_cluster.store.schema import UnusableBackend
 
 log = logging.getLogger("ojs.process")
@@ -19,7 +20,7 @@ log = logging.getLogger("ojs.process")
 _RETRY_MIN_S, _RETRY_MAX_S = 0.2, 5.0
 # A password that is refused may be in the middle of its rotation: on the server before it is here,
 # or the other way about. So the process lives, is not ready, and says why.
-_MAY_PASS = (BackendUnavailable, RedisReplyError, AuthenticationFailed)
+_MAY_PASS = (BackendUnavailable, RedisReplyError, AuthenticationFailed, MissingRights)
 
 
 async def open_patiently(stack: contextlib.AsyncExitStack, settings: Settings) -> Store:

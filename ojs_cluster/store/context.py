@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import trio
@@ -15,8 +15,10 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.ids import OrderedIds
 from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.redis.client import Client, open_client
+from ojs_cluster.redis.rights import MissingRight
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import Address, ClientSettings
+from ojs_cluster.store import rights
 from ojs_cluster.store.away import AwayShards
 from ojs_cluster.store.background import Background
 from ojs_cluster.store.contacts import FetchContacts
@@ -158,6 +160,7 @@ async def open_store(
     Raises
     ------
     UnusableBackend: another shard count or schema version, or an eviction policy that loses jobs.
+    MissingRights: the Redis user may not do what this server does.
     BackendUnavailable: Redis did not answer in time.
     """
     settings = settings or StoreSettings()
@@ -177,6 +180,7 @@ async def open_store(
                 *(client, keys, settings, load_scripts(prelude), EFFECTS, OrderedIds(shards)),
                 background=Background(nursery),
             )
+            await rights.check(store)
             await check_schema(store, shards)
             silent = await check_eviction(store)
             if silent:
@@ -210,7 +214,11 @@ async def check_eviction(store: Store) -> list[Address]:
 
     async def ask(address: Address) -> None:
         with suppress(BackendUnavailable):
-            replies[address] = await store.redis.call_at(address, "INFO", "memory")
+            try:
+                replies[address] = await store.redis.call_at(address, "INFO", "memory")
+            except MissingRight as error:
+                replies[address] = None
+                _note_unchecked(str(error))
 
     masters = store.redis.topology.masters
     async with trio.open_nursery() as nursery:
@@ -239,3 +247,9 @@ async def check_eviction(store: Store) -> list[Address]:
             )
         log.warning("Redis at %s may evict jobs (maxmemory-policy %s)", address, policy)
     return [address for address in masters if address not in replies]
+
+
+@lru_cache(maxsize=64)
+def _note_unchecked(why: str) -> None:
+    """Log once that a policy cannot be looked at; the scheduler tries every minute."""
+    log.info("maxmemory-policy is not checked: %s", why)

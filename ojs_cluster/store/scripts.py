@@ -25,7 +25,7 @@ VOLATILE = frozenset(
         *("limit_state", "limits_due"),
         *("old_claims", "partitions", "peek", "queue_stats"),
         *("outbox_away", "outbox_due", "outbox_parked", "outbox_tried", "outbox_wait"),
-        "worker_states",
+        *("rights", "worker_states"),
     }
 )
 """Scripts that wait for no confirmation, because nobody is promised what they write: leases and

@@ -29,6 +29,7 @@ from ojs_cluster.store import (
     queues,
     rate_limits,
     retention,
+    rights,
     workers,
     workflows,
 )
@@ -200,6 +201,12 @@ async def test_one_life_of_everything_runs_every_script_under_the_guard(
 
 async def one_life_of_everything(store: Store, db: Any) -> None:
     """Run every script at least once."""
+    await one_life_without_backup(store, db)
+    await backup(store)
+
+
+async def one_life_without_backup(store: Store, db: Any) -> None:
+    """Run every script but those of exports and imports."""
     await store.run_meta("schema", [store.keys.meta.schema], [1, 64])  # ran when it was opened
 
     await every_kind_of_enqueue(store)
@@ -216,7 +223,6 @@ async def one_life_of_everything(store: Store, db: Any) -> None:
     await unique_jobs_and_batches(store, db)
     await leadership(store)
     await reads(store)
-    await backup(store)
 
 
 async def every_kind_of_enqueue(store: Store) -> None:
@@ -392,6 +398,7 @@ async def leadership(store: Store) -> None:
 
 
 async def reads(store: Store) -> None:
+    await rights.check(store)
     await queues.stats(store, QUEUE)
     await metrics.collect(store, 1000)
     await parked.list_parked(store, limit=1)
