@@ -39,6 +39,8 @@ EXIT_CONFIG = 2
 
 _BY_NAME = {variable.name: variable for variable in VARIABLES}
 _HIDDEN = "(hidden)"
+_CALLS_KEPT = 3
+"""Calls for whose time an ended job is kept at least: one, the client's pause, and one more."""
 
 
 class ConfigError(Exception):
@@ -148,7 +150,19 @@ def _contradictions(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:
         problems.append("OJS_TLS_CLIENT_CA: only with OJS_TLS_CERT and OJS_TLS_KEY")
     if redis["durability_timeout_s"] > redis["reply_timeout_s"] / 2:
         problems.append("OJS_DURABILITY_TIMEOUT: at most half of OJS_REDIS_REPLY_TIMEOUT")
+    problems += _short_retentions(sections["store"], redis["call_timeout_s"])
     return problems + list(redis_checks.problems(RedisSettings(**redis)))
+
+
+def _short_retentions(store: Mapping[str, Any], call_timeout_s: float) -> Iterator[str]:
+    """Retentions that could end before a client has repeated a request whose answer it lost."""
+    floor_s = _CALLS_KEPT * call_timeout_s
+    for state in ("completed", "discarded", "cancelled"):
+        if store[f"retention_{state}_ms"] < floor_s * 1000:
+            yield (
+                f"OJS_RETENTION_{state.upper()}: at least {floor_s:g}s, which is {_CALLS_KEPT} "
+                "times OJS_REDIS_CALL_TIMEOUT: a repeated ack must find its job"
+            )
 
 
 def _suspicious(environ: Mapping[str, str]) -> Iterator[str]:

@@ -23,6 +23,8 @@ from ojs_cluster.store.fanout import over_shards
 
 _SOURCE = b"ojs://ojs-cluster/api"
 _CHUNK = 1000
+_EMPTY = "0-0"
+"""The place in a stream that has no entry."""
 _LAST = 1 << 30
 # Nineteen digits fit into the 64 bits that Redis has for each number of an entry's id.
 _is_place = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(-[0-9]{1,6})?").fullmatch
@@ -53,11 +55,15 @@ class EventFilter:
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
-    """Events as JSON objects, oldest first; ``cursor`` goes on after the last one."""
+    """Events as JSON objects, oldest first; ``cursor`` goes on after the last one.
+
+    ``gap``: since the cursor was given, a stream has dropped entries, so events may be missing.
+    """
 
     events: list[bytes]
     cursor: str
     has_more: bool
+    gap: bool
 
 
 async def read_events(
@@ -84,14 +90,17 @@ async def read_events(
     ]
     found: list[tuple[_Place, int, bytes]] = []
     ends: dict[int, str] = {}
-    more = False
+    more = gap = False
 
     async def read(shard: Shard | Meta) -> None:
-        nonlocal more
-        taken, end, rest = await _read_shard(store, shard, places.get(shard.index), wanted, limit)
+        nonlocal more, gap
+        after = places.get(shard.index)
+        begin, missed = await _beginning(store, shard, after)
+        places[shard.index] = begin
+        taken, end, rest = await _read_shard(store, shard, begin, wanted, limit)
         found.extend((at, shard.index, event) for at, event in taken)
         ends[shard.index] = end
-        more = more or rest
+        more, gap = more or rest, gap or missed
 
     await over_shards(shards, read)
     found.sort(key=lambda item: (item[0][:2], item[1], item[0][2] or _LAST))
@@ -101,18 +110,39 @@ async def read_events(
         left = [at for at, shard, _ in rest if shard == index]
         if left:
             given = [at for at, shard, _ in page if shard == index]
-            end = _text_of(given[-1]) if given else places.get(index, "")
-        if end:
-            places[index] = end
-    return EventPage([event for _, _, event in page], _cursor(places), bool(rest) or more)
+            end = _text_of(given[-1]) if given else places[index]
+        places[index] = end
+    return EventPage([event for _, _, event in page], _cursor(places), bool(rest) or more, gap)
+
+
+async def _beginning(store: Store, shard: Shard | Meta, after: str | None) -> tuple[str, bool]:
+    """Where to read on in a stream, and whether entries that were not read are gone.
+
+    A stream drops its oldest entries. While the entry is there that was read last, none after it
+    is gone. Where nothing was read yet because the stream was empty, its length tells.
+    """
+    reached = _place_of(after or "")
+    first = "-" if reached is None else f"{reached[0]}-{reached[1]}"
+    entries: Any = await store.redis.call(
+        shard.slot, *("XRANGE", shard.events, first, "+", "COUNT", 1), idempotent=True
+    )
+    begin = f"{entries[0][0].decode()}-0" if entries else _EMPTY
+    if after is None:
+        return begin, False
+    if after == _EMPTY:
+        length: Any = await store.redis.call(shard.slot, "XLEN", shard.events, idempotent=True)
+        return begin, bool(entries) and length >= store.settings.events_per_shard
+    if begin.startswith(f"{first}-"):
+        return after, False
+    return begin, True
 
 
 async def _read_shard(
-    store: Store, shard: Shard | Meta, after: str | None, wanted: EventFilter, limit: int
+    store: Store, shard: Shard | Meta, after: str, wanted: EventFilter, limit: int
 ) -> tuple[list[tuple[_Place, bytes]], str, bool]:
     """Up to ``limit`` admitted events, where they end, and whether the stream goes on."""
     taken: list[tuple[_Place, bytes]] = []
-    end = after or ""
+    end = after
     while len(taken) < limit:
         reached = _place_of(end)
         entries: Any = await store.redis.call(

@@ -68,6 +68,18 @@ def test_all_wrong_values_are_reported_each_with_what_is_accepted() -> None:
     assert any(line.startswith("OJS_READ_TIMEOUT='30': expected a duration") for line in found)
 
 
+def test_a_retention_shorter_than_a_repeated_call_is_refused() -> None:
+    found = problems({"OJS_RETENTION_COMPLETED": "1s", "OJS_RETENTION_CANCELLED": "29s"})
+    assert [line.partition(":")[0] for line in found] == [
+        "OJS_RETENTION_COMPLETED",
+        "OJS_RETENTION_CANCELLED",
+    ]
+    assert "at least 30s" in found[0]
+    short = {"OJS_REDIS_CALL_TIMEOUT": "2s", "OJS_RETENTION_COMPLETED": "6s"}
+    assert load(short).store.retention_completed_ms == 6000
+    assert len(problems({**short, "OJS_RETENTION_DISCARDED": "5999ms"})) == 1
+
+
 def test_a_batch_that_no_script_could_take_is_refused_by_name() -> None:
     with pytest.raises(ConfigError) as raised:
         load({"OJS_MAX_BATCH": "10001"})

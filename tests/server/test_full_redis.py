@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,8 +23,9 @@ QUEUES = [f"q{number}" for number in range(24)]
 BODY = "x" * 20_000
 RETRY = {"initial_interval": "PT1S", "jitter": False}
 ENV = {
-    "OJS_RETENTION_COMPLETED": "2s",
-    "OJS_RETENTION_CANCELLED": "2s",
+    "OJS_REDIS_CALL_TIMEOUT": "5s",
+    "OJS_RETENTION_COMPLETED": "15s",
+    "OJS_RETENTION_CANCELLED": "15s",
     "OJS_SCHEDULER_LEASE": "2s",
 }
 
@@ -92,6 +94,16 @@ def test_a_full_redis_is_drained_by_workers_with_processes_restarted(
     done = drain(installation, held, set(enqueued.queues) - gone)
 
     assert done == set(enqueued.queues) - gone
+    with observer(installation.backend) as db:
+        wait_until(
+            lambda: (
+                not any(
+                    db.zcount(key, f"({time.time() * 1000:.0f}", "+inf")
+                    for key in db.scan_iter("ojs:{*}:fin", count=1000)
+                )
+            ),
+            what="the retention of every job is over",
+        )
     # A scheduler that begins to lead looks at all shards at once, not a minute later.
     installation.scheduler.kill()
     installation.scheduler.start()

@@ -141,6 +141,18 @@ async def test_each_retention_is_its_own_setting(store: Store, db: Any) -> None:
         assert kept == [1000, 2000, 3000, 3000, 3000, 4000][number]
 
 
+async def test_an_ack_repeated_after_the_retention_finds_no_job(store: Store, db: Any) -> None:
+    """Why a retention shorter than the time of a repeated call is refused at start."""
+    job = await active(store)
+    first = await ack(store, job, lease_id=job.lease_id)
+    assert (await ack(store, job, lease_id=job.lease_id)).finished_ms == first.finished_ms
+
+    age_job(db, shard_of(store), job.id, 30 * DAY)
+    await retention.purge_due(store, shard_of(store), 10)
+    with pytest.raises(NotFound):
+        await ack(store, job, lease_id=job.lease_id)
+
+
 async def test_a_job_retried_by_hand_is_not_removed(
     store: Store, db: Any, consistent: Check
 ) -> None:

@@ -23,10 +23,11 @@ async def list_events(app: App, request: Request) -> Response:
         limit=query.integer(given, "limit", 100, low=1, high=1000),
     )
     events = replies.array(page.events)
-    body = b'{"events":%b,"items":%b,"cursor":%b,"has_more":%b}' % (
+    body = b'{"events":%b,"items":%b,"cursor":%b,"has_more":%b,"gap":%b}' % (
         events,
         events,
         replies.dumps(page.cursor),
         b"true" if page.has_more else b"false",
+        b"true" if page.gap else b"false",
     )
     return Response(200, body)
