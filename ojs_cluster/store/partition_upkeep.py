@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
+from typing import Any, Final
 
 from ojs_cluster.core.errors import InvalidRequest, ValidationFailed
-from ojs_cluster.core.partitions import Layout
+from ojs_cluster.core.partitions import DRAIN_MS, Layout
 from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import pauses, shares
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.partitions import DEFAULT, NO_LIMIT, change
+from ojs_cluster.store.partitions import DEFAULT, MOST_ENTRIES, NO_LIMIT, change
 from ojs_cluster.store.queues import stats_in
+
+UNUSED_MS: Final = 86_400_000
+"""How long the number of partitions of a queue is kept that does not exist."""
+UNUSED_CROWDED_MS: Final = 3_600_000
+"""The same where the table is nearly full."""
+_CROWDED: Final = 0.9
 
 
 async def set_partitions(store: Store, queue: str, count: int) -> Layout:
@@ -86,7 +94,52 @@ async def look_after_changes(store: Store) -> int:
     ]
     for queue in changing:
         await look_after(store, queue)
-    return len(changing)
+    return len(changing) + await end_unused(store)
+
+
+async def end_unused(store: Store) -> int:
+    """End the entries of queues that do not exist; returns how many were changed or ended.
+
+    Anybody with a name can fill the table, which has an end, and every process has it in memory.
+    An entry ends as any other change does: the number becomes the default, then the partitions
+    beyond it are closed, then nothing is left to be said. So a job that comes meanwhile is found.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    entries, now_ms = store.partitions.entries(), store.partitions.now_ms()
+    crowded = len(entries) > MOST_ENTRIES * _CROWDED
+    kept_ms = UNUSED_CROWDED_MS if crowded else UNUSED_MS
+    default = store.partitions.default
+    old = [
+        queue
+        for queue, layout in entries.items()
+        if queue != DEFAULT and now_ms - layout.at_ms >= _kept_for(layout, default, kept_ms)
+    ]
+    if not old:
+        return 0
+    meta = store.keys.meta
+    known: Any = await store.redis.call(meta.slot, "ZMSCORE", meta.queues, *old, idempotent=True)
+    unused = [queue for queue, score in zip(old, known, strict=True) if score is None]
+    for queue in unused:
+        seen = entries[queue]
+        await change(store, queue, partial(_less, seen, default.parts))
+    return len(unused)
+
+
+def _kept_for(layout: Layout, default: Layout, kept_ms: int) -> int:
+    """How long an entry stays as it is while its queue does not exist, in ms."""
+    return kept_ms if layout.parts != default.parts else DRAIN_MS
+
+
+def _less(seen: Layout, parts: int, old: Layout, now_ms: int) -> Layout:
+    """The next step towards no entry, from the layout that was seen."""
+    if old != seen:
+        return old
+    if old.parts != parts:
+        return old.changed(parts, now_ms)
+    return replace(old, held=old.open) if old.open == old.parts else old
 
 
 async def look_after(store: Store, queue: str) -> None:

@@ -40,7 +40,7 @@ BELIEVED_S = 4.0
 _PATIENCE_S = 1.0
 _PORTION = 100
 """Jobs of one queue in a batch that stay together: one script is cheaper than a deal."""
-_MOST_ENTRIES = 1000
+MOST_ENTRIES = 1000
 """Queues that may be given a number of their own."""
 NO_LIMIT = 2**53
 _ONE = Layout.of(1)
@@ -229,7 +229,7 @@ async def change(
     queue: str,
     how: Callable[[Layout, int], Layout],
     *,
-    most: int = _MOST_ENTRIES,
+    most: int = MOST_ENTRIES,
 ) -> Layout:
     """Compare and set one entry of the table; returns the layout that holds then.
 

@@ -1,0 +1,90 @@
+"""Entries in the table of partitions whose queues do not exist: they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.partitions import DRAIN_MS
+from ojs_cluster.store import partition_upkeep, partitions
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.partition_upkeep import end_unused, look_after_changes, set_partitions
+from tests.store.hot_queues import pass_time, put_into, spread
+from tests.store.jobs import DAY, HOUR, QUEUE, put, take
+from tests.support.invariants import Census
+
+Consistent = Callable[[], Census]
+
+
+def entry(store: Store, db: Any, queue: str = QUEUE) -> bytes | None:
+    found: bytes | None = db.hget(store.keys.meta.partitions, queue)
+    return found
+
+
+async def rounds(store: Store, db: Any, queue: str = QUEUE) -> None:
+    """What the janitor does, half a minute apart."""
+    for _ in range(4):
+        await look_after_changes(store)
+        if entry(store, db, queue) is not None:
+            await pass_time(store, db, DRAIN_MS, queue)
+
+
+async def test_the_entry_of_a_queue_that_was_never_used_ends_after_a_day(
+    store: Store, db: Any
+) -> None:
+    await set_partitions(store, QUEUE, 4)
+    await pass_time(store, db, DAY - HOUR)
+    await rounds(store, db)
+    assert entry(store, db) is not None
+    await pass_time(store, db, HOUR)
+    await rounds(store, db)
+    assert entry(store, db) is None
+
+
+async def test_the_entry_of_a_queue_that_exists_stays(
+    store: Store, db: Any, consistent: Consistent
+) -> None:
+    await spread(store, db, 4)
+    await put(store)
+    await pass_time(store, db, 30 * DAY)
+    await rounds(store, db)
+    assert store.partitions.layout(QUEUE).parts == 4
+    consistent()
+
+
+async def test_names_that_are_never_used_do_not_block_others_for_long(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partitions.change, "__kwdefaults__", {"most": 3})
+    monkeypatch.setattr(partition_upkeep, "MOST_ENTRIES", 3)
+    for number in range(3):
+        await set_partitions(store, f"unused{number}", 4)
+    with pytest.raises(InvalidRequest):
+        await set_partitions(store, QUEUE, 4)
+
+    for number in range(3):
+        await pass_time(store, db, HOUR, f"unused{number}")
+    for _ in range(4):
+        for number in range(3):
+            if entry(store, db, f"unused{number}") is not None:
+                await pass_time(store, db, DRAIN_MS, f"unused{number}")
+        await look_after_changes(store)
+    assert (await set_partitions(store, QUEUE, 4)).parts == 4
+
+
+async def test_a_job_that_comes_while_its_queues_entry_ends_is_found(
+    store: Store, db: Any, consistent: Consistent
+) -> None:
+    """A producer that knows the old number stores it into a partition that is being closed."""
+    shards = await spread(store, db, 4)
+    await pass_time(store, db, DAY)
+    await end_unused(store)
+    assert store.partitions.layout(QUEUE).parts == 1
+    job = await put_into(store, shards[3])
+    await rounds(store, db)
+
+    consistent()
+    assert [taken.id for taken in await take(store)] == [job.id]
