@@ -22,6 +22,7 @@ from ojs_cluster.store import rights
 from ojs_cluster.store.away import AwayShards
 from ojs_cluster.store.background import Background
 from ojs_cluster.store.contacts import FetchContacts
+from ojs_cluster.store.depths import QueueDepths
 from ojs_cluster.store.hints import Hints, LimitedQueues
 from ojs_cluster.store.lost_fetches import LostFetches
 from ojs_cluster.store.partitions import Partitions
@@ -100,6 +101,7 @@ class Store:
     partitions: Partitions = field(default_factory=Partitions)
     hints: Hints = field(default_factory=Hints)
     limited: LimitedQueues = field(default_factory=LimitedQueues)
+    depths: QueueDepths = field(default_factory=QueueDepths)
     lost_fetches: LostFetches = field(default_factory=LostFetches)
     away: AwayShards = field(default_factory=AwayShards)
     background: Background = field(default_factory=Background)

@@ -16,10 +16,12 @@ from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.nack import release as release_one
 from ojs_cluster.store.outbox import deliver, entries
 from ojs_cluster.store.partition_fetch import ask_partitions
+from ojs_cluster.store.ranked_fetch import ask_in_order
 from ojs_cluster.store.record import JobRecord, record
 
 RELEASE_S = 5.0
 """How long a cancelled caller's jobs are tried to be given back; then their leases end."""
+_MOST_BYTES = 8 * 1024 * 1024
 _ROUNDS = 4
 """How often one fetch asks one shard, when that leads to tokens or past many jobs that wait."""
 PASSING_S = 2.0
@@ -29,6 +31,12 @@ jobs behind them are reached."""
 _FIRST_WIDTH, _MOST_WIDTH = 8, 128
 """For how many rate limit keys one call asks tokens when the best jobs had none. Four times as many
 each time: few tokens are asked in vain, and a thousand full keys are ten calls."""
+
+
+_DIRECT = 3
+"""Up to so many shards are asked one after the other; the depths of more are read at once."""
+_Stage = tuple[list[Shard], list[str]]
+"""Shards, and the queues that are asked there together."""
 
 
 class Quiet(Exception):
@@ -82,23 +90,48 @@ async def fetch_unless_quiet(
     await store.contacts.note(store, worker_id)
     await store.partitions.current(store)
     asking = _Asking(store, count, worker_id, visibility_timeout_ms)
+    stages = _stages(store, queues)
     try:
-        for shards, names in _stages(store, queues):
-            try:
-                if len(shards) == 1:
-                    await asking.ask(shards[0], names)
-                else:
-                    await ask_partitions(store, names[0], shards, asking)
-            except (OJSError, Quiet):
-                if not asking.jobs:
-                    raise
-                break
-            if not asking.wanted:
-                break
-    except BaseException:  # being cancelled while partitions are looked at is a group of them
+        failure = await _ask_all(store, stages, asking)
+    except BaseException:  # being cancelled while shards are asked at once is a group of them
         await release(store, asking.jobs)
         raise
+    if failure is not None and not asking.jobs:
+        raise failure
+    if len(stages) > 1:
+        rank = {queue: place for place, queue in enumerate(dict.fromkeys(queues))}
+        asking.jobs.sort(key=lambda job: rank[job.queue])
     return asking.jobs
+
+
+async def _ask_all(store: Store, stages: Sequence[_Stage], asking: _Asking) -> Exception | None:
+    """Ask for jobs until there are enough. Returns why some could not be asked for.
+
+    The first queues are asked at once: on a busy queue that is one call. When they give too little,
+    and many follow, the depths of all others are read together.
+    """
+    failure: Exception | None = None
+    direct = len(stages) if len(stages) <= _DIRECT else 1
+    if len(stages) > 1 and any(store.depths.in_doubt(shards) for shards, _ in stages):
+        direct = 0  # a call that waits for one that is away would delay the jobs of the others
+    for shards, names in stages[:direct]:
+        try:
+            if len(shards) == 1:
+                await asking.ask(shards[0], names)
+            else:
+                await ask_partitions(store, names[0], shards, asking)
+        except Quiet as quiet:
+            return quiet
+        except OJSError as error:
+            if len(shards) == 1:
+                store.depths.failed(shards[0])
+            failure = failure or error
+        if not asking.wanted or asking.full:
+            return failure
+    if direct < len(stages):
+        later = await ask_in_order(store, stages[direct:], asking)
+        failure = failure or later
+    return failure
 
 
 async def release(store: Store, jobs: Iterable[JobRecord]) -> None:
@@ -129,13 +162,13 @@ def _shards_of(store: Store, job: JobRecord) -> list[Shard]:
     return [named] if named in shards else shards
 
 
-def _stages(store: Store, queues: Sequence[str]) -> list[tuple[list[Shard], list[str]]]:
+def _stages(store: Store, queues: Sequence[str]) -> list[_Stage]:
     """Whom to ask one after the other: shards, and queues.
 
     Neighbours in the list that share a shard share a call; a queue of several partitions stands for
     itself. The order stays strict.
     """
-    stages: list[tuple[list[Shard], list[str]]] = []
+    stages: list[_Stage] = []
     for queue in dict.fromkeys(queues):
         shards = store.keys.partitions(queue, store.partitions.layout(queue).open)
         if len(shards) == 1 and stages and stages[-1][0] == shards:
@@ -161,6 +194,26 @@ class _Asking:
     def wanted(self) -> int:
         """How many jobs more."""
         return self._count - len(self.jobs)
+
+    @property
+    def full(self) -> bool:
+        """Whether the jobs are as large together as one shard's may be: no more are taken then."""
+        sizes = (len(value) for job in self.jobs for value in job.fields.values())
+        return bool(self.jobs) and sum(sizes) >= _MOST_BYTES
+
+    async def take(self, shard: Shard, queues: Sequence[str], most: int) -> int:
+        """Take up to ``most`` jobs of a shard; returns how many it gave.
+
+        Raises
+        ------
+        Quiet, BackendUnavailable: as ``fetch_unless_quiet``.
+        """
+        share = _Asking(self._store, most, self._worker_id, self._visibility_timeout_ms)
+        try:
+            await share.ask(shard, queues)
+        finally:
+            self.jobs += share.jobs
+        return len(share.jobs)
 
     async def ask(self, shard: Shard, queues: Sequence[str]) -> int:
         """Ask a shard for jobs of some of its queues; returns how many the first has left.

@@ -22,7 +22,7 @@ VOLATILE = frozenset(
         *("contact", "fetch", "fetch_any", "heartbeat", "lead"),
         *("promote", "release_lost", "schema", "tidy"),
         *("archive_job", "archive_results", "cron_due", "find_dead", "look", "metrics"),
-        *("limit_state", "limits_due"),
+        *("depths", "limit_state", "limits_due"),
         *("old_claims", "partitions", "peek", "queue_stats"),
         *("outbox_away", "outbox_due", "outbox_parked", "outbox_tried", "outbox_wait"),
         *("rights", "worker_states"),

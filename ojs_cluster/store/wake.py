@@ -13,13 +13,18 @@ from functools import partial
 
 import trio
 
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.fetch import Quiet, fetch_unless_quiet
+from ojs_cluster.store.ranked_fetch import read_depths
 from ojs_cluster.store.record import JobRecord
 
 LOOK_AGAIN_S = 5.0
-"""A waiter looks by itself this often: the bound on what a lost message can cost."""
+"""Each queue that is waited for is looked at this often: the bound on what a lost message can cost.
+One waiter of a process looks for all others of the queue, and only reads how many jobs there are.
+"""
 
 
 SUBSCRIBE_S = 1.0
@@ -51,6 +56,7 @@ class Waiters:
 
     def __init__(self) -> None:
         self._waiting: dict[str, dict[_Waiter, None]] = {}
+        self._looked_at: dict[str, float] = {}
         self._watched: set[Shard] = set()
         self._drained = trio.Event()
 
@@ -101,6 +107,7 @@ class Waiters:
         waiter = _Waiter()
         for queue in queues:
             self._waiting.setdefault(queue, {})[waiter] = None
+            self._looked_at.setdefault(queue, trio.current_time())
         return waiter
 
     def leave(self, waiter: _Waiter, queues: Iterable[str]) -> None:
@@ -110,6 +117,7 @@ class Waiters:
                 waiting.pop(waiter, None)
                 if not waiting:
                     del self._waiting[queue]
+                    self._looked_at.pop(queue, None)
 
     def pass_on(self, queues: Iterable[str]) -> None:
         """There may be more in ``queues``: wake the next waiter of each."""
@@ -117,6 +125,41 @@ class Waiters:
             waiting = self._waiting.get(queue)
             if waiting:
                 next(iter(waiting)).wake(queue)
+
+    async def look_around(self, store: Store, waiter: _Waiter, queues: Iterable[str]) -> None:
+        """Wake a waiter of each queue that has jobs, unless it was looked at lately.
+
+        A shard that does not answer wakes ``waiter``, whose own fetch finds out what is wrong.
+        """
+        now = trio.current_time()
+        due: dict[Shard, list[str]] = {}
+        before = {queue: self._looked_at.get(queue, now) for queue in queues}
+        claimed = {queue: at for queue, at in before.items() if at <= now - LOOK_AGAIN_S}
+        self._looked_at.update(dict.fromkeys(claimed, now))
+
+        async def look(shard: Shard) -> None:
+            try:
+                depths = await store.depths.read(shard, due[shard], partial(read_depths, store))
+            except BackendUnavailable:
+                waiter.wake(due[shard][0])
+                return
+            filled = [queue for queue in due[shard] if depths[queue]]
+            store.hints.filled(store.keys, shard, filled)
+            self.pass_on(filled)
+
+        try:
+            for queue in claimed:
+                for shard in await store.partitions.open(store, queue):
+                    due.setdefault(shard, []).append(queue)
+            await over_shards(due, look)
+        except BaseException:  # cancelled: others of these queues look in its place
+            for queue in claimed.keys() & self._looked_at.keys():
+                self._looked_at[queue] = claimed[queue]
+            raise
+
+    def next_look_at(self, queues: Iterable[str]) -> float:
+        """When the next of the queues is to be looked at, in trio's time."""
+        return LOOK_AGAIN_S + min(self._looked_at[queue] for queue in queues)
 
     def _on_message(self, store: Store, shard: Shard, payload: bytes) -> None:
         queue = payload.decode()
@@ -158,7 +201,7 @@ async def fetch_or_wait(
         if jobs or wait_ms <= 0 or waiters.draining:
             return jobs
         on_wait()
-        return await _wait(store, waiters, queues, look, deadline)
+        return await _wait(store, waiters, queues, worker_id, look, deadline)
     except Quiet:
         # It would eat the wake-ups of those who may fetch, so it waits apart from them. It does
         # wait: a worker that is told "nothing" at once would ask again at once.
@@ -172,6 +215,7 @@ async def _wait(
     store: Store,
     waiters: Waiters,
     queues: Sequence[str],
+    worker_id: str,
     look: Callable[[], Awaitable[list[JobRecord]]],
     deadline: float,
 ) -> list[JobRecord]:
@@ -191,10 +235,28 @@ async def _wait(
             now = trio.current_time()
             if now >= deadline or waiters.draining:
                 break
-            with trio.move_on_at(min(deadline, now + LOOK_AGAIN_S)):
-                await waiter.wait()
+            await _until_woken(store, waiters, waiter, queues, worker_id, deadline)
         return jobs
     finally:
         # Also when cancelled: a wake-up that this waiter cannot use is another's.
         waiters.leave(waiter, queues)
         waiters.pass_on(owed | waiter.woken)
+
+
+async def _until_woken(
+    store: Store,
+    waiters: Waiters,
+    waiter: _Waiter,
+    queues: Sequence[str],
+    worker_id: str,
+    deadline: float,
+) -> None:
+    """Wait until there may be a job, or ``deadline``."""
+    while not waiter.woken and not waiters.draining and trio.current_time() < deadline:
+        with trio.move_on_at(min(deadline, waiters.next_look_at(queues))):
+            await waiter.wait()
+            return
+        if trio.current_time() < deadline:
+            await store.contacts.note(store, worker_id)
+            await waiters.watch(store, queues)
+            await waiters.look_around(store, waiter, queues)

@@ -64,6 +64,7 @@ from tests.store.jobs import (
     new_job,
     promote_all,
     put,
+    queues_in_other_shards,
     reap_all,
     shard_of,
     sibling_queue,
@@ -336,6 +337,9 @@ async def a_hot_queue(store: Store, db: Any) -> None:
     await queues.switch(store, "hot", "resume")
     await put(store, "hot")
     assert await take(store, "hot")
+    names = queues_in_other_shards(store, 5)
+    await put(store, names[-1])
+    assert await take(store, *names)
 
 
 async def a_workflow(store: Store, db: Any) -> None:
