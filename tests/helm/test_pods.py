@@ -142,6 +142,9 @@ def test_every_container_runs_without_privileges(rendering: Rendering) -> None:
 def test_no_service_account_has_a_token(rendering: Rendering) -> None:
     for account in rendering.all("ServiceAccount"):
         assert account["automountServiceAccountToken"] is False
+    for deployment in (rendering.api, rendering.scheduler):
+        # What a pod says wins over its account, which may be one of the user's.
+        assert deployment["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
 
 
 def test_pods_spread_over_zones_and_hosts(chart: Chart) -> None:

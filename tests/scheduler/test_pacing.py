@@ -119,6 +119,19 @@ async def test_the_first_failures_pause_a_shard_for_a_tenth_of_a_second_then_twi
         assert longest_s / 2 <= times[number + 1] - times[number] <= longest_s + 0.001
 
 
+async def test_of_two_announcements_during_a_step_the_earlier_counts(
+    autojump_clock: MockClock,
+) -> None:
+    shards = FakeShards(trip_s=0.1)
+    async with running(shards.step, 1) as loop:
+        await trio.sleep(0.15)  # the script ran at 0.1 s; the answer is under way
+        loop.hear(0, shards.add(0, 1000))
+        loop.hear(0, shards.add(0, 5000))
+        await trio.sleep(2)
+    assert shards.late_ms
+    assert shards.late_ms[0] <= 200
+
+
 async def test_ring_looks_at_once(autojump_clock: MockClock) -> None:
     shards = FakeShards()
     async with running(shards.step, 2) as loop:
@@ -262,6 +275,19 @@ async def test_shards_of_a_silent_node_do_not_take_the_slots_of_the_others(
     # Only the moment in which the node falls silent is felt: three rounds of eight slots.
     assert sorted(shards.late_ms)[-3] <= 5
     assert max(shards.late_ms) <= 400
+
+
+async def test_a_silent_node_costs_the_others_no_turn_once_it_is_known(
+    autojump_clock: MockClock,
+) -> None:
+    shards = FakeShards(hanging=set(range(16)))
+    async with running(shards.step, 17, slots=1) as loop:
+        await trio.sleep(30)
+        for _ in range(100):
+            loop.hear(16, shards.add(16, 100))
+            await trio.sleep(0.37)
+    assert len(shards.late_ms) == 100
+    assert max(shards.late_ms) <= 5
 
 
 async def hurry(slots: Slots, random: Random, step_s: float, waits: list[float]) -> None:

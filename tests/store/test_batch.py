@@ -374,16 +374,16 @@ async def _active(store: Store, queue: str) -> list[str]:
     return [raw.decode() for raw in found] + [job.id for job in waiting]
 
 
-async def unconfirmed_batch(store: Store) -> None:
+async def batch_of_two(store: Store) -> None:
     await enqueue_many(store, [new_job(name) for name in queues_in_other_shards(store, 2)])
 
 
-async def unconfirmed_replacement(store: Store) -> None:
+async def replacement(store: Store) -> None:
     await once(store, keys=["type"], on_conflict="replace")
     await once(store, sibling_queue(store), keys=["type"], on_conflict="replace")
 
 
-@pytest.mark.parametrize("write", [unconfirmed_batch, unconfirmed_replacement])
+@pytest.mark.parametrize("write", [batch_of_two, replacement])
 async def test_a_deal_that_no_replica_confirmed_stays_owed_until_it_is_carried_out_again(
     store: Store, db: Any, consistent: Callable[[], Census], write: Callable[[Store], Any]
 ) -> None:
@@ -416,10 +416,20 @@ async def test_a_part_that_comes_minutes_after_its_deal_was_read_is_not_written(
 
     monkeypatch.setattr(deals, "carry_out", stalled)
     with pytest.raises(BackendUnavailable) as failure:
-        await unconfirmed_batch(store)
+        await batch_of_two(store)
 
     assert failure.value.outcome == "unknown"
     assert consistent().states == {}
     monkeypatch.undo()
     await recover(store, db)
     assert consistent().count() == {"available": 2}
+
+
+async def test_a_deal_that_was_carried_out_counts_as_decided_when_its_record_is_gone(
+    store: Store, db: Any
+) -> None:
+    await batch_of_two(store)
+    [deal_id] = {name.decode() for shard in store.keys for name in db.zrange(shard.dealt, 0, -1)}
+
+    assert await deals.settle(store, deal_id) is True
+    assert_nothing_left(store, db)

@@ -408,6 +408,7 @@ async def test_expiry_comes_before_promotion(store: Store, db: Any, consistent: 
 
 async def test_an_active_job_never_expires(store: Store, db: Any, consistent: Check) -> None:
     job = await active(store, expires_at="+PT1H", visibility_timeout_ms=DAY)
+    assert db.zscore(shard_of(store).expiring, job.id) is None
     age_job(db, shard_of(store), job.id, 2 * HOUR)
     await reap_all(store)
 

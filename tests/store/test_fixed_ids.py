@@ -21,6 +21,7 @@ from tests.store.archives import counted, export_text
 from tests.store.jobs import MINUTE, QUEUE, home_id, nack, new_job, reap_all, shard_of, take
 from tests.store.workflow_jobs import chain, step
 from tests.support.invariants import Census
+from tests.support.moments import Moment, at_moments
 from tests.support.servers import all_keys
 from tests.support.timeshift import age_job
 
@@ -84,6 +85,23 @@ async def test_a_deleted_dead_letter_cannot_be_found_and_its_id_stays_taken(
     assert counted(await export_text(store)) == {}
     consistent()
     await assert_removed_in_time(store, db, backend, dead.id)
+    consistent()
+
+
+@pytest.mark.parametrize("make", [a_step, a_run])
+async def test_one_that_is_deleted_while_it_is_retried_does_not_run(
+    store: Store, make: Make, consistent: Check
+) -> None:
+    dead = await dies(store, make)
+
+    async def delete(moment: Moment) -> None:
+        if moment == Moment("before", "retry_dead", 1):
+            await dead_letter.delete(store, dead.id)
+
+    with pytest.raises(NotFound):
+        await dead_letter.retry_discarded(at_moments(store, delete), dead.id)
+    with pytest.raises(NotFound):
+        await jobs.get(store, dead.id)
     consistent()
 
 

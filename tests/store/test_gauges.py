@@ -64,3 +64,18 @@ def test_a_throttle_opens_when_one_more_may_start(
 def test_a_window_opens_when_its_oldest_start_is_over(gauge: Run, limit: int, period: int) -> None:
     found = gauge(f"window({limit}, {period}, saved, 'starts')", NOW)
     assert found == [limit, period, 0, limit]
+
+
+def test_starts_that_share_an_entry_count_until_the_latest_is_over(standalone: Embedded) -> None:
+    code = f"""
+        local now = tonumber(ARGV[1])
+        {GAUGES}
+        local text
+        for _, at in ipairs({{0, 90}}) do
+            now = ARGV[1] + at
+            _, text = window(2, 6400, text, 'starts').start(1)
+        end
+        now = ARGV[1] + 6400 + 10
+        return window(2, 6400, text, 'starts').room()"""
+    with observer(standalone) as client:
+        assert client.eval(code, 0, NOW // 6400 * 6400) == 0

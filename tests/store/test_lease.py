@@ -135,6 +135,18 @@ async def test_the_same_worker_cannot_use_its_lost_lease(store: Store, db: Any) 
     await ack(store, fresh, worker_id="w1", lease_id=fresh.lease_id)
 
 
+@pytest.mark.parametrize("timeout_ms", [None, 1000])
+async def test_a_nack_after_the_lease_was_lost_is_no_repetition_of_one(
+    store: Store, db: Any, timeout_ms: int | None
+) -> None:
+    job = await active(store, timeout_ms=timeout_ms, visibility_timeout_ms=MINUTE)
+    age_job(db, shard_of(store), job.id, HOUR)
+    await reap_all(store)
+
+    with pytest.raises(Conflict):
+        await nack(store, job, worker_id="w1", lease_id=job.lease_id)
+
+
 async def test_a_caller_that_names_nobody_is_served_only_while_the_job_is_active(
     store: Store,
 ) -> None:

@@ -589,3 +589,10 @@ async def test_workers_at_once_never_pass_a_limit(
     await settle(store, db)
     assert_no_token_left(store, db)
     consistent()
+
+
+async def test_a_declaration_that_comes_late_changes_nothing(store: Store, key: str) -> None:
+    await keyed(store, key, concurrency=3)
+    await rate_tokens.declared(store, shard_of(store), f"{key} 1,-,- w 1".encode())
+
+    assert (await rate_limits.of_key(store, key)).usage.limits == Limits(concurrency=3)

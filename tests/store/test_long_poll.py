@@ -425,6 +425,23 @@ async def test_a_busy_queue_publishes_only_when_it_was_empty(store: Store, db: A
     assert heard == [QUEUE.encode(), QUEUE.encode(), b"the end"]
 
 
+async def test_a_deadline_that_is_near_is_announced_to_the_scheduler(store: Store) -> None:
+    heard: list[bytes] = []
+    shard = shard_of(store)
+    await store.redis.subscribe(shard.sched, shard.slot, heard.append, lambda: None)
+    far = await put(store, scheduled_at="+PT1H")
+    near = await put(store, scheduled_at="+PT10S")
+    await put(store, scheduled_at="+PT15S")  # not the shard's next one
+    await store.redis.call(shard.slot, "SPUBLISH", shard.sched, "the end")
+
+    async def messages() -> list[bytes]:
+        return heard
+
+    await until(messages, lambda payloads: b"the end" in payloads)
+    assert heard == [b"%d" % (near.due_ms or 0), b"the end"]
+    assert far.due_ms != near.due_ms
+
+
 async def test_draining_sends_every_waiter_home(store: Store, waiters: Waiters) -> None:
     with trio.fail_after(PATIENCE_S):
         async with trio.open_nursery() as nursery:

@@ -134,3 +134,15 @@ async def test_a_failure_whose_record_is_not_answered_counts_as_one_attempt(
 
     assert client.lost == ["outbox_settle"]
     assert db.hget(shard.outbox, "1") == b"fails 1 1"
+
+
+async def test_an_effect_whose_shard_is_away_is_tried_again_after_five_seconds(
+    store: Store, db: Any
+) -> None:
+    shard = store.keys.shard(3)
+    owe(db, shard, "away")
+    before = await clock_ms(store, shard.slot)
+    await drain(with_effects(store, away=away), shard, 9)
+    after = await clock_ms(store, shard.slot)
+    assert before + 5000 <= db.zscore(shard.out, "1") <= after + 5000
+    assert db.hget(shard.outbox, "1") == b"away 0 1"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 
+from ojs_cluster.core.errors import Conflict
 from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.durability import Durability
@@ -32,9 +33,11 @@ from tests.store.jobs import (
     queues_in_other_shards,
     shard_of,
     take,
-    until,
 )
 from tests.store.limit_jobs import key_in, keyed
+from tests.store.test_long_poll import waiting
+from tests.store.unique_jobs import locks_left, once
+from tests.store.workflow_jobs import chain, run_one, step
 from tests.support.invariants import Census
 from tests.support.lossy import lossy
 from tests.support.timeshift import age_job
@@ -178,14 +181,11 @@ async def test_the_short_ack_wakes_who_waits_for_room(
             await wake.fetch_or_wait(store, waiters, [QUEUE], count=1, worker_id="w", wait_ms=HOUR)
         )
 
-    async def waiting() -> int:
-        return len(waiters)
-
     # Who is not woken takes the job only when its time is up.
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
-            await until(waiting, bool)
+            await waiting(waiters)
             await ack(store, holder)
     assert len(got) == 1
 
@@ -248,3 +248,34 @@ async def test_a_short_script_leaves_what_it_cannot_do_to_the_long_one(
     await take(seen, queue)
     assert (client.calls["fetch"], client.calls["fetch_any"]) == (3, 2), "nothing is remembered"
     assert consistent().count() == {"active": 2, "discarded": 1}
+
+
+async def test_the_short_ack_leaves_another_holders_job_alone(store: Store) -> None:
+    await ack(store, await active(store))  # its minute is noted now
+    job = await active(store)
+    for who in ({"worker_id": "w2"}, {"worker_id": "w1", "lease_id": "lease_of_another"}):
+        with pytest.raises(Conflict):
+            await ack(store, job, **who)
+    assert (await ack(store, job, worker_id="w1", lease_id=job.lease_id)).state == "completed"
+
+
+async def test_the_short_ack_leaves_jobs_that_owe_something_to_the_long_one(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    await ack(store, await active(store))  # its minute is noted now
+    await chain(store, step("first"), step("second"))
+    assert await run_one(store) == "first"
+    assert await run_one(store) == "second"
+
+    await once(store)
+    [unique] = await take(store)
+    await ack(store, unique)
+    assert locks_left(store, db) == 0
+
+    key = key_in(store, home=True)
+    for _ in range(2):
+        await keyed(store, key, concurrency=1)
+    for _ in range(2):
+        [limited] = await take(store, count=9)
+        await ack(store, limited)
+    consistent()

@@ -22,10 +22,12 @@ from tests.store.workflow_jobs import (
     batch,
     chain,
     drain_all,
+    group,
     job_ids,
     run_one,
     state_of,
     step,
+    step_states,
 )
 from tests.support.invariants import Census
 from tests.support.lossy import lossy
@@ -189,3 +191,15 @@ def _in(queue: str) -> dict[str, Any]:
 
 async def _ack(store: Store, job: JobRecord) -> None:
     await ack(store, job, result=b"1")
+
+
+async def test_a_step_that_ends_before_it_is_known_to_be_enqueued_has_ended(store: Store) -> None:
+    async def end(moment: Moment) -> None:
+        if moment == Moment("before", "workflow_mark", 2):
+            await run_one(store)
+
+    workflow = await group(at_moments(store, end), step(), step())
+    await run_one(store)
+
+    assert await step_states(store, workflow) == ["completed", "completed"]
+    assert await state_of(store, workflow) == "completed"

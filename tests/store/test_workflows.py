@@ -223,6 +223,19 @@ async def test_a_dead_letter_run_again_does_not_change_how_its_workflow_ended(
     assert await state_of(store, workflow) == "failed"
 
 
+async def test_the_first_end_of_a_step_counts_while_its_workflow_goes_on(store: Store) -> None:
+    retry = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
+    workflow = await group(store, step(options={"queue": QUEUE, "retry": retry}), step())
+    first, second = await take(store, count=2)
+    await nack(store, first)
+    await dead_letter.retry(store, first.id)
+    await run_one(store)
+    await ack(store, second)
+
+    assert await state_of(store, workflow) == "failed"
+    assert await step_states(store, workflow) == ["failed", "completed"]
+
+
 async def test_cancel_takes_what_waits_and_lets_an_active_job_finish(
     store: Store, db: Any, consistent: Callable[[], Census]
 ) -> None:
