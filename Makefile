@@ -1,6 +1,6 @@
 # Every target with a `##` line shows up in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint conformance soak loadtest bench lock chart-docs clean
+.PHONY: help run test lint conformance soak mutants loadtest bench lock chart-docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,6 +32,10 @@ conformance: $(VENV)/.dev ## run the conformance suites against URL=http://host:
 
 soak: $(VENV)/.dev ## the long variants of the tests
 	OJS_KILL_ROUNDS=20 $(BIN)/pytest -m soak
+	$(BIN)/python -m tests.mutants -j $(JOBS)
+
+mutants: $(VENV)/.dev ## put bugs in, one at a time, and see the tests fail (AREAS="lua redis" for some)
+	$(BIN)/python -m tests.mutants -j $(JOBS) $(AREAS)
 
 loadtest: $(VENV)/.dev ## a short load test of the whole system (PROFILE=spike; URL=... for another server)
 	$(BIN)/python -m loadtest.local --profile $(PROFILE) $(if $(filter command line,$(origin URL)),--host $(URL))

@@ -1,0 +1,97 @@
+"""The kept list of mutants: realistic bugs, each with the tests that must notice it.
+
+One TOML file per area beside this module holds entries of this form::
+
+    [[patch]]
+    name = "an ack does not check the lease"
+    file = "ojs_cluster/lua/ack.lua"
+    before = '''text that occurs once in the file'''
+    after = '''text that replaces it'''
+    tests = ["tests/store/test_lease.py::test_stale_worker_cannot_ack"]
+"""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+AREAS = ("store", "lua", "redis", "scheduler", "core", "http", "helm")
+
+
+class NotApplicable(Exception):
+    """The text that a mutant replaces does not occur exactly once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One bug.
+
+    Attributes:
+        area: name of the TOML file that lists it.
+        name: what goes wrong, as a sentence.
+        file: path of the file that is changed, relative to the repository.
+        before: text that occurs once in that file.
+        after: text that replaces it.
+        tests: pytest node ids, relative to the repository; at least one must fail.
+    """
+
+    area: str
+    name: str
+    file: str
+    before: str
+    after: str
+    tests: tuple[str, ...]
+
+    def mutated(self, text: str) -> str:
+        """Return ``text``, the content of ``file``, with the bug in it.
+
+        Raises:
+            NotApplicable: ``before`` does not occur exactly once.
+        """
+        found = text.count(self.before)
+        if found != 1:
+            raise NotApplicable(f"'{self.name}': its text occurs {found} times in {self.file}")
+        return text.replace(self.before, self.after)
+
+
+def load(area: str) -> list[Mutant]:
+    """Return the mutants of one area, in the order of its file."""
+    listed = tomllib.loads((Path(__file__).parent / f"{area}.toml").read_text())
+    return [
+        Mutant(
+            area=area,
+            name=entry["name"],
+            file=entry["file"],
+            before=entry["before"],
+            after=entry["after"],
+            tests=tuple(entry["tests"]),
+        )
+        for entry in listed.get("patch", [])
+    ]
+
+
+def load_all() -> list[Mutant]:
+    """Return the mutants of every area."""
+    return [mutant for area in AREAS for mutant in load(area)]
+
+
+@lru_cache
+def tests_in(path: Path) -> frozenset[str]:
+    """Return the names of the test functions at the top level of a file."""
+    return frozenset(
+        node.name
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+    )
+
+
+def is_test(node_id: str) -> bool:
+    """Tell whether a node id names a test function that is there. Parameters are not checked."""
+    file, _, name = node_id.partition("::")
+    path = ROOT / file
+    return path.is_file() and name.partition("[")[0] in tests_in(path)
