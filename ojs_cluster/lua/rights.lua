@@ -5,7 +5,8 @@
 -- ARGV: 1.. commands.
 -- Returns: per command that is refused: its name, what Redis says
 local refused = {}
-for _, name in ipairs(ARGV) do
+for i = 1, #ARGV do
+    local name = ARGV[i]
     local args = name ~= 'TIME' and {KEYS[1]} or {}
     local reply
     for _ = 1, 6 do

@@ -10,7 +10,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals, partition_upkeep, unique
 from ojs_cluster.store.aliases import remove_due, settle_claims
-from ojs_cluster.store.context import Store
+from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.partitions import NO_LIMIT
 from ojs_cluster.store.queues import exists, stats
@@ -56,10 +56,8 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> Tick:
 
 async def _put_off(store: Store, shard: Shard, job_ids: Sequence[str], now_ms: int) -> None:
     """Let jobs that cannot be removed now stand before no others."""
-    scores: list[str | int] = []
-    for job_id in job_ids:
-        scores += (now_ms + _PUT_OFF_MS, job_id)
-    await store.redis.call(shard.slot, "ZADD", shard.finished, "XX", *scores, idempotent=True)
+    args: list[Arg] = [now_ms + _PUT_OFF_MS, *job_ids]
+    await store.run(shard, "postpone_removal", [shard.finished], args, idempotent=True)
 
 
 async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:

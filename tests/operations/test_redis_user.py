@@ -190,7 +190,8 @@ def test_the_start_asks_for_every_command_that_scripts_run() -> None:
     sources = b"\n".join(
         script.source for name, script in load_scripts().items() if name != "rights"
     )
-    used = {name.decode() for name in re.findall(rb"redis\.p?call\('([A-Z]+)'", sources)}
+    calls = rb"(?:redis\.p?call|call_in_slices)\('([A-Z]+)'"
+    used = {name.decode() for name in re.findall(calls, sources)}
     assert used == set(rights.IN_SCRIPTS)
 
 

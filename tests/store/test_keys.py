@@ -192,7 +192,10 @@ READS = {
 
 
 def test_the_store_writes_by_scripts_only() -> None:
-    """But for the registry of names, which is another slot than the queues, and the test hook."""
+    """But for the registry of names, which is another slot than the queues, and the test hook.
+
+    SETRANGE of nothing, WAIT and WAITAOF write nothing.
+    """
     root = files("ojs_cluster")
     written: set[tuple[str, str]] = set()
     seen = 0
@@ -204,7 +207,10 @@ def test_the_store_writes_by_scripts_only() -> None:
                     written.add((module.name, command))
 
     assert seen > 20
-    assert written == {("retention.py", "ZREM"), ("admin.py", "UNLINK")}
+    assert written == {
+        *(("retention.py", "ZREM"), ("admin.py", "UNLINK")),
+        *(("deals.py", "SETRANGE"), ("rights.py", "WAIT"), ("rights.py", "WAITAOF")),
+    }
 
 
 def commands(source: str) -> list[str]:
