@@ -115,6 +115,8 @@ async def _ask_all(store: Store, stages: Sequence[_Stage], asking: _Asking) -> E
     if len(stages) > 1 and any(store.depths.in_doubt(shards) for shards, _ in stages):
         direct = 0  # a call that waits for one that is away would delay the jobs of the others
     for shards, names in stages[:direct]:
+        if asking.full:
+            return failure
         try:
             if len(shards) == 1:
                 await asking.ask(shards[0], names)
@@ -123,12 +125,12 @@ async def _ask_all(store: Store, stages: Sequence[_Stage], asking: _Asking) -> E
         except Quiet as quiet:
             return quiet
         except OJSError as error:
-            if len(shards) == 1:
+            if len(shards) == 1 and isinstance(error, BackendUnavailable):
                 store.depths.failed(shards[0])
             failure = failure or error
-        if not asking.wanted or asking.full:
+        if not asking.wanted:
             return failure
-    if direct < len(stages):
+    if direct < len(stages) and not asking.full:
         later = await ask_in_order(store, stages[direct:], asking)
         failure = failure or later
     return failure

@@ -99,7 +99,8 @@ async def ask_in_order(
             if part.failure is not None:
                 if not isinstance(part.failure, OJSError):
                     return part.failure
-                store.depths.failed(part.places[0].shard)
+                if isinstance(part.failure, BackendUnavailable):
+                    store.depths.failed(part.places[0].shard)
                 failure = _graver(failure, part.failure)
             if part.given < part.count:
                 for place in part.places:

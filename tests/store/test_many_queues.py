@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 import trio
 
+from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.core.states import State
@@ -20,7 +21,7 @@ from ojs_cluster.redis.client import Client
 from ojs_cluster.store import depths, jobs, queues, ranked_fetch, shares, wake
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.depths import QueueDepths
-from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.wake import Waiters, fetch_or_wait
 from tests.store.hot_queues import spread
@@ -190,6 +191,23 @@ async def test_within_a_queue_priority_decides_as_ever(store: Store) -> None:
     assert [(job.queue, job.priority) for job in taken] == [
         (name, priority) for name in names for priority in (9, 5, 1)
     ]
+
+
+@pytest.mark.parametrize("count", [2, 6])
+async def test_large_jobs_of_a_queue_come_before_the_next_queue(
+    store: Store, count: int, consistent: Check
+) -> None:
+    """A reply is about 8 MiB at most, so a shard may have more: the next queue has to wait."""
+    names = queues_in_other_shards(store, count)
+    body = b'{"type":"t","args":["%b"],"options":{"queue":"%b"}}'
+    for _ in range(12):
+        await enqueue(store, parse_job(body % (b"x" * 900_000, names[0].encode())))
+    await put(store, names[-1])
+
+    assert [job.queue for job in await take(store, *names, count=20)] == [names[0]] * 10
+    rest = [job.queue for job in await take(store, *names, count=20)]
+    assert rest == [names[0], names[0], names[-1]]
+    consistent()
 
 
 async def test_concurrent_fetches_of_many_queues_share_all_jobs(
