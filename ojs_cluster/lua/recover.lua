@@ -6,11 +6,14 @@
 -- KEYS: 1..7 the shard's act, run, exp, due, fin, dead, ev.
 -- ARGV: 1 events kept, 2 cursor ('' to begin), 3 active jobs to walk through, 4 errors kept,
 --       5 ms to keep discarded, 6 ms to keep dead letters, 7 dead letters kept per queue,
---       then per dead worker: id, ms of its death.
+--       then per dead worker: id, ms of its death by the clock of its record's master, and how many ms
+--       ago that was, '' when unknown. Of the two the earlier counts: this master's clock may be behind.
 -- Returns: {next cursor or '', effects, then the worker of each job that was recovered}
 --@include keys now look last job counts event deadline effect available finish leave backoff non_retryable fate graves fail walk
 local limits, died = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}
-for i = 8, #ARGV, 2 do died[ARGV[i]] = tonumber(ARGV[i + 1]) end
+for i = 8, #ARGV, 3 do
+    died[ARGV[i]] = math.min(tonumber(ARGV[i + 1]), now - (tonumber(ARGV[i + 2]) or 0))
+end
 local names = {F.started, F.worker, F.extended}
 local taken, cursor = walk_active(ARGV[2], ARGV[3], names, function(found)
     local since = math.max(tonumber(found[1]) or 0, tonumber(found[3]) or 0)

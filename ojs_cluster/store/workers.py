@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import trio
@@ -60,11 +60,21 @@ class DeadWorker:
     """A worker found dead at ``dead_ms`` whose jobs are still to be recovered.
 
     ``terminated``: its last heartbeat said that it terminates: only jobs that it left are a loss.
+    ``died_s``: the same moment by this process's monotonic clock, or a little before; None when
+    that is not known.
     """
 
     id: str
     dead_ms: int
     terminated: bool = False
+    died_s: float | None = field(default=None, compare=False)
+
+    @property
+    def ago_ms(self) -> int | None:
+        """How long ago it died, None when that is not known."""
+        if self.died_s is None:
+            return None
+        return max(0, round((trio.current_time() - self.died_s) * 1000))
 
 
 async def contact_beat(
@@ -206,15 +216,18 @@ async def find_dead(
     store: Store, shard: Shard, limit: int
 ) -> tuple[list[DeadWorker], int | None, int]:
     """Dead workers of a shard to recover jobs from, when the next may die, and now (ms)."""
+    began = trio.current_time()
     reply = await store.run(
         shard, "find_dead", [shard.watched, shard.lost], [limit], idempotent=True
     )
-    items = iter(reply[2:])
+    now_ms, items = int(reply[0]), iter(reply[2:])
     dead = [
-        DeadWorker(name.decode(), int(score), bool(terminated))
+        DeadWorker(
+            name.decode(), int(score), bool(terminated), began - (now_ms - int(score)) / 1000
+        )
         for name, score, terminated in zip(items, items, items, strict=True)
     ]
-    return dead, None if reply[1] < 0 else int(reply[1]), int(reply[0])
+    return dead, None if reply[1] < 0 else int(reply[1]), now_ms
 
 
 async def recover(
@@ -225,6 +238,10 @@ async def recover(
     limit: int = WALKED,
 ) -> tuple[Counter[str], str | None]:
     """Take dead workers' jobs of one shard from them, by one walk for all.
+
+    The masters of the worker's record and of its jobs may differ in their clocks. So the script is
+    told how long ago each worker died, too, and a job is taken only if by both accounts it was not
+    taken up, or extended, since then.
 
     Parameters
     ----------
@@ -248,12 +265,17 @@ async def recover(
             *(settings.events_per_shard, cursor, limit),
             *(settings.errors_kept, settings.retention_discarded_ms),
             *(settings.retention_dead_ms, settings.dead_letter_max),
-            *(arg for worker in dead for arg in (worker.id, worker.dead_ms)),
+            *(arg for worker in dead for arg in _death(worker)),
         ],
         idempotent=True,
     )
     await deliver(store, shard, owed)
     return Counter(name.decode() for name in recovered), following.decode() or None
+
+
+def _death(worker: DeadWorker) -> tuple[Arg, Arg, Arg]:
+    ago = worker.ago_ms
+    return worker.id, worker.dead_ms, "" if ago is None else ago
 
 
 async def bury(store: Store, shard: Shard, worker: DeadWorker) -> None:
