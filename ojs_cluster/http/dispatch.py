@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -34,7 +35,7 @@ from ojs_cluster.http.errors import (
 )
 from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.router import Route
-from ojs_cluster.http.routes import router_for
+from ojs_cluster.http.routes import ROUTES, router_for
 from ojs_cluster.http.traffic import Traffic
 
 if TYPE_CHECKING:
@@ -186,6 +187,30 @@ def finish(request: Request, response: Response, request_id: str, began: float) 
     elif response.status == 204:
         headers = headers[1:]
     return Response(response.status, body, headers, response.undelivered)
+
+
+def admits(settings: HttpSettings, path: bytes, authorization: bytes | None) -> bool:
+    """Whether a request for the raw ``path`` would pass the check of its key.
+
+    For the first look at a request, before it costs anything; `prepare` decides.
+    """
+    if not settings.api_keys or path.partition(b"?")[0].decode("latin-1") in _open_paths(settings):
+        return True
+    try:
+        check_key(
+            None if authorization is None else authorization.decode("latin-1"), settings.api_keys
+        )
+    except OJSError:
+        return False
+    return True
+
+
+@cache
+def _open_paths(settings: HttpSettings) -> frozenset[str]:
+    also_metrics = settings.metrics_open
+    return frozenset(
+        route.template for route in ROUTES if route.open or (route.metrics and also_metrics)
+    )
 
 
 def _admit(settings: HttpSettings, request: Request) -> tuple[Route, tuple[str, ...]]:

@@ -48,16 +48,19 @@ _PATTERN: Final = re.compile(
 class FastLane:
     """The lane of one process. It serves connections that come after `open`."""
 
-    def __init__(self, *, stop: trio.Event, idle_timeout_s: float) -> None:
+    def __init__(
+        self, *, stop: trio.Event, idle_timeout_s: float, head_timeout_s: float = 10.0
+    ) -> None:
         """Prepare the lane; nothing starts yet.
 
         ``stop`` is set when the process is to end: from then on each answer is the last one of its
         connection, and says so. ``idle_timeout_s`` is how long a connection may be without a
-        complete head, in seconds.
+        complete head, in seconds, and ``head_timeout_s`` how long from a head's first byte.
         """
         self.stop = stop
         self.drained = False
         self._idle_timeout_s = idle_timeout_s
+        self._head_timeout_s = head_timeout_s
         self._app: App | None = None
         self._connections: set[_Connection] = set()
 
@@ -90,14 +93,19 @@ class FastLane:
         return rest
 
     async def close_idle(self) -> None:
-        """Close connections that were idle for the timeout; runs until cancelled.
+        """Close connections that are idle, or send a head too slowly; runs until cancelled.
 
         They are closed late by up to an eighth of the timeout, or a second if that is less.
         """
-        interval_s = min(_LONGEST_LOOK_S, self._idle_timeout_s / _LOOKS_PER_TIMEOUT)
+        shortest_s = min(self._idle_timeout_s, self._head_timeout_s)
+        interval_s = min(_LONGEST_LOOK_S, shortest_s / _LOOKS_PER_TIMEOUT)
         while True:
             await trio.sleep(interval_s)
-            self._close_idle_since(trio.current_time() - self._idle_timeout_s)
+            now = trio.current_time()
+            self._close_idle_since(now - self._idle_timeout_s)
+            for connection in self._connections:
+                if connection.head_since <= now - self._head_timeout_s:
+                    connection.scope.cancel()
 
     def drain(self) -> None:
         """Close what is idle now, and from now on what would become so.
@@ -130,6 +138,8 @@ class _Connection:
         waits. Nothing else may be running in it."""
         self.idle_since = trio.current_time()
         """When it began to wait for a complete head; infinity while it does not."""
+        self.head_since = inf
+        """When the first byte of an incomplete head came; infinity while there is none."""
         # Last here, for it would close the descriptor if it were dropped; `run` gives it back.
         self._wire = wire_over(stream)
 
@@ -175,7 +185,10 @@ class _Connection:
             if self._data:
                 head = self._heads.read(self._data)
                 if head is not None:
+                    self.head_since = inf
                     return head
+                if self.head_since == inf:
+                    self.head_since = trio.current_time()
             if self._lane.drained and not self.has_unread():
                 return None
             piece = await self._wire.receive()

@@ -153,7 +153,8 @@ class _Connection(TrioASGIHTTPConnection):
                 return await run(self.app.ojs, call, request)
         # Answering while the client still sends closes the connection under it, and many clients
         # then report a broken pipe instead of the error. So the rest is read for a moment.
-        if not self._ended.is_set():
+        # Over HTTP/2 the stream ends alone, and lingering would hold its headers for nothing.
+        if not self._ended.is_set() and self.scope["http_version"] != "2":
             with trio.move_on_after(self.app.ojs.settings.linger_s):
                 await self._ended.wait()
         return response

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import socket
 import sys
 from functools import partial
@@ -22,18 +23,22 @@ from hypercorn.typing import ASGIFramework
 from ojs_cluster.config import Settings
 from ojs_cluster.http.app import App, HttpSettings
 from ojs_cluster.http.asgi import read_head, send_response
+from ojs_cluster.http.dispatch import admits
 from ojs_cluster.http.fast_lane import FastLane
 from ojs_cluster.http.quart_app import create_quart_app
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.starting import starting
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.child import Child, run_child
+from ojs_cluster.server.connections import ConnectionLimits, connections_possible
 from ojs_cluster.server.http_server import drain_times, hypercorn_config, lifespan, serve
 from ojs_cluster.server.opening import open_patiently
 from ojs_cluster.server.settings import ListenSettings
 from ojs_cluster.server.telemetry import tracing
 from ojs_cluster.server.tls import Tls
 from ojs_cluster.store.wake import Waiters
+
+log = logging.getLogger("ojs.http")
 
 _OPENING_S = 2.0
 """For how long connections wait in the sockets' queues; less than any probe's first patience."""
@@ -108,6 +113,9 @@ async def work(child: Child) -> None:
                 lane=lane,
                 tls=tls,
                 write_timeout_s=settings.listen.write_timeout_s,
+                limits=connection_limits(settings.listen),
+                h2c=settings.listen.h2c,
+                admits=partial(admits, http_settings(settings)),
             )
             served.set()
             if not gate.is_open:
@@ -139,7 +147,28 @@ async def work(child: Child) -> None:
 
 def fast_lane(listen: ListenSettings, stop: trio.Event) -> FastLane | None:
     """Give the fast lane of this process, None when it is switched off."""
-    return FastLane(stop=stop, idle_timeout_s=listen.idle_timeout_s) if listen.fast_lane else None
+    if not listen.fast_lane:
+        return None
+    return FastLane(
+        stop=stop, idle_timeout_s=listen.idle_timeout_s, head_timeout_s=listen.head_timeout_s
+    )
+
+
+def connection_limits(listen: ListenSettings) -> ConnectionLimits:
+    """Give the bounds on connections, as far as the limit on open files allows them."""
+    possible = connections_possible(listen.max_connections)
+    if possible < listen.max_connections:
+        log.warning(
+            "OJS_MAX_CONNECTIONS is %d; the limit on open files allows %d",
+            listen.max_connections,
+            possible,
+        )
+    return ConnectionLimits(
+        most=possible,
+        most_per_client=listen.max_connections_per_client,
+        idle_s=listen.idle_timeout_s,
+        head_s=listen.head_timeout_s,
+    )
 
 
 def http_settings(settings: Settings) -> HttpSettings:

@@ -20,14 +20,20 @@ from typing import Any
 import trio
 from hypercorn.config import Config
 from hypercorn.trio.lifespan import Lifespan
-from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState, LifespanState
+from hypercorn.typing import AppWrapper, ASGIFramework, LifespanState
 from hypercorn.utils import wrap_app
 
 from ojs_cluster.http.fast_lane import FastLane
 from ojs_cluster.redis.keepalive import keep_alive
 from ojs_cluster.server.child import leaves
+from ojs_cluster.server.connections import ConnectionLimits, Connections
+from ojs_cluster.server.hypercorn_connection import (
+    MOST_HEADERS_BYTES,
+    MOST_STREAMS,
+    Admits,
+    BoundedServer,
+)
 from ojs_cluster.server.settings import ListenSettings
 from ojs_cluster.server.tls import Tls, TlsStream
 from ojs_cluster.server.unread import Patience, Reader
@@ -71,11 +77,12 @@ def hypercorn_config(listen: ListenSettings) -> Config:
     config.keep_alive_max_requests = 2**62
     config.keep_alive_timeout = listen.idle_timeout_s
     # hypercorn's read_timeout counts while a request is being answered, which would cut long
-    # polls. The body's time is bounded in the application, the headers' by the idle timeout.
+    # polls. The body's time is bounded in the application, the head's by `connections`.
     config.read_timeout = None
     # Above this hypercorn answers 431 without a body; between the two the dispatcher does, in JSON.
     config.h11_max_incomplete_size = 2 * listen.max_header_bytes
-    config.h2_max_header_list_size = listen.max_header_bytes
+    config.h2_max_header_list_size = MOST_HEADERS_BYTES
+    config.h2_max_concurrent_streams = MOST_STREAMS
     config.include_server_header = False
     return config
 
@@ -186,6 +193,10 @@ async def lifespan(app: ASGIFramework, config: Config) -> AsyncIterator[None]:
             nursery.cancel_scope.cancel()
 
 
+def _everybody(_path: bytes, _authorization: bytes | None) -> bool:
+    return True
+
+
 async def serve(
     app: ASGIFramework,
     config: Config,
@@ -196,6 +207,9 @@ async def serve(
     lane: FastLane | None = None,
     tls: Tls | None = None,
     write_timeout_s: float = 30.0,
+    limits: ConnectionLimits | None = None,
+    h2c: bool = False,
+    admits: Admits = _everybody,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `stop` is set, then drain and return; listening sockets are closed.
@@ -206,42 +220,71 @@ async def serve(
 
     With a `lane` each connection is first served there, and here when that gives it up. With `tls`
     each begins with a handshake, which holds up no other. A client that takes nothing for
-    `write_timeout_s` seconds is disconnected (`unread`).
+    `write_timeout_s` seconds is disconnected (`unread`). `limits` bound the connections, and `h2c`
+    allows HTTP/2 in clear text, on which few requests are answered that `admits` refuses.
     """
     context = WorkerContext(None)
     patience = Patience(write_timeout_s)
-    connection = partial(_connection, _wrapped(app), config, context, patience, lane, tls)
+    open_now = Connections(limits or ConnectionLimits(idle_s=config.keep_alive_timeout))
+    connection = partial(
+        _connection, _wrapped(app), config, context, patience, lane, tls, open_now, h2c, admits
+    )
     # Copies: they are closed with the loop that accepts, and what waits is taken after that.
     copies = [trio.socket.from_stdlib_socket(sock.dup()) for sock in sockets]
-    listeners = [trio.SocketListener(copy) for copy in copies]
-    async with AsyncExitStack() as held, trio.open_nursery() as connections:
+    async with AsyncExitStack() as held, trio.open_nursery() as upkeep:
         for sock in sockets:
             held.enter_context(sock)
-        async with trio.open_nursery() as accepting:
-            accepting.start_soon(
-                partial(trio.serve_listeners, connection, listeners, handler_nursery=connections)
-            )
-            if lane is not None:
-                accepting.start_soon(lane.close_idle)
-            task_status.started()
-            await stop.wait()
-            await trio.sleep(times.delay_s)
-            accepting.cancel_scope.cancel()
-        connections.cancel_scope.deadline = trio.current_time() + times.grace_s
-        patience.end(connections.cancel_scope.deadline)  # hypercorn shields what it sends
-        for sock in sockets:
-            for stream in _close_emptied(sock):
-                connections.start_soon(connection, stream)
-        await trio.sleep(_LAST_REQUESTS_S)
-        if tls is not None:
-            tls.drain()
-        if lane is not None:
-            lane.drain()
-            # What it still reads may be hypercorn's to answer, which ends when `terminated` is set.
-            await trio.sleep(_LAST_REQUESTS_S)
-        await context.terminated.set()
+        upkeep.start_soon(open_now.close_idle)
+        async with trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
+                for copy in copies:
+                    listener = trio.SocketListener(copy)
+                    accepting.start_soon(_accept, listener, open_now, connection, connections)
+                if lane is not None:
+                    accepting.start_soon(lane.close_idle)
+                task_status.started()
+                await stop.wait()
+                await trio.sleep(times.delay_s)
+                accepting.cancel_scope.cancel()
+            connections.cancel_scope.deadline = trio.current_time() + times.grace_s
+            patience.end(connections.cancel_scope.deadline)  # hypercorn shields what it sends
+            for sock in sockets:
+                for stream in _close_emptied(sock):
+                    connections.start_soon(connection, stream)
+            await _end_idle(tls, lane)
+            await context.terminated.set()
+            open_now.drain()
+        upkeep.cancel_scope.cancel()
     if connections.cancel_scope.cancelled_caught:
         log.warning("requests were cut at the end of the grace period")
+
+
+async def _accept(
+    listener: trio.SocketListener,
+    open_now: Connections,
+    connection: Callable[[trio.SocketStream], Awaitable[None]],
+    connections: trio.Nursery,
+) -> None:
+    async def serve(accepted: trio.SocketStream) -> None:
+        try:
+            await connection(accepted)
+        finally:
+            open_now.ended()
+
+    async with listener:
+        while True:
+            connections.start_soon(serve, await open_now.accept(listener))
+
+
+async def _end_idle(tls: Tls | None, lane: FastLane | None) -> None:
+    """Leave idle connections a moment for a request that is on its way, then close them."""
+    await trio.sleep(_LAST_REQUESTS_S)
+    if tls is not None:
+        tls.drain()
+    if lane is not None:
+        lane.drain()
+        # What it still reads may be hypercorn's to answer, which ends when `terminated` is set.
+        await trio.sleep(_LAST_REQUESTS_S)
 
 
 def _close_emptied(listener: socket.socket) -> list[trio.SocketStream]:
@@ -264,30 +307,44 @@ async def _connection(
     patience: Patience,
     lane: FastLane | None,
     tls: Tls | None,
+    open_now: Connections,
+    h2c: bool,
+    admits: Admits,
     accepted: trio.SocketStream,
 ) -> None:
-    try:
-        stream = accepted if tls is None else await tls.secure(accepted)
-        if stream is None:
-            return
-        # The lane leaves HTTP/2 to hypercorn anyway; a client that says so before is not read.
-        is_h2 = isinstance(stream, trio.SSLStream) and stream.selected_alpn_protocol() == "h2"
-        read = b"" if lane is None or is_h2 else await lane.serve(stream)
-        if read is not None:
-            reader = Reader(stream, patience)
-            resumed = _resumed(stream, read, reader.send_all)
-            state = ConnectionState({})
-            await TCPServer(reader.serves(app), config, context, state, resumed)
-    except* Exception as group:
-        # One connection's trouble stays its own. Cancellation passes through.
-        for error in leaves(group):
-            # The stack only: hypercorn's exceptions quote what the client sent, its key included,
-            # and a client that sends nonsense must not fill the log.
-            log.warning(
-                "connection ended by an unexpected %s",
-                type(error).__name__,
-                extra={"stack": "".join(traceback.format_tb(error.__traceback__, limit=-2))},
-            )
+    with open_now.admit(accepted) as admitted:
+        try:
+            if not admitted:
+                return
+            stream = accepted if tls is None else await tls.secure(accepted)
+            if stream is None:
+                return
+            # The lane leaves HTTP/2 to hypercorn anyway; what is negotiated is not read first.
+            is_h2 = isinstance(stream, trio.SSLStream) and stream.selected_alpn_protocol() == "h2"
+            read = b"" if lane is None or is_h2 else await lane.serve(stream)
+            if read is not None:
+                reader = Reader(stream, patience)
+                resumed = _resumed(stream, read, reader.send_all)
+                served = reader.serves(app)
+                await open_now.serve(
+                    BoundedServer(served, config, context, resumed, h2c=h2c, admits=admits)
+                )
+        except* Exception as group:
+            report(group)
+        finally:
+            await trio.aclose_forcefully(accepted)
+
+
+def report(group: BaseExceptionGroup[Exception]) -> None:
+    """Log what ended a connection; its trouble stays its own."""
+    for error in leaves(group):
+        # The stack only: hypercorn's exceptions quote what the client sent, its key included,
+        # and a client that sends nonsense must not fill the log.
+        log.warning(
+            "connection ended by an unexpected %s",
+            type(error).__name__,
+            extra={"stack": "".join(traceback.format_tb(error.__traceback__, limit=-2))},
+        )
 
 
 def _resumed(stream: trio.SocketStream | TlsStream, read: bytes, send_all: SendAll) -> Any:

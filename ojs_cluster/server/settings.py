@@ -38,6 +38,10 @@ class ListenSettings:
     tls_cert: str
     tls_key: str
     tls_client_ca: str
+    head_timeout_s: float
+    max_connections: int
+    max_connections_per_client: int
+    h2c: bool
 
 
 @dataclass(frozen=True, slots=True)

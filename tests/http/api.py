@@ -14,12 +14,12 @@ import trio
 
 from ojs_cluster.config import load
 from ojs_cluster.http import App, HttpSettings, create_quart_app
-from ojs_cluster.http.dispatch import dispatch
+from ojs_cluster.http.dispatch import admits, dispatch
 from ojs_cluster.http.fast_lane import FastLane
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.quart_app import OJSQuart
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.server.api_process import Gate
+from ojs_cluster.server.api_process import Gate, connection_limits
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.server.http_server import (
     DrainTimes,
@@ -177,7 +177,7 @@ async def serving(
     gate.open(quart or create_quart_app(app))
     through = lane if isinstance(lane, FastLane) else None
     if through is None and (doors.lane if lane is None else lane):
-        through = FastLane(stop=stop, idle_timeout_s=idle_s)
+        through = FastLane(stop=stop, idle_timeout_s=idle_s, head_timeout_s=listen.head_timeout_s)
     if through is not None:
         through.open(app)
     listener = open_listener("127.0.0.1", 0, listen.backlog, listen.write_timeout_s)
@@ -186,7 +186,19 @@ async def serving(
     tls = Tls(listen) if listen.tls_cert else None
     async with trio.open_nursery() as nursery:
         await nursery.start(
-            partial(serve, gate, config, [listener], stop=stop, times=times, lane=through, tls=tls)
+            partial(
+                serve,
+                gate,
+                config,
+                [listener],
+                stop=stop,
+                times=times,
+                lane=through,
+                tls=tls,
+                limits=connection_limits(listen),
+                h2c=listen.h2c,
+                admits=partial(admits, app.settings),
+            )
         )
         try:
             yield port

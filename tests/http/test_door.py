@@ -249,7 +249,7 @@ async def test_a_body_that_stalls_is_408(standalone: Embedded) -> None:
 
 
 async def test_http2_is_served(app: App) -> None:
-    async with serving(app) as number:
+    async with serving(app, listening={"h2c": True}) as number:
         with trio.fail_after(60):
             async with await trio.open_tcp_stream("127.0.0.1", number) as stream:
                 status, headers = await _http2_get(stream, "/ojs/manifest")

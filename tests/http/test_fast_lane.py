@@ -98,8 +98,11 @@ async def test_the_first_other_request_is_hypercorns_and_all_after_it(
     assert served == ["/ojs/v1/jobs"]
 
 
-async def test_http2_is_handed_over(port: int) -> None:
-    async with connected(port) as stream:
+async def test_http2_is_handed_over(api: Api) -> None:
+    async with (
+        serving(api.app, lane=True, listening={"h2c": True}) as port,
+        connected(port) as stream,
+    ):
         await stream.send_all(
             b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"
         )
@@ -111,7 +114,10 @@ async def test_an_upgrade_is_handed_over(api: Api) -> None:
     upgrade = request("GET", "/ojs/v1/jobs/x", None, "Connection: Upgrade", "Upgrade: h2c")
     upgrade = upgrade.replace(b"\r\n\r\n", b"\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n")
     # hypercorn does not see that a client leaves before the preface that belongs after an upgrade.
-    async with serving(api.app, lane=True) as number, connected(number) as stream:
+    async with (
+        serving(api.app, lane=True, listening={"h2c": True}) as number,
+        connected(number) as stream,
+    ):
         await stream.send_all(upgrade)
         assert (await stream.receive_some(100)).startswith(b"HTTP/1.1 101 ")
 

@@ -11,12 +11,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import hpack
 import httpx
 import pytest
 import trio
 from trio.testing import MockClock
 
+from ojs_cluster.server.http_server import report
 from ojs_cluster.server.supervisor import STEADY_S, ChildSpec, Supervisor
 from tests.server.echo_child import BIG
 from tests.server.programs import Program, get, pid_exists, program
@@ -216,19 +216,16 @@ def test_error_of_one_request_leaves_other_connections_alone() -> None:
         assert client.get(f"{base}/pid").text == pid
 
 
-def test_connection_that_breaks_the_server_loop_is_logged_without_what_it_sent() -> None:
-    head = [(b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"x")]
-    head += [(b":path", b"/\xff"), (b"authorization", b"Bearer my-key")]
-    block = hpack.Encoder().encode(head, huffman=False)
-    settings = b"\0\0\0\4\0\0\0\0\0"
-    request = len(block).to_bytes(3) + b"\1\5\0\0\0\1" + block
-    with echo(workers=1) as (running, port):
-        with socket.create_connection(("127.0.0.1", port)) as client:
-            client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + request)
-            line = running.wait_line("connection ended by an unexpected")
-        assert "UnicodeDecodeError" in line
-        assert "my-key" not in running.output
-        assert get(port, "/pid").status_code == 200
+def test_an_error_in_the_server_loop_is_logged_without_what_was_sent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What hypercorn raises may quote a request, its key included."""
+    try:
+        b"Bearer my-key \xff".decode("ascii")
+    except UnicodeDecodeError as error:
+        report(ExceptionGroup("", [ExceptionGroup("", [error])]))
+    assert "connection ended by an unexpected UnicodeDecodeError" in caplog.text
+    assert "my-key" not in caplog.text + str(caplog.records[0].__dict__)
 
 
 def test_many_requests_on_one_connection_keep_it_open() -> None:

@@ -47,6 +47,7 @@ async def serving(
                 stop=stop,
                 times=DrainTimes(delay_s=0, grace_s=grace_s),
                 write_timeout_s=write_timeout_s,
+                h2c=True,
             )
         )
         try:

@@ -1,0 +1,284 @@
+"""One connection under hypercorn, within limits that hypercorn does not have.
+
+hypercorn builds its protocols itself; ``BoundedServer`` puts a ``_BoundedProtocol`` around what it
+builds, which sees all that is received before hypercorn does. What it adds:
+
+* HTTP/2 only where it was negotiated by TLS, or where the operator wants it in clear text
+  (``OJS_H2C``). An ``Upgrade: h2c`` is ignored otherwise, as RFC 9110 7.8 lets a server do.
+* The list of a request's HTTP/2 headers is bounded while it is unpacked. h2 takes the bound from
+  the settings only when the client has acknowledged them, which an attacker leaves out: 57 bytes
+  that refer back to a long value became 58 KB each.
+* A budget of frames that ask for no work (``frame_budget``), and an end for a connection whose
+  requests are refused again and again for want of a key.
+* A malformed request ends its own stream, not its connection with all that others wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from math import inf
+from typing import Any, Final
+
+import trio
+from h2.config import H2Configuration
+from h2.errors import ErrorCodes
+from h2.events import DataReceived, RequestReceived
+from h2.events import Event as H2Event
+from h2.exceptions import ProtocolError
+from h2.utilities import HeaderValidationFlags, validate_headers
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol import ProtocolWrapper
+from hypercorn.protocol.h2 import H2Protocol
+from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedError, H11Protocol
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState
+
+from ojs_cluster.server.frame_budget import FrameBudget
+
+MOST_HEADERS_BYTES: Final = 16_384
+"""Of one HTTP/2 request, counted as HPACK does: names, values and 32 bytes for each."""
+MOST_STREAMS: Final = 100
+_MOST_REFUSED: Final = 8
+"""Requests of one HTTP/2 connection that may be refused for want of a key."""
+_PIECE_WITHOUT_KEY: Final = 1024
+Admits = Callable[[bytes, bytes | None], bool]
+"""Whether a raw path may be asked for with this Authorization header, None for none. Cheap: asked
+before anything else is done for a request."""
+_REQUEST: Final = HeaderValidationFlags(
+    is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False
+)
+
+
+class BoundedServer(TCPServer):
+    """hypercorn's server of one connection, with our protocol in the place of its own."""
+
+    def __init__(
+        self,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        stream: Any,
+        *,
+        h2c: bool,
+        admits: Admits,
+    ) -> None:
+        """Serve ``app`` on ``stream``.
+
+        Args:
+            app: the application.
+            config: hypercorn's.
+            context: hypercorn's.
+            stream: what the connection is read from and written to.
+            h2c: speak HTTP/2 in clear text as well.
+            admits: see ``Admits``.
+        """
+        super().__init__(self._counted(app), config, context, ConnectionState({}), stream)
+        self._h2c = h2c
+        self._admits = admits
+        self._bounded: _BoundedProtocol | None = None
+
+    @property
+    def protocol(self) -> Any:
+        """What hypercorn hands received bytes to."""
+        return self._bounded
+
+    @protocol.setter
+    def protocol(self, built: ProtocolWrapper) -> None:
+        self._bounded = _BoundedProtocol(built, h2c=self._h2c, admits=self._admits)
+
+    @property
+    def idle_since(self) -> float:
+        """Since when no request is under way, in seconds of trio's clock; infinity while one is."""
+        return inf if self._bounded is None else self._bounded.idle_since
+
+    @property
+    def head_since(self) -> float:
+        """Since when an incomplete HTTP/1 head has been arriving; infinity when none is."""
+        return inf if self._bounded is None else self._bounded.head_since
+
+    @property
+    def is_http2(self) -> bool:
+        """Whether the connection speaks HTTP/2 by now."""
+        return self._bounded is not None and self._bounded.is_http2
+
+    def _counted(self, app: AppWrapper) -> AppWrapper:
+        async def counted(
+            scope: Any, receive: Any, send: Any, sync_spawn: Any, call_soon: Any
+        ) -> None:
+            if self._bounded is not None and scope.get("http_version") == "2":
+                send = partial(self._bounded.send, send)
+            await app(scope, receive, send, sync_spawn, call_soon)
+
+        return counted
+
+
+class _BoundedProtocol:
+    """The protocol of one connection: HTTP/1.1 first, or HTTP/2."""
+
+    def __init__(self, built: ProtocolWrapper, *, h2c: bool, admits: Admits) -> None:
+        self._built = built
+        self._admits = admits
+        self._budget = FrameBudget(trio.current_time())
+        self._became_idle = trio.current_time()
+        self.head_since = inf
+        if isinstance(built.protocol, H2Protocol):
+            built.protocol = self._http2()
+        elif not h2c:
+            # Neither seen nor answered: the request is served as the HTTP/1.1 that it is.
+            built.protocol._check_protocol = _ignore  # type: ignore[assignment,method-assign]
+
+    @property
+    def is_http2(self) -> bool:
+        return isinstance(self._built.protocol, H2Protocol)
+
+    @property
+    def idle_since(self) -> float:
+        return self._became_idle if self._is_idle() else inf
+
+    async def initiate(self) -> None:
+        await self._built.initiate()
+
+    async def handle(self, event: Event) -> None:
+        was_idle = self._is_idle()
+        if not isinstance(event, RawData) or not event.data:
+            await self._built.handle(event)
+        elif isinstance(self._built.protocol, H2Protocol):
+            await self._handle_http2(event.data)
+        else:
+            await self._handle_http1(event)
+            if isinstance(self._built.protocol, H11Protocol) and self._is_idle():
+                self.head_since = min(self.head_since, trio.current_time())
+            else:
+                self.head_since = inf
+        if self._is_idle() and not was_idle:
+            self._became_idle = trio.current_time()
+
+    async def send(self, send: Callable[[Any], Any], message: Any) -> None:
+        """Send a message of the application over HTTP/2, and count what it says."""
+        if message["type"] == "http.response.start":
+            if message["status"] != 401:
+                self._budget.earn_request()
+        else:
+            self._budget.earn_sent(len(message.get("body", b"")))
+        await send(message)
+        if message["type"] == "http.response.body":
+            self._became_idle = trio.current_time()
+
+    def _is_idle(self) -> bool:
+        protocol = self._built.protocol
+        if isinstance(protocol, H2Protocol):
+            return not protocol.streams
+        return protocol.stream is None
+
+    async def _handle_http1(self, event: RawData) -> None:
+        """As hypercorn's wrapper does, but with our HTTP/2."""
+        try:
+            await self._built.protocol.handle(event)
+        except H2ProtocolAssumedError as found:
+            self._built.protocol = protocol = self._http2()
+            await protocol.initiate()
+            await self._handle_http2(found.data)
+        except H2CProtocolRequiredError as found:
+            self._built.protocol = protocol = self._http2()
+            await protocol.initiate(found.headers, found.settings)
+            await self._handle_http2(found.data)
+
+    async def _handle_http2(self, data: bytes) -> None:
+        """Hand over what was received, in small pieces until a request had a key.
+
+        h2 unpacks all requests of a piece before the first of them can be refused.
+        """
+        protocol = self._built.protocol
+        start = 0
+        while start < len(data) and isinstance(protocol, _Http2) and not protocol.closed:
+            size = len(data) if protocol.has_key else _PIECE_WITHOUT_KEY
+            piece = data[start : start + size]
+            start += size
+            if self._budget.spend(piece, trio.current_time()):
+                await self._built.handle(RawData(piece))
+            else:
+                await protocol.end(ErrorCodes.ENHANCE_YOUR_CALM)
+
+    def _http2(self) -> H2Protocol:
+        of = self._built
+        protocol = _Http2(
+            self._admits,
+            of.app,
+            of.config,
+            of.context,
+            of.task_group,
+            of.state,
+            of.ssl,
+            of.client,
+            of.server,
+            of.send,
+        )
+        protocol.connection.decoder.max_header_list_size = MOST_HEADERS_BYTES
+        return protocol
+
+
+class _Http2(H2Protocol):
+    """hypercorn's HTTP/2, in which a malformed request ends its stream alone."""
+
+    def __init__(self, admits: Admits, *args: Any) -> None:
+        super().__init__(*args)
+        self.has_key = False
+        self._admits = admits
+        self._refused = 0
+        # h2 would end the connection for what `_handle_events` refuses the stream for.
+        self.connection.config = H2Configuration(
+            client_side=False, header_encoding=None, validate_inbound_headers=False
+        )
+
+    async def end(self, code: ErrorCodes) -> None:
+        """Say why, and close the connection."""
+        self.connection.close_connection(error_code=code)
+        await self._flush()
+        await self.send(Closed())
+
+    async def _handle_events(self, events: list[H2Event]) -> None:
+        for event in events:
+            if isinstance(event, RequestReceived) and self._is_one_too_many(event):
+                await self.end(ErrorCodes.ENHANCE_YOUR_CALM)
+                return
+            if isinstance(event, RequestReceived) and _is_malformed(event):
+                with suppress(ProtocolError):  # the client has reset it already
+                    self.connection.reset_stream(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
+            elif isinstance(event, DataReceived) and event.stream_id not in self.streams:
+                # The rest of a body whose request was answered; hypercorn would fail over it.
+                with suppress(ProtocolError):
+                    self.connection.acknowledge_received_data(
+                        event.flow_controlled_length, event.stream_id
+                    )
+            else:
+                await super()._handle_events([event])
+        await self._flush()
+
+    def _is_one_too_many(self, request: RequestReceived) -> bool:
+        """Whether the client has sent more requests without a key than are answered."""
+        headers = dict(request.headers or [])
+        path = bytes(headers.get(b":path", b""))
+        authorization = headers.get(b"authorization")
+        if self._admits(path, None if authorization is None else bytes(authorization)):
+            self.has_key = self.has_key or authorization is not None
+            return False
+        self._refused += 1
+        return self._refused > _MOST_REFUSED
+
+
+def _is_malformed(request: RequestReceived) -> bool:
+    """Whether RFC 9113 8.1.1 wants the stream reset, or hypercorn could not serve the request."""
+    try:
+        headers = list(validate_headers(request.headers or [], _REQUEST))
+        pseudo = {name: value for name, value in headers if name[:1] == b":"}
+        return not (pseudo[b":method"].isascii() and pseudo[b":path"].isascii())
+    except (KeyError, ProtocolError):
+        return True
+
+
+async def _ignore(_event: object) -> None:
+    pass
