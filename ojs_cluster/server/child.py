@@ -17,7 +17,7 @@ import trio
 
 from ojs_cluster.config import EXIT_CONFIG, ConfigError, Settings, load
 from ojs_cluster.server.logs import configure_logging
-from ojs_cluster.server.parent import ParentLink
+from ojs_cluster.server.parent import BEAT_S, ParentLink
 from ojs_cluster.server.stop_signals import stop_signals
 
 log = logging.getLogger("ojs.process")
@@ -102,10 +102,17 @@ async def _supervised(
     link.watch(on_gone, exit_after_s=listen.shutdown_delay_s + listen.shutdown_timeout_s)
     async with trio.open_nursery() as nursery:
         await nursery.start(heed_stop_signals, stop)
+        nursery.start_soon(_beat, link)
         shared = None if args.shared_fd is None else mmap.mmap(args.shared_fd, 0)
         fds = tuple(args.listen_fd)
         await work(Child(args.name, settings, fds, stop, link.ready, args.slot, shared))
         nursery.cancel_scope.cancel()
+
+
+async def _beat(link: ParentLink) -> None:
+    while True:
+        link.beat()
+        await trio.sleep(BEAT_S)
 
 
 async def heed_stop_signals(

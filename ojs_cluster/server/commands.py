@@ -8,6 +8,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Mapping
+from math import inf
 
 import trio
 
@@ -127,6 +128,7 @@ def make_supervisor(
     return Supervisor(
         specs,
         stop_timeout_s=listen.shutdown_delay_s + listen.shutdown_timeout_s,
+        watchdog_s=listen.watchdog_s or inf,
         listeners=listeners,
     )
 

@@ -1,8 +1,9 @@
 """A child process's side of its bond with the supervisor.
 
-The two share a socket pair. The child says `ready` on it; its end of file means that the other
-side is gone, whatever ended it. A thread watches, not a trio task: a child whose event loop hangs
-must end as well.
+The two share a socket pair. The child says `ready` on it, and every second that its event loop
+turns: a supervisor that hears nothing kills it (`OJS_WATCHDOG`). Its end of file means that the
+other side is gone, whatever ended it. A thread watches, not a trio task: a child whose event loop
+hangs must end as well.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import time
 from collections.abc import Callable
 
 READY = b"ready\n"
+BEAT = b"."
+BEAT_S = 1.0
 EXIT_ORPHANED = 70
 
 
@@ -29,6 +32,11 @@ class ParentLink:
         """Tell the supervisor that this process does its work now."""
         with contextlib.suppress(OSError):  # the supervisor is gone: the watcher acts on that
             self._socket.sendall(READY)
+
+    def beat(self) -> None:
+        """Tell the supervisor that the event loop turns; never waits."""
+        with contextlib.suppress(OSError):  # full because nobody reads, or gone: as above
+            self._socket.send(BEAT, socket.MSG_DONTWAIT)
 
     def watch(self, on_gone: Callable[[], None], *, exit_after_s: float) -> None:
         """Call `on_gone` (from another thread) when the parent is gone, then end the process.

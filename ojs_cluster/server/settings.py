@@ -42,6 +42,7 @@ class ListenSettings:
     max_connections: int
     max_connections_per_client: int
     h2c: bool
+    watchdog_s: float
 
 
 @dataclass(frozen=True, slots=True)

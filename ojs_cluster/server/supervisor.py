@@ -18,11 +18,12 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 import trio
 
 from ojs_cluster.config import EXIT_CONFIG
-from ojs_cluster.server.parent import READY
+from ojs_cluster.server.parent import BEAT, READY
 from ojs_cluster.server.stop_signals import stop_signals
 
 log = logging.getLogger("ojs.supervisor")
@@ -60,6 +61,7 @@ class Supervisor:
         specs: Sequence[ChildSpec],
         *,
         stop_timeout_s: float,
+        watchdog_s: float = inf,
         listeners: Iterable[socket.socket] = (),
     ) -> None:
         """Describe the work; nothing starts yet.
@@ -67,11 +69,14 @@ class Supervisor:
         Args:
             specs: the children.
             stop_timeout_s: from the stop signal to SIGKILL for whoever is left.
+            watchdog_s: a child whose event loop has not turned for this long is killed, and
+                started again.
             listeners: sockets that the children serve; our copies are closed when stopping, so
                 that the last child to close its own really closes the port.
         """
         self._specs = tuple(specs)
         self._stop_timeout_s = stop_timeout_s
+        self._watchdog_s = watchdog_s
         self._listeners = tuple(listeners)
         self._stopping = trio.Event()
         self._ready_names: set[str] = set()
@@ -168,7 +173,7 @@ class Supervisor:
                 if self._stopping.is_set():  # the signal came while it was being started
                     process.send_signal(signal.SIGTERM)
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._listen, spec.name, link)
+                    nursery.start_soon(self._listen, spec.name, link, process)
                     code = await process.wait()
                     nursery.cancel_scope.cancel()
             finally:
@@ -187,11 +192,20 @@ class Supervisor:
             start_new_session=True,
         )
 
-    async def _listen(self, name: str, link: trio.socket.SocketType) -> None:
-        heard = b""
-        while data := await link.recv(64):
-            heard += data
-            if READY in heard:
+    async def _listen(self, name: str, link: trio.socket.SocketType, process: trio.Process) -> None:
+        heard, beats = b"", False
+        while True:
+            with trio.move_on_after(self._watchdog_s if beats else inf) as silence:
+                data = await link.recv(256)
+            if silence.cancelled_caught:
+                log.error("%s has not answered for %.0f s: killing it", name, self._watchdog_s)
+                process.kill()
+                return
+            if not data:
+                return
+            beats = True
+            heard = (heard + data.replace(BEAT, b""))[-len(READY) :]
+            if heard == READY:
                 heard = b""
                 log.debug("%s is ready", name)
                 self._ready_names.add(name)

@@ -90,6 +90,13 @@ _LISTEN = (
         "Speak HTTP/2 without TLS as well, for a proxy that needs it.",
     ),
     Variable(
+        "OJS_WATCHDOG",
+        "listen.watchdog_s",
+        accept.seconds(least=0, most=3600),
+        "10s",
+        "A process whose event loop does not turn for so long is replaced; 0 for never.",
+    ),
+    Variable(
         "OJS_SHUTDOWN_TIMEOUT",
         "listen.shutdown_timeout_s",
         accept.seconds(least=0.1, most=3600),
