@@ -1,6 +1,7 @@
 -- What became of a cron job's firing and of its earlier runs.
 -- 'delivered': the job that was owed is stored -> nothing is owed.
 -- 'failed':    it could not be stored, or the tick not be decided -> tried again after a pause.
+-- 'unreadable': it could not even be read -> as failed, whatever is owed.
 -- 'swept':     runs were found ended, and held ones let go.
 -- Memory: allow-oom; adds 200 bytes.
 -- KEYS: 1 cron:<name>, 2 crons.
@@ -13,7 +14,7 @@ if not cron then return 'missing' end
 if ARGV[2] == 'delivered' and cron.owed == ARGV[3] then
     redis.call('HDEL', CRON, 'owed', 'ot', 'ob', 'oc', 'oh', 'w', 'f', 'nb')
     cron.owed = nil
-elseif ARGV[2] == 'failed' and (cron.owed or '') == ARGV[3] then
+elseif ARGV[2] == 'unreadable' or ARGV[2] == 'failed' and (cron.owed or '') == ARGV[3] then
     local failures = add_to(CRON, 'f', 1)
     local pause = math.min(tonumber(ARGV[7]), tonumber(ARGV[6]) * 2 ^ math.min(failures - 1, 30))
     redis.call('HSET', CRON, 'nb', ms(now + pause))

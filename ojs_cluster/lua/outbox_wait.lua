@@ -7,7 +7,7 @@
 --       that is away, 3 away.
 -- ARGV: 1 index of that shard, 2 ms until it is tried again, then the entries' numbers.
 -- Returns: ms of the next try
---@include now
+--@include now slices
 local moved = {}
 for i = 3, #ARGV do
     if redis.call('ZSCORE', KEYS[1], ARGV[i]) then moved[#moved + 1] = ARGV[i] end
@@ -16,6 +16,6 @@ if #moved > 0 then
     redis.call('ZADD', KEYS[3], 'NX', now + ARGV[2], ARGV[1])
     for _, number in ipairs(moved) do redis.call('ZADD', KEYS[2], now, number) end
     -- Last, and at once: a set that becomes empty vanishes (see look.lua).
-    redis.call('ZREM', KEYS[1], unpack(moved))
+    call_in_slices('ZREM', KEYS[1], moved)
 end
 return now + ARGV[2]

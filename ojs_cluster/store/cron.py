@@ -10,7 +10,13 @@ from typing import Any
 import msgspec
 
 from ojs_cluster.core.cron_job import CronDefinition, is_cron_name
-from ojs_cluster.core.errors import Conflict, InvalidRequest, NotFound, ValidationFailed
+from ojs_cluster.core.errors import (
+    Conflict,
+    Internal,
+    InvalidRequest,
+    NotFound,
+    ValidationFailed,
+)
 from ojs_cluster.store import jobs
 from ojs_cluster.store.begun import begun
 from ojs_cluster.store.context import Arg, Store
@@ -70,6 +76,8 @@ async def get(store: Store, name: str) -> CronRecord:
         if flat:
             found = cron_record(name, flat, now_ms)
             if not found.deleted:
+                if found.fault is not None:
+                    raise Internal(f"cron job '{name}' is malformed in Redis: {found.fault}")
                 return found
     raise NotFound("cron job", name[:255])
 
@@ -96,8 +104,8 @@ async def list_crons(
     found: dict[bytes, CronRecord] = {}
 
     async def read(name: bytes) -> None:
-        # Deleted meanwhile: left out.
-        with suppress(NotFound):
+        # Deleted meanwhile, or malformed: left out.
+        with suppress(NotFound, Internal):
             found[name] = await get(store, name.decode())
 
     await over_shards(names, read)

@@ -35,17 +35,18 @@ class StoreBook:
     store: Store
 
     async def due(self, limit: int) -> Due:
-        """Those to look at now."""
+        """Those to check now."""
         await self.store.partitions.current(self.store)
-        now_ms, next_ms, *found = await self.store.run_meta(
+        now_ms, next_ms, *names = await self.store.run_meta(
             "cron_due", [self.store.keys.meta.crons], [limit]
         )
-        items = iter(found)
-        crons = [
-            cron_record(name.decode(), flat, now_ms)
-            for name, flat in zip(items, items, strict=True)
-        ]
-        return Due(crons, now_ms, None if next_ms < 0 else next_ms)
+        found = [name.decode() for name in names]
+        return Due(found, now_ms, None if next_ms < 0 else next_ms)
+
+    async def load(self, name: str) -> CronRecord | None:
+        """One of them."""
+        now_ms, flat = await self.store.run_meta("look", [self.store.keys.meta.cron(name)], [])
+        return cron_record(name, flat, now_ms) if flat else None
 
     async def claim(self, cron: CronRecord, claim: Claim) -> CronRecord | None:
         """Decide. Not repeated when the reply is lost: a debt shows at the next look."""
@@ -66,7 +67,7 @@ class StoreBook:
     async def settle(
         self,
         name: str,
-        what: Literal["delivered", "failed", "swept"],
+        what: Literal["delivered", "failed", "unreadable", "swept"],
         owed: str,
         ended: Sequence[str] = (),
         let_go: Sequence[str] = (),

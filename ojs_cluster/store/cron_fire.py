@@ -78,9 +78,9 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """Cron jobs to look at, and when the next one is. Times in ms."""
+    """Names of cron jobs to check, and when the next one is. Times in ms."""
 
-    crons: Sequence[CronRecord]
+    names: Sequence[str]
     now_ms: int
     next_ms: int | None
 
@@ -89,7 +89,11 @@ class Book(Protocol):
     """Where cron jobs are kept, and jobs are."""
 
     async def due(self, limit: int) -> Due:
-        """Those to look at now."""
+        """Those to check now."""
+        ...
+
+    async def load(self, name: str) -> CronRecord | None:
+        """One of them; None when it is gone."""
         ...
 
     async def claim(self, cron: CronRecord, claim: Claim) -> CronRecord | None:
@@ -99,7 +103,7 @@ class Book(Protocol):
     async def settle(
         self,
         name: str,
-        what: Literal["delivered", "failed", "swept"],
+        what: Literal["delivered", "failed", "unreadable", "swept"],
         owed: str,
         ended: Sequence[str] = (),
         let_go: Sequence[str] = (),
@@ -137,23 +141,40 @@ async def fire_due(book: Book, limit: int) -> Tick:
 
     Raises
     ------
-    BackendUnavailable: the cron jobs themselves cannot be read.
+    BackendUnavailable: the cron jobs themselves cannot be read, or one that failed not be put off.
     """
     due = await book.due(limit)
+    failures: list[Exception] = []
 
-    async def one(cron: CronRecord) -> None:
+    async def one(name: str) -> None:
+        cron: CronRecord | None = None
         try:
             with trio.fail_after(_LOOK_S):
-                await _look_at(book, cron, due.now_ms)
+                # Each by itself: its definition may be large, or cannot be used.
+                cron = await book.load(name)
+                if cron is not None:
+                    await _look_at(book, cron, due.now_ms)
         except Exception as error:
-            log.warning("cron job '%s' is put off", cron.name, exc_info=error)
-            owed = cron.owed
-            await book.settle(cron.name, "failed", "" if owed is None else owed.job_id)
+            log.warning("cron job '%s' is put off", name, exc_info=error)
+            try:
+                await _put_off(book, name, cron)
+            except Exception as failure:  # raised when the others have had their turn
+                failures.append(failure)
 
-    await over_shards(due.crons, one)
+    await over_shards(due.names, one)
+    if failures:
+        raise failures[0]
     # Those looked at have a new time; asking again is simpler than gathering it.
-    following = due.now_ms if due.crons else due.next_ms
-    return Tick(len(due.crons), following, due.now_ms, len(due.crons) >= limit)
+    following = due.now_ms if due.names else due.next_ms
+    return Tick(len(due.names), following, due.now_ms, len(due.names) >= limit)
+
+
+async def _put_off(book: Book, name: str, cron: CronRecord | None) -> None:
+    """Note that a cron job failed: it is checked again after a pause."""
+    if cron is None or cron.fault is not None:
+        await book.settle(name, "unreadable", "")
+    else:
+        await book.settle(name, "failed", "" if cron.owed is None else cron.owed.job_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +253,8 @@ async def _look_at(book: Book, cron: CronRecord, now_ms: int) -> None:
         await _let_go(book, cron)
     if cron.next_ms is None or cron.next_ms > now_ms:
         return
+    # A job that cannot be read must not become a debt: that could never be delivered.
+    job_of_tick(cron.fields[b"j"], cron.name, cron.next_ms, limits=_LIMITS)
     claimed = await book.claim(cron, await _decide(book, cron, cron.next_ms, now_ms))
     if claimed is not None and claimed.owed is not None:
         with suppress(Duplicate):

@@ -134,6 +134,16 @@ class CronRecord:
             fields[b"oh"] == b"1",
         )
 
+    @property
+    def fault(self) -> str | None:
+        """Why the stored fields cannot be used; None when they can."""
+        try:
+            _ = (self.definition, self.anchor_ms, self.created_ms, self.updated_ms, self.version)
+            _ = (self.next_ms, self.last_ms, self.runs, self.owed)
+        except (KeyError, ValueError) as error:
+            return repr(error)
+        return None
+
     def _ms(self, name: bytes) -> int | None:
         value = self.fields.get(name)
         return int(value) if value else None

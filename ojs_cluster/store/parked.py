@@ -68,7 +68,8 @@ async def list_parked(
         found += page
         if len(found) >= limit:
             return found, cursors.encode([index, score, skip])
-        index, score, skip = index + 1, 0, 0
+        if not page:  # one that is not full may only have been large
+            index, score, skip = index + 1, 0, 0
     return found, None
 
 

@@ -82,11 +82,12 @@ class ModelBook:
         looks = [(self.redis.look_ms(fields), name) for name, fields in self.redis.crons.items()]
         due = [name for at, name in looks if at is not None and at <= now][:limit]
         later = min((at for at, _ in looks if at is not None and at > now), default=None)
-        crons = [
-            CronRecord(name, dict(self.redis.crons[name]), self.redis.now_ms()) for name in due
-        ]
         await self._trip()
-        return Due(crons, now, later)
+        return Due(due, now, later)
+
+    async def load(self, name: str) -> CronRecord | None:
+        await self._trip()
+        return CronRecord(name, dict(self.redis.crons[name]), self.redis.now_ms())
 
     async def claim(self, cron: CronRecord, claim: Claim) -> CronRecord | None:
         await self._trip()
@@ -120,12 +121,12 @@ class ModelBook:
     async def settle(
         self,
         name: str,
-        what: Literal["delivered", "failed", "swept"],
+        what: Literal["delivered", "failed", "unreadable", "swept"],
         owed: str,
         ended: Sequence[str] = (),
         let_go: Sequence[str] = (),
     ) -> None:
-        assert what != "failed", "nothing fails here"
+        assert what in ("delivered", "swept"), "nothing fails here"
         await self._trip()
         fields = self.redis.crons[name]
         if what == "delivered" and fields.get(b"owed") == owed.encode():

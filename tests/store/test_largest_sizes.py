@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytest
 
 from ojs_cluster.core.limits import MOST_BATCH_JOBS
+from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded import Embedded, ServerNotFound, find_server
-from ojs_cluster.store import deals, locks, queues, retention
+from ojs_cluster.store import deals, locks, outbox, parked, queues, retention
 from ojs_cluster.store.context import Store, open_store
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.heartbeat import Beat, heartbeat
@@ -219,3 +221,26 @@ async def test_a_damaged_counter_starts_again_and_stops_nobody(store: Store, db:
 
     assert [job.id for job in taken[2:]] == [job.id for job in stored]
     assert db.hget(shard.queue(QUEUE), "active") == b"4"
+
+
+async def test_large_outbox_entries_are_drained_a_few_at_a_time(store: Store, db: Any) -> None:
+    shard, carried_out = shard_of(store), []
+
+    async def handler(_store: Store, _shard: Shard, payload: bytes) -> None:
+        carried_out.append(len(payload))
+
+    store = replace(store, effects={"large": handler})
+    for number in range(10):
+        db.hset(shard.outbox, str(number), b"large 0 " + b"x" * (600 * 1024))
+        db.zadd(shard.out, {str(number): 1})
+        db.zadd(shard.parked, {str(number): 1})
+
+    listed, cursor = await parked.list_parked(store, limit=100)
+    assert (len(listed), cursor) == (10, None)
+    tick = await outbox.drain(store, shard, 100)
+    assert tick.done == 2
+    assert tick.next_ms == tick.now_ms
+    while (await outbox.drain(store, shard, 100)).done:
+        pass
+    assert len(carried_out) == 10
+    assert db.zcard(shard.out) == 0

@@ -7,11 +7,13 @@
 -- w ms of the next upkeep, f failures in a row, nb not before (ms), gone deleted but not done yet.
 --@include slices
 local CRON, CRONS = KEYS[1], KEYS[2]
+local SMALL = {'x', 'z', 'q', 't', 'on', 'v', 'n', 'open', 'held', 'owed', 'w', 'nb', 'gone', 'g'}
+
+-- All but the job, the debt and the description, which may be large.
 local function load_cron()
-    local flat = redis.call('HGETALL', CRON)
-    if #flat == 0 then return nil end
+    if redis.call('EXISTS', CRON) == 0 then return nil end
     local cron = {}
-    for i = 1, #flat, 2 do cron[flat[i]] = flat[i + 1] end
+    for i, value in ipairs(redis.call('HMGET', CRON, unpack(SMALL))) do cron[SMALL[i]] = value or nil end
     return cron
 end
 
@@ -37,6 +39,8 @@ local function plan(name)
     if cron.owed then at = upkeep
     elseif upkeep and (not at or upkeep < at) then at = upkeep end
     if at and cron.nb then at = math.max(at, tonumber(cron.nb) or 0) end
+    -- A next tick that is not a number: it fails again at each check, and is logged.
+    if not at and cron.n then at = tonumber(cron.nb) end
     if at then set_deadline(CRONS, name, at) else redis.call('ZREM', CRONS, name) end
 end
 
