@@ -203,6 +203,18 @@ class Shard:
         """Hash of the results of a workflow's jobs, by number."""
         return b"%bwr:%b" % (self.prefix, workflow_id.encode())
 
+    def leader(self, group: str) -> bytes:
+        """Lock of a scheduler group: the identity and fencing token of who leads this shard."""
+        return b"%bleader:%b" % (self.prefix, group.encode())
+
+    def fence(self, group: str) -> bytes:
+        """Counter of a scheduler group's fencing tokens."""
+        return b"%bfence:%b" % (self.prefix, group.encode())
+
+    def candidates(self, group: str) -> bytes:
+        """Sorted set of a scheduler group's processes by the ms of their last call."""
+        return b"%bcand:%b" % (self.prefix, group.encode())
+
 
 SHARD_KEYS = {
     "due": b"due",
@@ -271,12 +283,16 @@ class Meta:
         return b"ojs:{meta}:cronhist:%b" % name.encode()
 
     def leader(self, group: str) -> bytes:
-        """Lock of a scheduler group: the identity and fencing token of who leads."""
+        """As each shard has one, for cron and what else lives here."""
         return b"ojs:{meta}:leader:%b" % group.encode()
 
     def fence(self, group: str) -> bytes:
-        """Counter of a scheduler group's fencing tokens."""
+        """As each shard has one."""
         return b"ojs:{meta}:fence:%b" % group.encode()
+
+    def candidates(self, group: str) -> bytes:
+        """As each shard has one."""
+        return b"ojs:{meta}:cand:%b" % group.encode()
 
 
 class Keyspace:

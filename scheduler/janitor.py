@@ -73,9 +73,10 @@ def partitions_step(store: Store) -> Step:
 
 
 def eviction_step(store: Store) -> Step:
-    """Return the step that fails while a master may drop jobs.
+    """Return the step that fails while a master may drop jobs. It belongs to no shard.
 
-    Every process looks at its start. After that a policy may be changed, and a replica with
+    Every process looks at its start, and every scheduler goes on looking: whoever led for this
+    might wait for a master that is away. After that a policy may be changed, and a replica with
     another one may become a master, or a new node. Work does not stop over it, as most is done
     before memory is short: the failing step is logged and counted, for somebody to see to it.
     """

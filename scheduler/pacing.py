@@ -1,4 +1,4 @@
-"""When to look at which shard: one task per shard that sleeps until there is work.
+"""When to look at which shard: one task per shard that is led, asleep until there is work.
 
 A step (one script on one shard) answers when it next has work, in Redis time. Its shard's task
 sleeps until then, or until somebody publishes an earlier deadline, at most ``max_sleep_s``. So an
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from random import Random
@@ -228,13 +228,12 @@ class ShardAlarm:
 
 
 class ShardLoop:
-    """One kind of work over all shards."""
+    """One kind of work, over the shards that this process leads."""
 
     def __init__(
         self,
         name: str,
         step: Step,
-        shards: Sequence[int],
         *,
         pace: Pace,
         slots: Slots,
@@ -248,19 +247,21 @@ class ShardLoop:
         """
         self.name = name
         self._step = step
-        self._alarms = {shard: ShardAlarm() for shard in shards}
+        self._alarms: dict[int, ShardAlarm] = {}
         self._pace = pace
         self._slots = slots
         self._probes = Slots(_PROBES)
         self._stats = stats
         self._random = random
 
-    async def run(self) -> None:
-        """Work until cancelled. No step's failure ends it."""
-        self._stats.sick.clear()
-        async with trio.open_nursery() as nursery:
-            for shard, alarm in self._alarms.items():
-                nursery.start_soon(self._serve, shard, alarm)
+    async def serve(self, shard: int) -> None:
+        """Work on one shard until cancelled. No step's failure ends it."""
+        alarm = self._alarms[shard] = ShardAlarm()
+        try:
+            await self._serve(shard, alarm)
+        finally:
+            del self._alarms[shard]
+            self._stats.sick.discard(shard)  # another process's now, or nobody's
 
     def hear(self, shard: int, due_ms: int) -> None:
         """A deadline in `shard`, perhaps not one of this loop's, at Redis time `due_ms`."""

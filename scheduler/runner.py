@@ -1,11 +1,13 @@
-"""What a leader does: all loops over all shards, under one scope that its term ends."""
+"""What the leader of a shard does: its part of every loop, under one scope that its term ends.
+
+The loops live as long as the process, so their slots bound its work on all shards together. A term
+adds its shard to each of them and removes it again.
+"""
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 
 import trio
@@ -17,28 +19,20 @@ from scheduler import cron, dead_workers, janitor, outbox, promote, rate_limits,
 from scheduler.pacing import Pace, ShardLoop, Slots, Step
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import Stats
-from scheduler.wakeups import Wakeups
 
-log = logging.getLogger("ojs.scheduler")
+_EVERYWHERE = 0
+"""Stands for the whole cluster in a loop that belongs to no shard."""
 
 
-@dataclass(frozen=True, slots=True)
-class Leader:
-    """The work of one scheduler process in any of its terms."""
+class Work:
+    """The work of one scheduler process in all of its terms.
 
-    store: Store
-    settings: SchedulerSettings
-    wakeups: Wakeups
-    stats: Stats
-    random: Random
+    :ivar urgent: loops that want to hear of deadlines that other processes announce.
+    """
 
-    async def work(self, lease: Lease) -> None:
-        """Run every loop until cancelled. A failing step is its loop's affair and ends nothing.
-
-        The token of `lease` needs no passing on: no step writes anything that a second leader's
-        same step would damage.
-        """
-        settings, store = self.settings, self.store
+    def __init__(
+        self, store: Store, settings: SchedulerSettings, stats: Stats, random: Random
+    ) -> None:
         pace = _pace(settings)
         # Each recovery script has a time limit of its own; a step is many of them.
         patient = replace(pace, call_timeout_s=math.inf)
@@ -50,48 +44,55 @@ class Leader:
             slots=Slots(settings.shard_concurrency),
             call_timeout_s=pace.call_timeout_s,
         )
-        waiting = self._loop("waiting", outbox.waiting_step(store, settings.outbox_batch), late)
-        drain = outbox.step(store, settings.outbox_batch, waiting.hear)
-        urgent = (
-            self._loop("promote", promote.step(store, settings.promote_batch), pace),
-            self._loop("reap", reap.step(store, settings.reap_batch), pace),
-            self._loop("rate_limits", rate_limits.step(store, settings.promote_batch), patient),
-            self._loop("outbox", drain, patient),
-            self._loop("cron", cron.step(store, settings.cron_batch), patient, shards=(META,)),
-        )
-        others = (
-            waiting,
-            self._loop("dead_workers", recover, patient),
-            self._loop("purge", janitor.purge_step(store, settings.janitor_batch), late, 1),
-            self._loop("workflows", janitor.workflows_step(store, settings.janitor_batch), late, 1),
-            self._loop("tidy", janitor.tidy_step(store, settings.janitor_batch), seldom, 1),
-            self._loop("retire", janitor.retire_step(store), seldom, 1, shards=(0,)),
-            self._loop("partitions", janitor.partitions_step(store), patient, 1, shards=(META,)),
-            self._loop("eviction", janitor.eviction_step(store), late, 1, shards=(META,)),
-        )
-        with self.wakeups.heard_by(*urgent):
-            async with trio.open_nursery() as nursery:
-                for loop in (*urgent, *others):
-                    nursery.start_soon(loop.run)
 
-    def _loop(
-        self,
-        name: str,
-        step: Step,
-        pace: Pace,
-        slots: int | None = None,
-        shards: Sequence[int] | None = None,
-    ) -> ShardLoop:
-        """Make a loop; over all shards, and with the configured concurrency, unless told."""
-        return ShardLoop(
-            name,
-            step,
-            shards or range(len(self.store.keys)),
-            pace=pace,
-            slots=Slots(slots or self.settings.shard_concurrency),
-            stats=self.stats.loop(name),
-            random=self.random,
+        def loop(name: str, step: Step, pace: Pace, slots: int = 0) -> ShardLoop:
+            """Make a loop; with the configured concurrency, unless told."""
+            return ShardLoop(
+                name,
+                step,
+                pace=pace,
+                slots=Slots(slots or settings.shard_concurrency),
+                stats=stats.loop(name),
+                random=random,
+            )
+
+        waiting = loop("waiting", outbox.waiting_step(store, settings.outbox_batch), late)
+        urgent = (
+            loop("promote", promote.step(store, settings.promote_batch), pace),
+            loop("reap", reap.step(store, settings.reap_batch), pace),
+            loop("rate_limits", rate_limits.step(store, settings.promote_batch), patient),
+            loop("outbox", outbox.step(store, settings.outbox_batch, waiting.hear), patient),
         )
+        crons = loop("cron", cron.step(store, settings.cron_batch), patient)
+        self.urgent = (*urgent, crons)
+        self._of_shards = (
+            *urgent,
+            waiting,
+            loop("dead_workers", recover, patient),
+            loop("purge", janitor.purge_step(store, settings.janitor_batch), late, 1),
+            loop("workflows", janitor.workflows_step(store, settings.janitor_batch), late, 1),
+            loop("tidy", janitor.tidy_step(store, settings.janitor_batch), seldom, 1),
+        )
+        self._of_meta = (
+            crons,
+            loop("retire", janitor.retire_step(store), seldom, 1),
+            loop("partitions", janitor.partitions_step(store), patient, 1),
+        )
+        self._eviction = loop("eviction", janitor.eviction_step(store), late, 1)
+
+    async def lead(self, lease: Lease) -> None:
+        """Run every loop on the lease's shard until cancelled.
+
+        A failing step is its loop's affair and ends nothing. The token needs no passing on: no step
+        writes anything that a second leader's same step would damage.
+        """
+        async with trio.open_nursery() as nursery:
+            for loop in self._of_meta if lease.shard == META else self._of_shards:
+                nursery.start_soon(loop.serve, lease.shard)
+
+    async def run_unled(self) -> None:
+        """Run until cancelled what needs no lease."""
+        await self._eviction.serve(_EVERYWHERE)
 
 
 def _pace(settings: SchedulerSettings) -> Pace:

@@ -9,17 +9,21 @@ from dataclasses import dataclass, field
 class ElectionStats:
     """How this process fared as a candidate.
 
-    :ivar leading: whether it leads now.
-    :ivar token: fencing token of the latest lease, 0 before the first.
+    :ivar shards: leases that there are: one for each shard, and that of the meta tag.
+    :ivar held: shards that this process leads now, and its fencing token for each.
     :ivar terms: leases gained. :ivar lost: leases that ended without this process wanting it.
+    :ivar handed_over: leases that it gave to the candidate that is preferred for their shard.
     :ivar failed_calls: lease calls that failed or were not answered in time.
+    :ivar unreachable: shards whose last lease call did so.
     """
 
-    leading: bool = False
-    token: int = 0
+    shards: int = 0
+    held: dict[int, int] = field(default_factory=dict)
     terms: int = 0
     lost: int = 0
+    handed_over: int = 0
     failed_calls: int = 0
+    unreachable: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)

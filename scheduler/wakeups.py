@@ -1,9 +1,10 @@
-"""Deadlines that other processes announce, brought to the loops of the present term.
+"""Deadlines and freed leases that other processes announce, brought to who waits for them.
 
 A transition that plans something earlier than all its shard had planned publishes the time on the
-shard's ``sched`` channel. One subscription per shard lives as long as the process, a follower's
-too: a new leader then hears everything from its first moment, and stepping down needs no call to a
-Redis that may be the reason for it. A message costs a follower one look into an empty tuple.
+shard's ``sched`` channel; a leader that frees the shard's lease publishes "free". One subscription
+per shard lives as long as the process, a follower's too: a new leader then hears everything from
+its first moment, and stepping down needs no call to a Redis that may be the reason for it. A
+message costs a follower one look-up.
 """
 
 from __future__ import annotations
@@ -80,6 +81,11 @@ class Wakeups:
         self._shards = shards
         self._random = random
         self._listeners: tuple[Listener, ...] = ()
+        self._lease_listener: Callable[[int], None] | None = None
+
+    def on_free_lease(self, listener: Callable[[int], None]) -> None:
+        """Call `listener` with each shard whose lease a leader has freed."""
+        self._lease_listener = listener
 
     @contextmanager
     def heard_by(self, *listeners: Listener) -> Iterator[None]:
@@ -134,6 +140,10 @@ class Wakeups:
             log.debug("unsubscribe", extra={"shard": shard.index, "error": repr(error)})
 
     def _on_message(self, shard: int, message: bytes) -> None:
+        if message == b"free":
+            if self._lease_listener is not None:
+                self._lease_listener(shard)
+            return
         try:
             due_ms = int(message)
         except ValueError:

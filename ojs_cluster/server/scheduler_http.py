@@ -1,7 +1,7 @@
 """What a scheduler answers over HTTP: whether it lives, whether it can work, and its numbers.
 
 Orchestrators probe with HTTP and Prometheus scrapes with it; nothing else is served here. A
-scheduler that follows is as ready as the one that leads.
+scheduler that leads no shard is as ready as one that leads all.
 """
 
 from __future__ import annotations
@@ -130,10 +130,19 @@ def scheduler_families(stats: Stats) -> Families:
     def of_loops(what: str) -> list[tuple[str, float]]:
         return [(name, getattr(loop, what)) for name, loop in loops]
 
-    terms = (("gained", election.terms), ("lost", election.lost))
+    terms = (
+        *(("gained", election.terms), ("lost", election.lost)),
+        ("handed_over", election.handed_over),
+    )
+    led, shards = len(election.held), election.shards
+    away = len(election.unreachable)
     return [
-        exposition.number("ojs_scheduler_leader", "1 while it leads", int(election.leading)),
-        counter("ojs_scheduler_leases", "Leases gained, and lost unwillingly", "event", terms),
+        exposition.number("ojs_scheduler_shards_led", "Shards that this process leads", led),
+        exposition.number("ojs_scheduler_shards", "Shards to lead, the meta tag is one", shards),
+        exposition.number("ojs_scheduler_shards_away", "Shards whose lease calls fail", away),
+        counter(
+            "ojs_scheduler_leases", "Leases gained, lost unwillingly, handed over", "event", terms
+        ),
         counter("ojs_scheduler_steps", "Steps of a loop", "loop", of_loops("steps")),
         counter("ojs_scheduler_done", "Jobs or records they changed", "loop", of_loops("done")),
         counter("ojs_scheduler_failures", "Steps that failed", "loop", of_loops("failures")),

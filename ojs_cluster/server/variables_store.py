@@ -237,13 +237,13 @@ SCHEDULER = (
         "scheduler.group",
         accept.non_empty,
         "default",
-        "Schedulers of one group elect one leader.",
+        "Schedulers of one group elect one leader for each shard.",
     ),
     Variable(
         "OJS_SCHEDULER_LEASE",
         "scheduler.lease_ttl_ms",
         accept.milliseconds(least=500, most=300_000),
         "5s",
-        "After a leader dies, another leads within this time.",
+        "After a leader dies, another leads its shards within this time.",
     ),
 )

@@ -20,9 +20,11 @@ async def reset(store: Store) -> int:
     BackendUnavailable: Redis did not answer in time.
     """
     removed = 0
-    meta = store.keys.meta
-    schemas = (tag.schema for tag in (*store.keys, meta))
-    keep = (*schemas, meta.leader(""), meta.fence(""))
+    keep = tuple(
+        key
+        for tag in (*store.keys, store.keys.meta)
+        for key in (tag.schema, tag.leader(""), tag.fence(""), tag.candidates(""))
+    )
     for address in await store.redis.on_masters("PING"):
         cursor = b"0"
         while True:

@@ -167,6 +167,8 @@ async def open_store(
     """
     settings = settings or StoreSettings()
     keys = Keyspace(shards)
+    # Before there is a client, whose coarse clock would stand still: it takes a second of CPU time.
+    scripts = load_scripts(prelude)
     failure: Exception | None = None
     async with (
         open_client(replace(redis, marks=keys.marks)) as client,
@@ -179,7 +181,7 @@ async def open_store(
             from ojs_cluster.store.nack import release_lost
 
             store = Store(
-                *(client, keys, settings, load_scripts(prelude), EFFECTS, OrderedIds(shards)),
+                *(client, keys, settings, scripts, EFFECTS, OrderedIds(shards)),
                 background=Background(nursery),
             )
             await rights.check(store)

@@ -1,5 +1,7 @@
 """An in-memory lease with a network in front of it, for elections in virtual time.
 
+It does what `lua/lead.lua` says: it notes candidates, prefers one, and announces that it is free.
+
 It stands in for the seam (:class:`scheduler.election.Leases`), not for Redis: what Redis really
 does is asserted by the tests on real servers.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import trio
 
@@ -21,15 +24,27 @@ class Grant:
     holder: str
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to a candidate."""
+
+    lease: Grant | None
+    ends_in_ms: int = 0
+
+
 @dataclass(slots=True)
 class LeaseServer:
-    """Holds one lease; its clock may run at another rate than the candidates'."""
+    """Holds one shard's lease; its clock may run at another rate than the candidates'."""
 
     ttl_s: float
     rate: float = 1.0
+    shard: int = 0
     holder: Grant | None = None
     expires: float = 0.0
     tokens: int = 0
+    candidates: dict[str, float] = field(default_factory=dict)
+    hearers: list[Callable[[], None]] = field(default_factory=list)
+    calls: int = 0
 
     def now(self) -> float:
         return trio.current_time() * self.rate
@@ -37,23 +52,52 @@ class LeaseServer:
     def held(self) -> Grant | None:
         return self.holder if self.now() < self.expires else None
 
-    def acquire(self, identity: str) -> Grant | None:
-        if self.held() is not None:
-            return None
-        self.tokens += 1
-        self.holder = Grant(self.tokens, identity)
+    def acquire(self, identity: str, insist: bool) -> Reply:
+        preferred = self._note(identity)
+        held = self.held()
+        if held is not None and held.holder != identity:
+            return Reply(None, round((self.expires - self.now()) * 1000))
+        if held is None:
+            if preferred != identity and not insist:
+                return Reply(None)
+            self.tokens += 1
+            self.holder = Grant(self.tokens, identity)
         self.expires = self.now() + self.ttl_s
-        return self.holder
+        return Reply(self.holder)
 
-    def renew(self, grant: Grant) -> bool:
+    def renew(self, grant: Grant) -> Literal["kept", "wanted", "lost"]:
+        preferred = self._note(grant.holder)
         if self.held() != grant:
-            return False
+            return "lost"
         self.expires = self.now() + self.ttl_s
-        return True
+        lately = self.now() - self.candidates[preferred] <= self.ttl_s / 2
+        return "wanted" if preferred != grant.holder and lately else "kept"
 
     def release(self, grant: Grant) -> None:
         if self.held() == grant:
-            self.holder = None
+            self._free()
+
+    def leave(self, identity: str) -> None:
+        self.candidates.pop(identity, None)
+        held = self.held()
+        if held is not None and held.holder == identity:
+            self._free()
+
+    def _free(self) -> None:
+        self.holder = None
+        for hear in self.hearers:
+            hear()
+
+    def _note(self, identity: str) -> str:
+        """The candidate that is preferred, of those that called within two lives."""
+        self.calls += 1
+        now = self.now()
+        self.candidates[identity] = now
+        for name, at in list(self.candidates.items()):
+            if at < now - 2 * self.ttl_s:
+                del self.candidates[name]
+        names = sorted(self.candidates)
+        return names[self.shard % len(names)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +119,13 @@ class Network:
     fails: bool = False
     calls: list[str] = field(default_factory=list)
 
-    async def acquire(self) -> Grant | None:
+    async def acquire(self, *, insist: bool) -> Reply:
         trip = await self._send("acquire")
-        grant = self.server.acquire(self.identity)
+        reply = self.server.acquire(self.identity, insist)
         await self._leg(trip.back)
-        return grant
+        return reply
 
-    async def renew(self, lease: Grant) -> bool:
+    async def renew(self, lease: Grant) -> Literal["kept", "wanted", "lost"]:
         trip = await self._send("renew")
         kept = self.server.renew(lease)
         await self._leg(trip.back)
@@ -90,6 +134,10 @@ class Network:
     async def release(self, lease: Grant) -> None:
         await self._send("release")
         self.server.release(lease)
+
+    async def leave(self) -> None:
+        await self._send("leave")
+        self.server.leave(self.identity)
 
     async def _send(self, call: str) -> Trip:
         self.calls.append(call)

@@ -2,12 +2,14 @@
 
 Usage: python -m tests.scheduler.process REDIS_URL [FIELD=VALUE ...]
 
-The fields are SchedulerSettings', `store.` before a name makes it StoreSettings'. Prints one line
-`leading TOKEN` or `following` at each change, flushed, so that a test can wait for it.
+The fields are SchedulerSettings', `store.` before a name makes it StoreSettings'. Prints a line at
+each change, flushed, so that a test can wait for it: `leading`, `sharing` or `following`, when it
+leads all shards, some or none, and its fencing tokens by shard as JSON.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import signal
 import sys
@@ -26,7 +28,8 @@ async def _report(stats: Stats) -> None:
     shown = ""
     while True:
         election = stats.election
-        now = f"leading {election.token}" if election.leading else "following"
+        word = "leading" if len(election.held) == election.shards else "sharing"
+        now = f"{word if election.held else 'following'} {json.dumps(election.held)}"
         if now != shown:
             shown = now
             print(now, flush=True)

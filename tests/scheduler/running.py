@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,19 +14,22 @@ import trio
 
 from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.states import State
+from ojs_cluster.keys import META
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.store.context import Store, StoreSettings, open_store
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.jobs import get
 
 POLL_S = 0.01
+LEASES = 65
+"""Of 64 shards and the meta tag."""
 
 
 @dataclass(eq=False, slots=True)
 class SchedulerProcess:
     """One process of tests/scheduler/process.py.
 
-    :ivar line: what it printed last: '', 'following' or 'leading TOKEN'.
+    :ivar line: what it printed last, '' before that and when it was killed.
     :ivar at: when the line came, on trio's clock.
     """
 
@@ -36,11 +40,14 @@ class SchedulerProcess:
 
     @property
     def leads(self) -> bool:
+        """Whether it leads all shards."""
         return self.line.startswith("leading")
 
     @property
-    def token(self) -> int:
-        return int(self.line.split()[1])
+    def held(self) -> dict[int, int]:
+        """The shards that it leads, and its fencing tokens."""
+        tokens = json.loads(self.line.partition(" ")[2] or "{}")
+        return {int(shard): token for shard, token in tokens.items()}
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -96,11 +103,28 @@ async def eventually(
 
 
 async def leader_of(running: list[SchedulerProcess], *, within_s: float = 60.0) -> SchedulerProcess:
-    """Wait until one leads."""
+    """Wait until every shard is led, and return who leads cron."""
     await eventually(
-        lambda: any(one.leads for one in running), within_s=within_s, what="a scheduler leads"
+        lambda: sum(len(one.held) for one in running) == LEASES,
+        within_s=within_s,
+        what="all shards are led",
     )
-    return next(one for one in running if one.leads)
+    return next(one for one in running if META in one.held)
+
+
+async def shared(running: list[SchedulerProcess], *, within_s: float = 60.0) -> None:
+    """Wait until all shards are led, each by the process that is preferred for it.
+
+    That is number (shard modulo how many there are), so each leads as many as any other, but for
+    one.
+    """
+
+    def balanced() -> bool:
+        shares = [{shard % LEASES % len(running) for shard in one.held} for one in running]
+        led = sum(len(one.held) for one in running)
+        return led == LEASES and all(len(share) == 1 for share in shares)
+
+    await eventually(balanced, within_s=within_s, what="the shards are shared")
 
 
 @asynccontextmanager

@@ -23,7 +23,7 @@ from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.jobs import get
 from scheduler.main import run_scheduler
 from scheduler.settings import SchedulerSettings
-from scheduler.stats import Stats
+from scheduler.stats import ElectionStats, Stats
 from tests.scheduler.running import all_in, eventually, put, redis_ms, state_of, store_at
 from tests.support.servers import all_keys, observer
 from tests.support.timeshift import age_worker
@@ -45,9 +45,13 @@ async def served(
     async with store_at(backend.url, store_settings) as store, trio.open_nursery() as nursery:
         run = settings or SchedulerSettings()
         nursery.start_soon(lambda: run_scheduler(store, run, stats=stats))
-        await eventually(lambda: stats.election.leading, what="it leads")
+        await eventually(lambda: _leads_all(stats.election), what="it leads")
         yield store, stats
         nursery.cancel_scope.cancel()
+
+
+def _leads_all(election: ElectionStats) -> bool:
+    return 0 < election.shards == len(election.held)
 
 
 async def test_a_policy_that_may_drop_jobs_is_told_while_it_lasts(

@@ -32,9 +32,7 @@ def leader(redis: Redis, random: Random) -> ShardLoop:
     async def step(_: int) -> Tick:
         return await fire_due(book, 100)
 
-    return ShardLoop(
-        "cron", step, (META,), pace=PACE, slots=Slots(8), stats=LoopStats(), random=random
-    )
+    return ShardLoop("cron", step, pace=PACE, slots=Slots(8), stats=LoopStats(), random=random)
 
 
 async def lead_in_turn(redis: Redis, random: Random, until_s: float) -> None:
@@ -46,7 +44,7 @@ async def lead_in_turn(redis: Redis, random: Random, until_s: float) -> None:
 
             async def term(deadline: float) -> None:
                 with trio.move_on_at(deadline):
-                    await leader(redis, random).run()
+                    await leader(redis, random).serve(META)
 
             nursery.start_soon(term, min(ends, until_s + 60))
             pause = -3600.0 if with_rival else random.uniform(0, 30)

@@ -25,14 +25,14 @@ async def running(step: Step, shards: int, *, slots: int = 8) -> AsyncIterator[S
     loop = ShardLoop(
         "promote",
         step,
-        range(shards),
         pace=PACE,
         slots=Slots(slots),
         stats=LoopStats(),
         random=Random(1),
     )
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(loop.run)
+        for shard in range(shards):
+            nursery.start_soon(loop.serve, shard)
         yield loop
         nursery.cancel_scope.cancel()
 

@@ -14,6 +14,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.states import State
+from ojs_cluster.keys import META, Keyspace
 from ojs_cluster.server.embedded import Embedded, Node
 from ojs_cluster.store.ack import ack
 from ojs_cluster.store.context import Store
@@ -24,6 +25,7 @@ from tests.scheduler.running import (
     leader_of,
     put,
     schedulers,
+    shared,
     store_at,
 )
 from tests.support.servers import await_replicated, observer, own_server
@@ -36,14 +38,15 @@ async def test_another_process_leads_when_the_lease_of_a_killed_one_ends(
     cluster: Embedded,
 ) -> None:
     async with schedulers(cluster.url, 2, lease_ttl_ms=LEASE_MS) as running:
-        first = await leader_of(running)
-        token = first.token
-        await eventually(lambda: all(one.line for one in running), what="both stand")
-        other = next(one for one in running if one is not first)
+        await shared(running)
+        first, other = running
+        tokens, kept = first.held, other.held
+        assert not tokens.keys() & kept.keys()
         killed_at = trio.current_time()
         first.kill()
-        await leader_of([other])
-    assert other.token > token
+        await eventually(lambda: other.leads, what="it leads all")
+        assert all(other.held[shard] > token for shard, token in tokens.items())
+        assert kept.items() <= other.held.items(), "what it led it has led on"
     # Within one lease time, which is proved in virtual time (test_election.py); here a busy machine
     # has more, and still less than a second lease time.
     assert other.at - killed_at < 1.8 * LEASE_MS / 1000
@@ -52,17 +55,10 @@ async def test_another_process_leads_when_the_lease_of_a_killed_one_ends(
 async def test_a_clean_stop_hands_over_at_once(cluster: Embedded) -> None:
     # With a lease this long, waiting for its end (30 s or more) would not pass.
     async with schedulers(cluster.url, 2, lease_ttl_ms=60_000) as running:
-        first = await leader_of(running)
-        other = next(one for one in running if one is not first)
-        await eventually(lambda: bool(other.line), what="the follower stands")
-        with observer(cluster) as redis:
-            first.process.send_signal(signal.SIGTERM)
-            await eventually(
-                lambda: redis.get(LEASE_KEY) is None or other.leads,
-                within_s=25,
-                what="the lease is released",
-            )
-        await leader_of([other], within_s=25)
+        await shared(running)
+        first, other = running
+        first.process.send_signal(signal.SIGTERM)
+        await eventually(lambda: other.leads, within_s=25, what="it leads all")
         await first.process.wait()
         assert first.process.returncode == 0
 
@@ -79,9 +75,14 @@ async def test_the_command_releases_its_lease_when_told_to_stop(cluster: Embedde
         async with trio.open_nursery() as nursery:
             command = partial(trio.run_process, [sys.executable, "-c", code], env=environment)
             process: trio.Process = await nursery.start(command)
-            await eventually(lambda: redis.exists(LEASE_KEY) == 1, what="it leads")
+            keys = Keyspace(64)
+            tags = (*keys, keys.meta)
+            await eventually(
+                lambda: all(redis.exists(tag.leader("default")) for tag in tags), what="it leads"
+            )
             process.send_signal(signal.SIGTERM)
-        assert redis.exists(LEASE_KEY) == 0
+        assert not any(redis.exists(tag.leader("default")) for tag in tags)
+        assert not any(redis.exists(tag.candidates("default")) for tag in tags)
 
 
 async def test_no_job_is_lost_or_run_twice_when_the_leader_is_killed(cluster: Embedded) -> None:
@@ -129,15 +130,25 @@ def _owner(server: Embedded, key: str) -> Node:
     return next(node for node in server.nodes if node.port == port)
 
 
-async def test_a_leader_steps_down_when_redis_falls_silent_and_leads_again_after(
+async def test_a_leader_steps_down_where_redis_falls_silent_and_leads_again_after(
     tmp_path: Path,
 ) -> None:
     with own_server(tmp_path, node_timeout_ms=60_000) as server:
         async with schedulers(server.url, 1, lease_ttl_ms=2000) as running:
             first = await leader_of(running)
+            tokens = first.held
             node = _owner(server, LEASE_KEY)
+            keys = Keyspace(64)
+            there = {shard.index for shard in keys if _owner(server, shard.schema.decode()) is node}
             server.pause(node)
-            await eventually(lambda: first.line == "following", what="it steps down")
+            await eventually(
+                lambda: not (there | {META}) & first.held.keys(), what="it steps down there"
+            )
+            assert first.held.items() == {
+                (shard, token)
+                for shard, token in tokens.items()
+                if shard not in there and shard != META
+            }, "it leads all others as before"
             server.resume(node)
             await leader_of(running)
 

@@ -38,6 +38,7 @@ def built_keys(shard: Shard) -> dict[str, bytes]:
         *(shard.job, shard.available, shard.queue, shard.minutes, shard.dead_of),
         *(shard.workflow, shard.definitions, shard.results, shard.lock, shard.deal),
         *(shard.held, shard.thirst, shard.limit, shard.holders, shard.askers),
+        *(shard.leader, shard.fence, shard.candidates),
     ):
         keys[builder.__name__] = builder("x{y}z")
     for of_queue in (shard.asked, shard.unasked):
@@ -85,7 +86,7 @@ def test_keys_of_the_whole_cluster_carry_one_tag_of_their_own() -> None:
     meta = Keyspace(64).meta
 
     for key in (
-        *(meta.schema, meta.queues, meta.leader("g"), meta.fence("g")),
+        *(meta.schema, meta.queues, meta.leader("g"), meta.fence("g"), meta.candidates("g")),
         *(meta.crons, meta.cron_names, meta.cron("x"), meta.cron_history("x")),
         *(meta.events, meta.sched),
     ):

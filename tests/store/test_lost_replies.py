@@ -10,6 +10,7 @@ import pytest
 
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate
 from ojs_cluster.core.states import State
+from ojs_cluster.keys import META
 from ojs_cluster.redis.client import Client
 from ojs_cluster.store import dead_letter, jobs, leader, queues, retention
 from ojs_cluster.store.cancel import cancel
@@ -252,14 +253,14 @@ async def test_worker_calls_whose_replies_are_lost_change_nothing_twice(store: S
 
 async def test_leadership_whose_reply_is_lost_is_held_with_one_token(store: Store) -> None:
     flaky, client = lossy(store, "lead")
-    lease = await leader.acquire(flaky, "g", "me", 60_000)
+    lease = (await leader.acquire(flaky, META, "g", "me", 60_000)).lease
 
     assert lease is not None
-    assert await leader.acquire(store, "g", "other", 60_000) is None
-    assert await leader.renew(flaky, lease)
+    assert (await leader.acquire(store, META, "g", "other", 60_000, insist=True)).lease is None
+    assert await leader.renew(flaky, lease) != "lost"
     assert client.lost == ["lead", "lead"]
     await leader.release(flaky, lease)
-    after = await leader.acquire(store, "g", "other", 60_000)
+    after = (await leader.acquire(store, META, "g", "other", 60_000, insist=True)).lease
     assert after is not None
     assert after.token == lease.token + 1
 

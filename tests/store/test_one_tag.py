@@ -15,6 +15,7 @@ from ojs_cluster.core.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.failure import parse_failure
 from ojs_cluster.core.rate_limit import Limits, Rate
+from ojs_cluster.keys import META
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.redis.script import Script
 from ojs_cluster.server.embedded import Embedded
@@ -396,10 +397,12 @@ async def limited_jobs(store: Store, db: Any) -> None:
 
 
 async def leadership(store: Store) -> None:
-    lease = await leader.acquire(store, "group", "me", 60_000)
-    assert lease is not None
-    assert await leader.renew(store, lease)
-    assert await leader.release(store, lease)
+    for shard in (META, 5):
+        lease = (await leader.acquire(store, shard, "group", "me", 60_000)).lease
+        assert lease is not None
+        assert await leader.renew(store, lease) == "kept"
+        assert await leader.release(store, lease)
+        await leader.leave(store, shard, "group", "me", 60_000)
 
 
 async def reads(store: Store) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ojs_cluster.keys import META
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import admin, health, leader
@@ -56,7 +57,7 @@ async def test_health_tells_latency_and_coverage(store: Store) -> None:
 async def test_reset_forgets_everything_but_the_schema_and_who_leads(
     store: Store, backend: Embedded, consistent: Check
 ) -> None:
-    lease = await leader.acquire(store, "g", "me", 60_000)
+    lease = (await leader.acquire(store, META, "g", "me", 60_000)).lease
     assert lease is not None
     for queue in ("a", "b", "c"):
         await active(store, queue)
@@ -65,10 +66,10 @@ async def test_reset_forgets_everything_but_the_schema_and_who_leads(
     assert await admin.reset(store) > 0
     meta = store.keys.meta
     assert all_keys(backend) == {
-        *(meta.schema, meta.leader("g"), meta.fence("g")),
+        *(meta.schema, meta.leader("g"), meta.fence("g"), meta.candidates("g")),
         *(shard.schema for shard in store.keys),
     }
-    assert await leader.renew(store, lease)
+    assert await leader.renew(store, lease) == "kept"
     assert await put(store, "a")
     assert len(await take(store, "a")) == 1
     consistent()
@@ -77,50 +78,115 @@ async def test_reset_forgets_everything_but_the_schema_and_who_leads(
 # Leadership
 
 
-async def test_one_leads_at_a_time_and_tokens_grow(store: Store, other_store: Store) -> None:
-    first = await leader.acquire(store, "g", "one", 60_000)
-    assert first is not None
-    assert await leader.acquire(other_store, "g", "two", 60_000) is None
-    assert await leader.renew(store, first)
-    assert await leader.release(store, first)
-    second = await leader.acquire(other_store, "g", "two", 60_000)
+async def lead(store: Store, group: str, identity: str, ttl_ms: int = 60_000) -> leader.Lease:
+    """Lead, whoever is preferred."""
+    lease = await stand(store, group, identity, ttl_ms)
+    assert lease is not None
+    return lease
 
-    assert second is not None
+
+async def stand(
+    store: Store, group: str, identity: str, ttl_ms: int = 60_000
+) -> leader.Lease | None:
+    """Lead if the lock is free, whoever is preferred."""
+    return (await leader.acquire(store, META, group, identity, ttl_ms, insist=True)).lease
+
+
+async def test_one_leads_at_a_time_and_tokens_grow(store: Store, other_store: Store) -> None:
+    first = await lead(store, "g", "one")
+    refused = await leader.acquire(other_store, META, "g", "two", 60_000, insist=True)
+    assert refused.lease is None
+    assert 0 < refused.ends_in_ms <= 60_000
+    assert await leader.renew(store, first) != "lost"
+    assert await leader.release(store, first)
+    second = await lead(other_store, "g", "two")
+
     assert second.token > first.token
-    assert not await leader.renew(store, first)
+    assert await leader.renew(store, first) == "lost"
     assert not await leader.release(store, first)
-    assert await leader.renew(other_store, second)
+    assert await leader.renew(other_store, second) != "lost"
 
 
 async def test_a_lease_that_is_not_renewed_ends(store: Store) -> None:
-    first = await leader.acquire(store, "g", "one", 50)
-    assert first is not None
-
-    async def stand() -> leader.Lease | None:
-        return await leader.acquire(store, "g", "two", 60_000)
-
-    second = await until(stand, lambda lease: lease is not None)
+    first = await lead(store, "g", "one", 50)
+    second = await until(lambda: stand(store, "g", "two"), lambda lease: lease is not None)
     assert second is not None
     assert second.token == first.token + 1
-    assert not await leader.renew(store, first)
+    assert await leader.renew(store, first) == "lost"
 
 
 async def test_a_renewal_starts_the_time_anew(store: Store, db: Any) -> None:
-    lease = await leader.acquire(store, "g", "one", 60_000)
-    assert lease is not None
+    lease = await lead(store, "g", "one")
     db.pexpire(store.keys.meta.leader("g"), 30_000)
-    assert await leader.renew(store, lease)
+    assert await leader.renew(store, lease) == "kept"
 
     assert db.pttl(store.keys.meta.leader("g")) > 50_000
 
 
-async def test_groups_lead_independently(store: Store) -> None:
-    assert await leader.acquire(store, "a", "one", 60_000)
-    assert await leader.acquire(store, "b", "two", 60_000)
+async def test_groups_and_shards_are_led_independently(store: Store) -> None:
+    await lead(store, "a", "one")
+    await lead(store, "b", "two")
+    assert (await leader.acquire(store, 0, "a", "two", 60_000)).lease is not None
+    assert (await leader.acquire(store, 63, "a", "three", 60_000)).lease is not None
 
 
 async def test_an_identity_with_spaces_is_one_identity(store: Store) -> None:
-    lease = await leader.acquire(store, "g", "host 1 2", 60_000)
-    assert lease is not None
-    assert await leader.acquire(store, "g", "host 1", 60_000) is None
-    assert await leader.renew(store, lease)
+    lease = await lead(store, "g", "host 1 2")
+    assert await stand(store, "g", "host 1") is None
+    assert await leader.renew(store, lease) != "lost"
+
+
+async def test_candidates_share_the_shards(store: Store) -> None:
+    async def preferred(shard: int) -> str:
+        """Who gets a lease that is free, of those that do not insist."""
+        found = []
+        for name in names:
+            lease = (await leader.acquire(store, shard, "g", name, 60_000)).lease
+            if lease is not None:
+                found.append(name)
+                assert await leader.release(store, lease)
+        assert found
+        return found[-1]
+
+    names = ["one", "two", "three"]
+    for shard in range(9):
+        await preferred(shard)  # now each knows of all
+    shares = [await preferred(shard) for shard in range(9)]
+    assert shares == sorted(names) * 3
+
+    [*_, leaving] = sorted(names)
+    names.remove(leaving)
+    for shard in range(9):
+        await leader.leave(store, shard, "g", leaving, 60_000)
+    assert [await preferred(shard) for shard in range(4)] == sorted(names) * 2
+
+
+async def test_a_leader_is_told_whom_a_shard_should_go_to(store: Store, db: Any) -> None:
+    b = (await leader.acquire(store, 0, "g", "b", 60_000)).lease
+    assert b is not None
+    assert await leader.renew(store, b) == "kept"
+    refused = await leader.acquire(store, 0, "g", "a", 60_000)
+    assert refused.lease is None
+    assert await leader.renew(store, b) == "wanted"
+    # One that has not called for half a life may be dead: nothing is handed over to it.
+    db.zincrby(store.keys.shard(0).candidates("g"), -31_000, "a")
+    assert await leader.renew(store, b) == "kept"
+
+
+async def test_candidates_are_bounded_and_forgotten(store: Store, db: Any) -> None:
+    key = store.keys.shard(0).candidates("g")
+    for number in range(80):
+        await leader.acquire(store, 0, "g", f"c{number:02}", 60_000)
+    assert db.zcard(key) == 64
+    assert 0 < db.pttl(key) <= 120_000
+    db.zadd(key, {"old": 1})
+    await leader.acquire(store, 0, "g", "c79", 60_000)
+    assert db.zscore(key, "old") is None
+
+
+async def test_who_leaves_frees_what_it_leads_and_nothing_else(store: Store) -> None:
+    lease = await lead(store, "g", "one")
+    await leader.leave(store, META, "g", "two", 60_000)
+    assert await leader.renew(store, lease) == "kept"
+    await leader.leave(store, META, "g", "one", 60_000)
+    assert await leader.renew(store, lease) == "lost"

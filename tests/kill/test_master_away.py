@@ -1,0 +1,215 @@
+"""Each master in turn is stopped or killed under load: what clients of the other shards see.
+
+A stopped master takes connections and answers nothing; a killed one refuses them. Clients use
+queues whose shards live on other masters, through the load balancer. Not one of their requests may
+fail, scheduled jobs must become available and lost leases must end while the master is away.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import httpx
+import pytest
+import trio
+
+from ojs_cluster.keys import Keyspace
+from ojs_cluster.server.embedded import Node
+from tests.support.deployment import Deployment
+from tests.support.load import eventually
+from tests.support.servers import observer, wait_until
+
+Fault = Literal["stop", "kill"]
+PATIENCE_S = 120.0
+REMEMBERED_S = 60.0
+"""How long a process remembers the names of queues: the outage of one test is longer."""
+KEYS = Keyspace(64)
+
+
+@dataclass(slots=True)
+class Clients:
+    """Clients of some queues, and what went wrong for them."""
+
+    http: httpx.AsyncClient
+    queues: list[str]
+    done: dict[str, int] = field(default_factory=dict)
+    errors: list[str] = field(default_factory=list)
+    stopping: bool = False
+
+    async def run(self, queue: str) -> None:
+        """Enqueue, fetch and ack one job after the other."""
+        self.done[queue] = 0
+        while not self.stopping:
+            await self.post("/ojs/v1/jobs", self._job(queue))
+            body = {"queues": [queue], "worker_id": f"w-{queue}", "count": 1, "wait_ms": 2000}
+            for job in (await self.post("/ojs/v1/workers/fetch", body)).get("jobs", []):
+                ack = {"job_id": job["id"], "lease_id": job["lease_id"]}
+                await self.post("/ojs/v1/workers/ack", ack)
+                self.done[queue] += 1
+            await trio.sleep(0.02)
+
+    async def new_queues(self, names: Iterator[str]) -> None:
+        """Jobs of queues that no process has seen before."""
+        while not self.stopping:
+            await self.post("/ojs/v1/jobs", self._job(next(names)))
+            await trio.sleep(0.5)
+
+    async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Send a request once; whatever is no success is an error."""
+        try:
+            answer = await self.http.post(path, json=body)
+        except httpx.HTTPError as error:
+            self.errors.append(f"{path}: {error!r}")
+            return {}
+        if not answer.is_success:
+            self.errors.append(f"{path}: {answer.status_code} {answer.text}")
+            return {}
+        found: dict[str, Any] = answer.json()
+        return found
+
+    async def progress(self, count: int) -> None:
+        """Until each queue has completed so many jobs more."""
+        wanted = {queue: self.done.get(queue, 0) + count for queue in self.queues}
+        await eventually(
+            lambda: all(self.done.get(queue, 0) >= n for queue, n in wanted.items()),
+            timeout_s=PATIENCE_S,
+            what=f"{count} jobs of each queue; errors: {self.errors[:3]}",
+        )
+
+    async def scheduled_and_lost(self, queue: str) -> None:
+        """A scheduled job becomes available, and so does one whose worker has vanished.
+
+        No fetch looks at the queue meanwhile: only the leader of its shard can do this.
+        """
+        before = await self._available(queue)
+        await self.post("/ojs/v1/jobs", self._job(queue))
+        body = {"queues": [queue], "count": 1000, "visibility_timeout_ms": 1000}
+        held = (await self.post("/ojs/v1/workers/fetch", body)).get("jobs", [])
+        assert len(held) == before + 1, self.errors[:5]
+        await self.post("/ojs/v1/jobs", self._job(queue, scheduled_at="+PT1S"))
+        with trio.fail_after(PATIENCE_S):
+            while await self._available(queue) < len(held) + 1:  # noqa: ASYNC110 - asks each time
+                await trio.sleep(0.1)
+
+    async def _available(self, queue: str) -> int:
+        answer = await self.http.get(f"/ojs/v1/queues/{queue}/stats")
+        return int(answer.json()["queue"]["available"]) if answer.status_code == 200 else 0
+
+    @staticmethod
+    def _job(queue: str, **options: Any) -> dict[str, Any]:
+        retry = {"max_attempts": 50}
+        return {"type": "t", "args": [], "options": {"queue": queue, "retry": retry, **options}}
+
+
+def owners(deployment: Deployment) -> dict[int, Node]:
+    """Shard to the master that serves it, the meta tag under -1."""
+    with observer(deployment.backend) as redis:
+        nodes = {node.port: node for node in deployment.backend.nodes}
+
+        def owner(slot: int) -> Node:
+            found = redis.nodes_manager.get_node_from_slot(slot)  # type: ignore[union-attr]
+            return nodes[found.port]
+
+        tags = {shard.index: shard.slot for shard in KEYS} | {-1: KEYS.meta.slot}
+        return {index: owner(slot) for index, slot in tags.items()}
+
+
+def names(prefix: str, served: dict[int, Node], away: Node) -> Iterator[str]:
+    """Names of queues whose shard lives elsewhere."""
+    number = 0
+    while True:
+        name = f"{prefix}-{number}"
+        if served[KEYS.shard_of_queue(name).index] is not away:
+            yield name
+        number += 1
+
+
+def masters_in_turn(deployment: Deployment) -> list[Node]:
+    """The masters; that of the meta tag first."""
+    meta = owners(deployment)[-1]
+    return [meta, *(node for node in deployment.backend.masters() if node is not meta)]
+
+
+async def outage(
+    deployment: Deployment, away: Node, fault: Fault, *, seconds: float = 0.0
+) -> Clients:
+    """Take a master away under load, for some seconds at least, and bring it back."""
+    backend = deployment.backend
+    wait_until(lambda: whole(deployment), timeout_s=PATIENCE_S, what="every process serves")
+    served = owners(deployment)
+    healthy = names("q", served, away)
+    queues = [next(healthy) for _ in range(6)]
+    idle = next(healthy)
+    async with (
+        httpx.AsyncClient(base_url=deployment.url, timeout=PATIENCE_S) as http,
+        trio.open_nursery() as nursery,
+    ):
+        clients = Clients(http, queues)
+        for queue in queues:
+            nursery.start_soon(clients.run, queue)
+        await clients.scheduled_and_lost(idle)
+        await clients.progress(5)
+        assert clients.errors == []
+
+        if fault == "stop":
+            backend.pause(away)
+        else:
+            await trio.to_thread.run_sync(backend.kill, away)
+        began = trio.current_time()
+        nursery.start_soon(clients.new_queues, names(f"new-{os.getpid()}-{began}", served, away))
+        await clients.progress(20)
+        await clients.scheduled_and_lost(idle)
+        while trio.current_time() - began < seconds:
+            await clients.progress(5)
+            await clients.scheduled_and_lost(idle)
+        await clients.progress(5)
+        seen, clients.stopping = list(clients.errors), True
+        if fault == "stop":
+            backend.resume(away)
+        else:
+            await trio.to_thread.run_sync(backend.restart, away)
+    clients.errors = seen
+    wait_until(lambda: whole(deployment), timeout_s=PATIENCE_S, what="all is as before")
+    return clients
+
+
+def whole(deployment: Deployment) -> bool:
+    """Every process of every node sees every master.
+
+    Each connection is accepted by any process of its node, so many are made.
+    """
+    found = (
+        httpx.get(f"{node.url}/ojs/v1/health", timeout=30).json()
+        for node in deployment.nodes
+        for _ in range(20)
+    )
+    return all(one.get("backend", {}).get("status") == "ok" for one in found)
+
+
+@pytest.mark.parametrize("fault", ["stop", "kill"])
+async def test_clients_of_other_shards_see_no_error(
+    deployment: Deployment, fault: Fault, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, away in enumerate(masters_in_turn(deployment)):
+        # The first outage lasts longer than a queue's name is remembered.
+        seconds = REMEMBERED_S + 15 if (number, fault) == (0, "stop") else 0.0
+        clients = await outage(deployment, away, fault, seconds=seconds)
+        with capsys.disabled():
+            jobs = sum(clients.done.values())
+            print(f"\n{fault} of master {number}: {jobs} jobs, {len(clients.errors)} errors")
+        assert clients.errors == []
+
+
+@pytest.mark.parametrize("fault", ["stop", "kill"])
+async def test_nor_do_they_while_a_replica_takes_over(
+    replicated: Deployment, fault: Fault, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = masters_in_turn(replicated)[0]
+    clients = await outage(replicated, away, fault)
+    with capsys.disabled():
+        jobs = sum(clients.done.values())
+        print(f"\n{fault} with replicas: {jobs} jobs, {len(clients.errors)} errors")
+    assert clients.errors == []
