@@ -208,6 +208,7 @@ async def test_lost_replies_store_a_batch_once(
     assert {"reserve", "deal_decide", "enqueue_part", "deal_end"} == set(client.lost)
     taken = await take(store, *names, count=9)
     assert sorted(job.id for job in taken) == sorted(job.id for job in stored)
+    await recover(store, db)
     assert_nothing_left(store, db)
     consistent()
 
