@@ -18,6 +18,7 @@ from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server import telemetry
 from ojs_cluster.server.http_server import open_listener
 from ojs_cluster.server.logs import configure_logging
+from ojs_cluster.server.settings import STRONG_KEY
 from ojs_cluster.server.supervisor import ChildSpec, Supervisor
 from ojs_cluster.server.tls import TlsFilesError, make_context
 
@@ -145,6 +146,13 @@ def say_what_is_unusual(settings: Settings) -> None:
     access = settings.access
     if access.allow_insecure and not access.keys:
         log.warning("serving WITHOUT AUTHENTICATION: whoever can connect can do everything")
+    if access.weak_keys:
+        log.warning(
+            "%s: shorter than %d characters, so it may be guessed; `openssl rand -hex 32` makes a "
+            "good one (OJS_REQUIRE_STRONG_KEYS=1 refuses weak ones)",
+            access.weak_keys,
+            STRONG_KEY,
+        )
     if access.test_hooks:
         log.warning("OJS_TEST_HOOKS is on: anybody with a key can delete all data")
     warn(settings)

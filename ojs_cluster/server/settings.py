@@ -9,6 +9,8 @@ from ojs_cluster.core.limits import Limits
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.settings import ClientSettings, TlsSettings
 
+STRONG_KEY = 32
+"""Characters of a key below which it may have been thought up, and can be guessed."""
 NEEDS_AUTH = (
     "OJS_API_KEY is not set: set it to the key that clients must send as `Authorization: Bearer "
     "<key>`, or set OJS_ALLOW_INSECURE_NO_AUTH=true to serve everybody who can connect"
@@ -52,6 +54,7 @@ class AccessSettings:
     api_key: str = field(repr=False)
     api_keys: tuple[str, ...] = field(repr=False)
     allow_insecure: bool
+    require_strong_keys: bool
     test_hooks: bool
     require_lease: bool
 
@@ -62,8 +65,20 @@ class AccessSettings:
         return tuple(dict.fromkeys(named))
 
     @property
+    def weak_keys(self) -> str:
+        """Say which keys are short enough to be guessed; empty for none. Never shows a key."""
+        places = [("OJS_API_KEY", self.api_key)] if self.api_key else []
+        places += [(f"OJS_API_KEYS (key {n})", key) for n, key in enumerate(self.api_keys, 1)]
+        return ", ".join(place for place, key in places if len(key) < STRONG_KEY)
+
+    @property
     def problem(self) -> str | None:
         """Why an API process must not start, or None."""
+        if self.require_strong_keys and self.weak_keys:
+            return (
+                f"{self.weak_keys}: shorter than {STRONG_KEY} characters, and "
+                "OJS_REQUIRE_STRONG_KEYS is set: `openssl rand -hex 32` makes a good one"
+            )
         return None if self.keys or self.allow_insecure else NEEDS_AUTH
 
 

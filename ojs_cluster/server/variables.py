@@ -182,6 +182,13 @@ _ACCESS = (
         reference=True,
     ),
     Variable(
+        "OJS_REQUIRE_STRONG_KEYS",
+        "access.require_strong_keys",
+        accept.boolean,
+        "false",
+        "Refuse to start with a key of less than 32 characters; otherwise the log warns of it.",
+    ),
+    Variable(
         "OJS_TEST_HOOKS",
         "access.test_hooks",
         accept.boolean,

@@ -1,0 +1,39 @@
+"""A key that can be guessed is told, or refused, and never shown."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from ojs_cluster.config import ConfigError, load
+from ojs_cluster.server.commands import check_serving, say_what_is_unusual
+
+STRONG = "0123456789abcdef" * 2
+WEAK = STRONG[:31]
+
+
+def test_a_weak_key_is_warned_of_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    settings = load({"OJS_API_KEY": WEAK, "OJS_API_KEYS": f"{STRONG},{WEAK[:-1]}"})
+    check_serving(settings)
+    with caplog.at_level(logging.WARNING):
+        say_what_is_unusual(settings)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("OJS_API_KEY, OJS_API_KEYS (key 2): shorter than 32 characters")
+    assert WEAK[:-1] not in line
+
+
+def test_strong_keys_are_not_worth_a_word(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        say_what_is_unusual(load({"OJS_API_KEY": STRONG, "OJS_API_KEYS": STRONG[::-1]}))
+    assert not caplog.records
+
+
+def test_weak_keys_can_be_refused() -> None:
+    given = {"OJS_API_KEYS": f"{STRONG},{WEAK}", "OJS_REQUIRE_STRONG_KEYS": "1"}
+    with pytest.raises(ConfigError) as refused:
+        check_serving(load(given))
+    (problem,) = refused.value.problems
+    assert problem.startswith("OJS_API_KEYS (key 2): shorter than 32 characters")
+    assert WEAK not in problem
+    check_serving(load({**given, "OJS_API_KEYS": STRONG}))
