@@ -30,7 +30,7 @@ IN_SCRIPTS = (
     *("ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
 )
 """Commands that transitions run."""
-ALONE = ("LRANGE", "SETRANGE", "XRANGE", "ZRANGEBYLEX")
+ALONE = ("LRANGE", "SETRANGE", "XLEN", "XRANGE", "ZMSCORE", "ZRANGEBYLEX")
 """Commands that are only sent by themselves; Redis lets scripts run them all the same."""
 
 
