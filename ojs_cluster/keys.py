@@ -82,6 +82,8 @@ class Shard:
     """Workers that may not fetch, by the ms at which the mark lapses."""
     claims: bytes = field(init=False)
     """Aliases of client-supplied ids whose job has not been seen yet, by claim time (ms)."""
+    references: bytes = field(init=False)
+    """Jobs with an alias or a lock in another shard, by the ms they were stored or removed."""
     outbox: bytes = field(init=False)
     """Effects owed to other shards: entry number to kind, attempts and payload."""
     out: bytes = field(init=False)
@@ -230,6 +232,7 @@ SHARD_KEYS = {
     "lost": b"lost",
     "quiet": b"quiet",
     "claims": b"claims",
+    "references": b"refs",
     "outbox": b"ob",
     "out": b"out",
     "away": b"away",

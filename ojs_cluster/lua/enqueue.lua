@@ -6,15 +6,14 @@
 --       index or counter, and carries the deal until `reveal`; it is listed as a claim. Owed: limits
 --       that jobs declare, to the shards of their keys; names of new queues, to the registry.
 -- Memory: deny-oom; as enqueue_part, what a deal has decided, allow-oom.
--- KEYS: 1..7 the shard's due, exp, pend, fin, ev, claims, dealt; then per queue c: and q:; then per
---       job its hash.
+-- KEYS: 1..8 the shard's due, exp, pend, fin, ev, claims, dealt, refs; then per queue c: and q:; then
+--       per job its hash.
 -- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 claims lapse at (ms, 0 none),
 --       5 deal ('' none), 6 ms to keep cancelled jobs, 7 marks of fences, each between blanks,
---       then the queue names, then per job:
---       id, queue's position (1-based), priority, state wanted ('' or 'pending'),
---       fate ('' | 'staged' | 'withdrawn'),
---       due ('' | 'a<ms>' absolute | 's<ms>' absolute, shown in the envelope | 'r<ms>' from now,
---       shown likewise), expires (likewise),
+--       8 this shard, 9 number of shards, then the queue names, then per job:
+--       id, queue's position (1-based), priority, state wanted ('' or 'pending'), fate ('' | 'staged' |
+--       'withdrawn'), due ('' | 'a<ms>' absolute | 's<ms>' absolute, shown in the envelope | 'r<ms>'
+--       from now, shown likewise), expires (likewise),
 --       number of field names and values that follow, those fields (e, t, m and what is set).
 -- Returns: {'ok', now, effects,
 --           per job: state, due ms or '', expires ms or ''}
@@ -22,7 +21,7 @@
 --@include keys now look job counts event deadline effect available enter moment
 if ARGV[3] ~= '1' then gather() end
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
-local first_job, deal, reserved = 7 + 2 * queues, ARGV[5], {}
+local first_job, deal, reserved = 8 + 2 * queues, ARGV[5], {}
 local again = deal ~= '' and redis.call('ZSCORE', KEYS[7], deal) -- remembered for as long anew
 if again then return redis.call('ZADD', KEYS[7], now, deal) and {'already'} end
 for i = 1, jobs do
@@ -41,14 +40,14 @@ if deal ~= '' then redis.call('ZADD', KEYS[7], now, deal) end
 
 local names = {}
 for i = 1, queues do
-    names[i] = ARGV[7 + i]
-    if redis.call('HSETNX', KEYS[7 + 2 * i - 1], 'created', now) == 1 then
+    names[i] = ARGV[9 + i]
+    if redis.call('HSETNX', KEYS[8 + 2 * i - 1], 'created', now) == 1 then
         owe('queue', names[i])
     end
 end
 
 local reply, released, declared = {'ok', now, effects}, {}, {}
-local at = 7 + queues
+local at = 9 + queues
 for i = 1, jobs do
     local key, id, fate = KEYS[first_job + i], ARGV[at + 1], ARGV[at + 5]
     local due, due_shown = moment(ARGV[at + 6])
@@ -85,6 +84,7 @@ for i = 1, jobs do
     -- Whoever the fence has kept out must not find the id free once this job is gone.
     if reserved[i] == 'fence' then set(F.fixed, 1) end
     redis.call('HSET', key, unpack(write))
+    note_references(id, job, tonumber(ARGV[8]), tonumber(ARGV[9]))
     if reserved[i] then
         redis.call('HDEL', key, F.alias, F.fence)
         if fate ~= 'staged' then

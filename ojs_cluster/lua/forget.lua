@@ -1,12 +1,13 @@
 -- Transition: terminal -> gone, for jobs of one shard, each by itself.
 -- Pre:  its retention is over.
--- Post: no key of the job remains in the shard.
--- Memory: allow-oom; adds nothing.
--- KEYS: 1..3 the shard's fin, dead, exp, then the jobs.
+-- Post: no key of the job remains in the shard. That its alias has gone is checked once more.
+-- Memory: allow-oom; per job 100 bytes, less than it removes.
+-- KEYS: 1..4 the shard's fin, dead, exp, refs, then the jobs.
+-- ARGV: 1 '1' when the ids name other shards.
 -- Returns: how many of them are gone
 --@include keys now look last job counts forget
 local over, missing = {}, {}
-for i = 4, #KEYS do
+for i = 5, #KEYS do
     local key, id = KEYS[i], string.sub(KEYS[i], #P + 3)
     local job, reply = load_traces(key)
     local due = job and redis.call('ZSCORE', FINISHED, id)
@@ -18,7 +19,10 @@ for i = 4, #KEYS do
     end
 end
 look()
-for _, entry in ipairs(over) do forget(unpack(entry)) end
+for _, entry in ipairs(over) do
+    forget(unpack(entry))
+    if ARGV[1] == '1' then redis.call('ZADD', REFERENCES, now, entry[1]) end
+end
 for _, id in ipairs(missing) do take_out(FINISHED, id) end
 settle()
 settle_counts()

@@ -59,6 +59,7 @@ async def ack(
             store.settings.retention_completed_ms,
         ],
         idempotent=bool(worker_id or lease_id),
+        lease_id=lease_id,
     )
 
 
@@ -86,6 +87,7 @@ async def ack_many(store: Store, acks: Sequence[Ack], *, worker_id: str | None) 
                 result=one.result,
             ),
             _too_large(store, one.result),
+            one.lease_id,
         )
         for one in acks
     ]

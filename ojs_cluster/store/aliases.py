@@ -164,13 +164,37 @@ async def remove_due(store: Store, shard: Shard, job_ids: Sequence[str]) -> Remo
     ------
     BackendUnavailable: ``shard`` itself did not answer.
     """
+    left, failure = await drop(store, shard, job_ids)
+    away = set(left)
+    keys = [shard.finished, shard.dead, shard.expiring, shard.references]
+    gone = 0
+    for foreign in (True, False):
+        ids = [
+            job_id
+            for job_id in job_ids
+            if job_id not in away and foreign == (not at_home(store, shard, job_id))
+        ]
+        for part in _portions(ids):
+            jobs = [shard.job(job_id) for job_id in part]
+            args = ["1" * foreign]
+            gone += int(await store.run(shard, "forget", [*keys, *jobs], args, idempotent=True))
+    return Removal(gone, left, failure)
+
+
+async def drop(
+    store: Store, shard: Shard, job_ids: Sequence[str]
+) -> tuple[list[str], BackendUnavailable | None]:
+    """Drop aliases that lead to ``shard``, where their jobs have gone or go now.
+
+    Returns ids whose alias's shard did not answer, and the error of one of these.
+    """
     homes: dict[Shard, list[str]] = {}
     for job_id in job_ids:
         homes.setdefault(store.keys.shard_of_id(job_id), []).append(job_id)
     left: list[str] = []
     failure: BackendUnavailable | None = None
 
-    async def drop(home: Shard) -> None:
+    async def drop_in(home: Shard) -> None:
         nonlocal failure
         try:
             for ids in _portions(homes[home]):
@@ -180,14 +204,8 @@ async def remove_due(store: Store, shard: Shard, job_ids: Sequence[str]) -> Remo
             failure = error
             left.extend(homes[home])
 
-    await over_shards([home for home in homes if home is not shard], drop)
-    away = set(left)
-    keys = [shard.finished, shard.dead, shard.expiring]
-    gone = 0
-    for ids in _portions([job_id for job_id in job_ids if job_id not in away]):
-        jobs = [shard.job(job_id) for job_id in ids]
-        gone += int(await store.run(shard, "forget", [*keys, *jobs], idempotent=True))
-    return Removal(gone, left, failure)
+    await over_shards([home for home in homes if home is not shard], drop_in)
+    return left, failure
 
 
 async def settle_claims(store: Store, shard: Shard, limit: int) -> int:

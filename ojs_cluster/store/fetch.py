@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.errors import ReplyTooLarge
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.lease_ids import new_prefix, shard_of_lease
 from ojs_cluster.store.nack import release as release_one
 from ojs_cluster.store.outbox import deliver, entries
 from ojs_cluster.store.partition_fetch import ask_partitions
@@ -153,15 +153,9 @@ async def release(store: Store, jobs: Iterable[JobRecord]) -> None:
             left.pop()
     for job in left:
         if job.lease_id is not None:
-            for shard in _shards_of(store, job):
+            shard = shard_of_lease(store.keys, job.lease_id)
+            if shard is not None:
                 store.lost_fetches.note(shard, job.lease_id.encode())
-
-
-def _shards_of(store: Store, job: JobRecord) -> list[Shard]:
-    """Where a job may lie: one shard unless its queue has partitions and its id is a client's."""
-    shards = store.keys.partitions(job.queue, store.partitions.layout(job.queue).open)
-    named = store.keys.shard_of_id(job.id)
-    return [named] if named in shards else shards
 
 
 def _stages(store: Store, queues: Sequence[str]) -> list[_Stage]:
@@ -262,7 +256,7 @@ class _Asking:
         for queue in queues:
             keys += (shard.queue(queue), shard.available(queue))
             keys += (shard.held(queue), shard.thirst(queue))
-        prefix = b"lease_%b_" % os.urandom(9).hex().encode()
+        prefix = new_prefix(shard)
         args: list[Arg] = [
             settings.events_per_shard,
             self.wanted,

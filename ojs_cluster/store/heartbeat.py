@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.keys import Shard
+from ojs_cluster.store.by_id import restore_alias
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.lease_ids import shard_of_lease
 from ojs_cluster.store.workers import Desired, contact_beat
 
 WorkerState = Literal["running", "quiet", "terminate"]
@@ -68,9 +72,20 @@ async def heartbeat(store: Store, beat: Beat) -> BeatReply:
         )
         extended.update(job_id.decode() for job_id in reply[1])
         moved = iter(reply[2])
-        for job_id, target in zip(moved, moved, strict=True):
+        elsewhere: set[str] = set()
+        for raw, target in zip(moved, moved, strict=True):
+            elsewhere.add(raw.decode())
             if hops:
-                await extend(store.keys.shard(int(target)), [job_id.decode()], hops - 1)
+                await extend(store.keys.shard(int(target)), [raw.decode()], hops - 1)
+        for job_id in ids if hops else ():
+            leased_by = shard_of_lease(store.keys, beat.leases.get(job_id))
+            if leased_by is None or leased_by is shard or job_id in extended | elsewhere:
+                continue
+            # Its id does not lead to where it lives: a failover has lost the alias.
+            await extend(leased_by, [job_id], 0)
+            if job_id in extended:
+                with suppress(OJSError):  # the janitor does it, too
+                    await restore_alias(store, leased_by, job_id)
 
     by_shard: dict[Shard, list[str]] = {}
     for job_id in dict.fromkeys(beat.job_ids):

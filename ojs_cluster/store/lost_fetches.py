@@ -22,11 +22,10 @@ import trio
 
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.keys import Shard
+from ojs_cluster.store.lease_ids import PREFIX_BYTES
 
 log = logging.getLogger("ojs.store")
 
-PREFIX_BYTES: Final = len("lease_") + 18 + len("_")
-"""Length of the part of a lease id that all leases of one fetch share."""
 PENDING_MOST: Final = 1000
 """Pending releases of a process. The leases of further ones end by themselves."""
 GIVE_UP_S: Final = 600.0

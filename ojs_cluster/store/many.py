@@ -16,6 +16,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.by_id import refusal
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.lease_ids import shard_of_lease
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.record import JobRecord
 
@@ -36,12 +37,14 @@ class Part:
     alone: the same transition of this job only, for one that lives elsewhere than its id says, or
         has to be brought into being first.
     refused: why it is not even tried; then this is its outcome.
+    lease_id: the caller's lease, which says where the job lives when its id does not lead there.
     """
 
     job_id: str
     args: Sequence[Arg]
     alone: Callable[[], Awaitable[JobRecord]]
     refused: OJSError | None = None
+    lease_id: str | None = None
 
 
 async def on_jobs(
@@ -88,13 +91,19 @@ async def on_jobs(
         for index, answer in zip(portion, reply[1:], strict=True):
             if answer[0] == b"ok":
                 outcomes[index] = State(answer[1].decode())
-            elif answer[0] in (b"moved", b"staged"):
+            elif answer[0] in (b"moved", b"staged") or _is_elsewhere(store, shard, parts[index]):
                 outcomes[index] = await _alone(parts[index])
             else:
                 outcomes[index] = refusal(parts[index].job_id, answer, shard)
 
     await over_shards(portions, together)
     return outcomes
+
+
+def _is_elsewhere(store: Store, shard: Shard, part: Part) -> bool:
+    """Whether the lease was given by another shard than the one that has refused it."""
+    leased_by = shard_of_lease(store.keys, part.lease_id)
+    return leased_by is not None and leased_by is not shard
 
 
 async def _alone(part: Part) -> Outcome:

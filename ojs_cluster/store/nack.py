@@ -55,6 +55,7 @@ async def nack(
         *(store, "nack", job_id, _KEYS),
         [*_limits(store), _packed(how, worker_id, lease_id, failure)],
         idempotent=lease_id is not None,
+        lease_id=lease_id,
     )
 
 
@@ -83,6 +84,7 @@ async def nack_many(store: Store, nacks: Sequence[Nack], *, worker_id: str | Non
                 failure=one.failure,
                 requeue=one.requeue,
             ),
+            lease_id=one.lease_id,
         )
         for one in nacks
     ]
@@ -104,6 +106,7 @@ async def release(store: Store, job: JobRecord) -> None:
         *(store, "nack", job.id, _KEYS),
         [*_limits(store), _packed("release", None, job.lease_id)],
         idempotent=True,
+        lease_id=job.lease_id,
     )
 
 

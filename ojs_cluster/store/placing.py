@@ -79,11 +79,12 @@ def command(
     queues = list(dict.fromkeys(job.queue for job in part))
     positions = {queue: position for position, queue in enumerate(queues, 1)}
     keys = [shard.due, shard.expiring, shard.pending, shard.finished, shard.events]
-    keys += (shard.claims, shard.dealt)
+    keys += (shard.claims, shard.dealt, shard.references)
     for queue in queues:
         keys += (shard.queue(queue), shard.available(queue))
     args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part), lapses, deal]
-    args += (store.settings.retention_cancelled_ms, between_blanks(fences), *queues)
+    args += (store.settings.retention_cancelled_ms, between_blanks(fences))
+    args += (shard.index, len(store.keys), *queues)
     for job in part:
         keys.append(shard.job(job.job_id))
         args += (

@@ -8,7 +8,7 @@ from typing import Any
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import deals, partition_upkeep, unique
+from ojs_cluster.store import deals, partition_upkeep, references, unique
 from ojs_cluster.store.aliases import remove_due, settle_claims
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.outbox import deliver
@@ -74,6 +74,7 @@ async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
     )
     removed = int(records) + await settle_claims(store, shard, limit)
     looked_at = await unique.sweep(store, shard, limit)
+    looked_at += await references.check(store, shard, limit)
     return removed + looked_at + await deals.tidy(store, shard, limit)
 
 

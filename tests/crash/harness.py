@@ -136,6 +136,7 @@ class World:
                     self.db.zincrby(index, -YEAR, member)
             await purge_due(self.store, shard, 100)
             await purge_ended(self.store, shard, 100)
+        await self.recover(HOUR)  # that aliases have gone is checked once more
 
     def leftovers(self) -> list[bytes]:
         """Every key that nothing accounts for any more."""

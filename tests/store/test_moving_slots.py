@@ -28,7 +28,7 @@ from ojs_cluster.store.context import Store, StoreSettings, open_store
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.fetch import release
 from ojs_cluster.store.heartbeat import Beat, heartbeat
-from ojs_cluster.store.lost_fetches import PREFIX_BYTES
+from ojs_cluster.store.lease_ids import PREFIX_BYTES
 from ojs_cluster.store.nack import release_lost
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.ticks import promote, reap

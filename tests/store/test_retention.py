@@ -40,7 +40,7 @@ from tests.support.interrupted import Died, interrupted
 from tests.support.invariants import Census
 from tests.support.lossy import lossy, without
 from tests.support.servers import all_keys
-from tests.support.timeshift import age_claim, age_job, age_queue, age_worker
+from tests.support.timeshift import age_claim, age_job, age_queue, age_references, age_worker
 
 Check = Callable[[], Census]
 
@@ -116,6 +116,8 @@ async def test_a_finished_job_is_kept_for_its_time_and_then_leaves_no_key(
     assert (await retention.purge_due(store, shard, 10)).done == 1
     with pytest.raises(NotFound):
         await jobs.get(store, job.id)
+    age_references(db, shard, HOUR)
+    await retention.tidy(store, shard)
     left = all_keys(backend)
     assert not [key for key in left if job.id.encode() in key]
     for key in left:

@@ -85,7 +85,7 @@ async def _recover(store: Store, db: Any, shard: Shard, there: set[bytes], ms: i
         while (await drain(store, shard, 100)).done:
             pass
     await drain_waiting_now(store, db, shard)
-    aged = there & {shard.locks, shard.claims, shard.deals, shard.dealt}
+    aged = there & {shard.locks, shard.claims, shard.deals, shard.dealt, shard.references}
     if shard.locks in aged:
         for name in db.zrange(shard.locks, 0, -1):
             age_lock(db, store, name.decode(), ms)

@@ -53,6 +53,12 @@ def age_claim(db: Any, shard: Shard, job_id: str, ms: int) -> None:
     _age(db, shard.claims, job_id, ms)
 
 
+def age_references(db: Any, shard: Shard, ms: int) -> None:
+    """As if every job of ``shard`` with references had been stored, or removed, ``ms`` earlier."""
+    for name in db.zrange(shard.references, 0, -1):
+        db.zincrby(shard.references, -ms, name)
+
+
 def age_queue(db: Any, shard: Shard, queue: str, ms: int) -> None:
     """As if the queue had been created ``ms`` earlier."""
     db.hincrby(shard.queue(queue), "created", -ms)

@@ -19,3 +19,10 @@ end
 local function declare_limit(id, job)
     redis.call('HSET', queue_key(job[F.queue]), 'mps', job[F.mps], 'mpsat', now, 'mpsjob', id)
 end
+
+-- A job with something in another shard, a lock or the alias of a client's id, is checked when that
+-- could have been lost (see store/references.py). `here`: this shard, of so many.
+local function note_references(id, job, here, shards)
+    local named = tonumber(string.sub(id, 16, 18), 16) % shards
+    if job[F.unique] or named ~= here then redis.call('ZADD', REFERENCES, now, id) end
+end

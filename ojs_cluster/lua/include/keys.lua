@@ -22,5 +22,6 @@ local DUE, ACTIVE, RUNNING, EXPIRING = P .. 'due', P .. 'act', P .. 'run', P .. 
 local PENDING, FINISHED, DEAD, EVENTS = P .. 'pend', P .. 'fin', P .. 'dead', P .. 'ev'
 local OUTBOX, OUT, PARKED = P .. 'ob', P .. 'out', P .. 'parked'
 local OPENING, GRANTED, LIMITS, LOOKS = P .. 'open', P .. 'grants', P .. 'lims', P .. 'limlook'
-local CLAIMS, AWAY, QUARANTINE = P .. 'claims', P .. 'away', P .. 'quarantine'
+local CLAIMS, AWAY, REFERENCES = P .. 'claims', P .. 'away', P .. 'refs'
+local QUARANTINE = P .. 'quarantine'
 local WAKE, SCHED = P .. 'wake', P .. 'sched'
