@@ -94,6 +94,8 @@ class Shard:
     """Outbox entries that failed too often, by the ms of the last try."""
     workflows: bytes = field(init=False)
     """Workflows whose record lives here, by creation (ms)."""
+    unfinished: bytes = field(init=False)
+    """Running workflows by the ms at which the scheduler reads how their jobs are."""
     ended: bytes = field(init=False)
     """Workflows that have ended, by the ms at which retention removes them."""
     locks: bytes = field(init=False)
@@ -238,6 +240,7 @@ SHARD_KEYS = {
     "away": b"away",
     "parked": b"parked",
     "workflows": b"wfs",
+    "unfinished": b"wfrun",
     "ended": b"wfin",
     "locks": b"locks",
     "deals": b"deals",

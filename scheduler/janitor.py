@@ -11,6 +11,7 @@ from ojs_cluster.store.context import Store, check_eviction
 from ojs_cluster.store.partition_upkeep import look_after_changes
 from ojs_cluster.store.retention import purge_due, retire_queues, tidy
 from ojs_cluster.store.tick import Tick as StoreTick
+from ojs_cluster.store.workflow_check import WorkflowCheck
 from ojs_cluster.store.workflows import purge_ended
 from scheduler.pacing import Step, Tick
 
@@ -18,6 +19,8 @@ from scheduler.pacing import Step, Tick
 # (ms) between two, so that 100 000 queues are no burst.
 _PAGE = 100
 _PAGE_PAUSE_MS = 100
+# Workflows without progress looked at in one step: each may have a thousand jobs.
+_CHECKED = 20
 # Well before producers use the new partitions of a queue: see `ojs_cluster.core.partitions`.
 _CHANGES_MS = 3000
 
@@ -32,12 +35,25 @@ def purge_step(store: Store, batch: int) -> Step:
 
 
 def workflows_step(store: Store, batch: int) -> Step:
-    """Return the step that removes at most `batch` ended workflows of one shard."""
+    """Return the step that removes at most `batch` ended workflows of one shard.
 
-    async def purge_workflows(shard: int) -> Tick:
-        return await purge_ended(store, store.keys.shard(shard), batch)
+    It also looks at running ones that make no progress.
+    """
+    stalled = WorkflowCheck()
 
-    return purge_workflows
+    async def look_at_workflows(index: int) -> Tick:
+        shard = store.keys.shard(index)
+        ended = await purge_ended(store, shard, batch)
+        checked = await stalled.check(store, shard, min(batch, _CHECKED))
+        moments = [tick.next_ms for tick in (ended, checked) if tick.next_ms is not None]
+        return StoreTick(
+            ended.done + checked.done,
+            next_ms=min(moments, default=None),
+            now_ms=ended.now_ms,
+            more=ended.more or checked.more,
+        )
+
+    return look_at_workflows
 
 
 def tidy_step(store: Store, batch: int) -> Step:

@@ -1,7 +1,7 @@
 -- Transition: running -> completed | failed | cancelled, once.
 -- Post: the day of its removal is set. A cancelled workflow owes the cancellation of its jobs.
 -- Memory: allow-oom; adds 600 bytes.
--- KEYS: 1 wf:, 2..5 the shard's wfin, ev, out, ob.
+-- KEYS: 1 wf:, 2..6 the shard's wfin, ev, out, ob, wfrun.
 -- ARGV: 1 events kept, 2 id, 3 state, 4 ms to keep, 5 members of the event's data.
 -- Returns: {'ok', state, effects} | {'conflict', state} when it ended otherwise | {'missing'}
 --@include keys now job event deadline effect
@@ -16,4 +16,5 @@ else
     emit('workflow.' .. ARGV[3], ARGV[2], {[F.type] = kind, [F.queue] = ''}, 'D',
         string.format('%s,"duration_ms":%.0f', ARGV[5], now - created))
 end
+redis.call('ZREM', KEYS[6], ARGV[2])
 return {'ok', ARGV[3], effects}

@@ -82,38 +82,38 @@ async def job_ended(store: Store, shard: Shard, payload: bytes) -> None:
     """Effect 'workflow': a workflow's job has ended. Payload: workflow, number, job, state."""
     workflow_id, number, job_id, state = payload.decode().split(" ")
     job = await jobs.read(store, shard, job_id)
-    recorded = await _record(store, workflow_id, int(number), state, job)
+    recorded = await record_end(store, workflow_id, int(number), state, job)
     if recorded is None:
         return  # the workflow's own retention is over
     progress, first = recorded
     if progress.state == CANCELLED and not first:
         await _take_back(store, progress)
-    await _advance(store, progress)
+    await advance(store, progress)
 
 
 async def started(store: Store, _shard: Shard, payload: bytes) -> None:
     """Effect 'workflow_start': a workflow was created. Payload: its id."""
-    progress = await _look(store, payload.decode())
+    progress = await look(store, payload.decode())
     if progress is None:
         return
     if progress.state == CANCELLED:
         await _take_back(store, progress)
-    await _advance(store, progress)
+    await advance(store, progress)
 
 
 async def cancelled(store: Store, _shard: Shard, payload: bytes) -> None:
     """Effect 'workflow_cancel': a workflow was cancelled. Payload: its id."""
-    progress = await _look(store, payload.decode())
+    progress = await look(store, payload.decode())
     if progress is not None:
         queued = [n for n, mark in enumerate(progress.marks) if mark == QUEUED_MARK]
         await _cancel_jobs(store, progress, queued)
         await _take_back(store, progress)
 
 
-async def _advance(store: Store, progress: Progress) -> None:
+async def advance(store: Store, progress: Progress) -> None:
     """Enqueue what may start, a bounded number at a time, or end the workflow."""
     while progress.state == RUNNING:
-        fixed = await _fixed(store, progress.workflow_id)
+        fixed = await fixed_part(store, progress.workflow_id)
         if fixed is None:
             return
         verdict = evaluate(fixed.plan, progress.marks)
@@ -124,7 +124,7 @@ async def _advance(store: Store, progress: Progress) -> None:
         if not chunk:
             return
         await _enqueue(store, progress, fixed.plan, chunk)
-        after = await _look(store, progress.workflow_id, chunk)
+        after = await look(store, progress.workflow_id, chunk)
         if after is None:
             return
         if after.state == CANCELLED:
@@ -167,13 +167,13 @@ async def _enqueue(store: Store, progress: Progress, plan: Plan, chunk: Iterable
 
 async def _take_back(store: Store, progress: Progress) -> None:
     """Cancel what some process may have enqueued before it saw that the workflow is cancelled."""
-    fixed = await _fixed(store, progress.workflow_id)
+    fixed = await fixed_part(store, progress.workflow_id)
     if fixed is not None:
         await _cancel_jobs(store, progress, evaluate(fixed.plan, progress.marks).ready)
 
 
 async def _cancel_jobs(store: Store, progress: Progress, numbers: Iterable[int]) -> None:
-    fixed = await _fixed(store, progress.workflow_id)
+    fixed = await fixed_part(store, progress.workflow_id)
     if fixed is None:
         return
     plan = fixed.plan
@@ -187,7 +187,7 @@ async def _cancel_jobs(store: Store, progress: Progress, numbers: Iterable[int])
     await over_shards(numbers, one)
 
 
-async def _record(
+async def record_end(
     store: Store, workflow_id: str, number: int, state: str, job: JobRecord | None
 ) -> tuple[Progress, bool] | None:
     """Record how a job ended; returns what is known then, and whether this was the first time."""
@@ -201,7 +201,7 @@ async def _record(
         error = b"" if done or not errors else _brief(errors[-1])
     ran_ms = max(0, finished - began) if began else 0
     outcome = (MARK_OF_STATE[state], f"{began} {finished} {attempt}", result, error, ran_ms)
-    return await _write(store, workflow_id, number, outcome)
+    return await write_outcome(store, workflow_id, number, outcome)
 
 
 async def _record_refusal(store: Store, workflow_id: str, number: int, refused: Refused) -> None:
@@ -218,10 +218,10 @@ async def _record_refusal(store: Store, workflow_id: str, number: int, refused: 
                 "details": {"existing_job_id": refused.existing or None},
             }
         )
-    await _write(store, workflow_id, number, (MARK_OF_STATE[state], "0 0 0", b"", error, 0))
+    await write_outcome(store, workflow_id, number, (MARK_OF_STATE[state], "0 0 0", b"", error, 0))
 
 
-async def _write(
+async def write_outcome(
     store: Store, workflow_id: str, number: int, outcome: tuple[str, str, bytes, bytes, int]
 ) -> tuple[Progress, bool] | None:
     """Run ``workflow_record.lua``.
@@ -230,7 +230,7 @@ async def _write(
     ----------
     outcome: mark, 'started finished attempt', result, error, ms the job ran.
     """
-    fixed = await _fixed(store, workflow_id)
+    fixed = await fixed_part(store, workflow_id)
     if fixed is None:
         return None
     home = store.keys.shard_of_id(workflow_id)
@@ -243,7 +243,7 @@ async def _write(
     reply = await store.run(
         home,
         "workflow_record",
-        [home.workflow(workflow_id), home.results(workflow_id), home.events],
+        [home.workflow(workflow_id), home.results(workflow_id), home.events, home.unfinished],
         [
             *(store.settings.events_per_shard, workflow_id, number),
             *(*outcome[:4], data, outcome[4]),
@@ -271,7 +271,7 @@ async def _end(store: Store, progress: Progress, fixed: Fixed, state: str) -> No
     await end(store, progress.workflow_id, state, data)
 
 
-async def _look(store: Store, workflow_id: str, enqueued: Iterable[int] = ()) -> Progress | None:
+async def look(store: Store, workflow_id: str, enqueued: Iterable[int] = ()) -> Progress | None:
     home = store.keys.shard_of_id(workflow_id)
     reply = await store.run(
         home, "workflow_mark", [home.workflow(workflow_id)], list(enqueued), idempotent=True
@@ -296,7 +296,7 @@ class Fixed:
 _remembered: dict[str, Fixed] = {}
 
 
-async def _fixed(store: Store, workflow_id: str) -> Fixed | None:
+async def fixed_part(store: Store, workflow_id: str) -> Fixed | None:
     """The workflow's fixed part, None when there is no such workflow (any more)."""
     fixed = _remembered.get(workflow_id)
     if fixed is None:

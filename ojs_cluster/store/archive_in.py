@@ -160,7 +160,7 @@ async def restore_workflow(store: Store, line: WorkflowLine) -> Outcome:
         "restore_workflow",
         [
             *(home.workflow(line.id), home.definitions(line.id), home.results(line.id)),
-            *(home.workflows, home.ended, home.out, home.outbox),
+            *(home.workflows, home.ended, home.out, home.outbox, home.unfinished),
         ],
         [
             *(line.id, fields[b"created"], "" if line.removed_ms is None else line.removed_ms),

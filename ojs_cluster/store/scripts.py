@@ -25,7 +25,7 @@ VOLATILE = frozenset(
         *("depths", "limit_state", "limits_due"),
         *("old_claims", "partitions", "peek", "queue_stats", "references_checked"),
         *("outbox_away", "outbox_due", "outbox_parked", "outbox_tried", "outbox_wait"),
-        *("rights", "worker_states"),
+        *("rights", "worker_states", "workflow_checked", "workflow_stalled"),
     }
 )
 """Scripts that wait for no confirmation, because nobody is promised what they write: leases and

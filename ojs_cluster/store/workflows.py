@@ -101,7 +101,7 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
         "workflow_create",
         [
             *(home.workflow(workflow_id), home.definitions(workflow_id)),
-            *(home.workflows, home.events, home.out, home.outbox),
+            *(home.workflows, home.events, home.out, home.outbox, home.unfinished),
         ],
         [
             *(store.settings.events_per_shard, workflow_id, new.type, new.name),
@@ -181,7 +181,10 @@ async def end(store: Store, workflow_id: str, state: str, data: bytes) -> list[A
     reply: list[Any] = await store.run(
         home,
         "workflow_end",
-        [home.workflow(workflow_id), home.ended, home.events, home.out, home.outbox],
+        [
+            *(home.workflow(workflow_id), home.ended, home.events),
+            *(home.out, home.outbox, home.unfinished),
+        ],
         [settings.events_per_shard, workflow_id, state, settings.retention_workflow_ms, data],
         # A cancellation that is repeated must tell who cancelled; an end that is repeated need not.
         idempotent=state != CANCELLED,

@@ -160,7 +160,7 @@ async def restore_a_workflow_that_is_not_there(store: Store) -> None:
     await store.run(
         shard,
         "restore_workflow",
-        [*keys, shard.out, shard.outbox],
+        [*keys, shard.out, shard.outbox, shard.unfinished],
         [id_, 1, "", "", 1, 0, 0, *fields],
     )
 

@@ -50,6 +50,7 @@ from ojs_cluster.store.locks import fence
 from ojs_cluster.store.nack import Nack, nack_many, release_lost
 from ojs_cluster.store.outbox import drain
 from ojs_cluster.store.scripts import load_scripts
+from ojs_cluster.store.workflow_check import WorkflowCheck
 from tests.store.archives import export_text, import_text
 from tests.store.hot_queues import spread
 from tests.store.jobs import (
@@ -346,10 +347,12 @@ async def a_hot_queue(store: Store, db: Any) -> None:
 
 async def a_workflow(store: Store, db: Any) -> None:
     made = await chain(store, step("a", "steps"), step("b", "steps"))
+    home = store.keys.shard_of_id(made.id)
+    db.zadd(home.unfinished, {made.id: 1})
+    await WorkflowCheck().check(store, home, 10)
     await run_one(store, "steps")
     await workflows.cancel(store, made.id)
     await drain_all(store, db, everything=False)
-    home = store.keys.shard_of_id(made.id)
     db.zincrby(home.ended, -8 * DAY, made.id)
     await workflows.purge_ended(store, home, 10)
 

@@ -10,6 +10,7 @@
   owed, one that was given up will be forgotten. A staged job names the former, is in no index, and
   is listed as a claim.
 - An alias points to the shard where a job with its id is.
+- A workflow that runs is listed, so that somebody looks at it when it makes no progress.
 - A cron job is looked at when its next tick, or what it owes or holds back, asks for it; one that
   is deleted is kept only for the latter.
 
@@ -71,6 +72,7 @@ class _Keys:
     crons: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     locks: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     deals: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+    workflows: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     outbox: dict[bytes, bytes] = field(default_factory=dict)
     partitions: dict[bytes, bytes] = field(default_factory=dict)
 
@@ -103,6 +105,7 @@ def take_census(
         _check_partitions(census, keyspace, shard, content[shard.tag], layouts)
         _check_deals(census, keyspace, shard, content[shard.tag])
         _check_outbox(census, shard, content[shard.tag])
+        _check_workflows(census, shard, content[shard.tag])
         _check_staged(census, keyspace, shard, content)
     _check_pauses(census, keyspace, layouts)
     _check_crons(census, content[META_TAG])
@@ -166,6 +169,8 @@ def _file(keys: _Keys, name: str, value: object) -> None:
         keys.locks[rest] = value
     elif isinstance(value, dict) and kind == "b":
         keys.deals[rest] = value
+    elif isinstance(value, dict) and kind == "wf":
+        keys.workflows[rest] = value
     elif isinstance(value, dict) and name == "ob":
         keys.outbox = value
     elif isinstance(value, dict) and name == "parts":
@@ -208,6 +213,13 @@ def _check_deals(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) 
     for deal, record in keys.deals.items():
         if b"plan" in record and record.get(b"owed") not in keys.outbox:
             complain(f"deal {deal} is decided, and nothing owes it")
+
+
+def _check_workflows(census: Census, shard: Shard, keys: _Keys) -> None:
+    """Each workflow that runs is looked at some time, and no other."""
+    running = {id_ for id_, record in keys.workflows.items() if record[b"state"] == b"running"}
+    for id_ in running ^ keys.index("wfrun").keys():
+        census.problems.append(f"workflow {id_} of shard {shard.index} and the index disagree")
 
 
 def _check_outbox(census: Census, shard: Shard, keys: _Keys) -> None:
