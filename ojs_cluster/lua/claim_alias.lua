@@ -12,10 +12,13 @@ local flat = redis.call('HGETALL', KEYS[1])
 if #flat > 0 then
     if flat[1] ~= '@' then return {'exists', flat} end
     if flat[2] ~= ARGV[2] then return {'taken', flat[2]} end
-    if redis.call('HGET', KEYS[1], '@c') ~= ARGV[4] then redis.call('HDEL', KEYS[1], '@c') end
-else
+end
+-- First, as a script that has begun with a removal is not refused at maxmemory.
+redis.call('ZADD', KEYS[2], now, ARGV[1])
+if #flat == 0 then
     redis.call('HSET', KEYS[1], '@', ARGV[2])
     if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], '@c', ARGV[4]) end
+elseif redis.call('HGET', KEYS[1], '@c') ~= ARGV[4] then
+    redis.call('HDEL', KEYS[1], '@c')
 end
-redis.call('ZADD', KEYS[2], now, ARGV[1])
 return {'ok', now + ARGV[3]}
