@@ -3,7 +3,7 @@
 --       (`expected`), and no deal is undecided about it.
 -- Post: the job holds it. What it held before is remembered when it may still count.
 -- Up to the first lock that is held otherwise, the claims stand: who goes on claims the rest.
--- Repeated, it changes nothing. Lock fields: h, s, a holder's id, shard, ms of the claim, n how often
+-- Repeated by the job that holds the lock, it is a claim of now. Lock fields: h, s, a holder's id, shard, ms of the claim, n how often
 -- that job had been retried by hand (absent for 0); p, ps, pa, pn the same of the holder before; t the
 -- deal that is undecided about h. A job that is retried is another holder than it was before.
 -- Memory: deny-oom.
@@ -29,8 +29,11 @@ for i = 1, #KEYS - 1 do
     locks[i] = lock
 end
 for i, lock in ipairs(locks) do
-    if not lock.mine then
-        local at, key = 2 + 7 * (i - 1), KEYS[i + 1]
+    local at, key = 2 + 7 * (i - 1), KEYS[i + 1]
+    if lock.mine then
+        -- Who has looked at the claim before must not take this one for it.
+        redis.call('HSET', key, 'a', now)
+    else
         -- Written over before what is stale goes: a key must not be emptied in between (look.lua).
         redis.call('HSET', key, 'h', ARGV[at + 2], 's', ARGV[at + 3], 'a', now)
         if ARGV[at + 4] ~= '0' then redis.call('HSET', key, 'n', ARGV[at + 4])

@@ -205,18 +205,18 @@ async def _enqueue_unique(
         try:
             return (await _store_part(store, shard, [placed], [job], lapses, fences, claims))[0]
         except _Fenced as met:
-            await unique.release(store, want)  # it may have been another's since
+            await unique.release(store, want, claim)  # it may have been another's since
             fences.add(met.mark)
         except Conflict:
-            await unique.release(store, want)  # it took too long: the lock may be another's
+            await unique.release(store, want, claim)  # it took too long: the lock may be another's
         except WritesRefused as error:
             if error.outcome == "not_applied":
                 with suppress(OJSError):
-                    await unique.release(store, want)
+                    await unique.release(store, want, claim)
             raise
         except Duplicate as error:
             if not await _is_holder(store, shard, placed, job):
-                await unique.release(store, want)
+                await unique.release(store, want, claim)
             if job.id is not None:
                 raise error from None
     await claims.give_back()

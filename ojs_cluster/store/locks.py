@@ -29,6 +29,7 @@ class Want:
     expected: the holder that was looked at and is not in the way, '' for none.
     expected_retries: how often that had been retried.
     remember: whether that one may still count, should the job not be stored after all.
+    claimed_ms: when the lock was claimed that is to be settled, 0 where any claim is meant.
     """
 
     fingerprint: str
@@ -38,6 +39,7 @@ class Want:
     expected: str = ""
     expected_retries: int = 0
     remember: bool = False
+    claimed_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,5 +140,5 @@ async def settle(
         keys = [shard.locks, *(shard.lock(want.fingerprint) for want in group)]
         args: list[Arg] = [how, deal, _CHECK_MS]
         for want in group:
-            args += (want.fingerprint, want.job_id, want.retries)
+            args += (want.fingerprint, want.job_id, want.retries, want.claimed_ms or "")
         await store.run(shard, "lock_settle", keys, args, idempotent=True)

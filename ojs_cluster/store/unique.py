@@ -56,6 +56,11 @@ class Claim:
     existing: JobRecord | None
     lapses: int
 
+    @property
+    def made_ms(self) -> int:
+        """When the lock was claimed."""
+        return self.lapses - CLAIM_MS
+
 
 def fields(job: NewJob) -> list[bytes]:
     """What a unique job's hash says of its lock."""
@@ -164,7 +169,8 @@ async def examine(store: Store, fingerprint: str, refused: Refused) -> Holder | 
     if age_ms < GRACE_MS:
         await pause()
     elif await fence(store, shard, holder.job_id):
-        await settle(store, "drop", [holder])
+        # A producer that has met the fence may have claimed the lock anew since.
+        await settle(store, "drop", [replace(holder, claimed_ms=int(lock[b"a"]))])
     return None
 
 
@@ -172,9 +178,9 @@ def _outlives_end(job: JobRecord) -> bool:
     return job.fields.get(f.UNIQUE, b"").endswith(b"+")
 
 
-async def release(store: Store, want: Want) -> None:
-    """Give back a lock whose job will not be stored."""
-    await settle(store, "drop", [want])
+async def release(store: Store, want: Want, claim: Claim) -> None:
+    """Give back a lock whose job will not be stored, unless it was claimed again since."""
+    await settle(store, "drop", [replace(want, claimed_ms=claim.made_ms)])
 
 
 async def pause() -> None:

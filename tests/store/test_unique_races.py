@@ -7,24 +7,30 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
 
+from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.states import State
+from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import jobs, unique
 from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.enqueue import enqueue
 from ojs_cluster.store.events import EventFilter, read_events
+from ojs_cluster.store.locks import Want
 from ojs_cluster.store.record import JobRecord
 from tests.store.jobs import (
     HOUR,
     ack,
     foreign_id,
     home_id,
+    new_job,
     queues_in_other_shards,
+    shard_of,
     take,
 )
 from tests.store.unique_jobs import (
@@ -37,6 +43,7 @@ from tests.store.unique_jobs import (
 )
 from tests.support.invariants import Census
 from tests.support.lossy import lossy
+from tests.support.moments import Moment, at_moments
 from tests.support.mortal import dies_at
 from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
@@ -159,6 +166,52 @@ async def test_a_lock_claimed_while_the_janitor_drops_its_name_stays_listed(
     assert await unique.sweep(looking, shard, 10) == 1
 
     assert locks_left(store, db) == 1
+
+
+async def stale_claim(store: Store, db: Any, job: NewJob) -> unique.Claim:
+    """The lock of a producer that stalls before it stores its job, for longer than others wait."""
+    want = Want(job.fingerprint, str(job.id), shard_of(store).index)
+    claim = await unique.claim(store, want, cast(UniquePolicy, job.unique))
+    age_lock(db, store, job.fingerprint, 60_000)
+    return claim
+
+
+async def test_a_lock_that_its_job_claims_again_is_not_taken_from_it(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    """Who has looked at the first claim drops the lock when the second has stored the job."""
+    again = new_job(id=home_id(store), unique={})
+    await stale_claim(store, db, again)
+
+    async def enqueue_again(moment: Moment) -> None:
+        if moment == Moment("before", "lock_settle", 1):
+            await enqueue(store, again)
+
+    with pytest.raises(Duplicate) as caught:
+        await enqueue(at_moments(store, enqueue_again), new_job(unique={}))
+
+    assert caught.value.details["existing_job_id"] == again.id
+    assert (await jobs.get(store, str(again.id))).state is State.AVAILABLE
+    consistent()
+
+
+async def test_a_late_producer_does_not_give_back_the_lock_of_another_with_its_id(
+    store: Store, consistent: Callable[[], Census]
+) -> None:
+    job = new_job(id=home_id(store), unique={})
+
+    async def enqueue_others(moment: Moment) -> None:
+        if moment == Moment("before", "lock_settle", 1):
+            await enqueue(store, job)
+        if moment == Moment("after", "lock_settle", 1):
+            with pytest.raises(Duplicate):
+                await enqueue(store, new_job(unique={}))
+
+    with pytest.raises(Duplicate):
+        await enqueue(at_moments(store, enqueue_others), job, lapses=1)
+
+    assert (await jobs.get(store, str(job.id))).state is State.AVAILABLE
+    consistent()
 
 
 async def test_an_ignored_job_makes_no_event(store: Store) -> None:
