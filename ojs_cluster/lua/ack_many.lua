@@ -7,13 +7,13 @@
 -- ARGV: 1 events kept, 2 ms to keep completed jobs, then per job: worker id or '', lease id or '',
 --       result JSON or ''.
 -- Returns: {effects, per job: {'ok', state} | as ack}
---@include keys now look last job counts event deadline effect finish leave holder ack
+--@include keys now look last lean counts event deadline effect finish leave holder ack
 gather()
 local jobs, replies = {}, {effects}
 for i = 5, #KEYS do
     local key = KEYS[i]
     if jobs[key] == nil then
-        local job, reply = load_job(key)
+        local job, reply = load_within_budget(key)
         jobs[key] = job or reply
         if job then look_at_ack(job) end
     end

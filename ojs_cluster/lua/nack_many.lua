@@ -6,7 +6,7 @@
 -- KEYS: 1..7 the shard's due, act, run, exp, fin, dead, ev, then the jobs.
 -- ARGV: 1..5 as nack, then per job its nack as msgpack.
 -- Returns: {effects, per job: {'ok', state} | as ack}
---@include keys now look last job counts event deadline effect available finish leave backoff non_retryable fate graves fail holder nack
+--@include keys now look last lean counts event deadline effect available finish leave backoff non_retryable fate graves fail holder nack
 local jobs, replies, ending = {}, {effects}, {}
 local limits = {ARGV[3], ARGV[4], tonumber(ARGV[5])}
 local nacks = {}
@@ -14,7 +14,7 @@ for i = 8, #KEYS do
     local key = KEYS[i]
     nacks[i] = cmsgpack.unpack(ARGV[i - 2])
     if jobs[key] == nil then
-        local job, reply = load_job(key)
+        local job, reply = load_within_budget(key)
         jobs[key] = job or reply
     end
     local job = jobs[key]

@@ -9,7 +9,7 @@
 --       6 ms to keep dead letters, 7 dead letters kept per queue.
 -- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects,
 --           malformed jobs put aside}
---@include keys now look last first_left job counts event deadline effect available finish leave backoff non_retryable fate graves fail
+--@include keys now look last first_left lean counts event deadline effect available finish leave backoff non_retryable fate graves fail
 local limit, chance, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local limits = {ARGV[5], ARGV[6], tonumber(ARGV[7])}
 
@@ -18,7 +18,7 @@ local function overdue(zset, known)
     local ids = {}
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit)) do
         if jobs[id] == nil and not known then
-            local job, reply = load_job(job_key(id))
+            local job, reply = load_within_budget(job_key(id))
             jobs[id], malformed[id] = job or false, is_malformed(reply)
         end
         if malformed[id] and not known then aside[#aside + 1] = {zset, id}

@@ -6,7 +6,8 @@ local function record_error(key, job, error, kept)
     save_job(key, job, F.errors, n + 1, F.error_slot .. (n % kept),
         string.format('%s,%.0f,%s', job[F.attempt], now, error))
     -- Slots of a longer ring, from before the setting changed, would stay for ever.
-    while job[F.error_slot .. kept] do
+    while n > kept and (job[F.error_slot .. kept]
+        or job.lean and redis.call('HEXISTS', key, F.error_slot .. kept) == 1) do
         drop_fields(key, job, F.error_slot .. kept)
         kept = kept + 1
     end

@@ -25,14 +25,11 @@ end
 -- {'staged', deal} when it is not to be seen before that `deal` is carried out (reveal.lua), or
 -- {'malformed'} (sound.lua).
 -- Fields that were read prove that the key is here; for none, see look.lua.
-local function load_job(key, deal)
-    local flat = redis.call('HGETALL', key)
-    if #flat == 0 then
+local function checked(key, job, flat, deal)
+    if not flat then
         if key ~= KEYS[1] then redis.call('EXISTS', KEYS[1], key) end
         return nil, {'missing'}
     end
-    local job = {}
-    for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
     if job[F.alias] then return nil, {'moved', job[F.alias]} end
     if job[F.deal] and job[F.deal] ~= deal then return nil, {'staged', job[F.deal]} end
     if not is_sound(job) or not is_state(job[F.state]) then return nil, {'malformed'} end
@@ -41,6 +38,12 @@ local function load_job(key, deal)
     if job[F.limit] then want_limit(job) end
     job.flat = flat
     return job
+end
+
+local function load_job(key, deal)
+    local flat, job = redis.call('HGETALL', key), {}
+    for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
+    return checked(key, job, #flat > 0 and flat, deal)
 end
 
 -- Jobs by id, false for those that are not here.

@@ -1,0 +1,104 @@
+"""A script over many large jobs moves few bytes and sends a bounded number of commands.
+
+Redis serves nobody else while it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.states import State
+from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.store import fields as f
+from ojs_cluster.store import jobs, queues, retention
+from ojs_cluster.store.ack import Ack, ack_many
+from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.nack import Nack, nack_many
+from ojs_cluster.store.record import JobRecord
+from tests.store.jobs import QUEUE, failure, home_id, put, reap_all, shard_of, take
+from tests.support.budget import OVER, budget
+from tests.support.patience import patient_client
+
+MANY = 100
+LARGE = b'"args":["%b"]' % (b"x" * 1_000_000)
+
+
+@pytest.fixture
+async def store(backend: Embedded) -> AsyncIterator[Store]:
+    async with open_store(patient_client(backend)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def metered(backend: Embedded, store: Store) -> AsyncIterator[Store]:
+    """Scripts fail when they exceed their budget."""
+    async with open_store(patient_client(backend), prelude=budget()) as opened:
+        yield opened
+
+
+async def make_large(store: Store, db: Any, *, fetched: bool) -> list[JobRecord]:
+    """Jobs that were small while they were made."""
+    made = [await put(store, id=home_id(store)) for _ in range(MANY)]
+    if fetched:
+        made = await take(store, count=MANY)
+        assert len(made) == MANY
+    for job in made:
+        db.hset(shard_of(store).job(job.id), f.ENVELOPE, LARGE)
+    return made
+
+
+async def test_many_large_acks_and_nacks_move_few_bytes(
+    store: Store, metered: Store, db: Any
+) -> None:
+    large = await make_large(store, db, fetched=True)
+    half = MANY // 2
+    acks = [Ack(job.id, job.lease_id, b"1") for job in large[:half]]
+    nacks = [Nack(job.id, job.lease_id, failure(), requeue=False) for job in large[half:]]
+
+    assert set(await ack_many(metered, acks, worker_id="w1")) == {State.COMPLETED}
+    assert set(await nack_many(metered, nacks, worker_id="w1")) == {State.RETRYABLE}
+
+    assert (await jobs.get(store, large[-1].id)).errors()
+
+
+@pytest.mark.parametrize("index", ["active", "expiring"])
+async def test_many_large_jobs_are_reaped_within_the_budget(
+    store: Store, metered: Store, db: Any, index: str
+) -> None:
+    large = await make_large(store, db, fetched=index == "active")
+    key = getattr(shard_of(store), index)
+    for job in large:
+        if index == "expiring":
+            db.hset(shard_of(store).job(job.id), f.EXPIRES, 1)
+        db.zadd(key, {job.id: 1})
+
+    assert (await reap_all(metered, limit=MANY)).done == MANY
+
+
+async def test_many_large_jobs_are_purged_within_the_budget(
+    store: Store, metered: Store, db: Any
+) -> None:
+    large = await make_large(store, db, fetched=True)
+    await ack_many(store, [Ack(job.id, None, None) for job in large], worker_id="w1")
+    for job in large:
+        db.zadd(shard_of(store).finished, {job.id: 1})
+    removed = 0
+    while (tick := await retention.purge_due(metered, shard_of(store), 200)).done:
+        removed += tick.done
+    assert removed == MANY
+
+    await make_large(store, db, fetched=False)
+    assert await queues.purge(metered, QUEUE) == (MANY, 0)
+
+
+async def test_a_script_over_its_budget_is_found(store: Store, metered: Store, db: Any) -> None:
+    large = await make_large(store, db, fetched=True)
+    shard = shard_of(store)
+    for job in large[:2]:
+        db.hset(shard.job(job.id), f.ENVELOPE, LARGE * 6)
+    with pytest.raises(RedisReplyError, match=OVER):
+        await ack_many(metered, [Ack(large[0].id, None, None)], worker_id="w1")
