@@ -188,6 +188,7 @@ def test_a_piece_is_small_and_says_what_it_is(name: str) -> None:
 READS = {
     *("CLUSTER", "NODES"),  # of CLUSTER NODES
     *("EXISTS", "HGET", "HGETALL", "HMGET", "INFO", "LRANGE", "PING", "SCAN", "TIME"),
+    *("XLEN", "ZMSCORE"),
     *("XRANGE", "ZCARD", "ZCOUNT", "ZRANGE", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
 }
 
