@@ -235,8 +235,13 @@ async def deliver(book: Book, cron: CronRecord) -> str:
     try:
         stored = await book.enqueue(job, cron.read_ms + _LAPSES_MS)
     except Duplicate as error:
-        if error.details.get("existing_job_id") != owed.job_id:  # else it is there, as it should
+        if error.details.get("existing_job_id") != owed.job_id:
             refusal = error
+        elif not job.pending:
+            # It is there, as it should. It may wait for an earlier run that has ended since: a
+            # failover can lose that this tick was claimed before, and with it who lets it go.
+            with suppress(Conflict, NotFound):
+                await book.activate(owed.job_id)
     if not doubtful():  # else a node may still forget the job, and the debt is what remembers it
         await book.settle(cron.name, "delivered", owed.job_id)
     if refusal is not None:

@@ -320,6 +320,27 @@ async def test_enqueue_keeps_every_run_and_runs_one_at_a_time(store: Store, db: 
     assert (await cron.get(store, "daily")).held == ()
 
 
+async def test_a_run_that_waits_is_let_go_though_a_failover_has_lost_its_tick(
+    store: Store, db: Any
+) -> None:
+    meta = store.keys.meta
+    await registered(store, overlap_policy="enqueue")
+    await fire(store, db)
+    age_cron(db, meta, "daily", DAY)
+    before, due = db.hgetall(meta.cron("daily")), db.zscore(meta.crons, "daily")
+    await look(store)
+    [held] = (await cron.get(store, "daily")).held
+    db.delete(meta.cron("daily"))  # the claim of the second tick is forgotten
+    db.hset(meta.cron("daily"), mapping=before)
+    db.zadd(meta.crons, {"daily": due})
+    [first] = await waiting(store)
+    await ack(store, first)
+    await look(store)
+
+    assert [job.id for job in await waiting(store)] == [held]
+    assert (await cron.get(store, "daily")).held == ()
+
+
 async def test_runs_that_wait_outlive_their_cron_job(store: Store, db: Any) -> None:
     await registered(store, overlap_policy="enqueue")
     await fire(store, db)
