@@ -22,6 +22,8 @@ from ojs_cluster.store.record import JobRecord, record
 RELEASE_S = 5.0
 """How long a cancelled caller's jobs are tried to be given back; then their leases end."""
 _MOST_BYTES = 8 * 1024 * 1024
+_REPLY_BYTES = 2 * 1024 * 1024
+"""A reply with jobs of so many bytes may have left others (``lua/include/size.lua``)."""
 _ROUNDS = 4
 """How often one fetch asks one shard, when that leads to tokens or past many jobs that wait."""
 PASSING_S = 2.0
@@ -223,8 +225,12 @@ class _Asking:
             # Shielded, because only the reply tells which jobs have a lease now. The Redis client
             # bounds the call.
             with trio.CancelScope(shield=True):
+                before = len(self.jobs)
                 asked, more, left = await self._ask(shard, queues, width)
             await trio.lowlevel.checkpoint_if_cancelled()
+            given = self.jobs[before:]
+            if self.wanted and sum(job.size for job in given) >= _REPLY_BYTES and not self.full:
+                continue
             turn += 1
             passing = not self.jobs and trio.current_time() - began < PASSING_S
             if not (asked or more) or not self.wanted or (turn >= _ROUNDS and not passing):

@@ -197,14 +197,14 @@ async def test_within_a_queue_priority_decides_as_ever(store: Store) -> None:
 async def test_large_jobs_of_a_queue_come_before_the_next_queue(
     store: Store, count: int, consistent: Check
 ) -> None:
-    """A reply is about 8 MiB at most, so a shard may have more: the next queue has to wait."""
+    """A fetch takes about 8 MiB of a shard, which may have more: the next queue has to wait."""
     names = queues_in_other_shards(store, count)
     body = b'{"type":"t","args":["%b"],"options":{"queue":"%b"}}'
-    for _ in range(12):
+    for _ in range(14):
         await enqueue(store, parse_job(body % (b"x" * 900_000, names[0].encode())))
     await put(store, names[-1])
 
-    assert [job.queue for job in await take(store, *names, count=20)] == [names[0]] * 10
+    assert [job.queue for job in await take(store, *names, count=20)] == [names[0]] * 12
     rest = [job.queue for job in await take(store, *names, count=20)]
     assert rest == [names[0], names[0], names[-1]]
     consistent()

@@ -95,6 +95,18 @@ async def test_many_large_jobs_are_purged_within_the_budget(
     assert await queues.purge(metered, QUEUE) == (MANY, 0)
 
 
+async def test_large_jobs_are_fetched_within_the_budget_and_none_is_left(
+    store: Store, metered: Store, db: Any
+) -> None:
+    large = await make_large(store, db, fetched=False)
+    taken = await take(metered, count=MANY)
+    assert 8 <= len(taken) <= 9
+    for number in range(MANY // len(taken)):
+        taken += await take(metered, count=MANY)
+        assert number < MANY
+    assert [job.id for job in taken][:MANY] == [job.id for job in large]
+
+
 async def test_a_script_over_its_budget_is_found(store: Store, metered: Store, db: Any) -> None:
     large = await make_large(store, db, fetched=True)
     shard = shard_of(store)
