@@ -168,6 +168,7 @@ def _depth(queue: QueueNumbers) -> int:
     return sum(queue.jobs[state] for state in _WAITING)
 
 
+_QUEUES = "Queues, also those that are not shown"
 _WAITING = tuple(
     state for state in QueueNumbers().jobs if state.value in ("available", "scheduled", "retryable")
 )
@@ -175,8 +176,11 @@ _WAITING = tuple(
 
 def _cluster(numbers: Numbers) -> Families:
     late = ((loop, ms / 1000) for loop, ms in sorted(numbers.late_ms.items()))
+    registered = numbers.registered
+    queues = [] if registered is None else [number("ojs_queues", _QUEUES, registered)]
     return [
-        number("ojs_queues", "Queues, also those that are not shown", numbers.registered),
+        *queues,
+        number("ojs_shards_away", "Shards that did not answer this process", numbers.away),
         number("ojs_outbox_waiting", "Effects owed and not delivered yet", numbers.waiting),
         number("ojs_outbox_parked", "Effects given up until an operator looks", numbers.parked),
         gauge(

@@ -189,8 +189,9 @@ async def open_store(
             silent = await check_eviction(store)
             if silent:
                 log.warning("masters that do not answer: %s", ", ".join(map(str, silent)))
-            with trio.move_on_after(_OPENING_S), suppress(BackendUnavailable):
-                await store.partitions.read(store)
+            if client.answers(keys.meta.slot):
+                with trio.move_on_after(_OPENING_S), suppress(BackendUnavailable):
+                    await store.partitions.read(store)
             release = partial(release_lost, store)
             nursery.start_soon(store.lost_fetches.run, release)
             yield store

@@ -7,9 +7,13 @@ of whichever node is asked, and outlives all of them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.cached import Cached
@@ -18,6 +22,8 @@ from ojs_cluster.store.fanout import over_shards
 
 CACHED_S = 5.0
 """Numbers are at most this old: however many ask, Redis is asked this often by a process."""
+PATIENCE_S = 0.5
+"""Longest wait in seconds for one shard: a scrape has two."""
 _CHUNK = 50
 """Queues that one script looks at: it keeps its node from others for a fraction of a ms."""
 _STATES = tuple(state for state in State if state is not State.AVAILABLE)
@@ -59,23 +65,28 @@ class Numbers:
 
     Parameters
     ----------
-    queues: by name; the first ones when there are too many. ``registered``: how many there are.
+    queues: by name; the first ones when there are too many. ``registered``: how many there are,
+        None while the registry is away.
     waiting, parked: outbox entries.
     late_ms: of the effects, due jobs and leases whose time has come, how long the first has waited
         for a scheduler; 0 when none is late.
+    away: shards that did not answer, the meta tag among them. Their numbers are missing, and so are
+        all queues that have a part in them: a sum without a part would look like a counter that
+        was reset.
     """
 
     queues: dict[str, QueueNumbers]
-    registered: int
+    registered: int | None
     waiting: int = 0
     parked: int = 0
     late_ms: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("outbox", "promote", "reap"), 0)
     )
+    away: int = 0
 
 
 async def collect(store: Store, most_queues: int) -> Numbers:
-    """Ask every shard once.
+    """Ask every shard once. A shard that does not answer within ``PATIENCE_S`` is left out.
 
     Parameters
     ----------
@@ -83,24 +94,27 @@ async def collect(store: Store, most_queues: int) -> Numbers:
 
     Raises
     ------
-    BackendUnavailable: Redis did not answer in time.
+    BackendUnavailable: no shard answered in time.
     """
-    meta = store.keys.meta
-    registered: Any = await store.redis.call(meta.slot, "ZCARD", meta.queues, idempotent=True)
-    names: list[str] = []
-    if most_queues:
-        found: Any = await store.redis.call(
-            meta.slot, "ZRANGE", meta.queues, 0, most_queues - 1, idempotent=True
-        )
-        names = [name.decode() for name in found]
+    names, registered = await _names(store, most_queues)
     await store.partitions.current(store)
-    numbers = Numbers({name: QueueNumbers() for name in names}, registered)
+    numbers = Numbers(
+        {name: QueueNumbers() for name in names or ()}, registered, away=int(names is None)
+    )
     lying: dict[Shard, list[str]] = {shard: [] for shard in store.keys}
-    for name in names:
+    for name in names or ():
         for shard in _shards_of(store, name):
             lying[shard].append(name)
 
     async def ask(shard: Shard) -> None:
+        if store.redis.answers(shard.slot):
+            with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable):
+                await look(shard)
+                return
+        numbers.away += 1
+        away.add(shard)
+
+    async def look(shard: Shard) -> None:
         here = lying[shard]
         for at in range(0, max(1, len(here)), _CHUNK):
             part = here[at : at + _CHUNK]
@@ -114,8 +128,31 @@ async def collect(store: Store, most_queues: int) -> Numbers:
             for i, name in enumerate(part):
                 _add_queue(numbers.queues[name], reply[0], reply[6 + 4 * i : 10 + 4 * i])
 
+    away: set[Shard] = set()
     await over_shards(store.keys, ask)
+    if len(away) == len(store.keys):
+        raise BackendUnavailable("no shard answers", outcome="not_applied")
+    for name in names or ():
+        if away.intersection(_shards_of(store, name)):
+            del numbers.queues[name]
     return numbers
+
+
+async def _names(store: Store, most_queues: int) -> tuple[list[str] | None, int | None]:
+    """The first queues by name, and how many there are; None when the registry is away."""
+    meta = store.keys.meta
+    if store.redis.answers(meta.slot):
+        with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable):
+            registered: Any = await store.redis.call(
+                meta.slot, "ZCARD", meta.queues, idempotent=True
+            )
+            found: Any = []
+            if most_queues:
+                found = await store.redis.call(
+                    meta.slot, "ZRANGE", meta.queues, 0, most_queues - 1, idempotent=True
+                )
+            return [name.decode() for name in found], registered
+    return None, None
 
 
 class Collected(Cached[Numbers]):

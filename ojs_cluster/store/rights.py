@@ -55,6 +55,8 @@ async def check(store: Store) -> None:
 
     async def ask(item: tuple[Address, Shard]) -> None:
         address, shard = item
+        if not store.redis.answers(shard.slot):
+            return
         # A master that is away keeps no process from serving the rest.
         with trio.move_on_after(_PATIENCE_S), suppress(BackendUnavailable):
             refused = await _refused(store, address, shard)

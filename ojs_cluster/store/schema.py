@@ -46,7 +46,8 @@ async def check_schema(store: Store, shards: int) -> None:
     async with trio.open_nursery() as nursery:
 
         async def look_for_copies() -> None:
-            await trio.sleep(_PATIENCE_S)
+            if store.redis.answers(store.keys.meta.slot):
+                await trio.sleep(_PATIENCE_S)
             copies.extend(await _copies(store))
             if copies:
                 nursery.cancel_scope.cancel()

@@ -22,7 +22,7 @@ from ojs_cluster.core.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded, Node
-from ojs_cluster.store import health, outbox, queues
+from ojs_cluster.store import health, metrics, outbox, queues
 from ojs_cluster.store.ack import ack
 from ojs_cluster.store.context import Store, StoreSettings, open_store
 from ojs_cluster.store.enqueue import enqueue
@@ -194,6 +194,7 @@ async def test_a_process_that_starts_meanwhile_serves_the_others(
     with trio.fail_after(SOON_S):
         async with open_at(server) as other:
             await run_one(other, name)
+    with trio.fail_after(SOON_S):
         # Copies lie under tags of the right layout only: another one does not find them.
         with pytest.raises(BackendUnavailable, match="layout"):
             async with open_store(ClientSettings.from_url(server.url), shards=32):
@@ -262,6 +263,31 @@ async def _covered(store: Store) -> bool:
         return (await health.check(store)).covered
     except BackendUnavailable:
         return False
+
+
+@pytest.mark.parametrize("victim", ["meta", "another"])
+async def test_the_numbers_of_shards_that_answer_are_told(
+    server: Embedded, store: Store, victim: str
+) -> None:
+    node = owner(server, store, store.keys.meta.slot)
+    if victim == "another":
+        node = next(one for one in server.masters() if one is not node)
+    well = next(names_on(server, store, node, here=False))
+    silent = next(names_on(server, store, node))
+    for name in (well, silent):
+        await put(store, name)
+    assert (await metrics.collect(store, 100)).away == 0
+    there = sum(owner(server, store, shard.slot) is node for shard in store.keys)
+    server.pause(node)
+    with trio.fail_after(SOON_S):
+        numbers = await metrics.collect(store, 100)
+    server.resume(node)
+    assert silent not in numbers.queues, "a part of a sum would look like a counter that was reset"
+    if victim == "meta":
+        assert (numbers.away, numbers.registered) == (there + 1, None)
+    else:
+        assert (numbers.away, numbers.registered) == (there, 2)
+        assert numbers.queues[well].jobs[State.AVAILABLE] == 1
 
 
 async def test_pausing_a_queue_needs_no_other_shard(server: Embedded, store: Store) -> None:
