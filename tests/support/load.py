@@ -210,6 +210,10 @@ class Load:
             what=f"{count} more jobs went through",
         )
 
+    def stop_producing(self) -> None:
+        """Enqueue nothing more."""
+        self._stop_producing.set()
+
     async def drain(self, timeout_s: float = 120.0) -> set[str]:
         """Stop producing, wait until every acknowledged job is completed, stop the workers.
 
@@ -218,7 +222,7 @@ class Load:
 
         Raises AssertionError when jobs remain unfinished.
         """
-        self._stop_producing.set()
+        self.stop_producing()
         deadline = time.monotonic() + timeout_s
         gone: set[str] = set()
         while left := self.ledger.unfinished - gone:
