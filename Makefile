@@ -31,7 +31,7 @@ conformance: $(VENV)/.dev ## run the conformance suites against URL=http://host:
 	OJS_CONFORMANCE_URL=$(URL) $(BIN)/pytest tests/conformance
 
 soak: $(VENV)/.dev ## the long variants of the tests
-	OJS_KILL_ROUNDS=20 $(BIN)/pytest -m soak
+	OJS_KILL_ROUNDS=20 OJS_CHAOS_SECONDS=7200 $(BIN)/pytest -m soak
 	$(BIN)/python -m tests.mutants -j $(JOBS)
 
 mutants: $(VENV)/.dev ## put bugs in, one at a time, and see the tests fail (AREAS="lua redis" for some)

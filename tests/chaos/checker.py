@@ -1,0 +1,312 @@
+"""The independent checker: what must hold of every history, whatever faults there were.
+
+Each rule is a function from a history to its violations. A rule knows nothing of how the product
+works: it compares what clients were told with what else they were told, and with what is left.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import combinations
+from typing import Final
+
+from tests.chaos import replay
+from tests.chaos.history import Answer, Enqueue, History, Lease, NewJob, Settle, Violation
+from tests.chaos.replay import TERMINAL
+
+Rule = Callable[[History], Iterator[Violation]]
+
+_FORGOTTEN: Final = "a master lost what no replica had"
+
+
+class _Index:
+    """A history by job."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+
+    @cached_property
+    def leases(self) -> Mapping[str, Sequence[Lease]]:
+        found: dict[str, list[Lease]] = defaultdict(list)
+        for lease in sorted(self.history.leases, key=lambda lease: lease.answer.sent):
+            found[lease.job].append(lease)
+        return found
+
+    @cached_property
+    def settles(self) -> Mapping[str, Sequence[Settle]]:
+        found: dict[str, list[Settle]] = defaultdict(list)
+        for settle in self.history.settles:
+            found[settle.job].append(settle)
+        return found
+
+    @cached_property
+    def commands(self) -> Mapping[tuple[str, str], Sequence[Answer]]:
+        """(kind, subject) to the requests that may have had an effect."""
+        found: dict[tuple[str, str], list[Answer]] = defaultdict(list)
+        for command in self.history.commands:
+            if command.answer.possible:
+                found[command.kind, command.subject].append(command.answer)
+        return found
+
+    @cached_property
+    def requests(self) -> Mapping[str, Sequence[tuple[NewJob, Enqueue]]]:
+        found: dict[str, list[tuple[NewJob, Enqueue]]] = defaultdict(list)
+        for enqueue in self.history.enqueues:
+            for job in enqueue.jobs:
+                if job.id:
+                    found[job.id].append((job, enqueue))
+        return found
+
+    @cached_property
+    def traces(self) -> set[str]:
+        """Jobs that anything shows to have been there."""
+        events = {event.job for event in self.history.events}
+        return events | self.leases.keys() | self.history.final.states.keys()
+
+    def purged(self, queue: str) -> bool:
+        """Whether jobs of a queue may have been deleted."""
+        return ("purge", queue) in self.commands
+
+
+def lost(history: History) -> Iterator[Violation]:
+    """A job that was acknowledged is there in the end."""
+    index = _Index(history)
+    for id_, requests in index.requests.items():
+        told = [it for _, it in requests if it.answer.outcome == "done" and not it.existing]
+        if told and id_ not in history.final.states and not index.purged(requests[0][0].queue):
+            yield Violation("lost", id_, "it was acknowledged and is gone", _forgotten(history))
+    for workflow in history.workflows:
+        if workflow.answer.outcome == "done" and workflow.id not in history.final.workflows:
+            text = "the workflow was acknowledged and is gone"
+            yield Violation("lost", workflow.id, text, _forgotten(history))
+
+
+def refused(history: History) -> Iterator[Violation]:
+    """What was refused has had no effect."""
+    index = _Index(history)
+    for id_, requests in index.requests.items():
+        if id_ in index.traces and not any(it.answer.possible for _, it in requests):
+            yield Violation("refused", id_, "every request for it was refused, and it is there")
+    for workflow in history.workflows:
+        steps = [lease for lease in history.leases if lease.step and lease.step[0] == workflow.tag]
+        if steps and not workflow.answer.possible:
+            yield Violation("refused", workflow.tag, "the workflow was refused, and a step runs")
+
+
+def batches(history: History) -> Iterator[Violation]:
+    """A batch is stored as a whole or not at all."""
+    index = _Index(history)
+    for enqueue in history.enqueues:
+        ids = [job.id for job in enqueue.jobs]
+        if len(ids) < 2 or any(index.purged(job.queue) for job in enqueue.jobs):
+            continue
+        there = index.traces.intersection(ids)
+        if 0 < len(there) < len(ids):
+            text = f"of {len(ids)} jobs of a batch {len(there)} are there"
+            yield Violation("batch", min(set(ids) - there), text, _forgotten(history))
+
+
+def completed_by_holder(history: History) -> Iterator[Violation]:
+    """A completed job was acknowledged by the worker that held its last lease."""
+    index = _Index(history)
+    for id_, events in replay.by_job(history.events).items():
+        holder = (0, "")
+        for event in events:
+            if event.kind == "job.started":
+                holder = (event.attempt, event.worker)
+            elif event.kind == "job.completed":
+                acks = [
+                    it
+                    for it in index.settles.get(id_, ())
+                    if it.kind == "ack" and it.answer.possible and (it.attempt, it.worker) == holder
+                ]
+                if not acks:
+                    text = f"completed, and {holder[1]} never acknowledged attempt {holder[0]}"
+                    yield Violation("holder", id_, text)
+
+
+def one_completion(history: History) -> Iterator[Violation]:
+    """No two leases of one job are both told that they completed it."""
+    for id_, settles in _Index(history).settles.items():
+        told = {it.lease for it in settles if it.kind == "ack" and it.answer.outcome == "done"}
+        if len(told) > 1:
+            text = f"acks of {len(told)} leases were accepted"
+            yield Violation("one ack", id_, text, _forgotten(history))
+
+
+def one_holder(history: History) -> Iterator[Violation]:
+    """A job is not given out while a lease holds it, and each attempt is given out once."""
+    index = _Index(history)
+    for id_, leases in index.leases.items():
+        for one, other in combinations(leases, 2):
+            # Neither request nor answer tells when a lease began: a fetch may wait for long.
+            earlier, later = (one, other) if one.attempt <= other.attempt else (other, one)
+            if text := _clash(index, earlier, later):
+                yield Violation("one holder", id_, text)
+
+
+def _clash(index: _Index, earlier: Lease, later: Lease) -> str:
+    begin, end = earlier.answer.sent, later.answer.answered
+    if earlier.lease == later.lease:
+        return f"lease {later.lease} was given out twice"
+    if index.history.lossy(begin, end):
+        return ""  # a fetch does not wait for a replica: a failover may forget the lease
+    if ("retry", later.job) in index.commands:
+        return ""  # its attempts were counted anew
+    if earlier.attempt == later.attempt:
+        return f"attempt {later.attempt} was given to {earlier.worker} and {later.worker}"
+    ended = [it.answer for it in index.settles.get(later.job, ()) if it.lease == earlier.lease]
+    over = any(it.possible and it.sent < end for it in ended)
+    if earlier.beats or over or end >= earlier.until:
+        return ""
+    return f"given to {later.worker} while {earlier.worker} holds it"
+
+
+def ends_stay(history: History) -> Iterator[Violation]:
+    """What is completed or cancelled for a client stays so for all later requests."""
+    index = _Index(history)
+    ends: dict[str, list[tuple[str, Answer]]] = defaultdict(list)
+    for settle in history.settles:
+        if settle.kind == "ack" and settle.answer.outcome == "done":
+            ends[settle.job].append(("completed", settle.answer))
+    for command in history.commands:
+        if command.kind == "cancel" and command.answer.outcome == "done":
+            ends[command.subject].append(("cancelled", command.answer))
+    for seen in history.seen:
+        if seen.state in ("completed", "cancelled"):
+            ends[seen.job].append((seen.state, seen.answer))
+    later = [(it.job, it.state, it.answer) for it in history.seen]
+    later += [(it.job, "active", it.answer) for group in index.leases.values() for it in group]
+    for job, state, answer in later:
+        for end, told in ends.get(job, ()):
+            lossy = history.lossy(told.sent, answer.answered) and (
+                not history.confirmed or told.status == _READ
+            )
+            if told.answered < answer.sent and state != end and not lossy:
+                yield Violation("end stays", job, f"it is {state} after it was {end}")
+
+
+_READ: Final = 0
+"""Status of an answer that only shows a state: reading waits for no replica."""
+
+
+def cancelled_for_a_reason(history: History) -> Iterator[Violation]:
+    """A job that a client enqueued is cancelled by request only."""
+    index = _Index(history)
+    replaced = {
+        job.fingerprint
+        for enqueue in history.enqueues
+        for job in enqueue.jobs
+        if enqueue.answer.possible and job.on_conflict.startswith("replace")
+    }
+    for id_, requests in index.requests.items():
+        asked = ("cancel", id_) in index.commands
+        fingerprint = requests[0][0].fingerprint
+        wanted = asked or (fingerprint and fingerprint in replaced)
+        if history.final.states.get(id_) == "cancelled" and not wanted:
+            yield Violation("cancelled", id_, "nobody asked for it")
+
+
+def workflow_order(history: History) -> Iterator[Violation]:
+    """A step starts after what it waits for has completed, a callback after all have ended."""
+    plans = {workflow.tag: workflow for workflow in history.workflows}
+    index = _Index(history)
+    jobs: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for lease in history.leases:
+        if lease.step:
+            jobs[lease.step].add(lease.job)
+    for lease in history.leases:
+        if lease.step is None or lease.step[0] not in plans:
+            continue
+        tag, step = lease.step
+        for before in plans[tag].waits_for.get(step, ()):
+            acks = [
+                it
+                for job in jobs[tag, before]
+                for it in index.settles.get(job, ())
+                if it.kind == "ack"
+                and it.answer.possible
+                and it.answer.sent < lease.answer.answered
+            ]
+            states = {history.final.states.get(job) for job in jobs[tag, before]}
+            if not acks or (states & {"discarded", "cancelled"} and not history.forgetful):
+                yield Violation("workflow order", lease.job, f"{tag}: {step} ran before {before}")
+        for before in plans[tag].ends_of.get(step, ()):
+            begun = [
+                it
+                for job in jobs[tag, before]
+                for it in index.leases.get(job, ())
+                if it.answer.sent < lease.answer.answered
+            ]
+            if not begun:
+                yield Violation("workflow order", lease.job, f"{tag}: {step} ran before {before}")
+
+
+def once(history: History) -> Iterator[Violation]:
+    """Each step of a workflow and each tick of a cron job is one job."""
+    jobs: dict[tuple[str, tuple[str, str]], set[str]] = defaultdict(set)
+    for lease in history.leases:
+        if lease.step:
+            jobs["step", lease.step].add(lease.job)
+        if lease.tick:
+            jobs["tick", lease.tick].add(lease.job)
+    for (kind, name), ids in jobs.items():
+        if len(ids) > 1:
+            yield Violation(f"{kind} once", " ".join(name), f"it became {len(ids)} jobs")
+
+
+def stuck(history: History) -> Iterator[Violation]:
+    """When faults and load have ended, everything comes to an end.
+
+    What a lost master leaves incomplete heals within ten minutes. Until then it is counted.
+    """
+    final, lost_by = history.final, "" if history.patient else _forgotten(history)
+    for id_, state in final.states.items():
+        if state not in TERMINAL:
+            yield Violation("stuck", id_, f"it stays {state}", lost_by)
+    for id_, state in final.workflows.items():
+        if state == "running":
+            yield Violation("stuck", id_, "the workflow stays running", lost_by)
+    if final.owed:
+        yield Violation("stuck", "outbox", f"{final.owed} effects are still owed", lost_by)
+    for fingerprint in final.dead_locks:
+        yield Violation("stuck", fingerprint, "no job of it can be enqueued any more", lost_by)
+    for problem in final.problems:
+        yield Violation("invariants", problem.split()[0], problem, lost_by)
+
+
+def errors(history: History) -> Iterator[Violation]:
+    """No client is answered with an internal error."""
+    for error in history.errors:
+        yield Violation("error", error.split()[0], error)
+
+
+RULES: Final[Sequence[Rule]] = (
+    replay.paths,
+    replay.order,
+    replay.unique,
+    replay.concurrency,
+    lost,
+    refused,
+    batches,
+    completed_by_holder,
+    one_completion,
+    one_holder,
+    ends_stay,
+    cancelled_for_a_reason,
+    workflow_order,
+    once,
+    stuck,
+    errors,
+)
+
+
+def check(history: History) -> list[Violation]:
+    """Every violation of every rule, those that are excused included."""
+    return [violation for rule in RULES for violation in rule(history)]
+
+
+def _forgotten(history: History) -> str:
+    return _FORGOTTEN if history.forgetful else ""

@@ -1,0 +1,206 @@
+"""A client that writes down what it asked and what it was told."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import httpx
+import trio
+
+from tests.chaos.history import (
+    Answer,
+    Command,
+    Enqueue,
+    History,
+    NewJob,
+    Outcome,
+    Seen,
+    Settle,
+)
+
+JSON = dict[str, Any]
+
+V1: Final = "/ojs/v1"
+_REPEATED_FOR_S: Final = 60.0
+"""Then a client gives a request up."""
+_REFUSED_BELOW: Final = 500
+_OUTCOMES: Final[dict[str, Outcome]] = {
+    "not_applied": "refused",
+    "stored_unconfirmed": "unconfirmed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An answer with its body, empty when there was none that can be read."""
+
+    answer: Answer
+    body: JSON
+
+    @property
+    def done(self) -> bool:
+        return self.answer.outcome == "done"
+
+    @property
+    def details(self) -> JSON:
+        found: JSON = self.body.get("error", {}).get("details", {})
+        return found
+
+
+class ChaosClient:
+    """Requests over several nodes; every answer goes into the history.
+
+    ``chance`` decides which node is asked and what to do next, so equal seeds decide alike.
+    """
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        urls: Sequence[str],
+        history: History,
+        chance: random.Random,
+        patience_s: float = _REPEATED_FOR_S,
+    ) -> None:
+        self._http = http
+        self._urls = urls
+        self.history = history
+        self.chance = chance
+        self._patience_s = patience_s
+
+    async def send(self, method: str, path: str, body: JSON | None = None) -> Told:
+        """One request, not repeated."""
+        url = f"{self.chance.choice(self._urls)}{path}"
+        sent = trio.current_time()
+        try:
+            response = await self._http.request(method, url, json=body)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            return Told(Answer(sent, trio.current_time(), "refused", 0, "", "no connection"), {})
+        except httpx.TransportError as error:
+            return Told(Answer(sent, trio.current_time(), "unknown", 0, "", repr(error)), {})
+        return self._read(f"{method} {path}", sent, response)
+
+    def _read(self, request: str, sent: float, response: httpx.Response) -> Told:
+        status, answered = response.status_code, trio.current_time()
+        try:
+            body: JSON = response.json()
+        except ValueError:
+            body = {}
+        error = body.get("error") if status >= 400 else None
+        error = error if isinstance(error, dict) else {}
+        code, message = str(error.get("code", "")), str(error.get("message", ""))
+        if response.is_success:
+            outcome: Outcome = "done"
+        elif status < _REFUSED_BELOW:
+            outcome = "refused"
+        else:
+            told = str(error.get("details", {}).get("outcome"))
+            outcome = _OUTCOMES.get(told, "unknown")
+            if status == 500:
+                self.history.errors.append(f"{request} {response.text}")
+        return Told(Answer(sent, answered, outcome, status, code, message), body)
+
+    async def insist(self, method: str, path: str, body: JSON | None = None) -> Told:
+        """Repeat a request, which must be safe to repeat, until there is a definite answer."""
+        deadline = trio.current_time() + self._patience_s
+        while True:
+            told = await self.send(method, path, body)
+            again = told.answer.status >= _REFUSED_BELOW or not told.answer.status
+            if not again or trio.current_time() > deadline:
+                return told
+            await trio.sleep(self.chance.uniform(0.05, 0.4))
+
+    # -- enqueue ------------------------------------------------------------------------------
+
+    async def enqueue(self, jobs: Sequence[tuple[NewJob, JSON]]) -> Told:
+        """Enqueue jobs, as a batch when there are several; repeat it when all have ids."""
+        repeatable = all(job.id for job, _ in jobs)
+        bodies = [body for _, body in jobs]
+        path = f"{V1}/jobs" if len(jobs) == 1 else f"{V1}/jobs/batch"
+        request = bodies[0] if len(jobs) == 1 else {"jobs": bodies}
+        deadline = trio.current_time() + self._patience_s
+        doubtful = False
+        while True:
+            told = self._noted(
+                [job for job, _ in jobs], doubtful, await self.send("POST", path, request)
+            )
+            doubtful = doubtful or told.answer.outcome in ("unknown", "unconfirmed")
+            again = told.answer.status >= _REFUSED_BELOW or not told.answer.status
+            if not (again and repeatable) or trio.current_time() > deadline:
+                return told
+            await trio.sleep(self.chance.uniform(0.05, 0.4))
+
+    def _noted(self, jobs: Sequence[NewJob], doubtful: bool, told: Told) -> Told:
+        ids = [job.id for job in jobs]
+        answer = told.answer
+        # An earlier try had arrived: the job that is in the way is the job itself.
+        if doubtful and answer.code == "duplicate" and told.details.get("existing_job_id") in ids:
+            answer = replace(answer, outcome="done")
+        existing = bool(told.body.get("deduplicated"))
+        if told.done and not existing:
+            given = [told.body["job"]] if len(jobs) == 1 else told.body["jobs"]
+            jobs = [replace(job, id=it["id"]) for job, it in zip(jobs, given, strict=True)]
+        elif answer.outcome == "unconfirmed" and len(jobs) == 1 and not jobs[0].id:
+            jobs = [replace(jobs[0], id=str(told.details.get("job_id", "")))]
+        self.history.enqueues.append(Enqueue(tuple(jobs), answer, existing))
+        return Told(answer, told.body)
+
+    # -- the rest -----------------------------------------------------------------------------
+
+    async def settle(self, kind: Any, job: JSON, worker: str, body: JSON) -> Told:
+        """Report the end of an attempt until the server says what became of it."""
+        path = f"{V1}/workers/{'ack' if kind == 'ack' else 'nack'}"
+        holder = {"job_id": job["id"], "lease_id": job["lease_id"], "worker_id": worker}
+        deadline = trio.current_time() + self._patience_s
+        while True:
+            with self._noting(kind, [job], worker):
+                told = await self.send("POST", path, {**holder, **body})
+            self.note_settle(kind, job, worker, told.answer)
+            again = told.answer.status >= _REFUSED_BELOW or not told.answer.status
+            if not again or trio.current_time() > deadline:
+                return told
+            await trio.sleep(self.chance.uniform(0.05, 0.4))
+
+    async def ack_many(self, jobs: Sequence[JSON], worker: str) -> Told:
+        """Acknowledge jobs in one request, sent once. The caller writes down its results."""
+        acks = [{"job_id": job["id"], "lease_id": job["lease_id"]} for job in jobs]
+        with self._noting("ack", jobs, worker):
+            return await self.send(
+                "POST", f"{V1}/workers/ack/batch", {"worker_id": worker, "acks": acks}
+            )
+
+    @contextmanager
+    def _noting(self, kind: Any, jobs: Sequence[JSON], worker: str) -> Iterator[None]:
+        """A worker may die while it waits for its answer: then the outcome stays unknown."""
+        sent = trio.current_time()
+        try:
+            yield
+        except trio.Cancelled:
+            for job in jobs:
+                self.note_settle(kind, job, worker, Answer(sent, trio.current_time(), "unknown"))
+            raise
+
+    def note_settle(self, kind: Any, job: JSON, worker: str, answer: Answer) -> None:
+        """Write down that a worker ended an attempt."""
+        self.history.settles.append(
+            Settle(kind, job["id"], job["lease_id"], worker, job["attempt"], answer)
+        )
+
+    async def command(self, kind: Any, subject: str, path: str, body: JSON | None = None) -> Told:
+        """One request that changes a job, a workflow or a queue."""
+        told = await self.send("POST", path, body)
+        self.history.commands.append(Command(kind, subject, told.answer))
+        return told
+
+    async def look(self, job_id: str) -> str | None:
+        """A job's state as a reader is shown it; None when there was no answer or no job."""
+        told = await self.send("GET", f"{V1}/jobs/{job_id}")
+        if not told.done:
+            return None
+        job = told.body["job"]
+        answer = Answer(told.answer.sent, told.answer.answered, "done")
+        self.history.seen.append(Seen(job_id, job["state"], job["attempt"], answer))
+        return str(job["state"])

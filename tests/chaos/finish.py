@@ -1,0 +1,147 @@
+"""Brings a run to rest, and reads what is left."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+import redis
+import trio
+
+from ojs_cluster.keys import Keyspace
+from ojs_cluster.server.embedded import Embedded, EmbeddedError
+from tests.chaos.client import JSON, V1, ChaosClient
+from tests.chaos.history import Event, NewJob
+from tests.chaos.history import Final as Rest
+from tests.chaos.producers import ANY_QUEUES, FINGERPRINTS, PAUSED, new_id
+from tests.chaos.replay import TERMINAL
+from tests.support.invariants import Census, take_census
+
+_LOOKS_EVERY_S: Final = 1.0
+_PAGE: Final = 1000
+
+
+async def come_to_rest(client: ChaosClient, backend: Embedded, patience_s: float) -> Rest:
+    """Wait until all work has ended, for `patience_s` at most, and read what is left.
+
+    What clients hold back is released first: cron jobs, paused queues, pending jobs. When all has
+    ended, each fingerprint must admit a job again, which workers then run, too.
+    """
+    await _release(client)
+    rest = await _wait(client, backend, patience_s)
+    if _is_over(rest):
+        shut = await _shut_fingerprints(client)
+        rest = await _wait(client, backend, patience_s)
+        rest = Rest(rest.states, rest.attempts, rest.workflows, rest.problems, rest.owed, shut)
+    client.history.events = await _events(client)
+    return rest
+
+
+async def _release(client: ChaosClient) -> None:
+    listed = await client.insist("GET", f"{V1}/cron?limit=100")
+    for cron in listed.body["crons"]:
+        await client.insist("DELETE", f"{V1}/cron/{cron['name']}")
+    await client.insist("POST", f"{V1}/queues/{PAUSED}/resume")
+    body = {"directive": "resume", "worker_ids": ["beating-0", "beating-1"]}
+    await client.insist("POST", f"{V1}/admin/workers/directive", body)
+    pending = await client.insist("GET", f"{V1}/jobs?state=pending&limit=200")
+    while pending.body["jobs"]:
+        for job in pending.body["jobs"]:
+            path = f"{V1}/jobs/{job['id']}/cancel"
+            await client.command("cancel", job["id"], path)
+        pending = await client.insist("GET", f"{V1}/jobs?state=pending&limit=200")
+
+
+async def _wait(client: ChaosClient, backend: Embedded, patience_s: float) -> Rest:
+    deadline = trio.current_time() + patience_s
+    while True:
+        rest = await _read(client, backend)
+        if _is_over(rest) or trio.current_time() > deadline:
+            return rest
+        await trio.sleep(_LOOKS_EVERY_S)
+
+
+def _is_over(rest: Rest) -> bool:
+    return (
+        all(state in TERMINAL for state in rest.states.values())
+        and "running" not in rest.workflows.values()
+        and not rest.owed
+        and not rest.problems
+    )
+
+
+async def _read(client: ChaosClient, backend: Embedded) -> Rest:
+    def walk() -> tuple[Census, int]:
+        while True:
+            try:
+                return take_census(backend), _owed(backend)
+            except (redis.RedisError, EmbeddedError):
+                continue  # a fault has just ended
+
+    census, owed = await trio.to_thread.run_sync(walk)
+    workflows: dict[str, str] = {}
+    offset = 0
+    while True:
+        page = await client.insist("GET", f"{V1}/workflows?limit=100&offset={offset}")
+        found = page.body["workflows"]
+        workflows |= {it["id"]: it["state"] for it in found}
+        offset += len(found)
+        if not found:
+            break
+    return Rest(census.states, census.attempts, workflows, census.problems, owed)
+
+
+def _owed(backend: Embedded) -> int:
+    """Effects that wait in an outbox, those that failed too often included."""
+    owed = 0
+    for node in backend.masters():
+        with node.client() as there:
+            for shard in Keyspace(64):
+                with contextlib.suppress(redis.ResponseError):  # another node has this slot
+                    owed += len(set(there.hkeys(shard.outbox.decode())) - {b"seq"})
+    return owed
+
+
+async def _shut_fingerprints(client: ChaosClient) -> Sequence[str]:
+    """Fingerprints that refuse a job although none of theirs lives."""
+    shut = []
+    for fingerprint in FINGERPRINTS:
+        job = NewJob(new_id(client.chance), ANY_QUEUES[0], fingerprint=fingerprint)
+        unique: JSON = {"key": fingerprint, "on_conflict": "reject"}
+        body: JSON = {"type": "chaos.unique", "id": job.id, "args": []}
+        body["options"] = {"queue": job.queue, "unique": unique}
+        told = await client.enqueue([(job, body)])
+        if not told.done:
+            shut.append(fingerprint)
+    return shut
+
+
+async def _events(client: ChaosClient) -> list[Event]:
+    found: list[Event] = []
+    path = f"{V1}/events?limit={_PAGE}"
+    after = ""
+    while True:
+        page = await client.insist("GET", f"{path}&after={after}" if after else path)
+        found += [_event(it) for it in page.body["events"] if it["type"].startswith("job.")]
+        after = page.body["cursor"]
+        if not page.body["has_more"]:
+            return found
+
+
+def _event(it: dict[str, Any]) -> Event:
+    *place, shard = (int(part) for part in it["id"].removeprefix("evt_").split("-"))
+    # The last event of an entry has no position: it comes after those that have one.
+    position = place[2] if len(place) > 2 else 1 << 30
+    data = it["data"]
+    return Event(
+        job=data["job_id"],
+        kind=it["type"],
+        at_ms=place[0],
+        shard=shard,
+        place=(place[0], place[1], position),
+        attempt=int(data.get("attempt", data.get("total_attempts", 0))),
+        worker=str(data.get("worker_id", "")),
+        queue=data["queue"],
+        type=data["job_type"],
+    )

@@ -1,0 +1,218 @@
+"""What the clients of one run saw: each request, its answer, and what is left at the end.
+
+Times of clients are seconds of one monotonic clock. Times of events are milliseconds of the
+servers' clocks, which are one clock when all servers run on one machine. The checker reads nothing
+else, so a history can be written by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Outcome = Literal["done", "refused", "unconfirmed", "unknown"]
+"""``refused``: the server promises that nothing happened. ``unconfirmed``: it is stored, but fewer
+replicas or disks than asked for have it. ``unknown``: it may have happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One request: when it was sent, when its answer came, and what the answer promises."""
+
+    sent: float
+    answered: float
+    outcome: Outcome
+    status: int = 0
+    code: str = ""
+    message: str = ""
+
+    @property
+    def possible(self) -> bool:
+        """Whether the request may have had an effect."""
+        return self.outcome != "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job as its producer asked for it. ``id`` is empty where the server chooses one."""
+
+    id: str
+    queue: str
+    priority: int = 0
+    fingerprint: str = ""
+    on_conflict: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue:
+    """A request to enqueue one job or several. ``existing``: answered with another job."""
+
+    jobs: tuple[NewJob, ...]
+    answer: Answer
+    existing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A job as a worker received it. ``step`` is (workflow tag, step), ``tick`` (cron, tick)."""
+
+    job: str
+    lease: str
+    worker: str
+    attempt: int
+    length: float
+    answer: Answer
+    queue: str = ""
+    priority: int = 0
+    key: str = ""
+    step: tuple[str, str] | None = None
+    tick: tuple[str, str] | None = None
+    beats: bool = False
+
+    @property
+    def until(self) -> float:
+        """The earliest time at which the lease can end without its worker (s)."""
+        return self.answer.sent + self.length
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """A worker ends an attempt."""
+
+    kind: Literal["ack", "nack", "requeue"]
+    job: str
+    lease: str
+    worker: str
+    attempt: int
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A request about one job, one workflow or one queue."""
+
+    kind: Literal["cancel", "retry", "cancel_workflow", "purge", "activate"]
+    subject: str
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """A request to create a workflow.
+
+    Attributes:
+        tag: its own name, which its steps carry in their args.
+        waits_for: step to the steps that must have completed before it starts.
+        ends_of: callback to the steps that must have ended, in whatever way, before it starts.
+    """
+
+    tag: str
+    id: str
+    answer: Answer
+    waits_for: Mapping[str, Sequence[str]]
+    ends_of: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A state that a reader was shown."""
+
+    job: str
+    state: str
+    attempt: int
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One entry of the event stream. Events of one job are in one shard, in their order there."""
+
+    job: str
+    kind: str
+    at_ms: int
+    shard: int
+    place: tuple[int, ...]
+    attempt: int = 0
+    worker: str = ""
+    queue: str = ""
+    type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """What is there when all has come to rest, or did not in time.
+
+    Attributes:
+        states: job to state.
+        attempts: job to attempts begun.
+        workflows: id to state.
+        problems: what the walk over all keys complains of.
+        owed: outbox entries that are still there.
+        dead_locks: fingerprints for which no job can be enqueued any more.
+    """
+
+    states: Mapping[str, str] = field(default_factory=dict)
+    attempts: Mapping[str, int] = field(default_factory=dict)
+    workflows: Mapping[str, str] = field(default_factory=dict)
+    problems: Sequence[str] = ()
+    owed: int = 0
+    dead_locks: Sequence[str] = ()
+
+
+@dataclass(slots=True)
+class History:
+    """Everything that is known of one run.
+
+    Attributes:
+        losses: times (s) in which a master may have lost what no replica had.
+        limits: ("key" or "queue", name) to the most jobs that may be active at once.
+        ordered: queues of one partition whose order is checked.
+        confirmed: acknowledged writes survive the loss of a master.
+        patient: its end was waited for until all that heals by itself had time to do so.
+        errors: answers that no client should see, each as text.
+    """
+
+    enqueues: list[Enqueue] = field(default_factory=list)
+    leases: list[Lease] = field(default_factory=list)
+    lost_fetches: list[Answer] = field(default_factory=list)
+    settles: list[Settle] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
+    workflows: list[Workflow] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    losses: list[tuple[float, float]] = field(default_factory=list)
+    limits: dict[tuple[str, str], int] = field(default_factory=dict)
+    ordered: frozenset[str] = frozenset()
+    confirmed: bool = True
+    patient: bool = True
+    errors: list[str] = field(default_factory=list)
+    final: Final = field(default_factory=Final)
+
+    def lossy(self, start: float, end: float) -> bool:
+        """Whether a master may have lost something between two times (s)."""
+        return any(begin <= end and start <= finish for begin, finish in self.losses)
+
+    @property
+    def forgetful(self) -> bool:
+        """Whether acknowledged writes may be lost."""
+        return not self.confirmed and bool(self.losses)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A rule that a history breaks.
+
+    Attributes:
+        subject: the job, workflow, cron job or limit concerned.
+        excused: why it may be so in this history, empty where nothing excuses it.
+    """
+
+    rule: str
+    subject: str
+    text: str
+    excused: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.subject}: {self.text}"

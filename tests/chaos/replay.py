@@ -1,0 +1,225 @@
+"""Rules about the event stream: each job's path, order, limits, and lives of unique jobs.
+
+The table is written from the text of the core specification ("Job Lifecycle"), not from the
+product's. One transition is added that the rate limiting specification allows: a job whose key is
+at its limit may be scheduled again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Final
+
+from tests.chaos.history import Event, History, Violation
+
+_NEW: Final = ""
+"""Before its first event. A pending job stays here: its creation writes none."""
+
+_NEXT: Final[Mapping[str, frozenset[str]]] = {
+    # A job that is replaced before it is published ends without having lived.
+    _NEW: frozenset({"available", "scheduled", "cancelled", "discarded"}),
+    "scheduled": frozenset({"available", "cancelled", "discarded"}),
+    "available": frozenset({"active", "cancelled", "discarded", "scheduled"}),
+    "active": frozenset({"completed", "retryable", "available", "cancelled", "discarded"}),
+    "retryable": frozenset({"available", "cancelled", "discarded"}),
+    "completed": frozenset(),
+    "cancelled": frozenset(),
+    "discarded": frozenset({"available"}),
+}
+
+_STATE_AFTER: Final[Mapping[str, str]] = {
+    "job.enqueued": "available",
+    "job.scheduled": "scheduled",
+    "job.started": "active",
+    "job.completed": "completed",
+    "job.retrying": "retryable",
+    "job.discarded": "discarded",
+    "job.expired": "discarded",
+    "job.cancelled": "cancelled",
+}
+_WHILE_ACTIVE: Final = frozenset({"job.failed", "job.heartbeat"})
+
+TERMINAL: Final = frozenset({"completed", "cancelled", "discarded"})
+
+Interval = tuple[float, float]
+
+
+def by_job(events: Sequence[Event]) -> dict[str, list[Event]]:
+    """Each job's events in the order in which they happened."""
+    found: dict[str, list[Event]] = defaultdict(list)
+    for event in sorted(events, key=lambda event: (event.shard, event.place)):
+        if event.kind in _STATE_AFTER or event.kind in _WHILE_ACTIVE:
+            found[event.job].append(event)
+    return found
+
+
+@dataclass(slots=True)
+class _Job:
+    """A job while its events are replayed. ``begun``: attempts that were begun."""
+
+    state: str = _NEW
+    begun: int = 0
+
+    def complaint_about(self, event: Event) -> str:
+        """Take the next event; returns what is wrong with it, or nothing."""
+        kind, before, begun = event.kind, self.state, self.begun
+        if kind in _WHILE_ACTIVE:
+            wrong = before != "active" or event.attempt != begun
+            return f"{kind} of attempt {event.attempt} while {self}" if wrong else ""
+        self.state = _STATE_AFTER[kind]
+        if kind == "job.started":
+            self.begun = event.attempt
+            # A fetch whose client left gives its jobs back, and no event tells of it.
+            if before == "active" and event.attempt == begun:
+                return ""
+            if event.attempt != begun + 1:
+                return f"attempt {event.attempt} was started after attempt {begun}"
+        if before == "discarded":
+            self.begun = 0
+        if self.state not in _NEXT[before]:
+            return f"{kind} after {before or 'nothing'}"
+        if kind == "job.completed" and event.attempt != begun:
+            return f"attempt {event.attempt} was completed during attempt {begun}"
+        return ""
+
+    def __str__(self) -> str:
+        return f"{self.state or 'new'} in attempt {self.begun}"
+
+
+def paths(history: History) -> Iterator[Violation]:
+    """Each job takes transitions of the specification only, and ends where its events lead."""
+    for job, events in by_job(history.events).items():
+        replayed = _Job()
+        for event in events:
+            if complaint := replayed.complaint_about(event):
+                yield Violation("path", job, complaint)
+                break
+        else:
+            final = history.final.states.get(job)
+            begun = history.final.attempts.get(job, replayed.begun)
+            # What has not ended may have gone on between the two readings.
+            if final in TERMINAL and final != replayed.state:
+                text = f"it is {final}, its events end with {replayed.state}"
+                yield Violation("path", job, text)
+            elif final == "completed" and begun != replayed.begun:
+                text = f"it shows attempt {begun}, its events end with attempt {replayed.begun}"
+                yield Violation("path", job, text)
+
+
+def order(history: History) -> Iterator[Violation]:
+    """A queue of one partition gives out the highest priority first, then the oldest.
+
+    Each such queue has its events in one shard, in the order of its scripts, so the replay knows
+    exactly which jobs were available at each fetch. Of the jobs of one fetch no order is known:
+    events that say the same share an entry.
+    """
+    priority = {job.id: job.priority for enqueue in history.enqueues for job in enqueue.jobs}
+    for queue in history.ordered:
+        listed = [it for it in history.events if it.queue == queue and it.kind in _STATE_AFTER]
+        listed.sort(key=lambda event: (event.shard, event.place))
+        waiting: dict[str, tuple[int, int]] = {}
+        number = 0
+        for (kind, at_ms, worker), group in groupby(listed, key=_one_script):
+            places: list[tuple[tuple[int, int], str]] = []
+            for event in group:
+                number += 1
+                place = waiting.pop(event.job, None)
+                if kind == "job.enqueued" and event.job in priority:
+                    waiting[event.job] = (-priority[event.job], number)
+                elif kind == "job.started" and place is not None:
+                    places.append((place, event.job))
+            first = min(waiting, key=lambda job: waiting[job], default="")
+            if places and first and waiting[first] < max(places)[0]:
+                text = f"{max(places)[1]} of {queue} was given to {worker} before it, at {at_ms}"
+                yield Violation("order", first, text)
+
+
+def _one_script(event: Event) -> tuple[str, int, str]:
+    return event.kind, event.at_ms, event.worker
+
+
+def lives(events: Sequence[Event]) -> list[Interval]:
+    """When a job lived, in ms: from its first event, or a retry by hand, to its end."""
+    found: list[Interval] = []
+    since: float | None = None
+    for event in events:
+        ended = _STATE_AFTER.get(event.kind) in TERMINAL
+        if since is None and not ended:
+            since = event.at_ms
+        elif since is not None and ended:
+            found.append((since, event.at_ms))
+            since = None
+    if since is not None:
+        found.append((since, math.inf))
+    return found
+
+
+def unique(history: History) -> Iterator[Violation]:
+    """At most one job of a fingerprint lives at any time."""
+    events = by_job(history.events)
+    jobs: dict[str, set[str]] = defaultdict(set)
+    for enqueue in history.enqueues:
+        for job in enqueue.jobs:
+            if job.fingerprint and job.id in events:
+                jobs[job.fingerprint].add(job.id)
+    for fingerprint, ids in jobs.items():
+        spans = sorted((span, id_) for id_ in ids for span in lives(events[id_]))
+        latest: tuple[float, str] = (-math.inf, "")
+        for (begin, end), id_ in spans:
+            if begin < latest[0] and id_ != latest[1]:
+                text = f"{id_} began at {begin:.0f}, {latest[1]} ended at {latest[0]:.0f}"
+                yield Violation("unique", fingerprint, text, _forgotten(history))
+            latest = max(latest, (end, id_))
+
+
+def concurrency(history: History) -> Iterator[Violation]:
+    """No more jobs are active than the limits of their key or queue allow."""
+    names = {job.id: job for enqueue in history.enqueues for job in enqueue.jobs}
+    spans: dict[tuple[str, str], list[Interval]] = defaultdict(list)
+    for id_, events in by_job(history.events).items():
+        job = names.get(id_)
+        limits = [("queue", events[0].queue)]
+        if job is not None and job.key:
+            limits.append(("key", job.key))
+        for limit in limits:
+            if limit in history.limits:
+                spans[limit] += active(events)
+    for limit, found in spans.items():
+        most, at = peak(found)
+        if most > history.limits[limit]:
+            text = f"{most} jobs were active at {at:.0f}, {history.limits[limit]} may be"
+            # The tokens of a key lie in another shard than the jobs that have them.
+            lost = "a master lost tokens" if limit[0] == "key" and history.losses else ""
+            yield Violation("limit", " ".join(limit), text, lost)
+
+
+def active(events: Sequence[Event]) -> list[Interval]:
+    """When a job was active, in ms. An attempt that was given back counts for nothing."""
+    found: list[Interval] = []
+    since: float | None = None
+    for event in events:
+        if event.kind == "job.started":
+            since = event.at_ms
+        elif event.kind != "job.heartbeat" and since is not None:
+            found.append((since, event.at_ms))
+            since = None
+    return found if since is None else [*found, (since, math.inf)]
+
+
+def peak(spans: Sequence[Interval]) -> tuple[int, float]:
+    """The most intervals that have a time in common, and when. One may begin as another ends."""
+    changes = sorted((at, change) for begin, end in spans for at, change in ((begin, 1), (end, -1)))
+    most, now, when = 0, 0, 0.0
+    for at, change in changes:
+        now += change
+        if now > most:
+            most, when = now, at
+    return most, when
+
+
+def _forgotten(history: History) -> str:
+    return "a master lost what no replica had" if history.forgetful else ""

@@ -1,0 +1,164 @@
+"""One run: a mixed load, faults by a seed, rest, and what the checker says."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+import trio
+
+from tests.chaos.arena import HEALING_S, Arena, Variant
+from tests.chaos.checker import check
+from tests.chaos.client import V1, ChaosClient
+from tests.chaos.finish import come_to_rest
+from tests.chaos.history import History, NewJob, Violation
+from tests.chaos.producers import (
+    CANCELLING_CRON,
+    CRON,
+    CRONS,
+    KEYS,
+    LIMITED,
+    ORDERED,
+    QUEUE_LIMIT,
+    SPREAD,
+    STEPS_OF_A_LOAD,
+    Known,
+    Producer,
+)
+from tests.chaos.replay import by_job
+from tests.chaos.schedule import Fault, schedule
+from tests.chaos.strike import Journal, Striker
+from tests.chaos.workers import Crew
+
+_PATIENCE_S: Final = 300.0
+"""How long a client that prepares or ends a run waits for an answer."""
+_HISTORIES_SHOWN: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run was, for its report."""
+
+    variant: Variant
+    seed: int
+    seconds: float
+    faults: Sequence[Fault]
+    journal: Journal
+    history: History
+    violations: Sequence[Violation]
+
+    @property
+    def unexcused(self) -> Sequence[Violation]:
+        """What must not be."""
+        return [violation for violation in self.violations if not violation.excused]
+
+    def summary(self) -> str:
+        """One line."""
+        history, final = self.history, self.history.final
+        counts = Counter(final.states.values())
+        excused = Counter(it.rule for it in self.violations if it.excused)
+        return (
+            f"chaos {self.variant.name}, seed {self.seed}: {self.journal.faults} faults in "
+            f"{self.seconds:.0f} s; {len(history.enqueues)} enqueues, "
+            f"{len(history.leases)} leases, {len(history.settles)} ends, "
+            f"{len(history.workflows)} workflows, {len(history.events)} events; "
+            f"jobs in the end: {dict(counts)}; excused: {dict(excused)}; "
+            f"violations: {len(self.unexcused)}"
+        )
+
+    def report(self) -> str:
+        """Everything that is needed to understand a violation."""
+        lines = [
+            self.summary(),
+            f"again: OJS_CHAOS_SECONDS={self.seconds / self.variant.share:.0f} "
+            f"pytest tests/chaos --chaos-seed={self.seed} -k {self.variant.name}",
+            *("faults, as they really happened:", *sorted(self.journal.lines)),
+            *("violations:", *(f"  {violation}" for violation in self.unexcused[:50])),
+        ]
+        for violation in self.unexcused[:_HISTORIES_SHOWN]:
+            lines += [f"history of {violation.subject}:", *history_of(self.history, violation)]
+        return "\n".join(lines)
+
+
+async def run(arena: Arena, variant: Variant, seed: int, seconds: float) -> Run:
+    """Load and faults for so long, then rest."""
+    faults = schedule(seed, seconds, variant.tracks)
+    history = History(
+        limits={("queue", LIMITED): QUEUE_LIMIT, **{("key", k): n for k, n in KEYS.items()}},
+        ordered=frozenset({ORDERED}),
+        confirmed=variant.confirmed,
+        patient=variant.confirmed or variant.patience_s >= HEALING_S,
+    )
+    urls = [node.url for node in arena.nodes]
+    limits = httpx.Limits(max_connections=256)
+    async with httpx.AsyncClient(timeout=20, limits=limits) as http:
+
+        def client(name: str, patience_s: float = 60) -> ChaosClient:
+            chance = random.Random(f"{seed} {name}")
+            return ChaosClient(http, urls, history, chance, patience_s)
+
+        crew = Crew(client)
+        striker = Striker(arena, history, crew.kill)
+        await _prepare(client("setup", _PATIENCE_S))
+        async with trio.open_nursery() as working:
+            working.start_soon(crew.run)
+            known = Known()
+            async with trio.open_nursery() as producing:
+                for name, step, pause_s in STEPS_OF_A_LOAD:
+                    producer = Producer(client(name), known)
+                    producing.start_soon(producer.run, step, pause_s)
+                await striker.run(faults)
+                await trio.sleep_until(striker.journal.start + seconds)
+                await striker.whole()
+                crew.calm = True
+                known.stop.set()
+            history.final = await come_to_rest(
+                client("rest", _PATIENCE_S), arena.backend, variant.patience_s
+            )
+            crew.stop.set()
+    return Run(variant, seed, seconds, faults, striker.journal, history, check(history))
+
+
+async def _prepare(client: ChaosClient) -> None:
+    path = f"{V1}/admin/queues/{LIMITED}/rate-limit"
+    assert (await client.insist("PUT", path, {"concurrency": QUEUE_LIMIT})).done
+    path = f"{V1}/admin/queues/{SPREAD}/config"
+    assert (await client.insist("PUT", path, {"partitions": 4})).done
+    for overlap, expression in {**CRONS, CANCELLING_CRON: "@every 3s"}.items():
+        body = {
+            "name": f"chaos-{overlap}".replace("_", "-"),
+            "expression": expression,
+            "overlap_policy": overlap,
+            "type": "chaos.cron",
+            "options": {"queue": CRON},
+        }
+        told = await client.insist("POST", f"{V1}/cron", body)
+        assert told.done, told.body
+
+
+def history_of(history: History, violation: Violation) -> list[str]:
+    """What is known of the job, workflow or fingerprint that a violation is about, in its order."""
+    subject = violation.subject
+    about: list[tuple[float, object]] = []
+    for records, names in (
+        (history.enqueues, lambda it: {name for job in it.jobs for name in _names(job)}),
+        (history.leases, lambda it: {it.job, *(it.step or ())[:1], *(it.tick or ())[:1]}),
+        (history.settles, lambda it: {it.job}),
+        (history.commands, lambda it: {it.subject}),
+        (history.seen, lambda it: {it.job}),
+        (history.workflows, lambda it: {it.id, it.tag}),
+    ):
+        listed: Sequence[Any] = records
+        about += [(it.answer.sent, it) for it in listed if subject in names(it)]
+    about.sort(key=lambda pair: pair[0])
+    shown = [f"  {it}" for _, it in about]
+    shown += [f"  {event}" for event in by_job(history.events).get(subject, ())]
+    return [*shown[-80:], f"  in the end: {history.final.states.get(subject, 'not there')}"]
+
+
+def _names(job: NewJob) -> tuple[str, ...]:
+    return (job.id, job.fingerprint, job.key)

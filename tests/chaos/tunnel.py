@@ -1,0 +1,137 @@
+"""TCP tunnels to the Redis nodes, in a process of their own: to be cut, silenced and slowed.
+
+A node listens on 127.0.0.1 and tells clients that it is at 127.0.0.2, where a tunnel listens on the
+same port (cluster-announce-client-ipv4). Nodes talk to each other without tunnels, so a fault here
+is one between our processes and Redis alone.
+
+`python -m tests.chaos.tunnel PORT...` reads commands from its standard input, one a line:
+`cut PORT SHARE`, `close PORT`, `silence PORT`, `slow PORT MS`, `heal PORT`. It ends with the input.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+INNER: Final = "127.0.0.1"
+OUTER: Final = "127.0.0.2"
+_CHUNK: Final = 65536
+
+
+def can_tunnel() -> bool:
+    """Whether this system has the second loopback address without further ado."""
+    with socket.socket() as probe:
+        try:
+            probe.bind((OUTER, 0))
+        except OSError:
+            return False
+    return True
+
+
+class Tunnels:
+    """The process with all tunnels, as its owner commands it."""
+
+    def __init__(self, ports: Sequence[int]) -> None:
+        command = [sys.executable, "-m", "tests.chaos.tunnel", *map(str, ports)]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "open\n"
+
+    def tell(self, *words: object) -> None:
+        """Send a command, and return when it has been carried out."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(" ".join(map(str, words)) + "\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline() == "done\n"
+
+    def close(self) -> None:
+        """End the process."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            pipe.close()
+        self._process.wait(30)
+
+
+class _Tunnel:
+    """Everything that goes to one port."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._open: set[trio.CancelScope] = set()
+        self._flows = trio.Event()
+        self._flows.set()
+        self._pause_s = 0.0
+        self._closed = False
+
+    def obey(self, command: str, amount: float) -> None:
+        """Carry out one command."""
+        if command == "cut":
+            scopes = list(self._open)
+            for scope in random.sample(scopes, round(len(scopes) * amount)):
+                scope.cancel()
+        elif command == "close":
+            self._closed = True
+            self.obey("cut", 1)
+        elif command == "silence":
+            self._flows = trio.Event()
+        elif command == "slow":
+            self._pause_s = amount / 1000
+        else:
+            self._closed, self._pause_s = False, 0.0
+            self._flows.set()
+
+    async def serve(self, client: trio.SocketStream) -> None:
+        if self._closed:
+            await client.aclose()
+            return
+        with trio.CancelScope() as scope:
+            self._open.add(scope)
+            try:
+                async with (
+                    client,
+                    await trio.open_tcp_stream(INNER, self._port) as server,
+                    trio.open_nursery() as nursery,
+                ):
+                    nursery.start_soon(self._pass_on, client, server, scope)
+                    nursery.start_soon(self._pass_on, server, client, scope)
+            except* (OSError, trio.BrokenResourceError):
+                pass  # the node is away: so is this connection
+            finally:
+                self._open.discard(scope)
+
+    async def _pass_on(
+        self, source: trio.SocketStream, target: trio.SocketStream, scope: trio.CancelScope
+    ) -> None:
+        while data := await source.receive_some(_CHUNK):
+            if self._pause_s:
+                await trio.sleep(self._pause_s)
+            await self._flows.wait()
+            await target.send_all(data)
+        scope.cancel()
+
+
+async def _main(ports: Sequence[int]) -> None:
+    tunnels = {port: _Tunnel(port) for port in ports}
+    async with trio.open_nursery() as nursery:
+        for port, tunnel in tunnels.items():
+            listeners = await trio.open_tcp_listeners(port, host=OUTER)
+            nursery.start_soon(trio.serve_listeners, tunnel.serve, listeners)
+        print("open", flush=True)
+        while line := await trio.to_thread.run_sync(sys.stdin.readline):
+            command, port, *amount = line.split()
+            tunnels[int(port)].obey(command, float(amount[0]) if amount else 0)
+            print("done", flush=True)
+        nursery.cancel_scope.cancel()
+
+
+if __name__ == "__main__":
+    trio.run(_main, [int(port) for port in sys.argv[1:]])
