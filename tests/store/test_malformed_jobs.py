@@ -385,7 +385,8 @@ async def test_a_malformed_job_that_is_cancelled_leaves_nothing(
     store: Store, db: Any, make: Make, field: bytes, standalone: Embedded
 ) -> None:
     job = await make(store, db)
-    shard, queue_keys = shard_of(store), {shard_of(store).available(QUEUE)}
+    shard = shard_of(store)
+    queue_keys = {shard.available(QUEUE)}
     age_claim(db, store.keys.shard_of_id(job.id), job.id, HOUR)
     damage(db, shard.job(job.id), field, None)
 
@@ -397,7 +398,12 @@ async def test_a_malformed_job_that_is_cancelled_leaves_nothing(
         for key in client.scan_iter(match="ojs:*"):
             assert job.id.encode() not in key
             # Without its queue's name the entry there is found by the next fetch.
-            if client.type(key) == b"zset" and (field != f.QUEUE or key not in queue_keys):
+            # What ``references`` names, the janitor checks and removes two minutes later.
+            if (
+                key != shard.references
+                and client.type(key) == b"zset"
+                and (field != f.QUEUE or key not in queue_keys)
+            ):
                 name = key.rpartition(b":")[0]
                 if field == f.QUEUE and name.endswith(b":d"):
                     continue
