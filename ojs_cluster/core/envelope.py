@@ -21,6 +21,7 @@ from ojs_cluster.core.errors import (
 )
 from ojs_cluster.core.fingerprint import fingerprint
 from ojs_cluster.core.ids import is_job_id
+from ojs_cluster.core.json_scan import has_more_items
 from ojs_cluster.core.limits import DEFAULT_LIMITS, Limits
 from ojs_cluster.core.options import DEFAULT_SETTINGS, TOP_LEVEL, parse_options
 from ojs_cluster.core.rate_limit import RateLimitPolicy
@@ -134,15 +135,13 @@ def parse_batch(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> list[NewJob]:
     Duplicate when two items name the same id. The size of the whole body is the caller's business.
     """
     jobs = members(raw, limits, around=2).get("jobs")
+    if jobs is not None and has_more_items(bytes(jobs), limits.batch_jobs):
+        raise PayloadTooLarge(
+            f"a batch holds at most {limits.batch_jobs} jobs", field="jobs", limit=limits.batch_jobs
+        )
     items = None if jobs is None else array_items(jobs)
     if not items:
         raise InvalidRequest("jobs must be a non-empty array", field="jobs")
-    if len(items) > limits.batch_jobs:
-        raise PayloadTooLarge(
-            f"a batch holds at most {limits.batch_jobs} jobs, not {len(items)}",
-            field="jobs",
-            limit=limits.batch_jobs,
-        )
     seen: dict[str, int] = {}
     parsed: list[NewJob] = []
     for index, item in enumerate(items):

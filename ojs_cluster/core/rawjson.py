@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 import orjson
 
+from ojs_cluster.core import json_scan
 from ojs_cluster.core.errors import InvalidPayload, ValidationFailed
 from ojs_cluster.core.limits import DEFAULT_LIMITS, Limits
 
@@ -32,15 +33,8 @@ _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL
 # Opening brackets become +1 and closing ones -1, read as signed bytes; the rest is deleted.
 _STEPS: Final = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
-MAX_KEY: Final = 32_768
-"""Longest key of an object in bytes, an escape counting as one. Readers of JSON have limits of
-their own on names, the strictest in wide use 50 000 characters."""
-_KEYS_IN_BOUNDS: Final = re.compile(
-    rb'(?:[^"]++|"[^"\\]*+(?:\\.[^"\\]*+)*+"(?![ \t\r\n]*+:)'
-    rb'|"(?:[^"\\]|\\.){0,%d}+"[ \t\r\n]*+:)*+' % MAX_KEY,
-    re.DOTALL,
-)
-_KEY: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"[ \t\r\n]*+:', re.DOTALL)
+SMALL: Final = json_scan.LONGEST_KEY
+"""Bytes of a text that is checked in one piece; it can hold no key that is too long."""
 _PLAIN_KEY: Final = re.compile(r"[ !#-\[\]-~]*")
 
 _decode_object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -74,45 +68,45 @@ def check_text(raw: bytes, limits: Limits = DEFAULT_LIMITS, *, around: int = 0) 
             raise InvalidPayload(
                 f"the body is not UTF-8: invalid byte at offset {error.start}", field="body"
             ) from None
+    try:
+        _check_shape(raw, depth, limits.number_digits)
+    except json_scan.TooDeep:
+        raise InvalidPayload(f"the JSON nests deeper than {depth} levels", field="body") from None
+    except json_scan.LongNumber:
+        most = limits.number_digits
+        raise ValidationFailed(
+            f"a number has at most {most} digits: send a longer one as a string",
+            field="body",
+            limit=most,
+        ) from None
+    except json_scan.LongKey:
+        most = json_scan.LONGEST_KEY
+        raise ValidationFailed(
+            f"a key of an object has at most {most} bytes", field="body", limit=most
+        ) from None
+
+
+def _check_shape(raw: bytes, depth: int, digits: int) -> None:
+    if len(raw) > SMALL:
+        json_scan.scan(raw, depth=depth, digits=digits)
+        return
     if _nesting_exceeds(raw, depth):
-        raise InvalidPayload(f"the JSON nests deeper than {depth} levels", field="body")
-    if len(raw) > limits.number_digits:
-        _check_numbers(raw, limits.number_digits)
-    if len(raw) > MAX_KEY and _KEYS_IN_BOUNDS.fullmatch(raw) is None:
-        _check_keys(raw)
+        raise json_scan.TooDeep
+    if len(raw) > digits and _has_long_number(raw, digits):
+        raise json_scan.LongNumber
 
 
-def _check_numbers(raw: bytes, most: int) -> None:
-    """Refuse a number of more than ``most`` digits: one would make a whole page of jobs unreadable.
-
-    Raises ValidationFailed.
-    """
+def _has_long_number(raw: bytes, most: int) -> bool:
     outside = _STRING.sub(b" ", raw)
-    for match in _number_longer_than(most).finditer(outside):
-        digits = len(match[0].translate(None, b"-+.eE"))
-        if digits > most:
-            raise ValidationFailed(
-                f"a number has at most {most} digits, not {digits}: send it as a string",
-                field="body",
-                limit=most,
-            )
+    return any(
+        len(match[0].translate(None, b"-+.eE")) > most
+        for match in _number_longer_than(most).finditer(outside)
+    )
 
 
 @cache
 def _number_longer_than(most: int) -> re.Pattern[bytes]:
     return re.compile(rb"[-+.0-9eE]{%d,}+" % (most + 1))
-
-
-def _check_keys(raw: bytes) -> None:
-    """Find out whether it is a key that is too long, or no JSON, which the decoder tells better.
-
-    Raises ValidationFailed.
-    """
-    match = _KEYS_IN_BOUNDS.match(raw)
-    if match is not None and _KEY.match(raw, match.end()) is not None:
-        raise ValidationFailed(
-            f"a key of an object has at most {MAX_KEY} characters", field="body", limit=MAX_KEY
-        )
 
 
 def members(raw: bytes, limits: Limits = DEFAULT_LIMITS, *, around: int = 0) -> dict[str, Raw]:

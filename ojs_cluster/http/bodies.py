@@ -7,14 +7,16 @@ stay raw bytes.
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Final, TypeVar
 
 import msgspec
 
-from ojs_cluster.core.errors import InvalidPayload, InvalidRequest, OJSError
+from ojs_cluster.core.errors import InvalidPayload, InvalidRequest, OJSError, PayloadTooLarge
 from ojs_cluster.core.limits import Limits
 from ojs_cluster.core.rawjson import check_text
 from ojs_cluster.http.messages import Request
+from ojs_cluster.store.off_loop import LARGE, off_loop
 
 T = TypeVar("T")
 
@@ -47,7 +49,7 @@ def require_json(request: Request) -> None:
         )
 
 
-def decode(
+async def decode_large(
     decoder: msgspec.json.Decoder[T],
     request: Request,
     limits: Limits,
@@ -55,14 +57,41 @@ def decode(
     optional: bool = False,
     around: int = 0,
 ) -> T:
+    """As `decode`, for routes whose bodies may be large."""
+    read = partial(_decode, decoder, request, limits, optional=optional, around=around)
+    return await off_loop(read, len(request.body))
+
+
+def decode(
+    decoder: msgspec.json.Decoder[T],
+    request: Request,
+    limits: Limits,
+    *,
+    optional: bool = False,
+) -> T:
     """Decode the request's body. Unknown members are ignored.
 
-    With ``optional`` a request without a body counts as ``{}``. ``around`` is how many levels of
-    the body lie around what the limit on depth speaks of: 2 for the items of an array of its own.
+    With ``optional`` a request without a body counts as ``{}``.
 
     Raises InvalidPayload for what is not a JSON object, InvalidRequest for a member of the wrong
-    type or value (``details.field`` is its path).
+    type or value (``details.field`` is its path), PayloadTooLarge for what could only be meant to
+    keep the server busy.
     """
+    if len(request.body) > LARGE:
+        raise PayloadTooLarge(f"the body has at most {LARGE} bytes here", field="body", limit=LARGE)
+    return _decode(decoder, request, limits, optional=optional, around=0)
+
+
+def _decode(
+    decoder: msgspec.json.Decoder[T],
+    request: Request,
+    limits: Limits,
+    *,
+    optional: bool,
+    around: int,
+) -> T:
+    """``around`` is how many levels of the body lie around what the limit on depth speaks of: 2 for
+    the items of an array of its own."""
     body = request.body
     if not body.strip():
         if not optional:

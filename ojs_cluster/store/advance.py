@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -48,6 +49,7 @@ from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_fixed
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.unique_steps import Refused, enqueue_step
 from ojs_cluster.store.workflows import end, event_data, inputs_of
@@ -149,7 +151,8 @@ async def _enqueue(store: Store, progress: Progress, plan: Plan, chunk: Iterable
             more += (f.PARENTS, render(list(trees), results))
         if any(names):
             more += (f.PARENT_NAMES, orjson.dumps(names))
-        job = parse_job(definition, limits=_NO_LIMITS)
+        read = partial(parse_job, definition, limits=_NO_LIMITS)
+        job = await off_loop(read, len(definition))
         job_id = plan.jobs[number].job_id
         if job.unique is None:
             await enqueue_fixed(store, job_id, job, more, lapses=lapses)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -24,6 +25,7 @@ from ojs_cluster.store.cron_book import StoreBook
 from ojs_cluster.store.cron_fire import run_by_hand
 from ojs_cluster.store.cron_record import CronRecord, cron_record
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.record import JobRecord
 
 _ROUNDS = 20
@@ -113,9 +115,13 @@ async def list_crons(
 
 
 async def change(
-    store: Store, name: str, edit: Callable[[CronDefinition], CronDefinition]
+    store: Store, name: str, edit: Callable[[CronDefinition], CronDefinition], size: int = 0
 ) -> CronRecord:
     """Give a cron job the definition that ``edit`` makes of its present one.
+
+    Parameters
+    ----------
+    size: bytes of JSON that ``edit`` reads besides the present definition.
 
     Raises
     ------
@@ -124,7 +130,9 @@ async def change(
     """
     for _ in range(_ROUNDS):
         present = await get(store, name)
-        changed = await _put(store, edit(present.definition), present.version)
+        job = present.definition.job
+        definition = await off_loop(partial(edit, present.definition), size + len(job))
+        changed = await _put(store, definition, present.version)
         if changed is not None:
             return changed[0]
     raise Conflict(f"cron job '{name}' is being changed by others", resource="cron job", id=name)

@@ -21,6 +21,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, Protocol
 
 import msgspec
@@ -34,6 +35,7 @@ from ojs_cluster.core.states import TERMINAL, State
 from ojs_cluster.redis.durability import doubtful
 from ojs_cluster.store.cron_record import CronRecord
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.tick import Tick
 
 log = logging.getLogger("ojs.store")
@@ -230,7 +232,7 @@ async def deliver(book: Book, cron: CronRecord) -> str:
     for job_id in owed.cancels:
         with suppress(Conflict, NotFound):
             await book.cancel(job_id)
-    job = job_of_tick(owed.job, cron.name, owed.tick_ms, limits=_LIMITS)
+    job = await _job_of(cron.name, owed.job, owed.tick_ms)
     job = msgspec.structs.replace(job, id=owed.job_id, pending=job.pending or owed.hold)
     try:
         stored = await book.enqueue(job, cron.read_ms + _LAPSES_MS)
@@ -249,6 +251,10 @@ async def deliver(book: Book, cron: CronRecord) -> str:
     return stored
 
 
+async def _job_of(name: str, job: bytes, tick_ms: int) -> NewJob:
+    return await off_loop(partial(job_of_tick, job, name, tick_ms, limits=_LIMITS), len(job))
+
+
 async def _look_at(book: Book, cron: CronRecord, now_ms: int) -> None:
     if cron.owed is not None:
         with suppress(Duplicate):
@@ -259,7 +265,7 @@ async def _look_at(book: Book, cron: CronRecord, now_ms: int) -> None:
     if cron.next_ms is None or cron.next_ms > now_ms:
         return
     # A job that cannot be read must not become a debt: that could never be delivered.
-    job_of_tick(cron.fields[b"j"], cron.name, cron.next_ms, limits=_LIMITS)
+    await _job_of(cron.name, cron.fields[b"j"], cron.next_ms)
     claimed = await book.claim(cron, await _decide(book, cron, cron.next_ms, now_ms))
     if claimed is not None and claimed.owed is not None:
         with suppress(Duplicate):

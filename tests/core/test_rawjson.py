@@ -8,8 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ojs_cluster.core.errors import InvalidPayload, ValidationFailed
+from ojs_cluster.core.json_scan import LONGEST_KEY
 from ojs_cluster.core.limits import Limits
-from ojs_cluster.core.rawjson import MAX_KEY, join, key, members, show, string, value
+from ojs_cluster.core.rawjson import join, key, members, show, string, value
 from tests.core import json_texts
 
 
@@ -234,7 +235,7 @@ def test_numbers_have_a_bounded_number_of_digits(number: bytes) -> None:
         return b'{"text":"%b","args":[1,%b]}' % (b"7" * 100, number % (b"8" * rest))
 
     assert members(body(20), limits)
-    with pytest.raises(ValidationFailed, match="at most 20 digits, not 21") as refused:
+    with pytest.raises(ValidationFailed, match="at most 20 digits") as refused:
         members(body(21), limits)
     assert refused.value.details == {"field": "body", "limit": 20}
 
@@ -247,12 +248,12 @@ def test_digits_in_strings_and_of_several_numbers_are_no_long_number() -> None:
 
 
 @pytest.mark.parametrize("space", [b"", b" ", b"\t\n "])
-@pytest.mark.parametrize(("letter", "counts"), [(b"k", 1), (b'\\"', 1), ("é".encode(), 2)])
+@pytest.mark.parametrize(("letter", "counts"), [(b"k", 1), (b'\\"', 2), ("é".encode(), 2)])
 def test_keys_have_a_bounded_length(letter: bytes, counts: int, space: bytes) -> None:
-    times = MAX_KEY // counts
+    times = LONGEST_KEY // counts
 
     def body(letters: bytes) -> bytes:
-        return b'{"a":["%b","x"],"o":[{"%b"%b:1}]}' % (letter * 2 * MAX_KEY, letters, space)
+        return b'{"a":["%b","x"],"o":[{"%b"%b:1}]}' % (letter * 2 * LONGEST_KEY, letters, space)
 
     assert members(body(letter * times))
     with pytest.raises(ValidationFailed, match="a key of an object has at most"):
@@ -260,6 +261,6 @@ def test_keys_have_a_bounded_length(letter: bytes, counts: int, space: bytes) ->
 
 
 def test_a_key_that_begins_with_a_colon_and_a_string_that_does_not_end_are_no_long_keys() -> None:
-    assert members(b'{"a":[%b],":k":1}' % b",".join([b"1"] * MAX_KEY))
+    assert members(b'{"a":[%b],":k":1}' % b",".join([b"1"] * LONGEST_KEY))
     with pytest.raises(InvalidPayload, match="not valid JSON"):
-        members(b'{"a":"%b' % (b"x" * 2 * MAX_KEY))
+        members(b'{"a":"%b' % (b"x" * 2 * LONGEST_KEY))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ojs_cluster.core.envelope import parse_batch
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
@@ -9,13 +11,15 @@ from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.hooks import refuse_marked
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store import enqueue as store_enqueue
+from ojs_cluster.store.off_loop import off_loop
 
 
 async def enqueue_many(app: App, request: Request) -> Response:
     """POST /ojs/v1/jobs/batch"""
     if request.body:
         require_json(request)
-    new_jobs = parse_batch(request.body, limits=app.settings.limits)
+    read = partial(parse_batch, request.body, limits=app.settings.limits)
+    new_jobs = await off_loop(read, len(request.body))
     if app.settings.test_hooks:
         for new_job in new_jobs:
             refuse_marked(new_job)

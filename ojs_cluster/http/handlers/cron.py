@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import msgspec
 
@@ -16,6 +17,7 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store import cron as store_cron
 from ojs_cluster.store.cron_book import HISTORY_KEPT
 from ojs_cluster.store.cron_record import CronRecord
+from ojs_cluster.store.off_loop import off_loop
 
 _OUTCOMES = {"fire": ("triggered", "schedule"), "hand": ("triggered", "manual")}
 
@@ -47,7 +49,8 @@ async def register(app: App, request: Request) -> Response:
     """POST /ojs/v1/cron: 201, also when the name had another definition (spec: upsert by name)."""
     if request.body:
         require_json(request)
-    definition = parse_cron(request.body, limits=app.settings.limits)
+    read = partial(parse_cron, request.body, limits=app.settings.limits)
+    definition = await off_loop(read, len(request.body))
     cron, _ = await store_cron.register(app.store, definition)
     location = (("Location", f"/ojs/v1/cron/{cron.name}"),)
     return _response(201, cron, headers=location)
@@ -66,6 +69,7 @@ async def change(app: App, request: Request, name: str) -> Response:
         app.store,
         name,
         lambda old: patch_cron(old, request.body, limits=app.settings.limits),
+        size=len(request.body),
     )
     return _response(200, cron)
 

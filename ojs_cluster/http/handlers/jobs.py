@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.errors import InvalidRequest
@@ -21,6 +22,7 @@ from ojs_cluster.store import jobs as store_jobs
 from ojs_cluster.store import listing
 from ojs_cluster.store import queues as store_queues
 from ojs_cluster.store.listing import JobFilter, JobPage
+from ojs_cluster.store.off_loop import off_loop
 
 MAX_OFFSET = 10_000  # each job passed over is read: who wants to go further uses the cursor
 _CHUNK = 200
@@ -31,7 +33,8 @@ async def enqueue(app: App, request: Request) -> Response:
     """POST /ojs/v1/jobs"""
     if request.body:
         require_json(request)
-    new_job = parse_job(request.body, limits=app.settings.limits)
+    read = partial(parse_job, request.body, limits=app.settings.limits)
+    new_job = await off_loop(read, len(request.body))
     if app.settings.test_hooks:
         refuse_marked(new_job)
     job = await store_enqueue.enqueue(app.store, new_job)

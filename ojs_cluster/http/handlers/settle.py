@@ -10,7 +10,7 @@ from ojs_cluster.core.states import State
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http import fields
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode
+from ojs_cluster.http.bodies import decode_large
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store import ack as store_ack
 from ojs_cluster.store import nack as store_nack
@@ -44,7 +44,7 @@ _nack_decoder = msgspec.json.Decoder(NackBody)
 
 async def ack(app: App, request: Request) -> Response:
     """POST /ojs/v1/workers/ack"""
-    body = decode(_ack_decoder, request, app.settings.limits)
+    body = await decode_large(_ack_decoder, request, app.settings.limits)
     return await _ack(app, named_job(body.job_id or body.id), body)
 
 
@@ -53,13 +53,13 @@ async def ack_by_path(app: App, request: Request, job_id: str) -> Response:
     return await _ack(
         app,
         fields.job_id(job_id),
-        decode(_ack_decoder, request, app.settings.limits, optional=True),
+        await decode_large(_ack_decoder, request, app.settings.limits, optional=True),
     )
 
 
 async def nack(app: App, request: Request) -> Response:
     """POST /ojs/v1/workers/nack"""
-    body = decode(_nack_decoder, request, app.settings.limits)
+    body = await decode_large(_nack_decoder, request, app.settings.limits)
     return await _nack(app, named_job(body.job_id or body.id), body)
 
 
@@ -68,7 +68,7 @@ async def nack_by_path(app: App, request: Request, job_id: str) -> Response:
     return await _nack(
         app,
         fields.job_id(job_id),
-        decode(_nack_decoder, request, app.settings.limits, optional=True),
+        await decode_large(_nack_decoder, request, app.settings.limits, optional=True),
     )
 
 

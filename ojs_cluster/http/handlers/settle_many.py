@@ -15,29 +15,31 @@ import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest, OJSError
 from ojs_cluster.core.failure import parse_failure
-from ojs_cluster.core.rawjson import object_members, string
+from ojs_cluster.core.json_scan import has_more_items
+from ojs_cluster.core.rawjson import array_items, object_members, string
 from ojs_cluster.http import fields, replies
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode, refused
+from ojs_cluster.http.bodies import decode_large, refused
 from ojs_cluster.http.errors import entry_for
 from ojs_cluster.http.handlers.settle import AckBody, NackBody, lease_of, raw_or_none
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store import ack as store_ack
 from ojs_cluster.store import nack as store_nack
 from ojs_cluster.store.many import Outcome
+from ojs_cluster.store.off_loop import off_loop
 
 
 class AcksBody(msgspec.Struct, frozen=True):
     """``worker_id`` speaks for all; an item's own is not read."""
 
-    acks: list[msgspec.Raw]
+    acks: msgspec.Raw
     worker_id: str | None = None
 
 
 class NacksBody(msgspec.Struct, frozen=True):
     """As `AcksBody`."""
 
-    nacks: list[msgspec.Raw]
+    nacks: msgspec.Raw
     worker_id: str | None = None
 
 
@@ -65,22 +67,22 @@ _nack_decoder = msgspec.json.Decoder(NackBody)
 
 async def ack_many(app: App, request: Request) -> Response:
     """POST /ojs/v1/workers/ack/batch"""
-    body = decode(_acks_decoder, request, app.settings.limits, around=_AROUND)
-    _check_count(app, "acks", body.acks)
+    body = await decode_large(_acks_decoder, request, app.settings.limits, around=_AROUND)
+    pieces = await _pieces(app, "acks", body.acks)
     worker_id = fields.worker_id(body.worker_id)
 
     def read(item: AckBody, job_id: str) -> store_ack.Ack:
         return store_ack.Ack(job_id, lease_of(app, item.lease_id), raw_or_none(item.result))
 
-    items = [_item(_ack_decoder, piece, read) for piece in body.acks]
+    items = [_item(_ack_decoder, piece, read) for piece in pieces]
     outcomes = await store_ack.ack_many(app.store, _good(items), worker_id=worker_id)
     return _response(items, outcomes)
 
 
 async def nack_many(app: App, request: Request) -> Response:
     """POST /ojs/v1/workers/nack/batch"""
-    body = decode(_nacks_decoder, request, app.settings.limits, around=_AROUND)
-    _check_count(app, "nacks", body.nacks)
+    body = await decode_large(_nacks_decoder, request, app.settings.limits, around=_AROUND)
+    pieces = await _pieces(app, "nacks", body.nacks)
     worker_id = fields.worker_id(body.worker_id)
     most = app.settings.limits.failure_bytes
 
@@ -88,15 +90,23 @@ async def nack_many(app: App, request: Request) -> Response:
         failure = parse_failure(raw_or_none(item.error), max_bytes=most)
         return store_nack.Nack(job_id, lease_of(app, item.lease_id), failure, item.requeue is True)
 
-    items = [_item(_nack_decoder, piece, read) for piece in body.nacks]
+    items = [_item(_nack_decoder, piece, read) for piece in pieces]
     outcomes = await store_nack.nack_many(app.store, _good(items), worker_id=worker_id)
     return _response(items, outcomes)
 
 
-def _check_count(app: App, name: str, items: Sequence[object]) -> None:
+async def _pieces(app: App, name: str, raw: msgspec.Raw) -> Sequence[msgspec.Raw]:
+    """The items of the array ``raw``, which are counted before they are taken apart."""
     most = app.settings.limits.batch_jobs
-    if not 1 <= len(items) <= most:
+    array = bytes(raw)
+
+    def read() -> list[msgspec.Raw] | None:
+        return None if has_more_items(array, most) else array_items(array)
+
+    pieces = await off_loop(read, len(array))
+    if not pieces:
         raise InvalidRequest(f"'{name}' must have 1 to {most} items", field=name)
+    return pieces
 
 
 def _item(

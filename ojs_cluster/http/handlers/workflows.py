@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ojs_cluster.core.workflow import CANCELLED, COMPLETED, ENDED, FAILED, Node
@@ -11,6 +12,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store import workflows as store_workflows
+from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.workflows import JobOutcome, WorkflowRecord
 
 
@@ -18,7 +20,8 @@ async def create(app: App, request: Request) -> Response:
     """POST /ojs/v1/workflows"""
     if request.body:
         require_json(request)
-    new = parse_workflow(request.body, limits=app.settings.limits)
+    read = partial(parse_workflow, request.body, limits=app.settings.limits)
+    new = await off_loop(read, len(request.body))
     created = await store_workflows.create(app.store, new)
     return _response(201, created, (("Location", f"/ojs/v1/workflows/{created.id}"),))
 
