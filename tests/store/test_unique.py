@@ -45,6 +45,7 @@ from tests.store.unique_jobs import (
 )
 from tests.support.invariants import Census
 from tests.support.lossy import lossy
+from tests.support.moments import Moment, at_moments
 from tests.support.timeshift import age_job
 
 
@@ -357,3 +358,18 @@ async def test_a_claimed_lock_is_good_for_two_minutes(store: Store) -> None:
 
     assert claimed.existing is None
     assert before + 2 * MINUTE <= claimed.lapses <= after + 2 * MINUTE
+
+
+async def test_a_lock_whose_claim_lapsed_is_given_back_before_the_next_try(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unique, "CLAIM_MS", -1000)
+
+    async def in_time(moment: Moment) -> None:
+        if moment == Moment("before", "lock_claim", 2):
+            monkeypatch.setattr(unique, "CLAIM_MS", 2 * MINUTE)
+
+    seen, client = lossy(at_moments(store, in_time))
+    assert (await once(seen)).state is State.AVAILABLE
+    assert client.calls["enqueue"] == 2
+    assert "fence" not in client.calls, "nobody was in the way"
