@@ -92,6 +92,14 @@ class PermissionDenied(OJSError):
     """Valid credentials that do not cover this operation."""
 
 
+class RateLimited(OJSError):
+    """Too many requests with one API key. ``retry_after_s`` is in seconds."""
+
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.retry_after_s = retry_after_s
+
+
 class MethodNotAllowed(OJSError):
     """The path exists, the method does not."""
 

@@ -12,6 +12,7 @@ import trio
 from ojs_cluster import __version__
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.limits import Limits
+from ojs_cluster.http.auth import Access
 from ojs_cluster.http.room import Room
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.store.cached import Cached
@@ -42,13 +43,8 @@ class HttpSettings:
     ``require_lease`` refuses acks, nacks and heartbeats that name a job without its lease.
 
     ``metrics_open`` serves ``/metrics`` without a key; ``metrics_queues`` bounds what it shows.
-
-    Raises ValueError when there is neither a key nor leave to serve without one: an open job
-    server is something a person decides, not something that happens.
     """
 
-    api_keys: tuple[str, ...] = ()
-    allow_insecure: bool = False
     test_hooks: bool = False
     require_lease: bool = False
     limits: Limits = field(default_factory=Limits)
@@ -66,12 +62,6 @@ class HttpSettings:
     metrics_queues: int = 1000
     version: str = __version__
 
-    def __post_init__(self) -> None:
-        if any(not key for key in self.api_keys):
-            raise ValueError("an API key must not be empty")
-        if not self.api_keys and not self.allow_insecure:
-            raise ValueError("no API key is set, and serving without one is not allowed")
-
 
 @dataclass(frozen=True, slots=True)
 class App:
@@ -79,6 +69,7 @@ class App:
 
     store: Store
     settings: HttpSettings
+    access: Access
     waiters: Waiters = field(default_factory=Waiters)
     draining: trio.Event = field(default_factory=trio.Event)
     started: float = field(default_factory=time.monotonic)

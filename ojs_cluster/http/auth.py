@@ -1,27 +1,141 @@
-"""Bearer keys."""
+"""Whose request it is, and whether that key may make it."""
 
 from __future__ import annotations
 
-import hmac
+import time
 from collections.abc import Iterable
+from math import ceil
+from typing import Final
 
-from ojs_cluster.core.errors import Unauthenticated
+from ojs_cluster.core.access import (
+    EVERYBODY,
+    Keyring,
+    Principal,
+    digest,
+    named_after_variables,
+)
+from ojs_cluster.core.errors import PermissionDenied, RateLimited, Unauthenticated
+from ojs_cluster.http.router import Reach, Route
+
+_EMPTY_KEY: Final = digest("")
 
 
-def check_key(authorization: str | None, keys: Iterable[str]) -> None:
-    """Accept the value of an Authorization header if its bearer token is one of ``keys``.
+class Access:
+    """The keys that a process accepts now, and what their holders have used of their rates.
 
-    Every key is compared, and each in constant time, so that neither a key's text nor which of
-    several keys came close can be learnt from how long the answer takes.
-
-    Raises Unauthenticated otherwise.
+    Each process counts requests on its own: a rate that all processes share would cost a round trip
+    to Redis for every request.
     """
-    scheme, _, token = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer":
-        raise Unauthenticated("this server needs an API key")
-    given = token.strip().encode("utf-8", "surrogateescape")
-    known = False
-    for key in keys:
-        known |= hmac.compare_digest(given, key.encode())
-    if not known:
-        raise Unauthenticated("the API key is not valid")
+
+    def __init__(self, keyring: Keyring, *, allow_insecure: bool = False) -> None:
+        """Accept the keys of ``keyring``; without any, accept every client.
+
+        Args:
+            keyring: the keys.
+            allow_insecure: whether serving without any key is allowed.
+
+        Raises:
+            ValueError: there is neither a key nor leave to serve without one: an open job server
+                is something a person decides, not something that happens. Or a key is empty.
+        """
+        if _EMPTY_KEY in keyring.by_digest:
+            raise ValueError("an API key must not be empty")
+        if keyring.is_empty and not allow_insecure:
+            raise ValueError("no API key is set, and serving without one is not allowed")
+        self._keyring = keyring
+        self._open = keyring.is_empty
+        self._used: dict[str, _Bucket] = {}
+
+    @classmethod
+    def of_keys(cls, keys: Iterable[str], *, allow_insecure: bool = False) -> Access:
+        """Accept these secrets, each with all scopes. Raises ValueError as the constructor does."""
+        keyring = Keyring(named_after_variables("", keys), {})
+        return cls(keyring, allow_insecure=allow_insecure)
+
+    def replace(self, keyring: Keyring) -> None:
+        """Accept the keys of ``keyring`` from now on, and no others; it must not be empty."""
+        if keyring.is_empty:
+            raise ValueError("no API key is left")
+        self._keyring = keyring
+        self._open = False
+        self._used.clear()
+
+    def identify(self, authorization: str | None, tls_subject: str = "") -> Principal:
+        """Return whose request it is.
+
+        Args:
+            authorization: the value of the header Authorization, which goes before the certificate.
+            tls_subject: the subject of the client's verified certificate, empty for none.
+
+        Raises:
+            Unauthenticated: nobody's, or that of a key that has expired.
+        """
+        if self._open:
+            return EVERYBODY
+        if authorization is None and tls_subject:
+            found = self._keyring.by_subject.get(tls_subject)
+            if found is None:
+                raise Unauthenticated("no API key is mapped to the client's certificate")
+        else:
+            scheme, _, token = (authorization or "").partition(" ")
+            if scheme != "Bearer" and scheme.lower() != "bearer":
+                raise Unauthenticated("this server needs an API key")
+            found = self._keyring.find(token.strip())
+            if found is None:
+                raise Unauthenticated("the API key is not valid")
+        if found.expires_at_s is not None and time.time() >= found.expires_at_s:
+            raise Unauthenticated(f"the API key '{found.name}' has expired")
+        return found
+
+    def permit(self, principal: Principal, route: Route) -> None:
+        """Count a request against the principal's rate, and check that it may use the route.
+
+        Raises:
+            RateLimited: it has made too many requests.
+            PermissionDenied: it lacks the route's scope, or may not reach every queue.
+        """
+        if principal.requests_per_second is not None:
+            self._charge(principal, principal.requests_per_second)
+        if route.scope is not None and route.scope not in principal.scopes:
+            raise PermissionDenied(
+                f"the API key '{principal.name}' lacks the scope {route.scope.value}",
+                required_scope=route.scope.value,
+                principal=principal.name,
+            )
+        if principal.queues is not None and route.reach is Reach.CLUSTER:
+            raise PermissionDenied(
+                f"the API key '{principal.name}' may reach some queues only, and this is about "
+                "the whole cluster",
+                principal=principal.name,
+            )
+
+    def _charge(self, principal: Principal, rate: float) -> None:
+        bucket = self._used.get(principal.name)
+        if bucket is None:
+            bucket = self._used[principal.name] = _Bucket(rate)
+        wait_s = bucket.take(time.monotonic())
+        if wait_s > 0:
+            raise RateLimited(
+                f"the API key '{principal.name}' is limited to {rate:g} requests per second",
+                retry_after_s=ceil(wait_s),
+                principal=principal.name,
+            )
+
+
+class _Bucket:
+    """A token bucket that holds the requests of one second, and at least one."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._most = max(1.0, rate)
+        self._tokens = self._most
+        self._at = time.monotonic()
+
+    def take(self, now: float) -> float:
+        """Take a token and return 0, or return after how many seconds there is one."""
+        self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
+        self._at = now
+        if self._tokens >= 1:
+            self._tokens -= 1
+            return 0.0
+        return (1 - self._tokens) / self._rate

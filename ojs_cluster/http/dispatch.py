@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
+from ojs_cluster.core.access import EVERYBODY, Principal
 from ojs_cluster.core.errors import (
     HeaderTooLarge,
     Internal,
@@ -26,7 +27,7 @@ from ojs_cluster.core.errors import (
 from ojs_cluster.core.ids import new_job_id
 from ojs_cluster.http import durability
 from ojs_cluster.http.app import App, HttpSettings
-from ojs_cluster.http.auth import check_key
+from ojs_cluster.http.auth import Access
 from ojs_cluster.http.errors import (
     AmbiguousLength,
     BodyTimeout,
@@ -65,7 +66,7 @@ class Call(msgspec.Struct, frozen=True):
     ``refusal`` is the answer that does not need the body; a door sends it without reading on.
     ``max_body`` is the largest body, in bytes, that the route takes; 0 for a refusal. ``began`` is
     a time of the performance counter, in seconds. ``traffic`` is where the answer is counted, and
-    ``span``, where traces are sent, tells of it.
+    ``span``, where traces are sent, tells of it. ``principal`` is whose request it is.
     """
 
     request_id: str
@@ -76,6 +77,7 @@ class Call(msgspec.Struct, frozen=True):
     began: float
     traffic: Traffic
     span: RequestSpan | None = None
+    principal: Principal = EVERYBODY
 
 
 def request_id_for(given: str | None) -> str:
@@ -98,7 +100,7 @@ def prepare(app: App, request: Request, *, tentative: bool = False) -> Call:
     request_id = request_id_for(request.headers.get("x-request-id"))
     settings = app.settings
     try:
-        route, params = _admit(settings, request)
+        route, params, principal = _admit(app, request)
     except OJSError as error:
         if tentative:
             return Call(request_id, None, (), 0, None, began, app.traffic)
@@ -109,7 +111,7 @@ def prepare(app: App, request: Request, *, tentative: bool = False) -> Call:
         return Call(request_id, None, (), 0, refusal, began, app.traffic)
     limit = settings.max_batch_body if route.batch else settings.max_body
     span = None if app.tracing is None else app.tracing.begin(request, request_id, route)
-    return Call(request_id, route, params, limit, None, began, app.traffic, span)
+    return Call(request_id, route, params, limit, None, began, app.traffic, span, principal)
 
 
 async def run(app: App, call: Call, request: Request) -> Response:
@@ -189,17 +191,17 @@ def finish(request: Request, response: Response, request_id: str, began: float) 
     return Response(response.status, body, headers, response.undelivered)
 
 
-def admits(settings: HttpSettings, path: bytes, authorization: bytes | None) -> bool:
+def admits(
+    settings: HttpSettings, access: Access, path: bytes, authorization: bytes | None
+) -> bool:
     """Whether a request for the raw ``path`` would pass the check of its key.
 
     For the first look at a request, before it costs anything; `prepare` decides.
     """
-    if not settings.api_keys or path.partition(b"?")[0].decode("latin-1") in _open_paths(settings):
+    if path.partition(b"?")[0].decode("latin-1") in _open_paths(settings):
         return True
     try:
-        check_key(
-            None if authorization is None else authorization.decode("latin-1"), settings.api_keys
-        )
+        access.identify(None if authorization is None else authorization.decode("latin-1"))
     except OJSError:
         return False
     return True
@@ -213,7 +215,8 @@ def _open_paths(settings: HttpSettings) -> frozenset[str]:
     )
 
 
-def _admit(settings: HttpSettings, request: Request) -> tuple[Route, tuple[str, ...]]:
+def _admit(app: App, request: Request) -> tuple[Route, tuple[str, ...], Principal]:
+    settings = app.settings
     if "transfer-encoding" in request.headers and "content-length" in request.headers:
         # RFC 9112 6.3 lets a server go by Transfer-Encoding or refuse. Requests are smuggled past
         # a proxy that goes by the other header, so: refuse, before the key is looked at.
@@ -230,25 +233,27 @@ def _admit(settings: HttpSettings, request: Request) -> tuple[Route, tuple[str, 
             f"the request's head is larger than {settings.max_head} bytes", limit=settings.max_head
         )
     denied: OJSError | None = None
-    if settings.api_keys:
-        try:
-            check_key(request.headers.get("authorization"), settings.api_keys)
-        except OJSError as error:
-            denied = error
+    principal = EVERYBODY
+    try:
+        principal = app.access.identify(request.headers.get("authorization"), request.tls_subject)
+    except OJSError as error:
+        denied = error
     try:
         route, params = router_for(settings.test_hooks).match(request.method, request.path)
     except OJSError as error:
         # Without a key not even the shape of the API is told.
         raise denied or error from None
-    if denied is not None and not (route.open or (route.metrics and settings.metrics_open)):
-        raise denied
+    if not (route.open or (route.metrics and settings.metrics_open)):
+        if denied is not None:
+            raise denied
+        app.access.permit(principal, route)
     version = request.headers.get("ojs-version")
     if version is not None and not _VERSION.fullmatch(version):
         raise Unsupported(
             f"this server speaks OJS {OJS_VERSION}, not '{version[:50]}'",
             field="headers.ojs-version",
         )
-    return route, params
+    return route, params, principal
 
 
 def _unexpected(error: Exception, request: Request, request_id: str) -> Response:

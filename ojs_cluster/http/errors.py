@@ -135,6 +135,14 @@ TABLE: Final[Mapping[type[e.OJSError], Entry]] = MappingProxyType(
         e.PermissionDenied: Entry(
             403, "permission_denied", "OJS-5001", "PERMISSION_DENIED", "Use a key with this right."
         ),
+        e.RateLimited: Entry(
+            429,
+            "rate_limited",
+            "OJS-6000",
+            "RATE_LIMITED",
+            "Repeat the request after Retry-After. It has not been applied.",
+            retryable=True,
+        ),
         e.MethodNotAllowed: Entry(
             405,
             "method_not_allowed",
@@ -209,7 +217,7 @@ def error_response(error: e.OJSError, request_id: str) -> Response:
     if entry is INTERNAL:
         return internal_error_response(request_id)
     headers: Headers = ()
-    if isinstance(error, e.BackendUnavailable):
+    if isinstance(error, e.BackendUnavailable | e.RateLimited):
         headers = (("Retry-After", str(max(1, math.ceil(error.retry_after_s)))),)
     elif isinstance(error, e.Unauthenticated):
         headers = (("WWW-Authenticate", 'Bearer realm="ojs"'),)

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
+from ojs_cluster.core.access import QueuePatterns
+
 Headers = tuple[tuple[str, str], ...]
 
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -27,7 +29,9 @@ class Request(msgspec.Struct, frozen=True):
     ``path`` and ``query`` are as they came, not percent-decoded: a ``%2F`` inside a segment must
     not become a separator. ``headers`` has lower-case names; repeated ones are joined by ", ".
     ``on_wait`` is called by a handler that begins to wait for something that may take long; a door
-    that does not watch its client all the time begins to do so then.
+    that does not watch its client all the time begins to do so then. ``tls_subject`` is the subject
+    of the client's verified certificate, empty for none. ``queues`` are those that the client's API
+    key may reach, None for every queue; the dispatcher sets it.
     """
 
     method: str
@@ -36,6 +40,8 @@ class Request(msgspec.Struct, frozen=True):
     headers: Mapping[str, str] = _NO_HEADERS
     body: bytes = b""
     on_wait: Callable[[], None] = _nobody_minds
+    tls_subject: str = ""
+    queues: QueuePatterns | None = None
 
 
 class Response(msgspec.Struct, frozen=True):

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import partial
 from urllib.parse import unquote
 
+from ojs_cluster.core.access import Scope
 from ojs_cluster.core.errors import InvalidRequest, MethodNotAllowed, NotFound
 from ojs_cluster.http.messages import Request, Response
 
@@ -23,11 +25,22 @@ Handler = Callable[..., Awaitable[Response]]
 _SHOWN_PATH = 200  # characters of an unknown path that are repeated in the error
 
 
+class Reach(Enum):
+    """What a route reaches, which decides how queue patterns of an API key are enforced."""
+
+    CLUSTER = "cluster"
+    """More than single queues: a key that is restricted to some queues is refused."""
+    NOTHING = "nothing"
+    """No queue and no job: every key may use it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One row of the route table.
 
-    ``template`` marks parameters with braces: ``/ojs/v1/jobs/{id}``. ``open`` routes need no key.
+    ``template`` marks parameters with braces: ``/ojs/v1/jobs/{id}``. ``scope`` is what a key must
+    have, and ``reach`` what keys that are restricted to some queues may do. ``open`` routes need no
+    key.
     ``batch`` routes may have the larger body. ``waits`` routes are cancelled when their client
     leaves, as GET routes are. ``metrics`` routes are open when the settings say so. ``test_hook``
     routes exist only under test hooks. ``fast`` routes are those that workers and producers live
@@ -37,6 +50,8 @@ class Route:
     method: str
     template: str
     handler: Handler
+    scope: Scope | None = None
+    reach: Reach = Reach.CLUSTER
     open: bool = False
     batch: bool = False
     waits: bool = False
@@ -67,7 +82,8 @@ class Router:
             raise ValueError(f"two routes for {route.method} {route.template}")
         node.routes[route.method] = route
         if "OPTIONS" not in node.routes:
-            node.routes["OPTIONS"] = Route("OPTIONS", route.template, partial(_options, node))
+            options = partial(_options, node)
+            node.routes["OPTIONS"] = Route("OPTIONS", route.template, options, reach=Reach.NOTHING)
         if route.open:
             node.routes["OPTIONS"] = replace(node.routes["OPTIONS"], open=True)
 

@@ -29,6 +29,7 @@ from ojs_cluster.http.quart_app import create_quart_app
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.starting import starting
 from ojs_cluster.http.traffic import Traffic
+from ojs_cluster.server.api_keys import access_of
 from ojs_cluster.server.child import Child, run_child
 from ojs_cluster.server.connections import ConnectionLimits, connections_possible
 from ojs_cluster.server.http_server import drain_times, hypercorn_config, lifespan, serve
@@ -94,6 +95,7 @@ async def work(child: Child) -> None:
     """
     settings = child.settings
     config = hypercorn_config(settings.listen)
+    access = access_of(settings.access)
     gate = Gate(child.stop)
     lane = fast_lane(settings.listen, child.stop)
     tls = Tls(settings.listen) if settings.listen.tls_cert else None
@@ -115,7 +117,7 @@ async def work(child: Child) -> None:
                 write_timeout_s=settings.listen.write_timeout_s,
                 limits=connection_limits(settings.listen),
                 h2c=settings.listen.h2c,
-                admits=partial(admits, http_settings(settings)),
+                admits=partial(admits, http_settings(settings), access),
             )
             served.set()
             if not gate.is_open:
@@ -130,6 +132,7 @@ async def work(child: Child) -> None:
                 store=store,
                 waiters=Waiters(),
                 settings=http_settings(settings),
+                access=access,
                 traffic=Traffic(ROUTES, child.shared, child.slot),
                 tracing=spans,
             )
@@ -175,8 +178,6 @@ def http_settings(settings: Settings) -> HttpSettings:
     """Give the HTTP floor its part of the configuration."""
     access, limits = settings.access, settings.limits
     return HttpSettings(
-        api_keys=access.keys,
-        allow_insecure=access.allow_insecure,
         test_hooks=access.test_hooks,
         require_lease=access.require_lease,
         limits=limits.core(),

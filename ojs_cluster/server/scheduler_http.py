@@ -13,14 +13,15 @@ import orjson
 import trio
 
 from ojs_cluster.config import Settings
-from ojs_cluster.core.errors import NotFound, OJSError
+from ojs_cluster.core.errors import NotFound, OJSError, Unauthenticated
 from ojs_cluster.http import exposition
 from ojs_cluster.http.asgi import read_head, send_response
-from ojs_cluster.http.auth import check_key
+from ojs_cluster.http.auth import Access
 from ojs_cluster.http.dispatch import finish, request_id_for
 from ojs_cluster.http.errors import error_response
 from ojs_cluster.http.exposition import Families, counter, gauge
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.server.child import Refused
 from ojs_cluster.server.http_server import DrainTimes, hypercorn_config, open_listener, serve
 from ojs_cluster.store import health
@@ -29,14 +30,17 @@ from ojs_cluster.store.metrics import Collected
 from scheduler.stats import Stats
 
 _TIMEOUT_S = 2.0
+_METRICS = next(route for route in ROUTES if route.metrics)
 _TIMES = DrainTimes(delay_s=0.0, grace_s=1.0)
 
 
 class Door:
     """A scheduler's HTTP service; without a port it serves nothing."""
 
-    def __init__(self, settings: Settings, stats: Stats) -> None:
+    def __init__(self, settings: Settings, stats: Stats, access: Access | None) -> None:
+        """Prepare the service. ``access`` is None where nobody may read metrics."""
         self._settings = settings
+        self._access = access
         self._stats = stats
         self._store: Store | None = None
         self._collected: Collected | None = None
@@ -94,11 +98,12 @@ class Door:
         if request.path == "/ready":
             ready = await self._is_ready()
             return _json(200 if ready else 503, {"status": "ready" if ready else "unavailable"})
-        access = self._settings.access
-        # Who set no key has not allowed everybody to look.
-        open_ = self._settings.metrics.open or (access.allow_insecure and not access.keys)
-        if not open_:
-            check_key(request.headers.get("authorization"), access.keys)
+        if not self._settings.metrics.open:
+            if self._access is None:
+                # Who set no key has not allowed everybody to look.
+                raise Unauthenticated("this server needs an API key")
+            principal = self._access.identify(request.headers.get("authorization"))
+            self._access.permit(principal, _METRICS)
         if request.path == "/metrics":
             return exposition.exposition(request, await self._families())
         raise NotFound("endpoint", request.path[:200])

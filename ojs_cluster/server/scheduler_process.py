@@ -9,6 +9,7 @@ import sys
 import trio
 
 from ojs_cluster.config import EXIT_CONFIG, Settings
+from ojs_cluster.server.api_keys import access_of
 from ojs_cluster.server.child import Child, Refused, heed_stop_signals, leaves, run_child
 from ojs_cluster.server.commands import start_logging, warn
 from ojs_cluster.server.opening import open_patiently
@@ -27,7 +28,9 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
             scheduler's port is taken.
     """
     stats = Stats()
-    door = Door(settings, stats)
+    may_ask = settings.access.keys or settings.access.allow_insecure
+    access = access_of(settings.access) if may_ask else None
+    door = Door(settings, stats, access)
     leading = trio.CancelScope()
     opened = False
 

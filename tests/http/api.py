@@ -14,6 +14,7 @@ import trio
 
 from ojs_cluster.config import load
 from ojs_cluster.http import App, HttpSettings, create_quart_app
+from ojs_cluster.http.auth import Access
 from ojs_cluster.http.dispatch import admits, dispatch
 from ojs_cluster.http.fast_lane import FastLane
 from ojs_cluster.http.messages import Request, Response
@@ -113,14 +114,19 @@ async def open_app(
     *,
     store: StoreSettings | None = None,
     redis: Mapping[str, Any] | None = None,
+    access: Access | None = None,
     **settings: Any,
 ) -> AsyncIterator[App]:
-    """An App on a real backend. Keywords are fields of HttpSettings."""
-    if "api_keys" not in settings:
-        settings = {"allow_insecure": True, **settings}
+    """An App on a real backend. Keywords are fields of HttpSettings.
+
+    ``access`` are its keys, or those of ``api_keys``; without either it needs none.
+    """
+    if access is None:
+        keys = settings.pop("api_keys", None)
+        access = Access.of_keys(keys or (), allow_insecure=keys is None)
     client = ClientSettings.from_url(backend.url, **(redis or {}))
     async with open_store(client, store, shards=SHARDS) as opened:
-        yield App(opened, HttpSettings(**settings))
+        yield App(opened, HttpSettings(**settings), access)
 
 
 class _Complaints(logging.Handler):
@@ -197,7 +203,7 @@ async def serving(
                 tls=tls,
                 limits=connection_limits(listen),
                 h2c=listen.h2c,
-                admits=partial(admits, app.settings),
+                admits=partial(admits, app.settings, app.access),
             )
         )
         try:

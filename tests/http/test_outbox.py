@@ -51,7 +51,7 @@ def store(any_api: Api, effects: Effects) -> Store:
 @pytest.fixture
 def api(any_api: Api, store: Store) -> Api:
     app = any_api.app
-    return Api(App(store, app.settings))
+    return Api(App(store, app.settings, app.access))
 
 
 def owe(db: Any, shard: Shard, number: int, payload: str, kind: str = "poison") -> None:

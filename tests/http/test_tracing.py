@@ -46,7 +46,9 @@ async def traced(standalone: Embedded, seen: Seen) -> AsyncIterator[Api]:
     async with open_app(
         standalone, api_keys=("k",), body_timeout_s=0.2, linger_s=0.1, max_wait_ms=600_000
     ) as app:
-        yield Api(App(app.store, app.settings, tracing=Tracing(provider.get_tracer("test"))))
+        yield Api(
+            App(app.store, app.settings, app.access, tracing=Tracing(provider.get_tracer("test")))
+        )
 
 
 KEY = {"authorization": "Bearer k"}

@@ -43,7 +43,7 @@ async def served(
     """An API that wants a key, with HTTP/2 in clear text."""
     listening = {"h2c": True, **listening}
     async with (
-        open_app(standalone, api_keys=(KEY,), allow_insecure=False) as app,
+        open_app(standalone, api_keys=(KEY,)) as app,
         serving(app, lane=lane, idle_s=idle_s, listening=listening) as port,
     ):
         yield port
@@ -386,7 +386,7 @@ async def test_a_drain_does_not_wait_for_a_connection_without_a_stream(
     standalone: Embedded,
 ) -> None:
     stop = trio.Event()
-    async with open_app(standalone, api_keys=(KEY,), allow_insecure=False) as app:
+    async with open_app(standalone, api_keys=(KEY,)) as app:
         with trio.fail_after(100):  # the grace period is longer
             async with (
                 serving(app, lane=True, stop=stop, grace_s=3000, listening={"h2c": True}) as port,

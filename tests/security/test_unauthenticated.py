@@ -17,7 +17,7 @@ def _commands(server: Embedded) -> int:
 
 
 async def test_a_flood_of_probes_asks_redis_a_few_times_only(standalone: Embedded) -> None:
-    async with open_app(standalone, api_keys=("a-key",), allow_insecure=False) as app:
+    async with open_app(standalone, api_keys=("a-key",)) as app:
         api = Api(app)
         before = _commands(standalone)
         began = trio.current_time()
@@ -30,9 +30,7 @@ async def test_a_flood_of_probes_asks_redis_a_few_times_only(standalone: Embedde
 
 async def test_probes_wait_together_for_a_redis_that_hangs(standalone: Embedded) -> None:
     """Two hundred at a time take as long as one: all are told what one check has found."""
-    async with open_app(
-        standalone, api_keys=("a-key",), allow_insecure=False, health_timeout_s=1.0
-    ) as app:
+    async with open_app(standalone, api_keys=("a-key",), health_timeout_s=1.0) as app:
         api = Api(app)
         standalone.pause(standalone.nodes[0])
         statuses: list[int] = []
