@@ -32,3 +32,11 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+STORED_LIMITS = Limits(
+    envelope_bytes=1 << 30,
+    meta_bytes=1 << 30,
+    depth=500,
+    fingerprint_bytes=1 << 30,
+    number_digits=1 << 30,
+)
+"""For what is stored: what was accepted under the limits of its time is not refused later."""

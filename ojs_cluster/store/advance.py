@@ -27,7 +27,7 @@ import orjson
 
 from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.errors import Conflict, NotFound
-from ojs_cluster.core.limits import Limits
+from ojs_cluster.core.limits import STORED_LIMITS
 from ojs_cluster.core.workflow import (
     CANCELLED,
     ENDED,
@@ -60,14 +60,6 @@ workflow's job is kept at least (``lua/include/finish.lua``), so that it cannot 
 _CHUNK = 100
 _PLANS = 256
 _ERROR_BYTES = 2048
-# What was accepted under the limits of its time is not refused later.
-_NO_LIMITS = Limits(
-    envelope_bytes=1 << 30,
-    meta_bytes=1 << 30,
-    depth=500,
-    fingerprint_bytes=1 << 30,
-    number_digits=1 << 30,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +143,7 @@ async def _enqueue(store: Store, progress: Progress, plan: Plan, chunk: Iterable
             more += (f.PARENTS, render(list(trees), results))
         if any(names):
             more += (f.PARENT_NAMES, orjson.dumps(names))
-        read = partial(parse_job, definition, limits=_NO_LIMITS)
+        read = partial(parse_job, definition, limits=STORED_LIMITS)
         job = await off_loop(read, len(definition))
         job_id = plan.jobs[number].job_id
         if job.unique is None:

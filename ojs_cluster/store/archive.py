@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from ojs_cluster.core import rawjson
 from ojs_cluster.core.errors import InvalidPayload
 from ojs_cluster.core.ids import is_job_id
-from ojs_cluster.core.limits import Limits as RequestLimits
+from ojs_cluster.core.limits import STORED_LIMITS
 from ojs_cluster.core.rate_limit import Limits, unpack_limits
 from ojs_cluster.core.rawjson import Raw
 from ojs_cluster.keys import MAX_PARTITIONS
@@ -39,8 +39,6 @@ from ojs_cluster.store.archive_lines import (
 )
 
 VERSION = 1
-# What was accepted under the limits of its time is not refused later.
-_LIMITS = RequestLimits(depth=500, number_digits=1 << 30)
 _is_job_number = re.compile(r"[0-9]{1,4}").fullmatch
 _are_times = re.compile(r"\d+ \d+ \d+").fullmatch
 
@@ -76,7 +74,7 @@ def parse(raw: bytes) -> Line:
     BadLine: it is none, or what it says cannot be.
     """
     try:
-        whole = rawjson.members(raw, _LIMITS, around=100)
+        whole = rawjson.members(raw, STORED_LIMITS, around=100)
     except InvalidPayload as error:
         raise BadLine(error.message.replace("the body", "the line")) from None
     if len(whole) != 1:

@@ -25,7 +25,7 @@ from ojs_cluster.core.cron_job import is_cron_name, job_of_tick
 from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.errors import NotFound, OJSError
 from ojs_cluster.core.ids import MAX_SHARDS
-from ojs_cluster.core.limits import Limits as RequestLimits
+from ojs_cluster.core.limits import STORED_LIMITS
 from ojs_cluster.core.options import check_queue
 from ojs_cluster.core.rate_limit import Limits, unpack_limits
 from ojs_cluster.core.states import TERMINAL, State
@@ -45,13 +45,6 @@ _TRIES = 3
 _PLACES = 1 << 45
 _OF_A_LEASE = (f.WORKER, f.LEASE, f.DEADLINE, f.LEASE_MS, f.EXTENDED)
 _INDEXES = ("due", "expiring", "pending", "finished", "dead")
-_NO_LIMITS = RequestLimits(
-    envelope_bytes=1 << 30,
-    meta_bytes=1 << 30,
-    depth=500,
-    fingerprint_bytes=1 << 30,
-    number_digits=1 << 30,
-)
 """What was accepted under the limits of its time is not refused later."""
 
 
@@ -191,7 +184,7 @@ async def restore_cron(store: Store, line: CronLine) -> Outcome:
         schedule = Schedule(fields[b"x"].decode(), fields[b"z"].decode())
         created = int(fields[b"c"])
         sound = is_cron_name(line.name) and schedule.following(created, created) is not None
-        job = job_of_tick(fields[b"j"], line.name, created, limits=_NO_LIMITS)
+        job = job_of_tick(fields[b"j"], line.name, created, limits=STORED_LIMITS)
         if not sound or (job.queue, job.type) != (fields[b"q"].decode(), fields[b"t"].decode()):
             raise BadLine("its name, its schedule or its job cannot be a cron job's")
     except (OJSError, ValueError, KeyError) as error:
@@ -347,7 +340,7 @@ async def _plan(store: Store, line: WorkflowLine) -> tuple[Plan, str]:
         raise BadLine("'plan', 'marks' and 'definitions' do not fit together")
     for node, definition in zip(plan.jobs, line.definitions, strict=True):
         try:
-            if parse_job(definition, limits=_NO_LIMITS).queue != node.queue:
+            if parse_job(definition, limits=STORED_LIMITS).queue != node.queue:
                 raise BadLine("'definitions' name other queues than 'plan'")
         except OJSError as error:
             raise BadLine(f"one of 'definitions' is no job: {error}") from None

@@ -30,7 +30,7 @@ import trio
 from ojs_cluster.core.cron_job import job_of_tick
 from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, NotFound
-from ojs_cluster.core.limits import Limits
+from ojs_cluster.core.limits import STORED_LIMITS
 from ojs_cluster.core.states import TERMINAL, State
 from ojs_cluster.redis.durability import doubtful
 from ojs_cluster.store.cron_record import CronRecord
@@ -47,13 +47,6 @@ _LOOK_S = 2.0
 """A cron job whose shard does not answer is put off after this long: others wait for the step."""
 _LAPSES_MS = 20_000
 """A sixth of the time that such a job is kept at least (``lua/include/finish.lua``)."""
-_LIMITS = Limits(
-    envelope_bytes=1 << 30,
-    meta_bytes=1 << 30,
-    depth=500,
-    fingerprint_bytes=1 << 30,
-    number_digits=1 << 30,
-)
 """The definition was checked when it was registered; a setting changed since loses no tick."""
 
 
@@ -252,7 +245,7 @@ async def deliver(book: Book, cron: CronRecord) -> str:
 
 
 async def _job_of(name: str, job: bytes, tick_ms: int) -> NewJob:
-    return await off_loop(partial(job_of_tick, job, name, tick_ms, limits=_LIMITS), len(job))
+    return await off_loop(partial(job_of_tick, job, name, tick_ms, limits=STORED_LIMITS), len(job))
 
 
 async def _look_at(book: Book, cron: CronRecord, now_ms: int) -> None:
