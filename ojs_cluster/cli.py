@@ -158,12 +158,16 @@ def _import(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _config(_args: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from ojs_cluster.server.api_keys import key_file_problems
+
     print(report(environ))
     settings = load(environ)
     for warning in settings.warnings:
         print(f"warning: {warning}")
     if settings.access.problem is not None:
         print(f"note: `serve` will refuse to start: {settings.access.problem}")
+    for problem in key_file_problems(settings.access, environ):
+        print(f"note: `serve` will refuse to start: {problem}")
     return 0
 
 

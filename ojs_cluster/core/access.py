@@ -114,6 +114,12 @@ class Keyring:
         """Whether there is no key at all."""
         return not self.by_digest and not self.by_subject
 
+    @property
+    def principals(self) -> frozenset[str]:
+        """The names of all principals."""
+        found = (*self.by_digest.values(), *self.by_subject.values())
+        return frozenset(principal.name for principal in found)
+
     def find(self, token: str) -> Principal | None:
         """Return whose secret ``token`` is, None when it is nobody's."""
         return self.by_digest.get(digest(token))

@@ -27,12 +27,15 @@ class Access:
     to Redis for every request.
     """
 
-    def __init__(self, keyring: Keyring, *, allow_insecure: bool = False) -> None:
+    def __init__(
+        self, keyring: Keyring, *, allow_insecure: bool = False, refuse_all: bool = False
+    ) -> None:
         """Accept the keys of ``keyring``; without any, accept every client.
 
         Args:
             keyring: the keys.
             allow_insecure: whether serving without any key is allowed.
+            refuse_all: without any key, accept no client, until `replace` gives some.
 
         Raises:
             ValueError: there is neither a key nor leave to serve without one: an open job server
@@ -40,10 +43,10 @@ class Access:
         """
         if _EMPTY_KEY in keyring.by_digest:
             raise ValueError("an API key must not be empty")
-        if keyring.is_empty and not allow_insecure:
+        if keyring.is_empty and not allow_insecure and not refuse_all:
             raise ValueError("no API key is set, and serving without one is not allowed")
         self._keyring = keyring
-        self._open = keyring.is_empty
+        self._open = keyring.is_empty and allow_insecure
         self._used: dict[str, _Bucket] = {}
 
     @classmethod

@@ -1,17 +1,124 @@
-"""The API keys of a process: those of variables."""
+"""The API keys of a process: those of variables, and those of ``OJS_API_KEYS_FILE``.
+
+A process reads the file at its start, when it has changed, and at SIGHUP. A change holds from the
+next request on. While a changed file cannot be used, the keys before it stay accepted: a mistake in
+the file must not lock out every client.
+"""
 
 from __future__ import annotations
 
+import logging
+import signal
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+import trio
+
 from ojs_cluster.core.access import Keyring, named_after_variables
+from ojs_cluster.core.key_file import MOST_BYTES, KeyFileError, parse_key_file
 from ojs_cluster.http.auth import Access
-from ojs_cluster.server.settings import AccessSettings
+from ojs_cluster.server.settings import STRONG_KEY, AccessSettings
+from ojs_cluster.server.tls import file_version
+
+log = logging.getLogger("ojs.http")
+
+CHECK_S: Final = 3.0
+"""How often a process checks whether the file has changed."""
 
 
-def access_of(settings: AccessSettings) -> Access:
-    """Return the keys as configured.
+def read_keys(settings: AccessSettings, environ: Mapping[str, str]) -> Keyring:
+    """Return all keys as configured now.
+
+    Args:
+        settings: names the file, and has the keys of variables.
+        environ: where the file's ``secret_env`` look.
 
     Raises:
-        ValueError: there is neither a key nor leave to serve without one.
+        KeyFileError: the file cannot be used.
     """
     named = named_after_variables(settings.api_key, settings.api_keys)
-    return Access(Keyring(named, {}), allow_insecure=settings.allow_insecure)
+    if not settings.keys_file:
+        return Keyring(named, {})
+    try:
+        with open(settings.keys_file, "rb") as file:
+            raw = file.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise KeyFileError([f"cannot be read ({error.strerror})"]) from error
+    shortest = STRONG_KEY if settings.require_strong_keys else 0
+    return parse_key_file(raw, environ, named, shortest_secret=shortest)
+
+
+def key_file_problems(settings: AccessSettings, environ: Mapping[str, str]) -> list[str]:
+    """Return one line for each reason why the file cannot be used; none without a file."""
+    try:
+        read_keys(settings, environ)
+    except KeyFileError as error:
+        return [f"OJS_API_KEYS_FILE={settings.keys_file!r}: {each}" for each in error.problems]
+    return []
+
+
+class ApiKeys:
+    """The keys that one process accepts, kept up to date."""
+
+    def __init__(self, settings: AccessSettings, environ: Mapping[str, str]) -> None:
+        """Accept no key yet, unless no file is configured.
+
+        Args:
+            settings: names the file, and has the keys of variables.
+            environ: where the file's ``secret_env`` look.
+        """
+        self._settings = settings
+        self._environ = dict(environ)
+        self._seen = file_version(settings.keys_file)
+        keyring = Keyring({}, {}) if settings.keys_file else read_keys(settings, environ)
+        self.access = Access(keyring, allow_insecure=self._is_open, refuse_all=keyring.is_empty)
+        """What requests are checked against."""
+
+    @property
+    def _is_open(self) -> bool:
+        settings = self._settings
+        return settings.allow_insecure and not settings.keys and not settings.keys_file
+
+    async def load(self, stop: trio.Event) -> None:
+        """Read the file; wait until it can be used, or until ``stop`` is set.
+
+        A process that is started while the file is wrong has no earlier keys to go on with.
+        """
+        while self._settings.keys_file and not await self._reload() and not stop.is_set():
+            with trio.move_on_after(CHECK_S):
+                await stop.wait()
+
+    async def watch(self) -> None:
+        """Accept what the file has become, when it changes and at SIGHUP. Runs until cancelled."""
+        if not self._settings.keys_file:
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._heed_hangup)
+            while True:
+                await trio.sleep(CHECK_S)
+                if file_version(self._settings.keys_file) != self._seen:
+                    await self._reload()
+
+    async def _heed_hangup(self) -> None:
+        with trio.open_signal_receiver(signal.SIGHUP) as received:
+            async for _ in received:
+                await self._reload()
+
+    async def _reload(self) -> bool:
+        """Accept the keys of the file; return whether it could be used."""
+        self._seen = file_version(self._settings.keys_file)
+        try:
+            # In a thread: thousands of keys take longer than a request may wait.
+            read = partial(read_keys, self._settings, self._environ)
+            keyring = await trio.to_thread.run_sync(read)
+        except KeyFileError as error:
+            log.error(  # noqa: TRY400 - a traceback would say nothing more
+                "OJS_API_KEYS_FILE=%r cannot be used, so the API keys stay as they were: %s",
+                self._settings.keys_file,
+                error,
+            )
+            return False
+        self.access.replace(keyring)
+        log.info("API keys loaded", extra={"keys": len(keyring.principals)})
+        return True

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import socket
 import sys
 from functools import partial
@@ -29,7 +30,7 @@ from ojs_cluster.http.quart_app import create_quart_app
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.starting import starting
 from ojs_cluster.http.traffic import Traffic
-from ojs_cluster.server.api_keys import access_of
+from ojs_cluster.server.api_keys import ApiKeys
 from ojs_cluster.server.child import Child, run_child
 from ojs_cluster.server.connections import ConnectionLimits, connections_possible
 from ojs_cluster.server.http_server import drain_times, hypercorn_config, lifespan, serve
@@ -95,7 +96,8 @@ async def work(child: Child) -> None:
     """
     settings = child.settings
     config = hypercorn_config(settings.listen)
-    access = access_of(settings.access)
+    keys = ApiKeys(settings.access, os.environ)
+    await keys.load(child.stop)
     gate = Gate(child.stop)
     lane = fast_lane(settings.listen, child.stop)
     tls = Tls(settings.listen) if settings.listen.tls_cert else None
@@ -117,12 +119,13 @@ async def work(child: Child) -> None:
                 write_timeout_s=settings.listen.write_timeout_s,
                 limits=connection_limits(settings.listen),
                 h2c=settings.listen.h2c,
-                admits=partial(admits, http_settings(settings), access),
+                admits=partial(admits, http_settings(settings), keys.access),
             )
             served.set()
             if not gate.is_open:
                 nursery.cancel_scope.cancel()  # nobody is left to open the store for
 
+        nursery.start_soon(keys.watch)
         nursery.start_soon(serve_all)
         async with contextlib.AsyncExitStack() as stack:
             store = await open_patiently(stack, settings)
@@ -132,7 +135,7 @@ async def work(child: Child) -> None:
                 store=store,
                 waiters=Waiters(),
                 settings=http_settings(settings),
-                access=access,
+                access=keys.access,
                 traffic=Traffic(ROUTES, child.shared, child.slot),
                 tracing=spans,
             )
@@ -146,6 +149,7 @@ async def work(child: Child) -> None:
             nursery.start_soon(_drain, child.stop, app)
             child.ready()
             await served.wait()
+        nursery.cancel_scope.cancel()
 
 
 def fast_lane(listen: ListenSettings, stop: trio.Event) -> FastLane | None:

@@ -70,6 +70,7 @@ def run_child(work: Callable[[Child], Awaitable[None]]) -> int:
     log_as = settings.log
     configure_logging(log_as.level, log_as.format, process=args.name, secrets=settings.secrets)
     raise_file_limit()
+    leave_hangup_to_keys(settings)
     link = ParentLink(args.control_fd)
     try:
         trio.run(_supervised, work, settings, args, link)
@@ -123,6 +124,15 @@ async def heed_stop_signals(
         task_status.started()
         async for _ in received:
             stop.set()
+
+
+def leave_hangup_to_keys(settings: Settings) -> None:
+    """Ignore SIGHUP where a file of API keys is configured, until the process watches the file.
+
+    An ignored SIGHUP is no stop signal either (`stop_signals`).
+    """
+    if settings.access.keys_file:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def raise_file_limit() -> None:

@@ -16,6 +16,7 @@ from ojs_cluster.config import ConfigError, Settings
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server import telemetry
+from ojs_cluster.server.api_keys import key_file_problems
 from ojs_cluster.server.http_server import open_listener
 from ojs_cluster.server.logs import configure_logging
 from ojs_cluster.server.settings import STRONG_KEY
@@ -38,7 +39,7 @@ def run_serve(settings: Settings, environ: Mapping[str, str]) -> int:
     Raises:
         ConfigError: the API must not or cannot be served as configured.
     """
-    check_serving(settings)
+    check_serving(settings, environ)
     start_logging(settings, "serve")
     say_what_is_unusual(settings)
     listen = settings.listen
@@ -50,7 +51,9 @@ def run_serve(settings: Settings, environ: Mapping[str, str]) -> int:
             file=sys.stderr,
         )
         return 1
-    supervisor = make_supervisor(settings, api_specs(settings, environ, listener), [listener])
+    specs = api_specs(settings, environ, listener)
+    reloads = bool(settings.access.keys_file)
+    supervisor = make_supervisor(settings, specs, [listener], forward_hangup=reloads)
 
     async def run() -> int:
         async with trio.open_nursery() as nursery:
@@ -62,15 +65,20 @@ def run_serve(settings: Settings, environ: Mapping[str, str]) -> int:
     return trio.run(run)
 
 
-def check_serving(settings: Settings) -> None:
+def check_serving(settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
     """Look at what only those who serve the API need.
 
+    Args:
+        settings: the configuration.
+        environ: where the file of API keys finds secrets.
+
     Raises:
-        ConfigError: there is neither a key nor leave to serve without one, no usable certificate in
-            the files that are named, or nothing installed that could send traces.
+        ConfigError: there is neither a key nor leave to serve without one, no usable certificate or
+            API keys in the files that are named, or nothing installed that could send traces.
     """
     found = (settings.access.problem, telemetry.problem(settings.telemetry))
     problems = [each for each in found if each is not None]
+    problems += key_file_problems(settings.access, environ)
     if settings.listen.tls_cert:
         try:
             make_context(settings.listen)
@@ -122,15 +130,23 @@ def shared_memory(size: int) -> int:
 
 
 def make_supervisor(
-    settings: Settings, specs: list[ChildSpec], listeners: list[socket.socket]
+    settings: Settings,
+    specs: list[ChildSpec],
+    listeners: list[socket.socket],
+    *,
+    forward_hangup: bool = False,
 ) -> Supervisor:
-    """Give the supervisor of these children, with the configured time to stop."""
+    """Give the supervisor of these children, with the configured time to stop.
+
+    With ``forward_hangup`` SIGHUP goes to the children, who read their API keys again.
+    """
     listen = settings.listen
     return Supervisor(
         specs,
         stop_timeout_s=listen.shutdown_delay_s + listen.shutdown_timeout_s,
         watchdog_s=listen.watchdog_s or inf,
         listeners=listeners,
+        forward_hangup=forward_hangup,
     )
 
 
@@ -144,7 +160,7 @@ def start_logging(settings: Settings, process: str) -> None:
 def say_what_is_unusual(settings: Settings) -> None:
     """Log, once and not in every process, what an operator should not overlook."""
     access = settings.access
-    if access.allow_insecure and not access.keys:
+    if access.allow_insecure and not access.keys and not access.keys_file:
         log.warning("serving WITHOUT AUTHENTICATION: whoever can connect can do everything")
     if access.weak_keys:
         log.warning(

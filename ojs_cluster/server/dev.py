@@ -86,7 +86,7 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
     """
     merged = _with_defaults(environ)
     settings = load(merged)  # every mistake is reported before anything starts
-    check_serving(settings)
+    check_serving(settings, merged)
     # Until trio listens to signals, they end like Ctrl-C: through the clean-up below.
     for number in stop_signals():
         signal.signal(number, signal.default_int_handler)
@@ -114,7 +114,7 @@ def _with_defaults(environ: Mapping[str, str]) -> dict[str, str]:
     for name, value in _DEFAULTS.items():
         if not merged.get(name):
             merged[name] = value
-    has_key = merged.get("OJS_API_KEY") or merged.get("OJS_API_KEYS")
+    has_key = any(map(merged.get, ("OJS_API_KEY", "OJS_API_KEYS", "OJS_API_KEYS_FILE")))
     if not has_key and not merged.get("OJS_ALLOW_INSECURE_NO_AUTH"):
         if merged["OJS_HOST"] not in (_LOOPBACK, "localhost", "::1", "[::1]"):
             raise ConfigError(
@@ -257,7 +257,8 @@ def banner(settings: Settings, embedded: Embedded | None) -> str:
     listen = settings.listen
     host = f"[{listen.host}]" if ":" in listen.host else listen.host
     url = f"{'https' if listen.tls_cert else 'http'}://{host}:{listen.port}"
-    keys = settings.access.keys
+    access = settings.access
+    keys = access.keys or access.keys_file
     auth = '  -H "Authorization: Bearer $OJS_API_KEY" \\\n' if keys else ""
     redis = ", ".join(node.address for node in embedded.nodes) if embedded else "from REDIS_URL"
     data = (
@@ -267,6 +268,8 @@ def banner(settings: Settings, embedded: Embedded | None) -> str:
         else ""
     )
     security = "with the key in OJS_API_KEY" if keys else "no key needed, this machine only"
+    if access.keys_file:
+        security = "with a key of OJS_API_KEYS_FILE"
     return f"""
   ojs-cluster is running: {listen.workers} API processes, 1 scheduler.
 

@@ -13,7 +13,7 @@ import orjson
 import trio
 
 from ojs_cluster.config import Settings
-from ojs_cluster.core.errors import NotFound, OJSError, Unauthenticated
+from ojs_cluster.core.errors import NotFound, OJSError
 from ojs_cluster.http import exposition
 from ojs_cluster.http.asgi import read_head, send_response
 from ojs_cluster.http.auth import Access
@@ -37,8 +37,8 @@ _TIMES = DrainTimes(delay_s=0.0, grace_s=1.0)
 class Door:
     """A scheduler's HTTP service; without a port it serves nothing."""
 
-    def __init__(self, settings: Settings, stats: Stats, access: Access | None) -> None:
-        """Prepare the service. ``access`` is None where nobody may read metrics."""
+    def __init__(self, settings: Settings, stats: Stats, access: Access) -> None:
+        """Prepare the service. ``access`` are the keys that may read metrics."""
         self._settings = settings
         self._access = access
         self._stats = stats
@@ -99,9 +99,6 @@ class Door:
             ready = await self._is_ready()
             return _json(200 if ready else 503, {"status": "ready" if ready else "unavailable"})
         if not self._settings.metrics.open:
-            if self._access is None:
-                # Who set no key has not allowed everybody to look.
-                raise Unauthenticated("this server needs an API key")
             principal = self._access.identify(request.headers.get("authorization"))
             self._access.permit(principal, _METRICS)
         if request.path == "/metrics":

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 
 import trio
 
 from ojs_cluster.config import EXIT_CONFIG, Settings
-from ojs_cluster.server.api_keys import access_of
-from ojs_cluster.server.child import Child, Refused, heed_stop_signals, leaves, run_child
+from ojs_cluster.server.api_keys import ApiKeys
+from ojs_cluster.server.child import (
+    Child,
+    Refused,
+    heed_stop_signals,
+    leave_hangup_to_keys,
+    leaves,
+    run_child,
+)
 from ojs_cluster.server.commands import start_logging, warn
 from ojs_cluster.server.opening import open_patiently
 from ojs_cluster.server.scheduler_http import Door
@@ -28,9 +36,8 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
             scheduler's port is taken.
     """
     stats = Stats()
-    may_ask = settings.access.keys or settings.access.allow_insecure
-    access = access_of(settings.access) if may_ask else None
-    door = Door(settings, stats, access)
+    keys = ApiKeys(settings.access, os.environ)
+    door = Door(settings, stats, keys.access)
     leading = trio.CancelScope()
     opened = False
 
@@ -42,6 +49,8 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(cancel_on_stop)
+        if settings.listen.scheduler_port:
+            nursery.start_soon(_keep_keys, keys, stop)
         await nursery.start(door.serve, stop)
         async with contextlib.AsyncExitStack() as stack:
             store = await open_patiently(stack, settings)
@@ -50,6 +59,11 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
             with leading:
                 await run_scheduler(store, settings.scheduler, stats=stats)
         nursery.cancel_scope.cancel()
+
+
+async def _keep_keys(keys: ApiKeys, stop: trio.Event) -> None:
+    await keys.load(stop)
+    await keys.watch()
 
 
 async def work(child: Child) -> None:
@@ -61,6 +75,7 @@ async def work(child: Child) -> None:
 def run_scheduler_command(settings: Settings) -> int:
     """Run one scheduler until a stop signal; returns the exit code."""
     start_logging(settings, "scheduler")
+    leave_hangup_to_keys(settings)
     warn(settings)
     try:
         trio.run(_alone, settings)

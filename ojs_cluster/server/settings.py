@@ -53,6 +53,7 @@ class AccessSettings:
 
     api_key: str = field(repr=False)
     api_keys: tuple[str, ...] = field(repr=False)
+    keys_file: str
     allow_insecure: bool
     require_strong_keys: bool
     test_hooks: bool
@@ -60,7 +61,7 @@ class AccessSettings:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every key that is accepted, without duplicates."""
+        """Every key that variables name, without duplicates; a file may name more."""
         named = (self.api_key, *self.api_keys) if self.api_key else self.api_keys
         return tuple(dict.fromkeys(named))
 
@@ -79,7 +80,7 @@ class AccessSettings:
                 f"{self.weak_keys}: shorter than {STRONG_KEY} characters, and "
                 "OJS_REQUIRE_STRONG_KEYS is set: `openssl rand -hex 32` makes a good one"
             )
-        return None if self.keys or self.allow_insecure else NEEDS_AUTH
+        return None if self.keys or self.keys_file or self.allow_insecure else NEEDS_AUTH
 
 
 @dataclass(frozen=True, slots=True)

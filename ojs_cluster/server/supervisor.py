@@ -63,6 +63,7 @@ class Supervisor:
         stop_timeout_s: float,
         watchdog_s: float = inf,
         listeners: Iterable[socket.socket] = (),
+        forward_hangup: bool = False,
     ) -> None:
         """Describe the work; nothing starts yet.
 
@@ -73,13 +74,17 @@ class Supervisor:
                 started again.
             listeners: sockets that the children serve; our copies are closed when stopping, so
                 that the last child to close its own really closes the port.
+            forward_hangup: pass SIGHUP on to the children instead of stopping at it.
         """
         self._specs = tuple(specs)
         self._stop_timeout_s = stop_timeout_s
         self._watchdog_s = watchdog_s
         self._listeners = tuple(listeners)
+        self._forward_hangup = forward_hangup
         self._stopping = trio.Event()
         self._ready_names: set[str] = set()
+        self._beating: set[str] = set()
+        """Children that handle signals by now."""
         self._processes: dict[str, trio.Process] = {}
         self._exit_code = 0
         self.all_ready = trio.Event()
@@ -110,15 +115,23 @@ class Supervisor:
     # -- signals ------------------------------------------------------------------------------
 
     async def _heed_signals(self) -> None:
-        with trio.open_signal_receiver(*stop_signals()) as received:
+        also = {signal.SIGHUP} if self._forward_hangup else set()
+        with trio.open_signal_receiver(*{*stop_signals(), *also}) as received:
             async for number in received:
                 name = signal.Signals(number).name
-                if self._stopping.is_set():
+                if number in also:
+                    self._pass_hangup_on()
+                elif self._stopping.is_set():
                     log.warning("%s again: killing the children", name)
                     self._signal_all(signal.SIGKILL)
                 else:
                     log.info("%s: draining", name)
                     self.stop()
+
+    def _pass_hangup_on(self) -> None:
+        """Send SIGHUP to the children. It would end one that has just begun and needs none."""
+        for name in self._beating & self._processes.keys():
+            self._processes[name].send_signal(signal.SIGHUP)
 
     def _signal_all(self, number: signal.Signals) -> None:
         for process in self._processes.values():
@@ -178,6 +191,7 @@ class Supervisor:
                     nursery.cancel_scope.cancel()
             finally:
                 del self._processes[spec.name]
+                self._beating.discard(spec.name)
         return code
 
     async def _start(self, spec: ChildSpec, control_fd: int) -> trio.Process:
@@ -204,6 +218,7 @@ class Supervisor:
             if not data:
                 return
             beats = True
+            self._beating.add(name)
             heard = (heard + data.replace(BEAT, b""))[-len(READY) :]
             if heard == READY:
                 heard = b""

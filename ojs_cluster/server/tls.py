@@ -135,10 +135,11 @@ def _no_passphrase() -> str:
 def _versions(listen: ListenSettings) -> list[tuple[int, int, int] | None]:
     """What changes with the files' content, whether they are written anew or swapped."""
     paths = (listen.tls_cert, listen.tls_key, listen.tls_client_ca)
-    return [_version(path) for path in paths if path]
+    return [file_version(path) for path in paths if path]
 
 
-def _version(path: str) -> tuple[int, int, int] | None:
+def file_version(path: str) -> tuple[int, int, int] | None:
+    """Return what changes when the file is written or replaced; None when it is not there."""
     try:
         found = os.stat(path)
     except OSError:

@@ -174,6 +174,13 @@ _ACCESS = (
         secret=True,
     ),
     Variable(
+        "OJS_API_KEYS_FILE",
+        "access.keys_file",
+        accept.non_empty,
+        "",
+        "File (TOML) of keys with scopes and queues; read again when it changes and at SIGHUP.",
+    ),
+    Variable(
         "OJS_ALLOW_INSECURE_NO_AUTH",
         "access.allow_insecure",
         accept.boolean,
