@@ -7,13 +7,13 @@ from functools import partial
 from typing import Any, Final
 
 from ojs_cluster.core.errors import InvalidRequest, ValidationFailed
-from ojs_cluster.core.partitions import DRAIN_MS, Layout
+from ojs_cluster.core.partitions import Layout
 from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import pauses, shares
+from ojs_cluster.store import partitions, pauses, shares
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.partitions import DEFAULT, MOST_ENTRIES, NO_LIMIT, change
+from ojs_cluster.store.partitions import DEFAULT, NO_LIMIT, change
 from ojs_cluster.store.queues import stats_in
 
 UNUSED_MS: Final = 86_400_000
@@ -102,20 +102,20 @@ async def end_unused(store: Store) -> int:
 
     Anybody with a name can fill the table, which has an end, and every process has it in memory.
     An entry ends as any other change does: the number becomes the default, then the partitions
-    beyond it are closed, then nothing is left to be said. So a job that comes meanwhile is found.
+    beyond it are closed, then, as much later, the entry goes. So the job of a producer that has
+    slept since it read the old number is found.
 
     Raises
     ------
     BackendUnavailable: Redis did not answer in time.
     """
     entries, now_ms = store.partitions.entries(), store.partitions.now_ms()
-    crowded = len(entries) > MOST_ENTRIES * _CROWDED
+    crowded = len(entries) > partitions.MOST_ENTRIES * _CROWDED
     kept_ms = UNUSED_CROWDED_MS if crowded else UNUSED_MS
-    default = store.partitions.default
     old = [
         queue
         for queue, layout in entries.items()
-        if queue != DEFAULT and now_ms - layout.at_ms >= _kept_for(layout, default, kept_ms)
+        if queue != DEFAULT and now_ms - layout.at_ms >= kept_ms
     ]
     if not old:
         return 0
@@ -124,13 +124,8 @@ async def end_unused(store: Store) -> int:
     unused = [queue for queue, score in zip(old, known, strict=True) if score is None]
     for queue in unused:
         seen = entries[queue]
-        await change(store, queue, partial(_less, seen, default.parts))
+        await change(store, queue, partial(_less, seen, store.partitions.default.parts))
     return len(unused)
-
-
-def _kept_for(layout: Layout, default: Layout, kept_ms: int) -> int:
-    """How long an entry stays as it is while its queue does not exist, in ms."""
-    return kept_ms if layout.parts != default.parts else DRAIN_MS
 
 
 def _less(seen: Layout, parts: int, old: Layout, now_ms: int) -> Layout:

@@ -229,7 +229,7 @@ async def change(
     queue: str,
     how: Callable[[Layout, int], Layout],
     *,
-    most: int = MOST_ENTRIES,
+    most: int | None = None,
 ) -> Layout:
     """Compare and set one entry of the table; returns the layout that holds then.
 
@@ -237,7 +237,7 @@ async def change(
     ----------
     queue: '' for the default.
     how: makes the new layout from the old one and the ms; called again when others were faster.
-    most: queues that may have an entry.
+    most: queues that may have an entry; None for ``MOST_ENTRIES``.
 
     Raises
     ------
@@ -245,6 +245,7 @@ async def change(
     BackendUnavailable: Redis did not answer in time.
     """
     known = store.partitions
+    most = MOST_ENTRIES if most is None else most
     while True:
         await known.read(store)
         entry, old = known.entries().get(queue), known.layout(queue)

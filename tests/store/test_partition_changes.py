@@ -160,7 +160,7 @@ async def test_a_late_job_is_found_by_the_rounds_over_all_queues_too(
     await other_store.partitions.read(other_store)
     await set_partitions(store, QUEUE, 1)
     await close_empty(store, db)
-    await pass_time(store, db, DAY)
+    await pass_time(store, db, DAY - HOUR)
     job = await put_into(other_store, shard)
     assert await look_after_changes(store) == 0
 
@@ -497,7 +497,7 @@ async def test_numbers_that_cannot_be_are_refused(
             await set_partitions(store, QUEUE, count)
     await set_partitions(store, QUEUE, 1)
     assert not db.exists(store.keys.meta.partitions)
-    monkeypatch.setattr(partitions, "_MOST_ENTRIES", 2)
+    monkeypatch.setattr(partitions, "MOST_ENTRIES", 2)
     await set_partitions(store, "a", 2)
     await set_partitions(store, "b", 64)
     await set_partitions(store, "a", 3)

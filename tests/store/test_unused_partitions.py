@@ -9,7 +9,7 @@ import pytest
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.partitions import DRAIN_MS
-from ojs_cluster.store import partition_upkeep, partitions
+from ojs_cluster.store import partitions
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.partition_upkeep import end_unused, look_after_changes, set_partitions
 from tests.store.hot_queues import pass_time, put_into, spread
@@ -32,7 +32,7 @@ async def rounds(store: Store, db: Any, queue: str = QUEUE) -> None:
             await pass_time(store, db, DRAIN_MS, queue)
 
 
-async def test_the_entry_of_a_queue_that_was_never_used_ends_after_a_day(
+async def test_the_entry_of_a_queue_that_was_never_used_ends_after_two_days(
     store: Store, db: Any
 ) -> None:
     await set_partitions(store, QUEUE, 4)
@@ -40,6 +40,9 @@ async def test_the_entry_of_a_queue_that_was_never_used_ends_after_a_day(
     await rounds(store, db)
     assert entry(store, db) is not None
     await pass_time(store, db, HOUR)
+    await rounds(store, db)
+    assert store.partitions.layout(QUEUE).parts == 1
+    await pass_time(store, db, DAY)
     await rounds(store, db)
     assert entry(store, db) is None
 
@@ -58,8 +61,7 @@ async def test_the_entry_of_a_queue_that_exists_stays(
 async def test_names_that_are_never_used_do_not_block_others_for_long(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partitions.change, "__kwdefaults__", {"most": 3})
-    monkeypatch.setattr(partition_upkeep, "MOST_ENTRIES", 3)
+    monkeypatch.setattr(partitions, "MOST_ENTRIES", 3)
     for number in range(3):
         await set_partitions(store, f"unused{number}", 4)
     with pytest.raises(InvalidRequest):
@@ -70,7 +72,7 @@ async def test_names_that_are_never_used_do_not_block_others_for_long(
     for _ in range(4):
         for number in range(3):
             if entry(store, db, f"unused{number}") is not None:
-                await pass_time(store, db, DRAIN_MS, f"unused{number}")
+                await pass_time(store, db, HOUR, f"unused{number}")
         await look_after_changes(store)
     assert (await set_partitions(store, QUEUE, 4)).parts == 4
 
@@ -88,3 +90,18 @@ async def test_a_job_that_comes_while_its_queues_entry_ends_is_found(
 
     consistent()
     assert [taken.id for taken in await take(store)] == [job.id]
+
+
+async def test_a_job_that_comes_after_the_partitions_were_closed_is_found(
+    store: Store, db: Any, consistent: Consistent
+) -> None:
+    """Its producer slept from before the number was lowered until the partitions were closed."""
+    shards = await spread(store, db, 4)
+    await pass_time(store, db, DAY)
+    await rounds(store, db)
+    assert store.partitions.layout(QUEUE).open == 1
+    job = await put_into(store, shards[3])
+    await look_after_changes(store)
+
+    assert [taken.id for taken in await take(store)] == [job.id]
+    consistent()
