@@ -77,6 +77,20 @@ class _Try:
     blocker: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Tried:
+    """What became of a try of a shard that entries wait for.
+
+    Parameters
+    ----------
+    more: whether more of them could be carried out at once.
+    next_ms: when shards are tried next because of it, in ms of the entries' shard.
+    """
+
+    more: bool
+    next_ms: Sequence[int]
+
+
 def entries(shard: Shard, flat: Sequence[bytes]) -> list[Entry]:
     """Entries from a script's reply: number, entry, number, entry..."""
     items = iter(flat)
@@ -137,41 +151,49 @@ async def drain_waiting(store: Store, shard: Shard, limit: int) -> Tick:
     BackendUnavailable: Redis did not answer in time.
     """
     now, following, *due = await store.run(shard, "outbox_away", [shard.away], idempotent=True)
+    moments = [] if following < 0 else [following]
     more = False
 
     async def one(raw: bytes) -> None:
         nonlocal more
-        more |= await _try_shard(store, shard, int(raw), limit)
+        tried = await _try_shard(store, shard, int(raw), limit)
+        more |= tried.more
+        # What could not be written down is still due: it must not be tried without a pause.
+        moments.extend(max(at_ms, now + FIRST_PAUSE_MS) for at_ms in tried.next_ms)
 
     await over_shards(due, one)
-    return Tick(len(due), None if following < 0 else following, now, more)
+    return Tick(len(due), min(moments, default=None), now, more)
 
 
-async def _try_shard(store: Store, shard: Shard, blocker: int, limit: int) -> bool:
-    """Carry out what waits for one shard, one entry first. Returns whether more could be done."""
+async def _try_shard(store: Store, shard: Shard, blocker: int, limit: int) -> _Tried:
+    """Carry out what waits for one shard, one entry first."""
     waiting, slot = shard.waiting(blocker), store.keys.slot_of_index(blocker)
-    pause_ms, found = AWAY_PAUSE_MS, []
+    pause_ms, moments, more = AWAY_PAUSE_MS, [], False
+    blocked: dict[int | None, list[str]] = {}
     if store.away.begin_probe(slot):
         try:
             reply = await store.run(
                 shard, "outbox_due", [waiting, shard.outbox], [limit], idempotent=True
             )
             found = entries(shard, reply[2:])
+            more = len(found) >= limit or reply[1] == reply[0]
             blocked = await _try_all(store, waiting, found[:1], patient=True)
-            if blocker not in blocked:
-                pause_ms = 0
-                rest = await _try_all(store, waiting, found[1:], patient=True)
-                for other, numbers in rest.items():
-                    blocked.setdefault(other, []).extend(numbers)
         finally:
+            # Entries of other shards need not wait for the rest: the shard answers, or is noted.
             store.away.end_probe(slot)
+        if blocker not in blocked:
+            pause_ms = 0
+            rest = await _try_all(store, waiting, found[1:], patient=True)
+            for other, numbers in rest.items():
+                blocked.setdefault(other, []).extend(numbers)
         if blocked.pop(blocker, None):
             pause_ms = AWAY_PAUSE_MS
         for other, numbers in blocked.items():
-            await _put_off(store, shard, waiting, other, numbers)
+            moments.append(await _put_off(store, shard, waiting, other, numbers))
     args = [blocker, pause_ms]
-    await store.run(shard, "outbox_tried", [shard.away, waiting], args, idempotent=True)
-    return pause_ms == 0 and len(found) >= limit
+    at_ms = await store.run(shard, "outbox_tried", [shard.away, waiting], args, idempotent=True)
+    moments.append(at_ms if at_ms >= 0 else None)
+    return _Tried(pause_ms == 0 and more, [at for at in moments if at is not None])
 
 
 async def _put_off(

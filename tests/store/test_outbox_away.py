@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, cast
 
@@ -195,9 +196,58 @@ async def test_one_entry_at_a_time_probes_a_master_that_stays_away(
                 db.zadd(shard.away, {str(target.index): 1})
                 tick = await drain_waiting(watched, shard, 100)
                 assert not tick.more
-                assert db.zscore(shard.away, str(target.index)) > tick.now_ms, "tried again later"
+                assert tick.next_ms == int(db.zscore(shard.away, str(target.index)))
+                assert tick.next_ms > tick.now_ms, "tried again later"
             assert counted.calls["lock_settle"] == 1, "the others saw that it had just failed"
             assert db.zcard(shard.waiting(target.index)) == 100
+
+
+async def test_entries_of_many_shards_are_carried_out_at_once_when_their_shard_is_back(
+    store: Store, servers: Embedded
+) -> None:
+    """The first of each is a probe; the rest of one shard keeps no other shard's waiting."""
+    target = store.keys.shard(0)
+    one, other = (shard for shard in list(store.keys)[1:3])
+    busy, done = trio.Event(), trio.Event()
+
+    async def unlock(watched: Store, shard: Shard, payload: bytes) -> None:
+        await store.effects["unlock"](watched, shard, payload)
+        if shard is one and b" 2 " in payload:
+            busy.set()
+            await done.wait()
+
+    slow = replace(store, effects={**store.effects, "unlock": unlock})
+    with ExitStack() as stack:
+        dbs = {
+            shard: stack.enter_context(observer_of(servers, store, shard)) for shard in (one, other)
+        }
+        for shard, db in dbs.items():
+            for number in (1, 2):
+                owe_unlock(db, shard, number, target)
+                db.zrem(shard.out, number)
+                db.zadd(shard.waiting(target.index), {str(number): number})
+            db.zadd(shard.away, {str(target.index): 1})
+        with trio.fail_after(SOON_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(drain_waiting, slow, one, 100)
+                await busy.wait()
+                await drain_waiting(slow, other, 100)
+                left = dbs[other].hlen(other.outbox)
+                done.set()
+        assert left == 0
+        assert dbs[one].hlen(one.outbox) == 0
+
+
+async def test_an_entry_that_fails_is_tried_again_when_it_is_due(
+    store: Store, servers: Embedded
+) -> None:
+    shard, target = list(store.keys)[:2]
+    with observer_of(servers, store, shard) as db:
+        db.hset(shard.outbox, "1", "unheard 0 of")
+        db.zadd(shard.waiting(target.index), {"1": 1})
+        db.zadd(shard.away, {str(target.index): 1})
+        tick = await drain_waiting(store, shard, 100)
+        assert tick.next_ms == int(db.zscore(shard.waiting(target.index), "1"))
 
 
 def owe_unlock(db: Any, shard: Shard, number: int, target: Shard) -> None:
