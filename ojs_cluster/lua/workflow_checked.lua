@@ -10,7 +10,7 @@ if state ~= 'running' then
     redis.call('ZREM', KEYS[2], ARGV[1])
     return -1
 end
-local pause = math.min(math.max(CHECK_MS, now - created), LONGEST_CHECK_MS)
+local pause = math.min(math.max(CHECK_MS, now - (tonumber(created) or 0)), LONGEST_CHECK_MS)
 if ARGV[2] == '1' then pause = CHECK_MS end
 redis.call('ZADD', KEYS[2], now + pause, ARGV[1])
 return now + pause

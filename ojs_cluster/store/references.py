@@ -18,7 +18,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
-from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.states import TERMINAL
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import aliases, locks
@@ -64,7 +63,7 @@ async def check(store: Store, shard: Shard, limit: int) -> int:
             return
         try:
             outcomes[job_id] = await _check(store, shard, job_id, found)
-        except OJSError as error:
+        except Exception as error:  # a malformed field, too, must keep no other waiting
             log.warning("references of job %s cannot be checked", job_id, exc_info=error)
             outcomes[job_id] = "later"
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import orjson
 
-from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.states import TERMINAL
 from ojs_cluster.core.workflow import MARK_OF_STATE, QUEUED_MARK, RUNNING, Plan
 from ojs_cluster.keys import Shard
@@ -64,28 +63,32 @@ class WorkflowCheck:
         async def one(raw: bytes) -> None:
             workflow_id = raw.decode()
             impatient, _ = for_effect(store, patient=False)  # a shard that is away is met once
+            missed_before = self._missed.pop(workflow_id, set())
+            missing: set[int] = set()
             try:
-                soon = await self._check(impatient, workflow_id)
-            except OJSError as error:
+                missing = await self._check(impatient, workflow_id, missed_before)
+                soon = bool(missing)
+            except Exception as error:  # a malformed record, too, must stop no other
                 log.warning("workflow %s cannot be checked", workflow_id, exc_info=error)
                 soon = True
             keys = [shard.workflow(workflow_id), shard.unfinished]
             args = [workflow_id, "1" * soon]
             await store.run(shard, "workflow_checked", keys, args, idempotent=True)
+            if missing - missed_before:  # only now is it certain that the next look is later
+                self._missed[workflow_id] = missing - missed_before
 
         await over_shards(due, one)
         next_ms = None if following < 0 else following
         return Tick(len(due), next_ms, now, len(due) >= limit)
 
-    async def _check(self, store: Store, workflow_id: str) -> bool:
-        """Read the jobs of one workflow; returns whether to look again soon."""
-        missed_before = self._missed.pop(workflow_id, set())
+    async def _check(self, store: Store, workflow_id: str, missed_before: set[int]) -> set[int]:
+        """Read the jobs of one workflow; returns which of them are not there."""
         missing: set[int] = set()
         read: set[int] = set()
         while True:
             found = await _progress(store, workflow_id)
             if found is None:
-                return False
+                return missing
             progress, plan = found
             queued = {n for n, mark in enumerate(progress.marks) if mark == QUEUED_MARK} - read
             gone = await _tell_all(store, workflow_id, plan, queued)
@@ -96,15 +99,12 @@ class WorkflowCheck:
             # What may start now may have run long ago: then it is read next.
             found = await _progress(store, workflow_id)
             if found is None:
-                return False
+                return missing
             before = found[0].marks
             await advance.advance(store, found[0])
             found = await _progress(store, workflow_id)
             if found is None or found[0].marks == before:
-                break
-        if missing - missed_before:
-            self._missed[workflow_id] = missing - missed_before
-        return bool(missing)
+                return missing
 
 
 async def _progress(store: Store, workflow_id: str) -> tuple[advance.Progress, Plan] | None:

@@ -15,6 +15,7 @@ from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
 from ojs_cluster.core.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import ack as acks
+from ojs_cluster.store import fields as f
 from ojs_cluster.store import jobs, references, retention
 from ojs_cluster.store import nack as nacks
 from ojs_cluster.store.context import Store
@@ -271,3 +272,19 @@ async def test_a_replacement_is_checked_when_its_deal_is_carried_out(
     assert db.hget(home.lock(fingerprint), "h") == job.id.encode()
     assert job.queue == QUEUE
     consistent()
+
+
+@pytest.mark.parametrize("field", [f.UNIQUE, f.REPLAYS])
+async def test_a_malformed_reference_keeps_no_other_waiting(
+    store: Store, db: Any, field: bytes
+) -> None:
+    broken, sound = await once(store), await put(store, id=foreign_id(store))
+    shard = shard_of(store)
+    db.hset(shard.job(broken.id), field, b"\xff")
+    lose_alias(store, db, sound.id)
+    db.zincrby(shard.references, -HOUR, broken.id)
+    db.zincrby(shard.references, -HOUR + 1, sound.id)
+    for _ in range(2):
+        await references.check(store, shard, 1)
+
+    assert (await jobs.get(store, sound.id)).id == sound.id

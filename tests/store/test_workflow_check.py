@@ -7,23 +7,26 @@ received the writes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
-from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.errors import BackendUnavailable, NotFound
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import away, jobs, workflows
+from ojs_cluster.redis import Client
+from ojs_cluster.store import advance, away, jobs, workflows
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_fixed
+from ojs_cluster.store.workflow_check import WorkflowCheck
 from ojs_cluster.store.workflows import WorkflowRecord
 from scheduler.janitor import workflows_step
 from scheduler.pacing import Step
 from tests.store.jobs import QUEUE, new_job, queues_in_other_shards, shard_of, take
 from tests.store.workflow_jobs import chain, group, job_ids, run_one, state_of, step, step_states
 from tests.support.invariants import Census
-from tests.support.lossy import without
+from tests.support.lossy import LossyClient, without
 
 Check = Callable[[], Census]
 
@@ -202,3 +205,47 @@ async def test_a_shard_that_is_away_keeps_no_other_workflow_waiting(
     store.away.answered(shard_of(store, names[0]).slot)
     await look(store, db, stuck)
     assert await state_of(store, stuck) == "completed"
+
+
+@pytest.mark.parametrize("damage", [{"plan": "x"}, {"marks": ""}, {"created": "x"}])
+async def test_a_malformed_workflow_keeps_no_other_waiting(
+    store: Store, db: Any, damage: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(advance, "_remembered", {})  # as in a process that has just started
+    free = await group(store, step())
+    await run_one(store)
+    stuck = await group(store, step())
+    while home_of(store, stuck) is not home_of(store, free):
+        stuck = await group(store, step())
+    forget_marks(store, db, free, "q")
+    home = home_of(store, stuck)
+    advance._remembered.clear()
+    db.hset(home.workflow(stuck.id), mapping=damage)
+    db.zadd(home.unfinished, {stuck.id: 0})
+    assert await look(store, db, free) == -1
+
+    assert await state_of(store, free) == "completed"
+    assert int(db.zscore(home.unfinished, stuck.id)) > 0
+
+
+async def test_a_job_is_missed_once_by_a_check_that_is_repeated(store: Store, db: Any) -> None:
+    """The next check comes five minutes later only when the one before has noted so."""
+    workflow = await group(store, step())
+    forget_job(store, db, job_ids(workflow)[0])
+    home, check = home_of(store, workflow), WorkflowCheck()
+
+    def fail(name: str, _before: int) -> bool:
+        if name == "workflow_checked":
+            raise BackendUnavailable("no answer", outcome="not_applied")
+        return False
+
+    db.zadd(home.unfinished, {workflow.id: 1})
+    unlucky = replace(store, redis=cast(Client, LossyClient(store.redis, fail)))
+    with pytest.raises(BackendUnavailable):
+        await check.check(unlucky, home, 9)
+    states = []
+    for _ in range(2):
+        db.zadd(home.unfinished, {workflow.id: 1})
+        await check.check(store, home, 9)
+        states.append(await state_of(store, workflow))
+    assert states == ["running", "failed"]
