@@ -53,7 +53,7 @@ class Background:
     ) -> T | None:
         """Run ``work`` unless a task of the same purpose runs; wait for its result.
 
-        A failure of Redis is the task's result None: the task outlives its callers, so none of
+        A failure is the task's result None: the task outlives its callers, so none of
         them could be told.
 
         Parameters
@@ -95,4 +95,7 @@ async def _result_of(purpose: Hashable, work: Callable[[], Awaitable[T]]) -> T |
         return await work()
     except (BackendUnavailable, RedisReplyError) as error:
         log.debug("background call %s failed: %r", purpose, error)
+        return None
+    except Exception:  # raised in the store's nursery it would end the process
+        log.exception("background call %s failed", purpose)
         return None

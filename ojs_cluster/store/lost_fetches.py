@@ -119,7 +119,9 @@ class LostFetches:
     async def _look(self, release: Release, shard: Shard, lost: Sequence[_Lost]) -> None:
         try:
             released = await release(shard, [one.prefix for one in lost])
-        except OJSError:
+        except Exception as error:  # this task must go on, and with it the process
+            if not isinstance(error, OJSError):
+                log.exception("jobs of shard %d cannot be released", shard.index)
             for one in lost:
                 one.next_look_at = trio.current_time() + RETRY_S
             return

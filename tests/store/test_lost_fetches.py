@@ -16,6 +16,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.states import State
 from ojs_cluster.keys import Keyspace
 from ojs_cluster.redis.client import Client
+from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store import jobs, lost_fetches
 from ojs_cluster.store.context import Store, open_store
 from ojs_cluster.store.fetch import release
@@ -194,11 +195,14 @@ class Shards:
     def __init__(self, answers: dict[int, list[bytes]] | None = None) -> None:
         self.asked: list[tuple[float, int, int]] = []
         self.away: set[int] = set()
+        self.broken: set[int] = set()
         self.answers = answers or {}
 
     async def release(self, shard: Any, prefixes: Any) -> list[bytes]:
         self.asked.append((trio.current_time(), shard.index, len(prefixes)))
         await trio.lowlevel.checkpoint()
+        if shard.index in self.broken:
+            raise RedisReplyError("WRONGTYPE what the script met is no job")
         if shard.index in self.away:
             raise BackendUnavailable("away", outcome="unknown")
         return self.answers.get(shard.index, [])
@@ -251,6 +255,22 @@ async def test_a_shard_that_is_away_delays_no_other_and_is_given_up(
     assert len(lost) == 0
     tried = [at for at, index, _ in shards.asked if index == 1]
     assert 590 < tried[-1] <= lost_fetches.GIVE_UP_S
+
+
+async def test_a_release_that_fails_ends_neither_the_task_nor_its_process(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, keys: Any
+) -> None:
+    lost, shards = LostFetches(), Shards({1: [PREFIX % 1], 2: [PREFIX % 2]})
+    shards.broken = {1}
+    nursery.start_soon(lost.run, shards.release)
+    lost.note(keys.shard(1), PREFIX % 1)
+    await trio.sleep(0.5)
+    shards.broken = set()
+    lost.note(keys.shard(2), PREFIX % 2)
+    await trio.sleep(3600)
+
+    assert len(lost) == 0
+    assert [index for _, index, _ in shards.asked] == [1, 2, 1]
 
 
 async def test_pending_releases_are_bounded(

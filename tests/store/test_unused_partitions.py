@@ -105,3 +105,11 @@ async def test_a_job_that_comes_after_the_partitions_were_closed_is_found(
 
     assert [taken.id for taken in await take(store)] == [job.id]
     consistent()
+
+
+async def test_an_entry_that_cannot_be_read_ends_no_process(store: Store, db: Any) -> None:
+    await put(store)
+    db.hset(store.keys.meta.partitions, mapping={"other": "x", "#": 2**40})
+    store.partitions._next = store.partitions._read_at = float("-inf")
+    await put(store)
+    assert len(await take(store, count=9)) == 2
