@@ -2,8 +2,10 @@
 -- Pre:  the job is malformed (sound.lua).
 -- Post: neither the job nor an index entry of it remains. What others are owed by its end is in the
 --       outbox, as far as its fields tell; its queue's counter is right if its state or index tells it.
--- Memory: allow-oom; adds nothing.
--- KEYS: 1 job, 2..9 the shard's due, act, run, exp, pend, fin, dead, quarantine.
+--       That its alias has gone is checked later.
+-- Memory: allow-oom; adds 100 bytes, less than it removes.
+-- KEYS: 1 job, 2..9 the shard's due, act, run, exp, pend, fin, dead, quarantine; 10 refs.
+-- ARGV: 1 '1' when the id names another shard.
 -- Returns: {'ok', fields, effects} | {'sound'} | {'missing'} | {'moved', shard} | {'staged', deal}
 --@include keys now look once job counts deadline effect
 local key, id = KEYS[1], string.sub(KEYS[1], #P + 3)
@@ -34,7 +36,8 @@ if job[F.workflow] and job[F.step] and not is_over(state or '') then
 end
 if job[F.unique] then owe('unlock', job[F.unique] .. ' ' .. id .. ' ' .. (job[F.replays] or '0')) end
 if limited and number then owe('tokens', limited .. ' u ' .. id .. '/' .. number) end
-for i = 2, #KEYS do take_out(KEYS[i], id) end
+if ARGV[1] == '1' then redis.call('ZADD', KEYS[10], now, id) end
+for i = 2, 9 do take_out(KEYS[i], id) end
 take_out(GRANTED, id)
 if queue then
     for _, zset in ipairs({available_key(queue), held_key(queue), dead_key(queue)}) do

@@ -8,9 +8,11 @@ from ojs_cluster.core.states import State
 from ojs_cluster.store import jobs
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.lease_ids import PREFIX_BYTES
+from ojs_cluster.store.nack import release_lost
 from ojs_cluster.store.record import JobRecord
 from tests.crash.harness import World
-from tests.store.jobs import ack, nack, take
+from tests.store.jobs import ack, nack, shard_of, take
 from tests.store.limit_jobs import held, key_in, keyed
 
 
@@ -97,6 +99,20 @@ class Requeue(_Limited):
             return False
         assert len(await take(world.store, count=2)) == 1
         return True
+
+
+class LostFetch(Requeue):
+    """The fetch of the first job was not answered: it is undone, and the token is free."""
+
+    async def act(self, store: Store, scene: Keyed) -> None:
+        assert scene.first.lease_id is not None
+        prefix = scene.first.lease_id.encode()[:PREFIX_BYTES]
+        await release_lost(store, shard_of(store), [prefix])
+
+    async def happened(self, world: World, scene: Keyed) -> bool:
+        job = await jobs.get(world.store, scene.first.id)
+        assert job.attempt == (job.state is State.ACTIVE)
+        return await super().happened(world, scene)
 
 
 class Withdrawal(_Limited):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from tests.crash.harness import Operation, World, at_every_boundary
-from tests.crash.limits import Release, Requeue, Reservation, Withdrawal
+from tests.crash.limits import LostFetch, Release, Requeue, Reservation, Withdrawal
 from tests.support.mortal import MODES, Mode
 
 OPERATIONS: dict[str, Operation] = {
     "reservation": Reservation(),
     "release": Release(),
     "requeue": Requeue(),
+    "lost fetch": LostFetch(),
     "withdrawal": Withdrawal(),
 }
 

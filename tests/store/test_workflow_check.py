@@ -13,7 +13,6 @@ from typing import Any, cast
 import pytest
 
 from ojs_cluster.core.errors import BackendUnavailable, NotFound
-from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
 from ojs_cluster.store import advance, away, jobs, workflows
 from ojs_cluster.store.cancel import cancel
@@ -24,35 +23,22 @@ from ojs_cluster.store.workflows import WorkflowRecord
 from scheduler.janitor import workflows_step
 from scheduler.pacing import Step
 from tests.store.jobs import QUEUE, new_job, queues_in_other_shards, shard_of, take
-from tests.store.workflow_jobs import chain, group, job_ids, run_one, state_of, step, step_states
+from tests.store.workflow_jobs import (
+    chain,
+    forget_job,
+    forget_marks,
+    group,
+    home_of,
+    job_ids,
+    run_one,
+    state_of,
+    step,
+    step_states,
+)
 from tests.support.invariants import Census
 from tests.support.lossy import LossyClient, without
 
 Check = Callable[[], Census]
-
-
-def home_of(store: Store, workflow: WorkflowRecord) -> Shard:
-    return store.keys.shard_of_id(workflow.id)
-
-
-def forget_marks(store: Store, db: Any, workflow: WorkflowRecord, marks: str) -> None:
-    """The workflow's master forgets what came after ``marks``."""
-    home, key = home_of(store, workflow), home_of(store, workflow).workflow(workflow.id)
-    for number, mark in enumerate(marks):
-        if mark in ".q":
-            db.hdel(key, f"t{number}", f"e{number}")
-            db.hdel(home.results(workflow.id), str(number))
-    db.hset(key, mapping={"marks": marks, "state": "running"})
-    db.hdel(key, "finished")
-    db.zrem(home.ended, workflow.id)
-    db.zadd(home.unfinished, {workflow.id: 1})
-
-
-def forget_job(store: Store, db: Any, job_id: str, queue: str = QUEUE) -> None:
-    """The master of a job that waits in its queue forgets it."""
-    shard = shard_of(store, queue)
-    assert db.delete(shard.job(job_id)) == 1
-    assert db.zrem(shard.available(queue), job_id) == 1
 
 
 async def look(store: Store, db: Any, workflow: WorkflowRecord, look_at: Step | None = None) -> int:

@@ -6,12 +6,13 @@ import json
 from typing import Any
 
 from ojs_cluster.core.workflow_request import parse_workflow
+from ojs_cluster.keys import Shard
 from ojs_cluster.store import workflows
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox import drain
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.workflows import WorkflowRecord
-from tests.store.jobs import QUEUE, ack, take
+from tests.store.jobs import QUEUE, ack, shard_of, take
 from tests.store.unique_jobs import drain_waiting_now
 
 
@@ -84,3 +85,27 @@ def assert_nothing_owed(store: Store, db: Any) -> None:
         left = {k: v for k, v in db.hgetall(shard.outbox).items() if k != b"seq"}
         assert left == {}
         assert db.zcard(shard.out) == db.zcard(shard.parked) == db.zcard(shard.away) == 0
+
+
+def home_of(store: Store, workflow: WorkflowRecord) -> Shard:
+    return store.keys.shard_of_id(workflow.id)
+
+
+def forget_marks(store: Store, db: Any, workflow: WorkflowRecord, marks: str) -> None:
+    """The workflow's master forgets what came after ``marks``."""
+    home, key = home_of(store, workflow), home_of(store, workflow).workflow(workflow.id)
+    for number, mark in enumerate(marks):
+        if mark in ".q":
+            db.hdel(key, f"t{number}", f"e{number}")
+            db.hdel(home.results(workflow.id), str(number))
+    db.hset(key, mapping={"marks": marks, "state": "running"})
+    db.hdel(key, "finished")
+    db.zrem(home.ended, workflow.id)
+    db.zadd(home.unfinished, {workflow.id: 1})
+
+
+def forget_job(store: Store, db: Any, job_id: str, queue: str = QUEUE) -> None:
+    """The master of a job that waits in its queue forgets it."""
+    shard = shard_of(store, queue)
+    assert db.delete(shard.job(job_id)) == 1
+    assert db.zrem(shard.available(queue), job_id) == 1
