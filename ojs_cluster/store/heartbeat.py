@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
+import trio
+
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.keys import Shard
@@ -54,7 +56,8 @@ class BeatReply:
 async def heartbeat(store: Store, beat: Beat) -> BeatReply:
     """Extend the leases that the worker holds, and note that it lives.
 
-    Jobs it does not hold are left out of ``extended``; nothing is created for them.
+    Jobs it does not hold are left out of ``extended``; nothing is created for them. A shard that
+    does not answer fails the call when all else is done.
 
     Raises
     ------
@@ -92,17 +95,35 @@ async def heartbeat(store: Store, beat: Beat) -> BeatReply:
         if is_job_id(job_id):
             by_shard.setdefault(store.keys.shard_of_id(job_id), []).append(job_id)
 
-    async def extend_first(item: tuple[Shard, list[str]]) -> None:
-        await extend(*item, hops=1)
+    failures: list[OJSError] = []
+    desired: Desired = "running"
+    now_ms = 0
 
-    await over_shards(by_shard.items(), extend_first)
-    desired, now_ms = await contact_beat(
-        store,
-        beat.worker_id,
-        state=beat.state or "running",
-        active=beat.active_count if beat.active_count is not None else len(beat.job_ids),
-        info=beat.info,
-    )
+    async def extend_first(shard: Shard) -> None:
+        try:
+            await extend(shard, by_shard[shard], hops=1)
+        except OJSError as error:
+            failures.append(error)
+
+    async def note_contact() -> None:
+        nonlocal desired, now_ms
+        try:
+            desired, now_ms = await contact_beat(
+                store,
+                beat.worker_id,
+                state=beat.state or "running",
+                active=beat.active_count if beat.active_count is not None else len(beat.job_ids),
+                info=beat.info,
+            )
+        except OJSError as error:
+            failures.append(error)
+
+    # All at once: a worker must not be taken for dead because a shard of one of its jobs is away.
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(note_contact)
+        nursery.start_soon(over_shards, by_shard, extend_first)
+    if failures:
+        raise failures[0]
     return BeatReply(desired, [job_id for job_id in beat.job_ids if job_id in extended], now_ms)
 
 

@@ -134,7 +134,8 @@ async def test_a_lease_of_another_is_refused_though_the_alias_is_lost(
     job = await active(store, id=foreign_id(store))
     assert job.lease_id is not None
     lose_alias(store, db, job.id)
-    for lease_id in (job.lease_id[:-3] + "f_1", "lease_fff000000000000000_1", "x", None):
+    near = job.lease_id[:-3] + ("0" if job.lease_id[-3] == "f" else "f") + "_1"
+    for lease_id in (near, "lease_fff000000000000000_1", "x", None):
         with pytest.raises((NotFound, Conflict)):
             await ack(store, job, worker_id="w1", lease_id=lease_id)
     assert db.hget(shard_of(store).job(job.id), "s") == b"active"

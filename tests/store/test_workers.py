@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 
 from ojs_cluster.core.envelope import parse_job
-from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.errors import BackendUnavailable, NotFound
 from ojs_cluster.core.states import State
 from ojs_cluster.store import fields as f
 from ojs_cluster.store import jobs, retention, workers
@@ -33,6 +34,7 @@ from tests.store.jobs import (
     take,
 )
 from tests.support.invariants import Census
+from tests.support.lossy import without
 from tests.support.timeshift import age_job, age_worker
 
 Check = Callable[[], Census]
@@ -479,3 +481,33 @@ async def test_large_jobs_are_recovered_a_few_at_a_time(store: Store, consistent
     assert cursor is not None
     assert await recover(store, shard_of(store), DeadWorker("w1", 2**52)) == 5
     consistent()
+
+
+@pytest.mark.parametrize("away", ["job", "record"])
+async def test_a_shard_that_is_away_costs_a_worker_nothing_elsewhere(
+    store: Store, db: Any, away: str
+) -> None:
+    """It is not taken for dead, and what it holds in other shards is extended."""
+    near, far = queues_in_other_shards(store, 2)
+    home = next(
+        shard for shard in store.keys if shard not in map(partial(shard_of, store), (near, far))
+    )
+    worker = next(
+        name
+        for name in map("worker-{}".format, range(10_000))
+        if store.keys.shard_of_worker(name) is home
+    )
+    await beat_steadily(store, worker)
+    for queue in (near, far):
+        await put(store, queue=queue)
+    held = [job for queue in (near, far) for job in await take(store, queue, worker=worker)]
+    db.hset(home.worker(worker), "beat", 1)
+    half = without(store, shard_of(store, far) if away == "job" else home)
+    with pytest.raises(BackendUnavailable):
+        await beat(half, worker, *held)
+
+    assert db.hexists(shard_of(store, near).job(held[0].id), f.EXTENDED)
+    if away == "job":
+        assert int(db.hget(home.worker(worker), "beat")) > 1, "its contact is noted"
+    else:
+        assert db.hexists(shard_of(store, far).job(held[1].id), f.EXTENDED)
