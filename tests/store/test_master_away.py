@@ -27,10 +27,12 @@ from ojs_cluster.store.ack import ack
 from ojs_cluster.store.context import Store, StoreSettings, open_store
 from ojs_cluster.store.enqueue import enqueue
 from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.registry import QueueRegistry
 from ojs_cluster.store.wake import Waiters, fetch_or_wait
 from tests.scheduler.running import eventually
+from tests.support.lossy import without
 from tests.support.prelude import PRELUDE
 from tests.support.servers import observer, own_server
 
@@ -319,3 +321,53 @@ async def test_a_worker_whose_record_is_away_fetches_at_full_speed(
             await put(store, name)
             assert len(await take()) == 1
     server.resume(node)
+
+
+@pytest.mark.parametrize("record", ["here", "away"])
+async def test_a_heartbeat_extends_the_jobs_of_the_shards_that_answer(
+    server: Embedded, store: Store, record: str
+) -> None:
+    """Whether or not the worker's own record is away, too."""
+    node = owner(server, store, store.keys.shard_of_queue("q0").slot)
+    worker = next(
+        f"w{number}"
+        for number in range(1000)
+        if (owner(server, store, store.keys.shard_of_worker(f"w{number}").slot) is node)
+        == (record == "away")
+    )
+    silent, healthy = names_on(server, store, node), names_on(server, store, node, here=False)
+    names = [next(silent), next(silent), next(healthy), next(healthy)]
+    for name in names:
+        await put(store, name)
+    held = {name: (await fetch(store, [name], count=1, worker_id=worker))[0] for name in names}
+    leases = {job.id: job.lease_id for job in held.values() if job.lease_id is not None}
+
+    async def beat(*of: str) -> list[str]:
+        ids = [held[name].id for name in of]
+        return (await heartbeat(store, Beat(worker, ids, leases))).extended
+
+    server.pause(node)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_ask, store, store.keys.shard_of_queue(names[0]))
+        with trio.fail_after(SOON_S):
+            await eventually(lambda: not store.redis.answers(store.keys.shard_of_queue("q0").slot))
+            for _ in range(2):
+                assert await beat(*names) == [held[name].id for name in names[2:]]
+        nursery.cancel_scope.cancel()
+    server.resume(node)
+    await eventually(lambda: store.redis.answers(store.keys.shard_of_queue("q0").slot))
+    assert await beat(*names) == [held[name].id for name in names]
+
+
+async def _ask(store: Store, shard: Shard) -> None:
+    await store.redis.call(shard.slot, "PING", idempotent=True)
+
+
+async def test_a_heartbeat_that_extends_nothing_fails(store: Store) -> None:
+    """The worker repeats it; a job that is left out may have been given to another."""
+    jobs = [await put(store, name) for name in ("q0", "q1")]
+    await fetch(store, ["q0", "q1"], count=2, worker_id="w1")
+    shards = {store.keys.shard_of_queue(name) for name in ("q0", "q1")}
+    assert len(shards) == 2
+    with pytest.raises(BackendUnavailable):
+        await heartbeat(without(store, *shards), Beat("w1", [job.id for job in jobs]))
