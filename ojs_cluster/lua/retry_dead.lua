@@ -2,8 +2,9 @@
 -- Pre:  the job is a dead letter; or it is only discarded, that will do, and its retention is not over.
 --       A unique job has its lock, claimed for the retry that comes after so many.
 -- Post: attempt 0, errors and times of the past runs gone, replay counted, at the end of its queue.
--- Memory: allow-oom; adds 300 bytes.
--- KEYS: 1 job, 2..5 the shard's fin, dead, exp, ev.
+--       A unique job is listed, so that the janitor checks its lock (see store/references.py).
+-- Memory: allow-oom; adds 400 bytes.
+-- KEYS: 1 job, 2..6 the shard's fin, dead, exp, ev, refs.
 -- ARGV: 1 events kept, 2 'dead' when it must be a dead letter, 'discarded' when it need not be,
 --       3 how often it has been retried, '' when that does not matter.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
@@ -42,6 +43,7 @@ drop_fields(key, job, unpack(past))
 if job[F.expires] and tonumber(job[F.expires]) <= now then drop_fields(key, job, F.expires) end
 save_job(key, job, F.state, 'available', F.enqueued, now, F.replays, (job[F.replays] or 0) + 1)
 make_available(id, job)
+if job[F.unique] then redis.call('ZADD', KEYS[6], now, id) end
 emit('job.enqueued', id, job)
 settle_counts()
 return {'ok', job.flat}

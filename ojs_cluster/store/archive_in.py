@@ -68,9 +68,9 @@ async def restore_queue(store: Store, line: QueueLine) -> Outcome:
         await rate_limits.set_queue(store, line.name, unpack_limits(limits.decode()))
     await store.queues.ensure(store, [line.name])
     shard = store.keys.shard_of_queue(line.name)
-    parts = [part for pair in fields.items() for part in pair]
-    if await store.run(shard, "restore_queue", [shard.queue(line.name)], parts, idempotent=True):
-        await store.queues.created(store, [line.name.encode()])
+    args: list[Arg] = [line.name, *(part for pair in fields.items() for part in pair)]
+    owed = await store.run(shard, "restore_queue", [shard.queue(line.name)], args, idempotent=True)
+    await deliver(store, shard, owed)
     return "there" if there else "created"
 
 
@@ -114,17 +114,23 @@ async def restore_job(store: Store, line: JobLine) -> Outcome:
     keys = [
         *(shard.job(line.id), *(getattr(shard, name) for name in _INDEXES)),
         *(shard.queue(line.queue), shard.available(line.queue), shard.dead_of(line.queue)),
+        shard.references,
     ]
+    foreign = store.keys.shard_of_id(line.id) is not shard
+    listed = "1" if foreign or (line.holds_lock and f.UNIQUE in line.fields) else ""
     for _ in range(_TRIES):
         lapses = await _claim(store, line.id, shard)
         if lapses is None:
             return await _hold(store, line, shard, "there")
         reply = await store.run(
-            shard, "restore_job", keys, [*args[:4], lapses, *args[4:]], idempotent=True
+            shard,
+            "restore_job",
+            keys,
+            [*args[:4], lapses, *args[4:8], listed, *args[8:]],
+            idempotent=True,
         )
         if reply[0] == b"ok":
-            if reply[1]:
-                await store.queues.created(store, [line.queue.encode()])
+            await deliver(store, shard, reply[1])
             return await _hold(store, line, shard, "created")
         if reply[0] == b"exists":
             if reply[1] and not await _leads_to_a_job(store, line.id, int(reply[1])):
@@ -225,7 +231,8 @@ def _revived(line: JobLine) -> JobLine:
 
 
 def _job_args(store: Store, line: JobLine) -> list[Arg]:
-    """ARGV of ``restore_job.lua`` without the moment at which the claim lapses."""
+    """ARGV of ``restore_job.lua`` without the moment at which the claim lapses, and without whether
+    the job has something elsewhere."""
     fields = dict(line.fields)
     state = line.state
     at: dict[State, int | None] = {

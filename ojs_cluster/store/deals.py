@@ -45,7 +45,7 @@ _APPLY_MS = 300_000
 """A part is not written this long after its deal was read: half the time that a shard remembers,
 after a deal has been carried out, which parts it has."""
 _FORGET_MS = 600_000
-REVIVE = ("finished", "dead", "expiring", "events")
+REVIVE = ("finished", "dead", "expiring", "events", "references")
 _REVEAL = ("due", "active", "running", "expiring", "pending", "finished", "events", "claims")
 
 

@@ -5,8 +5,8 @@ lock in the shard of its fingerprint. Both are written before the job. With asyn
 a failover may lose the last writes of one master, and so the alias or the lock of a job whose own
 master lives. Likewise the removal of an alias may be lost after its job has gone.
 
-So each such job is listed in its own shard (``keys.Shard.references``), when it is stored and when
-it is removed, and the janitor checks it two minutes later, when any failover of that moment is
+So each such job is listed in its own shard (``keys.Shard.references``), when it is stored, retried
+by hand or removed, and the janitor checks it two minutes later, when any failover of that moment is
 over: an alias or a lock that is missing is written again, an alias without its job is dropped. The
 entry then goes, so the list holds the jobs of some minutes. The opposite loss, of a job whose alias
 or lock was kept, is settled by those (``aliases.settle_claims``, ``unique.sweep``).

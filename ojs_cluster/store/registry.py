@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,12 +10,9 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, TooManyQueues
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.errors import RedisReplyError
 
 if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
-
-log = logging.getLogger("ojs.store")
 
 REMEMBERED_S = 60.0
 """Time in seconds between two registrations of a name that is in use."""
@@ -85,20 +81,6 @@ class QueueRegistry:
         queue = payload.decode()
         await self._register(store, queue, _NO_LIMIT)
         await store.partitions.admit(store, shard, [queue])
-
-    async def created(self, store: Store, queues: Iterable[bytes]) -> None:
-        """Register ``queues``, whose hash an import has just created, whatever is remembered.
-
-        What created them is done, so nothing is refused or raised here: a caller told of a failure
-        would do it again. A name that could not be registered is tried at the next enqueue.
-        """
-        for queue in queues:
-            name = queue.decode()
-            self._known.pop(name, None)
-            try:
-                await self._register(store, name, _NO_LIMIT)
-            except (BackendUnavailable, RedisReplyError):
-                log.warning("queue '%s' is in use and not registered yet", name)
 
     async def _admit(self, store: Store, queue: str) -> None:
         """Register a name that is new to this process, or admit it unregistered."""

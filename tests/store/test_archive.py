@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -14,16 +15,18 @@ from hypothesis import strategies as st
 from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.core.states import State
+from ojs_cluster.redis import Client
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.server.archive import Unusable
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import archive_out, jobs, queues, rate_limits, workflows
+from ojs_cluster.store import archive_in, archive_out, jobs, queues, rate_limits, workflows
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.archive import encode, parse
-from ojs_cluster.store.archive_lines import BadLine, JobLine
+from ojs_cluster.store.archive_lines import BadLine, JobLine, QueueLine
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue
 from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.registry import QueueRegistry
 from tests.store.archives import (
     DEAD,
     as_restored,
@@ -41,8 +44,9 @@ from tests.store.jobs import QUEUE, ack, active, foreign_id, id_in, nack, put, t
 from tests.store.unique_jobs import once
 from tests.store.workflow_jobs import chain, drain_all, parents, run_one, state_of, step
 from tests.support.invariants import take_census
+from tests.support.lossy import AbsentClient
 from tests.support.mortal import dies_at
-from tests.support.servers import observer
+from tests.support.servers import flush, observer
 
 
 async def test_an_export_holds_jobs_in_every_state_and_says_where_it_ends(store: Store) -> None:
@@ -105,6 +109,31 @@ async def test_an_import_run_again_changes_nothing(backend: Embedded, store: Sto
     assert said == []
     assert tally.there == {"jobs": 29, "queues": 16, "workflows": 2, "cron jobs": 2}
     assert content(await export_text(store)) == before
+
+
+@pytest.mark.parametrize("what", ["job", "queue"])
+async def test_a_queue_whose_import_could_not_register_its_name_is_listed_later(
+    store: Store, backend: Embedded, what: str
+) -> None:
+    """Running the import again would skip what is there."""
+    await put(store)
+    lines = [parse(raw) for raw in (await export_text(store)).splitlines()[1:-1]]
+    wanted = JobLine if what == "job" else QueueLine
+    [line] = [line for line in lines if isinstance(line, wanted)]
+    flush(backend)
+    async with opened(backend) as target:
+        meta = target.keys.meta
+        cut_off = replace(
+            target,
+            redis=cast(Client, AbsentClient(target.redis, {meta.slot})),
+            queues=QueueRegistry(),
+        )
+        restore = archive_in.restore_job if what == "job" else archive_in.restore_queue
+        await restore(cut_off, cast(Any, line))
+        with observer(backend) as db:
+            assert db.zscore(meta.queues, QUEUE) is None
+            await drain_all(target, db)
+            assert db.zscore(meta.queues, QUEUE) is not None
 
 
 @pytest.mark.parametrize("shards", [64, 20])

@@ -14,14 +14,16 @@ import pytest
 from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
 from ojs_cluster.core.states import State
 from ojs_cluster.keys import Shard
+from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import ack as acks
+from ojs_cluster.store import dead_letter, jobs, references, retention
 from ojs_cluster.store import fields as f
-from ojs_cluster.store import jobs, references, retention
 from ojs_cluster.store import nack as nacks
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.record import JobRecord
+from tests.store.archives import DEAD, export_text, import_text
 from tests.store.jobs import (
     DAY,
     HOUR,
@@ -40,6 +42,7 @@ from tests.store.jobs import (
 from tests.store.unique_jobs import lock_of, locks_left, once
 from tests.support.invariants import Census
 from tests.support.lossy import without
+from tests.support.servers import flush
 from tests.support.timeshift import age_claim, age_job, age_references
 
 Check = Callable[[], Census]
@@ -289,3 +292,46 @@ async def test_a_malformed_reference_keeps_no_other_waiting(
         await references.check(store, shard, 1)
 
     assert (await jobs.get(store, sound.id)).id == sound.id
+
+
+def lose_lock(store: Store, db: Any, fingerprint: str) -> None:
+    """The master of a unique lock forgets its last writes."""
+    home = store.keys.shard_of_fingerprint(fingerprint)
+    assert db.delete(home.lock(fingerprint)) == 1
+    db.delete(home.locks)
+
+
+async def test_a_dead_letter_that_is_retried_claims_its_lost_lock_again(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    job = await once(store, on_conflict="reject", **DEAD)
+    await nack(store, (await take(store))[0])
+    await sweep(store, db)
+    await dead_letter.retry(store, job.id)
+    lose_lock(store, db, lock_of(store, db))
+    await sweep(store, db)
+
+    with pytest.raises(Duplicate) as refused:
+        await once(store, on_conflict="reject", **DEAD)
+    assert refused.value.details["existing_job_id"] == job.id
+    consistent()
+
+
+async def test_an_imported_job_gets_its_lost_alias_and_lock_back(
+    store: Store, db: Any, backend: Embedded, consistent: Check
+) -> None:
+    job = await once(store, id=foreign_id(store), on_conflict="reject")
+    plain = await put(store)
+    text = await export_text(store)
+    flush(backend)
+    await import_text(store, text)
+    assert db.zrange(shard_of(store).references, 0, -1) == [job.id.encode()]
+    lose_lock(store, db, lock_of(store, db))
+    lose_alias(store, db, job.id)
+    await sweep(store, db)
+
+    assert (await jobs.get(store, job.id)).state is State.AVAILABLE
+    with pytest.raises(Duplicate):
+        await once(store, on_conflict="reject")
+    assert {one.id for one in await take(store, count=3)} == {job.id, plain.id}
+    consistent()
