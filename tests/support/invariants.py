@@ -51,8 +51,6 @@ class Census:
     """Job id to attempts begun."""
     paused: dict[int, dict[str, bool]] = field(default_factory=dict)
     """Shard, queue, whether the queue is paused there."""
-    lost_aliases: set[str] = field(default_factory=set)
-    """Ids whose job exists while the alias that leads to it does not."""
     problems: list[str] = field(default_factory=list)
     tolerance: int = 0
     """By how much a counter may be wrong."""
@@ -80,14 +78,11 @@ class _Keys:
         return self.indexes.get(name, {})
 
 
-def take_census(
-    backend: Embedded, *, shards: int = 64, aliases: bool = True, malformed: Collection[str] = ()
-) -> Census:
+def take_census(backend: Embedded, *, shards: int = 64, malformed: Collection[str] = ()) -> Census:
     """One walk over every key.
 
     Args:
         shards: how many the data is laid out with.
-        aliases: False where a failover may have lost an alias and kept its job.
         malformed: jobs whose hashes were damaged; nothing can be said of them, and the counters of
             queues may be wrong by as many.
     """
@@ -112,17 +107,13 @@ def take_census(
     _check_tokens(census, keyspace, content)
     for shard in keyspace:
         _check_aliases(census, keyspace, shard, content)
-    if aliases:
-        census.problems += [f"{id_}: no alias leads to the job" for id_ in census.lost_aliases]
     return census
 
 
-def await_consistent(
-    backend: Embedded, *, shards: int = 64, aliases: bool = True, timeout_s: float = 60.0
-) -> Census:
+def await_consistent(backend: Embedded, *, shards: int = 64, timeout_s: float = 60.0) -> Census:
     """Walk until a walk finds no problem. Raises AssertionError with the last walk's problems."""
     deadline = time.monotonic() + timeout_s
-    while (census := take_census(backend, shards=shards, aliases=aliases)).problems:
+    while (census := take_census(backend, shards=shards)).problems:
         if time.monotonic() > deadline:
             raise AssertionError("\n".join(census.problems[:20]))
         time.sleep(0.2)
@@ -411,7 +402,7 @@ def _check_aliases(
         elif (named := keyspace.shard_of_id(id_)) is not shard:
             alias = content[named.tag].jobs.get(id_, {})
             if alias.get(f.ALIAS) != str(shard.index).encode():
-                census.lost_aliases.add(id_)
+                census.problems.append(f"{id_}: no alias leads to the job")
 
 
 def lost(census: Census, acknowledged: Iterable[str]) -> set[str]:
