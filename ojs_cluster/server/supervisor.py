@@ -32,6 +32,8 @@ BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 10.0
 STEADY_S = 10.0
 """A child that ran this long has recovered: its next restart is immediate again."""
+_SLICES = 8
+"""Of the watchdog's time, in each of which nothing must have been heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,17 +209,22 @@ class Supervisor:
         )
 
     async def _listen(self, name: str, link: trio.socket.SocketType, process: trio.Process) -> None:
-        heard, beats = b"", False
+        heard, beats, silent = b"", False, 0
         while True:
-            with trio.move_on_after(self._watchdog_s if beats else inf) as silence:
+            # In slices: one that this process was stopped or frozen in counts as one, however long
+            # it was. The child's beats of that time have not been read, or it was frozen as well.
+            with trio.move_on_after(self._watchdog_s / _SLICES if beats else inf) as silence:
                 data = await link.recv(256)
             if silence.cancelled_caught:
+                silent += 1
+                if silent < _SLICES:
+                    continue
                 log.error("%s has not answered for %.0f s: killing it", name, self._watchdog_s)
                 process.kill()
                 return
             if not data:
                 return
-            beats = True
+            beats, silent = True, 0
             self._beating.add(name)
             heard = (heard + data.replace(BEAT, b""))[-len(READY) :]
             if heard == READY:

@@ -174,6 +174,19 @@ def test_worker_that_only_waits_is_left_alone(tmp_path: Path) -> None:
         assert "has not answered" not in running.output
 
 
+def test_workers_are_left_alone_when_the_supervisor_was_stopped() -> None:
+    """It has not heard them while it was stopped, and they are well."""
+    with echo(workers=2, OJS_WATCHDOG="3s") as (running, port):
+        before = pids(port, 2)
+        for _ in range(3):
+            running.signal(signal.SIGSTOP)
+            time.sleep(5)
+            running.signal(signal.SIGCONT)
+            time.sleep(1)
+        assert pids(port, 2) == before
+        assert "has not answered" not in running.output
+
+
 def test_second_signal_kills_at_once() -> None:
     with echo(workers=1, OJS_SHUTDOWN_TIMEOUT="600s", OJS_SHUTDOWN_DELAY="600s") as (running, _):
         running.signal(signal.SIGINT)
