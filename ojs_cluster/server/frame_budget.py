@@ -4,6 +4,9 @@ A frame costs its sender a few bytes and the server some 50 µs. PING, SETTINGS,
 RST_STREAM and empty DATA frames can be sent without end and without a key (CVE-2019-9512, -9514,
 -9515, -9518, CVE-2023-44487), so each connection has a budget of them: it fills by time, and by
 the work that the frames belong to, as a client that reads large answers sends many frames.
+
+h2 collects a whole frame, and all frames of a header block, before it checks their size. So both
+are bounded here, where the head of a frame is enough to refuse it.
 """
 
 from __future__ import annotations
@@ -12,9 +15,15 @@ from typing import Final
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEAD: Final = 9
-_DATA, _HEADERS = 0x0, 0x1
+_DATA, _HEADERS, _SETTINGS, _CONTINUATION = 0x0, 0x1, 0x4, 0x9
+_PADDED: Final = 0x8
 _SMALL: Final = 64
 """Bytes of a DATA frame's payload that are not worth a frame."""
+_MOST_PAYLOAD: Final = 16_384
+"""Bytes of one frame: SETTINGS_MAX_FRAME_SIZE as RFC 9113 sets it, which this server keeps."""
+_MOST_BLOCK: Final = 32_768
+"""Bytes of a header block: more than the largest list of headers takes in any encoding."""
+_SETTING: Final = 6
 
 _CAPACITY: Final = 1000.0
 _PER_S: Final = 20.0
@@ -32,13 +41,18 @@ class FrameBudget:
         self._preface = len(PREFACE)
         self._skip = 0
         self._head = b""
+        self._block = 0
 
     def earn_request(self) -> None:
         """A request was admitted: the frames that belong to it are paid."""
         self._left = min(_CAPACITY, self._left + _PER_REQUEST)
 
     def earn_sent(self, size: int) -> None:
-        """``size`` bytes were sent: the client acknowledges them by WINDOW_UPDATE frames."""
+        """``size`` bytes were sent: the client acknowledges them by WINDOW_UPDATE frames.
+
+        To be told as they are sent. A large answer that is told at once earns no more than the
+        budget holds, and its client would be cut while it reads.
+        """
         self._left = min(_CAPACITY, self._left + _PER_KIB * size / 1024)
 
     def spend(self, data: bytes, now: float) -> bool:
@@ -58,20 +72,34 @@ class FrameBudget:
             start += passed
             if self._skip or start >= len(data):
                 break
-            missing = _HEAD - len(self._head)
+            missing = _head_size(self._head + data[start : start + _HEAD]) - len(self._head)
             self._head += data[start : start + missing]
             start += missing
-            if len(self._head) < _HEAD:
+            if len(self._head) < _head_size(self._head):
                 break
-            self._skip = int.from_bytes(self._head[:3])
-            self._left -= self._cost(self._head[3], self._skip)
-            self._head = b""
-            if self._left < 0:
+            head, self._head = self._head, b""
+            size = int.from_bytes(head[:3])
+            self._skip = size - (len(head) - _HEAD)
+            self._left -= _cost(head, size)
+            if self._left < 0 or size > _MOST_PAYLOAD or not self._fits_block(head[3], size):
                 return False
         return True
 
-    @staticmethod
-    def _cost(kind: int, size: int) -> float:
-        if kind == _DATA and size >= _SMALL:
-            return 0.0  # bounded by flow control and by the limits on bodies
-        return 1.0
+    def _fits_block(self, kind: int, size: int) -> bool:
+        self._block = self._block + size if kind == _CONTINUATION else size
+        return kind not in (_HEADERS, _CONTINUATION) or self._block <= _MOST_BLOCK
+
+
+def _head_size(head: bytes) -> int:
+    """Give the bytes that tell what a frame costs: its head, and the length of its padding."""
+    padded = len(head) >= _HEAD and head[3] == _DATA and head[4] & _PADDED and any(head[:3])
+    return _HEAD + 1 if padded else _HEAD
+
+
+def _cost(head: bytes, size: int) -> float:
+    if head[3] == _SETTINGS:
+        return 1.0 + size // _SETTING
+    padding = 1 + head[_HEAD] if len(head) > _HEAD else 0
+    if head[3] == _DATA and size - padding >= _SMALL:
+        return 0.0  # bounded by flow control and by the limits on bodies
+    return 1.0

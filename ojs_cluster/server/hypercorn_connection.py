@@ -15,8 +15,8 @@ builds, which sees all that is received before hypercorn does. What it adds:
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from math import inf
 from typing import Any, Final
@@ -24,9 +24,10 @@ from typing import Any, Final
 import trio
 from h2.config import H2Configuration
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, RequestReceived
+from h2.events import DataReceived, PriorityUpdated, RemoteSettingsChanged, RequestReceived
 from h2.events import Event as H2Event
 from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes
 from h2.utilities import HeaderValidationFlags, validate_headers
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
@@ -43,7 +44,8 @@ MOST_HEADERS_BYTES: Final = 16_384
 """Of one HTTP/2 request, counted as HPACK does: names, values and 32 bytes for each."""
 MOST_STREAMS: Final = 100
 _MOST_REFUSED: Final = 8
-"""Requests of one HTTP/2 connection that may be refused for want of a key."""
+"""Requests of one HTTP/2 connection that may be refused for want of a key, until one had a key: a
+proxy sends the requests of many clients on one connection, and one of them must not end it."""
 _PIECE_WITHOUT_KEY: Final = 1024
 Admits = Callable[[bytes, bytes | None], bool]
 """Whether a raw path may be asked for with this Authorization header, None for none. Cheap: asked
@@ -51,6 +53,7 @@ before anything else is done for a request."""
 _REQUEST: Final = HeaderValidationFlags(
     is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False
 )
+_SETTINGS: Final = frozenset(SettingCodes)
 
 
 class BoundedServer(TCPServer):
@@ -109,9 +112,12 @@ class BoundedServer(TCPServer):
         async def counted(
             scope: Any, receive: Any, send: Any, sync_spawn: Any, call_soon: Any
         ) -> None:
-            if self._bounded is not None and scope.get("http_version") == "2":
-                send = partial(self._bounded.send, send)
-            await app(scope, receive, send, sync_spawn, call_soon)
+            bounded = self._bounded
+            assert bounded is not None  # noqa: S101 - it is what calls the application
+            if scope.get("http_version") == "2":
+                send = partial(bounded.send, send)
+            with bounded.under_way():
+                await app(scope, receive, send, sync_spawn, call_soon)
 
         return counted
 
@@ -124,6 +130,7 @@ class _BoundedProtocol:
         self._admits = admits
         self._budget = FrameBudget(trio.current_time())
         self._became_idle = trio.current_time()
+        self._under_way = 0
         self.head_since = inf
         if isinstance(built.protocol, H2Protocol):
             built.protocol = self._http2()
@@ -138,6 +145,20 @@ class _BoundedProtocol:
     @property
     def idle_since(self) -> float:
         return self._became_idle if self._is_idle() else inf
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """Count a request until its handler has ended.
+
+        That may be after its stream: what writes goes on though its client has hung up.
+        """
+        self._under_way += 1
+        self.head_since = inf
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            self._became_idle = trio.current_time()
 
     async def initiate(self) -> None:
         await self._built.initiate()
@@ -159,16 +180,13 @@ class _BoundedProtocol:
 
     async def send(self, send: Callable[[Any], Any], message: Any) -> None:
         """Send a message of the application over HTTP/2, and count what it says."""
-        if message["type"] == "http.response.start":
-            if message["status"] != 401:
-                self._budget.earn_request()
-        else:
-            self._budget.earn_sent(len(message.get("body", b"")))
+        if message["type"] == "http.response.start" and message["status"] != 401:
+            self._budget.earn_request()
         await send(message)
-        if message["type"] == "http.response.body":
-            self._became_idle = trio.current_time()
 
     def _is_idle(self) -> bool:
+        if self._under_way:
+            return False
         protocol = self._built.protocol
         if isinstance(protocol, H2Protocol):
             return not protocol.streams
@@ -203,6 +221,11 @@ class _BoundedProtocol:
             else:
                 await protocol.end(ErrorCodes.ENHANCE_YOUR_CALM)
 
+    async def _send_raw(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            self._budget.earn_sent(len(event.data))
+        await self._built.send(event)
+
     def _http2(self) -> H2Protocol:
         of = self._built
         protocol = _Http2(
@@ -215,7 +238,7 @@ class _BoundedProtocol:
             of.ssl,
             of.client,
             of.server,
-            of.send,
+            self._send_raw,
         )
         protocol.connection.decoder.max_header_list_size = MOST_HEADERS_BYTES
         return protocol
@@ -226,7 +249,7 @@ class _Http2(H2Protocol):
 
     def __init__(self, admits: Admits, *args: Any) -> None:
         super().__init__(*args)
-        self.has_key = False
+        self.has_key = admits(b"*", None)  # where no key is asked for, none is needed
         self._admits = admits
         self._refused = 0
         # h2 would end the connection for what `_handle_events` refuses the stream for.
@@ -255,16 +278,33 @@ class _Http2(H2Protocol):
                         event.flow_controlled_length, event.stream_id
                     )
             else:
+                if isinstance(event, RemoteSettingsChanged):
+                    self._forget_unknown(event)
                 await super()._handle_events([event])
         await self._flush()
+
+    async def _priority_updated(self, _event: PriorityUpdated) -> None:
+        """Leave all streams equal: RFC 9113 5.3 has done away with their tree.
+
+        A client can tie it into loops, or make it deeper than Python can follow.
+        """
+
+    def _forget_unknown(self, event: RemoteSettingsChanged) -> None:
+        """Drop settings that mean nothing here. h2 keeps them, and visits all at each SETTINGS."""
+        for code in event.changed_settings:
+            if code not in _SETTINGS:
+                self.connection.remote_settings.pop(code, None)
 
     def _is_one_too_many(self, request: RequestReceived) -> bool:
         """Whether the client has sent more requests without a key than are answered."""
         headers = dict(request.headers or [])
         path = bytes(headers.get(b":path", b""))
         authorization = headers.get(b"authorization")
+        if self.has_key:
+            return False
         if self._admits(path, None if authorization is None else bytes(authorization)):
-            self.has_key = self.has_key or authorization is not None
+            # For an open path any header would do.
+            self.has_key = not self._admits(path, None)
             return False
         self._refused += 1
         return self._refused > _MOST_REFUSED
