@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS
 from ojs_cluster.core.rate_limit import Limits
@@ -18,11 +17,9 @@ from ojs_cluster.store.partition_upkeep import (
 from ojs_cluster.store.partitions import Partitions
 from tests.crash.harness import World
 from tests.store.hot_queues import pass_time, put_into, shares_of
-from tests.store.jobs import DAY, ack, put, take
-from tests.support.timeshift import age_partitions
+from tests.store.jobs import ack, put, take
 
 QUEUE = "hot"
-UNUSED = "unused"
 
 
 def of_another_process(store: Store) -> Store:
@@ -133,31 +130,3 @@ class Closing:
         await pass_time(world.store, world.db, DRAIN_MS, QUEUE)
         await look_after_changes(world.store)
         assert (await get_partitions(world.store, QUEUE)).open == 1
-
-
-class Unused:
-    """The janitor ends the entry of a queue that was never used, step by step."""
-
-    least = 6
-
-    async def prepare(self, world: World) -> Any:
-        await set_partitions(world.store, UNUSED, 4)
-        await pass_time(world.store, world.db, DAY, UNUSED)
-        return world.db
-
-    async def act(self, store: Store, scene: Any) -> None:
-        """Half a minute lies between the rounds."""
-        janitor = of_another_process(store)
-        for _ in range(4):
-            await look_after_changes(janitor)
-            if scene.hexists(store.keys.meta.partitions, UNUSED):
-                age_partitions(scene, store.keys.meta, UNUSED, DRAIN_MS)
-
-    async def happened(self, world: World, scene: Any) -> bool:
-        """The next janitor goes on with what the dead one has left."""
-        await self.act(world.store, scene)
-        assert not scene.hexists(world.store.keys.meta.partitions, UNUSED)
-        return True
-
-    async def finish(self, world: World, scene: Any) -> None:
-        """Nothing is left."""
