@@ -2,7 +2,7 @@
 -- deal also staged, or cancelled at once.
 -- Pre:  no job with any of the ids is in the shard, nor a fence but those given; no claim has lapsed.
 -- Post: all jobs exist, or none does. Counters, indexes and events agree with them.
---       A deal's part is written once, over the ids that it has reserved. What is staged is in no
+--       A portion of a deal's part is written once, over the ids that it has reserved. What is staged is in no
 --       index or counter, and carries the deal until `reveal`; it is listed as a claim. Owed: limits
 --       that jobs declare, to the shards of their keys; names of new queues, to the registry.
 -- Memory: deny-oom; as enqueue_part, what a deal has decided, allow-oom.
@@ -10,7 +10,8 @@
 --       per job its hash.
 -- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 claims lapse at (ms, 0 none),
 --       5 deal ('' none), 6 ms to keep cancelled jobs, 7 marks of fences, each between blanks,
---       8 this shard, 9 number of shards, then the queue names, then per job:
+--       8 this shard, 9 number of shards, 10 name under which `dealt` remembers what is written
+--       ('' none), then the queue names, then per job:
 --       id, queue's position (1-based), priority, state wanted ('' or 'pending'), fate ('' | 'staged' |
 --       'withdrawn'), due ('' | 'a<ms>' absolute | 's<ms>' absolute, shown in the envelope | 'r<ms>'
 --       from now, shown likewise), expires (likewise),
@@ -21,9 +22,9 @@
 --@include keys now look job counts event deadline effect available enter moment
 if ARGV[3] ~= '1' then gather() end
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
-local first_job, deal, reserved = 8 + 2 * queues, ARGV[5], {}
-local again = deal ~= '' and redis.call('ZSCORE', KEYS[7], deal) -- remembered for as long anew
-if again then return redis.call('ZADD', KEYS[7], now, deal) and {'already'} end
+local first_job, deal, portion, reserved = 8 + 2 * queues, ARGV[5], ARGV[10], {}
+local again = deal ~= '' and redis.call('ZSCORE', KEYS[7], portion) -- remembered for as long anew
+if again then return redis.call('ZADD', KEYS[7], now, portion) and {'already'} end
 for i = 1, jobs do
     if redis.call('EXISTS', KEYS[first_job + i]) == 1 then
         local by, mark = unpack(redis.call('HMGET', KEYS[first_job + i], F.deal, F.fence))
@@ -36,18 +37,18 @@ want(OUTBOX)
 want(OUT)
 look()
 if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'lapsed'} end
-if deal ~= '' then redis.call('ZADD', KEYS[7], now, deal) end
+if deal ~= '' then redis.call('ZADD', KEYS[7], now, portion) end
 
 local names = {}
 for i = 1, queues do
-    names[i] = ARGV[9 + i]
+    names[i] = ARGV[10 + i]
     if redis.call('HSETNX', KEYS[8 + 2 * i - 1], 'created', now) == 1 then
         owe('queue', names[i])
     end
 end
 
 local reply, released, declared = {'ok', now, effects}, {}, {}
-local at = 9 + queues
+local at = 10 + queues
 for i = 1, jobs do
     local key, id, fate = KEYS[first_job + i], ARGV[at + 1], ARGV[at + 5]
     local due, due_shown = moment(ARGV[at + 6])

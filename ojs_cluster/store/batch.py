@@ -30,7 +30,8 @@ from ojs_cluster.store.aliases import AliasClaims, at_home, duplicate_id, earlie
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.deals import Deal, Swap
 from ojs_cluster.store.locks import Holder, Want
-from ojs_cluster.store.placing import Fate, Placed, between_blanks, place
+from ojs_cluster.store.placing import Fate, Placed, between_blanks, place, portions
+from ojs_cluster.store.portions import PORTION_KEYS
 from ojs_cluster.store.record import JobRecord, record
 
 _TRIES = 3
@@ -185,7 +186,9 @@ class _Draft:
         Duplicate: an id or a lock is another's.
         """
         for shard in sorted(self._chosen, key=lambda shard: shard.index):
-            await self._reserve_ids(shard, self._chosen[shard])
+            chosen = self._chosen[shard]
+            for start in range(0, len(chosen), PORTION_KEYS):
+                await self._reserve_ids(shard, chosen[start : start + PORTION_KEYS])
         by_shard: dict[Shard, list[str]] = {}
         for fingerprint in sorted(self._groups):
             shard = self._store.keys.shard_of_fingerprint(fingerprint)
@@ -308,7 +311,7 @@ class _Draft:
             parts.setdefault(self._shards[index], []).append(replace(placed, fate=fate))
         return Deal(
             self._deal_id,
-            parts,
+            {shard: portions(part) for shard, part in parts.items()},
             swaps=list(staged.values()),
             locks=[
                 (name, self._ids[verdict.last])

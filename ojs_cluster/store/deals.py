@@ -7,9 +7,11 @@ happens. What follows only carries it out, is idempotent, and is finished by the
 process dies. A deal that was not decided leaves reservations which anybody in whose way they are
 takes back, after having made the decision impossible (``settle``).
 
-Carrying out: each shard's jobs are written by one script that notes the deal, so that it is written
-once, however often it is repeated: jobs of a part may have run and gone while the shard of another
-is away. The note is kept until the deal has been carried out, and ten minutes longer (``tidy``).
+Carrying out: each shard's jobs are written in portions, so that no script keeps its node from other
+clients for long. Each portion is one script that notes the deal and the portion, so that it is
+written once, however often it is repeated: jobs of a part may have run and gone while the shard of
+another is away. A record that is too large for one script is stored in portions before the
+decision. The note is kept until the deal has been carried out, and ten minutes longer (``tidy``).
 Then jobs are replaced, then the locks are certain. Until all is written some jobs of a decided deal
 may be seen and others not yet; nothing of an undecided one ever is.
 
@@ -22,7 +24,7 @@ job by its id carries out the deal that it names, and so does the drainer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +36,12 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.durability import doubtful
 from ojs_cluster.store import locks
 from ojs_cluster.store.cancel import cancel
-from ojs_cluster.store.context import Store
+from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.locks import Want
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.placing import Placed, command, follow_up, read_back, written
+from ojs_cluster.store.portions import PORTION_BYTES, PORTION_KEYS
 from ojs_cluster.store.record import JobRecord, record
 
 _APPLY_MS = 300_000
@@ -76,7 +79,12 @@ class Revival(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Plan(msgspec.Struct, frozen=True, array_like=True):
-    """All of a deal but its jobs. New fields go to the end, with a default."""
+    """All of a deal but its jobs. New fields go to the end, with a default.
+
+    Parameters
+    ----------
+    shards: the shard of each portion of the record, by index.
+    """
 
     swaps: list[Swap]
     locks: list[tuple[str, str]]
@@ -91,17 +99,23 @@ class Deal:
     Parameters
     ----------
     id: names the shard of the record.
-    parts: the jobs to write, by shard.
+    parts: the jobs to write, by shard, in the portions that one script writes each.
     swaps: jobs that are replaced, by some of ``parts``.
     locks: fingerprints, and the job that holds each from now on.
     revivals: jobs that run again.
     """
 
     id: str
-    parts: Mapping[Shard, Sequence[Placed]]
+    parts: Mapping[Shard, Sequence[Sequence[Placed]]]
     swaps: Sequence[Swap] = ()
     locks: Sequence[tuple[str, str]] = ()
     revivals: Sequence[Revival] = ()
+
+    def portions(self) -> Iterator[tuple[Shard, Sequence[Placed]]]:
+        """The jobs as the record holds them."""
+        for shard, part in self.parts.items():
+            for portion in part:
+                yield shard, portion
 
 
 async def decide(store: Store, deal: Deal, lapses: int) -> int | None:
@@ -119,19 +133,46 @@ async def decide(store: Store, deal: Deal, lapses: int) -> int | None:
     BackendUnavailable: as ever; with an unknown outcome, the deal may have been decided.
     """
     home = store.keys.shard_of_id(deal.id)
-    shards = list(deal.parts)
-    await _check_memory(store, home, shards)
-    indexes = [shard.index for shard in shards]
+    await _check_memory(store, home, list(deal.parts))
+    indexes = [shard.index for shard, _ in deal.portions()]
     plan = _Plan(list(deal.swaps), list(deal.locks), indexes, list(deal.revivals))
     encode = msgspec.msgpack.encode
-    reply = await store.run(
-        home,
-        "deal_decide",
-        [home.deal(deal.id), home.out, home.outbox, home.dealt],
-        [lapses, deal.id, encode(plan), *(encode(list(deal.parts[shard])) for shard in shards)],
-        idempotent=True,
-    )
-    return int(reply[1]) if reply[0] == b"ok" else None
+    record_ = [encode(list(portion)) for _, portion in deal.portions()]
+    ahead = sum(map(len, record_)) > PORTION_BYTES
+    rest = [] if ahead else record_
+    try:
+        decided = not ahead or await _record(store, home, deal.id, record_)
+        if decided:
+            keys = [home.deal(deal.id), home.out, home.outbox, home.dealt, home.deals]
+            args: list[Arg] = [lapses, deal.id, encode(plan), len(record_) - len(rest), *rest]
+            reply = await store.run(home, "deal_decide", keys, args, idempotent=True)
+            decided = reply[0] == b"ok"
+    except BackendUnavailable as error:
+        if ahead and error.outcome == "not_applied":
+            await _abort(store, home, deal.id)
+        raise
+    if decided:
+        return int(reply[1])
+    if ahead:
+        await _abort(store, home, deal.id)
+    return None
+
+
+async def _record(store: Store, home: Shard, deal_id: str, record_: Sequence[bytes]) -> bool:
+    """Store a large record before the decision; returns whether it still can be made."""
+    keys = [home.deal(deal_id), home.deals, home.dealt]
+    for position, portion in enumerate(record_):
+        args: list[Arg] = [deal_id, position, portion]
+        if await store.run(home, "transaction_record", keys, args, idempotent=True) != b"ok":
+            return False
+    return True
+
+
+async def _abort(store: Store, home: Shard, deal_id: str) -> None:
+    """Remove a large record that was not decided. If this fails, the janitor removes it."""
+    with suppress(OJSError):
+        keys = [home.deal(deal_id), home.deals, home.dealt]
+        await store.run(home, "deal_fence", keys, [deal_id], idempotent=True)
 
 
 async def _check_memory(store: Store, home: Shard, shards: Sequence[Shard]) -> None:
@@ -166,9 +207,13 @@ async def carry_out(store: Store, deal: Deal, now_ms: int) -> dict[str, JobRecor
     records: dict[str, JobRecord] = {}
 
     async def write(shard: Shard) -> None:
-        part = deal.parts[shard]
+        for position, portion in enumerate(deal.parts[shard]):
+            await write_portion(shard, portion, position)
+
+    async def write_portion(shard: Shard, part: Sequence[Placed], position: int) -> None:
         await store.partitions.admit(store, shard, {job.queue for job in part})
-        keys, args = command(store, shard, part, lapses=now_ms + _APPLY_MS, deal=deal.id)
+        lapses = now_ms + _APPLY_MS
+        keys, args = command(store, shard, part, lapses=lapses, deal=deal.id, portion=position)
         reply = await store.run(shard, "enqueue_part", keys, args, idempotent=True)
         if reply[0] == b"ok":
             found = written(part, reply)
@@ -181,7 +226,7 @@ async def carry_out(store: Store, deal: Deal, now_ms: int) -> dict[str, JobRecor
             raise Conflict(f"deal {deal.id} cannot be written: {reply[0].decode()}")
         records.update((job.id, job) for job in found)
 
-    homes = {job.job_id: shard for shard, part in deal.parts.items() for job in part}
+    homes = {job.job_id: shard for shard, portion in deal.portions() for job in portion}
 
     async def replace(swap: Swap) -> None:
         shard = homes[swap.new]
@@ -271,8 +316,10 @@ async def clear(store: Store, shard: Shard, deal_id: str, job_ids: Sequence[str]
 
 async def unreserve(store: Store, shard: Shard, deal_id: str, job_ids: Sequence[str]) -> None:
     """Give ids of a shard back that a deal has reserved and will not use."""
-    keys = [shard.claims, *(shard.job(job_id) for job_id in job_ids)]
-    await store.run(shard, "unreserve", keys, [deal_id, *job_ids], idempotent=True)
+    for start in range(0, len(job_ids), PORTION_KEYS):
+        here = job_ids[start : start + PORTION_KEYS]
+        keys = [shard.claims, *(shard.job(job_id) for job_id in here)]
+        await store.run(shard, "unreserve", keys, [deal_id, *here], idempotent=True)
 
 
 async def tidy(store: Store, shard: Shard, limit: int) -> int:
@@ -285,14 +332,14 @@ async def tidy(store: Store, shard: Shard, limit: int) -> int:
         shard, "deal_tidy", [shard.deals, shard.dealt], [_FORGET_MS, limit], idempotent=True
     )
     if parts:
-        deals_ = [part.decode() for part in parts]
-        open_ = await _open(store, deals_)
-        flat = [arg for deal_id in deals_ for arg in (deal_id, "1" if deal_id in open_ else "")]
+        notes = {part.decode(): part.decode().partition(".")[0] for part in parts}
+        open_ = await _open(store, dict.fromkeys(notes.values()))
+        flat = [arg for note, of in notes.items() for arg in (note, "1" if of in open_ else "")]
         await store.run(shard, "deal_forget", [shard.dealt], [_FORGET_MS, *flat], idempotent=True)
     return int(given_up) + len(parts)
 
 
-async def _open(store: Store, deal_ids: Sequence[str]) -> set[str]:
+async def _open(store: Store, deal_ids: Iterable[str]) -> set[str]:
     """Which of some deals are decided and not carried out, as far as is known."""
     found: set[str] = set()
     by_home: dict[Shard, list[str]] = {}
@@ -318,12 +365,13 @@ async def _finish(store: Store, deal_id: str) -> None:
     if raw is None:
         return
     plan = msgspec.msgpack.decode(raw, type=_Plan)
-    parts: dict[Shard, list[Placed]] = {}
+    parts: dict[Shard, list[Sequence[Placed]]] = {}
     for position, index in enumerate(plan.shards):
         piece: Any = await store.redis.call(
             home.slot, "HGET", home.deal(deal_id), position, idempotent=True
         )
         if piece is None:
             return  # somebody else has finished it
-        parts[store.keys.shard(index)] = msgspec.msgpack.decode(piece, type=list[Placed])
+        portion = msgspec.msgpack.decode(piece, type=list[Placed])
+        parts.setdefault(store.keys.shard(index), []).append(portion)
     await carry_out(store, Deal(deal_id, parts, plan.swaps, plan.locks, plan.revivals), now)

@@ -1,9 +1,9 @@
 """Enqueue jobs (spec: ojs-core, PUSH; ojs-bulk-operations; ojs-unique-jobs).
 
-What fits into one shard is one script. Everything else goes through a deal (see ``batch``), save
-two cases that need no decision of their own, because the job's existence is it: an id that a client
-chose, and a unique job that replaces none. There the alias or the lock is claimed first, and a
-claim without its job is nobody's after a while.
+What fits into one shard and one portion is one script. Everything else goes through a deal (see
+``batch``), save two cases that need no decision of their own, because the job's existence is it: an
+id that a client chose, and a unique job that replaces none. There the alias or the lock is claimed
+first, and a claim without its job is nobody's after a while.
 
 A fence stands where somebody made it impossible that a slow producer stores a job (see ``unique``).
 The client who repeats that request meets it: not a job, only a ban on what was begun before. So it
@@ -39,6 +39,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_many
 from ojs_cluster.store.locks import Want
 from ojs_cluster.store.placing import (
+    PORTION_JOBS,
     Placed,
     command,
     follow_up,
@@ -48,6 +49,7 @@ from ojs_cluster.store.placing import (
     read_back,
     written,
 )
+from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.record import JobRecord, record
 
 CLAIM_MS = 30_000
@@ -118,7 +120,8 @@ async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
     batch.refuse_repeated_ids(jobs)
     await store.partitions.current(store)
     shards = set(store.partitions.spread(store, jobs))
-    if len(shards) > 1 or any(job.unique is not None for job in jobs):
+    several = len(jobs) > PORTION_JOBS or sum(len(job.body) for job in jobs) > PORTION_BYTES
+    if several or len(shards) > 1 or any(job.unique is not None for job in jobs):
         return await batch.enqueue_all(store, jobs)
     [shard] = shards
     await store.queues.ensure(store, dict.fromkeys(job.queue for job in jobs))

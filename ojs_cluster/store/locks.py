@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ojs_cluster.core.unique import UniquePolicy
@@ -12,6 +12,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store import fields as f
 from ojs_cluster.store import sound
 from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.portions import PORTION_KEYS
 from ojs_cluster.store.record import JobRecord, record
 
 _CHECK_MS = 600_000
@@ -75,6 +76,17 @@ async def try_claim(
     store: Store, shard: Shard, wants: Sequence[Want], deal: str = ""
 ) -> int | Refused:
     """Claim locks of one shard; returns its ms, or the first that is held otherwise."""
+    reply: int | Refused = 0
+    for start in range(0, len(wants), PORTION_KEYS):
+        reply = await _claim_portion(store, shard, wants[start : start + PORTION_KEYS], deal)
+        if isinstance(reply, Refused):
+            return replace(reply, position=start + reply.position)
+    return reply
+
+
+async def _claim_portion(
+    store: Store, shard: Shard, wants: Sequence[Want], deal: str
+) -> int | Refused:
     keys = [shard.locks]
     args: list[Arg] = [deal, _CHECK_MS]
     for want in wants:
@@ -137,8 +149,15 @@ async def settle(
     for want in wants:
         shards.setdefault(store.keys.shard_of_fingerprint(want.fingerprint), []).append(want)
     for shard, group in shards.items():
-        keys = [shard.locks, *(shard.lock(want.fingerprint) for want in group)]
-        args: list[Arg] = [how, deal, _CHECK_MS]
-        for want in group:
-            args += (want.fingerprint, want.job_id, want.retries, want.claimed_ms or "")
-        await store.run(shard, "lock_settle", keys, args, idempotent=True)
+        for start in range(0, len(group), PORTION_KEYS):
+            await _settle_portion(store, shard, how, group[start : start + PORTION_KEYS], deal)
+
+
+async def _settle_portion(
+    store: Store, shard: Shard, how: str, group: Sequence[Want], deal: str
+) -> None:
+    keys = [shard.locks, *(shard.lock(want.fingerprint) for want in group)]
+    args: list[Arg] = [how, deal, _CHECK_MS]
+    for want in group:
+        args += (want.fingerprint, want.job_id, want.retries, want.claimed_ms or "")
+    await store.run(shard, "lock_settle", keys, args, idempotent=True)

@@ -18,10 +18,11 @@ from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.lease_ids import shard_of_lease
 from ojs_cluster.store.outbox import deliver
+from ojs_cluster.store.portions import cuts
 from ojs_cluster.store.record import JobRecord
 
 PORTION = 100
-"""Jobs per script: a few ms of a Redis that does nothing else meanwhile."""
+"""Jobs per script at most, fewer when their results are large (see ``portions``)."""
 
 Outcome = State | OJSError
 """What became of one job: its state, or why the transition was refused or could not be made."""
@@ -64,17 +65,15 @@ async def on_jobs(
         ``args`` and then those of each part.
     """
     outcomes: list[Outcome] = [part.refused or NotFound("job", part.job_id) for part in parts]
-    portions: dict[Shard, list[list[int]]] = {}
+    of_shard: dict[Shard, list[int]] = {}
     for index, part in enumerate(parts):
         if part.refused is None and is_job_id(part.job_id):
-            of_shard = portions.setdefault(store.keys.shard_of_id(part.job_id), [[]])
-            if len(of_shard[-1]) == PORTION:
-                of_shard.append([])
-            of_shard[-1].append(index)
+            of_shard.setdefault(store.keys.shard_of_id(part.job_id), []).append(index)
 
     async def together(shard: Shard) -> None:
-        for portion in portions[shard]:
-            await _portion(shard, portion)
+        indexes = of_shard[shard]
+        for start, end in cuts([_size(parts[index]) for index in indexes], PORTION):
+            await _portion(shard, indexes[start:end])
 
     async def _portion(shard: Shard, portion: Sequence[int]) -> None:
         keys = [getattr(shard, key) for key in shard_keys]
@@ -96,8 +95,12 @@ async def on_jobs(
             else:
                 outcomes[index] = refusal(parts[index].job_id, answer, shard)
 
-    await over_shards(portions, together)
+    await over_shards(of_shard, together)
     return outcomes
+
+
+def _size(part: Part) -> int:
+    return sum(len(arg) for arg in part.args if isinstance(arg, bytes | str))
 
 
 def _is_elsewhere(store: Store, shard: Shard, part: Part) -> bool:

@@ -13,9 +13,13 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.outbox import deliver
+from ojs_cluster.store.portions import cuts
 from ojs_cluster.store.record import JobRecord, record
 
 Fate = Literal["", "staged", "withdrawn"]
+
+PORTION_JOBS = 250
+"""Jobs that one script writes at most: about 5 ms of its node."""
 
 
 class Placed(msgspec.Struct, frozen=True):
@@ -66,6 +70,7 @@ def command(
     *,
     lapses: int = 0,
     deal: str = "",
+    portion: int = 0,
     fences: Iterable[str] = (),
 ) -> tuple[list[bytes], list[Arg]]:
     """KEYS and ARGV of the script that writes ``part``, all of ``shard``.
@@ -74,6 +79,7 @@ def command(
     ----------
     lapses: ms of the shard's clock from which on it is refused, 0 for never.
     deal: the deal whose part it is, '' for none.
+    portion: which portion of the deal's part it is.
     fences: marks of fences to be stored over.
     """
     queues = list(dict.fromkeys(job.queue for job in part))
@@ -84,7 +90,8 @@ def command(
         keys += (shard.queue(queue), shard.available(queue))
     args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part), lapses, deal]
     args += (store.settings.retention_cancelled_ms, between_blanks(fences))
-    args += (shard.index, len(store.keys), *queues)
+    note = f"{deal}.{portion}" if portion else deal
+    args += (shard.index, len(store.keys), note, *queues)
     for job in part:
         keys.append(shard.job(job.job_id))
         args += (
@@ -99,6 +106,12 @@ def command(
             *job.fields,
         )
     return keys, args
+
+
+def portions(part: Sequence[Placed]) -> list[Sequence[Placed]]:
+    """Split jobs into what one script may write, in their order."""
+    sizes = [sum(map(len, job.fields)) for job in part]
+    return [part[start:end] for start, end in cuts(sizes, PORTION_JOBS)]
 
 
 def one_command(store: Store, shard: Shard, job: Placed) -> tuple[list[bytes], list[Arg]]:

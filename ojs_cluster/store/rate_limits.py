@@ -139,14 +139,15 @@ async def _declared(
     store: Store, shard: Shard, now_ms: int, fields: dict[bytes, bytes]
 ) -> int | None:
     """The ``max_per_second`` in force in a partition; as ``lua/include/gate.lua`` decides it."""
-    if b"mps" not in fields:
+    most, at = fields.get(b"mps", b""), fields.get(b"mpsat", b"")
+    if not most.isdigit() or not int(most):  # the next fetch ends what is damaged
         return None
-    if now_ms - int(fields.get(b"mpsat", 0)) >= _DECLARED_MS:
+    if now_ms - int(at if at.isdigit() else 0) >= _DECLARED_MS:
         key = shard.job(fields.get(b"mpsjob", b"").decode())
         state: Any = await store.redis.call(shard.slot, "HGET", key, f.STATE, idempotent=True)
         if state is None or state.decode() in TERMINAL:
             return None
-    return int(fields[b"mps"])
+    return int(most)
 
 
 async def of_queue(store: Store, queue: str) -> QueueLimits:

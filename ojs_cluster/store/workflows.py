@@ -33,10 +33,11 @@ from ojs_cluster.core.workflow import (
 from ojs_cluster.core.workflow_request import NewWorkflow
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.begun import begun
-from ojs_cluster.store.context import Store
+from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs import get as get_job
 from ojs_cluster.store.outbox import deliver
+from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.tick import Tick
 
 RESULTS_SHOWN_BYTES = 8 * 1024 * 1024
@@ -331,16 +332,15 @@ async def inputs_of(
     store: Store, workflow_id: str, job: int | None, before: Sequence[int]
 ) -> tuple[bytes, dict[int, bytes]]:
     """A job's definition, and results of jobs ``before`` it, the most important first, as far as
-    they fit into ``RESULTS_SHOWN_BYTES``."""
-    if job is None and not before:
-        return b"", {}
+    they fit into ``RESULTS_SHOWN_BYTES``. A result never changes, so several calls read them."""
     home = store.keys.shard_of_id(workflow_id)
-    definition, *values = await store.run(
-        home,
-        "workflow_inputs",
-        [home.definitions(workflow_id), home.results(workflow_id)],
-        ["" if job is None else job, RESULTS_SHOWN_BYTES, *before],
-        idempotent=True,
-    )
-    found = {number: value for number, value in zip(before, values, strict=True) if value}
-    return definition, found
+    keys = [home.definitions(workflow_id), home.results(workflow_id)]
+    found: dict[int, bytes] = {}
+    definition, left, read = b"", RESULTS_SHOWN_BYTES, 0
+    while job is not None or read < len(before):
+        args: list[Arg] = ["" if job is None else job, left, PORTION_BYTES, *before[read:]]
+        own, left, *values = await store.run(home, "workflow_inputs", keys, args, idempotent=True)
+        definition, job = definition or own, None
+        found.update(zip(before[read:], values, strict=False))
+        read += len(values)
+    return definition, {number: value for number, value in found.items() if value}

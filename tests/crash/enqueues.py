@@ -6,13 +6,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ojs_cluster.core.envelope import NewJob
+from ojs_cluster.core.envelope import NewJob, parse_job
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.states import State
 from ojs_cluster.store import batch, deals, jobs, locks
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.locks import Want
+from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.record import JobRecord
 from tests.crash.harness import World
 from tests.store.jobs import (
@@ -57,14 +58,15 @@ class _Enqueue:
 
 
 class Batch(_Enqueue):
-    """A batch over three shards.
+    """A batch over three shards, or one of several portions in one shard.
 
-    ``kind``: plain jobs; or with ids of clients and a unique job; or with one that replaces.
+    ``kind``: plain jobs; or with ids of clients and a unique job; or with one that replaces; or
+    larger than one script writes and than one call records.
     """
 
     least = 4
 
-    def __init__(self, kind: Literal["plain", "ids", "replacing"]) -> None:
+    def __init__(self, kind: Literal["plain", "ids", "replacing", "portions"]) -> None:
         self.kind = kind
 
     async def prepare(self, world: World) -> Wanted:
@@ -83,6 +85,10 @@ class Batch(_Enqueue):
         if self.kind == "replacing":
             old = await once(store, third)
             return Wanted([new_job(one, unique={"on_conflict": "replace"}), new_job(other)], old)
+        if self.kind == "portions":
+            body = b'{"type":"t","args":["%b"],"options":{"queue":"%b"}}'
+            large = body % (b"x" * (PORTION_BYTES * 2 // 5), one.encode())
+            return Wanted([parse_job(large) for _ in range(5)])
         return Wanted([new_job(one), new_job(other), new_job(third), new_job(one)])
 
     async def act(self, store: Store, scene: Wanted) -> None:

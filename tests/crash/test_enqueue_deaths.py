@@ -18,6 +18,7 @@ BATCHES: Cases = {
     "ids of which one is kept out": Refused("ignore", step=-1, batch=True),
     "ids that are all kept out": Refused("reject", step=1, batch=True),
     "replacing": Batch("replacing"),
+    "portions": Batch("portions"),
     "decided": Finishing(),
 }
 SINGLE: Cases = {

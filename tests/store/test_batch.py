@@ -244,7 +244,7 @@ async def _half_written(store: Store, one: str, other: str) -> tuple[deals.Deal,
     now = await deals.decide(store, deal, draft.lapses)
     assert now is not None
     shard = shard_of(store, one)
-    keys, args = command(store, shard, deal.parts[shard], lapses=now + 300_000, deal=deal.id)
+    keys, args = command(store, shard, deal.parts[shard][0], lapses=now + 300_000, deal=deal.id)
     [status, *_] = await store.run(shard, "enqueue", keys, args)
     assert status == b"ok"
     return deal, now

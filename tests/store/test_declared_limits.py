@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.core.rate_limit import Limits, Rate
 from ojs_cluster.store import queues, rate_limits
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
@@ -103,3 +103,24 @@ async def test_an_operator_ends_a_declared_limit(store: Store, db: Any, partitio
 async def test_ending_the_limit_of_an_unknown_queue_creates_none(store: Store, db: Any) -> None:
     await rate_limits.end_declared(store, QUEUE)
     assert not db.exists(shard_of(store).queue(QUEUE))
+
+
+@pytest.mark.parametrize(
+    "field", ["mps", "mpsat", "mpstarts", "mpsjob", "mpsoff", "limits", "starts", "next", "active"]
+)
+@pytest.mark.parametrize("value", ["text", "", "-1", "nan", "9" * 400, "text,text,text"])
+async def test_a_damaged_limit_stops_no_fetch(
+    store: Store, db: Any, field: str, value: str
+) -> None:
+    rate = Rate(1000, 1000)
+    await rate_limits.set_queue(store, QUEUE, Limits(1000, rate, rate))
+    await put(store, rate_limit={"max_per_second": 1000})
+    await take(store)
+    await put(store, rate_limit={"max_per_second": 1000})
+    db.hset(shard_of(store).queue(QUEUE), field, value)
+
+    assert len(await take(store, count=9)) == 1
+    if field.startswith("mps"):
+        await in_force(store)
+    await put(store)
+    assert len(await take(store, count=9)) == 1

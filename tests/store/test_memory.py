@@ -45,6 +45,7 @@ def test_what_adds_jobs_is_refused_and_nothing_else() -> None:
     refused = {name for name, script in SCRIPTS.items() if not flags(script)}
     assert refused == {
         *("enqueue", "enqueue_one", "claim_alias", "reserve", "lock_claim", "deal_decide"),
+        "transaction_record",
         *("workflow_create", "cron_put", "cron_claim", "register_queue", "schema"),
         *("restore_cron", "restore_job", "restore_queue", "restore_results", "restore_workflow"),
     }

@@ -379,6 +379,7 @@ async def unique_jobs_and_batches(store: Store, db: Any) -> None:
             await deals.settle(store, draft.deal().id)
         else:
             await draft.give_back()
+    await enqueue_many(store, [new_job(tags=["x" * 900_000]) for _ in range(3)])
     await fence(store, shard_of(store), home_id(store))
     await recover(store, db, HOUR)
 

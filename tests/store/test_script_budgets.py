@@ -19,6 +19,7 @@ from ojs_cluster.store.ack import Ack, ack_many
 from ojs_cluster.store.context import Store, open_store
 from ojs_cluster.store.nack import Nack, nack_many
 from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.workflows import inputs_of
 from tests.store.jobs import QUEUE, failure, home_id, put, reap_all, shard_of, take
 from tests.support.budget import OVER, budget
 from tests.support.patience import patient_client
@@ -65,6 +66,18 @@ async def test_many_large_acks_and_nacks_move_few_bytes(
     assert (await jobs.get(store, large[-1].id)).errors()
 
 
+async def test_many_large_results_are_reported_in_portions(store: Store, metered: Store) -> None:
+    for _ in range(12):
+        await put(store)
+    taken = await take(store, count=12)
+    result = b'"%b"' % (b"x" * 900_000)
+
+    acks = [Ack(job.id, job.lease_id, result) for job in taken]
+    assert set(await ack_many(metered, acks, worker_id="w1")) == {State.COMPLETED}
+
+    assert (await jobs.get(store, taken[-1].id)).result == result
+
+
 @pytest.mark.parametrize("index", ["active", "expiring"])
 async def test_many_large_jobs_are_reaped_within_the_budget(
     store: Store, metered: Store, db: Any, index: str
@@ -105,6 +118,46 @@ async def test_large_jobs_are_fetched_within_the_budget_and_none_is_left(
         taken += await take(metered, count=MANY)
         assert number < MANY
     assert [job.id for job in taken][:MANY] == [job.id for job in large]
+
+
+async def test_large_jobs_that_are_due_are_fetched_within_the_budget(
+    store: Store, metered: Store, db: Any
+) -> None:
+    shard = shard_of(store)
+    made = [await put(store, scheduled_at="+PT1H") for _ in range(20)]
+    made += [await put(store) for _ in range(5)]
+    for number, job in enumerate(made, 1):
+        db.hset(shard.job(job.id), f.ENVELOPE, LARGE)
+        if number <= 20:
+            db.hset(shard.job(job.id), f.DUE, number)
+            db.zadd(shard.due, {job.id: number})
+
+    taken: list[str] = []
+    while found := await take(metered, count=MANY):
+        taken += [job.id for job in found]
+
+    assert sorted(taken) == sorted(job.id for job in made)
+    due = [job.id for job in made[:20]]
+    assert [job_id for job_id in taken if job_id in due] == due
+
+
+async def test_large_results_of_a_workflow_are_read_in_portions(
+    store: Store, metered: Store, db: Any
+) -> None:
+    shard = shard_of(store)
+    workflow = home_id(store)
+    db.hset(shard.definitions(workflow), "9", LARGE)
+    results = {number: b"%d" % number * 1_000_000 for number in range(1, 8)} | {8: b"8" * 900_000}
+    db.hset(shard.results(workflow), mapping={b"%d" % n: value for n, value in results.items()})
+
+    definition, found = await inputs_of(metered, workflow, 9, [8, 77, 7, 6, 5, 4, 3, 2, 1])
+
+    assert definition == LARGE
+    assert found == results
+    db.hset(shard.results(workflow), "0", "0" * 500_000)
+    _, found = await inputs_of(metered, workflow, None, [*range(1, 9), 0])
+    assert found == results, "nothing beyond the bound"
+    assert await inputs_of(metered, workflow, None, []) == (b"", {})
 
 
 async def test_a_script_over_its_budget_is_found(store: Store, metered: Store, db: Any) -> None:

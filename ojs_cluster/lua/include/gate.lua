@@ -13,13 +13,16 @@ local function load_gate(key)
     local found = redis.call('HMGET', key, 'paused', 'active', 'limits', 'starts', 'next', 'mps',
         'mpstarts', 'mpsat', 'mpsjob', 'mpsoff')
     local meter = {}
-    local over = found[6] and now - (found[8] or 0) >= DECLARED_MS and has_ended(found[9])
+    local function number(i) return is_number(found[i]) and tonumber(found[i]) or 0 end
+    -- A damaged declaration ends now: it must not stop every fetch of its queue.
+    local over = found[6] and (number(6) < 1
+        or now - number(8) >= DECLARED_MS and has_ended(found[9]))
     if over then found[6] = false end
     if found[3] then
-        add_limits(meter, found[3], tonumber(found[2] or 0), found[4], found[5])
+        add_limits(meter, found[3], number(2), found[4], found[5])
     end
     if found[6] then table.insert(meter, window(tonumber(found[6]), 1000, found[7], 'mpstarts')) end
-    return {shut = found[1], meter = meter, over = over, mps = found[6], ended = tonumber(found[10] or 0)}
+    return {shut = found[1], meter = meter, over = over, mps = found[6], ended = number(10)}
 end
 
 -- A job starts that declares a limit. Returns the fields to be written.

@@ -43,7 +43,7 @@ local function throttle(limit, period, text, field)
     local gap = period / limit
     local burst = math.max(0, EVEN_MS - gap)
     -- The next start is never further away than one gap, however the server's clock was set.
-    local at = math.min(tonumber(text or 0), now + burst + gap)
+    local at = math.min(is_number(text) and tonumber(text) or 0, now + burst + gap)
     local gauge = {name = 'throttle', limit = limit, timed = true}
     function gauge.room() return math.floor((now + burst - math.max(at, now)) / gap + 1e-9) + 1 end
     function gauge.start(n)

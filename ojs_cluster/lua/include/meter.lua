@@ -1,10 +1,11 @@
 -- How many jobs may start now under some limits, and what their starts change: a meter is a list of
 -- gauges (gauges.lua), all of which must have room.
 
--- Adds the gauges that packed limits ask for (see core/rate_limit.py).
+-- Adds the gauges that packed limits ask for (see core/rate_limit.py). What is damaged limits nothing.
 local function add_limits(meter, packed, used, starts, next_start)
     local most, rate, paced = string.match(packed or '-,-,-', '^([^,]+),([^,]+),([^,]+)$')
-    if most ~= '-' then table.insert(meter, concurrency(tonumber(most), used)) end
+    if not most then return end
+    if is_number(most) then table.insert(meter, concurrency(tonumber(most), used)) end
     local n, ms = string.match(rate, '(%d+):(%d+)')
     if n then table.insert(meter, window(tonumber(n), tonumber(ms), starts, 'starts')) end
     n, ms = string.match(paced, '(%d+):(%d+)')

@@ -14,11 +14,15 @@ local function load_brief(key)
 end
 
 -- Looks at what is due: ids in the order of their time, the jobs (`whole` when they are to be
--- returned to somebody), and ids of malformed ones.
+-- returned to somebody: then no more of them than fill DUE_BYTES), and ids of malformed ones.
+--@include size
+local DUE_BYTES = 1024 * 1024
 local function look_at_due(limit, whole)
-    local ids, jobs, malformed_ids = {}, {}, {}
+    local ids, jobs, malformed_ids, bytes = {}, {}, {}, 0
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, limit)) do
+        if bytes >= DUE_BYTES then break end
         local job, reply = (whole and load_job or load_brief)(job_key(id))
+        if whole and job then bytes = bytes + size_of(job) end
         local waits = job and (job[F.state] == 'scheduled' or job[F.state] == 'retryable')
         if is_malformed(reply) or job and not waits then
             malformed_ids[#malformed_ids + 1] = id
