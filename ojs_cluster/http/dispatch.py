@@ -35,6 +35,7 @@ from ojs_cluster.http.errors import (
     internal_error_response,
 )
 from ojs_cluster.http.messages import Headers, Request, Response
+from ojs_cluster.http.reach import keep_to_queues
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import ROUTES, router_for
 from ojs_cluster.http.traffic import Traffic
@@ -124,6 +125,10 @@ async def run(app: App, call: Call, request: Request) -> Response:
     if len(request.body) > call.max_body:
         return refuse(request, call, too_large(call))
     try:
+        queues = call.principal.queues
+        if queues is not None:
+            await keep_to_queues(app, call.route, queues, call.params)
+            request = msgspec.structs.replace(request, queues=queues)
         response = await durability.answer(app, call.route, request, call.params)
     except OJSError as error:
         response = error_response(error, call.request_id)
@@ -192,7 +197,11 @@ def finish(request: Request, response: Response, request_id: str, began: float) 
 
 
 def admits(
-    settings: HttpSettings, access: Access, path: bytes, authorization: bytes | None
+    settings: HttpSettings,
+    access: Access,
+    path: bytes,
+    authorization: bytes | None,
+    tls_subject: str = "",
 ) -> bool:
     """Whether a request for the raw ``path`` would pass the check of its key.
 
@@ -201,7 +210,8 @@ def admits(
     if path.partition(b"?")[0].decode("latin-1") in _open_paths(settings):
         return True
     try:
-        access.identify(None if authorization is None else authorization.decode("latin-1"))
+        header = None if authorization is None else authorization.decode("latin-1")
+        access.identify(header, tls_subject)
     except OJSError:
         return False
     return True

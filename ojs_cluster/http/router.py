@@ -32,6 +32,16 @@ class Reach(Enum):
     """More than single queues: a key that is restricted to some queues is refused."""
     NOTHING = "nothing"
     """No queue and no job: every key may use it."""
+    QUEUE = "queue"
+    """The queue that the path names."""
+    JOB = "job"
+    """The job that the path names."""
+    CRON = "cron"
+    """The cron job that the path names."""
+    WORKFLOW = "workflow"
+    """The workflow that the path names, with all its jobs."""
+    HANDLER = "handler"
+    """What its body or its query names: the handler looks at ``Request.queues``."""
 
 
 @dataclass(frozen=True, slots=True)

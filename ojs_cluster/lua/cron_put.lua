@@ -4,13 +4,14 @@
 --       schedule nor `on` changed: an application that registers at each start delays nothing.
 -- Memory: deny-oom.
 -- KEYS: 1 cron:<name>, 2 crons, 3 cronnames.
--- ARGV: 1 name, 2 most cron jobs, 3 version expected ('' any), 4 next tick ('' none), 5 anchor,
+-- ARGV: 1 name, 2 most cron jobs, 3 version expected ('' any, '-' none), 4 next tick ('' none), 5 anchor,
 --       6 change of the clock before it ('' none), then names and values of x z o d j q t on.
 -- Returns: {'ok', 1 new | 0, fields, now} | {'full'} | {'stale'}
 --@include keys now deadline cron
 local name, cron = ARGV[1], load_cron()
 local new = not cron or cron.gone ~= nil
-if ARGV[3] ~= '' and (new or cron.v ~= ARGV[3]) then return {'stale'} end
+local version = new and '-' or cron.v
+if ARGV[3] ~= '' and version ~= ARGV[3] then return {'stale'} end
 if new and redis.call('ZCARD', KEYS[3]) >= tonumber(ARGV[2]) then return {'full'} end
 cron = cron or {}
 local sent, write = {}, {}

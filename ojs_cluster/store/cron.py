@@ -28,6 +28,7 @@ from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.record import JobRecord
 
+_ABSENT = "-"
 _ROUNDS = 20
 """Times that a change is tried anew because somebody else's came first."""
 
@@ -48,20 +49,42 @@ class PastTick:
     job_id: str
 
 
-async def register(store: Store, definition: CronDefinition) -> tuple[CronRecord, bool]:
+async def register(
+    store: Store,
+    definition: CronDefinition,
+    check_present: Callable[[CronRecord], None] | None = None,
+) -> tuple[CronRecord, bool]:
     """Register a cron job, or give the one of this name this definition.
 
-    Returns it, and whether it is new.
+    Returns it, and whether it is new. ``check_present`` is called with the one that is there, and
+    raises what keeps it from being replaced.
 
     Raises
     ------
     InvalidRequest: the schedule never comes true in its zone.
     ValidationFailed: it would be one too many.
+    Conflict: others kept changing it, where ``check_present`` is given.
     BackendUnavailable: Redis did not answer in time.
     """
-    found = await _put(store, definition, "")
-    assert found is not None  # noqa: S101 - only an expected version can be a wrong one
-    return found
+    if check_present is None:
+        found = await _put(store, definition, "")
+        assert found is not None  # noqa: S101 - only an expected version can be a wrong one
+        return found
+    for _ in range(_ROUNDS):
+        present = await _present(store, definition.name)
+        if present is not None:
+            check_present(present)
+        found = await _put(store, definition, _ABSENT if present is None else present.version)
+        if found is not None:
+            return found
+    raise _changed_by_others(definition.name)
+
+
+async def _present(store: Store, name: str) -> CronRecord | None:
+    try:
+        return await get(store, name)
+    except NotFound:
+        return None
 
 
 async def get(store: Store, name: str) -> CronRecord:
@@ -135,7 +158,11 @@ async def change(
         changed = await _put(store, definition, present.version)
         if changed is not None:
             return changed[0]
-    raise Conflict(f"cron job '{name}' is being changed by others", resource="cron job", id=name)
+    raise _changed_by_others(name)
+
+
+def _changed_by_others(name: str) -> Conflict:
+    return Conflict(f"cron job '{name}' is being changed by others", resource="cron job", id=name)
 
 
 async def drop(store: Store, name: str) -> CronRecord:
@@ -182,7 +209,7 @@ async def trigger(store: Store, name: str) -> tuple[CronRecord, JobRecord]:
                 job = await jobs.get(store, run.job_id)
                 cron = await get(store, name)
             return cron, msgspec.structs.replace(job, deduplicated=not run.own)
-    raise Conflict(f"cron job '{name}' is being changed by others", resource="cron job", id=name)
+    raise _changed_by_others(name)
 
 
 async def history(store: Store, name: str, limit: int) -> list[PastTick]:
@@ -208,7 +235,10 @@ async def history(store: Store, name: str, limit: int) -> list[PastTick]:
 async def _put(
     store: Store, definition: CronDefinition, version: str
 ) -> tuple[CronRecord, bool] | None:
-    """Write a definition; None when ``version`` ('' for any) is not the present one."""
+    """Write a definition; None when ``version`` is not the present one.
+
+    '' stands for any version, and ``_ABSENT`` for none.
+    """
     meta = store.keys.meta
     now: Any = await store.redis.call(meta.slot, "TIME", idempotent=True)
     now_ms = int(now[0]) * 1000 + int(now[1]) // 1000

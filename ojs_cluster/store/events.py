@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from ojs_cluster.core.access import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.keys import META, Meta, Shard
@@ -36,12 +37,16 @@ is the last of them, as where there is only one."""
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """What a page lets through; an empty set lets everything through. A type may end in ``.*``."""
+    """What a page lets through; an empty set lets everything through. A type may end in ``.*``.
+
+    ``within`` are the queues that the reader may reach, None for all.
+    """
 
     types: Collection[str] = ()
     queues: Collection[str] = ()
     job_types: Collection[str] = ()
     job_id: str | None = None
+    within: QueuePatterns | None = None
 
     def admits(self, fields: dict[bytes, bytes]) -> bool:
         kind = fields[b"t"].decode()
@@ -49,6 +54,7 @@ class EventFilter:
             (not self.types or kind in self.types or f"{kind.partition('.')[0]}.*" in self.types)
             and (not self.queues or fields[b"q"].decode() in self.queues)
             and (not self.job_types or fields[b"y"].decode() in self.job_types)
+            and (self.within is None or self.within.admits(fields[b"q"].decode()))
             and (self.job_id is None or fields[b"j"].decode() == self.job_id)
         )
 

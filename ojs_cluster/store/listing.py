@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ojs_cluster.core.access import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.options import is_queue
 from ojs_cluster.core.states import State
@@ -59,6 +60,7 @@ class JobFilter:
     since_ms, until_ms: when it was created, from the one up to the other; of dead letters, when
         they died.
     dead: only dead letters.
+    within: the queues that the reader may reach.
     """
 
     state: State | None = None
@@ -68,12 +70,14 @@ class JobFilter:
     since_ms: int | None = None
     until_ms: int | None = None
     dead: bool = False
+    within: QueuePatterns | None = None
 
     def admits(self, job: JobRecord) -> bool:
         return (
             not job.hidden
             and (self.state is None or job.state == self.state)
             and (self.queue is None or job.queue == self.queue)
+            and (self.within is None or self.within.admits(job.queue))
             and (self.type is None or _is_of_type(job.type, self.type))
             and (self.worker is None or (job.worker_id, job.state) == (self.worker, State.ACTIVE))
             and (job.dead or not self.dead)

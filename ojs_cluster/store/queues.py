@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 import trio
 
+from ojs_cluster.core.access import QueuePatterns
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound
 from ojs_cluster.core.states import TERMINAL, State
 from ojs_cluster.keys import Shard
@@ -22,6 +24,7 @@ from ojs_cluster.store.outbox import deliver
 
 _COUNTED = tuple(state for state in State if state is not State.AVAILABLE)
 _PURGE_CHUNK = 500
+_NAMES_READ = 5000
 _REGISTRY_S = 0.5
 """Longest wait in seconds for the registry of names where the queue's own shard can answer."""
 PURGE_S = 20.0
@@ -127,13 +130,24 @@ async def stats_in(store: Store, shard: Shard, queue: str) -> QueueStats:
     )
 
 
-async def list_queues(store: Store, *, limit: int, offset: int = 0) -> tuple[list[QueueStats], int]:
-    """Queues in the order of their names, and how many there are."""
+async def list_queues(
+    store: Store, *, limit: int, offset: int = 0, within: QueuePatterns | None = None
+) -> tuple[list[QueueStats], int]:
+    """Queues in the order of their names, and how many there are.
+
+    ``within`` are the queues that the reader may reach, None for all.
+    """
     meta = store.keys.meta
-    total: Any = await store.redis.call(meta.slot, "ZCARD", meta.queues, idempotent=True)
-    names: Any = await store.redis.call(
-        meta.slot, "ZRANGE", meta.queues, offset, offset + limit - 1, idempotent=True
-    )
+    total: Any
+    names: Any
+    if within is None:
+        total = await store.redis.call(meta.slot, "ZCARD", meta.queues, idempotent=True)
+        names = await store.redis.call(
+            meta.slot, "ZRANGE", meta.queues, offset, offset + limit - 1, idempotent=True
+        )
+    else:
+        reached = await _names_within(store, within)
+        total, names = len(reached), reached[offset : offset + limit]
     found: dict[str, QueueStats] = {}
 
     async def look(name: str) -> None:
@@ -141,6 +155,20 @@ async def list_queues(store: Store, *, limit: int, offset: int = 0) -> tuple[lis
 
     await over_shards([name.decode() for name in names], look)
     return [found[name.decode()] for name in names], total
+
+
+async def _names_within(store: Store, within: QueuePatterns) -> list[bytes]:
+    """The names of registered queues in reach. All names are read, a part at a time."""
+    meta = store.keys.meta
+    found: list[bytes] = []
+    for begin in itertools.count(0, _NAMES_READ):
+        names: Any = await store.redis.call(
+            meta.slot, "ZRANGE", meta.queues, begin, begin + _NAMES_READ - 1, idempotent=True
+        )
+        found += [name for name in names if within.admits(name.decode())]
+        if len(names) < _NAMES_READ:
+            break
+    return found
 
 
 async def exists(store: Store, queue: str) -> bool:

@@ -24,7 +24,7 @@ async def list_dead(app: App, request: Request) -> Response:
     Newest first; with another filter than the queue, in each shard.
     """
     given = query.parameters(request.query)
-    wanted = within(given, filter_of(given))
+    wanted = within(given, filter_of(given, request.queues))
     if wanted.state not in (None, State.DISCARDED):
         raise InvalidRequest("dead letters are discarded", field="state")
     wanted = replace(wanted, state=None, dead=True)

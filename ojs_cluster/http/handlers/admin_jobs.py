@@ -34,7 +34,9 @@ async def list_jobs(app: App, request: Request) -> Response:
     (docs/adr/002), so ``sort`` and ``order`` change nothing.
     """
     given = query.parameters(request.query)
-    wanted = replace(within(given, jobs.filter_of(given)), worker=given.get("worker_id") or None)
+    wanted = replace(
+        within(given, jobs.filter_of(given, request.queues)), worker=given.get("worker_id") or None
+    )
     if wanted.worker is not None:
         if wanted.state not in (None, State.ACTIVE):
             raise InvalidRequest("only active jobs have a worker", field="state")

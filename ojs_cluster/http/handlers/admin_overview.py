@@ -48,7 +48,9 @@ async def stats(app: App, request: Request) -> Response:
 async def list_queues(app: App, request: Request) -> Response:
     """GET /ojs/v1/admin/queues?page&per_page, in the order of their names."""
     page = query.numbered_page(query.parameters(request.query))
-    found, total = await store_queues.list_queues(app.store, limit=page.limit, offset=page.offset)
+    found, total = await store_queues.list_queues(
+        app.store, limit=page.limit, offset=page.offset, within=request.queues
+    )
     return replies.json_response(
         200,
         {

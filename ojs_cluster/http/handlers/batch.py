@@ -10,6 +10,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.hooks import refuse_marked
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.reach import check_new_job
 from ojs_cluster.store import enqueue as store_enqueue
 from ojs_cluster.store.off_loop import off_loop
 
@@ -20,6 +21,9 @@ async def enqueue_many(app: App, request: Request) -> Response:
         require_json(request)
     read = partial(parse_batch, request.body, limits=app.settings.limits)
     new_jobs = await off_loop(read, len(request.body))
+    if request.queues is not None:
+        for new_job in new_jobs:
+            check_new_job(request.queues, new_job)
     if app.settings.test_hooks:
         for new_job in new_jobs:
             refuse_marked(new_job)

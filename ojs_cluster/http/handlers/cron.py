@@ -8,12 +8,14 @@ from functools import partial
 import msgspec
 
 from ojs_cluster.core import rawjson
-from ojs_cluster.core.cron_job import parse_cron, patch_cron
+from ojs_cluster.core.cron_job import CronDefinition, parse_cron, patch_cron
+from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.reach import check_cron, check_new_job, check_queues
 from ojs_cluster.store import cron as store_cron
 from ojs_cluster.store.cron_book import HISTORY_KEPT
 from ojs_cluster.store.cron_record import CronRecord
@@ -51,7 +53,12 @@ async def register(app: App, request: Request) -> Response:
         require_json(request)
     read = partial(parse_cron, request.body, limits=app.settings.limits)
     definition = await off_loop(read, len(request.body))
-    cron, _ = await store_cron.register(app.store, definition)
+    queues = request.queues
+    if queues is None:
+        cron, _ = await store_cron.register(app.store, definition)
+    else:
+        check_new_job(queues, parse_job(definition.job, limits=app.settings.limits))
+        cron, _ = await store_cron.register(app.store, definition, partial(check_cron, queues))
     location = (("Location", f"/ojs/v1/cron/{cron.name}"),)
     return _response(201, cron, headers=location)
 
@@ -65,10 +72,19 @@ async def change(app: App, request: Request, name: str) -> Response:
     """PATCH /ojs/v1/cron/{name}: any members of a registration."""
     if request.body:
         require_json(request)
+    limits, queues = app.settings.limits, request.queues
+
+    def edit(old: CronDefinition) -> CronDefinition:
+        new = patch_cron(old, request.body, limits=limits)
+        if queues is not None:
+            check_queues(queues, [old.queue])
+            check_new_job(queues, parse_job(new.job, limits=limits))
+        return new
+
     cron = await store_cron.change(
         app.store,
         name,
-        lambda old: patch_cron(old, request.body, limits=app.settings.limits),
+        edit,
         size=len(request.body),
     )
     return _response(200, cron)
@@ -90,11 +106,14 @@ async def drop(app: App, _request: Request, name: str) -> Response:
     return _response(200, cron, b',"deleted":true,"name":%b' % replies.quoted(name))
 
 
-async def trigger(app: App, _request: Request, name: str) -> Response:
+async def trigger(app: App, request: Request, name: str) -> Response:
     """POST /ojs/v1/cron/{name}/trigger: a job now, whatever the schedule. A body is ignored.
 
     200 with the job that is there already, where the job's uniqueness says so.
     """
+    if request.queues is not None:
+        definition = (await store_cron.get(app.store, name)).definition
+        check_new_job(request.queues, parse_job(definition.job, limits=app.settings.limits))
     cron, job = await store_cron.trigger(app.store, name)
     extra = b',"job":%b,"job_id":"%b"' % (job.json(), job.id.encode())
     if job.deduplicated:

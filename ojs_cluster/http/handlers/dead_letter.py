@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ojs_cluster.core.errors import PermissionDenied
 from ojs_cluster.core.options import check_queue
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.reach import check_queues
 from ojs_cluster.store import dead_letter as store_dead
 
 
@@ -19,6 +21,10 @@ async def list_dead(app: App, request: Request) -> Response:
     given = query.parameters(request.query)
     page = query.page(given, most=1000)
     queue = check_queue(given["queue"], field="queue") if given.get("queue") else None
+    if queue is not None:
+        check_queues(request.queues, [queue])
+    elif request.queues is not None:
+        raise PermissionDenied("the API key may reach some queues only: name one", field="queue")
     jobs, total = await store_dead.list_dead(
         app.store, queue=queue, limit=page.limit, offset=page.offset
     )

@@ -5,15 +5,19 @@ from __future__ import annotations
 from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.reach import check_queues
 from ojs_cluster.store.events import EventFilter, read_events
 
 
 async def list_events(app: App, request: Request) -> Response:
     """GET /ojs/v1/events?types&queues&job_types&after&limit, oldest first."""
     given = query.parameters(request.query)
+    named = query.names(given, "queues")
+    check_queues(request.queues, named)
     wanted = EventFilter(
         types=query.names(given, "types"),
-        queues=query.names(given, "queues"),
+        queues=named,
+        within=request.queues,
         job_types=query.names(given, "job_types"),
     )
     page = await read_events(

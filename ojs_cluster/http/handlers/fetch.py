@@ -13,6 +13,7 @@ from ojs_cluster.http import fields
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.reach import check_queues
 from ojs_cluster.store.fetch import release
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.wake import fetch_or_wait
@@ -52,6 +53,7 @@ async def fetch(app: App, request: Request) -> Response:
     """
     body = decode(_decoder, request, app.settings.limits)
     queues = fields.queue_names(body.queues)
+    check_queues(request.queues, queues)
     worker = fields.worker_id(body.worker_id) or ""
     lease_ms = fields.timeout_ms(body.visibility_timeout_ms)
     if body.count < 1:

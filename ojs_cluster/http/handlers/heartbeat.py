@@ -15,6 +15,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.hooks import directive_of
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.reach import jobs_in_reach
 from ojs_cluster.store.heartbeat import Beat, WorkerState, heartbeat
 
 _MAX_JOBS: Final = 1000
@@ -75,6 +76,7 @@ async def beat(app: App, request: Request) -> Response:
     job_ids, active_count = _held(body)
     if app.settings.require_lease:
         _check_leases(body, job_ids)
+    job_ids = tuple(await jobs_in_reach(app, request.queues, job_ids))
     reply = await heartbeat(
         app.store,
         Beat(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
+from ojs_cluster.core.access import QueuePatterns
 from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.options import check_queue
@@ -15,6 +16,7 @@ from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.handlers.rate_limits import headers_of
 from ojs_cluster.http.hooks import refuse_marked
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.reach import check_new_job, check_queues
 from ojs_cluster.store import activate as store_activate
 from ojs_cluster.store import cancel as store_cancel
 from ojs_cluster.store import enqueue as store_enqueue
@@ -35,6 +37,7 @@ async def enqueue(app: App, request: Request) -> Response:
         require_json(request)
     read = partial(parse_job, request.body, limits=app.settings.limits)
     new_job = await off_loop(read, len(request.body))
+    check_new_job(request.queues, new_job)
     if app.settings.test_hooks:
         refuse_marked(new_job)
     job = await store_enqueue.enqueue(app.store, new_job)
@@ -68,7 +71,7 @@ async def list_jobs(app: App, request: Request) -> Response:
     """
     given = query.parameters(request.query)
     limit = query.integer(given, "limit", 50, low=1, high=200)
-    wanted = filter_of(given)
+    wanted = filter_of(given, request.queues)
     cursor = given.get("cursor") or None
     offset = 0 if cursor else query.integer(given, "offset", 0, low=0, high=MAX_OFFSET)
     page, passed, total = await find(app, wanted, limit=limit, offset=offset, cursor=cursor)
@@ -84,12 +87,20 @@ async def list_jobs(app: App, request: Request) -> Response:
     )
 
 
-def filter_of(given: Mapping[str, str]) -> JobFilter:
-    """What ``state``, ``queue`` and ``type`` ask for. Raises InvalidRequest."""
+def filter_of(given: Mapping[str, str], queues: QueuePatterns | None) -> JobFilter:
+    """What ``state``, ``queue`` and ``type`` ask for, within the queues in reach.
+
+    Raises InvalidRequest, or PermissionDenied for a queue out of reach.
+    """
+    queue = check_queue(given["queue"], field="queue") if given.get("queue") else None
+    if queue is not None:
+        check_queues(queues, [queue])
+        queues = None
     return JobFilter(
         state=state_of(given.get("state")),
-        queue=check_queue(given["queue"], field="queue") if given.get("queue") else None,
+        queue=queue,
         type=given.get("type") or None,
+        within=queues,
     )
 
 

@@ -30,7 +30,9 @@ _purge_decoder = msgspec.json.Decoder(PurgeBody)
 async def list_queues(app: App, request: Request) -> Response:
     """GET /ojs/v1/queues?limit&offset"""
     page = query.page(query.parameters(request.query))
-    found, total = await store_queues.list_queues(app.store, limit=page.limit, offset=page.offset)
+    found, total = await store_queues.list_queues(
+        app.store, limit=page.limit, offset=page.offset, within=request.queues
+    )
     queues = [_summary(queue) for queue in found]
     return replies.json_response(
         200,

@@ -12,6 +12,7 @@ from ojs_cluster.http import fields
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode_large
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.reach import check_job
 from ojs_cluster.store import ack as store_ack
 from ojs_cluster.store import nack as store_nack
 from ojs_cluster.store.record import JobRecord
@@ -45,7 +46,9 @@ _nack_decoder = msgspec.json.Decoder(NackBody)
 async def ack(app: App, request: Request) -> Response:
     """POST /ojs/v1/workers/ack"""
     body = await decode_large(_ack_decoder, request, app.settings.limits)
-    return await _ack(app, named_job(body.job_id or body.id), body)
+    job_id = named_job(body.job_id or body.id)
+    await check_job(app, request.queues, job_id)
+    return await _ack(app, job_id, body)
 
 
 async def ack_by_path(app: App, request: Request, job_id: str) -> Response:
@@ -60,7 +63,9 @@ async def ack_by_path(app: App, request: Request, job_id: str) -> Response:
 async def nack(app: App, request: Request) -> Response:
     """POST /ojs/v1/workers/nack"""
     body = await decode_large(_nack_decoder, request, app.settings.limits)
-    return await _nack(app, named_job(body.job_id or body.id), body)
+    job_id = named_job(body.job_id or body.id)
+    await check_job(app, request.queues, job_id)
+    return await _nack(app, job_id, body)
 
 
 async def nack_by_path(app: App, request: Request, job_id: str) -> Response:

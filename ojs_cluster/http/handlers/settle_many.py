@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from ojs_cluster.core.errors import InvalidRequest, OJSError
+from ojs_cluster.core.errors import InvalidRequest, NotFound, OJSError
 from ojs_cluster.core.failure import parse_failure
 from ojs_cluster.core.json_scan import has_more_items
 from ojs_cluster.core.rawjson import array_items, object_members, string
@@ -23,6 +23,7 @@ from ojs_cluster.http.bodies import decode_large, refused
 from ojs_cluster.http.errors import entry_for
 from ojs_cluster.http.handlers.settle import AckBody, NackBody, lease_of, raw_or_none
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.reach import jobs_in_reach
 from ojs_cluster.store import ack as store_ack
 from ojs_cluster.store import nack as store_nack
 from ojs_cluster.store.many import Outcome
@@ -75,6 +76,7 @@ async def ack_many(app: App, request: Request) -> Response:
         return store_ack.Ack(job_id, lease_of(app, item.lease_id), raw_or_none(item.result))
 
     items = [_item(_ack_decoder, piece, read) for piece in pieces]
+    items = await _in_reach(app, request, items)
     outcomes = await store_ack.ack_many(app.store, _good(items), worker_id=worker_id)
     return _response(items, outcomes)
 
@@ -91,8 +93,23 @@ async def nack_many(app: App, request: Request) -> Response:
         return store_nack.Nack(job_id, lease_of(app, item.lease_id), failure, item.requeue is True)
 
     items = [_item(_nack_decoder, piece, read) for piece in pieces]
+    items = await _in_reach(app, request, items)
     outcomes = await store_nack.nack_many(app.store, _good(items), worker_id=worker_id)
     return _response(items, outcomes)
+
+
+async def _in_reach(app: App, request: Request, items: list[_Item[Read]]) -> list[_Item[Read]]:
+    """The items, those about jobs out of the key's reach as if there were no such job."""
+    if request.queues is None:
+        return items
+    ids = {item.job_id for item in items if item.job_id is not None}
+    reached = set(await jobs_in_reach(app, request.queues, ids))
+    return [
+        item
+        if item.job_id is None or item.job_id in reached
+        else _Item(item.job_id, NotFound("job", item.job_id))
+        for item in items
+    ]
 
 
 async def _pieces(app: App, name: str, raw: msgspec.Raw) -> Sequence[msgspec.Raw]:

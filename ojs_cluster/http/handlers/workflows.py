@@ -11,6 +11,7 @@ from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.reach import check_new_workflow
 from ojs_cluster.store import workflows as store_workflows
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.workflows import JobOutcome, WorkflowRecord
@@ -22,6 +23,7 @@ async def create(app: App, request: Request) -> Response:
         require_json(request)
     read = partial(parse_workflow, request.body, limits=app.settings.limits)
     new = await off_loop(read, len(request.body))
+    check_new_workflow(request.queues, new, app.settings.limits)
     created = await store_workflows.create(app.store, new)
     return _response(201, created, (("Location", f"/ojs/v1/workflows/{created.id}"),))
 
