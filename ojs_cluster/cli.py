@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ojs_cluster import __version__
 from ojs_cluster.config import EXIT_CONFIG, ConfigError, load, report
+from ojs_cluster.core.access import PRESETS
 from ojs_cluster.server.binaries import CHOICES
 
 EXIT_PIPE = 128 + 13
@@ -106,6 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     back.set_defaults(run=_import)
 
+    _add_key_command(commands)
+
     config = commands.add_parser("config", help="list the variables and check their values")
     config.set_defaults(run=_config)
     return parser
@@ -115,6 +118,29 @@ def _add_listen_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", help="address to listen on (OJS_HOST)")
     parser.add_argument("--port", help="port to listen on (OJS_PORT)")
     parser.add_argument("--workers", metavar="N", help="API processes (OJS_WORKERS)")
+
+
+def _add_key_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    key = commands.add_parser("key", help="make keys for the file that OJS_API_KEYS_FILE names")
+    actions = key.add_subparsers(required=True, metavar="ACTION")
+    new = actions.add_parser(
+        "new",
+        help="print a new secret and its entry for the file",
+        description="Prints a new secret and its entry for the file, which has its SHA-256 alone.",
+    )
+    new.add_argument("--name", required=True, help="how errors call the key")
+    new.add_argument("--preset", required=True, choices=list(PRESETS), help="what it may do")
+    new.add_argument(
+        "--queue",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="a queue that it may reach, * for any text; may be repeated (default: every queue)",
+    )
+    new.add_argument(
+        "--expires-at", default="", metavar="TIME", help="when it ends, as 2027-01-31T00:00:00Z"
+    )
+    new.set_defaults(run=_key_new)
 
 
 def _masters(text: str) -> int:
@@ -155,6 +181,12 @@ def _import(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from ojs_cluster.server.archive import run_import
 
     return run_import(load(environ), args.file)
+
+
+def _key_new(args: argparse.Namespace, _environ: Mapping[str, str]) -> int:
+    from ojs_cluster.server.key_command import NewKey, run_key_new
+
+    return run_key_new(NewKey(args.name, args.preset, tuple(args.queue), args.expires_at))
 
 
 def _config(_args: argparse.Namespace, environ: Mapping[str, str]) -> int:

@@ -6,6 +6,9 @@ from hypercorn.typing import ASGISendCallable, HTTPScope
 
 from ojs_cluster.http.messages import Request, Response, joined
 
+TLS_SUBJECT = "ojs.tls_subject"
+"""Member of a scope with the subject of the client's verified certificate, if it has shown one."""
+
 
 def read_head(scope: HTTPScope) -> Request:
     """The request of an HTTP or WebSocket scope, without its body."""
@@ -19,7 +22,8 @@ def read_head(scope: HTTPScope) -> Request:
     if not path.startswith("/"):
         path = _origin_form(path)
     method = scope.get("method", "GET")  # a WebSocket's scope has none
-    return Request(method, path, scope["query_string"].decode("latin-1"), headers)
+    query, asked_by = scope["query_string"].decode("latin-1"), dict(scope).get(TLS_SUBJECT, "")
+    return Request(method, path, query, headers, tls_subject=str(asked_by))
 
 
 def _origin_form(target: str) -> str:

@@ -22,6 +22,7 @@ from typing import Final
 import trio
 
 from ojs_cluster.http.app import App
+from ojs_cluster.http.certificates import subject_of
 from ojs_cluster.http.dispatch import Call, prepare, refuse, run, too_late, undo
 from ojs_cluster.http.errors import BodyTimeout
 from ojs_cluster.http.lane_parser import Head, Heads, Odd
@@ -130,6 +131,7 @@ class _Connection:
         self._heads = Heads()
         self._data = b""
         """Read, and not served yet."""
+        self._tls_subject = subject_of(stream)
         self._room = Held(app.room)
         self._nursery: trio.Nursery
         self._watching: trio.CancelScope | None = None
@@ -255,7 +257,15 @@ class _Connection:
 
     def _request(self, head: Head, end: int) -> Request:
         body = self._data[head.size : end]
-        return Request(head.method, head.path, head.query, head.headers, body, self._begin_to_wait)
+        return Request(
+            head.method,
+            head.path,
+            head.query,
+            head.headers,
+            body,
+            self._begin_to_wait,
+            self._tls_subject,
+        )
 
     async def _run(self, call: Call, request: Request) -> Response:
         """Run the handler. Raises Left when the client left while it waited."""

@@ -24,6 +24,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIFramework, LifespanState
 from hypercorn.utils import wrap_app
 
+from ojs_cluster.http.certificates import subject_of
 from ojs_cluster.http.fast_lane import FastLane
 from ojs_cluster.redis.keepalive import keep_alive
 from ojs_cluster.server.child import leaves
@@ -193,7 +194,7 @@ async def lifespan(app: ASGIFramework, config: Config) -> AsyncIterator[None]:
             nursery.cancel_scope.cancel()
 
 
-def _everybody(_path: bytes, _authorization: bytes | None) -> bool:
+def _everybody(_path: bytes, _authorization: bytes | None, _tls_subject: str) -> bool:
     return True
 
 
@@ -326,9 +327,13 @@ async def _connection(
                 reader = Reader(stream, patience)
                 resumed = _resumed(stream, read, reader.send_all)
                 served = reader.serves(app)
-                await open_now.serve(
-                    BoundedServer(served, config, context, resumed, h2c=h2c, admits=admits)
+                server = BoundedServer(
+                    *(served, config, context, resumed),
+                    h2c=h2c,
+                    admits=admits,
+                    tls_subject=subject_of(stream),
                 )
+                await open_now.serve(server)
         except* Exception as group:
             report(group)
         finally:

@@ -38,6 +38,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 
+from ojs_cluster.http.asgi import TLS_SUBJECT
 from ojs_cluster.server.frame_budget import FrameBudget
 
 MOST_HEADERS_BYTES: Final = 16_384
@@ -47,9 +48,11 @@ _MOST_REFUSED: Final = 8
 """Requests of one HTTP/2 connection that may be refused for want of a key, until one had a key: a
 proxy sends the requests of many clients on one connection, and one of them must not end it."""
 _PIECE_WITHOUT_KEY: Final = 1024
-Admits = Callable[[bytes, bytes | None], bool]
-"""Whether a raw path may be asked for with this Authorization header, None for none. Cheap: asked
-before anything else is done for a request."""
+Admits = Callable[[bytes, bytes | None, str], bool]
+"""Whether a raw path may be asked for with this Authorization header, None for none, and this
+subject of a certificate, empty for none. Cheap: asked before anything else is done for a request.
+"""
+_AdmitsRequest = Callable[[bytes, bytes | None], bool]
 _REQUEST: Final = HeaderValidationFlags(
     is_client=False, is_trailer=False, is_response_header=False, is_push_promise=False
 )
@@ -68,6 +71,7 @@ class BoundedServer(TCPServer):
         *,
         h2c: bool,
         admits: Admits,
+        tls_subject: str = "",
     ) -> None:
         """Serve ``app`` on ``stream``.
 
@@ -78,7 +82,9 @@ class BoundedServer(TCPServer):
             stream: what the connection is read from and written to.
             h2c: speak HTTP/2 in clear text as well.
             admits: see ``Admits``.
+            tls_subject: of the client's verified certificate, empty for none.
         """
+        self._tls_subject = tls_subject
         super().__init__(self._counted(app), config, context, ConnectionState({}), stream)
         self._h2c = h2c
         self._admits = admits
@@ -91,7 +97,10 @@ class BoundedServer(TCPServer):
 
     @protocol.setter
     def protocol(self, built: ProtocolWrapper) -> None:
-        self._bounded = _BoundedProtocol(built, h2c=self._h2c, admits=self._admits)
+        self._bounded = _BoundedProtocol(built, h2c=self._h2c, admits=self._admits_request)
+
+    def _admits_request(self, path: bytes, authorization: bytes | None) -> bool:
+        return self._admits(path, authorization, self._tls_subject)
 
     @property
     def idle_since(self) -> float:
@@ -112,6 +121,8 @@ class BoundedServer(TCPServer):
         async def counted(
             scope: Any, receive: Any, send: Any, sync_spawn: Any, call_soon: Any
         ) -> None:
+            if self._tls_subject:
+                scope = {**scope, TLS_SUBJECT: self._tls_subject}
             bounded = self._bounded
             assert bounded is not None  # noqa: S101 - it is what calls the application
             if scope.get("http_version") == "2":
@@ -125,7 +136,7 @@ class BoundedServer(TCPServer):
 class _BoundedProtocol:
     """The protocol of one connection: HTTP/1.1 first, or HTTP/2."""
 
-    def __init__(self, built: ProtocolWrapper, *, h2c: bool, admits: Admits) -> None:
+    def __init__(self, built: ProtocolWrapper, *, h2c: bool, admits: _AdmitsRequest) -> None:
         self._built = built
         self._admits = admits
         self._budget = FrameBudget(trio.current_time())
@@ -247,7 +258,7 @@ class _BoundedProtocol:
 class _Http2(H2Protocol):
     """hypercorn's HTTP/2, in which a malformed request ends its stream alone."""
 
-    def __init__(self, admits: Admits, *args: Any) -> None:
+    def __init__(self, admits: _AdmitsRequest, *args: Any) -> None:
         super().__init__(*args)
         self.has_key = admits(b"*", None)  # where no key is asked for, none is needed
         self._admits = admits

@@ -343,6 +343,31 @@ def test_the_scheduler_knows_keys_only_to_check_who_scrapes_it(rendering: Render
     assert bool(names & {"OJS_API_KEY", "OJS_API_KEYS"}) is bool(with_key)
 
 
+def test_a_file_of_keys_is_mounted_as_a_whole_where_keys_are_checked(chart: Chart) -> None:
+    sets: dict[str, Any] = {"auth.apiKey": "", "auth.keysFile.existingSecret": "team-keys"}
+    for scraped in (False, True):
+        if scraped:
+            sets |= {
+                "metrics.serviceMonitor.enabled": True,
+                "metrics.serviceMonitor.existingSecret.name": "scraper",
+                "metrics.serviceMonitor.existingSecret.key": "key",
+            }
+        rendering = chart.render(MINIMAL, sets=sets)
+        readers = [rendering.api, rendering.scheduler] if scraped else [rendering.api]
+        for deployment in (rendering.api, rendering.scheduler):
+            mounts = [m for m in container(deployment)["volumeMounts"] if m["name"] == "api-keys"]
+            file = load(rendering.environment(deployment)).access.keys_file
+            if deployment not in readers:
+                assert (mounts, file) == ([], "")
+                continue
+            (mount,) = mounts
+            assert mount == {"name": "api-keys", "mountPath": "/etc/ojs/keys", "readOnly": True}
+            assert file == "/etc/ojs/keys/keys.toml"
+            volumes = deployment["spec"]["template"]["spec"]["volumes"]
+            (volume,) = [each for each in volumes if each["name"] == "api-keys"]
+            assert volume["secret"] == {"secretName": "team-keys", "defaultMode": 0o440}
+
+
 def test_workers_and_port_are_what_the_server_is_told(chart: Chart) -> None:
     rendering = chart.render(MINIMAL, sets={"api.workers": 3, "api.port": 9000})
     listen = load(rendering.environment(rendering.api)).listen

@@ -28,6 +28,7 @@ DERIVED = {
     "OJS_SHUTDOWN_DELAY",  # preStop waits instead, before SIGTERM
     "OJS_API_KEY",
     "OJS_API_KEYS",
+    "OJS_API_KEYS_FILE",
     "OJS_ALLOW_INSECURE_NO_AUTH",
     "REDIS_URL",
     "OJS_REDIS_USERNAME",

@@ -111,9 +111,20 @@ valueFrom:
 {{- end }}
 {{- end -}}
 
+{{/* All keys, in variables and in the mounted file. */}}
+{{- define "ojs.allKeysEnv" -}}
+{{- include "ojs.keyEnv" . -}}
+{{- with .Values.auth.keysFile }}
+{{- if .existingSecret }}
+- name: OJS_API_KEYS_FILE
+  value: /etc/ojs/keys/{{ .key }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* What only the API is told: keys, and where its certificate is. */}}
 {{- define "ojs.apiEnv" -}}
-{{- include "ojs.keyEnv" . -}}
+{{- include "ojs.allKeysEnv" . -}}
 {{- with .Values.tls }}
 {{- if .existingSecret }}
 - name: OJS_TLS_CERT
@@ -231,8 +242,8 @@ where there is nothing yet, or nobody to ask (`helm template`).
 {{- if and $auth.existingSecret.name (or $auth.apiKey $auth.extraApiKeys) -}}
 {{- fail "auth.existingSecret.name excludes auth.apiKey and auth.extraApiKeys." -}}
 {{- end -}}
-{{- if not (or $auth.apiKey $auth.extraApiKeys $auth.existingSecret.name $auth.allowInsecure) -}}
-{{- fail "No key: set auth.apiKey, or auth.existingSecret.name, or auth.allowInsecure=true to serve everybody who can connect." -}}
+{{- if not (or $auth.apiKey $auth.extraApiKeys $auth.existingSecret.name $auth.keysFile.existingSecret $auth.allowInsecure) -}}
+{{- fail "No key: set auth.apiKey, or auth.existingSecret.name, or auth.keysFile.existingSecret, or auth.allowInsecure=true to serve everybody who can connect." -}}
 {{- end -}}
 {{- if le (int64 $drain.timeoutSeconds) (int64 (include "ojs.longestPollSeconds" .)) -}}
 {{- fail (printf "api.drain.timeoutSeconds is %d: it must be longer than the longest long poll, %s seconds." (int64 $drain.timeoutSeconds) (include "ojs.longestPollSeconds" .)) -}}
@@ -266,8 +277,14 @@ where there is nothing yet, or nobody to ask (`helm template`).
 
 {{/* Whether Prometheus needs a key: "true" or "false". */}}
 {{- define "ojs.scrapedWithKey" -}}
-{{- $keys := or .Values.auth.apiKey .Values.auth.extraApiKeys .Values.auth.existingSecret.name -}}
+{{- $keys := or .Values.auth.apiKey .Values.auth.extraApiKeys .Values.auth.existingSecret.name .Values.auth.keysFile.existingSecret -}}
 {{- and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.open) (not (empty $keys)) -}}
+{{- end -}}
+
+{{/* Whether this component gets the file of keys: "true" or not. Takes root and component. */}}
+{{- define "ojs.mountsKeys" -}}
+{{- $reads := or (eq .component "api") (eq (include "ojs.scrapedWithKey" .root) "true") -}}
+{{- and $reads (not (empty .root.Values.auth.keysFile.existingSecret)) -}}
 {{- end -}}
 
 {{/* What picks the metrics of this release in a query, without its braces. */}}

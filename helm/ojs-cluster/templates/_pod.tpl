@@ -77,6 +77,12 @@ volumes:
       secretName: {{ .root.Values.tls.existingSecret }}
       defaultMode: 0440
   {{- end }}
+  {{- if eq (include "ojs.mountsKeys" .) "true" }}
+  - name: api-keys
+    secret:
+      secretName: {{ .root.Values.auth.keysFile.existingSecret }}
+      defaultMode: 0440
+  {{- end }}
   {{- with .root.Values.extraVolumes }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -118,6 +124,12 @@ volumeMounts:
   # As a whole: an entry mounted by itself would never be renewed.
   - name: tls
     mountPath: /etc/ojs/tls
+    readOnly: true
+  {{- end }}
+  {{- if eq (include "ojs.mountsKeys" .) "true" }}
+  # As a whole: an entry mounted by itself would never change.
+  - name: api-keys
+    mountPath: /etc/ojs/keys
     readOnly: true
   {{- end }}
   {{- with .root.Values.extraVolumeMounts }}
