@@ -2,8 +2,9 @@
 
 The chosen dimensions as one JSON object, in the canonical form of RFC 8785 with text in NFC, hashed
 with SHA-256. Two deviations, both so that different jobs never count as the same: an integer
-beyond 2^53 and a number beyond float64 keep all their digits (the RFC knows only doubles, in which
-neighbours become equal). Of a repeated key the last value counts, as everywhere in this server.
+beyond 2^53 and a number that is too large or too small for float64 keep all their digits (the RFC
+knows only doubles, in which neighbours become equal). Of a repeated key the last value counts, as
+everywhere in this server.
 
 The work is bounded, because it is done on the event loop: what is fingerprinted has at most
 ``Limits.fingerprint_bytes``, and its text must be stream-safe (UAX #15, section 13). Normalisation
@@ -89,10 +90,13 @@ class _Budget:
 def _args(names: tuple[str, ...], args: bytes, budget: _Budget) -> dict[str, Any]:
     """The named values. A name is a key of the first object in args that has it, or a position."""
     items = array_items(args) or []
-    objects = [found for item in items if (found := object_members(item)) is not None]
+    # One pass, whatever the number of names: the last that is put in is of the first object.
+    found: dict[str, Raw] = {}
+    for item in reversed(items):
+        found.update(object_members(item) or {})
     chosen: dict[str, Any] = {}
     for name in names:
-        piece = next((found[name] for found in objects if name in found), None)
+        piece = found.get(name)
         if piece is None and name.isascii() and name.isdecimal() and int(name) < len(items):
             piece = items[int(name)]
         if piece is None:
@@ -113,8 +117,14 @@ def _value(raw: bytes, budget: _Budget) -> Any:
     return _normal(json.loads(raw, parse_int=_integer, parse_float=_real))
 
 
+class _Number(str):
+    """A number spelt by `_beyond`."""
+
+    __slots__ = ()
+
+
 def _normal(value: Any) -> Any:
-    if isinstance(value, str):
+    if isinstance(value, str) and not isinstance(value, _Number):
         return _text(value)
     if isinstance(value, list):
         return [_normal(item) for item in value]
@@ -125,6 +135,8 @@ def _normal(value: Any) -> Any:
 
 def _text(text: str) -> str:
     """``text`` in NFC. Raises ValidationFailed when it is not stream-safe."""
+    if text.startswith("\x00"):
+        text = "\x00" + text  # no text is spelt as `_beyond` spells a number
     if text.isascii():
         return text
     run = 0
@@ -153,12 +165,15 @@ def _real(text: str) -> Any:
     number = float(text)
     if math.isinf(number):
         return _beyond(text)
+    if number == 0:
+        spelt = _beyond(text)
+        return 0 if spelt == _BEYOND + "0" else spelt  # 1e-400 is none
     if abs(number) > _EXACT:
         return _beyond(repr(number))
     return number
 
 
-def _beyond(spelt: str) -> str:
+def _beyond(spelt: str) -> _Number:
     """A number by its significant digits and exponent: 2e16 and 20000000000000000 are the same.
 
     The digits are never written out, which would take 300 of them for ``1e308``.
@@ -167,10 +182,10 @@ def _beyond(spelt: str) -> str:
     assert match is not None  # noqa: S101 - JSON and repr() spell all numbers so
     sign, whole, fraction, exponent = match[1], match[2], match[3] or "", match[4] or "0"
     if len(exponent) > _LONGEST_EXPONENT:
-        return _BEYOND + spelt.lower()
+        return _Number(_BEYOND + spelt.lower())
     digits = (whole + fraction).lstrip("0")
     kept = digits.rstrip("0")
     if not kept:
-        return _BEYOND + "0"
+        return _Number(_BEYOND + "0")
     power = int(exponent) - len(fraction) + len(digits) - len(kept)
-    return f"{_BEYOND}{sign}{kept}e{power}"
+    return _Number(f"{_BEYOND}{sign}{kept}e{power}")

@@ -49,10 +49,19 @@ def test_a_job_without_a_policy_has_none() -> None:
         ('["\\u0041"]', '["A"]'),
         ('[{"a":1,"a":2}]', '[{"a":2}]'),
         ("[1e400]", "[1E400]"),
+        ("[10e399]", "[1e400]"),
+        ("[0e-400]", "[0]"),
+        ("[10e-401]", "[1e-400]"),
     ],
 )
 def test_spellings_of_the_same_args_are_the_same(one: str, other: str) -> None:
     assert mark(one, keys=["args"]) == mark(other, keys=["args"])
+
+
+def test_of_several_objects_the_first_that_has_the_key_counts() -> None:
+    keys = ["a", "b"]
+    one = mark('[{"x":0},{"a":1},{"a":2,"b":3}]', args_keys=keys)
+    assert one == mark('[{"a":1,"b":3}]', args_keys=keys)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +76,11 @@ def test_spellings_of_the_same_args_are_the_same(one: str, other: str) -> None:
         ("[[1,2]]", "[[2,1]]"),
         ('["a"]', '["A"]'),
         ("[1e400]", '["1e400"]'),
+        ("[1e400]", '["\\u0000number:1e400"]'),
+        ("[1e400]", '["\\u0000\\u0000number:1e400"]'),
+        ('["\\u0000"]', '["\\u0000\\u0000"]'),
+        ("[1e-400]", "[0]"),
+        ("[1e-400]", "[2e-400]"),
     ],
 )
 def test_different_args_are_different(one: str, other: str) -> None:

@@ -59,6 +59,17 @@ def test_the_largest_fingerprint_is_bounded_work(piece: bytes) -> None:
     assert min(_cpu_s(body) for _ in range(3)) < 0.5
 
 
+def test_many_objects_are_looked_through_once_for_all_names() -> None:
+    """A hundred names took a hundred passes over 80 000 objects: 0.14 s."""
+    names = [f"a{number}" for number in range(100)]
+    last = json.dumps(dict.fromkeys(names, 1)).encode()
+    unique = b'"options":{"unique":{"args_keys":%b}}' % json.dumps(names).encode()
+    one = b'{"type":"t","args":[%b],%b}' % (last, unique)
+    many = b'{"type":"t","args":[%b%b],%b}' % (b"{}," * 80_000, last, unique)
+    assert parse_job(many).fingerprint == parse_job(one).fingerprint
+    assert min(_cpu_s(many) for _ in range(5)) < 0.1
+
+
 def test_what_is_too_large_to_be_fingerprinted_is_refused_with_the_way_out() -> None:
     large = b'"%b"' % (b"x" * DEFAULT_LIMITS.fingerprint_bytes)
     with pytest.raises(ValidationFailed, match=r"unique\.args_keys") as refused:
