@@ -428,6 +428,7 @@ async def test_a_busy_queue_publishes_only_when_it_was_empty(store: Store, db: A
 async def test_a_deadline_that_is_near_is_announced_to_the_scheduler(store: Store) -> None:
     heard: list[bytes] = []
     shard = shard_of(store)
+    await put(store)  # the first of its queue owes the queue's name, which is a deadline too
     await store.redis.subscribe(shard.sched, shard.slot, heard.append, lambda: None)
     far = await put(store, scheduled_at="+PT1H")
     near = await put(store, scheduled_at="+PT10S")
