@@ -78,6 +78,8 @@ class Shard:
     """Workers that heartbeat regularly, by the ms at which silence means death."""
     lost: bytes = field(init=False)
     """Workers found dead whose jobs are still to be recovered, by the ms of their death."""
+    checked: bytes = field(init=False)
+    """The ms of the last check for dead workers."""
     quiet: bytes = field(init=False)
     """Workers that may not fetch, by the ms at which the mark lapses."""
     claims: bytes = field(init=False)
@@ -232,6 +234,7 @@ SHARD_KEYS = {
     "workers": b"workers",
     "watched": b"watch",
     "lost": b"lost",
+    "checked": b"checked",
     "quiet": b"quiet",
     "claims": b"claims",
     "references": b"refs",

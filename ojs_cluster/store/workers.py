@@ -217,9 +217,9 @@ async def find_dead(
 ) -> tuple[list[DeadWorker], int | None, int]:
     """Dead workers of a shard to recover jobs from, when the next may die, and now (ms)."""
     began = trio.current_time()
-    reply = await store.run(
-        shard, "find_dead", [shard.watched, shard.lost], [limit], idempotent=True
-    )
+    floor_ms = _MISSED_BEATS * store.settings.heartbeat_interval_ms
+    keys = [shard.watched, shard.lost, shard.checked]
+    reply = await store.run(shard, "find_dead", keys, [limit, floor_ms], idempotent=True)
     now_ms, items = int(reply[0]), iter(reply[2:])
     dead = [
         DeadWorker(

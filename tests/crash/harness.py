@@ -43,7 +43,7 @@ YEAR = 366 * 24 * HOUR
 
 _KEPT = re.compile(
     rb"ojs:\{meta\}:(schema|queues|ev|parts)"
-    rb"|ojs:\{[0-9.]+\}:(ev|ob|schema|c:.*|m:.*|w:.*|workers|l:.*|lims|limlook)"
+    rb"|ojs:\{[0-9.]+\}:(ev|ob|schema|checked|c:.*|m:.*|w:.*|workers|l:.*|lims|limlook)"
 )
 """Kept for a while by intent, and bounded: streams, numbers of outbox entries, and what is known of
 queues, their partitions, workers and rate limit keys."""

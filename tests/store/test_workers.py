@@ -251,6 +251,37 @@ async def test_a_worker_that_missed_three_beats_is_dead_and_loses_all_its_jobs(
     consistent()
 
 
+async def test_a_worker_that_nobody_could_hear_is_watched_once_more(store: Store, db: Any) -> None:
+    """The master of its record was away for a minute: no heartbeat could be noted."""
+    home = store.keys.shard_of_worker("w1")
+    job = await active(store)
+    await beat_steadily(store)
+    assert await bury_the_dead(store) == 0
+    checked = int(db.get(home.checked))
+    age_worker(db, home, "w1", MINUTE)
+    db.set(home.checked, checked - MINUTE)
+
+    dead, next_ms, now_ms = await workers.find_dead(store, home, 10)
+    assert dead == []
+    assert next_ms is not None
+    assert next_ms - now_ms == 3 * store.settings.heartbeat_interval_ms
+    await beat(store, "w1", job)
+    assert await bury_the_dead(store) == 0
+    assert (await jobs.get(store, job.id)).state is State.ACTIVE
+
+
+async def test_a_worker_that_stays_silent_after_an_outage_is_dead(store: Store, db: Any) -> None:
+    home = store.keys.shard_of_worker("w1")
+    await active(store)
+    await beat_steadily(store)
+    await bury_the_dead(store)
+    for recovered in (0, 1):
+        checked = int(db.get(home.checked))
+        age_worker(db, home, "w1", MINUTE)
+        db.set(home.checked, checked - MINUTE)
+        assert await bury_the_dead(store) == recovered
+
+
 async def test_find_dead_tells_when_the_next_worker_may_die(store: Store) -> None:
     home = store.keys.shard_of_worker("w1")
     assert (await workers.find_dead(store, home, 10))[:2] == ([], None)

@@ -38,7 +38,11 @@ def age_job(db: Any, shard: Shard, job_id: str, ms: int) -> None:
 
 
 def age_worker(db: Any, shard: Shard, worker_id: str, ms: int) -> None:
-    """As if the worker had been silent for ``ms``. ``shard`` is the one of its record."""
+    """As if the worker had been silent for ``ms``, and had been checked all the time.
+
+    ``shard`` is the one of its record.
+    """
+    db.delete(shard.checked)
     key = shard.worker(worker_id)
     for name in _WORKER_FIELDS:
         value = db.hget(key, name)
