@@ -37,6 +37,7 @@ from hypercorn.protocol.h11 import H2CProtocolRequiredError, H2ProtocolAssumedEr
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
+from hyperframe.exceptions import HyperframeError
 
 from ojs_cluster.http.asgi import TLS_SUBJECT
 from ojs_cluster.server.frame_budget import FrameBudget
@@ -213,8 +214,12 @@ class _BoundedProtocol:
             await self._handle_http2(found.data)
         except H2CProtocolRequiredError as found:
             self._built.protocol = protocol = self._http2()
-            await protocol.initiate(found.headers, found.settings)
-            await self._handle_http2(found.data)
+            try:
+                await protocol.initiate(found.headers, found.settings)
+            except (HyperframeError, ProtocolError, ValueError):
+                await self._built.send(Closed())  # no settings, or no base64
+            else:
+                await self._handle_http2(found.data)
 
     async def _handle_http2(self, data: bytes) -> None:
         """Hand over what was received, in small pieces until a request had a key.

@@ -114,6 +114,21 @@ async def test_priorities_tie_no_knots(port: int, caplog: pytest.LogCaptureFixtu
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.parametrize("settings", [b"abc", b"AAAA", b"AAT_____"])
+async def test_an_upgrade_with_settings_that_are_none_ends_quietly(
+    port: int, settings: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(
+            b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+            b"Upgrade: h2c\r\nHTTP2-Settings: %b\r\n\r\n" % settings
+        )
+        with trio.fail_after(60), suppress(trio.BrokenResourceError):
+            while await stream.receive_some(4096):
+                pass
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 async def test_a_proxy_s_connection_outlives_requests_without_a_key(port: int) -> None:
     async with http2(port) as client:
         await client.stream.send_all(client.head(1, *GET, PATH, AUTHORIZED))
