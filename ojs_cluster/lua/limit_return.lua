@@ -23,10 +23,12 @@ for _, id in ipairs(ids) do
     if job and job[F.state] == 'available' and job[F.token] then
         local queue, key = job[F.queue], limit_of(job)
         local score = redis.call('ZSCORE', available_key(queue), id)
-        take_out(available_key(queue), id)
-        redis.call('ZADD', held_key(queue), score, id)
-        redis.call('ZADD', unasked_key(queue, key), score, id)
-        may_ask(queue, key, staying(asked_key(queue, key)) == 0)
+        if score then -- one that was quarantined meanwhile is not in its queue
+            take_out(available_key(queue), id)
+            redis.call('ZADD', held_key(queue), score, id)
+            redis.call('ZADD', unasked_key(queue, key), score, id)
+            may_ask(queue, key, staying(asked_key(queue, key)) == 0)
+        end
         give_back(id, job, 'u')
     end
 end

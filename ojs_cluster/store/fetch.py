@@ -288,9 +288,9 @@ class _Asking:
             raise
         if reply[1] == b"quiet":
             raise Quiet
-        await deliver(store, shard, reply[1])
         found = self._leased(reply, prefix)
-        self.jobs += found
+        self.jobs += found  # first: what fails or is cancelled from here on releases them
+        await deliver(store, shard, reply[1])
         asked = any(entry.kind == "ask" for entry in entries(shard, reply[1]))
         return asked, bool(reply[2]), int(reply[3]) - len(found)
 

@@ -146,8 +146,10 @@ async def unlist(store: Store, _shard: Shard, payload: bytes) -> None:
     BackendUnavailable: Redis did not answer in time.
     """
     queue, meta = payload.decode(), store.keys.meta
-    shards = await store.partitions.held(store, queue)
     await store.redis.call(meta.slot, "ZREM", meta.queues, queue, idempotent=True)
+    # Read after the removal: a late producer may have opened a closed partition again before it.
+    await store.partitions.read(store)
+    shards = await store.partitions.held(store, queue)
     for shard in shards:
         if await store.redis.call(shard.slot, "EXISTS", shard.queue(queue), idempotent=True):
             await store.run_meta("register_again", [meta.queues], [queue, NO_LIMIT])

@@ -206,6 +206,27 @@ async def test_a_token_that_nobody_fetched_does_not_use_up_the_window(
     assert len(await take(store)) == 1
 
 
+async def test_a_token_of_a_job_that_left_its_queue_stops_no_others(
+    store: Store, db: Any, key: str
+) -> None:
+    """One that was quarantined and repaired: it is nowhere, and those after it go on."""
+    for _ in range(2):
+        await keyed(store, key, concurrency=2)
+    await rate_limits.override(store, key, Limits(concurrency=0), None)
+    assert await take(store, count=2) == []
+    await rate_limits.override(store, key, Limits(concurrency=2), None)
+    assert await held(store, key) == (2, 0)
+    shard = shard_of(store)
+    first = db.zrange(shard.available(QUEUE), 0, 0)[0]
+    db.zrem(shard.available(QUEUE), first)
+
+    await grants_pass(store, db)
+    assert await held(store, key) == (0, 0)
+    assert db.zcard(shard.granted) == 0
+    [other] = await take(store)
+    assert other.id != first.decode()
+
+
 async def test_a_throttle_of_a_key_spaces_starts(store: Store, db: Any, key: str) -> None:
     for _ in range(3):
         await keyed(store, key, throttle=per_hour(6))
