@@ -16,8 +16,7 @@
 --       'withdrawn'), due ('' | 'a<ms>' absolute | 's<ms>' absolute, shown in the envelope | 'r<ms>'
 --       from now, shown likewise), expires (likewise),
 --       number of field names and values that follow, those fields (e, t, m and what is set).
--- Returns: {'ok', now, effects,
---           per job: state, due ms or '', expires ms or ''}
+-- Returns: {'ok', now, effects, per job: state, due ms or '', expires ms or ''}
 --          {'exists', position (1-based), fields of the job that is there} | {'lapsed'} | {'already'}
 --@include keys now look job counts event deadline effect available enter moment
 if ARGV[3] ~= '1' then gather() end

@@ -11,7 +11,8 @@ import pytest
 from ojs_cluster.server.embedded import Embedded
 from tests.support.servers import observer
 
-GAUGES = (files("ojs_cluster") / "lua" / "include" / "gauges.lua").read_text()
+INCLUDES = files("ojs_cluster") / "lua" / "include"
+GAUGES = "".join((INCLUDES / f"{name}.lua").read_text() for name in ("sound", "gauges"))
 NOW = 1_700_000_000_000
 
 Run = Callable[[str, int], list[int]]
