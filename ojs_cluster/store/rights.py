@@ -24,19 +24,8 @@ if TYPE_CHECKING:
 
 _PATIENCE_S = 2.0
 IN_SCRIPTS = (
-    *(
-        "DEL",
-        "EXISTS",
-        "GET",
-        "HDEL",
-        "HEXISTS",
-        "HGET",
-        "HGETALL",
-        "HINCRBY",
-        "HKEYS",
-        "HLEN",
-        "HMGET",
-    ),
+    *("DEL", "EXISTS", "GET", "HDEL", "HEXISTS", "HGET", "HGETALL", "HINCRBY", "HKEYS", "HLEN"),
+    "HMGET",
     *("HSET", "HSETNX", "HSTRLEN", "INCR", "LPUSH", "LTRIM", "PEXPIRE", "PTTL", "SET"),
     *("SPUBLISH", "TIME"),
     *("UNLINK", "XADD", "ZADD", "ZCARD", "ZCOUNT", "ZRANGE", "ZRANGEBYSCORE", "ZREM"),
