@@ -35,7 +35,7 @@ SHELL = 'set -euo pipefail\ncurl() { command curl --fail-with-body -sS "$@"; }\n
 
 
 def test_config_table_lists_every_variable_as_the_server_knows_it() -> None:
-    rows = re.findall(r"^\| `([A-Z_]+)` \|(.*?)\| (.*) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `([A-Z0-9_]+)` \|(.*?)\| (.*) \|$", README, re.MULTILINE)
 
     assert [tuple(cell.strip() for cell in row) for row in rows] == [
         (v.name, f"`{v.default}`" if v.default else "", v.summary) for v in VARIABLES
