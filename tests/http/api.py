@@ -149,6 +149,8 @@ class Doors:
 
     lane: bool = False
     tls: Certificates | None = None
+    alpn: str | None = None
+    """What a handshake of an HTTP/2 client offers."""
 
 
 doors = Doors()
@@ -218,14 +220,18 @@ async def serving(
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
-async def dial(port: int) -> Stream:
-    """Connect to what `serving` serves. Over TLS the handshake is left to the first byte."""
+async def dial(port: int, *, alpn: str | None = None) -> Stream:
+    """Connect to what `serving` serves. Over TLS the handshake is left to the first byte.
+
+    ``alpn`` is the only protocol that the handshake offers; by default it offers none.
+    """
     stream = await trio.open_tcp_stream("127.0.0.1", port)
     if doors.tls is None:
         return stream
-    return trio.SSLStream(
-        stream, doors.tls.client(), server_hostname="127.0.0.1", https_compatible=True
-    )
+    context = doors.tls.client()
+    if alpn is not None:
+        context.set_alpn_protocols([alpn])
+    return trio.SSLStream(stream, context, server_hostname="127.0.0.1", https_compatible=True)
 
 
 async def until(condition: Any, *, timeout_s: float = 60.0) -> Any:

@@ -15,7 +15,7 @@ from h2.errors import ErrorCodes
 from ojs_cluster.server.connections import ConnectionLimits, Connections, connections_possible
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.server.frame_budget import PREFACE, FrameBudget
-from tests.http.api import open_app, serving
+from tests.http.api import Stream, dial, doors, open_app, serving
 from tests.security.http2 import (
     DATA,
     END_HEADERS,
@@ -51,7 +51,7 @@ async def served(
 
 @asynccontextmanager
 async def http2(port: int) -> AsyncIterator[Http2Client]:
-    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+    async with await dial(port, alpn=doors.alpn) as stream:
         client = Http2Client(stream)
         await client.open()
         yield client
@@ -66,7 +66,7 @@ async def port(standalone: Embedded, request: pytest.FixtureRequest) -> AsyncIte
 LIVE_REQUEST = b"GET /live HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
-async def _ask(stream: trio.SocketStream) -> None:
+async def _ask(stream: Stream) -> None:
     """Check that the process answers on this connection."""
     await stream.send_all(LIVE_REQUEST)
     answer = b""
@@ -128,7 +128,7 @@ async def test_the_amplification_of_many_connections_is_bounded(port: int) -> No
     async with trio.open_nursery() as nursery:
         for _ in range(100):
             nursery.start_soon(attack)
-        async with await trio.open_tcp_stream("127.0.0.1", port) as probe:
+        async with await dial(port) as probe:
             while done < 100:
                 await _ask(probe)
                 await trio.sleep(0.05)
@@ -276,14 +276,14 @@ async def test_http2_in_clear_text_is_off_unless_asked_for(
     standalone: Embedded, lane: bool
 ) -> None:
     async with served(standalone, lane=lane, h2c=False) as port:
-        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        async with await dial(port) as stream:
             await stream.send_all(PREFACE + frame(SETTINGS, 0, 0))
             received = b""
             with trio.fail_after(60), suppress(trio.BrokenResourceError):
                 while piece := await stream.receive_some(4096):
                     received += piece
             assert received == b"" or received.startswith(b"HTTP/1.1 4")
-        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        async with await dial(port) as stream:
             await stream.send_all(
                 b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
                 b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
@@ -312,8 +312,8 @@ async def test_a_slow_head_is_closed_long_before_an_idle_connection(
 ) -> None:
     async with (
         served(standalone, lane=lane, idle_s=3000, head_timeout_s=0.5) as port,
-        await trio.open_tcp_stream("127.0.0.1", port) as idle,
-        await trio.open_tcp_stream("127.0.0.1", port) as slow,
+        await dial(port) as idle,
+        await dial(port) as slow,
     ):
         await slow.send_all(head)
         with trio.fail_after(120), suppress(trio.BrokenResourceError):
@@ -390,7 +390,7 @@ async def test_a_drain_does_not_wait_for_a_connection_without_a_stream(
         with trio.fail_after(100):  # the grace period is longer
             async with (
                 serving(app, lane=True, stop=stop, grace_s=3000, listening={"h2c": True}) as port,
-                await trio.open_tcp_stream("127.0.0.1", port) as stream,
+                await dial(port, alpn=doors.alpn) as stream,
             ):
                 client = Http2Client(stream)
                 await client.open()
