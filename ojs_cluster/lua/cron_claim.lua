@@ -1,12 +1,13 @@
--- Transition: a tick is due -> it is decided: its job is owed, or it is skipped.
+-- Transition: a tick is due -> it is decided: its job is owed, it is skipped, or it is refused
+--       because its job can never be made.
 -- Pre:  the next tick and the version are those that were decided upon; nothing is owed.
 -- Post: the next tick is a later one; the decision stands in the history and in an event. What is
 --       owed is the job as the definition had it now, under an id that never changes again.
 -- Memory: deny-oom.
 -- KEYS: 1 cron:<name>, 2 crons, 3 cronhist:<name>, 4 the meta tag's ev.
 -- ARGV: 1 events kept, 2 name, 3 version, 4 tick ('' a run by hand: the next tick stays), 5 next
---       tick ('' none), 6 change of the clock before that ('' none), 7 'fire' | 'skip', 8 job id
---       (fire) or the run that is in the way (skip), 9 '1' hold the job back or '', 10 ids of runs
+--       tick ('' none), 6 change of the clock before that ('' none), 7 'fire' | 'skip' | 'refuse', 8 job
+--       id (fire), the run that is in the way (skip) or the reason (refuse), 9 '1' hold the job back or '', 10 ids of runs
 --       to cancel, 11 ids of runs found ended, 12 entries of history kept, 13 ms until another
 --       process may take the firing up.
 -- Returns: {'ok', fields, now} | {'missing'} | {'owed'} | {'stale'}
@@ -42,11 +43,12 @@ if ARGV[7] == 'fire' then
     end
     emit_cron('cron.triggered', cron, id, name, tick, 'r', runs)
 else
-    emit_cron('cron.skipped', cron, id, name, tick, 'w', 'overlap_skip')
+    local refused = ARGV[7] == 'refuse'
+    emit_cron('cron.skipped', cron, refused and '' or id, name, tick, 'w', refused and 'unusable_job' or 'overlap_skip')
 end
 redis.call('HSET', CRON, 'open', table.concat(open, ' '))
-redis.call('LPUSH', KEYS[3], table.concat(
-    {ARGV[7] == 'skip' and 'skip' or by_hand and 'hand' or 'fire', tick, ms(now), id}, ' '))
+local LINES = {skip = 'skip', refuse = 'error', fire = by_hand and 'hand' or 'fire'}
+redis.call('LPUSH', KEYS[3], table.concat({LINES[ARGV[7]], tick, ms(now), id}, ' '))
 redis.call('LTRIM', KEYS[3], 0, tonumber(ARGV[12]) - 1)
 plan(name)
 return {'ok', redis.call('HGETALL', CRON), now}

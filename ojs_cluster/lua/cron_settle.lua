@@ -1,17 +1,29 @@
 -- What became of a cron job's firing and of its earlier runs.
 -- 'delivered': the job that was owed is stored -> nothing is owed.
+-- 'refused':   its job can never be made -> nothing is owed, and the history says why in the place where
+--              it said that the tick fired.
 -- 'failed':    it could not be stored, or the tick not be decided -> tried again after a pause.
 -- 'unreadable': it could not even be read -> as failed, whatever is owed.
 -- 'swept':     runs were found ended, and held ones let go.
--- Memory: allow-oom; adds 200 bytes.
--- KEYS: 1 cron:<name>, 2 crons.
+-- Memory: allow-oom; adds 500 bytes.
+-- KEYS: 1 cron:<name>, 2 crons, 3 cronhist:<name>.
 -- ARGV: 1 name, 2 what, 3 id that was owed ('' none), 4 ids of runs ended, 5 ids of runs let go,
---       6 first and 7 longest pause (ms).
+--       6 first and 7 longest pause (ms), 8 why it was refused.
 -- Returns: 'ok' | 'missing'
 --@include keys now deadline cron
 local name, cron = ARGV[1], load_cron()
 if not cron then return 'missing' end
-if ARGV[2] == 'delivered' and cron.owed == ARGV[3] then
+if (ARGV[2] == 'delivered' or ARGV[2] == 'refused') and cron.owed == ARGV[3] then
+    if ARGV[2] == 'refused' then
+        for i, line in ipairs(redis.call('LRANGE', KEYS[3], 0, -1)) do
+            local at, id = string.match(line, '^%a+ (%d+ %d+) (%S+)$')
+            if id == cron.owed then
+                redis.call('LSET', KEYS[3], i - 1, 'error ' .. at .. ' ' .. ARGV[8])
+                break
+            end
+        end
+        add_to(CRON, 'r', -1)
+    end
     redis.call('HDEL', CRON, 'owed', 'ot', 'ob', 'oc', 'oh', 'w', 'f', 'nb')
     cron.owed = nil
 elseif ARGV[2] == 'unreadable' or ARGV[2] == 'failed' and (cron.owed or '') == ARGV[3] then

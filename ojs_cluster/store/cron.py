@@ -24,6 +24,7 @@ from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.cron_book import StoreBook
 from ojs_cluster.store.cron_fire import run_by_hand
 from ojs_cluster.store.cron_record import CronRecord, cron_record
+from ojs_cluster.store.cron_tick_job import UnusableDefinition
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.record import JobRecord
@@ -39,14 +40,16 @@ class PastTick:
 
     Parameters
     ----------
-    outcome: fire, skip, or hand for a run that was asked for.
-    job_id: the job; of a skipped tick the run that was in the way.
+    outcome: fire, skip, hand for a run that was asked for, or error when no job could be made.
+    job_id: the job; of a skipped tick the run that was in the way; '' where there is none.
+    error: why no job could be made.
     """
 
     outcome: str
     tick_ms: int
     at_ms: int
     job_id: str
+    error: str = ""
 
 
 async def register(
@@ -199,11 +202,15 @@ async def trigger(store: Store, name: str) -> tuple[CronRecord, JobRecord]:
     Duplicate: a job of the same uniqueness is in the way.
     NotFound: there is none of this name.
     Conflict: others kept changing it.
+    InvalidRequest, ValidationFailed, Unsupported, PayloadTooLarge: its job cannot be made.
     BackendUnavailable: Redis did not answer in time. The run may still happen.
     """
     book = StoreBook(store)
     for _ in range(_ROUNDS):
-        run = await run_by_hand(book, await get(store, name))
+        try:
+            run = await run_by_hand(book, await get(store, name))
+        except UnusableDefinition as found:
+            raise found.error from found
         if run is not None:
             with begun():
                 job = await jobs.get(store, run.job_id)
@@ -227,8 +234,9 @@ async def history(store: Store, name: str, limit: int) -> list[PastTick]:
     )
     found = []
     for line in lines:
-        outcome, tick, at, job_id = line.decode().split(" ")
-        found.append(PastTick(outcome, int(tick), int(at), job_id))
+        outcome, tick, at, rest = line.decode().split(" ", 3)
+        job_id, error = ("", rest) if outcome == "error" else (rest, "")
+        found.append(PastTick(outcome, int(tick), int(at), job_id, error))
     return found
 
 

@@ -57,7 +57,7 @@ class StoreBook:
             [
                 *(self.store.settings.events_per_shard, cron.name, cron.version),
                 *(_ms(claim.tick_ms), _ms(claim.next_ms), _ms(claim.gap_ms)),
-                *("fire" if claim.fire else "skip", claim.job_id, "1" if claim.hold else ""),
+                *(_decision(claim), claim.refusal or claim.job_id, "1" if claim.hold else ""),
                 *(" ".join(claim.cancels), " ".join(claim.ended), HISTORY_KEPT, TAKE_UP_MS),
             ],
             idempotent=False,
@@ -67,19 +67,20 @@ class StoreBook:
     async def settle(
         self,
         name: str,
-        what: Literal["delivered", "failed", "unreadable", "swept"],
+        what: Literal["delivered", "refused", "failed", "unreadable", "swept"],
         owed: str,
         ended: Sequence[str] = (),
         let_go: Sequence[str] = (),
+        reason: str = "",
     ) -> None:
-        """Write down what became of a firing, or of earlier runs."""
+        """Write down what became of a firing (``reason``: why it was refused), or of runs."""
         meta = self.store.keys.meta
         await self.store.run_meta(
             "cron_settle",
-            [meta.cron(name), meta.crons],
+            [meta.cron(name), meta.crons, meta.cron_history(name)],
             [
                 *(name, what, owed, " ".join(ended), " ".join(let_go)),
-                *(FIRST_PAUSE_MS, LONGEST_PAUSE_MS),
+                *(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, reason),
             ],
         )
 
@@ -110,6 +111,12 @@ class StoreBook:
     async def activate(self, job_id: str) -> None:
         """Make a pending job available."""
         await activate(self.store, job_id)
+
+
+def _decision(claim: Claim) -> str:
+    if claim.refusal:
+        return "refuse"
+    return "fire" if claim.fire else "skip"
 
 
 def _ms(value: int | None) -> str:

@@ -13,6 +13,9 @@ transaction. So a firing is three idempotent steps, and the first one decides ev
 
 A crash in between leaves the debt, and the next look delivers it. While something is owed no other
 tick is claimed: a shard that is away for ten minutes owes one job then, not ten.
+
+A tick whose job cannot be made is settled with an error in the history, because it would fail again
+at each try. The next tick is tried in its turn. Every other failure puts the cron job off.
 """
 
 from __future__ import annotations
@@ -21,21 +24,18 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal, Protocol
 
 import msgspec
 import trio
 
-from ojs_cluster.core.cron_job import job_of_tick
 from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, NotFound
-from ojs_cluster.core.limits import STORED_LIMITS
 from ojs_cluster.core.states import TERMINAL, State
 from ojs_cluster.redis.durability import doubtful
 from ojs_cluster.store.cron_record import CronRecord
+from ojs_cluster.store.cron_tick_job import UnusableDefinition, make_job
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.tick import Tick
 
 log = logging.getLogger("ojs.store")
@@ -47,7 +47,6 @@ _LOOK_S = 2.0
 """A cron job whose shard does not answer is put off after this long: others wait for the step."""
 _LAPSES_MS = 20_000
 """A sixth of the time that such a job is kept at least (``lua/include/finish.lua``)."""
-"""The definition was checked when it was registered; a setting changed since loses no tick."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +58,12 @@ class Claim:
     tick_ms: the tick; None for a run by hand, which moves no tick.
     next_ms, gap_ms: the tick after it, and the change of the clock before that one.
     job_id: the job to store; when skipped, the run that is in the way.
+    refusal: why the tick's job cannot be made; '' when it can.
     """
 
     fire: bool
     job_id: str
+    refusal: str = ""
     tick_ms: int | None = None
     next_ms: int | None = None
     gap_ms: int | None = None
@@ -98,12 +99,13 @@ class Book(Protocol):
     async def settle(
         self,
         name: str,
-        what: Literal["delivered", "failed", "unreadable", "swept"],
+        what: Literal["delivered", "refused", "failed", "unreadable", "swept"],
         owed: str,
         ended: Sequence[str] = (),
         let_go: Sequence[str] = (),
+        reason: str = "",
     ) -> None:
-        """Write down what became of a firing, or of earlier runs."""
+        """Write down what became of a firing (``reason``: why it was refused), or of runs."""
         ...
 
     def job_id(self, cron: CronRecord, tick_ms: int | None) -> str:
@@ -188,12 +190,14 @@ async def run_by_hand(book: Book, cron: CronRecord) -> Run | None:
     Raises
     ------
     Duplicate: a job of the same uniqueness is in the way.
+    UnusableDefinition: its job cannot be made.
     BackendUnavailable: Redis did not answer in time; ``unknown`` when the run will still happen.
     """
     if cron.owed is not None:
-        with suppress(Duplicate):  # that was another's run
+        with suppress(Duplicate, UnusableDefinition):  # that was another's run
             await deliver(book, cron)
         return None
+    await make_job(cron.name, cron.fields[b"j"], cron.read_ms)
     runs = await _runs(book, cron)
     claimed = await book.claim(cron, _fire(book, cron, runs))
     if claimed is None or claimed.owed is None:
@@ -216,16 +220,22 @@ async def deliver(book: Book, cron: CronRecord) -> str:
     Raises
     ------
     Duplicate: a job of the same uniqueness is in the way, and so nothing is owed any more.
-    OJSError: not possible now, or never; the debt stays.
+    UnusableDefinition: the job cannot be made, and so nothing is owed any more.
+    OJSError: not possible now; the debt stays.
     """
     owed = cron.owed
     if owed is None:
         raise ValueError("nothing is owed")
     stored, refusal = owed.job_id, None
+    try:
+        job = await make_job(cron.name, owed.job, owed.tick_ms)
+    except UnusableDefinition as found:
+        reason, gone = found.reason, (owed.job_id,)
+        await book.settle(cron.name, "refused", owed.job_id, gone, reason=reason)
+        raise
     for job_id in owed.cancels:
         with suppress(Conflict, NotFound):
             await book.cancel(job_id)
-    job = await _job_of(cron.name, owed.job, owed.tick_ms)
     job = msgspec.structs.replace(job, id=owed.job_id, pending=job.pending or owed.hold)
     try:
         stored = await book.enqueue(job, cron.read_ms + _LAPSES_MS)
@@ -244,25 +254,43 @@ async def deliver(book: Book, cron: CronRecord) -> str:
     return stored
 
 
-async def _job_of(name: str, job: bytes, tick_ms: int) -> NewJob:
-    return await off_loop(partial(job_of_tick, job, name, tick_ms, limits=STORED_LIMITS), len(job))
-
-
 async def _look_at(book: Book, cron: CronRecord, now_ms: int) -> None:
     if cron.owed is not None:
-        with suppress(Duplicate):
-            await deliver(book, cron)
+        await _deliver_tick(book, cron)
         return
     if cron.held:
         await _let_go(book, cron)
     if cron.next_ms is None or cron.next_ms > now_ms:
         return
-    # A job that cannot be read must not become a debt: that could never be delivered.
-    await _job_of(cron.name, cron.fields[b"j"], cron.next_ms)
+    try:
+        # A job that cannot be read must not become a debt: that could never be delivered.
+        await make_job(cron.name, cron.fields[b"j"], cron.next_ms)
+    except UnusableDefinition as found:
+        _log_refusal(cron, found)
+        refusal = Claim(fire=False, job_id="", refusal=found.reason)
+        await book.claim(cron, _moving_on(cron, refusal, cron.next_ms, now_ms))
+        return
     claimed = await book.claim(cron, await _decide(book, cron, cron.next_ms, now_ms))
     if claimed is not None and claimed.owed is not None:
+        await _deliver_tick(book, claimed)
+
+
+async def _deliver_tick(book: Book, cron: CronRecord) -> None:
+    """Deliver what is owed; nobody waits for what keeps its job from being stored."""
+    try:
         with suppress(Duplicate):
-            await deliver(book, claimed)
+            await deliver(book, cron)
+    except UnusableDefinition as found:
+        _log_refusal(cron, found)
+
+
+def _log_refusal(cron: CronRecord, found: UnusableDefinition) -> None:
+    log.error(
+        "cron job '%s': no job can be made of its definition, so this tick is left out: %s. "
+        "Register it again with a definition that works",
+        cron.name,
+        found.reason,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,9 +317,19 @@ async def _runs(book: Book, cron: CronRecord) -> _Runs:
     )
 
 
-async def _decide(book: Book, cron: CronRecord, tick_ms: int, now_ms: int) -> Claim:
+def _moving_on(cron: CronRecord, claim: Claim, tick_ms: int, now_ms: int) -> Claim:
+    """Add to what is decided about a tick the one that follows it."""
     # Ticks missed while nobody led are one, the earliest; the clock of a new master may be behind.
     following = cron.schedule.following(max(now_ms, tick_ms), cron.anchor_ms)
+    return replace(
+        claim,
+        tick_ms=tick_ms,
+        next_ms=None if following is None else following.ms,
+        gap_ms=None if following is None else following.gap_ms,
+    )
+
+
+async def _decide(book: Book, cron: CronRecord, tick_ms: int, now_ms: int) -> Claim:
     runs = await _runs(book, cron)
     # A run that waits for a worker or for its next attempt is in the way like an active one:
     # otherwise a queue without workers would gather a job per tick.
@@ -300,12 +338,7 @@ async def _decide(book: Book, cron: CronRecord, tick_ms: int, now_ms: int) -> Cl
         claim = Claim(fire=False, job_id=runs.unfinished[0], ended=runs.ended)
     else:
         claim = _fire(book, cron, runs, tick_ms)
-    return replace(
-        claim,
-        tick_ms=tick_ms,
-        next_ms=None if following is None else following.ms,
-        gap_ms=None if following is None else following.gap_ms,
-    )
+    return _moving_on(cron, claim, tick_ms, now_ms)
 
 
 def _fire(book: Book, cron: CronRecord, runs: _Runs, tick_ms: int | None = None) -> Claim:

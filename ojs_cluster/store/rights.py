@@ -26,13 +26,25 @@ _PATIENCE_S = 2.0
 IN_SCRIPTS = (
     *("DEL", "EXISTS", "GET", "HDEL", "HEXISTS", "HGET", "HGETALL", "HINCRBY", "HKEYS", "HLEN"),
     "HMGET",
-    *("HSET", "HSETNX", "HSTRLEN", "INCR", "LPUSH", "LTRIM", "PEXPIRE", "PTTL", "SET"),
+    *(
+        "HSET",
+        "HSETNX",
+        "HSTRLEN",
+        "INCR",
+        "LPUSH",
+        "LRANGE",
+        "LSET",
+        "LTRIM",
+        "PEXPIRE",
+        "PTTL",
+        "SET",
+    ),
     *("SPUBLISH", "TIME"),
     *("UNLINK", "XADD", "ZADD", "ZCARD", "ZCOUNT", "ZRANGE", "ZRANGEBYSCORE", "ZREM"),
     *("ZREMRANGEBYRANK", "ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
 )
 """Commands that transitions run."""
-ALONE = ("LRANGE", "SETRANGE", "XLEN", "XRANGE", "ZMSCORE", "ZRANGEBYLEX")
+ALONE = ("SETRANGE", "XLEN", "XRANGE", "ZMSCORE", "ZRANGEBYLEX")
 """Commands that are only sent by themselves; Redis lets scripts run them all the same."""
 
 

@@ -14,7 +14,7 @@ from ojs_cluster.core.states import State
 from ojs_cluster.store import cron, jobs
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron_book import StoreBook
-from ojs_cluster.store.cron_fire import fire_due
+from ojs_cluster.store.cron_fire import Claim, fire_due
 from ojs_cluster.store.record import JobRecord
 from tests.crash.harness import World
 from tests.store.jobs import DAY, ack, take
@@ -83,6 +83,39 @@ class Firing(_Cron):
         states = {(await jobs.get(world.store, job_id)).state for job_id in new}
         waits = State.PENDING if self.policy == "enqueue" else State.AVAILABLE
         assert states <= {waits}
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class Refusing(_Cron):
+    """No job can be made of the definition when a tick comes, or when its job is owed already."""
+
+    owed: bool
+    least = 1
+
+    async def prepare(self, world: World) -> Scene:
+        name = f"c{next(_serial)}"
+        key = world.store.keys.meta.cron(name)
+        await cron.register(world.store, definition(name))
+        await come(world, name)
+        if self.owed:
+            book = StoreBook(world.store)
+            record = await cron.get(world.store, name)
+            claim = Claim(True, book.job_id(record, record.next_ms), "", record.next_ms)
+            assert await book.claim(record, claim) is not None
+            age_cron(world.db, world.store.keys.meta, name, 3000)
+        world.db.hset(key, "ob" if self.owed else "j", "{}")
+        return Scene(name)
+
+    async def act(self, store: Store, scene: Scene) -> None:
+        await fire_due(StoreBook(store), 10)
+
+    async def happened(self, world: World, scene: Scene) -> bool:
+        record = await cron.get(world.store, scene.name)
+        past = await cron.history(world.store, scene.name, 9)
+        assert [tick.outcome for tick in past] == ["error"]
+        assert (record.runs, record.owed, record.open) == (0, None, ())
+        assert not world.live()
         return True
 
 

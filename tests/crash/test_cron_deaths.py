@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crash.crons import ByHand, Change, Firing, LettingGo
+from tests.crash.crons import ByHand, Change, Firing, LettingGo, Refusing
 from tests.crash.harness import Operation, World, at_every_boundary
 from tests.support.mortal import MODES, Mode
 
@@ -13,6 +13,8 @@ OPERATIONS: dict[str, Operation] = {
     "skip": Firing("skip"),
     "cancel_previous": Firing("cancel_previous"),
     "enqueue": Firing("enqueue"),
+    "refused": Refusing(owed=False),
+    "refused when owed": Refusing(owed=True),
     "letting go": LettingGo(),
     "by hand": ByHand(),
     "register": Change("register"),

@@ -8,6 +8,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from ojs_cluster.store import cron
+from ojs_cluster.store.cron_book import StoreBook
+from ojs_cluster.store.cron_fire import Claim
 from tests.http.api import Api
 
 CRON = "/ojs/v1/cron"
@@ -217,6 +220,20 @@ async def test_history_and_events_tell_of_runs(any_api: Api) -> None:
     assert [event["data"]["job_id"] for event in events["events"]] == [job["id"]]
     assert job["meta"]["cron_name"] == "daily-report"
     assert (await any_api.get(f"{CRON}/daily-report")).json["cron"]["run_count"] == 1
+
+
+async def test_history_says_why_no_job_could_be_made(any_api: Api) -> None:
+    await register(any_api)
+    store = any_api.app.store
+    record = await cron.get(store, "daily-report")
+    claim = Claim(False, "", "args must be an array", tick_ms=record.next_ms)
+    assert await StoreBook(store).claim(record, claim) is not None
+
+    [past] = (await any_api.get(f"{CRON}/daily-report/history")).json["history"]
+
+    assert (past["outcome"], past["reason"]) == ("failed", "unusable_job")
+    assert past["error"] == "args must be an array"
+    assert "job_id" not in past
 
 
 async def test_a_run_by_hand_that_a_unique_job_is_in_the_way_of(any_api: Api) -> None:

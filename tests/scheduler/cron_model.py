@@ -121,10 +121,11 @@ class ModelBook:
     async def settle(
         self,
         name: str,
-        what: Literal["delivered", "failed", "unreadable", "swept"],
+        what: Literal["delivered", "refused", "failed", "unreadable", "swept"],
         owed: str,
         ended: Sequence[str] = (),
         let_go: Sequence[str] = (),
+        reason: str = "",
     ) -> None:
         assert what in ("delivered", "swept"), "nothing fails here"
         await self._trip()

@@ -21,7 +21,12 @@ from ojs_cluster.store.cron_book import HISTORY_KEPT
 from ojs_cluster.store.cron_record import CronRecord
 from ojs_cluster.store.off_loop import off_loop
 
-_OUTCOMES = {"fire": ("triggered", "schedule"), "hand": ("triggered", "manual")}
+_OUTCOMES = {
+    "fire": ("triggered", "schedule"),
+    "hand": ("triggered", "manual"),
+    "error": ("failed", "unusable_job"),
+}
+_DETAIL = {"triggered": "job_id", "skipped": "active_job_id", "failed": "error"}
 
 
 async def list_crons(app: App, request: Request) -> Response:
@@ -129,14 +134,13 @@ async def history(app: App, request: Request, name: str) -> Response:
     past = []
     for tick in await store_cron.history(app.store, name, limit):
         outcome, cause = _OUTCOMES.get(tick.outcome, ("skipped", "overlap_skip"))
-        job = "job_id" if outcome == "triggered" else "active_job_id"
         past.append(
             {
                 "outcome": outcome,
                 "reason": cause,
                 "scheduled_time": replies.iso(tick.tick_ms),
                 "actual_time": replies.iso(tick.at_ms),
-                job: tick.job_id,
+                _DETAIL[outcome]: tick.error or tick.job_id,
             }
         )
     return replies.json_response(
