@@ -107,14 +107,14 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", f"{V1}/queues/{{name}}/resume", queues.resume, Scope.ADMIN_WRITE, Reach.QUEUE),
     Route("POST", f"{V1}/queues/{{name}}/purge", queues.purge, Scope.ADMIN_PURGE, Reach.QUEUE),
     Route("GET", f"{V1}/dead-letter", dead_letter.list_dead, Scope.DATA_READ, Reach.HANDLER),
-    Route("GET", f"{V1}/dead-letter/stats", dead_letter.stats, Scope.DATA_READ),
+    Route("GET", f"{V1}/dead-letter/stats", dead_letter.stats, Scope.DATA_READ, Reach.HANDLER),
     Route("GET", f"{V1}/dead-letter/{{id}}", dead_letter.get, Scope.DATA_READ, Reach.JOB),
     Route(
         "POST", f"{V1}/dead-letter/{{id}}/retry", dead_letter.retry, Scope.ADMIN_WRITE, Reach.JOB
     ),
     Route("DELETE", f"{V1}/dead-letter/{{id}}", dead_letter.delete, Scope.ADMIN_WRITE, Reach.JOB),
     Route("POST", f"{V1}/workflows", workflows.create, Scope.DATA_WRITE, Reach.HANDLER, batch=True),
-    Route("GET", f"{V1}/workflows", workflows.list_workflows, Scope.DATA_READ),
+    Route("GET", f"{V1}/workflows", workflows.list_workflows, Scope.DATA_READ, Reach.HANDLER),
     Route("GET", f"{V1}/workflows/{{id}}", workflows.get, Scope.DATA_READ, Reach.WORKFLOW),
     Route("DELETE", f"{V1}/workflows/{{id}}", workflows.cancel, Scope.DATA_WRITE, Reach.WORKFLOW),
     Route(
@@ -127,7 +127,7 @@ ROUTES: tuple[Route, ...] = (
         Scope.DATA_READ,
         Reach.WORKFLOW,
     ),
-    Route("GET", f"{V1}/cron", cron.list_crons, Scope.DATA_READ),
+    Route("GET", f"{V1}/cron", cron.list_crons, Scope.DATA_READ, Reach.HANDLER),
     Route("POST", f"{V1}/cron", cron.register, Scope.DATA_WRITE, Reach.HANDLER),
     Route("GET", f"{V1}/cron/{{name}}", cron.get, Scope.DATA_READ, Reach.CRON),
     Route("PATCH", f"{V1}/cron/{{name}}", cron.change, Scope.DATA_WRITE, Reach.CRON),
@@ -136,7 +136,7 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", f"{V1}/cron/{{name}}/pause", cron.pause, Scope.DATA_WRITE, Reach.CRON),
     Route("POST", f"{V1}/cron/{{name}}/resume", cron.resume, Scope.DATA_WRITE, Reach.CRON),
     Route("GET", f"{V1}/cron/{{name}}/history", cron.history, Scope.DATA_READ, Reach.CRON),
-    Route("GET", f"{V1}/crons", cron.list_crons, Scope.DATA_READ),
+    Route("GET", f"{V1}/crons", cron.list_crons, Scope.DATA_READ, Reach.HANDLER),
     Route("POST", f"{V1}/crons", cron.register, Scope.DATA_WRITE, Reach.HANDLER),
     Route("GET", f"{V1}/crons/{{name}}", cron.get, Scope.DATA_READ, Reach.CRON),
     Route("PATCH", f"{V1}/crons/{{name}}", cron.change, Scope.DATA_WRITE, Reach.CRON),
@@ -149,7 +149,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "DELETE", f"{V1}/rate-limits/{{key}}/override", rate_limits.drop_override, Scope.ADMIN_WRITE
     ),
-    Route("GET", f"{V1}/admin/stats", admin_overview.stats, Scope.ADMIN_READ),
+    Route("GET", f"{V1}/admin/stats", admin_overview.stats, Scope.ADMIN_READ, Reach.HANDLER),
     Route("GET", f"{V1}/admin/queues", admin_overview.list_queues, Scope.ADMIN_READ, Reach.HANDLER),
     Route(
         "GET",
@@ -165,7 +165,13 @@ ROUTES: tuple[Route, ...] = (
         "POST", f"{V1}/admin/queues/{{name}}/resume", queues.resume, Scope.ADMIN_WRITE, Reach.QUEUE
     ),
     Route("GET", f"{V1}/admin/jobs", admin_jobs.list_jobs, Scope.ADMIN_READ, Reach.HANDLER),
-    Route("POST", f"{V1}/admin/jobs/bulk/retry", admin_bulk.retry_jobs, Scope.ADMIN_WRITE),
+    Route(
+        "POST",
+        f"{V1}/admin/jobs/bulk/retry",
+        admin_bulk.retry_jobs,
+        Scope.ADMIN_WRITE,
+        Reach.HANDLER,
+    ),
     Route("GET", f"{V1}/admin/jobs/{{id}}", admin_jobs.get, Scope.ADMIN_READ, Reach.JOB),
     Route("POST", f"{V1}/admin/jobs/{{id}}/retry", admin_jobs.retry, Scope.ADMIN_WRITE, Reach.JOB),
     Route(
@@ -182,8 +188,16 @@ ROUTES: tuple[Route, ...] = (
         Scope.ADMIN_READ,
         Reach.HANDLER,
     ),
-    Route("GET", f"{V1}/admin/dead-letter/stats", dead_letter.stats, Scope.ADMIN_READ),
-    Route("POST", f"{V1}/admin/dead-letter/retry", admin_bulk.retry_dead, Scope.ADMIN_WRITE),
+    Route(
+        "GET", f"{V1}/admin/dead-letter/stats", dead_letter.stats, Scope.ADMIN_READ, Reach.HANDLER
+    ),
+    Route(
+        "POST",
+        f"{V1}/admin/dead-letter/retry",
+        admin_bulk.retry_dead,
+        Scope.ADMIN_WRITE,
+        Reach.HANDLER,
+    ),
     Route(
         "POST",
         f"{V1}/admin/dead-letter/{{id}}/retry",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from ojs_cluster.core.access import QueuePatterns
 from ojs_cluster.core.cron_job import CronDefinition, is_cron_name
 from ojs_cluster.core.errors import (
     Conflict,
@@ -30,6 +32,8 @@ from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.record import JobRecord
 
 _ABSENT = "-"
+_QUEUES_READ = 500
+"""Cron jobs whose queues one call reads: half a millisecond of the master."""
 _ROUNDS = 20
 """Times that a change is tried anew because somebody else's came first."""
 
@@ -111,9 +115,18 @@ async def get(store: Store, name: str) -> CronRecord:
 
 
 async def list_crons(
-    store: Store, *, limit: int, offset: int, enabled: bool | None = None
+    store: Store,
+    *,
+    limit: int,
+    offset: int,
+    enabled: bool | None = None,
+    within: QueuePatterns | None = None,
 ) -> tuple[list[CronRecord], int]:
     """A page of cron jobs, the enabled ones first, each part by name; and how many there are.
+
+    Parameters
+    ----------
+    within: the queues that the reader may reach, None for all.
 
     Raises
     ------
@@ -121,14 +134,20 @@ async def list_crons(
     """
     meta = store.keys.meta
     low, high = ("-inf", "+inf") if enabled is None else (int(not enabled), int(not enabled))
-    total: Any = await store.redis.call(
-        meta.slot, "ZCOUNT", meta.cron_names, low, high, idempotent=True
-    )
-    names: Any = await store.redis.call(
-        meta.slot,
-        *("ZRANGEBYSCORE", meta.cron_names, low, high, "LIMIT", offset, limit),
-        idempotent=True,
-    )
+    total: Any
+    names: Any
+    if within is None:
+        total = await store.redis.call(
+            meta.slot, "ZCOUNT", meta.cron_names, low, high, idempotent=True
+        )
+        names = await store.redis.call(
+            meta.slot,
+            *("ZRANGEBYSCORE", meta.cron_names, low, high, "LIMIT", offset, limit),
+            idempotent=True,
+        )
+    else:
+        reached = await _names_within(store, within, low, high)
+        total, names = len(reached), reached[offset : offset + limit]
     found: dict[bytes, CronRecord] = {}
 
     async def read(name: bytes) -> None:
@@ -138,6 +157,23 @@ async def list_crons(
 
     await over_shards(names, read)
     return [found[name] for name in names if name in found], total
+
+
+async def _names_within(store: Store, within: QueuePatterns, low: Arg, high: Arg) -> list[bytes]:
+    """Names of the cron jobs in reach. All are looked at: ``OJS_MAX_CRONS`` bounds them."""
+    meta = store.keys.meta
+    found: list[bytes] = []
+    for begin in itertools.count(0, _QUEUES_READ):
+        flat = await store.run_meta(
+            "cron_queues", [meta.cron_names], [low, high, begin, _QUEUES_READ]
+        )
+        items = iter(flat)
+        for name, queue in zip(items, items, strict=True):
+            if within.admits(queue.decode()):
+                found.append(name)
+        if len(flat) < 2 * _QUEUES_READ:
+            break
+    return found
 
 
 async def change(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ojs_cluster.core.access import QueuePatterns
 from ojs_cluster.core.errors import Conflict, InvalidRequest, MalformedJob, NotFound
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals, jobs, unique_retry
@@ -17,6 +18,7 @@ from ojs_cluster.store.by_id import on_job
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.malformed import remove_malformed
+from ojs_cluster.store.queues import names_within
 from ojs_cluster.store.record import JobRecord
 
 MAX_DEPTH = 10_000
@@ -82,48 +84,88 @@ async def list_dead(
     return await _read(store, [(shard, job_id) for _, job_id, shard in page]), count
 
 
-async def stats(store: Store) -> DeadStats:
-    """How many dead letters there are, where, and how old."""
-    here: dict[Shard, int] = {}
-    oldest: list[int] = []
-    newest: list[int] = []
+_Place = tuple[Shard, bytes]
+"""A sorted set of dead letters: those of a shard, or those of a queue in one of its shards."""
 
-    async def look(shard: Shard) -> None:
-        here[shard] = int(await _call(store, shard, "ZCARD", shard.dead))
-        for command, ends in (("ZRANGE", oldest), ("ZREVRANGE", newest)):
-            flat = await _call(store, shard, command, shard.dead, 0, 0, "WITHSCORES")
-            if flat:
-                ends.append(int(float(flat[1])))
 
-    await over_shards(store.keys, look)
-    total = sum(here.values())
-    by_queue: dict[str, int] = {}
+async def stats(store: Store, within: QueuePatterns | None = None) -> DeadStats:
+    """How many dead letters there are, where, and how old.
+
+    Parameters
+    ----------
+    within: the queues that the reader may reach, None for all. Then all numbers are about the first
+        1000 of them by name.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    if within is None:
+        here = await _sizes(store, [(shard, shard.dead) for shard in store.keys])
+        names: Sequence[bytes] = await _queue_names(store) if here else []
+    else:
+        names = (await names_within(store, within))[:_MOST_QUEUES]
+        here = {}
+    of_queues: dict[str, dict[_Place, int]] = {}
 
     async def look_at(name: bytes) -> None:
         queue = name.decode()
-        dead = 0
-        for shard in await store.partitions.held(store, queue):
-            dead += int(await _call(store, shard, "ZCARD", shard.dead_of(queue)))
-        if dead:
-            by_queue[queue] = dead
+        shards = await store.partitions.held(store, queue)
+        of_queues[queue] = await _sizes(store, [(shard, shard.dead_of(queue)) for shard in shards])
 
-    if total:
-        meta = store.keys.meta
-        names: Any = await store.redis.call(
-            meta.slot, "ZRANGE", meta.queues, 0, _MOST_QUEUES - 1, idempotent=True
-        )
-        await over_shards(names, look_at)
+    await over_shards(names, look_at)
+    if within is not None:
+        here = {place: count for sizes in of_queues.values() for place, count in sizes.items()}
+    oldest, newest = await _ends(store, list(here))
     return DeadStats(
-        total,
-        dict(sorted(by_queue.items())),
+        sum(here.values()),
+        {queue: sum(sizes.values()) for queue, sizes in sorted(of_queues.items()) if sizes},
         await _by_type(store, here),
         min(oldest, default=None),
         max(newest, default=None),
     )
 
 
-async def _by_type(store: Store, here: Mapping[Shard, int]) -> dict[str, int]:
-    """How many dead letters each type has, given how many each shard has.
+async def _queue_names(store: Store) -> Sequence[bytes]:
+    meta = store.keys.meta
+    names: Any = await store.redis.call(
+        meta.slot, "ZRANGE", meta.queues, 0, _MOST_QUEUES - 1, idempotent=True
+    )
+    return list(names)
+
+
+async def _sizes(store: Store, places: Sequence[_Place]) -> dict[_Place, int]:
+    """How many dead letters lie in each of the sets; those without any are left out."""
+    found: dict[_Place, int] = {}
+
+    async def look(place: _Place) -> None:
+        shard, key = place
+        count = int(await _call(store, shard, "ZCARD", key))
+        if count:
+            found[place] = count
+
+    await over_shards(places, look)
+    return found
+
+
+async def _ends(store: Store, places: Sequence[_Place]) -> tuple[list[int], list[int]]:
+    """The times of the oldest and of the newest dead letter of each set, in ms."""
+    oldest: list[int] = []
+    newest: list[int] = []
+
+    async def look(place: _Place) -> None:
+        shard, key = place
+        for command, ends in (("ZRANGE", oldest), ("ZREVRANGE", newest)):
+            flat = await _call(store, shard, command, key, 0, 0, "WITHSCORES")
+            if flat:
+                ends.append(int(float(flat[1])))
+
+    await over_shards(places, look)
+    return oldest, newest
+
+
+async def _by_type(store: Store, here: Mapping[_Place, int]) -> dict[str, int]:
+    """How many dead letters each type has, given how many each set has.
 
     Counters that the transitions keep would be exact for any number, and cost every death, retry
     and removal a write for a question that few ask. So: looked at, up to a bound.
@@ -131,16 +173,17 @@ async def _by_type(store: Store, here: Mapping[Shard, int]) -> dict[str, int]:
     total = sum(here.values())
     places: list[tuple[Shard, bytes]] = []
 
-    async def list_ids(shard: Shard) -> None:
-        count = here[shard] if total <= MOST_TYPED else here[shard] * MOST_TYPED // total
+    async def list_ids(place: _Place) -> None:
+        shard, key = place
+        count = here[place] if total <= MOST_TYPED else here[place] * MOST_TYPED // total
         if count:
-            ids = await _call(store, shard, "ZREVRANGE", shard.dead, 0, count - 1)
+            ids = await _call(store, shard, "ZREVRANGE", key, 0, count - 1)
             places.extend((shard, job_id) for job_id in ids)
 
     types: Counter[str] = Counter()
 
-    async def look_at(place: tuple[Shard, bytes]) -> None:
-        shard, job_id = place
+    async def look_at(found: tuple[Shard, bytes]) -> None:
+        shard, job_id = found
         name = await _call(store, shard, "HGET", shard.job(job_id.decode()), f.TYPE)
         if name is not None:  # else removed meanwhile
             types[name.decode()] += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ojs_cluster.core.access import QueuePatterns
 from ojs_cluster.core.states import State
 from ojs_cluster.store import workers
 from ojs_cluster.store.context import Store
@@ -11,6 +12,8 @@ from ojs_cluster.store.queues import QueueStats, list_queues, summed
 
 MOST_QUEUES = 10_000
 """Queues that are looked at, the first by name."""
+MOST_QUEUES_WITHIN = 1000
+"""The same for a reader of some queues, whose sums are not kept for the next reader."""
 _PAGE = 500
 _NOTHING = QueueStats(
     name="",
@@ -60,3 +63,13 @@ async def overview(store: Store) -> Overview:
             break
     _, known = await workers.summary(store)
     return Overview(queues, counted, stats, known)
+
+
+async def sum_within(store: Store, within: QueuePatterns) -> tuple[QueueStats, int, int]:
+    """Return the queues in reach together, how many there are, and how many of them it counts.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    found, queues = await list_queues(store, limit=MOST_QUEUES_WITHIN, within=within)
+    return summed([_NOTHING, *found]), queues, len(found)

@@ -146,7 +146,7 @@ async def list_queues(
             meta.slot, "ZRANGE", meta.queues, offset, offset + limit - 1, idempotent=True
         )
     else:
-        reached = await _names_within(store, within)
+        reached = await names_within(store, within)
         total, names = len(reached), reached[offset : offset + limit]
     found: dict[str, QueueStats] = {}
 
@@ -157,8 +157,8 @@ async def list_queues(
     return [found[name.decode()] for name in names], total
 
 
-async def _names_within(store: Store, within: QueuePatterns) -> list[bytes]:
-    """The names of registered queues in reach. All names are read, a part at a time."""
+async def names_within(store: Store, within: QueuePatterns) -> list[bytes]:
+    """Names of registered queues in reach, in order. All names are read, a part at a time."""
     meta = store.keys.meta
     found: list[bytes] = []
     for begin in itertools.count(0, _NAMES_READ):

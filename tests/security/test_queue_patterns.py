@@ -207,6 +207,9 @@ async def test_no_route_reads_or_changes_a_job_of_another_queue(
             assert job_["queue"].startswith("mail-"), call
         for name in ("active", "completed", "dead", "scheduled", "pending"):
             assert not _tells(reply, found.jobs[name]), call
+        if reply.status < 400:
+            for hidden in (found.workflow, "secret-cron"):
+                assert hidden not in reply.body.decode(), call
     assert await found.seen_by(root) == before
     assert (await root.call("GET", "/ojs/v1/cron/new-cron")).status == 404
     assert (await root.get(f"/queues/{OTHER}"))["available"] == before["counts"]["available"]
@@ -306,6 +309,92 @@ async def test_a_restricted_key_can_do_its_own_work(clients: tuple[Client, Clien
         await mail.post("/cron", cron, status=201)
     await mail.post("/cron/own-cron/trigger", status=201)
     await mail.post(f"/queues/{OWN}/pause", status=200)
+
+
+async def test_lists_show_what_is_in_reach_page_by_page(clients: tuple[Client, Client]) -> None:
+    root, mail = clients
+    await victims(root)
+    own: dict[str, list[str]] = {"workflows": [], "cron": [], "dead-letter": []}
+    for number in range(5):
+        for queue, client in ((OTHER, root), (f"mail-{number % 2}", mail)):
+            steps = [job(queue), job(queue)]
+            chain = {"type": "chain", "name": "n", "steps": steps}
+            workflow = (await client.post("/workflows", chain, status=201))["workflow"]
+            name = f"{queue}.{number}"
+            cron = {"name": name, "expression": "0 0 1 1 *", **job(queue)}
+            await client.post("/cron", cron, status=201)
+            dead = await _dead_letter(client, queue)
+            if client is mail:
+                own["workflows"].insert(0, workflow["id"])
+                own["cron"].append(name)
+                own["dead-letter"].append(dead)
+    mixed = {"type": "chain", "name": "n", "steps": [job(OWN), job(OTHER)]}
+    await root.post("/workflows", mixed, status=201)
+    for path, member, key in (
+        ("workflows", "workflows", "id"),
+        ("cron", "crons", "name"),
+        ("crons", "items", "name"),
+        ("dead-letter", "jobs", "id"),
+        ("admin/dead-letter", "items", "id"),
+    ):
+        wanted = own[path.removeprefix("admin/").replace("crons", "cron")]
+        found: list[str] = []
+        cursor = ""
+        for _ in range(100):
+            page = await mail.get(f"/{path}?limit=2&per_page=2{cursor}")
+            found += [entry[key] for entry in page[member]]
+            total = page.get("total", page["pagination"].get("total", 0))
+            assert total <= len(wanted), path
+            following = page["pagination"].get("next_cursor")
+            if following is None:
+                break
+            cursor = f"&cursor={following}"
+        assert sorted(found) == sorted(wanted), path
+        if path in ("workflows", "cron"):  # the others are sorted in each shard
+            assert found == (wanted if path == "workflows" else sorted(wanted)), path
+
+
+async def _dead_letter(client: Client, queue: str) -> str:
+    policy = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
+    options = {"retry": policy, "priority": 100}
+    own = (await client.post("/jobs", job(queue, options=options), status=201))["job"]["id"]
+    fetched = await client.post("/workers/fetch", {"queues": [queue], "worker_id": "w"})
+    assert [each["id"] for each in fetched["jobs"]] == [own]
+    failure = {"job_id": own, "error": {"code": "x", "message": MARK}}
+    await client.post("/workers/nack", failure, status=200)
+    return str(own)
+
+
+async def test_sums_count_what_is_in_reach(clients: tuple[Client, Client]) -> None:
+    root, mail = clients
+    await victims(root)
+    await _dead_letter(mail, OWN)
+    for path in ("/dead-letter/stats", "/admin/dead-letter/stats"):
+        dead = await mail.get(path)
+        assert (dead["total"], dead["by_queue"], dead["by_type"]) == (1, {OWN: 1}, {"t": 1})
+        assert dead["oldest"] == dead["newest"]
+        assert (await root.get(path))["by_queue"] == {OTHER: 1, OWN: 1}
+    for query in ("", f"?queue={OWN}"):
+        sums = await mail.get(f"/admin/stats{query}")
+        assert (sums["queues"], sums["queues_counted"], sums["dead_letters"]) == (1, 1, 1)
+        assert (sums["jobs"]["available"], sums["jobs"]["active"]) == (1, 0)
+        assert "workers" not in sums
+    assert (await mail.call("GET", f"/ojs/v1/admin/stats?queue={OTHER}")).status == 403
+    assert (await root.get("/admin/stats"))["workers"] >= 1
+
+
+async def test_a_bulk_retry_leaves_out_jobs_out_of_reach(clients: tuple[Client, Client]) -> None:
+    root, mail = clients
+    found = await victims(root)
+    for path in ("/admin/jobs/bulk/retry", "/admin/dead-letter/retry"):
+        own = await _dead_letter(mail, OWN)
+        named = await mail.call("POST", f"/ojs/v1{path}", {"confirm": True, "queue": OTHER})
+        assert named.status == 403
+        done = await mail.post(path, {"confirm": True}, status=200)
+        assert (done["matched"], done["retried"], done["errors"]) == (1, 1, [])
+        assert (await mail.get(f"/jobs/{own}"))["job"]["state"] == "available"
+        await mail.post(f"/jobs/{own}/cancel", status=200)
+    assert (await root.get(f"/dead-letter/{found.jobs['dead']}"))["job"]["state"] == "discarded"
 
 
 async def test_refusals_name_the_queue_and_tell_nothing_of_jobs(

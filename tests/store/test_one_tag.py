@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 
+from ojs_cluster.core.access import QueuePatterns
 from ojs_cluster.core.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.failure import parse_failure
@@ -362,6 +363,7 @@ async def a_cron_job(store: Store) -> None:
     await cron.register(store, parse_cron(body))
     await cron.trigger(store, "c")
     await cron.trigger(store, "c")
+    assert (await cron.list_crons(store, limit=9, offset=0, within=QueuePatterns(["*"])))[1] == 1
     await fire_due(StoreBook(store), 10)
     await cron.drop(store, "c")
 

@@ -1,11 +1,13 @@
 """Many jobs retried at once (spec: ojs-admin-api 8.1, ojs-dead-letter 6.2).
 
 Nothing is retried unless ``confirm`` is the boolean true, and nothing that the filter does not
-admit. A member that is not known here is refused rather than ignored: it may be a filter.
+admit. A member that is not known here is refused rather than ignored: it may be a filter. A key
+for some queues retries jobs of those alone: for it all others do not match.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -18,6 +20,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.handlers.jobs import state_of
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.reach import check_queues
 from ojs_cluster.store.bulk import retry_matching
 from ojs_cluster.store.listing import JobFilter
 
@@ -61,7 +64,12 @@ async def _retry(app: App, request: Request, *, dead: bool) -> Response:
         raise InvalidRequest(
             "this retries every job that the filter admits: send confirm: true", field="confirm"
         )
-    done = await retry_matching(app.store, _wanted(body, dead), body.cursor or None)
+    wanted = _wanted(body, dead)
+    if wanted.queue is not None:
+        check_queues(request.queues, [wanted.queue])
+    elif request.queues is not None:
+        wanted = replace(wanted, within=request.queues)
+    done = await retry_matching(app.store, wanted, body.cursor or None)
     answer: dict[str, Any] = {
         "action": "retry",
         "matched": done.matched,

@@ -14,8 +14,10 @@ from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.handlers.queues import counts, status
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.reach import check_queues
 from ojs_cluster.store import queues as store_queues
 from ojs_cluster.store import rate_limits as store_limits
+from ojs_cluster.store.overview import sum_within
 from ojs_cluster.store.partition_upkeep import get_partitions
 from ojs_cluster.store.queues import QueueStats
 
@@ -23,12 +25,19 @@ from ojs_cluster.store.queues import QueueStats
 async def stats(app: App, request: Request) -> Response:
     """GET /ojs/v1/admin/stats?queue: of all queues, or of one.
 
-    ``queues_counted`` is below ``queues`` when there are too many to look at.
+    ``queues_counted`` is below ``queues`` when there are too many to look at. A key for some queues
+    gets the sums of those, and no number of workers: these serve other queues as well.
     """
-    found = await app.overview.get()
-    shown, queues, counted = found.stats, found.queues, found.counted
     name = query.parameters(request.query).get("queue")
+    workers: dict[str, int] = {}
+    if request.queues is None:
+        found = await app.overview.get()
+        shown, queues, counted = found.stats, found.queues, found.counted
+        workers = {"workers": found.workers}
+    elif not name:
+        shown, queues, counted = await sum_within(app.store, request.queues)
     if name:
+        check_queues(request.queues, [name])
         shown = await _existing(app, name)
         queues = counted = 1
     return replies.json_response(
@@ -36,7 +45,7 @@ async def stats(app: App, request: Request) -> Response:
         {
             "queues": queues,
             "queues_counted": counted,
-            "workers": found.workers,
+            **workers,
             "jobs": counts(shown),
             "dead_letters": shown.dead,
             "throughput": _throughput(shown),

@@ -35,7 +35,7 @@ async def list_crons(app: App, request: Request) -> Response:
     page = query.page(given)
     enabled = query.boolean(given, "enabled") if given.get("enabled") else None
     found, total = await store_cron.list_crons(
-        app.store, limit=page.limit, offset=page.offset, enabled=enabled
+        app.store, limit=page.limit, offset=page.offset, enabled=enabled, within=request.queues
     )
     crons = replies.array(_json(cron) for cron in found)
     pages = replies.pagination(

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from ojs_cluster.core.errors import PermissionDenied
 from ojs_cluster.core.options import check_queue
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
+from ojs_cluster.http.handlers.jobs import list_found
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.reach import check_queues
 from ojs_cluster.store import dead_letter as store_dead
+from ojs_cluster.store.listing import JobFilter
 
 
 async def list_dead(app: App, request: Request) -> Response:
     """GET /ojs/v1/dead-letter?queue&limit&offset, newest first.
 
-    A page may hold fewer than asked for while there are more; ``next_cursor`` says so.
+    A page may hold fewer than asked for while there are more; ``next_cursor`` says so. A key for
+    some queues that names none gets them newest first in each shard, without a ``total``.
     """
     given = query.parameters(request.query)
-    page = query.page(given, most=1000)
     queue = check_queue(given["queue"], field="queue") if given.get("queue") else None
     if queue is not None:
         check_queues(request.queues, [queue])
     elif request.queues is not None:
-        raise PermissionDenied("the API key may reach some queues only: name one", field="queue")
+        return await list_found(app, JobFilter(dead=True, within=request.queues), given, most=1000)
+    page = query.page(given, most=1000)
     jobs, total = await store_dead.list_dead(
         app.store, queue=queue, limit=page.limit, offset=page.offset
     )
@@ -43,12 +45,13 @@ async def list_dead(app: App, request: Request) -> Response:
     return Response(200, body)
 
 
-async def stats(app: App, _request: Request) -> Response:
+async def stats(app: App, request: Request) -> Response:
     """GET /ojs/v1/dead-letter/stats
 
     ``by_type_counted`` is how many ``by_type`` counts: fewer than ``total`` when these are many.
+    A key for some queues gets the numbers of those: of the first 1000 by name.
     """
-    found = await store_dead.stats(app.store)
+    found = await store_dead.stats(app.store, request.queues)
     value: dict[str, Any] = {
         "total": found.total,
         "by_queue": dict(found.by_queue),

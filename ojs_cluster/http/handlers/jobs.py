@@ -70,8 +70,19 @@ async def list_jobs(app: App, request: Request) -> Response:
     A page may hold fewer jobs than asked for while there are more; ``next_cursor`` says so.
     """
     given = query.parameters(request.query)
-    limit = query.integer(given, "limit", 50, low=1, high=200)
-    wanted = filter_of(given, request.queues)
+    return await list_found(app, filter_of(given, request.queues), given)
+
+
+async def list_found(
+    app: App, wanted: JobFilter, given: Mapping[str, str], *, most: int = 200
+) -> Response:
+    """Return the page of ``wanted`` that ``limit``, ``cursor`` and ``offset`` ask for.
+
+    Raises:
+        InvalidRequest: one of them cannot be used.
+        BackendUnavailable: Redis did not answer in time.
+    """
+    limit = query.integer(given, "limit", 50, low=1, high=most)
     cursor = given.get("cursor") or None
     offset = 0 if cursor else query.integer(given, "offset", 0, low=0, high=MAX_OFFSET)
     page, passed, total = await find(app, wanted, limit=limit, offset=offset, cursor=cursor)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ojs_cluster.core.access import QueuePatterns
+from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.workflow import CANCELLED, COMPLETED, ENDED, FAILED, Node
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.http import query, replies
@@ -14,6 +16,7 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.reach import check_new_workflow
 from ojs_cluster.store import workflows as store_workflows
 from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.store.workflow_list import list_within
 from ojs_cluster.store.workflows import JobOutcome, WorkflowRecord
 
 
@@ -61,7 +64,13 @@ async def progress(app: App, _request: Request, workflow_id: str) -> Response:
 
 
 async def list_workflows(app: App, request: Request) -> Response:
-    """GET /ojs/v1/workflows?limit&offset&cursor, newest first, without the steps."""
+    """GET /ojs/v1/workflows?limit&offset&cursor, newest first, without the steps.
+
+    A key for some queues sees the workflows in its reach. Nobody knows how many those are, so
+    ``total`` is left out, and a page may hold fewer than asked for and have a ``next_cursor``.
+    """
+    if request.queues is not None:
+        return await _list_within(app, request, request.queues)
     page = query.page(query.parameters(request.query))
     found, total = await store_workflows.list_workflows(
         app.store, limit=page.limit, offset=page.offset
@@ -78,6 +87,21 @@ async def list_workflows(app: App, request: Request) -> Response:
         200,
         b'{"workflows":%b,"items":%b,"total":%d,"pagination":%b}'
         % (listed, listed, total, replies.dumps(pages)),
+    )
+
+
+async def _list_within(app: App, request: Request, queues: QueuePatterns) -> Response:
+    given = query.parameters(request.query)
+    limit = query.integer(given, "limit", 50, low=1, high=200)
+    cursor = given.get("cursor") or None
+    if not cursor and query.integer(given, "offset", 0, low=0, high=1):
+        raise InvalidRequest("this list has no offsets for a key of some queues", field="offset")
+    found, following = await list_within(app.store, queues, limit=limit, cursor=cursor)
+    pages = replies.pagination(limit=limit, shown=len(found), cursor=following)
+    listed = replies.array(replies.dumps(_summary(workflow)) for workflow in found)
+    return Response(
+        200,
+        b'{"workflows":%b,"items":%b,"pagination":%b}' % (listed, listed, replies.dumps(pages)),
     )
 
 
