@@ -4,11 +4,16 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-# A Python of 3.11 or newer: the newest one on PATH, or `make PYTHON=/path/to/python3.12 ...`.
-# Version managers put names on PATH that do not run, so each candidate has to prove itself.
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && \
-	{ command -v $$p; break; }; done)
+# A Python of 3.11 or newer, or `make PYTHON=/path/to/python3.12 ...`. Builds with profile-guided
+# optimization come first, of these the newest, of the same version the first on PATH. Version managers
+# put names on PATH that do not run, so each candidate has to prove itself; asked once, when needed.
+ifeq ($(origin PYTHON),undefined)
+PYTHON = $(eval PYTHON := $(FIND_PYTHON))$(PYTHON)
+endif
+FIND_PYTHON = $(shell IFS=:; for dir in $$PATH; do \
+	for name in python3.13 python3.12 python3.11 python3; do \
+	"$${dir:-.}/$$name" -I ojs_cluster/server/interpreter.py 2>/dev/null; done; done \
+	| sort -s -k 1,1nr -k 2,2nr | head -n 1 | cut -d ' ' -f 3-)
 JOBS ?= 2
 PROFILE ?= mixed
 URL ?= http://localhost:8080

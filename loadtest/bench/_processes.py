@@ -51,10 +51,12 @@ def children_of(pid: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def running(arguments: Sequence[str], port: int, env: dict[str, str]) -> Iterator[int]:
+def running(
+    arguments: Sequence[str], port: int, env: dict[str, str], python: str = sys.executable
+) -> Iterator[int]:
     """Run `python -m ...` until the block ends; gives its pid once it accepts on the port."""
     process = subprocess.Popen(
-        [sys.executable, *arguments],
+        [python, *arguments],
         env={**os.environ, **env},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -94,8 +94,12 @@ def start(
     *,
     masters: int = 0,
     lane: str = "1",
+    python: str = sys.executable,
 ) -> Target:
-    """One API process over servers of its own: a cluster of ``masters``, or one standalone (0)."""
+    """One API process over servers of its own: a cluster of ``masters``, or one standalone (0).
+
+    ``python`` runs the API process; its virtual environment has what the server depends on.
+    """
     embedded = Embedded(
         folder / name, binary=binary, masters=masters or 1, cluster=masters > 0, append_only=False
     )
@@ -106,11 +110,12 @@ def start(
         "OJS_HOST": "127.0.0.1",
         "OJS_PORT": str(port),
         "OJS_FAST_LANE": lane,
+        "PYTHONPATH": os.getcwd(),  # another interpreter does not have this project installed
     }
     if "OJS_API_KEY" not in os.environ:
         env["OJS_ALLOW_INSECURE_NO_AUTH"] = "1"
     command = ["-m", "ojs_cluster.cli", "serve", "--workers", "1"]
-    supervisor = stack.enter_context(running(command, port, env))
+    supervisor = stack.enter_context(running(command, port, env, python))
     _await_ready(port)
     return Target(
         name,

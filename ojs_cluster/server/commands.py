@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import socket
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server import telemetry
 from ojs_cluster.server.api_keys import key_file_problems
 from ojs_cluster.server.http_server import open_listener
+from ojs_cluster.server.interpreter import COST, runs_on_slow_build
 from ojs_cluster.server.logs import configure_logging
 from ojs_cluster.server.settings import STRONG_KEY
 from ojs_cluster.server.supervisor import ChildSpec, Supervisor
@@ -175,6 +177,14 @@ def say_what_is_unusual(settings: Settings) -> None:
 
 
 def warn(settings: Settings) -> None:
-    """Log what is set and has no effect."""
+    """Log what is set and has no effect, and whether this Python was built to be slow."""
     for line in settings.warnings:
         log.warning("%s", line)
+    if runs_on_slow_build():
+        log.info(
+            "this Python %s was built without profile-guided optimization: a request costs %s "
+            "times as much (%s)",
+            platform.python_version(),
+            COST,
+            sys.executable,
+        )
