@@ -19,12 +19,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from math import inf
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import trio
 from h2.config import H2Configuration
 from h2.errors import ErrorCodes
-from h2.events import DataReceived, PriorityUpdated, RemoteSettingsChanged, RequestReceived
+from h2.events import (
+    DataReceived,
+    PriorityUpdated,
+    RemoteSettingsChanged,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+)
 from h2.events import Event as H2Event
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
@@ -40,6 +47,7 @@ from hypercorn.typing import AppWrapper, ConnectionState
 from hyperframe.exceptions import HyperframeError
 
 from ojs_cluster.http.asgi import TLS_SUBJECT
+from ojs_cluster.server.body_lengths import BodyLengths
 from ojs_cluster.server.frame_budget import FrameBudget
 
 MOST_HEADERS_BYTES: Final = 16_384
@@ -272,6 +280,7 @@ class _Http2(H2Protocol):
         self.connection.config = H2Configuration(
             client_side=False, header_encoding=None, validate_inbound_headers=False
         )
+        self._lengths = BodyLengths(self.connection)
 
     async def end(self, code: ErrorCodes) -> None:
         """Say why, and close the connection."""
@@ -284,20 +293,45 @@ class _Http2(H2Protocol):
             if isinstance(event, RequestReceived) and self._is_one_too_many(event):
                 await self.end(ErrorCodes.ENHANCE_YOUR_CALM)
                 return
-            if isinstance(event, RequestReceived) and _is_malformed(event):
-                with suppress(ProtocolError):  # the client has reset it already
-                    self.connection.reset_stream(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
+            if isinstance(event, RequestReceived) and self._is_malformed(event):
+                await self._reset(event.stream_id)
             elif isinstance(event, DataReceived) and event.stream_id not in self.streams:
                 # The rest of a body whose request was answered; hypercorn would fail over it.
-                with suppress(ProtocolError):
-                    self.connection.acknowledge_received_data(
-                        event.flow_controlled_length, event.stream_id
-                    )
+                self._lengths.end(event.stream_id)
+                self._discard(event)
+            elif self._has_wrong_length(event):
+                if isinstance(event, DataReceived):
+                    self._discard(event)
+                await self._reset(event.stream_id)
             else:
                 if isinstance(event, RemoteSettingsChanged):
                     self._forget_unknown(event)
                 await super()._handle_events([event])
         await self._flush()
+
+    def _discard(self, event: DataReceived) -> None:
+        """Give its size back to the connection's window, from which other streams send."""
+        with suppress(ProtocolError):
+            self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+
+    def _is_malformed(self, request: RequestReceived) -> bool:
+        return _has_malformed_headers(request) or not self._lengths.begin(request)
+
+    def _has_wrong_length(self, event: H2Event) -> TypeGuard[DataReceived | StreamEnded]:
+        """Whether this part of a body, or its end, is not what its Content-Length announced."""
+        if isinstance(event, DataReceived):
+            return not self._lengths.receive(event.stream_id, len(event.data or b""))
+        if isinstance(event, StreamReset):
+            self._lengths.end(event.stream_id)
+        return isinstance(event, StreamEnded) and not self._lengths.end(event.stream_id)
+
+    async def _reset(self, stream_id: int) -> None:
+        """End one stream because what its client sent is malformed."""
+        self._lengths.end(stream_id)
+        with suppress(ProtocolError):  # the client has reset it already
+            self.connection.reset_stream(stream_id, ErrorCodes.PROTOCOL_ERROR)
+        reset = StreamReset(stream_id=stream_id, remote_reset=False)
+        await super()._handle_events([reset])  # a handler may be reading the body
 
     async def _priority_updated(self, _event: PriorityUpdated) -> None:
         """Leave all streams equal: RFC 9113 5.3 has done away with their tree.
@@ -326,7 +360,7 @@ class _Http2(H2Protocol):
         return self._refused > _MOST_REFUSED
 
 
-def _is_malformed(request: RequestReceived) -> bool:
+def _has_malformed_headers(request: RequestReceived) -> bool:
     """Whether RFC 9113 8.1.1 wants the stream reset, or hypercorn could not serve the request."""
     try:
         headers = list(validate_headers(request.headers or [], _REQUEST))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.helm.conftest import chart
 from tests.http.conftest import any_api, api
 
-__all__ = ["any_api", "api"]
+__all__ = ["any_api", "api", "chart"]

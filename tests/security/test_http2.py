@@ -238,6 +238,10 @@ MALFORMED = {
     "upper case name": [*GET, LIVE, (b"X-Loud", b"1")],
     "connection header": [*GET, LIVE, (b"connection", b"close")],
     "pseudo header last": [*GET, (b"a", b"b"), LIVE],
+    "length that is none": [*GET, LIVE, (b"content-length", b"4x")],
+    "length with a sign": [*GET, LIVE, (b"content-length", b"-4")],
+    "lengths that differ": [*GET, LIVE, (b"content-length", b"4"), (b"content-length", b"5")],
+    "length without end": [*GET, LIVE, (b"content-length", b"4" * 5000)],
 }
 
 
@@ -253,6 +257,53 @@ async def test_a_malformed_request_ends_its_stream_alone(port: int, kind: str) -
         assert (await client.listen(until=3)).statuses == {3: 200}
         assert client.heard.resets == {1: ErrorCodes.PROTOCOL_ERROR}
         assert client.heard.goodbye is None
+
+
+AUTHORIZED = (b"authorization", b"Bearer " + KEY.encode())
+POST = [(b":method", b"POST"), *GET[1:], (b":path", b"/ojs/v1/jobs")]
+
+
+@pytest.mark.parametrize("sent", [b"", b"b", b"bod", b"bodys", b"b" * 5000])
+async def test_a_body_of_another_length_than_announced_ends_its_stream_alone(
+    port: int, sent: bytes
+) -> None:
+    async with http2(port) as client:
+        await client.stream.send_all(
+            client.head(1, *POST, AUTHORIZED, (b"content-length", b"4"), ends=False)
+            + frame(DATA, 0, 1, sent[:1])
+            + frame(DATA, END_STREAM, 1, sent[1:])
+            + client.head(3, *GET, LIVE)
+        )
+        assert (await client.listen(until=3)).statuses == {3: 200}
+        assert client.heard.resets == {1: ErrorCodes.PROTOCOL_ERROR}
+        assert client.heard.goodbye is None
+
+
+async def test_a_request_that_announces_a_body_and_ends_is_malformed(port: int) -> None:
+    async with http2(port) as client:
+        await client.stream.send_all(
+            client.head(1, *GET, LIVE, (b"content-length", b"4"))
+            + client.head(3, *GET, LIVE, (b"content-length", b"0"))
+        )
+        assert (await client.listen(until=3)).statuses == {3: 200}
+        assert client.heard.resets == {1: ErrorCodes.PROTOCOL_ERROR}
+
+
+async def test_a_body_that_comes_after_its_refusal_is_discarded_whatever_its_length(
+    port: int,
+) -> None:
+    async with http2(port) as client:
+        await client.stream.send_all(client.head(1, *GET, PATH, AUTHORIZED))
+        await client.listen(until=1)
+        streams = range(3, 43, 2)
+        for stream in streams:
+            head = client.head(stream, *POST, (b"content-length", b"9"), ends=False)
+            await client.stream.send_all(head)
+            assert (await client.listen(until=stream)).statuses[stream] == 401
+        rests = [frame(DATA, END_STREAM, stream, b"x" * (stream % 12)) for stream in streams]
+        await client.stream.send_all(b"".join(rests) + client.head(43, *GET, LIVE))
+        assert (await client.listen(until=43)).statuses[43] == 200
+        assert (client.heard.resets, client.heard.goodbye) == ({}, None)
 
 
 async def test_the_rest_of_a_refused_body_ends_no_other_stream(port: int) -> None:

@@ -60,6 +60,7 @@ async def test_a_malformed_request_ends_its_stream_alone_over_tls(
     async with clear.served(standalone, lane=lane) as port:
         for kind in clear.MALFORMED:
             await clear.test_a_malformed_request_ends_its_stream_alone(port, kind)
+        await clear.test_a_body_of_another_length_than_announced_ends_its_stream_alone(port, b"x")
 
 
 async def test_amplification_is_bounded_over_tls(standalone: Embedded, lane: bool) -> None:
