@@ -3,19 +3,22 @@
 --       (`expected`), and no deal is undecided about it.
 -- Post: the job holds it. What it held before is remembered when it may still count.
 -- Up to the first lock that is held otherwise, the claims stand: who goes on claims the rest.
--- Repeated by the job that holds the lock, it is a claim of now. Lock fields: h, s, a holder's id, shard, ms of the claim, n how often
--- that job had been retried by hand (absent for 0); p, ps, pa, pn the same of the holder before; t the
--- deal that is undecided about h. A job that is retried is another holder than it was before.
+-- Repeated by the job that holds the lock, it is a claim of now. Two claims for one job may be those of
+-- two producers with its id: none of both may drop the lock then ('+' after the name of the last claim).
+-- Lock fields: h, s, a holder's id, shard, ms of the claim, c name of the last claim, n how often that
+-- job had been retried by hand (absent for 0); p, ps, pa, pn the same of the holder before; t the deal
+-- that is undecided about h. A job that is retried is another holder than it was before.
 -- Memory: deny-oom.
 -- KEYS: 1 the shard's locks, then per lock u:.
--- ARGV: 1 deal ('' none), 2 ms until the janitor looks, then per lock: fingerprint, job id, its
---       shard, its retries, expected holder ('' none), its retries, '1' to remember that one.
+-- ARGV: 1 deal ('' none), 2 ms until the janitor looks, 3 name of this claim, then per lock:
+--       fingerprint, job id, its shard, its retries, expected holder ('' none), its retries, '1' to
+--       remember that one.
 -- Returns: {'ok', now} | {'held', position (1-based), now, fields of the lock}
 --@include now
-local deal, reply = ARGV[1], {'ok', now}
+local deal, name, reply = ARGV[1], ARGV[3], {'ok', now}
 local locks = {}
 for i = 1, #KEYS - 1 do
-    local at = 2 + 7 * (i - 1)
+    local at = 3 + 7 * (i - 1)
     local flat = redis.call('HGETALL', KEYS[i + 1])
     local lock = {}
     for j = 1, #flat, 2 do lock[flat[j]] = flat[j + 1] end
@@ -29,13 +32,13 @@ for i = 1, #KEYS - 1 do
     locks[i] = lock
 end
 for i, lock in ipairs(locks) do
-    local at, key = 2 + 7 * (i - 1), KEYS[i + 1]
+    local at, key = 3 + 7 * (i - 1), KEYS[i + 1]
     if lock.mine then
         -- Who has looked at the claim before must not take this one for it.
-        redis.call('HSET', key, 'a', now)
+        redis.call('HSET', key, 'a', now, 'c', lock.c == name and name or name .. '+')
     else
         -- Written over before what is stale goes: a key must not be emptied in between (look.lua).
-        redis.call('HSET', key, 'h', ARGV[at + 2], 's', ARGV[at + 3], 'a', now)
+        redis.call('HSET', key, 'h', ARGV[at + 2], 's', ARGV[at + 3], 'a', now, 'c', name)
         if ARGV[at + 4] ~= '0' then redis.call('HSET', key, 'n', ARGV[at + 4])
         else redis.call('HDEL', key, 'n') end
         if lock.h and ARGV[at + 7] == '1' then

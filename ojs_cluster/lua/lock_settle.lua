@@ -4,21 +4,21 @@
 --           that is gone ('' for its job) the name goes.
 -- 'unlock': the job has ended: likewise, whatever deal has not yet noted that it was stored. Not one
 --           that it holds because it was retried by hand after that end.
--- With the ms of a claim, only a lock that has not been claimed again since, also by the same job.
+-- With the name of a claim, only a lock that has not been claimed again since, also by the same job.
 -- 'later':  the janitor looks again when the lock is twice as old as now.
 -- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 the shard's locks, then per lock u:.
 -- ARGV: 1 'keep' | 'drop' | 'unlock' | 'later', 2 deal ('' none), 3 least ms until the janitor looks,
---       then per lock: fingerprint, job id, how often that had been retried, ms of the claim ('' any).
+--       then per lock: fingerprint, job id, how often that had been retried, name of the claim ('' any).
 -- Returns: how many locks were found as said
 --@include now slices
 local how, deal, found = ARGV[1], ARGV[2], {}
 for i = 1, #KEYS - 1 do
-    local lock = redis.call('HMGET', KEYS[i + 1], 'h', 't', 'p', 'ps', 'pa', 'a', 'n', 'pn')
-    local fingerprint, job, retries, claimed = unpack(ARGV, 4 * i, 3 + 4 * i)
+    local lock = redis.call('HMGET', KEYS[i + 1], 'h', 't', 'p', 'ps', 'pa', 'a', 'n', 'pn', 'c')
+    local fingerprint, job, retries, claim = unpack(ARGV, 4 * i, 3 + 4 * i)
     local meant = lock[2] or ''
     if how == 'unlock' then meant = (lock[7] or '0') == retries and deal end
-    if (lock[1] or '') == job and meant == deal and (claimed == '' or lock[6] == claimed) then
+    if (lock[1] or '') == job and meant == deal and (claim == '' or lock[9] == claim) then
         found[#found + 1] = {KEYS[i + 1], fingerprint, lock}
     end
 end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -30,7 +31,7 @@ class Want:
     expected: the holder that was looked at and is not in the way, '' for none.
     expected_retries: how often that had been retried.
     remember: whether that one may still count, should the job not be stored after all.
-    claimed_ms: when the lock was claimed that is to be settled, 0 where any claim is meant.
+    claim: name of the claim that is to be settled, '' where any claim is meant.
     """
 
     fingerprint: str
@@ -40,7 +41,7 @@ class Want:
     expected: str = ""
     expected_retries: int = 0
     remember: bool = False
-    claimed_ms: int = 0
+    claim: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,23 +73,30 @@ class Refused:
     now_ms: int
 
 
+def claim_name() -> str:
+    """A name for a claim that no other claim has."""
+    return secrets.token_urlsafe(6)
+
+
 async def try_claim(
-    store: Store, shard: Shard, wants: Sequence[Want], deal: str = ""
+    store: Store, shard: Shard, wants: Sequence[Want], deal: str = "", name: str = ""
 ) -> int | Refused:
     """Claim locks of one shard; returns its ms, or the first that is held otherwise."""
     reply: int | Refused = 0
+    name = name or claim_name()
     for start in range(0, len(wants), PORTION_KEYS):
-        reply = await _claim_portion(store, shard, wants[start : start + PORTION_KEYS], deal)
+        portion = wants[start : start + PORTION_KEYS]
+        reply = await _claim_portion(store, shard, portion, deal, name)
         if isinstance(reply, Refused):
             return replace(reply, position=start + reply.position)
     return reply
 
 
 async def _claim_portion(
-    store: Store, shard: Shard, wants: Sequence[Want], deal: str
+    store: Store, shard: Shard, wants: Sequence[Want], deal: str, name: str
 ) -> int | Refused:
     keys = [shard.locks]
-    args: list[Arg] = [deal, _CHECK_MS]
+    args: list[Arg] = [deal, _CHECK_MS, name]
     for want in wants:
         keys.append(shard.lock(want.fingerprint))
         args += (want.fingerprint, want.job_id, want.shard, want.retries)
@@ -159,5 +167,5 @@ async def _settle_portion(
     keys = [shard.locks, *(shard.lock(want.fingerprint) for want in group)]
     args: list[Arg] = [how, deal, _CHECK_MS]
     for want in group:
-        args += (want.fingerprint, want.job_id, want.retries, want.claimed_ms or "")
+        args += (want.fingerprint, want.job_id, want.retries, want.claim)
     await store.run(shard, "lock_settle", keys, args, idempotent=True)

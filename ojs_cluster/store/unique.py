@@ -34,7 +34,16 @@ from ojs_cluster.store import deals
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.locks import Holder, Refused, Want, fence, look, settle, try_claim
+from ojs_cluster.store.locks import (
+    Holder,
+    Refused,
+    Want,
+    claim_name,
+    fence,
+    look,
+    settle,
+    try_claim,
+)
 from ojs_cluster.store.record import JobRecord, record
 
 log = logging.getLogger("ojs.store")
@@ -51,15 +60,12 @@ _PAUSE_S = (0.005, 0.04)
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What became of a claim: a job is in the way, or the lock is held until ``lapses`` (ms)."""
+    """What became of a claim: a job is in the way, or the lock is held until ``lapses`` (ms) by the
+    claim of that name."""
 
     existing: JobRecord | None
-    lapses: int
-
-    @property
-    def made_ms(self) -> int:
-        """When the lock was claimed."""
-        return self.lapses - CLAIM_MS
+    lapses: int = 0
+    name: str = ""
 
 
 def fields(job: NewJob) -> list[bytes]:
@@ -89,16 +95,16 @@ async def claim(store: Store, want: Want, policy: UniquePolicy) -> Claim:
     BackendUnavailable: Redis did not answer in time, or others kept the lock undecided.
     """
     shard = store.keys.shard_of_fingerprint(want.fingerprint)
-    deadline = trio.current_time() + PATIENCE_S
+    deadline, name = trio.current_time() + PATIENCE_S, claim_name()
     while trio.current_time() < deadline:
-        reply = await try_claim(store, shard, [want])
+        reply = await try_claim(store, shard, [want], name=name)
         if isinstance(reply, int):
-            return Claim(None, reply + CLAIM_MS)
+            return Claim(None, reply + CLAIM_MS, name)
         holder = await examine(store, want.fingerprint, reply)
         if holder is None:
             continue
         if holder.blocks(policy):
-            return Claim(holder.job, 0)
+            return Claim(holder.job)
         want = expecting(want, holder)
     raise busy()
 
@@ -170,7 +176,7 @@ async def examine(store: Store, fingerprint: str, refused: Refused) -> Holder | 
         await pause()
     elif await fence(store, shard, holder.job_id):
         # A producer that has met the fence may have claimed the lock anew since.
-        await settle(store, "drop", [replace(holder, claimed_ms=int(lock[b"a"]))])
+        await settle(store, "drop", [replace(holder, claim=lock[b"c"].decode())])
     return None
 
 
@@ -179,8 +185,9 @@ def _outlives_end(job: JobRecord) -> bool:
 
 
 async def release(store: Store, want: Want, claim: Claim) -> None:
-    """Give back a lock whose job will not be stored, unless it was claimed again since."""
-    await settle(store, "drop", [replace(want, claimed_ms=claim.made_ms)])
+    """Give back a lock whose job will not be stored, unless another producer with the same id has
+    claimed it, too: before or since."""
+    await settle(store, "drop", [replace(want, claim=claim.name)])
 
 
 async def pause() -> None:

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 from ojs_cluster.core.envelope import NewJob
-from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.core.errors import BackendUnavailable, Duplicate
 from ojs_cluster.core.states import State
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.server.embedded import Embedded
@@ -195,14 +195,19 @@ async def test_a_lock_that_its_job_claims_again_is_not_taken_from_it(
     consistent()
 
 
+@pytest.mark.parametrize("same_ms", [False, True])
 async def test_a_late_producer_does_not_give_back_the_lock_of_another_with_its_id(
-    store: Store, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], Census], same_ms: bool
 ) -> None:
     job = new_job(id=home_id(store), unique={})
+    lock = store.keys.shard_of_fingerprint(job.fingerprint).lock(job.fingerprint)
 
     async def enqueue_others(moment: Moment) -> None:
         if moment == Moment("before", "lock_settle", 1):
+            claimed_at = db.hget(lock, "a")
             await enqueue(store, job)
+            if same_ms:
+                db.hset(lock, "a", claimed_at)
         if moment == Moment("after", "lock_settle", 1):
             with pytest.raises(Duplicate):
                 await enqueue(store, new_job(unique={}))
@@ -211,6 +216,24 @@ async def test_a_late_producer_does_not_give_back_the_lock_of_another_with_its_i
         await enqueue(at_moments(store, enqueue_others), job, lapses=1)
 
     assert (await jobs.get(store, str(job.id))).state is State.AVAILABLE
+    consistent()
+
+
+async def test_a_producer_that_is_refused_leaves_the_lock_to_another_with_its_id(
+    store: Store, consistent: Callable[[], Census]
+) -> None:
+    """The other has claimed the lock before it, and stores the job after it was refused."""
+    job = new_job(id=home_id(store), unique={})
+
+    async def refused(moment: Moment) -> None:
+        if moment == Moment("after", "lock_claim", 1):
+            with pytest.raises(BackendUnavailable):
+                await enqueue(store, job, lapses=1)
+
+    await enqueue(at_moments(store, refused), job)
+
+    with pytest.raises(Duplicate):
+        await enqueue(store, new_job(unique={}))
     consistent()
 
 
