@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -48,18 +48,19 @@ class RecoveryIncomplete(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The dead workers of one shard, and when the next one could be found."""
+    """Dead workers of one shard, whether there are more, and when the next one could be found."""
 
     lost: Sequence[DeadWorker]
     now_ms: int
     next_ms: int | None
+    more: bool = False
 
 
 class Ward(Protocol):
     """The store's part of it."""
 
-    async def find(self, shard: int) -> Found:
-        """Mark and return workers of `shard` that are dead, those still marked included."""
+    async def find(self, shard: int, skip: int) -> Found:
+        """Mark workers of `shard` that are dead. Return those marked, without the `skip` first."""
         ...
 
     async def recover(
@@ -80,12 +81,12 @@ class StoreWard:
     store: Store
     batch: int
 
-    async def find(self, shard: int) -> Found:
+    async def find(self, shard: int, skip: int) -> Found:
         """Mark and return dead workers."""
         lost, next_ms, now_ms = await workers.find_dead(
-            self.store, self.store.keys.shard(shard), self.batch
+            self.store, self.store.keys.shard(shard), self.batch, skip
         )
-        return Found(lost, now_ms, next_ms)
+        return Found(lost, now_ms, next_ms, more=len(lost) >= self.batch)
 
     async def recover(
         self, shard: int, lost: Sequence[DeadWorker], cursor: str
@@ -109,10 +110,8 @@ def step(ward: Ward, shards: Sequence[int], *, slots: Slots, call_timeout_s: flo
     known: dict[int, dict[DeadWorker, _Search]] = {}
 
     async def recover_shard(shard: int) -> Tick:
-        found = await ward.find(shard)
-        before = known.get(shard, {})
         # Another leader may have buried some, so what is not found any more is forgotten.
-        searches = {lost: before.get(lost) or _Search(lost) for lost in found.lost}
+        searches, found = await _find_all(ward, shard, known.get(shard, {}))
         known[shard] = searches
         if searches:
             async with trio.open_nursery() as nursery:
@@ -129,9 +128,28 @@ def step(ward: Ward, shards: Sequence[int], *, slots: Slots, call_timeout_s: flo
             done += search.jobs + 1
         if unsearched:
             raise RecoveryIncomplete("; ".join(unsearched))
-        return StoreTick(done, found.next_ms, found.now_ms, more=bool(found.lost))
+        return StoreTick(done, found.next_ms, found.now_ms, more=bool(searches))
 
     return recover_shard
+
+
+async def _find_all(
+    ward: Ward, shard: int, before: Mapping[DeadWorker, _Search]
+) -> tuple[dict[DeadWorker, _Search], Found]:
+    """Find the dead workers of a shard: all whose search goes on, and up to ``WORKERS_MOST`` more.
+
+    While a shard is away no search ends, so those that go on must not keep others from beginning.
+    """
+    searches: dict[DeadWorker, _Search] = {}
+    fresh, skip = 0, 0
+    while True:
+        found = await ward.find(shard, skip)
+        for lost in found.lost:
+            fresh += lost not in before
+            searches[lost] = before.get(lost) or _Search(lost)
+        skip += len(found.lost)
+        if not found.more or fresh >= WORKERS_MOST:
+            return searches, found
 
 
 def _tell(search: _Search) -> None:

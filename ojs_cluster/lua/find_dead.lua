@@ -3,11 +3,13 @@
 --       a scheduler that dies in between leaves the work to the next. When nobody has checked for long,
 --       this master may have been away, and no worker could be heard: each is watched once more.
 -- Memory: allow-oom; adds 100 bytes per worker.
--- KEYS: 1 the shard's watch, 2 lost, 3 checked.  ARGV: 1 limit, 2 floor of the silence in ms.
+-- KEYS: 1 the shard's watch, 2 lost, 3 checked.
+-- ARGV: 1 limit, 2 floor of the silence in ms, 3 how many of those lost longest are passed over.
 -- Returns: {now, ms of the next possible death or -1, lost workers: id, ms of death, 1 when it had said
 --          that it terminates, ...}
 --@include keys now look last first_left
 local UNCHECKED_MS = 15000 -- checks are ten seconds apart at most
+local first, last = tonumber(ARGV[3]), ARGV[3] + ARGV[1] - 1
 local silent = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
 local checked = tonumber(redis.call('GET', KEYS[3]) or '')
 local away = checked and now - checked > UNCHECKED_MS
@@ -18,7 +20,7 @@ for _, worker in ipairs(silent) do
         again[worker] = math.max(tonumber(ARGV[2]), 3 * (tonumber(gap) or 0))
     end
 end
-for _, workers in ipairs({silent, redis.call('ZRANGE', KEYS[2], 0, ARGV[1] - 1)}) do
+for _, workers in ipairs({silent, redis.call('ZRANGE', KEYS[2], first, last)}) do
     for _, worker in ipairs(workers) do
         local state = redis.call('HGET', worker_key(worker), 'state')
         if not state then want(worker_key(worker)) end
@@ -38,9 +40,9 @@ for _, worker in ipairs(silent) do
 end
 local reply = {now, first_left(KEYS[1]) or -1}
 settle()
-local lost = redis.call('ZRANGE', KEYS[2], 0, ARGV[1] - 1, 'WITHSCORES')
+local lost = redis.call('ZRANGE', KEYS[2], first, last, 'WITHSCORES')
 for i = 1, #lost, 2 do
     local at = #reply
-    reply[at + 1], reply[at + 2], reply[at + 3] = lost[i], lost[i + 1], terminated[lost[i]]
+    reply[at + 1], reply[at + 2], reply[at + 3] = lost[i], lost[i + 1], terminated[lost[i]] or 0
 end
 return reply

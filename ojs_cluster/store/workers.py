@@ -213,13 +213,18 @@ async def summary(store: Store) -> tuple[dict[Standing, int], int]:
 
 
 async def find_dead(
-    store: Store, shard: Shard, limit: int
+    store: Store, shard: Shard, limit: int, skip: int = 0
 ) -> tuple[list[DeadWorker], int | None, int]:
-    """Dead workers of a shard to recover jobs from, when the next may die, and now (ms)."""
+    """Dead workers of a shard to recover jobs from, when the next may die, and now (ms).
+
+    Parameters
+    ----------
+    skip: how many of those that died first are left out.
+    """
     began = trio.current_time()
     floor_ms = _MISSED_BEATS * store.settings.heartbeat_interval_ms
     keys = [shard.watched, shard.lost, shard.checked]
-    reply = await store.run(shard, "find_dead", keys, [limit, floor_ms], idempotent=True)
+    reply = await store.run(shard, "find_dead", keys, [limit, floor_ms, skip], idempotent=True)
     now_ms, items = int(reply[0]), iter(reply[2:])
     dead = [
         DeadWorker(

@@ -31,10 +31,12 @@ class FakeWard:
     recovered: Counter[int] = field(default_factory=Counter)
     begun: list[tuple[float, int]] = field(default_factory=list)
     """When a walk of which shard began."""
+    batch: int = 50
 
-    async def find(self, shard: int) -> Found:
+    async def find(self, shard: int, skip: int) -> Found:
         await trio.lowlevel.checkpoint()
-        return Found(tuple(self.marked), now_ms=1000, next_ms=9000)
+        page = tuple(self.marked[skip : skip + self.batch])
+        return Found(page, now_ms=1000, next_ms=9000, more=len(page) == self.batch)
 
     async def recover(
         self, shard: int, lost: Sequence[DeadWorker], cursor: str
@@ -68,7 +70,7 @@ class HomeWard(FakeWard):
 
     homes: dict[int, list[DeadWorker]] = field(default_factory=dict)
 
-    async def find(self, shard: int) -> Found:
+    async def find(self, shard: int, skip: int) -> Found:
         await trio.lowlevel.checkpoint()
         return Found(tuple(self.homes.get(shard, ())), now_ms=1000, next_ms=None)
 
@@ -197,6 +199,27 @@ async def test_more_dead_than_one_walk_serves_are_all_recovered(
 
     assert ward.marked == []
     assert ward.recovered == Counter(dict.fromkeys(SHARDS, 4))
+
+
+async def test_the_dead_that_wait_for_a_shard_keep_no_later_one_waiting(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.dead_workers.WORKERS_MOST", 2)
+    dead = [DeadWorker(f"w{number}", 500 + number) for number in range(9)]
+    held = {shard: [one.id for one in dead] for shard in SHARDS}
+    ward = FakeWard(held, marked=list(dead), broken={5}, batch=2)
+    run = step(ward, SHARDS, slots=Slots(2), call_timeout_s=1.0)
+    for _ in range(5):
+        with pytest.raises(RecoveryIncomplete):
+            await run(3)
+        await trio.sleep(AWAY_S)
+
+    assert ward.recovered == Counter({shard: 9 for shard in SHARDS if shard != 5})
+    assert ward.marked == dead
+    ward.broken.clear()
+    while ward.marked:
+        await run(3)
+    assert ward.recovered[5] == 9
 
 
 async def test_a_leader_stopped_in_between_leaves_the_mark(autojump_clock: MockClock) -> None:

@@ -293,6 +293,18 @@ async def test_find_dead_tells_when_the_next_worker_may_die(store: Store) -> Non
     assert 20 * SECOND < next_ms - now_ms <= 30 * SECOND
 
 
+async def test_the_dead_are_found_in_pages(store: Store, db: Any) -> None:
+    home = store.keys.shard_of_worker("w1")
+    db.zadd(home.lost, {f"lost{number}": number for number in range(3)})
+    await beat_steadily(store)
+    age_worker(db, home, "w1", MINUTE)
+
+    names = []
+    for skip in (0, 2, 4):
+        names += [dead.id for dead in (await workers.find_dead(store, home, 2, skip))[0]]
+    assert names == ["lost0", "lost1", "lost2", "w1"]
+
+
 async def test_a_job_that_outlived_its_last_worker_is_exhausted(
     store: Store, db: Any, consistent: Check
 ) -> None:
