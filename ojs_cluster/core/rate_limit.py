@@ -22,6 +22,8 @@ ON_LIMIT: Final = ("wait", "reschedule", "drop")
 MAX_KEY_LENGTH: Final = 255
 MAX_LIMIT: Final = 1_000_000_000
 _is_key: Final = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._:\-]*").fullmatch
+_is_count: Final = re.compile(r"[0-9]{1,15}").fullmatch
+_is_rate: Final = re.compile(r"([1-9][0-9]{0,14}):([1-9][0-9]{0,14})").fullmatch
 _is_packed: Final = re.compile(
     r"(\S+) (?:-|[0-9]{1,10}),(?:-|[0-9]{1,10}:[0-9]{1,15}),(?:-|[0-9]{1,10}:[0-9]{1,15}) [wrd]"
 ).fullmatch
@@ -134,12 +136,15 @@ class RateLimitPolicy:
 
 
 def unpack_limits(text: str) -> Limits:
-    """The reverse of ``Limits.packed``."""
-    concurrency, *pairs = text.split(",")
+    """The reverse of ``Limits.packed``. What is damaged limits nothing, as in ``meter.lua``."""
+    parts = text.split(",")
+    if len(parts) != 3:
+        return Limits()
+    concurrency, *pairs = parts
     rates = [
-        None if pair == "-" else Rate(*(int(part) for part in pair.split(":"))) for pair in pairs
+        Rate(int(found[1]), int(found[2])) if (found := _is_rate(pair)) else None for pair in pairs
     ]
-    return Limits(None if concurrency == "-" else int(concurrency), rates[0], rates[1])
+    return Limits(int(concurrency) if _is_count(concurrency) else None, rates[0], rates[1])
 
 
 def is_packed_policy(text: str) -> bool:

@@ -20,7 +20,7 @@ local function oldest(zset)
         local row = redis.call('ZRANGEBYSCORE', zset, from, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
         if not row[1] then return at end
         local times = redis.call('HMGET', job_key(row[1]), F.enqueued, F.created)
-        local since = tonumber(times[1] or times[2] or -1)
+        local since = tonumber(times[1] or times[2] or -1) or -1
         if since >= 0 and (at < 0 or since < at) then at = since end
         from = string.format('%.0f', (math.floor(row[2] / BAND) + 1) * BAND)
     end

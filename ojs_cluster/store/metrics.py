@@ -19,6 +19,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.sound import number
 
 CACHED_S = 5.0
 """Numbers are at most this old: however many ask, Redis is asked this often by a process."""
@@ -183,11 +184,11 @@ def _add_queue(queue: QueueNumbers, now: int, reply: Sequence[Any]) -> None:
     found = {name: value or b"0" for name, value in zip(_FIELDS, values, strict=True)}
     queue.jobs[State.AVAILABLE] += available
     for state in _STATES:
-        queue.jobs[state] += int(found[state.value])
+        queue.jobs[state] += number(found[state.value])
     if since >= 0:
         queue.oldest_ms = max(queue.oldest_ms, now - since)
     queue.dead += dead
-    acked, came, failed, ran, waited = (int(found[name]) for name in _SUMS)
+    acked, came, failed, ran, waited = (number(found[name]) for name in _SUMS)
     queue.acked += acked
     queue.came += came
     queue.failed += failed

@@ -21,6 +21,7 @@ from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.outbox import deliver
+from ojs_cluster.store.sound import number
 
 _COUNTED = tuple(state for state in State if state is not State.AVAILABLE)
 _PURGE_CHUNK = 500
@@ -116,9 +117,9 @@ async def stats_in(store: Store, shard: Shard, queue: str) -> QueueStats:
         name=queue,
         counts={
             State.AVAILABLE: available,
-            **{state: int(fields.get(state.value.encode(), 0)) for state in _COUNTED},
+            **{state: number(fields.get(state.value.encode())) for state in _COUNTED},
         },
-        acked=int(fields.get(b"acked", 0)),
+        acked=number(fields.get(b"acked")),
         dead=dead,
         created_ms=_optional(fields.get(b"created")),
         paused_ms=_optional(fields.get(b"paused")),
@@ -316,7 +317,7 @@ def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
 
 
 def _optional(value: bytes | None) -> int | None:
-    return int(value) if value else None
+    return None if value is None else number(value)
 
 
 def _last_hour(
@@ -326,11 +327,11 @@ def _last_hour(
 
     A note holds its minute and the sums as they were before it (see ``lua/include/counts.lua``).
     """
-    parts = [[int(part) for part in note.split(b",")] for note in notes.values()]
-    oldest = min((note for note in parts if minute - note[0] < 60), default=None)
+    parts = [[number(part) for part in note.split(b",")] for note in notes.values()]
+    oldest = min((note for note in parts if len(note) == 5 and minute - note[0] < 60), default=None)
     if oldest is None:
         return [0, 0, 0, 0]
     return [
-        int(fields.get(name, 0)) - before
+        number(fields.get(name)) - before
         for name, before in zip((b"acked", b"failed", b"ran", b"waited"), oldest[1:], strict=True)
     ]

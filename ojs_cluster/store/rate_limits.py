@@ -21,6 +21,7 @@ from ojs_cluster.store.begun import begun
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.rate_tokens import run_limit, take_back
+from ojs_cluster.store.sound import number
 from ojs_cluster.store.tick import Tick
 
 _DECLARED_MS = 3_600_000
@@ -82,11 +83,11 @@ def usage(fields: dict[bytes, bytes], limits: Limits, active: int, now: int) -> 
     started, resets = 0, None
     if limits.rate is not None:
         for entry in fields.get(b"starts", b"").split():
-            at, _, n = entry.partition(b":")
-            if int(at) + limits.rate.period_ms > now:
-                started += int(n)
-                resets = resets or int(at) + limits.rate.period_ms
-    next_ms = int(float(fields.get(b"next", 0))) if limits.throttle is not None else None
+            at, n = (number(part) for part in entry.partition(b":")[::2])
+            if at + limits.rate.period_ms > now:
+                started += n
+                resets = resets or at + limits.rate.period_ms
+    next_ms = number(fields.get(b"next")) if limits.throttle is not None else None
     return Usage(limits, active, started, resets, next_ms)
 
 
@@ -143,7 +144,7 @@ async def _declared(
     if not most.isdigit() or not int(most):  # the next fetch ends what is damaged
         return None
     if now_ms - int(at if at.isdigit() else 0) >= _DECLARED_MS:
-        key = shard.job(fields.get(b"mpsjob", b"").decode())
+        key = shard.job(fields.get(b"mpsjob", b"").decode(errors="replace"))
         state: Any = await store.redis.call(shard.slot, "HGET", key, f.STATE, idempotent=True)
         if state is None or state.decode() in TERMINAL:
             return None
@@ -169,9 +170,9 @@ async def of_queue(store: Store, queue: str) -> QueueLimits:
     await over_shards(range(len(shards)), look)
     now_ms, first = found[0]
     packed = first.get(b"whole", first.get(b"limits"))
-    limits = unpack_limits(packed.decode()) if packed else Limits()
+    limits = unpack_limits(packed.decode(errors="replace")) if packed else Limits()
     parts = [
-        usage(fields, limits, int(fields.get(b"active", 0)), now) for now, fields in found.values()
+        usage(fields, limits, number(fields.get(b"active")), now) for now, fields in found.values()
     ]
     whole = Usage(
         limits,
@@ -202,12 +203,12 @@ async def of_key(store: Store, key: str) -> KeyLimits:
         raise NotFound("rate limit", key)
     items = iter(flat)
     fields: dict[bytes, bytes] = dict(zip(items, items, strict=True))
-    limits = unpack_limits(fields.get(b"limits", b"-,-,-").decode())
-    override, until = None, int(fields.get(b"over_until") or 0) or None
+    limits = unpack_limits(fields.get(b"limits", b"").decode(errors="replace"))
+    override, until = None, number(fields.get(b"over_until")) or None
     if b"over" in fields and (until is None or until > now):
-        override = unpack_limits(fields[b"over"].decode())
+        override = unpack_limits(fields[b"over"].decode(errors="replace"))
         limits = override.over(limits)
-    hold = int(fields.get(b"hold", 0))
+    hold = number(fields.get(b"hold"))
     return KeyLimits(
         key,
         usage(fields, limits, out, now),

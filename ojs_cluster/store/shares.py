@@ -38,14 +38,14 @@ async def put(store: Store, queue: str, limits: Limits) -> None:
     layout = store.partitions.layout(queue)
     if limits != Limits():
         _check(queue, limits, layout)
-    packed = limits.packed() if limits != Limits() else ""
+    packed = limits.packed().encode() if limits != Limits() else b""
     first = store.keys.shard_of_queue(queue)
     await _write(store, first, queue, packed, 0, layout.open)
     with begun():
         await mirror(store, queue)
     if packed and store.partitions.layout(queue).parts != layout.parts:
         with begun():
-            await _write(store, first, queue, "", 0, layout.open, seen=packed)
+            await _write(store, first, queue, b"", 0, layout.open, seen=packed)
             await mirror(store, queue)
         raise ValidationFailed(f"the partitions of queue '{queue}' have just been changed")
 
@@ -58,7 +58,7 @@ async def of_queue(store: Store, queue: str) -> Limits:
     BackendUnavailable: Redis did not answer in time.
     """
     share, whole = await _read(store, store.keys.shard_of_queue(queue), queue)
-    return unpack_limits(whole or share) if share else Limits()
+    return _unpacked(share if whole is None else whole) if share else Limits()
 
 
 async def mirror(store: Store, queue: str) -> None:
@@ -76,7 +76,7 @@ async def mirror(store: Store, queue: str) -> None:
             return
         shards = store.keys.partitions(queue, layout.held)
         share, whole = await _read(store, shards[0], queue)
-        wanted = whole or share
+        wanted = share if whole is None else whole
         wrong = await _wrong(store, shards, queue, wanted, layout.open)
         # Twice the same, and nothing to correct the second time.
         if not wrong and (wanted, layout) == before:
@@ -85,7 +85,7 @@ async def mirror(store: Store, queue: str) -> None:
 
         async def correct(number: int) -> None:
             at = (shards[number], queue, wanted, number, layout.open)  # noqa: B023 - awaited here
-            await _write(store, *at, seen=wanted if number == 0 else "*")  # noqa: B023 - as above
+            await _write(store, *at, seen=wanted if number == 0 else b"*")  # noqa: B023 - as above
 
         await over_shards(wrong, correct)
 
@@ -109,27 +109,31 @@ def _check(queue: str, limits: Limits, layout: Layout) -> None:
             )
 
 
-def _share(packed: str, number: int, count: int) -> str:
-    return unpack_limits(packed).share(number, count).packed() if packed else ""
+def _unpacked(packed: bytes) -> Limits:
+    return unpack_limits(packed.decode(errors="replace"))
 
 
-async def _read(store: Store, shard: Shard, queue: str) -> tuple[str, str]:
-    """A partition's share, and the limits of the whole queue if it keeps them; '' for none."""
+def _share(packed: bytes, number: int, count: int) -> bytes:
+    return _unpacked(packed).share(number, count).packed().encode() if packed else b""
+
+
+async def _read(store: Store, shard: Shard, queue: str) -> tuple[bytes, bytes | None]:
+    """A partition's share, empty for none, and the limits of the whole queue if it keeps them."""
     found: Any = await store.redis.call(
         shard.slot, "HMGET", shard.queue(queue), "limits", "whole", idempotent=True
     )
-    share, whole = ((value or b"").decode() for value in found)
-    return share, whole
+    share, whole = found
+    return share or b"", whole
 
 
 async def _wrong(
-    store: Store, shards: list[Shard], queue: str, wanted: str, count: int
+    store: Store, shards: list[Shard], queue: str, wanted: bytes, count: int
 ) -> list[int]:
     """Partitions whose share is not as it should be."""
     wrong: list[int] = []
 
     async def look(number: int) -> None:
-        whole = wanted if number == 0 and count > 1 else ""
+        whole = (wanted or None) if number == 0 and count > 1 else None
         if await _read(store, shards[number], queue) != (_share(wanted, number, count), whole):
             wrong.append(number)
 
@@ -141,14 +145,14 @@ async def _write(
     store: Store,
     shard: Shard,
     queue: str,
-    whole: str,
+    whole: bytes,
     number: int,
     count: int,
     *,
-    seen: str = "*",
+    seen: bytes = b"*",
 ) -> None:
     """Set a partition's share; ``seen`` as in ``limit_queue.lua``."""
-    kept = whole if number == 0 and count > 1 else ""
+    kept = whole if number == 0 and count > 1 else b""
     owed = await store.run(
         shard,
         "limit_queue",

@@ -16,6 +16,8 @@ from ojs_cluster.store import fields as f
 
 _LATEST_MS = 253_402_300_800_000
 """The year 10000: numbers and times are smaller."""
+_EXACT = 2**53
+"""Larger numbers are not exact in Lua, and none of ours."""
 _NEEDED = (f.STATE, f.QUEUE, f.TYPE, f.ENVELOPE, f.CREATED, f.MAX_ATTEMPTS)
 _NUMBERS = (
     *(f.CREATED, f.MAX_ATTEMPTS, f.PRIORITY, f.EXPIRES, f.ATTEMPT, f.ENQUEUED, f.STARTED),
@@ -46,6 +48,15 @@ def fault_of(fields: Mapping[bytes, bytes]) -> str | None:
     if fields[f.STATE] == b"active" and not (fields.get(f.ATTEMPT) and fields.get(f.STARTED)):
         return "an active job has no attempt"
     return None
+
+
+def number(value: bytes | None) -> int:
+    """Return a number of a hash that is no job, rounded down; 0 where it is absent or damaged."""
+    try:
+        found = float(value or 0)
+    except ValueError:
+        return 0
+    return int(found) if abs(found) < _EXACT else 0
 
 
 def check(job_id: str, fields: Mapping[bytes, bytes], shard: int) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.rate_limit import Limits, Rate
-from ojs_cluster.store import queues, rate_limits
+from ojs_cluster.core.states import State
+from ojs_cluster.store import fields as f
+from ojs_cluster.store import metrics, queues, rate_limits, retention
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
-from tests.store.hot_queues import spread
+from tests.store.hot_queues import put_into, spread
 from tests.store.jobs import HOUR, MINUTE, QUEUE, ack, put, shard_of, take
 from tests.support.lossy import lossy
 from tests.support.timeshift import age_declared
@@ -103,6 +105,43 @@ async def test_an_operator_ends_a_declared_limit(store: Store, db: Any, partitio
 async def test_ending_the_limit_of_an_unknown_queue_creates_none(store: Store, db: Any) -> None:
     await rate_limits.end_declared(store, QUEUE)
     assert not db.exists(shard_of(store).queue(QUEUE))
+
+
+@pytest.mark.parametrize(
+    ("field", "partitions"),
+    [
+        *((name, 1) for name in ("starts", "next", "active", "acked", "created")),
+        *(("minutes", 1), ("limits", 1), ("limits", 2), ("whole", 2)),
+    ],
+)
+async def test_a_damaged_queue_is_shown(store: Store, db: Any, field: str, partitions: int) -> None:
+    """By every reader, and the janitor comes through its round."""
+    rate = Rate(1000, 1000)
+    shards = await spread(store, db, partitions)
+    await rate_limits.set_queue(store, QUEUE, Limits(1000, rate, rate))
+    await put(store, rate_limit={"max_per_second": 1000})
+    await ack(store, (await take(store))[0])
+    await put_into(store, shards[0])
+    key, name = shards[0].queue(QUEUE), field
+    if field == "minutes":
+        key, name = shards[0].minutes(QUEUE), "0"
+    for value in (b"text", b"9" * 400, b"1,x,0:0", b"\xff", b""):
+        db.hset(key, name, value)
+
+        assert (await rate_limits.of_queue(store, QUEUE)).usage.active >= 0
+        assert (await queues.stats(store, QUEUE)).live
+        numbers = await metrics.collect(store, most_queues=9)
+        assert numbers.queues[QUEUE].jobs[State.AVAILABLE] == 1
+        assert (await retention.retire_queues(store))[1] == ""
+
+
+async def test_a_malformed_job_hides_no_numbers(store: Store, db: Any) -> None:
+    job = await put(store)
+    db.hset(shard_of(store).job(job.id), f.CREATED, b"text")
+    db.hdel(shard_of(store).job(job.id), f.ENQUEUED)
+
+    numbers = await metrics.collect(store, most_queues=9)
+    assert numbers.queues[QUEUE].jobs[State.AVAILABLE] == 1
 
 
 @pytest.mark.parametrize(
