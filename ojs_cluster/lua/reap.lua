@@ -2,14 +2,14 @@
 --   execution timeout passed:   active -> retryable | discarded
 --   visibility deadline passed: active -> available | discarded (no attempt left)
 --   expires_at passed:          available | scheduled | retryable | pending -> discarded
--- A quarantined job that is sound again returns to its queue. Malformed ones are put aside.
+-- A quarantined job that is sound again returns to its queue, which is listed again. Malformed ones are put aside.
 -- Memory: allow-oom; per job 1.5 KiB.
 -- KEYS: 1..9 the shard's act, run, exp, due, pend, fin, dead, ev, quarantine.
 -- ARGV: 1 events kept, 2 limit, 3 chance for the jitter, 4 errors kept, 5 ms to keep discarded,
 --       6 ms to keep dead letters, 7 dead letters kept per queue.
 -- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects,
 --           malformed jobs put aside}
---@include keys now look last first_left lean counts event deadline effect available finish leave backoff non_retryable fate graves fail
+--@include keys now look last first_left lean counts event deadline effect available enlist finish leave backoff non_retryable fate graves fail
 local limit, chance, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local limits = {ARGV[5], ARGV[6], tonumber(ARGV[7])}
 
@@ -29,6 +29,7 @@ end
 
 local timeouts, lost, expired = overdue(RUNNING), overdue(ACTIVE), overdue(EXPIRING)
 local repaired = overdue(QUARANTINE)
+if #repaired > 0 then want(OUTBOX) want(OUT) end
 for _, job in pairs(jobs) do
     if job then
         want(queue_key(job[F.queue]))
@@ -104,7 +105,7 @@ end
 for _, id in ipairs(repaired) do
     take_out(QUARANTINE, id)
     local job = jobs[id]
-    if job and job[F.state] == 'available' then make_available(id, job, true) end
+    if job and job[F.state] == 'available' then enlist(job[F.queue]) make_available(id, job, true) end
 end
 
 local following = -1

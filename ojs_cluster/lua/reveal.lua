@@ -3,12 +3,12 @@
 -- Pre:  the deal has staged the job, and nobody has revealed it.
 -- Post: one of the two lives, as before: now it is the new one.
 -- Repeated, it changes nothing.
--- Memory: allow-oom; adds 600 bytes.
+-- Memory: allow-oom; adds 900 bytes.
 -- KEYS: 1 the new job, 2..9 the shard's due, act, run, exp, pend, fin, ev, claims; 10 the old job,
 --       when it lives here.
 -- ARGV: 1 events kept, 2 deal, 3 ms to keep cancelled jobs.
 -- Returns: {fields of the new job, none when it is gone, effects}
---@include keys now look last job counts event deadline effect available finish leave cancel enter
+--@include keys now look last job counts event deadline effect available enlist finish leave cancel enter
 local key, old_key = KEYS[1], KEYS[10]
 local job = load_job(key, ARGV[2])
 if not job or not job[F.deal] then return {job and job.flat or {}, effects} end
@@ -17,6 +17,8 @@ local old = old_key and load_job(old_key)
 if old and is_over(old[F.state]) then old = nil end
 want(queue_key(job[F.queue]))
 want(available_key(job[F.queue]))
+want(OUTBOX)
+want(OUT)
 if old then want_to_cancel(old) end
 look()
 if old then cancel(string.sub(old_key, #P + 3), old_key, old, ARGV[3]) end
@@ -26,6 +28,7 @@ local due = tonumber(job[F.due] or 0)
 if job[F.state] == 'scheduled' and due <= now then
     save_job(key, job, F.state, 'available', F.enqueued, now)
 end
+enlist(job[F.queue], true)
 enter(id, job, job[F.state], due)
 settle()
 settle_counts()

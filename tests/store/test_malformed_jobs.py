@@ -12,6 +12,7 @@ import pytest
 
 from ojs_cluster.core.errors import MalformedJob, NotFound, OJSError
 from ojs_cluster.core.states import State
+from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import bulk, dead_letter, jobs, queues, retention, workers
 from ojs_cluster.store import fields as f
@@ -23,7 +24,10 @@ from ojs_cluster.store.context import Store, open_store
 from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.listing import JobFilter, list_jobs
 from ojs_cluster.store.nack import Nack, nack_many
+from ojs_cluster.store.partition_upkeep import set_partitions
 from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.ticks import reap
+from tests.store.hot_queues import close_empty, put_into, spread
 from tests.store.jobs import (
     HOUR,
     QUEUE,
@@ -44,7 +48,7 @@ from tests.support.invariants import take_census
 from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
 from tests.support.servers import observer
-from tests.support.timeshift import age_claim, age_job, age_worker
+from tests.support.timeshift import age_claim, age_job, age_queue, age_worker
 
 DAMAGES: tuple[bytes | None, ...] = (None, b"x", b"9" * 30, b"")
 """What a field becomes; None: it is dropped."""
@@ -427,3 +431,43 @@ async def test_among_many_ids_a_malformed_job_is_named(store: Store, db: Any) ->
     [outcome] = await ack_many(store, [Ack(job.id, None, None)], worker_id="w1")
     assert isinstance(outcome, MalformedJob)
     assert outcome.details["shard"] == shard_of(store).index
+
+
+async def repaired(store: Store, db: Any, job: JobRecord, shard: Shard) -> None:
+    """An operator writes the type again, and the reaper looks at the job."""
+    damage(db, shard.job(job.id), f.TYPE, b"test")
+    db.zadd(shard.quarantine, {job.id: 1})
+    await reap(store, shard, 100)
+
+
+async def test_a_job_that_is_repaired_when_its_queue_was_retired_is_listed(
+    store: Store, db: Any
+) -> None:
+    job, shard = await put(store), shard_of(store)
+    damage(db, shard.job(job.id), f.TYPE, None)
+    assert await take(store) == []
+    age_queue(db, shard, QUEUE, 2 * HOUR)
+    assert await retention.retire_queues(store) == (1, "")
+    assert (await queues.list_queues(store, limit=9))[1] == 0
+
+    await repaired(store, db, job, shard)
+
+    [listed], _ = await queues.list_queues(store, limit=9)
+    assert (listed.name, listed.counts[State.AVAILABLE]) == (QUEUE, 1)
+    assert [found.id for found in await take(store)] == [job.id]
+
+
+async def test_a_job_that_is_repaired_when_its_partition_was_closed_is_found(
+    store: Store, db: Any
+) -> None:
+    shards = await spread(store, db, 4)
+    job = await put_into(store, shards[3])
+    damage(db, shards[3].job(job.id), f.TYPE, None)
+    assert await take(store) == []
+    await set_partitions(store, QUEUE, 1)
+    await close_empty(store, db)
+    assert store.partitions.layout(QUEUE).open == 1
+
+    await repaired(store, db, job, shards[3])
+
+    assert [found.id for found in await take(store)] == [job.id]

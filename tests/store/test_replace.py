@@ -14,11 +14,12 @@ import trio.lowlevel
 
 from ojs_cluster.core.states import TERMINAL, State
 from ojs_cluster.store import fields as f
-from ojs_cluster.store import jobs
+from ojs_cluster.store import jobs, queues
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.retention import retire_queues
 from tests.store.jobs import (
     HOUR,
     ack,
@@ -39,7 +40,9 @@ from tests.store.unique_jobs import (
     recover,
 )
 from tests.support.invariants import Census
+from tests.support.moments import Moment, at_moments
 from tests.support.mortal import dies_at
+from tests.support.timeshift import age_queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +165,27 @@ async def test_one_lives_whenever_the_producer_dies(
     # In one shard there is no moment between the two.
     assert (hidden > 0) == (where == "elsewhere")
     assert any(not seen.live for seen in staged) == (where == "elsewhere")
+
+
+async def test_a_replacement_whose_idle_queue_is_retired_before_it_is_published_is_listed(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    idle, busy = queues_in_other_shards(store, 2)
+    await once(store, busy)
+    await queues.switch(store, idle, "pause")
+    await queues.switch(store, idle, "resume")
+    age_queue(db, store.keys.shard_of_queue(idle), idle, 2 * HOUR)
+    retired = []
+
+    async def retire(moment: Moment) -> None:
+        if moment == Moment("before", "reveal", 1):
+            retired.append((await retire_queues(store))[0])
+
+    await once(at_moments(store, retire), idle, on_conflict="replace")
+
+    assert retired == [1]
+    assert idle in [found.name for found in (await queues.list_queues(store, limit=9))[0]]
+    consistent()
 
 
 async def old_job(store: Store, state: str, queue: str) -> JobRecord:
