@@ -6,8 +6,8 @@
 -- ARGV: 1 id, 2 this shard, 3 mark.
 -- Returns: {'there'} | {'fenced'} | {'moved', shard} when the id leads to another shard
 --@include now job
-local there = redis.call('HMGET', KEYS[1], F.state, F.alias, F.deal, F.fence)
-if there[1] then return {'there'} end
+local there = redis.call('HMGET', KEYS[1], F.state, F.alias, F.deal, F.fence, F.queue, F.type)
+if there[1] or there[5] or there[6] then return {'there'} end -- a malformed one, too
 if there[2] and there[2] ~= ARGV[2] then return {'moved', there[2]} end
 -- Reserved by a deal, which stores it for nobody but who has claimed everything anew.
 if there[3] then return {'fenced'} end

@@ -244,12 +244,14 @@ async def settle_claims(store: Store, shard: Shard, limit: int) -> int:
 async def _fate(store: Store, home: Shard, job_id: str) -> _Fate:
     """What becomes of an alias, by what its id meets in the shard where it leads."""
     found: Any = await store.redis.call(
-        home.slot, "HMGET", home.job(job_id), f.STATE, f.ALIAS, idempotent=True
+        home.slot,
+        *("HMGET", home.job(job_id), f.ALIAS, f.STATE, f.QUEUE, f.TYPE),
+        idempotent=True,
     )
-    if found[0] is not None:
-        return "keep"
+    if any(found[1:]):
+        return "keep"  # a malformed job may lack one of these
     # A reservation or a fence has a claim of its own there: it goes, or a job takes its place.
-    return "drop" if found[1] is None else "later"
+    return "drop" if found[0] is None else "later"
 
 
 async def _alias(store: Store, shard: Shard, job_id: str) -> tuple[bytes | None, str | None]:

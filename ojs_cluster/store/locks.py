@@ -118,12 +118,13 @@ async def look(store: Store, shard: Shard, job_id: str) -> Holder | None:
     for _ in range(2):
         now, flat = await store.run(shard, "look", [shard.job(job_id)], idempotent=True)
         job = record(job_id, flat)
-        if f.STATE in job.fields:
-            sound.check(job_id, job.fields, shard.index)
-            return Holder(job, shard.index, now - job.created_ms)
-        if f.ALIAS not in job.fields:
+        if f.ALIAS in job.fields:
+            shard = store.keys.shard(int(job.fields[f.ALIAS]))
+            continue
+        if not any(name in job.fields for name in (f.STATE, f.QUEUE, f.TYPE)):
             break
-        shard = store.keys.shard(int(job.fields[f.ALIAS]))
+        sound.check(job_id, job.fields, shard.index)
+        return Holder(job, shard.index, now - job.created_ms)
     return None
 
 

@@ -56,13 +56,14 @@ async def check(store: Store, shard: Shard, limit: int) -> int:
         found: Any = await store.redis.call(
             shard.slot,
             *("HMGET", shard.job(job_id), f.STATE, f.DEAL, f.UNIQUE, f.REPLAYS),
+            *(f.QUEUE, f.TYPE, f.CREATED),
             idempotent=True,
         )
-        if found[0] is None:
+        if not any(found):  # nothing, or an alias that leads elsewhere
             gone.append(job_id)
             return
         try:
-            outcomes[job_id] = await _check(store, shard, job_id, found)
+            outcomes[job_id] = await _check(store, shard, job_id, found[:4])
         except Exception as error:  # a malformed field, too, must keep no other waiting
             log.warning("references of job %s cannot be checked", job_id, exc_info=error)
             outcomes[job_id] = "later"
@@ -88,6 +89,8 @@ async def _check(store: Store, shard: Shard, job_id: str, found: Sequence[Any]) 
     if unique is None:
         return "done"
     outlives = unique.endswith(b"+")
+    if state is None:
+        return "later"  # malformed: whether it has ended is not known
     if state.decode() in TERMINAL and not outlives:
         return "done"
     fingerprint = unique.removesuffix(b"+").decode()

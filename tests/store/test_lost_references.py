@@ -294,6 +294,22 @@ async def test_a_malformed_reference_keeps_no_other_waiting(
     assert (await jobs.get(store, sound.id)).id == sound.id
 
 
+@pytest.mark.parametrize("checked", ["reference", "claim"])
+async def test_a_malformed_job_without_its_state_keeps_its_alias(
+    store: Store, db: Any, checked: str
+) -> None:
+    job = await put(store, id=foreign_id(store))
+    age_claim(db, store.keys.shard_of_id(job.id), job.id, HOUR)
+    key = shard_of(store).job(job.id)
+    db.hdel(key, f.STATE)
+    await sweep(
+        store, db, shard_of(store) if checked == "reference" else store.keys.shard_of_id(job.id)
+    )
+
+    db.hset(key, f.STATE, "available")
+    assert (await jobs.get(store, job.id)).id == job.id
+
+
 def lose_lock(store: Store, db: Any, fingerprint: str) -> None:
     """The master of a unique lock forgets its last writes."""
     home = store.keys.shard_of_fingerprint(fingerprint)

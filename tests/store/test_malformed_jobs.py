@@ -43,7 +43,7 @@ from tests.store.jobs import (
     shard_of,
     take,
 )
-from tests.store.unique_jobs import once
+from tests.store.unique_jobs import age_lock, lock_of, once
 from tests.support.invariants import take_census
 from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
@@ -414,9 +414,13 @@ async def test_a_malformed_job_that_is_cancelled_leaves_nothing(
                 assert client.zscore(key, job.id) is None, key
 
 
-async def test_a_malformed_job_that_holds_a_lock_gives_it_back(store: Store, db: Any) -> None:
+@pytest.mark.parametrize(("field", "value"), [(f.CREATED, b"x"), (f.STATE, None)])
+async def test_a_malformed_job_that_holds_a_lock_gives_it_back(
+    store: Store, db: Any, field: bytes, value: bytes | None
+) -> None:
     job = await once(store)
-    damage(db, shard_of(store).job(job.id), f.CREATED, b"x")
+    age_lock(db, store, lock_of(store, db), HOUR)
+    damage(db, shard_of(store).job(job.id), field, value)
     with pytest.raises(MalformedJob):
         await once(store)
 
