@@ -74,13 +74,17 @@ class EffectClient:
     Args:
         client: the client that carries the calls.
         away: what this process knows of shards that do not answer; calls to those fail at once.
-        patient: wait for replies as long as ``client`` does, also for shards that are noted.
+        patient: wait for replies as long as ``client`` does.
+        probed: a slot that is called although it is noted; None for none.
     """
 
-    def __init__(self, client: Client, away: AwayShards, *, patient: bool) -> None:
+    def __init__(
+        self, client: Client, away: AwayShards, *, patient: bool, probed: int | None = None
+    ) -> None:
         self._client = client
         self._away = away
         self._patient = patient
+        self._probed = probed
         self.failed_slot: int | None = None
 
     async def script(
@@ -103,7 +107,7 @@ class EffectClient:
         return await self._answer(slot, self._client.call(slot, *args, idempotent=idempotent))
 
     def _refuse_away(self, slot: int) -> None:
-        if not self._patient and (slot in self._away or not self._client.answers(slot)):
+        if slot != self._probed and (slot in self._away or not self._client.answers(slot)):
             self.failed_slot = slot
             raise BackendUnavailable("the shard did not answer a moment ago", outcome="not_applied")
 
@@ -136,7 +140,9 @@ class EffectClient:
         return getattr(self._client, name)
 
 
-def for_effect(store: Store, *, patient: bool) -> tuple[Store, EffectClient]:
+def for_effect(
+    store: Store, *, patient: bool, probed: int | None = None
+) -> tuple[Store, EffectClient]:
     """Return ``store`` as one effect uses it, and its client."""
-    client = EffectClient(store.redis, store.away, patient=patient)
+    client = EffectClient(store.redis, store.away, patient=patient, probed=probed)
     return replace(store, redis=cast("Client", client)), client

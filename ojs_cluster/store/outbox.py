@@ -166,7 +166,12 @@ async def drain_waiting(store: Store, shard: Shard, limit: int) -> Tick:
 
 
 async def _try_shard(store: Store, shard: Shard, blocker: int, limit: int) -> _Tried:
-    """Carry out what waits for one shard, one entry first."""
+    """Carry out what waits for one shard: one entry after the other until one shows that the shard
+    answers, then the rest.
+
+    An entry that another shard holds up shows nothing. Such a shard is noted (``away``), so the
+    next ones that need it fail at once.
+    """
     waiting, slot = shard.waiting(blocker), store.keys.slot_of_index(blocker)
     pause_ms, moments, more = AWAY_PAUSE_MS, [], False
     blocked: dict[int | None, list[str]] = {}
@@ -176,14 +181,19 @@ async def _try_shard(store: Store, shard: Shard, blocker: int, limit: int) -> _T
                 shard, "outbox_due", [waiting, shard.outbox], [limit], idempotent=True
             )
             found = entries(shard, reply[2:])
-            more = len(found) >= limit or reply[1] == reply[0]
-            blocked = await _try_all(store, waiting, found[:1], patient=True)
+            more, left = len(found) >= limit or reply[1] == reply[0], iter(found)
+            for entry in left:
+                held_up = await _try_all(store, waiting, [entry], patient=True, probed=slot)
+                for other, numbers in held_up.items():
+                    blocked.setdefault(other, []).extend(numbers)
+                if not held_up or blocker in held_up:
+                    break
         finally:
             # Entries of other shards need not wait for the rest: the shard answers, or is noted.
             store.away.end_probe(slot)
         if blocker not in blocked:
             pause_ms = 0
-            rest = await _try_all(store, waiting, found[1:], patient=True)
+            rest = await _try_all(store, waiting, list(left), patient=True)
             for other, numbers in rest.items():
                 blocked.setdefault(other, []).extend(numbers)
         if blocked.pop(blocker, None):
@@ -217,13 +227,18 @@ async def _put_off(
 
 
 async def _try_all(
-    store: Store, index: bytes, found: Sequence[Entry], *, patient: bool
+    store: Store,
+    index: bytes,
+    found: Sequence[Entry],
+    *,
+    patient: bool,
+    probed: int | None = None,
 ) -> dict[int | None, list[str]]:
     """Carry entries out; returns the numbers of those that could not be, by the shard at fault."""
     blocked: dict[int | None, list[str]] = {}
 
     async def one(entry: Entry) -> None:
-        tried = await _try(store, entry, index, patient=patient)
+        tried = await _try(store, entry, index, patient=patient, probed=probed)
         if tried.outcome == "away":
             blocked.setdefault(tried.blocker, []).append(entry.number)
 
@@ -238,10 +253,17 @@ async def _each(found: Sequence[Entry], one: Callable[[Entry], Awaitable[None]])
         await over_shards(found, one)
 
 
-async def _try(store: Store, entry: Entry, index: bytes, *, patient: bool = False) -> _Try:
+async def _try(
+    store: Store,
+    entry: Entry,
+    index: bytes,
+    *,
+    patient: bool = False,
+    probed: int | None = None,
+) -> _Try:
     """Carry out an entry, which is in ``index``, and write down what became of it."""
     handler = store.effects.get(entry.kind, _unknown)
-    watched, client = for_effect(store, patient=patient)
+    watched, client = for_effect(store, patient=patient, probed=probed)
     outcome: Outcome
     try:
         await handler(watched, entry.shard, entry.payload)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
+import pytest
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis import Client
 from ojs_cluster.redis.durability import Durability, confirming
+from ojs_cluster.store import away as away_shards
 from ojs_cluster.store.context import Effect, Store
 from ojs_cluster.store.fanout import WIDTH
-from ojs_cluster.store.outbox import deliver, drain
+from ojs_cluster.store.outbox import deliver, drain, drain_waiting
 from tests.store.jobs import clock_ms
-from tests.support.lossy import lossy
+from tests.support.lossy import AbsentClient, lossy
 
 
 def owe(db: Any, shard: Shard, *kinds: str) -> Sequence[bytes]:
@@ -146,3 +149,43 @@ async def test_an_effect_whose_shard_is_away_is_tried_again_after_five_seconds(
     after = await clock_ms(store, shard.slot)
     assert before + 5000 <= db.zscore(shard.out, "1") <= after + 5000
     assert db.hget(shard.outbox, "1") == b"away 0 1"
+
+
+@pytest.mark.parametrize("first", ["both", "nothing"])
+async def test_while_two_shards_are_away_their_entries_are_tried_one_at_a_time(
+    store: Store, db: Any, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry that another shard holds up, or that needs none any more, proves nothing."""
+    monkeypatch.setattr(away_shards, "PAUSE_S", 600.0)
+    shard, one, other = (store.keys.shard(index) for index in (3, 4, 5))
+    asked: list[int] = []
+
+    class Counting(AbsentClient):
+        def _ask(self, slot: int) -> None:
+            if slot in self.slots:
+                asked.append(slot)
+            super()._ask(slot)
+
+    async def reach(watched: Store, _shard: Shard, payload: bytes) -> None:
+        targets = {b"both": (other, one), b"nothing": (), b"one": (one,)}[payload]
+        for target in targets:
+            await watched.redis.call(target.slot, "EXISTS", target.outbox)
+
+    for number, target in enumerate([first, *["one"] * 100], 1):
+        db.hset(shard.outbox, str(number), f"reach 0 {target}")
+        db.zadd(shard.waiting(one.index), {str(number): number})
+    db.zadd(shard.away, {str(one.index): 1})
+    absent = replace(
+        with_effects(store, reach=reach),
+        redis=cast(Client, Counting(store.redis, {one.slot, other.slot})),
+    )
+    await drain_waiting(absent, shard, 200)
+
+    assert asked.count(one.slot) <= 1 + WIDTH
+    assert asked.count(other.slot) == (first == "both")
+    assert db.zcard(shard.waiting(one.index)) == 100
+    assert db.zcard(shard.waiting(other.index)) == (first == "both")
+    tick = await drain_waiting(absent, shard, 200)
+    assert tick.next_ms is not None
+    assert tick.next_ms > tick.now_ms, "no try without a pause"
+    assert asked.count(one.slot) <= 1 + WIDTH
