@@ -88,7 +88,7 @@ class Clients:
         await self.post("/ojs/v1/jobs", self._job(queue))
         body = {"queues": [queue], "count": 1000, "visibility_timeout_ms": 1000}
         held = (await self.post("/ojs/v1/workers/fetch", body)).get("jobs", [])
-        assert len(held) == before + 1, self.errors[:5]
+        assert len(held) == before + 1, (before, len(held), self.errors[:5])
         await self.post("/ojs/v1/jobs", self._job(queue, scheduled_at="+PT1S"))
         with trio.fail_after(PATIENCE_S):
             while await self._available(queue) < len(held) + 1:  # noqa: ASYNC110 - asks each time
@@ -96,6 +96,8 @@ class Clients:
 
     async def _available(self, queue: str) -> int:
         answer = await self.http.get(f"/ojs/v1/queues/{queue}/stats")
+        if answer.status_code not in (200, 404):
+            self.errors.append(f"stats of {queue}: {answer.status_code} {answer.text}")
         return int(answer.json()["queue"]["available"]) if answer.status_code == 200 else 0
 
     @staticmethod
@@ -154,23 +156,25 @@ async def outage(
         await clients.progress(5)
         assert clients.errors == []
 
-        if fault == "stop":
-            backend.pause(away)
-        else:
-            await trio.to_thread.run_sync(backend.kill, away)
-        began = trio.current_time()
-        nursery.start_soon(clients.new_queues, names(f"new-{os.getpid()}-{began}", served, away))
-        await clients.progress(20)
-        await clients.scheduled_and_lost(idle)
-        while trio.current_time() - began < seconds:
-            await clients.progress(5)
+        take_away, bring_back = (
+            (backend.pause, backend.resume) if fault == "stop" else (backend.kill, backend.restart)
+        )
+        await trio.to_thread.run_sync(take_away, away)
+        try:
+            began = trio.current_time()
+            new = names(f"new-{os.getpid()}-{began}", served, away)
+            nursery.start_soon(clients.new_queues, new)
+            await clients.progress(20)
             await clients.scheduled_and_lost(idle)
-        await clients.progress(5)
-        seen, clients.stopping = list(clients.errors), True
-        if fault == "stop":
-            backend.resume(away)
-        else:
-            await trio.to_thread.run_sync(backend.restart, away)
+            while trio.current_time() - began < seconds:
+                await clients.progress(5)
+                await clients.scheduled_and_lost(idle)
+            await clients.progress(5)
+            seen, clients.stopping = list(clients.errors), True
+        finally:
+            # A test that failed leaves the deployment to the next one.
+            with trio.CancelScope(shield=True):
+                await trio.to_thread.run_sync(bring_back, away)
     clients.errors = seen
     wait_until(lambda: whole(deployment), timeout_s=PATIENCE_S, what="all is as before")
     return clients
