@@ -25,7 +25,7 @@ run: $(VENV)/.run ## install, then run everything on this machine (Ctrl-C stops 
 	@exec $(BIN)/ojs-cluster dev
 
 test: $(VENV)/.dev ## install, then run all tests (JOBS=2 at a time; TESTS=tests/core for some)
-	$(BIN)/pytest -n $(JOBS) --dist loadfile $(TESTS)
+	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check

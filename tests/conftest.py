@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, settings
 from tests.chaos.options import pytest_addoption  # noqa: F401 - a hook
 from tests.support.certificates import certificates  # noqa: F401 - a fixture
 from tests.support.loggers import loggers_as_they_were  # noqa: F401 - a fixture
+from tests.support.order import pytest_collection_modifyitems  # noqa: F401 - a hook
 from tests.support.second_tries import pytest_terminal_summary  # noqa: F401 - a hook
 from tests.support.servers import (  # noqa: F401 - pytest finds fixtures by name
     backend,
