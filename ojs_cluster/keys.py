@@ -281,6 +281,10 @@ class Meta:
     """Channel: the ms of a new earliest deadline, as each shard has one."""
     mark: bytes = b"ojs:{meta}:mark"
     """As each shard has one."""
+    audit: bytes = b"ojs:{meta}:audit"
+    """Stream of administrative changes and key reloads, bounded by count and by time."""
+    audit_refused: bytes = b"ojs:{meta}:audit:refused"
+    """Stream of refused requests, with bounds of its own: they never push changes out."""
     index: int = META
 
     def cron(self, name: str) -> bytes:

@@ -40,7 +40,8 @@ IN_SCRIPTS = (
         "SET",
     ),
     *("SPUBLISH", "TIME"),
-    *("UNLINK", "XADD", "ZADD", "ZCARD", "ZCOUNT", "ZRANGE", "ZRANGEBYSCORE", "ZREM"),
+    *("UNLINK", "XADD", "XREVRANGE", "XTRIM"),
+    *("ZADD", "ZCARD", "ZCOUNT", "ZRANGE", "ZRANGEBYSCORE", "ZREM"),
     *("ZREMRANGEBYRANK", "ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
 )
 """Commands that transitions run."""

@@ -22,6 +22,7 @@ VOLATILE = frozenset(
         *("contact", "fetch", "fetch_any", "heartbeat", "lead"),
         *("promote", "release_lost", "schema", "tidy"),
         *("archive_job", "archive_results", "cron_due", "find_dead", "look", "metrics"),
+        "audit_append",
         *("depths", "limit_state", "limits_due"),
         *("old_claims", "partitions", "peek", "queue_stats", "references_checked"),
         *("outbox_away", "outbox_due", "outbox_parked", "outbox_tried", "outbox_wait"),

@@ -88,7 +88,7 @@ def test_keys_of_the_whole_cluster_carry_one_tag_of_their_own() -> None:
     for key in (
         *(meta.schema, meta.queues, meta.leader("g"), meta.fence("g"), meta.candidates("g")),
         *(meta.crons, meta.cron_names, meta.cron("x"), meta.cron_history("x")),
-        *(meta.events, meta.sched),
+        *(meta.events, meta.sched, meta.audit, meta.audit_refused),
     ):
         assert key.startswith(b"ojs:{meta}:")
         assert key_slot(key) == meta.slot
@@ -189,7 +189,17 @@ READS = {
     *("CLUSTER", "NODES"),  # of CLUSTER NODES
     *("EXISTS", "HGET", "HGETALL", "HMGET", "INFO", "LRANGE", "PING", "SCAN", "TIME"),
     *("XLEN", "ZMSCORE"),
-    *("XRANGE", "ZCARD", "ZCOUNT", "ZRANGE", "ZRANGEBYLEX", "ZRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
+    *(
+        "XRANGE",
+        "XREVRANGE",
+        "ZCARD",
+        "ZCOUNT",
+        "ZRANGE",
+        "ZRANGEBYLEX",
+        "ZRANGEBYSCORE",
+        "ZREVRANGE",
+        "ZSCORE",
+    ),
     *("XLEN", "ZMSCORE"),
 }
 

@@ -21,6 +21,7 @@ from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.redis.script import Script
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import (
+    audit,
     batch,
     cron,
     dead_letter,
@@ -226,6 +227,7 @@ async def one_life_without_backup(store: Store, db: Any) -> None:
     await limited_jobs(store, db)
     await unique_jobs_and_batches(store, db)
     await leadership(store)
+    await an_audit(store)
     await reads(store)
 
 
@@ -409,6 +411,13 @@ async def leadership(store: Store) -> None:
         assert await leader.renew(store, lease) == "kept"
         assert await leader.release(store, lease)
         await leader.leave(store, shard, "group", "me", 60_000)
+
+
+async def an_audit(store: Store) -> None:
+    for again in (False, True):
+        await audit.append(store, audit.Stream.CHANGES, [b"{}"], "batch", again=again)
+    page = await audit.read(store, audit.AuditFilter(), limit=10)
+    assert len(page.entries) == 1
 
 
 async def reads(store: Store) -> None:

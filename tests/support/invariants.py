@@ -11,6 +11,7 @@
   is listed as a claim.
 - An alias points to the shard where a job with its id is.
 - A workflow that runs is listed, so that somebody looks at it when it makes no progress.
+- The audit streams are bounded by count and time.
 - A cron job is looked at when its next tick, or what it owes or holds back, asks for it; one that
   is deleted is kept only for the latter.
 
@@ -31,6 +32,8 @@ from ojs_cluster.core.partitions import Layout
 from ojs_cluster.keys import META_TAG, Keyspace, Shard
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import fields as f
+from ojs_cluster.store.audit import RETENTION_MS, Stream
+from tests.support.servers import observer
 
 COUNTED = ("scheduled", "pending", "active", "retryable", "completed", "cancelled", "discarded")
 WAITING = ("available", "scheduled", "pending", "retryable")
@@ -104,6 +107,7 @@ def take_census(backend: Embedded, *, shards: int = 64, malformed: Collection[st
         _check_staged(census, keyspace, shard, content)
     _check_pauses(census, keyspace, layouts)
     _check_crons(census, content[META_TAG])
+    _check_audit(census, backend, keyspace)
     _check_tokens(census, keyspace, content)
     for shard in keyspace:
         _check_aliases(census, keyspace, shard, content)
@@ -166,6 +170,18 @@ def _file(keys: _Keys, name: str, value: object) -> None:
         keys.outbox = value
     elif isinstance(value, dict) and name == "parts":
         keys.partitions = value
+
+
+def _check_audit(census: Census, backend: Embedded, keyspace: Keyspace) -> None:
+    complain = census.problems.append
+    for stream in Stream:
+        key = stream.key(keyspace.meta)
+        with observer(backend) as client:
+            length, left_ms = client.xlen(key), client.pttl(key)
+        if length > stream.value:
+            complain(f"the audit stream {key.decode()} has {length} entries")
+        if length and not 0 < left_ms <= RETENTION_MS:
+            complain(f"the audit stream {key.decode()} does not end by itself")
 
 
 def _check_crons(census: Census, keys: _Keys) -> None:

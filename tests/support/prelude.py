@@ -40,7 +40,7 @@ local redis = (function(server)
     local keyless = {TIME = true}
     local reads = {}
     for name in string.gmatch('EXISTS TOUCH GET HGET HGETALL HMGET HEXISTS HSTRLEN ZSCORE ZCARD '
-        .. 'ZCOUNT ZRANGE ZREVRANGE ZRANGEBYSCORE', '%u+') do reads[name] = true end
+        .. 'ZCOUNT ZRANGE ZREVRANGE ZRANGEBYSCORE XREVRANGE', '%u+') do reads[name] = true end
     local function is_there(key) return server.call('EXISTS', key) == 1 end
 
     local function read(run, command, keys, ...)
