@@ -127,7 +127,8 @@ def _parse(variable: Variable, text: str) -> Any:
     """Give the value; a variable that is not set and has no default is the empty value."""
     if text:
         return variable.parse(text)
-    return () if variable.parse in (accept.words, accept.api_keys) else ""
+    lists = (accept.words, accept.api_keys, accept.networks)
+    return () if variable.parse in lists else ""
 
 
 def _contradictions(sections: Mapping[str, Mapping[str, Any]]) -> list[str]:

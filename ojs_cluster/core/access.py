@@ -64,6 +64,12 @@ class QueuePatterns:
         """Return whether the key may reach this queue."""
         return queue in self._exact or self._matches(queue) is not None
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, QueuePatterns) and self.patterns == other.patterns
+
+    def __hash__(self) -> int:
+        return hash(self.patterns)
+
     def __repr__(self) -> str:
         return f"QueuePatterns({', '.join(self.patterns)})"
 
@@ -93,6 +99,7 @@ class Principal:
     requests_per_second: float | None = None
 
 
+_MOST_CHANGED: Final = 20
 EVERYBODY: Final = Principal("anonymous")
 """Every client of a server that needs no key."""
 
@@ -123,6 +130,29 @@ class Keyring:
     def find(self, token: str) -> Principal | None:
         """Return whose secret ``token`` is, None when it is nobody's."""
         return self.by_digest.get(digest(token))
+
+
+def changed_names(before: Keyring, after: Keyring) -> dict[str, list[str]]:
+    """Return the names of keys that were ``added``, ``removed`` or ``changed``, 20 of each at most.
+
+    A key has changed when anything of it has, its secret included.
+    """
+    old, new = _by_name(before), _by_name(after)
+    changes = {
+        "added": new.keys() - old.keys(),
+        "removed": old.keys() - new.keys(),
+        "changed": {name for name in old.keys() & new.keys() if old[name] != new[name]},
+    }
+    return {how: sorted(names)[:_MOST_CHANGED] for how, names in changes.items() if names}
+
+
+def _by_name(keyring: Keyring) -> dict[str, set[tuple[bytes | str, Principal]]]:
+    found: dict[str, set[tuple[bytes | str, Principal]]] = {}
+    proofs: list[tuple[bytes | str, Principal]] = [*keyring.by_digest.items()]
+    proofs += keyring.by_subject.items()
+    for proof, principal in proofs:
+        found.setdefault(principal.name, set()).add((proof, principal))
+    return found
 
 
 def named_after_variables(api_key: str, api_keys: Iterable[str]) -> dict[bytes, Principal]:

@@ -12,6 +12,7 @@ import trio
 from ojs_cluster import __version__
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.limits import Limits
+from ojs_cluster.http.audit import Audit
 from ojs_cluster.http.auth import Access
 from ojs_cluster.http.room import Room
 from ojs_cluster.http.traffic import Traffic
@@ -74,6 +75,7 @@ class App:
     draining: trio.Event = field(default_factory=trio.Event)
     started: float = field(default_factory=time.monotonic)
     traffic: Traffic = field(default_factory=Traffic)
+    audit: Audit = field(default_factory=Audit)
     tracing: Tracing | None = None
     """None, and then nothing of OpenTelemetry is loaded, unless traces are sent."""
     collected: Collected = field(init=False)

@@ -23,7 +23,9 @@ def read_head(scope: HTTPScope) -> Request:
         path = _origin_form(path)
     method = scope.get("method", "GET")  # a WebSocket's scope has none
     query, asked_by = scope["query_string"].decode("latin-1"), dict(scope).get(TLS_SUBJECT, "")
-    return Request(method, path, query, headers, tls_subject=str(asked_by))
+    client = scope.get("client")
+    peer = client[0] if client else ""
+    return Request(method, path, query, headers, tls_subject=str(asked_by), peer=peer)
 
 
 def _origin_form(target: str) -> str:

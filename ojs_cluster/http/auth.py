@@ -87,7 +87,7 @@ class Access:
             if found is None:
                 raise Unauthenticated("the API key is not valid")
         if found.expires_at_s is not None and time.time() >= found.expires_at_s:
-            raise Unauthenticated(f"the API key '{found.name}' has expired")
+            raise Unauthenticated(f"the API key '{found.name}' has expired", principal=found.name)
         return found
 
     def permit(self, principal: Principal, route: Route) -> None:

@@ -1,4 +1,4 @@
-"""Whose certificate a client has shown."""
+"""Who is connected: the certificate that a client has shown, and its address."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ def subject_of(stream: object) -> str:
     if not certificate:
         return ""
     return ",".join(_part(each) for each in reversed(certificate.get("subject", ())))
+
+
+def peer_of(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> str:
+    """Return the address that a connection came from, without its port; empty when it is gone."""
+    plain = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+    try:
+        peer: tuple[str, int] = plain.socket.getpeername()
+    except OSError:
+        return ""
+    return peer[0]
 
 
 def _part(pairs: tuple[tuple[str, str], ...]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
@@ -22,6 +23,7 @@ from ojs_cluster.core.errors import (
     Internal,
     OJSError,
     PayloadTooLarge,
+    Unauthenticated,
     Unsupported,
 )
 from ojs_cluster.core.ids import new_job_id
@@ -31,6 +33,7 @@ from ojs_cluster.http.auth import Access
 from ojs_cluster.http.errors import (
     AmbiguousLength,
     BodyTimeout,
+    entry_for,
     error_response,
     internal_error_response,
 )
@@ -38,7 +41,6 @@ from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.reach import keep_to_queues
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import ROUTES, router_for
-from ojs_cluster.http.traffic import Traffic
 
 if TYPE_CHECKING:
     from ojs_cluster.http.tracing import RequestSpan
@@ -66,8 +68,8 @@ class Call(msgspec.Struct, frozen=True):
 
     ``refusal`` is the answer that does not need the body; a door sends it without reading on.
     ``max_body`` is the largest body, in bytes, that the route takes; 0 for a refusal. ``began`` is
-    a time of the performance counter, in seconds. ``traffic`` is where the answer is counted, and
-    ``span``, where traces are sent, tells of it. ``principal`` is whose request it is.
+    a time of the performance counter, in seconds. ``app`` counts the answer and records it in the
+    audit. ``span``, where traces are sent, tells of it. ``principal`` is whose request it is.
     """
 
     request_id: str
@@ -76,7 +78,7 @@ class Call(msgspec.Struct, frozen=True):
     max_body: int
     refusal: Response | None
     began: float
-    traffic: Traffic
+    app: App
     span: RequestSpan | None = None
     principal: Principal = EVERYBODY
 
@@ -104,15 +106,16 @@ def prepare(app: App, request: Request, *, tentative: bool = False) -> Call:
         route, params, principal = _admit(app, request)
     except OJSError as error:
         if tentative:
-            return Call(request_id, None, (), 0, None, began, app.traffic)
-        refusal = finish(request, error_response(error, request_id), request_id, began)
+            return Call(request_id, None, (), 0, None, began, app)
+        _audit_refusal(app, request, request_id, error)
+        refusal = finish(request, error_response(error, request_id), request_id, began, app)
         app.traffic.count(None, refusal.status, time.perf_counter() - began)
         if app.tracing is not None:
             app.tracing.begin(request, request_id, None).end(refusal.status)
-        return Call(request_id, None, (), 0, refusal, began, app.traffic)
+        return Call(request_id, None, (), 0, refusal, began, app)
     limit = settings.max_batch_body if route.batch else settings.max_body
     span = None if app.tracing is None else app.tracing.begin(request, request_id, route)
-    return Call(request_id, route, params, limit, None, began, app.traffic, span, principal)
+    return Call(request_id, route, params, limit, None, began, app, span, principal)
 
 
 async def run(app: App, call: Call, request: Request) -> Response:
@@ -134,6 +137,10 @@ async def run(app: App, call: Call, request: Request) -> Response:
         response = error_response(error, call.request_id)
     except Exception as error:
         response = _unexpected(error, request, call.request_id)
+    except BaseException:
+        if call.route.action:
+            app.audit.interrupted(request, call.request_id, call.route, call.params, call.principal)
+        raise
     return _answer(request, response, call)
 
 
@@ -167,21 +174,36 @@ async def undo(response: Response) -> None:
 
 
 def _answer(request: Request, response: Response, call: Call) -> Response:
-    call.traffic.count(call.route, response.status, time.perf_counter() - call.began)
+    app, route = call.app, call.route
+    app.traffic.count(route, response.status, time.perf_counter() - call.began)
     if call.span is not None:
         call.span.end(response.status)
-    return finish(request, response, call.request_id, call.began)
+    if route is not None and route.action:
+        app.audit.answered(request, call.request_id, route, call.params, call.principal, response)
+    return finish(request, response, call.request_id, call.began, app, call.principal.name)
 
 
-def finish(request: Request, response: Response, request_id: str, began: float) -> Response:
+def finish(
+    request: Request,
+    response: Response,
+    request_id: str,
+    began: float,
+    app: App | None = None,
+    principal: str | None = None,
+) -> Response:
     """``response`` with the headers that every response has, and as HEAD and 204 want it.
 
     A content type of its own comes first among its headers. Every answer passes here, so here is
-    the one log line of a request.
+    the one access line of a request. Without an ``app`` its address is that of the peer.
     """
     if log.isEnabledFor(logging.DEBUG):
-        ms = round((time.perf_counter() - began) * 1000, 3)
-        extra = {"request_id": request_id, "status": response.status, "ms": ms}
+        extra = {
+            "request_id": request_id,
+            "status": response.status,
+            "ms": round((time.perf_counter() - began) * 1000, 3),
+            "principal": principal,
+            "address": request.peer if app is None else app.audit.client_of(request),
+        }
         log.debug("%s %s %d", request.method, request.path, response.status, extra=extra)
     common = _FOR_SDKS if "ojs-version" in request.headers else _BARE
     if response.headers and response.headers[0][0] == "Content-Type":
@@ -264,6 +286,25 @@ def _admit(app: App, request: Request) -> tuple[Route, tuple[str, ...], Principa
             field="headers.ojs-version",
         )
     return route, params, principal
+
+
+def _audit_refusal(app: App, request: Request, request_id: str, error: OJSError) -> None:
+    """Record a refused request, for which what is known of it is found out again.
+
+    `_admit` keeps nothing for this: it would cost every request that is not refused.
+    """
+    route: Route | None = None
+    params: tuple[str, ...] = ()
+    principal: Principal | None = None
+    if not isinstance(error, Unauthenticated):
+        with suppress(OJSError):
+            headers = request.headers
+            principal = app.access.identify(headers.get("authorization"), request.tls_subject)
+            route, params = router_for(app.settings.test_hooks).match(request.method, request.path)
+    status = entry_for(error).status
+    app.audit.refused(
+        *(request, request_id, error, status), route=route, params=params, principal=principal
+    )
 
 
 def _unexpected(error: Exception, request: Request, request_id: str) -> Response:

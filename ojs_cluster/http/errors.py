@@ -226,13 +226,15 @@ def error_response(error: e.OJSError, request_id: str) -> Response:
     elif isinstance(error, AmbiguousLength):
         # What follows on this connection may be another client's request, or no request at all.
         headers = (("Connection", "close"),)
-    return Response(entry.status, _body(entry, error.message, error.details, request_id), headers)
+    body = _body(entry, error.message, error.details, request_id)
+    return Response(entry.status, body, headers, code=entry.code)
 
 
 def internal_error_response(request_id: str) -> Response:
     """The response for a bug: it says which request failed, and nothing about why."""
     message = "the server failed to handle this request"
-    return Response(INTERNAL.status, _body(INTERNAL, message, {}, request_id))
+    body = _body(INTERNAL, message, {}, request_id)
+    return Response(INTERNAL.status, body, code=INTERNAL.code)
 
 
 def _body(entry: Entry, message: str, details: Mapping[str, Any], request_id: str) -> bytes:

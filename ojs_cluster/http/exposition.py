@@ -94,7 +94,17 @@ def traffic_families(traffic: Traffic) -> Families:
         bounds = [*(f"{bound:g}" for bound in BOUNDS_S), "+Inf"]
         buckets = list(zip(bounds, accumulate(row.buckets), strict=True))
         seconds.add_metric(names, buckets, row.seconds)
-    return [requests, seconds]
+    return [requests, seconds, audit_family(traffic)]
+
+
+def audit_family(traffic: Traffic) -> Metric:
+    """What became of audit entries of this node."""
+    return counter(
+        "ojs_audit_entries",
+        "Audit entries written to Redis, or dropped because it was away for long",
+        "outcome",
+        [("written", traffic.total("audit_written")), ("dropped", traffic.total("audit_dropped"))],
+    )
 
 
 def gauge(name: str, text: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:

@@ -22,7 +22,7 @@ from typing import Final
 import trio
 
 from ojs_cluster.http.app import App
-from ojs_cluster.http.certificates import subject_of
+from ojs_cluster.http.certificates import peer_of, subject_of
 from ojs_cluster.http.dispatch import Call, prepare, refuse, run, too_late, undo
 from ojs_cluster.http.errors import BodyTimeout
 from ojs_cluster.http.lane_parser import Head, Heads, Odd
@@ -132,6 +132,7 @@ class _Connection:
         self._data = b""
         """Read, and not served yet."""
         self._tls_subject = subject_of(stream)
+        self._peer = peer_of(stream)
         self._room = Held(app.room)
         self._nursery: trio.Nursery
         self._watching: trio.CancelScope | None = None
@@ -265,6 +266,7 @@ class _Connection:
             body,
             self._begin_to_wait,
             self._tls_subject,
+            self._peer,
         )
 
     async def _run(self, call: Call, request: Request) -> Response:

@@ -30,8 +30,9 @@ class Request(msgspec.Struct, frozen=True):
     not become a separator. ``headers`` has lower-case names; repeated ones are joined by ", ".
     ``on_wait`` is called by a handler that begins to wait for something that may take long; a door
     that does not watch its client all the time begins to do so then. ``tls_subject`` is the subject
-    of the client's verified certificate, empty for none. ``queues`` are those that the client's API
-    key may reach, None for every queue; the dispatcher sets it.
+    of the client's verified certificate, empty for none. ``peer`` is the address that the
+    connection came from, a proxy's perhaps; empty when it is not known. ``queues`` are those that
+    the client's API key may reach, None for every queue; the dispatcher sets it.
     """
 
     method: str
@@ -41,6 +42,7 @@ class Request(msgspec.Struct, frozen=True):
     body: bytes = b""
     on_wait: Callable[[], None] = _nobody_minds
     tls_subject: str = ""
+    peer: str = ""
     queues: QueuePatterns | None = None
 
 
@@ -50,7 +52,8 @@ class Response(msgspec.Struct, frozen=True):
     ``undelivered`` undoes what the client was not told about: a door awaits it when the client
     was gone before the body was handed to the network. It must be quick and bounded in time, as
     a door shields it from cancellation. ``made`` gives the ids of what was made or changed; who
-    cannot send this response after all tells them in its place.
+    cannot send this response after all tells them in its place. ``code`` is the code of an error.
+    ``about`` names what was changed, for the audit, where the path does not.
     """
 
     status: int
@@ -58,6 +61,8 @@ class Response(msgspec.Struct, frozen=True):
     headers: Headers = ()
     undelivered: Callable[[], Awaitable[None]] | None = None
     made: Callable[[], Mapping[str, Any]] | None = None
+    code: str = ""
+    about: str = ""
 
 
 def joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, HTTPScope
+from msgspec import structs
 from quart import current_app, has_request_context
 from quart import request as quart_request
 from quart import websocket as quart_websocket
@@ -149,7 +150,7 @@ class _Connection(TrioASGIHTTPConnection):
             except OJSError as error:
                 response = refuse(head, call, error)
             else:
-                request = Request(head.method, head.path, head.query, head.headers, body)
+                request = structs.replace(head, body=body)
                 return await run(self.app.ojs, call, request)
         # Answering while the client still sends closes the connection under it, and many clients
         # then report a broken pipe instead of the error. So the rest is read for a moment.

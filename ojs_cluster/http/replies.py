@@ -18,9 +18,11 @@ from ojs_cluster.store.record import JobRecord
 dumps: Final = orjson.dumps
 
 
-def json_response(status: int, value: dict[str, Any], headers: Headers = ()) -> Response:
-    """A response whose body holds nothing of the user's."""
-    return Response(status, orjson.dumps(value), headers)
+def json_response(
+    status: int, value: dict[str, Any], headers: Headers = (), *, about: str = ""
+) -> Response:
+    """A response whose body holds nothing of the user's; ``about`` as in `Response`."""
+    return Response(status, orjson.dumps(value), headers, about=about)
 
 
 def iso(ms: int) -> str:

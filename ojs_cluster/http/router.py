@@ -49,8 +49,8 @@ class Route:
     """One row of the route table.
 
     ``template`` marks parameters with braces: ``/ojs/v1/jobs/{id}``. ``scope`` is what a key must
-    have, and ``reach`` what keys that are restricted to some queues may do. ``open`` routes need no
-    key.
+    have, and ``reach`` what keys that are restricted to some queues may do. ``action`` is the name
+    of a change by an administrator, as the audit shows it. ``open`` routes need no key.
     ``batch`` routes may have the larger body. ``waits`` routes are cancelled when their client
     leaves, as GET routes are. ``metrics`` routes are open when the settings say so. ``test_hook``
     routes exist only under test hooks. ``fast`` routes are those that workers and producers live
@@ -68,6 +68,7 @@ class Route:
     metrics: bool = False
     test_hook: bool = False
     fast: bool = False
+    action: str = ""
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ import mmap
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 from ojs_cluster.http.router import Route
 
@@ -24,6 +24,9 @@ _CLASSES: Final = 4  # 2xx to 5xx
 _BUCKETS: Final = len(BOUNDS_S) + 1
 _ROW: Final = _CLASSES + _BUCKETS + 1  # and the sum of all times
 _NUMBER: Final = 8  # bytes: numbers are doubles, whole ones exact up to 2^53
+Event = Literal["audit_written", "audit_dropped"]
+"""What is counted beside responses."""
+_EVENTS: Final[tuple[Event, ...]] = get_args(Event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,8 @@ class Traffic:
     ) -> None:
         self._names = [("", ""), *((route.method, route.template) for route in routes)]
         self._rows = {name: row for row, name in enumerate(self._names)}
-        self._part = len(self._names) * _ROW
+        self._responses = len(self._names) * _ROW
+        self._part = self._responses + len(_EVENTS)
         shared = bytearray(self._part * _NUMBER) if memory is None else memory
         self._numbers = memoryview(shared).cast("d")
         self._base = slot * self._part
@@ -63,7 +67,7 @@ class Traffic:
     @staticmethod
     def size(routes: Sequence[Route], slots: int) -> int:
         """Bytes of memory that ``slots`` processes need."""
-        return (len(routes) + 1) * _ROW * _NUMBER * slots
+        return ((len(routes) + 1) * _ROW + len(_EVENTS)) * _NUMBER * slots
 
     def count(self, route: Route | None, status: int, seconds: float) -> None:
         """Count one response."""
@@ -72,6 +76,15 @@ class Traffic:
         numbers[at + min(max(status // 100, 2), 5) - 2] += 1
         numbers[at + _CLASSES + bisect_left(BOUNDS_S, seconds)] += 1
         numbers[at + _ROW - 1] += seconds
+
+    def add(self, event: Event, count: int) -> None:
+        """Count events of this process."""
+        self._numbers[self._base + self._responses + _EVENTS.index(event)] += count
+
+    def total(self, event: Event) -> int:
+        """Return how many such events this node has counted."""
+        first = self._responses + _EVENTS.index(event)
+        return int(sum(self._numbers[at] for at in range(first, len(self._numbers), self._part)))
 
     def rows(self) -> Iterator[Row]:
         """Give every route that was used on this node."""

@@ -15,8 +15,9 @@ from typing import Final
 
 import trio
 
-from ojs_cluster.core.access import Keyring, named_after_variables
+from ojs_cluster.core.access import Keyring, changed_names, named_after_variables
 from ojs_cluster.core.key_file import MOST_BYTES, KeyFileError, parse_key_file
+from ojs_cluster.http.audit import Audit
 from ojs_cluster.http.auth import Access
 from ojs_cluster.server.settings import STRONG_KEY, AccessSettings
 from ojs_cluster.server.tls import file_version
@@ -61,14 +62,19 @@ def key_file_problems(settings: AccessSettings, environ: Mapping[str, str]) -> l
 class ApiKeys:
     """The keys that one process accepts, kept up to date."""
 
-    def __init__(self, settings: AccessSettings, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, settings: AccessSettings, environ: Mapping[str, str], audit: Audit | None = None
+    ) -> None:
         """Accept no key yet, unless no file is configured.
 
         Args:
             settings: names the file, and has the keys of variables.
             environ: where the file's ``secret_env`` look.
+            audit: where reloads are recorded, but not the first load.
         """
         self._settings = settings
+        self._audit = audit
+        self._present: Keyring | None = None
         self._environ = dict(environ)
         self._seen = file_version(settings.keys_file)
         keyring = Keyring({}, {}) if settings.keys_file else read_keys(settings, environ)
@@ -118,7 +124,15 @@ class ApiKeys:
                 self._settings.keys_file,
                 error,
             )
+            self._record("invalid_key_file", {})
             return False
         self.access.replace(keyring)
         log.info("API keys loaded", extra={"keys": len(keyring.principals)})
+        if self._present is not None:
+            self._record("ok", changed_names(self._present, keyring))
+        self._present = keyring
         return True
+
+    def _record(self, outcome: str, changes: Mapping[str, list[str]]) -> None:
+        if self._audit is not None and self._present is not None:
+            self._audit.reloaded(outcome, changes)

@@ -22,6 +22,7 @@ import trio
 from hypercorn.typing import ASGIFramework
 
 from ojs_cluster.config import Settings
+from ojs_cluster.core.client_address import TrustedProxies
 from ojs_cluster.http.app import App, HttpSettings
 from ojs_cluster.http.asgi import read_head, send_response
 from ojs_cluster.http.dispatch import admits
@@ -31,6 +32,7 @@ from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.starting import starting
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.api_keys import ApiKeys
+from ojs_cluster.server.audit import make_audit
 from ojs_cluster.server.child import Child, run_child
 from ojs_cluster.server.connections import ConnectionLimits, connections_possible
 from ojs_cluster.server.http_server import drain_times, hypercorn_config, lifespan, serve
@@ -96,7 +98,9 @@ async def work(child: Child) -> None:
     """
     settings = child.settings
     config = hypercorn_config(settings.listen)
-    keys = ApiKeys(settings.access, os.environ)
+    traffic = Traffic(ROUTES, child.shared, child.slot)
+    audit = make_audit(settings, child.name, traffic)
+    keys = ApiKeys(settings.access, os.environ, audit)
     await keys.load(child.stop)
     gate = Gate(child.stop)
     lane = fast_lane(settings.listen, child.stop)
@@ -136,7 +140,8 @@ async def work(child: Child) -> None:
                 waiters=Waiters(),
                 settings=http_settings(settings),
                 access=keys.access,
-                traffic=Traffic(ROUTES, child.shared, child.slot),
+                traffic=traffic,
+                audit=audit,
                 tracing=spans,
             )
             quart = create_quart_app(app)
@@ -147,8 +152,10 @@ async def work(child: Child) -> None:
             # What exists now lives as long as the process: no collection has to visit it.
             gc.freeze()
             nursery.start_soon(_drain, child.stop, app)
+            nursery.start_soon(audit.run, store)
             child.ready()
             await served.wait()
+            await audit.finish(store)
         nursery.cancel_scope.cancel()
 
 
@@ -173,6 +180,7 @@ def connection_limits(listen: ListenSettings) -> ConnectionLimits:
     return ConnectionLimits(
         most=possible,
         most_per_client=listen.max_connections_per_client,
+        proxies=TrustedProxies(listen.trusted_proxies),
         idle_s=listen.idle_timeout_s,
         head_s=listen.head_timeout_s,
     )

@@ -12,11 +12,13 @@ import resource
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
 
+from ojs_cluster.core.client_address import TrustedProxies
+from ojs_cluster.http.certificates import peer_of
 from ojs_cluster.server.hypercorn_connection import BoundedServer
 
 log = logging.getLogger("ojs.http")
@@ -35,13 +37,15 @@ class ConnectionLimits:
 
     Attributes:
         most: connections at a time; 0 for no bound.
-        most_per_client: of one client address; 0 for no bound, which is right behind a proxy.
+        most_per_client: of one peer's address; 0 for no bound.
+        proxies: peers that stand for many clients, and have no bound of their own.
         idle_s: seconds without a request.
         head_s: seconds for a head to arrive, from its first byte.
     """
 
     most: int = 0
     most_per_client: int = 0
+    proxies: TrustedProxies = field(default_factory=TrustedProxies)
     idle_s: float = 120.0
     head_s: float = 10.0
 
@@ -86,10 +90,14 @@ class Connections:
 
     @contextmanager
     def admit(self, stream: trio.SocketStream) -> Iterator[bool]:
-        """Count a connection while the block runs; tell whether its client may have one more."""
-        client = _address(stream)
+        """Count a connection while the block runs; tell whether its client may have one more.
+
+        The client is the peer of the socket: which clients a proxy's connection will serve is not
+        known before their requests.
+        """
+        client = self.limits.proxies.client_of(peer_of(stream), None)
         most = self.limits.most_per_client
-        admitted = not most or self._by_client[client] < most
+        admitted = not most or self._by_client[client] < most or self.limits.proxies.trusts(client)
         self._by_client[client] += 1
         try:
             yield admitted
@@ -136,12 +144,3 @@ def connections_possible(wanted: int) -> int:
     if files == resource.RLIM_INFINITY:
         return wanted
     return max(1, min(wanted, files - _OTHER_DESCRIPTORS))
-
-
-def _address(stream: trio.SocketStream) -> str:
-    """The client's address, without its port; of a link-local one without the zone."""
-    try:
-        peer: tuple[str, int] = stream.socket.getpeername()
-    except OSError:  # it is gone already
-        return ""
-    return peer[0].partition("%")[0]

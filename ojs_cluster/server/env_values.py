@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from ojs_cluster.core.client_address import Network, parse_network
 from ojs_cluster.redis.url import parse_redis_url
 
 T = TypeVar("T")
@@ -33,6 +34,7 @@ _UNITS_NS = {
 _DURATION = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h|d)")
 _TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
 AUTO_WORKERS_MAX = 16
+_MOST_NETWORKS = 100
 
 
 def go_duration_ns(text: str) -> int:
@@ -112,6 +114,20 @@ def one_of(*choices: str) -> Parser:
 def words(text: str) -> tuple[str, ...]:
     """Accept comma separated words; spaces around them and empty ones are dropped."""
     return tuple(word for word in (piece.strip() for piece in text.split(",")) if word)
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Accept comma separated addresses and CIDR blocks."""
+    try:
+        found = tuple(parse_network(word) for word in words(text))
+    except ValueError:
+        found = ()
+    if not 0 < len(found) <= _MOST_NETWORKS:
+        raise ValueError(
+            f"at most {_MOST_NETWORKS} addresses or networks such as 10.0.0.0/8, 192.0.2.7 or "
+            "fd00::/8, none of which contains every address"
+        )
+    return found
 
 
 def api_key(text: str) -> str:

@@ -105,6 +105,8 @@ def configure_logging(
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level)
+    # Whatever the level: the audit's lines are its full record.
+    logging.getLogger("ojs.audit").setLevel(logging.INFO)
     # Libraries say at INFO and DEBUG what nobody running a job server wants per connection.
     for noisy in ("hypercorn.error", "quart", "redis"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))

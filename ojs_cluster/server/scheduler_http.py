@@ -16,12 +16,14 @@ from ojs_cluster.config import Settings
 from ojs_cluster.core.errors import NotFound, OJSError
 from ojs_cluster.http import exposition
 from ojs_cluster.http.asgi import read_head, send_response
+from ojs_cluster.http.audit import Audit
 from ojs_cluster.http.auth import Access
 from ojs_cluster.http.dispatch import finish, request_id_for
 from ojs_cluster.http.errors import error_response
 from ojs_cluster.http.exposition import Families, counter, gauge
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.routes import ROUTES
+from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.child import Refused
 from ojs_cluster.server.http_server import DrainTimes, hypercorn_config, open_listener, serve
 from ojs_cluster.store import health
@@ -37,9 +39,21 @@ _TIMES = DrainTimes(delay_s=0.0, grace_s=1.0)
 class Door:
     """A scheduler's HTTP service; without a port it serves nothing."""
 
-    def __init__(self, settings: Settings, stats: Stats, access: Access) -> None:
-        """Prepare the service. ``access`` are the keys that may read metrics."""
+    def __init__(
+        self, settings: Settings, stats: Stats, access: Access, audit: Audit, traffic: Traffic
+    ) -> None:
+        """Prepare the service.
+
+        Args:
+            settings: of the process.
+            stats: what the scheduler has done.
+            access: the keys that may read metrics.
+            audit: where refused requests are recorded.
+            traffic: where the audit counts its entries.
+        """
         self._settings = settings
+        self._audit = audit
+        self._traffic = traffic
         self._access = access
         self._stats = stats
         self._store: Store | None = None
@@ -90,6 +104,7 @@ class Door:
             response = await self._respond(request)
         except OJSError as error:
             response = error_response(error, request_id)
+            self._audit.refused(request, request_id, error, response.status)
         await send_response(finish(request, response, request_id, began), send)
 
     async def _respond(self, request: Request) -> Response:
@@ -117,7 +132,7 @@ class Door:
         return False
 
     async def _families(self) -> Families:
-        own = scheduler_families(self._stats)
+        own = [*scheduler_families(self._stats), exposition.audit_family(self._traffic)]
         if self._store is None or self._collected is None:
             return [exposition.build_info(), *own]
         cluster = await exposition.cluster_families(self._store, self._collected, _TIMEOUT_S)

@@ -10,7 +10,9 @@ import sys
 import trio
 
 from ojs_cluster.config import EXIT_CONFIG, Settings
+from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.api_keys import ApiKeys
+from ojs_cluster.server.audit import make_audit
 from ojs_cluster.server.child import (
     Child,
     Refused,
@@ -36,8 +38,10 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
             scheduler's port is taken.
     """
     stats = Stats()
-    keys = ApiKeys(settings.access, os.environ)
-    door = Door(settings, stats, keys.access)
+    traffic = Traffic()
+    audit = make_audit(settings, "scheduler", traffic)
+    keys = ApiKeys(settings.access, os.environ, audit)
+    door = Door(settings, stats, keys.access, audit, traffic)
     leading = trio.CancelScope()
     opened = False
 
@@ -56,8 +60,11 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
             store = await open_patiently(stack, settings)
             opened = True
             door.open(store)
+            if settings.listen.scheduler_port:
+                nursery.start_soon(audit.run, store)
             with leading:
                 await run_scheduler(store, settings.scheduler, stats=stats)
+            await audit.finish(store)
         nursery.cancel_scope.cancel()
 
 

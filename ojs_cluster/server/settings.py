@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from ojs_cluster.core.client_address import Network
 from ojs_cluster.core.limits import Limits
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.settings import ClientSettings, TlsSettings
@@ -22,7 +23,8 @@ class ListenSettings:
     """Where and how to listen.
 
     `workers` is the number of API processes. `scheduler_port` is where a scheduler answers probes
-    and scrapes, 0 for nowhere. `tls_cert` is empty where the API is served without TLS.
+    and scrapes, 0 for nowhere. `trusted_proxies` are those whose X-Forwarded-For is believed.
+    `tls_cert` is empty where the API is served without TLS.
     """
 
     host: str
@@ -36,6 +38,7 @@ class ListenSettings:
     shutdown_delay_s: float
     max_header_bytes: int
     scheduler_port: int
+    trusted_proxies: tuple[Network, ...]
     fast_lane: bool
     tls_cert: str
     tls_key: str

@@ -80,7 +80,15 @@ _LISTEN = (
         "listen.max_connections_per_client",
         accept.integer(least=0, most=1_000_000),
         "0",
-        "Of these, from one address; more are closed. 0 for no bound, as behind a proxy.",
+        "Of these, from one address; more are closed. 0 for no bound, as behind a proxy that is "
+        "not among OJS_TRUSTED_PROXIES: those are not bounded.",
+    ),
+    Variable(
+        "OJS_TRUSTED_PROXIES",
+        "listen.trusted_proxies",
+        accept.networks,
+        "",
+        "Addresses and networks of proxies whose X-Forwarded-For says who the client is.",
     ),
     Variable(
         "OJS_H2C",

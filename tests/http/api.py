@@ -14,11 +14,13 @@ import trio
 
 from ojs_cluster.config import load
 from ojs_cluster.http import App, HttpSettings, create_quart_app
+from ojs_cluster.http.audit import Audit
 from ojs_cluster.http.auth import Access
 from ojs_cluster.http.dispatch import admits, dispatch
 from ojs_cluster.http.fast_lane import FastLane
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.quart_app import OJSQuart
+from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.api_process import Gate, connection_limits
 from ojs_cluster.server.embedded import Embedded
@@ -66,6 +68,7 @@ class Api:
         target: str,
         body: Any = None,
         headers: Mapping[str, str] | None = None,
+        peer: str = "",
     ) -> Reply:
         """Send one request. ``body`` may be bytes, sent as they are, or a value, sent as JSON."""
         path, _, query = target.partition("?")
@@ -73,7 +76,8 @@ class Api:
             body = b"" if body is None else json.dumps(body).encode()
         given = {"content-type": OJS_TYPE} if body else {}
         given |= {name.lower(): value for name, value in (headers or {}).items()}
-        response = await dispatch(self.app, Request(method, path, query, given, body))
+        request = Request(method, path, query, given, body, peer=peer)
+        response = await dispatch(self.app, request)
         seen = {name.lower(): value for name, value in response.headers}
         return Reply(response.status, seen, response.body, response)
 
@@ -113,20 +117,25 @@ async def open_app(
     backend: Embedded,
     *,
     store: StoreSettings | None = None,
+    audit: Audit | None = None,
     redis: Mapping[str, Any] | None = None,
     access: Access | None = None,
     **settings: Any,
 ) -> AsyncIterator[App]:
     """An App on a real backend. Keywords are fields of HttpSettings.
 
-    ``access`` are its keys, or those of ``api_keys``; without either it needs none.
+    ``access`` are its keys, or those of ``api_keys``; without either it needs none. ``audit`` runs
+    as in an API process.
     """
     if access is None:
         keys = settings.pop("api_keys", None)
         access = Access.of_keys(keys or (), allow_insecure=keys is None)
     client = ClientSettings.from_url(backend.url, **(redis or {}))
+    traffic = Traffic()
+    audit = audit or Audit(traffic=traffic)
     async with open_store(client, store, shards=SHARDS) as opened:
-        yield App(opened, HttpSettings(**settings), access)
+        await opened.background.once("audit", partial(audit.run, opened), 0)
+        yield App(opened, HttpSettings(**settings), access, traffic=traffic, audit=audit)
 
 
 class _Complaints(logging.Handler):

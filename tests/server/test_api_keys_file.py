@@ -6,6 +6,7 @@ import os
 import signal
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -38,6 +39,14 @@ def statuses(port: int, secret: str, *, tries: int = 12) -> set[int]:
     }
 
 
+def reloads(port: int) -> list[dict[str, Any]]:
+    """What the audit says of reloads."""
+    url = f"http://127.0.0.1:{port}/ojs/v1/admin/audit?action=keys.reload"
+    reply = httpx.get(url, headers={"Authorization": "Bearer k"}, timeout=60)
+    entries: list[dict[str, Any]] = reply.json()["entries"]
+    return entries
+
+
 @pytest.fixture
 def keys(tmp_path: Path) -> Path:
     path = tmp_path / "keys.toml"
@@ -59,6 +68,10 @@ def test_a_changed_file_holds_without_a_restart(
         wait_until(lambda: statuses(port, TWO) == {201}, what="the new key is accepted")
         write(keys, TWO, preset="viewer")
         wait_until(lambda: statuses(port, TWO) == {403}, what="the scope is taken away")
+        wait_until(lambda: len(reloads(port)) == 4, what="both processes record both reloads")
+        assert {str(each["changed"]) for each in reloads(port)} == {"['ci']"}
+        assert len({each["process"] for each in reloads(port)}) == 2
+        assert running.output.count('"action":"keys.reload"') == 4
         assert statuses(port, "k") == {201}
         _ends_well(running)
 

@@ -68,6 +68,16 @@ def test_all_wrong_values_are_reported_each_with_what_is_accepted() -> None:
     assert any(line.startswith("OJS_READ_TIMEOUT='30': expected a duration") for line in found)
 
 
+def test_trusted_proxies_are_addresses_and_networks() -> None:
+    text = "10.0.0.0/8, 192.0.2.7,fd00::/8"
+    found = load({"OJS_TRUSTED_PROXIES": text}).listen.trusted_proxies
+    assert [str(network) for network in found] == ["10.0.0.0/8", "192.0.2.7/32", "fd00::/8"]
+    for wrong in ("proxy", "10.0.0.1/8", "10.0.0.0/8 10.1.0.0/16", "0.0.0.0/0", "::/0", ","):
+        [line] = problems({"OJS_TRUSTED_PROXIES": wrong})
+        assert line.startswith(f"OJS_TRUSTED_PROXIES='{wrong}': expected at most 100 addresses or")
+    assert problems({"OJS_TRUSTED_PROXIES": ",".join(["192.0.2.7"] * 101)})
+
+
 def test_a_retention_shorter_than_a_repeated_call_is_refused() -> None:
     found = problems({"OJS_RETENTION_COMPLETED": "1s", "OJS_RETENTION_CANCELLED": "29s"})
     assert [line.partition(":")[0] for line in found] == [

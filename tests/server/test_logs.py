@@ -16,9 +16,10 @@ from ojs_cluster.server.logs import configure_logging
 @pytest.fixture(autouse=True)
 def restored_root() -> Iterator[None]:
     """Put the root logger back as it was."""
-    root = logging.getLogger()
-    before, level = list(root.handlers), root.level
+    root, audit = logging.getLogger(), logging.getLogger("ojs.audit")
+    before, level, audit_level = list(root.handlers), root.level, audit.level
     yield
+    audit.setLevel(audit_level)
     root.handlers[:] = before
     root.setLevel(level)
     logging.captureWarnings(False)
@@ -44,6 +45,14 @@ def test_line_has_the_usual_fields_and_the_extra_ones() -> None:
     assert (line["level"], line["logger"], line["process"]) == ("info", "ojs.x", "api-0")
     assert (line["request_id"], line["n"]) == ("req_1", 2)
     assert line["ts"].endswith("Z")
+
+
+def test_lines_of_the_audit_are_written_at_every_level() -> None:
+    stream = configured(level="ERROR")
+    logging.getLogger("ojs.x").warning("not this one")
+    logging.getLogger("ojs.audit").info("queue.pause q: ok", extra={"action": "queue.pause"})
+    (line,) = parsed(stream)
+    assert (line["logger"], line["action"]) == ("ojs.audit", "queue.pause")
 
 
 def test_exception_stays_on_one_line() -> None:

@@ -83,7 +83,12 @@ async def _retry(app: App, request: Request, *, dead: bool) -> Response:
     }
     if done.next_cursor is not None:
         answer["next_cursor"] = done.next_cursor
-    return replies.json_response(200, answer)
+    about = "all queues" if wanted.within is None else "queues in reach"
+    if wanted.queue is not None:
+        about = f"queue={wanted.queue}"
+    if wanted.type is not None:
+        about += f" type={wanted.type}"
+    return replies.json_response(200, answer, about=about)
 
 
 def _wanted(body: BulkBody, dead: bool) -> JobFilter:

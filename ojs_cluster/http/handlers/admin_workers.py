@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -22,6 +23,8 @@ from ojs_cluster.store.workers import Desired, WorkerInfo
 
 _MOST_JOBS = 100
 _MOST_NAMED = 1000
+_SHOWN_NAMES = 10
+"""Workers that the audit names."""
 _DIRECTIVES: dict[str, Desired] = {
     "quiet": "quiet",
     "terminate": "terminate",
@@ -102,7 +105,7 @@ async def direct(app: App, request: Request) -> Response:
                 field="confirm",
             )
         told, left = await store_workers.direct_all(app.store, directive)
-        return _told(body.directive, told, left=left)
+        return _told(body.directive, "all workers", told, left=left)
     if len(body.worker_ids) > _MOST_NAMED:
         raise InvalidRequest(f"name at most {_MOST_NAMED} workers", field="worker_ids")
     unknown: list[str] = []
@@ -115,11 +118,13 @@ async def direct(app: App, request: Request) -> Response:
             unknown.append(name)
 
     await over_shards(names, tell)
-    return _told(body.directive, len(names) - len(unknown), not_found=unknown)
+    shown = " ".join(islice(names, _SHOWN_NAMES))
+    return _told(body.directive, shown, len(names) - len(unknown), not_found=unknown)
 
 
-def _told(directive: str, told: int, **more: Any) -> Response:
-    return replies.json_response(200, {"directive": directive, "affected_workers": told, **more})
+def _told(directive: str, whom: str, told: int, **more: Any) -> Response:
+    answer = {"directive": directive, "affected_workers": told, **more}
+    return replies.json_response(200, answer, about=f"{directive}: {whom}")
 
 
 def _name(worker_id: str) -> str:

@@ -15,6 +15,8 @@ from ojs_cluster.store import parked as store_parked
 from ojs_cluster.store.parked import MOST_RETRIED, Parked
 
 _SHOWN_PAYLOAD = 2000  # characters
+_SHOWN_IDS = 10
+"""Entries that the audit names."""
 
 
 class RetryBody(msgspec.Struct, frozen=True):
@@ -51,11 +53,12 @@ async def retry(app: App, request: Request) -> Response:
         )
     if body.ids is None:
         retried, left = await store_parked.retry_all(app.store)
-        return replies.json_response(200, {"retried": retried, "left": left})
+        return replies.json_response(200, {"retried": retried, "left": left}, about="all")
     if len(body.ids) > MOST_RETRIED:
         raise InvalidRequest(f"at most {MOST_RETRIED} entries at once", field="ids")
     retried, unknown = await store_parked.retry(app.store, body.ids)
-    return replies.json_response(200, {"retried": retried, "not_found": unknown})
+    about = " ".join(body.ids[:_SHOWN_IDS])
+    return replies.json_response(200, {"retried": retried, "not_found": unknown}, about=about)
 
 
 def _entry(parked: Parked) -> dict[str, Any]:
