@@ -55,6 +55,7 @@ def test_a_scheduler_answers_probes_and_scrapes_with_the_key(standalone: Embedde
         assert get(port, "/live").status_code == 200
         assert get(port, "/metrics").status_code == 401
         assert get(port, "/ojs/v1/queues").status_code == 401
+        running.wait_line('"action":"authenticate"')
         wait_until(lambda: sample(port, "ojs_scheduler_shards_led", key=KEY) == 65, timeout_s=60)
         wait_until(
             lambda: sample(port, "ojs_scheduler_steps_total", {"loop": "promote"}, key=KEY) > 0,
