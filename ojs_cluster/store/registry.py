@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
 
 REMEMBERED_S = 60.0
-"""Time in seconds between two registrations of a name that is in use."""
+"""Time in seconds after which a name that is in use is registered again the first time."""
+LONGEST_S = 1920.0
+"""Longest time in seconds between two registrations of a name that is in use."""
 PATIENCE_S = 0.5
 """Longest wait in seconds of a request whose queue is new to this process."""
 _RETRY_S = 2.0
@@ -31,8 +34,11 @@ class QueueRegistry:
     that registers the name (``owed``), so no crash and no outage of the registry's master leaves
     jobs in a queue that no list shows.
 
-    A name that is in use is registered again every minute, in a background task: that restores what
-    a failover of the registry's master has lost. No request waits for it.
+    A name that is in use is registered again in a background task, which restores what a failover
+    of the registry's master has lost. No request waits for it. A failover loses what was written
+    last, so the first repetition comes after a minute, and each pause is twice as long as the one
+    before. Refused: once a minute for as long as the queue is in use. All processes do it for all
+    queues, and at 100 masters that takes most of the registry's master (docs/scaling.md).
 
     While the registry's master does not answer, a new name is admitted without it. Each process
     admits as many as were free when the registry answered last, so with P processes the registry
@@ -40,12 +46,13 @@ class QueueRegistry:
 
     Parameters
     ----------
-    remembered_s: time in seconds after which a name is registered again.
+    remembered_s: time in seconds after which a name is registered again the first time.
     """
 
     def __init__(self, remembered_s: float = REMEMBERED_S) -> None:
         self._remembered_s = remembered_s
         self._known: dict[str, float] = {}
+        self._pauses: dict[str, float] = {}
         self._free: int | None = None
 
     async def ensure(self, store: Store, queues: Iterable[str]) -> None:
@@ -64,7 +71,7 @@ class QueueRegistry:
             elif renew_at <= now:
                 self._known[queue] = now + _RETRY_S
                 # Without the limit: a name that was admitted is in use by now.
-                work = partial(self._register, store, queue, _NO_LIMIT)
+                work = partial(self._renew, store, queue)
                 await store.background.once(("queue", queue), work, 0)
 
     async def owed(self, store: Store, shard: Shard, payload: bytes) -> None:
@@ -104,20 +111,34 @@ class QueueRegistry:
             self._free = free - 1
             self._remember(queue, trio.current_time() + _RETRY_S)
 
-    async def _register(self, store: Store, queue: str, limit: int) -> int:
-        """Register one name. Returns how many are registered, 0 when there is no place."""
+    async def _renew(self, store: Store, queue: str) -> int:
+        """Register a known name again, and the next time after a pause that is twice as long."""
+        pause_s = min(2 * self._pauses.get(queue, self._remembered_s), LONGEST_S)
+        return await self._register(store, queue, _NO_LIMIT, pause_s)
+
+    async def _register(
+        self, store: Store, queue: str, limit: int, pause_s: float | None = None
+    ) -> int:
+        """Register one name. Returns how many are registered, 0 when there is no place.
+
+        ``pause_s``: time in seconds until it is registered again; None for the one that holds.
+        """
         asked = trio.current_time()
         # A name in use is registered although memory is full.
         script = "register_again" if limit == _NO_LIMIT else "register_queue"
         registered = int(await store.run_meta(script, [store.keys.meta.queues], [queue, limit]))
         if registered:
             self._free = max(0, store.settings.max_queues - registered)
-            self._remember(queue, asked + self._remembered_s)
+            pause_s = pause_s or self._pauses.get(queue, self._remembered_s)
+            self._remember(queue, asked + pause_s * random.uniform(0.75, 1))  # noqa: S311 - jitter
+            self._pauses[queue] = pause_s
         else:
             self._free = 0
         return registered
 
     def _remember(self, queue: str, renew_at: float) -> None:
         if queue not in self._known and len(self._known) >= _MOST_REMEMBERED:
-            del self._known[next(iter(self._known))]
+            oldest = next(iter(self._known))
+            del self._known[oldest]
+            self._pauses.pop(oldest, None)
         self._known[queue] = renew_at
