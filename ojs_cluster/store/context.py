@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -186,6 +187,7 @@ async def open_store(
             )
             await rights.check(store)
             await check_schema(store, shards)
+            _note_idle_masters(store)
             silent = await check_eviction(store)
             if silent:
                 log.warning("masters that do not answer: %s", ", ".join(map(str, silent)))
@@ -201,6 +203,23 @@ async def open_store(
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+def _note_idle_masters(store: Store) -> None:
+    """Log that some masters serve no shard: there are too few shards, or slots lie unevenly."""
+    slots = sorted(shard.slot for shard in store.keys)
+    topology = store.redis.topology
+    masters = topology.masters
+    serving = {
+        item.master
+        for item in topology.ranges
+        if bisect_left(slots, item.first) < bisect_right(slots, item.last)
+    }
+    if len(serving) < len(masters):
+        log.warning(
+            "%d of %d Redis masters serve none of the %d shards: see docs/scaling.md",
+            *(len(masters) - len(serving), len(masters), len(slots)),
+        )
 
 
 async def check_eviction(store: Store) -> list[Address]:

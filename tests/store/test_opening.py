@@ -15,6 +15,7 @@ from ojs_cluster.store.context import Store, StoreSettings, open_store
 from ojs_cluster.store.schema import UnusableBackend
 from tests.store.jobs import active, foreign_id, put, take, until
 from tests.support.invariants import Census
+from tests.support.patience import patient_client
 from tests.support.servers import all_keys
 
 Check = Callable[[], Census]
@@ -45,6 +46,18 @@ async def test_an_eviction_policy_is_refused_unless_allowed(standalone: Embedded
                 assert await put(store)
         finally:
             node.config_set("maxmemory-policy", "noeviction")
+
+
+@pytest.mark.parametrize(("shards", "idle"), [(2, 1), (64, 0)])
+async def test_masters_that_serve_no_shard_are_told_of(
+    cluster: Embedded, caplog: pytest.LogCaptureFixture, shards: int, idle: int
+) -> None:
+    with caplog.at_level("WARNING"):
+        async with open_store(patient_client(cluster), shards=shards):
+            pass
+    said = [r.getMessage() for r in caplog.records if "none of" in r.getMessage()]
+    assert len(said) == bool(idle)
+    assert all(text.startswith(f"{idle} of 3 Redis masters serve none of the 2") for text in said)
 
 
 async def test_health_tells_latency_and_coverage(store: Store) -> None:
