@@ -1,0 +1,11 @@
+"""What limits a cluster of 10, 100 and 1 000 masters: the simulation of ``loadtest.sim``.
+
+python -m loadtest.bench.scaling [--quick]
+"""
+
+from __future__ import annotations
+
+from loadtest.sim.__main__ import main
+
+if __name__ == "__main__":
+    main()

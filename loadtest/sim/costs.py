@@ -1,0 +1,68 @@
+"""What each step costs, as it was measured: ``costs.toml``, where every line says how."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PATH = Path(__file__).with_name("costs.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Processor time in us, unless the name says otherwise. See ``costs.toml`` for each."""
+
+    api_request: float
+    api_turn: float
+    api_send: float
+    api_read: float
+    api_message: float
+    api_empty_look: float
+    redis_turn: float
+    redis_read: float
+    redis_slot_check: float
+    redis_enqueue: float
+    redis_fetch: float
+    redis_fetch_empty: float
+    redis_ack: float
+    redis_publish: float
+    redis_message: float
+    redis_lease: float
+    load_request: float
+    load_turn: float
+    scheduler_shard_idle: float
+    redis_shard_idle: float
+    topology_master: float
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A measurement that the simulation has to reproduce: lifecycles on a machine of two cores.
+
+    Costs are us of processor per request. 0 stands for what was not measured. With ``relative`` all
+    are ratios to the standalone server on 32 connections of the same run, for that machine was not
+    at rest.
+    """
+
+    name: str
+    masters: int
+    connections: int
+    when: str
+    clustered: bool = True
+    relative: bool = False
+    api_us: float = 0.0
+    redis_us: float = 0.0
+    requests_s: float = 0.0
+
+
+def load(path: Path = PATH) -> tuple[Costs, list[Observed]]:
+    """Read the costs, and the measurements to compare with.
+
+    Raises:
+        TypeError: a value is missing, or one is not known.
+    """
+    found: dict[str, Any] = tomllib.loads(path.read_text())
+    return Costs(**found["costs"]), [Observed(**each) for each in found["observed"]]

@@ -1,0 +1,185 @@
+"""Measure again what the simulation is fed with, and show it beside ``costs.toml``.
+
+    python -m loadtest.sim.measure [--rounds 3] [--observe] [--scheduler]
+
+Starts servers of its own: standalone ones, and clusters of 1 and 8 masters (with --observe of 1, 2
+and 3). Processor time counts, so it can be done on a machine that others use, too. But others evict
+this code from the processors' caches, and every cost rises. So on a busy machine compare ratios:
+the last column is what a line would be if the lifecycle on 32 connections cost what ``costs.toml``
+has observed at rest. Values go into the file by hand, with how they were measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import trio
+
+from loadtest.bench._processes import cpu_s, free_port, running
+from loadtest.bench._table import print_setting, print_table
+from loadtest.bench._target import Target, start
+from loadtest.sim import costs, measure_client, measure_redis
+from ojs_cluster.server.embedded import Embedded, ServerBinary, find_server
+
+SETTLE_S = 8.0
+"""All leases are taken, and the schemas' copies are written."""
+LIFECYCLES = (("standalone", 0, 32), ("one connection", 0, 1), ("8 connections", 0, 8))
+CLUSTERS = tuple((f"cluster of {masters}", masters, 32) for masters in (1, 2, 3))
+
+
+def of_redis(stack: contextlib.ExitStack, folder: Path, binary: ServerBinary) -> dict[str, float]:
+    """Costs of the server's side."""
+    alone, one = (
+        stack.enter_context(
+            Embedded(
+                folder / name, binary=binary, masters=1, cluster=name == "one", append_only=False
+            )
+        )
+        for name in ("alone", "one")
+    )
+    _, read, command = measure_redis.turn_costs(alone.nodes[0], 100)
+    single = measure_redis.single_us(alone.nodes[0], 2000)
+    scripts = trio.run(measure_redis.script_costs, alone, 3200)
+    in_cluster = trio.run(measure_redis.script_costs, one, 3200)
+    few, many = (measure_redis.message_us(alone.nodes[0], count, 200) for count in (1, 33))
+    plain = [scripts[verb] for verb in measure_redis.VERBS[:3]]
+    checked = [in_cluster[verb] for verb in measure_redis.VERBS[:3]]
+    return {
+        "redis_turn": single - read - command,
+        "redis_read": read,
+        **{f"redis_{verb}": us for verb, us in scripts.items()},
+        "redis_slot_check": statistics.mean(checked) - statistics.mean(plain),
+        "redis_message": (many - few) / 32,
+    }
+
+
+def of_api(stack: contextlib.ExitStack, folder: Path, binary: ServerBinary) -> dict[str, float]:
+    """Costs of the API process's side that can be measured without HTTP."""
+    one, eight = (
+        stack.enter_context(
+            Embedded(folder / f"of{masters}", binary=binary, masters=masters, append_only=False)
+        )
+        for masters in (1, 8)
+    )
+    found = [
+        measure_client.piece_us(
+            trio.run(measure_client.command_us, one, 16, 6400),
+            trio.run(measure_client.command_us, eight, 16, 6400),
+        )
+        for _ in range(3)
+    ]
+    return {
+        "api_send": statistics.median(found) / 2,
+        "api_read": statistics.median(found) / 2,
+        "api_message": trio.run(measure_client.message_us, one, 500),
+        "topology_master": measure_client.topology_us(1000),
+    }
+
+
+def of_lifecycles(targets: dict[str, tuple[Target, int]], rounds: int) -> dict[str, Target]:
+    """Load all targets in turn, round after round."""
+    for number in range(rounds + 1):
+        for target, connections in targets.values():
+            target.measure(1.0, connections)
+            if number == 0:  # that was to warm up
+                target.forget()
+    return {name: target for name, (target, _) in targets.items()}
+
+
+def from_lifecycles(found: dict[str, Target], pieces: dict[str, float]) -> dict[str, float]:
+    """Tell a turn's cost in the API from a request's: one connection shares its turns with none."""
+    single, full = (
+        statistics.median(found[name].api_us) for name in ("one connection", "standalone")
+    )
+    # A request on one connection has two turns, a piece sent and one read; on 32 a tenth of them.
+    shared = (single - full) / 0.9
+    piece = pieces["api_send"] + pieces["api_read"]
+    return {"api_request": single - shared, "api_turn": (shared - piece) / 2}
+
+
+def of_scheduler(folder: Path, binary: ServerBinary, shards: int) -> tuple[float, float]:
+    """Cost per shard and second at rest, of a scheduler that leads all, and of Redis."""
+    port = free_port()
+    with Embedded(
+        folder / f"shards{shards}", binary=binary, masters=1, cluster=False, append_only=False
+    ) as embedded:
+        env = {
+            "REDIS_URL": embedded.url,
+            "OJS_SHARDS": str(shards),
+            "OJS_SCHEDULER_PORT": str(port),
+        }
+        with running(["-m", "ojs_cluster.cli", "scheduler"], port, env) as pid:
+            time.sleep(SETTLE_S)
+            servers = [node.pid for node in embedded.nodes if node.pid is not None]
+            before = cpu_s([pid]), cpu_s(servers)
+            time.sleep(10.0)
+            after = cpu_s([pid]), cpu_s(servers)
+    own, redis = ((b - a) / 10.0 / shards * 1e6 for a, b in zip(before, after, strict=True))
+    return own, redis
+
+
+def main() -> None:
+    """Measure, and print what the file has beside it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--observe", action="store_true", help="clusters of 1 to 3 masters, too")
+    parser.add_argument(
+        "--scheduler", action="store_true", help="schedulers at rest, too: a minute"
+    )
+    parser.add_argument("--server", default="auto")
+    options = parser.parse_args()
+    binary = find_server(options.server)
+    filed, observed = costs.load()
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        path = Path(folder)
+        targets = {
+            name: (start(stack, path, binary, name, masters=masters), connections)
+            for name, masters, connections in LIFECYCLES + (CLUSTERS if options.observe else ())
+        }
+        runs = of_lifecycles(targets, options.rounds)
+        measured = of_redis(stack, path, binary) | of_api(stack, path, binary)
+        measured |= from_lifecycles(runs, measured)
+        if options.scheduler:
+            for shards in (64, 512):
+                own, redis = of_scheduler(path, binary, shards)
+                print(f"{shards} shards at rest: scheduler {own:.0f} us, Redis {redis:.0f} us")
+                measured |= {"scheduler_shard_idle": own, "redis_shard_idle": redis}
+    print_setting(binary, f"medians of {options.rounds} rounds of 1 s")
+    base = runs["standalone"]
+    at_rest = next(each for each in observed if not each.clustered and each.connections == 32)
+    scale = {
+        "api": at_rest.api_us / statistics.median(base.api_us),
+        "redis": at_rest.redis_us / statistics.median(base.redis_us),
+    }
+    scale["topology"] = scale["scheduler"] = scale["api"]
+    rows = [
+        [
+            name,
+            f"{getattr(filed, name):.1f}",
+            f"{us:.1f}",
+            f"{us * scale[name.partition('_')[0]]:.1f}",
+        ]
+        for name, us in measured.items()
+    ]
+    print_table(["us", "costs.toml", "measured", "scaled"], rows)
+    print()
+    rows = [
+        [
+            name,
+            *(f"{statistics.median(values):.1f}" for values in (run.api_us, run.redis_us)),
+            f"{statistics.median(run.api_us) / statistics.median(base.api_us):.2f}",
+            f"{statistics.median(run.redis_us) / statistics.median(base.redis_us):.2f}",
+            f"{statistics.median(run.rates) / statistics.median(base.rates):.2f}",
+        ]
+        for name, run in runs.items()
+    ]
+    print_table(["lifecycle", "API us", "Redis us", "API", "Redis", "requests/s"], rows)
+
+
+if __name__ == "__main__":
+    main()

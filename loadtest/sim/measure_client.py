@@ -1,0 +1,103 @@
+"""What the API process's side costs: reading and sending, messages, a topology. In us of processor.
+
+The counters of the servers say in how many pieces commands arrived, so costs of a piece and of a
+command are told apart whatever batches the machine makes of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import redis
+import trio
+
+from loadtest.bench._jobs import at_once
+from ojs_cluster.keys import Keyspace
+from ojs_cluster.redis import ClientSettings, open_client
+from ojs_cluster.redis.client import Client
+from ojs_cluster.redis.settings import Address
+from ojs_cluster.redis.topology import parse_cluster_slots
+from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded_node import Node
+
+_STRIDE = 27
+"""Coprime to the number of shards: callers that follow each other ask different masters."""
+
+
+def reads(nodes: Sequence[Node]) -> int:
+    """How often these servers have read from a connection."""
+    total = 0
+    for node in nodes:
+        with redis.Redis(port=node.port) as client:
+            stats: dict[str, int] = client.info("stats")
+        total += stats["total_reads_processed"]
+    return total
+
+
+async def command_us(embedded: Embedded, callers: int, commands: int) -> tuple[float, float]:
+    """This process's cost of a command, and pieces per command, all shards in turn."""
+    keys = Keyspace(64)
+    slots = [shard.slot for shard in keys]
+    turn = 0
+
+    async def one(client: Client) -> None:
+        nonlocal turn
+        turn += 1
+        shard = turn * _STRIDE % len(slots)
+        await client.call(slots[shard], b"GET", keys.shard(shard).mark)
+
+    async with open_client(ClientSettings.from_url(embedded.url)) as client:
+        await at_once(callers, 50, partial(one, client))
+        nodes = embedded.masters()
+        pieces, cpu = reads(nodes), time.process_time()
+        await at_once(callers, commands // callers, partial(one, client))
+        cpu = time.process_time() - cpu
+        return cpu / commands * 1e6, (reads(nodes) - pieces - len(nodes)) / commands
+
+
+def piece_us(few: tuple[float, float], many: tuple[float, float]) -> float:
+    """Cost of sending a piece and reading its answer, from two runs with other pieces."""
+    return (many[0] - few[0]) / (many[1] - few[1])
+
+
+async def message_us(embedded: Embedded, messages: int) -> float:
+    """This process's cost of a message that comes alone, beside the same without a subscriber."""
+    shard = Keyspace(64).shard(0)
+    heard = trio.Event()
+
+    async with open_client(ClientSettings.from_url(embedded.url)) as client:
+        await client.subscribe(shard.wake, shard.slot, lambda _: heard.set(), lambda: None)
+
+        async def publish(channel: bytes) -> float:
+            nonlocal heard
+            before = time.thread_time()
+            for _ in range(messages):
+                heard = trio.Event()
+                await client.call(shard.slot, b"SPUBLISH", channel, b"queue")
+                if channel == shard.wake:
+                    await heard.wait()
+            return (time.thread_time() - before) / messages * 1e6
+
+        await publish(shard.wake)
+        return await publish(shard.wake) - await publish(shard.sched)
+
+
+def topology_us(masters: int) -> float:
+    """Cost, per master, of reading CLUSTER SLOTS of so many masters with a replica each."""
+    size = 16384 // masters
+    reply: list[object] = [
+        [
+            number * size,
+            number * size + size - 1,
+            [b"10.0.0.1", 7000 + number, b"%040d" % number, []],
+            [b"10.0.1.1", 7000 + number, b"%040d" % (number + masters), []],
+        ]
+        for number in range(masters)
+    ]
+    began = time.thread_time()
+    for _ in range(5):
+        topology = parse_cluster_slots(reply, Address("10.0.0.1", 7000))
+        assert len(topology.masters) == masters
+    return (time.thread_time() - began) / 5 / masters * 1e6
