@@ -6,7 +6,7 @@
 -- Repeated by the job that holds the lock, it is a claim of now. Two claims for one job may be those of
 -- two producers with its id: none of both may drop the lock then ('+' after the name of the last claim).
 -- Lock fields: h, s, a holder's id, shard, ms of the claim, c name of the last claim, n how often that
--- job had been retried by hand (absent for 0); p, ps, pa, pn the same of the holder before; t the deal
+-- job had been retried by hand (absent for 0); p, ps, pa, pc, pn the same of the holder before; t the deal
 -- that is undecided about h. A job that is retried is another holder than it was before.
 -- Memory: deny-oom.
 -- KEYS: 1 the shard's locks, then per lock u:.
@@ -42,9 +42,9 @@ for i, lock in ipairs(locks) do
         if ARGV[at + 4] ~= '0' then redis.call('HSET', key, 'n', ARGV[at + 4])
         else redis.call('HDEL', key, 'n') end
         if lock.h and ARGV[at + 7] == '1' then
-            redis.call('HSET', key, 'p', lock.h, 'ps', lock.s, 'pa', lock.a, 'pn', lock.n)
+            redis.call('HSET', key, 'p', lock.h, 'ps', lock.s, 'pa', lock.a, 'pc', lock.c or '', 'pn', lock.n)
         else
-            redis.call('HDEL', key, 'p', 'ps', 'pa', 'pn')
+            redis.call('HDEL', key, 'p', 'ps', 'pa', 'pc', 'pn')
         end
         if deal ~= '' then redis.call('HSET', key, 't', deal) else redis.call('HDEL', key, 't') end
         redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[at + 1])

@@ -14,7 +14,7 @@
 --@include now slices
 local how, deal, found = ARGV[1], ARGV[2], {}
 for i = 1, #KEYS - 1 do
-    local lock = redis.call('HMGET', KEYS[i + 1], 'h', 't', 'p', 'ps', 'pa', 'a', 'n', 'pn', 'c')
+    local lock = redis.call('HMGET', KEYS[i + 1], 'h', 't', 'p', 'ps', 'pa', 'a', 'n', 'pn', 'c', 'pc')
     local fingerprint, job, retries, claim = unpack(ARGV, 4 * i, 3 + 4 * i)
     local meant = lock[2] or ''
     if how == 'unlock' then meant = (lock[7] or '0') == retries and deal end
@@ -28,12 +28,12 @@ for _, entry in ipairs(found) do
     if how == 'later' then
         redis.call('ZADD', KEYS[1], now + math.max(ARGV[3], now - lock[6]), fingerprint)
     elseif how == 'keep' then
-        redis.call('HDEL', key, 't', 'p', 'ps', 'pa', 'pn')
+        redis.call('HDEL', key, 't', 'p', 'ps', 'pa', 'pc', 'pn')
     elseif lock[3] then
-        redis.call('HSET', key, 'h', lock[3], 's', lock[4], 'a', lock[5])
+        redis.call('HSET', key, 'h', lock[3], 's', lock[4], 'a', lock[5], 'c', lock[10] or '')
         if (lock[8] or '0') ~= '0' then redis.call('HSET', key, 'n', lock[8])
         else redis.call('HDEL', key, 'n') end
-        redis.call('HDEL', key, 't', 'p', 'ps', 'pa', 'pn')
+        redis.call('HDEL', key, 't', 'p', 'ps', 'pa', 'pc', 'pn')
     else
         redis.call('DEL', key)
         freed[#freed + 1] = fingerprint
