@@ -99,8 +99,6 @@ async def cancelled(store: Store, _shard: Shard, payload: bytes) -> None:
     """Effect 'workflow_cancel': a workflow was cancelled. Payload: its id."""
     progress = await look(store, payload.decode())
     if progress is not None:
-        queued = [n for n, mark in enumerate(progress.marks) if mark == QUEUED_MARK]
-        await _cancel_jobs(store, progress, queued)
         await _take_back(store, progress)
 
 
@@ -161,9 +159,14 @@ async def _enqueue(store: Store, progress: Progress, plan: Plan, chunk: Iterable
 
 
 async def _take_back(store: Store, progress: Progress) -> None:
-    """Cancel what some process may have enqueued before it saw that the workflow is cancelled."""
+    """Cancel the jobs that were enqueued before the workflow was cancelled.
+
+    A process that has not yet seen the cancellation may have enqueued more, and marked them or not.
+    """
     fixed = await fixed_part(store, progress.workflow_id)
     if fixed is not None:
+        queued = [n for n, mark in enumerate(progress.marks) if mark == QUEUED_MARK]
+        await _cancel_jobs(store, progress, queued)
         await _cancel_jobs(store, progress, evaluate(fixed.plan, progress.marks).ready)
 
 

@@ -72,6 +72,32 @@ async def test_an_enqueue_that_overtakes_a_cancellation_is_taken_back(
     assert_nothing_owed(store, db)
 
 
+async def test_who_dies_after_an_enqueue_that_overtook_a_cancellation_leaves_nothing_behind(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    """The cancellation does not see the job, and its producer does not live to take it back."""
+    at, died, left = 2, True, 0
+    while died:
+        workflow = await chain(store, step(), step("b", "next"))
+        [job] = await take(store)
+        following = job_ids(workflow)[1]
+
+        async def overtake(moment: Moment) -> None:
+            if moment == Moment("before", "enqueue", 1):
+                await workflows.cancel(other_store, workflow.id)  # noqa: B023 - awaited here
+
+        died = await dies_at(at_moments(store, overtake), at, True, acking(job))
+        if await state_of(store, workflow) != "cancelled":
+            await workflows.cancel(other_store, workflow.id)
+        elif died:
+            left += db.zcard(store.keys.shard_of_id(following).available("next"))
+        await drain_all(store, db)
+        assert await take(store, "next") == []
+        assert_nothing_owed(store, db)
+        at += 1
+    assert left > 0
+
+
 async def test_last_acks_at_once_call_back_once(store: Store, other_store: Store, db: Any) -> None:
     names = queues_in_other_shards(store, 4)
     for _ in range(10):
