@@ -55,8 +55,9 @@ async def fetch(
 ) -> list[JobRecord]:
     """Lease up to ``count`` available jobs, from the queues in the order given.
 
-    A caller that is cancelled claims nothing: what Redis gave is given back. Of large jobs, a shard
-    gives about 8 MiB at a time, however many were asked for.
+    A caller that is cancelled claims nothing: what Redis gave is given back. Of large jobs a fetch
+    takes about 8 MiB, however many were asked for; where it asks many shards at once, one reply of
+    each of the 16 that it waits for more.
 
     Parameters
     ----------
@@ -180,8 +181,15 @@ class _Asking:
     """One fetch: what it has, and how it asks for more."""
 
     def __init__(
-        self, store: Store, count: int, worker_id: str, visibility_timeout_ms: int | None
+        self,
+        store: Store,
+        count: int,
+        worker_id: str,
+        visibility_timeout_ms: int | None,
+        whole: _Asking | None = None,
     ) -> None:
+        self._whole = whole
+        self._bytes = 0
         self._store = store
         self._count = count
         self._worker_id = worker_id
@@ -195,9 +203,8 @@ class _Asking:
 
     @property
     def full(self) -> bool:
-        """Whether the jobs are as large together as one shard's may be: no more are taken then."""
-        sizes = (len(value) for job in self.jobs for value in job.fields.values())
-        return bool(self.jobs) and sum(sizes) >= _MOST_BYTES
+        """Whether the jobs of the whole fetch are large together: no more are taken then."""
+        return (self._whole or self)._bytes >= _MOST_BYTES
 
     async def take(self, shard: Shard, queues: Sequence[str], most: int) -> int:
         """Take up to ``most`` jobs of a shard; returns how many it gave.
@@ -206,9 +213,11 @@ class _Asking:
         ------
         Quiet, BackendUnavailable: as ``fetch_unless_quiet``.
         """
-        share = _Asking(self._store, most, self._worker_id, self._visibility_timeout_ms)
+        share = _Asking(self._store, most, self._worker_id, self._visibility_timeout_ms, self)
         try:
-            await share.ask(shard, queues)
+            # Others may have filled the fetch while this one waited for its turn.
+            if not share.full:
+                await share.ask(shard, queues)
         finally:
             self.jobs += share.jobs
         return len(share.jobs)
@@ -290,6 +299,9 @@ class _Asking:
             raise Quiet
         found = self._leased(reply, prefix)
         self.jobs += found  # first: what fails or is cancelled from here on releases them
+        (self._whole or self)._bytes += sum(
+            len(value) for job in found for value in job.fields.values()
+        )
         await deliver(store, shard, reply[1])
         asked = any(entry.kind == "ask" for entry in entries(shard, reply[1]))
         return asked, bool(reply[2]), int(reply[3]) - len(found)

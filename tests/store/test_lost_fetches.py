@@ -17,6 +17,7 @@ from ojs_cluster.core.states import State
 from ojs_cluster.keys import Keyspace
 from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.store import fetch as fetching
 from ojs_cluster.store import jobs, lost_fetches
 from ojs_cluster.store.context import Store, open_store
 from ojs_cluster.store.fetch import release
@@ -45,6 +46,27 @@ async def nothing_pends(store: Store) -> None:
     with trio.fail_after(LONG_S):
         while len(store.lost_fetches):  # noqa: ASYNC110 - the end of a release has no event
             await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("queues", [1, 8])
+async def test_jobs_of_a_fetch_that_fails_after_the_reply_are_released(
+    store: Store, queues: int, monkeypatch: pytest.MonkeyPatch, consistent: Check
+) -> None:
+    names = queues_in_other_shards(store, queues)
+    made = [await put(store, name, max_attempts=1) for name in names]
+
+    async def fails(*_: object) -> None:
+        raise RuntimeError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fetching, "deliver", fails)
+        with pytest.raises((RuntimeError, ExceptionGroup)):
+            await take(store, *names, count=queues)
+
+    taken = await take(store, *names, count=queues)
+    assert sorted(job.id for job in taken) == sorted(job.id for job in made)
+    assert {job.attempt for job in taken} == {1}
+    consistent()
 
 
 @pytest.mark.parametrize("script", ["fetch", "fetch_any"])

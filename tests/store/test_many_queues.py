@@ -19,9 +19,11 @@ from ojs_cluster.core.states import State
 from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.redis.client import Client
 from ojs_cluster.store import depths, jobs, queues, ranked_fetch, shares, wake
+from ojs_cluster.store import fetch as fetches
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.depths import QueueDepths
 from ojs_cluster.store.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.fanout import WIDTH
 from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.wake import Waiters, fetch_or_wait
 from tests.store.hot_queues import spread
@@ -207,6 +209,25 @@ async def test_large_jobs_of_a_queue_come_before_the_next_queue(
     assert [job.queue for job in await take(store, *names, count=20)] == [names[0]] * 12
     rest = [job.queue for job in await take(store, *names, count=20)]
     assert rest == [names[0], names[0], names[-1]]
+    consistent()
+
+
+async def test_a_fetch_of_many_shards_takes_a_bounded_number_of_bytes(
+    store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Check
+) -> None:
+    """Not as many from each shard as from one."""
+    monkeypatch.setattr(fetches, "_MOST_BYTES", 20_000)
+    names = queues_in_other_shards(store, 40)
+    body = b'{"type":"t","args":["%b"],"options":{"queue":"%b"}}'
+    for name in names:
+        for _ in range(3):
+            await enqueue(store, parse_job(body % (b"x" * 10_000, name.encode())))
+
+    rounds = []
+    while taken := await take(store, *names, count=120):
+        rounds.append(len(taken))
+    assert sum(rounds) == 120
+    assert max(rounds) <= 3 * (1 + WIDTH)
     consistent()
 
 
