@@ -264,6 +264,8 @@ class Embedded:
                 "cluster-config-file": "nodes.conf",
                 "cluster-node-timeout": str(self.node_timeout_ms),
                 "cluster-allow-replica-migration": "no",
+                # Else one lost master stops all shards.
+                "cluster-require-full-coverage": "no",
             }
         directives |= self.config
         return "".join(f"{name} {value}\n" for name, value in directives.items())

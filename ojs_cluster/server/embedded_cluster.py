@@ -107,7 +107,8 @@ def _all_known(nodes: Sequence[Node]) -> bool:
 def _all_ok(nodes: Sequence[Node]) -> bool:
     for node in nodes:
         with node.client() as client:
-            if _info(client)["cluster_state"] != "ok":
+            info = _info(client)
+            if info["cluster_state"] != "ok" or info["cluster_slots_ok"] != str(SLOTS):
                 return False
             link = client.info("replication")
         if link["role"] == "slave" and link["master_link_status"] != "up":

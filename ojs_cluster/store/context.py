@@ -19,7 +19,7 @@ from ojs_cluster.redis.client import Client, open_client
 from ojs_cluster.redis.rights import MissingRight
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import Address, ClientSettings
-from ojs_cluster.store import rights
+from ojs_cluster.store import coverage, rights
 from ojs_cluster.store.away import AwayShards
 from ojs_cluster.store.background import Background
 from ojs_cluster.store.contacts import FetchContacts
@@ -191,6 +191,7 @@ async def open_store(
             silent = await check_eviction(store)
             if silent:
                 log.warning("masters that do not answer: %s", ", ".join(map(str, silent)))
+            await store.background.once("coverage", partial(coverage.check, store), 0)
             if client.answers(keys.meta.slot):
                 with trio.move_on_after(_OPENING_S), suppress(BackendUnavailable):
                     await store.partitions.read(store)

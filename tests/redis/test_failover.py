@@ -123,8 +123,9 @@ async def test_callers_recover_by_themselves_after_the_clusters_failover(
 
 
 async def test_master_without_replica_fails_only_its_slots_and_comes_back(tmp_path: Path) -> None:
-    config = {"cluster-require-full-coverage": "no", **NOTHING_UNWRITTEN}
-    with own_server(tmp_path, node_timeout_ms=5000, append_only=True, config=config) as servers:
+    with own_server(
+        tmp_path, node_timeout_ms=5000, append_only=True, config=NOTHING_UNWRITTEN
+    ) as servers:
         lost, kept = key_on(servers, 0), key_on(servers, 1)
         async with (
             client_of(servers, call_timeout_s=120) as client,

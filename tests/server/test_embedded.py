@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
+from redis.crc import key_slot
 
 from ojs_cluster.server.embedded import Embedded, EmbeddedError, ServerNotFound, find_server
 from ojs_cluster.server.ports import reserve
@@ -31,6 +32,26 @@ def test_a_jobs_args_may_lie_in_a_small_hash_where_the_allocator_is_jemalloc(
         allocator = client.info("memory")["mem_allocator"]
     small = encoding == b"listpack"
     assert small == standalone.binary.jemalloc == allocator.startswith("jemalloc")
+
+
+def test_the_loss_of_one_master_leaves_the_shards_of_the_others(tmp_path: Path) -> None:
+    with own_server(tmp_path, node_timeout_ms=1000) as embedded:
+        lost, other, observed = embedded.nodes
+        embedded.kill(lost)
+
+        def is_noticed() -> bool:
+            with observed.client() as client:
+                rows = client.execute_command("CLUSTER NODES")  # type: ignore[no-untyped-call]
+            return "fail" in rows[lost.address]["flags"].split(",")
+
+        wait_until(is_noticed, what="the loss is known")
+        with other.client() as client:
+            key = next(
+                key
+                for key in map(str, range(1000))
+                if 5462 <= key_slot(key.encode()) < 10922  # its own slots
+            )
+            assert client.set(key, 1)
 
 
 def test_fixture_starts_without_keys(backend: Embedded) -> None:

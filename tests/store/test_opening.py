@@ -10,7 +10,7 @@ import pytest
 from ojs_cluster.keys import META
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import admin, health, leader
+from ojs_cluster.store import admin, coverage, health, leader
 from ojs_cluster.store.context import Store, StoreSettings, open_store
 from ojs_cluster.store.schema import UnusableBackend
 from tests.store.jobs import active, foreign_id, put, take, until
@@ -58,6 +58,44 @@ async def test_masters_that_serve_no_shard_are_told_of(
     said = [r.getMessage() for r in caplog.records if "none of" in r.getMessage()]
     assert len(said) == bool(idle)
     assert all(text.startswith(f"{idle} of 3 Redis masters serve none of the 2") for text in said)
+
+
+@pytest.mark.parametrize("setting", ["yes", "no"])
+async def test_a_cluster_that_one_lost_master_stops_is_warned_of(
+    cluster: Embedded, setting: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = "cluster-require-full-coverage"
+    with cluster.nodes[1].client() as node:
+        assert node.config_get(name) == {name: "no"}
+        node.config_set(name, setting)
+        try:
+            async with open_store(patient_client(cluster)) as store:
+                await coverage.check(store)
+        finally:
+            node.config_set(name, "no")
+
+    warnings = {text for text in caplog.messages if name in text}
+    assert len(warnings) == (setting == "yes")
+    assert all(cluster.nodes[1].address in text for text in warnings)
+
+
+async def test_a_user_that_may_not_ask_for_the_configuration_is_not_warned(
+    cluster: Embedded, caplog: pytest.LogCaptureFixture
+) -> None:
+    for each in cluster.nodes:
+        with each.client() as node:
+            node.config_set("cluster-require-full-coverage", "yes")
+            node.execute_command("ACL", "SETUSER", "default", "-config|get")  # type: ignore[no-untyped-call]
+    try:
+        async with open_store(patient_client(cluster)) as store:
+            await coverage.check(store)
+    finally:
+        for each in cluster.nodes:
+            with each.client() as node:
+                node.execute_command("ACL", "SETUSER", "default", "+config|get")  # type: ignore[no-untyped-call]
+                node.config_set("cluster-require-full-coverage", "no")
+
+    assert not [text for text in caplog.messages if "coverage" in text]
 
 
 async def test_health_tells_latency_and_coverage(store: Store) -> None:

@@ -88,8 +88,6 @@ def backend_of(directory: Path, topology: Topology, node_timeout_ms: int = 5000)
                 cluster=topology.is_cluster,
                 append_only=False,
                 node_timeout_ms=node_timeout_ms,
-                # As docs/operations.md says: else one lost master stops all shards.
-                config={"cluster-require-full-coverage": "no"} if topology.is_cluster else None,
             )
     raise ServerNotFound(f"no {topology.kind} server: {'; '.join(complaints)}")
 
