@@ -134,8 +134,10 @@ class World:
             for index in (shard.finished, shard.ended):
                 for member in self.db.zrange(index, 0, -1):
                     self.db.zincrby(index, -YEAR, member)
-            await purge_due(self.store, shard, 100)
-            await purge_ended(self.store, shard, 100)
+            while (await purge_due(self.store, shard, 100)).more:
+                pass
+            while (await purge_ended(self.store, shard, 100)).more:
+                pass
         await self.recover(HOUR)  # that aliases have gone is checked once more
 
     def leftovers(self) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS
@@ -17,9 +18,10 @@ from ojs_cluster.store.partition_upkeep import (
 from ojs_cluster.store.partitions import Partitions
 from tests.crash.harness import World
 from tests.store.hot_queues import pass_time, put_into, shares_of
-from tests.store.jobs import ack, put, take
+from tests.store.jobs import DAY, ack, put, take
 
 QUEUE = "hot"
+_serial = itertools.count(1)
 
 
 def of_another_process(store: Store) -> Store:
@@ -96,6 +98,34 @@ class Limited:
         await pass_time(world.store, world.db, DRAIN_MS, QUEUE)
         await look_after_changes(world.store)
         assert (await get_partitions(world.store, QUEUE)).open == 1
+
+
+class Unused:
+    """The janitor begins to end the entry of a queue that nobody used for a day."""
+
+    least = 3
+
+    async def prepare(self, world: World) -> str:
+        queue = f"unused{next(_serial)}"
+        await set_partitions(world.store, queue, 3)
+        await pass_time(world.store, world.db, DAY, queue)
+        return queue
+
+    async def act(self, store: Store, scene: str) -> None:
+        await look_after_changes(of_another_process(store))
+
+    async def happened(self, world: World, scene: str) -> bool:
+        layout = await get_partitions(world.store, scene)
+        assert (layout.parts, layout.open) in ((3, 3), (1, 3)), layout
+        return layout.parts == 1
+
+    async def finish(self, world: World, scene: str) -> None:
+        """The janitor goes on, a day later each time, until the entry is gone."""
+        for _ in range(4):
+            if world.db.hexists(world.store.keys.meta.partitions, scene):
+                await pass_time(world.store, world.db, DAY, scene)
+            await look_after_changes(world.store)
+        assert not world.db.hexists(world.store.keys.meta.partitions, scene)
 
 
 class Closing:

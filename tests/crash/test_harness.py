@@ -10,6 +10,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue, enqueue_many
 from tests.crash.enqueues import Batch, Wanted
 from tests.crash.harness import World, at_every_boundary
+from tests.store.jobs import new_job
 from tests.support.mortal import Mode
 
 Fault = Literal[
@@ -55,6 +56,12 @@ async def test_an_operation_that_is_not_whole_is_found(
 ) -> None:
     with pytest.raises(AssertionError):
         await at_every_boundary(world, Faulty(fault), mode)
+
+
+async def test_however_many_jobs_there_were_nothing_is_left(world: World) -> None:
+    await enqueue_many(world.store, [new_job("many") for _ in range(120)])
+    await world.end_everything()
+    world.check_nothing_left("afterwards")
 
 
 async def test_an_operation_that_has_become_trivial_is_found(world: World) -> None:

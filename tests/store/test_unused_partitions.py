@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from copy import copy
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.partitions import DRAIN_MS
-from ojs_cluster.store import partitions
+from ojs_cluster.core.states import State
+from ojs_cluster.redis import Client
+from ojs_cluster.store import partitions, queues, retention
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.partition_upkeep import end_unused, look_after_changes, set_partitions
 from tests.store.hot_queues import pass_time, put_into, spread
 from tests.store.jobs import DAY, HOUR, QUEUE, put, take
 from tests.support.invariants import Census
+from tests.support.lossy import LossyClient
+from tests.support.moments import Moment, at_moments
 
 Consistent = Callable[[], Census]
 
@@ -92,18 +98,57 @@ async def test_a_job_that_comes_while_its_queues_entry_ends_is_found(
     assert [taken.id for taken in await take(store)] == [job.id]
 
 
+def asleep(store: Store) -> Store:
+    """The store of a producer that sleeps now, and wakes when its next job is stored."""
+    known = copy(store.partitions)
+    known._next = known._read_at = float("inf")
+
+    async def wake(moment: Moment) -> None:
+        if moment.script == "enqueue" and moment.when == "after":
+            known._next = known._read_at = float("-inf")
+
+    return at_moments(replace(store, partitions=known), wake)
+
+
 async def test_a_job_that_comes_after_the_partitions_were_closed_is_found(
     store: Store, db: Any, consistent: Consistent
 ) -> None:
     """Its producer slept from before the number was lowered until the partitions were closed."""
     shards = await spread(store, db, 4)
+    late = asleep(store)
     await pass_time(store, db, DAY)
     await rounds(store, db)
     assert store.partitions.layout(QUEUE).open == 1
-    job = await put_into(store, shards[3])
+    job = await put_into(late, shards[3])
+    assert db.exists(shards[3].job(job.id))
     await look_after_changes(store)
 
     assert [taken.id for taken in await take(store)] == [job.id]
+    consistent()
+
+
+async def test_a_late_job_in_a_closed_partition_keeps_its_retired_queue_listed(
+    store: Store, db: Any, consistent: Consistent
+) -> None:
+    """It opens the partition again right before the name is removed."""
+    shards = await spread(store, db, 4)
+    late = asleep(store)
+    await pass_time(store, db, DAY)
+    await rounds(store, db)
+    stored = []
+
+    class Overtaken(LossyClient):
+        async def call(self, slot: int, *args: Any, **kind: Any) -> Any:
+            if args[0] == "ZREM":
+                stored.append(await put_into(late, shards[3]))
+            return await store.redis.call(slot, *args, **kind)
+
+    overtaken = replace(store, redis=cast(Client, Overtaken(store.redis, lambda *_: False)))
+    await retention.unlist(overtaken, shards[0], QUEUE.encode())
+
+    [listed], _ = await queues.list_queues(store, limit=9)
+    assert (listed.name, listed.counts[State.AVAILABLE]) == (QUEUE, 1)
+    assert [taken.id for taken in await take(store)] == [job.id for job in stored]
     consistent()
 
 
