@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING
 
 import trio
@@ -38,8 +38,8 @@ class HttpSettings:
     ``max_head`` bounds the request line and the headers together. ``max_body`` bounds every body
     but a batch's. It is above the envelope's own limit of 1 MiB on purpose: an envelope a little
     too large is then read and refused with the reason. ``max_batch_body`` bounds the body of a
-    batch of jobs. ``max_bodies`` bounds all bodies under way together (`room`); small ones do not
-    count, and a single one always fits.
+    batch of jobs. ``max_bodies`` bounds all large bodies under way together (`room`), and again
+    all small ones and heads that are incomplete; a single one always fits.
 
     ``require_lease`` refuses acks, nacks and heartbeats that name a job without its lease.
 
@@ -64,6 +64,11 @@ class HttpSettings:
     version: str = __version__
 
 
+def room_for(settings: HttpSettings) -> Room:
+    """Return the room of one process."""
+    return Room(max(settings.max_bodies, settings.max_batch_body, settings.max_body))
+
+
 @dataclass(frozen=True, slots=True)
 class App:
     """One API process: what the handlers work with."""
@@ -82,18 +87,18 @@ class App:
     overview: Cached[Overview] = field(init=False)
     health: Cached[Health | None] = field(init=False)
     """None while Redis does not answer within ``health_timeout_s``."""
+    shared_room: InitVar[Room | None] = None
+    """Where connections count what they have read, too; None for one of its own."""
     room: Room = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, shared_room: Room | None) -> None:
         collected = Collected(self.store, self.settings.metrics_queues)
         object.__setattr__(self, "collected", collected)
         # Kept so long that it takes a tenth of the time at most, however often it is asked for.
         cached = Cached(lambda: overview(self.store), lambda took_s: 9 * took_s)
         object.__setattr__(self, "overview", cached)
         object.__setattr__(self, "health", Cached(self._ask_redis, lambda _: _HEALTH_KEPT_S))
-        limits = self.settings
-        room = Room(max(limits.max_bodies, limits.max_batch_body, limits.max_body))
-        object.__setattr__(self, "room", room)
+        object.__setattr__(self, "room", shared_room or room_for(self.settings))
 
     async def _ask_redis(self) -> Health | None:
         with trio.move_on_after(self.settings.health_timeout_s), suppress(OJSError):

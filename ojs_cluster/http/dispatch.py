@@ -12,6 +12,7 @@ import re
 import time
 from contextlib import suppress
 from functools import cache
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -41,6 +42,7 @@ from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.reach import keep_to_queues
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import ROUTES, router_for
+from ojs_cluster.redis.deadline import Deadline, begin
 
 if TYPE_CHECKING:
     from ojs_cluster.http.tracing import RequestSpan
@@ -118,15 +120,21 @@ def prepare(app: App, request: Request, *, tentative: bool = False) -> Call:
     return Call(request_id, route, params, limit, None, began, app, span, principal)
 
 
-async def run(app: App, call: Call, request: Request) -> Response:
-    """Answer a request whose body is complete. Raises nothing but Cancelled."""
+async def run(app: App, call: Call, request: Request, deadline: Deadline | None = None) -> Response:
+    """Answer a request whose body is complete. Raises nothing but Cancelled.
+
+    ``deadline`` is that of the present task, where it serves one request after the other; None
+    makes a new one.
+    """
     if call.span is not None:
         rest = msgspec.structs.replace(call, span=None)
-        return await call.span.answer(request, lambda: run(app, rest, request))
+        return await call.span.answer(request, lambda: run(app, rest, request, deadline))
     if call.refusal is not None or call.route is None:
         return call.refusal or refuse(request, call, Internal("a call without a route"))
     if len(request.body) > call.max_body:
         return refuse(request, call, too_large(call))
+    deadline = begin() if deadline is None else deadline
+    deadline.at = app.store.redis.deadline()
     try:
         queues = call.principal.queues
         if queues is not None:
@@ -141,6 +149,8 @@ async def run(app: App, call: Call, request: Request) -> Response:
         if call.route.action:
             app.audit.interrupted(request, call.request_id, call.route, call.params, call.principal)
         raise
+    finally:
+        deadline.at = inf
     return _answer(request, response, call)
 
 

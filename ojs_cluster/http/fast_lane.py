@@ -29,8 +29,9 @@ from ojs_cluster.http.lane_parser import Head, Heads, Odd
 from ojs_cluster.http.lane_replies import encode
 from ojs_cluster.http.lane_wires import Left, TlsStream, wire_over
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.room import Held
+from ojs_cluster.http.room import SMALL, Held
 from ojs_cluster.http.routes import ROUTES
+from ojs_cluster.redis.deadline import begin
 
 _LOOKS_PER_TIMEOUT: Final = 8
 _LONGEST_LOOK_S: Final = 1.0
@@ -134,6 +135,7 @@ class _Connection:
         self._tls_subject = subject_of(stream)
         self._peer = peer_of(stream)
         self._room = Held(app.room)
+        self._deadline = begin()
         self._nursery: trio.Nursery
         self._watching: trio.CancelScope | None = None
         self.scope = trio.CancelScope()
@@ -192,6 +194,8 @@ class _Connection:
                     return head
                 if self.head_since == inf:
                     self.head_since = trio.current_time()
+                if not self._room.fits(len(self._data), complete=False):
+                    raise Odd
             if self._lane.drained and not self.has_unread():
                 return None
             piece = await self._wire.receive()
@@ -204,12 +208,14 @@ class _Connection:
     async def _read_until(self, end: int, timeout_s: float) -> bool:
         """Read until there are ``end`` bytes. Tells whether there are, ``timeout_s`` later.
 
-        Raises Odd when the client ends before.
+        Raises Odd when the client ends before, or there is no room for what has come.
         """
         data = bytearray(self._data)
         try:
             with trio.move_on_after(timeout_s):
                 while len(data) < end:
+                    if end <= SMALL and not self._room.fits(len(data), complete=False):
+                        raise Odd
                     piece = await self._wire.receive()
                     if not piece:
                         raise Odd
@@ -271,7 +277,7 @@ class _Connection:
 
     async def _run(self, call: Call, request: Request) -> Response:
         """Run the handler. Raises Left when the client left while it waited."""
-        response = await run(self._app, call, request)
+        response = await run(self._app, call, request, self._deadline)
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None

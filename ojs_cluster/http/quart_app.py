@@ -32,7 +32,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.asgi import read_head, send_body, send_response, send_start
 from ojs_cluster.http.dispatch import prepare, refuse, run, too_large, too_late, undo
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.room import Held, no_room
+from ojs_cluster.http.room import SMALL, Held, no_room
 
 
 def create_quart_app(app: App) -> OJSQuart:
@@ -62,6 +62,8 @@ class _Connection(TrioASGIHTTPConnection):
         super().__init__(app, scope)
         self._head = read_head(scope)
         self._call = prepare(app.ojs, self._head)
+        length = self._head.headers.get("content-length", "")
+        self._declared = int(length) if length.isdigit() else None
         self._body = bytearray()
         self._room = Held(app.ojs.room)
         self._fits = True
@@ -96,22 +98,24 @@ class _Connection(TrioASGIHTTPConnection):
                     if self._leaves_nothing_undone():
                         self._answering.cancel()
                     return
-                self._take(message.get("body", b""))
-                if not message.get("more_body", False):
+                more = message.get("more_body", False)
+                self._take(message.get("body", b""), more=more)
+                if not more:
                     self._enough.set()
                     self._ended.set()
 
-    def _take(self, piece: bytes) -> None:
+    def _take(self, piece: bytes, *, more: bool) -> None:
         limit = self._call.max_body
         if self._fits and len(self._body) <= limit:
             # One byte too many is kept: it tells that there were more.
             self._body += piece[: limit + 1 - len(self._body)]
-            self._make_room(len(self._body))
+            size = len(self._body)
+            self._make_room(size, complete=not more or size == self._declared)
             if len(self._body) > limit:
                 self._enough.set()
 
-    def _make_room(self, size: int) -> None:
-        self._fits = self._fits and self._room.fits(size)
+    def _make_room(self, size: int, *, complete: bool = True) -> None:
+        self._fits = self._fits and self._room.fits(size, complete=complete)
         if not self._fits:
             self._body.clear()
             self._enough.set()
@@ -161,11 +165,11 @@ class _Connection(TrioASGIHTTPConnection):
         return response
 
     async def _read_body(self) -> bytes:
-        declared = self._head.headers.get("content-length", "")
-        if declared.isdigit():
-            if int(declared) > self._call.max_body:
+        if self._declared is not None:
+            if self._declared > self._call.max_body:
                 raise too_large(self._call)
-            self._make_room(int(declared))
+            if self._declared > SMALL:
+                self._make_room(self._declared)
         timeout_s = self.app.ojs.settings.body_timeout_s
         with trio.move_on_after(timeout_s):
             await self._enough.wait()

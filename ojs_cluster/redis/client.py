@@ -2,7 +2,8 @@
 
 ``call`` has a fast way and a slow one. The fast way is a list look-up, a packed command and one
 sleep. Anything that is not a plain reply (no connection, a redirection, an error, a lost
-connection) goes to ``_persist``, which tries until the call's time is up.
+connection) goes to ``_persist``, which tries until the call's time is up. So does a call that its
+request's deadline would cut (``deadline``): the fast way has no timer.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.attempts import Attempts
 from ojs_cluster.redis.committer import Unconfirmed
 from ojs_cluster.redis.connection import Answer, Arg, Reply, pack
+from ojs_cluster.redis.deadline import present
 from ojs_cluster.redis.durability import Durability, wanted
 from ojs_cluster.redis.errors import (
     BUSY_CODES,
@@ -74,7 +76,7 @@ class Client:
         started = self._clock.now
         answer: Answer | _NoAnswer = NO_ANSWER
         link = self._routes[slot]
-        if link is not None:
+        if link is not None and started + self._call_timeout_s <= present().at:
             connection = link.connection
             if connection is not None and not connection.full:
                 answer = await connection.execute(payload)
@@ -109,7 +111,7 @@ class Client:
         answer: Answer | _NoAnswer = NO_ANSWER
         durability = Durability.ASYNC if script.volatile else wanted(self.durability)
         link = self._routes[slot]
-        if link is not None:
+        if link is not None and started + self._call_timeout_s <= present().at:
             if durability:
                 link = self._router.sure_link(link, durability)
             connection = link.connection
@@ -155,6 +157,10 @@ class Client:
         """Send one idempotent command to one node, whatever slots it serves (SCAN, INFO)."""
         link = self._router.link_to(address)
         return await self._persist(None, pack(args), link, NO_ANSWER, self._clock.now, True, None)
+
+    def deadline(self) -> float:
+        """The deadline of a request that begins now, in seconds of trio's clock."""
+        return self._clock.now + self._call_timeout_s
 
     def answers(self, slot: int) -> bool:
         """Whether the master of ``slot`` is connected, and has not been silent for half a second.
@@ -244,13 +250,17 @@ class Client:
         looks_first: bool = False,
         durability: Durability = Durability.ASYNC,
     ) -> Reply:
-        """Try until there is a final answer, or ``call_timeout_s`` after ``started`` is over.
+        """Try until there is a final answer, ``call_timeout_s`` after ``started`` is over, or the
+        request's deadline has passed.
 
         ``slot`` None means: this ``link`` and no other. ``answer`` is what a first try brought.
         """
         attempts = Attempts(idempotent)
         asking = False
-        with trio.move_on_at(started + self._call_timeout_s):
+        until = min(started + self._call_timeout_s, present().at)
+        if isinstance(answer, _NoAnswer) and until <= trio.current_time():
+            raise attempts.refusal("Redis did not answer earlier calls of the request in time")
+        with trio.move_on_at(until):
             while True:
                 if isinstance(answer, _NoAnswer):
                     if slot is not None and not asking:

@@ -23,7 +23,7 @@ from hypercorn.typing import ASGIFramework
 
 from ojs_cluster.config import Settings
 from ojs_cluster.core.client_address import TrustedProxies
-from ojs_cluster.http.app import App, HttpSettings
+from ojs_cluster.http.app import App, HttpSettings, room_for
 from ojs_cluster.http.asgi import read_head, send_response
 from ojs_cluster.http.dispatch import admits
 from ojs_cluster.http.fast_lane import FastLane
@@ -102,6 +102,8 @@ async def work(child: Child) -> None:
     audit = make_audit(settings, child.name, traffic)
     keys = ApiKeys(settings.access, os.environ, audit)
     await keys.load(child.stop)
+    http = http_settings(settings)
+    room = room_for(http)
     gate = Gate(child.stop)
     lane = fast_lane(settings.listen, child.stop)
     tls = Tls(settings.listen) if settings.listen.tls_cert else None
@@ -123,7 +125,8 @@ async def work(child: Child) -> None:
                 write_timeout_s=settings.listen.write_timeout_s,
                 limits=connection_limits(settings.listen),
                 h2c=settings.listen.h2c,
-                admits=partial(admits, http_settings(settings), keys.access),
+                admits=partial(admits, http, keys.access),
+                room=room,
             )
             served.set()
             if not gate.is_open:
@@ -138,7 +141,8 @@ async def work(child: Child) -> None:
             app = App(
                 store=store,
                 waiters=Waiters(),
-                settings=http_settings(settings),
+                settings=http,
+                shared_room=room,
                 access=keys.access,
                 traffic=traffic,
                 audit=audit,

@@ -17,6 +17,7 @@ PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _HEAD: Final = 9
 _DATA, _HEADERS, _SETTINGS, _CONTINUATION = 0x0, 0x1, 0x4, 0x9
 _PADDED: Final = 0x8
+_END_HEADERS: Final = 0x4
 _SMALL: Final = 64
 """Bytes of a DATA frame's payload that are not worth a frame."""
 _MOST_PAYLOAD: Final = 16_384
@@ -42,6 +43,13 @@ class FrameBudget:
         self._skip = 0
         self._head = b""
         self._block = 0
+        self._size = 0
+        self._unfinished = 0
+
+    @property
+    def held(self) -> int:
+        """Bytes that h2 keeps because the rest of a frame, or of a header block, is missing."""
+        return self._unfinished + (self._size - self._skip if self._skip else 0)
 
     def earn_request(self) -> None:
         """A request was admitted: the frames that belong to it are paid."""
@@ -78,7 +86,9 @@ class FrameBudget:
             if len(self._head) < _head_size(self._head):
                 break
             head, self._head = self._head, b""
-            size = int.from_bytes(head[:3])
+            self._size = size = int.from_bytes(head[:3])
+            open_block = head[3] in (_HEADERS, _CONTINUATION) and not head[4] & _END_HEADERS
+            self._unfinished = self._unfinished + size if open_block else 0
             self._skip = size - (len(head) - _HEAD)
             self._left -= _cost(head, size)
             if self._left < 0 or size > _MOST_PAYLOAD or not self._fits_block(head[3], size):

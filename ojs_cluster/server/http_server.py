@@ -26,6 +26,7 @@ from hypercorn.utils import wrap_app
 
 from ojs_cluster.http.certificates import subject_of
 from ojs_cluster.http.fast_lane import FastLane
+from ojs_cluster.http.room import Held, Room
 from ojs_cluster.redis.keepalive import keep_alive
 from ojs_cluster.server.child import leaves
 from ojs_cluster.server.connections import ConnectionLimits, Connections
@@ -44,6 +45,7 @@ log = logging.getLogger("ojs.http")
 SendAll = Callable[[bytes], Awaitable[None]]
 
 _LIFESPAN_SHUTDOWN_S = 5.0
+_ROOM_BYTES = 64 * 1024 * 1024
 _LAST_REQUESTS_S = 0.1
 """How long idle connections stay open after the port is closed: requests may be on their way."""
 
@@ -211,6 +213,7 @@ async def serve(
     limits: ConnectionLimits | None = None,
     h2c: bool = False,
     admits: Admits = _everybody,
+    room: Room | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `stop` is set, then drain and return; listening sockets are closed.
@@ -223,13 +226,13 @@ async def serve(
     each begins with a handshake, which holds up no other. A client that takes nothing for
     `write_timeout_s` seconds is disconnected (`unread`). `limits` bound the connections, and `h2c`
     allows HTTP/2 in clear text, on which few requests are answered that `admits` refuses.
+    Incomplete heads are counted in `room`.
     """
     context = WorkerContext(None)
     patience = Patience(write_timeout_s)
     open_now = Connections(limits or ConnectionLimits(idle_s=config.keep_alive_timeout))
-    connection = partial(
-        _connection, _wrapped(app), config, context, patience, lane, tls, open_now, h2c, admits
-    )
+    served = partial(_connection, _wrapped(app), config, context, patience, lane, tls, open_now)
+    connection = partial(served, h2c, admits, room or Room(_ROOM_BYTES))
     # Copies: they are closed with the loop that accepts, and what waits is taken after that.
     copies = [trio.socket.from_stdlib_socket(sock.dup()) for sock in sockets]
     async with AsyncExitStack() as held, trio.open_nursery() as upkeep:
@@ -311,6 +314,7 @@ async def _connection(
     open_now: Connections,
     h2c: bool,
     admits: Admits,
+    room: Room,
     accepted: trio.SocketStream,
 ) -> None:
     with open_now.admit(accepted) as admitted:
@@ -327,13 +331,15 @@ async def _connection(
                 reader = Reader(stream, patience)
                 resumed = _resumed(stream, read, reader.send_all)
                 served = reader.serves(app)
-                server = BoundedServer(
-                    *(served, config, context, resumed),
-                    h2c=h2c,
-                    admits=admits,
-                    tls_subject=subject_of(stream),
-                )
-                await open_now.serve(server)
+                with Held(room) as held:
+                    server = BoundedServer(
+                        *(served, config, context, resumed),
+                        h2c=h2c,
+                        admits=admits,
+                        held=held,
+                        tls_subject=subject_of(stream),
+                    )
+                    await open_now.serve(server)
         except* Exception as group:
             report(group)
         finally:

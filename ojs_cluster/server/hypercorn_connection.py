@@ -47,6 +47,7 @@ from hypercorn.typing import AppWrapper, ConnectionState
 from hyperframe.exceptions import HyperframeError
 
 from ojs_cluster.http.asgi import TLS_SUBJECT
+from ojs_cluster.http.room import Held
 from ojs_cluster.server.body_lengths import BodyLengths
 from ojs_cluster.server.frame_budget import FrameBudget
 
@@ -57,6 +58,11 @@ _MOST_REFUSED: Final = 8
 """Requests of one HTTP/2 connection that may be refused for want of a key, until one had a key: a
 proxy sends the requests of many clients on one connection, and one of them must not end it."""
 _PIECE_WITHOUT_KEY: Final = 1024
+_NO_ROOM: Final = (
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
+    b"Connection: close\r\n\r\n"
+)
+"""The answer to a head that is not complete yet, so that nothing is known of its request."""
 Admits = Callable[[bytes, bytes | None, str], bool]
 """Whether a raw path may be asked for with this Authorization header, None for none, and this
 subject of a certificate, empty for none. Cheap: asked before anything else is done for a request.
@@ -80,6 +86,7 @@ class BoundedServer(TCPServer):
         *,
         h2c: bool,
         admits: Admits,
+        held: Held,
         tls_subject: str = "",
     ) -> None:
         """Serve ``app`` on ``stream``.
@@ -91,12 +98,14 @@ class BoundedServer(TCPServer):
             stream: what the connection is read from and written to.
             h2c: speak HTTP/2 in clear text as well.
             admits: see ``Admits``.
+            held: where bytes of incomplete heads are counted. The caller releases it.
             tls_subject: of the client's verified certificate, empty for none.
         """
         self._tls_subject = tls_subject
         super().__init__(self._counted(app), config, context, ConnectionState({}), stream)
         self._h2c = h2c
         self._admits = admits
+        self._held = held
         self._bounded: _BoundedProtocol | None = None
 
     @property
@@ -106,7 +115,9 @@ class BoundedServer(TCPServer):
 
     @protocol.setter
     def protocol(self, built: ProtocolWrapper) -> None:
-        self._bounded = _BoundedProtocol(built, h2c=self._h2c, admits=self._admits_request)
+        self._bounded = _BoundedProtocol(
+            built, h2c=self._h2c, admits=self._admits_request, held=self._held
+        )
 
     def _admits_request(self, path: bytes, authorization: bytes | None) -> bool:
         return self._admits(path, authorization, self._tls_subject)
@@ -145,9 +156,13 @@ class BoundedServer(TCPServer):
 class _BoundedProtocol:
     """The protocol of one connection: HTTP/1.1 first, or HTTP/2."""
 
-    def __init__(self, built: ProtocolWrapper, *, h2c: bool, admits: _AdmitsRequest) -> None:
+    def __init__(
+        self, built: ProtocolWrapper, *, h2c: bool, admits: _AdmitsRequest, held: Held
+    ) -> None:
         self._built = built
         self._admits = admits
+        self._held = held
+        self._head_bytes = 0
         self._budget = FrameBudget(trio.current_time())
         self._became_idle = trio.current_time()
         self._under_way = 0
@@ -193,10 +208,28 @@ class _BoundedProtocol:
             await self._handle_http1(event)
             if isinstance(self._built.protocol, H11Protocol) and self._is_idle():
                 self.head_since = min(self.head_since, trio.current_time())
+                self._head_bytes += len(event.data)
             else:
                 self.head_since = inf
+                self._head_bytes = 0
+        if isinstance(event, RawData) and event.data:
+            await self._count()
+        else:
+            self._held.release()  # nothing more comes, and hypercorn keeps the connection a while
         if self._is_idle() and not was_idle:
             self._became_idle = trio.current_time()
+
+    async def _count(self) -> None:
+        """Count what has come of a head; end the connection when there is no room for it."""
+        is_http2 = self.is_http2
+        size = self._budget.held if is_http2 else self._head_bytes
+        if self._held.fits(size, complete=not size):
+            return
+        if isinstance(self._built.protocol, _Http2):
+            await self._built.protocol.end(ErrorCodes.ENHANCE_YOUR_CALM)
+        else:
+            await self._built.send(RawData(_NO_ROOM))
+            await self._built.send(Closed())
 
     async def send(self, send: Callable[[Any], Any], message: Any) -> None:
         """Send a message of the application over HTTP/2, and count what it says."""

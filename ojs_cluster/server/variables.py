@@ -239,7 +239,7 @@ _LIMITS = (
         "limits.max_bodies_bytes",
         accept.integer(least=1024, most=16 * 1024 * _MIB),
         "67108864",
-        "All bodies of more than 64 KiB that a process has at a time; what exceeds it gets 503.",
+        "Large bodies (64 KiB) of a process at once, and again its incomplete requests; then 503.",
     ),
     Variable(
         "OJS_MAX_JOB_BYTES",

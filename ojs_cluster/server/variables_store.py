@@ -71,7 +71,7 @@ REDIS = (
         "redis.call_timeout_s",
         _TIMEOUT,
         "10s",
-        "One call in total, retries included; then the client gets 503.",
+        "All calls of one request in total, retries included; then the client gets 503.",
     ),
     Variable(
         "OJS_REDIS_MAX_IN_FLIGHT",

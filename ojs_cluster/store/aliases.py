@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeVar
 
 from ojs_cluster.core.errors import BackendUnavailable, Duplicate, OJSError, WritesRefused
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store import deals
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Arg, Store
@@ -115,7 +116,7 @@ class AliasClaims:
 
         given = sorted(self._mine if ids is None else self._mine.intersection(ids))
         self._mine.difference_update(given)
-        with suppress(OJSError):
+        with suppress(OJSError), cleaning_up():
             await over_shards(given, give)
 
 

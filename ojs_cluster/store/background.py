@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis import deadline
 from ojs_cluster.redis.errors import RedisReplyError
 
 log = logging.getLogger("ojs.store")
@@ -83,6 +84,7 @@ class Background:
     async def _run(
         self, purpose: Hashable, work: Callable[[], Awaitable[T]], running: _Running
     ) -> None:
+        deadline.begin()  # that of the request which started the task is not the task's
         try:
             running.result = await _result_of(purpose, work)
         finally:

@@ -24,6 +24,7 @@ from ojs_cluster.core.rawjson import join, object_members
 from ojs_cluster.core.states import State
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store import deals, locks, unique
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.aliases import AliasClaims, at_home, duplicate_id, earliest
@@ -335,11 +336,12 @@ class _Draft:
 
     async def give_back(self) -> None:
         """Give back what was reserved, as far as Redis answers; the rest is met by others."""
-        with suppress(OJSError):
+        with suppress(OJSError), cleaning_up():
             for shard, indexes in self._chosen.items():
                 ids = [self._ids[index] for index in indexes]
                 await deals.unreserve(self._store, shard, self._deal_id, ids)
-            await self._claims.give_back()
+        await self._claims.give_back()
+        with suppress(OJSError), cleaning_up():
             wants = [want for name in self._verdicts if (want := self._want(name)) is not None]
             await locks.settle(self._store, "drop", wants, self._deal_id)
 

@@ -15,6 +15,7 @@ import trio
 
 from ojs_cluster.core.errors import Conflict, Duplicate, MalformedJob, NotFound
 from ojs_cluster.core.states import State
+from ojs_cluster.redis.deadline import extend
 from ojs_cluster.store import dead_letter
 from ojs_cluster.store.begun import begun
 from ojs_cluster.store.context import Store
@@ -62,6 +63,7 @@ async def retry_matching(store: Store, wanted: JobFilter, cursor: str | None = N
     BackendUnavailable: Redis did not answer in time; what was retried stays so, and does not match
         again.
     """
+    extend(BULK_S)
     retry = dead_letter.retry if wanted.dead else dead_letter.retry_discarded
     choice = await _choose(store, replace(wanted, state=State.DISCARDED), cursor)
     failures = await _retry(store, retry, choice.job_ids)

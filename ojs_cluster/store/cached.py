@@ -25,18 +25,27 @@ class Cached(Generic[T]):
         self._kept_s = kept_s
         self._lock = trio.Lock()
         self._found: tuple[T, float] | None = None
+        self._failed: tuple[Exception, float] | None = None
 
     async def get(self) -> T:
         """The value, computed anew unless the last one is still kept.
 
         Raises
         ------
-        Exception: what computing it raises; nothing is kept then.
+        Exception: what computing it raises. Callers that were waiting raise it too: if each of them
+            tried again, the last would wait for all tries. Nothing is kept for later callers.
         """
+        asked = trio.current_time()
         async with self._lock:  # who waits is given what the one before it has computed
             began = trio.current_time()
+            if self._failed is not None and asked < self._failed[1]:
+                raise self._failed[0]
             if self._found is None or began >= self._found[1]:
-                value = await self._compute()
+                try:
+                    value = await self._compute()
+                except Exception as error:
+                    self._failed = (error, trio.current_time())
+                    raise
                 ended = trio.current_time()
                 self._found = (value, ended + self._kept_s(ended - began))
             return self._found[0]

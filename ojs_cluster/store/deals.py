@@ -33,6 +33,7 @@ import msgspec
 
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError, Outcome
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.redis.durability import doubtful
 from ojs_cluster.store import locks
 from ojs_cluster.store.cancel import cancel
@@ -170,7 +171,7 @@ async def _record(store: Store, home: Shard, deal_id: str, record_: Sequence[byt
 
 async def _abort(store: Store, home: Shard, deal_id: str) -> None:
     """Remove a large record that was not decided. If this fails, the janitor removes it."""
-    with suppress(OJSError):
+    with suppress(OJSError), cleaning_up():
         keys = [home.deal(deal_id), home.deals, home.dealt]
         await store.run(home, "deal_fence", keys, [deal_id], idempotent=True)
 

@@ -14,6 +14,7 @@ from ojs_cluster.core.access import QueuePatterns
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound
 from ojs_cluster.core.states import TERMINAL, State
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.deadline import extend
 from ojs_cluster.store import pauses
 from ojs_cluster.store.aliases import remove_due
 from ojs_cluster.store.begun import begun
@@ -233,6 +234,7 @@ async def purge(store: Store, queue: str) -> tuple[int, int]:
     BackendUnavailable: Redis did not answer in time; what went is gone.
     """
     removed = left = 0
+    extend(PURGE_S)
     deadline = trio.current_time() + PURGE_S
 
     async def purge_one(shard: Shard) -> None:

@@ -30,6 +30,7 @@ from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, OJS
 from ojs_cluster.core.states import TERMINAL
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store import deals
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Store
@@ -187,7 +188,8 @@ def _outlives_end(job: JobRecord) -> bool:
 async def release(store: Store, want: Want, claim: Claim) -> None:
     """Give back a lock whose job will not be stored, unless another producer with the same id has
     claimed it, too: before or since."""
-    await settle(store, "drop", [replace(want, claim=claim.name)])
+    with cleaning_up():
+        await settle(store, "drop", [replace(want, claim=claim.name)])
 
 
 async def pause() -> None:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError
 from ojs_cluster.core.ids import new_job_id
 from ojs_cluster.core.states import State
+from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store import deals, jobs, locks, unique
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Store
@@ -88,5 +89,5 @@ async def _decide(store: Store, want: Want, deal: Deal) -> int | None:
 
 
 async def _give_back(store: Store, want: Want, deal: Deal) -> None:
-    with suppress(OJSError):
+    with suppress(OJSError), cleaning_up():
         await locks.settle(store, "drop", [want], deal.id)

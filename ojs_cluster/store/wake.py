@@ -15,6 +15,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.deadline import extend
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.fetch import Quiet, fetch_unless_quiet
@@ -196,6 +197,8 @@ async def fetch_or_wait(
         return await fetch_unless_quiet(store, queues, count, worker_id, visibility_timeout_ms)
 
     deadline = trio.current_time() + wait_ms / 1000
+    if wait_ms > 0:
+        extend(wait_ms / 1000)
     try:
         jobs = await look()
         if jobs or wait_ms <= 0 or waiters.draining:

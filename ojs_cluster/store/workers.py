@@ -12,6 +12,7 @@ import trio
 
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.deadline import extend
 from ojs_cluster.store.begun import begun
 from ojs_cluster.store.contacts import contact
 from ojs_cluster.store.context import Arg, Store
@@ -115,6 +116,7 @@ async def direct_all(store: Store, directive: Desired) -> tuple[int, int]:
     BackendUnavailable: Redis did not answer in time; who was told has been told.
     """
     told = left = 0
+    extend(DIRECT_S)
     deadline = trio.current_time() + DIRECT_S
 
     async def tell(name: bytes) -> None:

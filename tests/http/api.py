@@ -215,6 +215,7 @@ async def serving(
                 limits=connection_limits(listen),
                 h2c=listen.h2c,
                 admits=partial(admits, app.settings, app.access),
+                room=app.room,
             )
         )
         try:

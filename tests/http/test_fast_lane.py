@@ -32,9 +32,9 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     paths: list[str] = []
     run = dispatch.run
 
-    async def counted(app: Any, call: Any, request: Any) -> Any:
+    async def counted(app: Any, call: Any, request: Any, deadline: Any) -> Any:
         paths.append(request.path)
-        return await run(app, call, request)
+        return await run(app, call, request, deadline)
 
     monkeypatch.setattr(fast_lane, "run", counted)
     return paths

@@ -12,6 +12,7 @@ from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http import fields, query
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.redis.deadline import extend
 from ojs_cluster.store import jobs as store_jobs
 from ojs_cluster.store.record import JobRecord
 
@@ -54,6 +55,7 @@ async def _finished(app: App, job_id: str, timeout_s: float) -> JobRecord:
     """
     job = await store_jobs.get(app.store, job_id)
     pause_s = _FIRST_PAUSE_S
+    extend(timeout_s)
     with trio.move_on_after(timeout_s):
         while job.state not in TERMINAL and timeout_s > 0:
             with trio.move_on_after(pause_s):
