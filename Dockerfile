@@ -25,7 +25,7 @@ RUN /opt/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-di
         --no-deps --no-index --find-links /opt/wheels ojs-cluster \
     && /opt/ojs/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/ojs/lib
 
-# Built with --enable-optimizations and --with-lto; another base may cost a fifth more per request
+# Built with --enable-optimizations and --with-lto; another base may cost a fifth more
 # (docs/adr/034), and the start log would say so.
 FROM python:3.13-slim-trixie
 ARG VERSION=dev

@@ -182,8 +182,8 @@ def warn(settings: Settings) -> None:
         log.warning("%s", line)
     if runs_on_slow_build():
         log.info(
-            "this Python %s was built without profile-guided optimization: a request costs %s "
-            "times as much (%s)",
+            "this Python %s was built without profile-guided optimization: a request costs at "
+            "least %s times as much (%s)",
             platform.python_version(),
             COST,
             sys.executable,

@@ -19,7 +19,7 @@ import sysconfig
 from collections.abc import Mapping
 
 COST = "1.2"
-"""What a request costs the API processes under a slow build, as a ratio (docs/performance.md)."""
+"""What a request costs the API under a slow build, as a ratio, at least (docs/performance.md)."""
 OLDEST = (3, 11)
 NEWEST_TESTED = (3, 13)
 
