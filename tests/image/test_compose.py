@@ -128,6 +128,12 @@ def test_the_proxy_keeps_its_nodes_while_a_master_is_replaced() -> None:
     assert "option httpchk GET /ready" in COMPOSE["configs"]["haproxy"]["content"]
 
 
+def test_the_audit_has_the_addresses_of_the_load_balancers_clients() -> None:
+    (network,) = COMPOSE["networks"]["ojs"]["ipam"]["config"]
+    assert SERVICES["api"]["environment"]["OJS_TRUSTED_PROXIES"] == network["subnet"]
+    assert "option forwardfor" in COMPOSE["configs"]["haproxy"]["content"]
+
+
 def test_a_node_that_drains_serves_until_the_proxy_has_taken_it_out() -> None:
     delay_s = int(SERVICES["api"]["environment"]["OJS_SHUTDOWN_DELAY"].removesuffix("s"))
     inter_s, fall = checks()
