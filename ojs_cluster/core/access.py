@@ -13,7 +13,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
 from types import MappingProxyType
@@ -111,10 +111,17 @@ def digest(secret: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """All principals, by the SHA-256 of their secret and by the subject of their certificate."""
+    """All principals, by the SHA-256 of their secret and by the subject of their certificate.
+
+    Attributes:
+        by_digest: by the SHA-256 of the secret.
+        by_subject: by the subject of the certificate.
+        secrets: those that are known as text, for logs to mask.
+    """
 
     by_digest: Mapping[bytes, Principal]
     by_subject: Mapping[str, Principal]
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
     @property
     def is_empty(self) -> bool:

@@ -71,7 +71,7 @@ def parse_key_file(
         reading.add(number, table)
     if reading.problems:
         raise KeyFileError(reading.problems)
-    return Keyring(reading.by_digest, reading.by_subject)
+    return Keyring(reading.by_digest, reading.by_subject, frozenset(reading.secrets))
 
 
 def _tables(raw: bytes) -> list[Any]:
@@ -106,6 +106,7 @@ class _Reading:
         self.by_digest = dict(known)
         self.by_subject: dict[str, Principal] = {}
         self.problems: list[str] = []
+        self.secrets: set[str] = set()
         self._environ = environ
         self._shortest_secret = shortest_secret
         self._names: set[str] = set()
@@ -184,6 +185,7 @@ class _Reading:
             return None, "secret_env: the secret must be visible ASCII characters without spaces"
         if len(secret) < self._shortest_secret:
             return None, f"secret_env: the secret has fewer than {self._shortest_secret} characters"
+        self.secrets.add(secret)
         return digest(secret), ""
 
 

@@ -19,6 +19,7 @@ from ojs_cluster.core.access import Keyring, changed_names, named_after_variable
 from ojs_cluster.core.key_file import MOST_BYTES, KeyFileError, parse_key_file
 from ojs_cluster.http.audit import Audit
 from ojs_cluster.http.auth import Access
+from ojs_cluster.server.logs import mask_secrets
 from ojs_cluster.server.settings import STRONG_KEY, AccessSettings
 from ojs_cluster.server.tls import file_version
 
@@ -29,7 +30,7 @@ CHECK_S: Final = 3.0
 
 
 def read_keys(settings: AccessSettings, environ: Mapping[str, str]) -> Keyring:
-    """Return all keys as configured now.
+    """Return all keys as configured now. Logs mask the secrets of ``secret_env`` from then on.
 
     Args:
         settings: names the file, and has the keys of variables.
@@ -47,7 +48,9 @@ def read_keys(settings: AccessSettings, environ: Mapping[str, str]) -> Keyring:
     except OSError as error:
         raise KeyFileError([f"cannot be read ({error.strerror})"]) from error
     shortest = STRONG_KEY if settings.require_strong_keys else 0
-    return parse_key_file(raw, environ, named, shortest_secret=shortest)
+    found = parse_key_file(raw, environ, named, shortest_secret=shortest)
+    mask_secrets(found.secrets)
+    return found
 
 
 def key_file_problems(settings: AccessSettings, environ: Mapping[str, str]) -> list[str]:

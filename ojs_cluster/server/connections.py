@@ -66,11 +66,11 @@ class Connections:
         """Accept the next connection once there is room for it.
 
         While there is none, connections wait in the kernel's queue, where another process of the
-        node may take them. To accept and close them would take them away from it.
+        node may take them. To accept and close them would take them away from it. Listeners that
+        wait for a connection at the same time may each accept one when there is room for one only.
         """
         while True:
             while self.limits.most and self._count >= self.limits.most:
-                self._left = trio.Event()
                 await self._left.wait()
             try:
                 accepted = await listener.accept()
@@ -86,7 +86,8 @@ class Connections:
     def ended(self) -> None:
         """Count an accepted connection no more."""
         self._count -= 1
-        self._left.set()
+        self._left.set()  # wakes every listener that waits
+        self._left = trio.Event()
 
     @contextmanager
     def admit(self, stream: trio.SocketStream) -> Iterator[bool]:

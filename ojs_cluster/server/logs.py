@@ -28,7 +28,12 @@ class _Masking(logging.Formatter):
     def __init__(self, process: str, secrets: Iterable[str]) -> None:
         super().__init__()
         self._process = process
-        forms: set[str] = set()
+        self._secrets: list[str] = []
+        self.mask(secrets)
+
+    def mask(self, secrets: Iterable[str]) -> None:
+        """Replace these as well from now on. Thread-safe."""
+        forms = set(self._secrets)
         for secret in secrets:
             if len(secret) >= _SHORTEST_SECRET:
                 # As is, and as it looks inside a JSON text.
@@ -79,6 +84,18 @@ class TextFormatter(_Masking):
         return text
 
 
+_found_later: set[str] = set()
+"""Secrets that were read after the configuration, such as those that the key file names."""
+
+
+def mask_secrets(secrets: Iterable[str]) -> None:
+    """Replace these secrets in every line from now on, however often logging is configured."""
+    _found_later.update(secrets)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler.formatter, _Masking):
+            handler.formatter.mask(_found_later)
+
+
 def configure_logging(
     level: str,
     form: Literal["json", "text"],
@@ -96,7 +113,7 @@ def configure_logging(
         stream: for tests; None is stderr.
     """
     formatter: logging.Formatter = (JsonFormatter if form == "json" else TextFormatter)(
-        process, secrets
+        process, {*secrets, *_found_later}
     )
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(formatter)

@@ -7,6 +7,9 @@ import secrets
 import stat
 from pathlib import Path
 
+_MOST_LINKS = 40
+"""As many as Linux follows in one path."""
+
 
 class NotPrivate(Exception):
     """A path exists and belongs to another user, or is no plain folder; the message names it."""
@@ -25,16 +28,23 @@ def private(path: str, flags: int) -> int:
 def private_folder(path: Path) -> None:
     """Make a folder, or take the rights of others away from one that exists.
 
+    A link is followed when this user owns it and what it leads to: nobody else can have made it.
+
     Raises:
-        NotPrivate: another user owns it, or it is a link: that user could put files into it.
+        NotPrivate: another user owns the folder, or a link to it, and could put files into it; or
+            it is no folder.
         OSError: it cannot be made.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = path.lstat()
+    for _ in range(_MOST_LINKS):
+        found = path.lstat()
+        if found.st_uid != os.geteuid():
+            raise NotPrivate(f"{path} belongs to user {found.st_uid}")
+        if not stat.S_ISLNK(found.st_mode):
+            break
+        path = path.parent / path.readlink()
     if not stat.S_ISDIR(found.st_mode):
         raise NotPrivate(f"{path} is not a folder")
-    if found.st_uid != os.geteuid():
-        raise NotPrivate(f"{path} belongs to user {found.st_uid}")
     if stat.S_IMODE(found.st_mode) & 0o077:
         path.chmod(0o700)
 

@@ -32,6 +32,8 @@ BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 10.0
 STEADY_S = 10.0
 """A child that ran this long has recovered: its next restart is immediate again."""
+STARTING_WATCHDOGS = 6
+"""How many times as long a child may be silent until it is ready: it imports, and reads files."""
 _SLICES = 8
 """Of the watchdog's time, in each of which nothing must have been heard."""
 
@@ -73,7 +75,7 @@ class Supervisor:
             specs: the children.
             stop_timeout_s: from the stop signal to SIGKILL for whoever is left.
             watchdog_s: a child whose event loop has not turned for this long is killed, and
-                started again.
+                started again; until it is ready it has `STARTING_WATCHDOGS` times as long.
             listeners: sockets that the children serve; our copies are closed when stopping, so
                 that the last child to close its own really closes the port.
             forward_hangup: pass SIGHUP on to the children instead of stopping at it.
@@ -209,26 +211,27 @@ class Supervisor:
         )
 
     async def _listen(self, name: str, link: trio.socket.SocketType, process: trio.Process) -> None:
-        heard, beats, silent = b"", False, 0
+        heard, ready, silent = b"", False, 0
         while True:
             # In slices: one that this process was stopped or frozen in counts as one, however long
             # it was. The child's beats of that time have not been read, or it was frozen as well.
-            with trio.move_on_after(self._watchdog_s / _SLICES if beats else inf) as silence:
+            allowed_s = self._watchdog_s * (1 if ready else STARTING_WATCHDOGS)
+            with trio.move_on_after(allowed_s / _SLICES) as silence:
                 data = await link.recv(256)
             if silence.cancelled_caught:
                 silent += 1
                 if silent < _SLICES:
                     continue
-                log.error("%s has not answered for %.0f s: killing it", name, self._watchdog_s)
+                log.error("%s has not answered for %.0f s: killing it", name, allowed_s)
                 process.kill()
                 return
             if not data:
                 return
-            beats, silent = True, 0
+            silent = 0
             self._beating.add(name)
             heard = (heard + data.replace(BEAT, b""))[-len(READY) :]
             if heard == READY:
-                heard = b""
+                heard, ready = b"", True
                 log.debug("%s is ready", name)
                 self._ready_names.add(name)
                 if len(self._ready_names) == len(self._specs):

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -326,6 +327,39 @@ def test_the_hook_of_helm_test_runs_a_job_through_the_service(
         )
         assert wrong.returncode != 0
         assert "401" in wrong.stderr
+
+
+def test_the_hook_of_helm_test_has_a_key_of_its_own_beside_a_file_of_keys(
+    chart: Chart, standalone: Embedded, tmp_path: Path
+) -> None:
+    """The file holds hashes alone. Without a key the hook says what it lacks, and succeeds."""
+    secret = "s" * 40
+    digest = sha256(secret.encode()).hexdigest()
+    (tmp_path / "keys.toml").write_text(
+        f'[[key]]\nname = "hook"\nsha256 = "{digest}"\npreset = "admin"\n'
+    )
+    sets = {
+        "redis.url": standalone.url,
+        "auth.keysFile.existingSecret": "api-keys",
+        "tests.existingSecret.name": "hook-key",
+        "tests.existingSecret.key": "secret",
+    }
+    (only,) = chart.render(sets=sets).one("Pod", "-test")["spec"]["containers"]
+    given = {entry["name"]: entry for entry in only["env"]}["OJS_API_KEY"]
+    assert given["valueFrom"]["secretKeyRef"] == {"name": "hook-key", "key": "secret"}
+    with serve(standalone.url, OJS_API_KEYS_FILE=str(tmp_path / "keys.toml")) as (server, port):
+        server.wait_line("ready to serve")
+        for key, said in ((secret, "it is completed"), ("", "tests.existingSecret")):
+            done = subprocess.run(
+                [sys.executable, str(CHART / "files" / "lifecycle.py")],
+                env={"OJS_URL": f"http://{HOST}:{port}", "OJS_API_KEY": key},
+                capture_output=True,
+                text=True,
+                timeout=PATIENCE_S,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert said in done.stdout
 
 
 @pytest.mark.parametrize("ca", ["ca.crt", ""])

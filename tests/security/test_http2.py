@@ -450,6 +450,33 @@ async def test_a_drain_does_not_wait_for_a_connection_without_a_stream(
                 assert (await client.listen()).closed
 
 
+async def test_every_listener_goes_on_when_there_is_room_again() -> None:
+    """Of two that waited only the last one was woken."""
+    connections = Connections(ConnectionLimits(most=1))
+    accepted: list[trio.SocketStream] = []
+    first, second, third = [
+        (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0] for _ in range(3)
+    ]
+
+    async def accept(listener: trio.SocketListener) -> None:
+        accepted.append(await connections.accept(listener))
+
+    async with first, second, third, trio.open_nursery() as nursery:
+        async with await trio.testing.open_stream_to_socket_listener(first):
+            await accept(first)
+        nursery.start_soon(accept, second)
+        nursery.start_soon(accept, third)
+        await trio.testing.wait_all_tasks_blocked()
+        for number, listener in enumerate((second, third), 2):
+            connections.ended()
+            async with await trio.testing.open_stream_to_socket_listener(listener):
+                with trio.fail_after(60):
+                    while len(accepted) < number:  # noqa: ASYNC110 - a list has no event
+                        await trio.sleep(0.01)
+    for stream in accepted:
+        await trio.aclose_forcefully(stream)
+
+
 def test_as_many_connections_as_files_allow() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:

@@ -39,10 +39,37 @@ def test_a_folder_that_others_could_read_loses_that_right(tmp_path: Path) -> Non
     assert _mode(folder) == 0o700
 
 
-def test_a_link_in_the_place_of_a_folder_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "data").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(NotPrivate, match="is not a folder"):
+def test_a_link_of_the_owner_s_own_is_followed(tmp_path: Path) -> None:
+    """Data is moved to a larger disk so."""
+    disk = tmp_path / "disk"
+    disk.mkdir(mode=0o755)
+    disk.chmod(0o755)
+    (tmp_path / "link").symlink_to("disk")
+    (tmp_path / "data").symlink_to(tmp_path / "link")
+    private_folder(tmp_path / "data")
+    assert _mode(disk) == 0o700
+
+
+@pytest.mark.parametrize("stranger", ["link", "second link", "disk"])
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_a_link_of_another_user_or_to_another_s_folder_is_refused(
+    tmp_path: Path, stranger: str
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir(mode=0o755)
+    (tmp_path / "second link").symlink_to("disk")
+    (tmp_path / "link").symlink_to("second link")
+    os.chown(tmp_path / stranger, 12_345, 12_345, follow_symlinks=False)
+    mode = _mode(disk)
+    with pytest.raises(NotPrivate, match="belongs to user 12345"):
+        private_folder(tmp_path / "link")
+    assert _mode(disk) == mode
+
+
+def test_a_link_to_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "data").symlink_to("file")
+    with pytest.raises((NotPrivate, FileExistsError)):
         private_folder(tmp_path / "data")
 
 

@@ -6,10 +6,13 @@ import json
 import logging
 from collections.abc import Iterator
 from io import StringIO
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 
+from ojs_cluster.config import load
+from ojs_cluster.server.api_keys import read_keys
 from ojs_cluster.server.logs import configure_logging
 
 
@@ -99,3 +102,17 @@ def test_text_form_is_one_readable_line() -> None:
     stream = configured("text")
     logging.getLogger("ojs.x").warning("look", extra={"shard": 3})
     assert stream.getvalue().endswith("WARNING api-0 look (shard=3)\n")
+
+
+def test_a_secret_that_the_key_file_names_is_masked_from_then_on(tmp_path: Path) -> None:
+    secret = "a-secret-of-the-environment-of-this-process"
+    file = tmp_path / "keys.toml"
+    file.write_text('[[key]]\nname = "ci"\nsecret_env = "CI_KEY"\npreset = "viewer"\n')
+    stream = configured()
+    read_keys(load({"OJS_API_KEYS_FILE": str(file)}).access, {"CI_KEY": secret})
+    logging.getLogger("ojs.x").warning("refused %s", secret)
+    again = configured()
+    logging.getLogger("ojs.x").warning("refused %s", secret)
+    for written in (stream, again):
+        (line,) = parsed(written)
+        assert line["msg"] == "refused ***"

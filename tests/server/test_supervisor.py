@@ -16,11 +16,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from ojs_cluster.server import supervisor
 from ojs_cluster.server.http_server import report
 from ojs_cluster.server.supervisor import STEADY_S, ChildSpec, Supervisor
 from tests.server.echo_child import BIG
-from tests.server.programs import Program, get, pid_exists, program
+from tests.server.programs import Program, clean_environment, get, pid_exists, program
 from tests.support.servers import wait_until
+
+_OPEN = {"OJS_ALLOW_INSECURE_NO_AUTH": "1"}
 
 
 @contextlib.contextmanager
@@ -172,6 +175,21 @@ def test_worker_that_only_waits_is_left_alone(tmp_path: Path) -> None:
             assert client.recv(4096)
         assert pids(port, 1) == {pid}
         assert "has not answered" not in running.output
+
+
+async def test_a_child_that_hangs_before_its_first_beat_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(supervisor, "STARTING_WATCHDOGS", 1)  # others start while ten seconds pass
+    env = clean_environment({"MUTE_FILE": str(tmp_path / "first"), **_OPEN})
+    spec = ChildSpec("child", "tests.server.mute_child", env)
+    watched = Supervisor([spec], stop_timeout_s=60, watchdog_s=10)
+    with trio.fail_after(300):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watched.run)
+            await watched.all_ready.wait()
+            watched.stop()
+    assert "child has not answered for 10 s" in caplog.text
 
 
 def test_workers_are_left_alone_when_the_supervisor_was_stopped() -> None:

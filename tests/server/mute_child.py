@@ -1,0 +1,25 @@
+"""A child for the supervisor's tests: the first says nothing and hangs, the next ones work.
+
+The first is told from the others by the file that it makes (MUTE_FILE).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from ojs_cluster.server.child import Child, run_child
+
+
+async def work(child: Child) -> None:
+    child.ready()
+    await child.stop.wait()
+
+
+if __name__ == "__main__":
+    try:
+        os.close(os.open(os.environ["MUTE_FILE"], os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        sys.exit(run_child(work))
+    time.sleep(3600)
