@@ -32,6 +32,9 @@ from ojs_cluster.core.workflow import TRIGGERS, Cycle, Node, Plan
 
 MAX_LEVELS: Final = 5
 """Workflows inside of workflows, the outermost included."""
+_ENVELOPES_MOST: Final = 16
+"""All steps of a workflow are at most so many times as large as one job may be. Each step repeats
+the workflow's options, so a small request could ask for a thousand times its size."""
 _NAME_LENGTH: Final = 255
 _NULL: Final = Raw(b"null")
 _KINDS: Final = frozenset({"chain", "group", "batch", "dag"})
@@ -88,6 +91,7 @@ class _Reader:
     paths: list[str] = field(default_factory=list)
     definitions: list[bytes] = field(default_factory=list)
     limiting: set[int] = field(default_factory=set)
+    bytes: int = 0
 
     def composite(self, attributes: dict[str, Raw], parent: int, path: str, level: int) -> int:
         """Add a chain, group, batch or graph with all that is in it; returns its number."""
@@ -146,6 +150,14 @@ class _Reader:
         if options or under:
             attributes["options"] = Raw(b"{%b}" % join({**under, **options}))
         definition = b"{%b}" % join(attributes)
+        self.bytes += len(definition)
+        if self.bytes > _ENVELOPES_MOST * self.limits.envelope_bytes:
+            raise PayloadTooLarge(
+                "the steps, each with the workflow's options, are more than "
+                f"{_ENVELOPES_MOST} times as large as a job may be",
+                field=path,
+                limit=_ENVELOPES_MOST * self.limits.envelope_bytes,
+            )
         try:
             job = parse_job(definition, limits=self.limits)
         except OJSError as error:

@@ -166,6 +166,14 @@ def test_a_workflow_has_a_thousand_jobs_at_most() -> None:
         parse(type="group", jobs=[job()] * 1001)
 
 
+def test_the_options_of_a_workflow_count_for_each_of_its_steps() -> None:
+    options = {"tags": ["x" * 100_000]}
+    assert len(parse(type="group", jobs=[job()] * 160, options=options).definitions) == 160
+    with pytest.raises(PayloadTooLarge) as caught:
+        parse(type="group", jobs=[job()] * 170, options=options)
+    assert caught.value.field == "jobs[167]"
+
+
 def test_a_long_chain_is_no_recursion() -> None:
     steps = [job(id=f"s{i}", depends_on=[f"s{i - 1}"] if i else []) for i in range(1000)]
     plan = parse(steps=steps[::-1]).plan
