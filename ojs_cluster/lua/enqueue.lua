@@ -17,8 +17,8 @@
 --       from now, shown likewise), expires (likewise),
 --       number of field names and values that follow, those fields (e, t, m and what is set).
 -- Returns: {'ok', now, effects, per job: state, due ms or '', expires ms or ''}
---          {'exists', position (1-based), fields of the job that is there} | {'lapsed'} | {'already'}
---@include keys now look job counts event deadline effect available enter moment
+--          {'exists', position (1-based), fields of what is there (see there.lua)} | {'lapsed'} | {'already'}
+--@include keys now look job there counts event deadline effect available enter moment
 if ARGV[3] ~= '1' then gather() end
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
 local first_job, deal, portion, reserved = 8 + 2 * queues, ARGV[5], ARGV[10], {}
@@ -29,7 +29,7 @@ for i = 1, jobs do
         local by, mark = unpack(redis.call('HMGET', KEYS[first_job + i], F.deal, F.fence))
         if deal ~= '' and by == deal then reserved[i] = 'deal'
         elseif mark and string.find(ARGV[7], ' ' .. mark .. ' ', 1, true) then reserved[i] = 'fence'
-        else return {'exists', i, redis.call('HGETALL', KEYS[first_job + i])} end
+        else return {'exists', i, what_is_there(KEYS[first_job + i])} end
     end
 end
 want(OUTBOX)

@@ -7,10 +7,10 @@
 -- KEYS: 1 the shard's ev, 2 the queue's c:, 3 its q:, 4 the job's hash.
 -- ARGV: 1 events kept, 2 id, 3 queue, 4 priority, then field names and values (e, t, m and what is set).
 -- Returns: {'ok', now, {}, 'available', '', ''} | {'any'} for enqueue.lua to store
---          {'exists', 1, fields of the job that is there}
---@include keys now job event deadline available
+--          {'exists', 1, fields of the job that is there (see there.lua)}
+--@include keys now job there event deadline available
 local key, id = KEYS[4], ARGV[2]
-if redis.call('EXISTS', key) == 1 then return {'exists', 1, redis.call('HGETALL', key)} end
+if redis.call('EXISTS', key) == 1 then return {'exists', 1, what_is_there(key)} end
 if redis.call('HEXISTS', KEYS[2], 'created') == 0 then return {'any'} end
 
 local job = {[F.queue] = ARGV[3], [F.priority] = ARGV[4]}

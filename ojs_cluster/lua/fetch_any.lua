@@ -24,7 +24,7 @@ if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
     if until_ and tonumber(until_) > now then return {now, 'quiet'} end
 end
-local due, jobs = look_at_due(16, true)
+local due, jobs, _, due_bytes = look_at_due(16, true)
 for _, id in ipairs(due) do
     if jobs[id] and jobs[id][F.limit] then look_at_home(jobs[id]) end
 end
@@ -37,7 +37,7 @@ for q = 10, #ARGV do
     if #queue.gate.meter > 0 then want(OPENING) end
 end
 
-local found, more = scan(queues, jobs, wanted)
+local found, more = scan(queues, jobs, wanted, due_bytes)
 for _, queue in ipairs(queues) do
     if queue.visited then
         queue.asks = asks_of(tonumber(ARGV[9]), room(queue.gate.meter, wanted))
@@ -47,7 +47,7 @@ end
 look()
 if #due > 0 then
     promote_due(due, jobs, ARGV[7])
-    found, more = scan(queues, jobs, wanted)
+    found, more = scan(queues, jobs, wanted, 0, true)
 end
 for _, queue in ipairs(queues) do
     queue.bound = queue.last and tonumber(redis.call('ZSCORE', queue.available, queue.last))

@@ -2,19 +2,21 @@
 -- Pre:  the job has asked for this token and was not answered. Every other token that is offered goes
 --       back at once, unless the job has it already.
 -- Post: granted: the job has its old place in its queue and a few seconds to be fetched, if anybody has
---       looked for jobs there lately; if not, all who ask for the key there take their asks back.
+--       looked for jobs there lately; if not, those who ask for the key there take their asks back,
+--       the first 200 of them.
 --       refused: scheduled for later, or discarded, as its policy says.
 -- Memory: allow-oom; per job 300 bytes.
 -- KEYS: 1..6 the shard's due, exp, fin, ev, ob, out.
 -- ARGV: 1 events kept, 2 '+' granted | '+w' granted, and its start counts | 'r<ms>' scheduled in so many
 --       ms | 'd<ms>' discarded, 3 ms to keep discarded jobs, 4 key, 5.. asks: id/number.
 -- Returns: effects
---@include keys now look last job counts event deadline effect available finish leave
+--@include keys now look last lean counts event deadline effect available finish leave
 local GRANT_MS, HUNGRY_MS = 2000, 7000
+local granted, most_others = string.sub(ARGV[2], 1, 1) == '+', 200
 local key, queues, fits, stale = ARGV[4], {}, {}, ''
 for i = 5, #ARGV do
     local id, number = string.match(ARGV[i], '^(.*)/(%d+)$')
-    local job = load_job(job_key(id))
+    local job = load_lean(job_key(id))
     if job and job[F.asked] == number then
         local queue = job[F.queue]
         fits[#fits + 1] = {id, job}
@@ -28,8 +30,11 @@ end
 for queue, state in pairs(queues) do
     local hungry = redis.call('HGET', queue_key(queue), 'hungry')
     state.looks = hungry and now - hungry < HUNGRY_MS
-    for _, id in ipairs(redis.call('ZRANGE', asked_key(queue, key), 0, -1)) do
-        state.others[#state.others + 1] = {id, load_job(job_key(id)) or nil}
+    if granted and not state.looks and most_others > 0 then
+        for _, id in ipairs(redis.call('ZRANGE', asked_key(queue, key), 0, most_others - 1)) do
+            state.others[#state.others + 1] = {id, load_lean(job_key(id)) or nil}
+        end
+        most_others = most_others - #state.others
     end
 end
 look()

@@ -4,10 +4,12 @@
 -- Memory: allow-oom; per job 300 bytes.
 -- KEYS: 1..3 the shard's grants, ob, out.  ARGV: 1 limit.
 -- Returns: {jobs, now, ms of the next or -1, effects}
---@include keys now look last first_left job deadline effect finish leave
+--@include keys now look last first_left lean deadline effect finish leave
 local ids = redis.call('ZRANGEBYSCORE', GRANTED, '-inf', now, 'LIMIT', 0, ARGV[1])
-local jobs = load_jobs(ids)
-for _, job in pairs(jobs) do
+local jobs = {}
+for _, id in ipairs(ids) do
+    local job = load_lean(job_key(id))
+    jobs[id] = job
     if job then want(available_key(job[F.queue])) end
 end
 look()

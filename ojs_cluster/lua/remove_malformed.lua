@@ -9,11 +9,11 @@
 -- Returns: {'ok', fields, effects} | {'sound'} | {'missing'} | {'moved', shard} | {'staged', deal}
 --@include keys now look once job counts deadline effect
 local key, id = KEYS[1], string.sub(KEYS[1], #P + 3)
-local sound, reply = load_job(key)
-if sound then return {'sound'} end
-if not is_malformed(reply) then return reply end
 local flat, job = redis.call('HGETALL', key), {}
 for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
+local sound, reply = checked(key, job, #flat > 0 and flat)
+if sound then return {'sound'} end
+if not is_malformed(reply) then return reply end
 local queue, state = job[F.queue], job[F.state]
 if not is_state(state or '') then state = nil end
 for index, zset in pairs({active = ACTIVE, pending = PENDING, scheduled = DUE}) do

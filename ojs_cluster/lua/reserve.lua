@@ -5,13 +5,14 @@
 -- Memory: deny-oom.
 -- KEYS: 1 the shard's claims, then per id its job hash.
 -- ARGV: 1 deal, 2 this shard, 3 marks of fences that do not count, each between blanks, then the ids.
--- Returns: {'ok', now} | {'exists', position (1-based), what is there}
---@include now job
+-- Returns: {'ok', now} | {'exists', position (1-based), fields of what is there (see there.lua)}
+--@include now job there
 for i = 2, #KEYS do
-    local flat = redis.call('HGETALL', KEYS[i])
     local deal, mark = unpack(redis.call('HMGET', KEYS[i], F.deal, F.fence))
     local open = mark and string.find(ARGV[3], ' ' .. mark .. ' ', 1, true)
-    if #flat > 0 and deal ~= ARGV[1] and not open then return {'exists', i - 1, flat} end
+    if deal ~= ARGV[1] and not open and redis.call('EXISTS', KEYS[i]) == 1 then
+        return {'exists', i - 1, what_is_there(KEYS[i])}
+    end
 end
 for i = 2, #KEYS do
     -- A repetition that comes late may find its job staged already.

@@ -8,12 +8,12 @@
 --       when it lives here.
 -- ARGV: 1 events kept, 2 deal, 3 ms to keep cancelled jobs.
 -- Returns: {fields of the new job, none when it is gone, effects}
---@include keys now look last job counts event deadline effect available enlist finish leave cancel enter
+--@include keys now look last lean counts event deadline effect available enlist finish leave cancel enter
 local key, old_key = KEYS[1], KEYS[10]
 local job = load_job(key, ARGV[2])
 if not job or not job[F.deal] then return {job and job.flat or {}, effects} end
 local id = string.sub(key, #P + 3)
-local old = old_key and load_job(old_key)
+local old = old_key and load_lean(old_key)
 if old and is_over(old[F.state]) then old = nil end
 want(queue_key(job[F.queue]))
 want(available_key(job[F.queue]))

@@ -191,7 +191,7 @@ STORE = (
         "store.result_max_bytes",
         accept.integer(least=1024, most=16 * _MIB),  # as that of a job's envelope
         "1048576",
-        "Largest result that an ack may carry.",
+        "Largest result that an ack may carry, and all results that a step of a workflow is given.",
     ),
     Variable(
         "OJS_EVENTS_PER_SHARD",

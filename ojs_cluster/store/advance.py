@@ -133,9 +133,13 @@ async def _enqueue(store: Store, progress: Progress, plan: Plan, chunk: Iterable
 
     async def one(number: int) -> None:
         trees, names = inputs(plan, number)
-        # The nearest steps' results count most when not all fit.
+        # The nearest steps' results count most when not all fit. Scripts move a job as a whole, so
+        # a job is given no more than one result may have.
         wanted = list(dict.fromkeys(reversed(list(leaves(trees)))))
-        definition, results = await inputs_of(store, progress.workflow_id, number, wanted)
+        most = store.settings.result_max_bytes
+        definition, results = await inputs_of(
+            store, progress.workflow_id, number, wanted, most_bytes=most
+        )
         more = [f.WORKFLOW, progress.workflow_id.encode(), f.STEP, b"%d" % number]
         if trees:
             more += (f.PARENTS, render(list(trees), results))

@@ -37,6 +37,7 @@ from ojs_cluster.store.archive_lines import BadLine, CronLine, JobLine, QueueLin
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.partition_upkeep import set_partitions
+from ojs_cluster.store.workflow_portions import restore_ahead
 
 Outcome = Literal["created", "there"]
 
@@ -154,6 +155,9 @@ async def restore_workflow(store: Store, line: WorkflowLine) -> Outcome:
         raise BadLine("a workflow that has ended needs 'removed_ms'")
     owed = {RUNNING: "workflow_start", CANCELLED: "workflow_cancel"}.get(state, "")
     home = store.keys.shard_of_id(line.id)
+    left = await restore_ahead(store, replace(line, fields=fields))
+    if left is None:
+        return "there"
     reply = await store.run(
         home,
         "restore_workflow",
@@ -163,10 +167,10 @@ async def restore_workflow(store: Store, line: WorkflowLine) -> Outcome:
         ],
         [
             *(line.id, fields[b"created"], "" if line.removed_ms is None else line.removed_ms),
-            *(owed, len(fields), len(line.definitions), len(line.results)),
-            *(part for pair in fields.items() for part in pair),
-            *line.definitions,
-            *(part for pair in line.results.items() for part in pair),
+            *(owed, len(left.fields), len(left.definitions)),
+            *(part for pair in left.fields.items() for part in pair),
+            *(part for pair in enumerate(left.definitions) for part in pair),
+            *(part for pair in left.results.items() for part in pair),
         ],
         idempotent=True,
     )

@@ -38,11 +38,12 @@ from ojs_cluster.store.archive_lines import (
     ResultsLine,
     WorkflowLine,
 )
-from ojs_cluster.store.archive_results import PORTION_BYTES, portions
+from ojs_cluster.store.archive_results import portions
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron_book import StoreBook
 from ojs_cluster.store.cron_record import CronRecord
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.portions import PORTION_BYTES
 
 log = logging.getLogger("ojs.store")
 
@@ -61,7 +62,7 @@ async def export(
 
     Parameters
     ----------
-    portion_bytes: see ``archive_results.PORTION_BYTES``.
+    portion_bytes: most bytes of results in one reply and one line, unless one alone is larger.
     head: what the first line says besides the format's version.
 
     Raises

@@ -13,11 +13,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.archive_in import Outcome
 from ojs_cluster.store.archive_lines import ResultsLine, WorkflowLine
 from ojs_cluster.store.context import Store
-
-PORTION_BYTES = 4 * 1024 * 1024
-"""Most bytes of results in one reply and one line, unless a single one is larger."""
-_WAIT_MS = 24 * 60 * 60_000
-"""How long restored results wait for their workflow, which stands in one of the next lines."""
+from ojs_cluster.store.workflow_portions import RESTORE_MS, store_ahead
 
 
 async def portions(
@@ -29,14 +25,15 @@ async def portions(
     ------
     BackendUnavailable: Redis did not answer in time.
     """
-    number = 0
+    number, read = 0, False
     while number >= 0:
         args = [portion_bytes, number, len(line.definitions)]
         number, *flat = await store.run(
             shard, "archive_results", [shard.results(line.id)], args, idempotent=True
         )
-        items = iter(flat)
-        yield dict(zip(items, items, strict=True))
+        if flat or (number < 0 and not read):
+            items, read = iter(flat), True
+            yield dict(zip(items, items, strict=True))
 
 
 async def restore_results(store: Store, line: ResultsLine) -> Outcome:
@@ -47,14 +44,7 @@ async def restore_results(store: Store, line: ResultsLine) -> Outcome:
     BackendUnavailable: they could not be stored now.
     """
     home = store.keys.shard_of_id(line.workflow_id)
-    reply = await store.run(
-        home,
-        "restore_results",
-        [home.workflow(line.workflow_id), home.results(line.workflow_id), home.ended],
-        [
-            *(line.workflow_id, _WAIT_MS),
-            *(part for pair in line.results.items() for part in pair),
-        ],
-        idempotent=True,
-    )
-    return "created" if reply[0] == b"ok" else "there"
+    results = list(line.results.items())
+    key = home.results(line.workflow_id)
+    stored = await store_ahead(store, home, line.workflow_id, key, results, wait_ms=RESTORE_MS)
+    return "created" if stored else "there"

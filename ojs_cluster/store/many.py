@@ -22,7 +22,10 @@ from ojs_cluster.store.portions import cuts
 from ojs_cluster.store.record import JobRecord
 
 PORTION = 100
-"""Jobs per script at most, fewer when their results are large (see ``portions``)."""
+"""Jobs per script at most, fewer when their results or errors are large."""
+_PORTION_BYTES = 512 * 1024
+"""Bytes of results or errors per script, unless one alone is larger. A script copies each of them
+several times, so 2 MiB of errors take 20 ms."""
 
 Outcome = State | OJSError
 """What became of one job: its state, or why the transition was refused or could not be made."""
@@ -72,7 +75,8 @@ async def on_jobs(
 
     async def together(shard: Shard) -> None:
         indexes = of_shard[shard]
-        for start, end in cuts([_size(parts[index]) for index in indexes], PORTION):
+        sizes = [_size(parts[index]) for index in indexes]
+        for start, end in cuts(sizes, PORTION, _PORTION_BYTES):
             await _portion(shard, indexes[start:end])
 
     async def _portion(shard: Shard, portion: Sequence[int]) -> None:

@@ -10,16 +10,18 @@ PORTION_KEYS = 400
 """Small hashes or locks that one script visits at most."""
 
 
-def cuts(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+def cuts(
+    sizes: Sequence[int], most: int, most_bytes: int = PORTION_BYTES
+) -> Iterator[tuple[int, int]]:
     """Yield start and end of each portion of a list whose items have these sizes in bytes.
 
     Parameters
     ----------
-    most: items of a portion at most.
+    most, most_bytes: items and bytes of a portion at most.
     """
     start = bytes_ = 0
     for end, size in enumerate(sizes):
-        if end > start and (end - start == most or bytes_ + size > PORTION_BYTES):
+        if end > start and (end - start == most or bytes_ + size > most_bytes):
             yield start, end
             start, bytes_ = end, 0
         bytes_ += size

@@ -16,6 +16,10 @@ from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.tick import Tick
 
 _DEEPEST = 8
+_GRANTED_MOST = 100
+"""Asks that one script answers at most, at about 20 commands each."""
+_RETURNED_MOST = 150
+"""Tokens that one script takes back at most, at about 15 commands each."""
 _depth: ContextVar[int] = ContextVar("depth", default=0)
 
 
@@ -29,6 +33,12 @@ async def granted(store: Store, _shard: Shard, payload: bytes) -> None:
     """Effect ``grant``: the answer to the asks of a shard. ``shard key verdict id/number...``"""
     index, key, verdict, *asks = payload.decode().split(" ")
     shard = store.keys.shard(int(index))
+    for start in range(0, len(asks), _GRANTED_MOST):
+        portion = asks[start : start + _GRANTED_MOST]
+        await _grant(store, shard, key, verdict, portion)
+
+
+async def _grant(store: Store, shard: Shard, key: str, verdict: str, asks: Sequence[str]) -> None:
     settings = store.settings
     effects = await store.run(
         shard,
@@ -105,6 +115,7 @@ async def take_back(store: Store, shard: Shard, limit: int) -> Tick:
     ------
     BackendUnavailable: Redis did not answer in time.
     """
+    limit = min(limit, _RETURNED_MOST)
     done, now, following, effects = await store.run(
         shard,
         "limit_return",

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import orjson
 
-from ojs_cluster.core.errors import Conflict, NotFound
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, PayloadTooLarge
 from ojs_cluster.core.ids import is_job_id, new_job_id
 from ojs_cluster.core.states import State
 from ojs_cluster.core.workflow import (
@@ -39,9 +39,14 @@ from ojs_cluster.store.jobs import get as get_job
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.tick import Tick
+from ojs_cluster.store.workflow_portions import is_large, store_ahead
 
 RESULTS_SHOWN_BYTES = 8 * 1024 * 1024
-"""Most bytes of results in one answer, and in what one job is given."""
+"""Most bytes of results in the answer that shows a workflow."""
+MOST_PLAN_BYTES = 3 * 1024 * 1024
+"""Most bytes of a workflow's graph. One script stores it."""
+_WAIT_MS = 10 * 60_000
+"""How long definitions that are stored ahead wait for their workflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,7 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
     Raises
     ------
     TooManyQueues: a step's queue would be one too many.
+    PayloadTooLarge: the graph of the steps has more than ``MOST_PLAN_BYTES``.
     BackendUnavailable: Redis did not answer in time.
     """
     await store.queues.ensure(store, dict.fromkeys(node.queue for node in new.plan.jobs))
@@ -95,22 +101,34 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
             node = msgspec.structs.replace(node, job_id=job_id)
         nodes.append(node)
     plan = Plan(nodes)
+    encoded = plan.encode()
+    if len(encoded) > MOST_PLAN_BYTES:
+        raise PayloadTooLarge(
+            "the steps of the workflow wait for too many others", field="steps", limit=len(nodes)
+        )
     marks = "." * len(plan.jobs)
     home = store.keys.shard_of_id(workflow_id)
+    definitions, ahead = list(enumerate(new.definitions)), 0
+    if is_large(new.definitions, [encoded]):
+        key = home.definitions(workflow_id)
+        await store_ahead(store, home, workflow_id, key, definitions, wait_ms=_WAIT_MS)
+        definitions, ahead = [], len(new.definitions)
     reply = await store.run(
         home,
         "workflow_create",
         [
             *(home.workflow(workflow_id), home.definitions(workflow_id)),
-            *(home.workflows, home.events, home.out, home.outbox, home.unfinished),
+            *(home.workflows, home.events, home.out, home.outbox, home.unfinished, home.ended),
         ],
         [
             *(store.settings.events_per_shard, workflow_id, new.type, new.name),
-            *(plan.encode(), marks, event_data(workflow_id, new.name, plan)),
-            *new.definitions,
+            *(encoded, marks, event_data(workflow_id, new.name, plan), ahead),
+            *(part for pair in definitions for part in pair),
         ],
         idempotent=True,
     )
+    if reply[0] != b"ok":
+        raise BackendUnavailable("a part of the workflow was lost", outcome="not_applied")
     await deliver(store, home, reply[2])
     record = _record(
         workflow_id,
@@ -143,10 +161,10 @@ async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowR
     flat: Any = await store.redis.call(
         home.slot, "HGETALL", home.workflow(workflow_id), idempotent=True
     )
-    if not flat:
-        raise NotFound("workflow", workflow_id)
     items = iter(flat)
     found = dict(zip(items, items, strict=True))
+    if b"state" not in found:  # also while an import stores it in portions
+        raise NotFound("workflow", workflow_id)
     record = _record(workflow_id, found, decode_plan(found[b"plan"]))
     return replace(record, jobs=await _outcomes(store, record)) if jobs else record
 
@@ -329,14 +347,19 @@ async def results_of(store: Store, workflow_id: str, jobs: Sequence[int]) -> dic
 
 
 async def inputs_of(
-    store: Store, workflow_id: str, job: int | None, before: Sequence[int]
+    store: Store,
+    workflow_id: str,
+    job: int | None,
+    before: Sequence[int],
+    *,
+    most_bytes: int = RESULTS_SHOWN_BYTES,
 ) -> tuple[bytes, dict[int, bytes]]:
     """A job's definition, and results of jobs ``before`` it, the most important first, as far as
-    they fit into ``RESULTS_SHOWN_BYTES``. A result never changes, so several calls read them."""
+    they fit into ``most_bytes``. A result never changes, so several calls read them."""
     home = store.keys.shard_of_id(workflow_id)
     keys = [home.definitions(workflow_id), home.results(workflow_id)]
     found: dict[int, bytes] = {}
-    definition, left, read = b"", RESULTS_SHOWN_BYTES, 0
+    definition, left, read = b"", most_bytes, 0
     while job is not None or read < len(before):
         args: list[Arg] = ["" if job is None else job, left, PORTION_BYTES, *before[read:]]
         own, left, *values = await store.run(home, "workflow_inputs", keys, args, idempotent=True)

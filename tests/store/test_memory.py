@@ -47,7 +47,8 @@ def test_what_adds_jobs_is_refused_and_nothing_else() -> None:
         *("enqueue", "enqueue_one", "claim_alias", "reserve", "lock_claim", "deal_decide"),
         "transaction_record",
         *("workflow_create", "cron_put", "cron_claim", "register_queue", "schema"),
-        *("restore_cron", "restore_job", "restore_queue", "restore_results", "restore_workflow"),
+        *("restore_cron", "restore_job", "restore_queue", "restore_workflow"),
+        "workflow_portion",
     }
 
 
@@ -155,14 +156,14 @@ async def restore_a_workflow_that_is_not_there(store: Store) -> None:
     """An import into the data that it was exported from finds its workflows there."""
     shard, id_ = store.keys.shard(0), "none-yet"
     record, results = shard.workflow(id_), shard.results(id_)
-    await store.run(shard, "restore_results", [record, results, shard.ended], [id_, 1000, 0, "1"])
+    await store.run(shard, "workflow_portion", [record, results, shard.ended], [id_, 1000, 0, "1"])
     keys = [record, shard.definitions(id_), results, shard.workflows, shard.ended]
     fields = ["state", "completed"]
     await store.run(
         shard,
         "restore_workflow",
         [*keys, shard.out, shard.outbox, shard.unfinished],
-        [id_, 1, "", "", 1, 0, 0, *fields],
+        [id_, 1, "", "", 1, 0, *fields],
     )
 
 

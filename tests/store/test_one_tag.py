@@ -4,7 +4,6 @@ under it. What it forbids says `tests/support/prelude.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,6 @@ from ojs_cluster.core.failure import parse_failure
 from ojs_cluster.core.rate_limit import Limits, Rate
 from ojs_cluster.keys import META
 from ojs_cluster.redis.errors import RedisReplyError
-from ojs_cluster.redis.script import Script
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import (
     audit,
@@ -79,6 +77,7 @@ from tests.store.unique_jobs import drain_waiting_now, once, recover
 from tests.store.workflow_jobs import chain, drain_all, run_one, step
 from tests.support.lossy import without
 from tests.support.prelude import EMPTIED, MARK, NOT_LOOKED, PRELUDE
+from tests.support.recording import Recording
 from tests.support.servers import observer
 from tests.support.timeshift import age_claim, age_job, age_opening, age_queue, age_worker
 
@@ -176,24 +175,6 @@ async def test_the_fixture_runs_its_scripts_under_the_guard(store: Store) -> Non
     mail, other = shard_of(store), store.keys.shard(shard_of(store).index - 1)
     with pytest.raises(RedisReplyError, match=f"{MARK}|CROSSSLOT"):
         await store.run(mail, "bury", [mail.lost, other.lost], ["w", 1])
-
-
-class Recording(Mapping[str, Script]):
-    """Scripts that remember which of them were asked for."""
-
-    def __init__(self, scripts: Mapping[str, Script]) -> None:
-        self._scripts = scripts
-        self.used: set[str] = set()
-
-    def __getitem__(self, name: str) -> Script:
-        self.used.add(name)
-        return self._scripts[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._scripts)
-
-    def __len__(self) -> int:
-        return len(self._scripts)
 
 
 async def test_one_life_of_everything_runs_every_script_under_the_guard(

@@ -46,13 +46,6 @@ local function load_job(key, deal)
     return checked(key, job, #flat > 0 and flat, deal)
 end
 
--- Jobs by id, false for those that are not here.
-local function load_jobs(ids)
-    local jobs = {}
-    for _, id in ipairs(ids) do jobs[id] = load_job(job_key(id)) or false end
-    return jobs
-end
-
 -- Writes fields of a job and keeps the copy that is returned in step: later pairs win there.
 local function save_job(key, job, ...)
     redis.call('HSET', key, ...)

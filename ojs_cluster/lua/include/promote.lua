@@ -14,7 +14,8 @@ local function load_brief(key)
 end
 
 -- Looks at what is due: ids in the order of their time, the jobs (`whole` when they are to be
--- returned to somebody: then no more of them than fill DUE_BYTES), and ids of malformed ones.
+-- returned to somebody: then no more of them than fill DUE_BYTES), ids of malformed ones, and how many
+-- bytes the jobs have that are whole.
 --@include size
 local DUE_BYTES = 1024 * 1024
 local function look_at_due(limit, whole)
@@ -36,7 +37,7 @@ local function look_at_due(limit, whole)
         end
     end
     if #ids > 0 then look() end
-    return ids, jobs, malformed_ids
+    return ids, jobs, malformed_ids, bytes
 end
 
 local function promote_due(ids, jobs, keep_discarded_ms)

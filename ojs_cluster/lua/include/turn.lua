@@ -5,7 +5,8 @@ local function comes_first(a, b) return a.score < b.score or a.score == b.score 
 local function in_turn(queue)
     local order, gone = {}, 0
     for key, state in pairs(waiting[queue.name]) do
-        table.sort(state.jobs, comes_first)
+        -- Those that the scan has met come in order.
+        if state.known then table.sort(state.jobs, comes_first) end
         state.key, state.first = key, state.jobs[1]
         state.asked = redis.call('ZCARD', asked_key(queue.name, key))
         if state.first then table.insert(order, state)

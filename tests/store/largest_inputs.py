@@ -1,0 +1,265 @@
+"""The largest inputs of scripts that take many things, or large ones, at once.
+
+Each function makes one such input and runs the scripts over it by the functions that the product
+uses. All other scripts run in one life of everything, where jobs are as large as they may be
+(``tests/support/largest.py``). ``test_largest_jobs.py`` bounds what each script moves, and
+``loadtest/bench/blocking.py`` measures how long it takes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from ojs_cluster.core.cron_job import parse_cron
+from ojs_cluster.core.envelope import NewJob, parse_job
+from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.core.failure import parse_failure
+from ojs_cluster.core.workflow_request import parse_workflow
+from ojs_cluster.store import cron, deals, rate_tokens, workers, workflows
+from ojs_cluster.store import fields as f
+from ojs_cluster.store.ack import Ack, ack_many
+from ojs_cluster.store.archive_in import restore_workflow
+from ojs_cluster.store.archive_lines import ResultsLine, WorkflowLine
+from ojs_cluster.store.archive_results import portions, restore_results
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.cron_book import StoreBook
+from ojs_cluster.store.cron_fire import fire_due
+from ojs_cluster.store.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.heartbeat import Beat, heartbeat
+from ojs_cluster.store.nack import Nack, nack_many
+from ojs_cluster.store.outbox import drain
+from ojs_cluster.store.retention import tidy
+from ojs_cluster.store.workflow_check import WorkflowCheck
+from tests.store.jobs import (
+    QUEUE,
+    home_id,
+    id_in,
+    new_job,
+    promote_all,
+    put,
+    reap_all,
+    shard_of,
+    take,
+)
+from tests.support.largest import LARGEST_RESULT, make_large
+
+Inputs = Callable[[Store, Any], Awaitable[None]]
+MANY = 500
+"""Entries of an index that a loop of the scheduler takes at once, at most."""
+STEPS = 1000
+"""Jobs of a workflow, and of a batch."""
+
+
+def large_job(queue: str = QUEUE, **members: Any) -> NewJob:
+    """A job of the largest size that a client may send."""
+    body = {"type": "t", "args": ["x" * 1_040_000], "options": {"queue": queue}, **members}
+    return parse_job(json.dumps(body).encode())
+
+
+async def a_large_job_that_is_sent_twice(store: Store, db: Any) -> None:
+    """By a client that has lost the first answer; the job has ended meanwhile."""
+    job_id = home_id(store, "twice")
+    for _ in range(2):
+        with suppress(Duplicate):
+            await enqueue(store, large_job("twice", id=job_id))
+        for job in await take(store, "twice"):
+            await ack_many(store, [Ack(job.id, None, LARGEST_RESULT)], worker_id="w1")
+            make_large(db, shard_of(store, "twice").job(job_id))
+
+
+async def a_batch_of_small_jobs(store: Store, db: Any) -> None:
+    options: dict[str, Any] = {"expires_at": "+PT1H", "rate_limit": {"key": "k", "concurrency": 5}}
+    await enqueue_many(store, [new_job("small", **options) for _ in range(STEPS)])
+    await enqueue_many(store, [new_job("due", scheduled_at="+PT1H") for _ in range(STEPS)])
+    shard = shard_of(store, "due")
+    due = db.zrange(shard.due, 0, -1)
+    db.zadd(shard.due, dict.fromkeys(due, 1))
+    await promote_all(store, "due", MANY)
+    await take(store, "due", count=100)
+    taken = [job for _ in range(10) for job in await take(store, "due", count=100)]
+    await heartbeat(store, Beat("w1", tuple(job.id for job in taken)))
+    half = len(taken) // 2
+    await ack_many(store, [Ack(job.id, None, b"1") for job in taken[:half]], worker_id="w1")
+    error = parse_failure(b'{"code":"c","message":"%b"}' % (b"e" * 65_000))
+    nacks = [Nack(job.id, None, error, False) for job in taken[half : half + 100]]
+    await nack_many(store, nacks, worker_id="w1")
+
+
+async def expired_jobs_before_one_that_runs(store: Store, db: Any) -> None:
+    shard, queue = shard_of(store, "expired"), "expired"
+    made = [await put(store, queue, expires_at="+PT1H") for _ in range(30)]
+    last = await put(store, queue)
+    for job in made:
+        make_large(db, shard.job(job.id))
+        db.hset(shard.job(job.id), f.EXPIRES, 1)
+    found = await take(store, queue)
+    assert [job.id for job in found] == [last.id]
+
+
+async def large_jobs_that_are_due_before_others(store: Store, db: Any) -> None:
+    shard, queue = shard_of(store, "mixed"), "mixed"
+    made = [await put(store, queue, scheduled_at="+PT1H") for _ in range(5)]
+    made += [await put(store, queue) for _ in range(5)]
+    for job in made:
+        make_large(db, shard.job(job.id))
+    db.zadd(shard.due, dict.fromkeys((job.id for job in made[:5]), 1))
+    for job in made[:5]:
+        db.hset(shard.job(job.id), f.DUE, 1)
+    taken: list[str] = []
+    while found := await take(store, queue, count=10):
+        taken += [job.id for job in found]
+    assert sorted(taken) == sorted(job.id for job in made)
+
+
+async def large_jobs_that_end_together(store: Store, db: Any) -> None:
+    queue = "together"
+    shard = shard_of(store, queue)
+    for _ in range(6):
+        await put(store, queue)
+    taken = [job for _ in range(6) for job in await take(store, queue)]
+    for job in taken:
+        make_large(db, shard.job(job.id))
+    acks = [Ack(job.id, None, LARGEST_RESULT) for job in taken[:3]]
+    await ack_many(store, acks, worker_id="w1")
+    for job in taken[3:]:
+        db.zadd(shard.active, {job.id: 1})
+    await reap_all(store, queue)
+
+
+async def many_tokens_of_one_key(store: Store, db: Any) -> None:
+    """A thousand large jobs of many queues have asked for tokens of one key, and get them."""
+    queues = [f"asks-{number}" for number in range(400)]
+    here = shard_of(store, queues[0])
+    queues = [queue for queue in queues if shard_of(store, queue) is here]
+    limit = {"key": "shared", "concurrency": 0}
+    for queue in queues:
+        await enqueue_many(store, [new_job(queue, rate_limit=limit) for _ in range(110)])
+        await take(store, queue, count=100)
+    asks: list[bytes] = []
+    for key in db.scan_iter(match=here.prefix + b"ha:*", count=10_000):
+        for job_id in db.zrange(key, 0, -1):
+            number = db.hget(here.job(job_id.decode()), f.ASKED)
+            asks.append(b"%b/%b" % (job_id, number))
+            if len(asks) < 20:
+                make_large(db, here.job(job_id.decode()))
+    assert len(asks) >= 400
+    payload = b"%d shared + " % here.index + b" ".join(asks)
+    for queue in queues:
+        db.hset(here.queue(queue), "hungry", 2**50)  # a fetch has looked there lately
+    await rate_tokens.granted(store, here, payload)
+    granted = db.zrange(here.granted, 0, -1)
+    db.zadd(here.granted, dict.fromkeys(granted, 1))
+    await rate_tokens.take_back(store, here, MANY)
+
+
+async def a_large_workflow(store: Store, db: Any) -> None:
+    """The largest number of steps, with options that each of them repeats, and large results."""
+    body = {
+        "type": "chain",
+        "options": {"tags": ["x" * 12_000]},
+        "steps": [{"type": "t", "args": [], "options": {"queue": "steps"}} for _ in range(STEPS)],
+    }
+    made = await workflows.create(store, parse_workflow(json.dumps(body).encode()))
+    home = store.keys.shard_of_id(made.id)
+    assert db.hlen(home.definitions(made.id)) == STEPS
+    assert db.zscore(home.ended, made.id) is None
+    results = {b"%d" % number: LARGEST_RESULT for number in range(6)}
+    db.hset(home.results(made.id), mapping=results)
+    errors = {f"e{number}": "e" * 2000 for number in range(STEPS)}
+    flat = db.hgetall(home.workflow(made.id))
+    fields = {**flat, **{name.encode(): value.encode() for name, value in errors.items()}}
+    definitions = db.hgetall(home.definitions(made.id))
+    listed = tuple(definitions[b"%d" % number] for number in range(STEPS))
+    line = WorkflowLine(made.id, fields, listed, {}, None)
+    read: dict[int, bytes] = {}
+    async for portion in portions(store, home, line, 2 * 1024 * 1024):
+        read |= portion
+    assert len(read) == 6
+    db.zadd(home.unfinished, {made.id: 1})
+    await WorkflowCheck().check(store, home, 20)
+    other = id_in(home.index)
+    await restore_results(store, ResultsLine(other, read))
+    line = WorkflowLine(other, {**fields, b"state": b"completed"}, listed, read, 2**50)
+    await restore_workflow(store, line)
+    assert db.hlen(home.results(other)) == 6
+    assert db.hlen(home.workflow(other)) == len(fields)
+
+
+async def a_large_transaction(store: Store, db: Any) -> None:
+    """The largest batch, each job of which is unique and replaces another."""
+    unique = {"on_conflict": "replace", "keys": ["args"]}
+    jobs = [
+        parse_job(
+            json.dumps(
+                {
+                    "type": "t",
+                    "args": [number, "x" * 4000],
+                    "options": {"queue": "replaced", "unique": unique},
+                }
+            ).encode()
+        )
+        for number in range(STEPS)
+    ]
+    await enqueue_many(store, jobs)
+    await enqueue_many(store, jobs[:250])
+    shard = store.keys.shard(0)
+    deal_id = id_in(0)
+    plan = b"p" * 2_000_000
+    db.hset(shard.deal(deal_id), mapping={"plan": plan})
+    await store.run(shard, "deal_read", [shard.deal(deal_id)])
+    db.delete(shard.deal(deal_id))
+    await deals.tidy(store, shard, MANY)
+
+
+async def large_crons(store: Store, db: Any) -> None:
+    meta = store.keys.meta
+    for name in ("large-1", "large-2"):
+        args = json.dumps(["x" * 1_000_000])
+        body = f'{{"name":"{name}","cron":"@daily","type":"t","args":{args}}}'
+        await cron.register(store, parse_cron(body.encode()))
+        await cron.register(store, parse_cron(body.encode()))
+        db.hset(meta.cron(name), "n", 1000)
+        db.zadd(meta.crons, {name: 1})
+    await fire_due(StoreBook(store), 10)
+    for name in ("large-1", "large-2"):
+        await cron.drop(store, name)
+
+
+async def a_large_outbox(store: Store, db: Any) -> None:
+    shard = store.keys.shard(1)
+    payload = "tokens 0 nokey u " + " ".join(f"{id_in(1)}/1" for _ in range(2000))
+    for number in range(2000, 2100):
+        db.hset(shard.outbox, str(number), payload)
+    db.zadd(shard.out, {str(number): 1 for number in range(2000, 2100)})
+    await drain(store, shard, 100)
+
+
+async def a_large_shard_is_tidied(store: Store, db: Any) -> None:
+    shard = store.keys.shard(2)
+    ids = [id_in(2) for _ in range(MANY)]
+    for key in (shard.claims, shard.references, shard.deals, shard.dealt, shard.quiet):
+        db.zadd(key, dict.fromkeys(ids, 1))
+    for worker in ids:
+        db.hset(shard.worker(worker), mapping={"seen": 1, "info": "i" * 8000})
+    db.zadd(shard.workers, dict.fromkeys(ids, 1))
+    db.zadd(shard.watched, dict.fromkeys(ids, 1))
+    await workers.find_dead(store, shard, 50)
+    await tidy(store, shard, MANY)
+
+
+INPUTS: Sequence[Inputs] = (
+    a_large_job_that_is_sent_twice,
+    a_batch_of_small_jobs,
+    expired_jobs_before_one_that_runs,
+    large_jobs_that_are_due_before_others,
+    large_jobs_that_end_together,
+    many_tokens_of_one_key,
+    a_large_workflow,
+    a_large_transaction,
+    large_crons,
+    a_large_outbox,
+    a_large_shard_is_tidied,
+)
