@@ -84,6 +84,10 @@ class TooManyQueues(OJSError):
     """The job would create one queue more than the server is configured to hold."""
 
 
+class TooManyRateLimitKeys(OJSError):
+    """The request names a rate limit key more than the server holds."""
+
+
 class Unauthenticated(OJSError):
     """No credentials, or credentials that are not valid."""
 

@@ -125,6 +125,13 @@ TABLE: Final[Mapping[type[e.OJSError], Entry]] = MappingProxyType(
             "INVALID_QUEUE",
             "Use a queue that exists, or raise the server's limit on queues.",
         ),
+        e.TooManyRateLimitKeys: Entry(
+            422,
+            "too_many_rate_limit_keys",
+            "OJS-1000",
+            "INVALID_PAYLOAD",
+            "Use a rate limit key that exists, or fewer of them.",
+        ),
         e.Unauthenticated: Entry(
             401,
             "unauthenticated",

@@ -10,7 +10,7 @@ local fields, CHECKED = limit.fields, 500
 -- What was started may count for longer than a key is kept otherwise.
 local period = tonumber(string.match(fields.limits or '', ',%d+:(%d+),') or 0)
 local idle = limit.out == 0 and redis.call('ZCARD', KEYS[3]) == 0 and not override_holds(limit)
-    and now - (fields.used or 0) >= math.max(KEEP_MS, period)
+    and now - (fields.used or 0) >= math.max(keep_ms(), period)
     and math.max(fields.hold or 0, fields.next or 0) <= now
 if idle then
     redis.call('DEL', KEYS[1])

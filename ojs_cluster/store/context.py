@@ -25,6 +25,7 @@ from ojs_cluster.store.background import Background
 from ojs_cluster.store.contacts import FetchContacts
 from ojs_cluster.store.depths import QueueDepths
 from ojs_cluster.store.hints import Hints, LimitedQueues
+from ojs_cluster.store.limit_keys import LimitKeys
 from ojs_cluster.store.lost_fetches import LostFetches
 from ojs_cluster.store.partitions import Partitions
 from ojs_cluster.store.registry import QueueRegistry
@@ -102,6 +103,7 @@ class Store:
     partitions: Partitions = field(default_factory=Partitions)
     hints: Hints = field(default_factory=Hints)
     limited: LimitedQueues = field(default_factory=LimitedQueues)
+    limit_keys: LimitKeys = field(default_factory=LimitKeys)
     depths: QueueDepths = field(default_factory=QueueDepths)
     lost_fetches: LostFetches = field(default_factory=LostFetches)
     away: AwayShards = field(default_factory=AwayShards)

@@ -97,10 +97,13 @@ async def enqueue(
     Duplicate: the client's id is taken, anywhere in the cluster, or a job of the same uniqueness is
         in the way.
     Conflict: it is too late, or was before a claim could be used.
-    TooManyQueues: the queue would be one too many.
+    TooManyQueues, TooManyRateLimitKeys: the queue, or the key of its rate limit, would be one too
+        many.
     BackendUnavailable: Redis did not answer in time.
     """
     terms = _Terms(fields, lapses)
+    if job.rate_limit is not None:
+        await store.limit_keys.admit(store, [job])
     await store.queues.ensure(store, [job.queue])
     await store.partitions.current(store)
     [shard] = store.partitions.spread(store, [job])
@@ -115,9 +118,10 @@ async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
     Raises
     ------
     Duplicate: as ``enqueue``, or an id is given twice; ``details`` say which and where.
-    TooManyQueues, BackendUnavailable: as ``enqueue``.
+    TooManyQueues, TooManyRateLimitKeys, BackendUnavailable: as ``enqueue``.
     """
     batch.refuse_repeated_ids(jobs)
+    await store.limit_keys.admit(store, jobs)
     await store.partitions.current(store)
     shards = set(store.partitions.spread(store, jobs))
     several = len(jobs) > PORTION_JOBS or sum(len(job.body) for job in jobs) > PORTION_BYTES

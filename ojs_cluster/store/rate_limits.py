@@ -260,10 +260,13 @@ async def override(store: Store, key: str, limits: Limits, until_ms: int | None)
     Raises
     ------
     InvalidRequest: it would have ended already.
+    TooManyRateLimitKeys: it would be of one key more than there may be.
     NotFound: there is nothing to be taken back.
     BackendUnavailable: Redis did not answer in time.
     """
     packed = limits.packed() if limits != Limits() else ""
+    if packed:
+        await store.limit_keys.admit_key(store, key)
     await run_limit(store, "limit_set", key, ["override", packed, until_ms or ""])
     past = InvalidRequest("expires_at must be in the future", field="expires_at")
     try:

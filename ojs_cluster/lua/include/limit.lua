@@ -5,8 +5,16 @@
 -- asks), used (ms of the last use), checked (ms of the last check of what is given out),
 -- place (how far that came), strategy (which limit was met last).
 local KEEP_MS = 24 * 3600 * 1000
+local MOST_KEYS = 10000 -- of one shard: twin of store/limit_keys.py
+local CROWDED_KEYS, CROWDED_MS = 9000, 60 * 1000
 local CHECK_MS = 600 * 1000
 local LATER_MS = 5000 -- where only the end of another job makes room
+
+-- How long the state of a key is kept that nobody uses. Where there are nearly as many as there may be, others
+-- need the room more.
+local function keep_ms()
+    return redis.call('ZCARD', LIMITS) > CROWDED_KEYS and CROWDED_MS or KEEP_MS
+end
 
 local function load_limit(key)
     local limit = {key = key, l = limit_key(key), lh = holders_key(key), la = askers_key(key),

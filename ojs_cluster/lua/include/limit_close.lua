@@ -16,7 +16,7 @@ end
 -- Who was answered or gave back leaves the lists, and the scheduler knows when to look. Last, and at
 -- once: a set that becomes empty vanishes (see look.lua).
 local function close_limit(limit)
-    local at = now + KEEP_MS
+    local at = now + keep_ms()
     if limit.out > 0 then
         if not limit.fields.checked then set_limit(limit, 'checked', now) end
         at = limit.fields.checked + CHECK_MS
