@@ -1,16 +1,24 @@
-"""Work beside plain jobs whose state lies in several shards: workflows and unique jobs."""
+"""Work beside plain jobs whose state lies in several shards.
+
+Workflows, unique jobs, jobs that need a token of a rate limit's key, and cron jobs.
+"""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 
+import httpx
 import trio
 
-from tests.support.load import ATTEMPTS, JSON, Load, call
+from tests.support.load import ATTEMPTS, JSON, Load, call, eventually
 
 ENDED = ("completed", "failed", "cancelled")
+OVER = ("completed", "discarded", "cancelled")
+CRONS = {"kill-allow": "allow", "kill-skip": "skip", "kill-enqueue": "enqueue"}
+"""Cron jobs that tick every second, and what becomes of a tick while an earlier run goes on."""
 
 
 @dataclass(slots=True)
@@ -21,13 +29,13 @@ class Mixed:
     workflows: set[str] = field(default_factory=set)
     """Acknowledged workflows."""
     jobs: set[str] = field(default_factory=set)
-    """Acknowledged unique jobs."""
+    """Acknowledged unique jobs, and such that need a token."""
     _stop: trio.Event = field(default_factory=trio.Event)
 
     async def produce(self) -> None:
         """Create one thing after the other until told to stop."""
         while not self._stop.is_set():
-            kind = random.choice((self._workflow, self._unique))
+            kind = random.choice((self._workflow, self._unique, self._limited))
             path, body = kind()
             answer, _ = await call(self.load.client, self.load.ledger, path, body)
             if answer.status_code == 201 and "workflow" in answer.json():
@@ -41,6 +49,59 @@ class Mixed:
 
     def stop(self) -> None:
         self._stop.set()
+
+    async def schedule(self) -> None:
+        """Register the cron jobs."""
+        for name, policy in CRONS.items():
+            body: JSON = {"name": name, "cron": "@every 1s", "type": "kill.cron", "args": []}
+            # Before all others, which are many on a slow machine: the next tick may wait for a run.
+            first = {"queue": self.load.queues[0], "priority": 9}
+            body |= {"overlap_policy": policy, "options": self._options() | first}
+            answer, repeated = await call(self.load.client, self.load.ledger, "/ojs/v1/cron", body)
+            assert answer.status_code == 201 or (repeated and answer.status_code == 409)
+
+    async def ticked(self, timeout_s: float = 120.0) -> None:
+        """Wait until workers had runs of later ticks of each cron job."""
+        last = max((at for _, at in self.load.ledger.ticks), default="")
+
+        for name in CRONS:
+            await eventually(
+                lambda: any(of == name and at > last for of, at in self.load.ledger.ticks),  # noqa: B023 - awaited here
+                timeout_s=timeout_s,
+                what=f"{name} ticked after {last}",
+            )
+
+    async def unschedule(self, timeout_s: float = 120.0) -> None:
+        """Delete the cron jobs."""
+        with trio.fail_after(timeout_s):
+            for name in CRONS:
+                while True:
+                    with suppress(httpx.TransportError):
+                        answer = await self.load.client.delete(f"/ojs/v1/cron/{name}")
+                        if answer.status_code in (200, 204, 404):
+                            break
+                    await trio.sleep(0.2)
+
+    @property
+    def repeated_ticks(self) -> dict[tuple[str, str], set[str]]:
+        """Ticks that became several jobs."""
+        return {tick: ids for tick, ids in self.load.ledger.ticks.items() if len(ids) > 1}
+
+    async def jobs_ended(self, timeout_s: float = 180.0) -> None:
+        """Wait until every such job, and every run of a cron job, that the server knows is over."""
+        over: set[str] = set()
+        with trio.fail_after(timeout_s):
+            while left := self._known() - self.load.ledger.completed - over:
+                for id_ in left:
+                    answer = await self.load.client.get(f"/ojs/v1/jobs/{id_}")
+                    if answer.status_code == 404 or (
+                        answer.status_code == 200 and answer.json()["job"]["state"] in OVER
+                    ):
+                        over.add(id_)
+                await trio.sleep(0.5)
+
+    def _known(self) -> set[str]:
+        return self.jobs.union(*self.load.ledger.ticks.values())
 
     async def ended(self, timeout_s: float = 180.0) -> Counter[str]:
         """Wait until every workflow that the server knows has ended; how, or 'lost'."""
@@ -65,6 +126,11 @@ class Mixed:
     def _workflow(self) -> tuple[str, JSON]:
         steps = [{"type": "kill.step", "args": [], "options": self._options()} for _ in range(3)]
         return "/ojs/v1/workflows", {"type": "chain", "name": "kill", "steps": steps}
+
+    def _limited(self) -> tuple[str, JSON]:
+        limit = {"key": f"kill.k{random.randrange(3)}", "concurrency": 2}
+        options = self._options() | {"rate_limit": limit}
+        return "/ojs/v1/jobs", {"type": "kill.limited", "args": [], "options": options}
 
     def _unique(self) -> tuple[str, JSON]:
         options = self._options() | {"unique": {"keys": ["type"], "on_conflict": "reject"}}

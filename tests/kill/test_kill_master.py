@@ -3,8 +3,9 @@
 With `async` durability a master may have acknowledged what its replica never
 received. Such jobs are counted and printed; so are contradictions that follow
 from a forgotten fetch or ack. Everything else must hold: it is over with the
-failover, all other jobs are completed, every workflow that is left ends, each id
-leads to its job again, and indexes, locks and counters agree. With `replica`
+failover, all other jobs are completed, every workflow that is left ends, each tick
+of a cron job is one job, each id leads to its job again, each token of a rate
+limit's key comes back, and indexes, locks and counters agree. With `replica`
 nothing acknowledged is lost. What the scheduler checks after some minutes it is
 made to check at once.
 """
@@ -12,6 +13,7 @@ made to check at once.
 from __future__ import annotations
 
 import random
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 import pytest
 import trio
 
-from ojs_cluster.keys import Keyspace
+from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.server.embedded import Embedded, Node
 from tests.kill.mixed import Mixed
 from tests.support.deployment import Deployment
@@ -44,7 +46,7 @@ async def test_with_replica_durability_a_killed_master_takes_no_acknowledged_job
         print(f"\nreplica, round {sure_round}: {aftermath.figures()}")
     assert aftermath.missing == set()
     assert aftermath.workflows.keys() == {"completed"}
-    assert aftermath.unique == set()
+    assert aftermath.others == set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +57,16 @@ class _Aftermath:
     census: Census
     missing: set[str]
     workflows: Counter[str]
-    unique: set[str]
-    """Unique jobs that were acknowledged and are lost."""
+    others: set[str]
+    """Unique jobs, and such that needed a token, that were acknowledged and are lost."""
 
     def figures(self) -> str:
         ledger = self.load.ledger
         return (
             f"{len(ledger.acknowledged)} jobs acknowledged, {len(self.missing)} of them lost, "
             f"{len(ledger.violations)} runs repeated, {len(ledger.retried)} calls retried, "
-            f"workflows: {dict(self.workflows)}, {len(self.unique)} unique jobs lost"
+            f"workflows: {dict(self.workflows)}, {len(self.others)} unique or limited jobs lost, "
+            f"{len(ledger.ticks)} ticks"
         )
 
 
@@ -76,6 +79,7 @@ async def _kill_under_load(deployment: Deployment) -> _Aftermath:
         trio.open_nursery() as nursery,
     ):
         mixed = Mixed(load)
+        await mixed.schedule()
         nursery.start_soon(mixed.produce)
         nursery.start_soon(mixed.produce)
         await load.progress(200)
@@ -88,11 +92,14 @@ async def _kill_under_load(deployment: Deployment) -> _Aftermath:
         await trio.to_thread.run_sync(backend.restart, victim)
         # Jobs of all shards, so of the promoted replica's too, move again.
         await load.progress(200)
+        await mixed.ticked()
         mixed.stop()
         load.stop_producing()
+        await mixed.unschedule()
         await trio.to_thread.run_sync(_let_minutes_pass, deployment)
         nursery.start_soon(_keep_minutes_passing, deployment)
         workflows = await mixed.ended()
+        await mixed.jobs_ended()
         nursery.cancel_scope.cancel()
         gone = await load.drain()
     wait_until(lambda: _all_replicated(deployment), timeout_s=120, what="the node is a replica")
@@ -105,6 +112,7 @@ async def _kill_under_load(deployment: Deployment) -> _Aftermath:
     # given out since the replica took over is lost, given out twice, or refused to its holder.
     assert missing <= known
     assert [it for it in load.ledger.violations if it.partition(":")[0] not in known] == []
+    assert mixed.repeated_ticks == {}
     finished = load.ledger.acknowledged - missing
     assert {census.states[id_] for id_ in finished} == {"completed"}
     return _Aftermath(load, census, missing, workflows, lost(census, mixed.jobs))
@@ -131,6 +139,19 @@ def _age_checks(backend: Embedded) -> None:
             for index in (shard.references, shard.unfinished):
                 for member in redis.zrange(index, 0, -1):
                     redis.zadd(index, {member: 1}, xx=True)
+            _age_limits(redis, shard)
+
+
+def _age_limits(redis: Any, shard: Shard) -> None:
+    """Whoever waits for a token asks again, and what is given out is offered again."""
+    for name in redis.zrange(shard.looks, 0, -1):
+        if redis.hexists(shard.limit(name.decode()), "checked"):
+            redis.hset(shard.limit(name.decode()), "checked", 1)
+            redis.zadd(shard.looks, {name: 1}, xx=True)
+    # Granted tokens that are not used go back after two seconds anyway: only asks are late.
+    late = (time.time() + 60) * 1000
+    for job_id in redis.zrangebyscore(shard.granted, late, "+inf"):
+        redis.zadd(shard.granted, {job_id: 1}, xx=True)
 
 
 def _await_failover(backend: Embedded, victim: Node) -> None:

@@ -50,6 +50,8 @@ class Ledger:
     retried: list[str] = field(default_factory=list)
     """Calls that were repeated, each with its reason."""
     attempts: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
+    ticks: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    """Ids of the jobs that were given out of each tick of each cron job."""
 
     def take(self, job: JSON, worker: str, until: float) -> None:
         """A worker received a job."""
@@ -57,6 +59,9 @@ class Ledger:
         if job["attempt"] in self.attempts[id_]:
             self.violations.append(f"{id_}: attempt {job['attempt']} was given out twice")
         self.attempts[id_].add(job["attempt"])
+        meta = job.get("meta") or {}
+        if "cron_name" in meta:
+            self.ticks[meta["cron_name"], meta["cron_triggered_at"]].add(id_)
         now = trio.current_time()
         if now >= until:
             return  # so late an answer may have been overtaken by whoever got the job next
