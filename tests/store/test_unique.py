@@ -41,6 +41,7 @@ from tests.store.unique_jobs import (
     lock_of,
     locks_left,
     once,
+    owing,
     recover,
 )
 from tests.support.invariants import Census
@@ -197,6 +198,19 @@ async def test_completed_jobs_count_for_who_asks_until_they_are_gone(store: Stor
 
     assert locks_left(store, db) == 0
     await put(store, unique=policy)
+
+
+async def test_the_janitor_releases_a_lock_whose_unlock_was_lost(store: Store, db: Any) -> None:
+    """A failover may lose the outbox entry that the end of the job wrote."""
+    job = await active(store, unique={})
+    await ack(owing(store), job)
+    db.delete(shard_of(store).outbox, shard_of(store).out)
+    lock = lock_of(store, db)
+    age_lock(db, store, lock, HOUR)
+
+    assert await unique.sweep(store, store.keys.shard_of_fingerprint(lock), 10) == 1
+
+    assert locks_left(store, db) == 0
 
 
 async def test_the_janitor_looks_at_locks_ever_more_seldom_while_they_are_needed(
