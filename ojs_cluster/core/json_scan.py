@@ -20,7 +20,7 @@ _UNITS: Final = re.compile(rb'(?:[^"]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTA
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _INSIDE: Final = re.compile(rb"(?:[^\"\\]++|\\.)*+", re.DOTALL)
 _COLON: Final = re.compile(rb"[ \t\r\n]*+:")
-_NUMBER_END: Final = re.compile(rb"[-+.0-9eE]*\Z")
+_OF_NUMBERS: Final = b"-+.0123456789eE"
 _NUMBER: Final = re.compile(rb"[-+.0-9eE]++")
 # Opening brackets become +1, closing ones -1 and commas 0, read as signed bytes.
 _STEPS: Final = bytes.maketrans(b"[]{},", b"\x01\xff\x01\xff\x00")
@@ -101,8 +101,9 @@ def scan(raw: bytes, *, depth: int, digits: int) -> None:
         for match in _NUMBER.finditer(joined):
             if len(match[0]) > digits and len(match[0].translate(None, b"-+.eE")) > digits:
                 raise LongNumber
-        found = _NUMBER_END.search(joined, max(0, len(joined) - 2 * digits - 16))
-        rest = b"" if found is None else found[0]
+        # Not by a regular expression: it would begin again at each byte of a run before the last.
+        end = joined[-(2 * digits + 16) :]
+        rest = end[len(end.rstrip(_OF_NUMBERS)) :]
 
 
 def has_more_items(raw: bytes, most: int) -> bool:
