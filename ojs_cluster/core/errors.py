@@ -104,6 +104,17 @@ class RateLimited(OJSError):
         self.retry_after_s = retry_after_s
 
 
+class QueueFull(OJSError):
+    """As many jobs wait in the queue as may. ``details``: queue, depth, bound and strategy.
+
+    ``retry_after_s`` is in seconds.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 5.0, **details: Any) -> None:
+        super().__init__(message, **details)
+        self.retry_after_s = retry_after_s
+
+
 class MethodNotAllowed(OJSError):
     """The path exists, the method does not."""
 

@@ -150,6 +150,16 @@ TABLE: Final[Mapping[type[e.OJSError], Entry]] = MappingProxyType(
             "Repeat the request after Retry-After. It has not been applied.",
             retryable=True,
         ),
+        # The one code in upper case on the wire (spec: ojs-backpressure 7.1).
+        e.QueueFull: Entry(
+            429,
+            "QUEUE_FULL",
+            "OJS-6000",
+            "QUEUE_FULL",
+            "Repeat the request after Retry-After, when workers have taken jobs. It has not been "
+            "applied.",
+            retryable=True,
+        ),
         e.MethodNotAllowed: Entry(
             405,
             "method_not_allowed",
@@ -226,6 +236,12 @@ def error_response(error: e.OJSError, request_id: str) -> Response:
     headers: Headers = ()
     if isinstance(error, e.BackendUnavailable | e.RateLimited):
         headers = (("Retry-After", str(max(1, math.ceil(error.retry_after_s)))),)
+    elif isinstance(error, e.QueueFull):
+        headers = (
+            ("Retry-After", str(math.ceil(error.retry_after_s))),
+            ("X-OJS-Queue-Depth", str(error.details.get("depth", 0))),
+            ("X-OJS-Queue-Bound", str(error.details.get("bound", 0))),
+        )
     elif isinstance(error, e.Unauthenticated):
         headers = (("WWW-Authenticate", 'Bearer realm="ojs"'),)
     elif isinstance(error, e.MethodNotAllowed):

@@ -11,43 +11,40 @@
 -- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 claims lapse at (ms, 0 none),
 --       5 deal ('' none), 6 ms to keep cancelled jobs, 7 marks of fences, each between blanks,
 --       8 this shard, 9 number of shards, 10 name under which `dealt` remembers what is written
---       ('' none), then the queue names, then per job:
+--       ('' none), 11 terms of bounds (see bound.lua), then the queue names, then per job:
 --       id, queue's position (1-based), priority, state wanted ('' or 'pending'), fate ('' | 'staged' |
 --       'withdrawn'), due ('' | 'a<ms>' absolute | 's<ms>' absolute, shown in the envelope | 'r<ms>'
 --       from now, shown likewise), expires (likewise),
 --       number of field names and values that follow, those fields (e, t, m and what is set).
 -- Returns: {'ok', now, effects, per job: state, due ms or '', expires ms or ''}
 --          {'exists', position (1-based), fields of what is there (see there.lua)} | {'lapsed'} | {'already'}
---@include keys now look job there counts event deadline effect available enter moment
+--          {'full', position of a queue (1-based), its depth, its bound}
+--@include keys now look job there counts event deadline effect available enter moment bound taken
 if ARGV[3] ~= '1' then gather() end
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
 local first_job, deal, portion, reserved = 8 + 2 * queues, ARGV[5], ARGV[10], {}
 local again = deal ~= '' and redis.call('ZSCORE', KEYS[7], portion) -- remembered for as long anew
 if again then return redis.call('ZADD', KEYS[7], now, portion) and {'already'} end
-for i = 1, jobs do
-    if redis.call('EXISTS', KEYS[first_job + i]) == 1 then
-        local by, mark = unpack(redis.call('HMGET', KEYS[first_job + i], F.deal, F.fence))
-        if deal ~= '' and by == deal then reserved[i] = 'deal'
-        elseif mark and string.find(ARGV[7], ' ' .. mark .. ' ', 1, true) then reserved[i] = 'fence'
-        else return {'exists', i, what_is_there(KEYS[first_job + i])} end
-    end
-end
+local taken = find_taken(jobs, first_job, deal, ARGV[7], reserved)
+if taken then return taken end
 want(OUTBOX)
 want(OUT)
 look()
 if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'lapsed'} end
+local names = {}
+for i = 1, queues do names[i] = ARGV[11 + i] end
+local full = refuse_full(names, 9, ARGV[11])
+if full then return full end
 if deal ~= '' then redis.call('ZADD', KEYS[7], now, portion) end
 
-local names = {}
 for i = 1, queues do
-    names[i] = ARGV[10 + i]
     if redis.call('HSETNX', KEYS[8 + 2 * i - 1], 'created', now) == 1 then
         owe('queue', names[i])
     end
 end
 
 local reply, released, declared = {'ok', now, effects}, {}, {}
-local at = 10 + queues
+local at = 11 + queues
 for i = 1, jobs do
     local key, id, fate = KEYS[first_job + i], ARGV[at + 1], ARGV[at + 5]
     local due, due_shown = moment(ARGV[at + 6])

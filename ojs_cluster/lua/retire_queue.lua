@@ -1,4 +1,4 @@
--- A queue that holds no job of any state, is not paused, has no limits set by an operator and is
+-- A queue that holds no job of any state, is not paused, has no limits or bound set by an operator and is
 -- older than `age` is forgotten. With its last partition its name is owed to the registry, which
 -- removes it.
 -- Memory: allow-oom; adds 300 bytes until the name is removed.
@@ -15,7 +15,7 @@ local IDLE = {created = true, seq = true, acked = true, mps = true, mpstarts = t
 local flat = redis.call('HGETALL', KEYS[1])
 for i = 1, #flat, 2 do
     local name, value = flat[i], flat[i + 1]
-    if name == 'paused' then return {0, {}} end
+    if name == 'paused' or name == 'bound' then return {0, {}} end
     if name == 'created' and now - (tonumber(value) or 0) < tonumber(ARGV[1]) then return {0, {}} end
     if not IDLE[name] and value ~= '0' then return {0, {}} end
 end

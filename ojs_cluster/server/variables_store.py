@@ -209,6 +209,13 @@ STORE = (
         "master is away, each process may exceed it by as many as were free.",
     ),
     Variable(
+        "OJS_MAX_QUEUE_DEPTH",
+        "store.max_queue_depth",
+        accept.integer(least=0, most=2**52),
+        "0",
+        "Jobs that may wait in a queue, unless set for the queue; then 429. 0 for any number.",
+    ),
+    Variable(
         "OJS_MAX_CRONS",
         "store.max_crons",
         _COUNT,

@@ -25,7 +25,7 @@ from ojs_cluster.core.states import State
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
-from ojs_cluster.store import deals, locks, unique
+from ojs_cluster.store import bounds, deals, locks, unique
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.aliases import AliasClaims, at_home, duplicate_id, earliest
 from ojs_cluster.store.context import Arg, Store
@@ -41,10 +41,11 @@ _TRIES = 3
 async def enqueue_all(
     store: Store,
     jobs: Sequence[NewJob],
-    *,
     fields: Sequence[bytes] = (),
     lapses: int = 0,
     claims: AliasClaims | None = None,
+    *,
+    accepted: bool = False,
 ) -> list[JobRecord]:
     """Store jobs of any shards, all or none, answered in the order given.
 
@@ -56,9 +57,11 @@ async def enqueue_all(
     fields: names and values of more fields of each job's hash.
     lapses: ms of any shard's clock from which on it is too late, 0 for never.
     claims: what the caller has claimed for the jobs already.
+    accepted: whether full queues take them, too.
 
     Raises
     ------
+    QueueFull: as many jobs wait in a queue as may. A job that replaces another is never refused.
     Duplicate: an id is taken or given twice, or a job of the same uniqueness is in the way.
     TooManyQueues: a queue would be one too many.
     BackendUnavailable: Redis did not answer in time.
@@ -70,6 +73,8 @@ async def enqueue_all(
         try:
             await draft.reserve()
             deal = draft.deal()
+            if not accepted:
+                await bounds.check(store, deal.new_jobs())
             now = await deals.decide(store, deal, draft.lapses) if deal.parts else 0
         except OJSError as error:
             # What may have been decided is not touched: who meets it finds out.

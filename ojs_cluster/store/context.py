@@ -61,6 +61,7 @@ class StoreSettings:
     events_per_shard: length of each shard's event stream; 0 switches events off.
     max_queues: most queue names; they come from clients.
     max_crons: most cron jobs.
+    max_queue_depth: most jobs that wait in a queue without a bound of its own, 0 for no bound.
     queue_partitions: partitions of each queue that has no number of its own.
     allow_eviction: serve although Redis may evict keys.
     """
@@ -79,6 +80,7 @@ class StoreSettings:
     events_per_shard: int = 1000
     max_queues: int = 100_000
     max_crons: int = 10_000
+    max_queue_depth: int = 0
     queue_partitions: int = 1
     allow_eviction: bool = False
 
@@ -104,6 +106,7 @@ class Store:
     hints: Hints = field(default_factory=Hints)
     limited: LimitedQueues = field(default_factory=LimitedQueues)
     limit_keys: LimitKeys = field(default_factory=LimitKeys)
+    bounded: LimitedQueues = field(default_factory=LimitedQueues)
     depths: QueueDepths = field(default_factory=QueueDepths)
     lost_fetches: LostFetches = field(default_factory=LostFetches)
     away: AwayShards = field(default_factory=AwayShards)

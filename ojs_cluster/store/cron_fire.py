@@ -24,13 +24,13 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 import msgspec
 import trio
 
 from ojs_cluster.core.envelope import NewJob
-from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, NotFound
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, NotFound, QueueFull
 from ojs_cluster.core.states import TERMINAL, State
 from ojs_cluster.redis.durability import doubtful
 from ojs_cluster.store.cron_record import CronRecord
@@ -43,6 +43,8 @@ log = logging.getLogger("ojs.store")
 MOST_WAITING = 100
 """Runs that may wait for each other under the policy ``enqueue``; further ticks are skipped."""
 _MANY_WAITING = 2
+QUEUE_FULL: Final = "queue_full"
+"""Begins the reason in the history of a tick whose job a full queue has refused."""
 _LOOK_S = 2.0
 """A cron job whose shard does not answer is put off after this long: others wait for the step."""
 _LAPSES_MS = 20_000
@@ -119,7 +121,8 @@ class Book(Protocol):
     async def enqueue(self, job: NewJob, lapses: int) -> str:
         """Store a job, unless it is later than ``lapses`` (ms); returns the id of the one that is
         there then: another's where the job's policy ignores it. Raises Duplicate when the id is
-        taken, or a job of the same uniqueness is in the way, Conflict when it is too late."""
+        taken, or a job of the same uniqueness is in the way, QueueFull when too many jobs wait,
+        Conflict when it is too late."""
         ...
 
     async def cancel(self, job_id: str) -> None:
@@ -191,10 +194,11 @@ async def run_by_hand(book: Book, cron: CronRecord) -> Run | None:
     ------
     Duplicate: a job of the same uniqueness is in the way.
     UnusableDefinition: its job cannot be made.
+    QueueFull: its queue takes no more jobs.
     BackendUnavailable: Redis did not answer in time; ``unknown`` when the run will still happen.
     """
     if cron.owed is not None:
-        with suppress(Duplicate, UnusableDefinition):  # that was another's run
+        with suppress(Duplicate, UnusableDefinition, QueueFull):  # that was another's run
             await deliver(book, cron)
         return None
     await make_job(cron.name, cron.fields[b"j"], cron.read_ms)
@@ -221,6 +225,7 @@ async def deliver(book: Book, cron: CronRecord) -> str:
     ------
     Duplicate: a job of the same uniqueness is in the way, and so nothing is owed any more.
     UnusableDefinition: the job cannot be made, and so nothing is owed any more.
+    QueueFull: its queue takes no more jobs, and so nothing is owed any more.
     OJSError: not possible now; the debt stays.
     """
     owed = cron.owed
@@ -247,6 +252,11 @@ async def deliver(book: Book, cron: CronRecord) -> str:
             # failover can lose that this tick was claimed before, and with it who lets it go.
             with suppress(Conflict, NotFound):
                 await book.activate(owed.job_id)
+    except QueueFull as full:
+        # Not tried again: a tick that comes late is worth less than the next one.
+        reason = f"{QUEUE_FULL}: {full.message}"
+        await book.settle(cron.name, "refused", owed.job_id, (owed.job_id,), reason=reason)
+        raise
     if not doubtful():  # else a node may still forget the job, and the debt is what remembers it
         await book.settle(cron.name, "delivered", owed.job_id)
     if refusal is not None:
@@ -280,6 +290,8 @@ async def _deliver_tick(book: Book, cron: CronRecord) -> None:
     try:
         with suppress(Duplicate):
             await deliver(book, cron)
+    except QueueFull as full:
+        log.warning("cron job '%s': this tick is left out: %s", cron.name, full.message)
     except UnusableDefinition as found:
         _log_refusal(cron, found)
 

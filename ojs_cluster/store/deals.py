@@ -118,6 +118,13 @@ class Deal:
             for portion in part:
                 yield shard, portion
 
+    def new_jobs(self) -> Iterator[tuple[Shard, str]]:
+        """The shard and the queue of each job that will wait and replaces none."""
+        for shard, portion in self.portions():
+            for job in portion:
+                if not job.fate:
+                    yield shard, job.queue
+
 
 async def decide(store: Store, deal: Deal, lapses: int) -> int | None:
     """Make it happen; returns the ms of the decision, None when it is too late.

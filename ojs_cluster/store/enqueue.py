@@ -26,12 +26,13 @@ from ojs_cluster.core.errors import (
     Conflict,
     Duplicate,
     OJSError,
+    QueueFull,
     WritesRefused,
 )
 from ojs_cluster.core.states import TERMINAL
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import batch, unique
+from ojs_cluster.store import batch, bounds, unique
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.aliases import AliasClaims, at_home, duplicate_id, earliest
 from ojs_cluster.store.begun import begun
@@ -73,14 +74,21 @@ class _Terms:
     ----------
     fields: names and values of more fields of each job's hash.
     lapses: ms of any shard's clock from which on it is too late, 0 for never.
+    accepted: whether a full queue takes them, too (see ``bounds``).
     """
 
     fields: Sequence[bytes] = ()
     lapses: int = 0
+    accepted: bool = False
 
 
 async def enqueue(
-    store: Store, job: NewJob, *, fields: Sequence[bytes] = (), lapses: int = 0
+    store: Store,
+    job: NewJob,
+    *,
+    fields: Sequence[bytes] = (),
+    lapses: int = 0,
+    accepted: bool = False,
 ) -> JobRecord:
     """Store one job, durable when this returns.
 
@@ -91,9 +99,11 @@ async def enqueue(
     ----------
     fields: names and values of more fields of the job's hash.
     lapses: ms of any shard's clock from which on it must not be stored any more, 0 for never.
+    accepted: whether a full queue takes it, too: it was promised before.
 
     Raises
     ------
+    QueueFull: as many jobs wait in the queue as may.
     Duplicate: the client's id is taken, anywhere in the cluster, or a job of the same uniqueness is
         in the way.
     Conflict: it is too late, or was before a claim could be used.
@@ -101,8 +111,8 @@ async def enqueue(
         many.
     BackendUnavailable: Redis did not answer in time.
     """
-    terms = _Terms(fields, lapses)
-    if job.rate_limit is not None:
+    terms = _Terms(fields, lapses, accepted)
+    if job.rate_limit is not None and not accepted:
         await store.limit_keys.admit(store, [job])
     await store.queues.ensure(store, [job.queue])
     await store.partitions.current(store)
@@ -118,7 +128,7 @@ async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
     Raises
     ------
     Duplicate: as ``enqueue``, or an id is given twice; ``details`` say which and where.
-    TooManyQueues, TooManyRateLimitKeys, BackendUnavailable: as ``enqueue``.
+    QueueFull, TooManyQueues, TooManyRateLimitKeys, BackendUnavailable: as ``enqueue``.
     """
     batch.refuse_repeated_ids(jobs)
     await store.limit_keys.admit(store, jobs)
@@ -172,7 +182,9 @@ async def _enqueue_here(
     while True:
         lapses = earliest(terms.lapses, await _claim(claims, store, shard, jobs))
         try:
-            return await _store_part(store, shard, placed, jobs, lapses, fences, claims)
+            return await _store_part(
+                store, shard, placed, jobs, lapses, fences, claims, terms.accepted
+            )
         except _Fenced as met:
             fences.add(met.mark)
 
@@ -201,7 +213,7 @@ async def _enqueue_unique(
                 raise duplicate_id(placed.job_id, 0, 1)
             if policy.on_conflict not in ("ignore", "reject"):
                 replaced = await batch.enqueue_all(
-                    store, [job], fields=terms.fields, lapses=terms.lapses, claims=claims
+                    store, [job], terms.fields, terms.lapses, claims, accepted=terms.accepted
                 )
                 return replaced[0]
             await claims.give_back()
@@ -210,12 +222,19 @@ async def _enqueue_unique(
             raise unique.duplicate(job.fingerprint, claim.existing)
         lapses = earliest(terms.lapses, lapses, claim.lapses)
         try:
-            return (await _store_part(store, shard, [placed], [job], lapses, fences, claims))[0]
+            stored = await _store_part(
+                store, shard, [placed], [job], lapses, fences, claims, terms.accepted
+            )
+            return stored[0]
         except _Fenced as met:
             await unique.release(store, want, claim)  # it may have been another's since
             fences.add(met.mark)
         except Conflict:
             await unique.release(store, want, claim)  # it took too long: the lock may be another's
+        except QueueFull:
+            with suppress(OJSError):
+                await unique.release(store, want, claim)
+            raise
         except WritesRefused as error:
             if error.outcome == "not_applied":
                 with suppress(OJSError):
@@ -265,6 +284,13 @@ async def _claim(claims: AliasClaims, store: Store, shard: Shard, jobs: Sequence
     return await claims.claim(shard, foreign, CLAIM_MS, of=len(jobs))
 
 
+def _is_plain(store: Store, shard: Shard, part: Sequence[Placed]) -> bool:
+    """Whether the short script may store this: one plain job of a queue without a bound."""
+    if len(part) > 1 or store.settings.max_queue_depth:
+        return False
+    return part[0].plain and not store.bounded.among(shard, [part[0].queue])
+
+
 async def _all_there(store: Store, shard: Shard, part: Sequence[Placed]) -> bool:
     """Whether every job of the part is there as it was sent.
 
@@ -282,11 +308,13 @@ async def _store_part(
     lapses: int,
     fences: Iterable[str],
     claims: AliasClaims,
+    accepted: bool,
 ) -> list[JobRecord]:
-    if len(part) == 1 and part[0].plain and not lapses and not fences:
+    if _is_plain(store, shard, part) and not lapses and not fences:
         name, (keys, args) = "enqueue_one", one_command(store, shard, part[0])
     else:
-        name, (keys, args) = "enqueue", command(store, shard, part, lapses=lapses, fences=fences)
+        name = "enqueue"
+        keys, args = command(store, shard, part, lapses=lapses, fences=fences, accepted=accepted)
     # An id of ours cannot be taken: what is there was written by the same call before.
     ours = all(job.id is None for job in jobs)
     unsure = False
@@ -301,8 +329,10 @@ async def _store_part(
                     raise
                 unsure = True  # the first try may have been applied; what is there then tells
                 continue
-            if reply[0] == b"any":
-                name, (keys, args) = "enqueue", command(store, shard, part)
+            if reply[0] in (b"any", b"bounded"):
+                if reply[0] == b"bounded":
+                    store.bounded.note(shard, [part[0].queue])
+                name, (keys, args) = "enqueue", command(store, shard, part, accepted=accepted)
                 continue
             repeated = ours or unsure
             # A first try without an answer may still be on its way: then nothing is given back.
@@ -310,6 +340,10 @@ async def _store_part(
                 if not repeated:
                     await claims.give_back()
                 raise Conflict("it is too late to store the job: what it claimed has lapsed")
+            if reply[0] == b"full":
+                if not repeated:
+                    await claims.give_back()
+                raise bounds.refusal(dict.fromkeys(job.queue for job in part), reply)
             if reply[0] == b"ok":
                 await follow_up(store, shard, reply)
                 store.hints.filled(store.keys, shard, {job.queue for job in part})

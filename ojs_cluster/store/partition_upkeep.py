@@ -10,7 +10,7 @@ from ojs_cluster.core.errors import InvalidRequest, ValidationFailed
 from ojs_cluster.core.partitions import Layout
 from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import partitions, pauses, shares
+from ojs_cluster.store import bounds, partitions, pauses, shares
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.partitions import DEFAULT, NO_LIMIT, change
@@ -60,6 +60,7 @@ async def set_partitions(store: Store, queue: str, count: int) -> Layout:
             field="partitions",
         )
     await pauses.mirror(store, queue)
+    await bounds.mirror(store, queue)
     return layout
 
 
@@ -147,6 +148,7 @@ async def look_after(store: Store, queue: str) -> None:
     """
     await pauses.mirror(store, queue)
     await shares.mirror(store, queue)
+    await bounds.mirror(store, queue)
     seen = store.partitions.layout(queue)
     if seen.held == seen.parts:
         return

@@ -202,9 +202,12 @@ class Partitions:
                     found[index] = home if home in shards else by_id
         return [found[index] for index in range(len(jobs))]
 
+    def width(self, queue: str) -> int:
+        """How many partitions of the queue get new jobs, by what is ``current``."""
+        return self.layout(queue).spread(self.now_ms())
+
     def _producers(self, store: Store, queue: str) -> list[Shard]:
-        count = self.layout(queue).spread(self.now_ms())
-        return store.keys.partitions(queue, count)
+        return store.keys.partitions(queue, self.width(queue))
 
     async def admit(self, store: Store, shard: Shard, queues: Iterable[str]) -> None:
         """Before jobs are put where it was decided earlier: make sure that workers look there.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.timestamps import TimePoint
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import fields as f
+from ojs_cluster.store.bounds import terms
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.portions import cuts
@@ -72,6 +74,7 @@ def command(
     deal: str = "",
     portion: int = 0,
     fences: Iterable[str] = (),
+    accepted: bool = True,
 ) -> tuple[list[bytes], list[Arg]]:
     """KEYS and ARGV of the script that writes ``part``, all of ``shard``.
 
@@ -81,8 +84,9 @@ def command(
     deal: the deal whose part it is, '' for none.
     portion: which portion of the deal's part it is.
     fences: marks of fences to be stored over.
+    accepted: whether the jobs are stored however many wait in their queues (see ``bounds``).
     """
-    queues = list(dict.fromkeys(job.queue for job in part))
+    queues = Counter(job.queue for job in part)
     positions = {queue: position for position, queue in enumerate(queues, 1)}
     keys = [shard.due, shard.expiring, shard.pending, shard.finished, shard.events]
     keys += (shard.claims, shard.dealt, shard.references)
@@ -91,7 +95,8 @@ def command(
     args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part), lapses, deal]
     args += (store.settings.retention_cancelled_ms, between_blanks(fences))
     note = f"{deal}.{portion}" if portion else deal
-    args += (shard.index, len(store.keys), note, *queues)
+    limits = "" if accepted else terms(store, queues)
+    args += (shard.index, len(store.keys), note, limits, *queues)
     for job in part:
         keys.append(shard.job(job.job_id))
         args += (

@@ -51,7 +51,9 @@ async def enqueue_step(
     NotFound: others are about to store it; worth another try.
     """
     try:
-        found = await enqueue(store, replace(job, id=job_id), fields=fields, lapses=lapses)
+        found = await enqueue(
+            store, replace(job, id=job_id), fields=fields, lapses=lapses, accepted=True
+        )
     except Duplicate as error:
         existing = str(error.details.get("existing_job_id", ""))
     else:

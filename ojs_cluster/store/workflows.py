@@ -32,6 +32,7 @@ from ojs_cluster.core.workflow import (
 )
 from ojs_cluster.core.workflow_request import NewWorkflow
 from ojs_cluster.keys import Shard
+from ojs_cluster.store import bounds
 from ojs_cluster.store.begun import begun
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.fanout import over_shards
@@ -84,6 +85,7 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
 
     Raises
     ------
+    QueueFull: as many jobs wait in the queue of a first step as may.
     TooManyQueues: a step's queue would be one too many.
     PayloadTooLarge: the graph of the steps has more than ``MOST_PLAN_BYTES``.
     BackendUnavailable: Redis did not answer in time.
@@ -107,6 +109,8 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
             "the steps of the workflow wait for too many others", field="steps", limit=len(nodes)
         )
     marks = "." * len(plan.jobs)
+    first = [plan.jobs[number] for number in evaluate(plan, marks).ready]
+    await bounds.check(store, [(store.keys.shard_of_id(job.job_id), job.queue) for job in first])
     home = store.keys.shard_of_id(workflow_id)
     definitions, ahead = list(enumerate(new.definitions)), 0
     if is_large(new.definitions, [encoded]):

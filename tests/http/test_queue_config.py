@@ -72,7 +72,7 @@ async def test_limits_and_partitions_go_together_or_say_why_not(any_api: Api) ->
         ({"partitions": 4, "colour": "red"}, 400, "colour"),
         ({"partitions": 4, "concurrency": 30}, 422, "concurrency"),
         ({"retention": {"completed": "P14D"}}, 422, "retention"),
-        ({"backpressure": {"max_depth": 5}}, 422, "backpressure"),
+        ({"retention": {"completed": "P1D"}}, 422, "retention"),
         (b"[]", 400, "body"),
         (b"", 400, "body"),
     ],

@@ -21,6 +21,7 @@ from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import (
     audit,
     batch,
+    bounds,
     cron,
     dead_letter,
     deals,
@@ -310,6 +311,8 @@ async def queue_upkeep(store: Store, db: Any) -> None:
     await rate_limits.look_after(store, shard_of(store, "old"), 10)
     await rate_limits.end_declared(store, "old")
     await rate_limits.set_queue(store, "old", Limits())
+    await bounds.put(store, "old", 9)
+    await bounds.put(store, "old", None)
     age_queue(db, shard_of(store, "old"), "old", 2 * HOUR)
     await retention.retire_queues(store)
     await store.run_meta("register_again", [store.keys.meta.queues], [QUEUE, 1])

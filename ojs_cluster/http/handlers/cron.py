@@ -18,6 +18,7 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.reach import check_cron, check_new_job, check_queues
 from ojs_cluster.store import cron as store_cron
 from ojs_cluster.store.cron_book import HISTORY_KEPT
+from ojs_cluster.store.cron_fire import QUEUE_FULL
 from ojs_cluster.store.cron_record import CronRecord
 from ojs_cluster.store.off_loop import off_loop
 
@@ -134,6 +135,8 @@ async def history(app: App, request: Request, name: str) -> Response:
     past = []
     for tick in await store_cron.history(app.store, name, limit):
         outcome, cause = _OUTCOMES.get(tick.outcome, ("skipped", "overlap_skip"))
+        if (tick.error or "").startswith(QUEUE_FULL):
+            cause = QUEUE_FULL
         past.append(
             {
                 "outcome": outcome,

@@ -1,0 +1,245 @@
+"""Queues that may hold so many jobs: who is refused, who never is, and what is left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import QueueFull
+from ojs_cluster.core.states import State
+from ojs_cluster.core.workflow_request import parse_workflow
+from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.store import bounds, cron, dead_letter, queues, workflows
+from ojs_cluster.store.activate import activate
+from ojs_cluster.store.context import Store, StoreSettings, open_store
+from ojs_cluster.store.cron_book import StoreBook
+from ojs_cluster.store.cron_fire import fire_due
+from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.queues import stats
+from ojs_cluster.store.retention import retire_queues
+from tests.store.hot_queues import spread
+from tests.store.jobs import (
+    DAY,
+    QUEUE,
+    ack,
+    active,
+    foreign_id,
+    nack,
+    new_job,
+    put,
+    queues_in_other_shards,
+    take,
+)
+from tests.store.test_cron import definition
+from tests.store.unique_jobs import locks_left, once
+from tests.support.invariants import Census
+from tests.support.lossy import lossy
+from tests.support.patience import patient_client
+from tests.support.prelude import PRELUDE
+from tests.support.timeshift import age_cron
+
+
+@pytest.fixture(autouse=True)
+def everything_agrees(consistent: Callable[[], Census]) -> Iterator[None]:
+    """What is refused leaves nothing behind."""
+    yield
+    consistent()
+
+
+@pytest.fixture
+async def bounded(backend: Embedded) -> AsyncIterator[Store]:
+    """The store of a process with a bound for all queues."""
+    settings = StoreSettings(max_queue_depth=2)
+    async with open_store(patient_client(backend), settings, prelude=PRELUDE) as opened:
+        yield opened
+
+
+async def depth(store: Store, queue: str = QUEUE) -> int:
+    found = await stats(store, queue)
+    return found.depth + found.counts[State.PENDING]
+
+
+async def is_full(store: Store, queue: str = QUEUE, **options: Any) -> bool:
+    try:
+        await put(store, queue, **options)
+    except QueueFull as error:
+        return bool(error.details["queue"] == queue)
+    return False
+
+
+async def test_a_full_queue_refuses_a_job_until_one_is_taken(store: Store) -> None:
+    await bounds.put(store, QUEUE, 2)
+    await put(store)
+    await put(store, delay_until="+PT1H")
+    with pytest.raises(QueueFull) as caught:
+        await put(store)
+    assert caught.value.details == {
+        "queue": QUEUE,
+        "depth": 2,
+        "bound": 2,
+        "strategy": "reject",
+    }
+    assert await is_full(store, pending=True)
+    assert await is_full(store, delay_until="+PT1H")
+    assert len(await take(store)) == 1
+    assert not await is_full(store)
+    assert await depth(store) == 2
+
+
+async def test_the_servers_bound_holds_unless_the_queue_has_its_own(bounded: Store) -> None:
+    await bounds.put(bounded, "wide", 0)
+    await bounds.put(bounded, "narrow", 1)
+    for name, most in ((QUEUE, 2), ("wide", 5), ("narrow", 1)):
+        stored = [not await is_full(bounded, name) for _ in range(5)]
+        assert sum(stored) == most
+    await bounds.put(bounded, "narrow", None)
+    assert not await is_full(bounded, "narrow")
+
+
+async def test_a_bound_that_is_set_while_a_queue_is_in_use_holds_at_once(
+    store: Store, other_store: Store
+) -> None:
+    await put(store)
+    await put(other_store)
+    await bounds.put(store, QUEUE, 2)
+    assert await is_full(store)
+    assert await is_full(other_store)
+
+
+async def test_a_batch_is_refused_as_a_whole(store: Store) -> None:
+    [other] = queues_in_other_shards(store, 1)
+    await bounds.put(store, QUEUE, 2)
+    for batch in (
+        [new_job() for _ in range(3)],
+        [new_job() for _ in range(3)] + [new_job(other)],
+        [new_job(unique={"keys": ["type"]}, type=f"t{i}") for i in range(3)],
+    ):
+        with pytest.raises(QueueFull):
+            await enqueue_many(store, batch)
+    assert await depth(store) == 0
+    assert len(await enqueue_many(store, [new_job(), new_job()])) == 2
+
+
+async def test_a_refused_job_leaves_no_lock_and_no_alias(store: Store, db: Any) -> None:
+    await bounds.put(store, QUEUE, 1)
+    await put(store)
+    with pytest.raises(QueueFull):
+        await once(store, type="other")
+    with pytest.raises(QueueFull):
+        await once(store, type="third", id=foreign_id(store))
+    with pytest.raises(QueueFull):
+        await enqueue_many(store, [new_job(type="fourth", unique={}), new_job("elsewhere")])
+    job_id = foreign_id(store)
+    with pytest.raises(QueueFull):
+        await put(store, id=job_id)
+    assert locks_left(store, db) == 0
+    await take(store)
+    assert (await put(store, id=job_id)).id == job_id
+
+
+async def test_a_job_that_replaces_another_is_never_refused(store: Store) -> None:
+    await bounds.put(store, QUEUE, 1)
+    first = await once(store, on_conflict="replace")
+    second = await once(store, on_conflict="replace")
+    assert first.id != second.id
+    assert await depth(store) == 1
+
+
+async def test_what_was_accepted_is_never_refused(store: Store) -> None:
+    waiting = await put(store, pending=True)
+    retried = await active(store)
+    dead = await active(store, retry={"max_attempts": 1, "on_exhaustion": "dead_letter"})
+    await nack(store, dead)
+    await bounds.put(store, QUEUE, 1)
+    await nack(store, retried)
+    await activate(store, waiting.id)
+    await dead_letter.retry(store, dead.id)
+    assert await depth(store) == 3
+    assert await is_full(store)
+
+
+async def test_a_workflow_is_refused_before_it_is_stored_and_never_later(store: Store) -> None:
+    step = {"type": "t", "args": [], "options": {"queue": QUEUE}}
+    await bounds.put(store, QUEUE, 1)
+
+    def workflow(kind: str, **members: Any) -> Any:
+        return parse_workflow(json.dumps({"type": kind, **members}).encode())
+
+    with pytest.raises(QueueFull):
+        await workflows.create(store, workflow("group", jobs=[step, step]))
+    found, _ = await workflows.list_workflows(store, limit=10)
+    assert found == []
+    await workflows.create(store, workflow("chain", steps=[step, step]))
+    [first] = await take(store)
+    await put(store)
+    await ack(store, first)
+    assert await depth(store) == 2
+
+
+async def test_a_tick_of_a_full_queue_is_settled_in_the_history(store: Store, db: Any) -> None:
+    await cron.register(store, definition())
+    await bounds.put(store, "reports", 1)
+    await put(store, "reports")
+    age_cron(db, store.keys.meta, "daily", DAY)
+    await fire_due(StoreBook(store), 10)
+    [tick] = await cron.history(store, "daily", 10)
+    assert tick.outcome == "error"
+    assert tick.error is not None
+    assert tick.error.startswith("queue_full: queue 'reports' has reached its depth bound (1)")
+    assert await depth(store, "reports") == 1
+    with pytest.raises(QueueFull):
+        await cron.trigger(store, "daily")
+    record = await cron.get(store, "daily")
+    assert record.owed is None
+    await take(store, "reports")
+    await cron.trigger(store, "daily")
+    assert await depth(store, "reports") == 1
+
+
+async def test_concurrent_producers_never_pass_a_bound(store: Store, other_store: Store) -> None:
+    await bounds.put(store, QUEUE, 10)
+
+    async def produce(process: Store) -> None:
+        with suppress(QueueFull):
+            await put(process)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(20):
+            nursery.start_soon(produce, store)
+            nursery.start_soon(produce, other_store)
+    assert await depth(store) == 10
+
+
+async def test_a_queue_without_a_bound_costs_what_it_did(store: Store) -> None:
+    await bounds.put(store, "bounded", 5)
+    await put(store)
+    process, client = lossy(store)
+    await put(process)
+    assert client.calls == {"enqueue_one": 1}
+    for _ in range(2):
+        await put(process, "bounded")
+    assert client.calls == {"enqueue_one": 2, "enqueue": 2}, "the second knows of the bound"
+
+
+async def test_each_partition_takes_its_share(store: Store, db: Any) -> None:
+    await bounds.put(store, QUEUE, 7)
+    await spread(store, db, 3)
+    stored = 0
+    for _ in range(60):
+        stored += not await is_full(store)
+    assert stored == 9
+    await bounds.put(store, QUEUE, None)
+    assert not await is_full(store)
+
+
+async def test_a_queue_with_a_bound_is_not_forgotten(store: Store, db: Any) -> None:
+    await bounds.put(store, QUEUE, 3)
+    db.hset(store.keys.shard_of_queue(QUEUE).queue(QUEUE), "created", 1)
+    await retire_queues(store)
+    assert await bounds.of_queue(store, QUEUE) == 3
+    assert await queues.exists(store, QUEUE)
