@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import fetch, wake
+from ojs_cluster.store import wake
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
@@ -107,10 +107,6 @@ async def test_a_key_that_is_free_again_does_not_wait_for_full_ones(
     consistent()
 
 
-UNMET = 4000
-"""Jobs of full keys that no fetch has met."""
-
-
 async def put_unmet(store: Store, jobs: int) -> None:
     """Enqueue jobs of twenty keys, none of which may start."""
     limits = [{"key": f"full:{number % 20}", "concurrency": 0} for number in range(jobs)]
@@ -118,29 +114,18 @@ async def put_unmet(store: Store, jobs: int) -> None:
         await enqueue_many(store, [new_job(rate_limit=limit) for limit in limits[at : at + 500]])
 
 
+@pytest.mark.parametrize("jobs", [4000, pytest.param(20_000, marks=pytest.mark.soak)])
 async def test_few_calls_pass_thousands_of_jobs_that_no_fetch_has_met(
-    store: Store, consistent: Consistent
+    store: Store, consistent: Consistent, jobs: int
 ) -> None:
-    await put_unmet(store, UNMET)
+    await put_unmet(store, jobs)
     job = await keyed(store, key_in(store, home=False), concurrency=1)
     scripts = Recording(store.scripts)
 
     assert await looks_until(replace(store, scripts=scripts), [job]) <= LOOKS
 
     # 400 jobs each, and some calls that ask the twenty keys.
-    assert scripts.times["fetch_any"] <= UNMET / 400 + 6
-    consistent()
-
-
-@pytest.mark.soak
-async def test_two_looks_pass_twenty_thousand_jobs_that_no_fetch_has_met(
-    store: Store, consistent: Consistent, free: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fetch, "PASSING_S", 2.0)  # as it is outside of tests
-    await put_unmet(store, 20_000)
-    job = await keyed(store, free, concurrency=1)
-
-    assert await looks_until(store, [job]) <= LOOKS
+    assert scripts.times["fetch_any"] <= jobs / 400 + 6
     consistent()
 
 
