@@ -9,6 +9,8 @@ want(OUTBOX)
 want(OUT)
 look()
 if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then owe('queue', ARGV[1]) end
-if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'bound', ARGV[2])
+if ARGV[2] ~= '' then
+    redis.call('HSET', KEYS[1], 'bound', ARGV[2])
+    redis.call('HDEL', KEYS[1], 'open') -- enqueue_one.lua knows no bounds
 else redis.call('HDEL', KEYS[1], 'bound') end
 return effects

@@ -38,9 +38,10 @@ if full then return full end
 if deal ~= '' then redis.call('ZADD', KEYS[7], now, portion) end
 
 for i = 1, queues do
-    if redis.call('HSETNX', KEYS[8 + 2 * i - 1], 'created', now) == 1 then
-        owe('queue', names[i])
-    end
+    local key = KEYS[8 + 2 * i - 1]
+    local created, bound, open = unpack(redis.call('HMGET', key, 'created', 'bound', 'open'))
+    if not created then redis.call('HSET', key, 'created', now) owe('queue', names[i]) end
+    if not bound and not open then redis.call('HSET', key, 'open', 1) end -- for enqueue_one.lua
 end
 
 local reply, released, declared = {'ok', now, effects}, {}, {}

@@ -8,7 +8,7 @@
 want(OUTBOX)
 want(OUT)
 look()
-local IDLE = {created = true, seq = true, acked = true, mps = true, mpstarts = true,
+local IDLE = {created = true, open = true, seq = true, acked = true, mps = true, mpstarts = true,
     mpsat = true, mpsjob = true, mpsoff = true,
     -- totals never shrink: see metrics.lua
     minute = true, hungry = true, came = true, failed = true, ran = true, waited = true}
