@@ -10,6 +10,7 @@ to bottom.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
@@ -55,6 +56,8 @@ _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _KEYS = re.compile(
     r"^local ([A-Z]+(?:, [A-Z]+)*) = (P \.\. '\w+'(?:, P \.\. '\w+')*)\n", re.MULTILINE
 )
+_NAME = re.compile(r"\b[A-Z]+\b")
+_WORD = re.compile(r"\w+")
 _FUNCTION = re.compile(
     r"^local function (\w+)\((?:[^\n]* end\n|[^\n]*\n(?:(?: [^\n]*)?\n)*end\n)", re.MULTILINE
 )
@@ -146,17 +149,18 @@ def _trimmed(script: str) -> str:
         names = dict(_FIELD.findall(table[1]))
         script = script.replace(table[0], "")
         script = _USE.sub(lambda use: f"'{names[use[1]]}'", script)
-    for line in _KEYS.finditer(script):
-        script = script.replace(line[0], "")
-        for name, value in zip(line[1].split(", "), line[2].split(", "), strict=True):
-            script = re.sub(rf"\b{name}\b", f"({value})", script)
+    keys: dict[str, str] = {}
+    for line in _KEYS.findall(script):
+        keys.update(zip(line[0].split(", "), line[1].split(", "), strict=True))
+    script = _NAME.sub(
+        lambda name: f"({keys[name[0]]})" if name[0] in keys else name[0], _KEYS.sub("", script)
+    )
+    # Counted once and kept up to date: each process loads all scripts before it serves.
+    uses = Counter(_WORD.findall(script))
     while True:
-        unused = [
-            function[0]
-            for function in _FUNCTION.finditer(script)
-            if len(re.findall(rf"\b{function[1]}\b", script)) == 1
-        ]
+        unused = [it[0] for it in _FUNCTION.finditer(script) if uses[it[1]] == 1]
         if not unused:
             return script
         for text in unused:
             script = script.replace(text, "")
+            uses.subtract(_WORD.findall(text))
