@@ -376,6 +376,8 @@ class Keyspace:
         count moves nothing.
         """
         base, shards = zlib.crc32(queue.encode()), len(self._shards)
+        if count == 1:
+            return [self._shards[base % shards]]
         return [self._shards[(base + i * self._stride) % shards] for i in range(count)]
 
     def partition_of(self, queue: str, shard: Shard) -> int:

@@ -55,6 +55,11 @@ class Access:
         keyring = Keyring(named_after_variables("", keys), {})
         return cls(keyring, allow_insecure=allow_insecure)
 
+    @property
+    def keyring(self) -> Keyring:
+        """The keys that are accepted now; another object once they have changed."""
+        return self._keyring
+
     def replace(self, keyring: Keyring) -> None:
         """Accept the keys of ``keyring`` from now on, and no others; it must not be empty."""
         if keyring.is_empty:

@@ -33,7 +33,7 @@ def require_json(request: Request) -> None:
     Raises InvalidRequest.
     """
     declared = request.headers.get("content-type")
-    if declared is not None:
+    if declared is not None and declared not in _ACCEPTED:
         media_type = declared.partition(";")[0].strip().lower()
         if media_type not in _ACCEPTED:
             raise InvalidRequest(
@@ -41,7 +41,10 @@ def require_json(request: Request) -> None:
                 f"not '{media_type[:100]}'",
                 field="headers.content-type",
             )
-    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    encoding = request.headers.get("content-encoding")
+    if encoding is None:
+        return
+    encoding = encoding.strip().lower()
     if encoding != "identity":
         raise InvalidRequest(
             f"the content encoding '{encoding[:100]}' is not supported: send the body as it is",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
-from ojs_cluster.core.access import EVERYBODY, Principal
+from ojs_cluster.core.access import EVERYBODY, Keyring, Principal
 from ojs_cluster.core.errors import (
     HeaderTooLarge,
     Internal,
@@ -27,7 +27,6 @@ from ojs_cluster.core.errors import (
     Unauthenticated,
     Unsupported,
 )
-from ojs_cluster.core.ids import new_job_id
 from ojs_cluster.http import durability
 from ojs_cluster.http.app import App, HttpSettings
 from ojs_cluster.http.auth import Access
@@ -40,9 +39,11 @@ from ojs_cluster.http.errors import (
 )
 from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.reach import keep_to_queues
+from ojs_cluster.http.request_ids import new_request_id
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import ROUTES, router_for
 from ojs_cluster.redis.deadline import Deadline, begin
+from ojs_cluster.redis.taskless import own_task
 
 if TYPE_CHECKING:
     from ojs_cluster.http.tracing import RequestSpan
@@ -59,10 +60,30 @@ _FOR_SDKS: Final[Headers] = (
     ("Content-Type", f'{MEDIA_TYPE}; alt="application/json"'),
     ("OJS-Version", OJS_VERSION),
 )
+COMMON_HEADERS: Final[Headers] = (*_BARE, *_FOR_SDKS)
+"""Headers that nearly every response has one or the other of."""
 _UNDELIVERED_S: Final = 10.0
 _AROUND_HEADER: Final = 4  # colon, space and the line's end
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,198}[\x21-\x7e])?")
 _VERSION: Final = re.compile(r"1(?:\.[0-9A-Za-z.+-]{1,50})?")
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """What the head of a request decides: its route, and whose it is.
+
+    Good for every request with the same head, as long as ``keyring`` is that of the process.
+    """
+
+    route: Route
+    params: tuple[str, ...]
+    principal: Principal
+    keyring: Keyring
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it may be kept: not when each request is counted, or the key expires."""
+        principal = self.principal
+        return principal.requests_per_second is None and principal.expires_at_s is None
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -83,6 +104,8 @@ class Call(msgspec.Struct, frozen=True):
     app: App
     span: RequestSpan | None = None
     principal: Principal = EVERYBODY
+    admission: Admission | None = None
+    """To be given to `prepare` with the next request of the same head; None for none."""
 
 
 def request_id_for(given: str | None) -> str:
@@ -92,11 +115,15 @@ def request_id_for(given: str | None) -> str:
     """
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
-    return "req_" + new_job_id(0, 1, time.time_ns() // 1_000_000)
+    return new_request_id()
 
 
-def prepare(app: App, request: Request, *, tentative: bool = False) -> Call:
+def prepare(
+    app: App, request: Request, *, tentative: bool = False, known: Admission | None = None
+) -> Call:
     """Decide all that can be decided without the body, which may not have been read yet.
+
+    ``known`` is what an earlier request with the same head was admitted by.
 
     A ``tentative`` call that is refused is neither counted nor logged and has no route and no
     refusal: the door that asks will leave it to another one.
@@ -105,7 +132,8 @@ def prepare(app: App, request: Request, *, tentative: bool = False) -> Call:
     request_id = request_id_for(request.headers.get("x-request-id"))
     settings = app.settings
     try:
-        route, params, principal = _admit(app, request)
+        if known is None or known.keyring is not app.access.keyring:
+            known = _admit(app, request)
     except OJSError as error:
         if tentative:
             return Call(request_id, None, (), 0, None, began, app)
@@ -115,18 +143,22 @@ def prepare(app: App, request: Request, *, tentative: bool = False) -> Call:
         if app.tracing is not None:
             app.tracing.begin(request, request_id, None).end(refusal.status)
         return Call(request_id, None, (), 0, refusal, began, app)
+    route = known.route
     limit = settings.max_batch_body if route.batch else settings.max_body
     span = None if app.tracing is None else app.tracing.begin(request, request_id, route)
-    return Call(request_id, route, params, limit, None, began, app, span, principal)
+    return Call(
+        *(request_id, route, known.params, limit, None, began, app, span, known.principal, known)
+    )
 
 
 async def run(app: App, call: Call, request: Request, deadline: Deadline | None = None) -> Response:
-    """Answer a request whose body is complete. Raises nothing but Cancelled.
+    """Answer a request whose body is complete. Raises nothing but Cancelled. May be driven.
 
     ``deadline`` is that of the present task, where it serves one request after the other; None
     makes a new one.
     """
     if call.span is not None:
+        await own_task()
         rest = msgspec.structs.replace(call, span=None)
         return await call.span.answer(request, lambda: run(app, rest, request, deadline))
     if call.refusal is not None or call.route is None:
@@ -257,8 +289,8 @@ def _open_paths(settings: HttpSettings) -> frozenset[str]:
     )
 
 
-def _admit(app: App, request: Request) -> tuple[Route, tuple[str, ...], Principal]:
-    settings = app.settings
+def _admit(app: App, request: Request) -> Admission:
+    settings, keyring = app.settings, app.access.keyring
     if "transfer-encoding" in request.headers and "content-length" in request.headers:
         # RFC 9112 6.3 lets a server go by Transfer-Encoding or refuse. Requests are smuggled past
         # a proxy that goes by the other header, so: refuse, before the key is looked at.
@@ -295,7 +327,7 @@ def _admit(app: App, request: Request) -> tuple[Route, tuple[str, ...], Principa
             f"this server speaks OJS {OJS_VERSION}, not '{version[:50]}'",
             field="headers.ojs-version",
         )
-    return route, params, principal
+    return Admission(route, params, principal, keyring)
 
 
 def _audit_refusal(app: App, request: Request, request_id: str, error: OJSError) -> None:

@@ -7,6 +7,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.router import Route
 from ojs_cluster.redis.durability import Durability, confirming
+from ojs_cluster.redis.taskless import own_task
 
 HEADER = "ojs-durability"
 
@@ -28,6 +29,7 @@ async def answer(app: App, route: Route, request: Request, params: tuple[str, ..
     wanted = Durability.ASYNC if asked is None else _parse(asked)
     if (asked is None and not app.store.redis.durability) or route.waits:
         return await route.handler(app, request, *params)
+    await own_task()  # whose context knows the request
     with confirming(wanted) as work:
         try:
             response = await route.handler(app, request, *params)

@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from ojs_cluster.http.messages import joined
+
+if TYPE_CHECKING:
+    from ojs_cluster.http.dispatch import Admission
 
 PATIENCE: Final = 8192
 """Bytes of an unfinished head that are waited with. Heads that large are rare, and looking again at
@@ -44,8 +47,11 @@ class Odd(Exception):
     """Not plain: the bytes are to be read by hypercorn."""
 
 
-class Head(msgspec.Struct, frozen=True):
+class Head(msgspec.Struct):
     """A plain request without its body.
+
+    ``admission`` is what the dispatcher made of it, for the next request with this head. Nothing
+    else of a head changes.
 
     ``size`` is the length of the head in bytes, the blank line included, and ``length`` that of
     the body which follows it. ``closes`` says that the client wants the connection to end.
@@ -59,6 +65,7 @@ class Head(msgspec.Struct, frozen=True):
     size: int
     length: int
     closes: bool
+    admission: Admission | None = None
 
 
 class _Lines:
@@ -116,7 +123,7 @@ class Heads:
     """The heads of one connection.
 
     A client on a keep-alive connection sends the same few heads again and again, byte for byte, so
-    the last ones are remembered: finding one is far cheaper than reading it. Nobody changes a head.
+    the last ones are remembered: finding one is far cheaper than reading it.
     """
 
     def __init__(self) -> None:

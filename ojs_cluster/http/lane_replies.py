@@ -11,8 +11,10 @@ from functools import lru_cache
 from typing import Final
 from wsgiref.handlers import format_date_time
 
+from ojs_cluster.http.dispatch import COMMON_HEADERS
 from ojs_cluster.http.messages import Response
 
+_COMMON: Final = {(name, value): f"{name.lower()}: {value}\r\n" for name, value in COMMON_HEADERS}
 _DRAINING: Final = "connection: close\r\n"
 _ASKED: Final = "Connection: close\r\n"
 
@@ -26,10 +28,14 @@ def encode(response: Response, *, draining: bool, asked_to_close: bool) -> bytes
     status, body = response.status, response.body
     lines = [f"HTTP/1.1 {status} \r\n"]
     has_length = status == 204
-    for name, value in response.headers:
-        lower = name.lower()
-        has_length = has_length or lower == "content-length"
-        lines.append(f"{lower}: {value}\r\n")
+    for pair in response.headers:
+        line = _COMMON.get(pair)
+        if line is None:
+            name, value = pair
+            lower = name.lower()
+            has_length = has_length or lower == "content-length"
+            line = f"{lower}: {value}\r\n"
+        lines.append(line)
     if not has_length:
         lines.append(f"content-length: {len(body)}\r\n")
     if draining and not asked_to_close:

@@ -30,8 +30,8 @@ class Wire(Protocol):
         """What comes next, empty at the end. Raises Left."""
         ...
 
-    async def send(self, data: bytes, *, look: bool = False) -> None:
-        """Send all of it. Raises Left.
+    async def send(self, data: bytes, *, look: bool = False, sent: int = 0) -> None:
+        """Send all of it but the first ``sent`` bytes. Raises Left.
 
         With ``look`` a client that leaves before it has taken nearly all gets the last byte no
         more.
@@ -64,7 +64,7 @@ class PlainWire:
     """A socket."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
-        self._sock = _borrowed(stream)
+        self.socket = self._sock = _borrowed(stream)
 
     def release(self) -> None:
         self._sock.detach()
@@ -80,7 +80,7 @@ class PlainWire:
                 raise Left from None
 
     async def gone(self) -> bool:
-        return _peek(self._sock) == b""
+        return has_ended(self._sock)
 
     def unread(self) -> bool:
         return bool(_peek(self._sock))
@@ -93,9 +93,10 @@ class PlainWire:
             if seen is not None:
                 return bool(seen)
 
-    async def send(self, data: bytes, *, look: bool = False) -> None:
+    async def send(self, data: bytes, *, look: bool = False, sent: int = 0) -> None:
         # Nearly always the kernel takes all at once, and nothing is awaited.
-        sent = self._send_some(data)
+        if not sent:
+            sent = self._send_some(data)
         if sent == len(data):
             return
         rest = memoryview(data)[sent:]
@@ -164,7 +165,8 @@ class TlsWire:
             self._watched.set()
             self._watched = None
 
-    async def send(self, data: bytes, *, look: bool = False) -> None:
+    async def send(self, data: bytes, *, look: bool = False, sent: int = 0) -> None:
+        data = data[sent:]
         if look and len(data) > _RECORD:
             await self._write(data[:-1])
             if await self.gone():
@@ -183,6 +185,11 @@ class TlsWire:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             raise Left from None
+
+
+def has_ended(sock: socket.socket) -> bool:
+    """Whether the client has closed its side, and all that it sent before was read."""
+    return _peek(sock) == b""
 
 
 def _borrowed(stream: trio.SocketStream) -> socket.socket:

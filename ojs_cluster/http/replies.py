@@ -13,6 +13,7 @@ import orjson
 
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http.messages import Headers, Response
+from ojs_cluster.store import fields as f
 from ojs_cluster.store.record import JobRecord
 
 dumps: Final = orjson.dumps
@@ -40,11 +41,12 @@ def flat_job(job: JobRecord) -> bytes:
 
     Ids, queues and types are limited to characters that JSON does not escape.
     """
+    fields = job.fields
     return b'"id":"%b","type":"%b","state":"%b","queue":"%b","attempt":%d,"created_at":"%b"' % (
         job.id.encode(),
-        job.type.encode(),
-        job.state.value.encode(),
-        job.queue.encode(),
+        fields[f.TYPE],
+        fields[f.STATE],
+        fields[f.QUEUE],
         job.attempt,
         format_ms(job.created_ms),
     )

@@ -1,7 +1,7 @@
 """Trio-native Redis: one multiplexed connection per node, standalone or cluster."""
 
 from ojs_cluster.redis.client import Client, open_client
-from ojs_cluster.redis.connection import Arg, Reply
+from ojs_cluster.redis.connection import Arg
 from ojs_cluster.redis.errors import (
     AuthenticationFailed,
     ConnectFailed,
@@ -12,6 +12,7 @@ from ojs_cluster.redis.errors import (
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import Address, ClientSettings, TlsSettings
 from ojs_cluster.redis.topology import SLOTS, SlotRange, Topology
+from ojs_cluster.redis.waiters import Reply
 
 __all__ = [
     "SLOTS",

@@ -6,10 +6,10 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, Outcome, WritesRefused
 from ojs_cluster.redis.committer import Unconfirmed
-from ojs_cluster.redis.connection import Reply
 from ojs_cluster.redis.durability import present_request
 from ojs_cluster.redis.errors import Lost, RedisReplyError, ReplyTooLarge, Signal, TooLarge
 from ojs_cluster.redis.link import Backoff
+from ojs_cluster.redis.waiters import Reply
 
 RETRY_FIRST_S = 0.005
 RETRY_MAX_S = 0.1

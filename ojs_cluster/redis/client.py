@@ -17,7 +17,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.attempts import Attempts
 from ojs_cluster.redis.committer import Unconfirmed
-from ojs_cluster.redis.connection import Answer, Arg, Reply, pack
+from ojs_cluster.redis.connection import Arg, pack
 from ojs_cluster.redis.deadline import present
 from ojs_cluster.redis.durability import Durability, wanted
 from ojs_cluster.redis.errors import (
@@ -36,7 +36,9 @@ from ojs_cluster.redis.rights import explained
 from ojs_cluster.redis.router import Router
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import Address, ClientSettings
+from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.redis.topology import Topology, parse_redirect
+from ojs_cluster.redis.waiters import Answer, Reply
 
 
 class _NoAnswer:
@@ -113,6 +115,7 @@ class Client:
         link = self._routes[slot]
         if link is not None and started + self._call_timeout_s <= present().at:
             if durability:
+                await own_task()  # whoever is confirmed waits for a group
                 link = self._router.sure_link(link, durability)
             connection = link.connection
             if connection is not None and not connection.full:
@@ -146,6 +149,7 @@ class Client:
             except (BackendUnavailable, RedisReplyError, ReplyTooLarge) as error:
                 failures.append(error)
 
+        await own_task()
         async with trio.open_nursery() as nursery:
             for address in masters:
                 nursery.start_soon(ask, address)
@@ -186,6 +190,7 @@ class Client:
                 if self.topology.clustered or await self._is_master(address):
                     took[address] = seconds
 
+        await own_task()
         async with trio.open_nursery() as nursery:
             for address in self.topology.masters:
                 if self._router.answers(self._router.link_to(address)):
@@ -255,6 +260,7 @@ class Client:
 
         ``slot`` None means: this ``link`` and no other. ``answer`` is what a first try brought.
         """
+        await own_task()
         attempts = Attempts(idempotent)
         asking = False
         until = min(started + self._call_timeout_s, present().at)

@@ -21,9 +21,10 @@ import trio
 from outcome import Value
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
-from ojs_cluster.redis.connection import Answer, Arg, Connection, Held, Reply, pack
+from ojs_cluster.redis.connection import Arg, Connection, pack
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.errors import Lost, NotSent, RedisReplyError, Signal
+from ojs_cluster.redis.waiters import Answer, Held, Reply
 
 MARKS_TRIED: Final = 4
 _MARK_WHEN_FULL: Final = b"#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], '1')"

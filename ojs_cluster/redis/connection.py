@@ -26,13 +26,12 @@ import trio
 from outcome import Value
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
-from ojs_cluster.redis.errors import Lost, NotSent, RedisReplyError, Signal, TooLarge
+from ojs_cluster.redis.errors import Lost, NotSent, RedisReplyError, TooLarge
+from ojs_cluster.redis.taskless import ADOPTED, park, taskless
 from ojs_cluster.redis.transport import Transport
+from ojs_cluster.redis.waiters import Answer, Clock, DrivenWaiter, Held, Waiter
 
 Arg = bytes | str | int | float
-# A list may hold anything a reply can be, nested error replies included.
-Reply = bytes | int | None | list[Any]
-Answer = Reply | RedisReplyError | Signal
 
 # hiredis ships stubs, but they type the argument as a tuple of one and the result not at all.
 pack: Final[Callable[[tuple[Arg, ...]], bytes]] = hiredis.pack_command  # type: ignore[assignment]
@@ -43,57 +42,6 @@ BURST: Final = 10
 """Queued commands that are sent at once. In one turn of the event loop all callers that run queue
 theirs, and the writer has the next turn: without this Redis waits for all of them, then they wait
 for all of Redis, and processors are idle. Fewer cost Redis more reads (docs/adr/019)."""
-
-
-class Clock:
-    """Coarse monotonic time in seconds, moved on by the client's watchdog. Reading it is free."""
-
-    __slots__ = ("now",)
-
-    def __init__(self) -> None:
-        self.now = trio.current_time()
-
-
-class Waiter:
-    """A caller asleep until its reply. ``task`` is None once nobody waits any more."""
-
-    __slots__ = ("droppable", "stamp", "task")
-
-    def __init__(self, task: Task | None, stamp: float, droppable: bool = True) -> None:
-        self.task = task
-        self.stamp = stamp
-        self.droppable = droppable
-
-    def abort(self, _raise_cancel: object) -> Abort:
-        """Called by trio when the caller is cancelled."""
-        self.task = None
-        return Abort.SUCCEEDED
-
-    def wake(self, answer: Answer) -> None:
-        """Hand the answer over, if somebody still waits for it."""
-        task = self.task
-        if task is not None:
-            self.task = None
-            reschedule(task, Value(answer))
-
-    def keep(self, answer: Answer) -> None:
-        """A reply that nobody waits for: thrown away."""
-
-
-class Held(Waiter):
-    """Nobody sleeps for this reply; it is kept until somebody looks."""
-
-    __slots__ = ("answer", "answered")
-
-    def __init__(self, stamp: float) -> None:
-        super().__init__(None, stamp, droppable=False)
-        self.answer: Answer = None
-        self.answered = False
-
-    def keep(self, answer: Answer) -> None:
-        """Keep the reply."""
-        self.answer = answer
-        self.answered = True
 
 
 class Channel(Protocol):
@@ -186,6 +134,19 @@ class Connection:
 
         Check ``open`` and ``full`` first (no await in between): this method does not.
         """
+        driven = taskless.driven
+        if driven is not None:
+            queued = DrivenWaiter(driven, self._clock.now)
+            if not self._payloads:
+                taskless.unsent.append(self)
+            self._queue.append(queued)
+            self._payloads.append(payload)
+            if len(self._payloads) >= self._burst:
+                self._send_early()
+            if len(self._queue) + len(self._in_flight) >= self._limit:
+                self.full = True
+            answer = await park()
+            return await queued.adopted() if answer is ADOPTED else answer
         waiter = Waiter(current_task(), self._clock.now)
         self._queue.append(waiter)
         self._payloads.append(payload)
@@ -340,6 +301,16 @@ class Connection:
         # would wake, is not asleep yet.
         self._rest = data[self._transport.send_now(data) :]
 
+    def flush(self) -> None:
+        """Send what driven requests have queued, without waiting for the writer's turn."""
+        if self.open and self._payloads:
+            if self._transport.immediate:
+                self._send_early()
+            if self._payloads or self._rest:
+                self._wake_writer()
+            elif self.full or self._room:
+                self._make_room()
+
     def _abort_writer(self, _raise_cancel: object) -> Abort:
         self._idle_writer = None
         return Abort.SUCCEEDED
@@ -377,6 +348,8 @@ class Connection:
                         reschedule(task, Value(answer))
                     else:
                         waiter.keep(answer)
+                if taskless.unsent:
+                    taskless.flush()
             except (hiredis.ProtocolError, IndexError) as error:
                 # IndexError: a message that no command asked for. Either way the order is lost.
                 return f"protocol error: {error}"

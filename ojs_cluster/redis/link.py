@@ -14,7 +14,7 @@ from collections.abc import Callable
 import trio
 
 from ojs_cluster.redis.committer import CommitPlan, Committer
-from ojs_cluster.redis.connection import Arg, Channel, Clock, Connection, pack
+from ojs_cluster.redis.connection import Arg, Channel, Connection, pack
 from ojs_cluster.redis.errors import (
     CREDENTIAL_CODES,
     TOO_MANY_CLIENTS,
@@ -26,6 +26,7 @@ from ojs_cluster.redis.errors import (
 )
 from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.transport import Transport, open_transport
+from ojs_cluster.redis.waiters import Clock
 
 log = logging.getLogger("ojs.redis")
 

@@ -17,7 +17,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.committer import CommitPlan
-from ojs_cluster.redis.connection import Answer, Channel, Clock
+from ojs_cluster.redis.connection import Channel
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.errors import (
     AuthenticationFailed,
@@ -38,6 +38,7 @@ from ojs_cluster.redis.topology import (
     parse_cluster_slots,
     standalone,
 )
+from ojs_cluster.redis.waiters import Answer, Clock
 
 log = logging.getLogger("ojs.redis")
 

@@ -239,6 +239,8 @@ async def serve(
         for sock in sockets:
             held.enter_context(sock)
         upkeep.start_soon(open_now.close_idle)
+        if lane is not None:
+            upkeep.start_soon(lane.turns.run)
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 for copy in copies:

@@ -17,6 +17,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import deadline
 from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.redis.taskless import own_task
 
 log = logging.getLogger("ojs.store")
 
@@ -65,6 +66,7 @@ class Background:
         -------
         The result; None when the task failed or has not ended in time.
         """
+        await own_task()
         running = self._running.get(purpose)
         if running is None:
             if self._nursery is None or len(self._running) >= _MOST_TASKS:

@@ -25,6 +25,7 @@ from ojs_cluster.core.states import State
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
+from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.store import bounds, deals, locks, unique
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.aliases import AliasClaims, at_home, duplicate_id, earliest
@@ -66,6 +67,7 @@ async def enqueue_all(
     TooManyQueues: a queue would be one too many.
     BackendUnavailable: Redis did not answer in time.
     """
+    await own_task()
     await store.queues.ensure(store, dict.fromkeys(job.queue for job in jobs))
     claims = claims or AliasClaims(store)
     for _ in range(_TRIES):
@@ -98,6 +100,7 @@ async def enqueue_all(
 
 async def clear_way(store: Store, shard: Shard, job_id: str, deal_id: str) -> None:
     """An id is reserved by a deal: wait for it, and end it when it takes too long."""
+    await own_task()
     with trio.move_on_after(unique.GRACE_MS / 1000):
         while await _reserved_by(store, shard, job_id) == deal_id:
             await unique.pause()

@@ -7,6 +7,8 @@ from typing import Generic, TypeVar
 
 import trio
 
+from ojs_cluster.redis.taskless import own_task
+
 T = TypeVar("T")
 
 
@@ -35,6 +37,7 @@ class Cached(Generic[T]):
         Exception: what computing it raises. Callers that were waiting raise it too: if each of them
             tried again, the last would wait for all tries. Nothing is kept for later callers.
         """
+        await own_task()
         asked = trio.current_time()
         async with self._lock:  # who waits is given what the one before it has computed
             began = trio.current_time()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis.taskless import own_task
 
 if TYPE_CHECKING:
     from ojs_cluster.store.context import Arg, Store
@@ -43,6 +44,7 @@ class FetchContacts:
         self._next[worker_id] = now + _FETCH_CONTACT_S
         if not store.redis.answers(store.keys.shard_of_worker(worker_id).slot):
             return
+        await own_task()
         with trio.move_on_after(_NOTE_S), suppress(BackendUnavailable):
             await contact(store, worker_id, "fetch", [])
             return

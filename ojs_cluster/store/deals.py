@@ -35,6 +35,7 @@ from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSE
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.redis.durability import doubtful
+from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.store import locks
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Arg, Store
@@ -292,6 +293,7 @@ def outcome_of(error: OJSError) -> Outcome:
 
 async def owed(store: Store, _shard: Shard, payload: bytes) -> None:
     """Effect 'deal': a deal was decided. Payload: its id."""
+    await own_task()
     await _finish(store, payload.decode())
 
 
@@ -301,6 +303,7 @@ async def settle(store: Store, deal_id: str) -> bool:
     Returns whether it was decided. After False, what it has reserved may be taken back: where it
     was carried out and forgotten long before, nothing is reserved any more.
     """
+    await own_task()
     home = store.keys.shard_of_id(deal_id)
     reply = await store.run(
         home,

@@ -32,6 +32,7 @@ from ojs_cluster.core.errors import (
 from ojs_cluster.core.states import TERMINAL
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.store import batch, bounds, unique
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.aliases import AliasClaims, at_home, duplicate_id, earliest
@@ -111,12 +112,14 @@ async def enqueue(
         many.
     BackendUnavailable: Redis did not answer in time.
     """
-    terms = _Terms(fields, lapses, accepted)
     if job.rate_limit is not None and not accepted:
         await store.limit_keys.admit(store, [job])
     await store.queues.ensure(store, [job.queue])
     await store.partitions.current(store)
     [shard] = store.partitions.spread(store, [job])
+    if job.id is None and job.unique is None and not fields and not lapses:
+        return await _enqueue_plain(store, shard, job, accepted)
+    terms = _Terms(fields, lapses, accepted)
     if job.unique is not None:
         return await _enqueue_unique(store, shard, job, job.unique, terms)
     return (await _enqueue_here(store, shard, [job], terms))[0]
@@ -172,6 +175,25 @@ async def enqueue_fixed(
     return bool(reply[0] == b"ok")
 
 
+async def _enqueue_plain(store: Store, shard: Shard, job: NewJob, accepted: bool) -> JobRecord:
+    """Store a job that has nothing to be claimed first."""
+    short = True
+    placed = place(store.ids.new(shard.index, time.time_ns() // 1_000_000), job)
+    if _is_plain(store, shard, [placed]):
+        keys, args = one_command(store, shard, placed)
+        reply = await store.run(shard, "enqueue_one", keys, args, idempotent=True)
+        if reply[0] == b"ok":
+            await follow_up(store, shard, reply)
+            store.hints.filled(store.keys, shard, (job.queue,))
+            return written((placed,), reply)[0]
+        if reply[0] == b"bounded":
+            store.bounded.note(shard, [job.queue])
+        short = reply[0] not in (b"any", b"bounded")
+    claims = AliasClaims(store)
+    stored = await _store_part(store, shard, [placed], [job], 0, (), claims, accepted, short=short)
+    return stored[0]
+
+
 async def _enqueue_here(
     store: Store, shard: Shard, jobs: Sequence[NewJob], terms: _Terms
 ) -> list[JobRecord]:
@@ -197,6 +219,7 @@ async def _enqueue_unique(
     Nobody takes the lock from a job that exists, or that may still be stored (``unique.examine``).
     So the claim decides, and the job makes it certain.
     """
+    await own_task()
     fences: set[str] = set()
     claims = AliasClaims(store)
     for _ in range(_TRIES):
@@ -309,8 +332,11 @@ async def _store_part(
     fences: Iterable[str],
     claims: AliasClaims,
     accepted: bool,
+    *,
+    short: bool = True,
 ) -> list[JobRecord]:
-    if _is_plain(store, shard, part) and not lapses and not fences:
+    """Store jobs of one shard; with ``short`` by the short script if that serves them."""
+    if short and not lapses and not fences and _is_plain(store, shard, part):
         name, (keys, args) = "enqueue_one", one_command(store, shard, part[0])
     else:
         name = "enqueue"

@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import trio
 
+from ojs_cluster.redis.taskless import own_task
+
 T = TypeVar("T")
 
 WIDTH = 16
@@ -27,6 +29,7 @@ async def over_shards(items: Iterable[T], call: Callable[[T], Awaitable[None]]) 
         for item in calls:
             await call(item)
         return
+    await own_task()
     pending = iter(calls)
     failure: Exception | None = None
 

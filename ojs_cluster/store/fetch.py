@@ -10,6 +10,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, OJSError
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.errors import ReplyTooLarge
+from ojs_cluster.redis.taskless import Shielded, own_task, taskless
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.lease_ids import new_prefix, shard_of_lease
@@ -145,6 +146,9 @@ async def release(store: Store, jobs: Iterable[JobRecord]) -> None:
     Never raises: jobs that cannot be given back in time are left to ``lost_fetches``.
     """
     left = list(jobs)
+    if not left:
+        return
+    await own_task()
     with trio.move_on_after(RELEASE_S, shield=True):
         while left:
             try:
@@ -233,10 +237,11 @@ class _Asking:
         while True:
             # Shielded, because only the reply tells which jobs have a lease now. The Redis client
             # bounds the call.
-            with trio.CancelScope(shield=True):
+            with Shielded():
                 before = len(self.jobs)
                 asked, more, left = await self._ask(shard, queues, width)
-            await trio.lowlevel.checkpoint_if_cancelled()
+            if taskless.driven is None:
+                await trio.lowlevel.checkpoint_if_cancelled()
             given = self.jobs[before:]
             if self.wanted and sum(job.size for job in given) >= _REPLY_BYTES and not self.full:
                 continue

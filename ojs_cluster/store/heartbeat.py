@@ -14,6 +14,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, OJSError
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.store.by_id import restore_alias
 from ojs_cluster.store.context import Arg, Store
 from ojs_cluster.store.fanout import over_shards
@@ -88,6 +89,7 @@ async def heartbeat(store: Store, beat: Beat) -> BeatReply:
         except OJSError as error:
             failures.append(error)
 
+    await own_task()
     # All at once: a worker must not be taken for dead because a shard of one of its jobs is away.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(note_contact)

@@ -7,6 +7,8 @@ from typing import Final, TypeVar
 
 import trio
 
+from ojs_cluster.redis.taskless import own_task
+
 T = TypeVar("T")
 
 LARGE: Final = 256 * 1024
@@ -23,4 +25,5 @@ async def off_loop(read: Callable[[], T], size: int) -> T:
     """
     if size <= LARGE:
         return read()
+    await own_task()
     return await trio.to_thread.run_sync(read, limiter=_reading)

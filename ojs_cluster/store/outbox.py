@@ -30,6 +30,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.durability import doubtful
+from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.store.away import for_effect
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
@@ -109,6 +110,7 @@ async def deliver(store: Store, shard: Shard, flat: Sequence[bytes]) -> None:
     """
     if not flat:
         return
+    await own_task()
     stopped = False
 
     async def one(entry: Entry) -> None:

@@ -183,6 +183,10 @@ class Partitions:
         partitions, and so needs no alias. Jobs that declare a rate limit stay in partition 0,
         where they count together.
         """
+        if len(jobs) == 1:
+            shards = self._producers(store, jobs[0].queue)
+            if len(shards) == 1:
+                return shards
         by_queue: dict[str, list[int]] = {}
         for index, job in enumerate(jobs):
             by_queue.setdefault(job.queue, []).append(index)
@@ -204,7 +208,10 @@ class Partitions:
 
     def width(self, queue: str) -> int:
         """How many partitions of the queue get new jobs, by what is ``current``."""
-        return self.layout(queue).spread(self.now_ms())
+        layout = self.layout(queue)
+        if layout.parts == layout.was:  # as nearly always: the time decides nothing
+            return layout.parts
+        return layout.spread(self.now_ms())
 
     def _producers(self, store: Store, queue: str) -> list[Shard]:
         return store.keys.partitions(queue, self.width(queue))

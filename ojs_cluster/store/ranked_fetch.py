@@ -21,6 +21,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, OJSError
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.depths import HELD
 from ojs_cluster.store.fanout import over_shards
@@ -84,6 +85,7 @@ async def ask_in_order(
     ----------
     stages: the queues in order, each with its shards.
     """
+    await own_task()
     queues: dict[Shard, list[str]] = {}
     for shards, names in stages:
         for shard in shards:

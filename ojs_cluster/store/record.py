@@ -166,49 +166,53 @@ class JobRecord(msgspec.Struct, frozen=True):
                     entry = b'%b,"attempt":%d,"occurred_at":"%b"}' % (body, int(attempt), when)
                     yield (int(at), int(attempt), int(name[1:])), entry
 
-    def _parts(self, lease: bool) -> Iterator[bytes]:
+    def _parts(self, lease: bool) -> list[bytes]:
         fields = self.fields
         get = fields.get
         state = fields[f.STATE]
         created = fields[f.CREATED]
-        yield self.envelope()
-        yield b',"state":"%b","attempt":%b,"created_at":"%b","enqueued_at":"%b"' % (
-            state,
-            get(f.ATTEMPT) or b"0",
-            format_ms(int(created)),
-            format_ms(int(get(f.ENQUEUED) or created)),
-        )
+        at = format_ms(int(created))
+        enqueued = get(f.ENQUEUED)
+        parts = [
+            self.envelope(),
+            b',"state":"%b","attempt":%b,"created_at":"%b","enqueued_at":"%b"'
+            % (
+                *(state, get(f.ATTEMPT) or b"0", at),
+                at if not enqueued or enqueued == created else format_ms(int(enqueued)),
+            ),
+        ]
         # Absolute times are echoed verbatim inside the envelope; only relative ones are here.
         if get(f.SCHEDULED_SHOWN):
-            yield b',"scheduled_at":"%b"' % format_ms(int(fields[f.SCHEDULED_SHOWN]))
+            parts.append(b',"scheduled_at":"%b"' % format_ms(int(fields[f.SCHEDULED_SHOWN])))
         if get(f.EXPIRES_SHOWN):
-            yield b',"expires_at":"%b"' % format_ms(int(fields[f.EXPIRES_SHOWN]))
+            parts.append(b',"expires_at":"%b"' % format_ms(int(fields[f.EXPIRES_SHOWN])))
         started = get(f.STARTED)
         if started:
-            yield b',"started_at":"%b"' % format_ms(int(started))
+            parts.append(b',"started_at":"%b"' % format_ms(int(started)))
         if state == b"active":
             if get(f.WORKER):
-                yield b',"worker_id":' + orjson.dumps(fields[f.WORKER].decode())
+                parts.append(b',"worker_id":' + orjson.dumps(fields[f.WORKER].decode()))
             if lease:
-                yield b',"lease_id":"%b"' % fields[f.LEASE]
+                parts.append(b',"lease_id":"%b"' % fields[f.LEASE])
         delay = get(f.DELAY)
         if delay:
-            yield b',"retry_delay_ms":' + delay
+            parts.append(b',"retry_delay_ms":' + delay)
             if state == b"retryable" and get(f.DUE):
-                yield b',"next_attempt_at":"%b"' % format_ms(int(fields[f.DUE]))
+                parts.append(b',"next_attempt_at":"%b"' % format_ms(int(fields[f.DUE])))
         finished = get(f.FINISHED)
         if finished:
-            yield from self._finish(state, format_ms(int(finished)))
+            parts += self._finish(state, format_ms(int(finished)))
         if get(f.ERRORS):
             errors = self.errors()
             if errors and state != b"completed":
-                yield b',"error":' + errors[-1]
-            yield b',"errors":[%b]' % b",".join(errors)
+                parts.append(b',"error":' + errors[-1])
+            parts.append(b',"errors":[%b]' % b",".join(errors))
         if get(f.WORKFLOW):
-            yield from self._workflow()
+            parts += self._workflow()
         if get(f.REPLAYS):
-            yield b',"replay_count":' + fields[f.REPLAYS]
-        yield b"}"
+            parts.append(b',"replay_count":' + fields[f.REPLAYS])
+        parts.append(b"}")
+        return parts
 
     def _workflow(self) -> Iterator[bytes]:
         fields = self.fields

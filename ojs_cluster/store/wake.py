@@ -16,6 +16,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import extend
+from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.fetch import Quiet, fetch_unless_quiet
@@ -203,11 +204,13 @@ async def fetch_or_wait(
         jobs = await look()
         if jobs or wait_ms <= 0 or waiters.draining:
             return jobs
+        await own_task()
         on_wait()
         return await _wait(store, waiters, queues, worker_id, look, deadline)
     except Quiet:
         # It would eat the wake-ups of those who may fetch, so it waits apart from them. It does
         # wait: a worker that is told "nothing" at once would ask again at once.
+        await own_task()
         on_wait()
         with trio.move_on_at(deadline):
             await waiters.drained()

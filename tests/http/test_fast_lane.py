@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from ojs_cluster.http import dispatch, fast_lane
+from ojs_cluster.http import dispatch, lane_connection, lane_driver
 from ojs_cluster.http.fast_lane import FastLane
 from ojs_cluster.http.lane_parser import Heads
 from ojs_cluster.http.routes import ROUTES
@@ -36,7 +36,8 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         paths.append(request.path)
         return await run(app, call, request, deadline)
 
-    monkeypatch.setattr(fast_lane, "run", counted)
+    monkeypatch.setattr(lane_connection, "run", counted)
+    monkeypatch.setattr(lane_driver, "run", counted)
     return paths
 
 
@@ -231,7 +232,7 @@ async def test_a_late_body_may_still_come_and_the_connection_stays(
         late.set()
         return dispatch.too_late(timeout_s)
 
-    monkeypatch.setattr(fast_lane, "too_late", too_late)
+    monkeypatch.setattr(lane_connection, "too_late", too_late)
     async with (
         open_app(standalone, body_timeout_s=0.05, linger_s=60) as app,
         serving(app, lane=True) as number,

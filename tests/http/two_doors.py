@@ -42,6 +42,7 @@ _CHANGING: Final = [
     (re.compile(rb"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"), b"<id>"),
     (re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"), b"<time>"),
     (re.compile(rb"lease_[0-9a-f]{18}"), b"<lease>"),
+    (re.compile(rb"req_[0-9a-f]{32}"), b"<request>"),
 ]
 
 

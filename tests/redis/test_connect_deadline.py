@@ -10,10 +10,10 @@ from trio.testing import MockClock
 
 from ojs_cluster.redis import Address, ClientSettings
 from ojs_cluster.redis import link as link_module
-from ojs_cluster.redis.connection import Clock
 from ojs_cluster.redis.feed import Feed
 from ojs_cluster.redis.link import Link
 from ojs_cluster.redis.transport import Transport
+from ojs_cluster.redis.waiters import Clock
 from tests.redis.test_connection import Wire
 
 ADDRESS = Address("node", 7000)

@@ -12,8 +12,9 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ojs_cluster.redis.connection import BURST, Answer, Clock, Connection, pack
+from ojs_cluster.redis.connection import BURST, Connection, pack
 from ojs_cluster.redis.errors import Lost, NotSent, RedisReplyError, Signal, TooLarge
+from ojs_cluster.redis.waiters import Answer, Clock
 
 
 class Wire:

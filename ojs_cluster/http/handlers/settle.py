@@ -15,6 +15,7 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.reach import check_job
 from ojs_cluster.store import ack as store_ack
 from ojs_cluster.store import nack as store_nack
+from ojs_cluster.store.fields import STATE
 from ojs_cluster.store.record import JobRecord
 
 
@@ -144,6 +145,6 @@ def _settled(job: JobRecord) -> bytes:
     return b'"id":"%b","job_id":"%b","state":"%b","job":%b}' % (
         job_id,
         job_id,
-        job.state.value.encode(),
+        job.fields[STATE],
         job.json(),
     )

@@ -1,0 +1,270 @@
+"""Coroutines that are driven by hand: what they may do, and what they get a task for."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+import trio
+import trio.lowlevel
+from trio.testing import wait_all_tasks_blocked
+
+from ojs_cluster.redis.connection import pack
+from ojs_cluster.redis.durability import Durability, confirming, present_request
+from ojs_cluster.redis.errors import Lost
+from ojs_cluster.redis.taskless import (
+    ADOPTED,
+    MOVE,
+    PARKED,
+    Driven,
+    Shielded,
+    own_task,
+    taskless,
+)
+from ojs_cluster.redis.waiters import Answer
+from ojs_cluster.server.embedded import Embedded
+from tests.redis.helpers import client_of, slot_of
+from tests.redis.test_connection import Rig, rigged
+from tests.support.driven import driven
+
+
+def begin(work: Coroutine[Any, Any, Any]) -> tuple[Driven, list[object]]:
+    """Drive until the first answer of Redis is needed; the list gets what it is resumed with."""
+    resumed: list[object] = []
+    chain = Driven(resumed.append)
+    assert chain.step(work.send, None) is PARKED
+    return chain, resumed
+
+
+async def test_trio_has_no_current_task_while_a_coroutine_is_driven() -> None:
+    """Fails when a release of trio keeps the current task elsewhere: see `taskless`."""
+
+    async def work() -> str:
+        with pytest.raises(RuntimeError, match="async context"):
+            trio.lowlevel.current_task()
+        with pytest.raises(RuntimeError, match="async context"):
+            trio.CancelScope().__enter__()
+        with pytest.raises(RuntimeError, match="async context"):
+            await trio.Event().wait()
+        with pytest.raises(RuntimeError, match="async context"):
+            async with trio.open_nursery():
+                pass
+        with pytest.raises(RuntimeError, match="async context"):
+            await trio.to_thread.run_sync(int)
+        assert trio.current_time() > 0  # which needs no task
+        return "done"
+
+    task = trio.lowlevel.current_task()
+    with pytest.raises(StopIteration, match="done"):
+        Driven(lambda _: None).step(work().send, None)
+    assert trio.lowlevel.current_task() is task
+    with trio.CancelScope():  # and it may be used again
+        await trio.lowlevel.checkpoint()
+
+
+async def test_the_current_task_is_back_after_an_error() -> None:
+    async def work() -> None:
+        raise ValueError("a bug")
+
+    task = trio.lowlevel.current_task()
+    with pytest.raises(ValueError, match="a bug"):
+        Driven(lambda _: None).step(work().send, None)
+    assert trio.lowlevel.current_task() is task
+    assert taskless.driven is None
+
+
+async def test_whoever_sleeps_without_a_task_is_told() -> None:
+    async def work() -> None:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    with pytest.raises(RuntimeError, match="without a task"):
+        await driven(work())
+
+
+async def test_own_task_goes_on_in_the_callers_task() -> None:
+    moves: list[str] = []
+
+    async def work() -> str:
+        await own_task()
+        with trio.move_on_after(60):
+            await trio.lowlevel.checkpoint()
+        await own_task()  # has one
+        return "done"
+
+    assert await driven(work(), lambda: moves.append("moved")) == "done"
+    assert moves == ["moved"]
+    assert await work() == "done"
+
+
+async def test_an_adopted_coroutine_is_told_of_errors_and_goes_on() -> None:
+    async def work() -> str:
+        await own_task()
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await trio.sleep_forever()
+        return "cancelled inside"
+
+    assert await driven(work()) == "cancelled inside"
+
+
+async def test_commands_of_one_turn_are_sent_in_one_piece() -> None:
+    async with rigged(takes=[10_000] * 8) as rig:
+        chains = [begin(rig.connection.execute(pack((b"ECHO", n)))) for n in range(5)]
+        assert rig.wire.sent == []
+        taskless.flush()
+        assert [data.count(b"ECHO") for data in rig.wire.sent] == [5]
+        rig.wire.say(b"+0\r\n+1\r\n+2\r\n+3\r\n+4\r\n")
+        await wait_all_tasks_blocked()
+        assert [resumed for _, resumed in chains] == [[b"%d" % n] for n in range(5)]
+
+
+async def test_what_the_socket_does_not_take_is_the_writers() -> None:
+    async with rigged(takes=[7]) as rig:
+        begin(rig.connection.execute(pack((b"ECHO", 1))))
+        taskless.flush()
+        await wait_all_tasks_blocked()
+        assert b"".join(rig.wire.sent) == pack((b"ECHO", 1))
+
+
+async def test_a_transport_that_can_only_be_awaited_is_the_writers() -> None:
+    async with rigged() as rig:
+        begin(rig.connection.execute(pack((b"ECHO", 1))))
+        taskless.flush()
+        await wait_all_tasks_blocked()
+        assert rig.wire.sent == [pack((b"ECHO", 1))]
+
+
+async def test_the_end_of_the_connection_resumes_what_waits() -> None:
+    async with rigged(takes=[10_000] * 8) as rig:
+        _, sent = begin(rig.connection.execute(pack((b"ECHO", 1))))
+        taskless.flush()
+        rig.wire.close()
+        await wait_all_tasks_blocked()
+        assert isinstance(sent[0], Lost)
+
+
+async def test_a_reply_that_does_not_come_in_time_resumes_what_waits() -> None:
+    async with rigged(takes=[10_000] * 8) as rig:
+        _, resumed = begin(rig.connection.execute(pack((b"ECHO", 1))))
+        taskless.flush()
+        rig.clock.now += 11
+        rig.connection.check(reply_timeout_s=100, call_timeout_s=10)
+        assert isinstance(resumed[0], Lost)
+        rig.call(2)
+        await wait_all_tasks_blocked()
+        rig.wire.say(b"+1\r\n+2\r\n")
+        await wait_all_tasks_blocked()
+        assert len(resumed) == 1
+        assert rig.answers == {2: b"2"}
+
+
+async def test_a_full_connection_makes_room_again() -> None:
+    async with rigged(takes=[10_000] * 8, max_in_flight=2) as rig:
+        for number in range(2):
+            begin(rig.connection.execute(pack((b"ECHO", number))))
+        taskless.flush()
+        assert rig.connection.full
+        rig.wire.say(b"+0\r\n")
+        await wait_all_tasks_blocked()
+        assert not rig.connection.full
+
+
+async def adopt(rig: Rig, work: Coroutine[Any, Any, Answer]) -> Answer:
+    """Begin in no task, and let this one take over while the reply is awaited."""
+    chain, _ = begin(work)
+    taskless.flush()
+    return await chain.adopt(work, ADOPTED)
+
+
+async def test_a_task_takes_over_while_redis_owes_the_reply() -> None:
+    async with rigged(takes=[10_000] * 8) as rig:
+        rig.wire.say(b"+1\r\n")
+        assert await adopt(rig, rig.connection.execute(pack((b"ECHO", 1)))) == b"1"
+
+
+async def test_a_cancelled_task_that_takes_over_waits_no_longer() -> None:
+    async with rigged(takes=[10_000] * 8) as rig:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await adopt(rig, rig.connection.execute(pack((b"ECHO", 1))))
+        assert scope.cancelled_caught
+        rig.call(2)
+        await wait_all_tasks_blocked()
+        rig.wire.say(b"+1\r\n+2\r\n")  # the first is thrown away
+        await wait_all_tasks_blocked()
+        assert rig.answers == {2: b"2"}
+
+
+async def answer_when_asked(rig: Rig) -> None:
+    while not rig.wire.sent:
+        await trio.lowlevel.checkpoint()
+    rig.wire.say(b"+1\r\n")
+
+
+@pytest.mark.parametrize("moves", [False, True], ids=["while it waits", "by asking for a task"])
+async def test_a_shielded_block_ends_before_the_cancellation(moves: bool) -> None:
+    got: list[Answer] = []
+
+    async def work(rig: Rig) -> Answer:
+        with Shielded():
+            if moves:
+                await own_task()
+            got.append(await rig.connection.execute(pack((b"ECHO", 1))))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        raise AssertionError("it was cancelled")
+
+    async with rigged(takes=[10_000] * 8) as rig:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            if moves:
+                coroutine = work(rig)
+                chain = Driven(lambda _: None)
+                assert chain.step(coroutine.send, None) is MOVE
+                rig.nursery.start_soon(answer_when_asked, rig)
+                await chain.adopt(coroutine, None)
+            else:
+                rig.wire.say(b"+1\r\n")
+                await adopt(rig, work(rig))
+        assert scope.cancelled_caught
+    assert got == [b"1"]
+
+
+async def test_a_shielded_block_in_a_task_ends_before_the_cancellation() -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        with Shielded():
+            await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+
+
+async def test_what_is_driven_does_not_inherit_the_request_that_opened_the_connection(
+    standalone: Embedded,
+) -> None:
+    """The reader of replies runs in the context of whoever opened its connection."""
+    seen: list[object] = []
+
+    async def work(client: Any) -> None:
+        await client.call(slot_of(b"k"), b"GET", b"k")
+        seen.append(present_request())
+
+    with confirming(Durability.REPLICA):
+        opened = client_of(standalone)
+        client = await opened.__aenter__()
+    try:
+        await driven(work(client))
+    finally:
+        await opened.__aexit__(None, None, None)
+    assert seen == [None]
+
+
+async def test_errors_of_redis_are_dealt_with_in_a_task(standalone: Embedded) -> None:
+    moves: list[str] = []
+    async with client_of(standalone) as client:
+        slot = slot_of(b"k")
+        await client.call(slot, b"SET", b"k", b"v")
+        with pytest.raises(Exception, match="WRONGTYPE"):
+            await driven(client.call(slot, b"LPUSH", b"k", b"x"), lambda: moves.append("moved"))
+        assert moves == ["moved"]
+        assert await driven(client.call(slot, b"GET", b"k")) == b"v"

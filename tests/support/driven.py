@@ -1,0 +1,53 @@
+"""Runs a handler as the fast lane does: without a task until it asks for one.
+
+``tests/http/api.py`` runs every request for a fast route so. A handler that uses trio without
+asking first is answered 500 there, and its test fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import trio
+
+from ojs_cluster.redis.taskless import ADOPTED, MOVE, PARKED, Driven, taskless
+
+T = TypeVar("T")
+
+
+async def driven(work: Coroutine[Any, Any, T], moved: Callable[[], None] = lambda: None) -> T:
+    """Drive ``work`` to its end; ``moved`` is called when it asks for a task.
+
+    When the caller is cancelled, its task adopts the work, as that of a connection does.
+    """
+    answers: list[object] = []
+    answered = trio.Event()
+
+    def resume(answer: object) -> None:
+        answers.append(answer)
+        answered.set()
+
+    chain = Driven(resume)
+    value: object = None
+    send: Callable[[Any], Any] = work.send
+    while True:
+        try:
+            message = chain.step(send, value)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result
+        taskless.flush()
+        if message is MOVE:
+            moved()
+            return await chain.adopt(work, None)
+        if message is not PARKED:
+            value, send = RuntimeError(f"{message!r} was asked without a task"), work.throw
+            continue
+        try:
+            await answered.wait()
+        except trio.Cancelled:
+            if not answers:
+                return await chain.adopt(work, ADOPTED)
+        answered = trio.Event()
+        value, send = answers.pop(), work.send
