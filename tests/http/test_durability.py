@@ -132,6 +132,11 @@ async def test_a_fetch_waits_for_no_confirmation(backend: Embedded) -> None:
         api = Api(app)
         assert (await api.post("/ojs/v1/jobs", {"type": "test.echo", "args": []})).status == 503
         assert len(await api.fetch(count=10)) == 1
+        # Asking for the token of a limited job writes, too, and nobody is told of that either.
+        limited = {"rate_limit": {"key": "tenant", "concurrency": 1}}
+        job = {"type": "test.echo", "args": [], "options": limited}
+        assert (await api.post("/ojs/v1/jobs", job)).status == 503
+        await api.fetch(count=10)
 
 
 async def test_a_request_cannot_ask_for_less_than_the_server_gives(standalone: Embedded) -> None:
