@@ -29,12 +29,12 @@ class BodyLengths:
         self._left: dict[int, int] = {}
         begin = connection._begin_new_stream
 
-        def begin_new_stream(*args: Any) -> Any:
-            stream = begin(*args)
+        def begin_new_stream(*args: Any, **named: Any) -> Any:  # named by an upgrade
+            stream = begin(*args, **named)
             stream._initialize_content_length = _leave_alone  # type: ignore[assignment,method-assign]
             return stream
 
-        connection._begin_new_stream = begin_new_stream  # type: ignore[assignment,method-assign]
+        connection._begin_new_stream = begin_new_stream  # type: ignore[method-assign]
 
     def begin(self, request: RequestReceived) -> bool:
         """Note what a request says. Return whether that can be true."""

@@ -343,6 +343,22 @@ async def test_http2_in_clear_text_is_off_unless_asked_for(
                 assert (await stream.receive_some(4096)).startswith(b"HTTP/1.1 200")
 
 
+async def test_http2_in_clear_text_can_be_upgraded_to(port: int) -> None:
+    async with await dial(port) as stream:
+        await stream.send_all(
+            b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+            b"Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+        )
+        await stream.send_all(PREFACE + frame(SETTINGS, 0, 0))
+        answer = b""
+        with trio.fail_after(60):
+            while b'"status"' not in answer:
+                piece = await stream.receive_some(4096)
+                assert piece, answer
+                answer += piece
+        assert answer.startswith(b"HTTP/1.1 101")
+
+
 # -- connections ----------------------------------------------------------------------------------
 
 
