@@ -57,6 +57,9 @@ MOST_STREAMS: Final = 100
 _MOST_REFUSED: Final = 8
 """Requests of one HTTP/2 connection that may be refused for want of a key, until one had a key: a
 proxy sends the requests of many clients on one connection, and one of them must not end it."""
+_MOST_WITHOUT_KEY: Final = 8
+"""Requests that may be under way on an HTTP/2 connection until one had a key: each may hold its
+head for as long as its body, or the room for its answer, takes to come."""
 _PIECE_WITHOUT_KEY: Final = 1024
 _NO_ROOM: Final = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n"
@@ -328,6 +331,8 @@ class _Http2(H2Protocol):
                 return
             if isinstance(event, RequestReceived) and self._is_malformed(event):
                 await self._reset(event.stream_id)
+            elif isinstance(event, RequestReceived) and not self._has_room():
+                await self._reset(event.stream_id, ErrorCodes.REFUSED_STREAM)
             elif isinstance(event, DataReceived) and event.stream_id not in self.streams:
                 # The rest of a body whose request was answered; hypercorn would fail over it.
                 self._lengths.end(event.stream_id)
@@ -358,11 +363,15 @@ class _Http2(H2Protocol):
             self._lengths.end(event.stream_id)
         return isinstance(event, StreamEnded) and not self._lengths.end(event.stream_id)
 
-    async def _reset(self, stream_id: int) -> None:
-        """End one stream because what its client sent is malformed."""
+    def _has_room(self) -> bool:
+        """Whether one request more may be under way. A client may repeat one that is refused."""
+        return self.has_key or len(self.streams) < _MOST_WITHOUT_KEY
+
+    async def _reset(self, stream_id: int, why: ErrorCodes = ErrorCodes.PROTOCOL_ERROR) -> None:
+        """End one stream: what its client sent is malformed, or one request too many."""
         self._lengths.end(stream_id)
         with suppress(ProtocolError):  # the client has reset it already
-            self.connection.reset_stream(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.connection.reset_stream(stream_id, why)
         reset = StreamReset(stream_id=stream_id, remote_reset=False)
         await super()._handle_events([reset])  # a handler may be reading the body
 

@@ -109,6 +109,23 @@ async def test_a_connection_of_refused_requests_ends_after_a_few(port: int) -> N
     assert set(heard.statuses.values()) <= {401}
 
 
+async def test_few_requests_without_a_key_are_under_way_on_a_connection(port: int) -> None:
+    """100 probes without their end held 3 MB, for 6 KB that were sent. A key lifts the bound."""
+    streams = range(1, 41, 2)
+    async with http2(port) as client:
+        heads = [client.head(stream, *GET, LIVE, ends=False) for stream in streams]
+        await client.stream.send_all(b"".join(heads))
+        heard = await client.listen(until=streams[-1])
+        assert heard.resets == dict.fromkeys(streams[8:], ErrorCodes.REFUSED_STREAM)
+        with_key = (b"authorization", b"Bearer " + KEY.encode())
+        await client.stream.send_all(client.head(41, *GET, PATH, with_key))
+        assert (await client.listen(until=41)).statuses == {41: 200}
+        await client.stream.send_all(client.head(43, *GET, LIVE))
+        assert (await client.listen(until=43)).statuses == {41: 200, 43: 200}
+        await client.stream.send_all(frame(DATA, END_STREAM, 1))
+        assert (await client.listen(until=1)).statuses[1] == 200
+
+
 async def test_the_amplification_of_many_connections_is_bounded(port: int) -> None:
     """100 took 10 s of the processor and 430 MB. Other clients are served meanwhile."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
