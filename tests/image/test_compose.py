@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from ojs_cluster.core.client_address import TrustedProxies
 from ojs_cluster.server.embedded import Embedded, Node
+from ojs_cluster.server.env_values import networks
 from ojs_cluster.server.variables import VARIABLES
 from tests.helm.test_pods import failover_s, longest_poll_s
 from tests.image.dockerfile import read_stages
@@ -129,9 +131,12 @@ def test_the_proxy_keeps_its_nodes_while_a_master_is_replaced() -> None:
 
 
 def test_the_audit_has_the_addresses_of_the_load_balancers_clients() -> None:
-    (network,) = COMPOSE["networks"]["ojs"]["ipam"]["config"]
-    assert SERVICES["api"]["environment"]["OJS_TRUSTED_PROXIES"] == network["subnet"]
+    """Docker may forward a client under the network's gateway, which must not vouch for anybody."""
+    trusted = SERVICES["api"]["environment"]["OJS_TRUSTED_PROXIES"]
+    assert trusted == SERVICES["haproxy"]["networks"]["ojs"]["ipv4_address"]
     assert "option forwardfor" in COMPOSE["configs"]["haproxy"]["content"]
+    proxies = TrustedProxies(networks(interpolated(trusted)))
+    assert proxies.client_of("10.87.0.10", "192.0.2.7, 10.87.0.1") == "10.87.0.1"
 
 
 def test_a_node_that_drains_serves_until_the_proxy_has_taken_it_out() -> None:
