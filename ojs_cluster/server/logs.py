@@ -7,6 +7,7 @@ dozen fields. Whatever a caller gives in `extra` becomes a field, `request_id` a
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 import traceback
@@ -69,14 +70,23 @@ class JsonFormatter(_Masking):
         return orjson.dumps(fields, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
 
 
+_has_an_end = re.compile(r"[^\s,=()\"]*").fullmatch
+
+
+def _shown(value: object) -> str:
+    """Return a value of the text form, in quotes where it could be taken for more than one."""
+    if isinstance(value, str) and not _has_an_end(value):
+        return orjson.dumps(value, default=repr).decode()
+    return str(value)
+
+
 class TextFormatter(_Masking):
     """`12:00:00.123 INFO  api-0 message (field=value)` for a terminal."""
 
     def line(self, record: logging.LogRecord) -> str:
         extra = _extra(record)
-        tail = (
-            f" ({', '.join(f'{name}={value}' for name, value in extra.items())})" if extra else ""
-        )
+        shown = ", ".join(f"{name}={_shown(value)}" for name, value in extra.items())
+        tail = f" ({shown})" if extra else ""
         clock = _timestamp(record.created)[11:-1]
         text = f"{clock} {record.levelname:<7} {self._process} {record.getMessage()}{tail}"
         if record.exc_info:

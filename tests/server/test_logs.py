@@ -104,6 +104,14 @@ def test_text_form_is_one_readable_line() -> None:
     assert stream.getvalue().endswith("WARNING api-0 look (shard=3)\n")
 
 
+def test_text_form_shows_where_a_value_ends() -> None:
+    """A client chooses the id of its request, and needs no key to be in the audit."""
+    stream = configured("text")
+    forged = "r, count=1) queue.purge mail: ok (principal=root"
+    logging.getLogger("ojs.audit").info("no", extra={"request_id": forged, "count": 1})
+    assert stream.getvalue().endswith(f'no (request_id="{forged}", count=1)\n')
+
+
 def test_a_secret_that_the_key_file_names_is_masked_from_then_on(tmp_path: Path) -> None:
     secret = "a-secret-of-the-environment-of-this-process"
     file = tmp_path / "keys.toml"
