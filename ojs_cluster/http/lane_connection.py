@@ -156,8 +156,10 @@ class LaneConnection:
                 return None
             self.data = self.data + piece if self.data else piece
 
-    async def _read_until(self, end: int, timeout_s: float) -> bool:
+    async def _read_until(self, end: int, timeout_s: float, *, small: bool) -> bool:
         """Read until there are ``end`` bytes. Tells whether there are, ``timeout_s`` later.
+
+        A ``small`` body may exceed SMALL together with its head. It counts as SMALL bytes then.
 
         Raises Odd when the client ends before, or there is no room for what has come.
         """
@@ -165,7 +167,7 @@ class LaneConnection:
         try:
             with trio.move_on_after(timeout_s):
                 while len(data) < end:
-                    if end <= SMALL and not self._room.fits(len(data), complete=False):
+                    if small and not self._room.fits(min(len(data), SMALL), complete=False):
                         raise Odd
                     piece = await self._wire.receive()
                     if not piece:
@@ -194,14 +196,14 @@ class LaneConnection:
                 raise Odd  # the first door knows how to answer while a body still comes
             if not self._room.fits(head.length):
                 raise Odd
-            timeout_s = app.settings.body_timeout_s
-            arrived = await self._read_until(end, timeout_s)
+            timeout_s, small = app.settings.body_timeout_s, head.length <= SMALL
+            arrived = await self._read_until(end, timeout_s, small=small)
             if arrived:
                 request = self.request(head, end)
             else:
                 late = too_late(timeout_s)
                 # Many clients report a broken pipe when they are answered while they send.
-                arrived = await self._read_until(end, app.settings.linger_s)
+                arrived = await self._read_until(end, app.settings.linger_s, small=small)
         self.data = self.data[end:]
         if late is not None:
             response = refuse(request, call, late)

@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from ojs_cluster.http.app import App
+from ojs_cluster.http.room import SMALL
 from ojs_cluster.server.embedded import Embedded
 from tests.http.api import open_app, serving, until
 from tests.http.test_door import exchange, request
@@ -30,6 +31,8 @@ CHUNKED: Final = (
     b"POST /ojs/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (SIZE, b" " * SIZE)
 )
+OPEN: Final = b"GET /live HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % SMALL + b" " * SIZE
+"""A small body that exceeds SMALL together with its head, for a route that needs no key."""
 HEAD: Final = b"GET /ojs/v1/queues HTTP/1.1\r\nHost: x\r\nX-Long: " + b"v" * SIZE
 SHORT_HEAD: Final = b"GET /ojs/v1/queues HTTP/1.1\r\nHost: x\r\nX-Long: " + b"v" * 8000
 
@@ -67,7 +70,7 @@ async def attack(
         nursery.start_soon(one)
 
 
-KINDS: Final = {"body": BODY, "chunked": CHUNKED, "head": HEAD}
+KINDS: Final = {"body": BODY, "open": OPEN, "chunked": CHUNKED, "head": HEAD}
 
 
 async def is_bounded(app: App, port: int, part: bytes, clients: int, growth: int) -> None:
