@@ -6,8 +6,8 @@ writes what has come, at most a few times a second: no request waits for it, and
 the stream gets a bounded number of calls whatever happens. When that master is away for long the
 queue is full, and further entries are counted as dropped; their lines are in the log.
 
-Entries name jobs, queues, workers and keys. They hold no header but the request's id, nothing of a
-body, and no secret.
+Entries name jobs, queues, workers and keys, those that a request's body names included, cut to a
+few. They hold no header but the request's id, nothing else of a body, and no secret.
 """
 
 from __future__ import annotations

@@ -65,6 +65,8 @@ COMMON_HEADERS: Final[Headers] = (*_BARE, *_FOR_SDKS)
 _UNDELIVERED_S: Final = 10.0
 _AROUND_HEADER: Final = 4  # colon, space and the line's end
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,198}[\x21-\x7e])?")
+_OPEN_BODY: Final = 1024
+"""Bytes of body that an open route takes: probes send none, careless clients send ``{}``."""
 _VERSION: Final = re.compile(r"1(?:\.[0-9A-Za-z.+-]{1,50})?")
 
 
@@ -145,6 +147,8 @@ def prepare(
         return Call(request_id, None, (), 0, refusal, began, app)
     route = known.route
     limit = settings.max_batch_body if route.batch else settings.max_body
+    if route.open:
+        limit = min(limit, _OPEN_BODY)
     span = None if app.tracing is None else app.tracing.begin(request, request_id, route)
     return Call(
         *(request_id, route, known.params, limit, None, began, app, span, known.principal, known)

@@ -34,6 +34,9 @@ STEADY_S = 10.0
 """A child that ran this long has recovered: its next restart is immediate again."""
 STARTING_WATCHDOGS = 6
 """How many times as long a child may be silent until it is ready: it imports, and reads files."""
+STARTING_S = 60.0
+"""Until then it may be silent for this long at least, in seconds: many that start at once, and are
+killed for their slowness, would only begin again."""
 _SLICES = 8
 """Of the watchdog's time, in each of which nothing must have been heard."""
 
@@ -75,7 +78,8 @@ class Supervisor:
             specs: the children.
             stop_timeout_s: from the stop signal to SIGKILL for whoever is left.
             watchdog_s: a child whose event loop has not turned for this long is killed, and
-                started again; until it is ready it has `STARTING_WATCHDOGS` times as long.
+                started again; until it is ready it has `STARTING_WATCHDOGS` times as
+                long, and `STARTING_S` at least.
             listeners: sockets that the children serve; our copies are closed when stopping, so
                 that the last child to close its own really closes the port.
             forward_hangup: pass SIGHUP on to the children instead of stopping at it.
@@ -215,7 +219,9 @@ class Supervisor:
         while True:
             # In slices: one that this process was stopped or frozen in counts as one, however long
             # it was. The child's beats of that time have not been read, or it was frozen as well.
-            allowed_s = self._watchdog_s * (1 if ready else STARTING_WATCHDOGS)
+            allowed_s = self._watchdog_s
+            if not ready:
+                allowed_s = max(allowed_s * STARTING_WATCHDOGS, STARTING_S)
             with trio.move_on_after(allowed_s / _SLICES) as silence:
                 data = await link.recv(256)
             if silence.cancelled_caught:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ojs_cluster.core.access import QueuePatterns
 from ojs_cluster.core.states import State
+from ojs_cluster.redis.deadline import extend
 from ojs_cluster.store import workers
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.queues import QueueStats, list_queues, summed
@@ -15,6 +16,8 @@ MOST_QUEUES = 10_000
 MOST_QUEUES_WITHIN = 1000
 """The same for a reader of some queues, whose sums are not kept for the next reader."""
 _PAGE = 500
+OVERVIEW_S = 20.0
+"""How much longer than any other request the look at all queues may take, in seconds."""
 _NOTHING = QueueStats(
     name="",
     counts=dict.fromkeys(State, 0),
@@ -53,6 +56,7 @@ async def overview(store: Store) -> Overview:
     ------
     BackendUnavailable: Redis did not answer in time.
     """
+    extend(OVERVIEW_S)
     counted, stats = 0, _NOTHING
     while True:
         limit = min(_PAGE, MOST_QUEUES - counted)

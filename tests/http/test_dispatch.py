@@ -224,6 +224,15 @@ async def test_probes_need_no_key(standalone: Embedded) -> None:
             assert (await Api(app).get(target)).status == 200
 
 
+async def test_a_probe_takes_no_large_body(standalone: Embedded) -> None:
+    """It needs no key: bodies for it would cost memory that anybody could ask for."""
+    async with open_app(standalone) as app:
+        api = Api(app)
+        for target in OPEN:
+            assert (await api.call("GET", target, body=b" " * 1024)).status in (200, 503)
+            assert (await api.call("GET", target, body=b" " * 1025)).status == 413
+
+
 async def test_only_the_probes_are_open(standalone: Embedded) -> None:
     async with open_app(standalone, api_keys=("one",), test_hooks=True) as app:
         for route in ROUTES:

@@ -31,8 +31,10 @@ CHUNKED: Final = (
     b"POST /ojs/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (SIZE, b" " * SIZE)
 )
-OPEN: Final = b"GET /live HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % SMALL + b" " * SIZE
-"""A small body that exceeds SMALL together with its head, for a route that needs no key."""
+EDGE: Final = (
+    b"POST /ojs/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % SMALL + b" " * SIZE
+)
+"""A small body that exceeds SMALL together with its head."""
 HEAD: Final = b"GET /ojs/v1/queues HTTP/1.1\r\nHost: x\r\nX-Long: " + b"v" * SIZE
 SHORT_HEAD: Final = b"GET /ojs/v1/queues HTTP/1.1\r\nHost: x\r\nX-Long: " + b"v" * 8000
 
@@ -70,7 +72,7 @@ async def attack(
         nursery.start_soon(one)
 
 
-KINDS: Final = {"body": BODY, "open": OPEN, "chunked": CHUNKED, "head": HEAD}
+KINDS: Final = {"body": BODY, "edge": EDGE, "chunked": CHUNKED, "head": HEAD}
 
 
 async def is_bounded(app: App, port: int, part: bytes, clients: int, growth: int) -> None:

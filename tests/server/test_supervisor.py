@@ -181,6 +181,7 @@ async def test_a_child_that_hangs_before_its_first_beat_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(supervisor, "STARTING_WATCHDOGS", 1)  # others start while ten seconds pass
+    monkeypatch.setattr(supervisor, "STARTING_S", 1.0)
     env = clean_environment({"MUTE_FILE": str(tmp_path / "first"), **_OPEN})
     spec = ChildSpec("child", "tests.server.mute_child", env)
     watched = Supervisor([spec], stop_timeout_s=60, watchdog_s=10)
