@@ -13,6 +13,8 @@
 --@include keys now deadline cron
 local name, cron = ARGV[1], load_cron()
 if not cron then return 'missing' end
+-- Another process has settled it: its run may be there, and stays among the open ones.
+if ARGV[2] == 'refused' and cron.owed ~= ARGV[3] then return 'ok' end
 if (ARGV[2] == 'delivered' or ARGV[2] == 'refused') and cron.owed == ARGV[3] then
     if ARGV[2] == 'refused' then
         for i, line in ipairs(redis.call('LRANGE', KEYS[3], 0, -1)) do

@@ -13,7 +13,7 @@ from ojs_cluster.core.errors import MalformedJob, NotFound
 from ojs_cluster.core.ids import new_job_id
 from ojs_cluster.core.states import State
 from ojs_cluster.store import fields as f
-from ojs_cluster.store import jobs
+from ojs_cluster.store import jobs, locks
 from ojs_cluster.store.activate import activate
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
@@ -100,9 +100,16 @@ class StoreBook:
         except (NotFound, MalformedJob):  # a run that nothing can end must not stop those after it
             return None
 
-    async def enqueue(self, job: NewJob, lapses: int) -> str:
+    async def enqueue(self, job: NewJob, lapses: int, *, accepted: bool) -> str:
         """Store a job, which is then kept long enough (``lua/include/finish.lua``)."""
-        return (await enqueue(self.store, job, fields=[f.FIXED, b"1"], lapses=lapses)).id
+        fields = [f.FIXED, b"1"]
+        stored = await enqueue(self.store, job, fields=fields, lapses=lapses, accepted=accepted)
+        return stored.id
+
+    async def bar(self, job_id: str) -> bool:
+        """Make it impossible that a job is stored: longer than any delivery may take."""
+        shard = self.store.keys.shard_of_id(job_id)
+        return await locks.fence(self.store, shard, job_id, for_good=True)
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job."""

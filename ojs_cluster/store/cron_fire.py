@@ -118,11 +118,15 @@ class Book(Protocol):
         """A job's state, None when there is no such job."""
         ...
 
-    async def enqueue(self, job: NewJob, lapses: int) -> str:
+    async def enqueue(self, job: NewJob, lapses: int, *, accepted: bool) -> str:
         """Store a job, unless it is later than ``lapses`` (ms); returns the id of the one that is
         there then: another's where the job's policy ignores it. Raises Duplicate when the id is
         taken, or a job of the same uniqueness is in the way, QueueFull when too many jobs wait,
-        Conflict when it is too late."""
+        unless it is ``accepted``, Conflict when it is too late."""
+        ...
+
+    async def bar(self, job_id: str) -> bool:
+        """Make it impossible that a job is stored; False when it is there."""
         ...
 
     async def cancel(self, job_id: str) -> None:
@@ -243,7 +247,8 @@ async def deliver(book: Book, cron: CronRecord) -> str:
             await book.cancel(job_id)
     job = msgspec.structs.replace(job, id=owed.job_id, pending=job.pending or owed.hold)
     try:
-        stored = await book.enqueue(job, cron.read_ms + _LAPSES_MS)
+        # It takes the place of the runs that were cancelled: those must not go for nothing.
+        stored = await book.enqueue(job, cron.read_ms + _LAPSES_MS, accepted=bool(owed.cancels))
     except Duplicate as error:
         if error.details.get("existing_job_id") != owed.job_id:
             refusal = error
@@ -253,10 +258,12 @@ async def deliver(book: Book, cron: CronRecord) -> str:
             with suppress(Conflict, NotFound):
                 await book.activate(owed.job_id)
     except QueueFull as full:
-        # Not tried again: a tick that comes late is worth less than the next one.
-        reason = f"{QUEUE_FULL}: {full.message}"
-        await book.settle(cron.name, "refused", owed.job_id, (owed.job_id,), reason=reason)
-        raise
+        # Not tried again: a tick that comes late is worth less than the next one. Another process
+        # that delivers the same may be slower, and find room.
+        if await book.bar(owed.job_id):
+            reason = f"{QUEUE_FULL}: {full.message}"
+            await book.settle(cron.name, "refused", owed.job_id, (owed.job_id,), reason=reason)
+            raise
     if not doubtful():  # else a node may still forget the job, and the debt is what remembers it
         await book.settle(cron.name, "delivered", owed.job_id)
     if refusal is not None:

@@ -149,7 +149,7 @@ class ModelBook:
         await self._trip()
         return self.redis.jobs.get(job_id)
 
-    async def enqueue(self, job: NewJob, lapses: int) -> str:
+    async def enqueue(self, job: NewJob, lapses: int, *, accepted: bool) -> str:
         await self._trip()
         assert job.id is not None
         if self.redis.now_ms() >= lapses:
@@ -160,6 +160,9 @@ class ModelBook:
         self.redis.jobs[job.id] = State.PENDING if job.pending else State.AVAILABLE
         await self._trip()
         return job.id
+
+    async def bar(self, job_id: str) -> bool:
+        raise AssertionError("no queue of the model is full")
 
     async def cancel(self, job_id: str) -> None:
         await self._trip()

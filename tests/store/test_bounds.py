@@ -14,11 +14,12 @@ from ojs_cluster.core.errors import QueueFull
 from ojs_cluster.core.states import State
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import bounds, cron, dead_letter, queues, workflows
+from ojs_cluster.store import bounds, cron, dead_letter, jobs, queues, workflows
 from ojs_cluster.store.activate import activate
 from ojs_cluster.store.context import Store, StoreSettings, open_store
 from ojs_cluster.store.cron_book import StoreBook
-from ojs_cluster.store.cron_fire import fire_due
+from ojs_cluster.store.cron_fire import deliver, fire_due
+from ojs_cluster.store.cron_record import CronRecord
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.queues import stats
 from ojs_cluster.store.retention import retire_queues
@@ -39,6 +40,7 @@ from tests.store.test_cron import definition
 from tests.store.unique_jobs import locks_left, once
 from tests.support.invariants import Census
 from tests.support.lossy import lossy
+from tests.support.mortal import dies_at
 from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
 from tests.support.timeshift import age_cron
@@ -243,3 +245,57 @@ async def test_a_queue_with_a_bound_is_not_forgotten(store: Store, db: Any) -> N
     await retire_queues(store)
     assert await bounds.of_queue(store, QUEUE) == 3
     assert await queues.exists(store, QUEUE)
+
+
+async def test_a_full_queue_costs_no_run_that_makes_way(store: Store, db: Any) -> None:
+    await cron.register(store, definition(overlap_policy="cancel_previous"))
+    _, running = await cron.trigger(store, "daily")
+    await take(store, "reports")
+    await bounds.put(store, "reports", 1)
+    await put(store, "reports")
+    age_cron(db, store.keys.meta, "daily", DAY)
+    await fire_due(StoreBook(store), 10)
+    assert (await jobs.get(store, running.id)).state is State.CANCELLED
+    [tick, _] = await cron.history(store, "daily", 10)
+    assert (tick.outcome, tick.error) == ("fire", "")
+    assert (await jobs.get(store, tick.job_id)).state is State.AVAILABLE
+
+
+async def owed_to_a_full_queue(store: Store, db: Any) -> CronRecord:
+    """A leader stalls after it has claimed a tick whose queue is full."""
+    await cron.register(store, definition(overlap_policy="enqueue"))
+    await cron.trigger(store, "daily")
+    await bounds.put(store, "reports", 1)
+    age_cron(db, store.keys.meta, "daily", DAY)
+    at = 1
+    while (claimed := await cron.get(store, "daily")).owed is None:
+        await dies_at(store, at, True, lambda mortal: fire_due(StoreBook(mortal), 10))
+        at += 1
+    return claimed
+
+
+async def test_a_slower_process_does_not_store_a_tick_that_was_refused(
+    store: Store, db: Any
+) -> None:
+    claimed = await owed_to_a_full_queue(store, db)
+    with pytest.raises(QueueFull):
+        await deliver(StoreBook(store), claimed)
+    [first] = await take(store, "reports")
+    await deliver(StoreBook(store), claimed)
+    assert await depth(store, "reports") == 0
+    assert (await cron.history(store, "daily", 10))[0].outcome == "error"
+    await ack(store, first)
+
+
+async def test_a_refusal_that_comes_late_does_not_forget_the_run_that_was_stored(
+    store: Store, db: Any
+) -> None:
+    claimed = await owed_to_a_full_queue(store, db)
+    assert claimed.owed is not None
+    await take(store, "reports")
+    await deliver(StoreBook(store), claimed)
+    job_id = claimed.owed.job_id
+    await StoreBook(store).settle("daily", "refused", job_id, (job_id,), reason="queue_full: late")
+    record = await cron.get(store, "daily")
+    assert record.held == (job_id,)
+    assert job_id in record.open

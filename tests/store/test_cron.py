@@ -382,9 +382,9 @@ class Failing(StoreBook):
         if step == self.at:
             raise BackendUnavailable("gone", outcome="not_applied")
 
-    async def enqueue(self, job: NewJob, lapses: int) -> str:
+    async def enqueue(self, job: NewJob, lapses: int, *, accepted: bool) -> str:
         self._die("enqueue")
-        return await super().enqueue(job, lapses)
+        return await super().enqueue(job, lapses, accepted=accepted)
 
     async def settle(self, name: str, what: Any, *args: Any) -> None:
         self._die("settle")
