@@ -177,7 +177,8 @@ async def examine(store: Store, fingerprint: str, refused: Refused) -> Holder | 
         await pause()
     elif await fence(store, shard, holder.job_id):
         # A producer that has met the fence may have claimed the lock anew since.
-        await settle(store, "drop", [replace(holder, claim=lock[b"c"].decode())])
+        # The claims of an earlier version have no name.
+        await settle(store, "drop", [replace(holder, claim=lock.get(b"c", b"").decode())])
     return None
 
 

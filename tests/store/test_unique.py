@@ -250,6 +250,18 @@ async def test_a_lock_without_its_job_is_taken_over_and_the_late_job_kept_out(
     consistent()
 
 
+async def test_a_lock_that_an_earlier_version_claimed_is_taken_over(store: Store, db: Any) -> None:
+    """Its claim has no name."""
+    late = new_job(unique={})
+    assert late.unique is not None
+    want = Want(late.fingerprint, home_id(store), shard_of(store).index)
+    await unique.claim(store, want, late.unique)
+    lock = store.keys.shard_of_fingerprint(late.fingerprint).lock(late.fingerprint)
+    db.hdel(lock, "c")
+    second = await put(store, unique={})
+    assert db.hget(lock, "h").decode() == second.id
+
+
 async def test_a_producer_that_lost_its_lock_meanwhile_tries_again(store: Store, db: Any) -> None:
     losing, client = lossy(store, "lock_claim", times=0)
     original = client.script
