@@ -3,12 +3,13 @@
 The state of a key is kept for a day after its last use, or for a minute where the shard has nearly
 as many as it may (``lua/include/limit.lua``). A job that names one more is refused. Each process
 reads the number of a shard's keys every two seconds at most, so they may exceed it by what comes in
-that time; of those a declaration alone stores nothing.
+that time, or while the shard does not answer; of those a declaration alone stores nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 MOST_KEYS: Final = 10_000
 """Keys of one shard. Twin of ``lua/include/limit.lua``."""
 _BELIEVED_S: Final = 2.0
+_PATIENCE_S: Final = 0.5
+"""Longest wait for a shard's number: while its master is away, jobs of other masters are stored."""
 
 
 class LimitKeys:
@@ -57,10 +60,15 @@ class LimitKeys:
             )
 
     async def _number(self, store: Store, shard: Shard) -> int:
+        """How many keys the shard had when it answered last; 0 when it never did."""
         read_at, number = self._read.get(shard.index, (float("-inf"), 0))
-        now = trio.current_time()
-        if now - read_at >= _BELIEVED_S:
-            found: Any = await store.redis.call(shard.slot, "ZCARD", shard.limits, idempotent=True)
-            number = int(found)
-            self._read[shard.index] = (now, number)
+        if trio.current_time() - read_at >= _BELIEVED_S:
+            work = partial(self._look, store, shard)
+            found = await store.background.once(("limit keys", shard.index), work, _PATIENCE_S)
+            number = number if found is None else found
+            self._read[shard.index] = (trio.current_time(), number)
         return number
+
+    async def _look(self, store: Store, shard: Shard) -> int:
+        found: Any = await store.redis.call(shard.slot, "ZCARD", shard.limits, idempotent=True)
+        return int(found)

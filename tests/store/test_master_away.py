@@ -129,6 +129,23 @@ async def test_queues_in_use_are_served_longer_than_their_names_are_remembered(
     server.resume(node)
 
 
+async def test_a_job_is_stored_though_the_master_of_its_rate_limit_key_is_away(
+    server: Embedded, store: Store
+) -> None:
+    node = owner(server, store, store.keys.meta.slot)
+    name = next(names_on(server, store, node, here=False))
+    key = next(
+        key
+        for key in (f"key:{number}" for number in range(1000))
+        if owner(server, store, store.keys.shard_of_limit(key).slot) is node
+    )
+    await put(store, name)
+    server.pause(node)
+    with trio.fail_after(SOON_S):
+        await put(store, name, rate_limit=f'{{"key": "{key}", "concurrency": 1}}')
+    server.resume(node)
+
+
 async def test_a_queue_that_is_new_meanwhile_is_listed_in_the_end(
     server: Embedded, store: Store
 ) -> None:
