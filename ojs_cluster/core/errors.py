@@ -156,6 +156,10 @@ class MalformedJob(OJSError):
         self.shard = shard
 
 
+class OutOfTime(BackendUnavailable):
+    """A request had no time left for a call. It says nothing of the shard that was to be called."""
+
+
 class WritesRefused(BackendUnavailable):
     """Redis answers, but refuses to write: no memory is left, or its disk fails."""
 

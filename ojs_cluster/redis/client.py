@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.core.errors import BackendUnavailable, OutOfTime
 from ojs_cluster.redis.attempts import Attempts
 from ojs_cluster.redis.committer import Unconfirmed
 from ojs_cluster.redis.connection import Arg, pack
@@ -265,7 +265,9 @@ class Client:
         asking = False
         until = min(started + self._call_timeout_s, present().at)
         if isinstance(answer, _NoAnswer) and until <= trio.current_time():
-            raise attempts.refusal("Redis did not answer earlier calls of the request in time")
+            raise OutOfTime(
+                "Redis did not answer earlier calls of the request in time", outcome="not_applied"
+            )
         with trio.move_on_at(until):
             while True:
                 if isinstance(answer, _NoAnswer):

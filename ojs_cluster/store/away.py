@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, WritesRefused
+from ojs_cluster.core.errors import BackendUnavailable, OutOfTime, WritesRefused
 
 if TYPE_CHECKING:
     from ojs_cluster.redis import Arg, Client, Reply, Script
@@ -121,7 +121,7 @@ class EffectClient:
             if not self._patient and trio.current_time() - began >= ANSWER_S / 2:
                 self._away.note(slot)
             raise
-        except WritesRefused:
+        except (WritesRefused, OutOfTime):
             raise  # a full shard answers, and what empties it must not wait
         except BackendUnavailable:
             self._fail(slot)

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 import trio
 
+from ojs_cluster.core.errors import OutOfTime
 from ojs_cluster.redis.taskless import own_task
 
 T = TypeVar("T")
@@ -46,6 +47,8 @@ class Cached(Generic[T]):
             if self._found is None or began >= self._found[1]:
                 try:
                     value = await self._compute()
+                except OutOfTime:
+                    raise  # who waits may have more time
                 except Exception as error:
                     self._failed = (error, trio.current_time())
                     raise

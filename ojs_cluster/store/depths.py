@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, OJSError
+from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
 
 READ_EVERY_S: Final = 0.01
@@ -75,6 +75,8 @@ class QueueDepths:
                     self.failed(shard)  # one fetch tries it, the others go on without it
                 try:
                     batch.depths = await read(shard, list(batch.queues))
+                except OutOfTime:
+                    raise  # who asks next reads for the others
                 except OJSError:
                     self.failed(shard)
                 else:

@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, OJSError
+from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.errors import ReplyTooLarge
 from ojs_cluster.redis.taskless import Shielded, own_task, taskless
@@ -129,6 +129,8 @@ async def _ask_all(store: Store, stages: Sequence[_Stage], asking: _Asking) -> E
         except Quiet as quiet:
             return quiet
         except OJSError as error:
+            if isinstance(error, OutOfTime):
+                return failure or error
             if len(shards) == 1 and isinstance(error, BackendUnavailable):
                 store.depths.failed(shards[0])
             failure = failure or error

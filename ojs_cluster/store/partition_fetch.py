@@ -15,7 +15,7 @@ from typing import Protocol
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, OJSError
+from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.store.context import Store
@@ -68,6 +68,8 @@ async def ask_partitions(store: Store, queue: str, shards: list[Shard], asking: 
                 left = await asking.ask(shards[number], [queue])
             except OJSError as error:
                 failure = failure or error
+                if isinstance(error, OutOfTime):
+                    raise
                 sizes.failed(number)
                 continue
             except BaseException:
@@ -101,6 +103,8 @@ async def _look(store: Store, queue: str, shards: list[Shard], sizes: Sizes) -> 
         try:
             with trio.fail_after(PEEK_S):
                 sizes.see(number, await store.run(shard, "peek", keys, idempotent=True))
+        except OutOfTime:
+            raise
         except (BackendUnavailable, trio.TooSlowError):
             sizes.failed(number)
 

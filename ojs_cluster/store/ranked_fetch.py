@@ -19,7 +19,7 @@ from typing import Protocol
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, OJSError
+from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.store.context import Store
@@ -101,7 +101,9 @@ async def ask_in_order(
             if part.failure is not None:
                 if not isinstance(part.failure, OJSError):
                     return part.failure
-                if isinstance(part.failure, BackendUnavailable):
+                if isinstance(part.failure, BackendUnavailable) and not isinstance(
+                    part.failure, OutOfTime
+                ):
                     store.depths.failed(part.places[0].shard)
                 failure = _graver(failure, part.failure)
             if part.given < part.count:

@@ -1,0 +1,77 @@
+"""A request that is out of time fails alone: it takes no shard that answers for one away."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis.deadline import begin
+from ojs_cluster.store.away import for_effect
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.ranked_fetch import read_depths
+from tests.store.hot_queues import spread
+from tests.store.jobs import QUEUE, put, queues_in_other_shards, shard_of, take
+
+
+async def test_an_effect_does_not_note_the_shard(store: Store) -> None:
+    shard = shard_of(store)
+    watched, client = for_effect(store, patient=False)
+    begin().at = trio.current_time()
+    with pytest.raises(BackendUnavailable):
+        await watched.redis.call(shard.slot, "EXISTS", shard.due)
+    assert shard.slot not in store.away
+    assert client.failed_slot is None
+
+
+async def test_a_fetch_doubts_no_shard(store: Store) -> None:
+    names = [QUEUE, *queues_in_other_shards(store, 4)]
+    for name in names:
+        await put(store, name)
+    deadline = begin()
+    before = deadline.at
+    for some in (names[:2], names):
+        deadline.at = trio.current_time()
+        with pytest.raises(BackendUnavailable):
+            await take(store, *some, count=5)
+        assert not store.depths.in_doubt(shard_of(store, name) for name in names)
+    deadline.at = before
+    assert len(await take(store, *names, count=5)) == 5
+
+
+async def test_a_fetch_leaves_no_partition_alone(store: Store, db: Any) -> None:
+    await spread(store, db, 4)
+    for _ in range(8):
+        await put(store)
+    deadline = begin()
+    before, deadline.at = deadline.at, trio.current_time()
+    for _ in range(2):
+        with pytest.raises(BackendUnavailable):
+            await take(store, count=8)
+    deadline.at = before
+    assert len(await take(store, count=8)) == 8
+
+
+async def test_who_reads_depths_for_others_fails_alone(store: Store) -> None:
+    shard = shard_of(store)
+    await put(store)
+    found: list[int] = []
+
+    async def late() -> None:
+        begin().at = trio.current_time()
+        with suppress(BackendUnavailable):  # it is told what another has read
+            await store.depths.read(shard, [QUEUE], partial(read_depths, store))
+
+    async def in_time() -> None:
+        depths = await store.depths.read(shard, [QUEUE], partial(read_depths, store))
+        found.append(depths[QUEUE])
+
+    for _ in range(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(late)
+            nursery.start_soon(in_time)
+    assert found == [1] * 10
