@@ -31,7 +31,7 @@ from ojs_cluster.core.rate_limit import Limits, unpack_limits
 from ojs_cluster.core.states import TERMINAL, State
 from ojs_cluster.core.workflow import CANCELLED, QUEUED_MARK, RUNNING, Plan, decode_plan
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import advance, jobs, locks, queues, rate_limits, rate_tokens, shares
+from ojs_cluster.store import advance, bounds, jobs, locks, queues, rate_limits, rate_tokens, shares
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.archive_lines import BadLine, CronLine, JobLine, QueueLine, WorkflowLine
 from ojs_cluster.store.context import Arg, Store
@@ -50,7 +50,7 @@ _INDEXES = ("due", "expiring", "pending", "finished", "dead")
 
 
 async def restore_queue(store: Store, line: QueueLine) -> Outcome:
-    """Register a queue, paused if it was, and limited as it was where no limits are set here.
+    """Register a queue, paused if it was, limited and bounded as it was where nothing is set here.
 
     Raises
     ------
@@ -61,12 +61,15 @@ async def restore_queue(store: Store, line: QueueLine) -> Outcome:
     there = await queues.exists(store, line.name)
     fields = dict(line.fields)
     paused, limits = fields.pop(b"paused", None), fields.pop(b"limits", None)
+    bound = fields.pop(b"bound", None)
     if line.partitions:
         await _partition(store, line.name, line.partitions)
     if paused is not None:
         await queues.switch(store, line.name, "pause")
     if limits is not None and await shares.of_queue(store, line.name) == Limits():
         await rate_limits.set_queue(store, line.name, unpack_limits(limits.decode()))
+    if bound is not None and await bounds.of_queue(store, line.name) is None:
+        await bounds.put(store, line.name, int(bound))
     await store.queues.ensure(store, [line.name])
     shard = store.keys.shard_of_queue(line.name)
     args: list[Arg] = [line.name, *(part for pair in fields.items() for part in pair)]

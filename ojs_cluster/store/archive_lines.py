@@ -18,6 +18,7 @@ QUEUE_FIELDS = {
     b"limits": "limits",
     b"mps": "max_per_second",
     b"acked": "acked",
+    b"bound": "max_depth",
 }
 _MOST = 2**53
 is_number = re.compile(rb"-?(?:0|[1-9]\d{0,15})").fullmatch

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ojs_cluster.core.envelope import parse_job
+from ojs_cluster.core.errors import QueueFull
 from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.core.states import State
 from ojs_cluster.redis import Client
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.server.archive import Unusable
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import archive_in, archive_out, jobs, queues, rate_limits, workflows
+from ojs_cluster.store import archive_in, archive_out, bounds, jobs, queues, rate_limits, workflows
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.archive import encode, parse
 from ojs_cluster.store.archive_lines import BadLine, JobLine, QueueLine
@@ -324,6 +325,19 @@ async def test_a_paused_queue_gives_no_job_after_its_import(
         assert await fetch(target, [QUEUE], count=1, worker_id="w") == []
         await queues.switch(target, QUEUE, "resume")
         assert len(await take(target)) == 1
+
+
+async def test_a_queue_is_as_deep_as_it_was_after_its_import(
+    backend: Embedded, store: Store
+) -> None:
+    await bounds.put(store, "bounded", 1)
+    text = await export_text(store)
+    async with emptied(backend) as restored:
+        await import_text(restored, text)
+        await put(restored, "bounded")
+        with pytest.raises(QueueFull):
+            await put(restored, "bounded")
+    assert json.loads(text.splitlines()[1])["queue"]["max_depth"] == "1"
 
 
 async def test_wrong_lines_are_named_and_harm_no_other(backend: Embedded, store: Store) -> None:
