@@ -43,13 +43,15 @@ _KINDS: Final = frozenset({"chain", "group", "batch", "dag"})
 @dataclass(frozen=True, slots=True)
 class NewWorkflow:
     """A valid workflow. ``definitions`` has one enqueue request per job of the plan, as JSON;
-    ``limiting`` are the numbers of jobs that declare a limit of their queue."""
+    ``limiting`` are the numbers of jobs that declare a limit of their queue, ``limit_keys`` the
+    keys of rate limits that jobs name."""
 
     type: str
     name: str
     plan: Plan
     definitions: Sequence[bytes]
     limiting: Collection[int] = ()
+    limit_keys: Collection[str] = ()
 
 
 def parse_workflow(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NewWorkflow:
@@ -69,7 +71,8 @@ def parse_workflow(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NewWorkflo
         raise InvalidRequest(
             "the step waits for itself, directly or through others", field=f"{path}.depends_on"
         ) from None
-    return NewWorkflow(reader.nodes[0].kind, name, plan, reader.definitions, reader.limiting)
+    kind, definitions = reader.nodes[0].kind, reader.definitions
+    return NewWorkflow(kind, name, plan, definitions, reader.limiting, reader.limit_keys)
 
 
 @dataclass(slots=True)
@@ -91,6 +94,7 @@ class _Reader:
     paths: list[str] = field(default_factory=list)
     definitions: list[bytes] = field(default_factory=list)
     limiting: set[int] = field(default_factory=set)
+    limit_keys: set[str] = field(default_factory=set)
     bytes: int = 0
 
     def composite(self, attributes: dict[str, Raw], parent: int, path: str, level: int) -> int:
@@ -169,6 +173,8 @@ class _Reader:
         node = Node("job", parent, type=job.type, queue=job.queue, job=len(self.definitions))
         if job.rate_limit is not None and job.rate_limit.max_per_second is not None:
             self.limiting.add(node.job)
+        if job.rate_limit is not None and job.rate_limit.key:
+            self.limit_keys.add(job.rate_limit.key)
         self.definitions.append(definition)
         return self._add(node, path)
 

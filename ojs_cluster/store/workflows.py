@@ -86,10 +86,13 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
     Raises
     ------
     QueueFull: as many jobs wait in the queue of a first step as may.
-    TooManyQueues: a step's queue would be one too many.
+    TooManyQueues, TooManyRateLimitKeys: a step's queue, or the key of its rate limit, would be one
+        too many.
     PayloadTooLarge: the graph of the steps has more than ``MOST_PLAN_BYTES``.
     BackendUnavailable: Redis did not answer in time.
     """
+    for limit_key in new.limit_keys:
+        await store.limit_keys.admit_key(store, limit_key)
     await store.queues.ensure(store, dict.fromkeys(node.queue for node in new.plan.jobs))
     now_ms = time.time_ns() // 1_000_000
     shards = len(store.keys)

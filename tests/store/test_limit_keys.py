@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from ojs_cluster.core.errors import TooManyRateLimitKeys
 from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import limit_keys, rate_limits
+from ojs_cluster.store import limit_keys, rate_limits, workflows
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
 from tests.store.jobs import HOUR, MINUTE, ack, new_job, put, take
@@ -54,6 +56,11 @@ async def test_a_new_key_is_refused_where_there_are_as_many_as_may_be(
         await enqueue_many(store, [new_job(), new_job(rate_limit={"key": other, "concurrency": 1})])
     with pytest.raises(TooManyRateLimitKeys):
         await rate_limits.override(store, other, Limits(concurrency=2), None)
+    step = {"type": "t", "args": [], "options": {"rate_limit": {"key": other, "concurrency": 1}}}
+    with pytest.raises(TooManyRateLimitKeys):
+        await workflows.create(
+            store, parse_workflow(json.dumps({"type": "group", "jobs": [step]}).encode())
+        )
     await keyed(store, KEY, concurrency=1)
     await keyed(store, key_elsewhere(store), concurrency=1)
     await put(store)
