@@ -2,8 +2,8 @@
 -- Pre:  the job has asked for this token and was not answered. Every other token that is offered goes
 --       back at once, unless the job has it already.
 -- Post: granted: the job has its old place in its queue and a few seconds to be fetched, if anybody has
---       looked for jobs there lately; if not, those who ask for the key there take their asks back,
---       the first 200 of them.
+--       looked for jobs there lately; if not, they and others who ask for the key there, 200 at
+--       most, take their asks back.
 --       refused: scheduled for later, or discarded, as its policy says.
 -- Memory: allow-oom; per job 300 bytes.
 -- KEYS: 1..6 the shard's due, exp, fin, ev, ob, out.
@@ -48,6 +48,7 @@ local function ask_no_more(queue, id, job)
     redis.call('ZADD', unasked_key(queue, key), score, id)
 end
 
+local done = {}
 local verdict, delay = string.match(ARGV[2], '^(.)w?(%d*)$')
 for _, fit in ipairs(fits) do
     local id, job = fit[1], fit[2]
@@ -61,7 +62,10 @@ for _, fit in ipairs(fits) do
         redis.call('ZADD', available_key(queue), score, id)
         set_deadline(GRANTED, id, now + GRANT_MS)
         redis.call('SPUBLISH', WAKE, queue)
-    elseif verdict ~= '+' then
+    elseif verdict == '+' then
+        done[id] = true
+        ask_no_more(queue, id, job)
+    else
         take_out(held_key(queue), id)
         take_out(asked_key(queue, key), id)
         take_out(GRANTED, id)
@@ -81,10 +85,8 @@ for _, fit in ipairs(fits) do
     end
 end
 for queue, state in pairs(queues) do
-    if verdict == '+' and not state.looks then
-        for _, other in ipairs(state.others) do
-            if other[2] then ask_no_more(queue, other[1], other[2]) end
-        end
+    for _, other in ipairs(state.others) do
+        if other[2] and not done[other[1]] then ask_no_more(queue, other[1], other[2]) end
     end
     may_ask(queue, key, staying(asked_key(queue, key)) == 0)
 end

@@ -20,6 +20,7 @@ from ojs_cluster.core.events import (
 from ojs_cluster.core.rate_limit import Limits, Rate
 from ojs_cluster.core.states import State
 from ojs_cluster.store import fetch, jobs, queues, rate_limits, rate_tokens, wake
+from ojs_cluster.store import fields as f
 from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
@@ -296,6 +297,28 @@ async def test_a_queue_without_workers_keeps_no_token(
     await ack(store, active)
     assert await held(store, key) == (1, 0)
     assert len(await take(store, other)) == 1
+    consistent()
+
+
+async def test_every_token_of_queues_without_workers_goes_back(
+    store: Store, db: Any, consistent: Consistent
+) -> None:
+    """However many others of these queues have asked."""
+    key, shard = key_in(store, home=False), shard_of(store)
+    names = [f"idle{i}" for i in range(1000) if shard_of(store, f"idle{i}") is shard][:3]
+    policy = {"key": key, "concurrency": 1}
+    await keyed(store, key, concurrency=1)
+    assert len(await take(store)) == 1
+    asks = []
+    for name in names:
+        await enqueue_many(store, [new_job(name, rate_limit=policy) for _ in range(100)])
+        assert await take(store, name, count=100) == []
+        db.hincrby(shard.queue(name), "hungry", -MINUTE)
+        first = db.zrange(shard.held(name), 0, 0)[0].decode()
+        asks.append(f"{first}/{db.hget(shard.job(first), f.ASKED).decode()}")
+    await rate_tokens._grant(store, shard, key, "+", asks)
+    for ask in asks:
+        assert not db.hexists(shard.job(ask.partition("/")[0]), f.ASKED)
     consistent()
 
 
