@@ -18,12 +18,16 @@ CLEANUP_S: Final = 1.0
 
 
 class Deadline:
-    """A moment in seconds of trio's clock, and infinity while there is no request."""
+    """A moment in seconds of trio's clock, and infinity while there is no request.
 
-    __slots__ = ("at",)
+    ``cleaning`` is how many tasks clean up.
+    """
+
+    __slots__ = ("at", "cleaning")
 
     def __init__(self) -> None:
         self.at = inf
+        self.cleaning = 0
 
 
 # A context variable, as for the durability of a request: an argument would pass through every
@@ -49,11 +53,17 @@ def extend(seconds: float) -> None:
 
 @contextmanager
 def cleaning_up() -> Iterator[None]:
-    """Let calls in the block end ``CLEANUP_S`` later: they release what others would wait for."""
+    """Let calls in the block end ``CLEANUP_S`` later: they release what others would wait for.
+
+    Tasks of the request that clean up at the same time share that time.
+    """
     deadline = present()
-    before = deadline.at
-    deadline.at = before + CLEANUP_S
+    if not deadline.cleaning:
+        deadline.at += CLEANUP_S
+    deadline.cleaning += 1
     try:
         yield
     finally:
-        deadline.at = before
+        deadline.cleaning -= 1
+        if not deadline.cleaning:
+            deadline.at -= CLEANUP_S
