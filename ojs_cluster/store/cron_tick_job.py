@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 from ojs_cluster.core.cron_job import job_of_tick
@@ -47,10 +46,17 @@ async def make_job(name: str, job: bytes, tick_ms: int) -> NewJob:
     Raises:
         UnusableDefinition: no job can be made, now or later: the result depends on ``job`` alone.
     """
-    make = partial(job_of_tick, job, name, tick_ms, limits=STORED_LIMITS)
-    try:
-        return await off_loop(make, len(job))
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever it is, each try would raise it again
-        raise UnusableDefinition(error) from error
+
+    def make() -> NewJob | UnusableDefinition:
+        try:
+            return job_of_tick(job, name, tick_ms, limits=STORED_LIMITS)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever it is, each try would raise it again
+            return UnusableDefinition(error)
+
+    # What off_loop itself raises, such as no thread to be had, may not happen at the next try.
+    made = await off_loop(make, len(job))
+    if isinstance(made, UnusableDefinition):
+        raise made from made.error
+    return made
