@@ -57,7 +57,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         parameters = [pytest.param(topology, None, marks=skip, id="skipped")]
     else:
         parameters = list(_cases(topology, _option(metafunc.config, "folders")))
-    metafunc.parametrize(("target", "case"), parameters, indirect=["target"], scope="session")
+    metafunc.parametrize(("target", "case"), parameters, indirect=["target"], scope="module")
 
 
 def _cases(topology: str | None, chosen: str | None) -> Iterator[Any]:
@@ -73,7 +73,7 @@ def _cases(topology: str | None, chosen: str | None) -> Iterator[Any]:
         yield pytest.param(topology, case, marks=marks, id=case.file)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def target(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:

@@ -26,6 +26,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             metafunc.parametrize(name, rounds)
 
 
+# Deployments end with their file: many processes that idle beside the rest of a run would cost it
+# more than a new start for each file.
+
+
 def _deployed(
     tmp_path_factory: pytest.TempPathFactory,
     name: str,
@@ -40,19 +44,19 @@ def _deployed(
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def three_masters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Three masters without replicas: nothing may be lost, whatever else dies."""
     yield from _deployed(tmp_path_factory, "kill", TOPOLOGIES["valkey-cluster"], 5000)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def with_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """Three masters with a replica each."""
     yield from _deployed(tmp_path_factory, "failover", _replicated_topology(), 5000)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def with_sure_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     """The same, and nothing is acknowledged before a replica has it."""
     # Unconfirmed for a while after each failover, until the killed node is back: the clients of
