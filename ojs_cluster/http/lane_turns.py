@@ -50,7 +50,10 @@ class Turns:
         """Tell ``connection`` when ``fd`` is readable, from now on. Returns whether that runs."""
         if self._epoll is None:
             return False
-        self._epoll.register(fd, select.EPOLLIN)
+        try:
+            self._epoll.register(fd, select.EPOLLIN)
+        except OSError:  # the kernel has no room for one more: its task waits for it instead
+            return False
         self._waiting[fd] = connection
         return True
 

@@ -217,6 +217,8 @@ class Connection:
         self._payloads.clear()
         self._rest = b""
         self._room.unpark_all()
+        # Replies that were read before the end may have led to commands for other nodes.
+        taskless.flush()
 
     def check(self, reply_timeout_s: float, call_timeout_s: float) -> None:
         """Called periodically: end a silent connection, expire callers that waited too long."""
@@ -303,7 +305,7 @@ class Connection:
 
     def flush(self) -> None:
         """Send what driven requests have queued, without waiting for the writer's turn."""
-        if self.open and self._payloads:
+        if self.open and (self._payloads or self._rest):
             if self._transport.immediate:
                 self._send_early()
             if self._payloads or self._rest:

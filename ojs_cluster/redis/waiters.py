@@ -86,6 +86,7 @@ class DrivenWaiter(Waiter):
     def keep(self, answer: Answer) -> None:
         """Continue the coroutine, unless it has been answered or a task has adopted it."""
         driven, self._driven = self._driven, None
+        self.droppable = True  # if it is still queued, it has just been told that it was not sent
         if driven is not None:
             driven.resume(answer)
 

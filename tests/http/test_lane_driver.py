@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -430,6 +431,25 @@ async def test_nobody_is_told_of_what_has_left() -> None:
             there.send(b"x")
             turns.leave(here.fileno())
             await wait_all_tasks_blocked(0.01)
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_the_kernel_does_not_watch_is_left_to_its_task(tmp_path: Path) -> None:
+    """An error here would come after an answer that was sent, and undo it."""
+
+    class Unwatched:
+        def ready(self) -> None:
+            raise AssertionError("it has never joined")
+
+        no_more_turns = ready
+
+    turns = Turns()
+    with (tmp_path / "file").open("wb") as file:  # which epoll refuses
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            await wait_all_tasks_blocked()
+            assert not turns.join(file.fileno(), Unwatched())
+            turns.leave(file.fileno())
             nursery.cancel_scope.cancel()
 
 

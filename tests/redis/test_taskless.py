@@ -10,9 +10,9 @@ import trio
 import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
-from ojs_cluster.redis.connection import pack
+from ojs_cluster.redis.connection import BURST, pack
 from ojs_cluster.redis.durability import Durability, confirming, present_request
-from ojs_cluster.redis.errors import Lost
+from ojs_cluster.redis.errors import Lost, NotSent
 from ojs_cluster.redis.taskless import (
     ADOPTED,
     MOVE,
@@ -127,6 +127,17 @@ async def test_what_the_socket_does_not_take_is_the_writers() -> None:
         assert b"".join(rig.wire.sent) == pack((b"ECHO", 1))
 
 
+async def test_what_the_socket_does_not_take_of_a_burst_is_the_writers() -> None:
+    """A burst empties the queue: only what is left of its bytes tells that the writer has work."""
+    async with rigged(takes=[7]) as rig:
+        for number in range(BURST):
+            begin(rig.connection.execute(pack((b"ECHO", number))))
+        taskless.flush()
+        await wait_all_tasks_blocked()
+        whole = b"".join(pack((b"ECHO", number)) for number in range(BURST))
+        assert b"".join(rig.wire.sent) == whole
+
+
 async def test_a_transport_that_can_only_be_awaited_is_the_writers() -> None:
     async with rigged() as rig:
         begin(rig.connection.execute(pack((b"ECHO", 1))))
@@ -144,6 +155,19 @@ async def test_the_end_of_the_connection_resumes_what_waits() -> None:
         assert isinstance(sent[0], Lost)
 
 
+async def test_the_end_of_the_connection_holds_up_no_command_for_another() -> None:
+    async with rigged(takes=[10_000] * 8) as ending, rigged(takes=[10_000] * 8) as other:
+        then = other.connection.execute(pack((b"ECHO", 2)))
+        first = ending.connection.execute(pack((b"ECHO", 1)))
+        assert Driven(lambda _: begin(then)).step(first.send, None) is PARKED
+        taskless.flush()
+        ending.wire.say(b"+1\r\n+nobody asked\r\n")
+        await wait_all_tasks_blocked()
+        assert not ending.connection.open
+        assert other.wire.sent == [pack((b"ECHO", 2))]
+        first.close()
+
+
 async def test_a_reply_that_does_not_come_in_time_resumes_what_waits() -> None:
     async with rigged(takes=[10_000] * 8) as rig:
         _, resumed = begin(rig.connection.execute(pack((b"ECHO", 1))))
@@ -157,6 +181,22 @@ async def test_a_reply_that_does_not_come_in_time_resumes_what_waits() -> None:
         await wait_all_tasks_blocked()
         assert len(resumed) == 1
         assert rig.answers == {2: b"2"}
+
+
+async def test_a_command_that_was_said_to_be_not_sent_is_not_sent() -> None:
+    async with rigged(takes=[10_000] * 8) as rig:
+        _, resumed = begin(rig.connection.execute(pack((b"ECHO", 1))))
+        rig.clock.now += 11
+        rig.connection.check(reply_timeout_s=100, call_timeout_s=10)
+        assert isinstance(resumed[0], NotSent)
+        rig.call(2)
+        taskless.flush()
+        await wait_all_tasks_blocked()
+        assert b"".join(rig.wire.sent) == pack((b"ECHO", 2))
+        rig.wire.say(b"+2\r\n")
+        await wait_all_tasks_blocked()
+        assert rig.answers == {2: b"2"}
+        assert len(resumed) == 1
 
 
 async def test_a_full_connection_makes_room_again() -> None:
