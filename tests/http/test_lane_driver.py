@@ -195,9 +195,10 @@ async def test_what_is_sent_ahead_of_a_slow_answer_stays_with_the_client(
 async def test_a_bug_while_answering_ends_that_connection_and_gives_its_job_back(
     api: Api, lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = await api.enqueue()
     async with connected(lane[1]) as stream, connected(lane[1]) as other:
         await ask(other, LIVE)
+        await ask(stream, POLL)  # the first fetch of a worker needs a task, which answers itself
+        job = await api.enqueue()
         with monkeypatch.context() as patched:
 
             def broken(*args: Any, **kwargs: Any) -> bytes:
