@@ -159,7 +159,11 @@ async def test_the_end_of_the_connection_holds_up_no_command_for_another() -> No
     async with rigged(takes=[10_000] * 8) as ending, rigged(takes=[10_000] * 8) as other:
         then = other.connection.execute(pack((b"ECHO", 2)))
         first = ending.connection.execute(pack((b"ECHO", 1)))
-        assert Driven(lambda _: begin(then)).step(first.send, None) is PARKED
+
+        def go_on(_: object) -> None:
+            begin(then)
+
+        assert Driven(go_on).step(first.send, None) is PARKED
         taskless.flush()
         ending.wire.say(b"+1\r\n+nobody asked\r\n")
         await wait_all_tasks_blocked()
