@@ -91,7 +91,10 @@ class Unsent(Protocol):
 
 
 class Taskless:
-    """What is driven now, and which connections to Redis have commands to be sent."""
+    """What is driven now, and which connections to Redis have commands to be sent.
+
+    There is one for the process, so one event loop of it may drive.
+    """
 
     __slots__ = ("driven", "unsent")
 
