@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from math import inf
 from typing import Final
 
+import trio
+
 CLEANUP_S: Final = 1.0
 """How much longer, in seconds, a request that has failed may release what it had claimed."""
 
@@ -49,6 +51,25 @@ def begin() -> Deadline:
 def extend(seconds: float) -> None:
     """Move the deadline of the present request: for a wait that its client has asked for."""
     present().at += seconds
+
+
+@contextmanager
+def share_of(parts: int) -> Iterator[None]:
+    """Let calls in the block take one of ``parts`` equal parts of the time that is left.
+
+    Only while the request asks one shard after the other: tasks of it would share the bound.
+    """
+    deadline = present()
+    left = deadline.at - trio.current_time()
+    if parts < 2 or left == inf:
+        yield
+        return
+    given_up = left - left / parts
+    deadline.at -= given_up
+    try:
+        yield
+    finally:
+        deadline.at += given_up
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.deadline import share_of
 from ojs_cluster.redis.errors import ReplyTooLarge
 from ojs_cluster.redis.taskless import Shielded, own_task, taskless
 from ojs_cluster.store import fields as f
@@ -118,14 +119,16 @@ async def _ask_all(store: Store, stages: Sequence[_Stage], asking: _Asking) -> E
     direct = len(stages) if len(stages) <= _DIRECT else 1
     if len(stages) > 1 and any(store.depths.in_doubt(shards) for shards, _ in stages):
         direct = 0  # a call that waits for one that is away would delay the jobs of the others
-    for shards, names in stages[:direct]:
+    for place, (shards, names) in enumerate(stages[:direct]):
         if asking.full:
             return failure
         try:
-            if len(shards) == 1:
-                await asking.ask(shards[0], names)
-            else:
-                await ask_partitions(store, names[0], shards, asking)
+            # One that is silent, and not known for it, must leave time for those after it.
+            with share_of(len(stages) - place):
+                if len(shards) == 1:
+                    await asking.ask(shards[0], names)
+                else:
+                    await ask_partitions(store, names[0], shards, asking)
         except Quiet as quiet:
             return quiet
         except OJSError as error:

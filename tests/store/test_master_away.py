@@ -20,6 +20,7 @@ from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.errors import BackendUnavailable, TooManyQueues
 from ojs_cluster.core.states import State
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.deadline import begin
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded, Node
 from ojs_cluster.store import health, metrics, outbox, queues
@@ -144,6 +145,22 @@ async def test_a_job_is_stored_though_the_master_of_its_rate_limit_key_is_away(
     with trio.fail_after(SOON_S):
         await put(store, name, rate_limit=f'{{"key": "{key}", "concurrency": 1}}')
     server.resume(node)
+
+
+async def test_a_fetch_whose_first_queue_is_away_has_time_for_the_next(
+    server: Embedded, store: Store
+) -> None:
+    node = owner(server, store, store.keys.meta.slot)
+    away = next(names_on(server, store, node, here=True))
+    name = next(names_on(server, store, node, here=False))
+    job = await put(store, name)
+    await fetch(store, [away], count=1, worker_id="w1")  # the worker's record is looked at seldom
+    server.pause(node)
+    begin().at = trio.current_time() + 8
+    with trio.fail_after(SOON_S):
+        found = await fetch(store, [away, name], count=1, worker_id="w1")
+    server.resume(node)
+    assert [it.id for it in found] == [job.id]
 
 
 async def test_a_queue_that_is_new_meanwhile_is_listed_in_the_end(
