@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,20 @@ CI = sorted((CHART / "ci").glob("*-values.yaml"))
 OLDEST, NEWEST = "1.27", "1.35"
 """Versions of Kubernetes that are rendered for and validated against."""
 
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The parser in C where PyYAML has it: the other takes most of the time of these tests."""
+
 Manifest = dict[str, Any]
 
 
 class Refused(Exception):
     """Helm did not render; the message is what a user reads."""
+
+
+@lru_cache(maxsize=512)
+def _run_once(helm: Path, chart: Path, *arguments: str) -> str:
+    """Run helm for a rendering. Many tests ask for the same, and the chart does not change."""
+    return Chart(helm, chart).run(*arguments)
 
 
 @dataclass(frozen=True)
@@ -56,18 +66,21 @@ class Chart:
         sets: Mapping[str, Any] | None = None,
         kubernetes: str = NEWEST,
         release: str = "jobs",
+        more: Sequence[str] = (),
     ) -> Rendering:
-        """Give the manifests as `helm install` would send them.
+        """Return the manifests as `helm install` would send them.
 
         Args:
             values: files such as those of `ci/`.
             sets: single values by their dotted path, set as JSON.
             kubernetes: version of the cluster.
+            release: name of the release.
+            more: further options of `helm template`.
         """
         command = ["template", release, str(self.path), "--namespace", "work"]
-        command += ["--kube-version", f"v{kubernetes}.0", *options(values, sets or {})]
-        text = self.run(*command)
-        return Rendering([each for each in yaml.safe_load_all(text) if each])
+        command += ["--kube-version", f"v{kubernetes}.0", *options(values, sets or {}), *more]
+        text = _run_once(self.helm, self.path, *command)
+        return Rendering([each for each in yaml.load_all(text, LOADER) if each])
 
     def notes(self, *values: Path, sets: Mapping[str, Any] | None = None) -> str:
         """What `helm install` prints at its end; arguments as for `render`."""

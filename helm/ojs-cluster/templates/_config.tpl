@@ -176,19 +176,39 @@ Ports of Redis as a JSON list: those named, or those of the URL (always so for t
 {{- end -}}
 
 {{/*
-How many API pods. Who scales decides it, but to say nothing where a release has said something before
-means one pod to Kubernetes, until the scaler is back at work: so what there is now is said. Empty
-where there is nothing yet, or nobody to ask (`helm template`).
+How many API pods; empty leaves the count to its scaler.
+
+To name no count where the manifest before named one means one pod to Kubernetes, unless somebody else
+owns the count by then. To name one that a scaler has set since is a conflict, which fails upgrades and
+rollbacks. So the release that switches a scaler on names the count that there is, and the first after the
+scaler's first decision names none, as do all that follow. A release without server-side apply (Helm 3) has
+no owners: there a manifest goes on naming the count if one before it did. `helm template` cannot ask.
 */}}
 {{- define "ojs.api.replicas" -}}
 {{- if or .Values.api.autoscaling.enabled .Values.api.keda.enabled -}}
 {{- with lookup "apps/v1" "Deployment" .Release.Namespace (printf "%s-api" (include "ojs.fullname" .)) -}}
+{{- if not (hasKey (.metadata.annotations | default dict) (include "ojs.scaledAnnotation" $)) -}}
+{{- $scaled := false -}}
+{{- $applied := false -}}
+{{- range .metadata.managedFields -}}
+{{- if eq (default "" .subresource) "scale" -}}
+{{- $scaled = true -}}
+{{- else if and (eq .operation "Apply") (not .subresource) -}}
+{{- $applied = true -}}
+{{- end -}}
+{{- end -}}
+{{- if not (and $scaled $applied) -}}
 {{- int64 .spec.replicas -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- else -}}
 {{- .Values.api.replicas -}}
 {{- end -}}
 {{- end -}}
+
+{{/* Annotation of a Deployment whose manifest names no count: the next one may not either. */}}
+{{- define "ojs.scaledAnnotation" -}}ojs-cluster/count-is-scaled{{- end -}}
 
 {{/* From deletion to SIGKILL. The server's own patience ends before Kubernetes's does. */}}
 {{- define "ojs.api.graceSeconds" -}}
