@@ -29,7 +29,7 @@ from ojs_cluster.server.settings import (
 )
 from ojs_cluster.server.variable import Variable
 from ojs_cluster.server.variables import VARIABLES
-from ojs_cluster.store.context import StoreSettings
+from ojs_cluster.store.settings import StoreSettings
 from scheduler.settings import SchedulerSettings
 
 __all__ = ["EXIT_CONFIG", "VARIABLES", "ConfigError", "Settings", "Variable", "load", "report"]

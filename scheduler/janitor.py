@@ -7,7 +7,8 @@ longest sleep; their ticks carry no clock, so "next" counts from 0.
 from __future__ import annotations
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.store.context import Store, check_eviction
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.open import check_eviction
 from ojs_cluster.store.partition_upkeep import look_after_changes
 from ojs_cluster.store.retention import purge_due, retire_queues, tidy
 from ojs_cluster.store.tick import Tick as StoreTick

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 from pathlib import Path
 
@@ -66,6 +67,24 @@ def test_imports_only_go_down(path: Path) -> None:
         sides = {name.split(".")[0] == "scheduler", target.split(".")[0] == "scheduler"}
         if own == floor == 4:
             assert len(sides) == 1, f"{name} imports {target}: http and scheduler stay apart"
+
+
+def imported(path: Path, known: set[str]) -> set[str]:
+    """The modules among ``known`` that a module imports itself, for type checkers included."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names & known or {str(node.module)}
+    return (found & known) - {name_of(path)}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    paths = {name_of(path): path for path in modules()}
+    graph = {name: imported(path, set(paths)) for name, path in paths.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # its error names the modules of a cycle
 
 
 def test_every_script_says_what_it_does_at_maxmemory() -> None:

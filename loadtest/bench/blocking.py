@@ -28,7 +28,7 @@ import trio
 from loadtest.bench._table import print_setting, print_table
 from ojs_cluster.redis.client import Client
 from ojs_cluster.server.embedded import Embedded, find_server
-from ojs_cluster.store.context import open_store
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.scripts import load_scripts
 from tests.store.largest_inputs import INPUTS
 from tests.store.test_one_tag import one_life_of_everything

@@ -30,12 +30,14 @@ from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded, ServerBinary, find_server
 from ojs_cluster.store.ack import ack
 from ojs_cluster.store.cancel import cancel
-from ojs_cluster.store.context import Store, StoreSettings, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.fetch import fetch
 from ojs_cluster.store.nack import nack
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.queues import stats
 from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.settings import StoreSettings
 
 QUEUE = "probe"
 SHALLOW = 1000

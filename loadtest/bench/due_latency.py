@@ -44,8 +44,9 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded, Node, find_server
 from ojs_cluster.store import fields as f
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.open import open_store
 
 SHARDS = 64
 BATCH = 500

@@ -32,10 +32,10 @@ from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded, find_server
 from ojs_cluster.store.ack import ack
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue
 from ojs_cluster.store.fetch import fetch
-from ojs_cluster.store.partitions import change
+from ojs_cluster.store.open import open_store
 from tests.support.lossy import LossyClient
 
 CALLERS = 64
@@ -102,7 +102,11 @@ async def run(embedded: Embedded, counts: Sequence[int], jobs: int, rounds: int)
         for result in results:
             layout = Layout.of(result.partitions)
             # As if it had been so for long: nothing has to be waited for.
-            await change(store, f"hot{result.partitions}", lambda _, __, to=layout: to)  # type: ignore[misc]
+            await store.partitions.change(
+                store,
+                f"hot{result.partitions}",
+                lambda _, __, to=layout: to,  # type: ignore[misc]
+            )
         for number in range(rounds + 1):
             for result in results:
                 await one_round(store, embedded, result, jobs if number else jobs // 4)

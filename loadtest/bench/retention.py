@@ -33,9 +33,10 @@ from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded, find_server
 from ojs_cluster.store import ack as acks
 from ojs_cluster.store.aliases import remove_due
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.retention import purge_due
 
 SHARDS = 64

@@ -23,9 +23,10 @@ from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.server.embedded_node import Node
 from ojs_cluster.store.ack import ack
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue
 from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.record import JobRecord
 
 GET = hiredis.pack_command(("GET", "x"))  # type: ignore[arg-type]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
@@ -14,7 +15,9 @@ from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.limits import Limits
 from ojs_cluster.http.audit import Audit
 from ojs_cluster.http.auth import Access
+from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.room import Room
+from ojs_cluster.http.router import Route
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
@@ -22,9 +25,6 @@ from ojs_cluster.store.health import Health, check
 from ojs_cluster.store.metrics import Collected
 from ojs_cluster.store.overview import Overview, overview
 from ojs_cluster.store.wake import Waiters
-
-if TYPE_CHECKING:
-    from ojs_cluster.http.tracing import Tracing
 
 _MIB = 1024 * 1024
 _HEALTH_KEPT_S = 0.25
@@ -67,6 +67,23 @@ class HttpSettings:
 def room_for(settings: HttpSettings) -> Room:
     """Return the room of one process."""
     return Room(max(settings.max_bodies, settings.max_batch_body, settings.max_body))
+
+
+class RequestSpan(Protocol):
+    """The span of one request."""
+
+    async def answer(self, request: Request, work: Callable[[], Awaitable[Response]]) -> Response:
+        """Do the work and end the span with its outcome."""
+
+    def end(self, status: int) -> None:
+        """End the span of a request that was answered with ``status``."""
+
+
+class Tracing(Protocol):
+    """What begins the spans of requests: ``tracing.Tracing``, which loads OpenTelemetry."""
+
+    def begin(self, request: Request, request_id: str, route: Route | None) -> RequestSpan:
+        """Begin the span of a request whose head was read; ``route`` is None if none was found."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from functools import cache
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import trio
@@ -28,7 +28,7 @@ from ojs_cluster.core.errors import (
     Unsupported,
 )
 from ojs_cluster.http import durability
-from ojs_cluster.http.app import App, HttpSettings
+from ojs_cluster.http.app import App, HttpSettings, RequestSpan
 from ojs_cluster.http.auth import Access
 from ojs_cluster.http.errors import (
     AmbiguousLength,
@@ -44,9 +44,6 @@ from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import ROUTES, router_for
 from ojs_cluster.redis.deadline import Deadline, begin
 from ojs_cluster.redis.taskless import own_task
-
-if TYPE_CHECKING:
-    from ojs_cluster.http.tracing import RequestSpan
 
 log = logging.getLogger("ojs.http")
 

@@ -35,8 +35,9 @@ from ojs_cluster.store.archive_lines import (
 )
 from ojs_cluster.store.archive_out import ClusterChanged, export
 from ojs_cluster.store.archive_results import restore_results
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.rights import MissingRights
 from ojs_cluster.store.schema import UnusableBackend
 

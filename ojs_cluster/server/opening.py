@@ -11,7 +11,8 @@ from ojs_cluster.config import Settings
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, RedisReplyError
 from ojs_cluster.server.child import Refused, leaves
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.rights import MissingRights
 from ojs_cluster.store.schema import UnusableBackend
 

@@ -24,8 +24,9 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.store import deals
 from ojs_cluster.store import fields as f
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.runtime import Arg
 
 T = TypeVar("T")
 log = logging.getLogger("ojs.store")

@@ -34,9 +34,10 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store import advance, bounds, jobs, locks, queues, rate_limits, rate_tokens, shares
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.archive_lines import BadLine, CronLine, JobLine, QueueLine, WorkflowLine
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.partition_upkeep import set_partitions
+from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.workflow_portions import restore_ahead
 
 Outcome = Literal["created", "there"]

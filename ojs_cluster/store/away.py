@@ -11,8 +11,7 @@ it as long as the Redis client does.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -20,7 +19,6 @@ from ojs_cluster.core.errors import BackendUnavailable, OutOfTime, WritesRefused
 
 if TYPE_CHECKING:
     from ojs_cluster.redis import Arg, Client, Reply, Script
-    from ojs_cluster.store.context import Store
 
 ANSWER_S: Final = 1.0
 """How long an effect waits for one reply, in seconds. The scheduler repeats it with more patience
@@ -138,11 +136,3 @@ class EffectClient:
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._client, name)
-
-
-def for_effect(
-    store: Store, *, patient: bool, probed: int | None = None
-) -> tuple[Store, EffectClient]:
-    """Return ``store`` as one effect uses it, and its client."""
-    client = EffectClient(store.redis, store.away, patient=patient, probed=probed)
-    return replace(store, redis=cast("Client", client)), client

@@ -29,12 +29,13 @@ from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.store import bounds, deals, locks, unique
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.aliases import AliasClaims, at_home, duplicate_id, earliest
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.deals import Deal, Swap
 from ojs_cluster.store.locks import Holder, Want
 from ojs_cluster.store.placing import Fate, Placed, between_blanks, place, portions
 from ojs_cluster.store.portions import PORTION_KEYS
 from ojs_cluster.store.record import JobRecord, record
+from ojs_cluster.store.runtime import Arg
 
 _TRIES = 3
 

@@ -17,10 +17,11 @@ from typing import Any
 from ojs_cluster.core.errors import Conflict, MalformedJob, NotFound, OJSError
 from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.keys import Shard
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.lease_ids import shard_of_lease
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.record import JobRecord, record
+from ojs_cluster.store.runtime import Arg
 
 
 async def on_job(
@@ -89,7 +90,7 @@ async def reply_of(
             shard = store.keys.shard(int(reply[1]))
             continue
         if status == b"staged":
-            await store.effects["deal"](store, shard, reply[1])
+            await store.finish_deal(store, shard, reply[1])
             continue
         leased_by = shard_of_lease(store.keys, lease_id)
         if refused is not None or leased_by is None or leased_by is shard:

@@ -6,9 +6,10 @@ from typing import Literal
 
 from ojs_cluster.core.errors import MalformedJob
 from ojs_cluster.store.by_id import on_job
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.malformed import remove_malformed
 from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.runtime import Arg
 
 _KEYS = ("due", "active", "running", "expiring", "pending", "finished", "events")
 

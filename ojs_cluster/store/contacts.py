@@ -12,7 +12,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.taskless import own_task
 
 if TYPE_CHECKING:
-    from ojs_cluster.store.context import Arg, Store
+    from ojs_cluster.store.runtime import Arg, Runtime
 
 log = logging.getLogger("ojs.store")
 
@@ -29,7 +29,7 @@ class FetchContacts:
     def __init__(self) -> None:
         self._next: dict[str, float] = {}
 
-    async def note(self, store: Store, worker_id: str) -> None:
+    async def note(self, store: Runtime, worker_id: str) -> None:
         """Register a worker by its fetch, at most every few seconds; '' is nobody.
 
         The record lies in one shard and the jobs in others, which may be well when that one is
@@ -51,7 +51,7 @@ class FetchContacts:
         log.warning("fetch of worker '%s' could not be noted", worker_id)
 
 
-async def contact(store: Store, worker_id: str, kind: str, rest: list[Arg]) -> list[Any]:
+async def contact(store: Runtime, worker_id: str, kind: str, rest: list[Arg]) -> list[Any]:
     """Run ``contact.lua``; ``kind`` and ``rest`` as its head says."""
     shard = store.keys.shard_of_worker(worker_id)
     floor_ms = _MISSED_BEATS * store.settings.heartbeat_interval_ms

@@ -13,7 +13,7 @@ from ojs_cluster.redis.errors import RedisReplyError
 
 if TYPE_CHECKING:
     from ojs_cluster.redis.settings import Address
-    from ojs_cluster.store.context import Store
+    from ojs_cluster.store.runtime import Runtime
 
 log = logging.getLogger("ojs.store")
 
@@ -22,7 +22,7 @@ _PATIENCE_S: Final = 2.0
 """Longest wait in seconds for the masters' answers."""
 
 
-async def check(store: Store) -> None:
+async def check(store: Runtime) -> None:
     """Log a warning when masters of a cluster refuse all commands while any slot is not served.
 
     Never raises: masters that are away, and those that let the Redis user not ask, are passed over.

@@ -22,7 +22,7 @@ from ojs_cluster.core.errors import (
 )
 from ojs_cluster.store import jobs
 from ojs_cluster.store.begun import begun
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron_book import StoreBook
 from ojs_cluster.store.cron_fire import run_by_hand
 from ojs_cluster.store.cron_record import CronRecord, cron_record
@@ -30,6 +30,7 @@ from ojs_cluster.store.cron_tick_job import UnusableDefinition
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.runtime import Arg
 
 _ABSENT = "-"
 _QUEUES_READ = 500

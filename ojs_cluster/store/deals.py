@@ -38,13 +38,14 @@ from ojs_cluster.redis.durability import doubtful
 from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.store import locks
 from ojs_cluster.store.cancel import cancel
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.locks import Want
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.placing import Placed, command, follow_up, read_back, written
 from ojs_cluster.store.portions import PORTION_BYTES, PORTION_KEYS
 from ojs_cluster.store.record import JobRecord, record
+from ojs_cluster.store.runtime import Arg
 
 _APPLY_MS = 300_000
 """A part is not written this long after its deal was read: half the time that a shard remembers,

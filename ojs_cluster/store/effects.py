@@ -10,8 +10,14 @@ from ojs_cluster.store import advance, deals, rate_tokens, retention, unique
 from ojs_cluster.store.context import Effect, Store
 
 
-async def _name_of_queue(store: Store, shard: Shard, payload: bytes) -> None:
-    await store.queues.owed(store, shard, payload)
+async def _queue_created(store: Store, shard: Shard, payload: bytes) -> None:
+    """Register a queue whose hash a script has created, and let workers look into the shard.
+
+    A producer with an old partition table may have used a shard where no worker looks.
+    """
+    queue = payload.decode()
+    await store.queues.register(store, queue)
+    await store.partitions.admit(store, shard, [queue])
 
 
 EFFECTS: Mapping[str, Effect] = MappingProxyType(
@@ -26,7 +32,7 @@ EFFECTS: Mapping[str, Effect] = MappingProxyType(
         "started": rate_tokens.started,
         "tokens": rate_tokens.freed,
         "limit": rate_tokens.declared,
-        "queue": _name_of_queue,
+        "queue": _queue_created,
         "unlist": retention.unlist,
     }
 )

@@ -13,13 +13,14 @@ from ojs_cluster.redis.deadline import share_of
 from ojs_cluster.redis.errors import ReplyTooLarge
 from ojs_cluster.redis.taskless import Shielded, own_task, taskless
 from ojs_cluster.store import fields as f
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.lease_ids import new_prefix, shard_of_lease
 from ojs_cluster.store.nack import release as release_one
 from ojs_cluster.store.outbox import deliver, entries
 from ojs_cluster.store.partition_fetch import ask_partitions
 from ojs_cluster.store.ranked_fetch import ask_in_order
 from ojs_cluster.store.record import JobRecord, record
+from ojs_cluster.store.runtime import Arg
 
 RELEASE_S = 5.0
 """How long a cancelled caller's jobs are tried to be given back; then their leases end."""

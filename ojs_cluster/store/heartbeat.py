@@ -16,9 +16,10 @@ from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.store.by_id import restore_alias
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.lease_ids import shard_of_lease
+from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.workers import Desired, contact_beat
 
 log = logging.getLogger("ojs.store")

@@ -36,7 +36,7 @@ async def get(store: Store, job_id: str) -> JobRecord:
             if alias is not None:
                 shard = store.keys.shard(int(alias))
             elif deal is not None:
-                await store.effects["deal"](store, shard, deal)
+                await store.finish_deal(store, shard, deal)
             else:
                 sound.check(job_id, job.fields, shard.index)
                 return job

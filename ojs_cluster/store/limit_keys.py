@@ -19,7 +19,7 @@ from ojs_cluster.core.errors import TooManyRateLimitKeys
 from ojs_cluster.keys import Shard
 
 if TYPE_CHECKING:
-    from ojs_cluster.store.context import Store
+    from ojs_cluster.store.runtime import Runtime
 
 MOST_KEYS: Final = 10_000
 """Keys of one shard. Twin of ``lua/include/limit.lua``."""
@@ -35,7 +35,7 @@ class LimitKeys:
         """Know nothing yet."""
         self._read: dict[int, tuple[float, int]] = {}
 
-    async def admit(self, store: Store, jobs: Iterable[NewJob]) -> None:
+    async def admit(self, store: Runtime, jobs: Iterable[NewJob]) -> None:
         """Check that there is room for the keys that jobs name.
 
         Raises:
@@ -46,7 +46,7 @@ class LimitKeys:
             if job.rate_limit is not None and job.rate_limit.key:
                 await self.admit_key(store, job.rate_limit.key)
 
-    async def admit_key(self, store: Store, key: str) -> None:
+    async def admit_key(self, store: Runtime, key: str) -> None:
         """Check that there is room for one key. Raises as ``admit``."""
         shard = store.keys.shard_of_limit(key)
         if await self._number(store, shard) < MOST_KEYS:
@@ -59,7 +59,7 @@ class LimitKeys:
                 key=key[:100],
             )
 
-    async def _number(self, store: Store, shard: Shard) -> int:
+    async def _number(self, store: Runtime, shard: Shard) -> int:
         """How many keys the shard had when it answered last; 0 when it never did."""
         read_at, number = self._read.get(shard.index, (float("-inf"), 0))
         if trio.current_time() - read_at >= _BELIEVED_S:
@@ -69,6 +69,6 @@ class LimitKeys:
             self._read[shard.index] = (trio.current_time(), number)
         return number
 
-    async def _look(self, store: Store, shard: Shard) -> int:
+    async def _look(self, store: Runtime, shard: Shard) -> int:
         found: Any = await store.redis.call(shard.slot, "ZCARD", shard.limits, idempotent=True)
         return int(found)

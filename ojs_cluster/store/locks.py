@@ -12,9 +12,10 @@ from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import fields as f
 from ojs_cluster.store import sound
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.portions import PORTION_KEYS
 from ojs_cluster.store.record import JobRecord, record
+from ojs_cluster.store.runtime import Arg
 
 _CHECK_MS = 600_000
 """The janitor looks at a lock when it is this old, then when it is twice as old, and so on."""

@@ -14,12 +14,13 @@ from ojs_cluster.core.ids import is_job_id
 from ojs_cluster.core.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.by_id import refusal
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.lease_ids import shard_of_lease
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.portions import cuts
 from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.runtime import Arg
 
 PORTION = 100
 """Jobs per script at most, fewer when their results or errors are large."""

@@ -13,10 +13,11 @@ import msgspec
 from ojs_cluster.core.failure import Failure
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.by_id import on_job
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.many import Outcome, Part, on_jobs
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.runtime import Arg
 
 _KEYS = ("due", "active", "running", "expiring", "finished", "dead", "events")
 

@@ -31,7 +31,6 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.durability import doubtful
 from ojs_cluster.redis.taskless import own_task
-from ojs_cluster.store.away import for_effect
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.tick import Tick
@@ -265,7 +264,7 @@ async def _try(
 ) -> _Try:
     """Carry out an entry, which is in ``index``, and write down what became of it."""
     handler = store.effects.get(entry.kind, _unknown)
-    watched, client = for_effect(store, patient=patient, probed=probed)
+    watched, client = store.for_effect(patient=patient, probed=probed)
     outcome: Outcome
     try:
         await handler(watched, entry.shard, entry.payload)

@@ -13,7 +13,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store import bounds, partitions, pauses, shares
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.partitions import DEFAULT, NO_LIMIT, change
+from ojs_cluster.store.partitions import DEFAULT, NO_LIMIT
 from ojs_cluster.store.queues import stats_in
 
 UNUSED_MS: Final = 86_400_000
@@ -48,10 +48,12 @@ async def set_partitions(store: Store, queue: str, count: int) -> Layout:
             before = old.parts
             return old.changed(count, now_ms)
 
-        layout = await change(store, queue, changed)
+        layout = await store.partitions.change(store, queue, changed)
         limited = count != before and await _has_limits(store, queue)
         if limited:  # set meanwhile
-            await change(store, queue, lambda old, now_ms: old.changed(before, now_ms))
+            await store.partitions.change(
+                store, queue, lambda old, now_ms: old.changed(before, now_ms)
+            )
             await shares.mirror(store, queue)
     if limited:
         raise ValidationFailed(
@@ -125,7 +127,9 @@ async def end_unused(store: Store) -> int:
     unused = [queue for queue, score in zip(old, known, strict=True) if score is None]
     for queue in unused:
         seen = entries[queue]
-        await change(store, queue, partial(_less, seen, store.partitions.default.parts))
+        await store.partitions.change(
+            store, queue, partial(_less, seen, store.partitions.default.parts)
+        )
     return len(unused)
 
 
@@ -171,7 +175,7 @@ async def look_after(store: Store, queue: str) -> None:
             return old.apart(live, now_ms)
         return old.drained(live, now_ms)
 
-    await change(store, queue, closed, most=NO_LIMIT)
+    await store.partitions.change(store, queue, closed, most=NO_LIMIT)
 
 
 async def begin_round(store: Store) -> None:
@@ -196,14 +200,14 @@ async def end_round(store: Store) -> None:
     """
     seen, store.partitions.draining = store.partitions.draining, None
     if seen is not None:
-        await change(
+        await store.partitions.change(
             store, DEFAULT, lambda old, now_ms: old.drained(0, now_ms) if old == seen else old
         )
 
 
 async def forget(store: Store, queue: str) -> None:
     """A queue was retired: nothing of it is left in any partition."""
-    await change(store, queue, lambda old, _: replace(old, held=old.open))
+    await store.partitions.change(store, queue, lambda old, _: replace(old, held=old.open))
 
 
 async def _has_limits(store: Store, queue: str) -> bool:

@@ -29,7 +29,7 @@ from ojs_cluster.core.partitions import Layout
 from ojs_cluster.keys import Shard
 
 if TYPE_CHECKING:
-    from ojs_cluster.store.context import Store
+    from ojs_cluster.store.runtime import Runtime
 
 log = logging.getLogger("ojs.store")
 
@@ -58,7 +58,7 @@ class Partitions:
         self.draining: Layout | None = None
         """The default when this process began its round over all queues, if it was draining."""
 
-    async def announce(self, store: Store) -> None:
+    async def announce(self, store: Runtime) -> None:
         """Make the default that this process was configured with that of all, now or soon."""
         self._announces = True
         self._next = float("-inf")
@@ -66,7 +66,7 @@ class Partitions:
             work = partial(self._refresh, store)
             await store.background.once("partitions", work, _PATIENCE_S)
 
-    async def current(self, store: Store) -> None:
+    async def current(self, store: Runtime) -> None:
         """Have the table read again if that is due. Never raises: what is known has to do then."""
         now = trio.current_time()
         believed = now - self._read_at < BELIEVED_S
@@ -76,7 +76,7 @@ class Partitions:
         work = partial(self._refresh, store)
         await store.background.once("partitions", work, _PATIENCE_S if wait else 0)
 
-    async def latest(self, store: Store) -> None:
+    async def latest(self, store: Runtime) -> None:
         """Read the table now; while the master of the meta tag is silent, keep what is known.
 
         For changes of a queue that need its partitions and no other part of the meta tag.
@@ -85,13 +85,13 @@ class Partitions:
             with trio.move_on_after(_PATIENCE_S), suppress(BackendUnavailable):
                 await self.read(store)
 
-    async def _refresh(self, store: Store) -> None:
+    async def _refresh(self, store: Runtime) -> None:
         self._next = trio.current_time() + READ_S
         try:
             await self.read(store)
             lost = DEFAULT not in self._entries and store.settings.queue_partitions > 1
             if self._announces and (lost or not self._announced):
-                await announce(store)
+                await self._announce_now(store)
                 self._announced = True
         except BackendUnavailable as error:
             if not self._away:
@@ -100,7 +100,7 @@ class Partitions:
         else:
             self._away = False
 
-    async def read(self, store: Store) -> None:
+    async def read(self, store: Runtime) -> None:
         """Read the table now.
 
         Raises
@@ -146,18 +146,18 @@ class Partitions:
         """The clock of the meta tag's master, or a little less."""
         return int(trio.current_time() * 1000 + self._ahead_ms)
 
-    async def open(self, store: Store, queue: str) -> list[Shard]:
+    async def open(self, store: Runtime, queue: str) -> list[Shard]:
         """The shards where a worker looks for the queue's jobs."""
         await self.current(store)
         return store.keys.partitions(queue, self.layout(queue).open)
 
-    async def held(self, store: Store, queue: str) -> list[Shard]:
+    async def held(self, store: Runtime, queue: str) -> list[Shard]:
         """The shards where anything of the queue may be; the first is partition 0."""
         await self.current(store)
         return store.keys.partitions(queue, self.layout(queue).held)
 
     def place(
-        self, store: Store, queue: str, chosen: str | None = None, *, counted: bool = False
+        self, store: Runtime, queue: str, chosen: str | None = None, *, counted: bool = False
     ) -> Shard:
         """The shard for a job whose id is fixed now, by what is ``current``.
 
@@ -174,7 +174,7 @@ class Partitions:
             return random.choice(shards)  # noqa: S311 - to spread, nothing secret
         return shards[crc32(chosen.encode()) % len(shards)]
 
-    def spread(self, store: Store, jobs: Sequence[NewJob]) -> list[Shard]:
+    def spread(self, store: Runtime, jobs: Sequence[NewJob]) -> list[Shard]:
         """The shard of each new job, by what is ``current``.
 
         A queue's jobs go in portions of neighbours, to partitions that chance chooses.
@@ -213,10 +213,10 @@ class Partitions:
             return layout.parts
         return layout.spread(self.now_ms())
 
-    def _producers(self, store: Store, queue: str) -> list[Shard]:
+    def _producers(self, store: Runtime, queue: str) -> list[Shard]:
         return store.keys.partitions(queue, self.width(queue))
 
-    async def admit(self, store: Store, shard: Shard, queues: Iterable[str]) -> None:
+    async def admit(self, store: Runtime, shard: Shard, queues: Iterable[str]) -> None:
         """Before jobs are put where it was decided earlier: make sure that workers look there.
 
         Raises
@@ -227,81 +227,79 @@ class Partitions:
         for queue in queues:
             number = store.keys.partition_of(queue, shard)
             if number >= self.layout(queue).open:
-                await change(store, queue, partial(_reopened, number + 1), most=NO_LIMIT)
+                await self.change(store, queue, partial(_reopened, number + 1), most=NO_LIMIT)
+
+    async def change(
+        self,
+        store: Runtime,
+        queue: str,
+        how: Callable[[Layout, int], Layout],
+        *,
+        most: int | None = None,
+    ) -> Layout:
+        """Compare and set one entry of the table; returns the layout that holds then.
+
+        Parameters
+        ----------
+        queue: '' for the default.
+        how: makes the new layout from the old one and the ms; called again when others were faster.
+        most: queues that may have an entry; None for ``MOST_ENTRIES``.
+
+        Raises
+        ------
+        InvalidRequest: too many queues have an entry.
+        BackendUnavailable: Redis did not answer in time.
+        """
+        most = MOST_ENTRIES if most is None else most
+        while True:
+            await self.read(store)
+            entry, old = self.entries().get(queue), self.layout(queue)
+            new = how(old, self.now_ms())
+            # Not kept when it says nothing: each process has all entries in memory.
+            redundant = queue != DEFAULT and new.says_no_more_than(self.default)
+            if (entry is None) if redundant else (new == old):
+                return old
+            [status] = await store.run_meta(
+                "swap_partitions",
+                [store.keys.meta.partitions],
+                [
+                    *(queue, "" if entry is None else entry.pack()),
+                    *("" if redundant else new.pack(), most),
+                ],
+            )
+            if status == b"full":
+                raise InvalidRequest(
+                    f"at most {most} queues may have a number of partitions of their own",
+                    field="partitions",
+                )
+            if status == b"ok":
+                await self.read(store)
+                return new
+
+    async def _announce_now(self, store: Runtime) -> None:
+        """Make the default that this process was configured with the default of all.
+
+        API processes do this once. Where they are configured differently, the one that started
+        last is right. Until another number than 1 was configured nothing is written.
+
+        Raises
+        ------
+        BackendUnavailable: Redis did not answer in time.
+        """
+        meta = store.keys.meta
+        wanted = min(store.settings.queue_partitions, store.keys.most_partitions)
+        await self.read(store)
+        if self.default.parts == wanted:
+            return
+        unused = DEFAULT not in self.entries() and not await store.redis.call(
+            meta.slot, "ZCARD", meta.queues, idempotent=True
+        )
+        await self.change(
+            store,
+            DEFAULT,
+            lambda old, now_ms: Layout.of(wanted) if unused else old.changed(wanted, now_ms),
+        )
 
 
 def _reopened(number: int, layout: Layout, now_ms: int) -> Layout:
     return layout.reopened(number, now_ms)
-
-
-async def change(
-    store: Store,
-    queue: str,
-    how: Callable[[Layout, int], Layout],
-    *,
-    most: int | None = None,
-) -> Layout:
-    """Compare and set one entry of the table; returns the layout that holds then.
-
-    Parameters
-    ----------
-    queue: '' for the default.
-    how: makes the new layout from the old one and the ms; called again when others were faster.
-    most: queues that may have an entry; None for ``MOST_ENTRIES``.
-
-    Raises
-    ------
-    InvalidRequest: too many queues have an entry.
-    BackendUnavailable: Redis did not answer in time.
-    """
-    known = store.partitions
-    most = MOST_ENTRIES if most is None else most
-    while True:
-        await known.read(store)
-        entry, old = known.entries().get(queue), known.layout(queue)
-        new = how(old, known.now_ms())
-        # Not kept when it says nothing: each process has all entries in memory.
-        redundant = queue != DEFAULT and new.says_no_more_than(known.default)
-        if (new == old and not (redundant and entry is not None)) or (redundant and entry is None):
-            return old
-        [status] = await store.run_meta(
-            "swap_partitions",
-            [store.keys.meta.partitions],
-            [
-                *(queue, "" if entry is None else entry.pack()),
-                *("" if redundant else new.pack(), most),
-            ],
-        )
-        if status == b"full":
-            raise InvalidRequest(
-                f"at most {most} queues may have a number of partitions of their own",
-                field="partitions",
-            )
-        if status == b"ok":
-            await known.read(store)
-            return new
-
-
-async def announce(store: Store) -> None:
-    """Make the default that this process was configured with the default of all.
-
-    API processes do this once. Where they are configured differently, the one that started last is
-    right. Until another number than 1 was configured nothing is written.
-
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
-    """
-    meta, known = store.keys.meta, store.partitions
-    wanted = min(store.settings.queue_partitions, store.keys.most_partitions)
-    await known.read(store)
-    if known.default.parts == wanted:
-        return
-    unused = DEFAULT not in known.entries() and not await store.redis.call(
-        meta.slot, "ZCARD", meta.queues, idempotent=True
-    )
-    await change(
-        store,
-        DEFAULT,
-        lambda old, now_ms: Layout.of(wanted) if unused else old.changed(wanted, now_ms),
-    )

@@ -13,10 +13,11 @@ from ojs_cluster.core.timestamps import TimePoint
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.bounds import terms
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.portions import cuts
 from ojs_cluster.store.record import JobRecord, record
+from ojs_cluster.store.runtime import Arg
 
 Fate = Literal["", "staged", "withdrawn"]
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 
 from ojs_cluster.keys import Shard
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox import deliver
+from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.tick import Tick
 
 _DEEPEST = 8

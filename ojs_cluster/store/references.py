@@ -23,9 +23,10 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store import aliases, locks
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.by_id import restore_alias
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.locks import Want
+from ojs_cluster.store.runtime import Arg
 
 log = logging.getLogger("ojs.store")
 

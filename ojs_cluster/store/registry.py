@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, TooManyQueues
-from ojs_cluster.keys import Shard
 
 if TYPE_CHECKING:
-    from ojs_cluster.store.context import Store
+    from ojs_cluster.store.runtime import Runtime
 
 REMEMBERED_S = 60.0
 """Time in seconds after which a name that is in use is registered again the first time."""
@@ -55,7 +54,7 @@ class QueueRegistry:
         self._pauses: dict[str, float] = {}
         self._free: int | None = None
 
-    async def ensure(self, store: Store, queues: Iterable[str]) -> None:
+    async def ensure(self, store: Runtime, queues: Iterable[str]) -> None:
         """Make sure that ``queues`` are registered, or will be.
 
         Raises
@@ -74,22 +73,16 @@ class QueueRegistry:
                 work = partial(self._renew, store, queue)
                 await store.background.once(("queue", queue), work, 0)
 
-    async def owed(self, store: Store, shard: Shard, payload: bytes) -> None:
-        """Carry out the effect of a script that created the hash of a queue (see ``outbox``).
-
-        The queue holds a job, or an operator's setting, so its name is registered beyond the limit.
-        Workers are made to look into the shard, which a producer with an old partition table may
-        have used.
+    async def register(self, store: Runtime, queue: str) -> None:
+        """Register a queue that exists, beyond the limit: it holds a job or an operator's setting.
 
         Raises
         ------
         BackendUnavailable: the registry does not answer.
         """
-        queue = payload.decode()
         await self._register(store, queue, _NO_LIMIT)
-        await store.partitions.admit(store, shard, [queue])
 
-    async def _admit(self, store: Store, queue: str) -> None:
+    async def _admit(self, store: Runtime, queue: str) -> None:
         """Register a name that is new to this process, or admit it unregistered."""
         limit = store.settings.max_queues
         registered = None
@@ -111,13 +104,13 @@ class QueueRegistry:
             self._free = free - 1
             self._remember(queue, trio.current_time() + _RETRY_S)
 
-    async def _renew(self, store: Store, queue: str) -> int:
+    async def _renew(self, store: Runtime, queue: str) -> int:
         """Register a known name again, and the next time after a pause that is twice as long."""
         pause_s = min(2 * self._pauses.get(queue, self._remembered_s), LONGEST_S)
         return await self._register(store, queue, _NO_LIMIT, pause_s)
 
     async def _register(
-        self, store: Store, queue: str, limit: int, pause_s: float | None = None
+        self, store: Runtime, queue: str, limit: int, pause_s: float | None = None
     ) -> int:
         """Register one name. Returns how many are registered, 0 when there is no place.
 

@@ -10,10 +10,11 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import deals, partition_upkeep, references, unique
 from ojs_cluster.store.aliases import remove_due, settle_claims
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.partitions import NO_LIMIT
 from ojs_cluster.store.queues import exists, stats
+from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.tick import Tick
 from ojs_cluster.store.ticks import report_malformed
 

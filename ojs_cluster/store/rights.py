@@ -20,7 +20,7 @@ from ojs_cluster.store.fanout import over_shards
 if TYPE_CHECKING:
     from ojs_cluster.keys import Shard
     from ojs_cluster.redis.settings import Address
-    from ojs_cluster.store.context import Store
+    from ojs_cluster.store.runtime import Runtime
 
 _PATIENCE_S = 2.0
 IN_SCRIPTS = (
@@ -53,7 +53,7 @@ class MissingRights(Exception):
     """The user lacks rights; the message names them and what to add."""
 
 
-async def check(store: Store) -> None:
+async def check(store: Runtime) -> None:
     """Ask every master that answers.
 
     Raises
@@ -82,7 +82,7 @@ async def check(store: Store) -> None:
         raise MissingRights("; ".join(found))
 
 
-async def _refused(store: Store, address: Address, shard: Shard) -> list[str]:
+async def _refused(store: Runtime, address: Address, shard: Shard) -> list[str]:
     """The rules that are missing, in order and each once."""
     rules: list[str] = []
     try:
@@ -104,7 +104,7 @@ async def _refused(store: Store, address: Address, shard: Shard) -> list[str]:
     return list(dict.fromkeys(rule for rule in rules if rule))
 
 
-async def _subscribe(store: Store, shard: Shard) -> None:
+async def _subscribe(store: Runtime, shard: Shard) -> None:
     await store.redis.subscribe(shard.wake, shard.slot, _ignore, _no_gap)
     await store.redis.unsubscribe(shard.wake)
 

@@ -18,7 +18,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.fanout import over_shards
 
 if TYPE_CHECKING:
-    from ojs_cluster.store.context import Store
+    from ojs_cluster.store.runtime import Runtime
 
 log = logging.getLogger("ojs.store")
 
@@ -31,7 +31,7 @@ class UnusableBackend(Exception):
     """Redis answers, but must not be used as it is; the message says why and what to change."""
 
 
-async def check_schema(store: Store, shards: int) -> None:
+async def check_schema(store: Runtime, shards: int) -> None:
     """Compare the layout of the data with this server's; write it when there is none.
 
     Raises
@@ -85,7 +85,7 @@ def _compare(version: int, found: int, shards: int) -> None:
         )
 
 
-async def _copy(store: Store) -> None:
+async def _copy(store: Runtime) -> None:
     """Write the copies that are missing. A shard that is away gets its copy from a later start."""
 
     async def copy(shard: Shard) -> None:
@@ -96,7 +96,7 @@ async def _copy(store: Store) -> None:
     await over_shards(store.keys, copy)
 
 
-async def _copies(store: Store) -> list[tuple[int, int]]:
+async def _copies(store: Runtime) -> list[tuple[int, int]]:
     """Schema version and number of shards, from every shard that tells them in time."""
     found: list[tuple[int, int]] = []
 

@@ -15,10 +15,11 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import extend
 from ojs_cluster.store.begun import begun
 from ojs_cluster.store.contacts import contact
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.nack import WALKED
 from ojs_cluster.store.outbox import deliver
+from ojs_cluster.store.runtime import Arg
 
 Desired = Literal["running", "quiet", "terminate"]
 Standing = Literal["running", "quiet", "terminate", "stale"]

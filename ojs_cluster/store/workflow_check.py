@@ -26,7 +26,6 @@ from ojs_cluster.core.workflow import MARK_OF_STATE, QUEUED_MARK, RUNNING, Plan
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import advance, jobs
 from ojs_cluster.store import fields as f
-from ojs_cluster.store.away import for_effect
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.locks import fence
@@ -62,7 +61,7 @@ class WorkflowCheck:
 
         async def one(raw: bytes) -> None:
             workflow_id = raw.decode()
-            impatient, _ = for_effect(store, patient=False)  # a shard that is away is met once
+            impatient, _ = store.for_effect(patient=False)  # a shard that is away is met once
             missed_before = self._missed.pop(workflow_id, set())
             missing: set[int] = set()
             try:

@@ -12,8 +12,9 @@ from functools import partial
 
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.archive_lines import WorkflowLine
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.portions import PORTION_BYTES, cuts
+from ojs_cluster.store.runtime import Arg
 
 _Pair = tuple[bytes | int, bytes]
 RESTORE_MS = 24 * 60 * 60_000

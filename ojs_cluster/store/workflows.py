@@ -34,11 +34,12 @@ from ojs_cluster.core.workflow_request import NewWorkflow
 from ojs_cluster.keys import Shard
 from ojs_cluster.store import bounds
 from ojs_cluster.store.begun import begun
-from ojs_cluster.store.context import Arg, Store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs import get as get_job
 from ojs_cluster.store.outbox import deliver
 from ojs_cluster.store.portions import PORTION_BYTES
+from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.tick import Tick
 from ojs_cluster.store.workflow_portions import is_large, store_ahead
 

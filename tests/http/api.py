@@ -33,7 +33,8 @@ from ojs_cluster.server.http_server import (
     serve,
 )
 from ojs_cluster.server.tls import Tls
-from ojs_cluster.store.context import StoreSettings, open_store
+from ojs_cluster.store.open import open_store
+from ojs_cluster.store.settings import StoreSettings
 from tests.support.certificates import Certificates
 from tests.support.driven import driven
 

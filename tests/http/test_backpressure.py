@@ -7,7 +7,7 @@ from typing import Any, Final
 import pytest
 
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store.context import StoreSettings
+from ojs_cluster.store.settings import StoreSettings
 from tests.http.api import Api, Reply, open_app, serving
 from tests.http.test_door import exchange, request
 

@@ -8,7 +8,7 @@ import pytest
 
 from ojs_cluster.core.ids import new_job_id
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store.context import StoreSettings
+from ojs_cluster.store.settings import StoreSettings
 from tests.http.api import Api, open_app
 
 ACK = "/ojs/v1/workers/ack/batch"

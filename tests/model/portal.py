@@ -11,7 +11,8 @@ from typing import TypeVar
 import trio
 
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.open import open_store
 from tests.support.prelude import PRELUDE
 
 T = TypeVar("T")

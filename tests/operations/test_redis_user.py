@@ -16,7 +16,7 @@ from ojs_cluster.redis.rights import MissingRight
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import rights
-from ojs_cluster.store.context import open_store
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.rights import MissingRights
 from ojs_cluster.store.scripts import load_scripts
 from tests.operations.test_operations import GUIDE

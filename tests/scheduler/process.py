@@ -18,7 +18,8 @@ from typing import Any
 import trio
 
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.store.context import StoreSettings, open_store
+from ojs_cluster.store.open import open_store
+from ojs_cluster.store.settings import StoreSettings
 from scheduler.main import run_scheduler
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import Stats

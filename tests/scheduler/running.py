@@ -16,9 +16,11 @@ from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.states import State
 from ojs_cluster.keys import META
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.store.context import Store, StoreSettings, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.jobs import get
+from ojs_cluster.store.open import open_store
+from ojs_cluster.store.settings import StoreSettings
 
 POLL_S = 0.01
 LEASES = 65

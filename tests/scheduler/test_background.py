@@ -17,10 +17,11 @@ from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.server.scheduler_http import scheduler_families
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.ack import ack
-from ojs_cluster.store.context import Store, StoreSettings
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch import fetch
 from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.jobs import get
+from ojs_cluster.store.settings import StoreSettings
 from scheduler.main import run_scheduler
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import ElectionStats, Stats

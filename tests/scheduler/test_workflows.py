@@ -11,9 +11,10 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import workflows
 from ojs_cluster.store.ack import ack
-from ojs_cluster.store.context import Store, StoreSettings
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch import fetch
 from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.settings import StoreSettings
 from scheduler.settings import SchedulerSettings
 from tests.scheduler.running import eventually
 from tests.scheduler.test_background import served

@@ -15,8 +15,9 @@ from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import advance, cron, queues, rate_limits
 from ojs_cluster.store.archive_out import export
 from ojs_cluster.store.cancel import cancel
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch import release
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.portions import PORTION_BYTES
 from tests.store.jobs import ack, active, foreign_id, home_id, nack, put, take
 from tests.store.unique_jobs import once

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.open import open_store
 from tests.support.invariants import Census, take_census
 from tests.support.patience import be_patient, patient_client
 from tests.support.prelude import PRELUDE

@@ -13,7 +13,8 @@ from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import workflows
 from ojs_cluster.store.archive import encode, parse
 from ojs_cluster.store.archive_lines import BadLine, ResultsLine
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.workflows import WorkflowRecord
 from tests.store.archives import emptied, export_text, import_text
 from tests.store.jobs import DAY, id_in, take

@@ -12,8 +12,9 @@ from ojs_cluster.core.envelope import NewJob, parse_job
 from ojs_cluster.core.errors import BackendUnavailable, Duplicate
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import batch, deals, jobs
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.record import JobRecord
 from tests.store.jobs import HOUR, home_id, new_job, shard_of, take
 from tests.store.test_batch import Away

@@ -16,13 +16,15 @@ from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import bounds, cron, dead_letter, jobs, queues, workflows
 from ojs_cluster.store.activate import activate
-from ojs_cluster.store.context import Store, StoreSettings, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron_book import StoreBook
 from ojs_cluster.store.cron_fire import deliver, fire_due
 from ojs_cluster.store.cron_record import CronRecord
 from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.queues import stats
 from ojs_cluster.store.retention import retire_queues
+from ojs_cluster.store.settings import StoreSettings
 from tests.store.hot_queues import spread
 from tests.store.jobs import (
     DAY,

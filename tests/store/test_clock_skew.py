@@ -11,8 +11,9 @@ import pytest
 from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import workers
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.heartbeat import Beat, heartbeat
+from ojs_cluster.store.open import open_store
 from tests.store.jobs import HOUR, MINUTE, put, queues_in_other_shards, reap_all, shard_of, take
 from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE

@@ -12,8 +12,9 @@ from ojs_cluster.core.errors import NotFound, ValidationFailed
 from ojs_cluster.core.states import State
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import cron, jobs
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.events import EventFilter, read_events
+from ojs_cluster.store.open import open_store
 from tests.store.jobs import HOUR, ack, take
 from tests.store.test_cron import QUEUE, definition, look
 from tests.store.test_cron_stalls import die_owing

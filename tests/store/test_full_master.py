@@ -15,8 +15,9 @@ from ojs_cluster.redis import Client, Script
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import deals
 from ojs_cluster.store.batch import _Draft, enqueue_all
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue
+from ojs_cluster.store.open import open_store
 from tests.store.jobs import id_in, new_job, take
 from tests.support.invariants import take_census
 from tests.support.lossy import LossyClient

@@ -11,9 +11,10 @@ import pytest
 from ojs_cluster.core.errors import Internal, OJSError
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import cron
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron_book import StoreBook
 from ojs_cluster.store.cron_fire import fire_due
+from ojs_cluster.store.open import open_store
 from tests.store.jobs import DAY, take
 from tests.store.test_cron import QUEUE, definition, look
 from tests.support.patience import patient_client

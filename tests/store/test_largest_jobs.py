@@ -14,7 +14,8 @@ import pytest
 
 from ojs_cluster.redis.client import Client
 from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.scripts import load_scripts
 from tests.store.jobs import ack, take
 from tests.store.largest_inputs import INPUTS, Inputs

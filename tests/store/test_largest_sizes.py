@@ -17,10 +17,11 @@ from ojs_cluster.core.limits import MOST_BATCH_JOBS
 from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded import Embedded, ServerNotFound, find_server
 from ojs_cluster.store import deals, locks, outbox, parked, queues, retention
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.locks import Want
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.ticks import promote, reap
 from tests.store.jobs import QUEUE, home_id, new_job, shard_of, take
 from tests.support.invariants import take_census

@@ -19,10 +19,11 @@ from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store import fetch as fetching
 from ojs_cluster.store import jobs, lost_fetches
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch import release
 from ojs_cluster.store.lost_fetches import LostFetches
 from ojs_cluster.store.nack import release_lost
+from ojs_cluster.store.open import open_store
 from tests.store.jobs import (
     HOUR,
     active,

@@ -20,10 +20,11 @@ from ojs_cluster.store.ack import Ack, ack_many
 from ojs_cluster.store.activate import activate
 from ojs_cluster.store.archive_out import export
 from ojs_cluster.store.cancel import cancel
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.listing import JobFilter, list_jobs
 from ojs_cluster.store.nack import Nack, nack_many
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.partition_upkeep import set_partitions
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.ticks import reap

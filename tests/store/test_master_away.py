@@ -25,12 +25,14 @@ from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded, Node
 from ojs_cluster.store import health, metrics, outbox, queues
 from ojs_cluster.store.ack import ack
-from ojs_cluster.store.context import Store, StoreSettings, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue
 from ojs_cluster.store.fetch import fetch
 from ojs_cluster.store.heartbeat import Beat, heartbeat
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.registry import QueueRegistry
+from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.store.wake import Waiters, fetch_or_wait
 from tests.scheduler.running import eventually
 from tests.support.lossy import without

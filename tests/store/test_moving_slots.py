@@ -24,13 +24,15 @@ from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import dead_letter, queues, retention, workers
 from ojs_cluster.store.activate import activate
 from ojs_cluster.store.cancel import cancel
-from ojs_cluster.store.context import Store, StoreSettings, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.fetch import release
 from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.lease_ids import PREFIX_BYTES
 from ojs_cluster.store.nack import release_lost
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.store.ticks import promote, reap
 from tests.redis.helpers import in_thread
 from tests.redis.slots import Mover

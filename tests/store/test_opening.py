@@ -11,8 +11,10 @@ from ojs_cluster.keys import META
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import admin, coverage, health, leader
-from ojs_cluster.store.context import Store, StoreSettings, open_store
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.schema import UnusableBackend
+from ojs_cluster.store.settings import StoreSettings
 from tests.store.jobs import active, foreign_id, put, take, until
 from tests.support.invariants import Census
 from tests.support.patience import patient_client

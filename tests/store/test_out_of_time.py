@@ -11,7 +11,6 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.deadline import begin
-from ojs_cluster.store.away import for_effect
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.ranked_fetch import read_depths
 from tests.store.hot_queues import spread
@@ -20,7 +19,7 @@ from tests.store.jobs import QUEUE, put, queues_in_other_shards, shard_of, take
 
 async def test_an_effect_does_not_note_the_shard(store: Store) -> None:
     shard = shard_of(store)
-    watched, client = for_effect(store, patient=False)
+    watched, client = store.for_effect(patient=False)
     begin().at = trio.current_time()
     with pytest.raises(BackendUnavailable):
         await watched.redis.call(shard.slot, "EXISTS", shard.due)

@@ -16,8 +16,9 @@ from ojs_cluster.server.embedded import Embedded, Node
 from ojs_cluster.store import ack as acks
 from ojs_cluster.store import away, outbox, workers
 from ojs_cluster.store.cancel import cancel
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import WIDTH
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.outbox import drain, drain_waiting
 from ojs_cluster.store.record import JobRecord
 from tests.store.jobs import HOUR, QUEUE, nack, new_job, reap_all, take

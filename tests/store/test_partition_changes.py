@@ -17,14 +17,16 @@ from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS, Layout
 from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import admin, dead_letter, partitions, queues, rate_limits, retention
-from ojs_cluster.store.context import Store, StoreSettings, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.partition_upkeep import (
     get_partitions,
     look_after_changes,
     set_partitions,
 )
-from ojs_cluster.store.partitions import DEFAULT, change
+from ojs_cluster.store.partitions import DEFAULT
+from ojs_cluster.store.settings import StoreSettings
 from tests.store.hot_queues import close_empty, pass_time, put_into, spread
 from tests.store.jobs import DAY, HOUR, QUEUE, ack, nack, new_job, put, take, until
 from tests.store.workflow_jobs import chain, run_one, state_of, step
@@ -384,14 +386,14 @@ async def test_the_default_holds_for_all_queues_and_can_be_changed(
 
 async def lowered(store: Store, db: Any) -> None:
     """``OJS_QUEUE_PARTITIONS`` was 4, and became 2 a while ago."""
-    await change(store, DEFAULT, lambda old, now_ms: Layout.of(4))
+    await store.partitions.change(store, DEFAULT, lambda old, now_ms: Layout.of(4))
     for queue in ("busy", "idle"):
         for shard in store.keys.partitions(queue, 4):
             await put_into(store, shard, queue)
         for job in await take(store, queue, count=4):
             await ack(store, job)
     await put_into(store, store.keys.partitions("busy", 4)[3], "busy")
-    await change(store, DEFAULT, lambda old, now_ms: old.changed(2, now_ms))
+    await store.partitions.change(store, DEFAULT, lambda old, now_ms: old.changed(2, now_ms))
     await pass_time(store, db, DRAIN_MS, DEFAULT)
 
 
@@ -447,7 +449,7 @@ async def test_a_round_that_began_too_early_or_before_another_change_drains_no_d
     assert (await get_partitions(store, "idle")).open == 4
 
     _, cursor = await retention.retire_queues(store, limit=1)
-    await change(store, DEFAULT, lambda old, now_ms: old.changed(1, now_ms))
+    await store.partitions.change(store, DEFAULT, lambda old, now_ms: old.changed(1, now_ms))
     await pass_time(store, db, DRAIN_MS, DEFAULT)
     await retention.retire_queues(store, cursor)
     assert (await get_partitions(store, "idle")).open == 4

@@ -14,10 +14,11 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import dead_letter, jobs, queues, retention, workers
 from ojs_cluster.store.cancel import cancel
-from ojs_cluster.store.context import Store, StoreSettings
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue_many
 from ojs_cluster.store.heartbeat import Beat, heartbeat
 from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.settings import StoreSettings
 from tests.store.jobs import (
     DAY,
     HOUR,

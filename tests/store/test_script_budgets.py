@@ -16,8 +16,9 @@ from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import fields as f
 from ojs_cluster.store import jobs, queues, retention
 from ojs_cluster.store.ack import Ack, ack_many
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.nack import Nack, nack_many
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.workflows import inputs_of
 from tests.store.jobs import QUEUE, failure, home_id, put, reap_all, shard_of, take

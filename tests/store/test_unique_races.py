@@ -18,10 +18,11 @@ from ojs_cluster.core.states import State
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import jobs, unique
-from ojs_cluster.store.context import Store, open_store
+from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue
 from ojs_cluster.store.events import EventFilter, read_events
 from ojs_cluster.store.locks import Want
+from ojs_cluster.store.open import open_store
 from ojs_cluster.store.record import JobRecord
 from tests.store.jobs import (
     HOUR,

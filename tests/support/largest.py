@@ -15,7 +15,7 @@ import trio
 from ojs_cluster.core.limits import DEFAULT_LIMITS
 from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.script import Script
-from ojs_cluster.store.context import StoreSettings
+from ojs_cluster.store.settings import StoreSettings
 
 _ERRORS = StoreSettings().errors_kept
 _RESULT_BYTES = StoreSettings().result_max_bytes

@@ -1,0 +1,174 @@
+"""Open the store: connect, check that the data can be used, and put the parts together."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_left, bisect_right
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.core.ids import OrderedIds
+from ojs_cluster.keys import Keyspace
+from ojs_cluster.redis.client import open_client
+from ojs_cluster.redis.rights import MissingRight
+from ojs_cluster.redis.settings import Address, ClientSettings
+from ojs_cluster.store import coverage, deals, rights
+from ojs_cluster.store.background import Background
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.effects import EFFECTS
+from ojs_cluster.store.nack import release_lost
+from ojs_cluster.store.schema import UnusableBackend, check_schema
+from ojs_cluster.store.scripts import load_scripts
+from ojs_cluster.store.settings import StoreSettings
+
+log = logging.getLogger("ojs.store")
+
+_POLL_S = 0.01
+_OPENING_S = 2.0
+"""Longest wait in seconds of a starting process for a master that may be away."""
+
+
+@asynccontextmanager
+async def open_store(
+    redis: ClientSettings,
+    settings: StoreSettings | None = None,
+    *,
+    shards: int = 64,
+    prelude: str = "",
+) -> AsyncIterator[Store]:
+    """Connect, check that the data can be used, and yield the store.
+
+    Masters that are away do not hold it up for longer than ``_OPENING_S`` each check: it serves the
+    shards of the others. At least one must say how the data is laid out.
+
+    Parameters
+    ----------
+    shards: how many logical shards to lay data out over; must match the data that is there.
+    prelude: Lua put before every script, for tests.
+
+    Raises
+    ------
+    UnusableBackend: another shard count or schema version, or an eviction policy that loses jobs.
+    MissingRights: the Redis user may not do what this server does.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    settings = settings or StoreSettings()
+    keys = Keyspace(shards)
+    # Before there is a client, whose coarse clock would stand still: it takes a second of CPU time.
+    scripts = load_scripts(prelude)
+    failure: Exception | None = None
+    async with (
+        open_client(replace(redis, marks=keys.marks)) as client,
+        trio.open_nursery() as nursery,
+    ):
+        # An exception of the block passes the nursery by, which would wrap it in a group.
+        try:
+            store = Store(
+                redis=client,
+                keys=keys,
+                settings=settings,
+                scripts=scripts,
+                background=Background(nursery),
+                effects=EFFECTS,
+                finish_deal=deals.owed,
+                ids=OrderedIds(shards),
+            )
+            await rights.check(store)
+            await check_schema(store, shards)
+            _note_idle_masters(store)
+            silent = await check_eviction(store)
+            if silent:
+                log.warning("masters that do not answer: %s", ", ".join(map(str, silent)))
+            await store.background.once("coverage", partial(coverage.check, store), 0)
+            if client.answers(keys.meta.slot):
+                with trio.move_on_after(_OPENING_S), suppress(BackendUnavailable):
+                    await store.partitions.read(store)
+            release = partial(release_lost, store)
+            nursery.start_soon(store.lost_fetches.run, release)
+            yield store
+            await store.lost_fetches.finish(release)
+        except Exception as error:
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _note_idle_masters(store: Store) -> None:
+    """Log that some masters serve no shard: there are too few shards, or slots lie unevenly."""
+    slots = sorted(shard.slot for shard in store.keys)
+    topology = store.redis.topology
+    masters = topology.masters
+    serving = {
+        item.master
+        for item in topology.ranges
+        if bisect_left(slots, item.first) < bisect_right(slots, item.last)
+    }
+    if len(serving) < len(masters):
+        log.warning(
+            "%d of %d Redis masters serve none of the %d shards: see docs/scaling.md",
+            *(len(masters) - len(serving), len(masters), len(slots)),
+        )
+
+
+async def check_eviction(store: Store) -> list[Address]:
+    """Look at every master's eviction policy; one that is allowed all the same is logged.
+
+    Returns
+    -------
+    The masters that did not answer in time.
+
+    Raises
+    ------
+    UnusableBackend: one may drop jobs.
+    BackendUnavailable: no master answered in time.
+    """
+    replies: dict[Address, Any] = {}
+
+    async def ask(address: Address) -> None:
+        with suppress(BackendUnavailable):
+            try:
+                replies[address] = await store.redis.call_at(address, "INFO", "memory")
+            except MissingRight as error:
+                replies[address] = None
+                _note_unchecked(str(error))
+
+    masters = store.redis.topology.masters
+    async with trio.open_nursery() as nursery:
+        for address in masters:
+            nursery.start_soon(ask, address)
+        # One that answers may have been slow to do so; others may be away.
+        with trio.move_on_after(_OPENING_S):
+            while len(replies) < len(masters):  # noqa: ASYNC110 - they may never be all
+                await trio.sleep(_POLL_S)
+        while nursery.child_tasks and not replies:  # noqa: ASYNC110 - as above
+            await trio.sleep(_POLL_S)
+        nursery.cancel_scope.cancel()
+    if not replies:
+        raise BackendUnavailable("no Redis master answers", outcome="not_applied")
+    for address, reply in replies.items():
+        if not isinstance(reply, bytes):
+            continue
+        lines = dict(line.split(b":", 1) for line in reply.splitlines() if b":" in line)
+        policy = lines.get(b"maxmemory_policy", b"noeviction").decode()
+        if policy == "noeviction":
+            continue
+        if not store.settings.allow_eviction:
+            raise UnusableBackend(
+                f"Redis at {address} has maxmemory-policy {policy}, which loses jobs when memory "
+                "is short: set it to noeviction, or set OJS_ALLOW_EVICTION=true to accept the loss"
+            )
+        log.warning("Redis at %s may evict jobs (maxmemory-policy %s)", address, policy)
+    return [address for address in masters if address not in replies]
+
+
+@lru_cache(maxsize=64)
+def _note_unchecked(why: str) -> None:
+    """Log once that a policy cannot be looked at; the scheduler tries every minute."""
+    log.info("maxmemory-policy is not checked: %s", why)

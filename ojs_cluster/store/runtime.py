@@ -1,0 +1,65 @@
+"""What every store function needs to reach Redis, and nothing of what the store remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ojs_cluster.keys import Keyspace, Shard
+from ojs_cluster.redis.client import Client
+from ojs_cluster.redis.script import Script
+from ojs_cluster.store.background import Background
+from ojs_cluster.store.settings import StoreSettings
+
+Arg = bytes | str | int | float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """A Redis client, the key layout, the scripts, the settings and the background tasks.
+
+    The parts of a ``Store`` are given this and not the store itself, so no part depends on another.
+    They are given it with each call and do not keep it: an outbox effect calls them with a client
+    that waits less (``Store.for_effect``).
+    """
+
+    redis: Client
+    keys: Keyspace
+    settings: StoreSettings
+    scripts: Mapping[str, Script]
+    background: Background
+
+    async def run(
+        self,
+        shard: Shard,
+        name: str,
+        keys: Sequence[bytes],
+        args: Sequence[Arg] = (),
+        *,
+        idempotent: bool = False,
+    ) -> Any:
+        """Run one transition on one shard.
+
+        Parameters
+        ----------
+        name: file name of the script, without ``.lua``.
+        keys, args: as the head of the script says.
+        idempotent: whether running it twice is the same as once, so that a lost reply may be
+            answered by running it again.
+
+        Raises
+        ------
+        BackendUnavailable: Redis did not answer in time.
+        """
+        return await self.redis.script(
+            shard.slot, self.scripts[name], keys, args, idempotent=idempotent
+        )
+
+    async def run_meta(
+        self, name: str, keys: Sequence[bytes], args: Sequence[Arg], *, idempotent: bool = True
+    ) -> Any:
+        """Run one script on the keys of the whole cluster; otherwise as ``run``."""
+        return await self.redis.script(
+            self.keys.meta.slot, self.scripts[name], keys, args, idempotent=idempotent
+        )
