@@ -16,6 +16,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import deadline
+from ojs_cluster.redis.durability import Durability, confirming
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.redis.taskless import own_task
 
@@ -88,7 +89,9 @@ class Background:
     ) -> None:
         deadline.begin()  # that of the request which started the task is not the task's
         try:
-            running.result = await _result_of(purpose, work)
+            # Nor is what the request wants of durability, and a doubt here is none about its jobs.
+            with confirming(Durability.ASYNC):
+                running.result = await _result_of(purpose, work)
         finally:
             del self._running[purpose]
             running.ended.set()

@@ -10,7 +10,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from ojs_cluster.core.ids import new_job_id
-from ojs_cluster.redis.durability import Durability
+from ojs_cluster.redis.durability import Durability, confirming
 from ojs_cluster.server.embedded import Embedded
 from tests.http.api import Api, open_app
 from tests.support.servers import observer, own_server
@@ -103,15 +103,32 @@ async def test_a_request_waits_for_a_confirmation_that_does_not_come_once(
     standalone: Embedded,
 ) -> None:
     async with open_app(standalone, redis=HASTY) as app:
-        steps = [{"type": "test.echo", "args": [], "options": {"queue": f"q{n}"}} for n in range(5)]
+
+        def group(prefix: str) -> Any:
+            queues = (f"{prefix}{n}" for n in range(5))
+            steps = [{"type": "test.echo", "args": [], "options": {"queue": it}} for it in queues]
+            return {"type": "group", "jobs": steps}
+
         with observer(standalone) as db:
+            # A script that the server does not know yet is sent, and confirmed, twice.
+            assert (await Api(app).post("/ojs/v1/workflows", group("r"))).status == 201
             db.config_resetstat()
-            reply = await Api(app).post(
-                "/ojs/v1/workflows", {"type": "group", "jobs": steps}, headers=REPLICA
-            )
+            reply = await Api(app).post("/ojs/v1/workflows", group("q"), headers=REPLICA)
             assert reply.error["details"]["outcome"] == "stored_unconfirmed"
+            # That of the workflow: names of queues are registered without waiting for replicas.
             assert db.info("commandstats")["cmdstat_wait"]["calls"] == 1
-        assert len(await Api(app).fetch(*(f"q{n}" for n in range(5)), count=9)) == 5
+            reply = await Api(app).post("/ojs/v1/workflows", group("q"), headers=REPLICA)
+            assert db.info("commandstats")["cmdstat_wait"]["calls"] == 2
+        assert len(await Api(app).fetch(*(f"q{n}" for n in range(5)), count=19)) == 10
+
+
+async def test_the_registration_of_a_queue_waits_for_no_confirmation(standalone: Embedded) -> None:
+    async with open_app(standalone, redis=HASTY) as app:
+        with observer(standalone) as db, confirming(Durability.REPLICA) as work:
+            db.config_resetstat()
+            await app.store.queues.ensure(app.store, ["new"])
+            assert "cmdstat_wait" not in db.info("commandstats")
+            assert work.doubt is None
 
 
 async def test_an_ack_that_is_not_confirmed_may_be_repeated(backend: Embedded) -> None:
