@@ -1,4 +1,4 @@
-"""helm/README.md says what values.yaml says, and what it is tested with."""
+"""helm/ojs-cluster/README.md says what values.yaml says, and what it is tested with."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def test_two_values_are_all_that_must_be_set(chart: Chart) -> None:
 
 
 def test_the_commands_of_both_readmes_install(chart: Chart) -> None:
-    for readme in (CHART.parent.parent / "README.md", CHART.parent / "README.md"):
+    for readme in (CHART.parent.parent / "README.md", CHART / "README.md"):
         text = readme.read_text().replace("\\\n", " ")
         commands = re.findall(r"^helm install jobs helm/ojs-cluster (.*)$", text, re.MULTILINE)
         assert commands, readme

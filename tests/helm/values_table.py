@@ -2,7 +2,7 @@
 
     python -m tests.helm.values_table
 
-writes the table of helm/README.md from the comments of values.yaml, and into values.schema.json the
+writes the table of helm/ojs-cluster/README.md from the comments of values.yaml, and into values.schema.json the
 variables that `config` takes. Tests say when they are not current.
 """
 
@@ -17,7 +17,7 @@ import yaml
 from ojs_cluster.server.variables import VARIABLES
 from tests.helm.chart import CHART
 
-README = CHART.parent / "README.md"
+README = CHART / "README.md"
 SCHEMA = CHART / "values.schema.json"
 DERIVED = {
     "OJS_PORT",
