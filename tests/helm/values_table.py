@@ -2,8 +2,8 @@
 
     python -m tests.helm.values_table
 
-writes the table of helm/ojs-cluster/README.md from the comments of values.yaml, and into values.schema.json the
-variables that `config` takes. Tests say when they are not current.
+writes the table of the chart's README from the comments of values.yaml, and into values.schema.json
+the variables that `config` takes. Tests say when they are not current.
 """
 
 from __future__ import annotations

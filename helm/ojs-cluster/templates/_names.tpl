@@ -2,17 +2,40 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* At most 36 characters: the longest suffix has 21, a Job's pods add six, a label holds 63. */}}
+{{/*
+The full name, from which every object's is made. No two releases of a namespace share one.
+
+At most 36 characters: the longest suffix has 21, a Job's pods add six, a label holds 63. A name that has to
+be cut ends in a hash of the whole, and so does one that another release could have: release
+`jobs-ojs-cluster` would be called as release `jobs` is, and `ojs-cluster-test` as an object of `ojs-cluster`.
+Objects that an earlier chart named without the hash keep their names, where a cluster can be asked.
+*/}}
 {{- define "ojs.fullname" -}}
-{{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 36 | trimSuffix "-" -}}
-{{- else -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
-{{- if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 36 | trimSuffix "-" -}}
-{{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 36 | trimSuffix "-" -}}
+{{- $release := .Release.Name -}}
+{{- $whole := .Values.fullnameOverride -}}
+{{- $taken := false -}}
+{{- if not $whole -}}
+{{- $whole = printf "%s-%s" $release $name -}}
+{{- if contains $name $release -}}
+{{- $whole = $release -}}
+{{- $taken = regexMatch (printf "-(%s|api|scheduler|dashboard|test|valkey(-form(-[0-9a-f]{8})?)?)$" (regexQuoteMeta $name)) $release -}}
 {{- end -}}
+{{- end -}}
+{{- $cut := $whole | trunc 36 | trimSuffix "-" -}}
+{{- if not (or $taken (gt (len $whole) 36) (contains "." $whole)) -}}
+{{- $cut -}}
+{{- else if eq (include "ojs.owned" (dict "root" . "name" $cut)) "true" -}}
+{{- $cut -}}
+{{- else -}}
+{{- printf "%s-%s" ($whole | replace "." "-" | trunc 27 | trimSuffix "-") (printf "%s/%s" $release $whole | sha256sum | trunc 8) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* "true" when a ConfigMap of that name belongs to this release. Takes a dict: root, name. */}}
+{{- define "ojs.owned" -}}
+{{- with lookup "v1" "ConfigMap" .root.Release.Namespace .name -}}
+{{- eq (get (.metadata.annotations | default dict) "meta.helm.sh/release-name") $.root.Release.Name -}}
 {{- end -}}
 {{- end -}}
 
