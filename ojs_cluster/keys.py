@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import math
 import zlib
+from binascii import crc_hqx
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-
 from ojs_cluster.core.ids import shard_of
 
+_SLOTS = 16384
+"""Slots of a cluster (Redis Cluster specification, key distribution model)."""
 META_TAG = "meta"
 META = -1
 """Stands for the meta tag where a shard's index does; no shard has it."""
@@ -260,11 +261,16 @@ SHARD_KEYS = {
 }
 
 
+def slot_of_tag(tag: str) -> int:
+    """Return the slot of every key with this hash tag."""
+    return crc_hqx(tag.encode(), 0) % _SLOTS
+
+
 @dataclass(frozen=True, slots=True)
 class Meta:
     """Keys of the whole cluster, under one tag of their own."""
 
-    slot: int = key_slot(META_TAG.encode())
+    slot: int = slot_of_tag(META_TAG)
     schema: bytes = b"ojs:{meta}:schema"
     """Hash: schema version and the shard count the data was laid out with."""
     queues: bytes = b"ojs:{meta}:queues"
@@ -420,12 +426,12 @@ def _shards(count: int) -> tuple[Shard, ...]:
 
 
 def _shard(index: int, count: int) -> Shard:
-    low = index * REDIS_CLUSTER_HASH_SLOTS // count
-    high = (index + 1) * REDIS_CLUSTER_HASH_SLOTS // count
+    low = index * _SLOTS // count
+    high = (index + 1) * _SLOTS // count
     attempt = 0
     while True:
         tag = f"{index}.{attempt}" if attempt else str(index)
-        slot = key_slot(tag.encode())
+        slot = slot_of_tag(tag)
         if low <= slot < high:
             return Shard(index, tag, slot)
         attempt += 1

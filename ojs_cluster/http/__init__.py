@@ -1,8 +1,4 @@
-"""The HTTP floor: one route table of framework-free handlers, and the doors that serve it."""
+"""The HTTP floor: one route table of framework-free handlers, and the doors that serve it.
 
-from __future__ import annotations
-
-from ojs_cluster.http.app import App, HttpSettings
-from ojs_cluster.http.quart_app import create_quart_app
-
-__all__ = ["App", "HttpSettings", "create_quart_app"]
+Imports are the modules' own: schedulers use some of this floor and start without Quart.
+"""

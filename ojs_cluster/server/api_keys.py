@@ -15,51 +15,18 @@ from typing import Final
 
 import trio
 
-from ojs_cluster.core.access import Keyring, changed_names, named_after_variables
-from ojs_cluster.core.key_file import MOST_BYTES, KeyFileError, parse_key_file
+from ojs_cluster.core.access import Keyring, changed_names
+from ojs_cluster.core.key_file import KeyFileError
 from ojs_cluster.http.audit import Audit
 from ojs_cluster.http.auth import Access
-from ojs_cluster.server.logs import mask_secrets
-from ojs_cluster.server.settings import STRONG_KEY, AccessSettings
+from ojs_cluster.server.read_keys import read_keys
+from ojs_cluster.server.settings import AccessSettings
 from ojs_cluster.server.tls import file_version
 
 log = logging.getLogger("ojs.http")
 
 CHECK_S: Final = 3.0
 """How often a process checks whether the file has changed."""
-
-
-def read_keys(settings: AccessSettings, environ: Mapping[str, str]) -> Keyring:
-    """Return all keys as configured now. Logs mask the secrets of ``secret_env`` from then on.
-
-    Args:
-        settings: names the file, and has the keys of variables.
-        environ: where the file's ``secret_env`` look.
-
-    Raises:
-        KeyFileError: the file cannot be used.
-    """
-    named = named_after_variables(settings.api_key, settings.api_keys)
-    if not settings.keys_file:
-        return Keyring(named, {})
-    try:
-        with open(settings.keys_file, "rb") as file:
-            raw = file.read(MOST_BYTES + 1)
-    except OSError as error:
-        raise KeyFileError([f"cannot be read ({error.strerror})"]) from error
-    shortest = STRONG_KEY if settings.require_strong_keys else 0
-    found = parse_key_file(raw, environ, named, shortest_secret=shortest)
-    mask_secrets(found.secrets)
-    return found
-
-
-def key_file_problems(settings: AccessSettings, environ: Mapping[str, str]) -> list[str]:
-    """Return one line for each reason why the file cannot be used; none without a file."""
-    try:
-        read_keys(settings, environ)
-    except KeyFileError as error:
-        return [f"OJS_API_KEYS_FILE={settings.keys_file!r}: {each}" for each in error.problems]
-    return []
 
 
 class ApiKeys:

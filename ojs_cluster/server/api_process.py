@@ -98,7 +98,8 @@ async def work(child: Child) -> None:
     """
     settings = child.settings
     config = hypercorn_config(settings.listen)
-    traffic = Traffic(ROUTES, child.shared, child.slot)
+    counters = child.shared_memory(Traffic.size(ROUTES, settings.listen.workers))
+    traffic = Traffic(ROUTES, counters, child.slot)
     audit = make_audit(settings, child.name, traffic)
     keys = ApiKeys(settings.access, os.environ, audit)
     await keys.load(child.stop)

@@ -36,7 +36,7 @@ class Child:
         settings: the configuration.
         listen_fds: inherited listening sockets.
         slot: this child's number among those of its kind.
-        shared: memory that they share, if the supervisor gave them some.
+        shared_fd: of memory that they share, if the supervisor gave them some.
         stop: set when the work has to end.
         ready: tells the supervisor that the work goes on as it should.
     """
@@ -47,7 +47,19 @@ class Child:
     stop: trio.Event
     ready: Callable[[], None]
     slot: int = 0
-    shared: mmap.mmap | None = None
+    shared_fd: int | None = None
+
+    def shared_memory(self, size: int) -> mmap.mmap | None:
+        """Map ``size`` bytes that the children of this kind share; zeroed when the first maps them.
+
+        The children and not the supervisor decide the size, which would have to import the routes
+        for it. The memory never shrinks: another child may have mapped all of it.
+        """
+        if self.shared_fd is None:
+            return None
+        if os.fstat(self.shared_fd).st_size < size:
+            os.ftruncate(self.shared_fd, size)
+        return mmap.mmap(self.shared_fd, size)
 
 
 def run_child(work: Callable[[Child], Awaitable[None]]) -> int:
@@ -104,9 +116,8 @@ async def _supervised(
     async with trio.open_nursery() as nursery:
         await nursery.start(heed_stop_signals, stop)
         nursery.start_soon(_beat, link)
-        shared = None if args.shared_fd is None else mmap.mmap(args.shared_fd, 0)
         fds = tuple(args.listen_fd)
-        await work(Child(args.name, settings, fds, stop, link.ready, args.slot, shared))
+        await work(Child(args.name, settings, fds, stop, link.ready, args.slot, args.shared_fd))
         nursery.cancel_scope.cancel()
 
 

@@ -14,13 +14,11 @@ from math import inf
 import trio
 
 from ojs_cluster.config import ConfigError, Settings
-from ojs_cluster.http.routes import ROUTES
-from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server import telemetry
-from ojs_cluster.server.api_keys import key_file_problems
-from ojs_cluster.server.http_server import open_listener
 from ojs_cluster.server.interpreter import COST, runs_on_slow_build
+from ojs_cluster.server.listener import open_listener
 from ojs_cluster.server.logs import configure_logging
+from ojs_cluster.server.read_keys import key_file_problems
 from ojs_cluster.server.settings import STRONG_KEY
 from ojs_cluster.server.supervisor import ChildSpec, Supervisor
 from ojs_cluster.server.tls import TlsFilesError, make_context
@@ -104,7 +102,7 @@ def api_specs(
 ) -> list[ChildSpec]:
     """Describe the API processes, all on the one listening socket and with shared counters."""
     fd = listener.fileno()
-    counters = shared_memory(Traffic.size(ROUTES, settings.listen.workers))
+    counters = shared_memory()
     return [
         ChildSpec(
             name=f"api-{index}",
@@ -120,14 +118,13 @@ def api_specs(
     ]
 
 
-def shared_memory(size: int) -> int:
-    """Give a descriptor of zeroed memory for the children to map; it lives as long as we do."""
+def shared_memory() -> int:
+    """Return a descriptor of memory that the children size and map."""
     if hasattr(os, "memfd_create"):  # a container's file system may be read-only
         fd = os.memfd_create("ojs-counters")
     else:
         fd, path = tempfile.mkstemp()
         os.unlink(path)
-    os.ftruncate(fd, size)
     return fd
 
 

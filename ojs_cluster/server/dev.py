@@ -33,7 +33,7 @@ from ojs_cluster.server.embedded import (
     ServerNotFound,
     find_server,
 )
-from ojs_cluster.server.http_server import open_listener
+from ojs_cluster.server.listener import open_listener
 from ojs_cluster.server.private_files import (
     NotPrivate,
     kept_password,

@@ -27,7 +27,6 @@ from hypercorn.utils import wrap_app
 from ojs_cluster.http.certificates import subject_of
 from ojs_cluster.http.fast_lane import FastLane
 from ojs_cluster.http.room import Held, Room
-from ojs_cluster.redis.keepalive import keep_alive
 from ojs_cluster.server.child import leaves
 from ojs_cluster.server.connections import ConnectionLimits, Connections
 from ojs_cluster.server.hypercorn_connection import (
@@ -88,45 +87,6 @@ def hypercorn_config(listen: ListenSettings) -> Config:
     config.h2_max_concurrent_streams = MOST_STREAMS
     config.include_server_header = False
     return config
-
-
-def open_listener(host: str, port: int, backlog: int, write_timeout_s: float) -> socket.socket:
-    """Open the listening socket that all API processes share.
-
-    One socket with one queue, not one per process with SO_REUSEPORT: there the kernel hashes each
-    connection to one process's queue, and those that wait in a dead or busy process's queue are
-    reset or late, while here whichever process is idle accepts next. Balance is no argument for
-    it either: of 64 connections opened at once, 2 processes got 29 to 35 each in most runs and 22
-    and 42 in the worst, 4 processes 9 to 23, which is what hashing gives.
-
-    Args:
-        host: address or name; an IPv6 wildcard takes IPv4 too.
-        port: 0 for any.
-        backlog: connections that wait to be accepted.
-        write_timeout_s: a peer that acknowledges nothing for this long is dropped (Linux).
-
-    Raises:
-        OSError: the address cannot be bound.
-    """
-    (family, kind, proto, _, address), *_ = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )
-    listener = socket.socket(family, kind, proto)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Accepted sockets inherit these. Keep-alive finds peers that vanished during a long poll. A
-        # reader that stalls would otherwise hold its response in memory for ever: the kernel alone
-        # sees whether bytes are taken.
-        keep_alive(listener, unacknowledged_s=write_timeout_s)
-        listener.bind(address)
-        listener.listen(backlog)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 class Resumed:

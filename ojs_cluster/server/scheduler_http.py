@@ -25,7 +25,8 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.child import Refused
-from ojs_cluster.server.http_server import DrainTimes, hypercorn_config, open_listener, serve
+from ojs_cluster.server.http_server import DrainTimes, hypercorn_config, serve
+from ojs_cluster.server.listener import open_listener
 from ojs_cluster.store import health
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.metrics import Collected

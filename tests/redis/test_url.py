@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
+from redis.connection import parse_url
 
 from ojs_cluster.redis import Address, ClientSettings
-from ojs_cluster.redis.url import parse_redis_url
+from ojs_cluster.redis.url import _parse_one, parse_redis_url
 
 
 def test_single_node_with_everything() -> None:
@@ -104,6 +105,30 @@ def test_no_text_makes_the_parser_fail_otherwise(text: str) -> None:
         ClientSettings.from_url("redis://" + text)
     except ValueError as error:
         assert "Redis" in str(error)  # noqa: PT017 - most texts are accepted or refused, both fine
+
+
+_PART = st.text("ab1%2F 0@:é", max_size=6)
+
+
+@given(_PART, _PART, _PART, st.text("0123 _", max_size=4), st.sampled_from(["db", "client_name"]))
+@example("ann", "s%2Cc%40t", "db.example:7001", "3", "client_name")
+@example("", "p%2520+", "[::1]:7001", "", "db")
+@example("", "", "%68:0", "1", "db")
+def test_one_node_means_what_it_means_to_redis_py(
+    user: str, password: str, host: str, number: str, name: str
+) -> None:
+    url = f"redis://{user}:{password}@{host}/{number}?{name}=7&ssl_check_hostname={user}"
+    try:
+        ours = _parse_one(url)
+    except ValueError:
+        ours = None
+    try:
+        theirs = parse_url(url)  # type: ignore[no-untyped-call] # redis-py leaves it untyped
+        defaults = {"host": "localhost", "port": 6379, "db": 0}
+        assert ours is None or ours == defaults | theirs
+        assert ours is not None or not number.isdecimal()
+    except ValueError:
+        assert ours is None
 
 
 def test_password_is_in_no_repr() -> None:

@@ -12,7 +12,7 @@ import trio
 
 from ojs_cluster.config import load
 from ojs_cluster.server.commands import make_supervisor, start_logging
-from ojs_cluster.server.http_server import open_listener
+from ojs_cluster.server.listener import open_listener
 from ojs_cluster.server.supervisor import ChildSpec
 
 

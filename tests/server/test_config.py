@@ -127,7 +127,7 @@ def test_secrets_to_mask_include_the_one_inside_the_url() -> None:
 def test_secrets_to_mask_are_all_of_the_url_as_written_and_as_meant() -> None:
     url = "rediss://me:p%40ss%20word@a:1,b:2/?ssl_password=key%252Bphrase&ssl_cert_reqs=none"
     secrets = load({"REDIS_URL": url, "OJS_REDIS_PASSWORD": "another"}).secrets
-    assert secrets >= {"another", "p%40ss%20word", "p@ss word", "key%252Bphrase", "key+phrase"}
+    assert secrets >= {"another", "p%40ss%20word", "p@ss word", "key%252Bphrase", "key%2Bphrase"}
     assert not secrets & {"me", "none", "a", ""}
     client = load({"REDIS_URL": url}).redis.client()
     assert client.tls is not None

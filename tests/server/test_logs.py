@@ -12,8 +12,8 @@ from typing import Any, Literal
 import pytest
 
 from ojs_cluster.config import load
-from ojs_cluster.server.api_keys import read_keys
 from ojs_cluster.server.logs import configure_logging
+from ojs_cluster.server.read_keys import read_keys
 
 
 @pytest.fixture(autouse=True)

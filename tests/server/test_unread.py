@@ -16,7 +16,8 @@ from h2.settings import SettingCodes, Settings
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from ojs_cluster.config import load
-from ojs_cluster.server.http_server import DrainTimes, hypercorn_config, open_listener, serve
+from ojs_cluster.server.http_server import DrainTimes, hypercorn_config, serve
+from ojs_cluster.server.listener import open_listener
 from ojs_cluster.server.unread import Patience, Reader
 
 NEVER_S = 3000.0

@@ -1,0 +1,30 @@
+"""A process imports what it uses: imports are most of what its start costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+NOWHERE = {"redis", "opentelemetry"}
+"""redis-py is for embedded servers; traces are sent only when they are configured."""
+WEB = {"quart", "flask", "werkzeug", "jinja2", "asyncio"}
+STORE = {"hypercorn", "croniter", "prometheus_client", "scheduler.main", "ojs_cluster.store.jobs"}
+
+
+@pytest.mark.parametrize(
+    ("module", "unused"),
+    [
+        ("ojs_cluster.cli", NOWHERE | WEB | STORE),
+        ("ojs_cluster.server.commands", NOWHERE | WEB | STORE),
+        ("ojs_cluster.server.scheduler_process", NOWHERE | WEB),
+        ("ojs_cluster.server.api_process", NOWHERE),
+    ],
+)
+def test_a_process_imports_no_more_than_it_uses(module: str, unused: set[str]) -> None:
+    program = f"import sys, {module}; print(*sys.modules)"
+    run = [sys.executable, "-c", program]
+    imported = subprocess.run(run, check=True, capture_output=True, text=True).stdout.split()
+    assert module in imported
+    assert unused.isdisjoint(imported)
