@@ -1,6 +1,6 @@
 # Every target with a `##` line shows up in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint conformance soak mutants loadtest bench lock chart-docs clean
+.PHONY: help run test lint conformance soak mutants loadtest bench lock docs chart-docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -58,6 +58,9 @@ lock: $(VENV)/.uv ## pin what the image installs (UPGRADE=--upgrade for newer ve
 	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
 		print("\n".join(project["build-system"]["requires"]))' \
 		| $(COMPILE) - --output-file requirements/build.lock
+
+docs: chart-docs ## bring generated pages up to date
+	$(BIN)/python -m tests.readme.configuration
 
 chart-docs: $(VENV)/.dev ## bring the chart's README and schema up to date
 	$(BIN)/python -m tests.helm.values_table

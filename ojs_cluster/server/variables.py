@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from ojs_cluster.core.limits import MOST_BATCH_JOBS
 from ojs_cluster.server import env_values as accept
 from ojs_cluster.server.variable import Variable
@@ -347,12 +350,16 @@ _PROCESS = (
     ),
 )
 
-VARIABLES: tuple[Variable, ...] = (
-    *_LISTEN,
-    *_ACCESS,
-    *_LIMITS,
-    *REDIS,
-    *STORE,
-    *SCHEDULER,
-    *_PROCESS,
+SECTIONS: Mapping[str, tuple[Variable, ...]] = MappingProxyType(
+    {
+        "Listening": _LISTEN,
+        "Access": _ACCESS,
+        "Sizes of requests": _LIMITS,
+        "Redis": REDIS,
+        "Jobs": STORE,
+        "Scheduler": SCHEDULER,
+        "Logs, metrics and traces": _PROCESS,
+    }
 )
+"""The variables by their heading in docs/configuration.md."""
+VARIABLES: tuple[Variable, ...] = tuple(it for section in SECTIONS.values() for it in section)

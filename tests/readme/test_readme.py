@@ -1,4 +1,4 @@
-"""The README is true: every command block runs, in a fresh copy, as a newcomer would run it."""
+"""README and guide are true: every command runs, in a fresh copy, as a newcomer would run it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.server.variables import VARIABLES
+from tests.readme.configuration import PAGE, page
 from tests.server.programs import free_port
 
 ROOT = Path(__file__).parent.parent.parent
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "guide").glob("*.md"))]
+TEXT = "\n".join(page.read_text() for page in PAGES)
+BLOCKS = re.findall(r"^```bash\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 
 START = "make run\n"
 TEST = "make test\n"
@@ -34,12 +35,12 @@ USE = [block for block in BLOCKS if block not in (START, TEST, INSTALL)]
 SHELL = 'set -euo pipefail\ncurl() { command curl --fail-with-body -sS "$@"; }\n'
 
 
-def test_config_table_lists_every_variable_as_the_server_knows_it() -> None:
-    rows = re.findall(r"^\| `([A-Z0-9_]+)` \|(.*?)\| (.*) \|$", README, re.MULTILINE)
+def test_the_page_of_variables_is_current() -> None:
+    assert PAGE.read_text() == page(), "run: make docs"
 
-    assert [tuple(cell.strip() for cell in row) for row in rows] == [
-        (v.name, f"`{v.default}`" if v.default else "", v.summary) for v in VARIABLES
-    ]
+
+def test_the_readme_is_short() -> None:
+    assert len(PAGES[0].read_text().splitlines()) <= 200
 
 
 def test_the_blocks_that_are_not_curl_are_known() -> None:

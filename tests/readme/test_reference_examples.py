@@ -1,24 +1,21 @@
-"""Every example of the reference server's README stands in ours, where it is run.
+"""Every example of the reference server's README stands in our README or guide, where it is run.
 
-`test_readme.py` executes all blocks of our README; here is only compared which requests they make.
+`test_readme.py` executes all blocks; here is only compared which requests they make.
 The one difference allowed is a job's id, which the reference leaves to the reader to fill in.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ojs_cluster.http.routes import ROUTES
+from tests.readme.test_readme import BLOCKS
 
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
-BLOCKS = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 V1 = "/ojs/v1"
 
 EXAMPLES: list[tuple[str, str, Any]] = [

@@ -1,0 +1,42 @@
+"""Write docs/configuration.md from the table of variables.
+
+Run ``python -m tests.readme.configuration``, or ``make docs``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from ojs_cluster.server.variable import Variable
+from ojs_cluster.server.variables import SECTIONS
+
+PAGE: Final = Path(__file__).parents[2] / "docs" / "configuration.md"
+_INTRODUCTION: Final = """\
+# Configuration
+
+<!-- Made from the table of variables by `make docs`. -->
+
+Set environment variables. `ojs-cluster config` shows and checks all of them, and every process
+names each wrong value before it starts. Durations are written like `30s`, `1m30s` or `500ms`;
+retention also in days, `7d`. Sizes are bytes. Keys with scopes and queues are described in
+[security](security.md#api-keys).
+"""
+
+
+def page() -> str:
+    """Return the page as it should be."""
+    parts = [_INTRODUCTION]
+    for heading, variables in SECTIONS.items():
+        rows = "\n".join(map(_row, variables))
+        parts.append(f"## {heading}\n\n| Variable | Default | Meaning |\n|---|---|---|\n{rows}\n")
+    return "\n".join(parts)
+
+
+def _row(variable: Variable) -> str:
+    default = f"`{variable.default}`" if variable.default else ""
+    return f"| `{variable.name}` | {default} | {variable.summary} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
