@@ -77,8 +77,12 @@ def path(manifest: Manifest) -> str:
     return f"{_root(manifest['apiVersion'])}/namespaces/{NAMESPACE}/{kinds}/{name}"
 
 
-class _Conflict(Exception):
-    """Another manager owns a field; the message is the one of Kubernetes."""
+class _Refused(Exception):
+    """The API server does not take an object; reason and message are those of Kubernetes."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclass
@@ -120,14 +124,15 @@ class Cluster:
         """Store what a server-side apply sends.
 
         Raises:
-            _Conflict: the sent count differs from the one that a scaler owns.
+            _Refused: the sent count differs from the one that a scaler owns.
         """
         live = self.objects.get(where)
         sent = manifest.get("spec", {}).get("replicas")
         managers = _managers(live) if live else []
         scaled = [each for each in managers if each.get("subresource") == "scale"]
         if live and sent is not None and scaled and sent != live["spec"]["replicas"] and not forced:
-            raise _Conflict(f'conflict with "{scaled[0]["manager"]}": .spec.replicas')
+            owner = scaled[0]["manager"]
+            raise _Refused("Conflict", f'Apply failed: conflict with "{owner}": .spec.replicas')
         if live and sent is None and scaled:
             manifest["spec"]["replicas"] = live["spec"]["replicas"]
         fields = ["f:template"] if sent is None else ["f:template", "f:replicas"]
@@ -141,11 +146,23 @@ class Cluster:
         manifest["metadata"].setdefault("namespace", NAMESPACE)
         if manifest["kind"] == "Deployment" and manifest["spec"].get("replicas") is None:
             manifest["spec"]["replicas"] = 1
+        live = self.objects.get(where)
+        if live and (changed := _cannot_change(live, manifest)):
+            raise _Refused("Invalid", f"spec: Forbidden: updates to {changed} are forbidden")
         self.objects[where] = manifest
         return manifest
 
     def answer(self, verb: str, url: str, kind_of_body: str, body: bytes) -> tuple[int, Any]:
         """Return status and body for a request."""
+        try:
+            return self._answer(verb, url, kind_of_body, body)
+        except _Refused as problem:
+            return _status(problem.reason)["code"], {
+                **_status(problem.reason),
+                "message": str(problem),
+            }
+
+    def _answer(self, verb: str, url: str, kind_of_body: str, body: bytes) -> tuple[int, Any]:
         where, query = urlsplit(url).path, parse_qs(urlsplit(url).query)
         if verb == "GET":
             return self._get(where, query.get("labelSelector", [""])[0])
@@ -161,11 +178,7 @@ class Cluster:
                 return 409, _status("AlreadyExists")
             return 201, self._store(where, sent)
         if verb == "PATCH" and "apply-patch" in kind_of_body:
-            try:
-                forced = query.get("force") == ["true"]
-                return 200, self.apply(where, sent, forced=forced)
-            except _Conflict as problem:
-                return 409, {**_status("Conflict"), "message": f"Apply failed: {problem}"}
+            return 200, self.apply(where, sent, forced=query.get("force") == ["true"])
         if verb == "PATCH":
             if where not in self.objects:
                 return 404, _status("NotFound")
@@ -193,6 +206,20 @@ class Cluster:
 _LISTS = {f"{kind.lower()}s": kind for kinds in KINDS.values() for kind in kinds}
 
 
+def _cannot_change(live: Manifest, sent: Manifest) -> str:
+    """Return the field that an update may not change but does, or nothing."""
+    if live["kind"] == "Deployment":
+        fixed = {"selector"}
+    elif live["kind"] == "StatefulSet":
+        fixed = {*live["spec"], *sent["spec"]} - {"replicas", "template", "updateStrategy"}
+    elif live["kind"] == "Job":
+        fixed = {"template", "selector"}
+    else:
+        fixed = set()
+    changed = (name for name in fixed if live["spec"].get(name) != sent["spec"].get(name))
+    return next(changed, "")
+
+
 def _owned(*fields: str) -> dict[str, Any]:
     return {"f:spec": {name: {} for name in fields}}
 
@@ -203,7 +230,8 @@ def _managers(live: Manifest) -> list[dict[str, Any]]:
 
 
 def _status(reason: str) -> dict[str, Any]:
-    code = {"NotFound": 404, "AlreadyExists": 409, "Conflict": 409, "Success": 200}[reason]
+    codes = {"Success": 200, "NotFound": 404, "AlreadyExists": 409, "Conflict": 409, "Invalid": 422}
+    code = codes[reason]
     outcome = "Success" if code == 200 else "Failure"
     return {"kind": "Status", "apiVersion": "v1", "status": outcome, "reason": reason, "code": code}
 

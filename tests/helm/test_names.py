@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from pathlib import Path
 
 import pytest
 import yaml
@@ -13,9 +12,9 @@ from hypothesis import strategies as st
 
 from tests.helm.chart import CHART, Chart, options
 from tests.helm.fake_cluster import running
+from tests.helm.values_table import FIRST
 
 BUNDLED = CHART / "ci" / "bundled-cluster-values.yaml"
-OLDER = Path(__file__).with_name("ojs-cluster-0.1.0.tgz")
 LONG = "a-release-with-the-name-of-a-team-blue"
 _WORDS = ["ojs-cluster", "ojs", "jobs", "api", "scheduler", "valkey", "test", "a" * 20, "b" * 20]
 RELEASE = st.lists(st.sampled_from(_WORDS), min_size=1, max_size=5).flatmap(
@@ -107,7 +106,7 @@ def test_an_upgrade_keeps_the_names_that_an_earlier_chart_gave(each_helm: Chart)
     values = options([CHART / "ci" / "minimal-values.yaml"], {"tests.enabled": False})
     values.append("--disable-openapi-validation")
     with running() as cluster:
-        cluster.helm(each_helm, "install", LONG, str(OLDER), *values)
+        cluster.helm(each_helm, "install", LONG, str(FIRST), *values)
         before = {each["metadata"]["name"] for each in cluster.objects.values()}
         cluster.helm(each_helm, "upgrade", LONG, str(CHART), *values)
         after = {each["metadata"]["name"] for each in cluster.objects.values()}

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 
 from tests.helm.chart import NEWEST, OLDEST, Chart
-from tests.helm.values_table import README, readme
+from tests.helm.values_table import ADDED, README, added, readme
 
 
 def test_the_readme_is_current() -> None:
     assert README.read_text() == readme(), "run: make chart-docs"
+    assert ADDED.read_text() == added(), "run: make chart-docs"
 
 
 def test_the_versions_that_it_names_are_those_of_the_tests(each_helm: Chart) -> None:

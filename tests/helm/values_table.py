@@ -2,14 +2,17 @@
 
     python -m tests.helm.values_table
 
-writes the table of the chart's README from the comments of values.yaml, and into values.schema.json
-the variables that `config` takes. Tests say when they are not current.
+writes the table of the chart's README from the comments of values.yaml, into values.schema.json the
+variables that `config` takes, and into files/added-values.json what the first chart did not have.
+Tests say when they are not current.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import tarfile
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,6 +22,9 @@ from tests.helm.chart import CHART
 
 README = CHART / "README.md"
 SCHEMA = CHART / "values.schema.json"
+ADDED = CHART / "files" / "added-values.json"
+FIRST = Path(__file__).with_name("ojs-cluster-0.1.0.tgz")
+"""The first chart that was installed on a cluster: later ones take its values."""
 DERIVED = {
     "OJS_PORT",
     "OJS_WORKERS",
@@ -104,9 +110,31 @@ def leaves(values: Any, prefix: str) -> set[str]:
     return found
 
 
+def first_values() -> str:
+    """Return values.yaml of the first chart."""
+    with tarfile.open(FIRST) as package:
+        file = package.extractfile("ojs-cluster/values.yaml")
+        assert file is not None
+        return file.read().decode()
+
+
+def added() -> str:
+    """Return what files/added-values.json should hold: defaults by path, of values added since."""
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    known = set(comments(first_values()))
+    found = {}
+    for path in sorted(leaves(values, "") - known):
+        value: Any = values
+        for name in path.split("."):
+            value = value[name]
+        found[path] = value
+    return json.dumps(found, indent=2) + "\n"
+
+
 def write() -> None:
-    """Make both files current."""
+    """Make the files current."""
     README.write_text(readme())
+    ADDED.write_text(added())
     schema = json.loads(SCHEMA.read_text())
     schema["properties"]["config"]["properties"] = {
         variable.name: {"$ref": "#/$defs/configValue"}
