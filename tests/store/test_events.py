@@ -209,6 +209,7 @@ async def test_events_that_share_an_entry_are_read_one_by_one(
         page = await read_events(store, EventFilter(), after=cursor, limit=limit)
         assert len(page.events) <= limit
         seen += decoded(page.events)
+        assert len(seen) <= len(made) + len(started), "an event comes twice"
         cursor, more = page.cursor, page.has_more
 
     assert [(e["type"], e["subject"]) for e in seen[:20]] == [

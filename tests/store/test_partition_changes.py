@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -15,6 +16,7 @@ from ojs_cluster.core import partitions as stages
 from ojs_cluster.core.errors import InvalidRequest, ValidationFailed
 from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS, Layout
 from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.redis import Client, Reply
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import admin, dead_letter, partitions, queues, rate_limits, retention
 from ojs_cluster.store.context import Store
@@ -31,6 +33,7 @@ from tests.store.hot_queues import close_empty, pass_time, put_into, spread
 from tests.store.jobs import DAY, HOUR, QUEUE, ack, nack, new_job, put, take, until
 from tests.store.workflow_jobs import chain, run_one, state_of, step
 from tests.support.invariants import Census
+from tests.support.lossy import LossyClient
 from tests.support.mortal import dies_at
 from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
@@ -60,6 +63,30 @@ async def test_a_change_that_a_failover_forgot_is_forgotten_by_those_who_had_rea
     with trio.fail_after(60):
         assert (await set_partitions(store, QUEUE, 3)).parts == 3
     assert (await get_partitions(other_store, QUEUE)).parts == 3
+
+
+async def test_an_answer_that_comes_late_does_not_undo_a_newer_one(
+    store: Store, other_store: Store
+) -> None:
+    answered, release = trio.Event(), trio.Event()
+
+    class Late(LossyClient):
+        async def script(self, *args: Any, **kind: Any) -> Reply:
+            reply = await super().script(*args, **kind)
+            answered.set()
+            await release.wait()
+            return reply
+
+    slow = replace(store, redis=cast(Client, Late(store.redis, lambda *_: False)))
+    await set_partitions(other_store, QUEUE, 2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.partitions.read, slow)
+        await answered.wait()
+        await set_partitions(other_store, QUEUE, 4)
+        await store.partitions.read(store)
+        release.set()
+
+    assert store.partitions.layout(QUEUE).parts == 4
 
 
 async def test_new_partitions_are_used_when_every_process_knows_of_them(
