@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from ojs_cluster.redis.keepalive import keep_alive
+
+EVERYWHERE = "::"
+"""Every address of both families."""
+_EVERYWHERE_IPV4 = "0.0.0.0"  # noqa: S104 - only what `EVERYWHERE` is without IPv6
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 def open_listener(host: str, port: int, backlog: int, write_timeout_s: float) -> socket.socket:
@@ -17,7 +23,7 @@ def open_listener(host: str, port: int, backlog: int, write_timeout_s: float) ->
     and 42 in the worst, 4 processes 9 to 23, which is what hashing gives.
 
     Args:
-        host: address or name; an IPv6 wildcard takes IPv4 too.
+        host: address or name; ``::`` takes IPv4 too, and IPv4 alone on a kernel without IPv6.
         port: 0 for any.
         backlog: connections that wait to be accepted.
         write_timeout_s: a peer that acknowledges nothing for this long is dropped (Linux).
@@ -25,6 +31,15 @@ def open_listener(host: str, port: int, backlog: int, write_timeout_s: float) ->
     Raises:
         OSError: the address cannot be bound.
     """
+    try:
+        return _open(host, port, backlog, write_timeout_s)
+    except OSError as error:
+        if host != EVERYWHERE or error.errno not in _NO_IPV6:
+            raise
+        return _open(_EVERYWHERE_IPV4, port, backlog, write_timeout_s)
+
+
+def _open(host: str, port: int, backlog: int, write_timeout_s: float) -> socket.socket:
     (family, kind, proto, _, address), *_ = socket.getaddrinfo(
         host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )

@@ -13,10 +13,15 @@ from ojs_cluster.server.variables_store import REDIS, SCHEDULER, STORE
 _MIB = 1024 * 1024
 # A job with its result and its errors has to fit into one reply of Redis, 64 MiB at most.
 _MOST_JOB = 16 * _MIB
-_EVERYWHERE = "0.0.0.0"  # noqa: S104 - the only useful default in a container; `dev` differs
 
 _LISTEN = (
-    Variable("OJS_HOST", "listen.host", accept.host, _EVERYWHERE, "Address to listen on."),
+    Variable(
+        "OJS_HOST",
+        "listen.host",
+        accept.host,
+        "::",  # the only useful default in a container; `dev` differs
+        "Address to listen on. `::` is every address, IPv4 too, and also where there is no IPv6.",
+    ),
     Variable(
         "OJS_PORT",
         "listen.port",

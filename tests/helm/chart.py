@@ -135,6 +135,12 @@ class Rendering:
                 found.append((name, each))
         return found
 
+    def environment_of_config(self) -> dict[str, str]:
+        """Return the variables of the ConfigMap that API and scheduler read."""
+        (source, *_) = container(self.api)["envFrom"]
+        found: dict[str, str] = self.one("ConfigMap", source["configMapRef"]["name"])["data"]
+        return found
+
     def environment(self, deployment: Manifest) -> dict[str, str]:
         """Every variable of the first container, ConfigMaps and Secrets of the release looked up.
 

@@ -33,6 +33,10 @@ extra-api-keys: {{ join "," . | b64enc }}
 
 {{/* The ConfigMap's entries. What restarts pods is a change of these, not of the labels beside them. */}}
 {{- define "ojs.configData" -}}
+{{- if not (hasKey .Values.config "OJS_HOST") }}
+# Both families of addresses: pods may have either.
+OJS_HOST: "::"
+{{- end }}
 OJS_PORT: {{ .Values.api.port | quote }}
 OJS_WORKERS: {{ .Values.api.workers | quote }}
 OJS_SCHEDULER_PORT: {{ .Values.scheduler.port | quote }}

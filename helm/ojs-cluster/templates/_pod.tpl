@@ -15,8 +15,8 @@ annotations:
   {{- end }}
 {{- end -}}
 
-{{- define "ojs.podSpec" -}}
-{{- $values := get .root.Values .component -}}
+{{/* What every pod has: its account, its privileges, where it may run. Takes: root, values, context. */}}
+{{- define "ojs.anyPodSpec" -}}
 serviceAccountName: {{ include "ojs.serviceAccountName" .root }}
 automountServiceAccountToken: false
 # Kubernetes would put OJS_PORT=tcp://... into the environment beside a Service named `ojs`.
@@ -28,18 +28,37 @@ imagePullSecrets:
   {{- end }}
 {{- end }}
 securityContext:
-  {{- toYaml .root.Values.podSecurityContext | nindent 2 }}
-{{- with $values.priorityClassName }}
+  {{- include "ojs.securityContext" . | nindent 2 }}
+{{- with .values.priorityClassName }}
 priorityClassName: {{ . }}
 {{- end }}
-{{- with $values.nodeSelector }}
+{{- with .values.nodeSelector }}
 nodeSelector:
   {{- toYaml . | nindent 2 }}
 {{- end }}
-{{- with $values.tolerations }}
+{{- with .values.tolerations }}
 tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{/*
+A security context of a pod or a container. OpenShift's `restricted-v2` refuses fixed users and groups, and
+gives each namespace its own. Takes: root, context.
+*/}}
+{{- define "ojs.securityContext" -}}
+{{- $wanted := .root.Values.compatibility.openshift -}}
+{{- $there := .root.Capabilities.APIVersions.Has "security.openshift.io/v1" -}}
+{{- if or (eq $wanted "force") (and $there (eq $wanted "auto")) -}}
+{{- omit .context "runAsUser" "runAsGroup" "fsGroup" | toYaml -}}
+{{- else -}}
+{{- toYaml .context -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "ojs.podSpec" -}}
+{{- $values := get .root.Values .component -}}
+{{- include "ojs.anyPodSpec" (dict "root" .root "values" $values "context" .root.Values.podSecurityContext) }}
 {{- with $values.affinity }}
 affinity:
   {{- toYaml . | nindent 2 }}
@@ -95,7 +114,7 @@ name: {{ .component }}
 image: {{ include "ojs.image" (dict "image" .root.Values.image "tag" .root.Chart.AppVersion) }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
 securityContext:
-  {{- toYaml .root.Values.securityContext | nindent 2 }}
+  {{- include "ojs.securityContext" (dict "root" .root "context" .root.Values.securityContext) | nindent 2 }}
 resources:
   {{- toYaml $values.resources | nindent 2 }}
 envFrom:
@@ -105,12 +124,16 @@ envFrom:
   {{- toYaml . | nindent 2 }}
   {{- end }}
 env:
-  {{- include "ojs.redisEnv" .root | nindent 2 }}
-  {{- with .env }}
-  {{- . | nindent 2 }}
+  {{- /* Of two with the same name Kubernetes takes the last, but server-side apply takes neither. */}}
+  {{- $all := concat (include "ojs.redisEnv" .root | fromYamlArray) (.env | default "" | fromYamlArray) .root.Values.extraEnv }}
+  {{- $last := dict }}
+  {{- range $i, $entry := $all }}
+  {{- $_ := set $last $entry.name $i }}
   {{- end }}
-  {{- with .root.Values.extraEnv }}
-  {{- toYaml . | nindent 2 }}
+  {{- range $i, $entry := $all }}
+  {{- if eq $i (get $last $entry.name) }}
+  {{- list $entry | toYaml | nindent 2 }}
+  {{- end }}
   {{- end }}
 volumeMounts:
   - name: tmp

@@ -1,23 +1,22 @@
 {{/* The Job that forms the bundled cluster. Takes a dict: root, component, name, nodes. */}}
 {{- define "ojs.valkey.formSpec" -}}
+{{- $values := .root.Values.valkey.form -}}
 backoffLimit: 10
 template:
   metadata:
     labels:
-      {{- include "ojs.podLabels" . | nindent 6 }}
+      {{- include "ojs.podLabels" (merge (dict "labels" $values.podLabels) .) | nindent 6 }}
+    {{- with $values.podAnnotations }}
+    annotations:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
   spec:
     restartPolicy: OnFailure
-    serviceAccountName: {{ include "ojs.serviceAccountName" .root }}
-    automountServiceAccountToken: false
-    enableServiceLinks: false
-    {{- with .root.Values.imagePullSecrets }}
-    imagePullSecrets:
-      {{- range . }}
-      - name: {{ . }}
-      {{- end }}
+    {{- include "ojs.anyPodSpec" (dict "root" .root "values" $values "context" .root.Values.podSecurityContext) | nindent 4 }}
+    {{- with $values.affinity }}
+    affinity:
+      {{- toYaml . | nindent 6 }}
     {{- end }}
-    securityContext:
-      {{- toYaml .root.Values.podSecurityContext | nindent 6 }}
     volumes:
       - name: scripts
         configMap:
@@ -28,13 +27,9 @@ template:
         imagePullPolicy: {{ .root.Values.image.pullPolicy }}
         command: [python, /scripts/valkey_cluster.py, {{ .nodes | quote }}, {{ .root.Values.valkey.masters | quote }}]
         securityContext:
-          {{- toYaml .root.Values.securityContext | nindent 10 }}
+          {{- include "ojs.securityContext" (dict "root" .root "context" .root.Values.securityContext) | nindent 10 }}
         resources:
-          requests:
-            cpu: 50m
-            memory: 64Mi
-          limits:
-            memory: 128Mi
+          {{- toYaml $values.resources | nindent 10 }}
         {{- if or .root.Values.redis.password .root.Values.redis.existingSecret.passwordKey }}
         env:
           - name: OJS_REDIS_PASSWORD

@@ -1,0 +1,53 @@
+"""The listening socket serves both families of addresses, or IPv4 where there is no other."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import pytest
+
+from ojs_cluster.config import load
+from ojs_cluster.server.listener import open_listener
+from ojs_cluster.server.ports import can_bind
+
+ELSEWHERE = {"OJS_ALLOW_INSECURE_NO_AUTH": "true", "REDIS_URL": "redis://r"}
+
+
+def default_host() -> str:
+    return load(ELSEWHERE).listen.host
+
+
+def reaches(listener: socket.socket, host: str) -> bool:
+    try:
+        socket.create_connection((host, listener.getsockname()[1]), timeout=60).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_the_default_address_takes_clients_of_both_families() -> None:
+    with open_listener(default_host(), 0, 16, 60) as listener:
+        assert reaches(listener, "127.0.0.1")
+        if can_bind("::1", 0):
+            assert reaches(listener, "::1")
+
+
+@pytest.mark.parametrize("missing", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+def test_a_kernel_without_ipv6_serves_the_default_address_over_ipv4(
+    monkeypatch: pytest.MonkeyPatch, missing: int
+) -> None:
+    made = socket.socket
+
+    def without_ipv6(family: int = -1, *arguments: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(missing, "no IPv6 here")
+        return made(family, *arguments)
+
+    monkeypatch.setattr(socket, "socket", without_ipv6)
+    with open_listener(default_host(), 0, 16, 60) as listener:
+        assert listener.family == socket.AF_INET
+        assert reaches(listener, "127.0.0.1")
+    # An address that was asked for by name is not replaced by another.
+    with pytest.raises(OSError, match="no IPv6 here"):
+        open_listener("::1", 0, 16, 60)
