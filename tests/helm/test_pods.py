@@ -12,6 +12,7 @@ import pytest
 
 from ojs_cluster.config import load
 from ojs_cluster.http.app import HttpSettings
+from ojs_cluster.http.routes import ROUTES
 from tests.helm.chart import CHART, CI, OLDEST, Chart, Rendering, container
 from tests.support.certificates import Certificates
 
@@ -386,29 +387,73 @@ def test_who_scales_decides_the_replicas(chart: Chart) -> None:
         rendering = chart.render(MINIMAL, sets=sets)
         # An update that named a number would undo what the scaler has decided.
         assert "replicas" not in rendering.api["spec"]
-        target = rendering.one(kind)["spec"]["scaleTargetRef"]
+        target = rendering.one(kind, "-api")["spec"]["scaleTargetRef"]
         assert target["name"] == rendering.api["metadata"]["name"]
 
 
-def test_keda_asks_prometheus(chart: Chart) -> None:
-    spec = chart.render(CHART / "ci" / "keda-values.yaml").one("ScaledObject")["spec"]
-    ours, theirs = spec["triggers"]
-    for trigger in (ours, theirs):
+def test_keda_scales_the_api_by_its_load(chart: Chart) -> None:
+    rendering = chart.render(CHART / "ci" / "keda-values.yaml")
+    spec = rendering.one("ScaledObject", "-api")["spec"]
+    cpu, load, theirs = spec["triggers"]
+    assert cpu == {"type": "cpu", "metricType": "Utilization", "metadata": {"value": "70"}}
+    for trigger in (load, theirs):
         assert trigger["type"] == "prometheus"
         assert trigger["metadata"]["serverAddress"] == "http://prometheus.monitoring:9090"
-    assert ours["metadata"]["query"].startswith("max(ojs_queue_oldest_available_age_seconds{")
-    assert (ours["metricType"], ours["metadata"]["threshold"]) == ("Value", "30")
+    assert (load["metricType"], load["metadata"]["threshold"]) == ("AverageValue", "16")
+    # A paused queue has old jobs: no reason for more API pods.
+    assert "ojs_queue" not in str(spec["triggers"])
     assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (2, 20)
     down = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
     assert down["stabilizationWindowSeconds"] > 0
+    sets = {
+        "api.keda.query": "sum(up)",
+        "api.keda.cpuUtilization": 0,
+        "api.keda.requestsInFlight": 0,
+    }
+    ours, _ = chart.render(CHART / "ci" / "keda-values.yaml", sets=sets).one(
+        "ScaledObject", "-api"
+    )["spec"]["triggers"]
+    assert (ours["metricType"], ours["metadata"]["query"]) == ("Value", "sum(up)")
 
 
-def test_load_and_the_age_of_the_oldest_job_scale(chart: Chart) -> None:
+def test_requests_in_flight_leave_out_who_waits_for_jobs(chart: Chart) -> None:
+    rendering = chart.render(CHART / "ci" / "keda-values.yaml")
+    query = rendering.one("ScaledObject", "-api")["spec"]["triggers"][1]["metadata"]["query"]
+    (pattern,) = re.findall(r'route!~"([^"]*)"', query)
+    assert {route.template for route in ROUTES if re.fullmatch(pattern, route.template)} == {
+        route.template for route in ROUTES if route.waits
+    }
+
+
+def test_keda_scales_workers_by_their_jobs(chart: Chart) -> None:
+    manifest = chart.render(CHART / "ci" / "keda-values.yaml").one("ScaledObject", "mailers")
+    assert manifest["metadata"]["namespace"] == "mail"
+    spec = manifest["spec"]
+    assert spec["scaleTargetRef"] == {"name": "mailers"}
+    assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (0, 40)
+    age, backlog = spec["triggers"]
+    assert (age["metricType"], age["metadata"]["threshold"]) == ("Value", "30")
+    assert (backlog["metricType"], backlog["metadata"]["threshold"]) == ("AverageValue", "25")
+    for trigger, metric in (
+        (age, "ojs_queue_oldest_available_age_seconds"),
+        (backlog, "ojs_queue_jobs"),
+    ):
+        query = trigger["metadata"]["query"]
+        assert metric in query
+        assert r'queue=~"mail|mail\\.bulk"' in query
+        assert "unless on (queue) (max by (queue) (ojs_queue_paused{" in query
+        # Without an answer of Redis there is no number, and workers stay as many as they are.
+        assert re.search(r" or \(max\(ojs_redis_up\{[^}]*\}\) == 1\) \* 0$", query)
+        assert trigger["metadata"]["ignoreNullValues"] == "false"
+
+
+def test_load_scales(chart: Chart) -> None:
     rendering = chart.render(CHART / "ci" / "production-values.yaml")
     spec = rendering.one("HorizontalPodAutoscaler")["spec"]
-    cpu, age = spec["metrics"]
+    cpu, load = spec["metrics"]
     assert cpu["resource"]["name"] == "cpu"
-    assert age["external"]["metric"]["name"] == "ojs_queue_oldest_available_age_seconds"
+    assert load["external"]["metric"]["name"] == "ojs_http_requests_in_flight"
+    assert load["external"]["target"] == {"type": "AverageValue", "averageValue": "16"}
     assert (spec["minReplicas"], spec["maxReplicas"]) == (3, 30)
 
 

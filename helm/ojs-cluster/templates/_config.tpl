@@ -278,6 +278,9 @@ no owners: there a manifest goes on naming the count if one before it did. `helm
 {{- if and .Values.api.keda.enabled (not .Values.api.keda.serverAddress) -}}
 {{- fail "api.keda.serverAddress must name Prometheus." -}}
 {{- end -}}
+{{- if and .Values.workers.scaling.deployments (not .Values.workers.scaling.serverAddress) -}}
+{{- fail "workers.scaling.serverAddress must name Prometheus." -}}
+{{- end -}}
 {{- $monitor := .Values.metrics.serviceMonitor -}}
 {{- if ne (empty $monitor.existingSecret.name) (empty $monitor.existingSecret.key) -}}
 {{- fail "metrics.serviceMonitor.existingSecret.name and key go together." -}}
@@ -314,6 +317,42 @@ no owners: there a manifest goes on naming the count if one before it did. `helm
 {{/* What picks the metrics of this release in a query, without its braces. */}}
 {{- define "ojs.series" -}}
 {{- printf "namespace=%q,job=~%q" .Release.Namespace (printf "%s(-scheduler)?" (include "ojs.fullname" .)) -}}
+{{- end -}}
+
+{{/*
+A query for the requests that the API works on at a time, in all its pods: seconds that they took, per second. A
+fetch that waits for jobs is idle, so fetches do not count.
+*/}}
+{{- define "ojs.requestsInFlight" -}}
+{{- printf "sum(rate(ojs_http_request_duration_seconds_sum{%s,route!~\".*/fetch\"}[2m]))" (include "ojs.series" .) -}}
+{{- end -}}
+
+{{/* A query for the age of the oldest available job of some queues, in seconds. Takes: root, queues. */}}
+{{- define "ojs.oldestAge" -}}
+{{- printf "max(max by (queue) (ojs_queue_oldest_available_age_seconds{%s}) %s) or %s" (include "ojs.seriesOfQueues" .) (include "ojs.unlessPaused" .) (include "ojs.zeroIfKnown" .) -}}
+{{- end -}}
+
+{{/* A query for the jobs of some queues that wait or run: to leave out those that run would end their workers. */}}
+{{- define "ojs.backlog" -}}
+{{- printf "sum(max by (queue, state) (ojs_queue_jobs{%s,state=~\"available|active\"}) %s) or %s" (include "ojs.seriesOfQueues" .) (include "ojs.unlessPaused" .) (include "ojs.zeroIfKnown" .) -}}
+{{- end -}}
+
+{{- define "ojs.seriesOfQueues" -}}
+{{- $names := list -}}
+{{- range .queues -}}
+{{- $names = append $names (regexQuoteMeta .) -}}
+{{- end -}}
+{{- printf "%s,queue=~%q" (include "ojs.series" .root) (join "|" $names) -}}
+{{- end -}}
+
+{{/* Nothing to do is 0. Not to know is no number: workers stay as many as they are. */}}
+{{- define "ojs.zeroIfKnown" -}}
+{{- printf "(max(ojs_redis_up{%s}) == 1) * 0" (include "ojs.series" .root) -}}
+{{- end -}}
+
+{{/* Workers cannot do anything about a queue that is paused. */}}
+{{- define "ojs.unlessPaused" -}}
+{{- printf "unless on (queue) (max by (queue) (ojs_queue_paused{%s}) == 1)" (include "ojs.series" .root) -}}
 {{- end -}}
 
 {{/* What a NetworkPolicy lets everybody do: resolve names. Takes the root. */}}

@@ -48,11 +48,11 @@ Objects that an earlier chart named without the hash keep their names, where a c
 {{- end -}}
 
 {{/*
-Metadata of an object. Takes a dict: root, name, component (may be empty), labels, annotations.
+Metadata of an object. Takes a dict: root, name, and, if need be, component, namespace, labels, annotations.
 */}}
 {{- define "ojs.metadata" -}}
 name: {{ .name }}
-namespace: {{ .root.Release.Namespace }}
+namespace: {{ .namespace | default .root.Release.Namespace }}
 labels:
   {{- include "ojs.labels" . | nindent 2 }}
 {{- $annotations := merge (dict) (.annotations | default dict) .root.Values.commonAnnotations }}
