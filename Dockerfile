@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # One image for all commands: `serve` (the default), `scheduler`, `export`, `import`, `config`.
 # Everything that it installs is pinned with hashes in requirements/ (`make lock`), and comes as
-# wheels only, so no stage needs a compiler. tests/image runs these steps without Docker.
+# wheels only, so no stage needs a compiler. tests/containers builds and runs it without Docker.
 
 FROM python:3.13-slim-trixie AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \

@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hpack
 import pytest
 import trio
 
 from ojs_cluster.server.embedded import Embedded
 from tests.helm.chart import Chart, container
 from tests.helm.test_processes import HOST, PATIENCE_S, Pod
-from tests.security.http2 import END_HEADERS, END_STREAM, GET, HEADERS, PREFACE, SETTINGS, frame
+from tests.security.amplification import attack, live, peak_bytes, processes
 from tests.server.programs import free_port
 from tests.support.certificates import Certificates
 from tests.support.servers import wait_until
 
-CONNECTIONS = 300
 H2C, TLS = "clear text with OJS_H2C", "TLS"
 VARIANTS = (
     "clear text as by default",
@@ -31,23 +27,6 @@ VARIANTS = (
     TLS,
 )
 _UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
-
-
-def _attack(references: int) -> bytes:
-    """An HTTP/2 connection of one long header, to which all its other requests refer back."""
-    encoder = hpack.Encoder()
-    path = (b":path", b"/ojs/v1/queues")
-    sent = PREFACE + frame(SETTINGS, 0, 0)
-    for stream in range(1, 199, 2):
-        copies = 1 if stream == 1 else references
-        headers = [*GET, path, *[(b"x-long", b"v" * 3900)] * copies]
-        block = encoder.encode(headers, huffman=False)
-        sent += frame(HEADERS, END_HEADERS | END_STREAM, stream, block)
-    return sent
-
-
-ATTACKS = (_attack(3), _attack(14))
-"""Below the bound of each request's headers, and far above it."""
 
 
 @pytest.fixture(params=VARIANTS)
@@ -96,57 +75,13 @@ def trusted(variant: str, certificates: Certificates) -> ssl.SSLContext | None:
     return context
 
 
-@contextlib.asynccontextmanager
-async def _connected(
-    pod: Pod, context: ssl.SSLContext | None
-) -> AsyncIterator[trio.abc.HalfCloseableStream | trio.SSLStream[trio.SocketStream]]:
-    stream = await trio.open_tcp_stream(*pod.address)
-    async with stream:
-        if context is None:
-            yield stream
-        else:
-            yield trio.SSLStream(stream, context, server_hostname=HOST, https_compatible=True)
-
-
-async def _live(pod: Pod, context: ssl.SSLContext | None) -> None:
-    """Ask for `/live` on a new connection, as the probes do."""
-    async with _connected(pod, context) as stream:
-        await stream.send_all(b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        answer = b""
-        while piece := await stream.receive_some(4096):
-            answer += piece
-    assert answer.startswith(b"HTTP/1.1 200"), answer
-
-
 async def _started(pod: Pod, context: ssl.SSLContext | None) -> None:
     """Wait for the first answer."""
     while True:
         assert pod.process.poll() is None, pod.log.read_text()[-3000:]
         with contextlib.suppress(OSError):
-            return await _live(pod, context)
+            return await live(pod.address, context)
         await trio.sleep(0.05)
-
-
-def _processes(parent: int) -> list[int]:
-    """A process and all that descend from it."""
-    children: dict[int, list[int]] = {}
-    for entry in os.listdir("/proc"):
-        if entry.isdigit():
-            with contextlib.suppress(OSError):
-                status = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-                children.setdefault(int(status[1]), []).append(int(entry))
-    found = [parent]
-    for pid in found:
-        found += children.get(pid, [])
-    return found
-
-
-def _peak_bytes(pid: int) -> int:
-    """Most memory that a process has had, pages counted which it shares with others."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"no VmHWM of {pid}")
 
 
 def _limit_bytes(pod: Pod) -> int:
@@ -166,31 +101,13 @@ async def test_the_defaults_survive_headers_that_unpack(
     with trio.fail_after(PATIENCE_S):
         await _started(pod, probing)
     wait_until(partial(_has_worker, pod), timeout_s=PATIENCE_S, what="its process")
-    processes = _processes(pod.process.pid)
-    ended = 0
+    running = processes(pod.process.pid)
 
-    async def attack(sent: bytes) -> None:
-        nonlocal ended
-        with contextlib.suppress(OSError, trio.BrokenResourceError, trio.ClosedResourceError):
-            async with _connected(pod, trusted) as stream:
-                await stream.send_all(sent)
-                while await stream.receive_some(65_536):
-                    pass
-        ended += 1
+    await attack(pod.address, trusted, probing)
 
-    probes = 0
-    with trio.fail_after(240):
-        async with trio.open_nursery() as nursery:
-            for sent in itertools.islice(itertools.cycle(ATTACKS), CONNECTIONS):
-                nursery.start_soon(attack, sent)
-            while ended < CONNECTIONS or probes < 3:
-                with trio.fail_after(60):
-                    await _live(pod, probing)
-                probes += 1
-                await trio.sleep(0.1)
-    assert _processes(pod.process.pid) == processes, pod.log.read_text()[-3000:]
-    assert sum(map(_peak_bytes, processes)) < _limit_bytes(pod)
+    assert processes(pod.process.pid) == running, pod.log.read_text()[-3000:]
+    assert sum(map(peak_bytes, running)) < _limit_bytes(pod)
 
 
 def _has_worker(pod: Pod) -> bool:
-    return len(_processes(pod.process.pid)) >= 2
+    return len(processes(pod.process.pid)) >= 2
