@@ -5,6 +5,10 @@ claimed before the job is written (see ``enqueue``). When the job goes, its alia
 crash between the two leaves a job that no id finds and whose removal is still due, and the next
 janitor run repeats both.
 
+An alias says where the first request that named the id wants its job, and proves no job. That
+request may be under way, or its process dead. What the next request may do then is in
+``claimed_ids``.
+
 A producer may claim the id again at any moment of this. An alias that was claimed lately is left
 alone, whatever became of its last job: its claim is still listed, and the janitor comes back to it
 until it has seen the job, or nothing at all where the alias leads.
@@ -17,7 +21,7 @@ import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from ojs_cluster.core.errors import BackendUnavailable, Duplicate, OJSError, WritesRefused
 from ojs_cluster.keys import Shard
@@ -31,14 +35,43 @@ from ojs_cluster.store.runtime import Arg
 T = TypeVar("T")
 log = logging.getLogger("ojs.store")
 
+CLAIM_MS = 30_000
+"""How long a claimed alias may wait for its job to be stored, or for the transaction that stores it
+to be decided. The janitor drops it much later."""
 _PORTION = 100
 """Aliases, or jobs, per script: a few ms of a Redis that does nothing else meanwhile."""
 _OLD_CLAIM_MS = 10 * 60_000
 """Twenty times the life of a claim: whoever held it has long been refused."""
-_IN_FLIGHT_MS = 60_000
+IN_FLIGHT_MS = 60_000
 """Twice the life of a claim: the job of a younger one may be on its way."""
 
 _Fate = Literal["keep", "drop", "later"]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An id of a request whose alias leads elsewhere than the request places the job.
+
+    Args:
+        job_id: the id.
+        index: the position of its job in the request.
+        target: the shard to which the alias leads.
+    """
+
+    job_id: str
+    index: int
+    target: Shard
+
+
+class IdsClaimed(Exception):
+    """Another request has claimed ids of this one, for other shards. ``ids`` says where they lead.
+
+    Whether their jobs exist is not known yet: see ``claimed_ids.first_shards``.
+    """
+
+    def __init__(self, ids: Sequence[Claimed]) -> None:
+        super().__init__(*ids)
+        self.ids = ids
 
 
 class AliasClaims:
@@ -69,13 +102,16 @@ class AliasClaims:
 
         Raises
         ------
-        Duplicate: an id is taken; of several, the first of the request. The others were given back.
+        Duplicate: an id names the shard of a job that has it; of several, the first of the
+            request. The others were given back.
+        IdsClaimed: ids before that one lead to other shards. The others stay claimed.
         """
         if not ids:
             return 0
         self._name = self._name or os.urandom(8).hex()
         lapses: list[int] = []
         taken: list[tuple[int, str]] = []
+        elsewhere: list[Claimed] = []
 
         async def claim(item: tuple[str, int]) -> None:
             job_id, index = item
@@ -86,6 +122,8 @@ class AliasClaims:
             if reply[0] == b"ok":
                 lapses.append(int(reply[1]))
                 self._mine.add(job_id)
+            elif reply[0] == b"taken":
+                elsewhere.append(Claimed(job_id, index, self._store.keys.shard(int(reply[1]))))
             else:
                 taken.append((index, job_id))
 
@@ -94,6 +132,8 @@ class AliasClaims:
         except WritesRefused:
             await self.give_back()
             raise
+        if elsewhere and (not taken or min(one.index for one in elsewhere) < min(taken)[0]):
+            raise IdsClaimed(elsewhere)
         if taken:
             await self.give_back()
             index, job_id = min(taken)
@@ -201,13 +241,36 @@ async def drop(
         try:
             for ids in _portions(homes[home]):
                 settled = [_Settled(job_id, "drop", shard) for job_id in ids]
-                await _settle(store, home, settled, _IN_FLIGHT_MS)
+                await _settle(store, home, settled, IN_FLIGHT_MS)
         except BackendUnavailable as error:
             failure = error
             left.extend(homes[home])
 
     await over_shards([home for home in homes if home is not shard], drop_in)
     return left, failure
+
+
+async def take_over(store: Store, target: Shard, job_id: str) -> bool:
+    """Drop an alias that leads to ``target`` if its claim has lapsed and there is nothing.
+
+    The claim is read first. While it is older than ``IN_FLIGHT_MS`` no request can store a job in
+    ``target`` any more, so nothing that is absent now appears before the drop. The drop compares
+    the claim's age once more.
+
+    Returns:
+        Whether the alias is gone.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    home = store.keys.shard_of_id(job_id)
+    call = store.redis.call
+    claimed: Any = await call(home.slot, "ZSCORE", home.claims, job_id, idempotent=True)
+    seconds, micros = cast(list[bytes], await call(home.slot, "TIME", idempotent=True))
+    age_ms = int(seconds) * 1000 + int(micros) // 1000 - int(claimed or 0)
+    if age_ms < IN_FLIGHT_MS or await _fate(store, target, job_id) != "drop":
+        return False
+    return bool(await _settle(store, home, [_Settled(job_id, "drop", target)], IN_FLIGHT_MS))
 
 
 async def settle_claims(store: Store, shard: Shard, limit: int) -> int:

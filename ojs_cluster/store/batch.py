@@ -10,7 +10,7 @@ before: the policy of the later job decides.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -26,9 +26,17 @@ from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.redis.taskless import own_task
-from ojs_cluster.store import bounds, deals, locks, unique
+from ojs_cluster.store import bounds, claimed_ids, deals, locks, unique
 from ojs_cluster.store import fields as f
-from ojs_cluster.store.aliases import AliasClaims, at_home, duplicate_id, earliest
+from ojs_cluster.store.aliases import (
+    CLAIM_MS,
+    AliasClaims,
+    Claimed,
+    IdsClaimed,
+    at_home,
+    duplicate_id,
+    earliest,
+)
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.deals import Deal, Swap
 from ojs_cluster.store.locks import Holder, Want
@@ -71,10 +79,10 @@ async def enqueue_all(
     await own_task()
     await store.queues.ensure(store, dict.fromkeys(job.queue for job in jobs))
     claims = claims or AliasClaims(store)
+    shards: dict[str, Shard] = {}
     for _ in range(_TRIES):
-        draft = _Draft(store, jobs, fields, lapses, claims)
+        draft = await _reserved(store, jobs, fields, lapses, claims, shards)
         try:
-            await draft.reserve()
             deal = draft.deal()
             if not accepted:
                 await bounds.check(store, deal.new_jobs())
@@ -99,16 +107,6 @@ async def enqueue_all(
     raise BackendUnavailable("the jobs could not be stored in time", outcome="not_applied")
 
 
-async def clear_way(store: Store, shard: Shard, job_id: str, deal_id: str) -> None:
-    """An id is reserved by a deal: wait for it, and end it when it takes too long."""
-    await own_task()
-    with trio.move_on_after(unique.GRACE_MS / 1000):
-        while await _reserved_by(store, shard, job_id) == deal_id:
-            await unique.pause()
-        return
-    await deals.clear(store, shard, deal_id, [job_id])
-
-
 def refuse_repeated_ids(jobs: Sequence[NewJob]) -> None:
     """Raise Duplicate when a client gives an id to two of the jobs: before anything is written."""
     seen: set[str] = set()
@@ -119,9 +117,30 @@ def refuse_repeated_ids(jobs: Sequence[NewJob]) -> None:
             seen.add(job.id)
 
 
-async def _reserved_by(store: Store, shard: Shard, job_id: str) -> str | None:
-    found = await store.redis.call(shard.slot, "HGET", shard.job(job_id), f.DEAL, idempotent=True)
-    return found.decode() if isinstance(found, bytes) else None
+async def _reserved(
+    store: Store,
+    jobs: Sequence[NewJob],
+    fields: Sequence[bytes],
+    lapses: int,
+    claims: AliasClaims,
+    places: dict[str, Shard],
+) -> _Draft:
+    """Return an attempt that has reserved everything it needs. Adds to ``places``."""
+    deadline = trio.current_time() + unique.PATIENCE_S
+    while trio.current_time() < deadline:
+        draft = _Draft(store, jobs, fields, lapses, claims, places)
+        try:
+            await draft.reserve()
+        except IdsClaimed as met:
+            await draft.give_back()
+            places.update(await claimed_ids.first_shards(store, claims, jobs, met.ids))
+        except OJSError as error:
+            if not isinstance(error, BackendUnavailable) or error.outcome == "not_applied":
+                await draft.give_back()
+            raise
+        else:
+            return draft
+    raise unique.busy()
 
 
 @dataclass(slots=True)
@@ -154,6 +173,7 @@ class _Draft:
         fields: Sequence[bytes] = (),
         lapses: int = 0,
         claims: AliasClaims | None = None,
+        places: Mapping[str, Shard] | None = None,
     ) -> None:
         self._store = store
         self._jobs = jobs
@@ -165,6 +185,9 @@ class _Draft:
         self._fences: set[str] = set()
         now_ms = time.time_ns() // 1_000_000
         self._shards = store.partitions.spread(store, jobs)
+        for index, job in enumerate(jobs):
+            if places and job.id is not None:
+                self._shards[index] = places.get(job.id, self._shards[index])
         self._ids = [
             job.id or store.ids.new(shard.index, now_ms)
             for job, shard in zip(jobs, self._shards, strict=True)
@@ -194,7 +217,9 @@ class _Draft:
         Raises
         ------
         Duplicate: an id or a lock is another's.
+        IdsClaimed: ids are claimed for other shards.
         """
+        await self._claim_aliases()
         for shard in sorted(self._chosen, key=lambda shard: shard.index):
             chosen = self._chosen[shard]
             for start in range(0, len(chosen), PORTION_KEYS):
@@ -206,11 +231,23 @@ class _Draft:
         for shard in sorted(by_shard, key=lambda shard: shard.index):
             await self._claim_locks(shard, by_shard[shard])
 
+    async def _claim_aliases(self) -> None:
+        """Claim the ids that name other shards. The decision must come before the claims lapse."""
+        claimed: list[Claimed] = []
+        for shard, indexes in self._chosen.items():
+            pairs = [(self._ids[index], index) for index in indexes]
+            foreign = [pair for pair in pairs if not at_home(self._store, shard, pair[0])]
+            try:
+                lapses = await self._claims.claim(shard, foreign, CLAIM_MS, of=len(self._jobs))
+            except IdsClaimed as met:
+                claimed += met.ids
+            else:
+                self._latest = self.lapses = earliest(self._latest, lapses)
+        if claimed:
+            raise IdsClaimed(claimed)
+
     async def _reserve_ids(self, shard: Shard, indexes: Sequence[int]) -> None:
         store, ids = self._store, [self._ids[index] for index in indexes]
-        pairs = zip(ids, indexes, strict=True)
-        foreign = [pair for pair in pairs if not at_home(store, shard, pair[0])]
-        await self._claims.claim(shard, foreign, 0, of=len(self._jobs))
         keys = [shard.claims, *(shard.job(job_id) for job_id in ids)]
         while True:
             args: list[Arg] = [self._deal_id, shard.index, between_blanks(self._fences), *ids]
@@ -223,11 +260,15 @@ class _Draft:
             if f.FENCE in there:
                 self._fences.add(there[f.FENCE].decode())
                 continue
-            holder = there.get(f.DEAL)
-            if holder is None:
+            if f.DEAL in there:
+                behind = [ids[position], *ids]
+                await claimed_ids.clear_way(store, shard, behind, there[f.DEAL].decode())
+            elif claimed_ids.leads_to(store, shard, there) is not None:
+                pairs = list(zip(ids, indexes, strict=True))
+                raise IdsClaimed(await claimed_ids.led_away(store, shard, pairs))
+            else:
                 self._claims.keep(ids[position])
                 raise duplicate_id(ids[position], indexes[position], len(self._jobs))
-            await clear_way(store, shard, ids[position], holder.decode())
 
     async def _claim_locks(self, shard: Shard, fingerprints: Sequence[str]) -> None:
         deadline = trio.current_time() + unique.PATIENCE_S

@@ -33,9 +33,17 @@ from ojs_cluster.core.states import TERMINAL
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.taskless import own_task
-from ojs_cluster.store import batch, bounds, unique
+from ojs_cluster.store import batch, bounds, claimed_ids, unique
 from ojs_cluster.store import fields as f
-from ojs_cluster.store.aliases import AliasClaims, at_home, duplicate_id, earliest
+from ojs_cluster.store.aliases import (
+    CLAIM_MS,
+    AliasClaims,
+    Claimed,
+    IdsClaimed,
+    at_home,
+    duplicate_id,
+    earliest,
+)
 from ojs_cluster.store.begun import begun
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import read_many
@@ -54,8 +62,6 @@ from ojs_cluster.store.placing import (
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.record import JobRecord, record
 
-CLAIM_MS = 30_000
-"""How long a claimed alias may wait for its job. The janitor drops it much later."""
 _TRIES = 5
 
 
@@ -201,14 +207,20 @@ async def _enqueue_here(
     placed = _place(store, shard, jobs, terms)
     fences: set[str] = set()
     claims = AliasClaims(store)
-    while True:
-        lapses = earliest(terms.lapses, await _claim(claims, store, shard, jobs))
+    for _ in range(_TRIES):
         try:
+            lapses = earliest(terms.lapses, await _claim(claims, store, shard, jobs))
             return await _store_part(
                 store, shard, placed, jobs, lapses, fences, claims, terms.accepted
             )
         except _Fenced as met:
             fences.add(met.mark)
+        except IdsClaimed as met:
+            if len(jobs) > 1:
+                return await batch.enqueue_all(store, jobs, claims=claims)
+            shard = await claimed_ids.first_shard(store, claims, jobs[0], met, shard)
+    await claims.give_back()
+    raise unique.busy()
 
 
 async def _enqueue_unique(
@@ -224,7 +236,11 @@ async def _enqueue_unique(
     claims = AliasClaims(store)
     for _ in range(_TRIES):
         [placed] = _place(store, shard, [job], terms)
-        lapses = await _claim(claims, store, shard, [job])
+        try:
+            lapses = await _claim(claims, store, shard, [job])
+        except IdsClaimed as met:
+            shard = await claimed_ids.first_shard(store, claims, job, met, shard)
+            continue
         want = Want(job.fingerprint, placed.job_id, shard.index)
         try:
             claim = await unique.claim(store, want, policy)
@@ -252,6 +268,9 @@ async def _enqueue_unique(
         except _Fenced as met:
             await unique.release(store, want, claim)  # it may have been another's since
             fences.add(met.mark)
+        except IdsClaimed as met:
+            await unique.release(store, want, claim)
+            shard = await claimed_ids.first_shard(store, claims, job, met, shard)
         except Conflict:
             await unique.release(store, want, claim)  # it took too long: the lock may be another's
         except QueueFull:
@@ -379,7 +398,12 @@ async def _store_part(
             if f.FENCE in there:
                 raise _Fenced(there[f.FENCE].decode())
             if f.DEAL in there:
-                await batch.clear_way(store, shard, job.job_id, there[f.DEAL].decode())
+                deal = there[f.DEAL].decode()
+                await claimed_ids.clear_way(store, shard, [job.job_id], deal)
+            elif (target := claimed_ids.leads_to(store, shard, there)) is not None:
+                for one in part if repeated else ():
+                    claims.keep(one.job_id)
+                raise IdsClaimed([Claimed(job.job_id, int(reply[1]) - 1, target)])
             elif (
                 repeated and is_same(job, there) and (ours or await _all_there(store, shard, part))
             ):

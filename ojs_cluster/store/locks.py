@@ -129,6 +129,17 @@ async def look(store: Store, shard: Shard, job_id: str) -> Holder | None:
     return None
 
 
+async def leads_to(store: Store, job_id: str, shard: Shard) -> Shard:
+    """Return the shard to which the alias of an id leads, ``shard`` where it has none.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    home = store.keys.shard_of_id(job_id)
+    alias = await store.redis.call(home.slot, "HGET", home.job(job_id), f.ALIAS, idempotent=True)
+    return store.keys.shard(int(alias)) if isinstance(alias, bytes) else shard
+
+
 async def fence(store: Store, shard: Shard, job_id: str, *, for_good: bool = False) -> bool:
     """Make it impossible that a job is stored in ``shard``, or where the id leads from there;
     returns False when it is there.

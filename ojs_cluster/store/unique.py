@@ -41,6 +41,7 @@ from ojs_cluster.store.locks import (
     Want,
     claim_name,
     fence,
+    leads_to,
     look,
     settle,
     try_claim,
@@ -171,6 +172,10 @@ async def examine(store: Store, fingerprint: str, refused: Refused) -> Holder | 
         return None
     shard = store.keys.shard(holder.shard)
     found = await look(store, shard, holder.job_id)
+    if found is None:
+        # The claim of a request that died may name another shard than the one that stored the job.
+        shard = await leads_to(store, holder.job_id, shard)
+        found = await look(store, shard, holder.job_id)
     if found is not None:
         return replace(found, retries=int(lock.get(b"n", 0)))
     if age_ms < GRACE_MS:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from zlib import crc32
 
 from ojs_cluster.core.envelope import NewJob, parse_job
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.states import State
 from ojs_cluster.store import batch, deals, jobs, locks
+from ojs_cluster.store.aliases import AliasClaims
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.locks import Want
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.record import JobRecord
 from tests.crash.harness import World
+from tests.store.hot_queues import spread
 from tests.store.jobs import (
+    MINUTE,
     foreign_id,
     home_id,
+    id_in,
     middle_queue,
     new_job,
     queues_in_other_shards,
@@ -26,6 +32,7 @@ from tests.store.jobs import (
     sibling_queue,
 )
 from tests.store.unique_jobs import once
+from tests.support.timeshift import age_claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +122,40 @@ class WithId(_Enqueue):
 
     async def act(self, store: Store, scene: Wanted) -> None:
         await enqueue(store, scene.jobs[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed(_Enqueue):
+    """A job with an id that a request has claimed which died, for another shard.
+
+    Args:
+        lapsed: whether that request named another queue, and its claim has lapsed. Else it knew
+            the queue with one partition, and now there are two.
+        batch: whether others come with it.
+    """
+
+    lapsed: bool = False
+    batch: bool = False
+    least = 3
+
+    async def prepare(self, world: World) -> Wanted:
+        store, queue = world.store, "spread"
+        shards = await spread(store, world.db, 2, queue)
+        others = [shard for shard in store.keys if shard not in shards]
+        home, target = others[0], others[1] if self.lapsed else shards[0]
+        ids = (id_in(home.index) for _ in itertools.count())
+        job_id = next(job_id for job_id in ids if crc32(job_id.encode()) % 2 == 1)
+        await AliasClaims(store).claim(target, [(job_id, 0)], 0, of=1)
+        if self.lapsed:
+            age_claim(world.db, home, job_id, MINUTE)
+        beside = [new_job("beside", type="beside")] if self.batch else []
+        return Wanted([new_job(queue, id=job_id), *beside])
+
+    async def act(self, store: Store, scene: Wanted) -> None:
+        if self.batch:
+            await enqueue_many(store, scene.jobs)
+        else:
+            await enqueue(store, scene.jobs[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.crash.enqueues import Batch, Finishing, Refused, TakeOver, Unique, WithId
+from tests.crash.enqueues import Batch, Claimed, Finishing, Refused, TakeOver, Unique, WithId
 from tests.crash.harness import Operation, World, at_every_boundary
 from tests.support.mortal import MODES, Mode
 
@@ -20,6 +20,7 @@ BATCHES: Cases = {
     "replacing": Batch("replacing"),
     "portions": Batch("portions"),
     "decided": Finishing(),
+    "id claimed by a request that died": Claimed(batch=True),
 }
 SINGLE: Cases = {
     "id": WithId(0),
@@ -27,6 +28,8 @@ SINGLE: Cases = {
     "id of a shard after": WithId(1),
     "unique with an id of a shard before": WithId(-1, unique=True),
     "unique with an id of a shard after": WithId(1, unique=True),
+    "id claimed by a request that died": Claimed(),
+    "id taken over": Claimed(lapsed=True),
 }
 UNIQUE: Cases = {
     "reject": Unique("reject"),
