@@ -97,11 +97,22 @@ class Arena:
     nodes: tuple[ApiNode, ...]
     schedulers: tuple[Process, ...]
 
+    def save_logs(self, path: Path) -> None:
+        """Write all logs into one file."""
+        named = [(process.name, process.log) for process in self._processes()]
+        named += [(f"redis {it.index}", it.directory / "server.log") for it in self.backend.nodes]
+        with path.open("w") as file:
+            for name, log in named:
+                text = log.read_text(errors="replace") if log.exists() else "(no log)"
+                file.write(f"--- {name}:\n{text}\n")
+
+    def _processes(self) -> list[Process]:
+        return [*(node.process for node in self.nodes), *self.schedulers]
+
     def logs(self) -> str:
         """The ends of all logs, for failure messages."""
-        processes = [*(node.process for node in self.nodes), *self.schedulers]
         servers = [f"--- redis {node.index}:\n{node.log_tail()}" for node in self.backend.nodes]
-        return "\n".join([*(process.log_tail() for process in processes), *servers])
+        return "\n".join([*(it.log_tail() for it in self._processes()), *servers])
 
 
 @contextlib.contextmanager

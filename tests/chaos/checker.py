@@ -65,6 +65,11 @@ class _Index:
         events = {event.job for event in self.history.events}
         return events | self.leases.keys() | self.history.final.states.keys()
 
+    @cached_property
+    def born_again(self) -> Mapping[str, int]:
+        """Ids whose job was purged and stored again."""
+        return replay.born_again(self.history)
+
     def purged(self, queue: str) -> bool:
         """Whether jobs of a queue may have been deleted."""
         return ("purge", queue) in self.commands
@@ -153,7 +158,7 @@ def _clash(index: _Index, earlier: Lease, later: Lease) -> str:
         return f"lease {later.lease} was given out twice"
     if index.history.lossy(begin, end):
         return ""  # a fetch does not wait for a replica: a failover may forget the lease
-    if ("retry", later.job) in index.commands:
+    if ("retry", later.job) in index.commands or later.job in index.born_again:
         return ""  # its attempts were counted anew
     if earlier.attempt == later.attempt:
         return f"attempt {later.attempt} was given to {earlier.worker} and {later.worker}"
@@ -184,6 +189,8 @@ def ends_stay(history: History) -> Iterator[Violation]:
             lossy = history.lossy(told.sent, answer.answered) and (
                 not history.confirmed or told.status == _READ
             )
+            if end == "cancelled" and job in index.born_again:
+                continue
             if told.answered < answer.sent and state != end and not lossy:
                 yield Violation("end stays", job, f"it is {state} after it was {end}")
 
@@ -204,7 +211,9 @@ def cancelled_for_a_reason(history: History) -> Iterator[Violation]:
     for id_, requests in index.requests.items():
         asked = ("cancel", id_) in index.commands
         fingerprint = requests[0][0].fingerprint
-        wanted = asked or (fingerprint and fingerprint in replaced)
+        # A purge cancels a job first that others must hear of.
+        purged = index.purged(requests[0][0].queue)
+        wanted = asked or purged or (fingerprint and fingerprint in replaced)
         if history.final.states.get(id_) == "cancelled" and not wanted:
             yield Violation("cancelled", id_, "nobody asked for it")
 

@@ -136,7 +136,8 @@ class ChaosClient:
     def _noted(self, jobs: Sequence[NewJob], doubtful: bool, told: Told) -> Told:
         ids = [job.id for job in jobs]
         answer = told.answer
-        # An earlier try had arrived: the job that is in the way is the job itself.
+        # The job in the way has an id of this request, so an earlier try has stored it, and with it
+        # all jobs of a batch. The rule `lost` finds the server where it says so without a job.
         if doubtful and answer.code == "duplicate" and told.details.get("existing_job_id") in ids:
             answer = replace(answer, outcome="done")
         existing = bool(told.body.get("deduplicated"))

@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Final
 
 from tests.chaos.history import Event, History, Violation
@@ -90,11 +90,42 @@ class _Job:
         return f"{self.state or 'new'} in attempt {self.begun}"
 
 
+def born_again(history: History) -> dict[str, int]:
+    """How often each id began a new life: a purge deletes a job, and its client may repeat it.
+
+    An id begins no more lives than requests that may have stored it, and one more than the purges
+    of its queue that may have happened.
+    """
+    purges: dict[str, int] = defaultdict(int)
+    for command in history.commands:
+        if command.kind == "purge" and command.answer.possible:
+            purges[command.subject] += 1
+    requests: dict[str, int] = defaultdict(int)
+    for enqueue in history.enqueues:
+        for job in enqueue.jobs if enqueue.answer.possible else ():
+            if job.id and purges[job.queue]:
+                requests[job.id] += 1
+    events = by_job(history.events)
+    lives: dict[str, int] = {}
+    for id_, asked in requests.items():
+        kinds = [event.kind for event in events.get(id_, ()) if event.kind in _STATE_AFTER]
+        again = sum(
+            before == "job.cancelled" and _STATE_AFTER[kind] in _NEXT[_NEW]
+            for before, kind in pairwise(kinds)
+        )
+        if 0 < again <= min(asked - 1, purges[events[id_][0].queue]):
+            lives[id_] = again
+    return lives
+
+
 def paths(history: History) -> Iterator[Violation]:
     """Each job takes transitions of the specification only, and ends where its events lead."""
+    again = born_again(history)
     for job, events in by_job(history.events).items():
         replayed = _Job()
         for event in events:
+            if job in again and replayed.state == "cancelled":
+                replayed = _Job()
             if complaint := replayed.complaint_about(event):
                 yield Violation("path", job, complaint)
                 break

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -37,6 +38,7 @@ from tests.chaos.workers import Crew
 _PATIENCE_S: Final = 300.0
 """How long a client that prepares or ends a run waits for an answer."""
 _HISTORIES_SHOWN: Final = 5
+_SHOWN: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +72,37 @@ class Run:
             f"violations: {len(self.unexcused)}"
         )
 
-    def report(self) -> str:
-        """Everything that is needed to understand a violation."""
+    def failure(self, logs: str, history: Path, all_logs: Path) -> str:
+        """The message of a failed test. Output is cut at either end, so what is wrong is at both.
+
+        Args:
+            logs: the ends of all logs.
+            history, all_logs: files that hold everything.
+        """
+        return "\n".join(
+            [
+                self._wrong(),
+                *(f"history: {history}", f"logs: {all_logs}, which end with:", logs),
+                *("faults, as they really happened:", *sorted(self.journal.lines)),
+                *self._histories(),
+                *(f"history: {history}", f"logs: {all_logs}", self._wrong()),
+            ]
+        )
+
+    def _wrong(self) -> str:
         lines = [
             self.summary(),
             f"again: OJS_CHAOS_SECONDS={self.seconds / self.variant.share:.0f} "
             f"pytest tests/chaos --chaos-seed={self.seed} -k {self.variant.name}",
-            *("faults, as they really happened:", *sorted(self.journal.lines)),
-            *("violations:", *(f"  {violation}" for violation in self.unexcused[:50])),
+            *("violations:", *(f"  {violation}" for violation in self.unexcused[:_SHOWN])),
         ]
-        for violation in self.unexcused[:_HISTORIES_SHOWN]:
-            lines += [f"history of {violation.subject}:", *history_of(self.history, violation)]
         return "\n".join(lines)
+
+    def _histories(self) -> list[str]:
+        lines: list[str] = []
+        for subject in list(dict.fromkeys(it.subject for it in self.unexcused))[:_HISTORIES_SHOWN]:
+            lines += [f"history of {subject}:", *history_of(self.history, subject)]
+        return lines
 
 
 async def run(arena: Arena, variant: Variant, seed: int, seconds: float) -> Run:
@@ -140,9 +161,8 @@ async def _prepare(client: ChaosClient) -> None:
         assert told.done, told.body
 
 
-def history_of(history: History, violation: Violation) -> list[str]:
-    """What is known of the job, workflow or fingerprint that a violation is about, in its order."""
-    subject = violation.subject
+def history_of(history: History, subject: str) -> list[str]:
+    """What is known of a job, a workflow or a fingerprint, in its order."""
     about: list[tuple[float, object]] = []
     for records, names in (
         (history.enqueues, lambda it: {name for job in it.jobs for name in _names(job)}),

@@ -41,6 +41,7 @@ async def test_whatever_fails_nothing_acknowledged_is_lost_and_nothing_is_stuck(
         with capsys.disabled():
             print(f"\n{result.summary()}")
         if result.unexcused:
-            kept = tmp_path / "history.pickle"
+            kept, logs = tmp_path / "history.pickle", tmp_path / "all.log"
             kept.write_bytes(pickle.dumps(result.history))
-            raise AssertionError(f"{arena.logs()}\n{result.report()}\nhistory: {kept}")
+            arena.save_logs(logs)
+            raise AssertionError(result.failure(arena.logs(), kept, logs))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from tests.chaos.arena import VARIANTS
 from tests.chaos.checker import check
 from tests.chaos.history import (
     Answer,
@@ -22,6 +24,8 @@ from tests.chaos.history import (
     Workflow,
 )
 from tests.chaos.replay import peak
+from tests.chaos.run import Run
+from tests.chaos.strike import Journal
 
 ID = "the-job"
 _NAMES = {
@@ -148,6 +152,51 @@ def test_paths_that_a_job_may_take(path: str, state: str) -> None:
     leases = [leased(1), leased(20, 2)] if "run2" in path else [leased(1)] if "ok1" in path else []
     history = of_one(path, state, *leases)
     history.settles = history.settles[-1:]
+    assert rules(history) == set()
+
+
+def purged_and_repeated(*outcomes: Outcome, purges: int = 1, queue: str = "q") -> History:
+    """A job that a purge deletes, and that its client has stored again."""
+    second = leased(8)
+    return History(
+        enqueues=[
+            enqueued(NewJob(ID, "q"), at=at, outcome=outcome) for at, outcome in enumerate(outcomes)
+        ],
+        commands=[Command("purge", queue, answer(2, "unknown"))] * purges,
+        leases=[leased(1), second],
+        settles=[nacked(leased(1), 1.5), acked(second, 9)],
+        seen=[Seen(ID, "cancelled", 1, answer(3)), Seen(ID, "active", 1, answer(8.5))],
+        events=events("new run1 new stop new run1 ok1"),
+        final=Final({ID: "completed"}, {ID: 1}),
+    )
+
+
+def test_a_purged_job_may_live_again_when_its_client_repeats_it() -> None:
+    assert rules(purged_and_repeated("unconfirmed", "done")) == set()
+    left = purged_and_repeated("unconfirmed")
+    left.leases, left.settles, left.seen = [], [], []
+    left.events, left.final = events("new stop"), Final({ID: "cancelled"})
+    assert rules(left) == set()
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        pytest.param(purged_and_repeated("unconfirmed", "done", purges=0), id="no purge"),
+        pytest.param(purged_and_repeated("unconfirmed", "done", queue="x"), id="another queue"),
+        pytest.param(purged_and_repeated("done"), id="one request"),
+        pytest.param(purged_and_repeated("done", "refused"), id="refused repetition"),
+    ],
+)
+def test_a_job_that_lives_again_without_a_reason_is_found(history: History) -> None:
+    assert {"path", "one holder", "end stays"} <= rules(history)
+
+
+def test_a_purged_job_lives_again_as_often_as_it_was_purged() -> None:
+    history = purged_and_repeated("unconfirmed", "unconfirmed", "done")
+    history.events = events("new stop new stop new run1 ok1")
+    assert "path" in rules(history)
+    history.commands *= 2
     assert rules(history) == set()
 
 
@@ -387,6 +436,18 @@ def test_what_a_lost_master_left_is_excused_only_until_it_had_time_to_heal() -> 
     assert len(check(history)) == 1
     history.patient = True
     assert rules(history) == {"stuck"}
+
+
+def test_a_failure_shows_what_is_wrong_at_both_ends() -> None:
+    history = History(enqueues=[enqueued()])
+    journal = Journal(0, lines=[f"{n} a fault" for n in range(500)])
+    failed = Run(VARIANTS[0], 1, 20, (), journal, history, check(history))
+
+    lines = failed.failure("log\n" * 500, Path("history"), Path("logs")).splitlines()
+
+    for part in (lines[:5], lines[-5:]):
+        assert "  lost: the-job: it was acknowledged and is gone" in part
+    assert any("Enqueue(" in line for line in lines)
 
 
 def test_an_internal_error_is_found() -> None:
