@@ -19,7 +19,7 @@ if idle then
     return effects
 end
 local used = fields.used
-if limit.out > 0 and now - (fields.checked or now) >= CHECK_MS then
+if limit.out > 0 and now - (fields.checked or now) >= LIMIT_CHECK_MS then
     local at = tonumber(fields.place or 0)
     local tokens = redis.call('ZRANGE', KEYS[2], at, at + CHECKED - 1)
     for from = 1, #tokens, 100 do
@@ -28,7 +28,7 @@ if limit.out > 0 and now - (fields.checked or now) >= CHECK_MS then
     -- Where there are many it takes several looks, a second apart.
     local goes_on = #tokens == CHECKED
     set_limit(limit, 'place', goes_on and at + CHECKED or 0)
-    set_limit(limit, 'checked', goes_on and now - CHECK_MS + 1000 or now)
+    set_limit(limit, 'checked', goes_on and now - LIMIT_CHECK_MS + 1000 or now)
 end
 dispense(limit)
 close_limit(limit)

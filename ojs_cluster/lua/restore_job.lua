@@ -29,7 +29,7 @@ if state == 'available' then
     local place, last = tonumber(ARGV[6]), tonumber(redis.call('HGET', KEYS[7], 'seq') or 0)
     place = place or last + 1
     if place > last then redis.call('HSET', KEYS[7], 'seq', string.format('%.0f', place)) end
-    redis.call('ZADD', KEYS[8], (100 - ARGV[4]) * BAND + place, id)
+    redis.call('ZADD', KEYS[8], band_of(ARGV[4]) + place, id)
     if redis.call('ZCARD', KEYS[8]) == 1 then redis.call('SPUBLISH', WAKE, queue) end
     return {'ok', effects}
 end

@@ -1,4 +1,4 @@
-"""Names of a job hash's fields: the Python twin of the table in ``lua/include/job.lua``.
+"""Names of a job hash's fields: the Python twin of the table in ``lua/include/fields.lua``.
 
 Short because every stored job repeats them. A test compares the two.
 """

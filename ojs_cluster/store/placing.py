@@ -124,7 +124,11 @@ def one_command(store: Store, shard: Shard, job: Placed) -> tuple[list[bytes], l
     """KEYS and ARGV of the script that writes one plain job."""
     queue = job.queue
     keys = [shard.events, shard.queue(queue), shard.available(queue), shard.job(job.job_id)]
-    return keys, [store.settings.events_per_shard, job.job_id, queue, job.priority, *job.fields]
+    args: list[Arg] = [store.settings.events_per_shard, job.job_id, queue, job.priority]
+    args += job.fields
+    if job.priority:
+        args += (f.PRIORITY, job.priority)
+    return keys, args
 
 
 def between_blanks(marks: Iterable[str]) -> str:

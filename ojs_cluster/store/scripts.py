@@ -56,8 +56,16 @@ _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _KEYS = re.compile(
     r"^local ([A-Z]+(?:, [A-Z]+)*) = (P \.\. '\w+'(?:, P \.\. '\w+')*)\n", re.MULTILINE
 )
-_NAME = re.compile(r"\b[A-Z]+\b")
+_NAME = re.compile(r"\b[A-Z][A-Z_]*\b")
 _WORD = re.compile(r"\w+")
+# Faster than globals, of which the interpreter has to find each by its name.
+_LOCALS = "local redis_call, KEYS, ARGV = redis.call, KEYS, ARGV\n"
+_CONSTANT = re.compile(r"^local ([A-Z_]+) = ([\d *]*\d|'[^'\n]*')(?: --[^\n]*)?\n", re.MULTILINE)
+_PREFIX = re.compile(r"^local P = (.*)\n", re.MULTILINE)
+_EXPRESSION = re.compile(
+    r"^local function (?P<name>\w+)\((?P<parameter>\w+)\) return (?P<value>[^\n]*) end\n",
+    re.MULTILINE,
+)
 _FUNCTION = re.compile(
     r"^local function (\w+)\((?:[^\n]* end\n|[^\n]*\n(?:(?: [^\n]*)?\n)*end\n)", re.MULTILINE
 )
@@ -138,10 +146,15 @@ def _trimmed(script: str) -> str:
 
     Redis runs a script from its first line at each call. The names of fifty fields, the keys of a
     shard and the functions of all pieces, most of them unused by any one script, took two thirds of
-    the time of a short one. So names of fields and keys stand where they are used, and a function
-    that nothing uses is left out.
+    the time of a short one. So names of fields, keys and constants stand where they are used, and
+    so does what a function of one parameter returns that is nothing but an expression. A function
+    that nothing uses is left out. A piece may therefore be included in a branch, before which its
+    constants are used already.
 
-    Raises KeyError for a field that the table does not have.
+    Raises
+    ------
+    KeyError: the table does not have a field.
+    ValueError: pieces that are joined mean different things by a constant.
     """
     script = _COMMENT.sub("", script)
     table = _FIELDS.search(script)
@@ -149,12 +162,60 @@ def _trimmed(script: str) -> str:
         names = dict(_FIELD.findall(table[1]))
         script = script.replace(table[0], "")
         script = _USE.sub(lambda use: f"'{names[use[1]]}'", script)
-    keys: dict[str, str] = {}
+    constants = _CONSTANT.findall(script)
+    values = dict(constants)
+    if len(values) != len(set(constants)):
+        raise ValueError(f"a constant has two values: {sorted(set(constants))}")
     for line in _KEYS.findall(script):
-        keys.update(zip(line[0].split(", "), line[1].split(", "), strict=True))
+        values.update(zip(line[0].split(", "), line[1].split(", "), strict=True))
     script = _NAME.sub(
-        lambda name: f"({keys[name[0]]})" if name[0] in keys else name[0], _KEYS.sub("", script)
+        lambda name: f"({values[name[0]]})" if name[0] in values else name[0],
+        _CONSTANT.sub("", _KEYS.sub("", script)),
     )
+    script = _with_expressions(_without_unused(script))
+    prefix = _PREFIX.search(script)
+    if prefix is not None and len(re.findall(r"\bP\b", script)) == 2:  # perhaps it is never needed
+        script = script.replace(prefix[0], "")
+        script = re.sub(r"\bP\b", lambda _: prefix[1], script)
+    return _LOCALS + script.replace("redis.call(", "redis_call(")
+
+
+def _with_expressions(script: str) -> str:
+    """Put what short functions return where they are called.
+
+    Only where the function has one parameter and its value names that once: then nothing is
+    evaluated twice, or in another order.
+    """
+    for found in list(_EXPRESSION.finditer(script)):
+        name, parameter, value = found["name"], found["parameter"], found["value"]
+        if _WORD.findall(value).count(parameter) != 1:
+            continue
+        before, after = re.split(rf"\b{parameter}\b", value)
+        script, start = script.replace(found[0], ""), 0
+        while (start := script.find(f"{name}(", start)) >= 0:
+            if _WORD.match(script[start - 1]):  # the end of a longer name
+                start += 1
+                continue
+            begin = start + len(name) + 1
+            end = _closing(script, begin)
+            inlined = f"({before}({script[begin:end]}){after})"
+            script = f"{script[:start]}{inlined}{script[end + 1 :]}"
+    return script
+
+
+def _closing(script: str, at: int) -> int:
+    """Where the parenthesis ends that is open at ``at``."""
+    depth, quoted = 1, False
+    while depth:
+        character = script[at]
+        quoted ^= character == "'"
+        depth += 0 if quoted else (character == "(") - (character == ")")
+        at += 1
+    return at - 1
+
+
+def _without_unused(script: str) -> str:
+    """Leave out functions that nothing uses."""
     # Counted once and kept up to date: each process loads all scripts before it serves.
     uses = Counter(_WORD.findall(script))
     while True:

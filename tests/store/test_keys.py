@@ -143,9 +143,9 @@ def test_a_key_is_spelled_in_one_place_only(name: str) -> None:
 
 
 def test_lua_names_fields_as_python_does(lua: Any) -> None:
-    head = INCLUDES["job.lua"].partition("-- Reads a job.")[0]
+    table = INCLUDES["fields.lua"]
     flat = lua(
-        f"{head}\nlocal o = {{}} for k, v in pairs(F) do o[#o+1] = k o[#o+1] = v end return o", 0
+        f"{table}\nlocal o = {{}} for k, v in pairs(F) do o[#o+1] = k o[#o+1] = v end return o", 0
     )
     in_lua = {
         name.decode().upper(): value for name, value in zip(flat[::2], flat[1::2], strict=True)

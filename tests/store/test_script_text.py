@@ -7,7 +7,7 @@ from importlib.resources import files
 
 import pytest
 
-from ojs_cluster.store.scripts import load_scripts
+from ojs_cluster.store.scripts import _trimmed, load_scripts
 
 TEXTS = {
     entry.name.removesuffix(".lua"): entry.read_text()
@@ -39,6 +39,22 @@ def test_names_stand_where_they_are_used() -> None:
     text = load_scripts()["ack_any"].source.decode()
     assert "job['s'] ~= 'active'" in text
     assert "(P .. 'fin')" in text
+
+
+def test_a_function_of_one_expression_stands_where_it_is_called() -> None:
+    text = _trimmed(
+        "local MOST = 2 * 3 -- bytes\n"
+        "local function key_of(id) return 'j(' .. id end\n"
+        "local function odd_key_of(id, more) return id .. more .. id end\n"
+        "return key_of(a .. ')' .. key_of(b)) .. odd_key_of(MOST, 1)\n"
+    )
+    *_, last = text.strip().split("\n")
+    assert last == "return ('j(' .. (a .. ')' .. ('j(' .. (b)))) .. odd_key_of((2 * 3), 1)"
+
+
+def test_pieces_agree_about_a_constant() -> None:
+    with pytest.raises(ValueError, match="two values"):
+        _trimmed("local MOST = 2\nlocal MOST = 3\n")
 
 
 def test_a_prelude_comes_behind_the_flags_and_is_left_alone() -> None:

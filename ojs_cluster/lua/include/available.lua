@@ -4,11 +4,12 @@
 -- at the present ms, which is beyond every place it has given.
 --@include slices
 local BAND = 35184372088832 -- 2^45
+local function band_of(priority) return (100 - priority) * BAND end
 local function make_available(id, job, front)
     local queue = job[F.queue]
     local place = front and 0 or add_to(queue_key(queue), 'seq', 1, now)
     local zset = available_key(queue)
-    redis.call('ZADD', zset, (100 - (job[F.priority] or 0)) * BAND + place, id)
+    redis.call('ZADD', zset, band_of(job[F.priority] or 0) + place, id)
     -- Waiters are woken only when the queue stops being empty: each one that gets a job wakes
     -- the next, so a busy queue publishes nothing.
     if redis.call('ZCARD', zset) == 1 then redis.call('SPUBLISH', WAKE, queue) end
@@ -25,7 +26,7 @@ local function arrive(id, job)
         list = {}
         arriving[queue] = list
     end
-    list[#list + 1] = (100 - (job[F.priority] or 0)) * BAND
+    list[#list + 1] = band_of(job[F.priority] or 0)
     list[#list + 1] = id
 end
 

@@ -1,16 +1,5 @@
--- A job's hash: field names (twin of store/fields.py) and how it is read and written.
-local F = {
-    envelope = 'e', state = 's', type = 't', queue = 'q', priority = 'p', created = 'c',
-    max_attempts = 'm', retry = 'r', non_retryable = 'nr', on_exhaustion = 'x',
-    visibility = 'v', timeout = 'to', expires = 'xp', scheduled_shown = 'sa', expires_shown = 'xa',
-    attempt = 'a', enqueued = 'n', started = 'st', finished = 'f', due = 'da', delay = 'dd',
-    worker = 'w', lease = 'l', deadline = 'd', lease_ms = 'lv', extended = 'le',
-    result = 'rs', errors = 'hn', error_slot = 'h', dead = 'dl', expired = 'ex', replays = 'rc',
-    alias = '@', workflow = 'wf', step = 'ws', parents = 'pr', parent_names = 'pn', unique = 'uq',
-    deal = '@t', mps = 'ps', fence = '@f', fixed = 'fx', spared = 'sp',
-    limit = 'rl', token = 'rt', asked = 'ra', asks = 'rn', hidden = 'hd',
-}
---@include sound
+-- How a job's hash is read and written.
+--@include fields sound
 
 -- The key of a job's rate limit, and what of its queue the job may touch because of it.
 local function limit_of(job) return (string.match(job[F.limit], '^%S*')) end

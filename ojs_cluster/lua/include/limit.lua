@@ -7,7 +7,7 @@
 local KEEP_MS = 24 * 3600 * 1000
 local MOST_KEYS = 10000 -- of one shard: twin of store/limit_keys.py
 local CROWDED_KEYS, CROWDED_MS = 9000, 60 * 1000
-local CHECK_MS = 600 * 1000
+local LIMIT_CHECK_MS = 600 * 1000
 local LATER_MS = 5000 -- where only the end of another job makes room
 
 -- How long the state of a key is kept that nobody uses. Where there are nearly as many as there may be, others

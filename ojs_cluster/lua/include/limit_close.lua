@@ -19,7 +19,7 @@ local function close_limit(limit)
     local at = now + keep_ms()
     if limit.out > 0 then
         if not limit.fields.checked then set_limit(limit, 'checked', now) end
-        at = limit.fields.checked + CHECK_MS
+        at = limit.fields.checked + LIMIT_CHECK_MS
     elseif limit.fields.checked then
         redis.call('HDEL', limit.l, 'checked')
         limit.fields.checked = nil

@@ -3,7 +3,7 @@
 -- and in the middle of its writes. So each script checks before its first write. By id the answer is
 -- 'malformed'; scripts over many jobs pass it over and quarantine it, and the scheduler reports it.
 -- Of a job that is read in part only that part is checked. Twin of store/sound.py.
-local CHECK_MS = 3600 * 1000
+local SOUND_CHECK_MS = 3600 * 1000
 
 -- Times are below the year 10000, in ms.
 local LATEST_MS = 253402300800000
@@ -44,4 +44,4 @@ end
 local function is_malformed(reply) return reply and reply[1] == 'malformed' end
 
 -- The job stays in its index, and is checked again later.
-local function put_aside(zset, id) redis.call('ZADD', zset, now + CHECK_MS, id) end
+local function put_aside(zset, id) redis.call('ZADD', zset, now + SOUND_CHECK_MS, id) end
