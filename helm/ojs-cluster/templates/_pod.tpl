@@ -47,13 +47,17 @@ A security context of a pod or a container. OpenShift's `restricted-v2` refuses 
 gives each namespace its own. Takes: root, context.
 */}}
 {{- define "ojs.securityContext" -}}
-{{- $wanted := .root.Values.compatibility.openshift -}}
-{{- $there := .root.Capabilities.APIVersions.Has "security.openshift.io/v1" -}}
-{{- if or (eq $wanted "force") (and $there (eq $wanted "auto")) -}}
+{{- if eq (include "ojs.onOpenShift" .root) "true" -}}
 {{- omit .context "runAsUser" "runAsGroup" "fsGroup" | toYaml -}}
 {{- else -}}
 {{- toYaml .context -}}
 {{- end -}}
+{{- end -}}
+
+{{- define "ojs.onOpenShift" -}}
+{{- $wanted := .Values.compatibility.openshift -}}
+{{- $there := .Capabilities.APIVersions.Has "security.openshift.io/v1" -}}
+{{- or (eq $wanted "force") (and $there (eq $wanted "auto")) -}}
 {{- end -}}
 
 {{- define "ojs.podSpec" -}}

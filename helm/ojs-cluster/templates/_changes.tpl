@@ -1,0 +1,63 @@
+{{/*
+Refuses changes that the nodes of the bundled Valkey cannot take while they run. Kubernetes takes no other claims
+of a StatefulSet, and nodes of two passwords do not speak to each other: both would fail halfway.
+*/}}
+{{- define "ojs.valkey.refuseChanges" -}}
+{{- $name := printf "%s-valkey" (include "ojs.fullname" .) -}}
+{{- $namespace := .Release.Namespace -}}
+{{- with lookup "apps/v1" "StatefulSet" $namespace $name -}}
+{{- $orphan := printf "kubectl -n %s delete statefulset %s" $namespace $name -}}
+{{- $wanted := $.Values.valkey.persistence -}}
+{{- $claims := .spec.volumeClaimTemplates | default list -}}
+{{- if ne (empty $claims) (not $wanted.enabled) -}}
+{{- fail (printf "valkey.persistence.enabled is %t, but the nodes of this release run otherwise, and Kubernetes cannot change that. Install another release and move the jobs: README, Changing the bundled Valkey." $wanted.enabled) -}}
+{{- end -}}
+{{- range $claims -}}
+{{- $size := .spec.resources.requests.storage -}}
+{{- if ne (include "ojs.bytes" $size) (include "ojs.bytes" $wanted.size) -}}
+{{- fail (printf "valkey.persistence.size is %s, but the volumes of this release have %s, and Kubernetes cannot change that in a StatefulSet. Enlarge the claims (README, Changing the bundled Valkey), then type `%s --cascade=orphan`, which ends no pod, and upgrade again." $wanted.size $size $orphan) -}}
+{{- end -}}
+{{- $class := .spec.storageClassName | default "" -}}
+{{- if ne $class $wanted.storageClassName -}}
+{{- fail (printf "valkey.persistence.storageClassName is %q, but the volumes of this release have %q, and Kubernetes cannot change that. Install another release and move the jobs: README, Changing the bundled Valkey." $wanted.storageClassName $class) -}}
+{{- end -}}
+{{- end -}}
+{{- $running := include "ojs.valkey.runningPassword" . -}}
+{{- $named := $.Values.redis.password -}}
+{{- $known := true -}}
+{{- with $.Values.redis.existingSecret -}}
+{{- if .passwordKey -}}
+{{- $secret := lookup "v1" "Secret" $namespace .name -}}
+{{- $known = not (empty $secret) -}}
+{{- $named = get (get $secret "data" | default dict) .passwordKey | b64dec -}}
+{{- end -}}
+{{- end -}}
+{{- if and $known (ne $running "unknown") (ne (sha256sum $named) $running) -}}
+{{- fail (printf "The nodes of this release run with another password, and those of two passwords do not speak to each other. Keep it, or, with volumes only, stop all of them, type `%s`, and upgrade again: README, Changing the bundled Valkey." $orphan) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The hash of the password that nodes run with, "unknown" if it cannot be read. Takes a StatefulSet. */}}
+{{- define "ojs.valkey.runningPassword" -}}
+{{- $hash := sha256sum "" -}}
+{{- range (index .spec.template.spec.containers 0).env -}}
+{{- if eq .name "OJS_REDIS_PASSWORD" -}}
+{{- $hash = "unknown" -}}
+{{- $reference := .valueFrom.secretKeyRef -}}
+{{- with lookup "v1" "Secret" $.metadata.namespace $reference.name -}}
+{{- with get (.data | default dict) $reference.key -}}
+{{- $hash = b64dec . | sha256sum -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $hash -}}
+{{- end -}}
+
+{{/* A quantity in bytes: the API server spells 1.5Gi as 1536Mi. */}}
+{{- define "ojs.bytes" -}}
+{{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 -}}
+{{- $number := regexFind "^[0-9.]+" . -}}
+{{- printf "%.0f" (mulf (float64 $number) (float64 (get $units (trimPrefix $number .)))) -}}
+{{- end -}}
