@@ -26,6 +26,8 @@ NEXT_RELEASE = [
     ("Chart.yaml", "\nversion: ", "\nversion: 9"),
     ("Chart.yaml", '\nappVersion: "', '\nappVersion: "9'),
 ]
+DOWNWARD = {"POD_IP": "127.0.0.1", "POD_NAME": "jobs-ojs-cluster-valkey-4", "NODE_NAME": "host.a"}
+"""What Kubernetes tells a container of its pod, by the names that the chart gives."""
 QUOTED = 'a "quoted" one, with \\ and \\n and $HOME'
 
 
@@ -80,7 +82,7 @@ class Started:
 
     def environment(self) -> dict[str, str]:
         secret = {"OJS_REDIS_PASSWORD": self.password} if self.password else {}
-        return {"PATH": f"{self.folder / 'bin'}:/usr/bin:/bin", "POD_IP": "127.0.0.1", **secret}
+        return {"PATH": f"{self.folder / 'bin'}:/usr/bin:/bin", **DOWNWARD, **secret}
 
 
 @contextlib.contextmanager
@@ -122,6 +124,12 @@ def started(chart: Chart, binary: ServerBinary, folder: Path, password: str) -> 
 def test_a_pod_starts_a_server_that_keeps_jobs(
     chart: Chart, server_binary: ServerBinary, tmp_path: Path
 ) -> None:
+    rendering = chart.render(VALUES)
+    nodes = rendering.one("ConfigMap", "-valkey")["data"]["nodes"].splitlines()
+    assert nodes[:2] == ["masters 3", "replicas 1"]
+    name = nodes[2 + 4].removeprefix("node ").removesuffix(":6379")
+    fields = {each["name"]: each["valueFrom"] for each in server(rendering)["env"]}
+    assert fields.keys() >= DOWNWARD.keys()
     with started(chart, server_binary, tmp_path, QUOTED) as here, here.client() as client:
         wanted = {
             "appendonly": "yes",
@@ -131,6 +139,9 @@ def test_a_pod_starts_a_server_that_keeps_jobs(
             "hash-max-listpack-value": "1024",
             "cluster-enabled": "yes",
             "cluster-announce-ip": "127.0.0.1",
+            # By which the others know which pod a node was, and on which host.
+            "cluster-announce-hostname": name,
+            "cluster-announce-human-nodename": "host.a",
             "masterauth": QUOTED,
         }
         assert {name: client.config_get(name)[name] for name in wanted} == wanted
@@ -172,15 +183,16 @@ def test_the_first_process_of_every_container_ends_when_it_is_told_to(
     (programs / "valkey-cli").chmod(0o755)
     hook = rendering.one("ConfigMap", "-test")["data"]
     (tmp_path / "meet.sh").write_text(scripts(rendering)["meet.sh"])
-    (tmp_path / "form.py").write_text(scripts(rendering)["valkey_cluster.py"])
+    for name in ("valkey_cluster.py", "valkey_nodes.py"):
+        (tmp_path / name).write_text(scripts(rendering)[name])
     (tmp_path / "hook.py").write_text(hook["lifecycle.py"])
     with contextlib.ExitStack() as stack:
         silent = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         silent.settimeout(60)
         where = f"127.0.0.1:{silent.getsockname()[1]}"
         commands = {
-            "meet": [SHELL, str(tmp_path / "meet.sh"), f"{where}@1", "1", where],
-            "form": [sys.executable, str(tmp_path / "form.py"), where, "1"],
+            "meet": [SHELL, str(tmp_path / "meet.sh"), f"{where}@1", "nodes"],
+            "form": [sys.executable, str(tmp_path / "valkey_cluster.py"), where, "1"],
             "hook": [sys.executable, str(tmp_path / "hook.py")],
         }
         env = {"PATH": f"{programs}:/usr/bin:/bin", "OJS_URL": f"http://{where}"}
@@ -234,8 +246,9 @@ def test_another_version_of_the_server_restarts_no_node(chart: Chart, tmp_path: 
     [
         ("templates/_valkey.tpl", "appendfsync everysec", "appendfsync always"),
         ("files/valkey_meet.sh", "sleep 5", "sleep 6"),
+        ("files/valkey_meet.awk", "+ 2 <= count", "+ 3 <= count"),
     ],
-    ids=["start.sh", "meet.sh"],
+    ids=["start.sh", "meet.sh", "meet.awk"],
 )
 def test_what_a_node_reads_at_its_start_restarts_it_when_it_changes(
     chart: Chart, tmp_path: Path, change: tuple[str, str, str]

@@ -1,14 +1,15 @@
 """The bundled cluster's pods as processes of this machine: servers, what runs beside them, the job.
 
-Pods are six servers that know nothing of each other. The commands are those of the rendered Job,
-sidecar and probes; only the names that a cluster's DNS knows are replaced, and the sidecar looks
-every second instead of every five.
+Pods are servers that know nothing of each other. The commands are those of the rendered Job,
+sidecar and probes; the names that a cluster's DNS knows all lead to this machine, and the sidecar
+looks every second instead of every five, and waits no longer than two for a node.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,6 +30,8 @@ from tests.support.servers import wait_until
 CLI = shutil.which("valkey-cli") or shutil.which("redis-cli")
 SHELL = "/bin/sh"
 PATIENCE_S = 120
+LOOKS = 3
+"""So many looks of a sidecar in a row have to ask for a change; twice as many in a real pod."""
 
 
 @dataclass
@@ -37,6 +40,8 @@ class Pod:
 
     server: Embedded
     bus: PortReservation
+    name: str
+    """By which the others find it: of the StatefulSet's pod and its Service."""
 
     @property
     def node(self) -> Node:
@@ -46,6 +51,32 @@ class Pod:
     def here(self) -> str:
         """Where it is, as the sidecar is told."""
         return f"{self.node.address}@{self.bus.port}"
+
+    def lose(self) -> None:
+        """Kill it, and all that it has is gone."""
+        self.server.stop(graceful=False)
+        shutil.rmtree(self.server.directory, ignore_errors=True)
+
+    def move(self, host: str) -> None:
+        """Say that it is on this host now."""
+        with self.node.client() as client:
+            client.config_set("cluster-announce-human-nodename", host)
+
+    @property
+    def host(self) -> str:
+        """Where it says that it is."""
+        with self.node.client() as client:
+            found = client.config_get("cluster-announce-human-nodename")
+        return str(found["cluster-announce-human-nodename"])
+
+    def replace(self, directory: Path) -> Embedded:
+        """Start another server in its place, and give the one that was here, which lives on."""
+        old = self.server
+        self.server = Embedded(directory, binary=old.binary, cluster=False, config=old.config)
+        self.bus = reserve_any()
+        self.server.config["cluster-port"] = str(self.bus.port)
+        self.server.start()
+        return old
 
     def start(self, *, anew: bool) -> None:
         """Start it at another address, with what it remembers or with nothing."""
@@ -84,6 +115,8 @@ class Pods:
     rendering: Rendering
     directory: Path
     password: str = ""
+    replicas: int | None = None
+    """How many a master has, when it is not what the chart says."""
     _sidecars: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -95,7 +128,9 @@ class Pods:
         local = self.directory / Path(path).name
         if not local.exists():  # a shell reads on in its script while it runs
             text: str = self.rendering.one("ConfigMap", "-valkey")["data"][local.name]
-            local.write_text(text.replace("sleep 5", "sleep 1"))
+            for usual, short in [("sleep 5", "sleep 1"), ("timeout 5", "timeout 2")]:
+                text = text.replace(usual, short)
+            local.write_text(text.replace("patience=6", f"patience={LOOKS}"))
         return str(local)
 
     def container(self, owner: str, name: str) -> dict[str, Any]:
@@ -112,7 +147,10 @@ class Pods:
         if not programs.exists():
             programs.mkdir()
             program = programs / "valkey-cli"
-            program.write_text(f'#!/bin/sh\nexec {CLI} {f"-p {port}" if pod else ""} "$@"\n')
+            at_name = f'if [ "$2" = -h ]; then shift 3; exec {CLI} -e -h 127.0.0.1 "$@"; fi'
+            program.write_text(
+                f'#!/bin/sh\n{at_name}\nexec {CLI} {f"-p {port}" if pod else ""} "$@"\n'
+            )
             program.chmod(0o755)
         secret = {"OJS_REDIS_PASSWORD": self.password} if self.password else {}
         return {"PATH": f"{programs}:{os.environ['PATH']}", **secret}
@@ -121,7 +159,8 @@ class Pods:
         """Start what the Job runs."""
         program, script, names, masters = self.container("Job/", "form")["command"]
         assert program == "python"
-        assert len(names.split(",")) == len(self.all)
+        self.script("/scripts/valkey_nodes.py")
+        assert names.split(",") == [f"{pod.name}:6379" for pod in self.all]
         here = ",".join(node.address for node in self.nodes)
         command = [sys.executable, self.script(script), here, masters]
         return spawn(command, output=self.directory / "form.log", env=self.environment())
@@ -135,14 +174,14 @@ class Pods:
     def meet(self) -> None:
         """Start what runs beside each node, with where it and the others are now."""
         self.end_sidecars()
-        program, script, own, replicas, *names = self.container("StatefulSet/", "meet")["command"]
+        program, script, own, names = self.container("StatefulSet/", "meet")["command"]
         assert (program, own) == ("sh", "$(POD_IP):6379@16379")
-        assert len(names) == len(self.all)
-        everybody = [node.address for node in self.nodes]
+        self.script("/scripts/meet.awk")
+        everybody = self.write_names(names)
         for index, pod in enumerate(self.all):
             (self.directory / f"meet-{index}.log").unlink(missing_ok=True)
             process = spawn(
-                [SHELL, self.script(script), pod.here, replicas, *everybody],
+                [SHELL, self.script(script), pod.here, str(everybody)],
                 output=self.directory / f"meet-{index}.log",
                 env=self.environment(),
             )
@@ -150,6 +189,18 @@ class Pods:
         for index in range(len(self.all)):
             begun = partial(self._has_said, f"meet-{index}", "this node is at")
             wait_until(begun, timeout_s=PATIENCE_S, what=f"sidecar {index} runs")
+
+    def write_names(self, path: str) -> Path:
+        """Where every pod is now, as the sidecar reads it again and again."""
+        text: str = self.rendering.one("ConfigMap", "-valkey")["data"][Path(path).name]
+        if self.replicas is not None:
+            text = re.sub(r"^replicas .*", f"replicas {self.replicas}", text, flags=re.MULTILINE)
+        for pod in self.all:
+            text = text.replace(f"{pod.name}:6379", f"{pod.name}:{pod.node.port}")
+        rows = [row for row in text.splitlines() if not row.endswith(":6379")]
+        local = self.directory / "nodes.new"
+        local.write_text("\n".join(rows) + "\n")
+        return local.rename(self.directory / "nodes")
 
     def _has_said(self, name: str, text: str) -> bool:
         return text in self.log(name)
@@ -205,13 +256,29 @@ class Pods:
 
 @contextlib.contextmanager
 def pods(
-    rendering: Rendering, binary: ServerBinary, directory: Path, *, count: int = 6
+    rendering: Rendering,
+    binary: ServerBinary,
+    directory: Path,
+    *,
+    count: int = 6,
+    hosts: str = "",
+    replicas: int | None = None,
 ) -> Iterator[Pods]:
-    """Start servers as the StatefulSet does, and what runs beside them."""
+    """Start servers as the StatefulSet does, and what runs beside them.
+
+    Args:
+        count: how many pods.
+        hosts: a letter for the host of each.
+        replicas: how many a master has, if not as the chart says.
+    """
     with contextlib.ExitStack() as stack:
         found = []
+        service = rendering.one("StatefulSet", "-valkey")["spec"]["serviceName"]
         for index in range(count):
+            name = f"{service}-{index}.{service}"
             config = {
+                "cluster-announce-hostname": name,
+                "cluster-announce-human-nodename": hosts[index : index + 1] or f"host-{index}",
                 "hash-max-listpack-value": "1024",
                 "cluster-enabled": "yes",
                 "cluster-config-file": "nodes.conf",
@@ -222,11 +289,11 @@ def pods(
             server = Embedded(
                 directory / f"pod-{index}", binary=binary, cluster=False, config=config
             )
-            pod = Pod(server, reserve_any())
+            pod = Pod(server, reserve_any(), name)
             stack.callback(lambda pod=pod: pod.bus.release())  # type: ignore[misc]
-            stack.callback(server.stop, graceful=False)
+            stack.callback(lambda pod=pod: pod.server.stop(graceful=False))  # type: ignore[misc]
             found.append(pod)
-        started = Pods(found, rendering, directory)
+        started = Pods(found, rendering, directory, replicas=replicas)
         for pod in found:
             pod.start(anew=True)
         stack.callback(started.end_sidecars)

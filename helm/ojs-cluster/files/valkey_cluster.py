@@ -7,91 +7,25 @@ NODES are comma separated host:port; OJS_REDIS_PASSWORD is theirs.
 It hands out the slots, and waits until everything else is as it should be: what runs beside each
 node (valkey_meet.sh) introduces the nodes to each other and makes replicas of those without slots.
 
-It decides by what the cluster says, not by what it has done before: slots that somebody has are
-his, and only what nobody has is handed out. Two of it at the same time hand out the same. What it
-cannot do safely it leaves alone, and fails: slots whose master is lost, with its replica, are gone
-with their jobs, which is not for it to decide.
+It decides by what the cluster says, not by what it has done before: it hands out only slots that
+no node has. Two of it at the same time hand out the same. Masters are on different hosts as far as
+there are any; what runs beside the nodes puts replicas on others than their masters. What it cannot
+do safely it leaves alone, and fails: slots whose master is lost, with its replica, are gone with
+their jobs, which is not for it to decide.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
-from redis import Redis
 from redis.exceptions import RedisError
+from valkey_nodes import SLOTS, Node, NotYet, members, myself, parse, ranges, spread
 
-SLOTS = 16384
 PATIENCE_S = 300
 POLL_S = 0.5
-
-
-class NotYet(Exception):
-    """What is waited for is not reached; the message says why."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """One node, by the name that DNS knows."""
-
-    host: str
-    port: int
-
-    def ask(self, *command: str | int) -> str:
-        """Send one command on a connection of its own.
-
-        Raises:
-            RedisError, OSError: the node does not answer, or refuses.
-        """
-        password = os.environ.get("OJS_REDIS_PASSWORD") or None
-        with Redis(self.host, self.port, password=password, socket_timeout=5) as client:
-            # In pieces ("CLUSTER", "NODES") a command escapes redis-py's parsers.
-            reply: Any = client.execute_command(*command)  # type: ignore[no-untyped-call]
-        return reply.decode() if isinstance(reply, bytes) else str(reply)
-
-
-@dataclass(frozen=True)
-class Member:
-    """What a node says of another, or of itself: a line of CLUSTER NODES."""
-
-    flags: frozenset[str]
-    linked: bool
-    slots: frozenset[int]
-
-    @property
-    def failed(self) -> bool:
-        """Whether it is taken, or suspected, to be away."""
-        return not self.flags.isdisjoint({"fail", "fail?", "noaddr", "handshake"})
-
-
-def parse(text: str) -> list[Node]:
-    """Nodes of the command line."""
-    addresses = (name.rpartition(":") for name in text.split(","))
-    return [Node(host, int(port)) for host, _, port in addresses]
-
-
-def members(node: Node) -> list[Member]:
-    """Everybody whom a node knows."""
-    found = []
-    for line in node.ask("CLUSTER", "NODES").splitlines():
-        _, _, flags, _, _, _, _, link, *parts = line.split()
-        slots: set[int] = set()
-        for part in parts:
-            if not part.startswith("["):  # one that is being moved
-                first, _, last = part.partition("-")
-                slots.update(range(int(first), int(last or first) + 1))
-        found.append(Member(frozenset(flags.split(",")), link == "connected", frozenset(slots)))
-    return found
-
-
-def myself(node: Node) -> Member:
-    """What a node says of itself."""
-    return next(each for each in members(node) if "myself" in each.flags)
 
 
 def form(nodes: Sequence[Node], masters: int) -> None:
@@ -134,18 +68,31 @@ def await_acquaintance(nodes: Sequence[Node]) -> None:
 
 
 def hand_out_slots(nodes: Sequence[Node], masters: int) -> None:
-    """Give each of the first nodes its range, if nobody has any of it and it has none.
+    """Give slots that nobody has to nodes without, on different hosts as far as there are any.
 
-    The ranges are equal, as the server's shards are. Passes when every node sees every slot with a
-    master that answers.
+    The ranges are equal, as the server's shards are. What is left of a range that a node has begun
+    goes to the same node. Passes when every node sees every slot with a master that answers.
     """
     # By what all of them know: one that is new here has not heard of every owner yet.
     taken = {slot for node in nodes for each in members(node) for slot in each.slots}
-    for index, node in enumerate(nodes[:masters]):
-        own = myself(node)
-        first, end = index * SLOTS // masters, (index + 1) * SLOTS // masters
-        if "master" in own.flags and not own.slots and taken.isdisjoint(range(first, end)):
-            node.ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+    if len(taken) < SLOTS:
+        own = {node: myself(node) for node in nodes}
+        owners = [node for node in nodes if own[node].leads]
+        wanted = []
+        for index in range(masters):
+            shard = range(index * SLOTS // masters, (index + 1) * SLOTS // masters)
+            if free := set(shard) - taken:
+                partly = [node for node in owners if own[node].slots & set(shard)]
+                wanted.append((partly, free))
+        empty = [node for node in nodes if own[node].is_empty]
+        hosts = {node: node.kubernetes_host() for node in nodes}
+        new = spread(empty, sum(not partly for partly, _ in wanted), hosts, owners)
+        for partly, free in wanted:
+            if not (partly or new):
+                raise NotYet(f"no node is left for {len(free)} slots")
+            owner = partly[0] if partly else new.pop(0)
+            for first, last in ranges(free):
+                owner.ask("CLUSTER", "ADDSLOTSRANGE", first, last)
     await_masters(nodes)
 
 

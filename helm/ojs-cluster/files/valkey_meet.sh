@@ -1,98 +1,97 @@
 # Keeps a node of the bundled Valkey Cluster a part of it. Runs beside the node, in its image: a new
 # version of the server must restart no node.
 #
-#   sh meet.sh HOST:PORT@BUS REPLICAS NODE...
+#   sh meet.sh HOST:PORT@BUS NODES
 #
-# HOST:PORT@BUS is where this node is now, REPLICAS how many a master has at most, and each NODE a
-# host:port by the name that DNS knows; OJS_REDIS_PASSWORD is theirs.
+# HOST:PORT@BUS is where this node is now. NODES is a file that is read at every look, because it
+# changes when the cluster grows: `replicas N`, how many a master has at most, and `node HOST:PORT` for
+# every pod, by the name that DNS knows. OJS_REDIS_PASSWORD is theirs.
 #
 # A pod's address changes when it is started again. One that returns tells its new address to those
 # whose address it remembers; when all return at once nobody remembers anything that holds. So this
 # node is introduced to everybody who does not reach it. Who knows it already is not asked again.
 #
 # A node that returns without its directory is a new one to the cluster, without a part in it. Once
-# the cluster is formed it becomes a replica of the master that has the fewest. Nobody but this
-# script, beside the node itself, decides that, by what nodes say of themselves, and a node waits for
-# those before it in the list: two would take the same master. While no master lacks a replica (the
-# one that does is not elected yet) it waits as well. What the node was before is forgotten.
+# the cluster is formed it becomes a replica of a master that lacks one. Nobody but this script, beside
+# the node itself, decides that, by what nodes say of themselves, and a node waits for those before it
+# in the list: two would take the same master. What the node was before is forgotten.
+#
+# While all is well, replicas move to masters on other hosts, and mastership from a host that has two
+# to one that has none. When a master is gone for good, with its pod, its replica takes over. What is
+# decided, and when, is in meet.awk and docs/adr/036-masters-that-are-gone-for-good.md.
 
 set -u
-# The first process of a container is ended by no signal that it does not handle.
-trap 'exit 0' TERM INT
 if [ -n "${OJS_REDIS_PASSWORD:-}" ]; then
   export REDISCLI_AUTH="$OJS_REDIS_PASSWORD"
 fi
 
 self=${1%@*}
 bus=${1#*@}
-replicas=$2
-shift 2
+list=$2
+scripts=$(dirname "$0")
+# So many looks in a row ask for a change before it is made.
+patience=6
 
-# Sends a command to a node. Fails when it does not answer, or refuses.
+# Sends a command to a node, or those that it reads. Fails when the node does not answer, or refuses.
 ask() (
   at=$1
   shift
   exec timeout 5 valkey-cli -e -h "${at%:*}" -p "${at##*:}" "$@" 2>&1
 )
 
-# Prints what every node that answers sees, each table of CLUSTER NODES below its NODE line.
+# Prints what every node that answers says, each below its NODE line.
 look() {
   for node; do
-    seen=$(ask "$node" cluster nodes) && printf 'NODE %s\n%s\n' "$node" "$seen"
+    seen=$(printf '%s\n' 'cluster nodes' 'config get cluster-announce-human-nodename' \
+      'config get cluster-node-timeout' 'cluster info' 'info replication' | ask "$node")
+    case $seen in *myself*) printf 'NODE %s\n%s\n' "$node" "$seen" ;; esac
   done
 }
 
-# Reads that, and prints what is to be done.
-decide() {
-  awk -v id="$1" -v most="$replicas" -v all="$2" '
-    $1 == "NODE" { name[++answered] = $2; assigned = 0; next }
-    {
-      for (i = 9; i <= NF; i++)
-        if ($i ~ /^[0-9]/ && split($i, ends, "-"))
-          assigned += (2 in ends ? ends[2] : ends[1]) - ends[1] + 1
-      if (assigned == 16384) formed = 1
-    }
-    $1 == id && $8 == "connected" { reached[answered] = 1 }
-    $3 ~ /(^|,)fail(,|$)/ { gone[$1] = 1 }
-    NF > 8 { owns[$1] = 1 }
-    $3 ~ /myself/ {
-      there[$1] = 1
-      if ($3 ~ /slave/) has[$4]++
-      else if (NF > 8) leads[$1] = 1
-      else if (idle == "") idle = $1
-    }
-    END {
-      for (i = 1; i <= answered; i++) if (!reached[i]) print "meet", name[i]
-      if (formed && idle == id) {
-        for (each in leads)
-          if (has[each] + 0 < most && (best == "" || has[each] + 0 < has[best] + 0 \
-              || (has[each] + 0 == has[best] + 0 && each < best)))
-            best = each
-        if (best != "") print "replicate", best
-      }
-      # Who does not answer may be the one that is not heard of. And slots that are lost stay in the
-      # name of their last master: forgotten with it, they would be free to be given to another.
-      if (answered == all)
-        for (each in gone) if (!(each in there) && !(each in owns)) print "forget", each
-    }'
+# Does one thing and says what came of it.
+act() {
+  case $1 in
+    meet) answer=$(ask "$2" cluster meet "${self%:*}" "${self##*:}" "$bus") ;;
+    failover) answer=$(ask "$self" cluster failover) ;;
+    force | takeover) answer=$(ask "$self" cluster failover "$1") ;;
+    *) answer=$(ask "$self" cluster "$1" "$2") ;;
+  esac
+  echo "$1 $2: $answer"
+}
+
+wish=
+looks=0
+
+# Looks once and does what is to be done.
+tend() {
+  id=$(ask "$self" cluster myid </dev/null) || return 0
+  most=$(sed -n 's/^replicas //p' "$list")
+  set -- $(sed -n 's/^node //p' "$list")
+  todo=$(look "$@" | awk -v id="$id" -v all=$# -v most="$most" -v patience="$patience" \
+    -f "$scripts/meet.awk")
+  printf '%s\n' "$todo" | while read -r verb object; do
+    case $verb in '' | steady) ;; *) act "$verb" "$object" ;; esac
+  done
+  last=$wish
+  wish=$(printf '%s\n' "$todo" | sed -n 's/^steady //p')
+  if [ -z "$wish" ]; then return 0; fi
+  if [ "$wish" = "$last" ]; then looks=$((looks + 1)); else looks=1; fi
+  set -- $wish
+  if [ "$looks" -ge "$1" ]; then
+    act "$2" "$3"
+    wish=
+  fi
 }
 
 echo "this node is at $self, its bus at port $bus"
 
-# Looks once and does what is to be done; says what it has done.
-tend() {
-  id=$(ask "$self" cluster myid) || return 0
-  look "$@" | decide "$id" $# | while read -r verb object; do
-    case $verb in
-      meet) answer=$(ask "$object" cluster meet "${self%:*}" "${self##*:}" "$bus") ;;
-      *) answer=$(ask "$self" cluster "$verb" "$object") ;;
-    esac
-    echo "$verb $object: $answer"
-  done
-}
-
-# In the background, because a shell hears signals while it waits, but not while a command runs.
+# The first process of a container is ended by no signal that it does not handle. And a shell hears
+# signals while it waits, but not while a command runs: so the work is in the background.
+loop=
+trap 'if [ -n "$loop" ]; then kill "$loop"; fi; exit 0' TERM INT
 while :; do
-  { tend "$@"; sleep 5; } &
-  wait $!
-done
+  tend
+  sleep 5
+done &
+loop=$!
+wait "$loop"

@@ -41,7 +41,10 @@ template:
             readOnly: true
 {{- end -}}
 
-{{/* What a pod of the bundled cluster runs. $POD_IP and the password are only known in it. */}}
+{{/*
+What a pod of the bundled cluster runs. $POD_IP, $POD_NAME, $NODE_NAME and the password are only known
+in it. The names say which pod a node was, and on which host it is: meet.awk decides by them.
+*/}}
 {{- define "ojs.valkey.start" -}}
 {{- $valkey := .Values.valkey -}}
 set -eu
@@ -51,6 +54,8 @@ set -eu
   echo "cluster-config-file nodes.conf"
   echo "cluster-node-timeout {{ $valkey.nodeTimeoutMs }}"
   echo "cluster-announce-ip $POD_IP"
+  echo "cluster-announce-hostname $POD_NAME.{{ include "ojs.fullname" . }}-valkey"
+  echo "cluster-announce-human-nodename $NODE_NAME"
   # A shard that lost master and replica must not take the others down with it.
   echo "cluster-require-full-coverage no"
   echo "cluster-allow-replica-migration no"

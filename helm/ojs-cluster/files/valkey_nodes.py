@@ -1,0 +1,158 @@
+"""The nodes of the bundled Valkey Cluster: asks them, and reads what they say of each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from redis import Redis
+
+SLOTS = 16384
+
+
+class NotYet(Exception):
+    """What is waited for is not reached; the message says why."""
+
+
+@cache
+def _client(host: str, port: int) -> Redis:
+    password = os.environ.get("OJS_REDIS_PASSWORD") or None
+    return Redis(host, port, password=password, socket_timeout=30, socket_connect_timeout=5)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node, by the name that DNS knows."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def send(self, *command: str | int | bytes) -> Any:
+        """Send one command; in pieces ("CLUSTER", "NODES") it escapes redis-py's parsers.
+
+        Raises:
+            RedisError, OSError: the node does not answer, or refuses.
+        """
+        return _client(self.host, self.port).execute_command(*command)  # type: ignore[no-untyped-call]
+
+    def ask(self, *command: str | int) -> str:
+        """Send one command whose reply is text. Raises as `send` does."""
+        reply = self.send(*command)
+        return reply.decode() if isinstance(reply, bytes) else str(reply)
+
+    def kubernetes_host(self) -> str:
+        """Return the host that its pod is on; the node's own name when it does not say."""
+        setting = self.send("CONFIG", "GET", "cluster-announce-human-nodename")
+        values = list(setting.values()) if isinstance(setting, dict) else setting[1::2]
+        return values[0].decode() if values and values[0] else str(self)
+
+
+@dataclass(frozen=True)
+class Member:
+    """What a node says of another, or of itself: a line of CLUSTER NODES."""
+
+    id: str
+    address: str
+    """`IP:PORT` where the others reach it."""
+    pod: str
+    """Name of its pod and Service; empty when it announces none."""
+    flags: frozenset[str]
+    master: str
+    """Id of the master that it follows, or `-`."""
+    linked: bool
+    slots: frozenset[int]
+    moving: tuple[tuple[int, str, str], ...]
+    """Slots being moved key by key: slot, `to` or `from`, id of the other node."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is taken, or suspected, to be away."""
+        return not self.flags.isdisjoint({"fail", "fail?", "noaddr", "handshake"})
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is a master with slots."""
+        return "master" in self.flags and bool(self.slots)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it has no part: it neither has slots nor follows a master."""
+        return "master" in self.flags and not self.slots
+
+
+def parse(text: str) -> list[Node]:
+    """Nodes of the command line."""
+    addresses = (name.rpartition(":") for name in text.split(","))
+    return [Node(host, int(port)) for host, _, port in addresses]
+
+
+def members(node: Node) -> list[Member]:
+    """Everybody whom a node knows."""
+    return [_member(line) for line in node.ask("CLUSTER", "NODES").splitlines()]
+
+
+def myself(node: Node) -> Member:
+    """What a node says of itself."""
+    return next(each for each in members(node) if "myself" in each.flags)
+
+
+def _member(line: str) -> Member:
+    id_, where, flags, master, _, _, _, link, *parts = line.split()
+    slots: set[int] = set()
+    moving = []
+    for part in parts:
+        if part.startswith("["):  # [SLOT->-ID] or [SLOT-<-ID]
+            slot, arrow, other = (
+                part.strip("[]").replace("->-", " > ").replace("-<-", " < ").split()
+            )
+            moving.append((int(slot), "to" if arrow == ">" else "from", other))
+        else:
+            first, _, last = part.partition("-")
+            slots.update(range(int(first), int(last or first) + 1))
+    address, _, name = where.partition(",")
+    return Member(
+        id_,
+        address.partition("@")[0],
+        name.partition(",")[0],
+        frozenset(flags.split(",")),
+        master,
+        link == "connected",
+        frozenset(slots),
+        tuple(moving),
+    )
+
+
+def spread(
+    candidates: Sequence[Node], count: int, hosts: dict[Node, str], taken: Iterable[Node]
+) -> list[Node]:
+    """Choose so many candidates, each on the host that has fewest of them and of those taken.
+
+    The first of equals in the order of the candidates, so that every run chooses the same.
+    """
+    used: dict[str, int] = {}
+    for node in taken:
+        used[hosts[node]] = used.get(hosts[node], 0) + 1
+    chosen: list[Node] = []
+    while len(chosen) < count and len(chosen) < len(candidates):
+        left = [node for node in candidates if node not in chosen]
+        best = min(left, key=lambda node: used.get(hosts[node], 0))
+        used[hosts[best]] = used.get(hosts[best], 0) + 1
+        chosen.append(best)
+    return chosen
+
+
+def ranges(slots: Collection[int]) -> list[tuple[int, int]]:
+    """First and last of each run of slots."""
+    found: list[tuple[int, int]] = []
+    for slot in sorted(slots):
+        if found and found[-1][1] == slot - 1:
+            found[-1] = (found[-1][0], slot)
+        else:
+            found.append((slot, slot))
+    return found
