@@ -7,6 +7,32 @@ from types import TracebackType
 from ojs_cluster.core.errors import BackendUnavailable
 
 
+class only_read:
+    """Mark steps before the first write of an operation: when one fails, nothing has happened.
+
+    A lost reply leaves open whether its own call was applied. It says nothing of the operation.
+
+    Raises:
+        BackendUnavailable: with outcome ``not_applied`` where the step says ``unknown``.
+    """
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, BackendUnavailable) and error.outcome == "unknown":
+            raise BackendUnavailable(
+                error.message, outcome="not_applied", retry_after_s=error.retry_after_s
+            ) from error
+
+
 class begun:
     """Mark steps that follow a write: when one cannot be done, the operation may have happened.
 

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from ojs_cluster.core.errors import QueueFull
 from ojs_cluster.keys import Shard
-from ojs_cluster.store.begun import begun
+from ojs_cluster.store import mirrors
+from ojs_cluster.store.begun import begun, only_read
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.outbox import deliver
 
@@ -76,7 +77,8 @@ async def check(store: Store, jobs: Iterable[tuple[Shard, str]]) -> None:
         if reply:
             raise refusal(new, reply)
 
-    await over_shards(by_shard, ask)
+    with only_read():
+        await over_shards(by_shard, ask)
 
 
 async def put(store: Store, queue: str, most: int | None) -> None:
@@ -109,36 +111,17 @@ async def of_queue(store: Store, queue: str) -> int | None:
 
 
 async def mirror(store: Store, queue: str) -> None:
-    """Make the bounds in all partitions agree with that of partition 0, as ``pauses.mirror`` does.
+    """Make the bounds in all partitions agree with that of partition 0.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    before = None
-    while True:
-        await store.partitions.latest(store)
-        held = store.partitions.layout(queue).held
-        first, *others = store.keys.partitions(queue, held)
-        if not others:
-            return
-        wanted = await _get(store, first, queue)
-        wrong = await _others(store, others, queue, wanted)
-        if not wrong and (wanted, held) == before:
-            return
-        before = (wanted, held)
-        await over_shards(wrong, lambda shard: _set(store, shard, queue, wanted))  # noqa: B023 - awaited here
-
-
-async def _others(store: Store, shards: list[Shard], queue: str, wanted: str) -> list[Shard]:
-    """Return the partitions whose bound is not as it should be."""
-    wrong: list[Shard] = []
-
-    async def look(shard: Shard) -> None:
-        if await _get(store, shard, queue) != wanted:
-            wrong.append(shard)
-
-    await over_shards(shards, look)
-    return wrong
+    await mirrors.mirror(
+        store,
+        queue,
+        lambda shard: _get(store, shard, queue),
+        lambda shard, bound: _set(store, shard, queue, bound),
+    )
 
 
 async def _get(store: Store, shard: Shard, queue: str) -> str:

@@ -401,8 +401,10 @@ async def _store_part(
                 deal = there[f.DEAL].decode()
                 await claimed_ids.clear_way(store, shard, [job.job_id], deal)
             elif (target := claimed_ids.leads_to(store, shard, there)) is not None:
-                for one in part if repeated else ():
-                    claims.keep(one.job_id)
+                if repeated:  # the first try may have stored the job, which is gone since
+                    raise BackendUnavailable(
+                        f"another request has claimed the id '{job.job_id}'", outcome="unknown"
+                    )
                 raise IdsClaimed([Claimed(job.job_id, int(reply[1]) - 1, target)])
             elif (
                 repeated and is_same(job, there) and (ours or await _all_there(store, shard, part))

@@ -17,6 +17,7 @@ import trio
 from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import TooManyRateLimitKeys
 from ojs_cluster.keys import Shard
+from ojs_cluster.store.begun import only_read
 
 if TYPE_CHECKING:
     from ojs_cluster.store.runtime import Runtime
@@ -51,7 +52,8 @@ class LimitKeys:
         shard = store.keys.shard_of_limit(key)
         if await self._number(store, shard) < MOST_KEYS:
             return
-        known = await store.redis.call(shard.slot, "EXISTS", shard.limit(key), idempotent=True)
+        with only_read():
+            known = await store.redis.call(shard.slot, "EXISTS", shard.limit(key), idempotent=True)
         if not known:
             raise TooManyRateLimitKeys(
                 f"rate limit key '{key[:100]}' would be one more than the {MOST_KEYS} allowed in "

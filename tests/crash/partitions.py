@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS
 from ojs_cluster.core.rate_limit import Limits
-from ojs_cluster.store import queues, rate_limits
+from ojs_cluster.store import bounds, queues, rate_limits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.partition_upkeep import (
     get_partitions,
@@ -27,6 +27,16 @@ _serial = itertools.count(1)
 def of_another_process(store: Store) -> Store:
     """The store of a process that knows nothing of partitions yet."""
     return replace(store, partitions=Partitions())
+
+
+async def end_partitions(world: World) -> None:
+    """Run the queue's jobs, and close all partitions but one."""
+    for job in await take(world.store, QUEUE, count=9):
+        await ack(world.store, job)
+    await set_partitions(world.store, QUEUE, 1)
+    await pass_time(world.store, world.db, DRAIN_MS, QUEUE)
+    await look_after_changes(world.store)
+    assert (await get_partitions(world.store, QUEUE)).open == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +102,34 @@ class Limited:
 
     async def finish(self, world: World, scene: None) -> None:
         await rate_limits.set_queue(world.store, QUEUE, Limits())
-        for job in await take(world.store, QUEUE, count=9):
-            await ack(world.store, job)
-        await set_partitions(world.store, QUEUE, 1)
-        await pass_time(world.store, world.db, DRAIN_MS, QUEUE)
-        await look_after_changes(world.store)
-        assert (await get_partitions(world.store, QUEUE)).open == 1
+        await end_partitions(world)
+
+
+class Bounded:
+    """The bound on the depth of a queue with three partitions is set."""
+
+    least = 4
+
+    async def prepare(self, world: World) -> None:
+        await set_partitions(world.store, QUEUE, 3)
+        await pass_time(world.store, world.db, SPREAD_MS, QUEUE)
+        await put(world.store, QUEUE)
+
+    async def act(self, store: Store, scene: None) -> None:
+        await bounds.put(of_another_process(store), QUEUE, 7)
+
+    async def happened(self, world: World, scene: None) -> bool:
+        """The janitor has the other partitions follow."""
+        await look_after(world.store, QUEUE)
+        bound = await bounds.of_queue(world.store, QUEUE)
+        for shard in world.store.keys.partitions(QUEUE, 3):
+            there = world.db.hget(shard.queue(QUEUE), "bound")
+            assert there == (None if bound is None else b"%d" % bound)
+        return bound == 7
+
+    async def finish(self, world: World, scene: None) -> None:
+        await bounds.put(world.store, QUEUE, None)
+        await end_partitions(world)
 
 
 class Unused:

@@ -6,7 +6,7 @@ import pytest
 
 from ojs_cluster.core.rate_limit import Limits
 from tests.crash.harness import Operation, World, at_every_boundary
-from tests.crash.partitions import Closing, Growth, Limited, Unused
+from tests.crash.partitions import Bounded, Closing, Growth, Limited, Unused
 from tests.crash.retries import Retry
 from tests.crash.upkeep import DeadWorker, Removal
 from tests.support.mortal import MODES, Mode
@@ -23,6 +23,7 @@ OPERATIONS: dict[str, Operation] = {
     "more partitions of a paused queue": Growth(paused=True),
     "fewer partitions": Closing(),
     "an unused entry of the partition table": Unused(),
+    "a bound over partitions": Bounded(),
     "limits over partitions": Limited(Limits(), Limits(concurrency=8)),
     "higher limits over partitions": Limited(Limits(concurrency=4), Limits(concurrency=8)),
     "lower limits over partitions": Limited(Limits(concurrency=8), Limits(concurrency=4)),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import trio
 
-from ojs_cluster.core.errors import QueueFull
+from ojs_cluster.core.errors import BackendUnavailable, QueueFull
 from ojs_cluster.core.states import State
 from ojs_cluster.core.workflow_request import parse_workflow
+from ojs_cluster.redis.client import Client
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import bounds, cron, dead_letter, jobs, queues, workflows
 from ojs_cluster.store.activate import activate
@@ -39,9 +42,9 @@ from tests.store.jobs import (
     take,
 )
 from tests.store.test_cron import definition
-from tests.store.unique_jobs import locks_left, once
+from tests.store.unique_jobs import keys_there, locks_left, once
 from tests.support.invariants import Census
-from tests.support.lossy import lossy
+from tests.support.lossy import LossyClient, lossy
 from tests.support.mortal import dies_at
 from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
@@ -53,6 +56,39 @@ def everything_agrees(consistent: Callable[[], Census]) -> Iterator[None]:
     """What is refused leaves nothing behind."""
     yield
     consistent()
+
+
+def deaf_to(store: Store, *names: str) -> Store:
+    """A process to which no reply of the scripts named comes, however often it asks."""
+
+    class Deaf(LossyClient):
+        async def script(self, slot: int, script: Any, *args: Any, **kind: Any) -> Any:
+            if script.name in names:
+                raise BackendUnavailable("no reply", outcome="unknown")
+            return await store.redis.script(slot, script, *args, **kind)
+
+    return replace(store, redis=cast(Client, Deaf(store.redis, lambda *_: False)))
+
+
+async def a_batch(store: Store) -> object:
+    return await enqueue_many(store, [new_job("q0", id=foreign_id(store, "q0")), new_job("q1")])
+
+
+async def a_workflow(store: Store) -> object:
+    steps = [{"name": "one", "type": "t", "args": [], "options": {"queue": QUEUE}}]
+    body = json.dumps({"type": "chain", "steps": steps}).encode()
+    return await workflows.create(store, parse_workflow(body))
+
+
+@pytest.mark.parametrize("create", [a_batch, a_workflow])
+async def test_a_check_whose_reply_is_lost_has_stored_nothing(
+    store: Store, db: Any, create: Callable[[Store], Awaitable[object]]
+) -> None:
+    with pytest.raises(BackendUnavailable) as failed:
+        await create(deaf_to(store, "bound_check"))
+
+    assert failed.value.outcome == "not_applied"
+    assert not [key for key in keys_there(db) if re.search(rb":(j|u|wf):", key)]
 
 
 @pytest.fixture

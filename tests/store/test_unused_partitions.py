@@ -12,12 +12,13 @@ import pytest
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.partitions import DRAIN_MS
 from ojs_cluster.core.states import State
+from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
 from ojs_cluster.store import partitions, queues, retention
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.partition_upkeep import end_unused, look_after_changes, set_partitions
 from tests.store.hot_queues import pass_time, put_into, spread
-from tests.store.jobs import DAY, HOUR, QUEUE, put, take
+from tests.store.jobs import DAY, HOUR, QUEUE, put, shard_of, take
 from tests.support.invariants import Census
 from tests.support.lossy import LossyClient
 from tests.support.moments import Moment, at_moments
@@ -110,17 +111,23 @@ def asleep(store: Store) -> Store:
     return at_moments(replace(store, partitions=known), wake)
 
 
-async def test_a_job_that_comes_after_the_partitions_were_closed_is_found(
-    store: Store, db: Any, consistent: Consistent
-) -> None:
-    """Its producer slept from before the number was lowered until the partitions were closed."""
+async def closed_beside_a_sleeper(store: Store, db: Any) -> tuple[Store, Shard]:
+    """Partitions that were closed while a producer slept: its store, and the last of them."""
     shards = await spread(store, db, 4)
     late = asleep(store)
     await pass_time(store, db, DAY)
     await rounds(store, db)
+    return late, shards[-1]
+
+
+async def test_a_job_that_comes_after_the_partitions_were_closed_is_found(
+    store: Store, db: Any, consistent: Consistent
+) -> None:
+    """Its producer slept from before the number was lowered until the partitions were closed."""
+    late, last = await closed_beside_a_sleeper(store, db)
     assert store.partitions.layout(QUEUE).open == 1
-    job = await put_into(late, shards[3])
-    assert db.exists(shards[3].job(job.id))
+    job = await put_into(late, last)
+    assert db.exists(last.job(job.id))
     await look_after_changes(store)
 
     assert [taken.id for taken in await take(store)] == [job.id]
@@ -131,20 +138,17 @@ async def test_a_late_job_in_a_closed_partition_keeps_its_retired_queue_listed(
     store: Store, db: Any, consistent: Consistent
 ) -> None:
     """It opens the partition again right before the name is removed."""
-    shards = await spread(store, db, 4)
-    late = asleep(store)
-    await pass_time(store, db, DAY)
-    await rounds(store, db)
+    late, last = await closed_beside_a_sleeper(store, db)
     stored = []
 
     class Overtaken(LossyClient):
         async def call(self, slot: int, *args: Any, **kind: Any) -> Any:
             if args[0] == "ZREM":
-                stored.append(await put_into(late, shards[3]))
+                stored.append(await put_into(late, last))
             return await store.redis.call(slot, *args, **kind)
 
     overtaken = replace(store, redis=cast(Client, Overtaken(store.redis, lambda *_: False)))
-    await retention.unlist(overtaken, shards[0], QUEUE.encode())
+    await retention.unlist(overtaken, shard_of(store), QUEUE.encode())
 
     [listed], _ = await queues.list_queues(store, limit=9)
     assert (listed.name, listed.counts[State.AVAILABLE]) == (QUEUE, 1)
