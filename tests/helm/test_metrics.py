@@ -158,6 +158,14 @@ def test_prometheus_speaks_tls_to_an_api_that_does(chart: Chart) -> None:
         assert not {"scheme", "tlsConfig"} & scheduler.keys()
 
 
+def test_each_release_has_a_dashboard_of_its_own(chart: Chart) -> None:
+    values = CHART / "ci" / "production-values.yaml"
+    ours, other = (dashboard(chart.render(values, release=name)) for name in ("jobs", "more"))
+    assert ours["uid"] != other["uid"]
+    assert len(ours["uid"]) <= 40, "Grafana takes no longer one"
+    assert ours["title"] == "ojs-cluster (work/jobs)"
+
+
 def test_the_dashboard_fits_on_its_grid(production: Rendering) -> None:
     seen: set[tuple[int, int]] = set()
     for panel in dashboard(production)["panels"]:

@@ -52,6 +52,14 @@ AUTHORIZATION = {"Authorization": "Bearer the-former-key"}
 BIN = Path(sys.executable).parent
 
 
+def pre_stop_s(deployment: Manifest) -> int:
+    """Return how long a pod waits before SIGTERM."""
+    hook = container(deployment).get("lifecycle", {}).get("preStop", {})
+    command = hook.get("exec", {}).get("command", ["sleep", "0"])
+    assert command[0] == "sleep"
+    return int(command[1])
+
+
 @dataclass
 class Pod:
     """The one container of a rendered pod, run here."""
@@ -105,8 +113,7 @@ class Pod:
         """
         spec = self.manifest["spec"]["template"]["spec"]
         grace_s = spec["terminationGracePeriodSeconds"]
-        hook = container(self.manifest).get("lifecycle", {}).get("preStop", {})
-        left_s = grace_s - hook.get("sleep", {}).get("seconds", 0)
+        left_s = grace_s - pre_stop_s(self.manifest)
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(left_s)
@@ -170,7 +177,7 @@ class Node:
             timeout_s=PATIENCE_S,
             what="requests that the proxy had sent are answered",
         )
-        time.sleep(container(old.manifest)["lifecycle"]["preStop"]["sleep"]["seconds"])
+        time.sleep(pre_stop_s(old.manifest))
         assert old.end() == 0
         return new
 
