@@ -1,6 +1,6 @@
 # Every target with a `##` line shows up in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint conformance soak mutants loadtest bench lock docs chart-docs clean
+.PHONY: help run test lint conformance cluster-test soak mutants loadtest bench lock docs chart-docs clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -34,6 +34,9 @@ lint: $(VENV)/.dev ## ruff and mypy
 
 conformance: $(VENV)/.dev ## run the conformance suites against URL=http://host:port
 	OJS_CONFORMANCE_URL=$(URL) $(BIN)/pytest tests/conformance
+
+cluster-test: $(VENV)/.dev ## test the chart on a kind cluster made for it (needs docker, kind, kubectl, helm)
+	PYTEST=$(BIN)/pytest tests/cluster/kind.sh
 
 soak: $(VENV)/.dev ## the long variants of the tests
 	OJS_KILL_ROUNDS=20 OJS_CHAOS_SECONDS=7200 $(BIN)/pytest -m soak

@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-JOB: Any = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]["check"]
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+JOBS: Any = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+JOB: Any = JOBS["check"]
 VERSIONS: list[str] = JOB["strategy"]["matrix"]["python"]
 HERE = ".".join(map(str, sys.version_info[:2]))
 
@@ -22,6 +24,30 @@ HERE = ".".join(map(str, sys.version_info[:2]))
 def filled_in(text: str, version: str) -> str:
     """A text of the workflow as a job of that version has it."""
     return text.replace("${{ matrix.python }}", version)
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)
+def test_a_workflow_follows_its_schema(workflow: Path) -> None:
+    checker = Path(sys.executable).parent / "check-jsonschema"
+    done = subprocess.run(
+        [checker, "--builtin-schema", "vendor.github-workflows", workflow],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_cluster_of_the_workflow_is_the_one_that_the_script_uses() -> None:
+    """The script would make another cluster, and delete it."""
+    steps = {step["uses"]: step for step in JOBS["cluster"]["steps"] if "uses" in step}
+    kind = steps["helm/kind-action@v1"]["with"]
+    script = (ROOT / "tests" / "cluster" / "kind.sh").read_text()
+    assert kind["cluster_name"] == "${{ env.OJS_KIND_CLUSTER }}"
+    assert f"name=${{OJS_KIND_CLUSTER:-{JOBS['cluster']['env']['OJS_KIND_CLUSTER']}}}" in script
+    assert f"--config {kind['config']}" in script
+    nodes = yaml.safe_load((ROOT / kind["config"]).read_text())["nodes"]
+    assert [node["role"] for node in nodes].count("worker") == 3
 
 
 def test_every_version_from_the_oldest_on_has_a_job() -> None:

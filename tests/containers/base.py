@@ -20,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pip
@@ -36,9 +36,9 @@ _NOT_SHIPPED = {"site-packages", "dist-packages", "test", "idlelib", "turtledemo
 def make_python(root: Path) -> None:
     """Fill an empty folder with the stand-in for ``python:3.*-slim``."""
     program = Path(sys.executable).resolve()
-    files = [*_debian(), str(program), *_walk(Path(sysconfig.get_path("stdlib")), _NOT_SHIPPED)]
-    files += _walk(Path("/usr/share/python-wheels"), set())  # Debian keeps those of ensurepip there
-    _copy(files, root)
+    library = list(_walk(Path(sysconfig.get_path("stdlib")), _NOT_SHIPPED))
+    wheels = _walk(Path("/usr/share/python-wheels"), set())  # Debian keeps those of ensurepip there
+    _copy([*_debian(), *wheels], [str(program), *library], root)
     _configure(root)
     for name in ("python", "python3"):
         _link(root, name, str(program))
@@ -49,7 +49,7 @@ def make_python(root: Path) -> None:
 
 def make_valkey(root: Path, server: Path, client: Path) -> None:
     """Fill an empty folder with the stand-in for ``valkey/valkey``."""
-    _copy([*_debian(), str(server.resolve()), str(client.resolve())], root)
+    _copy(_debian(), [str(server.resolve()), str(client.resolve())], root)
     _configure(root)
     _link(root, "valkey-server", str(server.resolve()))
     _link(root, "valkey-cli", str(client.resolve()))
@@ -73,11 +73,16 @@ def _debian() -> list[str]:
     return [name for name in (*files, *_GENERATED) if name.startswith("/")]
 
 
-def _copy(files: Iterable[str], root: Path) -> None:
-    """Copy files, with the libraries that their programs need, to the same paths below a root."""
-    found = {_real_folder(name) for name in files if os.path.lexists(name)}
+def _copy(packaged: Iterable[str], added: Sequence[str], root: Path) -> None:
+    """Copy files to the same paths below a root.
+
+    Args:
+        packaged: files of packages, whose libraries are packages among them.
+        added: other files, which bring the libraries that they are linked against.
+    """
+    found = {_real_folder(name) for name in (*packaged, *added) if os.path.lexists(name)}
     found = {name for name in found if not _LEFT_OUT.match(name) and name != "/."}
-    programs = sorted(name for name in found if _is_elf(name))
+    programs = sorted(name for name in added if _is_elf(name))
     for line in _output("ldd", *programs, check=False).splitlines():
         if match := re.search(r"(?:=> |^\s)(/\S+) \(0x", line):
             found |= {_real_folder(match[1]), os.path.realpath(match[1])}

@@ -31,7 +31,7 @@ from tests.containers.network import Interface, Network
 from tests.containers.oci import DEFAULT_CAPABILITIES, Container, Mount, Settings
 from tests.helm.chart import Manifest, Rendering
 
-PATIENCE_S = 180
+PATIENCE_S = 300
 _PROBE_S = 0.3
 """Between two probes: each starts a process in the container, which costs more than it asks."""
 NAMESPACE = "work"
@@ -297,9 +297,12 @@ class Kubelet:
         Raises AssertionError when one had to be killed at the end of its grace period.
         """
         deadline = time.monotonic() + pod.template["spec"].get("terminationGracePeriodSeconds", 30)
-        for name in pod.containers:
+        for name, container in pod.containers.items():
             hook = pod.manifest(name).get("lifecycle", {}).get("preStop", {})
-            if hook:
+            if "exec" in hook:
+                done = container.execute(*hook["exec"]["command"])
+                assert done.returncode == 0, f"preStop of {name}: {done.stderr}"
+            elif hook:
                 time.sleep(hook["sleep"]["seconds"])
         for container in pod.containers.values():
             container.send(signal.SIGTERM)

@@ -26,11 +26,7 @@ _SETS: dict[str, Any] = {
     # Acknowledged means that a replica has it: then the loss of a master loses nothing.
     "config.OJS_DURABILITY": "replica",
 }
-_ANY_USER: dict[str, Any] = {
-    f"{path}.{name}": None
-    for path in ("podSecurityContext", "valkey.podSecurityContext")
-    for name in ("runAsUser", "runAsGroup", "fsGroup")
-}
+_ANY_USER: dict[str, Any] = {"compatibility.openshift": "force"}
 
 
 @dataclass

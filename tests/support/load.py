@@ -26,6 +26,7 @@ JSON = dict[str, Any]
 
 UNAVAILABLE = (502, 503, 504)
 CALL_TIMEOUT_S = 180.0
+QUEUES = ("load-a", "load-b", "load-c")
 ATTEMPTS = 50
 """A job may be lost with its process many times in a test; it must not run out of attempts."""
 
@@ -142,7 +143,7 @@ class Load:
 
     client: httpx.AsyncClient
     ledger: Ledger = field(default_factory=Ledger)
-    queues: tuple[str, ...] = ("load-a", "load-b", "load-c")
+    queues: tuple[str, ...] = QUEUES
     lease_ms: int = 3000
     lossy: bool = False
     _stop_producing: trio.Event = field(default_factory=trio.Event)
@@ -260,18 +261,20 @@ async def running_load(
     lossy: bool = False,
     headers: Mapping[str, str] | None = None,
     timeout_s: float = 30,
+    queues: tuple[str, ...] = QUEUES,
 ) -> AsyncIterator[Load]:
     """Clients at work while the block runs; call `drain` before its end.
 
     Args:
         headers: sent with every request, such as a key.
         timeout_s: after which a client takes a request for failed.
+        queues: where jobs go, and which the workers serve.
     """
     limits = httpx.Limits(max_connections=64)
     async with httpx.AsyncClient(
         base_url=url, timeout=timeout_s, limits=limits, headers=headers
     ) as client:
-        load = Load(client, lossy=lossy)
+        load = Load(client, queues=queues, lossy=lossy)
         async with trio.open_nursery() as nursery:
             for _ in range(producers):
                 nursery.start_soon(load.produce)

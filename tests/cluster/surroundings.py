@@ -1,0 +1,181 @@
+"""What the sets of values in ``ci/`` expect of a cluster, made or replaced for a test."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from tests.cluster import objects
+from tests.cluster.objects import Object
+from tests.cluster.release import KEY, Release
+from tests.cluster.tools import Failed, Kubectl
+
+PASSWORD = "not-a-real-password"  # that of the values
+
+
+@dataclass(frozen=True)
+class Crd:
+    """A custom resource that some values ask for."""
+
+    group: str
+    version: str
+    kind: str
+    plural: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.plural}.{self.group}"
+
+    def exists(self, kube: Kubectl) -> bool:
+        """Whether the cluster knows it."""
+        with contextlib.suppress(Failed):
+            kube.get("crd", self.name)
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def present(self, kube: Kubectl) -> Iterator[None]:
+        """Have it while the block runs: any fields are taken, and nobody acts on it."""
+        if self.exists(kube):
+            yield
+            return
+        kube.apply(self.definition())
+        try:
+            kube.run("wait", "--for=condition=Established", f"crd/{self.name}", "--timeout=60s")
+            yield
+        finally:
+            kube.delete("crd", self.name)
+
+    def definition(self) -> Object:
+        """A definition without a schema."""
+        fields = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        version = {"name": self.version, "served": True, "storage": True}
+        return {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": self.name},
+            "spec": {
+                "group": self.group,
+                "scope": "Namespaced",
+                "names": {"kind": self.kind, "plural": self.plural, "singular": self.kind.lower()},
+                "versions": [{**version, "schema": {"openAPIV3Schema": fields}}],
+            },
+        }
+
+
+CRDS = (
+    Crd("keda.sh", "v1alpha1", "ScaledObject", "scaledobjects"),
+    Crd("monitoring.coreos.com", "v1", "ServiceMonitor", "servicemonitors"),
+    Crd("monitoring.coreos.com", "v1", "PrometheusRule", "prometheusrules"),
+    Crd("gateway.networking.k8s.io", "v1", "HTTPRoute", "httproutes"),
+)
+CUSTOM: dict[str, tuple[str, ...]] = {
+    "api-tls-values": ("ServiceMonitor",),
+    "bundled-cluster-values": ("HTTPRoute",),
+    "existing-secrets-values": ("ServiceMonitor",),
+    "keda-values": ("ScaledObject", "ServiceMonitor"),
+    "production-values": ("ServiceMonitor", "PrometheusRule"),
+}
+"""Kinds that each set asks for."""
+
+
+@dataclass
+class Surroundings:
+    """A namespace in which a release has a Valkey Cluster that the others use as their Redis."""
+
+    space: Kubectl
+    store: Release
+
+    # Values that name what only their author has.
+    CHANGES: ClassVar[dict[str, dict[str, Any]]] = {
+        "api-tls": {"redis.password": PASSWORD, "tls.existingSecret": "jobs-certificate"},
+        "bundled-cluster": {"httpRoute.enabled": True},
+        "existing-secrets": {"serviceAccount.create": True, "networkPolicy.redisPorts": [6379]},
+        "keda": {"redis.password": PASSWORD},
+        "minimal": {"redis.password": PASSWORD},
+        "production": {
+            "imagePullSecrets": [],
+            "api.priorityClassName": "",
+            "api.topologySpread.zones": "ScheduleAnyway",
+            "networkPolicy.redisTo": [],
+            "networkPolicy.apiFrom": [],
+            "config.OTEL_EXPORTER_OTLP_ENDPOINT": None,
+            "networkPolicy.otlpTo": [],
+        },
+        # The bundled servers speak no TLS to the other sets.
+        "tls": {"redis.tls.existingSecret": "", "redis.username": "", "redis.tls.certKey": ""},
+    }
+
+    @property
+    def address(self) -> str:
+        """Name and port of the Valkey Cluster."""
+        return f"{objects.name(self.store.one('statefulset', 'valkey'))}:6379"
+
+    def changes(self, name: str) -> dict[str, Any]:
+        """Values that let a set of ``ci/`` run here."""
+        found = dict(self.CHANGES[name])
+        if name == "bundled-cluster":
+            return found
+        if name == "production":
+            found["redis.url"] = f"redis://:{PASSWORD}@{self.address}"
+        elif name != "existing-secrets":
+            found["redis.url"] = f"redis://{self.address}"
+        return found
+
+    def is_plain(self, values: Path) -> bool:
+        """Whether clients of the tests can use the API: its key is theirs, and it speaks HTTP."""
+        text = values.read_text()
+        return f"apiKey: {KEY}" in text and "jobs-certificate" not in text
+
+    def prepare(self) -> None:
+        """Make the Secrets and ConfigMaps, and let the other releases reach the Valkey Cluster."""
+        certificate, key = certificate_for(f"*.{self.space.namespace}.svc")
+        self.space.apply(
+            secret("redis-access", url=f"redis://{self.address}", password=PASSWORD),
+            secret("ojs-keys", current=KEY, former="the-former-key"),
+            secret("scraper", token=KEY),
+            secret(
+                "jobs-certificate",
+                **{"tls.crt": certificate, "tls.key": key, "ca.crt": certificate},
+            ),
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "cluster-wide"},
+                "data": {},
+            },
+            {
+                "apiVersion": "networking.k8s.io/v1",
+                "kind": "NetworkPolicy",
+                "metadata": {"name": "all-releases"},
+                "spec": {
+                    "podSelector": {"matchLabels": self.store.labels("valkey")},
+                    "policyTypes": ["Ingress"],
+                    "ingress": [{"from": [{"podSelector": {}}]}],
+                },
+            },
+        )
+
+
+def secret(name: str, **entries: str) -> Object:
+    """A Secret of texts."""
+    data = {key: base64.b64encode(text.encode()).decode() for key, text in entries.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}
+
+
+def certificate_for(host: str) -> tuple[str, str]:
+    """A certificate that signed itself, and its key."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [str(Path(folder, name)) for name in ("crt", "key")]
+        command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        command += ["-subj", "/CN=ojs-test", "-addext", f"subjectAltName=DNS:{host}"]
+        subprocess.run(
+            [*command, "-out", files[0], "-keyout", files[1]], check=True, capture_output=True
+        )
+        return Path(files[0]).read_text(), Path(files[1]).read_text()
