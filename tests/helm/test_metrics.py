@@ -14,12 +14,18 @@ from tests.helm.chart import CHART, Chart, Rendering
 
 OURS = re.compile(r"\bojs_[a-z0-9_]+")
 DOCS = (CHART.parent.parent / "docs" / "metrics.md").read_text()
+MONITORING = {"kubernetes.io/metadata.name": "monitoring"}
 DOCUMENTED = set(re.findall(r"^\| `(ojs_\w+)` \|", DOCS, re.MULTILINE))
 
 
 @pytest.fixture(scope="module")
 def production(chart: Chart) -> Rendering:
     return chart.render(CHART / "ci" / "production-values.yaml")
+
+
+@pytest.fixture(scope="module")
+def observed(chart: Chart) -> Rendering:
+    return chart.render(CHART / "ci" / "observed-cluster-values.yaml")
 
 
 def rules(rendering: Rendering) -> list[dict[str, Any]]:
@@ -97,12 +103,37 @@ def test_alerts_keep_to_this_release_and_say_what_to_do(production: Rendering) -
     assert rules(production)[-1]["record"] == "jobs:available"
 
 
-def test_the_guide_names_every_rule(production: Rendering) -> None:
+def test_the_guide_names_every_rule(observed: Rendering) -> None:
     guide = (CHART.parent.parent / "docs" / "operations.md").read_text()
     table = guide.partition("## What to alert on")[2].partition("## Security")[0]
     named = re.findall(r"\| `(Ojs\w+)` \|$", table, re.MULTILINE)
-    alerts = [rule["alert"] for rule in rules(production) if "alert" in rule]
+    alerts = [rule["alert"] for rule in rules(observed) if "alert" in rule]
     assert list(dict.fromkeys(named)) == alerts
+
+
+def test_nodes_of_the_bundled_cluster_are_scraped_and_watched(observed: Rendering) -> None:
+    nodes = observed.one("StatefulSet")["spec"]["template"]
+    (exporter,) = (each for each in nodes["spec"]["containers"] if each["name"] == "exporter")
+    (port,) = exporter["ports"]
+    spec = observed.one("PodMonitor")["spec"]
+    assert spec["selector"]["matchLabels"].items() <= nodes["metadata"]["labels"].items()
+    assert [each["port"] for each in spec["podMetricsEndpoints"]] == [port["name"]]
+    (password,) = (each for each in exporter["env"] if each["name"] == "REDIS_PASSWORD")
+    assert observed.secret(password["valueFrom"]["secretKeyRef"]) == "not-a-real-password"
+    scrapers = [
+        rule["from"]
+        for rule in observed.one("NetworkPolicy", "-valkey")["spec"]["ingress"]
+        if {"port": "metrics", "protocol": "TCP"} in rule["ports"]
+    ]
+    assert scrapers == [[{"namespaceSelector": {"matchLabels": MONITORING}}]]
+    watched = [rule for rule in rules(observed) if "redis_" in rule.get("expr", "")]
+    ours = [rule for rule in watched if rule.get("alert", "").startswith("OjsValkey")]
+    assert len(ours) == 4
+    for rule in ours:
+        parse(rule["expr"])
+        series = re.findall(r"redis_\w+", rule["expr"])
+        picked = rule["expr"].count('{namespace="work",pod=~"jobs-ojs-cluster-valkey-[0-9]+"}')
+        assert picked == len(series), rule["expr"]
 
 
 def test_thresholds_are_values(chart: Chart) -> None:
@@ -110,10 +141,14 @@ def test_thresholds_are_values(chart: Chart) -> None:
         "metrics.prometheusRule.oldestJobSeconds": 77,
         "metrics.prometheusRule.errorRatio": 0.07,
         "metrics.prometheusRule.failureRatio": 0.77,
+        "metrics.prometheusRule.valkeyMemoryRatio": 0.66,
+        "metrics.prometheusRule.valkeyLagSeconds": 55,
     }
-    rendering = chart.render(CHART / "ci" / "production-values.yaml", sets=sets)
+    rendering = chart.render(CHART / "ci" / "observed-cluster-values.yaml", sets=sets)
     by_name = {rule.get("alert"): rule["expr"] for rule in rules(rendering)}
     assert "> 77)" in by_name["OjsJobsWaitTooLong"]
+    assert by_name["OjsValkeyMemory"].endswith("> 0.66")
+    assert by_name["OjsValkeyReplication"].endswith("> 55")
     assert by_name["OjsErrors"].endswith("> 0.07")
     assert by_name["OjsAttemptsFail"].endswith("> 0.77")
 

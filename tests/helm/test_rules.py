@@ -20,7 +20,7 @@ PODS = {
     "valkey-form": "valkey.form",
 }
 """Where the values of each kind of pod are, by its component."""
-CONTAINERS = {"meet": "valkey.sidecar"}
+CONTAINERS = {"meet": "valkey.sidecar", "exporter": "valkey.exporter"}
 """Where the values of a container are that has its own."""
 TOLERATIONS = [{"key": "dedicated", "operator": "Exists"}]
 TEMPLATES = "\n".join(
@@ -38,7 +38,7 @@ def by_component(rendering: Rendering) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def placed(chart: Chart) -> dict[str, Any]:
     """Give the pods of a chart to which each kind of pod was told the same."""
-    sets: dict[str, Any] = {}
+    sets: dict[str, Any] = {"valkey.exporter.enabled": True}
     for where in PODS.values():
         sets[f"{where}.tolerations"] = TOLERATIONS
         sets[f"{where}.nodeSelector"] = {"disk": "fast"}

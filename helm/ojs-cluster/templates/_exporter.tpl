@@ -1,0 +1,83 @@
+{{/* The container that exports a Valkey node's numbers to Prometheus. Takes the root. */}}
+{{- define "ojs.valkey.exporter" -}}
+{{- $exporter := .Values.valkey.exporter -}}
+- name: exporter
+  image: {{ include "ojs.image" (dict "image" $exporter.image "tag" "") }}
+  imagePullPolicy: {{ $exporter.image.pullPolicy }}
+  securityContext:
+    {{- include "ojs.securityContext" (dict "root" . "context" .Values.securityContext) | nindent 4 }}
+  resources:
+    {{- toYaml $exporter.resources | nindent 4 }}
+  ports:
+    - name: metrics
+      containerPort: 9121
+      protocol: TCP
+  env:
+    - name: REDIS_ADDR
+      value: redis://localhost:6379
+    {{- if or .Values.redis.password .Values.redis.existingSecret.passwordKey }}
+    - name: REDIS_PASSWORD
+      {{- include "ojs.redisPasswordFrom" . | nindent 6 }}
+    {{- end }}
+  # It answers without the node, too: a node is not restarted for what watches it.
+  livenessProbe:
+    httpGet:
+      path: /health
+      port: metrics
+    periodSeconds: 10
+    timeoutSeconds: 5
+    failureThreshold: 6
+{{- end -}}
+
+{{/* What picks the series of the bundled nodes in a query, without its braces. */}}
+{{- define "ojs.valkey.series" -}}
+{{- printf "namespace=%q,pod=~%q" .Release.Namespace (printf "%s-valkey-[0-9]+" (include "ojs.fullname" .)) -}}
+{{- end -}}
+
+{{/* Alerts about the bundled nodes, by the numbers of their exporter. Takes the root. */}}
+{{- define "ojs.valkey.rules" -}}
+{{- $rules := .Values.metrics.prometheusRule -}}
+{{- $sel := printf "{%s}" (include "ojs.valkey.series" .) -}}
+- alert: OjsValkeyDown
+  expr: >-
+    min by (pod) (redis_up{{ $sel }}) == 0
+  for: 1m
+  labels:
+    severity: critical
+  annotations:
+    summary: A node of the bundled Valkey does not answer.
+    description: >-
+      {{`{{ $labels.pod }}`}}. Its shards are served by a replica, or answer 503 without one.
+- alert: OjsValkeyMemory
+  expr: >-
+    max by (pod) (redis_memory_used_bytes{{ $sel }} / redis_memory_max_bytes{{ $sel }}) > {{ $rules.valkeyMemoryRatio }}
+  for: 5m
+  labels:
+    severity: warning
+  annotations:
+    summary: A node of the bundled Valkey is nearly full.
+    description: >-
+      {{`{{ $labels.pod }}`}} uses {{`{{ $value | humanizePercentage }}`}} of its maxmemory. At 100 % enqueues are refused.
+- alert: OjsValkeyReplication
+  expr: >-
+    min by (pod) (redis_master_link_up{{ $sel }}) == 0
+    or max by (pod) (redis_connected_slave_lag_seconds{{ $sel }}) > {{ $rules.valkeyLagSeconds }}
+  for: 5m
+  labels:
+    severity: warning
+  annotations:
+    summary: A replica of the bundled Valkey lags behind, or has lost its master.
+    description: >-
+      {{`{{ $labels.pod }}`}}. The next failure of its master loses jobs.
+- alert: OjsValkeyDisk
+  expr: >-
+    min by (pod) (redis_aof_last_write_status{{ $sel }}) == 0
+    or min by (pod) (redis_aof_last_bgrewrite_status{{ $sel }}) == 0
+  for: 1m
+  labels:
+    severity: critical
+  annotations:
+    summary: A node of the bundled Valkey cannot write its AOF.
+    description: >-
+      {{`{{ $labels.pod }}`}}. Its disk is full or broken: what is acknowledged now is lost with the process.
+{{- end -}}
