@@ -32,7 +32,7 @@ def send(cluster: Cluster, chart: Chart, command: str, sets: dict[str, Any]) -> 
 def without_volumes(chart: Chart) -> Any:
     """Give a cluster with a release whose nodes keep nothing. Refused upgrades do not change it."""
     with running(SECRET) as cluster:
-        send(cluster, chart, "install", {})
+        send(cluster, chart, "install", {"valkey.masters": 4})
         yield cluster
 
 
@@ -52,6 +52,7 @@ def with_volumes(chart: Chart) -> Any:
         ({"valkey.persistence.enabled": True}, "valkey.persistence.enabled is true"),
         ({"redis.password": "another"}, f"kubectl -n work delete statefulset {NAME}"),
         ({"redis.password": ""}, "another password"),
+        ({"valkey.masters": 3}, "valkey.masters is 3, but the cluster of this release has 4"),
         (
             {
                 "redis.password": "",
@@ -67,7 +68,7 @@ def test_nodes_without_volumes_refuse(
     chart: Chart, without_volumes: Cluster, sets: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(Refused, match=message):
-        send(without_volumes, chart, "upgrade", sets)
+        send(without_volumes, chart, "upgrade", {"valkey.masters": 4, **sets})
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_what_does_not_change_is_not_refused(
         "redis.existingSecret.name": "mine",
         "redis.existingSecret.passwordKey": "same",
     }
-    send(without_volumes, chart, "upgrade", moved)
+    send(without_volumes, chart, "upgrade", {**moved, "valkey.masters": 5})
 
 
 def test_volumes_that_root_owns_are_given_to_the_node(chart: Chart) -> None:

@@ -145,6 +145,17 @@ def test_any_placement_settles_where_no_host_that_is_lost_takes_a_shard() -> Non
             assert max(loads.values()) == 1, nodes
 
 
+def test_an_empty_node_waits_while_no_master_lacks_a_replica() -> None:
+    full = [("a", None), ("b", None), ("c", None), ("b", "0"), ("c", "1"), ("a", "2")]
+    nodes = cluster(full)
+    nodes += [Member(number, "d", None) for number in (6, 7)]
+    assert not [a for node in nodes for a in actions(nodes, node)]
+    # The replica of 1 can go to 0, whose own replica is lost, and a new one is no worse for that.
+    del nodes[3]
+    wanted = [a for node in nodes for a in actions(nodes, node)]
+    assert wanted == [f"replicate {nodes[0].id}"]
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -183,7 +183,7 @@ def test_the_first_process_of_every_container_ends_when_it_is_told_to(
     (programs / "valkey-cli").chmod(0o755)
     hook = rendering.one("ConfigMap", "-test")["data"]
     (tmp_path / "meet.sh").write_text(scripts(rendering)["meet.sh"])
-    for name in ("valkey_cluster.py", "valkey_nodes.py"):
+    for name in ("valkey_cluster.py", "valkey_nodes.py", "valkey_slots.py"):
         (tmp_path / name).write_text(scripts(rendering)[name])
     (tmp_path / "hook.py").write_text(hook["lifecycle.py"])
     with contextlib.ExitStack() as stack:
@@ -256,6 +256,13 @@ def test_what_a_node_reads_at_its_start_restarts_it_when_it_changes(
     other = chart.copied(tmp_path / "chart", change)
     assert scripts(chart.render(VALUES)) != scripts(other.render(VALUES))
     assert template(chart.render(VALUES)) != template(other.render(VALUES))
+
+
+@pytest.mark.parametrize("name", ["valkey.masters", "valkey.replicasPerMaster"])
+def test_more_nodes_restart_no_node(chart: Chart, name: str) -> None:
+    before, after = chart.render(VALUES), chart.render(VALUES, sets={name: 5})
+    assert scripts(before)["nodes"] != scripts(after)["nodes"]
+    assert template(before) == template(after)
 
 
 @pytest.mark.parametrize("name", ["valkey.maxmemory", "redis.password"])

@@ -114,6 +114,7 @@ class Pods:
     all: list[Pod]
     rendering: Rendering
     directory: Path
+    binary: ServerBinary
     password: str = ""
     replicas: int | None = None
     """How many a master has, when it is not what the chart says."""
@@ -122,6 +123,34 @@ class Pods:
     @property
     def nodes(self) -> list[Node]:
         return [pod.node for pod in self.all]
+
+    def add(self, count: int, hosts: str = "") -> None:
+        """Start pods until there are so many."""
+        service = self.rendering.one("StatefulSet", "-valkey")["spec"]["serviceName"]
+        for index in range(len(self.all), count):
+            name = f"{service}-{index}.{service}"
+            config = {
+                "cluster-announce-hostname": name,
+                "cluster-announce-human-nodename": hosts[index : index + 1] or f"host-{index}",
+                "hash-max-listpack-value": "1024",
+                "cluster-enabled": "yes",
+                "cluster-config-file": "nodes.conf",
+                "cluster-node-timeout": "2000",
+                "cluster-require-full-coverage": "no",
+                "cluster-allow-replica-migration": "no",
+            }
+            server = Embedded(
+                self.directory / f"pod-{index}", binary=self.binary, cluster=False, config=config
+            )
+            pod = Pod(server, reserve_any(), name)
+            self.all.append(pod)
+            pod.start(anew=True)
+
+    def stop(self) -> None:
+        """End all servers."""
+        for pod in self.all:
+            pod.server.stop(graceful=False)
+            pod.bus.release()
 
     def script(self, path: str) -> str:
         """A script that a container has mounted."""
@@ -159,7 +188,8 @@ class Pods:
         """Start what the Job runs."""
         program, script, names, masters = self.container("Job/", "form")["command"]
         assert program == "python"
-        self.script("/scripts/valkey_nodes.py")
+        for module in ("nodes", "slots"):
+            self.script(f"/scripts/valkey_{module}.py")
         assert names.split(",") == [f"{pod.name}:6379" for pod in self.all]
         here = ",".join(node.address for node in self.nodes)
         command = [sys.executable, self.script(script), here, masters]
@@ -271,31 +301,10 @@ def pods(
         hosts: a letter for the host of each.
         replicas: how many a master has, if not as the chart says.
     """
+    started = Pods([], rendering, directory, binary, replicas=replicas)
     with contextlib.ExitStack() as stack:
-        found = []
-        service = rendering.one("StatefulSet", "-valkey")["spec"]["serviceName"]
-        for index in range(count):
-            name = f"{service}-{index}.{service}"
-            config = {
-                "cluster-announce-hostname": name,
-                "cluster-announce-human-nodename": hosts[index : index + 1] or f"host-{index}",
-                "hash-max-listpack-value": "1024",
-                "cluster-enabled": "yes",
-                "cluster-config-file": "nodes.conf",
-                "cluster-node-timeout": "2000",
-                "cluster-require-full-coverage": "no",
-                "cluster-allow-replica-migration": "no",
-            }
-            server = Embedded(
-                directory / f"pod-{index}", binary=binary, cluster=False, config=config
-            )
-            pod = Pod(server, reserve_any(), name)
-            stack.callback(lambda pod=pod: pod.bus.release())  # type: ignore[misc]
-            stack.callback(lambda pod=pod: pod.server.stop(graceful=False))  # type: ignore[misc]
-            found.append(pod)
-        started = Pods(found, rendering, directory, replicas=replicas)
-        for pod in found:
-            pod.start(anew=True)
+        stack.callback(started.stop)
+        started.add(count, hosts)
         stack.callback(started.end_sidecars)
         started.meet()
         yield started

@@ -4,7 +4,8 @@
 
 NODES are comma separated host:port; OJS_REDIS_PASSWORD is theirs.
 
-It hands out the slots, and waits until everything else is as it should be: what runs beside each
+It hands out the slots, moves some of them when there are to be more masters (valkey_slots.py), and
+waits until everything else is as it should be: what runs beside each
 node (valkey_meet.sh) introduces the nodes to each other and makes replicas of those without slots.
 
 It decides by what the cluster says, not by what it has done before: it hands out only slots that
@@ -23,6 +24,7 @@ from collections.abc import Callable, Sequence
 
 from redis.exceptions import RedisError
 from valkey_nodes import SLOTS, Node, NotYet, members, myself, parse, ranges, spread
+from valkey_slots import grow
 
 PATIENCE_S = 300
 POLL_S = 0.5
@@ -34,10 +36,10 @@ def form(nodes: Sequence[Node], masters: int) -> None:
     Raises:
         SystemExit: it is not one within `PATIENCE_S`.
     """
-    deadline = time.monotonic() + PATIENCE_S
 
     def repeat(step: Callable[[], None], what: str) -> None:
         said = ""
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 step()
@@ -55,6 +57,7 @@ def form(nodes: Sequence[Node], masters: int) -> None:
 
     repeat(lambda: await_acquaintance(nodes), "every node knows every node")
     repeat(lambda: hand_out_slots(nodes, masters), "every slot has a master")
+    share(nodes, masters, repeat)
     repeat(lambda: await_parts(nodes), "every other node is a replica")
     repeat(lambda: await_service(nodes), "every node serves the cluster")
 
@@ -105,6 +108,20 @@ def await_masters(nodes: Sequence[Node]) -> None:
     for node, seen in tables:
         if missing := SLOTS - sum(len(each.slots) for each in seen):
             raise NotYet(f"{node.host}:{node.port} knows no master of {missing} slots")
+
+
+def share(
+    nodes: Sequence[Node], masters: int, repeat: Callable[[Callable[[], None], str], None]
+) -> None:
+    """Make new masters and move slots to them, until all have equal shares."""
+    left = 1
+
+    def step() -> None:
+        nonlocal left
+        left = grow(nodes, masters, len(nodes) // masters - 1)
+
+    while left:
+        repeat(step, "a step towards equal shares is done")
 
 
 def await_parts(nodes: Sequence[Node]) -> None:

@@ -129,7 +129,7 @@ function search(node,    i, j, to, best, other) {
     tried[to] = 1
     for (j = 1; j <= followers + idles; j++) {
       other = j <= followers ? replicas[j] : idle[j - followers]
-      if (goal[other] == to && search(other)) { used[to]--; assign(node, to); return 1 }
+      if (other in goal && goal[other] == to && search(other)) { used[to]--; assign(node, to); return 1 }
     }
   }
   return 0

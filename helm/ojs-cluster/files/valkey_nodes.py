@@ -20,7 +20,9 @@ class NotYet(Exception):
 @cache
 def _client(host: str, port: int) -> Redis:
     password = os.environ.get("OJS_REDIS_PASSWORD") or None
-    return Redis(host, port, password=password, socket_timeout=30, socket_connect_timeout=5)
+    client = Redis(host, port, password=password, socket_timeout=30, socket_connect_timeout=5)
+    client.response_callbacks.clear()  # replies as the server sends them, INFO too
+    return client
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Node:
         return f"{self.host}:{self.port}"
 
     def send(self, *command: str | int | bytes) -> Any:
-        """Send one command; in pieces ("CLUSTER", "NODES") it escapes redis-py's parsers.
+        """Send one command.
 
         Raises:
             RedisError, OSError: the node does not answer, or refuses.

@@ -22,6 +22,12 @@ of a StatefulSet, and nodes of two passwords do not speak to each other: both wo
 {{- fail (printf "valkey.persistence.storageClassName is %q, but the volumes of this release have %q, and Kubernetes cannot change that. Install another release and move the jobs: README, Changing the bundled Valkey." $wanted.storageClassName $class) -}}
 {{- end -}}
 {{- end -}}
+{{- with lookup "v1" "ConfigMap" $namespace $name -}}
+{{- $masters := get (.data | default dict) "nodes" | regexFind "masters [0-9]+" | trimPrefix "masters " | int -}}
+{{- if lt (int $.Values.valkey.masters) $masters -}}
+{{- fail (printf "valkey.masters is %d, but the cluster of this release has %d, and masters cannot be taken out. Keep %d. If they never joined, `helm rollback` takes the new nodes away." (int $.Values.valkey.masters) $masters $masters) -}}
+{{- end -}}
+{{- end -}}
 {{- $running := include "ojs.valkey.runningPassword" . -}}
 {{- $named := $.Values.redis.password -}}
 {{- $known := true -}}
