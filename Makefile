@@ -1,6 +1,6 @@
 # Every target with a `##` line shows up in `make help`.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint conformance cluster-test soak mutants loadtest bench lock docs chart-docs clean
+.PHONY: help run test lint conformance cluster-test soak mutants loadtest bench lock docs chart-docs package clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -67,6 +67,9 @@ docs: chart-docs ## bring generated pages up to date
 
 chart-docs: $(VENV)/.dev ## bring the chart's README and schema up to date
 	$(BIN)/python -m tests.helm.values_table
+
+package: $(VENV)/.dev ## the chart and, where Docker is, the image as files in dist/, the same bytes each time
+	$(BIN)/python -m tests.helm.package dist
 
 # No index and no folder is written into a lock: the same file serves behind any mirror.
 COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(UPGRADE) \

