@@ -5,36 +5,23 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cluster import objects
 from tests.cluster.release import Release, installed, namespace, options_of
-from tests.cluster.settings import Missing, Settings
+from tests.cluster.settings import Settings
 from tests.cluster.tools import Helm, Kubectl
+from tests.helm.conftest import chart
 
-HERE = Path(__file__).parent
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what needs a cluster before anything is started, with a line for each file."""
-    try:
-        Settings.read(os.environ)
-    except Missing as problem:
-        for item in items:
-            if item.path.parent == HERE and "settings" in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.skip(reason=str(problem)))
+__all__ = ["bundled", "chart", "nodes", "settings", "space", "three"]
 
 
 @pytest.fixture(scope="session")
 def settings() -> Settings:
-    """Give where to test; skips without."""
-    try:
-        return Settings.read(os.environ)
-    except Missing as problem:
-        pytest.skip(str(problem))
+    """Give where to test."""
+    return Settings.read(os.environ)
 
 
 @pytest.fixture(scope="session")

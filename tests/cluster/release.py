@@ -208,11 +208,10 @@ def cordoned(kube: Kubectl, node: str) -> Iterator[None]:
 
 
 def options_of(settings: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Values of a release for tests: the image, a way in, and writes that survive a lost master."""
+    """Values of a release for tests: the image, and a way in."""
     return {
         **settings,
         "service.type": "NodePort",
         "httpRoute.enabled": False,  # the Gateway API is in few clusters
-        "config.OJS_DURABILITY": "replica",
         **{name.replace("__", "."): value for name, value in more.items()},
     }

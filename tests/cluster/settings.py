@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 KUBECONFIG, IMAGE = "OJS_TEST_KUBECONFIG", "OJS_TEST_IMAGE"
+
+
+def required() -> None:
+    """Skip the module that calls this, with one line, where no cluster is named."""
+    try:
+        Settings.read(os.environ)
+    except Missing as problem:
+        pytest.skip(str(problem), allow_module_level=True)
 
 
 class Missing(Exception):

@@ -105,11 +105,12 @@ class Surroundings:
             "api.topologySpread.zones": "ScheduleAnyway",
             "networkPolicy.redisTo": [],
             "networkPolicy.apiFrom": [],
-            "config.OTEL_EXPORTER_OTLP_ENDPOINT": None,
-            "networkPolicy.otlpTo": [],
         },
         # The bundled servers speak no TLS to the other sets.
-        "tls": {"redis.tls.existingSecret": "", "redis.username": "", "redis.tls.certKey": ""},
+        "tls": {
+            f"redis.{name}": ""
+            for name in ("username", "tls.existingSecret", "tls.certKey", "tls.keyKey")
+        },
     }
 
     @property

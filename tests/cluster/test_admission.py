@@ -10,9 +10,11 @@ from tests.cluster import objects
 from tests.cluster.conftest import release_of
 from tests.cluster.load import busy
 from tests.cluster.release import Release, installed, namespace, tainted
-from tests.cluster.settings import Settings
+from tests.cluster.settings import Settings, required
 from tests.cluster.surroundings import PASSWORD
 from tests.cluster.tools import Kubectl
+
+required()
 
 TAINT = "example.com/ojs-test=only:NoSchedule"
 TOLERATION = [{"key": "example.com/ojs-test", "operator": "Exists", "effect": "NoSchedule"}]

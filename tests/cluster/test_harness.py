@@ -18,11 +18,11 @@ from tests.cluster.census import count, verdict
 from tests.cluster.entry import Entry
 from tests.cluster.load import busy, check
 from tests.cluster.objects import Object
-from tests.cluster.release import AUTHORIZATION, Release, options_of
+from tests.cluster.release import AUTHORIZATION, KEY, Release, options_of
 from tests.cluster.settings import IMAGE, KUBECONFIG, Missing, Settings
-from tests.cluster.surroundings import CRDS, certificate_for, secret
+from tests.cluster.surroundings import CRDS, CUSTOM, Surroundings, certificate_for, secret
 from tests.cluster.tools import Failed, Helm, Kubectl
-from tests.helm.chart import CHART
+from tests.helm.chart import CHART, CI, Chart
 from tests.server.test_dev import dev
 from tests.support.load import Ledger
 from tests.support.servers import wait_until
@@ -285,6 +285,9 @@ class Local:
     def __init__(self, url: str) -> None:
         self.url = url
 
+    def one(self, kind: str, component: str) -> Object:
+        return thing(f"jobs-{component}")
+
     def entry(self, *, avoid: object = ()) -> Any:
         return contextlib.nullcontext(Entry(self.url, through_service=True))
 
@@ -301,3 +304,19 @@ async def test_load_runs_and_is_counted_by_what_the_server_lists(url: str) -> No
     load.ledger.acknowledged.add("00000000-0000-7000-8000-000000000000")
     with pytest.raises(AssertionError, match="acknowledged, and lost"):
         check(Entry(url, through_service=True), load, unbroken=True)
+
+
+@pytest.mark.parametrize("values", CI, ids=lambda path: path.stem.removesuffix("-values"))
+def test_every_set_of_values_is_fitted_to_the_cluster(chart: Chart, values: Path) -> None:
+    store = cast(Release, Local("unused"))
+    around = Surroundings(Kubectl("x", Path("/config"), "work"), store)
+    changes = around.changes(values.stem.removesuffix("-values"))
+
+    rendering = chart.render(values, sets=options_of({}, **changes))
+
+    assert KEY in values.read_text() or "existingSecret" in values.read_text()
+    kinds = {each["kind"] for each in rendering.manifests}
+    wanted = set(CUSTOM.get(values.stem, ()))
+    assert wanted == kinds & {crd.kind for crd in CRDS}
+    priorities = [pod["spec"].get("priorityClassName") for _, pod in rendering.pods()]
+    assert not any(priorities), "a class that the cluster does not have"

@@ -9,8 +9,10 @@ from tests.cluster import objects
 from tests.cluster.conftest import release_of
 from tests.cluster.load import busy
 from tests.cluster.release import Release, await_until, installed
-from tests.cluster.settings import Settings
+from tests.cluster.settings import Settings, required
 from tests.cluster.tools import WAIT_S, Failed, Kubectl
+
+required()
 
 
 async def test_three_masters_become_five_under_load(settings: Settings, space: Kubectl) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
 from tests.cluster.conftest import release_of
 from tests.cluster.load import busy
-from tests.cluster.release import KEY, Release, installed
-from tests.cluster.settings import Settings
+from tests.cluster.release import Release, installed
+from tests.cluster.settings import Settings, required
 from tests.cluster.surroundings import CRDS, CUSTOM, Surroundings
 from tests.cluster.tools import Failed, Kubectl
 from tests.helm.chart import CI
+
+required()
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,20 @@ async def test_the_bundled_cluster_passes_its_test_and_works(bundled: Release) -
 
 
 @pytest.mark.parametrize("values", CI, ids=lambda path: path.stem.removesuffix("-values"))
+def test_without_custom_resources_helm_says_which_are_missing(
+    nodes: Kubectl, settings: Settings, around: Surroundings, values: Path
+) -> None:
+    # Before the tests that install what is absent: it stays until the last of them has ended.
+    wanted = [crd for crd in CRDS if crd.kind in CUSTOM.get(values.stem, ())]
+    if not wanted or any(crd.exists(nodes) for crd in wanted):
+        pytest.skip("asks for no custom resource that this cluster lacks")
+    release = release_for(values, settings, around)
+    with pytest.raises(Failed, match="no matches for kind"):
+        release.install()
+    release.uninstall()
+
+
+@pytest.mark.parametrize("values", CI, ids=lambda path: path.stem.removesuffix("-values"))
 @pytest.mark.usefixtures("custom")
 async def test_a_set_of_values_installs_changes_and_ends(
     settings: Settings, around: Surroundings, values: Path
@@ -72,26 +87,3 @@ async def test_a_set_of_values_installs_changes_and_ends(
         kind for kind in ("deployment", "pod") if around.space.list(kind, release.labels("api"))
     ]
     assert left in ([], ["pod"]), "pods may still end"
-
-
-@pytest.mark.parametrize("values", CI, ids=lambda path: path.stem.removesuffix("-values"))
-def test_without_custom_resources_helm_says_which_are_missing(
-    nodes: Kubectl, settings: Settings, around: Surroundings, values: Path
-) -> None:
-    wanted = [crd for crd in CRDS if crd.kind in CUSTOM.get(values.stem, ())]
-    if not wanted or any(crd.exists(nodes) for crd in wanted):
-        pytest.skip("asks for no custom resource that this cluster lacks")
-    release = release_for(values, settings, around)
-    with pytest.raises(Failed, match="no matches for kind"):
-        release.install()
-    release.uninstall()
-
-
-def test_the_key_of_the_tests_is_that_of_the_values() -> None:
-    assert all(KEY in path.read_text() or "existingSecret" in path.read_text() for path in CI)
-
-
-def test_changes_name_values_that_the_sets_have() -> None:
-    for values in CI:
-        changes: dict[str, Any] = Surroundings.CHANGES[values.stem.removesuffix("-values")]
-        assert changes, values.stem

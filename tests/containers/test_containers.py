@@ -15,10 +15,14 @@ import trio
 from tests.containers import oci
 from tests.containers.image import Builder, Image
 from tests.containers.kubelet import PATIENCE_S, Pod
+from tests.containers.machine import lacking
 from tests.containers.oci import Container
 from tests.containers.release import KEY, Release
 from tests.security.amplification import attack, processes
 from tests.support.load import running_load
+
+if PROBLEM := lacking():
+    pytest.skip(f"containers need what this machine lacks: {PROBLEM}", allow_module_level=True)
 
 CHARTS_USERS = pytest.mark.parametrize("release", ["the chart's users"], indirect=True)
 """For what does not depend on who a process runs as."""
