@@ -5,6 +5,7 @@ Whatever is malformed, ambiguous or merely unusual is refused, or served, by bot
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 from collections.abc import Iterator
@@ -100,6 +101,16 @@ def test_pipelined_requests_are_answered_in_order(doors: TwoDoors) -> None:
     answer = check(doors, b"".join(asked) + LAST)
     told = [line for line in answer.split(b"\r\n") if line.startswith(b"x-request-id: number")]
     assert told == [b"x-request-id: number-%d" % n for n in range(40)]
+
+
+def test_a_list_of_more_than_a_page(doors: TwoDoors) -> None:
+    """Its cursor tells of the moment at which a lease ends, which differs, and is masked."""
+    job = {"type": "t", "args": [], "options": {"queue": "listed"}}
+    stored = post("/ojs/v1/jobs/batch", {"jobs": [job] * 15}) * 4
+    taken = post("/ojs/v1/workers/fetch", {"queues": ["listed"], "count": 60}) * 2
+    pages = [get(f"/ojs/v1/jobs?queue=listed&state={state}") for state in ("available", "active")]
+    answer = check(doors, stored + pages[0] + taken + pages[1] + get("/ojs/v1/jobs") + LAST)
+    assert answer.count(b'"next_cursor":"<cursor ') == 3
 
 
 def head(*lines: str | bytes, body: bytes = b"") -> bytes:
@@ -378,5 +389,10 @@ def test_requests_in_pieces(doors: TwoDoors, request_: bytes, data: st.DataObjec
 
 
 def test_the_mask_hides_only_what_changes() -> None:
+    page = b'content-length: %d\r\ndate: d\r\n\r\n{"next_cursor":"%b"}'
+    for place in (b'[0,1,"","1900000000000",5]', b'[0,1,"","1900000000123",15]'):
+        cursor = base64.urlsafe_b64encode(place).rstrip(b"=")
+        seen = masked(page % (18 + len(cursor), cursor))
+        assert seen == page % (18, b'<cursor [0,1,""]>')
     seen = masked(b"date: Wed, 25 Nov 2026 02:50:00 GMT\r\n{'a':'2026-11-25T02:50:00.000Z'}")
     assert seen == b"date: <date>\r\n{'a':'<time>'}"
