@@ -134,6 +134,10 @@ class Shard:
         for attribute, suffix in SHARD_KEYS.items():
             put(self, attribute, prefix + suffix)
 
+    def __hash__(self) -> int:
+        # That of a dataclass would go through all keys, each time that a shard is looked up.
+        return self.slot
+
     def job(self, job_id: str) -> bytes:
         """Hash of one job, or the alias that says where a job with a client's id lives."""
         return b"%bj:%b" % (self.prefix, job_id.encode())

@@ -31,6 +31,7 @@ from ojs_cluster.redis.errors import (
     stopped_by_moving_slot,
 )
 from ojs_cluster.redis.link import Link
+from ojs_cluster.redis.packing import PackedKeys, pack_call
 from ojs_cluster.redis.pubsub import PubSub
 from ojs_cluster.redis.rights import explained
 from ojs_cluster.redis.router import Router
@@ -108,7 +109,10 @@ class Client:
         ``BackendUnavailable`` with outcome ``stored_unconfirmed``.
         """
         # The body of ``call`` again: one more coroutine per script would cost more than it says.
-        payload = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
+        if isinstance(keys, PackedKeys):
+            payload = pack_call(script, keys, args)
+        else:
+            payload = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
         started = self._clock.now
         answer: Answer | _NoAnswer = NO_ANSWER
         durability = Durability.ASYNC if script.volatile else wanted(self.durability)

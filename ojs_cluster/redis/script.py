@@ -21,7 +21,10 @@ class Script:
     looks_first: bool = False
     volatile: bool = False
     sha: bytes = field(init=False)
+    begin: bytes = field(init=False)
+    """What is sent first to run it by its hash, behind the number of all that is sent."""
 
     def __post_init__(self) -> None:
         digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
         object.__setattr__(self, "sha", digest)
+        object.__setattr__(self, "begin", b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % digest)

@@ -18,7 +18,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import deadline
 from ojs_cluster.redis.durability import Durability, confirming
 from ojs_cluster.redis.errors import RedisReplyError
-from ojs_cluster.redis.taskless import own_task
+from ojs_cluster.redis.taskless import own_task, taskless
 
 log = logging.getLogger("ojs.store")
 
@@ -67,7 +67,10 @@ class Background:
         -------
         The result; None when the task failed or has not ended in time.
         """
-        await own_task()
+        # To start a task needs none: what is only due now and then would else take one for each
+        # request that comes before it runs.
+        if wait_s > 0 or self._nursery is None or len(self._running) >= _MOST_TASKS:
+            await own_task()
         running = self._running.get(purpose)
         if running is None:
             if self._nursery is None or len(self._running) >= _MOST_TASKS:
@@ -77,7 +80,8 @@ class Background:
             running = self._running[purpose] = _Running()
             self._nursery.start_soon(self._run, purpose, work, running)
         if wait_s <= 0:
-            await trio.lowlevel.checkpoint()
+            if taskless.driven is None:
+                await trio.lowlevel.checkpoint()
         else:
             with trio.move_on_after(wait_s):
                 await running.ended.wait()

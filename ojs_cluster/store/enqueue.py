@@ -189,7 +189,6 @@ async def _enqueue_plain(store: Store, shard: Shard, job: NewJob, accepted: bool
         keys, args = one_command(store, shard, placed)
         reply = await store.run(shard, "enqueue_one", keys, args, idempotent=True)
         if reply[0] == b"ok":
-            await follow_up(store, shard, reply)
             store.hints.filled(store.keys, shard, (job.queue,))
             return written((placed,), reply)[0]
         if reply[0] == b"bounded":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import trio
@@ -11,6 +12,7 @@ from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import share_of
 from ojs_cluster.redis.errors import ReplyTooLarge
+from ojs_cluster.redis.packing import PackedKeys
 from ojs_cluster.redis.taskless import Shielded, own_task, taskless
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.context import Store
@@ -38,6 +40,8 @@ _FIRST_WIDTH, _MOST_WIDTH = 8, 128
 each time: few tokens are asked in vain, and a thousand full keys are ten calls."""
 
 
+_FEW = 4
+"""For so many queues the keys are kept: a megabyte in all, however clients mix them."""
 _DIRECT = 3
 """Up to so many shards are asked one after the other; the depths of more are read at once."""
 _Stage = tuple[list[Shard], list[str]]
@@ -116,6 +120,8 @@ async def _ask_all(store: Store, stages: Sequence[_Stage], asking: _Asking) -> E
     The first queues are asked at once: on a busy queue that is one call. When they give too little,
     and many follow, the depths of all others are read together.
     """
+    if len(stages) == 1 and len(stages[0][0]) == 1:
+        return await _ask_stage(store, *stages[0], asking)
     failure: Exception | None = None
     direct = len(stages) if len(stages) <= _DIRECT else 1
     if len(stages) > 1 and any(store.depths.in_doubt(shards) for shards, _ in stages):
@@ -123,27 +129,40 @@ async def _ask_all(store: Store, stages: Sequence[_Stage], asking: _Asking) -> E
     for place, (shards, names) in enumerate(stages[:direct]):
         if asking.full:
             return failure
-        try:
-            # One that is silent, and not known for it, must leave time for those after it.
-            with share_of(len(stages) - place):
-                if len(shards) == 1:
-                    await asking.ask(shards[0], names)
-                else:
-                    await ask_partitions(store, names[0], shards, asking)
-        except Quiet as quiet:
-            return quiet
-        except OJSError as error:
-            if isinstance(error, OutOfTime):
-                return failure or error
-            if len(shards) == 1 and isinstance(error, BackendUnavailable):
-                store.depths.failed(shards[0])
-            failure = failure or error
-        if not asking.wanted:
+        # One that is silent, and not known for it, must leave time for those after it.
+        with share_of(len(stages) - place):
+            stopped = await _ask_stage(store, shards, names, asking)
+        if isinstance(stopped, Quiet):
+            return stopped
+        failure = failure or stopped
+        if isinstance(stopped, OutOfTime) or not asking.wanted:
             return failure
     if direct < len(stages) and not asking.full:
         later = await ask_in_order(store, stages[direct:], asking)
         failure = failure or later
     return failure
+
+
+async def _ask_stage(
+    store: Store, shards: list[Shard], names: list[str], asking: _Asking
+) -> Exception | None:
+    """Ask a stage for jobs. Returns why it could not be asked for, or that the worker is quiet."""
+    try:
+        if len(shards) == 1:
+            await asking.ask(shards[0], names)
+        else:
+            await ask_partitions(store, names[0], shards, asking)
+    except Quiet as quiet:
+        return quiet
+    except OJSError as error:
+        if (
+            len(shards) == 1
+            and isinstance(error, BackendUnavailable)
+            and not isinstance(error, OutOfTime)
+        ):
+            store.depths.failed(shards[0])
+        return error
+    return None
 
 
 async def release(store: Store, jobs: Iterable[JobRecord]) -> None:
@@ -185,6 +204,22 @@ def _stages(store: Store, queues: Sequence[str]) -> list[_Stage]:
         else:
             stages.append((shards, [queue]))
     return stages
+
+
+def _keys(shard: Shard, queues: Iterable[str]) -> Sequence[bytes]:
+    """KEYS of the scripts that fetch from some queues of a shard."""
+    keys = [shard.due, shard.active, shard.running, shard.expiring, shard.finished, shard.events]
+    keys.append(shard.quiet)
+    for queue in queues:
+        keys += (shard.queue(queue), shard.available(queue))
+        keys += (shard.held(queue), shard.thirst(queue))
+    return keys
+
+
+@lru_cache(maxsize=1024)
+def _packed_keys(shard: Shard, queues: tuple[str, ...]) -> PackedKeys:
+    """As ``_keys``, for what is asked for again and again."""
+    return PackedKeys(_keys(shard, queues))
 
 
 class _Asking:
@@ -270,18 +305,8 @@ class _Asking:
         """
         store = self._store
         settings, asked_ms = store.settings, self._visibility_timeout_ms
-        keys = [
-            shard.due,
-            shard.active,
-            shard.running,
-            shard.expiring,
-            shard.finished,
-            shard.events,
-            shard.quiet,
-        ]
-        for queue in queues:
-            keys += (shard.queue(queue), shard.available(queue))
-            keys += (shard.held(queue), shard.thirst(queue))
+        few = len(queues) <= _FEW
+        keys = _packed_keys(shard, tuple(queues)) if few else _keys(shard, queues)
         prefix = new_prefix(shard)
         args: list[Arg] = [
             settings.events_per_shard,
@@ -310,11 +335,9 @@ class _Asking:
             raise Quiet
         found = self._leased(reply, prefix)
         self.jobs += found  # first: what fails or is cancelled from here on releases them
-        (self._whole or self)._bytes += sum(
-            len(value) for job in found for value in job.fields.values()
-        )
+        (self._whole or self)._bytes += sum([job.size for job in found])
         await deliver(store, shard, reply[1])
-        asked = any(entry.kind == "ask" for entry in entries(shard, reply[1]))
+        asked = bool(reply[1]) and any(entry.kind == "ask" for entry in entries(shard, reply[1]))
         return asked, bool(reply[2]), int(reply[3]) - len(found)
 
     def _leased(self, reply: Sequence[Any], prefix: bytes) -> list[JobRecord]:
