@@ -55,6 +55,30 @@ def _http_route(spec: Any) -> None:
             assert backend["name"]
 
 
+def _gateway(spec: Any) -> None:
+    assert set(spec) == {"gatewayClassName", "listeners"}
+    for listener in spec["listeners"]:
+        assert set(listener) <= {"name", "hostname", "port", "protocol", "tls", "allowedRoutes"}
+        assert listener["protocol"] == "HTTPS"
+        assert all(each["name"] for each in listener["tls"]["certificateRefs"])
+
+
+def _backend_tls_policy(spec: Any) -> None:
+    assert set(spec) == {"targetRefs", "validation"}
+    assert set(spec["validation"]) == {"hostname", "caCertificateRefs"}
+    for reference in (*spec["targetRefs"], *spec["validation"]["caCertificateRefs"]):
+        assert set(reference) == {"group", "kind", "name"}
+
+
+def _certificate(spec: Any) -> None:
+    assert set(spec) <= {"secretName", "dnsNames", "issuerRef"}
+    assert set(spec["issuerRef"]) <= {"group", "kind", "name"}
+    assert all(spec["dnsNames"])
+
+
 SHAPES: dict[tuple[str, str], Callable[[Any], None]] = {
+    ("cert-manager.io/v1", "Certificate"): _certificate,
+    ("gateway.networking.k8s.io/v1", "BackendTLSPolicy"): _backend_tls_policy,
+    ("gateway.networking.k8s.io/v1", "Gateway"): _gateway,
     ("gateway.networking.k8s.io/v1", "HTTPRoute"): _http_route,
 }

@@ -52,6 +52,20 @@ def test_a_route_leads_to_the_service_and_waits_longer_than_a_long_poll(chart: C
     assert "timeouts" not in older["spec"]["rules"][0]
 
 
+def test_a_gateway_speaks_tls_to_pods_by_names_that_their_certificate_has(chart: Chart) -> None:
+    rendering = chart.render(CI / "gateway-values.yaml")
+    policy = rendering.one("BackendTLSPolicy")["spec"]
+    certificate = rendering.one("Certificate")["spec"]
+    assert policy["validation"]["hostname"] in certificate["dnsNames"]
+    assert policy["targetRefs"][0]["name"] == backend(rendering)[0]
+    volumes = rendering.api["spec"]["template"]["spec"]["volumes"]
+    assert certificate["secretName"] in str(volumes)
+    (parent,) = rendering.one("HTTPRoute")["spec"]["parentRefs"]
+    assert parent["name"] == rendering.one("Gateway")["metadata"]["name"]
+    (listener,) = rendering.one("Gateway")["spec"]["listeners"]
+    assert [listener["hostname"]] == rendering.one("HTTPRoute")["spec"]["hostnames"]
+
+
 def test_an_api_with_tls_is_called_by_it(chart: Chart) -> None:
     values = CI / "api-tls-values.yaml"
     rendering = chart.render(values)
