@@ -289,16 +289,28 @@ def _fields(message: bytes) -> dict[int, list[bytes]]:
 
 
 def _merged(old: Any, patch: Any) -> Any:
-    """Return a JSON merge; null removes. Lists are replaced, which no test here looks into."""
+    """Return a strategic merge: null removes, and items of lists that have names are merged."""
+    if isinstance(patch, list) and isinstance(old, list) and _named([*old, *patch]):
+        items = {each["name"]: each for each in old}
+        for each in patch:
+            if each.get("$patch") == "delete":
+                items.pop(each["name"], None)
+            else:
+                items[each["name"]] = _merged(items.get(each["name"], {}), each)
+        return list(items.values())
     if not isinstance(patch, dict) or not isinstance(old, dict):
         return patch
     merged = dict(old)
     for name, value in patch.items():
         if value is None:
             merged.pop(name, None)
-        else:
+        elif not name.startswith("$"):  # how lists are ordered, and what unions keep
             merged[name] = _merged(old.get(name), value)
     return merged
+
+
+def _named(items: list[Any]) -> bool:
+    return all(isinstance(each, dict) and "name" in each for each in items)
 
 
 @contextmanager

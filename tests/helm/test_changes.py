@@ -52,6 +52,7 @@ def with_volumes(chart: Chart) -> Any:
         ({"valkey.persistence.enabled": True}, "valkey.persistence.enabled is true"),
         ({"redis.password": "another"}, f"kubectl -n work delete statefulset {NAME}"),
         ({"redis.password": ""}, "another password"),
+        ({"valkey.tls.existingSecret": "certificate"}, "with and without TLS"),
         ({"valkey.masters": 3}, "valkey.masters is 3, but the cluster of this release has 4"),
         (
             {

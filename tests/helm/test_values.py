@@ -43,11 +43,11 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
         ({"valkey.enabled": True}, "redis.url and valkey.enabled exclude each other"),
         (
             {"redis.url": "", "valkey.enabled": True, "redis.username": "u"},
-            "has neither ACL users nor TLS",
+            "has no ACL users, and valkey.tls of its own",
         ),
         (
             {"redis.url": "", "valkey.enabled": True, "redis.tls.existingSecret": "s"},
-            "has neither ACL users nor TLS",
+            "has no ACL users, and valkey.tls of its own",
         ),
         ({"httpRoute.requestTimeout": "60"}, "at '/httpRoute/requestTimeout'"),
         ({"auth.existingSecret.name": "s"}, "auth.existingSecret.name excludes auth.apiKey"),

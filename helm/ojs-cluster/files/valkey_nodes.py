@@ -20,7 +20,16 @@ class NotYet(Exception):
 @cache
 def _client(host: str, port: int) -> Redis:
     password = os.environ.get("OJS_REDIS_PASSWORD") or None
-    client = Redis(host, port, password=password, socket_timeout=30, socket_connect_timeout=5)
+    authority = os.environ.get("OJS_REDIS_TLS_CA") or None
+    client = Redis(
+        host,
+        port,
+        password=password,
+        socket_timeout=30,
+        socket_connect_timeout=5,
+        ssl=authority is not None,
+        ssl_ca_certs=authority,
+    )
     client.response_callbacks.clear()  # replies as the server sends them, INFO too
     return client
 

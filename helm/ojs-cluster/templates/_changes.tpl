@@ -28,6 +28,15 @@ of a StatefulSet, and nodes of two passwords do not speak to each other: both wo
 {{- fail (printf "valkey.masters is %d, but the cluster of this release has %d, and masters cannot be taken out. Keep %d. If they never joined, `helm rollback` takes the new nodes away." (int $.Values.valkey.masters) $masters $masters) -}}
 {{- end -}}
 {{- end -}}
+{{- $encrypted := false -}}
+{{- range .spec.template.spec.volumes -}}
+{{- if eq .name "tls" -}}
+{{- $encrypted = true -}}
+{{- end -}}
+{{- end -}}
+{{- if ne $encrypted (ne (include "ojs.valkey.tlsSecret" $) "") -}}
+{{- fail (printf "valkey.tls.existingSecret is %q, but the nodes of this release run otherwise, and nodes with and without TLS do not speak to each other. Keep it, or, with volumes only, stop all of them, type `%s`, and upgrade again: README, Changing the bundled Valkey." $.Values.valkey.tls.existingSecret $orphan) -}}
+{{- end -}}
 {{- $running := include "ojs.valkey.runningPassword" . -}}
 {{- $named := $.Values.redis.password -}}
 {{- $known := true -}}

@@ -3,8 +3,9 @@
 {{- if .Values.valkey.enabled -}}
 {{- $name := printf "%s-valkey" (include "ojs.fullname" .) -}}
 {{- $nodes := list -}}
+{{- $scheme := ternary "rediss" "redis" (ne .Values.valkey.tls.existingSecret "") -}}
 {{- range $i := until 3 -}}
-{{- $nodes = append $nodes (printf "redis://%s-%d.%s:6379" $name $i $name) -}}
+{{- $nodes = append $nodes (printf "%s://%s-%d.%s:6379" $scheme $name $i $name) -}}
 {{- end -}}
 {{- join "," $nodes -}}
 {{- else -}}
@@ -49,6 +50,9 @@ OJS_ALLOW_INSECURE_NO_AUTH: "true"
 {{- end }}
 {{- with .Values.redis.username }}
 OJS_REDIS_USERNAME: {{ . | quote }}
+{{- end }}
+{{- if include "ojs.valkey.tlsSecret" . }}
+OJS_REDIS_TLS_CA: {{ printf "/etc/ojs/redis-tls/%s" .Values.valkey.tls.caKey | quote }}
 {{- end }}
 {{- with .Values.redis.tls }}
 {{- if .existingSecret }}
@@ -240,7 +244,7 @@ no owners: there a manifest goes on naming the count if one before it did. `helm
 {{- fail "redis.url and valkey.enabled exclude each other: name your Redis, or run the bundled Valkey." -}}
 {{- end -}}
 {{- if and .Values.valkey.enabled (or $redis.username $redis.tls.existingSecret) -}}
-{{- fail "redis.username and redis.tls are for a Redis of yours: the bundled Valkey has neither ACL users nor TLS." -}}
+{{- fail "redis.username and redis.tls are for a Redis of yours: the bundled Valkey has no ACL users, and valkey.tls of its own." -}}
 {{- end -}}
 {{- if and $redis.existingSecret.name (not (or $redis.existingSecret.urlKey $redis.existingSecret.passwordKey)) -}}
 {{- fail "redis.existingSecret.name is set, but neither urlKey nor passwordKey says what to take from it." -}}

@@ -14,7 +14,12 @@
       protocol: TCP
   env:
     - name: REDIS_ADDR
-      value: redis://localhost:6379
+      value: {{ ternary "rediss" "redis" (ne (include "ojs.valkey.tlsSecret" .) "") }}://localhost:6379
+    {{- if include "ojs.valkey.tlsSecret" . }}
+    # In the same pod, by a name that no certificate has.
+    - name: REDIS_EXPORTER_SKIP_TLS_VERIFICATION
+      value: "true"
+    {{- end }}
     {{- if or .Values.redis.password .Values.redis.existingSecret.passwordKey }}
     - name: REDIS_PASSWORD
       {{- include "ojs.redisPasswordFrom" . | nindent 6 }}

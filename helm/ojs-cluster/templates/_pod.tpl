@@ -94,6 +94,10 @@ volumes:
       secretName: {{ . }}
       defaultMode: 0440
   {{- end }}
+  {{- with include "ojs.valkey.tlsSecret" .root }}
+  - name: redis-tls
+    {{- include "ojs.valkey.authority" $.root | nindent 4 }}
+  {{- end }}
   {{- if and (eq .component "api") .root.Values.tls.existingSecret }}
   - name: tls
     secret:
@@ -142,7 +146,7 @@ env:
 volumeMounts:
   - name: tmp
     mountPath: /tmp
-  {{- if .root.Values.redis.tls.existingSecret }}
+  {{- if or .root.Values.redis.tls.existingSecret (include "ojs.valkey.tlsSecret" .root) }}
   - name: redis-tls
     mountPath: /etc/ojs/redis-tls
     readOnly: true

@@ -21,6 +21,10 @@ template:
       - name: scripts
         configMap:
           name: {{ .name }}
+      {{- if include "ojs.valkey.tlsSecret" .root }}
+      - name: tls
+        {{- include "ojs.valkey.authority" .root | nindent 8 }}
+      {{- end }}
     containers:
       - name: form
         image: {{ include "ojs.image" (dict "image" .root.Values.image "tag" .root.Chart.AppVersion) }}
@@ -30,8 +34,15 @@ template:
           {{- include "ojs.securityContext" (dict "root" .root "context" .root.Values.securityContext) | nindent 10 }}
         resources:
           {{- toYaml $values.resources | nindent 10 }}
-        {{- if or .root.Values.redis.password .root.Values.redis.existingSecret.passwordKey }}
+        {{- $tls := include "ojs.valkey.tlsSecret" .root }}
+        {{- if or $tls .root.Values.redis.password .root.Values.redis.existingSecret.passwordKey }}
         env:
+          {{- if $tls }}
+          - name: OJS_REDIS_TLS_CA
+            value: /tls/{{ .root.Values.valkey.tls.caKey }}
+          {{- end }}
+        {{- end }}
+        {{- if or .root.Values.redis.password .root.Values.redis.existingSecret.passwordKey }}
           - name: OJS_REDIS_PASSWORD
             {{- include "ojs.redisPasswordFrom" .root | nindent 12 }}
         {{- end }}
@@ -39,6 +50,11 @@ template:
           - name: scripts
             mountPath: /scripts
             readOnly: true
+          {{- if $tls }}
+          - name: tls
+            mountPath: /tls
+            readOnly: true
+          {{- end }}
 {{- end -}}
 
 {{/*
@@ -66,6 +82,19 @@ set -eu
   echo "maxmemory-policy noeviction"
   # A job of up to this size lies in one piece of memory: half the bytes (docs/performance.md).
   echo "hash-max-listpack-value 1024"
+  {{- if include "ojs.valkey.tlsSecret" . }}
+  echo "port 0"
+  echo "tls-port 6379"
+  echo "tls-cert-file /tls/{{ $valkey.tls.certKey }}"
+  echo "tls-key-file /tls/{{ $valkey.tls.keyKey }}"
+  echo "tls-ca-cert-file /tls/{{ $valkey.tls.caKey }}"
+  echo "tls-replication yes"
+  echo "tls-cluster yes"
+  # A password says who may: clients have no certificate.
+  echo "tls-auth-clients no"
+  # Addresses change, and no certificate names them.
+  echo "cluster-preferred-endpoint-type hostname"
+  {{- end }}
   # NetworkPolicy and password protect it; pods have no fixed address to bind to.
   echo "protected-mode no"
   if [ -n "${OJS_REDIS_PASSWORD:-}" ]; then
@@ -79,4 +108,31 @@ exec valkey-server /tmp/valkey.conf
 {{/* How a probe gives the password. An empty one would be sent, and refused. */}}
 {{- define "ojs.valkey.auth" -}}
 if [ -n "${OJS_REDIS_PASSWORD:-}" ]; then export REDISCLI_AUTH="$OJS_REDIS_PASSWORD"; fi
+{{- if include "ojs.valkey.tlsSecret" . }}
+export PATH="/scripts:$PATH"
+{{- end }}
+{{- end -}}
+
+{{/* The Secret with the certificate of the nodes; empty when they speak no TLS. */}}
+{{- define "ojs.valkey.tlsSecret" -}}
+{{- if .Values.valkey.enabled -}}
+{{- .Values.valkey.tls.existingSecret -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A volume with nothing but the authority of the nodes' certificate: the key is theirs. */}}
+{{- define "ojs.valkey.authority" -}}
+secret:
+  secretName: {{ .Values.valkey.tls.existingSecret }}
+  defaultMode: 0440
+  items:
+    - key: {{ .Values.valkey.tls.caKey }}
+      path: {{ .Values.valkey.tls.caKey }}
+{{- end -}}
+
+{{/* Stands before the real valkey-cli on PATH, so that no script has to know of TLS. */}}
+{{- define "ojs.valkey.cli" -}}
+#!/bin/sh
+PATH=${PATH#/scripts:}
+exec valkey-cli --tls --cacert /tls/{{ .Values.valkey.tls.caKey }} "$@"
 {{- end -}}
