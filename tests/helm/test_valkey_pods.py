@@ -18,7 +18,7 @@ from ojs_cluster.server.children import spawn
 from ojs_cluster.server.embedded import ServerBinary
 from ojs_cluster.server.ports import reserve_any
 from tests.helm.chart import CHART, Chart, Rendering
-from tests.helm.valkey_pods import CLI, PATIENCE_S, SHELL
+from tests.helm.valkey_pods import CLI, PATIENCE_S, SHELL, pods
 from tests.support.servers import wait_until
 
 VALUES = CHART / "ci" / "bundled-cluster-values.yaml"
@@ -269,3 +269,36 @@ def test_more_nodes_restart_no_node(chart: Chart, name: str) -> None:
 def test_a_changed_value_restarts_nodes(chart: Chart, name: str) -> None:
     value = {"valkey.maxmemory": "200mb", "redis.password": "another"}[name]
     assert template(chart.render(VALUES)) != template(chart.render(VALUES, sets={name: value}))
+
+
+def asked(client: redis.Redis) -> int:
+    """How often sidecars asked a node about the cluster."""
+    stats: dict[str, dict[str, int]] = client.info("commandstats")
+    return stats.get("cmdstat_cluster|info", {"calls": 0})["calls"]
+
+
+@pytest.mark.skipif(CLI is None, reason="needs valkey-cli or redis-cli")
+def test_a_name_that_leads_to_another_release_joins_no_clusters(
+    chart: Chart, server_binary: ServerBinary, tmp_path: Path
+) -> None:
+    # DNS is late, and the address of a pod that is gone belongs to another release by now.
+    with (
+        pods(chart.render(VALUES), server_binary, tmp_path / "own", count=1) as one,
+        pods(chart.render(VALUES), server_binary, tmp_path / "other", count=1) as another,
+    ):
+        another.end_sidecars()
+        (stranger,) = another.all
+        with stranger.node.client() as client:
+            client.config_set("cluster-announce-hostname", "else-valkey-1.else-valkey")
+            client.config_resetstat()
+            names = tmp_path / "own" / "names"
+            own = (tmp_path / "own" / "nodes").read_text()
+            names.write_text(f"{own}node jobs-ojs-cluster-valkey-1.jobs:{stranger.node.port}\n")
+            names.rename(tmp_path / "own" / "nodes")
+            wait_until(
+                lambda: asked(client) > 3,
+                timeout_s=PATIENCE_S,
+                what="the sidecar asked it, more than once",
+            )
+        assert len(stranger.rows()) == 1
+        assert len(one.all[0].rows()) == 1

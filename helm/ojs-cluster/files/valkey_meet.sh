@@ -39,12 +39,20 @@ ask() (
   exec timeout 5 valkey-cli -e -h "${at%:*}" -p "${at##*:}" "$@" 2>&1
 )
 
-# Prints what every node that answers says, each below its NODE line.
+# Prints what every node that answers by its own name says, each below its NODE line.
 look() {
   for node; do
     seen=$(printf '%s\n' 'cluster nodes' 'config get cluster-announce-human-nodename' \
       'config get cluster-node-timeout' 'cluster info' 'info replication' | ask "$node")
-    case $seen in *myself*) printf 'NODE %s\n%s\n' "$node" "$seen" ;; esac
+    case $seen in *' myself,'*) ;; *) continue ;; esac
+    # DNS may be late, and the address be that of another pod by now: of this release, or of another
+    # one, with whose cluster this one would be joined. A node says which pod it is.
+    address=${seen%% myself,*}
+    address=${address##*@}
+    case $address in
+      *,*) if [ "${address#*,}" != "${node%:*}" ]; then continue; fi ;;
+    esac
+    printf 'NODE %s\n%s\n' "$node" "$seen"
   done
 }
 
