@@ -16,10 +16,11 @@ if redis.call('EXISTS', KEYS[4]) == 1 then
 end
 local sums = redis.call('HMGET', KEYS[2], 'open', 'came', 'seq')
 local came, place = tonumber(sums[2] or 0), tonumber(sums[3] or 0)
-if not (sums[1] and came and place) then
+-- What HINCRBY would refuse, or a score would not hold exactly, is enqueue.lua's to replace.
+if not (sums[1] and came and came % 1 == 0 and came < BAND and place and place % 1 == 0 and place < BAND) then
     return {redis.call('HEXISTS', KEYS[2], 'bound') == 1 and 'bounded' or 'any'}
 end
---@include now available
+--@include now place
 redis.call('HSET', KEYS[4], F.state, 'available', F.queue, ARGV[3], F.created, now, unpack(ARGV, 5))
 redis.call('HSET', KEYS[2], 'came', came + 1, 'seq', place + 1)
 redis.call('ZADD', KEYS[3], band_of(ARGV[4]) + place + 1, ARGV[2])

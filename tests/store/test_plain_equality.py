@@ -54,6 +54,7 @@ end)(redis)
 BEGIN_MS = 1_900_000_000_000
 QUEUE = "plain"
 WORKERS = ("", "w1", "w2")
+ODD = ("x", "", "nan", "inf", "-inf", "1.5", "-7", "9007199254740993")
 
 
 class CountedIds:
@@ -178,7 +179,7 @@ class Life:
         if self.chance.random() < 0.7:
             name = self.chance.choice(("came", "seq", "active", "completed", "ran", "waited"))
             if self.db.exists(counters):
-                self.db.hset(counters, name, self.chance.choice(("x", "")))
+                self.db.hset(counters, name, self.chance.choice(ODD))
         elif self.jobs:
             key = self.shard.job(self.chance.choice(self.jobs).id)
             if self.db.exists(key):

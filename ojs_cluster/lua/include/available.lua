@@ -2,9 +2,7 @@
 -- counter, and stays an exact integer: 201 priorities x 2^45 < 2^53. `front` gives a job back
 -- the place it had: before the counter's first value, ties in id order. A damaged counter starts again
 -- at the present ms, which is beyond every place it has given.
---@include slices
-local BAND = 35184372088832 -- 2^45
-local function band_of(priority) return (100 - priority) * BAND end
+--@include slices place
 local function make_available(id, job, front)
     local queue = job[F.queue]
     local place = front and 0 or add_to(queue_key(queue), 'seq', 1, now)
