@@ -25,11 +25,20 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.locks import Want, try_claim
 from ojs_cluster.store.partitions import Partitions
+from ojs_cluster.store.placing import command, place
 from ojs_cluster.store.record import JobRecord
 from ojs_cluster.store.runtime import Runtime
 from ojs_cluster.store.unique_steps import enqueue_step
-from tests.store.hot_queues import spread
-from tests.store.jobs import QUEUE, id_in, new_job, queues_in_other_shards, shard_of, take
+from tests.store.hot_queues import close_empty, put_into, spread
+from tests.store.jobs import (
+    QUEUE,
+    ack,
+    id_in,
+    new_job,
+    queues_in_other_shards,
+    shard_of,
+    take,
+)
 from tests.store.unique_jobs import age_lock, keys_there, once
 from tests.support.interrupted import interrupted
 from tests.support.invariants import Census
@@ -137,10 +146,15 @@ async def test_a_request_that_died_is_repeated_when_the_partitions_have_changed(
     before, after = (1, PARTS) if change == "more" else (PARTS, 1)
     while struck:
         at, queue = at + 1, f"{QUEUE}{next(_serial)}"
-        await spread(store, db, before, queue)
-        job = way.job(queue, id_of_partition(store, queue, 2, at_home=where == "at home"))
+        shards = await spread(store, db, before, queue)
+        await put_into(store, shards[-1], queue)
+        for used in await take(store, queue):  # the queue has a hash where the job may go
+            await ack(store, used)
+        job = way.job(queue, id_of_partition(store, queue, 3, at_home=where == "at home"))
         struck = await dies_at(store, at, True, lambda process: way.enqueue(process, job))  # noqa: B023
         await spread(store, db, after, queue)
+        if after < before:
+            await close_empty(store, db, queue)
 
         try:
             stored = (await way.enqueue(store, job)).id == job.id
@@ -252,6 +266,32 @@ async def test_a_late_request_stores_nothing_when_its_id_was_taken_over(
             await assert_one(store, db, job)
         at += 1
     assert at > 2
+    consistent()
+
+
+async def test_a_job_that_is_stored_while_another_request_looks_for_it_keeps_its_id(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    """The first request stores it between any two calls of the second, which stalls there."""
+    other = other_queue(store)
+    shard, at, stored = shard_of(store, other), 0, True
+    while stored:
+        job_id, stored = foreign_to_both(store, QUEUE, other), False
+
+        async def store_it() -> None:
+            nonlocal stored
+            keys, args = command(store, shard, [place(job_id, new_job(other))])  # noqa: B023
+            stored = (await store.run(shard, "enqueue", keys, args))[0] == b"ok"
+            age_claim(db, store.keys.shard_of_id(job_id), job_id, aliases.IN_FLIGHT_MS)  # noqa: B023
+
+        await aliases.AliasClaims(store).claim(shard, [(job_id, 0)], aliases.CLAIM_MS, of=1)
+        with suppress(OJSError):
+            await enqueue(interrupted(store, store_it, before=at), new_job(QUEUE, id=job_id))
+        assert places(store, db, job_id) == ([shard] if stored else [])
+        if stored:
+            assert (await jobs.get(store, job_id)).queue == other
+        at += 1
+    assert at > 4
     consistent()
 
 
