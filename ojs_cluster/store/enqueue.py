@@ -405,9 +405,7 @@ async def _store_part(
                         f"another request has claimed the id '{job.job_id}'", outcome="unknown"
                     )
                 raise IdsClaimed([Claimed(job.job_id, int(reply[1]) - 1, target)])
-            elif (
-                repeated and is_same(job, there) and (ours or await _all_there(store, shard, part))
-            ):
+            elif repeated and (ours or await _all_there(store, shard, part)):
                 with begun():
                     return await read_back(store, shard, part)
             else:
