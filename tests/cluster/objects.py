@@ -1,4 +1,4 @@
-"""What objects of Kubernetes and answers of Valkey say; nothing here asks anybody."""
+"""Read objects of Kubernetes and answers of Valkey; nothing here sends a request."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Crd:
 
     @contextlib.contextmanager
     def present(self, kube: Kubectl) -> Iterator[None]:
-        """Have it while the block runs: any fields are taken, and nobody acts on it."""
+        """Define it while the block runs, without a schema; no controller acts on it."""
         if self.exists(kube):
             yield
             return

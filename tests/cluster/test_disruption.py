@@ -88,7 +88,7 @@ async def test_a_lost_host_costs_no_job(nodes: Kubectl, three: list[str], durabl
 
 @contextlib.contextmanager
 def lost(nodes: Kubectl, release: Release, host: str) -> Iterator[None]:
-    """A host that answers nobody. On kind its container is paused; elsewhere its pods are killed.
+    """Take a host away. On kind its container is paused; elsewhere its pods are killed.
 
     Kubernetes leaves pods of a silent host where they are for minutes. Forced deletion is what an
     operator, or the controller of nodes, does then.

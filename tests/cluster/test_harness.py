@@ -73,7 +73,7 @@ def test_an_image_is_spelled_in_values(image: str, repository: str, tag: str, di
 
 
 class Recorder:
-    """A program that notes how it was called, and says what it is told to say."""
+    """A program that records how it was called, and prints what the test chose."""
 
     def __init__(self, folder: Path) -> None:
         self.calls = folder / "calls"

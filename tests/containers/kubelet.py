@@ -52,7 +52,7 @@ class Pod:
     """A pod that was started.
 
     Attributes:
-        host: the host that it is told it runs on.
+        host: name of the host that its environment gives.
         subdomain: name of the Service that names it; empty for none.
     """
 

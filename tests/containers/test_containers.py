@@ -166,6 +166,7 @@ async def test_a_lost_node_comes_back_empty_and_no_job_is_lost(release: Release)
     await lose_masters(release, 1)
 
 
+@pytest.mark.soak  # a minute and a half: nothing is taken over before it has been gone for long
 @CHARTS_USERS
 async def test_two_masters_that_are_lost_at_once_come_back_and_no_job_is_lost(
     release: Release,
