@@ -69,6 +69,19 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
         ),
         ({"api.autoscaling.minReplicas": 99}, "is more than maxReplicas"),
         ({"api.keda.enabled": True}, "api.keda.serverAddress must name Prometheus"),
+        (
+            {"api.keda": {"enabled": True, "cpuUtilization": 0, "requestsInFlight": 0}},
+            "api.keda has nothing to scale by",
+        ),
+        (
+            {
+                "workers.scaling": {
+                    "serverAddress": "http://p:9090",
+                    "deployments": [{"name": "mail", "queues": ["mail"], "minReplicas": 11}],
+                }
+            },
+            "minReplicas of mail (11) is more than maxReplicas (10)",
+        ),
         ({"metrics.serviceMonitor.existingSecret.name": "s"}, "name and key go together"),
         ({"metrics.serviceMonitor.interval": "30"}, "at '/metrics/serviceMonitor/interval'"),
         (
@@ -137,3 +150,26 @@ def test_numbers_and_switches_of_config_reach_the_server_as_written(chart: Chart
     assert environment["OJS_MAX_QUEUES"] == "10000000"
     assert environment["OJS_TEST_HOOKS"] == "true"
     assert environment["OJS_SHARDS"] == "128"
+
+
+def test_values_that_are_named_and_left_empty_are_the_defaults(chart: Chart) -> None:
+    empty = {"config", "commonLabels", "commonAnnotations", "extraEnv"}
+    found = chart.render(MINIMAL, sets=dict.fromkeys(empty))
+    assert found.manifests == chart.render(MINIMAL).manifests
+
+
+def test_keda_needs_no_prometheus_to_scale_by_cpu(chart: Chart) -> None:
+    keda = {"enabled": True, "requestsInFlight": 0}
+    rendering = chart.render(MINIMAL, sets={"api.keda": keda})
+    (trigger,) = rendering.one("ScaledObject", "-api")["spec"]["triggers"]
+    assert trigger["type"] == "cpu"
+
+
+def test_workers_may_end_as_soon_as_nothing_is_left(chart: Chart) -> None:
+    mail = {"name": "mail", "queues": ["mail"], "cooldownPeriod": 0}
+    sets = {
+        "workers.scaling": {"serverAddress": "http://p:9090", "deployments": [mail]},
+        "api.keda.enabled": False,
+    }
+    rendering = chart.render(MINIMAL, sets=sets)
+    assert rendering.one("ScaledObject", "mail")["spec"]["cooldownPeriod"] == 0

@@ -279,11 +279,20 @@ no owners: there a manifest goes on naming the count if one before it did. `helm
 {{- if and .Values.api.autoscaling.enabled .Values.api.keda.enabled -}}
 {{- fail "api.autoscaling and api.keda exclude each other: KEDA makes a HorizontalPodAutoscaler of its own." -}}
 {{- end -}}
-{{- if and .Values.api.keda.enabled (not .Values.api.keda.serverAddress) -}}
+{{- $keda := .Values.api.keda -}}
+{{- if and $keda.enabled (or $keda.requestsInFlight $keda.query) (not $keda.serverAddress) -}}
 {{- fail "api.keda.serverAddress must name Prometheus." -}}
+{{- end -}}
+{{- if and $keda.enabled (not (or $keda.cpuUtilization $keda.requestsInFlight $keda.query $keda.extraTriggers)) -}}
+{{- fail "api.keda has nothing to scale by: set cpuUtilization, requestsInFlight, query or extraTriggers." -}}
 {{- end -}}
 {{- if and .Values.workers.scaling.deployments (not .Values.workers.scaling.serverAddress) -}}
 {{- fail "workers.scaling.serverAddress must name Prometheus." -}}
+{{- end -}}
+{{- range .Values.workers.scaling.deployments -}}
+{{- if gt (int64 (.minReplicas | default 0)) (int64 (.maxReplicas | default 10)) -}}
+{{- fail (printf "workers.scaling.deployments: minReplicas of %s (%d) is more than maxReplicas (%d)." .name (int64 (.minReplicas | default 0)) (int64 (.maxReplicas | default 10))) -}}
+{{- end -}}
 {{- end -}}
 {{- $monitor := .Values.metrics.serviceMonitor -}}
 {{- if ne (empty $monitor.existingSecret.name) (empty $monitor.existingSecret.key) -}}

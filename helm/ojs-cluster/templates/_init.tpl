@@ -17,4 +17,10 @@ know, or one that was set to null.
 {{- $_ := set $at (last $keys) $default -}}
 {{- end -}}
 {{- end -}}
+{{- /* What a file of values names and leaves empty, because all below it is commented out, is null. */ -}}
+{{- range $key, $empty := dict "config" dict "commonLabels" dict "commonAnnotations" dict "extraEnv" list -}}
+{{- if not (get $.Values $key) -}}
+{{- $_ := set $.Values $key $empty -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
