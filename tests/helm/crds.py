@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import kubernetes_validate
-from cloudcoil.models.keda import v1alpha1 as keda
-from cloudcoil.models.prometheus_operator import v1 as monitoring
-from pydantic import BaseModel
 
 from tests.helm.chart import Manifest
 
-MODELS: dict[tuple[str, str], type[BaseModel]] = {
-    ("keda.sh/v1alpha1", "ScaledObject"): keda.ScaledObject,
-    ("monitoring.coreos.com/v1", "PodMonitor"): monitoring.PodMonitor,
-    ("monitoring.coreos.com/v1", "PrometheusRule"): monitoring.PrometheusRule,
-    ("monitoring.coreos.com/v1", "ServiceMonitor"): monitoring.ServiceMonitor,
+MODULES = {
+    ("keda.sh/v1alpha1", "ScaledObject"): "cloudcoil.models.keda.v1alpha1",
+    ("monitoring.coreos.com/v1", "PodMonitor"): "cloudcoil.models.prometheus_operator.v1",
+    ("monitoring.coreos.com/v1", "PrometheusRule"): "cloudcoil.models.prometheus_operator.v1",
+    ("monitoring.coreos.com/v1", "ServiceMonitor"): "cloudcoil.models.prometheus_operator.v1",
 }
+"""Where the models are. Imported when a manifest needs one: it takes seconds, and each process of a
+parallel test run imports this module."""
 
 
 def validate(manifest: Manifest, kubernetes: str) -> None:
@@ -26,15 +26,15 @@ def validate(manifest: Manifest, kubernetes: str) -> None:
     Raises whatever the schema's library raises for what is wrong.
     """
     kind = (manifest["apiVersion"], manifest["kind"])
-    if kind in MODELS:
-        _by_model(MODELS[kind], manifest)
+    if kind in MODULES:
+        _by_model(getattr(import_module(MODULES[kind]), kind[1]), manifest)
     elif kind in SHAPES:
         SHAPES[kind](manifest["spec"])
     else:
         kubernetes_validate.validate(manifest, kubernetes, strict=True)
 
 
-def _by_model(model: type[BaseModel], manifest: Manifest) -> None:
+def _by_model(model: Any, manifest: Manifest) -> None:
     # The models drop what they do not know: what is lost on the way was no field of the CRD.
     parsed = model.model_validate(manifest)
     assert parsed.model_dump(mode="json", by_alias=True, exclude_unset=True) == manifest
