@@ -35,6 +35,7 @@ from tests.store.jobs import HOUR, ack, take
 from tests.store.unique_jobs import keys_there, recover
 from tests.support.invariants import take_census
 from tests.support.mortal import Mode, strike
+from tests.support.servers import hashes
 from tests.support.timeshift import age_cron
 
 SHARDS = 4
@@ -81,10 +82,9 @@ class World:
     backend: Embedded
 
     def live(self) -> set[str]:
-        """Jobs that have not ended and can be seen, found by a scan as only tests may."""
+        """Jobs that have not ended and can be seen."""
         found = set()
-        for key in self.db.scan_iter(match="ojs:*:j:*", count=10_000):
-            job = self.db.hgetall(key)
+        for key, job in hashes(self.db, "ojs:*:j:*").items():
             if f.STATE in job and f.DEAL not in job and job[f.STATE].decode() not in TERMINAL:
                 found.add(key.rpartition(b":")[2].decode())
         return found
@@ -95,7 +95,8 @@ class World:
         return self._outbox() or any(self.db.hexists(name, "owed") for name in crons)
 
     def _outbox(self) -> bool:
-        return any(self.db.exists(shard.out, shard.away) for shard in self.store.keys)
+        there = keys_there(self.db)
+        return any(shard.out in there or shard.away in there for shard in self.store.keys)
 
     async def recover(self, ms: int = 0, store: Store | None = None) -> None:
         """What the scheduler does after a crash, and ``ms`` later. ``store``: whose process."""
@@ -118,11 +119,16 @@ class World:
             names = [name.decode() for name in self.db.zrange(meta.queues, 0, -1)]
             if names:
                 await take(self.store, *names, count=100)
+            there = keys_there(self.db)
             for shard in self.store.keys:
-                for job_id in self.db.zrange(shard.active, 0, -1):
+                active, *waiting = (
+                    self.db.zrange(index, 0, -1) if index in there else []
+                    for index in (shard.active, shard.due, shard.pending)
+                )
+                for job_id in active:
                     await ack(self.store, job_id.decode(), result=b"1")
-                for index in (shard.due, shard.pending):
-                    for job_id in self.db.zrange(index, 0, -1):
+                for ids in waiting:
+                    for job_id in ids:
                         with suppress(Conflict):
                             await cancel(self.store, job_id.decode())
             await self.recover()

@@ -42,6 +42,7 @@ from tests.store.unique_jobs import (
 from tests.support.invariants import Census
 from tests.support.moments import Moment, at_moments
 from tests.support.mortal import dies_at
+from tests.support.servers import hashes
 from tests.support.timeshift import age_queue
 
 
@@ -59,11 +60,10 @@ class Lives:
 
 
 def lives(db: Any) -> Lives:
-    """Every job hash, found by a scan as only tests may."""
+    """Look at every job hash."""
     live: set[str] = set()
     staged: set[str] = set()
-    for key in db.scan_iter(match="ojs:*:j:*", count=10_000):
-        job = db.hgetall(key)
+    for key, job in hashes(db, "ojs:*:j:*").items():
         job_id = key.rpartition(b":")[2].decode()
         if f.STATE not in job or job[f.STATE].decode() in TERMINAL:
             continue

@@ -84,7 +84,8 @@ async def _recover(store: Store, db: Any, shard: Shard, there: set[bytes], ms: i
             db.zadd(shard.out, {number: 1})
         while (await drain(store, shard, 100)).done:
             pass
-    await drain_waiting_now(store, db, shard)
+    if there & {shard.out, shard.away}:
+        await drain_waiting_now(store, db, shard)
     aged = there & {shard.locks, shard.claims, shard.deals, shard.dealt, shard.references}
     if shard.locks in aged:
         for name in db.zrange(shard.locks, 0, -1):

@@ -33,7 +33,7 @@ from ojs_cluster.keys import META_TAG, Keyspace, Shard
 from ojs_cluster.server.embedded import Embedded
 from ojs_cluster.store import fields as f
 from ojs_cluster.store.audit import RETENTION_MS, Stream
-from tests.support.servers import observer
+from tests.support.servers import clients_of_masters
 
 COUNTED = ("scheduled", "pending", "active", "retryable", "completed", "cancelled", "discarded")
 WAITING = ("available", "scheduled", "pending", "retryable")
@@ -74,6 +74,8 @@ class _Keys:
     locks: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     deals: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     workflows: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+    audit: dict[Stream, tuple[int, int]] = field(default_factory=dict)
+    """Entries, and milliseconds that are left."""
     outbox: dict[bytes, bytes] = field(default_factory=dict)
     partitions: dict[bytes, bytes] = field(default_factory=dict)
 
@@ -107,7 +109,7 @@ def take_census(backend: Embedded, *, shards: int = 64, malformed: Collection[st
         _check_staged(census, keyspace, shard, content)
     _check_pauses(census, keyspace, layouts)
     _check_crons(census, content[META_TAG])
-    _check_audit(census, backend, keyspace)
+    _check_audit(census, keyspace, content[META_TAG])
     _check_tokens(census, keyspace, content)
     for shard in keyspace:
         _check_aliases(census, keyspace, shard, content)
@@ -126,8 +128,8 @@ def await_consistent(backend: Embedded, *, shards: int = 64, timeout_s: float = 
 
 def _read(backend: Embedded, keyspace: Keyspace) -> dict[str, _Keys]:
     content = {tag: _Keys() for tag in (META_TAG, *(shard.tag for shard in keyspace))}
-    for node in backend.masters():
-        with node.client() as client:
+    with clients_of_masters(backend) as clients:
+        for client in clients:
             keys = list(client.scan_iter(match="ojs:{*", count=1000))
             types = client.pipeline(transaction=False)
             for key in keys:
@@ -147,6 +149,10 @@ def _read(backend: Embedded, keyspace: Keyspace) -> dict[str, _Keys]:
                 tag, _, name = key.removeprefix(b"ojs:{").partition(b"}:")
                 if (keys_of_tag := content.get(tag.decode())) is not None:
                     _file(keys_of_tag, name.decode(), value)
+            for stream in Stream:
+                key = stream.key(keyspace.meta)
+                if key in keys:
+                    content[META_TAG].audit[stream] = client.xlen(key), client.pttl(key)
     return content
 
 
@@ -172,12 +178,10 @@ def _file(keys: _Keys, name: str, value: object) -> None:
         keys.partitions = value
 
 
-def _check_audit(census: Census, backend: Embedded, keyspace: Keyspace) -> None:
+def _check_audit(census: Census, keyspace: Keyspace, keys: _Keys) -> None:
     complain = census.problems.append
-    for stream in Stream:
+    for stream, (length, left_ms) in keys.audit.items():
         key = stream.key(keyspace.meta)
-        with observer(backend) as client:
-            length, left_ms = client.xlen(key), client.pttl(key)
         if length > stream.value:
             complain(f"the audit stream {key.decode()} has {length} entries")
         if length and not 0 < left_ms <= RETENTION_MS:

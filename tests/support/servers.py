@@ -11,9 +11,10 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import redis
@@ -33,7 +34,9 @@ def standalone_server(
 ) -> Iterator[Embedded]:
     """Run one standalone server for the whole session; tests take `standalone` instead."""
     directory = tmp_path_factory.mktemp("standalone")
-    yield from _run(Embedded(directory, cluster=False, binary=server_binary, append_only=False))
+    yield from _run_for_session(
+        Embedded(directory, cluster=False, binary=server_binary, append_only=False)
+    )
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +45,9 @@ def cluster_servers(
 ) -> Iterator[Embedded]:
     """Run a cluster of three masters for the whole session; tests take `cluster` instead."""
     directory = tmp_path_factory.mktemp("cluster")
-    yield from _run(Embedded(directory, masters=3, binary=server_binary, append_only=False))
+    yield from _run_for_session(
+        Embedded(directory, masters=3, binary=server_binary, append_only=False)
+    )
 
 
 @pytest.fixture
@@ -99,26 +104,92 @@ def _run(embedded: Embedded) -> Iterator[Embedded]:
         embedded.stop(graceful=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Clients:
+    """redis-py's clients of one installation."""
+
+    masters: tuple[redis.Redis, ...]
+    whole: redis.Redis | redis.RedisCluster
+
+
+_kept: dict[int, _Clients] = {}
+"""Clients that stay open, by the identity of their ``Embedded``: for servers of the session, whose
+masters no test changes. A client for each look cost more than most tests did themselves."""
+
+
+def _run_for_session(embedded: Embedded) -> Iterator[Embedded]:
+    for running in _run(embedded):
+        with contextlib.ExitStack() as stack:
+            masters = tuple(stack.enter_context(node.client()) for node in running.masters())
+            whole = stack.enter_context(_opened(running))
+            _kept[id(running)] = _Clients(masters, whole)
+            stack.callback(_kept.pop, id(running))
+            yield running
+
+
 def flush(embedded: Embedded) -> None:
     """Delete every key of every master."""
-    for node in embedded.masters():
-        with node.client() as client:
+    with clients_of_masters(embedded) as clients:
+        for client in clients:
             client.flushall()
+
+
+@contextlib.contextmanager
+def clients_of_masters(embedded: Embedded) -> Iterator[tuple[redis.Redis, ...]]:
+    """Open a client of each master alone."""
+    if kept := _kept.get(id(embedded)):
+        yield kept.masters
+        return
+    with contextlib.ExitStack() as stack:
+        yield tuple(stack.enter_context(node.client()) for node in embedded.masters())
 
 
 @contextlib.contextmanager
 def observer(embedded: Embedded) -> Iterator[redis.Redis | redis.RedisCluster]:
     """Open redis-py's own synchronous client: cluster-aware when the server is a cluster."""
-    client: redis.Redis | redis.RedisCluster
-    if embedded.cluster:
-        node = embedded.nodes[0]
-        client = redis.RedisCluster(host="127.0.0.1", port=node.port)
-    else:
-        client = redis.Redis(host="127.0.0.1", port=embedded.nodes[0].port)
+    if kept := _kept.get(id(embedded)):
+        yield kept.whole
+        return
+    with _opened(embedded) as client:
+        yield client
+
+
+@contextlib.contextmanager
+def _opened(embedded: Embedded) -> Iterator[redis.Redis | redis.RedisCluster]:
+    port = embedded.nodes[0].port
+    client = (_Cluster if embedded.cluster else redis.Redis)(host="127.0.0.1", port=port)
     try:
         yield client
     finally:
         client.close()
+
+
+class _Cluster(redis.RedisCluster):
+    """A client without a pipeline for each call; the original's cost ten times a command."""
+
+    def exists(self, *keys: Any) -> int:
+        """Return how many of the keys exist."""
+        return self._sum("EXISTS", keys)
+
+    def delete(self, *keys: Any) -> int:
+        """Delete the keys; return how many there were."""
+        return self._sum("DEL", keys)
+
+    def _sum(self, command: str, keys: Iterable[Any]) -> int:
+        counts: list[int] = [
+            self.execute_command(command, key)  # type: ignore[no-untyped-call] # redis-py's own
+            for key in keys
+        ]
+        return sum(counts)
+
+
+def hashes(client: Any, match: str) -> dict[bytes, dict[bytes, bytes]]:
+    """Return the hashes whose keys match, found by a scan as only tests may."""
+    keys = list(client.scan_iter(match=match, count=10_000))
+    found = client.pipeline(transaction=False)
+    for key in keys:
+        found.hgetall(key)
+    return dict(zip(keys, found.execute(), strict=True))
 
 
 def await_replicated(embedded: Embedded) -> None:
@@ -137,11 +208,8 @@ def await_replicated(embedded: Embedded) -> None:
 
 def all_keys(embedded: Embedded) -> set[bytes]:
     """Every key on every master."""
-    keys: set[bytes] = set()
-    for node in embedded.masters():
-        with node.client() as client:
-            keys.update(client.scan_iter(count=1000))
-    return keys
+    with clients_of_masters(embedded) as clients:
+        return {key for client in clients for key in client.scan_iter(count=1000)}
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float = 60.0, what: str = "") -> None:
