@@ -99,6 +99,9 @@ def test_each_kind_of_damage_is_named(db: redis.Redis, standalone: Embedded) -> 
     db.hset(ELSEWHERE.job(FOREIGN), "@", str(SHARD.index))
     damage("leads to no job")
 
+    db.xadd(KEYS.meta.audit, {"x": "y"})
+    damage("does not end by itself")
+
 
 def test_damage_to_a_cron_job_is_named(db: redis.Redis, standalone: Embedded) -> None:
     meta = KEYS.meta
