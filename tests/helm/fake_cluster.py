@@ -117,7 +117,13 @@ class Cluster:
         live["metadata"]["managedFields"] = [*kept, {**scaled, "fieldsV1": _owned("f:replicas")}]
 
     def helm(self, chart: Chart, command: str, *arguments: str) -> str:
-        """Run helm against this cluster. Raises `Refused` with what it says."""
+        """Run helm against this cluster, without hooks: nothing runs their pods here.
+
+        Raises:
+            Refused: helm failed; with what it says.
+        """
+        if command in ("upgrade", "rollback"):
+            arguments = (*arguments, "--no-hooks")
         return chart.run(command, *arguments, *OPTIONS, "--kube-apiserver", self.url)
 
     def apply(self, where: str, manifest: Manifest, *, forced: bool) -> Manifest:

@@ -95,7 +95,9 @@ def test_nothing_leads_in_from_outside_unless_asked_for(chart: Chart, kind: str)
 
 def test_what_helm_test_leaves_behind_goes_with_the_next_run(rendering: Rendering) -> None:
     hooks = [
-        m for m in rendering.manifests if "helm.sh/hook" in m["metadata"].get("annotations", {})
+        manifest
+        for manifest in rendering.manifests
+        if manifest["metadata"].get("annotations", {}).get("helm.sh/hook") == "test"
     ]
     assert sorted(hook["kind"] for hook in hooks) == ["ConfigMap", "Pod"]
     weight: dict[str, int] = {}

@@ -226,7 +226,7 @@ def test_five_masters_share_the_slots_of_three_under_traffic(
 ) -> None:
     with pods(chart.render(VALUES), server_binary, tmp_path, hosts="abcbca") as grown:
         grown.formed()
-        grow(grown, chart, "abcbcaabca", kill_first=True)
+        grow(grown, chart, "abcbcaabca")
 
 
 @needs_cli
@@ -238,26 +238,25 @@ def test_slots_move_key_by_key_where_the_server_moves_them_no_other_way(
         slots = Path(grown.script("/scripts/valkey_slots.py"))
         slots.write_text(slots.read_text().replace('b"MIGRATESLOTS"', 'b"NOT KNOWN"'))
         grown.formed()
-        grow(grown, chart, "abcbcaabca", kill_first=True)
+        grow(grown, chart, "abcbcaabca", patience_s=3600)
 
 
-def grow(here: Pods, chart: Chart, hosts: str, *, kill_first: bool) -> None:
+def grow(here: Pods, chart: Chart, hosts: str, *, patience_s: float = PATIENCE_S) -> None:
     """Make it five masters, with a job that dies once, and check what becomes of it."""
     here.rendering = chart.render(VALUES, sets={"valkey.masters": 5})
     with Traffic(here.nodes[0].port) as traffic:
         wait_until(lambda: traffic.written > 10, what="clients are at work")
         here.add(10, hosts)
         here.meet()
-        if kill_first:
-            job = here.form()
-            wait_until(
-                lambda: "slots are left to move" in here.log("form") or job.poll() is not None,
-                timeout_s=PATIENCE_S,
-                what="slots move",
-            )
-            job.kill()
-            job.wait(PATIENCE_S)
-        here.formed()
+        job = here.form()
+        wait_until(
+            lambda: "slots are left to move" in here.log("form") or job.poll() is not None,
+            timeout_s=PATIENCE_S,
+            what="slots move",
+        )
+        job.kill()
+        job.wait(PATIENCE_S)
+        assert here.form().wait(patience_s) == 0, here.log("form")
         before = traffic.written
         wait_until(lambda: traffic.written > before + 10, what="clients are still at work")
     assert not traffic.wrong

@@ -9,6 +9,8 @@ from functools import cache
 from typing import Any
 
 from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 SLOTS = 16384
 
@@ -29,6 +31,8 @@ def _client(host: str, port: int) -> Redis:
         socket_connect_timeout=5,
         ssl=authority is not None,
         ssl_ca_certs=authority,
+        # Once, for a connection that broke meanwhile; callers wait and try again.
+        retry=Retry(NoBackoff(), 1),
     )
     client.response_callbacks.clear()  # replies as the server sends them, INFO too
     return client

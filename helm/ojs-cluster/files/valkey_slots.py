@@ -294,11 +294,14 @@ class SlotMover:
         self._target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source)
         self._source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target)
         # The source makes no new key of this slot now: once there is none, there is none.
+        empty = True
         while keys := self._source.send("CLUSTER", "GETKEYSINSLOT", slot, self._batch):
             self._migrate(slot, keys, replace=copies)
-        # The target first: its new epoch makes it the owner for those who hear of it late.
+            empty = False
+        # The target first: its new epoch makes it the owner for those who hear of it late. Others
+        # hear of it by gossip, too; that is soon enough for a slot that nobody uses.
         ends = (self._target, self._source)
-        rest = [node for node in self._cluster.masters() if node not in ends]
+        rest = [n for n in self._cluster.masters() if n not in ends and not empty]
         for node in (*ends, *rest):
             node.ask("CLUSTER", "SETSLOT", slot, "NODE", target)
 

@@ -19,7 +19,7 @@ Objects that an earlier chart named without the hash keep their names, where a c
 {{- $whole = printf "%s-%s" $release $name -}}
 {{- if contains $name $release -}}
 {{- $whole = $release -}}
-{{- $taken = regexMatch (printf "-(%s|api|scheduler|dashboard|test|valkey(-form(-[0-9a-f]{8})?)?)$" (regexQuoteMeta $name)) $release -}}
+{{- $taken = regexMatch (printf "-(%s|api|scheduler|dashboard|test|valkey(-leave|-form(-[0-9a-f]{8})?)?)$" (regexQuoteMeta $name)) $release -}}
 {{- end -}}
 {{- end -}}
 {{- $cut := $whole | trunc 36 | trimSuffix "-" -}}

@@ -17,7 +17,7 @@ annotations:
 
 {{/* What every pod has: its account, its privileges, where it may run. Takes: root, values, context. */}}
 {{- define "ojs.anyPodSpec" -}}
-serviceAccountName: {{ include "ojs.serviceAccountName" .root }}
+serviceAccountName: {{ .account | default (include "ojs.serviceAccountName" .root) }}
 automountServiceAccountToken: false
 # Kubernetes would put OJS_PORT=tcp://... into the environment beside a Service named `ojs`.
 enableServiceLinks: false

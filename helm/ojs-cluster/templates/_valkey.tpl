@@ -1,3 +1,13 @@
+{{/* Every node by the name that DNS knows, comma separated. */}}
+{{- define "ojs.valkey.nodes" -}}
+{{- $name := printf "%s-valkey" (include "ojs.fullname" .) -}}
+{{- $nodes := list -}}
+{{- range $i := until (mul .Values.valkey.masters (add 1 .Values.valkey.replicasPerMaster) | int) -}}
+{{- $nodes = append $nodes (printf "%s-%d.%s:6379" $name $i $name) -}}
+{{- end -}}
+{{- join "," $nodes -}}
+{{- end -}}
+
 {{/* The Job that forms the bundled cluster. Takes a dict: root, component, name, nodes. */}}
 {{- define "ojs.valkey.formSpec" -}}
 {{- $values := .root.Values.valkey.form -}}

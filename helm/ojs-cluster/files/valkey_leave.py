@@ -1,0 +1,181 @@
+"""Hands masters of the bundled Valkey Cluster over before their pods are taken away.
+
+    python valkey_leave.py NODES MASTERS
+
+NODES are comma separated host:port of all pods that stay; OJS_REDIS_PASSWORD is theirs.
+
+Runs before an upgrade or a rollback, because fewer replicas take the pods with the highest numbers
+away, all at once, and any of them may be a master. It makes a node that stays the master of every
+shard, and fails where it cannot: then nothing is changed. Nodes that have failed are no reason to
+fail, and without any node that answers there is nothing to hand over.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
+from valkey_nodes import Member, Node, NotYet, members, parse
+from valkey_slots import info, refuse_fewer
+
+PATIENCE_S = 240
+POLL_S = 0.5
+
+
+class Cluster:
+    """What the nodes that stay say of themselves and of the others.
+
+    Raises:
+        NotYet: one refuses to answer, which is no reason to take it for gone.
+    """
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.stays: dict[str, Node] = {}
+        """Nodes that stay and answer, by their ids."""
+        self.known: dict[str, Member] = {}
+        """Everybody that they know and reach; what they say of themselves counts more."""
+        self.silent: list[Node] = []
+        for node in nodes:
+            try:
+                seen = members(node)
+            except (AuthenticationError, ResponseError) as problem:
+                raise NotYet(f"{node} refuses: {problem}") from problem
+            except (RedisError, OSError):
+                self.silent.append(node)
+                continue
+            for each in seen:
+                if "myself" in each.flags:
+                    self.stays[each.id] = node
+                    self.known[each.id] = each
+                elif not each.failed and each.id not in self.stays:
+                    self.known[each.id] = each
+        self._named = {node.host for node in nodes}
+
+    def masters(self) -> list[Member]:
+        """Masters with slots."""
+        return [each for each in self.known.values() if each.leads]
+
+    def goes(self, member: Member) -> bool:
+        """Whether its pod is taken away.
+
+        Raises:
+            NotYet: it may be one that stays and does not answer.
+        """
+        if member.id in self.stays or member.pod in self._named:
+            return False
+        if not member.pod and self.silent:
+            raise NotYet(f"{self.silent[0]} does not answer, and {member.address} may be its node")
+        return True
+
+    def followers(self, master: str) -> list[str]:
+        """Ids of the replicas of a master that stay."""
+        return [each for each in self.stays if self.known[each].master == master]
+
+
+def hand_over(nodes: Sequence[Node], masters: int) -> bool:
+    """Take one step; return whether every master stays.
+
+    Raises:
+        NotYet: it has to wait.
+        SystemExit: there are more masters than that.
+    """
+    cluster = Cluster(nodes)
+    if not cluster.stays:
+        return True  # the first install, or an outage that an upgrade may end
+    refuse_fewer(len(cluster.masters()), masters)
+    going = [each for each in cluster.masters() if cluster.goes(each)]
+    for master in going:
+        if heirs := cluster.followers(master.id):
+            take_over(cluster, master, heirs)
+        else:
+            lend(cluster, master)
+        return False
+    return True
+
+
+def take_over(cluster: Cluster, master: Member, heirs: Sequence[str]) -> None:
+    """Make one of these replicas the master."""
+    ready = [heir for heir in heirs if "master_link_status:up" in info(cluster.stays[heir])]
+    if not ready:
+        raise NotYet(f"{cluster.stays[heirs[0]]} is not in sync with {master.address}")
+    node = cluster.stays[ready[0]]
+    node.ask("CLUSTER", "FAILOVER")
+    deadline = time.monotonic() + 10  # the server gives up after five seconds
+    while "role:master" not in info(node):
+        if time.monotonic() > deadline:
+            raise NotYet(f"{node} did not take over from {master.address}")
+        time.sleep(0.1)
+    print(f"{node} has taken over from {master.pod or master.address}", flush=True)
+
+
+def lend(cluster: Cluster, master: Member) -> None:
+    """Make a node that stays a replica of a master that has none there.
+
+    Of a shard that has others, or of none at all; not the only one of a shard that stays.
+    """
+    shards: dict[str, list[str]] = {}
+    for id_ in cluster.stays:
+        own = cluster.known[id_]
+        shard = own.id if own.leads else own.master
+        shards.setdefault(shard, []).append(id_)
+    spare = [
+        id_
+        for shard, kept in sorted(shards.items(), key=lambda pair: -len(pair[1]))
+        for id_ in kept
+        if not cluster.known[id_].leads and (shard == "-" or len(kept) > 1)
+    ]
+    if not spare:
+        raise NotYet(f"no node that stays can follow {master.address}")
+    node = cluster.stays[spare[0]]
+    node.ask("CLUSTER", "REPLICATE", master.id)
+    print(f"{node} follows {master.pod or master.address} now", flush=True)
+
+
+def leave(nodes: Sequence[Node], masters: int) -> None:
+    """Hand over until every master stays.
+
+    Raises:
+        SystemExit: not within `PATIENCE_S`, or there are more masters than wanted.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    said = ""
+    # Twice, so that what was handed over is also what the others have heard of.
+    agreed = 0
+    while agreed < 2:
+        trouble = attempt(lambda: hand_over(nodes, masters))
+        agreed = agreed + 1 if trouble is None else 0
+        if trouble and trouble != said:
+            print(f"waiting: {trouble}", flush=True)
+            said = trouble
+        if time.monotonic() > deadline:
+            raise SystemExit(
+                f"Masters could not be handed over in {PATIENCE_S} s, and nothing was changed:"
+                f" {said}. Have every node in sync (`valkey-cli cluster nodes`), then repeat the"
+                " upgrade."
+            )
+        time.sleep(POLL_S)
+    print("every master stays", flush=True)
+
+
+def attempt(step: Callable[[], bool]) -> str | None:
+    """Take a step; return None when nothing is left, or what it waits for, which may be nothing."""
+    try:
+        return None if step() else ""
+    except (NotYet, RedisError, OSError) as error:
+        return str(error)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Hand masters over."""
+    # The first process of a container is ended by no signal that it does not handle.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
+    nodes, masters = arguments
+    leave(parse(nodes), int(masters))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
