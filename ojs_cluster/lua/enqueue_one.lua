@@ -17,7 +17,8 @@ end
 local sums = redis.call('HMGET', KEYS[2], 'open', 'came', 'seq')
 local came, place = tonumber(sums[2] or 0), tonumber(sums[3] or 0)
 -- What HINCRBY would refuse, or a score would not hold exactly, is enqueue.lua's to replace.
-if not (sums[1] and came and came % 1 == 0 and came < BAND and place and place % 1 == 0 and place < BAND) then
+if not (sums[1] and came and came % 1 == 0 and came < BAND and came > -BAND and
+    place and place % 1 == 0 and place < BAND and place > -BAND) then
     return {redis.call('HEXISTS', KEYS[2], 'bound') == 1 and 'bounded' or 'any'}
 end
 --@include now place

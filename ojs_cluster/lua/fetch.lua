@@ -28,7 +28,7 @@ for at = 8, #KEYS, 4 do
     local queue = redis.call('HMGET', KEYS[at], 'paused', 'limits', 'mps', 'active')
     if queue[2] or queue[3] or redis.call('ZCARD', KEYS[at + 2]) > 0 then return {now, 'limited'} end
     local ids, before, active = {}, #found, tonumber(queue[4] or 0)
-    if not (active and active % 1 == 0 and active < BAND) then return {now, 'any'} end
+    if not (active and active % 1 == 0 and active < BAND and active > -BAND) then return {now, 'any'} end
     if not queue[1] and before < wanted then
         ids = redis.call('ZRANGE', KEYS[at + 1], 0, wanted - before - 1)
         -- More than Lua's stack is sure to hold.

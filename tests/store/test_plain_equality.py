@@ -54,7 +54,7 @@ end)(redis)
 BEGIN_MS = 1_900_000_000_000
 QUEUE = "plain"
 WORKERS = ("", "w1", "w2")
-ODD = ("x", "", "nan", "inf", "-inf", "1.5", "-7", "9007199254740993")
+ODD = ("x", "", "nan", "inf", "-inf", "1.5", "-7", "9007199254740993", "-1e30")
 
 
 class CountedIds:
