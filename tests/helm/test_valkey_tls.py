@@ -111,8 +111,9 @@ def nodes(chart: Chart, tmp_path: Path, certificates: Certificates) -> Iterator[
         yield made
     finally:
         for process in processes:
-            process.kill()
-            process.wait()
+            process.terminate()  # SIGKILL would leave what a sidecar has begun in the background
+        for process in processes:
+            process.wait(60)
         for node in made:
             node.port.release()
             node.bus.release()
