@@ -126,7 +126,16 @@ def prepare(
     for name in ("bin", "data", "scripts", "tls"):
         (node.folder / name).mkdir(parents=True)
     (node.folder / "bin" / "valkey-server").symlink_to(str(SERVER))
-    (node.folder / "bin" / "valkey-cli").symlink_to(str(CLIENT))
+    # The names that a cluster's DNS knows all lead to this machine.
+    client = node.folder / "bin" / "valkey-cli"
+    client.write_text(
+        "#!/bin/sh\n"
+        "for word; do\n"
+        '  shift; case $word in pod-*) word=127.0.0.1 ;; esac; set -- "$@" "$word"\n'
+        "done\n"
+        f'exec {CLIENT} "$@"\n'
+    )
+    client.chmod(0o555)
     files = {"ca.crt": "ca.crt", "tls.crt": "server.crt", "tls.key": "server.key"}
     for entry, file in files.items():
         shutil.copyfile(certificates.files / file, node.folder / "tls" / entry)
@@ -134,7 +143,9 @@ def prepare(
         script = node.folder / "scripts" / name
         if name == "nodes":
             rows = [line for line in text.splitlines() if not line.startswith("node ")]
-            text = "\n".join([*rows, *(f"node {each.address}" for each in everybody)]) + "\n"
+            service = rendering.one("StatefulSet")["spec"]["serviceName"]
+            rows += [f"node {each.folder.name}.{service}:{each.port.port}" for each in everybody]
+            text = "\n".join(rows) + "\n"
         script.write_text(node.here(text))
         script.chmod(0o555)
 
