@@ -79,7 +79,9 @@ CUSTOM: dict[str, tuple[str, ...]] = {
     "api-tls-values": ("ServiceMonitor",),
     "bundled-cluster-values": ("HTTPRoute",),
     "existing-secrets-values": ("ServiceMonitor",),
+    "gateway-values": ("HTTPRoute",),
     "keda-values": ("ScaledObject", "ServiceMonitor"),
+    "observed-cluster-values": ("ServiceMonitor", "PrometheusRule"),
     "production-values": ("ServiceMonitor", "PrometheusRule"),
 }
 """Kinds that each set asks for."""
@@ -96,9 +98,18 @@ class Surroundings:
     CHANGES: ClassVar[dict[str, dict[str, Any]]] = {
         "api-tls": {"redis.password": PASSWORD, "tls.existingSecret": "jobs-certificate"},
         "bundled-cluster": {"httpRoute.enabled": True},
+        # The certificates that cert-manager would make are Secrets of the namespace.
+        "encrypted-cluster": {"extraObjects": [], "valkey.persistence.enabled": False},
         "existing-secrets": {"serviceAccount.create": True, "networkPolicy.redisPorts": [6379]},
+        "gateway": {
+            "extraObjects": [],
+            "httpRoute.enabled": True,
+            "redis.password": PASSWORD,
+            "tls.existingSecret": "jobs-certificate",
+        },
         "keda": {"redis.password": PASSWORD},
         "minimal": {"redis.password": PASSWORD},
+        "observed-cluster": {"valkey.persistence.enabled": False},
         "production": {
             "imagePullSecrets": [],
             "api.priorityClassName": "",
@@ -121,7 +132,7 @@ class Surroundings:
     def changes(self, name: str) -> dict[str, Any]:
         """Values that let a set of ``ci/`` run here."""
         found = dict(self.CHANGES[name])
-        if name == "bundled-cluster":
+        if name.endswith("-cluster"):
             return found
         if name == "production":
             found["redis.url"] = f"redis://:{PASSWORD}@{self.address}"
@@ -132,15 +143,19 @@ class Surroundings:
     def is_plain(self, values: Path) -> bool:
         """Whether clients of the tests can use the API: its key is theirs, and it speaks HTTP."""
         text = values.read_text()
-        return f"apiKey: {KEY}" in text and "jobs-certificate" not in text
+        return f"apiKey: {KEY}" in text and "\ntls:" not in text
 
     def prepare(self) -> None:
         """Make the Secrets and ConfigMaps, and let the other releases reach the Valkey Cluster."""
         certificate, key = certificate_for(f"*.{self.space.namespace}.svc")
+        nodes, nodes_key = certificate_for("*.encrypted-cluster-ojs-cluster-valkey")
         self.space.apply(
             secret("redis-access", url=f"redis://{self.address}", password=PASSWORD),
             secret("ojs-keys", current=KEY, former="the-former-key"),
             secret("scraper", token=KEY),
+            secret(
+                "valkey-certificate", **{"tls.crt": nodes, "tls.key": nodes_key, "ca.crt": nodes}
+            ),
             secret(
                 "jobs-certificate",
                 **{"tls.crt": certificate, "tls.key": key, "ca.crt": certificate},
