@@ -72,7 +72,10 @@ looks=0
 
 # Looks once and does what is to be done.
 tend() {
-  id=$(ask "$self" cluster myid </dev/null) || return 0
+  id=$(ask "$self" cluster myid </dev/null) || {
+    wish=
+    return 0
+  }
   most=$(sed -n 's/^replicas //p' "$list")
   set -- $(sed -n 's/^node //p' "$list")
   todo=$(look "$@" | awk -v id="$id" -v all=$# -v most="$most" -v patience="$patience" \
