@@ -145,3 +145,10 @@ def test_the_notes_warn_of_what_is_for_trials(chart: Chart) -> None:
     assert "WARNING: the bundled Valkey is for trials" in notes
     assert "jobs are lost when a master and its replicas restart at once" in notes
     assert "get secret" not in notes
+
+
+def test_notes_name_no_entry_of_a_secret_that_is_not_there(chart: Chart) -> None:
+    sets = {"auth.apiKey": "", "auth.keysFile.existingSecret": "scoped-keys"}
+    notes = chart.notes(CI / "minimal-values.yaml", sets=sets)
+    assert "scoped-keys" in notes
+    assert "extra-api-keys" not in notes
