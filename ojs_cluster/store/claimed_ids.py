@@ -12,7 +12,8 @@ which leads elsewhere looks there:
   is refused. So requests that know different numbers of partitions agree.
 * That shard holds no partition of the queue, because the first request named another queue: this
   request waits for a moment, then it is refused with a 503 while the other can still store its job.
-  After that the alias is dropped (``aliases.take_over``), and this request claims the id.
+  After that the alias is dropped (``aliases.take_over``), and this request claims the id. Where the
+  alias leads to a fence, the janitor drops both, ten minutes after the fence was set.
 
 A request whose own shard is the one that the id names claims nothing. It meets the alias when it
 stores its job, and does the same.
@@ -42,7 +43,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 
 RETRY_S = 10.0
-"""What a client is told to wait while an unfinished request for another queue has the id."""
+"""What a client is told to wait while an earlier request for another queue has the id."""
 
 
 def leads_to(store: Store, shard: Shard, there: Mapping[bytes, bytes]) -> Shard | None:
@@ -92,7 +93,7 @@ async def first_shards(
 
     Raises:
         Duplicate: there is a job with an id; of several, the first of the request.
-        BackendUnavailable: an unfinished request for another queue has an id, or Redis did not
+        BackendUnavailable: an earlier request for another queue has an id, or Redis did not
             answer in time.
     """
     await own_task()
@@ -112,7 +113,7 @@ async def first_shards(
                 shards[claim.job_id] = claim.target
             elif not await _is_settled(store, claim, len(jobs), patience):
                 raise BackendUnavailable(
-                    f"an unfinished request for another queue has the id '{claim.job_id}'",
+                    f"an earlier request for another queue has the id '{claim.job_id}'",
                     outcome="not_applied",
                     retry_after_s=RETRY_S,
                 )
