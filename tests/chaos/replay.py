@@ -70,6 +70,9 @@ class _Job:
         if kind in _WHILE_ACTIVE:
             wrong = before != "active" or event.attempt != begun
             return f"{kind} of attempt {event.attempt} while {self}" if wrong else ""
+        if kind == "job.scheduled" and before == "active":
+            # Its fetch returned it, which no event tells, and its key was at its limit by then.
+            before, self.begun = "available", begun - 1
         self.state = _STATE_AFTER[kind]
         if kind == "job.started":
             self.begun = event.attempt

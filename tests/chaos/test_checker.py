@@ -126,6 +126,7 @@ def of_one(path: str, state: str, *leases: Lease) -> History:
         pytest.param("new run1 stop run2 ok2", id="run after it was cancelled"),
         pytest.param("new run1 run2 ok2", id="two attempts at once"),
         pytest.param("new run2 ok2", id="an attempt is left out"),
+        pytest.param("new run1 due new run2 ok2", id="an attempt that was given back counts"),
         pytest.param("new run1 new run1 ok1", id="an attempt is counted twice"),
         pytest.param("new run1 fail1 end new run2 ok2", id="attempts go on after a retry by hand"),
         pytest.param("new run1 new beat1 run2 ok2", id="a heartbeat extends no lease"),
@@ -141,6 +142,7 @@ def test_paths_that_no_job_may_take(path: str) -> None:
     ("path", "state"),
     [
         pytest.param("new run1 run1 ok1", "completed", id="an attempt was given back"),
+        pytest.param("new run1 due new run1 ok1", "completed", id="given back and rescheduled"),
         pytest.param("new run1 fail1 end new run1 ok1", "completed", id="retried by hand"),
         pytest.param("new due new late", "discarded", id="rescheduled by a limit, then expired"),
         pytest.param("late", "discarded", id="pending until it expired"),
