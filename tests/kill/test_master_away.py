@@ -90,9 +90,12 @@ class Clients:
         held = (await self.post("/ojs/v1/workers/fetch", body)).get("jobs", [])
         assert len(held) == before + 1, (before, len(held), self.errors[:5])
         await self.post("/ojs/v1/jobs", self._job(queue, scheduled_at="+PT1S"))
-        with trio.fail_after(PATIENCE_S):
-            while await self._available(queue) < len(held) + 1:  # noqa: ASYNC110 - asks each time
+        wanted = len(held) + 1
+        with trio.move_on_after(PATIENCE_S):
+            while await self._available(queue) < wanted:  # noqa: ASYNC110 - asks each time
                 await trio.sleep(0.1)
+            return
+        raise AssertionError(f"{queue} has not {wanted} jobs again; errors: {self.errors[:5]}")
 
     async def _available(self, queue: str) -> int:
         answer = await self.http.get(f"/ojs/v1/queues/{queue}/stats")
@@ -102,7 +105,7 @@ class Clients:
 
     @staticmethod
     def _job(queue: str, **options: Any) -> dict[str, Any]:
-        retry = {"max_attempts": 50}
+        retry = {"max_attempts": 1000}  # each outage loses all leases many times
         return {"type": "t", "args": [], "options": {"queue": queue, "retry": retry, **options}}
 
 
