@@ -279,3 +279,17 @@ async def test_the_short_ack_leaves_jobs_that_owe_something_to_the_long_one(
         [limited] = await take(store, count=9)
         await ack(store, limited)
     consistent()
+
+
+@pytest.mark.parametrize("seq", ["1.5", "inf", "-1e30", "nan"])
+async def test_the_short_enqueue_counts_on_from_no_damaged_place(
+    store: Store, db: Any, seq: str
+) -> None:
+    counters = shard_of(store).queue(QUEUE)
+    await put(store)
+    db.hset(counters, "seq", seq)
+
+    made = [await put(store) for _ in range(3)]
+
+    assert db.hget(counters, "seq").isdigit()
+    assert [job.id for job in await take(store, count=9)][-3:] == [job.id for job in made]
