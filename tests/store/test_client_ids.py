@@ -352,9 +352,12 @@ async def test_a_batch_of_one_shard_that_is_refused_leaves_its_other_ids_free(
     store: Store, db: Any, consistent: Check
 ) -> None:
     free, taken, elsewhere = foreign_id(store), home_id(store), foreign_id(store, "other")
+    away = queues_in_other_shards(store, 1)[0]
+    at_home_there = home_id(store, away)
     await put(store, id=taken)
     await put(store, "other", id=elsewhere)
-    for in_the_way in (taken, elsewhere):
+    await put(store, away, id=at_home_there)
+    for in_the_way in (taken, elsewhere, at_home_there):
         with pytest.raises(Duplicate) as refused:
             await enqueue_many(store, [new_job(id=free), new_job(id=in_the_way)])
         assert refused.value.details["existing_job_id"] == in_the_way

@@ -228,7 +228,8 @@ async def test_a_step_whose_id_names_a_closed_partition_is_run(
     await run_one(store)
     await set_partitions(store, QUEUE, 1)
     for number in range(1, 8):
-        await close_empty(store, db)
+        if number % 2:  # the step after it is found before the janitor looks again
+            await close_empty(store, db)
         assert await run_one(store) == f"s{number}"
 
     assert await state_of(store, made) == "completed"
