@@ -253,7 +253,11 @@ async def test_a_test_directive_is_obeyed_only_under_test_hooks(
 
 
 @pytest.mark.parametrize(
-    "members", [{"state": "drain"}, {"state": "quiet"}, {"state": "x", "shutdown": True}]
+    "members",
+    [
+        *({"state": word} for word in ("quiet", "drain", "draining", "shutting_down", "stopping")),
+        {"state": "x", "shutdown": True},
+    ],
 )
 async def test_a_draining_worker_gets_no_jobs_and_shows_it(
     any_api: Api, members: dict[str, Any]
