@@ -148,6 +148,9 @@ def test_thresholds_are_values(chart: Chart) -> None:
     by_name = {rule.get("alert"): rule["expr"] for rule in rules(rendering)}
     assert "> 77)" in by_name["OjsJobsWaitTooLong"]
     assert by_name["OjsValkeyMemory"].endswith("> 0.66")
+    # Without `valkey.maxmemory` the bound is 0, and any use of it would be above any share.
+    assert "(redis_memory_max_bytes{" in by_name["OjsValkeyMemory"]
+    assert "> 0)) >" in by_name["OjsValkeyMemory"]
     assert by_name["OjsValkeyReplication"].endswith("> 55")
     assert by_name["OjsErrors"].endswith("> 0.07")
     assert by_name["OjsAttemptsFail"].endswith("> 0.77")

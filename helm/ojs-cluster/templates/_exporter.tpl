@@ -55,7 +55,7 @@
       {{`{{ $labels.pod }}`}}. Its shards are served by a replica, or answer 503 without one.
 - alert: OjsValkeyMemory
   expr: >-
-    max by (pod) (redis_memory_used_bytes{{ $sel }} / redis_memory_max_bytes{{ $sel }}) > {{ $rules.valkeyMemoryRatio }}
+    max by (pod) (redis_memory_used_bytes{{ $sel }} / (redis_memory_max_bytes{{ $sel }} > 0)) > {{ $rules.valkeyMemoryRatio }}
   for: 5m
   labels:
     severity: warning
