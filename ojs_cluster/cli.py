@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ojs_cluster import __version__
-from ojs_cluster.config import EXIT_CONFIG, ConfigError, load, report
-from ojs_cluster.core.access import PRESETS
-from ojs_cluster.server.binaries import CHOICES
+from ojs_cluster.core.access.scopes import PRESETS
+from ojs_cluster.server.config.load import EXIT_CONFIG, ConfigError, load, report
+from ojs_cluster.server.embedded.binaries import CHOICES
 
 EXIT_PIPE = 128 + 13
 """As shells call the end by SIGPIPE."""
@@ -154,37 +154,37 @@ def _masters(text: str) -> int:
 
 
 def _serve(_args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from ojs_cluster.server.commands import run_serve
+    from ojs_cluster.server.commands.serve import run_serve
 
     return run_serve(load(environ), environ)
 
 
 def _scheduler(_args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from ojs_cluster.server.scheduler_process import run_scheduler_command
+    from ojs_cluster.server.processes.scheduler_process import run_scheduler_command
 
     return run_scheduler_command(load(environ))
 
 
 def _dev(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from ojs_cluster.server.dev import DevOptions, run_dev
+    from ojs_cluster.server.commands.dev import DevOptions, run_dev
 
     return run_dev(DevOptions(server=args.server, data=args.data, masters=args.masters), environ)
 
 
 def _export(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from ojs_cluster.server.archive import run_export
+    from ojs_cluster.server.commands.archive import run_export
 
     return run_export(load(environ), args.output)
 
 
 def _import(args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from ojs_cluster.server.archive import run_import
+    from ojs_cluster.server.commands.archive import run_import
 
     return run_import(load(environ), args.file)
 
 
 def _key_new(args: argparse.Namespace, _environ: Mapping[str, str]) -> int:
-    from ojs_cluster.server.key_command import NewKey, run_key_new
+    from ojs_cluster.server.commands.key import NewKey, run_key_new
 
     return run_key_new(NewKey(args.name, args.preset, tuple(args.queue), args.expires_at))
 

@@ -6,8 +6,9 @@ ranges: however many masters split the 16384 slots evenly, each owns the same nu
 (give or take one). The alternative, tags that hash wherever they fall, leaves some masters with
 half the shards of others at N = 64.
 
-The Lua side derives the keys of jobs it finds from the same spelling: ``lua/include/keys.lua``
-is this module's twin, and ``tests/store/test_keys.py`` compares the two.
+The Lua side derives the keys of jobs it finds from the same spelling:
+``store/include/base/keys.lua`` is this module's twin, and ``tests/store/scripts/test_keys.py``
+compares the two.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from ojs_cluster.core.ids import shard_of
+from ojs_cluster.core.jobs.ids import shard_of
 
 _SLOTS = 16384
 """Slots of a cluster (Redis Cluster specification, key distribution model)."""

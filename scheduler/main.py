@@ -12,8 +12,8 @@ from random import Random
 import trio
 
 from ojs_cluster.keys import META
-from ojs_cluster.store import leader
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.operations import leader
 from scheduler.election import Call, campaign
 from scheduler.runner import Work
 from scheduler.settings import SchedulerSettings

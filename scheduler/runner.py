@@ -14,8 +14,8 @@ import trio
 
 from ojs_cluster.keys import META
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.leader import Lease
-from scheduler import cron, dead_workers, janitor, outbox, promote, rate_limits, reap
+from ojs_cluster.store.operations.leader import Lease
+from scheduler.loops import cron, dead_workers, janitor, outbox, promote, rate_limits, reap
 from scheduler.pacing import Pace, ShardLoop, Slots, Step
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import Stats

@@ -138,8 +138,8 @@ def test_each_guarantee_names_the_test_that_shows_it() -> None:
 SAMPLE = """\
 # One `heading`, twice: read
 See [a](#one-heading-twice-read), [b](#two), [c](tests/test_docs.py), [d](nowhere.md),
-[e](https://example.org/x), `tests/test_docs.py`, `core/no.py`, `lua/*.lua`, `lua/*.no.lua`,
-`lua/`, `none/`, `/ojs/v1/jobs/`, `GET /health`, `[f](gone.md)`,
+[e](https://example.org/x), `tests/test_docs.py`, `core/no.py`, `store/jobs/*.lua`,
+`store/*.no.lua`, `store/`, `none/`, `/ojs/v1/jobs/`, `GET /health`, `[f](gone.md)`,
 `test_docs.py::test_no_such_thing`, `tests/test_docs.py::test_damage_is_named`.
 ```
 [(g)](in-a-fence) `also/not.py`
@@ -149,7 +149,7 @@ See [a](#one-heading-twice-read), [b](#two), [c](tests/test_docs.py), [d](nowher
 
 def test_damage_is_named() -> None:
     assert missing_tests(SAMPLE, ROOT) == ["test_docs.py::test_no_such_thing"]
-    assert missing_files(SAMPLE, ROOT) == ["core/no.py", "lua/*.no.lua", "none/"]
+    assert missing_files(SAMPLE, ROOT) == ["core/no.py", "store/*.no.lua", "none/"]
     assert broken_links(SAMPLE, ROOT) == ["#two", "nowhere.md"]
 
 

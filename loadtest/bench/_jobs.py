@@ -6,11 +6,11 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from ojs_cluster.core.envelope import NewJob, parse_job
-from ojs_cluster.store.ack import ack
+from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.fetch.fetch import fetch
+from ojs_cluster.store.jobs.ack import ack
 
 CHUNK = 1000
 """Jobs in one script while filling."""

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Sequence
 
-from ojs_cluster.server.embedded import ServerBinary
+from ojs_cluster.server.embedded.servers import ServerBinary
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

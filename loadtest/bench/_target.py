@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.bench._processes import children_of, cpu_s, free_port, running
-from ojs_cluster.server.embedded import Embedded, ServerBinary
+from ojs_cluster.server.embedded.servers import Embedded, ServerBinary
 
 
 @dataclass

@@ -27,7 +27,7 @@ from loadtest.bench._load import END, Script, check, drive
 from loadtest.bench._processes import cpu_s
 from loadtest.bench._table import print_setting, print_table, ratio
 from loadtest.bench._target import Target, start
-from ojs_cluster.server.embedded import find_server
+from ojs_cluster.server.embedded.servers import find_server
 
 VERBS = ("enqueue", "fetch", "ack")
 QUEUE = "bench-batch"

@@ -4,7 +4,8 @@
 
 Redis serves no other client while a script runs, and no script is to run for more than 10 ms on
 what the default settings allow. All scripts run, on jobs of the largest size and on the largest
-inputs: the same that ``tests/store/test_largest_jobs.py`` holds to a number of commands and bytes.
+inputs: the same that ``tests/store/scripts/test_largest_jobs.py`` holds to a number of commands and
+bytes.
 
 Times are the processor time of the server's main thread from one command to the next, so a busy
 machine changes little. They include what the server needs to read the command and to write its
@@ -27,11 +28,11 @@ import trio
 
 from loadtest.bench._table import print_setting, print_table
 from ojs_cluster.redis.client import Client
-from ojs_cluster.server.embedded import Embedded, find_server
+from ojs_cluster.server.embedded.servers import Embedded, find_server
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.scripts import load_scripts
 from tests.store.largest_inputs import INPUTS
-from tests.store.test_one_tag import one_life_of_everything
+from tests.store.scripts.test_one_tag import one_life_of_everything
 from tests.support.largest import LargestJobs
 from tests.support.patience import be_patient, patient_client
 

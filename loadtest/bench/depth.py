@@ -25,18 +25,18 @@ import trio
 from loadtest.bench._jobs import at_once, fill, new_job
 from loadtest.bench._processes import cpu_s
 from loadtest.bench._table import print_setting, print_table, ratio
-from ojs_cluster.core.failure import parse_failure
+from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.server.embedded import Embedded, ServerBinary, find_server
-from ojs_cluster.store.ack import ack
-from ojs_cluster.store.cancel import cancel
+from ojs_cluster.server.embedded.servers import Embedded, ServerBinary, find_server
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.fetch import fetch
-from ojs_cluster.store.nack import nack
+from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.fetch.fetch import fetch
+from ojs_cluster.store.jobs.ack import ack
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.jobs.nack import nack
+from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.queues import stats
-from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.queues.queues import stats
 from ojs_cluster.store.settings import StoreSettings
 
 QUEUE = "probe"

@@ -39,13 +39,13 @@ from pathlib import Path
 import redis
 import trio
 
-from ojs_cluster.core.envelope import parse_job
+from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.server.embedded import Embedded, Node, find_server
-from ojs_cluster.store import fields as f
+from ojs_cluster.server.embedded.servers import Embedded, Node, find_server
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue_many
+from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.open import open_store
 
 SHARDS = 64

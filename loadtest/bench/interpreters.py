@@ -20,7 +20,7 @@ from pathlib import Path
 
 from loadtest.bench._table import print_setting, print_table, ratio
 from loadtest.bench._target import start, take_rounds
-from ojs_cluster.server.embedded import find_server
+from ojs_cluster.server.embedded.servers import find_server
 
 CONNECTIONS = 32
 _TELL = (

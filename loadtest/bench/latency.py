@@ -21,7 +21,7 @@ from pathlib import Path
 from loadtest.bench._chart import draw_bars
 from loadtest.bench._table import print_setting, print_table
 from loadtest.bench._target import Target, start
-from ojs_cluster.server.embedded import find_server
+from ojs_cluster.server.embedded.servers import find_server
 
 SHARES = (0.3, 0.6, 0.9)
 NAMES = ("p50_ms", "p99_ms", "p999_ms")

@@ -29,7 +29,7 @@ from urllib.parse import urlsplit
 
 from loadtest.bench._processes import free_port, running
 from loadtest.bench._target import Target, start, take_rounds
-from ojs_cluster.server.embedded import ServerBinary, find_server
+from ojs_cluster.server.embedded.servers import ServerBinary, find_server
 
 
 def main() -> None:

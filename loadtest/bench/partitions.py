@@ -26,15 +26,15 @@ from typing import cast
 
 import trio
 
-from ojs_cluster.core.envelope import parse_job
+from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.partitions import Layout
 from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.server.embedded import Embedded, find_server
-from ojs_cluster.store.ack import ack
+from ojs_cluster.server.embedded.servers import Embedded, find_server
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue
-from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.fetch.fetch import fetch
+from ojs_cluster.store.jobs.ack import ack
 from ojs_cluster.store.open import open_store
 from tests.support.lossy import LossyClient
 
@@ -91,7 +91,7 @@ async def one_round(store: Store, embedded: Embedded, result: Result, jobs: int)
     done = jobs // CALLERS * CALLERS
     result.rate.append(done / seconds)
     result.cpu_us.append([(b - a) / done for a, b in zip(before, after, strict=True)])
-    asked = sum(client.calls.get(name, 0) for name in ("fetch", "fetch_any", "peek"))
+    asked = sum(client.calls.get(name, 0) for name in ("fetch", "fetch_any", "peek_depth"))
     result.calls.append(asked / done)
 
 

@@ -29,7 +29,7 @@ from redis.crc import key_slot
 
 from loadtest.bench._table import print_setting, print_table
 from ojs_cluster.redis import ClientSettings, open_client
-from ojs_cluster.server.embedded import Embedded, find_server
+from ojs_cluster.server.embedded.servers import Embedded, find_server
 
 # One caller's unit of work: a SET and a GET of this key.
 Pair = Callable[[bytes], Awaitable[object]]

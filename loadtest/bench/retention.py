@@ -27,17 +27,17 @@ import trio
 
 from loadtest.bench._processes import free_port, running
 from loadtest.bench._table import print_setting, print_table, ratio
-from ojs_cluster.core.envelope import parse_job
+from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.server.embedded import Embedded, find_server
-from ojs_cluster.store import ack as acks
-from ojs_cluster.store.aliases import remove_due
+from ojs_cluster.server.embedded.servers import Embedded, find_server
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue_many
-from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.enqueue.aliases import remove_due
+from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.fetch.fetch import fetch
+from ojs_cluster.store.jobs import ack as acks
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.retention import purge_due
+from ojs_cluster.store.sweeps.retention import purge_due
 
 SHARDS = 64
 BATCH = 200

@@ -31,7 +31,7 @@ from loadtest.bench._load import END, check, is_complete
 from loadtest.bench._table import print_setting, print_table, quantile
 from loadtest.bench._target import Target, start
 from loadtest.bench.batch import post
-from ojs_cluster.server.embedded import find_server
+from ojs_cluster.server.embedded.servers import find_server
 
 PAUSE_S = 0.005
 QUEUE = "wakeup"

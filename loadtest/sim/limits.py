@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from loadtest.sim.costs import Costs
 from loadtest.sim.predict import apis_for
-from ojs_cluster.store.metrics import CACHED_S
-from ojs_cluster.store.partitions import READ_S
-from ojs_cluster.store.registry import LONGEST_S
+from ojs_cluster.store.operations.metrics import CACHED_S
+from ojs_cluster.store.queues.partitions import READ_S
+from ojs_cluster.store.queues.registry import LONGEST_S
 from scheduler.settings import SchedulerSettings
 
 SCRAPE_S = 15.0

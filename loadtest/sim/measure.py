@@ -24,7 +24,7 @@ from loadtest.bench._processes import cpu_s, free_port, running
 from loadtest.bench._table import print_setting, print_table
 from loadtest.bench._target import Target, start
 from loadtest.sim import costs, measure_client, measure_redis
-from ojs_cluster.server.embedded import Embedded, ServerBinary, find_server
+from ojs_cluster.server.embedded.servers import Embedded, ServerBinary, find_server
 
 SETTLE_S = 8.0
 """All leases are taken, and the schemas' copies are written."""

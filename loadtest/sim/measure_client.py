@@ -19,8 +19,8 @@ from ojs_cluster.redis import ClientSettings, open_client
 from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.redis.topology import parse_cluster_slots
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.server.embedded_node import Node
+from ojs_cluster.server.embedded.node import Node
+from ojs_cluster.server.embedded.servers import Embedded
 
 _STRIDE = 27
 """Coprime to the number of shards: callers that follow each other ask different masters."""

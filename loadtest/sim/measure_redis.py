@@ -20,14 +20,14 @@ import redis
 from loadtest.bench._jobs import at_once, new_job
 from loadtest.bench._processes import cpu_s
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.server.embedded_node import Node
-from ojs_cluster.store.ack import ack
+from ojs_cluster.server.embedded.node import Node
+from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue
-from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.fetch.fetch import fetch
+from ojs_cluster.store.jobs.ack import ack
+from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.record import JobRecord
 
 GET = hiredis.pack_command(("GET", "x"))  # type: ignore[arg-type]
 CALLERS = 16

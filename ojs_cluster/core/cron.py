@@ -29,7 +29,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 from croniter import croniter
 
 from ojs_cluster.core.errors import InvalidRequest
-from ojs_cluster.core.rawjson import show
+from ojs_cluster.core.raw_json import show
 
 MAX_EXPRESSION: Final = 255
 _SHORTEST_INTERVAL_MS: Final = 1000  # "not more often than once per second", section 7.3

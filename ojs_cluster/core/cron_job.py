@@ -14,13 +14,13 @@ from typing import Final
 
 import orjson
 
-from ojs_cluster.core import rawjson
+from ojs_cluster.core import raw_json
 from ojs_cluster.core.cron import Schedule, parse_schedule
-from ojs_cluster.core.envelope import NewJob, parse_job
 from ojs_cluster.core.errors import InvalidRequest
-from ojs_cluster.core.ids import new_job_id
+from ojs_cluster.core.jobs.envelope import NewJob, parse_job
+from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.limits import DEFAULT_LIMITS, Limits
-from ojs_cluster.core.rawjson import Raw
+from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.core.timestamps import format_ms
 
 MAX_NAME: Final = 255
@@ -77,14 +77,14 @@ def parse_cron(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> CronDefinition
     Raises InvalidPayload, InvalidRequest, ValidationFailed, Unsupported or PayloadTooLarge, all
     with ``details.field``.
     """
-    return _definition(rawjson.members(raw, limits), limits)
+    return _definition(raw_json.members(raw, limits), limits)
 
 
 def patch_cron(
     old: CronDefinition, raw: bytes, *, limits: Limits = DEFAULT_LIMITS
 ) -> CronDefinition:
     """``old`` with what the body of a PATCH changes. The name stays. Raises as `parse_cron`."""
-    changes = rawjson.members(raw, limits)
+    changes = raw_json.members(raw, limits)
     changes.pop("name", None)
     merged = {
         "name": Raw(orjson.dumps(old.name)),
@@ -96,7 +96,7 @@ def patch_cron(
     if not any(key in changes for key in EXPRESSION_KEYS):
         merged["expression"] = Raw(orjson.dumps(old.schedule.expression))
     if "job_template" not in changes:
-        merged |= rawjson.object_members(old.job) or {}
+        merged |= raw_json.object_members(old.job) or {}
     return _definition({**merged, **changes}, limits)
 
 
@@ -105,17 +105,17 @@ def job_of_tick(job: bytes, name: str, tick_ms: int, *, limits: Limits = DEFAULT
 
     Raises what `parse_job` raises.
     """
-    members = rawjson.object_members(job) or {}
-    options = rawjson.object_members(members.get("options", Raw(b"{}"))) or {}
+    members = raw_json.object_members(job) or {}
+    options = raw_json.object_members(members.get("options", Raw(b"{}"))) or {}
     own: dict[str, Raw] = {}
     # The cron spec puts a job's meta into its options, all others beside them.
     for meta in (options.get("meta"), members.get("meta")):
         if meta is not None:
-            own |= rawjson.object_members(meta) or {}
+            own |= raw_json.object_members(meta) or {}
     own["cron_name"] = Raw(orjson.dumps(name))
     own["cron_triggered_at"] = Raw(b'"%b"' % format_ms(tick_ms))
-    members["meta"] = Raw(b"{%b}" % rawjson.join(own))
-    return parse_job(b"{%b}" % rawjson.join(members), limits=limits)
+    members["meta"] = Raw(b"{%b}" % raw_json.join(own))
+    return parse_job(b"{%b}" % raw_json.join(members), limits=limits)
 
 
 def tick_job_id(name: str, tick_ms: int, shard: int, shards: int) -> str:
@@ -145,7 +145,7 @@ def _definition(given: dict[str, Raw], limits: Limits) -> CronDefinition:
             field="overlap_policy",
         )
     members = _job_members(given)
-    job = b"{%b}" % rawjson.join(members)
+    job = b"{%b}" % raw_json.join(members)
     fired = job_of_tick(job, name, 0, limits=limits)
     return CronDefinition(
         name=name,
@@ -164,7 +164,7 @@ def _job_members(given: Mapping[str, Raw]) -> dict[str, Raw]:
     if template is None or bytes(template) == b"null":
         members = {k: v for k, v in given.items() if k not in _OWN and k not in _SYSTEM}
     else:
-        found = rawjson.object_members(template)
+        found = raw_json.object_members(template)
         if found is None:
             raise InvalidRequest("job_template must be an object", field="job_template")
         # A client's id would be that of every tick's job.
@@ -174,7 +174,7 @@ def _job_members(given: Mapping[str, Raw]) -> dict[str, Raw]:
     if meta is not None:
         if bytes(meta) == b"null":
             del members["meta"]
-        elif rawjson.object_members(meta) is None:
+        elif raw_json.object_members(meta) is None:
             raise InvalidRequest("meta must be an object", field="meta")
     return members
 
@@ -202,7 +202,7 @@ def _text(given: Mapping[str, Raw], key: str) -> str | None:
     piece = given.get(key)
     if piece is None or bytes(piece) == b"null":
         return None
-    text = rawjson.string(piece)
+    text = raw_json.string(piece)
     if text is None:
         raise InvalidRequest(f"{key} must be a string", field=key)
     return text

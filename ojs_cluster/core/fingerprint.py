@@ -25,7 +25,7 @@ import rfc8785
 
 from ojs_cluster.core.errors import ValidationFailed
 from ojs_cluster.core.limits import DEFAULT_LIMITS
-from ojs_cluster.core.rawjson import Raw, array_items, object_members
+from ojs_cluster.core.raw_json import Raw, array_items, object_members
 from ojs_cluster.core.unique import UniquePolicy
 
 _EXACT: Final = 2**53 - 1

@@ -16,7 +16,7 @@ import orjson
 
 from ojs_cluster.core.durations import format_duration, parse_duration_ms
 from ojs_cluster.core.errors import ValidationFailed
-from ojs_cluster.core.rawjson import show
+from ojs_cluster.core.raw_json import show
 
 ON_LIMIT: Final = ("wait", "reschedule", "drop")
 MAX_KEY_LENGTH: Final = 255
@@ -90,7 +90,7 @@ class Limits:
     def packed(self) -> str:
         """As the scripts read it: ``concurrency,limit:period,limit:period``, '-' for none.
 
-        Twin of ``lua/include/meter.lua``.
+        Twin of ``store/include/limits/count_starts.lua``.
         """
         pairs = [f"{r.limit}:{r.period_ms}" if r else "-" for r in (self.rate, self.throttle)]
         concurrency = "-" if self.concurrency is None else str(self.concurrency)

@@ -11,8 +11,8 @@ import orjson
 
 from ojs_cluster.core.durations import MAX_DURATION_MS, format_duration, parse_duration_ms
 from ojs_cluster.core.errors import ValidationFailed
-from ojs_cluster.core.rawjson import show
-from ojs_cluster.core.states import TERMINAL, State
+from ojs_cluster.core.jobs.states import TERMINAL, State
+from ojs_cluster.core.raw_json import show
 
 DIMENSIONS: Final = ("type", "queue", "args", "meta")
 DEFAULT_STATES: Final = (

@@ -16,10 +16,10 @@ from typing import Final
 
 import msgspec
 
-from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.errors import InvalidRequest, OJSError, PayloadTooLarge
+from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.limits import DEFAULT_LIMITS, Limits
-from ojs_cluster.core.rawjson import (
+from ojs_cluster.core.raw_json import (
     Raw,
     array_items,
     join,

@@ -13,18 +13,18 @@ import trio
 from ojs_cluster import __version__
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.limits import Limits
-from ojs_cluster.http.audit import Audit
-from ojs_cluster.http.auth import Access
+from ojs_cluster.http.access.audit import Audit
+from ojs_cluster.http.access.auth import Access
+from ojs_cluster.http.body_memory import Room
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.room import Room
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.health import Health, check
-from ojs_cluster.store.metrics import Collected
-from ojs_cluster.store.overview import Overview, overview
-from ojs_cluster.store.wake import Waiters
+from ojs_cluster.store.fetch.long_poll import Waiters
+from ojs_cluster.store.operations.health import Health, check
+from ojs_cluster.store.operations.metrics import Collected
+from ojs_cluster.store.operations.overview import Overview, overview
 
 _MIB = 1024 * 1024
 _HEALTH_KEPT_S = 0.25

@@ -14,7 +14,7 @@ import msgspec
 
 from ojs_cluster.core.errors import InvalidPayload, InvalidRequest, OJSError, PayloadTooLarge
 from ojs_cluster.core.limits import Limits
-from ojs_cluster.core.rawjson import check_text
+from ojs_cluster.core.raw_json import check_text
 from ojs_cluster.http.messages import Request
 from ojs_cluster.store.off_loop import LARGE, off_loop
 

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 import trio
 
-from ojs_cluster.core.access import EVERYBODY, Keyring, Principal
+from ojs_cluster.core.access.scopes import EVERYBODY, Keyring, Principal
 from ojs_cluster.core.errors import (
     HeaderTooLarge,
     Internal,
@@ -28,8 +28,9 @@ from ojs_cluster.core.errors import (
     Unsupported,
 )
 from ojs_cluster.http import durability
+from ojs_cluster.http.access.auth import Access
+from ojs_cluster.http.access.queue_scope import keep_to_queues
 from ojs_cluster.http.app import App, HttpSettings, RequestSpan
-from ojs_cluster.http.auth import Access
 from ojs_cluster.http.errors import (
     AmbiguousLength,
     BodyTimeout,
@@ -38,7 +39,6 @@ from ojs_cluster.http.errors import (
     internal_error_response,
 )
 from ojs_cluster.http.messages import Headers, Request, Response
-from ojs_cluster.http.reach import keep_to_queues
 from ojs_cluster.http.request_ids import new_request_id
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import ROUTES, router_for

@@ -22,7 +22,7 @@ from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.traffic import BOUNDS_S, Traffic
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.metrics import Collected, Numbers, QueueNumbers
+from ojs_cluster.store.operations.metrics import Collected, Numbers, QueueNumbers
 
 Families = list[Metric]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from ojs_cluster.core.errors import InvalidRequest, NotFound
-from ojs_cluster.core.ids import is_job_id
-from ojs_cluster.core.options import check_queue
+from ojs_cluster.core.jobs.ids import is_job_id
+from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.timestamps import parse_timestamp
 
 MAX_WORKER_ID: Final = 255

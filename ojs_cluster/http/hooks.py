@@ -10,11 +10,11 @@ from typing import Any, Final
 
 import orjson
 
-from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import NotFound, ValidationFailed
-from ojs_cluster.core.states import State
-from ojs_cluster.store import jobs
+from ojs_cluster.core.jobs.envelope import NewJob
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
+from ojs_cluster.store.jobs import read_jobs
 
 _DIRECTIVES: Final = frozenset({"quiet", "terminate"})
 
@@ -33,7 +33,7 @@ async def directive_of(store: Store, worker_id: str, job_ids: Iterable[str]) -> 
     """The ``meta.test_directive`` of the first active job of this worker that has one."""
     for job_id in job_ids:
         try:
-            job = await jobs.get(store, job_id)
+            job = await read_jobs.get(store, job_id)
         except NotFound:
             continue
         if job.state is State.ACTIVE and job.worker_id == worker_id:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ojs_cluster.core.access import QueuePatterns
+from ojs_cluster.core.access.scopes import QueuePatterns
 
 Headers = tuple[tuple[str, str], ...]
 

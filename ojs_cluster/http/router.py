@@ -14,7 +14,7 @@ from enum import Enum
 from functools import partial
 from urllib.parse import unquote
 
-from ojs_cluster.core.access import Scope
+from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import InvalidRequest, MethodNotAllowed, NotFound
 from ojs_cluster.http.messages import Request, Response
 

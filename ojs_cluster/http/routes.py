@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from functools import cache
 
-from ojs_cluster.core.access import Scope
+from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.handlers import (
-    admin,
-    admin_bulk,
-    admin_dead_letter,
-    admin_jobs,
-    admin_overview,
-    admin_workers,
-    audit,
     batch,
     cron,
-    dead_letter,
+    dead_letters,
     events,
     fetch,
     heartbeat,
     jobs,
     metrics,
-    outbox,
-    queue_config,
     queues,
     rate_limits,
     result,
@@ -32,6 +23,13 @@ from ojs_cluster.http.handlers import (
     workers,
     workflows,
 )
+from ojs_cluster.http.handlers.admin import audit, outbox, queue_config
+from ojs_cluster.http.handlers.admin import bulk_retry as admin_bulk
+from ojs_cluster.http.handlers.admin import dead_letters as admin_dead_letter
+from ojs_cluster.http.handlers.admin import jobs as admin_jobs
+from ojs_cluster.http.handlers.admin import overview as admin_overview
+from ojs_cluster.http.handlers.admin import test_hooks as admin
+from ojs_cluster.http.handlers.admin import workers as admin_workers
 from ojs_cluster.http.router import Reach, Route, Router
 
 V1 = "/ojs/v1"
@@ -128,13 +126,13 @@ ROUTES: tuple[Route, ...] = (
         Reach.QUEUE,
         action="queue.purge",
     ),
-    Route("GET", f"{V1}/dead-letter", dead_letter.list_dead, Scope.DATA_READ, Reach.HANDLER),
-    Route("GET", f"{V1}/dead-letter/stats", dead_letter.stats, Scope.DATA_READ, Reach.HANDLER),
-    Route("GET", f"{V1}/dead-letter/{{id}}", dead_letter.get, Scope.DATA_READ, Reach.JOB),
+    Route("GET", f"{V1}/dead-letter", dead_letters.list_dead, Scope.DATA_READ, Reach.HANDLER),
+    Route("GET", f"{V1}/dead-letter/stats", dead_letters.stats, Scope.DATA_READ, Reach.HANDLER),
+    Route("GET", f"{V1}/dead-letter/{{id}}", dead_letters.get, Scope.DATA_READ, Reach.JOB),
     Route(
         "POST",
         f"{V1}/dead-letter/{{id}}/retry",
-        dead_letter.retry,
+        dead_letters.retry,
         Scope.ADMIN_WRITE,
         Reach.JOB,
         action="dead_letter.retry",
@@ -142,7 +140,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         "DELETE",
         f"{V1}/dead-letter/{{id}}",
-        dead_letter.delete,
+        dead_letters.delete,
         Scope.ADMIN_WRITE,
         Reach.JOB,
         action="dead_letter.delete",
@@ -274,7 +272,7 @@ ROUTES: tuple[Route, ...] = (
         Reach.HANDLER,
     ),
     Route(
-        "GET", f"{V1}/admin/dead-letter/stats", dead_letter.stats, Scope.ADMIN_READ, Reach.HANDLER
+        "GET", f"{V1}/admin/dead-letter/stats", dead_letters.stats, Scope.ADMIN_READ, Reach.HANDLER
     ),
     Route(
         "POST",

@@ -12,7 +12,7 @@ from opentelemetry.trace import Link, SpanKind, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from ojs_cluster.core.errors import OJSError
-from ojs_cluster.core.options import check_queue
+from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.routes import V1
 

@@ -1,8 +1,8 @@
 """Coroutines that run without a trio task until they need one.
 
-A plain request needs no task. A driver (``http/lane_driver.py``) sends into its coroutine, which
-runs up to its call of Redis; the reader of Redis's replies calls the driver again with the reply.
-That costs no switch of tasks.
+A plain request needs no task. A driver (``http/fast_lane/driver.py``) sends into its coroutine,
+which runs up to its call of Redis; the reader of Redis's replies calls the driver again with the
+reply. That costs no switch of tasks.
 
 The rule: while a coroutine is driven it may wait for Redis (``park``) and for nothing else. What
 needs trio (a cancel scope, an event, a nursery, a thread) awaits ``own_task`` first. The driver

@@ -15,12 +15,12 @@ from typing import Final
 
 import trio
 
-from ojs_cluster.core.access import Keyring, changed_names
-from ojs_cluster.core.key_file import KeyFileError
-from ojs_cluster.http.audit import Audit
-from ojs_cluster.http.auth import Access
+from ojs_cluster.core.access.key_file import KeyFileError
+from ojs_cluster.core.access.scopes import Keyring, changed_names
+from ojs_cluster.http.access.audit import Audit
+from ojs_cluster.http.access.auth import Access
+from ojs_cluster.server.config.settings import AccessSettings
 from ojs_cluster.server.read_keys import read_keys
-from ojs_cluster.server.settings import AccessSettings
 from ojs_cluster.server.tls import file_version
 
 log = logging.getLogger("ojs.http")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import socket
 
-from ojs_cluster.config import Settings
-from ojs_cluster.core.client_address import TrustedProxies
-from ojs_cluster.http.audit import Audit
+from ojs_cluster.core.access.client_address import TrustedProxies
+from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.traffic import Traffic
+from ojs_cluster.server.config.load import Settings
 
 
 def make_audit(settings: Settings, name: str, traffic: Traffic) -> Audit:

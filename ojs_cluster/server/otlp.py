@@ -27,7 +27,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from ojs_cluster import __version__
 from ojs_cluster.http.tracing import Tracing
-from ojs_cluster.server.settings import TelemetrySettings
+from ojs_cluster.server.config.settings import TelemetrySettings
 
 log = logging.getLogger("ojs.traces")
 

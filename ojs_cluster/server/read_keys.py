@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ojs_cluster.core.access import Keyring, named_after_variables
-from ojs_cluster.core.key_file import MOST_BYTES, KeyFileError, parse_key_file
+from ojs_cluster.core.access.key_file import MOST_BYTES, KeyFileError, parse_key_file
+from ojs_cluster.core.access.scopes import Keyring, named_after_variables
+from ojs_cluster.server.config.settings import STRONG_KEY, AccessSettings
 from ojs_cluster.server.logs import mask_secrets
-from ojs_cluster.server.settings import STRONG_KEY, AccessSettings
 
 
 def read_keys(settings: AccessSettings, environ: Mapping[str, str]) -> Keyring:

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from ojs_cluster.server.settings import ListenSettings
+from ojs_cluster.server.config.settings import ListenSettings
 
 log = logging.getLogger("ojs.http")
 

@@ -6,18 +6,18 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import cast
 
-from ojs_cluster.core.ids import OrderedIds
+from ojs_cluster.core.jobs.ids import OrderedIds
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.client import Client
-from ojs_cluster.store.away import AwayShards, EffectClient
-from ojs_cluster.store.contacts import FetchContacts
-from ojs_cluster.store.depths import QueueDepths
-from ojs_cluster.store.hints import Hints, LimitedQueues
-from ojs_cluster.store.limit_keys import LimitKeys
-from ojs_cluster.store.lost_fetches import LostFetches
-from ojs_cluster.store.partitions import Partitions
-from ojs_cluster.store.registry import QueueRegistry
+from ojs_cluster.store.fetch.depth_cache import Hints, LimitedQueues
+from ojs_cluster.store.fetch.depths import QueueDepths
+from ojs_cluster.store.fetch.lost_fetches import LostFetches
+from ojs_cluster.store.limits.limit_keys import LimitKeys
+from ojs_cluster.store.outbox.unreachable_shards import AwayShards, EffectClient
+from ojs_cluster.store.queues.partitions import Partitions
+from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.runtime import Runtime
+from ojs_cluster.store.workers.touch import FetchContacts
 
 Effect = Callable[["Store", Shard, bytes], Awaitable[None]]
 """Carries out one outbox effect of a shard, given its payload. Idempotent; raises when it could

@@ -13,19 +13,20 @@ from typing import Any
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.core.ids import OrderedIds
+from ojs_cluster.core.jobs.ids import OrderedIds
 from ojs_cluster.keys import Keyspace
 from ojs_cluster.redis.client import open_client
 from ojs_cluster.redis.rights import MissingRight
 from ojs_cluster.redis.settings import Address, ClientSettings
-from ojs_cluster.store import coverage, deals, rights
 from ojs_cluster.store.background import Background
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.effects import EFFECTS
-from ojs_cluster.store.nack import release_lost
-from ojs_cluster.store.schema import UnusableBackend, check_schema
+from ojs_cluster.store.jobs.nack import release_lost
+from ojs_cluster.store.operations import coverage, rights
+from ojs_cluster.store.operations.schema import UnusableBackend, check_schema
+from ojs_cluster.store.outbox.effects import EFFECTS
 from ojs_cluster.store.scripts import load_scripts
 from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.transactions import transactions
 
 log = logging.getLogger("ojs.store")
 
@@ -76,7 +77,7 @@ async def open_store(
                 scripts=scripts,
                 background=Background(nursery),
                 effects=EFFECTS,
-                finish_deal=deals.owed,
+                finish_deal=transactions.owed,
                 ids=OrderedIds(shards),
             )
             await rights.check(store)

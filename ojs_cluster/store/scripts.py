@@ -1,6 +1,6 @@
 """Loads the Lua transitions: one file each, joined with the small pieces they include.
 
-A line ``--@include keys now job`` is replaced by those files of ``lua/include/``, each once per
+A line ``--@include keys now read_job`` is replaced by those files of ``include/``, each once per
 script, after those that it includes itself; what the script does not use of them is left out.
 Joining at load time, rather than Redis functions or ``require``, keeps every transition one
 self-contained script that any Redis or Valkey since 7.0 runs, and that a reader can follow from top
@@ -13,20 +13,26 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 
 from ojs_cluster.redis.script import Script
 
 VOLATILE = frozenset(
     {
-        *("contact", "fetch", "fetch_any", "heartbeat", "lead"),
+        *("touch_worker", "fetch", "fetch_any", "heartbeat", "lead"),
         *("promote", "release_lost", "schema", "tidy"),
-        *("archive_job", "archive_results", "cron_due", "find_dead", "look", "metrics"),
+        *("archive_job", "archive_results", "cron_due", "find_dead", "read_hash", "metrics"),
         "audit_append",
         *("depths", "limit_state", "limits_due"),
-        *("old_claims", "partitions", "peek", "queue_stats", "references_checked"),
-        *("outbox_away", "outbox_due", "outbox_parked", "outbox_tried", "outbox_wait"),
+        *("old_claims", "partitions", "peek_depth", "queue_stats", "references_checked"),
+        *(
+            "outbox_unreachable",
+            "outbox_due",
+            "outbox_dead_letters",
+            "outbox_retried",
+            "outbox_wait",
+        ),
         *("rights", "worker_states", "workflow_checked", "workflow_stalled"),
     }
 )
@@ -34,6 +40,8 @@ VOLATILE = frozenset(
 signs of life, which a failover may forget as it may forget a worker; what is written again by the
 next who looks. And those that only read what others will have confirmed."""
 
+_ROOMS = Path(__file__).parent
+_INCLUDES = _ROOMS / "include"
 _MEMORY = re.compile(
     r"^-- Memory: (no-writes|allow-oom|deny-oom)(?:; as (\w+), [^,\n]+, (allow-oom))?[;.]",
     re.MULTILINE,
@@ -50,8 +58,8 @@ _INCLUDE = re.compile(r"^--@include (.+)$", re.MULTILINE)
 _FIELDS = re.compile(r"^local F = \{(.*?)^\}\n", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"(\w+) = '([^']+)'")
 _USE = re.compile(r"\bF\.(\w+)")
-# All of lua/ keeps to this form: a comment has its lines to itself, and what is defined at the left
-# margin ends there, or on its line.
+# All Lua files keep to this form: a comment has its lines to itself, and what is defined at the
+# left margin ends there, or on its line.
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _KEYS = re.compile(
     r"^local ([A-Z]+(?:, [A-Z]+)*) = (P \.\. '\w+'(?:, P \.\. '\w+')*)\n", re.MULTILINE
@@ -90,28 +98,32 @@ def load_scripts(prelude: str = "") -> Mapping[str, Script]:
     return _load(prelude)
 
 
+def read_transitions() -> dict[str, str]:
+    """Return the text of each transition's file in the rooms of ``store/``, by its name."""
+    files = sorted(_ROOMS.rglob("*.lua"))
+    return {file.stem: file.read_text() for file in files if _INCLUDES not in file.parents}
+
+
+def read_includes() -> dict[str, str]:
+    """Return the text of each shared piece in ``store/include/``, by its name."""
+    return {file.stem: file.read_text() for file in sorted(_INCLUDES.rglob("*.lua"))}
+
+
 @cache
 def _load(prelude: str) -> Mapping[str, Script]:
-    folder = files("ojs_cluster") / "lua"
-    includes = {
-        entry.name.removesuffix(".lua"): entry.read_text()
-        for entry in (folder / "include").iterdir()
-        if entry.name.endswith(".lua")
-    }
-
+    includes = read_includes()
     scripts: dict[str, Script] = {}
-    for entry in folder.iterdir():
-        if entry.name.endswith(".lua"):
-            text = entry.read_text()
-            body = prelude + _trimmed(_expanded(text, includes, set()))
-            for name, shebang in _shebangs(entry.name.removesuffix(".lua"), text).items():
-                # Each keeps the rule of ``lua/include/look.lua``; the tests' prelude enforces it.
-                scripts[name] = Script(
-                    name,
-                    (shebang + body).encode(),
-                    looks_first=True,
-                    volatile=name in VOLATILE,
-                )
+    for file, text in read_transitions().items():
+        body = prelude + _trimmed(_expanded(text, includes, set()))
+        for name, shebang in _shebangs(file, text).items():
+            # Each keeps the rule of ``store/include/base/preflight.lua``; the tests' prelude
+            # enforces it.
+            scripts[name] = Script(
+                name,
+                (shebang + body).encode(),
+                looks_first=True,
+                volatile=name in VOLATILE,
+            )
     return MappingProxyType(scripts)
 
 

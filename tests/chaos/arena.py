@@ -9,7 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from ojs_cluster.server.embedded import Embedded, find_server
+from ojs_cluster.server.embedded.servers import Embedded, find_server
 from tests.chaos.options import ROUNDS
 from tests.chaos.schedule import CLUSTER, NETWORK, PROCESSES, STANDALONE, Kind, Track
 from tests.chaos.tunnel import INNER, OUTER, Tunnels, can_tunnel

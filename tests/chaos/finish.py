@@ -10,7 +10,7 @@ import redis
 import trio
 
 from ojs_cluster.keys import Keyspace
-from ojs_cluster.server.embedded import Embedded, EmbeddedError
+from ojs_cluster.server.embedded.servers import Embedded, EmbeddedError
 from tests.chaos.client import JSON, V1, ChaosClient
 from tests.chaos.history import Event, NewJob
 from tests.chaos.history import Final as Rest

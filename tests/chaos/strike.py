@@ -15,7 +15,7 @@ import redis
 import trio
 
 from ojs_cluster.keys import Keyspace
-from ojs_cluster.server.embedded import EmbeddedError, Node
+from ojs_cluster.server.embedded.servers import EmbeddedError, Node
 from tests.chaos.arena import Arena
 from tests.chaos.history import History
 from tests.chaos.schedule import Fault

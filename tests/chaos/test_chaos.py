@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ojs_cluster.server.embedded import ServerNotFound, find_server
+from ojs_cluster.server.embedded.servers import ServerNotFound, find_server
 from tests.chaos.arena import VARIANTS, Variant, running_arena
 from tests.chaos.options import ROUNDS, SECONDS, seed_of
 from tests.chaos.run import run

@@ -9,7 +9,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.chaos.tunnel import OUTER, Tunnels, can_tunnel
 from tests.support.servers import wait_until
 

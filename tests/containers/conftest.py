@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ojs_cluster.server.embedded import ServerBinary
+from ojs_cluster.server.embedded.servers import ServerBinary
 from tests.containers import base
 from tests.containers.image import Builder, Image
 from tests.containers.release import Release

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ojs_cluster.core.envelope import NewJob, parse_job
 from ojs_cluster.core.errors import ValidationFailed
+from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 
 
 def job(args: str = "[]", meta: str = "{}", *, type: str = "t", **unique: Any) -> NewJob:

@@ -20,7 +20,7 @@ from ojs_cluster.core.json_scan import (
     scan,
 )
 from ojs_cluster.core.limits import Limits
-from ojs_cluster.core.rawjson import check_text
+from ojs_cluster.core.raw_json import check_text
 
 EDGE = 32_768
 """Where a step ends."""
@@ -94,7 +94,7 @@ def test_small_steps_judge_as_one_look_does(value: Any, depth: int, digits: int,
     expected = outcome(raw, limits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_scan, "_CHUNK", step)
-        patch.setattr("ojs_cluster.core.rawjson.SMALL", 0)
+        patch.setattr("ojs_cluster.core.raw_json.SMALL", 0)
         found = outcome(raw, limits)
     # A text may break both rules: which one is told first is no matter.
     assert (found is None) == (expected is None)

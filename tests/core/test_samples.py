@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.jobs.envelope import parse_job
 
 _FOLDER = os.environ.get("OJS_SCHEMA_SAMPLES")
 

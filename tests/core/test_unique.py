@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.errors import ValidationFailed
-from ojs_cluster.core.states import State
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.unique import UniquePolicy, parse_unique
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.open import open_store
 from tests.crash.harness import SHARDS, World
 from tests.support.patience import be_patient, patient_client

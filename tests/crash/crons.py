@@ -10,14 +10,15 @@ from typing import Any, Literal
 
 from ojs_cluster.core.cron_job import CronDefinition, parse_cron
 from ojs_cluster.core.errors import NotFound
-from ojs_cluster.core.states import State
-from ojs_cluster.store import cron, jobs
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron_book import StoreBook
-from ojs_cluster.store.cron_fire import Claim, fire_due
-from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.cron import cron
+from ojs_cluster.store.cron.cron_store import StoreBook
+from ojs_cluster.store.cron.firing import Claim, fire_due
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.record import JobRecord
 from tests.crash.harness import World
-from tests.store.jobs import DAY, ack, take
+from tests.store.shortcuts import DAY, ack, take
 from tests.support.timeshift import age_cron
 
 QUEUE = "reports"
@@ -74,13 +75,13 @@ class Firing(_Cron):
         assert scene.first is not None
         record = await cron.get(world.store, scene.name)
         new = world.live() - {scene.first.id}
-        state = (await jobs.get(world.store, scene.first.id)).state
+        state = (await read_jobs.get(world.store, scene.first.id)).state
         assert len(new) == (self.policy != "skip")
         assert (record.runs, record.owed) == (1 + len(new), None)
         assert len(await cron.history(world.store, scene.name, 9)) == 2
         wanted = State.CANCELLED if self.policy == "cancel_previous" else State.ACTIVE
         assert state is wanted
-        states = {(await jobs.get(world.store, job_id)).state for job_id in new}
+        states = {(await read_jobs.get(world.store, job_id)).state for job_id in new}
         waits = State.PENDING if self.policy == "enqueue" else State.AVAILABLE
         assert states <= {waits}
         return True
@@ -137,7 +138,7 @@ class LettingGo(_Cron):
     async def happened(self, world: World, scene: Scene) -> bool:
         record = await cron.get(world.store, scene.name)
         [run] = world.live()
-        assert (await jobs.get(world.store, run)).state is State.AVAILABLE
+        assert (await read_jobs.get(world.store, run)).state is State.AVAILABLE
         assert (record.held, record.owed) == ((), None)
         return True
 

@@ -8,19 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 from zlib import crc32
 
-from ojs_cluster.core.envelope import NewJob, parse_job
 from ojs_cluster.core.errors import Duplicate
-from ojs_cluster.core.states import State
-from ojs_cluster.store import batch, deals, jobs, locks
-from ojs_cluster.store.aliases import AliasClaims
+from ojs_cluster.core.jobs.envelope import NewJob, parse_job
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.locks import Want
+from ojs_cluster.store.enqueue import batch
+from ojs_cluster.store.enqueue.aliases import AliasClaims
+from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.jobs import read_jobs as jobs
+from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.portions import PORTION_BYTES
-from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.transactions import transactions
+from ojs_cluster.store.unique import locks
+from ojs_cluster.store.unique.locks import Want
 from tests.crash.harness import World
 from tests.store.hot_queues import spread
-from tests.store.jobs import (
+from tests.store.shortcuts import (
     MINUTE,
     foreign_id,
     home_id,
@@ -258,12 +261,12 @@ class Finishing(_Enqueue):
         draft = batch._Draft(store, wanted)
         await draft.reserve()
         deal = draft.deal()
-        assert await deals.decide(store, deal, draft.lapses) is not None
+        assert await transactions.decide(store, deal, draft.lapses) is not None
         return Decided(wanted, old, deal.id)
 
     async def act(self, store: Store, scene: Wanted) -> None:
         assert isinstance(scene, Decided)
-        await deals.settle(store, scene.deal)
+        await transactions.settle(store, scene.deal)
 
 
 @dataclass(frozen=True, slots=True)

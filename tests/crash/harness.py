@@ -22,16 +22,16 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ojs_cluster.core.errors import Conflict
-from ojs_cluster.core.states import TERMINAL
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import fields as f
-from ojs_cluster.store.cancel import cancel
+from ojs_cluster.core.jobs.states import TERMINAL
+from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron_book import StoreBook
-from ojs_cluster.store.cron_fire import fire_due
-from ojs_cluster.store.retention import purge_due
-from ojs_cluster.store.workflows import purge_ended
-from tests.store.jobs import HOUR, ack, take
+from ojs_cluster.store.cron.cron_store import StoreBook
+from ojs_cluster.store.cron.firing import fire_due
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.sweeps.retention import purge_due
+from ojs_cluster.store.workflows.workflows import purge_ended
+from tests.store.shortcuts import HOUR, ack, take
 from tests.store.unique_jobs import keys_there, recover
 from tests.support.invariants import take_census
 from tests.support.mortal import Mode, strike

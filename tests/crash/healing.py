@@ -10,15 +10,16 @@ import pytest
 
 from ojs_cluster.core.errors import MalformedJob, NotFound
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import fields as f
-from ojs_cluster.store import jobs, references
-from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.retention import purge_due
-from ojs_cluster.store.workflow_check import WorkflowCheck
-from ojs_cluster.store.workflows import WorkflowRecord
+from ojs_cluster.store.enqueue import references
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.sweeps.retention import purge_due
+from ojs_cluster.store.workflows.progress_check import WorkflowCheck
+from ojs_cluster.store.workflows.workflows import WorkflowRecord
 from tests.crash.harness import YEAR, World
-from tests.store.jobs import (
+from tests.store.shortcuts import (
     HOUR,
     ack,
     foreign_id,
@@ -195,7 +196,7 @@ class MalformedRemoval:
         """As long as it is there its id leads to it; afterwards the janitor frees the id."""
         if scene.in_its_shard(world):
             with pytest.raises(MalformedJob):
-                await jobs.get(world.store, scene.id)
+                await read_jobs.get(world.store, scene.id)
             return False
         await world.recover(HOUR)
         left = list(world.db.scan_iter(match=f"ojs:*:j:{scene.id}", count=10_000))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ojs_cluster.core.states import State
-from ojs_cluster.store import jobs
-from ojs_cluster.store.cancel import cancel
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.lease_ids import PREFIX_BYTES
-from ojs_cluster.store.nack import release_lost
-from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.fetch.lease_ids import PREFIX_BYTES
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.jobs.nack import release_lost
+from ojs_cluster.store.jobs.record import JobRecord
 from tests.crash.harness import World
-from tests.store.jobs import ack, nack, shard_of, take
 from tests.store.limit_jobs import held, key_in, keyed
+from tests.store.shortcuts import ack, nack, shard_of, take
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class _Limited:
         """A job's state; the limit holds at any rate."""
         active = [shard for shard in world.store.keys if world.db.zcard(shard.active)]
         assert sum(world.db.zcard(shard.active) for shard in active) <= 1
-        return (await jobs.get(world.store, job.id)).state
+        return (await read_jobs.get(world.store, job.id)).state
 
     async def check_next_runs(self, world: World, scene: Keyed) -> None:
         """The token is free: the second job gets it."""
@@ -110,7 +110,7 @@ class LostFetch(Requeue):
         await release_lost(store, shard_of(store), [prefix])
 
     async def happened(self, world: World, scene: Keyed) -> bool:
-        job = await jobs.get(world.store, scene.first.id)
+        job = await read_jobs.get(world.store, scene.first.id)
         assert job.attempt == (job.state is State.ACTIVE)
         return await super().happened(world, scene)
 

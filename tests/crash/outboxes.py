@@ -11,19 +11,20 @@ from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS
 from ojs_cluster.core.rate_limit import Limits
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
-from ojs_cluster.store import queues, rate_limits
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue
-from ojs_cluster.store.outbox import drain
-from ojs_cluster.store.partition_upkeep import (
+from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.limits import rate_limits
+from ojs_cluster.store.outbox.outbox import drain
+from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues.partition_maintenance import (
     get_partitions,
     look_after_changes,
     set_partitions,
 )
-from ojs_cluster.store.retention import retire_queues
+from ojs_cluster.store.sweeps.retention import retire_queues
 from tests.crash.harness import World
 from tests.store.hot_queues import pass_time
-from tests.store.jobs import HOUR, ack, new_job, put, shard_of, take
+from tests.store.shortcuts import HOUR, ack, new_job, put, shard_of, take
 from tests.store.unique_jobs import drain_waiting_now, once, owing
 from tests.support.lossy import AbsentClient, without
 from tests.support.timeshift import age_queue

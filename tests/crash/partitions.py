@@ -7,18 +7,19 @@ from dataclasses import dataclass, replace
 
 from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS
 from ojs_cluster.core.rate_limit import Limits
-from ojs_cluster.store import bounds, queues, rate_limits
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.partition_upkeep import (
+from ojs_cluster.store.limits import depth_bounds, rate_limits
+from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues.partition_maintenance import (
     get_partitions,
     look_after,
     look_after_changes,
     set_partitions,
 )
-from ojs_cluster.store.partitions import Partitions
+from ojs_cluster.store.queues.partitions import Partitions
 from tests.crash.harness import World
 from tests.store.hot_queues import pass_time, put_into, shares_of
-from tests.store.jobs import DAY, ack, put, take
+from tests.store.shortcuts import DAY, ack, put, take
 
 QUEUE = "hot"
 _serial = itertools.count(1)
@@ -116,19 +117,19 @@ class Bounded:
         await put(world.store, QUEUE)
 
     async def act(self, store: Store, scene: None) -> None:
-        await bounds.put(of_another_process(store), QUEUE, 7)
+        await depth_bounds.put(of_another_process(store), QUEUE, 7)
 
     async def happened(self, world: World, scene: None) -> bool:
         """The janitor has the other partitions follow."""
         await look_after(world.store, QUEUE)
-        bound = await bounds.of_queue(world.store, QUEUE)
+        bound = await depth_bounds.of_queue(world.store, QUEUE)
         for shard in world.store.keys.partitions(QUEUE, 3):
             there = world.db.hget(shard.queue(QUEUE), "bound")
             assert there == (None if bound is None else b"%d" % bound)
         return bound == 7
 
     async def finish(self, world: World, scene: None) -> None:
-        await bounds.put(world.store, QUEUE, None)
+        await depth_bounds.put(world.store, QUEUE, None)
         await end_partitions(world)
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ojs_cluster.core.errors import Duplicate
-from ojs_cluster.core.states import State
-from ojs_cluster.store import dead_letter, jobs
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.dead_letters import dead_letters
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.record import JobRecord
 from tests.crash.harness import World
-from tests.store.jobs import foreign_id, middle_queue, nack, queues_in_other_shards, take
+from tests.store.shortcuts import foreign_id, middle_queue, nack, queues_in_other_shards, take
 from tests.store.unique_jobs import once, owing
 
 
@@ -46,11 +47,11 @@ class Retry:
 
     async def act(self, store: Store, scene: Scene) -> None:
         with suppress(*([Duplicate] if scene.other else [])):
-            await dead_letter.retry(store, scene.dead.id)
+            await dead_letters.retry(store, scene.dead.id)
 
     async def happened(self, world: World, scene: Scene) -> bool:
         """It lives, and the next of its uniqueness is kept out by it; or it is as it was."""
-        job = await jobs.get(world.store, scene.dead.id)
+        job = await read_jobs.get(world.store, scene.dead.id)
         if scene.other is not None:
             assert job.dead
             assert world.live() == {scene.other.id}
@@ -69,5 +70,5 @@ class Retry:
 
     async def finish(self, world: World, scene: Scene) -> None:
         """All ends with the jobs, and with the retention of dead letters."""
-        if (await jobs.get(world.store, scene.dead.id)).dead:
-            await dead_letter.delete(world.store, scene.dead.id)
+        if (await read_jobs.get(world.store, scene.dead.id)).dead:
+            await dead_letters.delete(world.store, scene.dead.id)

@@ -7,10 +7,10 @@ from typing import Literal
 import pytest
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from tests.crash.enqueues import Batch, Wanted
 from tests.crash.harness import World, at_every_boundary
-from tests.store.jobs import new_job
+from tests.store.shortcuts import new_job
 from tests.support.mortal import Mode
 
 Fault = Literal[

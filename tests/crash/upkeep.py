@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ojs_cluster.core.errors import NotFound
-from ojs_cluster.core.states import State
-from ojs_cluster.store import dead_letter, jobs, queues, workers
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.heartbeat import Beat, heartbeat
-from ojs_cluster.store.retention import purge_due
+from ojs_cluster.store.dead_letters import dead_letters
+from ojs_cluster.store.jobs import read_jobs as jobs
+from ojs_cluster.store.queues import queues
+from ojs_cluster.store.sweeps.retention import purge_due
+from ojs_cluster.store.workers import workers
+from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
 from tests.crash.harness import YEAR, World
-from tests.store.jobs import HOUR, ack, foreign_id, nack, put, queues_in_other_shards, take
+from tests.store.shortcuts import HOUR, ack, foreign_id, nack, put, queues_in_other_shards, take
 from tests.support.timeshift import age_job, age_worker
 
 _serial = itertools.count(1)
@@ -52,7 +55,7 @@ class Removal:
             await queues.purge(store, queue)
         else:
             with suppress(NotFound):
-                await dead_letter.delete(store, scene)
+                await dead_letters.delete(store, scene)
 
     async def happened(self, world: World, scene: str) -> bool:
         """The next run of retention removes what the dead one had begun to remove."""
@@ -71,7 +74,7 @@ class Removal:
         """All ends with the job, and with the retention of dead letters."""
         for shard in world.store.keys:
             for job_id in world.db.zrange(shard.dead, 0, -1):
-                await dead_letter.delete(world.store, job_id.decode())
+                await dead_letters.delete(world.store, job_id.decode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,16 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
 
-from ojs_cluster.store import fields as f
-from ojs_cluster.store import jobs, workflows
-from ojs_cluster.store.cancel import cancel
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.record import JobRecord
-from ojs_cluster.store.ticks import reap
-from ojs_cluster.store.workflows import WorkflowRecord
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.sweeps.deadlines import reap
+from ojs_cluster.store.workflows import workflows
+from ojs_cluster.store.workflows.workflows import WorkflowRecord
 from tests.crash.harness import World
-from tests.store.jobs import HOUR, ack, nack, queues_in_other_shards, take
+from tests.store.shortcuts import HOUR, ack, nack, queues_in_other_shards, take
 from tests.store.workflow_jobs import batch, chain, group, job_ids, parents, state_of, step
 from tests.support.timeshift import age_job
 
@@ -79,7 +80,7 @@ class _Advance:
         return Running(made, job)
 
     async def happened(self, world: World, scene: Running) -> bool:
-        state = (await jobs.get(world.store, scene.job.id)).state
+        state = (await read_jobs.get(world.store, scene.job.id)).state
         if state == "active":
             assert await state_of(world.store, scene.workflow) == "running"
             assert world.live() == {scene.job.id}
@@ -103,7 +104,7 @@ class Ack(_Advance):
     async def happened(self, world: World, scene: Running) -> bool:
         happened = await super().happened(world, scene)
         if happened:
-            following = await jobs.get(world.store, job_ids(scene.workflow)[1])
+            following = await read_jobs.get(world.store, job_ids(scene.workflow)[1])
             assert parents(following) == [7]
         return happened
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import redis
 
-from ojs_cluster.server.embedded import ServerBinary
+from ojs_cluster.server.embedded.servers import ServerBinary
 from tests.helm.chart import CHART, Chart
 from tests.helm.valkey_pods import CLI, PATIENCE_S, Pod, Pods, pods
 from tests.support.nodes import ApiNode

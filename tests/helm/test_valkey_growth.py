@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import redis
 
-from ojs_cluster.server.embedded import Embedded, ServerBinary
+from ojs_cluster.server.embedded.servers import Embedded, ServerBinary
 from tests.helm.chart import CHART, Chart
 from tests.helm.test_valkey_hosts import hosts_of
 from tests.helm.valkey_pods import CLI, PATIENCE_S, Pods, pods

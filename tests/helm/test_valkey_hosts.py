@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ojs_cluster.server.embedded import ServerBinary
+from ojs_cluster.server.embedded.servers import ServerBinary
 from tests.helm.chart import CHART, Chart
 from tests.helm.valkey_pods import CLI, PATIENCE_S, Pods, pods
 from tests.helm.valkey_tables import Member, actions

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import redis
 
-from ojs_cluster.server.children import spawn
-from ojs_cluster.server.embedded import ServerBinary
-from ojs_cluster.server.ports import reserve_any
+from ojs_cluster.server.embedded.ports import reserve_any
+from ojs_cluster.server.embedded.servers import ServerBinary
+from ojs_cluster.server.processes.children import spawn
 from tests.helm.chart import CHART, Chart, Rendering
 from tests.helm.valkey_pods import CLI, PATIENCE_S, SHELL, pods
 from tests.support.servers import wait_until

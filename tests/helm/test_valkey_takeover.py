@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ojs_cluster.server.embedded import Embedded, ServerBinary
+from ojs_cluster.server.embedded.servers import Embedded, ServerBinary
 from tests.helm.chart import CHART, Chart
 from tests.helm.test_valkey_cluster import has_a_replica_each, read, write
 from tests.helm.valkey_pods import CLI, LOOKS, PATIENCE_S, Pod, Pods, pods

@@ -21,9 +21,9 @@ from typing import Any
 
 import redis
 
-from ojs_cluster.server.children import spawn
-from ojs_cluster.server.embedded import Embedded, Node, ServerBinary
-from ojs_cluster.server.ports import PortReservation, reserve_any
+from ojs_cluster.server.embedded.ports import PortReservation, reserve_any
+from ojs_cluster.server.embedded.servers import Embedded, Node, ServerBinary
+from ojs_cluster.server.processes.children import spawn
 from tests.helm.chart import Rendering
 from tests.support.servers import wait_until
 

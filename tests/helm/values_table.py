@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from ojs_cluster.server.variables import VARIABLES
+from ojs_cluster.server.config.variables import VARIABLES
 from tests.helm.chart import CHART
 
 README = CHART / "README.md"

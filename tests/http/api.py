@@ -12,22 +12,22 @@ from typing import Any
 
 import trio
 
-from ojs_cluster.config import load
+from ojs_cluster.http.access.audit import Audit
+from ojs_cluster.http.access.auth import Access
 from ojs_cluster.http.app import App, HttpSettings
-from ojs_cluster.http.audit import Audit
-from ojs_cluster.http.auth import Access
 from ojs_cluster.http.dispatch import admits, dispatch, prepare, run
-from ojs_cluster.http.fast_lane import FastLane
-from ojs_cluster.http.lane_routes import is_fast
+from ojs_cluster.http.fast_lane.routes import is_fast
+from ojs_cluster.http.fast_lane.server import FastLane
+from ojs_cluster.http.hypercorn.quart_app import OJSQuart, create_quart_app
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.quart_app import OJSQuart, create_quart_app
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.redis.deadline import begin
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.server.api_process import Gate, connection_limits
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.server.http_server import DrainTimes, hypercorn_config, serve
-from ojs_cluster.server.listener import open_listener
+from ojs_cluster.server.config.load import load
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.server.http.http_server import DrainTimes, hypercorn_config, serve
+from ojs_cluster.server.http.listener import open_listener
+from ojs_cluster.server.processes.api_process import Gate, connection_limits
 from ojs_cluster.server.tls import Tls
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.settings import StoreSettings

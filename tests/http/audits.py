@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import trio
 
-from ojs_cluster.core.access import Keyring, Principal, QueuePatterns, Scope, digest
+from ojs_cluster.core.access.scopes import Keyring, Principal, QueuePatterns, Scope, digest
+from ojs_cluster.http.access.auth import Access
 from ojs_cluster.http.app import App
-from ojs_cluster.http.auth import Access
-from ojs_cluster.store import audit
-from ojs_cluster.store.audit import AuditFilter
+from ojs_cluster.store.operations import audit
+from ojs_cluster.store.operations.audit import AuditFilter
 from tests.http.api import OJS_TYPE, until
 
 PRINCIPALS = {

@@ -16,15 +16,15 @@ import pytest
 import trio
 
 from ojs_cluster.core import errors as e
-from ojs_cluster.http.asgi import read_head
-from ojs_cluster.http.auth import Access
+from ojs_cluster.http.access.auth import Access
 from ojs_cluster.http.dispatch import dispatch, request_id_for
 from ojs_cluster.http.errors import TABLE, error_response
+from ojs_cluster.http.hypercorn.asgi import read_head
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.router import Route, Router
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.starting import starting
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import OJS_TYPE, Api, open_app
 from tests.support.servers import own_server
 

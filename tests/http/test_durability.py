@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from redis.exceptions import ResponseError
 
-from ojs_cluster.core.ids import new_job_id
+from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.redis.durability import Durability, confirming
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app
 from tests.support.servers import observer, own_server
 

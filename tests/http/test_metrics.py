@@ -15,10 +15,10 @@ from ojs_cluster.http.exposition import exposition
 from ojs_cluster.http.messages import Request
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.traffic import BOUNDS_S, Traffic
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.server.scheduler_http import scheduler_families
-from ojs_cluster.store import metrics
-from ojs_cluster.store.outbox import ATTEMPTS
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.server.http.scheduler_http import scheduler_families
+from ojs_cluster.store.operations import metrics
+from ojs_cluster.store.outbox.outbox import ATTEMPTS
 from scheduler.stats import Stats
 from tests.http.api import Api, Reply, open_app
 from tests.support.servers import observer

@@ -17,7 +17,7 @@ import trio
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.redis.settings import Address
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app, serving
 from tests.support.servers import flush, own_server
 

@@ -13,17 +13,18 @@ import httpx
 import pytest
 import trio
 
-from ojs_cluster.config import load
 from ojs_cluster.http.app import App
 from ojs_cluster.server import tls
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.config.load import load
+from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.tls import TlsFilesError, make_context
-from tests.http import test_door, test_fast_lane
+from tests.http import test_entry_points
 from tests.http.api import Api, doors, open_app, serving, until
-from tests.http.test_door import request
-from tests.http.test_fast_lane import ENQUEUE, MANIFEST, connected, read_responses
-from tests.http.test_two_doors import CORPUS, PLAIN, check
-from tests.http.two_doors import LAST, End, TwoDoors, ends_in, two_doors
+from tests.http.fast_lane import test_server
+from tests.http.fast_lane.test_server import ENQUEUE, MANIFEST, connected, read_responses
+from tests.http.test_entry_points import request
+from tests.http.test_same_answers import CORPUS, PLAIN, check
+from tests.http.two_entries import LAST, End, TwoDoors, ends_in, two_doors
 from tests.support.certificates import Certificates, make_certificates, openssl
 
 
@@ -47,28 +48,30 @@ async def port(api: Api) -> AsyncIterator[int]:
         yield number
 
 
-served = test_fast_lane.served
+served = test_server.served
 
 # -- what holds without TLS holds with it ----------------------------------------------------
 
-test_request_lines = test_door.test_every_request_line_gets_a_json_answer
-test_odd_methods = test_door.test_the_connection_survives_odd_methods_and_errors
-test_head = test_door.test_head_tells_the_length_and_sends_nothing
-test_chunks = test_door.test_a_chunked_body_is_read
-test_expect = test_door.test_a_client_may_ask_before_it_sends
-test_large_bodies = test_door.test_a_body_too_large_is_413_even_before_it_is_read
-test_refused_bodies = test_door.test_a_refused_body_that_still_comes_does_not_break_the_client
-test_stalled_bodies = test_door.test_a_body_that_stalls_is_408
-test_websocket = test_door.test_a_websocket_to_nowhere_is_refused_in_our_words
-test_idle = test_door.test_an_idle_connection_is_closed_in_time
-test_leaving_a_wait = test_door.test_a_client_that_leaves_while_it_waits_claims_nothing
-test_leaving_a_fetch = test_door.test_jobs_fetched_for_a_client_that_left_are_given_back
-test_delivered = test_door.test_a_delivered_job_is_not_given_back
-test_unwritable = test_door.test_jobs_that_cannot_be_written_are_given_back
-test_hanging_up = test_door.test_clients_that_hang_up_at_once_keep_their_jobs
-test_waiting_in_vain = test_door.test_a_wait_in_vain_ends_empty
-test_speaking_while_waiting = test_fast_lane.test_the_next_request_may_come_while_a_fetch_waits
-test_a_fetch_in_vain = test_fast_lane.test_a_fetch_in_vain_leaves_the_connection_good
+test_request_lines = test_entry_points.test_every_request_line_gets_a_json_answer
+test_odd_methods = test_entry_points.test_the_connection_survives_odd_methods_and_errors
+test_head = test_entry_points.test_head_tells_the_length_and_sends_nothing
+test_chunks = test_entry_points.test_a_chunked_body_is_read
+test_expect = test_entry_points.test_a_client_may_ask_before_it_sends
+test_large_bodies = test_entry_points.test_a_body_too_large_is_413_even_before_it_is_read
+test_refused_bodies = (
+    test_entry_points.test_a_refused_body_that_still_comes_does_not_break_the_client
+)
+test_stalled_bodies = test_entry_points.test_a_body_that_stalls_is_408
+test_websocket = test_entry_points.test_a_websocket_to_nowhere_is_refused_in_our_words
+test_idle = test_entry_points.test_an_idle_connection_is_closed_in_time
+test_leaving_a_wait = test_entry_points.test_a_client_that_leaves_while_it_waits_claims_nothing
+test_leaving_a_fetch = test_entry_points.test_jobs_fetched_for_a_client_that_left_are_given_back
+test_delivered = test_entry_points.test_a_delivered_job_is_not_given_back
+test_unwritable = test_entry_points.test_jobs_that_cannot_be_written_are_given_back
+test_hanging_up = test_entry_points.test_clients_that_hang_up_at_once_keep_their_jobs
+test_waiting_in_vain = test_entry_points.test_a_wait_in_vain_ends_empty
+test_speaking_while_waiting = test_server.test_the_next_request_may_come_while_a_fetch_waits
+test_a_fetch_in_vain = test_server.test_a_fetch_in_vain_leaves_the_connection_good
 
 
 async def test_the_lane_serves_hot_routes_and_hands_over_what_it_has_read(

@@ -16,9 +16,9 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.traced_jobs import OPERATIONS
 from ojs_cluster.http.tracing import Tracing
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app, serving, until
-from tests.http.test_door import exchange, raw, request
+from tests.http.test_entry_points import exchange, raw, request
 
 UNKNOWN = "01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"
 

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from ojs_cluster.core.client_address import TrustedProxies
-from ojs_cluster.server.embedded import Embedded, Node
-from ojs_cluster.server.env_values import networks
-from ojs_cluster.server.variables import VARIABLES
+from ojs_cluster.core.access.client_address import TrustedProxies
+from ojs_cluster.server.config.env_values import networks
+from ojs_cluster.server.config.variables import VARIABLES
+from ojs_cluster.server.embedded.servers import Embedded, Node
 from tests.helm.test_pods import failover_s, longest_poll_s
 from tests.image.dockerfile import read_stages
 from tests.support.servers import own_server, wait_until

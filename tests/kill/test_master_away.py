@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from ojs_cluster.keys import Keyspace
-from ojs_cluster.server.embedded import Node
+from ojs_cluster.server.embedded.servers import Node
 from tests.support.deployment import Deployment
 from tests.support.load import eventually
 from tests.support.servers import observer, wait_until

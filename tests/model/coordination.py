@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ojs_cluster.core.errors import Conflict, Duplicate
-from ojs_cluster.core.retry import RetryPolicy
-from ojs_cluster.core.states import TERMINAL, State
+from ojs_cluster.core.jobs.retry import RetryPolicy
+from ojs_cluster.core.jobs.states import TERMINAL, State
 from tests.model.jobs import JobView, ModelJob
 from tests.model.lifecycle import UNIT, Model
 

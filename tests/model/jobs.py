@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from ojs_cluster.core.errors import OJSError
-from ojs_cluster.core.retry import RetryPolicy
-from ojs_cluster.core.states import State
+from ojs_cluster.core.jobs.retry import RetryPolicy
+from ojs_cluster.core.jobs.states import State
 
 T = TypeVar("T")
 

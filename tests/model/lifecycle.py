@@ -25,9 +25,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
-from ojs_cluster.core.failure import Failure
-from ojs_cluster.core.retry import DEFAULT_RETRY, RetryPolicy, backoff_ms, matches
-from ojs_cluster.core.states import CANCELLABLE, State
+from ojs_cluster.core.jobs.failure import Failure
+from ojs_cluster.core.jobs.retry import DEFAULT_RETRY, RetryPolicy, backoff_ms, matches
+from ojs_cluster.core.jobs.states import CANCELLABLE, State
 from tests.model.jobs import JobView, Lease, ModelJob, Place, view
 
 UNIT: Final = 60_000

@@ -7,9 +7,9 @@ from typing import Literal
 import pytest
 
 from ojs_cluster.core.errors import Conflict, Duplicate
-from ojs_cluster.core.failure import parse_failure
-from ojs_cluster.core.retry import RetryPolicy
-from ojs_cluster.core.states import State
+from ojs_cluster.core.jobs.failure import parse_failure
+from ojs_cluster.core.jobs.retry import RetryPolicy
+from ojs_cluster.core.jobs.states import State
 from tests.model.coordination import STEADY, CoordinatedModel, Step
 from tests.model.jobs import outcome
 

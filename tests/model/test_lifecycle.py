@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
-from ojs_cluster.core.failure import Failure, parse_failure
-from ojs_cluster.core.retry import RetryPolicy
-from ojs_cluster.core.states import State
+from ojs_cluster.core.jobs.failure import Failure, parse_failure
+from ojs_cluster.core.jobs.retry import RetryPolicy
+from ojs_cluster.core.jobs.states import State
 from tests.model.jobs import outcome
 from tests.model.lifecycle import UNIT, Model
 

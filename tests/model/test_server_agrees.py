@@ -24,25 +24,29 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from ojs_cluster.core.envelope import NewJob, parse_job
 from ojs_cluster.core.errors import OJSError
-from ojs_cluster.core.failure import parse_failure
+from ojs_cluster.core.jobs.envelope import NewJob, parse_job
+from ojs_cluster.core.jobs.failure import parse_failure
+from ojs_cluster.core.jobs.retry import RetryPolicy
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.rate_limit import Limits
-from ojs_cluster.core.retry import RetryPolicy
-from ojs_cluster.core.states import State
 from ojs_cluster.core.workflow_request import parse_workflow
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import dead_letter, jobs, queues, rate_limits, workflows
-from ojs_cluster.store.ack import ack
-from ojs_cluster.store.activate import activate
-from ojs_cluster.store.cancel import cancel
+from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue
-from ojs_cluster.store.fetch import fetch
-from ojs_cluster.store.heartbeat import Beat, heartbeat
-from ojs_cluster.store.nack import nack
-from ojs_cluster.store.record import JobRecord
-from ojs_cluster.store.ticks import promote, reap
+from ojs_cluster.store.dead_letters import dead_letters
+from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.fetch.fetch import fetch
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.ack import ack
+from ojs_cluster.store.jobs.activate import activate
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.jobs.nack import nack
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.limits import rate_limits
+from ojs_cluster.store.queues import queues
+from ojs_cluster.store.sweeps.deadlines import promote, reap
+from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workflows import workflows
 from tests.model.coordination import STEADY, CoordinatedModel, Step
 from tests.model.jobs import JobView, outcome
 from tests.model.lifecycle import UNIT
@@ -286,12 +290,14 @@ class Histories(RuleBasedStateMachine):
         job_id = dead[number % len(dead)] if dead else self.pick(number)
         if delete:
             wanted = outcome(lambda: self.model.delete_dead(job_id))
-            got = outcome(lambda: self.portal.call(lambda store: dead_letter.delete(store, job_id)))
+            got = outcome(
+                lambda: self.portal.call(lambda store: dead_letters.delete(store, job_id))
+            )
             assert (None if isinstance(got, JobRecord) else got) == wanted
         else:
             self.both(
                 lambda: self.model.retry_dead(job_id),
-                lambda store: dead_letter.retry(store, job_id),
+                lambda store: dead_letters.retry(store, job_id),
             )
 
     @rule(number=picks, over=st.booleans())
@@ -300,7 +306,7 @@ class Histories(RuleBasedStateMachine):
         job_id = known[number % len(known)] if known and over else self.pick(number)
         self.both(
             lambda: self.model.retry_discarded(job_id),
-            lambda store: dead_letter.retry_discarded(store, job_id),
+            lambda store: dead_letters.retry_discarded(store, job_id),
         )
 
     @rule(queue=st.sampled_from(QUEUES), pause=st.booleans())
@@ -414,7 +420,7 @@ def _bytes(value: Any) -> bytes:
 
 
 async def _get(job_id: str, store: Store) -> JobRecord:
-    return await jobs.get(store, job_id)
+    return await read_jobs.get(store, job_id)
 
 
 async def _stats(queue: str, store: Store) -> queues.QueueStats:

@@ -11,8 +11,8 @@ from typing import cast
 import redis
 
 from ojs_cluster.keys import Keyspace
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import fields as f
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.jobs import fields as f
 
 _INDEXES = ("due", "active", "running", "expiring")
 _TIMES = (f.DUE, f.EXPIRES, f.DEADLINE, f.STARTED)

@@ -4,10 +4,10 @@ One TOML file per area beside this module holds entries of this form::
 
     [[patch]]
     name = "an ack does not check the lease"
-    file = "ojs_cluster/lua/ack.lua"
+    file = "ojs_cluster/store/jobs/ack.lua"
     before = '''text that occurs once in the file'''
     after = '''text that replaces it'''
-    tests = ["tests/store/test_lease.py::test_stale_worker_cannot_ack"]
+    tests = ["tests/store/jobs/test_lease.py::test_stale_worker_cannot_ack"]
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.server.variables import VARIABLES
+from ojs_cluster.server.config.variables import VARIABLES
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.support.deployment import Deployment, Topology, deploy
 from tests.support.invariants import await_consistent
 from tests.support.servers import own_server

@@ -14,14 +14,14 @@ import pytest
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.rights import MissingRight
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import rights
+from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.rights import MissingRights
+from ojs_cluster.store.operations import rights
+from ojs_cluster.store.operations.rights import MissingRights
 from ojs_cluster.store.scripts import load_scripts
 from tests.operations.test_operations import GUIDE
-from tests.store.jobs import ack, put, take
-from tests.store.test_one_tag import one_life_of_everything, one_life_without_backup
+from tests.store.scripts.test_one_tag import one_life_of_everything, one_life_without_backup
+from tests.store.shortcuts import ack, put, take
 from tests.support.nodes import ApiNode, scheduler
 from tests.support.patience import LONG_S, be_patient
 from tests.support.servers import observer, own_server, wait_until

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from ojs_cluster.server.variable import Variable
-from ojs_cluster.server.variables import SECTIONS
+from ojs_cluster.server.config.variable import Variable
+from ojs_cluster.server.config.variables import SECTIONS
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "configuration.md"
 _INTRODUCTION: Final = """\

@@ -11,7 +11,7 @@ import trio
 from redis.crc import key_slot
 
 from ojs_cluster.redis import Address, Client, ClientSettings, open_client
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 
 PATIENT: Final[Mapping[str, Any]] = {"reply_timeout_s": 30.0, "call_timeout_s": 60.0}
 """What is slow on a busy machine must not look dead; a test about silence says how long it is."""

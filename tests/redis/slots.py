@@ -7,7 +7,7 @@ from typing import Any
 
 import redis
 
-from ojs_cluster.server.embedded import Embedded, Node
+from ojs_cluster.server.embedded.servers import Embedded, Node
 from tests.support.servers import wait_until
 
 

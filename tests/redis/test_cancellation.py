@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from ojs_cluster.redis import Client, open_client
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import client_of, eventually, proxied, settings_for, slot_of
 
 

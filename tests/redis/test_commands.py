@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from ojs_cluster.redis import Client, ClientSettings, RedisReplyError, Script, open_client
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import client_of, in_thread, key_on, slot_of
 
 ECHO = Script("echo", b"return {KEYS[1], ARGV[1], #ARGV}")

@@ -16,7 +16,7 @@ import trio.testing
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, ClientSettings, ReplyTooLarge, Script, open_client
 from ojs_cluster.redis.connection import Connection
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import (
     Proxy,
     client_of,

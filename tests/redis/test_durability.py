@@ -15,7 +15,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, Script
 from ojs_cluster.redis.durability import Durability, confirming
-from ojs_cluster.server.embedded import Embedded, Node
+from ojs_cluster.server.embedded.servers import Embedded, Node
 from tests.redis.helpers import client_of, key_on, slot_of
 from tests.redis.slots import Mover
 from tests.support.servers import own_server, wait_until

@@ -13,7 +13,7 @@ from redis.retry import Retry
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, ClientSettings, open_client
-from ojs_cluster.server.embedded import Embedded, Node
+from ojs_cluster.server.embedded.servers import Embedded, Node
 from tests.redis.helpers import client_of, eventually, in_thread, key_on, slot_of
 from tests.support.servers import own_server, wait_until
 

@@ -12,7 +12,7 @@ import trio
 
 from ojs_cluster.redis import Address, keepalive
 from ojs_cluster.redis.transport import UNACKNOWLEDGED_S, PlainTransport, open_transport
-from ojs_cluster.server.listener import open_listener
+from ojs_cluster.server.http.listener import open_listener
 
 TCP = socket.IPPROTO_TCP
 linux = pytest.mark.skipif(sys.platform != "linux", reason="options of Linux")

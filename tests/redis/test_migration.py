@@ -11,7 +11,7 @@ import trio.testing
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, Script
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import client_of, eventually, in_thread, key_on, slot_of
 from tests.redis.slots import Mover
 from tests.support.servers import own_server

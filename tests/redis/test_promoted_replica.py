@@ -17,7 +17,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, Script, open_client
 from ojs_cluster.redis.durability import Durability
-from ojs_cluster.server.embedded import Embedded, Node
+from ojs_cluster.server.embedded.servers import Embedded, Node
 from tests.redis.helpers import Proxy, eventually, in_thread, proxied, settings_for
 from tests.support.nodes import ApiNode
 from tests.support.servers import own_server, wait_until

@@ -22,7 +22,7 @@ from ojs_cluster.redis.attempts import Attempts
 from ojs_cluster.redis.errors import Lost
 from ojs_cluster.redis.link import check_refusal
 from ojs_cluster.redis.rights import MissingRight
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import key_on, settings_for, silent_listener, slot_of
 from tests.support.servers import own_server
 

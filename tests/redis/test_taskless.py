@@ -23,7 +23,7 @@ from ojs_cluster.redis.taskless import (
     taskless,
 )
 from ojs_cluster.redis.waiters import Answer
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import client_of, slot_of
 from tests.redis.test_connection import Rig, rigged
 from tests.support.driven import driven

@@ -14,8 +14,8 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, ClientSettings, Script, open_client
-from ojs_cluster.server.embedded import Embedded, find_server
-from ojs_cluster.server.ports import reserve_any
+from ojs_cluster.server.embedded.ports import reserve_any
+from ojs_cluster.server.embedded.servers import Embedded, find_server
 from tests.redis.helpers import eventually, in_thread, key_on, slot_of
 from tests.support.certificates import OPENSSL, make_certificates
 from tests.support.servers import own_server, wait_until

@@ -16,11 +16,11 @@ from typing import Literal
 import trio
 
 from ojs_cluster.core.cron_job import CronDefinition, tick_job_id
-from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
-from ojs_cluster.core.states import TERMINAL, State
-from ojs_cluster.store.cron_fire import Claim, Due
-from ojs_cluster.store.cron_record import CronRecord
+from ojs_cluster.core.jobs.envelope import NewJob
+from ojs_cluster.core.jobs.states import TERMINAL, State
+from ojs_cluster.store.cron.cron_record import CronRecord
+from ojs_cluster.store.cron.firing import Claim, Due
 
 _serial = itertools.count()
 

@@ -12,13 +12,13 @@ from functools import partial
 
 import trio
 
-from ojs_cluster.core.envelope import parse_job
-from ojs_cluster.core.states import State
+from ojs_cluster.core.jobs.envelope import parse_job
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import META
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue_many
-from ojs_cluster.store.jobs import get
+from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.jobs.read_jobs import get
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.settings import StoreSettings
 

@@ -10,18 +10,18 @@ import pytest
 import trio
 
 from ojs_cluster.core.errors import NotFound
-from ojs_cluster.core.states import State
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http.exposition import exposition
 from ojs_cluster.http.messages import Request
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.server.scheduler_http import scheduler_families
-from ojs_cluster.store import fields as f
-from ojs_cluster.store.ack import ack
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.server.http.scheduler_http import scheduler_families
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch import fetch
-from ojs_cluster.store.heartbeat import Beat, heartbeat
-from ojs_cluster.store.jobs import get
+from ojs_cluster.store.fetch.fetch import fetch
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs.ack import ack
+from ojs_cluster.store.jobs.read_jobs import get
 from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
 from scheduler.main import run_scheduler
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import ElectionStats, Stats

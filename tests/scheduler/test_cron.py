@@ -11,9 +11,9 @@ from trio.testing import MockClock
 
 from ojs_cluster.core.cron_job import parse_cron
 from ojs_cluster.core.errors import InvalidRequest
-from ojs_cluster.core.states import State
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import META
-from ojs_cluster.store.cron_fire import fire_due
+from ojs_cluster.store.cron.firing import fire_due
 from scheduler.pacing import Pace, ShardLoop, Slots, Tick
 from scheduler.stats import LoopStats
 from tests.scheduler.cron_model import ModelBook, Redis, work

@@ -6,10 +6,10 @@ import json
 from datetime import datetime
 
 from ojs_cluster.core.cron_job import parse_cron
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import cron
+from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.cron import cron
+from ojs_cluster.store.fetch.fetch import fetch
 from tests.scheduler.running import eventually, leader_of, schedulers, store_at
 
 BODY = {

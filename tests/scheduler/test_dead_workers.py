@@ -12,8 +12,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from ojs_cluster.store.workers import DeadWorker
-from scheduler.dead_workers import AWAY_S, WALK_EVERY_S, Found, RecoveryIncomplete, step
+from ojs_cluster.store.workers.workers import DeadWorker
+from scheduler.loops.dead_workers import AWAY_S, WALK_EVERY_S, Found, RecoveryIncomplete, step
 from scheduler.pacing import Slots
 
 SHARDS = range(8)
@@ -193,7 +193,7 @@ async def test_a_worker_that_said_goodbye_is_no_loss(
 async def test_more_dead_than_one_walk_serves_are_all_recovered(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler.dead_workers.WORKERS_MOST", 1)
+    monkeypatch.setattr("scheduler.loops.dead_workers.WORKERS_MOST", 1)
     ward = FakeWard(jobs_everywhere(), marked=[DEAD, DeadWorker("w2", 600)])
     await step(ward, SHARDS, slots=Slots(2), call_timeout_s=1.0)(3)
 
@@ -204,7 +204,7 @@ async def test_more_dead_than_one_walk_serves_are_all_recovered(
 async def test_the_dead_that_wait_for_a_shard_keep_no_later_one_waiting(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler.dead_workers.WORKERS_MOST", 2)
+    monkeypatch.setattr("scheduler.loops.dead_workers.WORKERS_MOST", 2)
     dead = [DeadWorker(f"w{number}", 500 + number) for number in range(9)]
     held = {shard: [one.id for one in dead] for shard in SHARDS}
     ward = FakeWard(held, marked=list(dead), broken={5}, batch=2)

@@ -13,12 +13,12 @@ import pytest
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.core.states import State
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import META, Keyspace
-from ojs_cluster.server.embedded import Embedded, Node
-from ojs_cluster.store.ack import ack
+from ojs_cluster.server.embedded.servers import Embedded, Node
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch import fetch
+from ojs_cluster.store.fetch.fetch import fetch
+from ojs_cluster.store.jobs.ack import ack
 from tests.scheduler.running import (
     all_in,
     eventually,

@@ -8,13 +8,13 @@ from dataclasses import replace
 from ojs_cluster.core.errors import BackendUnavailable, NotFound
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.keys import Shard
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import workflows
-from ojs_cluster.store.ack import ack
+from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch import fetch
-from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.fetch.fetch import fetch
+from ojs_cluster.store.jobs.ack import ack
+from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.settings import StoreSettings
+from ojs_cluster.store.workflows import workflows
 from scheduler.settings import SchedulerSettings
 from tests.scheduler.running import eventually
 from tests.scheduler.test_background import served

@@ -11,12 +11,12 @@ import pytest
 import trio
 import trio.testing
 
-from ojs_cluster.core.client_address import TrustedProxies, parse_network
-from ojs_cluster.http.audit import Audit
-from ojs_cluster.http.refusals import MOST_SOURCES
+from ojs_cluster.core.access.client_address import TrustedProxies, parse_network
+from ojs_cluster.http.access.audit import Audit
+from ojs_cluster.http.access.refusals import MOST_SOURCES
 from ojs_cluster.http.traffic import Traffic
-from ojs_cluster.server.connections import ConnectionLimits, Connections
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.server.http.connections import ConnectionLimits, Connections
 from tests.http.api import Api, open_app, serving
 from tests.http.audits import access, await_entries, entries, hear, lines_of, send
 from tests.support.servers import observer

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.helm.chart import Chart, container
 from tests.helm.test_processes import HOST, PATIENCE_S, Pod
 from tests.security.amplification import attack, live, peak_bytes, processes

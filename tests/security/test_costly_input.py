@@ -11,8 +11,8 @@ import time
 import pytest
 import trio
 
-from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.errors import ValidationFailed
+from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.limits import DEFAULT_LIMITS
 from tests.http.api import Api
 

@@ -12,10 +12,10 @@ import pytest
 import trio
 
 from ojs_cluster.http.app import App
-from ojs_cluster.http.room import SMALL
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.http.body_memory import SMALL
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import open_app, serving, until
-from tests.http.test_door import exchange, request
+from tests.http.test_entry_points import exchange, request
 
 ROOM: Final = 512 * 1024
 """Bytes for all incomplete requests of the process."""

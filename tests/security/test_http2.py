@@ -12,9 +12,9 @@ import pytest
 import trio
 from h2.errors import ErrorCodes
 
-from ojs_cluster.server.connections import ConnectionLimits, Connections, connections_possible
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.server.frame_budget import PREFACE, FrameBudget
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.server.http.connections import ConnectionLimits, Connections, connections_possible
+from ojs_cluster.server.http.frame_budget import PREFACE, FrameBudget
 from tests.http.api import Stream, dial, doors, open_app, serving
 from tests.security.http2 import (
     DATA,

@@ -13,8 +13,8 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import DataReceived
 
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.server.frame_budget import PREFACE, FrameBudget
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.server.http.frame_budget import PREFACE, FrameBudget
 from tests.http.api import open_app, serving
 from tests.security.http2 import (
     DATA,

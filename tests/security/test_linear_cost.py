@@ -16,27 +16,27 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.core import rawjson
-from ojs_cluster.core.client_address import TrustedProxies
+from ojs_cluster.core import raw_json
+from ojs_cluster.core.access.client_address import TrustedProxies
 from ojs_cluster.core.cron import parse_schedule
 from ojs_cluster.core.cron_job import parse_cron
 from ojs_cluster.core.durations import parse_duration_ms
-from ojs_cluster.core.envelope import parse_job
-from ojs_cluster.core.failure import parse_failure
 from ojs_cluster.core.fingerprint import fingerprint
+from ojs_cluster.core.jobs.envelope import parse_job
+from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.json_scan import scan
 from ojs_cluster.core.limits import DEFAULT_LIMITS
 from ojs_cluster.core.timestamps import parse_timestamp
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.http import query
-from ojs_cluster.http.lane_parser import read_head
+from ojs_cluster.http.fast_lane.parser import read_head
 from ojs_cluster.http.router import Router
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.store.off_loop import LARGE
 
 TIMES = 8
-SMALL = rawjson.SMALL - 512
+SMALL = raw_json.SMALL - 512
 """Bytes of JSON that is read in one piece; what is larger is read in steps, at another price."""
 _MOST_PER_BYTE = 3
 _LEAST_S = 0.0005

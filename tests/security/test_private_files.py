@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import redis
 
-from ojs_cluster.server import ports
-from ojs_cluster.server.embedded import Embedded, find_server
+from ojs_cluster.server.embedded import ports
+from ojs_cluster.server.embedded.servers import Embedded, find_server
 from ojs_cluster.server.private_files import (
     NotPrivate,
     kept_password,

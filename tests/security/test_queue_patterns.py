@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import trio
 
-from ojs_cluster.core.access import Keyring, Principal, QueuePatterns, digest
-from ojs_cluster.http.auth import Access
+from ojs_cluster.core.access.scopes import Keyring, Principal, QueuePatterns, digest
+from ojs_cluster.http.access.auth import Access
 from ojs_cluster.http.router import Reach
 from ojs_cluster.http.routes import ROUTES
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import OJS_TYPE, Api, Reply, open_app, serving
 
 OTHER, OWN = "secret", "mail-1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app
 
 PROBES = ("/ready", "/health", "/ojs/v1/health")

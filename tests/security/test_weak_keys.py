@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
-from ojs_cluster.config import ConfigError, load
-from ojs_cluster.server.commands import check_serving, say_what_is_unusual
+from ojs_cluster.server.commands.serve import check_serving, say_what_is_unusual
+from ojs_cluster.server.config.load import ConfigError, load
 
 STRONG = "0123456789abcdef" * 2
 WEAK = STRONG[:31]

@@ -15,8 +15,8 @@ from typing import Any
 
 import trio
 
-from ojs_cluster.server.child import Child, Refused, run_child
-from ojs_cluster.server.http_server import drain_times, hypercorn_config, serve
+from ojs_cluster.server.http.http_server import drain_times, hypercorn_config, serve
+from ojs_cluster.server.processes.child import Child, Refused, run_child
 
 BIG = 64 * 1024 * 1024
 

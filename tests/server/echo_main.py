@@ -10,10 +10,10 @@ import sys
 
 import trio
 
-from ojs_cluster.config import load
-from ojs_cluster.server.commands import make_supervisor, start_logging
-from ojs_cluster.server.listener import open_listener
-from ojs_cluster.server.supervisor import ChildSpec
+from ojs_cluster.server.commands.serve import make_supervisor, start_logging
+from ojs_cluster.server.config.load import load
+from ojs_cluster.server.http.listener import open_listener
+from ojs_cluster.server.processes.supervisor import ChildSpec
 
 
 def main() -> int:

@@ -6,7 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
-from ojs_cluster.server.embedded import Embedded, find_server
+from ojs_cluster.server.embedded.servers import Embedded, find_server
 
 if __name__ == "__main__":
     with Embedded(Path(sys.argv[1]), binary=find_server(), append_only=False) as embedded:

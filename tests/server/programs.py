@@ -16,7 +16,7 @@ from threading import Thread
 
 import httpx
 
-from ojs_cluster.server.ports import PortReservation, reserve_any
+from ojs_cluster.server.embedded.ports import PortReservation, reserve_any
 
 ROOT = Path(__file__).resolve().parents[2]
 STOP_S = 60

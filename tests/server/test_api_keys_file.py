@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.server.programs import Program, program
 from tests.server.test_serve import CLI, OPEN, serve
 from tests.support.servers import wait_until

@@ -13,11 +13,11 @@ import pytest
 import trio
 
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.server import archive
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.commands import archive
+from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.open import open_store
 from tests.server.programs import clean_environment
-from tests.store.jobs import put
+from tests.store.shortcuts import put
 from tests.support.servers import all_keys, flush
 
 CLI = ("-m", "ojs_cluster.cli")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ojs_cluster.config import VARIABLES, ConfigError, Settings, load, report
-from ojs_cluster.server import env_values as accept
+from ojs_cluster.server.config import env_values as accept
+from ojs_cluster.server.config.load import VARIABLES, ConfigError, Settings, load, report
 from scheduler.settings import SchedulerSettings
 from tests.support.certificates import OPENSSL, make_certificates
 

@@ -18,9 +18,9 @@ import pytest
 import redis
 import trio
 
-from ojs_cluster.config import ConfigError
-from ojs_cluster.server.dev import PASSWORD_FILE, DevOptions, keep_node, run_dev
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.commands.dev import PASSWORD_FILE, DevOptions, keep_node, run_dev
+from ojs_cluster.server.config.load import ConfigError
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import eventually
 from tests.server.programs import Program, free_port, get, pid_exists, program
 from tests.support.nodes import children_of

@@ -10,8 +10,8 @@ from threading import Thread
 import pytest
 from redis.crc import key_slot
 
-from ojs_cluster.server.embedded import Embedded, EmbeddedError, ServerNotFound, find_server
-from ojs_cluster.server.ports import reserve
+from ojs_cluster.server.embedded.ports import reserve
+from ojs_cluster.server.embedded.servers import Embedded, EmbeddedError, ServerNotFound, find_server
 from tests.server.programs import pid_exists, program
 from tests.support.servers import all_keys, observer, own_server, wait_until
 

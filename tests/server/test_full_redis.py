@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.support.invariants import await_consistent
 from tests.support.nodes import ApiNode, Process, await_death, scheduler
 from tests.support.servers import observer, own_server, wait_until

@@ -17,8 +17,8 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 
-from ojs_cluster.config import load
-from ojs_cluster.server.http_server import Resumed, ResumedTls
+from ojs_cluster.server.config.load import load
+from ojs_cluster.server.http.http_server import Resumed, ResumedTls
 from ojs_cluster.server.tls import make_context
 from tests.server.test_unread import requests
 from tests.support.certificates import Certificates

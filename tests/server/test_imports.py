@@ -10,16 +10,22 @@ import pytest
 NOWHERE = {"redis", "opentelemetry"}
 """redis-py is for embedded servers; traces are sent only when they are configured."""
 WEB = {"quart", "flask", "werkzeug", "jinja2", "asyncio"}
-STORE = {"hypercorn", "croniter", "prometheus_client", "scheduler.main", "ojs_cluster.store.jobs"}
+STORE = {
+    "hypercorn",
+    "croniter",
+    "prometheus_client",
+    "scheduler.main",
+    "ojs_cluster.store.jobs.read_jobs",
+}
 
 
 @pytest.mark.parametrize(
     ("module", "unused"),
     [
         ("ojs_cluster.cli", NOWHERE | WEB | STORE),
-        ("ojs_cluster.server.commands", NOWHERE | WEB | STORE),
-        ("ojs_cluster.server.scheduler_process", NOWHERE | WEB),
-        ("ojs_cluster.server.api_process", NOWHERE),
+        ("ojs_cluster.server.commands.serve", NOWHERE | WEB | STORE),
+        ("ojs_cluster.server.processes.scheduler_process", NOWHERE | WEB),
+        ("ojs_cluster.server.processes.api_process", NOWHERE),
     ],
 )
 def test_a_process_imports_no_more_than_it_uses(module: str, unused: set[str]) -> None:

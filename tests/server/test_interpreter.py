@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ojs_cluster.config import load
-from ojs_cluster.server import commands
+from ojs_cluster.server.commands import serve
+from ojs_cluster.server.config.load import load
 from ojs_cluster.server.interpreter import is_slow, rank, runs_on_slow_build
 
 ROOT = Path(__file__).parents[2]
@@ -93,9 +93,9 @@ def test_a_debug_build_is_slow_wherever_it_came_from() -> None:
 def test_the_start_says_in_one_line_that_python_is_slow(
     slow: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(commands, "runs_on_slow_build", lambda: slow)
+    monkeypatch.setattr(serve, "runs_on_slow_build", lambda: slow)
     with caplog.at_level(logging.INFO):
-        commands.warn(load({"OJS_API_KEY": "0123456789abcdef" * 2}))
+        serve.warn(load({"OJS_API_KEY": "0123456789abcdef" * 2}))
     said = [r.getMessage() for r in caplog.records if "profile-guided" in r.getMessage()]
     assert len(said) == slow
 

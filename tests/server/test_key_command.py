@@ -7,8 +7,8 @@ import re
 import pytest
 
 from ojs_cluster.cli import main
-from ojs_cluster.core.access import PRESETS
-from ojs_cluster.core.key_file import parse_key_file
+from ojs_cluster.core.access.key_file import parse_key_file
+from ojs_cluster.core.access.scopes import PRESETS
 
 
 def test_a_new_key_opens_what_its_entry_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,9 +7,9 @@ import socket
 
 import pytest
 
-from ojs_cluster.config import load
-from ojs_cluster.server.listener import open_listener
-from ojs_cluster.server.ports import can_bind
+from ojs_cluster.server.config.load import load
+from ojs_cluster.server.embedded.ports import can_bind
+from ojs_cluster.server.http.listener import open_listener
 
 ELSEWHERE = {"OJS_ALLOW_INSECURE_NO_AUTH": "true", "REDIS_URL": "redis://r"}
 

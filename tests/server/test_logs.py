@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
-from ojs_cluster.config import load
+from ojs_cluster.server.config.load import load
 from ojs_cluster.server.logs import configure_logging
 from ojs_cluster.server.read_keys import read_keys
 

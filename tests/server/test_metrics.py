@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import httpx
 from prometheus_client.parser import text_string_to_metric_families as parse
 
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.server.programs import free_port, get, program
 from tests.server.test_serve import CLI, OPEN, serve
 from tests.support.servers import wait_until

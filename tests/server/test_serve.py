@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.server.programs import Program, free_port, get, program
 from tests.support.servers import own_server, wait_until
 

@@ -16,9 +16,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from ojs_cluster.server import supervisor
-from ojs_cluster.server.http_server import report
-from ojs_cluster.server.supervisor import STEADY_S, ChildSpec, Supervisor
+from ojs_cluster.server.http.http_server import report
+from ojs_cluster.server.processes import supervisor
+from ojs_cluster.server.processes.supervisor import STEADY_S, ChildSpec, Supervisor
 from tests.server.echo_child import BIG
 from tests.server.programs import Program, clean_environment, get, pid_exists, program
 from tests.support.servers import wait_until

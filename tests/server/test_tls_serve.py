@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.server.programs import program
 from tests.server.test_serve import CLI, OPEN, serve
 from tests.server.test_unread import requests

@@ -15,7 +15,7 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from ojs_cluster import __version__
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.server.programs import clean_environment, free_port, program
 from tests.server.test_serve import OPEN, serve
 from tests.support.collector import Collector, collector, values
@@ -225,8 +225,8 @@ def test_nothing_that_sends_traces_is_loaded_unless_it_is_asked_for() -> None:
         [
             sys.executable,
             "-c",
-            "import sys, ojs_cluster.cli, ojs_cluster.server.api_process, "
-            "ojs_cluster.server.scheduler_process; print(*sys.modules)",
+            "import sys, ojs_cluster.cli, ojs_cluster.server.processes.api_process, "
+            "ojs_cluster.server.processes.scheduler_process; print(*sys.modules)",
         ],
         env=clean_environment({}),
         check=True,

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import trio
 
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.support.nodes import ApiNode
 from tests.support.proxy import proxy
 from tests.support.servers import flush

@@ -10,16 +10,19 @@ from typing import Any
 
 from ojs_cluster.core.cron_job import parse_cron
 from ojs_cluster.core.rate_limit import Limits, Rate
-from ojs_cluster.server.archive import Tally, read_in
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import advance, cron, queues, rate_limits
-from ojs_cluster.store.archive_out import export
-from ojs_cluster.store.cancel import cancel
+from ojs_cluster.server.commands.archive import Tally, read_in
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.archive.export_archive import export
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.fetch import release
+from ojs_cluster.store.cron import cron
+from ojs_cluster.store.fetch.fetch import release
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.limits import rate_limits
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.portions import PORTION_BYTES
-from tests.store.jobs import ack, active, foreign_id, home_id, nack, put, take
+from ojs_cluster.store.queues import queues
+from ojs_cluster.store.workflows import advance
+from tests.store.shortcuts import ack, active, foreign_id, home_id, nack, put, take
 from tests.store.unique_jobs import once
 from tests.store.workflow_jobs import batch, chain, run_one, step
 from tests.support.patience import patient_client

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import open_store
 from tests.support.invariants import Census, take_census

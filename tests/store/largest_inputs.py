@@ -14,26 +14,30 @@ from contextlib import suppress
 from typing import Any
 
 from ojs_cluster.core.cron_job import parse_cron
-from ojs_cluster.core.envelope import NewJob, parse_job
 from ojs_cluster.core.errors import Duplicate
-from ojs_cluster.core.failure import parse_failure
+from ojs_cluster.core.jobs.envelope import NewJob, parse_job
+from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.workflow_request import parse_workflow
-from ojs_cluster.store import cron, deals, rate_tokens, workers, workflows
-from ojs_cluster.store import fields as f
-from ojs_cluster.store.ack import Ack, ack_many
-from ojs_cluster.store.archive_in import restore_workflow
-from ojs_cluster.store.archive_lines import ResultsLine, WorkflowLine
-from ojs_cluster.store.archive_results import portions, restore_results
+from ojs_cluster.store.archive.archive_results import portions, restore_results
+from ojs_cluster.store.archive.import_archive import restore_workflow
+from ojs_cluster.store.archive.line_values import ResultsLine, WorkflowLine
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron_book import StoreBook
-from ojs_cluster.store.cron_fire import fire_due
-from ojs_cluster.store.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.heartbeat import Beat, heartbeat
-from ojs_cluster.store.nack import Nack, nack_many
-from ojs_cluster.store.outbox import drain
-from ojs_cluster.store.retention import tidy
-from ojs_cluster.store.workflow_check import WorkflowCheck
-from tests.store.jobs import (
+from ojs_cluster.store.cron import cron
+from ojs_cluster.store.cron.cron_store import StoreBook
+from ojs_cluster.store.cron.firing import fire_due
+from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs.ack import Ack, ack_many
+from ojs_cluster.store.jobs.nack import Nack, nack_many
+from ojs_cluster.store.limits import rate_tokens
+from ojs_cluster.store.outbox.outbox import drain
+from ojs_cluster.store.sweeps.retention import tidy
+from ojs_cluster.store.transactions import transactions
+from ojs_cluster.store.workers import workers
+from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workflows import workflows
+from ojs_cluster.store.workflows.progress_check import WorkflowCheck
+from tests.store.shortcuts import (
     QUEUE,
     home_id,
     id_in,
@@ -209,9 +213,9 @@ async def a_large_transaction(store: Store, db: Any) -> None:
     deal_id = id_in(0)
     plan = b"p" * 2_000_000
     db.hset(shard.deal(deal_id), mapping={"plan": plan})
-    await store.run(shard, "deal_read", [shard.deal(deal_id)])
+    await store.run(shard, "transaction_read", [shard.deal(deal_id)])
     db.delete(shard.deal(deal_id))
-    await deals.tidy(store, shard, MANY)
+    await transactions.tidy(store, shard, MANY)
 
 
 async def large_crons(store: Store, db: Any) -> None:

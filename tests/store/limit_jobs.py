@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from ojs_cluster.store import fields as f
-from ojs_cluster.store import rate_limits, rate_tokens
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue
-from ojs_cluster.store.record import JobRecord
-from tests.store.jobs import QUEUE, new_job, shard_of
+from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.limits import rate_limits, rate_tokens
+from tests.store.shortcuts import QUEUE, new_job, shard_of
 from tests.store.unique_jobs import keys_there, recover
 from tests.support.timeshift import age_limits
 

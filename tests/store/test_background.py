@@ -6,8 +6,8 @@ import pytest
 import trio
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.partitions import Partitions
-from tests.store.jobs import until
+from ojs_cluster.store.queues.partitions import Partitions
+from tests.store.shortcuts import until
 from tests.support.driven import driven
 
 

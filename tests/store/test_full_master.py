@@ -12,13 +12,13 @@ import pytest
 from ojs_cluster.core.errors import BackendUnavailable, WritesRefused
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client, Script
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import deals
-from ojs_cluster.store.batch import _Draft, enqueue_all
+from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue
+from ojs_cluster.store.enqueue.batch import _Draft, enqueue_all
+from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.open import open_store
-from tests.store.jobs import id_in, new_job, take
+from ojs_cluster.store.transactions import transactions
+from tests.store.shortcuts import id_in, new_job, take
 from tests.support.invariants import take_census
 from tests.support.lossy import LossyClient
 from tests.support.patience import patient_client
@@ -92,11 +92,11 @@ async def test_what_was_decided_is_written_though_memory_has_run_out(
     queues = [queue_on(store, master) for master in (open_, shut)]
     draft = _Draft(store, [new_job(queue) for queue in queues])
     await draft.reserve()
-    now = await deals.decide(store, draft.deal(), draft.lapses)
+    now = await transactions.decide(store, draft.deal(), draft.lapses)
     assert now is not None
 
     with full(cluster, shut):
-        await deals.carry_out(store, draft.deal(), now)
+        await transactions.carry_out(store, draft.deal(), now)
         assert len(await take(store, *queues, count=2)) == 2
 
     assert take_census(cluster).problems == []

@@ -16,24 +16,26 @@ from typing import Any
 import pytest
 import trio
 
-from ojs_cluster.core.envelope import parse_job
 from ojs_cluster.core.errors import BackendUnavailable, TooManyQueues
-from ojs_cluster.core.states import State
+from ojs_cluster.core.jobs.envelope import parse_job
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import begin
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.server.embedded import Embedded, Node
-from ojs_cluster.store import health, metrics, outbox, queues
-from ojs_cluster.store.ack import ack
+from ojs_cluster.server.embedded.servers import Embedded, Node
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue
-from ojs_cluster.store.fetch import fetch
-from ojs_cluster.store.heartbeat import Beat, heartbeat
+from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.fetch.fetch import fetch
+from ojs_cluster.store.fetch.long_poll import Waiters, fetch_or_wait
+from ojs_cluster.store.jobs.ack import ack
+from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.record import JobRecord
-from ojs_cluster.store.registry import QueueRegistry
+from ojs_cluster.store.operations import health, metrics
+from ojs_cluster.store.outbox import outbox
+from ojs_cluster.store.queues import queues
+from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.wake import Waiters, fetch_or_wait
+from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
 from tests.scheduler.running import eventually
 from tests.support.lossy import without
 from tests.support.prelude import PRELUDE

@@ -12,9 +12,9 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.deadline import begin
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.ranked_fetch import read_depths
+from ojs_cluster.store.fetch.ranked_fetch import read_depths
 from tests.store.hot_queues import spread
-from tests.store.jobs import QUEUE, put, queues_in_other_shards, shard_of, take
+from tests.store.shortcuts import QUEUE, put, queues_in_other_shards, shard_of, take
 
 
 async def test_an_effect_does_not_note_the_shard(store: Store) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue import enqueue
-from ojs_cluster.store.outbox import drain, drain_waiting
-from ojs_cluster.store.record import JobRecord
-from ojs_cluster.store.retention import tidy
-from tests.store.jobs import QUEUE, new_job
+from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.outbox.outbox import drain, drain_waiting
+from ojs_cluster.store.sweeps.retention import tidy
+from tests.store.shortcuts import QUEUE, new_job
 
 _POLICY = ("keys", "states", "period", "on_conflict", "args_keys", "meta_keys")
 

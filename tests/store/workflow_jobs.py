@@ -7,12 +7,12 @@ from typing import Any
 
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.keys import Shard
-from ojs_cluster.store import workflows
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.outbox import drain
-from ojs_cluster.store.record import JobRecord
-from ojs_cluster.store.workflows import WorkflowRecord
-from tests.store.jobs import QUEUE, ack, shard_of, take
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.outbox.outbox import drain
+from ojs_cluster.store.workflows import workflows
+from ojs_cluster.store.workflows.workflows import WorkflowRecord
+from tests.store.shortcuts import QUEUE, ack, shard_of, take
 from tests.store.unique_jobs import drain_waiting_now
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ojs_cluster.server.embedded import Embedded, ServerNotFound, find_server
+from ojs_cluster.server.embedded.servers import Embedded, ServerNotFound, find_server
 from tests.support.nodes import NOTHING, ApiNode, Environment, Process, scheduler
 from tests.support.proxy import proxy
 

@@ -30,9 +30,9 @@ from dataclasses import dataclass, field
 
 from ojs_cluster.core.partitions import Layout
 from ojs_cluster.keys import META_TAG, Keyspace, Shard
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import fields as f
-from ojs_cluster.store.audit import RETENTION_MS, Stream
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.operations.audit import RETENTION_MS, Stream
 from tests.support.servers import clients_of_masters
 
 COUNTED = ("scheduled", "pending", "active", "retryable", "completed", "cancelled", "discarded")

@@ -9,12 +9,12 @@ from typing import Any, Literal, cast
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, Reply
-from ojs_cluster.store.away import AwayShards
 from ojs_cluster.store.background import Background
-from ojs_cluster.store.contacts import FetchContacts
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.partitions import Partitions
-from ojs_cluster.store.registry import QueueRegistry
+from ojs_cluster.store.outbox.unreachable_shards import AwayShards
+from ojs_cluster.store.queues.partitions import Partitions
+from ojs_cluster.store.queues.registry import QueueRegistry
+from ojs_cluster.store.workers.touch import FetchContacts
 
 Mode = Literal["killed", "applied", "deaf"]
 MODES: tuple[Mode, ...] = ("killed", "applied", "deaf")

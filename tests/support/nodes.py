@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from ojs_cluster.server.children import spawn
-from ojs_cluster.server.ports import PortReservation, reserve_any
+from ojs_cluster.server.embedded.ports import PortReservation, reserve_any
+from ojs_cluster.server.processes.children import spawn
 from tests.support.servers import wait_until
 
 HOST = "127.0.0.1"

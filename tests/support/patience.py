@@ -12,30 +12,23 @@ import pytest
 
 from ojs_cluster.redis import router
 from ojs_cluster.redis.settings import ClientSettings
-from ojs_cluster.server.embedded import Embedded
-from ojs_cluster.store import (
-    away,
-    background,
-    contacts,
-    cron_fire,
-    fetch,
-    metrics,
-    outbox,
-    partition_fetch,
-    partitions,
-    queues,
-    registry,
-    unique,
-    wake,
-)
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store import background
+from ojs_cluster.store.cron import firing
+from ojs_cluster.store.fetch import fetch, long_poll, partition_fetch
+from ojs_cluster.store.operations import metrics
+from ojs_cluster.store.outbox import outbox, unreachable_shards
+from ojs_cluster.store.queues import partitions, queues, registry
+from ojs_cluster.store.unique import unique
+from ojs_cluster.store.workers import touch
 
 LONG_S: Final = 60.0
 
 _TIMES: Final = (
-    (away, "ANSWER_S"),
+    (unreachable_shards, "ANSWER_S"),
     (background, "_INLINE_S"),
-    (contacts, "_NOTE_S"),
-    (cron_fire, "_LOOK_S"),
+    (touch, "_NOTE_S"),
+    (firing, "_LOOK_S"),
     (fetch, "PASSING_S"),
     (fetch, "RELEASE_S"),
     (outbox, "DELIVER_S"),
@@ -46,7 +39,7 @@ _TIMES: Final = (
     (registry, "PATIENCE_S"),
     (router, "SILENT_S"),
     (unique, "PATIENCE_S"),
-    (wake, "SUBSCRIBE_S"),
+    (long_poll, "SUBSCRIBE_S"),
 )
 
 
@@ -55,7 +48,9 @@ def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name in _TIMES:
         assert hasattr(module, name), f"{module.__name__}.{name}"
         monkeypatch.setattr(module, name, LONG_S)
-    monkeypatch.setattr(away, "PAUSE_S", 0.0)  # a call that a test lets fail stops no other
+    monkeypatch.setattr(
+        unreachable_shards, "PAUSE_S", 0.0
+    )  # a call that a test lets fail stops no other
 
 
 def patient_client(backend: Embedded, **overrides: Any) -> ClientSettings:

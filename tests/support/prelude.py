@@ -4,7 +4,8 @@ No key of another hash tag may be touched. A cluster refuses only a key that liv
 a key of another slot of the same node passes there, and on a standalone server everything does;
 either would break at the next slot migration, long after the tests were green.
 
-And while a slot is moved key by key, a script must not be stopped half way (`include/look.lua`):
+And while a slot is moved key by key, a script must not be stopped half way
+(`store/include/base/preflight.lua`):
 
 - every key is declared or looked at before the first write. Looked at means: read by a command on
   two keys at once, which a moving slot refuses unless both are there, or read alone and found. A

@@ -19,7 +19,7 @@ from typing import Any, cast
 import pytest
 import redis
 
-from ojs_cluster.server.embedded import Embedded, ServerBinary, find_server
+from ojs_cluster.server.embedded.servers import Embedded, ServerBinary, find_server
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from ojs_cluster.keys import Keyspace
-from ojs_cluster.server.embedded import Embedded
+from ojs_cluster.server.embedded.servers import Embedded
 from tests.support.invariants import take_census
 from tests.support.servers import observer
 

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ojs_cluster.server.ports import reserve_any
+from ojs_cluster.server.embedded.ports import reserve_any
 from tests.support.proxy import HOST, InFlight, proxy
 from tests.support.servers import wait_until
 

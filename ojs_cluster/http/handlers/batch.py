@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from ojs_cluster.core.envelope import parse_batch
+from ojs_cluster.core.jobs.envelope import parse_batch
 from ojs_cluster.http import replies
+from ojs_cluster.http.access.queue_scope import check_new_job
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.hooks import refuse_marked
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.reach import check_new_job
-from ojs_cluster.store import enqueue as store_enqueue
+from ojs_cluster.store.enqueue import enqueue as store_enqueue
 from ojs_cluster.store.off_loop import off_loop
 
 

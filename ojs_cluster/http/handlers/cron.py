@@ -7,19 +7,19 @@ from functools import partial
 
 import msgspec
 
-from ojs_cluster.core import rawjson
+from ojs_cluster.core import raw_json
 from ojs_cluster.core.cron_job import CronDefinition, parse_cron, patch_cron
-from ojs_cluster.core.envelope import parse_job
+from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http import query, replies
+from ojs_cluster.http.access.queue_scope import check_cron, check_new_job, check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.reach import check_cron, check_new_job, check_queues
-from ojs_cluster.store import cron as store_cron
-from ojs_cluster.store.cron_book import HISTORY_KEPT
-from ojs_cluster.store.cron_fire import QUEUE_FULL
-from ojs_cluster.store.cron_record import CronRecord
+from ojs_cluster.store.cron import cron as store_cron
+from ojs_cluster.store.cron.cron_record import CronRecord
+from ojs_cluster.store.cron.cron_store import HISTORY_KEPT
+from ojs_cluster.store.cron.firing import QUEUE_FULL
 from ojs_cluster.store.off_loop import off_loop
 
 _OUTCOMES = {
@@ -169,7 +169,7 @@ def _response(
 def _json(cron: CronRecord) -> bytes:
     """A cron job in every dialect; the job's members are the client's bytes."""
     definition = cron.definition
-    job = rawjson.object_members(definition.job) or {}
+    job = raw_json.object_members(definition.job) or {}
     expression = replies.quoted(definition.schedule.expression)
     members = {
         b"name": replies.quoted(cron.name),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ojs_cluster.http import query, replies
+from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.reach import check_queues
-from ojs_cluster.store.events import EventFilter, read_events
+from ojs_cluster.store.operations.events import EventFilter, read_events
 
 
 async def list_events(app: App, request: Request) -> Response:

@@ -10,13 +10,13 @@ import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest, MalformedJob
 from ojs_cluster.http import fields
+from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.reach import check_queues
-from ojs_cluster.store.fetch import release
-from ojs_cluster.store.record import JobRecord
-from ojs_cluster.store.wake import fetch_or_wait
+from ojs_cluster.store.fetch.fetch import release
+from ojs_cluster.store.fetch.long_poll import fetch_or_wait
+from ojs_cluster.store.jobs.record import JobRecord
 
 log = logging.getLogger("ojs.http")
 

@@ -8,15 +8,15 @@ from typing import Final, Literal
 import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest
-from ojs_cluster.core.ids import is_job_id
-from ojs_cluster.core.rawjson import join
+from ojs_cluster.core.jobs.ids import is_job_id
+from ojs_cluster.core.raw_json import join
 from ojs_cluster.http import fields, replies
+from ojs_cluster.http.access.queue_scope import jobs_in_reach
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.hooks import directive_of
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.reach import jobs_in_reach
-from ojs_cluster.store.heartbeat import Beat, WorkerState, heartbeat
+from ojs_cluster.store.workers.heartbeat import Beat, WorkerState, heartbeat
 
 _MAX_JOBS: Final = 1000
 _MAX_COUNT: Final = 1_000_000

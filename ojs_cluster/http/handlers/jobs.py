@@ -5,26 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 
-from ojs_cluster.core.access import QueuePatterns
-from ojs_cluster.core.envelope import parse_job
+from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
-from ojs_cluster.core.options import check_queue
-from ojs_cluster.core.states import State
+from ojs_cluster.core.jobs.envelope import parse_job
+from ojs_cluster.core.jobs.options import check_queue
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.http import fields, query, replies
+from ojs_cluster.http.access.queue_scope import check_new_job, check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.handlers.rate_limits import headers_of
 from ojs_cluster.http.hooks import refuse_marked
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.reach import check_new_job, check_queues
-from ojs_cluster.store import activate as store_activate
-from ojs_cluster.store import cancel as store_cancel
-from ojs_cluster.store import enqueue as store_enqueue
-from ojs_cluster.store import jobs as store_jobs
-from ojs_cluster.store import listing
-from ojs_cluster.store import queues as store_queues
-from ojs_cluster.store.listing import JobFilter, JobPage
+from ojs_cluster.store.enqueue import enqueue as store_enqueue
+from ojs_cluster.store.jobs import activate as store_activate
+from ojs_cluster.store.jobs import cancel as store_cancel
+from ojs_cluster.store.jobs import listing
+from ojs_cluster.store.jobs import read_jobs as store_jobs
+from ojs_cluster.store.jobs.listing import JobFilter, JobPage
 from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.store.queues import queues as store_queues
 
 MAX_OFFSET = 10_000  # each job passed over is read: who wants to go further uses the cursor
 _CHUNK = 200

@@ -7,16 +7,16 @@ from typing import Any
 
 import msgspec
 
-from ojs_cluster.core.envelope import NewJob
 from ojs_cluster.core.errors import InvalidRequest, OJSError
-from ojs_cluster.core.options import check_queue
+from ojs_cluster.core.jobs.envelope import NewJob
+from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.rate_limit import Limits, check_key, parse_limits
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Headers, Request, Response
-from ojs_cluster.store import rate_limits as store_limits
-from ojs_cluster.store.rate_limits import KeyLimits, QueueLimits, Usage
+from ojs_cluster.store.limits import rate_limits as store_limits
+from ojs_cluster.store.limits.rate_limits import KeyLimits, QueueLimits, Usage
 
 
 class LimitsBody(msgspec.Struct, frozen=True):

@@ -7,14 +7,14 @@ import time
 import trio
 
 from ojs_cluster.core.errors import NotFound, ResultExpired, ResultPending
-from ojs_cluster.core.states import TERMINAL, State
+from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http import fields, query
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.redis.deadline import extend
-from ojs_cluster.store import jobs as store_jobs
-from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.jobs import read_jobs as store_jobs
+from ojs_cluster.store.jobs.record import JobRecord
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 0.5

@@ -5,18 +5,18 @@ from __future__ import annotations
 import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest
-from ojs_cluster.core.failure import parse_failure
-from ojs_cluster.core.states import State
+from ojs_cluster.core.jobs.failure import parse_failure
+from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http import fields
+from ojs_cluster.http.access.queue_scope import check_job
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode_large
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.reach import check_job
-from ojs_cluster.store import ack as store_ack
-from ojs_cluster.store import nack as store_nack
-from ojs_cluster.store.fields import STATE
-from ojs_cluster.store.record import JobRecord
+from ojs_cluster.store.jobs import ack as store_ack
+from ojs_cluster.store.jobs import nack as store_nack
+from ojs_cluster.store.jobs.fields import STATE
+from ojs_cluster.store.jobs.record import JobRecord
 
 
 class AckBody(msgspec.Struct, frozen=True):

@@ -14,19 +14,19 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest, NotFound, OJSError
-from ojs_cluster.core.failure import parse_failure
+from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.json_scan import has_more_items
-from ojs_cluster.core.rawjson import array_items, object_members, string
+from ojs_cluster.core.raw_json import array_items, object_members, string
 from ojs_cluster.http import fields, replies
+from ojs_cluster.http.access.queue_scope import jobs_in_reach
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode_large, refused
 from ojs_cluster.http.errors import entry_for
 from ojs_cluster.http.handlers.settle import AckBody, NackBody, lease_of, raw_or_none
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.reach import jobs_in_reach
-from ojs_cluster.store import ack as store_ack
-from ojs_cluster.store import nack as store_nack
-from ojs_cluster.store.many import Outcome
+from ojs_cluster.store.jobs import ack as store_ack
+from ojs_cluster.store.jobs import nack as store_nack
+from ojs_cluster.store.jobs.settle_many import Outcome
 from ojs_cluster.store.off_loop import off_loop
 
 

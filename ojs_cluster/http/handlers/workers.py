@@ -10,7 +10,7 @@ import orjson
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store import workers as store_workers
+from ojs_cluster.store.workers import workers as store_workers
 
 
 async def list_workers(app: App, request: Request) -> Response:

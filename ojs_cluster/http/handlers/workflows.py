@@ -5,19 +5,19 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from ojs_cluster.core.access import QueuePatterns
+from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.workflow import CANCELLED, COMPLETED, ENDED, FAILED, Node
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.http import query, replies
+from ojs_cluster.http.access.queue_scope import check_new_workflow
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.reach import check_new_workflow
-from ojs_cluster.store import workflows as store_workflows
 from ojs_cluster.store.off_loop import off_loop
-from ojs_cluster.store.workflow_list import list_within
-from ojs_cluster.store.workflows import JobOutcome, WorkflowRecord
+from ojs_cluster.store.workflows import workflows as store_workflows
+from ojs_cluster.store.workflows.visible_workflows import list_within
+from ojs_cluster.store.workflows.workflows import JobOutcome, WorkflowRecord
 
 
 async def create(app: App, request: Request) -> Response:

@@ -1,0 +1,1 @@
+"""Who may call what: API keys, their scopes and queues, the key file, client addresses."""

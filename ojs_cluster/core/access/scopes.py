@@ -1,0 +1,172 @@
+"""Who may do what: scopes, API keys, and the queues that a key may reach.
+
+A `Principal` is what an API key stands for. A `Keyring` finds it by the SHA-256 of the token that
+a client sends, so a look-up costs the same for one key and for thousands, and its duration tells
+nothing about any key: nobody can choose a token by the digits of its hash.
+
+Scopes are those of ojs-admin-api 13.1. ``ojs:worker`` is split from ``ojs:data:write``, so that a
+producer cannot take jobs away from workers.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import sha256
+from types import MappingProxyType
+from typing import Final
+
+from ojs_cluster.core.jobs.options import is_queue
+
+
+class Scope(StrEnum):
+    """One right (spec: ojs-admin-api 13.1)."""
+
+    DATA_READ = "ojs:data:read"
+    DATA_WRITE = "ojs:data:write"
+    WORKER = "ojs:worker"
+    ADMIN_READ = "ojs:admin:read"
+    ADMIN_WRITE = "ojs:admin:write"
+    ADMIN_PURGE = "ojs:admin:purge"
+
+
+ALL_SCOPES: Final = frozenset(Scope)
+PRESETS: Final[Mapping[str, frozenset[Scope]]] = MappingProxyType(
+    {
+        "producer": frozenset({Scope.DATA_READ, Scope.DATA_WRITE}),
+        "worker": frozenset({Scope.DATA_READ, Scope.WORKER}),
+        "viewer": frozenset({Scope.DATA_READ, Scope.ADMIN_READ}),
+        "operator": frozenset(
+            {Scope.DATA_READ, Scope.DATA_WRITE, Scope.ADMIN_READ, Scope.ADMIN_WRITE}
+        ),
+        "admin": ALL_SCOPES,
+    }
+)
+
+
+class QueuePatterns:
+    """The queues that a key may reach: names, and patterns in which ``*`` stands for any text."""
+
+    __slots__ = ("_exact", "_matches", "patterns")
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        """Compile the patterns; each must satisfy `is_queue_pattern`."""
+        self.patterns = tuple(patterns)
+        self._exact = frozenset(p for p in self.patterns if "*" not in p)
+        # fnmatch translates "*" to atomic groups, so a match takes linear time.
+        globs = [fnmatch.translate(p) for p in self.patterns if "*" in p]
+        self._matches = re.compile("|".join(globs) or r"(?!)").match
+
+    def admits(self, queue: str) -> bool:
+        """Return whether the key may reach this queue."""
+        return queue in self._exact or self._matches(queue) is not None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, QueuePatterns) and self.patterns == other.patterns
+
+    def __hash__(self) -> int:
+        return hash(self.patterns)
+
+    def __repr__(self) -> str:
+        return f"QueuePatterns({', '.join(self.patterns)})"
+
+
+def is_queue_pattern(text: str) -> bool:
+    """Return whether ``text`` is a queue name in which ``*`` may stand for any text."""
+    # A letter in the place of each "*" leaves a valid name of the same length.
+    return is_queue(text.replace("*", "a"))
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """What an API key stands for.
+
+    Attributes:
+        name: as audit entries and error messages show it.
+        scopes: what it may do.
+        queues: which queues it may reach; None for every queue, and for the cluster as a whole.
+        expires_at_s: when it ends, in seconds of Unix time; None for never.
+        requests_per_second: how many requests it may make; None for any number.
+    """
+
+    name: str
+    scopes: frozenset[Scope] = ALL_SCOPES
+    queues: QueuePatterns | None = None
+    expires_at_s: float | None = None
+    requests_per_second: float | None = None
+
+
+_MOST_CHANGED: Final = 20
+EVERYBODY: Final = Principal("anonymous")
+"""Every client of a server that needs no key."""
+
+
+def digest(secret: str) -> bytes:
+    """Return the SHA-256 of a secret, as a `Keyring` stores it."""
+    return sha256(secret.encode("utf-8", "surrogateescape")).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Keyring:
+    """All principals, by the SHA-256 of their secret and by the subject of their certificate.
+
+    Attributes:
+        by_digest: by the SHA-256 of the secret.
+        by_subject: by the subject of the certificate.
+        secrets: those that are known as text, for logs to mask.
+    """
+
+    by_digest: Mapping[bytes, Principal]
+    by_subject: Mapping[str, Principal]
+    secrets: frozenset[str] = field(default=frozenset(), repr=False)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no key at all."""
+        return not self.by_digest and not self.by_subject
+
+    @property
+    def principals(self) -> frozenset[str]:
+        """The names of all principals."""
+        found = (*self.by_digest.values(), *self.by_subject.values())
+        return frozenset(principal.name for principal in found)
+
+    def find(self, token: str) -> Principal | None:
+        """Return whose secret ``token`` is, None when it is nobody's."""
+        return self.by_digest.get(digest(token))
+
+
+def changed_names(before: Keyring, after: Keyring) -> dict[str, list[str]]:
+    """Return the names of keys that were ``added``, ``removed`` or ``changed``, 20 of each at most.
+
+    A key has changed when anything of it has, its secret included.
+    """
+    old, new = _by_name(before), _by_name(after)
+    changes = {
+        "added": new.keys() - old.keys(),
+        "removed": old.keys() - new.keys(),
+        "changed": {name for name in old.keys() & new.keys() if old[name] != new[name]},
+    }
+    return {how: sorted(names)[:_MOST_CHANGED] for how, names in changes.items() if names}
+
+
+def _by_name(keyring: Keyring) -> dict[str, set[tuple[bytes | str, Principal]]]:
+    found: dict[str, set[tuple[bytes | str, Principal]]] = {}
+    proofs: list[tuple[bytes | str, Principal]] = [*keyring.by_digest.items()]
+    proofs += keyring.by_subject.items()
+    for proof, principal in proofs:
+        found.setdefault(principal.name, set()).add((proof, principal))
+    return found
+
+
+def named_after_variables(api_key: str, api_keys: Iterable[str]) -> dict[bytes, Principal]:
+    """Return the principals of ``OJS_API_KEY`` and ``OJS_API_KEYS``: they have all scopes."""
+    named = {"OJS_API_KEY": api_key} if api_key else {}
+    named |= {f"OJS_API_KEYS (key {number})": key for number, key in enumerate(api_keys, 1)}
+    found: dict[bytes, Principal] = {}
+    for name, secret in named.items():
+        found.setdefault(digest(secret), Principal(name))
+    return found

@@ -1,0 +1,1 @@
+"""Jobs without I/O: envelope, enqueue options, states, ids, failures, retry policies."""

@@ -1,0 +1,142 @@
+"""What a worker reports when a job fails, made uniform (spec: ojs-errors, ojs-retry section 7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import orjson
+
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.limits import DEFAULT_LIMITS
+from ojs_cluster.core.raw_json import Raw, join, object_members, string
+from ojs_cluster.core.timestamps import parse_timestamp
+
+DEFAULT_CODE: Final = "handler_error"
+_NAME_LENGTH: Final = 255
+_MESSAGE_KEPT: Final = 4096
+
+# The server writes these itself when it records the error.
+_RECORDED: Final = frozenset({"attempt", "occurred_at"})
+
+# The handler's own decision. FAIL and DISCARD differ in intent only.
+_ACTIONS: Final = {"DISCARD": "discard", "FAIL": "discard", "DEAD_LETTER": "dead_letter"}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A normalised error.
+
+    ``json`` is a JSON object without its closing brace; `attempt` and `occurred_at` are appended
+    when it is recorded. ``names`` are what non-retryable patterns are compared with. ``action`` is
+    the handler's decision about the job, which overrides its policy: ``discard``, ``dead_letter``
+    or None. ``hold_until_ms`` is until when nothing that shares the job's rate limit key should
+    start, in ms since the epoch (spec: ojs-rate-limiting 9.1).
+    """
+
+    json: bytes
+    names: tuple[str, ...]
+    retryable: bool
+    action: str | None = None
+    hold_until_ms: int | None = None
+
+
+def parse_failure(
+    raw: Raw | bytes | None, *, max_bytes: int = DEFAULT_LIMITS.failure_bytes
+) -> Failure:
+    """The `error` of a nack, which was already checked to be strict JSON, or None when absent.
+
+    It may be an object, a plain string (the message), or missing. Attributes this server does not
+    know, and `details`, are kept byte for byte. An error above ``max_bytes`` is cut down instead of
+    refused: a worker whose report is refused can only let the lease run out, and the reason of the
+    failure would be lost. Raises InvalidRequest when it is neither object, string nor null.
+    """
+    piece = b"null" if raw is None else bytes(raw)
+    if piece == b"null":
+        attributes: dict[str, Raw] = {}
+    elif piece.startswith(b'"'):
+        attributes = {"message": Raw(piece)}
+    else:
+        found = object_members(piece)
+        if found is None:
+            raise InvalidRequest("error must be an object or a string", field="error")
+        attributes = found
+    code = _name(attributes.pop("code", None))
+    error_class = _error_class(attributes.get("details"))
+    error_type = _name(attributes.pop("type", None)) or error_class or code
+    message = attributes.pop("message", None)
+    retryable = bytes(attributes.get("retryable", b"")) != b"false"
+    action = _ACTIONS.get(_name(attributes.get("action")) or code or "")
+    code = code or DEFAULT_CODE
+    error_type = error_type or code
+    pieces = _pieces(code, error_type, message, attributes)
+    json = b"{" + join(pieces)
+    if len(json) > max_bytes:
+        json = b"{" + join(_cut(pieces))
+    names = tuple(dict.fromkeys(filter(None, (error_type, code, error_class))))
+    hold = _hold_until(attributes.get("rate_limit_until"))
+    return Failure(json, names, retryable and action is None, action, hold)
+
+
+def _hold_until(piece: Raw | None) -> int | None:
+    """The moment that a worker names; what is none is ignored."""
+    text = None if piece is None else string(piece)
+    if not text:
+        return None
+    try:
+        point = parse_timestamp(text)
+    except ValueError:
+        return None
+    return None if point.relative else point.ms
+
+
+def _pieces(
+    code: str, error_type: str, message: Raw | None, attributes: dict[str, Raw]
+) -> dict[str, Raw]:
+    pieces: dict[str, Raw] = {
+        "code": Raw(orjson.dumps(code)),
+        "type": Raw(orjson.dumps(error_type)),
+        "message": _message(message),
+    }
+    for name, piece in attributes.items():
+        if name in _RECORDED or (name == "retryable" and bytes(piece) not in (b"true", b"false")):
+            continue
+        pieces[name] = piece
+    return pieces
+
+
+def _cut(pieces: dict[str, Raw]) -> dict[str, Raw]:
+    """The essentials of an error that is too large: names, verdict and the message's beginning."""
+    kept: dict[str, Raw] = {
+        name: pieces[name] for name in ("code", "type", "message") if name in pieces
+    }
+    if "retryable" in pieces:
+        kept["retryable"] = pieces["retryable"]
+    message = string(pieces["message"]) or ""
+    if len(message) > _MESSAGE_KEPT:
+        kept["message"] = Raw(orjson.dumps(message[:_MESSAGE_KEPT]))
+    kept["truncated"] = Raw(b"true")
+    return kept
+
+
+def _message(piece: Raw | None) -> Raw:
+    text = b'""' if piece is None or bytes(piece) == b"null" else bytes(piece)
+    # Something else than a string, which some workers send, is kept as its JSON text.
+    return Raw(text if text.startswith(b'"') else orjson.dumps(text.decode()))
+
+
+def _name(piece: Raw | None) -> str | None:
+    """A name out of a string or a number; None for anything else and for no name at all."""
+    if piece is None:
+        return None
+    text = string(piece)
+    if text is None:
+        written = bytes(piece)
+        text = written.decode() if written[:1] in b"-0123456789" else ""
+    return text[:_NAME_LENGTH] or None
+
+
+def _error_class(details: Raw | None) -> str | None:
+    if details is None:
+        return None
+    return _name((object_members(details) or {}).get("error_class"))

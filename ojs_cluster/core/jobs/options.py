@@ -1,0 +1,356 @@
+"""The options of an enqueue request: every accepted spelling, resolved to one set of settings.
+
+Settings do not depend on the clock (a relative time stays relative), and producers send the same
+options over and over, so the result is cached by the options' bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+
+from ojs_cluster.core.durations import MAX_DURATION_MS, parse_duration_ms
+from ojs_cluster.core.errors import InvalidRequest, ValidationFailed
+from ojs_cluster.core.jobs.retry import DEFAULT_RETRY, RetryPolicy, parse_retry
+from ojs_cluster.core.rate_limit import RateLimitPolicy, parse_rate_limit
+from ojs_cluster.core.raw_json import Raw, array_items, show, string, value
+from ojs_cluster.core.timestamps import TimePoint, parse_timestamp
+from ojs_cluster.core.unique import UniquePolicy, parse_unique
+
+MAX_QUEUE_LENGTH: Final = 128
+MAX_PRIORITY: Final = 100
+_is_queue: Final = re.compile(r"[a-z0-9][a-z0-9.\-]*").fullmatch
+_CACHED_BYTES: Final = 512
+_ABSENT: Final = Raw(b"null")
+
+# Options that may also stand beside `type` and `args`, as in the envelope of the core spec. What is
+# listed here is understood and therefore not an unknown attribute.
+TOP_LEVEL: Final = frozenset(
+    {
+        "queue",
+        "priority",
+        "retry",
+        "unique",
+        "rate_limit",
+        "tags",
+        "timeout",
+        "timeout_ms",
+        "visibility_timeout_ms",
+        "scheduled_at",
+        "expires_at",
+        "enqueue_ttl",
+    }
+)
+
+
+class _Options(msgspec.Struct):
+    """The members of `options` that are understood; null counts as absent, the rest is ignored."""
+
+    queue: Any = None
+    priority: Any = None
+    retry: Any = None
+    retry_policy: Any = None
+    max_attempts: Any = None
+    scheduled_at: Any = None
+    delay_until: Any = None
+    expires_at: Any = None
+    ttl: Any = None
+    enqueue_ttl: Any = None
+    timeout_ms: Any = None
+    visibility_timeout_ms: Any = None
+    visibility_timeout: Any = None
+    unique: Any = None
+    pending: Any = None
+    rate_limit: Any = None
+    metadata: Raw = _ABSENT
+    tags: Raw = _ABSENT
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Options after validation. Durations in milliseconds; None means the server's default.
+
+    ``members`` are those that the envelope repeats, as JSON members without braces; ``metadata``
+    is the undecoded object to be merged into `meta`.
+    """
+
+    queue: str = "default"
+    priority: int = 0
+    retry: RetryPolicy = DEFAULT_RETRY
+    timeout_ms: int | None = None
+    visibility_timeout_ms: int | None = None
+    scheduled: TimePoint | None = None
+    expires: TimePoint | None = None
+    pending: bool = False
+    unique: UniquePolicy | None = None
+    rate_limit: RateLimitPolicy | None = None
+    members: bytes = b""
+    metadata: bytes | None = None
+
+
+DEFAULT_SETTINGS: Final = Settings()
+
+_decode_options: Final = msgspec.json.Decoder(_Options).decode
+
+
+def is_queue(name: str) -> bool:
+    """Whether ``name`` is a valid queue name."""
+    return bool(_is_queue(name)) and len(name) <= MAX_QUEUE_LENGTH
+
+
+def check_queue(name: object, *, field: str = "options.queue") -> str:
+    """``name`` when it is a valid queue name. Raises InvalidRequest otherwise."""
+    if not isinstance(name, str) or not is_queue(name):
+        raise InvalidRequest(
+            f"a queue name has 1 to {MAX_QUEUE_LENGTH} of a-z, 0-9, '-' and '.', "
+            f"and starts with a letter or digit; {show(name)} is none",
+            field=field,
+        )
+    return name
+
+
+def parse_options(raw: Raw | None, beside: Mapping[str, Raw]) -> Settings:
+    """Settings from `options` (undecoded, None when absent) and the options ``beside`` it.
+
+    What stands in `options` wins. Raises InvalidRequest or ValidationFailed, with
+    ``details.field``.
+    """
+    if raw is None:
+        return DEFAULT_SETTINGS if not beside else _resolve(b"{}", beside)
+    text = bytes(raw)
+    if beside or len(text) > _CACHED_BYTES:
+        return _resolve(text, beside)
+    return _resolve_cached(text)
+
+
+@lru_cache(maxsize=2048)
+def _resolve_cached(text: bytes) -> Settings:
+    return _resolve(text, {})
+
+
+def _resolve(text: bytes, beside: Mapping[str, Raw]) -> Settings:
+    if text != b"null" and not text.startswith(b"{"):
+        raise InvalidRequest("options must be an object", field="options")
+    try:
+        options = _Options() if text == b"null" else _decode_options(text)
+    except msgspec.DecodeError:  # the syntax was checked before: a number outside of float64
+        raise InvalidRequest(
+            "options hold a number that is out of range", field="options"
+        ) from None
+    source = _Source(options, beside)
+    members: list[bytes] = []  # in the order of the calls below
+    return Settings(
+        queue=_queue(source),
+        priority=_priority(source),
+        retry=_retry(source, members),
+        timeout_ms=_timeout(source, members),
+        visibility_timeout_ms=_visibility_timeout(source, members),
+        scheduled=_scheduled(source, members),
+        expires=_expires(source, members),
+        pending=_pending(source),
+        metadata=_metadata(source),
+        unique=_unique(source, members),
+        rate_limit=_rate_limit(source, members),
+        members=_rest(source, members),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where settings are looked up: first in `options`, then beside it."""
+
+    options: _Options
+    beside: Mapping[str, Raw]
+
+    def first(self, *names: str, beside: tuple[str, ...] = ()) -> tuple[Any, str]:
+        """The first value that is present and not null, and its path for error messages."""
+        for name in names:
+            found = getattr(self.options, name)
+            if found is not None:
+                return found, f"options.{name}"
+        for name in beside:
+            piece = self.beside.get(name)
+            if piece is not None:
+                try:
+                    found = value(piece)
+                except OverflowError as error:
+                    raise InvalidRequest(f"{name} {error}", field=name) from None
+                if found is not None:
+                    return found, name
+        return None, ""
+
+
+def _queue(source: _Source) -> str:
+    name, path = source.first("queue", beside=("queue",))
+    return DEFAULT_SETTINGS.queue if name is None else check_queue(name, field=path)
+
+
+def _priority(source: _Source) -> int:
+    priority, path = source.first("priority", beside=("priority",))
+    if priority is None:
+        return DEFAULT_SETTINGS.priority
+    # `type is`, because a JSON true would pass as the integer 1
+    if type(priority) is not int or not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
+        raise InvalidRequest(
+            f"priority must be an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}, "
+            f"not {show(priority)}",
+            field=path,
+        )
+    return priority
+
+
+def _retry(source: _Source, members: list[bytes]) -> RetryPolicy:
+    policy, path = source.first("retry", "retry_policy", beside=("retry",))
+    attempts, attempts_path = source.first("max_attempts")
+    if policy is None and attempts is None:
+        return DEFAULT_RETRY
+    if policy is not None and not isinstance(policy, dict):
+        raise ValidationFailed(f"retry must be an object, not {show(policy)}", field=path)
+    retry = parse_retry(policy, path=path, max_attempts=attempts, max_attempts_path=attempts_path)
+    members.append(b'"retry":' + retry.json())
+    return retry
+
+
+def _milliseconds(amount: Any, path: str, unit_ms: int = 1) -> int:
+    name = path.rpartition(".")[2]
+    if type(amount) is not int or not 0 <= amount * unit_ms <= MAX_DURATION_MS:
+        unit = "milliseconds" if unit_ms == 1 else "seconds"
+        raise ValidationFailed(
+            f"{name} must be an integer of {unit} from 0 to ten years, not {show(amount)}",
+            field=path,
+        )
+    return amount * unit_ms
+
+
+def _timeout(source: _Source, members: list[bytes]) -> int | None:
+    amount, path = source.first("timeout_ms", beside=("timeout_ms", "timeout"))
+    if amount is None:
+        return None
+    # `timeout` of the core envelope counts seconds
+    timeout_ms = _milliseconds(amount, path, 1_000 if path == "timeout" else 1)
+    members.append(b'"timeout_ms":%d' % timeout_ms)
+    return timeout_ms or None  # 0 means no timeout
+
+
+def _visibility_timeout(source: _Source, members: list[bytes]) -> int | None:
+    amount, path = source.first(
+        "visibility_timeout_ms", "visibility_timeout", beside=("visibility_timeout_ms",)
+    )
+    if amount is None:
+        return None
+    if path == "options.visibility_timeout":
+        timeout_ms = _duration(amount, path)
+    else:
+        timeout_ms = _milliseconds(amount, path)
+    members.append(b'"visibility_timeout_ms":%d' % timeout_ms)
+    # A lease of no length would be lost before the worker has read the response.
+    return timeout_ms or None
+
+
+def _duration(text: Any, path: str) -> int:
+    name = path.rpartition(".")[2]
+    if not isinstance(text, str):
+        raise ValidationFailed(f"{name} must be an ISO 8601 duration, not {show(text)}", field=path)
+    try:
+        return parse_duration_ms(text)
+    except ValueError as error:
+        raise ValidationFailed(f"{name} {error}", field=path) from None
+
+
+def _moment(text: Any, path: str) -> TimePoint:
+    name = path.rpartition(".")[2]
+    if not isinstance(text, str):
+        raise InvalidRequest(f"{name} must be a time as text, not {show(text)}", field=path)
+    try:
+        return parse_timestamp(text)
+    except ValueError as error:
+        raise InvalidRequest(f"{name} {error}", field=path) from None
+
+
+def _echo(members: list[bytes], name: bytes, point: TimePoint) -> None:
+    if point.verbatim is not None:  # digits and separators only: needs no escapes
+        members.append(b'"%b":"%b"' % (name, point.verbatim.encode()))
+
+
+def _scheduled(source: _Source, members: list[bytes]) -> TimePoint | None:
+    text, path = source.first("scheduled_at", "delay_until", beside=("scheduled_at",))
+    if text is None:
+        return None
+    point = _moment(text, path)
+    _echo(members, b"scheduled_at", point)
+    return point
+
+
+def _expires(source: _Source, members: list[bytes]) -> TimePoint | None:
+    text, path = source.first("expires_at", beside=("expires_at",))
+    if text is not None:
+        point = _moment(text, path)
+        _echo(members, b"expires_at", point)
+        return point
+    amount, path = source.first("ttl", "enqueue_ttl", beside=("enqueue_ttl",))
+    if amount is None:
+        return None
+    # The spec counts seconds; a duration says its unit itself, with or without the leading plus.
+    if isinstance(amount, str):
+        ttl_ms = _duration(amount.removeprefix("+"), path)
+    else:
+        ttl_ms = _milliseconds(amount, path, 1_000)
+    return TimePoint(ttl_ms, True, None)
+
+
+def _pending(source: _Source) -> bool:
+    pending, path = source.first("pending")
+    if pending is None:
+        return False
+    if not isinstance(pending, bool):
+        raise InvalidRequest(f"pending must be true or false, not {show(pending)}", field=path)
+    return pending
+
+
+def _metadata(source: _Source) -> bytes | None:
+    piece = bytes(source.options.metadata)
+    if piece == b"null":
+        return None
+    if not piece.startswith(b"{"):
+        raise InvalidRequest("metadata must be an object", field="options.metadata")
+    return piece
+
+
+def _unique(source: _Source, members: list[bytes]) -> UniquePolicy | None:
+    unique, path = source.first("unique", beside=("unique",))
+    if unique is None:
+        return None
+    if not isinstance(unique, dict):
+        raise ValidationFailed(f"unique must be an object, not {show(unique)}", field=path)
+    policy = parse_unique(unique, path=path)
+    members.append(b'"unique":' + policy.json())
+    return policy
+
+
+def _rate_limit(source: _Source, members: list[bytes]) -> RateLimitPolicy | None:
+    limit, path = source.first("rate_limit", beside=("rate_limit",))
+    if limit is None:
+        return None
+    if not isinstance(limit, dict):
+        raise ValidationFailed(f"rate_limit must be an object, not {show(limit)}", field=path)
+    policy = parse_rate_limit(limit, path=path)
+    members.append(b'"rate_limit":' + policy.json())
+    return policy
+
+
+def _rest(source: _Source, members: list[bytes]) -> bytes:
+    """The members that are only repeated, not acted on, added to the others."""
+    tags, path = bytes(source.options.tags), "options.tags"
+    if tags == b"null" and "tags" in source.beside:
+        tags, path = bytes(source.beside["tags"]), "tags"
+    if tags != b"null":
+        items = array_items(tags)
+        if items is None or not all(string(item) for item in items):
+            raise InvalidRequest("tags must be an array of non-empty strings", field=path)
+        members.append(b'"tags":' + tags)
+    return b",".join(members)

@@ -1,0 +1,1 @@
+"""Admission of requests: API keys, scopes, client certificates, refusals, the audit."""

@@ -1,0 +1,1 @@
+"""Handlers for operators (spec: ojs-admin-api)."""

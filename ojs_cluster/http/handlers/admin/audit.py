@@ -1,0 +1,28 @@
+"""The audit: who changed what, and which requests were refused."""
+
+from __future__ import annotations
+
+from ojs_cluster.http import fields, query, replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.operations import audit as store_audit
+from ojs_cluster.store.operations.audit import AuditFilter
+
+
+async def list_entries(app: App, request: Request) -> Response:
+    """GET /ojs/v1/admin/audit?limit&cursor&principal&action&since, newest first.
+
+    A page may hold fewer than ``limit`` while there are more; ``next_cursor`` says so.
+    """
+    given = query.parameters(request.query)
+    limit = query.integer(given, "limit", 50, low=1, high=500)
+    wanted = AuditFilter(
+        principal=given.get("principal") or None,
+        action=given.get("action") or None,
+        since_ms=fields.moment(given.get("since") or None, field="since"),
+    )
+    page = await store_audit.read(
+        app.store, wanted, limit=limit, cursor=given.get("cursor") or None
+    )
+    pages = replies.pagination(limit=limit, shown=len(page.entries), cursor=page.cursor)
+    return replies.json_response(200, {"entries": page.entries, "pagination": pages})

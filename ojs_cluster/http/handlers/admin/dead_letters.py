@@ -1,0 +1,51 @@
+"""Dead letters as an operator searches and moves them (spec: ojs-admin-api 11).
+
+``since`` and ``until`` are about when they died (spec: ojs-dead-letter 9.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.http import fields, query, replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.handlers.admin.jobs import listed, within
+from ojs_cluster.http.handlers.jobs import filter_of
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.dead_letters import dead_letters as store_dead
+from ojs_cluster.store.jobs.listing import JobFilter
+
+
+async def list_dead(app: App, request: Request) -> Response:
+    """GET /ojs/v1/admin/dead-letter?queue&type&since&until&page&per_page, or ``cursor``.
+
+    Newest first; with another filter than the queue, in each shard.
+    """
+    given = query.parameters(request.query)
+    wanted = within(given, filter_of(given, request.queues))
+    if wanted.state not in (None, State.DISCARDED):
+        raise InvalidRequest("dead letters are discarded", field="state")
+    wanted = replace(wanted, state=None, dead=True)
+    if wanted != JobFilter(queue=wanted.queue, dead=True):
+        return await listed(app, wanted, given)
+    page = query.numbered_page(given)
+    found, total = await store_dead.list_dead(
+        app.store, queue=wanted.queue, limit=page.limit, offset=page.offset
+    )
+    pages = query.pages(page, len(found), total)
+    return Response(
+        200, b'{"items":%b,"pagination":%b}' % (replies.jobs_array(found), replies.dumps(pages))
+    )
+
+
+async def retry(app: App, _request: Request, job_id: str) -> Response:
+    """POST /ojs/v1/admin/dead-letter/{id}/retry. A body is ignored."""
+    return Response(200, (await store_dead.retry(app.store, fields.job_id(job_id))).json())
+
+
+async def delete(app: App, _request: Request, job_id: str) -> Response:
+    """DELETE /ojs/v1/admin/dead-letter/{id}"""
+    await store_dead.delete(app.store, fields.job_id(job_id))
+    return Response(204, b"")

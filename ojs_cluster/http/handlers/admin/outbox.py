@@ -1,0 +1,74 @@
+"""Effects that were given up: what they are, and trying them again (docs/metrics.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.http import query, replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.bodies import decode
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.outbox import outbox_dead_letters as store_parked
+from ojs_cluster.store.outbox.outbox_dead_letters import MOST_RETRIED, Parked
+
+_SHOWN_PAYLOAD = 2000  # characters
+_SHOWN_IDS = 10
+"""Entries that the audit names."""
+
+
+class RetryBody(msgspec.Struct, frozen=True):
+    """What to try again: ``ids`` names entries, or ``all`` is true."""
+
+    ids: list[str] | None = None
+    all: bool = False
+
+
+_retry_decoder = msgspec.json.Decoder(RetryBody)
+
+
+async def list_parked(app: App, request: Request) -> Response:
+    """GET /ojs/v1/admin/outbox?limit&cursor: what is parked, shard after shard."""
+    given = query.parameters(request.query)
+    limit = query.integer(given, "limit", 50, low=1, high=200)
+    found, cursor = await store_parked.list_parked(
+        app.store, limit=limit, cursor=given.get("cursor") or None
+    )
+    total = await store_parked.count(app.store)
+    pages = replies.pagination(limit=limit, shown=len(found), total=total, cursor=cursor)
+    pages["has_more"] = cursor is not None
+    entries = [_entry(parked) for parked in found]
+    return replies.json_response(200, {"entries": entries, "total": total, "pagination": pages})
+
+
+async def retry(app: App, request: Request) -> Response:
+    """POST /ojs/v1/admin/outbox/retry"""
+    body = decode(_retry_decoder, request, app.settings.limits)
+    if body.all == (body.ids is not None):
+        raise InvalidRequest(
+            'name the entries to try again, as in {"ids": ["12-345"]}, or send {"all": true}',
+            field="ids",
+        )
+    if body.ids is None:
+        retried, left = await store_parked.retry_all(app.store)
+        return replies.json_response(200, {"retried": retried, "left": left}, about="all")
+    if len(body.ids) > MOST_RETRIED:
+        raise InvalidRequest(f"at most {MOST_RETRIED} entries at once", field="ids")
+    retried, unknown = await store_parked.retry(app.store, body.ids)
+    about = " ".join(body.ids[:_SHOWN_IDS])
+    return replies.json_response(200, {"retried": retried, "not_found": unknown}, about=about)
+
+
+def _entry(parked: Parked) -> dict[str, Any]:
+    entry = parked.entry
+    return {
+        "id": parked.id,
+        "kind": entry.kind,
+        "shard": entry.shard.index,
+        "attempts": entry.attempts,
+        "last_tried_at": replies.iso(parked.tried_ms),
+        "payload": entry.payload.decode(errors="replace")[:_SHOWN_PAYLOAD],
+        "last_error": parked.error,
+    }

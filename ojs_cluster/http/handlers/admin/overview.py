@@ -1,0 +1,112 @@
+"""What an operator sees first: sums of the whole cluster, and its queues.
+
+Spec: ojs-admin-api 6 and 10. Throughput is that of the last hour, per minute.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.jobs.options import check_queue
+from ojs_cluster.http import query, replies
+from ojs_cluster.http.access.queue_scope import check_queues
+from ojs_cluster.http.app import App
+from ojs_cluster.http.handlers.queues import counts, status
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.limits import rate_limits as store_limits
+from ojs_cluster.store.operations.overview import sum_within
+from ojs_cluster.store.queues import queues as store_queues
+from ojs_cluster.store.queues.partition_maintenance import get_partitions
+from ojs_cluster.store.queues.queues import QueueStats
+
+
+async def stats(app: App, request: Request) -> Response:
+    """GET /ojs/v1/admin/stats?queue: of all queues, or of one.
+
+    ``queues_counted`` is below ``queues`` when there are too many to look at. A key for some queues
+    gets the sums of those, and no number of workers: these serve other queues as well.
+    """
+    name = query.parameters(request.query).get("queue")
+    workers: dict[str, int] = {}
+    if request.queues is None:
+        found = await app.overview.get()
+        shown, queues, counted = found.stats, found.queues, found.counted
+        workers = {"workers": found.workers}
+    elif not name:
+        shown, queues, counted = await sum_within(app.store, request.queues)
+    if name:
+        check_queues(request.queues, [name])
+        shown = await _existing(app, name)
+        queues = counted = 1
+    return replies.json_response(
+        200,
+        {
+            "queues": queues,
+            "queues_counted": counted,
+            **workers,
+            "jobs": counts(shown),
+            "dead_letters": shown.dead,
+            "throughput": _throughput(shown),
+            "uptime_seconds": int(time.monotonic() - app.started),
+        },
+    )
+
+
+async def list_queues(app: App, request: Request) -> Response:
+    """GET /ojs/v1/admin/queues?page&per_page, in the order of their names."""
+    page = query.numbered_page(query.parameters(request.query))
+    found, total = await store_queues.list_queues(
+        app.store, limit=page.limit, offset=page.offset, within=request.queues
+    )
+    return replies.json_response(
+        200,
+        {
+            "items": [_queue(queue) for queue in found],
+            "pagination": query.pages(page, len(found), total),
+        },
+    )
+
+
+async def get_queue(app: App, _request: Request, name: str) -> Response:
+    """GET /ojs/v1/admin/queues/{name}"""
+    found = await _existing(app, name)
+    limits = (await store_limits.of_queue(app.store, name)).usage.limits.json()
+    if "rate" in limits:
+        limits["rate_limit"] = limits["rate"]  # as the admin document calls it
+    partitions = (await get_partitions(app.store, name)).parts
+    configuration = {"partitions": partitions, **limits}
+    return replies.json_response(200, {**_queue(found), "configuration": configuration})
+
+
+async def _existing(app: App, name: str) -> QueueStats:
+    check_queue(name, field="name")
+    if not await store_queues.exists(app.store, name):
+        raise NotFound("queue", name)
+    return await store_queues.stats(app.store, name)
+
+
+def _queue(found: QueueStats) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "name": found.name,
+        "state": status(found.paused),
+        "paused": found.paused,
+        "counts": counts(found),
+        "depth": found.depth,
+        "dead_letters": found.dead,
+        "throughput": _throughput(found),
+        "avg_wait_ms": found.avg_wait_ms,
+        "avg_duration_ms": found.avg_duration_ms,
+    }
+    for name, at in (("created_at", found.created_ms), ("paused_at", found.paused_ms)):
+        if at is not None:
+            shown[name] = replies.iso(at)
+    return shown
+
+
+def _throughput(found: QueueStats) -> dict[str, float]:
+    return {
+        "processed_per_minute": round(found.completed_last_hour / 60, 3),
+        "failed_per_minute": round(found.failed_last_hour / 60, 3),
+    }

@@ -1,0 +1,119 @@
+"""Configuration of single queues (spec: ojs-admin-api 6, ojs-queue-config, ojs-backpressure 6)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from ojs_cluster.core.errors import InvalidRequest, Unsupported
+from ojs_cluster.core.jobs.options import check_queue
+from ojs_cluster.core.partitions import Layout
+from ojs_cluster.http import replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.bodies import decode
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.limits import depth_bounds
+from ojs_cluster.store.partial_failures import begun
+from ojs_cluster.store.queues.partition_maintenance import get_partitions, set_partitions
+
+_NOT_BUILT = frozenset(
+    {
+        *("allowed_job_types", "concurrency", "dead_letter_max_size"),
+        *("dead_letter_queue", "dead_letter_ttl", "default_retry", "default_timeout"),
+        *("max_size", "max_size_bytes", "overflow_policy", "producers", "rate_limit"),
+        *("retention", "visibility_timeout"),
+    }
+)
+"""What the specifications know of a queue's configuration, and this server does not do."""
+
+
+class Backpressure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How many jobs may wait. ``max_depth`` 0 is any number.
+
+    ``warning_threshold`` is checked, and no warning is sent.
+    """
+
+    max_depth: int
+    strategy: str = "reject"
+    warning_threshold: float = 0.8
+    max_size_bytes: int = 0
+
+
+class ConfigBody(msgspec.Struct, frozen=True):
+    """What is to be changed. ``backpressure`` null takes the queue's own bound back."""
+
+    partitions: int | None = None
+    backpressure: Backpressure | msgspec.UnsetType | None = msgspec.UNSET
+
+
+_MOST_DEPTH: Final = 2**52
+_decoder = msgspec.json.Decoder(ConfigBody)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+async def get(app: App, _request: Request, name: str) -> Response:
+    """GET /ojs/v1/admin/queues/{name}/config. A queue that does not exist has the defaults."""
+    check_queue(name, field="name")
+    layout = await get_partitions(app.store, name)
+    return _config(app, name, layout, await depth_bounds.of_queue(app.store, name))
+
+
+async def put(app: App, request: Request, name: str) -> Response:
+    """PUT /ojs/v1/admin/queues/{name}/config. The queue need not exist yet."""
+    check_queue(name, field="name")
+    body = decode(_decoder, request, app.settings.limits)
+    for member in decode(_members, request, app.settings.limits):
+        if member in _NOT_BUILT:
+            raise Unsupported(f"queues cannot be given '{member}' by this server", field=member)
+        if member not in ("partitions", "backpressure"):
+            raise InvalidRequest(
+                f"'{member[:100]}' is not known of a queue's configuration", field=member[:100]
+            )
+    bound = body.backpressure
+    if body.partitions is None and bound is msgspec.UNSET:
+        raise InvalidRequest(
+            "name what to change: 'partitions' or 'backpressure'", field="partitions"
+        )
+    most = None if bound is None or bound is msgspec.UNSET else _checked(bound)
+    if body.partitions is not None:
+        await set_partitions(app.store, name, body.partitions)
+    with begun(when=body.partitions is not None):
+        if bound is not msgspec.UNSET:
+            await depth_bounds.put(app.store, name, most)
+    with begun():
+        return await get(app, request, name)
+
+
+def _checked(bound: Backpressure) -> int:
+    """Return the bound, if it is one that this server keeps."""
+    if bound.strategy != "reject":
+        raise Unsupported(
+            "a full queue refuses jobs: the only strategy is 'reject'",
+            field="backpressure.strategy",
+        )
+    if bound.max_size_bytes:
+        raise Unsupported(
+            "queues are bounded by the number of their jobs only",
+            field="backpressure.max_size_bytes",
+        )
+    if not 0 <= bound.max_depth <= _MOST_DEPTH:
+        raise InvalidRequest(
+            f"max_depth must be from 0 to {_MOST_DEPTH}", field="backpressure.max_depth"
+        )
+    if not 0 <= bound.warning_threshold <= 1:
+        raise InvalidRequest(
+            "warning_threshold must be from 0 to 1", field="backpressure.warning_threshold"
+        )
+    return bound.max_depth
+
+
+def _config(app: App, name: str, layout: Layout, bound: int | None) -> Response:
+    config: dict[str, Any] = {"partitions": layout.parts}
+    most = app.store.settings.max_queue_depth if bound is None else bound
+    if most:
+        config["backpressure"] = {"max_depth": most, "strategy": "reject"}
+    return replies.json_response(
+        200,
+        {"queue": name, "config": config, **config, "draining": layout.open - layout.parts},
+    )

@@ -1,0 +1,14 @@
+"""Test hooks."""
+
+from __future__ import annotations
+
+from ojs_cluster.http import replies
+from ojs_cluster.http.app import App
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.store.operations.admin import reset as store_reset
+
+
+async def reset(app: App, _request: Request) -> Response:
+    """POST /ojs/v1/admin/reset: deletes everything. Routed only under test hooks."""
+    removed = await store_reset(app.store)
+    return replies.json_response(200, {"reset": True, "keys_removed": removed})

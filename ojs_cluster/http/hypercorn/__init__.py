@@ -1,0 +1,1 @@
+"""The hypercorn entry: a Quart-trio application that serves the route table."""

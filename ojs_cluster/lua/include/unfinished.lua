@@ -1,3 +1,0 @@
--- A running workflow that makes no progress for so long is looked at: see store/workflow_check.py.
-local CHECK_MS = 300 * 1000
-local LONGEST_CHECK_MS = 3600 * 1000

@@ -1,0 +1,1 @@
+"""The subcommands of ``ojs-cluster``, one module each."""

@@ -1,0 +1,253 @@
+"""The commands `export` and `import`: a file of jobs out of a cluster, and into one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import BinaryIO
+
+import trio
+
+from ojs_cluster import __version__
+from ojs_cluster.core.errors import BackendUnavailable, OJSError
+from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, RedisReplyError
+from ojs_cluster.server.config.load import EXIT_CONFIG, Settings
+from ojs_cluster.server.processes.child import leaves
+from ojs_cluster.store.archive import import_archive
+from ojs_cluster.store.archive.archive import VERSION, parse
+from ojs_cluster.store.archive.archive_results import restore_results
+from ojs_cluster.store.archive.export_archive import ClusterChanged, export
+from ojs_cluster.store.archive.line_values import (
+    BadLine,
+    CronLine,
+    End,
+    Head,
+    JobLine,
+    Line,
+    QueueLine,
+    ResultsLine,
+    WorkflowLine,
+)
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.open import open_store
+from ojs_cluster.store.operations.rights import MissingRights
+from ojs_cluster.store.operations.schema import UnusableBackend
+
+MOST_LINE_BYTES = 64 * 1024 * 1024
+_WINDOW_LINES, _WINDOW_BYTES = 256, 8 * 1024 * 1024
+"""What is read before it is stored; a window ends with the line that fills it."""
+
+
+class Unusable(Exception):
+    """The file is no archive; nothing was stored."""
+
+
+_TOLD = (
+    UnusableBackend,
+    BackendUnavailable,
+    RedisReplyError,
+    AuthenticationFailed,
+    NoSuchDatabase,
+    MissingRights,
+    ClusterChanged,
+    Unusable,
+    OSError,
+)
+"""What is said in a line, without a traceback."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What became of the lines of a file: of each kind, how many were created or there already."""
+
+    created: Counter[str] = field(default_factory=Counter)
+    there: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    complete: bool = False
+
+    def text(self) -> str:
+        kinds = sorted(self.created.keys() | self.there.keys())
+        parts = [f"{self.created[k]} {k} created, {self.there[k]} there already" for k in kinds]
+        return "; ".join(parts or ["nothing in it"])
+
+
+def run_export(settings: Settings, output: Path | None) -> int:
+    """Write everything to a file, or to standard output; returns the exit code."""
+    return _run(settings, lambda store: _export(store, output))
+
+
+def run_import(settings: Settings, source: Path | None) -> int:
+    """Store the jobs of a file, or of standard input; returns the exit code."""
+    return _run(settings, lambda store: _import(store, source))
+
+
+def _run(settings: Settings, command: Callable[[Store], Awaitable[int]]) -> int:
+    async def run() -> int:
+        redis = settings.redis.client()
+        async with open_store(redis, settings.store, shards=settings.shards) as store:
+            return await command(store)
+
+    try:
+        return trio.run(run)
+    except (Exception, BaseExceptionGroup) as error:
+        causes = list(leaves(error))
+        if isinstance(causes[0], BrokenPipeError):
+            raise causes[0] from None
+        if not all(isinstance(cause, _TOLD) for cause in causes):
+            raise
+        _say(str(causes[0]))
+        return EXIT_CONFIG if isinstance(causes[0], UnusableBackend | NoSuchDatabase) else 1
+
+
+async def _export(store: Store, output: Path | None) -> int:
+    with _opened(output) as file:
+        counts = await export(
+            store,
+            file.write,
+            exported_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            server=f"ojs-cluster {__version__}",
+            shards=len(store.keys),
+        )
+        file.flush()
+    _say("exported " + ", ".join(f"{number} {kind}" for kind, number in sorted(counts.items())))
+    return 0
+
+
+@contextlib.contextmanager
+def _opened(output: Path | None) -> Iterator[BinaryIO]:
+    """The file to write to. It has its name only when it is whole, and nobody else may read it."""
+    if output is None:
+        yield sys.stdout.buffer
+        return
+    part = output.with_name(f"{output.name}.part")
+    part.unlink(missing_ok=True)
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(handle, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(output)
+
+
+async def _import(store: Store, source: Path | None) -> int:
+    tally = Tally()
+    with contextlib.ExitStack() as stack:
+        file = sys.stdin.buffer if source is None else stack.enter_context(source.open("rb"))
+        try:
+            await read_in(store, file, tally, _say)
+        except BackendUnavailable:
+            _say(f"so far: {tally.text()}; run it again, what is there is passed over")
+            raise
+    _say(tally.text())
+    if tally.refused:
+        _say(f"{tally.refused} lines could not be used")
+    if not tally.complete:
+        _say("the file ends early: it was cut off, or its export failed")
+    return 0 if tally.complete and not tally.refused else 1
+
+
+async def read_in(store: Store, file: BinaryIO, tally: Tally, say: Callable[[str], None]) -> None:
+    """Store every line of ``file``; a line that cannot be used is named and harms no other.
+
+    Raises
+    ------
+    Unusable: it does not begin like an archive.
+    BackendUnavailable: Redis did not answer in time; ``tally`` says how far it came.
+    """
+    lines = _numbered(file)
+    await _check_head(lines)
+
+    def refuse(number: int, error: Exception) -> None:
+        tally.refused += 1
+        say(f"line {number}: {error}")
+
+    async def one(numbered: tuple[int, Line | BadLine]) -> None:
+        number, line = numbered
+        if isinstance(line, BadLine):
+            refuse(number, line)
+            return
+        try:
+            kind, outcome = await _store(store, line)
+        except BackendUnavailable:
+            raise
+        except (BadLine, OJSError) as error:
+            refuse(number, error)
+            return
+        (tally.created if outcome == "created" else tally.there)[kind] += 1
+
+    while window := await trio.to_thread.run_sync(_window, lines):
+        # One kind after the other: workflows need their jobs, cron jobs their runs.
+        for kind, group in groupby(window, key=lambda item: type(item[1])):
+            if kind is End:
+                tally.complete = True
+            else:
+                await over_shards(group, one)
+
+
+async def _check_head(lines: Iterator[tuple[int, bytes]]) -> None:
+    _, raw = await trio.to_thread.run_sync(lambda: next(lines, (0, b"")))
+    try:
+        head = parse(raw)
+    except BadLine as error:
+        raise Unusable(f"this is not the file of an export: line 1: {error}") from None
+    if not isinstance(head, Head):
+        raise Unusable("this is not the file of an export: its first line is another one's")
+    if head.version != VERSION:
+        raise Unusable(f"the file has version {head.version}, this program reads {VERSION}")
+
+
+def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Lines by number. One that is too long comes as its beginning, which is no JSON."""
+    number = 0
+    while raw := file.readline(MOST_LINE_BYTES):
+        number += 1
+        yield number, raw
+        while len(raw) == MOST_LINE_BYTES and not raw.endswith(b"\n"):
+            raw = file.readline(MOST_LINE_BYTES)
+
+
+def _window(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, Line | BadLine]]:
+    window: list[tuple[int, Line | BadLine]] = []
+    size = 0
+    for number, raw in lines:
+        if raw.strip():
+            window.append((number, _parsed(raw)))
+            size += len(raw)
+        if len(window) >= _WINDOW_LINES or size >= _WINDOW_BYTES:
+            break
+    return window
+
+
+def _parsed(raw: bytes) -> Line | BadLine:
+    try:
+        return parse(raw)
+    except BadLine as error:
+        return error
+
+
+async def _store(store: Store, line: Line) -> tuple[str, import_archive.Outcome]:
+    match line:
+        case QueueLine():
+            return "queues", await import_archive.restore_queue(store, line)
+        case JobLine():
+            return "jobs", await import_archive.restore_job(store, line)
+        case ResultsLine():
+            return "parts of results", await restore_results(store, line)
+        case WorkflowLine():
+            return "workflows", await import_archive.restore_workflow(store, line)
+        case CronLine():
+            return "cron jobs", await import_archive.restore_cron(store, line)
+        case _:
+            raise BadLine("a head or an end in the middle of the file")
+
+
+def _say(text: str) -> None:
+    print(f"ojs-cluster: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,288 @@
+"""`ojs-cluster dev`: an embedded cluster, API processes and a scheduler with one command."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from ojs_cluster.redis.link import Backoff
+from ojs_cluster.server.commands.serve import (
+    SCHEDULER_MODULE,
+    api_specs,
+    check_serving,
+    make_supervisor,
+    start_logging,
+    warn,
+)
+from ojs_cluster.server.config.load import ConfigError, Settings, load
+from ojs_cluster.server.embedded.servers import (
+    Embedded,
+    EmbeddedError,
+    Node,
+    ServerNotFound,
+    find_server,
+)
+from ojs_cluster.server.http.listener import open_listener
+from ojs_cluster.server.private_files import (
+    NotPrivate,
+    kept_password,
+    private,
+    private_folder,
+)
+from ojs_cluster.server.processes.stop_signals import stop_signals
+from ojs_cluster.server.processes.supervisor import ChildSpec, Supervisor
+
+log = logging.getLogger("ojs.dev")
+
+_LOOPBACK = "127.0.0.1"
+_PORTS_TRIED = 100
+PASSWORD_FILE = "password"  # noqa: S105 - the name of the file
+"""In the data folder: what the embedded servers ask their clients for."""
+_WATCH_S, _WATCH_MAX_S = 1.0, 30.0
+_DEFAULTS = {
+    "OJS_HOST": _LOOPBACK,
+    "OJS_WORKERS": "2",
+    "OJS_LOG_FORMAT": "text",
+    # Nobody waits for a drain at the keyboard.
+    "OJS_SHUTDOWN_TIMEOUT": "5s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DevOptions:
+    """What `dev` takes besides the variables.
+
+    Attributes:
+        server: a choice of `find_server`.
+        data: folder that keeps the embedded cluster.
+        masters: its size.
+    """
+
+    server: str
+    data: Path
+    masters: int
+
+
+class _Failure(Exception):
+    """`dev` cannot run; the message is for the person at the keyboard."""
+
+
+def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
+    """Run everything until Ctrl-C; returns the exit code.
+
+    Raises:
+        ConfigError: a variable has a wrong value.
+    """
+    merged = _with_defaults(environ)
+    settings = load(merged)  # every mistake is reported before anything starts
+    check_serving(settings, merged)
+    # Until trio listens to signals, they end like Ctrl-C: through the clean-up below.
+    for number in stop_signals():
+        signal.signal(number, signal.default_int_handler)
+    try:
+        with contextlib.ExitStack() as stack:
+            embedded: Embedded | None = None
+            if not merged.get("REDIS_URL"):
+                embedded = stack.enter_context(_cluster(options))
+                merged["REDIS_URL"] = embedded.url
+            listener = stack.enter_context(_listener(settings, bool(environ.get("OJS_PORT"))))
+            merged["OJS_PORT"] = str(listener.getsockname()[1])
+            settings = load(merged)
+            start_logging(settings, "dev")
+            warn(settings)
+            return trio.run(_run, settings, merged, listener, embedded)
+    except (_Failure, EmbeddedError, NotPrivate, ServerNotFound) as error:
+        print(f"ojs-cluster dev: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 0
+
+
+def _with_defaults(environ: Mapping[str, str]) -> dict[str, str]:
+    merged = dict(environ)
+    for name, value in _DEFAULTS.items():
+        if not merged.get(name):
+            merged[name] = value
+    has_key = any(map(merged.get, ("OJS_API_KEY", "OJS_API_KEYS", "OJS_API_KEYS_FILE")))
+    if not has_key and not merged.get("OJS_ALLOW_INSECURE_NO_AUTH"):
+        if merged["OJS_HOST"] not in (_LOOPBACK, "localhost", "::1", "[::1]"):
+            raise ConfigError(
+                [
+                    f"OJS_HOST={merged['OJS_HOST']}: other machines could connect without a key: "
+                    "set OJS_API_KEY, or OJS_ALLOW_INSECURE_NO_AUTH=true if that is meant"
+                ]
+            )
+        merged["OJS_ALLOW_INSECURE_NO_AUTH"] = "true"
+    return merged
+
+
+@contextlib.contextmanager
+def _cluster(options: DevOptions) -> Iterator[Embedded]:
+    """Start the embedded cluster in its folder, which no other run may use meanwhile."""
+    directory = options.data.absolute()
+    with _only_one(directory):
+        binary = find_server(options.server)
+        print(
+            f"Starting {options.masters} {binary.kind} {binary.version} masters in {directory} ...",
+            flush=True,
+        )
+        try:
+            password = kept_password(directory / PASSWORD_FILE)
+        except OSError as error:
+            raise _Failure(f"cannot use {directory / PASSWORD_FILE}: {error.strerror}") from error
+        with Embedded(
+            directory, binary=binary, masters=options.masters, password=password
+        ) as embedded:
+            yield embedded
+
+
+@contextlib.contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Hold the folder's lock.
+
+    Raises:
+        _Failure: another run has it; the message names its process.
+    """
+    try:
+        private_folder(directory)
+        fd = private(str(directory / "lock"), os.O_RDWR | os.O_CREAT)
+    except NotPrivate as error:
+        raise _Failure(f"{error}: give this run a folder of its own with --data DIR") from None
+    except OSError as error:
+        raise _Failure(f"cannot use {directory}: {error.strerror}") from error
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(fd, 32).decode(errors="replace").strip() or "unknown"
+            raise _Failure(
+                f"another `ojs-cluster dev` (process {holder}) uses {directory}; stop it, or "
+                "give this one a folder of its own with --data DIR"
+            ) from None
+        os.truncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _listener(settings: Settings, port_is_given: bool) -> Iterator[socket.socket]:
+    """Listen on the given port, or else on the first free one from the default on.
+
+    Raises:
+        _Failure: the given port, or every port tried, is taken.
+    """
+    listen = settings.listen
+    tries = range(listen.port, min(listen.port + (1 if port_is_given else _PORTS_TRIED), 65_536))
+    problem: OSError | None = None
+    for port in tries:
+        try:
+            sock = open_listener(listen.host, port, listen.backlog, listen.write_timeout_s)
+        except OSError as error:
+            problem = error
+            continue
+        with sock:
+            yield sock
+        return
+    where = f"{listen.host} port {tries[0]}" + ("" if port_is_given else f" to {tries[-1]}")
+    raise _Failure(f"cannot listen on {where}: {problem}") from problem
+
+
+async def _run(
+    settings: Settings,
+    environ: Mapping[str, str],
+    listener: socket.socket,
+    embedded: Embedded | None,
+) -> int:
+    specs = api_specs(settings, environ, listener)
+    specs.append(ChildSpec(name="scheduler", module=SCHEDULER_MODULE, env=environ))
+    supervisor = make_supervisor(settings, specs, [listener])
+    closing = threading.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_show_banner, supervisor, settings, embedded)
+        if embedded is not None:
+            for node in embedded.nodes:
+                nursery.start_soon(keep_node, embedded, node, closing)
+        try:
+            code = await supervisor.run()
+        finally:
+            closing.set()  # a thread that waits for a node cannot be cancelled
+        nursery.cancel_scope.cancel()
+    print("Stopped.", flush=True)
+    return code
+
+
+async def keep_node(embedded: Embedded, node: Node, closing: threading.Event) -> None:
+    """Start a node of the embedded cluster again when it has died; later and later if in vain.
+
+    Ends when it is cancelled and `closing` is set.
+    """
+    backoff = Backoff(_WATCH_S, _WATCH_MAX_S)
+    while True:
+        await trio.sleep(_WATCH_S)
+        if node.is_alive():
+            continue
+        log.warning("server %s died; starting it again", node.address)
+        try:
+            await trio.to_thread.run_sync(embedded.restart, node, closing)
+        except (EmbeddedError, OSError) as error:
+            if not closing.is_set():
+                log.warning("server %s could not be started: %s", node.address, error)
+                await trio.sleep(backoff.next_s())
+        else:
+            backoff.reset()
+
+
+async def _show_banner(
+    supervisor: Supervisor, settings: Settings, embedded: Embedded | None
+) -> None:
+    await supervisor.all_ready.wait()
+    print(banner(settings, embedded), flush=True)
+
+
+def banner(settings: Settings, embedded: Embedded | None) -> str:
+    """Give what a newcomer needs to see once everything runs."""
+    listen = settings.listen
+    host = f"[{listen.host}]" if ":" in listen.host else listen.host
+    url = f"{'https' if listen.tls_cert else 'http'}://{host}:{listen.port}"
+    access = settings.access
+    keys = access.keys or access.keys_file
+    auth = '  -H "Authorization: Bearer $OJS_API_KEY" \\\n' if keys else ""
+    redis = ", ".join(node.address for node in embedded.nodes) if embedded else "from REDIS_URL"
+    data = (
+        f"\n  Password   of Redis: in {embedded.directory / PASSWORD_FILE}"
+        f"\n  Data       {embedded.directory} (kept; delete it to start over)"
+        if embedded
+        else ""
+    )
+    security = "with the key in OJS_API_KEY" if keys else "no key needed, this machine only"
+    if access.keys_file:
+        security = "with a key of OJS_API_KEYS_FILE"
+    return f"""
+  ojs-cluster is running: {listen.workers} API processes, 1 scheduler.
+
+  API        {url}/ojs/v1  ({security})
+  Health     {url}/ojs/v1/health
+  Manifest   {url}/ojs/manifest
+  Redis      {redis}{data}
+
+  Try it:
+
+  curl -s {url}/ojs/v1/jobs \\
+{auth}  -H 'Content-Type: application/json' \\
+  -d '{{"type": "email.send", "args": ["user@example.com", "Welcome!"]}}'
+
+  Ctrl-C stops everything.
+"""

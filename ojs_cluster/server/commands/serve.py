@@ -1,0 +1,187 @@
+"""The command `serve`, and what the commands share."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import socket
+import sys
+import tempfile
+from collections.abc import Mapping
+from math import inf
+
+import trio
+
+from ojs_cluster.server import telemetry
+from ojs_cluster.server.config.load import ConfigError, Settings
+from ojs_cluster.server.config.settings import STRONG_KEY
+from ojs_cluster.server.http.listener import open_listener
+from ojs_cluster.server.interpreter import COST, runs_on_slow_build
+from ojs_cluster.server.logs import configure_logging
+from ojs_cluster.server.processes.supervisor import ChildSpec, Supervisor
+from ojs_cluster.server.read_keys import key_file_problems
+from ojs_cluster.server.tls import TlsFilesError, make_context
+
+log = logging.getLogger("ojs.server")
+
+API_MODULE = "ojs_cluster.server.processes.api_process"
+SCHEDULER_MODULE = "ojs_cluster.server.processes.scheduler_process"
+
+
+def run_serve(settings: Settings, environ: Mapping[str, str]) -> int:
+    """Run API processes until a stop signal; returns the exit code.
+
+    Args:
+        settings: the configuration.
+        environ: what it was read from; the API processes read it again.
+
+    Raises:
+        ConfigError: the API must not or cannot be served as configured.
+    """
+    check_serving(settings, environ)
+    start_logging(settings, "serve")
+    say_what_is_unusual(settings)
+    listen = settings.listen
+    try:
+        listener = open_listener(listen.host, listen.port, listen.backlog, listen.write_timeout_s)
+    except OSError as error:
+        print(
+            f"ojs-cluster: cannot listen on {listen.host} port {listen.port}: {error.strerror}",
+            file=sys.stderr,
+        )
+        return 1
+    specs = api_specs(settings, environ, listener)
+    reloads = bool(settings.access.keys_file)
+    supervisor = make_supervisor(settings, specs, [listener], forward_hangup=reloads)
+
+    async def run() -> int:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_announce, supervisor, settings)
+            code = await supervisor.run()
+            nursery.cancel_scope.cancel()
+        return code
+
+    return trio.run(run)
+
+
+def check_serving(settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
+    """Look at what only those who serve the API need.
+
+    Args:
+        settings: the configuration.
+        environ: where the file of API keys finds secrets.
+
+    Raises:
+        ConfigError: there is neither a key nor leave to serve without one, no usable certificate or
+            API keys in the files that are named, or nothing installed that could send traces.
+    """
+    found = (settings.access.problem, telemetry.problem(settings.telemetry))
+    problems = [each for each in found if each is not None]
+    problems += key_file_problems(settings.access, environ)
+    if settings.listen.tls_cert:
+        try:
+            make_context(settings.listen)
+        except TlsFilesError as problem:
+            problems.append(str(problem))
+    if problems:
+        raise ConfigError(problems)
+
+
+async def _announce(supervisor: Supervisor, settings: Settings) -> None:
+    await supervisor.all_ready.wait()
+    listen = settings.listen
+    log.info(
+        "ready to serve",
+        extra={"host": listen.host, "port": listen.port, "workers": listen.workers},
+    )
+
+
+def api_specs(
+    settings: Settings, environ: Mapping[str, str], listener: socket.socket
+) -> list[ChildSpec]:
+    """Describe the API processes, all on the one listening socket and with shared counters."""
+    fd = listener.fileno()
+    counters = shared_memory()
+    return [
+        ChildSpec(
+            name=f"api-{index}",
+            module=API_MODULE,
+            env=environ,
+            args=(
+                *("--listen-fd", str(fd)),
+                *("--slot", str(index), "--shared-fd", str(counters)),
+            ),
+            pass_fds=(fd, counters),
+        )
+        for index in range(settings.listen.workers)
+    ]
+
+
+def shared_memory() -> int:
+    """Return a descriptor of memory that the children size and map."""
+    if hasattr(os, "memfd_create"):  # a container's file system may be read-only
+        fd = os.memfd_create("ojs-counters")
+    else:
+        fd, path = tempfile.mkstemp()
+        os.unlink(path)
+    return fd
+
+
+def make_supervisor(
+    settings: Settings,
+    specs: list[ChildSpec],
+    listeners: list[socket.socket],
+    *,
+    forward_hangup: bool = False,
+) -> Supervisor:
+    """Give the supervisor of these children, with the configured time to stop.
+
+    With ``forward_hangup`` SIGHUP goes to the children, who read their API keys again.
+    """
+    listen = settings.listen
+    return Supervisor(
+        specs,
+        stop_timeout_s=listen.shutdown_delay_s + listen.shutdown_timeout_s,
+        watchdog_s=listen.watchdog_s or inf,
+        listeners=listeners,
+        forward_hangup=forward_hangup,
+    )
+
+
+def start_logging(settings: Settings, process: str) -> None:
+    """Configure this process's log."""
+    configure_logging(
+        settings.log.level, settings.log.format, process=process, secrets=settings.secrets
+    )
+
+
+def say_what_is_unusual(settings: Settings) -> None:
+    """Log, once and not in every process, what an operator should not overlook."""
+    access = settings.access
+    if access.allow_insecure and not access.keys and not access.keys_file:
+        log.warning("serving WITHOUT AUTHENTICATION: whoever can connect can do everything")
+    if access.weak_keys:
+        log.warning(
+            "%s: shorter than %d characters, so it may be guessed; `openssl rand -hex 32` makes a "
+            "good one (OJS_REQUIRE_STRONG_KEYS=1 refuses weak ones)",
+            access.weak_keys,
+            STRONG_KEY,
+        )
+    if access.test_hooks:
+        log.warning("OJS_TEST_HOOKS is on: anybody with a key can delete all data")
+    warn(settings)
+
+
+def warn(settings: Settings) -> None:
+    """Log what is set and has no effect, and whether this Python was built to be slow."""
+    for line in settings.warnings:
+        log.warning("%s", line)
+    if runs_on_slow_build():
+        log.info(
+            "this Python %s was built without profile-guided optimization: a request costs at "
+            "least %s times as much (%s)",
+            platform.python_version(),
+            COST,
+            sys.executable,
+        )

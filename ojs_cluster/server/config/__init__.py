@@ -1,0 +1,1 @@
+"""Configuration: the table of environment variables, their parsers, the typed settings."""

@@ -1,0 +1,49 @@
+"""What of Redis's configuration cannot work, found before anything is connected."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+from ojs_cluster.redis.settings import TlsSettings
+from ojs_cluster.server.config.settings import RedisSettings
+
+
+def problems(redis: RedisSettings) -> Iterator[str]:
+    """One line for each value that cannot be used, or not with the others."""
+    if redis.durability == "replica" and redis.durability_replicas == 0:
+        # WAIT 0 is satisfied at once: every write would count as replicated.
+        yield "OJS_DURABILITY_REPLICAS: at least 1 with OJS_DURABILITY=replica"
+    tls = redis.client().tls
+    if tls is not None:
+        yield from _authorities(redis, tls)
+        yield from _own_certificate(redis, tls)
+
+
+def _authorities(redis: RedisSettings, tls: TlsSettings) -> Iterator[str]:
+    if tls.ca_file is not None:
+        name = "OJS_REDIS_TLS_CA" if redis.tls_ca else "REDIS_URL (ssl_ca_certs)"
+        try:
+            ssl.create_default_context(cafile=tls.ca_file)
+        except OSError as error:
+            yield f"{name}: expected CA certificates in PEM form ({_reason(error)})"
+    if tls.ca_path is not None and not Path(tls.ca_path).is_dir():
+        yield "REDIS_URL (ssl_ca_path): expected a folder of CA certificates"
+
+
+def _own_certificate(redis: RedisSettings, tls: TlsSettings) -> Iterator[str]:
+    if tls.cert_file is None:
+        return
+    names = "REDIS_URL (ssl_certfile, ssl_keyfile)"
+    if redis.tls_cert:
+        names = "OJS_REDIS_TLS_CERT, OJS_REDIS_TLS_KEY"
+    try:
+        tls.load_own(ssl.create_default_context())
+    except OSError as error:
+        yield f"{names}: expected a certificate and its key in PEM form ({_reason(error)})"
+
+
+def _reason(error: OSError) -> str:
+    """OpenSSL's or the system's words. Neither names the file, whose path may be in a URL."""
+    return error.strerror or type(error).__name__

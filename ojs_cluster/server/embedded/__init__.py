@@ -1,0 +1,1 @@
+"""Valkey or Redis servers that run as child processes, for ``dev`` and for tests."""

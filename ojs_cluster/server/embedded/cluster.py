@@ -1,0 +1,157 @@
+"""Making one cluster of the nodes of an embedded installation, and seeing its present shape.
+
+Every step looks first at what is there, so that a start which was interrupted half-way is
+completed by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import redis
+
+from ojs_cluster.server.embedded.node import HOST, EmbeddedError, Node
+
+SLOTS = 16_384
+
+Await = Callable[[Callable[[], bool], str], None]
+"""Waits until the condition holds; the text says what for. Raises EmbeddedError in the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of CLUSTER NODES.
+
+    Attributes:
+        node: which of our nodes; rows of other addresses are left out.
+        myself: the node that was asked.
+        failed: marked as failing, or without an address.
+        master_id: of the master it replicates, or `-`.
+    """
+
+    node: Node
+    myself: bool
+    is_master: bool
+    has_slots: bool
+    failed: bool
+    handshake: bool
+    master_id: str
+
+
+def form(nodes: Sequence[Node], master_count: int, wait: Await) -> None:
+    """Give slots to masters without, introduce all nodes, attach replicas without a master.
+
+    Raises:
+        EmbeddedError: through `wait`.
+    """
+    for node in nodes[:master_count]:
+        with node.client() as client:
+            if _is_fresh(client):
+                first = node.index * SLOTS // master_count
+                last = (node.index + 1) * SLOTS // master_count - 1
+                _command(client, "ADDSLOTSRANGE", first, last)
+                # Distinct epochs from the start: equal ones would collide for a while.
+                _command(client, "SET-CONFIG-EPOCH", node.index + 1)
+    for node in nodes:
+        with node.client() as client:
+            for other in nodes:
+                if other is not node:
+                    _command(client, "MEET", HOST, other.port, other.bus_port)
+    wait(lambda: _all_known(nodes), "every node knows every node")
+    for node in nodes[master_count:]:
+        _attach(node, nodes[(node.index - master_count) % master_count], nodes)
+    wait(lambda: _all_ok(nodes), "every slot is served and every replica is in sync")
+    wait(lambda: _all_agree(nodes), "every node knows who replicates whom")
+
+
+def view(nodes: Sequence[Node]) -> dict[str, Row]:
+    """Give the rows by node id, as the first living node sees the cluster.
+
+    Raises:
+        EmbeddedError: none answers.
+    """
+    for node in nodes:
+        if node.is_alive():
+            with contextlib.suppress(redis.RedisError), node.client() as client:
+                return _rows(client, nodes)
+    raise EmbeddedError("no node answers CLUSTER NODES")
+
+
+def _is_fresh(client: redis.Redis) -> bool:
+    info = _info(client)
+    return info["cluster_slots_assigned"] == "0" and info["cluster_known_nodes"] == "1"
+
+
+def _attach(node: Node, master: Node, nodes: Sequence[Node]) -> None:
+    """Make the node a replica, unless it has replicated before (it may lead by now)."""
+    with node.client() as client:
+        (own,) = (row for row in _rows(client, nodes).values() if row.myself)
+        if own.is_master and not own.has_slots:
+            with master.client() as other:
+                master_id = _command(other, "MYID").decode()
+            _command(client, "REPLICATE", master_id)
+
+
+def _all_known(nodes: Sequence[Node]) -> bool:
+    """Every node sees every node at its present address, no handshake left."""
+    for node in nodes:
+        with node.client() as client:
+            rows = _rows(client, nodes).values()
+        if len(rows) != len(nodes) or any(row.handshake or row.failed for row in rows):
+            return False
+    return True
+
+
+def _all_ok(nodes: Sequence[Node]) -> bool:
+    for node in nodes:
+        with node.client() as client:
+            info = _info(client)
+            if info["cluster_state"] != "ok" or info["cluster_slots_ok"] != str(SLOTS):
+                return False
+            link = client.info("replication")
+        if link["role"] == "slave" and link["master_link_status"] != "up":
+            return False
+    return True
+
+
+def _all_agree(nodes: Sequence[Node]) -> bool:
+    """Redis does not announce that a node became a replica: others learn of it by gossip."""
+    views = []
+    for node in nodes:
+        with node.client() as client:
+            views.append({key: row.master_id for key, row in _rows(client, nodes).items()})
+    return all(found == views[0] for found in views)
+
+
+def _rows(client: redis.Redis, nodes: Sequence[Node]) -> dict[str, Row]:
+    by_port = {node.port: node for node in nodes}
+    rows: dict[str, Row] = {}
+    for line in _command(client, "NODES").decode().splitlines():
+        row_id, address, flag_text, master_id, *rest = line.split()
+        node = by_port.get(int(address.split("@")[0].rpartition(":")[2]))
+        if node is None:
+            continue
+        flags = flag_text.split(",")
+        rows[row_id] = Row(
+            node=node,
+            myself="myself" in flags,
+            is_master="master" in flags,
+            has_slots=any(not slot.startswith("[") for slot in rest[4:]),
+            failed="fail" in flags or "noaddr" in flags,
+            handshake="handshake" in flags,
+            master_id=master_id,
+        )
+    return rows
+
+
+def _info(client: redis.Redis) -> dict[str, str]:
+    lines = _command(client, "INFO").decode().splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)
+
+
+def _command(client: redis.Redis, *args: str | int) -> bytes:
+    # Given in pieces, the command escapes redis-py's parsers: the raw reply is what we read.
+    reply: bytes = client.execute_command("CLUSTER", *args)  # type: ignore[no-untyped-call] # redis-py's own
+    return reply

@@ -1,0 +1,78 @@
+"""One process of an embedded server or cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+from ojs_cluster.server.embedded.ports import PortReservation
+
+HOST = "127.0.0.1"
+
+
+class EmbeddedError(Exception):
+    """A server did not start or the cluster did not form; the message ends with its log."""
+
+
+@dataclass(slots=True)
+class Node:
+    """One server process.
+
+    Attributes:
+        index: 0-based; masters come before replicas.
+        directory: its configuration, log, AOF and cluster state.
+        port: where clients connect, 0 before the first start.
+        password: what the server asks for, empty for none.
+    """
+
+    index: int
+    directory: Path
+    port: int = 0
+    bus_port: int = 0
+    password: str = field(default="", repr=False)
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _reservations: list[PortReservation] = field(default_factory=list, repr=False)
+
+    @property
+    def address(self) -> str:
+        """`host:port` for clients."""
+        return f"{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id; raises EmbeddedError when the node was never started."""
+        if self._process is None:
+            raise EmbeddedError(f"node {self.index} is not running")
+        return self._process.pid
+
+    def is_alive(self) -> bool:
+        """Tell whether the process exists (it may still refuse commands)."""
+        return self._process is not None and self._process.poll() is None
+
+    @contextlib.contextmanager
+    def client(self, *, timeout_s: float = 5.0) -> Iterator[redis.Redis]:
+        """Open a redis-py client of this node alone."""
+        connection = redis.Redis(
+            host=HOST,
+            port=self.port,
+            password=self.password or None,
+            socket_timeout=timeout_s,
+            socket_connect_timeout=timeout_s,
+        )
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def log_tail(self, lines: int = 15) -> str:
+        """Return the end of the server's log."""
+        try:
+            text = (self.directory / "server.log").read_text(errors="replace")
+        except FileNotFoundError:
+            return "(no log)"
+        return "\n".join(text.splitlines()[-lines:])

@@ -1,0 +1,340 @@
+"""A Valkey or Redis server, or a whole cluster of them, as children of this process.
+
+`ojs-cluster dev` keeps one in a folder; the tests start many. Everything here is synchronous and
+built on subprocesses, so that tests can use it from fixtures and from any thread.
+
+A directory is one installation: it records its shape and ports, and starting again in it gives
+the same nodes with the same slots and data. When a recorded port has been taken meanwhile, the
+node moves to another one and introduces itself again (CLUSTER MEET); ids and slots stay.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote
+
+import redis
+
+from ojs_cluster.server.embedded import cluster as embedded_cluster
+from ojs_cluster.server.embedded.binaries import (
+    CHOICES,
+    ServerBinary,
+    ServerNotFound,
+    find_server,
+)
+from ojs_cluster.server.embedded.node import HOST, EmbeddedError, Node
+from ojs_cluster.server.embedded.ports import reserve, reserve_any
+from ojs_cluster.server.private_files import private
+from ojs_cluster.server.processes.children import spawn
+
+__all__ = [
+    "CHOICES",
+    "Embedded",
+    "EmbeddedError",
+    "Node",
+    "ServerBinary",
+    "ServerNotFound",
+    "find_server",
+]
+
+_POLL_S = 0.02
+_SHAPE_FILE = "embedded.json"
+
+
+class Embedded:
+    """Server processes in one directory; a context manager that starts and stops them."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        binary: ServerBinary,
+        masters: int = 3,
+        replicas: int = 0,
+        cluster: bool = True,
+        append_only: bool = True,
+        node_timeout_ms: int = 5000,
+        config: Mapping[str, str] | None = None,
+        password: str = "",
+        start_timeout_s: float = 60.0,
+    ) -> None:
+        """Describe the installation; nothing is started or written yet.
+
+        Args:
+            directory: made when missing; holds one folder per node.
+            binary: the program, from `find_server`.
+            masters: at least 3 in a cluster (a smaller one cannot elect); 1 otherwise.
+            replicas: per master.
+            cluster: False for a standalone server.
+            append_only: keep an append-only file, so that data survives a restart.
+            node_timeout_ms: after which a silent node is suspected dead.
+            config: more server directives, for example {"maxmemory": "100mb"}.
+            password: what clients and replicas must send; empty for none.
+            start_timeout_s: for all nodes together to accept commands and form the cluster.
+        """
+        if not cluster and (masters, replicas) != (1, 0):
+            masters, replicas = 1, 0
+        self.directory = directory.absolute()
+        self.binary = binary
+        self.cluster = cluster
+        self.master_count = masters
+        self.replicas = replicas
+        self.append_only = append_only
+        self.node_timeout_ms = node_timeout_ms
+        self.config = dict(config or {})
+        self.password = password
+        self.start_timeout_s = start_timeout_s
+        self.nodes = [
+            Node(index, self.directory / f"node-{index}", password=password)
+            for index in range(masters * (1 + replicas))
+        ]
+
+    # -- life ---------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start every node and, in a cluster, wait until all slots are served.
+
+        Raises:
+            EmbeddedError: a node ended or the cluster did not form in time, or the directory
+                belongs to an installation of another shape.
+        """
+        deadline = time.monotonic() + self.start_timeout_s
+        try:
+            self._load_shape()
+            for node in self.nodes:
+                self._spawn(node)
+            for node in self.nodes:
+                self._await_serving(node, deadline)
+            if self.cluster:
+                embedded_cluster.form(
+                    self.nodes,
+                    self.master_count,
+                    lambda condition, what: self._await(condition, deadline, what),
+                )
+            self._save_shape()
+        except BaseException:
+            self.stop(graceful=False)
+            raise
+
+    def stop(self, *, graceful: bool = True) -> None:
+        """End every node and give its ports back; a second call does nothing.
+
+        Args:
+            graceful: ask with SIGTERM first, so that the AOF is synced to disk; SIGKILL after 10 s.
+        """
+        for node in self.nodes:
+            if node.is_alive():
+                node_process = node._process
+                assert node_process is not None  # noqa: S101 - for mypy: is_alive() says so
+                node_process.send_signal(signal.SIGTERM if graceful else signal.SIGKILL)
+                node_process.send_signal(signal.SIGCONT)
+        for node in self.nodes:
+            self._reap(node, timeout_s=10)
+            for reservation in node._reservations:
+                reservation.release()
+            node._reservations.clear()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # -- what a test does to it ---------------------------------------------------------------
+
+    def kill(self, node: Node) -> None:
+        """SIGKILL a node; its ports stay reserved for `restart`."""
+        if node.is_alive():
+            assert node._process is not None  # noqa: S101 - for mypy: is_alive() says so
+            node._process.kill()
+        self._reap(node, timeout_s=10)
+
+    def restart(self, node: Node, give_up: threading.Event | None = None) -> None:
+        """Start a node that was killed, on the same port, and wait until it answers PING.
+
+        Args:
+            node: the node.
+            give_up: ends the wait when another thread sets it.
+
+        Raises:
+            EmbeddedError: it ended, did not answer in time, or was given up.
+            OSError: it could not be started.
+        """
+        self._spawn(node)
+        self._await_serving(node, time.monotonic() + self.start_timeout_s, give_up)
+
+    def pause(self, node: Node) -> None:
+        """SIGSTOP: the node keeps its connections and answers nothing."""
+        self._signal(node, signal.SIGSTOP)
+
+    def resume(self, node: Node) -> None:
+        """SIGCONT after `pause`."""
+        self._signal(node, signal.SIGCONT)
+
+    def _signal(self, node: Node, number: signal.Signals) -> None:
+        if node._process is None:
+            raise EmbeddedError(f"node {node.index} is not running")
+        node._process.send_signal(number)
+
+    # -- what a test asks it ------------------------------------------------------------------
+
+    @property
+    def url(self) -> str:
+        """Every node as one REDIS_URL: `redis://127.0.0.1:7001,127.0.0.1:7002`."""
+        credentials = f":{quote(self.password, safe='')}@" if self.password else ""
+        return f"redis://{credentials}" + ",".join(node.address for node in self.nodes)
+
+    def masters(self) -> list[Node]:
+        """Nodes that are masters with slots now, as the first living node sees it."""
+        if not self.cluster:
+            return list(self.nodes)
+        rows = embedded_cluster.view(self.nodes).values()
+        return [row.node for row in rows if row.is_master and row.has_slots and not row.failed]
+
+    def replica_of(self, master: Node) -> list[Node]:
+        """Nodes that replicate this master now and are not marked failed."""
+        view = embedded_cluster.view(self.nodes)
+        ids = {row_id for row_id, row in view.items() if row.node is master}
+        return [row.node for row in view.values() if row.master_id in ids and not row.failed]
+
+    # -- processes ----------------------------------------------------------------------------
+
+    def _spawn(self, node: Node) -> None:
+        """Start the process; a new node tries other ports when one is taken after all."""
+        if node.is_alive():
+            raise EmbeddedError(f"node {node.index} is running")
+        node.directory.mkdir(parents=True, exist_ok=True)
+        if not node._reservations:
+            reservations = [reserve(port) if port else None for port in self._wanted(node)]
+            node._reservations = [taken or reserve_any() for taken in reservations]
+        node.port = node._reservations[0].port
+        if self.cluster:
+            node.bus_port = node._reservations[1].port
+        config = node.directory / "server.conf"
+        with open(config, "w", opener=private) as file:
+            file.write(self._configuration(node))
+        node._process = spawn(
+            [str(self.binary.path), str(config)], output=node.directory / "server.log"
+        )
+
+    def _wanted(self, node: Node) -> list[int]:
+        return [node.port, node.bus_port] if self.cluster else [node.port]
+
+    def _configuration(self, node: Node) -> str:
+        directives = {
+            "bind": HOST,
+            "port": str(node.port),
+            "protected-mode": "yes",
+            "dir": _quoted(str(node.directory)),
+            "save": '""',
+            "appendonly": "yes" if self.append_only else "no",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+            "tcp-backlog": "511",
+            "repl-diskless-sync-delay": "0",
+            "shutdown-timeout": "2",
+        }
+        if self.password:
+            directives |= {
+                "requirepass": _quoted(self.password),
+                "masterauth": _quoted(self.password),
+            }
+        if self.binary.jemalloc:
+            # A job of this size is one piece of memory; libc's malloc is slow with such (ADR 14).
+            directives["hash-max-listpack-value"] = "1024"
+        if self.cluster:
+            directives |= {
+                "cluster-enabled": "yes",
+                "cluster-port": str(node.bus_port),
+                "cluster-config-file": "nodes.conf",
+                "cluster-node-timeout": str(self.node_timeout_ms),
+                "cluster-allow-replica-migration": "no",
+                # Else one lost master stops all shards.
+                "cluster-require-full-coverage": "no",
+            }
+        directives |= self.config
+        return "".join(f"{name} {value}\n" for name, value in directives.items())
+
+    def _await_serving(
+        self, node: Node, deadline: float, give_up: threading.Event | None = None
+    ) -> None:
+        def answers() -> bool:
+            if give_up is not None and give_up.is_set():
+                raise EmbeddedError(f"node {node.index} was given up before it answered")
+            if not node.is_alive():
+                raise EmbeddedError(f"node {node.index} ended at its start:\n{node.log_tail()}")
+            with contextlib.suppress(redis.RedisError), node.client(timeout_s=2) as client:
+                return bool(client.ping())
+            return False
+
+        self._await(answers, deadline, f"node {node.index} answers PING")
+
+    def _await(self, condition: Callable[[], bool], deadline: float, what: str) -> None:
+        while not condition():
+            if time.monotonic() > deadline:
+                logs = "\n".join(f"node {n.index}:\n{n.log_tail(5)}" for n in self.nodes)
+                raise EmbeddedError(f"not reached in {self.start_timeout_s} s: {what}\n{logs}")
+            time.sleep(_POLL_S)
+
+    def _reap(self, node: Node, timeout_s: float) -> None:
+        if node._process is None:
+            return
+        try:
+            node._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            node._process.kill()
+            node._process.wait()
+
+    # -- the record ---------------------------------------------------------------------------
+
+    def _shape(self) -> dict[str, object]:
+        return {
+            "cluster": self.cluster,
+            "masters": self.master_count,
+            "replicas": self.replicas,
+        }
+
+    def _load_shape(self) -> None:
+        try:
+            record = json.loads((self.directory / _SHAPE_FILE).read_bytes())
+        except FileNotFoundError:
+            return
+        known = {name: record[name] for name in self._shape()}
+        if known != self._shape():
+            raise EmbeddedError(
+                f"{self.directory} holds an installation of another shape "
+                f"({known}, asked for {self._shape()}): use another folder, or delete this one"
+            )
+        for node, (port, bus_port) in zip(self.nodes, record["ports"], strict=True):
+            if not node._reservations:
+                node.port, node.bus_port = port, bus_port
+
+    def _save_shape(self) -> None:
+        record = {
+            **self._shape(),
+            "ports": [[node.port, node.bus_port] for node in self.nodes],
+            "server": f"{self.binary.kind} {self.binary.version}",
+        }
+        temporary = self.directory / f"{_SHAPE_FILE}.new"
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+        temporary.replace(self.directory / _SHAPE_FILE)
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

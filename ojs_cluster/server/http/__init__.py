@@ -1,0 +1,1 @@
+"""HTTP sockets of a process: listening, connections, limits, graceful shutdown."""

@@ -1,0 +1,179 @@
+"""What a scheduler answers over HTTP: whether it lives, whether it can work, and its numbers.
+
+Orchestrators probe with HTTP and Prometheus scrapes with it; nothing else is served here. A
+scheduler that leads no shard is as ready as one that leads all.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import orjson
+import trio
+
+from ojs_cluster.core.errors import NotFound, OJSError
+from ojs_cluster.http import exposition
+from ojs_cluster.http.access.audit import Audit
+from ojs_cluster.http.access.auth import Access
+from ojs_cluster.http.dispatch import finish, request_id_for
+from ojs_cluster.http.errors import error_response
+from ojs_cluster.http.exposition import Families, counter, gauge
+from ojs_cluster.http.hypercorn.asgi import read_head, send_response
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.routes import ROUTES
+from ojs_cluster.http.traffic import Traffic
+from ojs_cluster.server.config.load import Settings
+from ojs_cluster.server.http.http_server import DrainTimes, hypercorn_config, serve
+from ojs_cluster.server.http.listener import open_listener
+from ojs_cluster.server.processes.child import Refused
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.operations import health
+from ojs_cluster.store.operations.metrics import Collected
+from scheduler.stats import Stats
+
+_TIMEOUT_S = 2.0
+_METRICS = next(route for route in ROUTES if route.metrics)
+_TIMES = DrainTimes(delay_s=0.0, grace_s=1.0)
+
+
+class Door:
+    """A scheduler's HTTP service; without a port it serves nothing."""
+
+    def __init__(
+        self, settings: Settings, stats: Stats, access: Access, audit: Audit, traffic: Traffic
+    ) -> None:
+        """Prepare the service.
+
+        Args:
+            settings: of the process.
+            stats: what the scheduler has done.
+            access: the keys that may read metrics.
+            audit: where refused requests are recorded.
+            traffic: where the audit counts its entries.
+        """
+        self._settings = settings
+        self._audit = audit
+        self._traffic = traffic
+        self._access = access
+        self._stats = stats
+        self._store: Store | None = None
+        self._collected: Collected | None = None
+
+    def open(self, store: Store) -> None:
+        """Redis can be used: the scheduler is ready as long as it answers."""
+        self._collected = Collected(store, self._settings.metrics.queues)
+        self._store = store
+
+    async def serve(
+        self, stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve until `stop` is set.
+
+        Raises:
+            Refused: the port cannot be had.
+        """
+        listen = self._settings.listen
+        if not listen.scheduler_port:
+            task_status.started()
+            return
+        address = (listen.host, listen.scheduler_port)
+        try:
+            listener = open_listener(*address, listen.backlog, listen.write_timeout_s)
+        except OSError as error:
+            raise Refused(
+                f"the scheduler cannot listen on {address[0]} port {address[1]}: {error.strerror}"
+            ) from error
+        await serve(
+            self._answer,
+            hypercorn_config(listen),
+            [listener],
+            stop=stop,
+            times=_TIMES,
+            write_timeout_s=listen.write_timeout_s,
+            task_status=task_status,
+        )
+
+    async def _answer(self, scope: Any, _receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1013})
+            return
+        request, began = read_head(scope), time.perf_counter()
+        request_id = request_id_for(request.headers.get("x-request-id"))
+        try:
+            response = await self._respond(request)
+        except OJSError as error:
+            response = error_response(error, request_id)
+            self._audit.refused(request, request_id, error, response.status)
+        await send_response(finish(request, response, request_id, began), send)
+
+    async def _respond(self, request: Request) -> Response:
+        if request.path in ("/health", "/live"):
+            return _json(200, {"status": "ok"})
+        if request.path == "/ready":
+            ready = await self._is_ready()
+            return _json(200 if ready else 503, {"status": "ready" if ready else "unavailable"})
+        if not self._settings.metrics.open:
+            principal = self._access.identify(request.headers.get("authorization"))
+            self._access.permit(principal, _METRICS)
+        if request.path == "/metrics":
+            return exposition.exposition(request, await self._families())
+        raise NotFound("endpoint", request.path[:200])
+
+    async def _is_ready(self) -> bool:
+        if self._store is None:
+            return False
+        with trio.move_on_after(_TIMEOUT_S):
+            try:
+                await health.check(self._store)
+            except OJSError:
+                return False
+            return True
+        return False
+
+    async def _families(self) -> Families:
+        own = [*scheduler_families(self._stats), exposition.audit_family(self._traffic)]
+        if self._store is None or self._collected is None:
+            return [exposition.build_info(), *own]
+        cluster = await exposition.cluster_families(self._store, self._collected, _TIMEOUT_S)
+        return [*cluster, *own]
+
+
+def scheduler_families(stats: Stats) -> Families:
+    """What this scheduler process has done."""
+    election = stats.election
+    loops = sorted(stats.loops.items())
+
+    def of_loops(what: str) -> list[tuple[str, float]]:
+        return [(name, getattr(loop, what)) for name, loop in loops]
+
+    terms = (
+        *(("gained", election.terms), ("lost", election.lost)),
+        ("handed_over", election.handed_over),
+    )
+    led, shards = len(election.held), election.shards
+    away = len(election.unreachable)
+    return [
+        exposition.number("ojs_scheduler_shards_led", "Shards that this process leads", led),
+        exposition.number("ojs_scheduler_shards", "Shards to lead, the meta tag is one", shards),
+        exposition.number("ojs_scheduler_shards_away", "Shards whose lease calls fail", away),
+        counter(
+            "ojs_scheduler_leases", "Leases gained, lost unwillingly, handed over", "event", terms
+        ),
+        counter("ojs_scheduler_steps", "Steps of a loop", "loop", of_loops("steps")),
+        counter("ojs_scheduler_done", "Jobs or records they changed", "loop", of_loops("done")),
+        counter("ojs_scheduler_failures", "Steps that failed", "loop", of_loops("failures")),
+        counter("ojs_scheduler_stalled", "Steps without effect", "loop", of_loops("stalled")),
+        counter("ojs_scheduler_aside", "Unusable jobs put aside", "loop", of_loops("aside")),
+        gauge(
+            "ojs_scheduler_sick_shards",
+            "Shards whose steps fail now",
+            "loop",
+            [(name, len(loop.sick)) for name, loop in loops],
+        ),
+    ]
+
+
+def _json(status: int, value: dict[str, str]) -> Response:
+    return Response(status, orjson.dumps(value))

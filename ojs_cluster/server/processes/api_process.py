@@ -1,0 +1,227 @@
+"""One API process: opens the store, serves HTTP on inherited sockets, drains when told to.
+
+It accepts connections when the store is open. When that takes long, because Redis is away, it
+accepts them all the same, because liveness must not depend on Redis: until the store is open,
+`Gate` answers that the process lives and that everything else has to wait. Not from the first
+moment on: another process on the same sockets may serve already, and clients would be refused for
+nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import socket
+import sys
+from functools import partial
+from typing import Any
+
+import trio
+from hypercorn.typing import ASGIFramework
+
+from ojs_cluster.core.access.client_address import TrustedProxies
+from ojs_cluster.http.app import App, HttpSettings, room_for
+from ojs_cluster.http.dispatch import admits
+from ojs_cluster.http.fast_lane.server import FastLane
+from ojs_cluster.http.hypercorn.asgi import read_head, send_response
+from ojs_cluster.http.hypercorn.quart_app import create_quart_app
+from ojs_cluster.http.routes import ROUTES
+from ojs_cluster.http.starting import starting
+from ojs_cluster.http.traffic import Traffic
+from ojs_cluster.server.api_keys import ApiKeys
+from ojs_cluster.server.audit import make_audit
+from ojs_cluster.server.config.load import Settings
+from ojs_cluster.server.config.settings import ListenSettings
+from ojs_cluster.server.http.connections import ConnectionLimits, connections_possible
+from ojs_cluster.server.http.http_server import drain_times, hypercorn_config, lifespan, serve
+from ojs_cluster.server.processes.child import Child, run_child
+from ojs_cluster.server.processes.opening import open_patiently
+from ojs_cluster.server.telemetry import tracing
+from ojs_cluster.server.tls import Tls
+from ojs_cluster.store.fetch.long_poll import Waiters
+
+log = logging.getLogger("ojs.http")
+
+_OPENING_S = 2.0
+"""For how long connections wait in the sockets' queues; less than any probe's first patience."""
+
+
+class Gate:
+    """An ASGI application that answers for another one until that is ready.
+
+    While the process drains it also tells HTTP/1.1 clients that their connection closes, so that
+    none sends its next request into a connection that is about to end.
+    """
+
+    def __init__(self, stop: trio.Event) -> None:
+        self._stop = stop
+        self._target: ASGIFramework | None = None
+        self.opened = trio.Event()
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether requests reach the application."""
+        return self._target is not None
+
+    def open(self, target: ASGIFramework) -> None:
+        """Hand every further request to the application."""
+        self._target = target
+        self.opened.set()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] == "http" and scope["http_version"] == "1.1":
+            send = partial(self._send, send)
+        if self._target is not None:
+            await self._target(scope, receive, send)
+        elif scope["type"] == "http":
+            await send_response(starting(read_head(scope)), send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1013})
+
+    async def _send(self, send: Any, message: Any) -> None:
+        # Looked at when the response starts, not the request: a long poll may begin long before the
+        # drain. A client that reuses the connection then would lose its request, and hypercorn's
+        # reader would wait for a turn that never comes, as long as the grace period lasts.
+        if message["type"] == "http.response.start" and self._stop.is_set():
+            message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
+        await send(message)
+
+
+async def work(child: Child) -> None:
+    """Serve until `child.stop`.
+
+    Raises:
+        Refused: the data in Redis cannot be used as configured.
+    """
+    settings = child.settings
+    config = hypercorn_config(settings.listen)
+    counters = child.shared_memory(Traffic.size(ROUTES, settings.listen.workers))
+    traffic = Traffic(ROUTES, counters, child.slot)
+    audit = make_audit(settings, child.name, traffic)
+    keys = ApiKeys(settings.access, os.environ, audit)
+    await keys.load(child.stop)
+    http = http_settings(settings)
+    room = room_for(http)
+    gate = Gate(child.stop)
+    lane = fast_lane(settings.listen, child.stop)
+    tls = Tls(settings.listen) if settings.listen.tls_cert else None
+    sockets = [socket.socket(fileno=fd) for fd in child.listen_fds]
+    times = drain_times(settings.listen)
+    served = trio.Event()
+
+    async with trio.open_nursery() as nursery:
+
+        async def serve_all() -> None:
+            with trio.move_on_after(_OPENING_S):
+                await _first_of(gate.opened, child.stop)
+            await serve(
+                *(gate, config, sockets),
+                stop=child.stop,
+                times=times,
+                lane=lane,
+                tls=tls,
+                write_timeout_s=settings.listen.write_timeout_s,
+                limits=connection_limits(settings.listen),
+                h2c=settings.listen.h2c,
+                admits=partial(admits, http, keys.access),
+                room=room,
+            )
+            served.set()
+            if not gate.is_open:
+                nursery.cancel_scope.cancel()  # nobody is left to open the store for
+
+        nursery.start_soon(keys.watch)
+        nursery.start_soon(serve_all)
+        async with contextlib.AsyncExitStack() as stack:
+            store = await open_patiently(stack, settings)
+            await store.partitions.announce(store)
+            spans = await stack.enter_async_context(tracing(child))
+            app = App(
+                store=store,
+                waiters=Waiters(),
+                settings=http,
+                shared_room=room,
+                access=keys.access,
+                traffic=traffic,
+                audit=audit,
+                tracing=spans,
+            )
+            quart = create_quart_app(app)
+            await stack.enter_async_context(lifespan(quart, config))
+            gate.open(quart)
+            if lane is not None:
+                lane.open(app)
+            # What exists now lives as long as the process: no collection has to visit it.
+            gc.freeze()
+            nursery.start_soon(_drain, child.stop, app)
+            nursery.start_soon(audit.run, store)
+            child.ready()
+            await served.wait()
+            await audit.finish(store)
+        nursery.cancel_scope.cancel()
+
+
+def fast_lane(listen: ListenSettings, stop: trio.Event) -> FastLane | None:
+    """Give the fast lane of this process, None when it is switched off."""
+    if not listen.fast_lane:
+        return None
+    return FastLane(
+        stop=stop, idle_timeout_s=listen.idle_timeout_s, head_timeout_s=listen.head_timeout_s
+    )
+
+
+def connection_limits(listen: ListenSettings) -> ConnectionLimits:
+    """Give the bounds on connections, as far as the limit on open files allows them."""
+    possible = connections_possible(listen.max_connections)
+    if possible < listen.max_connections:
+        log.warning(
+            "OJS_MAX_CONNECTIONS is %d; the limit on open files allows %d",
+            listen.max_connections,
+            possible,
+        )
+    return ConnectionLimits(
+        most=possible,
+        most_per_client=listen.max_connections_per_client,
+        proxies=TrustedProxies(listen.trusted_proxies),
+        idle_s=listen.idle_timeout_s,
+        head_s=listen.head_timeout_s,
+    )
+
+
+def http_settings(settings: Settings) -> HttpSettings:
+    """Give the HTTP floor its part of the configuration."""
+    access, limits = settings.access, settings.limits
+    return HttpSettings(
+        test_hooks=access.test_hooks,
+        require_lease=access.require_lease,
+        limits=limits.core(),
+        max_head=settings.listen.max_header_bytes,
+        max_body=limits.max_body_bytes,
+        max_batch_body=limits.max_batch_body_bytes,
+        max_bodies=limits.max_bodies_bytes,
+        body_timeout_s=settings.listen.read_timeout_s,
+        metrics_open=settings.metrics.open,
+        metrics_queues=settings.metrics.queues,
+    )
+
+
+async def _first_of(*events: trio.Event) -> None:
+    async def wait(event: trio.Event) -> None:
+        await event.wait()
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        for event in events:
+            nursery.start_soon(wait, event)
+
+
+async def _drain(stop: trio.Event, app: App) -> None:
+    await stop.wait()
+    app.drain()
+
+
+if __name__ == "__main__":
+    sys.exit(run_child(work))

@@ -1,0 +1,1 @@
+"""Export of a whole cluster to a file, and import from one."""

@@ -1,0 +1,25 @@
+-- One job as a backup needs it, read in one step: nothing is changed.
+-- Memory: no-writes.
+-- KEYS: 1 job hash.
+-- Returns: {fields, score among the available jobs or '', ms of its removal or ''}
+--          {} when there is no job here; {'staged', deal} before it is revealed; {'malformed'}
+--@include keys preflight read_job
+local key = KEYS[1]
+local flat = redis.call('HGETALL', key)
+local job = {}
+for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
+if #flat == 0 or job[F.alias] then return {} end
+if job[F.deal] then return {'staged', job[F.deal]} end
+if not is_sound(job) or not is_state(job[F.state]) then return {'malformed'} end
+local id = string.sub(key, #P + 3)
+local zset = job[F.state] == 'available' and available_key(job[F.queue]) or FINISHED
+local ended = job[F.finished] and zset == FINISHED
+if zset ~= FINISHED or ended then
+    want(zset)
+    if zset ~= FINISHED then want(held_key(job[F.queue])) end
+    look()
+    local score = redis.call('ZSCORE', zset, id)
+        or zset ~= FINISHED and redis.call('ZSCORE', held_key(job[F.queue]), id) or ''
+    return {flat, ended and '' or score, ended and score or ''}
+end
+return {flat, '', ''}

@@ -1,0 +1,235 @@
+"""A job's line: its hash under names for people (see ``archive``).
+
+The tables are the only place where both spellings meet. A field that has no name here is kept under
+``other``, as text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+
+from ojs_cluster.core import raw_json
+from ojs_cluster.core.jobs.envelope import SYSTEM_FIELDS
+from ojs_cluster.core.jobs.ids import is_job_id
+from ojs_cluster.core.jobs.retry import is_packed_retry
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.rate_limit import is_packed_policy
+from ojs_cluster.core.raw_json import Raw
+from ojs_cluster.store.archive.line_values import (
+    BadLine,
+    JobLine,
+    dump,
+    is_number,
+    number,
+    text,
+    texts,
+)
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs.record import JobRecord
+
+_TEXT = {
+    f.STATE: "state",
+    f.TYPE: "type",
+    f.QUEUE: "queue",
+    f.RETRY: "retry",
+    f.NON_RETRYABLE: "non_retryable",
+    f.ON_EXHAUSTION: "on_exhaustion",
+    f.WORKER: "worker_id",
+    f.LEASE: "lease_id",
+    f.WORKFLOW: "workflow_id",
+    f.UNIQUE: "unique",
+    f.LIMIT: "rate_limit",
+}
+_NUMBERS = {
+    f.PRIORITY: "priority",
+    f.CREATED: "created_ms",
+    f.ENQUEUED: "enqueued_ms",
+    f.STARTED: "started_ms",
+    f.FINISHED: "finished_ms",
+    f.DUE: "due_ms",
+    f.EXPIRES: "expires_ms",
+    f.SCHEDULED_SHOWN: "scheduled_shown_ms",
+    f.EXPIRES_SHOWN: "expires_shown_ms",
+    f.MAX_ATTEMPTS: "max_attempts",
+    f.ATTEMPT: "attempt",
+    f.DELAY: "retry_delay_ms",
+    f.VISIBILITY: "visibility_timeout_ms",
+    f.TIMEOUT: "timeout_ms",
+    f.ERRORS: "error_count",
+    f.REPLAYS: "replay_count",
+    f.DEAD: "dead_letter",
+    f.EXPIRED: "expired",
+    f.STEP: "workflow_step",
+    f.LEASE_MS: "lease_ms",
+    f.DEADLINE: "lease_ends_ms",
+    f.EXTENDED: "lease_extended_ms",
+    f.MPS: "max_per_second",
+    f.FIXED: "fixed_id",
+    f.SPARED: "spared_ms",
+}
+_JSON = {
+    f.ENVELOPE: "envelope",
+    f.RESULT: "result",
+    f.PARENTS: "parent_results",
+    f.PARENT_NAMES: "parent_names",
+}
+_LEFT_OUT = {f.TOKEN, f.ASKED, f.ASKS, f.HIDDEN}
+"""Of a lease, which ends with the backup; and of jobs that are not exported."""
+_BY_NAME = {
+    name: (field, table) for table in (_TEXT, _NUMBERS, _JSON) for field, name in table.items()
+}
+_ADDED = SYSTEM_FIELDS - {"specversion", "max_attempts"}
+"""Attributes that responses add to what is stored."""
+_SPOKEN_FOR = _TEXT.keys() | _NUMBERS.keys() | _JSON.keys() | _LEFT_OUT
+_is_slot = re.compile(rb"h\d+").fullmatch
+
+
+_FORMS: Mapping[bytes, Callable[[bytes], object]] = {
+    f.RETRY: lambda value: is_packed_retry(value.decode()),
+    f.UNIQUE: re.compile(rb"[0-9a-f]{64}\+?").fullmatch,
+    f.LIMIT: lambda value: is_packed_policy(value.decode()),
+    f.WORKFLOW: lambda value: is_job_id(value.decode()),
+    f.ON_EXHAUSTION: {b"discard", b"dead_letter"}.__contains__,
+    f.TYPE: re.compile(rb"[a-z0-9][a-z0-9_.\-]*").fullmatch,
+}
+"""What the scripts take apart, or put into JSON as it is."""
+
+
+def split_errors(
+    flat: Iterable[tuple[bytes, bytes]],
+) -> tuple[dict[bytes, bytes], tuple[tuple[int, int, bytes], ...]]:
+    """A job's hash without the ring of its errors; and those, oldest first."""
+    fields: dict[bytes, bytes] = {}
+    errors = []
+    for field, value in flat:
+        if _is_slot(field):
+            with suppress(ValueError):  # a damaged entry is left out
+                attempt, at, body = value.split(b",", 2)
+                errors.append((int(at), int(attempt), int(field[1:]), body + b"}"))
+        else:
+            fields[field] = value
+    return fields, tuple((attempt, at, error) for at, attempt, _, error in sorted(errors))
+
+
+def job_pieces(job: JobLine) -> dict[str, Raw]:
+    """The members of a job's line."""
+    pieces = {"id": dump(job.id)}
+    other: dict[str, str] = {}
+    for field, value in job.fields.items():
+        if field in _LEFT_OUT or value == b"":
+            continue
+        if field in _TEXT:
+            pieces[_TEXT[field]] = dump(value.decode())
+        elif field in _NUMBERS and is_number(value):
+            pieces[_NUMBERS[field]] = Raw(value)
+        elif field in _JSON:
+            pieces[_JSON[field]] = Raw(_whole(job) if field == f.ENVELOPE else value)
+        else:
+            other[field.decode()] = value.decode()
+    if job.errors:
+        pieces["errors"] = Raw(
+            b"[%b]"
+            % b",".join(
+                b'{"attempt":%d,"at_ms":%d,"error":%b}' % (attempt, at, error)
+                for attempt, at, error in job.errors
+            )
+        )
+    if other:
+        pieces["other"] = dump(other)
+    for name, value_ms in (("place", job.place), ("removed_ms", job.removed_ms)):
+        if value_ms is not None:
+            pieces[name] = dump(value_ms)
+    if job.holds_lock:
+        pieces["holds_lock"] = dump(True)
+    return pieces
+
+
+def _whole(job: JobLine) -> bytes:
+    return JobRecord(job.id, job.fields).envelope() + b"}"
+
+
+def parse_job_line(members: Mapping[str, Raw]) -> JobLine:
+    """The job of a line's members. Raises BadLine."""
+    fields: dict[bytes, bytes] = {}
+    for name, piece in members.items():
+        field, table = _BY_NAME.get(name, (b"", None))
+        if table is _TEXT:
+            fields[field] = text(members, name).encode()
+        elif table is _NUMBERS:
+            fields[field] = b"%d" % number(members, name)
+        elif table is _JSON:
+            fields[field] = bytes(piece)
+    for name, value in (texts(members["other"]) if "other" in members else {}).items():
+        if name.encode() in _SPOKEN_FOR or name.startswith("@") or _is_slot(name.encode()):
+            raise BadLine(f"'other' cannot hold {raw_json.show(name)}")
+        fields[name.encode()] = value.encode()
+    job_id = text(members, "id")
+    if not is_job_id(job_id):
+        raise BadLine(f"a job's id cannot be {raw_json.show(job_id)}")
+    envelope = _checked_envelope(job_id, members)
+    for name in ("state", "queue", "type", "created_ms", "max_attempts"):
+        if name not in members:
+            raise BadLine(f"a job needs '{name}'")
+    if fields[f.STATE].decode() not in set(State):
+        raise BadLine(f"a job cannot be {raw_json.show(fields[f.STATE].decode())}")
+    for field, fits in _FORMS.items():
+        if field in fields and not fits(fields[field]):
+            raise BadLine(f"'{_TEXT[field]}' is none")
+    _check_workflow(fields)
+    # As an enqueue stores it, when the head is as we write it; anything else is kept whole.
+    begins = JobRecord(job_id, {**fields, f.ENVELOPE: b""}).envelope()
+    fields[f.ENVELOPE] = envelope.removeprefix(begins)
+    return JobLine(
+        job_id,
+        fields,
+        _errors(members.get("errors")),
+        number(members, "place") if "place" in members else None,
+        number(members, "removed_ms") if "removed_ms" in members else None,
+        bytes(members.get("holds_lock", b"")) == b"true",
+    )
+
+
+def _check_workflow(fields: Mapping[bytes, bytes]) -> None:
+    """What the scripts and every answer about the job take for granted."""
+    if (f.WORKFLOW in fields) != (f.STEP in fields):
+        raise BadLine("'workflow_id' and 'workflow_step' need each other")
+    results = raw_json.array_items(fields.get(f.PARENTS, b"[]"))
+    names = raw_json.array_items(fields.get(f.PARENT_NAMES, b"[]"))
+    if results is None or names is None or (names and len(names) != len(results)):
+        raise BadLine("'parent_results' and 'parent_names' are arrays of one length")
+    if any(raw_json.string(name) is None for name in names):
+        raise BadLine("'parent_names' are texts")
+
+
+def _checked_envelope(job_id: str, members: Mapping[str, Raw]) -> bytes:
+    """The stored form, without its closing brace: responses splice the mutable fields into it."""
+    raw = bytes(members.get("envelope", b"null")).strip()
+    envelope = raw_json.object_members(raw)
+    if envelope is None:
+        raise BadLine("a job needs 'envelope', an object")
+    for name, wanted in (
+        ("id", job_id),
+        ("type", text(members, "type")),
+        ("queue", text(members, "queue")),
+    ):
+        if name not in envelope or raw_json.string(envelope[name]) != wanted:
+            raise BadLine(f"'{name}' of the envelope is another than the job's")
+    kept = _ADDED & envelope.keys()
+    if kept:
+        raise BadLine(f"the envelope holds what the server adds: {', '.join(sorted(kept))}")
+    return raw[:-1]
+
+
+def _errors(piece: Raw | None) -> tuple[tuple[int, int, bytes], ...]:
+    if piece is None:
+        return ()
+    found = []
+    for item in raw_json.array_items(piece) or ():
+        members = raw_json.object_members(item) or {}
+        error = bytes(members.get("error", b"")).strip()
+        if not raw_json.object_members(error or b"null"):
+            raise BadLine("each of 'errors' needs 'error', an object that is not empty")
+        found.append((number(members, "attempt"), number(members, "at_ms"), error))
+    return tuple(found)

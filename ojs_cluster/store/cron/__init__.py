@@ -1,0 +1,1 @@
+"""Cron jobs: stored definitions, due occurrences and the jobs that they enqueue."""

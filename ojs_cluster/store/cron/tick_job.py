@@ -1,0 +1,62 @@
+"""Making the job of a cron tick from the stored definition."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ojs_cluster.core.cron_job import job_of_tick
+from ojs_cluster.core.errors import OJSError
+from ojs_cluster.core.jobs.envelope import NewJob
+from ojs_cluster.core.limits import STORED_LIMITS
+from ojs_cluster.store.off_loop import off_loop
+
+_MOST_REASON: Final = 200
+"""Characters of a reason, which the history keeps for each tick."""
+
+
+class UnusableDefinition(Exception):
+    """No job can be made of a stored definition.
+
+    Attributes:
+        error: what reading it raised.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        """Wrap ``error``."""
+        super().__init__(str(error))
+        self.error = error
+
+    @property
+    def reason(self) -> str:
+        """The error as one short line of text that Redis can store."""
+        error = self.error
+        text = error.message if isinstance(error, OJSError) else repr(error)
+        line = " ".join(text.split())[:_MOST_REASON]
+        return line.encode(errors="replace").decode() or type(error).__name__
+
+
+async def make_job(name: str, job: bytes, tick_ms: int) -> NewJob:
+    """Make the job of a tick, under limits that a changed setting does not tighten.
+
+    Args:
+        name: of the cron job.
+        job: the members of the enqueue request, as the definition has them.
+        tick_ms: the tick, in milliseconds.
+
+    Raises:
+        UnusableDefinition: no job can be made, now or later: the result depends on ``job`` alone.
+    """
+
+    def make() -> NewJob | UnusableDefinition:
+        try:
+            return job_of_tick(job, name, tick_ms, limits=STORED_LIMITS)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever it is, each try would raise it again
+            return UnusableDefinition(error)
+
+    # What off_loop itself raises, such as no thread to be had, may not happen at the next try.
+    made = await off_loop(make, len(job))
+    if isinstance(made, UnusableDefinition):
+        raise made from made.error
+    return made

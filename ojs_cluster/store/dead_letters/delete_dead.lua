@@ -1,0 +1,23 @@
+-- Transition: dead letter -> terminal job whose retention is over.
+-- Pre:  the job is a dead letter.
+-- Post: on no list of dead letters; due to be removed, which the caller or the janitor does. One that
+--       keeps its id reserved for a while (see finish.lua) is hidden from those who ask for it.
+-- Memory: allow-oom; adds 100 bytes.
+-- KEYS: 1 job, 2..3 the shard's fin, dead.
+-- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
+--          {'conflict', state}
+--@include keys now preflight remove_one read_job finish_job leave_queue
+local key = KEYS[1]
+local job, reply = load_job(key)
+if not job then return reply end
+local id = string.sub(key, #P + 3)
+if not job[F.dead] then return {'conflict', job[F.state]} end
+want(dead_key(job[F.queue]))
+look()
+take_out(DEAD, id)
+take_out(dead_key(job[F.queue]), id)
+local removed = removal_of(job, 0)
+redis.call('ZADD', FINISHED, removed, id)
+drop_fields(key, job, F.dead)
+if removed > now then save_job(key, job, F.hidden, 1) end
+return {'ok', job.flat}

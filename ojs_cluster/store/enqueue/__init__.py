@@ -1,0 +1,1 @@
+"""Enqueue: single jobs, batches, placement on shards, ids that clients choose."""

@@ -1,0 +1,117 @@
+-- Transition: (nothing) -> available | scheduled | pending, for one or many jobs of one shard; in a
+-- deal also staged, or cancelled at once.
+-- Pre:  no job with any of the ids is in the shard, nor a fence but those given; no claim has lapsed.
+-- Post: all jobs exist, or none does. Counters, indexes and events agree with them.
+--       A portion of a deal's part is written once, over the ids that it has reserved. What is staged is in no
+--       index or counter, and carries the deal until `reveal`; it is listed as a claim. Owed: limits
+--       that jobs declare, to the shards of their keys; names of new queues, to the registry.
+-- Memory: deny-oom; as enqueue_part, what a deal has decided, allow-oom.
+-- KEYS: 1..8 the shard's due, exp, pend, fin, ev, claims, dealt, refs; then per queue c: and q:; then
+--       per job its hash.
+-- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 claims lapse at (ms, 0 none),
+--       5 deal ('' none), 6 ms to keep cancelled jobs, 7 marks of fences, each between blanks,
+--       8 this shard, 9 number of shards, 10 name under which `dealt` remembers what is written
+--       ('' none), 11 terms of bounds (see bound.lua), then the queue names, then per job:
+--       id, queue's position (1-based), priority, state wanted ('' or 'pending'), fate ('' | 'staged' |
+--       'withdrawn'), due ('' | 'a<ms>' absolute | 's<ms>' absolute, shown in the envelope | 'r<ms>'
+--       from now, shown likewise), expires (likewise),
+--       number of field names and values that follow, those fields (e, t, m and what is set).
+-- Returns: {'ok', now, effects, per job: state, due ms or '', expires ms or ''}
+--          {'exists', position (1-based), fields of what is there (see there.lua)} | {'lapsed'} | {'already'}
+--          {'full', position of a queue (1-based), its depth, its bound}
+--@include keys now preflight read_job check_absent change_counters append_event set_deadline append_effect make_available store_job timestamps check_depth_bound find_taken_ids
+if ARGV[3] ~= '1' then gather() end
+local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
+local first_job, deal, portion, reserved = 8 + 2 * queues, ARGV[5], ARGV[10], {}
+local again = deal ~= '' and redis.call('ZSCORE', KEYS[7], portion) -- remembered for as long anew
+if again then return redis.call('ZADD', KEYS[7], now, portion) and {'already'} end
+local taken = find_taken(jobs, first_job, deal, ARGV[7], reserved)
+if taken then return taken end
+want(OUTBOX)
+want(OUT)
+look()
+if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'lapsed'} end
+local names = {}
+for i = 1, queues do names[i] = ARGV[11 + i] end
+local full = refuse_full(names, 9, ARGV[11])
+if full then return full end
+if deal ~= '' then redis.call('ZADD', KEYS[7], now, portion) end
+
+for i = 1, queues do
+    local key = KEYS[8 + 2 * i - 1]
+    local created, bound, open = unpack(redis.call('HMGET', key, 'created', 'bound', 'open'))
+    if not created then redis.call('HSET', key, 'created', now) owe('queue', names[i]) end
+    if not bound and not open then redis.call('HSET', key, 'open', 1) end -- for enqueue_one.lua
+end
+
+local reply, released, declared = {'ok', now, effects}, {}, {}
+local at = 11 + queues
+for i = 1, jobs do
+    local key, id, fate = KEYS[first_job + i], ARGV[at + 1], ARGV[at + 5]
+    local due, due_shown = moment(ARGV[at + 6])
+    local expires, expires_shown = moment(ARGV[at + 7])
+    local fields = tonumber(ARGV[at + 8])
+    local job = {
+        [F.queue] = names[tonumber(ARGV[at + 2])], [F.priority] = ARGV[at + 3],
+        [F.expires] = expires, [F.created] = now,
+    }
+    local write = {}
+    for j = 1, fields do write[j] = ARGV[at + 8 + j] end
+    for j = 1, fields, 2 do job[write[j]] = write[j + 1] end
+    count(job[F.queue], 'came', 1)
+    local state = 'available'
+    if fate == 'withdrawn' then state = 'cancelled'
+    elseif ARGV[at + 4] == 'pending' then state = 'pending'
+    elseif due and due > now then state = 'scheduled' end
+    local function set(name, value) write[#write + 1] = name; write[#write + 1] = value end
+    set(F.state, state)
+    set(F.queue, job[F.queue])
+    set(F.created, now)
+    if ARGV[at + 3] ~= '0' then set(F.priority, ARGV[at + 3]) end
+    if due then set(F.due, due) end
+    if job[F.mps] then declare_limit(id, job) end
+    if job[F.limit] and not declared[job[F.limit]] then
+        declared[job[F.limit]] = true
+        owe('limit', job[F.limit] .. ' ' .. string.format('%.0f', now))
+    end
+    if due_shown then set(F.scheduled_shown, due_shown) end
+    if expires then set(F.expires, expires) end
+    if expires_shown then set(F.expires_shown, expires_shown) end
+    if fate == 'staged' then set(F.deal, deal)
+    elseif fate == 'withdrawn' then set(F.finished, now) end
+    -- Whoever the fence has kept out must not find the id free once this job is gone.
+    if reserved[i] == 'fence' then set(F.fixed, 1) end
+    redis.call('HSET', key, unpack(write))
+    note_references(id, job, tonumber(ARGV[8]), tonumber(ARGV[9]))
+    if reserved[i] then
+        redis.call('HDEL', key, F.alias, F.fence)
+        if fate ~= 'staged' then
+            redis.call('HDEL', key, F.deal)
+            released[#released + 1] = id
+        end
+    end
+
+    if fate == 'staged' then
+        redis.call('ZADD', CLAIMS, now, id)
+    elseif fate == 'withdrawn' then
+        count(job[F.queue], state, 1)
+        redis.call('ZADD', FINISHED, now + ARGV[6], id)
+        emit('job.cancelled', id, job)
+    elseif state == 'available' and jobs > 1 then
+        arrive(id, job)
+        if expires then set_deadline(EXPIRING, id, expires) end
+        emit('job.enqueued', id, job)
+    else
+        enter(id, job, state, due)
+    end
+    reply[#reply + 1] = state
+    reply[#reply + 1] = due or ''
+    reply[#reply + 1] = expires or ''
+    at = at + 8 + fields
+end
+settle_arrivals()
+settle_counts()
+write_events()
+-- Last, and at once: a set that becomes empty vanishes (see look.lua).
+call_in_slices('ZREM', CLAIMS, released)
+return reply

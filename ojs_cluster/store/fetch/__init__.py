@@ -1,0 +1,1 @@
+"""Fetch: leases, queues of many shards, long poll."""

@@ -1,0 +1,19 @@
+-- What a worker could get from queues of one shard just now; changes nothing.
+-- Memory: no-writes.
+-- KEYS: 1 the shard's due, then per queue q:, c: and h:.
+-- Returns: {1 when a job of the shard is due, else 0, per queue: jobs that may start, 0 while it is paused;
+--          -1 when there is none, but one that waits for a token: only a fetch asks for it}
+--@include keys now read_job read_gauges count_starts queue_gate
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+local reply = {first[2] and tonumber(first[2]) <= now and 1 or 0}
+for at = 2, #KEYS, 3 do
+    local paused, limits, mps = unpack(redis.call('HMGET', KEYS[at + 1], 'paused', 'limits', 'mps'))
+    local depth = paused and 0 or redis.call('ZCARD', KEYS[at])
+    local held = not paused and depth == 0 and redis.call('EXISTS', KEYS[at + 2]) == 1
+    if (held or depth > 0) and (limits or mps) then
+        local free = room(load_gate(KEYS[at + 1]).meter, math.max(depth, 1))
+        depth, held = math.min(depth, free), held and free > 0
+    end
+    reply[#reply + 1] = held and -1 or depth
+end
+return reply

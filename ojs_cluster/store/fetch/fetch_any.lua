@@ -1,0 +1,97 @@
+-- Transition: available -> active, for up to `count` jobs of some queues of one shard; as fetch.lua,
+-- whatever else is to be done on the way.
+-- Pre:  the worker is not quiet; a queue is not paused, and its limits have room; a job that needs a
+--       token of its rate limit's key has one, or the key's state is here and has one to give.
+-- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id, and is counted
+--       by its queue's and its key's limits. Neither a queue without room nor a job without its token
+--       keeps later ones waiting: such a job is held back, and a token is asked for. What was due
+--       in the shard has been promoted first; expired jobs met on the way are discarded, malformed
+--       ones quarantined: the reaper reports them. Fewer jobs than there are when they are large: the
+--       reply ends with the job that fills it.
+-- Memory: allow-oom; as fetch; per job that is held back or asks for a token 600 bytes.
+-- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c:, q:, h: and hq:.
+-- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
+--       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
+--       7 ms to keep discarded jobs, 8 this shard, 9 for how many keys tokens are asked that have no ask
+--       under way, 0: for the best jobs; then the queue names in order.
+-- Returns: {now, effects, 1 when there is more to look through or to ask for, jobs that the first queue had,
+--           per job: id, fields as before, attempt, deadline, lease in ms} | {now, 'quiet'}
+--@include keys now preflight remove_many read_job change_counters append_event set_deadline append_effect make_available finish_job leave_queue promote_jobs lease_job read_gauges count_starts queue_gate
+gather()
+--@include rate_limit_state close_rate_limit local_tokens hold_for_token request_tokens reply_size select_jobs
+local wanted, worker = tonumber(ARGV[2]), ARGV[3]
+if worker ~= '' then
+    local until_ = redis.call('ZSCORE', KEYS[7], worker)
+    if until_ and tonumber(until_) > now then return {now, 'quiet'} end
+end
+local due, jobs, _, due_bytes = look_at_due(16, true)
+for _, id in ipairs(due) do
+    if jobs[id] and jobs[id][F.limit] then look_at_home(jobs[id]) end
+end
+local queues = {}
+for q = 10, #ARGV do
+    local at = 8 + 4 * (q - 10)
+    local queue = {name = ARGV[q], counts = KEYS[at], available = KEYS[at + 1],
+        held = KEYS[at + 2], thirst = KEYS[at + 3], gate = load_gate(KEYS[at]), started = 0}
+    table.insert(queues, queue)
+    if #queue.gate.meter > 0 then want(OPENING) end
+end
+
+local found, more = scan(queues, jobs, wanted, due_bytes)
+for _, queue in ipairs(queues) do
+    if queue.visited then
+        queue.asks = asks_of(tonumber(ARGV[9]), room(queue.gate.meter, wanted))
+        look_at_waiting(queue, queue.asks)
+    end
+end
+look()
+if #due > 0 then
+    promote_due(due, jobs, ARGV[7])
+    found, more = scan(queues, jobs, wanted, 0, true)
+end
+for _, queue in ipairs(queues) do
+    queue.bound = queue.last and tonumber(redis.call('ZSCORE', queue.available, queue.last))
+        or math.huge
+end
+
+local reply, given = {now, effects, more and 1 or 0, redis.call('ZCARD', KEYS[9])}, 0
+for _, item in ipairs(found) do
+    local id, queue, job, key = item.id, item.queue, item.job, job_key(item.id)
+    if not job then
+        take_out(queue.available, id)
+        if malformed[id] then set_deadline(QUARANTINE, id, now) end
+    elseif not item.alive then
+        leave_queue(id, job)
+        take_out(EXPIRING, id)
+        expire(id, key, job, ARGV[7])
+    elseif not item.starts then
+        hold_back(queue, id, job, item.score)
+    else
+        given, queue.started = given + 1, queue.started + 1
+        take_out(queue.available, id)
+        if job[F.token] then use_token(id, job)
+        elseif job[F.limit] then take_token(id, key, job, ARGV[8]) end
+        if job[F.mps] then
+            job.id = id
+            queue.gate.declares = job
+        end
+        count(queue.name, 'active', 1)
+        local at = #reply
+        reply[at + 1], reply[at + 2] = id, job.flat
+        reply[at + 3], reply[at + 4], reply[at + 5] =
+            lease(id, job, worker, ARGV[4] .. given, ARGV[5], ARGV[6])
+    end
+end
+close_homes()
+for _, queue in ipairs(queues) do
+    pass_gate(queue.counts, queue.name, queue.gate, queue.started)
+    if queue.visited then
+        local left = ask_for_tokens(queue, queue.asks, room(queue.gate.meter, wanted), queue.bound)
+        if left and queue.bound == math.huge and given < wanted then reply[3] = 1 end
+        if redis.call('ZCARD', queue.held) > 0 then redis.call('HSET', queue.counts, 'hungry', now) end
+    end
+end
+write_events()
+settle()
+settle_counts()
+return reply

@@ -1,0 +1,12 @@
+-- Names of the fields of a job's hash: twin of store/jobs/fields.py.
+local F = {
+    envelope = 'e', state = 's', type = 't', queue = 'q', priority = 'p', created = 'c',
+    max_attempts = 'm', retry = 'r', non_retryable = 'nr', on_exhaustion = 'x',
+    visibility = 'v', timeout = 'to', expires = 'xp', scheduled_shown = 'sa', expires_shown = 'xa',
+    attempt = 'a', enqueued = 'n', started = 'st', finished = 'f', due = 'da', delay = 'dd',
+    worker = 'w', lease = 'l', deadline = 'd', lease_ms = 'lv', extended = 'le',
+    result = 'rs', errors = 'hn', error_slot = 'h', dead = 'dl', expired = 'ex', replays = 'rc',
+    alias = '@', workflow = 'wf', step = 'ws', parents = 'pr', parent_names = 'pn', unique = 'uq',
+    deal = '@t', mps = 'ps', fence = '@f', fixed = 'fx', spared = 'sp',
+    limit = 'rl', token = 'rt', asked = 'ra', asks = 'rn', hidden = 'hd',
+}

@@ -1,0 +1,59 @@
+-- How a job's hash is read and written.
+--@include fields validate_job
+
+-- The key of a job's rate limit, and what of its queue the job may touch because of it.
+local function limit_of(job) return (string.match(job[F.limit], '^%S*')) end
+local function want_limit(job)
+    local queue, key = job[F.queue] or '', limit_of(job)
+    for _, name in ipairs({held_key(queue), thirst_key(queue), unasked_key(queue, key),
+        asked_key(queue, key), GRANTED}) do want(name) end
+end
+
+-- Reads a job. Returns the fields as a table and as HGETALL gave them, or nil and a reply:
+-- {'missing'}, {'moved', shard} when the id is a client's and its job lives elsewhere,
+-- {'staged', deal} when it is not to be seen before that `deal` is carried out (reveal.lua), or
+-- {'malformed'} (sound.lua).
+-- Fields that were read prove that the key is here; for none, see look.lua.
+local function checked(key, job, flat, deal)
+    if not flat then
+        if key ~= KEYS[1] then redis.call('EXISTS', KEYS[1], key) end
+        return nil, {'missing'}
+    end
+    if job[F.alias] then return nil, {'moved', job[F.alias]} end
+    if job[F.deal] and job[F.deal] ~= deal then return nil, {'staged', job[F.deal]} end
+    if not is_sound(job) or not is_state(job[F.state]) then return nil, {'malformed'} end
+    -- What the job's end or the end of its lease would be owed to others: see effect.lua.
+    if job[F.workflow] or job[F.unique] or job[F.limit] then want(OUTBOX) want(OUT) end
+    if job[F.limit] then want_limit(job) end
+    job.flat = flat
+    return job
+end
+
+local function load_job(key, deal)
+    local flat, job = redis.call('HGETALL', key), {}
+    for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
+    return checked(key, job, #flat > 0 and flat, deal)
+end
+
+-- Writes fields of a job and keeps the copy that is returned in step: later pairs win there.
+local function save_job(key, job, ...)
+    redis.call('HSET', key, ...)
+    local pairs_, flat = {...}, job.flat
+    local length = #flat
+    for i = 1, #pairs_, 2 do
+        local name, value = pairs_[i], pairs_[i + 1]
+        -- tostring() would write a large number as 1e+15.
+        if type(value) == 'number' then value = string.format('%.0f', value) end
+        job[name], flat[length + i], flat[length + i + 1] = value, name, value
+    end
+end
+
+-- Drops fields of a job; an empty value in the returned copy means absent.
+local function drop_fields(key, job, ...)
+    redis.call('HDEL', key, ...)
+    for _, name in ipairs({...}) do
+        job[name] = nil
+        job.flat[#job.flat + 1] = name
+        job.flat[#job.flat + 1] = ''
+    end
+end

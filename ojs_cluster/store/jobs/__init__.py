@@ -1,0 +1,1 @@
+"""Single jobs: read, list, ack, nack, cancel, activate."""

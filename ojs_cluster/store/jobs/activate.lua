@@ -1,0 +1,32 @@
+-- Transition: pending -> available, or scheduled when the job is also due later.
+-- Pre:  the job is pending.
+-- Post: out of the pending index, in its queue or under its due time.
+-- Memory: allow-oom; adds 300 bytes.
+-- KEYS: 1 job, 2..5 the shard's due, exp, pend, ev.
+-- ARGV: 1 events kept.
+-- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
+--          {'conflict', state}
+--@include keys now preflight remove_one read_job change_counters append_event set_deadline make_available
+local key = KEYS[1]
+local job, reply = load_job(key)
+if not job then return reply end
+local id = string.sub(key, #P + 3)
+if job[F.state] ~= 'pending' then return {'conflict', job[F.state]} end
+local due = tonumber(job[F.due] or 0)
+want(queue_key(job[F.queue]))
+if due <= now then want(available_key(job[F.queue])) end
+look()
+count(job[F.queue], 'pending', -1)
+take_out(PENDING, id)
+if due > now then
+    count(job[F.queue], 'scheduled', 1)
+    save_job(key, job, F.state, 'scheduled')
+    set_deadline(DUE, id, due)
+    emit('job.scheduled', id, job, 'n', job[F.due])
+else
+    save_job(key, job, F.state, 'available', F.enqueued, now)
+    make_available(id, job)
+    emit('job.enqueued', id, job)
+end
+settle_counts()
+return {'ok', job.flat}

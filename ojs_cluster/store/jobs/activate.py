@@ -1,0 +1,25 @@
+"""Let a pending job run (spec: ojs-http-binding, activate)."""
+
+from __future__ import annotations
+
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.jobs.by_id import on_job
+from ojs_cluster.store.jobs.record import JobRecord
+
+
+async def activate(store: Store, job_id: str) -> JobRecord:
+    """Make a pending job available, or scheduled when it is due later.
+
+    Raises
+    ------
+    NotFound: no such job.
+    Conflict: the job is not pending.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    return await on_job(
+        store,
+        "activate",
+        job_id,
+        ("due", "expiring", "pending", "events"),
+        [store.settings.events_per_shard],
+    )

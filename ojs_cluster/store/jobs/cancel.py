@@ -1,0 +1,49 @@
+"""Cancel a job (spec: ojs-core, CANCEL)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ojs_cluster.core.errors import MalformedJob
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.jobs.by_id import on_job
+from ojs_cluster.store.jobs.malformed import remove_malformed
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.runtime import Arg
+
+_KEYS = ("due", "active", "running", "expiring", "pending", "finished", "events")
+
+
+async def cancel(
+    store: Store,
+    job_id: str,
+    *,
+    keep_ms: int | None = None,
+    only: Literal["", "spare", "available"] = "",
+    repeatable: bool = False,
+) -> JobRecord:
+    """Cancel a job that is not terminal. The ack of a worker that still runs it gets a conflict.
+
+    A malformed job, whatever its state, is removed for good: what is known of it is returned.
+
+    Parameters
+    ----------
+    keep_ms: how long the cancelled job is kept; None for the configured retention.
+    only: ``spare`` lets an active job finish the attempt it is in, and have no other; that is then
+        a Conflict, too. With ``available`` a job in any other state is one.
+    repeatable: after a lost reply do it again; a job that it has cancelled is then a Conflict.
+
+    Raises
+    ------
+    NotFound: no such job.
+    Conflict: already terminal; the record is unchanged.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    settings = store.settings
+    keep = settings.retention_cancelled_ms if keep_ms is None else keep_ms
+    args: list[Arg] = [settings.events_per_shard, keep, only]
+    idempotent = repeatable or only == "spare"
+    try:
+        return await on_job(store, "cancel", job_id, _KEYS, args, idempotent=idempotent)
+    except MalformedJob as malformed:
+        return await remove_malformed(store, malformed)

@@ -1,0 +1,39 @@
+-- Transition: active -> retryable | discarded | available, for jobs of one shard, each by itself.
+-- Pre:  as nack.
+-- Post: as nack; a job whose attempt cannot be ended stops none of the others. Of two nacks of one
+--       job the second is taken for a repetition, or refused.
+-- Memory: allow-oom; per job as nack.
+-- KEYS: 1..7 the shard's due, act, run, exp, fin, dead, ev, then the jobs.
+-- ARGV: 1..5 as nack, then per job its nack as msgpack.
+-- Returns: {effects, per job: {'ok', state} | as ack}
+--@include keys now preflight remove_many load_jobs change_counters append_event set_deadline append_effect make_available finish_job leave_queue backoff_delay match_error decide_failure cap_dead_letters fail_attempt check_holder nack_job
+local jobs, replies, ending = {}, {effects}, {}
+local limits = {ARGV[3], ARGV[4], tonumber(ARGV[5])}
+local nacks = {}
+for i = 8, #KEYS do
+    local key = KEYS[i]
+    nacks[i] = cmsgpack.unpack(ARGV[i - 2])
+    if jobs[key] == nil then
+        local job, reply = load_within_budget(key)
+        jobs[key] = job or reply
+    end
+    local job = jobs[key]
+    if job.flat and not answer_to_nack(job, nacks[i]) then ending[#ending + 1] = {job, nacks[i]} end
+end
+look_at_nacks(ending, limits[3])
+gather()
+for i = 8, #KEYS do
+    local key, nack = KEYS[i], nacks[i]
+    local job = jobs[key]
+    local reply = job
+    if job.flat then
+        reply = answer_to_nack(job, nack)
+            or end_attempt(string.sub(key, #P + 3), key, job, nack, tonumber(ARGV[2]), limits)
+        if reply[1] == 'ok' then reply = {'ok', job[F.state]} end
+    end
+    replies[#replies + 1] = reply
+end
+write_events()
+settle()
+settle_counts()
+return replies

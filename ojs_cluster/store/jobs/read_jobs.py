@@ -1,0 +1,100 @@
+"""Read jobs (spec: ojs-core, INFO)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ojs_cluster.core.errors import NotFound
+from ojs_cluster.core.jobs.ids import is_job_id
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs import well_formed
+from ojs_cluster.store.jobs.record import JobRecord, record
+
+PAGE_BYTES = 8 * 1024 * 1024
+"""About how many bytes of jobs are read for one answer, as of a fetch."""
+
+
+async def get(store: Store, job_id: str) -> JobRecord:
+    """One job. Reading changes nothing, but finishes a replacement that it meets under way.
+
+    Raises
+    ------
+    NotFound: no such job, or its retention is over, or it was deleted.
+    MalformedJob: its stored fields cannot be used.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    if is_job_id(job_id):
+        shard = store.keys.shard_of_id(job_id)
+        for _ in range(3):
+            job = await read(store, shard, job_id)
+            if job is None or job.hidden:
+                break
+            alias, deal = job.fields.get(f.ALIAS), job.fields.get(f.DEAL)
+            if alias is not None:
+                shard = store.keys.shard(int(alias))
+            elif deal is not None:
+                await store.finish_deal(store, shard, deal)
+            else:
+                well_formed.check(job_id, job.fields, shard.index)
+                return job
+    raise NotFound("job", job_id)
+
+
+async def read(store: Store, shard: Shard, job_id: str) -> JobRecord | None:
+    """What ``shard`` has under ``job_id``: a job, perhaps staged, an alias, or nothing."""
+    flat = await store.redis.call(shard.slot, "HGETALL", shard.job(job_id), idempotent=True)
+    return record(job_id, flat) if isinstance(flat, list) and flat else None
+
+
+async def read_many(store: Store, shard: Shard, job_ids: Sequence[str]) -> list[JobRecord]:
+    """Jobs of one shard in the order given; those that are gone or malformed are left out."""
+    found: dict[str, JobRecord] = {}
+
+    async def one(job_id: str) -> None:
+        job = await read(store, shard, job_id)
+        if job is not None and well_formed.fault_of(job.fields) is None:
+            found[job_id] = job
+
+    await over_shards(job_ids, one)
+    return [found[job_id] for job_id in job_ids if job_id in found]
+
+
+async def read_some(
+    store: Store, places: Sequence[tuple[Shard, str]], *, most: int = PAGE_BYTES
+) -> list[JobRecord | None]:
+    """The first of these jobs, as many as ``most`` bytes hold, and at least one; None for one that
+    is gone or malformed. Of large jobs a few more are read than are given: those under way at once.
+    """
+    read_: dict[int, JobRecord | None] = {}
+    left = most
+
+    async def one(index: int) -> None:
+        nonlocal left
+        if left <= 0:
+            return
+        job = await read(store, *places[index])
+        read_[index] = None if job is None or well_formed.fault_of(job.fields) is not None else job
+        left -= 0 if job is None else job.size
+
+    await over_shards(range(len(places)), one)
+    some: list[JobRecord | None] = []
+    for index in range(len(read_)):
+        if most <= 0:
+            break
+        job = read_[index]
+        some.append(job)
+        most -= 0 if job is None else job.size
+    return some
+
+
+async def shard_of(store: Store, queue: str, job_id: str) -> Shard:
+    """The shard where a job of ``queue`` lives."""
+    await store.partitions.current(store)
+    if store.partitions.layout(queue).held == 1:
+        return store.keys.shard_of_queue(queue)
+    home = store.keys.shard_of_id(job_id)
+    alias = await store.redis.call(home.slot, "HGET", home.job(job_id), f.ALIAS, idempotent=True)
+    return store.keys.shard(int(alias)) if isinstance(alias, bytes) else home

@@ -1,0 +1,248 @@
+"""A stored job as its hash gives it, and its envelope as bytes.
+
+An envelope is its head, made of small fields that are stored anyway, the client's bytes as
+spliced at enqueue, then the mutable fields and a closing brace. User JSON (args, meta, result,
+errors) is copied, never parsed (spec: ojs-core, "Job Envelope").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+
+import msgspec
+import orjson
+
+from ojs_cluster.core.errors import MalformedJob
+from ojs_cluster.core.jobs.envelope import head
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.raw_json import array_items, join
+from ojs_cluster.core.timestamps import format_ms
+from ojs_cluster.store.jobs import fields as f
+
+
+class JobRecord(msgspec.Struct, frozen=True):
+    """One job, as read inside the transition that returned it.
+
+    Parameters
+    ----------
+    id: the job's UUIDv7.
+    fields: the hash. An empty value means absent (see ``drop_fields`` in
+    ``store/include/jobs/read_job.lua``). deduplicated: it was there already, and answers the
+    enqueue of another of the same uniqueness.
+    """
+
+    id: str
+    fields: Mapping[bytes, bytes]
+    deduplicated: bool = False
+
+    @property
+    def type(self) -> str:
+        return self.fields[f.TYPE].decode()
+
+    @property
+    def queue(self) -> str:
+        return self.fields[f.QUEUE].decode()
+
+    @property
+    def state(self) -> State:
+        return State(self.fields[f.STATE].decode())
+
+    @property
+    def attempt(self) -> int:
+        return int(self.fields.get(f.ATTEMPT) or 0)
+
+    @property
+    def max_attempts(self) -> int:
+        return int(self.fields[f.MAX_ATTEMPTS])
+
+    @property
+    def priority(self) -> int:
+        return int(self.fields.get(f.PRIORITY) or 0)
+
+    @property
+    def created_ms(self) -> int:
+        return int(self.fields[f.CREATED])
+
+    @property
+    def started_ms(self) -> int | None:
+        return self._ms(f.STARTED)
+
+    @property
+    def finished_ms(self) -> int | None:
+        """When the job reached its terminal state."""
+        return self._ms(f.FINISHED)
+
+    @property
+    def due_ms(self) -> int | None:
+        """When a scheduled or retryable job becomes available."""
+        return self._ms(f.DUE)
+
+    @property
+    def retry_delay_ms(self) -> int | None:
+        return self._ms(f.DELAY)
+
+    @property
+    def worker_id(self) -> str | None:
+        value = self.fields.get(f.WORKER)
+        return value.decode() if value else None
+
+    @property
+    def lease_id(self) -> str | None:
+        value = self.fields.get(f.LEASE)
+        return value.decode() if value else None
+
+    @property
+    def result(self) -> bytes | None:
+        """The result's JSON as the worker sent it."""
+        return self.fields.get(f.RESULT) or None
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it has: nearly all of them are the client's and the worker's."""
+        return sum(map(len, self.fields.values()))
+
+    @property
+    def dead(self) -> bool:
+        """Whether the job is listed as a dead letter."""
+        return bool(self.fields.get(f.DEAD))
+
+    @property
+    def hidden(self) -> bool:
+        """Whether the job was deleted, and is kept for the sake of its id alone."""
+        return bool(self.fields.get(f.HIDDEN))
+
+    @property
+    def expired(self) -> bool:
+        """Whether it was discarded because ``expires_at`` passed before it started."""
+        return bool(self.fields.get(f.EXPIRED))
+
+    def envelope(self) -> bytes:
+        """The immutable part of the envelope, without its closing brace."""
+        fields = self.fields
+        stored = fields[f.ENVELOPE]
+        # One that begins like a whole object came from a backup whose head is not ours.
+        if stored[:1] == b"{":
+            return stored
+        priority = fields.get(f.PRIORITY) or b"0"
+        return (
+            head(
+                self.id.encode(), fields[f.TYPE], fields[f.QUEUE], priority, fields[f.MAX_ATTEMPTS]
+            )
+            + stored
+        )
+
+    def errors(self) -> list[bytes]:
+        """The kept errors as JSON objects, oldest first."""
+        return [entry for _, entry in sorted(self._errors(), key=lambda item: item[0])]
+
+    def json(self, *, lease: bool = False) -> bytes:
+        """The whole envelope as JSON.
+
+        Parameters
+        ----------
+        lease: whether to include ``lease_id``: only the fetch that created a lease shows it.
+
+        Raises
+        ------
+        MalformedJob: a field is missing, or is not what it must be.
+        """
+        try:
+            return b"".join(self._parts(lease))
+        except (KeyError, ValueError, OverflowError) as error:
+            raise MalformedJob(self.id, f"it cannot be shown ({error!r})") from error
+
+    def _ms(self, name: bytes) -> int | None:
+        value = self.fields.get(name)
+        return int(value) if value else None
+
+    def _errors(self) -> Iterator[tuple[tuple[int, int, int], bytes]]:
+        # Slots are a ring: the newest entry lies in slot (n - 1) % kept. How many are kept is a
+        # setting that may have changed, so order comes from what each entry says of itself.
+        for name, value in self.fields.items():
+            if name[:1] == f.ERROR_SLOT and name[1:].isdigit() and value:
+                with suppress(ValueError, OverflowError):  # a damaged entry is left out
+                    attempt, at, body = value.split(b",", 2)
+                    when = format_ms(int(at))
+                    entry = b'%b,"attempt":%d,"occurred_at":"%b"}' % (body, int(attempt), when)
+                    yield (int(at), int(attempt), int(name[1:])), entry
+
+    def _parts(self, lease: bool) -> list[bytes]:
+        fields = self.fields
+        get = fields.get
+        state = fields[f.STATE]
+        created = fields[f.CREATED]
+        at = format_ms(int(created))
+        enqueued = get(f.ENQUEUED)
+        parts = [
+            self.envelope(),
+            b',"state":"%b","attempt":%b,"created_at":"%b","enqueued_at":"%b"'
+            % (
+                *(state, get(f.ATTEMPT) or b"0", at),
+                at if not enqueued or enqueued == created else format_ms(int(enqueued)),
+            ),
+        ]
+        # Absolute times are echoed verbatim inside the envelope; only relative ones are here.
+        if get(f.SCHEDULED_SHOWN):
+            parts.append(b',"scheduled_at":"%b"' % format_ms(int(fields[f.SCHEDULED_SHOWN])))
+        if get(f.EXPIRES_SHOWN):
+            parts.append(b',"expires_at":"%b"' % format_ms(int(fields[f.EXPIRES_SHOWN])))
+        started = get(f.STARTED)
+        if started:
+            parts.append(b',"started_at":"%b"' % format_ms(int(started)))
+        if state == b"active":
+            if get(f.WORKER):
+                parts.append(b',"worker_id":' + orjson.dumps(fields[f.WORKER].decode()))
+            if lease:
+                parts.append(b',"lease_id":"%b"' % fields[f.LEASE])
+        delay = get(f.DELAY)
+        if delay:
+            parts.append(b',"retry_delay_ms":' + delay)
+            if state == b"retryable" and get(f.DUE):
+                parts.append(b',"next_attempt_at":"%b"' % format_ms(int(fields[f.DUE])))
+        finished = get(f.FINISHED)
+        if finished:
+            parts += self._finish(state, format_ms(int(finished)))
+        if get(f.ERRORS):
+            errors = self.errors()
+            if errors and state != b"completed":
+                parts.append(b',"error":' + errors[-1])
+            parts.append(b',"errors":[%b]' % b",".join(errors))
+        if get(f.WORKFLOW):
+            parts += self._workflow()
+        if get(f.REPLAYS):
+            parts.append(b',"replay_count":' + fields[f.REPLAYS])
+        parts.append(b"}")
+        return parts
+
+    def _workflow(self) -> Iterator[bytes]:
+        fields = self.fields
+        yield b',"workflow_id":"%b","workflow_step":%b' % (fields[f.WORKFLOW], fields[f.STEP])
+        parents = fields.get(f.PARENTS)
+        if not parents:
+            return
+        yield b',"parent_results":' + parents
+        names = fields.get(f.PARENT_NAMES)
+        if names:
+            results = array_items(parents) or []
+            with suppress(ValueError):  # damaged names are left out
+                named = list(zip(orjson.loads(names), results, strict=True))
+                yield b',"parent_results_by_id":{%b}' % join({n: r for n, r in named if n})
+
+    def _finish(self, state: bytes, at: bytes) -> Iterator[bytes]:
+        if state == b"completed":
+            yield b',"completed_at":"%b"' % at
+            if self.fields.get(f.RESULT):
+                yield b',"result":' + self.fields[f.RESULT]
+        elif state == b"cancelled":
+            yield b',"cancelled_at":"%b"' % at
+        else:
+            yield b',"discarded_at":"%b"' % at
+            if not self.fields.get(f.EXPIRED):
+                yield b',"completed_at":"%b"' % at
+
+
+def record(job_id: str, flat: Iterable[bytes]) -> JobRecord:
+    """A record from the flat field list of a script's reply: later values win."""
+    items = iter(flat)
+    return JobRecord(job_id, dict(zip(items, items, strict=True)))

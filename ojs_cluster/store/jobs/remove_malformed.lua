@@ -1,0 +1,53 @@
+-- Transition: malformed -> gone, for one job that is cancelled or deleted by its id.
+-- Pre:  the job is malformed (sound.lua).
+-- Post: neither the job nor an index entry of it remains. What others are owed by its end is in the
+--       outbox, as far as its fields tell; its queue's counter is right if its state or index tells it.
+--       That its alias has gone is checked later.
+-- Memory: allow-oom; adds 100 bytes, less than it removes.
+-- KEYS: 1 job, 2..9 the shard's due, act, run, exp, pend, fin, dead, quarantine; 10 refs.
+-- ARGV: 1 '1' when the id names another shard.
+-- Returns: {'ok', fields, effects} | {'sound'} | {'missing'} | {'moved', shard} | {'staged', deal}
+--@include keys now preflight remove_one read_job change_counters set_deadline append_effect
+local key, id = KEYS[1], string.sub(KEYS[1], #P + 3)
+local flat, job = redis.call('HGETALL', key), {}
+for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
+local sound, reply = checked(key, job, #flat > 0 and flat)
+if sound then return {'sound'} end
+if not is_malformed(reply) then return reply end
+local queue, state = job[F.queue], job[F.state]
+if not is_state(state or '') then state = nil end
+for index, zset in pairs({active = ACTIVE, pending = PENDING, scheduled = DUE}) do
+    if not state and redis.call('ZSCORE', zset, id) then state = index end
+end
+local limited = job[F.limit] and limit_of(job)
+local number = string.match(job[F.token] or job[F.asked] or '', '^%d+')
+want(OUTBOX)
+want(OUT)
+want(GRANTED)
+if queue then
+    for _, name in ipairs({queue_key(queue), minutes_key(queue), available_key(queue), held_key(queue),
+        dead_key(queue)}) do want(name) end
+    if limited then want(unasked_key(queue, limited)) want(asked_key(queue, limited)) end
+end
+look()
+if queue and state and state ~= 'available' then count(queue, state, -1) end
+if job[F.workflow] and job[F.step] and not is_over(state or '') then
+    owe('workflow', job[F.workflow] .. ' ' .. job[F.step] .. ' ' .. id .. ' cancelled')
+end
+if job[F.unique] then owe('unlock', job[F.unique] .. ' ' .. id .. ' ' .. (job[F.replays] or '0')) end
+if limited and number then owe('tokens', limited .. ' u ' .. id .. '/' .. number) end
+if ARGV[1] == '1' then redis.call('ZADD', KEYS[10], now, id) end
+for i = 2, 9 do take_out(KEYS[i], id) end
+take_out(GRANTED, id)
+if queue then
+    for _, zset in ipairs({available_key(queue), held_key(queue), dead_key(queue)}) do
+        take_out(zset, id)
+    end
+    if limited then
+        take_out(unasked_key(queue, limited), id)
+        take_out(asked_key(queue, limited), id)
+    end
+end
+redis.call('UNLINK', key)
+settle_counts()
+return {'ok', flat, effects}

@@ -1,0 +1,1 @@
+"""Rate limits, concurrency limits and bounds on the depth of queues."""

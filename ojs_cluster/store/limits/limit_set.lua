@@ -1,0 +1,27 @@
+-- A key's limits change: a job declares them, or an operator overrides them for a time.
+-- Post: the declaration of the youngest job holds; where an override names a limit, that holds. An
+--       override that is over already changes nothing, nor does the declaration of a new key where the
+--       shard has as many as it may: its jobs bring it when they ask for tokens.
+-- Memory: allow-oom; adds 1 KiB per key.
+-- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out, 8 ev.
+-- ARGV: 1 events kept, 2 key, 3 'declare' | 'override', 4 packed limits ('' takes the override back),
+--       5 declare: ms of the job's creation; override: ms of its end, '' for none.
+-- Returns: effects
+--@include keys now read_job append_event set_deadline append_effect read_gauges count_starts rate_limit_state answer_token_requests close_rate_limit
+local limit = load_limit(ARGV[2])
+if ARGV[3] == 'override' and ARGV[4] == '' then
+    if not limit.fields.used then return effects end
+    redis.call('HDEL', KEYS[1], 'over', 'over_until')
+    limit.fields.over = nil
+elseif ARGV[3] == 'override' then
+    if ARGV[5] ~= '' and tonumber(ARGV[5]) <= now then return effects end
+    set_limit(limit, 'over', ARGV[4])
+    set_limit(limit, 'over_until', ARGV[5])
+elseif not limit.fields.used and redis.call('ZCARD', LIMITS) >= MOST_KEYS then
+    return effects
+elseif tonumber(ARGV[5]) >= tonumber(limit.fields.at or 0) then
+    set_limit(limit, 'limits', ARGV[4])
+    set_limit(limit, 'at', ARGV[5])
+end
+dispense(limit)
+return close_limit(limit)

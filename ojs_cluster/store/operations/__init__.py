@@ -1,0 +1,1 @@
+"""What operators need: metrics, events, audit, health, leadership, data layout."""

@@ -1,0 +1,1 @@
+"""The outbox: effects that a transition owes to other shards, delivered at least once."""

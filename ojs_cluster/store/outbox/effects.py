@@ -1,0 +1,43 @@
+"""Every kind of effect, and who carries it out (see ``outbox``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Effect, Store
+from ojs_cluster.store.limits import rate_tokens
+from ojs_cluster.store.sweeps import retention
+from ojs_cluster.store.transactions import transactions
+from ojs_cluster.store.unique import unique
+from ojs_cluster.store.workflows import advance
+
+
+async def _queue_created(store: Store, shard: Shard, payload: bytes) -> None:
+    """Register a queue whose hash a script has created, and let workers look into the shard.
+
+    A producer with an old partition table may have used a shard where no worker looks.
+    """
+    queue = payload.decode()
+    await store.queues.register(store, queue)
+    await store.partitions.admit(store, shard, [queue])
+
+
+EFFECTS: Mapping[str, Effect] = MappingProxyType(
+    {
+        "workflow": advance.job_ended,
+        "workflow_start": advance.started,
+        "workflow_cancel": advance.cancelled,
+        "unlock": unique.ended,
+        "deal": transactions.owed,
+        "ask": rate_tokens.asked,
+        "grant": rate_tokens.granted,
+        "started": rate_tokens.started,
+        "tokens": rate_tokens.freed,
+        "limit": rate_tokens.declared,
+        "queue": _queue_created,
+        "unlist": retention.unlist,
+    }
+)
+"""Kind, as ``owe`` in ``store/include/base/append_effect.lua`` is told -> handler."""

@@ -1,0 +1,1 @@
+"""Queues: registry, statistics, pause, purge, partitions."""

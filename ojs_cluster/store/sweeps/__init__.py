@@ -1,0 +1,1 @@
+"""What time alone causes: promotion, reaping, retention."""

@@ -1,0 +1,82 @@
+"""What time causes in one shard, as the scheduler drives it: promote and reap."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Sequence
+
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.outbox.outbox import deliver
+from ojs_cluster.store.sweeps.sweep_result import Tick
+
+log = logging.getLogger("ojs.store")
+
+
+async def promote(store: Store, shard: Shard, limit: int) -> Tick:
+    """Make due scheduled and retryable jobs available (spec: ojs-core, ojs-retry).
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    done, now, following, owed, malformed = await store.run(
+        shard,
+        "promote",
+        [shard.due, shard.expiring, shard.finished, shard.events],
+        [store.settings.events_per_shard, limit, store.settings.retention_discarded_ms],
+        idempotent=True,
+    )
+    await deliver(store, shard, owed)
+    report_malformed(shard, malformed)
+    done += len(malformed)
+    return Tick(done, _moment(following), now, done >= limit, len(malformed))
+
+
+async def reap(store: Store, shard: Shard, limit: int) -> Tick:
+    """End lost leases, execution timeouts and expired jobs (spec: ojs-timeouts, ojs-retry 9).
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    settings = store.settings
+    lost, timeouts, expired, now, following, owed, malformed = await store.run(
+        shard,
+        "reap",
+        [
+            *(shard.active, shard.running, shard.expiring, shard.due),
+            *(shard.pending, shard.finished, shard.dead, shard.events, shard.quarantine),
+        ],
+        [
+            *(settings.events_per_shard, limit, random.random()),  # noqa: S311 - jitter
+            *(settings.errors_kept, settings.retention_discarded_ms),
+            *(settings.retention_dead_ms, settings.dead_letter_max),
+        ],
+        idempotent=True,
+    )
+    await deliver(store, shard, owed)
+    report_malformed(shard, malformed)
+    return Tick(
+        lost + timeouts + expired + len(malformed),
+        _moment(following),
+        now,
+        max(lost, timeouts, expired) + len(malformed) >= limit,
+        len(malformed),
+    )
+
+
+def report_malformed(shard: Shard, job_ids: Sequence[bytes]) -> None:
+    """Log the jobs that a script has put aside."""
+    for job_id in dict.fromkeys(job_ids):
+        log.error(
+            "job %s of shard %d is malformed and put aside for an hour: fields are missing or not "
+            "numbers; repair it in Redis, or cancel it to remove it",
+            job_id.decode(),
+            shard.index,
+        )
+
+
+def _moment(value: int) -> int | None:
+    return None if value < 0 else value

@@ -1,0 +1,48 @@
+-- Transition: terminal -> gone, for up to `limit` jobs of one shard whose retention is over; for fewer
+-- when they are large.
+-- Post: no key of such a job remains in the shard. A job whose id names another shard is only
+--       listed, and is no dead letter any more: its alias there goes first, then forget.lua takes
+--       the job, so a crash between the two repeats and never leaves an alias behind. A malformed
+--       job is put aside.
+-- Memory: allow-oom; adds nothing.
+-- KEYS: 1..3 the shard's fin, dead, exp.
+-- ARGV: 1 limit, 2 this shard's index, 3 number of shards.
+-- Returns: {jobs removed, ids that name another shard, now, ms of the next removal or -1,
+--           malformed jobs put aside}
+--@include keys now preflight remove_many lowest_remaining read_job change_counters delete_job
+local jobs, gone, foreign, malformed, bytes = {}, {}, {}, {}, 0
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', FINISHED, '-inf', now, 'LIMIT', 0, ARGV[1])) do
+    if bytes >= MOST_FREED then break end
+    local key = job_key(id)
+    local job, reply = load_traces(key)
+    if is_malformed(reply) or job and not is_over(job[F.state]) then
+        malformed[#malformed + 1] = id
+    else
+        jobs[id] = job or false
+        local here = tonumber(string.sub(id, 16, 18), 16) % tonumber(ARGV[3]) == tonumber(ARGV[2])
+        table.insert(here and gone or foreign, id)
+        if job then
+            want_to_forget(job)
+            bytes = bytes + (here and bytes_of(key) or 0)
+        end
+    end
+end
+look()
+
+for _, id in ipairs(foreign) do
+    local job = jobs[id]
+    -- No retry by hand from here on: it would bring back a job whose alias is about to go.
+    if job and job[F.dead] then
+        take_out(DEAD, id)
+        take_out(dead_key(job[F.queue]), id)
+        redis.call('HDEL', job_key(id), F.dead)
+    end
+end
+for _, id in ipairs(gone) do
+    if jobs[id] then forget(id, job_key(id), jobs[id]) else take_out(FINISHED, id) end
+end
+for _, id in ipairs(malformed) do put_aside(FINISHED, id) end
+local following = first_left(FINISHED)
+settle()
+settle_counts()
+return {#gone, foreign, now, following or -1, malformed}

@@ -1,0 +1,119 @@
+-- Transitions of one shard that time alone causes, up to `limit` of each kind:
+--   execution timeout passed:   active -> retryable | discarded
+--   visibility deadline passed: active -> available | discarded (no attempt left)
+--   expires_at passed:          available | scheduled | retryable | pending -> discarded
+-- A quarantined job that is sound again returns to its queue, which is listed again. Malformed ones are put aside.
+-- Memory: allow-oom; per job 1.5 KiB.
+-- KEYS: 1..9 the shard's act, run, exp, due, pend, fin, dead, ev, quarantine.
+-- ARGV: 1 events kept, 2 limit, 3 chance for the jitter, 4 errors kept, 5 ms to keep discarded,
+--       6 ms to keep dead letters, 7 dead letters kept per queue.
+-- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects,
+--           malformed jobs put aside}
+--@include keys now preflight remove_many lowest_remaining load_jobs change_counters append_event set_deadline append_effect make_available join_queue finish_job leave_queue backoff_delay match_error decide_failure cap_dead_letters fail_attempt
+local limit, chance, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local limits = {ARGV[5], ARGV[6], tonumber(ARGV[7])}
+
+local jobs, aside, malformed = {}, {}, {}
+local function overdue(zset, known)
+    local ids = {}
+    for _, id in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit)) do
+        if jobs[id] == nil and not known then
+            local job, reply = load_within_budget(job_key(id))
+            jobs[id], malformed[id] = job or false, is_malformed(reply)
+        end
+        if malformed[id] and not known then aside[#aside + 1] = {zset, id}
+        elseif jobs[id] ~= nil then ids[#ids + 1] = id end
+    end
+    return ids
+end
+
+local timeouts, lost, expired = overdue(RUNNING), overdue(ACTIVE), overdue(EXPIRING)
+local repaired = overdue(QUARANTINE)
+if #repaired > 0 then want(OUTBOX) want(OUT) end
+for _, job in pairs(jobs) do
+    if job then
+        want(queue_key(job[F.queue]))
+        want(available_key(job[F.queue]))
+    end
+end
+local fates, ends = {}, {}
+local function loses(ids, kind)
+    for _, id in ipairs(ids) do
+        local job = jobs[id]
+        if job and job[F.state] == 'active' and not fates[id] then
+            fates[id] = fate_of_loss(job, kind)
+            ends[#ends + 1] = {job, fates[id]}
+        end
+    end
+end
+loses(timeouts, 'timeout')
+loses(lost, 'visibility_timeout')
+look_at_ends(ends, limits[3])
+
+for i, entry in ipairs(aside) do
+    put_aside(entry[1], entry[2])
+    aside[i] = entry[2]
+end
+
+gather()
+for i, id in ipairs(timeouts) do
+    take_out(RUNNING, id)
+    local key, job = job_key(id), jobs[id]
+    if job and job[F.state] == 'active' then
+        leave_worker(id, job)
+        drop_fields(key, job, F.delay, F.lease) -- the lease is lost: see lose_lease
+        local limit_ms = job[F.timeout] or 0
+        local error = server_error('timeout',
+            string.format('execution timeout of %s ms exceeded', limit_ms),
+            string.format(',"details":{"timeout_kind":"execution","limit_seconds":%.3f,'
+                .. '"elapsed_seconds":%.3f}', limit_ms / 1000, (now - job[F.started]) / 1000))
+        fail(id, key, job, error, fates[id], (chance * i) % 1, kept, limits)
+    end
+end
+
+local leases = {}
+local error = server_error('visibility_timeout', 'the lease ended without ack, nack or heartbeat')
+for _, id in ipairs(lost) do
+    take_out(ACTIVE, id)
+    local job = jobs[id]
+    if job and job[F.state] == 'active' then
+        leases[#leases + 1] = id
+        lose_lease(id, job_key(id), job, error, kept)
+    end
+end
+for _, id in ipairs(leases) do
+    go_on_without_lease(id, job_key(id), jobs[id], error, fates[id], limits)
+end
+
+-- What was given back just now may have expired as well. Others than those that were read must wait.
+if #ends > 0 then expired = overdue(EXPIRING, true) end
+for _, id in ipairs(expired) do
+    take_out(EXPIRING, id)
+    local job = jobs[id]
+    local state = job and job[F.expires] and job[F.state]
+    if state == 'available' then
+        leave_queue(id, job)
+    elseif state == 'scheduled' or state == 'retryable' or state == 'pending' then
+        count(job[F.queue], state, -1)
+        take_out(state == 'pending' and PENDING or DUE, id)
+    else
+        job = nil
+    end
+    if job then expire(id, job_key(id), job, ARGV[5]) end
+end
+
+for _, id in ipairs(repaired) do
+    take_out(QUARANTINE, id)
+    local job = jobs[id]
+    if job and job[F.state] == 'available' then enlist(job[F.queue]) make_available(id, job, true) end
+end
+
+local following = -1
+for _, zset in ipairs({ACTIVE, RUNNING, EXPIRING, QUARANTINE}) do
+    local first = first_left(zset)
+    if first and (following < 0 or first < following) then following = first end
+end
+write_events()
+settle()
+settle_counts()
+return {#leases, #timeouts, #expired, now, following, effects, aside}

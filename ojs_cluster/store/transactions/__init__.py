@@ -1,0 +1,1 @@
+"""Cross-shard transactions: atomic writes to several shards."""

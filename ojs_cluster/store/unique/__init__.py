@@ -1,0 +1,1 @@
+"""Unique jobs: locks on fingerprints and conflict policies."""

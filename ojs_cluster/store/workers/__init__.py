@@ -1,0 +1,1 @@
+"""Workers: records, heartbeats, quiet flags, recovery of the jobs of dead workers."""

@@ -1,0 +1,33 @@
+-- Transition: none; active jobs that the worker holds get a later visibility deadline.
+-- Pre:  per job: active, held by this worker, and by this lease when one is named; not malformed.
+-- Post: deadline = now + the ms asked for, else the lease's own length. Others are untouched and
+--       left out of the answer. The execution timeout does not move.
+-- Memory: allow-oom; per job 100 bytes.
+-- KEYS: 1 the shard's act, 2 ev, then the job hashes.
+-- ARGV: 1 events kept, 2 worker id, 3 ms asked for or '', then per job: id, lease id or ''.
+-- Returns: {now, ids extended, shards of ids that moved: id, shard, ...}
+--@include keys now read_job append_event set_deadline check_holder
+gather()
+local extended, moved = {}, {}
+for i = 3, #KEYS do
+    local id, lease = ARGV[2 * i - 2], ARGV[2 * i - 1]
+    local job = {}
+    local names = {F.state, F.worker, F.lease, F.lease_ms, F.type, F.queue, F.attempt, F.alias}
+    for n, value in ipairs(redis.call('HMGET', KEYS[i], unpack(names))) do
+        job[names[n]] = value
+    end
+    if job[F.alias] then
+        moved[#moved + 1] = id
+        moved[#moved + 1] = job[F.alias]
+    elseif job[F.state] == 'active' and is_holder(job, ARGV[2], lease) and job[F.type] and job[F.queue]
+        and is_number(job[F.attempt]) and is_number(job[F.lease_ms]) then
+        local deadline = now + (ARGV[3] ~= '' and ARGV[3] or job[F.lease_ms])
+        redis.call('HSET', KEYS[i], F.deadline, deadline, F.extended, now)
+        set_deadline(ACTIVE, id, deadline)
+        emit('job.heartbeat', id, job, 'a', job[F.attempt], 'w', ARGV[2],
+            'n', deadline)
+        extended[#extended + 1] = id
+    end
+end
+write_events()
+return {now, extended, moved}

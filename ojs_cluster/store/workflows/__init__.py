@@ -1,0 +1,1 @@
+"""Workflows: creation, progress, end, listing."""

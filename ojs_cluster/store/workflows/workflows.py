@@ -1,0 +1,379 @@
+"""Workflows: create, read, list, cancel (spec: ojs-workflows 11).
+
+A workflow's record lives in the shard that its own id names, its jobs in the shards of their
+queues. Creation stores the record, with the ids of all jobs, and owes the start; ``advance``
+carries the workflow on from there.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+import orjson
+
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, PayloadTooLarge
+from ojs_cluster.core.jobs.ids import is_job_id, new_job_id
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.workflow import (
+    CANCELLED,
+    COMPLETED,
+    ENDED,
+    QUEUED_MARK,
+    RUNNING,
+    Plan,
+    Verdict,
+    decode_plan,
+    evaluate,
+)
+from ojs_cluster.core.workflow_request import NewWorkflow
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.fanout import over_shards
+from ojs_cluster.store.jobs.read_jobs import get as get_job
+from ojs_cluster.store.limits import depth_bounds
+from ojs_cluster.store.outbox.outbox import deliver
+from ojs_cluster.store.partial_failures import begun
+from ojs_cluster.store.portions import PORTION_BYTES
+from ojs_cluster.store.runtime import Arg
+from ojs_cluster.store.sweeps.sweep_result import Tick
+from ojs_cluster.store.workflows.workflow_portions import is_large, store_ahead
+
+RESULTS_SHOWN_BYTES = 8 * 1024 * 1024
+"""Most bytes of results in the answer that shows a workflow."""
+MOST_PLAN_BYTES = 3 * 1024 * 1024
+"""Most bytes of a workflow's graph. One script stores it."""
+_WAIT_MS = 10 * 60_000
+"""How long definitions that are stored ahead wait for their workflow."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutcome:
+    """What is known of one job of a workflow. Times in ms; ``state`` is a word of step states:
+    waiting, pending, active, completed, failed, cancelled."""
+
+    state: str
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    attempt: int = 0
+    result: bytes | None = None
+    error: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowRecord:
+    """A workflow as it was stored, and what follows from it. Times in ms."""
+
+    id: str
+    type: str
+    name: str
+    state: str
+    created_ms: int
+    finished_ms: int | None
+    plan: Plan
+    verdict: Verdict
+    fields: Mapping[bytes, bytes]
+    jobs: Sequence[JobOutcome] = ()
+    """By number; empty when they were not asked for."""
+
+
+async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
+    """Store a workflow and start it; durable when this returns.
+
+    Raises
+    ------
+    QueueFull: as many jobs wait in the queue of a first step as may.
+    TooManyQueues, TooManyRateLimitKeys: a step's queue, or the key of its rate limit, would be one
+        too many.
+    PayloadTooLarge: the graph of the steps has more than ``MOST_PLAN_BYTES``.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    for limit_key in new.limit_keys:
+        await store.limit_keys.admit_key(store, limit_key)
+    await store.queues.ensure(store, dict.fromkeys(node.queue for node in new.plan.jobs))
+    now_ms = time.time_ns() // 1_000_000
+    shards = len(store.keys)
+    workflow_id = new_job_id(int.from_bytes(os.urandom(4)) % shards, shards, now_ms)
+    await store.partitions.current(store)
+    nodes = []
+    for node in new.plan.nodes:
+        if node.job >= 0:
+            shard = store.partitions.place(store, node.queue, counted=node.job in new.limiting)
+            job_id = new_job_id(shard.index, shards, now_ms)
+            node = msgspec.structs.replace(node, job_id=job_id)
+        nodes.append(node)
+    plan = Plan(nodes)
+    encoded = plan.encode()
+    if len(encoded) > MOST_PLAN_BYTES:
+        raise PayloadTooLarge(
+            "the steps of the workflow wait for too many others", field="steps", limit=len(nodes)
+        )
+    marks = "." * len(plan.jobs)
+    first = [plan.jobs[number] for number in evaluate(plan, marks).ready]
+    await depth_bounds.check(
+        store, [(store.keys.shard_of_id(job.job_id), job.queue) for job in first]
+    )
+    home = store.keys.shard_of_id(workflow_id)
+    definitions, ahead = list(enumerate(new.definitions)), 0
+    if is_large(new.definitions, [encoded]):
+        key = home.definitions(workflow_id)
+        await store_ahead(store, home, workflow_id, key, definitions, wait_ms=_WAIT_MS)
+        definitions, ahead = [], len(new.definitions)
+    reply = await store.run(
+        home,
+        "workflow_create",
+        [
+            *(home.workflow(workflow_id), home.definitions(workflow_id)),
+            *(home.workflows, home.events, home.out, home.outbox, home.unfinished, home.ended),
+        ],
+        [
+            *(store.settings.events_per_shard, workflow_id, new.type, new.name),
+            *(encoded, marks, event_data(workflow_id, new.name, plan), ahead),
+            *(part for pair in definitions for part in pair),
+        ],
+        idempotent=True,
+    )
+    if reply[0] != b"ok":
+        raise BackendUnavailable("a part of the workflow was lost", outcome="not_applied")
+    await deliver(store, home, reply[2])
+    record = _record(
+        workflow_id,
+        {
+            b"type": new.type.encode(),
+            b"name": new.name.encode(),
+            b"state": b"running",
+            b"created": b"%d" % reply[1],
+            b"marks": marks.encode(),
+        },
+        plan,
+    )
+    # Not read back: a worker may have one by now, but this is how it began.
+    ready = set(record.verdict.ready)
+    jobs = [JobOutcome("pending" if n in ready else "waiting") for n in range(len(plan.jobs))]
+    return replace(record, jobs=jobs)
+
+
+async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowRecord:
+    """One workflow, with the state of its jobs when asked for.
+
+    Raises
+    ------
+    NotFound: no such workflow, or its retention is over.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    if not is_job_id(workflow_id):
+        raise NotFound("workflow", workflow_id[:100])
+    home = store.keys.shard_of_id(workflow_id)
+    flat: Any = await store.redis.call(
+        home.slot, "HGETALL", home.workflow(workflow_id), idempotent=True
+    )
+    items = iter(flat)
+    found = dict(zip(items, items, strict=True))
+    if b"state" not in found:  # also while an import stores it in portions
+        raise NotFound("workflow", workflow_id)
+    record = _record(workflow_id, found, decode_plan(found[b"plan"]))
+    return replace(record, jobs=await _outcomes(store, record)) if jobs else record
+
+
+async def cancel(store: Store, workflow_id: str) -> WorkflowRecord:
+    """Cancel a running workflow: nothing of it starts any more, and what waits is cancelled. An
+    active job may finish the attempt it is in (spec: ojs-workflows 11.3).
+
+    Raises
+    ------
+    NotFound: no such workflow.
+    Conflict: it has ended.
+    BackendUnavailable: Redis did not answer in time.
+    """
+    if not is_job_id(workflow_id):
+        raise NotFound("workflow", workflow_id[:100])
+    home = store.keys.shard_of_id(workflow_id)
+    reply = await end(store, workflow_id, CANCELLED, b"")
+    if reply[0] == b"missing":
+        raise NotFound("workflow", workflow_id)
+    if reply[0] == b"conflict":
+        state = reply[1].decode()
+        raise Conflict(f"workflow '{workflow_id}' is {state}", id=workflow_id, state=state)
+    await deliver(store, home, reply[2])
+    with begun():
+        return await get(store, workflow_id)
+
+
+async def end(store: Store, workflow_id: str, state: str, data: bytes) -> list[Any]:
+    """Run ``workflow_end.lua``; ``data`` are members of the event's data."""
+    home = store.keys.shard_of_id(workflow_id)
+    settings = store.settings
+    reply: list[Any] = await store.run(
+        home,
+        "workflow_end",
+        [
+            *(home.workflow(workflow_id), home.ended, home.events),
+            *(home.out, home.outbox, home.unfinished),
+        ],
+        [settings.events_per_shard, workflow_id, state, settings.retention_workflow_ms, data],
+        # A cancellation that is repeated must tell who cancelled; an end that is repeated need not.
+        idempotent=state != CANCELLED,
+    )
+    return reply
+
+
+async def list_workflows(
+    store: Store, *, limit: int, offset: int = 0
+) -> tuple[list[WorkflowRecord], int]:
+    """Workflows, newest first, without their jobs, and how many there are.
+
+    Parameters
+    ----------
+    limit, offset: a page; the work is bounded by their sum times the number of shards.
+    """
+    newest: list[tuple[float, str]] = []
+    total = 0
+
+    async def read(shard: Shard) -> None:
+        nonlocal total
+        count: Any = await store.redis.call(shard.slot, "ZCARD", shard.workflows, idempotent=True)
+        if not count:
+            return
+        total += count
+        flat: Any = await store.redis.call(
+            shard.slot,
+            *("ZREVRANGE", shard.workflows, 0, offset + limit - 1, "WITHSCORES"),
+            idempotent=True,
+        )
+        items = iter(flat)
+        newest.extend(
+            (float(score), name.decode()) for name, score in zip(items, items, strict=True)
+        )
+
+    await over_shards(store.keys, read)
+    newest.sort(reverse=True)
+    ids = [workflow_id for _, workflow_id in newest[offset : offset + limit]]
+    found: dict[str, WorkflowRecord] = {}
+
+    async def look(workflow_id: str) -> None:
+        try:
+            found[workflow_id] = await get(store, workflow_id, jobs=False)
+        except NotFound:
+            return  # its retention ended meanwhile
+
+    await over_shards(ids, look)
+    return [found[workflow_id] for workflow_id in ids if workflow_id in found], total
+
+
+async def purge_ended(store: Store, shard: Shard, limit: int) -> Tick:
+    """Remove up to ``limit`` workflows of a shard whose retention is over.
+
+    Raises
+    ------
+    BackendUnavailable: Redis did not answer in time.
+    """
+    removed, now, following = await store.run(
+        shard, "workflow_purge", [shard.ended, shard.workflows], [limit], idempotent=True
+    )
+    return Tick(removed, None if following < 0 else following, now, removed >= limit)
+
+
+def event_data(workflow_id: str, name: str, plan: Plan) -> bytes:
+    """Members that the data of all events of a workflow share (spec: ojs-events 3.5)."""
+    return b'"workflow_id":"%b","workflow_name":%b,"total_steps":%d' % (
+        workflow_id.encode(),
+        orjson.dumps(name),
+        len(plan.jobs),
+    )
+
+
+def _record(workflow_id: str, found: Mapping[bytes, bytes], plan: Plan) -> WorkflowRecord:
+    finished = found.get(b"finished")
+    return WorkflowRecord(
+        id=workflow_id,
+        type=found[b"type"].decode(),
+        name=found[b"name"].decode(),
+        state=found[b"state"].decode(),
+        created_ms=int(found[b"created"]),
+        finished_ms=int(finished) if finished else None,
+        plan=plan,
+        verdict=evaluate(plan, found[b"marks"].decode()),
+        fields=found,
+    )
+
+
+async def _outcomes(store: Store, record: WorkflowRecord) -> list[JobOutcome]:
+    """Every job: from the record when it has ended, else from where it waits or runs."""
+    found: dict[int, JobOutcome] = {}
+    ended: list[int] = []
+    live: list[int] = []
+    states = [
+        state
+        for node, state in zip(record.plan.nodes, record.verdict.states, strict=True)
+        if node.job >= 0
+    ]
+    marks = record.fields[b"marks"].decode()
+    for job, state in enumerate(states):
+        if marks[job] == QUEUED_MARK:
+            live.append(job)
+        elif state == RUNNING:
+            found[job] = JobOutcome("pending" if record.state == RUNNING else "cancelled")
+        elif marks[job] != "." and state in ENDED:
+            ended.append(job)
+        else:
+            left = state == "waiting" and record.state == RUNNING
+            found[job] = JobOutcome("waiting" if left else "cancelled")
+
+    async def look(job: int) -> None:
+        found[job] = await _live(store, record.plan.jobs[job].job_id)
+
+    await over_shards(live, look)
+    results = await results_of(store, record.id, ended)
+    for job in ended:
+        times = record.fields.get(b"t%d" % job, b"0 0 0").split()
+        found[job] = JobOutcome(
+            states[job],
+            int(times[0]) or None,
+            int(times[1]) or None,
+            int(times[2]),
+            results.get(job),
+            record.fields.get(b"e%d" % job),
+        )
+    return [found[job] for job in range(len(states))]
+
+
+async def _live(store: Store, job_id: str) -> JobOutcome:
+    try:
+        job = await get_job(store, job_id)  # its shard may be another since it was restored
+    except NotFound:
+        return JobOutcome(CANCELLED)
+    words = {State.ACTIVE: "active", State.COMPLETED: COMPLETED}
+    words |= {State.CANCELLED: CANCELLED, State.DISCARDED: "failed"}
+    return JobOutcome(words.get(job.state, "pending"), job.started_ms, None, job.attempt)
+
+
+async def results_of(store: Store, workflow_id: str, jobs: Sequence[int]) -> dict[int, bytes]:
+    """Results of jobs that have ended, as far as they fit into one answer."""
+    return (await inputs_of(store, workflow_id, None, jobs))[1]
+
+
+async def inputs_of(
+    store: Store,
+    workflow_id: str,
+    job: int | None,
+    before: Sequence[int],
+    *,
+    most_bytes: int = RESULTS_SHOWN_BYTES,
+) -> tuple[bytes, dict[int, bytes]]:
+    """A job's definition, and results of jobs ``before`` it, the most important first, as far as
+    they fit into ``most_bytes``. A result never changes, so several calls read them."""
+    home = store.keys.shard_of_id(workflow_id)
+    keys = [home.definitions(workflow_id), home.results(workflow_id)]
+    found: dict[int, bytes] = {}
+    definition, left, read = b"", most_bytes, 0
+    while job is not None or read < len(before):
+        args: list[Arg] = ["" if job is None else job, left, PORTION_BYTES, *before[read:]]
+        own, left, *values = await store.run(home, "workflow_inputs", keys, args, idempotent=True)
+        definition, job = definition or own, None
+        found.update(zip(before[read:], values, strict=False))
+        read += len(values)
+    return definition, {number: value for number, value in found.items() if value}

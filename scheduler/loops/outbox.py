@@ -1,0 +1,32 @@
+"""Carries out effects that their own process did not live to carry out."""
+
+from __future__ import annotations
+
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.outbox.outbox import OnWaiting, drain, drain_waiting
+from ojs_cluster.store.sweeps.sweep_result import Tick
+from scheduler.pacing import Step
+
+
+def step(store: Store, limit: int, on_waiting: OnWaiting) -> Step:
+    """Make the step that drains one shard's outbox, up to ``limit`` entries at a time.
+
+    ``on_waiting`` is told when entries must wait for a shard that does not answer.
+    """
+
+    async def drain_shard(index: int) -> Tick:
+        return await drain(store, store.keys.shard(index), limit, on_waiting)
+
+    return drain_shard
+
+
+def waiting_step(store: Store, limit: int) -> Step:
+    """Make the step that tries the shards that one shard's entries wait for.
+
+    It has a loop of its own, because it waits for a shard that may not answer.
+    """
+
+    async def drain_waiting_of(index: int) -> Tick:
+        return await drain_waiting(store, store.keys.shard(index), limit)
+
+    return drain_waiting_of

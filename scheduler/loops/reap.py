@@ -1,0 +1,16 @@
+"""Reap: what time alone ends. Lost leases, execution timeouts, expired jobs."""
+
+from __future__ import annotations
+
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.sweeps.deadlines import reap
+from scheduler.pacing import Step, Tick
+
+
+def step(store: Store, batch: int) -> Step:
+    """Return the step of the loop: at most `batch` deadlines of each kind in one shard."""
+
+    async def reap_shard(shard: int) -> Tick:
+        return await reap(store, store.keys.shard(shard), batch)
+
+    return reap_shard

@@ -1,0 +1,527 @@
+"""Plain requests that are served without a task, and what still wakes the task of a connection."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import select
+import signal
+import socket
+import time
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.lowlevel
+from trio.testing import wait_all_tasks_blocked
+
+from ojs_cluster.core.access.scopes import ALL_SCOPES, Keyring, Principal, digest
+from ojs_cluster.http import dispatch
+from ojs_cluster.http.access.auth import Access
+from ojs_cluster.http.fast_lane import connection as lane_connection
+from ojs_cluster.http.fast_lane import driver
+from ojs_cluster.http.fast_lane.idle_connections import Turns
+from ojs_cluster.http.fast_lane.server import FastLane
+from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.request_ids import new_request_id
+from ojs_cluster.server.embedded.servers import Embedded
+from tests.http.api import Api, Stream, open_app, serving, until
+from tests.http.fast_lane.test_server import ENQUEUE, FETCH, connected, read_responses
+from tests.http.test_entry_points import request
+
+LIVE = request("GET", "/live")
+POLL = request("POST", "/ojs/v1/workers/fetch", {"queues": ["default"]})
+JOB = "/ojs/v1/jobs/01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"
+
+
+@pytest.fixture
+async def lane(api: Api, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[FastLane, int]]:
+    # Every two seconds a request has the partition table read again, which takes a task.
+    monkeypatch.setattr(api.app.store.partitions, "_next", math.inf)
+    monkeypatch.setattr(api.app.store.partitions, "_away", True)
+    fast_lane = FastLane(stop=trio.Event(), idle_timeout_s=600)
+    async with serving(api.app, lane=fast_lane) as port:
+        yield fast_lane, port
+
+
+@contextmanager
+def paused(standalone: Embedded) -> Iterator[None]:
+    """A Redis that answers nobody until the end of the block."""
+    pid = standalone.nodes[0].pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+class Steps(trio.abc.Instrument):
+    """Counts the steps of the tasks that serve connections."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += "_accept.<locals>.serve" in task.name
+
+
+async def ask(stream: Stream, sent: bytes, count: int = 1) -> list[bytes]:
+    await stream.send_all(sent)
+    return await read_responses(stream, count)
+
+
+async def lifecycle(stream: Stream) -> None:
+    (answer,) = await ask(stream, ENQUEUE)
+    assert answer.startswith(b"HTTP/1.1 201 ")
+    (answer,) = await ask(stream, POLL)
+    job = json.loads(answer.partition(b"\r\n\r\n")[2])["jobs"][0]
+    body = {"job_id": job["id"], "lease_id": job["lease_id"]}
+    (answer,) = await ask(stream, request("POST", "/ojs/v1/workers/ack", body))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_plain_requests_wake_no_task_of_their_connection(
+    lane: tuple[FastLane, int],
+) -> None:
+    async with connected(lane[1]) as stream:
+        await lifecycle(stream)
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
+        for _ in range(5):
+            await lifecycle(stream)
+        trio.lowlevel.remove_instrument(steps)
+    assert steps.count == 0
+
+
+async def test_requests_are_answered_in_order_over_and_over(lane: tuple[FastLane, int]) -> None:
+    targets = ["/live" if number % 3 else JOB for number in range(2000)]
+    asked = [request("GET", to, None, f"X-Request-Id: n-{n}.") for n, to in enumerate(targets)]
+    async with connected(lane[1]) as stream, trio.open_nursery() as nursery:
+        nursery.start_soon(stream.send_all, b"".join(asked))
+        data = b""
+        while b"n-1999." not in data:
+            data += await stream.receive_some(65_536)
+    told = [line for line in data.split(b"\r\n") if line.startswith(b"x-request-id: n-")]
+    assert told == [b"x-request-id: n-%d." % n for n in range(2000)]
+
+
+@pytest.mark.parametrize("target", ["/live", JOB], ids=["without Redis", "with Redis"])
+async def test_a_client_that_sends_much_ahead_leaves_others_their_turn(
+    lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    begun: list[str] = []
+    run = dispatch.run
+
+    async def counted(app: Any, call: Any, request: Request, deadline: Any) -> Response:
+        begun.append(request.path)
+        return await run(app, call, request, deadline)
+
+    monkeypatch.setattr(driver, "run", counted)
+    monkeypatch.setattr(lane_connection, "run", counted)
+    async with connected(lane[1]) as greedy, connected(lane[1]) as other, trio.open_nursery() as n:
+        await ask(other, LIVE)
+        n.start_soon(_read_all, greedy)
+        n.start_soon(_send_ahead, greedy, request("GET", target))
+        await until(_more_than(begun, 100))
+        for _ in range(20):
+            begun.clear()
+            await ask(other, request("GET", "/ojs/v1/jobs/other"))
+            # A turn is eight requests at most. Without a bound one read brings hundreds.
+            assert begun.index("/ojs/v1/jobs/other") < 100
+        n.cancel_scope.cancel()
+
+
+async def _send_ahead(stream: Stream, one: bytes) -> None:
+    while True:
+        await stream.send_all(one * 10_000)
+
+
+def _more_than(items: list[Any], count: int) -> Any:
+    async def more() -> bool:
+        return len(items) > count
+
+    return more
+
+
+async def _read_all(stream: Stream) -> None:
+    while await stream.receive_some(65_536):
+        pass
+
+
+async def test_a_client_may_send_ahead_and_close_its_side(lane: tuple[FastLane, int]) -> None:
+    async with connected(lane[1]) as stream:
+        assert isinstance(stream, trio.SocketStream)
+        await stream.send_all(ENQUEUE * 3)
+        await stream.send_eof()
+        data = b"".join([piece async for piece in stream])
+    assert data.count(b"HTTP/1.1 201 ") == 3
+
+
+async def test_connections_that_end_are_forgotten(lane: tuple[FastLane, int]) -> None:
+    async with connected(lane[1]) as stream:
+        await ask(stream, LIVE)
+        assert len(lane[0]._connections) == 1
+    await until(_forgotten(lane[0]))
+    assert not lane[0].turns._waiting
+
+
+def _forgotten(lane: FastLane) -> Any:
+    async def forgotten() -> bool:
+        return not lane._connections
+
+    return forgotten
+
+
+async def test_what_is_sent_ahead_of_a_slow_answer_stays_with_the_client(
+    lane: tuple[FastLane, int], standalone: Embedded
+) -> None:
+    async with connected(lane[1]) as stream:
+        await ask(stream, ENQUEUE)
+        assert isinstance(stream, trio.SocketStream)
+        with paused(standalone):
+            with trio.move_on_after(0.5):
+                await stream.send_all(ENQUEUE * 100_000)
+            (connection,) = lane[0]._connections
+            assert len(connection.data) <= 64 * 1024
+
+
+# -- trouble ---------------------------------------------------------------------------------
+
+
+async def test_a_bug_while_answering_ends_that_connection_and_gives_its_job_back(
+    api: Api, lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(lane[1]) as stream, connected(lane[1]) as other:
+        await ask(other, LIVE)
+        await ask(stream, POLL)  # the first fetch of a worker needs a task, which answers itself
+        job = await api.enqueue()
+        with monkeypatch.context() as patched:
+
+            def broken(*args: Any, **kwargs: Any) -> bytes:
+                raise RuntimeError("a bug")
+
+            patched.setattr(driver, "encode", broken)
+            await stream.send_all(POLL)
+            with suppress(trio.BrokenResourceError):
+                assert await stream.receive_some(10) == b""
+        await until(_is(api, job["id"], "available"))
+        await lifecycle(other)
+
+
+async def test_a_bug_while_reading_ends_that_connection_only(
+    lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected(lane[1]) as stream, connected(lane[1]) as other:
+        await ask(stream, LIVE)
+        await ask(other, LIVE)
+        with monkeypatch.context() as patched:
+
+            def broken(*args: Any) -> None:
+                raise RuntimeError("a bug")
+
+            patched.setattr(driver, "prepare", broken)
+            await stream.send_all(LIVE)
+            with suppress(trio.BrokenResourceError):
+                assert await stream.receive_some(10) == b""
+        await lifecycle(other)
+
+
+async def test_a_handler_that_forgets_to_ask_for_a_task_is_answered_500(
+    lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def forgetful(*args: Any, **kwargs: Any) -> Any:
+        with trio.move_on_after(1):
+            await trio.lowlevel.checkpoint()
+
+    async with connected(lane[1]) as stream:
+        await ask(stream, LIVE)
+        with monkeypatch.context() as patched:
+            patched.setattr("ojs_cluster.http.handlers.fetch.fetch_or_wait", forgetful)
+            (answer,) = await ask(stream, POLL)
+        assert answer.startswith(b"HTTP/1.1 500 ")
+        await lifecycle(stream)
+
+
+async def test_a_fetch_that_the_end_of_the_grace_period_cuts_gives_its_job_back(
+    api: Api, standalone: Embedded
+) -> None:
+    stop = trio.Event()
+    with trio.fail_after(60):
+        async with (
+            serving(api.app, lane=True, stop=stop, grace_s=0.2) as number,
+            connected(number) as stream,
+        ):
+            await lifecycle(stream)
+            job = await api.enqueue()
+            with paused(standalone):
+                await stream.send_all(POLL)
+                await wait_all_tasks_blocked()
+                stop.set()
+                await trio.sleep(1)  # the grace period is over, and Redis has not answered
+            with suppress(trio.BrokenResourceError):
+                assert await stream.receive_some(10) == b""
+    await until(_is(api, job["id"], "available"))
+    assert (await api.fetch())[0]["attempt"] == 1
+
+
+def _is(api: Api, job_id: str, state: str) -> Any:
+    async def check() -> bool:
+        return bool((await api.get(f"/ojs/v1/jobs/{job_id}")).json["state"] == state)
+
+    return check
+
+
+async def test_the_job_of_a_client_that_leaves_before_redis_answers_is_given_back(
+    api: Api, lane: tuple[FastLane, int], standalone: Embedded
+) -> None:
+    async with connected(lane[1]) as stream:
+        await lifecycle(stream)
+        job = await api.enqueue()
+        with paused(standalone):
+            await stream.send_all(POLL)
+            await wait_all_tasks_blocked(0.05)
+            (connection,) = lane[0]._connections
+            assert connection._driver is not None
+            assert connection._driver._work is not None
+            await stream.aclose()
+            await wait_all_tasks_blocked(0.05)
+    await until(_forgotten(lane[0]))
+    assert (await api.fetch())[0]["attempt"] == 1
+    assert (await api.get(f"/ojs/v1/jobs/{job['id']}")).json["state"] == "active"
+
+
+async def test_an_answer_that_comes_while_the_cancelled_task_takes_over_is_not_lost(
+    api: Api, lane: tuple[FastLane, int], standalone: Embedded
+) -> None:
+    async with connected(lane[1]) as stream:
+        await lifecycle(stream)
+        with paused(standalone):
+            await stream.send_all(POLL)
+            await wait_all_tasks_blocked(0.05)
+            (connection,) = lane[0]._connections
+            assert connection._driver is not None
+            assert connection._driver._work is not None
+            connection.scope.cancel()
+            connection._driver._resume([1, b"", 0, 0])  # the fetch has found nothing
+            await until(_forgotten(lane[0]))
+            assert len(api.app.store.lost_fetches) == 0  # it did not wait until that one was lost
+
+
+async def test_a_request_whose_reply_does_not_come_is_ended_in_time(standalone: Embedded) -> None:
+    limits = {"reply_timeout_s": 0.5, "call_timeout_s": 0.5}
+    async with (
+        open_app(standalone, redis=limits) as app,
+        serving(app, lane=True) as number,
+        connected(number) as stream,
+    ):
+        with paused(standalone):
+            (answer,) = await ask(stream, request("GET", JOB))
+            assert answer.startswith(b"HTTP/1.1 503 ")
+        (answer,) = await ask(stream, request("GET", JOB))
+
+
+async def test_a_reader_that_is_slow_gets_all_of_a_large_response(
+    api: Api, lane: tuple[FastLane, int]
+) -> None:
+    for _ in range(5):
+        await api.enqueue(args=["x" * 1_000_000])
+    body = {"queues": ["default"], "count": 5}
+    async with connected(lane[1]) as stream:
+        await stream.send_all(request("POST", "/ojs/v1/workers/fetch", body))
+        await wait_all_tasks_blocked(0.05)
+        data = await stream.receive_some(65_536)
+        head, _, answer = data.partition(b"\r\n\r\n")
+        found = re.search(rb"content-length: (\d+)", head)
+        assert found is not None
+        while len(answer) < int(found[1]):
+            answer += await stream.receive_some(65_536)
+        assert len(json.loads(answer)["jobs"]) == 5
+        await lifecycle(stream)
+
+
+async def test_a_confirmed_request_is_served_here_too(
+    lane: tuple[FastLane, int], standalone: Embedded
+) -> None:
+    sent = request(*("POST", "/ojs/v1/jobs", {"type": "t", "args": []}, "OJS-Durability: replica"))
+    async with connected(lane[1]) as stream:
+        (answer,) = await ask(stream, sent)
+        assert b"stored_unconfirmed" in answer  # there is no replica
+        await lifecycle(stream)
+
+
+# -- without turns ---------------------------------------------------------------------------
+
+
+async def test_where_there_is_no_epoll_each_connection_is_served_by_its_task(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(select, "epoll")
+    lane = FastLane(stop=trio.Event(), idle_timeout_s=600)
+    async with serving(api.app, lane=lane) as number, connected(number) as stream:
+        assert not lane.turns.running
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
+        await lifecycle(stream)
+        trio.lowlevel.remove_instrument(steps)
+    assert steps.count >= 3
+
+
+async def test_the_tasks_go_on_when_the_turns_end(api: Api) -> None:
+    lane = FastLane(stop=trio.Event(), idle_timeout_s=600)
+    lane.open(api.app)
+    async with served(lane) as streams:
+        with trio.CancelScope() as turns:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lane.turns.run)
+                await wait_all_tasks_blocked()
+                for stream in streams:
+                    await lifecycle(stream)
+                await streams[0].send_all(FETCH)
+                await streams[1].send_all(ENQUEUE[:20])
+                await until(_waits(api))
+                assert len(lane.turns._waiting) == 1
+                turns.cancel()
+        assert not lane.turns.running
+        await streams[1].send_all(ENQUEUE[20:])
+        for stream in streams[:2]:
+            await read_responses(stream, 1)
+        await lifecycle(streams[2])
+
+
+def _waits(api: Api) -> Any:
+    async def waits() -> bool:
+        return len(api.app.waiters) > 0
+
+    return waits
+
+
+@asynccontextmanager
+async def served(lane: FastLane) -> AsyncIterator[list[trio.SocketStream]]:
+    """Three connections that a lane serves, without a server around it."""
+    listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+    streams = []
+    with trio.fail_after(60):
+        async with listener, trio.open_nursery() as nursery:
+            for _ in range(3):
+                streams.append(await trio.testing.open_stream_to_socket_listener(listener))
+                nursery.start_soon(lane.serve, await listener.accept())
+            yield streams
+            for stream in streams:
+                await stream.aclose()
+
+
+async def test_nobody_is_told_of_what_has_left() -> None:
+    class Deaf:
+        def ready(self) -> None:
+            raise AssertionError("it has left")
+
+        no_more_turns = ready
+
+    turns = Turns()
+    here, there = socket.socketpair()
+    with here, there:
+        assert not turns.join(here.fileno(), Deaf())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            await wait_all_tasks_blocked()
+            assert turns.join(here.fileno(), Deaf())
+            there.send(b"x")
+            turns.leave(here.fileno())
+            await wait_all_tasks_blocked(0.01)
+            nursery.cancel_scope.cancel()
+
+
+async def test_what_the_kernel_does_not_watch_is_left_to_its_task(tmp_path: Path) -> None:
+    """An error here would come after an answer that was sent, and undo it."""
+
+    class Unwatched:
+        def ready(self) -> None:
+            raise AssertionError("it has never joined")
+
+        no_more_turns = ready
+
+    turns = Turns()
+    with (tmp_path / "file").open("wb") as file:  # which epoll refuses
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            await wait_all_tasks_blocked()
+            assert not turns.join(file.fileno(), Unwatched())
+            turns.leave(file.fileno())
+            nursery.cancel_scope.cancel()
+
+
+# -- what is remembered of a head -------------------------------------------------------------
+
+
+def keyed(secret: str) -> bytes:
+    return request("GET", JOB, None, f"Authorization: Bearer {secret}")
+
+
+async def status(stream: Stream, sent: bytes) -> bytes:
+    (answer,) = await ask(stream, sent)
+    return answer[9:12]
+
+
+async def test_a_remembered_head_is_judged_again_when_the_keys_have_changed(
+    standalone: Embedded,
+) -> None:
+    access = Access.of_keys(["old", "other"])
+    async with (
+        open_app(standalone, access=access) as app,
+        serving(app, lane=True) as number,
+        connected(number) as stream,
+    ):
+        for _ in range(3):
+            assert await status(stream, keyed("old")) == b"404"
+            assert await status(stream, keyed("new")) == b"401"
+        access.replace(Keyring({digest("new"): Principal("new", ALL_SCOPES)}, {}))
+        for _ in range(3):
+            assert await status(stream, keyed("old")) == b"401"
+            assert await status(stream, keyed("new")) == b"404"
+
+
+async def test_a_remembered_head_is_counted_and_expires(
+    standalone: Embedded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    principals = {
+        "rated": Principal("rated", ALL_SCOPES, requests_per_second=3.0),
+        "until": Principal("until", ALL_SCOPES, expires_at_s=time.time() + 3600),
+    }
+    access = Access(Keyring({digest(key): each for key, each in principals.items()}, {}))
+    async with (
+        open_app(standalone, access=access) as app,
+        serving(app, lane=True) as number,
+        connected(number) as stream,
+    ):
+        monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+        seen = [await status(stream, keyed("rated")) for _ in range(4)]
+        monkeypatch.undo()
+        assert seen == [b"404"] * 3 + [b"429"]
+        assert await status(stream, keyed("until")) == b"404"
+        later = time.time() + 3601
+        monkeypatch.setattr(time, "time", lambda: later)
+        assert await status(stream, keyed("until")) == b"401"
+
+
+def test_no_two_requests_have_the_same_id_in_this_process_or_a_forked_one() -> None:
+    ids = {new_request_id() for _ in range(1000)}
+    assert len(ids) == 1000
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other threads run
+        child = os.fork()
+    if child == 0:
+        os.write(writing, "\n".join(new_request_id() for _ in range(500)).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as told:
+        forked = set(told.read().split())
+    os.waitpid(child, 0)
+    assert len(forked) == 500
+    assert forked.isdisjoint({new_request_id() for _ in range(500)})

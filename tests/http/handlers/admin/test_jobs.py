@@ -1,0 +1,188 @@
+"""The admin plane's jobs: searched, seen, retried, cancelled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ojs_cluster.http.handlers.admin import jobs as admin_jobs
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.jobs import listing
+from tests.http.api import Api, open_app
+
+JOBS = "/ojs/v1/admin/jobs"
+NACK = "/ojs/v1/workers/nack"
+UNKNOWN_ID = "01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"
+SIX = {"total", "page", "per_page", "limit", "offset", "has_more"}
+
+
+async def discarded(api: Api, queue: str = "default", **members: Any) -> dict[str, Any]:
+    job = await api.active(queue, **members)
+    error = {"code": "x", "message": "m", "retryable": False}
+    await api.post(NACK, {"job_id": job["id"], "error": error})
+    return job
+
+
+async def found(api: Api, query: str = "") -> list[str]:
+    """All pages by number, each of two."""
+    ids: list[str] = []
+    for page in range(1, 50):
+        reply = (await api.get(f"{JOBS}?per_page=2&page={page}&{query}")).json
+        assert set(reply["pagination"]) >= SIX
+        ids += [job["id"] for job in reply["items"]]
+        if not reply["pagination"]["has_more"]:
+            return ids
+    raise AssertionError("the list does not end")
+
+
+async def test_every_filter_holds_over_all_pages(any_api: Api) -> None:
+    made: dict[tuple[str, str], str] = {}
+    for queue in ("one", "two"):
+        for kind in ("mail.send", "mail.sort", "report.run"):
+            made[queue, kind] = (await any_api.enqueue(type=kind, options={"queue": queue}))["id"]
+    held = (await any_api.fetch("one", worker_id="w1"))[0]["id"]
+
+    async def expect(query: str, *wanted: str) -> None:
+        assert sorted(await found(any_api, query)) == sorted(wanted), query
+
+    everything = made.values()
+    await expect("", *everything)
+    await expect("queue=two", *(job for (queue, _), job in made.items() if queue == "two"))
+    await expect("state=active", held)
+    await expect("state=available", *(job for job in everything if job != held))
+    await expect("type=report.run", made["one", "report.run"], made["two", "report.run"])
+    await expect("type=mail.*&queue=two", made["two", "mail.send"], made["two", "mail.sort"])
+    await expect("worker_id=w1", held)
+    await expect("worker_id=w2")
+    await expect("until=2020-01-01T00:00:00Z")
+    await expect("since=2020-01-01T00:00:00Z&state=active", held)
+
+
+async def test_the_total_is_that_of_the_counters_or_a_least_one(any_api: Api) -> None:
+    for number in range(5):
+        await any_api.enqueue(type=f"t.n{number % 2}", options={"queue": f"q{number % 2}"})
+    for query, total, exact in (
+        ("", 5, True),
+        ("state=available", 5, True),
+        ("queue=q0", 3, True),
+        ("queue=q0&state=active", 0, True),
+        ("type=t.n0&per_page=2", 3, False),
+        ("type=t.n0", 3, True),
+    ):
+        pages = (await any_api.get(f"{JOBS}?per_page=2&{query}")).json["pagination"]
+        if query == "type=t.n0":
+            pages = (await any_api.get(f"{JOBS}?{query}")).json["pagination"]
+        assert (pages["total"], pages["total_exact"]) == (total, exact), query
+
+
+async def test_a_cursor_goes_on_where_a_page_ended(any_api: Api) -> None:
+    made = {(await any_api.enqueue())["id"] for _ in range(5)}
+    seen: list[str] = []
+    cursor = ""
+    while True:
+        page = (await any_api.get(f"{JOBS}?per_page=2&cursor={cursor}")).json
+        seen += [job["id"] for job in page["items"]]
+        if not page["pagination"]["has_more"]:
+            break
+        cursor = page["pagination"]["next_cursor"]
+    assert sorted(seen) == sorted(made)
+
+
+async def test_a_page_is_filled_as_far_as_it_is_worth_it(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "SCAN_BUDGET", 10)
+    wanted = []
+    for number in range(60):
+        kind = "a.needle" if number in (1, 30, 59) else "some.hay"
+        job = await api.enqueue(type=kind)
+        if kind == "a.needle":
+            wanted.append(job["id"])
+    page = (await api.get(f"{JOBS}?type=a.needle&state=available")).json
+    assert [job["id"] for job in page["items"]] == wanted
+
+    monkeypatch.setattr(listing, "SCAN_BUDGET", 2)
+    page = (await api.get(f"{JOBS}?type=a.needle&queue=default&state=available")).json
+    assert len(page["items"]) == 1
+    assert (page["pagination"]["has_more"], page["pagination"]["total_exact"]) == (True, False)
+
+
+async def test_a_page_of_large_jobs_is_not_filled_further(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "SCAN_BUDGET", 3)
+    monkeypatch.setattr(admin_jobs, "_FULL_BYTES", 2000)
+    for _ in range(6):
+        await api.enqueue(args=["x" * 1000])
+    page = (await api.get(f"{JOBS}?queue=default&state=available")).json
+    assert 2 <= len(page["items"]) <= 3
+    assert page["pagination"]["has_more"] is True
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("state=nonsense", "state"),
+        ("queue=No", "queue"),
+        ("since=yesterday", "since"),
+        ("until=%2BPT5S", "until"),
+        ("worker_id=w1&state=completed", "state"),
+        ("cursor=x", "cursor"),
+    ],
+)
+async def test_a_bad_filter_is_refused(api: Api, query: str, field: str) -> None:
+    reply = await api.get(f"{JOBS}?{query}")
+    assert (reply.status, reply.error["details"]["field"]) == (400, field)
+
+
+async def test_a_job_is_shown_as_it_is(any_api: Api) -> None:
+    job = await any_api.enqueue(
+        type="test.admin.detail", args=[{"key": 1}], meta={"a": "b"}, options={"queue": "detail"}
+    )
+    shown = (await any_api.get(f"{JOBS}/{job['id']}")).json
+    assert shown == job
+    assert (shown["id"], shown["type"], shown["queue"]) == (
+        *(job["id"], "test.admin.detail", "detail"),
+    )
+    assert (shown["state"], shown["args"], shown["meta"]) == ("available", [{"key": 1}], {"a": "b"})
+    for unknown in (UNKNOWN_ID, "nonsense", "{{job_id}}"):
+        reply = await any_api.get(f"{JOBS}/{unknown}")
+        assert (reply.status, reply.error["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("on_exhaustion", ["discard", "dead_letter"])
+async def test_a_discarded_job_is_retried(any_api: Api, on_exhaustion: str) -> None:
+    job = await discarded(any_api, options={"retry": {"on_exhaustion": on_exhaustion}})
+    reply = await any_api.post(f"{JOBS}/{job['id']}/retry")
+    assert reply.status == 200
+    assert (reply.json["id"], reply.json["state"], reply.json["attempt"]) == (
+        *(job["id"], "available", 0),
+    )
+    assert (await any_api.post(f"{JOBS}/{job['id']}/retry")).status == 409
+    assert [job["attempt"] for job in await any_api.fetch()] == [1]
+
+
+async def test_only_a_discarded_job_is_retried(api: Api) -> None:
+    job = await api.enqueue()
+    stopped = await api.enqueue()
+    assert (await api.post(f"{JOBS}/{stopped['id']}/cancel")).json["state"] == "cancelled"
+    for job_id, state in ((job["id"], "available"), (stopped["id"], "cancelled")):
+        reply = await api.post(f"{JOBS}/{job_id}/retry")
+        assert (reply.status, reply.error["details"]["state"]) == (409, state)
+    assert (await api.post(f"{JOBS}/{UNKNOWN_ID}/retry")).status == 404
+
+
+async def test_cancel_is_that_of_the_data_plane(any_api: Api) -> None:
+    job = await any_api.active()
+    reply = await any_api.post(f"{JOBS}/{job['id']}/cancel", {"reason": "ignored"})
+    assert (reply.status, reply.json["id"], reply.json["state"]) == (200, job["id"], "cancelled")
+    assert (await any_api.post("/ojs/v1/workers/ack", {"job_id": job["id"]})).status == 409
+    assert (await any_api.post(f"{JOBS}/{job['id']}/cancel")).status == 409
+    assert (await any_api.post(f"{JOBS}/{UNKNOWN_ID}/cancel")).status == 404
+
+
+async def test_a_list_needs_the_key(standalone: Embedded) -> None:
+    async with open_app(standalone, api_keys=("one",)) as app:
+        for target in (JOBS, f"{JOBS}/{UNKNOWN_ID}"):
+            assert (await Api(app).get(target)).status == 401

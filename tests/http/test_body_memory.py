@@ -1,0 +1,97 @@
+"""Bodies that are under way at the same time share a room, whichever door they come through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.http.app import App
+from ojs_cluster.server.embedded.servers import Embedded
+from tests.http.api import Api, open_app, serving, until
+from tests.http.test_entry_points import exchange, raw, request
+
+ROOM = 300_000
+
+
+def enqueue(size: int) -> bytes:
+    """A request of at least so many bytes."""
+    return request("POST", "/ojs/v1/jobs", {"type": "large", "args": ["x" * size]})
+
+
+LARGE = enqueue(200_000)
+BEGUN, REST = LARGE[:100_000], LARGE[100_000:]
+
+
+@pytest.fixture
+async def app(standalone: Embedded) -> AsyncIterator[App]:
+    settings: dict[str, Any] = {"max_body": ROOM, "max_batch_body": ROOM, "max_bodies": ROOM}
+    async with open_app(standalone, **settings, body_timeout_s=600, linger_s=60) as app:
+        yield app
+
+
+async def room_is(app: App, wanted: int) -> None:
+    async def reached() -> bool:
+        return app.room.left == wanted
+
+    await until(reached)
+
+
+@pytest.fixture(params=[False, True], ids=["hypercorn", "lane"])
+async def port(request: pytest.FixtureRequest, app: App) -> AsyncIterator[int]:
+    async with serving(app, lane=request.param) as port:
+        yield port
+
+
+async def test_a_body_for_which_there_is_no_room_is_refused_until_there_is(
+    app: App, port: int
+) -> None:
+    held = ROOM - len(LARGE.partition(b"\r\n\r\n")[2])
+    with trio.fail_after(120):
+        async with raw(port) as connection:
+            await connection.send(BEGUN)
+            await room_is(app, held)
+            status, headers, body = await exchange(port, LARGE)
+            error = json.loads(body)["error"]
+            assert (status, headers["retry-after"]) == (503, "1")
+            assert (error["code"], error["retryable"]) == ("backend_unavailable", True)
+            assert error["details"]["outcome"] == "not_applied"
+            assert (await exchange(port, enqueue(10)))[0] == 201
+            await connection.send(REST)
+            assert (await connection.reply())[0] == 201
+        assert (await exchange(port, LARGE))[0] == 201
+        await room_is(app, ROOM)
+    listed = await Api(app).get("/ojs/v1/jobs")
+    assert len(listed.json["jobs"]) == 3
+
+
+async def test_a_body_that_does_not_tell_its_length_is_counted_as_it_comes(
+    app: App, port: int
+) -> None:
+    head = request("POST", "/ojs/v1/jobs", None, "Transfer-Encoding: chunked")
+    chunk = b"15F90\r\n%b\r\n" % (b" " * 90_000)
+    with trio.fail_after(120):
+        async with raw(port) as first, raw(port) as second:
+            await first.send(head + 2 * chunk)
+            await room_is(app, ROOM - 180_000)
+            await second.send(head + 2 * chunk + b"0\r\n\r\n")
+            assert (await second.reply())[0] == 503
+            assert app.room.left == ROOM - 180_000
+            await first.send(b"0\r\n\r\n")
+            assert (await first.reply())[0] == 400
+        await room_is(app, ROOM)
+
+
+async def test_a_client_that_hangs_up_gives_its_room_back(app: App, port: int) -> None:
+    async with raw(port) as connection:
+        await connection.send(BEGUN)
+        await room_is(app, ROOM - len(LARGE.partition(b"\r\n\r\n")[2]))
+    await room_is(app, ROOM)
+
+
+async def test_one_request_of_the_largest_size_always_fits(standalone: Embedded) -> None:
+    async with open_app(standalone, max_bodies=1024) as app, serving(app) as port:
+        assert (await exchange(port, LARGE))[0] == 201

@@ -1,0 +1,93 @@
+"""A cron job that is large, slow or malformed keeps no other waiting."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.errors import Internal, OJSError
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.cron import cron
+from ojs_cluster.store.cron.cron_store import StoreBook
+from ojs_cluster.store.cron.firing import fire_due
+from ojs_cluster.store.open import open_store
+from tests.store.cron.test_cron import QUEUE, definition, look
+from tests.store.shortcuts import DAY, take
+from tests.support.patience import patient_client
+from tests.support.prelude import PRELUDE
+from tests.support.timeshift import age_cron
+
+LARGE = 900 * 1024
+
+
+@pytest.fixture
+async def frugal(backend: Embedded) -> AsyncIterator[Store]:
+    """A client that accepts replies of 5 MiB: a cron job with its debt, and no more than two."""
+    settings = patient_client(backend, max_reply_bytes=5 * 1024 * 1024)
+    async with open_store(settings, prelude=PRELUDE) as opened:
+        yield opened
+
+
+async def test_large_cron_jobs_of_one_tick_all_fire(frugal: Store, db: Any) -> None:
+    names = [f"large-{number}" for number in range(8)] + ["small"]
+    for name in names:
+        await cron.register(frugal, definition(name, args=["x" * (LARGE * (name != "small"))]))
+        age_cron(db, frugal.keys.meta, name, DAY)
+
+    await look(frugal)
+
+    fired = 0
+    while jobs := await take(frugal, QUEUE, count=1):
+        fired += len(jobs)
+    assert fired == len(names)
+
+
+@pytest.mark.parametrize("field", ["x", "z", "q", "j", "v", "a", "n"])
+@pytest.mark.parametrize("value", [None, "x"])
+async def test_a_malformed_cron_job_is_put_off_and_the_others_fire(
+    store: Store, db: Any, field: str, value: str | None
+) -> None:
+    for name in ("bad", "well"):
+        await cron.register(store, definition(name))
+        age_cron(db, store.keys.meta, name, DAY)
+    key = store.keys.meta.cron("bad")
+    if value is None:
+        db.hdel(key, field)
+    else:
+        db.hset(key, field, value)
+
+    tick = await fire_due(StoreBook(store), 10)
+
+    assert tick.done == 2
+    assert (await cron.get(store, "well")).runs == 1
+    assert [c.name for c in (await cron.list_crons(store, limit=10, offset=0))[0]][-1] == "well"
+    db.zadd(store.keys.meta.crons, {"bad": 1})
+    await fire_due(StoreBook(store), 10)  # and again
+    await cron.drop(store, "bad")
+    assert db.zscore(store.keys.meta.crons, "bad") is None
+
+
+async def test_a_cron_job_that_cannot_be_put_off_stops_no_other(store: Store, db: Any) -> None:
+    class Broken(StoreBook):
+        async def load(self, name: str) -> Any:
+            if name == "bad":
+                raise Internal("cannot be read")
+            return await super().load(name)
+
+        async def settle(self, name: str, *args: Any, **kwargs: Any) -> None:
+            if name == "bad":
+                raise OJSError("cannot be written")
+            await super().settle(name, *args, **kwargs)
+
+    for name in ("bad", "well"):
+        await cron.register(store, definition(name))
+        age_cron(db, store.keys.meta, name, DAY)
+
+    with pytest.raises(OJSError):
+        await fire_due(Broken(replace(store)), 10)
+
+    assert (await cron.get(store, "well")).runs == 1

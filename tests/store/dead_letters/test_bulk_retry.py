@@ -1,0 +1,205 @@
+"""Many discarded jobs retried at once: those that the filter admits, each once, page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.errors import InvalidRequest
+from ojs_cluster.core.jobs.failure import parse_failure
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.dead_letters import bulk_retry, dead_letters
+from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.jobs.listing import JobFilter
+from ojs_cluster.store.jobs.nack import Nack, nack_many
+from ojs_cluster.store.jobs.record import JobRecord
+from tests.store.shortcuts import (
+    HOUR,
+    QUEUE,
+    ack,
+    active,
+    foreign_id,
+    nack,
+    new_job,
+    queues_in_other_shards,
+    shard_of,
+    take,
+)
+from tests.support.invariants import Census
+from tests.support.timeshift import age_job
+
+Check = Callable[[], Census]
+DEADLY: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
+ALL = JobFilter()
+DEAD = JobFilter(dead=True)
+
+
+async def discard(store: Store, queue: str = QUEUE, *, dead: bool = False, **m: Any) -> JobRecord:
+    options = DEADLY if dead else {"max_attempts": 1}
+    return await nack(store, await active(store, queue, **{**options, **m}))
+
+
+async def discard_at_once(store: Store, *, dead: int = 0, others: int = 0) -> None:
+    """Jobs that end in one script, so that those of a kind share every score."""
+    wanted = [new_job(max_attempts=1)] * others + [new_job(**DEADLY)] * dead
+    made = await enqueue_many(store, wanted)
+    await take(store, count=len(made))
+    failure = parse_failure(None)
+    await nack_many(store, [Nack(job.id, None, failure, False) for job in made], worker_id="w1")
+
+
+async def retry_all(store: Store, wanted: JobFilter) -> tuple[int, int]:
+    """Call after call until there is nothing more; returns jobs retried and calls made."""
+    retried, calls, cursor = 0, 0, None
+    while True:
+        done = await bulk_retry.retry_matching(store, wanted, cursor)
+        retried, calls = retried + done.retried, calls + 1
+        cursor = done.next_cursor
+        if cursor is None:
+            return retried, calls
+
+
+async def states(store: Store, found: list[JobRecord]) -> list[State]:
+    return [(await read_jobs.get(store, job.id)).state for job in found]
+
+
+async def test_every_discarded_job_is_retried_once_and_nothing_else(
+    store: Store, consistent: Check
+) -> None:
+    names = [*queues_in_other_shards(store, 3), QUEUE]
+    meant = [await discard(store, name, dead=dead) for name in names for dead in (True, False)]
+    meant.append(await discard(store, id=foreign_id(store)))
+    others = [await ack(store, await active(store)), await cancel(store, (await active(store)).id)]
+    others.append(await nack(store, await active(store)))
+    before = await states(store, others)
+
+    done = await bulk_retry.retry_matching(store, ALL)
+
+    assert (done.matched, done.retried, done.failures, done.next_cursor) == (9, 9, [], None)
+    assert set(await states(store, meant)) == {State.AVAILABLE}
+    assert await states(store, others) == before
+    assert (await bulk_retry.retry_matching(store, ALL)).matched == 0
+    consistent()
+
+
+async def test_the_filter_of_dead_letters_leaves_other_discarded_jobs_alone(
+    store: Store, consistent: Check
+) -> None:
+    dead, gone = await discard(store, dead=True), await discard(store)
+    for wanted in (DEAD, JobFilter(dead=True, queue=QUEUE)):
+        assert (await bulk_retry.retry_matching(store, wanted)).matched == int(wanted == DEAD)
+    assert await states(store, [dead, gone]) == [State.AVAILABLE, State.DISCARDED]
+    consistent()
+
+
+@pytest.mark.parametrize("dead", [True, False])
+@pytest.mark.parametrize(
+    "members", [{"queue": "one"}, {"type": "a.b"}, {"type": "a.*", "queue": "one"}]
+)
+async def test_what_the_filter_does_not_admit_stays(
+    store: Store, dead: bool, members: dict[str, Any], consistent: Check
+) -> None:
+    made = [
+        await discard(store, queue, type=kind, dead=dead)
+        for queue in ("one", "two")
+        for kind in ("a.b", "a.c", "c.d")
+    ]
+    wanted = JobFilter(dead=dead, **members)
+    done = await bulk_retry.retry_matching(store, wanted)
+
+    admitted = [job.id for job in made if wanted.admits(job)]
+    assert 0 < done.retried == len(admitted) < len(made)
+    for job in made:
+        state = (await read_jobs.get(store, job.id)).state
+        assert state is (State.AVAILABLE if job.id in admitted else State.DISCARDED)
+    consistent()
+
+
+async def test_a_time_is_that_of_death_for_dead_letters_and_of_creation_for_others(
+    store: Store, db: Any
+) -> None:
+    old, young = await discard(store, dead=True), await discard(store, dead=True)
+    age_job(db, shard_of(store), old.id, 2 * HOUR)
+    db.hincrby(shard_of(store).job(young.id), "c", -5 * HOUR)
+    died = (await read_jobs.get(store, young.id)).finished_ms or 0
+
+    assert (await bulk_retry.retry_matching(store, JobFilter(since_ms=died - HOUR))).matched == 0
+    done = await bulk_retry.retry_matching(store, JobFilter(dead=True, since_ms=died - HOUR))
+    assert (done.retried, (await read_jobs.get(store, young.id)).state) == (1, State.AVAILABLE)
+    done = await bulk_retry.retry_matching(store, JobFilter(dead=True, until_ms=died - HOUR))
+    assert (done.retried, (await read_jobs.get(store, old.id)).state) == (1, State.AVAILABLE)
+
+
+@pytest.mark.parametrize("dead", [True, False])
+async def test_a_call_has_bounds_and_the_next_goes_on_where_it_ended(
+    store: Store, monkeypatch: pytest.MonkeyPatch, dead: bool, consistent: Check
+) -> None:
+    monkeypatch.setattr(bulk_retry, "MOST_RETRIED", 7)
+    monkeypatch.setattr(bulk_retry, "MOST_LOOKED_AT", 150)
+    # All of one score: a cursor that counted those that have left would pass over others.
+    await discard_at_once(store, dead=60 * dead, others=60 * (not dead))
+    kept = [await discard(store, "other", type="not.this", dead=dead) for _ in range(3)]
+
+    first = await bulk_retry.retry_matching(store, JobFilter(dead=dead, type="mail.*"))
+    assert (first.retried, first.next_cursor is not None) == (7, True)
+    retried, calls = await retry_all(store, JobFilter(dead=dead, type="mail.*"))
+
+    assert retried == 53
+    assert calls >= 8
+    assert set(await states(store, kept)) == {State.DISCARDED}
+    assert consistent().count() == {"available": 60, "discarded": 3}
+
+
+async def test_dead_letters_among_others_of_the_same_moment_are_retried_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Check
+) -> None:
+    monkeypatch.setattr(bulk_retry, "MOST_RETRIED", 25)
+    settings = replace(store.settings, retention_dead_ms=store.settings.retention_discarded_ms)
+    await discard_at_once(replace(store, settings=settings), dead=20, others=20)
+
+    assert (await retry_all(store, ALL))[0] == 40
+    assert consistent().count() == {"available": 40}
+
+
+async def test_a_look_ends_when_its_time_is_over(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_retry, "BULK_S", 0.0)
+    await discard_at_once(store, dead=3)
+    done = await bulk_retry.retry_matching(store, DEAD)
+
+    assert (done.retried <= 1, done.next_cursor is not None) == (True, True)
+    assert (await retry_all(store, DEAD))[0] + done.retried == 3
+
+
+async def test_what_was_retried_by_another_is_counted_as_failed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = await discard(store, dead=True), await discard(store, dead=True)
+    original = dead_letters.retry
+
+    async def late(found: Store, job_id: str) -> JobRecord:
+        if job_id == one.id:
+            await original(found, job_id)
+        return await original(found, job_id)
+
+    monkeypatch.setattr(dead_letters, "retry", late)
+    done = await bulk_retry.retry_matching(store, DEAD)
+
+    assert (done.matched, done.retried) == (2, 1)
+    [(failed, reason)] = done.failures
+    assert failed == one.id
+    assert "dead letter" in reason
+    assert (await read_jobs.get(store, two.id)).state is State.AVAILABLE
+
+
+async def test_a_cursor_of_somebody_else_is_refused(store: Store) -> None:
+    for cursor in ("x", "WzksMCwiIiwiMSIsMF0"):
+        with pytest.raises(InvalidRequest, match="cursor"):
+            await bulk_retry.retry_matching(store, ALL, cursor)

@@ -1,0 +1,443 @@
+"""Batches over shards: all or none, in the order given, whoever dies and whoever else is at it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable, Duplicate
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.redis.durability import Durability, confirming
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import batch
+from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.enqueue.placement import command
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.queues import queues
+from ojs_cluster.store.sweeps.retention import purge_due
+from ojs_cluster.store.transactions import transactions
+from tests.store.shortcuts import (
+    DAY,
+    HOUR,
+    MINUTE,
+    ack,
+    foreign_id,
+    home_id,
+    new_job,
+    put,
+    queues_in_other_shards,
+    shard_of,
+    sibling_queue,
+    take,
+)
+from tests.store.unique_jobs import assert_nothing_left, keys_there, once, recover
+from tests.support.invariants import Census
+from tests.support.lossy import lossy
+from tests.support.mortal import dies_at
+from tests.support.timeshift import age_job
+
+
+async def test_a_thousand_jobs_over_all_shards_come_back_in_order(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    names = queues_in_other_shards(store, 64)
+    wanted = [new_job(names[i % 64], type=f"t{i}") for i in range(1000)]
+
+    stored = await enqueue_many(store, wanted)
+
+    assert [job.type for job in stored] == [f"t{i}" for i in range(1000)]
+    taken = await take(store, names[5], count=100)
+    assert [job.type for job in taken] == [f"t{i}" for i in range(5, 1000, 64)]
+    assert json.loads(stored[5].json())["state"] == "available"
+    assert_nothing_left(store, db)
+    consistent()
+
+
+async def test_relative_times_and_pending_jobs_survive_the_deal(store: Store) -> None:
+    one, other = queues_in_other_shards(store, 2)
+
+    stored = await enqueue_many(
+        store,
+        [
+            new_job(one, scheduled_at="+PT1H", expires_at="+PT2H"),
+            new_job(other, pending=True, priority=7),
+        ],
+    )
+
+    for job in stored:
+        assert (await read_jobs.get(store, job.id)).json() == job.json()
+    assert [job.state for job in stored] == ["scheduled", "pending"]
+
+
+@pytest.mark.parametrize("make_id", [home_id, foreign_id])
+async def test_an_id_that_is_taken_anywhere_refuses_the_whole_batch(
+    store: Store, db: Any, consistent: Callable[[], Census], make_id: Callable[[Store, str], str]
+) -> None:
+    one, other, third = queues_in_other_shards(store, 3)
+    taken = make_id(store, third)
+    await put(store, third, id=taken)
+    free = home_id(store, one)
+
+    with pytest.raises(Duplicate) as refused:
+        await enqueue_many(store, [new_job(one, id=free), new_job(other), new_job(third, id=taken)])
+
+    assert refused.value.details["index"] == 2
+    assert await take(store, one, other, count=9) == []
+    await put(store, one, id=free)
+    assert_nothing_left(store, db)
+    consistent()
+
+
+async def test_ids_of_clients_are_kept_and_found(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    one, other = queues_in_other_shards(store, 2)
+    ids = [home_id(store, one), foreign_id(store, other), home_id(store, other)]
+
+    await enqueue_many(
+        store,
+        [new_job(one, id=ids[0]), new_job(other, id=ids[1]), new_job(other, id=ids[2])],
+    )
+
+    for job_id in ids:
+        assert (await read_jobs.get(store, job_id)).id == job_id
+    with pytest.raises(Duplicate):
+        await put(store, "elsewhere", id=ids[1])
+    assert db.zcard(shard_of(store, other).claims) == 0
+    consistent()
+
+
+async def test_the_same_batch_sent_many_times_at_once_is_stored_once(
+    store: Store, other_store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    names = queues_in_other_shards(store, 4)
+    ids = [home_id(store, names[0]), foreign_id(store, names[1]), home_id(store, names[2])]
+    outcomes: list[list[JobRecord] | None] = []
+
+    async def send(through: Store) -> None:
+        wanted = [new_job(name, id=i) for name, i in zip(names, ids, strict=False)]
+        wanted.append(new_job(names[3], unique={}))
+        try:
+            outcomes.append(await enqueue_many(through, wanted))
+        except Duplicate:
+            outcomes.append(None)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(12):
+            nursery.start_soon(send, store if number % 2 else other_store)
+
+    assert len([found for found in outcomes if found]) == 1
+    assert len(await take(store, *names, count=99)) == 4
+    consistent()
+
+
+async def test_batches_that_want_each_others_locks_do_not_wait_for_ever(
+    store: Store, other_store: Store, db: Any
+) -> None:
+    types = [f"t{number}" for number in range(8)]
+    stored: list[JobRecord] = []
+
+    async def send(through: Store, order: list[str]) -> None:
+        wanted = [new_job(type=name, unique={"on_conflict": "replace"}) for name in order]
+        stored.extend(await enqueue_many(through, wanted))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(send, store, types)
+            nursery.start_soon(send, other_store, types[::-1])
+
+    assert len(stored) == 6 * 8
+    taken = await take(store, count=99)
+    assert sorted(job.type for job in taken) == types
+
+
+async def test_many_may_finish_a_batch_at_once(
+    store: Store, other_store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    names = queues_in_other_shards(store, 3)
+    old = await once(store, names[0])
+    wanted = [new_job(names[0], unique={"on_conflict": "replace"}), *map(new_job, names)]
+    draft = batch._Draft(store, wanted)
+    await draft.reserve()
+    deal = draft.deal()
+    await transactions.decide(store, deal, draft.lapses)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(8):
+            nursery.start_soon(transactions.settle, store if number % 2 else other_store, deal.id)
+
+    assert len(await take(store, *names, count=99)) == 4
+    assert (await read_jobs.get(store, old.id)).state == "cancelled"
+    await _end_all(store, names)
+    assert_nothing_left(store, db)
+    consistent()
+
+
+async def test_reservations_of_a_dead_batch_stand_in_nobodys_way(store: Store, db: Any) -> None:
+    one, other = queues_in_other_shards(store, 2)
+    ids = [home_id(store, one), home_id(store, other)]
+    wanted = [new_job(one, id=ids[0]), new_job(other, id=ids[1])]
+    at = 1
+    while not any(db.hexists(shard_of(store, name).job(i), "@t") for name, i in _pairs(one, ids)):
+        assert await dies_at(store, at, True, partial(enqueue_many, jobs=wanted))
+        at += 1
+
+    with trio.fail_after(60):
+        await put(store, one, id=ids[0])
+
+    assert (await read_jobs.get(store, ids[0])).queue == one
+
+
+def _pairs(queue: str, ids: list[str]) -> list[tuple[str, str]]:
+    return [(queue, ids[0])]
+
+
+async def test_lost_replies_store_a_batch_once(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    names = queues_in_other_shards(store, 3)
+    losing, client = lossy(
+        store, "reserve_ids", "transaction_commit", "enqueue_part", "transaction_end", times=1
+    )
+
+    stored = await enqueue_many(
+        losing, [new_job(names[0], id=home_id(store, names[0])), *map(new_job, names)]
+    )
+
+    assert {"reserve_ids", "transaction_commit", "enqueue_part", "transaction_end"} == set(
+        client.lost
+    )
+    taken = await take(store, *names, count=9)
+    assert sorted(job.id for job in taken) == sorted(job.id for job in stored)
+    await recover(store, db)
+    assert_nothing_left(store, db)
+    consistent()
+
+
+async def test_a_deal_carried_out_again_long_after_changes_nothing(store: Store, db: Any) -> None:
+    names = queues_in_other_shards(store, 2)
+    old = await once(store, names[0])
+    draft = batch._Draft(
+        store, [new_job(names[1], unique={"on_conflict": "replace"}), new_job(names[0])]
+    )
+    await draft.reserve()
+    deal = draft.deal()
+    now = await transactions.decide(store, deal, draft.lapses)
+    assert now is not None
+    await transactions.carry_out(store, deal, now)
+    await _end_all(store, names)
+
+    assert await transactions.decide(store, deal, draft.lapses) is not None
+    await transactions.carry_out(store, deal, now)
+    assert await transactions.settle(store, deal.id)
+
+    assert await take(store, *names, count=9) == []
+    assert (await read_jobs.get(store, old.id)).state == "cancelled"
+    assert_nothing_left(store, db)
+
+
+async def _half_written(store: Store, one: str, other: str) -> tuple[transactions.Deal, int]:
+    """A decided deal over the shards of two queues; the part of the first is written, the record
+    lies in the shard of the other."""
+    draft = batch._Draft(store, [new_job(other), new_job(one)])
+    await draft.reserve()
+    deal = draft.deal()
+    now = await transactions.decide(store, deal, draft.lapses)
+    assert now is not None
+    shard = shard_of(store, one)
+    keys, args = command(store, shard, deal.parts[shard][0], lapses=now + 300_000, deal=deal.id)
+    [status, *_] = await store.run(shard, "enqueue", keys, args)
+    assert status == b"ok"
+    return deal, now
+
+
+async def _run_and_forget(store: Store, db: Any, queue: str) -> str:
+    """The queue's only job runs, and its retention ends."""
+    [job] = await take(store, queue)
+    await ack(store, job)
+    age_job(db, shard_of(store, queue), job.id, 400 * DAY)
+    assert (await purge_due(store, shard_of(store, queue), 10)).done == 1
+    return job.id
+
+
+async def test_jobs_of_a_deal_that_have_run_do_not_run_again_when_the_rest_comes_late(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    """The shard of the other part is away, or no scheduler runs, for longer than all is kept."""
+    one, other = queues_in_other_shards(store, 2)
+    deal, _ = await _half_written(store, one, other)
+    await _run_and_forget(store, db, one)
+    for _ in range(3):
+        for shard in store.keys:
+            for name in db.zrange(shard.dealt, 0, -1):
+                db.zincrby(shard.dealt, -HOUR, name)
+            await transactions.tidy(store, shard, 100)
+
+    assert await transactions.settle(store, deal.id)
+
+    assert await take(store, one) == []
+    assert len(await take(store, other)) == 1
+    consistent()
+    await recover(store, db, HOUR)
+    assert not any(db.exists(shard.dealt) for shard in store.keys), "it is not remembered for ever"
+
+
+async def test_what_a_deal_has_written_is_remembered_while_its_home_does_not_answer(
+    store: Store, db: Any
+) -> None:
+    one, other = queues_in_other_shards(store, 2)
+    deal, _ = await _half_written(store, one, other)
+    shard = shard_of(store, one)
+    db.zincrby(shard.dealt, -HOUR, deal.id)
+
+    assert await transactions.tidy(Away(store, "transactions_open").store, shard, 1) == 1
+    assert await transactions.tidy(store, shard, 1) == 0, "others come first"
+
+    assert db.zscore(shard.dealt, deal.id) is not None
+
+
+async def test_a_process_that_stalls_while_another_ends_the_deal_writes_nothing_twice(
+    store: Store, db: Any
+) -> None:
+    one, other = queues_in_other_shards(store, 2)
+    deal, read_at = await _half_written(store, one, other)
+    await _run_and_forget(store, db, one)
+    shard = shard_of(store, one)
+    db.zincrby(shard.dealt, -9 * MINUTE, deal.id)
+
+    assert await transactions.settle(store, deal.id)
+    db.zincrby(shard.dealt, -2 * MINUTE, deal.id)
+    await transactions.tidy(store, shard, 100)
+    await transactions.carry_out(store, deal, read_at)
+
+    assert await take(store, one) == []
+
+
+async def test_a_deal_given_up_by_others_cannot_be_decided(store: Store, db: Any) -> None:
+    names = queues_in_other_shards(store, 2)
+    draft = batch._Draft(store, [new_job(name, id=home_id(store, name)) for name in names])
+    await draft.reserve()
+    deal = draft.deal()
+
+    assert not await transactions.settle(store, deal.id)
+
+    assert await transactions.decide(store, deal, draft.lapses) is None
+    assert await take(store, *names, count=9) == []
+
+
+async def test_an_accepted_batch_that_cannot_be_written_yet_says_so_and_is_written(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    names = queues_in_other_shards(store, 2)
+    away = Away(store)
+
+    with pytest.raises(BackendUnavailable) as told:
+        await enqueue_many(away.store, [new_job(name) for name in names])
+
+    assert told.value.outcome == "unknown"
+    await recover(store, db)
+    assert [len(await take(store, name, count=9)) for name in names] == [1, 1]
+    assert_nothing_left(store, db)
+    consistent()
+
+
+class Away:
+    """A store whose client cannot write jobs, or run another script: shards do not answer."""
+
+    def __init__(self, store: Store, name: str = "enqueue_part") -> None:
+        self.store, client = lossy(store)
+        original = client.script
+
+        async def refuse(slot: int, script: Any, keys: Any, args: Any, **more: Any) -> Any:
+            if script.name == name:
+                raise BackendUnavailable("no answer", outcome="not_applied")
+            return await original(slot, script, keys, args, **more)
+
+        client.script = refuse  # type: ignore[method-assign]
+
+
+async def test_counters_show_a_whole_batch_at_once(store: Store) -> None:
+    one, other = queues_in_other_shards(store, 2)
+    await enqueue_many(store, [new_job(one) for _ in range(60)] + [new_job(other)] * 40)
+    for name, count in ((one, 60), (other, 40)):
+        assert (await queues.stats(store, name)).counts[State.AVAILABLE] == count
+
+
+async def _end_all(store: Store, names: list[str]) -> None:
+    for name in names:
+        for job_id in await _active(store, name):
+            await ack(store, job_id)
+
+
+async def _active(store: Store, queue: str) -> list[str]:
+    shard = shard_of(store, queue)
+    found: Any = await store.redis.call(shard.slot, "ZRANGE", shard.active, 0, -1)
+    waiting = await take(store, queue, count=99)
+    return [raw.decode() for raw in found] + [job.id for job in waiting]
+
+
+async def batch_of_two(store: Store) -> None:
+    await enqueue_many(store, [new_job(name) for name in queues_in_other_shards(store, 2)])
+
+
+async def replacement(store: Store) -> None:
+    await once(store, keys=["type"], on_conflict="replace")
+    await once(store, sibling_queue(store), keys=["type"], on_conflict="replace")
+
+
+@pytest.mark.parametrize("write", [batch_of_two, replacement])
+async def test_a_deal_that_no_replica_confirmed_stays_owed_until_it_is_carried_out_again(
+    store: Store, db: Any, consistent: Callable[[], Census], write: Callable[[Store], Any]
+) -> None:
+    """A node may still forget its part: what is owed remembers it."""
+    with confirming(Durability.REPLICA) as request:
+        await write(store)
+
+    assert request.doubt is not None
+    kinds = [
+        entry.split()[0]
+        for shard in store.keys
+        for number, entry in db.hgetall(shard.outbox).items()
+        if number != b"seq"
+    ]
+    assert kinds.count(b"deal") == 1
+    before = consistent().count()
+    await recover(store, db)
+    assert consistent().count() == before
+    assert not [key for key in keys_there(db) if b":b:" in key or key.endswith(b":out")]
+
+
+async def test_a_part_that_comes_minutes_after_its_deal_was_read_is_not_written(
+    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch, consistent: Callable[[], Census]
+) -> None:
+    """Its shard may have written it, and have forgotten that it has."""
+    carry_out = transactions.carry_out
+
+    async def stalled(of: Store, deal: transactions.Deal, now_ms: int) -> dict[str, JobRecord]:
+        return await carry_out(of, deal, now_ms - 6 * MINUTE)
+
+    monkeypatch.setattr(transactions, "carry_out", stalled)
+    with pytest.raises(BackendUnavailable) as failure:
+        await batch_of_two(store)
+
+    assert failure.value.outcome == "unknown"
+    assert consistent().states == {}
+    monkeypatch.undo()
+    await recover(store, db)
+    assert consistent().count() == {"available": 2}
+
+
+async def test_a_deal_that_was_carried_out_counts_as_decided_when_its_record_is_gone(
+    store: Store, db: Any
+) -> None:
+    await batch_of_two(store)
+    [deal_id] = {name.decode() for shard in store.keys for name in db.zrange(shard.dealt, 0, -1)}
+
+    assert await transactions.settle(store, deal_id) is True
+    assert_nothing_left(store, db)

@@ -1,0 +1,357 @@
+"""An id that a request has claimed and not used: the next request for it is told the truth.
+
+The first request dies, or both are under way at once, and they place the job in different shards,
+because the queue's partitions changed or because the job names another queue.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+from zlib import crc32
+
+import msgspec
+import pytest
+
+from ojs_cluster.core.errors import BackendUnavailable, Duplicate, OJSError
+from ojs_cluster.core.jobs.envelope import NewJob
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import aliases
+from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
+from ojs_cluster.store.enqueue.placement import command, place
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.queues.partitions import Partitions
+from ojs_cluster.store.runtime import Runtime
+from ojs_cluster.store.unique import unique
+from ojs_cluster.store.unique.locks import Want, try_claim
+from ojs_cluster.store.unique.unique_steps import enqueue_step
+from tests.store.hot_queues import close_empty, put_into, spread
+from tests.store.shortcuts import (
+    QUEUE,
+    ack,
+    id_in,
+    new_job,
+    queues_in_other_shards,
+    shard_of,
+    take,
+)
+from tests.store.unique_jobs import age_lock, keys_there, once
+from tests.support.interrupted import interrupted
+from tests.support.invariants import Census
+from tests.support.mortal import dies_at
+from tests.support.timeshift import age_claim
+
+Check = Callable[[], Census]
+Enqueue = Callable[[Store, NewJob], Awaitable[JobRecord]]
+PARTS = 4
+_serial = itertools.count()
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for a request that these tests let die."""
+    monkeypatch.setattr(unique, "GRACE_MS", 0)
+
+
+async def alone(store: Store, job: NewJob) -> JobRecord:
+    return await enqueue(store, job)
+
+
+async def with_one_of_its_queue(store: Store, job: NewJob) -> JobRecord:
+    return (await enqueue_many(store, [job, new_job(job.queue, type="beside")]))[0]
+
+
+async def with_one_of_another_queue(store: Store, job: NewJob) -> JobRecord:
+    return (await enqueue_many(store, [job, new_job("beside", type="beside")]))[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a job is enqueued, and what it is."""
+
+    enqueue: Enqueue
+    unique: bool = False
+
+    def job(self, queue: str, job_id: str) -> NewJob:
+        """A job; if it is unique, no other is of its uniqueness."""
+        options: dict[str, Any] = {"unique": {}} if self.unique else {}
+        return new_job(queue, id=job_id, type=f"type{next(_serial)}", **options)
+
+
+WAYS = {
+    "alone": Way(alone),
+    "unique": Way(alone, unique=True),
+    "batch of a queue": Way(with_one_of_its_queue),
+    "batch": Way(with_one_of_another_queue),
+    "batch with unique": Way(with_one_of_another_queue, unique=True),
+}
+CHANGES = [
+    *(("elsewhere", "more", name) for name in WAYS),
+    *(("at home", "more", name) for name in ("alone", "batch")),
+    *(("at home", "fewer", name) for name in ("alone", "batch")),
+    ("elsewhere", "fewer", "unique"),
+]
+"""Where the id leads, what becomes of the number of partitions, how the job is enqueued."""
+
+ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+changes = pytest.mark.parametrize(("where", "change", "name"), CHANGES)
+
+
+def id_of_partition(store: Store, queue: str, number: int, *, at_home: bool) -> str:
+    """An id that is placed in a certain one of four partitions, by its bits or in spite of them."""
+    shards = store.keys.partitions(queue, PARTS)
+    if at_home:
+        return id_in(shards[number].index)
+    home = next(shard for shard in store.keys if shard not in shards)
+    ids = (id_in(home.index) for _ in itertools.count())
+    return next(job_id for job_id in ids if crc32(job_id.encode()) % PARTS == number)
+
+
+def knowing(store: Store) -> Store:
+    """Another process, which believes for good what ``store`` knows of partitions now."""
+
+    class Believed(Partitions):
+        async def current(self, store: Runtime) -> None:
+            """Ask nobody."""
+
+    known = Believed()
+    known._entries, known._ahead_ms = store.partitions.entries(), store.partitions._ahead_ms
+    return replace(store, partitions=known)
+
+
+def places(store: Store, db: Any, job_id: str) -> list[Shard]:
+    """The shards that have a job with the id."""
+    keys = {shard.job(job_id): shard for shard in store.keys}
+    return [keys[key] for key in keys_there(db) & set(keys) if db.hexists(key, f.STATE)]
+
+
+async def assert_one(store: Store, db: Any, job: NewJob) -> None:
+    """There is one job with the id, which the id leads to, and workers get it."""
+    assert job.id is not None
+    [shard] = places(store, db, job.id)
+    assert (await read_jobs.get(store, job.id)).queue == job.queue
+    assert shard in await store.partitions.open(store, job.queue)
+    assert job.id in {found.id for found in await take(store, job.queue, count=9)}
+
+
+@changes
+async def test_a_request_that_died_is_repeated_when_the_partitions_have_changed(
+    store: Store, db: Any, where: str, change: str, name: str, consistent: Check
+) -> None:
+    at, struck, way = 0, True, WAYS[name]
+    before, after = (1, PARTS) if change == "more" else (PARTS, 1)
+    while struck:
+        at, queue = at + 1, f"{QUEUE}{next(_serial)}"
+        shards = await spread(store, db, before, queue)
+        await put_into(store, shards[-1], queue)
+        for used in await take(store, queue):  # the queue has a hash where the job may go
+            await ack(store, used)
+        job = way.job(queue, id_of_partition(store, queue, 3, at_home=where == "at home"))
+        struck = await dies_at(store, at, True, lambda process: way.enqueue(process, job))  # noqa: B023
+        await spread(store, db, after, queue)
+        if after < before:
+            await close_empty(store, db, queue)
+
+        try:
+            stored = (await way.enqueue(store, job)).id == job.id
+        except Duplicate as error:
+            stored = error.details["existing_job_id"] == job.id
+
+        assert stored
+        await assert_one(store, db, job)
+    assert at > 3
+    consistent()
+
+
+@changes
+async def test_two_producers_that_know_different_partitions_store_one_job(
+    store: Store, db: Any, where: str, change: str, name: str, consistent: Check
+) -> None:
+    """The second request comes as a whole between any two calls of the first."""
+    at, interposed, way = 0, True, WAYS[name]
+    while interposed:
+        queue = f"{QUEUE}{next(_serial)}"
+        await store.queues.ensure(store, [queue, "beside"])
+        less = knowing(store)
+        await spread(store, db, PARTS, queue)
+        more = knowing(store)
+        slow, quick = (less, more) if change == "more" else (more, less)
+        job = way.job(queue, id_of_partition(store, queue, 2, at_home=where == "at home"))
+        answers: list[str] = []
+
+        async def ask(process: Store) -> None:
+            try:
+                answers.append((await way.enqueue(process, job)).id)  # noqa: B023
+            except Duplicate as error:
+                answers.append(f"not {error.details['existing_job_id']}")  # noqa: B023
+
+        await ask(interrupted(slow, lambda: ask(quick), before=at))  # noqa: B023
+        interposed = len(answers) == 2
+        assert sorted(answers) == [str(job.id), f"not {job.id}"][: len(answers)]
+        await assert_one(store, db, job)
+        at += 1
+    assert at > 2
+    consistent()
+
+
+# The first request named another queue
+
+
+def other_queue(store: Store) -> str:
+    """A queue of another shard."""
+    return next(
+        name
+        for name in queues_in_other_shards(store, 3)
+        if shard_of(store, name) != shard_of(store)
+    )
+
+
+def foreign_to_both(store: Store, *queues: str) -> str:
+    """An id whose bits name the shard of none of the queues."""
+    own = [shard_of(store, queue) for queue in queues]
+    return id_in(next(shard.index for shard in store.keys if shard not in own))
+
+
+@ways
+async def test_an_id_claimed_for_another_queue_is_refused_until_its_claim_has_lapsed(
+    store: Store, db: Any, way: Way, consistent: Check
+) -> None:
+    other = other_queue(store)
+    job = way.job(QUEUE, foreign_to_both(store, QUEUE, other))
+    home = store.keys.shard_of_id(str(job.id))
+    await aliases.AliasClaims(store).claim(shard_of(store, other), [(str(job.id), 0)], 1000, of=1)
+    before = keys_there(db)
+
+    with pytest.raises(BackendUnavailable) as refused:
+        await way.enqueue(store, job)
+    assert refused.value.outcome == "not_applied"
+    assert {key for key in keys_there(db) - before if b":j:" in key or b":u:" in key} == set()
+    age_claim(db, home, str(job.id), aliases.IN_FLIGHT_MS)
+
+    assert (await way.enqueue(store, job)).id == job.id
+    await assert_one(store, db, job)
+    consistent()
+
+
+@pytest.mark.parametrize("way", [WAYS["unique"], WAYS["batch"]], ids=["unique", "batch"])
+async def test_a_late_request_stores_nothing_when_its_id_was_taken_over(
+    store: Store, db: Any, way: Way, monkeypatch: pytest.MonkeyPatch, consistent: Check
+) -> None:
+    """It stalls between any two calls while another takes the id over. Its own claim has lapsed."""
+    other = other_queue(store)
+    at, stalled = 0, True
+    while stalled:
+        late = way.job(other, foreign_to_both(store, QUEUE, other))
+        job, taken = msgspec.structs.replace(late, queue=QUEUE), False
+
+        def good_for(ms: int) -> None:
+            for module in ("enqueue", "batch"):
+                monkeypatch.setattr(f"ojs_cluster.store.{module}.CLAIM_MS", ms)
+
+        async def take_over() -> None:
+            nonlocal taken
+            good_for(aliases.CLAIM_MS)
+            age_claim(db, store.keys.shard_of_id(str(job.id)), str(job.id), aliases.IN_FLIGHT_MS)  # noqa: B023
+            taken = (await way.enqueue(store, job)).id == job.id  # noqa: B023
+
+        good_for(-1000)
+        with suppress(OJSError):
+            await way.enqueue(interrupted(store, take_over, before=at), late)
+        stalled = taken
+        if taken:
+            await assert_one(store, db, job)
+        at += 1
+    assert at > 2
+    consistent()
+
+
+async def test_a_job_that_is_stored_while_another_request_looks_for_it_keeps_its_id(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    """The first request stores it between any two calls of the second, which stalls there."""
+    other = other_queue(store)
+    shard, at, stored = shard_of(store, other), 0, True
+    while stored:
+        job_id, stored = foreign_to_both(store, QUEUE, other), False
+
+        async def store_it() -> None:
+            nonlocal stored
+            keys, args = command(store, shard, [place(job_id, new_job(other))])  # noqa: B023
+            stored = (await store.run(shard, "enqueue", keys, args))[0] == b"ok"
+            age_claim(db, store.keys.shard_of_id(job_id), job_id, aliases.IN_FLIGHT_MS)  # noqa: B023
+
+        await aliases.AliasClaims(store).claim(shard, [(job_id, 0)], aliases.CLAIM_MS, of=1)
+        with suppress(OJSError):
+            await enqueue(interrupted(store, store_it, before=at), new_job(QUEUE, id=job_id))
+        assert places(store, db, job_id) == ([shard] if stored else [])
+        if stored:
+            assert (await read_jobs.get(store, job_id)).queue == other
+        at += 1
+    assert at > 4
+    consistent()
+
+
+async def test_a_job_that_is_counted_with_others_goes_to_the_first_partition_only(
+    store: Store, db: Any
+) -> None:
+    await spread(store, db, PARTS)
+    job_id = id_of_partition(store, QUEUE, 2, at_home=False)
+    third = store.keys.partitions(QUEUE, PARTS)[2]
+    await aliases.AliasClaims(store).claim(third, [(job_id, 0)], 1000, of=1)
+    job = new_job(id=job_id, rate_limit={"max_per_second": 5})
+
+    with pytest.raises(BackendUnavailable):
+        await enqueue(store, job)
+    age_claim(db, store.keys.shard_of_id(job_id), job_id, aliases.IN_FLIGHT_MS)
+    await enqueue(store, job)
+
+    assert places(store, db, job_id) == [shard_of(store)]
+
+
+# What else looks at ids
+
+
+async def test_a_lock_leads_to_its_job_though_that_was_stored_after_its_claim_was_dropped(
+    store: Store, db: Any, consistent: Check
+) -> None:
+    """The lock names the shard where the request that died wanted the job."""
+    other = other_queue(store)
+    job = new_job(QUEUE, id=foreign_to_both(store, QUEUE, other), unique={})
+    want = Want(job.fingerprint, str(job.id), shard_of(store, other).index)
+    await try_claim(store, store.keys.shard_of_fingerprint(job.fingerprint), [want])
+    await enqueue(store, job)
+    age_lock(db, store, job.fingerprint, 60_000)
+
+    with pytest.raises(Duplicate) as refused:
+        await once(store, other)
+
+    assert refused.value.details["existing_job_id"] == job.id
+    consistent()
+
+
+async def test_a_step_whose_first_process_died_is_stored_when_the_partitions_have_changed(
+    store: Store, db: Any
+) -> None:
+    """It is no refused step: nothing of its uniqueness is there."""
+    at, struck = 0, True
+    while struck:
+        at, queue = at + 1, f"{QUEUE}{next(_serial)}"
+        step = new_job(queue, unique={}, type=f"type{next(_serial)}")
+        job_id = id_of_partition(store, queue, 2, at_home=False)
+        struck = await dies_at(
+            store,
+            at,
+            True,
+            lambda process: enqueue_step(process, job_id, step, [], lapses=0),  # noqa: B023
+        )
+        await spread(store, db, PARTS, queue)
+
+        assert await enqueue_step(store, job_id, step, [], lapses=0) is None
+        await assert_one(store, db, msgspec.structs.replace(step, id=job_id))
+    assert at > 3

@@ -1,0 +1,195 @@
+"""A ban on what a slow producer has begun is none on the client who asks again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.core.jobs.envelope import NewJob
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue import batch
+from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_fixed, enqueue_many
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.sweeps import retention
+from ojs_cluster.store.sweeps.retention import tidy
+from ojs_cluster.store.unique import unique
+from ojs_cluster.store.unique.locks import Want, fence
+from tests.store.shortcuts import (
+    HOUR,
+    MINUTE,
+    ack,
+    foreign_id,
+    home_id,
+    new_job,
+    queues_in_other_shards,
+    shard_of,
+    take,
+)
+from tests.store.unique_jobs import age_lock, assert_nothing_left, lock_of, once, recover
+from tests.support.invariants import Census
+from tests.support.lossy import lossy
+from tests.support.timeshift import age_job
+
+
+async def alone(store: Store, job: NewJob) -> JobRecord:
+    return await enqueue(store, job)
+
+
+async def in_a_batch(store: Store, job: NewJob) -> JobRecord:
+    [other] = queues_in_other_shards(store, 1)
+    return (await enqueue_many(store, [job, new_job(other, type="other")]))[0]
+
+
+Enqueue = Callable[[Store, NewJob], Awaitable[JobRecord]]
+WAYS = [alone, in_a_batch]
+
+
+async def stalled(store: Store, job: NewJob) -> tuple[Shard, int]:
+    """A producer that has claimed the lock and stopped there; when its claim lapses (ms)."""
+    shard = store.keys.shard_of_queue(job.queue)
+    assert job.id is not None
+    assert job.unique is not None
+    want = Want(job.fingerprint, job.id, shard.index)
+    return shard, (await unique.claim(store, want, job.unique)).lapses
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("make_id", [home_id, foreign_id])
+async def test_a_client_that_asks_again_is_told_of_the_job_in_its_way_then_stored(
+    store: Store,
+    db: Any,
+    consistent: Callable[[], Census],
+    make_id: Callable[[Store], str],
+    way: Enqueue,
+) -> None:
+    job = new_job(id=make_id(store), unique={})
+    _, lapses = await stalled(store, job)
+    other = await once(store)  # has waited, and fenced the id
+
+    with pytest.raises(Duplicate) as refused:
+        await way(store, job)
+    assert refused.value.details["existing_job_id"] == other.id
+    [taken] = await take(store)
+    await ack(store, taken)
+
+    stored = await way(store, job)
+
+    assert (stored.id, stored.state) == (job.id, State.AVAILABLE)
+    assert not await enqueue_fixed(store, str(job.id), job, lapses=lapses)
+    with pytest.raises(Duplicate):
+        await once(store)
+    [mine] = await take(store)
+    assert mine.id == job.id
+    await ack(store, mine)
+    await recover(store, db, HOUR)
+    assert_nothing_left(store, db)
+    consistent()
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_the_slow_producer_finds_no_gap_when_that_job_is_gone(
+    store: Store, db: Any, way: Enqueue
+) -> None:
+    """A job stored over a fence stays as long as late writes may come, whatever its retention."""
+    store = replace(store, settings=replace(store.settings, retention_completed_ms=1000))
+    job = new_job(id=home_id(store), unique={})
+    shard, lapses = await stalled(store, job)
+    assert await fence(store, shard, str(job.id))
+    await way(store, new_job(id=job.id, type="plain"))
+    [taken] = [one for one in await take(store, count=9) if one.id == job.id]
+    await ack(store, taken)
+    age_job(db, shard, taken.id, MINUTE)
+
+    await retention.purge_due(store, shard, 10)
+
+    assert not await enqueue_fixed(store, str(job.id), job, lapses=lapses)
+
+
+async def test_a_batch_that_is_refused_puts_the_fence_back(store: Store, db: Any) -> None:
+    job = new_job(id=home_id(store), unique={})
+    shard, lapses = await stalled(store, job)
+    await fence(store, shard, str(job.id))
+    taken = await enqueue(store, new_job(id=home_id(store)))
+
+    with pytest.raises(Duplicate, match=taken.id):
+        await enqueue_many(store, [new_job(id=job.id, type="plain"), new_job(id=taken.id)])
+    with pytest.raises(Duplicate, match=taken.id):
+        await in_a_batch(store, new_job(id=taken.id))
+    draft = batch._Draft(store, [new_job(id=job.id, type="plain"), new_job("q0", type="other")])
+    await draft.reserve()
+    await draft.give_back()
+
+    assert not await enqueue_fixed(store, str(job.id), job, lapses=lapses)
+    assert (await enqueue(store, new_job(id=job.id, type="plain"))).id == job.id
+
+
+async def test_a_lock_leads_to_its_job_though_that_was_stored_in_another_shard(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    """Two producers of one id may disagree about the shard, and the first has claimed the lock."""
+    job = new_job(id=home_id(store), unique={})
+    await stalled(store, job)
+    queue = next(
+        name
+        for name in queues_in_other_shards(store, 2)
+        if shard_of(store, name) != shard_of(store)
+    )
+    mine = await once(store, queue, id=job.id)
+    lock = lock_of(store, db)
+    age_lock(db, store, lock, MINUTE)
+
+    with pytest.raises(Duplicate) as refused:
+        await once(store)
+
+    assert refused.value.details["existing_job_id"] == mine.id
+    assert not await fence(store, shard_of(store), mine.id)
+    new = await once(store, on_conflict="replace")
+    assert (await read_jobs.get(store, mine.id)).state is State.CANCELLED
+    assert [one.id for one in await take(store, "mail", queue, count=9)] == [new.id]
+    consistent()
+
+
+async def test_a_fence_for_good_is_not_stored_over(store: Store, db: Any) -> None:
+    job_id = home_id(store)
+    assert await fence(store, shard_of(store), job_id, for_good=True)
+    assert await fence(store, shard_of(store), job_id)  # another kind changes nothing
+
+    for policy in (None, {}, {"on_conflict": "replace"}):
+        with pytest.raises(Duplicate):
+            await enqueue(store, new_job(id=job_id, unique=policy))
+    with pytest.raises(Duplicate):
+        await in_a_batch(store, new_job(id=job_id))
+
+    db.zincrby(shard_of(store).claims, -HOUR, job_id)
+    await tidy(store, shard_of(store))
+    assert (await enqueue(store, new_job(id=job_id))).id == job_id
+
+
+async def test_a_mark_of_before_does_not_open_the_next_fence(store: Store) -> None:
+    """A producer that stalls after it met a fence is kept out by the one that came since."""
+    job = new_job(id=home_id(store))
+    shard = shard_of(store)
+    await fence(store, shard, str(job.id))
+    stalling, client = lossy(store, times=0)
+    original, tries = client.script, []
+
+    async def script(slot: int, script: Any, *args: Any, **more: Any) -> Any:
+        if script.name in ("enqueue", "enqueue_one"):
+            tries.append(script)
+            if len(tries) == 2:
+                await fence(store, shard, str(job.id))
+        return await original(slot, script, *args, **more)
+
+    client.script = script  # type: ignore[method-assign]
+
+    stored = await enqueue(stalling, job)
+
+    assert len(tries) == 3  # the first met the old fence, the second the new one
+    assert (await read_jobs.get(store, stored.id)).state == State.AVAILABLE

@@ -1,0 +1,298 @@
+"""The short scripts for plain jobs and those for any job leave the same behind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import Conflict
+from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.keys import Shard
+from ojs_cluster.redis.durability import Durability
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.enqueue.placement import Placed
+from ojs_cluster.store.fetch import long_poll
+from ojs_cluster.store.fetch.depth_cache import LimitedQueues
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.limits import rate_limits
+from tests.store.fetch.test_long_poll import waiting
+from tests.store.limit_jobs import key_in, keyed
+from tests.store.shortcuts import (
+    HOUR,
+    QUEUE,
+    ack,
+    active,
+    nack,
+    new_job,
+    promote_all,
+    put,
+    queues_in_other_shards,
+    shard_of,
+    take,
+)
+from tests.store.unique_jobs import locks_left, once
+from tests.store.workflow_jobs import chain, run_one, step
+from tests.support.invariants import Census
+from tests.support.lossy import lossy
+from tests.support.timeshift import age_job
+
+JOBS: Sequence[dict[str, Any]] = (
+    {},
+    {"priority": 7},
+    {"timeout_ms": 2 * HOUR, "visibility_timeout_ms": HOUR},
+    {"retry": {"max_attempts": 4}},
+    {"priority": -7},
+)
+
+
+async def one_life(store: Store, db: Any, queue: str) -> list[JobRecord]:
+    """Jobs of all kinds that short scripts serve: enqueued, fetched, failed, completed."""
+    stored = [await put(store, queue, **options) for options in JOBS]
+    [first] = await take(store, queue)
+    failed, *others = await take(store, queue, count=3)
+    await nack(store, failed)
+    age_job(db, shard_of(store, queue), failed.id, HOUR)
+    await promote_all(store, queue)
+    await take(store, queue, worker="")
+    answers = [await ack(store, first, worker_id="w1", lease_id=first.lease_id, result=b'{"n":1}')]
+    answers += [await ack(store, job) for job in (*others, failed)]
+    assert await take(store, queue, count=9) != []
+    return [*stored, first, failed, *others, *answers]
+
+
+def everything(db: Any, shard: Shard, ids: Sequence[str]) -> dict[str, Any]:
+    """All keys of a shard, without what differs from one life to the next: ids, times, leases."""
+    prefix = shard.due[: -len(b"due")]
+
+    def masked(value: Any) -> str:
+        text = value.decode() if isinstance(value, bytes) else repr(value)
+        for number, job_id in enumerate(dict.fromkeys(ids)):
+            text = text.replace(job_id, f"job{number}")
+        text = re.sub(r"lease_[0-9a-f]+", "lease", text)
+        return re.sub(r"\b1[0-9]{12}(\.0)?\b", "time", text)
+
+    found: dict[str, Any] = {}
+    for key in db.scan_iter(match=prefix + b"*", count=1000):
+        kind, short = db.type(key), key[len(prefix) :]
+        if kind == b"hash":
+            pairs = db.hgetall(key)
+            if short[:2] == b"c:":  # how long jobs have waited and run, and in which minute
+                pairs = {name: v for name, v in pairs.items() if name not in (b"ran", b"waited")}
+                pairs.pop(b"minute", None)
+            if short[:2] == b"m:":
+                pairs = {}
+            found[masked(short)] = {masked(name): masked(v) for name, v in pairs.items()}
+        elif kind == b"zset":
+            members = db.zrange(key, 0, -1, withscores=True)
+            found[masked(short)] = sorted((masked(name), masked(score)) for name, score in members)
+        elif kind == b"stream":
+            entries = [fields for _, fields in db.xrange(key)]
+            durations = [{k: v for k, v in fields.items() if k != b"d"} for fields in entries]
+            found[masked(short)] = [{k: masked(v) for k, v in each.items()} for each in durations]
+    return found
+
+
+async def test_plain_jobs_leave_the_same_behind_by_either_way(
+    store: Store, db: Any, consistent: Callable[[], Census], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, long = queues_in_other_shards(store, 2)
+    seen, client = lossy(store)
+    plain = await one_life(seen, db, short)
+    assert client.calls["enqueue_one"] == len(JOBS)
+    assert client.calls["enqueue"] == 1, "the queue's first job, which owes the queue's name"
+    assert client.calls.get("ack_any", 0) <= 1, "a minute has begun meanwhile"
+    assert "fetch_any" not in client.calls
+
+    monkeypatch.setattr(Placed, "plain", False)
+    scripts = dict(store.scripts)
+    scripts |= {"fetch": scripts["fetch_any"], "ack": scripts["ack_any"]}
+    seen, client = lossy(replace(store, scripts=scripts))
+    other = await one_life(seen, db, long)
+    assert not {"enqueue_one", "fetch", "ack"} & client.calls.keys()
+
+    def told(job: JobRecord, jobs: Sequence[JobRecord], queue: str) -> str:
+        text = job.json(lease=True).decode().replace(f'"{queue}"', '"queue"')
+        for number, job_id in enumerate(dict.fromkeys(one.id for one in jobs)):
+            text = text.replace(job_id, f"job{number}")
+        text = re.sub(r"lease_[0-9a-f]+", "lease", text)
+        return re.sub(r"\d{4}-\d\d-\d\dT[\d:.]+Z", "time", text)
+
+    assert [told(job, plain, short) for job in plain] == [told(job, other, long) for job in other]
+    left = everything(db, shard_of(store, short), [job.id for job in plain])
+    right = everything(db, shard_of(store, long), [job.id for job in other])
+    assert {key.replace(f":{short}", ":queue"): value for key, value in left.items()} == {
+        key.replace(f":{long}", ":queue"): _of(value, long, short) for key, value in right.items()
+    }
+    consistent()
+
+
+def _of(value: Any, queue: str, other: str) -> Any:
+    """The same as if it had been said of another queue."""
+    if isinstance(value, dict):
+        return {name: _of(each, queue, other) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_of(each, queue, other) for each in value]
+    return other if value == queue else value
+
+
+async def test_who_asks_for_no_job_gets_none(
+    store: Store, consistent: Callable[[], Census]
+) -> None:
+    await put(store)
+    assert await take(store, count=0) == []
+    assert consistent().count() == {"available": 1}
+
+
+async def test_a_queues_limits_leave_its_acks_short(
+    store: Store, consistent: Callable[[], Census]
+) -> None:
+    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=2))
+    for _ in range(5):
+        await put(store)
+    seen, client = lossy(store)
+    for _ in range(2):
+        for job in await take(store, count=9):
+            await ack(seen, job)
+    assert client.calls["ack"] == 4
+    assert client.calls.get("ack_any", 0) <= 2, "the first of its minute, and a minute may begin"
+    assert consistent().count() == {"available": 1, "completed": 4}
+
+
+async def test_the_short_ack_wakes_who_waits_for_room(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(long_poll, "LOOK_AGAIN_S", 1000)
+    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=1))
+    for _ in range(3):
+        await put(store)
+    [first] = await take(store)
+    await ack(store, first)  # its minute is noted now
+    [holder] = await take(store)
+    waiters, got = long_poll.Waiters(), []
+
+    async def wait() -> None:
+        got.extend(
+            await long_poll.fetch_or_wait(
+                store, waiters, [QUEUE], count=1, worker_id="w", wait_ms=HOUR
+            )
+        )
+
+    # Who is not woken takes the job only when its time is up.
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await waiting(waiters)
+            await ack(store, holder)
+    assert len(got) == 1
+
+
+async def test_the_short_ack_keeps_an_id_that_was_fixed_in_advance(store: Store, db: Any) -> None:
+    await ack(store, await active(store))
+    soon = replace(store, settings=replace(store.settings, retention_completed_ms=1))
+    await enqueue(store, new_job(), fields=[f.FIXED, b"1"])
+    [run] = await take(store)
+    done = await ack(soon, run)
+    assert done.finished_ms is not None
+    assert db.zscore(shard_of(store).finished, run.id) == done.finished_ms + 120_000
+
+
+async def test_jobs_that_only_wait_for_tokens_are_left_to_the_long_fetch(
+    store: Store, db: Any
+) -> None:
+    key = key_in(store, home=True)
+    for _ in range(2):
+        await keyed(store, key, concurrency=1)
+    assert len(await take(store, count=9)) == 1
+    shard = shard_of(store)
+    assert (db.zcard(shard.available(QUEUE)), db.zcard(shard.held(QUEUE))) == (0, 1)
+
+    fresh, client = lossy(replace(store, limited=LimitedQueues()))
+    assert await take(fresh) == []
+    assert (client.calls["fetch"], client.calls["fetch_any"]) == (1, 1)
+
+
+async def test_an_ack_that_is_to_be_confirmed_is_one_call(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That nothing was done would be confirmed as well, before the long script is asked."""
+    monkeypatch.setattr("ojs_cluster.store.jobs.ack.wanted", lambda _: Durability.REPLICA)
+    job = await active(store)
+    seen, client = lossy(store)
+    await ack(seen, job)
+    assert client.calls == {"ack_any": 1}
+
+
+async def test_a_short_script_leaves_what_it_cannot_do_to_the_long_one(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    seen, client = lossy(store)
+    queue, *_ = queues_in_other_shards(store, 1)
+    shard = shard_of(store, queue)
+
+    gone, expired, there = [await put(store, queue, expires_at="+PT1H") for _ in range(3)]
+    db.zrem(shard.expiring, gone.id)
+    db.delete(shard.job(gone.id))
+    db.hset(shard.job(expired.id), f.EXPIRES, 1)
+    db.zadd(shard.expiring, {expired.id: 1})
+    assert [job.id for job in await take(seen, queue, count=9)] == [there.id]
+    assert client.calls == {"touch_worker": 1, "fetch": 1, "fetch_any": 1}
+
+    due = await put(store, queue, scheduled_at="+PT1H")
+    age_job(db, shard, due.id, HOUR)
+    assert [job.id for job in await take(seen, queue, count=9)] == [due.id]
+    assert client.calls["fetch_any"] == 2
+    await take(seen, queue)
+    assert (client.calls["fetch"], client.calls["fetch_any"]) == (3, 2), "nothing is remembered"
+    assert consistent().count() == {"active": 2, "discarded": 1}
+
+
+async def test_the_short_ack_leaves_another_holders_job_alone(store: Store) -> None:
+    await ack(store, await active(store))  # its minute is noted now
+    job = await active(store)
+    for who in ({"worker_id": "w2"}, {"worker_id": "w1", "lease_id": "lease_of_another"}):
+        with pytest.raises(Conflict):
+            await ack(store, job, **who)
+    assert (await ack(store, job, worker_id="w1", lease_id=job.lease_id)).state == "completed"
+
+
+async def test_the_short_ack_leaves_jobs_that_owe_something_to_the_long_one(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    await ack(store, await active(store))  # its minute is noted now
+    await chain(store, step("first"), step("second"))
+    assert await run_one(store) == "first"
+    assert await run_one(store) == "second"
+
+    await once(store)
+    [unique] = await take(store)
+    await ack(store, unique)
+    assert locks_left(store, db) == 0
+
+    key = key_in(store, home=True)
+    for _ in range(2):
+        await keyed(store, key, concurrency=1)
+    for _ in range(2):
+        [limited] = await take(store, count=9)
+        await ack(store, limited)
+    consistent()
+
+
+@pytest.mark.parametrize("seq", ["1.5", "inf", "-1e30", "nan"])
+async def test_the_short_enqueue_counts_on_from_no_damaged_place(
+    store: Store, db: Any, seq: str
+) -> None:
+    counters = shard_of(store).queue(QUEUE)
+    await put(store)
+    db.hset(counters, "seq", seq)
+
+    made = [await put(store) for _ in range(3)]
+
+    assert db.hget(counters, "seq").isdigit()
+    assert [job.id for job in await take(store, count=9)][-3:] == [job.id for job in made]

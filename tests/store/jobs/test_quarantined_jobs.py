@@ -1,0 +1,163 @@
+"""One job that no transition can use stops none of the others, whatever meets it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.errors import MalformedJob
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.nack import Nack, nack_many
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.workers import workers
+from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from tests.store.shortcuts import (
+    HOUR,
+    QUEUE,
+    active,
+    failure,
+    home_id,
+    promote_all,
+    put,
+    reap_all,
+    shard_of,
+    take,
+)
+from tests.support.invariants import Census
+from tests.support.timeshift import age_job, age_worker
+
+Check = Callable[[], Census]
+
+WRONG = [(f.ATTEMPT, b"x"), (f.MAX_ATTEMPTS, None), (f.ERRORS, b"nan"), (f.QUEUE, None)]
+"""A field, and what is the matter with it: its value, or that it is missing."""
+MEETINGS = {
+    "timeout": State.RETRYABLE,
+    "lease": State.AVAILABLE,
+    "expiry": State.DISCARDED,
+    "schedule": State.AVAILABLE,
+}
+"""What the scheduler has to do for a job, and what a sound one becomes."""
+CASES = [(how, *wrong) for how in ("timeout", "lease", "expiry") for wrong in WRONG]
+CASES += [("schedule", f.QUEUE, None), ("schedule", f.PRIORITY, b"high")]
+
+
+def spoil(store: Store, db: Any, job: JobRecord, field: bytes, value: bytes | None) -> None:
+    key = shard_of(store).job(job.id)
+    if value is None:
+        db.hdel(key, field)
+    else:
+        db.hset(key, field, value)
+
+
+async def meet(store: Store, db: Any, how: str) -> JobRecord:
+    """A job that the scheduler has something to do for now."""
+    shard = shard_of(store)
+    match how:
+        case "timeout":
+            job = await active(store, timeout_ms=2 * HOUR)
+            db.zadd(shard.running, {job.id: 1})
+        case "lease":
+            job = await active(store)
+            db.zadd(shard.active, {job.id: 1})
+        case "expiry":
+            job = await put(store, expires_at="+PT1H")
+            db.zadd(shard.expiring, {job.id: 1})
+        case _:
+            job = await put(store, scheduled_at="+PT1H")
+            age_job(db, shard, job.id, HOUR)
+    return job
+
+
+def index(store: Store, how: str) -> bytes:
+    shard = shard_of(store)
+    by = {"timeout": shard.running, "lease": shard.active, "expiry": shard.expiring}
+    return by.get(how, shard.due)
+
+
+@pytest.mark.parametrize(("how", "field", "value"), CASES)
+async def test_a_sick_job_is_put_aside_and_reported_and_the_others_go_on(
+    store: Store,
+    db: Any,
+    how: str,
+    field: bytes,
+    value: bytes | None,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sick, well = await meet(store, db, how), await meet(store, db, how)
+    spoil(store, db, sick, field, value)
+    before = db.hgetall(shard_of(store).job(sick.id))
+    db.zadd(index(store, how), {sick.id: 0})  # the first that is met
+
+    loop = promote_all if how == "schedule" else reap_all
+    with caplog.at_level(logging.ERROR):
+        ticks = [await loop(store, limit=1) for _ in range(3)]
+
+    assert [tick.done for tick in ticks] == [1, 1, 0]
+    assert [tick.more for tick in ticks] == [True, True, False]
+    assert [tick.aside for tick in ticks] == [1, 0, 0]
+    assert (await read_jobs.get(store, well.id)).state is MEETINGS[how]
+    assert db.hgetall(shard_of(store).job(sick.id)) == before
+    assert db.zscore(index(store, how), sick.id) == ticks[0].now_ms + HOUR
+    assert [sick.id in record.getMessage() for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("packed", [b"often", b"linear:1000:1.2.3:5000:0", b"linear:0:1.0:0:0"])
+async def test_a_backoff_that_cannot_be_read_is_the_default(
+    store: Store, db: Any, packed: bytes, consistent: Check
+) -> None:
+    job = await meet(store, db, "timeout")
+    spoil(store, db, job, f.RETRY, packed)
+
+    await reap_all(store)
+
+    failed = await read_jobs.get(store, job.id)
+    assert (failed.state, len(failed.errors())) == (State.RETRYABLE, 1)
+    assert failed.retry_delay_ms is not None
+    assert 500 <= failed.retry_delay_ms <= 1500
+    consistent()
+
+
+async def test_among_many_nacks_a_sick_job_is_refused_and_the_others_end(
+    store: Store, db: Any
+) -> None:
+    held = [await active(store, id=home_id(store)) for _ in range(3)]
+    spoil(store, db, held[1], f.ERRORS, b"many")
+
+    nacks = [Nack(job.id, job.lease_id, failure(), requeue=False) for job in held]
+    first, sick, last = await nack_many(store, nacks, worker_id="w1")
+
+    assert (first, last) == (State.RETRYABLE, State.RETRYABLE)
+    assert isinstance(sick, MalformedJob)
+    assert db.hget(shard_of(store).job(held[1].id), f.STATE) == b"active"
+
+
+async def test_a_dead_workers_sick_job_is_left_to_its_lease(store: Store, db: Any) -> None:
+    for _ in range(2):
+        await put(store)
+    sick, well = await take(store, count=2)
+    spoil(store, db, sick, f.ATTEMPT, None)
+    home = store.keys.shard_of_worker("w1")
+    for _ in range(3):
+        await heartbeat(store, Beat("w1"))
+    age_worker(db, home, "w1", HOUR)
+    [dead], _, _ = await workers.find_dead(store, home, 10)
+
+    recovered, _ = await workers.recover(store, shard_of(store), [dead])
+
+    assert recovered == {"w1": 1}
+    assert (await read_jobs.get(store, well.id)).state is State.AVAILABLE
+    assert db.hget(shard_of(store).job(sick.id), f.STATE) == b"active"
+
+
+async def test_a_fetch_passes_over_a_sick_job_that_is_due(store: Store, db: Any) -> None:
+    sick = await meet(store, db, "schedule")
+    spoil(store, db, sick, f.QUEUE, None)
+    well = await put(store)
+
+    assert [job.id for job in await take(store, QUEUE, count=5)] == [well.id]

@@ -1,0 +1,168 @@
+"""``max_per_second`` that jobs declare for their queue: when it ends, and who ends it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.rate_limit import Limits, Rate
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.limits import rate_limits
+from ojs_cluster.store.operations import metrics
+from ojs_cluster.store.queues import queues
+from ojs_cluster.store.sweeps import retention
+from tests.store.hot_queues import put_into, spread
+from tests.store.shortcuts import HOUR, MINUTE, QUEUE, ack, put, shard_of, take
+from tests.support.lossy import lossy
+from tests.support.timeshift import age_declared
+
+DECLARED = {"max_per_second": 1}
+
+
+async def in_force(store: Store) -> int | None:
+    return (await rate_limits.of_queue(store, QUEUE)).max_per_second
+
+
+@pytest.mark.parametrize("end", ["ack", "cancel", "purge"])
+async def test_a_declared_limit_ends_an_hour_after_its_last_job(
+    store: Store, db: Any, end: str
+) -> None:
+    job = await put(store, rate_limit=DECLARED)
+    if end == "ack":
+        await ack(store, (await take(store))[0])
+    elif end == "cancel":
+        await cancel(store, job.id)
+    else:
+        await queues.purge(store, QUEUE)
+    age_declared(db, shard_of(store), QUEUE, 50 * MINUTE)
+    assert await in_force(store) == 1
+    age_declared(db, shard_of(store), QUEUE, 10 * MINUTE)
+    assert await in_force(store) is None
+
+    for _ in range(5):
+        await put(store)
+    assert len(await take(store, count=9)) == 5
+    fields = db.hkeys(shard_of(store).queue(QUEUE))
+    assert not [name for name in fields if name.startswith(b"mps")]
+    process, client = lossy(store)
+    await take(process, "other")
+    await take(process)
+    assert await in_force(store) is None
+    assert client.calls["fetch"] + client.calls["fetch_any"] == 2
+
+
+async def test_a_declared_limit_holds_as_long_as_its_job_waits(store: Store, db: Any) -> None:
+    for _ in range(3):
+        await put(store, priority=1)
+    await put(store, rate_limit=DECLARED, delay_until="2999-01-01T00:00:00Z")
+    age_declared(db, shard_of(store), QUEUE, 24 * HOUR)
+
+    assert await in_force(store) == 1
+    assert len(await take(store, count=9)) == 1
+
+
+async def test_jobs_that_waited_longer_declare_their_limit_again(store: Store, db: Any) -> None:
+    """The job that declared it last has ended, and others that declare it still wait."""
+    first = await put(store, rate_limit=DECLARED)
+    last = await put(store, rate_limit={"max_per_second": 5})
+    await cancel(store, last.id)
+    age_declared(db, shard_of(store), QUEUE, 2 * HOUR)
+    assert await in_force(store) is None
+
+    assert [job.id for job in await take(store)] == [first.id]
+    assert await in_force(store) == 1
+
+
+async def test_each_start_of_a_job_that_declares_it_prolongs_a_limit(store: Store, db: Any) -> None:
+    await put(store, rate_limit=DECLARED)
+    last = await put(store, rate_limit={"max_per_second": 5})
+    await cancel(store, last.id)
+    age_declared(db, shard_of(store), QUEUE, 50 * MINUTE)
+    assert len(await take(store)) == 1
+    age_declared(db, shard_of(store), QUEUE, 50 * MINUTE)
+
+    assert await in_force(store) == 5
+
+
+@pytest.mark.parametrize("partitions", [1, 4])
+async def test_an_operator_ends_a_declared_limit(store: Store, db: Any, partitions: int) -> None:
+    await spread(store, db, partitions)
+    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=8))
+    for _ in range(5):
+        await put(store, rate_limit=DECLARED)
+    assert len(await take(store, count=9)) == 1
+
+    await rate_limits.end_declared(store, QUEUE)
+    found = await rate_limits.of_queue(store, QUEUE)
+    assert (found.max_per_second, found.usage.limits.concurrency) == (None, 8)
+    assert len(await take(store, count=1)) == 1
+    assert await in_force(store) is None, "jobs that were there do not declare it again"
+    await put(store, rate_limit={"max_per_second": 7})
+    assert await in_force(store) == 7
+
+
+async def test_ending_the_limit_of_an_unknown_queue_creates_none(store: Store, db: Any) -> None:
+    await rate_limits.end_declared(store, QUEUE)
+    assert not db.exists(shard_of(store).queue(QUEUE))
+
+
+@pytest.mark.parametrize(
+    ("field", "partitions"),
+    [
+        *((name, 1) for name in ("starts", "next", "active", "acked", "created")),
+        *(("minutes", 1), ("limits", 1), ("limits", 2), ("whole", 2)),
+    ],
+)
+async def test_a_damaged_queue_is_shown(store: Store, db: Any, field: str, partitions: int) -> None:
+    """By every reader, and the janitor comes through its round."""
+    rate = Rate(1000, 1000)
+    shards = await spread(store, db, partitions)
+    await rate_limits.set_queue(store, QUEUE, Limits(1000, rate, rate))
+    await put(store, rate_limit={"max_per_second": 1000})
+    await ack(store, (await take(store))[0])
+    await put_into(store, shards[0])
+    key, name = shards[0].queue(QUEUE), field
+    if field == "minutes":
+        key, name = shards[0].minutes(QUEUE), "0"
+    for value in (b"text", b"9" * 400, b"1,x,0:0", b"\xff", b""):
+        db.hset(key, name, value)
+
+        assert (await rate_limits.of_queue(store, QUEUE)).usage.active >= 0
+        assert (await queues.stats(store, QUEUE)).live
+        numbers = await metrics.collect(store, most_queues=9)
+        assert numbers.queues[QUEUE].jobs[State.AVAILABLE] == 1
+        assert (await retention.retire_queues(store))[1] == ""
+
+
+async def test_a_malformed_job_hides_no_numbers(store: Store, db: Any) -> None:
+    job = await put(store)
+    db.hset(shard_of(store).job(job.id), f.CREATED, b"text")
+    db.hdel(shard_of(store).job(job.id), f.ENQUEUED)
+
+    numbers = await metrics.collect(store, most_queues=9)
+    assert numbers.queues[QUEUE].jobs[State.AVAILABLE] == 1
+
+
+@pytest.mark.parametrize(
+    "field", ["mps", "mpsat", "mpstarts", "mpsjob", "mpsoff", "limits", "starts", "next", "active"]
+)
+@pytest.mark.parametrize("value", ["text", "", "-1", "nan", "9" * 400, "text,text,text"])
+async def test_a_damaged_limit_stops_no_fetch(
+    store: Store, db: Any, field: str, value: str
+) -> None:
+    rate = Rate(1000, 1000)
+    await rate_limits.set_queue(store, QUEUE, Limits(1000, rate, rate))
+    await put(store, rate_limit={"max_per_second": 1000})
+    await take(store)
+    await put(store, rate_limit={"max_per_second": 1000})
+    db.hset(shard_of(store).queue(QUEUE), field, value)
+
+    assert len(await take(store, count=9)) == 1
+    if field.startswith("mps"):
+        await in_force(store)
+    await put(store)
+    assert len(await take(store, count=9)) == 1

@@ -1,0 +1,193 @@
+"""A job whose rate limit's key is free is not kept waiting by jobs of keys that are full."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.keys import Shard
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.fetch import long_poll
+from ojs_cluster.store.fetch.long_poll import Waiters, fetch_or_wait
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.jobs.record import JobRecord
+from tests.store.hot_queues import put_into, spread
+from tests.store.limit_jobs import held, key_in, keyed
+from tests.store.shortcuts import HOUR, QUEUE, ack, new_job, put, take, until
+from tests.store.unique_jobs import keys_there
+from tests.support.invariants import Census
+from tests.support.recording import Recording
+
+Consistent = Callable[[], Census]
+
+KEYS = 1000
+LOOKS = 2
+"""Fetches after which a job must have started whose key is free."""
+
+
+@pytest.fixture(params=["key at home", "key elsewhere"])
+def free(request: pytest.FixtureRequest, store: Store) -> str:
+    """A key with room, whose state lives in the queue's shard, or in another."""
+    return key_in(store, home=request.param == "key at home")
+
+
+async def block(store: Store, keys: int = KEYS, *, jobs: int = 2, queue: str = QUEUE) -> None:
+    """Put jobs of many keys into a queue, none of which may start."""
+    limits = [{"key": f"full:{number}", "concurrency": 0} for number in range(keys)] * jobs
+    for at in range(0, len(limits), 500):
+        await enqueue_many(
+            store, [new_job(queue, rate_limit=limit) for limit in limits[at : at + 500]]
+        )
+
+
+async def looks_until(store: Store, wanted: Sequence[JobRecord]) -> int:
+    """How many fetches of one job each it takes until all of some jobs are taken."""
+    missing = {job.id for job in wanted}
+    for number in range(1, 100):
+        missing -= {job.id for job in await take(store)}
+        if not missing:
+            return number
+    raise AssertionError("the job was not found")
+
+
+async def test_a_free_key_does_not_wait_for_the_jobs_of_a_full_one(
+    store: Store, consistent: Consistent, free: str
+) -> None:
+    full = {"key": "full", "concurrency": 1}
+    await enqueue_many(store, [new_job(rate_limit=full) for _ in range(300)])
+    [active] = await take(store)
+    job = await keyed(store, free, concurrency=1)
+
+    assert await looks_until(store, [job]) <= LOOKS
+    consistent()
+    await ack(store, active)
+    [following] = await take(store)
+    assert following.fields[b"rl"].startswith(b"full ")
+    consistent()
+
+
+async def test_a_free_key_does_not_wait_for_a_thousand_full_ones(
+    store: Store, consistent: Consistent, free: str
+) -> None:
+    await block(store)
+    job = await keyed(store, free, concurrency=1)
+
+    assert await looks_until(store, [job]) <= LOOKS
+    consistent()
+
+
+async def test_a_free_key_does_not_wait_for_keys_known_to_be_full(
+    store: Store, consistent: Consistent, free: str
+) -> None:
+    await block(store)
+    for _ in range(5):
+        assert await take(store) == []
+    job = await keyed(store, free, concurrency=1, priority=-9)
+
+    assert await looks_until(store, [job]) <= LOOKS
+    consistent()
+
+
+async def test_a_key_that_is_free_again_does_not_wait_for_full_ones(
+    store: Store, consistent: Consistent, free: str
+) -> None:
+    await block(store)
+    for _ in range(3):
+        await keyed(store, free, concurrency=1)
+    [job] = [job for _ in range(LOOKS) for job in await take(store)]
+    for _ in range(2):
+        await ack(store, job)
+        [job] = [job for _ in range(LOOKS) for job in await take(store)]
+        assert job.fields[b"rl"].startswith(free.encode())
+    consistent()
+
+
+async def put_unmet(store: Store, jobs: int) -> None:
+    """Enqueue jobs of twenty keys, none of which may start."""
+    limits = [{"key": f"full:{number % 20}", "concurrency": 0} for number in range(jobs)]
+    for at in range(0, jobs, 500):
+        await enqueue_many(store, [new_job(rate_limit=limit) for limit in limits[at : at + 500]])
+
+
+@pytest.mark.parametrize("jobs", [4000, pytest.param(20_000, marks=pytest.mark.soak)])
+async def test_few_calls_pass_thousands_of_jobs_that_no_fetch_has_met(
+    store: Store, consistent: Consistent, jobs: int
+) -> None:
+    await put_unmet(store, jobs)
+    job = await keyed(store, key_in(store, home=False), concurrency=1)
+    scripts = Recording(store.scripts)
+
+    assert await looks_until(replace(store, scripts=scripts), [job]) <= LOOKS
+
+    # 400 jobs each, and some calls that ask the twenty keys.
+    assert scripts.times["fetch_any"] <= jobs / 400 + 6
+    consistent()
+
+
+async def test_a_free_key_does_not_wait_in_any_partition(
+    store: Store, db: Any, consistent: Consistent
+) -> None:
+    shards = await spread(store, db, 4)
+    await block(store)
+    jobs = [await put_free_job(store, shard) for shard in shards]
+
+    assert await looks_until(store, jobs) <= LOOKS + len(jobs) - 1
+    consistent()
+
+
+async def put_free_job(store: Store, shard: Shard) -> JobRecord:
+    return await put_into(store, shard, rate_limit={"key": f"free:{shard.index}", "concurrency": 1})
+
+
+async def test_a_long_poll_gets_the_job_of_a_free_key_at_once(
+    store: Store, other_store: Store, db: Any, free: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(long_poll, "LOOK_AGAIN_S", 1000)
+    await block(store)
+    waiters = Waiters()
+    got: list[JobRecord] = []
+
+    async def wait() -> None:
+        got.extend(
+            await fetch_or_wait(store, waiters, [QUEUE], count=1, worker_id="w", wait_ms=HOUR)
+        )
+
+    # A waiter that is not woken takes the job only when its time is up.
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await until(lambda: asked_keys(db), lambda asked: asked == KEYS)
+            job = await keyed(other_store, free, concurrency=1)
+    assert [found.id for found in got] == [job.id]
+
+
+async def asked_keys(db: Any) -> int:
+    """How many of the full keys have been asked for a token."""
+    return sum(b":la:full:" in key for key in keys_there(db))
+
+
+async def test_jobs_are_asked_for_again_when_all_that_were_asked_for_are_cancelled(
+    store: Store, consistent: Consistent, free: str
+) -> None:
+    jobs = [await keyed(store, free, concurrency=1) for _ in range(103)]
+    [active] = await take(store)
+    assert await take(store, count=100) == []
+    assert await held(store, free) == (1, 100)
+    for job in jobs[1:101]:
+        await cancel(store, job.id)
+    consistent()
+    await ack(store, active)
+
+    assert [job.id for job in await take(store)] == [jobs[101].id]
+    consistent()
+
+
+async def test_a_plain_job_among_full_keys_is_had_at_once(store: Store) -> None:
+    await block(store)
+    plain = await put(store)
+    assert await looks_until(store, [plain]) == 1

@@ -1,0 +1,645 @@
+"""Rate limits by key: tokens, the handshake between shards, and death in the middle of it."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core.events import (
+    RATE_LIMIT_ADJUSTED,
+    RATE_LIMIT_DROPPED,
+    RATE_LIMIT_EXCEEDED,
+    RATE_LIMIT_RELEASED,
+)
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.rate_limit import Limits, Rate
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.fetch import fetch, long_poll
+from ojs_cluster.store.fetch.long_poll import Waiters, fetch_or_wait
+from ojs_cluster.store.jobs import fields as f
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.jobs.listing import JobFilter, list_jobs
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.limits import rate_limits, rate_tokens
+from ojs_cluster.store.operations.events import EventFilter, read_events
+from ojs_cluster.store.queues import queues
+from tests.store.limit_jobs import (
+    assert_no_token_left,
+    grants_pass,
+    held,
+    key_in,
+    keyed,
+    per_hour,
+    settle,
+    time_passes,
+)
+from tests.store.shortcuts import (
+    DAY,
+    HOUR,
+    MINUTE,
+    QUEUE,
+    ack,
+    nack,
+    new_job,
+    promote_all,
+    put,
+    queues_in_other_shards,
+    reap_all,
+    shard_of,
+    take,
+    until,
+)
+from tests.store.unique_jobs import keys_there
+from tests.support.invariants import Census
+from tests.support.lossy import lossy
+from tests.support.timeshift import age_job
+
+LIMIT_EVENTS = {
+    *(RATE_LIMIT_ADJUSTED, RATE_LIMIT_DROPPED),
+    *(RATE_LIMIT_EXCEEDED, RATE_LIMIT_RELEASED),
+}
+Consistent = Callable[[], Census]
+
+
+@pytest.fixture(params=["key at home", "key elsewhere"])
+def key(request: pytest.FixtureRequest, store: Store) -> str:
+    return key_in(store, home=request.param == "key at home")
+
+
+async def test_a_job_with_a_free_key_is_had_in_one_fetch_and_gives_its_token_back(
+    store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    job = await keyed(store, key, concurrency=1)
+
+    [taken] = await take(store)
+    assert taken.id == job.id
+    assert await held(store, key) == (1, 0)
+    consistent()
+    await ack(store, taken)
+    assert await held(store, key) == (0, 0)
+    assert_no_token_left(store, db)
+    consistent()
+
+
+async def test_the_pop_takes_the_token_itself_where_job_and_key_share_a_shard(
+    store: Store,
+) -> None:
+    for home in (True, False):
+        key = key_in(store, home=home)
+        await keyed(store, key, concurrency=1, rate=per_hour(9))
+        process, client = lossy(store)
+        [job] = await take(process)
+        assert client.calls["fetch_any"] == (1 if home else 2)
+        assert ("limit_request" in client.calls) == (not home)
+        found = await rate_limits.of_key(store, key)
+        assert (found.usage.active, found.usage.started) == (1, 1)
+        await ack(store, job)
+
+
+async def test_no_more_jobs_of_a_key_are_active_than_its_concurrency(
+    store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    for _ in range(6):
+        await keyed(store, key, concurrency=2)
+
+    first, second = await take(store, count=9)
+    assert await take(store, count=9) == []
+    consistent()
+    await ack(store, first)
+    [third] = await take(store, count=9)
+    await nack(store, second)
+    [fourth] = await take(store, count=9)
+    await nack(store, third, requeue=True)
+    age_job(db, shard_of(store), fourth.id, HOUR)
+    await reap_all(store)
+    assert len(await take(store, count=9)) == 2
+    assert await take(store, count=9) == []
+    consistent()
+
+
+async def test_keys_are_independent_and_span_queues_and_shards(store: Store) -> None:
+    names = queues_in_other_shards(store, 3)
+    for name in names:
+        for key in ("a", "b"):
+            await keyed(store, key, name, concurrency=1)
+
+    taken = await take(store, *names, count=9)
+    assert Counter(job.fields[b"rl"].split()[0] for job in taken) == {b"a": 1, b"b": 1}
+
+
+async def test_a_limited_head_does_not_block_what_is_behind_it(
+    store: Store, consistent: Consistent, key: str
+) -> None:
+    limit = {"key": key, "concurrency": 0}
+    await enqueue_many(store, [new_job(rate_limit=limit, priority=9) for _ in range(600)])
+    free = await put(store)
+
+    assert [job.id for job in await take(store)] == [free.id]
+    counts = (await queues.stats(store, QUEUE)).counts
+    assert counts[State.AVAILABLE] == 600
+    consistent()
+    for _ in range(3):
+        assert await take(store, count=60) == []
+    assert await held(store, key) == (0, 100)  # no more, however many wait
+    consistent()
+
+
+async def test_one_fetch_gets_the_job_behind_any_number_of_limited_ones(
+    store: Store, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "PASSING_S", 1000)
+    limit = {"key": key, "concurrency": 0}
+    for _ in range(4):
+        await enqueue_many(store, [new_job(rate_limit=limit, priority=9) for _ in range(400)])
+    free = await put(store)
+    assert [job.id for job in await take(store)] == [free.id]
+
+
+async def test_jobs_of_a_key_keep_priority_and_order(store: Store, key: str) -> None:
+    low = [(await keyed(store, key, concurrency=0)).id for _ in range(2)]
+    high = [(await keyed(store, key, concurrency=0, priority=5)).id for _ in range(2)]
+    assert await take(store, count=4) == []
+    await rate_limits.override(store, key, Limits(concurrency=1), None)
+
+    order = []
+    for _ in range(4):
+        [job] = await take(store)
+        order.append(job.id)
+        await ack(store, job)
+    assert order == high + low
+
+
+async def test_a_window_of_a_key_counts_starts(
+    store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    for _ in range(5):
+        await keyed(store, key, rate=per_hour(2))
+
+    taken = await take(store, count=9)
+    assert len(taken) == 2
+    for job in taken:
+        await ack(store, job)
+    assert await take(store, count=9) == []
+    await time_passes(store, db, key, HOUR)
+    assert len(await take(store, count=9)) == 2
+    assert await take(store, count=9) == []
+    consistent()
+
+
+async def test_a_token_that_nobody_fetched_does_not_use_up_the_window(
+    store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    await keyed(store, key, rate=per_hour(1))
+    await rate_limits.override(store, key, Limits(concurrency=0), None)
+    assert await take(store) == []
+    await rate_limits.override(store, key, Limits(), None)  # granted, and nobody comes
+    assert await held(store, key) == (1, 0)
+    consistent()
+
+    await grants_pass(store, db)
+    assert await held(store, key) == (0, 0)
+    consistent()
+    assert len(await take(store)) == 1
+
+
+async def test_a_token_of_a_job_that_left_its_queue_stops_no_others(
+    store: Store, db: Any, key: str
+) -> None:
+    """One that was quarantined and repaired: it is nowhere, and those after it go on."""
+    for _ in range(2):
+        await keyed(store, key, concurrency=2)
+    await rate_limits.override(store, key, Limits(concurrency=0), None)
+    assert await take(store, count=2) == []
+    await rate_limits.override(store, key, Limits(concurrency=2), None)
+    assert await held(store, key) == (2, 0)
+    shard = shard_of(store)
+    first = db.zrange(shard.available(QUEUE), 0, 0)[0]
+    db.zrem(shard.available(QUEUE), first)
+
+    await grants_pass(store, db)
+    assert await held(store, key) == (0, 0)
+    assert db.zcard(shard.granted) == 0
+    [other] = await take(store)
+    assert other.id != first.decode()
+
+
+async def test_a_throttle_of_a_key_spaces_starts(store: Store, db: Any, key: str) -> None:
+    for _ in range(3):
+        await keyed(store, key, throttle=per_hour(6))
+
+    for _ in range(3):
+        [job] = await take(store, count=3)
+        await ack(store, job)
+        assert await take(store, count=3) == []
+        await time_passes(store, db, key, 9 * MINUTE)
+        assert await take(store, count=3) == []
+        await time_passes(store, db, key, MINUTE)
+
+
+async def test_limits_of_queue_and_key_hold_together(store: Store, key: str) -> None:
+    await rate_limits.set_queue(store, QUEUE, Limits(rate=Rate(1, HOUR)))
+    for _ in range(3):
+        await keyed(store, key, concurrency=5)
+
+    assert len(await take(store, count=9)) == 1
+    assert await take(store, count=9) == []
+
+
+@pytest.mark.parametrize("when", ["met by nobody", "asked", "granted", "active"])
+@pytest.mark.parametrize("how", ["cancel", "expire", "purge"])
+async def test_a_token_goes_back_whatever_ends_its_job(
+    store: Store, db: Any, consistent: Consistent, key: str, when: str, how: str
+) -> None:
+    blocked = when == "asked"
+    first = await keyed(store, key, concurrency=0 if blocked else 1, ttl=3600)
+    if when == "granted":
+        await rate_limits.override(store, key, Limits(concurrency=0), None)
+        await take(store)
+        await rate_limits.override(store, key, Limits(), None)
+        assert await held(store, key) == (1, 0)
+    elif when != "met by nobody":
+        await take(store)
+    if how == "cancel":
+        await cancel(store, first.id)
+    elif how == "purge":
+        await queues.purge(store, QUEUE)
+    else:
+        age_job(db, shard_of(store), first.id, 2 * HOUR)
+        await reap_all(store)
+
+    if how == "purge" and when == "active":
+        assert await held(store, key) == (1, 0)
+        await ack(store, first)
+    assert await held(store, key) == (0, 0)
+    assert_no_token_left(store, db)
+    consistent()
+
+
+async def test_a_queue_without_workers_keeps_no_token(
+    store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    """It has asked for many; the first that comes shows that nobody looks any more."""
+    other = queues_in_other_shards(store, 1)[0]
+    for _ in range(30):
+        await keyed(store, key, concurrency=1)
+    await keyed(store, key, other, concurrency=1)
+    [active] = await take(store)
+    assert await take(store, count=29) == []
+    assert await take(store, other) == []
+    shard = shard_of(store)
+    db.hincrby(shard.queue(QUEUE), "hungry", -MINUTE)
+
+    await ack(store, active)
+    assert await held(store, key) == (1, 0)
+    assert len(await take(store, other)) == 1
+    consistent()
+
+
+async def test_every_token_of_queues_without_workers_goes_back(
+    store: Store, db: Any, consistent: Consistent
+) -> None:
+    """However many others of these queues have asked."""
+    key, shard = key_in(store, home=False), shard_of(store)
+    names = [f"idle{i}" for i in range(1000) if shard_of(store, f"idle{i}") is shard][:3]
+    policy = {"key": key, "concurrency": 1}
+    await keyed(store, key, concurrency=1)
+    assert len(await take(store)) == 1
+    asks = []
+    for name in names:
+        await enqueue_many(store, [new_job(name, rate_limit=policy) for _ in range(100)])
+        assert await take(store, name, count=100) == []
+        db.hincrby(shard.queue(name), "hungry", -MINUTE)
+        first = db.zrange(shard.held(name), 0, 0)[0].decode()
+        asks.append(f"{first}/{db.hget(shard.job(first), f.ASKED).decode()}")
+    await rate_tokens._grant(store, shard, key, "+", asks)
+    for ask in asks:
+        assert not db.hexists(shard.job(ask.partition("/")[0]), f.ASKED)
+    consistent()
+
+
+async def test_a_job_that_reschedules_comes_back_when_there_is_room(
+    store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    await keyed(store, key, rate=per_hour(1))
+    second = await keyed(store, key, rate=per_hour(1), on_limit="reschedule")
+    assert len(await take(store, count=9)) == 1
+
+    found = await read_jobs.get(store, second.id)
+    assert found.state == State.SCHEDULED
+    assert found.due_ms is not None
+    assert found.due_ms > found.created_ms + 50 * MINUTE
+    consistent()
+    age_job(db, shard_of(store), second.id, HOUR)
+    await time_passes(store, db, key, HOUR)
+    await promote_all(store)
+    assert [job.id for job in await take(store)] == [second.id]
+    consistent()
+
+
+async def test_a_job_that_is_dropped_at_the_limit_is_discarded(
+    store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    await keyed(store, key, concurrency=1)
+    [active] = await take(store)
+    second = await keyed(store, key, concurrency=1, on_limit="drop", ttl=3600)
+
+    assert await take(store) == []
+    assert (await read_jobs.get(store, second.id)).state == State.DISCARDED
+    consistent()
+    await ack(store, active)
+    assert_no_token_left(store, db)
+
+
+async def test_events_tell_of_limits_that_are_met_and_of_room(store: Store, key: str) -> None:
+    await keyed(store, key, concurrency=1)
+    [active] = await take(store)
+    second = await keyed(store, key, concurrency=1)
+    assert await take(store) == []
+    third = await keyed(store, key, concurrency=1, on_limit="drop")
+    assert await take(store) == []
+    await nack(store, active, {"message": "429", "rate_limit_until": "2999-01-01T00:00:00Z"})
+    await rate_limits.override(store, key, Limits(concurrency=3), None)
+    await release_hold(store, key)
+
+    page = await read_events(store, EventFilter(), limit=100)
+    told = [event for event in map(json.loads, page.events) if event["type"] in LIMIT_EVENTS]
+    assert {event["subject"] for event in told} == {key}
+    data: dict[str, list[Any]] = {}
+    for event in told:
+        assert event["data"].pop("key") == key
+        data.setdefault(event["type"], []).append(event["data"])
+    limit = {"strategy": "concurrency", "limit": 1, "current": 1}
+    assert data[RATE_LIMIT_EXCEEDED][0] == {"job_id": second.id, **limit}
+    assert data[RATE_LIMIT_EXCEEDED][1]["job_id"] == third.id
+    assert data[RATE_LIMIT_DROPPED] == [
+        {"job_id": third.id, "job_type": "mail.send", "queue": QUEUE}
+    ]
+    [adjusted] = data[RATE_LIMIT_ADJUSTED]
+    assert adjusted["reason"] == "rate_limit_until"
+    assert data[RATE_LIMIT_RELEASED] == [{"job_id": second.id, "strategy": "concurrency"}]
+
+
+async def release_hold(store: Store, key: str) -> None:
+    """As if the time had come until which a worker held the key."""
+    shard = store.keys.shard_of_limit(key)
+    await store.redis.call(shard.slot, "HDEL", shard.limit(key), "hold")
+    await rate_tokens.run_limit(store, "limit_refresh", key, [])
+
+
+async def test_an_override_holds_for_its_time(store: Store, db: Any, key: str) -> None:
+    for _ in range(3):
+        await keyed(store, key, concurrency=1)
+    now = (await rate_limits.of_key(store, key)).now_ms
+    await rate_limits.override(store, key, Limits(concurrency=0), now + HOUR)
+    assert await take(store) == []
+    await time_passes(store, db, key, HOUR)
+
+    assert len(await take(store, count=9)) == 1
+
+
+async def test_the_youngest_job_declares_the_limits(store: Store, key: str) -> None:
+    for _ in range(4):
+        await keyed(store, key, concurrency=1)
+    await keyed(store, key, concurrency=3)
+
+    assert len(await take(store, count=9)) == 3
+
+
+async def test_listing_and_counts_include_those_who_wait(store: Store, key: str) -> None:
+    for _ in range(3):
+        await keyed(store, key, concurrency=0)
+    assert await take(store) == []
+
+    for wanted in (JobFilter(), JobFilter(state=State.AVAILABLE), JobFilter(queue=QUEUE)):
+        assert len((await list_jobs(store, wanted, limit=10)).jobs) == 3
+    assert (await queues.stats(store, QUEUE)).depth == 3
+    assert await queues.purge(store, QUEUE) == (3, 0)
+
+
+async def test_a_key_is_forgotten_a_day_after_its_last_use(store: Store, db: Any, key: str) -> None:
+    job = await keyed(store, key, rate=per_hour(5))
+    await take(store)
+    await time_passes(store, db, key, 2 * DAY)
+    assert await held(store, key) == (1, 0)  # its job is still active
+    await ack(store, job)
+    await time_passes(store, db, key, DAY)
+
+    shard = store.keys.shard_of_limit(key)
+    assert not keys_there(db) & {shard.limit(key), shard.limits, shard.looks}
+
+
+async def test_waiters_are_woken_by_a_token(
+    store: Store, other_store: Store, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(long_poll, "LOOK_AGAIN_S", 1000)
+    for _ in range(2):
+        await keyed(store, key, concurrency=1)
+    [active] = await take(store)
+    waiters = Waiters()
+    got: list[JobRecord] = []
+
+    async def wait() -> None:
+        got.extend(
+            await fetch_or_wait(store, waiters, [QUEUE], count=1, worker_id="w", wait_ms=HOUR)
+        )
+
+    async def asked() -> int:
+        return (await held(store, key))[1]
+
+    # Who is not woken takes the job only when its time is up.
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await until(asked, bool)
+            await ack(other_store, active)
+    assert len(got) == 1
+
+
+async def test_asks_that_a_master_lost_are_repeated(
+    store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    for _ in range(3):
+        await keyed(store, key, concurrency=1)
+    [active] = await take(store)
+    assert await take(store, count=2) == []
+    shard = store.keys.shard_of_limit(key)
+    db.delete(shard.askers(key))
+    await ack(store, active)
+    assert await held(store, key) == (0, 0)
+
+    await grants_pass(store, db, again=True)
+    assert await held(store, key) == (1, 1)
+    consistent()
+    assert len(await take(store)) == 1
+
+
+async def test_an_answer_that_a_master_lost_is_given_again(
+    store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    await keyed(store, key, concurrency=1)
+    [active] = await take(store)
+    await keyed(store, key, concurrency=1)
+    assert await take(store) == []
+    shard = store.keys.shard_of_limit(key)
+    [token] = db.zrange(shard.askers(key), 0, -1)
+    db.delete(shard.askers(key))
+    await ack(store, active)
+    db.zadd(shard.holders(key), {token: 0})
+
+    await grants_pass(store, db, again=True)
+    consistent()
+    assert len(await take(store)) == 1
+    consistent()
+
+
+async def test_tokens_of_jobs_that_a_master_lost_come_back(
+    store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    await keyed(store, key, concurrency=2)
+    [active] = await take(store)
+    lost = {f"{shard_of(store).index}/{active.id[:-4]}f{n:03}/1": 1 for n in range(600)}
+    db.zadd(store.keys.shard_of_limit(key).holders(key), lost)
+    for _ in range(4):  # it looks at 500 at a time
+        await time_passes(store, db, key, HOUR)
+        await settle(store, db)
+
+    assert await held(store, key) == (1, 0)
+    consistent()
+
+
+async def active_jobs(store: Store) -> list[JobRecord]:
+    return (await list_jobs(store, JobFilter(state=State.ACTIVE), limit=99)).jobs
+
+
+async def waiting_jobs(store: Store) -> list[JobRecord]:
+    return (await list_jobs(store, JobFilter(state=State.AVAILABLE), limit=99)).jobs
+
+
+async def test_lost_replies_give_no_token_twice(
+    store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    scripts = ("limit_request", "limit_grant", "limit_free", "limit_start", "outbox_settle")
+    process, client = lossy(store, *scripts)
+    for _ in range(4):
+        await keyed(process, key, concurrency=1, rate=per_hour(100))
+    done = 0
+    while done < 4:
+        taken = await take(process, count=4)
+        assert len(taken) <= 1
+        for job in taken:
+            await ack(process, job)
+            done += 1
+        await settle(process, db)
+    assert {"limit_request", "limit_grant"} <= set(client.lost)
+    assert_no_token_left(store, db)
+    consistent()
+
+
+@pytest.mark.parametrize(
+    "seed", [0, 3, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(4, 12))]
+)
+async def test_whatever_happens_no_limit_is_passed_and_no_token_stays(
+    store: Store, other_store: Store, db: Any, consistent: Consistent, seed: int
+) -> None:
+    """Queues of several shards, two keys, two processes, and everything that ends an attempt."""
+    chance = random.Random(seed)
+    names = queues_in_other_shards(store, 1 + seed % 4)
+    limits = {"a": 2, "b": 3}
+    processes = (store, other_store)
+    active: dict[str, JobRecord] = {}
+
+    def of_key(job: JobRecord) -> str:
+        return job.fields[b"rl"].split()[0].decode()
+
+    async def step() -> None:
+        process = chance.choice(processes)
+        what = chance.choice(("put", "put", "take", "take", "take", "end", "end", "pass"))
+        if what == "put":
+            key = chance.choice("ab")
+            await keyed(process, key, chance.choice(names), concurrency=limits[key])
+        elif what == "take":
+            wanted = chance.sample(names, chance.randint(1, len(names)))
+            for job in await take(process, *wanted, count=chance.randint(1, 3)):
+                active[job.id] = job
+        elif what == "pass":
+            await grants_pass(store, db, chance.choice(names))
+            await settle(store, db)
+        elif active:
+            job = active.pop(chance.choice(sorted(active)))
+            end = chance.choice(("ack", "nack", "requeue", "cancel", "lose"))
+            if end == "ack":
+                await ack(process, job)
+            elif end == "cancel":
+                await cancel(process, job.id)
+            elif end == "lose":
+                age_job(db, shard_of(store, job.queue), job.id, HOUR)
+                await reap_all(store, job.queue)
+            else:
+                await nack(process, job, requeue=end == "requeue")
+
+    for _ in range(120):
+        await step()
+        counts = Counter(of_key(job) for job in active.values())
+        assert all(counts[key] <= limits[key] for key in limits), counts
+    consistent()
+    await finish_all(store, db, names)
+    assert_no_token_left(store, db)
+    consistent()
+
+
+async def finish_all(store: Store, db: Any, names: list[str]) -> None:
+    """Work until nothing waits."""
+    for job in await active_jobs(store):
+        await ack(store, job.id)
+    with trio.fail_after(60):
+        while await waiting_jobs(store):
+            for job in await take(store, *names, count=9):
+                await ack(store, job)
+            await settle(store, db)
+    for name in names:
+        await grants_pass(store, db, name)
+    await settle(store, db)
+
+
+async def test_workers_at_once_never_pass_a_limit(
+    store: Store, other_store: Store, db: Any, consistent: Consistent, key: str
+) -> None:
+    for _ in range(40):
+        await keyed(store, key, concurrency=3)
+    working = most = done = 0
+
+    async def worker(process: Store) -> None:
+        nonlocal working, most, done
+        while done < 40:
+            for job in await take(process):
+                working += 1
+                most = max(most, working)
+                await trio.lowlevel.checkpoint()
+                working -= 1
+                await ack(process, job)
+                done += 1
+            await trio.sleep(0.005)
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(worker, (store, other_store)[number % 2])
+    assert most <= 3
+    await settle(store, db)
+    assert_no_token_left(store, db)
+    consistent()
+
+
+async def test_a_declaration_that_comes_late_changes_nothing(store: Store, key: str) -> None:
+    await keyed(store, key, concurrency=3)
+    await rate_tokens.declared(store, shard_of(store), f"{key} 1,-,- w 1".encode())
+
+    assert (await rate_limits.of_key(store, key)).usage.limits == Limits(concurrency=3)

@@ -1,0 +1,245 @@
+"""What a store refuses to work with, who leads, and the test hook that forgets everything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ojs_cluster.keys import META
+from ojs_cluster.redis.settings import ClientSettings
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.open import open_store
+from ojs_cluster.store.operations import admin, coverage, health, leader
+from ojs_cluster.store.operations.schema import UnusableBackend
+from ojs_cluster.store.settings import StoreSettings
+from tests.store.shortcuts import active, foreign_id, put, take, until
+from tests.support.invariants import Census
+from tests.support.patience import patient_client
+from tests.support.servers import all_keys
+
+Check = Callable[[], Census]
+
+
+async def test_another_shard_count_is_refused(backend: Embedded, store: Store) -> None:
+    with pytest.raises(UnusableBackend, match=r"over 64 shards, but OJS_SHARDS is 32.*=64"):
+        async with open_store(ClientSettings.from_url(backend.url), shards=32):
+            pass
+
+
+async def test_another_schema_version_is_refused(backend: Embedded, store: Store, db: Any) -> None:
+    db.hset(store.keys.meta.schema, "version", 99)
+    with pytest.raises(UnusableBackend, match="schema version 99"):
+        async with open_store(ClientSettings.from_url(backend.url)):
+            pass
+
+
+async def test_an_eviction_policy_is_refused_unless_allowed(standalone: Embedded) -> None:
+    settings = ClientSettings.from_url(standalone.url)
+    with standalone.nodes[0].client() as node:
+        node.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            with pytest.raises(UnusableBackend, match="OJS_ALLOW_EVICTION"):
+                async with open_store(settings):
+                    pass
+            async with open_store(settings, StoreSettings(allow_eviction=True)) as store:
+                assert await put(store)
+        finally:
+            node.config_set("maxmemory-policy", "noeviction")
+
+
+@pytest.mark.parametrize(("shards", "idle"), [(2, 1), (64, 0)])
+async def test_masters_that_serve_no_shard_are_told_of(
+    cluster: Embedded, caplog: pytest.LogCaptureFixture, shards: int, idle: int
+) -> None:
+    with caplog.at_level("WARNING"):
+        async with open_store(patient_client(cluster), shards=shards):
+            pass
+    said = [r.getMessage() for r in caplog.records if "none of" in r.getMessage()]
+    assert len(said) == bool(idle)
+    assert all(text.startswith(f"{idle} of 3 Redis masters serve none of the 2") for text in said)
+
+
+@pytest.mark.parametrize("setting", ["yes", "no"])
+async def test_a_cluster_that_one_lost_master_stops_is_warned_of(
+    cluster: Embedded, setting: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = "cluster-require-full-coverage"
+    with cluster.nodes[1].client() as node:
+        assert node.config_get(name) == {name: "no"}
+        node.config_set(name, setting)
+        try:
+            async with open_store(patient_client(cluster)) as store:
+                await coverage.check(store)
+        finally:
+            node.config_set(name, "no")
+
+    warnings = {text for text in caplog.messages if name in text}
+    assert len(warnings) == (setting == "yes")
+    assert all(cluster.nodes[1].address in text for text in warnings)
+
+
+async def test_a_user_that_may_not_ask_for_the_configuration_is_not_warned(
+    cluster: Embedded, caplog: pytest.LogCaptureFixture
+) -> None:
+    for each in cluster.nodes:
+        with each.client() as node:
+            node.config_set("cluster-require-full-coverage", "yes")
+            node.execute_command("ACL", "SETUSER", "default", "-config|get")  # type: ignore[no-untyped-call]
+    try:
+        async with open_store(patient_client(cluster)) as store:
+            await coverage.check(store)
+    finally:
+        for each in cluster.nodes:
+            with each.client() as node:
+                node.execute_command("ACL", "SETUSER", "default", "+config|get")  # type: ignore[no-untyped-call]
+                node.config_set("cluster-require-full-coverage", "no")
+
+    assert not [text for text in caplog.messages if "coverage" in text]
+
+
+async def test_health_tells_latency_and_coverage(store: Store) -> None:
+    found = await health.check(store)
+
+    assert found.covered
+    assert 0 < found.latency_ms < 5000
+
+
+async def test_reset_forgets_everything_but_the_schema_and_who_leads(
+    store: Store, backend: Embedded, consistent: Check
+) -> None:
+    lease = (await leader.acquire(store, META, "g", "me", 60_000)).lease
+    assert lease is not None
+    for queue in ("a", "b", "c"):
+        await active(store, queue)
+        await put(store, queue, id=foreign_id(store, queue))
+
+    assert await admin.reset(store) > 0
+    meta = store.keys.meta
+    assert all_keys(backend) == {
+        *(meta.schema, meta.leader("g"), meta.fence("g"), meta.candidates("g")),
+        *(shard.schema for shard in store.keys),
+    }
+    assert await leader.renew(store, lease) == "kept"
+    assert await put(store, "a")
+    assert len(await take(store, "a")) == 1
+    consistent()
+
+
+# Leadership
+
+
+async def lead(store: Store, group: str, identity: str, ttl_ms: int = 60_000) -> leader.Lease:
+    """Lead, whoever is preferred."""
+    lease = await stand(store, group, identity, ttl_ms)
+    assert lease is not None
+    return lease
+
+
+async def stand(
+    store: Store, group: str, identity: str, ttl_ms: int = 60_000
+) -> leader.Lease | None:
+    """Lead if the lock is free, whoever is preferred."""
+    return (await leader.acquire(store, META, group, identity, ttl_ms, insist=True)).lease
+
+
+async def test_one_leads_at_a_time_and_tokens_grow(store: Store, other_store: Store) -> None:
+    first = await lead(store, "g", "one")
+    refused = await leader.acquire(other_store, META, "g", "two", 60_000, insist=True)
+    assert refused.lease is None
+    assert 0 < refused.ends_in_ms <= 60_000
+    assert await leader.renew(store, first) != "lost"
+    assert await leader.release(store, first)
+    second = await lead(other_store, "g", "two")
+
+    assert second.token > first.token
+    assert await leader.renew(store, first) == "lost"
+    assert not await leader.release(store, first)
+    assert await leader.renew(other_store, second) != "lost"
+
+
+async def test_a_lease_that_is_not_renewed_ends(store: Store) -> None:
+    first = await lead(store, "g", "one", 50)
+    second = await until(lambda: stand(store, "g", "two"), lambda lease: lease is not None)
+    assert second is not None
+    assert second.token == first.token + 1
+    assert await leader.renew(store, first) == "lost"
+
+
+async def test_a_renewal_starts_the_time_anew(store: Store, db: Any) -> None:
+    lease = await lead(store, "g", "one")
+    db.pexpire(store.keys.meta.leader("g"), 30_000)
+    assert await leader.renew(store, lease) == "kept"
+
+    assert db.pttl(store.keys.meta.leader("g")) > 50_000
+
+
+async def test_groups_and_shards_are_led_independently(store: Store) -> None:
+    await lead(store, "a", "one")
+    await lead(store, "b", "two")
+    assert (await leader.acquire(store, 0, "a", "two", 60_000)).lease is not None
+    assert (await leader.acquire(store, 63, "a", "three", 60_000)).lease is not None
+
+
+async def test_an_identity_with_spaces_is_one_identity(store: Store) -> None:
+    lease = await lead(store, "g", "host 1 2")
+    assert await stand(store, "g", "host 1") is None
+    assert await leader.renew(store, lease) != "lost"
+
+
+async def test_candidates_share_the_shards(store: Store) -> None:
+    async def preferred(shard: int) -> str:
+        """Who gets a lease that is free, of those that do not insist."""
+        found = []
+        for name in names:
+            lease = (await leader.acquire(store, shard, "g", name, 60_000)).lease
+            if lease is not None:
+                found.append(name)
+                assert await leader.release(store, lease)
+        assert found
+        return found[-1]
+
+    names = ["one", "two", "three"]
+    for shard in range(9):
+        await preferred(shard)  # now each knows of all
+    shares = [await preferred(shard) for shard in range(9)]
+    assert shares == sorted(names) * 3
+
+    [*_, leaving] = sorted(names)
+    names.remove(leaving)
+    for shard in range(9):
+        await leader.leave(store, shard, "g", leaving, 60_000)
+    assert [await preferred(shard) for shard in range(4)] == sorted(names) * 2
+
+
+async def test_a_leader_is_told_whom_a_shard_should_go_to(store: Store, db: Any) -> None:
+    b = (await leader.acquire(store, 0, "g", "b", 60_000)).lease
+    assert b is not None
+    assert await leader.renew(store, b) == "kept"
+    refused = await leader.acquire(store, 0, "g", "a", 60_000)
+    assert refused.lease is None
+    assert await leader.renew(store, b) == "wanted"
+    # One that has not called for half a life may be dead: nothing is handed over to it.
+    db.zincrby(store.keys.shard(0).candidates("g"), -31_000, "a")
+    assert await leader.renew(store, b) == "kept"
+
+
+async def test_candidates_are_bounded_and_forgotten(store: Store, db: Any) -> None:
+    key = store.keys.shard(0).candidates("g")
+    for number in range(80):
+        await leader.acquire(store, 0, "g", f"c{number:02}", 60_000)
+    assert db.zcard(key) == 64
+    assert 0 < db.pttl(key) <= 120_000
+    db.zadd(key, {"old": 1})
+    await leader.acquire(store, 0, "g", "c79", 60_000)
+    assert db.zscore(key, "old") is None
+
+
+async def test_who_leaves_frees_what_it_leads_and_nothing_else(store: Store) -> None:
+    lease = await lead(store, "g", "one")
+    await leader.leave(store, META, "g", "two", 60_000)
+    assert await leader.renew(store, lease) == "kept"
+    await leader.leave(store, META, "g", "one", 60_000)
+    assert await leader.renew(store, lease) == "lost"

@@ -1,0 +1,191 @@
+"""Effects are carried out side by side; what cannot be done now is in the way of no other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.keys import Shard
+from ojs_cluster.redis import Client
+from ojs_cluster.redis.durability import Durability, confirming
+from ojs_cluster.store.context import Effect, Store
+from ojs_cluster.store.fanout import WIDTH
+from ojs_cluster.store.outbox import unreachable_shards as away_shards
+from ojs_cluster.store.outbox.outbox import deliver, drain, drain_waiting
+from tests.store.shortcuts import clock_ms
+from tests.support.lossy import AbsentClient, lossy
+
+
+def owe(db: Any, shard: Shard, *kinds: str) -> Sequence[bytes]:
+    """Owe effects since long ago; returns them as a script would."""
+    flat = []
+    for number, kind in enumerate(kinds, 1):
+        db.hset(shard.outbox, str(number), f"{kind} 0 {number}")
+        db.zadd(shard.out, {str(number): number})
+        flat += [b"%d" % number, f"{kind} 0 {number}".encode()]
+    return flat
+
+
+def with_effects(store: Store, **effects: Effect) -> Store:
+    return replace(store, effects=effects)
+
+
+async def away(_store: Store, _shard: Shard, _payload: bytes) -> None:
+    raise BackendUnavailable("no connection", outcome="not_applied")
+
+
+async def test_effects_whose_shard_is_away_keep_no_others_waiting(store: Store, db: Any) -> None:
+    shard = store.keys.shard(3)
+    done: list[bytes] = []
+
+    async def near(_store: Store, _shard: Shard, payload: bytes) -> None:
+        done.append(payload)
+
+    owe(db, shard, "away", "away", "away", "near")
+    half = with_effects(store, away=away, near=near)
+    for _ in range(2):
+        await drain(half, shard, 2)
+    assert done == [b"4"]
+
+    whole = with_effects(store, away=near, near=near)
+    assert db.hgetall(shard.outbox) == {b"1": b"away 0 1", b"2": b"away 0 2", b"3": b"away 0 3"}
+    for number in db.zrange(shard.out, 0, -1):
+        db.zadd(shard.out, {number: 1})
+    await drain(whole, shard, 9)
+    assert sorted(done) == [b"1", b"2", b"3", b"4"]
+    assert not db.exists(shard.outbox, shard.out)
+
+
+async def test_who_owes_much_to_a_shard_that_is_away_does_not_wait_for_each(
+    store: Store, db: Any
+) -> None:
+    shard, tries = store.keys.shard(3), 0
+
+    async def slow(_store: Store, _shard: Shard, _payload: bytes) -> None:
+        nonlocal tries
+        tries += 1
+        await trio.lowlevel.checkpoint()
+        raise BackendUnavailable("no connection", outcome="not_applied")
+
+    owed = owe(db, shard, *["slow"] * 200)
+    await deliver(with_effects(store, slow=slow), shard, owed)
+    assert 1 <= tries <= WIDTH
+    assert db.zcard(shard.out) == 200
+
+
+async def test_who_owes_much_and_is_in_doubt_does_not_wait_for_each(store: Store, db: Any) -> None:
+    shard, done = store.keys.shard(3), 0
+
+    async def unsure(_store: Store, _shard: Shard, _payload: bytes) -> None:
+        nonlocal done
+        done += 1
+        await trio.lowlevel.checkpoint()
+        work.doubt = "no replica has it"
+
+    owed = owe(db, shard, *["unsure"] * 200)
+    with confirming(Durability.ASYNC) as work:
+        await deliver(with_effects(store, unsure=unsure), shard, owed)
+    assert 1 <= done <= WIDTH
+    assert db.zcard(shard.out) == 200
+
+
+async def test_effects_of_one_script_are_carried_out_side_by_side(store: Store, db: Any) -> None:
+    shard, here, both = store.keys.shard(3), 0, trio.Event()
+
+    async def meet(_store: Store, _shard: Shard, _payload: bytes) -> None:
+        nonlocal here
+        here += 1
+        if here == 2:
+            both.set()
+        await both.wait()
+
+    owed = owe(db, shard, "meet", "meet")
+    with trio.fail_after(60):
+        await deliver(with_effects(store, meet=meet), shard, owed)
+    assert not db.exists(shard.outbox, shard.out)
+
+
+async def fails(_store: Store, _shard: Shard, _payload: bytes) -> None:
+    raise RuntimeError("no")
+
+
+async def test_an_effect_that_fails_is_tried_again_after_half_a_second_then_after_twice_that(
+    store: Store, db: Any
+) -> None:
+    shard = store.keys.shard(3)
+    owed = owe(db, shard, "fails")
+    for attempts, pause_ms in ((1, 500), (2, 1000), (3, 2000)):
+        before = await clock_ms(store, shard.slot)
+        await deliver(with_effects(store, fails=fails), shard, owed)
+        after = await clock_ms(store, shard.slot)
+        assert before + pause_ms <= db.zscore(shard.out, "1") <= after + pause_ms
+        assert db.hget(shard.outbox, "1") == b"fails %d 1" % attempts
+
+
+async def test_a_failure_whose_record_is_not_answered_counts_as_one_attempt(
+    store: Store, db: Any
+) -> None:
+    shard = store.keys.shard(3)
+    owed = owe(db, shard, "fails")
+    flaky, client = lossy(with_effects(store, fails=fails), "outbox_settle")
+    await deliver(flaky, shard, owed)
+
+    assert client.lost == ["outbox_settle"]
+    assert db.hget(shard.outbox, "1") == b"fails 1 1"
+
+
+async def test_an_effect_whose_shard_is_away_is_tried_again_after_five_seconds(
+    store: Store, db: Any
+) -> None:
+    shard = store.keys.shard(3)
+    owe(db, shard, "away")
+    before = await clock_ms(store, shard.slot)
+    await drain(with_effects(store, away=away), shard, 9)
+    after = await clock_ms(store, shard.slot)
+    assert before + 5000 <= db.zscore(shard.out, "1") <= after + 5000
+    assert db.hget(shard.outbox, "1") == b"away 0 1"
+
+
+@pytest.mark.parametrize("first", ["both", "nothing"])
+async def test_while_two_shards_are_away_their_entries_are_tried_one_at_a_time(
+    store: Store, db: Any, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An entry that another shard holds up, or that needs none any more, proves nothing."""
+    monkeypatch.setattr(away_shards, "PAUSE_S", 600.0)
+    shard, one, other = (store.keys.shard(index) for index in (3, 4, 5))
+    asked: list[int] = []
+
+    class Counting(AbsentClient):
+        def _ask(self, slot: int) -> None:
+            if slot in self.slots:
+                asked.append(slot)
+            super()._ask(slot)
+
+    async def reach(watched: Store, _shard: Shard, payload: bytes) -> None:
+        targets = {b"both": (other, one), b"nothing": (), b"one": (one,)}[payload]
+        for target in targets:
+            await watched.redis.call(target.slot, "EXISTS", target.outbox)
+
+    for number, target in enumerate([first, *["one"] * 100], 1):
+        db.hset(shard.outbox, str(number), f"reach 0 {target}")
+        db.zadd(shard.waiting(one.index), {str(number): number})
+    db.zadd(shard.away, {str(one.index): 1})
+    absent = replace(
+        with_effects(store, reach=reach),
+        redis=cast(Client, Counting(store.redis, {one.slot, other.slot})),
+    )
+    await drain_waiting(absent, shard, 200)
+
+    assert asked.count(one.slot) <= 1 + WIDTH
+    assert asked.count(other.slot) == (first == "both")
+    assert db.zcard(shard.waiting(one.index)) == 100
+    assert db.zcard(shard.waiting(other.index)) == (first == "both")
+    tick = await drain_waiting(absent, shard, 200)
+    assert tick.next_ms is not None
+    assert tick.next_ms > tick.now_ms, "no try without a pause"
+    assert asked.count(one.slot) <= 1 + WIDTH

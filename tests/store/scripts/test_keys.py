@@ -1,0 +1,243 @@
+"""Keys: slots, tags, and the Lua twins of what Python spells."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.crc import key_slot
+
+import ojs_cluster
+from ojs_cluster.keys import MAX_SHARDS, META, SHARD_KEYS, Keyspace, Shard
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.jobs import fields
+from ojs_cluster.store.scripts import read_includes, read_transitions
+from tests.support.servers import observer
+
+SCRIPTS = read_transitions()
+INCLUDES = read_includes()
+
+
+@pytest.fixture
+def lua(standalone: Embedded) -> Iterator[Any]:
+    """Runs Lua on a real server."""
+    with observer(standalone) as client:
+        yield client.eval
+
+
+def built_keys(shard: Shard) -> dict[str, bytes]:
+    keys = {name: getattr(shard, name) for name in SHARD_KEYS}
+    for builder in (
+        *(shard.job, shard.available, shard.queue, shard.minutes, shard.dead_of),
+        *(shard.workflow, shard.definitions, shard.results, shard.lock, shard.deal),
+        *(shard.held, shard.thirst, shard.limit, shard.holders, shard.askers),
+        *(shard.leader, shard.fence, shard.candidates),
+    ):
+        keys[builder.__name__] = builder("x{y}z")
+    for of_queue in (shard.asked, shard.unasked):
+        keys[of_queue.__name__] = of_queue("x{y}z", "k")
+    return {**keys, "worker": shard.worker("host{1}:2"), "waiting": shard.waiting(META)}
+
+
+@pytest.mark.parametrize("shards", [1, 2, 3, 7, 64, 100, 1000, MAX_SHARDS])
+def test_each_shard_lies_in_its_own_equal_range_of_slots(shards: int) -> None:
+    keyspace = Keyspace(shards)
+
+    assert len(keyspace) == shards
+    for index, shard in enumerate(keyspace):
+        assert shard.index == index
+        assert shard.slot == key_slot(shard.tag.encode())
+        assert index * 16384 // shards <= shard.slot < (index + 1) * 16384 // shards
+    assert len({shard.tag for shard in keyspace}) == shards
+
+
+@pytest.mark.parametrize("shards", [0, -1, MAX_SHARDS + 1])
+def test_a_shard_count_out_of_range_is_refused(shards: int) -> None:
+    with pytest.raises(ValueError, match="between 1 and"):
+        Keyspace(shards)
+
+
+@pytest.mark.parametrize("masters", [3, 4, 5, 6])
+def test_masters_that_split_the_slots_evenly_own_the_same_number_of_shards(masters: int) -> None:
+    owned = [0] * masters
+    for shard in Keyspace(64):
+        owned[shard.slot * masters // 16384] += 1
+
+    assert max(owned) - min(owned) <= 1
+
+
+def test_every_key_and_channel_of_a_shard_carries_its_tag_and_slot() -> None:
+    for shard in Keyspace(64):
+        built = built_keys(shard)
+        assert len(set(built.values())) == len(built)
+        for key in built.values():
+            assert key.startswith(b"ojs:{%b}:" % shard.tag.encode())
+            assert key_slot(key) == shard.slot
+
+
+def test_keys_of_the_whole_cluster_carry_one_tag_of_their_own() -> None:
+    meta = Keyspace(64).meta
+
+    for key in (
+        *(meta.schema, meta.queues, meta.leader("g"), meta.fence("g"), meta.candidates("g")),
+        *(meta.crons, meta.cron_names, meta.cron("x"), meta.cron_history("x")),
+        *(meta.events, meta.sched, meta.audit, meta.audit_refused),
+    ):
+        assert key.startswith(b"ojs:{meta}:")
+        assert key_slot(key) == meta.slot
+    assert not any(shard.tag == "meta" for shard in Keyspace(64))
+
+
+@pytest.mark.parametrize("shards", [1, 64, MAX_SHARDS])
+def test_a_slot_names_its_shard_and_back(shards: int) -> None:
+    keyspace = Keyspace(shards)
+    names = [META, *range(shards)]
+    slots = [keyspace.slot_of_index(index) for index in names]
+    assert [keyspace.index_of_slot(slot) for slot in slots] == names
+    unused = set(range(16384)) - set(slots)
+    assert keyspace.index_of_slot(unused.pop()) is None
+
+
+def test_lua_spells_keys_as_python_does(lua: Any) -> None:
+    shard = Keyspace(64).shard(63)
+    builders = {
+        "job_key('x')": shard.job("x"),
+        "available_key('x')": shard.available("x"),
+        "queue_key('x')": shard.queue("x"),
+        "minutes_key('x')": shard.minutes("x"),
+        "dead_key('x')": shard.dead_of("x"),
+        "worker_key('x')": shard.worker("x"),
+        "{workflow_keys('x')}": [shard.workflow("x"), shard.definitions("x"), shard.results("x")],
+        "deal_key('x')": shard.deal("x"),
+        "waiting_key('63')": shard.waiting(63),
+        "held_key('x')": shard.held("x"),
+        "limit_key('x')": shard.limit("x"),
+        "holders_key('x')": shard.holders("x"),
+        "askers_key('x')": shard.askers("x"),
+        "thirst_key('x')": shard.thirst("x"),
+        "unasked_key('x', 'k')": shard.unasked("x", "k"),
+        "asked_key('x', 'k')": shard.asked("x", "k"),
+    }
+    names = re.findall(r"\b([A-Z]{2,})\b(?=[,A-Z ]*=)", INCLUDES["keys"])
+    assert len(names) >= 13
+    shard_keys = {name: bytes(getattr(shard, name.lower())) for name in names}
+
+    for expression, key in {**builders, **shard_keys}.items():
+        code = f"{INCLUDES['keys']}\nreturn {expression}"
+        assert lua(code, 1, shard.due) == key, expression
+    meta = Keyspace(64).meta
+    code = f"{INCLUDES['keys']}\nreturn cron_key('x')"
+    assert lua(code, 1, meta.crons) == meta.cron("x")
+
+
+@pytest.mark.parametrize("name", sorted({*SCRIPTS, *INCLUDES} - {"keys"}))
+def test_a_key_is_spelled_in_one_place_only(name: str) -> None:
+    assert not re.search(r"\bP \.\.|'ojs:", {**INCLUDES, **SCRIPTS}[name])
+
+
+def test_lua_names_fields_as_python_does(lua: Any) -> None:
+    table = INCLUDES["fields"]
+    flat = lua(
+        f"{table}\nlocal o = {{}} for k, v in pairs(F) do o[#o+1] = k o[#o+1] = v end return o", 0
+    )
+    in_lua = {
+        name.decode().upper(): value for name, value in zip(flat[::2], flat[1::2], strict=True)
+    }
+    in_python = {name: value for name, value in vars(fields).items() if isinstance(value, bytes)}
+
+    assert in_lua == in_python
+    assert len(set(in_python.values())) == len(in_python)
+
+
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_a_script_opens_with_its_contract(name: str) -> None:
+    text = SCRIPTS[name]
+    head, body = split(text)
+
+    assert re.match(r"-- \S.+", head), "opens with what it does"
+    assert re.search(r"^-- KEYS: 1(?:\.\.\d+)? ", head, re.MULTILINE)
+    assert "-- Returns:" in head
+    uses_arguments = "ARGV[" in body or "#ARGV" in body or " append_event" in body
+    assert ("ARGV: 1" in head) == uses_arguments
+    assert text.count("\n") < 120
+
+
+@pytest.mark.parametrize(
+    "name", sorted(name for name, text in SCRIPTS.items() if "-- Transition: " in text)
+)
+def test_a_transition_says_from_what_to_what_and_what_holds_afterwards(name: str) -> None:
+    head, _ = split(SCRIPTS[name])
+
+    assert re.match(r"-- Transition: .*(->|none;|<->)", head)
+    assert "-- Post: " in head
+
+
+@pytest.mark.parametrize("name", sorted(INCLUDES))
+def test_a_piece_is_small_and_says_what_it_is(name: str) -> None:
+    assert INCLUDES[name].startswith("-- ")
+    assert INCLUDES[name].count("\n") < 80
+
+
+READS = {
+    *("CLUSTER", "NODES"),  # of CLUSTER NODES
+    *("CONFIG", "GET"),  # of CONFIG GET
+    *("EXISTS", "HGET", "HGETALL", "HMGET", "INFO", "LRANGE", "PING", "SCAN", "TIME"),
+    *("XLEN", "ZMSCORE"),
+    *(
+        "XRANGE",
+        "XREVRANGE",
+        "ZCARD",
+        "ZCOUNT",
+        "ZRANGE",
+        "ZRANGEBYLEX",
+        "ZRANGEBYSCORE",
+        "ZREVRANGE",
+        "ZSCORE",
+    ),
+    *("XLEN", "ZMSCORE"),
+}
+
+
+def test_the_store_writes_by_scripts_only() -> None:
+    """But for the registry of names, which is another slot than the queues, and the test hook.
+
+    SETRANGE of nothing, WAIT and WAITAOF write nothing.
+    """
+    root = Path(ojs_cluster.__file__).parent
+    written: set[tuple[str, str]] = set()
+    seen = 0
+    for module in (root / "store").rglob("*.py"):
+        for command in commands(module.read_text()):
+            seen += 1
+            if command not in READS:
+                written.add((module.name, command))
+
+    assert seen > 20
+    assert written == {
+        *(("retention.py", "ZREM"), ("admin.py", "UNLINK")),
+        *(("transactions.py", "SETRANGE"), ("rights.py", "WAIT"), ("rights.py", "WAITAOF")),
+    }
+
+
+def commands(source: str) -> list[str]:
+    """The Redis commands that a module names in its calls."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [
+        str(argument.value)
+        for call in calls
+        if isinstance(call.func, ast.Name | ast.Attribute)
+        and re.search(r"(call|call_at|on_masters)$", ast.unparse(call.func))
+        for argument in call.args[:3]
+        if isinstance(argument, ast.Constant) and re.fullmatch(r"[A-Z]{3,}", str(argument.value))
+    ]
+
+
+def split(text: str) -> tuple[str, str]:
+    """The comment that a script opens with, and the rest."""
+    lines = text.splitlines(keepends=True)
+    comments = next(i for i, line in enumerate(lines) if not re.match(r"--(?!@)", line))
+    return "".join(lines[:comments]), "".join(lines[comments:])

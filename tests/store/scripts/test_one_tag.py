@@ -1,0 +1,433 @@
+"""No script does what a moving slot would punish: the guard itself, and that every script ran
+under it. What it forbids says `tests/support/prelude.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+
+from ojs_cluster.core.access.scopes import QueuePatterns
+from ojs_cluster.core.cron_job import parse_cron
+from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.core.jobs.failure import parse_failure
+from ojs_cluster.core.rate_limit import Limits, Rate
+from ojs_cluster.keys import META
+from ojs_cluster.redis.errors import RedisReplyError
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.cron import cron
+from ojs_cluster.store.cron.cron_store import StoreBook
+from ojs_cluster.store.cron.firing import fire_due
+from ojs_cluster.store.dead_letters import dead_letters as dead_letter
+from ojs_cluster.store.enqueue import batch
+from ojs_cluster.store.enqueue.aliases import settle_claims
+from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from ojs_cluster.store.fetch.fetch import release
+from ojs_cluster.store.jobs.ack import Ack, ack_many
+from ojs_cluster.store.jobs.activate import activate
+from ojs_cluster.store.jobs.cancel import cancel
+from ojs_cluster.store.jobs.listing import JobFilter, list_jobs
+from ojs_cluster.store.jobs.nack import Nack, nack_many, release_lost
+from ojs_cluster.store.limits import depth_bounds, rate_limits
+from ojs_cluster.store.operations import audit, leader, metrics, rights
+from ojs_cluster.store.operations.events import EventFilter, read_events
+from ojs_cluster.store.outbox import outbox_dead_letters
+from ojs_cluster.store.outbox.outbox import drain
+from ojs_cluster.store.queues import queues
+from ojs_cluster.store.scripts import load_scripts
+from ojs_cluster.store.sweeps import retention
+from ojs_cluster.store.transactions import transactions
+from ojs_cluster.store.unique.locks import fence
+from ojs_cluster.store.workers import workers
+from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workflows import workflows
+from ojs_cluster.store.workflows.progress_check import WorkflowCheck
+from tests.store.archives import export_text, import_text
+from tests.store.hot_queues import spread
+from tests.store.limit_jobs import grants_pass, key_in, keyed, per_hour, settle, time_passes
+from tests.store.shortcuts import (
+    DAY,
+    HOUR,
+    QUEUE,
+    ack,
+    active,
+    foreign_id,
+    home_id,
+    id_in,
+    nack,
+    new_job,
+    promote_all,
+    put,
+    queues_in_other_shards,
+    reap_all,
+    shard_of,
+    sibling_queue,
+    take,
+)
+from tests.store.unique_jobs import drain_waiting_now, once, recover
+from tests.store.workflow_jobs import chain, drain_all, run_one, step
+from tests.support.lossy import without
+from tests.support.prelude import EMPTIED, MARK, NOT_LOOKED, PRELUDE
+from tests.support.recording import Recording
+from tests.support.servers import observer
+from tests.support.timeshift import age_claim, age_job, age_opening, age_queue, age_worker
+
+ALL = set(load_scripts())
+
+
+@pytest.mark.parametrize(
+    ("code", "keys"),
+    [
+        ("return redis.call('GET', 'ojs:{b}:x')", ["ojs:{a}:x"]),
+        ("return redis.call('get', 'x')", ["ojs:{a}:x"]),
+        ("return redis.call('DEL', KEYS[1], 'ojs:{b}:x')", ["ojs:{a}:x"]),
+        ("return redis.call('EXISTS', KEYS[1], 'ojs:{b}:x')", ["ojs:{a}:x"]),
+        ("return redis.call('SPUBLISH', 'ojs:{b}:wake', 'q')", ["ojs:{a}:x"]),
+        ("return redis.pcall('GET', 'ojs:{b}:x')", ["ojs:{a}:x"]),
+        ("return 1", ["ojs:{a}:x", "ojs:{b}:x"]),
+        ("return 1", ["nobrace"]),
+        ("return redis.call('TIME')", []),
+    ],
+)
+def test_the_guard_refuses_keys_of_another_tag(
+    standalone: Embedded, code: str, keys: list[str]
+) -> None:
+    with observer(standalone) as db:
+        if keys:
+            with pytest.raises(Exception, match=MARK):
+                db.eval(PRELUDE + code, len(keys), *keys)
+        else:
+            db.eval(PRELUDE + code, 0)
+
+
+def test_the_guard_lets_keys_of_the_tag_pass(standalone: Embedded) -> None:
+    with observer(standalone) as db:
+        code = "redis.call('SET', KEYS[1], 1) return redis.call('DEL', KEYS[1], KEYS[2])"
+        assert db.eval(PRELUDE + code, 2, "ojs:{a}:x", "ojs:{a}:y") == 1
+
+
+X, Y, Z = "ojs:{a}:x", "ojs:{a}:y", "ojs:{a}:z"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        f"redis.call('HSET', '{Y}', 'f', 1)",
+        f"redis.call('HSET', KEYS[1], 'f', 1) redis.call('HSET', '{Y}', 'f', 1)",
+        f"redis.call('HSET', KEYS[1], 'f', 1) redis.call('HGET', '{Y}', 'f')",
+        f"redis.call('HSET', KEYS[1], 'f', 1) redis.call('EXISTS', '{Y}', KEYS[1])",
+        # Read alone and not found: it may be on the other node.
+        f"redis.call('HGETALL', '{Z}') redis.call('HSET', '{Z}', 'f', 1)",
+        f"redis.call('EXISTS', '{Z}') redis.call('HSET', '{Z}', 'f', 1)",
+        f"redis.call('EXISTS', '{Z}', '{Z}') redis.call('HSET', '{Z}', 'f', 1)",
+        f"redis.call('HSET', KEYS[1], 'f', 1) redis.pcall('HSET', '{Y}', 'f', 1)",
+    ],
+)
+def test_the_guard_refuses_keys_that_were_not_looked_at(standalone: Embedded, code: str) -> None:
+    with observer(standalone) as db:
+        db.hset(Y, "f", 0)
+        with pytest.raises(Exception, match=NOT_LOOKED):
+            db.eval(PRELUDE + code, 1, X)
+
+
+@pytest.mark.parametrize(
+    "read_hash",
+    [
+        f"redis.call('EXISTS', KEYS[1], '{Y}', '{Z}')",
+        f"redis.call('HGETALL', '{Y}') redis.call('EXISTS', '{Z}', KEYS[1])",
+    ],
+)
+def test_the_guard_lets_keys_pass_that_were_looked_at(standalone: Embedded, look: str) -> None:
+    with observer(standalone) as db:
+        db.hset(Y, "f", 0)
+        db.eval(f"{PRELUDE}{look} redis.call('HSET', '{Y}', 'f', 1) redis.call('DEL', '{Z}')", 1, X)
+        assert db.hget(Y, "f") == b"1"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "redis.call('ZREM', KEYS[1], 'a', 'b') redis.call('ZCARD', KEYS[1])",
+        "redis.call('ZPOPMIN', KEYS[1], 2) redis.call('ZADD', KEYS[1], 1, 'c')",
+        "redis.call('ZREM', KEYS[1], 'a', 'b') redis.call('ZREM', KEYS[1], 'c')",
+        "redis.call('DEL', KEYS[1]) redis.call('EXISTS', KEYS[1], KEYS[2])",
+    ],
+)
+def test_the_guard_refuses_keys_that_the_script_has_emptied(
+    standalone: Embedded, code: str
+) -> None:
+    with observer(standalone) as db:
+        db.zadd(X, {"a": 1, "b": 2})
+        with pytest.raises(Exception, match=EMPTIED):
+            db.eval(PRELUDE + code, 2, X, Y)
+
+
+async def test_the_fixture_runs_its_scripts_under_the_guard(store: Store) -> None:
+    mail, other = shard_of(store), store.keys.shard(shard_of(store).index - 1)
+    with pytest.raises(RedisReplyError, match=f"{MARK}|CROSSSLOT"):
+        await store.run(mail, "finish_recovery", [mail.lost, other.lost], ["w", 1])
+
+
+async def test_one_life_of_everything_runs_every_script_under_the_guard(
+    store: Store, db: Any
+) -> None:
+    scripts = Recording(store.scripts)
+    await one_life_of_everything(replace(store, scripts=scripts), db)
+    assert scripts.used == ALL
+
+
+async def one_life_of_everything(store: Store, db: Any) -> None:
+    """Run every script at least once."""
+    await one_life_without_backup(store, db)
+    await backup(store)
+
+
+async def one_life_without_backup(store: Store, db: Any) -> None:
+    """Run every script but those of exports and imports."""
+    await store.run_meta("schema", [store.keys.meta.schema], [1, 64])  # ran when it was opened
+
+    await every_kind_of_enqueue(store)
+    await every_end_of_an_attempt(store, db)
+    await a_malformed_job(store, db)
+    await dead_letters(store, db)
+    await worker_records(store, db)
+    await an_outage(store, db)
+    await queue_upkeep(store, db)
+    await a_hot_queue(store, db)
+    await a_workflow(store, db)
+    await a_cron_job(store)
+    await limited_jobs(store, db)
+    await unique_jobs_and_batches(store, db)
+    await leadership(store)
+    await an_audit(store)
+    await reads(store)
+
+
+async def every_kind_of_enqueue(store: Store) -> None:
+    await put(store, scheduled_at="+PT1H", expires_at="+PT2H", priority=5)
+    pending = await put(store, pending=True)
+    await activate(store, pending.id)
+    await put(store, id=foreign_id(store))
+    home = home_id(store)
+    await enqueue_many(store, [new_job(), new_job(sibling_queue(store)), new_job(id=home)])
+    with pytest.raises(Duplicate):
+        await put(store, "elsewhere", id=home)
+    await take(store, QUEUE, sibling_queue(store), count=100)
+
+
+async def every_end_of_an_attempt(store: Store, db: Any) -> None:
+    shard = shard_of(store)
+    done = await active(store)
+    await heartbeat(store, Beat("w1", (done.id,)))
+    await ack(store, done, result=b"[]")
+    many = [await active(store) for _ in range(2)]
+    await ack_many(store, [Ack(many[0].id, None, b"1")], worker_id="w1")
+    await nack_many(store, [Nack(many[1].id, None, parse_failure(None), False)], worker_id="w1")
+    failed = await active(store)
+    await nack(store, failed)
+    age_job(db, shard, failed.id, HOUR)
+    await promote_all(store)
+    await nack(store, (await take(store))[0], requeue=True)
+    await release(store, await take(store))
+    await cancel(store, failed.id)
+    lost = await active(store)
+    slow = await active(store, timeout_ms=1000)
+    late = await put(store, expires_at="+PT1S")
+    for job in (lost, slow, late):
+        age_job(db, shard, job.id, HOUR)
+    await reap_all(store)
+    age_job(db, shard, done.id, 8 * DAY)
+    await retention.purge_due(store, shard, 10)
+    await retention._put_off(store, shard, [failed.id], 0)
+
+
+async def a_malformed_job(store: Store, db: Any) -> None:
+    job = await active(store, "damaged")
+    db.hdel(shard_of(store, "damaged").job(job.id), "a")
+    await cancel(store, job.id)
+
+
+async def dead_letters(store: Store, db: Any) -> None:
+    job_id = foreign_id(store)
+    options: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
+    job = await active(store, "graves", id=job_id, **options)
+    await nack(store, job)
+    await dead_letter.retry(store, job_id)
+    await nack(store, (await take(store, "graves"))[0])
+    await dead_letter.stats(store)
+    await dead_letter.list_dead(store, limit=10)
+    await dead_letter.delete(store, job_id)
+    age_claim(db, store.keys.shard_of_id(job_id), job_id, HOUR)
+
+
+async def worker_records(store: Store, db: Any) -> None:
+    home = store.keys.shard_of_worker("steady")
+    for _ in range(3):
+        await heartbeat(store, Beat("steady"))
+    await workers.direct(store, "steady", "quiet")
+    await workers.direct(store, "steady", "running")
+    await workers.summary(store)
+    age_worker(db, home, "steady", HOUR)
+    [dead], _, _ = await workers.find_dead(store, home, 10)
+    for shard in store.keys:
+        await workers.recover(store, shard, [dead])
+    await workers.bury(store, home, dead)
+    age_worker(db, home, "steady", HOUR)
+    job = await active(store, "unanswered")
+    assert job.lease_id is not None
+    await release_lost(store, shard_of(store, "unanswered"), [job.lease_id.encode()])
+
+
+async def an_outage(store: Store, db: Any) -> None:
+    shard = shard_of(store)
+    target = store.keys.shard((shard.index + 1) % len(store.keys))
+    db.hset(shard.outbox, "1000", f"unlock 0 {target.index:08x}{0:056x} {home_id(store)} 0")
+    db.zadd(shard.out, {"1000": 1})
+    await drain(without(store, target), shard, 10)
+    await drain_waiting_now(store, db, shard)
+    assert not db.exists(shard.out, shard.away)
+
+
+async def queue_upkeep(store: Store, db: Any) -> None:
+    await put(store, "old")
+    await put(store, "old", id=foreign_id(store, "old"))
+    await queues.purge(store, "old")
+    await queues.switch(store, "old", "pause")
+    await queues.switch(store, "old", "resume")
+    await rate_limits.set_queue(store, "old", Limits(rate=Rate(1, HOUR)))
+    await put(store, "old", rate_limit={"max_per_second": 1})
+    await ack(store, (await take(store, "old"))[0])
+    age_opening(db, shard_of(store, "old"), "old", 2 * HOUR)
+    await rate_limits.look_after(store, shard_of(store, "old"), 10)
+    await rate_limits.end_declared(store, "old")
+    await rate_limits.set_queue(store, "old", Limits())
+    await depth_bounds.put(store, "old", 9)
+    await depth_bounds.put(store, "old", None)
+    age_queue(db, shard_of(store, "old"), "old", 2 * HOUR)
+    await retention.retire_queues(store)
+    await store.run_meta("register_again", [store.keys.meta.queues], [QUEUE, 1])
+    for shard in store.keys:
+        await retention.tidy(store, shard)
+        await settle_claims(store, shard, 10)
+
+
+async def a_hot_queue(store: Store, db: Any) -> None:
+    await spread(store, db, 4, "hot")
+    await queues.switch(store, "hot", "pause")
+    await queues.switch(store, "hot", "resume")
+    await put(store, "hot")
+    assert await take(store, "hot")
+    names = queues_in_other_shards(store, 5)
+    await put(store, names[-1])
+    assert await take(store, *names)
+
+
+async def a_workflow(store: Store, db: Any) -> None:
+    made = await chain(store, step("a", "steps"), step("b", "steps"))
+    home = store.keys.shard_of_id(made.id)
+    db.zadd(home.unfinished, {made.id: 1})
+    await WorkflowCheck().check(store, home, 10)
+    await run_one(store, "steps")
+    await workflows.cancel(store, made.id)
+    await drain_all(store, db, everything=False)
+    db.zincrby(home.ended, -8 * DAY, made.id)
+    await workflows.purge_ended(store, home, 10)
+
+
+async def a_cron_job(store: Store) -> None:
+    body = b'{"name":"c","cron":"@daily","type":"t","overlap_policy":"enqueue"}'
+    await cron.register(store, parse_cron(body))
+    await cron.trigger(store, "c")
+    await cron.trigger(store, "c")
+    assert (await cron.list_crons(store, limit=9, offset=0, within=QueuePatterns(["*"])))[1] == 1
+    await fire_due(StoreBook(store), 10)
+    await cron.drop(store, "c")
+
+
+async def unique_jobs_and_batches(store: Store, db: Any) -> None:
+    await once(store, "once")
+    await once(store, "once", on_conflict="replace")
+    await once(store, "once", on_conflict="ignore", id=foreign_id(store, "once"))
+    wanted = [new_job("once", id=home_id(store, "once")), new_job("twice", unique={}, type="x")]
+    for decided in (False, True):
+        draft = batch._Draft(store, wanted)
+        await draft.reserve()
+        if decided:
+            await transactions.decide(store, draft.deal(), draft.lapses)
+            await transactions.settle(store, draft.deal().id)
+        else:
+            await draft.give_back()
+    await enqueue_many(store, [new_job(tags=["x" * 900_000]) for _ in range(3)])
+    await fence(store, shard_of(store), home_id(store))
+    await recover(store, db, HOUR)
+
+
+async def limited_jobs(store: Store, db: Any) -> None:
+    for home in (True, False):
+        key = key_in(store, home=home)
+        for policy in ("wait", "wait", "wait", "reschedule", "drop"):
+            await keyed(store, key, concurrency=2, rate=per_hour(9), on_limit=policy, ttl=3600)
+        await take(store, count=1)
+        await take(store, count=9)
+        await settle(store, db)
+        await grants_pass(store, db)
+        for job in await take(store, count=9):
+            await ack(store, job)
+        await rate_limits.override(store, key, Limits(concurrency=0), None)
+        await time_passes(store, db, key, DAY)
+        await queues.purge(store, QUEUE)
+
+
+async def leadership(store: Store) -> None:
+    for shard in (META, 5):
+        lease = (await leader.acquire(store, shard, "group", "me", 60_000)).lease
+        assert lease is not None
+        assert await leader.renew(store, lease) == "kept"
+        assert await leader.release(store, lease)
+        await leader.leave(store, shard, "group", "me", 60_000)
+
+
+async def an_audit(store: Store) -> None:
+    for again in (False, True):
+        await audit.append(store, audit.Stream.CHANGES, [b"{}"], "batch", again=again)
+    page = await audit.read(store, audit.AuditFilter(), limit=10)
+    assert len(page.entries) == 1
+
+
+async def reads(store: Store) -> None:
+    await rights.check(store)
+    await queues.stats(store, QUEUE)
+    await metrics.collect(store, 1000)
+    await outbox_dead_letters.list_parked(store, limit=1)
+    with trio.fail_after(60):
+        page = await list_jobs(store, JobFilter(), limit=1000)
+        assert page.jobs
+    assert (await read_events(store, EventFilter(), limit=1000)).events
+
+
+async def backup(store: Store) -> None:
+    """Into itself: each script runs, and finds what is there."""
+    text = await export_text(store)
+    fresh = id_in(shard_of(store).index)
+    await put(store, id=fresh)
+    [line] = [line for line in (await export_text(store)).splitlines() if fresh.encode() in line]
+    head, end = text.splitlines()[0], text.splitlines()[-1]
+    other = line.replace(fresh.encode(), home_id(store).encode())
+    workflow = await chain(store, *(step(name, "steps-of-it") for name in "abc"))
+    for _ in range(2):
+        await run_one(store, "steps-of-it", result=1)
+    cron_job = parse_cron(b'{"name":"again","cron":"@daily","type":"t"}')
+    await cron.register(store, cron_job)
+    text = await export_text(store, portion_bytes=1)
+    records = [
+        line for line in text.splitlines() if line.startswith((b'{"q', b'{"r', b'{"w', b'{"c'))
+    ]
+    await cron.drop(store, "again")
+    tally, said = await import_text(store, b"\n".join([head, other, *records, end]))
+    assert said == []
+    assert tally.created == {"jobs": 1, "cron jobs": 1}
+    assert workflow.id in text.decode()

@@ -1,0 +1,66 @@
+"""What is sent to Redis of the Lua sources."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from ojs_cluster.store.scripts import _trimmed, load_scripts, read_transitions
+
+TEXTS = read_transitions()
+
+
+@pytest.mark.parametrize("name", load_scripts())
+def test_a_script_builds_nothing_that_it_does_not_use(name: str) -> None:
+    text = load_scripts()[name].source.decode()
+    assert "--@include" not in text
+    assert not re.search(r"\bF\.\w|^local F\b", text, re.MULTILINE)
+    for function in re.findall(r"^local function (\w+)", text, re.MULTILINE):
+        assert len(re.findall(rf"\b{function}\b", text)) > 1, function
+    assert not re.search(r"^local [A-Z]+(, [A-Z]+)* = P \.\.", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [name for name in TEXTS if "--@include keys" not in TEXTS[name]])
+def test_a_script_whose_keys_go_by_numbers_uses_all_that_it_declares(name: str) -> None:
+    head = re.match(r"(?:--.*\n)+", TEXTS[name])
+    assert head is not None
+    [declared] = re.findall(r"KEYS: (.*?)(?:ARGV|Returns|$)", head[0].replace("\n--", ""))
+    last = max(re.findall(r"\b[1-9]\b", declared))
+    assert "#KEYS" in TEXTS[name] or last == max(re.findall(r"\bKEYS\[(\d)\]", TEXTS[name]))
+
+
+def test_names_stand_where_they_are_used() -> None:
+    text = load_scripts()["ack_any"].source.decode()
+    assert "job['s'] ~= 'active'" in text
+    assert "(P .. 'fin')" in text
+
+
+def test_a_function_of_one_expression_stands_where_it_is_called() -> None:
+    text = _trimmed(
+        "local MOST = 2 * 3 -- bytes\n"
+        "local function key_of(id) return 'j(' .. id end\n"
+        "local function odd_key_of(id, more) return id .. more .. id end\n"
+        "return key_of(a .. ')' .. key_of(b)) .. odd_key_of(MOST, 1)\n"
+    )
+    *_, last = text.strip().split("\n")
+    assert last == "return ('j(' .. (a .. ')' .. ('j(' .. (b)))) .. odd_key_of((2 * 3), 1)"
+
+
+def test_pieces_agree_about_a_constant() -> None:
+    with pytest.raises(ValueError, match="two values"):
+        _trimmed("local MOST = 2\nlocal MOST = 3\n")
+
+
+def test_a_prelude_comes_behind_the_flags_and_is_left_alone() -> None:
+    prelude = "-- a comment\nlocal function unused() end\n"
+    flags = "#!lua flags=allow-oom\n"
+    assert load_scripts(prelude)["ack"].source.decode().startswith(flags + prelude)
+    assert load_scripts(prelude)["enqueue"].source.decode().startswith(prelude)
+
+
+@pytest.mark.parametrize("name", load_scripts())
+def test_a_script_that_counts_writes_its_counts_at_the_end(name: str) -> None:
+    text = load_scripts()[name].source.decode()
+    counts = "local function count(" in text
+    assert counts == bool(re.search(r"^(?: {4})?settle_counts\(\)$", text, re.MULTILINE))

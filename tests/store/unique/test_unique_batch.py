@@ -1,0 +1,76 @@
+"""Unique jobs inside of batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from ojs_cluster.core.errors import Duplicate
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.enqueue import enqueue_many
+from tests.store.shortcuts import ack, home_id, new_job, queues_in_other_shards, shard_of, take
+from tests.store.unique_jobs import assert_nothing_left, locks_left, once
+from tests.support.invariants import Census
+
+
+async def test_items_of_a_batch_are_judged_one_after_the_other(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    one, other = queues_in_other_shards(store, 2)
+    there = await once(store, one, type="there")
+
+    answers = await enqueue_many(
+        store,
+        [
+            new_job(one, type="a", unique={}),
+            new_job(other, type="there", unique={"on_conflict": "ignore"}),
+            new_job(other, type="a", unique={"on_conflict": "ignore"}),
+            new_job(other, type="a", unique={"on_conflict": "replace"}),
+            new_job(other, type="plain"),
+        ],
+    )
+
+    a, existing, same, newer, plain = answers
+    assert (existing.id, existing.deduplicated) == (there.id, True)
+    assert (same.id, same.deduplicated) == (a.id, True)
+    assert a.state == State.CANCELLED
+    assert [job.state for job in (newer, plain)] == [State.AVAILABLE] * 2
+    taken = await take(store, one, other, count=9)
+    assert {job.id for job in taken} == {there.id, newer.id, plain.id}
+    for job in taken:
+        await ack(store, job)
+    assert_nothing_left(store, db)
+    consistent()
+
+
+async def test_a_rejected_item_fails_its_batch_and_leaves_nothing(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    one, other = queues_in_other_shards(store, 2)
+    there = await once(store, one)
+    own = home_id(store, other)
+    batch = [
+        new_job(other, type="x", unique={}),
+        new_job(other, id=own, type="y"),
+        new_job(one, unique={}),
+    ]
+
+    with pytest.raises(Duplicate) as refused:
+        await enqueue_many(store, batch)
+
+    assert refused.value.details["index"] == 2
+    assert refused.value.details["existing_job_id"] == there.id
+    assert [job.id for job in await take(store, one, other, count=9)] == [there.id]
+    assert locks_left(store, db) == 1
+    assert not db.exists(shard_of(store, other).job(own))
+    consistent()
+
+
+async def test_a_batch_rejects_what_it_holds_itself_twice(store: Store, db: Any) -> None:
+    with pytest.raises(Duplicate, match=r"jobs\[1\] is of the same uniqueness as jobs\[0\]"):
+        await enqueue_many(store, [new_job(unique={}), new_job(unique={})])
+    assert await take(store) == []
+    assert locks_left(store, db) == 0

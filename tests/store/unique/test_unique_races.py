@@ -1,0 +1,262 @@
+"""Unique jobs under many producers at once, and under death between any two commands."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any, cast
+
+import pytest
+import trio
+
+from ojs_cluster.core.errors import BackendUnavailable, Duplicate
+from ojs_cluster.core.jobs.envelope import NewJob
+from ojs_cluster.core.jobs.states import State
+from ojs_cluster.core.unique import UniquePolicy
+from ojs_cluster.server.embedded.servers import Embedded
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.enqueue.enqueue import enqueue
+from ojs_cluster.store.jobs import read_jobs
+from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.open import open_store
+from ojs_cluster.store.operations.events import EventFilter, read_events
+from ojs_cluster.store.unique import unique
+from ojs_cluster.store.unique.locks import Want
+from tests.store.shortcuts import (
+    HOUR,
+    ack,
+    foreign_id,
+    home_id,
+    new_job,
+    queues_in_other_shards,
+    shard_of,
+    take,
+)
+from tests.store.unique_jobs import (
+    age_lock,
+    assert_nothing_left,
+    lock_of,
+    locks_left,
+    once,
+    recover,
+)
+from tests.support.invariants import Census
+from tests.support.lossy import lossy
+from tests.support.moments import Moment, at_moments
+from tests.support.mortal import dies_at
+from tests.support.patience import patient_client
+from tests.support.prelude import PRELUDE
+
+PRODUCERS = 64
+PROCESSES = 4
+POLICIES = ("reject", "ignore", "replace", "replace_except_schedule")
+
+
+@pytest.fixture
+async def stores(backend: Embedded) -> AsyncIterator[list[Store]]:
+    """Several processes' stores: each has its own connections."""
+    settings = patient_client(backend)
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(open_store(settings, prelude=PRELUDE))
+            for _ in range(PROCESSES)
+        ]
+
+
+@pytest.mark.parametrize("policy", ["reject", "ignore"])
+async def test_many_producers_of_one_fingerprint_create_one_job(
+    stores: list[Store], db: Any, consistent: Callable[[], Census], policy: str
+) -> None:
+    names = queues_in_other_shards(stores[0], 4)
+    outcomes: Counter[str] = Counter()
+    ids: set[str] = set()
+
+    async def produce(number: int) -> None:
+        try:
+            queue = names[number // PROCESSES % 4]
+            job = await once(stores[number % PROCESSES], queue, on_conflict=policy)
+        except Duplicate as error:
+            outcomes["refused"] += 1
+            ids.add(error.details["existing_job_id"])
+        else:
+            outcomes["deduplicated" if job.deduplicated else "created"] += 1
+            ids.add(job.id)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(PRODUCERS):
+            nursery.start_soon(produce, number)
+
+    others = "refused" if policy == "reject" else "deduplicated"
+    assert outcomes == {"created": 1, others: PRODUCERS - 1}
+    [job] = await take(stores[0], *names, count=99)
+    assert ids == {job.id}
+    await ack(stores[0], job)
+    assert_nothing_left(stores[0], db)
+    consistent()
+
+
+@pytest.mark.parametrize("policy", ["replace", "replace_except_schedule"])
+async def test_many_producers_that_replace_leave_one_job(
+    stores: list[Store], db: Any, consistent: Callable[[], Census], policy: str
+) -> None:
+    names = queues_in_other_shards(stores[0], 4)
+    created: list[JobRecord] = []
+
+    async def produce(number: int) -> None:
+        queue = names[number // PROCESSES % 4]
+        created.append(await once(stores[number % PROCESSES], queue, on_conflict=policy))
+
+    async with trio.open_nursery() as nursery:
+        for number in range(PRODUCERS):
+            nursery.start_soon(produce, number)
+
+    states = Counter([(await read_jobs.get(stores[0], job.id)).state for job in created])
+    assert states == {State.AVAILABLE: 1, State.CANCELLED: len(created) - 1}
+    [job] = await take(stores[0], *names, count=99)
+    await ack(stores[0], job)
+    await recover(stores[0], db)
+    assert_nothing_left(stores[0], db)
+    consistent()
+
+
+@pytest.mark.parametrize("applied", [False, True])
+@pytest.mark.parametrize("make_id", [home_id, foreign_id])
+async def test_a_producer_with_its_own_id_may_die_and_repeat(
+    store: Store, db: Any, applied: bool, make_id: Callable[[Store], str]
+) -> None:
+    at, died = 1, True
+    while died:
+        job_id = make_id(store)
+        died = await dies_at(store, at, applied, partial(once, id=job_id))
+
+        with trio.fail_after(60):
+            try:
+                await once(store, id=job_id)
+            except Duplicate as error:
+                assert error.details["existing_job_id"] == job_id  # noqa: PT017 - either is right
+
+        [job] = await take(store, count=9)
+        assert job.id == job_id
+        await ack(store, job)
+        await recover(store, db, HOUR)
+        assert_nothing_left(store, db)
+        at += 1
+    assert at > 2
+
+
+async def test_a_lock_claimed_while_the_janitor_drops_its_name_stays_listed(
+    store: Store, db: Any
+) -> None:
+    await once(store)
+    lock = lock_of(store, db)
+    shard = store.keys.shard_of_fingerprint(lock)
+    age_lock(db, store, lock, HOUR)
+    db.delete(shard.lock(lock))
+    looking, client = lossy(store, times=0)
+    original = client.script
+
+    async def claimed_meanwhile(slot: int, script: Any, *args: Any, **more: Any) -> Any:
+        reply = await original(slot, script, *args, **more)
+        if script.name == "read_hash":
+            await once(store)
+        return reply
+
+    client.script = claimed_meanwhile  # type: ignore[method-assign]
+    assert await unique.sweep(looking, shard, 10) == 1
+
+    assert locks_left(store, db) == 1
+
+
+async def stale_claim(store: Store, db: Any, job: NewJob) -> unique.Claim:
+    """The lock of a producer that stalls before it stores its job, for longer than others wait."""
+    want = Want(job.fingerprint, str(job.id), shard_of(store).index)
+    claim = await unique.claim(store, want, cast(UniquePolicy, job.unique))
+    age_lock(db, store, job.fingerprint, 60_000)
+    return claim
+
+
+async def test_a_lock_that_its_job_claims_again_is_not_taken_from_it(
+    store: Store, db: Any, consistent: Callable[[], Census]
+) -> None:
+    """Who has looked at the first claim drops the lock when the second has stored the job."""
+    again = new_job(id=home_id(store), unique={})
+    await stale_claim(store, db, again)
+
+    async def enqueue_again(moment: Moment) -> None:
+        if moment == Moment("before", "lock_settle", 1):
+            await enqueue(store, again)
+
+    with pytest.raises(Duplicate) as caught:
+        await enqueue(at_moments(store, enqueue_again), new_job(unique={}))
+
+    assert caught.value.details["existing_job_id"] == again.id
+    assert (await read_jobs.get(store, str(again.id))).state is State.AVAILABLE
+    consistent()
+
+
+@pytest.mark.parametrize("same_ms", [False, True])
+async def test_a_late_producer_does_not_give_back_the_lock_of_another_with_its_id(
+    store: Store, db: Any, consistent: Callable[[], Census], same_ms: bool
+) -> None:
+    job = new_job(id=home_id(store), unique={})
+    lock = store.keys.shard_of_fingerprint(job.fingerprint).lock(job.fingerprint)
+
+    async def enqueue_others(moment: Moment) -> None:
+        if moment == Moment("before", "lock_settle", 1):
+            claimed_at = db.hget(lock, "a")
+            await enqueue(store, job)
+            if same_ms:
+                db.hset(lock, "a", claimed_at)
+        if moment == Moment("after", "lock_settle", 1):
+            with pytest.raises(Duplicate):
+                await enqueue(store, new_job(unique={}))
+
+    with pytest.raises(Duplicate):
+        await enqueue(at_moments(store, enqueue_others), job, lapses=1)
+
+    assert (await read_jobs.get(store, str(job.id))).state is State.AVAILABLE
+    consistent()
+
+
+async def test_a_producer_that_is_refused_leaves_the_lock_to_another_with_its_id(
+    store: Store, consistent: Callable[[], Census]
+) -> None:
+    """The other has claimed the lock before it, and stores the job after it was refused."""
+    job = new_job(id=home_id(store), unique={})
+
+    async def refused(moment: Moment) -> None:
+        if moment == Moment("after", "lock_claim", 1):
+            with pytest.raises(BackendUnavailable):
+                await enqueue(store, job, lapses=1)
+
+    await enqueue(at_moments(store, refused), job)
+
+    with pytest.raises(Duplicate):
+        await enqueue(store, new_job(unique={}))
+    consistent()
+
+
+async def test_an_ignored_job_makes_no_event(store: Store) -> None:
+    await once(store)
+    await once(store, on_conflict="ignore")
+
+    page = await read_events(store, EventFilter(types=("job.enqueued",)), after=None, limit=100)
+    assert len(page.events) == 1
+    assert json.loads(page.events[0])
+
+
+async def live(store: Store) -> list[str]:
+    """Ids of all jobs that have not ended, by the indexes."""
+    found: list[str] = []
+    for shard in store.keys:
+        for index in (shard.active, shard.due, shard.pending):
+            members: Any = await store.redis.call(shard.slot, "ZRANGE", index, 0, -1)
+            found += [raw.decode() for raw in members]
+    for queue in queues_in_other_shards(store, 2):
+        shard = store.keys.shard_of_queue(queue)
+        members = await store.redis.call(shard.slot, "ZRANGE", shard.available(queue), 0, -1)
+        found += [raw.decode() for raw in members]
+    return found

@@ -1,0 +1,52 @@
+"""All workers at once: summed up, and directed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ojs_cluster.store.context import Store
+from ojs_cluster.store.workers import workers
+from tests.store.shortcuts import MINUTE, put, take
+from tests.store.workers.test_workers import beat
+from tests.support.timeshift import age_worker
+
+
+async def test_all_workers_are_directed_at_once_and_the_directive_is_taken_back(
+    store: Store,
+) -> None:
+    names = [f"w{n}" for n in range(9)]
+    for name in names:
+        await beat(store, name)
+
+    assert await workers.direct_all(store, "quiet") == (9, 0)
+    await put(store)
+    for name in names:
+        assert await take(store, worker=name) == []
+        assert (await beat(store, name)).state == "quiet"
+    assert await workers.direct_all(store, "running") == (9, 0)
+    assert len(await take(store, worker="w3")) == 1
+
+
+async def test_directing_all_stops_in_time_and_says_so(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "DIRECT_S", 0.0)
+    await beat(store)
+    assert await workers.direct_all(store, "quiet") == (0, 1)
+    assert (await workers.get(store, "w1")).directive == ""
+
+
+async def test_a_summary_counts_each_worker_once(store: Store, db: Any) -> None:
+    for name in ("runs", "told", "says", "ends", "gone"):
+        await beat(store, name, state="quiet" if name == "says" else "running")
+    await workers.direct(store, "told", "quiet")
+    await workers.direct(store, "gone", "quiet")
+    await workers.direct(store, "ends", "terminate")
+    age_worker(db, store.keys.shard_of_worker("gone"), "gone", MINUTE)
+    await take(store, worker="fetches")
+    age_worker(db, store.keys.shard_of_worker("fetches"), "fetches", MINUTE)
+
+    counts, total = await workers.summary(store)
+    assert (counts, total) == ({"running": 2, "quiet": 2, "terminate": 1, "stale": 1}, 6)
