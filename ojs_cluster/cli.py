@@ -20,7 +20,8 @@ _OPTIONS = {"host": "OJS_HOST", "port": "OJS_PORT", "workers": "OJS_WORKERS"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 fine, 1 failed, 2 wrong configuration,
-    141 nobody reads the output."""
+    141 nobody reads the output.
+    """
     args = _parser().parse_args(argv)
     environ = _environment(os.environ, args)
     try:

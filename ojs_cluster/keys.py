@@ -47,11 +47,10 @@ def job_of_key(key: bytes) -> tuple[str, str]:
 class Shard:
     """One logical shard: its keys all carry ``tag`` and so live in one slot.
 
-    Parameters
-    ----------
-    index: position among the N shards, 0-based.
-    tag: the hash tag, without braces.
-    slot: the cluster slot of the tag, 0..16383.
+    Args:
+        index: position among the N shards, 0-based.
+        tag: the hash tag, without braces.
+        slot: the cluster slot of the tag, 0..16383.
     """
 
     index: int
@@ -322,13 +321,11 @@ class Meta:
 class Keyspace:
     """Maps queues, ids and workers to shards.
 
-    Parameters
-    ----------
-    shards: how many logical shards the data is laid out with, 1..1024.
+    Args:
+        shards: how many logical shards the data is laid out with, 1..1024.
 
-    Raises
-    ------
-    ValueError: when ``shards`` is out of range.
+    Raises:
+        ValueError: when ``shards`` is out of range.
     """
 
     def __init__(self, shards: int) -> None:

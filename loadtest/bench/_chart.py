@@ -9,10 +9,9 @@ from pathlib import Path
 def draw_bars(path: Path, title: str, bars: Mapping[str, Mapping[str, float]]) -> None:
     """Draw groups of bars, each bar with its value.
 
-    Parameters
-    ----------
-    title: with the unit.
-    bars: name of the group -> name of the series -> value.
+    Args:
+        title: with the unit.
+        bars: name of the group -> name of the series -> value.
     """
     # Here, because only those who ask for a chart need it (the extra `loadtest`).
     import matplotlib as mpl

@@ -71,9 +71,8 @@ class Stopwatch:
 async def measure(url: str, server: Embedded) -> Stopwatch:
     """Run every script on its largest inputs.
 
-    Raises
-    ------
-    AssertionError: a script did not run.
+    Raises:
+        AssertionError: a script did not run.
     """
     db = redis.Redis.from_url(url)
     stopwatch = Stopwatch(db)

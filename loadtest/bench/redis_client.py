@@ -54,7 +54,7 @@ async def ours(settings: ClientSettings, callers: int) -> AsyncIterator[Pair]:
 
 @asynccontextmanager
 async def with_coredis(settings: ClientSettings, callers: int) -> AsyncIterator[Pair]:
-    """coredis on its trio backend, version checks off, a connection for every caller."""
+    """Coredis on its trio backend, version checks off, a connection for every caller."""
     import coredis  # a part of the extra that nothing else here needs
 
     host, port = settings.nodes[0]

@@ -72,11 +72,10 @@ _UNRESTRICTED: Final = frozenset({"*", "?", "*/1"})
 class Occurrence:
     """The next time a schedule is due.
 
-    Parameters
-    ----------
-    ms: Unix time in ms.
-    gap_ms: when an occurrence before it fell into local time that does not exist, the moment at
-        which that time would have begun to exist: the change of the clock, in ms.
+    Args:
+        ms: Unix time in ms.
+        gap_ms: when an occurrence before it fell into local time that does not exist, the moment at
+            which that time would have begun to exist: the change of the clock, in ms.
     """
 
     ms: int
@@ -87,10 +86,9 @@ class Occurrence:
 class Schedule:
     """A valid expression in a valid zone.
 
-    Parameters
-    ----------
-    expression: as the client spelled it.
-    timezone: IANA name.
+    Args:
+        expression: as the client spelled it.
+        timezone: IANA name.
     """
 
     expression: str

@@ -48,12 +48,11 @@ _SYSTEM: Final = frozenset(
 class CronDefinition:
     """A checked definition.
 
-    Parameters
-    ----------
-    overlap: skip, allow, cancel_previous or enqueue.
-    description: a JSON string, or ``null``.
-    job: the members of the enqueue request as a JSON object; its values byte for byte as sent.
-    type, queue: those of the job.
+    Args:
+        overlap: skip, allow, cancel_previous or enqueue.
+        description: a JSON string, or ``null``.
+        job: the members of the enqueue request as a JSON object; its values byte for byte as sent.
+        type, queue: those of the job.
     """
 
     name: str

@@ -52,7 +52,8 @@ class Unsupported(OJSError):
 
 class NotFound(OJSError):
     """No such resource. ``details`` name it: ``resource`` (its kind) and ``id``, and again as
-    ``resource_type`` and ``resource_id``, which some SDKs read."""
+    ``resource_type`` and ``resource_id``, which some SDKs read.
+    """
 
     def __init__(self, resource: str, resource_id: str, message: str | None = None) -> None:
         super().__init__(

@@ -21,13 +21,12 @@ DRAIN_MS = 30_000
 class Layout:
     """The partitions of a queue.
 
-    Parameters
-    ----------
-    parts: how many it is to have.
-    was: how many producers used before the last change.
-    open: how many may hold jobs that workers are to get.
-    held: how many may hold anything of it: finished jobs, dead letters, counters, a pause mark.
-    at_ms: when it was changed last, by the clock of the meta tag's master.
+    Args:
+        parts: how many it is to have.
+        was: how many producers used before the last change.
+        open: how many may hold jobs that workers are to get.
+        held: how many may hold anything of it: finished jobs, dead letters, counters, a pause mark.
+        at_ms: when it was changed last, by the clock of the meta tag's master.
     """
 
     parts: int
@@ -85,14 +84,16 @@ class Layout:
 
     def to_watch(self, now_ms: int) -> bool:
         """Whether partitions may have become empty, or late jobs come into those that were closed
-        lately."""
+        lately.
+        """
         return self.open > self.parts or (
             self.held > self.open and now_ms - self.at_ms < 2 * DRAIN_MS
         )
 
     def says_no_more_than(self, default: Layout) -> bool:
         """Whether a queue without an entry of its own is treated the same, or will be once the
-        default is drained. One that has more open has to say so, before that and after."""
+        default is drained. One that has more open has to say so, before that and after.
+        """
         return self.parts == self.was == self.open == default.parts and self.held <= default.held
 
     def drains(self, now_ms: int) -> bool:
@@ -101,7 +102,8 @@ class Layout:
 
     def apart(self, live: int, now_ms: int) -> Layout:
         """As an entry of its own, of a queue with jobs in partitions up to ``live`` of a default
-        that is being drained: so that the default need not wait for it."""
+        that is being drained: so that the default need not wait for it.
+        """
         return replace(self, was=self.parts, open=max(self.parts, live), at_ms=now_ms)
 
     def _at_least(self, number: int, now_ms: int, parts: int) -> Layout:

@@ -46,11 +46,10 @@ class Rate:
 class Limits:
     """What must hold together; None means that there is no such limit.
 
-    Parameters
-    ----------
-    concurrency: most active jobs; 0 lets none start.
-    rate: most starts in any window of the period.
-    throttle: the same, spaced evenly.
+    Args:
+        concurrency: most active jobs; 0 lets none start.
+        rate: most starts in any window of the period.
+        throttle: the same, spaced evenly.
     """
 
     concurrency: int | None = None
@@ -112,11 +111,10 @@ class Limits:
 class RateLimitPolicy:
     """What a job asks for: either a limit of its queue, or limits of a key.
 
-    Parameters
-    ----------
-    max_per_second: starts in any second, of the whole queue.
-    key: what the limits are counted by, None with ``max_per_second``.
-    on_limit: what becomes of a job that must not start yet.
+    Args:
+        max_per_second: starts in any second, of the whole queue.
+        key: what the limits are counted by, None with ``max_per_second``.
+        on_limit: what becomes of a job that must not start yet.
     """
 
     max_per_second: int | None = None

@@ -108,11 +108,10 @@ def decode_plan(raw: bytes) -> Plan:
 class Verdict:
     """What follows from the marks.
 
-    Parameters
-    ----------
-    state: of the workflow.
-    states: of every node.
-    ready: numbers of the jobs that may start and are not known to be enqueued.
+    Args:
+        state: of the workflow.
+        states: of every node.
+        ready: numbers of the jobs that may start and are not known to be enqueued.
     """
 
     state: str

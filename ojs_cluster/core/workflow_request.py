@@ -44,7 +44,8 @@ _KINDS: Final = frozenset({"chain", "group", "batch", "dag"})
 class NewWorkflow:
     """A valid workflow. ``definitions`` has one enqueue request per job of the plan, as JSON;
     ``limiting`` are the numbers of jobs that declare a limit of their queue, ``limit_keys`` the
-    keys of rate limits that jobs name."""
+    keys of rate limits that jobs name.
+    """
 
     type: str
     name: str

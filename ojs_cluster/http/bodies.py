@@ -94,7 +94,8 @@ def _decode(
     around: int,
 ) -> T:
     """``around`` is how many levels of the body lie around what the limit on depth speaks of: 2 for
-    the items of an array of its own."""
+    the items of an array of its own.
+    """
     body = request.body
     if not body.strip():
         if not optional:

@@ -18,12 +18,12 @@ async def answer(app: App, route: Route, request: Request, params: tuple[str, ..
     A fetch is not held back: a lease that is forgotten is a job that is available again, and one
     that nobody was told of would be stranded until it ends.
 
-    Raises
-    ------
-    OJSError: the handler's.
-    InvalidRequest: the header ``OJS-Durability`` has an unknown value.
-    BackendUnavailable: done, but not confirmed; ``details.outcome`` is ``stored_unconfirmed``, and
-        the ids of what was made stand beside it, as the client may not know them.
+    Raises:
+        OJSError: the handler's.
+        InvalidRequest: the header ``OJS-Durability`` has an unknown value.
+        BackendUnavailable: done, but not confirmed; ``details.outcome`` is
+            ``stored_unconfirmed``, and the ids of what was made stand beside it, as the client may
+            not know them.
     """
     asked = request.headers.get(HEADER)
     wanted = Durability.ASYNC if asked is None else _parse(asked)

@@ -35,13 +35,12 @@ _MARK_WHEN_FULL: Final = b"#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[
 class CommitPlan:
     """What to wait for after each group, on one node.
 
-    Parameters
-    ----------
-    replicas: of the node that took the writes, how many must have them; with FSYNC, on their disks
-        as on its own.
-    timeout_s: how long Redis waits for them, in seconds.
-    marks: keys that the node serves now and that may be written to at any time. The first is used;
-        the next when that one is refused, because its slot is being moved away.
+    Args:
+        replicas: of the node that took the writes, how many must have them; with FSYNC, on
+            their disks as on its own.
+        timeout_s: how long Redis waits for them, in seconds.
+        marks: keys that the node serves now and that may be written to at any time. The first
+            is used; the next when that one is refused, because its slot is being moved away.
     """
 
     durability: Durability

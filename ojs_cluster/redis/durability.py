@@ -27,10 +27,10 @@ class Durability(IntEnum):
 class Request:
     """One piece of work that is acknowledged as a whole.
 
-    Parameters
-    ----------
-    durability: what it wants at least.
-    doubt: why something that it wrote or found may not outlive a node; None while all is confirmed.
+    Args:
+        durability: what it wants at least.
+        doubt: why something that it wrote or found may not outlive a node; None while all is
+            confirmed.
     """
 
     durability: Durability

@@ -42,9 +42,8 @@ class _Running:
 class Background:
     """The tasks of one store.
 
-    Parameters
-    ----------
-    nursery: where tasks run; None runs each call inside its first caller.
+    Args:
+        nursery: where tasks run; None runs each call inside its first caller.
     """
 
     def __init__(self, nursery: trio.Nursery | None = None) -> None:
@@ -59,13 +58,11 @@ class Background:
         A failure is the task's result None: the task outlives its callers, so none of
         them could be told.
 
-        Parameters
-        ----------
-        wait_s: longest wait in seconds; 0 only starts the task.
+        Args:
+            wait_s: longest wait in seconds; 0 only starts the task.
 
-        Returns
-        -------
-        The result; None when the task failed or has not ended in time.
+        Returns:
+            The result; None when the task failed or has not ended in time.
         """
         # To start a task needs none: what is only due now and then would else take one for each
         # request that comes before it runs.

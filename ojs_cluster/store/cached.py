@@ -16,9 +16,8 @@ T = TypeVar("T")
 class Cached(Generic[T]):
     """Computes a value when it is asked for, and keeps it for a while.
 
-    Parameters
-    ----------
-    kept_s: how long a value is kept, given how long it took to compute.
+    Args:
+        kept_s: how long a value is kept, given how long it took to compute.
     """
 
     def __init__(
@@ -33,10 +32,10 @@ class Cached(Generic[T]):
     async def get(self) -> T:
         """The value, computed anew unless the last one is still kept.
 
-        Raises
-        ------
-        Exception: what computing it raises. Callers that were waiting raise it too: if each of them
-            tried again, the last would wait for all tries. Nothing is kept for later callers.
+        Raises:
+            Exception: what computing it raises. Callers that were waiting raise it too: if each
+                of them tried again, the last would wait for all tries. Nothing is kept for later
+                callers.
         """
         await own_task()
         asked = trio.current_time()

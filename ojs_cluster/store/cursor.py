@@ -26,9 +26,8 @@ def are_numbers(values: Sequence[object], most: int = 2**53) -> bool:
 def decode(text: str, *, field: str = "cursor") -> Any:
     """The position again.
 
-    Raises
-    ------
-    InvalidRequest: the text is not a cursor of this server.
+    Raises:
+        InvalidRequest: the text is not a cursor of this server.
     """
     try:
         return orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))

@@ -18,9 +18,8 @@ WIDTH = 16
 async def over_shards(items: Iterable[T], call: Callable[[T], Awaitable[None]]) -> None:
     """Await ``call(item)`` for every item, up to ``WIDTH`` at a time.
 
-    Raises
-    ------
-    Exception: the first failure, as it was raised; the other calls are cancelled.
+    Raises:
+        Exception: the first failure, as it was raised; the other calls are cancelled.
     """
     calls = list(items)
     if len(calls) < 2:

@@ -48,16 +48,15 @@ async def open_store(
     Masters that are away do not hold it up for longer than ``_OPENING_S`` each check: it serves the
     shards of the others. At least one must say how the data is laid out.
 
-    Parameters
-    ----------
-    shards: how many logical shards to lay data out over; must match the data that is there.
-    prelude: Lua put before every script, for tests.
+    Args:
+        shards: how many logical shards to lay data out over; must match the data that is there.
+        prelude: Lua put before every script, for tests.
 
-    Raises
-    ------
-    UnusableBackend: another shard count or schema version, or an eviction policy that loses jobs.
-    MissingRights: the Redis user may not do what this server does.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        UnusableBackend: another shard count or schema version, or an eviction policy that loses
+            jobs.
+        MissingRights: the Redis user may not do what this server does.
+        BackendUnavailable: Redis did not answer in time.
     """
     settings = settings or StoreSettings()
     keys = Keyspace(shards)
@@ -121,14 +120,12 @@ def _note_idle_masters(store: Store) -> None:
 async def check_eviction(store: Store) -> list[Address]:
     """Look at every master's eviction policy; one that is allowed all the same is logged.
 
-    Returns
-    -------
-    The masters that did not answer in time.
+    Returns:
+        The masters that did not answer in time.
 
-    Raises
-    ------
-    UnusableBackend: one may drop jobs.
-    BackendUnavailable: no master answered in time.
+    Raises:
+        UnusableBackend: one may drop jobs.
+        BackendUnavailable: no master answered in time.
     """
     replies: dict[Address, Any] = {}
 

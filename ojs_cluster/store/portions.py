@@ -15,9 +15,8 @@ def cuts(
 ) -> Iterator[tuple[int, int]]:
     """Yield start and end of each portion of a list whose items have these sizes in bytes.
 
-    Parameters
-    ----------
-    most, most_bytes: items and bytes of a portion at most.
+    Args:
+        most, most_bytes: items and bytes of a portion at most.
     """
     start = bytes_ = 0
     for end, size in enumerate(sizes):

@@ -41,16 +41,14 @@ class Runtime:
     ) -> Any:
         """Run one transition on one shard.
 
-        Parameters
-        ----------
-        name: file name of the script, without ``.lua``.
-        keys, args: as the head of the script says.
-        idempotent: whether running it twice is the same as once, so that a lost reply may be
-            answered by running it again.
+        Args:
+            name: file name of the script, without ``.lua``.
+            keys, args: as the head of the script says.
+            idempotent: whether running it twice is the same as once, so that a lost reply may be
+                answered by running it again.
 
-        Raises
-        ------
-        BackendUnavailable: Redis did not answer in time.
+        Raises:
+            BackendUnavailable: Redis did not answer in time.
         """
         return await self.redis.script(
             shard.slot, self.scripts[name], keys, args, idempotent=idempotent

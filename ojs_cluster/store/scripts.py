@@ -86,14 +86,12 @@ def load_scripts(prelude: str = "") -> Mapping[str, Script]:
     ``no-writes`` and ``allow-oom`` scripts run, ``deny-oom`` scripts are refused. A script may also
     be loaded a second time, under another name and with another flag.
 
-    Parameters
-    ----------
-    prelude: Lua put before every script. Tests pass one that wraps ``redis.call`` and refuses keys
-        that a cluster would refuse only while it moves slots.
+    Args:
+        prelude: Lua put before every script. Tests pass one that wraps ``redis.call`` and
+            refuses keys that a cluster would refuse only while it moves slots.
 
-    Raises
-    ------
-    ValueError: a script does not say what happens at ``maxmemory``.
+    Raises:
+        ValueError: a script does not say what happens at ``maxmemory``.
     """
     return _load(prelude)
 
@@ -163,10 +161,9 @@ def _trimmed(script: str) -> str:
     that nothing uses is left out. A piece may therefore be included in a branch, before which its
     constants are used already.
 
-    Raises
-    ------
-    KeyError: the table does not have a field.
-    ValueError: pieces that are joined mean different things by a constant.
+    Raises:
+        KeyError: the table does not have a field.
+        ValueError: pieces that are joined mean different things by a constant.
     """
     script = _COMMENT.sub("", script)
     table = _FIELDS.search(script)

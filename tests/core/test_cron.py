@@ -31,7 +31,8 @@ _MOST_CALLS = 60_000
 
 def bounded(action: Callable[[], Any]) -> Any:
     """What ``action`` returns. Raises AssertionError once it takes too many steps, which are
-    counted because a clock would measure the machine."""
+    counted because a clock would measure the machine.
+    """
     calls = 0
 
     def count(_frame: FrameType, event: str, _arg: object) -> None:

@@ -65,7 +65,6 @@ def replicated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
 @pytest.fixture
 def replica(replicated: Embedded) -> Node:
     """The replica of the first master, in sync."""
-
     key = key_on(replicated, 0, b"in-sync")
 
     def in_sync() -> bool:

@@ -222,7 +222,8 @@ async def test_calls_at_rest(
     autojump_clock: MockClock, leases: Cluster, count: int, most: int
 ) -> None:
     """As docs/adr/020 says: renewals of all leases, and each follower's look at what it does not
-    lead when the lease would end."""
+    lead when the lease would end.
+    """
     running = [leases.scheduler(f"s{number}") for number in range(count)]
     async with trio.open_nursery() as nursery:
         for scheduler in running:

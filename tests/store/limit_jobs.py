@@ -59,7 +59,8 @@ async def time_passes(store: Store, db: Any, key: str, ms: int) -> None:
 
 async def grants_pass(store: Store, db: Any, queue: str = QUEUE, *, again: bool = False) -> None:
     """As if nobody had fetched the jobs that were given tokens in time; with ``again`` also as if
-    those who have asked had waited so long that they ask once more."""
+    those who have asked had waited so long that they ask once more.
+    """
     shard = shard_of(store, queue)
     for job_id in db.zrange(shard.granted, 0, -1):
         if again or db.hexists(shard.job(job_id.decode()), f.TOKEN):

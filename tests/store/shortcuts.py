@@ -121,7 +121,8 @@ def foreign_id(store: Store, queue: str = QUEUE, *, step: int = 1) -> str:
 
 def middle_queue(store: Store) -> str:
     """A queue whose shard has others before it and after it: those who go over all come to some
-    before it, and to some after it."""
+    before it, and to some after it.
+    """
     names = (f"middle{number}" for number in itertools.count())
     return next(name for name in names if 0 < shard_of(store, name).index < len(store.keys) - 1)
 

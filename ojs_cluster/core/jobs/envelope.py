@@ -108,9 +108,8 @@ def head(job_id: bytes, job_type: bytes, queue: bytes, priority: bytes, attempts
 
     All text in it was validated to be of characters that JSON does not escape.
 
-    Parameters
-    ----------
-    attempts: the job's max_attempts.
+    Args:
+        attempts: the job's max_attempts.
     """
     return (
         b'{"specversion":"1.0","id":"%b","type":"%b","queue":"%b","priority":%b,"max_attempts":%b,'

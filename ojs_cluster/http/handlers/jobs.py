@@ -119,7 +119,8 @@ async def find(
     app: App, wanted: JobFilter, *, limit: int, offset: int, cursor: str | None
 ) -> tuple[JobPage, int, int | None]:
     """A page after ``cursor``, or after the first ``offset`` jobs; how many were passed over; and
-    how many the list has, where that can be told without a scan."""
+    how many the list has, where that can be told without a scan.
+    """
     if cursor:
         page = await listing.list_jobs(app.store, wanted, limit=limit, cursor=cursor)
         return page, 0, None

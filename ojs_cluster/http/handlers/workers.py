@@ -48,7 +48,8 @@ _DRAINING: Final = {"quiet": "draining", "terminate": "shutting_down"}
 
 def now_ms() -> int:
     """This process's clock. What depends on it is an estimate for the reader: the scheduler decides
-    by Redis's."""
+    by Redis's.
+    """
     return time.time_ns() // 1_000_000
 
 

@@ -157,10 +157,9 @@ async def _import(store: Store, source: Path | None) -> int:
 async def read_in(store: Store, file: BinaryIO, tally: Tally, say: Callable[[str], None]) -> None:
     """Store every line of ``file``; a line that cannot be used is named and harms no other.
 
-    Raises
-    ------
-    Unusable: it does not begin like an archive.
-    BackendUnavailable: Redis did not answer in time; ``tally`` says how far it came.
+    Raises:
+        Unusable: it does not begin like an archive.
+        BackendUnavailable: Redis did not answer in time; ``tally`` says how far it came.
     """
     lines = _numbered(file)
     await _check_head(lines)

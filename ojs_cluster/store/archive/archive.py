@@ -69,9 +69,8 @@ def encode(line: Line, **more: str | int) -> bytes:
 def parse(raw: bytes) -> Line:
     """The line that ``encode`` wrote.
 
-    Raises
-    ------
-    BadLine: it is none, or what it says cannot be.
+    Raises:
+        BadLine: it is none, or what it says cannot be.
     """
     try:
         whole = raw_json.members(raw, STORED_LIMITS, around=100)

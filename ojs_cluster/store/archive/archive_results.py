@@ -21,9 +21,8 @@ async def portions(
 ) -> AsyncIterator[dict[int, bytes]]:
     """The results of a workflow of ``shard``; one portion, an empty one, when there are none.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     number, read = 0, False
     while number >= 0:
@@ -39,9 +38,8 @@ async def portions(
 async def restore_results(store: Store, line: ResultsLine) -> Outcome:
     """Store results of a workflow that is to come after them, unless it is there.
 
-    Raises
-    ------
-    BackendUnavailable: they could not be stored now.
+    Raises:
+        BackendUnavailable: they could not be stored now.
     """
     home = store.keys.shard_of_id(line.workflow_id)
     results = list(line.results.items())

@@ -61,15 +61,13 @@ async def export(
 ) -> Counter[str]:
     """Give ``write`` every line; returns how many of each kind.
 
-    Parameters
-    ----------
-    portion_bytes: most bytes of results in one reply and one line, unless one alone is larger.
-    head: what the first line says besides the format's version.
+    Args:
+        portion_bytes: most bytes of results in one reply and one line, unless one alone is larger.
+        head: what the first line says besides the format's version.
 
-    Raises
-    ------
-    ClusterChanged: the lines are not complete.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        ClusterChanged: the lines are not complete.
+        BackendUnavailable: Redis did not answer in time.
     """
     counts: Counter[str] = Counter()
 
@@ -166,7 +164,8 @@ async def _jobs(store: Store, put: Callable[[str, Line], None]) -> None:
 
 async def _finish_replacements(store: Store) -> None:
     """Carry out replacements whose producers have died: else the old job, read before the new one,
-    would stand in the file as well as that."""
+    would stand in the file as well as that.
+    """
 
     async def one(shard: Shard) -> None:
         async for names in _members(store, shard.slot, shard.claims):
@@ -227,7 +226,8 @@ async def _workflows(store: Store, put: Callable[[str, Line], None], portion_byt
 
 async def _workflow(store: Store, shard: Shard, workflow_id: str) -> WorkflowLine | None:
     """A workflow without results, which are read after it: so those that its record speaks of are
-    there."""
+    there.
+    """
 
     async def pairs(key: bytes) -> dict[bytes, bytes]:
         flat: Any = await store.redis.call(shard.slot, "HGETALL", key, idempotent=True)

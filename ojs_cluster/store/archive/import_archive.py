@@ -63,10 +63,9 @@ _INDEXES = ("due", "expiring", "pending", "finished", "dead")
 async def restore_queue(store: Store, line: QueueLine) -> Outcome:
     """Register a queue, paused if it was, limited and bounded as it was where nothing is set here.
 
-    Raises
-    ------
-    BadLine: the name cannot be that of a queue.
-    ValidationFailed, TooManyQueues, BackendUnavailable: it could not be stored.
+    Raises:
+        BadLine: the name cannot be that of a queue.
+        ValidationFailed, TooManyQueues, BackendUnavailable: it could not be stored.
     """
     _check_queue(line.name)
     there = await queues.exists(store, line.name)
@@ -99,9 +98,8 @@ async def _partition(store: Store, queue: str, count: int) -> None:
 async def _shard(store: Store, queue: str, job_id: str, *, one: bool = False) -> Shard:
     """Where a job belongs: where its id leads, if that is a partition that workers look at.
 
-    Parameters
-    ----------
-    one: whether it must be in partition 0, as jobs that are counted together.
+    Args:
+        one: whether it must be in partition 0, as jobs that are counted together.
     """
     await store.partitions.current(store)
     layout = store.partitions.layout(queue)
@@ -116,10 +114,9 @@ async def _shard(store: Store, queue: str, job_id: str, *, one: bool = False) ->
 async def restore_job(store: Store, line: JobLine) -> Outcome:
     """Store a job, and let it hold its unique lock if it did.
 
-    Raises
-    ------
-    BadLine: it cannot be stored as it is, or its id is taken by something that is no job.
-    TooManyQueues, BackendUnavailable: it could not be stored now.
+    Raises:
+        BadLine: it cannot be stored as it is, or its id is taken by something that is no job.
+        TooManyQueues, BackendUnavailable: it could not be stored now.
     """
     _check_queue(line.queue)
     line = _revived(line)
@@ -157,10 +154,9 @@ async def restore_job(store: Store, line: JobLine) -> Outcome:
 async def restore_workflow(store: Store, line: WorkflowLine) -> Outcome:
     """Store a workflow whose jobs are stored already, and let it go on.
 
-    Raises
-    ------
-    BadLine: it cannot be stored as it is.
-    BackendUnavailable: it could not be stored now.
+    Raises:
+        BadLine: it cannot be stored as it is.
+        BackendUnavailable: it could not be stored now.
     """
     plan, marks = await _plan(store, line)
     fields = {**line.fields, b"plan": plan.encode(), b"marks": marks.encode()}
@@ -198,10 +194,9 @@ async def restore_workflow(store: Store, line: WorkflowLine) -> Outcome:
 async def restore_cron(store: Store, line: CronLine) -> Outcome:
     """Register a cron job with the tick that was next.
 
-    Raises
-    ------
-    BadLine: the definition is none.
-    BackendUnavailable: it could not be stored now.
+    Raises:
+        BadLine: the definition is none.
+        BackendUnavailable: it could not be stored now.
     """
     fields = dict(line.fields)
     try:
@@ -250,7 +245,8 @@ def _revived(line: JobLine) -> JobLine:
 
 def _job_args(store: Store, line: JobLine) -> list[Arg]:
     """ARGV of ``restore_job.lua`` without the moment at which the claim lapses, and without whether
-    the job has something elsewhere."""
+    the job has something elsewhere.
+    """
     fields = dict(line.fields)
     state = line.state
     at: dict[State, int | None] = {
@@ -305,9 +301,8 @@ def _ms(fields: dict[bytes, bytes], name: bytes) -> int | None:
 async def _claim(store: Store, job_id: str, shard: Shard) -> int | None:
     """The ms before which the job must be written (0: no matter when); None when it is there.
 
-    Raises
-    ------
-    BadLine: the id leads elsewhere, and not to a job.
+    Raises:
+        BadLine: the id leads elsewhere, and not to a job.
     """
     home = store.keys.shard_of_id(job_id)
     if home is shard:

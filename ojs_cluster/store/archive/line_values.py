@@ -32,10 +32,9 @@ class BadLine(Exception):
 class QueueLine:
     """A queue that was there.
 
-    Parameters
-    ----------
-    fields: of its hash, what an operator or its jobs have set (``QUEUE_FIELDS``).
-    partitions: how many it was given, 0 when it had no number of its own.
+    Args:
+        fields: of its hash, what an operator or its jobs have set (``QUEUE_FIELDS``).
+        partitions: how many it was given, 0 when it had no number of its own.
     """
 
     name: str
@@ -47,13 +46,12 @@ class QueueLine:
 class JobLine:
     """One job.
 
-    Parameters
-    ----------
-    fields: its hash, without errors.
-    errors: attempt, ms, and the error's JSON object, oldest first.
-    place: its place among the available jobs of its queue and priority; None when it has none.
-    removed_ms: when retention removes it; None while it has not ended.
-    holds_lock: whether it holds the lock of its uniqueness.
+    Args:
+        fields: its hash, without errors.
+        errors: attempt, ms, and the error's JSON object, oldest first.
+        place: its place among the available jobs of its queue and priority; None when it has none.
+        removed_ms: when retention removes it; None while it has not ended.
+        holds_lock: whether it holds the lock of its uniqueness.
     """
 
     id: str
@@ -86,7 +84,8 @@ class WorkflowLine:
 @dataclass(frozen=True, slots=True)
 class ResultsLine:
     """Results of a workflow's jobs by number: a portion of those that are too much for its own
-    line, which comes after them and has the last portion."""
+    line, which comes after them and has the last portion.
+    """
 
     workflow_id: str
     results: Mapping[int, bytes]

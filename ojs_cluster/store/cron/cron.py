@@ -43,11 +43,10 @@ _ROUNDS = 20
 class PastTick:
     """A line of the history. Times in ms.
 
-    Parameters
-    ----------
-    outcome: fire, skip, hand for a run that was asked for, or error when no job could be made.
-    job_id: the job; of a skipped tick the run that was in the way; '' where there is none.
-    error: why no job could be made.
+    Args:
+        outcome: fire, skip, hand for a run that was asked for, or error when no job could be made.
+        job_id: the job; of a skipped tick the run that was in the way; '' where there is none.
+        error: why no job could be made.
     """
 
     outcome: str
@@ -67,12 +66,11 @@ async def register(
     Returns it, and whether it is new. ``check_present`` is called with the one that is there, and
     raises what keeps it from being replaced.
 
-    Raises
-    ------
-    InvalidRequest: the schedule never comes true in its zone.
-    ValidationFailed: it would be one too many.
-    Conflict: others kept changing it, where ``check_present`` is given.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        InvalidRequest: the schedule never comes true in its zone.
+        ValidationFailed: it would be one too many.
+        Conflict: others kept changing it, where ``check_present`` is given.
+        BackendUnavailable: Redis did not answer in time.
     """
     if check_present is None:
         found = await _put(store, definition, "")
@@ -98,10 +96,9 @@ async def _present(store: Store, name: str) -> CronRecord | None:
 async def get(store: Store, name: str) -> CronRecord:
     """One cron job.
 
-    Raises
-    ------
-    NotFound: there is none of this name.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        NotFound: there is none of this name.
+        BackendUnavailable: Redis did not answer in time.
     """
     if is_cron_name(name):
         meta = store.keys.meta
@@ -125,13 +122,11 @@ async def list_crons(
 ) -> tuple[list[CronRecord], int]:
     """A page of cron jobs, the enabled ones first, each part by name; and how many there are.
 
-    Parameters
-    ----------
-    within: the queues that the reader may reach, None for all.
+    Args:
+        within: the queues that the reader may reach, None for all.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     meta = store.keys.meta
     low, high = ("-inf", "+inf") if enabled is None else (int(not enabled), int(not enabled))
@@ -182,14 +177,12 @@ async def change(
 ) -> CronRecord:
     """Give a cron job the definition that ``edit`` makes of its present one.
 
-    Parameters
-    ----------
-    size: bytes of JSON that ``edit`` reads besides the present definition.
+    Args:
+        size: bytes of JSON that ``edit`` reads besides the present definition.
 
-    Raises
-    ------
-    NotFound, InvalidRequest, BackendUnavailable: as ``get`` and ``register``.
-    Conflict: others kept changing it.
+    Raises:
+        NotFound, InvalidRequest, BackendUnavailable: as ``get`` and ``register``.
+        Conflict: others kept changing it.
     """
     for _ in range(_ROUNDS):
         present = await get(store, name)
@@ -210,10 +203,9 @@ async def drop(store: Store, name: str) -> CronRecord:
 
     Returns what it was.
 
-    Raises
-    ------
-    NotFound: there is none of this name.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        NotFound: there is none of this name.
+        BackendUnavailable: Redis did not answer in time.
     """
     meta = store.keys.meta
     if is_cron_name(name):
@@ -234,13 +226,12 @@ async def trigger(store: Store, name: str) -> tuple[CronRecord, JobRecord]:
     Returns the cron job and the job; ``deduplicated`` where one of the same uniqueness is there
     already, under a policy that says so.
 
-    Raises
-    ------
-    Duplicate: a job of the same uniqueness is in the way.
-    NotFound: there is none of this name.
-    Conflict: others kept changing it.
-    InvalidRequest, ValidationFailed, Unsupported, PayloadTooLarge: its job cannot be made.
-    BackendUnavailable: Redis did not answer in time. The run may still happen.
+    Raises:
+        Duplicate: a job of the same uniqueness is in the way.
+        NotFound: there is none of this name.
+        Conflict: others kept changing it.
+        InvalidRequest, ValidationFailed, Unsupported, PayloadTooLarge: its job cannot be made.
+        BackendUnavailable: Redis did not answer in time. The run may still happen.
     """
     book = StoreBook(store)
     for _ in range(_ROUNDS):
@@ -259,10 +250,9 @@ async def trigger(store: Store, name: str) -> tuple[CronRecord, JobRecord]:
 async def history(store: Store, name: str, limit: int) -> list[PastTick]:
     """The last occurrences, newest first.
 
-    Raises
-    ------
-    NotFound: there is none of this name.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        NotFound: there is none of this name.
+        BackendUnavailable: Redis did not answer in time.
     """
     await get(store, name)
     meta = store.keys.meta

@@ -13,12 +13,11 @@ from ojs_cluster.core.cron_job import CronDefinition
 class Owed:
     """A firing that was decided and whose job may not be stored yet.
 
-    Parameters
-    ----------
-    tick_ms: the tick, in ms; for a run by hand the moment it was asked for.
-    job: the job to enqueue, as the definition had it at that moment.
-    cancels: ids of runs that make way.
-    hold: whether the job waits, as pending, for the runs before it.
+    Args:
+        tick_ms: the tick, in ms; for a run by hand the moment it was asked for.
+        job: the job to enqueue, as the definition had it at that moment.
+        cancels: ids of runs that make way.
+        hold: whether the job waits, as pending, for the runs before it.
     """
 
     job_id: str
@@ -32,9 +31,8 @@ class Owed:
 class CronRecord:
     """One registered cron job. Times in ms of Redis's clock, None when there is none.
 
-    Parameters
-    ----------
-    read_ms: when it was read; 0 for one that nothing is done with.
+    Args:
+        read_ms: when it was read; 0 for one that nothing is done with.
     """
 
     name: str

@@ -55,12 +55,11 @@ _LAPSES_MS = 20_000
 class Claim:
     """What is decided about a tick.
 
-    Parameters
-    ----------
-    tick_ms: the tick; None for a run by hand, which moves no tick.
-    next_ms, gap_ms: the tick after it, and the change of the clock before that one.
-    job_id: the job to store; when skipped, the run that is in the way.
-    refusal: why the tick's job cannot be made; '' when it can.
+    Args:
+        tick_ms: the tick; None for a run by hand, which moves no tick.
+        next_ms, gap_ms: the tick after it, and the change of the clock before that one.
+        job_id: the job to store; when skipped, the run that is in the way.
+        refusal: why the tick's job cannot be made; '' when it can.
     """
 
     fire: bool
@@ -122,7 +121,8 @@ class Book(Protocol):
         """Store a job, unless it is later than ``lapses`` (ms); returns the id of the one that is
         there then: another's where the job's policy ignores it. Raises Duplicate when the id is
         taken, or a job of the same uniqueness is in the way, QueueFull when too many jobs wait,
-        unless it is ``accepted``, Conflict when it is too late."""
+        unless it is ``accepted``, Conflict when it is too late.
+        """
         ...
 
     async def bar(self, job_id: str) -> bool:
@@ -143,9 +143,9 @@ async def fire_due(book: Book, limit: int) -> Tick:
 
     A cron job that fails is put off and stops none of the others.
 
-    Raises
-    ------
-    BackendUnavailable: the cron jobs themselves cannot be read, or one that failed not be put off.
+    Raises:
+        BackendUnavailable: the cron jobs themselves cannot be read, or one that failed not be
+            put off.
     """
     due = await book.due(limit)
     failures: list[Exception] = []
@@ -194,12 +194,12 @@ async def run_by_hand(book: Book, cron: CronRecord) -> Run | None:
 
     Returns the run, or None when ``cron`` is not what it was: read it again.
 
-    Raises
-    ------
-    Duplicate: a job of the same uniqueness is in the way.
-    UnusableDefinition: its job cannot be made.
-    QueueFull: its queue takes no more jobs.
-    BackendUnavailable: Redis did not answer in time; ``unknown`` when the run will still happen.
+    Raises:
+        Duplicate: a job of the same uniqueness is in the way.
+        UnusableDefinition: its job cannot be made.
+        QueueFull: its queue takes no more jobs.
+        BackendUnavailable: Redis did not answer in time; ``unknown`` when the run will still
+            happen.
     """
     if cron.owed is not None:
         with suppress(Duplicate, UnusableDefinition, QueueFull):  # that was another's run
@@ -225,12 +225,11 @@ async def deliver(book: Book, cron: CronRecord) -> str:
 
     Returns the id of the job that is there then: another's where the job's policy ignores it.
 
-    Raises
-    ------
-    Duplicate: a job of the same uniqueness is in the way, and so nothing is owed any more.
-    UnusableDefinition: the job cannot be made, and so nothing is owed any more.
-    QueueFull: its queue takes no more jobs, and so nothing is owed any more.
-    OJSError: not possible now; the debt stays.
+    Raises:
+        Duplicate: a job of the same uniqueness is in the way, and so nothing is owed any more.
+        UnusableDefinition: the job cannot be made, and so nothing is owed any more.
+        QueueFull: its queue takes no more jobs, and so nothing is owed any more.
+        OJSError: not possible now; the debt stays.
     """
     owed = cron.owed
     if owed is None:

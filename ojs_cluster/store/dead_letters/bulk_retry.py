@@ -35,11 +35,10 @@ BULK_S = 20.0
 class Retried:
     """What a call did.
 
-    Parameters
-    ----------
-    matched: jobs that it meant to retry.
-    failures: id and reason of those that could not be.
-    next_cursor: where the next call goes on; None when there is nothing more to look at.
+    Args:
+        matched: jobs that it meant to retry.
+        failures: id and reason of those that could not be.
+        next_cursor: where the next call goes on; None when there is nothing more to look at.
     """
 
     matched: int
@@ -57,11 +56,10 @@ async def retry_matching(store: Store, wanted: JobFilter, cursor: str | None = N
 
     Dead letters come first: they are found without looking at other jobs.
 
-    Raises
-    ------
-    InvalidRequest: the cursor is not one of ours.
-    BackendUnavailable: Redis did not answer in time; what was retried stays so, and does not match
-        again.
+    Raises:
+        InvalidRequest: the cursor is not one of ours.
+        BackendUnavailable: Redis did not answer in time; what was retried stays so, and does
+            not match again.
     """
     extend(BULK_S)
     retry = dead_letters.retry if wanted.dead else dead_letters.retry_discarded

@@ -50,14 +50,12 @@ async def list_dead(
 ) -> tuple[list[JobRecord], int]:
     """Dead letters, newest first, and how many there are. Of large ones fewer than asked for.
 
-    Parameters
-    ----------
-    queue: only this queue's.
+    Args:
+        queue: only this queue's.
 
-    Raises
-    ------
-    InvalidRequest: the page of several shards lies deeper than ``MAX_DEPTH``.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        InvalidRequest: the page of several shards lies deeper than ``MAX_DEPTH``.
+        BackendUnavailable: Redis did not answer in time.
     """
     shards = store.keys if queue is None else await store.partitions.held(store, queue)
     if queue is not None and len(shards) == 1:
@@ -93,14 +91,12 @@ _Place = tuple[Shard, bytes]
 async def stats(store: Store, within: QueuePatterns | None = None) -> DeadStats:
     """How many dead letters there are, where, and how old.
 
-    Parameters
-    ----------
-    within: the queues that the reader may reach, None for all. Then all numbers are about the first
-        1000 of them by name.
+    Args:
+        within: the queues that the reader may reach, None for all. Then all numbers are about
+            the first 1000 of them by name.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     if within is None:
         here = await _sizes(store, [(shard, shard.dead) for shard in store.keys])
@@ -198,9 +194,8 @@ async def _by_type(store: Store, here: Mapping[_Place, int]) -> dict[str, int]:
 async def get(store: Store, job_id: str) -> JobRecord:
     """One dead letter.
 
-    Raises
-    ------
-    NotFound: no such job, or it is not a dead letter.
+    Raises:
+        NotFound: no such job, or it is not a dead letter.
     """
     job = await read_jobs.get(store, job_id)
     if not job.dead:
@@ -211,10 +206,9 @@ async def get(store: Store, job_id: str) -> JobRecord:
 async def retry(store: Store, job_id: str) -> JobRecord:
     """Run a dead letter again: same id, attempt 0, errors gone, replay counted.
 
-    Raises
-    ------
-    NotFound: not a dead letter (also when it has been retried already).
-    Duplicate: it is a unique job, and another one of its uniqueness has not ended.
+    Raises:
+        NotFound: not a dead letter (also when it has been retried already).
+        Duplicate: it is a unique job, and another one of its uniqueness has not ended.
     """
     try:
         return await _revive(store, job_id, "dead")
@@ -225,11 +219,10 @@ async def retry(store: Store, job_id: str) -> JobRecord:
 async def retry_discarded(store: Store, job_id: str) -> JobRecord:
     """Run a discarded job again as ``retry`` does, whether or not it is a dead letter.
 
-    Raises
-    ------
-    NotFound: no such job, or its retention is over.
-    Conflict: it is not discarded.
-    Duplicate: as ``retry``.
+    Raises:
+        NotFound: no such job, or its retention is over.
+        Conflict: it is not discarded.
+        Duplicate: as ``retry``.
     """
     return await _revive(store, job_id, "discarded")
 
@@ -256,9 +249,8 @@ async def delete(store: Store, job_id: str) -> JobRecord:
     A job whose id was fixed in advance, a workflow's or a cron job's, cannot be found any more; the
     rest of it keeps the id taken until two minutes after its death.
 
-    Raises
-    ------
-    NotFound: not a dead letter.
+    Raises:
+        NotFound: not a dead letter.
     """
     try:
         job = await on_job(store, "delete_dead", job_id, ("finished", "dead"), [])

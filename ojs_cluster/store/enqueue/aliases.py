@@ -93,18 +93,16 @@ class AliasClaims:
         """Claim ids that clients chose, in the shards that their bits name, for jobs that will live
         in ``shard``. Repeated, it changes nothing.
 
-        Parameters
-        ----------
-        ids: with the position of each among the ``of`` jobs of the request.
+        Args:
+            ids: with the position of each among the ``of`` jobs of the request.
 
         Returns the ms (by the clock of the shard that lapses first) before which the jobs must be
         written when claims are good for ``good_ms``; 0 when there are none.
 
-        Raises
-        ------
-        Duplicate: an id names the shard of a job that has it; of several, the first of the
-            request. The others were given back.
-        IdsClaimed: ids before that one lead to other shards. The others stay claimed.
+        Raises:
+            Duplicate: an id names the shard of a job that has it; of several, the first of the
+                request. The others were given back.
+            IdsClaimed: ids before that one lead to other shards. The others stay claimed.
         """
         if not ids:
             return 0
@@ -185,10 +183,9 @@ def earliest(*moments: int) -> int:
 class Removal:
     """What became of jobs that were to be removed.
 
-    Parameters
-    ----------
-    gone: how many are gone.
-    left: ids that are there because their alias's shard did not answer; ``error`` says so.
+    Args:
+        gone: how many are gone.
+        left: ids that are there because their alias's shard did not answer; ``error`` says so.
     """
 
     gone: int
@@ -202,9 +199,8 @@ async def remove_due(store: Store, shard: Shard, job_ids: Sequence[str]) -> Remo
     All aliases of one shard are one script, and so are the jobs, ``_PORTION`` at a time. A shard
     that does not answer keeps only the jobs whose aliases it holds.
 
-    Raises
-    ------
-    BackendUnavailable: ``shard`` itself did not answer.
+    Raises:
+        BackendUnavailable: ``shard`` itself did not answer.
     """
     left, failure = await drop(store, shard, job_ids)
     away = set(left)

@@ -65,19 +65,18 @@ async def enqueue_all(
     A job that is not stored because one of the same uniqueness is there (``ignore``) is answered
     with that one, ``deduplicated``.
 
-    Parameters
-    ----------
-    fields: names and values of more fields of each job's hash.
-    lapses: ms of any shard's clock from which on it is too late, 0 for never.
-    claims: what the caller has claimed for the jobs already.
-    accepted: whether full queues take them, too.
+    Args:
+        fields: names and values of more fields of each job's hash.
+        lapses: ms of any shard's clock from which on it is too late, 0 for never.
+        claims: what the caller has claimed for the jobs already.
+        accepted: whether full queues take them, too.
 
-    Raises
-    ------
-    QueueFull: as many jobs wait in a queue as may. A job that replaces another is never refused.
-    Duplicate: an id is taken or given twice, or a job of the same uniqueness is in the way.
-    TooManyQueues: a queue would be one too many.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        QueueFull: as many jobs wait in a queue as may. A job that replaces another is never
+            refused.
+        Duplicate: an id is taken or given twice, or a job of the same uniqueness is in the way.
+        TooManyQueues: a queue would be one too many.
+        BackendUnavailable: Redis did not answer in time.
     """
     await own_task()
     await store.queues.ensure(store, dict.fromkeys(job.queue for job in jobs))
@@ -150,13 +149,12 @@ async def _reserved(
 class _Verdict:
     """What becomes of the jobs of one fingerprint, given the lock's holder.
 
-    Parameters
-    ----------
-    last: the job that holds the lock in the end; None when none is stored.
-    answers: jobs not stored, and the job or the position of the job they are answered with.
-    withdrawn: jobs that a later one replaces.
-    replaced: whether the lock's holder is replaced.
-    due: jobs that take over a schedule, and its ms.
+    Args:
+        last: the job that holds the lock in the end; None when none is stored.
+        answers: jobs not stored, and the job or the position of the job they are answered with.
+        withdrawn: jobs that a later one replaces.
+        replaced: whether the lock's holder is replaced.
+        due: jobs that take over a schedule, and its ms.
     """
 
     last: int | None = None
@@ -217,10 +215,9 @@ class _Draft:
     async def reserve(self) -> None:
         """Take what others could take: ids that clients chose, then locks.
 
-        Raises
-        ------
-        Duplicate: an id or a lock is another's.
-        IdsClaimed: ids are claimed for other shards.
+        Raises:
+            Duplicate: an id or a lock is another's.
+            IdsClaimed: ids are claimed for other shards.
         """
         await self._claim_aliases()
         for shard in sorted(self._chosen, key=lambda shard: shard.index):
@@ -400,7 +397,8 @@ class _Draft:
 
     async def give_back_unused(self) -> None:
         """Give back the ids of jobs that were not stored because others of their uniqueness are
-        there. It never raises."""
+        there. It never raises.
+        """
         with suppress(OJSError):
             for shard, indexes in self._chosen.items():
                 ids = [self._ids[index] for index in indexes if index in self._unstored()]

@@ -79,11 +79,10 @@ class _Fenced(Exception):
 class _Terms:
     """What else is known when jobs are stored.
 
-    Parameters
-    ----------
-    fields: names and values of more fields of each job's hash.
-    lapses: ms of any shard's clock from which on it is too late, 0 for never.
-    accepted: whether a full queue takes them, too (see ``bounds``).
+    Args:
+        fields: names and values of more fields of each job's hash.
+        lapses: ms of any shard's clock from which on it is too late, 0 for never.
+        accepted: whether a full queue takes them, too (see ``bounds``).
     """
 
     fields: Sequence[bytes] = ()
@@ -104,21 +103,20 @@ async def enqueue(
     Returns the job; with ``deduplicated`` set the one that is there already, under a policy that
     says so.
 
-    Parameters
-    ----------
-    fields: names and values of more fields of the job's hash.
-    lapses: ms of any shard's clock from which on it must not be stored any more, 0 for never.
-    accepted: whether a full queue takes it, too: it was promised before.
+    Args:
+        fields: names and values of more fields of the job's hash.
+        lapses: ms of any shard's clock from which on it must not be stored any more, 0 for never.
+        accepted: whether a full queue takes it, too: it was promised before.
 
-    Raises
-    ------
-    QueueFull: as many jobs wait in the queue as may.
-    Duplicate: the client's id is taken, anywhere in the cluster, or a job of the same uniqueness is
-        in the way.
-    Conflict: it is too late, or was before a claim could be used.
-    TooManyQueues, TooManyRateLimitKeys: the queue, or the key of its rate limit, would be one too
-        many.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        QueueFull: as many jobs wait in the queue as may.
+        Duplicate: the client's id is taken, anywhere in the cluster, or a job of the same
+            uniqueness is in the way.
+        Conflict: it is too late, or was before a claim could be used.
+        TooManyQueues, TooManyRateLimitKeys: the queue, or the key of its rate limit, would be one
+        too
+            many.
+        BackendUnavailable: Redis did not answer in time.
     """
     if job.rate_limit is not None and not accepted:
         await store.limit_keys.admit(store, [job])
@@ -136,10 +134,9 @@ async def enqueue(
 async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
     """Store jobs, all or none, answered in the order given.
 
-    Raises
-    ------
-    Duplicate: as ``enqueue``, or an id is given twice; ``details`` say which and where.
-    QueueFull, TooManyQueues, TooManyRateLimitKeys, BackendUnavailable: as ``enqueue``.
+    Raises:
+        Duplicate: as ``enqueue``, or an id is given twice; ``details`` say which and where.
+        QueueFull, TooManyQueues, TooManyRateLimitKeys, BackendUnavailable: as ``enqueue``.
     """
     batch.refuse_repeated_ids(jobs)
     await store.limit_keys.admit(store, jobs)
@@ -160,16 +157,14 @@ async def enqueue_fixed(
 
     Its uniqueness is not looked at: what was promised when the id was fixed is kept.
 
-    Parameters
-    ----------
-    job_id: names a shard that serves the job's queue.
-    fields: names and values of more fields of the job's hash.
-    lapses: ms after which it must not be stored any more, 0 for never.
+    Args:
+        job_id: names a shard that serves the job's queue.
+        fields: names and values of more fields of the job's hash.
+        lapses: ms after which it must not be stored any more, 0 for never.
 
-    Raises
-    ------
-    Conflict: too late.
-    TooManyQueues, BackendUnavailable: as ``enqueue``.
+    Raises:
+        Conflict: too late.
+        TooManyQueues, BackendUnavailable: as ``enqueue``.
     """
     await store.queues.ensure(store, [job.queue])
     shard = store.keys.shard_of_id(job_id)

@@ -28,12 +28,11 @@ PORTION_JOBS = 250
 class Placed(msgspec.Struct, frozen=True):
     """A job with its id, ready to be written. Holds only what a deal's record can keep.
 
-    Parameters
-    ----------
-    due, expires: '', or the letter of a kind of moment and ms (see ``enqueue.lua``).
-    fields: names and values of the hash, one after the other.
-    fate: staged to replace a job later (see ``deals``), or withdrawn at once, because a later job
-        of the same batch replaces it.
+    Args:
+        due, expires: '', or the letter of a kind of moment and ms (see ``enqueue.lua``).
+        fields: names and values of the hash, one after the other.
+        fate: staged to replace a job later (see ``deals``), or withdrawn at once, because a
+            later job of the same batch replaces it.
     """
 
     job_id: str
@@ -79,13 +78,12 @@ def command(
 ) -> tuple[list[bytes], list[Arg]]:
     """KEYS and ARGV of the script that writes ``part``, all of ``shard``.
 
-    Parameters
-    ----------
-    lapses: ms of the shard's clock from which on it is refused, 0 for never.
-    deal: the deal whose part it is, '' for none.
-    portion: which portion of the deal's part it is.
-    fences: marks of fences to be stored over.
-    accepted: whether the jobs are stored however many wait in their queues (see ``bounds``).
+    Args:
+        lapses: ms of the shard's clock from which on it is refused, 0 for never.
+        deal: the deal whose part it is, '' for none.
+        portion: which portion of the deal's part it is.
+        fences: marks of fences to be stored over.
+        accepted: whether the jobs are stored however many wait in their queues (see ``bounds``).
     """
     queues = Counter(job.queue for job in part)
     positions = {queue: position for position, queue in enumerate(queues, 1)}

@@ -43,9 +43,8 @@ async def check(store: Store, shard: Shard, limit: int) -> int:
 
     One that cannot be checked now keeps no other waiting: it is checked again later.
 
-    Raises
-    ------
-    BackendUnavailable: ``shard`` itself did not answer.
+    Raises:
+        BackendUnavailable: ``shard`` itself did not answer.
     """
     ids = await store.run(
         shard, "old_claims", [shard.references], [CHECK_MS, limit], idempotent=True

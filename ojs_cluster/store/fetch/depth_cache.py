@@ -89,10 +89,9 @@ class Sizes:
         so that none waits for ever beside a fuller one. ``count`` jobs are taken off the size at
         once, so that those who ask meanwhile look elsewhere.
 
-        Parameters
-        ----------
-        but: partitions not to name.
-        parts: from this one on they get no new jobs: theirs are the oldest, and come first.
+        Args:
+            but: partitions not to name.
+            parts: from this one on they get no new jobs: theirs are the oldest, and come first.
         """
         likely = [n for n in self.up() if self._sizes[n] > 0 and n not in but]
         likely = [n for n in likely if n >= parts] or likely

@@ -58,9 +58,8 @@ class QueueDepths:
     async def read(self, shard: Shard, queues: Iterable[str], read: Read) -> Mapping[str, int]:
         """Return depths that were read after this call began; perhaps of more queues.
 
-        Raises
-        ------
-        BackendUnavailable: the shard did not answer.
+        Raises:
+            BackendUnavailable: the shard did not answer.
         """
         shared = self._shared.setdefault(shard, _Shared())
         batch = shared.next

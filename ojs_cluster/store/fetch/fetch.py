@@ -67,16 +67,14 @@ async def fetch(
     takes about 8 MiB, however many were asked for; where it asks many shards at once, one reply of
     each of the 16 that it waits for more.
 
-    Parameters
-    ----------
-    queues: strict order; a later queue is asked only when the earlier ones are empty.
-    worker_id: the holder of the leases, '' when the caller does not say.
-    visibility_timeout_ms: lease length that overrides each job's own.
+    Args:
+        queues: strict order; a later queue is asked only when the earlier ones are empty.
+        worker_id: the holder of the leases, '' when the caller does not say.
+        visibility_timeout_ms: lease length that overrides each job's own.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time, and no job was had before that. Jobs whose
-        reply was lost are released as soon as their shard answers again (``lost_fetches``).
+    Raises:
+        BackendUnavailable: Redis did not answer in time, and no job was had before that. Jobs whose
+            reply was lost are released as soon as their shard answers again (``lost_fetches``).
     """
     try:
         return await fetch_unless_quiet(store, queues, count, worker_id, visibility_timeout_ms)
@@ -93,10 +91,9 @@ async def fetch_unless_quiet(
 ) -> list[JobRecord]:
     """As ``fetch``, for callers who must tell an empty queue from a worker that may not look.
 
-    Raises
-    ------
-    Quiet: the worker is marked, and no job was had.
-    BackendUnavailable: as ``fetch``.
+    Raises:
+        Quiet: the worker is marked, and no job was had.
+        BackendUnavailable: as ``fetch``.
     """
     await store.contacts.note(store, worker_id)
     await store.partitions.current(store)
@@ -255,9 +252,8 @@ class _Asking:
     async def take(self, shard: Shard, queues: Sequence[str], most: int) -> int:
         """Take up to ``most`` jobs of a shard; returns how many it gave.
 
-        Raises
-        ------
-        Quiet, BackendUnavailable: as ``fetch_unless_quiet``.
+        Raises:
+            Quiet, BackendUnavailable: as ``fetch_unless_quiet``.
         """
         share = _Asking(self._store, most, self._worker_id, self._visibility_timeout_ms, self)
         try:
@@ -271,9 +267,8 @@ class _Asking:
     async def ask(self, shard: Shard, queues: Sequence[str]) -> int:
         """Ask a shard for jobs of some of its queues; returns how many the first has left.
 
-        Raises
-        ------
-        Quiet, BackendUnavailable: as ``fetch_unless_quiet``.
+        Raises:
+            Quiet, BackendUnavailable: as ``fetch_unless_quiet``.
         """
         left, turn, width, began = 0, 0, 0, trio.current_time()
         while True:
@@ -300,9 +295,9 @@ class _Asking:
         jobs behind those that it has looked through, or keys to be asked; and how many jobs the
         first queue has left.
 
-        Parameters
-        ----------
-        width: for how many keys that have no ask under way tokens are asked, 0: for the best jobs.
+        Args:
+            width: for how many keys that have no ask under way tokens are asked, 0: for the
+                best jobs.
         """
         store = self._store
         settings, asked_ms = store.settings, self._visibility_timeout_ms

@@ -189,9 +189,8 @@ async def fetch_or_wait(
 
     ``on_wait`` is called when the waiting begins.
 
-    Raises
-    ------
-    BackendUnavailable: as ``fetch``.
+    Raises:
+        BackendUnavailable: as ``fetch``.
     """
 
     async def look() -> list[JobRecord]:

@@ -66,9 +66,8 @@ class LostFetches:
     def note(self, shard: Shard, lease: bytes) -> None:
         """Release, soon, every job of ``shard`` that was leased by one fetch.
 
-        Parameters
-        ----------
-        lease: the prefix of the fetch's lease ids, or any of these ids.
+        Args:
+            lease: the prefix of the fetch's lease ids, or any of these ids.
         """
         prefix = lease[:PREFIX_BYTES]
         pending = self._pending.setdefault(shard, [])

@@ -46,10 +46,9 @@ async def ask_partitions(store: Store, queue: str, shards: list[Shard], asking: 
 
     One that cannot be asked does not keep the jobs of the others back.
 
-    Raises
-    ------
-    BackendUnavailable: some could not be asked, and the others had not enough.
-    Quiet: the worker may not fetch.
+    Raises:
+        BackendUnavailable: some could not be asked, and the others had not enough.
+        Quiet: the worker may not fetch.
     """
     await own_task()
     sizes, parts = store.hints.of(queue, len(shards)), store.partitions.layout(queue).parts

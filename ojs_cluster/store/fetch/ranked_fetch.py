@@ -81,9 +81,8 @@ async def ask_in_order(
     A shard that does not answer keeps back only its own jobs. Returns why the first such shard, or
     a quiet worker, could not be served; None when all answered.
 
-    Parameters
-    ----------
-    stages: the queues in order, each with its shards.
+    Args:
+        stages: the queues in order, each with its shards.
     """
     await own_task()
     queues: dict[Shard, list[str]] = {}
@@ -117,9 +116,8 @@ async def read_depths(store: Store, shard: Shard, queues: Sequence[str]) -> Mapp
 
     Jobs that are due become available first, as in a fetch.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     depths: dict[str, int] = {}
     for first in range(0, len(queues), _QUEUES_MOST):

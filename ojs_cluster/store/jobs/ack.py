@@ -29,17 +29,15 @@ async def ack(
     The holder that repeats the ack which completed the job (its reply was lost) gets the stored
     job; so a caller that names itself may be served again, one that does not may not.
 
-    Parameters
-    ----------
-    worker_id, lease_id: who the caller says it is; None when it does not say.
-    result: JSON, stored and returned as it is.
+    Args:
+        worker_id, lease_id: who the caller says it is; None when it does not say.
+        result: JSON, stored and returned as it is.
 
-    Raises
-    ------
-    NotFound: no such job.
-    Conflict: not active, or held by another lease.
-    PayloadTooLarge: the result is over the limit; the job stays active.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        NotFound: no such job.
+        Conflict: not active, or held by another lease.
+        PayloadTooLarge: the result is over the limit; the job stays active.
+        BackendUnavailable: Redis did not answer in time.
     """
     refusal = _too_large(store, result)
     if refusal is not None:

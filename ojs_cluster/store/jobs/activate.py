@@ -10,11 +10,10 @@ from ojs_cluster.store.jobs.record import JobRecord
 async def activate(store: Store, job_id: str) -> JobRecord:
     """Make a pending job available, or scheduled when it is due later.
 
-    Raises
-    ------
-    NotFound: no such job.
-    Conflict: the job is not pending.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        NotFound: no such job.
+        Conflict: the job is not pending.
+        BackendUnavailable: Redis did not answer in time.
     """
     return await on_job(
         store,

@@ -36,20 +36,19 @@ async def on_job(
 ) -> JobRecord:
     """Run a transition of one job where the job lives.
 
-    Parameters
-    ----------
-    name: the script; KEYS[1] is the job's hash, then the shard's keys named by ``shard_keys``
-        (attributes of ``keys.Shard``). One that serves plain jobs only answers 'any' for others;
-        these are for the script called ``name`` and ``_any``.
-    lease_id: the caller's lease, if it names one: its shard is asked where the id leads to no job
-        of that lease.
+    Args:
+        name: the script; KEYS[1] is the job's hash, then the shard's keys named by ``shard_keys``
+            (attributes of ``keys.Shard``). One that serves plain jobs only answers 'any' for
+            others; these are for the script called ``name`` and ``_any``.
+        lease_id: the caller's lease, if it names one: its shard is asked where the id leads to
+            no job of that lease.
 
-    Raises
-    ------
-    NotFound: there is no such job.
-    Conflict: the job's state, or its holder, does not allow the transition; nothing was changed.
-    MalformedJob: its stored fields cannot be used; nothing was changed.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        NotFound: there is no such job.
+        Conflict: the job's state, or its holder, does not allow the transition; nothing was
+            changed.
+        MalformedJob: its stored fields cannot be used; nothing was changed.
+        BackendUnavailable: Redis did not answer in time.
     """
     reply = await reply_of(
         store, name, job_id, shard_keys, args, idempotent=idempotent, lease_id=lease_id
@@ -105,9 +104,8 @@ async def restore_alias(store: Store, shard: Shard, job_id: str) -> bool:
 
     Returns whether it leads there now.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     home = store.keys.shard_of_id(job_id)
     args: list[Arg] = [job_id, shard.index, 0, ""]

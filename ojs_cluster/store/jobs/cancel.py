@@ -26,18 +26,16 @@ async def cancel(
 
     A malformed job, whatever its state, is removed for good: what is known of it is returned.
 
-    Parameters
-    ----------
-    keep_ms: how long the cancelled job is kept; None for the configured retention.
-    only: ``spare`` lets an active job finish the attempt it is in, and have no other; that is then
-        a Conflict, too. With ``available`` a job in any other state is one.
-    repeatable: after a lost reply do it again; a job that it has cancelled is then a Conflict.
+    Args:
+        keep_ms: how long the cancelled job is kept; None for the configured retention.
+        only: ``spare`` lets an active job finish the attempt it is in, and have no other; that
+            is then a Conflict, too. With ``available`` a job in any other state is one.
+        repeatable: after a lost reply do it again; a job that it has cancelled is then a Conflict.
 
-    Raises
-    ------
-    NotFound: no such job.
-    Conflict: already terminal; the record is unchanged.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        NotFound: no such job.
+        Conflict: already terminal; the record is unchanged.
+        BackendUnavailable: Redis did not answer in time.
     """
     settings = store.settings
     keep = settings.retention_cancelled_ms if keep_ms is None else keep_ms

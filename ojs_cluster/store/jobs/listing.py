@@ -53,14 +53,13 @@ _INDEXES = ("pending", "available", "held", "due", "active", "finished")
 class JobFilter:
     """What a listing lets through; None lets everything through.
 
-    Parameters
-    ----------
-    type: a job type, or how it begins when a ``*`` follows.
-    worker: who holds the job, which is active then.
-    since_ms, until_ms: when it was created, from the one up to the other; of dead letters, when
-        they died.
-    dead: only dead letters.
-    within: the queues that the reader may reach.
+    Args:
+        type: a job type, or how it begins when a ``*`` follows.
+        worker: who holds the job, which is active then.
+        since_ms, until_ms: when it was created, from the one up to the other; of dead letters, when
+            they died.
+        dead: only dead letters.
+        within: the queues that the reader may reach.
     """
 
     state: State | None = None
@@ -118,7 +117,8 @@ class JobPage:
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a listing is: index, shard (of one queue's jobs: its partition), queue (of available
-    jobs), score ("-inf" where it begins), entries of that score already seen."""
+    jobs), score ("-inf" where it begins), entries of that score already seen.
+    """
 
     index: int = 0
     shard: int = 0
@@ -156,14 +156,12 @@ async def list_jobs(
 ) -> JobPage:
     """Jobs that ``wanted`` admits, after ``cursor``.
 
-    Parameters
-    ----------
-    limit: most jobs in the page.
+    Args:
+        limit: most jobs in the page.
 
-    Raises
-    ------
-    InvalidRequest: the cursor is not one of ours.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        InvalidRequest: the cursor is not one of ours.
+        BackendUnavailable: Redis did not answer in time.
     """
     jobs: list[JobRecord] = []
     budget, left = SCAN_BUDGET, PAGE_BYTES
@@ -186,9 +184,8 @@ async def walk(
 
     Of ``wanted`` only the queue counts here. To be closed by the caller.
 
-    Raises
-    ------
-    InvalidRequest: the cursor is not one of ours.
+    Raises:
+        InvalidRequest: the cursor is not one of ours.
     """
     place = Place.parse(cursor, len(indexes), len(store.keys)) if cursor else Place()
     while place.index < len(indexes):

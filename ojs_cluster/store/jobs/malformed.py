@@ -23,11 +23,10 @@ async def remove_malformed(store: Store, malformed: MalformedJob) -> JobRecord:
     The alias goes last: without it no id would lead to the job, and no removal is due that would be
     repeated. The janitor drops an alias that is left (``references``).
 
-    Raises
-    ------
-    NotFound: it is gone.
-    Conflict: it has been repaired meanwhile, or a transaction has prepared it.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        NotFound: it is gone.
+        Conflict: it has been repaired meanwhile, or a transaction has prepared it.
+        BackendUnavailable: Redis did not answer in time.
     """
     if malformed.shard is None:
         raise malformed

@@ -40,16 +40,14 @@ async def nack(
 
     A lease id that repeats the nack it already made gets the stored job.
 
-    Parameters
-    ----------
-    worker_id, lease_id: who the caller says it is; None when it does not say.
-    requeue: not a failure: the job is available again at once and keeps its attempt count.
+    Args:
+        worker_id, lease_id: who the caller says it is; None when it does not say.
+        requeue: not a failure: the job is available again at once and keeps its attempt count.
 
-    Raises
-    ------
-    NotFound: no such job.
-    Conflict: not active, or held by another lease.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        NotFound: no such job.
+        Conflict: not active, or held by another lease.
+        BackendUnavailable: Redis did not answer in time.
     """
     how: _How = "requeue" if requeue else "fail"
     return await on_job(
@@ -98,10 +96,9 @@ async def nack_many(store: Store, nacks: Sequence[Nack], *, worker_id: str | Non
 async def release(store: Store, job: JobRecord) -> None:
     """Undo a fetch whose client will never see the job: as if it had not been fetched.
 
-    Raises
-    ------
-    NotFound, Conflict: the lease is over, so there is nothing to undo.
-    BackendUnavailable: Redis did not answer in time; the lease's deadline will do it.
+    Raises:
+        NotFound, Conflict: the lease is over, so there is nothing to undo.
+        BackendUnavailable: Redis did not answer in time; the lease's deadline will do it.
     """
     await on_job(
         *(store, "nack", job.id, _KEYS),
@@ -114,15 +111,13 @@ async def release(store: Store, job: JobRecord) -> None:
 async def release_lost(store: Store, shard: Shard, prefixes: Sequence[bytes]) -> list[bytes]:
     """Undo fetches of one shard that were never answered: as if they had not been made.
 
-    Parameters
-    ----------
-    prefixes: what the lease ids of each fetch begin with, all of one length.
+    Args:
+        prefixes: what the lease ids of each fetch begin with, all of one length.
 
     Returns the prefix of each job that was released.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time; some jobs may have been released.
+    Raises:
+        BackendUnavailable: Redis did not answer in time; some jobs may have been released.
     """
     keys = [shard.active, shard.running, shard.expiring, shard.finished, shard.events, shard.due]
     released: list[bytes] = []
@@ -145,7 +140,8 @@ def _packed(
     how: _How, worker_id: str | None, lease_id: str | None, failure: Failure | None = None
 ) -> bytes:
     """A nack as the script reads it: see ``store/include/jobs/nack_job.lua``. Redis reads no binary
-    there."""
+    there.
+    """
     chance = random.random()  # noqa: S311 - jitter spreads retries, it guards nothing
     head = (worker_id or "", lease_id or "", how)
     if failure is None:

@@ -20,11 +20,10 @@ PAGE_BYTES = 8 * 1024 * 1024
 async def get(store: Store, job_id: str) -> JobRecord:
     """One job. Reading changes nothing, but finishes a replacement that it meets under way.
 
-    Raises
-    ------
-    NotFound: no such job, or its retention is over, or it was deleted.
-    MalformedJob: its stored fields cannot be used.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        NotFound: no such job, or its retention is over, or it was deleted.
+        MalformedJob: its stored fields cannot be used.
+        BackendUnavailable: Redis did not answer in time.
     """
     if is_job_id(job_id):
         shard = store.keys.shard_of_id(job_id)

@@ -24,12 +24,11 @@ from ojs_cluster.store.jobs import fields as f
 class JobRecord(msgspec.Struct, frozen=True):
     """One job, as read inside the transition that returned it.
 
-    Parameters
-    ----------
-    id: the job's UUIDv7.
-    fields: the hash. An empty value means absent (see ``drop_fields`` in
-    ``store/include/jobs/read_job.lua``). deduplicated: it was there already, and answers the
-    enqueue of another of the same uniqueness.
+    Args:
+        id: the job's UUIDv7.
+        fields: the hash. An empty value means absent (see ``drop_fields`` in
+        ``store/include/jobs/read_job.lua``). deduplicated: it was there already, and answers the
+        enqueue of another of the same uniqueness.
     """
 
     id: str
@@ -139,13 +138,11 @@ class JobRecord(msgspec.Struct, frozen=True):
     def json(self, *, lease: bool = False) -> bytes:
         """The whole envelope as JSON.
 
-        Parameters
-        ----------
-        lease: whether to include ``lease_id``: only the fetch that created a lease shows it.
+        Args:
+            lease: whether to include ``lease_id``: only the fetch that created a lease shows it.
 
-        Raises
-        ------
-        MalformedJob: a field is missing, or is not what it must be.
+        Raises:
+            MalformedJob: a field is missing, or is not what it must be.
         """
         try:
             return b"".join(self._parts(lease))

@@ -36,13 +36,13 @@ Outcome = State | OJSError
 class Part:
     """One job of the request.
 
-    Parameters
-    ----------
-    args: what the script wants to know of it.
-    alone: the same transition of this job only, for one that lives elsewhere than its id says, or
-        has to be brought into being first.
-    refused: why it is not even tried; then this is its outcome.
-    lease_id: the caller's lease, which says where the job lives when its id does not lead there.
+    Args:
+        args: what the script wants to know of it.
+        alone: the same transition of this job only, for one that lives elsewhere than its id
+            says, or has to be brought into being first.
+        refused: why it is not even tried; then this is its outcome.
+        lease_id: the caller's lease, which says where the job lives when its id does not lead
+            there.
     """
 
     job_id: str
@@ -63,10 +63,9 @@ async def on_jobs(
 ) -> list[Outcome]:
     """Run a transition of many jobs; the outcomes are in the order of ``parts``.
 
-    Parameters
-    ----------
-    name: the script; KEYS are the shard's keys named by ``shard_keys`` and then the jobs, ARGV
-        ``args`` and then those of each part.
+    Args:
+        name: the script; KEYS are the shard's keys named by ``shard_keys`` and then the jobs, ARGV
+            ``args`` and then those of each part.
     """
     outcomes: list[Outcome] = [part.refused or NotFound("job", part.job_id) for part in parts]
     of_shard: dict[Shard, list[int]] = {}

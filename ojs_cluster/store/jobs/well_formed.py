@@ -63,9 +63,8 @@ def number(value: bytes | None) -> int:
 def check(job_id: str, fields: Mapping[bytes, bytes], shard: int) -> None:
     """Raise for a malformed job of ``shard``.
 
-    Raises
-    ------
-    MalformedJob: a field is missing, or is not what it must be.
+    Raises:
+        MalformedJob: a field is missing, or is not what it must be.
     """
     fault = fault_of(fields)
     if fault is not None:

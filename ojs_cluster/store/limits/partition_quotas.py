@@ -29,10 +29,9 @@ if TYPE_CHECKING:
 async def put(store: Store, queue: str, limits: Limits) -> None:
     """Set the limits of a whole queue, in all partitions; empty ones take them back.
 
-    Raises
-    ------
-    ValidationFailed: a partition would have no share, or the partitions are being changed.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        ValidationFailed: a partition would have no share, or the partitions are being changed.
+        BackendUnavailable: Redis did not answer in time.
     """
     await store.partitions.latest(store)
     layout = store.partitions.layout(queue)
@@ -53,9 +52,8 @@ async def put(store: Store, queue: str, limits: Limits) -> None:
 async def of_queue(store: Store, queue: str) -> Limits:
     """The limits of a whole queue.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     share, whole = await _read(store, store.keys.shard_of_queue(queue), queue)
     return _unpacked(share if whole is None else whole) if share else Limits()
@@ -64,9 +62,8 @@ async def of_queue(store: Store, queue: str) -> Limits:
 async def mirror(store: Store, queue: str) -> None:
     """Make the shares of all partitions agree with the queue's limits.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     before = None
     while True:

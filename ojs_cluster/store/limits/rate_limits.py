@@ -34,12 +34,11 @@ _KEYS = 50
 class Usage:
     """Limits and how far they are used at one moment. Times in ms.
 
-    Parameters
-    ----------
-    active: jobs that the concurrency counts.
-    started: starts in the window that ends now.
-    resets_ms: when the oldest of them leaves the window.
-    next_ms: when a throttle lets the next start.
+    Args:
+        active: jobs that the concurrency counts.
+        started: starts in the window that ends now.
+        resets_ms: when the oldest of them leaves the window.
+        next_ms: when a throttle lets the next start.
     """
 
     limits: Limits
@@ -53,12 +52,11 @@ class Usage:
 class KeyLimits:
     """A key's limits as they hold now. Times in ms.
 
-    Parameters
-    ----------
-    override: what an operator has set over what jobs declare, None for nothing.
-    override_until_ms: when that ends, None for never.
-    hold_until_ms: until when a worker has asked that nothing is started.
-    waiting: jobs that wait for a token, as far as their queues have asked for one.
+    Args:
+        override: what an operator has set over what jobs declare, None for nothing.
+        override_until_ms: when that ends, None for never.
+        hold_until_ms: until when a worker has asked that nothing is started.
+        waiting: jobs that wait for a token, as far as their queues have asked for one.
     """
 
     key: str
@@ -96,11 +94,10 @@ async def set_queue(store: Store, queue: str, limits: Limits) -> QueueLimits:
 
     Returns them, and how far they are used.
 
-    Raises
-    ------
-    ValidationFailed: a partition would have no share, or the partitions are being changed.
-    TooManyQueues: an unknown queue would be one too many.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        ValidationFailed: a partition would have no share, or the partitions are being changed.
+        TooManyQueues: an unknown queue would be one too many.
+        BackendUnavailable: Redis did not answer in time.
     """
     await store.queues.ensure(store, [queue])
     await partition_quotas.put(store, queue, limits)
@@ -111,9 +108,8 @@ async def set_queue(store: Store, queue: str, limits: Limits) -> QueueLimits:
 async def end_declared(store: Store, queue: str) -> None:
     """End the ``max_per_second`` that a queue's jobs declared. Later jobs may declare it again.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     shards = await store.partitions.held(store, queue)
 
@@ -126,9 +122,8 @@ async def end_declared(store: Store, queue: str) -> None:
 async def clear_queue(store: Store, queue: str) -> QueueLimits:
     """End all limits of a queue, the operator's and what its jobs declared; returns what is left.
 
-    Raises
-    ------
-    TooManyQueues, BackendUnavailable: as ``set_queue``.
+    Raises:
+        TooManyQueues, BackendUnavailable: as ``set_queue``.
     """
     await set_queue(store, queue, Limits())
     with begun():
@@ -140,7 +135,8 @@ async def _declared(
     store: Store, shard: Shard, now_ms: int, fields: dict[bytes, bytes]
 ) -> int | None:
     """The ``max_per_second`` in force in a partition; as ``store/include/queues/queue_gate.lua``
-    decides it."""
+    decides it.
+    """
     most, at = fields.get(b"mps", b""), fields.get(b"mpsat", b"")
     if not most.isdigit() or not int(most):  # the next fetch ends what is damaged
         return None
@@ -155,9 +151,8 @@ async def _declared(
 async def of_queue(store: Store, queue: str) -> QueueLimits:
     """A queue's limits, and how far all its partitions use them; one that nobody used has none.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     found: dict[int, tuple[int, dict[bytes, bytes]]] = {}
     shards = await store.partitions.held(store, queue)
@@ -188,10 +183,9 @@ async def of_queue(store: Store, queue: str) -> QueueLimits:
 async def of_key(store: Store, key: str) -> KeyLimits:
     """A key's limits and how far they are used.
 
-    Raises
-    ------
-    NotFound: no job has named the key for a day.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        NotFound: no job has named the key for a day.
+        BackendUnavailable: Redis did not answer in time.
     """
     shard = store.keys.shard_of_limit(key)
     now, out, asked, flat = await store.run(
@@ -224,9 +218,8 @@ async def of_key(store: Store, key: str) -> KeyLimits:
 async def list_keys(store: Store, *, limit: int, offset: int = 0) -> tuple[list[KeyLimits], int]:
     """Keys, shard by shard and in the order of their names there, and how many there are.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     sizes: dict[Shard, int] = {}
 
@@ -254,16 +247,14 @@ async def list_keys(store: Store, *, limit: int, offset: int = 0) -> tuple[list[
 async def override(store: Store, key: str, limits: Limits, until_ms: int | None) -> KeyLimits:
     """Set limits over those that jobs declare; empty ones take the override back.
 
-    Parameters
-    ----------
-    until_ms: when the override ends, None for never.
+    Args:
+        until_ms: when the override ends, None for never.
 
-    Raises
-    ------
-    InvalidRequest: it would have ended already.
-    TooManyRateLimitKeys: it would be of one key more than there may be.
-    NotFound: there is nothing to be taken back.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        InvalidRequest: it would have ended already.
+        TooManyRateLimitKeys: it would be of one key more than there may be.
+        NotFound: there is nothing to be taken back.
+        BackendUnavailable: Redis did not answer in time.
     """
     packed = limits.packed() if limits != Limits() else ""
     if packed:
@@ -286,9 +277,8 @@ async def look_after(store: Store, shard: Shard, limit: int) -> Tick:
     Who waits for a queue that has room again is woken; tokens that nobody has fetched a job with go
     back; keys for which time has made room give out tokens, those that nobody uses are forgotten.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     reply: Any = await store.run(
         shard,

@@ -75,9 +75,8 @@ async def declared(store: Store, _shard: Shard, payload: bytes) -> None:
 async def run_limit(store: Store, name: str, key: str, args: Sequence[Arg]) -> None:
     """Run a script over the state of a rate limit key, and carry out what it owes.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     shard = store.keys.shard_of_limit(key)
     effects = await store.run(
@@ -112,9 +111,8 @@ async def _onward(store: Store, shard: Shard, effects: Sequence[bytes]) -> None:
 async def take_back(store: Store, shard: Shard, limit: int) -> Tick:
     """Give back tokens of jobs that nobody fetched in time.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     limit = min(limit, _RETURNED_MOST)
     done, now, following, effects = await store.run(

@@ -15,9 +15,8 @@ async def reset(store: Store) -> int:
     The only place that scans, which is why it exists only behind the test hooks. Leaders stay:
     taking a running scheduler's lock away would test something else.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     removed = 0
     keep = tuple(

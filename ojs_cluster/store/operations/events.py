@@ -77,14 +77,12 @@ async def read_events(
 ) -> EventPage:
     """Events that ``wanted`` admits, after a cursor, merged over the shards by time.
 
-    Parameters
-    ----------
-    limit: most events in the page. The work is bounded by the length of the streams.
+    Args:
+        limit: most events in the page. The work is bounded by the length of the streams.
 
-    Raises
-    ------
-    InvalidRequest: the cursor is not one of ours.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        InvalidRequest: the cursor is not one of ours.
+        BackendUnavailable: Redis did not answer in time.
     """
     places = _places(after, len(store.keys))
     only = {shard for queue in wanted.queues for shard in await store.partitions.held(store, queue)}

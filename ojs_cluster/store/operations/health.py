@@ -15,10 +15,9 @@ PATIENCE_S = 0.5
 class Health:
     """What Redis can do now.
 
-    Parameters
-    ----------
-    latency_ms: round trip to the slowest master that answers.
-    covered: whether every slot has a master, and every master answers.
+    Args:
+        latency_ms: round trip to the slowest master that answers.
+        covered: whether every slot has a master, and every master answers.
     """
 
     latency_ms: float
@@ -28,9 +27,8 @@ class Health:
 async def check(store: Store) -> Health:
     """Ask every master for a sign of life.
 
-    Raises
-    ------
-    BackendUnavailable: no master answers, so no request can be served.
+    Raises:
+        BackendUnavailable: no master answers, so no request can be served.
     """
     took = await store.redis.ping(PATIENCE_S)
     if not took:

@@ -35,11 +35,10 @@ class Lease:
 class Answer:
     """The answer to a candidate.
 
-    Parameters
-    ----------
-    lease: None when the candidate does not lead.
-    ends_in_ms: the end of the other candidate's lease, unless it is renewed; 0 when the lock is
-        free, and another candidate is preferred.
+    Args:
+        lease: None when the candidate does not lead.
+        ends_in_ms: the end of the other candidate's lease, unless it is renewed; 0 when the lock is
+            free, and another candidate is preferred.
     """
 
     lease: Lease | None
@@ -51,13 +50,11 @@ async def acquire(
 ) -> Answer:
     """Stand as a candidate for a shard, and lead it if its lock is free.
 
-    Parameters
-    ----------
-    insist: lead also when another candidate is preferred.
+    Args:
+        insist: lead also when another candidate is preferred.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     found = await _run(
         store, shard, group, "acquire", identity, 0, ttl_ms, "insist" if insist else ""
@@ -71,9 +68,8 @@ async def acquire(
 async def renew(store: Store, lease: Lease) -> Renewal:
     """Lead for another ``ttl_ms``.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     token, _, wanted = await _run_on(store, lease, "renew")
     if not token:
@@ -84,9 +80,8 @@ async def renew(store: Store, lease: Lease) -> Renewal:
 async def release(store: Store, lease: Lease) -> bool:
     """Stop leading so that the next can start at once; False when it was over already.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     return bool((await _run_on(store, lease, "release"))[0])
 
@@ -94,9 +89,8 @@ async def release(store: Store, lease: Lease) -> bool:
 async def leave(store: Store, shard: int, group: str, identity: str, ttl_ms: int) -> None:
     """Stop leading the shard, if this identity does, and being a candidate for it.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     await _run(store, shard, group, "leave", identity, 0, ttl_ms)
 

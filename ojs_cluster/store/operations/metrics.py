@@ -41,12 +41,11 @@ _FIELDS = (
 class QueueNumbers:
     """A queue now.
 
-    Parameters
-    ----------
-    jobs: in each state. ``dead``: dead letters.
-    oldest_ms: how long the longest waiting available job has been available, 0 without any.
-    came, acked, failed: jobs enqueued, jobs completed, and attempts failed, ever.
-    ran_ms, waited_ms: how long the completed ones ran, and waited before their last attempt.
+    Args:
+        jobs: in each state. ``dead``: dead letters.
+        oldest_ms: how long the longest waiting available job has been available, 0 without any.
+        came, acked, failed: jobs enqueued, jobs completed, and attempts failed, ever.
+        ran_ms, waited_ms: how long the completed ones ran, and waited before their last attempt.
     """
 
     jobs: dict[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))
@@ -64,16 +63,15 @@ class QueueNumbers:
 class Numbers:
     """The whole cluster now.
 
-    Parameters
-    ----------
-    queues: by name; the first ones when there are too many. ``registered``: how many there are,
-        None while the registry is away.
-    waiting, parked: outbox entries.
-    late_ms: of the effects, due jobs and leases whose time has come, how long the first has waited
-        for a scheduler; 0 when none is late.
-    away: shards that did not answer, the meta tag among them. Their numbers are missing, and so are
-        all queues that have a part in them: a sum without a part would look like a counter that
-        was reset.
+    Args:
+        queues: by name; the first ones when there are too many. ``registered``: how many there are,
+            None while the registry is away.
+        waiting, parked: outbox entries.
+        late_ms: of the effects, due jobs and leases whose time has come, how long the first has
+            waited for a scheduler; 0 when none is late.
+        away: shards that did not answer, the meta tag among them. Their numbers are missing,
+            and so are all queues that have a part in them: a sum without a part would look like a
+            counter that was reset.
     """
 
     queues: dict[str, QueueNumbers]
@@ -89,13 +87,11 @@ class Numbers:
 async def collect(store: Store, most_queues: int) -> Numbers:
     """Ask every shard once. A shard that does not answer within ``PATIENCE_S`` is left out.
 
-    Parameters
-    ----------
-    most_queues: queues to look at, the first by name.
+    Args:
+        most_queues: queues to look at, the first by name.
 
-    Raises
-    ------
-    BackendUnavailable: no shard answered in time.
+    Raises:
+        BackendUnavailable: no shard answered in time.
     """
     names, registered = await _names(store, most_queues)
     await store.partitions.current(store)

@@ -37,10 +37,9 @@ _NOTHING = QueueStats(
 class Overview:
     """All queues together, and the workers.
 
-    Parameters
-    ----------
-    queues: how many there are. ``counted``: how many of them are in ``stats``.
-    workers: how many are known.
+    Args:
+        queues: how many there are. ``counted``: how many of them are in ``stats``.
+        workers: how many are known.
     """
 
     queues: int
@@ -52,9 +51,8 @@ class Overview:
 async def overview(store: Store) -> Overview:
     """The numbers now, at the price of one call for each partition of a queue.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     extend(OVERVIEW_S)
     counted, stats = 0, _NOTHING

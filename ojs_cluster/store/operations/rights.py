@@ -56,9 +56,8 @@ class MissingRights(Exception):
 async def check(store: Runtime) -> None:
     """Ask every master that answers.
 
-    Raises
-    ------
-    MissingRights: the user lacks a right somewhere.
+    Raises:
+        MissingRights: the user lacks a right somewhere.
     """
     masters: dict[Address, Shard] = {}
     for shard in store.keys:

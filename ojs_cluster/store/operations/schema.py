@@ -34,10 +34,9 @@ class UnusableBackend(Exception):
 async def check_schema(store: Runtime, shards: int) -> None:
     """Compare the layout of the data with this server's; write it when there is none.
 
-    Raises
-    ------
-    UnusableBackend: another shard count or schema version.
-    BackendUnavailable: neither the record nor a copy of it could be read.
+    Raises:
+        UnusableBackend: another shard count or schema version.
+        BackendUnavailable: neither the record nor a copy of it could be read.
     """
     record: list[int] = []
     copies: list[tuple[int, int]] = []

@@ -67,10 +67,9 @@ class Entry:
 class _Try:
     """What became of one try.
 
-    Parameters
-    ----------
-    outcome: None when it could not be written down, or is not confirmed.
-    blocker: index of the shard that did not answer (``keys.META`` for the meta tag), if known.
+    Args:
+        outcome: None when it could not be written down, or is not confirmed.
+        blocker: index of the shard that did not answer (``keys.META`` for the meta tag), if known.
     """
 
     outcome: Outcome | None
@@ -81,10 +80,9 @@ class _Try:
 class _Tried:
     """What became of a try of a shard that entries wait for.
 
-    Parameters
-    ----------
-    more: whether more of them could be carried out at once.
-    next_ms: when shards are tried next because of it, in ms of the entries' shard.
+    Args:
+        more: whether more of them could be carried out at once.
+        next_ms: when shards are tried next because of it, in ms of the entries' shard.
     """
 
     more: bool
@@ -127,9 +125,8 @@ async def drain(
 ) -> Tick:
     """Carry out up to ``limit`` due entries of a shard that wait for no other shard.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     reply = await store.run(
         shard, "outbox_due", [shard.out, shard.outbox], [limit], idempotent=True
@@ -147,9 +144,8 @@ async def drain_waiting(store: Store, shard: Shard, limit: int) -> Tick:
     """Try the shards that entries of ``shard`` wait for, and carry out what waits for those that
     answer: up to ``limit`` entries for each.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     now, following, *due = await store.run(
         shard, "outbox_unreachable", [shard.away], idempotent=True
@@ -311,9 +307,8 @@ async def settle(
 ) -> bytes:
     """Write down what became of a try, as ``store/outbox/outbox_settle.lua`` says.
 
-    Parameters
-    ----------
-    index: the sorted set that the entry is in, ``out`` unless told otherwise.
+    Args:
+        index: the sorted set that the entry is in, ``out`` unless told otherwise.
     """
     first_ms = AWAY_PAUSE_MS if outcome == "away" else FIRST_PAUSE_MS
     reply: bytes = await store.run(

@@ -34,9 +34,8 @@ class Parked:
 async def count(store: Store) -> int:
     """How many entries are parked.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     total = 0
 
@@ -54,10 +53,9 @@ async def list_parked(
 ) -> tuple[list[Parked], str | None]:
     """Parked entries, shard after shard, the oldest of each first; and the next page's cursor.
 
-    Raises
-    ------
-    InvalidRequest: the cursor is not one of ours.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        InvalidRequest: the cursor is not one of ours.
+        BackendUnavailable: Redis did not answer in time.
     """
     index, score, skip = _place(cursor, len(store.keys)) if cursor else (0, 0, 0)
     found: list[Parked] = []
@@ -78,9 +76,8 @@ async def retry(store: Store, ids: Iterable[str]) -> tuple[int, list[str]]:
 
     Returns how many there are, and the ids of which there is none.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     unknown: list[str] = []
     retried = 0
@@ -103,9 +100,8 @@ async def retry(store: Store, ids: Iterable[str]) -> tuple[int, list[str]]:
 async def retry_all(store: Store) -> tuple[int, int]:
     """Try all anew, ``MOST_RETRIED`` at most; returns how many that were and how many are left.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     found, _ = await list_parked(store, limit=MOST_RETRIED)
     retried, _ = await retry(store, [parked.id for parked in found])

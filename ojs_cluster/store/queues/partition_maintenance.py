@@ -29,11 +29,10 @@ async def set_partitions(store: Store, queue: str, count: int) -> Layout:
 
     It takes effect by and by (see ``core/partitions.py``); repeating it changes nothing.
 
-    Raises
-    ------
-    InvalidRequest: there cannot be that many, or too many queues have a number of their own.
-    ValidationFailed: the queue has rate limits, in which its partitions have shares.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        InvalidRequest: there cannot be that many, or too many queues have a number of their own.
+        ValidationFailed: the queue has rate limits, in which its partitions have shares.
+        BackendUnavailable: Redis did not answer in time.
     """
     most = store.keys.most_partitions
     if not 1 <= count <= most:
@@ -70,9 +69,8 @@ async def set_partitions(store: Store, queue: str, count: int) -> Layout:
 async def get_partitions(store: Store, queue: str) -> Layout:
     """A queue's partitions now.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     await store.partitions.read(store)
     return store.partitions.layout(queue)
@@ -85,9 +83,8 @@ async def look_after_changes(store: Store) -> int:
     late job is opened again. Two leaders who do this do it once, as each compares what it has seen.
     Partitions of the default are closed by the round over all queues (``end_round``).
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     await store.partitions.read(store)
     now_ms = store.partitions.now_ms()
@@ -109,9 +106,8 @@ async def end_unused(store: Store) -> int:
     beyond it are closed, then, as much later, the entry goes. So the job of a producer that has
     slept since it read the old number is found.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     entries, now_ms = store.partitions.entries(), store.partitions.now_ms()
     crowded = len(entries) > partitions.MOST_ENTRIES * _CROWDED
@@ -147,9 +143,8 @@ async def look_after(store: Store, queue: str) -> None:
     """Make the pause marks and shares of a queue agree; close partitions that are empty, open one
     that is not.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     await pauses.mirror(store, queue)
     await partition_quotas.mirror(store, queue)
@@ -182,9 +177,8 @@ async def look_after(store: Store, queue: str) -> None:
 async def begin_round(store: Store) -> None:
     """Before each queue is looked after once: does the default wait for them?
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     await store.partitions.read(store)
     default = store.partitions.default
@@ -195,9 +189,8 @@ async def end_round(store: Store) -> None:
     """Each queue was looked after: those with jobs in old partitions of the default say so by
     themselves now, so it closes them for all others.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     seen, store.partitions.draining = store.partitions.draining, None
     if seen is not None:

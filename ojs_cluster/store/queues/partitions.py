@@ -103,9 +103,8 @@ class Partitions:
     async def read(self, store: Runtime) -> None:
         """Read the table now.
 
-        Raises
-        ------
-        BackendUnavailable: Redis did not answer in time.
+        Raises:
+            BackendUnavailable: Redis did not answer in time.
         """
         began = trio.current_time()
         now_ms, version, *flat = await store.run_meta(
@@ -161,11 +160,10 @@ class Partitions:
     ) -> Shard:
         """The shard for a job whose id is fixed now, by what is ``current``.
 
-        Parameters
-        ----------
-        counted: whether it declares a limit of the queue, and so belongs into partition 0.
-        chosen: a text that decides the partition, so that whoever repeats this is led to the same
-            one. Without it chance does.
+        Args:
+            counted: whether it declares a limit of the queue, and so belongs into partition 0.
+            chosen: a text that decides the partition, so that whoever repeats this is led to
+                the same one. Without it chance does.
         """
         shards = self._producers(store, queue)
         if len(shards) == 1 or counted:
@@ -219,9 +217,8 @@ class Partitions:
     async def admit(self, store: Runtime, shard: Shard, queues: Iterable[str]) -> None:
         """Before jobs are put where it was decided earlier: make sure that workers look there.
 
-        Raises
-        ------
-        BackendUnavailable: they do not, and Redis could not be told in time.
+        Raises:
+            BackendUnavailable: they do not, and Redis could not be told in time.
         """
         await self.current(store)
         for queue in queues:
@@ -239,16 +236,15 @@ class Partitions:
     ) -> Layout:
         """Compare and set one entry of the table; returns the layout that holds then.
 
-        Parameters
-        ----------
-        queue: '' for the default.
-        how: makes the new layout from the old one and the ms; called again when others were faster.
-        most: queues that may have an entry; None for ``MOST_ENTRIES``.
+        Args:
+            queue: '' for the default.
+            how: makes the new layout from the old one and the ms; called again when others were
+                faster.
+            most: queues that may have an entry; None for ``MOST_ENTRIES``.
 
-        Raises
-        ------
-        InvalidRequest: too many queues have an entry.
-        BackendUnavailable: Redis did not answer in time.
+        Raises:
+            InvalidRequest: too many queues have an entry.
+            BackendUnavailable: Redis did not answer in time.
         """
         most = MOST_ENTRIES if most is None else most
         while True:
@@ -282,9 +278,8 @@ class Partitions:
         API processes do this once. Where they are configured differently, the one that started
         last is right. Until another number than 1 was configured nothing is written.
 
-        Raises
-        ------
-        BackendUnavailable: Redis did not answer in time.
+        Raises:
+            BackendUnavailable: Redis did not answer in time.
         """
         meta = store.keys.meta
         wanted = min(store.settings.queue_partitions, store.keys.most_partitions)

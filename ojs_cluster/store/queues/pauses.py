@@ -18,9 +18,8 @@ if TYPE_CHECKING:
 async def mirror(store: Store, queue: str) -> None:
     """Make the marks of all partitions agree.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
 
     async def read(shard: Shard) -> bool:

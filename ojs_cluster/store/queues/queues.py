@@ -37,14 +37,13 @@ PURGE_S = 20.0
 class QueueStats:
     """A queue at one moment. Times in ms.
 
-    Parameters
-    ----------
-    counts: jobs in each state now.
-    acked: jobs ever completed.
-    dead: dead letters now.
-    completed_last_hour, failed_last_hour: acks, and failed attempts, of the last 60 minutes.
-    avg_duration_ms, avg_wait_ms: of the jobs completed in the last hour, 0 without any.
-    paused_ms: since when it is paused, None when it is not.
+    Args:
+        counts: jobs in each state now.
+        acked: jobs ever completed.
+        dead: dead letters now.
+        completed_last_hour, failed_last_hour: acks, and failed attempts, of the last 60 minutes.
+        avg_duration_ms, avg_wait_ms: of the jobs completed in the last hour, 0 without any.
+        paused_ms: since when it is paused, None when it is not.
     """
 
     name: str
@@ -85,9 +84,8 @@ async def stats(store: Store, queue: str) -> QueueStats:
 
     Those of a partition are read in one step, several partitions one beside the other.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     shards = await store.partitions.held(store, queue)
     if len(shards) == 1:
@@ -178,9 +176,8 @@ async def exists(store: Store, queue: str) -> bool:
 
     While the registry is away the queue's own shards tell whether it is in use.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     meta = store.keys.meta
     if store.redis.answers(meta.slot):
@@ -207,9 +204,8 @@ async def switch(store: Store, queue: str, action: Literal["pause", "resume"]) -
     Enqueue goes on while a queue is paused (spec: ojs-admin-api); fetch reads the mark in its pop.
     The mark of partition 0 decides, those of the others follow before this returns (``pauses``).
 
-    Raises
-    ------
-    TooManyQueues: an unknown queue would be one too many.
+    Raises:
+        TooManyQueues: an unknown queue would be one too many.
     """
     await store.queues.ensure(store, [queue])
     shard = store.keys.shard_of_queue(queue)
@@ -229,9 +225,8 @@ async def switch(store: Store, queue: str, action: Literal["pause", "resume"]) -
 async def purge(store: Store, queue: str) -> tuple[int, int]:
     """Remove a queue's available jobs; returns how many went and how many are left.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time; what went is gone.
+    Raises:
+        BackendUnavailable: Redis did not answer in time; what went is gone.
     """
     removed = left = 0
     extend(PURGE_S)
@@ -292,7 +287,8 @@ async def _purge_foreign(store: Store, shard: Shard, job_ids: Sequence[str]) -> 
 
 def summed(parts: Sequence[QueueStats]) -> QueueStats:
     """The numbers of several together: of a queue's partitions, the first of which says if it is
-    paused, or of queues."""
+    paused, or of queues.
+    """
     first = parts[0]
     completed = sum(part.completed_last_hour for part in parts)
 

@@ -43,9 +43,8 @@ class QueueRegistry:
     admits as many as were free when the registry answered last, so with P processes the registry
     may exceed its limit by P times the names that were free.
 
-    Parameters
-    ----------
-    remembered_s: time in seconds after which a name is registered again the first time.
+    Args:
+        remembered_s: time in seconds after which a name is registered again the first time.
     """
 
     def __init__(self, remembered_s: float = REMEMBERED_S) -> None:
@@ -57,10 +56,9 @@ class QueueRegistry:
     async def ensure(self, store: Runtime, queues: Iterable[str]) -> None:
         """Make sure that ``queues`` are registered, or will be.
 
-        Raises
-        ------
-        TooManyQueues: the registry holds as many names as it may.
-        BackendUnavailable: the registry does not answer, and admits no new name meanwhile.
+        Raises:
+            TooManyQueues: the registry holds as many names as it may.
+            BackendUnavailable: the registry does not answer, and admits no new name meanwhile.
         """
         now = trio.current_time()
         for queue in queues:
@@ -76,9 +74,8 @@ class QueueRegistry:
     async def register(self, store: Runtime, queue: str) -> None:
         """Register a queue that exists, beyond the limit: it holds a job or an operator's setting.
 
-        Raises
-        ------
-        BackendUnavailable: the registry does not answer.
+        Raises:
+            BackendUnavailable: the registry does not answer.
         """
         await self._register(store, queue, _NO_LIMIT)
 

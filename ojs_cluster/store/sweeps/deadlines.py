@@ -17,9 +17,8 @@ log = logging.getLogger("ojs.store")
 async def promote(store: Store, shard: Shard, limit: int) -> Tick:
     """Make due scheduled and retryable jobs available (spec: ojs-core, ojs-retry).
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     done, now, following, owed, malformed = await store.run(
         shard,
@@ -37,9 +36,8 @@ async def promote(store: Store, shard: Shard, limit: int) -> Tick:
 async def reap(store: Store, shard: Shard, limit: int) -> Tick:
     """End lost leases, execution timeouts and expired jobs (spec: ojs-timeouts, ojs-retry 9).
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     settings = store.settings
     lost, timeouts, expired, now, following, owed, malformed = await store.run(

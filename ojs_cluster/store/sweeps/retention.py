@@ -34,9 +34,8 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> Tick:
 
     Those whose alias's shard does not answer are put off for a minute.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     removed, foreign, now, following, malformed = await store.run(
         shard,
@@ -145,9 +144,8 @@ async def unlist(store: Store, _shard: Shard, payload: bytes) -> None:
     The effect of ``retire_queue.lua``. The next job may have come in between, and registered the
     name before it was removed: the look comes last, so that a repetition after a crash restores it.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     queue, meta = payload.decode(), store.keys.meta
     await store.redis.call(meta.slot, "ZREM", meta.queues, queue, idempotent=True)

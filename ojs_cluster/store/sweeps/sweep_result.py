@@ -9,12 +9,11 @@ from dataclasses import dataclass
 class Tick:
     """What one run did. Times are ms of the shard's own clock.
 
-    Parameters
-    ----------
-    done: jobs that changed.
-    next_ms: when there is next something to do, None when nothing is under a deadline.
-    more: there was more to do than the limit allowed.
-    aside: of the jobs that changed, those put aside because no transition can use them.
+    Args:
+        done: jobs that changed.
+        next_ms: when there is next something to do, None when nothing is under a deadline.
+        more: there was more to do than the limit allowed.
+        aside: of the jobs that changed, those put aside because no transition can use them.
     """
 
     done: int

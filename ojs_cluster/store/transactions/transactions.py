@@ -57,7 +57,8 @@ _REVEAL = ("due", "active", "running", "expiring", "pending", "finished", "event
 
 class Swap(msgspec.Struct, frozen=True, array_like=True):
     """A job that is replaced, the index of the shard where it lives, and the job that replaces it,
-    which is staged."""
+    which is staged.
+    """
 
     old: str
     shard: int
@@ -67,11 +68,10 @@ class Swap(msgspec.Struct, frozen=True, array_like=True):
 class Revival(msgspec.Struct, frozen=True, array_like=True):
     """A job that has ended and runs again.
 
-    Parameters
-    ----------
-    shard: index of the shard where it lives.
-    retries: how often it was retried before. It is what makes this happen once.
-    must_be: as ``retry_dead.lua`` has it.
+    Args:
+        shard: index of the shard where it lives.
+        retries: how often it was retried before. It is what makes this happen once.
+        must_be: as ``retry_dead.lua`` has it.
     """
 
     job_id: str
@@ -84,9 +84,8 @@ class Revival(msgspec.Struct, frozen=True, array_like=True):
 class _Plan(msgspec.Struct, frozen=True, array_like=True):
     """All of a deal but its jobs. New fields go to the end, with a default.
 
-    Parameters
-    ----------
-    shards: the shard of each portion of the record, by index.
+    Args:
+        shards: the shard of each portion of the record, by index.
     """
 
     swaps: list[Swap]
@@ -99,13 +98,12 @@ class _Plan(msgspec.Struct, frozen=True, array_like=True):
 class Deal:
     """What is to be done.
 
-    Parameters
-    ----------
-    id: names the shard of the record.
-    parts: the jobs to write, by shard, in the portions that one script writes each.
-    swaps: jobs that are replaced, by some of ``parts``.
-    locks: fingerprints, and the job that holds each from now on.
-    revivals: jobs that run again.
+    Args:
+        id: names the shard of the record.
+        parts: the jobs to write, by shard, in the portions that one script writes each.
+        swaps: jobs that are replaced, by some of ``parts``.
+        locks: fingerprints, and the job that holds each from now on.
+        revivals: jobs that run again.
     """
 
     id: str
@@ -134,13 +132,11 @@ async def decide(store: Store, deal: Deal, lapses: int) -> int | None:
     What is decided is written whatever memory there is, so nothing is decided while a master that
     will hold a part of it is at ``maxmemory``.
 
-    Parameters
-    ----------
-    lapses: ms of the clock of the deal's shard from which on it is too late, 0 for never.
+    Args:
+        lapses: ms of the clock of the deal's shard from which on it is too late, 0 for never.
 
-    Raises
-    ------
-    BackendUnavailable: as ever; with an unknown outcome, the deal may have been decided.
+    Raises:
+        BackendUnavailable: as ever; with an unknown outcome, the deal may have been decided.
     """
     home = store.keys.shard_of_id(deal.id)
     await _check_memory(store, home, list(deal.parts))
@@ -188,9 +184,8 @@ async def _abort(store: Store, home: Shard, deal_id: str) -> None:
 async def _check_memory(store: Store, home: Shard, shards: Sequence[Shard]) -> None:
     """Ask every master that will hold a part, save the one that decides, whether it takes writes.
 
-    Raises
-    ------
-    WritesRefused: one does not, and nothing has been decided.
+    Raises:
+        WritesRefused: one does not, and nothing has been decided.
     """
     owner = store.redis.topology.owner
     masters = {owner(shard.slot): shard for shard in shards}
@@ -206,13 +201,11 @@ async def _check_memory(store: Store, home: Shard, shards: Sequence[Shard]) -> N
 async def carry_out(store: Store, deal: Deal, now_ms: int) -> dict[str, JobRecord]:
     """Do what was decided, any number of times; returns the jobs by id.
 
-    Parameters
-    ----------
-    now_ms: when the decision was made, or read.
+    Args:
+        now_ms: when the decision was made, or read.
 
-    Raises
-    ------
-    OJSError: something could not be done now; the deal's entry in the outbox stays.
+    Raises:
+        OJSError: something could not be done now; the deal's entry in the outbox stays.
     """
     records: dict[str, JobRecord] = {}
 
@@ -321,7 +314,8 @@ async def settle(store: Store, deal_id: str) -> bool:
 
 async def clear(store: Store, shard: Shard, deal_id: str, job_ids: Sequence[str]) -> None:
     """Ids of a shard are reserved by a deal that is in the way: bring it to its end. What it has
-    reserved then still, it has not used; what is staged then, a master has forgotten to reveal."""
+    reserved then still, it has not used; what is staged then, a master has forgotten to reveal.
+    """
     await settle(store, deal_id)
     await unreserve(store, shard, deal_id, job_ids)
 

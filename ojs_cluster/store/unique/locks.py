@@ -25,14 +25,13 @@ _CHECK_MS = 600_000
 class Want:
     """A job that wants a lock.
 
-    Parameters
-    ----------
-    shard: index of the shard where the job will live.
-    retries: how often the job was retried by hand: with each it is another holder.
-    expected: the holder that was looked at and is not in the way, '' for none.
-    expected_retries: how often that had been retried.
-    remember: whether that one may still count, should the job not be stored after all.
-    claim: name of the claim that is to be settled, '' where any claim is meant.
+    Args:
+        shard: index of the shard where the job will live.
+        retries: how often the job was retried by hand: with each it is another holder.
+        expected: the holder that was looked at and is not in the way, '' for none.
+        expected_retries: how often that had been retried.
+        remember: whether that one may still count, should the job not be stored after all.
+        claim: name of the claim that is to be settled, '' where any claim is meant.
     """
 
     fingerprint: str
@@ -49,11 +48,10 @@ class Want:
 class Holder:
     """A job that holds a lock.
 
-    Parameters
-    ----------
-    shard: index of its shard.
-    age_ms: how long ago it was created.
-    retries: how often it had been retried by hand when it claimed the lock.
+    Args:
+        shard: index of its shard.
+        age_ms: how long ago it was created.
+        retries: how often it had been retried by hand when it claimed the lock.
     """
 
     job: JobRecord
@@ -112,9 +110,8 @@ async def look(store: Store, shard: Shard, job_id: str) -> Holder | None:
     """A job and its age, found in ``shard`` or where the id leads from there; None when there is no
     such job.
 
-    Raises
-    ------
-    MalformedJob: its stored fields cannot be used.
+    Raises:
+        MalformedJob: its stored fields cannot be used.
     """
     for _ in range(2):
         now, flat = await store.run(shard, "read_hash", [shard.job(job_id)], idempotent=True)

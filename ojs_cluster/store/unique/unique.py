@@ -63,7 +63,8 @@ _PAUSE_S = (0.005, 0.04)
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What became of a claim: a job is in the way, or the lock is held until ``lapses`` (ms) by the
-    claim of that name."""
+    claim of that name.
+    """
 
     existing: JobRecord | None
     lapses: int = 0
@@ -92,9 +93,8 @@ def duplicate(fingerprint: str, existing: JobRecord, index: int | None = None) -
 async def claim(store: Store, want: Want, policy: UniquePolicy) -> Claim:
     """Claim one lock, unless its holder is in the way.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time, or others kept the lock undecided.
+    Raises:
+        BackendUnavailable: Redis did not answer in time, or others kept the lock undecided.
     """
     shard = store.keys.shard_of_fingerprint(want.fingerprint)
     deadline, name = trio.current_time() + PATIENCE_S, claim_name()
@@ -134,11 +134,10 @@ async def claim_again(store: Store, want: Want, deal: str) -> int:
     Whatever its policy counts, only a job that has not ended is in its way. Returns the ms of the
     lock's shard until which the claim is good.
 
-    Raises
-    ------
-    Conflict: it runs again already.
-    Duplicate: another job of the same uniqueness has not ended.
-    BackendUnavailable: Redis did not answer in time, or others kept the lock undecided.
+    Raises:
+        Conflict: it runs again already.
+        Duplicate: another job of the same uniqueness has not ended.
+        BackendUnavailable: Redis did not answer in time, or others kept the lock undecided.
     """
     shard = store.keys.shard_of_fingerprint(want.fingerprint)
     deadline = trio.current_time() + PATIENCE_S
@@ -193,7 +192,8 @@ def _outlives_end(job: JobRecord) -> bool:
 
 async def release(store: Store, want: Want, claim: Claim) -> None:
     """Give back a lock whose job will not be stored, unless another producer with the same id has
-    claimed it, too: before or since."""
+    claimed it, too: before or since.
+    """
     with cleaning_up():
         await settle(store, "drop", [replace(want, claim=claim.name)])
 
@@ -205,7 +205,8 @@ async def pause() -> None:
 
 async def ended(store: Store, shard: Shard, payload: bytes) -> None:
     """Effect 'unlock': a job that holds a lock has ended. Payload: its field ``uq``, its id, how
-    often it was retried."""
+    often it was retried.
+    """
     held, job_id, retries = payload.decode().split(" ")
     if not held.endswith("+"):
         await settle(store, "unlock", [Want(held, job_id, shard.index, int(retries))])

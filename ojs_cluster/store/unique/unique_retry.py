@@ -29,16 +29,14 @@ _TRIES = 3
 async def revive(store: Store, job_id: str, must_be: str) -> JobRecord:
     """Run a unique job again that was discarded.
 
-    Parameters
-    ----------
-    must_be: as ``retry_dead.lua`` has it.
+    Args:
+        must_be: as ``retry_dead.lua`` has it.
 
-    Raises
-    ------
-    NotFound: no such job.
-    Conflict: it is not what it must be.
-    Duplicate: another job of its uniqueness has not ended.
-    BackendUnavailable: Redis did not answer in time, or others kept the lock undecided.
+    Raises:
+        NotFound: no such job.
+        Conflict: it is not what it must be.
+        Duplicate: another job of its uniqueness has not ended.
+        BackendUnavailable: Redis did not answer in time, or others kept the lock undecided.
     """
     for _ in range(_TRIES):
         found = await locks.look(store, store.keys.shard_of_id(job_id), job_id)

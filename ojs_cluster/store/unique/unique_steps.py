@@ -25,10 +25,9 @@ from ojs_cluster.store.unique.locks import fence
 class Refused:
     """A step's job is not stored.
 
-    Parameters
-    ----------
-    ignored: whether its policy says to go on without it; else the step has failed.
-    existing: id of the job in its way, '' when another process knows that.
+    Args:
+        ignored: whether its policy says to go on without it; else the step has failed.
+        existing: id of the job in its way, '' when another process knows that.
     """
 
     ignored: bool
@@ -40,15 +39,13 @@ async def enqueue_step(
 ) -> Refused | None:
     """Store a unique job under its fixed id, unless it is there; None when it is.
 
-    Parameters
-    ----------
-    fields: names and values of more fields of the job's hash.
-    lapses: ms after which it must not be stored any more.
+    Args:
+        fields: names and values of more fields of the job's hash.
+        lapses: ms after which it must not be stored any more.
 
-    Raises
-    ------
-    Conflict, TooManyQueues, BackendUnavailable: as ``enqueue``.
-    NotFound: others are about to store it; worth another try.
+    Raises:
+        Conflict, TooManyQueues, BackendUnavailable: as ``enqueue``.
+        NotFound: others are about to store it; worth another try.
     """
     try:
         found = await enqueue(

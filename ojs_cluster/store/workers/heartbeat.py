@@ -34,14 +34,13 @@ WorkerState = Literal["running", "quiet", "terminate"]
 class Beat:
     """One heartbeat.
 
-    Parameters
-    ----------
-    job_ids: active jobs to extend.
-    leases: lease ids of some of them; a job named here is extended only for that lease.
-    state: the state the worker reports, normalised; '' when it does not.
-    active_count: how many jobs it says it runs.
-    visibility_timeout_ms: new lease length from now; None for each job's own.
-    info: JSON object of what else it says of itself (hostname, pid, queues, labels).
+    Args:
+        job_ids: active jobs to extend.
+        leases: lease ids of some of them; a job named here is extended only for that lease.
+        state: the state the worker reports, normalised; '' when it does not.
+        active_count: how many jobs it says it runs.
+        visibility_timeout_ms: new lease length from now; None for each job's own.
+        info: JSON object of what else it says of itself (hostname, pid, queues, labels).
     """
 
     worker_id: str
@@ -69,9 +68,8 @@ async def heartbeat(store: Store, beat: Beat) -> BeatReply:
     shards that do not answer, as long as any shard does: a worker must not lose the leases of the
     others. A state that could not be asked for is the one that the worker reports.
 
-    Raises
-    ------
-    BackendUnavailable: no shard of its jobs answered in time.
+    Raises:
+        BackendUnavailable: no shard of its jobs answered in time.
     """
     extension = _Extension(store, beat)
     by_shard: dict[Shard, list[str]] = {}
@@ -119,11 +117,10 @@ async def _contact(store: Store, beat: Beat) -> tuple[Desired, int]:
 class _Extension:
     """The leases of one heartbeat while they are extended, shard by shard.
 
-    Attributes
-    ----------
-    alone: whether all jobs have the same shard: then no other waits for it.
-    now_ms: the ms of a shard that answered, None while none has.
-    failure: why a shard did not.
+    Attributes:
+        alone: whether all jobs have the same shard: then no other waits for it.
+        now_ms: the ms of a shard that answered, None while none has.
+        failure: why a shard did not.
     """
 
     def __init__(self, store: Store, beat: Beat) -> None:

@@ -96,9 +96,8 @@ async def contact_beat(
 async def direct(store: Store, worker_id: str, directive: Desired) -> Desired:
     """Tell a worker, at its next heartbeat, to be quiet or to terminate; 'running' takes it back.
 
-    Raises
-    ------
-    NotFound: no such worker.
+    Raises:
+        NotFound: no such worker.
     """
     reply = await contact(store, worker_id, "direct", ["" if directive == "running" else directive])
     if reply[0] == b"missing":
@@ -112,9 +111,8 @@ async def direct(store: Store, worker_id: str, directive: Desired) -> Desired:
 async def direct_all(store: Store, directive: Desired) -> tuple[int, int]:
     """Direct every worker that is known; returns how many were told, and how many are left.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time; who was told has been told.
+    Raises:
+        BackendUnavailable: Redis did not answer in time; who was told has been told.
     """
     told = left = 0
     extend(DIRECT_S)
@@ -142,9 +140,8 @@ async def direct_all(store: Store, directive: Desired) -> tuple[int, int]:
 async def get(store: Store, worker_id: str) -> WorkerInfo:
     """One worker's record.
 
-    Raises
-    ------
-    NotFound: no such worker, or silent for longer than its record is kept.
+    Raises:
+        NotFound: no such worker, or silent for longer than its record is kept.
     """
     shard = store.keys.shard_of_worker(worker_id)
     flat = await store.redis.call(shard.slot, "HGETALL", shard.worker(worker_id), idempotent=True)
@@ -158,9 +155,8 @@ async def list_workers(
 ) -> tuple[list[WorkerInfo], int]:
     """Workers, latest contact first, and how many there are.
 
-    Parameters
-    ----------
-    limit, offset: a page; the work is bounded by their sum times the number of shards.
+    Args:
+        limit, offset: a page; the work is bounded by their sum times the number of shards.
     """
     newest: list[tuple[int, str]] = []
     total = 0
@@ -220,9 +216,8 @@ async def find_dead(
 ) -> tuple[list[DeadWorker], int | None, int]:
     """Dead workers of a shard to recover jobs from, when the next may die, and now (ms).
 
-    Parameters
-    ----------
-    skip: how many of those that died first are left out.
+    Args:
+        skip: how many of those that died first are left out.
     """
     began = trio.current_time()
     floor_ms = _MISSED_BEATS * store.settings.heartbeat_interval_ms
@@ -251,15 +246,13 @@ async def recover(
     told how long ago each worker died, too, and a job is taken only if by both accounts it was not
     taken up, or extended, since then.
 
-    Parameters
-    ----------
-    cursor: where to go on; '' begins. limit: active jobs to walk through, whoever holds them.
+    Args:
+        cursor: where to go on; '' begins. limit: active jobs to walk through, whoever holds them.
 
     Returns how many jobs of each worker were recovered, and the next cursor.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     settings = store.settings
     following, owed, *recovered = await store.run(

@@ -229,9 +229,8 @@ async def write_outcome(
 ) -> tuple[Progress, bool] | None:
     """Run ``workflow_record.lua``.
 
-    Parameters
-    ----------
-    outcome: mark, 'started finished attempt', result, error, ms the job ran.
+    Args:
+        outcome: mark, 'started finished attempt', result, error, ms the job ran.
     """
     fixed = await fixed_part(store, workflow_id)
     if fixed is None:

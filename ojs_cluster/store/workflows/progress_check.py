@@ -52,9 +52,8 @@ class WorkflowCheck:
     async def check(self, store: Store, shard: Shard, limit: int) -> Tick:
         """Look at up to ``limit`` workflows of a shard; one that cannot be read stops no other.
 
-        Raises
-        ------
-        BackendUnavailable: ``shard`` did not answer in time.
+        Raises:
+            BackendUnavailable: ``shard`` did not answer in time.
         """
         now, following, *due = await store.run(
             shard, "workflow_stalled", [shard.unfinished], [limit], idempotent=True

@@ -54,7 +54,8 @@ _WAIT_MS = 10 * 60_000
 @dataclass(frozen=True, slots=True)
 class JobOutcome:
     """What is known of one job of a workflow. Times in ms; ``state`` is a word of step states:
-    waiting, pending, active, completed, failed, cancelled."""
+    waiting, pending, active, completed, failed, cancelled.
+    """
 
     state: str
     started_ms: int | None = None
@@ -84,13 +85,13 @@ class WorkflowRecord:
 async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
     """Store a workflow and start it; durable when this returns.
 
-    Raises
-    ------
-    QueueFull: as many jobs wait in the queue of a first step as may.
-    TooManyQueues, TooManyRateLimitKeys: a step's queue, or the key of its rate limit, would be one
-        too many.
-    PayloadTooLarge: the graph of the steps has more than ``MOST_PLAN_BYTES``.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        QueueFull: as many jobs wait in the queue of a first step as may.
+        TooManyQueues, TooManyRateLimitKeys: a step's queue, or the key of its rate limit, would be
+        one
+            too many.
+        PayloadTooLarge: the graph of the steps has more than ``MOST_PLAN_BYTES``.
+        BackendUnavailable: Redis did not answer in time.
     """
     for limit_key in new.limit_keys:
         await store.limit_keys.admit_key(store, limit_key)
@@ -160,10 +161,9 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
 async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowRecord:
     """One workflow, with the state of its jobs when asked for.
 
-    Raises
-    ------
-    NotFound: no such workflow, or its retention is over.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        NotFound: no such workflow, or its retention is over.
+        BackendUnavailable: Redis did not answer in time.
     """
     if not is_job_id(workflow_id):
         raise NotFound("workflow", workflow_id[:100])
@@ -183,11 +183,10 @@ async def cancel(store: Store, workflow_id: str) -> WorkflowRecord:
     """Cancel a running workflow: nothing of it starts any more, and what waits is cancelled. An
     active job may finish the attempt it is in (spec: ojs-workflows 11.3).
 
-    Raises
-    ------
-    NotFound: no such workflow.
-    Conflict: it has ended.
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        NotFound: no such workflow.
+        Conflict: it has ended.
+        BackendUnavailable: Redis did not answer in time.
     """
     if not is_job_id(workflow_id):
         raise NotFound("workflow", workflow_id[:100])
@@ -226,9 +225,8 @@ async def list_workflows(
 ) -> tuple[list[WorkflowRecord], int]:
     """Workflows, newest first, without their jobs, and how many there are.
 
-    Parameters
-    ----------
-    limit, offset: a page; the work is bounded by their sum times the number of shards.
+    Args:
+        limit, offset: a page; the work is bounded by their sum times the number of shards.
     """
     newest: list[tuple[float, str]] = []
     total = 0
@@ -267,9 +265,8 @@ async def list_workflows(
 async def purge_ended(store: Store, shard: Shard, limit: int) -> Tick:
     """Remove up to ``limit`` workflows of a shard whose retention is over.
 
-    Raises
-    ------
-    BackendUnavailable: Redis did not answer in time.
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
     """
     removed, now, following = await store.run(
         shard, "workflow_purge", [shard.ended, shard.workflows], [limit], idempotent=True
@@ -365,7 +362,8 @@ async def inputs_of(
     most_bytes: int = RESULTS_SHOWN_BYTES,
 ) -> tuple[bytes, dict[int, bytes]]:
     """A job's definition, and results of jobs ``before`` it, the most important first, as far as
-    they fit into ``most_bytes``. A result never changes, so several calls read them."""
+    they fit into ``most_bytes``. A result never changes, so several calls read them.
+    """
     home = store.keys.shard_of_id(workflow_id)
     keys = [home.definitions(workflow_id), home.results(workflow_id)]
     found: dict[int, bytes] = {}

@@ -244,7 +244,8 @@ async def test_a_deal_carried_out_again_long_after_changes_nothing(store: Store,
 
 async def _half_written(store: Store, one: str, other: str) -> tuple[transactions.Deal, int]:
     """A decided deal over the shards of two queues; the part of the first is written, the record
-    lies in the shard of the other."""
+    lies in the shard of the other.
+    """
     draft = batch._Draft(store, [new_job(other), new_job(one)])
     await draft.reserve()
     deal = draft.deal()

@@ -1,5 +1,6 @@
 """A job whose id was fixed in advance keeps it taken for two minutes after its end, however it is
-removed: a process that stalled may still try to store it."""
+removed: a process that stalled may still try to store it.
+"""
 
 from __future__ import annotations
 
