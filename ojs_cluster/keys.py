@@ -61,7 +61,7 @@ class Shard:
     """Scheduled and retryable jobs by the ms they become available."""
     active: bytes = field(init=False)
     """Active jobs by visibility deadline (ms)."""
-    running: bytes = field(init=False)
+    execution_deadlines: bytes = field(init=False)
     """Active jobs with an execution timeout, by that deadline (ms)."""
     expiring: bytes = field(init=False)
     """Waiting jobs with expires_at, by that time (ms)."""
@@ -77,62 +77,62 @@ class Shard:
     """Workers whose record lives here, by last heartbeat or fetch (ms)."""
     watched: bytes = field(init=False)
     """Workers that heartbeat regularly, by the ms at which silence means death."""
-    lost: bytes = field(init=False)
+    lost_workers: bytes = field(init=False)
     """Workers found dead whose jobs are still to be recovered, by the ms of their death."""
-    checked: bytes = field(init=False)
+    last_worker_check: bytes = field(init=False)
     """The ms of the last check for dead workers."""
-    quiet: bytes = field(init=False)
+    quiet_workers: bytes = field(init=False)
     """Workers that may not fetch, by the ms at which the mark lapses."""
-    claims: bytes = field(init=False)
+    alias_claims: bytes = field(init=False)
     """Aliases of client-supplied ids whose job has not been seen yet, by claim time (ms)."""
     references: bytes = field(init=False)
     """Jobs with an alias or a lock in another shard, by the ms they were stored or removed."""
     outbox: bytes = field(init=False)
     """Effects owed to other shards: entry number to kind, attempts and payload."""
-    out: bytes = field(init=False)
+    outbox_due: bytes = field(init=False)
     """Outbox entries by the ms of their next try."""
-    away: bytes = field(init=False)
+    outbox_blocked_shards: bytes = field(init=False)
     """Shards that outbox entries wait for, by the ms of the next try."""
-    parked: bytes = field(init=False)
+    outbox_dead_letters: bytes = field(init=False)
     """Outbox entries that failed too often, by the ms of the last try."""
     workflows: bytes = field(init=False)
     """Workflows whose record lives here, by creation (ms)."""
-    unfinished: bytes = field(init=False)
+    running_workflows: bytes = field(init=False)
     """Running workflows by the ms at which the scheduler reads how their jobs are."""
-    ended: bytes = field(init=False)
+    ended_workflows: bytes = field(init=False)
     """Workflows that have ended, by the ms at which retention removes them."""
     locks: bytes = field(init=False)
     """Unique locks by the ms at which the janitor looks at each."""
-    deals: bytes = field(init=False)
+    aborted_transactions: bytes = field(init=False)
     """Deals that must not be decided any more, by the ms at which that was settled."""
-    dealt: bytes = field(init=False)
+    applied_transactions: bytes = field(init=False)
     """Deals whose part of this shard is written, by the ms of the writing."""
-    opening: bytes = field(init=False)
+    exhausted_queues: bytes = field(init=False)
     """Queues whose limits are used up, by the ms at which time alone makes room."""
     quarantine: bytes = field(init=False)
     """Malformed jobs that were taken out of their queue, by the ms of the next check."""
-    granted: bytes = field(init=False)
+    token_grants: bytes = field(init=False)
     """Available jobs that were given a token, by the ms at which they lose it unless fetched; and
     those that have asked for one, by the ms at which they ask again."""
-    limits: bytes = field(init=False)
+    rate_limits: bytes = field(init=False)
     """Rate limit keys whose state lives here, all scores 0, so it reads in name order."""
-    looks: bytes = field(init=False)
+    rate_limit_checks: bytes = field(init=False)
     """The same by the ms at which the scheduler looks at each."""
-    wake: bytes = field(init=False)
+    wake_channel: bytes = field(init=False)
     """Channel: the name of a queue that stopped being empty."""
-    sched: bytes = field(init=False)
+    schedule_channel: bytes = field(init=False)
     """Channel: the ms of a new earliest deadline."""
     schema: bytes = field(init=False)
     """Copy of the layout of the data, for who starts while the meta tag's master is away."""
-    mark: bytes = field(init=False)
+    wal_probe: bytes = field(init=False)
     """Written to, and never read, so that there is a write to be confirmed: see ``committer``."""
 
     def __post_init__(self) -> None:
         prefix = f"ojs:{{{self.tag}}}:".encode()
         put = object.__setattr__
         put(self, "prefix", prefix)
-        for attribute, suffix in SHARD_KEYS.items():
-            put(self, attribute, prefix + suffix)
+        for name in SHARD_KEYS:
+            put(self, name, prefix + name.encode())
 
     def __hash__(self) -> int:
         # That of a dataclass would go through all keys, each time that a shard is looked up.
@@ -142,47 +142,47 @@ class Shard:
         """Hash of one job, or the alias that says where a job with a client's id lives."""
         return b"%bj:%b" % (self.prefix, job_id.encode())
 
-    def available(self, queue: str) -> bytes:
+    def queue_available(self, queue: str) -> bytes:
         """Sorted set of a queue's available jobs: priority first, then FIFO."""
         return b"%bq:%b" % (self.prefix, queue.encode())
 
-    def held(self, queue: str) -> bytes:
+    def queue_blocked(self, queue: str) -> bytes:
         """Sorted set of a queue's available jobs that wait for a token, by their place in it."""
         return b"%bh:%b" % (self.prefix, queue.encode())
 
-    def thirst(self, queue: str) -> bytes:
+    def token_demand(self, queue: str) -> bytes:
         """Sorted set of rate limit keys for which tokens may be asked, by the best job's place."""
         return b"%bhq:%b" % (self.prefix, queue.encode())
 
-    def unasked(self, queue: str, key: str) -> bytes:
+    def token_unrequested(self, queue: str, key: str) -> bytes:
         """Sorted set of a queue's jobs that wait for ``key`` and have not asked for a token."""
         return b"%bhk:%b:%b" % (self.prefix, queue.encode(), key.encode())
 
-    def asked(self, queue: str, key: str) -> bytes:
+    def token_requested(self, queue: str, key: str) -> bytes:
         """Sorted set of a queue's jobs that have asked for a token of ``key``."""
         return b"%bha:%b:%b" % (self.prefix, queue.encode(), key.encode())
 
-    def limit(self, key: str) -> bytes:
+    def rate_limit(self, key: str) -> bytes:
         """Hash of a rate limit key: its limits, and the starts that were counted."""
         return b"%bl:%b" % (self.prefix, key.encode())
 
-    def holders(self, key: str) -> bytes:
+    def token_holders(self, key: str) -> bytes:
         """Sorted set of the tokens of ``key`` that are given out: 0 granted, 1 started."""
         return b"%blh:%b" % (self.prefix, key.encode())
 
-    def askers(self, key: str) -> bytes:
+    def token_requesters(self, key: str) -> bytes:
         """Sorted set of the tokens of ``key`` that are asked for, in turn."""
         return b"%bla:%b" % (self.prefix, key.encode())
 
-    def queue(self, queue: str) -> bytes:
+    def queue_counters(self, queue: str) -> bytes:
         """Hash of a queue: counters, FIFO sequence, pause mark."""
         return b"%bc:%b" % (self.prefix, queue.encode())
 
-    def minutes(self, queue: str) -> bytes:
+    def queue_minutes(self, queue: str) -> bytes:
         """Hash of a queue's last 60 minutes, a ring of one-minute sums."""
         return b"%bm:%b" % (self.prefix, queue.encode())
 
-    def dead_of(self, queue: str) -> bytes:
+    def queue_dead(self, queue: str) -> bytes:
         """Sorted set of one queue's dead letters, for its cap."""
         return b"%bd:%b" % (self.prefix, queue.encode())
 
@@ -194,7 +194,7 @@ class Shard:
         """Hash of one workflow: its plan, its state, how its jobs ended."""
         return b"%bwf:%b" % (self.prefix, workflow_id.encode())
 
-    def definitions(self, workflow_id: str) -> bytes:
+    def workflow_definitions(self, workflow_id: str) -> bytes:
         """Hash of a workflow's jobs as the client sent them, by number."""
         return b"%bwd:%b" % (self.prefix, workflow_id.encode())
 
@@ -202,15 +202,15 @@ class Shard:
         """Hash of a unique lock: which job holds the fingerprint."""
         return b"%bu:%b" % (self.prefix, fingerprint.encode())
 
-    def waiting(self, shard: int) -> bytes:
+    def outbox_waiting(self, shard: int) -> bytes:
         """Sorted set of outbox entries that wait for ``shard`` (``META`` for the meta tag)."""
         return b"%bout:%d" % (self.prefix, shard)
 
-    def deal(self, deal_id: str) -> bytes:
+    def transaction(self, deal_id: str) -> bytes:
         """Hash of a decided write over shards that is being carried out, or that must not be."""
-        return b"%bb:%b" % (self.prefix, deal_id.encode())
+        return b"%btx:%b" % (self.prefix, deal_id.encode())
 
-    def results(self, workflow_id: str) -> bytes:
+    def workflow_results(self, workflow_id: str) -> bytes:
         """Hash of the results of a workflow's jobs, by number."""
         return b"%bwr:%b" % (self.prefix, workflow_id.encode())
 
@@ -218,51 +218,52 @@ class Shard:
         """Lock of a scheduler group: the identity and fencing token of who leads this shard."""
         return b"%bleader:%b" % (self.prefix, group.encode())
 
-    def fence(self, group: str) -> bytes:
+    def fencing_counter(self, group: str) -> bytes:
         """Counter of a scheduler group's fencing tokens."""
-        return b"%bfence:%b" % (self.prefix, group.encode())
+        return b"%bfencing_counter:%b" % (self.prefix, group.encode())
 
     def candidates(self, group: str) -> bytes:
         """Sorted set of a scheduler group's processes by the ms of their last call."""
-        return b"%bcand:%b" % (self.prefix, group.encode())
+        return b"%bcandidates:%b" % (self.prefix, group.encode())
 
 
-SHARD_KEYS = {
-    "due": b"due",
-    "active": b"act",
-    "running": b"run",
-    "expiring": b"exp",
-    "pending": b"pend",
-    "finished": b"fin",
-    "dead": b"dead",
-    "events": b"ev",
-    "workers": b"workers",
-    "watched": b"watch",
-    "lost": b"lost",
-    "checked": b"checked",
-    "quiet": b"quiet",
-    "claims": b"claims",
-    "references": b"refs",
-    "outbox": b"ob",
-    "out": b"out",
-    "away": b"away",
-    "parked": b"parked",
-    "workflows": b"wfs",
-    "unfinished": b"wfrun",
-    "ended": b"wfin",
-    "locks": b"locks",
-    "deals": b"deals",
-    "dealt": b"dealt",
-    "opening": b"open",
-    "quarantine": b"quarantine",
-    "granted": b"grants",
-    "limits": b"lims",
-    "looks": b"limlook",
-    "wake": b"wake",
-    "sched": b"sched",
-    "schema": b"schema",
-    "mark": b"mark",
-}
+SHARD_KEYS = (
+    "due",
+    "active",
+    "execution_deadlines",
+    "expiring",
+    "pending",
+    "finished",
+    "dead",
+    "events",
+    "workers",
+    "watched",
+    "lost_workers",
+    "last_worker_check",
+    "quiet_workers",
+    "alias_claims",
+    "references",
+    "outbox",
+    "outbox_due",
+    "outbox_blocked_shards",
+    "outbox_dead_letters",
+    "workflows",
+    "running_workflows",
+    "ended_workflows",
+    "locks",
+    "aborted_transactions",
+    "applied_transactions",
+    "exhausted_queues",
+    "quarantine",
+    "token_grants",
+    "rate_limits",
+    "rate_limit_checks",
+    "wake_channel",
+    "schedule_channel",
+    "schema",
+    "wal_probe",
+)
+"""Keys that each shard has once: a key's name is its attribute's."""
 
 
 def slot_of_tag(tag: str) -> int:
@@ -279,17 +280,17 @@ class Meta:
     """Hash: schema version and the shard count the data was laid out with."""
     queues: bytes = b"ojs:{meta}:queues"
     """Sorted set of queue names, all scores 0, so it reads in name order."""
-    partitions: bytes = b"ojs:{meta}:parts"
+    partitions: bytes = b"ojs:{meta}:partitions"
     """Hash: queue, '' for all others, to how many partitions it has and had; '#' its version."""
     crons: bytes = b"ojs:{meta}:crons"
     """Sorted set of cron jobs by the ms at which the scheduler must look at each."""
-    cron_names: bytes = b"ojs:{meta}:cronnames"
+    cron_names: bytes = b"ojs:{meta}:cron_names"
     """Sorted set of cron jobs in name order: score 0 enabled, 1 disabled."""
-    events: bytes = b"ojs:{meta}:ev"
+    events: bytes = b"ojs:{meta}:events"
     """Event stream of what belongs to no shard, bounded by MAXLEN."""
-    sched: bytes = b"ojs:{meta}:sched"
+    schedule_channel: bytes = b"ojs:{meta}:schedule_channel"
     """Channel: the ms of a new earliest deadline, as each shard has one."""
-    mark: bytes = b"ojs:{meta}:mark"
+    wal_probe: bytes = b"ojs:{meta}:wal_probe"
     """As each shard has one."""
     audit: bytes = b"ojs:{meta}:audit"
     """Stream of administrative changes and key reloads, bounded by count and by time."""
@@ -303,19 +304,19 @@ class Meta:
 
     def cron_history(self, name: str) -> bytes:
         """List of a cron job's last occurrences, newest first."""
-        return b"ojs:{meta}:cronhist:%b" % name.encode()
+        return b"ojs:{meta}:cron_history:%b" % name.encode()
 
     def leader(self, group: str) -> bytes:
         """As each shard has one, for cron and what else lives here."""
         return b"ojs:{meta}:leader:%b" % group.encode()
 
-    def fence(self, group: str) -> bytes:
+    def fencing_counter(self, group: str) -> bytes:
         """As each shard has one."""
-        return b"ojs:{meta}:fence:%b" % group.encode()
+        return b"ojs:{meta}:fencing_counter:%b" % group.encode()
 
     def candidates(self, group: str) -> bytes:
         """As each shard has one."""
-        return b"ojs:{meta}:cand:%b" % group.encode()
+        return b"ojs:{meta}:candidates:%b" % group.encode()
 
 
 class Keyspace:
@@ -347,10 +348,10 @@ class Keyspace:
         return iter(self._shards)
 
     @property
-    def marks(self) -> tuple[tuple[int, bytes], ...]:
+    def wal_probes(self) -> tuple[tuple[int, bytes], ...]:
         """Slot and mark of everything that has one."""
-        shards = ((shard.slot, shard.mark) for shard in self._shards)
-        return (*shards, (self.meta.slot, self.meta.mark))
+        shards = ((shard.slot, shard.wal_probe) for shard in self._shards)
+        return (*shards, (self.meta.slot, self.meta.wal_probe))
 
     def shard(self, index: int) -> Shard:
         """The shard at ``index``."""

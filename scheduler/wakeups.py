@@ -68,7 +68,7 @@ class Channel(Protocol):
         ...
 
     @property
-    def sched(self) -> bytes:
+    def schedule_channel(self) -> bytes:
         """The channel's name."""
         ...
 
@@ -119,7 +119,7 @@ class Wakeups:
         failed = False
         while True:
             try:
-                await self._redis.subscribe(shard.sched, shard.slot, on_message, on_gap)
+                await self._redis.subscribe(shard.schedule_channel, shard.slot, on_message, on_gap)
             except Exception as error:
                 # Whatever it was: a deaf shard still works, only later.
                 if not failed:
@@ -135,7 +135,7 @@ class Wakeups:
 
     async def _unsubscribe(self, shard: Channel) -> None:
         try:
-            await self._redis.unsubscribe(shard.sched)
+            await self._redis.unsubscribe(shard.schedule_channel)
         except Exception as error:
             log.debug("unsubscribe", extra={"shard": shard.index, "error": repr(error)})
 

@@ -158,7 +158,7 @@ async def _finish(store: Store, queue: str, jobs: int) -> None:
 def _let_time_pass(port: int, store: Store) -> None:
     with redis.Redis(port=port) as client:
         for shard in store.keys:
-            client.delete(shard.claims)
+            client.delete(shard.alias_claims)
             for job_id in client.zrange(shard.finished, 0, -1):
                 client.zadd(shard.finished, {job_id: 1})
 

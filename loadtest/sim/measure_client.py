@@ -46,7 +46,7 @@ async def command_us(embedded: Embedded, callers: int, commands: int) -> tuple[f
         nonlocal turn
         turn += 1
         shard = turn * _STRIDE % len(slots)
-        await client.call(slots[shard], b"GET", keys.shard(shard).mark)
+        await client.call(slots[shard], b"GET", keys.shard(shard).wal_probe)
 
     async with open_client(ClientSettings.from_url(embedded.url)) as client:
         await at_once(callers, 50, partial(one, client))
@@ -68,7 +68,7 @@ async def message_us(embedded: Embedded, messages: int) -> float:
     heard = trio.Event()
 
     async with open_client(ClientSettings.from_url(embedded.url)) as client:
-        await client.subscribe(shard.wake, shard.slot, lambda _: heard.set(), lambda: None)
+        await client.subscribe(shard.wake_channel, shard.slot, lambda _: heard.set(), lambda: None)
 
         async def publish(channel: bytes) -> float:
             nonlocal heard
@@ -76,12 +76,12 @@ async def message_us(embedded: Embedded, messages: int) -> float:
             for _ in range(messages):
                 heard = trio.Event()
                 await client.call(shard.slot, b"SPUBLISH", channel, b"queue")
-                if channel == shard.wake:
+                if channel == shard.wake_channel:
                     await heard.wait()
             return (time.thread_time() - before) / messages * 1e6
 
-        await publish(shard.wake)
-        return await publish(shard.wake) - await publish(shard.sched)
+        await publish(shard.wake_channel)
+        return await publish(shard.wake_channel) - await publish(shard.schedule_channel)
 
 
 def topology_us(masters: int) -> float:

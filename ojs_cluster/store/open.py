@@ -64,7 +64,7 @@ async def open_store(
     scripts = load_scripts(prelude)
     failure: Exception | None = None
     async with (
-        open_client(replace(redis, marks=keys.marks)) as client,
+        open_client(replace(redis, marks=keys.wal_probes)) as client,
         trio.open_nursery() as nursery,
     ):
         # An exception of the block passes the nursery by, which would wrap it in a group.

@@ -62,7 +62,7 @@ _USE = re.compile(r"\bF\.(\w+)")
 # left margin ends there, or on its line.
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _KEYS = re.compile(
-    r"^local ([A-Z]+(?:, [A-Z]+)*) = (P \.\. '\w+'(?:, P \.\. '\w+')*)\n", re.MULTILINE
+    r"^local ([A-Z_]+(?:, [A-Z_]+)*) = (P \.\. '\w+'(?:, P \.\. '\w+')*)\n", re.MULTILINE
 )
 _NAME = re.compile(r"\b[A-Z][A-Z_]*\b")
 _WORD = re.compile(r"\w+")

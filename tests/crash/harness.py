@@ -43,8 +43,9 @@ SHARDS = 4
 YEAR = 366 * 24 * HOUR
 
 _KEPT = re.compile(
-    rb"ojs:\{meta\}:(schema|queues|ev|parts)"
-    rb"|ojs:\{[0-9.]+\}:(ev|ob|schema|checked|c:.*|m:.*|w:.*|workers|l:.*|lims|limlook)"
+    rb"ojs:\{meta\}:(schema|queues|events|partitions)"
+    rb"|ojs:\{[0-9.]+\}:(events|outbox|schema|workers|last_worker_check|c:.*|m:.*|w:.*|l:.*)"
+    rb"|ojs:\{[0-9.]+\}:(rate_limits|rate_limit_checks)"
 )
 """Kept for a while by intent, and bounded: streams, numbers of outbox entries, and what is known of
 queues, their partitions, workers and rate limit keys."""
@@ -96,7 +97,10 @@ class World:
 
     def _outbox(self) -> bool:
         there = keys_there(self.db)
-        return any(shard.out in there or shard.away in there for shard in self.store.keys)
+        return any(
+            shard.outbox_due in there or shard.outbox_blocked_shards in there
+            for shard in self.store.keys
+        )
 
     async def recover(self, ms: int = 0, store: Store | None = None) -> None:
         """What the scheduler does after a crash, and ``ms`` later. ``store``: whose process."""
@@ -137,7 +141,7 @@ class World:
         assert self.live() == set()
         await self.recover(HOUR)
         for shard in self.store.keys:
-            for index in (shard.finished, shard.ended):
+            for index in (shard.finished, shard.ended_workflows):
                 for member in self.db.zrange(index, 0, -1):
                     self.db.zincrby(index, -YEAR, member)
             while (await purge_due(self.store, shard, 100)).more:

@@ -83,7 +83,7 @@ class References:
             world.db.delete(job.lock, lock_home.locks)
         if self.lost in ("alias", "both"):
             world.db.delete(job.home.job(job.id))
-            world.db.delete(job.home.claims)
+            world.db.delete(job.home.alias_claims)
         if self.lost == "removal":
             await self._remove(world, job)
         age_references(world.db, job.shard, HOUR)
@@ -127,7 +127,7 @@ class Stalled:
 
     def make_due(self) -> None:
         """Let the workflow's jobs be read now."""
-        self.db.zadd(self.home.unfinished, {self.workflow.id: 1}, xx=True)
+        self.db.zadd(self.home.running_workflows, {self.workflow.id: 1}, xx=True)
 
 
 @dataclass(frozen=True, slots=True)

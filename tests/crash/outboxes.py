@@ -35,8 +35,8 @@ _serial = itertools.count(1)
 
 def make_due(world: World, shard: Shard) -> None:
     """Let the entries of a shard's outbox be carried out now."""
-    for number in world.db.zrange(shard.out, 0, -1):
-        world.db.zadd(shard.out, {number: 1})
+    for number in world.db.zrange(shard.outbox_due, 0, -1):
+        world.db.zadd(shard.outbox_due, {number: 1})
 
 
 def listed(world: World, queue: str) -> bool:
@@ -118,7 +118,7 @@ class NewQueue:
             await rate_limits.set_queue(store, scene, Limits(concurrency=8))
 
     async def happened(self, world: World, scene: str) -> bool:
-        there = bool(world.db.exists(shard_of(world.store, scene).queue(scene)))
+        there = bool(world.db.exists(shard_of(world.store, scene).queue_counters(scene)))
         if there:
             assert listed(world, scene), "a queue is in use that no list shows"
         assert len(world.live()) == (there and self.by == "job")
@@ -152,7 +152,7 @@ class _Idle:
     def there(self, world: World) -> list[Shard]:
         """The shards in which something of the queue is left."""
         shards = world.store.keys.partitions(IDLE, self.partitions)
-        return [shard for shard in shards if world.db.exists(shard.queue(IDLE))]
+        return [shard for shard in shards if world.db.exists(shard.queue_counters(IDLE))]
 
     async def finish(self, world: World, scene: None) -> None:
         if self.partitions == 1:

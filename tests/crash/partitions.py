@@ -60,7 +60,7 @@ class Growth:
         if (await get_partitions(world.store, QUEUE)).parts == 1:
             return False
         for shard in world.store.keys.partitions(QUEUE, 3):
-            assert world.db.hexists(shard.queue(QUEUE), "paused") == self.paused
+            assert world.db.hexists(shard.queue_counters(QUEUE), "paused") == self.paused
         return True
 
     async def finish(self, world: World, scene: None) -> None:
@@ -124,7 +124,7 @@ class Bounded:
         await look_after(world.store, QUEUE)
         bound = await depth_bounds.of_queue(world.store, QUEUE)
         for shard in world.store.keys.partitions(QUEUE, 3):
-            there = world.db.hget(shard.queue(QUEUE), "bound")
+            there = world.db.hget(shard.queue_counters(QUEUE), "bound")
             assert there == (None if bound is None else b"%d" % bound)
         return bound == 7
 

@@ -115,7 +115,7 @@ class DeadWorker:
         await self.act(world.store, scene)
         states = [(await jobs.get(world.store, job_id)).state for job_id in scene.jobs]
         assert states == [State.AVAILABLE] * 2, states
-        assert not world.db.exists(world.store.keys.shard_of_worker(scene.worker).lost)
+        assert not world.db.exists(world.store.keys.shard_of_worker(scene.worker).lost_workers)
         return True
 
     async def finish(self, world: World, scene: Lost) -> None:

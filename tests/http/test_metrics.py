@@ -124,7 +124,7 @@ async def test_owed_and_parked_effects_are_counted_over_all_shards(any_api: Api)
         shard = store.keys.shard(index)
         for number in (1, 2, 3):
             await store.redis.call(shard.slot, "HSET", shard.outbox, number, f"k {ATTEMPTS} p")
-            key = shard.parked if number == 3 else shard.out
+            key = shard.outbox_dead_letters if number == 3 else shard.outbox_due
             await store.redis.call(shard.slot, "ZADD", key, 1, number)
 
     seen = await scrape(any_api)

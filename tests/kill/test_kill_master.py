@@ -136,7 +136,7 @@ def _age_checks(backend: Embedded) -> None:
     with observer(backend) as client:
         redis: Any = client
         for shard in Keyspace(64):
-            for index in (shard.references, shard.unfinished):
+            for index in (shard.references, shard.running_workflows):
                 for member in redis.zrange(index, 0, -1):
                     redis.zadd(index, {member: 1}, xx=True)
             _age_limits(redis, shard)
@@ -144,14 +144,14 @@ def _age_checks(backend: Embedded) -> None:
 
 def _age_limits(redis: Any, shard: Shard) -> None:
     """Whoever waits for a token asks again, and what is given out is offered again."""
-    for name in redis.zrange(shard.looks, 0, -1):
-        if redis.hexists(shard.limit(name.decode()), "checked"):
-            redis.hset(shard.limit(name.decode()), "checked", 1)
-            redis.zadd(shard.looks, {name: 1}, xx=True)
+    for name in redis.zrange(shard.rate_limit_checks, 0, -1):
+        if redis.hexists(shard.rate_limit(name.decode()), "checked"):
+            redis.hset(shard.rate_limit(name.decode()), "checked", 1)
+            redis.zadd(shard.rate_limit_checks, {name: 1}, xx=True)
     # Granted tokens that are not used go back after two seconds anyway: only asks are late.
     late = (time.time() + 60) * 1000
-    for job_id in redis.zrangebyscore(shard.granted, late, "+inf"):
-        redis.zadd(shard.granted, {job_id: 1}, xx=True)
+    for job_id in redis.zrangebyscore(shard.token_grants, late, "+inf"):
+        redis.zadd(shard.token_grants, {job_id: 1}, xx=True)
 
 
 def _await_failover(backend: Embedded, victim: Node) -> None:

@@ -14,7 +14,7 @@ from ojs_cluster.keys import Keyspace
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.jobs import fields as f
 
-_INDEXES = ("due", "active", "running", "expiring")
+_INDEXES = ("due", "active", "execution_deadlines", "expiring")
 _TIMES = (f.DUE, f.EXPIRES, f.DEADLINE, f.STARTED)
 
 

@@ -187,7 +187,7 @@ async def test_a_dead_workers_jobs_are_recovered_long_before_their_leases_end(
         shard = store.keys.shard_of_worker("dies")
 
         async def buried() -> bool:
-            return await store.redis.call(shard.slot, "ZCARD", shard.lost) == 0
+            return await store.redis.call(shard.slot, "ZCARD", shard.lost_workers) == 0
 
         await eventually(buried, what="the mark is gone")
         nursery.cancel_scope.cancel()
@@ -245,7 +245,9 @@ async def test_one_shard_that_cannot_be_worked_on_does_not_stop_the_others(
         assert store.keys.shard_of_queue("q") is not sick
         # A key of another type: every promote of this shard fails with WRONGTYPE.
         await store.redis.call(sick.slot, "SET", sick.due, "broken")
-        await store.redis.call(sick.slot, "SPUBLISH", sick.sched, str(await redis_ms(store)))
+        await store.redis.call(
+            sick.slot, "SPUBLISH", sick.schedule_channel, str(await redis_ms(store))
+        )
         await eventually(lambda: stats.loop("promote").sick == {sick.index}, what="it is reported")
         jobs = await put(store, 3, scheduled_at="+PT0.2S")
         await eventually(lambda: all_in(store, jobs, State.AVAILABLE), what="others go on")

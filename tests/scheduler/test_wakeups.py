@@ -16,7 +16,7 @@ from scheduler.wakeups import Wakeups
 class FakeChannel:
     index: int
     slot: int
-    sched: bytes
+    schedule_channel: bytes
 
 
 @dataclass
@@ -89,7 +89,7 @@ async def test_a_subscription_that_fails_is_tried_again_and_rings(
         nursery.start_soon(wakeups.run)
         with wakeups.heard_by(ear):
             await trio.sleep(5)
-        assert sorted(redis.subscribed) == [c.sched for c in CHANNELS]
+        assert sorted(redis.subscribed) == [c.schedule_channel for c in CHANNELS]
         nursery.cancel_scope.cancel()
     assert sorted(ear.rung) == [0, 1, 2]
 

@@ -99,7 +99,7 @@ def test_a_full_redis_is_drained_by_workers_with_processes_restarted(
             lambda: (
                 not any(
                     db.zcount(key, f"({time.time() * 1000:.0f}", "+inf")
-                    for key in db.scan_iter("ojs:{*}:fin", count=1000)
+                    for key in db.scan_iter("ojs:{*}:finished", count=1000)
                 )
             ),
             what="the retention of every job is over",

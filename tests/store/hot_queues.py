@@ -50,7 +50,7 @@ async def put_into(store: Store, shard: Shard, queue: str = QUEUE, **members: An
 def shares_of(store: Store, db: Any, queue: str = QUEUE) -> int:
     """What the shares of a queue's open partitions in its concurrency add up to."""
     shards = store.keys.partitions(queue, store.partitions.layout(queue).open)
-    packed = [db.hget(shard.queue(queue), "limits") for shard in shards]
+    packed = [db.hget(shard.queue_counters(queue), "limits") for shard in shards]
     limits = [unpack_limits(text.decode()) for text in packed if text is not None]
     return sum(share.concurrency or 0 for share in limits)
 

@@ -152,10 +152,10 @@ async def many_tokens_of_one_key(store: Store, db: Any) -> None:
     assert len(asks) >= 400
     payload = b"%d shared + " % here.index + b" ".join(asks)
     for queue in queues:
-        db.hset(here.queue(queue), "hungry", 2**50)  # a fetch has looked there lately
+        db.hset(here.queue_counters(queue), "hungry", 2**50)  # a fetch has looked there lately
     await rate_tokens.granted(store, here, payload)
-    granted = db.zrange(here.granted, 0, -1)
-    db.zadd(here.granted, dict.fromkeys(granted, 1))
+    granted = db.zrange(here.token_grants, 0, -1)
+    db.zadd(here.token_grants, dict.fromkeys(granted, 1))
     await rate_tokens.take_back(store, here, MANY)
 
 
@@ -168,27 +168,27 @@ async def a_large_workflow(store: Store, db: Any) -> None:
     }
     made = await workflows.create(store, parse_workflow(json.dumps(body).encode()))
     home = store.keys.shard_of_id(made.id)
-    assert db.hlen(home.definitions(made.id)) == STEPS
-    assert db.zscore(home.ended, made.id) is None
+    assert db.hlen(home.workflow_definitions(made.id)) == STEPS
+    assert db.zscore(home.ended_workflows, made.id) is None
     results = {b"%d" % number: LARGEST_RESULT for number in range(6)}
-    db.hset(home.results(made.id), mapping=results)
+    db.hset(home.workflow_results(made.id), mapping=results)
     errors = {f"e{number}": "e" * 2000 for number in range(STEPS)}
     flat = db.hgetall(home.workflow(made.id))
     fields = {**flat, **{name.encode(): value.encode() for name, value in errors.items()}}
-    definitions = db.hgetall(home.definitions(made.id))
+    definitions = db.hgetall(home.workflow_definitions(made.id))
     listed = tuple(definitions[b"%d" % number] for number in range(STEPS))
     line = WorkflowLine(made.id, fields, listed, {}, None)
     read: dict[int, bytes] = {}
     async for portion in portions(store, home, line, 2 * 1024 * 1024):
         read |= portion
     assert len(read) == 6
-    db.zadd(home.unfinished, {made.id: 1})
+    db.zadd(home.running_workflows, {made.id: 1})
     await WorkflowCheck().check(store, home, 20)
     other = id_in(home.index)
     await restore_results(store, ResultsLine(other, read))
     line = WorkflowLine(other, {**fields, b"state": b"completed"}, listed, read, 2**50)
     await restore_workflow(store, line)
-    assert db.hlen(home.results(other)) == 6
+    assert db.hlen(home.workflow_results(other)) == 6
     assert db.hlen(home.workflow(other)) == len(fields)
 
 
@@ -212,9 +212,9 @@ async def a_large_transaction(store: Store, db: Any) -> None:
     shard = store.keys.shard(0)
     deal_id = id_in(0)
     plan = b"p" * 2_000_000
-    db.hset(shard.deal(deal_id), mapping={"plan": plan})
-    await store.run(shard, "transaction_read", [shard.deal(deal_id)])
-    db.delete(shard.deal(deal_id))
+    db.hset(shard.transaction(deal_id), mapping={"plan": plan})
+    await store.run(shard, "transaction_read", [shard.transaction(deal_id)])
+    db.delete(shard.transaction(deal_id))
     await transactions.tidy(store, shard, MANY)
 
 
@@ -237,14 +237,20 @@ async def a_large_outbox(store: Store, db: Any) -> None:
     payload = "tokens 0 nokey u " + " ".join(f"{id_in(1)}/1" for _ in range(2000))
     for number in range(2000, 2100):
         db.hset(shard.outbox, str(number), payload)
-    db.zadd(shard.out, {str(number): 1 for number in range(2000, 2100)})
+    db.zadd(shard.outbox_due, {str(number): 1 for number in range(2000, 2100)})
     await drain(store, shard, 100)
 
 
 async def a_large_shard_is_tidied(store: Store, db: Any) -> None:
     shard = store.keys.shard(2)
     ids = [id_in(2) for _ in range(MANY)]
-    for key in (shard.claims, shard.references, shard.deals, shard.dealt, shard.quiet):
+    for key in (
+        shard.alias_claims,
+        shard.references,
+        shard.aborted_transactions,
+        shard.applied_transactions,
+        shard.quiet_workers,
+    ):
         db.zadd(key, dict.fromkeys(ids, 1))
     for worker in ids:
         db.hset(shard.worker(worker), mapping={"seen": 1, "info": "i" * 8000})

@@ -40,7 +40,7 @@ async def settle(store: Store, db: Any) -> None:
     """Carry out all that is owed, and what that leads to."""
     for _ in range(20):
         await recover(store, db)
-        if not any(shard.out in keys_there(db) for shard in store.keys):
+        if not any(shard.outbox_due in keys_there(db) for shard in store.keys):
             return
     raise AssertionError("what is owed leads to more and more")
 
@@ -48,12 +48,12 @@ async def settle(store: Store, db: Any) -> None:
 async def time_passes(store: Store, db: Any, key: str, ms: int) -> None:
     """As if ``ms`` had passed for a key's limits; the scheduler looks at it."""
     shard = store.keys.shard_of_limit(key)
-    age_limits(db, shard.limit(key), ms)
+    age_limits(db, shard.rate_limit(key), ms)
     for name in ("over_until", "hold", "used", "checked"):
-        if db.hget(shard.limit(key), name):
-            db.hincrby(shard.limit(key), name, -ms)
-    if db.zscore(shard.looks, key) is not None:
-        db.zincrby(shard.looks, -ms, key)
+        if db.hget(shard.rate_limit(key), name):
+            db.hincrby(shard.rate_limit(key), name, -ms)
+    if db.zscore(shard.rate_limit_checks, key) is not None:
+        db.zincrby(shard.rate_limit_checks, -ms, key)
     await rate_limits.look_after(store, shard, 100)
 
 
@@ -62,9 +62,9 @@ async def grants_pass(store: Store, db: Any, queue: str = QUEUE, *, again: bool 
     those who have asked had waited so long that they ask once more.
     """
     shard = shard_of(store, queue)
-    for job_id in db.zrange(shard.granted, 0, -1):
+    for job_id in db.zrange(shard.token_grants, 0, -1):
         if again or db.hexists(shard.job(job_id.decode()), f.TOKEN):
-            db.zadd(shard.granted, {job_id: 1})
+            db.zadd(shard.token_grants, {job_id: 1})
     await rate_tokens.take_back(store, shard, 100)
 
 
@@ -79,4 +79,4 @@ def assert_no_token_left(store: Store, db: Any) -> None:
     for key in keys_there(db):
         name = key.partition(b"}:")[2]
         assert not name.startswith((b"lh:", b"la:", b"h:", b"ha:", b"hk:")), key
-        assert name not in (b"out", b"parked", b"grants"), key
+        assert name not in (b"outbox_due", b"outbox_dead_letters", b"token_grants"), key

@@ -197,7 +197,7 @@ def owed_by(db: Any, shard: Shard) -> list[bytes]:
 
 async def drain_all(db: Any, store: Store, shard: Shard) -> None:
     """As the scheduler, when the pauses of what failed are over."""
-    for key in (shard.out, shard.away):
+    for key in (shard.outbox_due, shard.outbox_blocked_shards):
         for member in db.zrange(key, 0, -1):
             db.zadd(key, {member: 0})
     await outbox.drain(store, shard, 100)

@@ -62,8 +62,13 @@ def assert_nothing_left(store: Store, db: Any) -> None:
     assert locks_left(store, db) == 0
     there = keys_there(db)
     for shard in store.keys:
-        assert not {key for key in there if key.startswith(shard.deal(""))}
-        assert not there & {shard.out, shard.away, shard.parked, shard.deals}
+        assert not {key for key in there if key.startswith(shard.transaction(""))}
+        assert not there & {
+            shard.outbox_due,
+            shard.outbox_blocked_shards,
+            shard.outbox_dead_letters,
+            shard.aborted_transactions,
+        }
 
 
 async def recover(store: Store, db: Any, ms: int = 0) -> None:
@@ -79,14 +84,20 @@ async def recover(store: Store, db: Any, ms: int = 0) -> None:
 
 
 async def _recover(store: Store, db: Any, shard: Shard, there: set[bytes], ms: int) -> None:
-    if shard.out in there:
-        for number in db.zrange(shard.out, 0, -1):
-            db.zadd(shard.out, {number: 1})
+    if shard.outbox_due in there:
+        for number in db.zrange(shard.outbox_due, 0, -1):
+            db.zadd(shard.outbox_due, {number: 1})
         while (await drain(store, shard, 100)).done:
             pass
-    if there & {shard.out, shard.away}:
+    if there & {shard.outbox_due, shard.outbox_blocked_shards}:
         await drain_waiting_now(store, db, shard)
-    aged = there & {shard.locks, shard.claims, shard.deals, shard.dealt, shard.references}
+    aged = there & {
+        shard.locks,
+        shard.alias_claims,
+        shard.aborted_transactions,
+        shard.applied_transactions,
+        shard.references,
+    }
     if shard.locks in aged:
         for name in db.zrange(shard.locks, 0, -1):
             age_lock(db, store, name.decode(), ms)
@@ -99,10 +110,10 @@ async def _recover(store: Store, db: Any, shard: Shard, there: set[bytes], ms: i
 
 async def drain_waiting_now(store: Store, db: Any, shard: Shard) -> None:
     """Try the shards that entries of ``shard`` wait for, without their pause."""
-    if not db.exists(shard.away):
+    if not db.exists(shard.outbox_blocked_shards):
         return
-    for blocker in db.zrange(shard.away, 0, -1):
-        db.zadd(shard.away, {blocker: 1})
+    for blocker in db.zrange(shard.outbox_blocked_shards, 0, -1):
+        db.zadd(shard.outbox_blocked_shards, {blocker: 1})
     while (await drain_waiting(store, shard, 100)).more:
         pass
 

@@ -70,12 +70,16 @@ async def drain_all(store: Store, db: Any, *, everything: bool = True) -> None:
             await drain(store, shard, 100)
         return
     for _ in range(10):
-        owing = [shard for shard in store.keys if db.exists(shard.out, shard.away)]
+        owing = [
+            shard
+            for shard in store.keys
+            if db.exists(shard.outbox_due, shard.outbox_blocked_shards)
+        ]
         if not owing:
             return
         for shard in owing:
-            for number in db.zrange(shard.out, 0, -1):
-                db.zadd(shard.out, {number: 0})
+            for number in db.zrange(shard.outbox_due, 0, -1):
+                db.zadd(shard.outbox_due, {number: 0})
             await drain(store, shard, 100)
             await drain_waiting_now(store, db, shard)
 
@@ -84,7 +88,12 @@ def assert_nothing_owed(store: Store, db: Any) -> None:
     for shard in store.keys:
         left = {k: v for k, v in db.hgetall(shard.outbox).items() if k != b"seq"}
         assert left == {}
-        assert db.zcard(shard.out) == db.zcard(shard.parked) == db.zcard(shard.away) == 0
+        assert (
+            db.zcard(shard.outbox_due)
+            == db.zcard(shard.outbox_dead_letters)
+            == db.zcard(shard.outbox_blocked_shards)
+            == 0
+        )
 
 
 def home_of(store: Store, workflow: WorkflowRecord) -> Shard:
@@ -97,15 +106,15 @@ def forget_marks(store: Store, db: Any, workflow: WorkflowRecord, marks: str) ->
     for number, mark in enumerate(marks):
         if mark in ".q":
             db.hdel(key, f"t{number}", f"e{number}")
-            db.hdel(home.results(workflow.id), str(number))
+            db.hdel(home.workflow_results(workflow.id), str(number))
     db.hset(key, mapping={"marks": marks, "state": "running"})
     db.hdel(key, "finished")
-    db.zrem(home.ended, workflow.id)
-    db.zadd(home.unfinished, {workflow.id: 1})
+    db.zrem(home.ended_workflows, workflow.id)
+    db.zadd(home.running_workflows, {workflow.id: 1})
 
 
 def forget_job(store: Store, db: Any, job_id: str, queue: str = QUEUE) -> None:
     """The master of a job that waits in its queue forgets it."""
     shard = shard_of(store, queue)
     assert db.delete(shard.job(job_id)) == 1
-    assert db.zrem(shard.available(queue), job_id) == 1
+    assert db.zrem(shard.queue_available(queue), job_id) == 1

@@ -172,9 +172,9 @@ def _file(keys: _Keys, name: str, value: object) -> None:
         keys.deals[rest] = value
     elif isinstance(value, dict) and kind == "wf":
         keys.workflows[rest] = value
-    elif isinstance(value, dict) and name == "ob":
+    elif isinstance(value, dict) and name == "outbox":
         keys.outbox = value
-    elif isinstance(value, dict) and name == "parts":
+    elif isinstance(value, dict) and name == "partitions":
         keys.partitions = value
 
 
@@ -190,7 +190,7 @@ def _check_audit(census: Census, keyspace: Keyspace, keys: _Keys) -> None:
 
 def _check_crons(census: Census, keys: _Keys) -> None:
     complain = census.problems.append
-    looks, names = keys.index("crons"), keys.index("cronnames")
+    looks, names = keys.index("crons"), keys.index("cron_names")
     for name in {*looks, *names} - set(keys.crons):
         complain(f"cron job {name} is indexed and does not exist")
     for name, cron in keys.crons.items():
@@ -219,7 +219,7 @@ def _check_deals(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) 
         if keyspace.shard_of_fingerprint(name) is not shard or b"h" not in lock:
             complain(f"unique lock {name} lies in the wrong shard, or has no holder")
     given_up = {deal for deal, record in keys.deals.items() if b"plan" not in record}
-    for deal in given_up ^ keys.index("deals").keys():
+    for deal in given_up ^ keys.index("aborted_transactions").keys():
         complain(f"deal {deal} and the index of those given up disagree")
     for deal, record in keys.deals.items():
         if b"plan" in record and record.get(b"owed") not in keys.outbox:
@@ -229,14 +229,14 @@ def _check_deals(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) 
 def _check_workflows(census: Census, shard: Shard, keys: _Keys) -> None:
     """Each workflow that runs is looked at some time, and no other."""
     running = {id_ for id_, record in keys.workflows.items() if record[b"state"] == b"running"}
-    for id_ in running ^ keys.index("wfrun").keys():
+    for id_ in running ^ keys.index("running_workflows").keys():
         census.problems.append(f"workflow {id_} of shard {shard.index} and the index disagree")
 
 
 def _check_outbox(census: Census, shard: Shard, keys: _Keys) -> None:
     """Whoever waits for a shard that is away is found by the one who tries it again."""
     waited_for = {name[4:] for name in keys.indexes if name.startswith("out:")}
-    for name in waited_for - keys.index("away").keys():
+    for name in waited_for - keys.index("outbox_blocked_shards").keys():
         census.problems.append(
             f"effects of shard {shard.index} wait for {name}, which is not tried"
         )
@@ -251,7 +251,7 @@ def _check_staged(
         deal = job[f.DEAL].decode()
         if b"plan" not in content[keyspace.shard_of_id(deal).tag].deals.get(deal, {}):
             census.problems.append(f"{id_} is staged by {deal}, which is not decided")
-        if id_ not in content[shard.tag].index("claims"):
+        if id_ not in content[shard.tag].index("alias_claims"):
             census.problems.append(f"{id_} is staged, and no claim leads the janitor to it")
 
 
@@ -303,7 +303,7 @@ def _check_shard(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) 
             for index in _waits(id_, queue, job, keys):
                 placed.setdefault(index, {})[id_] = _ANY_SCORE
         if (f.TOKEN in job or f.ASKED in job) and state == "available":
-            placed.setdefault("grants", {})[id_] = _ANY_SCORE
+            placed.setdefault("token_grants", {})[id_] = _ANY_SCORE
         if f.TOKEN in job and state not in ("available", "active"):
             complain(f"{id_} is {state} and has a token")
     _check_indexes(complain, placed, keys)
@@ -327,15 +327,15 @@ def _places(state: str, queue: str, job: dict[bytes, bytes]) -> Iterator[tuple[s
     elif state in ("scheduled", "retryable"):
         yield "due", float(job[f.DUE])
     elif state == "pending":
-        yield "pend", _ANY_SCORE
+        yield "pending", _ANY_SCORE
     elif state == "active":
-        yield "act", float(job[f.DEADLINE])
+        yield "active", float(job[f.DEADLINE])
         if f.TIMEOUT in job:
-            yield "run", _ANY_SCORE
+            yield "execution_deadlines", _ANY_SCORE
     elif state in TERMINAL:
-        yield "fin", _ANY_SCORE
+        yield "finished", _ANY_SCORE
     if f.EXPIRES in job and state in WAITING:
-        yield "exp", float(job[f.EXPIRES])
+        yield "expiring", float(job[f.EXPIRES])
     if f.DEAD in job:
         yield "dead", _ANY_SCORE
         yield f"d:{queue}", _ANY_SCORE
@@ -392,8 +392,16 @@ def _check_tokens(census: Census, keyspace: Keyspace, content: dict[str, _Keys])
 
 
 def _check_indexes(complain: Callable[[str], None], placed: dict[str, Index], keys: _Keys) -> None:
-    job_indexes = {"due", "act", "run", "exp", "pend", "fin", "dead"}
-    job_indexes.add("grants")
+    job_indexes = {
+        "due",
+        "active",
+        "execution_deadlines",
+        "expiring",
+        "pending",
+        "finished",
+        "dead",
+    }
+    job_indexes.add("token_grants")
     job_indexes |= {
         name for name in keys.indexes if name.startswith(("q:", "d:", "h:", "ha:", "hk:"))
     }
@@ -416,7 +424,7 @@ def _check_aliases(
     for id_, job in content[shard.tag].jobs.items():
         if f.ALIAS in job:
             target = content[keyspace.shard(int(job[f.ALIAS])).tag].jobs.get(id_, {})
-            claimed = id_ in content[shard.tag].index("claims")
+            claimed = id_ in content[shard.tag].index("alias_claims")
             if f.STATE not in target and not claimed:
                 census.problems.append(f"alias {id_} leads to no job")
         elif (named := keyspace.shard_of_id(id_)) is not shard:

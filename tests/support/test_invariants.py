@@ -34,7 +34,7 @@ def db(standalone: Embedded) -> Iterator[redis.Redis]:
 
 def put_available(db: redis.Redis, id_: str = HERE) -> None:
     db.hset(SHARD.job(id_), mapping={"s": "available", "q": "mail"})
-    db.zadd(SHARD.available("mail"), {id_: 1})
+    db.zadd(SHARD.queue_available("mail"), {id_: 1})
 
 
 def test_a_right_picture_has_no_problems(db: redis.Redis, standalone: Embedded) -> None:
@@ -46,8 +46,8 @@ def test_a_right_picture_has_no_problems(db: redis.Redis, standalone: Embedded) 
         SHARD.job(active), mapping={"s": "active", "q": "mail", "a": 2, "d": 500, "to": 9, "xp": 7}
     )
     db.zadd(SHARD.active, {active: 500})
-    db.zadd(SHARD.running, {active: 300})
-    db.hset(SHARD.queue("mail"), mapping={"active": 1, "seq": 2, "created": 1})
+    db.zadd(SHARD.execution_deadlines, {active: 300})
+    db.hset(SHARD.queue_counters("mail"), mapping={"active": 1, "seq": 2, "created": 1})
 
     census = take_census(standalone)
 
@@ -63,7 +63,7 @@ def test_each_kind_of_damage_is_named(db: redis.Redis, standalone: Embedded) -> 
         db.flushall()
 
     put_available(db)
-    db.zrem(SHARD.available("mail"), HERE)
+    db.zrem(SHARD.queue_available("mail"), HERE)
     damage("is not in q:mail")
 
     put_available(db)
@@ -78,7 +78,7 @@ def test_each_kind_of_damage_is_named(db: redis.Redis, standalone: Embedded) -> 
     damage("its own field says 500")
 
     put_available(db)
-    db.hset(SHARD.queue("mail"), "completed", 1)
+    db.hset(SHARD.queue_counters("mail"), "completed", 1)
     damage("mail counts 1 completed, there are 0")
 
     db.hset(ELSEWHERE.job(job_id(ELSEWHERE.index)), mapping={"s": "available", "q": "mail"})
@@ -90,10 +90,10 @@ def test_each_kind_of_damage_is_named(db: redis.Redis, standalone: Embedded) -> 
     db.hset(KEYS.shard_of_fingerprint("0" * 64).lock("0" * 64), mapping={"h": HERE, "s": 1})
     damage("the index of locks disagree")
 
-    db.hset(SHARD.deal(HERE), mapping={"plan": "x", "owed": 7})
+    db.hset(SHARD.transaction(HERE), mapping={"plan": "x", "owed": 7})
     damage("nothing owes it")
 
-    db.hset(SHARD.deal(HERE), mapping={"dead": 1})
+    db.hset(SHARD.transaction(HERE), mapping={"dead": 1})
     damage("those given up disagree")
 
     db.hset(ELSEWHERE.job(FOREIGN), "@", str(SHARD.index))

@@ -14,8 +14,8 @@ from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.store.jobs import fields as f
 
 _FIELDS = (f.CREATED, f.ENQUEUED, f.STARTED, f.FINISHED, f.DUE, f.DEADLINE, f.EXPIRES, f.EXTENDED)
-_INDEXES = ("due", "active", "running", "expiring", "pending", "finished", "dead")
-_WORKER_INDEXES = ("workers", "watched", "lost", "quiet")
+_INDEXES = ("due", "active", "execution_deadlines", "expiring", "pending", "finished", "dead")
+_WORKER_INDEXES = ("workers", "watched", "lost_workers", "quiet_workers")
 _WORKER_FIELDS = ("first", "seen", "beat", "quiet")
 
 
@@ -33,7 +33,7 @@ def age_job(db: Any, shard: Shard, job_id: str, ms: int) -> None:
         value = db.hget(key, name)
         if value is not None:
             db.hset(key, name, int(value) - ms)
-    for index in (*(getattr(shard, name) for name in _INDEXES), shard.dead_of(queue.decode())):
+    for index in (*(getattr(shard, name) for name in _INDEXES), shard.queue_dead(queue.decode())):
         _age(db, index, job_id, ms)
 
 
@@ -42,7 +42,7 @@ def age_worker(db: Any, shard: Shard, worker_id: str, ms: int) -> None:
 
     ``shard`` is the one of its record.
     """
-    db.delete(shard.checked)
+    db.delete(shard.last_worker_check)
     key = shard.worker(worker_id)
     for name in _WORKER_FIELDS:
         value = db.hget(key, name)
@@ -54,7 +54,7 @@ def age_worker(db: Any, shard: Shard, worker_id: str, ms: int) -> None:
 
 def age_claim(db: Any, shard: Shard, job_id: str, ms: int) -> None:
     """As if the alias of ``job_id`` had been claimed ``ms`` earlier."""
-    _age(db, shard.claims, job_id, ms)
+    _age(db, shard.alias_claims, job_id, ms)
 
 
 def age_references(db: Any, shard: Shard, ms: int) -> None:
@@ -65,7 +65,7 @@ def age_references(db: Any, shard: Shard, ms: int) -> None:
 
 def age_queue(db: Any, shard: Shard, queue: str, ms: int) -> None:
     """As if the queue had been created ``ms`` earlier."""
-    db.hincrby(shard.queue(queue), "created", -ms)
+    db.hincrby(shard.queue_counters(queue), "created", -ms)
 
 
 def _age(db: Any, index: bytes, member: str, ms: int) -> None:
@@ -95,7 +95,7 @@ def age_limits(db: Any, key: bytes, ms: int) -> None:
 
 def age_opening(db: Any, shard: Shard, queue: str, ms: int) -> None:
     """As if a queue's limits had room again ``ms`` earlier."""
-    _age(db, shard.opening, queue, ms)
+    _age(db, shard.exhausted_queues, queue, ms)
 
 
 def age_partitions(db: Any, meta: Meta, queue: str, ms: int) -> None:
@@ -107,5 +107,5 @@ def age_partitions(db: Any, meta: Meta, queue: str, ms: int) -> None:
 
 def age_declared(db: Any, shard: Shard, queue: str, ms: int) -> None:
     """As if a queue's ``max_per_second`` had been declared, or used, ``ms`` earlier."""
-    if db.hexists(shard.queue(queue), "mpsat"):
-        db.hincrby(shard.queue(queue), "mpsat", -ms)
+    if db.hexists(shard.queue_counters(queue), "mpsat"):
+        db.hincrby(shard.queue_counters(queue), "mpsat", -ms)

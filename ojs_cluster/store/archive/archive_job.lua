@@ -12,14 +12,14 @@ if #flat == 0 or job[F.alias] then return {} end
 if job[F.deal] then return {'staged', job[F.deal]} end
 if not is_sound(job) or not is_state(job[F.state]) then return {'malformed'} end
 local id = string.sub(key, #P + 3)
-local zset = job[F.state] == 'available' and available_key(job[F.queue]) or FINISHED
+local zset = job[F.state] == 'available' and queue_available_key(job[F.queue]) or FINISHED
 local ended = job[F.finished] and zset == FINISHED
 if zset ~= FINISHED or ended then
     want(zset)
-    if zset ~= FINISHED then want(held_key(job[F.queue])) end
+    if zset ~= FINISHED then want(queue_blocked_key(job[F.queue])) end
     look()
     local score = redis.call('ZSCORE', zset, id)
-        or zset ~= FINISHED and redis.call('ZSCORE', held_key(job[F.queue]), id) or ''
+        or zset ~= FINISHED and redis.call('ZSCORE', queue_blocked_key(job[F.queue]), id) or ''
     return {flat, ended and '' or score, ended and score or ''}
 end
 return {flat, '', ''}

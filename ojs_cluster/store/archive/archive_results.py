@@ -28,7 +28,7 @@ async def portions(
     while number >= 0:
         args = [portion_bytes, number, len(line.definitions)]
         number, *flat = await store.run(
-            shard, "archive_results", [shard.results(line.id)], args, idempotent=True
+            shard, "archive_results", [shard.workflow_results(line.id)], args, idempotent=True
         )
         if flat or (number < 0 and not read):
             items, read = iter(flat), True
@@ -43,6 +43,6 @@ async def restore_results(store: Store, line: ResultsLine) -> Outcome:
     """
     home = store.keys.shard_of_id(line.workflow_id)
     results = list(line.results.items())
-    key = home.results(line.workflow_id)
+    key = home.workflow_results(line.workflow_id)
     stored = await store_ahead(store, home, line.workflow_id, key, results, wait_ms=RESTORE_MS)
     return "created" if stored else "there"

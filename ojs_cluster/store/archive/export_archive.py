@@ -123,7 +123,7 @@ async def _queues(store: Store, put: Callable[[str, Line], None]) -> None:
             name = raw.decode()
             first, *others = await store.partitions.held(store, name)
             found: Any = await store.redis.call(
-                first.slot, "HMGET", first.queue(name), *QUEUE_FIELDS, idempotent=True
+                first.slot, "HMGET", first.queue_counters(name), *QUEUE_FIELDS, idempotent=True
             )
             set_ = {at: v for at, v in zip(QUEUE_FIELDS, found, strict=True) if v is not None}
             if b"paused" in set_:
@@ -133,7 +133,7 @@ async def _queues(store: Store, put: Callable[[str, Line], None]) -> None:
                 set_[b"limits"] = whole.packed().encode()
             for shard in others:
                 acked: Any = await store.redis.call(
-                    shard.slot, "HGET", shard.queue(name), "acked", idempotent=True
+                    shard.slot, "HGET", shard.queue_counters(name), "acked", idempotent=True
                 )
                 set_[b"acked"] = b"%d" % (int(set_.get(b"acked", 0)) + int(acked or 0))
             own = store.partitions.entries().get(name)
@@ -168,7 +168,7 @@ async def _finish_replacements(store: Store) -> None:
     """
 
     async def one(shard: Shard) -> None:
-        async for names in _members(store, shard.slot, shard.claims):
+        async for names in _members(store, shard.slot, shard.alias_claims):
             for name in names:
                 with suppress(NotFound):
                     await read_jobs.get(store, name.decode())
@@ -235,11 +235,11 @@ async def _workflow(store: Store, shard: Shard, workflow_id: str) -> WorkflowLin
         return dict(zip(items, items, strict=True))
 
     fields = await pairs(shard.workflow(workflow_id))
-    definitions = await pairs(shard.definitions(workflow_id))
+    definitions = await pairs(shard.workflow_definitions(workflow_id))
     if not fields or not definitions:
         return None  # its retention ended meanwhile
     removed: Any = await store.redis.call(
-        shard.slot, "ZSCORE", shard.ended, workflow_id, idempotent=True
+        shard.slot, "ZSCORE", shard.ended_workflows, workflow_id, idempotent=True
     )
     return WorkflowLine(
         workflow_id,

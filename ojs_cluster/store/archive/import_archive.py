@@ -83,7 +83,9 @@ async def restore_queue(store: Store, line: QueueLine) -> Outcome:
     await store.queues.ensure(store, [line.name])
     shard = store.keys.shard_of_queue(line.name)
     args: list[Arg] = [line.name, *(part for pair in fields.items() for part in pair)]
-    owed = await store.run(shard, "restore_queue", [shard.queue(line.name)], args, idempotent=True)
+    owed = await store.run(
+        shard, "restore_queue", [shard.queue_counters(line.name)], args, idempotent=True
+    )
     await deliver(store, shard, owed)
     return "there" if there else "created"
 
@@ -125,7 +127,11 @@ async def restore_job(store: Store, line: JobLine) -> Outcome:
     await store.queues.ensure(store, [line.queue])
     keys = [
         *(shard.job(line.id), *(getattr(shard, name) for name in _INDEXES)),
-        *(shard.queue(line.queue), shard.available(line.queue), shard.dead_of(line.queue)),
+        *(
+            shard.queue_counters(line.queue),
+            shard.queue_available(line.queue),
+            shard.queue_dead(line.queue),
+        ),
         shard.references,
     ]
     foreign = store.keys.shard_of_id(line.id) is not shard
@@ -172,8 +178,18 @@ async def restore_workflow(store: Store, line: WorkflowLine) -> Outcome:
         home,
         "restore_workflow",
         [
-            *(home.workflow(line.id), home.definitions(line.id), home.results(line.id)),
-            *(home.workflows, home.ended, home.out, home.outbox, home.unfinished),
+            *(
+                home.workflow(line.id),
+                home.workflow_definitions(line.id),
+                home.workflow_results(line.id),
+            ),
+            *(
+                home.workflows,
+                home.ended_workflows,
+                home.outbox_due,
+                home.outbox,
+                home.running_workflows,
+            ),
         ],
         [
             *(line.id, fields[b"created"], "" if line.removed_ms is None else line.removed_ms),
@@ -310,7 +326,7 @@ async def _claim(store: Store, job_id: str, shard: Shard) -> int | None:
     reply = await store.run(
         home,
         "claim_alias",
-        [home.job(job_id), home.claims],
+        [home.job(job_id), home.alias_claims],
         [job_id, shard.index, _CLAIM_MS, ""],
         idempotent=True,
     )

@@ -19,7 +19,7 @@ if redis.call('EXISTS', key) == 1 then
 end
 if ARGV[5] ~= '0' and now >= tonumber(ARGV[5]) then return {'lapsed'} end
 want(OUTBOX)
-want(OUT)
+want(OUTBOX_DUE)
 look()
 if redis.call('HSETNX', KEYS[7], 'created', now) == 1 then owe('queue', queue) end
 if ARGV[10] == '1' then redis.call('ZADD', KEYS[10], now, id) end
@@ -30,7 +30,7 @@ if state == 'available' then
     place = place or last + 1
     if place > last then redis.call('HSET', KEYS[7], 'seq', string.format('%.0f', place)) end
     redis.call('ZADD', KEYS[8], band_of(ARGV[4]) + place, id)
-    if redis.call('ZCARD', KEYS[8]) == 1 then redis.call('SPUBLISH', WAKE, queue) end
+    if redis.call('ZCARD', KEYS[8]) == 1 then redis.call('SPUBLISH', WAKE_CHANNEL, queue) end
     return {'ok', effects}
 end
 count(queue, state, 1)

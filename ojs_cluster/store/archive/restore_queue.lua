@@ -6,7 +6,7 @@
 -- Returns: effects
 --@include keys now preflight set_deadline append_effect
 want(OUTBOX)
-want(OUT)
+want(OUTBOX_DUE)
 look()
 if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then owe('queue', ARGV[1]) end
 for i = 2, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end

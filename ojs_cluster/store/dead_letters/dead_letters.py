@@ -60,7 +60,7 @@ async def list_dead(
     shards = store.keys if queue is None else await store.partitions.held(store, queue)
     if queue is not None and len(shards) == 1:
         [shard] = shards
-        ids, total = await _newest(store, shard, shard.dead_of(queue), offset, limit)
+        ids, total = await _newest(store, shard, shard.queue_dead(queue), offset, limit)
         return await _read(store, [(shard, job_id) for _, job_id in ids]), total
     if offset + limit > MAX_DEPTH:
         raise InvalidRequest(
@@ -73,7 +73,7 @@ async def list_dead(
 
     async def look(shard: Shard) -> None:
         nonlocal count
-        key = shard.dead if queue is None else shard.dead_of(queue)
+        key = shard.dead if queue is None else shard.queue_dead(queue)
         ids, total = await _newest(store, shard, key, 0, offset + limit)
         count += total
         merged.extend((score, job_id, shard) for score, job_id in ids)
@@ -109,7 +109,9 @@ async def stats(store: Store, within: QueuePatterns | None = None) -> DeadStats:
     async def look_at(name: bytes) -> None:
         queue = name.decode()
         shards = await store.partitions.held(store, queue)
-        of_queues[queue] = await _sizes(store, [(shard, shard.dead_of(queue)) for shard in shards])
+        of_queues[queue] = await _sizes(
+            store, [(shard, shard.queue_dead(queue)) for shard in shards]
+        )
 
     await over_shards(names, look_at)
     if within is not None:

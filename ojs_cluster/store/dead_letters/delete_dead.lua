@@ -12,10 +12,10 @@ local job, reply = load_job(key)
 if not job then return reply end
 local id = string.sub(key, #P + 3)
 if not job[F.dead] then return {'conflict', job[F.state]} end
-want(dead_key(job[F.queue]))
+want(queue_dead_key(job[F.queue]))
 look()
 take_out(DEAD, id)
-take_out(dead_key(job[F.queue]), id)
+take_out(queue_dead_key(job[F.queue]), id)
 local removed = removal_of(job, 0)
 redis.call('ZADD', FINISHED, removed, id)
 drop_fields(key, job, F.dead)

@@ -9,7 +9,8 @@
 --       3 how often it has been retried, '' when that does not matter.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state}
---@include keys now preflight remove_one read_job change_counters append_event set_deadline make_available
+--@include keys now preflight remove_one read_job change_counters append_event set_deadline
+--@include make_available
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
@@ -22,14 +23,14 @@ if not job[F.dead] then
     local due = redis.call('ZSCORE', FINISHED, id)
     if due and tonumber(due) <= now then return {'missing'} end
 else
-    want(dead_key(job[F.queue]))
+    want(queue_dead_key(job[F.queue]))
 end
-want(queue_key(job[F.queue]))
-want(available_key(job[F.queue]))
+want(queue_counters_key(job[F.queue]))
+want(queue_available_key(job[F.queue]))
 look()
 if job[F.dead] then
     take_out(DEAD, id)
-    take_out(dead_key(job[F.queue]), id)
+    take_out(queue_dead_key(job[F.queue]), id)
 end
 take_out(FINISHED, id)
 count(job[F.queue], 'discarded', -1)

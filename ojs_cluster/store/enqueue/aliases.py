@@ -114,7 +114,7 @@ class AliasClaims:
         async def claim(item: tuple[str, int]) -> None:
             job_id, index = item
             home = self._store.keys.shard_of_id(job_id)
-            keys = [home.job(job_id), home.claims]
+            keys = [home.job(job_id), home.alias_claims]
             args: list[Arg] = [job_id, shard.index, good_ms, self._name]
             reply = await self._store.run(home, "claim_alias", keys, args, idempotent=True)
             if reply[0] == b"ok":
@@ -150,7 +150,7 @@ class AliasClaims:
 
         async def give(job_id: str) -> None:
             home = self._store.keys.shard_of_id(job_id)
-            keys = [home.job(job_id), home.claims]
+            keys = [home.job(job_id), home.alias_claims]
             await self._store.run(home, "return_alias", keys, [job_id, self._name], idempotent=True)
 
         given = sorted(self._mine if ids is None else self._mine.intersection(ids))
@@ -261,7 +261,7 @@ async def take_over(store: Store, target: Shard, job_id: str) -> bool:
     """
     home = store.keys.shard_of_id(job_id)
     call = store.redis.call
-    claimed: Any = await call(home.slot, "ZSCORE", home.claims, job_id, idempotent=True)
+    claimed: Any = await call(home.slot, "ZSCORE", home.alias_claims, job_id, idempotent=True)
     seconds, micros = cast(list[bytes], await call(home.slot, "TIME", idempotent=True))
     age_ms = int(seconds) * 1000 + int(micros) // 1000 - int(claimed or 0)
     if age_ms < IN_FLIGHT_MS or await _fate(store, target, job_id) != "drop":
@@ -276,7 +276,7 @@ async def settle_claims(store: Store, shard: Shard, limit: int) -> int:
     by a deal that is still to be settled. One that cannot be looked at now keeps no other waiting.
     """
     ids = await store.run(
-        shard, "old_claims", [shard.claims], [_OLD_CLAIM_MS, limit], idempotent=True
+        shard, "old_claims", [shard.alias_claims], [_OLD_CLAIM_MS, limit], idempotent=True
     )
     settled: list[_Settled] = []
 
@@ -337,7 +337,7 @@ async def _settle(store: Store, home: Shard, settled: Sequence[_Settled], age_ms
     args: list[Arg] = [age_ms]
     for one in settled:
         args += (one.job_id, one.fate, one.target.index)
-    keys = [home.claims, *(home.job(one.job_id) for one in settled)]
+    keys = [home.alias_claims, *(home.job(one.job_id) for one in settled)]
     return int(await store.run(home, "settle_alias", keys, args, idempotent=True))
 
 

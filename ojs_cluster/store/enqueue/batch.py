@@ -248,7 +248,7 @@ class _Draft:
 
     async def _reserve_ids(self, shard: Shard, indexes: Sequence[int]) -> None:
         store, ids = self._store, [self._ids[index] for index in indexes]
-        keys = [shard.claims, *(shard.job(job_id) for job_id in ids)]
+        keys = [shard.alias_claims, *(shard.job(job_id) for job_id in ids)]
         while True:
             args: list[Arg] = [self._deal_id, shard.index, between_blanks(self._fences), *ids]
             reply = await store.run(shard, "reserve_ids", keys, args, idempotent=True)

@@ -19,7 +19,8 @@
 -- Returns: {'ok', now, effects, per job: state, due ms or '', expires ms or ''}
 --          {'exists', position (1-based), fields of what is there (see there.lua)} | {'lapsed'} | {'already'}
 --          {'full', position of a queue (1-based), its depth, its bound}
---@include keys now preflight read_job check_absent change_counters append_event set_deadline append_effect make_available store_job timestamps check_depth_bound find_taken_ids
+--@include keys now preflight read_job check_absent change_counters append_event set_deadline
+--@include append_effect make_available store_job timestamps check_depth_bound find_taken_ids
 if ARGV[3] ~= '1' then gather() end
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
 local first_job, deal, portion, reserved = 8 + 2 * queues, ARGV[5], ARGV[10], {}
@@ -28,7 +29,7 @@ if again then return redis.call('ZADD', KEYS[7], now, portion) and {'already'} e
 local taken = find_taken(jobs, first_job, deal, ARGV[7], reserved)
 if taken then return taken end
 want(OUTBOX)
-want(OUT)
+want(OUTBOX_DUE)
 look()
 if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'lapsed'} end
 local names = {}
@@ -92,7 +93,7 @@ for i = 1, jobs do
     end
 
     if fate == 'staged' then
-        redis.call('ZADD', CLAIMS, now, id)
+        redis.call('ZADD', ALIAS_CLAIMS, now, id)
     elseif fate == 'withdrawn' then
         count(job[F.queue], state, 1)
         redis.call('ZADD', FINISHED, now + ARGV[6], id)
@@ -113,5 +114,5 @@ settle_arrivals()
 settle_counts()
 write_events()
 -- Last, and at once: a set that becomes empty vanishes (see look.lua).
-call_in_slices('ZREM', CLAIMS, released)
+call_in_slices('ZREM', ALIAS_CLAIMS, released)
 return reply

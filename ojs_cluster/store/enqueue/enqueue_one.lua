@@ -25,7 +25,7 @@ end
 redis.call('HSET', KEYS[4], F.state, 'available', F.queue, ARGV[3], F.created, now, unpack(ARGV, 5))
 redis.call('HSET', KEYS[2], 'came', came + 1, 'seq', place + 1)
 redis.call('ZADD', KEYS[3], band_of(ARGV[4]) + place + 1, ARGV[2])
-if redis.call('ZCARD', KEYS[3]) == 1 then redis.call('SPUBLISH', WAKE, ARGV[3]) end
+if redis.call('ZCARD', KEYS[3]) == 1 then redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[3]) end
 if ARGV[1] ~= '0' then
     redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[1], '*',
         't', 'job.enqueued', 'j', ARGV[2], 'y', ARGV[8], 'q', ARGV[3])

@@ -88,9 +88,9 @@ def command(
     queues = Counter(job.queue for job in part)
     positions = {queue: position for position, queue in enumerate(queues, 1)}
     keys = [shard.due, shard.expiring, shard.pending, shard.finished, shard.events]
-    keys += (shard.claims, shard.dealt, shard.references)
+    keys += (shard.alias_claims, shard.applied_transactions, shard.references)
     for queue in queues:
-        keys += (shard.queue(queue), shard.available(queue))
+        keys += (shard.queue_counters(queue), shard.queue_available(queue))
     args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part), lapses, deal]
     args += (store.settings.retention_cancelled_ms, between_blanks(fences))
     note = f"{deal}.{portion}" if portion else deal
@@ -121,7 +121,12 @@ def portions(part: Sequence[Placed]) -> list[Sequence[Placed]]:
 def one_command(store: Store, shard: Shard, job: Placed) -> tuple[list[bytes], list[Arg]]:
     """KEYS and ARGV of the script that writes one plain job."""
     queue = job.queue
-    keys = [shard.events, shard.queue(queue), shard.available(queue), shard.job(job.job_id)]
+    keys = [
+        shard.events,
+        shard.queue_counters(queue),
+        shard.queue_available(queue),
+        shard.job(job.job_id),
+    ]
     args: list[Arg] = [store.settings.events_per_shard, job.job_id, queue, job.priority]
     args += job.fields
     if job.priority:

@@ -206,11 +206,18 @@ def _stages(store: Store, queues: Sequence[str]) -> list[_Stage]:
 
 def _keys(shard: Shard, queues: Iterable[str]) -> Sequence[bytes]:
     """KEYS of the scripts that fetch from some queues of a shard."""
-    keys = [shard.due, shard.active, shard.running, shard.expiring, shard.finished, shard.events]
-    keys.append(shard.quiet)
+    keys = [
+        shard.due,
+        shard.active,
+        shard.execution_deadlines,
+        shard.expiring,
+        shard.finished,
+        shard.events,
+    ]
+    keys.append(shard.quiet_workers)
     for queue in queues:
-        keys += (shard.queue(queue), shard.available(queue))
-        keys += (shard.held(queue), shard.thirst(queue))
+        keys += (shard.queue_counters(queue), shard.queue_available(queue))
+        keys += (shard.queue_blocked(queue), shard.token_demand(queue))
     return keys
 
 

@@ -16,9 +16,12 @@
 --       under way, 0: for the best jobs; then the queue names in order.
 -- Returns: {now, effects, 1 when there is more to look through or to ask for, jobs that the first queue had,
 --           per job: id, fields as before, attempt, deadline, lease in ms} | {now, 'quiet'}
---@include keys now preflight remove_many read_job change_counters append_event set_deadline append_effect make_available finish_job leave_queue promote_jobs lease_job read_gauges count_starts queue_gate
+--@include keys now preflight remove_many read_job change_counters append_event set_deadline
+--@include append_effect make_available finish_job leave_queue promote_jobs lease_job read_gauges
+--@include count_starts queue_gate
 gather()
---@include rate_limit_state close_rate_limit local_tokens hold_for_token request_tokens reply_size select_jobs
+--@include rate_limit_state close_rate_limit local_tokens hold_for_token request_tokens reply_size
+--@include select_jobs
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
@@ -34,7 +37,7 @@ for q = 10, #ARGV do
     local queue = {name = ARGV[q], counts = KEYS[at], available = KEYS[at + 1],
         held = KEYS[at + 2], thirst = KEYS[at + 3], gate = load_gate(KEYS[at]), started = 0}
     table.insert(queues, queue)
-    if #queue.gate.meter > 0 then want(OPENING) end
+    if #queue.gate.meter > 0 then want(EXHAUSTED_QUEUES) end
 end
 
 local found, more = scan(queues, jobs, wanted, due_bytes)

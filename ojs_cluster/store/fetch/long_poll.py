@@ -102,7 +102,7 @@ class Waiters:
     async def _subscribe(self, store: Store, shard: Shard) -> None:
         if shard not in self._watched:
             on_message = partial(self._on_message, store, shard)
-            await store.redis.subscribe(shard.wake, shard.slot, on_message, self._wake_all)
+            await store.redis.subscribe(shard.wake_channel, shard.slot, on_message, self._wake_all)
             self._watched.add(shard)
 
     def join(self, queues: Iterable[str]) -> _Waiter:

@@ -98,7 +98,12 @@ async def _look(store: Store, queue: str, shards: list[Shard], sizes: Sizes) -> 
 
     async def look(number: int) -> None:
         shard = shards[number]
-        keys = [shard.available(queue), shard.queue(queue), shard.due, shard.held(queue)]
+        keys = [
+            shard.queue_available(queue),
+            shard.queue_counters(queue),
+            shard.due,
+            shard.queue_blocked(queue),
+        ]
         try:
             with trio.fail_after(PEEK_S):
                 sizes.see(number, await store.run(shard, "peek_depth", keys, idempotent=True))

@@ -124,7 +124,11 @@ async def read_depths(store: Store, shard: Shard, queues: Sequence[str]) -> Mapp
         names = queues[first : first + _QUEUES_MOST]
         keys = [shard.due]
         for queue in names:
-            keys += (shard.available(queue), shard.queue(queue), shard.held(queue))
+            keys += (
+                shard.queue_available(queue),
+                shard.queue_counters(queue),
+                shard.queue_blocked(queue),
+            )
         due, *found = await store.run(shard, "depths", keys, idempotent=True)
         if due:
             await promote(store, shard, _PROMOTED)

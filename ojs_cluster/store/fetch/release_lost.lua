@@ -7,7 +7,9 @@
 -- KEYS: 1..6 the shard's act, run, exp, fin, ev, due.
 -- ARGV: 1 events kept, 2 cursor ('' to begin), 3 active jobs to walk through, then prefixes of one length.
 -- Returns: {next cursor or '', effects, then the prefix of each job that was released}
---@include keys now preflight remove_many read_job change_counters append_event set_deadline append_effect make_available finish_job leave_queue backoff_delay match_error decide_failure cap_dead_letters fail_attempt check_holder nack_job walk_active
+--@include keys now preflight remove_many read_job change_counters append_event set_deadline
+--@include append_effect make_available finish_job leave_queue backoff_delay match_error
+--@include decide_failure cap_dead_letters fail_attempt check_holder nack_job walk_active
 local lost, length = {}, #ARGV[4]
 for i = 4, #ARGV do lost[ARGV[i]] = true end
 local taken, cursor = walk_active(ARGV[2], ARGV[3], {F.lease}, function(found)

@@ -30,7 +30,7 @@ if not (sum and sum > -LATEST_MS and sum < 5 * LATEST_MS and job[F.queue] and jo
 end
 
 -- That this minute is noted proves that the counters are here (see look.lua).
-local id, counters = string.sub(KEYS[1], #P + 3), queue_key(job[F.queue])
+local id, counters = string.sub(KEYS[1], #P + 3), queue_counters_key(job[F.queue])
 local minute, limits, active, completed, acked, ran, waited = unpack(redis.call('HMGET', counters,
     'minute', 'limits', 'active', 'completed', 'acked', 'ran', 'waited'))
 if tonumber(minute) ~= (now - now % 60000) / 60000 then return {'any'} end

@@ -13,7 +13,7 @@ from ojs_cluster.store.jobs.by_id import on_job
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.jobs.settle_many import Outcome, Part, on_jobs
 
-_KEYS = ("active", "running", "finished", "events")
+_KEYS = ("active", "execution_deadlines", "finished", "events")
 
 
 async def ack(

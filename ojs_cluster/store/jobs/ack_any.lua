@@ -7,7 +7,8 @@
 --       5 ms to keep completed jobs.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state} | {'not_holder'}
---@include keys now preflight remove_one read_job change_counters append_event set_deadline append_effect finish_job leave_queue check_holder complete_job
+--@include keys now preflight remove_one read_job change_counters append_event set_deadline
+--@include append_effect finish_job leave_queue check_holder complete_job
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end

@@ -7,7 +7,8 @@
 -- ARGV: 1 events kept, 2 ms to keep completed jobs, then per job: worker id or '', lease id or '',
 --       result JSON or ''.
 -- Returns: {effects, per job: {'ok', state} | as ack}
---@include keys now preflight remove_many load_jobs change_counters append_event set_deadline append_effect finish_job leave_queue check_holder complete_job
+--@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
+--@include append_effect finish_job leave_queue check_holder complete_job
 gather()
 local jobs, replies = {}, {effects}
 for i = 5, #KEYS do

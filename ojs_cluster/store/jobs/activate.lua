@@ -6,15 +6,16 @@
 -- ARGV: 1 events kept.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state}
---@include keys now preflight remove_one read_job change_counters append_event set_deadline make_available
+--@include keys now preflight remove_one read_job change_counters append_event set_deadline
+--@include make_available
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
 local id = string.sub(key, #P + 3)
 if job[F.state] ~= 'pending' then return {'conflict', job[F.state]} end
 local due = tonumber(job[F.due] or 0)
-want(queue_key(job[F.queue]))
-if due <= now then want(available_key(job[F.queue])) end
+want(queue_counters_key(job[F.queue]))
+if due <= now then want(queue_available_key(job[F.queue])) end
 look()
 count(job[F.queue], 'pending', -1)
 take_out(PENDING, id)

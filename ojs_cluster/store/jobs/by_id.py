@@ -110,7 +110,7 @@ async def restore_alias(store: Store, shard: Shard, job_id: str) -> bool:
     home = store.keys.shard_of_id(job_id)
     args: list[Arg] = [job_id, shard.index, 0, ""]
     reply = await store.run(
-        home, "claim_alias", [home.job(job_id), home.claims], args, idempotent=True
+        home, "claim_alias", [home.job(job_id), home.alias_claims], args, idempotent=True
     )
     return bool(reply[0] == b"ok")
 

@@ -8,7 +8,8 @@
 --       'available' when any other state is a conflict; '' when none is.
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state}
---@include keys now preflight remove_one read_job change_counters append_event set_deadline append_effect finish_job leave_queue cancel_job
+--@include keys now preflight remove_one read_job change_counters append_event set_deadline
+--@include append_effect finish_job leave_queue cancel_job
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end

@@ -11,7 +11,7 @@ from ojs_cluster.store.jobs.malformed import remove_malformed
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.runtime import Arg
 
-_KEYS = ("due", "active", "running", "expiring", "pending", "finished", "events")
+_KEYS = ("due", "active", "execution_deadlines", "expiring", "pending", "finished", "events")
 
 
 async def cancel(

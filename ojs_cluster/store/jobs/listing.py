@@ -30,8 +30,8 @@ SCAN_BUDGET = 2000
 """Most jobs one page looks at, whatever the filters let through; of large jobs ``PAGE_BYTES``."""
 _CHUNK = 100
 
-_BY_QUEUE = ("available", "held")
-_DEAD_OF_QUEUE = ("dead_of",)
+_BY_QUEUE = ("queue_available", "queue_blocked")
+_DEAD_OF_QUEUE = ("queue_dead",)
 _OF_A_QUEUE = (*_BY_QUEUE, *_DEAD_OF_QUEUE)
 _DEAD = ("dead",)
 _NEWEST_FIRST = ("finished", *_DEAD, *_DEAD_OF_QUEUE)
@@ -46,7 +46,7 @@ _INDEX: dict[State, tuple[str, ...]] = {
     State.DISCARDED: ("finished",),
 }
 """Where jobs of a state are found. Available jobs that wait for a token are held apart."""
-_INDEXES = ("pending", "available", "held", "due", "active", "finished")
+_INDEXES = ("pending", "queue_available", "queue_blocked", "due", "active", "finished")
 
 
 @dataclass(frozen=True, slots=True)

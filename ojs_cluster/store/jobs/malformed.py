@@ -13,7 +13,16 @@ from ojs_cluster.store.outbox.outbox import deliver
 
 _IN_FLIGHT_MS = 60_000
 """As in ``aliases``, which cannot be imported here: it depends on ``cancel``."""
-_INDEXES = ("due", "active", "running", "expiring", "pending", "finished", "dead", "quarantine")
+_INDEXES = (
+    "due",
+    "active",
+    "execution_deadlines",
+    "expiring",
+    "pending",
+    "finished",
+    "dead",
+    "quarantine",
+)
 """Of a shard's jobs, whatever their queues."""
 
 
@@ -56,7 +65,7 @@ async def _drop_alias(store: Store, home: Shard, job_id: str, shard: Shard) -> N
         await store.run(
             home,
             "settle_alias",
-            [home.claims, home.job(job_id)],
+            [home.alias_claims, home.job(job_id)],
             [_IN_FLIGHT_MS, job_id, "drop", shard.index],
             idempotent=True,
         )

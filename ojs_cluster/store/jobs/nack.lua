@@ -9,7 +9,9 @@
 -- ARGV: 1 events kept, 2 errors kept, 3 ms to keep discarded, 4 ms to keep dead letters, 5 dead
 --       letters kept per queue, 6 the nack (see include/jobs/nack_job.lua) as msgpack.
 -- Returns: as ack.
---@include keys now preflight remove_one read_job change_counters append_event set_deadline append_effect make_available finish_job leave_queue backoff_delay match_error decide_failure cap_dead_letters fail_attempt check_holder nack_job
+--@include keys now preflight remove_one read_job change_counters append_event set_deadline
+--@include append_effect make_available finish_job leave_queue backoff_delay match_error
+--@include decide_failure cap_dead_letters fail_attempt check_holder nack_job
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end

@@ -19,7 +19,7 @@ from ojs_cluster.store.jobs.settle_many import Outcome, Part, on_jobs
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.runtime import Arg
 
-_KEYS = ("due", "active", "running", "expiring", "finished", "dead", "events")
+_KEYS = ("due", "active", "execution_deadlines", "expiring", "finished", "dead", "events")
 
 WALKED = 500
 """Active jobs that one call walks through in search of some: about one ms."""
@@ -119,7 +119,14 @@ async def release_lost(store: Store, shard: Shard, prefixes: Sequence[bytes]) ->
     Raises:
         BackendUnavailable: Redis did not answer in time; some jobs may have been released.
     """
-    keys = [shard.active, shard.running, shard.expiring, shard.finished, shard.events, shard.due]
+    keys = [
+        shard.active,
+        shard.execution_deadlines,
+        shard.expiring,
+        shard.finished,
+        shard.events,
+        shard.due,
+    ]
     released: list[bytes] = []
     cursor = b""
     while True:

@@ -6,7 +6,9 @@
 -- KEYS: 1..7 the shard's due, act, run, exp, fin, dead, ev, then the jobs.
 -- ARGV: 1..5 as nack, then per job its nack as msgpack.
 -- Returns: {effects, per job: {'ok', state} | as ack}
---@include keys now preflight remove_many load_jobs change_counters append_event set_deadline append_effect make_available finish_job leave_queue backoff_delay match_error decide_failure cap_dead_letters fail_attempt check_holder nack_job
+--@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
+--@include append_effect make_available finish_job leave_queue backoff_delay match_error
+--@include decide_failure cap_dead_letters fail_attempt check_holder nack_job
 local jobs, replies, ending = {}, {effects}, {}
 local limits = {ARGV[3], ARGV[4], tonumber(ARGV[5])}
 local nacks = {}

@@ -22,12 +22,12 @@ end
 local limited = job[F.limit] and limit_of(job)
 local number = string.match(job[F.token] or job[F.asked] or '', '^%d+')
 want(OUTBOX)
-want(OUT)
-want(GRANTED)
+want(OUTBOX_DUE)
+want(TOKEN_GRANTS)
 if queue then
-    for _, name in ipairs({queue_key(queue), minutes_key(queue), available_key(queue), held_key(queue),
-        dead_key(queue)}) do want(name) end
-    if limited then want(unasked_key(queue, limited)) want(asked_key(queue, limited)) end
+    for _, name in ipairs({queue_counters_key(queue), queue_minutes_key(queue), queue_available_key(queue), queue_blocked_key(queue),
+        queue_dead_key(queue)}) do want(name) end
+    if limited then want(token_unrequested_key(queue, limited)) want(token_requested_key(queue, limited)) end
 end
 look()
 if queue and state and state ~= 'available' then count(queue, state, -1) end
@@ -38,14 +38,14 @@ if job[F.unique] then owe('unlock', job[F.unique] .. ' ' .. id .. ' ' .. (job[F.
 if limited and number then owe('tokens', limited .. ' u ' .. id .. '/' .. number) end
 if ARGV[1] == '1' then redis.call('ZADD', KEYS[10], now, id) end
 for i = 2, 9 do take_out(KEYS[i], id) end
-take_out(GRANTED, id)
+take_out(TOKEN_GRANTS, id)
 if queue then
-    for _, zset in ipairs({available_key(queue), held_key(queue), dead_key(queue)}) do
+    for _, zset in ipairs({queue_available_key(queue), queue_blocked_key(queue), queue_dead_key(queue)}) do
         take_out(zset, id)
     end
     if limited then
-        take_out(unasked_key(queue, limited), id)
-        take_out(asked_key(queue, limited), id)
+        take_out(token_unrequested_key(queue, limited), id)
+        take_out(token_requested_key(queue, limited), id)
     end
 end
 redis.call('UNLINK', key)

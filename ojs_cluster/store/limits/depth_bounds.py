@@ -72,7 +72,11 @@ async def check(store: Store, jobs: Iterable[tuple[Shard, str]]) -> None:
 
     async def ask(shard: Shard) -> None:
         new = by_shard[shard]
-        keys = [key for queue in new for key in (shard.queue(queue), shard.available(queue))]
+        keys = [
+            key
+            for queue in new
+            for key in (shard.queue_counters(queue), shard.queue_available(queue))
+        ]
         args = [terms(store, new), *new]
         reply = await store.run(shard, "bound_check", keys, args, idempotent=True)
         if reply:
@@ -126,12 +130,14 @@ async def mirror(store: Store, queue: str) -> None:
 
 
 async def _get(store: Store, shard: Shard, queue: str) -> str:
-    found = await store.redis.call(shard.slot, "HGET", shard.queue(queue), _FIELD, idempotent=True)
+    found = await store.redis.call(
+        shard.slot, "HGET", shard.queue_counters(queue), _FIELD, idempotent=True
+    )
     return found.decode() if isinstance(found, bytes) else ""
 
 
 async def _set(store: Store, shard: Shard, queue: str, bound: str) -> None:
     owed = await store.run(
-        shard, "bound_queue", [shard.queue(queue)], [queue, bound], idempotent=True
+        shard, "bound_queue", [shard.queue_counters(queue)], [queue, bound], idempotent=True
     )
     await deliver(store, shard, owed)

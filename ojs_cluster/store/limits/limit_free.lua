@@ -5,7 +5,8 @@
 -- ARGV: 1 events kept, 2 key, 3 shard of the jobs, 4 'u' not started | 's' started, with the ms until
 --       which the key is to be held, if any, 5.. asks: id/number.
 -- Returns: effects
---@include keys now read_job append_event set_deadline append_effect read_gauges count_starts rate_limit_state answer_token_requests close_rate_limit
+--@include keys now read_job append_event set_deadline append_effect read_gauges count_starts
+--@include rate_limit_state answer_token_requests close_rate_limit
 local limit = load_limit(ARGV[2])
 if not limit.fields.used then return effects end
 local started, hold = string.sub(ARGV[4], 1, 1) == 's', tonumber(string.sub(ARGV[4], 2))

@@ -10,7 +10,8 @@
 -- ARGV: 1 events kept, 2 '+' granted | '+w' granted, and its start counts | 'r<ms>' scheduled in so many
 --       ms | 'd<ms>' discarded, 3 ms to keep discarded jobs, 4 key, 5.. asks: id/number.
 -- Returns: effects
---@include keys now preflight remove_many load_jobs change_counters append_event set_deadline append_effect make_available finish_job leave_queue
+--@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
+--@include append_effect make_available finish_job leave_queue
 local GRANT_MS, HUNGRY_MS = 2000, 7000
 local granted, most_others = string.sub(ARGV[2], 1, 1) == '+', 200
 local key, queues, fits, stale = ARGV[4], {}, {}, ''
@@ -20,18 +21,18 @@ for i = 5, #ARGV do
     if job and job[F.asked] == number then
         local queue = job[F.queue]
         fits[#fits + 1] = {id, job}
-        want(queue_key(queue))
-        want(available_key(queue))
+        want(queue_counters_key(queue))
+        want(queue_available_key(queue))
         queues[queue] = queues[queue] or {others = {}}
     elseif not job or string.match(job[F.token] or '', '^%d*') ~= number then
         stale = stale .. ' ' .. ARGV[i]
     end
 end
 for queue, state in pairs(queues) do
-    local hungry = redis.call('HGET', queue_key(queue), 'hungry')
+    local hungry = redis.call('HGET', queue_counters_key(queue), 'hungry')
     state.looks = hungry and now - hungry < HUNGRY_MS
     if granted and not state.looks and most_others > 0 then
-        for _, id in ipairs(redis.call('ZRANGE', asked_key(queue, key), 0, most_others - 1)) do
+        for _, id in ipairs(redis.call('ZRANGE', token_requested_key(queue, key), 0, most_others - 1)) do
             state.others[#state.others + 1] = {id, load_lean(job_key(id)) or nil}
         end
         most_others = most_others - #state.others
@@ -40,35 +41,35 @@ end
 look()
 
 local function ask_no_more(queue, id, job)
-    local score = redis.call('ZSCORE', held_key(queue), id)
+    local score = redis.call('ZSCORE', queue_blocked_key(queue), id)
     stale = stale .. ' ' .. id .. '/' .. job[F.asked]
-    take_out(asked_key(queue, key), id)
-    take_out(GRANTED, id)
+    take_out(token_requested_key(queue, key), id)
+    take_out(TOKEN_GRANTS, id)
     drop_fields(job_key(id), job, F.asked)
-    redis.call('ZADD', unasked_key(queue, key), score, id)
+    redis.call('ZADD', token_unrequested_key(queue, key), score, id)
 end
 
 local done = {}
 local verdict, delay = string.match(ARGV[2], '^(.)w?(%d*)$')
 for _, fit in ipairs(fits) do
     local id, job = fit[1], fit[2]
-    local queue, score = job[F.queue], redis.call('ZSCORE', held_key(job[F.queue]), id)
+    local queue, score = job[F.queue], redis.call('ZSCORE', queue_blocked_key(job[F.queue]), id)
     if verdict == '+' and queues[queue].looks then
-        take_out(held_key(queue), id)
-        take_out(asked_key(queue, key), id)
+        take_out(queue_blocked_key(queue), id)
+        take_out(token_requested_key(queue, key), id)
         local number = job[F.asked]
         drop_fields(job_key(id), job, F.asked)
         save_job(job_key(id), job, F.token, number .. string.sub(ARGV[2], 2))
-        redis.call('ZADD', available_key(queue), score, id)
-        set_deadline(GRANTED, id, now + GRANT_MS)
-        redis.call('SPUBLISH', WAKE, queue)
+        redis.call('ZADD', queue_available_key(queue), score, id)
+        set_deadline(TOKEN_GRANTS, id, now + GRANT_MS)
+        redis.call('SPUBLISH', WAKE_CHANNEL, queue)
     elseif verdict == '+' then
         done[id] = true
         ask_no_more(queue, id, job)
     else
-        take_out(held_key(queue), id)
-        take_out(asked_key(queue, key), id)
-        take_out(GRANTED, id)
+        take_out(queue_blocked_key(queue), id)
+        take_out(token_requested_key(queue, key), id)
+        take_out(TOKEN_GRANTS, id)
         drop_fields(job_key(id), job, F.asked)
         if verdict == 'd' then
             if job[F.expires] then take_out(EXPIRING, id) end
@@ -88,7 +89,7 @@ for queue, state in pairs(queues) do
     for _, other in ipairs(state.others) do
         if other[2] and not done[other[1]] then ask_no_more(queue, other[1], other[2]) end
     end
-    may_ask(queue, key, staying(asked_key(queue, key)) == 0)
+    may_ask(queue, key, staying(token_requested_key(queue, key)) == 0)
 end
 if stale ~= '' then owe('tokens', key .. ' u' .. stale) end
 settle()

@@ -54,7 +54,9 @@ class LimitKeys:
         if await self._number(store, shard) < MOST_KEYS:
             return
         with only_read():
-            known = await store.redis.call(shard.slot, "EXISTS", shard.limit(key), idempotent=True)
+            known = await store.redis.call(
+                shard.slot, "EXISTS", shard.rate_limit(key), idempotent=True
+            )
         if not known:
             raise TooManyRateLimitKeys(
                 f"rate limit key '{key[:100]}' would be one more than the {MOST_KEYS} allowed in "
@@ -73,5 +75,5 @@ class LimitKeys:
         return number
 
     async def _look(self, store: Runtime, shard: Shard) -> int:
-        found: Any = await store.redis.call(shard.slot, "ZCARD", shard.limits, idempotent=True)
+        found: Any = await store.redis.call(shard.slot, "ZCARD", shard.rate_limits, idempotent=True)
         return int(found)

@@ -12,12 +12,12 @@
 local found = redis.call('HMGET', KEYS[1], 'limits', 'whole')
 if ARGV[4] ~= '*' and (found[2] or found[1] or '') ~= ARGV[4] then return {} end
 want(OUTBOX)
-want(OUT)
+want(OUTBOX_DUE)
 look()
 if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then owe('queue', ARGV[1]) end
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'limits', ARGV[2])
 else redis.call('HDEL', KEYS[1], 'limits', 'starts', 'next') end
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'whole', ARGV[3])
 else redis.call('HDEL', KEYS[1], 'whole') end
-redis.call('SPUBLISH', WAKE, ARGV[1])
+redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[1])
 return effects

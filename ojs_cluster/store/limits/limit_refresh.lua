@@ -4,7 +4,8 @@
 -- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out, 8 ev.
 -- ARGV: 1 events kept, 2 key.
 -- Returns: effects
---@include keys now read_job append_event set_deadline append_effect read_gauges count_starts rate_limit_state answer_token_requests close_rate_limit
+--@include keys now read_job append_event set_deadline append_effect read_gauges count_starts
+--@include rate_limit_state answer_token_requests close_rate_limit
 local limit = load_limit(ARGV[2])
 local fields, CHECKED = limit.fields, 500
 -- What was started may count for longer than a key is kept otherwise.

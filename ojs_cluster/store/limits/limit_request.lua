@@ -6,7 +6,8 @@
 -- ARGV: 1 events kept, 2 key, 3 packed limits, which hold if the key has none, 4 'w' wait |
 --       'r' reschedule | 'd' drop, 5 shard of the jobs, 6.. asks: id/number.
 -- Returns: effects
---@include keys now read_job append_event set_deadline append_effect read_gauges count_starts rate_limit_state answer_token_requests close_rate_limit
+--@include keys now read_job append_event set_deadline append_effect read_gauges count_starts
+--@include rate_limit_state answer_token_requests close_rate_limit
 local limit = load_limit(ARGV[2])
 if not limit.fields.limits then set_limit(limit, 'limits', ARGV[3]) end
 local new, old, seq = {}, {}, tonumber(limit.fields.seq or 0)

@@ -7,7 +7,8 @@
 -- ARGV: 1 events kept, 2 key, 3 'declare' | 'override', 4 packed limits ('' takes the override back),
 --       5 declare: ms of the job's creation; override: ms of its end, '' for none.
 -- Returns: effects
---@include keys now read_job append_event set_deadline append_effect read_gauges count_starts rate_limit_state answer_token_requests close_rate_limit
+--@include keys now read_job append_event set_deadline append_effect read_gauges count_starts
+--@include rate_limit_state answer_token_requests close_rate_limit
 local limit = load_limit(ARGV[2])
 if ARGV[3] == 'override' and ARGV[4] == '' then
     if not limit.fields.used then return effects end
@@ -17,7 +18,7 @@ elseif ARGV[3] == 'override' then
     if ARGV[5] ~= '' and tonumber(ARGV[5]) <= now then return effects end
     set_limit(limit, 'over', ARGV[4])
     set_limit(limit, 'over_until', ARGV[5])
-elseif not limit.fields.used and redis.call('ZCARD', LIMITS) >= MOST_KEYS then
+elseif not limit.fields.used and redis.call('ZCARD', RATE_LIMITS) >= MOST_KEYS then
     return effects
 elseif tonumber(ARGV[5]) >= tonumber(limit.fields.at or 0) then
     set_limit(limit, 'limits', ARGV[4])

@@ -8,5 +8,5 @@
 if redis.call('HEXISTS', KEYS[1], 'created') == 0 then return 0 end
 redis.call('HDEL', KEYS[1], 'mps', 'mpstarts', 'mpsat', 'mpsjob')
 redis.call('HSET', KEYS[1], 'mpsoff', now)
-redis.call('SPUBLISH', WAKE, ARGV[1])
+redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[1])
 return 1

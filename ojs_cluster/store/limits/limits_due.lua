@@ -7,7 +7,7 @@
 local queues = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
 for _, queue in ipairs(queues) do
     take_out(KEYS[1], queue)
-    redis.call('SPUBLISH', WAKE, queue)
+    redis.call('SPUBLISH', WAKE_CHANNEL, queue)
 end
 local following = first_left(KEYS[1]) or -1
 for _, zset in ipairs({KEYS[2], KEYS[3]}) do

@@ -117,7 +117,7 @@ def _share(packed: bytes, number: int, count: int) -> bytes:
 async def _read(store: Store, shard: Shard, queue: str) -> tuple[bytes, bytes | None]:
     """A partition's share, empty for none, and the limits of the whole queue if it keeps them."""
     found: Any = await store.redis.call(
-        shard.slot, "HMGET", shard.queue(queue), "limits", "whole", idempotent=True
+        shard.slot, "HMGET", shard.queue_counters(queue), "limits", "whole", idempotent=True
     )
     share, whole = found
     return share or b"", whole
@@ -153,7 +153,7 @@ async def _write(
     owed = await store.run(
         shard,
         "limit_queue",
-        [shard.queue(queue)],
+        [shard.queue_counters(queue)],
         [queue, _share(whole, number, count), kept, seen],
         idempotent=True,
     )

@@ -114,7 +114,9 @@ async def end_declared(store: Store, queue: str) -> None:
     shards = await store.partitions.held(store, queue)
 
     async def end(shard: Shard) -> None:
-        await store.run(shard, "limit_undeclare", [shard.queue(queue)], [queue], idempotent=True)
+        await store.run(
+            shard, "limit_undeclare", [shard.queue_counters(queue)], [queue], idempotent=True
+        )
 
     await over_shards(shards, end)
 
@@ -159,7 +161,9 @@ async def of_queue(store: Store, queue: str) -> QueueLimits:
 
     async def look(number: int) -> None:
         shard = shards[number]
-        now, flat = await store.run(shard, "read_hash", [shard.queue(queue)], idempotent=True)
+        now, flat = await store.run(
+            shard, "read_hash", [shard.queue_counters(queue)], idempotent=True
+        )
         items = iter(flat)
         found[number] = now, dict(zip(items, items, strict=True))
 
@@ -191,7 +195,7 @@ async def of_key(store: Store, key: str) -> KeyLimits:
     now, out, asked, flat = await store.run(
         shard,
         "limit_state",
-        [shard.limit(key), shard.holders(key), shard.askers(key)],
+        [shard.rate_limit(key), shard.token_holders(key), shard.token_requesters(key)],
         idempotent=True,
     )
     if not flat:
@@ -224,7 +228,7 @@ async def list_keys(store: Store, *, limit: int, offset: int = 0) -> tuple[list[
     sizes: dict[Shard, int] = {}
 
     async def count(shard: Shard) -> None:
-        size: Any = await store.redis.call(shard.slot, "ZCARD", shard.limits, idempotent=True)
+        size: Any = await store.redis.call(shard.slot, "ZCARD", shard.rate_limits, idempotent=True)
         sizes[shard] = size
 
     await over_shards(store.keys, count)
@@ -234,7 +238,7 @@ async def list_keys(store: Store, *, limit: int, offset: int = 0) -> tuple[list[
         if sizes[shard] > skip and len(found) < limit:
             names: Any = await store.redis.call(
                 shard.slot,
-                *("ZRANGE", shard.limits, skip, skip + limit - len(found) - 1),
+                *("ZRANGE", shard.rate_limits, skip, skip + limit - len(found) - 1),
                 idempotent=True,
             )
             for name in names:
@@ -283,7 +287,7 @@ async def look_after(store: Store, shard: Shard, limit: int) -> Tick:
     reply: Any = await store.run(
         shard,
         "limits_due",
-        [shard.opening, shard.granted, shard.looks],
+        [shard.exhausted_queues, shard.token_grants, shard.rate_limit_checks],
         [limit, _KEYS],
         idempotent=True,
     )

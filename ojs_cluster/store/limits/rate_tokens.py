@@ -46,7 +46,7 @@ async def _grant(store: Store, shard: Shard, key: str, verdict: str, asks: Seque
         "limit_grant",
         [
             *(shard.due, shard.expiring, shard.finished, shard.events),
-            *(shard.outbox, shard.out),
+            *(shard.outbox, shard.outbox_due),
         ],
         [settings.events_per_shard, verdict, settings.retention_discarded_ms, key, *asks],
         idempotent=True,
@@ -83,8 +83,14 @@ async def run_limit(store: Store, name: str, key: str, args: Sequence[Arg]) -> N
         shard,
         name,
         [
-            *(shard.limit(key), shard.holders(key), shard.askers(key)),
-            *(shard.limits, shard.looks, shard.outbox, shard.out, shard.events),
+            *(shard.rate_limit(key), shard.token_holders(key), shard.token_requesters(key)),
+            *(
+                shard.rate_limits,
+                shard.rate_limit_checks,
+                shard.outbox,
+                shard.outbox_due,
+                shard.events,
+            ),
         ],
         [store.settings.events_per_shard, key, *args],
         idempotent=True,
@@ -118,7 +124,7 @@ async def take_back(store: Store, shard: Shard, limit: int) -> Tick:
     done, now, following, effects = await store.run(
         shard,
         "limit_return",
-        [shard.granted, shard.outbox, shard.out],
+        [shard.token_grants, shard.outbox, shard.outbox_due],
         [limit],
         idempotent=True,
     )

@@ -23,7 +23,7 @@ if action == 'release' or action == 'leave' then
     if action == 'leave' then redis.call('ZREM', KEYS[3], me) end
     if holder ~= me or (ARGV[3] ~= '0' and token ~= ARGV[3]) then return {0, 0, 0} end
     redis.call('DEL', KEYS[1])
-    redis.call('SPUBLISH', SCHED, 'free')
+    redis.call('SPUBLISH', SCHEDULE_CHANNEL, 'free')
     return {tonumber(token), 0, 0}
 end
 

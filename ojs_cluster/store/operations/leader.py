@@ -117,7 +117,7 @@ async def _run(
     reply = await store.redis.script(
         tag.slot,
         store.scripts["lead"],
-        [tag.leader(group), tag.fence(group), tag.candidates(group)],
+        [tag.leader(group), tag.fencing_counter(group), tag.candidates(group)],
         [action, identity, token, ttl_ms, number, how],
         idempotent=True,
     )

@@ -28,7 +28,7 @@ end
 
 local owed = redis.call('ZCARD', KEYS[1])
 for _, shard in ipairs(redis.call('ZRANGE', KEYS[5], 0, -1)) do
-    owed = owed + redis.call('ZCARD', waiting_key(shard))
+    owed = owed + redis.call('ZCARD', outbox_waiting_key(shard))
 end
 local reply = {now, owed, first(KEYS[1]), redis.call('ZCARD', KEYS[2]),
     first(KEYS[3]), first(KEYS[4])}

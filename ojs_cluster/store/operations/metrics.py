@@ -115,10 +115,16 @@ async def collect(store: Store, most_queues: int) -> Numbers:
         here = lying[shard]
         for at in range(0, max(1, len(here)), _CHUNK):
             part = here[at : at + _CHUNK]
-            keys = [shard.out, shard.parked, shard.due, shard.active, shard.away]
+            keys = [
+                shard.outbox_due,
+                shard.outbox_dead_letters,
+                shard.due,
+                shard.active,
+                shard.outbox_blocked_shards,
+            ]
             for name in part:
-                keys += (shard.queue(name), shard.available(name))
-                keys += (shard.dead_of(name), shard.held(name))
+                keys += (shard.queue_counters(name), shard.queue_available(name))
+                keys += (shard.queue_dead(name), shard.queue_blocked(name))
             reply = await store.run(shard, "metrics", keys, idempotent=True)
             if at == 0:
                 _add_shard(numbers, reply)

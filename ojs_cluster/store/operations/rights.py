@@ -85,7 +85,7 @@ async def _refused(store: Runtime, address: Address, shard: Shard) -> list[str]:
     """The rules that are missing, in order and each once."""
     rules: list[str] = []
     try:
-        flat = await store.run(shard, "rights", [shard.mark], [*IN_SCRIPTS, *ALONE])
+        flat = await store.run(shard, "rights", [shard.wal_probe], [*IN_SCRIPTS, *ALONE])
         names = iter(flat)
         rules += [
             rule_of(text.decode(), name.decode()) for name, text in zip(names, names, strict=True)
@@ -104,8 +104,8 @@ async def _refused(store: Runtime, address: Address, shard: Shard) -> list[str]:
 
 
 async def _subscribe(store: Runtime, shard: Shard) -> None:
-    await store.redis.subscribe(shard.wake, shard.slot, _ignore, _no_gap)
-    await store.redis.unsubscribe(shard.wake)
+    await store.redis.subscribe(shard.wake_channel, shard.slot, _ignore, _no_gap)
+    await store.redis.unsubscribe(shard.wake_channel)
 
 
 def _ignore(_message: bytes) -> None:

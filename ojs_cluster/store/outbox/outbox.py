@@ -113,7 +113,7 @@ async def deliver(store: Store, shard: Shard, flat: Sequence[bytes]) -> None:
     async def one(entry: Entry) -> None:
         nonlocal stopped
         if not stopped:
-            tried = await _try(store, entry, shard.out)
+            tried = await _try(store, entry, shard.outbox_due)
             stopped = tried.outcome is None or (tried.outcome == "away" and tried.blocker is None)
 
     with trio.move_on_after(DELIVER_S):
@@ -129,12 +129,12 @@ async def drain(
         BackendUnavailable: Redis did not answer in time.
     """
     reply = await store.run(
-        shard, "outbox_due", [shard.out, shard.outbox], [limit], idempotent=True
+        shard, "outbox_due", [shard.outbox_due, shard.outbox], [limit], idempotent=True
     )
     found = entries(shard, reply[2:])
-    blocked = await _try_all(store, shard.out, found, patient=False)
+    blocked = await _try_all(store, shard.outbox_due, found, patient=False)
     for blocker, numbers in blocked.items():
-        at_ms = await _put_off(store, shard, shard.out, blocker, numbers)
+        at_ms = await _put_off(store, shard, shard.outbox_due, blocker, numbers)
         if at_ms is not None and on_waiting is not None:
             on_waiting(shard.index, at_ms)
     return Tick(len(found), None if reply[1] < 0 else reply[1], reply[0], len(found) >= limit)
@@ -148,7 +148,7 @@ async def drain_waiting(store: Store, shard: Shard, limit: int) -> Tick:
         BackendUnavailable: Redis did not answer in time.
     """
     now, following, *due = await store.run(
-        shard, "outbox_unreachable", [shard.away], idempotent=True
+        shard, "outbox_unreachable", [shard.outbox_blocked_shards], idempotent=True
     )
     moments = [] if following < 0 else [following]
     more = False
@@ -171,7 +171,7 @@ async def _try_shard(store: Store, shard: Shard, blocker: int, limit: int) -> _T
     An entry that another shard holds up shows nothing. Such a shard is noted (``away``), so the
     next ones that need it fail at once.
     """
-    waiting, slot = shard.waiting(blocker), store.keys.slot_of_index(blocker)
+    waiting, slot = shard.outbox_waiting(blocker), store.keys.slot_of_index(blocker)
     pause_ms, moments, more = AWAY_PAUSE_MS, [], False
     blocked: dict[int | None, list[str]] = {}
     if store.away.begin_probe(slot):
@@ -200,7 +200,9 @@ async def _try_shard(store: Store, shard: Shard, blocker: int, limit: int) -> _T
         for other, numbers in blocked.items():
             moments.append(await _put_off(store, shard, waiting, other, numbers))
     args = [blocker, pause_ms]
-    at_ms = await store.run(shard, "outbox_retried", [shard.away, waiting], args, idempotent=True)
+    at_ms = await store.run(
+        shard, "outbox_retried", [shard.outbox_blocked_shards, waiting], args, idempotent=True
+    )
     moments.append(at_ms if at_ms >= 0 else None)
     return _Tried(pause_ms == 0 and more, [at for at in moments if at is not None])
 
@@ -215,7 +217,7 @@ async def _put_off(
     """
     with suppress(BackendUnavailable):
         if blocker is not None and blocker != shard.index:
-            keys = [index, shard.waiting(blocker), shard.away]
+            keys = [index, shard.outbox_waiting(blocker), shard.outbox_blocked_shards]
             at_ms = await store.run(
                 shard, "outbox_wait", keys, [blocker, AWAY_PAUSE_MS, *numbers], idempotent=True
             )
@@ -314,7 +316,7 @@ async def settle(
     reply: bytes = await store.run(
         shard,
         "outbox_settle",
-        [index or shard.out, shard.outbox, shard.parked],
+        [index or shard.outbox_due, shard.outbox, shard.outbox_dead_letters],
         [number, outcome, ATTEMPTS, first_ms, LONGEST_PAUSE_MS, why],
         idempotent=outcome != "failed",
     )

@@ -41,7 +41,9 @@ async def count(store: Store) -> int:
 
     async def look(shard: Shard) -> None:
         nonlocal total
-        here: Any = await store.redis.call(shard.slot, "ZCARD", shard.parked, idempotent=True)
+        here: Any = await store.redis.call(
+            shard.slot, "ZCARD", shard.outbox_dead_letters, idempotent=True
+        )
         total += here
 
     await over_shards(store.keys, look)
@@ -112,7 +114,7 @@ async def _page(store: Store, shard: Shard, score: int, skip: int, limit: int) -
     reply = await store.run(
         shard,
         "outbox_dead_letters",
-        [shard.parked, shard.outbox],
+        [shard.outbox_dead_letters, shard.outbox],
         [score, skip, limit],
         idempotent=True,
     )

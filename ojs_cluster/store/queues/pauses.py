@@ -23,7 +23,7 @@ async def mirror(store: Store, queue: str) -> None:
     """
 
     async def read(shard: Shard) -> bool:
-        key = shard.queue(queue)
+        key = shard.queue_counters(queue)
         return (
             await store.redis.call(shard.slot, "HGET", key, "paused", idempotent=True) is not None
         )
@@ -33,7 +33,7 @@ async def mirror(store: Store, queue: str) -> None:
         await store.run(
             shard,
             "switch_queue",
-            [shard.queue(queue), shard.available(queue), shard.events],
+            [shard.queue_counters(queue), shard.queue_available(queue), shard.events],
             [0, queue, "pause" if paused else "resume"],
             idempotent=True,
         )

@@ -105,8 +105,8 @@ async def stats_in(store: Store, shard: Shard, queue: str) -> QueueStats:
         shard,
         "queue_stats",
         [
-            *(shard.queue(queue), shard.available(queue)),
-            *(shard.dead_of(queue), shard.minutes(queue), shard.held(queue)),
+            *(shard.queue_counters(queue), shard.queue_available(queue)),
+            *(shard.queue_dead(queue), shard.queue_minutes(queue), shard.queue_blocked(queue)),
         ],
         idempotent=True,
     )
@@ -191,7 +191,9 @@ async def exists(store: Store, queue: str) -> bool:
     async def look(shard: Shard) -> None:
         nonlocal found
         found = found or bool(
-            await store.redis.call(shard.slot, "EXISTS", shard.queue(queue), idempotent=True)
+            await store.redis.call(
+                shard.slot, "EXISTS", shard.queue_counters(queue), idempotent=True
+            )
         )
 
     await over_shards(await store.partitions.held(store, queue), look)
@@ -212,7 +214,7 @@ async def switch(store: Store, queue: str, action: Literal["pause", "resume"]) -
     now, owed = await store.run(
         shard,
         "switch_queue",
-        [shard.queue(queue), shard.available(queue), shard.events],
+        [shard.queue_counters(queue), shard.queue_available(queue), shard.events],
         [store.settings.events_per_shard, queue, action],
         idempotent=True,
     )
@@ -252,8 +254,8 @@ async def _purge_in(store: Store, shard: Shard, queue: str, deadline: float) -> 
                 shard,
                 "purge_queue",
                 [
-                    *(shard.available(queue), shard.queue(queue)),
-                    *(shard.finished, shard.dead, shard.expiring, shard.held(queue)),
+                    *(shard.queue_available(queue), shard.queue_counters(queue)),
+                    *(shard.finished, shard.dead, shard.expiring, shard.queue_blocked(queue)),
                 ],
                 [_PURGE_CHUNK, shard.index, len(store.keys)],
                 idempotent=True,

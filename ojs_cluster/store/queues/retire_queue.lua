@@ -6,7 +6,7 @@
 -- Returns: {1, effects} when gone (or never there), {0, {}} when in use
 --@include keys now preflight set_deadline append_effect
 want(OUTBOX)
-want(OUT)
+want(OUTBOX_DUE)
 look()
 local IDLE = {created = true, open = true, seq = true, acked = true, mps = true, mpstarts = true,
     mpsat = true, mpsjob = true, mpsoff = true,

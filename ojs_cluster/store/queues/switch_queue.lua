@@ -7,7 +7,7 @@
 -- Returns: {now, effects}
 --@include keys now preflight read_job append_event set_deadline append_effect
 want(OUTBOX)
-want(OUT)
+want(OUTBOX_DUE)
 look()
 if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then owe('queue', ARGV[2]) end
 local queue = {[F.queue] = ARGV[2], [F.type] = ''}
@@ -15,6 +15,6 @@ if ARGV[3] == 'pause' then
     if redis.call('HSETNX', KEYS[1], 'paused', now) == 1 then emit('queue.paused', '', queue) end
 elseif redis.call('HDEL', KEYS[1], 'paused') == 1 then
     emit('queue.resumed', '', queue)
-    if redis.call('ZCARD', KEYS[2]) > 0 then redis.call('SPUBLISH', WAKE, ARGV[2]) end
+    if redis.call('ZCARD', KEYS[2]) > 0 then redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[2]) end
 end
 return {now, effects}

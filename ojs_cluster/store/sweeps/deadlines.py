@@ -44,7 +44,7 @@ async def reap(store: Store, shard: Shard, limit: int) -> Tick:
         shard,
         "reap",
         [
-            *(shard.active, shard.running, shard.expiring, shard.due),
+            *(shard.active, shard.execution_deadlines, shard.expiring, shard.due),
             *(shard.pending, shard.finished, shard.dead, shard.events, shard.quarantine),
         ],
         [

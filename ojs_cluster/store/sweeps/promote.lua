@@ -4,7 +4,8 @@
 -- KEYS: 1..4 the shard's due, exp, fin, ev.
 -- ARGV: 1 events kept, 2 limit, 3 ms to keep discarded jobs.
 -- Returns: {jobs moved, now, ms of the next due job or -1, effects, malformed jobs put aside}
---@include keys now preflight remove_many lowest_remaining read_job change_counters append_event set_deadline append_effect make_available finish_job leave_queue promote_jobs
+--@include keys now preflight remove_many lowest_remaining read_job change_counters append_event
+--@include set_deadline append_effect make_available finish_job leave_queue promote_jobs
 gather()
 local ids, jobs, malformed_ids = look_at_due(tonumber(ARGV[2]))
 promote_due(ids, jobs, ARGV[3])

@@ -34,7 +34,7 @@ for _, id in ipairs(foreign) do
     -- No retry by hand from here on: it would bring back a job whose alias is about to go.
     if job and job[F.dead] then
         take_out(DEAD, id)
-        take_out(dead_key(job[F.queue]), id)
+        take_out(queue_dead_key(job[F.queue]), id)
         redis.call('HDEL', job_key(id), F.dead)
     end
 end

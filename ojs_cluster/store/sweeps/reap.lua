@@ -2,17 +2,17 @@
 --   execution timeout passed:   active -> retryable | discarded
 --   visibility deadline passed: active -> available | discarded (no attempt left)
 --   expires_at passed:          available | scheduled | retryable | pending -> discarded
--- A quarantined job that is sound again returns to its queue, which is listed again. Malformed ones are put aside.
+-- Malformed jobs are quarantined. A quarantined job that is valid again returns to its queue.
 -- Memory: allow-oom; per job 1.5 KiB.
--- KEYS: 1..9 the shard's act, run, exp, due, pend, fin, dead, ev, quarantine.
+-- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 due, 5 pending, 6 finished, 7 dead, 8 events, 9 quarantine.
 -- ARGV: 1 events kept, 2 limit, 3 chance for the jitter, 4 errors kept, 5 ms to keep discarded,
 --       6 ms to keep dead letters, 7 dead letters kept per queue.
--- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects,
---           malformed jobs put aside}
---@include keys now preflight remove_many lowest_remaining load_jobs change_counters append_event set_deadline append_effect make_available join_queue finish_job leave_queue backoff_delay match_error decide_failure cap_dead_letters fail_attempt
+-- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects, jobs quarantined}
+--@include keys now preflight remove_many lowest_remaining load_jobs change_counters append_event set_deadline
+--@include append_effect make_available join_queue finish_job leave_queue backoff_delay match_error
+--@include decide_failure cap_dead_letters fail_attempt
 local limit, chance, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local limits = {ARGV[5], ARGV[6], tonumber(ARGV[7])}
-
 local jobs, aside, malformed = {}, {}, {}
 local function overdue(zset, known)
     local ids = {}
@@ -27,13 +27,13 @@ local function overdue(zset, known)
     return ids
 end
 
-local timeouts, lost, expired = overdue(RUNNING), overdue(ACTIVE), overdue(EXPIRING)
+local timeouts, lost, expired = overdue(EXECUTION_DEADLINES), overdue(ACTIVE), overdue(EXPIRING)
 local repaired = overdue(QUARANTINE)
-if #repaired > 0 then want(OUTBOX) want(OUT) end
+if #repaired > 0 then want(OUTBOX) want(OUTBOX_DUE) end
 for _, job in pairs(jobs) do
     if job then
-        want(queue_key(job[F.queue]))
-        want(available_key(job[F.queue]))
+        want(queue_counters_key(job[F.queue]))
+        want(queue_available_key(job[F.queue]))
     end
 end
 local fates, ends = {}, {}
@@ -57,7 +57,7 @@ end
 
 gather()
 for i, id in ipairs(timeouts) do
-    take_out(RUNNING, id)
+    take_out(EXECUTION_DEADLINES, id)
     local key, job = job_key(id), jobs[id]
     if job and job[F.state] == 'active' then
         leave_worker(id, job)
@@ -109,7 +109,7 @@ for _, id in ipairs(repaired) do
 end
 
 local following = -1
-for _, zset in ipairs({ACTIVE, RUNNING, EXPIRING, QUARANTINE}) do
+for _, zset in ipairs({ACTIVE, EXECUTION_DEADLINES, EXPIRING, QUARANTINE}) do
     local first = first_left(zset)
     if first and (following < 0 or first < following) then following = first end
 end

@@ -71,7 +71,7 @@ async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
     records = await store.run(
         shard,
         "tidy",
-        [shard.workers, shard.watched, shard.quiet],
+        [shard.workers, shard.watched, shard.quiet_workers],
         [limit, store.settings.worker_retention_ms],
         idempotent=True,
     )
@@ -126,8 +126,12 @@ async def _retire(store: Store, queue: str) -> bool:
             shard,
             "retire_queue",
             [
-                *(shard.queue(queue), shard.available(queue), shard.minutes(queue)),
-                *(shard.held(queue), shard.thirst(queue)),
+                *(
+                    shard.queue_counters(queue),
+                    shard.queue_available(queue),
+                    shard.queue_minutes(queue),
+                ),
+                *(shard.queue_blocked(queue), shard.token_demand(queue)),
             ],
             [IDLE_QUEUE_MS, queue if shard is shards[-1] else ""],
             idempotent=True,
@@ -153,7 +157,9 @@ async def unlist(store: Store, _shard: Shard, payload: bytes) -> None:
     await store.partitions.read(store)
     shards = await store.partitions.held(store, queue)
     for shard in shards:
-        if await store.redis.call(shard.slot, "EXISTS", shard.queue(queue), idempotent=True):
+        if await store.redis.call(
+            shard.slot, "EXISTS", shard.queue_counters(queue), idempotent=True
+        ):
             await store.run_meta("register_again", [meta.queues], [queue, NO_LIMIT])
             return
     if len(shards) > 1:

@@ -6,9 +6,9 @@
 --@include keys now long_lists
 local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])
 local parts = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])
-for _, deal in ipairs(old) do redis.call('EXISTS', KEYS[1], deal_key(deal)) end
+for _, deal in ipairs(old) do redis.call('EXISTS', KEYS[1], transaction_key(deal)) end
 for _, deal in ipairs(old) do
-    redis.call('DEL', deal_key(deal))
+    redis.call('DEL', transaction_key(deal))
 end
 call_in_slices('ZREM', KEYS[1], old)
 return {#old, parts}

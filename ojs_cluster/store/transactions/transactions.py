@@ -52,7 +52,16 @@ _APPLY_MS = 300_000
 after a deal has been carried out, which parts it has."""
 _FORGET_MS = 600_000
 REVIVE = ("finished", "dead", "expiring", "events", "references")
-_REVEAL = ("due", "active", "running", "expiring", "pending", "finished", "events", "claims")
+_REVEAL = (
+    "due",
+    "active",
+    "execution_deadlines",
+    "expiring",
+    "pending",
+    "finished",
+    "events",
+    "alias_claims",
+)
 
 
 class Swap(msgspec.Struct, frozen=True, array_like=True):
@@ -149,7 +158,13 @@ async def decide(store: Store, deal: Deal, lapses: int) -> int | None:
     try:
         decided = not ahead or await _record(store, home, deal.id, record_)
         if decided:
-            keys = [home.deal(deal.id), home.out, home.outbox, home.dealt, home.deals]
+            keys = [
+                home.transaction(deal.id),
+                home.outbox_due,
+                home.outbox,
+                home.applied_transactions,
+                home.aborted_transactions,
+            ]
             args: list[Arg] = [lapses, deal.id, encode(plan), len(record_) - len(rest), *rest]
             reply = await store.run(home, "transaction_commit", keys, args, idempotent=True)
             decided = reply[0] == b"ok"
@@ -166,7 +181,7 @@ async def decide(store: Store, deal: Deal, lapses: int) -> int | None:
 
 async def _record(store: Store, home: Shard, deal_id: str, record_: Sequence[bytes]) -> bool:
     """Store a large record before the decision; returns whether it still can be made."""
-    keys = [home.deal(deal_id), home.deals, home.dealt]
+    keys = [home.transaction(deal_id), home.aborted_transactions, home.applied_transactions]
     for position, portion in enumerate(record_):
         args: list[Arg] = [deal_id, position, portion]
         if await store.run(home, "transaction_record", keys, args, idempotent=True) != b"ok":
@@ -177,7 +192,7 @@ async def _record(store: Store, home: Shard, deal_id: str, record_: Sequence[byt
 async def _abort(store: Store, home: Shard, deal_id: str) -> None:
     """Remove a large record that was not decided. If this fails, the janitor removes it."""
     with suppress(OJSError), cleaning_up():
-        keys = [home.deal(deal_id), home.deals, home.dealt]
+        keys = [home.transaction(deal_id), home.aborted_transactions, home.applied_transactions]
         await store.run(home, "transaction_abort", keys, [deal_id], idempotent=True)
 
 
@@ -193,7 +208,7 @@ async def _check_memory(store: Store, home: Shard, shards: Sequence[Shard]) -> N
 
     async def check(shard: Shard) -> None:
         # Writes nothing, and is refused where any command is that may take memory.
-        await store.redis.call(shard.slot, "SETRANGE", shard.mark, 0, "", idempotent=True)
+        await store.redis.call(shard.slot, "SETRANGE", shard.wal_probe, 0, "", idempotent=True)
 
     await over_shards(list(masters.values()), check)
 
@@ -272,7 +287,13 @@ async def carry_out(store: Store, deal: Deal, now_ms: int) -> dict[str, JobRecor
     await store.run(
         home,
         "transaction_end",
-        [home.deal(deal.id), home.out, home.outbox, home.parked, home.dealt],
+        [
+            home.transaction(deal.id),
+            home.outbox_due,
+            home.outbox,
+            home.outbox_dead_letters,
+            home.applied_transactions,
+        ],
         [deal.id],
         idempotent=True,
     )
@@ -302,7 +323,7 @@ async def settle(store: Store, deal_id: str) -> bool:
     reply = await store.run(
         home,
         "transaction_abort",
-        [home.deal(deal_id), home.deals, home.dealt],
+        [home.transaction(deal_id), home.aborted_transactions, home.applied_transactions],
         [deal_id],
         idempotent=True,
     )
@@ -324,7 +345,7 @@ async def unreserve(store: Store, shard: Shard, deal_id: str, job_ids: Sequence[
     """Give ids of a shard back that a deal has reserved and will not use."""
     for start in range(0, len(job_ids), PORTION_KEYS):
         here = job_ids[start : start + PORTION_KEYS]
-        keys = [shard.claims, *(shard.job(job_id) for job_id in here)]
+        keys = [shard.alias_claims, *(shard.job(job_id) for job_id in here)]
         await store.run(shard, "release_ids", keys, [deal_id, *here], idempotent=True)
 
 
@@ -335,14 +356,22 @@ async def tidy(store: Store, shard: Shard, limit: int) -> int:
     another shard is away or the scheduler is.
     """
     given_up, parts = await store.run(
-        shard, "transaction_tidy", [shard.deals, shard.dealt], [_FORGET_MS, limit], idempotent=True
+        shard,
+        "transaction_tidy",
+        [shard.aborted_transactions, shard.applied_transactions],
+        [_FORGET_MS, limit],
+        idempotent=True,
     )
     if parts:
         notes = {part.decode(): part.decode().partition(".")[0] for part in parts}
         open_ = await _open(store, dict.fromkeys(notes.values()))
         flat = [arg for note, of in notes.items() for arg in (note, "1" if of in open_ else "")]
         await store.run(
-            shard, "transaction_forget_parts", [shard.dealt], [_FORGET_MS, *flat], idempotent=True
+            shard,
+            "transaction_forget_parts",
+            [shard.applied_transactions],
+            [_FORGET_MS, *flat],
+            idempotent=True,
         )
     return int(given_up) + len(parts)
 
@@ -357,7 +386,7 @@ async def _open(store: Store, deal_ids: Iterable[str]) -> set[str]:
     async def ask(home: Shard) -> None:
         here = by_home[home]
         try:
-            keys = [home.deal(deal_id) for deal_id in here]
+            keys = [home.transaction(deal_id) for deal_id in here]
             answers = await store.run(home, "transactions_open", keys, idempotent=True)
         except BackendUnavailable:
             answers = [1] * len(here)  # asked again later
@@ -369,14 +398,16 @@ async def _open(store: Store, deal_ids: Iterable[str]) -> set[str]:
 
 async def _finish(store: Store, deal_id: str) -> None:
     home = store.keys.shard_of_id(deal_id)
-    now, raw = await store.run(home, "transaction_read", [home.deal(deal_id)], idempotent=True)
+    now, raw = await store.run(
+        home, "transaction_read", [home.transaction(deal_id)], idempotent=True
+    )
     if raw is None:
         return
     plan = msgspec.msgpack.decode(raw, type=_Plan)
     parts: dict[Shard, list[Sequence[Placed]]] = {}
     for position, index in enumerate(plan.shards):
         piece: Any = await store.redis.call(
-            home.slot, "HGET", home.deal(deal_id), position, idempotent=True
+            home.slot, "HGET", home.transaction(deal_id), position, idempotent=True
         )
         if piece is None:
             return  # somebody else has finished it

@@ -147,7 +147,7 @@ async def fence(store: Store, shard: Shard, job_id: str, *, for_good: bool = Fal
     """
     mark = "" if for_good else os.urandom(8).hex()
     while True:
-        keys = [shard.job(job_id), shard.claims]
+        keys = [shard.job(job_id), shard.alias_claims]
         args: list[Arg] = [job_id, shard.index, mark]
         reply = await store.run(shard, "write_tombstone", keys, args, idempotent=True)
         if reply[0] != b"moved":

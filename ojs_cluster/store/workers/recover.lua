@@ -9,7 +9,9 @@
 --       then per dead worker: id, ms of its death by the clock of its record's master, and how many ms
 --       ago that was, '' when unknown. Of the two the earlier counts: this master's clock may be behind.
 -- Returns: {next cursor or '', effects, then the worker of each job that was recovered}
---@include keys now preflight remove_many read_job change_counters append_event set_deadline append_effect make_available finish_job leave_queue backoff_delay match_error decide_failure cap_dead_letters fail_attempt walk_active
+--@include keys now preflight remove_many read_job change_counters append_event set_deadline
+--@include append_effect make_available finish_job leave_queue backoff_delay match_error
+--@include decide_failure cap_dead_letters fail_attempt walk_active
 local limits, died = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}
 for i = 8, #ARGV, 3 do
     died[ARGV[i]] = math.min(tonumber(ARGV[i + 1]), now - (tonumber(ARGV[i + 2]) or 0))
@@ -22,7 +24,7 @@ end)
 local ends = {}
 for i, item in ipairs(taken) do
     ends[i] = {item.job, fate_of_loss(item.job, 'worker_lost')}
-    want(available_key(item.job[F.queue]))
+    want(queue_available_key(item.job[F.queue]))
 end
 look_at_ends(ends, limits[3])
 

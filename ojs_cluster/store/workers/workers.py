@@ -221,7 +221,7 @@ async def find_dead(
     """
     began = trio.current_time()
     floor_ms = _MISSED_BEATS * store.settings.heartbeat_interval_ms
-    keys = [shard.watched, shard.lost, shard.checked]
+    keys = [shard.watched, shard.lost_workers, shard.last_worker_check]
     reply = await store.run(shard, "find_dead", keys, [limit, floor_ms, skip], idempotent=True)
     now_ms, items = int(reply[0]), iter(reply[2:])
     dead = [
@@ -259,7 +259,7 @@ async def recover(
         shard,
         "recover",
         [
-            *(shard.active, shard.running, shard.expiring, shard.due),
+            *(shard.active, shard.execution_deadlines, shard.expiring, shard.due),
             *(shard.finished, shard.dead, shard.events),
         ],
         [
@@ -282,7 +282,7 @@ def _death(worker: DeadWorker) -> tuple[Arg, Arg, Arg]:
 async def bury(store: Store, shard: Shard, worker: DeadWorker) -> None:
     """All shards are done with a dead worker: it need not be recovered again."""
     await store.run(
-        shard, "finish_recovery", [shard.lost], [worker.id, worker.dead_ms], idempotent=True
+        shard, "finish_recovery", [shard.lost_workers], [worker.id, worker.dead_ms], idempotent=True
     )
 
 
@@ -297,7 +297,7 @@ async def _keep_marks(
 
     async def mark(shard: Shard) -> None:
         args: list[Arg] = [worker_id, lasts_ms if wanted else 0]
-        await store.run(shard, "quiet", [shard.quiet], args, idempotent=True)
+        await store.run(shard, "quiet", [shard.quiet_workers], args, idempotent=True)
 
     await over_shards(store.keys, mark)
     # Last, so that a crash before it makes the next heartbeat set the marks again.

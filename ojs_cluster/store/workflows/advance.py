@@ -245,7 +245,12 @@ async def write_outcome(
     reply = await store.run(
         home,
         "workflow_record",
-        [home.workflow(workflow_id), home.results(workflow_id), home.events, home.unfinished],
+        [
+            home.workflow(workflow_id),
+            home.workflow_results(workflow_id),
+            home.events,
+            home.running_workflows,
+        ],
         [
             *(store.settings.events_per_shard, workflow_id, number),
             *(*outcome[:4], data, outcome[4]),

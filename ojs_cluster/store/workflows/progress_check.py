@@ -56,7 +56,7 @@ class WorkflowCheck:
             BackendUnavailable: ``shard`` did not answer in time.
         """
         now, following, *due = await store.run(
-            shard, "workflow_stalled", [shard.unfinished], [limit], idempotent=True
+            shard, "workflow_stalled", [shard.running_workflows], [limit], idempotent=True
         )
 
         async def one(raw: bytes) -> None:
@@ -70,7 +70,7 @@ class WorkflowCheck:
             except Exception as error:  # a malformed record, too, must stop no other
                 log.warning("workflow %s cannot be checked", workflow_id, exc_info=error)
                 soon = True
-            keys = [shard.workflow(workflow_id), shard.unfinished]
+            keys = [shard.workflow(workflow_id), shard.running_workflows]
             args = [workflow_id, "1" * soon]
             await store.run(shard, "workflow_checked", keys, args, idempotent=True)
             if missing - missed_before:  # only now is it certain that the next look is later

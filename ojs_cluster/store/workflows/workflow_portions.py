@@ -49,7 +49,7 @@ async def store_ahead(
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    keys = [home.workflow(workflow_id), key, home.ended]
+    keys = [home.workflow(workflow_id), key, home.ended_workflows]
     for portion in _portions(pairs):
         args: list[Arg] = [workflow_id, wait_ms, *(part for pair in portion for part in pair)]
         reply = await store.run(home, "workflow_portion", keys, args, idempotent=True)
@@ -72,8 +72,8 @@ async def restore_ahead(store: Store, line: WorkflowLine) -> WorkflowLine | None
     of_jobs = {name: value for name, value in fields.items() if _is_of_a_job(name)}
     if not (
         await ahead(home.workflow(line.id), list(of_jobs.items()))
-        and await ahead(home.definitions(line.id), list(enumerate(line.definitions)))
-        and await ahead(home.results(line.id), list(results.items()))
+        and await ahead(home.workflow_definitions(line.id), list(enumerate(line.definitions)))
+        and await ahead(home.workflow_results(line.id), list(results.items()))
     ):
         return None
     rest = {name: value for name, value in fields.items() if name not in of_jobs}

@@ -121,15 +121,22 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
     home = store.keys.shard_of_id(workflow_id)
     definitions, ahead = list(enumerate(new.definitions)), 0
     if is_large(new.definitions, [encoded]):
-        key = home.definitions(workflow_id)
+        key = home.workflow_definitions(workflow_id)
         await store_ahead(store, home, workflow_id, key, definitions, wait_ms=_WAIT_MS)
         definitions, ahead = [], len(new.definitions)
     reply = await store.run(
         home,
         "workflow_create",
         [
-            *(home.workflow(workflow_id), home.definitions(workflow_id)),
-            *(home.workflows, home.events, home.out, home.outbox, home.unfinished, home.ended),
+            *(home.workflow(workflow_id), home.workflow_definitions(workflow_id)),
+            *(
+                home.workflows,
+                home.events,
+                home.outbox_due,
+                home.outbox,
+                home.running_workflows,
+                home.ended_workflows,
+            ),
         ],
         [
             *(store.settings.events_per_shard, workflow_id, new.type, new.name),
@@ -210,8 +217,8 @@ async def end(store: Store, workflow_id: str, state: str, data: bytes) -> list[A
         home,
         "workflow_end",
         [
-            *(home.workflow(workflow_id), home.ended, home.events),
-            *(home.out, home.outbox, home.unfinished),
+            *(home.workflow(workflow_id), home.ended_workflows, home.events),
+            *(home.outbox_due, home.outbox, home.running_workflows),
         ],
         [settings.events_per_shard, workflow_id, state, settings.retention_workflow_ms, data],
         # A cancellation that is repeated must tell who cancelled; an end that is repeated need not.
@@ -269,7 +276,7 @@ async def purge_ended(store: Store, shard: Shard, limit: int) -> Tick:
         BackendUnavailable: Redis did not answer in time.
     """
     removed, now, following = await store.run(
-        shard, "workflow_purge", [shard.ended, shard.workflows], [limit], idempotent=True
+        shard, "workflow_purge", [shard.ended_workflows, shard.workflows], [limit], idempotent=True
     )
     return Tick(removed, None if following < 0 else following, now, removed >= limit)
 
@@ -365,7 +372,7 @@ async def inputs_of(
     they fit into ``most_bytes``. A result never changes, so several calls read them.
     """
     home = store.keys.shard_of_id(workflow_id)
-    keys = [home.definitions(workflow_id), home.results(workflow_id)]
+    keys = [home.workflow_definitions(workflow_id), home.workflow_results(workflow_id)]
     found: dict[int, bytes] = {}
     definition, left, read = b"", most_bytes, 0
     while job is not None or read < len(before):

@@ -143,7 +143,7 @@ def _of(lines: list[bytes], kind: str) -> list[bytes]:
 def pass_a_day(backend: Embedded, store: Store, workflow_id: str) -> None:
     """For results that wait for their workflow, or for one that has ended."""
     with observer(backend) as db:
-        index = store.keys.shard_of_id(workflow_id).ended
+        index = store.keys.shard_of_id(workflow_id).ended_workflows
         if db.zscore(index, workflow_id) is not None:
             db.zincrby(index, -DAY, workflow_id)
 

@@ -109,7 +109,7 @@ async def test_ids_of_clients_are_kept_and_found(
         assert (await read_jobs.get(store, job_id)).id == job_id
     with pytest.raises(Duplicate):
         await put(store, "elsewhere", id=ids[1])
-    assert db.zcard(shard_of(store, other).claims) == 0
+    assert db.zcard(shard_of(store, other).alias_claims) == 0
     consistent()
 
 
@@ -276,8 +276,8 @@ async def test_jobs_of_a_deal_that_have_run_do_not_run_again_when_the_rest_comes
     await _run_and_forget(store, db, one)
     for _ in range(3):
         for shard in store.keys:
-            for name in db.zrange(shard.dealt, 0, -1):
-                db.zincrby(shard.dealt, -HOUR, name)
+            for name in db.zrange(shard.applied_transactions, 0, -1):
+                db.zincrby(shard.applied_transactions, -HOUR, name)
             await transactions.tidy(store, shard, 100)
 
     assert await transactions.settle(store, deal.id)
@@ -286,7 +286,9 @@ async def test_jobs_of_a_deal_that_have_run_do_not_run_again_when_the_rest_comes
     assert len(await take(store, other)) == 1
     consistent()
     await recover(store, db, HOUR)
-    assert not any(db.exists(shard.dealt) for shard in store.keys), "it is not remembered for ever"
+    assert not any(db.exists(shard.applied_transactions) for shard in store.keys), (
+        "it is not remembered for ever"
+    )
 
 
 async def test_what_a_deal_has_written_is_remembered_while_its_home_does_not_answer(
@@ -295,12 +297,12 @@ async def test_what_a_deal_has_written_is_remembered_while_its_home_does_not_ans
     one, other = queues_in_other_shards(store, 2)
     deal, _ = await _half_written(store, one, other)
     shard = shard_of(store, one)
-    db.zincrby(shard.dealt, -HOUR, deal.id)
+    db.zincrby(shard.applied_transactions, -HOUR, deal.id)
 
     assert await transactions.tidy(Away(store, "transactions_open").store, shard, 1) == 1
     assert await transactions.tidy(store, shard, 1) == 0, "others come first"
 
-    assert db.zscore(shard.dealt, deal.id) is not None
+    assert db.zscore(shard.applied_transactions, deal.id) is not None
 
 
 async def test_a_process_that_stalls_while_another_ends_the_deal_writes_nothing_twice(
@@ -310,10 +312,10 @@ async def test_a_process_that_stalls_while_another_ends_the_deal_writes_nothing_
     deal, read_at = await _half_written(store, one, other)
     await _run_and_forget(store, db, one)
     shard = shard_of(store, one)
-    db.zincrby(shard.dealt, -9 * MINUTE, deal.id)
+    db.zincrby(shard.applied_transactions, -9 * MINUTE, deal.id)
 
     assert await transactions.settle(store, deal.id)
-    db.zincrby(shard.dealt, -2 * MINUTE, deal.id)
+    db.zincrby(shard.applied_transactions, -2 * MINUTE, deal.id)
     await transactions.tidy(store, shard, 100)
     await transactions.carry_out(store, deal, read_at)
 
@@ -438,7 +440,11 @@ async def test_a_deal_that_was_carried_out_counts_as_decided_when_its_record_is_
     store: Store, db: Any
 ) -> None:
     await batch_of_two(store)
-    [deal_id] = {name.decode() for shard in store.keys for name in db.zrange(shard.dealt, 0, -1)}
+    [deal_id] = {
+        name.decode()
+        for shard in store.keys
+        for name in db.zrange(shard.applied_transactions, 0, -1)
+    }
 
     assert await transactions.settle(store, deal_id) is True
     assert_nothing_left(store, db)

@@ -99,7 +99,7 @@ async def test_a_large_batch_that_was_given_up_leaves_no_record(
         assert await transactions.decide(in_portions, deal, 1 if late else draft.lapses) is None
         await draft.give_back()
         home = in_portions.keys.shard_of_id(deal.id)
-        assert set(db.hkeys(home.deal(deal.id))) == {b"dead"}
+        assert set(db.hkeys(home.transaction(deal.id))) == {b"dead"}
         consistent()
     await recover(in_portions, db, HOUR)
     assert_nothing_left(in_portions, db)
@@ -122,7 +122,7 @@ async def test_a_large_record_of_a_dead_process_is_removed(
         deal = dataclasses.replace(deal, id=home_id(in_portions))
         with pytest.raises(BackendUnavailable):
             await transactions.decide(Away(in_portions, "transaction_commit").store, deal, 0)
-        assert (db.hlen(home.deal(deal.id)) > 1) is dies
+        assert (db.hlen(home.transaction(deal.id)) > 1) is dies
     consistent()
 
     await recover(in_portions, db, HOUR)

@@ -200,7 +200,7 @@ async def test_retention_takes_the_job_and_what_its_id_left_elsewhere(
     with pytest.raises(NotFound):
         await read_jobs.get(store, job.id)
     assert not [key for key in all_keys(backend) if job.id.encode() in key]
-    assert db.zscore(store.keys.shard_of_id(job.id).claims, job.id) is None
+    assert db.zscore(store.keys.shard_of_id(job.id).alias_claims, job.id) is None
     consistent()
     assert (await put(store, "other", id=job.id)).state is State.AVAILABLE
     consistent()
@@ -231,7 +231,7 @@ async def claim(store: Store, job_id: str) -> Any:
     return await store.run(
         home,
         "claim_alias",
-        [home.job(job_id), home.claims],
+        [home.job(job_id), home.alias_claims],
         [job_id, shard_of(store).index, 30_000, ""],
     )
 
@@ -250,7 +250,7 @@ async def test_a_claim_without_a_job_is_dropped_and_one_with_a_job_settled(
     for job_id in (dangling, used):
         age_claim(db, home, job_id, HOUR)
     assert await aliases.settle_claims(store, home, 10) == 2
-    assert db.zcard(home.claims) == 0
+    assert db.zcard(home.alias_claims) == 0
     assert not [key for key in all_keys(backend) if dangling.encode() in key]
     assert (await read_jobs.get(store, used)).id == used
     await put(store, "other", id=dangling)
@@ -304,7 +304,7 @@ async def test_an_alias_stays_listed_while_what_it_leads_to_is_undecided(
     assert await aliases.settle_claims(store, home, 10) == 1
     assert await aliases.settle_claims(store, home, 10) == 0, "it is looked at later"
 
-    assert db.zrange(home.claims, 0, -1) == [job_id.encode()]
+    assert db.zrange(home.alias_claims, 0, -1) == [job_id.encode()]
 
 
 # Claims that are given back
@@ -477,10 +477,10 @@ async def test_a_retry_by_hand_at_the_moment_of_removal_keeps_the_job_reachable(
 async def test_claims_are_settled_as_fast_as_they_come(store: Store, db: Any) -> None:
     home = store.keys.shard((shard_of(store).index + 1) % 64)
     await enqueue_many(store, [new_job(id=id_in(home.index)) for _ in range(30)])
-    for job_id in db.zrange(home.claims, 0, -1):
+    for job_id in db.zrange(home.alias_claims, 0, -1):
         age_claim(db, home, job_id, HOUR)
 
     done = [await retention.tidy(store, home, limit=10) for _ in range(3)]
 
     assert done == [10, 10, 10], "a full page must be reported, or the janitor goes to sleep"
-    assert db.zcard(home.claims) == 0
+    assert db.zcard(home.alias_claims) == 0

@@ -56,7 +56,7 @@ def lose_alias(store: Store, db: Any, job_id: str) -> None:
     home = store.keys.shard_of_id(job_id)
     assert home is not shard_of(store)
     assert db.delete(home.job(job_id)) == 1
-    db.delete(home.claims)
+    db.delete(home.alias_claims)
 
 
 async def sweep(store: Store, db: Any, *shards: Shard) -> None:

@@ -167,7 +167,7 @@ async def test_a_fence_for_good_is_not_stored_over(store: Store, db: Any) -> Non
     with pytest.raises(Duplicate):
         await in_a_batch(store, new_job(id=job_id))
 
-    db.zincrby(shard_of(store).claims, -HOUR, job_id)
+    db.zincrby(shard_of(store).alias_claims, -HOUR, job_id)
     await tidy(store, shard_of(store))
     assert (await enqueue(store, new_job(id=job_id))).id == job_id
 

@@ -385,7 +385,7 @@ async def test_a_waiter_looks_again_when_its_subscription_was_interrupted(
 ) -> None:
     """A wake-up may have been published while nothing was subscribed."""
     job = await put(store)
-    key = shard_of(store).available(QUEUE)
+    key = shard_of(store).queue_available(QUEUE)
     [(member, score)] = db.zrange(key, 0, -1, withscores=True)
     db.delete(key)
 
@@ -409,7 +409,7 @@ async def test_an_idle_wait_does_not_poll(store: Store, waiters: Waiters) -> Non
 async def test_a_busy_queue_publishes_only_when_it_was_empty(store: Store, db: Any) -> None:
     heard: list[bytes] = []
     shard = shard_of(store)
-    await store.redis.subscribe(shard.wake, shard.slot, heard.append, lambda: None)
+    await store.redis.subscribe(shard.wake_channel, shard.slot, heard.append, lambda: None)
     for _ in range(10):
         await put(store)
     await take(store, count=9)
@@ -418,7 +418,7 @@ async def test_a_busy_queue_publishes_only_when_it_was_empty(store: Store, db: A
     await put(store)
 
     # A channel's messages arrive in order: when the last is here, so is all that came before it.
-    await store.redis.call(shard.slot, "SPUBLISH", shard.wake, "the end")
+    await store.redis.call(shard.slot, "SPUBLISH", shard.wake_channel, "the end")
 
     async def messages() -> list[bytes]:
         return heard
@@ -431,11 +431,11 @@ async def test_a_deadline_that_is_near_is_announced_to_the_scheduler(store: Stor
     heard: list[bytes] = []
     shard = shard_of(store)
     await put(store)  # the first of its queue owes the queue's name, which is a deadline too
-    await store.redis.subscribe(shard.sched, shard.slot, heard.append, lambda: None)
+    await store.redis.subscribe(shard.schedule_channel, shard.slot, heard.append, lambda: None)
     far = await put(store, scheduled_at="+PT1H")
     near = await put(store, scheduled_at="+PT10S")
     await put(store, scheduled_at="+PT15S")  # not the shard's next one
-    await store.redis.call(shard.slot, "SPUBLISH", shard.sched, "the end")
+    await store.redis.call(shard.slot, "SPUBLISH", shard.schedule_channel, "the end")
 
     async def messages() -> list[bytes]:
         return heard

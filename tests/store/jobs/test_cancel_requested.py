@@ -43,7 +43,7 @@ async def loses_its_lease(store: Store, db: Any, job: JobRecord) -> None:
 
 
 async def takes_too_long(store: Store, db: Any, job: JobRecord) -> None:
-    db.zadd(shard_of(store).running, {job.id: 1})
+    db.zadd(shard_of(store).execution_deadlines, {job.id: 1})
     await reap_all(store)
 
 

@@ -31,7 +31,7 @@ async def test_a_wrong_clock_of_a_process_moves_no_deadline(
         assert (await reap_all(store)).done == 0
 
     now = round(time.time() * 1000)
-    expected = {shard.active: 120_000, shard.running: 2 * HOUR}
+    expected = {shard.active: 120_000, shard.execution_deadlines: 2 * HOUR}
     for index, ms in expected.items():
         assert db.zscore(index, held.id) == pytest.approx(now + ms, abs=100_000)
     for index, ms in {shard.due: HOUR, shard.expiring: 2 * HOUR}.items():

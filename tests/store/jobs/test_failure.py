@@ -128,7 +128,7 @@ async def test_a_handlers_decision_holds_for_its_attempt_alone(
 
 
 async def times_out(store: Store, db: Any, job: JobRecord) -> None:
-    db.zadd(shard_of(store).running, {job.id: 1})
+    db.zadd(shard_of(store).execution_deadlines, {job.id: 1})
     await reap_all(store)
 
 

@@ -409,11 +409,11 @@ async def test_heartbeats_do_not_move_the_execution_timeout(
 ) -> None:
     shard = shard_of(store)
     job = await active(store, timeout_ms=10 * MINUTE)
-    timeout = db.zscore(shard.running, job.id)
+    timeout = db.zscore(shard.execution_deadlines, job.id)
     assert timeout == (job.started_ms or 0) + 10 * MINUTE
     await heartbeat(store, Beat("w1", (job.id,), visibility_timeout_ms=HOUR))
 
-    assert db.zscore(shard.running, job.id) == timeout
+    assert db.zscore(shard.execution_deadlines, job.id) == timeout
     age_job(db, shard, job.id, 11 * MINUTE)
     assert (await reap_all(store)).done == 1
     consistent()

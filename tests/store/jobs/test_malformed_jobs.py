@@ -99,7 +99,7 @@ async def available(store: Store, _db: Any) -> JobRecord:
 async def retried(store: Store, db: Any) -> JobRecord:
     """Available after a failure: with an error, an attempt, a delay that is over."""
     # The best priority, so that it is the one that is fetched here.
-    job = await running(store, db, priority=10 + db.zcard(shard_of(store).available(QUEUE)))
+    job = await running(store, db, priority=10 + db.zcard(shard_of(store).queue_available(QUEUE)))
     await nack(store, job)
     age_job(db, shard_of(store), job.id, HOUR)
     await promote_all(store)
@@ -201,7 +201,7 @@ async def purged(store: Store, db: Any, bad: JobRecord, well: JobRecord) -> None
         db.zadd(shard_of(store).finished, {job.id: 1})
         home = store.keys.shard_of_id(job.id)
         if home is not shard_of(store):
-            db.zrem(home.claims, job.id)
+            db.zrem(home.alias_claims, job.id)
     await retention.purge_due(store, shard_of(store), 10)
     with pytest.raises(NotFound):
         await read_jobs.get(store, well.id)
@@ -373,7 +373,7 @@ async def test_a_malformed_job_that_a_fetch_meets_is_quarantined_and_reported(
         await read_jobs.get(store, bad.id)
 
     assert [job.id for job in await take(store, count=5)] == [well.id]
-    assert db.zscore(shard.available(QUEUE), bad.id) is None
+    assert db.zscore(shard.queue_available(QUEUE), bad.id) is None
 
     tick = await reap_all(store)
     assert (tick.done, tick.aside) == (1, 1)
@@ -395,7 +395,7 @@ async def test_a_malformed_job_that_is_cancelled_leaves_nothing(
 ) -> None:
     job = await make(store, db)
     shard = shard_of(store)
-    queue_keys = {shard.available(QUEUE)}
+    queue_keys = {shard.queue_available(QUEUE)}
     age_claim(db, store.keys.shard_of_id(job.id), job.id, HOUR)
     damage(db, shard.job(job.id), field, None)
 

@@ -93,10 +93,10 @@ async def test_scores_are_exact_integers_even_at_the_end_of_the_counter(
     store: Store, db: Any, priority: int, before: int
 ) -> None:
     shard = shard_of(store)
-    db.hset(shard.queue(QUEUE), "seq", before)
+    db.hset(shard.queue_counters(QUEUE), "seq", before)
     stored = [await put(store, priority=priority) for _ in range(3)]
 
-    scores = [int(db.zscore(shard.available(QUEUE), job.id)) for job in stored]
+    scores = [int(db.zscore(shard.queue_available(QUEUE), job.id)) for job in stored]
 
     assert scores == [(100 - priority) * BAND + before + n for n in (1, 2, 3)]
     assert max(scores) < 2**53
@@ -168,7 +168,7 @@ async def test_fetch_of_an_unknown_queue_is_empty_and_creates_nothing(
 ) -> None:
     assert await take(store, "nobody-knows") == []
     shard = shard_of(store, "nobody-knows")
-    assert not db.exists(shard.queue("nobody-knows"))
+    assert not db.exists(shard.queue_counters("nobody-knows"))
     assert not await queues.exists(store, "nobody-knows")
 
 
@@ -273,7 +273,7 @@ def test_any_two_scores_order_as_priority_then_counter(
     standalone: Embedded, entries: list[tuple[int, int]]
 ) -> None:
     flush(standalone)
-    key = Keyspace(1).shard(0).available("q")
+    key = Keyspace(1).shard(0).queue_available("q")
     with observer(standalone) as db:
         for number, (priority, seq) in enumerate(entries):
             db.zadd(key, {f"{number}": (100 - priority) * BAND + seq})

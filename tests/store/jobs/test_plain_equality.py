@@ -170,12 +170,12 @@ class Life:
 
     async def quiet(self) -> list[JobRecord]:
         until = self.now_ms + self.chance.choice((-1, 0, 10_000))
-        self.db.zadd(self.shard.quiet, {self.chance.choice(WORKERS[1:]): until})
+        self.db.zadd(self.shard.quiet_workers, {self.chance.choice(WORKERS[1:]): until})
         return []
 
     async def damage(self) -> list[JobRecord]:
         """A foreign program writes what is no number."""
-        counters = self.shard.queue(self.chance.choice(self.queues))
+        counters = self.shard.queue_counters(self.chance.choice(self.queues))
         if self.chance.random() < 0.7:
             name = self.chance.choice(("came", "seq", "active", "completed", "ran", "waited"))
             if self.db.exists(counters):

@@ -211,7 +211,7 @@ async def test_jobs_that_only_wait_for_tokens_are_left_to_the_long_fetch(
         await keyed(store, key, concurrency=1)
     assert len(await take(store, count=9)) == 1
     shard = shard_of(store)
-    assert (db.zcard(shard.available(QUEUE)), db.zcard(shard.held(QUEUE))) == (0, 1)
+    assert (db.zcard(shard.queue_available(QUEUE)), db.zcard(shard.queue_blocked(QUEUE))) == (0, 1)
 
     fresh, client = lossy(replace(store, limited=LimitedQueues()))
     assert await take(fresh) == []
@@ -288,7 +288,7 @@ async def test_the_short_ack_leaves_jobs_that_owe_something_to_the_long_one(
 async def test_the_short_enqueue_counts_on_from_no_damaged_place(
     store: Store, db: Any, seq: str
 ) -> None:
-    counters = shard_of(store).queue(QUEUE)
+    counters = shard_of(store).queue_counters(QUEUE)
     await put(store)
     db.hset(counters, "seq", seq)
 

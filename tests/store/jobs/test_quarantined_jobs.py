@@ -61,7 +61,7 @@ async def meet(store: Store, db: Any, how: str) -> JobRecord:
     match how:
         case "timeout":
             job = await active(store, timeout_ms=2 * HOUR)
-            db.zadd(shard.running, {job.id: 1})
+            db.zadd(shard.execution_deadlines, {job.id: 1})
         case "lease":
             job = await active(store)
             db.zadd(shard.active, {job.id: 1})
@@ -76,7 +76,7 @@ async def meet(store: Store, db: Any, how: str) -> JobRecord:
 
 def index(store: Store, how: str) -> bytes:
     shard = shard_of(store)
-    by = {"timeout": shard.running, "lease": shard.active, "expiry": shard.expiring}
+    by = {"timeout": shard.execution_deadlines, "lease": shard.active, "expiry": shard.expiring}
     return by.get(how, shard.due)
 
 

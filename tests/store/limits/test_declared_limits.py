@@ -46,7 +46,7 @@ async def test_a_declared_limit_ends_an_hour_after_its_last_job(
     for _ in range(5):
         await put(store)
     assert len(await take(store, count=9)) == 5
-    fields = db.hkeys(shard_of(store).queue(QUEUE))
+    fields = db.hkeys(shard_of(store).queue_counters(QUEUE))
     assert not [name for name in fields if name.startswith(b"mps")]
     process, client = lossy(store)
     await take(process, "other")
@@ -107,7 +107,7 @@ async def test_an_operator_ends_a_declared_limit(store: Store, db: Any, partitio
 
 async def test_ending_the_limit_of_an_unknown_queue_creates_none(store: Store, db: Any) -> None:
     await rate_limits.end_declared(store, QUEUE)
-    assert not db.exists(shard_of(store).queue(QUEUE))
+    assert not db.exists(shard_of(store).queue_counters(QUEUE))
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ async def test_a_damaged_queue_is_shown(store: Store, db: Any, field: str, parti
     await put(store, rate_limit={"max_per_second": 1000})
     await ack(store, (await take(store))[0])
     await put_into(store, shards[0])
-    key, name = shards[0].queue(QUEUE), field
+    key, name = shards[0].queue_counters(QUEUE), field
     if field == "minutes":
-        key, name = shards[0].minutes(QUEUE), "0"
+        key, name = shards[0].queue_minutes(QUEUE), "0"
     for value in (b"text", b"9" * 400, b"1,x,0:0", b"\xff", b""):
         db.hset(key, name, value)
 
@@ -159,7 +159,7 @@ async def test_a_damaged_limit_stops_no_fetch(
     await put(store, rate_limit={"max_per_second": 1000})
     await take(store)
     await put(store, rate_limit={"max_per_second": 1000})
-    db.hset(shard_of(store).queue(QUEUE), field, value)
+    db.hset(shard_of(store).queue_counters(QUEUE), field, value)
 
     assert len(await take(store, count=9)) == 1
     if field.startswith("mps"):

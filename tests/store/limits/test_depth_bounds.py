@@ -284,7 +284,7 @@ async def test_each_partition_takes_its_share(store: Store, db: Any) -> None:
 
 async def test_a_queue_with_a_bound_is_not_forgotten(store: Store, db: Any) -> None:
     await depth_bounds.put(store, QUEUE, 3)
-    db.hset(store.keys.shard_of_queue(QUEUE).queue(QUEUE), "created", 1)
+    db.hset(store.keys.shard_of_queue(QUEUE).queue_counters(QUEUE), "created", 1)
     await retire_queues(store)
     assert await depth_bounds.of_queue(store, QUEUE) == 3
     assert await queues.exists(store, QUEUE)

@@ -29,17 +29,17 @@ def crowd(store: Store, db: Any) -> Iterator[Callable[[int], Shard]]:
 
     def add(count: int) -> Shard:
         if count:
-            db.zadd(shard.limits, {f"other:{number}": 0 for number in range(count)})
+            db.zadd(shard.rate_limits, {f"other:{number}": 0 for number in range(count)})
         return shard
 
     yield add
-    db.zremrangebylex(shard.limits, "[other:", "(other;")
+    db.zremrangebylex(shard.rate_limits, "[other:", "(other;")
 
 
 def age(db: Any, shard: Shard, key: str, ms: int) -> None:
     """As if a key had been used ``ms`` earlier, and the scheduler checked it now."""
-    db.hset(shard.limit(key), "used", int(db.hget(shard.limit(key), "used")) - ms)
-    db.zadd(shard.looks, {key: 1})
+    db.hset(shard.rate_limit(key), "used", int(db.hget(shard.rate_limit(key), "used")) - ms)
+    db.zadd(shard.rate_limit_checks, {key: 1})
 
 
 async def test_a_new_key_is_refused_where_there_are_as_many_as_may_be(
@@ -78,7 +78,7 @@ async def test_a_job_that_was_accepted_runs_though_its_key_is_one_too_many(
     for number in range(3):
         await keyed(store, KEY, concurrency=1, type=f"t{number}")
     await settle(store, db)
-    assert db.zscore(shard.limits, KEY) is None
+    assert db.zscore(shard.rate_limits, KEY) is None
     ran = 0
     for _ in range(20):
         for job in await take(store, count=10):
@@ -100,11 +100,11 @@ async def test_a_key_that_nobody_uses_ends_sooner_where_there_are_many(
     await settle(store, db)
     age(db, shard, KEY, idle_ms // 4)
     await rate_limits.look_after(store, shard, 100)
-    assert db.exists(shard.limit(KEY))
+    assert db.exists(shard.rate_limit(KEY))
     age(db, shard, KEY, idle_ms)
     await rate_limits.look_after(store, shard, 100)
-    assert not db.exists(shard.limit(KEY))
-    assert db.zscore(shard.limits, KEY) is None
+    assert not db.exists(shard.rate_limit(KEY))
+    assert db.zscore(shard.rate_limits, KEY) is None
 
 
 def is_beside(store: Store, number: int) -> bool:

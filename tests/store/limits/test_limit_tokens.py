@@ -221,12 +221,12 @@ async def test_a_token_of_a_job_that_left_its_queue_stops_no_others(
     await rate_limits.override(store, key, Limits(concurrency=2), None)
     assert await held(store, key) == (2, 0)
     shard = shard_of(store)
-    first = db.zrange(shard.available(QUEUE), 0, 0)[0]
-    db.zrem(shard.available(QUEUE), first)
+    first = db.zrange(shard.queue_available(QUEUE), 0, 0)[0]
+    db.zrem(shard.queue_available(QUEUE), first)
 
     await grants_pass(store, db)
     assert await held(store, key) == (0, 0)
-    assert db.zcard(shard.granted) == 0
+    assert db.zcard(shard.token_grants) == 0
     [other] = await take(store)
     assert other.id != first.decode()
 
@@ -295,7 +295,7 @@ async def test_a_queue_without_workers_keeps_no_token(
     assert await take(store, count=29) == []
     assert await take(store, other) == []
     shard = shard_of(store)
-    db.hincrby(shard.queue(QUEUE), "hungry", -MINUTE)
+    db.hincrby(shard.queue_counters(QUEUE), "hungry", -MINUTE)
 
     await ack(store, active)
     assert await held(store, key) == (1, 0)
@@ -316,8 +316,8 @@ async def test_every_token_of_queues_without_workers_goes_back(
     for name in names:
         await enqueue_many(store, [new_job(name, rate_limit=policy) for _ in range(100)])
         assert await take(store, name, count=100) == []
-        db.hincrby(shard.queue(name), "hungry", -MINUTE)
-        first = db.zrange(shard.held(name), 0, 0)[0].decode()
+        db.hincrby(shard.queue_counters(name), "hungry", -MINUTE)
+        first = db.zrange(shard.queue_blocked(name), 0, 0)[0].decode()
         asks.append(f"{first}/{db.hget(shard.job(first), f.ASKED).decode()}")
     await rate_tokens._grant(store, shard, key, "+", asks)
     for ask in asks:
@@ -390,7 +390,7 @@ async def test_events_tell_of_limits_that_are_met_and_of_room(store: Store, key:
 async def release_hold(store: Store, key: str) -> None:
     """As if the time had come until which a worker held the key."""
     shard = store.keys.shard_of_limit(key)
-    await store.redis.call(shard.slot, "HDEL", shard.limit(key), "hold")
+    await store.redis.call(shard.slot, "HDEL", shard.rate_limit(key), "hold")
     await rate_tokens.run_limit(store, "limit_refresh", key, [])
 
 
@@ -433,7 +433,7 @@ async def test_a_key_is_forgotten_a_day_after_its_last_use(store: Store, db: Any
     await time_passes(store, db, key, DAY)
 
     shard = store.keys.shard_of_limit(key)
-    assert not keys_there(db) & {shard.limit(key), shard.limits, shard.looks}
+    assert not keys_there(db) & {shard.rate_limit(key), shard.rate_limits, shard.rate_limit_checks}
 
 
 async def test_waiters_are_woken_by_a_token(
@@ -471,7 +471,7 @@ async def test_asks_that_a_master_lost_are_repeated(
     [active] = await take(store)
     assert await take(store, count=2) == []
     shard = store.keys.shard_of_limit(key)
-    db.delete(shard.askers(key))
+    db.delete(shard.token_requesters(key))
     await ack(store, active)
     assert await held(store, key) == (0, 0)
 
@@ -489,10 +489,10 @@ async def test_an_answer_that_a_master_lost_is_given_again(
     await keyed(store, key, concurrency=1)
     assert await take(store) == []
     shard = store.keys.shard_of_limit(key)
-    [token] = db.zrange(shard.askers(key), 0, -1)
-    db.delete(shard.askers(key))
+    [token] = db.zrange(shard.token_requesters(key), 0, -1)
+    db.delete(shard.token_requesters(key))
     await ack(store, active)
-    db.zadd(shard.holders(key), {token: 0})
+    db.zadd(shard.token_holders(key), {token: 0})
 
     await grants_pass(store, db, again=True)
     consistent()
@@ -506,7 +506,7 @@ async def test_tokens_of_jobs_that_a_master_lost_come_back(
     await keyed(store, key, concurrency=2)
     [active] = await take(store)
     lost = {f"{shard_of(store).index}/{active.id[:-4]}f{n:03}/1": 1 for n in range(600)}
-    db.zadd(store.keys.shard_of_limit(key).holders(key), lost)
+    db.zadd(store.keys.shard_of_limit(key).token_holders(key), lost)
     for _ in range(4):  # it looks at 500 at a time
         await time_passes(store, db, key, HOUR)
         await settle(store, db)

@@ -32,7 +32,10 @@ Check = Callable[[], Census]
 
 def concurrencies(store: Store, db: Any, count: int) -> list[str]:
     """Packed share of each partition, as fetch reads it."""
-    found = [db.hget(shard.queue(QUEUE), "limits") for shard in store.keys.partitions(QUEUE, count)]
+    found = [
+        db.hget(shard.queue_counters(QUEUE), "limits")
+        for shard in store.keys.partitions(QUEUE, count)
+    ]
     return [text.decode().partition(",")[0] if text else "" for text in found]
 
 
@@ -101,7 +104,7 @@ async def test_a_rate_holds_in_any_window_wherever_the_jobs_are(
     assert (found.limits.rate, found.started) == (Rate(8, HOUR), started)
     assert found.resets_ms is not None
     for shard in shards:
-        age_limits(db, shard.queue(QUEUE), HOUR)
+        age_limits(db, shard.queue_counters(QUEUE), HOUR)
     assert len(await take(store, count=9)) == started
 
 
@@ -127,7 +130,7 @@ async def test_shares_follow_limits_that_change_and_go_with_them(
         assert concurrencies(store, db, 3) == parts
     await rate_limits.set_queue(store, QUEUE, Limits())
     for shard in shards:
-        assert db.hmget(shard.queue(QUEUE), "limits", "whole") == [None, None]
+        assert db.hmget(shard.queue_counters(QUEUE), "limits", "whole") == [None, None]
     assert (await rate_limits.of_queue(store, QUEUE)).usage.limits == Limits()
     consistent()
 
@@ -170,7 +173,7 @@ async def test_a_closed_partition_that_is_opened_again_gets_its_share(
     await close_empty(store, db)
     await look_after_changes(store)
     assert concurrencies(store, db, 1) == ["8"]
-    assert not db.hexists(shards[0].queue(QUEUE), "whole")
+    assert not db.hexists(shards[0].queue_counters(QUEUE), "whole")
 
 
 async def test_limits_and_another_number_of_partitions_at_the_same_moment(
@@ -218,8 +221,8 @@ async def test_two_operators_and_a_janitor_at_once_leave_one_truth(
 async def test_the_janitor_puts_shares_right(store: Store, db: Any) -> None:
     shards = await spread(store, db, 4)
     await rate_limits.set_queue(store, QUEUE, Limits(concurrency=8))
-    db.hdel(shards[1].queue(QUEUE), "limits")
-    db.hset(shards[2].queue(QUEUE), "limits", "7,-,-")
+    db.hdel(shards[1].queue_counters(QUEUE), "limits")
+    db.hset(shards[2].queue_counters(QUEUE), "limits", "7,-,-")
     await retention.retire_queues(store)
     assert concurrencies(store, db, 4) == ["2", "2", "2", "2"]
 

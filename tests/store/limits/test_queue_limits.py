@@ -53,7 +53,7 @@ async def test_max_per_second_of_a_job_limits_its_queue(store: Store, db: Any) -
             await put(store, queue, rate_limit={"max_per_second": 2})
         began = time.monotonic()
         taken = [len(await take(store, queue, count=9)) for _ in range(2)]
-        age_limits(db, shard_of(store, queue).queue(queue), 1000)
+        age_limits(db, shard_of(store, queue).queue_counters(queue), 1000)
         taken += [len(await take(store, queue, count=count)) for count in (1, 9, 9)]
         if time.monotonic() - began < 1:
             break  # else the machine was so slow that the second was over
@@ -117,7 +117,7 @@ async def test_a_concurrency_of_nothing_stops_a_queue(store: Store) -> None:
 
 
 async def test_a_window_slides(store: Store, db: Any) -> None:
-    key = shard_of(store).queue(QUEUE)
+    key = shard_of(store).queue_counters(QUEUE)
     await rate_limits.set_queue(store, QUEUE, Limits(rate=Rate(4, HOUR)))
     await fill(store, 20)
 
@@ -134,7 +134,7 @@ async def test_no_window_of_the_period_has_more_starts_than_its_limit(
 ) -> None:
     """Time passes at random; between which moments of that axis each start was, is noted."""
     chance = random.Random(7)
-    key = shard_of(store).queue(QUEUE)
+    key = shard_of(store).queue_counters(QUEUE)
     await rate_limits.set_queue(store, QUEUE, Limits(rate=Rate(10, HOUR)))
     await fill(store, 120)
     at = 0
@@ -154,7 +154,7 @@ async def test_no_window_of_the_period_has_more_starts_than_its_limit(
 
 
 async def test_a_throttle_spaces_starts_evenly(store: Store, db: Any) -> None:
-    key = shard_of(store).queue(QUEUE)
+    key = shard_of(store).queue_counters(QUEUE)
     await rate_limits.set_queue(store, QUEUE, Limits(throttle=Rate(6, HOUR)))
     await fill(store, 9)
 
@@ -250,7 +250,7 @@ async def test_waiters_are_woken_by_time_and_by_the_end_of_an_attempt(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await until(lambda: _waiting(waiters), bool)
-            age_limits(db, shard.queue(QUEUE), HOUR)
+            age_limits(db, shard.queue_counters(QUEUE), HOUR)
             age_opening(db, shard, QUEUE, HOUR)
             tick = await rate_limits.look_after(other_store, shard, 10)
     assert tick.done == 1

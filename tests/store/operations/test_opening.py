@@ -119,7 +119,7 @@ async def test_reset_forgets_everything_but_the_schema_and_who_leads(
     assert await admin.reset(store) > 0
     meta = store.keys.meta
     assert all_keys(backend) == {
-        *(meta.schema, meta.leader("g"), meta.fence("g"), meta.candidates("g")),
+        *(meta.schema, meta.leader("g"), meta.fencing_counter("g"), meta.candidates("g")),
         *(shard.schema for shard in store.keys),
     }
     assert await leader.renew(store, lease) == "kept"

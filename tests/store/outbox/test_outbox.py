@@ -26,7 +26,7 @@ def owe(db: Any, shard: Shard, *kinds: str) -> Sequence[bytes]:
     flat = []
     for number, kind in enumerate(kinds, 1):
         db.hset(shard.outbox, str(number), f"{kind} 0 {number}")
-        db.zadd(shard.out, {str(number): number})
+        db.zadd(shard.outbox_due, {str(number): number})
         flat += [b"%d" % number, f"{kind} 0 {number}".encode()]
     return flat
 
@@ -54,11 +54,11 @@ async def test_effects_whose_shard_is_away_keep_no_others_waiting(store: Store, 
 
     whole = with_effects(store, away=near, near=near)
     assert db.hgetall(shard.outbox) == {b"1": b"away 0 1", b"2": b"away 0 2", b"3": b"away 0 3"}
-    for number in db.zrange(shard.out, 0, -1):
-        db.zadd(shard.out, {number: 1})
+    for number in db.zrange(shard.outbox_due, 0, -1):
+        db.zadd(shard.outbox_due, {number: 1})
     await drain(whole, shard, 9)
     assert sorted(done) == [b"1", b"2", b"3", b"4"]
-    assert not db.exists(shard.outbox, shard.out)
+    assert not db.exists(shard.outbox, shard.outbox_due)
 
 
 async def test_who_owes_much_to_a_shard_that_is_away_does_not_wait_for_each(
@@ -75,7 +75,7 @@ async def test_who_owes_much_to_a_shard_that_is_away_does_not_wait_for_each(
     owed = owe(db, shard, *["slow"] * 200)
     await deliver(with_effects(store, slow=slow), shard, owed)
     assert 1 <= tries <= WIDTH
-    assert db.zcard(shard.out) == 200
+    assert db.zcard(shard.outbox_due) == 200
 
 
 async def test_who_owes_much_and_is_in_doubt_does_not_wait_for_each(store: Store, db: Any) -> None:
@@ -91,7 +91,7 @@ async def test_who_owes_much_and_is_in_doubt_does_not_wait_for_each(store: Store
     with confirming(Durability.ASYNC) as work:
         await deliver(with_effects(store, unsure=unsure), shard, owed)
     assert 1 <= done <= WIDTH
-    assert db.zcard(shard.out) == 200
+    assert db.zcard(shard.outbox_due) == 200
 
 
 async def test_effects_of_one_script_are_carried_out_side_by_side(store: Store, db: Any) -> None:
@@ -107,7 +107,7 @@ async def test_effects_of_one_script_are_carried_out_side_by_side(store: Store, 
     owed = owe(db, shard, "meet", "meet")
     with trio.fail_after(60):
         await deliver(with_effects(store, meet=meet), shard, owed)
-    assert not db.exists(shard.outbox, shard.out)
+    assert not db.exists(shard.outbox, shard.outbox_due)
 
 
 async def fails(_store: Store, _shard: Shard, _payload: bytes) -> None:
@@ -123,7 +123,7 @@ async def test_an_effect_that_fails_is_tried_again_after_half_a_second_then_afte
         before = await clock_ms(store, shard.slot)
         await deliver(with_effects(store, fails=fails), shard, owed)
         after = await clock_ms(store, shard.slot)
-        assert before + pause_ms <= db.zscore(shard.out, "1") <= after + pause_ms
+        assert before + pause_ms <= db.zscore(shard.outbox_due, "1") <= after + pause_ms
         assert db.hget(shard.outbox, "1") == b"fails %d 1" % attempts
 
 
@@ -147,7 +147,7 @@ async def test_an_effect_whose_shard_is_away_is_tried_again_after_five_seconds(
     before = await clock_ms(store, shard.slot)
     await drain(with_effects(store, away=away), shard, 9)
     after = await clock_ms(store, shard.slot)
-    assert before + 5000 <= db.zscore(shard.out, "1") <= after + 5000
+    assert before + 5000 <= db.zscore(shard.outbox_due, "1") <= after + 5000
     assert db.hget(shard.outbox, "1") == b"away 0 1"
 
 
@@ -173,8 +173,8 @@ async def test_while_two_shards_are_away_their_entries_are_tried_one_at_a_time(
 
     for number, target in enumerate([first, *["one"] * 100], 1):
         db.hset(shard.outbox, str(number), f"reach 0 {target}")
-        db.zadd(shard.waiting(one.index), {str(number): number})
-    db.zadd(shard.away, {str(one.index): 1})
+        db.zadd(shard.outbox_waiting(one.index), {str(number): number})
+    db.zadd(shard.outbox_blocked_shards, {str(one.index): 1})
     absent = replace(
         with_effects(store, reach=reach),
         redis=cast(Client, Counting(store.redis, {one.slot, other.slot})),
@@ -183,8 +183,8 @@ async def test_while_two_shards_are_away_their_entries_are_tried_one_at_a_time(
 
     assert asked.count(one.slot) <= 1 + WIDTH
     assert asked.count(other.slot) == (first == "both")
-    assert db.zcard(shard.waiting(one.index)) == 100
-    assert db.zcard(shard.waiting(other.index)) == (first == "both")
+    assert db.zcard(shard.outbox_waiting(one.index)) == 100
+    assert db.zcard(shard.outbox_waiting(other.index)) == (first == "both")
     tick = await drain_waiting(absent, shard, 200)
     assert tick.next_ms is not None
     assert tick.next_ms > tick.now_ms, "no try without a pause"

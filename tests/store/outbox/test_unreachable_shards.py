@@ -135,7 +135,7 @@ async def test_a_job_ends_at_once_though_its_lock_lives_on_a_stopped_master(
         with trio.fail_after(SOON_S):
             await end(store, job, db)
         assert db.zcard(shard.finished) == 1
-        assert db.zcard(shard.out) == 1, "the unlock is still owed"
+        assert db.zcard(shard.outbox_due) == 1, "the unlock is still owed"
 
 
 async def test_effects_for_a_stopped_master_are_in_the_way_of_no_other(
@@ -158,8 +158,8 @@ async def test_effects_for_a_stopped_master_are_in_the_way_of_no_other(
             for _ in range(3):  # nothing of it is read again while they are away
                 assert (await drain(watched, shard, 100)).done == 0
         assert set(told) == {shard.index}
-        assert db.zcard(shard.out) == 0
-        waiting = [db.zcard(shard.waiting(one.index)) for one in away_shards]
+        assert db.zcard(shard.outbox_due) == 0
+        waiting = [db.zcard(shard.outbox_waiting(one.index)) for one in away_shards]
         assert sum(waiting) == OWED
         assert min(waiting) > 0
         assert counted.calls["lock_settle"] <= len(away_shards) + 2 * WIDTH
@@ -170,12 +170,12 @@ async def test_effects_for_a_stopped_master_are_in_the_way_of_no_other(
         for one in away_shards:
             store.away.answered(one.slot)
         with trio.fail_after(SOON_S):
-            while db.exists(shard.away):
-                for name in db.zrange(shard.away, 0, -1):
-                    db.zadd(shard.away, {name: 1})
+            while db.exists(shard.outbox_blocked_shards):
+                for name in db.zrange(shard.outbox_blocked_shards, 0, -1):
+                    db.zadd(shard.outbox_blocked_shards, {name: 1})
                 await drain_waiting(store, shard, 100)
         assert db.hlen(shard.outbox) == 0
-        assert not db.exists(shard.outbox, shard.away)
+        assert not db.exists(shard.outbox, shard.outbox_blocked_shards)
 
 
 async def test_one_entry_at_a_time_probes_a_master_that_stays_away(
@@ -190,18 +190,20 @@ async def test_one_entry_at_a_time_probes_a_master_that_stays_away(
             for number in range(1, 101):
                 owe_unlock(db, shard, number, target)
             await drain(other, shard, 100)
-            assert db.zcard(shard.waiting(target.index)) == 100
+            assert db.zcard(shard.outbox_waiting(target.index)) == 100
             other.away.answered(target.slot)
             counted = LossyClient(other.redis, lambda _name, _before: False)
             watched = replace(other, redis=cast(Client, counted))
             for _ in range(3):
-                db.zadd(shard.away, {str(target.index): 1})
+                db.zadd(shard.outbox_blocked_shards, {str(target.index): 1})
                 tick = await drain_waiting(watched, shard, 100)
                 assert not tick.more
-                assert tick.next_ms == int(db.zscore(shard.away, str(target.index)))
+                assert tick.next_ms == int(
+                    db.zscore(shard.outbox_blocked_shards, str(target.index))
+                )
                 assert tick.next_ms > tick.now_ms, "tried again later"
             assert counted.calls["lock_settle"] == 1, "the others saw that it had just failed"
-            assert db.zcard(shard.waiting(target.index)) == 100
+            assert db.zcard(shard.outbox_waiting(target.index)) == 100
 
 
 async def test_entries_of_many_shards_are_carried_out_at_once_when_their_shard_is_back(
@@ -226,9 +228,9 @@ async def test_entries_of_many_shards_are_carried_out_at_once_when_their_shard_i
         for shard, db in dbs.items():
             for number in (1, 2):
                 owe_unlock(db, shard, number, target)
-                db.zrem(shard.out, number)
-                db.zadd(shard.waiting(target.index), {str(number): number})
-            db.zadd(shard.away, {str(target.index): 1})
+                db.zrem(shard.outbox_due, number)
+                db.zadd(shard.outbox_waiting(target.index), {str(number): number})
+            db.zadd(shard.outbox_blocked_shards, {str(target.index): 1})
         with trio.fail_after(SOON_S):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(drain_waiting, slow, one, 100)
@@ -246,17 +248,17 @@ async def test_an_entry_that_fails_is_tried_again_when_it_is_due(
     shard, target = list(store.keys)[:2]
     with observer_of(servers, store, shard) as db:
         db.hset(shard.outbox, "1", "unheard 0 of")
-        db.zadd(shard.waiting(target.index), {"1": 1})
-        db.zadd(shard.away, {str(target.index): 1})
+        db.zadd(shard.outbox_waiting(target.index), {"1": 1})
+        db.zadd(shard.outbox_blocked_shards, {str(target.index): 1})
         tick = await drain_waiting(store, shard, 100)
-        assert tick.next_ms == int(db.zscore(shard.waiting(target.index), "1"))
+        assert tick.next_ms == int(db.zscore(shard.outbox_waiting(target.index), "1"))
 
 
 def owe_unlock(db: Any, shard: Shard, number: int, target: Shard) -> None:
     """Owe, since long ago, the release of a lock that lives in ``target``."""
     fingerprint = f"{target.index:08x}" + "0" * 56
     db.hset(shard.outbox, str(number), f"unlock 0 {fingerprint} {number} 0")
-    db.zadd(shard.out, {str(number): number})
+    db.zadd(shard.outbox_due, {str(number): number})
 
 
 def observer_of(servers: Embedded, store: Store, shard: Shard) -> Any:

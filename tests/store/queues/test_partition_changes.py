@@ -49,7 +49,7 @@ Check = Callable[[], Census]
 def sizes(store: Store, db: Any, count: int, queue: str = QUEUE) -> list[int]:
     """Available jobs in each partition."""
     shards = store.keys.partitions(queue, count)
-    return [db.zcard(shard.available(queue)) for shard in shards]
+    return [db.zcard(shard.queue_available(queue)) for shard in shards]
 
 
 async def test_a_change_that_a_failover_forgot_is_forgotten_by_those_who_had_read_it(

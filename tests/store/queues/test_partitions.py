@@ -156,7 +156,7 @@ async def test_the_fuller_partition_is_asked_first(store: Store, db: Any) -> Non
         await put_into(store, many)
     for _ in range(7):
         await take(store)
-    left = [db.zcard(shard.available(QUEUE)) for shard in (few, many)]
+    left = [db.zcard(shard.queue_available(QUEUE)) for shard in (few, many)]
 
     assert left in ([3, 6], [2, 7]), "of seven one is taken in turn"
 
@@ -168,7 +168,7 @@ async def test_no_partition_waits_for_ever_beside_a_fuller_one(store: Store, db:
     for _ in range(8):
         await take(store)
 
-    assert db.zcard(few.available(QUEUE)) == 0
+    assert db.zcard(few.queue_available(QUEUE)) == 0
 
 
 async def test_what_gets_no_new_jobs_is_emptied_first(store: Store, db: Any) -> None:
@@ -180,7 +180,7 @@ async def test_what_gets_no_new_jobs_is_emptied_first(store: Store, db: Any) -> 
     for _ in old:
         await take(store)
 
-    assert [db.zcard(shard.available(QUEUE)) for shard in (first, *old)] == [50, 0, 0, 0]
+    assert [db.zcard(shard.queue_available(QUEUE)) for shard in (first, *old)] == [50, 0, 0, 0]
 
 
 async def test_what_is_remembered_wrongly_never_hides_a_job(

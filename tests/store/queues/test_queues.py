@@ -78,11 +78,11 @@ async def test_the_last_hour_counts_acks_and_failed_attempts(store: Store, db: A
 
 async def test_what_is_older_than_an_hour_is_not_counted(store: Store, db: Any) -> None:
     await ack(store, await active(store))
-    key = shard_of(store).minutes(QUEUE)
+    key = shard_of(store).queue_minutes(QUEUE)
     [(slot, note)] = db.hgetall(key).items()
     minute, _, sums = note.partition(b",")
     db.hset(key, slot, b"%d,%b" % (int(minute) - 60, sums))
-    db.hincrby(shard_of(store).queue(QUEUE), "minute", -60)
+    db.hincrby(shard_of(store).queue_counters(QUEUE), "minute", -60)
     assert (await queues.stats(store, QUEUE)).completed_last_hour == 0
     await ack(store, await active(store))
 
@@ -98,7 +98,7 @@ async def test_an_unknown_queue_is_all_zeros_and_stays_unknown(store: Store, db:
     assert (stats.created_ms, stats.paused_ms, stats.acked, stats.depth) == (None, None, 0, 0)
     assert stats.avg_duration_ms == stats.avg_wait_ms == 0
     assert not await queues.exists(store, "nobody")
-    assert not db.exists(shard_of(store, "nobody").queue("nobody"))
+    assert not db.exists(shard_of(store, "nobody").queue_counters("nobody"))
 
 
 async def test_queues_are_listed_by_name_page_by_page(store: Store) -> None:

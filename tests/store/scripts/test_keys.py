@@ -32,15 +32,33 @@ def lua(standalone: Embedded) -> Iterator[Any]:
 def built_keys(shard: Shard) -> dict[str, bytes]:
     keys = {name: getattr(shard, name) for name in SHARD_KEYS}
     for builder in (
-        *(shard.job, shard.available, shard.queue, shard.minutes, shard.dead_of),
-        *(shard.workflow, shard.definitions, shard.results, shard.lock, shard.deal),
-        *(shard.held, shard.thirst, shard.limit, shard.holders, shard.askers),
-        *(shard.leader, shard.fence, shard.candidates),
+        *(
+            shard.job,
+            shard.queue_available,
+            shard.queue_counters,
+            shard.queue_minutes,
+            shard.queue_dead,
+        ),
+        *(
+            shard.workflow,
+            shard.workflow_definitions,
+            shard.workflow_results,
+            shard.lock,
+            shard.transaction,
+        ),
+        *(
+            shard.queue_blocked,
+            shard.token_demand,
+            shard.rate_limit,
+            shard.token_holders,
+            shard.token_requesters,
+        ),
+        *(shard.leader, shard.fencing_counter, shard.candidates),
     ):
         keys[builder.__name__] = builder("x{y}z")
-    for of_queue in (shard.asked, shard.unasked):
+    for of_queue in (shard.token_requested, shard.token_unrequested):
         keys[of_queue.__name__] = of_queue("x{y}z", "k")
-    return {**keys, "worker": shard.worker("host{1}:2"), "waiting": shard.waiting(META)}
+    return {**keys, "worker": shard.worker("host{1}:2"), "waiting": shard.outbox_waiting(META)}
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 7, 64, 100, 1000, MAX_SHARDS])
@@ -83,9 +101,15 @@ def test_keys_of_the_whole_cluster_carry_one_tag_of_their_own() -> None:
     meta = Keyspace(64).meta
 
     for key in (
-        *(meta.schema, meta.queues, meta.leader("g"), meta.fence("g"), meta.candidates("g")),
+        *(
+            meta.schema,
+            meta.queues,
+            meta.leader("g"),
+            meta.fencing_counter("g"),
+            meta.candidates("g"),
+        ),
         *(meta.crons, meta.cron_names, meta.cron("x"), meta.cron_history("x")),
-        *(meta.events, meta.sched, meta.audit, meta.audit_refused),
+        *(meta.events, meta.schedule_channel, meta.audit, meta.audit_refused),
     ):
         assert key.startswith(b"ojs:{meta}:")
         assert key_slot(key) == meta.slot
@@ -106,23 +130,27 @@ def test_lua_spells_keys_as_python_does(lua: Any) -> None:
     shard = Keyspace(64).shard(63)
     builders = {
         "job_key('x')": shard.job("x"),
-        "available_key('x')": shard.available("x"),
-        "queue_key('x')": shard.queue("x"),
-        "minutes_key('x')": shard.minutes("x"),
-        "dead_key('x')": shard.dead_of("x"),
+        "queue_available_key('x')": shard.queue_available("x"),
+        "queue_counters_key('x')": shard.queue_counters("x"),
+        "queue_minutes_key('x')": shard.queue_minutes("x"),
+        "queue_dead_key('x')": shard.queue_dead("x"),
         "worker_key('x')": shard.worker("x"),
-        "{workflow_keys('x')}": [shard.workflow("x"), shard.definitions("x"), shard.results("x")],
-        "deal_key('x')": shard.deal("x"),
-        "waiting_key('63')": shard.waiting(63),
-        "held_key('x')": shard.held("x"),
-        "limit_key('x')": shard.limit("x"),
-        "holders_key('x')": shard.holders("x"),
-        "askers_key('x')": shard.askers("x"),
-        "thirst_key('x')": shard.thirst("x"),
-        "unasked_key('x', 'k')": shard.unasked("x", "k"),
-        "asked_key('x', 'k')": shard.asked("x", "k"),
+        "{workflow_keys('x')}": [
+            shard.workflow("x"),
+            shard.workflow_definitions("x"),
+            shard.workflow_results("x"),
+        ],
+        "transaction_key('x')": shard.transaction("x"),
+        "outbox_waiting_key('63')": shard.outbox_waiting(63),
+        "queue_blocked_key('x')": shard.queue_blocked("x"),
+        "rate_limit_key('x')": shard.rate_limit("x"),
+        "token_holders_key('x')": shard.token_holders("x"),
+        "token_requesters_key('x')": shard.token_requesters("x"),
+        "token_demand_key('x')": shard.token_demand("x"),
+        "token_unrequested_key('x', 'k')": shard.token_unrequested("x", "k"),
+        "token_requested_key('x', 'k')": shard.token_requested("x", "k"),
     }
-    names = re.findall(r"\b([A-Z]{2,})\b(?=[,A-Z ]*=)", INCLUDES["keys"])
+    names = re.findall(r"\b([A-Z_]{2,})\b(?=[,A-Z_ ]*=)", INCLUDES["keys"])
     assert len(names) >= 13
     shard_keys = {name: bytes(getattr(shard, name.lower())) for name in names}
 

@@ -142,14 +142,14 @@ async def test_as_many_ids_as_a_batch_has_are_reserved_and_given_back(
 ) -> None:
     shard = shard_of(store)
     ids = [home_id(store) for _ in range(MOST_BATCH_JOBS)]
-    keys = [shard.claims, *(shard.job(job_id) for job_id in ids)]
+    keys = [shard.alias_claims, *(shard.job(job_id) for job_id in ids)]
     reply = await store.run(shard, "reserve_ids", keys, [ids[0], shard.index, "  ", *ids])
     assert reply[0] == b"ok"
-    assert db.zcard(shard.claims) == MOST_BATCH_JOBS
+    assert db.zcard(shard.alias_claims) == MOST_BATCH_JOBS
 
     await transactions.unreserve(store, shard, ids[0], ids)
 
-    assert db.zcard(shard.claims) == 0
+    assert db.zcard(shard.alias_claims) == 0
     consistent()
 
 
@@ -191,41 +191,48 @@ async def test_the_largest_sweep_of_the_janitor_leaves_nothing(store: Store, db:
     names = [f"{number:012d}" for number in range(many)]
     db.zadd(shard.workers, dict.fromkeys(names, 1))
     db.zadd(shard.watched, dict.fromkeys(names, 1))
-    db.zadd(shard.quiet, dict.fromkeys(names, 1))
-    db.zadd(shard.deals, dict.fromkeys(names, 1))
-    db.zadd(shard.dealt, dict.fromkeys([home_id(store) for _ in range(many)], 1))
+    db.zadd(shard.quiet_workers, dict.fromkeys(names, 1))
+    db.zadd(shard.aborted_transactions, dict.fromkeys(names, 1))
+    db.zadd(shard.applied_transactions, dict.fromkeys([home_id(store) for _ in range(many)], 1))
     db.zadd(shard.locks, dict.fromkeys([f"00000000{name:>056}" for name in names], 1))
-    db.zadd(shard.claims, dict.fromkeys([home_id(store) for _ in range(many)], 1))
+    db.zadd(shard.alias_claims, dict.fromkeys([home_id(store) for _ in range(many)], 1))
 
     await retention.tidy(store, shard, many)
 
-    for key in (shard.workers, shard.watched, shard.quiet, shard.deals, shard.dealt, shard.locks):
+    for key in (
+        shard.workers,
+        shard.watched,
+        shard.quiet_workers,
+        shard.aborted_transactions,
+        shard.applied_transactions,
+        shard.locks,
+    ):
         assert db.zcard(key) == 0
 
 
 async def test_the_largest_number_of_workflows_is_removed_at_once(store: Store, db: Any) -> None:
     shard = store.keys.shard(0)
     names = [f"{number:012d}" for number in range(9000)]
-    db.zadd(shard.ended, dict.fromkeys(names, 1))
+    db.zadd(shard.ended_workflows, dict.fromkeys(names, 1))
     db.zadd(shard.workflows, dict.fromkeys(names, 1))
 
-    await store.run(shard, "workflow_purge", [shard.ended, shard.workflows], [len(names)])
+    await store.run(shard, "workflow_purge", [shard.ended_workflows, shard.workflows], [len(names)])
 
-    assert (db.zcard(shard.ended), db.zcard(shard.workflows)) == (0, 0)
+    assert (db.zcard(shard.ended_workflows), db.zcard(shard.workflows)) == (0, 0)
 
 
 async def test_a_damaged_counter_starts_again_and_stops_nobody(store: Store, db: Any) -> None:
     shard = shard_of(store)
     await enqueue_many(store, [new_job() for _ in range(2)])
     for field in ("seq", "active", "came", "acked", "completed", "ran", "waited"):
-        db.hset(shard.queue(QUEUE), field, "many")
+        db.hset(shard.queue_counters(QUEUE), field, "many")
     db.hset(shard.outbox, "seq", "9" * 30)
 
     stored = await enqueue_many(store, [new_job() for _ in range(2)])
     taken = await take(store, count=4)
 
     assert [job.id for job in taken[2:]] == [job.id for job in stored]
-    assert db.hget(shard.queue(QUEUE), "active") == b"4"
+    assert db.hget(shard.queue_counters(QUEUE), "active") == b"4"
 
 
 async def test_large_outbox_entries_are_drained_a_few_at_a_time(store: Store, db: Any) -> None:
@@ -237,8 +244,8 @@ async def test_large_outbox_entries_are_drained_a_few_at_a_time(store: Store, db
     store = replace(store, effects={"large": handler})
     for number in range(10):
         db.hset(shard.outbox, str(number), b"large 0 " + b"x" * (600 * 1024))
-        db.zadd(shard.out, {str(number): 1})
-        db.zadd(shard.parked, {str(number): 1})
+        db.zadd(shard.outbox_due, {str(number): 1})
+        db.zadd(shard.outbox_dead_letters, {str(number): 1})
 
     listed, cursor = await outbox_dead_letters.list_parked(store, limit=100)
     assert (len(listed), cursor) == (10, None)
@@ -248,4 +255,4 @@ async def test_large_outbox_entries_are_drained_a_few_at_a_time(store: Store, db
     while (await outbox.drain(store, shard, 100)).done:
         pass
     assert len(carried_out) == 10
-    assert db.zcard(shard.out) == 0
+    assert db.zcard(shard.outbox_due) == 0

@@ -162,14 +162,22 @@ async def test_every_script_does_at_maxmemory_what_it_says(
 async def restore_a_workflow_that_is_not_there(store: Store) -> None:
     """An import into the data that it was exported from finds its workflows there."""
     shard, id_ = store.keys.shard(0), "none-yet"
-    record, results = shard.workflow(id_), shard.results(id_)
-    await store.run(shard, "workflow_portion", [record, results, shard.ended], [id_, 1000, 0, "1"])
-    keys = [record, shard.definitions(id_), results, shard.workflows, shard.ended]
+    record, results = shard.workflow(id_), shard.workflow_results(id_)
+    await store.run(
+        shard, "workflow_portion", [record, results, shard.ended_workflows], [id_, 1000, 0, "1"]
+    )
+    keys = [
+        record,
+        shard.workflow_definitions(id_),
+        results,
+        shard.workflows,
+        shard.ended_workflows,
+    ]
     fields = ["state", "completed"]
     await store.run(
         shard,
         "restore_workflow",
-        [*keys, shard.out, shard.outbox, shard.unfinished],
+        [*keys, shard.outbox_due, shard.outbox, shard.running_workflows],
         [id_, 1, "", "", 1, 0, *fields],
     )
 
@@ -232,5 +240,5 @@ async def test_what_draining_adds_is_bounded_per_job(store: Store, db: Any) -> N
 
 def memory_of_keys(db: Any) -> int:
     """Bytes of all keys as the servers count them, streams excepted: their length is a setting."""
-    keys = (key for key in db.scan_iter(count=1000) if not key.endswith(b":ev"))
+    keys = (key for key in db.scan_iter(count=1000) if not key.endswith(b":events"))
     return sum(db.memory_usage(key, samples=0) for key in keys)

@@ -135,7 +135,7 @@ def test_the_guard_refuses_keys_that_were_not_looked_at(standalone: Embedded, co
 
 
 @pytest.mark.parametrize(
-    "read_hash",
+    "look",
     [
         f"redis.call('EXISTS', KEYS[1], '{Y}', '{Z}')",
         f"redis.call('HGETALL', '{Y}') redis.call('EXISTS', '{Z}', KEYS[1])",
@@ -169,7 +169,7 @@ def test_the_guard_refuses_keys_that_the_script_has_emptied(
 async def test_the_fixture_runs_its_scripts_under_the_guard(store: Store) -> None:
     mail, other = shard_of(store), store.keys.shard(shard_of(store).index - 1)
     with pytest.raises(RedisReplyError, match=f"{MARK}|CROSSSLOT"):
-        await store.run(mail, "finish_recovery", [mail.lost, other.lost], ["w", 1])
+        await store.run(mail, "finish_recovery", [mail.lost_workers, other.lost_workers], ["w", 1])
 
 
 async def test_one_life_of_everything_runs_every_script_under_the_guard(
@@ -286,10 +286,10 @@ async def an_outage(store: Store, db: Any) -> None:
     shard = shard_of(store)
     target = store.keys.shard((shard.index + 1) % len(store.keys))
     db.hset(shard.outbox, "1000", f"unlock 0 {target.index:08x}{0:056x} {home_id(store)} 0")
-    db.zadd(shard.out, {"1000": 1})
+    db.zadd(shard.outbox_due, {"1000": 1})
     await drain(without(store, target), shard, 10)
     await drain_waiting_now(store, db, shard)
-    assert not db.exists(shard.out, shard.away)
+    assert not db.exists(shard.outbox_due, shard.outbox_blocked_shards)
 
 
 async def queue_upkeep(store: Store, db: Any) -> None:
@@ -329,12 +329,12 @@ async def a_hot_queue(store: Store, db: Any) -> None:
 async def a_workflow(store: Store, db: Any) -> None:
     made = await chain(store, step("a", "steps"), step("b", "steps"))
     home = store.keys.shard_of_id(made.id)
-    db.zadd(home.unfinished, {made.id: 1})
+    db.zadd(home.running_workflows, {made.id: 1})
     await WorkflowCheck().check(store, home, 10)
     await run_one(store, "steps")
     await workflows.cancel(store, made.id)
     await drain_all(store, db, everything=False)
-    db.zincrby(home.ended, -8 * DAY, made.id)
+    db.zincrby(home.ended_workflows, -8 * DAY, made.id)
     await workflows.purge_ended(store, home, 10)
 
 

@@ -149,15 +149,17 @@ async def test_large_results_of_a_workflow_are_read_in_portions(
 ) -> None:
     shard = shard_of(store)
     workflow = home_id(store)
-    db.hset(shard.definitions(workflow), "9", LARGE)
+    db.hset(shard.workflow_definitions(workflow), "9", LARGE)
     results = {number: b"%d" % number * 1_000_000 for number in range(1, 8)} | {8: b"8" * 900_000}
-    db.hset(shard.results(workflow), mapping={b"%d" % n: value for n, value in results.items()})
+    db.hset(
+        shard.workflow_results(workflow), mapping={b"%d" % n: value for n, value in results.items()}
+    )
 
     definition, found = await inputs_of(metered, workflow, 9, [8, 77, 7, 6, 5, 4, 3, 2, 1])
 
     assert definition == LARGE
     assert found == results
-    db.hset(shard.results(workflow), "0", "0" * 500_000)
+    db.hset(shard.workflow_results(workflow), "0", "0" * 500_000)
     _, found = await inputs_of(metered, workflow, None, [*range(1, 9), 0])
     assert found == results, "nothing beyond the bound"
     assert await inputs_of(metered, workflow, None, []) == (b"", {})

@@ -257,7 +257,12 @@ async def test_an_idle_queue_is_forgotten_with_all_its_keys(
     assert (await queues.list_queues(store, limit=10))[1] == 0
     for name in names:
         shard = shard_of(store, name)
-        mine = {shard.queue(name), shard.available(name), shard.minutes(name), shard.dead_of(name)}
+        mine = {
+            shard.queue_counters(name),
+            shard.queue_available(name),
+            shard.queue_minutes(name),
+            shard.queue_dead(name),
+        }
         assert not mine & all_keys(backend)
     assert consistent().states == {}
 
@@ -337,7 +342,7 @@ async def test_a_janitor_that_dies_while_it_forgets_a_queue_leaves_nothing_for_e
     await retire(store)
 
     assert not await queues.exists(store, QUEUE)
-    assert shard_of(store).queue(QUEUE) not in all_keys(backend)
+    assert shard_of(store).queue_counters(QUEUE) not in all_keys(backend)
 
 
 # Workers
@@ -414,15 +419,15 @@ async def test_a_claim_that_cannot_be_looked_at_keeps_no_other_waiting(
     other = sibling_elsewhere(store, home)
     await put(store, id=foreign_id(store))
     await put(store, other, id=id_in(home.index))
-    for job_id in db.zrange(home.claims, 0, -1):
+    for job_id in db.zrange(home.alias_claims, 0, -1):
         age_claim(db, home, job_id.decode(), HOUR)
     await retention.tidy(without(store, shard_of(store)), home)
 
-    [left] = db.zrange(home.claims, 0, -1)
+    [left] = db.zrange(home.alias_claims, 0, -1)
     assert (await read_jobs.get(store, left.decode())).queue == QUEUE
     age_claim(db, home, left.decode(), HOUR)
     await retention.tidy(store, home)
-    assert not db.exists(home.claims)
+    assert not db.exists(home.alias_claims)
 
 
 def sibling_elsewhere(store: Store, home: Shard) -> str:

@@ -324,7 +324,11 @@ async def test_a_staged_job_that_nobody_decided_upon_any_more_is_removed(
     there = keys_there(db)
     for shard in store.keys:
         for key in there:
-            if key in (shard.out, shard.outbox, shard.dealt) or key.startswith(shard.deal("")):
+            if key in (
+                shard.outbox_due,
+                shard.outbox,
+                shard.applied_transactions,
+            ) or key.startswith(shard.transaction("")):
                 db.delete(key)
 
     await recover(store, db, HOUR)

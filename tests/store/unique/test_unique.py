@@ -207,7 +207,7 @@ async def test_the_janitor_releases_a_lock_whose_unlock_was_lost(store: Store, d
     """A failover may lose the outbox entry that the end of the job wrote."""
     job = await active(store, unique={})
     await ack(owing(store), job)
-    db.delete(shard_of(store).outbox, shard_of(store).out)
+    db.delete(shard_of(store).outbox, shard_of(store).outbox_due)
     lock = lock_of(store, db)
     age_lock(db, store, lock, HOUR)
 
@@ -247,7 +247,7 @@ async def test_a_lock_without_its_job_is_taken_over_and_the_late_job_kept_out(
 
     assert not await enqueue_fixed(store, stalled_id, late, lapses=claim.lapses)
     assert [job.id for job in await take(store, count=9)] == [second.id]
-    db.zincrby(shard.claims, -HOUR, stalled_id)
+    db.zincrby(shard.alias_claims, -HOUR, stalled_id)
     await tidy(store, shard)
     assert not db.exists(shard.job(stalled_id))
     consistent()

@@ -257,6 +257,6 @@ async def live(store: Store) -> list[str]:
             found += [raw.decode() for raw in members]
     for queue in queues_in_other_shards(store, 2):
         shard = store.keys.shard_of_queue(queue)
-        members = await store.redis.call(shard.slot, "ZRANGE", shard.available(queue), 0, -1)
+        members = await store.redis.call(shard.slot, "ZRANGE", shard.queue_available(queue), 0, -1)
         found += [raw.decode() for raw in members]
     return found

@@ -249,7 +249,7 @@ async def test_a_worker_that_missed_three_beats_is_dead_and_loses_all_its_jobs(
         assert envelope(found)["error"]["code"] == "worker_lost"
     assert (await read_jobs.get(store, others.id)).state is State.ACTIVE
     assert await bury_the_dead(store) == 0
-    assert db.zcard(home.lost) == 0
+    assert db.zcard(home.lost_workers) == 0
     consistent()
 
 
@@ -259,9 +259,9 @@ async def test_a_worker_that_nobody_could_hear_is_watched_once_more(store: Store
     job = await active(store)
     await beat_steadily(store)
     assert await bury_the_dead(store) == 0
-    checked = int(db.get(home.checked))
+    checked = int(db.get(home.last_worker_check))
     age_worker(db, home, "w1", MINUTE)
-    db.set(home.checked, checked - MINUTE)
+    db.set(home.last_worker_check, checked - MINUTE)
 
     dead, next_ms, now_ms = await workers.find_dead(store, home, 10)
     assert dead == []
@@ -278,9 +278,9 @@ async def test_a_worker_that_stays_silent_after_an_outage_is_dead(store: Store, 
     await beat_steadily(store)
     await bury_the_dead(store)
     for recovered in (0, 1):
-        checked = int(db.get(home.checked))
+        checked = int(db.get(home.last_worker_check))
         age_worker(db, home, "w1", MINUTE)
-        db.set(home.checked, checked - MINUTE)
+        db.set(home.last_worker_check, checked - MINUTE)
         assert await bury_the_dead(store) == recovered
 
 
@@ -297,7 +297,7 @@ async def test_find_dead_tells_when_the_next_worker_may_die(store: Store) -> Non
 
 async def test_the_dead_are_found_in_pages(store: Store, db: Any) -> None:
     home = store.keys.shard_of_worker("w1")
-    db.zadd(home.lost, {f"lost{number}": number for number in range(3)})
+    db.zadd(home.lost_workers, {f"lost{number}": number for number in range(3)})
     await beat_steadily(store)
     age_worker(db, home, "w1", MINUTE)
 
@@ -377,7 +377,7 @@ async def test_what_a_worker_took_after_it_came_back_is_kept(
         age_job(db, shard_of(store), job.id, MINUTE)
     age_worker(db, home, "w1", MINUTE)
     [dead], _, _ = await workers.find_dead(store, home, 10)
-    db.zincrby(home.lost, -5 * SECOND, "w1")
+    db.zincrby(home.lost_workers, -5 * SECOND, "w1")
     dead = replace(dead, dead_ms=dead.dead_ms - 5 * SECOND)
     await beat(store, "w1", extended)
     taken = await active(store, visibility_timeout_ms=DAY)
@@ -386,7 +386,7 @@ async def test_what_a_worker_took_after_it_came_back_is_kept(
     await workers.bury(store, home, dead)
     states = [(await read_jobs.get(store, job.id)).state for job in (lost, extended, taken)]
     assert states == [State.AVAILABLE, State.ACTIVE, State.ACTIVE]
-    assert db.zcard(home.lost) == 0
+    assert db.zcard(home.lost_workers) == 0
     consistent()
 
 

@@ -46,10 +46,10 @@ Check = Callable[[], Census]
 async def look(store: Store, db: Any, workflow: WorkflowRecord, look_at: Step | None = None) -> int:
     """The scheduler comes by when the workflow has made no progress for long; ms to the next."""
     home = home_of(store, workflow)
-    if db.zscore(home.unfinished, workflow.id) is not None:
-        db.zadd(home.unfinished, {workflow.id: 1})
+    if db.zscore(home.running_workflows, workflow.id) is not None:
+        db.zadd(home.running_workflows, {workflow.id: 1})
     tick = await (look_at or workflows_step(store, 100))(home.index)
-    at = db.zscore(home.unfinished, workflow.id)
+    at = db.zscore(home.running_workflows, workflow.id)
     return -1 if at is None else int(at) - tick.now_ms
 
 
@@ -116,12 +116,12 @@ async def test_a_job_that_is_there_again_is_not_given_up(store: Store, db: Any) 
     workflow = await group(store, step())
     [job_id] = job_ids(workflow)
     shard = shard_of(store)
-    fields, place = db.hgetall(shard.job(job_id)), db.zscore(shard.available(QUEUE), job_id)
+    fields, place = db.hgetall(shard.job(job_id)), db.zscore(shard.queue_available(QUEUE), job_id)
     look_at = workflows_step(store, 100)
     forget_job(store, db, job_id)
     await look(store, db, workflow, look_at)
     db.hset(shard.job(job_id), mapping=fields)
-    db.zadd(shard.available(QUEUE), {job_id: place})
+    db.zadd(shard.queue_available(QUEUE), {job_id: place})
     await look(store, db, workflow, look_at)
 
     assert await run_one(store) == "step"
@@ -142,15 +142,15 @@ async def test_a_workflow_that_waits_is_looked_at_more_and_more_seldom(
     assert 3_600_000 <= pauses[2] < 3_700_000
     assert await step_states(store, workflow) == ["pending"]
     await run_one(store)
-    assert not db.exists(home.unfinished)
+    assert not db.exists(home.running_workflows)
 
 
 async def test_progress_puts_the_look_off(store: Store, db: Any) -> None:
     workflow = await group(store, step(), step())
     home = home_of(store, workflow)
-    db.zadd(home.unfinished, {workflow.id: 1})
+    db.zadd(home.running_workflows, {workflow.id: 1})
     await run_one(store)
-    assert db.zscore(home.unfinished, workflow.id) > 1_000_000
+    assert db.zscore(home.running_workflows, workflow.id) > 1_000_000
 
 
 @pytest.mark.parametrize("marks", ["qc", "q."])
@@ -211,11 +211,11 @@ async def test_a_malformed_workflow_keeps_no_other_waiting(
     home = home_of(store, stuck)
     advance._remembered.clear()
     db.hset(home.workflow(stuck.id), mapping=damage)
-    db.zadd(home.unfinished, {stuck.id: 0})
+    db.zadd(home.running_workflows, {stuck.id: 0})
     assert await look(store, db, free) == -1
 
     assert await state_of(store, free) == "completed"
-    assert int(db.zscore(home.unfinished, stuck.id)) > 0
+    assert int(db.zscore(home.running_workflows, stuck.id)) > 0
 
 
 async def test_a_job_is_missed_once_by_a_check_that_is_repeated(store: Store, db: Any) -> None:
@@ -229,13 +229,13 @@ async def test_a_job_is_missed_once_by_a_check_that_is_repeated(store: Store, db
             raise BackendUnavailable("no answer", outcome="not_applied")
         return False
 
-    db.zadd(home.unfinished, {workflow.id: 1})
+    db.zadd(home.running_workflows, {workflow.id: 1})
     unlucky = replace(store, redis=cast(Client, LossyClient(store.redis, fail)))
     with pytest.raises(BackendUnavailable):
         await check.check(unlucky, home, 9)
     states = []
     for _ in range(2):
-        db.zadd(home.unfinished, {workflow.id: 1})
+        db.zadd(home.running_workflows, {workflow.id: 1})
         await check.check(store, home, 9)
         states.append(await state_of(store, workflow))
     assert states == ["running", "failed"]

@@ -91,7 +91,7 @@ async def test_who_dies_after_an_enqueue_that_overtook_a_cancellation_leaves_not
         if await state_of(store, workflow) != "cancelled":
             await workflows.cancel(other_store, workflow.id)
         elif died:
-            left += db.zcard(store.keys.shard_of_id(following).available("next"))
+            left += db.zcard(store.keys.shard_of_id(following).queue_available("next"))
         await drain_all(store, db)
         assert await take(store, "next") == []
         assert_nothing_owed(store, db)

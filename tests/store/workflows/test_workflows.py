@@ -292,9 +292,9 @@ async def test_a_workflow_goes_when_its_retention_is_over(store: Store, db: Any)
     tick = await workflows.purge_ended(store, home, 10)
     assert tick.done == 0
     assert tick.next_ms is not None
-    db.zincrby(home.ended, -8 * DAY, workflow.id)
+    db.zincrby(home.ended_workflows, -8 * DAY, workflow.id)
     assert (await workflows.purge_ended(store, home, 10)).done == 1
-    for key in (home.workflow, home.definitions, home.results):
+    for key in (home.workflow, home.workflow_definitions, home.workflow_results):
         assert not db.exists(key(workflow.id))
     assert await workflows.list_workflows(store, limit=10) == ([], 0)
     with pytest.raises(NotFound):

@@ -10,7 +10,7 @@ local function owe(kind, payload)
     local number = add_to(OUTBOX, 'seq', 1, now)
     local entry = kind .. ' 0 ' .. payload
     redis.call('HSET', OUTBOX, number, entry)
-    set_deadline(OUT, string.format('%.0f', number), now + OUTBOX_GRACE_MS)
+    set_deadline(OUTBOX_DUE, string.format('%.0f', number), now + OUTBOX_GRACE_MS)
     effects[#effects + 1] = string.format('%.0f', number)
     effects[#effects + 1] = entry
 end

@@ -33,7 +33,7 @@ local function this_minute() return string.format('%.0f', math.floor(now / 60000
 local function note_minute(queue, had)
     local minute = this_minute()
     if had.minute == minute then return end
-    redis.call('HSET', minutes_key(queue), minute % 60, table.concat({minute, had.acked or 0,
+    redis.call('HSET', queue_minutes_key(queue), minute % 60, table.concat({minute, had.acked or 0,
         had.failed or 0, had.ran or 0, had.waited or 0}, ','))
     return minute
 end
@@ -41,11 +41,11 @@ end
 -- Where all were active that may be, there is room now (see gate.lua).
 local function tell_of_room(queue, limits, before, by)
     local most = limits and tonumber(string.match(limits, '^[^,]+'))
-    if most and before >= most and before + by < most then redis.call('SPUBLISH', WAKE, queue) end
+    if most and before >= most and before + by < most then redis.call('SPUBLISH', WAKE_CHANNEL, queue) end
 end
 
 local function settle_queue(queue, of)
-    local key, names, had, write = queue_key(queue), {'limits', 'minute'}, {}, {}
+    local key, names, had, write = queue_counters_key(queue), {'limits', 'minute'}, {}, {}
     for name in pairs(of) do names[#names + 1] = name end
     for i, value in ipairs(redis.call('HMGET', key, unpack(names))) do had[names[i]] = value end
     for name, by in pairs(of) do
@@ -65,7 +65,7 @@ end
 local function settle_counts()
     for queue, of in pairs(changes) do
         local field, by = next(of)
-        if by > 0 and next(of, field) == nil then add_to(queue_key(queue), field, by)
+        if by > 0 and next(of, field) == nil then add_to(queue_counters_key(queue), field, by)
         else settle_queue(queue, of) end
     end
 end

@@ -5,6 +5,6 @@ local NEAR_MS = 20000
 local function set_deadline(zset, id, at)
     redis.call('ZADD', zset, at, id)
     if at - now < NEAR_MS and redis.call('ZRANGE', zset, 0, 0)[1] == id then
-        redis.call('SPUBLISH', SCHED, string.format('%.0f', at))
+        redis.call('SPUBLISH', SCHEDULE_CHANNEL, string.format('%.0f', at))
     end
 end

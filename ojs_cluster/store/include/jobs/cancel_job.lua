@@ -1,7 +1,7 @@
 -- A job that is not terminal is cancelled: in no queue and under no deadline from now on.
 local function want_to_cancel(job)
-    want(queue_key(job[F.queue]))
-    if job[F.state] == 'available' then want(available_key(job[F.queue])) end
+    want(queue_counters_key(job[F.queue]))
+    if job[F.state] == 'available' then want(queue_available_key(job[F.queue])) end
 end
 
 local function cancel(id, key, job, keep_ms)

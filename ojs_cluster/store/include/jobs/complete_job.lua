@@ -1,7 +1,7 @@
 -- What an ack does to a job, alone or among many. '' for a worker or lease the caller did not name.
 local function look_at_ack(job)
-    want(queue_key(job[F.queue]))
-    want(minutes_key(job[F.queue]))
+    want(queue_counters_key(job[F.queue]))
+    want(queue_minutes_key(job[F.queue]))
 end
 
 -- The answer when there is nothing to do, nil when the job is to be completed. The holder repeating

@@ -44,7 +44,7 @@ end
 
 -- A job starts with the token it was granted.
 local function use_token(id, job)
-    take_out(GRANTED, id)
+    take_out(TOKEN_GRANTS, id)
     local number, timed = string.match(job[F.token], '^(%d+)(w?)')
     if timed == 'w' then owe('started', limit_of(job) .. ' ' .. id .. '/' .. number) end
 end

@@ -8,7 +8,7 @@ local function lease(id, job, worker, lease_id, asked_ms, usual_ms)
     redis.call('HSET', job_key(id), F.state, 'active', F.attempt, attempt, F.worker, worker,
         F.lease, lease_id, F.lease_ms, lease_ms, F.deadline, deadline, F.started, now)
     set_deadline(ACTIVE, id, deadline)
-    if job[F.timeout] then set_deadline(RUNNING, id, now + job[F.timeout]) end
+    if job[F.timeout] then set_deadline(EXECUTION_DEADLINES, id, now + job[F.timeout]) end
     emit('job.started', id, job, 'a', attempt, 'w', worker)
     return attempt, deadline, lease_ms
 end

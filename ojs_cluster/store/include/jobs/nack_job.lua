@@ -30,8 +30,8 @@ local function look_at_nacks(ending, most)
         if nack[HOW] == 'fail' then
             ends[#ends + 1] = {job, fate_of_nack(job, nack)}
         else
-            want(queue_key(job[F.queue]))
-            want(available_key(job[F.queue]))
+            want(queue_counters_key(job[F.queue]))
+            want(queue_available_key(job[F.queue]))
         end
     end
     look_at_ends(ends, most)

@@ -31,8 +31,8 @@ local function look_at_due(limit, whole)
             ids[#ids + 1] = id
             jobs[id] = job or false
             if job then
-                want(queue_key(job[F.queue]))
-                want(available_key(job[F.queue]))
+                want(queue_counters_key(job[F.queue]))
+                want(queue_available_key(job[F.queue]))
             end
         end
     end

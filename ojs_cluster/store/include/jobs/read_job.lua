@@ -5,8 +5,8 @@
 local function limit_of(job) return (string.match(job[F.limit], '^%S*')) end
 local function want_limit(job)
     local queue, key = job[F.queue] or '', limit_of(job)
-    for _, name in ipairs({held_key(queue), thirst_key(queue), unasked_key(queue, key),
-        asked_key(queue, key), GRANTED}) do want(name) end
+    for _, name in ipairs({queue_blocked_key(queue), token_demand_key(queue), token_unrequested_key(queue, key),
+        token_requested_key(queue, key), TOKEN_GRANTS}) do want(name) end
 end
 
 -- Reads a job. Returns the fields as a table and as HGETALL gave them, or nil and a reply:
@@ -23,7 +23,7 @@ local function checked(key, job, flat, deal)
     if job[F.deal] and job[F.deal] ~= deal then return nil, {'staged', job[F.deal]} end
     if not is_sound(job) or not is_state(job[F.state]) then return nil, {'malformed'} end
     -- What the job's end or the end of its lease would be owed to others: see effect.lua.
-    if job[F.workflow] or job[F.unique] or job[F.limit] then want(OUTBOX) want(OUT) end
+    if job[F.workflow] or job[F.unique] or job[F.limit] then want(OUTBOX) want(OUTBOX_DUE) end
     if job[F.limit] then want_limit(job) end
     job.flat = flat
     return job

@@ -28,8 +28,8 @@ local function close_limit(limit)
         at = math.min(at, limit_opens(limit) or at)
     end
     set_limit(limit, 'used', now)
-    redis.call('ZADD', LIMITS, 0, limit.key)
-    set_deadline(LOOKS, limit.key, at)
+    redis.call('ZADD', RATE_LIMITS, 0, limit.key)
+    set_deadline(RATE_LIMIT_CHECKS, limit.key, at)
     if #limit.answered > 0 then redis.call('ZREM', limit.la, unpack(limit.answered)) end
     if #limit.returned > 0 then redis.call('ZREM', limit.lh, unpack(limit.returned)) end
     return effects

@@ -32,7 +32,7 @@ local function look_at_waiting(queue, asks)
     for i = 1, #rows, 2 do
         local key, fresh = rows[i], tonumber(rows[i + 1]) < 0
         if most <= 0 or not fresh and not asks.full then break end
-        local unasked = unasked_key(queue.name, key)
+        local unasked = token_unrequested_key(queue.name, key)
         local best, jobs = redis.call('ZRANGE', unasked, 0, math.min(most, asks.each), 'WITHSCORES'), {}
         for j = 1, #best, 2 do
             local found = redis.call('HMGET', job_key(best[j]), F.limit, F.asks)
@@ -45,7 +45,7 @@ local function look_at_waiting(queue, asks)
         end
         keys[key] = {jobs = jobs, known = true, fresh = fresh}
         most = most - math.min(#jobs, asks.each)
-        for _, name in ipairs({unasked, asked_key(queue.name, key), GRANTED, OUTBOX, OUT}) do want(name) end
+        for _, name in ipairs({unasked, token_requested_key(queue.name, key), TOKEN_GRANTS, OUTBOX, OUTBOX_DUE}) do want(name) end
     end
 end
 

@@ -6,13 +6,13 @@ local function look_at_home(job)
     local key = limit_of(job)
     if homes[key] ~= nil then return homes[key] end
     homes[key] = false
-    if redis.call('EXISTS', limit_key(key)) == 0 then return end
+    if redis.call('EXISTS', rate_limit_key(key)) == 0 then return end
     local limit = load_limit(key)
     if not limit.fields.used then return end
     homes[key] = limit
     limit.free = redis.call('ZCARD', limit.la) == 0 and limit_room(limit, limit_meter(limit)) or 0
     limit.left = limit.free
-    for _, name in ipairs({limit.l, limit.lh, limit.la, LIMITS, LOOKS}) do want(name) end
+    for _, name in ipairs({limit.l, limit.lh, limit.la, RATE_LIMITS, RATE_LIMIT_CHECKS}) do want(name) end
     return limit
 end
 

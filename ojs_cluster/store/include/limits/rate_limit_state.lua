@@ -13,11 +13,11 @@ local LATER_MS = 5000 -- where only the end of another job makes room
 -- How long the state of a key is kept that nobody uses. Where there are nearly as many as there may be, others
 -- need the room more.
 local function keep_ms()
-    return redis.call('ZCARD', LIMITS) > CROWDED_KEYS and CROWDED_MS or KEEP_MS
+    return redis.call('ZCARD', RATE_LIMITS) > CROWDED_KEYS and CROWDED_MS or KEEP_MS
 end
 
 local function load_limit(key)
-    local limit = {key = key, l = limit_key(key), lh = holders_key(key), la = askers_key(key),
+    local limit = {key = key, l = rate_limit_key(key), lh = token_holders_key(key), la = token_requesters_key(key),
         fields = {}, answered = {}, returned = {}}
     local flat = redis.call('HGETALL', limit.l)
     for i = 1, #flat, 2 do limit.fields[flat[i]] = flat[i + 1] end

@@ -8,7 +8,7 @@ local function in_turn(queue)
         -- Those that the scan has met come in order.
         if state.known then table.sort(state.jobs, comes_first) end
         state.key, state.first = key, state.jobs[1]
-        state.asked = redis.call('ZCARD', asked_key(queue.name, key))
+        state.asked = redis.call('ZCARD', token_requested_key(queue.name, key))
         if state.first then table.insert(order, state)
         else
             take_out(queue.thirst, key)
@@ -29,7 +29,7 @@ local function ask_for_tokens(queue, asks, starts, bound)
     local order, gone = in_turn(queue)
     local owed, most = {}, (asks.full or starts == 0) and starts or asks.most
     for _, state in ipairs(order) do
-        local unasked, asked = unasked_key(queue.name, state.key), asked_key(queue.name, state.key)
+        local unasked, asked = token_unrequested_key(queue.name, state.key), token_requested_key(queue.name, state.key)
         local following, each = nil, (asks.full or state.asked == 0) and asks.each or 0
         -- Better ones of the key may wait that were not looked at.
         local more = not state.known and redis.call('ZSCORE', queue.thirst, state.key)
@@ -39,7 +39,7 @@ local function ask_for_tokens(queue, asks, starts, bound)
                 state.asked, each, most = state.asked + 1, each - 1, most - 1
                 redis.call('HSET', job_key(job.id), F.asks, number, F.asked, number)
                 put_in(asked, job.score, job.id)
-                put_in(GRANTED, now + ASK_AGAIN_MS, job.id)
+                put_in(TOKEN_GRANTS, now + ASK_AGAIN_MS, job.id)
                 if job.old then take_out(unasked, job.id) end
                 if not owed[job.limit] then table.insert(owed, job.limit) end
                 owed[job.limit] = (owed[job.limit] or '') .. ' ' .. job.id .. '/' .. number

@@ -5,7 +5,7 @@ local graves = {}
 
 -- Looks at those that may have to leave when up to `coming` jobs of the queue die.
 local function look_at_graves(queue, coming, most)
-    local key = dead_key(queue)
+    local key = queue_dead_key(queue)
     want(key)
     look()
     local there = redis.call('ZCARD', key)
@@ -24,7 +24,7 @@ end
 
 -- A job that has just died joins the list.
 local function bury(id, job, most)
-    local key, list = dead_key(job[F.queue]), graves[job[F.queue]]
+    local key, list = queue_dead_key(job[F.queue]), graves[job[F.queue]]
     redis.call('ZADD', DEAD, now, id)
     redis.call('ZADD', key, now, id)
     list.there = list.there + 1
@@ -45,8 +45,8 @@ local function look_at_ends(ends, most)
     local deaths = {}
     for _, pair in ipairs(ends) do
         local queue = pair[1][F.queue]
-        want(queue_key(queue))
-        want(minutes_key(queue))
+        want(queue_counters_key(queue))
+        want(queue_minutes_key(queue))
         if pair[2] == 'dead_letter' then deaths[queue] = (deaths[queue] or 0) + 1 end
     end
     look()

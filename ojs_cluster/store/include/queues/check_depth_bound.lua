@@ -2,7 +2,7 @@
 -- a token included, scheduled, retryable and pending. An operator's bound is in c: (`bound`, 0 for none) and holds
 -- over that of the server. Each partition takes its share, rounded up.
 local function depth_of(queue, zset, counted)
-    local depth = redis.call('ZCARD', zset) + redis.call('ZCARD', held_key(queue))
+    local depth = redis.call('ZCARD', zset) + redis.call('ZCARD', queue_blocked_key(queue))
     for _, n in ipairs(counted) do depth = depth + (tonumber(n) or 0) end
     return depth
 end

@@ -3,7 +3,7 @@
 -- (store/queues/registry.py). `listed`: that is so only when the queue's hash had gone.
 local enlisted = {}
 local function enlist(queue, listed)
-    local gone = redis.call('HSETNX', queue_key(queue), 'created', now) == 1
+    local gone = redis.call('HSETNX', queue_counters_key(queue), 'created', now) == 1
     if enlisted[queue] or listed and not gone then return end
     enlisted[queue] = true
     owe('queue', queue)

@@ -5,12 +5,12 @@
 --@include long_lists priority_base
 local function make_available(id, job, front)
     local queue = job[F.queue]
-    local place = front and 0 or add_to(queue_key(queue), 'seq', 1, now)
-    local zset = available_key(queue)
+    local place = front and 0 or add_to(queue_counters_key(queue), 'seq', 1, now)
+    local zset = queue_available_key(queue)
     redis.call('ZADD', zset, band_of(job[F.priority] or 0) + place, id)
     -- Waiters are woken only when the queue stops being empty: each one that gets a job wakes
     -- the next, so a busy queue publishes nothing.
-    if redis.call('ZCARD', zset) == 1 then redis.call('SPUBLISH', WAKE, queue) end
+    if redis.call('ZCARD', zset) == 1 then redis.call('SPUBLISH', WAKE_CHANNEL, queue) end
     if job[F.expires] then set_deadline(EXPIRING, id, tonumber(job[F.expires])) end
 end
 
@@ -30,11 +30,11 @@ end
 
 local function settle_arrivals()
     for queue, list in pairs(arriving) do
-        local zset, arrived = available_key(queue), #list / 2
-        local place = add_to(queue_key(queue), 'seq', arrived, now) - arrived
+        local zset, arrived = queue_available_key(queue), #list / 2
+        local place = add_to(queue_counters_key(queue), 'seq', arrived, now) - arrived
         for i = 1, #list, 2 do list[i] = list[i] + place + (i + 1) / 2 end
         call_in_slices('ZADD', zset, list)
-        if redis.call('ZCARD', zset) == arrived then redis.call('SPUBLISH', WAKE, queue) end
+        if redis.call('ZCARD', zset) == arrived then redis.call('SPUBLISH', WAKE_CHANNEL, queue) end
     end
     arriving = {}
 end

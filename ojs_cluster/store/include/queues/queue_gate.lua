@@ -43,5 +43,5 @@ local function pass_gate(key, queue, gate, n)
     for _, value in ipairs(declared_again(gate)) do fields[#fields + 1] = value end
     if #fields > 0 then redis.call('HSET', key, unpack(fields)) end
     local at = opens(gate.meter)
-    if at then set_deadline(OPENING, queue, at) end
+    if at then set_deadline(EXHAUSTED_QUEUES, queue, at) end
 end

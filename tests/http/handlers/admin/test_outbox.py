@@ -56,14 +56,14 @@ def api(any_api: Api, store: Store) -> Api:
 
 def owe(db: Any, shard: Shard, number: int, payload: str, kind: str = "poison") -> None:
     db.hset(shard.outbox, str(number), f"{kind} 0 {payload}")
-    db.zadd(shard.out, {str(number): 1})
+    db.zadd(shard.outbox_due, {str(number): 1})
 
 
 async def try_all(store: Store, db: Any, shard: Shard, times: int) -> None:
     """Let the time of every entry come, several times."""
     for _ in range(times):
-        for number in db.zrange(shard.out, 0, -1):
-            db.zadd(shard.out, {number: 1})
+        for number in db.zrange(shard.outbox_due, 0, -1):
+            db.zadd(shard.outbox_due, {number: 1})
         await drain(store, shard, 100)
 
 
@@ -81,8 +81,8 @@ async def test_a_poison_effect_is_parked_and_blocks_no_other(
         tries: list[float] = []
         for _ in range(ATTEMPTS - 2):
             await try_all(store, db, shard, 1)
-            tries += db.zmscore(shard.out, ["1"])
-        assert db.zcard(shard.parked) == 0
+            tries += db.zmscore(shard.outbox_due, ["1"])
+        assert db.zcard(shard.outbox_dead_letters) == 0
         seconds, micros = db.time()
         assert tries == sorted(tries)
         assert tries[-1] <= seconds * 1000 + micros // 1000 + LONGEST_PAUSE_MS
@@ -124,7 +124,11 @@ async def test_what_is_retried_has_all_its_attempts_and_leaves_nothing(
         await try_all(store, db, shard, 1)
 
         assert (await api.get(OUTBOX)).json["entries"] == []
-        assert not db.exists(shard.outbox) + db.exists(shard.out) + db.exists(shard.parked)
+        assert (
+            not db.exists(shard.outbox)
+            + db.exists(shard.outbox_due)
+            + db.exists(shard.outbox_dead_letters)
+        )
 
 
 async def test_a_page_ends_where_the_next_begins(api: Api, store: Store, backend: Embedded) -> None:
@@ -134,7 +138,7 @@ async def test_a_page_ends_where_the_next_begins(api: Api, store: Store, backend
             shard = store.keys.shard(index)
             for number in range(1, 8):
                 db.hset(shard.outbox, str(number), f"poison {ATTEMPTS} p{number}")
-                db.zadd(shard.parked, {str(number): 1000 + number // 4})
+                db.zadd(shard.outbox_dead_letters, {str(number): 1000 + number // 4})
                 wanted.append(f"{index}-{number}")
     seen: list[str] = []
     cursor = ""
