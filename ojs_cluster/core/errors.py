@@ -1,7 +1,7 @@
 """Every failure a caller of this server can be told about.
 
 The classes say *what went wrong*; how that looks on the wire (status, code, catalog number, hint)
-is one table at the HTTP floor. Keeping statuses out of here lets the store and the scheduler raise
+is one table at the HTTP layer. Keeping statuses out of here lets the store and the scheduler raise
 the same errors without knowing that HTTP exists.
 """
 

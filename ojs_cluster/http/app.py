@@ -33,7 +33,7 @@ _HEALTH_KEPT_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """Settings of the HTTP floor. Sizes are bytes, times are what their suffix says.
+    """Settings of the HTTP layer. Sizes are bytes, times are what their suffix says.
 
     ``max_head`` bounds the request line and the headers together. ``max_body`` bounds every body
     but a batch's. It is above the envelope's own limit of 1 MiB on purpose: an envelope a little

@@ -31,7 +31,7 @@ def test_empty_environment_gives_the_defaults() -> None:
     assert settings.access.keys == ()
 
 
-def test_defaults_agree_with_those_of_the_floors_below() -> None:
+def test_defaults_agree_with_those_of_the_lower_layers() -> None:
     settings = load({})
     assert settings.store == type(settings.store)()
     assert settings.scheduler == SchedulerSettings()

@@ -1,7 +1,7 @@
 """Settings from environment variables: one table, every mistake reported at once.
 
 `VARIABLES` is the only list of what can be set; parsing, `ojs-cluster config`, the documentation
-and its test all read it. Nothing below this floor reads the environment: each part of the program
+and its test all read it. Nothing below this layer reads the environment: each part of the program
 gets the frozen dataclass of its own section.
 
 An empty value counts as unset, because `OJS_API_KEY=${KEY:-}` in a compose file means "none".

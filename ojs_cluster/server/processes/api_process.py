@@ -192,7 +192,7 @@ def connection_limits(listen: ListenSettings) -> ConnectionLimits:
 
 
 def http_settings(settings: Settings) -> HttpSettings:
-    """Give the HTTP floor its part of the configuration."""
+    """Give the HTTP layer its part of the configuration."""
     access, limits = settings.access, settings.limits
     return HttpSettings(
         test_hooks=access.test_hooks,

@@ -1,4 +1,4 @@
-"""Imports only go down (docs/architecture.md, Floors)."""
+"""Imports only point to the same or a lower layer (docs/architecture.md, Layers)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ojs_cluster.store.scripts import read_transitions
 
 ROOT = Path(__file__).parent.parent
 
-FLOORS = {
+LAYERS = {
     "ojs_cluster.core": 1,
     "ojs_cluster.redis": 2,
     "ojs_cluster.keys": 2,
@@ -25,11 +25,11 @@ FLOORS = {
 }
 
 
-def floor_of(module: str) -> int | None:
-    """The floor a module of this project stands on; None for others and for the bare package."""
-    for prefix, floor in FLOORS.items():
+def layer_of(module: str) -> int | None:
+    """Return the layer of a module; None outside of this project and for the bare package."""
+    for prefix, layer in LAYERS.items():
         if module == prefix or module.startswith(prefix + "."):
-            return floor
+            return layer
     return None
 
 
@@ -47,31 +47,31 @@ def imports_of(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative imports hide the floor"
+            assert node.level == 0, f"{path}: relative imports hide the layer"
             found.add(str(node.module))
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
     return found
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_imports_only_go_down(path: Path) -> None:
+def test_no_import_points_to_a_higher_layer(path: Path) -> None:
     name = name_of(path)
     if name == "ojs_cluster":
         return
-    own = floor_of(name)
-    assert own is not None, f"{name} stands on no floor: add it to the table"
+    own = layer_of(name)
+    assert own is not None, f"{name} is in no layer: add it to LAYERS"
     for target in imports_of(path):
-        floor = floor_of(target)
-        if floor is None:
+        layer = layer_of(target)
+        if layer is None:
             continue
-        assert floor <= own, f"{name} (floor {own}) imports {target} (floor {floor})"
+        assert layer <= own, f"{name} (layer {own}) imports {target} (layer {layer})"
         sides = {name.split(".")[0] == "scheduler", target.split(".")[0] == "scheduler"}
-        if own == floor == 4:
+        if own == layer == 4:
             assert len(sides) == 1, f"{name} imports {target}: http and scheduler stay apart"
 
 
 def imported(path: Path, known: set[str]) -> set[str]:
-    """The modules among ``known`` that a module imports itself, for type checkers included."""
+    """Return the modules among ``known`` that a module imports, also those under TYPE_CHECKING."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -82,13 +82,13 @@ def imported(path: Path, known: set[str]) -> set[str]:
     return (found & known) - {name_of(path)}
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_there_is_no_import_cycle() -> None:
     paths = {name_of(path): path for path in modules()}
     graph = {name: imported(path, set(paths)) for name, path in paths.items()}
     graphlib.TopologicalSorter(graph).prepare()  # its error names the modules of a cycle
 
 
-def test_every_script_says_what_it_does_at_maxmemory() -> None:
+def test_every_script_has_a_memory_line() -> None:
     silent = [
         name
         for name, text in read_transitions().items()
