@@ -18,7 +18,7 @@
 #
 # While all is well, replicas move to masters on other hosts, and mastership from a host that has two
 # to one that has none. When a master is gone for good, with its pod, its replica takes over. What is
-# decided, and when, is in meet.awk and docs/adr/036-masters-that-are-gone-for-good.md.
+# decided, and when, is in meet.awk and docs/adr/036-takeover-from-lost-masters.md.
 
 set -u
 if [ -n "${OJS_REDIS_PASSWORD:-}" ]; then
