@@ -191,7 +191,7 @@ def _key_new(args: argparse.Namespace, _environ: Mapping[str, str]) -> int:
 
 
 def _config(_args: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    from ojs_cluster.server.read_keys import key_file_problems
+    from ojs_cluster.server.read_api_keys import key_file_problems
 
     print(report(environ))
     settings = load(environ)

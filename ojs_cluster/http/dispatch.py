@@ -43,7 +43,7 @@ from ojs_cluster.http.request_ids import new_request_id
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import ROUTES, router_for
 from ojs_cluster.redis.deadline import Deadline, begin
-from ojs_cluster.redis.taskless import own_task
+from ojs_cluster.redis.driven_coroutines import own_task
 
 log = logging.getLogger("ojs.http")
 

@@ -6,8 +6,8 @@ from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, Inv
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.router import Route
+from ojs_cluster.redis.driven_coroutines import own_task
 from ojs_cluster.redis.durability import Durability, confirming
-from ojs_cluster.redis.taskless import own_task
 
 HEADER = "ojs-durability"
 

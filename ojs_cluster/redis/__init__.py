@@ -9,10 +9,10 @@ from ojs_cluster.redis.errors import (
     RedisReplyError,
     ReplyTooLarge,
 )
+from ojs_cluster.redis.reply_waiters import Reply
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import Address, ClientSettings, TlsSettings
 from ojs_cluster.redis.topology import SLOTS, SlotRange, Topology
-from ojs_cluster.redis.waiters import Reply
 
 __all__ = [
     "SLOTS",

@@ -15,10 +15,11 @@ from typing import Final
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, OutOfTime
-from ojs_cluster.redis.attempts import Attempts
-from ojs_cluster.redis.committer import Unconfirmed
+from ojs_cluster.redis.acl_errors import explained
+from ojs_cluster.redis.call_retry import Attempts
 from ojs_cluster.redis.connection import Arg, pack
 from ojs_cluster.redis.deadline import present
+from ojs_cluster.redis.driven_coroutines import own_task
 from ojs_cluster.redis.durability import Durability, wanted
 from ojs_cluster.redis.errors import (
     BUSY_CODES,
@@ -30,16 +31,15 @@ from ojs_cluster.redis.errors import (
     Signal,
     stopped_by_moving_slot,
 )
-from ojs_cluster.redis.link import Link
-from ojs_cluster.redis.packing import PackedKeys, pack_call
+from ojs_cluster.redis.group_commit import Unconfirmed
+from ojs_cluster.redis.node_link import Link
+from ojs_cluster.redis.packed_calls import PackedKeys, pack_call
 from ojs_cluster.redis.pubsub import PubSub
-from ojs_cluster.redis.rights import explained
+from ojs_cluster.redis.reply_waiters import Answer, Reply
 from ojs_cluster.redis.router import Router
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import Address, ClientSettings
-from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.redis.topology import Topology, parse_redirect
-from ojs_cluster.redis.waiters import Answer, Reply
 
 
 class _NoAnswer:

@@ -26,10 +26,10 @@ import trio
 from outcome import Value
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
+from ojs_cluster.redis.driven_coroutines import ADOPTED, park, taskless
 from ojs_cluster.redis.errors import Lost, NotSent, RedisReplyError, TooLarge
-from ojs_cluster.redis.taskless import ADOPTED, park, taskless
+from ojs_cluster.redis.reply_waiters import Answer, Clock, DrivenWaiter, Held, Waiter
 from ojs_cluster.redis.transport import Transport
-from ojs_cluster.redis.waiters import Answer, Clock, DrivenWaiter, Held, Waiter
 
 Arg = bytes | str | int | float
 

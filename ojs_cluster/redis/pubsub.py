@@ -14,9 +14,9 @@ from collections.abc import Callable
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis.acl_errors import explained
 from ojs_cluster.redis.errors import BUSY_CODES, RedisReplyError
-from ojs_cluster.redis.feed import Feed, State, Subscription
-from ojs_cluster.redis.rights import explained
+from ojs_cluster.redis.pubsub_connection import Feed, State, Subscription
 from ojs_cluster.redis.router import Router
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.redis.topology import parse_redirect

@@ -16,7 +16,7 @@ from functools import partial
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.committer import CommitPlan
+from ojs_cluster.redis.acl_errors import MissingRight, explained
 from ojs_cluster.redis.connection import Channel
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.errors import (
@@ -25,8 +25,9 @@ from ojs_cluster.redis.errors import (
     NoSuchDatabase,
     RedisReplyError,
 )
-from ojs_cluster.redis.link import Link
-from ojs_cluster.redis.rights import MissingRight, explained
+from ojs_cluster.redis.group_commit import CommitPlan
+from ojs_cluster.redis.node_link import Link
+from ojs_cluster.redis.reply_waiters import Answer, Clock
 from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.topology import (
     CLUSTER_SLOTS,
@@ -38,7 +39,6 @@ from ojs_cluster.redis.topology import (
     parse_cluster_slots,
     standalone,
 )
-from ojs_cluster.redis.waiters import Answer, Clock
 
 log = logging.getLogger("ojs.redis")
 

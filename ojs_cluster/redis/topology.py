@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ojs_cluster.redis.connection import pack
+from ojs_cluster.redis.reply_waiters import Reply
 from ojs_cluster.redis.settings import Address
-from ojs_cluster.redis.waiters import Reply
 
 SLOTS = 16384
 # CLUSTER SLOTS rather than SHARDS: both exist everywhere, but only SLOTS answers with the port

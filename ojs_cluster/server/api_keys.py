@@ -20,7 +20,7 @@ from ojs_cluster.core.access.scopes import Keyring, changed_names
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.auth import Access
 from ojs_cluster.server.config.settings import AccessSettings
-from ojs_cluster.server.read_keys import read_keys
+from ojs_cluster.server.read_api_keys import read_keys
 from ojs_cluster.server.tls import file_version
 
 log = logging.getLogger("ojs.http")

@@ -16,9 +16,9 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import deadline
+from ojs_cluster.redis.driven_coroutines import own_task, taskless
 from ojs_cluster.redis.durability import Durability, confirming
 from ojs_cluster.redis.errors import RedisReplyError
-from ojs_cluster.redis.taskless import own_task, taskless
 
 log = logging.getLogger("ojs.store")
 

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import trio
 
 from ojs_cluster.core.errors import OutOfTime
-from ojs_cluster.redis.taskless import own_task
+from ojs_cluster.redis.driven_coroutines import own_task
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from ojs_cluster.redis.taskless import own_task
+from ojs_cluster.redis.driven_coroutines import own_task
 
 T = TypeVar("T")
 

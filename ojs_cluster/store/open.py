@@ -15,8 +15,8 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.jobs.ids import OrderedIds
 from ojs_cluster.keys import Keyspace
+from ojs_cluster.redis.acl_errors import MissingRight
 from ojs_cluster.redis.client import open_client
-from ojs_cluster.redis.rights import MissingRight
 from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.store.background import Background
 from ojs_cluster.store.context import Store

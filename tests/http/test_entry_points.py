@@ -16,7 +16,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from ojs_cluster.http.app import App
-from ojs_cluster.redis.taskless import own_task
+from ojs_cluster.redis.driven_coroutines import own_task
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.fetch.long_poll import fetch_or_wait
 from tests.http.api import OJS_TYPE, Api, Stream, dial, doors, open_app, serving, until

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from ojs_cluster.redis.acl_errors import MissingRight
 from ojs_cluster.redis.durability import Durability
-from ojs_cluster.redis.rights import MissingRight
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.open import open_store

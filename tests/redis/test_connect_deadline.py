@@ -9,11 +9,11 @@ import trio
 from trio.testing import MockClock
 
 from ojs_cluster.redis import Address, ClientSettings
-from ojs_cluster.redis import link as link_module
-from ojs_cluster.redis.feed import Feed
-from ojs_cluster.redis.link import Link
+from ojs_cluster.redis import node_link as link_module
+from ojs_cluster.redis.node_link import Link
+from ojs_cluster.redis.pubsub_connection import Feed
+from ojs_cluster.redis.reply_waiters import Clock
 from ojs_cluster.redis.transport import Transport
-from ojs_cluster.redis.waiters import Clock
 from tests.redis.test_connection import Wire
 
 ADDRESS = Address("node", 7000)

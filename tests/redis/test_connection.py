@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ojs_cluster.redis.connection import BURST, Connection, pack
 from ojs_cluster.redis.errors import Lost, NotSent, RedisReplyError, Signal, TooLarge
-from ojs_cluster.redis.waiters import Answer, Clock
+from ojs_cluster.redis.reply_waiters import Answer, Clock
 
 
 class Wire:

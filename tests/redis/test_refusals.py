@@ -18,10 +18,10 @@ from ojs_cluster.redis import (
     RedisReplyError,
     open_client,
 )
-from ojs_cluster.redis.attempts import Attempts
+from ojs_cluster.redis.acl_errors import MissingRight
+from ojs_cluster.redis.call_retry import Attempts
 from ojs_cluster.redis.errors import Lost
-from ojs_cluster.redis.link import check_refusal
-from ojs_cluster.redis.rights import MissingRight
+from ojs_cluster.redis.node_link import check_refusal
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import key_on, settings_for, silent_listener, slot_of
 from tests.support.servers import own_server

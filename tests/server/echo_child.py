@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from ojs_cluster.server.http.http_server import drain_times, hypercorn_config, serve
-from ojs_cluster.server.processes.child import Child, Refused, run_child
+from ojs_cluster.server.processes.child_process import Child, Refused, run_child
 
 BIG = 64 * 1024 * 1024
 

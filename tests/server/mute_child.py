@@ -9,7 +9,7 @@ import os
 import sys
 import time
 
-from ojs_cluster.server.processes.child import Child, run_child
+from ojs_cluster.server.processes.child_process import Child, run_child
 
 
 async def work(child: Child) -> None:

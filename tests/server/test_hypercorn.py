@@ -20,7 +20,7 @@ from hypercorn.utils import wrap_app
 from ojs_cluster.server.config.load import load
 from ojs_cluster.server.http.http_server import Resumed, ResumedTls
 from ojs_cluster.server.tls import make_context
-from tests.server.test_unread import requests
+from tests.server.test_send_timeouts import requests
 from tests.support.certificates import Certificates
 
 USED_OF_A_STREAM = {"socket", "receive_some", "send_all", "send_eof", "aclose"}

@@ -13,7 +13,7 @@ import pytest
 
 from ojs_cluster.server.config.load import load
 from ojs_cluster.server.logs import configure_logging
-from ojs_cluster.server.read_keys import read_keys
+from ojs_cluster.server.read_api_keys import read_keys
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.server.programs import program
+from tests.server.test_send_timeouts import requests
 from tests.server.test_serve import CLI, OPEN, serve
-from tests.server.test_unread import requests
 from tests.support.certificates import Certificates
 
 

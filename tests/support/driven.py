@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from ojs_cluster.redis.taskless import ADOPTED, MOVE, PARKED, Driven, taskless
+from ojs_cluster.redis.driven_coroutines import ADOPTED, MOVE, PARKED, Driven, taskless
 
 T = TypeVar("T")
 

@@ -29,7 +29,7 @@ from ojs_cluster.http.fast_lane.routes import is_fast
 from ojs_cluster.http.fast_lane.transport import has_ended
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.redis.deadline import Deadline
-from ojs_cluster.redis.taskless import ADOPTED, MOVE, PARKED, Driven, taskless
+from ojs_cluster.redis.driven_coroutines import ADOPTED, MOVE, PARKED, Driven, taskless
 
 _READ_BYTES: Final = 65_536
 _AT_ONCE: Final = 8

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 import trio
 
-from ojs_cluster.redis.taskless import taskless
+from ojs_cluster.redis.driven_coroutines import taskless
 
 _MOST: Final = 64
 """Connections that one turn serves: about a millisecond. The others have the next one."""

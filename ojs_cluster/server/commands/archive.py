@@ -19,7 +19,7 @@ from ojs_cluster import __version__
 from ojs_cluster.core.errors import BackendUnavailable, OJSError
 from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, RedisReplyError
 from ojs_cluster.server.config.load import EXIT_CONFIG, Settings
-from ojs_cluster.server.processes.child import leaves
+from ojs_cluster.server.processes.child_process import leaves
 from ojs_cluster.store.archive import import_archive
 from ojs_cluster.store.archive.archive import VERSION, parse
 from ojs_cluster.store.archive.archive_results import restore_results

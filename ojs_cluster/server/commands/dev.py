@@ -16,7 +16,7 @@ from pathlib import Path
 
 import trio
 
-from ojs_cluster.redis.link import Backoff
+from ojs_cluster.redis.node_link import Backoff
 from ojs_cluster.server.commands.serve import (
     SCHEDULER_MODULE,
     api_specs,

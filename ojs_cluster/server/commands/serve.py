@@ -20,7 +20,7 @@ from ojs_cluster.server.http.listener import open_listener
 from ojs_cluster.server.interpreter import COST, runs_on_slow_build
 from ojs_cluster.server.logs import configure_logging
 from ojs_cluster.server.processes.supervisor import ChildSpec, Supervisor
-from ojs_cluster.server.read_keys import key_file_problems
+from ojs_cluster.server.read_api_keys import key_file_problems
 from ojs_cluster.server.tls import TlsFilesError, make_context
 
 log = logging.getLogger("ojs.server")

@@ -34,7 +34,7 @@ from ojs_cluster.server.embedded.binaries import (
 from ojs_cluster.server.embedded.node import HOST, EmbeddedError, Node
 from ojs_cluster.server.embedded.ports import reserve, reserve_any
 from ojs_cluster.server.private_files import private
-from ojs_cluster.server.processes.children import spawn
+from ojs_cluster.server.processes.process_spawner import spawn
 
 __all__ = [
     "CHOICES",

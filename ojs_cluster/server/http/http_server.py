@@ -35,8 +35,8 @@ from ojs_cluster.server.http.hypercorn_connection import (
     Admits,
     BoundedServer,
 )
-from ojs_cluster.server.http.unread import Patience, Reader
-from ojs_cluster.server.processes.child import leaves
+from ojs_cluster.server.http.send_timeouts import Patience, Reader
+from ojs_cluster.server.processes.child_process import leaves
 from ojs_cluster.server.tls import Tls, TlsStream
 
 log = logging.getLogger("ojs.http")

@@ -36,8 +36,8 @@ from ojs_cluster.server.config.load import Settings
 from ojs_cluster.server.config.settings import ListenSettings
 from ojs_cluster.server.http.connections import ConnectionLimits, connections_possible
 from ojs_cluster.server.http.http_server import drain_times, hypercorn_config, lifespan, serve
-from ojs_cluster.server.processes.child import Child, run_child
-from ojs_cluster.server.processes.opening import open_patiently
+from ojs_cluster.server.processes.child_process import Child, run_child
+from ojs_cluster.server.processes.store_opening import open_patiently
 from ojs_cluster.server.telemetry import tracing
 from ojs_cluster.server.tls import Tls
 from ojs_cluster.store.fetch.long_poll import Waiters

@@ -15,7 +15,7 @@ from ojs_cluster.server.audit import make_audit
 from ojs_cluster.server.commands.serve import start_logging, warn
 from ojs_cluster.server.config.load import EXIT_CONFIG, Settings
 from ojs_cluster.server.http.scheduler_http import Door
-from ojs_cluster.server.processes.child import (
+from ojs_cluster.server.processes.child_process import (
     Child,
     Refused,
     heed_stop_signals,
@@ -23,7 +23,7 @@ from ojs_cluster.server.processes.child import (
     leaves,
     run_child,
 )
-from ojs_cluster.server.processes.opening import open_patiently
+from ojs_cluster.server.processes.store_opening import open_patiently
 from scheduler.main import run_scheduler
 from scheduler.stats import Stats
 
@@ -34,9 +34,7 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
     """Be one of the schedulers until `stop` is set; then hand the lease over and return.
 
     Raises:
-        ojs_cluster.server.processes.child.Refused: the data in Redis cannot be used as configured,
-        or the
-            scheduler's port is taken.
+        Refused: the data in Redis cannot be used as configured, or the scheduler's port is taken.
     """
     stats = Stats()
     traffic = Traffic()

@@ -25,7 +25,7 @@ from ojs_cluster.core.raw_json import join, object_members
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
-from ojs_cluster.redis.taskless import own_task
+from ojs_cluster.redis.driven_coroutines import own_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import claimed_ids
 from ojs_cluster.store.enqueue.aliases import (

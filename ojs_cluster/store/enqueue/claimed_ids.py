@@ -29,7 +29,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, OJSError
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.taskless import own_task
+from ojs_cluster.redis.driven_coroutines import own_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.aliases import (
     AliasClaims,

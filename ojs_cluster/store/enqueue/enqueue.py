@@ -32,7 +32,7 @@ from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.taskless import own_task
+from ojs_cluster.redis.driven_coroutines import own_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import batch, claimed_ids
 from ojs_cluster.store.enqueue.aliases import (

@@ -11,9 +11,9 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import share_of
+from ojs_cluster.redis.driven_coroutines import Shielded, own_task, taskless
 from ojs_cluster.redis.errors import ReplyTooLarge
-from ojs_cluster.redis.packing import PackedKeys
-from ojs_cluster.redis.taskless import Shielded, own_task, taskless
+from ojs_cluster.redis.packed_calls import PackedKeys
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch.lease_ids import new_prefix, shard_of_lease
 from ojs_cluster.store.fetch.partition_fetch import ask_partitions

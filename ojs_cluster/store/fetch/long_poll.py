@@ -16,7 +16,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import extend
-from ojs_cluster.redis.taskless import own_task
+from ojs_cluster.redis.driven_coroutines import own_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.fetch.fetch import Quiet, fetch_unless_quiet

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
+from ojs_cluster.redis.acl_errors import is_about_rights, line, rule_of
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.errors import RedisReplyError
-from ojs_cluster.redis.rights import is_about_rights, line, rule_of
 from ojs_cluster.store.fanout import over_shards
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
+from ojs_cluster.redis.driven_coroutines import own_task
 from ojs_cluster.redis.durability import doubtful
-from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.sweeps.sweep_result import Tick

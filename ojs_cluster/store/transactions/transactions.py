@@ -34,8 +34,8 @@ import msgspec
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError, Outcome
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
+from ojs_cluster.redis.driven_coroutines import own_task
 from ojs_cluster.redis.durability import doubtful
-from ojs_cluster.redis.taskless import own_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.placement import Placed, command, follow_up, read_back, written
 from ojs_cluster.store.fanout import over_shards

@@ -14,7 +14,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, OJSError
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.taskless import own_task
+from ojs_cluster.redis.driven_coroutines import own_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.fetch.lease_ids import shard_of_lease

@@ -23,7 +23,7 @@ from ojs_cluster.redis.errors import (
     NoSuchDatabase,
     RedisReplyError,
 )
-from ojs_cluster.redis.link import (
+from ojs_cluster.redis.node_link import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
     STABLE_S,

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import trio
 
-from ojs_cluster.redis.committer import CommitPlan, Committer
 from ojs_cluster.redis.connection import Arg, Channel, Connection, pack
 from ojs_cluster.redis.errors import (
     CREDENTIAL_CODES,
@@ -24,9 +23,10 @@ from ojs_cluster.redis.errors import (
     RedisReplyError,
     Signal,
 )
+from ojs_cluster.redis.group_commit import CommitPlan, Committer
+from ojs_cluster.redis.reply_waiters import Clock
 from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.transport import Transport, open_transport
-from ojs_cluster.redis.waiters import Clock
 
 log = logging.getLogger("ojs.redis")
 

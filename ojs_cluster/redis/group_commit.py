@@ -24,7 +24,7 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 from ojs_cluster.redis.connection import Arg, Connection, pack
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.errors import Lost, NotSent, RedisReplyError, Signal
-from ojs_cluster.redis.waiters import Answer, Held, Reply
+from ojs_cluster.redis.reply_waiters import Answer, Held, Reply
 
 MARKS_TRIED: Final = 4
 _MARK_WHEN_FULL: Final = b"#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], '1')"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, Outcome, WritesRefused
-from ojs_cluster.redis.committer import Unconfirmed
 from ojs_cluster.redis.durability import present_request
 from ojs_cluster.redis.errors import Lost, RedisReplyError, ReplyTooLarge, Signal, TooLarge
-from ojs_cluster.redis.link import Backoff
-from ojs_cluster.redis.waiters import Reply
+from ojs_cluster.redis.group_commit import Unconfirmed
+from ojs_cluster.redis.node_link import Backoff
+from ojs_cluster.redis.reply_waiters import Reply
 
 RETRY_FIRST_S = 0.005
 RETRY_MAX_S = 0.1

@@ -18,7 +18,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from ojs_cluster.server.config.load import load
 from ojs_cluster.server.http.http_server import DrainTimes, hypercorn_config, serve
 from ojs_cluster.server.http.listener import open_listener
-from ojs_cluster.server.http.unread import Patience, Reader
+from ojs_cluster.server.http.send_timeouts import Patience, Reader
 
 NEVER_S = 3000.0
 LARGE = 64 * 1024 * 1024

@@ -11,9 +11,7 @@ import trio.lowlevel
 from trio.testing import wait_all_tasks_blocked
 
 from ojs_cluster.redis.connection import BURST, pack
-from ojs_cluster.redis.durability import Durability, confirming, present_request
-from ojs_cluster.redis.errors import Lost, NotSent
-from ojs_cluster.redis.taskless import (
+from ojs_cluster.redis.driven_coroutines import (
     ADOPTED,
     MOVE,
     PARKED,
@@ -22,7 +20,9 @@ from ojs_cluster.redis.taskless import (
     own_task,
     taskless,
 )
-from ojs_cluster.redis.waiters import Answer
+from ojs_cluster.redis.durability import Durability, confirming, present_request
+from ojs_cluster.redis.errors import Lost, NotSent
+from ojs_cluster.redis.reply_waiters import Answer
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import client_of, slot_of
 from tests.redis.test_connection import Rig, rigged

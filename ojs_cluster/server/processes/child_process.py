@@ -17,8 +17,8 @@ import trio
 
 from ojs_cluster.server.config.load import EXIT_CONFIG, ConfigError, Settings, load
 from ojs_cluster.server.logs import configure_logging
-from ojs_cluster.server.processes.parent import BEAT_S, ParentLink
 from ojs_cluster.server.processes.stop_signals import stop_signals
+from ojs_cluster.server.processes.supervisor_link import BEAT_S, ParentLink
 
 log = logging.getLogger("ojs.process")
 

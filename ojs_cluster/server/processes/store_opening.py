@@ -10,7 +10,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, RedisReplyError
 from ojs_cluster.server.config.load import Settings
-from ojs_cluster.server.processes.child import Refused, leaves
+from ojs_cluster.server.processes.child_process import Refused, leaves
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.operations.rights import MissingRights

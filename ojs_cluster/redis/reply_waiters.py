@@ -8,8 +8,8 @@ import trio
 from outcome import Value
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
+from ojs_cluster.redis.driven_coroutines import Driven
 from ojs_cluster.redis.errors import RedisReplyError, Signal
-from ojs_cluster.redis.taskless import Driven
 
 # A list may hold anything a reply can be, nested error replies included.
 Reply = bytes | int | None | list[Any]

@@ -12,7 +12,8 @@ Nothing depends on every author keeping the rule. trio has no current task while
 driven, so a forgotten ``own_task`` is a RuntimeError of this request. It would otherwise open its
 cancel scope in the task of the reader, and cancel what belongs to others. trio has no public way to
 take the current task away, so ``Driven.step`` deletes the attribute in which trio keeps it;
-``tests/redis/test_taskless.py`` fails when a release of trio keeps it elsewhere (docs/adr/033).
+``tests/redis/test_driven_coroutines.py`` fails when a release of trio keeps it elsewhere
+(docs/adr/033).
 """
 
 from __future__ import annotations

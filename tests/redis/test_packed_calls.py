@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ojs_cluster.redis.connection import pack
-from ojs_cluster.redis.packing import PackedKeys, pack_call
+from ojs_cluster.redis.packed_calls import PackedKeys, pack_call
 from ojs_cluster.redis.script import Script
 
 
