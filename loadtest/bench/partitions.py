@@ -91,7 +91,7 @@ async def one_round(store: Store, embedded: Embedded, result: Result, jobs: int)
     done = jobs // CALLERS * CALLERS
     result.rate.append(done / seconds)
     result.cpu_us.append([(b - a) / done for a, b in zip(before, after, strict=True)])
-    asked = sum(client.calls.get(name, 0) for name in ("fetch", "fetch_any", "peek_depth"))
+    asked = sum(client.calls.get(name, 0) for name in ("fetch", "fetch_full", "peek_depth"))
     result.calls.append(asked / done)
 
 

@@ -11,7 +11,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.client import Client
 from ojs_cluster.store.fetch.depth_cache import Hints, LimitedQueues
 from ojs_cluster.store.fetch.depths import QueueDepths
-from ojs_cluster.store.fetch.lost_fetches import LostFetches
+from ojs_cluster.store.fetch.unanswered_fetches import UnansweredFetches
 from ojs_cluster.store.limits.limit_keys import LimitKeys
 from ojs_cluster.store.outbox.unreachable_shards import AwayShards, EffectClient
 from ojs_cluster.store.queues.partitions import Partitions
@@ -41,7 +41,7 @@ class Store(Runtime):
     limit_keys: LimitKeys = field(default_factory=LimitKeys)
     bounded: LimitedQueues = field(default_factory=LimitedQueues)
     depths: QueueDepths = field(default_factory=QueueDepths)
-    lost_fetches: LostFetches = field(default_factory=LostFetches)
+    unanswered_fetches: UnansweredFetches = field(default_factory=UnansweredFetches)
     away: AwayShards = field(default_factory=AwayShards)
 
     def for_effect(self, *, patient: bool, probed: int | None = None) -> tuple[Store, EffectClient]:

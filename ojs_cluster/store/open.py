@@ -20,7 +20,7 @@ from ojs_cluster.redis.client import open_client
 from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.store.background import Background
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.jobs.nack import release_lost
+from ojs_cluster.store.jobs.nack import release_unanswered
 from ojs_cluster.store.operations import coverage, rights
 from ojs_cluster.store.operations.schema import UnusableBackend, check_schema
 from ojs_cluster.store.outbox.effects import EFFECTS
@@ -89,10 +89,10 @@ async def open_store(
             if client.answers(keys.meta.slot):
                 with trio.move_on_after(_OPENING_S), suppress(BackendUnavailable):
                     await store.partitions.read(store)
-            release = partial(release_lost, store)
-            nursery.start_soon(store.lost_fetches.run, release)
+            release = partial(release_unanswered, store)
+            nursery.start_soon(store.unanswered_fetches.run, release)
             yield store
-            await store.lost_fetches.finish(release)
+            await store.unanswered_fetches.finish(release)
         except Exception as error:
             failure = error
         nursery.cancel_scope.cancel()

@@ -20,8 +20,8 @@ from ojs_cluster.redis.script import Script
 
 VOLATILE = frozenset(
     {
-        *("touch_worker", "fetch", "fetch_any", "heartbeat", "lead"),
-        *("promote", "release_lost", "schema", "tidy"),
+        *("touch_worker", "fetch", "fetch_full", "heartbeat", "lead"),
+        *("promote", "release_unanswered", "schema", "tidy"),
         *("archive_job", "archive_results", "cron_due", "find_dead", "read_hash", "metrics"),
         "audit_append",
         *("depths", "limit_state", "limits_due"),

@@ -176,7 +176,7 @@ class History:
 
     enqueues: list[Enqueue] = field(default_factory=list)
     leases: list[Lease] = field(default_factory=list)
-    lost_fetches: list[Answer] = field(default_factory=list)
+    unanswered_fetches: list[Answer] = field(default_factory=list)
     settles: list[Settle] = field(default_factory=list)
     commands: list[Command] = field(default_factory=list)
     workflows: list[Workflow] = field(default_factory=list)

@@ -96,7 +96,7 @@ class Worker:
         told = await self.client.send("POST", f"{V1}/workers/fetch", body)
         if not told.done:
             if told.answer.possible:
-                self.client.history.lost_fetches.append(told.answer)
+                self.client.history.unanswered_fetches.append(told.answer)
             await trio.sleep(self._chance.uniform(0.05, 0.3))
             return
         jobs: list[JSON] = told.body["jobs"]

@@ -9,7 +9,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch.lease_ids import PREFIX_BYTES
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.nack import release_lost
+from ojs_cluster.store.jobs.nack import release_unanswered
 from ojs_cluster.store.jobs.record import JobRecord
 from tests.crash.harness import World
 from tests.store.limit_jobs import held, key_in, keyed
@@ -107,7 +107,7 @@ class LostFetch(Requeue):
     async def act(self, store: Store, scene: Keyed) -> None:
         assert scene.first.lease_id is not None
         prefix = scene.first.lease_id.encode()[:PREFIX_BYTES]
-        await release_lost(store, shard_of(store), [prefix])
+        await release_unanswered(store, shard_of(store), [prefix])
 
     async def happened(self, world: World, scene: Keyed) -> bool:
         job = await read_jobs.get(world.store, scene.first.id)

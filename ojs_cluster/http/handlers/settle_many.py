@@ -26,7 +26,7 @@ from ojs_cluster.http.handlers.settle import AckBody, NackBody, lease_of, raw_or
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.jobs import ack as store_ack
 from ojs_cluster.store.jobs import nack as store_nack
-from ojs_cluster.store.jobs.settle_many import Outcome
+from ojs_cluster.store.jobs.by_ids import Outcome
 from ojs_cluster.store.off_loop import off_loop
 
 

@@ -10,14 +10,14 @@ local job = {}
 for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
 if #flat == 0 or job[F.alias] then return {} end
 if job[F.deal] then return {'staged', job[F.deal]} end
-if not is_sound(job) or not is_state(job[F.state]) then return {'malformed'} end
+if not has_valid_fields(job) or not is_state(job[F.state]) then return {'malformed'} end
 local id = string.sub(key, #P + 3)
 local zset = job[F.state] == 'available' and queue_available_key(job[F.queue]) or FINISHED
 local ended = job[F.finished] and zset == FINISHED
 if zset ~= FINISHED or ended then
-    want(zset)
-    if zset ~= FINISHED then want(queue_blocked_key(job[F.queue])) end
-    look()
+    preflight_key(zset)
+    if zset ~= FINISHED then preflight_key(queue_blocked_key(job[F.queue])) end
+    run_preflight()
     local score = redis.call('ZSCORE', zset, id)
         or zset ~= FINISHED and redis.call('ZSCORE', queue_blocked_key(job[F.queue]), id) or ''
     return {flat, ended and '' or score, ended and score or ''}

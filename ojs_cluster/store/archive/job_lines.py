@@ -67,7 +67,7 @@ _NUMBERS = {
     f.EXTENDED: "lease_extended_ms",
     f.MPS: "max_per_second",
     f.FIXED: "fixed_id",
-    f.SPARED: "spared_ms",
+    f.CANCEL_REQUESTED: "spared_ms",
 }
 _JSON = {
     f.ENVELOPE: "envelope",

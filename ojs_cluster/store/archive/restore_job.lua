@@ -18,10 +18,10 @@ if redis.call('EXISTS', key) == 1 then
     return {'exists', redis.call('HGET', key, F.alias) or ''}
 end
 if ARGV[5] ~= '0' and now >= tonumber(ARGV[5]) then return {'lapsed'} end
-want(OUTBOX)
-want(OUTBOX_DUE)
-look()
-if redis.call('HSETNX', KEYS[7], 'created', now) == 1 then owe('queue', queue) end
+preflight_key(OUTBOX)
+preflight_key(OUTBOX_DUE)
+run_preflight()
+if redis.call('HSETNX', KEYS[7], 'created', now) == 1 then append_effect('queue', queue) end
 if ARGV[10] == '1' then redis.call('ZADD', KEYS[10], now, id) end
 for i = 11, #ARGV, 2 do redis.call('HSET', key, ARGV[i], ARGV[i + 1]) end
 if ARGV[8] ~= '' then set_deadline(EXPIRING, id, tonumber(ARGV[8])) end
@@ -34,7 +34,7 @@ if state == 'available' then
     return {'ok', effects}
 end
 count(queue, state, 1)
-settle_counts()
+flush_counters()
 if state == 'pending' then
     redis.call('ZADD', PENDING, at, id)
 elseif state == 'scheduled' or state == 'retryable' then

@@ -5,10 +5,10 @@
 -- KEYS: 1 c:.  ARGV: 1 the queue, then names and values of its fields.
 -- Returns: effects
 --@include keys now preflight set_deadline append_effect
-want(OUTBOX)
-want(OUTBOX_DUE)
-look()
-if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then owe('queue', ARGV[1]) end
+preflight_key(OUTBOX)
+preflight_key(OUTBOX_DUE)
+run_preflight()
+if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then append_effect('queue', ARGV[1]) end
 for i = 2, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
 if redis.call('HEXISTS', KEYS[1], 'mps') == 1 then redis.call('HSETNX', KEYS[1], 'mpsat', now) end
 return effects

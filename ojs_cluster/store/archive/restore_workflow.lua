@@ -16,7 +16,7 @@ call_in_slices('HSET', KEYS[1], {unpack(ARGV, 7, definitions - 1)})
 call_in_slices('HSET', KEYS[2], {unpack(ARGV, definitions, results - 1)})
 call_in_slices('HSET', KEYS[3], {unpack(ARGV, results)})
 redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
-if ARGV[4] ~= '' then owe(ARGV[4], ARGV[1]) end
+if ARGV[4] ~= '' then append_effect(ARGV[4], ARGV[1]) end
 if ARGV[3] ~= '' then redis.call('ZADD', KEYS[5], ARGV[3], ARGV[1])
 else
     redis.call('ZREM', KEYS[5], ARGV[1])

@@ -35,7 +35,7 @@ if ARGV[7] == 'fire' then
         if #open <= MOST_OPEN then break end
         if #without(open[i], cron.held or '') == 1 then table.remove(open, i) break end
     end
-    local runs = add_to(CRON, 'r', 1)
+    local runs = increment(CRON, 'r', 1)
     redis.call('HSET', CRON, 'l', now, 'owed', id, 'ot', tick, 'ob', redis.call('HGET', CRON, 'j') or '', 'oc', ARGV[10],
         'oh', ARGV[9], 'w', now + tonumber(ARGV[13]))
     if ARGV[9] == '1' then

@@ -24,12 +24,12 @@ if (ARGV[2] == 'delivered' or ARGV[2] == 'refused') and cron.owed == ARGV[3] the
                 break
             end
         end
-        add_to(CRON, 'r', -1)
+        increment(CRON, 'r', -1)
     end
     redis.call('HDEL', CRON, 'owed', 'ot', 'ob', 'oc', 'oh', 'w', 'f', 'nb')
     cron.owed = nil
 elseif ARGV[2] == 'unreadable' or ARGV[2] == 'failed' and (cron.owed or '') == ARGV[3] then
-    local failures = add_to(CRON, 'f', 1)
+    local failures = increment(CRON, 'f', 1)
     local pause = math.min(tonumber(ARGV[7]), tonumber(ARGV[6]) * 2 ^ math.min(failures - 1, 30))
     redis.call('HSET', CRON, 'nb', ms(now + pause))
 end

@@ -16,8 +16,8 @@ from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.by_id import on_job
-from ojs_cluster.store.jobs.malformed import remove_malformed
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.jobs.remove_malformed import remove_malformed
 from ojs_cluster.store.partial_failures import begun
 from ojs_cluster.store.queues.queues import names_within
 from ojs_cluster.store.transactions import transactions

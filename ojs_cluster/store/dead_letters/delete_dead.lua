@@ -6,17 +6,17 @@
 -- KEYS: 1 job, 2..3 the shard's fin, dead.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state}
---@include keys now preflight remove_one read_job finish_job leave_queue
+--@include keys now preflight remove_one read_job finish_job remove_from_queue
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
 local id = string.sub(key, #P + 3)
 if not job[F.dead] then return {'conflict', job[F.state]} end
-want(queue_dead_key(job[F.queue]))
-look()
-take_out(DEAD, id)
-take_out(queue_dead_key(job[F.queue]), id)
-local removed = removal_of(job, 0)
+preflight_key(queue_dead_key(job[F.queue]))
+run_preflight()
+remove_member(DEAD, id)
+remove_member(queue_dead_key(job[F.queue]), id)
+local removed = removal_time(job, 0)
 redis.call('ZADD', FINISHED, removed, id)
 drop_fields(key, job, F.dead)
 if removed > now then save_job(key, job, F.hidden, 1) end

@@ -23,19 +23,19 @@ if not job[F.dead] then
     local due = redis.call('ZSCORE', FINISHED, id)
     if due and tonumber(due) <= now then return {'missing'} end
 else
-    want(queue_dead_key(job[F.queue]))
+    preflight_key(queue_dead_key(job[F.queue]))
 end
-want(queue_counters_key(job[F.queue]))
-want(queue_available_key(job[F.queue]))
-look()
+preflight_key(queue_counters_key(job[F.queue]))
+preflight_key(queue_available_key(job[F.queue]))
+run_preflight()
 if job[F.dead] then
-    take_out(DEAD, id)
-    take_out(queue_dead_key(job[F.queue]), id)
+    remove_member(DEAD, id)
+    remove_member(queue_dead_key(job[F.queue]), id)
 end
-take_out(FINISHED, id)
+remove_member(FINISHED, id)
 count(job[F.queue], 'discarded', -1)
 local past = {F.attempt, F.errors, F.dead, F.expired, F.finished, F.started, F.worker, F.lease,
-    F.deadline, F.lease_ms, F.extended, F.delay, F.spared}
+    F.deadline, F.lease_ms, F.extended, F.delay, F.cancel_requested}
 for name in pairs(job) do
     if string.match(name, '^' .. F.error_slot .. '%d+$') then past[#past + 1] = name end
 end
@@ -46,5 +46,5 @@ save_job(key, job, F.state, 'available', F.enqueued, now, F.replays, (job[F.repl
 make_available(id, job)
 if job[F.unique] then redis.call('ZADD', KEYS[6], now, id) end
 emit('job.enqueued', id, job)
-settle_counts()
+flush_counters()
 return {'ok', job.flat}

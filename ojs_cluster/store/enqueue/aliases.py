@@ -215,7 +215,9 @@ async def remove_due(store: Store, shard: Shard, job_ids: Sequence[str]) -> Remo
         for part in _portions(ids):
             jobs = [shard.job(job_id) for job_id in part]
             args = ["1" * foreign]
-            gone += int(await store.run(shard, "forget", [*keys, *jobs], args, idempotent=True))
+            gone += int(
+                await store.run(shard, "delete_jobs", [*keys, *jobs], args, idempotent=True)
+            )
     return Removal(gone, left, failure)
 
 

@@ -19,18 +19,18 @@
 -- Returns: {'ok', now, effects, per job: state, due ms or '', expires ms or ''}
 --          {'exists', position (1-based), fields of what is there (see there.lua)} | {'lapsed'} | {'already'}
 --          {'full', position of a queue (1-based), its depth, its bound}
---@include keys now preflight read_job check_absent change_counters append_event set_deadline
---@include append_effect make_available store_job timestamps check_depth_bound find_taken_ids
-if ARGV[3] ~= '1' then gather() end
+--@include keys now preflight read_job read_existing change_counters append_event set_deadline
+--@include append_effect make_available index_job parse_time check_depth_bound find_taken_ids
+if ARGV[3] ~= '1' then batch_events() end
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
 local first_job, deal, portion, reserved = 8 + 2 * queues, ARGV[5], ARGV[10], {}
 local again = deal ~= '' and redis.call('ZSCORE', KEYS[7], portion) -- remembered for as long anew
 if again then return redis.call('ZADD', KEYS[7], now, portion) and {'already'} end
 local taken = find_taken(jobs, first_job, deal, ARGV[7], reserved)
 if taken then return taken end
-want(OUTBOX)
-want(OUTBOX_DUE)
-look()
+preflight_key(OUTBOX)
+preflight_key(OUTBOX_DUE)
+run_preflight()
 if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'lapsed'} end
 local names = {}
 for i = 1, queues do names[i] = ARGV[11 + i] end
@@ -41,7 +41,7 @@ if deal ~= '' then redis.call('ZADD', KEYS[7], now, portion) end
 for i = 1, queues do
     local key = KEYS[8 + 2 * i - 1]
     local created, bound, open = unpack(redis.call('HMGET', key, 'created', 'bound', 'open'))
-    if not created then redis.call('HSET', key, 'created', now) owe('queue', names[i]) end
+    if not created then redis.call('HSET', key, 'created', now) append_effect('queue', names[i]) end
     if not bound and not open then redis.call('HSET', key, 'open', 1) end -- for enqueue_one.lua
 end
 
@@ -49,8 +49,8 @@ local reply, released, declared = {'ok', now, effects}, {}, {}
 local at = 11 + queues
 for i = 1, jobs do
     local key, id, fate = KEYS[first_job + i], ARGV[at + 1], ARGV[at + 5]
-    local due, due_shown = moment(ARGV[at + 6])
-    local expires, expires_shown = moment(ARGV[at + 7])
+    local due, due_shown = parse_time(ARGV[at + 6])
+    local expires, expires_shown = parse_time(ARGV[at + 7])
     local fields = tonumber(ARGV[at + 8])
     local job = {
         [F.queue] = names[tonumber(ARGV[at + 2])], [F.priority] = ARGV[at + 3],
@@ -73,7 +73,7 @@ for i = 1, jobs do
     if job[F.mps] then declare_limit(id, job) end
     if job[F.limit] and not declared[job[F.limit]] then
         declared[job[F.limit]] = true
-        owe('limit', job[F.limit] .. ' ' .. string.format('%.0f', now))
+        append_effect('limit', job[F.limit] .. ' ' .. string.format('%.0f', now))
     end
     if due_shown then set(F.scheduled_shown, due_shown) end
     if expires then set(F.expires, expires) end
@@ -83,7 +83,7 @@ for i = 1, jobs do
     -- Whoever the fence has kept out must not find the id free once this job is gone.
     if reserved[i] == 'fence' then set(F.fixed, 1) end
     redis.call('HSET', key, unpack(write))
-    note_references(id, job, tonumber(ARGV[8]), tonumber(ARGV[9]))
+    record_references(id, job, tonumber(ARGV[8]), tonumber(ARGV[9]))
     if reserved[i] then
         redis.call('HDEL', key, F.alias, F.fence)
         if fate ~= 'staged' then
@@ -99,20 +99,20 @@ for i = 1, jobs do
         redis.call('ZADD', FINISHED, now + ARGV[6], id)
         emit('job.cancelled', id, job)
     elseif state == 'available' and jobs > 1 then
-        arrive(id, job)
+        add_arrival(id, job)
         if expires then set_deadline(EXPIRING, id, expires) end
         emit('job.enqueued', id, job)
     else
-        enter(id, job, state, due)
+        index_job(id, job, state, due)
     end
     reply[#reply + 1] = state
     reply[#reply + 1] = due or ''
     reply[#reply + 1] = expires or ''
     at = at + 8 + fields
 end
-settle_arrivals()
-settle_counts()
-write_events()
+flush_arrivals()
+flush_counters()
+flush_events()
 -- Last, and at once: a set that becomes empty vanishes (see look.lua).
 call_in_slices('ZREM', ALIAS_CLAIMS, released)
 return reply

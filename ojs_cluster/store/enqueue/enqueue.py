@@ -190,7 +190,7 @@ async def _enqueue_plain(store: Store, shard: Shard, job: NewJob, accepted: bool
             return written((placed,), reply)[0]
         if reply[0] == b"bounded":
             store.bounded.note(shard, [job.queue])
-        short = reply[0] not in (b"any", b"bounded")
+        short = reply[0] not in (b"full_path", b"bounded")
     claims = AliasClaims(store)
     stored = await _store_part(store, shard, [placed], [job], 0, (), claims, accepted, short=short)
     return stored[0]
@@ -370,7 +370,7 @@ async def _store_part(
                     raise
                 unsure = True  # the first try may have been applied; what is there then tells
                 continue
-            if reply[0] in (b"any", b"bounded"):
+            if reply[0] in (b"full_path", b"bounded"):
                 if reply[0] == b"bounded":
                     store.bounded.note(shard, [part[0].queue])
                 name, (keys, args) = "enqueue", command(store, shard, part, accepted=accepted)

@@ -7,19 +7,19 @@
 -- Memory: deny-oom.
 -- KEYS: 1 the shard's ev, 2 the queue's c:, 3 its q:, 4 the job's hash.
 -- ARGV: 1 events kept, 2 id, 3 queue, 4 priority, then field names and values: e, t and what else is set.
--- Returns: {'ok', now, {}, 'available', '', ''} | {'any'} for enqueue.lua to store | {'bounded'} likewise
+-- Returns: {'ok', now, {}, 'available', '', ''} | {'full_path'} for enqueue.lua to store | {'bounded'} likewise
 --          {'exists', 1, fields of the job that is there (see there.lua)}
 --@include keys fields
 if redis.call('EXISTS', KEYS[4]) == 1 then
---@include check_absent
-    return {'exists', 1, what_is_there(KEYS[4])}
+--@include read_existing
+    return {'exists', 1, read_existing(KEYS[4])}
 end
 local sums = redis.call('HMGET', KEYS[2], 'open', 'came', 'seq')
 local came, place = tonumber(sums[2] or 0), tonumber(sums[3] or 0)
 -- What HINCRBY would refuse, or a score would not hold exactly, is enqueue.lua's to replace.
 if not (sums[1] and came and came % 1 == 0 and came < BAND and came > -BAND and
     place and place % 1 == 0 and place < BAND and place > -BAND) then
-    return {redis.call('HEXISTS', KEYS[2], 'bound') == 1 and 'bounded' or 'any'}
+    return {redis.call('HEXISTS', KEYS[2], 'bound') == 1 and 'bounded' or 'full_path'}
 end
 --@include now priority_base
 redis.call('HSET', KEYS[4], F.state, 'available', F.queue, ARGV[3], F.created, now, unpack(ARGV, 5))

@@ -2,17 +2,17 @@
 -- else is to be done.
 -- Pre:  the worker is not quiet; a queue is not paused. Where something is due, a queue has limits, or a
 --       job met is gone, malformed, has expired or needs a token of its rate limit's key, nothing is
---       done: that is fetch_any.lua's, whose pieces cost more to load than all of this.
+--       done: that is fetch_full.lua's, whose pieces cost more to load than all of this.
 -- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. Fewer jobs than
 --       there are when they are large: the reply ends with the job that fills it.
 -- Memory: allow-oom; per job a lease, 1 KiB at most.
 -- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c:, q:, h: and hq:.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
 --       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
---       7 ms to keep discarded jobs, 8 this shard, 9 see fetch_any.lua, then the queue names in order. (5
---       and hq: of KEYS, and 7 and what follows of ARGV, are for fetch_any.lua, which is given the same.)
+--       7 ms to keep discarded jobs, 8 this shard, 9 see fetch_full.lua, then the queue names in order. (5
+--       and hq: of KEYS, and 7 and what follows of ARGV, are for fetch_full.lua, which is given the same.)
 -- Returns: {now, {}, 0, jobs that the first queue had, per job: id, fields as before, attempt, deadline,
---           lease in ms} | {now, 'quiet'} | {now, 'limited'} for limits | {now, 'any'} for the rest
+--           lease in ms} | {now, 'quiet'} | {now, 'limited'} for limits | {now, 'full_path'} for the rest
 -- What most calls need stands here without functions, which would be made at each call; the pieces of
 -- other scripts are included where a call may need them.
 --@include keys now fields priority_base
@@ -21,18 +21,18 @@ if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
     if until_ and tonumber(until_) > now then return {now, 'quiet'} end
 end
-if redis.call('ZCOUNT', KEYS[1], '-inf', now) > 0 then return {now, 'any'} end
+if redis.call('ZCOUNT', KEYS[1], '-inf', now) > 0 then return {now, 'full_path'} end
 
 local found, bytes, taken = {}, 0, {}
 for at = 8, #KEYS, 4 do
     local queue = redis.call('HMGET', KEYS[at], 'paused', 'limits', 'mps', 'active')
     if queue[2] or queue[3] or redis.call('ZCARD', KEYS[at + 2]) > 0 then return {now, 'limited'} end
     local ids, before, active = {}, #found, tonumber(queue[4] or 0)
-    if not (active and active % 1 == 0 and active < BAND and active > -BAND) then return {now, 'any'} end
+    if not (active and active % 1 == 0 and active < BAND and active > -BAND) then return {now, 'full_path'} end
     if not queue[1] and before < wanted then
         ids = redis.call('ZRANGE', KEYS[at + 1], 0, wanted - before - 1)
         -- More than Lua's stack is sure to hold.
-        if #ids > 1000 then return {now, 'any'} end
+        if #ids > 1000 then return {now, 'full_path'} end
     end
     for i = 1, #ids do
         if bytes >= MOST_BYTES then break end
@@ -47,8 +47,8 @@ for at = 8, #KEYS, 4 do
             and job[F.queue] and job[F.type] and job[F.envelope] then bytes = bytes + #job[F.envelope]
         else
 --@include validate_job reply_size
-            if job[F.state] ~= 'available' or job[F.deal] or not is_sound(job)
-                or job[F.expires] and tonumber(job[F.expires]) <= now then return {now, 'any'} end
+            if job[F.state] ~= 'available' or job[F.deal] or not has_valid_fields(job)
+                or job[F.expires] and tonumber(job[F.expires]) <= now then return {now, 'full_path'} end
             if job[F.limit] or job[F.mps] then return {now, 'limited'} end
             bytes = bytes + size_of(job)
         end
@@ -77,11 +77,11 @@ for given = 1, #found do
 end
 if #found > 1 then
 --@include append_event
-    gather()
+    batch_events()
     for i, job in ipairs(found) do
         emit('job.started', job.id, job, 'a', reply[5 * i + 2], 'w', worker)
     end
-    write_events()
+    flush_events()
 elseif found[1] and ARGV[1] ~= '0' then
     redis.call('XADD', KEYS[6], 'MAXLEN', '~', ARGV[1], '*', 't', 'job.started', 'j', found[1].id,
         'y', found[1][F.type], 'q', found[1][F.queue], 'a', reply[7], 'w', worker)

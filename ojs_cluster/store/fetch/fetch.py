@@ -74,7 +74,8 @@ async def fetch(
 
     Raises:
         BackendUnavailable: Redis did not answer in time, and no job was had before that. Jobs whose
-            reply was lost are released as soon as their shard answers again (``lost_fetches``).
+            reply was lost are released as soon as their shard answers again (see
+            ``unanswered_fetches``).
     """
     try:
         return await fetch_unless_quiet(store, queues, count, worker_id, visibility_timeout_ms)
@@ -166,7 +167,7 @@ async def _ask_stage(
 async def release(store: Store, jobs: Iterable[JobRecord]) -> None:
     """Give back jobs that a vanished client never saw: to the front, their attempt undone.
 
-    Never raises: jobs that cannot be given back in time are left to ``lost_fetches``.
+    Never raises: jobs that cannot be given back in time are left to ``unanswered_fetches``.
     """
     left = list(jobs)
     if not left:
@@ -185,7 +186,7 @@ async def release(store: Store, jobs: Iterable[JobRecord]) -> None:
         if job.lease_id is not None:
             shard = shard_of_lease(store.keys, job.lease_id)
             if shard is not None:
-                store.lost_fetches.note(shard, job.lease_id.encode())
+                store.unanswered_fetches.note(shard, job.lease_id.encode())
 
 
 def _stages(store: Store, queues: Sequence[str]) -> list[_Stage]:
@@ -325,14 +326,14 @@ class _Asking:
         ]
         limited = store.limited.among(shard, queues)
         try:
-            reply = await store.run(shard, "fetch_any" if limited else "fetch", keys, args)
-            if reply[1] in (b"any", b"limited"):
+            reply = await store.run(shard, "fetch_full" if limited else "fetch", keys, args)
+            if reply[1] in (b"full_path", b"limited"):
                 if reply[1] == b"limited":
                     store.limited.note(shard, queues)
-                reply = await store.run(shard, "fetch_any", keys, args)
+                reply = await store.run(shard, "fetch_full", keys, args)
         except (BackendUnavailable, ReplyTooLarge) as error:
             if isinstance(error, ReplyTooLarge) or error.outcome != "not_applied":
-                store.lost_fetches.note(shard, prefix)
+                store.unanswered_fetches.note(shard, prefix)
             raise
         if reply[1] == b"quiet":
             raise Quiet

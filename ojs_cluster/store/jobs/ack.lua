@@ -1,14 +1,14 @@
 -- Transition: active -> completed, of a job that owes nothing to others.
 -- Pre:  the job is active and the caller holds its lease, or says nothing of a holder. For any other
 --       or malformed job, for one of a workflow, a lock or a rate limit's key, and for the first of a
---       minute in its queue, nothing is done: that is ack_any.lua's, whose pieces cost more to load
+--       minute in its queue, nothing is done: that is ack_full.lua's, whose pieces cost more to load
 --       than all of this.
 -- Post: result stored, lease gone, last error cleared, retention set.
 -- Memory: allow-oom; adds the result (OJS_RESULT_MAX_BYTES) and 1 KiB.
 -- KEYS: 1 job, 2..5 the shard's act, run, fin, ev.
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 result JSON or '',
 --       5 ms to keep completed jobs.
--- Returns: {'ok', fields} | {'any'}
+-- Returns: {'ok', fields} | {'full_path'}
 -- Without functions, as fetch.lua.
 --@include keys now fields
 local flat, job = redis.call('HGETALL', KEYS[1]), {}
@@ -16,7 +16,7 @@ local length = #flat
 for i = 1, length, 2 do job[flat[i]] = flat[i + 1] end
 if job[F.state] ~= 'active' or ARGV[3] ~= '' and ARGV[3] ~= job[F.lease]
     or ARGV[2] ~= '' and ARGV[2] ~= (job[F.worker] or '') or job[F.deal] or job[F.workflow]
-    or job[F.unique] or job[F.limit] then return {'any'} end
+    or job[F.unique] or job[F.limit] then return {'full_path'} end
 -- The twelve fields that every active job has, and no other: then these are all its numbers.
 local created, attempts = tonumber(job[F.created]), tonumber(job[F.max_attempts])
 local attempt, began = tonumber(job[F.attempt]), tonumber(job[F.started])
@@ -26,20 +26,20 @@ local sum = length == 24 and created and attempts and attempt and began and dead
 if not (sum and sum > -LATEST_MS and sum < 5 * LATEST_MS and job[F.queue] and job[F.type]
     and job[F.envelope] and job[F.lease] and job[F.worker]) then
 --@include validate_job
-    if not is_sound(job) then return {'any'} end
+    if not has_valid_fields(job) then return {'full_path'} end
 end
 
 -- That this minute is noted proves that the counters are here (see look.lua).
 local id, counters = string.sub(KEYS[1], #P + 3), queue_counters_key(job[F.queue])
 local minute, limits, active, completed, acked, ran, waited = unpack(redis.call('HMGET', counters,
     'minute', 'limits', 'active', 'completed', 'acked', 'ran', 'waited'))
-if tonumber(minute) ~= (now - now % 60000) / 60000 then return {'any'} end
+if tonumber(minute) ~= (now - now % 60000) / 60000 then return {'full_path'} end
 active = tonumber(active) or 0
 
 local removal = now + ARGV[5]
 if job[F.fixed] then
 --@include finish_job
-    removal = removal_of(job, ARGV[5])
+    removal = removal_time(job, ARGV[5])
 end
 redis.call('ZREM', KEYS[2], id)
 if job[F.timeout] then redis.call('ZREM', KEYS[3], id) end
@@ -61,7 +61,7 @@ redis.call('HSET', counters, 'active', active - 1, 'completed', (tonumber(comple
     'waited', (tonumber(waited) or 0) + math.max(0, began - (job[F.enqueued] or job[F.created])))
 if limits then
 --@include change_counters
-    tell_of_room(job[F.queue], limits, active, -1)
+    wake_on_free_slot(job[F.queue], limits, active, -1)
 end
 if ARGV[1] ~= '0' then
     redis.call('XADD', KEYS[5], 'MAXLEN', '~', ARGV[1], '*', 't', 'job.completed', 'j', id,

@@ -10,8 +10,8 @@ from ojs_cluster.core.errors import PayloadTooLarge
 from ojs_cluster.redis.durability import wanted
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.by_id import on_job
+from ojs_cluster.store.jobs.by_ids import Outcome, Part, on_jobs
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.jobs.settle_many import Outcome, Part, on_jobs
 
 _KEYS = ("active", "execution_deadlines", "finished", "events")
 
@@ -43,7 +43,7 @@ async def ack(
     if refusal is not None:
         raise refusal
     # What answers that it did nothing would be confirmed all the same, before the other is asked.
-    name = "ack_any" if wanted(store.redis.durability) else "ack"
+    name = "ack_full" if wanted(store.redis.durability) else "ack"
     return await on_job(
         store,
         name,

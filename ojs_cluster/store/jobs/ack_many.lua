@@ -2,36 +2,36 @@
 -- Pre:  as ack.
 -- Post: as ack; a job that cannot be completed stops none of the others. One that is named twice is
 --       completed once.
--- Memory: allow-oom; per job as ack_any.
+-- Memory: allow-oom; per job as ack_full.
 -- KEYS: 1..4 the shard's act, run, fin, ev, then the jobs.
 -- ARGV: 1 events kept, 2 ms to keep completed jobs, then per job: worker id or '', lease id or '',
 --       result JSON or ''.
 -- Returns: {effects, per job: {'ok', state} | as ack}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
---@include append_effect finish_job leave_queue check_holder complete_job
-gather()
+--@include append_effect finish_job remove_from_queue check_holder complete_job
+batch_events()
 local jobs, replies = {}, {effects}
 for i = 5, #KEYS do
     local key = KEYS[i]
     if jobs[key] == nil then
         local job, reply = load_within_budget(key)
         jobs[key] = job or reply
-        if job then look_at_ack(job) end
+        if job then preflight_ack(job) end
     end
 end
-look()
+run_preflight()
 for i = 5, #KEYS do
     local key, at = KEYS[i], 3 + 3 * (i - 5)
     local job = jobs[key]
     local reply = job
     if job.flat then
-        reply = answer_to_ack(job, ARGV[at], ARGV[at + 1])
+        reply = early_ack_reply(job, ARGV[at], ARGV[at + 1])
             or complete(string.sub(key, #P + 3), key, job, ARGV[at + 2], ARGV[2])
         if reply[1] == 'ok' then reply = {'ok', job[F.state]} end
     end
     replies[#replies + 1] = reply
 end
-write_events()
-settle()
-settle_counts()
+flush_events()
+flush_removals()
+flush_counters()
 return replies

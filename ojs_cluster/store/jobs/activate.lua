@@ -14,11 +14,11 @@ if not job then return reply end
 local id = string.sub(key, #P + 3)
 if job[F.state] ~= 'pending' then return {'conflict', job[F.state]} end
 local due = tonumber(job[F.due] or 0)
-want(queue_counters_key(job[F.queue]))
-if due <= now then want(queue_available_key(job[F.queue])) end
-look()
+preflight_key(queue_counters_key(job[F.queue]))
+if due <= now then preflight_key(queue_available_key(job[F.queue])) end
+run_preflight()
 count(job[F.queue], 'pending', -1)
-take_out(PENDING, id)
+remove_member(PENDING, id)
 if due > now then
     count(job[F.queue], 'scheduled', 1)
     save_job(key, job, F.state, 'scheduled')
@@ -29,5 +29,5 @@ else
     make_available(id, job)
     emit('job.enqueued', id, job)
 end
-settle_counts()
+flush_counters()
 return {'ok', job.flat}

@@ -39,7 +39,7 @@ async def on_job(
     Args:
         name: the script; KEYS[1] is the job's hash, then the shard's keys named by ``shard_keys``
             (attributes of ``keys.Shard``). One that serves plain jobs only answers 'any' for
-            others; these are for the script called ``name`` and ``_any``.
+            others; these are for the script called ``name`` and ``_full``.
         lease_id: the caller's lease, if it names one: its shard is asked where the id leads to
             no job of that lease.
 
@@ -82,8 +82,8 @@ async def reply_of(
                 with suppress(OJSError):  # the janitor does it, too
                     await restore_alias(store, shard, job_id)
             return reply
-        if status == b"any":
-            name = f"{name}_any"
+        if status == b"full_path":
+            name = f"{name}_full"
             continue
         if status == b"moved":
             shard = store.keys.shard(int(reply[1]))

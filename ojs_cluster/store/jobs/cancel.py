@@ -7,8 +7,8 @@ from typing import Literal
 from ojs_cluster.core.errors import MalformedJob
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.by_id import on_job
-from ojs_cluster.store.jobs.malformed import remove_malformed
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.jobs.remove_malformed import remove_malformed
 from ojs_cluster.store.runtime import Arg
 
 _KEYS = ("due", "active", "execution_deadlines", "expiring", "pending", "finished", "events")
@@ -19,7 +19,7 @@ async def cancel(
     job_id: str,
     *,
     keep_ms: int | None = None,
-    only: Literal["", "spare", "available"] = "",
+    only: Literal["", "inactive", "available"] = "",
     repeatable: bool = False,
 ) -> JobRecord:
     """Cancel a job that is not terminal. The ack of a worker that still runs it gets a conflict.
@@ -28,7 +28,7 @@ async def cancel(
 
     Args:
         keep_ms: how long the cancelled job is kept; None for the configured retention.
-        only: ``spare`` lets an active job finish the attempt it is in, and have no other; that
+        only: ``inactive`` lets an active job finish the attempt it is in, and have no other; that
             is then a Conflict, too. With ``available`` a job in any other state is one.
         repeatable: after a lost reply do it again; a job that it has cancelled is then a Conflict.
 
@@ -40,7 +40,7 @@ async def cancel(
     settings = store.settings
     keep = settings.retention_cancelled_ms if keep_ms is None else keep_ms
     args: list[Arg] = [settings.events_per_shard, keep, only]
-    idempotent = repeatable or only == "spare"
+    idempotent = repeatable or only == "inactive"
     try:
         return await on_job(store, "cancel", job_id, _KEYS, args, idempotent=idempotent)
     except MalformedJob as malformed:

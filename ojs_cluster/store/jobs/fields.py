@@ -66,7 +66,7 @@ must know to store its job in spite of it."""
 FIXED: Final = b"fx"
 """Set when the job is kept for a while after its end whatever its retention, because a process that
 stalls may try to store it once more (see ``store/include/jobs/finish_job.lua``)."""
-SPARED: Final = b"sp"
+CANCEL_REQUESTED: Final = b"sp"
 """Set when the job's workflow was cancelled while a worker had it: it is cancelled rather than run
 again. The ms it is kept then."""
 LIMIT: Final = b"rl"

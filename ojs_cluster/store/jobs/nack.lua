@@ -10,17 +10,17 @@
 --       letters kept per queue, 6 the nack (see include/jobs/nack_job.lua) as msgpack.
 -- Returns: as ack.
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
---@include append_effect make_available finish_job leave_queue backoff_delay match_error
+--@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters fail_attempt check_holder nack_job
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
 local nack, limits = cmsgpack.unpack(ARGV[6]), {ARGV[3], ARGV[4], tonumber(ARGV[5])}
-reply = answer_to_nack(job, nack)
+reply = early_nack_reply(job, nack)
 if not reply then
-    look_at_nacks({{job, nack}}, limits[3])
+    preflight_nacks({{job, nack}}, limits[3])
     reply = end_attempt(string.sub(key, #P + 3), key, job, nack, tonumber(ARGV[2]), limits)
-    settle_counts()
+    flush_counters()
 end
 reply[3] = effects
 return reply

@@ -14,8 +14,8 @@ from ojs_cluster.core.jobs.failure import Failure
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.by_id import on_job
+from ojs_cluster.store.jobs.by_ids import Outcome, Part, on_jobs
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.jobs.settle_many import Outcome, Part, on_jobs
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.runtime import Arg
 
@@ -108,7 +108,7 @@ async def release(store: Store, job: JobRecord) -> None:
     )
 
 
-async def release_lost(store: Store, shard: Shard, prefixes: Sequence[bytes]) -> list[bytes]:
+async def release_unanswered(store: Store, shard: Shard, prefixes: Sequence[bytes]) -> list[bytes]:
     """Undo fetches of one shard that were never answered: as if they had not been made.
 
     Args:
@@ -132,7 +132,7 @@ async def release_lost(store: Store, shard: Shard, prefixes: Sequence[bytes]) ->
     while True:
         cursor, owed, *found = await store.run(
             shard,
-            "release_lost",
+            "release_unanswered",
             keys,
             [store.settings.events_per_shard, cursor, WALKED, *prefixes],
             idempotent=True,

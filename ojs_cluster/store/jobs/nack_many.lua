@@ -7,7 +7,7 @@
 -- ARGV: 1..5 as nack, then per job its nack as msgpack.
 -- Returns: {effects, per job: {'ok', state} | as ack}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
---@include append_effect make_available finish_job leave_queue backoff_delay match_error
+--@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters fail_attempt check_holder nack_job
 local jobs, replies, ending = {}, {effects}, {}
 local limits = {ARGV[3], ARGV[4], tonumber(ARGV[5])}
@@ -20,22 +20,22 @@ for i = 8, #KEYS do
         jobs[key] = job or reply
     end
     local job = jobs[key]
-    if job.flat and not answer_to_nack(job, nacks[i]) then ending[#ending + 1] = {job, nacks[i]} end
+    if job.flat and not early_nack_reply(job, nacks[i]) then ending[#ending + 1] = {job, nacks[i]} end
 end
-look_at_nacks(ending, limits[3])
-gather()
+preflight_nacks(ending, limits[3])
+batch_events()
 for i = 8, #KEYS do
     local key, nack = KEYS[i], nacks[i]
     local job = jobs[key]
     local reply = job
     if job.flat then
-        reply = answer_to_nack(job, nack)
+        reply = early_nack_reply(job, nack)
             or end_attempt(string.sub(key, #P + 3), key, job, nack, tonumber(ARGV[2]), limits)
         if reply[1] == 'ok' then reply = {'ok', job[F.state]} end
     end
     replies[#replies + 1] = reply
 end
-write_events()
-settle()
-settle_counts()
+flush_events()
+flush_removals()
+flush_counters()
 return replies

@@ -10,7 +10,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import well_formed
+from ojs_cluster.store.jobs import validate_job
 from ojs_cluster.store.jobs.record import JobRecord, record
 
 PAGE_BYTES = 8 * 1024 * 1024
@@ -37,7 +37,7 @@ async def get(store: Store, job_id: str) -> JobRecord:
             elif deal is not None:
                 await store.finish_deal(store, shard, deal)
             else:
-                well_formed.check(job_id, job.fields, shard.index)
+                validate_job.check(job_id, job.fields, shard.index)
                 return job
     raise NotFound("job", job_id)
 
@@ -54,7 +54,7 @@ async def read_many(store: Store, shard: Shard, job_ids: Sequence[str]) -> list[
 
     async def one(job_id: str) -> None:
         job = await read(store, shard, job_id)
-        if job is not None and well_formed.fault_of(job.fields) is None:
+        if job is not None and validate_job.fault_of(job.fields) is None:
             found[job_id] = job
 
     await over_shards(job_ids, one)
@@ -75,7 +75,7 @@ async def read_some(
         if left <= 0:
             return
         job = await read(store, *places[index])
-        read_[index] = None if job is None or well_formed.fault_of(job.fields) is not None else job
+        read_[index] = None if job is None or validate_job.fault_of(job.fields) is not None else job
         left -= 0 if job is None else job.size
 
     await over_shards(range(len(places)), one)

@@ -11,7 +11,7 @@
 local key, id = KEYS[1], string.sub(KEYS[1], #P + 3)
 local flat, job = redis.call('HGETALL', key), {}
 for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
-local sound, reply = checked(key, job, #flat > 0 and flat)
+local sound, reply = check_job(key, job, #flat > 0 and flat)
 if sound then return {'sound'} end
 if not is_malformed(reply) then return reply end
 local queue, state = job[F.queue], job[F.state]
@@ -21,33 +21,33 @@ for index, zset in pairs({active = ACTIVE, pending = PENDING, scheduled = DUE}) 
 end
 local limited = job[F.limit] and limit_of(job)
 local number = string.match(job[F.token] or job[F.asked] or '', '^%d+')
-want(OUTBOX)
-want(OUTBOX_DUE)
-want(TOKEN_GRANTS)
+preflight_key(OUTBOX)
+preflight_key(OUTBOX_DUE)
+preflight_key(TOKEN_GRANTS)
 if queue then
     for _, name in ipairs({queue_counters_key(queue), queue_minutes_key(queue), queue_available_key(queue), queue_blocked_key(queue),
-        queue_dead_key(queue)}) do want(name) end
-    if limited then want(token_unrequested_key(queue, limited)) want(token_requested_key(queue, limited)) end
+        queue_dead_key(queue)}) do preflight_key(name) end
+    if limited then preflight_key(token_unrequested_key(queue, limited)) preflight_key(token_requested_key(queue, limited)) end
 end
-look()
+run_preflight()
 if queue and state and state ~= 'available' then count(queue, state, -1) end
-if job[F.workflow] and job[F.step] and not is_over(state or '') then
-    owe('workflow', job[F.workflow] .. ' ' .. job[F.step] .. ' ' .. id .. ' cancelled')
+if job[F.workflow] and job[F.step] and not is_terminal(state or '') then
+    append_effect('workflow', job[F.workflow] .. ' ' .. job[F.step] .. ' ' .. id .. ' cancelled')
 end
-if job[F.unique] then owe('unlock', job[F.unique] .. ' ' .. id .. ' ' .. (job[F.replays] or '0')) end
-if limited and number then owe('tokens', limited .. ' u ' .. id .. '/' .. number) end
+if job[F.unique] then append_effect('unlock', job[F.unique] .. ' ' .. id .. ' ' .. (job[F.replays] or '0')) end
+if limited and number then append_effect('tokens', limited .. ' u ' .. id .. '/' .. number) end
 if ARGV[1] == '1' then redis.call('ZADD', KEYS[10], now, id) end
-for i = 2, 9 do take_out(KEYS[i], id) end
-take_out(TOKEN_GRANTS, id)
+for i = 2, 9 do remove_member(KEYS[i], id) end
+remove_member(TOKEN_GRANTS, id)
 if queue then
     for _, zset in ipairs({queue_available_key(queue), queue_blocked_key(queue), queue_dead_key(queue)}) do
-        take_out(zset, id)
+        remove_member(zset, id)
     end
     if limited then
-        take_out(token_unrequested_key(queue, limited), id)
-        take_out(token_requested_key(queue, limited), id)
+        remove_member(token_unrequested_key(queue, limited), id)
+        remove_member(token_requested_key(queue, limited), id)
     end
 end
 redis.call('UNLINK', key)
-settle_counts()
+flush_counters()
 return {'ok', flat, effects}

@@ -5,10 +5,10 @@
 -- KEYS: 1 c:.  ARGV: 1 queue, 2 the bound of all partitions together, 0 for none, '' for the server's.
 -- Returns: effects
 --@include keys now preflight set_deadline append_effect
-want(OUTBOX)
-want(OUTBOX_DUE)
-look()
-if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then owe('queue', ARGV[1]) end
+preflight_key(OUTBOX)
+preflight_key(OUTBOX_DUE)
+run_preflight()
+if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then append_effect('queue', ARGV[1]) end
 if ARGV[2] ~= '' then
     redis.call('HSET', KEYS[1], 'bound', ARGV[2])
     redis.call('HDEL', KEYS[1], 'open') -- enqueue_one.lua knows no bounds

@@ -11,10 +11,10 @@
 --@include keys now preflight set_deadline append_effect
 local found = redis.call('HMGET', KEYS[1], 'limits', 'whole')
 if ARGV[4] ~= '*' and (found[2] or found[1] or '') ~= ARGV[4] then return {} end
-want(OUTBOX)
-want(OUTBOX_DUE)
-look()
-if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then owe('queue', ARGV[1]) end
+preflight_key(OUTBOX)
+preflight_key(OUTBOX_DUE)
+run_preflight()
+if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then append_effect('queue', ARGV[1]) end
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'limits', ARGV[2])
 else redis.call('HDEL', KEYS[1], 'limits', 'starts', 'next') end
 if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'whole', ARGV[3])

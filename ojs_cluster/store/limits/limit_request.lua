@@ -37,6 +37,6 @@ end
 if waits then tell_exceeded(limit, waits) end
 if refused ~= '' then
     local wait = math.max(1, (limit_opens(limit, true) or now + LATER_MS) - now)
-    owe('grant', ARGV[5] .. ' ' .. ARGV[2] .. ' ' .. ARGV[4] .. string.format('%.0f', wait) .. refused)
+    append_effect('grant', ARGV[5] .. ' ' .. ARGV[2] .. ' ' .. ARGV[4] .. string.format('%.0f', wait) .. refused)
 end
 return close_limit(limit)

@@ -6,10 +6,10 @@
 --@include keys now remove_many lowest_remaining
 local queues = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
 for _, queue in ipairs(queues) do
-    take_out(KEYS[1], queue)
+    remove_member(KEYS[1], queue)
     redis.call('SPUBLISH', WAKE_CHANNEL, queue)
 end
-local following = first_left(KEYS[1]) or -1
+local following = lowest_remaining(KEYS[1]) or -1
 for _, zset in ipairs({KEYS[2], KEYS[3]}) do
     local first = redis.call('ZRANGEBYSCORE', zset, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
     local at = tonumber(first[2] or -1)
@@ -17,5 +17,5 @@ for _, zset in ipairs({KEYS[2], KEYS[3]}) do
 end
 local granted = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 1)
 local keys = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, ARGV[2])
-settle()
+flush_removals()
 return {#queues, now, following, #granted, keys}

@@ -18,7 +18,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs.well_formed import number
+from ojs_cluster.store.jobs.validate_job import number
 from ojs_cluster.store.limits import partition_quotas
 from ojs_cluster.store.limits.rate_tokens import run_limit, take_back
 from ojs_cluster.store.partial_failures import begun

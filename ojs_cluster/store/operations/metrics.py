@@ -19,7 +19,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.jobs.well_formed import number
+from ojs_cluster.store.jobs.validate_job import number
 
 CACHED_S = 5.0
 """Numbers are at most this old: however many ask, Redis is asked this often by a process."""

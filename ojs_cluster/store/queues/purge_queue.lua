@@ -18,25 +18,25 @@ for _, id in ipairs(ids) do
     if bytes >= MOST_FREED then break end
     local key = job_key(id)
     local here = tonumber(string.sub(id, 16, 18), 16) % tonumber(ARGV[3]) == tonumber(ARGV[2])
-    local job, reply = load_traces(key)
+    local job, reply = load_index_fields(key)
     local others = redis.call('HMGET', key, F.workflow, F.unique, F.limit, F.fixed)
     local heard = others[1] or others[2] or others[3] or others[4]
     if here and not heard and not is_malformed(reply) then
         ours[#ours + 1], jobs[id] = id, job or false
         if job then
-            want_to_forget(job)
-            bytes = bytes + bytes_of(key)
+            preflight_delete(job)
+            bytes = bytes + freed_bytes(key)
         end
     else
         foreign[#foreign + 1] = id
     end
 end
-look()
+run_preflight()
 
 for _, id in ipairs(ours) do
-    if jobs[id] then forget(id, job_key(id), jobs[id]) else take_out(KEYS[1], id) end
+    if jobs[id] then delete_job(id, job_key(id), jobs[id]) else remove_member(KEYS[1], id) end
 end
 local left = redis.call('ZCARD', KEYS[1]) - #(leaving[KEYS[1]] or {}) + redis.call('ZCARD', KEYS[6])
-settle()
-settle_counts()
+flush_removals()
+flush_counters()
 return {#ours, foreign, left}

@@ -19,7 +19,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.aliases import remove_due
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.well_formed import number
+from ojs_cluster.store.jobs.validate_job import number
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import begun
 from ojs_cluster.store.queues import pauses

@@ -5,9 +5,9 @@
 -- KEYS: 1 c:, 2 q:, 3 m:, 4 h:, 5 hq:.  ARGV: 1 age ms, 2 the queue in its last partition, else ''.
 -- Returns: {1, effects} when gone (or never there), {0, {}} when in use
 --@include keys now preflight set_deadline append_effect
-want(OUTBOX)
-want(OUTBOX_DUE)
-look()
+preflight_key(OUTBOX)
+preflight_key(OUTBOX_DUE)
+run_preflight()
 local IDLE = {created = true, open = true, seq = true, acked = true, mps = true, mpstarts = true,
     mpsat = true, mpsjob = true, mpsoff = true,
     -- totals never shrink: see metrics.lua
@@ -20,6 +20,6 @@ for i = 1, #flat, 2 do
     if not IDLE[name] and value ~= '0' then return {0, {}} end
 end
 if redis.call('EXISTS', KEYS[2], KEYS[4]) > 0 then return {0, {}} end
-if ARGV[2] ~= '' then owe('unlist', ARGV[2]) end
+if ARGV[2] ~= '' then append_effect('unlist', ARGV[2]) end
 redis.call('DEL', KEYS[1], KEYS[3], KEYS[5])
 return {1, effects}

@@ -6,10 +6,10 @@
 -- ARGV: 1 events kept, 2 queue, 3 'pause' | 'resume'.
 -- Returns: {now, effects}
 --@include keys now preflight read_job append_event set_deadline append_effect
-want(OUTBOX)
-want(OUTBOX_DUE)
-look()
-if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then owe('queue', ARGV[2]) end
+preflight_key(OUTBOX)
+preflight_key(OUTBOX_DUE)
+run_preflight()
+if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then append_effect('queue', ARGV[2]) end
 local queue = {[F.queue] = ARGV[2], [F.type] = ''}
 if ARGV[3] == 'pause' then
     if redis.call('HSETNX', KEYS[1], 'paused', now) == 1 then emit('queue.paused', '', queue) end

@@ -5,13 +5,13 @@
 -- ARGV: 1 events kept, 2 limit, 3 ms to keep discarded jobs.
 -- Returns: {jobs moved, now, ms of the next due job or -1, effects, malformed jobs put aside}
 --@include keys now preflight remove_many lowest_remaining read_job change_counters append_event
---@include set_deadline append_effect make_available finish_job leave_queue promote_jobs
-gather()
-local ids, jobs, malformed_ids = look_at_due(tonumber(ARGV[2]))
+--@include set_deadline append_effect make_available finish_job remove_from_queue promote_jobs
+batch_events()
+local ids, jobs, malformed_ids = load_due_jobs(tonumber(ARGV[2]))
 promote_due(ids, jobs, ARGV[3])
-for _, id in ipairs(malformed_ids) do put_aside(DUE, id) end
-local following = first_left(DUE)
-write_events()
-settle()
-settle_counts()
+for _, id in ipairs(malformed_ids) do recheck_later(DUE, id) end
+local following = lowest_remaining(DUE)
+flush_events()
+flush_removals()
+flush_counters()
 return {#ids, now, following or -1, effects, malformed_ids}

@@ -1,7 +1,7 @@
 -- Transition: terminal -> gone, for up to `limit` jobs of one shard whose retention is over; for fewer
 -- when they are large.
 -- Post: no key of such a job remains in the shard. A job whose id names another shard is only
---       listed, and is no dead letter any more: its alias there goes first, then forget.lua takes
+--       listed, and is no dead letter any more: its alias there goes first, then delete_jobs.lua takes
 --       the job, so a crash between the two repeats and never leaves an alias behind. A malformed
 --       job is put aside.
 -- Memory: allow-oom; adds nothing.
@@ -14,35 +14,35 @@ local jobs, gone, foreign, malformed, bytes = {}, {}, {}, {}, 0
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', FINISHED, '-inf', now, 'LIMIT', 0, ARGV[1])) do
     if bytes >= MOST_FREED then break end
     local key = job_key(id)
-    local job, reply = load_traces(key)
-    if is_malformed(reply) or job and not is_over(job[F.state]) then
+    local job, reply = load_index_fields(key)
+    if is_malformed(reply) or job and not is_terminal(job[F.state]) then
         malformed[#malformed + 1] = id
     else
         jobs[id] = job or false
         local here = tonumber(string.sub(id, 16, 18), 16) % tonumber(ARGV[3]) == tonumber(ARGV[2])
         table.insert(here and gone or foreign, id)
         if job then
-            want_to_forget(job)
-            bytes = bytes + (here and bytes_of(key) or 0)
+            preflight_delete(job)
+            bytes = bytes + (here and freed_bytes(key) or 0)
         end
     end
 end
-look()
+run_preflight()
 
 for _, id in ipairs(foreign) do
     local job = jobs[id]
     -- No retry by hand from here on: it would bring back a job whose alias is about to go.
     if job and job[F.dead] then
-        take_out(DEAD, id)
-        take_out(queue_dead_key(job[F.queue]), id)
+        remove_member(DEAD, id)
+        remove_member(queue_dead_key(job[F.queue]), id)
         redis.call('HDEL', job_key(id), F.dead)
     end
 end
 for _, id in ipairs(gone) do
-    if jobs[id] then forget(id, job_key(id), jobs[id]) else take_out(FINISHED, id) end
+    if jobs[id] then delete_job(id, job_key(id), jobs[id]) else remove_member(FINISHED, id) end
 end
-for _, id in ipairs(malformed) do put_aside(FINISHED, id) end
-local following = first_left(FINISHED)
-settle()
-settle_counts()
+for _, id in ipairs(malformed) do recheck_later(FINISHED, id) end
+local following = lowest_remaining(FINISHED)
+flush_removals()
+flush_counters()
 return {#gone, foreign, now, following or -1, malformed}

@@ -9,7 +9,7 @@
 --       6 ms to keep dead letters, 7 dead letters kept per queue.
 -- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects, jobs quarantined}
 --@include keys now preflight remove_many lowest_remaining load_jobs change_counters append_event set_deadline
---@include append_effect make_available join_queue finish_job leave_queue backoff_delay match_error
+--@include append_effect make_available announce_queue finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters fail_attempt
 local limit, chance, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local limits = {ARGV[5], ARGV[6], tonumber(ARGV[7])}
@@ -29,73 +29,73 @@ end
 
 local timeouts, lost, expired = overdue(EXECUTION_DEADLINES), overdue(ACTIVE), overdue(EXPIRING)
 local repaired = overdue(QUARANTINE)
-if #repaired > 0 then want(OUTBOX) want(OUTBOX_DUE) end
+if #repaired > 0 then preflight_key(OUTBOX) preflight_key(OUTBOX_DUE) end
 for _, job in pairs(jobs) do
     if job then
-        want(queue_counters_key(job[F.queue]))
-        want(queue_available_key(job[F.queue]))
+        preflight_key(queue_counters_key(job[F.queue]))
+        preflight_key(queue_available_key(job[F.queue]))
     end
 end
-local fates, ends = {}, {}
+local decisions, ends = {}, {}
 local function loses(ids, kind)
     for _, id in ipairs(ids) do
         local job = jobs[id]
-        if job and job[F.state] == 'active' and not fates[id] then
-            fates[id] = fate_of_loss(job, kind)
-            ends[#ends + 1] = {job, fates[id]}
+        if job and job[F.state] == 'active' and not decisions[id] then
+            decisions[id] = decide_lost_lease(job, kind)
+            ends[#ends + 1] = {job, decisions[id]}
         end
     end
 end
 loses(timeouts, 'timeout')
 loses(lost, 'visibility_timeout')
-look_at_ends(ends, limits[3])
+preflight_failures(ends, limits[3])
 
 for i, entry in ipairs(aside) do
-    put_aside(entry[1], entry[2])
+    recheck_later(entry[1], entry[2])
     aside[i] = entry[2]
 end
 
-gather()
+batch_events()
 for i, id in ipairs(timeouts) do
-    take_out(EXECUTION_DEADLINES, id)
+    remove_member(EXECUTION_DEADLINES, id)
     local key, job = job_key(id), jobs[id]
     if job and job[F.state] == 'active' then
-        leave_worker(id, job)
+        release_from_worker(id, job)
         drop_fields(key, job, F.delay, F.lease) -- the lease is lost: see lose_lease
         local limit_ms = job[F.timeout] or 0
         local error = server_error('timeout',
             string.format('execution timeout of %s ms exceeded', limit_ms),
             string.format(',"details":{"timeout_kind":"execution","limit_seconds":%.3f,'
                 .. '"elapsed_seconds":%.3f}', limit_ms / 1000, (now - job[F.started]) / 1000))
-        fail(id, key, job, error, fates[id], (chance * i) % 1, kept, limits)
+        fail(id, key, job, error, decisions[id], (chance * i) % 1, kept, limits)
     end
 end
 
 local leases = {}
 local error = server_error('visibility_timeout', 'the lease ended without ack, nack or heartbeat')
 for _, id in ipairs(lost) do
-    take_out(ACTIVE, id)
+    remove_member(ACTIVE, id)
     local job = jobs[id]
     if job and job[F.state] == 'active' then
         leases[#leases + 1] = id
-        lose_lease(id, job_key(id), job, error, kept)
+        record_lost_lease(id, job_key(id), job, error, kept)
     end
 end
 for _, id in ipairs(leases) do
-    go_on_without_lease(id, job_key(id), jobs[id], error, fates[id], limits)
+    requeue_after_lost_lease(id, job_key(id), jobs[id], error, decisions[id], limits)
 end
 
 -- What was given back just now may have expired as well. Others than those that were read must wait.
 if #ends > 0 then expired = overdue(EXPIRING, true) end
 for _, id in ipairs(expired) do
-    take_out(EXPIRING, id)
+    remove_member(EXPIRING, id)
     local job = jobs[id]
     local state = job and job[F.expires] and job[F.state]
     if state == 'available' then
-        leave_queue(id, job)
+        remove_from_queue(id, job)
     elseif state == 'scheduled' or state == 'retryable' or state == 'pending' then
         count(job[F.queue], state, -1)
-        take_out(state == 'pending' and PENDING or DUE, id)
+        remove_member(state == 'pending' and PENDING or DUE, id)
     else
         job = nil
     end
@@ -103,17 +103,17 @@ for _, id in ipairs(expired) do
 end
 
 for _, id in ipairs(repaired) do
-    take_out(QUARANTINE, id)
+    remove_member(QUARANTINE, id)
     local job = jobs[id]
-    if job and job[F.state] == 'available' then enlist(job[F.queue]) make_available(id, job, true) end
+    if job and job[F.state] == 'available' then announce_queue(job[F.queue]) make_available(id, job, true) end
 end
 
 local following = -1
 for _, zset in ipairs({ACTIVE, EXECUTION_DEADLINES, EXPIRING, QUARANTINE}) do
-    local first = first_left(zset)
+    local first = lowest_remaining(zset)
     if first and (following < 0 or first < following) then following = first end
 end
-write_events()
-settle()
-settle_counts()
+flush_events()
+flush_removals()
+flush_counters()
 return {#leases, #timeouts, #expired, now, following, effects, aside}

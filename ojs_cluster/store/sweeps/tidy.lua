@@ -6,13 +6,13 @@
 -- Returns: records removed
 --@include keys now preflight remove_many
 local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2], 'LIMIT', 0, ARGV[1])
-for _, worker in ipairs(old) do want(worker_key(worker)) end
-look()
+for _, worker in ipairs(old) do preflight_key(worker_key(worker)) end
+run_preflight()
 for _, worker in ipairs(old) do
-    take_out(KEYS[1], worker)
-    take_out(KEYS[2], worker)
+    remove_member(KEYS[1], worker)
+    remove_member(KEYS[2], worker)
     redis.call('DEL', worker_key(worker))
 end
-settle()
+flush_removals()
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
 return #old

@@ -6,12 +6,12 @@
 -- KEYS: 1 the shard's claims, then per id its job hash.
 -- ARGV: 1 deal, 2 this shard, 3 marks of fences that do not count, each between blanks, then the ids.
 -- Returns: {'ok', now} | {'exists', position (1-based), fields of what is there (see there.lua)}
---@include now read_job check_absent
+--@include now read_job read_existing
 for i = 2, #KEYS do
     local deal, mark = unpack(redis.call('HMGET', KEYS[i], F.deal, F.fence))
     local open = mark and string.find(ARGV[3], ' ' .. mark .. ' ', 1, true)
     if deal ~= ARGV[1] and not open and redis.call('EXISTS', KEYS[i]) == 1 then
-        return {'exists', i - 1, what_is_there(KEYS[i])}
+        return {'exists', i - 1, read_existing(KEYS[i])}
     end
 end
 for i = 2, #KEYS do

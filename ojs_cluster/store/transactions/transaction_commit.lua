@@ -18,7 +18,7 @@ local recorded = tonumber(ARGV[4])
 if redis.call('HLEN', KEYS[1]) ~= recorded then return {'dead'} end
 redis.call('HSET', KEYS[1], 'plan', ARGV[3])
 for i = 5, #ARGV do redis.call('HSET', KEYS[1], recorded + i - 5, ARGV[i]) end
-owe('deal', ARGV[2])
+append_effect('deal', ARGV[2])
 redis.call('HSET', KEYS[1], 'owed', effects[1])
 if recorded > 0 then redis.call('ZREM', KEYS[5], ARGV[2]) end
 return {'ok', now}

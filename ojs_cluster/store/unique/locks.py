@@ -12,7 +12,7 @@ from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.jobs import well_formed
+from ojs_cluster.store.jobs import validate_job
 from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.portions import PORTION_KEYS
 from ojs_cluster.store.runtime import Arg
@@ -121,7 +121,7 @@ async def look(store: Store, shard: Shard, job_id: str) -> Holder | None:
             continue
         if not any(name in job.fields for name in (f.STATE, f.QUEUE, f.TYPE)):
             break
-        well_formed.check(job_id, job.fields, shard.index)
+        validate_job.check(job_id, job.fields, shard.index)
         return Holder(job, shard.index, now - job.created_ms)
     return None
 

@@ -1,5 +1,5 @@
 -- Workers of one shard that have been silent for too long move from watched to lost.
--- Post: each is in `lost` with the ms of its death until `bury` says its jobs are recovered, so
+-- Post: each is in `lost` with the ms of its death until `add_dead_letter` says its jobs are recovered, so
 --       a scheduler that dies in between leaves the work to the next. When nobody has checked for long,
 --       this master may have been away, and no worker could be heard: each is watched once more.
 -- Memory: allow-oom; adds 100 bytes per worker.
@@ -23,23 +23,23 @@ end
 for _, workers in ipairs({silent, redis.call('ZRANGE', KEYS[2], first, last)}) do
     for _, worker in ipairs(workers) do
         local state = redis.call('HGET', worker_key(worker), 'state')
-        if not state then want(worker_key(worker)) end
+        if not state then preflight_key(worker_key(worker)) end
         terminated[worker] = state == 'terminate' and 1 or 0
     end
 end
-look()
+run_preflight()
 redis.call('SET', KEYS[3], now)
 for _, worker in ipairs(silent) do
     if again[worker] then
         redis.call('HSET', worker_key(worker), 'spared', now)
         redis.call('ZADD', KEYS[1], now + again[worker], worker)
     else
-        take_out(KEYS[1], worker)
+        remove_member(KEYS[1], worker)
         redis.call('ZADD', KEYS[2], now, worker)
     end
 end
-local reply = {now, first_left(KEYS[1]) or -1}
-settle()
+local reply = {now, lowest_remaining(KEYS[1]) or -1}
+flush_removals()
 local lost = redis.call('ZRANGE', KEYS[2], first, last, 'WITHSCORES')
 for i = 1, #lost, 2 do
     local at = #reply

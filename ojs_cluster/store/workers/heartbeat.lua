@@ -7,7 +7,7 @@
 -- ARGV: 1 events kept, 2 worker id, 3 ms asked for or '', then per job: id, lease id or ''.
 -- Returns: {now, ids extended, shards of ids that moved: id, shard, ...}
 --@include keys now read_job append_event set_deadline check_holder
-gather()
+batch_events()
 local extended, moved = {}, {}
 for i = 3, #KEYS do
     local id, lease = ARGV[2 * i - 2], ARGV[2 * i - 1]
@@ -29,5 +29,5 @@ for i = 3, #KEYS do
         extended[#extended + 1] = id
     end
 end
-write_events()
+flush_events()
 return {now, extended, moved}

@@ -10,7 +10,7 @@
 --       ago that was, '' when unknown. Of the two the earlier counts: this master's clock may be behind.
 -- Returns: {next cursor or '', effects, then the worker of each job that was recovered}
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
---@include append_effect make_available finish_job leave_queue backoff_delay match_error
+--@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters fail_attempt walk_active
 local limits, died = {ARGV[5], ARGV[6], tonumber(ARGV[7])}, {}
 for i = 8, #ARGV, 3 do
@@ -23,21 +23,21 @@ local taken, cursor = walk_active(ARGV[2], ARGV[3], names, function(found)
 end)
 local ends = {}
 for i, item in ipairs(taken) do
-    ends[i] = {item.job, fate_of_loss(item.job, 'worker_lost')}
-    want(queue_available_key(item.job[F.queue]))
+    ends[i] = {item.job, decide_lost_lease(item.job, 'worker_lost')}
+    preflight_key(queue_available_key(item.job[F.queue]))
 end
-look_at_ends(ends, limits[3])
+preflight_failures(ends, limits[3])
 
 local error, reply = server_error('worker_lost', 'the worker stopped sending heartbeats'), {cursor, effects}
-gather()
+batch_events()
 for _, item in ipairs(taken) do
     reply[#reply + 1] = item.job[F.worker]
-    lose_lease(item.id, job_key(item.id), item.job, error, tonumber(ARGV[4]))
+    record_lost_lease(item.id, job_key(item.id), item.job, error, tonumber(ARGV[4]))
 end
 for i, item in ipairs(taken) do
-    go_on_without_lease(item.id, job_key(item.id), item.job, error, ends[i][2], limits)
+    requeue_after_lost_lease(item.id, job_key(item.id), item.job, error, ends[i][2], limits)
 end
-write_events()
-settle()
-settle_counts()
+flush_events()
+flush_removals()
+flush_counters()
 return reply

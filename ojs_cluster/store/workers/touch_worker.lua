@@ -23,8 +23,8 @@ if not redis.call('ZSCORE', KEYS[2], worker) then records = records + 1 end
 local full = records > tonumber(ARGV[4]) and oldest and oldest ~= worker
 local record = full and string.sub(key, 1, #key - #worker) .. oldest
 if full then
-    want(record)
-    look()
+    preflight_key(record)
+    run_preflight()
 end
 redis.call('HSETNX', key, 'first', now)
 redis.call('HSET', key, 'seen', now)
@@ -41,16 +41,16 @@ if ARGV[2] == 'beat' then
         'active', active, 'info', ARGV[7])
 end
 if state == 'terminate' and active == '0' then
-    take_out(KEYS[3], worker)
+    remove_member(KEYS[3], worker)
 elseif beats >= 3 then
     redis.call('ZADD', KEYS[3], now + math.max(tonumber(ARGV[3]), 3 * gap), worker)
 elseif beats == 1 then
-    take_out(KEYS[3], worker) -- it beat steadily once; that watch is over
+    remove_member(KEYS[3], worker) -- it beat steadily once; that watch is over
 end
 if full then
-    take_out(KEYS[2], oldest)
-    take_out(KEYS[3], oldest)
+    remove_member(KEYS[2], oldest)
+    remove_member(KEYS[3], oldest)
     redis.call('DEL', record)
 end
-settle()
+flush_removals()
 return {now, known[2] or '', state, known[3] or '0'}

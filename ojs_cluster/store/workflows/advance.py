@@ -183,7 +183,7 @@ async def _cancel_jobs(store: Store, progress: Progress, numbers: Iterable[int])
 
     async def one(number: int) -> None:
         try:
-            await cancel(store, plan.jobs[number].job_id, only="spare")
+            await cancel(store, plan.jobs[number].job_id, only="inactive")
         except (NotFound, Conflict):
             return  # never enqueued, ended, or running its last attempt
 

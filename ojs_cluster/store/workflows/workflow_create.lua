@@ -20,7 +20,7 @@ redis.call('HSET', KEYS[1], 'state', 'running', 'type', ARGV[3], 'name', ARGV[4]
 call_in_slices('HSET', KEYS[2], {unpack(ARGV, 9)})
 redis.call('ZADD', KEYS[3], now, ARGV[2])
 redis.call('ZADD', KEYS[7], now + CHECK_MS, ARGV[2])
-owe('workflow_start', ARGV[2])
+append_effect('workflow_start', ARGV[2])
 redis.call('HSET', KEYS[1], 'start', effects[1])
 emit('workflow.started', ARGV[2], {[F.type] = ARGV[3], [F.queue] = ''}, 'D', ARGV[7])
 if ARGV[8] ~= '0' then redis.call('ZREM', KEYS[8], ARGV[2]) end

@@ -11,7 +11,7 @@ if state ~= 'running' then return {'conflict', state} end
 redis.call('HSET', KEYS[1], 'state', ARGV[3], 'finished', now)
 redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[2])
 if ARGV[3] == 'cancelled' then
-    owe('workflow_cancel', ARGV[2])
+    append_effect('workflow_cancel', ARGV[2])
 else
     emit('workflow.' .. ARGV[3], ARGV[2], {[F.type] = kind, [F.queue] = ''}, 'D',
         string.format('%s,"duration_ms":%.0f', ARGV[5], now - created))

@@ -266,7 +266,7 @@ async def test_jobs_that_wait_for_tokens_are_asked_for(store: Store, consistent:
     counted, client = counting(store)
     await take(counted, *names)
 
-    assert client.calls.get("fetch", 0) + client.calls.get("fetch_any", 0) <= 2 * 18
+    assert client.calls.get("fetch", 0) + client.calls.get("fetch_full", 0) <= 2 * 18
     assert consistent().count()["active"] == 3
 
 

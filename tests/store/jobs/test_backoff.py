@@ -24,7 +24,7 @@ from ojs_cluster.store.scripts import read_includes
 from tests.support.servers import observer
 
 BACKOFF = read_includes()["backoff_delay"]
-NEVER_RETRIED = read_includes()["match_error"]
+IS_NON_RETRYABLE = read_includes()["match_error"]
 
 Eval = Callable[..., object]
 
@@ -111,7 +111,7 @@ def test_non_retryable_patterns_match_as_in_python(
     lua: Eval, patterns: list[str], names: list[str]
 ) -> None:
     policy = replace(DEFAULT_RETRY, non_retryable=tuple(patterns))
-    code = f"{NEVER_RETRIED}\nreturn never_retried(KEYS[1], ARGV, 1) and 1 or 0"
+    code = f"{IS_NON_RETRYABLE}\nreturn is_non_retryable(KEYS[1], ARGV, 1) and 1 or 0"
 
     found = lua(code, 1, policy.patterns(), *names)
 

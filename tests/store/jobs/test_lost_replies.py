@@ -136,14 +136,14 @@ def refusing(store: Store, name: str, *, after: int) -> Store:
 async def test_an_ack_whose_reply_is_lost_is_repeated_for_its_holder(
     store: Store, named_by: str, consistent: Check
 ) -> None:
-    for number, lost in enumerate((["ack", "ack_any"], ["ack"]), 1):  # the first of its minute
+    for number, lost in enumerate((["ack", "ack_full"], ["ack"]), 1):  # the first of its minute
         job = await active(store)
         who = {named_by: {"worker_id": "w1", "lease_id": job.lease_id}[named_by]}
-        flaky, client = lossy(store, "ack", "ack_any", times=1)
+        flaky, client = lossy(store, "ack", "ack_full", times=1)
         done = await ack(flaky, job, result=b"1", **who)
 
         if client.lost != lost:  # a minute has begun between the two
-            assert (number, client.lost) == (2, ["ack", "ack_any"])
+            assert (number, client.lost) == (2, ["ack", "ack_full"])
         assert (done.state, done.result) == (State.COMPLETED, b"1")
         assert (await queues.stats(store, QUEUE)).acked == number
     consistent()
@@ -153,7 +153,7 @@ async def test_an_anonymous_ack_whose_reply_is_lost_is_not_repeated(
     store: Store, consistent: Check
 ) -> None:
     job = await active(store)
-    flaky, _ = lossy(store, "ack_any", times=1)  # the first of its minute is that script's
+    flaky, _ = lossy(store, "ack_full", times=1)  # the first of its minute is that script's
     with pytest.raises(BackendUnavailable) as failure:
         await ack(flaky, job)
 

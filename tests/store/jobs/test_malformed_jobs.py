@@ -300,7 +300,7 @@ MEETINGS: list[tuple[Make, Meet]] = [
     (scheduled, promoted_by_fetch),
     (scheduled, promoted),
     (retryable, promoted),
-    (running, reaped("running", State.RETRYABLE)),
+    (running, reaped("execution_deadlines", State.RETRYABLE)),
     (running, reaped("active", State.AVAILABLE)),
     (available, reaped("expiring", State.DISCARDED)),
     (scheduled, reaped("expiring", State.DISCARDED)),

@@ -224,7 +224,7 @@ async def one_way(store: Store, db: Any, seed: int, steps: int, *, general: bool
         patch.setattr("ojs_cluster.store.fetch.fetch.new_prefix", prefix)
         if general:
             patch.setattr(Placed, "plain", False)
-            scripts["fetch"], scripts["ack"] = scripts["fetch_any"], scripts["ack_any"]
+            scripts["fetch"], scripts["ack"] = scripts["fetch_full"], scripts["ack_full"]
         fresh = replace(
             store,
             scripts=scripts,

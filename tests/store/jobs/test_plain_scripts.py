@@ -107,12 +107,12 @@ async def test_plain_jobs_leave_the_same_behind_by_either_way(
     plain = await one_life(seen, db, short)
     assert client.calls["enqueue_one"] == len(JOBS)
     assert client.calls["enqueue"] == 1, "the queue's first job, which owes the queue's name"
-    assert client.calls.get("ack_any", 0) <= 1, "a minute has begun meanwhile"
-    assert "fetch_any" not in client.calls
+    assert client.calls.get("ack_full", 0) <= 1, "a minute has begun meanwhile"
+    assert "fetch_full" not in client.calls
 
     monkeypatch.setattr(Placed, "plain", False)
     scripts = dict(store.scripts)
-    scripts |= {"fetch": scripts["fetch_any"], "ack": scripts["ack_any"]}
+    scripts |= {"fetch": scripts["fetch_full"], "ack": scripts["ack_full"]}
     seen, client = lossy(replace(store, scripts=scripts))
     other = await one_life(seen, db, long)
     assert not {"enqueue_one", "fetch", "ack"} & client.calls.keys()
@@ -161,7 +161,7 @@ async def test_a_queues_limits_leave_its_acks_short(
         for job in await take(store, count=9):
             await ack(seen, job)
     assert client.calls["ack"] == 4
-    assert client.calls.get("ack_any", 0) <= 2, "the first of its minute, and a minute may begin"
+    assert client.calls.get("ack_full", 0) <= 2, "the first of its minute, and a minute may begin"
     assert consistent().count() == {"available": 1, "completed": 4}
 
 
@@ -215,7 +215,7 @@ async def test_jobs_that_only_wait_for_tokens_are_left_to_the_long_fetch(
 
     fresh, client = lossy(replace(store, limited=LimitedQueues()))
     assert await take(fresh) == []
-    assert (client.calls["fetch"], client.calls["fetch_any"]) == (1, 1)
+    assert (client.calls["fetch"], client.calls["fetch_full"]) == (1, 1)
 
 
 async def test_an_ack_that_is_to_be_confirmed_is_one_call(
@@ -226,7 +226,7 @@ async def test_an_ack_that_is_to_be_confirmed_is_one_call(
     job = await active(store)
     seen, client = lossy(store)
     await ack(seen, job)
-    assert client.calls == {"ack_any": 1}
+    assert client.calls == {"ack_full": 1}
 
 
 async def test_a_short_script_leaves_what_it_cannot_do_to_the_long_one(
@@ -242,14 +242,14 @@ async def test_a_short_script_leaves_what_it_cannot_do_to_the_long_one(
     db.hset(shard.job(expired.id), f.EXPIRES, 1)
     db.zadd(shard.expiring, {expired.id: 1})
     assert [job.id for job in await take(seen, queue, count=9)] == [there.id]
-    assert client.calls == {"touch_worker": 1, "fetch": 1, "fetch_any": 1}
+    assert client.calls == {"touch_worker": 1, "fetch": 1, "fetch_full": 1}
 
     due = await put(store, queue, scheduled_at="+PT1H")
     age_job(db, shard, due.id, HOUR)
     assert [job.id for job in await take(seen, queue, count=9)] == [due.id]
-    assert client.calls["fetch_any"] == 2
+    assert client.calls["fetch_full"] == 2
     await take(seen, queue)
-    assert (client.calls["fetch"], client.calls["fetch_any"]) == (3, 2), "nothing is remembered"
+    assert (client.calls["fetch"], client.calls["fetch_full"]) == (3, 2), "nothing is remembered"
     assert consistent().count() == {"active": 2, "discarded": 1}
 
 

@@ -52,7 +52,7 @@ async def test_a_declared_limit_ends_an_hour_after_its_last_job(
     await take(process, "other")
     await take(process)
     assert await in_force(store) is None
-    assert client.calls["fetch"] + client.calls["fetch_any"] == 2
+    assert client.calls["fetch"] + client.calls["fetch_full"] == 2
 
 
 async def test_a_declared_limit_holds_as_long_as_its_job_waits(store: Store, db: Any) -> None:

@@ -125,7 +125,7 @@ async def test_few_calls_pass_thousands_of_jobs_that_no_fetch_has_met(
     assert await looks_until(replace(store, scripts=scripts), [job]) <= LOOKS
 
     # 400 jobs each, and some calls that ask the twenty keys.
-    assert scripts.times["fetch_any"] <= jobs / 400 + 6
+    assert scripts.times["fetch_full"] <= jobs / 400 + 6
     consistent()
 
 

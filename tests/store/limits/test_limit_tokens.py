@@ -97,7 +97,7 @@ async def test_the_pop_takes_the_token_itself_where_job_and_key_share_a_shard(
         await keyed(store, key, concurrency=1, rate=per_hour(9))
         process, client = lossy(store)
         [job] = await take(process)
-        assert client.calls["fetch_any"] == (1 if home else 2)
+        assert client.calls["fetch_full"] == (1 if home else 2)
         assert ("limit_request" in client.calls) == (not home)
         found = await rate_limits.of_key(store, key)
         assert (found.usage.active, found.usage.started) == (1, 1)

@@ -70,14 +70,14 @@ async def test_a_fetch_remembers_for_a_while_that_its_queue_is_limited(
 
     assert len(await take(process, count=9)) == 1
     assert await take(process, count=9) == []
-    assert (client.calls["fetch"], client.calls["fetch_any"]) == (1, 2)
+    assert (client.calls["fetch"], client.calls["fetch_full"]) == (1, 2)
     consistent()
 
     await rate_limits.set_queue(store, QUEUE, Limits())
     monkeypatch.setattr("ojs_cluster.store.fetch.depth_cache.LIMITED_S", -1.0)
     process = replace(process, limited=LimitedQueues())
     assert len(await take(process, count=9)) == 2
-    assert client.calls["fetch_any"] == 2, "it has no limits any more"
+    assert client.calls["fetch_full"] == 2, "it has no limits any more"
     consistent()
 
 

@@ -28,7 +28,7 @@ from ojs_cluster.store.fetch.fetch import release
 from ojs_cluster.store.fetch.lease_ids import PREFIX_BYTES
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.jobs.nack import release_lost
+from ojs_cluster.store.jobs.nack import release_unanswered
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.queues import queues
@@ -211,7 +211,7 @@ async def fetch_and_forget(store: Store, queue: str) -> None:
     """As if the reply to a fetch had been lost."""
     prefixes = {lease(job)[:PREFIX_BYTES] for job in await take(store, queue, count=2)}
     if prefixes:
-        await release_lost(store, store.keys.shard_of_queue(queue), list(prefixes))
+        await release_unanswered(store, store.keys.shard_of_queue(queue), list(prefixes))
 
 
 def lease(job: JobRecord) -> bytes:

@@ -31,7 +31,7 @@ from ojs_cluster.store.jobs.ack import Ack, ack_many
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.listing import JobFilter, list_jobs
-from ojs_cluster.store.jobs.nack import Nack, nack_many, release_lost
+from ojs_cluster.store.jobs.nack import Nack, nack_many, release_unanswered
 from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.operations import audit, leader, metrics, rights
 from ojs_cluster.store.operations.events import EventFilter, read_events
@@ -279,7 +279,7 @@ async def worker_records(store: Store, db: Any) -> None:
     age_worker(db, home, "steady", HOUR)
     job = await active(store, "unanswered")
     assert job.lease_id is not None
-    await release_lost(store, shard_of(store, "unanswered"), [job.lease_id.encode()])
+    await release_unanswered(store, shard_of(store, "unanswered"), [job.lease_id.encode()])
 
 
 async def an_outage(store: Store, db: Any) -> None:

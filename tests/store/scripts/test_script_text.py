@@ -31,7 +31,7 @@ def test_a_script_whose_keys_go_by_numbers_uses_all_that_it_declares(name: str) 
 
 
 def test_names_stand_where_they_are_used() -> None:
-    text = load_scripts()["ack_any"].source.decode()
+    text = load_scripts()["ack_full"].source.decode()
     assert "job['s'] ~= 'active'" in text
     assert "(P .. 'finished')" in text
 
@@ -63,4 +63,4 @@ def test_a_prelude_comes_behind_the_flags_and_is_left_alone() -> None:
 def test_a_script_that_counts_writes_its_counts_at_the_end(name: str) -> None:
     text = load_scripts()[name].source.decode()
     counts = "local function count(" in text
-    assert counts == bool(re.search(r"^(?: {4})?settle_counts\(\)$", text, re.MULTILINE))
+    assert counts == bool(re.search(r"^(?: {4})?flush_counters\(\)$", text, re.MULTILINE))

@@ -386,7 +386,7 @@ async def test_jobs_with_ids_of_the_clients_go_with_a_script_per_shard(
     tick = await retention.purge_due(counted, shard_of(store), len(ids))
 
     assert tick.done == len(ids)
-    assert client.calls == {"purge": 1, "settle_alias": homes, "forget": len(ids) / 100}
+    assert client.calls == {"purge": 1, "settle_alias": homes, "delete_jobs": len(ids) / 100}
     assert not any(b":j:" in key for key in all_keys(backend))
     consistent()
 

@@ -6,8 +6,8 @@
 --@include long_lists
 local OUTBOX_GRACE_MS = 1500
 local effects = {}
-local function owe(kind, payload)
-    local number = add_to(OUTBOX, 'seq', 1, now)
+local function append_effect(kind, payload)
+    local number = increment(OUTBOX, 'seq', 1, now)
     local entry = kind .. ' 0 ' .. payload
     redis.call('HSET', OUTBOX, number, entry)
     set_deadline(OUTBOX_DUE, string.format('%.0f', number), now + OUTBOX_GRACE_MS)

@@ -10,7 +10,7 @@ end
 
 -- Adds to a counter. A value that is not a number, or that would overflow, is replaced: `HINCRBY` would
 -- fail on it in every script that counts, after its first writes.
-local function add_to(key, field, by, base)
+local function increment(key, field, by, base)
     local value = redis.pcall('HINCRBY', key, field, by)
     if type(value) == 'number' then return value end
     value = (base or 0) + by

@@ -1,5 +1,5 @@
--- The lowest score that `settle` (last.lua) will leave in a set, or nil.
-local function first_left(zset)
+-- The lowest score that `flush_removals` (last.lua) will leave in a set, or nil.
+local function lowest_remaining(zset)
     local gone = {}
     for _, id in ipairs(leaving[zset] or {}) do gone[id] = true end
     local rows = redis.call('ZRANGE', zset, 0, #(leaving[zset] or {}), 'WITHSCORES')

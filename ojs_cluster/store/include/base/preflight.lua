@@ -8,16 +8,16 @@
 -- and nothing moves while a script runs. A key that is absent cannot be told from one that has
 -- moved, so a script that needs an absent one is refused, and repeated, until the slot has arrived.
 --@include long_lists
-local to_look, known
-local function want(key)
-    if not known then to_look, known = {}, {} end
+local unchecked_keys, known
+local function preflight_key(key)
+    if not known then unchecked_keys, known = {}, {} end
     if known[key] then return end
     known[key] = true
-    to_look[#to_look + 1] = key
+    unchecked_keys[#unchecked_keys + 1] = key
 end
 
 -- Looks at what is wanted.
-local function look()
-    if to_look then call_in_slices('EXISTS', KEYS[1], to_look) end
-    to_look = {}
+local function run_preflight()
+    if unchecked_keys then call_in_slices('EXISTS', KEYS[1], unchecked_keys) end
+    unchecked_keys = {}
 end

@@ -3,7 +3,7 @@
 -- then on (see look.lua).
 --@include long_lists
 local leaving = {}
-local function take_out(zset, id)
+local function remove_member(zset, id)
     local ids = leaving[zset]
     if not ids then
         ids = {}
@@ -13,8 +13,8 @@ local function take_out(zset, id)
 end
 
 -- How many entries a set has that are not taken out. To be called before one is.
-local function staying(zset) return redis.call('ZCARD', zset) - #(leaving[zset] or {}) end
+local function remaining_members(zset) return redis.call('ZCARD', zset) - #(leaving[zset] or {}) end
 
-local function settle()
+local function flush_removals()
     for zset, ids in pairs(leaving) do call_in_slices('ZREM', zset, ids) end
 end

@@ -3,7 +3,7 @@
 local MOST_FREED = 32 * 1024 * 1024
 
 -- nil and a reply as load_job when there is none, or its state or queue is not known.
-local function load_traces(key)
+local function load_index_fields(key)
     local found = redis.call('HMGET', key, F.state, F.queue, F.dead, F.expires, F.alias, F.deal)
     if found[5] then return nil, {'moved', found[5]} end
     if found[6] then return nil, {'staged', found[6]} end
@@ -16,29 +16,29 @@ local function load_traces(key)
 end
 
 -- About how many bytes a job has that is worth counting.
-local function bytes_of(key)
+local function freed_bytes(key)
     return redis.call('HSTRLEN', key, F.envelope) + redis.call('HSTRLEN', key, F.result)
         + redis.call('HSTRLEN', key, F.parents)
 end
 
-local function want_to_forget(job)
-    if job[F.state] == 'available' then want(queue_available_key(job[F.queue]))
-    else want(queue_counters_key(job[F.queue])) end
-    if job[F.dead] then want(queue_dead_key(job[F.queue])) end
+local function preflight_delete(job)
+    if job[F.state] == 'available' then preflight_key(queue_available_key(job[F.queue]))
+    else preflight_key(queue_counters_key(job[F.queue])) end
+    if job[F.dead] then preflight_key(queue_dead_key(job[F.queue])) end
 end
 
-local function forget(id, key, job)
+local function delete_job(id, key, job)
     local queue, state = job[F.queue], job[F.state]
     if state == 'available' then
-        take_out(queue_available_key(queue), id)
+        remove_member(queue_available_key(queue), id)
     else
         count(queue, state, -1)
     end
     if job[F.dead] then
-        take_out(DEAD, id)
-        take_out(queue_dead_key(queue), id)
+        remove_member(DEAD, id)
+        remove_member(queue_dead_key(queue), id)
     end
-    take_out(FINISHED, id)
-    if job[F.expires] then take_out(EXPIRING, id) end
+    remove_member(FINISHED, id)
+    if job[F.expires] then remove_member(EXPIRING, id) end
     redis.call('UNLINK', key)
 end

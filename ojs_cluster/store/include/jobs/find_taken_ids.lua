@@ -7,7 +7,7 @@ local function find_taken(jobs, after, deal, fences, reserved)
             local by, mark = unpack(redis.call('HMGET', KEYS[after + i], F.deal, F.fence))
             if deal ~= '' and by == deal then reserved[i] = 'deal'
             elseif mark and string.find(fences, ' ' .. mark .. ' ', 1, true) then reserved[i] = 'fence'
-            else return {'exists', i, what_is_there(KEYS[after + i])} end
+            else return {'exists', i, read_existing(KEYS[after + i])} end
         end
     end
 end

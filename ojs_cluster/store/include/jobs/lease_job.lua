@@ -2,7 +2,7 @@
 -- '' for the job's own visibility timeout, or the server's. Returns what store/fetch/fetch.py cannot know of
 -- it: what it can would only make replies longer. The caller counts it.
 local function lease(id, job, worker, lease_id, asked_ms, usual_ms)
-    if job[F.expires] then take_out(EXPIRING, id) end
+    if job[F.expires] then remove_member(EXPIRING, id) end
     local lease_ms = asked_ms ~= '' and asked_ms or job[F.visibility] or usual_ms
     local deadline, attempt = now + lease_ms, (job[F.attempt] or 0) + 1
     redis.call('HSET', job_key(id), F.state, 'active', F.attempt, attempt, F.worker, worker,

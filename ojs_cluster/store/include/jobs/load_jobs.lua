@@ -5,12 +5,12 @@ local MOST_LOADED, loaded = 1024 * 1024, 0
 local SMALL = {F.state, F.type, F.queue, F.priority, F.created, F.max_attempts, F.retry, F.non_retryable,
     F.on_exhaustion, F.visibility, F.timeout, F.expires, F.attempt, F.enqueued, F.started, F.finished, F.due,
     F.delay, F.worker, F.lease, F.deadline, F.lease_ms, F.extended, F.errors, F.dead, F.expired, F.replays,
-    F.alias, F.workflow, F.step, F.unique, F.deal, F.mps, F.fixed, F.spared, F.limit, F.token, F.asked,
+    F.alias, F.workflow, F.step, F.unique, F.deal, F.mps, F.fixed, F.cancel_requested, F.limit, F.token, F.asked,
     F.asks, F.hidden}
 
--- As load_job. A lean job has no envelope, result or error to show.
-local function load_lean(key)
-    local job, flat = {lean = true}, {}
+-- As load_job. A partial job has no envelope, result or error to show.
+local function load_small_fields(key)
+    local job, flat = {partial = true}, {}
     for i, value in ipairs(redis.call('HMGET', key, unpack(SMALL))) do
         if value then
             job[SMALL[i]] = value
@@ -18,11 +18,11 @@ local function load_lean(key)
         end
     end
     if redis.call('HEXISTS', key, F.envelope) == 1 then job[F.envelope] = '' end
-    return checked(key, job, next(flat) and flat or job[F.envelope] and flat)
+    return check_job(key, job, next(flat) and flat or job[F.envelope] and flat)
 end
 
 local function load_within_budget(key)
-    if loaded >= MOST_LOADED then return load_lean(key) end
+    if loaded >= MOST_LOADED then return load_small_fields(key) end
     local job, reply = load_job(key)
     if job then loaded = loaded + size_of(job) + #(job[F.result] or '') end
     return job, reply

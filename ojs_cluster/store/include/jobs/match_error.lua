@@ -1,6 +1,6 @@
 -- A pattern matches a name exactly, or by its beginning when it ends in '.*' and the name goes on.
 -- Twin of core/jobs/retry.py. The names are those of `list` from `first` on.
-local function never_retried(patterns, list, first)
+local function is_non_retryable(patterns, list, first)
     for pattern in string.gmatch(patterns or '', '[^\n]+') do
         local stem = string.match(pattern, '^(.*)%.%*$')
         for i = first, #list do

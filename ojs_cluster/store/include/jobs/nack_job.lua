@@ -7,47 +7,47 @@ local WORKER, LEASE, HOW, ERROR, VERDICT, CHANCE, HOLD, NAMES = 1, 2, 3, 4, 5, 6
 
 -- The answer when there is nothing to do, nil when the attempt is to end. A holder's lease id
 -- repeating the nack it already made changes nothing.
-local function answer_to_nack(job, nack)
+local function early_nack_reply(job, nack)
     if job[F.state] ~= 'active' then
         local repeated = nack[LEASE] ~= '' and nack[LEASE] == job[F.lease]
-            and job[F.state] ~= 'completed' and (job[F.state] ~= 'cancelled' or job[F.spared])
+            and job[F.state] ~= 'completed' and (job[F.state] ~= 'cancelled' or job[F.cancel_requested])
         return repeated and {'ok', job.flat} or {'conflict', job[F.state]}
     end
     if not is_holder(job, nack[WORKER], nack[LEASE]) then return {'not_holder'} end
 end
 
-local function fate_of_nack(job, nack)
+local function decide_nack(job, nack)
     local verdict = nack[VERDICT]
-    local retryable = verdict == '1' and not never_retried(job[F.non_retryable], nack, NAMES)
-    return fate_of(job, retryable, verdict ~= '1' and verdict ~= '0' and verdict)
+    local retryable = verdict == '1' and not is_non_retryable(job[F.non_retryable], nack, NAMES)
+    return decide_failure(job, retryable, verdict ~= '1' and verdict ~= '0' and verdict)
 end
 
 -- Looks at what may be touched. `ending`: pairs of a job and its nack; `most`: dead letters kept.
-local function look_at_nacks(ending, most)
+local function preflight_nacks(ending, most)
     local ends = {}
     for _, pair in ipairs(ending) do
         local job, nack = pair[1], pair[2]
         if nack[HOW] == 'fail' then
-            ends[#ends + 1] = {job, fate_of_nack(job, nack)}
+            ends[#ends + 1] = {job, decide_nack(job, nack)}
         else
-            want(queue_counters_key(job[F.queue]))
-            want(queue_available_key(job[F.queue]))
+            preflight_key(queue_counters_key(job[F.queue]))
+            preflight_key(queue_available_key(job[F.queue]))
         end
     end
-    look_at_ends(ends, most)
+    preflight_failures(ends, most)
 end
 
 -- `kept`: errors kept; `limits`: see exhaust.
 local function end_attempt(id, key, job, nack, kept, limits)
-    leave_worker(id, job, nack[HOLD])
+    release_from_worker(id, job, nack[HOLD])
     if nack[HOW] == 'fail' then
         if job[F.delay] then drop_fields(key, job, F.delay) end
-        local fate = fate_of_nack(job, nack)
+        local fate = decide_nack(job, nack)
         fail(id, key, job, nack[ERROR], fate, tonumber(nack[CHANCE]), kept, limits)
         return {'ok', job.flat}
     end
-    if job[F.spared] then
-        end_spared(id, key, job)
+    if job[F.cancel_requested] then
+        finish_cancel_requested(id, key, job)
         return {'ok', job.flat}
     end
     if nack[HOW] == 'release' then

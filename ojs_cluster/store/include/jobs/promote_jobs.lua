@@ -3,7 +3,7 @@
 -- queue's counters, places, set and wake-up are seen to once per queue.
 
 -- Of a job that will only be promoted: no more than that takes. The envelope stays where it is.
-local function load_brief(key)
+local function load_for_promotion(key)
     local found = redis.call('HMGET', key, F.state, F.queue, F.type, F.priority, F.expires)
     local expires = found[5] and tonumber(found[5])
     if not found[1] or expires and expires <= now then return load_job(key) end
@@ -18,11 +18,11 @@ end
 -- bytes the jobs have that are whole.
 --@include reply_size
 local DUE_BYTES = 1024 * 1024
-local function look_at_due(limit, whole)
+local function load_due_jobs(limit, whole)
     local ids, jobs, malformed_ids, bytes = {}, {}, {}, 0
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', DUE, '-inf', now, 'LIMIT', 0, limit)) do
         if bytes >= DUE_BYTES then break end
-        local job, reply = (whole and load_job or load_brief)(job_key(id))
+        local job, reply = (whole and load_job or load_for_promotion)(job_key(id))
         if whole and job then bytes = bytes + size_of(job) end
         local waits = job and (job[F.state] == 'scheduled' or job[F.state] == 'retryable')
         if is_malformed(reply) or job and not waits then
@@ -31,31 +31,31 @@ local function look_at_due(limit, whole)
             ids[#ids + 1] = id
             jobs[id] = job or false
             if job then
-                want(queue_counters_key(job[F.queue]))
-                want(queue_available_key(job[F.queue]))
+                preflight_key(queue_counters_key(job[F.queue]))
+                preflight_key(queue_available_key(job[F.queue]))
             end
         end
     end
-    if #ids > 0 then look() end
+    if #ids > 0 then run_preflight() end
     return ids, jobs, malformed_ids, bytes
 end
 
 local function promote_due(ids, jobs, keep_discarded_ms)
     for _, id in ipairs(ids) do
-        take_out(DUE, id)
+        remove_member(DUE, id)
         local key, job = job_key(id), jobs[id]
         if job then
             count(job[F.queue], job[F.state], -1)
             if job[F.expires] and tonumber(job[F.expires]) <= now then
-                take_out(EXPIRING, id)
+                remove_member(EXPIRING, id)
                 expire(id, key, job, keep_discarded_ms)
             else
-                arrive(id, job)
+                add_arrival(id, job)
                 if job.flat then save_job(key, job, F.state, 'available', F.enqueued, now)
                 else redis.call('HSET', key, F.state, 'available', F.enqueued, now) end
                 emit('job.enqueued', id, job)
             end
         end
     end
-    settle_arrivals()
+    flush_arrivals()
 end

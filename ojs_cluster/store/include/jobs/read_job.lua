@@ -3,10 +3,10 @@
 
 -- The key of a job's rate limit, and what of its queue the job may touch because of it.
 local function limit_of(job) return (string.match(job[F.limit], '^%S*')) end
-local function want_limit(job)
+local function preflight_limit(job)
     local queue, key = job[F.queue] or '', limit_of(job)
     for _, name in ipairs({queue_blocked_key(queue), token_demand_key(queue), token_unrequested_key(queue, key),
-        token_requested_key(queue, key), TOKEN_GRANTS}) do want(name) end
+        token_requested_key(queue, key), TOKEN_GRANTS}) do preflight_key(name) end
 end
 
 -- Reads a job. Returns the fields as a table and as HGETALL gave them, or nil and a reply:
@@ -14,17 +14,17 @@ end
 -- {'staged', deal} when it is not to be seen before that `deal` is carried out (reveal.lua), or
 -- {'malformed'} (sound.lua).
 -- Fields that were read prove that the key is here; for none, see look.lua.
-local function checked(key, job, flat, deal)
+local function check_job(key, job, flat, deal)
     if not flat then
         if key ~= KEYS[1] then redis.call('EXISTS', KEYS[1], key) end
         return nil, {'missing'}
     end
     if job[F.alias] then return nil, {'moved', job[F.alias]} end
     if job[F.deal] and job[F.deal] ~= deal then return nil, {'staged', job[F.deal]} end
-    if not is_sound(job) or not is_state(job[F.state]) then return nil, {'malformed'} end
+    if not has_valid_fields(job) or not is_state(job[F.state]) then return nil, {'malformed'} end
     -- What the job's end or the end of its lease would be owed to others: see effect.lua.
-    if job[F.workflow] or job[F.unique] or job[F.limit] then want(OUTBOX) want(OUTBOX_DUE) end
-    if job[F.limit] then want_limit(job) end
+    if job[F.workflow] or job[F.unique] or job[F.limit] then preflight_key(OUTBOX) preflight_key(OUTBOX_DUE) end
+    if job[F.limit] then preflight_limit(job) end
     job.flat = flat
     return job
 end
@@ -32,7 +32,7 @@ end
 local function load_job(key, deal)
     local flat, job = redis.call('HGETALL', key), {}
     for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
-    return checked(key, job, #flat > 0 and flat, deal)
+    return check_job(key, job, #flat > 0 and flat, deal)
 end
 
 -- Writes fields of a job and keeps the copy that is returned in step: later pairs win there.

@@ -1,4 +1,4 @@
--- Which jobs a fetch takes. `queues` and `jobs` are those of fetch_any.lua.
+-- Which jobs a fetch takes. `queues` and `jobs` are those of fetch_full.lua.
 -- `malformed`: jobs that no fetch can give.
 --@include load_jobs
 -- So many jobs that only wait are passed in one call, at 10 us each. One that leaves its queue counts as
@@ -8,31 +8,31 @@ local passing, passed, malformed = false, {}, {}
 
 -- Of a job that only has to be held back or discarded, what that takes: hundreds of them may come before
 -- one that can run. Nil for any other job.
-local function load_waiting(queue, id)
+local function load_blocked(queue, id)
     local key = job_key(id)
     local found = redis.call('HMGET', key, F.limit, F.token, F.deal, F.expires, F.asks)
-    if found[4] and (tonumber(found[4]) or 0) <= now then return load_lean(key) end
+    if found[4] and (tonumber(found[4]) or 0) <= now then return load_small_fields(key) end
     if not found[1] or found[2] or found[3] or found[5] and not is_number(found[5]) then return end
     local job = {[F.limit] = found[1], [F.asks] = found[5] or nil, [F.queue] = queue.name}
     local limit = look_at_home(job)
     if limit and limit.left > 0 then return end
     local group = queue.name .. ':' .. limit_of(job)
-    if not passed[group] then want_limit(job) end
+    if not passed[group] then preflight_limit(job) end
     passed[group] = true
     return job
 end
 
-local function load_met(queue, id)
-    local job, reply = passing and load_waiting(queue, id), nil
+local function load_candidate(queue, id)
+    local job, reply = passing and load_blocked(queue, id), nil
     -- After a malformed job the next is read in part first: it may be malformed and large as well.
     if not job and next(malformed) then
-        job, reply = load_lean(job_key(id))
+        job, reply = load_small_fields(job_key(id))
         if job and job[F.state] == 'available' then job = nil end
     end
     if not job and not is_malformed(reply) then job, reply = load_job(job_key(id)) end
     if is_malformed(reply) or job and job[F.state] and job[F.state] ~= 'available' then
         malformed[id] = true
-        want(QUARANTINE)
+        preflight_key(QUARANTINE)
         return false
     end
     if job and job[F.limit] then look_at_home(job) end
@@ -57,7 +57,7 @@ local function scan(queues, jobs, wanted, read, again)
                 local id = rows[i]
                 if again and jobs[id] == nil then budget = 0 end
                 if bytes >= MOST_BYTES or live >= most or budget <= 0 then break end
-                if jobs[id] == nil then jobs[id] = load_met(queue, id) end
+                if jobs[id] == nil then jobs[id] = load_candidate(queue, id) end
                 local job = jobs[id]
                 local alive = job and (not job[F.expires] or tonumber(job[F.expires]) > now)
                 local starts = alive and may_start(job)

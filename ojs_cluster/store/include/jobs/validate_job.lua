@@ -2,8 +2,8 @@
 -- disk or a foreign program may. A malformed job must not stop a script: it would do so at every call,
 -- and in the middle of its writes. So each script checks before its first write. By id the answer is
 -- 'malformed'; scripts over many jobs pass it over and quarantine it, and the scheduler reports it.
--- Of a job that is read in part only that part is checked. Twin of store/jobs/well_formed.py.
-local SOUND_CHECK_MS = 3600 * 1000
+-- Of a job that is read in part only that part is checked. Twin of store/jobs/validate_job.py.
+local RECHECK_MS = 3600 * 1000
 
 -- Times are below the year 10000, in ms.
 local LATEST_MS = 253402300800000
@@ -18,13 +18,13 @@ local function sum_of_numbers(job)
     return job[F.created] + job[F.max_attempts] + (job[F.priority] or 0) + (job[F.expires] or 0)
         + (job[F.attempt] or 0) + (job[F.enqueued] or 0) + (job[F.started] or 0) + (job[F.finished] or 0)
         + (job[F.due] or 0) + (job[F.delay] or 0) + (job[F.visibility] or 0) + (job[F.timeout] or 0)
-        + (job[F.errors] or 0) + (job[F.replays] or 0) + (job[F.spared] or 0)
+        + (job[F.errors] or 0) + (job[F.replays] or 0) + (job[F.cancel_requested] or 0)
         + (job[F.scheduled_shown] or 0) + (job[F.expires_shown] or 0) + (job[F.deadline] or 0)
         + (job[F.lease_ms] or 0) + (job[F.extended] or 0) + (job[F.step] or 0) + (job[F.asked] or 0)
         + (job[F.asks] or 0) + (job[F.mps] or 0)
 end
 
-local function is_sound(job)
+local function has_valid_fields(job)
     local summed, sum = pcall(sum_of_numbers, job)
     if not (summed and sum > -LATEST_MS and sum < 5 * LATEST_MS) or not (job[F.state] and job[F.queue]
         and job[F.type] and job[F.envelope]) then return false end
@@ -37,11 +37,11 @@ end
 local STATES = ' available scheduled pending active retryable completed cancelled discarded '
 local function is_state(state) return string.find(STATES, ' ' .. state .. ' ', 1, true) end
 
-local function is_over(state)
+local function is_terminal(state)
     return state == 'completed' or state == 'cancelled' or state == 'discarded'
 end
 
 local function is_malformed(reply) return reply and reply[1] == 'malformed' end
 
 -- The job stays in its index, and is checked again later.
-local function put_aside(zset, id) redis.call('ZADD', zset, now + SOUND_CHECK_MS, id) end
+local function recheck_later(zset, id) redis.call('ZADD', zset, now + RECHECK_MS, id) end

@@ -5,7 +5,7 @@
 -- A cursor is the lower end of a ZRANGEBYSCORE over the deadlines: '' to begin, and '' at the end.
 local TAKEN_MOST, TAKEN_BYTES_MOST = 50, 1024 * 1024
 
-local function bytes_of(job)
+local function job_bytes(job)
     local bytes = 0
     for i = 2, #job.flat, 2 do bytes = bytes + #job.flat[i] end
     return bytes
@@ -32,14 +32,14 @@ local function walk_active(cursor, limit, names, takes)
         local key = job_key(rows[i])
         local found = redis.call('HMGET', key, unpack(names))
         if not found[1] then
-            want(key)
+            preflight_key(key)
         elseif takes(found) then
             -- Those that were taken leave the set, so the walk goes on from this deadline on.
             if #taken == TAKEN_MOST or bytes >= TAKEN_BYTES_MOST then return taken, rows[i + 1] end
             local job = load_job(key)
             -- A malformed job is left to the reaper, which meets it when its lease ends.
-            if job and job[F.state] == 'active' and is_sound(job) then
-                bytes = bytes + bytes_of(job)
+            if job and job[F.state] == 'active' and has_valid_fields(job) then
+                bytes = bytes + job_bytes(job)
                 taken[#taken + 1] = {id = rows[i], job = job}
             end
         end

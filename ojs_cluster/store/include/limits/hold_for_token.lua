@@ -40,12 +40,12 @@ local function look_at_waiting(queue, asks)
                 table.insert(jobs, {id = best[j], score = tonumber(best[j + 1]), limit = found[1],
                     asks = tonumber(found[2]) or 0, old = true})
             else
-                want(job_key(best[j]))
+                preflight_key(job_key(best[j]))
             end
         end
         keys[key] = {jobs = jobs, known = true, fresh = fresh}
         most = most - math.min(#jobs, asks.each)
-        for _, name in ipairs({unasked, token_requested_key(queue.name, key), TOKEN_GRANTS, OUTBOX, OUTBOX_DUE}) do want(name) end
+        for _, name in ipairs({unasked, token_requested_key(queue.name, key), TOKEN_GRANTS, OUTBOX, OUTBOX_DUE}) do preflight_key(name) end
     end
 end
 
@@ -55,6 +55,6 @@ local function hold_back(queue, id, job, score)
     keys[key] = keys[key] or {jobs = {}}
     table.insert(keys[key].jobs, {id = id, score = score, limit = job[F.limit],
         asks = job[F.asks] or 0})
-    take_out(queue.available, id)
+    remove_member(queue.available, id)
     put_in(queue.held, score, id)
 end

@@ -12,7 +12,7 @@ local function look_at_home(job)
     homes[key] = limit
     limit.free = redis.call('ZCARD', limit.la) == 0 and limit_room(limit, limit_meter(limit)) or 0
     limit.left = limit.free
-    for _, name in ipairs({limit.l, limit.lh, limit.la, RATE_LIMITS, RATE_LIMIT_CHECKS}) do want(name) end
+    for _, name in ipairs({limit.l, limit.lh, limit.la, RATE_LIMITS, RATE_LIMIT_CHECKS}) do preflight_key(name) end
     return limit
 end
 

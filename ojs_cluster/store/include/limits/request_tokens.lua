@@ -11,7 +11,7 @@ local function in_turn(queue)
         state.asked = redis.call('ZCARD', token_requested_key(queue.name, key))
         if state.first then table.insert(order, state)
         else
-            take_out(queue.thirst, key)
+            remove_member(queue.thirst, key)
             if state.fresh then gone = gone + 1 end
         end
     end
@@ -40,7 +40,7 @@ local function ask_for_tokens(queue, asks, starts, bound)
                 redis.call('HSET', job_key(job.id), F.asks, number, F.asked, number)
                 put_in(asked, job.score, job.id)
                 put_in(TOKEN_GRANTS, now + ASK_AGAIN_MS, job.id)
-                if job.old then take_out(unasked, job.id) end
+                if job.old then remove_member(unasked, job.id) end
                 if not owed[job.limit] then table.insert(owed, job.limit) end
                 owed[job.limit] = (owed[job.limit] or '') .. ' ' .. job.id .. '/' .. number
             else
@@ -53,11 +53,11 @@ local function ask_for_tokens(queue, asks, starts, bound)
             if more then redis.call('ZADD', queue.thirst, 'LT', place, state.key)
             else redis.call('ZADD', queue.thirst, place, state.key) end
         elseif state.known then
-            take_out(queue.thirst, state.key)
+            remove_member(queue.thirst, state.key)
             if state.fresh then gone = gone + 1 end
         end
     end
     settle_coming()
-    for _, limit in ipairs(owed) do owe('ask', limit .. owed[limit]) end
+    for _, limit in ipairs(owed) do append_effect('ask', limit .. owed[limit]) end
     return starts > 0 and redis.call('ZCOUNT', queue.thirst, '-inf', '(0') > gone
 end

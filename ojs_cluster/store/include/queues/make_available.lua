@@ -5,7 +5,7 @@
 --@include long_lists priority_base
 local function make_available(id, job, front)
     local queue = job[F.queue]
-    local place = front and 0 or add_to(queue_counters_key(queue), 'seq', 1, now)
+    local place = front and 0 or increment(queue_counters_key(queue), 'seq', 1, now)
     local zset = queue_available_key(queue)
     redis.call('ZADD', zset, band_of(job[F.priority] or 0) + place, id)
     -- Waiters are woken only when the queue stops being empty: each one that gets a job wakes
@@ -14,27 +14,27 @@ local function make_available(id, job, front)
     if job[F.expires] then set_deadline(EXPIRING, id, tonumber(job[F.expires])) end
 end
 
--- Many at once: what `arrive` was told enters its queue when `settle_arrivals` is called, in that order,
+-- Many at once: what `add_arrival` was told enters its queue when `flush_arrivals` is called, in that order,
 -- with three commands for each queue, or one more for each 2000 of its jobs.
-local arriving = {}
-local function arrive(id, job)
+local arrivals = {}
+local function add_arrival(id, job)
     local queue = job[F.queue]
-    local list = arriving[queue]
+    local list = arrivals[queue]
     if not list then
         list = {}
-        arriving[queue] = list
+        arrivals[queue] = list
     end
     list[#list + 1] = band_of(job[F.priority] or 0)
     list[#list + 1] = id
 end
 
-local function settle_arrivals()
-    for queue, list in pairs(arriving) do
+local function flush_arrivals()
+    for queue, list in pairs(arrivals) do
         local zset, arrived = queue_available_key(queue), #list / 2
-        local place = add_to(queue_counters_key(queue), 'seq', arrived, now) - arrived
+        local place = increment(queue_counters_key(queue), 'seq', arrived, now) - arrived
         for i = 1, #list, 2 do list[i] = list[i] + place + (i + 1) / 2 end
         call_in_slices('ZADD', zset, list)
         if redis.call('ZCARD', zset) == arrived then redis.call('SPUBLISH', WAKE_CHANNEL, queue) end
     end
-    arriving = {}
+    arrivals = {}
 end

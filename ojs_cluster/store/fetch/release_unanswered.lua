@@ -8,7 +8,7 @@
 -- ARGV: 1 events kept, 2 cursor ('' to begin), 3 active jobs to walk through, then prefixes of one length.
 -- Returns: {next cursor or '', effects, then the prefix of each job that was released}
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
---@include append_effect make_available finish_job leave_queue backoff_delay match_error
+--@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters fail_attempt check_holder nack_job walk_active
 local lost, length = {}, #ARGV[4]
 for i = 4, #ARGV do lost[ARGV[i]] = true end
@@ -17,15 +17,15 @@ local taken, cursor = walk_active(ARGV[2], ARGV[3], {F.lease}, function(found)
 end)
 local undo, pairs_ = {[HOW] = 'release'}, {}
 for i, item in ipairs(taken) do pairs_[i] = {item.job, undo} end
-look_at_nacks(pairs_, 0)
+preflight_nacks(pairs_, 0)
 
-gather()
+batch_events()
 local reply = {cursor, effects}
 for _, item in ipairs(taken) do
     reply[#reply + 1] = string.sub(item.job[F.lease], 1, length)
     end_attempt(item.id, job_key(item.id), item.job, undo, 0)
 end
-write_events()
-settle()
-settle_counts()
+flush_events()
+flush_removals()
+flush_counters()
 return reply

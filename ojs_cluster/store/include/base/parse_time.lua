@@ -1,5 +1,5 @@
 -- A moment in ms, and the same again when it was relative and so must be shown in the envelope.
-local function moment(text)
+local function parse_time(text)
     if text == '' then return nil end
     local at = tonumber(string.sub(text, 2))
     local kind = string.sub(text, 1, 1)

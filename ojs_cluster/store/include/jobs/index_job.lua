@@ -1,5 +1,5 @@
 -- A job that has just been stored, or revealed, enters the indexes and counters of its state.
-local function enter(id, job, state, due)
+local function index_job(id, job, state, due)
     if state == 'available' then
         make_available(id, job)
         emit('job.enqueued', id, job)
@@ -22,7 +22,7 @@ end
 
 -- A job with something in another shard, a lock or the alias of a client's id, is checked when that
 -- could have been lost (see store/enqueue/references.py). `here`: this shard, of so many.
-local function note_references(id, job, here, shards)
+local function record_references(id, job, here, shards)
     local named = tonumber(string.sub(id, 16, 18), 16) % shards
     if job[F.unique] or named ~= here then redis.call('ZADD', REFERENCES, now, id) end
 end

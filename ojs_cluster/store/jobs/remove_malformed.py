@@ -8,7 +8,7 @@ from ojs_cluster.core.errors import BackendUnavailable, Conflict, MalformedJob, 
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.record import JobRecord, record
-from ojs_cluster.store.jobs.well_formed import remains
+from ojs_cluster.store.jobs.validate_job import remains
 from ojs_cluster.store.outbox.outbox import deliver
 
 _IN_FLIGHT_MS = 60_000

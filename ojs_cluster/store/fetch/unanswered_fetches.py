@@ -51,7 +51,7 @@ class _Lost:
     looks: int = 0
 
 
-class LostFetches:
+class UnansweredFetches:
     """The fetches of this process whose outcome is unknown, by shard."""
 
     def __init__(self) -> None:

@@ -9,21 +9,21 @@
 local over, missing = {}, {}
 for i = 5, #KEYS do
     local key, id = KEYS[i], string.sub(KEYS[i], #P + 3)
-    local job, reply = load_traces(key)
+    local job, reply = load_index_fields(key)
     local due = job and redis.call('ZSCORE', FINISHED, id)
     if due and tonumber(due) <= now then
-        want_to_forget(job)
+        preflight_delete(job)
         over[#over + 1] = {id, key, job}
     elseif not job and reply[1] == 'missing' then
         missing[#missing + 1] = id
     end
 end
-look()
+run_preflight()
 for _, entry in ipairs(over) do
-    forget(unpack(entry))
+    delete_job(unpack(entry))
     if ARGV[1] == '1' then redis.call('ZADD', REFERENCES, now, entry[1]) end
 end
-for _, id in ipairs(missing) do take_out(FINISHED, id) end
-settle()
-settle_counts()
+for _, id in ipairs(missing) do remove_member(FINISHED, id) end
+flush_removals()
+flush_counters()
 return #over + #missing

@@ -8,16 +8,16 @@
 -- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'staged', deal}
 --          {'conflict', state} | {'not_holder'}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
---@include append_effect finish_job leave_queue check_holder complete_job
+--@include append_effect finish_job remove_from_queue check_holder complete_job
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
-reply = answer_to_ack(job, ARGV[2], ARGV[3])
+reply = early_ack_reply(job, ARGV[2], ARGV[3])
 if not reply then
-    look_at_ack(job)
-    look()
+    preflight_ack(job)
+    run_preflight()
     reply = complete(string.sub(key, #P + 3), key, job, ARGV[4], ARGV[5])
-    settle_counts()
+    flush_counters()
 end
 reply[3] = effects
 return reply

@@ -10,29 +10,29 @@ local function may_ask(queue, key, idle)
 end
 
 -- An available job leaves its queue, wherever in it it waits.
-local function leave_queue(id, job)
+local function remove_from_queue(id, job)
     local queue, key = job[F.queue], job[F.limit] and limit_of(job)
-    if not key or job[F.token] then take_out(queue_available_key(queue), id)
+    if not key or job[F.token] then remove_member(queue_available_key(queue), id)
     elseif job[F.asked] then
-        take_out(queue_blocked_key(queue), id)
-        may_ask(queue, key, staying(token_requested_key(queue, key)) == 1)
-        take_out(token_requested_key(queue, key), id)
+        remove_member(queue_blocked_key(queue), id)
+        may_ask(queue, key, remaining_members(token_requested_key(queue, key)) == 1)
+        remove_member(token_requested_key(queue, key), id)
         redis.call('SPUBLISH', WAKE_CHANNEL, queue)
     else -- perhaps no fetch has met it yet
-        take_out(queue_available_key(queue), id)
-        take_out(queue_blocked_key(queue), id)
-        take_out(token_unrequested_key(queue, key), id)
+        remove_member(queue_available_key(queue), id)
+        remove_member(queue_blocked_key(queue), id)
+        remove_member(token_unrequested_key(queue, key), id)
     end
     if job[F.token] or job[F.asked] then
-        take_out(TOKEN_GRANTS, id)
-        give_back(id, job, 'u')
+        remove_member(TOKEN_GRANTS, id)
+        return_token(id, job, 'u')
     end
 end
 
 -- An active job leaves its worker. `hold`: ms until which its rate limit's key is to be held.
-local function leave_worker(id, job, hold)
-    take_out(ACTIVE, id)
-    if job[F.timeout] then take_out(EXECUTION_DEADLINES, id) end
+local function release_from_worker(id, job, hold)
+    remove_member(ACTIVE, id)
+    if job[F.timeout] then remove_member(EXECUTION_DEADLINES, id) end
     count(job[F.queue], 'active', -1)
-    if job[F.token] then give_back(id, job, 's' .. (hold or '')) end
+    if job[F.token] then return_token(id, job, 's' .. (hold or '')) end
 end

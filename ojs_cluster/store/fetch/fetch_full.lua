@@ -17,9 +17,9 @@
 -- Returns: {now, effects, 1 when there is more to look through or to ask for, jobs that the first queue had,
 --           per job: id, fields as before, attempt, deadline, lease in ms} | {now, 'quiet'}
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
---@include append_effect make_available finish_job leave_queue promote_jobs lease_job read_gauges
+--@include append_effect make_available finish_job remove_from_queue promote_jobs lease_job read_gauges
 --@include count_starts queue_gate
-gather()
+batch_events()
 --@include rate_limit_state close_rate_limit local_tokens hold_for_token request_tokens reply_size
 --@include select_jobs
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
@@ -27,7 +27,7 @@ if worker ~= '' then
     local until_ = redis.call('ZSCORE', KEYS[7], worker)
     if until_ and tonumber(until_) > now then return {now, 'quiet'} end
 end
-local due, jobs, _, due_bytes = look_at_due(16, true)
+local due, jobs, _, due_bytes = load_due_jobs(16, true)
 for _, id in ipairs(due) do
     if jobs[id] and jobs[id][F.limit] then look_at_home(jobs[id]) end
 end
@@ -37,7 +37,7 @@ for q = 10, #ARGV do
     local queue = {name = ARGV[q], counts = KEYS[at], available = KEYS[at + 1],
         held = KEYS[at + 2], thirst = KEYS[at + 3], gate = load_gate(KEYS[at]), started = 0}
     table.insert(queues, queue)
-    if #queue.gate.meter > 0 then want(EXHAUSTED_QUEUES) end
+    if #queue.gate.meter > 0 then preflight_key(EXHAUSTED_QUEUES) end
 end
 
 local found, more = scan(queues, jobs, wanted, due_bytes)
@@ -47,7 +47,7 @@ for _, queue in ipairs(queues) do
         look_at_waiting(queue, queue.asks)
     end
 end
-look()
+run_preflight()
 if #due > 0 then
     promote_due(due, jobs, ARGV[7])
     found, more = scan(queues, jobs, wanted, 0, true)
@@ -61,17 +61,17 @@ local reply, given = {now, effects, more and 1 or 0, redis.call('ZCARD', KEYS[9]
 for _, item in ipairs(found) do
     local id, queue, job, key = item.id, item.queue, item.job, job_key(item.id)
     if not job then
-        take_out(queue.available, id)
+        remove_member(queue.available, id)
         if malformed[id] then set_deadline(QUARANTINE, id, now) end
     elseif not item.alive then
-        leave_queue(id, job)
-        take_out(EXPIRING, id)
+        remove_from_queue(id, job)
+        remove_member(EXPIRING, id)
         expire(id, key, job, ARGV[7])
     elseif not item.starts then
         hold_back(queue, id, job, item.score)
     else
         given, queue.started = given + 1, queue.started + 1
-        take_out(queue.available, id)
+        remove_member(queue.available, id)
         if job[F.token] then use_token(id, job)
         elseif job[F.limit] then take_token(id, key, job, ARGV[8]) end
         if job[F.mps] then
@@ -94,7 +94,7 @@ for _, queue in ipairs(queues) do
         if redis.call('ZCARD', queue.held) > 0 then redis.call('HSET', queue.counts, 'hungry', now) end
     end
 end
-write_events()
-settle()
-settle_counts()
+flush_events()
+flush_removals()
+flush_counters()
 return reply

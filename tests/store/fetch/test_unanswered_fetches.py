@@ -19,11 +19,11 @@ from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch import fetch as fetching
-from ojs_cluster.store.fetch import lost_fetches
+from ojs_cluster.store.fetch import unanswered_fetches
 from ojs_cluster.store.fetch.fetch import release
-from ojs_cluster.store.fetch.lost_fetches import LostFetches
+from ojs_cluster.store.fetch.unanswered_fetches import UnansweredFetches
 from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.jobs.nack import release_lost
+from ojs_cluster.store.jobs.nack import release_unanswered
 from ojs_cluster.store.open import open_store
 from tests.store.shortcuts import (
     HOUR,
@@ -46,7 +46,7 @@ PREFIX = b"lease_%018d_"
 
 async def nothing_pends(store: Store) -> None:
     with trio.fail_after(LONG_S):
-        while len(store.lost_fetches):  # noqa: ASYNC110 - the end of a release has no event
+        while len(store.unanswered_fetches):  # noqa: ASYNC110 - the end of a release has no event
             await trio.sleep(0.01)
 
 
@@ -71,7 +71,7 @@ async def test_jobs_of_a_fetch_that_fails_after_the_reply_are_released(
     consistent()
 
 
-@pytest.mark.parametrize("script", ["fetch", "fetch_any"])
+@pytest.mark.parametrize("script", ["fetch", "fetch_full"])
 async def test_jobs_of_a_fetch_whose_reply_is_lost_are_released(
     store: Store, script: str, consistent: Check
 ) -> None:
@@ -127,10 +127,10 @@ async def test_a_walk_over_many_active_jobs_finds_all_of_them(
 async def test_a_release_whose_reply_is_lost_is_repeated(store: Store, consistent: Check) -> None:
     job = await active(store)
     assert job.lease_id is not None
-    flaky, client = lossy(store, "release_lost", times=1)
-    await release_lost(flaky, shard_of(store), [job.lease_id.encode()[:25]])
+    flaky, client = lossy(store, "release_unanswered", times=1)
+    await release_unanswered(flaky, shard_of(store), [job.lease_id.encode()[:25]])
 
-    assert client.lost == ["release_lost"]
+    assert client.lost == ["release_unanswered"]
     assert [again.attempt for again in await take(store)] == [1]
     consistent()
 
@@ -175,7 +175,7 @@ async def test_a_fetch_that_a_stopped_server_carries_out_late_is_undone(
                 with pytest.raises(BackendUnavailable) as failure:
                     await take(store)
                 assert failure.value.outcome == "unknown"
-                assert len(store.lost_fetches) == 1
+                assert len(store.unanswered_fetches) == 1
             finally:
                 os.kill(pid, signal.SIGCONT)
             await nothing_pends(store)
@@ -191,9 +191,9 @@ async def test_a_process_that_stops_releases_what_is_pending(
     """Best effort: within a second, when the shard answers."""
     async with open_store(patient_client(backend)) as stopping:
         job = await active(stopping)
-        stopping.lost_fetches._served.add(shard_of(store))  # its own task is not there yet
+        stopping.unanswered_fetches._served.add(shard_of(store))  # its own task is not there yet
         assert job.lease_id is not None
-        stopping.lost_fetches.note(shard_of(store), job.lease_id.encode())
+        stopping.unanswered_fetches.note(shard_of(store), job.lease_id.encode())
 
     assert (await read_jobs.get(store, job.id)).attempt == 0
     consistent()
@@ -240,7 +240,7 @@ def keys() -> Any:
 async def test_a_fetch_that_is_not_found_is_looked_for_a_few_times(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, keys: Any
 ) -> None:
-    lost, shards = LostFetches(), Shards()
+    lost, shards = UnansweredFetches(), Shards()
     nursery.start_soon(lost.run, shards.release)
     lost.note(keys.shard(1), PREFIX % 1)
     lost.note(keys.shard(1), PREFIX % 1)
@@ -254,7 +254,7 @@ async def test_a_fetch_that_is_not_found_is_looked_for_a_few_times(
 async def test_a_fetch_that_was_found_is_looked_for_no_more(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, keys: Any
 ) -> None:
-    lost, shards = LostFetches(), Shards({1: [PREFIX % 2, PREFIX % 2]})
+    lost, shards = UnansweredFetches(), Shards({1: [PREFIX % 2, PREFIX % 2]})
     nursery.start_soon(lost.run, shards.release)
     lost.note(keys.shard(1), PREFIX % 1)
     lost.note(keys.shard(1), PREFIX % 2 + b"1")
@@ -267,7 +267,7 @@ async def test_a_fetch_that_was_found_is_looked_for_no_more(
 async def test_a_shard_that_is_away_delays_no_other_and_is_given_up(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, keys: Any
 ) -> None:
-    lost, shards = LostFetches(), Shards({2: [PREFIX % 2]})
+    lost, shards = UnansweredFetches(), Shards({2: [PREFIX % 2]})
     shards.away = {1}
     nursery.start_soon(lost.run, shards.release)
     lost.note(keys.shard(1), PREFIX % 1)
@@ -278,13 +278,13 @@ async def test_a_shard_that_is_away_delays_no_other_and_is_given_up(
 
     assert len(lost) == 0
     tried = [at for at, index, _ in shards.asked if index == 1]
-    assert 590 < tried[-1] <= lost_fetches.GIVE_UP_S
+    assert 590 < tried[-1] <= unanswered_fetches.GIVE_UP_S
 
 
 async def test_a_release_that_fails_ends_neither_the_task_nor_its_process(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, keys: Any
 ) -> None:
-    lost, shards = LostFetches(), Shards({1: [PREFIX % 1], 2: [PREFIX % 2]})
+    lost, shards = UnansweredFetches(), Shards({1: [PREFIX % 1], 2: [PREFIX % 2]})
     shards.broken = {1}
     nursery.start_soon(lost.run, shards.release)
     lost.note(keys.shard(1), PREFIX % 1)
@@ -300,8 +300,8 @@ async def test_a_release_that_fails_ends_neither_the_task_nor_its_process(
 async def test_pending_releases_are_bounded(
     autojump_clock: trio.testing.MockClock, keys: Any
 ) -> None:
-    lost = LostFetches()
-    for number in range(lost_fetches.PENDING_MOST + 5):
+    lost = UnansweredFetches()
+    for number in range(unanswered_fetches.PENDING_MOST + 5):
         lost.note(keys.shard(number % 4), PREFIX % number)
 
-    assert len(lost) == lost_fetches.PENDING_MOST
+    assert len(lost) == unanswered_fetches.PENDING_MOST
