@@ -39,7 +39,7 @@ class Work:
         late = replace(patient, max_sleep_s=settings.janitor_sleep_ms / 1000)
         seldom = replace(patient, max_sleep_s=settings.tidy_interval_ms / 1000)
         recover = dead_workers.step(
-            dead_workers.StoreWard(store, settings.worker_batch),
+            dead_workers.RedisWorkerStore(store, settings.worker_batch),
             range(len(store.keys)),
             slots=Slots(settings.shard_concurrency),
             call_timeout_s=pace.call_timeout_s,

@@ -17,7 +17,7 @@ from ojs_cluster.store.outbox.unreachable_shards import AwayShards, EffectClient
 from ojs_cluster.store.queues.partitions import Partitions
 from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.runtime import Runtime
-from ojs_cluster.store.workers.touch import FetchContacts
+from ojs_cluster.store.workers.touch import FetchTouches
 
 Effect = Callable[["Store", Shard, bytes], Awaitable[None]]
 """Carries out one outbox effect of a shard, given its payload. Idempotent; raises when it could
@@ -34,7 +34,7 @@ class Store(Runtime):
     who finds a job by its id may have to finish a deal first: neither imports the other."""
     ids: OrderedIds
     queues: QueueRegistry = field(default_factory=QueueRegistry)
-    contacts: FetchContacts = field(default_factory=FetchContacts)
+    fetch_touches: FetchTouches = field(default_factory=FetchTouches)
     partitions: Partitions = field(default_factory=Partitions)
     hints: Hints = field(default_factory=Hints)
     limited: LimitedQueues = field(default_factory=LimitedQueues)

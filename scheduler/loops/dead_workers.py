@@ -1,19 +1,18 @@
-"""Dead workers: what a worker held that stopped sending heartbeats becomes available again.
+"""Dead workers: jobs of a worker that stopped sending heartbeats become available again.
 
-Its leases would end by themselves, but a lease may be long and three missed heartbeats are known
-sooner. The record of a worker lives in one shard, its jobs may be in any, so recovery is several
-scripts: *find* marks the worker as lost in its own shard, *recover* walks the active jobs of every
-shard, *bury* removes the mark. The mark is removed last: whoever leads after a crash in between
-does it all again, which finds nothing twice.
+The leases of those jobs would expire anyway, but a lease may be long, and three missed heartbeats
+show earlier that the worker is dead. The record of a worker lives in one shard, and its jobs may be
+in any, so recovery takes several scripts. *find* moves the worker to the lost workers of its own
+shard, *recover* walks the active jobs of every shard, and *finish* removes the worker. The removal
+is last: after a crash the next leader does everything again, which changes nothing twice.
 
-A walk costs as much as the shard has active jobs, so it is shared: one walk of a shard serves all
-workers that were found dead before it began, whatever shard their records lie in, and walks of one
-shard begin ``WALK_EVERY_S`` apart. So the cost does not grow with the number of dead workers.
+A walk costs as much as the shard has active jobs, so it is shared. One walk of a shard serves all
+workers that were found dead before it began, and walks of one shard begin ``WALK_INTERVAL_S``
+apart. So the cost does not grow with the number of dead workers.
 
-A shard that does not answer delays no other: they are walked, and what was walked is not walked
-again when the rest is retried.
+A shard that does not answer delays no other shard. A retry walks only the shards that are missing.
 
-A worker that said it terminates and left no job is no loss, and nothing is logged.
+A worker that announced its end and held no job is not logged.
 """
 
 from __future__ import annotations
@@ -34,199 +33,224 @@ from scheduler.pacing import Slots, Step, Tick
 
 log = logging.getLogger("ojs.scheduler")
 
-WALK_EVERY_S: Final = 2.0
+WALK_INTERVAL_S: Final = 2.0
 """Walks of one shard begin this far apart, in seconds."""
-WORKERS_MOST: Final = 500
+MAX_WORKERS: Final = 500
 """Dead workers that one walk serves."""
-AWAY_S: Final = 5.0
-"""A shard whose walk failed is left alone for this long, in seconds."""
+FAILED_SHARD_PAUSE_S: Final = 5.0
+"""A shard whose walk failed is not walked again for this long, in seconds."""
 
 
 class RecoveryIncomplete(Exception):
-    """Some shard could not be searched for a dead worker's jobs; the mark stays for a retry."""
+    """Some shard could not be searched for a dead worker's jobs; the step is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """Dead workers of one shard, whether there are more, and when the next one could be found."""
+class DeadWorkers:
+    """One page of the dead workers of one shard.
 
-    lost: Sequence[DeadWorker]
+    Args:
+        workers: the workers.
+        now_ms: when they were found, in milliseconds of the shard's clock.
+        next_ms: when the next one may be found, in milliseconds; None for never.
+        more: whether there may be more of them now.
+    """
+
+    workers: Sequence[DeadWorker]
     now_ms: int
     next_ms: int | None
     more: bool = False
 
 
-class Ward(Protocol):
-    """The store's part of it."""
+class WorkerStore(Protocol):
+    """The part of the store that recovery needs."""
 
-    async def find(self, shard: int, skip: int) -> Found:
-        """Mark workers of `shard` that are dead. Return those marked, without the `skip` first."""
+    async def find(self, shard: int, skip: int) -> DeadWorkers:
+        """Record which workers of ``shard`` are dead; return them without the first ``skip``."""
         ...
 
     async def recover(
-        self, shard: int, lost: Sequence[DeadWorker], cursor: str
+        self, shard: int, dead: Sequence[DeadWorker], cursor: str
     ) -> tuple[Counter[str], str | None]:
-        """Take jobs of `shard` from the dead; '' begins. How many of each, and where to go on."""
+        """Recover jobs of ``shard`` from dead workers, beginning at ``cursor`` ('' to begin).
+
+        Returns:
+            How many jobs of each worker were recovered, and the next cursor, None at the end.
+        """
         ...
 
-    async def bury(self, shard: int, lost: DeadWorker) -> None:
-        """Remove the mark in the worker's own shard."""
+    async def finish_recovery(self, shard: int, worker: DeadWorker) -> None:
+        """Remove a worker from the lost workers of its own shard."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class StoreWard:
-    """The store's part of it, `batch` dead workers at a time."""
+class RedisWorkerStore:
+    """The workers in Redis.
+
+    Args:
+        store: an open store.
+        batch: dead workers that one call finds.
+    """
 
     store: Store
     batch: int
 
-    async def find(self, shard: int, skip: int) -> Found:
-        """Mark and return dead workers."""
-        lost, next_ms, now_ms = await workers.find_dead(
+    async def find(self, shard: int, skip: int) -> DeadWorkers:
+        """Find dead workers, as ``WorkerStore.find``."""
+        dead, next_ms, now_ms = await workers.find_dead(
             self.store, self.store.keys.shard(shard), self.batch, skip
         )
-        return Found(lost, now_ms, next_ms, more=len(lost) >= self.batch)
+        return DeadWorkers(dead, now_ms, next_ms, more=len(dead) >= self.batch)
 
     async def recover(
-        self, shard: int, lost: Sequence[DeadWorker], cursor: str
+        self, shard: int, dead: Sequence[DeadWorker], cursor: str
     ) -> tuple[Counter[str], str | None]:
-        """Walk through a bounded number of jobs."""
-        return await workers.recover(self.store, self.store.keys.shard(shard), lost, cursor)
+        """Walk through a bounded number of jobs, as ``WorkerStore.recover``."""
+        return await workers.recover(self.store, self.store.keys.shard(shard), dead, cursor)
 
-    async def bury(self, shard: int, lost: DeadWorker) -> None:
-        """Remove the mark."""
-        await workers.bury(self.store, self.store.keys.shard(shard), lost)
+    async def finish_recovery(self, shard: int, worker: DeadWorker) -> None:
+        """Remove a worker, as ``WorkerStore.finish_recovery``."""
+        await workers.finish_recovery(self.store, self.store.keys.shard(shard), worker)
 
 
-def step(ward: Ward, shards: Sequence[int], *, slots: Slots, call_timeout_s: float) -> Step:
-    """Return the step of the loop: the dead workers of one shard, their jobs of all shards.
+def step(
+    worker_store: WorkerStore, shards: Sequence[int], *, slots: Slots, call_timeout_s: float
+) -> Step:
+    """Return the step of the loop: recover the jobs of one shard's dead workers from all shards.
 
-    :param slots: bound on recovery scripts in flight; not the loop's own slots, one of which the
-        step itself holds.
-    :param call_timeout_s: bound on each script; the step as a whole takes as long as it takes.
+    Args:
+        worker_store: the store.
+        shards: indexes of all shards.
+        slots: bound on recovery scripts in flight. These are not the loop's own slots: the step
+            itself holds one of those.
+        call_timeout_s: limit of each script in seconds. The step as a whole has none.
     """
-    walks = [_Walks(ward, shard, slots, call_timeout_s) for shard in shards]
-    known: dict[int, dict[DeadWorker, _Search]] = {}
+    walks = [_ShardWalks(worker_store, shard, slots, call_timeout_s) for shard in shards]
+    known: dict[int, dict[DeadWorker, _Recovery]] = {}
 
     async def recover_shard(shard: int) -> Tick:
-        # Another leader may have buried some, so what is not found any more is forgotten.
-        searches, found = await _find_all(ward, shard, known.get(shard, {}))
-        known[shard] = searches
-        if searches:
+        # A worker that is not found any more is forgotten: another leader finished its recovery.
+        recoveries, found = await _find_all(worker_store, shard, known.get(shard, {}))
+        known[shard] = recoveries
+        if recoveries:
             async with trio.open_nursery() as nursery:
                 for walk in walks:
-                    nursery.start_soon(walk.cover, list(searches.values()))
-        done, unsearched = 0, []
-        for search in searches.values():
-            missing = [walk.shard for walk in walks if walk.shard not in search.walked]
+                    nursery.start_soon(walk.cover, list(recoveries.values()))
+        done, incomplete = 0, []
+        for recovery in recoveries.values():
+            missing = [walk.shard for walk in walks if walk.shard not in recovery.walked]
             if missing:
-                unsearched.append(f"{search.lost.id} in shards {missing}")
+                incomplete.append(f"{recovery.worker.id} in shards {missing}")
                 continue
-            _tell(search)
-            await ward.bury(shard, search.lost)
-            done += search.jobs + 1
-        if unsearched:
-            raise RecoveryIncomplete("; ".join(unsearched))
-        return StoreTick(done, found.next_ms, found.now_ms, more=bool(searches))
+            _log_recovery(recovery)
+            await worker_store.finish_recovery(shard, recovery.worker)
+            done += recovery.jobs + 1
+        if incomplete:
+            raise RecoveryIncomplete("; ".join(incomplete))
+        return StoreTick(done, found.next_ms, found.now_ms, more=bool(recoveries))
 
     return recover_shard
 
 
 async def _find_all(
-    ward: Ward, shard: int, before: Mapping[DeadWorker, _Search]
-) -> tuple[dict[DeadWorker, _Search], Found]:
-    """Find the dead workers of a shard: all whose search goes on, and up to ``WORKERS_MOST`` more.
+    worker_store: WorkerStore, shard: int, before: Mapping[DeadWorker, _Recovery]
+) -> tuple[dict[DeadWorker, _Recovery], DeadWorkers]:
+    """Find dead workers of a shard: all in recovery, and up to ``MAX_WORKERS`` new ones.
 
-    While a shard is away no search ends, so those that go on must not keep others from beginning.
+    While a shard is unreachable no recovery ends. Those in progress must not keep new ones from
+    beginning.
     """
-    searches: dict[DeadWorker, _Search] = {}
-    fresh, skip = 0, 0
+    recoveries: dict[DeadWorker, _Recovery] = {}
+    new, skip = 0, 0
     while True:
-        found = await ward.find(shard, skip)
-        for lost in found.lost:
-            fresh += lost not in before
-            searches[lost] = before.get(lost) or _Search(lost)
-        skip += len(found.lost)
-        if not found.more or fresh >= WORKERS_MOST:
-            return searches, found
+        found = await worker_store.find(shard, skip)
+        for worker in found.workers:
+            new += worker not in before
+            recoveries[worker] = before.get(worker) or _Recovery(worker)
+        skip += len(found.workers)
+        if not found.more or new >= MAX_WORKERS:
+            return recoveries, found
 
 
-def _tell(search: _Search) -> None:
-    if search.jobs or not search.lost.terminated:
+def _log_recovery(recovery: _Recovery) -> None:
+    if recovery.jobs or not recovery.worker.terminated:
         log.warning(
-            "worker lost", extra={"worker_id": search.lost.id, "jobs_recovered": search.jobs}
+            "worker lost",
+            extra={"worker_id": recovery.worker.id, "jobs_recovered": recovery.jobs},
         )
 
 
-class _Search:
-    """The search for one dead worker's jobs: which shards were walked, what was found."""
+class _Recovery:
+    """The recovery of one dead worker's jobs: which shards were walked, how many jobs found."""
 
-    def __init__(self, lost: DeadWorker) -> None:
-        self.lost = lost
+    def __init__(self, worker: DeadWorker) -> None:
+        self.worker = worker
         self.jobs = 0
         self.walked: set[int] = set()
 
 
 class _Batch:
-    """The searches that the next walk of a shard serves."""
+    """The recoveries that the next walk of a shard serves."""
 
     def __init__(self) -> None:
-        self.searches: dict[_Search, None] = {}
+        self.recoveries: dict[_Recovery, None] = {}
         self.done = False
 
 
-class _Walks:
+class _ShardWalks:
     """The walks through one shard's active jobs, one at a time."""
 
-    def __init__(self, ward: Ward, shard: int, slots: Slots, call_timeout_s: float) -> None:
-        self._ward = ward
+    def __init__(
+        self, worker_store: WorkerStore, shard: int, slots: Slots, call_timeout_s: float
+    ) -> None:
+        self._worker_store = worker_store
         self.shard = shard
         self._slots = slots
         self._call_timeout_s = call_timeout_s
         self._walking = trio.Lock()
         self._next = _Batch()
         self._begin_at = float("-inf")
-        self._away_until = float("-inf")
+        self._paused_until = float("-inf")
 
-    async def cover(self, searches: Sequence[_Search]) -> None:
-        """Walk the shard for these searches, unless it was, and note it in each.
+    async def cover(self, recoveries: Sequence[_Recovery]) -> None:
+        """Walk the shard for the recoveries that have not walked it, and note it in each.
 
-        Returns also when the walk failed, or the shard is left alone: then nothing is noted.
+        It also returns when the walk failed or the shard is paused. Then nothing is noted.
         """
-        wanted = [search for search in searches if self.shard not in search.walked]
+        wanted = [recovery for recovery in recoveries if self.shard not in recovery.walked]
         if not wanted:
             return
         batch = self._next
-        batch.searches.update(dict.fromkeys(wanted))
+        batch.recoveries.update(dict.fromkeys(wanted))
         async with self._walking:
-            if batch.done or trio.current_time() < self._away_until:
+            if batch.done or trio.current_time() < self._paused_until:
                 return
             await trio.sleep_until(self._begin_at)
-            self._begin_at = trio.current_time() + WALK_EVERY_S
+            self._begin_at = trio.current_time() + WALK_INTERVAL_S
             if self._next is batch:
-                self._next = _Batch()  # this walk may miss the jobs of workers that come later
-            waiting = list(batch.searches)
-            for first in range(0, len(waiting), WORKERS_MOST):
-                await self._walk(waiting[first : first + WORKERS_MOST])
+                self._next = _Batch()  # this walk may miss jobs of workers that are found later
+            waiting = list(batch.recoveries)
+            for first in range(0, len(waiting), MAX_WORKERS):
+                await self._walk(waiting[first : first + MAX_WORKERS])
             batch.done = True
 
-    async def _walk(self, searches: Sequence[_Search]) -> None:
-        lost = [search.lost for search in searches]
+    async def _walk(self, recoveries: Sequence[_Recovery]) -> None:
+        dead = [recovery.worker for recovery in recoveries]
         cursor: str | None = ""
         try:
             while cursor is not None:
                 async with self._slots.hold():
                     with trio.fail_after(self._call_timeout_s):
-                        found, cursor = await self._ward.recover(self.shard, lost, cursor)
-                for search in searches:
-                    search.jobs += found[search.lost.id]
+                        found, cursor = await self._worker_store.recover(self.shard, dead, cursor)
+                for recovery in recoveries:
+                    recovery.jobs += found[recovery.worker.id]
         except Exception as error:  # a shard that fails must not stop the others
-            self._away_until = trio.current_time() + AWAY_S
+            self._paused_until = trio.current_time() + FAILED_SHARD_PAUSE_S
             log.warning(
-                "dead workers' jobs not recovered",
-                extra={"shard": self.shard, "workers": len(lost), "error": repr(error)},
+                "dead workers' jobs not recovered, will retry",
+                extra={"shard": self.shard, "workers": len(dead), "error": repr(error)},
             )
             return
-        for search in searches:
-            search.walked.add(self.shard)
+        for recovery in recoveries:
+            recovery.walked.add(self.shard)

@@ -15,7 +15,7 @@ from ojs_cluster.store.jobs import read_jobs as jobs
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps.retention import purge_due
 from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.crash.harness import YEAR, World
 from tests.store.shortcuts import HOUR, ack, foreign_id, nack, put, queues_in_other_shards, take
 from tests.support.timeshift import age_job, age_worker
@@ -96,7 +96,7 @@ class DeadWorker:
         made = [await put(store, name) for name in names]
         await take(store, *names, count=2, worker=worker)
         for _ in range(3):
-            await heartbeat(store, Beat(worker, [job.id for job in made]))
+            await heartbeat(store, Heartbeat(worker, [job.id for job in made]))
         age_worker(world.db, store.keys.shard_of_worker(worker), worker, HOUR)
         for job, name in zip(made, names, strict=True):
             age_job(world.db, store.keys.shard_of_queue(name), job.id, HOUR)
@@ -108,7 +108,7 @@ class DeadWorker:
         for worker in dead:
             for shard in store.keys:
                 await workers.recover(store, shard, [worker])
-            await workers.bury(store, home, worker)
+            await workers.finish_recovery(store, home, worker)
 
     async def happened(self, world: World, scene: Lost) -> bool:
         """The next leader finds the dead again until all is recovered."""

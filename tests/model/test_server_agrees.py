@@ -45,7 +45,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.limits import rate_limits
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps.deadlines import promote, reap
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import workflows
 from tests.model.coordination import STEADY, CoordinatedModel, Step
 from tests.model.jobs import JobView, outcome
@@ -269,7 +269,7 @@ class Histories(RuleBasedStateMachine):
     def heartbeat(self, worker: str, visibility: int | None) -> None:
         ids = list(self.model.jobs)
         reply = self.portal.call(
-            lambda store: heartbeat(store, Beat(worker, ids, visibility_timeout_ms=visibility))
+            lambda store: heartbeat(store, Heartbeat(worker, ids, visibility_timeout_ms=visibility))
         )
         assert reply.extended == self.model.heartbeat(worker, ids, visibility_ms=visibility)
 

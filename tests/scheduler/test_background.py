@@ -21,7 +21,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.ack import ack
 from ojs_cluster.store.jobs.read_jobs import get
 from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from scheduler.main import run_scheduler
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import ElectionStats, Stats
@@ -129,7 +129,7 @@ async def test_an_execution_timeout_ends_an_attempt_that_heartbeats(backend: Emb
 
             async def beat() -> None:
                 while True:
-                    await heartbeat(store, Beat("w", (job_id,)))
+                    await heartbeat(store, Heartbeat("w", (job_id,)))
                     await trio.sleep(0.1)
 
             nursery.start_soon(beat)
@@ -171,12 +171,12 @@ async def test_a_dead_workers_jobs_are_recovered_long_before_their_leases_end(
 
         async def live() -> None:
             while True:
-                await heartbeat(store, Beat("lives"))
+                await heartbeat(store, Heartbeat("lives"))
                 await trio.sleep(0.1)
 
         nursery.start_soon(live)
         for _ in range(4):
-            await heartbeat(store, Beat("dies", tuple(job.id for job in mine)))
+            await heartbeat(store, Heartbeat("dies", tuple(job.id for job in mine)))
             await trio.sleep(0.1)
         with observer(backend) as redis:
             age_worker(redis, store.keys.shard_of_worker("dies"), "dies", 61_000)

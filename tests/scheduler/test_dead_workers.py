@@ -1,4 +1,4 @@
-"""Recovery of dead workers' jobs, over an in-memory stand-in for the store's part."""
+"""Recovery of dead workers' jobs, over an in-memory WorkerStore."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ import trio
 from trio.testing import MockClock
 
 from ojs_cluster.store.workers.workers import DeadWorker
-from scheduler.loops.dead_workers import AWAY_S, WALK_EVERY_S, Found, RecoveryIncomplete, step
+from scheduler.loops.dead_workers import (
+    FAILED_SHARD_PAUSE_S,
+    WALK_INTERVAL_S,
+    DeadWorkers,
+    RecoveryIncomplete,
+    step,
+)
 from scheduler.pacing import Slots
 
 SHARDS = range(8)
@@ -21,11 +27,11 @@ DEAD = DeadWorker("w1", dead_ms=500)
 
 
 @dataclass
-class FakeWard:
+class InMemoryWorkerStore:
     """Jobs by shard and holder, two found per call."""
 
     held: dict[int, list[str]]
-    marked: list[DeadWorker] = field(default_factory=lambda: [DEAD])
+    dead: list[DeadWorker] = field(default_factory=lambda: [DEAD])
     broken: set[int] = field(default_factory=set)
     hanging: set[int] = field(default_factory=set)
     recovered: Counter[int] = field(default_factory=Counter)
@@ -33,13 +39,13 @@ class FakeWard:
     """When a walk of which shard began."""
     batch: int = 50
 
-    async def find(self, shard: int, skip: int) -> Found:
+    async def find(self, shard: int, skip: int) -> DeadWorkers:
         await trio.lowlevel.checkpoint()
-        page = tuple(self.marked[skip : skip + self.batch])
-        return Found(page, now_ms=1000, next_ms=9000, more=len(page) == self.batch)
+        page = tuple(self.dead[skip : skip + self.batch])
+        return DeadWorkers(page, now_ms=1000, next_ms=9000, more=len(page) == self.batch)
 
     async def recover(
-        self, shard: int, lost: Sequence[DeadWorker], cursor: str
+        self, shard: int, dead_workers: Sequence[DeadWorker], cursor: str
     ) -> tuple[Counter[str], str | None]:
         if not cursor:
             self.begun.append((trio.current_time(), shard))
@@ -50,7 +56,7 @@ class FakeWard:
             await trio.sleep_forever()
         jobs = self.held.get(shard, [])
         seen = int(cursor or 0)
-        dead = {one.id for one in lost}
+        dead = {worker.id for worker in dead_workers}
         taken = Counter(holder for holder in jobs[seen : seen + 2] if holder in dead)
         self.held[shard] = [
             "" if seen <= i < seen + 2 and holder in dead else holder
@@ -59,24 +65,24 @@ class FakeWard:
         self.recovered[shard] += taken.total()
         return taken, str(seen + 2) if seen + 2 < len(jobs) else None
 
-    async def bury(self, shard: int, lost: DeadWorker) -> None:
+    async def finish_recovery(self, shard: int, worker: DeadWorker) -> None:
         await trio.lowlevel.checkpoint()
-        self.marked.remove(lost)
+        self.dead.remove(worker)
 
 
 @dataclass
-class HomeWard(FakeWard):
+class ShardedWorkerStore(InMemoryWorkerStore):
     """Each dead worker has a shard of its own."""
 
     homes: dict[int, list[DeadWorker]] = field(default_factory=dict)
 
-    async def find(self, shard: int, skip: int) -> Found:
+    async def find(self, shard: int, skip: int) -> DeadWorkers:
         await trio.lowlevel.checkpoint()
-        return Found(tuple(self.homes.get(shard, ())), now_ms=1000, next_ms=None)
+        return DeadWorkers(tuple(self.homes.get(shard, ())), now_ms=1000, next_ms=None)
 
-    async def bury(self, shard: int, lost: DeadWorker) -> None:
+    async def finish_recovery(self, shard: int, worker: DeadWorker) -> None:
         await trio.lowlevel.checkpoint()
-        self.homes[shard].remove(lost)
+        self.homes[shard].remove(worker)
 
 
 def jobs_everywhere() -> dict[int, list[str]]:
@@ -86,30 +92,30 @@ def jobs_everywhere() -> dict[int, list[str]]:
 async def test_jobs_in_every_shard_are_recovered_and_others_left(
     autojump_clock: MockClock,
 ) -> None:
-    ward = FakeWard(jobs_everywhere())
-    tick = await step(ward, SHARDS, slots=Slots(2), call_timeout_s=1.0)(3)
-    assert ward.recovered == Counter(dict.fromkeys(SHARDS, 3))
-    assert all("w2" in jobs and "w3" in jobs for jobs in ward.held.values())
-    assert ward.marked == []
+    worker_store = InMemoryWorkerStore(jobs_everywhere())
+    tick = await step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)(3)
+    assert worker_store.recovered == Counter(dict.fromkeys(SHARDS, 3))
+    assert all("w2" in jobs and "w3" in jobs for jobs in worker_store.held.values())
+    assert worker_store.dead == []
     assert (tick.done, tick.next_ms) == (3 * len(SHARDS) + 1, 9000)
 
 
 @pytest.mark.parametrize("how", ["broken", "hanging"])
-async def test_a_sick_shard_keeps_the_mark_and_the_others_are_searched(
+async def test_a_failing_shard_leaves_the_worker_lost_and_the_others_are_searched(
     autojump_clock: MockClock, how: str
 ) -> None:
-    ward = FakeWard(jobs_everywhere())
-    getattr(ward, how).add(5)
-    run = step(ward, SHARDS, slots=Slots(2), call_timeout_s=1.0)
+    worker_store = InMemoryWorkerStore(jobs_everywhere())
+    getattr(worker_store, how).add(5)
+    run = step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)
     with pytest.raises(RecoveryIncomplete, match=r"w1 in shards \[5\]"):
         await run(3)
-    assert ward.marked == [DEAD]
-    assert sum(ward.recovered.values()) == 3 * (len(SHARDS) - 1)
+    assert worker_store.dead == [DEAD]
+    assert sum(worker_store.recovered.values()) == 3 * (len(SHARDS) - 1)
 
-    getattr(ward, how).clear()
-    await trio.sleep(AWAY_S)
+    getattr(worker_store, how).clear()
+    await trio.sleep(FAILED_SHARD_PAUSE_S)
     tick = await run(3)
-    assert ward.marked == []
+    assert worker_store.dead == []
     assert tick.done == 3 * len(SHARDS) + 1
 
 
@@ -117,55 +123,55 @@ async def test_one_walk_of_each_shard_serves_all_the_dead(autojump_clock: MockCl
     """However many they are, and in whatever shards their records lie."""
     homes = {home: [DeadWorker(f"w{home}-{n}", 500) for n in range(20)] for home in SHARDS}
     names = [dead.id for of_home in homes.values() for dead in of_home]
-    ward = HomeWard({shard: [*names, "lives"] for shard in SHARDS}, homes=homes)
-    run = step(ward, SHARDS, slots=Slots(4), call_timeout_s=60.0)
+    worker_store = ShardedWorkerStore({shard: [*names, "lives"] for shard in SHARDS}, homes=homes)
+    run = step(worker_store, SHARDS, slots=Slots(4), call_timeout_s=60.0)
     async with trio.open_nursery() as nursery:
         for home in SHARDS:
             nursery.start_soon(run, home)
 
     assert not any(homes.values())
-    assert ward.recovered == Counter(dict.fromkeys(SHARDS, len(names)))
+    assert worker_store.recovered == Counter(dict.fromkeys(SHARDS, len(names)))
     # Those that were found when a walk had begun have the next one.
-    assert max(Counter(shard for _, shard in ward.begun).values()) <= 2
+    assert max(Counter(shard for _, shard in worker_store.begun).values()) <= 2
 
 
 async def test_walks_of_one_shard_begin_apart(autojump_clock: MockClock) -> None:
     """Workers that die one after the other cost a bounded number of walks."""
-    ward = FakeWard(jobs_everywhere(), marked=[])
-    run = step(ward, SHARDS, slots=Slots(8), call_timeout_s=1.0)
+    worker_store = InMemoryWorkerStore(jobs_everywhere(), dead=[])
+    run = step(worker_store, SHARDS, slots=Slots(8), call_timeout_s=1.0)
     for number in range(30):
-        ward.marked = [DeadWorker(f"w{number}", 500)]
+        worker_store.dead = [DeadWorker(f"w{number}", 500)]
         await run(3)
 
-    times = [at for at, shard in ward.begun if shard == 5]
+    times = [at for at, shard in worker_store.begun if shard == 5]
     assert len(times) == 30
-    assert min(after - at for at, after in itertools.pairwise(times)) >= WALK_EVERY_S
+    assert min(after - at for at, after in itertools.pairwise(times)) >= WALK_INTERVAL_S
 
 
-async def test_healthy_shards_do_not_wait_for_one_that_is_away(autojump_clock: MockClock) -> None:
-    ward = FakeWard(jobs_everywhere(), hanging={5})
-    run = step(ward, SHARDS, slots=Slots(2), call_timeout_s=30.0)
+async def test_healthy_shards_do_not_wait_for_an_unreachable_one(autojump_clock: MockClock) -> None:
+    worker_store = InMemoryWorkerStore(jobs_everywhere(), hanging={5})
+    run = step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=30.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run, 3)
         await trio.sleep(1.0)
-        assert ward.recovered == Counter({shard: 3 for shard in SHARDS if shard != 5})
+        assert worker_store.recovered == Counter({shard: 3 for shard in SHARDS if shard != 5})
         nursery.cancel_scope.cancel()
 
 
-async def test_what_was_walked_is_not_walked_again_for_the_rest(autojump_clock: MockClock) -> None:
-    ward = FakeWard(jobs_everywhere(), broken={5})
-    run = step(ward, SHARDS, slots=Slots(2), call_timeout_s=1.0)
+async def test_a_retry_walks_only_the_shards_that_failed(autojump_clock: MockClock) -> None:
+    worker_store = InMemoryWorkerStore(jobs_everywhere(), broken={5})
+    run = step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)
     for _ in range(4):
         with pytest.raises(RecoveryIncomplete):
             await run(3)
-        await trio.sleep(AWAY_S)
+        await trio.sleep(FAILED_SHARD_PAUSE_S)
 
-    assert Counter(shard for _, shard in ward.begun) == {**dict.fromkeys(SHARDS, 1), 5: 4}
+    assert Counter(shard for _, shard in worker_store.begun) == {**dict.fromkeys(SHARDS, 1), 5: 4}
 
 
-async def test_a_shard_that_failed_is_left_alone_for_a_while(autojump_clock: MockClock) -> None:
-    ward = FakeWard(jobs_everywhere(), hanging={5})
-    run = step(ward, SHARDS, slots=Slots(2), call_timeout_s=1.0)
+async def test_a_shard_that_failed_is_not_walked_again_at_once(autojump_clock: MockClock) -> None:
+    worker_store = InMemoryWorkerStore(jobs_everywhere(), hanging={5})
+    run = step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)
     with pytest.raises(RecoveryIncomplete):
         await run(3)
     before = trio.current_time()
@@ -175,16 +181,16 @@ async def test_a_shard_that_failed_is_left_alone_for_a_while(autojump_clock: Moc
     assert trio.current_time() == before
 
 
-async def test_a_worker_that_said_goodbye_is_no_loss(
+async def test_a_worker_that_terminated_is_not_logged_as_lost(
     autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     gone = DeadWorker("gone", 500, terminated=True)
     left_jobs = DeadWorker("w1", 500, terminated=True)
-    ward = FakeWard(jobs_everywhere(), marked=[gone, left_jobs])
+    worker_store = InMemoryWorkerStore(jobs_everywhere(), dead=[gone, left_jobs])
     with caplog.at_level(logging.INFO, "ojs.scheduler"):
-        await step(ward, SHARDS, slots=Slots(2), call_timeout_s=1.0)(3)
+        await step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)(3)
 
-    assert ward.marked == []
+    assert worker_store.dead == []
     assert [(entry.getMessage(), vars(entry)["worker_id"]) for entry in caplog.records] == [
         ("worker lost", "w1")
     ]
@@ -193,41 +199,41 @@ async def test_a_worker_that_said_goodbye_is_no_loss(
 async def test_more_dead_than_one_walk_serves_are_all_recovered(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler.loops.dead_workers.WORKERS_MOST", 1)
-    ward = FakeWard(jobs_everywhere(), marked=[DEAD, DeadWorker("w2", 600)])
-    await step(ward, SHARDS, slots=Slots(2), call_timeout_s=1.0)(3)
+    monkeypatch.setattr("scheduler.loops.dead_workers.MAX_WORKERS", 1)
+    worker_store = InMemoryWorkerStore(jobs_everywhere(), dead=[DEAD, DeadWorker("w2", 600)])
+    await step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)(3)
 
-    assert ward.marked == []
-    assert ward.recovered == Counter(dict.fromkeys(SHARDS, 4))
+    assert worker_store.dead == []
+    assert worker_store.recovered == Counter(dict.fromkeys(SHARDS, 4))
 
 
-async def test_the_dead_that_wait_for_a_shard_keep_no_later_one_waiting(
+async def test_dead_workers_that_wait_for_a_shard_do_not_delay_later_ones(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scheduler.loops.dead_workers.WORKERS_MOST", 2)
+    monkeypatch.setattr("scheduler.loops.dead_workers.MAX_WORKERS", 2)
     dead = [DeadWorker(f"w{number}", 500 + number) for number in range(9)]
     held = {shard: [one.id for one in dead] for shard in SHARDS}
-    ward = FakeWard(held, marked=list(dead), broken={5}, batch=2)
-    run = step(ward, SHARDS, slots=Slots(2), call_timeout_s=1.0)
+    worker_store = InMemoryWorkerStore(held, dead=list(dead), broken={5}, batch=2)
+    run = step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)
     for _ in range(5):
         with pytest.raises(RecoveryIncomplete):
             await run(3)
-        await trio.sleep(AWAY_S)
+        await trio.sleep(FAILED_SHARD_PAUSE_S)
 
-    assert ward.recovered == Counter({shard: 9 for shard in SHARDS if shard != 5})
-    assert ward.marked == dead
-    ward.broken.clear()
-    while ward.marked:
+    assert worker_store.recovered == Counter({shard: 9 for shard in SHARDS if shard != 5})
+    assert worker_store.dead == dead
+    worker_store.broken.clear()
+    while worker_store.dead:
         await run(3)
-    assert ward.recovered[5] == 9
+    assert worker_store.recovered[5] == 9
 
 
-async def test_a_leader_stopped_in_between_leaves_the_mark(autojump_clock: MockClock) -> None:
-    ward = FakeWard(jobs_everywhere())
-    run = step(ward, SHARDS, slots=Slots(1), call_timeout_s=1.0)
+async def test_a_leader_that_is_stopped_leaves_the_worker_lost(autojump_clock: MockClock) -> None:
+    worker_store = InMemoryWorkerStore(jobs_everywhere())
+    run = step(worker_store, SHARDS, slots=Slots(1), call_timeout_s=1.0)
     with trio.move_on_after(0.005):
         await run(3)
-    assert ward.marked == [DEAD]
+    assert worker_store.dead == [DEAD]
     await run(3)
-    assert ward.marked == []
-    assert ward.recovered == Counter(dict.fromkeys(SHARDS, 3))
+    assert worker_store.dead == []
+    assert worker_store.recovered == Counter(dict.fromkeys(SHARDS, 3))

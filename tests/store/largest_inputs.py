@@ -34,7 +34,7 @@ from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.sweeps.retention import tidy
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import workflows
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
 from tests.store.shortcuts import (
@@ -84,7 +84,7 @@ async def a_batch_of_small_jobs(store: Store, db: Any) -> None:
     await promote_all(store, "due", MANY)
     await take(store, "due", count=100)
     taken = [job for _ in range(10) for job in await take(store, "due", count=100)]
-    await heartbeat(store, Beat("w1", tuple(job.id for job in taken)))
+    await heartbeat(store, Heartbeat("w1", tuple(job.id for job in taken)))
     half = len(taken) // 2
     await ack_many(store, [Ack(job.id, None, b"1") for job in taken[:half]], worker_id="w1")
     error = parse_failure(b'{"code":"c","message":"%b"}' % (b"e" * 65_000))
@@ -253,7 +253,7 @@ async def a_large_shard_is_tidied(store: Store, db: Any) -> None:
     ):
         db.zadd(key, dict.fromkeys(ids, 1))
     for worker in ids:
-        db.hset(shard.worker(worker), mapping={"seen": 1, "info": "i" * 8000})
+        db.hset(shard.worker(worker), mapping={"last_seen": 1, "info": "i" * 8000})
     db.zadd(shard.workers, dict.fromkeys(ids, 1))
     db.zadd(shard.watched, dict.fromkeys(ids, 1))
     await workers.find_dead(store, shard, 50)

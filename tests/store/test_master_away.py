@@ -35,7 +35,7 @@ from ojs_cluster.store.outbox import outbox
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.settings import StoreSettings
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.scheduler.running import eventually
 from tests.support.lossy import without
 from tests.support.prelude import PRELUDE
@@ -382,7 +382,7 @@ async def test_a_heartbeat_extends_the_jobs_of_the_shards_that_answer(
 
     async def beat(*of: str) -> list[str]:
         ids = [held[name].id for name in of]
-        return (await heartbeat(store, Beat(worker, ids, leases))).extended
+        return (await heartbeat(store, Heartbeat(worker, ids, leases))).extended
 
     server.pause(node)
     async with trio.open_nursery() as nursery:
@@ -408,4 +408,4 @@ async def test_a_heartbeat_that_extends_nothing_fails(store: Store) -> None:
     shards = {store.keys.shard_of_queue(name) for name in ("q0", "q1")}
     assert len(shards) == 2
     with pytest.raises(BackendUnavailable):
-        await heartbeat(without(store, *shards), Beat("w1", [job.id for job in jobs]))
+        await heartbeat(without(store, *shards), Heartbeat("w1", [job.id for job in jobs]))

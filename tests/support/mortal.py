@@ -14,7 +14,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox.unreachable_shards import AwayShards
 from ojs_cluster.store.queues.partitions import Partitions
 from ojs_cluster.store.queues.registry import QueueRegistry
-from ojs_cluster.store.workers.touch import FetchContacts
+from ojs_cluster.store.workers.touch import FetchTouches
 
 Mode = Literal["killed", "applied", "deaf"]
 MODES: tuple[Mode, ...] = ("killed", "applied", "deaf")
@@ -89,7 +89,7 @@ def process_of(store: Store, client: Mortal) -> Store:
         store,
         redis=cast(Client, client),
         queues=QueueRegistry(),
-        contacts=FetchContacts(),
+        fetch_touches=FetchTouches(),
         partitions=Partitions(),
         away=AwayShards(),
         background=Background(),

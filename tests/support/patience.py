@@ -27,7 +27,7 @@ LONG_S: Final = 60.0
 _TIMES: Final = (
     (unreachable_shards, "ANSWER_S"),
     (background, "_INLINE_S"),
-    (touch, "_NOTE_S"),
+    (touch, "_TOUCH_TIMEOUT_S"),
     (firing, "_LOOK_S"),
     (fetch, "PASSING_S"),
     (fetch, "RELEASE_S"),

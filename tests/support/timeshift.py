@@ -16,7 +16,7 @@ from ojs_cluster.store.jobs import fields as f
 _FIELDS = (f.CREATED, f.ENQUEUED, f.STARTED, f.FINISHED, f.DUE, f.DEADLINE, f.EXPIRES, f.EXTENDED)
 _INDEXES = ("due", "active", "execution_deadlines", "expiring", "pending", "finished", "dead")
 _WORKER_INDEXES = ("workers", "watched", "lost_workers", "quiet_workers")
-_WORKER_FIELDS = ("first", "seen", "beat", "quiet")
+_WORKER_FIELDS = ("first_seen", "last_seen", "last_heartbeat", "quiet_flag_at")
 
 
 def age_job(db: Any, shard: Shard, job_id: str, ms: int) -> None:

@@ -16,7 +16,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.hooks import directive_of
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.workers.heartbeat import Beat, WorkerState, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, WorkerState, heartbeat
 
 _MAX_JOBS: Final = 1000
 _MAX_COUNT: Final = 1_000_000
@@ -79,7 +79,7 @@ async def beat(app: App, request: Request) -> Response:
     job_ids = tuple(await jobs_in_reach(app, request.queues, job_ids))
     reply = await heartbeat(
         app.store,
-        Beat(
+        Heartbeat(
             worker_id=worker_id,
             job_ids=job_ids,
             leases=body.leases,

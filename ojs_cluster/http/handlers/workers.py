@@ -56,7 +56,7 @@ def now_ms() -> int:
 def worker_json(app: App, worker: store_workers.WorkerInfo, state: str) -> bytes:
     """A worker as clients are told of it."""
     name = replies.quoted(worker.id)
-    seen = replies.iso(worker.beat_ms or worker.seen_ms)
+    seen = replies.iso(worker.last_heartbeat_ms or worker.last_seen_ms)
     # `info` is what the worker said of itself: a JSON object, spliced in as it came. The server's
     # own members come after it and win where a reader keeps the last of two.
     info = worker.info.strip()[1:-1].strip()
@@ -68,7 +68,7 @@ def worker_json(app: App, worker: store_workers.WorkerInfo, state: str) -> bytes
             "active_jobs": worker.active,
             "last_heartbeat": seen,
             "last_heartbeat_at": seen,
-            "started_at": replies.iso(worker.first_ms),
+            "started_at": replies.iso(worker.first_seen_ms),
             "stale": worker.stale(app.store, now_ms()),
         }
     )

@@ -96,7 +96,7 @@ async def fetch_unless_quiet(
         Quiet: the worker is marked, and no job was had.
         BackendUnavailable: as ``fetch``.
     """
-    await store.contacts.note(store, worker_id)
+    await store.fetch_touches.touch(store, worker_id)
     await store.partitions.current(store)
     asking = _Asking(store, count, worker_id, visibility_timeout_ms)
     stages = _stages(store, queues)

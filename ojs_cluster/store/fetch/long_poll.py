@@ -262,6 +262,6 @@ async def _until_woken(
             await waiter.wait()
             return
         if trio.current_time() < deadline:
-            await store.contacts.note(store, worker_id)
+            await store.fetch_touches.touch(store, worker_id)
             await waiters.watch(store, queues)
             await waiters.look_around(store, waiter, queues)

@@ -63,7 +63,7 @@ async def overview(store: Store) -> Overview:
         stats = summed([stats, *found])
         if len(found) < limit or counted >= MOST_QUEUES:
             break
-    _, known = await workers.summary(store)
+    _, known = await workers.count_by_status(store)
     return Overview(queues, counted, stats, known)
 
 

@@ -1,26 +1,29 @@
--- Workers of one shard that have been silent for too long move from watched to lost.
--- Post: each is in `lost` with the ms of its death until `add_dead_letter` says its jobs are recovered, so
---       a scheduler that dies in between leaves the work to the next. When nobody has checked for long,
---       this master may have been away, and no worker could be heard: each is watched once more.
+-- Transition: watched -> lost, for workers of one shard that have been silent for too long.
+-- Post: each is in lost_workers with the ms of its death until finish_recovery removes it, so a scheduler
+--       that crashes leaves the recovery to the next one. When no check ran for long, this master may have
+--       been unreachable, and no worker could report: then each is watched for one more interval.
 -- Memory: allow-oom; adds 100 bytes per worker.
--- KEYS: 1 the shard's watch, 2 lost, 3 checked.
--- ARGV: 1 limit, 2 floor of the silence in ms, 3 how many of those lost longest are passed over.
--- Returns: {now, ms of the next possible death or -1, lost workers: id, ms of death, 1 when it had said
+-- KEYS: 1 watched, 2 lost_workers, 3 last_worker_check.
+-- ARGV: 1 limit, 2 minimum silence before death in ms, 3 how many of those lost longest are skipped.
+-- Returns: {now, ms of the next possible death or -1, lost workers: id, ms of death, 1 when it had reported
 --          that it terminates, ...}
 --@include keys now preflight remove_many lowest_remaining
 local UNCHECKED_MS = 15000 -- checks are ten seconds apart at most
-local first, last = tonumber(ARGV[3]), ARGV[3] + ARGV[1] - 1
-local silent = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
-local checked = tonumber(redis.call('GET', KEYS[3]) or '')
-local away = checked and now - checked > UNCHECKED_MS
-local terminated, again = {}, {}
+local WATCHED, LOST_WORKERS, LAST_CHECK = KEYS[1], KEYS[2], KEYS[3]
+local limit, min_silence, skip = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local first, last = skip, skip + limit - 1
+local silent = redis.call('ZRANGEBYSCORE', WATCHED, '-inf', now, 'LIMIT', 0, limit)
+local checked = tonumber(redis.call('GET', LAST_CHECK) or '')
+local unchecked = checked and now - checked > UNCHECKED_MS
+local terminated, watch_again_ms = {}, {}
 for _, worker in ipairs(silent) do
-    local seen, gap, spared = unpack(redis.call('HMGET', worker_key(worker), 'seen', 'gap', 'spared'))
-    if away and seen and (tonumber(spared) or 0) < (tonumber(seen) or 0) then
-        again[worker] = math.max(tonumber(ARGV[2]), 3 * (tonumber(gap) or 0))
+    local seen, gap, watched_again = unpack(redis.call('HMGET', worker_key(worker), 'last_seen', 'heartbeat_gap',
+        'watched_again'))
+    if unchecked and seen and (tonumber(watched_again) or 0) < (tonumber(seen) or 0) then
+        watch_again_ms[worker] = math.max(min_silence, 3 * (tonumber(gap) or 0))
     end
 end
-for _, workers in ipairs({silent, redis.call('ZRANGE', KEYS[2], first, last)}) do
+for _, workers in ipairs({silent, redis.call('ZRANGE', LOST_WORKERS, first, last)}) do
     for _, worker in ipairs(workers) do
         local state = redis.call('HGET', worker_key(worker), 'state')
         if not state then preflight_key(worker_key(worker)) end
@@ -28,19 +31,19 @@ for _, workers in ipairs({silent, redis.call('ZRANGE', KEYS[2], first, last)}) d
     end
 end
 run_preflight()
-redis.call('SET', KEYS[3], now)
+redis.call('SET', LAST_CHECK, now)
 for _, worker in ipairs(silent) do
-    if again[worker] then
-        redis.call('HSET', worker_key(worker), 'spared', now)
-        redis.call('ZADD', KEYS[1], now + again[worker], worker)
+    if watch_again_ms[worker] then
+        redis.call('HSET', worker_key(worker), 'watched_again', now)
+        redis.call('ZADD', WATCHED, now + watch_again_ms[worker], worker)
     else
-        remove_member(KEYS[1], worker)
-        redis.call('ZADD', KEYS[2], now, worker)
+        remove_member(WATCHED, worker)
+        redis.call('ZADD', LOST_WORKERS, now, worker)
     end
 end
-local reply = {now, lowest_remaining(KEYS[1]) or -1}
+local reply = {now, lowest_remaining(WATCHED) or -1}
 flush_removals()
-local lost = redis.call('ZRANGE', KEYS[2], first, last, 'WITHSCORES')
+local lost = redis.call('ZRANGE', LOST_WORKERS, first, last, 'WITHSCORES')
 for i = 1, #lost, 2 do
     local at = #reply
     reply[at + 1], reply[at + 2], reply[at + 3] = lost[i], lost[i + 1], terminated[lost[i]] or 0

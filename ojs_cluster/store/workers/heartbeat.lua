@@ -1,13 +1,14 @@
 -- Transition: none; active jobs that the worker holds get a later visibility deadline.
 -- Pre:  per job: active, held by this worker, and by this lease when one is named; not malformed.
--- Post: deadline = now + the ms asked for, else the lease's own length. Others are untouched and
---       left out of the answer. The execution timeout does not move.
+-- Post: deadline = now + the length asked for, else the lease's own length. Other jobs are unchanged, and
+--       missing in the reply. The execution timeout does not move.
 -- Memory: allow-oom; per job 100 bytes.
--- KEYS: 1 the shard's act, 2 ev, then the job hashes.
--- ARGV: 1 events kept, 2 worker id, 3 ms asked for or '', then per job: id, lease id or ''.
+-- KEYS: 1 active, 2 events, then the job hashes.
+-- ARGV: 1 events kept, 2 worker id, 3 lease length in ms or '', then per job: id, lease id or ''.
 -- Returns: {now, ids extended, shards of ids that moved: id, shard, ...}
 --@include keys now read_job append_event set_deadline check_holder
 batch_events()
+local worker, asked_ms = ARGV[2], ARGV[3]
 local extended, moved = {}, {}
 for i = 3, #KEYS do
     local id, lease = ARGV[2 * i - 2], ARGV[2 * i - 1]
@@ -19,13 +20,12 @@ for i = 3, #KEYS do
     if job[F.alias] then
         moved[#moved + 1] = id
         moved[#moved + 1] = job[F.alias]
-    elseif job[F.state] == 'active' and is_holder(job, ARGV[2], lease) and job[F.type] and job[F.queue]
+    elseif job[F.state] == 'active' and is_holder(job, worker, lease) and job[F.type] and job[F.queue]
         and is_number(job[F.attempt]) and is_number(job[F.lease_ms]) then
-        local deadline = now + (ARGV[3] ~= '' and ARGV[3] or job[F.lease_ms])
+        local deadline = now + (asked_ms ~= '' and asked_ms or job[F.lease_ms])
         redis.call('HSET', KEYS[i], F.deadline, deadline, F.extended, now)
         set_deadline(ACTIVE, id, deadline)
-        emit('job.heartbeat', id, job, 'a', job[F.attempt], 'w', ARGV[2],
-            'n', deadline)
+        emit('job.heartbeat', id, job, 'a', job[F.attempt], 'w', worker, 'n', deadline)
         extended[#extended + 1] = id
     end
 end

@@ -1,4 +1,4 @@
-"""Heartbeats: leases extended, the worker's record kept (spec: ojs-worker-protocol, BEAT)."""
+"""Heartbeats: extend leases and update the worker's record (spec: ojs-worker-protocol, BEAT)."""
 
 from __future__ import annotations
 
@@ -20,27 +20,28 @@ from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.fetch.lease_ids import shard_of_lease
 from ojs_cluster.store.jobs.by_id import restore_alias
 from ojs_cluster.store.runtime import Arg
-from ojs_cluster.store.workers.workers import Desired, contact_beat
+from ojs_cluster.store.workers.workers import DesiredState, touch_by_heartbeat
 
 log = logging.getLogger("ojs.store")
 
-SILENT_S: Final = 1.0
-"""How long a heartbeat of several shards waits for one that is known not to answer, in seconds."""
+UNREACHABLE_TIMEOUT_S: Final = 1.0
+"""How long a heartbeat that concerns several shards waits for an unreachable one, in seconds."""
 
 WorkerState = Literal["running", "quiet", "terminate"]
 
 
 @dataclass(frozen=True, slots=True)
-class Beat:
+class Heartbeat:
     """One heartbeat.
 
     Args:
-        job_ids: active jobs to extend.
+        worker_id: the worker that sent it.
+        job_ids: active jobs whose leases are extended.
         leases: lease ids of some of them; a job named here is extended only for that lease.
-        state: the state the worker reports, normalised; '' when it does not.
-        active_count: how many jobs it says it runs.
-        visibility_timeout_ms: new lease length from now; None for each job's own.
-        info: JSON object of what else it says of itself (hostname, pid, queues, labels).
+        state: the state that the worker reports, normalised; '' when it reports none.
+        active_count: number of jobs that the worker reports as running.
+        visibility_timeout_ms: new lease length in milliseconds from now; None for each job's own.
+        info: JSON object with all else that it reports (hostname, pid, queues, labels).
     """
 
     worker_id: str
@@ -53,59 +54,72 @@ class Beat:
 
 
 @dataclass(frozen=True, slots=True)
-class BeatReply:
-    """What the worker is told: the state it should be in, the jobs extended, the server's ms."""
+class HeartbeatReply:
+    """The answer to a heartbeat.
 
-    state: Desired
+    Args:
+        state: the state that the worker should be in.
+        extended: ids of the jobs whose leases were extended.
+        now_ms: the server's clock, in milliseconds.
+    """
+
+    state: DesiredState
     extended: list[str]
     now_ms: int
 
 
-async def heartbeat(store: Store, beat: Beat) -> BeatReply:
-    """Extend the leases that the worker holds, and note that it lives.
+async def heartbeat(store: Store, beat: Heartbeat) -> HeartbeatReply:
+    """Extend the leases that the worker holds, and record that it is alive.
 
-    Jobs it does not hold are left out of ``extended``; nothing is created for them. So are jobs of
-    shards that do not answer, as long as any shard does: a worker must not lose the leases of the
-    others. A state that could not be asked for is the one that the worker reports.
+    ``extended`` does not contain jobs that the worker does not hold, and nothing is created for
+    them. As long as one shard answers, it does not contain jobs of unreachable shards, either: the
+    worker must not lose its leases in the other shards. When the worker's record cannot be read,
+    the reply repeats the state that the worker reports.
+
+    Args:
+        store: the store.
+        beat: the heartbeat.
 
     Raises:
         BackendUnavailable: no shard of its jobs answered in time.
     """
-    extension = _Extension(store, beat)
+    extension = _LeaseExtension(store, beat)
     by_shard: dict[Shard, list[str]] = {}
     for job_id in dict.fromkeys(beat.job_ids):
         if is_job_id(job_id):
             by_shard.setdefault(store.keys.shard_of_id(job_id), []).append(job_id)
-    extension.alone = len(by_shard) < 2
-    noted: list[tuple[Desired, int]] = []
+    extension.single_shard = len(by_shard) < 2
+    recorded: list[tuple[DesiredState, int]] = []
     failures: list[OJSError] = []
 
-    async def note_contact() -> None:
-        home = store.keys.shard_of_worker(beat.worker_id)
+    async def update_record() -> None:
+        owner = store.keys.shard_of_worker(beat.worker_id)
         try:
-            with trio.move_on_after(_patience_s(store, home) if by_shard else inf):
-                noted.append(await _contact(store, beat))
+            with trio.move_on_after(_timeout_s(store, owner) if by_shard else inf):
+                recorded.append(await _update_record(store, beat))
         except OJSError as error:
             failures.append(error)
 
     await own_task()
-    # All at once: a worker must not be taken for dead because a shard of one of its jobs is away.
+    # Concurrently: an unreachable shard of one job must not make the worker look dead.
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(note_contact)
-        nursery.start_soon(over_shards, by_shard.items(), extension.of_shard)
+        nursery.start_soon(update_record)
+        nursery.start_soon(over_shards, by_shard.items(), extension.extend_shard)
     if by_shard and extension.now_ms is None:
         raise extension.failure or BackendUnavailable("no shard answered", outcome="unknown")
-    if noted:
-        return extension.reply(*noted[0])
+    if recorded:
+        return extension.reply(*recorded[0])
     if extension.now_ms is None:
         raise failures[0]
-    log.warning("heartbeat of worker '%s' could not be noted", beat.worker_id)
+    log.warning(
+        "heartbeat of worker '%s' was not recorded: its shard did not answer", beat.worker_id
+    )
     return extension.reply(beat.state or "running", extension.now_ms)
 
 
-async def _contact(store: Store, beat: Beat) -> tuple[Desired, int]:
-    """Note that the worker lives; returns the state it should be in, and the server's ms."""
-    return await contact_beat(
+async def _update_record(store: Store, beat: Heartbeat) -> tuple[DesiredState, int]:
+    """Update the worker's record; return its desired state and the server's milliseconds."""
+    return await touch_by_heartbeat(
         store,
         beat.worker_id,
         state=beat.state or "running",
@@ -114,31 +128,35 @@ async def _contact(store: Store, beat: Beat) -> tuple[Desired, int]:
     )
 
 
-class _Extension:
+class _LeaseExtension:
     """The leases of one heartbeat while they are extended, shard by shard.
 
     Attributes:
-        alone: whether all jobs have the same shard: then no other waits for it.
-        now_ms: the ms of a shard that answered, None while none has.
-        failure: why a shard did not.
+        single_shard: whether all jobs are in one shard: then no other shard waits for it.
+        now_ms: the clock of a shard that answered, in milliseconds; None while none has.
+        failure: why a shard did not answer.
     """
 
-    def __init__(self, store: Store, beat: Beat) -> None:
+    def __init__(self, store: Store, beat: Heartbeat) -> None:
         self._store = store
         self._beat = beat
         self._extended: set[str] = set()
-        self._away: set[Shard] = set()
-        self.alone = True
+        self._unreachable: set[Shard] = set()
+        self.single_shard = True
         self.now_ms: int | None = None
         self.failure: OJSError | None = None
 
-    def reply(self, desired: Desired, now_ms: int) -> BeatReply:
-        """What the worker is told."""
+    def reply(self, desired: DesiredState, now_ms: int) -> HeartbeatReply:
+        """Return the answer to the worker."""
         extended = [job_id for job_id in self._beat.job_ids if job_id in self._extended]
-        return BeatReply(desired, extended, now_ms)
+        return HeartbeatReply(desired, extended, now_ms)
 
-    async def of_shard(self, item: tuple[Shard, list[str]]) -> None:
-        """Extend jobs whose ids name a shard, there or where they are; note a failure."""
+    async def extend_shard(self, item: tuple[Shard, list[str]]) -> None:
+        """Extend jobs whose ids name a shard, in that shard or where an alias leads.
+
+        Args:
+            item: the shard and the ids.
+        """
         shard, ids = item
         moved = await self._extend(shard, ids)
         for job_id, target in moved.items():
@@ -149,18 +167,19 @@ class _Extension:
                 continue
             if job_id in self._extended or job_id in moved:
                 continue
-            # Its id does not lead to where it lives: a failover has lost the alias, or it is away.
+            # The lease id names the job's shard. The job's own id does not lead there when a
+            # failover lost the alias, or when the alias cannot be read.
             await self._extend(leased_by, [job_id])
-            if job_id in self._extended and shard not in self._away:
-                with suppress(OJSError):  # the janitor does it, too
+            if job_id in self._extended and shard not in self._unreachable:
+                with suppress(OJSError):  # otherwise the janitor restores it
                     await restore_alias(self._store, leased_by, job_id)
 
     async def _extend(self, shard: Shard, ids: list[str]) -> dict[str, Shard]:
-        """Extend jobs in a shard; returns those that their aliases there lead away from it."""
+        """Extend jobs in a shard; return the jobs that have only an alias there, and its target."""
         store = self._store
-        patience_s = inf if self.alone else _patience_s(store, shard)
+        timeout_s = inf if self.single_shard else _timeout_s(store, shard)
         try:
-            with trio.move_on_after(patience_s):
+            with trio.move_on_after(timeout_s):
                 reply = await store.run(
                     shard,
                     "heartbeat",
@@ -176,16 +195,16 @@ class _Extension:
             self.failure = BackendUnavailable("a shard did not answer", outcome="unknown")
         except OJSError as error:
             self.failure = error
-        self._away.add(shard)
+        self._unreachable.add(shard)
         return {}
 
 
-def _patience_s(store: Store, shard: Shard) -> float:
-    """How long jobs of other shards wait for this one, in seconds."""
-    return inf if store.redis.answers(shard.slot) else SILENT_S
+def _timeout_s(store: Store, shard: Shard) -> float:
+    """Return how long jobs of other shards wait for this one, in seconds."""
+    return inf if store.redis.answers(shard.slot) else UNREACHABLE_TIMEOUT_S
 
 
-def _args(store: Store, beat: Beat, ids: Sequence[str]) -> list[Arg]:
+def _args(store: Store, beat: Heartbeat, ids: Sequence[str]) -> list[Arg]:
     args: list[Arg] = [
         store.settings.events_per_shard,
         beat.worker_id,

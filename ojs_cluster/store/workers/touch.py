@@ -1,4 +1,4 @@
-"""Contacts with workers: every heartbeat, and now and then a fetch, goes into the record."""
+"""Record when a worker was last seen: at every heartbeat, and at some fetches."""
 
 from __future__ import annotations
 
@@ -17,49 +17,60 @@ if TYPE_CHECKING:
 log = logging.getLogger("ojs.store")
 
 _RECORDS_PER_SHARD = 10_000
-_MISSED_BEATS = 3
-_FETCH_CONTACT_S = 5.0
-_NOTE_S = 1.0
-_MOST_REMEMBERED = 10_000
+_MISSED_HEARTBEATS = 3
+_FETCH_TOUCH_INTERVAL_S = 5.0
+_TOUCH_TIMEOUT_S = 1.0
+_MAX_REMEMBERED = 10_000
 
 
-class FetchContacts:
-    """Remembers whose fetch was noted lately, so that fetching costs no second call."""
+class FetchTouches:
+    """Remember which workers' fetches were recorded lately, so that most fetches cost one call."""
 
     def __init__(self) -> None:
         self._next: dict[str, float] = {}
 
-    async def note(self, store: Runtime, worker_id: str) -> None:
-        """Register a worker by its fetch, at most every few seconds; '' is nobody.
+    async def touch(self, store: Runtime, worker_id: str) -> None:
+        """Record that a worker fetches, at most every few seconds.
 
-        The record lies in one shard and the jobs in others, which may be well when that one is
-        not: a contact that cannot be noted within a second is noted by a later fetch, and costs
-        no jobs. No fetch waits for a shard that is known to be silent.
+        The worker's record lives in one shard and the jobs in others, so a failure here must not
+        fail the fetch. A record that cannot be written within a second is left to a later fetch.
+        Shards that are known to be unreachable are not called.
+
+        Args:
+            store: the runtime.
+            worker_id: '' for an anonymous fetch, which is not recorded.
         """
         now = trio.current_time()
         if not worker_id or self._next.get(worker_id, 0.0) > now:
             return
-        if len(self._next) >= _MOST_REMEMBERED:
+        if len(self._next) >= _MAX_REMEMBERED:
             self._next.clear()
-        self._next[worker_id] = now + _FETCH_CONTACT_S
+        self._next[worker_id] = now + _FETCH_TOUCH_INTERVAL_S
         if not store.redis.answers(store.keys.shard_of_worker(worker_id).slot):
             return
         await own_task()
-        with trio.move_on_after(_NOTE_S), suppress(BackendUnavailable):
-            await contact(store, worker_id, "fetch", [])
+        with trio.move_on_after(_TOUCH_TIMEOUT_S), suppress(BackendUnavailable):
+            await touch_worker(store, worker_id, "fetch", [])
             return
-        log.warning("fetch of worker '%s' could not be noted", worker_id)
+        log.warning("fetch of worker '%s' was not recorded: its shard did not answer", worker_id)
 
 
-async def contact(store: Runtime, worker_id: str, kind: str, rest: list[Arg]) -> list[Any]:
-    """Run ``contact.lua``; ``kind`` and ``rest`` as its head says."""
+async def touch_worker(store: Runtime, worker_id: str, source: str, rest: list[Arg]) -> list[Any]:
+    """Run ``touch_worker.lua`` and return its reply.
+
+    Args:
+        store: the runtime.
+        worker_id: the worker.
+        source: ``heartbeat``, ``fetch`` or ``directive``.
+        rest: the arguments of that source, as the script's head lists them.
+    """
     shard = store.keys.shard_of_worker(worker_id)
-    floor_ms = _MISSED_BEATS * store.settings.heartbeat_interval_ms
+    min_silence_ms = _MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms
     reply: list[Any] = await store.run(
         shard,
         "touch_worker",
         [shard.worker(worker_id), shard.workers, shard.watched],
-        [worker_id, kind, floor_ms, _RECORDS_PER_SHARD, *rest],
+        [worker_id, source, min_silence_ms, _RECORDS_PER_SHARD, *rest],
         idempotent=True,
     )
     return reply

@@ -1,17 +1,19 @@
--- What the workers of one shard last said of themselves, heard of last first; changes nothing.
+-- Reads what the workers of one shard last reported, the last seen first. Changes nothing.
 -- Memory: no-writes.
--- KEYS: 1 the shard's workers.  ARGV: 1 most workers.
--- Returns: {now, workers known, per worker: ms of its last contact, of its last heartbeat or '', the
+-- KEYS: 1 workers.
+-- ARGV: 1 limit.
+-- Returns: {now, workers known, per worker: ms at which it was last seen, of its last heartbeat or '', the
 --           state it reported, its directive or ''}
 --@include keys now
-local reply = {now, redis.call('ZCARD', KEYS[1])}
-for _, id in ipairs(redis.call('ZREVRANGE', KEYS[1], 0, ARGV[1] - 1)) do
-    local said = redis.call('HMGET', worker_key(id), 'seen', 'beat', 'state', 'directive')
-    if said[1] then
-        reply[#reply + 1] = said[1]
-        reply[#reply + 1] = said[2] or ''
-        reply[#reply + 1] = said[3] or 'running'
-        reply[#reply + 1] = said[4] or ''
+local WORKERS, limit = KEYS[1], tonumber(ARGV[1])
+local reply = {now, redis.call('ZCARD', WORKERS)}
+for _, id in ipairs(redis.call('ZREVRANGE', WORKERS, 0, limit - 1)) do
+    local record = redis.call('HMGET', worker_key(id), 'last_seen', 'last_heartbeat', 'state', 'directive')
+    if record[1] then
+        reply[#reply + 1] = record[1]
+        reply[#reply + 1] = record[2] or ''
+        reply[#reply + 1] = record[3] or 'running'
+        reply[#reply + 1] = record[4] or ''
     end
 end
 return reply

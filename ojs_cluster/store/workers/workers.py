@@ -1,4 +1,4 @@
-"""Worker records: who lives, who should be quiet, who died (spec: ojs-worker-protocol)."""
+"""Worker records, directives and the recovery of dead workers (spec: ojs-worker-protocol)."""
 
 from __future__ import annotations
 
@@ -19,51 +19,66 @@ from ojs_cluster.store.jobs.nack import WALKED
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import begun
 from ojs_cluster.store.runtime import Arg
-from ojs_cluster.store.workers.touch import contact
+from ojs_cluster.store.workers.touch import touch_worker
 
-Desired = Literal["running", "quiet", "terminate"]
-Standing = Literal["running", "quiet", "terminate", "stale"]
-"""What is to be thought of a worker: what it does or was told to do, or that nobody knows."""
+DesiredState = Literal["running", "quiet", "terminate"]
+WorkerStatus = Literal["running", "quiet", "terminate", "stale"]
+"""The stricter of the reported state and the directive; ``stale`` after missed heartbeats."""
 
-QUIET_MS = 60 * 60_000
-"""How long a quiet mark lasts in a shard; a worker that stays quiet renews it."""
-_SUMMED = 2000
-"""Workers of a shard that a summary looks at: 2 ms of a Redis that does nothing else meanwhile."""
-DIRECT_S = 20.0
-"""Directing all workers stops after this long and says how far it came."""
-_MISSED_BEATS = 3
+QUIET_FLAG_MS = 60 * 60_000
+"""How long a quiet flag is valid in a shard. A worker that stays quiet renews it."""
+_MAX_COUNTED_PER_SHARD = 2000
+"""Workers that a summary reads of each shard. They block the shard's master for 2 ms."""
+DIRECTIVE_DEADLINE_S = 20.0
+"""After this many seconds a directive to all workers stops and reports how many are left."""
+_MISSED_HEARTBEATS = 3
 _SEVERITY: dict[str, int] = {"running": 0, "quiet": 1, "terminate": 2}
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerInfo:
-    """A worker's record. Times in ms; ``info`` is the JSON object it sent of itself."""
+    """A worker's record.
+
+    Args:
+        id: the worker's id.
+        state: the state that it last reported.
+        directive: the state that an operator asked for; '' for none.
+        first_seen_ms: when it was first seen, in milliseconds.
+        last_seen_ms: its last heartbeat or recorded fetch, in milliseconds.
+        last_heartbeat_ms: its last heartbeat, in milliseconds; None when it never sent one.
+        active: number of jobs that it reported as running.
+        info: the JSON object that it sent about itself.
+    """
 
     id: str
     state: str
     directive: str
-    first_ms: int
-    seen_ms: int
-    beat_ms: int | None
+    first_seen_ms: int
+    last_seen_ms: int
+    last_heartbeat_ms: int | None
     active: int
     info: bytes
 
     def stale(self, store: Store, now_ms: int) -> bool:
-        """Whether it sent heartbeats once, and has missed three."""
-        return _stale(store, self.beat_ms, self.seen_ms, now_ms)
+        """Return whether it has sent heartbeats and then missed three."""
+        return _stale(store, self.last_heartbeat_ms, self.last_seen_ms, now_ms)
 
-    def standing(self, store: Store, now_ms: int) -> Standing:
-        """Where it stands."""
+    def status(self, store: Store, now_ms: int) -> WorkerStatus:
+        """Return its status at ``now_ms``."""
         return "stale" if self.stale(store, now_ms) else _stricter(self.state, self.directive)
 
 
 @dataclass(frozen=True, slots=True)
 class DeadWorker:
-    """A worker found dead at ``dead_ms`` whose jobs are still to be recovered.
+    """A dead worker whose jobs are still to be recovered.
 
-    ``terminated``: its last heartbeat said that it terminates: only jobs that it left are a loss.
-    ``died_s``: the same moment by this process's monotonic clock, or a little before; None when
-    that is not known.
+    Args:
+        id: the worker's id.
+        dead_ms: when it was found dead, in milliseconds by the clock of its record's master.
+        terminated: whether its last heartbeat announced its end. Then only jobs that it still held
+            are a loss.
+        died_s: the same time, or a little before, by this process's monotonic clock in seconds;
+            None when unknown.
     """
 
     id: str
@@ -73,75 +88,101 @@ class DeadWorker:
 
     @property
     def ago_ms(self) -> int | None:
-        """How long ago it died, None when that is not known."""
+        """Milliseconds since its death, None when unknown."""
         if self.died_s is None:
             return None
         return max(0, round((trio.current_time() - self.died_s) * 1000))
 
 
-async def contact_beat(
+async def touch_by_heartbeat(
     store: Store, worker_id: str, *, state: str, active: int, info: bytes
-) -> tuple[Desired, int]:
-    """Note a heartbeat; returns the state the worker should be in, and the server's ms.
+) -> tuple[DesiredState, int]:
+    """Record a heartbeat; return the worker's desired state and the server's milliseconds.
 
-    A worker that is to fetch no more is marked in every shard, where fetch reads the mark inside
-    its pop. The marks are set before this returns: the next fetch, by whichever node, sees them.
+    A worker that must not fetch gets a quiet flag in every shard. Fetch reads the flag inside its
+    pop. The flags are set before this function returns, so the next fetch of any node sees them.
+
+    Args:
+        store: the store.
+        worker_id: the worker.
+        state: the state that it reports.
+        active: number of jobs that it reports as running.
+        info: the JSON object that it sent about itself.
     """
-    now, directive, _, marked = await contact(store, worker_id, "beat", [state, active, info])
+    now, directive, _, flag_ms = await touch_worker(
+        store, worker_id, "heartbeat", [state, active, info]
+    )
     desired = _stricter(state, directive.decode())
-    await _keep_marks(store, worker_id, desired, int(marked), int(now))
+    await _update_quiet_flags(store, worker_id, desired, int(flag_ms), int(now))
     return desired, int(now)
 
 
-async def direct(store: Store, worker_id: str, directive: Desired) -> Desired:
-    """Tell a worker, at its next heartbeat, to be quiet or to terminate; 'running' takes it back.
+async def send_directive(store: Store, worker_id: str, directive: DesiredState) -> DesiredState:
+    """Ask a worker to be quiet or to terminate; it learns this from its next heartbeat.
+
+    Args:
+        store: the store.
+        worker_id: the worker.
+        directive: ``running`` removes an earlier directive.
+
+    Returns:
+        The worker's desired state.
 
     Raises:
         NotFound: no such worker.
     """
-    reply = await contact(store, worker_id, "direct", ["" if directive == "running" else directive])
+    reply = await touch_worker(
+        store, worker_id, "directive", ["" if directive == "running" else directive]
+    )
     if reply[0] == b"missing":
         raise NotFound("worker", worker_id)
     desired = _stricter(reply[2].decode(), reply[1].decode())
     with begun():
-        await _keep_marks(store, worker_id, desired, int(reply[3]), int(reply[0]))
+        await _update_quiet_flags(store, worker_id, desired, int(reply[3]), int(reply[0]))
     return desired
 
 
-async def direct_all(store: Store, directive: Desired) -> tuple[int, int]:
-    """Direct every worker that is known; returns how many were told, and how many are left.
+async def send_directive_to_all(store: Store, directive: DesiredState) -> tuple[int, int]:
+    """Send a directive to every known worker.
+
+    Args:
+        store: the store.
+        directive: as for ``send_directive``.
+
+    Returns:
+        How many workers have the directive, and how many were not reached before the deadline.
 
     Raises:
-        BackendUnavailable: Redis did not answer in time; who was told has been told.
+        BackendUnavailable: Redis did not answer in time. Some workers may have the directive.
     """
-    told = left = 0
-    extend(DIRECT_S)
-    deadline = trio.current_time() + DIRECT_S
+    sent = left = 0
+    extend(DIRECTIVE_DEADLINE_S)
+    deadline = trio.current_time() + DIRECTIVE_DEADLINE_S
 
-    async def tell(name: bytes) -> None:
-        nonlocal told, left
+    async def send(name: bytes) -> None:
+        nonlocal sent, left
         if trio.current_time() >= deadline:
             left += 1
             return
         with suppress(NotFound):
-            await direct(store, name.decode(), directive)
-            told += 1
+            await send_directive(store, name.decode(), directive)
+            sent += 1
 
     for shard in store.keys:
-        with begun(when=told > 0):
+        with begun(when=sent > 0):
             names: Any = await store.redis.call(
                 shard.slot, "ZRANGE", shard.workers, 0, -1, idempotent=True
             )
             with begun(when=len(names) > 1):
-                await over_shards(names, tell)
-    return told, left
+                await over_shards(names, send)
+    return sent, left
 
 
 async def get(store: Store, worker_id: str) -> WorkerInfo:
-    """One worker's record.
+    """Return one worker's record.
 
     Raises:
-        NotFound: no such worker, or silent for longer than its record is kept.
+        NotFound: no such worker, or it was silent for longer than its record is kept.
     """
     shard = store.keys.shard_of_worker(worker_id)
     flat = await store.redis.call(shard.slot, "HGETALL", shard.worker(worker_id), idempotent=True)
@@ -153,10 +194,14 @@ async def get(store: Store, worker_id: str) -> WorkerInfo:
 async def list_workers(
     store: Store, *, limit: int, offset: int = 0
 ) -> tuple[list[WorkerInfo], int]:
-    """Workers, latest contact first, and how many there are.
+    """Return a page of workers, the last seen first, and the number of all workers.
+
+    The work is bounded by ``limit`` plus ``offset``, times the number of shards.
 
     Args:
-        limit, offset: a page; the work is bounded by their sum times the number of shards.
+        store: the store.
+        limit: most workers of the page.
+        offset: how many workers are skipped.
     """
     newest: list[tuple[int, str]] = []
     total = 0
@@ -186,43 +231,52 @@ async def list_workers(
     return found, total
 
 
-async def summary(store: Store) -> tuple[dict[Standing, int], int]:
-    """How many workers stand where, and how many there are.
+async def count_by_status(store: Store) -> tuple[dict[WorkerStatus, int], int]:
+    """Count the workers of each status, and all workers.
 
-    Of each shard the ``_SUMMED`` heard of last are looked at.
+    Only the ``_MAX_COUNTED_PER_SHARD`` last seen of each shard are counted by status.
     """
-    counts: dict[Standing, int] = {"running": 0, "quiet": 0, "terminate": 0, "stale": 0}
+    counts: dict[WorkerStatus, int] = {"running": 0, "quiet": 0, "terminate": 0, "stale": 0}
     total = 0
 
-    async def look(shard: Shard) -> None:
+    async def count(shard: Shard) -> None:
         nonlocal total
-        now, here, *said = await store.run(
-            shard, "worker_states", [shard.workers], [_SUMMED], idempotent=True
+        now, known, *states = await store.run(
+            shard, "worker_states", [shard.workers], [_MAX_COUNTED_PER_SHARD], idempotent=True
         )
-        total += here
-        items = iter(said)
-        for seen, beat, state, directive in zip(items, items, items, items, strict=True):
-            if _stale(store, _optional(beat), int(seen), now):
+        total += known
+        items = iter(states)
+        for seen, last_heartbeat, state, directive in zip(items, items, items, items, strict=True):
+            if _stale(store, _optional(last_heartbeat), int(seen), now):
                 counts["stale"] += 1
             else:
                 counts[_stricter(state.decode(), directive.decode())] += 1
 
-    await over_shards(store.keys, look)
+    await over_shards(store.keys, count)
     return counts, total
 
 
 async def find_dead(
     store: Store, shard: Shard, limit: int, skip: int = 0
 ) -> tuple[list[DeadWorker], int | None, int]:
-    """Dead workers of a shard to recover jobs from, when the next may die, and now (ms).
+    """Find the dead workers of a shard whose jobs are to be recovered.
 
     Args:
+        store: the store.
+        shard: the shard of the workers' records.
+        limit: most workers that are returned.
         skip: how many of those that died first are left out.
+
+    Returns:
+        The workers, when the next one may be dead (None for never), and the time now. Both times
+        are in milliseconds of the shard's clock.
     """
     began = trio.current_time()
-    floor_ms = _MISSED_BEATS * store.settings.heartbeat_interval_ms
+    min_silence_ms = _MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms
     keys = [shard.watched, shard.lost_workers, shard.last_worker_check]
-    reply = await store.run(shard, "find_dead", keys, [limit, floor_ms, skip], idempotent=True)
+    reply = await store.run(
+        shard, "find_dead", keys, [limit, min_silence_ms, skip], idempotent=True
+    )
     now_ms, items = int(reply[0]), iter(reply[2:])
     dead = [
         DeadWorker(
@@ -240,22 +294,27 @@ async def recover(
     cursor: str = "",
     limit: int = WALKED,
 ) -> tuple[Counter[str], str | None]:
-    """Take dead workers' jobs of one shard from them, by one walk for all.
+    """Recover the jobs that dead workers hold in one shard, by one walk for all of them.
 
-    The masters of the worker's record and of its jobs may differ in their clocks. So the script is
-    told how long ago each worker died, too, and a job is taken only if by both accounts it was not
-    taken up, or extended, since then.
+    The masters of a worker's record and of its jobs may differ in their clocks. So the script also
+    gets the time since each death. It recovers a job only if, by both clocks, the job was not
+    fetched or extended after the death.
 
     Args:
-        cursor: where to go on; '' begins. limit: active jobs to walk through, whoever holds them.
+        store: the store.
+        shard: the shard to walk through.
+        dead: the dead workers.
+        cursor: where to continue; '' begins.
+        limit: active jobs to walk through, of any worker.
 
-    Returns how many jobs of each worker were recovered, and the next cursor.
+    Returns:
+        How many jobs of each worker were recovered, and the next cursor, None at the end.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     settings = store.settings
-    following, owed, *recovered = await store.run(
+    next_cursor, effects, *recovered = await store.run(
         shard,
         "recover",
         [
@@ -270,8 +329,8 @@ async def recover(
         ],
         idempotent=True,
     )
-    await deliver(store, shard, owed)
-    return Counter(name.decode() for name in recovered), following.decode() or None
+    await deliver(store, shard, effects)
+    return Counter(name.decode() for name in recovered), next_cursor.decode() or None
 
 
 def _death(worker: DeadWorker) -> tuple[Arg, Arg, Arg]:
@@ -279,44 +338,46 @@ def _death(worker: DeadWorker) -> tuple[Arg, Arg, Arg]:
     return worker.id, worker.dead_ms, "" if ago is None else ago
 
 
-async def bury(store: Store, shard: Shard, worker: DeadWorker) -> None:
-    """All shards are done with a dead worker: it need not be recovered again."""
+async def finish_recovery(store: Store, shard: Shard, worker: DeadWorker) -> None:
+    """Remove a dead worker from the lost workers, after its jobs of all shards were recovered."""
     await store.run(
         shard, "finish_recovery", [shard.lost_workers], [worker.id, worker.dead_ms], idempotent=True
     )
 
 
-async def _keep_marks(
-    store: Store, worker_id: str, desired: Desired, marked_ms: int, now_ms: int
+async def _update_quiet_flags(
+    store: Store, worker_id: str, desired: DesiredState, flag_ms: int, now_ms: int
 ) -> None:
+    """Set, renew or remove the quiet flags of all shards, unless they are as desired."""
     wanted = desired != "running"
-    # A mark must not outlive the record that knows of it, or nobody would take it back.
-    lasts_ms = min(QUIET_MS, store.settings.worker_retention_ms)
-    if wanted == bool(marked_ms) and not (wanted and now_ms - marked_ms > lasts_ms // 3):
+    # A flag must not outlive the worker's record: without the record no heartbeat removes it.
+    valid_ms = min(QUIET_FLAG_MS, store.settings.worker_retention_ms)
+    if wanted == bool(flag_ms) and not (wanted and now_ms - flag_ms > valid_ms // 3):
         return
 
-    async def mark(shard: Shard) -> None:
-        args: list[Arg] = [worker_id, lasts_ms if wanted else 0]
-        await store.run(shard, "quiet", [shard.quiet_workers], args, idempotent=True)
+    async def update(shard: Shard) -> None:
+        args: list[Arg] = [worker_id, valid_ms if wanted else 0]
+        await store.run(shard, "set_quiet_flag", [shard.quiet_workers], args, idempotent=True)
 
-    await over_shards(store.keys, mark)
-    # Last, so that a crash before it makes the next heartbeat set the marks again.
-    home = store.keys.shard_of_worker(worker_id)
-    await store.run(home, "record_quiet", [home.worker(worker_id)], [int(wanted)], idempotent=True)
+    await over_shards(store.keys, update)
+    # Last: after a crash before this call the next heartbeat sets the flags again.
+    owner = store.keys.shard_of_worker(worker_id)
+    keys = [owner.worker(worker_id)]
+    await store.run(owner, "record_quiet_flag", keys, [int(wanted)], idempotent=True)
 
 
-def _stricter(reported: str, directive: str) -> Desired:
+def _stricter(reported: str, directive: str) -> DesiredState:
     ranked = max(reported, directive or "running", key=lambda state: _SEVERITY.get(state, 0))
     if ranked == "terminate":
         return "terminate"
     return "quiet" if ranked == "quiet" else "running"
 
 
-def _stale(store: Store, beat_ms: int | None, seen_ms: int, now_ms: int) -> bool:
-    if beat_ms is None:
+def _stale(store: Store, last_heartbeat_ms: int | None, last_seen_ms: int, now_ms: int) -> bool:
+    if last_heartbeat_ms is None:
         return False
-    silent_ms = now_ms - max(beat_ms, seen_ms)
-    return silent_ms > _MISSED_BEATS * store.settings.heartbeat_interval_ms
+    silent_ms = now_ms - max(last_heartbeat_ms, last_seen_ms)
+    return silent_ms > _MISSED_HEARTBEATS * store.settings.heartbeat_interval_ms
 
 
 def _optional(ms: bytes | None) -> int | None:
@@ -330,9 +391,9 @@ def _info(worker_id: str, flat: list[Any]) -> WorkerInfo:
         id=worker_id,
         state=fields.get(b"state", b"running").decode(),
         directive=fields.get(b"directive", b"").decode(),
-        first_ms=int(fields.get(b"first", 0)),
-        seen_ms=int(fields.get(b"seen", 0)),
-        beat_ms=_optional(fields.get(b"beat")),
+        first_seen_ms=int(fields.get(b"first_seen", 0)),
+        last_seen_ms=int(fields.get(b"last_seen", 0)),
+        last_heartbeat_ms=_optional(fields.get(b"last_heartbeat")),
         active=int(fields.get(b"active", 0)),
         info=fields.get(b"info", b"{}"),
     )

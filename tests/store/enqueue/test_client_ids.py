@@ -25,7 +25,7 @@ from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.unique import locks
 from ojs_cluster.store.unique.locks import Want
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     DAY,
     HOUR,
@@ -83,7 +83,7 @@ async def test_every_operation_by_id_finds_it(store: Store, where: str, consiste
     await nack(store, await active(store, id=nacked))
     assert (await cancel(store, (await put(store, id=cancelled)).id)).state is State.CANCELLED
     held = await active(store, id=beaten)
-    assert (await heartbeat(store, Beat("w1", (beaten,)))).extended == [beaten]
+    assert (await heartbeat(store, Heartbeat("w1", (beaten,)))).extended == [beaten]
     waiting = await put(store, pending=True, id=named(store, where))
     assert (await activate(store, waiting.id)).state is State.AVAILABLE
     await take(store)

@@ -25,7 +25,7 @@ from ojs_cluster.store.jobs import nack as nacks
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.archives import DEAD, export_text, import_text
 from tests.store.shortcuts import (
     DAY,
@@ -104,7 +104,7 @@ async def released(store: Store, job: JobRecord) -> State:
 
 async def extended(store: Store, job: JobRecord) -> State:
     assert job.lease_id is not None
-    reply = await heartbeat(store, Beat("w1", [job.id], {job.id: job.lease_id}))
+    reply = await heartbeat(store, Heartbeat("w1", [job.id], {job.id: job.lease_id}))
     assert reply.extended == [job.id]
     return State.ACTIVE
 

@@ -19,7 +19,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import rate_limits
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import workflows
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import QUEUE, active, home_id, nack, new_job, put
@@ -95,7 +95,10 @@ OPERATIONS: Final[dict[str, tuple[str, Operation]]] = {
         "limit_set",
         lambda store, _: rate_limits.override(store, "key", Limits(2), None),
     ),
-    "direct a worker": ("touch_worker", lambda store, _: workers.direct(store, "w", "quiet")),
+    "direct a worker": (
+        "touch_worker",
+        lambda store, _: workers.send_directive(store, "w", "quiet"),
+    ),
 }
 """Name, the script of its first write, and the operation with the id of what it is about."""
 
@@ -113,7 +116,7 @@ async def test_what_was_written_in_part_is_never_called_not_applied(
         retry = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
         subject = (await nack(store, await active(store, retry=retry))).id
     await put(store, rate_limit={"key": "key", "concurrency": 1})
-    await heartbeat(store, Beat(worker_id="w"))
+    await heartbeat(store, Heartbeat(worker_id="w"))
     first_write, operation = OPERATIONS[name]
 
     with pytest.raises(BackendUnavailable) as caught:

@@ -23,7 +23,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.queues import queues
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     HOUR,
     QUEUE,
@@ -235,7 +235,7 @@ async def test_a_quiet_workers_waiter_leaves_the_wake_up_to_others(
     store: Store, waiters: Waiters, marked: str, consistent: Check
 ) -> None:
     if marked == "before it waits":
-        await heartbeat(store, Beat("silent", state="quiet"))
+        await heartbeat(store, Heartbeat("silent", state="quiet"))
     got: list[str | None] = []
 
     async def wait(worker: str) -> None:
@@ -246,7 +246,7 @@ async def test_a_quiet_workers_waiter_leaves_the_wake_up_to_others(
         nursery.start_soon(wait, "silent")
         if marked == "while it waits":
             await waiting(waiters)
-            await heartbeat(store, Beat("silent", state="quiet"))
+            await heartbeat(store, Heartbeat("silent", state="quiet"))
         nursery.start_soon(wait, "eager")
         await waiting(waiters, 1 if marked == "before it waits" else 2)
         await put(store)

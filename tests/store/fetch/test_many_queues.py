@@ -28,7 +28,7 @@ from ojs_cluster.store.fetch.long_poll import Waiters, fetch_or_wait
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import partition_quotas
 from ojs_cluster.store.queues import queues
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import HOUR, new_job, put, queues_in_other_shards, shard_of, take
 from tests.support.invariants import Census
@@ -53,7 +53,7 @@ def counting(store: Store) -> tuple[Store, LossyClient]:
 
 async def noted(store: Store) -> Store:
     """Have the worker's contact noted, so that a fetch is nothing but a fetch."""
-    await store.contacts.note(store, "w1")
+    await store.fetch_touches.touch(store, "w1")
     return store
 
 
@@ -315,7 +315,7 @@ async def test_a_shard_that_is_away_keeps_back_only_its_own_jobs(
 
 async def test_a_quiet_worker_gets_nothing_of_many_queues(store: Store, consistent: Check) -> None:
     names = queues_in_other_shards(store, 6)
-    await heartbeat(store, Beat("w1", state="quiet"))
+    await heartbeat(store, Heartbeat("w1", state="quiet"))
     await enqueue_many(store, [new_job(name) for name in names[1:]])
 
     assert await take(store, *names, count=5) == []

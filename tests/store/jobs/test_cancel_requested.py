@@ -15,7 +15,7 @@ from ojs_cluster.store.fetch.fetch import release
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import workflows
 from tests.store.shortcuts import HOUR, QUEUE, nack, promote_all, reap_all, shard_of, take
 from tests.store.workflow_jobs import assert_nothing_owed, chain, state_of, step, step_states
@@ -50,7 +50,7 @@ async def takes_too_long(store: Store, db: Any, job: JobRecord) -> None:
 async def loses_its_worker(store: Store, db: Any, _job: JobRecord) -> None:
     home = store.keys.shard_of_worker("w1")
     for _ in range(3):
-        await heartbeat(store, Beat("w1"))
+        await heartbeat(store, Heartbeat("w1"))
     age_worker(db, home, "w1", HOUR)
     [dead], _, _ = await workers.find_dead(store, home, 10)
     await workers.recover(store, shard_of(store), [dead])

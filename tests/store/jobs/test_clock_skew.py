@@ -13,7 +13,7 @@ from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     HOUR,
     MINUTE,
@@ -56,7 +56,7 @@ async def dead_worker(store: Store, db: Any) -> list[workers.DeadWorker]:
     """A worker that sent heartbeats steadily, and then none."""
     home = store.keys.shard_of_worker(WORKER)
     for _ in range(3):
-        await heartbeat(store, Beat(WORKER))
+        await heartbeat(store, Heartbeat(WORKER))
     age_worker(db, home, WORKER, HOUR)
     dead, _, _ = await workers.find_dead(store, home, 10)
     assert [worker.id for worker in dead] == [WORKER]
@@ -84,7 +84,7 @@ async def test_a_worker_that_came_back_keeps_its_job_though_a_clock_is_behind(
 
         recovered, _ = await workers.recover(process, shard, dead)
         assert not recovered
-        reply = await heartbeat(process, Beat(WORKER, [job.id]))
+        reply = await heartbeat(process, Heartbeat(WORKER, [job.id]))
         assert reply.extended == [job.id]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import DAY, HOUR, active, promote_all, put, reap_all, shard_of
 from tests.support.invariants import Census
 
@@ -26,7 +26,7 @@ async def test_a_wrong_clock_of_a_process_moves_no_deadline(
         patched.setattr("time.time_ns", lambda: wrong)
         held = await active(store, timeout_ms=2 * HOUR)
         due = await put(store, scheduled_at="+PT1H", expires_at="+PT2H")
-        beat = await heartbeat(store, Beat("w1", (held.id,)))
+        beat = await heartbeat(store, Heartbeat("w1", (held.id,)))
         assert (await promote_all(store)).done == 0
         assert (await reap_all(store)).done == 0
 

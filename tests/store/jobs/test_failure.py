@@ -17,7 +17,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     DAY,
     HOUR,
@@ -141,11 +141,11 @@ async def loses_its_worker(store: Store, db: Any, job: JobRecord) -> None:
     assert job.worker_id
     home = store.keys.shard_of_worker(job.worker_id)
     for _ in range(3):
-        await heartbeat(store, Beat(job.worker_id))
+        await heartbeat(store, Heartbeat(job.worker_id))
     age_worker(db, home, job.worker_id, HOUR)
     [lost], _, _ = await workers.find_dead(store, home, 10)
     await workers.recover(store, shard_of(store), [lost])
-    await workers.bury(store, home, lost)
+    await workers.finish_recovery(store, home, lost)
 
 
 KINDS = [

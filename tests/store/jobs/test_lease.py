@@ -14,7 +14,7 @@ from ojs_cluster.store.fetch.fetch import release
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.nack import release as release_strictly
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     HOUR,
     MINUTE,
@@ -335,7 +335,7 @@ async def test_a_heartbeat_extends_by_the_leases_own_length(
 ) -> None:
     job = await active(store, visibility_timeout_ms=2 * HOUR)
     age_job(db, shard_of(store), job.id, HOUR)
-    reply = await heartbeat(store, Beat("w1", (job.id,)))
+    reply = await heartbeat(store, Heartbeat("w1", (job.id,)))
 
     assert reply.extended == [job.id]
     assert reply.state == "running"
@@ -346,7 +346,7 @@ async def test_a_heartbeat_extends_by_the_leases_own_length(
 
 async def test_a_heartbeat_may_ask_for_another_length(store: Store, db: Any) -> None:
     job = await active(store)
-    reply = await heartbeat(store, Beat("w1", (job.id,), visibility_timeout_ms=HOUR))
+    reply = await heartbeat(store, Heartbeat("w1", (job.id,), visibility_timeout_ms=HOUR))
 
     deadline = db.zscore(shard_of(store).active, job.id)
     assert deadline == pytest.approx(reply.now_ms + HOUR, abs=MINUTE)
@@ -355,7 +355,7 @@ async def test_a_heartbeat_may_ask_for_another_length(store: Store, db: Any) -> 
 async def test_heartbeats_extend_jobs_of_many_shards_at_once(store: Store) -> None:
     held = [await active(store, f"q{number}") for number in range(20)]
 
-    reply = await heartbeat(store, Beat("w1", [job.id for job in held]))
+    reply = await heartbeat(store, Heartbeat("w1", [job.id for job in held]))
 
     assert reply.extended == [job.id for job in held]
 
@@ -369,7 +369,8 @@ async def test_a_heartbeat_of_a_non_holder_extends_and_creates_nothing(
     before = db.zscore(shard_of(store).active, held.id)
     for worker in ("w2", "w3"):
         reply = await heartbeat(
-            store, Beat(worker, (held.id, waiting.id, unknown, "nonsense"), visibility_timeout_ms=1)
+            store,
+            Heartbeat(worker, (held.id, waiting.id, unknown, "nonsense"), visibility_timeout_ms=1),
         )
         assert reply.extended == []
 
@@ -384,9 +385,13 @@ async def test_a_heartbeat_with_a_stale_lease_is_left_out(store: Store, db: Any)
     await reap_all(store)
     [fresh] = await take(store)
 
-    reply = await heartbeat(store, Beat("w1", (fresh.id,), leases={fresh.id: stale.lease_id or ""}))
+    reply = await heartbeat(
+        store, Heartbeat("w1", (fresh.id,), leases={fresh.id: stale.lease_id or ""})
+    )
     assert reply.extended == []
-    reply = await heartbeat(store, Beat("w1", (fresh.id,), leases={fresh.id: fresh.lease_id or ""}))
+    reply = await heartbeat(
+        store, Heartbeat("w1", (fresh.id,), leases={fresh.id: fresh.lease_id or ""})
+    )
     assert reply.extended == [fresh.id]
 
 
@@ -396,7 +401,7 @@ async def test_a_heartbeat_after_the_ack_does_not_bring_the_lease_back(
     job = await active(store)
     await ack(store, job)
 
-    assert (await heartbeat(store, Beat("w1", (job.id,)))).extended == []
+    assert (await heartbeat(store, Heartbeat("w1", (job.id,)))).extended == []
     assert db.zscore(shard_of(store).active, job.id) is None
     consistent()
 
@@ -411,7 +416,7 @@ async def test_heartbeats_do_not_move_the_execution_timeout(
     job = await active(store, timeout_ms=10 * MINUTE)
     timeout = db.zscore(shard.execution_deadlines, job.id)
     assert timeout == (job.started_ms or 0) + 10 * MINUTE
-    await heartbeat(store, Beat("w1", (job.id,), visibility_timeout_ms=HOUR))
+    await heartbeat(store, Heartbeat("w1", (job.id,), visibility_timeout_ms=HOUR))
 
     assert db.zscore(shard.execution_deadlines, job.id) == timeout
     age_job(db, shard, job.id, 11 * MINUTE)

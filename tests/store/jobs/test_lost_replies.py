@@ -21,7 +21,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.operations import leader
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     DAY,
     HOUR,
@@ -248,10 +248,10 @@ async def test_ticks_whose_replies_are_lost_do_everything_once(
 
 async def test_worker_calls_whose_replies_are_lost_change_nothing_twice(store: Store) -> None:
     job = await active(store)
-    flaky, client = lossy(store, "heartbeat", "touch_worker", "quiet", "record_quiet")
-    reply = await heartbeat(flaky, Beat("w1", (job.id,), state="quiet"))
+    flaky, client = lossy(store, "heartbeat", "touch_worker", "set_quiet_flag", "record_quiet_flag")
+    reply = await heartbeat(flaky, Heartbeat("w1", (job.id,), state="quiet"))
 
-    assert set(client.lost) == {"heartbeat", "touch_worker", "quiet", "record_quiet"}
+    assert set(client.lost) == {"heartbeat", "touch_worker", "set_quiet_flag", "record_quiet_flag"}
     assert (reply.state, reply.extended) == ("quiet", [job.id])
 
 

@@ -31,7 +31,7 @@ from ojs_cluster.store.queues.partition_maintenance import set_partitions
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.sweeps.deadlines import reap
 from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.hot_queues import close_empty, put_into, spread
 from tests.store.shortcuts import (
     HOUR,
@@ -108,7 +108,7 @@ async def retried(store: Store, db: Any) -> JobRecord:
 
 async def running(store: Store, _db: Any, **more: Any) -> JobRecord:
     job = await active(store, **{**FULL, **more})
-    await heartbeat(store, Beat("w1", (job.id,)))
+    await heartbeat(store, Heartbeat("w1", (job.id,)))
     return job
 
 
@@ -188,11 +188,11 @@ def reaped(index: str, becomes: State) -> Meet:
 async def recovered(store: Store, db: Any, _bad: JobRecord, well: JobRecord) -> None:
     home = store.keys.shard_of_worker("w1")
     for _ in range(3):
-        await heartbeat(store, Beat("w1"))
+        await heartbeat(store, Heartbeat("w1"))
     age_worker(db, home, "w1", HOUR)
     [found], _, _ = await workers.find_dead(store, home, 10)
     await workers.recover(store, shard_of(store), [found])
-    await workers.bury(store, home, found)
+    await workers.finish_recovery(store, home, found)
     assert await state(store, well) is State.AVAILABLE
 
 
@@ -239,7 +239,7 @@ async def many_nacked(store: Store, _db: Any, bad: JobRecord, well: JobRecord) -
 
 
 async def extended(store: Store, _db: Any, bad: JobRecord, well: JobRecord) -> None:
-    beat = await heartbeat(store, Beat("w1", (bad.id, well.id)))
+    beat = await heartbeat(store, Heartbeat("w1", (bad.id, well.id)))
     assert well.id in beat.extended
 
 

@@ -26,7 +26,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.queues.queues import switch
 from ojs_cluster.store.scripts import load_scripts
-from ojs_cluster.store.workers.touch import FetchContacts
+from ojs_cluster.store.workers.touch import FetchTouches
 from tests.store.shortcuts import HOUR, ack, nack, promote_all, put, shard_of, sibling_queue, take
 from tests.support.lossy import lossy
 from tests.support.prelude import PRELUDE
@@ -229,7 +229,7 @@ async def one_way(store: Store, db: Any, seed: int, steps: int, *, general: bool
             store,
             scripts=scripts,
             ids=cast(OrderedIds, CountedIds(store.keys)),
-            contacts=FetchContacts(),
+            fetch_touches=FetchTouches(),
             hints=Hints(),
             limited=LimitedQueues(),
             bounded=LimitedQueues(),

@@ -16,7 +16,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.nack import Nack, nack_many
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     HOUR,
     QUEUE,
@@ -144,7 +144,7 @@ async def test_a_dead_workers_sick_job_is_left_to_its_lease(store: Store, db: An
     spoil(store, db, sick, f.ATTEMPT, None)
     home = store.keys.shard_of_worker("w1")
     for _ in range(3):
-        await heartbeat(store, Beat("w1"))
+        await heartbeat(store, Heartbeat("w1"))
     age_worker(db, home, "w1", HOUR)
     [dead], _, _ = await workers.find_dead(store, home, 10)
 

@@ -10,7 +10,7 @@ import pytest
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.operations.events import EventFilter, EventPage, read_events
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import QUEUE, new_job, put, shard_of, take
 
 
@@ -87,7 +87,7 @@ async def test_heartbeats_of_one_worker_share_entries(store: Store, db: Any) -> 
     await enqueue_many(store, [new_job() for _ in range(96)])
     jobs = await take(store, count=96)
     before = db.xlen(shard_of(store).events)
-    reply = await heartbeat(store, Beat("w1", [job.id for job in jobs]))
+    reply = await heartbeat(store, Heartbeat("w1", [job.id for job in jobs]))
 
     assert len(reply.extended) == 96
     assert db.xlen(shard_of(store).events) - before == 6

@@ -21,7 +21,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     HOUR,
     QUEUE,
@@ -54,7 +54,7 @@ def decoded(raw: Iterable[bytes]) -> list[dict[str, Any]]:
 async def one_of_each(store: Store, db: Any) -> None:
     shard = shard_of(store)
     done = await active(store)
-    await heartbeat(store, Beat("w1", (done.id,)))
+    await heartbeat(store, Heartbeat("w1", (done.id,)))
     await ack(store, done)
     await nack(store, await active(store), {"code": "E"})
     await nack(store, await active(store, max_attempts=1), {"code": "E"})
@@ -227,7 +227,7 @@ async def test_events_that_share_an_entry_are_read_one_by_one(
 
 
 async def heartbeats(store: Store, _db: Any, held: list[JobRecord]) -> list[str]:
-    await heartbeat(store, Beat("w1", [job.id for job in held]))
+    await heartbeat(store, Heartbeat("w1", [job.id for job in held]))
     return ["job.heartbeat"]
 
 
@@ -246,7 +246,7 @@ async def loses_its_lease(store: Store, db: Any, held: list[JobRecord]) -> list[
 async def loses_its_worker(store: Store, db: Any, _held: list[JobRecord]) -> list[str]:
     home = store.keys.shard_of_worker("w1")
     for _ in range(3):
-        await heartbeat(store, Beat("w1"))
+        await heartbeat(store, Heartbeat("w1"))
     age_worker(db, home, "w1", HOUR)
     [dead], _, _ = await workers.find_dead(store, home, 10)
     await workers.recover(store, shard_of(store), [dead])

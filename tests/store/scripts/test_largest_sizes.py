@@ -26,7 +26,7 @@ from ojs_cluster.store.sweeps.deadlines import promote, reap
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import locks
 from ojs_cluster.store.unique.locks import Want
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import QUEUE, home_id, new_job, shard_of, take
 from tests.support.invariants import take_census
 from tests.support.patience import patient_client
@@ -94,7 +94,7 @@ async def test_the_largest_batch_is_fetched_extended_and_purged(
 ) -> None:
     await enqueue_many(store, [new_job() for _ in range(MOST_BATCH_JOBS)])
     taken = await take(store, count=LARGEST_STEP)
-    beat = await heartbeat(store, Beat("w1", tuple(job.id for job in taken)))
+    beat = await heartbeat(store, Heartbeat("w1", tuple(job.id for job in taken)))
     assert len(beat.extended) == len(taken) == LARGEST_STEP
     consistent()
 

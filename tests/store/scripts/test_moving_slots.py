@@ -36,7 +36,7 @@ from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.sweeps.deadlines import promote, reap
 from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.redis.helpers import in_thread
 from tests.redis.slots import Mover
 from tests.store.shortcuts import (
@@ -174,7 +174,7 @@ async def end(store: Store, job: JobRecord, ledger: Ledger) -> None:
         *[partial(nack, store, job, **who)] * 4,
         *[partial(nack, store, job, requeue=True, **who)] * 2,
         partial(release, store, [job]),
-        partial(heartbeat, store, Beat("w1", (job.id,), visibility_timeout_ms=SHORT_MS)),
+        partial(heartbeat, store, Heartbeat("w1", (job.id,), visibility_timeout_ms=SHORT_MS)),
     ]
     if how >= len(ways):
         return  # it is forgotten: its lease ends, or it stays active
@@ -235,7 +235,7 @@ async def furnish(store: Store, shard: Shard, queue: str) -> None:
     await ack(store, await active(store, queue))
     await nack(store, await active(store, queue, **LAST_CHANCE))
     await active(store, queue, timeout_ms=HOUR, visibility_timeout_ms=HOUR)
-    await store.run(shard, "quiet", [shard.quiet_workers], ["somebody", DAY])
+    await store.run(shard, "set_quiet_flag", [shard.quiet_workers], ["somebody", DAY])
     for _ in range(5):
         await put(store, queue, priority=-100)
 

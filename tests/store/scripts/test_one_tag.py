@@ -43,7 +43,7 @@ from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique.locks import fence
 from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import workflows
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
 from tests.store.archives import export_text, import_text
@@ -222,7 +222,7 @@ async def every_kind_of_enqueue(store: Store) -> None:
 async def every_end_of_an_attempt(store: Store, db: Any) -> None:
     shard = shard_of(store)
     done = await active(store)
-    await heartbeat(store, Beat("w1", (done.id,)))
+    await heartbeat(store, Heartbeat("w1", (done.id,)))
     await ack(store, done, result=b"[]")
     many = [await active(store) for _ in range(2)]
     await ack_many(store, [Ack(many[0].id, None, b"1")], worker_id="w1")
@@ -267,15 +267,15 @@ async def dead_letters(store: Store, db: Any) -> None:
 async def worker_records(store: Store, db: Any) -> None:
     home = store.keys.shard_of_worker("steady")
     for _ in range(3):
-        await heartbeat(store, Beat("steady"))
-    await workers.direct(store, "steady", "quiet")
-    await workers.direct(store, "steady", "running")
-    await workers.summary(store)
+        await heartbeat(store, Heartbeat("steady"))
+    await workers.send_directive(store, "steady", "quiet")
+    await workers.send_directive(store, "steady", "running")
+    await workers.count_by_status(store)
     age_worker(db, home, "steady", HOUR)
     [dead], _, _ = await workers.find_dead(store, home, 10)
     for shard in store.keys:
         await workers.recover(store, shard, [dead])
-    await workers.bury(store, home, dead)
+    await workers.finish_recovery(store, home, dead)
     age_worker(db, home, "steady", HOUR)
     job = await active(store, "unanswered")
     assert job.lease_id is not None

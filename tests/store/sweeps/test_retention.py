@@ -22,7 +22,7 @@ from ojs_cluster.store.queues import queues
 from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Beat, heartbeat
+from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     DAY,
     HOUR,
@@ -351,8 +351,8 @@ async def test_a_janitor_that_dies_while_it_forgets_a_queue_leaves_nothing_for_e
 async def test_a_silent_workers_record_is_kept_for_an_hour(
     store: Store, db: Any, backend: Embedded
 ) -> None:
-    await heartbeat(store, Beat("w1"))
-    await heartbeat(store, Beat("w2"))
+    await heartbeat(store, Heartbeat("w1"))
+    await heartbeat(store, Heartbeat("w2"))
     home = store.keys.shard_of_worker("w1")
     age_worker(db, home, "w1", HOUR - MINUTE)
     assert await retention.tidy(store, home) == 0

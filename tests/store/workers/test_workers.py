@@ -19,8 +19,8 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.workers import workers
-from ojs_cluster.store.workers.heartbeat import Beat, BeatReply, heartbeat
-from ojs_cluster.store.workers.touch import contact
+from ojs_cluster.store.workers.heartbeat import Heartbeat, HeartbeatReply, heartbeat
+from ojs_cluster.store.workers.touch import touch_worker
 from ojs_cluster.store.workers.workers import DeadWorker
 from tests.store.shortcuts import (
     DAY,
@@ -43,8 +43,10 @@ Check = Callable[[], Census]
 SECOND = 1000
 
 
-async def beat(store: Store, worker: str = "w1", *held: JobRecord, **members: Any) -> BeatReply:
-    return await heartbeat(store, Beat(worker, [job.id for job in held], **members))
+async def beat(
+    store: Store, worker: str = "w1", *held: JobRecord, **members: Any
+) -> HeartbeatReply:
+    return await heartbeat(store, Heartbeat(worker, [job.id for job in held], **members))
 
 
 async def beat_steadily(store: Store, worker: str = "w1", times: int = 3) -> None:
@@ -52,15 +54,15 @@ async def beat_steadily(store: Store, worker: str = "w1", times: int = 3) -> Non
         await beat(store, worker)
 
 
-async def bury_the_dead(store: Store) -> int:
-    """What the scheduler does: find, recover everywhere, bury."""
+async def recover_dead_workers(store: Store) -> int:
+    """Do what the scheduler does: find the dead, recover everywhere, finish."""
     recovered = 0
     for home in store.keys:
         found, _, _ = await workers.find_dead(store, home, 100)
         for dead in found:
             for shard in store.keys:
                 recovered += await recover(store, shard, dead)
-            await workers.bury(store, home, dead)
+            await workers.finish_recovery(store, home, dead)
     return recovered
 
 
@@ -77,26 +79,26 @@ async def recover(store: Store, shard: Any, dead: DeadWorker, limit: int = 500) 
 # Records
 
 
-async def test_a_heartbeat_registers_a_worker_and_what_it_says_of_itself(store: Store) -> None:
+async def test_a_heartbeat_registers_a_worker_and_its_own_description(store: Store) -> None:
     reply = await beat(store, active_count=3, info=b'{"pid":7,"labels":["\\u00e9",1.0]}')
     info = await workers.get(store, "w1")
 
     assert reply.state == "running"
     assert (info.id, info.state, info.active) == ("w1", "running", 3)
     assert info.info == b'{"pid":7,"labels":["\\u00e9",1.0]}'
-    assert info.first_ms == info.seen_ms == info.beat_ms == reply.now_ms
+    assert info.first_seen_ms == info.last_seen_ms == info.last_heartbeat_ms == reply.now_ms
 
 
 async def test_a_fetch_registers_a_worker_that_never_heartbeats(store: Store) -> None:
     await take(store, worker="w1")
     info = await workers.get(store, "w1")
 
-    assert info.beat_ms is None
+    assert info.last_heartbeat_ms is None
     assert info.state == "running"
     assert (await workers.list_workers(store, limit=10))[1] == 1
 
 
-async def test_an_anonymous_fetch_registers_nobody(store: Store) -> None:
+async def test_an_anonymous_fetch_registers_no_worker(store: Store) -> None:
     await take(store, worker="")
     assert await workers.list_workers(store, limit=10) == ([], 0)
 
@@ -105,11 +107,11 @@ async def test_an_unknown_worker_is_not_found(store: Store) -> None:
     with pytest.raises(NotFound, match="worker"):
         await workers.get(store, "w1")
     with pytest.raises(NotFound, match="worker"):
-        await workers.direct(store, "w1", "quiet")
+        await workers.send_directive(store, "w1", "quiet")
     assert await workers.list_workers(store, limit=10) == ([], 0)
 
 
-async def test_workers_are_listed_latest_contact_first_page_by_page(store: Store, db: Any) -> None:
+async def test_workers_are_listed_last_seen_first_page_by_page(store: Store, db: Any) -> None:
     for number in range(12):
         name = f"worker {number}"
         await beat(store, name)
@@ -175,34 +177,34 @@ async def test_a_worker_that_runs_again_gets_jobs_again(store: Store, other_stor
 
 
 @pytest.mark.parametrize("directive", ["quiet", "terminate"])
-async def test_a_directive_is_told_at_the_next_heartbeat_and_honoured_by_the_next_fetch(
+async def test_a_directive_is_in_the_next_heartbeat_reply_and_obeyed_by_the_next_fetch(
     store: Store, other_store: Store, directive: Any
 ) -> None:
     await put(store)
     await beat(store)
-    assert await workers.direct(store, "w1", directive) == directive
+    assert await workers.send_directive(store, "w1", directive) == directive
 
     assert await take(other_store) == []
     assert (await beat(other_store)).state == directive
     assert (await workers.get(store, "w1")).directive == directive
-    assert await workers.direct(store, "w1", "running") == "running"
+    assert await workers.send_directive(store, "w1", "running") == "running"
     assert (await beat(other_store)).state == "running"
     assert len(await take(other_store)) == 1
 
 
 async def test_the_stricter_of_report_and_directive_holds(store: Store) -> None:
     await beat(store)
-    await workers.direct(store, "w1", "quiet")
+    await workers.send_directive(store, "w1", "quiet")
 
     assert (await beat(store, state="terminate")).state == "terminate"
     assert (await beat(store, state="running")).state == "quiet"
-    assert await workers.direct(store, "w1", "running") == "running"
+    assert await workers.send_directive(store, "w1", "running") == "running"
 
 
-async def test_a_mark_lapses_no_later_than_the_record_that_can_take_it_back(
+async def test_a_quiet_flag_expires_no_later_than_the_record_that_can_remove_it(
     store: Store, db: Any
 ) -> None:
-    """Else a worker that returns after its record is gone would be refused jobs, unseen by all."""
+    """Otherwise a worker that returns after its record was removed gets no jobs, unnoticed."""
     store = replace(store, settings=replace(store.settings, worker_retention_ms=10 * MINUTE))
     await put(store)
     await beat(store, state="quiet")
@@ -216,7 +218,7 @@ async def test_a_mark_lapses_no_later_than_the_record_that_can_take_it_back(
     assert len(await take(store)) == 1
 
 
-async def test_a_worker_that_stays_quiet_stays_marked(store: Store, db: Any) -> None:
+async def test_a_worker_that_stays_quiet_keeps_its_flags(store: Store, db: Any) -> None:
     await put(store)
     await beat(store, state="quiet")
     for _ in range(6):
@@ -239,26 +241,26 @@ async def test_a_worker_that_missed_three_beats_is_dead_and_loses_all_its_jobs(
     await beat_steadily(store)
     home = store.keys.shard_of_worker("w1")
     age_worker(db, home, "w1", 20 * SECOND)
-    assert await bury_the_dead(store) == 0
+    assert await recover_dead_workers(store) == 0
     age_worker(db, home, "w1", 11 * SECOND)
 
-    assert await bury_the_dead(store) == 6
+    assert await recover_dead_workers(store) == 6
     for job in held:
         found = await read_jobs.get(store, job.id)
         assert (found.state, found.attempt) == (State.AVAILABLE, 1)
         assert envelope(found)["error"]["code"] == "worker_lost"
     assert (await read_jobs.get(store, others.id)).state is State.ACTIVE
-    assert await bury_the_dead(store) == 0
+    assert await recover_dead_workers(store) == 0
     assert db.zcard(home.lost_workers) == 0
     consistent()
 
 
-async def test_a_worker_that_nobody_could_hear_is_watched_once_more(store: Store, db: Any) -> None:
-    """The master of its record was away for a minute: no heartbeat could be noted."""
+async def test_a_worker_that_could_not_report_is_watched_once_more(store: Store, db: Any) -> None:
+    """The master of its record was unreachable for a minute: no heartbeat was recorded."""
     home = store.keys.shard_of_worker("w1")
     job = await active(store)
     await beat_steadily(store)
-    assert await bury_the_dead(store) == 0
+    assert await recover_dead_workers(store) == 0
     checked = int(db.get(home.last_worker_check))
     age_worker(db, home, "w1", MINUTE)
     db.set(home.last_worker_check, checked - MINUTE)
@@ -268,7 +270,7 @@ async def test_a_worker_that_nobody_could_hear_is_watched_once_more(store: Store
     assert next_ms is not None
     assert next_ms - now_ms == 3 * store.settings.heartbeat_interval_ms
     await beat(store, "w1", job)
-    assert await bury_the_dead(store) == 0
+    assert await recover_dead_workers(store) == 0
     assert (await read_jobs.get(store, job.id)).state is State.ACTIVE
 
 
@@ -276,15 +278,15 @@ async def test_a_worker_that_stays_silent_after_an_outage_is_dead(store: Store, 
     home = store.keys.shard_of_worker("w1")
     await active(store)
     await beat_steadily(store)
-    await bury_the_dead(store)
+    await recover_dead_workers(store)
     for recovered in (0, 1):
         checked = int(db.get(home.last_worker_check))
         age_worker(db, home, "w1", MINUTE)
         db.set(home.last_worker_check, checked - MINUTE)
-        assert await bury_the_dead(store) == recovered
+        assert await recover_dead_workers(store) == recovered
 
 
-async def test_find_dead_tells_when_the_next_worker_may_die(store: Store) -> None:
+async def test_find_dead_returns_when_the_next_worker_may_die(store: Store) -> None:
     home = store.keys.shard_of_worker("w1")
     assert (await workers.find_dead(store, home, 10))[:2] == ([], None)
     await beat_steadily(store)
@@ -313,7 +315,7 @@ async def test_a_job_that_outlived_its_last_worker_is_exhausted(
     job = await active(store, max_attempts=1, visibility_timeout_ms=DAY)
     await beat_steadily(store)
     age_worker(db, store.keys.shard_of_worker("w1"), "w1", MINUTE)
-    await bury_the_dead(store)
+    await recover_dead_workers(store)
 
     assert (await read_jobs.get(store, job.id)).state is State.DISCARDED
     consistent()
@@ -326,10 +328,10 @@ async def test_a_worker_that_heartbeats_by_hand_is_not_watched(
     job = await active(store, visibility_timeout_ms=DAY)
     await beat_steadily(store, times=beats)
     for _ in range(3):
-        await store.contacts.note(store, "w1")
+        await store.fetch_touches.touch(store, "w1")
     age_worker(db, store.keys.shard_of_worker("w1"), "w1", 10 * MINUTE)
 
-    assert await bury_the_dead(store) == 0
+    assert await recover_dead_workers(store) == 0
     assert (await read_jobs.get(store, job.id)).state is State.ACTIVE
 
 
@@ -341,7 +343,7 @@ async def test_a_worker_that_beats_seldom_is_given_three_of_its_own_intervals(
         age_worker(db, home, "w1", 40 * SECOND)
         await beat(store)
     age_worker(db, home, "w1", 100 * SECOND)
-    assert await bury_the_dead(store) == 0
+    assert await recover_dead_workers(store) == 0
     assert (await workers.find_dead(store, home, 10))[0] == []
     age_worker(db, home, "w1", 25 * SECOND)
 
@@ -362,7 +364,7 @@ async def test_a_worker_that_stops_beating_steadily_is_not_watched_any_more(
     age_worker(db, home, "w1", 70 * SECOND)
     age_job(db, shard_of(store), job.id, 70 * SECOND)
 
-    assert await bury_the_dead(store) == 0
+    assert await recover_dead_workers(store) == 0
     assert (await read_jobs.get(store, job.id)).state is State.ACTIVE
 
 
@@ -383,7 +385,7 @@ async def test_what_a_worker_took_after_it_came_back_is_kept(
     taken = await active(store, visibility_timeout_ms=DAY)
 
     assert await recover(store, shard_of(store), dead) == 1
-    await workers.bury(store, home, dead)
+    await workers.finish_recovery(store, home, dead)
     states = [(await read_jobs.get(store, job.id)).state for job in (lost, extended, taken)]
     assert states == [State.AVAILABLE, State.ACTIVE, State.ACTIVE]
     assert db.zcard(home.lost_workers) == 0
@@ -412,15 +414,17 @@ async def test_a_lease_of_another_length_does_not_confuse_the_recovery(
     consistent()
 
 
-async def test_a_worker_that_died_again_meanwhile_is_not_buried(store: Store, db: Any) -> None:
+async def test_the_recovery_of_a_worker_that_died_again_is_not_finished(
+    store: Store, db: Any
+) -> None:
     home = store.keys.shard_of_worker("w1")
     await beat_steadily(store)
     age_worker(db, home, "w1", MINUTE)
     [dead], _, _ = await workers.find_dead(store, home, 10)
-    await workers.bury(store, home, replace(dead, dead_ms=dead.dead_ms - 1))
+    await workers.finish_recovery(store, home, replace(dead, dead_ms=dead.dead_ms - 1))
 
     assert (await workers.find_dead(store, home, 10))[0] == [dead]
-    await workers.bury(store, home, dead)
+    await workers.finish_recovery(store, home, dead)
     assert (await workers.find_dead(store, home, 10))[0] == []
 
 
@@ -452,7 +456,7 @@ async def test_a_worker_that_terminates_without_jobs_may_leave(
     await beat(store)
     assert db.zscore(home.watched, "w1") is not None
     await beat(store, state="terminate")
-    await contact(store, "w1", "fetch", [])
+    await touch_worker(store, "w1", "fetch", [])
     age_worker(db, home, "w1", HOUR)
 
     assert (await workers.find_dead(store, home, 10))[:2] == ([], None)
@@ -461,7 +465,7 @@ async def test_a_worker_that_terminates_without_jobs_may_leave(
 
 
 @pytest.mark.parametrize("state", ["running", "terminate"])
-async def test_a_worker_that_is_gone_is_told_from_one_that_had_said_goodbye(
+async def test_a_dead_worker_is_distinguished_from_one_that_had_terminated(
     store: Store, db: Any, state: Any, consistent: Check
 ) -> None:
     """One that terminates and still runs jobs is watched: they are recovered should it die."""
@@ -529,7 +533,7 @@ async def test_large_jobs_are_recovered_a_few_at_a_time(store: Store, consistent
 
 
 @pytest.mark.parametrize("away", ["job", "record"])
-async def test_a_shard_that_is_away_costs_a_worker_nothing_elsewhere(
+async def test_an_unreachable_shard_costs_a_worker_no_lease_of_another_shard(
     store: Store, db: Any, away: str
 ) -> None:
     """It is not taken for dead, and what it holds in other shards is extended."""
@@ -546,13 +550,13 @@ async def test_a_shard_that_is_away_costs_a_worker_nothing_elsewhere(
     for queue in (near, far):
         await put(store, queue=queue)
     held = [job for queue in (near, far) for job in await take(store, queue, worker=worker)]
-    db.hset(home.worker(worker), "beat", 1)
+    db.hset(home.worker(worker), "last_heartbeat", 1)
     half = without(store, shard_of(store, far) if away == "job" else home)
     reply = await beat(half, worker, *held)
 
     assert reply.extended == [job.id for job in (held[:1] if away == "job" else held)]
     assert db.hexists(shard_of(store, near).job(held[0].id), f.EXTENDED)
     if away == "job":
-        assert int(db.hget(home.worker(worker), "beat")) > 1, "its contact is noted"
+        assert int(db.hget(home.worker(worker), "last_heartbeat")) > 1, "its contact is noted"
     else:
         assert db.hexists(shard_of(store, far).job(held[1].id), f.EXTENDED)

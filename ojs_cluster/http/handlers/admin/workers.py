@@ -19,13 +19,13 @@ from ojs_cluster.store.jobs import listing
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.workers import workers as store_workers
-from ojs_cluster.store.workers.workers import Desired, WorkerInfo
+from ojs_cluster.store.workers.workers import DesiredState, WorkerInfo
 
 _MOST_JOBS = 100
 _MOST_NAMED = 1000
 _SHOWN_NAMES = 10
 """Workers that the audit names."""
-_DIRECTIVES: dict[str, Desired] = {
+_DIRECTIVES: dict[str, DesiredState] = {
     "quiet": "quiet",
     "terminate": "terminate",
     "running": "running",
@@ -51,7 +51,7 @@ async def list_workers(app: App, request: Request) -> Response:
     """
     page = query.numbered_page(query.parameters(request.query))
     found, _ = await store_workers.list_workers(app.store, limit=page.limit, offset=page.offset)
-    counts, total = await store_workers.summary(app.store)
+    counts, total = await store_workers.count_by_status(app.store)
     body = b'{"items":%b,"summary":%b,"pagination":%b}' % (
         replies.array(_worker(app, worker) for worker in found),
         replies.dumps({"total": total, **counts}),
@@ -82,7 +82,7 @@ async def quiet(app: App, _request: Request, worker_id: str) -> Response:
     Fetch knows it at once, the worker at its next heartbeat. A directive ``resume`` takes it back.
     """
     name = _name(worker_id)
-    state = await store_workers.direct(app.store, name, "quiet")
+    state = await store_workers.send_directive(app.store, name, "quiet")
     return replies.json_response(
         200, {"id": name, "worker_id": name, "state": state, "directive": "quiet"}
     )
@@ -104,7 +104,7 @@ async def direct(app: App, request: Request) -> Response:
                 "this terminates every worker: name some in worker_ids, or send confirm: true",
                 field="confirm",
             )
-        told, left = await store_workers.direct_all(app.store, directive)
+        told, left = await store_workers.send_directive_to_all(app.store, directive)
         return _told(body.directive, "all workers", told, left=left)
     if len(body.worker_ids) > _MOST_NAMED:
         raise InvalidRequest(f"name at most {_MOST_NAMED} workers", field="worker_ids")
@@ -113,7 +113,7 @@ async def direct(app: App, request: Request) -> Response:
 
     async def tell(name: str) -> None:
         try:
-            await store_workers.direct(app.store, _name(name), directive)
+            await store_workers.send_directive(app.store, _name(name), directive)
         except (InvalidRequest, NotFound):
             unknown.append(name)
 
@@ -132,7 +132,7 @@ def _name(worker_id: str) -> str:
 
 
 def _worker(app: App, worker: WorkerInfo) -> bytes:
-    return worker_json(app, worker, worker.standing(app.store, now_ms()))
+    return worker_json(app, worker, worker.status(app.store, now_ms()))
 
 
 def _held(job: JobRecord) -> bytes:
