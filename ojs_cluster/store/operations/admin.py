@@ -22,7 +22,7 @@ async def reset(store: Store) -> int:
     keep = tuple(
         key
         for tag in (*store.keys, store.keys.meta)
-        for key in (tag.schema, tag.leader(""), tag.fence(""), tag.candidates(""))
+        for key in (tag.schema, tag.leader(""), tag.fencing_counter(""), tag.candidates(""))
     )
     for address in await store.redis.on_masters("PING"):
         cursor = b"0"
