@@ -97,17 +97,17 @@ class StoreLeases:
     identity: str
     ttl_ms: int
 
-    async def acquire(self, *, insist: bool) -> leader.Answer:
+    async def acquire(self, *, insist: bool) -> leader.AcquireReply:
         """Ask for the lease."""
         return await leader.acquire(
             self.store, self.shard, self.group, self.identity, self.ttl_ms, insist=insist
         )
 
-    async def renew(self, lease: leader.Lease) -> leader.Renewal:
+    async def renew(self, lease: leader.LeaderLease) -> leader.Renewal:
         """Give the lease its whole life again."""
         return await leader.renew(self.store, lease)
 
-    async def release(self, lease: leader.Lease) -> None:
+    async def release(self, lease: leader.LeaderLease) -> None:
         """End the lease."""
         await leader.release(self.store, lease)
 

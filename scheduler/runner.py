@@ -14,7 +14,7 @@ import trio
 
 from ojs_cluster.keys import META
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operations.leader import Lease
+from ojs_cluster.store.operations.leader import LeaderLease
 from scheduler.loops import cron, dead_workers, janitor, outbox, promote, rate_limits, reap
 from scheduler.pacing import Pace, ShardLoop, Slots, Step
 from scheduler.settings import SchedulerSettings
@@ -80,7 +80,7 @@ class Work:
         )
         self._eviction = loop("eviction", janitor.eviction_step(store), late, 1)
 
-    async def lead(self, lease: Lease) -> None:
+    async def lead(self, lease: LeaderLease) -> None:
         """Run every loop on the lease's shard until cancelled.
 
         A failing step is its loop's affair and ends nothing. The token needs no passing on: no step

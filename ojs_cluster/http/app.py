@@ -23,7 +23,7 @@ from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch.long_poll import Waiters
 from ojs_cluster.store.operations.health import Health, check
-from ojs_cluster.store.operations.metrics import Collected
+from ojs_cluster.store.operations.metrics import CachedMetrics
 from ojs_cluster.store.operations.overview import Overview, overview
 
 _MIB = 1024 * 1024
@@ -100,7 +100,7 @@ class App:
     audit: Audit = field(default_factory=Audit)
     tracing: Tracing | None = None
     """None, and then nothing of OpenTelemetry is loaded, unless traces are sent."""
-    collected: Collected = field(init=False)
+    collected: CachedMetrics = field(init=False)
     overview: Cached[Overview] = field(init=False)
     health: Cached[Health | None] = field(init=False)
     """None while Redis does not answer within ``health_timeout_s``."""
@@ -109,7 +109,7 @@ class App:
     room: Room = field(init=False)
 
     def __post_init__(self, shared_room: Room | None) -> None:
-        collected = Collected(self.store, self.settings.metrics_queues)
+        collected = CachedMetrics(self.store, self.settings.metrics_queues)
         object.__setattr__(self, "collected", collected)
         # Kept so long that it takes a tenth of the time at most, however often it is asked for.
         cached = Cached(lambda: overview(self.store), lambda took_s: 9 * took_s)

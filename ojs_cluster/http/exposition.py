@@ -1,4 +1,4 @@
-"""Numbers in the forms that Prometheus reads (docs/metrics.md is the list of them)."""
+"""ClusterMetrics in the forms that Prometheus reads (docs/metrics.md is the list of them)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ojs_cluster.core.errors import OJSError
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.traffic import BOUNDS_S, Traffic
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operations.metrics import Collected, Numbers, QueueNumbers
+from ojs_cluster.store.operations.metrics import CachedMetrics, ClusterMetrics, QueueMetrics
 
 Families = list[Metric]
 
@@ -52,9 +52,9 @@ def exposition(request: Request, families: Families) -> Response:
     return Response(200, encode(registry), headers)
 
 
-async def cluster_families(store: Store, collected: Collected, timeout_s: float) -> Families:
+async def cluster_families(store: Store, collected: CachedMetrics, timeout_s: float) -> Families:
     """What Redis knows, and whether it answers. Redis being away is an answer, not a failure."""
-    numbers: Numbers | None = None
+    numbers: ClusterMetrics | None = None
     with trio.move_on_after(timeout_s):
         try:
             numbers = await collected.get()
@@ -128,7 +128,7 @@ def number(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=value)
 
 
-def _queues(numbers: Numbers) -> Families:
+def _queues(numbers: ClusterMetrics) -> Families:
     queues = numbers.queues
 
     def each(of: Any) -> list[tuple[str, float]]:
@@ -148,11 +148,11 @@ def _queues(numbers: Numbers) -> Families:
     for name, queue in queues.items():
         for state, count in queue.jobs.items():
             jobs.add_metric([name, state.value], count)
-        ran.add_metric([name], queue.acked, queue.ran_ms / 1000)
-        waited.add_metric([name], queue.acked, queue.waited_ms / 1000)
+        ran.add_metric([name], queue.completed, queue.run_ms / 1000)
+        waited.add_metric([name], queue.completed, queue.wait_ms / 1000)
     return [
-        counter("ojs_job_enqueued", "Jobs enqueued", "queue", each(lambda q: q.came)),
-        counter("ojs_job_completed", "Jobs completed", "queue", each(lambda q: q.acked)),
+        counter("ojs_job_enqueued", "Jobs enqueued", "queue", each(lambda q: q.enqueued)),
+        counter("ojs_job_completed", "Jobs completed", "queue", each(lambda q: q.completed)),
         counter("ojs_job_failed", "Attempts failed", "queue", each(lambda q: q.failed)),
         ran,
         waited,
@@ -170,29 +170,33 @@ def _queues(numbers: Numbers) -> Families:
             each(lambda q: q.oldest_ms / 1000),
         ),
         gauge("ojs_queue_paused", "Whether it is paused", "queue", each(lambda q: int(q.paused))),
-        gauge("ojs_queue_dead_letters", "Dead letters", "queue", each(lambda q: q.dead)),
+        gauge("ojs_queue_dead_letters", "Dead letters", "queue", each(lambda q: q.dead_letters)),
     ]
 
 
-def _depth(queue: QueueNumbers) -> int:
+def _depth(queue: QueueMetrics) -> int:
     return sum(queue.jobs[state] for state in _WAITING)
 
 
 _QUEUES = "Queues, also those that are not shown"
 _WAITING = tuple(
-    state for state in QueueNumbers().jobs if state.value in ("available", "scheduled", "retryable")
+    state for state in QueueMetrics().jobs if state.value in ("available", "scheduled", "retryable")
 )
 
 
-def _cluster(numbers: Numbers) -> Families:
+def _cluster(numbers: ClusterMetrics) -> Families:
     late = ((loop, ms / 1000) for loop, ms in sorted(numbers.late_ms.items()))
     registered = numbers.registered
     queues = [] if registered is None else [number("ojs_queues", _QUEUES, registered)]
     return [
         *queues,
-        number("ojs_shards_away", "Shards that did not answer this process", numbers.away),
-        number("ojs_outbox_waiting", "Effects owed and not delivered yet", numbers.waiting),
-        number("ojs_outbox_parked", "Effects given up until an operator looks", numbers.parked),
+        number("ojs_shards_away", "Shards that did not answer this process", numbers.unreachable),
+        number("ojs_outbox_waiting", "Effects owed and not delivered yet", numbers.outbox_entries),
+        number(
+            "ojs_outbox_parked",
+            "Effects given up until an operator looks",
+            numbers.outbox_dead_letters,
+        ),
         gauge(
             "ojs_scheduler_late_seconds",
             "How long the first due work of a kind has waited for a scheduler",

@@ -73,7 +73,7 @@ async def send(
 
 async def entries(app: App, **wanted: Any) -> list[dict[str, Any]]:
     """Return all entries that are stored, oldest first."""
-    page = await audit.read(app.store, AuditFilter(**wanted), limit=10_000)
+    page = await audit.read_entries(app.store, AuditFilter(**wanted), limit=10_000)
     assert page.cursor is None
     return page.entries[::-1]
 

@@ -192,11 +192,11 @@ def test_the_start_asks_for_every_command_that_scripts_run() -> None:
     )
     calls = rb"(?:redis[._]p?call|call_in_slices)\('([A-Z]+)'"
     used = {name.decode() for name in re.findall(calls, sources)}
-    assert used == set(rights.IN_SCRIPTS)
+    assert used == set(rights.SCRIPT_COMMANDS)
 
 
 def test_the_guide_lists_what_the_start_asks_for_and_optional_rights_apart() -> None:
-    asked = {f"+{name.lower()}" for name in (*rights.IN_SCRIPTS, *rights.ALONE)}
+    asked = {f"+{name.lower()}" for name in (*rights.SCRIPT_COMMANDS, *rights.DIRECT_COMMANDS)}
     assert asked <= set(COMMANDS)
     alone = {"+eval", "+evalsha", "+ping", "+cluster|slots", "+ssubscribe"}
     assert set(COMMANDS) - asked == alone | LATER

@@ -316,7 +316,7 @@ async def test_the_numbers_of_shards_that_answer_are_told(
     silent = next(names_on(server, store, node))
     for name in (well, silent):
         await put(store, name)
-    assert (await metrics.collect(store, 100)).away == 0
+    assert (await metrics.collect(store, 100)).unreachable == 0
     there = sum(owner(server, store, shard.slot) is node for shard in store.keys)
     server.pause(node)
     with trio.fail_after(SOON_S):
@@ -324,9 +324,9 @@ async def test_the_numbers_of_shards_that_answer_are_told(
     server.resume(node)
     assert silent not in numbers.queues, "a part of a sum would look like a counter that was reset"
     if victim == "meta":
-        assert (numbers.away, numbers.registered) == (there + 1, None)
+        assert (numbers.unreachable, numbers.registered) == (there + 1, None)
     else:
-        assert (numbers.away, numbers.registered) == (there, 2)
+        assert (numbers.unreachable, numbers.registered) == (there, 2)
         assert numbers.queues[well].jobs[State.AVAILABLE] == 1
 
 

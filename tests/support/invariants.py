@@ -32,7 +32,7 @@ from ojs_cluster.core.partitions import Layout
 from ojs_cluster.keys import META_TAG, Keyspace, Shard
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.jobs import fields as f
-from ojs_cluster.store.operations.audit import RETENTION_MS, Stream
+from ojs_cluster.store.operations.audit import RETENTION_MS, AuditStream
 from tests.support.servers import clients_of_masters
 
 COUNTED = ("scheduled", "pending", "active", "retryable", "completed", "cancelled", "discarded")
@@ -74,7 +74,7 @@ class _Keys:
     locks: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     deals: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     workflows: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
-    audit: dict[Stream, tuple[int, int]] = field(default_factory=dict)
+    audit: dict[AuditStream, tuple[int, int]] = field(default_factory=dict)
     """Entries, and milliseconds that are left."""
     outbox: dict[bytes, bytes] = field(default_factory=dict)
     partitions: dict[bytes, bytes] = field(default_factory=dict)
@@ -149,7 +149,7 @@ def _read(backend: Embedded, keyspace: Keyspace) -> dict[str, _Keys]:
                 tag, _, name = key.removeprefix(b"ojs:{").partition(b"}:")
                 if (keys_of_tag := content.get(tag.decode())) is not None:
                     _file(keys_of_tag, name.decode(), value)
-            for stream in Stream:
+            for stream in AuditStream:
                 key = stream.key(keyspace.meta)
                 if key in keys:
                     content[META_TAG].audit[stream] = client.xlen(key), client.pttl(key)

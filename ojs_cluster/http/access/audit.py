@@ -35,7 +35,7 @@ from ojs_cluster.http.router import Route
 from ojs_cluster.http.traffic import Event, Traffic
 from ojs_cluster.redis.errors import RedisReplyError, ReplyTooLarge
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operations.audit import MOST_BATCH, Stream, append
+from ojs_cluster.store.operations.audit import MAX_BATCH, AuditStream, append_entries
 
 log = logging.getLogger("ojs.audit")
 _problems = logging.getLogger("ojs.http")
@@ -75,7 +75,7 @@ class Audit:
         self._unknown = Refusals(interval_s=interval_s)
         self._forbidden = Refusals(interval_s=interval_s)
         """Of clients whose key is known. A flood without a key leaves room for them."""
-        self._queues = {stream: _Queue() for stream in Stream}
+        self._queues = {stream: _Queue() for stream in AuditStream}
         self._wake = trio.Event()
         self._one_writer = trio.Lock()
 
@@ -104,7 +104,7 @@ class Audit:
         if response.status in _REFUSED:
             self._refuse(self._forbidden, (principal.name, route.method, route.template), fields)
         else:
-            self._record(Stream.CHANGES, fields)
+            self._record(AuditStream.CHANGES, fields)
 
     def interrupted(
         self,
@@ -165,7 +165,7 @@ class Audit:
         if status in _REFUSED:
             self._refuse(self._forbidden, (principal.name, route.method, route.template), fields)
         else:
-            self._record(Stream.CHANGES, fields)
+            self._record(AuditStream.CHANGES, fields)
 
     def reloaded(self, outcome: str, changes: Mapping[str, Any]) -> None:
         """Record that the process has read its API keys again.
@@ -175,7 +175,7 @@ class Audit:
             changes: names of keys that were added, removed or changed.
         """
         fields = {"action": "keys.reload", "object": "OJS_API_KEYS_FILE", "outcome": outcome}
-        self._record(Stream.CHANGES, {**fields, "principal": None, "address": None, **changes})
+        self._record(AuditStream.CHANGES, {**fields, "principal": None, "address": None, **changes})
 
     async def run(self, store: Store) -> None:
         """Write entries to Redis as they come; runs until cancelled."""
@@ -211,14 +211,14 @@ class Audit:
     def _refuse(self, refusals: Refusals, source: tuple[str | None, ...], fields: Fields) -> None:
         entry = refusals.note((fields["address"], *source), fields, time.monotonic())
         if entry is not None:
-            self._record(Stream.REFUSALS, entry)
+            self._record(AuditStream.REFUSALS, entry)
 
     def _take_due(self, now: float) -> None:
         for refusals in (self._unknown, self._forbidden):
             for entry in refusals.take_due(now):
-                self._record(Stream.REFUSALS, entry)
+                self._record(AuditStream.REFUSALS, entry)
 
-    def _record(self, stream: Stream, fields: Fields) -> None:
+    def _record(self, stream: AuditStream, fields: Fields) -> None:
         fields = {
             name: _bounded(value) if isinstance(value, str) else value
             for name, value in fields.items()
@@ -237,16 +237,16 @@ class Audit:
         async with self._one_writer:
             return all([await self._write_one(store, *each) for each in self._queues.items()])
 
-    async def _write_one(self, store: Store, stream: Stream, queue: _Queue) -> bool:
+    async def _write_one(self, store: Store, stream: AuditStream, queue: _Queue) -> bool:
         if not queue.entries:
             return True
-        entries = list(islice(queue.entries, queue.sent or MOST_BATCH))
+        entries = list(islice(queue.entries, queue.sent or MAX_BATCH))
         again, queue.sent = bool(queue.sent), len(entries)
         if not again:
             queue.batch = uuid4().hex
         outcome: Event = "audit_written"
         try:
-            await append(store, stream, entries, queue.batch, again=again)
+            await append_entries(store, stream, entries, queue.batch, again=again)
         except BackendUnavailable:
             return False
         except (RedisReplyError, ReplyTooLarge) as error:

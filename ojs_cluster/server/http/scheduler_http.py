@@ -29,7 +29,7 @@ from ojs_cluster.server.http.listener import open_listener
 from ojs_cluster.server.processes.child_process import Refused
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operations import health
-from ojs_cluster.store.operations.metrics import Collected
+from ojs_cluster.store.operations.metrics import CachedMetrics
 from scheduler.stats import Stats
 
 _TIMEOUT_S = 2.0
@@ -58,11 +58,11 @@ class Door:
         self._access = access
         self._stats = stats
         self._store: Store | None = None
-        self._collected: Collected | None = None
+        self._collected: CachedMetrics | None = None
 
     def open(self, store: Store) -> None:
         """Redis can be used: the scheduler is ready as long as it answers."""
-        self._collected = Collected(store, self._settings.metrics.queues)
+        self._collected = CachedMetrics(store, self._settings.metrics.queues)
         self._store = store
 
     async def serve(

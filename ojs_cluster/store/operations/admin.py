@@ -1,4 +1,4 @@
-"""Test hook: forget everything."""
+"""Test hook that deletes all data."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ _CHUNK = 1000
 
 
 async def reset(store: Store) -> int:
-    """Delete every key of this server but the schema and leadership; returns how many.
+    """Delete every key of this server except the schema and leadership; return their number.
 
-    The only place that scans, which is why it exists only behind the test hooks. Leaders stay:
-    taking a running scheduler's lock away would test something else.
+    This is the only function on a request path that uses SCAN, so only test hooks call it. It keeps
+    leader locks: without them, a running scheduler would start a new term in the middle of a test.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     removed = 0
-    keep = tuple(
+    kept_prefixes = tuple(
         key
         for tag in (*store.keys, store.keys.meta)
         for key in (tag.schema, tag.leader(""), tag.fencing_counter(""), tag.candidates(""))
@@ -32,7 +32,7 @@ async def reset(store: Store) -> int:
             )
             cursor, names = reply
             for name in names:
-                if not name.startswith(keep):
+                if not name.startswith(kept_prefixes):
                     await store.redis.call_at(address, "UNLINK", name)
                     removed += 1
             if cursor == b"0":

@@ -1,8 +1,10 @@
-"""The audit streams: who changed what as an administrator, and which requests were refused.
+"""The audit streams: administrative changes, and refused requests.
 
-Two streams under the meta tag: one of changes and key reloads, one of refusals. Each has its own
-bound, so refusals, which need no key, never push changes out. Entries are JSON objects that this
-server wrote, and hold nothing of jobs but their ids. A page merges both, newest first.
+Two streams lie under the meta tag: one of changes and key reloads, one of refusals. Each has its
+own
+bound: a client without a key can cause refusals, and they must not displace changes. Entries are
+JSON objects written by this server. Of jobs they hold only the ids. A page merges both streams,
+newest first.
 """
 
 from __future__ import annotations
@@ -23,37 +25,37 @@ from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
 
 RETENTION_MS: Final = 90 * 24 * 3_600_000
-"""For how long entries are kept at most, in ms."""
-MOST_BATCH: Final = 100
-"""Entries that one call appends at most."""
-MOST_READ: Final = 5000
-"""Entries that one page looks at, where a filter admits few."""
+"""Longest time for which entries are kept, in milliseconds."""
+MAX_BATCH: Final = 100
+"""Most entries that one call appends."""
+MAX_READ: Final = 5000
+"""Most entries that are read for one page, also when the filter admits few."""
 _CHUNK: Final = 200
 _NEWEST: Final = "+"
 _END: Final = "0-0"
-"""Places in a stream: before its newest entry, and after its oldest."""
-_is_place = re.compile(r"[0-9]{1,19}-[0-9]{1,19}|\+").fullmatch
+"""Positions in a stream: before its newest entry, and after its oldest."""
+_is_position = re.compile(r"[0-9]{1,19}-[0-9]{1,19}|\+").fullmatch
 
 
-class Stream(Enum):
-    """One of the two streams. The value is how many entries it keeps."""
+class AuditStream(Enum):
+    """One of the two streams. The value is the number of entries that it keeps."""
 
     CHANGES = 10_000
     REFUSALS = 2_000
 
     def key(self, meta: Meta) -> bytes:
-        """Return its key."""
-        return meta.audit if self is Stream.CHANGES else meta.audit_refused
+        """Return the key of the stream."""
+        return meta.audit if self is AuditStream.CHANGES else meta.audit_refused
 
 
 @dataclass(frozen=True, slots=True)
 class AuditFilter:
-    """What a page admits; None admits everything.
+    """Which entries a page contains; None admits every value.
 
     Attributes:
         principal: name of the API key.
         action: name of the action.
-        since_ms: entries that were stored at or after this time, in ms of Unix time.
+        since_ms: earliest time at which an entry was stored, in milliseconds of Unix time.
     """
 
     principal: str | None = None
@@ -69,81 +71,86 @@ class AuditFilter:
 
 @dataclass(frozen=True, slots=True)
 class AuditPage:
-    """Entries, newest first; ``cursor`` goes on after the last one, None at the end."""
+    """Entries, newest first. ``cursor`` is where the next page starts, None after the last page."""
 
     entries: list[dict[str, Any]]
     cursor: str | None
 
 
-async def append(
-    store: Store, stream: Stream, entries: Sequence[bytes], batch: str, *, again: bool = False
+async def append_entries(
+    store: Store, stream: AuditStream, entries: Sequence[bytes], batch: str, *, again: bool = False
 ) -> None:
-    """Append entries, ``MOST_BATCH`` at most, to a stream.
+    """Append at most ``MAX_BATCH`` entries to a stream.
 
     Args:
         store: the store.
-        stream: which one.
+        stream: the stream to append to.
         entries: JSON objects.
-        batch: a name that no other batch has.
-        again: the batch was sent before and may be stored; it is not stored twice.
+        batch: a unique name of the batch.
+        again: whether an earlier try has an unknown outcome; a stored batch is not stored twice.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
-        RedisReplyError: Redis refused.
+        RedisReplyError: Redis refused the command.
     """
     key = stream.key(store.keys.meta)
     args = [stream.value, RETENTION_MS, batch, int(again), *entries]
-    # Not repeated by the client: it would not say that the batch is sent again.
+    # The Redis client must not repeat this call: it would send the same ``again``.
     await store.run_meta("audit_append", [key], args, idempotent=False)
 
 
-async def read(
+async def read_entries(
     store: Store, wanted: AuditFilter, *, limit: int, cursor: str | None = None
 ) -> AuditPage:
     """Return entries of both streams that ``wanted`` admits, newest first.
 
-    A page has ``limit`` entries at most, of about 2 KiB at most each. It may have fewer while its
-    cursor goes on: it looks at ``MOST_READ`` entries at most.
+    A page reads at most ``MAX_READ`` entries, so it may have fewer than ``limit`` and a cursor.
+
+    Args:
+        store: the store.
+        wanted: which entries to return.
+        limit: most entries in the page, of about 2 KiB at most each.
+        cursor: where the page starts, from the page before; None for the newest entry.
 
     Raises:
-        InvalidRequest: the cursor is not one of ours.
+        InvalidRequest: this server did not create the cursor.
         BackendUnavailable: Redis did not answer in time.
     """
-    places = _places(cursor)
-    # Entries that are due for removal stay until the next one is appended; they are not shown.
+    positions = _positions(cursor)
+    # An append trims the stream, so it may still hold entries whose retention has ended.
     oldest_ms = max(wanted.since_ms or 0, int(time.time() * 1000) - RETENTION_MS, 0)
-    readers = [_Reader(store, stream, places[stream], oldest_ms) for stream in Stream]
+    readers = [_StreamReader(store, stream, positions[stream], oldest_ms) for stream in AuditStream]
     found: list[dict[str, Any]] = []
     seen = 0
-    while len(found) < limit and seen < MOST_READ:
-        heads = [(head, reader) for reader in readers if (head := await reader.head()) is not None]
+    while len(found) < limit and seen < MAX_READ:
+        heads = [(head, reader) for reader in readers if (head := await reader.peek()) is not None]
         if not heads:
             break
-        (place, raw), newest = max(heads, key=lambda each: each[0][0])
-        newest.take()
+        (entry_id, raw), newest = max(heads, key=lambda each: each[0][0])
+        newest.skip()
         seen += 1
         entry = orjson.loads(raw)
         if wanted.admits(entry):
-            found.append({"id": _id_of(newest.stream, place), **entry})
-    places = {reader.stream: await reader.place() for reader in readers}
-    over = all(place == _END for place in places.values())
-    return AuditPage(found, None if over else cursors.encode([*places.values()]))
+            found.append({"id": _public_id(newest.stream, entry_id), **entry})
+    positions = {reader.stream: await reader.position() for reader in readers}
+    at_end = all(position == _END for position in positions.values())
+    return AuditPage(found, None if at_end else cursors.encode([*positions.values()]))
 
 
-class _Reader:
-    """One stream, read from the newest entry to the oldest."""
+class _StreamReader:
+    """Reads one stream from the newest entry to the oldest, in chunks."""
 
-    def __init__(self, store: Store, stream: Stream, place: str, oldest_ms: int) -> None:
+    def __init__(self, store: Store, stream: AuditStream, position: str, oldest_ms: int) -> None:
         self.stream = stream
         self._store = store
         self._oldest = str(oldest_ms)
-        self._next = place
-        """Where the next read begins."""
+        self._next = position
+        """Where the next chunk begins."""
         self._ahead: deque[tuple[tuple[int, int], bytes]] = deque()
         self._ended = False
 
-    async def head(self) -> tuple[tuple[int, int], bytes] | None:
-        """Return place and content of the next entry, None at the end."""
+    async def peek(self) -> tuple[tuple[int, int], bytes] | None:
+        """Return id and content of the next entry, None at the end."""
         if not self._ahead and not self._ended:
             meta = self._store.keys.meta
             reply: Any = await self._store.redis.call(
@@ -152,32 +159,32 @@ class _Reader:
                 idempotent=True,
             )
             self._ended = len(reply) < _CHUNK
-            for raw_place, fields in reply:
-                ms, _, sequence = raw_place.decode().partition("-")
+            for raw_id, fields in reply:
+                ms, _, sequence = raw_id.decode().partition("-")
                 self._ahead.append(((int(ms), int(sequence)), fields[3]))
                 self._next = f"({ms}-{sequence}"
         return self._ahead[0] if self._ahead else None
 
-    def take(self) -> None:
-        """Go on to the entry after the head."""
+    def skip(self) -> None:
+        """Advance to the entry after the next one."""
         self._ahead.popleft()
 
-    async def place(self) -> str:
-        """Return the place of the next entry."""
-        head = await self.head()
+    async def position(self) -> str:
+        """Return the position of the next entry, for a cursor."""
+        head = await self.peek()
         return _END if head is None else f"{head[0][0]}-{head[0][1]}"
 
 
-def _id_of(stream: Stream, place: tuple[int, int]) -> str:
-    return f"{'c' if stream is Stream.CHANGES else 'r'}-{place[0]}-{place[1]}"
+def _public_id(stream: AuditStream, entry_id: tuple[int, int]) -> str:
+    return f"{'c' if stream is AuditStream.CHANGES else 'r'}-{entry_id[0]}-{entry_id[1]}"
 
 
-def _places(text: str | None) -> dict[Stream, str]:
-    places = cursors.decode(text) if text else [_NEWEST] * len(Stream)
+def _positions(text: str | None) -> dict[AuditStream, str]:
+    positions = cursors.decode(text) if text else [_NEWEST] * len(AuditStream)
     if (
-        isinstance(places, list)
-        and len(places) == len(Stream)
-        and all(isinstance(each, str) and _is_place(each) for each in places)
+        isinstance(positions, list)
+        and len(positions) == len(AuditStream)
+        and all(isinstance(each, str) and _is_position(each) for each in positions)
     ):
-        return dict(zip(Stream, places, strict=True))
-    raise InvalidRequest("cursor is not one that this server gave", field="cursor")
+        return dict(zip(AuditStream, positions, strict=True))
+    raise InvalidRequest("cursor was not created by this server", field="cursor")

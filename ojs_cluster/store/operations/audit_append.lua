@@ -1,22 +1,22 @@
--- Appends the audit entries of one process to one of the two audit streams.
--- Post: the entries are the stream's newest, in their order, unless the batch was there already. The
---       stream has no more entries than are kept, none that is older than they are kept, and ends by
---       itself when nothing is appended for that long.
+-- Append the audit entries of one process to one of the two audit streams.
+-- Post: the entries are the newest of the stream, in their order, unless the batch was stored before.
+--       The stream is trimmed to its bounds in number and age, and expires when nothing is appended.
 -- Memory: allow-oom; a stream of 10 000 entries of 2 KiB at most.
--- KEYS: 1 the stream (audit or audit:refused).
--- ARGV: 1 entries kept, 2 ms for which they are kept, 3 name of the batch, 4 '1' when its outcome is
---       unknown and it is sent again, 5.. entries as JSON.
--- Returns: entries appended; 0 for a batch that is there
+-- KEYS: 1 audit or audit_refused.
+-- ARGV: 1 most entries kept, 2 retention (ms), 3 name of the batch, 4 '1' when an earlier try of this
+--       batch has an unknown outcome, 5.. entries as JSON.
+-- Returns: number of entries appended; 0 when the batch was stored before
 --@include now
-local IN_SIGHT = 500 -- entries that other processes may have appended since the first try
-if ARGV[4] == '1' then
-    for _, entry in ipairs(redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', IN_SIGHT)) do
-        if entry[2][2] == ARGV[3] then return 0 end
+local SEARCHED = 500 -- bound of what other processes may have appended since the first try
+local stream, most_entries, retention_ms, batch, is_retry = KEYS[1], ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+if is_retry == '1' then
+    for _, entry in ipairs(redis.call('XREVRANGE', stream, '+', '-', 'COUNT', SEARCHED)) do
+        if entry[2][2] == batch then return 0 end
     end
 end
 for i = 5, #ARGV do
-    redis.call('XADD', KEYS[1], 'MAXLEN', ARGV[1], '*', 'b', ARGV[3], 'e', ARGV[i])
+    redis.call('XADD', stream, 'MAXLEN', most_entries, '*', 'b', batch, 'e', ARGV[i])
 end
-redis.call('XTRIM', KEYS[1], 'MINID', string.format('%d', now - ARGV[2]))
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('XTRIM', stream, 'MINID', string.format('%d', now - retention_ms))
+redis.call('PEXPIRE', stream, retention_ms)
 return #ARGV - 4

@@ -1,4 +1,4 @@
-"""Whether the loss of one master would stop all shards, asked once when a process starts."""
+"""Check at start whether the loss of one master would stop all shards."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _PATIENCE_S: Final = 2.0
 async def check(store: Runtime) -> None:
     """Log a warning when masters of a cluster refuse all commands while any slot is not served.
 
-    Never raises: masters that are away, and those that let the Redis user not ask, are passed over.
+    Never raises: unreachable masters, and masters that refuse CONFIG GET, are skipped.
     """
     if not store.redis.topology.clustered:
         return
     strict: list[str] = []
 
-    async def ask(address: Address) -> None:
+    async def read_setting(address: Address) -> None:
         with suppress(BackendUnavailable, RedisReplyError):
-            found: Any = await store.redis.call_at(address, "CONFIG", "GET", _SETTING)
-            if found[1:] == [b"yes"]:
+            reply: Any = await store.redis.call_at(address, "CONFIG", "GET", _SETTING)
+            if reply[1:] == [b"yes"]:
                 strict.append(str(address))
 
     with trio.move_on_after(_PATIENCE_S):
         async with trio.open_nursery() as nursery:
             for address in store.redis.topology.masters:
-                nursery.start_soon(ask, address)
+                nursery.start_soon(read_setting, address)
     if strict:
         log.warning(
             "%s is yes at %s: the loss of one master stops all shards; run CONFIG SET %s no on "

@@ -1,8 +1,8 @@
 """Read events (spec: ojs-events).
 
-Each shard has a bounded stream that its transitions write. A page merges the shards; its cursor
-holds the place in every stream, so nothing is skipped however the clocks of the masters differ,
-which a cursor of one point in time could not promise.
+Each shard has a bounded stream to which its transitions append. A page merges the streams. Its
+cursor holds a position in every stream. A single point in time would skip events, because the
+clocks of the masters differ.
 """
 
 from __future__ import annotations
@@ -25,21 +25,27 @@ from ojs_cluster.store.fanout import over_shards
 _SOURCE = b"ojs://ojs-cluster/api"
 _CHUNK = 1000
 _EMPTY = "0-0"
-"""The place in a stream that has no entry."""
-_LAST = 1 << 30
+"""The position before the first entry of a stream."""
+_AFTER_ALL = 1 << 30
+"""Orders the last event of an entry after the others of that entry."""
 # Nineteen digits fit into the 64 bits that Redis has for each number of an entry's id.
-_is_place = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(-[0-9]{1,6})?").fullmatch
+_is_position = re.compile(r"[0-9]{1,19}-[0-9]{1,19}(-[0-9]{1,6})?").fullmatch
 
-_Place = tuple[int, int, int | None]
-"""Of an event: both numbers of its entry, and how many of the entry's events it ends; None when it
-is the last of them, as where there is only one."""
+_Position = tuple[int, int, int | None]
+"""Position of an event: both numbers of its entry's id, and the 1-based number of the event within
+the entry. The last event of an entry has None as its number."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """What a page lets through; an empty set lets everything through. A type may end in ``.*``.
+    """Which events a page contains; an empty collection admits every value.
 
-    ``within`` are the queues that the reader may reach, None for all.
+    Args:
+        types: event types; ``job.*`` stands for all types that begin with ``job.``.
+        queues: names of queues.
+        job_types: types of jobs.
+        job_id: the id of one job.
+        within: the queues that the caller may see, None for all.
     """
 
     types: Collection[str] = ()
@@ -49,6 +55,7 @@ class EventFilter:
     within: QueuePatterns | None = None
 
     def admits(self, fields: dict[bytes, bytes]) -> bool:
+        """Return whether a page contains the event with these stream fields."""
         kind = fields[b"t"].decode()
         return (
             (not self.types or kind in self.types or f"{kind.partition('.')[0]}.*" in self.types)
@@ -61,9 +68,13 @@ class EventFilter:
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
-    """Events as JSON objects, oldest first; ``cursor`` goes on after the last one.
+    """A page of events.
 
-    ``gap``: since the cursor was given, a stream has dropped entries, so events may be missing.
+    Args:
+        events: JSON objects, oldest first.
+        cursor: where the next page starts.
+        has_more: whether events after this page exist already.
+        gap: whether a stream has dropped entries after the cursor, so that events may be missing.
     """
 
     events: list[bytes]
@@ -75,57 +86,61 @@ class EventPage:
 async def read_events(
     store: Store, wanted: EventFilter, *, after: str | None = None, limit: int = 100
 ) -> EventPage:
-    """Events that ``wanted`` admits, after a cursor, merged over the shards by time.
+    """Return the events after a cursor that ``wanted`` admits, merged over the shards by time.
 
     Args:
-        limit: most events in the page. The work is bounded by the length of the streams.
+        store: the store.
+        wanted: which events to return.
+        after: the cursor of an earlier page; None for the oldest events.
+        limit: most events in the page. The length of the streams bounds the work.
 
     Raises:
-        InvalidRequest: the cursor is not one of ours.
+        InvalidRequest: this server did not create the cursor.
         BackendUnavailable: Redis did not answer in time.
     """
-    places = _places(after, len(store.keys))
-    only = {shard for queue in wanted.queues for shard in await store.partitions.held(store, queue)}
+    positions = _positions(after, len(store.keys))
+    selected = {
+        shard for queue in wanted.queues for shard in await store.partitions.held(store, queue)
+    }
     if wanted.job_id is not None:
-        only = set()  # a client's id does not name its queue's shard
+        selected = set()  # an id chosen by a client does not name the shard of its queue
     shards: list[Shard | Meta] = [
-        *(sorted(only, key=lambda shard: shard.index) or store.keys),
+        *(sorted(selected, key=lambda shard: shard.index) or store.keys),
         store.keys.meta,
     ]
-    found: list[tuple[_Place, int, bytes]] = []
+    found: list[tuple[_Position, int, bytes]] = []
     ends: dict[int, str] = {}
     more = gap = False
 
     async def read(shard: Shard | Meta) -> None:
         nonlocal more, gap
-        after = places.get(shard.index)
-        begin, missed = await _beginning(store, shard, after)
-        places[shard.index] = begin
-        taken, end, rest = await _read_shard(store, shard, begin, wanted, limit)
-        found.extend((at, shard.index, event) for at, event in taken)
+        after = positions.get(shard.index)
+        begin, dropped = await _start_position(store, shard, after)
+        positions[shard.index] = begin
+        admitted, end, more_here = await _read_shard(store, shard, begin, wanted, limit)
+        found.extend((position, shard.index, event) for position, event in admitted)
         ends[shard.index] = end
-        more, gap = more or rest, gap or missed
+        more, gap = more or more_here, gap or dropped
 
     await over_shards(shards, read)
-    found.sort(key=lambda item: (item[0][:2], item[1], item[0][2] or _LAST))
+    found.sort(key=lambda item: (item[0][:2], item[1], item[0][2] or _AFTER_ALL))
     page, rest = found[:limit], found[limit:]
-    # A shard whose last events did not fit goes on right after those that did.
+    # If events of a shard did not fit, its next page starts after the last one that did.
     for index, end in ends.items():
-        left = [at for at, shard, _ in rest if shard == index]
-        if left:
-            given = [at for at, shard, _ in page if shard == index]
-            end = _text_of(given[-1]) if given else places[index]
-        places[index] = end
-    return EventPage([event for _, _, event in page], _cursor(places), bool(rest) or more, gap)
+        if any(shard == index for _, shard, _ in rest):
+            returned = [position for position, shard, _ in page if shard == index]
+            end = _text_of(returned[-1]) if returned else positions[index]
+        positions[index] = end
+    return EventPage([event for _, _, event in page], _cursor(positions), bool(rest) or more, gap)
 
 
-async def _beginning(store: Store, shard: Shard | Meta, after: str | None) -> tuple[str, bool]:
-    """Where to read on in a stream, and whether entries that were not read are gone.
+async def _start_position(store: Store, shard: Shard | Meta, after: str | None) -> tuple[str, bool]:
+    """Return where to continue in a stream, and whether unread entries were dropped.
 
-    A stream drops its oldest entries. While the entry is there that was read last, none after it
-    is gone. Where nothing was read yet because the stream was empty, its length tells.
+    A stream drops its oldest entries. So no unread entry was dropped while the last read entry is
+    still there. If the stream was empty before, a stream at its full length counts as a gap.
     """
-    reached = _place_of(after or "")
+    reached = _position_of(after or "")
     first = "-" if reached is None else f"{reached[0]}-{reached[1]}"
     entries: Any = await store.redis.call(
         shard.slot, *("XRANGE", shard.events, first, "+", "COUNT", 1), idempotent=True
@@ -143,76 +158,76 @@ async def _beginning(store: Store, shard: Shard | Meta, after: str | None) -> tu
 
 async def _read_shard(
     store: Store, shard: Shard | Meta, after: str, wanted: EventFilter, limit: int
-) -> tuple[list[tuple[_Place, bytes]], str, bool]:
-    """Up to ``limit`` admitted events, where they end, and whether the stream goes on."""
-    taken: list[tuple[_Place, bytes]] = []
+) -> tuple[list[tuple[_Position, bytes]], str, bool]:
+    """Return admitted events, the position after them, and whether the stream has more."""
+    admitted: list[tuple[_Position, bytes]] = []
     end = after
-    while len(taken) < limit:
-        reached = _place_of(end)
+    while len(admitted) < limit:
+        reached = _position_of(end)
         entries: Any = await store.redis.call(
             shard.slot,
-            *("XRANGE", shard.events, _first(reached), "+", "COUNT", _CHUNK),
+            *("XRANGE", shard.events, _range_start(reached), "+", "COUNT", _CHUNK),
             idempotent=True,
         )
         for raw_id, flat in entries:
             items = iter(flat)
             fields = dict(zip(items, items, strict=True))
-            for at in _events_of(raw_id, fields, reached):
-                end = _text_of(at)
+            for position in _events_of(raw_id, fields, reached):
+                end = _text_of(position)
                 if wanted.admits(fields):
-                    taken.append((at, _render(at, shard.index, fields)))
-                    if len(taken) >= limit:
-                        return taken, end, True
+                    admitted.append((position, _render(position, shard.index, fields)))
+                    if len(admitted) >= limit:
+                        return admitted, end, True
         if len(entries) < _CHUNK:
             break
-    return taken, end, False
+    return admitted, end, False
 
 
-def _first(reached: _Place | None) -> str:
-    """Where to read on: an entry that may hold more is read again."""
+def _range_start(reached: _Position | None) -> str:
+    """Return the start of the next XRANGE. It repeats an entry that may hold more events."""
     if reached is None:
         return "-"
-    ms, sequence, position = reached
-    return f"({ms}-{sequence}" if position is None else f"{ms}-{sequence}"
+    ms, sequence, number = reached
+    return f"({ms}-{sequence}" if number is None else f"{ms}-{sequence}"
 
 
 def _events_of(
-    raw_id: bytes, fields: dict[bytes, bytes], reached: _Place | None
-) -> Iterator[_Place]:
-    """The places of an entry's events after ``reached``; ``fields`` are of each one in turn.
+    raw_id: bytes, fields: dict[bytes, bytes], reached: _Position | None
+) -> Iterator[_Position]:
+    """Yield the positions of an entry's events after ``reached``; update ``fields`` for each.
 
-    Like events of one script share an entry, with their ids between blanks
-    (``store/include/base/append_event.lua``).
+    Events of one script that differ only in their job share an entry, with the job ids separated by
+    blanks (``store/include/base/append_event.lua``).
     """
     ms, _, sequence = raw_id.decode().partition("-")
     ids = fields.get(b"j", b"").split(b" ")
-    given = 0
+    skipped = 0
     if reached is not None and reached[:2] == (int(ms), int(sequence)):
-        given = reached[2] or 0
-    for position, job_id in enumerate(ids[given:], given + 1):
+        skipped = reached[2] or 0
+    for number, job_id in enumerate(ids[skipped:], skipped + 1):
         if len(ids) > 1:
             fields[b"j"] = job_id
-        yield int(ms), int(sequence), position if position < len(ids) else None
+        yield int(ms), int(sequence), number if number < len(ids) else None
 
 
-def _text_of(place: _Place) -> str:
-    return "-".join(str(part) for part in place if part is not None)
+def _text_of(position: _Position) -> str:
+    return "-".join(str(part) for part in position if part is not None)
 
 
-def _place_of(text: str) -> _Place | None:
+def _position_of(text: str) -> _Position | None:
     if not text:
         return None
-    ms, sequence, *position = (int(part) for part in text.split("-"))
-    return ms, sequence, position[0] if position else None
+    ms, sequence, *number = (int(part) for part in text.split("-"))
+    return ms, sequence, number[0] if number else None
 
 
-def _render(at: _Place, shard: int, fields: dict[bytes, bytes]) -> bytes:
+def _render(position: _Position, shard: int, fields: dict[bytes, bytes]) -> bytes:
     kind = fields[b"t"]
     queue = b'"queue":' + orjson.dumps(fields[b"q"].decode())
     if kind.startswith(b"queue."):
         subject, data = fields[b"q"], queue
     elif kind.startswith(b"cron."):
-        subject, data = fields[b"c"], _cron_data(at[0], fields)
+        subject, data = fields[b"c"], _cron_data(position[0], fields)
     elif kind.startswith(b"rate_limit."):
         subject, data = fields[b"k"], _limit_data(fields)
     elif kind.startswith(b"workflow."):
@@ -228,19 +243,19 @@ def _render(at: _Place, shard: int, fields: dict[bytes, bytes]) -> bytes:
             value = fields.get(name)
             if value is not None:
                 data += b"," + member(value)
-    when = format_ms(at[0])
+    when = format_ms(position[0])
     return (
         b'{"specversion":"1.0","id":"evt_%b-%d","type":"%b","event":"%b","source":"%b",'
         b'"time":"%b","timestamp":"%b","subject":"%b","datacontenttype":"application/json",'
         b'"data":{%b}}'
-    ) % (_text_of(at).encode(), shard, kind, kind, _SOURCE, when, when, subject, data)
+    ) % (_text_of(position).encode(), shard, kind, kind, _SOURCE, when, when, subject, data)
 
 
 def _limit_data(fields: dict[bytes, bytes]) -> bytes:
-    """Written in the shard of the key, which knows of a job nothing but its id."""
+    """Return the data of a rate limit event. The shard of the key knows only the id of a job."""
     members = [_text(b"key")(fields[b"k"])]
     if b"n" in fields:
-        members += [_moment(b"until")(fields[b"n"]), b'"reason":"rate_limit_until"']
+        members += [_time(b"until")(fields[b"n"]), b'"reason":"rate_limit_until"']
     for name, member in (
         (b"j", _text(b"job_id")),
         (b"y", _text(b"job_type")),
@@ -254,8 +269,8 @@ def _limit_data(fields: dict[bytes, bytes]) -> bytes:
     return b",".join(members)
 
 
-def _cron_data(at_ms: int, fields: dict[bytes, bytes]) -> bytes:
-    named: list[tuple[bytes, bytes | None]] = [
+def _cron_data(fired_ms: int, fields: dict[bytes, bytes]) -> bytes:
+    members: list[tuple[bytes, bytes | None]] = [
         (b"cron_name", fields[b"c"]),
         (b"cron_expression", fields[b"x"]),
         (b"timezone", fields[b"z"]),
@@ -264,11 +279,11 @@ def _cron_data(at_ms: int, fields: dict[bytes, bytes]) -> bytes:
         (b"reason", fields.get(b"w")),
         (b"active_job_id" if b"w" in fields else b"job_id", fields[b"j"] or None),
         (b"scheduled_time", format_ms(int(fields[b"s"]))),
-        (b"actual_time", format_ms(at_ms)),
+        (b"actual_time", format_ms(fired_ms)),
     ]
     text = b",".join(
         b'"%b":%b' % (label, orjson.dumps(value.decode()))
-        for label, value in named
+        for label, value in members
         if value is not None
     )
     return text + b',"run_count":' + fields[b"r"] if b"r" in fields else text
@@ -278,7 +293,7 @@ def _number(label: bytes) -> Callable[[bytes], bytes]:
     return lambda value: b'"%b":%b' % (label, value)
 
 
-def _moment(label: bytes) -> Callable[[bytes], bytes]:
+def _time(label: bytes) -> Callable[[bytes], bytes]:
     return lambda value: b'"%b":"%b"' % (label, format_ms(int(float(value))))
 
 
@@ -291,7 +306,7 @@ def _error(label: bytes) -> Callable[[bytes], bytes]:
 
 
 _MEMBERS: dict[bytes, dict[bytes, Callable[[bytes], bytes]]] = {
-    b"job.scheduled": {b"n": _moment(b"scheduled_at")},
+    b"job.scheduled": {b"n": _time(b"scheduled_at")},
     b"job.started": {b"w": _text(b"worker_id"), b"a": _number(b"attempt")},
     b"job.completed": {b"a": _number(b"attempt"), b"d": _number(b"duration_ms")},
     b"job.failed": {b"a": _number(b"attempt"), b"e": _error(b"error")},
@@ -299,31 +314,31 @@ _MEMBERS: dict[bytes, dict[bytes, Callable[[bytes], bytes]]] = {
     b"job.retrying": {
         b"a": _number(b"attempt"),
         b"m": _number(b"max_attempts"),
-        b"n": _moment(b"next_retry_at"),
+        b"n": _time(b"next_retry_at"),
         b"e": _error(b"error"),
     },
     b"job.heartbeat": {
         b"w": _text(b"worker_id"),
         b"a": _number(b"attempt"),
-        b"n": _moment(b"visible_until"),
+        b"n": _time(b"visible_until"),
     },
-    b"job.expired": {b"c": _moment(b"created_at"), b"x": _moment(b"expired_at")},
+    b"job.expired": {b"c": _time(b"created_at"), b"x": _time(b"expired_at")},
 }
-"""Per event type: stream field -> how it becomes a member of ``data``."""
+"""Per event type: the stream fields that become members of ``data``, with their writers."""
 
 
-def _places(after: str | None, shards: int) -> dict[int, str]:
+def _positions(after: str | None, shards: int) -> dict[int, str]:
     if not after:
         return {}
     decoded = cursors.decode(after, field="after")
     if isinstance(decoded, dict) and all(
-        isinstance(end, str) and _is_place(end) for end in decoded.values()
+        isinstance(end, str) and _is_position(end) for end in decoded.values()
     ):
         known = {str(index): index for index in (META, *range(shards))}
         if decoded.keys() <= known.keys():
             return {known[index]: end for index, end in decoded.items()}
-    raise InvalidRequest("after is not a cursor that this server gave", field="after")
+    raise InvalidRequest("after is not a cursor of this server", field="after")
 
 
-def _cursor(places: dict[int, str]) -> str:
-    return cursors.encode({str(index): end for index, end in sorted(places.items())})
+def _cursor(positions: dict[int, str]) -> str:
+    return cursors.encode({str(index): end for index, end in sorted(positions.items())})

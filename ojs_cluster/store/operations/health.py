@@ -1,4 +1,4 @@
-"""Is Redis there, and all of it?"""
+"""Check whether Redis answers, and whether all slots are served."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.store.context import Store
 
 PATIENCE_S = 0.5
-"""Longest wait in seconds for one master: a probe has a second."""
+"""Longest wait for one master in seconds. A probe that asks for health has one second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What Redis can do now.
+    """What this process knows about Redis now.
 
     Args:
-        latency_ms: round trip to the slowest master that answers.
+        latency_ms: round trip to the slowest master that answers, in milliseconds.
         covered: whether every slot has a master, and every master answers.
     """
 
@@ -25,13 +25,13 @@ class Health:
 
 
 async def check(store: Store) -> Health:
-    """Ask every master for a sign of life.
+    """Ping every master.
 
     Raises:
         BackendUnavailable: no master answers, so no request can be served.
     """
-    took = await store.redis.ping(PATIENCE_S)
-    if not took:
+    latencies_s = await store.redis.ping(PATIENCE_S)
+    if not latencies_s:
         raise BackendUnavailable("no Redis master answers", outcome="not_applied")
-    all_answer = len(took) == len(store.redis.topology.masters)
-    return Health(round(max(took.values()) * 1000, 3), all_answer and store.redis.healthy)
+    all_answer = len(latencies_s) == len(store.redis.topology.masters)
+    return Health(round(max(latencies_s.values()) * 1000, 3), all_answer and store.redis.healthy)

@@ -1,7 +1,7 @@
-"""The locks that decide which scheduler works on which shard.
+"""Leader locks: which scheduler process sweeps which shard.
 
-Each shard has one, under its own tag, and so has the meta tag. A lock fails exactly when its shard
-does: no other shard's master can keep a shard from being scheduled.
+Each shard has a lock under its own tag, and so has the meta tag. A lock is unavailable only when
+its shard is: the loss of one master does not stop the sweeps of shards on other masters.
 """
 
 from __future__ import annotations
@@ -12,16 +12,24 @@ from typing import Literal
 from ojs_cluster.store.context import Store
 
 Renewal = Literal["kept", "wanted", "lost"]
-"""What became of a lease: it has its whole life again; so it has, and another candidate should lead
-this shard; it is over, and may be another's."""
+"""The outcome of a renewal.
+
+``kept``: the lease has its full TTL again. ``wanted``: the same, but another candidate is
+preferred, so the leader should release the shard. ``lost``: the lease has ended, and another
+process may hold it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
-class Lease:
-    """Leadership of a shard by ``identity`` for ``ttl_ms`` from the last renewal.
+class LeaderLease:
+    """The leadership of one shard, which ends ``ttl_ms`` after its last renewal.
 
-    ``token`` is larger than that of every earlier leader of the shard. ``keys.META`` as ``shard``
-    stands for the meta tag.
+    Args:
+        shard: index of the shard; ``keys.META`` stands for the meta tag.
+        group: the scheduler group.
+        identity: the process that leads.
+        token: the fencing token, larger than that of every earlier leader of the shard.
+        ttl_ms: how long the lease lasts after a renewal, in milliseconds.
     """
 
     shard: int
@@ -32,62 +40,66 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer to a candidate.
+class AcquireReply:
+    """The reply to a candidate.
 
     Args:
         lease: None when the candidate does not lead.
-        ends_in_ms: the end of the other candidate's lease, unless it is renewed; 0 when the lock is
-            free, and another candidate is preferred.
+        ends_in_ms: when the lease of the other candidate ends unless it is renewed, in milliseconds
+            from now; 0 when the lock is free, but another candidate is preferred.
     """
 
-    lease: Lease | None
+    lease: LeaderLease | None
     ends_in_ms: int = 0
 
 
 async def acquire(
     store: Store, shard: int, group: str, identity: str, ttl_ms: int, *, insist: bool = False
-) -> Answer:
-    """Stand as a candidate for a shard, and lead it if its lock is free.
+) -> AcquireReply:
+    """Register as a candidate for a shard, and acquire its lock if it is free.
 
     Args:
-        insist: lead also when another candidate is preferred.
+        store: the store.
+        shard: index of the shard, or ``keys.META``.
+        group: the scheduler group.
+        identity: the name of this process, new at each start.
+        ttl_ms: how long the lease lasts after a renewal, in milliseconds.
+        insist: acquire a free lock even when another candidate is preferred.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    found = await _run(
+    token, ends_in_ms, _ = await _run(
         store, shard, group, "acquire", identity, 0, ttl_ms, "insist" if insist else ""
     )
-    token, ends_in_ms, _ = found
     if token:
-        return Answer(Lease(shard, group, identity, token, ttl_ms))
-    return Answer(None, max(0, ends_in_ms))
+        return AcquireReply(LeaderLease(shard, group, identity, token, ttl_ms))
+    return AcquireReply(None, max(0, ends_in_ms))
 
 
-async def renew(store: Store, lease: Lease) -> Renewal:
-    """Lead for another ``ttl_ms``.
+async def renew(store: Store, lease: LeaderLease) -> Renewal:
+    """Renew a lease for another ``ttl_ms``.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    token, _, wanted = await _run_on(store, lease, "renew")
+    token, _, other_preferred = await _run_for_lease(store, lease, "renew")
     if not token:
         return "lost"
-    return "wanted" if wanted else "kept"
+    return "wanted" if other_preferred else "kept"
 
 
-async def release(store: Store, lease: Lease) -> bool:
-    """Stop leading so that the next can start at once; False when it was over already.
+async def release(store: Store, lease: LeaderLease) -> bool:
+    """End a lease so that another candidate can lead at once; return False when it had ended.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    return bool((await _run_on(store, lease, "release"))[0])
+    return bool((await _run_for_lease(store, lease, "release"))[0])
 
 
 async def leave(store: Store, shard: int, group: str, identity: str, ttl_ms: int) -> None:
-    """Stop leading the shard, if this identity does, and being a candidate for it.
+    """Withdraw as a candidate for a shard, and release its lock if this identity holds it.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -95,7 +107,7 @@ async def leave(store: Store, shard: int, group: str, identity: str, ttl_ms: int
     await _run(store, shard, group, "leave", identity, 0, ttl_ms)
 
 
-async def _run_on(store: Store, lease: Lease, action: str) -> list[int]:
+async def _run_for_lease(store: Store, lease: LeaderLease, action: str) -> list[int]:
     return await _run(
         store, lease.shard, lease.group, action, lease.identity, lease.token, lease.ttl_ms
     )
@@ -109,7 +121,7 @@ async def _run(
     identity: str,
     token: int,
     ttl_ms: int,
-    how: str = "",
+    mode: str = "",
 ) -> list[int]:
     tag = store.keys.tag(shard)
     # The meta tag counts as the shard after the last.
@@ -118,8 +130,8 @@ async def _run(
         tag.slot,
         store.scripts["lead"],
         [tag.leader(group), tag.fencing_counter(group), tag.candidates(group)],
-        [action, identity, token, ttl_ms, number, how],
+        [action, identity, token, ttl_ms, number, mode],
         idempotent=True,
     )
-    assert isinstance(reply, list)  # noqa: S101 - for mypy: as the script says
+    assert isinstance(reply, list)  # noqa: S101 - narrows the type for mypy
     return [int(value) for value in reply]

@@ -1,7 +1,7 @@
-"""The cluster's numbers for monitoring: one small script per shard, for a bounded number of queues.
+"""Metrics of the whole cluster: one small script per shard, for a bounded number of queues.
 
-What a queue has seen is counted by the transitions, in Redis, so it is the same whichever process
-of whichever node is asked, and outlives all of them.
+The transitions count in Redis. So every process reports the same counters, and they outlive the
+processes.
 """
 
 from __future__ import annotations
@@ -22,99 +22,110 @@ from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs.validate_job import number
 
 CACHED_S = 5.0
-"""Numbers are at most this old: however many ask, Redis is asked this often by a process."""
+"""Greatest age of the metrics in seconds. A process reads them from Redis at most this often."""
 PATIENCE_S = 0.5
-"""Longest wait in seconds for one shard: a scrape has two."""
+"""Longest wait for one shard in seconds. A scrape has two seconds."""
 _CHUNK = 50
-"""Queues that one script looks at: it keeps its node from others for a fraction of a ms."""
+"""Queues per script call, so that one call blocks its node for a fraction of a millisecond."""
 _STATES = tuple(state for state in State if state is not State.AVAILABLE)
-_SUMS = ("acked", "came", "failed", "ran", "waited")
-# The order of FIELDS in store/operations/metrics.lua.
+_TOTALS = ("acked", "came", "failed", "ran", "waited")
+# In the order of FIELDS in store/operations/metrics.lua.
 _FIELDS = (
     *("scheduled", "pending", "active", "retryable", "completed", "cancelled", "discarded"),
-    *_SUMS,
+    *_TOTALS,
     "paused",
 )
+_SHARD_NUMBERS = 6
+"""Elements of a reply of ``metrics.lua`` before its first queue."""
 
 
 @dataclass(slots=True)
-class QueueNumbers:
-    """A queue now.
+class QueueMetrics:
+    """Metrics of one queue.
 
     Args:
-        jobs: in each state. ``dead``: dead letters.
-        oldest_ms: how long the longest waiting available job has been available, 0 without any.
-        came, acked, failed: jobs enqueued, jobs completed, and attempts failed, ever.
-        ran_ms, waited_ms: how long the completed ones ran, and waited before their last attempt.
+        jobs: number of jobs in each state.
+        dead_letters: number of dead letters.
+        oldest_ms: how long the oldest available job has been available, 0 without one, in
+            milliseconds.
+        enqueued: jobs enqueued since the queue exists.
+        completed: jobs completed since the queue exists.
+        failed: attempts failed since the queue exists.
+        run_ms: total run time of the completed jobs, in milliseconds.
+        wait_ms: total wait of the completed jobs before their last attempt, in milliseconds.
+        paused: whether the queue is paused.
     """
 
     jobs: dict[State, int] = field(default_factory=lambda: dict.fromkeys(State, 0))
-    dead: int = 0
+    dead_letters: int = 0
     oldest_ms: int = 0
-    came: int = 0
-    acked: int = 0
+    enqueued: int = 0
+    completed: int = 0
     failed: int = 0
-    ran_ms: int = 0
-    waited_ms: int = 0
+    run_ms: int = 0
+    wait_ms: int = 0
     paused: bool = False
 
 
 @dataclass(slots=True)
-class Numbers:
-    """The whole cluster now.
+class ClusterMetrics:
+    """Metrics of the whole cluster.
 
     Args:
-        queues: by name; the first ones when there are too many. ``registered``: how many there are,
-            None while the registry is away.
-        waiting, parked: outbox entries.
-        late_ms: of the effects, due jobs and leases whose time has come, how long the first has
-            waited for a scheduler; 0 when none is late.
-        away: shards that did not answer, the meta tag among them. Their numbers are missing,
-            and so are all queues that have a part in them: a sum without a part would look like a
+        queues: metrics by queue name; the first queues by name when there are too many.
+        registered: number of registered queues, None while the registry is unreachable.
+        outbox_entries: effects that are not delivered yet.
+        outbox_dead_letters: effects that failed too often.
+        late_ms: per scheduler loop, how long the first effect, due job or ended lease has waited
+            for a scheduler, in milliseconds; 0 when none is late.
+        unreachable: number of shards that did not answer, the meta tag included. Queues with a
+            partition in such a shard are left out: a sum without one partition would look like a
             counter that was reset.
     """
 
-    queues: dict[str, QueueNumbers]
+    queues: dict[str, QueueMetrics]
     registered: int | None
-    waiting: int = 0
-    parked: int = 0
+    outbox_entries: int = 0
+    outbox_dead_letters: int = 0
     late_ms: dict[str, int] = field(
         default_factory=lambda: dict.fromkeys(("outbox", "promote", "reap"), 0)
     )
-    away: int = 0
+    unreachable: int = 0
 
 
-async def collect(store: Store, most_queues: int) -> Numbers:
-    """Ask every shard once. A shard that does not answer within ``PATIENCE_S`` is left out.
+async def collect(store: Store, most_queues: int) -> ClusterMetrics:
+    """Read the metrics from every shard, without shards that take longer than ``PATIENCE_S``.
 
     Args:
-        most_queues: queues to look at, the first by name.
+        store: the store.
+        most_queues: most queues to include, the first by name.
 
     Raises:
         BackendUnavailable: no shard answered in time.
     """
-    names, registered = await _names(store, most_queues)
+    names, registered = await _queue_names(store, most_queues)
     await store.partitions.current(store)
-    numbers = Numbers(
-        {name: QueueNumbers() for name in names or ()}, registered, away=int(names is None)
+    cluster = ClusterMetrics(
+        {name: QueueMetrics() for name in names or ()}, registered, unreachable=int(names is None)
     )
-    lying: dict[Shard, list[str]] = {shard: [] for shard in store.keys}
+    queues_of: dict[Shard, list[str]] = {shard: [] for shard in store.keys}
     for name in names or ():
         for shard in _shards_of(store, name):
-            lying[shard].append(name)
+            queues_of[shard].append(name)
+    unreachable: set[Shard] = set()
 
-    async def ask(shard: Shard) -> None:
+    async def read_in_time(shard: Shard) -> None:
         if store.redis.answers(shard.slot):
             with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable):
-                await look(shard)
+                await read(shard)
                 return
-        numbers.away += 1
-        away.add(shard)
+        cluster.unreachable += 1
+        unreachable.add(shard)
 
-    async def look(shard: Shard) -> None:
-        here = lying[shard]
-        for at in range(0, max(1, len(here)), _CHUNK):
-            part = here[at : at + _CHUNK]
+    async def read(shard: Shard) -> None:
+        names_here = queues_of[shard]
+        for start in range(0, max(1, len(names_here)), _CHUNK):
+            chunk = names_here[start : start + _CHUNK]
             keys = [
                 shard.outbox_due,
                 shard.outbox_dead_letters,
@@ -122,46 +133,46 @@ async def collect(store: Store, most_queues: int) -> Numbers:
                 shard.active,
                 shard.outbox_blocked_shards,
             ]
-            for name in part:
+            for name in chunk:
                 keys += (shard.queue_counters(name), shard.queue_available(name))
                 keys += (shard.queue_dead(name), shard.queue_blocked(name))
             reply = await store.run(shard, "metrics", keys, idempotent=True)
-            if at == 0:
-                _add_shard(numbers, reply)
-            for i, name in enumerate(part):
-                _add_queue(numbers.queues[name], reply[0], reply[6 + 4 * i : 10 + 4 * i])
+            of_shard, of_queues = reply[:_SHARD_NUMBERS], reply[_SHARD_NUMBERS:]
+            if start == 0:
+                _add_shard(cluster, of_shard)
+            for name, of_queue in zip(chunk, of_queues, strict=True):
+                _add_queue(cluster.queues[name], of_shard[0], of_queue)
 
-    away: set[Shard] = set()
-    await over_shards(store.keys, ask)
-    if len(away) == len(store.keys):
+    await over_shards(store.keys, read_in_time)
+    if len(unreachable) == len(store.keys):
         raise BackendUnavailable("no shard answers", outcome="not_applied")
     for name in names or ():
-        if away.intersection(_shards_of(store, name)):
-            del numbers.queues[name]
-    return numbers
+        if unreachable.intersection(_shards_of(store, name)):
+            del cluster.queues[name]
+    return cluster
 
 
-async def _names(store: Store, most_queues: int) -> tuple[list[str] | None, int | None]:
-    """The first queues by name, and how many there are; None when the registry is away."""
+async def _queue_names(store: Store, most_queues: int) -> tuple[list[str] | None, int | None]:
+    """Return the first queues by name, and the number of all; None for an unreachable registry."""
     meta = store.keys.meta
     if store.redis.answers(meta.slot):
         with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable):
             registered: Any = await store.redis.call(
                 meta.slot, "ZCARD", meta.queues, idempotent=True
             )
-            found: Any = []
+            names: Any = []
             if most_queues:
-                found = await store.redis.call(
+                names = await store.redis.call(
                     meta.slot, "ZRANGE", meta.queues, 0, most_queues - 1, idempotent=True
                 )
-            return [name.decode() for name in found], registered
+            return [name.decode() for name in names], registered
     return None, None
 
 
-class Collected(Cached[Numbers]):
-    """What was collected last, for everybody who asks within ``CACHED_S``.
+class CachedMetrics(Cached[ClusterMetrics]):
+    """The metrics of the cluster, read from Redis at most once per ``CACHED_S``.
 
-    ``get`` raises BackendUnavailable when Redis did not answer in time.
+    ``get`` raises BackendUnavailable when Redis does not answer in time.
     """
 
     def __init__(self, store: Store, most_queues: int) -> None:
@@ -172,28 +183,30 @@ def _shards_of(store: Store, queue: str) -> Sequence[Shard]:
     return store.keys.partitions(queue, store.partitions.layout(queue).held)
 
 
-def _add_shard(numbers: Numbers, reply: Sequence[Any]) -> None:
-    now, waiting, tried, parked, due, leases = reply[:6]
-    numbers.waiting += waiting
-    numbers.parked += parked
-    for loop, first in (("outbox", tried), ("promote", due), ("reap", leases)):
+def _add_shard(cluster: ClusterMetrics, reply: Sequence[Any]) -> None:
+    """Add the shard's part of a reply of ``metrics.lua``."""
+    now, outbox_entries, first_try, outbox_dead_letters, first_due, first_lease = reply
+    cluster.outbox_entries += outbox_entries
+    cluster.outbox_dead_letters += outbox_dead_letters
+    for loop, first in (("outbox", first_try), ("promote", first_due), ("reap", first_lease)):
         if first >= 0:
-            numbers.late_ms[loop] = max(numbers.late_ms[loop], now - first)
+            cluster.late_ms[loop] = max(cluster.late_ms[loop], now - first)
 
 
-def _add_queue(queue: QueueNumbers, now: int, reply: Sequence[Any]) -> None:
-    available, since, dead, values = reply
-    found = {name: value or b"0" for name, value in zip(_FIELDS, values, strict=True)}
+def _add_queue(queue: QueueMetrics, now: int, reply: Sequence[Any]) -> None:
+    """Add one queue's part of a reply of ``metrics.lua``."""
+    available, available_since, dead_letters, values = reply
+    counters = {name: value or b"0" for name, value in zip(_FIELDS, values, strict=True)}
     queue.jobs[State.AVAILABLE] += available
     for state in _STATES:
-        queue.jobs[state] += number(found[state.value])
-    if since >= 0:
-        queue.oldest_ms = max(queue.oldest_ms, now - since)
-    queue.dead += dead
-    acked, came, failed, ran, waited = (number(found[name]) for name in _SUMS)
-    queue.acked += acked
-    queue.came += came
+        queue.jobs[state] += number(counters[state.value])
+    if available_since >= 0:
+        queue.oldest_ms = max(queue.oldest_ms, now - available_since)
+    queue.dead_letters += dead_letters
+    completed, enqueued, failed, run_ms, wait_ms = (number(counters[name]) for name in _TOTALS)
+    queue.completed += completed
+    queue.enqueued += enqueued
     queue.failed += failed
-    queue.ran_ms += ran
-    queue.waited_ms += waited
-    queue.paused = queue.paused or found["paused"] != b"0"
+    queue.run_ms += run_ms
+    queue.wait_ms += wait_ms
+    queue.paused = queue.paused or counters["paused"] != b"0"

@@ -1,4 +1,4 @@
-"""The whole cluster in a few sums, for those who operate it (spec: ojs-admin-api 10.1)."""
+"""Sum the numbers of all queues and workers for operators (spec: ojs-admin-api 10.1)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ojs_cluster.store.queues.queues import QueueStats, list_queues, summed
 from ojs_cluster.store.workers import workers
 
 MOST_QUEUES = 10_000
-"""Queues that are looked at, the first by name."""
+"""Most queues in the sums. The first by name are taken."""
 MOST_QUEUES_WITHIN = 1000
-"""The same for a reader of some queues, whose sums are not kept for the next reader."""
+"""The same for a caller that may see only some queues. Such sums are not cached."""
 _PAGE = 500
 OVERVIEW_S = 20.0
-"""How much longer than any other request the look at all queues may take, in seconds."""
-_NOTHING = QueueStats(
+"""Time in seconds that reading all queues may take beyond the usual time of a request."""
+_NO_QUEUES = QueueStats(
     name="",
     counts=dict.fromkeys(State, 0),
     acked=0,
@@ -35,11 +35,13 @@ _NOTHING = QueueStats(
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All queues together, and the workers.
+    """Sums over all queues, and the number of workers.
 
     Args:
-        queues: how many there are. ``counted``: how many of them are in ``stats``.
-        workers: how many are known.
+        queues: how many queues there are.
+        counted: how many of them are in ``stats``.
+        stats: the sums.
+        workers: how many workers are known.
     """
 
     queues: int
@@ -49,13 +51,13 @@ class Overview:
 
 
 async def overview(store: Store) -> Overview:
-    """The numbers now, at the price of one call for each partition of a queue.
+    """Return the current sums, at the cost of one call for each partition of each queue.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     extend(OVERVIEW_S)
-    counted, stats = 0, _NOTHING
+    counted, stats = 0, _NO_QUEUES
     while True:
         limit = min(_PAGE, MOST_QUEUES - counted)
         found, queues = await list_queues(store, limit=limit, offset=counted)
@@ -68,10 +70,10 @@ async def overview(store: Store) -> Overview:
 
 
 async def sum_within(store: Store, within: QueuePatterns) -> tuple[QueueStats, int, int]:
-    """Return the queues in reach together, how many there are, and how many of them it counts.
+    """Return sums over the queues that ``within`` admits, their number, and how many are summed.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     found, queues = await list_queues(store, limit=MOST_QUEUES_WITHIN, within=within)
-    return summed([_NOTHING, *found]), queues, len(found)
+    return summed([_NO_QUEUES, *found]), queues, len(found)

@@ -1,23 +1,25 @@
--- Which commands the user may not run in scripts. Redis asks for the right before it refuses the write
--- of a script that has promised to write nothing; so each command is tried, and none does anything.
+-- Try which commands the Redis user may not run in scripts. Redis checks the right before it refuses a
+-- write in a script that is declared read-only. So every command can be tried, and none has an effect.
 -- Memory: no-writes.
--- KEYS: 1 any key.
--- ARGV: 1.. commands.
--- Returns: per command that is refused: its name, what Redis says
+-- KEYS: 1 any key of the shard.
+-- ARGV: 1.. names of commands.
+-- Returns: per refused command: its name, the error of Redis
+local MAX_ARGUMENTS = 6
+local key = KEYS[1]
 local refused = {}
 for i = 1, #ARGV do
     local name = ARGV[i]
-    local args = name ~= 'TIME' and {KEYS[1]} or {}
+    local args = name ~= 'TIME' and {key} or {}
     local reply
-    for _ = 1, 6 do
+    for _ = 1, MAX_ARGUMENTS do
         reply = redis.pcall(name, unpack(args))
         if type(reply) ~= 'table' or not string.find(reply.err or '', 'umber of arg') then break end
         args[#args + 1] = '0'
     end
-    local text = type(reply) == 'table' and reply.err or ''
-    if string.find(text, 'ACL failure') or string.find(text, 'user executing the script') then
+    local message = type(reply) == 'table' and reply.err or ''
+    if string.find(message, 'ACL failure') or string.find(message, 'user executing the script') then
         refused[#refused + 1] = name
-        refused[#refused + 1] = text
+        refused[#refused + 1] = message
     end
 end
 return refused

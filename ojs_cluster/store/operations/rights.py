@@ -1,7 +1,7 @@
-"""Whether the Redis user may do what this server does, asked once when a process starts.
+"""Check at start whether the Redis user may run all commands of this server.
 
-A right that is missing would else be met by the first job that needs it. INFO, ROLE and CLIENT
-SETNAME are not asked for: what they are for is left out where they are refused.
+Otherwise the first job that needs a missing right would fail. INFO, ROLE and CLIENT SETNAME are not
+checked: the server works without them.
 """
 
 from __future__ import annotations
@@ -23,69 +23,90 @@ if TYPE_CHECKING:
     from ojs_cluster.store.runtime import Runtime
 
 _PATIENCE_S = 2.0
-IN_SCRIPTS = (
-    *("DEL", "EXISTS", "GET", "HDEL", "HEXISTS", "HGET", "HGETALL", "HINCRBY", "HKEYS", "HLEN"),
+SCRIPT_COMMANDS = (
+    "DEL",
+    "EXISTS",
+    "GET",
+    "HDEL",
+    "HEXISTS",
+    "HGET",
+    "HGETALL",
+    "HINCRBY",
+    "HKEYS",
+    "HLEN",
     "HMGET",
-    *(
-        "HSET",
-        "HSETNX",
-        "HSTRLEN",
-        "INCR",
-        "LPUSH",
-        "LRANGE",
-        "LSET",
-        "LTRIM",
-        "PEXPIRE",
-        "PTTL",
-        "SET",
-    ),
-    *("SPUBLISH", "TIME"),
-    *("UNLINK", "XADD", "XREVRANGE", "XTRIM"),
-    *("ZADD", "ZCARD", "ZCOUNT", "ZRANGE", "ZRANGEBYSCORE", "ZREM"),
-    *("ZREMRANGEBYRANK", "ZREMRANGEBYSCORE", "ZREVRANGE", "ZSCORE"),
+    "HSET",
+    "HSETNX",
+    "HSTRLEN",
+    "INCR",
+    "LPUSH",
+    "LRANGE",
+    "LSET",
+    "LTRIM",
+    "PEXPIRE",
+    "PTTL",
+    "SET",
+    "SPUBLISH",
+    "TIME",
+    "UNLINK",
+    "XADD",
+    "XREVRANGE",
+    "XTRIM",
+    "ZADD",
+    "ZCARD",
+    "ZCOUNT",
+    "ZRANGE",
+    "ZRANGEBYSCORE",
+    "ZREM",
+    "ZREMRANGEBYRANK",
+    "ZREMRANGEBYSCORE",
+    "ZREVRANGE",
+    "ZSCORE",
 )
-"""Commands that transitions run."""
-ALONE = ("SETRANGE", "XLEN", "XRANGE", "ZMSCORE", "ZRANGEBYLEX")
-"""Commands that are only sent by themselves; Redis lets scripts run them all the same."""
+"""Commands that scripts run."""
+DIRECT_COMMANDS = ("SETRANGE", "XLEN", "XRANGE", "ZMSCORE", "ZRANGEBYLEX")
+"""Commands that no script runs. Scripts may run them, so the same script tries them."""
 
 
 class MissingRights(Exception):
-    """The user lacks rights; the message names them and what to add."""
+    """The Redis user lacks rights; the message names the ACL rules to add."""
 
 
 async def check(store: Runtime) -> None:
-    """Ask every master that answers.
+    """Check the rights on every master that answers.
 
     Raises:
-        MissingRights: the user lacks a right somewhere.
+        MissingRights: the user lacks a right on at least one master.
     """
     masters: dict[Address, Shard] = {}
     for shard in store.keys:
         address = store.redis.topology.owner(shard.slot)
         if address is not None:
             masters.setdefault(address, shard)
-    found: list[str] = []
+    problems: list[str] = []
 
-    async def ask(item: tuple[Address, Shard]) -> None:
+    async def check_master(item: tuple[Address, Shard]) -> None:
         address, shard = item
         if not store.redis.answers(shard.slot):
             return
-        # A master that is away keeps no process from serving the rest.
+        # An unreachable master must not stop a process that can serve the other shards.
         with trio.move_on_after(_PATIENCE_S), suppress(BackendUnavailable):
-            refused = await _refused(store, address, shard)
-            if refused:
-                found.append(line(store.redis.user, str(address), refused))
+            missing = await _missing_rules(store, address, shard)
+            if missing:
+                problems.append(line(store.redis.user, str(address), missing))
 
-    await over_shards(list(masters.items()), ask)
-    if found:
-        raise MissingRights("; ".join(found))
+    await over_shards(list(masters.items()), check_master)
+    if problems:
+        raise MissingRights("; ".join(problems))
 
 
-async def _refused(store: Runtime, address: Address, shard: Shard) -> list[str]:
-    """The rules that are missing, in order and each once."""
+async def _missing_rules(store: Runtime, address: Address, shard: Shard) -> list[str]:
+    """Return the ACL rules that the user lacks on one master, without repetition."""
     rules: list[str] = []
     try:
-        flat = await store.run(shard, "rights", [shard.wal_probe], [*IN_SCRIPTS, *ALONE])
+        flat = await store.run(
+            shard, "rights", [shard.wal_probe], [*SCRIPT_COMMANDS, *DIRECT_COMMANDS]
+        )
         names = iter(flat)
         rules += [
             rule_of(text.decode(), name.decode()) for name, text in zip(names, names, strict=True)
@@ -109,8 +130,8 @@ async def _subscribe(store: Runtime, shard: Shard) -> None:
 
 
 def _ignore(_message: bytes) -> None:
-    """Nobody listens yet."""
+    """Drop what a subscription reports: it only tests the right."""
 
 
 def _no_gap() -> None:
-    """Nobody listens yet."""
+    """Drop what a subscription reports: it only tests the right."""

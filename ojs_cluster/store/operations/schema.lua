@@ -1,9 +1,11 @@
--- The layout of the data, written once when the cluster is first used. Later starts only read it.
+-- Record the layout of the data when the cluster is first used; read it on every later start.
 -- Memory: deny-oom.
--- KEYS: 1 the schema hash.  ARGV: 1 schema version, 2 number of shards.
--- Returns: {schema version, number of shards} that the data has
-local there = redis.call('HMGET', KEYS[1], 'version', 'shards')
-if there[1] and there[2] then return there end
-redis.call('HSETNX', KEYS[1], 'version', ARGV[1])
-redis.call('HSETNX', KEYS[1], 'shards', ARGV[2])
-return redis.call('HMGET', KEYS[1], 'version', 'shards')
+-- KEYS: 1 schema.
+-- ARGV: 1 schema version of this server, 2 number of shards that it is configured for.
+-- Returns: {schema version, number of shards} of the data
+local schema, version, shards = KEYS[1], ARGV[1], ARGV[2]
+local stored = redis.call('HMGET', schema, 'version', 'shards')
+if stored[1] and stored[2] then return stored end
+redis.call('HSETNX', schema, 'version', version)
+redis.call('HSETNX', schema, 'shards', shards)
+return redis.call('HMGET', schema, 'version', 'shards')

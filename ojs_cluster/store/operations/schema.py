@@ -1,7 +1,7 @@
-"""How the data is laid out: written when the cluster is first used, checked by every process.
+"""The record of how the data is laid out: written at first use, checked by every process.
 
-The record lies under the meta tag. Each shard keeps a copy, so that a process can start while the
-master of the meta tag is away.
+The record is stored under the meta tag. Each shard keeps a copy, so that a process can start while
+the master of the meta tag is away.
 """
 
 from __future__ import annotations
@@ -24,19 +24,23 @@ log = logging.getLogger("ojs.store")
 
 SCHEMA_VERSION = 1
 _PATIENCE_S = 2.0
-"""Time in seconds after which copies are looked for, and the longest wait for them."""
+"""Delay in seconds before the copies are read, and the longest wait for them."""
 
 
 class UnusableBackend(Exception):
-    """Redis answers, but must not be used as it is; the message says why and what to change."""
+    """Redis answers, but is not usable in its current state; the message says what to change."""
 
 
 async def check_schema(store: Runtime, shards: int) -> None:
-    """Compare the layout of the data with this server's; write it when there is none.
+    """Compare the layout of the data with that of this server; record it when there is none.
+
+    Args:
+        store: the store.
+        shards: the number of shards that this server is configured for.
 
     Raises:
-        UnusableBackend: another shard count or schema version.
-        BackendUnavailable: neither the record nor a copy of it could be read.
+        UnusableBackend: the data has another number of shards or schema version.
+        BackendUnavailable: the record and all its copies are unreadable.
     """
     record: list[int] = []
     copies: list[tuple[int, int]] = []
@@ -44,14 +48,14 @@ async def check_schema(store: Runtime, shards: int) -> None:
 
     async with trio.open_nursery() as nursery:
 
-        async def look_for_copies() -> None:
+        async def read_copies_late() -> None:
             if store.redis.answers(store.keys.meta.slot):
                 await trio.sleep(_PATIENCE_S)
-            copies.extend(await _copies(store))
+            copies.extend(await _read_copies(store))
             if copies:
                 nursery.cancel_scope.cancel()
 
-        nursery.start_soon(look_for_copies)
+        nursery.start_soon(read_copies_late)
         keys, args = [store.keys.meta.schema], [SCHEMA_VERSION, shards]
         try:
             record.extend(map(int, await store.run_meta("schema", keys, args)))
@@ -60,32 +64,35 @@ async def check_schema(store: Runtime, shards: int) -> None:
             failure = error
     if record:
         _compare(record[0], record[1], shards)
-        await store.background.once("schema", partial(_copy, store), 0)
+        await store.background.once("schema", partial(_write_copies, store), 0)
         return
     if not copies:
         raise BackendUnavailable(
             "the layout of the data cannot be read", outcome="not_applied"
         ) from failure
-    log.warning("the meta tag's master is away; %d shards tell the layout", len(copies))
-    for version, found in copies:
-        _compare(version, found, shards)
+    log.warning(
+        "the master of the meta tag is unreachable; the layout comes from copies in %d shards",
+        len(copies),
+    )
+    for version, stored_shards in copies:
+        _compare(version, stored_shards, shards)
 
 
-def _compare(version: int, found: int, shards: int) -> None:
+def _compare(version: int, stored_shards: int, shards: int) -> None:
     if version != SCHEMA_VERSION:
         raise UnusableBackend(
             f"the data in Redis has schema version {version}, this server needs "
             f"{SCHEMA_VERSION}: run the server version that wrote it, or use an empty Redis"
         )
-    if found != shards:
+    if stored_shards != shards:
         raise UnusableBackend(
-            f"the data in Redis is laid out over {found} shards, but OJS_SHARDS is {shards}: "
-            f"set OJS_SHARDS={found} (the count is fixed when the cluster is first used)"
+            f"the data in Redis is laid out over {stored_shards} shards, but OJS_SHARDS is "
+            f"{shards}: set OJS_SHARDS={stored_shards} (the first start fixes the number of shards)"
         )
 
 
-async def _copy(store: Runtime) -> None:
-    """Write the copies that are missing. A shard that is away gets its copy from a later start."""
+async def _write_copies(store: Runtime) -> None:
+    """Write missing copies. An unreachable shard gets its copy when a later process starts."""
 
     async def copy(shard: Shard) -> None:
         if store.redis.answers(shard.slot):
@@ -95,11 +102,11 @@ async def _copy(store: Runtime) -> None:
     await over_shards(store.keys, copy)
 
 
-async def _copies(store: Runtime) -> list[tuple[int, int]]:
-    """Schema version and number of shards, from every shard that tells them in time."""
+async def _read_copies(store: Runtime) -> list[tuple[int, int]]:
+    """Return schema version and number of shards as stored in every shard that answers in time."""
     found: list[tuple[int, int]] = []
 
-    async def look(shard: Shard) -> None:
+    async def read_copy(shard: Shard) -> None:
         with suppress(BackendUnavailable):
             copy: Any = await store.redis.call(
                 shard.slot, "HMGET", shard.schema, "version", "shards", idempotent=True
@@ -110,5 +117,5 @@ async def _copies(store: Runtime) -> list[tuple[int, int]]:
     with trio.move_on_after(_PATIENCE_S):
         async with trio.open_nursery() as nursery:
             for shard in store.keys:
-                nursery.start_soon(look, shard)
+                nursery.start_soon(read_copy, shard)
     return found

@@ -24,7 +24,7 @@ from ojs_cluster.server.api_keys import ApiKeys
 from ojs_cluster.server.config.settings import AccessSettings
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.operations import audit as store_audit
-from ojs_cluster.store.operations.audit import Stream
+from ojs_cluster.store.operations.audit import AuditStream
 from tests.http.api import Api, open_app, serving, until
 from tests.http.audits import access, await_entries, entries, hear, lines_of, send
 from tests.http.test_metrics import scrape
@@ -303,16 +303,16 @@ async def test_reading_needs_the_scope_and_every_queue(standalone: Embedded) -> 
 # -- Redis is away ------------------------------------------------------------------------------
 
 
-def counted_appends(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Stream, int, float]]:
+def counted_appends(monkeypatch: pytest.MonkeyPatch) -> list[tuple[AuditStream, int, float]]:
     """Return a list that gets stream, number of entries and time of each call to Redis."""
-    calls: list[tuple[Stream, int, float]] = []
-    append = store_audit.append
+    calls: list[tuple[AuditStream, int, float]] = []
+    append = store_audit.append_entries
 
-    async def counted(store: Any, stream: Stream, given: Any, *args: Any, **more: Any) -> None:
+    async def counted(store: Any, stream: AuditStream, given: Any, *args: Any, **more: Any) -> None:
         calls.append((stream, len(given), time.monotonic()))
         await append(store, stream, given, *args, **more)
 
-    monkeypatch.setattr(http_audit, "append", counted)
+    monkeypatch.setattr(http_audit, "append_entries", counted)
     return calls
 
 
@@ -324,7 +324,7 @@ async def test_while_redis_is_away_lines_are_written_and_entries_wait_in_a_bound
     calls = counted_appends(monkeypatch)
 
     async def tried_twice() -> bool:  # a call has been given up, and is made again
-        return len([stream for stream, _, _ in calls if stream is Stream.CHANGES]) >= 2
+        return len([stream for stream, _, _ in calls if stream is AuditStream.CHANGES]) >= 2
 
     hear(caplog)
     redis = {"call_timeout_s": 0.5, "reply_timeout_s": 0.3, "connect_timeout_s": 0.3}

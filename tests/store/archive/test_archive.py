@@ -54,7 +54,7 @@ from tests.support.mortal import dies_at
 from tests.support.servers import flush, observer
 
 
-async def test_an_export_holds_jobs_in_every_state_and_says_where_it_ends(store: Store) -> None:
+async def test_an_export_holds_jobs_in_every_state_and_a_footer(store: Store) -> None:
     await populate(store)
 
     text = await export_text(store)
@@ -68,7 +68,7 @@ async def test_an_export_holds_jobs_in_every_state_and_says_where_it_ends(store:
 
 
 @pytest.mark.parametrize(("before", "after"), [(64, 64), (64, 16), (16, 64), (48, 20)])
-async def test_what_was_exported_is_there_after_an_import(
+async def test_an_import_restores_what_was_exported(
     backend: Embedded, before: int, after: int
 ) -> None:
     async with emptied(backend, before) as source:
@@ -117,7 +117,7 @@ async def test_an_import_run_again_changes_nothing(backend: Embedded, store: Sto
 
 
 @pytest.mark.parametrize("what", ["job", "queue"])
-async def test_a_queue_whose_import_could_not_register_its_name_is_listed_later(
+async def test_a_queue_is_listed_later_if_its_import_could_not_register_it(
     store: Store, backend: Embedded, what: str
 ) -> None:
     """Running the import again would skip what is there."""
@@ -142,7 +142,7 @@ async def test_a_queue_whose_import_could_not_register_its_name_is_listed_later(
 
 
 @pytest.mark.parametrize("shards", [64, 20])
-async def test_an_import_may_die_at_any_command_and_is_run_again(
+async def test_an_import_that_dies_at_any_command_can_be_repeated(
     standalone: Embedded, shards: int
 ) -> None:
     async with opened(standalone) as source:
@@ -220,7 +220,7 @@ async def test_a_held_job_is_available_and_its_old_lease_void(
         await ack(target, again, lease_id=again.lease_id)
 
 
-async def test_a_replacement_that_its_producer_left_undone_is_finished_first(
+async def test_an_export_first_finishes_an_abandoned_replacement(
     standalone: Embedded,
 ) -> None:
     staged = 0
@@ -244,7 +244,7 @@ async def test_a_replacement_that_its_producer_left_undone_is_finished_first(
 
 
 @pytest.mark.parametrize("shards", [64, 20])
-async def test_a_workflow_goes_on_after_its_import(
+async def test_a_workflow_continues_after_its_import(
     backend: Embedded, store: Store, shards: int
 ) -> None:
     made = await chain(store, step("a", "one"), step("b", "two"), step("c", "three"))
@@ -265,7 +265,7 @@ async def test_a_workflow_goes_on_after_its_import(
     assert take_census(backend, shards=shards).problems == []
 
 
-async def test_a_workflow_hears_of_jobs_that_ended_before_it_was_imported(
+async def test_a_workflow_advances_for_jobs_that_ended_before_its_import(
     backend: Embedded, store: Store
 ) -> None:
     made = await chain(store, step("a", "one"), step("b", "two"))
@@ -292,7 +292,7 @@ async def test_a_step_whose_job_is_in_no_line_is_enqueued_again(
         assert await state_of(target, made.id) == "completed"
 
 
-async def test_a_restored_unique_job_keeps_others_out_until_it_ends(
+async def test_a_restored_unique_job_holds_its_lock_until_it_ends(
     backend: Embedded, store: Store
 ) -> None:
     job = await once(store)
@@ -306,7 +306,7 @@ async def test_a_restored_unique_job_keeps_others_out_until_it_ends(
         assert (await once(target)).id != job.id
 
 
-async def test_a_job_that_is_there_is_left_as_it_is(store: Store) -> None:
+async def test_an_import_does_not_change_an_existing_job(store: Store) -> None:
     job = await put(store)
     text = await export_text(store)
     [fetched] = await take(store)
@@ -331,7 +331,7 @@ async def test_a_paused_queue_gives_no_job_after_its_import(
         assert len(await take(target)) == 1
 
 
-async def test_a_queue_is_as_deep_as_it_was_after_its_import(
+async def test_a_queue_keeps_its_depth_bound_after_its_import(
     backend: Embedded, store: Store
 ) -> None:
     await depth_bounds.put(store, "bounded", 1)
@@ -344,7 +344,9 @@ async def test_a_queue_is_as_deep_as_it_was_after_its_import(
     assert json.loads(text.splitlines()[1])["queue"]["max_depth"] == "1"
 
 
-async def test_wrong_lines_are_named_and_harm_no_other(backend: Embedded, store: Store) -> None:
+async def test_invalid_lines_are_reported_and_the_others_imported(
+    backend: Embedded, store: Store
+) -> None:
     job = await put(store, id=id_in(3))
     head, *rest, end = (await export_text(store)).splitlines()
     [good] = [line for line in rest if line.startswith(b'{"job"')]
@@ -404,7 +406,7 @@ def _number(said: str) -> int:
     return int(said.split()[1].rstrip(":"))
 
 
-async def test_a_file_that_was_cut_off_is_noticed(backend: Embedded, store: Store) -> None:
+async def test_a_truncated_file_is_detected(backend: Embedded, store: Store) -> None:
     await put(store)
     lines = (await export_text(store)).splitlines(keepends=True)
     async with emptied(backend) as target:
@@ -415,12 +417,12 @@ async def test_a_file_that_was_cut_off_is_noticed(backend: Embedded, store: Stor
 
 
 @pytest.mark.parametrize("text", [b"", b"{}\n", b'{"job":{}}\n', b'{"export":{"version":2}}\n'])
-async def test_what_is_no_archive_is_refused_as_a_whole(store: Store, text: bytes) -> None:
+async def test_a_file_that_is_no_archive_is_refused(store: Store, text: bytes) -> None:
     with pytest.raises(Unusable):
         await import_text(store, text)
 
 
-async def test_an_export_fails_when_the_cluster_changed_meanwhile(
+async def test_an_export_fails_when_the_cluster_changes_during_it(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes: Any = iter([{Address("a", 1): (b"0-1",)}, {Address("a", 1): (b"0-2",)}])
@@ -433,7 +435,7 @@ async def test_an_export_fails_when_the_cluster_changed_meanwhile(
         await export_text(store)
 
 
-async def test_an_export_is_refused_while_slots_are_on_the_move(cluster: Embedded) -> None:
+async def test_an_export_is_refused_while_slots_migrate(cluster: Embedded) -> None:
     async with opened(cluster) as store:
         await put(store)
         giver, taker = cluster.masters()[:2]
@@ -465,7 +467,7 @@ _JSON = st.recursive(
     errors=st.lists(st.tuples(st.integers(1, 99), st.integers(0, 2**50)), max_size=4),
     unknown=st.text(max_size=5).filter(bool),
 )
-def test_a_line_says_what_it_was_made_of(
+def test_a_line_survives_encoding_and_parsing(
     result: Any, args: Any, priority: int, place: int | None, errors: Any, unknown: str
 ) -> None:
     job_id = id_in(1)
@@ -494,9 +496,7 @@ def test_a_line_says_what_it_was_made_of(
     assert parse(raw) == line
 
 
-async def test_json_that_was_sent_on_several_lines_comes_back(
-    backend: Embedded, store: Store
-) -> None:
+async def test_json_with_line_breaks_is_restored(backend: Embedded, store: Store) -> None:
     sent = b'{\r\n"type":"t","args":[1.0,\n"a\\nb"],"meta":{\n},"x":[\n],"queue":"mail"}'
     await enqueue(store, parse_job(sent))
     done = await active(store, "done")
@@ -513,12 +513,12 @@ async def test_json_that_was_sent_on_several_lines_comes_back(
     assert b'"x":[ ]' in job.json()
 
 
-def test_a_line_that_is_none_is_told_why() -> None:
+def test_an_invalid_line_has_a_reason() -> None:
     with pytest.raises(BadLine, match="not valid JSON"):
         parse(b"{")
 
 
-async def test_a_restored_job_is_stored_as_one_that_was_enqueued(
+async def test_a_restored_job_is_stored_like_an_enqueued_job(
     backend: Embedded, store: Store, db: Any
 ) -> None:
     job = await put(store, priority=3, max_attempts=7)
@@ -535,7 +535,7 @@ async def test_a_restored_job_is_stored_as_one_that_was_enqueued(
     assert restored.json() == job.json()
 
 
-async def test_an_envelope_that_begins_in_another_way_is_kept_as_it_is(
+async def test_an_envelope_with_another_member_order_is_kept(
     backend: Embedded, store: Store
 ) -> None:
     job = await put(store)
@@ -576,7 +576,7 @@ async def test_a_restored_job_waits_for_the_limit_of_its_key(
 
 
 @pytest.mark.parametrize("shards", [64, 20])
-async def test_a_queue_of_several_partitions_comes_back_as_one(
+async def test_a_partitioned_queue_is_restored_with_one_counter(
     backend: Embedded, store: Store, db: Any, shards: int
 ) -> None:
     parts = await spread(store, db, 4)

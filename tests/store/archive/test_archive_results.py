@@ -59,7 +59,7 @@ def short_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "MOST_LINE_BYTES", LINE)
 
 
-async def test_results_beyond_a_reply_and_a_line_come_back(backend: Embedded, store: Store) -> None:
+async def test_results_larger_than_a_reply_are_restored(backend: Embedded, store: Store) -> None:
     made = await six_large_results(store)
     async with modest(backend) as small:
         text = await export_text(small, portion_bytes=PORTION)
@@ -81,7 +81,7 @@ async def test_results_beyond_a_reply_and_a_line_come_back(backend: Embedded, st
     assert take_census(backend).problems == []
 
 
-async def test_as_many_results_as_fit_share_a_line(store: Store) -> None:
+async def test_a_line_holds_as_many_results_as_fit(store: Store) -> None:
     await six_large_results(store)
 
     text = await export_text(store, portion_bytes=3 * RESULT)
@@ -89,7 +89,7 @@ async def test_as_many_results_as_fit_share_a_line(store: Store) -> None:
     assert kinds(await export_text(store)).count("results") == 0
 
 
-async def test_an_import_that_ends_between_results_and_workflow_is_run_again(
+async def test_an_import_that_ends_between_results_and_workflow_can_be_repeated(
     backend: Embedded, store: Store
 ) -> None:
     made = await six_large_results(store)
@@ -107,9 +107,7 @@ async def test_an_import_that_ends_between_results_and_workflow_is_run_again(
         assert parents(callback) == [*map(result_of, range(6)), "last"]
 
 
-async def test_results_whose_workflow_never_comes_are_removed(
-    backend: Embedded, store: Store
-) -> None:
+async def test_results_without_a_workflow_are_removed(backend: Embedded, store: Store) -> None:
     made = await six_large_results(store)
     lines = (await export_text(store, portion_bytes=PORTION)).splitlines(keepends=True)
     async with emptied(backend) as target:
@@ -123,7 +121,7 @@ async def test_results_whose_workflow_never_comes_are_removed(
         assert not [key for key in all_keys(backend) if made.id.encode() in key]
 
 
-async def test_results_of_a_workflow_that_is_there_change_nothing(store: Store) -> None:
+async def test_results_do_not_change_an_existing_workflow(store: Store) -> None:
     made = await six_large_results(store)
     head, *rest = (await export_text(store, portion_bytes=PORTION)).splitlines(keepends=True)
     changed = [line.replace(b'"0000', b'"1111') for line in _of(rest, "results")]
@@ -148,7 +146,7 @@ def pass_a_day(backend: Embedded, store: Store, workflow_id: str) -> None:
             db.zincrby(index, -DAY, workflow_id)
 
 
-def test_a_line_of_results_says_what_it_was_made_of() -> None:
+def test_a_results_line_survives_encoding_and_parsing() -> None:
     line = ResultsLine(id_in(1), {0: b"1.0", 12: b'{"a":"\\n"}'})
     assert parse(encode(line)) == line
 
@@ -164,6 +162,6 @@ def test_a_line_of_results_says_what_it_was_made_of() -> None:
         b'{"workflow":"019461a8-1a2b-7003-8e4f-000000000001","of":{"99999":1}}',
     ],
 )
-def test_a_wrong_line_of_results_is_none(members: bytes) -> None:
+def test_an_invalid_results_line_is_refused(members: bytes) -> None:
     with pytest.raises(BadLine):
         parse(b'{"results":%b}' % members)

@@ -199,7 +199,7 @@ async def test_what_was_retried_by_another_is_counted_as_failed(
     assert (await read_jobs.get(store, two.id)).state is State.AVAILABLE
 
 
-async def test_a_cursor_of_somebody_else_is_refused(store: Store) -> None:
+async def test_a_cursor_of_another_server_is_refused(store: Store) -> None:
     for cursor in ("x", "WzksMCwiIiwiMSIsMF0"):
         with pytest.raises(InvalidRequest, match="cursor"):
             await bulk_retry.retry_matching(store, ALL, cursor)

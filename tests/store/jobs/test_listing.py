@@ -162,7 +162,7 @@ async def test_a_page_looks_at_a_bounded_number_of_jobs(
 @pytest.mark.parametrize(
     "cursor", ["x", "W10", "WzAsMCwiIiwieCIsMF0", "WzksMCwiIiwiMSIsMF0", "bnVsbA"]
 )
-async def test_a_cursor_of_somebody_else_is_refused(store: Store, cursor: str) -> None:
+async def test_a_cursor_of_another_server_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="cursor"):
         await list_jobs(store, JobFilter(), limit=1, cursor=cursor)
 
@@ -183,7 +183,7 @@ async def test_a_cursor_of_somebody_else_is_refused(store: Store, cursor: str) -
         [1, 0, "q" * 5000, "-inf", 0],
     ],
 )
-async def test_a_cursor_is_taken_only_as_it_was_given(store: Store, place: list[Any]) -> None:
+async def test_a_cursor_of_another_form_is_refused(store: Store, place: list[Any]) -> None:
     with pytest.raises(InvalidRequest, match="cursor"):
         await list_jobs(store, JobFilter(), limit=1, cursor=cursors.encode(place))
 

@@ -1,4 +1,4 @@
-"""A reader of events is told when it may have missed some."""
+"""A page of events reports when events may be missing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_a_reader_that_keeps_up_sees_no_gap(brief: Store) -> None:
     assert (page.events, page.gap) == ([], False)
 
 
-async def test_a_reader_that_is_too_slow_is_told_of_the_gap_once(brief: Store) -> None:
+async def test_a_slow_reader_sees_the_gap_once(brief: Store) -> None:
     await flood(brief, 3)
     page = await page_after(brief, None)
     await flood(brief, 400)
@@ -55,7 +55,7 @@ async def test_a_reader_that_is_too_slow_is_told_of_the_gap_once(brief: Store) -
     assert (page.events, page.gap) == ([], False)
 
 
-async def test_a_gap_is_told_of_a_stream_that_was_empty(brief: Store) -> None:
+async def test_a_gap_in_a_stream_that_was_empty_is_reported(brief: Store) -> None:
     page = await page_after(brief, None)
     await flood(brief, 400)
     page = await page_after(brief, page)
@@ -73,7 +73,7 @@ async def test_pages_of_a_full_stream_have_no_gap(brief: Store) -> None:
     assert 50 <= seen < 120
 
 
-async def test_a_stream_that_was_lost_is_a_gap(brief: Store, db: Any) -> None:
+async def test_a_lost_stream_is_reported_as_a_gap(brief: Store, db: Any) -> None:
     await flood(brief, 3)
     page = await page_after(brief, None)
     db.delete(shard_of(brief).events)
@@ -83,7 +83,7 @@ async def test_a_stream_that_was_lost_is_a_gap(brief: Store, db: Any) -> None:
 
 
 async def test_heartbeats_of_one_worker_share_entries(store: Store, db: Any) -> None:
-    """They do not push out other events as fast as its jobs are many."""
+    """So a worker with many jobs does not displace other events."""
     await enqueue_many(store, [new_job() for _ in range(96)])
     jobs = await take(store, count=96)
     before = db.xlen(shard_of(store).events)

@@ -69,7 +69,7 @@ async def one_of_each(store: Store, db: Any) -> None:
     await queues.switch(store, QUEUE, "resume")
 
 
-async def test_the_transitions_speak_the_whole_vocabulary(store: Store, db: Any) -> None:
+async def test_the_transitions_write_every_event_type(store: Store, db: Any) -> None:
     await one_of_each(store, db)
     seen = await events(store)
 
@@ -84,7 +84,7 @@ async def test_the_transitions_speak_the_whole_vocabulary(store: Store, db: Any)
     assert len({event["id"] for event in seen}) == len(seen)
 
 
-async def test_an_event_tells_of_its_transition(store: Store, db: Any) -> None:
+async def test_an_event_describes_its_transition(store: Store, db: Any) -> None:
     await one_of_each(store, db)
     by_type = {event["type"]: event for event in await events(store)}
     data = {name: event["data"] for name, event in by_type.items()}
@@ -105,7 +105,7 @@ async def test_an_event_tells_of_its_transition(store: Store, db: Any) -> None:
     assert data["job.expired"]["expired_at"].endswith("Z")
 
 
-async def test_a_jobs_life_is_told_in_its_order(store: Store) -> None:
+async def test_the_events_of_a_job_are_in_order(store: Store) -> None:
     job = await active(store)
     await nack(store, job, requeue=True)
     [again] = await take(store)
@@ -131,7 +131,7 @@ async def test_filters_by_type_queue_and_job_type_hold_together(store: Store) ->
     assert await events(store, queues={"nobody"}) == []
 
 
-async def test_events_of_a_job_whose_id_points_elsewhere_are_found(store: Store) -> None:
+async def test_events_of_a_job_with_an_alias_are_found(store: Store) -> None:
     job = await put(store, id=foreign_id(store))
     [event] = await events(store, job_id=job.id, queues={QUEUE})
     assert event["data"]["job_id"] == job.id
@@ -185,7 +185,7 @@ async def test_a_cursor_loses_and_repeats_nothing_while_writers_go_on(
     assert set(seen) == set(written)
 
 
-async def test_a_page_with_a_filter_moves_the_cursor_past_what_it_left_out(store: Store) -> None:
+async def test_the_cursor_advances_past_filtered_events(store: Store) -> None:
     for _ in range(5):
         await put(store)
     page = await read_events(store, EventFilter(types={"job.completed"}), limit=10)
@@ -254,7 +254,7 @@ async def loses_its_worker(store: Store, db: Any, _held: list[JobRecord]) -> lis
 
 
 @pytest.mark.parametrize("happen", [heartbeats, is_requeued, loses_its_lease, loses_its_worker])
-async def test_what_happens_to_many_jobs_at_once_takes_few_entries(
+async def test_events_of_many_jobs_at_once_share_entries(
     store: Store, db: Any, happen: Any
 ) -> None:
     await enqueue_many(store, [new_job() for _ in range(40)])
@@ -281,9 +281,7 @@ async def test_the_stream_of_a_shard_is_bounded(store: Store, db: Any) -> None:
     assert 50 <= db.xlen(shard_of(store).events) <= 200
 
 
-async def test_an_event_with_a_strange_moment_keeps_no_other_from_being_read(
-    store: Store, db: Any
-) -> None:
+async def test_an_event_with_a_malformed_time_does_not_hide_others(store: Store, db: Any) -> None:
     fields = {"t": "job.scheduled", "j": home_id(store), "y": "t", "q": QUEUE}
     db.xadd(shard_of(store).events, {**fields, "n": 253_402_300_800_000})
     job = await put(store)
@@ -294,7 +292,7 @@ async def test_an_event_with_a_strange_moment_keeps_no_other_from_being_read(
     assert other["data"]["job_id"] == job.id
 
 
-async def test_switched_off_nothing_is_written(store: Store, db: Any) -> None:
+async def test_events_can_be_switched_off(store: Store, db: Any) -> None:
     store = replace(store, settings=replace(store.settings, events_per_shard=0))
     await one_of_each(store, db)
 
@@ -316,13 +314,13 @@ async def test_switched_off_nothing_is_written(store: Store, db: Any) -> None:
         [],
     ],
 )
-async def test_a_cursor_is_taken_only_as_it_was_given(store: Store, places: Any) -> None:
+async def test_a_cursor_of_another_form_is_refused(store: Store, places: Any) -> None:
     with pytest.raises(InvalidRequest, match="after"):
         await read_events(store, EventFilter(), after=cursors.encode(places))
     assert await read_events(store, EventFilter(), after=cursors.encode({"0": "9" * 19 + "-1"}))
 
 
 @pytest.mark.parametrize("cursor", ["nonsense", "e30x", "WzFd", "eyI5OSI6IjEtMSJ9", "eyIwIjoieCJ9"])
-async def test_a_cursor_of_somebody_else_is_refused(store: Store, cursor: str) -> None:
+async def test_a_cursor_of_another_server_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest, match="after"):
         await read_events(store, EventFilter(), after=cursor)

@@ -1,4 +1,4 @@
-"""What a store refuses to work with, who leads, and the test hook that forgets everything."""
+"""What a store refuses at its start, leader locks, health, and the test hook that resets."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_an_eviction_policy_is_refused_unless_allowed(standalone: Embedded
 
 
 @pytest.mark.parametrize(("shards", "idle"), [(2, 1), (64, 0)])
-async def test_masters_that_serve_no_shard_are_told_of(
+async def test_masters_without_shards_are_logged(
     cluster: Embedded, caplog: pytest.LogCaptureFixture, shards: int, idle: int
 ) -> None:
     with caplog.at_level("WARNING"):
@@ -63,7 +63,7 @@ async def test_masters_that_serve_no_shard_are_told_of(
 
 
 @pytest.mark.parametrize("setting", ["yes", "no"])
-async def test_a_cluster_that_one_lost_master_stops_is_warned_of(
+async def test_full_coverage_is_warned_about(
     cluster: Embedded, setting: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = "cluster-require-full-coverage"
@@ -81,7 +81,7 @@ async def test_a_cluster_that_one_lost_master_stops_is_warned_of(
     assert all(cluster.nodes[1].address in text for text in warnings)
 
 
-async def test_a_user_that_may_not_ask_for_the_configuration_is_not_warned(
+async def test_no_warning_without_the_right_to_read_the_configuration(
     cluster: Embedded, caplog: pytest.LogCaptureFixture
 ) -> None:
     for each in cluster.nodes:
@@ -100,14 +100,14 @@ async def test_a_user_that_may_not_ask_for_the_configuration_is_not_warned(
     assert not [text for text in caplog.messages if "coverage" in text]
 
 
-async def test_health_tells_latency_and_coverage(store: Store) -> None:
+async def test_health_reports_latency_and_coverage(store: Store) -> None:
     found = await health.check(store)
 
     assert found.covered
     assert 0 < found.latency_ms < 5000
 
 
-async def test_reset_forgets_everything_but_the_schema_and_who_leads(
+async def test_reset_deletes_all_but_the_schema_and_leadership(
     store: Store, backend: Embedded, consistent: Check
 ) -> None:
     lease = (await leader.acquire(store, META, "g", "me", 60_000)).lease
@@ -131,17 +131,17 @@ async def test_reset_forgets_everything_but_the_schema_and_who_leads(
 # Leadership
 
 
-async def lead(store: Store, group: str, identity: str, ttl_ms: int = 60_000) -> leader.Lease:
-    """Lead, whoever is preferred."""
-    lease = await stand(store, group, identity, ttl_ms)
+async def lead(store: Store, group: str, identity: str, ttl_ms: int = 60_000) -> leader.LeaderLease:
+    """Acquire a lease, also when another candidate is preferred."""
+    lease = await try_lead(store, group, identity, ttl_ms)
     assert lease is not None
     return lease
 
 
-async def stand(
+async def try_lead(
     store: Store, group: str, identity: str, ttl_ms: int = 60_000
-) -> leader.Lease | None:
-    """Lead if the lock is free, whoever is preferred."""
+) -> leader.LeaderLease | None:
+    """Acquire a lease if the lock is free, also when another candidate is preferred."""
     return (await leader.acquire(store, META, group, identity, ttl_ms, insist=True)).lease
 
 
@@ -162,13 +162,13 @@ async def test_one_leads_at_a_time_and_tokens_grow(store: Store, other_store: St
 
 async def test_a_lease_that_is_not_renewed_ends(store: Store) -> None:
     first = await lead(store, "g", "one", 50)
-    second = await until(lambda: stand(store, "g", "two"), lambda lease: lease is not None)
+    second = await until(lambda: try_lead(store, "g", "two"), lambda lease: lease is not None)
     assert second is not None
     assert second.token == first.token + 1
     assert await leader.renew(store, first) == "lost"
 
 
-async def test_a_renewal_starts_the_time_anew(store: Store, db: Any) -> None:
+async def test_a_renewal_restarts_the_ttl(store: Store, db: Any) -> None:
     lease = await lead(store, "g", "one")
     db.pexpire(store.keys.meta.leader("g"), 30_000)
     assert await leader.renew(store, lease) == "kept"
@@ -185,13 +185,13 @@ async def test_groups_and_shards_are_led_independently(store: Store) -> None:
 
 async def test_an_identity_with_spaces_is_one_identity(store: Store) -> None:
     lease = await lead(store, "g", "host 1 2")
-    assert await stand(store, "g", "host 1") is None
+    assert await try_lead(store, "g", "host 1") is None
     assert await leader.renew(store, lease) != "lost"
 
 
 async def test_candidates_share_the_shards(store: Store) -> None:
     async def preferred(shard: int) -> str:
-        """Who gets a lease that is free, of those that do not insist."""
+        """Return the candidate that acquires a free lease without insisting."""
         found = []
         for name in names:
             lease = (await leader.acquire(store, shard, "g", name, 60_000)).lease
@@ -214,7 +214,7 @@ async def test_candidates_share_the_shards(store: Store) -> None:
     assert [await preferred(shard) for shard in range(4)] == sorted(names) * 2
 
 
-async def test_a_leader_is_told_whom_a_shard_should_go_to(store: Store, db: Any) -> None:
+async def test_a_leader_learns_that_another_candidate_is_preferred(store: Store, db: Any) -> None:
     b = (await leader.acquire(store, 0, "g", "b", 60_000)).lease
     assert b is not None
     assert await leader.renew(store, b) == "kept"
@@ -226,7 +226,7 @@ async def test_a_leader_is_told_whom_a_shard_should_go_to(store: Store, db: Any)
     assert await leader.renew(store, b) == "kept"
 
 
-async def test_candidates_are_bounded_and_forgotten(store: Store, db: Any) -> None:
+async def test_candidates_are_bounded_and_expire(store: Store, db: Any) -> None:
     key = store.keys.shard(0).candidates("g")
     for number in range(80):
         await leader.acquire(store, 0, "g", f"c{number:02}", 60_000)
@@ -237,7 +237,7 @@ async def test_candidates_are_bounded_and_forgotten(store: Store, db: Any) -> No
     assert db.zscore(key, "old") is None
 
 
-async def test_who_leaves_frees_what_it_leads_and_nothing_else(store: Store) -> None:
+async def test_leave_releases_only_the_own_lease(store: Store) -> None:
     lease = await lead(store, "g", "one")
     await leader.leave(store, META, "g", "two", 60_000)
     assert await leader.renew(store, lease) == "kept"

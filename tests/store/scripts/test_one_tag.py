@@ -393,8 +393,8 @@ async def leadership(store: Store) -> None:
 
 async def an_audit(store: Store) -> None:
     for again in (False, True):
-        await audit.append(store, audit.Stream.CHANGES, [b"{}"], "batch", again=again)
-    page = await audit.read(store, audit.AuditFilter(), limit=10)
+        await audit.append_entries(store, audit.AuditStream.CHANGES, [b"{}"], "batch", again=again)
+    page = await audit.read_entries(store, audit.AuditFilter(), limit=10)
     assert len(page.entries) == 1
 
 

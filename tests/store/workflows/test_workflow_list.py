@@ -64,6 +64,6 @@ async def test_a_page_looks_at_a_bounded_number_and_the_next_one_goes_on(
 
 
 @pytest.mark.parametrize("cursor", ["x", "o2", "W10", "WzEsIngiXQ", "WzEuNSwieCJd"])
-async def test_a_cursor_of_somebody_else_is_refused(store: Store, cursor: str) -> None:
+async def test_a_cursor_of_another_server_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest):
         await list_within(store, OWN, limit=5, cursor=cursor)

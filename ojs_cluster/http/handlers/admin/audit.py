@@ -21,7 +21,7 @@ async def list_entries(app: App, request: Request) -> Response:
         action=given.get("action") or None,
         since_ms=fields.moment(given.get("since") or None, field="since"),
     )
-    page = await store_audit.read(
+    page = await store_audit.read_entries(
         app.store, wanted, limit=limit, cursor=given.get("cursor") or None
     )
     pages = replies.pagination(limit=limit, shown=len(page.entries), cursor=page.cursor)

@@ -179,6 +179,6 @@ async def test_a_retry_says_of_what(api: Api, body: Any) -> None:
     assert (await api.post(f"{OUTBOX}/retry", body)).status == 400
 
 
-async def test_a_cursor_must_be_ours(api: Api) -> None:
+async def test_a_cursor_of_another_form_is_refused(api: Api) -> None:
     for cursor in ("x", "WzEsMl0", "W10", "W3RydWUsdHJ1ZSx0cnVlXQ"):
         assert (await api.get(f"{OUTBOX}?cursor={cursor}")).status == 400
