@@ -206,9 +206,9 @@ class Shard:
         """Sorted set of outbox entries that wait for ``shard`` (``META`` for the meta tag)."""
         return b"%bout:%d" % (self.prefix, shard)
 
-    def transaction(self, deal_id: str) -> bytes:
+    def transaction(self, transaction_id: str) -> bytes:
         """Hash of a decided write over shards that is being carried out, or that must not be."""
-        return b"%btx:%b" % (self.prefix, deal_id.encode())
+        return b"%btx:%b" % (self.prefix, transaction_id.encode())
 
     def workflow_results(self, workflow_id: str) -> bytes:
         """Hash of the results of a workflow's jobs, by number."""

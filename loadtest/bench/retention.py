@@ -32,7 +32,7 @@ from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded, find_server
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.aliases import remove_due
+from ojs_cluster.store.enqueue.aliases import remove_expired_jobs
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.fetch.fetch import fetch
 from ojs_cluster.store.jobs import ack as acks
@@ -59,7 +59,7 @@ async def one_by_one(store: Store, shard: Shard) -> int:
         if not ids:
             return removed
         for job_id in ids:
-            removed += (await remove_due(store, shard, [job_id.decode()])).gone
+            removed += (await remove_expired_jobs(store, shard, [job_id.decode()])).gone
 
 
 async def by_shard(store: Store, shard: Shard) -> int:

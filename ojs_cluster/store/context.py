@@ -29,9 +29,12 @@ class Store(Runtime):
     """The one entry point to the database. ``open.open_store`` makes it."""
 
     effects: Mapping[str, Effect]
-    finish_deal: Effect
-    """Carries out a decided deal. Given to the store because a deal cancels jobs by their ids, and
-    who finds a job by its id may have to finish a deal first: neither imports the other."""
+    finish_transaction: Effect
+    """Applies a committed cross-shard transaction.
+
+    The store holds it to avoid an import cycle: a transaction cancels jobs by id, and a lookup by
+    id
+    may have to finish a transaction first."""
     ids: OrderedIds
     queues: QueueRegistry = field(default_factory=QueueRegistry)
     fetch_touches: FetchTouches = field(default_factory=FetchTouches)

@@ -76,7 +76,7 @@ async def open_store(
                 scripts=scripts,
                 background=Background(nursery),
                 effects=EFFECTS,
-                finish_deal=transactions.owed,
+                finish_transaction=transactions.finish,
                 ids=OrderedIds(shards),
             )
             await rights.check(store)

@@ -25,7 +25,7 @@ VOLATILE = frozenset(
         *("archive_job", "archive_results", "cron_due", "find_dead", "read_hash", "metrics"),
         "audit_append",
         *("depths", "limit_state", "limits_due"),
-        *("old_claims", "partitions", "peek_depth", "queue_stats", "references_checked"),
+        *("entries_older_than", "partitions", "peek_depth", "queue_stats", "references_checked"),
         *(
             "outbox_unreachable",
             "outbox_due",

@@ -248,7 +248,7 @@ class TakeOver(_Enqueue):
 
 
 class Finishing(_Enqueue):
-    """A decided deal, with a replacement, that is carried out by who meets it."""
+    """A decided transaction, with a replacement, that is carried out by who meets it."""
 
     least = 5
 
@@ -258,19 +258,19 @@ class Finishing(_Enqueue):
         old = await once(store, third)
         unique = {"on_conflict": "replace"}
         wanted = [new_job(one, unique=unique), new_job(other, unique={}, type="other")]
-        draft = batch._Draft(store, wanted)
-        await draft.reserve()
-        deal = draft.deal()
-        assert await transactions.decide(store, deal, draft.lapses) is not None
-        return Decided(wanted, old, deal.id)
+        attempt = batch._BatchAttempt(store, wanted)
+        await attempt.reserve()
+        transaction = attempt.transaction()
+        assert await transactions.commit(store, transaction, attempt.lapses) is not None
+        return Decided(wanted, old, transaction.id)
 
     async def act(self, store: Store, scene: Wanted) -> None:
         assert isinstance(scene, Decided)
-        await transactions.settle(store, scene.deal)
+        await transactions.settle(store, scene.transaction)
 
 
 @dataclass(frozen=True, slots=True)
 class Decided(Wanted):
-    """Jobs of a deal that is decided."""
+    """Jobs of a transaction that is decided."""
 
-    deal: str = ""
+    transaction: str = ""

@@ -86,7 +86,11 @@ class World:
         """Jobs that have not ended and can be seen."""
         found = set()
         for key, job in hashes(self.db, "ojs:*:j:*").items():
-            if f.STATE in job and f.DEAL not in job and job[f.STATE].decode() not in TERMINAL:
+            if (
+                f.STATE in job
+                and f.TRANSACTION not in job
+                and job[f.STATE].decode() not in TERMINAL
+            ):
                 found.add(key.rpartition(b":")[2].decode())
         return found
 

@@ -210,11 +210,11 @@ async def a_large_transaction(store: Store, db: Any) -> None:
     await enqueue_many(store, jobs)
     await enqueue_many(store, jobs[:250])
     shard = store.keys.shard(0)
-    deal_id = id_in(0)
+    transaction_id = id_in(0)
     plan = b"p" * 2_000_000
-    db.hset(shard.transaction(deal_id), mapping={"plan": plan})
-    await store.run(shard, "transaction_read", [shard.transaction(deal_id)])
-    db.delete(shard.transaction(deal_id))
+    db.hset(shard.transaction(transaction_id), mapping={"plan": plan})
+    await store.run(shard, "transaction_read", [shard.transaction(transaction_id)])
+    db.delete(shard.transaction(transaction_id))
     await transactions.tidy(store, shard, MANY)
 
 

@@ -14,7 +14,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client, Script
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.batch import _Draft, enqueue_all
+from ojs_cluster.store.enqueue.batch import _BatchAttempt, enqueue_all
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.transactions import transactions
@@ -90,13 +90,13 @@ async def test_what_was_decided_is_written_though_memory_has_run_out(
 ) -> None:
     open_, shut = other_than_meta(store)
     queues = [queue_on(store, master) for master in (open_, shut)]
-    draft = _Draft(store, [new_job(queue) for queue in queues])
-    await draft.reserve()
-    now = await transactions.decide(store, draft.deal(), draft.lapses)
+    attempt = _BatchAttempt(store, [new_job(queue) for queue in queues])
+    await attempt.reserve()
+    now = await transactions.commit(store, attempt.transaction(), attempt.lapses)
     assert now is not None
 
     with full(cluster, shut):
-        await transactions.carry_out(store, draft.deal(), now)
+        await transactions.apply(store, attempt.transaction(), now)
         assert len(await take(store, *queues, count=2)) == 2
 
     assert take_census(cluster).problems == []

@@ -1,4 +1,4 @@
-"""Short ways to enqueue unique jobs, and to look at what locks and deals leave behind."""
+"""Short ways to enqueue unique jobs, and to look at what locks and transactions leave behind."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def age_lock(db: Any, store: Store, fingerprint: str, ms: int) -> None:
 
 
 def assert_nothing_left(store: Store, db: Any) -> None:
-    """No lock, deal or debt is there any more."""
+    """No lock, transaction or debt is there any more."""
     assert locks_left(store, db) == 0
     there = keys_there(db)
     for shard in store.keys:
@@ -72,10 +72,10 @@ def assert_nothing_left(store: Store, db: Any) -> None:
 
 
 async def recover(store: Store, db: Any, ms: int = 0) -> None:
-    """What the scheduler does after a crash, and ``ms`` later, and ``ms`` after that.
+    """Run what the scheduler does after a crash, and twice more, ``ms`` later each time.
 
-    The outbox is drained; with ``ms`` the janitor looks at claims, locks and deals as well. It
-    comes twice, as it does: what it gives up the first time is forgotten the second.
+    The outbox is drained. With ``ms`` the janitor also checks claims, locks and transactions: its
+    first run aborts a transaction, its second removes the record.
     """
     for _ in range(2 if ms else 1):
         there = keys_there(db)

@@ -6,9 +6,9 @@
 - The counters of a queue equal its jobs, state by state.
 - A job that needs a token of a rate limit's key is held back, or has one; each token that is given
   out has its job, unless something is owed about it.
-- Locks of unique jobs are where their fingerprints say and in the index; a deal that is decided is
-  owed, one that was given up will be forgotten. A staged job names the former, is in no index, and
-  is listed as a claim.
+- Locks of unique jobs are where their fingerprints say and in the index. A committed
+  transaction has an outbox entry, an aborted one is in the index of those to remove. A prepared job
+  names a committed transaction, is in no index, and is listed as a claim.
 - An alias points to the shard where a job with its id is.
 - A workflow that runs is listed, so that somebody looks at it when it makes no progress.
 - The audit streams are bounded by count and time.
@@ -72,7 +72,7 @@ class _Keys:
     indexes: dict[str, Index] = field(default_factory=dict)
     crons: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     locks: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
-    deals: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
+    transactions: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     workflows: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     audit: dict[AuditStream, tuple[int, int]] = field(default_factory=dict)
     """Entries, and milliseconds that are left."""
@@ -103,10 +103,10 @@ def take_census(backend: Embedded, *, shards: int = 64, malformed: Collection[st
     for shard in keyspace:
         _check_shard(census, keyspace, shard, content[shard.tag])
         _check_partitions(census, keyspace, shard, content[shard.tag], layouts)
-        _check_deals(census, keyspace, shard, content[shard.tag])
+        _check_transactions(census, keyspace, shard, content[shard.tag])
         _check_outbox(census, shard, content[shard.tag])
         _check_workflows(census, shard, content[shard.tag])
-        _check_staged(census, keyspace, shard, content)
+        _check_prepared(census, keyspace, shard, content)
     _check_pauses(census, keyspace, layouts)
     _check_crons(census, content[META_TAG])
     _check_audit(census, keyspace, content[META_TAG])
@@ -168,8 +168,8 @@ def _file(keys: _Keys, name: str, value: object) -> None:
         keys.crons[rest] = value
     elif isinstance(value, dict) and kind == "u":
         keys.locks[rest] = value
-    elif isinstance(value, dict) and kind == "b":
-        keys.deals[rest] = value
+    elif isinstance(value, dict) and kind == "tx":
+        keys.transactions[rest] = value
     elif isinstance(value, dict) and kind == "wf":
         keys.workflows[rest] = value
     elif isinstance(value, dict) and name == "outbox":
@@ -211,19 +211,21 @@ def _check_crons(census: Census, keys: _Keys) -> None:
             complain(f"cron job {name} holds runs that it does not know")
 
 
-def _check_deals(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) -> None:
+def _check_transactions(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) -> None:
     complain = census.problems.append
     for name in keys.locks.keys() ^ keys.index("locks").keys():
         complain(f"unique lock {name} and the index of locks disagree")
     for name, lock in keys.locks.items():
         if keyspace.shard_of_fingerprint(name) is not shard or b"h" not in lock:
             complain(f"unique lock {name} lies in the wrong shard, or has no holder")
-    given_up = {deal for deal, record in keys.deals.items() if b"plan" not in record}
-    for deal in given_up ^ keys.index("aborted_transactions").keys():
-        complain(f"deal {deal} and the index of those given up disagree")
-    for deal, record in keys.deals.items():
+    aborted = {
+        transaction for transaction, record in keys.transactions.items() if b"plan" not in record
+    }
+    for transaction in aborted ^ keys.index("aborted_transactions").keys():
+        complain(f"transaction {transaction} and the index of aborted ones disagree")
+    for transaction, record in keys.transactions.items():
         if b"plan" in record and record.get(b"owed") not in keys.outbox:
-            complain(f"deal {deal} is decided, and nothing owes it")
+            complain(f"transaction {transaction} is committed, but has no outbox entry")
 
 
 def _check_workflows(census: Census, shard: Shard, keys: _Keys) -> None:
@@ -242,17 +244,19 @@ def _check_outbox(census: Census, shard: Shard, keys: _Keys) -> None:
         )
 
 
-def _check_staged(
+def _check_prepared(
     census: Census, keyspace: Keyspace, shard: Shard, content: dict[str, _Keys]
 ) -> None:
     for id_, job in content[shard.tag].jobs.items():
-        if f.STATE not in job or f.DEAL not in job:
+        if f.STATE not in job or f.TRANSACTION not in job:
             continue
-        deal = job[f.DEAL].decode()
-        if b"plan" not in content[keyspace.shard_of_id(deal).tag].deals.get(deal, {}):
-            census.problems.append(f"{id_} is staged by {deal}, which is not decided")
+        transaction = job[f.TRANSACTION].decode()
+        if b"plan" not in content[keyspace.shard_of_id(transaction).tag].transactions.get(
+            transaction, {}
+        ):
+            census.problems.append(f"{id_} is prepared by {transaction}, which is not committed")
         if id_ not in content[shard.tag].index("alias_claims"):
-            census.problems.append(f"{id_} is staged, and no claim leads the janitor to it")
+            census.problems.append(f"{id_} is prepared, and no claim leads the janitor to it")
 
 
 def _check_partitions(
@@ -287,7 +291,11 @@ def _check_pauses(census: Census, keyspace: Keyspace, layouts: dict[bytes, bytes
 
 def _check_shard(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) -> None:
     complain = census.problems.append
-    jobs = {id_: job for id_, job in keys.jobs.items() if f.ALIAS not in job and f.DEAL not in job}
+    jobs = {
+        id_: job
+        for id_, job in keys.jobs.items()
+        if f.ALIAS not in job and f.TRANSACTION not in job
+    }
     placed: dict[str, Index] = {}
     per_queue: dict[str, Counter[str]] = {}
     for id_, job in jobs.items():

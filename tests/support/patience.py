@@ -38,7 +38,7 @@ _TIMES: Final = (
     (metrics, "PATIENCE_S"),
     (registry, "PATIENCE_S"),
     (router, "SILENT_S"),
-    (unique, "PATIENCE_S"),
+    (unique, "CLAIM_TIMEOUT_S"),
     (long_poll, "SUBSCRIBE_S"),
 )
 

@@ -38,7 +38,7 @@ class Event(StrEnum):
     LOSE_LEASE = "lose_lease"
     EXPIRE = "expire"
     CANCEL = "cancel"
-    REVIVE = "revive"  # an operator retries a discarded job
+    RETRY_KEYS = "revive"  # an operator retries a discarded job
 
 
 INITIAL: Final[frozenset[State]] = frozenset({State.AVAILABLE, State.SCHEDULED, State.PENDING})
@@ -70,7 +70,7 @@ TRANSITIONS: Final[Mapping[Event, Mapping[State, State]]] = MappingProxyType(
             State.RETRYABLE: State.DISCARDED,
         },
         Event.CANCEL: dict.fromkeys(_LIVE, State.CANCELLED),
-        Event.REVIVE: {State.DISCARDED: State.AVAILABLE},
+        Event.RETRY_KEYS: {State.DISCARDED: State.AVAILABLE},
     }
 )
 

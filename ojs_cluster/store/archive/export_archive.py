@@ -179,8 +179,8 @@ async def _finish_replacements(store: Store) -> None:
 async def _job(store: Store, shard: Shard, job_id: str) -> JobLine | None:
     """A job; None for an alias, and for one that is gone, was deleted, or is malformed."""
     reply = await store.run(shard, "archive_job", [shard.job(job_id)], idempotent=True)
-    while reply and reply[0] == b"staged":
-        await store.finish_deal(store, shard, reply[1])
+    while reply and reply[0] == b"prepared":
+        await store.finish_transaction(store, shard, reply[1])
         reply = await store.run(shard, "archive_job", [shard.job(job_id)], idempotent=True)
     if not reply:
         return None

@@ -11,7 +11,7 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import Conflict, InvalidRequest, MalformedJob, NotFound
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.aliases import remove_due
+from ojs_cluster.store.enqueue.aliases import remove_expired_jobs
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
@@ -236,7 +236,7 @@ async def _revive(store: Store, job_id: str, must_be: str) -> JobRecord:
         store,
         "retry_dead",
         job_id,
-        transactions.REVIVE,
+        transactions.RETRY_KEYS,
         [store.settings.events_per_shard, must_be, ""],
     )
     with begun():
@@ -263,7 +263,7 @@ async def delete(store: Store, job_id: str) -> JobRecord:
     if not job.hidden:
         with begun():
             shard = await read_jobs.shard_of(store, job.queue, job_id)
-            removal = await remove_due(store, shard, [job_id])
+            removal = await remove_expired_jobs(store, shard, [job_id])
             if removal.error is not None:
                 raise removal.error
     return job

@@ -4,7 +4,7 @@
 --       keeps its id reserved for a while (see finish.lua) is hidden from those who ask for it.
 -- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 job, 2..3 the shard's fin, dead.
--- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
+-- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job finish_job remove_from_queue
 local key = KEYS[1]

@@ -7,7 +7,7 @@
 -- KEYS: 1 job, 2..6 the shard's fin, dead, exp, ev, refs.
 -- ARGV: 1 events kept, 2 'dead' when it must be a dead letter, 'discarded' when it need not be,
 --       3 how often it has been retried, '' when that does not matter.
--- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
+-- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include make_available

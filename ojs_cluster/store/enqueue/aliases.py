@@ -63,7 +63,7 @@ class Claimed:
     target: Shard
 
 
-class IdsClaimed(Exception):
+class ClaimedElsewhere(Exception):
     """Another request has claimed ids of this one, for other shards. ``ids`` says where they lead.
 
     Whether their jobs exist is not known yet: see ``claimed_ids.first_shards``.
@@ -102,7 +102,7 @@ class AliasClaims:
         Raises:
             Duplicate: an id names the shard of a job that has it; of several, the first of the
                 request. The others were given back.
-            IdsClaimed: ids before that one lead to other shards. The others stay claimed.
+            ClaimedElsewhere: ids before that one lead to other shards. The others stay claimed.
         """
         if not ids:
             return 0
@@ -131,7 +131,7 @@ class AliasClaims:
             await self.give_back()
             raise
         if elsewhere and (not taken or min(one.index for one in elsewhere) < min(taken)[0]):
-            raise IdsClaimed(elsewhere)
+            raise ClaimedElsewhere(elsewhere)
         if taken:
             await self.give_back()
             index, job_id = min(taken)
@@ -151,7 +151,9 @@ class AliasClaims:
         async def give(job_id: str) -> None:
             home = self._store.keys.shard_of_id(job_id)
             keys = [home.job(job_id), home.alias_claims]
-            await self._store.run(home, "return_alias", keys, [job_id, self._name], idempotent=True)
+            await self._store.run(
+                home, "release_alias", keys, [job_id, self._name], idempotent=True
+            )
 
         given = sorted(self._mine if ids is None else self._mine.intersection(ids))
         self._mine.difference_update(given)
@@ -169,7 +171,7 @@ def duplicate_id(job_id: str, index: int, of: int) -> Duplicate:
     )
 
 
-def at_home(store: Store, shard: Shard, job_id: str) -> bool:
+def is_owner_shard(store: Store, shard: Shard, job_id: str) -> bool:
     """Whether the bits of an id name the shard where its job will live."""
     return store.keys.shard_of_id(job_id) is shard
 
@@ -193,7 +195,7 @@ class Removal:
     error: BackendUnavailable | None = None
 
 
-async def remove_due(store: Store, shard: Shard, job_ids: Sequence[str]) -> Removal:
+async def remove_expired_jobs(store: Store, shard: Shard, job_ids: Sequence[str]) -> Removal:
     """Remove jobs of ``shard`` whose retention is over, their aliases elsewhere first.
 
     All aliases of one shard are one script, and so are the jobs, ``_PORTION`` at a time. A shard
@@ -210,7 +212,7 @@ async def remove_due(store: Store, shard: Shard, job_ids: Sequence[str]) -> Remo
         ids = [
             job_id
             for job_id in job_ids
-            if job_id not in away and foreign == (not at_home(store, shard, job_id))
+            if job_id not in away and foreign == (not is_owner_shard(store, shard, job_id))
         ]
         for part in _portions(ids):
             jobs = [shard.job(job_id) for job_id in part]
@@ -248,7 +250,7 @@ async def drop(
     return left, failure
 
 
-async def take_over(store: Store, target: Shard, job_id: str) -> bool:
+async def drop_if_unused(store: Store, target: Shard, job_id: str) -> bool:
     """Drop an alias that leads to ``target`` if its claim has lapsed and there is nothing.
 
     The claim is read first. While it is older than ``IN_FLIGHT_MS`` no request can store a job in
@@ -271,24 +273,25 @@ async def take_over(store: Store, target: Shard, job_id: str) -> bool:
     return bool(await _settle(store, home, [_Settled(job_id, "drop", target)], IN_FLIGHT_MS))
 
 
-async def settle_claims(store: Store, shard: Shard, limit: int) -> int:
+async def check_old_claims(store: Store, shard: Shard, limit: int) -> int:
     """Drop aliases of ``shard`` whose job was never stored; returns how many were looked at.
 
     One that leads to its own shard has kept a late job out (see ``unique``), or is an id reserved
-    by a deal that is still to be settled. One that cannot be looked at now keeps no other waiting.
+    by a transaction that is still to be settled. One that cannot be looked at now keeps no other
+    waiting.
     """
     ids = await store.run(
-        shard, "old_claims", [shard.alias_claims], [_OLD_CLAIM_MS, limit], idempotent=True
+        shard, "entries_older_than", [shard.alias_claims], [_OLD_CLAIM_MS, limit], idempotent=True
     )
     settled: list[_Settled] = []
 
     async def look(raw: bytes) -> None:
         job_id = raw.decode()
-        target, deal = await _alias(store, shard, job_id)
+        target, transaction = await _alias(store, shard, job_id)
         home = shard if target is None else store.keys.shard(int(target))
         try:
-            if deal is not None:
-                await transactions.clear(store, shard, deal, [job_id])
+            if transaction is not None:
+                await transactions.clear(store, shard, transaction, [job_id])
                 return
             fate: _Fate = "keep"
             if target is not None:
@@ -318,9 +321,9 @@ async def _fate(store: Store, home: Shard, job_id: str) -> _Fate:
 
 
 async def _alias(store: Store, shard: Shard, job_id: str) -> tuple[bytes | None, str | None]:
-    """Where an alias leads, and the deal that has reserved its id."""
+    """Where an alias leads, and the transaction that has reserved its id."""
     found: Any = await store.redis.call(
-        shard.slot, "HMGET", shard.job(job_id), f.ALIAS, f.DEAL, idempotent=True
+        shard.slot, "HMGET", shard.job(job_id), f.ALIAS, f.TRANSACTION, idempotent=True
     )
     return found[0], None if found[1] is None else found[1].decode()
 

@@ -1,7 +1,8 @@
 """Jobs of several shards, or with unique ones among them: all or none (spec: ojs-bulk-operations).
 
-Reserve the ids that clients chose, claim the unique locks, then let a deal write everything (see
-``deals``). Shards are visited in their order, so that two batches never wait for each other.
+Reserve the ids that clients chose, claim the unique locks, then let a transaction write everything
+(see
+``transactions``). Shards are visited in their order, so that two batches never wait for each other.
 
 Unique conflicts are judged item by item, against the lock's holder and then against the items
 before: the policy of the later job decides.
@@ -32,19 +33,19 @@ from ojs_cluster.store.enqueue.aliases import (
     CLAIM_MS,
     AliasClaims,
     Claimed,
-    IdsClaimed,
-    at_home,
+    ClaimedElsewhere,
     duplicate_id,
     earliest,
+    is_owner_shard,
 )
-from ojs_cluster.store.enqueue.placement import Fate, Placed, between_blanks, place, portions
+from ojs_cluster.store.enqueue.placement import Fate, PlacedJob, place, portions, token_list
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.limits import depth_bounds
 from ojs_cluster.store.portions import PORTION_KEYS
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.transactions import transactions
-from ojs_cluster.store.transactions.transactions import Deal, Swap
+from ojs_cluster.store.transactions.transactions import Replacement, Transaction
 from ojs_cluster.store.unique import locks, unique
 from ojs_cluster.store.unique.locks import Holder, Want
 
@@ -83,29 +84,33 @@ async def enqueue_all(
     claims = claims or AliasClaims(store)
     shards: dict[str, Shard] = {}
     for _ in range(_TRIES):
-        draft = await _reserved(store, jobs, fields, lapses, claims, shards)
+        attempt = await _reserved(store, jobs, fields, lapses, claims, shards)
         try:
-            deal = draft.deal()
+            transaction = attempt.transaction()
             if not accepted:
-                await depth_bounds.check(store, deal.new_jobs())
-            now = await transactions.decide(store, deal, draft.lapses) if deal.parts else 0
+                await depth_bounds.check(store, transaction.new_jobs())
+            now = (
+                await transactions.commit(store, transaction, attempt.lapses)
+                if transaction.parts
+                else 0
+            )
         except OJSError as error:
             # What may have been decided is not touched: who meets it finds out.
             if not isinstance(error, BackendUnavailable) or error.outcome == "not_applied":
-                await draft.give_back()
+                await attempt.give_back()
             raise
         if now is None:
-            await draft.give_back()
+            await attempt.give_back()
             continue
         try:
-            records = await transactions.carry_out(store, deal, now) if deal.parts else {}
+            records = await transactions.apply(store, transaction, now) if transaction.parts else {}
         except OJSError as error:
             raise BackendUnavailable(
                 f"the jobs are accepted, but not stored yet: {error.message}",
                 outcome=transactions.outcome_of(error),
             ) from error
-        await draft.give_back_unused()
-        return draft.answers(records)
+        await attempt.give_back_unused()
+        return attempt.answers(records)
     raise BackendUnavailable("the jobs could not be stored in time", outcome="not_applied")
 
 
@@ -126,45 +131,45 @@ async def _reserved(
     lapses: int,
     claims: AliasClaims,
     places: dict[str, Shard],
-) -> _Draft:
+) -> _BatchAttempt:
     """Return an attempt that has reserved everything it needs. Adds to ``places``."""
-    deadline = trio.current_time() + unique.PATIENCE_S
+    deadline = trio.current_time() + unique.CLAIM_TIMEOUT_S
     while trio.current_time() < deadline:
-        draft = _Draft(store, jobs, fields, lapses, claims, places)
+        attempt = _BatchAttempt(store, jobs, fields, lapses, claims, places)
         try:
-            await draft.reserve()
-        except IdsClaimed as met:
-            await draft.give_back()
+            await attempt.reserve()
+        except ClaimedElsewhere as met:
+            await attempt.give_back()
             places.update(await claimed_ids.first_shards(store, claims, jobs, met.ids))
         except OJSError as error:
             if not isinstance(error, BackendUnavailable) or error.outcome == "not_applied":
-                await draft.give_back()
+                await attempt.give_back()
             raise
         else:
-            return draft
+            return attempt
     raise unique.busy()
 
 
 @dataclass(slots=True)
-class _Verdict:
+class _ConflictDecision:
     """What becomes of the jobs of one fingerprint, given the lock's holder.
 
     Args:
         last: the job that holds the lock in the end; None when none is stored.
         answers: jobs not stored, and the job or the position of the job they are answered with.
-        withdrawn: jobs that a later one replaces.
+        superseded: jobs that a later one replaces.
         replaced: whether the lock's holder is replaced.
         due: jobs that take over a schedule, and its ms.
     """
 
     last: int | None = None
     answers: dict[int, JobRecord | int] = field(default_factory=dict)
-    withdrawn: list[int] = field(default_factory=list)
+    superseded: list[int] = field(default_factory=list)
     replaced: bool = False
     due: dict[int, int] = field(default_factory=dict)
 
 
-class _Draft:
+class _BatchAttempt:
     """One attempt to store the jobs: what has been reserved for it and found out so far."""
 
     def __init__(
@@ -201,9 +206,9 @@ class _Draft:
             if job.id is not None:
                 self._chosen.setdefault(self._shards[index], []).append(index)
         self._holders: dict[str, Holder | None] = dict.fromkeys(self._groups)
-        self._verdicts: dict[str, _Verdict] = {}
+        self._verdicts: dict[str, _ConflictDecision] = {}
         self._home = self._decision_shard()
-        self._deal_id = new_job_id(self._home.index, len(store.keys), now_ms)
+        self._transaction_id = new_job_id(self._home.index, len(store.keys), now_ms)
 
     def _decision_shard(self) -> Shard:
         """Where something is reserved, so that the reservation's clock is the decision's."""
@@ -217,7 +222,7 @@ class _Draft:
 
         Raises:
             Duplicate: an id or a lock is another's.
-            IdsClaimed: ids are claimed for other shards.
+            ClaimedElsewhere: ids are claimed for other shards.
         """
         await self._claim_aliases()
         for shard in sorted(self._chosen, key=lambda shard: shard.index):
@@ -236,55 +241,59 @@ class _Draft:
         claimed: list[Claimed] = []
         for shard, indexes in self._chosen.items():
             pairs = [(self._ids[index], index) for index in indexes]
-            foreign = [pair for pair in pairs if not at_home(self._store, shard, pair[0])]
+            foreign = [pair for pair in pairs if not is_owner_shard(self._store, shard, pair[0])]
             try:
                 lapses = await self._claims.claim(shard, foreign, CLAIM_MS, of=len(self._jobs))
-            except IdsClaimed as met:
+            except ClaimedElsewhere as met:
                 claimed += met.ids
             else:
                 self._latest = self.lapses = earliest(self._latest, lapses)
         if claimed:
-            raise IdsClaimed(claimed)
+            raise ClaimedElsewhere(claimed)
 
     async def _reserve_ids(self, shard: Shard, indexes: Sequence[int]) -> None:
         store, ids = self._store, [self._ids[index] for index in indexes]
         keys = [shard.alias_claims, *(shard.job(job_id) for job_id in ids)]
         while True:
-            args: list[Arg] = [self._deal_id, shard.index, between_blanks(self._fences), *ids]
+            args: list[Arg] = [self._transaction_id, shard.index, token_list(self._fences), *ids]
             reply = await store.run(shard, "reserve_ids", keys, args, idempotent=True)
             if reply[0] == b"ok":
                 self._learn(shard, int(reply[1]))
                 return
             position = int(reply[1]) - 1
             there = record("", reply[2]).fields
-            if f.FENCE in there:
-                self._fences.add(there[f.FENCE].decode())
+            if f.TOMBSTONE in there:
+                self._fences.add(there[f.TOMBSTONE].decode())
                 continue
-            if f.DEAL in there:
+            if f.TRANSACTION in there:
                 behind = [ids[position], *ids]
-                await claimed_ids.clear_way(store, shard, behind, there[f.DEAL].decode())
+                await claimed_ids.wait_for_transaction(
+                    store, shard, behind, there[f.TRANSACTION].decode()
+                )
             elif claimed_ids.leads_to(store, shard, there) is not None:
                 pairs = list(zip(ids, indexes, strict=True))
-                raise IdsClaimed(await claimed_ids.led_away(store, shard, pairs))
+                raise ClaimedElsewhere(await claimed_ids.find_foreign_aliases(store, shard, pairs))
             else:
                 self._claims.keep(ids[position])
                 raise duplicate_id(ids[position], indexes[position], len(self._jobs))
 
     async def _claim_locks(self, shard: Shard, fingerprints: Sequence[str]) -> None:
-        deadline = trio.current_time() + unique.PATIENCE_S
+        deadline = trio.current_time() + unique.CLAIM_TIMEOUT_S
         for fingerprint in fingerprints:
             self._judge(fingerprint)
         while trio.current_time() < deadline:
             wants = [want for name in fingerprints if (want := self._want(name)) is not None]
             if not wants:
                 return
-            reply = await locks.try_claim(self._store, shard, wants, self._deal_id)
+            reply = await locks.try_claim(self._store, shard, wants, self._transaction_id)
             if isinstance(reply, int):
                 self._learn(shard, reply)
                 return
             self._learn(shard, reply.now_ms)
             fingerprint = wants[reply.position].fingerprint
-            self._holders[fingerprint] = await unique.examine(self._store, fingerprint, reply)
+            self._holders[fingerprint] = await unique.resolve_holder(
+                self._store, fingerprint, reply
+            )
             self._judge(fingerprint)
         raise unique.busy()
 
@@ -301,7 +310,7 @@ class _Draft:
         return unique.expecting(want, self._holders[fingerprint])
 
     def _judge(self, fingerprint: str) -> None:
-        holder, verdict = self._holders[fingerprint], _Verdict()
+        holder, verdict = self._holders[fingerprint], _ConflictDecision()
         self._verdicts[fingerprint] = verdict
         now_ms = time.time_ns() // 1_000_000
         for index, policy in self._groups[fingerprint]:
@@ -323,7 +332,7 @@ class _Draft:
                 if last is None:
                     verdict.replaced = True
                 else:
-                    verdict.withdrawn.append(last)
+                    verdict.superseded.append(last)
                 if policy.on_conflict == "replace_except_schedule" and state == State.SCHEDULED:
                     verdict.due[index] = due or 0
                 verdict.last = index
@@ -340,30 +349,32 @@ class _Draft:
             index=index,
         )
 
-    def deal(self) -> Deal:
+    def transaction(self) -> Transaction:
         """What is to be done, once everything is reserved."""
         verdicts = self._verdicts.values()
         unstored = self._unstored()
-        withdrawn = {index for verdict in verdicts for index in verdict.withdrawn}
+        superseded = {index for verdict in verdicts for index in verdict.superseded}
         due = {index: ms for verdict in verdicts for index, ms in verdict.due.items()}
-        staged = {
-            verdict.last: Swap(holder.job.id, holder.shard, self._ids[verdict.last])
+        prepared = {
+            verdict.last: Replacement(holder.job.id, holder.shard, self._ids[verdict.last])
             for name, holder in self._holders.items()
             if holder is not None
             and (verdict := self._verdicts[name]).replaced
             and verdict.last is not None
         }
-        parts: dict[Shard, list[Placed]] = {}
+        parts: dict[Shard, list[PlacedJob]] = {}
         for index, job in enumerate(self._jobs):
             if index in unstored:
                 continue
             placed = _scheduled_at(self._ids[index], job, due.get(index), self._fields)
-            fate: Fate = "withdrawn" if index in withdrawn else "staged" if index in staged else ""
+            fate: Fate = (
+                "superseded" if index in superseded else "prepared" if index in prepared else ""
+            )
             parts.setdefault(self._shards[index], []).append(replace(placed, fate=fate))
-        return Deal(
-            self._deal_id,
+        return Transaction(
+            self._transaction_id,
             {shard: portions(part) for shard, part in parts.items()},
-            swaps=list(staged.values()),
+            swaps=list(prepared.values()),
             locks=[
                 (name, self._ids[verdict.last])
                 for name, verdict in self._verdicts.items()
@@ -389,11 +400,11 @@ class _Draft:
         with suppress(OJSError), cleaning_up():
             for shard, indexes in self._chosen.items():
                 ids = [self._ids[index] for index in indexes]
-                await transactions.unreserve(self._store, shard, self._deal_id, ids)
+                await transactions.release_ids(self._store, shard, self._transaction_id, ids)
         await self._claims.give_back()
         with suppress(OJSError), cleaning_up():
             wants = [want for name in self._verdicts if (want := self._want(name)) is not None]
-            await locks.settle(self._store, "drop", wants, self._deal_id)
+            await locks.settle(self._store, "drop", wants, self._transaction_id)
 
     async def give_back_unused(self) -> None:
         """Give back the ids of jobs that were not stored because others of their uniqueness are
@@ -403,7 +414,7 @@ class _Draft:
             for shard, indexes in self._chosen.items():
                 ids = [self._ids[index] for index in indexes if index in self._unstored()]
                 if ids:
-                    await transactions.unreserve(self._store, shard, self._deal_id, ids)
+                    await transactions.release_ids(self._store, shard, self._transaction_id, ids)
                     await self._claims.give_back(ids)
 
     def _unstored(self) -> set[int]:
@@ -421,7 +432,9 @@ def _state(job: NewJob, due_ms: int | None, now_ms: int) -> tuple[State, int | N
     return State.AVAILABLE, None
 
 
-def _scheduled_at(job_id: str, job: NewJob, due_ms: int | None, fields: Sequence[bytes]) -> Placed:
+def _scheduled_at(
+    job_id: str, job: NewJob, due_ms: int | None, fields: Sequence[bytes]
+) -> PlacedJob:
     """The job, scheduled for ``due_ms`` instead of what it asked for, if that is given."""
     if due_ms is not None:
         members = object_members(b"{%b}" % job.body) or {}

@@ -1,7 +1,7 @@
 -- A client's id is claimed in the shard that its bits name, before its job is written elsewhere.
 -- Pre:  no job and no alias has the id here, or the alias already points to the same shard.
 -- Post: the alias points to the job's shard, and the claim is listed until the job is seen. Who was
---       the first to claim it may give it back (return_alias.lua), as long as nobody else has.
+--       the first to claim it may give it back (release_alias.lua), as long as nobody else has.
 -- Memory: deny-oom.
 -- KEYS: 1 job hash of the id, 2 the shard's claims.
 -- ARGV: 1 id, 2 shard of the job, 3 ms the claim is good for, 4 name of who claims ('' gives nothing

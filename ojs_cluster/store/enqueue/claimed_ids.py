@@ -12,7 +12,8 @@ which leads elsewhere looks there:
   is refused. So requests that know different numbers of partitions agree.
 * That shard holds no partition of the queue, because the first request named another queue: this
   request waits for a moment, then it is refused with a 503 while the other can still store its job.
-  After that the alias is dropped (``aliases.take_over``), and this request claims the id. Where the
+  After that the alias is dropped (``aliases.drop_if_unused``), and this request claims the id.
+  Where the
   alias leads to a fence, the janitor drops both, ten minutes after the fence was set.
 
 A request whose own shard is the one that the id names claims nothing. It meets the alias when it
@@ -34,9 +35,9 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.aliases import (
     AliasClaims,
     Claimed,
-    IdsClaimed,
+    ClaimedElsewhere,
+    drop_if_unused,
     duplicate_id,
-    take_over,
 )
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs import fields as f
@@ -54,7 +55,9 @@ def leads_to(store: Store, shard: Shard, there: Mapping[bytes, bytes]) -> Shard 
     return None if target is shard else target
 
 
-async def led_away(store: Store, shard: Shard, ids: Sequence[tuple[str, int]]) -> list[Claimed]:
+async def find_foreign_aliases(
+    store: Store, shard: Shard, ids: Sequence[tuple[str, int]]
+) -> list[Claimed]:
     """Return the ids of ``shard`` whose aliases lead to other shards.
 
     Args:
@@ -106,9 +109,9 @@ async def first_shards(
     async def one(claim: Claimed) -> None:
         job = jobs[claim.index]
         try:
-            deal = await _reserved_by(store, claim, len(jobs))
-            if deal is not None:
-                reserved.setdefault((claim.target, deal), []).append(claim.job_id)
+            transaction = await _reserved_by(store, claim, len(jobs))
+            if transaction is not None:
+                reserved.setdefault((claim.target, transaction), []).append(claim.job_id)
             elif await _is_partition(store, job, claim.target):
                 await store.partitions.admit(store, claim.target, [job.queue])
                 shards[claim.job_id] = claim.target
@@ -125,8 +128,8 @@ async def first_shards(
     try:
         if refused:
             raise refused[min(refused)]
-        for (shard, deal), ids in reserved.items():
-            await clear_way(store, shard, ids, deal)
+        for (shard, transaction), ids in reserved.items():
+            await wait_for_transaction(store, shard, ids, transaction)
     except OJSError:
         await claims.give_back()
         raise
@@ -134,31 +137,33 @@ async def first_shards(
 
 
 async def first_shard(
-    store: Store, claims: AliasClaims, job: NewJob, met: IdsClaimed, wanted: Shard
+    store: Store, claims: AliasClaims, job: NewJob, met: ClaimedElsewhere, wanted: Shard
 ) -> Shard:
     """Return where one job goes whose id another request has claimed: ``first_shards`` for one."""
     shards = await first_shards(store, claims, [job], met.ids)
     return next(iter(shards.values()), wanted)
 
 
-async def clear_way(store: Store, shard: Shard, job_ids: Sequence[str], deal_id: str) -> None:
+async def wait_for_transaction(
+    store: Store, shard: Shard, job_ids: Sequence[str], transaction_id: str
+) -> None:
     """Wait for the transaction that has reserved ids, and end it when it takes too long.
 
     Args:
         store: the store.
         shard: where the ids are reserved.
         job_ids: those that are in the way; the first is the one that is waited for.
-        deal_id: the transaction.
+        transaction_id: the transaction.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     await own_task()
     with trio.move_on_after(unique.GRACE_MS / 1000):
-        while await _deal_of(store, shard, job_ids[0]) == deal_id:
+        while await _reserving_transaction(store, shard, job_ids[0]) == transaction_id:
             await unique.pause()
         return
-    await transactions.clear(store, shard, deal_id, job_ids)
+    await transactions.clear(store, shard, transaction_id, job_ids)
 
 
 async def _is_settled(store: Store, claim: Claimed, of: int, patience: float) -> bool:
@@ -169,7 +174,7 @@ async def _is_settled(store: Store, claim: Claimed, of: int, patience: float) ->
         BackendUnavailable: Redis did not answer in time.
     """
     home = store.keys.shard_of_id(claim.job_id)
-    while not await take_over(store, claim.target, claim.job_id):
+    while not await drop_if_unused(store, claim.target, claim.job_id):
         found: Any = await store.redis.call(
             home.slot, "HGET", home.job(claim.job_id), f.ALIAS, idempotent=True
         )
@@ -183,8 +188,10 @@ async def _is_settled(store: Store, claim: Claimed, of: int, patience: float) ->
     return True
 
 
-async def _deal_of(store: Store, shard: Shard, job_id: str) -> str | None:
-    found = await store.redis.call(shard.slot, "HGET", shard.job(job_id), f.DEAL, idempotent=True)
+async def _reserving_transaction(store: Store, shard: Shard, job_id: str) -> str | None:
+    found = await store.redis.call(
+        shard.slot, "HGET", shard.job(job_id), f.TRANSACTION, idempotent=True
+    )
     return found.decode() if isinstance(found, bytes) else None
 
 
@@ -197,12 +204,21 @@ async def _reserved_by(store: Store, claim: Claimed, of: int) -> str | None:
     shard, job_id = claim.target, claim.job_id
     found: Any = await store.redis.call(
         shard.slot,
-        *("HMGET", shard.job(job_id), f.DEAL, f.ALIAS, f.FENCE, f.STATE, f.QUEUE, f.TYPE),
+        *(
+            "HMGET",
+            shard.job(job_id),
+            f.TRANSACTION,
+            f.ALIAS,
+            f.TOMBSTONE,
+            f.STATE,
+            f.QUEUE,
+            f.TYPE,
+        ),
         idempotent=True,
     )
-    deal, alias, fence, *job = found
-    if deal is not None:
-        return str(deal.decode())
+    transaction, alias, fence, *job = found
+    if transaction is not None:
+        return str(transaction.decode())
     for_good = alias is not None and int(alias) == shard.index and fence is None
     if any(job) or for_good:  # a malformed job may lack one of its fields
         raise duplicate_id(job_id, claim.index, of)

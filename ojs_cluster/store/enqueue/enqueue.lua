@@ -1,19 +1,19 @@
 -- Transition: (nothing) -> available | scheduled | pending, for one or many jobs of one shard; in a
--- deal also staged, or cancelled at once.
+-- transaction also prepared, or cancelled at once.
 -- Pre:  no job with any of the ids is in the shard, nor a fence but those given; no claim has lapsed.
 -- Post: all jobs exist, or none does. Counters, indexes and events agree with them.
---       A portion of a deal's part is written once, over the ids that it has reserved. What is staged is in no
---       index or counter, and carries the deal until `reveal`; it is listed as a claim. Owed: limits
+--       A portion of a transaction's part is written once, over the ids that it has reserved. What is prepared is in no
+--       index or counter, and carries the transaction until `reveal`; it is listed as a claim. Owed: limits
 --       that jobs declare, to the shards of their keys; names of new queues, to the registry.
--- Memory: deny-oom; as enqueue_part, what a deal has decided, allow-oom.
+-- Memory: deny-oom; as enqueue_part, what a transaction has decided, allow-oom.
 -- KEYS: 1..8 the shard's due, exp, pend, fin, ev, claims, dealt, refs; then per queue c: and q:; then
 --       per job its hash.
 -- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 claims lapse at (ms, 0 none),
---       5 deal ('' none), 6 ms to keep cancelled jobs, 7 marks of fences, each between blanks,
+--       5 transaction ('' none), 6 ms to keep cancelled jobs, 7 marks of fences, each between blanks,
 --       8 this shard, 9 number of shards, 10 name under which `dealt` remembers what is written
 --       ('' none), 11 terms of bounds (see bound.lua), then the queue names, then per job:
---       id, queue's position (1-based), priority, state wanted ('' or 'pending'), fate ('' | 'staged' |
---       'withdrawn'), due ('' | 'a<ms>' absolute | 's<ms>' absolute, shown in the envelope | 'r<ms>'
+--       id, queue's position (1-based), priority, state wanted ('' or 'pending'), fate ('' | 'prepared' |
+--       'superseded'), due ('' | 'a<ms>' absolute | 's<ms>' absolute, shown in the envelope | 'r<ms>'
 --       from now, shown likewise), expires (likewise),
 --       number of field names and values that follow, those fields (e, t, m and what is set).
 -- Returns: {'ok', now, effects, per job: state, due ms or '', expires ms or ''}
@@ -23,10 +23,10 @@
 --@include append_effect make_available index_job parse_time check_depth_bound find_taken_ids
 if ARGV[3] ~= '1' then batch_events() end
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
-local first_job, deal, portion, reserved = 8 + 2 * queues, ARGV[5], ARGV[10], {}
-local again = deal ~= '' and redis.call('ZSCORE', KEYS[7], portion) -- remembered for as long anew
+local first_job, transaction, portion, reserved = 8 + 2 * queues, ARGV[5], ARGV[10], {}
+local again = transaction ~= '' and redis.call('ZSCORE', KEYS[7], portion) -- remembered for as long anew
 if again then return redis.call('ZADD', KEYS[7], now, portion) and {'already'} end
-local taken = find_taken(jobs, first_job, deal, ARGV[7], reserved)
+local taken = find_taken(jobs, first_job, transaction, ARGV[7], reserved)
 if taken then return taken end
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
@@ -36,7 +36,7 @@ local names = {}
 for i = 1, queues do names[i] = ARGV[11 + i] end
 local full = refuse_full(names, 9, ARGV[11])
 if full then return full end
-if deal ~= '' then redis.call('ZADD', KEYS[7], now, portion) end
+if transaction ~= '' then redis.call('ZADD', KEYS[7], now, portion) end
 
 for i = 1, queues do
     local key = KEYS[8 + 2 * i - 1]
@@ -61,7 +61,7 @@ for i = 1, jobs do
     for j = 1, fields, 2 do job[write[j]] = write[j + 1] end
     count(job[F.queue], 'came', 1)
     local state = 'available'
-    if fate == 'withdrawn' then state = 'cancelled'
+    if fate == 'superseded' then state = 'cancelled'
     elseif ARGV[at + 4] == 'pending' then state = 'pending'
     elseif due and due > now then state = 'scheduled' end
     local function set(name, value) write[#write + 1] = name; write[#write + 1] = value end
@@ -78,23 +78,23 @@ for i = 1, jobs do
     if due_shown then set(F.scheduled_shown, due_shown) end
     if expires then set(F.expires, expires) end
     if expires_shown then set(F.expires_shown, expires_shown) end
-    if fate == 'staged' then set(F.deal, deal)
-    elseif fate == 'withdrawn' then set(F.finished, now) end
+    if fate == 'prepared' then set(F.transaction, transaction)
+    elseif fate == 'superseded' then set(F.finished, now) end
     -- Whoever the fence has kept out must not find the id free once this job is gone.
-    if reserved[i] == 'fence' then set(F.fixed, 1) end
+    if reserved[i] == 'tombstone' then set(F.fixed, 1) end
     redis.call('HSET', key, unpack(write))
     record_references(id, job, tonumber(ARGV[8]), tonumber(ARGV[9]))
     if reserved[i] then
-        redis.call('HDEL', key, F.alias, F.fence)
-        if fate ~= 'staged' then
-            redis.call('HDEL', key, F.deal)
+        redis.call('HDEL', key, F.alias, F.tombstone)
+        if fate ~= 'prepared' then
+            redis.call('HDEL', key, F.transaction)
             released[#released + 1] = id
         end
     end
 
-    if fate == 'staged' then
+    if fate == 'prepared' then
         redis.call('ZADD', ALIAS_CLAIMS, now, id)
-    elseif fate == 'withdrawn' then
+    elseif fate == 'superseded' then
         count(job[F.queue], state, 1)
         redis.call('ZADD', FINISHED, now + ARGV[6], id)
         emit('job.cancelled', id, job)

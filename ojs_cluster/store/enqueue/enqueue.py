@@ -1,6 +1,7 @@
 """Enqueue jobs (spec: ojs-core, PUSH; ojs-bulk-operations; ojs-unique-jobs).
 
-What fits into one shard and one portion is one script. Everything else goes through a deal (see
+What fits into one shard and one portion is one script. Everything else goes through a transaction
+(see
 ``batch``), save two cases that need no decision of their own, because the job's existence is it: an
 id that a client chose, and a unique job that replaces none. There the alias or the lock is claimed
 first, and a claim without its job is nobody's after a while.
@@ -39,14 +40,14 @@ from ojs_cluster.store.enqueue.aliases import (
     CLAIM_MS,
     AliasClaims,
     Claimed,
-    IdsClaimed,
-    at_home,
+    ClaimedElsewhere,
     duplicate_id,
     earliest,
+    is_owner_shard,
 )
 from ojs_cluster.store.enqueue.placement import (
     PORTION_JOBS,
-    Placed,
+    PlacedJob,
     command,
     follow_up,
     is_same,
@@ -67,7 +68,7 @@ from ojs_cluster.store.unique.locks import Want
 _TRIES = 5
 
 
-class _Fenced(Exception):
+class _Tombstoned(Exception):
     """A fence keeps the job out; ``mark`` is what a producer that begins anew must know."""
 
     def __init__(self, mark: str) -> None:
@@ -76,7 +77,7 @@ class _Fenced(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Terms:
+class EnqueueOptions:
     """What else is known when jobs are stored.
 
     Args:
@@ -125,7 +126,7 @@ async def enqueue(
     [shard] = store.partitions.spread(store, [job])
     if job.id is None and job.unique is None and not fields and not lapses:
         return await _enqueue_plain(store, shard, job, accepted)
-    terms = _Terms(fields, lapses, accepted)
+    terms = EnqueueOptions(fields, lapses, accepted)
     if job.unique is not None:
         return await _enqueue_unique(store, shard, job, job.unique, terms)
     return (await _enqueue_here(store, shard, [job], terms))[0]
@@ -147,10 +148,10 @@ async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
         return await batch.enqueue_all(store, jobs)
     [shard] = shards
     await store.queues.ensure(store, dict.fromkeys(job.queue for job in jobs))
-    return await _enqueue_here(store, shard, jobs, _Terms())
+    return await _enqueue_here(store, shard, jobs, EnqueueOptions())
 
 
-async def enqueue_fixed(
+async def enqueue_with_id(
     store: Store, job_id: str, job: NewJob, fields: Sequence[bytes] = (), *, lapses: int = 0
 ) -> bool:
     """Store a job whose id was fixed in advance, unless it is there; returns whether it was not.
@@ -197,7 +198,7 @@ async def _enqueue_plain(store: Store, shard: Shard, job: NewJob, accepted: bool
 
 
 async def _enqueue_here(
-    store: Store, shard: Shard, jobs: Sequence[NewJob], terms: _Terms
+    store: Store, shard: Shard, jobs: Sequence[NewJob], terms: EnqueueOptions
 ) -> list[JobRecord]:
     """Store jobs of one shard that are not unique."""
     placed = _place(store, shard, jobs, terms)
@@ -209,9 +210,9 @@ async def _enqueue_here(
             return await _store_part(
                 store, shard, placed, jobs, lapses, fences, claims, terms.accepted
             )
-        except _Fenced as met:
+        except _Tombstoned as met:
             fences.add(met.mark)
-        except IdsClaimed as met:
+        except ClaimedElsewhere as met:
             if len(jobs) > 1:
                 return await batch.enqueue_all(store, jobs, claims=claims)
             shard = await claimed_ids.first_shard(store, claims, jobs[0], met, shard)
@@ -220,11 +221,12 @@ async def _enqueue_here(
 
 
 async def _enqueue_unique(
-    store: Store, shard: Shard, job: NewJob, policy: UniquePolicy, terms: _Terms
+    store: Store, shard: Shard, job: NewJob, policy: UniquePolicy, terms: EnqueueOptions
 ) -> JobRecord:
     """Claim the lock, then store the job.
 
-    Nobody takes the lock from a job that exists, or that may still be stored (``unique.examine``).
+    Nobody takes the lock from a job that exists, or that may still be stored
+    (``unique.resolve_holder``).
     So the claim decides, and the job makes it certain.
     """
     await own_task()
@@ -234,7 +236,7 @@ async def _enqueue_unique(
         [placed] = _place(store, shard, [job], terms)
         try:
             lapses = await _claim(claims, store, shard, [job])
-        except IdsClaimed as met:
+        except ClaimedElsewhere as met:
             shard = await claimed_ids.first_shard(store, claims, job, met, shard)
             continue
         want = Want(job.fingerprint, placed.job_id, shard.index)
@@ -261,10 +263,10 @@ async def _enqueue_unique(
                 store, shard, [placed], [job], lapses, fences, claims, terms.accepted
             )
             return stored[0]
-        except _Fenced as met:
+        except _Tombstoned as met:
             await unique.release(store, want, claim)  # it may have been another's since
             fences.add(met.mark)
-        except IdsClaimed as met:
+        except ClaimedElsewhere as met:
             await unique.release(store, want, claim)
             shard = await claimed_ids.first_shard(store, claims, job, met, shard)
         except Conflict:
@@ -287,7 +289,7 @@ async def _enqueue_unique(
     raise BackendUnavailable("the job could not be stored in time", outcome="not_applied")
 
 
-async def _is_holder(store: Store, shard: Shard, placed: Placed, job: NewJob) -> bool:
+async def _is_holder(store: Store, shard: Shard, placed: PlacedJob, job: NewJob) -> bool:
     """Whether the job that is there already is one that holds the lock."""
     found: Any = await store.redis.call(
         shard.slot, "HMGET", shard.job(placed.job_id), f.UNIQUE, f.STATE, idempotent=True
@@ -298,10 +300,12 @@ async def _is_holder(store: Store, shard: Shard, placed: Placed, job: NewJob) ->
     return held == job.fingerprint and state not in TERMINAL
 
 
-def _place(store: Store, shard: Shard, jobs: Sequence[NewJob], terms: _Terms) -> list[Placed]:
+def _place(
+    store: Store, shard: Shard, jobs: Sequence[NewJob], terms: EnqueueOptions
+) -> list[PlacedJob]:
     """Each job with its id."""
     now_ms = time.time_ns() // 1_000_000
-    placed: list[Placed] = []
+    placed: list[PlacedJob] = []
     for job in jobs:
         job_id = job.id or store.ids.new(shard.index, now_ms)
         placed.append(place(job_id, job, [*unique.fields(job), *terms.fields]))
@@ -317,19 +321,19 @@ async def _claim(claims: AliasClaims, store: Store, shard: Shard, jobs: Sequence
     foreign = [
         (job.id, index)
         for index, job in enumerate(jobs)
-        if job.id is not None and not at_home(store, shard, job.id)
+        if job.id is not None and not is_owner_shard(store, shard, job.id)
     ]
     return await claims.claim(shard, foreign, CLAIM_MS, of=len(jobs))
 
 
-def _is_plain(store: Store, shard: Shard, part: Sequence[Placed]) -> bool:
+def _is_plain(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> bool:
     """Whether the short script may store this: one plain job of a queue without a bound."""
     if len(part) > 1 or store.settings.max_queue_depth:
         return False
     return part[0].plain and not store.bounded.among(shard, [part[0].queue])
 
 
-async def _all_there(store: Store, shard: Shard, part: Sequence[Placed]) -> bool:
+async def _all_there(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> bool:
     """Whether every job of the part is there as it was sent.
 
     One that is there proves nothing of the others: it may be older than this request.
@@ -341,7 +345,7 @@ async def _all_there(store: Store, shard: Shard, part: Sequence[Placed]) -> bool
 async def _store_part(
     store: Store,
     shard: Shard,
-    part: Sequence[Placed],
+    part: Sequence[PlacedJob],
     jobs: Sequence[NewJob],
     lapses: int,
     fences: Iterable[str],
@@ -391,17 +395,17 @@ async def _store_part(
                 return written(part, reply)
             job = part[int(reply[1]) - 1]
             there = record(job.job_id, reply[2]).fields
-            if f.FENCE in there:
-                raise _Fenced(there[f.FENCE].decode())
-            if f.DEAL in there:
-                deal = there[f.DEAL].decode()
-                await claimed_ids.clear_way(store, shard, [job.job_id], deal)
+            if f.TOMBSTONE in there:
+                raise _Tombstoned(there[f.TOMBSTONE].decode())
+            if f.TRANSACTION in there:
+                transaction = there[f.TRANSACTION].decode()
+                await claimed_ids.wait_for_transaction(store, shard, [job.job_id], transaction)
             elif (target := claimed_ids.leads_to(store, shard, there)) is not None:
                 if repeated:  # the first try may have stored the job, which is gone since
                     raise BackendUnavailable(
                         f"another request has claimed the id '{job.job_id}'", outcome="unknown"
                     )
-                raise IdsClaimed([Claimed(job.job_id, int(reply[1]) - 1, target)])
+                raise ClaimedElsewhere([Claimed(job.job_id, int(reply[1]) - 1, target)])
             elif repeated and (ours or await _all_there(store, shard, part)):
                 with begun():
                     return await read_back(store, shard, part)

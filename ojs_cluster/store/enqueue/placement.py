@@ -19,19 +19,20 @@ from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.portions import cuts
 from ojs_cluster.store.runtime import Arg
 
-Fate = Literal["", "staged", "withdrawn"]
+Fate = Literal["", "prepared", "superseded"]
 
 PORTION_JOBS = 250
 """Jobs that one script writes at most: about 5 ms of its node."""
 
 
-class Placed(msgspec.Struct, frozen=True):
-    """A job with its id, ready to be written. Holds only what a deal's record can keep.
+class PlacedJob(msgspec.Struct, frozen=True):
+    """A job with its id, ready to be written. Holds only what a transaction's record can keep.
 
     Args:
         due, expires: '', or the letter of a kind of moment and ms (see ``enqueue.lua``).
         fields: names and values of the hash, one after the other.
-        fate: staged to replace a job later (see ``deals``), or withdrawn at once, because a
+        fate: prepared to replace a job later (see ``transactions``), or superseded at once,
+        because a
             later job of the same batch replaces it.
     """
 
@@ -52,9 +53,9 @@ class Placed(msgspec.Struct, frozen=True):
         )
 
 
-def place(job_id: str, job: NewJob, more: Sequence[bytes] = ()) -> Placed:
+def place(job_id: str, job: NewJob, more: Sequence[bytes] = ()) -> PlacedJob:
     """``job`` under ``job_id``; ``more`` are names and values of further fields."""
-    return Placed(
+    return PlacedJob(
         job_id,
         job.queue,
         job.priority,
@@ -68,10 +69,10 @@ def place(job_id: str, job: NewJob, more: Sequence[bytes] = ()) -> Placed:
 def command(
     store: Store,
     shard: Shard,
-    part: Sequence[Placed],
+    part: Sequence[PlacedJob],
     *,
     lapses: int = 0,
-    deal: str = "",
+    transaction: str = "",
     portion: int = 0,
     fences: Iterable[str] = (),
     accepted: bool = True,
@@ -80,8 +81,8 @@ def command(
 
     Args:
         lapses: ms of the shard's clock from which on it is refused, 0 for never.
-        deal: the deal whose part it is, '' for none.
-        portion: which portion of the deal's part it is.
+        transaction: the transaction whose part it is, '' for none.
+        portion: which portion of the transaction's part it is.
         fences: marks of fences to be stored over.
         accepted: whether the jobs are stored however many wait in their queues (see ``bounds``).
     """
@@ -91,9 +92,9 @@ def command(
     keys += (shard.alias_claims, shard.applied_transactions, shard.references)
     for queue in queues:
         keys += (shard.queue_counters(queue), shard.queue_available(queue))
-    args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part), lapses, deal]
-    args += (store.settings.retention_cancelled_ms, between_blanks(fences))
-    note = f"{deal}.{portion}" if portion else deal
+    args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part), lapses, transaction]
+    args += (store.settings.retention_cancelled_ms, token_list(fences))
+    note = f"{transaction}.{portion}" if portion else transaction
     limits = "" if accepted else terms(store, queues)
     args += (shard.index, len(store.keys), note, limits, *queues)
     for job in part:
@@ -112,13 +113,13 @@ def command(
     return keys, args
 
 
-def portions(part: Sequence[Placed]) -> list[Sequence[Placed]]:
+def portions(part: Sequence[PlacedJob]) -> list[Sequence[PlacedJob]]:
     """Split jobs into what one script may write, in their order."""
     sizes = [sum(map(len, job.fields)) for job in part]
     return [part[start:end] for start, end in cuts(sizes, PORTION_JOBS)]
 
 
-def one_command(store: Store, shard: Shard, job: Placed) -> tuple[list[bytes], list[Arg]]:
+def one_command(store: Store, shard: Shard, job: PlacedJob) -> tuple[list[bytes], list[Arg]]:
     """KEYS and ARGV of the script that writes one plain job."""
     queue = job.queue
     keys = [
@@ -134,12 +135,12 @@ def one_command(store: Store, shard: Shard, job: Placed) -> tuple[list[bytes], l
     return keys, args
 
 
-def between_blanks(marks: Iterable[str]) -> str:
+def token_list(marks: Iterable[str]) -> str:
     """Marks of fences as scripts look for them: each with a blank on both sides."""
     return f" {' '.join(marks)} "
 
 
-def written(part: Sequence[Placed], reply: Sequence[Any]) -> list[JobRecord]:
+def written(part: Sequence[PlacedJob], reply: Sequence[Any]) -> list[JobRecord]:
     """The jobs' hashes as the script left them, from its reply, without reading them back."""
     now, answers = b"%d" % reply[1], reply[3:]
     return [
@@ -148,7 +149,7 @@ def written(part: Sequence[Placed], reply: Sequence[Any]) -> list[JobRecord]:
     ]
 
 
-def is_same(job: Placed, there: Mapping[bytes, bytes]) -> bool:
+def is_same(job: PlacedJob, there: Mapping[bytes, bytes]) -> bool:
     """Whether the hash that is stored under the job's id is of this very job."""
     names, values = job.fields[::2], job.fields[1::2]
     return (
@@ -168,7 +169,7 @@ async def follow_up(store: Store, shard: Shard, reply: Sequence[Any]) -> None:
         await deliver(store, shard, reply[2])
 
 
-async def read_back(store: Store, shard: Shard, part: Sequence[Placed]) -> list[JobRecord]:
+async def read_back(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> list[JobRecord]:
     """The jobs as they are now; one that is gone already, as it was written."""
     found: list[JobRecord] = []
     for job in part:
@@ -207,7 +208,7 @@ def _fields(job: NewJob) -> list[bytes]:
     return fields
 
 
-def _stored(job: Placed, now: bytes, answer: Sequence[Any]) -> dict[bytes, bytes]:
+def _stored(job: PlacedJob, now: bytes, answer: Sequence[Any]) -> dict[bytes, bytes]:
     state, due, expires = answer
     pairs = iter(job.fields)
     stored = dict(zip(pairs, pairs, strict=True))
@@ -215,7 +216,7 @@ def _stored(job: Placed, now: bytes, answer: Sequence[Any]) -> dict[bytes, bytes
     stored[f.QUEUE] = job.queue.encode()
     stored[f.PRIORITY] = b"%d" % job.priority
     stored[f.CREATED] = now
-    if job.fate == "withdrawn":
+    if job.fate == "superseded":
         stored[f.FINISHED] = now
     for value, moment, name, shown in (
         (due, job.due, f.DUE, f.SCHEDULED_SHOWN),

@@ -9,7 +9,7 @@ So each such job is listed in its own shard (``keys.Shard.references``), when it
 by hand or removed, and the janitor checks it two minutes later, when any failover of that moment is
 over: an alias or a lock that is missing is written again, an alias without its job is dropped. The
 entry then goes, so the list holds the jobs of some minutes. The opposite loss, of a job whose alias
-or lock was kept, is settled by those (``aliases.settle_claims``, ``unique.sweep``).
+or lock was kept, is settled by those (``aliases.check_old_claims``, ``unique.sweep``).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ async def check(store: Store, shard: Shard, limit: int) -> int:
         BackendUnavailable: ``shard`` itself did not answer.
     """
     ids = await store.run(
-        shard, "old_claims", [shard.references], [CHECK_MS, limit], idempotent=True
+        shard, "entries_older_than", [shard.references], [CHECK_MS, limit], idempotent=True
     )
     outcomes: dict[str, _Outcome] = {}
     gone: list[str] = []
@@ -56,7 +56,7 @@ async def check(store: Store, shard: Shard, limit: int) -> int:
         job_id = raw.decode()
         found: Any = await store.redis.call(
             shard.slot,
-            *("HMGET", shard.job(job_id), f.STATE, f.DEAL, f.UNIQUE, f.REPLAYS),
+            *("HMGET", shard.job(job_id), f.STATE, f.TRANSACTION, f.UNIQUE, f.REPLAYS),
             *(f.QUEUE, f.TYPE, f.CREATED),
             idempotent=True,
         )
@@ -80,9 +80,9 @@ async def check(store: Store, shard: Shard, limit: int) -> int:
 
 async def _check(store: Store, shard: Shard, job_id: str, found: Sequence[Any]) -> _Outcome:
     """Write again what is missing of a job's references, given some fields of its hash."""
-    state, deal, unique, replays = found
-    if deal is not None:
-        return "later"  # its deal is still to be carried out
+    state, transaction, unique, replays = found
+    if transaction is not None:
+        return "later"  # its transaction is still to be carried out
     if store.keys.shard_of_id(job_id) is not shard and not await restore_alias(
         store, shard, job_id
     ):

@@ -47,7 +47,7 @@ for at = 8, #KEYS, 4 do
             and job[F.queue] and job[F.type] and job[F.envelope] then bytes = bytes + #job[F.envelope]
         else
 --@include validate_job reply_size
-            if job[F.state] ~= 'available' or job[F.deal] or not has_valid_fields(job)
+            if job[F.state] ~= 'available' or job[F.transaction] or not has_valid_fields(job)
                 or job[F.expires] and tonumber(job[F.expires]) <= now then return {now, 'full_path'} end
             if job[F.limit] or job[F.mps] then return {now, 'limited'} end
             bytes = bytes + size_of(job)

@@ -15,7 +15,7 @@ local flat, job = redis.call('HGETALL', KEYS[1]), {}
 local length = #flat
 for i = 1, length, 2 do job[flat[i]] = flat[i + 1] end
 if job[F.state] ~= 'active' or ARGV[3] ~= '' and ARGV[3] ~= job[F.lease]
-    or ARGV[2] ~= '' and ARGV[2] ~= (job[F.worker] or '') or job[F.deal] or job[F.workflow]
+    or ARGV[2] ~= '' and ARGV[2] ~= (job[F.worker] or '') or job[F.transaction] or job[F.workflow]
     or job[F.unique] or job[F.limit] then return {'full_path'} end
 -- The twelve fields that every active job has, and no other: then these are all its numbers.
 local created, attempts = tonumber(job[F.created]), tonumber(job[F.max_attempts])

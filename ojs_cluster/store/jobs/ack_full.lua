@@ -5,7 +5,7 @@
 -- KEYS: 1 job, 2..5 the shard's act, run, fin, ev.
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 result JSON or '',
 --       5 ms to keep completed jobs.
--- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'staged', deal}
+-- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state} | {'not_holder'}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include append_effect finish_job remove_from_queue check_holder complete_job

@@ -4,7 +4,7 @@
 -- Memory: allow-oom; adds 300 bytes.
 -- KEYS: 1 job, 2..5 the shard's due, exp, pend, ev.
 -- ARGV: 1 events kept.
--- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'staged', deal}
+-- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include make_available

@@ -2,7 +2,7 @@
 
 The id names a shard. A job whose id a client chose may live elsewhere: the shard that its id
 names then holds an alias, and the call is made once more where the alias points. A job that is
-staged to replace another (see ``deals``) is revealed before anything is done to it.
+prepared to replace another (see ``transactions``) is revealed before anything is done to it.
 
 A failover may have lost the alias. A caller that names its lease is served all the same, because
 the lease id says where the job lives; the alias is then written again.
@@ -88,8 +88,8 @@ async def reply_of(
         if status == b"moved":
             shard = store.keys.shard(int(reply[1]))
             continue
-        if status == b"staged":
-            await store.finish_deal(store, shard, reply[1])
+        if status == b"prepared":
+            await store.finish_transaction(store, shard, reply[1])
             continue
         leased_by = shard_of_lease(store.keys, lease_id)
         if refused is not None or leased_by is None or leased_by is shard:

@@ -94,7 +94,7 @@ async def on_jobs(
         for index, answer in zip(portion, reply[1:], strict=True):
             if answer[0] == b"ok":
                 outcomes[index] = State(answer[1].decode())
-            elif answer[0] in (b"moved", b"staged") or _is_elsewhere(store, shard, parts[index]):
+            elif answer[0] in (b"moved", b"prepared") or _is_elsewhere(store, shard, parts[index]):
                 outcomes[index] = await _alone(parts[index])
             else:
                 outcomes[index] = refusal(parts[index].job_id, answer, shard)

@@ -6,7 +6,7 @@
 -- ARGV: 1 events kept, 2 ms to keep cancelled jobs, 3 'inactive' when an active job is left to its
 --       worker: it may finish this attempt, and is cancelled before it could have another;
 --       'available' when any other state is a conflict; '' when none is.
--- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'staged', deal}
+-- Returns: {'ok', fields, effects} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job change_counters append_event set_deadline
 --@include append_effect finish_job remove_from_queue cancel_job

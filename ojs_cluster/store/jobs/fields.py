@@ -55,12 +55,13 @@ PARENT_NAMES: Final = b"pn"
 """JSON array: what those steps are called, '' for one without a name; absent when none has."""
 UNIQUE: Final = b"uq"
 """Fingerprint whose lock the job holds, released when it ends; with a + after it, kept then."""
-DEAL: Final = b"@t"
-"""Beside an alias that leads to its own shard: the deal that has reserved the id. Of a job: the
-deal that has staged it, and will reveal it."""
+TRANSACTION: Final = b"@t"
+"""Beside an alias that leads to its own shard: the transaction that has reserved the id. Of a job:
+the
+transaction that has prepared it, and will reveal it."""
 MPS: Final = b"ps"
 """The max_per_second that the job declared for its queue."""
-FENCE: Final = b"@f"
+TOMBSTONE: Final = b"@f"
 """Beside an alias that leads to its own shard, and keeps a late job out: the mark that a producer
 must know to store its job in spite of it."""
 FIXED: Final = b"fx"

@@ -31,11 +31,11 @@ async def get(store: Store, job_id: str) -> JobRecord:
             job = await read(store, shard, job_id)
             if job is None or job.hidden:
                 break
-            alias, deal = job.fields.get(f.ALIAS), job.fields.get(f.DEAL)
+            alias, transaction = job.fields.get(f.ALIAS), job.fields.get(f.TRANSACTION)
             if alias is not None:
                 shard = store.keys.shard(int(alias))
-            elif deal is not None:
-                await store.finish_deal(store, shard, deal)
+            elif transaction is not None:
+                await store.finish_transaction(store, shard, transaction)
             else:
                 validate_job.check(job_id, job.fields, shard.index)
                 return job
@@ -43,7 +43,7 @@ async def get(store: Store, job_id: str) -> JobRecord:
 
 
 async def read(store: Store, shard: Shard, job_id: str) -> JobRecord | None:
-    """What ``shard`` has under ``job_id``: a job, perhaps staged, an alias, or nothing."""
+    """What ``shard`` has under ``job_id``: a job, perhaps prepared, an alias, or nothing."""
     flat = await store.redis.call(shard.slot, "HGETALL", shard.job(job_id), idempotent=True)
     return record(job_id, flat) if isinstance(flat, list) and flat else None
 

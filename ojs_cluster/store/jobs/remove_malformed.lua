@@ -6,7 +6,7 @@
 -- Memory: allow-oom; adds 100 bytes, less than it removes.
 -- KEYS: 1 job, 2..9 the shard's due, act, run, exp, pend, fin, dead, quarantine; 10 refs.
 -- ARGV: 1 '1' when the id names another shard.
--- Returns: {'ok', fields, effects} | {'sound'} | {'missing'} | {'moved', shard} | {'staged', deal}
+-- Returns: {'ok', fields, effects} | {'sound'} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --@include keys now preflight remove_one read_job change_counters set_deadline append_effect
 local key, id = KEYS[1], string.sub(KEYS[1], #P + 3)
 local flat, job = redis.call('HGETALL', key), {}

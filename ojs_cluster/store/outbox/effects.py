@@ -30,7 +30,7 @@ EFFECTS: Mapping[str, Effect] = MappingProxyType(
         "workflow_start": advance.started,
         "workflow_cancel": advance.cancelled,
         "unlock": unique.ended,
-        "deal": transactions.owed,
+        "transaction": transactions.finish,
         "ask": rate_tokens.asked,
         "grant": rate_tokens.granted,
         "started": rate_tokens.started,

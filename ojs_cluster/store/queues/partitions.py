@@ -39,7 +39,7 @@ READ_S = 2.0
 BELIEVED_S = 4.0
 _PATIENCE_S = 1.0
 _PORTION = 100
-"""Jobs of one queue in a batch that stay together: one script is cheaper than a deal."""
+"""Jobs of one queue in a batch that stay together: one script is cheaper than a transaction."""
 MOST_ENTRIES = 1000
 """Queues that may be given a number of their own."""
 NO_LIMIT = 2**53

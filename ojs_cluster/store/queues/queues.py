@@ -16,7 +16,7 @@ from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import extend
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.aliases import remove_due
+from ojs_cluster.store.enqueue.aliases import remove_expired_jobs
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.validate_job import number
@@ -281,7 +281,7 @@ async def _purge_foreign(store: Store, shard: Shard, job_ids: Sequence[str]) -> 
             cancelled.append(job_id)
 
     await over_shards(job_ids, cancel_one)
-    removal = await remove_due(store, shard, cancelled)
+    removal = await remove_expired_jobs(store, shard, cancelled)
     if removal.error is not None:
         raise removal.error
     return len(cancelled)

@@ -10,7 +10,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import references
-from ojs_cluster.store.enqueue.aliases import remove_due, settle_claims
+from ojs_cluster.store.enqueue.aliases import check_old_claims, remove_expired_jobs
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.queues import partition_maintenance
 from ojs_cluster.store.queues.partitions import NO_LIMIT
@@ -47,7 +47,7 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> Tick:
     report_malformed(shard, malformed)
     put_off = 0
     if foreign:
-        removal = await remove_due(store, shard, [job_id.decode() for job_id in foreign])
+        removal = await remove_expired_jobs(store, shard, [job_id.decode() for job_id in foreign])
         removed += removal.gone
         if removal.left:
             await _put_off(store, shard, removal.left, now)
@@ -64,7 +64,7 @@ async def _put_off(store: Store, shard: Shard, job_ids: Sequence[str], now_ms: i
 
 
 async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
-    """Remove old worker records, lapsed quiet marks, aliases without a job, locks and deals.
+    """Remove old worker records, lapsed quiet marks, aliases without a job, locks and transactions.
 
     Returns how many entries were looked at, so that a full page means there may be more.
     """
@@ -75,7 +75,7 @@ async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
         [limit, store.settings.worker_retention_ms],
         idempotent=True,
     )
-    removed = int(records) + await settle_claims(store, shard, limit)
+    removed = int(records) + await check_old_claims(store, shard, limit)
     looked_at = await unique.sweep(store, shard, limit)
     looked_at += await references.check(store, shard, limit)
     return removed + looked_at + await transactions.tidy(store, shard, limit)

@@ -1,7 +1,7 @@
 -- Aborts an undecided transaction that another process is waiting for: it cannot be decided any more.
 -- Post: of its record only the note of that is left.
 -- Memory: allow-oom; adds 300 bytes for ten minutes.
--- KEYS: 1 b:, 2 the shard's deals, 3 dealt.  ARGV: 1 deal.
+-- KEYS: 1 b:, 2 the shard's transactions, 3 dealt.  ARGV: 1 transaction.
 -- Returns: 'decided' | 'dead'
 --@include now long_lists
 if redis.call('HEXISTS', KEYS[1], 'plan') == 1 then return 'decided' end

@@ -1,6 +1,6 @@
--- Everything of a deal is done: neither record nor debt remains.
+-- Everything of a transaction is done: neither record nor debt remains.
 -- Memory: allow-oom; adds 100 bytes for ten minutes.
--- KEYS: 1 b:, 2 the shard's out, 3 ob, 4 parked, 5 dealt.  ARGV: 1 deal.
+-- KEYS: 1 b:, 2 the shard's out, 3 ob, 4 parked, 5 dealt.  ARGV: 1 transaction.
 -- Returns: 1 when there was a record
 --@include now
 local number = redis.call('HGET', KEYS[1], 'owed')

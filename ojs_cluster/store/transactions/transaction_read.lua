@@ -1,4 +1,4 @@
--- What is to be done for a decided deal; its parts are read one by one.
+-- What is to be done for a decided transaction; its parts are read one by one.
 -- Memory: no-writes.
 -- KEYS: 1 b:.
 -- Returns: {now, plan or nil}

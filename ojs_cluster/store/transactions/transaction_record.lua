@@ -4,7 +4,7 @@
 --       `deal_tidy` removes what a dead process has recorded.
 -- Repeated, or after the commit, it changes nothing.
 -- Memory: deny-oom.
--- KEYS: 1 b:, 2 the shard's deals, 3 dealt.  ARGV: 1 deal, 2 position of the portion, 3 portion.
+-- KEYS: 1 b:, 2 the shard's transactions, 3 dealt.  ARGV: 1 transaction, 2 position of the portion, 3 portion.
 -- Returns: 'ok' | 'dead'
 --@include now
 if redis.call('HEXISTS', KEYS[1], 'plan') == 1 then return 'ok' end

@@ -1,21 +1,21 @@
 -- A job claims the unique locks of its fingerprints, all in one shard, in the order given.
 -- Pre:  a lock is free, or held by the job that the caller has looked at and that is not in the way
---       (`expected`), and no deal is undecided about it.
+--       (`expected`), and no transaction is undecided about it.
 -- Post: the job holds it. What it held before is remembered when it may still count.
 -- Up to the first lock that is held otherwise, the claims stand: who goes on claims the rest.
 -- Repeated by the job that holds the lock, it is a claim of now. Two claims for one job may be those of
 -- two producers with its id: none of both may drop the lock then ('+' after the name of the last claim).
 -- Lock fields: h, s, a holder's id, shard, ms of the claim, c name of the last claim, n how often that
--- job had been retried by hand (absent for 0); p, ps, pa, pc, pn the same of the holder before; t the deal
+-- job had been retried by hand (absent for 0); p, ps, pa, pc, pn the same of the holder before; t the transaction
 -- that is undecided about h. A job that is retried is another holder than it was before.
 -- Memory: deny-oom.
 -- KEYS: 1 the shard's locks, then per lock u:.
--- ARGV: 1 deal ('' none), 2 ms until the janitor looks, 3 name of this claim, then per lock:
+-- ARGV: 1 transaction ('' none), 2 ms until the janitor looks, 3 name of this claim, then per lock:
 --       fingerprint, job id, its shard, its retries, expected holder ('' none), its retries, '1' to
 --       remember that one.
 -- Returns: {'ok', now} | {'held', position (1-based), now, fields of the lock}
 --@include now
-local deal, name, reply = ARGV[1], ARGV[3], {'ok', now}
+local transaction, name, reply = ARGV[1], ARGV[3], {'ok', now}
 local locks = {}
 for i = 1, #KEYS - 1 do
     local at = 3 + 7 * (i - 1)
@@ -23,7 +23,7 @@ for i = 1, #KEYS - 1 do
     local lock = {}
     for j = 1, #flat, 2 do lock[flat[j]] = flat[j + 1] end
     lock.n = lock.n or '0'
-    lock.mine = lock.h == ARGV[at + 2] and lock.n == ARGV[at + 4] and (lock.t or '') == deal
+    lock.mine = lock.h == ARGV[at + 2] and lock.n == ARGV[at + 4] and (lock.t or '') == transaction
     local looked_at = lock.h == ARGV[at + 5] and lock.n == ARGV[at + 6]
     if not lock.mine and lock.h and (lock.t or not looked_at) then
         reply = {'held', i, now, flat}
@@ -46,7 +46,7 @@ for i, lock in ipairs(locks) do
         else
             redis.call('HDEL', key, 'p', 'ps', 'pa', 'pc', 'pn')
         end
-        if deal ~= '' then redis.call('HSET', key, 't', deal) else redis.call('HDEL', key, 't') end
+        if transaction ~= '' then redis.call('HSET', key, 't', transaction) else redis.call('HDEL', key, 't') end
         redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[at + 1])
     end
 end

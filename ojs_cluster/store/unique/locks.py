@@ -78,24 +78,24 @@ def claim_name() -> str:
 
 
 async def try_claim(
-    store: Store, shard: Shard, wants: Sequence[Want], deal: str = "", name: str = ""
+    store: Store, shard: Shard, wants: Sequence[Want], transaction: str = "", name: str = ""
 ) -> int | Refused:
     """Claim locks of one shard; returns its ms, or the first that is held otherwise."""
     reply: int | Refused = 0
     name = name or claim_name()
     for start in range(0, len(wants), PORTION_KEYS):
         portion = wants[start : start + PORTION_KEYS]
-        reply = await _claim_portion(store, shard, portion, deal, name)
+        reply = await _claim_portion(store, shard, portion, transaction, name)
         if isinstance(reply, Refused):
             return replace(reply, position=start + reply.position)
     return reply
 
 
 async def _claim_portion(
-    store: Store, shard: Shard, wants: Sequence[Want], deal: str, name: str
+    store: Store, shard: Shard, wants: Sequence[Want], transaction: str, name: str
 ) -> int | Refused:
     keys = [shard.locks]
-    args: list[Arg] = [deal, _CHECK_MS, name]
+    args: list[Arg] = [transaction, _CHECK_MS, name]
     for want in wants:
         keys.append(shard.lock(want.fingerprint))
         args += (want.fingerprint, want.job_id, want.shard, want.retries)
@@ -160,7 +160,7 @@ async def settle(
     store: Store,
     how: Literal["keep", "drop", "unlock", "later"],
     wants: Sequence[Want],
-    deal: str = "",
+    transaction: str = "",
 ) -> None:
     """What becomes of locks where the jobs of ``wants`` hold them (see ``lock_settle.lua``)."""
     shards: dict[Shard, list[Want]] = {}
@@ -168,14 +168,16 @@ async def settle(
         shards.setdefault(store.keys.shard_of_fingerprint(want.fingerprint), []).append(want)
     for shard, group in shards.items():
         for start in range(0, len(group), PORTION_KEYS):
-            await _settle_portion(store, shard, how, group[start : start + PORTION_KEYS], deal)
+            await _settle_portion(
+                store, shard, how, group[start : start + PORTION_KEYS], transaction
+            )
 
 
 async def _settle_portion(
-    store: Store, shard: Shard, how: str, group: Sequence[Want], deal: str
+    store: Store, shard: Shard, how: str, group: Sequence[Want], transaction: str
 ) -> None:
     keys = [shard.locks, *(shard.lock(want.fingerprint) for want in group)]
-    args: list[Arg] = [how, deal, _CHECK_MS]
+    args: list[Arg] = [how, transaction, _CHECK_MS]
     for want in group:
         args += (want.fingerprint, want.job_id, want.retries, want.claim)
     await store.run(shard, "lock_settle", keys, args, idempotent=True)

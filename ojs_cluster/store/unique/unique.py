@@ -53,7 +53,7 @@ log = logging.getLogger("ojs.store")
 CLAIM_MS = 120_000
 """How long a claimed lock may wait for its job. What keeps a late job out is the alias that leads
 nowhere, whatever the clocks say; this keeps it out when the janitor has removed that (10 min)."""
-PATIENCE_S = 10.0
+CLAIM_TIMEOUT_S = 10.0
 """How long a producer waits for others that are enqueueing the same job."""
 GRACE_MS = 1_500
 """How long a claim is waited for before it is taken for that of a dead producer."""
@@ -97,12 +97,12 @@ async def claim(store: Store, want: Want, policy: UniquePolicy) -> Claim:
         BackendUnavailable: Redis did not answer in time, or others kept the lock undecided.
     """
     shard = store.keys.shard_of_fingerprint(want.fingerprint)
-    deadline, name = trio.current_time() + PATIENCE_S, claim_name()
+    deadline, name = trio.current_time() + CLAIM_TIMEOUT_S, claim_name()
     while trio.current_time() < deadline:
         reply = await try_claim(store, shard, [want], name=name)
         if isinstance(reply, int):
             return Claim(None, reply + CLAIM_MS, name)
-        holder = await examine(store, want.fingerprint, reply)
+        holder = await resolve_holder(store, want.fingerprint, reply)
         if holder is None:
             continue
         if holder.blocks(policy):
@@ -128,8 +128,8 @@ def busy() -> BackendUnavailable:
     return BackendUnavailable("the same job is being enqueued by others", outcome="not_applied")
 
 
-async def claim_again(store: Store, want: Want, deal: str) -> int:
-    """Claim the lock for a job that has ended and is to run again, decided by ``deal``.
+async def claim_for_retry(store: Store, want: Want, transaction: str) -> int:
+    """Claim the lock for a job that has ended and is to run again, decided by ``transaction``.
 
     Whatever its policy counts, only a job that has not ended is in its way. Returns the ms of the
     lock's shard until which the claim is good.
@@ -140,12 +140,12 @@ async def claim_again(store: Store, want: Want, deal: str) -> int:
         BackendUnavailable: Redis did not answer in time, or others kept the lock undecided.
     """
     shard = store.keys.shard_of_fingerprint(want.fingerprint)
-    deadline = trio.current_time() + PATIENCE_S
+    deadline = trio.current_time() + CLAIM_TIMEOUT_S
     while trio.current_time() < deadline:
-        reply = await try_claim(store, shard, [want], deal)
+        reply = await try_claim(store, shard, [want], transaction)
         if isinstance(reply, int):
             return reply + CLAIM_MS
-        holder = await examine(store, want.fingerprint, reply)
+        holder = await resolve_holder(store, want.fingerprint, reply)
         if holder is None:
             continue
         state, itself = holder.job.state, holder.job.id == want.job_id
@@ -158,16 +158,16 @@ async def claim_again(store: Store, want: Want, deal: str) -> int:
     raise busy()
 
 
-async def examine(store: Store, fingerprint: str, refused: Refused) -> Holder | None:
+async def resolve_holder(store: Store, fingerprint: str, refused: Refused) -> Holder | None:
     """The job that holds a lock; None when that was not certain, and is worth another claim."""
     lock, age_ms = refused.lock, refused.now_ms - int(refused.lock[b"a"])
     holder = Want(fingerprint, lock[b"h"].decode(), int(lock[b"s"]))
-    deal = lock.get(b"t", b"").decode()
-    if deal:
+    transaction = lock.get(b"t", b"").decode()
+    if transaction:
         if age_ms < GRACE_MS:
             await pause()
-        elif not await transactions.settle(store, deal):
-            await settle(store, "drop", [holder], deal)
+        elif not await transactions.settle(store, transaction):
+            await settle(store, "drop", [holder], transaction)
         return None
     shard = store.keys.shard(holder.shard)
     found = await look(store, shard, holder.job_id)
@@ -228,7 +228,9 @@ async def sweep(store: Store, shard: Shard, limit: int) -> int:
             await settle(store, "drop", [Want(fingerprint, "", 0)])
             return
         try:
-            holder = await examine(store, fingerprint, Refused(0, record("", flat).fields, now))
+            holder = await resolve_holder(
+                store, fingerprint, Refused(0, record("", flat).fields, now)
+            )
         except OJSError as error:
             log.warning("unique lock %s cannot be settled", fingerprint, exc_info=error)
             return

@@ -1,8 +1,9 @@
 """A unique job that has ended is retried by hand: it must hold its lock again before it lives.
 
-Lock and job lie in two shards, and between them somebody else may want the lock. So it is a deal:
+Lock and job lie in two shards, and between them somebody else may want the lock. So it is a
+transaction:
 claim the lock, decide, then let the job run and make the lock certain. Who wants the lock meanwhile
-meets the deal, and ends it one way or the other before looking at the job.
+meets the transaction, and ends it one way or the other before looking at the job.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.transactions import transactions
-from ojs_cluster.store.transactions.transactions import Deal, Revival
+from ojs_cluster.store.transactions.transactions import ManualRetry, Transaction
 from ojs_cluster.store.unique import locks, unique
 from ojs_cluster.store.unique.locks import Want
 
@@ -48,46 +49,50 @@ async def revive(store: Store, job_id: str, must_be: str) -> JobRecord:
         fingerprint = job.fields[f.UNIQUE].decode().removesuffix("+")
         retries = int(job.fields.get(f.REPLAYS, 0))
         want = Want(fingerprint, job_id, found.shard, retries + 1)
-        deal = _deal(store, want, Revival(job_id, found.shard, job.queue, retries, must_be))
-        now_ms = await _decide(store, want, deal)
+        transaction = _deal(
+            store, want, ManualRetry(job_id, found.shard, job.queue, retries, must_be)
+        )
+        now_ms = await _decide(store, want, transaction)
         if now_ms is None:
             continue
         try:
-            records = await transactions.carry_out(store, deal, now_ms)
+            records = await transactions.apply(store, transaction, now_ms)
         except OJSError as error:
             raise BackendUnavailable(
                 f"the retry is accepted, but not carried out yet: {error.message}",
                 outcome=transactions.outcome_of(error),
             ) from error
-        # Who met the deal may have carried it out before.
+        # Who met the transaction may have carried it out before.
         retried = records.get(job_id) or await read_jobs.get(store, job_id)
         if int(retried.fields.get(f.REPLAYS, 0)) > retries:
             return retried
     raise BackendUnavailable("the job could not be retried in time", outcome="not_applied")
 
 
-def _deal(store: Store, want: Want, revival: Revival) -> Deal:
+def _deal(store: Store, want: Want, revival: ManualRetry) -> Transaction:
     # Decided where the lock lies, so that one clock says how long its claim is good.
     home = store.keys.shard_of_fingerprint(want.fingerprint)
-    deal_id = new_job_id(home.index, len(store.keys), time.time_ns() // 1_000_000)
-    return Deal(deal_id, {}, locks=[(want.fingerprint, want.job_id)], revivals=[revival])
+    transaction_id = new_job_id(home.index, len(store.keys), time.time_ns() // 1_000_000)
+    return Transaction(
+        transaction_id, {}, locks=[(want.fingerprint, want.job_id)], revivals=[revival]
+    )
 
 
-async def _decide(store: Store, want: Want, deal: Deal) -> int | None:
+async def _decide(store: Store, want: Want, transaction: Transaction) -> int | None:
     """Claim the lock, then decide; None when others were faster, and it is worth another try."""
     try:
-        lapses = await unique.claim_again(store, want, deal.id)
-        now_ms = await transactions.decide(store, deal, lapses)
+        lapses = await unique.claim_for_retry(store, want, transaction.id)
+        now_ms = await transactions.commit(store, transaction, lapses)
     except BackendUnavailable as error:
         # What may have been decided is not touched: who meets it finds out.
         if error.outcome == "not_applied":
-            await _give_back(store, want, deal)
+            await _give_back(store, want, transaction)
         raise
     if now_ms is None:
-        await _give_back(store, want, deal)
+        await _give_back(store, want, transaction)
     return now_ms
 
 
-async def _give_back(store: Store, want: Want, deal: Deal) -> None:
+async def _give_back(store: Store, want: Want, transaction: Transaction) -> None:
     with suppress(OJSError), cleaning_up():
-        await locks.settle(store, "drop", [want], deal.id)
+        await locks.settle(store, "drop", [want], transaction.id)

@@ -44,7 +44,7 @@ from ojs_cluster.core.workflow import (
 )
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_fixed
+from ojs_cluster.store.enqueue.enqueue import enqueue_with_id
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
@@ -150,7 +150,7 @@ async def _enqueue(store: Store, progress: Progress, plan: Plan, chunk: Iterable
         job = await off_loop(read, len(definition))
         job_id = plan.jobs[number].job_id
         if job.unique is None:
-            await enqueue_fixed(store, job_id, job, more, lapses=lapses)
+            await enqueue_with_id(store, job_id, job, more, lapses=lapses)
             return
         refused = await enqueue_step(store, job_id, job, more, lapses=lapses)
         if refused is not None:

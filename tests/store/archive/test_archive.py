@@ -223,7 +223,7 @@ async def test_a_held_job_is_available_and_its_old_lease_void(
 async def test_an_export_first_finishes_an_abandoned_replacement(
     standalone: Embedded,
 ) -> None:
-    staged = 0
+    prepared = 0
     for at in itertools.count(1):
         async with emptied(standalone) as store:
             await once(store)
@@ -234,13 +234,13 @@ async def test_an_export_first_finishes_an_abandoned_replacement(
             died = await dies_at(store, at, True, replace)
             with observer(standalone) as db:
                 shard = store.keys.shard_of_queue(QUEUE)
-                staged += any(b"@t" in db.hgetall(key) for key in db.keys(shard.job("*")))
+                prepared += any(b"@t" in db.hgetall(key) for key in db.keys(shard.job("*")))
             counts = counted(await export_text(store))
             assert counts["available"] == 1
             assert set(counts) <= {"available", "cancelled"}
         if not died:
             break
-    assert staged
+    assert prepared
 
 
 @pytest.mark.parametrize("shards", [64, 20])
@@ -359,7 +359,7 @@ async def test_invalid_lines_are_reported_and_the_others_imported(
         b'{"jobs":{}}',
         b'{"job":3}',
         good[:-20],
-        good.replace(b'"state":"available"', b'"state":"staged"'),
+        good.replace(b'"state":"available"', b'"state":"prepared"'),
         good.replace(b'"queue":"mail"', b'"queue":"Mail!"'),
         good.replace(b'"priority":0,', b'"priority":0,"state":"active",'),
         good.replace(b'"place":1', b'"place":1.5'),

@@ -59,7 +59,7 @@ async def test_a_thousand_jobs_over_all_shards_come_back_in_order(
     consistent()
 
 
-async def test_relative_times_and_pending_jobs_survive_the_deal(store: Store) -> None:
+async def test_relative_times_and_pending_jobs_survive_the_transaction(store: Store) -> None:
     one, other = queues_in_other_shards(store, 2)
 
     stored = await enqueue_many(
@@ -163,14 +163,16 @@ async def test_many_may_finish_a_batch_at_once(
     names = queues_in_other_shards(store, 3)
     old = await once(store, names[0])
     wanted = [new_job(names[0], unique={"on_conflict": "replace"}), *map(new_job, names)]
-    draft = batch._Draft(store, wanted)
-    await draft.reserve()
-    deal = draft.deal()
-    await transactions.decide(store, deal, draft.lapses)
+    attempt = batch._BatchAttempt(store, wanted)
+    await attempt.reserve()
+    transaction = attempt.transaction()
+    await transactions.commit(store, transaction, attempt.lapses)
 
     async with trio.open_nursery() as nursery:
         for number in range(8):
-            nursery.start_soon(transactions.settle, store if number % 2 else other_store, deal.id)
+            nursery.start_soon(
+                transactions.settle, store if number % 2 else other_store, transaction.id
+            )
 
     assert len(await take(store, *names, count=99)) == 4
     assert (await read_jobs.get(store, old.id)).state == "cancelled"
@@ -220,42 +222,47 @@ async def test_lost_replies_store_a_batch_once(
     consistent()
 
 
-async def test_a_deal_carried_out_again_long_after_changes_nothing(store: Store, db: Any) -> None:
+async def test_a_transaction_applied_again_much_later_changes_nothing(
+    store: Store, db: Any
+) -> None:
     names = queues_in_other_shards(store, 2)
     old = await once(store, names[0])
-    draft = batch._Draft(
+    attempt = batch._BatchAttempt(
         store, [new_job(names[1], unique={"on_conflict": "replace"}), new_job(names[0])]
     )
-    await draft.reserve()
-    deal = draft.deal()
-    now = await transactions.decide(store, deal, draft.lapses)
+    await attempt.reserve()
+    transaction = attempt.transaction()
+    now = await transactions.commit(store, transaction, attempt.lapses)
     assert now is not None
-    await transactions.carry_out(store, deal, now)
+    await transactions.apply(store, transaction, now)
     await _end_all(store, names)
 
-    assert await transactions.decide(store, deal, draft.lapses) is not None
-    await transactions.carry_out(store, deal, now)
-    assert await transactions.settle(store, deal.id)
+    assert await transactions.commit(store, transaction, attempt.lapses) is not None
+    await transactions.apply(store, transaction, now)
+    assert await transactions.settle(store, transaction.id)
 
     assert await take(store, *names, count=9) == []
     assert (await read_jobs.get(store, old.id)).state == "cancelled"
     assert_nothing_left(store, db)
 
 
-async def _half_written(store: Store, one: str, other: str) -> tuple[transactions.Deal, int]:
-    """A decided deal over the shards of two queues; the part of the first is written, the record
+async def _half_written(store: Store, one: str, other: str) -> tuple[transactions.Transaction, int]:
+    """A decided transaction over the shards of two queues; the part of the first is written, the
+    record
     lies in the shard of the other.
     """
-    draft = batch._Draft(store, [new_job(other), new_job(one)])
-    await draft.reserve()
-    deal = draft.deal()
-    now = await transactions.decide(store, deal, draft.lapses)
+    attempt = batch._BatchAttempt(store, [new_job(other), new_job(one)])
+    await attempt.reserve()
+    transaction = attempt.transaction()
+    now = await transactions.commit(store, transaction, attempt.lapses)
     assert now is not None
     shard = shard_of(store, one)
-    keys, args = command(store, shard, deal.parts[shard][0], lapses=now + 300_000, deal=deal.id)
+    keys, args = command(
+        store, shard, transaction.parts[shard][0], lapses=now + 300_000, transaction=transaction.id
+    )
     [status, *_] = await store.run(shard, "enqueue", keys, args)
     assert status == b"ok"
-    return deal, now
+    return transaction, now
 
 
 async def _run_and_forget(store: Store, db: Any, queue: str) -> str:
@@ -267,12 +274,12 @@ async def _run_and_forget(store: Store, db: Any, queue: str) -> str:
     return job.id
 
 
-async def test_jobs_of_a_deal_that_have_run_do_not_run_again_when_the_rest_comes_late(
+async def test_jobs_of_a_transaction_do_not_run_again_when_the_rest_is_applied_late(
     store: Store, db: Any, consistent: Callable[[], Census]
 ) -> None:
     """The shard of the other part is away, or no scheduler runs, for longer than all is kept."""
     one, other = queues_in_other_shards(store, 2)
-    deal, _ = await _half_written(store, one, other)
+    transaction, _ = await _half_written(store, one, other)
     await _run_and_forget(store, db, one)
     for _ in range(3):
         for shard in store.keys:
@@ -280,7 +287,7 @@ async def test_jobs_of_a_deal_that_have_run_do_not_run_again_when_the_rest_comes
                 db.zincrby(shard.applied_transactions, -HOUR, name)
             await transactions.tidy(store, shard, 100)
 
-    assert await transactions.settle(store, deal.id)
+    assert await transactions.settle(store, transaction.id)
 
     assert await take(store, one) == []
     assert len(await take(store, other)) == 1
@@ -291,46 +298,46 @@ async def test_jobs_of_a_deal_that_have_run_do_not_run_again_when_the_rest_comes
     )
 
 
-async def test_what_a_deal_has_written_is_remembered_while_its_home_does_not_answer(
+async def test_applied_parts_are_remembered_while_the_owner_shard_does_not_answer(
     store: Store, db: Any
 ) -> None:
     one, other = queues_in_other_shards(store, 2)
-    deal, _ = await _half_written(store, one, other)
+    transaction, _ = await _half_written(store, one, other)
     shard = shard_of(store, one)
-    db.zincrby(shard.applied_transactions, -HOUR, deal.id)
+    db.zincrby(shard.applied_transactions, -HOUR, transaction.id)
 
-    assert await transactions.tidy(Away(store, "transactions_open").store, shard, 1) == 1
+    assert await transactions.tidy(Away(store, "transactions_unapplied").store, shard, 1) == 1
     assert await transactions.tidy(store, shard, 1) == 0, "others come first"
 
-    assert db.zscore(shard.applied_transactions, deal.id) is not None
+    assert db.zscore(shard.applied_transactions, transaction.id) is not None
 
 
-async def test_a_process_that_stalls_while_another_ends_the_deal_writes_nothing_twice(
+async def test_a_process_that_stalls_while_another_applies_the_transaction_writes_nothing_twice(
     store: Store, db: Any
 ) -> None:
     one, other = queues_in_other_shards(store, 2)
-    deal, read_at = await _half_written(store, one, other)
+    transaction, read_at = await _half_written(store, one, other)
     await _run_and_forget(store, db, one)
     shard = shard_of(store, one)
-    db.zincrby(shard.applied_transactions, -9 * MINUTE, deal.id)
+    db.zincrby(shard.applied_transactions, -9 * MINUTE, transaction.id)
 
-    assert await transactions.settle(store, deal.id)
-    db.zincrby(shard.applied_transactions, -2 * MINUTE, deal.id)
+    assert await transactions.settle(store, transaction.id)
+    db.zincrby(shard.applied_transactions, -2 * MINUTE, transaction.id)
     await transactions.tidy(store, shard, 100)
-    await transactions.carry_out(store, deal, read_at)
+    await transactions.apply(store, transaction, read_at)
 
     assert await take(store, one) == []
 
 
-async def test_a_deal_given_up_by_others_cannot_be_decided(store: Store, db: Any) -> None:
+async def test_an_aborted_transaction_cannot_be_committed(store: Store, db: Any) -> None:
     names = queues_in_other_shards(store, 2)
-    draft = batch._Draft(store, [new_job(name, id=home_id(store, name)) for name in names])
-    await draft.reserve()
-    deal = draft.deal()
+    attempt = batch._BatchAttempt(store, [new_job(name, id=home_id(store, name)) for name in names])
+    await attempt.reserve()
+    transaction = attempt.transaction()
 
-    assert not await transactions.settle(store, deal.id)
+    assert not await transactions.settle(store, transaction.id)
 
-    assert await transactions.decide(store, deal, draft.lapses) is None
+    assert await transactions.commit(store, transaction, attempt.lapses) is None
     assert await take(store, *names, count=9) == []
 
 
@@ -395,7 +402,7 @@ async def replacement(store: Store) -> None:
 
 
 @pytest.mark.parametrize("write", [batch_of_two, replacement])
-async def test_a_deal_that_no_replica_confirmed_stays_owed_until_it_is_carried_out_again(
+async def test_an_unconfirmed_transaction_stays_in_the_outbox_until_it_is_applied_again(
     store: Store, db: Any, consistent: Callable[[], Census], write: Callable[[Store], Any]
 ) -> None:
     """A node may still forget its part: what is owed remembers it."""
@@ -409,23 +416,25 @@ async def test_a_deal_that_no_replica_confirmed_stays_owed_until_it_is_carried_o
         for number, entry in db.hgetall(shard.outbox).items()
         if number != b"seq"
     ]
-    assert kinds.count(b"deal") == 1
+    assert kinds.count(b"transaction") == 1
     before = consistent().count()
     await recover(store, db)
     assert consistent().count() == before
-    assert not [key for key in keys_there(db) if b":b:" in key or key.endswith(b":out")]
+    assert not [key for key in keys_there(db) if b":tx:" in key or key.endswith(b":outbox_due")]
 
 
-async def test_a_part_that_comes_minutes_after_its_deal_was_read_is_not_written(
+async def test_a_part_is_not_written_minutes_after_its_transaction_was_read(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch, consistent: Callable[[], Census]
 ) -> None:
     """Its shard may have written it, and have forgotten that it has."""
-    carry_out = transactions.carry_out
+    apply = transactions.apply
 
-    async def stalled(of: Store, deal: transactions.Deal, now_ms: int) -> dict[str, JobRecord]:
-        return await carry_out(of, deal, now_ms - 6 * MINUTE)
+    async def stalled(
+        of: Store, transaction: transactions.Transaction, now_ms: int
+    ) -> dict[str, JobRecord]:
+        return await apply(of, transaction, now_ms - 6 * MINUTE)
 
-    monkeypatch.setattr(transactions, "carry_out", stalled)
+    monkeypatch.setattr(transactions, "apply", stalled)
     with pytest.raises(BackendUnavailable) as failure:
         await batch_of_two(store)
 
@@ -436,15 +445,15 @@ async def test_a_part_that_comes_minutes_after_its_deal_was_read_is_not_written(
     assert consistent().count() == {"available": 2}
 
 
-async def test_a_deal_that_was_carried_out_counts_as_decided_when_its_record_is_gone(
+async def test_an_applied_transaction_counts_as_committed_after_its_record_is_removed(
     store: Store, db: Any
 ) -> None:
     await batch_of_two(store)
-    [deal_id] = {
+    [transaction_id] = {
         name.decode()
         for shard in store.keys
         for name in db.zrange(shard.applied_transactions, 0, -1)
     }
 
-    assert await transactions.settle(store, deal_id) is True
+    assert await transactions.settle(store, transaction_id) is True
     assert_nothing_left(store, db)

@@ -91,15 +91,18 @@ async def test_a_large_batch_that_was_given_up_leaves_no_record(
     body = b'{"type":"t",%b,"options":{"queue":"mail"},"id":"%b"}'
     wanted = [parse_job(body % (LARGE, home_id(in_portions).encode())) for _ in range(5)]
     for late in (False, True):
-        draft = batch._Draft(in_portions, wanted)
-        await draft.reserve()
-        deal = draft.deal()
+        attempt = batch._BatchAttempt(in_portions, wanted)
+        await attempt.reserve()
+        transaction = attempt.transaction()
         if not late:
-            assert not await transactions.settle(in_portions, deal.id)
-        assert await transactions.decide(in_portions, deal, 1 if late else draft.lapses) is None
-        await draft.give_back()
-        home = in_portions.keys.shard_of_id(deal.id)
-        assert set(db.hkeys(home.transaction(deal.id))) == {b"dead"}
+            assert not await transactions.settle(in_portions, transaction.id)
+        assert (
+            await transactions.commit(in_portions, transaction, 1 if late else attempt.lapses)
+            is None
+        )
+        await attempt.give_back()
+        home = in_portions.keys.shard_of_id(transaction.id)
+        assert set(db.hkeys(home.transaction(transaction.id))) == {b"dead"}
         consistent()
     await recover(in_portions, db, HOUR)
     assert_nothing_left(in_portions, db)
@@ -113,16 +116,16 @@ async def test_a_large_record_of_a_dead_process_is_removed(
     in_portions: Store, db: Any, consistent: Callable[[], Census], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = [parse_job(b'{"type":"t",%b,"options":{"queue":"mail"}}' % LARGE) for _ in range(5)]
-    draft = batch._Draft(in_portions, wanted)
-    deal = draft.deal()
+    attempt = batch._BatchAttempt(in_portions, wanted)
+    transaction = attempt.transaction()
     home = shard_of(in_portions)
     for dies in (False, True):
         if dies:
             monkeypatch.setattr(transactions, "_abort", _die)
-        deal = dataclasses.replace(deal, id=home_id(in_portions))
+        transaction = dataclasses.replace(transaction, id=home_id(in_portions))
         with pytest.raises(BackendUnavailable):
-            await transactions.decide(Away(in_portions, "transaction_commit").store, deal, 0)
-        assert (db.hlen(home.transaction(deal.id)) > 1) is dies
+            await transactions.commit(Away(in_portions, "transaction_commit").store, transaction, 0)
+        assert (db.hlen(home.transaction(transaction.id)) > 1) is dies
     consistent()
 
     await recover(in_portions, db, HOUR)

@@ -103,10 +103,10 @@ ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 changes = pytest.mark.parametrize(("where", "change", "name"), CHANGES)
 
 
-def id_of_partition(store: Store, queue: str, number: int, *, at_home: bool) -> str:
+def id_of_partition(store: Store, queue: str, number: int, *, is_owner_shard: bool) -> str:
     """An id that is placed in a certain one of four partitions, by its bits or in spite of them."""
     shards = store.keys.partitions(queue, PARTS)
-    if at_home:
+    if is_owner_shard:
         return id_in(shards[number].index)
     home = next(shard for shard in store.keys if shard not in shards)
     ids = (id_in(home.index) for _ in itertools.count())
@@ -152,7 +152,7 @@ async def test_a_request_that_died_is_repeated_when_the_partitions_have_changed(
         await put_into(store, shards[-1], queue)
         for used in await take(store, queue):  # the queue has a hash where the job may go
             await ack(store, used)
-        job = way.job(queue, id_of_partition(store, queue, 3, at_home=where == "at home"))
+        job = way.job(queue, id_of_partition(store, queue, 3, is_owner_shard=where == "at home"))
         struck = await dies_at(store, at, True, lambda process: way.enqueue(process, job))  # noqa: B023
         await spread(store, db, after, queue)
         if after < before:
@@ -182,7 +182,7 @@ async def test_two_producers_that_know_different_partitions_store_one_job(
         await spread(store, db, PARTS, queue)
         more = knowing(store)
         slow, quick = (less, more) if change == "more" else (more, less)
-        job = way.job(queue, id_of_partition(store, queue, 2, at_home=where == "at home"))
+        job = way.job(queue, id_of_partition(store, queue, 2, is_owner_shard=where == "at home"))
         answers: list[str] = []
 
         async def ask(process: Store) -> None:
@@ -219,7 +219,7 @@ def foreign_to_both(store: Store, *queues: str) -> str:
 
 
 @ways
-async def test_an_id_claimed_for_another_queue_is_refused_until_its_claim_has_lapsed(
+async def test_an_id_claimed_for_another_queue_is_refused_until_its_claim_expires(
     store: Store, db: Any, way: Way, consistent: Check
 ) -> None:
     other = other_queue(store)
@@ -252,9 +252,9 @@ async def test_a_late_request_stores_nothing_when_its_id_was_taken_over(
 
         def good_for(ms: int) -> None:
             for module in ("enqueue", "batch"):
-                monkeypatch.setattr(f"ojs_cluster.store.{module}.CLAIM_MS", ms)
+                monkeypatch.setattr(f"ojs_cluster.store.enqueue.{module}.CLAIM_MS", ms)
 
-        async def take_over() -> None:
+        async def drop_if_unused() -> None:
             nonlocal taken
             good_for(aliases.CLAIM_MS)
             age_claim(db, store.keys.shard_of_id(str(job.id)), str(job.id), aliases.IN_FLIGHT_MS)  # noqa: B023
@@ -262,7 +262,7 @@ async def test_a_late_request_stores_nothing_when_its_id_was_taken_over(
 
         good_for(-1000)
         with suppress(OJSError):
-            await way.enqueue(interrupted(store, take_over, before=at), late)
+            await way.enqueue(interrupted(store, drop_if_unused, before=at), late)
         stalled = taken
         if taken:
             await assert_one(store, db, job)
@@ -301,7 +301,7 @@ async def test_a_job_that_is_counted_with_others_goes_to_the_first_partition_onl
     store: Store, db: Any
 ) -> None:
     await spread(store, db, PARTS)
-    job_id = id_of_partition(store, QUEUE, 2, at_home=False)
+    job_id = id_of_partition(store, QUEUE, 2, is_owner_shard=False)
     third = store.keys.partitions(QUEUE, PARTS)[2]
     await aliases.AliasClaims(store).claim(third, [(job_id, 0)], 1000, of=1)
     job = new_job(id=job_id, rate_limit={"max_per_second": 5})
@@ -343,7 +343,7 @@ async def test_a_step_whose_first_process_died_is_stored_when_the_partitions_hav
     while struck:
         at, queue = at + 1, f"{QUEUE}{next(_serial)}"
         step = new_job(queue, unique={}, type=f"type{next(_serial)}")
-        job_id = id_of_partition(store, queue, 2, at_home=False)
+        job_id = id_of_partition(store, queue, 2, is_owner_shard=False)
         struck = await dies_at(
             store,
             at,

@@ -246,10 +246,10 @@ async def test_a_claim_without_a_job_is_dropped_and_one_with_a_job_settled(
     with pytest.raises(NotFound):
         await read_jobs.get(store, dangling)
 
-    assert await aliases.settle_claims(store, home, 10) == 0, "too young to judge"
+    assert await aliases.check_old_claims(store, home, 10) == 0, "too young to judge"
     for job_id in (dangling, used):
         age_claim(db, home, job_id, HOUR)
-    assert await aliases.settle_claims(store, home, 10) == 2
+    assert await aliases.check_old_claims(store, home, 10) == 2
     assert db.zcard(home.alias_claims) == 0
     assert not [key for key in all_keys(backend) if dangling.encode() in key]
     assert (await read_jobs.get(store, used)).id == used
@@ -264,7 +264,7 @@ async def test_an_id_that_was_reserved_by_a_batch_that_died_becomes_free(
     """The janitor may meet the alias while what it leads to is still the reservation."""
     queue, other = middle_queue(store), "other"
     job_id = foreign_id(store, queue, step=step)
-    await batch._Draft(store, [new_job(queue, id=job_id), new_job(other)]).reserve()
+    await batch._BatchAttempt(store, [new_job(queue, id=job_id), new_job(other)]).reserve()
 
     for _ in range(2):
         await recover(store, db, HOUR)
@@ -274,7 +274,7 @@ async def test_an_id_that_was_reserved_by_a_batch_that_died_becomes_free(
 
 
 @both_ways
-async def test_an_id_that_was_fenced_becomes_free(store: Store, db: Any, step: int) -> None:
+async def test_an_id_with_a_tombstone_becomes_free(store: Store, db: Any, step: int) -> None:
     """A producer dies between lock and job, and another one takes the lock."""
     queue = middle_queue(store)
     job_id = foreign_id(store, queue, step=step)
@@ -298,11 +298,11 @@ async def test_an_alias_stays_listed_while_what_it_leads_to_is_undecided(
     queue = middle_queue(store)
     job_id = foreign_id(store, queue)
     home = store.keys.shard_of_id(job_id)
-    await batch._Draft(store, [new_job(queue, id=job_id), new_job("other")]).reserve()
+    await batch._BatchAttempt(store, [new_job(queue, id=job_id), new_job("other")]).reserve()
     age_claim(db, home, job_id, HOUR)
 
-    assert await aliases.settle_claims(store, home, 10) == 1
-    assert await aliases.settle_claims(store, home, 10) == 0, "it is looked at later"
+    assert await aliases.check_old_claims(store, home, 10) == 1
+    assert await aliases.check_old_claims(store, home, 10) == 0, "it is looked at later"
 
     assert db.zrange(home.alias_claims, 0, -1) == [job_id.encode()]
 
@@ -399,7 +399,7 @@ async def test_a_claim_of_the_same_producer_may_be_used_again(
     consistent()
 
 
-async def test_a_claim_that_lapsed_stores_nothing(
+async def test_an_expired_claim_stores_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Check
 ) -> None:
     monkeypatch.setattr("ojs_cluster.store.enqueue.enqueue.CLAIM_MS", -1000)
@@ -464,7 +464,7 @@ async def test_a_retry_by_hand_at_the_moment_of_removal_keeps_the_job_reachable(
         retried = True
     except NotFound:
         pass
-    await aliases.remove_due(store, shard, [dead.id])
+    await aliases.remove_expired_jobs(store, shard, [dead.id])
 
     if retried:
         assert (await read_jobs.get(store, dead.id)).state is State.AVAILABLE

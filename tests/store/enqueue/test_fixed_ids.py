@@ -14,7 +14,7 @@ from ojs_cluster.core.errors import NotFound
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import bulk_retry, dead_letters
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_fixed
+from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_with_id
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.listing import JobFilter, list_jobs
@@ -56,7 +56,7 @@ async def dies(store: Store, make: Make) -> JobRecord:
 
 
 async def assert_taken(store: Store, job_id: str) -> None:
-    assert not await enqueue_fixed(store, job_id, new_job())
+    assert not await enqueue_with_id(store, job_id, new_job())
     assert await take(store) == []
 
 

@@ -262,7 +262,7 @@ async def test_a_shard_that_is_away_keeps_no_other_waiting(store: Store, db: Any
     assert (await read_jobs.get(store, stuck)).id == stuck
 
 
-async def test_a_replacement_is_checked_when_its_deal_is_carried_out(
+async def test_a_replacement_is_checked_when_its_transaction_is_applied(
     store: Store, db: Any, consistent: Check
 ) -> None:
     await once(store, on_conflict="replace")

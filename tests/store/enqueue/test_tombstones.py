@@ -14,7 +14,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import batch
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_fixed, enqueue_many
+from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many, enqueue_with_id
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.sweeps import retention
@@ -82,7 +82,7 @@ async def test_a_client_that_asks_again_is_told_of_the_job_in_its_way_then_store
     stored = await way(store, job)
 
     assert (stored.id, stored.state) == (job.id, State.AVAILABLE)
-    assert not await enqueue_fixed(store, str(job.id), job, lapses=lapses)
+    assert not await enqueue_with_id(store, str(job.id), job, lapses=lapses)
     with pytest.raises(Duplicate):
         await once(store)
     [mine] = await take(store)
@@ -109,10 +109,10 @@ async def test_the_slow_producer_finds_no_gap_when_that_job_is_gone(
 
     await retention.purge_due(store, shard, 10)
 
-    assert not await enqueue_fixed(store, str(job.id), job, lapses=lapses)
+    assert not await enqueue_with_id(store, str(job.id), job, lapses=lapses)
 
 
-async def test_a_batch_that_is_refused_puts_the_fence_back(store: Store, db: Any) -> None:
+async def test_a_refused_batch_restores_the_tombstone(store: Store, db: Any) -> None:
     job = new_job(id=home_id(store), unique={})
     shard, lapses = await stalled(store, job)
     await fence(store, shard, str(job.id))
@@ -122,11 +122,13 @@ async def test_a_batch_that_is_refused_puts_the_fence_back(store: Store, db: Any
         await enqueue_many(store, [new_job(id=job.id, type="plain"), new_job(id=taken.id)])
     with pytest.raises(Duplicate, match=taken.id):
         await in_a_batch(store, new_job(id=taken.id))
-    draft = batch._Draft(store, [new_job(id=job.id, type="plain"), new_job("q0", type="other")])
-    await draft.reserve()
-    await draft.give_back()
+    attempt = batch._BatchAttempt(
+        store, [new_job(id=job.id, type="plain"), new_job("q0", type="other")]
+    )
+    await attempt.reserve()
+    await attempt.give_back()
 
-    assert not await enqueue_fixed(store, str(job.id), job, lapses=lapses)
+    assert not await enqueue_with_id(store, str(job.id), job, lapses=lapses)
     assert (await enqueue(store, new_job(id=job.id, type="plain"))).id == job.id
 
 
@@ -156,7 +158,7 @@ async def test_a_lock_leads_to_its_job_though_that_was_stored_in_another_shard(
     consistent()
 
 
-async def test_a_fence_for_good_is_not_stored_over(store: Store, db: Any) -> None:
+async def test_a_tombstone_without_token_is_not_stored_over(store: Store, db: Any) -> None:
     job_id = home_id(store)
     assert await fence(store, shard_of(store), job_id, for_good=True)
     assert await fence(store, shard_of(store), job_id)  # another kind changes nothing
@@ -172,7 +174,7 @@ async def test_a_fence_for_good_is_not_stored_over(store: Store, db: Any) -> Non
     assert (await enqueue(store, new_job(id=job_id))).id == job_id
 
 
-async def test_a_mark_of_before_does_not_open_the_next_fence(store: Store) -> None:
+async def test_the_token_of_an_earlier_tombstone_does_not_match_the_next(store: Store) -> None:
     """A producer that stalls after it met a fence is kept out by the one that came since."""
     job = new_job(id=home_id(store))
     shard = shard_of(store)

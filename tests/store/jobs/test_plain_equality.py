@@ -18,7 +18,7 @@ from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.jobs.ids import OrderedIds, new_job_id
 from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.placement import Placed
+from ojs_cluster.store.enqueue.placement import PlacedJob
 from ojs_cluster.store.fetch.depth_cache import Hints, LimitedQueues
 from ojs_cluster.store.fetch.depths import QueueDepths
 from ojs_cluster.store.fetch.lease_ids import shard_of_lease
@@ -223,7 +223,7 @@ async def one_way(store: Store, db: Any, seed: int, steps: int, *, general: bool
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ojs_cluster.store.fetch.fetch.new_prefix", prefix)
         if general:
-            patch.setattr(Placed, "plain", False)
+            patch.setattr(PlacedJob, "plain", False)
             scripts["fetch"], scripts["ack"] = scripts["fetch_full"], scripts["ack_full"]
         fresh = replace(
             store,

@@ -16,7 +16,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue
-from ojs_cluster.store.enqueue.placement import Placed
+from ojs_cluster.store.enqueue.placement import PlacedJob
 from ojs_cluster.store.fetch import long_poll
 from ojs_cluster.store.fetch.depth_cache import LimitedQueues
 from ojs_cluster.store.jobs import fields as f
@@ -110,7 +110,7 @@ async def test_plain_jobs_leave_the_same_behind_by_either_way(
     assert client.calls.get("ack_full", 0) <= 1, "a minute has begun meanwhile"
     assert "fetch_full" not in client.calls
 
-    monkeypatch.setattr(Placed, "plain", False)
+    monkeypatch.setattr(PlacedJob, "plain", False)
     scripts = dict(store.scripts)
     scripts |= {"fetch": scripts["fetch_full"], "ack": scripts["ack_full"]}
     seen, client = lossy(replace(store, scripts=scripts))

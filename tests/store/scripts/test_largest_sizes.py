@@ -147,7 +147,7 @@ async def test_as_many_ids_as_a_batch_has_are_reserved_and_given_back(
     assert reply[0] == b"ok"
     assert db.zcard(shard.alias_claims) == MOST_BATCH_JOBS
 
-    await transactions.unreserve(store, shard, ids[0], ids)
+    await transactions.release_ids(store, shard, ids[0], ids)
 
     assert db.zcard(shard.alias_claims) == 0
     consistent()

@@ -257,8 +257,8 @@ def keep_moving(servers: Embedded, slots: list[int], enough: Callable[[], bool])
         rounds += 1
         assert rounds < 60, "the moves met too little"
         for turn, slot in itertools.product(range(3), slots):
-            at_home = slot * 3 // 16384
-            source, target = (mover.masters[(at_home + turn + step) % 3] for step in (0, 1))
+            is_owner_shard = slot * 3 // 16384
+            source, target = (mover.masters[(is_owner_shard + turn + step) % 3] for step in (0, 1))
             mover.move(slot, source, target, pause=partial(time.sleep, 0.003))
             time.sleep(0.1)
 

@@ -24,7 +24,7 @@ from ojs_cluster.store.cron.cron_store import StoreBook
 from ojs_cluster.store.cron.firing import fire_due
 from ojs_cluster.store.dead_letters import dead_letters as dead_letter
 from ojs_cluster.store.enqueue import batch
-from ojs_cluster.store.enqueue.aliases import settle_claims
+from ojs_cluster.store.enqueue.aliases import check_old_claims
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.fetch.fetch import release
 from ojs_cluster.store.jobs.ack import Ack, ack_many
@@ -312,7 +312,7 @@ async def queue_upkeep(store: Store, db: Any) -> None:
     await store.run_meta("register_again", [store.keys.meta.queues], [QUEUE, 1])
     for shard in store.keys:
         await retention.tidy(store, shard)
-        await settle_claims(store, shard, 10)
+        await check_old_claims(store, shard, 10)
 
 
 async def a_hot_queue(store: Store, db: Any) -> None:
@@ -354,13 +354,13 @@ async def unique_jobs_and_batches(store: Store, db: Any) -> None:
     await once(store, "once", on_conflict="ignore", id=foreign_id(store, "once"))
     wanted = [new_job("once", id=home_id(store, "once")), new_job("twice", unique={}, type="x")]
     for decided in (False, True):
-        draft = batch._Draft(store, wanted)
-        await draft.reserve()
+        attempt = batch._BatchAttempt(store, wanted)
+        await attempt.reserve()
         if decided:
-            await transactions.decide(store, draft.deal(), draft.lapses)
-            await transactions.settle(store, draft.deal().id)
+            await transactions.commit(store, attempt.transaction(), attempt.lapses)
+            await transactions.settle(store, attempt.transaction().id)
         else:
-            await draft.give_back()
+            await attempt.give_back()
     await enqueue_many(store, [new_job(tags=["x" * 900_000]) for _ in range(3)])
     await fence(store, shard_of(store), home_id(store))
     await recover(store, db, HOUR)

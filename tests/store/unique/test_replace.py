@@ -49,27 +49,27 @@ from tests.support.timeshift import age_queue
 
 @dataclass(frozen=True, slots=True)
 class Lives:
-    """What there is of one fingerprint at one moment: ids of jobs that live, and of staged ones."""
+    """What there is of one fingerprint at one moment: ids of live and prepared jobs."""
 
     live: frozenset[str]
-    staged: frozenset[str]
+    prepared: frozenset[str]
 
     @property
     def is_one(self) -> bool:
-        """One lives, perhaps with its successor staged; or it has ended and the successor is."""
-        return len(self.live) == 1 or (not self.live and len(self.staged) == 1)
+        """One lives, perhaps with its successor prepared; or it has ended and the successor is."""
+        return len(self.live) == 1 or (not self.live and len(self.prepared) == 1)
 
 
 def lives(db: Any) -> Lives:
     """Look at every job hash."""
     live: set[str] = set()
-    staged: set[str] = set()
+    prepared: set[str] = set()
     for key, job in hashes(db, "ojs:*:j:*").items():
         job_id = key.rpartition(b":")[2].decode()
         if f.STATE not in job or job[f.STATE].decode() in TERMINAL:
             continue
-        (staged if f.DEAL in job else live).add(job_id)
-    return Lives(frozenset(live), frozenset(staged))
+        (prepared if f.TRANSACTION in job else live).add(job_id)
+    return Lives(frozenset(live), frozenset(prepared))
 
 
 @dataclass(slots=True)
@@ -83,29 +83,29 @@ class Watch:
 
     def __call__(self) -> None:
         found = lives(self.db)
-        self.seen.append(Lives(found.live - self.others, found.staged))
+        self.seen.append(Lives(found.live - self.others, found.prepared))
         assert self.seen[-1].is_one, self.seen
 
 
 Finish = Callable[[Store, Any, str], Awaitable[object]]
 
 
-async def the_drainer(store: Store, db: Any, _staged: str) -> None:
+async def the_drainer(store: Store, db: Any, _prepared: str) -> None:
     await recover(store, db)
 
 
-async def a_reader(store: Store, _db: Any, staged: str) -> None:
-    if staged:
-        assert (await read_jobs.get(store, staged)).state == State.AVAILABLE
+async def a_reader(store: Store, _db: Any, prepared: str) -> None:
+    if prepared:
+        assert (await read_jobs.get(store, prepared)).state == State.AVAILABLE
 
 
-async def a_canceller(store: Store, _db: Any, staged: str) -> None:
+async def a_canceller(store: Store, _db: Any, prepared: str) -> None:
     """Cancelling the new job does not bring the old one back."""
-    if staged:
-        assert (await cancel(store, staged)).state == State.CANCELLED
+    if prepared:
+        assert (await cancel(store, prepared)).state == State.CANCELLED
 
 
-async def another_producer(store: Store, db: Any, _staged: str) -> None:
+async def another_producer(store: Store, db: Any, _prepared: str) -> None:
     age_lock(db, store, lock_of(store, db), 5_000)
     with trio.fail_after(60):
         assert (await once(store, on_conflict="ignore")).deduplicated
@@ -145,12 +145,12 @@ async def test_one_lives_whenever_the_producer_dies(
         assert left.is_one, at
         hidden += not left.live
         consistent()
-        await finish(store, db, next(iter(left.staged), ""))
+        await finish(store, db, next(iter(left.prepared), ""))
         await recover(store, db)
         await recover(store, db, HOUR)
         after = lives(db)
-        assert not after.staged
-        if finish is not a_canceller or not left.staged:
+        assert not after.prepared
+        if finish is not a_canceller or not left.prepared:
             assert len(after.live) == 1
         if old.id not in after.live:
             assert (await read_jobs.get(store, old.id)).state == State.CANCELLED
@@ -161,11 +161,11 @@ async def test_one_lives_whenever_the_producer_dies(
         assert_nothing_left(store, db)
         consistent()
         at += 1
-    staged = [seen for seen in watch.seen if seen.staged]
-    assert staged
+    prepared = [seen for seen in watch.seen if seen.prepared]
+    assert prepared
     # In one shard there is no moment between the two.
     assert (hidden > 0) == (where == "elsewhere")
-    assert any(not seen.live for seen in staged) == (where == "elsewhere")
+    assert any(not seen.live for seen in prepared) == (where == "elsewhere")
 
 
 async def test_a_replacement_whose_idle_queue_is_retired_before_it_is_published_is_listed(
@@ -308,19 +308,19 @@ async def test_what_a_batch_replaces_itself_is_cancelled_from_the_beginning(
     assert consistent().count() == {"cancelled": 1, "available": 1}
 
 
-async def test_a_staged_job_that_nobody_decided_upon_any_more_is_removed(
+async def test_a_prepared_job_without_a_transaction_is_removed(
     store: Store, db: Any, consistent: Callable[[], Census]
 ) -> None:
-    """The record of its deal is gone, as only a lost master can make it: nothing stays for ever."""
+    """The record of the transaction is lost with its master: no job stays behind."""
     one, other = queues_in_other_shards(store, 2)
     at = 1
-    while not lives(db).staged:
+    while not lives(db).prepared:
         old = await once(store, one, on_conflict="ignore")
         await dies_at(store, at, True, partial(once, queue=other, on_conflict="replace"))
         at += 1
-        if not lives(db).staged:
+        if not lives(db).prepared:
             await recover(store, db, HOUR)
-    [staged] = lives(db).staged
+    [prepared] = lives(db).prepared
     there = keys_there(db)
     for shard in store.keys:
         for key in there:
@@ -334,7 +334,7 @@ async def test_a_staged_job_that_nobody_decided_upon_any_more_is_removed(
     await recover(store, db, HOUR)
 
     assert lives(db) == Lives(frozenset({old.id}), frozenset())
-    assert not list(db.scan_iter(match=f"*{staged}*", count=10_000))
+    assert not list(db.scan_iter(match=f"*{prepared}*", count=10_000))
     consistent()
 
 
@@ -357,21 +357,21 @@ async def test_events_say_that_the_old_one_ended_and_then_that_the_new_one_is_th
 async def test_a_reader_while_it_is_carried_out_changes_nothing_of_the_outcome(
     store: Store, db: Any, consistent: Callable[[], Census]
 ) -> None:
-    """Readers of the staged job carry it out beside the producer, after every command of it."""
+    """Readers of the prepared job carry it out beside the producer, after every command of it."""
     one, other = queues_in_other_shards(store, 2)
     old = await once(store, one)
     outcomes: Counter[State] = Counter()
 
     async def step(mortal: Store) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(read_what_is_staged)
+            nursery.start_soon(read_what_is_prepared)
             new = await once(mortal, other, on_conflict="replace")
             outcomes[(await read_jobs.get(store, new.id)).state] += 1
             nursery.cancel_scope.cancel()
 
-    async def read_what_is_staged() -> None:
+    async def read_what_is_prepared() -> None:
         while True:
-            for job_id in lives(db).staged:
+            for job_id in lives(db).prepared:
                 await read_jobs.get(store, job_id)
             await trio.lowlevel.checkpoint()
 

@@ -13,7 +13,7 @@ from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron
-from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_fixed
+from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_with_id
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.queues import queues
@@ -245,7 +245,7 @@ async def test_a_lock_without_its_job_is_taken_over_and_the_late_job_kept_out(
 
     second = await put(store, unique={})
 
-    assert not await enqueue_fixed(store, stalled_id, late, lapses=claim.lapses)
+    assert not await enqueue_with_id(store, stalled_id, late, lapses=claim.lapses)
     assert [job.id for job in await take(store, count=9)] == [second.id]
     db.zincrby(shard.alias_claims, -HOUR, stalled_id)
     await tidy(store, shard)
@@ -389,7 +389,7 @@ async def test_a_claimed_lock_is_good_for_two_minutes(store: Store) -> None:
     assert before + 2 * MINUTE <= claimed.lapses <= after + 2 * MINUTE
 
 
-async def test_a_lock_whose_claim_lapsed_is_given_back_before_the_next_try(
+async def test_a_lock_with_an_expired_claim_is_released_before_the_next_try(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(unique, "CLAIM_MS", -1000)

@@ -18,7 +18,7 @@ from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.sweeps.retention import purge_due
 from ojs_cluster.store.transactions import transactions
-from ojs_cluster.store.transactions.transactions import Revival
+from ojs_cluster.store.transactions.transactions import ManualRetry
 from ojs_cluster.store.unique import locks, unique, unique_retry
 from ojs_cluster.store.unique.locks import Want
 from tests.store.archives import export_text, import_text
@@ -209,9 +209,9 @@ async def test_a_retry_that_is_given_up_leaves_the_lock_as_it_was(
     key = store.keys.shard_of_fingerprint(fingerprint).lock(fingerprint)
     before = db.hgetall(key)
     want = Want(fingerprint, dead.id, found.shard, 1)
-    revival = Revival(dead.id, found.shard, "mail", 0, "dead")
-    deal = unique_retry._deal(store, want, revival)
-    lapses = await unique.claim_again(store, want, deal.id)
+    revival = ManualRetry(dead.id, found.shard, "mail", 0, "dead")
+    transaction = unique_retry._deal(store, want, revival)
+    lapses = await unique.claim_for_retry(store, want, transaction.id)
     assert db.hgetall(key) != before
 
     # Whoever wants the lock gives the retry up, then looks at the job.
@@ -219,7 +219,7 @@ async def test_a_retry_that_is_given_up_leaves_the_lock_as_it_was(
     with pytest.raises(Duplicate) as why:
         await once(store, states=["available", "active", "discarded"])
     assert why.value.details["existing_job_id"] == dead.id
-    assert await transactions.decide(store, deal, lapses) is None
+    assert await transactions.commit(store, transaction, lapses) is None
     assert db.hgetall(key) == before
     assert (await dead_letters.retry(store, dead.id)).state is State.AVAILABLE
     consistent()
@@ -232,17 +232,21 @@ async def test_a_retry_that_was_decided_is_carried_out_by_who_meets_it(
     found = await locks.look(store, shard_of(store, "mail"), dead.id)
     assert found is not None
     want = Want(new_job(unique={}).fingerprint, dead.id, found.shard, 1)
-    deal = unique_retry._deal(store, want, Revival(dead.id, found.shard, "mail", 0, "dead"))
-    now = await transactions.decide(store, deal, await unique.claim_again(store, want, deal.id))
+    transaction = unique_retry._deal(
+        store, want, ManualRetry(dead.id, found.shard, "mail", 0, "dead")
+    )
+    now = await transactions.commit(
+        store, transaction, await unique.claim_for_retry(store, want, transaction.id)
+    )
     assert now is not None
 
     assert await refused(store) == dead.id
-    await transactions.carry_out(store, deal, now)
+    await transactions.apply(store, transaction, now)
 
     [job] = await take(store, count=9)
     assert (job.id, job.attempt) == (dead.id, 1)
     await nack(store, job)
-    await transactions.carry_out(store, deal, now)
+    await transactions.apply(store, transaction, now)
     assert await take(store) == [], "it is retried once, however often that is carried out"
     await recover(store, db, HOUR)
     assert_nothing_left(store, db)

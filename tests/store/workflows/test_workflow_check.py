@@ -15,7 +15,7 @@ import pytest
 from ojs_cluster.core.errors import BackendUnavailable, NotFound
 from ojs_cluster.redis import Client
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.enqueue import enqueue_fixed
+from ojs_cluster.store.enqueue.enqueue import enqueue_with_id
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.outbox import unreachable_shards
@@ -108,7 +108,7 @@ async def test_a_step_whose_job_is_lost_has_failed(
     assert b"job_lost" in (found.jobs[0].error or b"")
     with pytest.raises(NotFound):
         await read_jobs.get(store, lost)
-    assert not await enqueue_fixed(store, lost, new_job(names[0])), "it never comes"
+    assert not await enqueue_with_id(store, lost, new_job(names[0])), "it never comes"
     consistent()
 
 

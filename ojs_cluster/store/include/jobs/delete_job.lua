@@ -4,9 +4,9 @@ local MOST_FREED = 32 * 1024 * 1024
 
 -- nil and a reply as load_job when there is none, or its state or queue is not known.
 local function load_index_fields(key)
-    local found = redis.call('HMGET', key, F.state, F.queue, F.dead, F.expires, F.alias, F.deal)
+    local found = redis.call('HMGET', key, F.state, F.queue, F.dead, F.expires, F.alias, F.transaction)
     if found[5] then return nil, {'moved', found[5]} end
-    if found[6] then return nil, {'staged', found[6]} end
+    if found[6] then return nil, {'prepared', found[6]} end
     if found[1] and found[2] and is_state(found[1]) then
         return {[F.state] = found[1], [F.queue] = found[2], [F.dead] = found[3] or nil,
             [F.expires] = found[4] or nil}

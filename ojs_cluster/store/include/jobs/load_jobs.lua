@@ -5,7 +5,7 @@ local MOST_LOADED, loaded = 1024 * 1024, 0
 local SMALL = {F.state, F.type, F.queue, F.priority, F.created, F.max_attempts, F.retry, F.non_retryable,
     F.on_exhaustion, F.visibility, F.timeout, F.expires, F.attempt, F.enqueued, F.started, F.finished, F.due,
     F.delay, F.worker, F.lease, F.deadline, F.lease_ms, F.extended, F.errors, F.dead, F.expired, F.replays,
-    F.alias, F.workflow, F.step, F.unique, F.deal, F.mps, F.fixed, F.cancel_requested, F.limit, F.token, F.asked,
+    F.alias, F.workflow, F.step, F.unique, F.transaction, F.mps, F.fixed, F.cancel_requested, F.limit, F.token, F.asked,
     F.asks, F.hidden}
 
 -- As load_job. A partial job has no envelope, result or error to show.

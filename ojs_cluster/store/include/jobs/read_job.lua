@@ -11,16 +11,16 @@ end
 
 -- Reads a job. Returns the fields as a table and as HGETALL gave them, or nil and a reply:
 -- {'missing'}, {'moved', shard} when the id is a client's and its job lives elsewhere,
--- {'staged', deal} when it is not to be seen before that `deal` is carried out (reveal.lua), or
+-- {'prepared', transaction} when it is not to be seen before that `transaction` is carried out (reveal.lua), or
 -- {'malformed'} (sound.lua).
 -- Fields that were read prove that the key is here; for none, see look.lua.
-local function check_job(key, job, flat, deal)
+local function check_job(key, job, flat, transaction)
     if not flat then
         if key ~= KEYS[1] then redis.call('EXISTS', KEYS[1], key) end
         return nil, {'missing'}
     end
     if job[F.alias] then return nil, {'moved', job[F.alias]} end
-    if job[F.deal] and job[F.deal] ~= deal then return nil, {'staged', job[F.deal]} end
+    if job[F.transaction] and job[F.transaction] ~= transaction then return nil, {'prepared', job[F.transaction]} end
     if not has_valid_fields(job) or not is_state(job[F.state]) then return nil, {'malformed'} end
     -- What the job's end or the end of its lease would be owed to others: see effect.lua.
     if job[F.workflow] or job[F.unique] or job[F.limit] then preflight_key(OUTBOX) preflight_key(OUTBOX_DUE) end
@@ -29,10 +29,10 @@ local function check_job(key, job, flat, deal)
     return job
 end
 
-local function load_job(key, deal)
+local function load_job(key, transaction)
     local flat, job = redis.call('HGETALL', key), {}
     for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
-    return check_job(key, job, #flat > 0 and flat, deal)
+    return check_job(key, job, #flat > 0 and flat, transaction)
 end
 
 -- Writes fields of a job and keeps the copy that is returned in step: later pairs win there.

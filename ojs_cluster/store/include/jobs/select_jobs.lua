@@ -10,7 +10,7 @@ local passing, passed, malformed = false, {}, {}
 -- one that can run. Nil for any other job.
 local function load_blocked(queue, id)
     local key = job_key(id)
-    local found = redis.call('HMGET', key, F.limit, F.token, F.deal, F.expires, F.asks)
+    local found = redis.call('HMGET', key, F.limit, F.token, F.transaction, F.expires, F.asks)
     if found[4] and (tonumber(found[4]) or 0) <= now then return load_small_fields(key) end
     if not found[1] or found[2] or found[3] or found[5] and not is_number(found[5]) then return end
     local job = {[F.limit] = found[1], [F.asks] = found[5] or nil, [F.queue] = queue.name}

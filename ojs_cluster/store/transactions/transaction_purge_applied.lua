@@ -1,8 +1,8 @@
--- Parts of deals that were written long ago are forgotten, save those of deals that are still to be
+-- Parts of transactions that were written long ago are forgotten, save those of transactions that are still to be
 -- carried out: these are looked at again later.
 -- Pre:  a part was not met again in the last `age` ms: who met it may be about to do so once more.
 -- Memory: allow-oom; adds nothing.
--- KEYS: 1 the shard's dealt.  ARGV: 1 age ms, then per deal: it, '1' to keep it.
+-- KEYS: 1 the shard's dealt.  ARGV: 1 age ms, then per transaction: it, '1' to keep it.
 -- Returns: how many were forgotten
 --@include now long_lists
 local over = {}
