@@ -89,14 +89,14 @@ def hand_over(nodes: Sequence[Node], masters: int) -> bool:
     going = [each for each in cluster.masters() if cluster.goes(each)]
     for master in going:
         if heirs := cluster.followers(master.id):
-            drop_if_unused(cluster, master, heirs)
+            take_over(cluster, master, heirs)
         else:
             lend(cluster, master)
         return False
     return True
 
 
-def drop_if_unused(cluster: Cluster, master: Member, heirs: Sequence[str]) -> None:
+def take_over(cluster: Cluster, master: Member, heirs: Sequence[str]) -> None:
     """Make one of these replicas the master."""
     ready = [heir for heir in heirs if "master_link_status:up" in info(cluster.stays[heir])]
     if not ready:

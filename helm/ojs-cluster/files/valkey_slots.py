@@ -126,12 +126,12 @@ def grow(nodes: Sequence[Node], masters: int, replicas: int) -> int:
     if new:
         first = new[0]
         slot = min(first.slots, key=lambda slot: keys_in(first.source, slot))
-        apply(cluster, Move(first.source, first.target, (slot,)))
+        carry_out(cluster, Move(first.source, first.target, (slot,)))
         print(f"{first.target} is a master now", flush=True)
     else:
         move = moves[0]
         await_replicas(cluster, move.target, replicas)
-        apply(cluster, Move(move.source, move.target, move.slots[-CHUNK:]))
+        carry_out(cluster, Move(move.source, move.target, move.slots[-CHUNK:]))
     left = sum(len(each.slots) for each in plan(Cluster(nodes), masters))
     print(f"{left} slots are left to move", flush=True)
     return left
@@ -156,7 +156,7 @@ def keys_in(node: Node, slot: int) -> int:
     return int(node.send("CLUSTER", "COUNTKEYSINSLOT", slot))
 
 
-def apply(cluster: Cluster, move: Move) -> None:
+def carry_out(cluster: Cluster, move: Move) -> None:
     """Move slots, the way that the server knows best."""
     if is_atomic(move.source) and is_atomic(move.target):
         move_whole(cluster, move)
