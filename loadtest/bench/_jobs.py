@@ -58,7 +58,7 @@ async def at_once(tasks: int, times: int, call: Callable[[], Awaitable[object]])
 async def used_memory(store: Store) -> int:
     """Bytes that all masters use."""
     total = 0
-    for reply in (await store.redis.on_masters("INFO", "memory")).values():
+    for reply in (await store.redis.call_masters("INFO", "memory")).values():
         assert isinstance(reply, bytes)
         line = next(line for line in reply.splitlines() if line.startswith(b"used_memory:"))
         total += int(line.partition(b":")[2])

@@ -42,8 +42,8 @@ from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.request_ids import new_request_id
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import ROUTES, router_for
-from ojs_cluster.redis.deadline import Deadline, begin
-from ojs_cluster.redis.driven_coroutines import own_task
+from ojs_cluster.redis.deadline import Deadline, start_deadline
+from ojs_cluster.redis.driven_coroutines import ensure_task
 
 log = logging.getLogger("ojs.http")
 
@@ -159,15 +159,15 @@ async def run(app: App, call: Call, request: Request, deadline: Deadline | None 
     makes a new one.
     """
     if call.span is not None:
-        await own_task()
+        await ensure_task()
         rest = msgspec.structs.replace(call, span=None)
         return await call.span.answer(request, lambda: run(app, rest, request, deadline))
     if call.refusal is not None or call.route is None:
         return call.refusal or refuse(request, call, Internal("a call without a route"))
     if len(request.body) > call.max_body:
         return refuse(request, call, too_large(call))
-    deadline = begin() if deadline is None else deadline
-    deadline.at = app.store.redis.deadline()
+    deadline = start_deadline() if deadline is None else deadline
+    deadline.at = app.store.redis.new_deadline()
     try:
         queues = call.principal.queues
         if queues is not None:

@@ -6,8 +6,8 @@ from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, Inv
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.router import Route
-from ojs_cluster.redis.driven_coroutines import own_task
-from ojs_cluster.redis.durability import Durability, confirming
+from ojs_cluster.redis.driven_coroutines import ensure_task
+from ojs_cluster.redis.durability import Durability, require_durability
 
 HEADER = "ojs-durability"
 
@@ -29,17 +29,17 @@ async def answer(app: App, route: Route, request: Request, params: tuple[str, ..
     wanted = Durability.ASYNC if asked is None else _parse(asked)
     if (asked is None and not app.store.redis.durability) or route.waits:
         return await route.handler(app, request, *params)
-    await own_task()  # whose context knows the request
-    with confirming(wanted) as work:
+    await ensure_task()  # whose context knows the request
+    with require_durability(wanted) as work:
         try:
             response = await route.handler(app, request, *params)
         except (Conflict, Duplicate) as error:
             # What is in the way was found where it may still be forgotten.
-            if work.doubt is None:
+            if work.unconfirmed is None:
                 raise
-            raise _unconfirmed(work.doubt) from error
-    if work.doubt is not None:
-        raise _unconfirmed(work.doubt, response)
+            raise _unconfirmed(work.unconfirmed) from error
+    if work.unconfirmed is not None:
+        raise _unconfirmed(work.unconfirmed, response)
     return response
 
 

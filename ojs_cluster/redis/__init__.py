@@ -1,4 +1,4 @@
-"""Trio-native Redis: one multiplexed connection per node, standalone or cluster."""
+"""A Redis client for trio: one multiplexed connection per node, standalone or cluster."""
 
 from ojs_cluster.redis.client import Client, open_client
 from ojs_cluster.redis.connection import Arg

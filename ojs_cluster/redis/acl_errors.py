@@ -1,4 +1,4 @@
-"""What Redis says when an ACL user lacks a right, made into one line that says what to add."""
+"""Errors of ACL users that lack a rule, with the ACL SETUSER command that adds it."""
 
 from __future__ import annotations
 
@@ -8,38 +8,41 @@ from ojs_cluster.redis.errors import RedisReplyError
 
 KEYS = "~ojs:*"
 CHANNELS = "&ojs:*"
-"""What a user needs besides commands (docs/operations.md, The Redis user)."""
+"""The rules a user needs besides commands (docs/operations.md, The Redis user)."""
 
 _COMMAND = re.compile(r"run the '([^']+)' command")
-# In scripts 7.2 and later say the first, earlier ones the second.
+# Errors inside scripts: the first text is that of 7.2 and later.
 _IN_SCRIPT = ("ACL failure in script", "The user executing the script")
 
 
-class MissingRight(RedisReplyError):
-    """The ACL user may not do something; the text says what, and which rule to add.
+class AclDenied(RedisReplyError):
+    """The ACL user lacks a rule; the message names the rule and the command that adds it.
 
-    ``rule`` is that rule, as ACL SETUSER takes it; empty where Redis does not say enough.
+    Attributes:
+        rule: the rule in the form of ACL SETUSER; empty when Redis does not name it.
     """
 
     def __init__(self, error: RedisReplyError, user: str, where: str, rule: str) -> None:
         super().__init__(f"{error.code} {error.message}")
         self.rule = rule
-        self._line = line(user, where, [rule] if rule else [], str(error))
+        self._text = describe_missing_rules(user, where, [rule] if rule else [], str(error))
 
     def __str__(self) -> str:
-        return self._line
+        return self._text
 
 
-def line(user: str, where: str, rules: list[str], said: str = "") -> str:
-    """One line for the log: what ``user`` lacks at the server ``where``, and what to add.
+def describe_missing_rules(user: str, where: str, rules: list[str], reply: str = "") -> str:
+    """Return one log line: which rules the user lacks, and the command that adds them.
 
     Args:
-        rules: what is missing, as ACL SETUSER takes it.
-        said: what Redis said, for where that tells no rule.
+        user: the ACL user.
+        where: the server.
+        rules: the missing rules in the form of ACL SETUSER; empty when Redis does not name them.
+        reply: Redis's own error, shown when there are no rules.
     """
     if not rules:
         return (
-            f"Redis at {where} refuses user '{user}' a right ({said}): compare its rules with "
+            f"Redis at {where} refuses user '{user}' a command ({reply}): compare its rules with "
             "docs/operations.md, The Redis user"
         )
     what = {KEYS: "the keys ojs:*", CHANNELS: "the channels ojs:*"}
@@ -50,24 +53,24 @@ def line(user: str, where: str, rules: list[str], said: str = "") -> str:
     )
 
 
-def is_about_rights(error: RedisReplyError) -> bool:
-    """Whether a user lacks a right, alone or in a script."""
+def is_acl_error(error: RedisReplyError) -> bool:
+    """Return whether an ACL refused a command, also inside a script."""
     return error.code == "NOPERM" or any(text in str(error) for text in _IN_SCRIPT)
 
 
-def explained(error: RedisReplyError, user: str, where: str) -> RedisReplyError:
-    """``error``, or what it means when it is about a right."""
-    if not is_about_rights(error) or isinstance(error, MissingRight):
+def explain_acl_error(error: RedisReplyError, user: str, where: str) -> RedisReplyError:
+    """Return an ``AclDenied`` when an ACL caused ``error``, otherwise ``error``."""
+    if not is_acl_error(error) or isinstance(error, AclDenied):
         return error
-    return MissingRight(error, user, where, rule_of(str(error)))
+    return AclDenied(error, user, where, missing_rule(str(error)))
 
 
-def rule_of(text: str, command: str = "") -> str:
-    """The rule that is missing, as ACL SETUSER takes it; '' where the text does not tell.
+def missing_rule(text: str, command: str = "") -> str:
+    """Return the missing rule in the form of ACL SETUSER; empty when it cannot be told.
 
     Args:
-        text: what Redis said.
-        command: what was refused, for servers that do not name it.
+        text: Redis's error.
+        command: the refused command, for servers that do not name it.
     """
     found = _COMMAND.search(text)
     if found is not None:

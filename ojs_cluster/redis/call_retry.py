@@ -1,13 +1,19 @@
-"""What one persistent call has been through: which failures are final, and what to say then."""
+"""The retries of one call: which failures are final, and which error the caller then gets."""
 
 from __future__ import annotations
 
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, Outcome, WritesRefused
-from ojs_cluster.redis.durability import present_request
-from ojs_cluster.redis.errors import Lost, RedisReplyError, ReplyTooLarge, Signal, TooLarge
-from ojs_cluster.redis.group_commit import Unconfirmed
+from ojs_cluster.redis.durability import current_work
+from ojs_cluster.redis.errors import (
+    OversizedReply,
+    RedisReplyError,
+    ReplyFailure,
+    ReplyLost,
+    ReplyTooLarge,
+)
+from ojs_cluster.redis.group_commit import UnconfirmedReply
 from ojs_cluster.redis.node_link import Backoff
 from ojs_cluster.redis.reply_waiters import Reply
 
@@ -16,53 +22,58 @@ RETRY_MAX_S = 0.1
 FREE_REDIRECTS = 5
 
 
-class Attempts:
-    """State of one call on the slow way."""
+class CallRetry:
+    """What one call on the full path has tried so far.
+
+    Attributes:
+        in_flight: the command was sent and is not answered yet.
+        last: the latest failure.
+    """
 
     def __init__(self, idempotent: bool) -> None:
         self.in_flight = False
         self.last: Exception | None = None
         self._idempotent = idempotent
         self._backoff = Backoff(RETRY_FIRST_S, RETRY_MAX_S)
-        self._doubtful = False
+        self._maybe_applied = False
         self._redirects = 0
 
-    def accept_signal(self, signal: Signal) -> None:
+    def after_failure(self, failure: ReplyFailure) -> None:
         """Return when the command may be sent again.
 
         Raises:
-            ReplyTooLarge: the reply to this command broke the limit; it would again.
+            ReplyTooLarge: the reply to this command is larger than the limit; the next would be.
             BackendUnavailable: the command may have been applied and must not be repeated.
         """
-        if isinstance(signal, TooLarge):
-            raise ReplyTooLarge(str(signal))
-        if isinstance(signal, Lost):
-            self._doubtful = True
+        if isinstance(failure, OversizedReply):
+            raise ReplyTooLarge(str(failure))
+        if isinstance(failure, ReplyLost):
+            self._maybe_applied = True
             if not self._idempotent:
                 raise BackendUnavailable(
                     "the connection to Redis was lost before the reply", outcome="unknown"
-                ) from signal
+                ) from failure
 
     @staticmethod
-    def accept_unconfirmed(signal: Unconfirmed) -> Reply:
-        """Give the reply to a command, and its doubt to the request that sent it.
+    def after_unconfirmed(failure: UnconfirmedReply) -> Reply:
+        """Return the reply to a command, and note in the current work that it is unconfirmed.
 
         Raises:
-            BackendUnavailable: there is no request that would look at the doubt.
+            BackendUnavailable: the caller belongs to no work that would check it.
         """
-        request = present_request()
-        if request is None:
-            raise BackendUnavailable(f"done, but {signal}", outcome="stored_unconfirmed")
-        request.doubt = str(signal)
-        return signal.reply
+        work = current_work()
+        if work is None:
+            raise BackendUnavailable(f"done, but {failure}", outcome="stored_unconfirmed")
+        work.unconfirmed = str(failure)
+        return failure.reply
 
-    def accept_interrupted_script(self, error: Exception) -> None:
-        """Return when a script that stopped half way may be run again.
+    def after_interrupted_script(self, error: Exception) -> None:
+        """Return when a script that stopped half way may run again.
 
         Raises:
-            BackendUnavailable: it must not; part of it may have been applied.
+            BackendUnavailable: the script is not idempotent, and part of it may be applied.
         """
-        self._doubtful = True
+        self._maybe_applied = True
         if not self._idempotent:
             raise BackendUnavailable(
                 "a slot was moving while a script used it", outcome="unknown"
@@ -73,29 +84,36 @@ class Attempts:
         await trio.sleep(self._backoff.next_s())
 
     async def pause_after_redirect(self) -> None:
-        """The first redirections are followed at once; a ping-pong of them is slowed down."""
+        """Follow the first redirections at once, and pause before further ones.
+
+        Two nodes that redirect to each other must not keep this process busy.
+        """
         self._redirects += 1
         if self._redirects > FREE_REDIRECTS:
             await self.pause()
 
     @property
     def _outcome(self) -> Outcome:
-        """What is known when this try was not applied: an earlier one may have been."""
-        return "unknown" if self._doubtful else "not_applied"
+        """The outcome when this attempt was not applied: an earlier attempt may have been."""
+        return "unknown" if self._maybe_applied else "not_applied"
 
-    def refusal(self, why: str) -> BackendUnavailable:
-        """The error for a call that ends because this try of it was not applied."""
+    def unavailable(self, why: str) -> BackendUnavailable:
+        """Return the error for a call that ends because this attempt was not applied."""
         return BackendUnavailable(why, outcome=self._outcome)
 
-    def refused(self, error: RedisReplyError) -> WritesRefused:
-        """The error for a write that Redis refuses for lack of memory or of a disk."""
+    def writes_refused(self, error: RedisReplyError) -> WritesRefused:
+        """Return the error for a write that Redis refuses for lack of memory or disk."""
         return WritesRefused(f"Redis refuses writes ({error.code})", outcome=self._outcome)
 
-    def time_is_up(self, why_down: Exception | None) -> BackendUnavailable:
-        """The error for a call that got no final answer in time."""
-        unknown = self._doubtful or self.in_flight
+    def timed_out(self, node_error: Exception | None) -> BackendUnavailable:
+        """Return the error for a call that got no final answer in time.
+
+        Args:
+            node_error: the latest error of the node's link, the cause when the call saw none.
+        """
+        unknown = self._maybe_applied or self.in_flight
         error = BackendUnavailable(
             "Redis did not answer in time", outcome="unknown" if unknown else "not_applied"
         )
-        error.__cause__ = self.last or why_down
+        error.__cause__ = self.last or node_error
         return error

@@ -1,63 +1,92 @@
 """The client: commands by slot, over one connection per master.
 
-``call`` has a fast way and a slow one. The fast way is a list look-up, a packed command and one
-sleep. Anything that is not a plain reply (no connection, a redirection, an error, a lost
-connection) goes to ``_persist``, which tries until the call's time is up. So does a call that its
-request's deadline would cut (``deadline``): the fast way has no timer.
+``call`` has a fast path and a full path. The fast path is a list look-up, a packed command and one
+sleep. Everything else goes to ``_call_with_retries``: a node without a connection, a redirection,
+an error, a lost connection. It tries until the call's time is up. A call that its request's
+deadline would cut short goes there too, because the fast path has no timer.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Final
 
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, OutOfTime
-from ojs_cluster.redis.acl_errors import explained
-from ojs_cluster.redis.call_retry import Attempts
+from ojs_cluster.redis.acl_errors import explain_acl_error
+from ojs_cluster.redis.call_retry import CallRetry
 from ojs_cluster.redis.connection import Arg, pack
-from ojs_cluster.redis.deadline import present
-from ojs_cluster.redis.driven_coroutines import own_task
-from ojs_cluster.redis.durability import Durability, wanted
+from ojs_cluster.redis.deadline import current_deadline
+from ojs_cluster.redis.driven_coroutines import ensure_task
+from ojs_cluster.redis.durability import Durability, required_durability
 from ojs_cluster.redis.errors import (
-    BUSY_CODES,
-    REFUSED_CODES,
     REPLICA_CODES,
-    STALE_CODES,
+    RETRYABLE_CODES,
+    STALE_TOPOLOGY_CODES,
+    WRITES_REFUSED_CODES,
     RedisReplyError,
+    ReplyFailure,
     ReplyTooLarge,
-    Signal,
     stopped_by_moving_slot,
 )
-from ojs_cluster.redis.group_commit import Unconfirmed
-from ojs_cluster.redis.node_link import Link
-from ojs_cluster.redis.packed_calls import PackedKeys, pack_call
+from ojs_cluster.redis.group_commit import UnconfirmedReply
+from ojs_cluster.redis.node_link import NodeLink
+from ojs_cluster.redis.packed_calls import PackedKeys, pack_script_call
 from ojs_cluster.redis.pubsub import PubSub
 from ojs_cluster.redis.reply_waiters import Answer, Reply
-from ojs_cluster.redis.router import Router
+from ojs_cluster.redis.router import SlotRouter
 from ojs_cluster.redis.script import Script
 from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.topology import Topology, parse_redirect
 
 
 class _NoAnswer:
-    """Nothing has been sent yet."""
+    """No attempt was made yet."""
 
 
 NO_ANSWER: Final = _NoAnswer()
 
 
-class Client:
-    """Commands to a standalone server or a cluster. Made by ``open_client``.
+@dataclass(slots=True)
+class _UnansweredCall:
+    """A call that the fast path could not finish.
 
-    Errors of ``call``, ``script`` and ``on_masters``: ``RedisReplyError`` when Redis answered with
-    an error that repeating does not cure, ``ReplyTooLarge``, and ``BackendUnavailable`` when no
-    answer came; its ``outcome`` says whether the command may have been applied.
+    Attributes:
+        slot: slot of the keys; None sends to ``link`` and no other node.
+        payload: the packed command.
+        link: where the call goes next.
+        answer: what the first attempt returned.
+        started: when the call began, in seconds of the client's clock.
+        idempotent: the command may be sent again when its outcome is unknown.
+        source_payload: packs the script with its source, for a node that does not know its hash.
+        has_preflight: a script that a moving slot stopped has written nothing.
+        durability: what the reply waits for.
     """
 
-    def __init__(self, router: Router, pubsub: PubSub) -> None:
+    slot: int | None
+    payload: bytes
+    link: NodeLink | None
+    answer: Answer | _NoAnswer
+    started: float
+    idempotent: bool
+    source_payload: Callable[[], bytes] | None = None
+    has_preflight: bool = False
+    durability: Durability = Durability.ASYNC
+    asking: bool = False
+
+
+class Client:
+    """Sends commands to a standalone server or a cluster. ``open_client`` makes it.
+
+    ``call``, ``script`` and ``call_masters`` raise ``RedisReplyError`` when Redis answers with an
+    error that a repetition does not cure. They raise ``ReplyTooLarge``, and ``BackendUnavailable``
+    when no answer came; its ``outcome`` says whether the command may have been applied.
+    """
+
+    def __init__(self, router: SlotRouter, pubsub: PubSub) -> None:
         self._router = router
         self._pubsub = pubsub
         self._routes = router.routes
@@ -72,20 +101,26 @@ class Client:
     async def call(self, slot: int, *args: Arg, idempotent: bool = False) -> Reply:
         """Send one command whose keys are all in ``slot``; return its reply.
 
-        ``idempotent`` allows the command to be sent again when its outcome is unknown.
         Error replies nested in a list reply stay there as ``RedisReplyError`` instances.
+
+        Args:
+            slot: hash slot of every key of the command.
+            args: the command and its arguments.
+            idempotent: the command may be sent again when its outcome is unknown.
         """
         payload = pack(args)
         started = self._clock.now
         answer: Answer | _NoAnswer = NO_ANSWER
         link = self._routes[slot]
-        if link is not None and started + self._call_timeout_s <= present().at:
+        if link is not None and started + self._call_timeout_s <= current_deadline().at:
             connection = link.connection
             if connection is not None and not connection.full:
                 answer = await connection.execute(payload)
                 if not isinstance(answer, Exception):
                     return answer
-        return await self._persist(slot, payload, link, answer, started, idempotent, None)
+        return await self._call_with_retries(
+            _UnansweredCall(slot, payload, link, answer, started, idempotent)
+        )
 
     async def script(
         self,
@@ -96,50 +131,70 @@ class Client:
         *,
         idempotent: bool = False,
     ) -> Reply:
-        """Run ``script`` on the master of ``slot``, to which all ``keys`` belong.
+        """Run ``script`` on the master of ``slot`` and return its reply.
 
-        Sent by hash; a node that does not know the script gets its source. While the slot is moved
-        key by key, a script that touches a key outside ``keys`` may be stopped by Redis. One that
-        ``looks_first`` has written nothing then, and is repeated. Another may have been stopped
-        half way: ``BackendUnavailable`` with outcome ``unknown``, or repeated if ``idempotent``.
+        The script is sent by its hash. A node that does not know it gets its source.
 
-        Answers when what it wrote and found is as safe as the settings and the request
-        (``durability.confirming``) want, unless the script is ``volatile``. When no confirmation
-        comes in time that becomes the request's ``doubt``, and without a request
-        ``BackendUnavailable`` with outcome ``stored_unconfirmed``.
+        While Redis moves the slot key by key, it may stop a script that touches a key outside
+        ``keys``. A script with ``has_preflight`` has written nothing then, and is repeated. Any
+        other may have been stopped half way: it is repeated if ``idempotent``, and otherwise raises
+        ``BackendUnavailable`` with outcome ``unknown``.
+
+        The reply waits for the higher durability of the settings and the request, unless the script
+        is ``volatile``. Without a confirmation in time the request's work becomes
+        ``unconfirmed``. Outside of a request that raises ``BackendUnavailable`` with outcome
+        ``stored_unconfirmed``.
+
+        Args:
+            slot: hash slot of every key.
+            script: the script.
+            keys: its KEYS.
+            args: its ARGV.
+            idempotent: the script may run again when its outcome is unknown.
         """
-        # The body of ``call`` again: one more coroutine per script would cost more than it says.
+        # Repeats the body of ``call``: a shared coroutine would cost every script one more frame.
         if isinstance(keys, PackedKeys):
-            payload = pack_call(script, keys, args)
+            payload = pack_script_call(script, keys, args)
         else:
             payload = pack((b"EVALSHA", script.sha, len(keys), *keys, *args))
         started = self._clock.now
         answer: Answer | _NoAnswer = NO_ANSWER
-        durability = Durability.ASYNC if script.volatile else wanted(self.durability)
+        durability = Durability.ASYNC if script.volatile else required_durability(self.durability)
         link = self._routes[slot]
-        if link is not None and started + self._call_timeout_s <= present().at:
+        if link is not None and started + self._call_timeout_s <= current_deadline().at:
             if durability:
-                await own_task()  # whoever is confirmed waits for a group
-                link = self._router.sure_link(link, durability)
+                await ensure_task()  # the group commit wakes tasks only
+                link = self._router.durable_link(link, durability)
             connection = link.connection
             if connection is not None and not connection.full:
                 answer = await connection.execute(payload)
                 if not isinstance(answer, Exception):
                     return answer
 
-        def by_source() -> bytes:
+        def source_payload() -> bytes:
             return pack((b"EVAL", script.source, len(keys), *keys, *args))
 
-        return await self._persist(
-            *(slot, payload, link, answer, started, idempotent, by_source),
-            looks_first=script.looks_first,
-            durability=durability,
+        return await self._call_with_retries(
+            _UnansweredCall(
+                slot,
+                payload,
+                link,
+                answer,
+                started,
+                idempotent,
+                source_payload=source_payload,
+                has_preflight=script.has_preflight,
+                durability=durability,
+            )
         )
 
-    async def on_masters(self, *args: Arg) -> dict[Address, Reply]:
+    async def call_masters(self, *args: Arg) -> dict[Address, Reply]:
         """Send one command to every master at once; return the replies by node.
 
-        The command must be idempotent: it is repeated when a connection is lost.
+        The command must be idempotent: the client repeats it when a connection is lost.
+
+        Raises:
+            BackendUnavailable, RedisReplyError, ReplyTooLarge: the first failure of any master.
         """
         masters = self.topology.masters
         if not masters:
@@ -147,68 +202,73 @@ class Client:
         replies: dict[Address, Reply] = {}
         failures: list[Exception] = []
 
-        async def ask(address: Address) -> None:
+        async def call_one(address: Address) -> None:
             try:
-                replies[address] = await self.call_at(address, *args)
+                replies[address] = await self.call_node(address, *args)
             except (BackendUnavailable, RedisReplyError, ReplyTooLarge) as error:
                 failures.append(error)
 
-        await own_task()
+        await ensure_task()
         async with trio.open_nursery() as nursery:
             for address in masters:
-                nursery.start_soon(ask, address)
+                nursery.start_soon(call_one, address)
         if failures:
             raise failures[0]
         return {address: replies[address] for address in masters}
 
-    async def call_at(self, address: Address, *args: Arg) -> Reply:
+    async def call_node(self, address: Address, *args: Arg) -> Reply:
         """Send one idempotent command to one node, whatever slots it serves (SCAN, INFO)."""
         link = self._router.link_to(address)
-        return await self._persist(None, pack(args), link, NO_ANSWER, self._clock.now, True, None)
+        return await self._call_with_retries(
+            _UnansweredCall(None, pack(args), link, NO_ANSWER, self._clock.now, idempotent=True)
+        )
 
-    def deadline(self) -> float:
-        """The deadline of a request that begins now, in seconds of trio's clock."""
+    def new_deadline(self) -> float:
+        """Return the deadline of a request that begins now, in seconds of trio's clock."""
         return self._clock.now + self._call_timeout_s
 
-    def answers(self, slot: int) -> bool:
-        """Whether the master of ``slot`` is connected, and has not been silent for half a second.
+    def is_responsive(self, slot: int) -> bool:
+        """Return whether the master of ``slot`` is connected and was not silent for half a second.
 
-        False is a reason not to wait for it. True promises nothing.
+        Do not wait for a master that is not. A responsive one may still fail the next call.
         """
-        return self._router.answers(self._routes[slot])
+        return self._router.is_responsive(self._routes[slot])
 
-    async def ping(self, patience_s: float) -> dict[Address, float]:
+    async def ping(self, timeout_s: float) -> dict[Address, float]:
         """Return the time in seconds that each master took to answer a PING.
 
-        A master that does not answer within ``patience_s``, or is known to be silent, is left out.
-        So is a standalone server that has become a replica: it answers PING, and an idle process
-        would not notice.
+        Leaves out a master that is known to be silent or does not answer in time. Leaves out a
+        standalone server that has become a replica: it answers PING, and an idle process would not
+        notice.
+
+        Args:
+            timeout_s: time for each answer, in seconds.
         """
         took: dict[Address, float] = {}
 
-        async def ask(address: Address) -> None:
+        async def ping_one(address: Address) -> None:
             started = trio.current_time()
-            with trio.move_on_after(patience_s), suppress(BackendUnavailable, RedisReplyError):
-                await self.call_at(address, b"PING")
+            with trio.move_on_after(timeout_s), suppress(BackendUnavailable, RedisReplyError):
+                await self.call_node(address, b"PING")
                 seconds = trio.current_time() - started
                 if self.topology.clustered or await self._is_master(address):
                     took[address] = seconds
 
-        await own_task()
+        await ensure_task()
         async with trio.open_nursery() as nursery:
             for address in self.topology.masters:
-                if self._router.answers(self._router.link_to(address)):
-                    nursery.start_soon(ask, address)
+                if self._router.is_responsive(self._router.link_to(address)):
+                    nursery.start_soon(ping_one, address)
         return took
 
     async def _is_master(self, address: Address) -> bool:
-        """Ask a standalone server for its role; who may not ask takes it for a master."""
+        """Return whether a standalone server is a master; True when it refuses ROLE."""
         try:
-            role = await self.call_at(address, b"ROLE")
+            role = await self.call_node(address, b"ROLE")
         except RedisReplyError:
             return True
         if isinstance(role, list) and role[0] != b"master":
-            self._router.demoted(address)
+            self._router.note_demoted(address)
             return False
         return True
 
@@ -221,10 +281,15 @@ class Client:
     ) -> None:
         """Receive what SPUBLISH sends to ``channel``, until ``unsubscribe``.
 
-        Returns once the server has confirmed. From then on a lost connection, a dead node or a
-        moved slot is followed by itself; ``on_gap`` is called after each such resubscription,
-        because messages may have been missed. Both callbacks run in the reader: they must be
-        quick and must not raise.
+        Returns once the server has confirmed. From then on the client subscribes again by itself
+        after a lost connection, a dead node or a moved slot. Both callbacks run in the reader: they
+        must be quick and must not raise.
+
+        Args:
+            channel: the channel.
+            slot: its hash slot.
+            on_message: called with each message.
+            on_gap: called after each new subscription, because messages may have been missed.
 
         Raises:
             BackendUnavailable: not confirmed within ``call_timeout_s``; nothing stays subscribed.
@@ -234,7 +299,7 @@ class Client:
         await self._pubsub.subscribe(channel, slot, on_message, on_gap)
 
     async def unsubscribe(self, channel: bytes) -> None:
-        """Stop receiving; unknown channels are ignored. No callback runs after the return."""
+        """Unsubscribe; ignore unknown channels. No callback runs after the return."""
         await self._pubsub.unsubscribe(channel)
 
     @property
@@ -247,106 +312,113 @@ class Client:
         """Whether all 16384 slots have a master, and every master a connection."""
         return self._router.healthy
 
-    async def _persist(
-        self,
-        slot: int | None,
-        payload: bytes,
-        link: Link | None,
-        answer: Answer | _NoAnswer,
-        started: float,
-        idempotent: bool,
-        by_source: Callable[[], bytes] | None,
-        looks_first: bool = False,
-        durability: Durability = Durability.ASYNC,
-    ) -> Reply:
-        """Try until there is a final answer, ``call_timeout_s`` after ``started`` is over, or the
-        request's deadline has passed.
+    async def _call_with_retries(self, call: _UnansweredCall) -> Reply:
+        """Try until there is a final answer or the time is up.
 
-        ``slot`` None means: this ``link`` and no other. ``answer`` is what a first try brought.
+        The time is up ``call_timeout_s`` after the call began, or at its request's deadline.
         """
-        await own_task()
-        attempts = Attempts(idempotent)
-        asking = False
-        until = min(started + self._call_timeout_s, present().at)
-        if isinstance(answer, _NoAnswer) and until <= trio.current_time():
+        await ensure_task()
+        retry = CallRetry(call.idempotent)
+        until = min(call.started + self._call_timeout_s, current_deadline().at)
+        if isinstance(call.answer, _NoAnswer) and until <= trio.current_time():
             raise OutOfTime(
                 "Redis did not answer earlier calls of the request in time", outcome="not_applied"
             )
         with trio.move_on_at(until):
             while True:
-                if isinstance(answer, _NoAnswer):
-                    if slot is not None and not asking:
-                        link = self._routes[slot]
-                    if link is not None:
-                        link = self._router.sure_link(link, durability)
-                    try:
-                        connection = await self._router.usable(link)
-                    except BackendUnavailable as closed:
-                        raise attempts.refusal(closed.message) from closed
-                    if connection is None:
-                        asking = False  # the migration may have ended meanwhile: ask its source
+                if isinstance(call.answer, _NoAnswer):
+                    await self._try_once(call, retry)
+                    if isinstance(call.answer, _NoAnswer):
                         continue
-                    attempts.in_flight = True
-                    send = connection.execute_asking if asking else connection.execute
-                    answer = await send(payload)
-                    attempts.in_flight = asking = False
-                if not isinstance(answer, Exception):
-                    return answer
-                attempts.last = answer
-                if isinstance(answer, Unconfirmed):
-                    return attempts.accept_unconfirmed(answer)
-                if isinstance(answer, Signal):
-                    attempts.accept_signal(answer)
-                    self._router.want_refresh()
-                elif answer.code in ("MOVED", "ASK") and slot is not None and link is not None:
-                    asking = answer.code == "ASK"
-                    link = self._redirect(slot, answer, link)
-                    await attempts.pause_after_redirect()
-                elif answer.code == "NOSCRIPT" and by_source is not None:
-                    payload = by_source()
-                elif answer.code in BUSY_CODES:
-                    if answer.code in REPLICA_CODES and link is not None:
-                        self._router.demoted(link.address)
-                    elif answer.code in STALE_CODES:
-                        self._router.want_refresh()
-                    await attempts.pause()
-                elif answer.code in REFUSED_CODES:
-                    raise attempts.refused(answer) from answer
-                elif stopped_by_moving_slot(answer):
-                    if not looks_first:
-                        attempts.accept_interrupted_script(answer)
-                    await attempts.pause()
+                if not isinstance(call.answer, Exception):
+                    return call.answer
+                retry.last = call.answer
+                if isinstance(call.answer, UnconfirmedReply):
+                    return retry.after_unconfirmed(call.answer)
+                if isinstance(call.answer, ReplyFailure):
+                    retry.after_failure(call.answer)
+                    self._router.request_refresh()
                 else:
-                    where = link.address if link is not None else "an unknown address"
-                    raise explained(answer, self.user, str(where))
-                answer = NO_ANSWER
-        raise attempts.time_is_up(self._router.why_down(link))
+                    await self._after_error(call, call.answer, retry)
+                call.answer = NO_ANSWER
+        raise retry.timed_out(self._router.latest_error(call.link))
 
-    def _redirect(self, slot: int, answer: RedisReplyError, replied: Link) -> Link:
-        told_slot, address = parse_redirect(answer.message, replied.address)
-        if told_slot != slot:
-            raise ValueError(f"keys of slot {told_slot} were sent as slot {slot}")
-        if answer.code == "ASK":
+    async def _try_once(self, call: _UnansweredCall, retry: CallRetry) -> None:
+        """Send the command once; ``call.answer`` stays as it is while no connection is usable."""
+        if call.slot is not None and not call.asking:
+            call.link = self._routes[call.slot]
+        if call.link is not None:
+            call.link = self._router.durable_link(call.link, call.durability)
+        try:
+            connection = await self._router.usable_connection(call.link)
+        except BackendUnavailable as closed:
+            raise retry.unavailable(closed.message) from closed
+        if connection is None:
+            call.asking = False  # the migration may have ended: start again with the slot's source
+            return
+        retry.in_flight = True
+        send = connection.execute_asking if call.asking else connection.execute
+        call.answer = await send(call.payload)
+        retry.in_flight = call.asking = False
+
+    async def _after_error(
+        self, call: _UnansweredCall, error: RedisReplyError, retry: CallRetry
+    ) -> None:
+        """Prepare the next attempt after an error reply.
+
+        Raises:
+            WritesRefused: Redis has no memory or disk for writes.
+            BackendUnavailable: a script stopped half way and may not run again.
+            RedisReplyError: a repetition would not cure the error.
+        """
+        link = call.link
+        if error.code in ("MOVED", "ASK") and call.slot is not None and link is not None:
+            call.asking = error.code == "ASK"
+            call.link = self._follow_redirect(call.slot, error, link)
+            await retry.pause_after_redirect()
+        elif error.code == "NOSCRIPT" and call.source_payload is not None:
+            call.payload = call.source_payload()
+        elif error.code in RETRYABLE_CODES:
+            if error.code in REPLICA_CODES and link is not None:
+                self._router.note_demoted(link.address)
+            elif error.code in STALE_TOPOLOGY_CODES:
+                self._router.request_refresh()
+            await retry.pause()
+        elif error.code in WRITES_REFUSED_CODES:
+            raise retry.writes_refused(error) from error
+        elif stopped_by_moving_slot(error):
+            if not call.has_preflight:
+                retry.after_interrupted_script(error)
+            await retry.pause()
+        else:
+            where = link.address if link is not None else "an unknown address"
+            raise explain_acl_error(error, self.user, str(where))
+
+    def _follow_redirect(self, slot: int, error: RedisReplyError, replied: NodeLink) -> NodeLink:
+        named_slot, address = parse_redirect(error.message, replied.address)
+        if named_slot != slot:
+            raise ValueError(f"keys of slot {named_slot} were sent as slot {slot}")
+        if error.code == "ASK":
             return self._router.link_to(address)
-        return self._router.moved(slot, address)
+        return self._router.apply_moved(slot, address)
 
 
 @asynccontextmanager
 async def open_client(settings: ClientSettings) -> AsyncIterator[Client]:
-    """Connect, and keep connected until the block ends. Everything runs in one nursery.
+    """Connect, and stay connected until the block ends. All tasks run in one nursery.
 
     Raises:
         BackendUnavailable: no start node could be reached within ``call_timeout_s``.
         AuthenticationFailed: the server refused the credentials.
-        NoSuchDatabase: the settings name a database that is not there.
+        NoSuchDatabase: the server has no database of the configured number.
         OSError, ssl.SSLError: a certificate file is unreadable.
     """
     tls = settings.tls.context() if settings.tls is not None else None
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
-        # An exception of the block would leave the nursery wrapped in a group; callers should be
-        # able to catch what they raised, so it is carried past the nursery's end.
-        router = Router(settings, tls, nursery)
+        # The nursery would wrap an exception of the block in a group. Raised after the nursery's
+        # end, callers can catch what they raised.
+        router = SlotRouter(settings, tls, nursery)
         try:
             await router.start()
             pubsub = PubSub(router, nursery)

@@ -1,18 +1,18 @@
 """One multiplexed connection: many commands in flight, answered in the order they were sent.
 
-A caller packs its command, leaves it in the queue and sleeps. The writer joins everything queued
-since its last turn into one send; who finds ``BURST`` commands in the queue sends them at once. The
-reader parses whatever arrived and wakes the sleepers in order. There is no task, no cancel scope,
-no event and no timer per command: that is where the CPU of other clients goes.
+A caller packs its command, queues it and sleeps. The writer joins all queued commands into one
+send; a caller that finds ``BURST`` commands in the queue sends them at once. The reader parses what
+arrived and wakes the callers in order. There is no task, cancel scope, event or timer per command:
+other clients spend most of their CPU time there.
 
-The rules that keep the stream whole:
+These rules keep the stream consistent:
 
-- a command is in ``_queue`` until its bytes are taken to be sent, then in ``_in_flight`` until its
-  reply: so what was never sent can be told from what may have been applied;
-- a cancelled caller only clears its waiter. If still queued, the command is dropped; if in flight,
-  its reply is read and thrown away when its turn comes;
-- time is watched by one periodic ``check`` of all connections. Waiters carry the coarse time of
-  their arrival and the queue is in that order, so expiry looks only at the oldest.
+- A command is in ``_queue`` until its bytes are taken to be sent, then in ``_in_flight`` until its
+  reply. So the client knows which commands were never sent and which may have been applied.
+- A cancelled caller only clears its waiter. The writer drops a command that is still queued. The
+  reader discards the reply to a command in flight.
+- One periodic ``check`` of all connections watches the time. Waiters carry the coarse time of their
+  arrival and the queue is in that order, so expiry checks only the oldest.
 """
 
 from __future__ import annotations
@@ -26,9 +26,15 @@ import trio
 from outcome import Value
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
-from ojs_cluster.redis.driven_coroutines import ADOPTED, park, taskless
-from ojs_cluster.redis.errors import Lost, NotSent, RedisReplyError, TooLarge
-from ojs_cluster.redis.reply_waiters import Answer, Clock, DrivenWaiter, Held, Waiter
+from ojs_cluster.redis.driven_coroutines import ADOPTED, driver_state, park
+from ojs_cluster.redis.errors import CommandNotSent, OversizedReply, RedisReplyError, ReplyLost
+from ojs_cluster.redis.reply_waiters import (
+    Answer,
+    CoarseClock,
+    DrivenReplyWaiter,
+    KeptReply,
+    ReplyWaiter,
+)
 from ojs_cluster.redis.transport import Transport
 
 Arg = bytes | str | int | float
@@ -39,13 +45,16 @@ pack: Final[Callable[[tuple[Arg, ...]], bytes]] = hiredis.pack_command  # type: 
 ASKING: Final = pack((b"ASKING",))
 _MORE: Final = object()
 BURST: Final = 10
-"""Queued commands that are sent at once. In one turn of the event loop all callers that run queue
-theirs, and the writer has the next turn: without this Redis waits for all of them, then they wait
-for all of Redis, and processors are idle. Fewer cost Redis more reads (docs/adr/019)."""
+"""Queued commands that a caller sends without the writer.
+
+In one turn of the event loop all runnable callers queue their commands, and the writer runs in the
+next turn. Without bursts, Redis and the callers wait for each other, and processors are idle.
+Smaller bursts cost Redis more reads (docs/adr/019).
+"""
 
 
-class Channel(Protocol):
-    """What callers need of a connection: this one, or one that answers later (``committer``)."""
+class NodeConnection(Protocol):
+    """What callers use of a connection: ``RedisConnection`` or ``GroupCommitConnection``."""
 
     @property
     def open(self) -> bool:
@@ -54,7 +63,7 @@ class Channel(Protocol):
 
     @property
     def full(self) -> bool:
-        """Whether callers have to wait for room."""
+        """Whether callers have to call ``wait_for_room``."""
         ...
 
     @property
@@ -64,33 +73,33 @@ class Channel(Protocol):
 
     @property
     def silent_s(self) -> float:
-        """For how long, in seconds, the node has owed a reply and sent nothing."""
+        """Seconds for which the node has had unanswered commands and sent nothing."""
         ...
 
     async def execute(self, payload: bytes) -> Answer:
-        """Send one packed command and wait for what comes back."""
+        """Send one packed command; return its reply, error reply or failure."""
         ...
 
     async def execute_asking(self, payload: bytes) -> Answer:
-        """``execute`` with ASKING directly before the command."""
+        """Do as ``execute``, with ASKING directly before the command."""
         ...
 
     async def wait_for_room(self) -> None:
-        """Sleep until it is worth looking at ``full`` again."""
+        """Sleep until ``full`` may have changed."""
         ...
 
     def check(self, reply_timeout_s: float, call_timeout_s: float) -> None:
-        """Called periodically, to end what has been silent for too long."""
+        """End what has been silent for too long; the client calls this periodically."""
         ...
 
 
-class Connection:
-    """A connection that has finished its handshake. ``run`` must be running for it to work."""
+class RedisConnection:
+    """A multiplexed connection; ``run`` reads and writes for it."""
 
     def __init__(
         self,
         transport: Transport,
-        clock: Clock,
+        clock: CoarseClock,
         *,
         name: str,
         max_in_flight: int,
@@ -104,20 +113,20 @@ class Connection:
         self._limit = max_in_flight
         self._max_reply_bytes = max_reply_bytes
         self._parser = hiredis.Reader(replyError=RedisReplyError, notEnoughData=_MORE)
-        self._queue: list[Waiter] = []
+        self._queue: list[ReplyWaiter] = []
         self._payloads: list[bytes] = []
-        self._in_flight: deque[Waiter] = deque()
+        self._in_flight: deque[ReplyWaiter] = deque()
         self._idle_writer: Task | None = None
-        self._burst = BURST if transport.immediate else max_in_flight + 1
-        self._rest = b""
-        """What was taken from the queue and not sent yet; the writer's next turn is for it."""
+        self._burst_size = BURST if transport.immediate else max_in_flight + 1
+        self._unsent_bytes = b""
+        """Bytes that were taken from the queue and not sent; the writer sends them first."""
         self._sending = False
         self._room = trio.lowlevel.ParkingLot()
         self._last_progress = clock.now
         self._end: str | None = None
 
     def __repr__(self) -> str:
-        return f"<Connection {self.name} in_flight={self.pending} open={self.open}>"
+        return f"<RedisConnection {self.name} in_flight={self.pending} open={self.open}>"
 
     @property
     def pending(self) -> int:
@@ -126,70 +135,70 @@ class Connection:
 
     @property
     def silent_s(self) -> float:
-        """For how long, in seconds, the node has owed a reply and sent nothing."""
+        """Seconds for which the node has had unanswered commands and sent nothing."""
         return self._clock.now - self._last_progress if self._in_flight else 0.0
 
     async def execute(self, payload: bytes) -> Answer:
-        """Send one packed command and wait for what comes back: a reply, error reply or signal.
+        """Send one packed command; return its reply, error reply or failure.
 
-        Check ``open`` and ``full`` first (no await in between): this method does not.
+        Check ``open`` and ``full`` first, without an await in between: this method does not.
         """
-        driven = taskless.driven
+        driven = driver_state.driven
         if driven is not None:
-            queued = DrivenWaiter(driven, self._clock.now)
+            queued = DrivenReplyWaiter(driven, self._clock.now)
             if not self._payloads:
-                taskless.unsent.append(self)
+                driver_state.unsent.append(self)
             self._queue.append(queued)
             self._payloads.append(payload)
-            if len(self._payloads) >= self._burst:
-                self._send_early()
+            if len(self._payloads) >= self._burst_size:
+                self._send_queued()
             if len(self._queue) + len(self._in_flight) >= self._limit:
                 self.full = True
             answer = await park()
-            return await queued.adopted() if answer is ADOPTED else answer
-        waiter = Waiter(current_task(), self._clock.now)
+            return await queued.wait_in_task() if answer is ADOPTED else answer
+        waiter = ReplyWaiter(current_task(), self._clock.now)
         self._queue.append(waiter)
         self._payloads.append(payload)
         writer = self._idle_writer
         if writer is not None:
             self._idle_writer = None
             reschedule(writer)
-        elif len(self._payloads) >= self._burst:
-            self._send_early()
+        elif len(self._payloads) >= self._burst_size:
+            self._send_queued()
         if len(self._queue) + len(self._in_flight) >= self._limit:
             self.full = True
         return await wait_task_rescheduled(waiter.abort)  # type: ignore[no-any-return]
 
     async def execute_asking(self, payload: bytes) -> Answer:
-        """``execute`` with ASKING directly before the command, as an ASK redirection wants."""
-        # The pair must stay a pair: an ASKING left alone would lend its right to the next
-        # command of somebody else. So neither half can be dropped from the queue.
-        self._queue.append(Waiter(None, self._clock.now, droppable=False))
+        """Do as ``execute``, with ASKING directly before the command (ASK redirection)."""
+        # ASKING and the command must stay together: a lone ASKING would apply to the next command,
+        # which is another caller's. So neither can be dropped from the queue.
+        self._queue.append(ReplyWaiter(None, self._clock.now, droppable=False))
         self._payloads.append(b"")
-        waiter = Waiter(current_task(), self._clock.now, droppable=False)
+        waiter = ReplyWaiter(current_task(), self._clock.now, droppable=False)
         self._queue.append(waiter)
         self._payloads.append(ASKING + payload)
         self._wake_writer()
         return await wait_task_rescheduled(waiter.abort)  # type: ignore[no-any-return]
 
-    def submit(self, payload: bytes, *, asking: bool = False) -> Held:
+    def submit(self, payload: bytes, *, asking: bool = False) -> KeptReply:
         """Queue one packed command without waiting for it; check ``open`` first."""
         if asking:
-            self._queue.append(Waiter(None, self._clock.now, droppable=False))
+            self._queue.append(ReplyWaiter(None, self._clock.now, droppable=False))
             self._payloads.append(b"")
             payload = ASKING + payload
-        held = Held(self._clock.now)
-        self._queue.append(held)
+        kept = KeptReply(self._clock.now)
+        self._queue.append(kept)
         self._payloads.append(payload)
         self._wake_writer()
-        return held
+        return kept
 
     async def wait_for_room(self) -> None:
         """Sleep until commands have been answered, or the connection has ended."""
         await self._room.park()
 
     async def run(self) -> str:
-        """Read and write until the connection ends; returns why. Never leaves a waiter asleep."""
+        """Read and write until the connection ends; return why. Wakes every waiter at the end."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._end_with, self._write, nursery.cancel_scope)
@@ -199,47 +208,50 @@ class Connection:
         return self._end or "the client was closed"
 
     def close(self, reason: str) -> None:
-        """End the connection now and tell every waiter. Harmless when already ended."""
+        """End the connection now and wake every waiter. Does nothing when it has ended."""
         if not self.open:
             return
         self.open = False
         self.full = True
         self._end = reason
         self._transport.close()
-        lost = Lost(f"connection to {self.name} ended before the reply: {reason}")
+        lost = ReplyLost(f"connection to {self.name} ended before the reply: {reason}")
         for waiter in self._in_flight:
             waiter.wake(lost)
         self._in_flight.clear()
-        unsent = NotSent(f"connection to {self.name} ended: {reason}")
+        unsent = CommandNotSent(f"connection to {self.name} ended: {reason}")
         for waiter in self._queue:
             waiter.wake(unsent)
         self._queue.clear()
         self._payloads.clear()
-        self._rest = b""
+        self._unsent_bytes = b""
         self._room.unpark_all()
-        # Replies that were read before the end may have led to commands for other nodes.
-        taskless.flush()
+        # Coroutines that continued with earlier replies may have queued commands for other nodes.
+        driver_state.flush()
 
     def check(self, reply_timeout_s: float, call_timeout_s: float) -> None:
-        """Called periodically: end a silent connection, expire callers that waited too long."""
+        """End a silent connection and expire callers that waited too long.
+
+        The client calls this periodically.
+        """
         now = self._clock.now
         if self.silent_s > reply_timeout_s:
             self.close(f"no reply for {reply_timeout_s:g} s")
             return
-        # Whoever was woken for the last free place may have been cancelled instead of taking it.
+        # A caller that was woken for the last free place may have been cancelled before using it.
         self._make_room()
         oldest = now - call_timeout_s
         for waiter in self._in_flight:
-            if waiter.stamp > oldest:
+            if waiter.queued_at > oldest:
                 return
-            waiter.wake(Lost(f"no reply from {self.name} within {call_timeout_s:g} s"))
+            waiter.wake(ReplyLost(f"no reply from {self.name} within {call_timeout_s:g} s"))
         for waiter in self._queue:
-            if waiter.stamp > oldest:
+            if waiter.queued_at > oldest:
                 return
-            waiter.wake(NotSent(f"not sent to {self.name} within {call_timeout_s:g} s"))
+            waiter.wake(CommandNotSent(f"not sent to {self.name} within {call_timeout_s:g} s"))
 
     def _make_room(self) -> None:
-        """Let callers in again, those who wait first, if the limits allow it."""
+        """Admit waiting callers, oldest first, as far as the limit allows."""
         free = self._limit - self.pending
         if free > 0 and self.open:
             self.full = False
@@ -263,23 +275,23 @@ class Connection:
     async def _write(self) -> str:
         queue = self._queue
         while self.open:
-            if not queue and not self._rest:
+            if not queue and not self._unsent_bytes:
                 self._idle_writer = current_task()
                 await wait_task_rescheduled(self._abort_writer)
                 continue
-            data, self._rest = self._rest or self._take_queue(), b""
+            data, self._unsent_bytes = self._unsent_bytes or self._take_queue(), b""
             if data:
                 self._sending = True
                 await self._transport.send(data)
                 self._sending = False
             if self.full or self._room:
-                self._make_room()  # abandoned commands were dropped
+                self._make_room()  # dropped commands freed places
         return "closed"
 
     def _take_queue(self) -> bytes:
-        """The bytes of all queued commands, which are in flight from now on.
+        """Return the bytes of all queued commands and count them as in flight.
 
-        Moved before the send: a send that fails half way may have delivered any of them.
+        A send that fails half way may have delivered any of them.
         """
         queue, payloads, in_flight = self._queue, self._payloads, self._in_flight
         if not in_flight:
@@ -294,21 +306,21 @@ class Connection:
         payloads.clear()
         return data
 
-    def _send_early(self) -> None:
-        """Send what is queued without waiting for the writer's turn, which is to come."""
-        if self._sending or self._rest:
+    def _send_queued(self) -> None:
+        """Send the queued commands without waiting for the writer, which is scheduled."""
+        if self._sending or self._unsent_bytes:
             return
         data = self._take_queue()
-        # An end of the connection is left to the writer, which meets it again: the caller, whom it
-        # would wake, is not asleep yet.
-        self._rest = data[self._transport.send_now(data) :]
+        # A failure of the connection is left to the writer, which gets it again: ending it here
+        # would wake the caller, which is not asleep yet.
+        self._unsent_bytes = data[self._transport.send_now(data) :]
 
     def flush(self) -> None:
-        """Send what driven requests have queued, without waiting for the writer's turn."""
-        if self.open and (self._payloads or self._rest):
+        """Send the commands of driven coroutines without waiting for the writer."""
+        if self.open and (self._payloads or self._unsent_bytes):
             if self._transport.immediate:
-                self._send_early()
-            if self._payloads or self._rest:
+                self._send_queued()
+            if self._payloads or self._unsent_bytes:
                 self._wake_writer()
             elif self.full or self._room:
                 self._make_room()
@@ -318,7 +330,7 @@ class Connection:
         return Abort.SUCCEEDED
 
     def _drop_abandoned(self) -> None:
-        """Take commands out of the queue whose callers were cancelled before they were sent."""
+        """Remove commands from the queue whose callers were cancelled."""
         kept = [
             (waiter, payload)
             for waiter, payload in zip(self._queue, self._payloads, strict=True)
@@ -349,11 +361,11 @@ class Connection:
                         waiter.task = None
                         reschedule(task, Value(answer))
                     else:
-                        waiter.keep(answer)
-                if taskless.unsent:
-                    taskless.flush()
+                        waiter.receive(answer)
+                if driver_state.unsent:
+                    driver_state.flush()
             except (hiredis.ProtocolError, IndexError) as error:
-                # IndexError: a message that no command asked for. Either way the order is lost.
+                # IndexError: a reply without a command. Replies no longer match commands.
                 return f"protocol error: {error}"
             if partial == 0:
                 partial = parser.len()
@@ -365,5 +377,5 @@ class Connection:
     def _refuse_reply(self) -> str:
         reason = f"a reply of more than {self._max_reply_bytes} bytes"
         if self._in_flight:
-            self._in_flight.popleft().wake(TooLarge(reason))
+            self._in_flight.popleft().wake(OversizedReply(reason))
         return reason

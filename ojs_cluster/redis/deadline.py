@@ -1,8 +1,8 @@
-"""The deadline of a request: the moment at which its calls to Redis end, however many they are.
+"""The deadline of a request, which bounds all its calls to Redis together.
 
 ``call_timeout_s`` bounds one call. A request makes several calls in a row, and each of them may be
-slow. So the dispatcher gives each request one deadline, and a call ends at its own limit or at the
-deadline of its request, whichever comes first. Work that no request waits for has no deadline.
+slow. So the dispatcher gives each request one deadline. A call ends at its own limit or at the
+deadline of its request, the earlier of the two. Background work has no deadline.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ from typing import Final
 import trio
 
 CLEANUP_S: Final = 1.0
-"""How much longer, in seconds, a request that has failed may release what it had claimed."""
+"""How much longer, in seconds, a failed request may release what it had claimed."""
 
 
 class Deadline:
-    """A moment in seconds of trio's clock, and infinity while there is no request.
+    """The time at which a request's calls end.
 
-    ``cleaning`` is how many tasks clean up.
+    Attributes:
+        at: in seconds of trio's clock; infinity while there is no request.
+        cleaning: how many tasks of the request clean up now.
     """
 
     __slots__ = ("at", "cleaning")
@@ -33,52 +35,53 @@ class Deadline:
 
 
 # A context variable, as for the durability of a request: an argument would pass through every
-# function of the store. Tasks that a request starts inherit it. It holds an object that changes:
-# setting the variable for each request of a connection would cost more than all else here. Nothing
-# moves the infinity of the default.
+# function of the store. Tasks that a request starts inherit it. It holds a mutable object, because
+# setting the variable for each request of a connection would cost more than everything else here.
+# The default's infinity never changes.
 _deadline: Final[ContextVar[Deadline]] = ContextVar("deadline", default=Deadline())  # noqa: B039
-present: Final = _deadline.get
-"""Return the deadline of the request on whose behalf the caller works."""
+current_deadline: Final = _deadline.get
+"""Return the deadline of the request that the caller works for."""
 
 
-def begin() -> Deadline:
-    """Return a deadline of its own for what the present task does from now on."""
+def start_deadline() -> Deadline:
+    """Give the current task a new deadline object and return it."""
     deadline = Deadline()
     _deadline.set(deadline)
     return deadline
 
 
-def extend(seconds: float) -> None:
-    """Move the deadline of the present request: for a wait that its client has asked for."""
-    present().at += seconds
+def extend_deadline(seconds: float) -> None:
+    """Move the current request's deadline, for a wait that its client has asked for."""
+    current_deadline().at += seconds
 
 
 @contextmanager
-def share_of(parts: int) -> Iterator[None]:
-    """Let calls in the block take one of ``parts`` equal parts of the time that is left.
+def share_remaining_time(parts: int) -> Iterator[None]:
+    """Let calls in the block take one of ``parts`` equal parts of the remaining time.
 
-    Only while the request asks one shard after the other: tasks of it would share the bound.
+    Only for a request that calls one shard after the other: its concurrent tasks would share the
+    bound.
     """
-    deadline = present()
+    deadline = current_deadline()
     left = deadline.at - trio.current_time()
     if parts < 2 or left == inf:
         yield
         return
-    given_up = left - left / parts
-    deadline.at -= given_up
+    reserved = left - left / parts
+    deadline.at -= reserved
     try:
         yield
     finally:
-        deadline.at += given_up
+        deadline.at += reserved
 
 
 @contextmanager
 def cleaning_up() -> Iterator[None]:
-    """Let calls in the block end ``CLEANUP_S`` later: they release what others would wait for.
+    """Let calls in the block end ``CLEANUP_S`` later, to release what other requests wait for.
 
     Tasks of the request that clean up at the same time share that time.
     """
-    deadline = present()
+    deadline = current_deadline()
     if not deadline.cleaning:
         deadline.at += CLEANUP_S
     deadline.cleaning += 1

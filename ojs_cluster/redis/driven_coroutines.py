@@ -1,19 +1,18 @@
 """Coroutines that run without a trio task until they need one.
 
 A plain request needs no task. A driver (``http/fast_lane/driver.py``) sends into its coroutine,
-which runs up to its call of Redis; the reader of Redis's replies calls the driver again with the
-reply. That costs no switch of tasks.
+which runs until it calls Redis. The reader of Redis's replies calls the driver again with the
+reply. That saves the switches between tasks.
 
-The rule: while a coroutine is driven it may wait for Redis (``park``) and for nothing else. What
-needs trio (a cancel scope, an event, a nursery, a thread) awaits ``own_task`` first. The driver
-then hands the coroutine to a task that runs it to its end.
+The rule: while a coroutine is driven it may wait for Redis (``park``) and for nothing else. Code
+that uses a cancel scope, an event, a nursery or a thread awaits ``ensure_task`` first. The driver
+then hands the coroutine to a task, which runs it to its end.
 
-Nothing depends on every author keeping the rule. trio has no current task while a coroutine is
-driven, so a forgotten ``own_task`` is a RuntimeError of this request. It would otherwise open its
-cancel scope in the task of the reader, and cancel what belongs to others. trio has no public way to
-take the current task away, so ``Driven.step`` deletes the attribute in which trio keeps it;
-``tests/redis/test_driven_coroutines.py`` fails when a release of trio keeps it elsewhere
-(docs/adr/033).
+A forgotten ``ensure_task`` fails at once. trio has no current task while a coroutine is driven, so
+the request gets a RuntimeError. Otherwise its cancel scope would open in the reader's task and
+cancel the work of other requests. trio has no public way to take the current task away, so
+``DrivenCoroutine.step`` deletes the attribute in which trio keeps it.
+``tests/redis/test_driven_coroutines.py`` fails when a release of trio moves it (docs/adr/033).
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from trio._core._run import GLOBAL_RUN_CONTEXT  # pinned, see above
 T = TypeVar("T")
 
 
-class _Word:
-    """What a driven coroutine and its driver say to each other."""
+class _DriverMessage:
+    """A message between a driven coroutine and its driver."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -40,101 +39,107 @@ class _Word:
         return f"<{self._name}>"
 
 
-PARKED: Final = _Word("the coroutine waits for Redis")
-MOVE: Final = _Word("the coroutine needs a task")
-ADOPTED: Final = _Word("a task runs the coroutine from here on; it waits for the reply itself")
+WAITING_FOR_REDIS: Final = _DriverMessage("the coroutine waits for Redis")
+NEEDS_TASK: Final = _DriverMessage("the coroutine needs a task")
+ADOPTED: Final = _DriverMessage("a task runs the coroutine now and waits for the reply")
 
 
-class Driven:
-    """What a driver drives: one coroutine at a time, those of one connection share it."""
+class DrivenCoroutine:
+    """The state of the coroutine that a driver runs; the requests of one connection share it."""
 
     __slots__ = ("_context", "resume", "shield")
 
     def __init__(self, resume: Callable[[object], None]) -> None:
-        """``resume`` continues the coroutine with the answer of Redis. It must not raise."""
+        """Begin without a coroutine.
+
+        Args:
+            resume: continues the coroutine with the answer of Redis. It must not raise.
+        """
         self.resume = resume
-        self.shield: Shielded | None = None
-        """The block that a cancellation must not leave, if the coroutine is in one."""
-        # That of the caller. The reader's is that of the request that opened its connection.
+        self.shield: ShieldedBlock | None = None
+        """The shielded block that the coroutine is in, or None."""
+        # The caller's context: the reader runs in that of the request that opened its connection.
         self._context = copy_context()
 
     def step(self, send: Callable[[Any], T], value: object) -> T:
-        """Send ``value`` into the coroutine and return what it yields. Raises what it raises."""
-        before, taskless.driven = taskless.driven, self
+        """Send ``value`` into the coroutine and return what it yields; pass on what it raises."""
+        before, driver_state.driven = driver_state.driven, self
         task = getattr(GLOBAL_RUN_CONTEXT, "task", None)
         if task is not None:
             del GLOBAL_RUN_CONTEXT.task
         try:
             return self._context.run(send, value)
         finally:
-            taskless.driven = before
+            driver_state.driven = before
             if task is not None:
                 GLOBAL_RUN_CONTEXT.task = task
 
     async def adopt(self, work: Coroutine[Any, Any, T], value: object) -> T:
-        """Run ``work`` to its end in the caller's task; ``value`` is sent first.
+        """Run ``work`` to its end in the caller's task.
 
-        That is None when it has asked for a task. When it waits for Redis it is the answer, or
-        ADOPTED: then it waits for the answer as a task does, and may be cancelled.
+        Args:
+            work: the coroutine.
+            value: sent first. None after ``NEEDS_TASK``. For a coroutine that waits for Redis, the
+                answer, or ``ADOPTED`` to wait for the answer in the task, which may be cancelled.
         """
         if self.shield is not None:
             self.shield.enter()
-        result: T = await _continued(work.send, work.throw, value)
+        result: T = await _run_remaining(work.send, work.throw, value)
         return result
 
 
-class Unsent(Protocol):
-    """A connection to Redis with commands of driven coroutines in its queue."""
+class UnsentConnection(Protocol):
+    """A connection to Redis that has queued commands of driven coroutines."""
 
     def flush(self) -> None:
         """Send them."""
         ...
 
 
-class Taskless:
-    """What is driven now, and which connections to Redis have commands to be sent.
+class DriverState:
+    """The coroutine that is driven now, and the connections that have commands to send.
 
-    There is one for the process, so one event loop of it may drive.
+    There is one instance per process, so only one event loop of a process may drive coroutines.
     """
 
     __slots__ = ("driven", "unsent")
 
     def __init__(self) -> None:
-        self.driven: Driven | None = None
-        self.unsent: list[Unsent] = []
+        self.driven: DrivenCoroutine | None = None
+        self.unsent: list[UnsentConnection] = []
 
     def flush(self) -> None:
-        """Send what was queued since the last flush, in one piece for each connection."""
+        """Send the commands queued since the last flush, with one send per connection."""
         unsent = self.unsent
         while unsent:
             unsent.pop().flush()
 
 
-taskless: Final = Taskless()
+driver_state: Final = DriverState()
 
 
 @types.coroutine
 def park() -> Generator[object, Any, Any]:
-    """Wait until ``Driven.resume``; returns its answer, or ADOPTED."""
-    return (yield PARKED)
+    """Wait until ``DrivenCoroutine.resume``; return its answer, or ``ADOPTED``."""
+    return (yield WAITING_FOR_REDIS)
 
 
-async def own_task() -> None:
-    """Make sure that a task runs the caller: from here on it may use trio."""
-    if taskless.driven is not None:
-        await _move()
-
-
-@types.coroutine
-def _move() -> Generator[object, Any, None]:
-    yield MOVE
+async def ensure_task() -> None:
+    """Make sure that a task runs the caller, which may use all of trio afterwards."""
+    if driver_state.driven is not None:
+        await _request_task()
 
 
 @types.coroutine
-def _continued(
+def _request_task() -> Generator[object, Any, None]:
+    yield NEEDS_TASK
+
+
+@types.coroutine
+def _run_remaining(
     send: Callable[[Any], Any], throw: Callable[[Any], Any], value: object
 ) -> Generator[Any, Any, Any]:
-    """Run the coroutine of ``send`` and ``throw`` in the caller's task, from ``send(value)`` on."""
+    """Run the rest of a coroutine in the caller's task, beginning with ``send(value)``."""
     step = send
     while True:
         try:
@@ -143,25 +148,25 @@ def _continued(
             return stop.value
         try:
             value, step = (yield message), send
-        except BaseException as error:  # it is the coroutine's
+        except BaseException as error:  # the coroutine handles it
             value, step = error, throw
 
 
-class Shielded:
-    """A block that ends before a cancellation is delivered, in a task or driven.
+class ShieldedBlock:
+    """A block that no cancellation interrupts, in a task or in a driven coroutine.
 
-    A driven coroutine is not cancelled. It may get a task inside the block, which may be cancelled:
-    the scope is entered there, and left with the block.
+    A driven coroutine cannot be cancelled. When a task adopts it inside the block, the task enters
+    a shielded cancel scope until the block ends.
     """
 
     __slots__ = ("_driven", "_scope")
 
     def __init__(self) -> None:
-        self._driven = taskless.driven
+        self._driven = driver_state.driven
         self._scope: trio.CancelScope | None = None
 
     def enter(self) -> None:
-        """Shield the present task until the end of the block."""
+        """Shield the current task until the block ends."""
         self._scope = trio.CancelScope(shield=True)
         self._scope.__enter__()
 

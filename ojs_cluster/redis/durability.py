@@ -1,8 +1,8 @@
-"""How sure a caller wants to be that a write outlives a node, and where a request says so.
+"""Durability levels, and the level that the current request requires.
 
-``async`` trusts Redis as it is configured: what a master acknowledged is lost when it dies before
-its replica has it. ``replica`` answers when WAIT says that enough replicas have the write,
-``fsync`` when WAITAOF says that it is on the disks.
+``async`` trusts Redis as it is configured: a write that a master acknowledged is lost when the
+master dies before its replica has the write. ``replica`` answers when WAIT reports that enough
+replicas have the write. ``fsync`` answers when WAITAOF reports that the write is on the disks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from typing import Final
 
 
 class Durability(IntEnum):
-    """Levels in rising order: a request may ask for more than the server's, never for less."""
+    """Levels in rising order: a request may ask for more than the server's level, never for less.
+
+    The HTTP header ``OJS-Durability`` and ``OJS_DURABILITY`` name them in lower case.
+    """
 
     ASYNC = 0
     REPLICA = 1
@@ -24,59 +27,62 @@ class Durability(IntEnum):
 
 
 @dataclass(slots=True)
-class Request:
-    """One piece of work that is acknowledged as a whole.
+class DurableWork:
+    """One piece of work that is acknowledged with a single response.
 
-    Args:
-        durability: what it wants at least.
-        doubt: why something that it wrote or found may not outlive a node; None while all is
-            confirmed.
+    Attributes:
+        durability: the lowest level that the work requires.
+        unconfirmed: why something that the work wrote or found may be lost with a node. None while
+            everything is confirmed.
     """
 
     durability: Durability
-    doubt: str | None = None
+    unconfirmed: str | None = None
 
 
-# A context variable, where an argument would have to pass through every function of the store to
-# say one thing about the whole request. Tasks that a request starts inherit it.
-_request: Final[ContextVar[Request | None]] = ContextVar("durability", default=None)
+# A context variable: an argument would pass through every function of the store to say one thing
+# about the whole request. Tasks that a request starts inherit it.
+_work: Final[ContextVar[DurableWork | None]] = ContextVar("durability", default=None)
 
 
-def present_request() -> Request | None:
-    """The request on whose behalf the caller works, if it is one that looks for doubts."""
-    return _request.get()
+def current_work() -> DurableWork | None:
+    """Return the work that the caller belongs to, or None outside of ``require_durability``."""
+    return _work.get()
 
 
-def wanted(least: Durability) -> Durability:
-    """What a script that is run now waits for: ``least``, or more if the present request wants it.
+def required_durability(least: Durability) -> Durability:
+    """Return the level that a script waits for now: ``least``, or the current work's if higher.
 
-    Nothing once there is a doubt: no confirmation would make the whole certain then.
+    Returns ``ASYNC`` once a write of the work is unconfirmed. Further confirmations could not make
+    the whole work durable.
     """
-    request = _request.get()
-    if request is None:
+    work = _work.get()
+    if work is None:
         return least
-    return Durability.ASYNC if request.doubt is not None else max(request.durability, least)
+    return Durability.ASYNC if work.unconfirmed is not None else max(work.durability, least)
 
 
-def doubtful() -> bool:
-    """Whether something the present request did is not confirmed.
+def has_unconfirmed_writes() -> bool:
+    """Return whether a write of the current work is unconfirmed.
 
-    Who is about to forget a debt, because it has been paid on another node, looks here first.
+    Check this before you delete an outbox entry or a record that a step on another node makes
+    obsolete: that node may still lose the step.
     """
-    request = _request.get()
-    return request is not None and request.doubt is not None
+    work = _work.get()
+    return work is not None and work.unconfirmed is not None
 
 
 @contextmanager
-def confirming(durability: Durability) -> Iterator[Request]:
-    """Scripts in the block want this durability at least, and go on without it.
+def require_durability(durability: Durability) -> Iterator[DurableWork]:
+    """Require at least this durability of every script in the block.
 
-    Whoever acknowledges the work looks at ``doubt`` first. Stopping at the first script that is not
-    confirmed, as is done outside of such a block, would leave work of several steps half done.
+    A script that is not confirmed does not raise in the block. It sets ``unconfirmed``, which the
+    caller checks before it acknowledges the work. To stop at the first such script would leave
+    work of several steps half done.
     """
-    request = Request(durability)
-    token = _request.set(request)
+    work = DurableWork(durability)
+    token = _work.set(work)
     try:
-        yield request
+        yield work
     finally:
-        _request.reset(token)
+        _work.reset(token)

@@ -1,12 +1,11 @@
-"""What can go wrong between this process and Redis.
+"""Errors between this process and Redis.
 
-Two of these reach the callers of the client: ``RedisReplyError`` (Redis answered, with an error)
-and ``ReplyTooLarge``. Everything that means "Redis could not be asked" is
-``core.errors.BackendUnavailable``, which also says whether the command may have been applied.
+Callers of the client see two of these: ``RedisReplyError`` (Redis answered with an error) and
+``ReplyTooLarge``. When Redis could not be reached they see ``core.errors.BackendUnavailable``,
+which says whether the command may have been applied.
 
-The signals below never travel as raised exceptions. They are handed to a waiting caller in place
-of a reply, because one lost connection wakes many callers and an exception instance raised in
-several tasks would collect all their tracebacks.
+Nothing raises a ``ReplyFailure``. A waiting caller gets it in place of a reply. One lost connection
+wakes many callers, and an exception that several tasks raise would collect all their tracebacks.
 """
 
 from __future__ import annotations
@@ -15,32 +14,31 @@ from typing import Final
 
 from ojs_cluster.core.errors import OJSError
 
-# Replies that say "not now": the command was not applied and may be sent again.
-BUSY_CODES: Final = frozenset(
+# The command was not applied and may be sent again.
+RETRYABLE_CODES: Final = frozenset(
     {"TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "NOREPLICAS"}
 )
-# Of these, the ones after which the topology is in doubt.
-STALE_CODES: Final = frozenset({"CLUSTERDOWN", "MASTERDOWN", "READONLY"})
-# Of these, the ones that only a replica gives.
+# Of these, the codes after which the known topology may be stale.
+STALE_TOPOLOGY_CODES: Final = frozenset({"CLUSTERDOWN", "MASTERDOWN", "READONLY"})
+# Of these, the codes that only a replica returns.
 REPLICA_CODES: Final = frozenset({"MASTERDOWN", "READONLY"})
 
-# No memory, or no disk to persist to: not applied either, but not over in a few seconds, and
-# every waiting caller is memory too. A script meets them at its first write.
-REFUSED_CODES: Final = frozenset({"OOM", "MISCONF"})
-# A script ran into a key that its slot's migration has already taken to another node, or that
-# does not exist while the slot moves. Redis finds that out when the script touches the key, so
-# whatever the script wrote before that has been applied: nothing, if it looks first at all it may
-# touch. Keys that are declared are checked before the script starts and give TRYAGAIN or ASK.
-# The second text is what Redis 8 says when some keys of one command are there and others are not.
+# No memory, or no disk to persist to. The command was not applied either, but the state lasts, and
+# every waiting caller takes memory too. A script gets these at its first write.
+WRITES_REFUSED_CODES: Final = frozenset({"OOM", "MISCONF"})
+# A script touched a key that a slot migration has already moved to another node, or that does not
+# exist while the slot moves. Redis stops the script there, and earlier writes of the script stay
+# applied. A script with a preflight has made none. Redis checks declared keys before the script
+# starts and answers TRYAGAIN or ASK. The second text is Redis 8's, for a command of which some keys
+# have moved.
 _MOVED_UNDER_SCRIPT: Final = (
     "access a non local key",
     "undeclared keys were accessed during rehashing of the slot",
 )
 
-
-# Whatever was asked: it is not for whom we say we are.
+# The user may not do this, or is not who it claims to be.
 CREDENTIAL_CODES: Final = frozenset({"WRONGPASS", "NOAUTH", "NOPERM"})
-# A server that is full says this in place of the first answer, whatever was asked.
+# A server with too many clients answers the first command of a new connection with this.
 TOO_MANY_CLIENTS: Final = "max number of clients"
 
 
@@ -55,40 +53,40 @@ class RedisReplyError(Exception):
 
 
 def stopped_by_moving_slot(error: RedisReplyError) -> bool:
-    """Whether a script ran into a key that is not here while its slot moves."""
+    """Return whether a script touched a key that is not on the node while its slot moves."""
     return any(text in error.message for text in _MOVED_UNDER_SCRIPT)
 
 
 class ReplyTooLarge(OJSError):
     """A reply grew past ``ClientSettings.max_reply_bytes``; its connection was closed.
 
-    The command itself was carried out. Its caller may be told, hence an ``OJSError``.
+    The command was applied. An ``OJSError``, because an HTTP client may see the message.
     """
 
 
 class AuthenticationFailed(Exception):
-    """The server refused the credentials: either side's have to change first."""
+    """The server refused the credentials. A retry helps only after either side changes them."""
 
 
 class NoSuchDatabase(Exception):
-    """The server has no database of the number that we were given."""
+    """The server has no database of the configured number."""
 
 
 class ConnectFailed(Exception):
-    """No usable connection to a node could be made; the message says to which and why."""
+    """No connection to a node could be opened; the message names the node and the reason."""
 
 
-class Signal(Exception):
-    """Base of what a waiter may be handed in place of a reply."""
+class ReplyFailure(Exception):
+    """Base of what a waiting caller may get in place of a reply."""
 
 
-class Lost(Signal):
+class ReplyLost(ReplyFailure):
     """The command was sent, and its connection ended before the reply: outcome unknown."""
 
 
-class NotSent(Signal):
+class CommandNotSent(ReplyFailure):
     """The connection ended, or was full, before the command was sent: safe to send again."""
 
 
-class TooLarge(Signal):
-    """The reply to this very command passed the size limit."""
+class OversizedReply(ReplyFailure):
+    """The reply to this command is larger than the limit."""

@@ -1,13 +1,13 @@
-"""Group commit: scripts whose answers are given only when replicas, or the disks, have the writes.
+"""Group commit: scripts are answered only when replicas, or the disks, have their writes.
 
-WAIT and WAITAOF speak of the writes of their own connection and keep it from doing anything else
-meanwhile. So those who want to be sure have a connection to each node of their own. Whoever comes
-while one group is being confirmed waits for the next: the busier it is, the larger the groups, and
-one WAIT serves them all. One WAIT per call would make the replica's round trip the price of each.
+WAIT and WAITAOF cover the writes of their own connection and block it. So each node has a separate
+connection for confirmed calls. Calls that arrive while one group is being confirmed form the next
+group: groups grow with the load, and one WAIT serves all their calls. With one WAIT per call, each
+would pay the replica's round trip.
 
-A group is its commands, a write of the committer's own (the mark), and WAIT, sent at once. Without
-the mark a command that wrote nothing, such as the repetition of one that was not confirmed, would
-be confirmed although what it found may still be on one node only.
+A group is its commands, a write to a probe key, and WAIT, sent at once. A command may write
+nothing, for example when it repeats an unconfirmed one. Without the probe, WAIT would confirm it
+although what it found may still be on one node only.
 """
 
 from __future__ import annotations
@@ -21,32 +21,33 @@ import trio
 from outcome import Value
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
-from ojs_cluster.redis.connection import Arg, Connection, pack
+from ojs_cluster.redis.connection import Arg, RedisConnection, pack
 from ojs_cluster.redis.durability import Durability
-from ojs_cluster.redis.errors import Lost, NotSent, RedisReplyError, Signal
-from ojs_cluster.redis.reply_waiters import Answer, Held, Reply
+from ojs_cluster.redis.errors import CommandNotSent, RedisReplyError, ReplyFailure, ReplyLost
+from ojs_cluster.redis.reply_waiters import Answer, KeptReply, Reply
 
-MARKS_TRIED: Final = 4
-_MARK_WHEN_FULL: Final = b"#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], '1')"
-"""Writes a mark at ``maxmemory``, where SET alone is refused."""
+PROBE_KEYS_TRIED: Final = 4
+_PROBE_AT_MAXMEMORY: Final = b"#!lua flags=allow-oom\nreturn redis.call('SET', KEYS[1], '1')"
+"""Writes a probe key at ``maxmemory``, where Redis refuses a plain SET."""
 
 
 @dataclass(frozen=True, slots=True)
 class CommitPlan:
-    """What to wait for after each group, on one node.
+    """What one node waits for after each group.
 
-    Args:
-        replicas: of the node that took the writes, how many must have them; with FSYNC, on
-            their disks as on its own.
+    Attributes:
+        durability: REPLICA or FSYNC.
+        replicas: how many replicas must have the writes; with FSYNC, on their disks.
         timeout_s: how long Redis waits for them, in seconds.
-        marks: keys that the node serves now and that may be written to at any time. The first
-            is used; the next when that one is refused, because its slot is being moved away.
+        probe_keys: returns keys that the node serves now and that may be written at any time. The
+            next one is tried when a key is refused because its slot is being moved away.
+        command: the packed WAIT or WAITAOF.
     """
 
     durability: Durability
     replicas: int
     timeout_s: float
-    marks: Callable[[], Iterator[bytes]]
+    probe_keys: Callable[[], Iterator[bytes]]
     command: bytes = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,68 +58,76 @@ class CommitPlan:
         object.__setattr__(self, "command", pack(words))
 
     def reached(self, answer: Answer) -> bool:
-        """Whether Redis says that the writes are where they should be."""
+        """Return whether the answer of Redis confirms the writes."""
         if self.durability is Durability.FSYNC:
             return isinstance(answer, list) and answer[0] >= 1 and answer[1] >= self.replicas
         return isinstance(answer, int) and answer >= self.replicas
 
 
-class Doubt(Signal):
-    """A whole group was answered, and not confirmed."""
+class NotConfirmed(ReplyFailure):
+    """Redis answered a group and did not confirm it."""
 
 
-class Unconfirmed(Signal):
-    """Redis has carried a command out; whether that outlives the node is not known.
+class UnconfirmedReply(ReplyFailure):
+    """Redis applied a command, and its write may be lost with the node.
 
-    ``reply`` is what it answered.
+    Attributes:
+        reply: Redis's reply to the command.
     """
 
-    def __init__(self, doubt: Signal, reply: Reply) -> None:
-        super().__init__(str(doubt))
+    def __init__(self, cause: ReplyFailure, reply: Reply) -> None:
+        super().__init__(str(cause))
         self.reply = reply
 
 
-class _Member:
-    """A command of a group, and the caller who sleeps until the group is confirmed."""
+class _GroupedCommand:
+    """A command of a group, and the task that sleeps until the group is confirmed."""
 
-    __slots__ = ("asking", "held", "payload", "task")
+    __slots__ = ("asking", "kept", "payload", "task")
 
     def __init__(self, payload: bytes, asking: bool) -> None:
         self.payload = payload
         self.asking = asking
         self.task: Task | None = current_task()
-        self.held: Held | None = None
+        self.kept: KeptReply | None = None
 
     def abort(self, _raise_cancel: object) -> Abort:
-        """Called by trio when the caller is cancelled."""
+        """Forget the task: trio calls this when it is cancelled."""
         self.task = None
         return Abort.SUCCEEDED
 
-    def settle(self, doubt: Signal | None) -> None:
-        """Give the caller the reply, or the doubt about it. An error reply changed nothing."""
+    def resume_caller(self, failure: ReplyFailure | None) -> None:
+        """Wake the caller with its reply, or with why the reply is unconfirmed.
+
+        An error reply changed nothing, so it needs no confirmation.
+        """
         answer: Answer
-        if self.held is None:
-            answer = NotSent("the connection ended")
-        elif not self.held.answered:
-            answer = doubt if isinstance(doubt, NotSent) else Lost(f"no reply: {doubt}")
-        elif doubt is None or isinstance(self.held.answer, Exception):
-            answer = self.held.answer
+        if self.kept is None:
+            answer = CommandNotSent("the connection ended")
+        elif not self.kept.answered:
+            answer = (
+                failure
+                if isinstance(failure, CommandNotSent)
+                else ReplyLost(f"no reply: {failure}")
+            )
+        elif failure is None or isinstance(self.kept.answer, Exception):
+            answer = self.kept.answer
         else:
-            answer = Unconfirmed(doubt, self.held.answer)
+            answer = UnconfirmedReply(failure, self.kept.answer)
         task, self.task = self.task, None
         if task is not None:
             reschedule(task, Value(answer))
 
 
-class Committer:
-    """A connection that answers late. To its callers it looks like any other (``Channel``)."""
+class GroupCommitConnection:
+    """A ``NodeConnection`` that answers a command when its group is confirmed."""
 
-    def __init__(self, connection: Connection, plan: CommitPlan, max_waiting: int) -> None:
+    def __init__(self, connection: RedisConnection, plan: CommitPlan, max_waiting: int) -> None:
         self._connection = connection
         self._plan = plan
         self._limit = max_waiting
-        self._gathering: list[_Member] = []
-        self._confirming: list[_Member] = []
+        self._waiting_group: list[_GroupedCommand] = []
+        self._sent_group: list[_GroupedCommand] = []
         self._wanted = trio.Event()
         self._room = trio.lowlevel.ParkingLot()
 
@@ -129,37 +138,37 @@ class Committer:
 
     @property
     def full(self) -> bool:
-        """Whether as many callers wait as may, or the connection has ended."""
-        return len(self._gathering) >= self._limit or not self._connection.open
+        """Whether no further caller may wait, or the connection has ended."""
+        return len(self._waiting_group) >= self._limit or not self._connection.open
 
     @property
     def pending(self) -> int:
         """Commands not answered yet."""
-        return len(self._gathering) + len(self._confirming)
+        return len(self._waiting_group) + len(self._sent_group)
 
     @property
     def silent_s(self) -> float:
-        """For how long, in seconds, the node has owed a reply and sent nothing."""
+        """Seconds for which the node has had unanswered commands and sent nothing."""
         return self._connection.silent_s
 
     async def execute(self, payload: bytes) -> Answer:
-        """As ``Connection.execute``; a plain reply is given when its group has been confirmed."""
-        return await self._join(_Member(payload, asking=False))
+        """Send a packed command; return its reply once the group is confirmed."""
+        return await self._join(_GroupedCommand(payload, asking=False))
 
     async def execute_asking(self, payload: bytes) -> Answer:
-        """``execute`` with ASKING directly before the command."""
-        return await self._join(_Member(payload, asking=True))
+        """Do as ``execute``, with ASKING directly before the command."""
+        return await self._join(_GroupedCommand(payload, asking=True))
 
     async def wait_for_room(self) -> None:
         """Sleep until a group has been sent, or the connection has ended."""
         await self._room.park()
 
     def check(self, reply_timeout_s: float, call_timeout_s: float) -> None:
-        """Called periodically, as ``Connection.check``."""
+        """See ``RedisConnection.check``."""
         self._connection.check(reply_timeout_s, call_timeout_s)
 
     async def run(self) -> None:
-        """Confirm group after group until the connection ends. Leaves no caller asleep."""
+        """Confirm group after group until the connection ends. Wakes every caller at the end."""
         try:
             while self._connection.open:
                 await self._wanted.wait()
@@ -167,58 +176,65 @@ class Committer:
                 await self._confirm_group()
         finally:
             self._connection.close("the client was closed")
-            for member in self._confirming:
-                member.settle(Lost("the connection ended before the reply"))
-            for member in self._gathering:
-                member.settle(None)
-            self._confirming, self._gathering = [], []
+            for member in self._sent_group:
+                member.resume_caller(ReplyLost("the connection ended before the reply"))
+            for member in self._waiting_group:
+                member.resume_caller(None)
+            self._sent_group, self._waiting_group = [], []
             self._room.unpark_all()
 
-    async def _join(self, member: _Member) -> Answer:
+    async def _join(self, member: _GroupedCommand) -> Answer:
         if not self._connection.open:
-            return NotSent("the connection ended")
-        self._gathering.append(member)
+            return CommandNotSent("the connection ended")
+        self._waiting_group.append(member)
         self._wanted.set()
         return await wait_task_rescheduled(member.abort)  # type: ignore[no-any-return]
 
     async def _confirm_group(self) -> None:
-        group = [member for member in self._gathering if member.task is not None]
-        self._gathering = []
+        group = [member for member in self._waiting_group if member.task is not None]
+        self._waiting_group = []
         self._room.unpark_all()
         if not group or not self._connection.open:
-            self._gathering = group  # to be told by the caller's end
+            self._waiting_group = group  # `run` wakes them when the connection ends
             return
-        self._confirming = group
+        self._sent_group = group
         for member in group:
-            member.held = self._connection.submit(member.payload, asking=member.asking)
-        doubt = await self._confirm()
-        self._confirming = []
+            member.kept = self._connection.submit(member.payload, asking=member.asking)
+        failure = await self._confirm()
+        self._sent_group = []
         for member in group:
-            member.settle(doubt)
+            member.resume_caller(failure)
 
-    async def _confirm(self) -> Signal | None:
-        """Wait until all that was submitted is confirmed. Returns what speaks against it."""
+    async def _confirm(self) -> ReplyFailure | None:
+        """Wait until the submitted commands are confirmed; return why they are not, or None."""
         full = False
-        for mark in islice(self._plan.marks(), MARKS_TRIED):
-            marked, answer = await self._mark(mark, full=full)
-            if not full and isinstance(marked, RedisReplyError) and marked.code == "OOM":
+        for key in islice(self._plan.probe_keys(), PROBE_KEYS_TRIED):
+            written, answer = await self._write_probe(key, full=full)
+            if not full and isinstance(written, RedisReplyError) and written.code == "OOM":
                 full = True
-                marked, answer = await self._mark(mark, full=True)
-            if isinstance(answer, Signal):
+                written, answer = await self._write_probe(key, full=True)
+            if isinstance(answer, ReplyFailure):
                 return answer
-            if isinstance(marked, RedisReplyError):
+            if isinstance(written, RedisReplyError):
                 continue
             if self._plan.reached(answer):
                 return None
-            wanted = f"{self._plan.durability.name.lower()} durability"
-            return Doubt(f"{wanted} was not reached in {self._plan.timeout_s:g} s ({answer!r})")
-        return Doubt("nothing could be written that a confirmation would speak of")
+            level = self._plan.durability.name.lower()
+            return NotConfirmed(
+                f"{level} durability was not reached in {self._plan.timeout_s:g} s ({answer!r})"
+            )
+        return NotConfirmed("no probe key could be written on this node")
 
-    async def _mark(self, mark: bytes, *, full: bool) -> tuple[Answer, Answer]:
-        """Write a mark and wait for its confirmation: what Redis answered to each."""
-        write: tuple[Arg, ...] = (b"SET", mark, b"1")
+    async def _write_probe(self, key: bytes, *, full: bool) -> tuple[Answer, Answer]:
+        """Write a probe key and wait for the confirmation; return Redis's answer to each.
+
+        Args:
+            key: the probe key.
+            full: the node is at ``maxmemory``.
+        """
+        write: tuple[Arg, ...] = (b"SET", key, b"1")
         if full:
-            write = (b"EVAL", _MARK_WHEN_FULL, 1, mark)
-        marked = self._connection.submit(pack(write))
+            write = (b"EVAL", _PROBE_AT_MAXMEMORY, 1, key)
+        written = self._connection.submit(pack(write))
         answer = await self._connection.execute(self._plan.command)
-        return marked.answer, answer
+        return written.answer, answer

@@ -1,8 +1,8 @@
-"""TCP keep-alive of connections that may stay idle for long.
+"""TCP keep-alive for connections that may stay idle for minutes.
 
-A NAT gateway or firewall forgets a connection that carries nothing for some minutes, and tells
-neither end. Probes every few seconds keep its entry. They also find a peer that is gone: a
-subscription only reads, so nothing else would. Linux's own first probe comes after two hours.
+A NAT gateway or firewall forgets an idle connection after some minutes, and tells neither end.
+Probes every few seconds keep its entry. They also detect a dead peer, which a subscription cannot:
+it only reads. By default, Linux sends its first probe after two hours.
 """
 
 from __future__ import annotations
@@ -11,24 +11,25 @@ import socket
 from typing import Protocol
 
 IDLE_S = 15
-"""Without traffic for this long, the first probe is sent."""
+"""Idle time in seconds before the first probe."""
 INTERVAL_S = 5
 PROBES = 3
-"""Probes without an answer, ``INTERVAL_S`` apart, after which the connection is dead."""
+"""Unanswered probes, ``INTERVAL_S`` seconds apart, after which the connection counts as dead."""
 
 
-class _Options(Protocol):
+class _SocketOptions(Protocol):
     def setsockopt(self, level: int, option: int, value: int, /) -> None: ...
 
 
-def keep_alive(sock: _Options, *, unacknowledged_s: float | None = None) -> None:
-    """Send probes on an idle TCP connection, and give a silent peer up.
+def keep_alive(sock: _SocketOptions, *, unacknowledged_s: float | None = None) -> None:
+    """Probe a TCP connection while it is idle, and close it when the peer is silent.
 
-    A dead peer is found within ``IDLE_S + PROBES * INTERVAL_S`` seconds, 30.
+    Detects a dead peer within ``IDLE_S + PROBES * INTERVAL_S`` seconds, 30.
 
     Args:
         sock: a socket, or a listener, whose accepted sockets inherit the options.
-        unacknowledged_s: drop a peer that acknowledges no sent byte for this long (Linux).
+        unacknowledged_s: close the connection when the peer acknowledges no sent byte for this
+            long, in seconds (Linux only).
 
     Raises:
         OSError: the socket is closed.

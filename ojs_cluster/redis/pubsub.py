@@ -1,9 +1,9 @@
 """Sharded pub/sub: subscriptions that follow their slots.
 
-Subscriptions live here, connections in ``Feed``: one per node that has any. One task compares
-where each channel is subscribed with where its slot is served, and moves what is in the wrong
-place. It runs when the topology changed, when a server dropped a channel (it does so itself when
-the slot leaves), and when a subscription was refused for now.
+``PubSub`` holds the subscriptions. Each node that serves any has one ``PubSubConnection``. One task
+compares the node of each subscription with the master of its slot, and moves subscriptions that are
+on the wrong node. It runs after a change of the topology, after a server dropped a channel (as it
+does when the slot leaves), and after a temporary refusal.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from collections.abc import Callable
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.acl_errors import explained
-from ojs_cluster.redis.errors import BUSY_CODES, RedisReplyError
-from ojs_cluster.redis.pubsub_connection import Feed, State, Subscription
-from ojs_cluster.redis.router import Router
+from ojs_cluster.redis.acl_errors import explain_acl_error
+from ojs_cluster.redis.errors import RETRYABLE_CODES, RedisReplyError
+from ojs_cluster.redis.pubsub_connection import PubSubConnection, Subscription, SubscriptionState
+from ojs_cluster.redis.router import SlotRouter
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.redis.topology import parse_redirect
 
@@ -28,14 +28,14 @@ SPACING_S = 0.005
 
 
 class PubSub:
-    """All subscriptions of a client. ``run`` must be running."""
+    """The subscriptions of a client; ``run`` keeps them on the right nodes."""
 
-    def __init__(self, router: Router, nursery: trio.Nursery) -> None:
+    def __init__(self, router: SlotRouter, nursery: trio.Nursery) -> None:
         self._router = router
         self._nursery = nursery
         self._subscriptions: dict[bytes, Subscription] = {}
-        self._feeds: dict[Address, Feed] = {}
-        self._look = trio.Event()
+        self._connections: dict[Address, PubSubConnection] = {}
+        self._check_wanted = trio.Event()
         self._refused: set[bytes] = set()
         router.listeners.append(self._wake)
         router.reconnect_listeners.append(self._reconnect)
@@ -54,23 +54,23 @@ class PubSub:
         self._subscriptions[channel] = subscription
         self._wake()
         timeout_s = self._router.settings.call_timeout_s
-        stays = False
+        subscribed = False
         try:
             with trio.move_on_after(timeout_s):
                 await subscription.settled.wait()
-            stays = subscription.settled.is_set() and subscription.refusal is None
+            subscribed = subscription.settled.is_set() and subscription.refusal is None
         finally:
-            # Also when the caller is cancelled in the moment of the confirmation: it will never
-            # know that it is subscribed, and could not subscribe again.
-            if not stays:
+            # Also when the caller is cancelled at the confirmation: it does not learn that it is
+            # subscribed, and could not subscribe again.
+            if not subscribed:
                 self._remove(subscription)
         if subscription.refusal is not None:
             user = self._router.settings.username or "default"
-            raise explained(subscription.refusal, user, "the master of its slot")
+            raise explain_acl_error(subscription.refusal, user, "the master of its slot")
         if not subscription.settled.is_set():
             raise BackendUnavailable(
                 "Redis did not confirm a subscription in time", outcome="not_applied"
-            ) from self._router.why_down(None)
+            ) from self._router.latest_error(None)
 
     async def unsubscribe(self, channel: bytes) -> None:
         """See ``Client.unsubscribe``."""
@@ -80,98 +80,107 @@ class PubSub:
         await trio.lowlevel.checkpoint()
 
     async def run(self) -> None:
-        """Keep every subscription where its slot is served."""
+        """Keep every subscription on the master of its slot."""
         while True:
             with trio.move_on_after(self._pause_s()):
-                await self._look.wait()
-            self._look = trio.Event()
-            self._note_heard_again()
+                await self._check_wanted.wait()
+            self._check_wanted = trio.Event()
+            self._log_recovered()
             for subscription in list(self._subscriptions.values()):
                 self._place(subscription)
-            for address, feed in list(self._feeds.items()):
-                if not feed.subscriptions:
-                    del self._feeds[address]
-                    feed.scope.cancel()
-            await trio.sleep(SPACING_S)  # two nodes that each name the other must not spin us
+            for address, connection in list(self._connections.items()):
+                if not connection.subscriptions:
+                    del self._connections[address]
+                    connection.scope.cancel()
+            await trio.sleep(
+                SPACING_S
+            )  # two nodes that redirect to each other must not keep this busy
 
     def _pause_s(self) -> float:
-        """For how long nothing has to be done unless something happens."""
+        """Return how long to sleep unless woken, in seconds."""
         now = trio.current_time()
-        waiting = (s for s in self._subscriptions.values() if s.state is not State.ACTIVE)
-        at_rest = RETRY_S if self._refused else float("inf")  # there is something to note
-        return min((max(RETRY_S, s.ask_at - now) for s in waiting), default=at_rest)
+        waiting = (
+            s for s in self._subscriptions.values() if s.state is not SubscriptionState.ACTIVE
+        )
+        at_rest = RETRY_S if self._refused else float("inf")  # their recovery is to be logged
+        return min((max(RETRY_S, s.retry_at - now) for s in waiting), default=at_rest)
 
     def _wake(self) -> None:
-        self._look.set()
+        self._check_wanted.set()
 
     def _reconnect(self, address: Address) -> None:
-        feed = self._feeds.get(address)
-        if feed is not None:
-            feed.reconnect()
+        connection = self._connections.get(address)
+        if connection is not None:
+            connection.reconnect()
 
     def _place(self, subscription: Subscription) -> None:
         link = self._router.routes[subscription.slot]
         if link is None:
-            self._router.want_refresh()
+            self._router.request_refresh()
             return
-        feed = self._feed(link.address)
-        if subscription.feed is not feed:
-            if subscription.feed is not None:
-                subscription.feed.remove(subscription)
-            feed.add(subscription)
-        elif subscription.state is State.DROPPED and subscription.ask_at <= trio.current_time():
-            feed.ask(subscription)
+        connection = self._connection_to(link.address)
+        if subscription.connection is not connection:
+            if subscription.connection is not None:
+                subscription.connection.remove(subscription)
+            connection.add(subscription)
+        elif (
+            subscription.state is SubscriptionState.DROPPED
+            and subscription.retry_at <= trio.current_time()
+        ):
+            connection.request(subscription)
 
-    def _feed(self, address: Address) -> Feed:
-        feed = self._feeds.get(address)
-        if feed is None:
-            feed = Feed(address, self._router.settings, self._router.tls, self._dropped)
-            self._feeds[address] = feed
-            self._nursery.start_soon(feed.run)
-        return feed
+    def _connection_to(self, address: Address) -> PubSubConnection:
+        connection = self._connections.get(address)
+        if connection is None:
+            connection = PubSubConnection(
+                address, self._router.settings, self._router.tls, self._on_drop
+            )
+            self._connections[address] = connection
+            self._nursery.start_soon(connection.run)
+        return connection
 
     def _remove(self, subscription: Subscription) -> None:
         if self._subscriptions.pop(subscription.channel, None) is not None:
-            if subscription.feed is not None:
-                subscription.feed.remove(subscription)
+            if subscription.connection is not None:
+                subscription.connection.remove(subscription)
             self._wake()
 
-    def _dropped(self, subscription: Subscription | None, error: RedisReplyError | None) -> None:
-        """A feed lost its connection (no subscription named), or one channel."""
+    def _on_drop(self, subscription: Subscription | None, error: RedisReplyError | None) -> None:
+        """Handle a lost connection (``subscription`` is None) or a dropped subscription."""
         if subscription is None or error is None:
-            self._router.want_refresh()
-        elif error.code == "MOVED" and subscription.feed is not None:
-            _, address = parse_redirect(error.message, subscription.feed.address)
-            self._router.moved(subscription.slot, address)
-        elif error.code in BUSY_CODES:
-            self._router.want_refresh()
-            return  # asked again after RETRY_S, not at once
+            self._router.request_refresh()
+        elif error.code == "MOVED" and subscription.connection is not None:
+            _, address = parse_redirect(error.message, subscription.connection.address)
+            self._router.apply_moved(subscription.slot, address)
+        elif error.code in RETRYABLE_CODES:
+            self._router.request_refresh()
+            return  # requested again after RETRY_S, not at once
         elif not subscription.settled.is_set():
             subscription.refusal = error
             subscription.settled.set()
         else:
-            self._note_refused(subscription, error)
-            subscription.put_off()
+            self._log_refused(subscription, error)
+            subscription.delay_retry()
             return
         self._wake()
 
-    def _note_refused(self, subscription: Subscription, error: RedisReplyError) -> None:
-        """Log the first of a row: what takes the right to one channel takes that to many."""
+    def _log_refused(self, subscription: Subscription, error: RedisReplyError) -> None:
+        """Log the first refusal: a rule that is missing for one channel is missing for many."""
         if not self._refused:
             log.warning(
-                "Redis refuses channel %s and perhaps others, asking again: %s",
+                "Redis refuses channel %s and perhaps others, trying again: %s",
                 subscription.channel.decode(errors="replace"),
                 error,
             )
         self._refused.add(subscription.channel)
 
-    def _note_heard_again(self) -> None:
+    def _log_recovered(self) -> None:
         if self._refused:
             known = self._subscriptions
             self._refused = {
                 channel
                 for channel in self._refused
-                if channel in known and known[channel].state is not State.ACTIVE
+                if channel in known and known[channel].state is not SubscriptionState.ACTIVE
             }
             if not self._refused:
-                log.info("Redis refuses no channel any more")
+                log.info("Redis accepts all channels again")

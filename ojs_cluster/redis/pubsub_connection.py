@@ -1,4 +1,4 @@
-"""One node's connection for sharded pub/sub.
+"""The connection to one node for sharded pub/sub.
 
 Separate from the command connection: a RESP2 connection with a subscription takes no other
 commands, and RESP3, which would allow it, makes every reply's type depend on the command.
@@ -28,36 +28,57 @@ from ojs_cluster.redis.node_link import (
     BACKOFF_MAX_S,
     STABLE_S,
     Backoff,
-    check_refusal,
+    check_handshake_error,
     dial,
-    handshake,
+    handshake_commands,
 )
 from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.redis.transport import Transport
 
 _MORE = object()
-# Between two askings for a channel that the server refuses.
+# Delays between two requests for a channel that the server refuses.
 REFUSED_FIRST_S = 0.1
 REFUSED_MAX_S = 10.0
 BROKEN = (
-    ConnectFailed, AuthenticationFailed, NoSuchDatabase, OSError, hiredis.ProtocolError,
-)  # fmt: skip
+    ConnectFailed,
+    AuthenticationFailed,
+    NoSuchDatabase,
+    OSError,
+    hiredis.ProtocolError,
+)
 
 
-class State(enum.Enum):
-    """Where a subscription stands with the server."""
+class SubscriptionState(enum.Enum):
+    """The state of a subscription on the server."""
 
     DROPPED = "not subscribed"
-    ASKED = "asked, not yet confirmed"
+    REQUESTED = "requested, not confirmed"
     ACTIVE = "confirmed"
 
 
 class Subscription:
-    """One channel. ``settled`` is set at the first confirmation, or at a final refusal."""
+    """The subscription to one channel.
+
+    Attributes:
+        connection: where it is subscribed, or is to be.
+        gap: messages may have been missed since the last confirmation.
+        settled: set at the first confirmation, or at a final refusal.
+        refusal: the final refusal.
+        retry_at: when to request the channel again, in seconds of trio's clock.
+    """
 
     __slots__ = (
-        "_backoff", "ask_at", "channel", "feed", "gap", "on_gap", "on_message", "refusal",
-        "settled", "slot", "state",
+        "_backoff",
+        "channel",
+        "connection",
+        "gap",
+        "on_gap",
+        "on_message",
+        "refusal",
+        "retry_at",
+        "settled",
+        "slot",
+        "state",
     )  # fmt: skip
 
     def __init__(
@@ -71,39 +92,39 @@ class Subscription:
         self.slot = slot
         self.on_message = on_message
         self.on_gap = on_gap
-        self.state = State.DROPPED
-        self.feed: Feed | None = None
+        self.state = SubscriptionState.DROPPED
+        self.connection: PubSubConnection | None = None
         self.gap = False
         self.settled = trio.Event()
         self.refusal: RedisReplyError | None = None
-        self.ask_at = 0.0
+        self.retry_at = 0.0
         self._backoff = Backoff(REFUSED_FIRST_S, REFUSED_MAX_S)
 
-    def put_off(self) -> None:
-        """The server refused, though it once confirmed: ask again later, later each time."""
-        self.ask_at = trio.current_time() + self._backoff.next_s()
+    def delay_retry(self) -> None:
+        """Request the channel again after a delay that grows with each refusal."""
+        self.retry_at = trio.current_time() + self._backoff.next_s()
 
     def confirm(self) -> None:
-        """The server has confirmed: messages arrive from now on."""
-        self.state = State.ACTIVE
+        """Note the confirmation: messages arrive from now on."""
+        self.state = SubscriptionState.ACTIVE
         self.settled.set()
-        self.ask_at = 0.0
+        self.retry_at = 0.0
         self._backoff.reset()
         if self.gap:
             self.gap = False
             self.on_gap()
 
     def drop(self) -> None:
-        """No longer subscribed; if it ever was, messages may be missed from now on."""
-        self.state = State.DROPPED
+        """Note that the server no longer sends messages; they may be missed if it ever did."""
+        self.state = SubscriptionState.DROPPED
         self.gap = self.settled.is_set()
 
 
-class Feed:
-    """Keeps one connection to ``address``, with the subscriptions it was given.
+class PubSubConnection:
+    """Keeps one connection to ``address`` open, with the subscriptions that were added.
 
-    ``on_drop`` is called with None when the connection was lost, else with the subscription that
-    the server dropped or refused, and its error.
+    It calls ``on_drop`` with None when the connection is lost. When the server drops or refuses a
+    subscription, it calls ``on_drop`` with that subscription and the error.
     """
 
     def __init__(
@@ -122,33 +143,33 @@ class Feed:
         self._connected = False
         self._outgoing = bytearray()
         self._outgoing_ready = trio.Event()
-        # Channels of SSUBSCRIBE commands that are unanswered, in order: an error names none.
-        self._asked: deque[bytes] = deque()
+        # Channels of unanswered SSUBSCRIBE commands, in order: an error reply names none.
+        self._requested: deque[bytes] = deque()
         self._pinged = False
         self._session_scope = trio.CancelScope()
 
     def reconnect(self) -> None:
-        """Replace the connection; the address may lead to another server by now."""
+        """Replace the connection: the address may lead to another server."""
         self._session_scope.cancel()
 
     def add(self, subscription: Subscription) -> None:
-        """Take a subscription over and subscribe, now or as soon as connected."""
+        """Subscribe, now or as soon as connected."""
         self.subscriptions[subscription.channel] = subscription
-        subscription.feed = self
-        self.ask(subscription)
+        subscription.connection = self
+        self.request(subscription)
 
-    def ask(self, subscription: Subscription) -> None:
+    def request(self, subscription: Subscription) -> None:
         """Send SSUBSCRIBE, if connected."""
         if self._connected:
-            subscription.state = State.ASKED
-            self._asked.append(subscription.channel)
-            # One command per channel: several of one command would have to share a slot.
+            subscription.state = SubscriptionState.REQUESTED
+            self._requested.append(subscription.channel)
+            # One command per channel: the channels of one command must share a slot.
             self._push(pack((b"SSUBSCRIBE", subscription.channel)))
 
     def remove(self, subscription: Subscription) -> None:
-        """Give a subscription up."""
+        """Unsubscribe."""
         self.subscriptions.pop(subscription.channel, None)
-        subscription.feed = None
+        subscription.connection = None
         subscription.drop()
         if self._connected:
             self._push(pack((b"SUNSUBSCRIBE", subscription.channel)))
@@ -159,7 +180,7 @@ class Feed:
         with self.scope:
             while True:
                 started = trio.current_time()
-                # Commands to the same node fail as well and tell why; here it is only a gap.
+                # Commands to the same node fail too and report why; here it is only a gap.
                 with contextlib.suppress(*BROKEN), trio.CancelScope() as self._session_scope:
                     await self._session()
                 for subscription in self.subscriptions.values():
@@ -175,15 +196,15 @@ class Feed:
         parser = hiredis.Reader(replyError=RedisReplyError, notEnoughData=_MORE)
         try:
             with trio.move_on_at(deadline) as scope:
-                await self._introduce(transport, parser)
+                await self._perform_handshake(transport, parser)
             if scope.cancelled_caught:
                 return
             self._outgoing.clear()
-            self._asked.clear()
+            self._requested.clear()
             self._pinged = False
             self._connected = True
             for subscription in self.subscriptions.values():
-                self.ask(subscription)
+                self.request(subscription)
             async with trio.open_nursery() as nursery:
                 stop = nursery.cancel_scope
                 nursery.start_soon(_until_broken, self._read, transport, parser, stop)
@@ -192,16 +213,16 @@ class Feed:
             self._connected = False
             transport.close()
 
-    async def _introduce(self, transport: Transport, parser: hiredis.Reader) -> None:
-        for command in handshake(self._settings):
+    async def _perform_handshake(self, transport: Transport, parser: hiredis.Reader) -> None:
+        for command in handshake_commands(self._settings):
             await transport.send(pack(command))
             while (reply := parser.gets()) is _MORE:
                 parser.feed(await _receive(transport))
             if isinstance(reply, RedisReplyError):
-                check_refusal(str(self.address), command, reply)
+                check_handshake_error(str(self.address), command, reply)
 
     async def _read(self, transport: Transport, parser: hiredis.Reader) -> None:
-        """Dispatch messages; PING a silent server, give it up when it stays silent."""
+        """Dispatch messages; send PING to a silent server, and end when it stays silent."""
         while True:
             while (message := parser.gets()) is not _MORE:
                 self._dispatch(message)
@@ -228,8 +249,8 @@ class Feed:
 
     def _dispatch(self, message: Any) -> None:
         if isinstance(message, RedisReplyError):
-            if self._asked:
-                self._drop(self._asked.popleft(), message)
+            if self._requested:
+                self._drop(self._requested.popleft(), message)
         elif isinstance(message, list) and len(message) == 3:
             kind, channel, content = message
             if kind == b"smessage":
@@ -237,13 +258,13 @@ class Feed:
                 if subscription is not None:
                     subscription.on_message(content)
             elif kind == b"ssubscribe":
-                if self._asked:
-                    self._asked.popleft()
+                if self._requested:
+                    self._requested.popleft()
                 subscription = self.subscriptions.get(channel)
-                if subscription is not None and subscription.state is State.ASKED:
+                if subscription is not None and subscription.state is SubscriptionState.REQUESTED:
                     subscription.confirm()
             elif kind == b"sunsubscribe" and channel is not None:
-                # Also the answer to our own SUNSUBSCRIBE, whose channel is no longer ours.
+                # Also the reply to our SUNSUBSCRIBE, whose channel is removed already.
                 self._drop(channel, None)
 
     def _drop(self, channel: bytes, error: RedisReplyError | None) -> None:

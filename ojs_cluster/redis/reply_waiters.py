@@ -1,4 +1,4 @@
-"""Who waits for a reply: a task, nobody who sleeps, or a coroutine that is driven."""
+"""Waiters for replies: a task, a caller that does not sleep, or a driven coroutine."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import trio
 from outcome import Value
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
-from ojs_cluster.redis.driven_coroutines import Driven
-from ojs_cluster.redis.errors import RedisReplyError, Signal
+from ojs_cluster.redis.driven_coroutines import DrivenCoroutine
+from ojs_cluster.redis.errors import RedisReplyError, ReplyFailure
 
-# A list may hold anything a reply can be, nested error replies included.
+# A list may hold any reply, nested error replies included.
 Reply = bytes | int | None | list[Any]
-Answer = Reply | RedisReplyError | Signal
+Answer = Reply | RedisReplyError | ReplyFailure
 
 
-class Clock:
-    """Coarse monotonic time in seconds, moved on by the client's watchdog. Reading it is free."""
+class CoarseClock:
+    """Monotonic time in seconds that the client's watchdog advances. Reading it costs nothing."""
 
     __slots__ = ("now",)
 
@@ -25,72 +25,78 @@ class Clock:
         self.now = trio.current_time()
 
 
-class Waiter:
-    """A caller asleep until its reply. ``task`` is None once nobody waits any more."""
+class ReplyWaiter:
+    """A task that sleeps until its reply arrives.
 
-    __slots__ = ("droppable", "stamp", "task")
+    Attributes:
+        task: the sleeping task; None once no task waits.
+        queued_at: when the command was queued, in seconds of the client's clock.
+        droppable: the command may be removed from the queue once no task waits.
+    """
 
-    def __init__(self, task: Task | None, stamp: float, droppable: bool = True) -> None:
+    __slots__ = ("droppable", "queued_at", "task")
+
+    def __init__(self, task: Task | None, queued_at: float, droppable: bool = True) -> None:
         self.task = task
-        self.stamp = stamp
+        self.queued_at = queued_at
         self.droppable = droppable
 
     def abort(self, _raise_cancel: object) -> Abort:
-        """Called by trio when the caller is cancelled."""
+        """Forget the task: trio calls this when it is cancelled."""
         self.task = None
         return Abort.SUCCEEDED
 
     def wake(self, answer: Answer) -> None:
-        """Hand the answer over, if somebody still waits for it."""
+        """Wake the task with the answer, if a task still waits."""
         task = self.task
         if task is not None:
             self.task = None
             reschedule(task, Value(answer))
 
-    def keep(self, answer: Answer) -> None:
-        """A reply that nobody waits for: thrown away."""
+    def receive(self, answer: Answer) -> None:
+        """Take an answer that no task waits for: discard it."""
 
 
-class Held(Waiter):
-    """Nobody sleeps for this reply; it is kept until somebody looks."""
+class KeptReply(ReplyWaiter):
+    """A reply that no task sleeps for; it is kept until the caller reads it."""
 
     __slots__ = ("answer", "answered")
 
-    def __init__(self, stamp: float) -> None:
-        super().__init__(None, stamp, droppable=False)
+    def __init__(self, queued_at: float) -> None:
+        super().__init__(None, queued_at, droppable=False)
         self.answer: Answer = None
         self.answered = False
 
-    def keep(self, answer: Answer) -> None:
+    def receive(self, answer: Answer) -> None:
         """Keep the reply."""
         self.answer = answer
         self.answered = True
 
 
-class DrivenWaiter(Waiter):
-    """A coroutine without a task, which continues as soon as the reply is read."""
+class DrivenReplyWaiter(ReplyWaiter):
+    """A driven coroutine, which continues as soon as the reply is read."""
 
     __slots__ = ("_driven",)
 
-    def __init__(self, driven: Driven, stamp: float) -> None:
-        super().__init__(None, stamp, droppable=False)
-        self._driven: Driven | None = driven
+    def __init__(self, driven: DrivenCoroutine, queued_at: float) -> None:
+        super().__init__(None, queued_at, droppable=False)
+        self._driven: DrivenCoroutine | None = driven
 
     def wake(self, answer: Answer) -> None:
-        """Hand the answer over, if somebody still waits for it."""
+        """Continue the coroutine, or wake the task that has adopted it."""
         if self.task is None:
-            self.keep(answer)
+            self.receive(answer)
         else:
             super().wake(answer)
 
-    def keep(self, answer: Answer) -> None:
-        """Continue the coroutine, unless it has been answered or a task has adopted it."""
+    def receive(self, answer: Answer) -> None:
+        """Continue the coroutine, unless it was answered or a task has adopted it."""
         driven, self._driven = self._driven, None
-        self.droppable = True  # if it is still queued, it has just been told that it was not sent
+        self.droppable = True  # a waiter that is still queued was just told that it was not sent
         if driven is not None:
             driven.resume(answer)
 
-    async def adopted(self) -> Answer:
+    async def wait_in_task(self) -> Answer:
         """Wait for the reply in the task that has adopted the coroutine."""
         self._driven = None
         self.task = current_task()

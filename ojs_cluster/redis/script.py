@@ -1,4 +1,4 @@
-"""A Lua script and the name Redis knows it by."""
+"""A Lua script and its SHA-1, by which Redis runs it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,26 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Lua ``source`` with the hexadecimal SHA-1 that EVALSHA takes.
+    """A Lua script. Its SHA-1 is the identifier that EVALSHA requires; it protects nothing.
 
-    ``name`` appears in messages only. SHA-1 is Redis's choice and identifies, it does not protect.
-    ``looks_first`` promises that the script reads every key it may touch before it writes, so that
-    a slot that is being moved stops it before its first write or not at all. ``volatile``: what it
-    writes may be lost with a node, whatever durability is asked for.
+    Attributes:
+        name: for messages only.
+        source: Lua source.
+        has_preflight: the script reads every key it may touch before its first write. A slot that
+            is being moved stops it before that write or not at all.
+        volatile: its writes may be lost with a node, whatever durability a request requires.
+        sha: hexadecimal SHA-1 of ``source``.
+        packed_head: the packed command words ``EVALSHA <sha>``.
     """
 
     name: str
     source: bytes
-    looks_first: bool = False
+    has_preflight: bool = False
     volatile: bool = False
     sha: bytes = field(init=False)
-    begin: bytes = field(init=False)
-    """What is sent first to run it by its hash, behind the number of all that is sent."""
+    packed_head: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         digest = hashlib.sha1(self.source, usedforsecurity=False).hexdigest().encode()
         object.__setattr__(self, "sha", digest)
-        object.__setattr__(self, "begin", b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % digest)
+        object.__setattr__(self, "packed_head", b"$7\r\nEVALSHA\r\n$40\r\n%b\r\n" % digest)

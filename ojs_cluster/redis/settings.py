@@ -1,4 +1,4 @@
-"""How to reach Redis, and the limits a client keeps."""
+"""Settings of the Redis client: addresses, credentials, timeouts and limits."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
-    """Certificates for ``rediss://``. Empty paths mean: the system's CAs, no client certificate.
+    """Certificates for ``rediss://``.
 
-    ``verify=False`` accepts any certificate (tests, tunnels); ``check_hostname=False`` still
-    requires one that the CA signed, which suits clusters that announce bare IP addresses.
+    Without paths, the system's CAs apply and the client sends no certificate. ``verify=False``
+    accepts any certificate (tests, tunnels). ``check_hostname=False`` still requires one that the
+    CA signed, for clusters that announce bare IP addresses.
     """
 
     ca_file: str | None = None
@@ -37,7 +38,7 @@ class TlsSettings:
     verify: bool = True
 
     def context(self) -> ssl.SSLContext:
-        """Build the context.
+        """Return an SSL context of these settings.
 
         Raises:
             OSError: a file cannot be read.
@@ -47,18 +48,18 @@ class TlsSettings:
         context.check_hostname = self.check_hostname and self.verify
         if not self.verify:
             context.verify_mode = ssl.CERT_NONE
-        self.load_own(context)
+        self.load_client_certificate(context)
         return context
 
-    def load_own(self, context: ssl.SSLContext) -> None:
-        """Load our certificate and its key; without a passphrase none is asked for.
+    def load_client_certificate(self, context: ssl.SSLContext) -> None:
+        """Load the client certificate and its key into ``context``.
 
         Raises:
             OSError: a file cannot be read.
             ssl.SSLError: a file is not what it should be, or the passphrase is wrong.
         """
         if self.cert_file is not None:
-            # With None, OpenSSL would ask the terminal and wait there.
+            # Without a passphrase, OpenSSL would prompt at the terminal and block there.
             context.load_cert_chain(self.cert_file, self.key_file, self.key_password or "")
 
 
@@ -67,25 +68,25 @@ class ClientSettings:
     """Everything ``open_client`` needs. Times are in seconds, sizes in bytes.
 
     Attributes:
-        nodes: start nodes, asked in turn until one tells the topology.
+        nodes: start nodes, tried in turn until one reports the topology.
         username: ACL user, None for the default user.
         password: None for no authentication. Never part of the repr.
         db: database number; only 0 on a cluster.
         tls: None for plain TCP.
         client_name: shown by CLIENT LIST.
         connect_timeout_s: TCP, TLS and handshake of one connection together.
-        reply_timeout_s: a node that owes a reply and sends nothing at all for this long is taken
-            for dead and its connection is closed.
-        call_timeout_s: one call in total, waiting for a connection and retries included.
-        max_in_flight: commands queued or unanswered per node; further callers wait their turn.
-        max_reply_bytes: largest reply accepted, to the nearest read of 64 KiB.
+        reply_timeout_s: a node with unanswered commands that sends nothing for this long counts as
+            dead, and its connection is closed.
+        call_timeout_s: one call in total, including retries and the wait for a connection.
+        max_in_flight: commands queued or unanswered per node; further callers wait.
+        max_reply_bytes: largest accepted reply, to the nearest read of 64 KiB.
         durability: what scripts wait for before they answer; a request may ask for more.
-        durability_timeout_s: how long they wait; at most half of ``reply_timeout_s``, after which
-            a node that says nothing is taken for dead.
+        durability_timeout_s: how long they wait, at most half of ``reply_timeout_s``: a node that
+            sends nothing for longer counts as dead.
         durability_replicas: how many replicas of a master must have a write; FSYNC on a standalone
             server counts none.
-        marks: one key of ours in each of some slots, as (slot, key), that may be written to at any
-            time; needed by every durability but ASYNC.
+        probe_keys: (slot, key) pairs of keys that the client may write at any time; required by
+            every durability but ASYNC.
     """
 
     nodes: tuple[Address, ...]
@@ -102,7 +103,7 @@ class ClientSettings:
     durability: Durability = Durability.ASYNC
     durability_timeout_s: float = 1.0
     durability_replicas: int = 1
-    marks: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)
+    probe_keys: tuple[tuple[int, bytes], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if not self.nodes:
@@ -116,9 +117,11 @@ class ClientSettings:
 
     @classmethod
     def from_url(cls, url: str, **overrides: Any) -> ClientSettings:
-        """Settings for a ``redis://`` or ``rediss://`` URL, see ``ojs_cluster.redis.url``.
+        """Return settings for a ``redis://`` or ``rediss://`` URL, see ``ojs_cluster.redis.url``.
 
-        ``overrides`` are fields of this class that win over the URL.
+        Args:
+            url: the URL.
+            overrides: fields of this class that win over the URL.
 
         Raises:
             ValueError: the URL is malformed; the message never repeats the URL, which may hold a

@@ -1,4 +1,4 @@
-"""Who serves which slot, as one node tells it."""
+"""The masters of all slots, as one node reports them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from ojs_cluster.redis.reply_waiters import Reply
 from ojs_cluster.redis.settings import Address
 
 SLOTS = 16384
-# CLUSTER SLOTS rather than SHARDS: both exist everywhere, but only SLOTS answers with the port
-# and the name that suit the asking connection (TLS port, preferred endpoint), and it is flat.
+# CLUSTER SLOTS, not CLUSTER SHARDS: only SLOTS returns the port and the name that suit the
+# connection (TLS port, preferred endpoint), and its reply is flat.
 CLUSTER_SLOTS = pack((b"CLUSTER", b"SLOTS"))
 ROLE = pack((b"ROLE",))
 
@@ -30,7 +30,13 @@ class SlotRange:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """A frozen view. ``nodes`` are all addresses heard of, replicas included."""
+    """A frozen view of the slots.
+
+    Attributes:
+        clustered: False for a standalone server.
+        ranges: slots that have a master.
+        nodes: all known addresses, replicas included.
+    """
 
     clustered: bool
     ranges: tuple[SlotRange, ...]
@@ -38,12 +44,12 @@ class Topology:
 
     @property
     def masters(self) -> tuple[Address, ...]:
-        """Masters that serve at least one slot, each once."""
+        """Masters that serve at least one slot, without duplicates."""
         return tuple(dict.fromkeys(item.master for item in self.ranges))
 
     @property
     def slots_covered(self) -> int:
-        """How many of the 16384 slots have a master."""
+        """Number of the 16384 slots that have a master."""
         return sum(item.last - item.first + 1 for item in self.ranges)
 
     @property
@@ -52,7 +58,7 @@ class Topology:
         return self.slots_covered == SLOTS
 
     def owner(self, slot: int) -> Address | None:
-        """Master of ``slot``, if it has one."""
+        """Return the master of ``slot``, or None."""
         for item in self.ranges:
             if item.first <= slot <= item.last:
                 return item.master
@@ -63,15 +69,15 @@ NOWHERE = Topology(clustered=False, ranges=(), nodes=())
 
 
 def standalone(address: Address) -> Topology:
-    """A server without cluster mode: one master with all slots."""
+    """Return the topology of a server without cluster mode: one master with all slots."""
     return Topology(clustered=False, ranges=(SlotRange(0, SLOTS - 1, address),), nodes=(address,))
 
 
 def parse_cluster_slots(reply: Reply, asked: Address) -> Topology:
-    """Read a CLUSTER SLOTS reply that ``asked`` gave.
+    """Parse a CLUSTER SLOTS reply of the node at ``asked``.
 
-    A node that does not know its own address, or hides it, sends an empty or NULL host: then the
-    host we asked is meant.
+    A node that does not know or hides its own address sends an empty or NULL host. That means the
+    host of ``asked``.
 
     Raises:
         TopologyUnknown: the reply has another shape.
@@ -100,7 +106,7 @@ def _address(member: list[object], asked: Address) -> Address:
 
 
 def parse_redirect(message: str, replied: Address) -> tuple[int, Address]:
-    """Slot and node of a MOVED or ASK reply, such as ``3999 127.0.0.1:6381``.
+    """Return slot and node of a MOVED or ASK reply, such as ``3999 127.0.0.1:6381``.
 
     Raises:
         ValueError: not of that form.

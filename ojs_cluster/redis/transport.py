@@ -1,8 +1,8 @@
-"""Bytes to and from one node: a plain socket or TLS, behind two methods.
+"""The byte stream to one node: a plain socket or TLS.
 
-``trio.SocketStream`` is not used for plain TCP: its receive tries the socket before it waits, which
-is a wasted system call for a reader that is nearly always ahead of the server, and its send goes
-through a memoryview loop and a checkpoint that one writer with joined buffers does not need.
+Plain TCP does not use ``trio.SocketStream``. Its receive tries the socket before it waits, which
+wastes a system call: this reader is nearly always ahead of the server. Its send adds a memoryview
+loop and a checkpoint, which one writer with joined buffers does not need.
 """
 
 from __future__ import annotations
@@ -18,26 +18,27 @@ from ojs_cluster.redis.settings import Address
 
 RECEIVE_BYTES = 64 * 1024
 UNACKNOWLEDGED_S = 30.0
-"""A node whose system acknowledges no byte for this long is given up. A call gives up earlier."""
+"""Seconds without a TCP acknowledgement after which the kernel closes a connection. A call times
+out earlier."""
 
 
 class Transport(Protocol):
-    """What a connection needs of its byte stream. Methods that are awaited may raise OSError."""
+    """The byte stream of a connection. Awaited methods may raise OSError."""
 
     immediate: bool
-    """Whether ``send_now`` ever sends."""
+    """Whether ``send_now`` can send at all."""
 
     async def receive(self) -> bytes:
-        """Next bytes, at most ``RECEIVE_BYTES``; empty when the peer has closed."""
+        """Return the next bytes, at most ``RECEIVE_BYTES``; empty when the peer has closed."""
 
     async def send(self, data: bytes) -> None:
         """Send all of ``data``."""
 
     def send_now(self, data: bytes) -> int:
-        """Send what can be sent without waiting; tells how many bytes. None after an error."""
+        """Send without waiting; return how many bytes were sent, 0 after an error."""
 
     def close(self) -> None:
-        """Close at once, without a farewell; wakes who waits in receive or send."""
+        """Close at once, without a TLS close_notify; wake tasks in receive and send."""
 
 
 class PlainTransport:
@@ -49,7 +50,7 @@ class PlainTransport:
         self._sock = sock
 
     async def receive(self) -> bytes:
-        """See ``Transport.receive``. Always waits first, so a busy node cannot starve others."""
+        """See ``Transport.receive``. Waits first, so that a busy node cannot starve others."""
         while True:
             await trio.lowlevel.wait_readable(self._sock)
             try:

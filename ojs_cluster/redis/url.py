@@ -1,12 +1,12 @@
-"""``REDIS_URL``: the usual Redis URL, with several start nodes allowed.
+"""Parser of ``REDIS_URL``: a Redis URL that may name several start nodes.
 
     redis://user:password@10.0.0.1:7001,10.0.0.2:7001,10.0.0.3
     rediss://10.0.0.1:7001/?ssl_ca_certs=/etc/ca.pem&ssl_certfile=/etc/c.pem&ssl_keyfile=/etc/k.pem
     redis://10.0.0.1:7001,redis://10.0.0.2:7001
 
-A URL of one node means the same here as to redis-py's ``parse_url``; a test compares the two.
-Calling that one would have every process import redis-py, whose client none of them uses: a sixth
-of its start. Credentials and options belong to all nodes and are written once.
+A URL of one node means the same as to redis-py's ``parse_url``; a test compares the two. This
+module does not call redis-py: its import takes a sixth of a process's start-up time. Credentials
+and options apply to all nodes and are written once.
 """
 
 from __future__ import annotations
@@ -30,12 +30,18 @@ _TLS_FILES = {
 _SECRET_PARAMETERS = {"password", "ssl_password"}
 _KNOWN = {"host", "port", "db", "username", "password", "client_name"}
 _FALSE = {"0", "F", "FALSE", "N", "NO"}
-"""Values of ``ssl_check_hostname`` that switch it off, in upper case; redis-py takes no others."""
+"""Values of ``ssl_check_hostname`` that switch it off, in upper case, as in redis-py."""
 
 
 @dataclass(frozen=True, slots=True)
 class RedisUrl:
-    """A parsed URL. ``tls`` holds the fields of ``TlsSettings`` that the query names."""
+    """A parsed URL.
+
+    Attributes:
+        nodes: host and port of each start node.
+        secure: whether the scheme is ``rediss``.
+        tls: the fields of ``TlsSettings`` that the query names.
+    """
 
     nodes: tuple[tuple[str, int], ...]
     secure: bool
@@ -51,13 +57,13 @@ def parse_redis_url(url: str) -> RedisUrl:
 
     Raises:
         ValueError: no or unknown scheme, bad port, unknown query parameter, or nodes that
-            disagree about scheme. Messages never contain the URL or a value from it.
+            have different schemes. The message contains no part of the URL.
     """
     pieces = re.split(r",(?=rediss?://)", url.strip())
     scheme, rest = _split_scheme(pieces[0])
     if any(_split_scheme(piece)[0] != scheme for piece in pieces[1:]):
         raise ValueError("all nodes of a Redis URL must share one scheme")
-    # A password may hold commas, so user information is cut off before nodes are split.
+    # Split off the user information first: a password may contain commas.
     authority, tail = _split_authority(rest)
     user_info, at, hosts = authority.rpartition("@")
     names = hosts.split(",")
@@ -76,9 +82,9 @@ def parse_redis_url(url: str) -> RedisUrl:
 
 
 def secrets_in(url: str) -> frozenset[str]:
-    """Passwords and passphrases of a URL that ``parse_redis_url`` accepts.
+    """Return the passwords and passphrases of a URL that ``parse_redis_url`` accepts.
 
-    Both as they are written and as they are meant: a log line may quote either.
+    Includes both their encoded and decoded forms: a log line may quote either.
     """
     found: set[str] = set()
     for piece in re.split(r",(?=rediss?://)", url.strip()):
@@ -106,7 +112,7 @@ def _split_scheme(url: str) -> tuple[str, str]:
 
 
 def _split_authority(rest: str) -> tuple[str, str]:
-    """Split at the first ``/`` or ``?``; the delimiter stays with the tail."""
+    """Split at the first ``/`` or ``?``; the second part begins with it."""
     match = re.search(r"[/?]", rest)
     return (rest, "") if match is None else (rest[: match.start()], rest[match.start() :])
 
@@ -120,12 +126,12 @@ def _parse_one(url: str) -> dict[str, Any]:
     try:
         parts = urlsplit(url)
         found: dict[str, Any] = {name: values[0] for name, values in parse_qs(parts.query).items()}
-        # The query wins: a URL may name the database in both places.
+        # The query wins over the path when both name a database.
         found["db"] = int(found.get("db") or parts.path.strip("/") or 0)
         found["port"] = parts.port or DEFAULT_PORT
         found["host"] = unquote(parts.hostname or "localhost")
     except ValueError:
-        # The message can quote the part that was not understood, a password included.
+        # The original message can quote the malformed part, which may be a password.
         raise ValueError("a Redis URL has a malformed host, port or query") from None
     if "ssl_check_hostname" in found:
         found["ssl_check_hostname"] = found["ssl_check_hostname"].upper() not in _FALSE

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis import deadline
-from ojs_cluster.redis.driven_coroutines import own_task, taskless
-from ojs_cluster.redis.durability import Durability, confirming
+from ojs_cluster.redis.deadline import start_deadline
+from ojs_cluster.redis.driven_coroutines import driver_state, ensure_task
+from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.redis.errors import RedisReplyError
 
 log = logging.getLogger("ojs.store")
@@ -67,7 +67,7 @@ class Background:
         # To start a task needs none: what is only due now and then would else take one for each
         # request that comes before it runs.
         if wait_s > 0 or self._nursery is None or len(self._running) >= _MOST_TASKS:
-            await own_task()
+            await ensure_task()
         running = self._running.get(purpose)
         if running is None:
             if self._nursery is None or len(self._running) >= _MOST_TASKS:
@@ -77,7 +77,7 @@ class Background:
             running = self._running[purpose] = _Running()
             self._nursery.start_soon(self._run, purpose, work, running)
         if wait_s <= 0:
-            if taskless.driven is None:
+            if driver_state.driven is None:
                 await trio.lowlevel.checkpoint()
         else:
             with trio.move_on_after(wait_s):
@@ -88,10 +88,10 @@ class Background:
     async def _run(
         self, purpose: Hashable, work: Callable[[], Awaitable[T]], running: _Running
     ) -> None:
-        deadline.begin()  # that of the request which started the task is not the task's
+        start_deadline()  # that of the request which started the task is not the task's
         try:
             # Nor is what the request wants of durability, and a doubt here is none about its jobs.
-            with confirming(Durability.ASYNC):
+            with require_durability(Durability.ASYNC):
                 running.result = await _result_of(purpose, work)
         finally:
             del self._running[purpose]

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import trio
 
 from ojs_cluster.core.errors import OutOfTime
-from ojs_cluster.redis.driven_coroutines import own_task
+from ojs_cluster.redis.driven_coroutines import ensure_task
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class Cached(Generic[T]):
                 of them tried again, the last would wait for all tries. Nothing is kept for later
                 callers.
         """
-        await own_task()
+        await ensure_task()
         asked = trio.current_time()
         async with self._lock:  # who waits is given what the one before it has computed
             began = trio.current_time()

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import trio
 
-from ojs_cluster.redis.driven_coroutines import own_task
+from ojs_cluster.redis.driven_coroutines import ensure_task
 
 T = TypeVar("T")
 
@@ -28,7 +28,7 @@ async def over_shards(items: Iterable[T], call: Callable[[T], Awaitable[None]]) 
         for item in calls:
             await call(item)
         return
-    await own_task()
+    await ensure_task()
     pending = iter(calls)
     failure: Exception | None = None
 

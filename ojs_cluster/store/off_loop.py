@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from ojs_cluster.redis.driven_coroutines import own_task
+from ojs_cluster.redis.driven_coroutines import ensure_task
 
 T = TypeVar("T")
 
@@ -25,5 +25,5 @@ async def off_loop(read: Callable[[], T], size: int) -> T:
     """
     if size <= LARGE:
         return read()
-    await own_task()
+    await ensure_task()
     return await trio.to_thread.run_sync(read, limiter=_reading)

@@ -15,7 +15,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.jobs.ids import OrderedIds
 from ojs_cluster.keys import Keyspace
-from ojs_cluster.redis.acl_errors import MissingRight
+from ojs_cluster.redis.acl_errors import AclDenied
 from ojs_cluster.redis.client import open_client
 from ojs_cluster.redis.settings import Address, ClientSettings
 from ojs_cluster.store.background import Background
@@ -64,7 +64,7 @@ async def open_store(
     scripts = load_scripts(prelude)
     failure: Exception | None = None
     async with (
-        open_client(replace(redis, marks=keys.wal_probes)) as client,
+        open_client(replace(redis, probe_keys=keys.wal_probes)) as client,
         trio.open_nursery() as nursery,
     ):
         # An exception of the block passes the nursery by, which would wrap it in a group.
@@ -86,7 +86,7 @@ async def open_store(
             if silent:
                 log.warning("masters that do not answer: %s", ", ".join(map(str, silent)))
             await store.background.once("coverage", partial(coverage.check, store), 0)
-            if client.answers(keys.meta.slot):
+            if client.is_responsive(keys.meta.slot):
                 with trio.move_on_after(_OPENING_S), suppress(BackendUnavailable):
                     await store.partitions.read(store)
             release = partial(release_unanswered, store)
@@ -132,8 +132,8 @@ async def check_eviction(store: Store) -> list[Address]:
     async def ask(address: Address) -> None:
         with suppress(BackendUnavailable):
             try:
-                replies[address] = await store.redis.call_at(address, "INFO", "memory")
-            except MissingRight as error:
+                replies[address] = await store.redis.call_node(address, "INFO", "memory")
+            except AclDenied as error:
                 replies[address] = None
                 _note_unchecked(str(error))
 

@@ -119,7 +119,7 @@ def _load(prelude: str) -> Mapping[str, Script]:
             scripts[name] = Script(
                 name,
                 (shebang + body).encode(),
-                looks_first=True,
+                has_preflight=True,
                 volatile=name in VOLATILE,
             )
     return MappingProxyType(scripts)

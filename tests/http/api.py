@@ -21,7 +21,7 @@ from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.hypercorn.quart_app import OJSQuart, create_quart_app
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.traffic import Traffic
-from ojs_cluster.redis.deadline import begin
+from ojs_cluster.redis.deadline import start_deadline
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.config.load import load
 from ojs_cluster.server.embedded.servers import Embedded
@@ -79,7 +79,7 @@ class Api:
         request = Request(method, path, query, given, body, peer=peer)
         if is_fast(method, path):
             call = prepare(self.app, request)
-            response = await driven(run(self.app, call, request, begin()))
+            response = await driven(run(self.app, call, request, start_deadline()))
         else:
             response = await dispatch(self.app, request)
         seen = {name.lower(): value for name, value in response.headers}

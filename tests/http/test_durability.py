@@ -10,7 +10,7 @@ import pytest
 from redis.exceptions import ResponseError
 
 from ojs_cluster.core.jobs.ids import new_job_id
-from ojs_cluster.redis.durability import Durability, confirming
+from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app
 from tests.support.servers import observer, own_server
@@ -124,11 +124,11 @@ async def test_a_request_waits_for_a_confirmation_that_does_not_come_once(
 
 async def test_the_registration_of_a_queue_waits_for_no_confirmation(standalone: Embedded) -> None:
     async with open_app(standalone, redis=HASTY) as app:
-        with observer(standalone) as db, confirming(Durability.REPLICA) as work:
+        with observer(standalone) as db, require_durability(Durability.REPLICA) as work:
             db.config_resetstat()
             await app.store.queues.ensure(app.store, ["new"])
             assert "cmdstat_wait" not in db.info("commandstats")
-            assert work.doubt is None
+            assert work.unconfirmed is None
 
 
 async def test_an_ack_that_is_not_confirmed_may_be_repeated(backend: Embedded) -> None:

@@ -16,7 +16,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from ojs_cluster.http.app import App
-from ojs_cluster.redis.driven_coroutines import own_task
+from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.fetch.long_poll import fetch_or_wait
 from tests.http.api import OJS_TYPE, Api, Stream, dial, doors, open_app, serving, until
@@ -426,7 +426,7 @@ async def test_jobs_fetched_for_a_client_that_left_are_given_back(
 
     async def slow(*args: Any, **kwargs: Any) -> Any:
         jobs = await fetch_or_wait(*args, **kwargs)
-        await own_task()
+        await ensure_task()
         fetched.set()
         with trio.CancelScope(shield=True):
             await gone.wait()

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ojs_cluster.redis.acl_errors import MissingRight
+from ojs_cluster.redis.acl_errors import AclDenied
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded
@@ -161,7 +161,7 @@ async def test_several_missing_rights_are_told_at_once(one_server: Embedded) -> 
 
 async def refusal(server: Embedded, **more: Any) -> str:
     """What a process says that cannot open its store."""
-    with pytest.raises((MissingRights, MissingRight)) as caught:
+    with pytest.raises((MissingRights, AclDenied)) as caught:
         async with open_store(settings(server, **more)):
             raise AssertionError("opened")
     return str(caught.value)

@@ -82,7 +82,7 @@ async def test_script_runs_by_hash_and_its_source_follows_when_unknown(backend: 
         for _ in range(2):
             assert await client.script(slot, ECHO, [b"k"], [7, "x"]) == [b"k", b"7", 2]
 
-        await client.on_masters(b"SCRIPT", b"FLUSH")
+        await client.call_masters(b"SCRIPT", b"FLUSH")
 
         assert await client.script(slot, ECHO, [b"k"], ["z"]) == [b"k", b"z", 1]
         known = await client.call(slot, b"SCRIPT", b"EXISTS", ECHO.sha)
@@ -97,7 +97,7 @@ async def test_many_callers_survive_script_flush(backend: Embedded) -> None:
         for step in range(1, 51):
             assert await client.script(slot_of(key), script, [key], []) == step
             if step % 10 == 0 and number % 8 == 0:
-                await client.on_masters(b"SCRIPT", b"FLUSH")
+                await client.call_masters(b"SCRIPT", b"FLUSH")
 
     async with client_of(backend) as client, trio.open_nursery() as nursery:
         for number in range(32):
@@ -118,7 +118,7 @@ async def test_on_masters_reaches_every_master_once(backend: Embedded) -> None:
             key = key_on(backend, index)
             await client.call(slot_of(key), b"SET", key, 1)
 
-        sizes = await client.on_masters(b"DBSIZE")
+        sizes = await client.call_masters(b"DBSIZE")
 
     ports = {node.port for node in backend.masters()}
     assert {address.port for address in sizes} == ports
@@ -128,7 +128,7 @@ async def test_on_masters_reaches_every_master_once(backend: Embedded) -> None:
 async def test_on_masters_raises_what_a_master_answered(backend: Embedded) -> None:
     async with client_of(backend) as client:
         with pytest.raises(RedisReplyError, match="unknown command"):
-            await client.on_masters(b"NOSUCHCOMMAND")
+            await client.call_masters(b"NOSUCHCOMMAND")
 
 
 async def test_topology_and_health_describe_the_server(backend: Embedded) -> None:

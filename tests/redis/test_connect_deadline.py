@@ -10,9 +10,9 @@ from trio.testing import MockClock
 
 from ojs_cluster.redis import Address, ClientSettings
 from ojs_cluster.redis import node_link as link_module
-from ojs_cluster.redis.node_link import Link
-from ojs_cluster.redis.pubsub_connection import Feed
-from ojs_cluster.redis.reply_waiters import Clock
+from ojs_cluster.redis.node_link import NodeLink
+from ojs_cluster.redis.pubsub_connection import PubSubConnection
+from ojs_cluster.redis.reply_waiters import CoarseClock
 from ojs_cluster.redis.transport import Transport
 from tests.redis.test_connection import Wire
 
@@ -39,11 +39,11 @@ async def test_a_link_gives_a_node_up_after_the_one_time_for_both(
 
     async with trio.open_nursery() as nursery:
 
-        def changed(_link: Link) -> None:
+        def changed(_link: NodeLink) -> None:
             given_up.append(trio.current_time() - began)
             nursery.cancel_scope.cancel()
 
-        link = Link(ADDRESS, SETTINGS, None, Clock(), changed)
+        link = NodeLink(ADDRESS, SETTINGS, None, CoarseClock(), changed)
         nursery.start_soon(link.run)
     assert given_up == [pytest.approx(2.0)]
     assert "no answer to the handshake" in str(link.last_error)
@@ -61,5 +61,5 @@ async def test_a_feed_gives_a_node_up_after_the_one_time_for_both(
             given_up.append(trio.current_time() - began)
             nursery.cancel_scope.cancel()
 
-        nursery.start_soon(Feed(ADDRESS, SETTINGS, None, dropped).run)
+        nursery.start_soon(PubSubConnection(ADDRESS, SETTINGS, None, dropped).run)
     assert given_up == [pytest.approx(2.0)]

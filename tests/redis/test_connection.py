@@ -12,9 +12,15 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ojs_cluster.redis.connection import BURST, Connection, pack
-from ojs_cluster.redis.errors import Lost, NotSent, RedisReplyError, Signal, TooLarge
-from ojs_cluster.redis.reply_waiters import Answer, Clock
+from ojs_cluster.redis.connection import BURST, RedisConnection, pack
+from ojs_cluster.redis.errors import (
+    CommandNotSent,
+    OversizedReply,
+    RedisReplyError,
+    ReplyFailure,
+    ReplyLost,
+)
+from ojs_cluster.redis.reply_waiters import Answer, CoarseClock
 
 
 class Wire:
@@ -63,9 +69,9 @@ class Rig:
         self, nursery: trio.Nursery, takes: list[int] | None = None, **limits: int
     ) -> None:
         self.wire = Wire(takes)
-        self.clock = Clock()
+        self.clock = CoarseClock()
         chosen = {"max_in_flight": 1000, "max_reply_bytes": 1_000_000} | limits
-        self.connection = Connection(self.wire, self.clock, name="test", **chosen)
+        self.connection = RedisConnection(self.wire, self.clock, name="test", **chosen)
         self.answers: dict[int, Answer] = {}
         self.end: str | None = None
         self.nursery = nursery
@@ -112,9 +118,9 @@ async def test_nothing_overtakes_what_the_writer_still_sends() -> None:
 
         rig.wire.close()
         await trio.testing.wait_all_tasks_blocked()
-        assert isinstance(rig.answers.pop(0), Lost)
+        assert isinstance(rig.answers.pop(0), ReplyLost)
         assert len(rig.answers) == BURST * 2 - 1
-        assert all(isinstance(answer, NotSent) for answer in rig.answers.values())
+        assert all(isinstance(answer, CommandNotSent) for answer in rig.answers.values())
 
 
 async def test_commands_of_all_callers_leave_in_one_send_where_sends_have_to_wait() -> None:
@@ -176,8 +182,8 @@ async def test_end_tells_sent_commands_from_unsent_ones() -> None:
         rig.wire.close()
         await trio.testing.wait_all_tasks_blocked()
 
-        assert isinstance(rig.answers[0], Lost)
-        assert isinstance(rig.answers[1], NotSent)
+        assert isinstance(rig.answers[0], ReplyLost)
+        assert isinstance(rig.answers[1], CommandNotSent)
         assert rig.connection.pending == 0
 
 
@@ -200,7 +206,7 @@ async def test_silence_is_counted_from_the_last_sign_of_life() -> None:
         rig.connection.check(5.0, 60.0)
         await trio.testing.wait_all_tasks_blocked()
         assert not rig.connection.open
-        assert all(isinstance(answer, Lost) for answer in rig.answers.values())
+        assert all(isinstance(answer, ReplyLost) for answer in rig.answers.values())
 
 
 async def test_idle_connection_may_be_silent_for_ever() -> None:
@@ -220,7 +226,7 @@ async def test_expired_caller_leaves_and_its_late_reply_is_dropped() -> None:
         rig.clock.now += 5.0
         rig.connection.check(60.0, 10.0)
         await trio.testing.wait_all_tasks_blocked()
-        assert isinstance(rig.answers[0], Lost)
+        assert isinstance(rig.answers[0], ReplyLost)
         assert 1 not in rig.answers
 
         rig.wire.say(b"+late\r\n+yours\r\n")
@@ -240,8 +246,8 @@ async def test_too_large_reply_is_blamed_on_its_own_command() -> None:
         await trio.testing.wait_all_tasks_blocked()
 
         assert rig.answers[0] == b"fine"
-        assert isinstance(rig.answers[1], TooLarge)
-        assert isinstance(rig.answers[2], Lost)
+        assert isinstance(rig.answers[1], OversizedReply)
+        assert isinstance(rig.answers[2], ReplyLost)
 
 
 async def test_array_that_grows_in_small_pieces_is_limited_too() -> None:
@@ -254,7 +260,7 @@ async def test_array_that_grows_in_small_pieces_is_limited_too() -> None:
             rig.wire.say(b"$2\r\nab\r\n" * 100)
         await trio.testing.wait_all_tasks_blocked()
 
-        assert isinstance(rig.answers[0], TooLarge)
+        assert isinstance(rig.answers[0], OversizedReply)
 
 
 async def test_full_connection_lets_in_as_many_as_were_answered() -> None:
@@ -361,8 +367,8 @@ def test_every_caller_gets_its_own_reply_whoever_else_is_cancelled(
     trio.run(scenario)
 
 
-@pytest.mark.parametrize("signal", [Lost, NotSent, TooLarge])
-def test_signals_are_told_from_error_replies(signal: type[Signal]) -> None:
+@pytest.mark.parametrize("signal", [ReplyLost, CommandNotSent, OversizedReply])
+def test_signals_are_told_from_error_replies(signal: type[ReplyFailure]) -> None:
     assert not issubclass(signal, RedisReplyError)
     error = RedisReplyError("WRONGTYPE Operation against a key")
     assert (error.code, error.message) == ("WRONGTYPE", "Operation against a key")

@@ -15,7 +15,7 @@ import trio.testing
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, ClientSettings, ReplyTooLarge, Script, open_client
-from ojs_cluster.redis.connection import Connection
+from ojs_cluster.redis.connection import RedisConnection
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import (
     Proxy,
@@ -60,14 +60,14 @@ async def test_a_connection_that_has_just_ended_is_asked_nothing(backend: Embedd
         links = [router.link_to(address) for address in client.topology.masters]
         ended = [link.connection for link in links]
         for connection in ended:
-            assert isinstance(connection, Connection)
+            assert isinstance(connection, RedisConnection)
             connection.close("cut")
         assert not client.healthy
         with trio.move_on_after(0.01):
             await router._refresh()
         for link, connection in zip(links, ended, strict=True):
             link.connection = connection  # as in the moment before its tasks have ended
-            for ask in (router._ask_topology, router._ask_role):
+            for ask in (router._fetch_topology, router._fetch_role):
                 with trio.move_on_after(0.01):
                     await ask(link)
         assert [connection.pending for connection in ended if connection is not None] == (

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import trio
 
-from ojs_cluster.redis.deadline import CLEANUP_S, begin, cleaning_up, present
+from ojs_cluster.redis.deadline import CLEANUP_S, cleaning_up, current_deadline, start_deadline
 
 
 async def test_tasks_that_clean_up_at_once_leave_the_deadline_as_it_is() -> None:
-    begin().at = 10.0
+    start_deadline().at = 10.0
     inside: list[float] = []
     entered, left = trio.Event(), trio.Event()
 
     async def first() -> None:
         with cleaning_up():
-            inside.append(present().at)
+            inside.append(current_deadline().at)
             await entered.wait()
         left.set()
 
     async def second() -> None:
         with cleaning_up():
-            inside.append(present().at)
+            inside.append(current_deadline().at)
             entered.set()
             await left.wait()
 
@@ -28,4 +28,4 @@ async def test_tasks_that_clean_up_at_once_leave_the_deadline_as_it_is() -> None
         nursery.start_soon(first)
         nursery.start_soon(second)
     assert inside == [10.0 + CLEANUP_S] * 2
-    assert present().at == 10.0
+    assert current_deadline().at == 10.0

@@ -13,15 +13,15 @@ from trio.testing import wait_all_tasks_blocked
 from ojs_cluster.redis.connection import BURST, pack
 from ojs_cluster.redis.driven_coroutines import (
     ADOPTED,
-    MOVE,
-    PARKED,
-    Driven,
-    Shielded,
-    own_task,
-    taskless,
+    NEEDS_TASK,
+    WAITING_FOR_REDIS,
+    DrivenCoroutine,
+    ShieldedBlock,
+    driver_state,
+    ensure_task,
 )
-from ojs_cluster.redis.durability import Durability, confirming, present_request
-from ojs_cluster.redis.errors import Lost, NotSent
+from ojs_cluster.redis.durability import Durability, current_work, require_durability
+from ojs_cluster.redis.errors import CommandNotSent, ReplyLost
 from ojs_cluster.redis.reply_waiters import Answer
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import client_of, slot_of
@@ -29,16 +29,16 @@ from tests.redis.test_connection import Rig, rigged
 from tests.support.driven import driven
 
 
-def begin(work: Coroutine[Any, Any, Any]) -> tuple[Driven, list[object]]:
+def begin(work: Coroutine[Any, Any, Any]) -> tuple[DrivenCoroutine, list[object]]:
     """Drive until the first answer of Redis is needed; the list gets what it is resumed with."""
     resumed: list[object] = []
-    chain = Driven(resumed.append)
-    assert chain.step(work.send, None) is PARKED
+    chain = DrivenCoroutine(resumed.append)
+    assert chain.step(work.send, None) is WAITING_FOR_REDIS
     return chain, resumed
 
 
 async def test_trio_has_no_current_task_while_a_coroutine_is_driven() -> None:
-    """Fails when a release of trio keeps the current task elsewhere: see `taskless`."""
+    """Fails when a release of trio keeps the current task elsewhere: see `driver_state`."""
 
     async def work() -> str:
         with pytest.raises(RuntimeError, match="async context"):
@@ -57,7 +57,7 @@ async def test_trio_has_no_current_task_while_a_coroutine_is_driven() -> None:
 
     task = trio.lowlevel.current_task()
     with pytest.raises(StopIteration, match="done"):
-        Driven(lambda _: None).step(work().send, None)
+        DrivenCoroutine(lambda _: None).step(work().send, None)
     assert trio.lowlevel.current_task() is task
     with trio.CancelScope():  # and it may be used again
         await trio.lowlevel.checkpoint()
@@ -69,9 +69,9 @@ async def test_the_current_task_is_back_after_an_error() -> None:
 
     task = trio.lowlevel.current_task()
     with pytest.raises(ValueError, match="a bug"):
-        Driven(lambda _: None).step(work().send, None)
+        DrivenCoroutine(lambda _: None).step(work().send, None)
     assert trio.lowlevel.current_task() is task
-    assert taskless.driven is None
+    assert driver_state.driven is None
 
 
 async def test_whoever_sleeps_without_a_task_is_told() -> None:
@@ -86,10 +86,10 @@ async def test_own_task_goes_on_in_the_callers_task() -> None:
     moves: list[str] = []
 
     async def work() -> str:
-        await own_task()
+        await ensure_task()
         with trio.move_on_after(60):
             await trio.lowlevel.checkpoint()
-        await own_task()  # has one
+        await ensure_task()  # has one
         return "done"
 
     assert await driven(work(), lambda: moves.append("moved")) == "done"
@@ -99,7 +99,7 @@ async def test_own_task_goes_on_in_the_callers_task() -> None:
 
 async def test_an_adopted_coroutine_is_told_of_errors_and_goes_on() -> None:
     async def work() -> str:
-        await own_task()
+        await ensure_task()
         with trio.CancelScope() as scope:
             scope.cancel()
             await trio.sleep_forever()
@@ -112,7 +112,7 @@ async def test_commands_of_one_turn_are_sent_in_one_piece() -> None:
     async with rigged(takes=[10_000] * 8) as rig:
         chains = [begin(rig.connection.execute(pack((b"ECHO", n)))) for n in range(5)]
         assert rig.wire.sent == []
-        taskless.flush()
+        driver_state.flush()
         assert [data.count(b"ECHO") for data in rig.wire.sent] == [5]
         rig.wire.say(b"+0\r\n+1\r\n+2\r\n+3\r\n+4\r\n")
         await wait_all_tasks_blocked()
@@ -122,7 +122,7 @@ async def test_commands_of_one_turn_are_sent_in_one_piece() -> None:
 async def test_what_the_socket_does_not_take_is_the_writers() -> None:
     async with rigged(takes=[7]) as rig:
         begin(rig.connection.execute(pack((b"ECHO", 1))))
-        taskless.flush()
+        driver_state.flush()
         await wait_all_tasks_blocked()
         assert b"".join(rig.wire.sent) == pack((b"ECHO", 1))
 
@@ -132,7 +132,7 @@ async def test_what_the_socket_does_not_take_of_a_burst_is_the_writers() -> None
     async with rigged(takes=[7]) as rig:
         for number in range(BURST):
             begin(rig.connection.execute(pack((b"ECHO", number))))
-        taskless.flush()
+        driver_state.flush()
         await wait_all_tasks_blocked()
         whole = b"".join(pack((b"ECHO", number)) for number in range(BURST))
         assert b"".join(rig.wire.sent) == whole
@@ -141,7 +141,7 @@ async def test_what_the_socket_does_not_take_of_a_burst_is_the_writers() -> None
 async def test_a_transport_that_can_only_be_awaited_is_the_writers() -> None:
     async with rigged() as rig:
         begin(rig.connection.execute(pack((b"ECHO", 1))))
-        taskless.flush()
+        driver_state.flush()
         await wait_all_tasks_blocked()
         assert rig.wire.sent == [pack((b"ECHO", 1))]
 
@@ -149,10 +149,10 @@ async def test_a_transport_that_can_only_be_awaited_is_the_writers() -> None:
 async def test_the_end_of_the_connection_resumes_what_waits() -> None:
     async with rigged(takes=[10_000] * 8) as rig:
         _, sent = begin(rig.connection.execute(pack((b"ECHO", 1))))
-        taskless.flush()
+        driver_state.flush()
         rig.wire.close()
         await wait_all_tasks_blocked()
-        assert isinstance(sent[0], Lost)
+        assert isinstance(sent[0], ReplyLost)
 
 
 async def test_the_end_of_the_connection_holds_up_no_command_for_another() -> None:
@@ -163,8 +163,8 @@ async def test_the_end_of_the_connection_holds_up_no_command_for_another() -> No
         def go_on(_: object) -> None:
             begin(then)
 
-        assert Driven(go_on).step(first.send, None) is PARKED
-        taskless.flush()
+        assert DrivenCoroutine(go_on).step(first.send, None) is WAITING_FOR_REDIS
+        driver_state.flush()
         ending.wire.say(b"+1\r\n+nobody asked\r\n")
         await wait_all_tasks_blocked()
         assert not ending.connection.open
@@ -175,10 +175,10 @@ async def test_the_end_of_the_connection_holds_up_no_command_for_another() -> No
 async def test_a_reply_that_does_not_come_in_time_resumes_what_waits() -> None:
     async with rigged(takes=[10_000] * 8) as rig:
         _, resumed = begin(rig.connection.execute(pack((b"ECHO", 1))))
-        taskless.flush()
+        driver_state.flush()
         rig.clock.now += 11
         rig.connection.check(reply_timeout_s=100, call_timeout_s=10)
-        assert isinstance(resumed[0], Lost)
+        assert isinstance(resumed[0], ReplyLost)
         rig.call(2)
         await wait_all_tasks_blocked()
         rig.wire.say(b"+1\r\n+2\r\n")
@@ -192,9 +192,9 @@ async def test_a_command_that_was_said_to_be_not_sent_is_not_sent() -> None:
         _, resumed = begin(rig.connection.execute(pack((b"ECHO", 1))))
         rig.clock.now += 11
         rig.connection.check(reply_timeout_s=100, call_timeout_s=10)
-        assert isinstance(resumed[0], NotSent)
+        assert isinstance(resumed[0], CommandNotSent)
         rig.call(2)
-        taskless.flush()
+        driver_state.flush()
         await wait_all_tasks_blocked()
         assert b"".join(rig.wire.sent) == pack((b"ECHO", 2))
         rig.wire.say(b"+2\r\n")
@@ -207,7 +207,7 @@ async def test_a_full_connection_makes_room_again() -> None:
     async with rigged(takes=[10_000] * 8, max_in_flight=2) as rig:
         for number in range(2):
             begin(rig.connection.execute(pack((b"ECHO", number))))
-        taskless.flush()
+        driver_state.flush()
         assert rig.connection.full
         rig.wire.say(b"+0\r\n")
         await wait_all_tasks_blocked()
@@ -217,7 +217,7 @@ async def test_a_full_connection_makes_room_again() -> None:
 async def adopt(rig: Rig, work: Coroutine[Any, Any, Answer]) -> Answer:
     """Begin in no task, and let this one take over while the reply is awaited."""
     chain, _ = begin(work)
-    taskless.flush()
+    driver_state.flush()
     return await chain.adopt(work, ADOPTED)
 
 
@@ -251,9 +251,9 @@ async def test_a_shielded_block_ends_before_the_cancellation(moves: bool) -> Non
     got: list[Answer] = []
 
     async def work(rig: Rig) -> Answer:
-        with Shielded():
+        with ShieldedBlock():
             if moves:
-                await own_task()
+                await ensure_task()
             got.append(await rig.connection.execute(pack((b"ECHO", 1))))
         await trio.lowlevel.checkpoint_if_cancelled()
         raise AssertionError("it was cancelled")
@@ -263,8 +263,8 @@ async def test_a_shielded_block_ends_before_the_cancellation(moves: bool) -> Non
             scope.cancel()
             if moves:
                 coroutine = work(rig)
-                chain = Driven(lambda _: None)
-                assert chain.step(coroutine.send, None) is MOVE
+                chain = DrivenCoroutine(lambda _: None)
+                assert chain.step(coroutine.send, None) is NEEDS_TASK
                 rig.nursery.start_soon(answer_when_asked, rig)
                 await chain.adopt(coroutine, None)
             else:
@@ -277,7 +277,7 @@ async def test_a_shielded_block_ends_before_the_cancellation(moves: bool) -> Non
 async def test_a_shielded_block_in_a_task_ends_before_the_cancellation() -> None:
     with trio.CancelScope() as scope:
         scope.cancel()
-        with Shielded():
+        with ShieldedBlock():
             await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
     assert scope.cancelled_caught
@@ -291,9 +291,9 @@ async def test_what_is_driven_does_not_inherit_the_request_that_opened_the_conne
 
     async def work(client: Any) -> None:
         await client.call(slot_of(b"k"), b"GET", b"k")
-        seen.append(present_request())
+        seen.append(current_work())
 
-    with confirming(Durability.REPLICA):
+    with require_durability(Durability.REPLICA):
         opened = client_of(standalone)
         client = await opened.__aenter__()
     try:

@@ -14,7 +14,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, Script
-from ojs_cluster.redis.durability import Durability, confirming
+from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.server.embedded.servers import Embedded, Node
 from tests.redis.helpers import client_of, key_on, slot_of
 from tests.redis.slots import Mover
@@ -79,8 +79,10 @@ def replica(replicated: Embedded) -> Node:
 
 @asynccontextmanager
 async def sure_client(embedded: Embedded, **overrides: Any) -> AsyncIterator[Client]:
-    marks = tuple((slot_of(key), key) for key in (key_on(embedded, i, b"mark") for i in range(3)))
-    settings = {"durability": Durability.REPLICA, "marks": marks} | PATIENT
+    probe_keys = tuple(
+        (slot_of(key), key) for key in (key_on(embedded, i, b"mark") for i in range(3))
+    )
+    settings = {"durability": Durability.REPLICA, "probe_keys": probe_keys} | PATIENT
     async with client_of(embedded, **(settings | overrides)) as client:
         yield client
 
@@ -159,9 +161,9 @@ async def test_who_asks_for_a_replica_is_not_told_of_none(
     key = key_on(replicated, 0, b"none")
     plain = {"durability": Durability.ASYNC, "durability_replicas": 0}
     async with sure_client(replicated, **plain, **HASTY) as client:
-        with paused(replica), confirming(Durability.REPLICA) as request:
+        with paused(replica), require_durability(Durability.REPLICA) as request:
             assert await put(client, key) == b"OK"
-        assert request.doubt is not None
+        assert request.unconfirmed is not None
 
 
 async def test_those_who_want_less_do_not_wait(replicated: Embedded, replica: Node) -> None:
@@ -192,12 +194,12 @@ async def test_a_request_may_ask_for_more_and_not_for_less(
     ):
         with paused(replica):
             assert await outcome_of(server_async, key) == "confirmed"
-            with confirming(Durability.REPLICA) as more:
+            with require_durability(Durability.REPLICA) as more:
                 assert await put(server_async, key) == b"OK"
-            with confirming(Durability.ASYNC) as less:
+            with require_durability(Durability.ASYNC) as less:
                 assert await put(server_replica, key) == b"OK"
-        assert more.doubt is not None
-        assert less.doubt is not None
+        assert more.unconfirmed is not None
+        assert less.unconfirmed is not None
 
 
 async def test_many_callers_share_a_confirmation(replicated: Embedded, replica: Node) -> None:
@@ -277,8 +279,8 @@ async def test_a_slot_that_moves_away_with_its_mark_is_no_obstacle(
     mark, second = (key_on(replicated, 0, prefix) for prefix in (b"mark-a", b"mark-b"))
     key = key_on(replicated, 0, b"stays")
     mover = Mover(replicated)
-    marks = ((slot_of(mark), mark), (slot_of(second), second))
-    async with sure_client(replicated, marks=marks) as client:
+    probe_keys = ((slot_of(mark), mark), (slot_of(second), second))
+    async with sure_client(replicated, probe_keys=probe_keys) as client:
         await put(client, key)
         mover.begin(slot_of(mark), source, target)
         try:
@@ -297,10 +299,10 @@ async def test_a_group_that_wrote_nothing_is_not_confirmed_when_its_mark_is_refu
     source, target = replicated.nodes[0], replicated.nodes[1]
     key, mark, second = (key_on(replicated, 0, prefix) for prefix in (b"read", b"gone", b"next"))
     mover = Mover(replicated)
-    marks = ((slot_of(mark), mark), (slot_of(second), second))
+    probe_keys = ((slot_of(mark), mark), (slot_of(second), second))
     async with (
         sure_client(replicated, **HASTY) as writer,
-        sure_client(replicated, marks=marks, **HASTY) as reader,
+        sure_client(replicated, probe_keys=probe_keys, **HASTY) as reader,
     ):
         mover.begin(slot_of(mark), source, target)  # from now on the source makes no such key
         try:
@@ -317,15 +319,19 @@ async def test_fsync_of_a_standalone_server_needs_its_append_only_file(
 ) -> None:
     key = b"disk"
     with own_server(tmp_path, cluster=False, append_only=append_only) as server:
-        marks = ((slot_of(b"mark"), b"mark"),)
-        async with client_of(server, durability=Durability.FSYNC, marks=marks, **PATIENT) as client:
+        probe_keys = ((slot_of(b"mark"), b"mark"),)
+        async with client_of(
+            server, durability=Durability.FSYNC, probe_keys=probe_keys, **PATIENT
+        ) as client:
             expected = "confirmed" if append_only else "stored_unconfirmed"
             assert await outcome_of(client, key) == expected
 
 
 async def test_fsync_waits_for_the_disk_of_the_server_itself(tmp_path: Path) -> None:
-    marks = ((slot_of(b"mark"), b"mark"),)
+    probe_keys = ((slot_of(b"mark"), b"mark"),)
     never = {"appendfsync": "no"}
     with own_server(tmp_path, cluster=False, append_only=True, config=never) as server:
-        async with client_of(server, durability=Durability.FSYNC, marks=marks, **HASTY) as client:
+        async with client_of(
+            server, durability=Durability.FSYNC, probe_keys=probe_keys, **HASTY
+        ) as client:
             assert await outcome_of(client, b"disk") == "stored_unconfirmed"

@@ -1,4 +1,4 @@
-"""Nodes that die, hang, load, or are demoted."""
+"""Nodes that die, hang, load, or are note_demoted."""
 
 from __future__ import annotations
 

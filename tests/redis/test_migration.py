@@ -220,7 +220,7 @@ LOOK = Script(
     "look",
     b"redis.call('EXISTS', KEYS[1], ARGV[1]) redis.call('APPEND', ARGV[1], 'x')"
     b" return redis.call('INCR', KEYS[1])",
-    looks_first=True,
+    has_preflight=True,
 )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ojs_cluster.redis.connection import pack
-from ojs_cluster.redis.packed_calls import PackedKeys, pack_call
+from ojs_cluster.redis.packed_calls import PackedKeys, pack_script_call
 from ojs_cluster.redis.script import Script
 
 
@@ -15,4 +15,6 @@ def test_a_call_with_packed_keys_is_the_same_bytes(number: int) -> None:
     keys = PackedKeys(b"key-\r\n-%d" % at for at in range(number))
     args = (1, "größer", b"\x00\r\n", "", 2.5)
 
-    assert pack_call(script, keys, args) == pack((b"EVALSHA", script.sha, number, *keys, *args))
+    assert pack_script_call(script, keys, args) == pack(
+        (b"EVALSHA", script.sha, number, *keys, *args)
+    )

@@ -174,7 +174,7 @@ async def test_subscriptions_follow_to_the_new_master(tmp_path: Path) -> None:
 async def test_confirmed_writes_follow_too(tmp_path: Path) -> None:
     confirmed = {
         "durability": Durability.REPLICA,
-        "marks": ((0, b"mark"),),
+        "probe_keys": ((0, b"mark"),),
         "durability_timeout_s": 20.0,
     }
     async with (

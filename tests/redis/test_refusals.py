@@ -18,10 +18,10 @@ from ojs_cluster.redis import (
     RedisReplyError,
     open_client,
 )
-from ojs_cluster.redis.acl_errors import MissingRight
-from ojs_cluster.redis.call_retry import Attempts
-from ojs_cluster.redis.errors import Lost
-from ojs_cluster.redis.node_link import check_refusal
+from ojs_cluster.redis.acl_errors import AclDenied
+from ojs_cluster.redis.call_retry import CallRetry
+from ojs_cluster.redis.errors import ReplyLost
+from ojs_cluster.redis.node_link import check_handshake_error
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import key_on, settings_for, silent_listener, slot_of
 from tests.support.servers import own_server
@@ -44,7 +44,7 @@ async def test_server_that_accepts_and_stays_silent() -> None:
 
 async def test_server_that_speaks_another_protocol() -> None:
     async def http(stream: trio.SocketStream) -> None:
-        await stream.send_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await stream.send_all(b"HTTP/1.1 400 Bad DurableWork\r\n\r\n")
 
     async with trio.open_nursery() as nursery:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -108,7 +108,7 @@ def test_only_what_is_about_credentials_is_taken_for_that(
     command: tuple[bytes | str | int, ...], reply: str, meaning: type[Exception]
 ) -> None:
     with pytest.raises(meaning) as caught:
-        check_refusal("node:1", command, RedisReplyError(reply))
+        check_handshake_error("node:1", command, RedisReplyError(reply))
     assert type(caught.value) is meaning
 
 
@@ -143,7 +143,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> object:
 async def test_right_credentials_open_every_node(guarded: Embedded, credentials: str) -> None:
     url = guarded.url.replace("redis://", f"redis://{credentials}")
     async with open_client(ClientSettings.from_url(url)) as client:
-        replies = await client.on_masters(b"PING")
+        replies = await client.call_masters(b"PING")
         assert list(replies.values()) == [b"PONG"] * 3
         await client.subscribe(b"ch", 0, lambda _: None, lambda: None)
 
@@ -164,10 +164,10 @@ async def test_wrong_credentials_fail_at_once_and_are_not_shown(
 def test_a_refused_write_whose_first_try_was_lost_may_have_been_applied(
     lost_before: bool, outcome: str
 ) -> None:
-    attempts = Attempts(idempotent=True)
+    retry = CallRetry(idempotent=True)
     if lost_before:
-        attempts.accept_signal(Lost("the connection ended"))
-    assert attempts.refused(RedisReplyError("OOM command not allowed")).outcome == outcome
+        retry.after_failure(ReplyLost("the connection ended"))
+    assert retry.writes_refused(RedisReplyError("OOM command not allowed")).outcome == outcome
 
 
 async def test_one_node_that_refuses_us_alone_keeps_nobody_from_the_others(
@@ -196,7 +196,7 @@ async def test_user_with_few_rights_can_work(tmp_path: Path) -> None:
 async def test_missing_right_to_the_topology_is_named(tmp_path: Path) -> None:
     with own_server(tmp_path, cluster=False) as server:
         await set_user(server, ["+@read"])
-        with pytest.raises(MissingRight) as caught:
+        with pytest.raises(AclDenied) as caught:
             async with open_client(few_rights(server, call_timeout_s=60.0)):
                 raise AssertionError("opened")
     assert "run ACL SETUSER few +cluster|slots there" in str(caught.value)

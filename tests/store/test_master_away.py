@@ -20,7 +20,7 @@ from ojs_cluster.core.errors import BackendUnavailable, TooManyQueues
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.deadline import begin
+from ojs_cluster.redis.deadline import start_deadline
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded, Node
 from ojs_cluster.store.context import Store
@@ -160,7 +160,7 @@ async def test_a_fetch_whose_first_queue_is_away_has_time_for_the_next(
     job = await put(store, name)
     await fetch(store, [away], count=1, worker_id="w1")  # the worker's record is looked at seldom
     server.pause(node)
-    begin().at = trio.current_time() + 8
+    start_deadline().at = trio.current_time() + 8
     with trio.fail_after(SOON_S):
         found = await fetch(store, [away, name], count=1, worker_id="w1")
     server.resume(node)
@@ -219,7 +219,7 @@ async def test_new_names_are_admitted_only_as_far_as_the_limit_is_known_to_allow
                 await put(store, next(names))
             assert refused.value.outcome == "not_applied"
         server.resume(node)
-        await eventually(lambda: store.redis.answers(store.keys.meta.slot))
+        await eventually(lambda: store.redis.is_responsive(store.keys.meta.slot))
         await eventually(lambda: refuses(store, next(names)))
 
 
@@ -266,7 +266,9 @@ async def test_waiting_for_jobs_of_a_silent_shard_holds_up_no_other_waiter(
         for queue in silent:
             nursery.start_soon(wait, queue)
         with trio.fail_after(SOON_S):
-            await eventually(lambda: not store.redis.answers(store.keys.shard_of_queue("q0").slot))
+            await eventually(
+                lambda: not store.redis.is_responsive(store.keys.shard_of_queue("q0").slot)
+            )
             for _ in range(3):
                 async with trio.open_nursery() as inner:
                     inner.start_soon(wait, name)
@@ -388,12 +390,14 @@ async def test_a_heartbeat_extends_the_jobs_of_the_shards_that_answer(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_ask, store, store.keys.shard_of_queue(names[0]))
         with trio.fail_after(SOON_S):
-            await eventually(lambda: not store.redis.answers(store.keys.shard_of_queue("q0").slot))
+            await eventually(
+                lambda: not store.redis.is_responsive(store.keys.shard_of_queue("q0").slot)
+            )
             for _ in range(2):
                 assert await beat(*names) == [held[name].id for name in names[2:]]
         nursery.cancel_scope.cancel()
     server.resume(node)
-    await eventually(lambda: store.redis.answers(store.keys.shard_of_queue("q0").slot))
+    await eventually(lambda: store.redis.is_responsive(store.keys.shard_of_queue("q0").slot))
     assert await beat(*names) == [held[name].id for name in names]
 
 

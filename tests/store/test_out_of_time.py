@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.deadline import begin
+from ojs_cluster.redis.deadline import start_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fetch.ranked_fetch import read_depths
 from tests.store.hot_queues import spread
@@ -20,7 +20,7 @@ from tests.store.shortcuts import QUEUE, put, queues_in_other_shards, shard_of, 
 async def test_an_effect_does_not_note_the_shard(store: Store) -> None:
     shard = shard_of(store)
     watched, client = store.for_effect(patient=False)
-    begin().at = trio.current_time()
+    start_deadline().at = trio.current_time()
     with pytest.raises(BackendUnavailable):
         await watched.redis.call(shard.slot, "EXISTS", shard.due)
     assert shard.slot not in store.away
@@ -31,7 +31,7 @@ async def test_a_fetch_doubts_no_shard(store: Store) -> None:
     names = [QUEUE, *queues_in_other_shards(store, 4)]
     for name in names:
         await put(store, name)
-    deadline = begin()
+    deadline = start_deadline()
     before = deadline.at
     for some in (names[:2], names):
         deadline.at = trio.current_time()
@@ -46,7 +46,7 @@ async def test_a_fetch_leaves_no_partition_alone(store: Store, db: Any) -> None:
     await spread(store, db, 4)
     for _ in range(8):
         await put(store)
-    deadline = begin()
+    deadline = start_deadline()
     before, deadline.at = deadline.at, trio.current_time()
     for _ in range(2):
         with pytest.raises(BackendUnavailable):
@@ -61,7 +61,7 @@ async def test_who_reads_depths_for_others_fails_alone(store: Store) -> None:
     found: list[int] = []
 
     async def late() -> None:
-        begin().at = trio.current_time()
+        start_deadline().at = trio.current_time()
         with suppress(BackendUnavailable):  # it is told what another has read
             await store.depths.read(shard, [QUEUE], partial(read_depths, store))
 

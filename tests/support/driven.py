@@ -11,7 +11,13 @@ from typing import Any, TypeVar
 
 import trio
 
-from ojs_cluster.redis.driven_coroutines import ADOPTED, MOVE, PARKED, Driven, taskless
+from ojs_cluster.redis.driven_coroutines import (
+    ADOPTED,
+    NEEDS_TASK,
+    WAITING_FOR_REDIS,
+    DrivenCoroutine,
+    driver_state,
+)
 
 T = TypeVar("T")
 
@@ -28,7 +34,7 @@ async def driven(work: Coroutine[Any, Any, T], moved: Callable[[], None] = lambd
         answers.append(answer)
         answered.set()
 
-    chain = Driven(resume)
+    chain = DrivenCoroutine(resume)
     value: object = None
     send: Callable[[Any], Any] = work.send
     while True:
@@ -37,11 +43,11 @@ async def driven(work: Coroutine[Any, Any, T], moved: Callable[[], None] = lambd
         except StopIteration as stop:
             result: T = stop.value
             return result
-        taskless.flush()
-        if message is MOVE:
+        driver_state.flush()
+        if message is NEEDS_TASK:
             moved()
             return await chain.adopt(work, None)
-        if message is not PARKED:
+        if message is not WAITING_FOR_REDIS:
             value, send = RuntimeError(f"{message!r} was asked without a task"), work.throw
             continue
         try:

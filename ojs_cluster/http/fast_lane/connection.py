@@ -25,7 +25,7 @@ from ojs_cluster.http.fast_lane.replies import encode
 from ojs_cluster.http.fast_lane.routes import is_fast
 from ojs_cluster.http.fast_lane.transport import Left, PlainWire, TlsStream, wire_over
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.redis.deadline import begin
+from ojs_cluster.redis.deadline import start_deadline
 
 AnyResponse = TypeVar("AnyResponse", Response, Response | None)
 
@@ -50,7 +50,7 @@ class LaneConnection:
         self._tls_subject = subject_of(stream)
         self._peer = peer_of(stream)
         self._room = Held(app.room)
-        self.deadline = begin()
+        self.deadline = start_deadline()
         self._nursery: trio.Nursery
         self._watching: trio.CancelScope | None = None
         self.scope = trio.CancelScope()

@@ -29,7 +29,13 @@ from ojs_cluster.http.fast_lane.routes import is_fast
 from ojs_cluster.http.fast_lane.transport import has_ended
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.redis.deadline import Deadline
-from ojs_cluster.redis.driven_coroutines import ADOPTED, MOVE, PARKED, Driven, taskless
+from ojs_cluster.redis.driven_coroutines import (
+    ADOPTED,
+    NEEDS_TASK,
+    WAITING_FOR_REDIS,
+    DrivenCoroutine,
+    driver_state,
+)
 
 _READ_BYTES: Final = 65_536
 _AT_ONCE: Final = 8
@@ -97,7 +103,7 @@ class Driver:
         self._errand: Errand | None = None
         self._work: Coroutine[Any, Any, Response] | None = None
         """The request under way; Redis owes it a reply."""
-        self._driven = Driven(self._resume)
+        self._driven = DrivenCoroutine(self._resume)
 
     @property
     def usable(self) -> bool:
@@ -112,7 +118,7 @@ class Driver:
         self._errand = None
         if self._connection.data:
             self._next()
-            taskless.flush()
+            driver_state.flush()
         if self._errand is None and not self._joined:
             self._join()
         if self._errand is None:
@@ -221,9 +227,9 @@ class Driver:
         try:
             while True:
                 message = step(send, value)
-                if message is PARKED:
+                if message is WAITING_FOR_REDIS:
                     return False
-                if message is MOVE:
+                if message is NEEDS_TASK:
                     self._work = None
                     self._hand_over(Errand(work=work))
                     return False

@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 import trio
 
-from ojs_cluster.redis.driven_coroutines import taskless
+from ojs_cluster.redis.driven_coroutines import driver_state
 
 _MOST: Final = 64
 """Connections that one turn serves: about a millisecond. The others have the next one."""
@@ -86,4 +86,4 @@ class Turns:
                 connection = waiting.get(fd)
                 if connection is not None:
                     connection.ready()
-            taskless.flush()
+            driver_state.flush()

@@ -12,7 +12,7 @@ from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.http import fields, query
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.redis.deadline import extend
+from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.jobs import read_jobs as store_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 
@@ -55,7 +55,7 @@ async def _finished(app: App, job_id: str, timeout_s: float) -> JobRecord:
     """
     job = await store_jobs.get(app.store, job_id)
     pause_s = _FIRST_PAUSE_S
-    extend(timeout_s)
+    extend_deadline(timeout_s)
     with trio.move_on_after(timeout_s):
         while job.state not in TERMINAL and timeout_s > 0:
             with trio.move_on_after(pause_s):

@@ -39,7 +39,7 @@ def _own_certificate(redis: RedisSettings, tls: TlsSettings) -> Iterator[str]:
     if redis.tls_cert:
         names = "OJS_REDIS_TLS_CERT, OJS_REDIS_TLS_KEY"
     try:
-        tls.load_own(ssl.create_default_context())
+        tls.load_client_certificate(ssl.create_default_context())
     except OSError as error:
         yield f"{names}: expected a certificate and its key in PEM form ({_reason(error)})"
 

@@ -97,12 +97,12 @@ async def export(
 async def _shape(store: Store) -> dict[Address, tuple[bytes, ...]]:
     """Who runs, since when, and serves what; raises when slots are on the move."""
     shape: dict[Address, tuple[bytes, ...]] = {}
-    for address, reply in (await store.redis.on_masters("INFO", "server")).items():
+    for address, reply in (await store.redis.call_masters("INFO", "server")).items():
         lines = reply.splitlines() if isinstance(reply, bytes) else []
         shape[address] = tuple(line for line in lines if line.startswith(b"run_id:"))
     if not store.redis.topology.clustered:
         return shape
-    for address, reply in (await store.redis.on_masters("CLUSTER", "NODES")).items():
+    for address, reply in (await store.redis.call_masters("CLUSTER", "NODES")).items():
         for line in reply.splitlines() if isinstance(reply, bytes) else ():
             words = line.split()
             if b"myself" in words[2]:
@@ -153,7 +153,7 @@ async def _jobs(store: Store, put: Callable[[str, Line], None]) -> None:
     for address in store.redis.topology.masters:
         cursor: Any = b"0"
         while True:
-            reply: Any = await store.redis.call_at(
+            reply: Any = await store.redis.call_node(
                 *(address, "SCAN", cursor, "MATCH", KEYS_OF_JOBS, "COUNT", _PAGE)
             )
             cursor, found = reply

@@ -32,7 +32,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, NotFound, QueueFull
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import TERMINAL, State
-from ojs_cluster.redis.durability import doubtful
+from ojs_cluster.redis.durability import has_unconfirmed_writes
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.cron.tick_job import UnusableDefinition, make_job
 from ojs_cluster.store.fanout import over_shards
@@ -263,7 +263,8 @@ async def deliver(book: Book, cron: CronRecord) -> str:
             reason = f"{QUEUE_FULL}: {full.message}"
             await book.settle(cron.name, "refused", owed.job_id, (owed.job_id,), reason=reason)
             raise
-    if not doubtful():  # else a node may still forget the job, and the debt is what remembers it
+    # A node may still lose an unconfirmed job: the record of the due run must outlive it.
+    if not has_unconfirmed_writes():
         await book.settle(cron.name, "delivered", owed.job_id)
     if refusal is not None:
         raise refusal

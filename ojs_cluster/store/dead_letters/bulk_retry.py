@@ -15,7 +15,7 @@ import trio
 
 from ojs_cluster.core.errors import Conflict, Duplicate, MalformedJob, NotFound
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.redis.deadline import extend
+from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
 from ojs_cluster.store.fanout import over_shards
@@ -61,7 +61,7 @@ async def retry_matching(store: Store, wanted: JobFilter, cursor: str | None = N
         BackendUnavailable: Redis did not answer in time; what was retried stays so, and does
             not match again.
     """
-    extend(BULK_S)
+    extend_deadline(BULK_S)
     retry = dead_letters.retry if wanted.dead else dead_letters.retry_discarded
     choice = await _choose(store, replace(wanted, state=State.DISCARDED), cursor)
     failures = await _retry(store, retry, choice.job_ids)

@@ -26,7 +26,7 @@ from ojs_cluster.core.raw_json import join, object_members
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
-from ojs_cluster.redis.driven_coroutines import own_task
+from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import claimed_ids
 from ojs_cluster.store.enqueue.aliases import (
@@ -79,7 +79,7 @@ async def enqueue_all(
         TooManyQueues: a queue would be one too many.
         BackendUnavailable: Redis did not answer in time.
     """
-    await own_task()
+    await ensure_task()
     await store.queues.ensure(store, dict.fromkeys(job.queue for job in jobs))
     claims = claims or AliasClaims(store)
     shards: dict[str, Shard] = {}

@@ -30,7 +30,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, OJSError
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.driven_coroutines import own_task
+from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.aliases import (
     AliasClaims,
@@ -100,7 +100,7 @@ async def first_shards(
         BackendUnavailable: an earlier request for another queue has an id, or Redis did not
             answer in time.
     """
-    await own_task()
+    await ensure_task()
     patience = trio.current_time() + unique.GRACE_MS / 1000
     shards: dict[str, Shard] = {}
     refused: dict[int, OJSError] = {}
@@ -158,7 +158,7 @@ async def wait_for_transaction(
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    await own_task()
+    await ensure_task()
     with trio.move_on_after(unique.GRACE_MS / 1000):
         while await _reserving_transaction(store, shard, job_ids[0]) == transaction_id:
             await unique.pause()

@@ -33,7 +33,7 @@ from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.driven_coroutines import own_task
+from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import batch, claimed_ids
 from ojs_cluster.store.enqueue.aliases import (
@@ -229,7 +229,7 @@ async def _enqueue_unique(
     (``unique.resolve_holder``).
     So the claim decides, and the job makes it certain.
     """
-    await own_task()
+    await ensure_task()
     fences: set[str] = set()
     claims = AliasClaims(store)
     for _ in range(_TRIES):

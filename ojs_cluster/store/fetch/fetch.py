@@ -10,8 +10,8 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.deadline import share_of
-from ojs_cluster.redis.driven_coroutines import Shielded, own_task, taskless
+from ojs_cluster.redis.deadline import share_remaining_time
+from ojs_cluster.redis.driven_coroutines import ShieldedBlock, driver_state, ensure_task
 from ojs_cluster.redis.errors import ReplyTooLarge
 from ojs_cluster.redis.packed_calls import PackedKeys
 from ojs_cluster.store.context import Store
@@ -129,7 +129,7 @@ async def _ask_all(store: Store, stages: Sequence[_Stage], asking: _Asking) -> E
         if asking.full:
             return failure
         # One that is silent, and not known for it, must leave time for those after it.
-        with share_of(len(stages) - place):
+        with share_remaining_time(len(stages) - place):
             stopped = await _ask_stage(store, shards, names, asking)
         if isinstance(stopped, Quiet):
             return stopped
@@ -172,7 +172,7 @@ async def release(store: Store, jobs: Iterable[JobRecord]) -> None:
     left = list(jobs)
     if not left:
         return
-    await own_task()
+    await ensure_task()
     with trio.move_on_after(RELEASE_S, shield=True):
         while left:
             try:
@@ -280,12 +280,12 @@ class _Asking:
         """
         left, turn, width, began = 0, 0, 0, trio.current_time()
         while True:
-            # Shielded, because only the reply tells which jobs have a lease now. The Redis client
-            # bounds the call.
-            with Shielded():
+            # Shielded: only the reply tells which jobs have a lease now. The Redis client limits
+            # the time of the call.
+            with ShieldedBlock():
                 before = len(self.jobs)
                 asked, more, left = await self._ask(shard, queues, width)
-            if taskless.driven is None:
+            if driver_state.driven is None:
                 await trio.lowlevel.checkpoint_if_cancelled()
             given = self.jobs[before:]
             if self.wanted and sum(job.size for job in given) >= _REPLY_BYTES and not self.full:

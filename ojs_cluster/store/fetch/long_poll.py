@@ -15,8 +15,8 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.deadline import extend
-from ojs_cluster.redis.driven_coroutines import own_task
+from ojs_cluster.redis.deadline import extend_deadline
+from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.fetch.fetch import Quiet, fetch_unless_quiet
@@ -94,7 +94,7 @@ class Waiters:
             work = partial(self._subscribe, store, shard)
             await store.background.once(("wake", id(self), shard.index), work, 0)
         for shard in missing:
-            if shard not in self._watched and store.redis.answers(shard.slot):
+            if shard not in self._watched and store.redis.is_responsive(shard.slot):
                 work = partial(self._subscribe, store, shard)
                 wait_s = deadline - trio.current_time()
                 await store.background.once(("wake", id(self), shard.index), work, wait_s)
@@ -198,18 +198,18 @@ async def fetch_or_wait(
 
     deadline = trio.current_time() + wait_ms / 1000
     if wait_ms > 0:
-        extend(wait_ms / 1000)
+        extend_deadline(wait_ms / 1000)
     try:
         jobs = await look()
         if jobs or wait_ms <= 0 or waiters.draining:
             return jobs
-        await own_task()
+        await ensure_task()
         on_wait()
         return await _wait(store, waiters, queues, worker_id, look, deadline)
     except Quiet:
         # It would eat the wake-ups of those who may fetch, so it waits apart from them. It does
         # wait: a worker that is told "nothing" at once would ask again at once.
-        await own_task()
+        await ensure_task()
         on_wait()
         with trio.move_on_at(deadline):
             await waiters.drained()

@@ -17,7 +17,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.driven_coroutines import own_task
+from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.fetch.depth_cache import Sizes
@@ -50,7 +50,7 @@ async def ask_partitions(store: Store, queue: str, shards: list[Shard], asking: 
         BackendUnavailable: some could not be asked, and the others had not enough.
         Quiet: the worker may not fetch.
     """
-    await own_task()
+    await ensure_task()
     sizes, parts = store.hints.of(queue, len(shards)), store.partitions.layout(queue).parts
     empty: set[int] = set()
     failure: OJSError | None = None

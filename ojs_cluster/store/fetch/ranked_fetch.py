@@ -21,7 +21,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, OJSError, OutOfTime
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.driven_coroutines import own_task
+from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.fetch.depths import HELD
@@ -84,7 +84,7 @@ async def ask_in_order(
     Args:
         stages: the queues in order, each with its shards.
     """
-    await own_task()
+    await ensure_task()
     queues: dict[Shard, list[str]] = {}
     for shards, names in stages:
         for shard in shards:

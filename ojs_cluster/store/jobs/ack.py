@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ojs_cluster.core.errors import PayloadTooLarge
-from ojs_cluster.redis.durability import wanted
+from ojs_cluster.redis.durability import required_durability
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.by_id import on_job
 from ojs_cluster.store.jobs.by_ids import Outcome, Part, on_jobs
@@ -43,7 +43,7 @@ async def ack(
     if refusal is not None:
         raise refusal
     # What answers that it did nothing would be confirmed all the same, before the other is asked.
-    name = "ack_full" if wanted(store.redis.durability) else "ack"
+    name = "ack_full" if required_durability(store.redis.durability) else "ack"
     return await on_job(
         store,
         name,

@@ -24,16 +24,16 @@ async def reset(store: Store) -> int:
         for tag in (*store.keys, store.keys.meta)
         for key in (tag.schema, tag.leader(""), tag.fencing_counter(""), tag.candidates(""))
     )
-    for address in await store.redis.on_masters("PING"):
+    for address in await store.redis.call_masters("PING"):
         cursor = b"0"
         while True:
-            reply: Any = await store.redis.call_at(
+            reply: Any = await store.redis.call_node(
                 address, "SCAN", cursor, "MATCH", "ojs:*", "COUNT", _CHUNK
             )
             cursor, names = reply
             for name in names:
                 if not name.startswith(kept_prefixes):
-                    await store.redis.call_at(address, "UNLINK", name)
+                    await store.redis.call_node(address, "UNLINK", name)
                     removed += 1
             if cursor == b"0":
                 break

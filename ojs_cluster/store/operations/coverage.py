@@ -33,7 +33,7 @@ async def check(store: Runtime) -> None:
 
     async def read_setting(address: Address) -> None:
         with suppress(BackendUnavailable, RedisReplyError):
-            reply: Any = await store.redis.call_at(address, "CONFIG", "GET", _SETTING)
+            reply: Any = await store.redis.call_node(address, "CONFIG", "GET", _SETTING)
             if reply[1:] == [b"yes"]:
                 strict.append(str(address))
 

@@ -115,7 +115,7 @@ async def collect(store: Store, most_queues: int) -> ClusterMetrics:
     unreachable: set[Shard] = set()
 
     async def read_in_time(shard: Shard) -> None:
-        if store.redis.answers(shard.slot):
+        if store.redis.is_responsive(shard.slot):
             with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable):
                 await read(shard)
                 return
@@ -155,7 +155,7 @@ async def collect(store: Store, most_queues: int) -> ClusterMetrics:
 async def _queue_names(store: Store, most_queues: int) -> tuple[list[str] | None, int | None]:
     """Return the first queues by name, and the number of all; None for an unreachable registry."""
     meta = store.keys.meta
-    if store.redis.answers(meta.slot):
+    if store.redis.is_responsive(meta.slot):
         with trio.move_on_after(PATIENCE_S), suppress(BackendUnavailable):
             registered: Any = await store.redis.call(
                 meta.slot, "ZCARD", meta.queues, idempotent=True

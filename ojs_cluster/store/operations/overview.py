@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.redis.deadline import extend
+from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.queues.queues import QueueStats, list_queues, summed
 from ojs_cluster.store.workers import workers
@@ -56,7 +56,7 @@ async def overview(store: Store) -> Overview:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    extend(OVERVIEW_S)
+    extend_deadline(OVERVIEW_S)
     counted, stats = 0, _NO_QUEUES
     while True:
         limit = min(_PAGE, MOST_QUEUES - counted)

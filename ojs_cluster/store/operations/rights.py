@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.acl_errors import is_about_rights, line, rule_of
+from ojs_cluster.redis.acl_errors import describe_missing_rules, is_acl_error, missing_rule
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.store.fanout import over_shards
@@ -87,13 +87,13 @@ async def check(store: Runtime) -> None:
 
     async def check_master(item: tuple[Address, Shard]) -> None:
         address, shard = item
-        if not store.redis.answers(shard.slot):
+        if not store.redis.is_responsive(shard.slot):
             return
         # An unreachable master must not stop a process that can serve the other shards.
         with trio.move_on_after(_PATIENCE_S), suppress(BackendUnavailable):
             missing = await _missing_rules(store, address, shard)
             if missing:
-                problems.append(line(store.redis.user, str(address), missing))
+                problems.append(describe_missing_rules(store.redis.user, str(address), missing))
 
     await over_shards(list(masters.items()), check_master)
     if problems:
@@ -109,18 +109,19 @@ async def _missing_rules(store: Runtime, address: Address, shard: Shard) -> list
         )
         names = iter(flat)
         rules += [
-            rule_of(text.decode(), name.decode()) for name, text in zip(names, names, strict=True)
+            missing_rule(text.decode(), name.decode())
+            for name, text in zip(names, names, strict=True)
         ]
         await _subscribe(store, shard)
-        await store.redis.call_at(address, "PING")
+        await store.redis.call_node(address, "PING")
         if store.redis.durability is Durability.REPLICA:
-            await store.redis.call_at(address, "WAIT", 0, 1)
+            await store.redis.call_node(address, "WAIT", 0, 1)
         elif store.redis.durability is Durability.FSYNC:
-            await store.redis.call_at(address, "WAITAOF", 0, 0, 1)
+            await store.redis.call_node(address, "WAITAOF", 0, 0, 1)
     except RedisReplyError as error:
-        if not is_about_rights(error):
+        if not is_acl_error(error):
             raise
-        rules.append(rule_of(f"{error.code} {error.message}"))
+        rules.append(missing_rule(f"{error.code} {error.message}"))
     return list(dict.fromkeys(rule for rule in rules if rule))
 
 

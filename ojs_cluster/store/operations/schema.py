@@ -49,7 +49,7 @@ async def check_schema(store: Runtime, shards: int) -> None:
     async with trio.open_nursery() as nursery:
 
         async def read_copies_late() -> None:
-            if store.redis.answers(store.keys.meta.slot):
+            if store.redis.is_responsive(store.keys.meta.slot):
                 await trio.sleep(_PATIENCE_S)
             copies.extend(await _read_copies(store))
             if copies:
@@ -95,7 +95,7 @@ async def _write_copies(store: Runtime) -> None:
     """Write missing copies. An unreachable shard gets its copy when a later process starts."""
 
     async def copy(shard: Shard) -> None:
-        if store.redis.answers(shard.slot):
+        if store.redis.is_responsive(shard.slot):
             args = [SCHEMA_VERSION, len(store.keys)]
             await store.run(shard, "schema", [shard.schema], args, idempotent=True)
 

@@ -29,8 +29,8 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.driven_coroutines import own_task
-from ojs_cluster.redis.durability import doubtful
+from ojs_cluster.redis.driven_coroutines import ensure_task
+from ojs_cluster.redis.durability import has_unconfirmed_writes
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.sweeps.sweep_result import Tick
@@ -107,7 +107,7 @@ async def deliver(store: Store, shard: Shard, flat: Sequence[bytes]) -> None:
     """
     if not flat:
         return
-    await own_task()
+    await ensure_task()
     stopped = False
 
     async def one(entry: Entry) -> None:
@@ -276,7 +276,7 @@ async def _try(
         log.warning("effect %s of shard %d failed", entry.kind, entry.shard.index, exc_info=error)
         outcome, why = "failed", f"{type(error).__name__}: {error}"[:_WHY]
     else:
-        if doubtful():
+        if has_unconfirmed_writes():
             return _Try(None)  # a node may still forget what was done; the drainer sees to it
         outcome, why = "done", ""
     try:

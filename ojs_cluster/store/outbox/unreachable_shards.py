@@ -105,7 +105,7 @@ class EffectClient:
         return await self._answer(slot, self._client.call(slot, *args, idempotent=idempotent))
 
     def _refuse_away(self, slot: int) -> None:
-        if slot != self._probed and (slot in self._away or not self._client.answers(slot)):
+        if slot != self._probed and (slot in self._away or not self._client.is_responsive(slot)):
             self.failed_slot = slot
             raise BackendUnavailable("the shard did not answer a moment ago", outcome="not_applied")
 

@@ -62,7 +62,7 @@ class Partitions:
         """Make the default that this process was configured with that of all, now or soon."""
         self._announces = True
         self._next = float("-inf")
-        if store.redis.answers(store.keys.meta.slot):
+        if store.redis.is_responsive(store.keys.meta.slot):
             work = partial(self._refresh, store)
             await store.background.once("partitions", work, _PATIENCE_S)
 
@@ -72,7 +72,7 @@ class Partitions:
         believed = now - self._read_at < BELIEVED_S
         if now < self._next and (believed or self._away):
             return
-        wait = not believed and store.redis.answers(store.keys.meta.slot)
+        wait = not believed and store.redis.is_responsive(store.keys.meta.slot)
         work = partial(self._refresh, store)
         await store.background.once("partitions", work, _PATIENCE_S if wait else 0)
 
@@ -81,7 +81,7 @@ class Partitions:
 
         For changes of a queue that need its partitions and no other part of the meta tag.
         """
-        if store.redis.answers(store.keys.meta.slot):
+        if store.redis.is_responsive(store.keys.meta.slot):
             with trio.move_on_after(_PATIENCE_S), suppress(BackendUnavailable):
                 await self.read(store)
 

@@ -14,7 +14,7 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.deadline import extend
+from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.aliases import remove_expired_jobs
 from ojs_cluster.store.fanout import over_shards
@@ -180,7 +180,7 @@ async def exists(store: Store, queue: str) -> bool:
         BackendUnavailable: Redis did not answer in time.
     """
     meta = store.keys.meta
-    if store.redis.answers(meta.slot):
+    if store.redis.is_responsive(meta.slot):
         with trio.move_on_after(_REGISTRY_S), suppress(BackendUnavailable):
             return (
                 await store.redis.call(meta.slot, "ZSCORE", meta.queues, queue, idempotent=True)
@@ -231,7 +231,7 @@ async def purge(store: Store, queue: str) -> tuple[int, int]:
         BackendUnavailable: Redis did not answer in time; what went is gone.
     """
     removed = left = 0
-    extend(PURGE_S)
+    extend_deadline(PURGE_S)
     deadline = trio.current_time() + PURGE_S
 
     async def purge_one(shard: Shard) -> None:

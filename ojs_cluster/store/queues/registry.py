@@ -83,7 +83,7 @@ class QueueRegistry:
         """Register a name that is new to this process, or admit it unregistered."""
         limit = store.settings.max_queues
         registered = None
-        if store.redis.answers(store.keys.meta.slot):
+        if store.redis.is_responsive(store.keys.meta.slot):
             work = partial(self._register, store, queue, limit)
             registered = await store.background.once(("queue", queue), work, PATIENCE_S)
         if registered == 0:

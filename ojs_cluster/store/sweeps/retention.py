@@ -114,7 +114,7 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
 
 async def _retire(store: Store, queue: str) -> bool:
     shards = await store.partitions.held(store, queue)
-    if not all(store.redis.answers(shard.slot) for shard in shards):
+    if not all(store.redis.is_responsive(shard.slot) for shard in shards):
         raise BackendUnavailable("a shard of the queue is away", outcome="not_applied")
     if len(shards) > 1:
         await partition_maintenance.look_after(store, queue)

@@ -40,8 +40,8 @@ import msgspec
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError, Outcome
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
-from ojs_cluster.redis.driven_coroutines import own_task
-from ojs_cluster.redis.durability import doubtful
+from ojs_cluster.redis.driven_coroutines import ensure_task
+from ojs_cluster.redis.durability import has_unconfirmed_writes
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.placement import PlacedJob, command, follow_up, read_back, written
 from ojs_cluster.store.fanout import over_shards
@@ -310,7 +310,7 @@ async def apply(store: Store, transaction: Transaction, now_ms: int) -> dict[str
     await locks.settle(
         store, "keep", [Want(fp, job_id, 0) for fp, job_id in transaction.locks], transaction.id
     )
-    if doubtful():
+    if has_unconfirmed_writes():
         return records  # a node may still forget its part; the drainer, who asks again, ends it
     home = store.keys.shard_of_id(transaction.id)
     await store.run(
@@ -337,7 +337,7 @@ def outcome_of(error: OJSError) -> Outcome:
 
 async def finish(store: Store, _shard: Shard, payload: bytes) -> None:
     """Effect 'transaction': a transaction was decided. Payload: its id."""
-    await own_task()
+    await ensure_task()
     await _finish(store, payload.decode())
 
 
@@ -347,7 +347,7 @@ async def settle(store: Store, transaction_id: str) -> bool:
     Returns whether it was decided. After False, what it has reserved may be taken back: where it
     was carried out and forgotten long before, nothing is reserved any more.
     """
-    await own_task()
+    await ensure_task()
     home = store.keys.shard_of_id(transaction_id)
     reply = await store.run(
         home,

@@ -14,7 +14,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable, OJSError
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.driven_coroutines import own_task
+from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.fetch.lease_ids import shard_of_lease
@@ -100,7 +100,7 @@ async def heartbeat(store: Store, beat: Heartbeat) -> HeartbeatReply:
         except OJSError as error:
             failures.append(error)
 
-    await own_task()
+    await ensure_task()
     # Concurrently: an unreachable shard of one job must not make the worker look dead.
     async with trio.open_nursery() as nursery:
         nursery.start_soon(update_record)
@@ -201,7 +201,7 @@ class _LeaseExtension:
 
 def _timeout_s(store: Store, shard: Shard) -> float:
     """Return how long jobs of other shards wait for this one, in seconds."""
-    return inf if store.redis.answers(shard.slot) else UNREACHABLE_TIMEOUT_S
+    return inf if store.redis.is_responsive(shard.slot) else UNREACHABLE_TIMEOUT_S
 
 
 def _args(store: Store, beat: Heartbeat, ids: Sequence[str]) -> list[Arg]:

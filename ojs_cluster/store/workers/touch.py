@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.redis.driven_coroutines import own_task
+from ojs_cluster.redis.driven_coroutines import ensure_task
 
 if TYPE_CHECKING:
     from ojs_cluster.store.runtime import Arg, Runtime
@@ -46,9 +46,9 @@ class FetchTouches:
         if len(self._next) >= _MAX_REMEMBERED:
             self._next.clear()
         self._next[worker_id] = now + _FETCH_TOUCH_INTERVAL_S
-        if not store.redis.answers(store.keys.shard_of_worker(worker_id).slot):
+        if not store.redis.is_responsive(store.keys.shard_of_worker(worker_id).slot):
             return
-        await own_task()
+        await ensure_task()
         with trio.move_on_after(_TOUCH_TIMEOUT_S), suppress(BackendUnavailable):
             await touch_worker(store, worker_id, "fetch", [])
             return

@@ -12,7 +12,7 @@ import trio
 
 from ojs_cluster.core.errors import NotFound
 from ojs_cluster.keys import Shard
-from ojs_cluster.redis.deadline import extend
+from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs.nack import WALKED
@@ -156,7 +156,7 @@ async def send_directive_to_all(store: Store, directive: DesiredState) -> tuple[
         BackendUnavailable: Redis did not answer in time. Some workers may have the directive.
     """
     sent = left = 0
-    extend(DIRECTIVE_DEADLINE_S)
+    extend_deadline(DIRECTIVE_DEADLINE_S)
     deadline = trio.current_time() + DIRECTIVE_DEADLINE_S
 
     async def send(name: bytes) -> None:

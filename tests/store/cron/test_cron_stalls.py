@@ -9,7 +9,7 @@ import pytest
 
 from ojs_cluster.core.errors import Conflict
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.redis.durability import Durability, confirming
+from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron
 from ojs_cluster.store.cron.cron_record import CronRecord
@@ -90,13 +90,13 @@ async def test_a_run_that_no_replica_confirmed_stays_owed_until_it_is_delivered_
     record, _ = await cron.register(store, definition())
     if not by_hand:
         await come(store, db)
-    with confirming(Durability.REPLICA) as request:
+    with require_durability(Durability.REPLICA) as request:
         if by_hand:
             await run_by_hand(StoreBook(store), record)
         else:
             await fire(store)
 
-    assert request.doubt is not None
+    assert request.unconfirmed is not None
     owed = (await cron.get(store, "daily")).owed
     assert owed is not None
     assert (await read_jobs.get(store, owed.job_id)).state is State.AVAILABLE

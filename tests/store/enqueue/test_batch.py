@@ -12,7 +12,7 @@ import trio
 
 from ojs_cluster.core.errors import BackendUnavailable, Duplicate
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.redis.durability import Durability, confirming
+from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import batch
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
@@ -406,10 +406,10 @@ async def test_an_unconfirmed_transaction_stays_in_the_outbox_until_it_is_applie
     store: Store, db: Any, consistent: Callable[[], Census], write: Callable[[Store], Any]
 ) -> None:
     """A node may still forget its part: what is owed remembers it."""
-    with confirming(Durability.REPLICA) as request:
+    with require_durability(Durability.REPLICA) as request:
         await write(store)
 
-    assert request.doubt is not None
+    assert request.unconfirmed is not None
     kinds = [
         entry.split()[0]
         for shard in store.keys

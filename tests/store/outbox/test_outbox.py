@@ -12,7 +12,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
-from ojs_cluster.redis.durability import Durability, confirming
+from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.store.context import Effect, Store
 from ojs_cluster.store.fanout import WIDTH
 from ojs_cluster.store.outbox import unreachable_shards as away_shards
@@ -85,10 +85,10 @@ async def test_who_owes_much_and_is_in_doubt_does_not_wait_for_each(store: Store
         nonlocal done
         done += 1
         await trio.lowlevel.checkpoint()
-        work.doubt = "no replica has it"
+        work.unconfirmed = "no replica has it"
 
     owed = owe(db, shard, *["unsure"] * 200)
-    with confirming(Durability.ASYNC) as work:
+    with require_durability(Durability.ASYNC) as work:
         await deliver(with_effects(store, unsure=unsure), shard, owed)
     assert 1 <= done <= WIDTH
     assert db.zcard(shard.outbox_due) == 200

@@ -258,7 +258,7 @@ def commands(source: str) -> list[str]:
         str(argument.value)
         for call in calls
         if isinstance(call.func, ast.Name | ast.Attribute)
-        and re.search(r"(call|call_at|on_masters)$", ast.unparse(call.func))
+        and re.search(r"(call|call_node|call_masters)$", ast.unparse(call.func))
         for argument in call.args[:3]
         if isinstance(argument, ast.Constant) and re.fullmatch(r"[A-Z]{3,}", str(argument.value))
     ]
