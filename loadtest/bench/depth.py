@@ -36,7 +36,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.nack import nack
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.queues.queues import stats
+from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.settings import StoreSettings
 
 QUEUE = "probe"
@@ -130,7 +130,7 @@ async def one_round(store: Store, pids: Sequence[int], case: Case, calls: int) -
     waiting.clear()
     waiting += await enqueue_many(store, [new_job(QUEUE)] * (times * CALLERS))
     await measure("cancel", cancel_one)
-    await measure("stats", partial(stats, store, QUEUE))
+    await measure("stats", partial(get_stats, store, QUEUE))
 
 
 async def run(servers: Sequence[Embedded], cases: Sequence[Case], rounds: int, calls: int) -> None:

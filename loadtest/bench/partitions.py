@@ -27,7 +27,7 @@ from typing import cast
 import trio
 
 from ojs_cluster.core.jobs.envelope import parse_job
-from ojs_cluster.core.partitions import Layout
+from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.redis.client import Client
 from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded, find_server
@@ -100,9 +100,9 @@ async def run(embedded: Embedded, counts: Sequence[int], jobs: int, rounds: int)
     results = [Result(count) for count in counts]
     async with open_store(ClientSettings.from_url(embedded.url)) as store:
         for result in results:
-            layout = Layout.of(result.partitions)
+            layout = PartitionLayout.of_count(result.partitions)
             # As if it had been so for long: nothing has to be waited for.
-            await store.partitions.change(
+            await store.partitions.update(
                 store,
                 f"hot{result.partitions}",
                 lambda _, __, to=layout: to,  # type: ignore[misc]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from loadtest.sim.costs import Costs
 from loadtest.sim.predict import apis_for
 from ojs_cluster.store.operations.metrics import CACHED_S
-from ojs_cluster.store.queues.partitions import READ_S
-from ojs_cluster.store.queues.registry import LONGEST_S
+from ojs_cluster.store.queues.partitions import REFRESH_S
+from ojs_cluster.store.queues.registry import LONGEST_RENEWAL_S
 from scheduler.settings import SchedulerSettings
 
 SCRAPE_S = 15.0
@@ -55,7 +55,7 @@ def at_rest(masters: int, shards: int, queues: int, schedulers: int, costs: Cost
     return AtRest(
         connections=2 * (apis + schedulers),
         descriptors=2 * masters,
-        meta=(apis / READ_S + apis * queues / LONGEST_S) * call_us / 1e6,
+        meta=(apis / REFRESH_S + apis * queues / LONGEST_RENEWAL_S) * call_us / 1e6,
         gauges=scrapes_s * shards / masters * call_us / 1e6,
         leases=lease_calls_s / masters * call_us / 1e6,
         scheduler=shards * costs.scheduler_shard_idle / 1e6,

@@ -19,7 +19,7 @@ from ojs_cluster.core.cron import Schedule, parse_schedule
 from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.jobs.ids import new_job_id
-from ojs_cluster.core.limits import DEFAULT_LIMITS, Limits
+from ojs_cluster.core.limits import DEFAULT_LIMITS, PayloadLimits
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.core.timestamps import format_ms
 
@@ -70,7 +70,7 @@ def is_cron_name(text: str) -> bool:
     return len(text) <= MAX_NAME and _is_name(text) is not None
 
 
-def parse_cron(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> CronDefinition:
+def parse_cron(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> CronDefinition:
     """A definition from the body of a registration, in any of its spellings.
 
     Raises InvalidPayload, InvalidRequest, ValidationFailed, Unsupported or PayloadTooLarge, all
@@ -80,7 +80,7 @@ def parse_cron(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> CronDefinition
 
 
 def patch_cron(
-    old: CronDefinition, raw: bytes, *, limits: Limits = DEFAULT_LIMITS
+    old: CronDefinition, raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS
 ) -> CronDefinition:
     """``old`` with what the body of a PATCH changes. The name stays. Raises as `parse_cron`."""
     changes = raw_json.members(raw, limits)
@@ -99,7 +99,9 @@ def patch_cron(
     return _definition({**merged, **changes}, limits)
 
 
-def job_of_tick(job: bytes, name: str, tick_ms: int, *, limits: Limits = DEFAULT_LIMITS) -> NewJob:
+def job_of_tick(
+    job: bytes, name: str, tick_ms: int, *, limits: PayloadLimits = DEFAULT_LIMITS
+) -> NewJob:
     """The job that a tick enqueues: the definition's, and in its meta where it came from.
 
     Raises what `parse_job` raises.
@@ -123,7 +125,7 @@ def tick_job_id(name: str, tick_ms: int, shard: int, shards: int) -> str:
     return new_job_id(shard, shards, tick_ms, digest[:10])
 
 
-def _definition(given: dict[str, Raw], limits: Limits) -> CronDefinition:
+def _definition(given: dict[str, Raw], limits: PayloadLimits) -> CronDefinition:
     name = _text(given, "name")
     if name is None or not is_cron_name(name):
         raise InvalidRequest(

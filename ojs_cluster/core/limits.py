@@ -1,21 +1,29 @@
-"""How large and how deep what a client sends may be."""
+"""Limits on the size and the nesting depth of requests."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 MOST_BATCH_JOBS = 10_000
-"""Largest number of jobs that one batch may be configured to have."""
+"""Largest batch size that can be configured."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds on one request, in bytes unless said otherwise (spec: ojs-payload-limits).
+class PayloadLimits:
+    """Limits on one request (spec: ojs-payload-limits).
 
-    ``depth`` counts nested arrays and objects, the body itself being the first level.
-    ``fingerprint_bytes`` bounds what tells unique jobs apart. ``number_digits`` bounds the digits
-    of one number: many JSON readers refuse a whole response for one that is too long. Raises
-    ValueError above 500 levels, where decoding would meet Python's own limit on recursion.
+    Args:
+        envelope_bytes: size of one job.
+        meta_bytes: size of a job's ``meta``.
+        batch_jobs: number of jobs in one batch.
+        depth: nested arrays and objects; the body itself is the first level.
+        failure_bytes: size of an error that a worker reports.
+        fingerprint_bytes: size of the values that make a unique job unique.
+        number_digits: digits of one number. Many JSON readers refuse a whole response because of
+            one number that is too long.
+
+    Raises:
+        ValueError: ``depth`` is above 500, where decoding would reach Python's own recursion limit.
     """
 
     envelope_bytes: int = 1024 * 1024
@@ -31,12 +39,12 @@ class Limits:
             raise ValueError(f"depth must be from 1 to 500, not {self.depth}")
 
 
-DEFAULT_LIMITS = Limits()
-STORED_LIMITS = Limits(
+DEFAULT_LIMITS = PayloadLimits()
+STORED_LIMITS = PayloadLimits(
     envelope_bytes=1 << 30,
     meta_bytes=1 << 30,
     depth=500,
     fingerprint_bytes=1 << 30,
     number_digits=1 << 30,
 )
-"""For what is stored: what was accepted under the limits of its time is not refused later."""
+"""For stored data: lower limits never refuse what was accepted before."""

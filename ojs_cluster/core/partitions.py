@@ -1,116 +1,152 @@
-"""How many partitions a queue has, and the way from one number to another.
+"""The number of partitions of a queue, and how it changes safely.
 
-Nothing tells all processes of a change at one moment, so a change has stages, and each is safe
-beside the stage before. Readers look at a new partition at once; producers use it only after
-``SPREAD_MS``, when every reader has seen the change. Producers leave an old partition at once;
-readers go on looking at it until it is empty, and for ``DRAIN_MS`` at least, when the last producer
-that had not seen the change is done.
+No process can tell all others about a change at one moment. So a change has stages, and each stage
+is safe beside the one before:
+
+* Workers search a new partition at once. Producers use it only after ``PROPAGATION_MS``, when every
+  worker has read the change.
+* Producers leave an old partition at once. Workers search it until it is empty, and for
+  ``DRAIN_MS`` at least. By then the last producer that had not read the change is done.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-SPREAD_MS = 10_000
-"""Longer than a process believes what it last read (4 s) plus a waiting fetch's own look (5 s)."""
+PROPAGATION_MS = 10_000
+"""Longer than a process trusts its last read (4 s) plus one pass of a waiting fetch (5 s)."""
 DRAIN_MS = 30_000
-"""Longer than a process believes what it last read plus one call to Redis (10 s)."""
+"""Longer than a process trusts its last read plus one call to Redis (10 s)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PartitionLayout:
     """The partitions of a queue.
 
     Args:
-        parts: how many it is to have.
-        was: how many producers used before the last change.
-        open: how many may hold jobs that workers are to get.
-        held: how many may hold anything of it: finished jobs, dead letters, counters, a pause mark.
-        at_ms: when it was changed last, by the clock of the meta tag's master.
+        count: number of partitions that the queue is to have.
+        previous_count: number that producers used before the last change.
+        open_count: number that workers search for jobs.
+        occupied_count: number that may hold anything of the queue: finished jobs, dead letters,
+            counters, the pause flag.
+        changed_at_ms: time of the last change in Unix milliseconds, by the clock of the meta tag's
+            master.
     """
 
-    parts: int
-    was: int
-    open: int
-    held: int
-    at_ms: int
+    count: int
+    previous_count: int
+    open_count: int
+    occupied_count: int
+    changed_at_ms: int
 
     @classmethod
-    def of(cls, parts: int) -> Layout:
-        """That many from the beginning."""
-        return cls(parts, parts, parts, parts, 0)
+    def of_count(cls, count: int) -> PartitionLayout:
+        """Return the layout of a queue that has had ``count`` partitions from the beginning."""
+        return cls(count, count, count, count, 0)
 
     @classmethod
-    def parse(cls, text: bytes) -> Layout:
-        """The inverse of ``pack``. What a newer version may have added is ignored."""
+    def parse(cls, text: bytes) -> PartitionLayout:
+        """Return the layout that ``pack`` has written.
+
+        Fields that a newer version may have added are ignored.
+        """
         return cls(*map(int, text.split()[:5]))
 
     def pack(self) -> str:
-        """As it is stored."""
-        return f"{self.parts} {self.was} {self.open} {self.held} {self.at_ms}"
-
-    def spread(self, now_ms: int) -> int:
-        """How many producers may use now."""
-        return self.parts if self.settled(now_ms) else min(self.was, self.parts)
-
-    def settled(self, now_ms: int) -> bool:
-        """Whether every process knows of the last change."""
-        return now_ms - self.at_ms >= SPREAD_MS
-
-    def changed(self, parts: int, now_ms: int) -> Layout:
-        """With another number of partitions; the same layout when it is the same number."""
-        if parts == self.parts:
-            return self
-        return self._at_least(parts, now_ms, parts)
-
-    def reopened(self, number: int, now_ms: int) -> Layout:
-        """With ``number`` partitions open at least: a job is about to be put into the last one."""
-        return self._at_least(number, now_ms, self.parts)
-
-    def drained(self, live: int, now_ms: int) -> Layout:
-        """After a look at all that are held: no partition from ``live`` on has a waiting or active
-        job.
-
-        Also when there are more than were thought to be open: a producer that slept for long may
-        have used one that was closed meanwhile.
-        """
-        if live > self.open:
-            return self.reopened(live, now_ms)
-        left = max(self.parts, live)
-        if left == self.open or now_ms - self.at_ms < DRAIN_MS:
-            return self
-        # The time is noted so that late jobs are looked for a while longer.
-        return replace(self, was=self.parts, open=left, at_ms=now_ms)
-
-    def to_watch(self, now_ms: int) -> bool:
-        """Whether partitions may have become empty, or late jobs come into those that were closed
-        lately.
-        """
-        return self.open > self.parts or (
-            self.held > self.open and now_ms - self.at_ms < 2 * DRAIN_MS
+        """Return the stored form: the five fields, separated by blanks."""
+        return (
+            f"{self.count} {self.previous_count} {self.open_count} {self.occupied_count} "
+            f"{self.changed_at_ms}"
         )
 
-    def says_no_more_than(self, default: Layout) -> bool:
-        """Whether a queue without an entry of its own is treated the same, or will be once the
-        default is drained. One that has more open has to say so, before that and after.
+    def producer_count(self, now_ms: int) -> int:
+        """Return how many partitions producers may use now."""
+        return self.count if self.is_propagated(now_ms) else min(self.previous_count, self.count)
+
+    def is_propagated(self, now_ms: int) -> bool:
+        """Return whether every process has read the last change."""
+        return now_ms - self.changed_at_ms >= PROPAGATION_MS
+
+    def resized(self, count: int, now_ms: int) -> PartitionLayout:
+        """Return the layout with another number of partitions.
+
+        The same number leaves the layout as it is.
         """
-        return self.parts == self.was == self.open == default.parts and self.held <= default.held
+        if count == self.count:
+            return self
+        return self._grown_to(count, now_ms, count)
 
-    def drains(self, now_ms: int) -> bool:
-        """Whether partitions are open only until they are found empty, and may be found so."""
-        return self.open > self.parts and now_ms - self.at_ms >= DRAIN_MS
+    def with_open(self, number: int, now_ms: int) -> PartitionLayout:
+        """Return the layout with at least ``number`` open partitions.
 
-    def apart(self, live: int, now_ms: int) -> Layout:
-        """As an entry of its own, of a queue with jobs in partitions up to ``live`` of a default
-        that is being drained: so that the default need not wait for it.
+        Needed before a job is put into a partition that may be closed.
         """
-        return replace(self, was=self.parts, open=max(self.parts, live), at_ms=now_ms)
+        return self._grown_to(number, now_ms, self.count)
 
-    def _at_least(self, number: int, now_ms: int, parts: int) -> Layout:
-        return Layout(
-            parts,
-            self.spread(now_ms),
-            max(self.open, number),
-            max(self.held, number),
+    def after_live_check(self, live_count: int, now_ms: int) -> PartitionLayout:
+        """Return the layout after a check of all occupied partitions for live jobs.
+
+        A partition is closed when it is empty and ``DRAIN_MS`` have passed. Partitions are opened
+        when there are live jobs beyond the open ones: a producer that was suspended for long may
+        have used a partition that was closed in between.
+
+        Args:
+            live_count: no partition from this number on has a waiting or active job.
+            now_ms: the time in Unix milliseconds.
+        """
+        if live_count > self.open_count:
+            return self.with_open(live_count, now_ms)
+        open_count = max(self.count, live_count)
+        if open_count == self.open_count or now_ms - self.changed_at_ms < DRAIN_MS:
+            return self
+        # The new time keeps the check for late jobs going a while longer.
+        return replace(self, previous_count=self.count, open_count=open_count, changed_at_ms=now_ms)
+
+    def needs_check(self, now_ms: int) -> bool:
+        """Return whether old partitions may have become empty.
+
+        True also for a while after partitions were closed, because late jobs may still arrive.
+        """
+        return self.open_count > self.count or (
+            self.occupied_count > self.open_count and now_ms - self.changed_at_ms < 2 * DRAIN_MS
+        )
+
+    def is_implied_by(self, default: PartitionLayout) -> bool:
+        """Return whether a queue without an entry of its own is treated the same.
+
+        That includes a queue that will be treated the same once the default is drained. A queue
+        with more open partitions needs its own entry, both before that and after.
+        """
+        return (
+            self.count == self.previous_count == self.open_count == default.count
+            and self.occupied_count <= default.occupied_count
+        )
+
+    def can_shrink(self, now_ms: int) -> bool:
+        """Return whether partitions are open only until they are empty, and may be closed now."""
+        return self.open_count > self.count and now_ms - self.changed_at_ms >= DRAIN_MS
+
+    def as_own_entry(self, live_count: int, now_ms: int) -> PartitionLayout:
+        """Return the layout as an entry of its own, taken from a default that is being drained.
+
+        The default then does not have to wait for this queue.
+
+        Args:
+            live_count: no partition from this number on has a waiting or active job.
+            now_ms: the time in Unix milliseconds.
+        """
+        return replace(
+            self,
+            previous_count=self.count,
+            open_count=max(self.count, live_count),
+            changed_at_ms=now_ms,
+        )
+
+    def _grown_to(self, number: int, now_ms: int, count: int) -> PartitionLayout:
+        return PartitionLayout(
+            count,
+            self.producer_count(now_ms),
+            max(self.open_count, number),
+            max(self.occupied_count, number),
             now_ms,
         )

@@ -1,8 +1,8 @@
-"""Rate limits: validation and the canonical echo (spec: ojs-rate-limiting sections 5 and 6).
+"""Rate limits: validation and the canonical JSON form (spec: ojs-rate-limiting sections 5 and 6).
 
-A limit belongs to a queue (``max_per_second``, or set by an operator) or to a key that jobs of any
-queues share. Three strategies may be combined: so many at a time, so many starts in any window of
-a length, starts spaced evenly.
+A limit belongs to a queue (``max_per_second``, or set by an operator) or to a rate limit key, which
+jobs of any queues share. Three strategies may be combined: a number of active jobs, a number of
+starts in any window of a given length, and evenly spaced starts.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Rate:
     period_ms: int
 
     def json(self) -> dict[str, Any]:
-        """As a client sees it."""
+        """Return the JSON form that clients get."""
         return {"limit": self.limit, "period": format_duration(self.period_ms)}
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What must hold together; None means that there is no such limit.
+class RateLimits:
+    """Limits that must all hold; None means that there is no such limit.
 
     Args:
-        concurrency: most active jobs; 0 lets none start.
+        concurrency: most active jobs; with 0, no job can start.
         rate: most starts in any window of the period.
         throttle: the same, spaced evenly.
     """
@@ -56,20 +56,26 @@ class Limits:
     rate: Rate | None = None
     throttle: Rate | None = None
 
-    def over(self, under: Limits) -> Limits:
-        """What holds when these are set over others: of each kind its own, if it has one."""
-        return Limits(
-            under.concurrency if self.concurrency is None else self.concurrency,
-            self.rate or under.rate,
-            self.throttle or under.throttle,
+    def overriding(self, base: RateLimits) -> RateLimits:
+        """Return the limits that hold when these override ``base``.
+
+        A kind of limit that is not set here is taken from ``base``.
+        """
+        return RateLimits(
+            base.concurrency if self.concurrency is None else self.concurrency,
+            self.rate or base.rate,
+            self.throttle or base.throttle,
         )
 
-    def share(self, number: int, count: int) -> Limits:
-        """What partition ``number`` of ``count`` has of these limits.
+    def partition_quota(self, number: int, count: int) -> RateLimits:
+        """Return the part of these limits that one partition may use.
 
-        Shares add up to the limits where these are ``count`` or more. A partition beyond ``count``,
-        which is closed but may get a late job, has the least there is: its jobs must not wait for
-        ever.
+        Quotas add up to the limits where these are ``count`` or more. A partition beyond ``count``
+        is closed but may get a late job. Its quota is 1, so that the job can start.
+
+        Args:
+            number: the partition's number.
+            count: the number of open partitions.
         """
 
         def part(limit: int) -> int:
@@ -77,17 +83,19 @@ class Limits:
                 return 0
             return max(1, limit // count + (number < limit % count)) if number < count else 1
 
-        def rate(whole: Rate | None) -> Rate | None:
-            return None if whole is None else Rate(part(whole.limit), whole.period_ms)
+        def rate_part(rate: Rate | None) -> Rate | None:
+            return None if rate is None else Rate(part(rate.limit), rate.period_ms)
 
-        return Limits(
+        return RateLimits(
             None if self.concurrency is None else part(self.concurrency),
-            rate(self.rate),
-            rate(self.throttle),
+            rate_part(self.rate),
+            rate_part(self.throttle),
         )
 
     def packed(self) -> str:
-        """As the scripts read it: ``concurrency,limit:period,limit:period``, '-' for none.
+        """Return the form that scripts read: ``concurrency,limit:period,limit:period``.
+
+        A limit that is not set is ``-``.
 
         Twin of ``store/include/limits/count_starts.lua``.
         """
@@ -96,7 +104,7 @@ class Limits:
         return ",".join([concurrency, *pairs])
 
     def json(self) -> dict[str, Any]:
-        """The members that are set, as a client sees them."""
+        """Return the limits that are set, in the JSON form that clients get."""
         shown: dict[str, Any] = {}
         if self.concurrency is not None:
             shown["concurrency"] = self.concurrency
@@ -109,54 +117,62 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitPolicy:
-    """What a job asks for: either a limit of its queue, or limits of a key.
+    """The rate limit that a job declares: either of its queue, or of a key.
 
     Args:
-        max_per_second: starts in any second, of the whole queue.
-        key: what the limits are counted by, None with ``max_per_second``.
-        on_limit: what becomes of a job that must not start yet.
+        max_per_second: most starts of the whole queue in any second.
+        key: the rate limit key, None with ``max_per_second``.
+        limits: the limits of the key.
+        on_limit: what happens to a job that may not start yet, one of ``ON_LIMIT``.
     """
 
     max_per_second: int | None = None
     key: str | None = None
-    limits: Limits = Limits()
+    limits: RateLimits = RateLimits()
     on_limit: str = "wait"
 
     def packed(self) -> str:
-        """As a job keeps it: key, limits, first letter of what to do at the limit."""
+        """Return the form that a job stores: key, limits, first letter of ``on_limit``."""
         return f"{self.key} {self.limits.packed()} {self.on_limit[0]}"
 
     def json(self) -> bytes:
-        """The policy as a JSON object in the canonical spelling."""
+        """Return the policy as a JSON object in the canonical form."""
         if self.max_per_second is not None:
             return b'{"max_per_second":%d}' % self.max_per_second
         return orjson.dumps({"key": self.key, **self.limits.json(), "on_limit": self.on_limit})
 
 
-def unpack_limits(text: str) -> Limits:
-    """The reverse of ``Limits.packed``. What is damaged limits nothing, as in ``meter.lua``."""
+def unpack_limits(text: str) -> RateLimits:
+    """Return the limits that ``RateLimits.packed`` has written.
+
+    Damaged text means no limits, as in ``store/include/limits/count_starts.lua``.
+    """
     parts = text.split(",")
     if len(parts) != 3:
-        return Limits()
+        return RateLimits()
     concurrency, *pairs = parts
     rates = [
         Rate(int(found[1]), int(found[2])) if (found := _is_rate(pair)) else None for pair in pairs
     ]
-    return Limits(int(concurrency) if _is_count(concurrency) else None, rates[0], rates[1])
+    return RateLimits(int(concurrency) if _is_count(concurrency) else None, rates[0], rates[1])
 
 
 def is_packed_policy(text: str) -> bool:
-    """Whether ``text`` is what ``RateLimitPolicy.packed`` makes of a policy with a key."""
+    """Return whether ``text`` has the form of ``RateLimitPolicy.packed`` with a key."""
     match = _is_packed(text)
     return match is not None and bool(_is_key(match[1])) and len(match[1]) <= MAX_KEY_LENGTH
 
 
 def check_key(key: object, *, field: str = "key") -> str:
-    """``key`` when it is a valid rate limit key. Raises ValidationFailed otherwise."""
+    """Return ``key`` if it is a valid rate limit key.
+
+    Raises:
+        ValidationFailed: it is not.
+    """
     if not isinstance(key, str) or not _is_key(key) or len(key) > MAX_KEY_LENGTH:
         raise ValidationFailed(
             f"a rate limit key has 1 to {MAX_KEY_LENGTH} of a-z, A-Z, 0-9, '.', '_', ':' and '-', "
-            f"and starts with a letter or digit; {show(key)} is none",
+            f"and starts with a letter or digit; {show(key)} is not one",
             field=field,
         )
     return key
@@ -165,15 +181,18 @@ def check_key(key: object, *, field: str = "key") -> str:
 def parse_rate_limit(
     values: Mapping[str, Any], *, path: str = "options.rate_limit"
 ) -> RateLimitPolicy:
-    """The policy that decoded JSON ``values`` ask for. Null members count as absent.
+    """Return the policy that decoded JSON ``values`` declare. Null members count as absent.
 
-    Raises ValidationFailed with ``details.field``.
+    Raises:
+        ValidationFailed: a member is not valid; ``details.field`` names it.
     """
     most = values.get("max_per_second")
     if most is not None:
         if values.get("key") is not None:
-            raise _rejected(path, "max_per_second", "limits the queue and goes with no key")
-        return RateLimitPolicy(_whole(most, path, "max_per_second", low=1))
+            raise _rejected(
+                path, "max_per_second", "limits the queue and cannot be combined with a key"
+            )
+        return RateLimitPolicy(_whole_number(most, path, "max_per_second", low=1))
     key = check_key(values.get("key"), field=f"{path}.key")
     on_limit = values.get("on_limit")
     if on_limit is None:
@@ -183,19 +202,22 @@ def parse_rate_limit(
             path, "on_limit", f"must be one of {', '.join(ON_LIMIT)}, not {show(on_limit)}"
         )
     limits = parse_limits(values, path=path)
-    if limits == Limits():
-        raise _rejected(path, "concurrency", "or rate or throttle must be given beside a key")
+    if limits == RateLimits():
+        raise _rejected(
+            path, "concurrency", "or rate or throttle must be given together with a key"
+        )
     return RateLimitPolicy(key=key, limits=limits, on_limit=on_limit)
 
 
-def parse_limits(values: Mapping[str, Any], *, path: str) -> Limits:
-    """The limits among decoded JSON ``values``; every one may be missing.
+def parse_limits(values: Mapping[str, Any], *, path: str) -> RateLimits:
+    """Return the limits among decoded JSON ``values``; each of them may be missing.
 
-    Raises ValidationFailed with ``details.field``.
+    Raises:
+        ValidationFailed: a limit is not valid; ``details.field`` names it.
     """
     concurrency = values.get("concurrency")
-    return Limits(
-        None if concurrency is None else _whole(concurrency, path, "concurrency", low=0),
+    return RateLimits(
+        None if concurrency is None else _whole_number(concurrency, path, "concurrency", low=0),
         _rate(values, path, "rate"),
         _rate(values, path, "throttle"),
     )
@@ -205,7 +227,7 @@ def _rejected(path: str, name: str, rule: str) -> ValidationFailed:
     return ValidationFailed(f"rate_limit.{name} {rule}", field=f"{path}.{name}" if path else name)
 
 
-def _whole(value: object, path: str, name: str, *, low: int) -> int:
+def _whole_number(value: object, path: str, name: str, *, low: int) -> int:
     # `type is`, because a JSON true would pass as the integer 1
     if type(value) is not int or not low <= value <= MAX_LIMIT:
         raise _rejected(
@@ -215,19 +237,21 @@ def _whole(value: object, path: str, name: str, *, low: int) -> int:
 
 
 def _rate(values: Mapping[str, Any], path: str, name: str) -> Rate | None:
-    """``{"limit": N, "period": P}``, or the flat spelling with ``period`` beside the number."""
+    """Return a rate, given as an object or as a number.
+
+    The object is ``{"limit": N, "period": P}``. A number has its ``period`` beside it.
+    """
     value = values.get(name)
     if value is None:
         return None
     if isinstance(value, dict):
-        limit, period, limit_name, period_name = (
-            *(value.get("limit"), value.get("period")),
-            *(f"{name}.limit", f"{name}.period"),
-        )
+        limit, limit_name = value.get("limit"), f"{name}.limit"
+        period, period_name = value.get("period"), f"{name}.period"
     else:
-        limit, period, limit_name, period_name = value, values.get("period"), name, "period"
+        limit, limit_name = value, name
+        period, period_name = values.get("period"), "period"
     return Rate(
-        _whole(limit, path, limit_name, low=1),
+        _whole_number(limit, path, limit_name, low=1),
         _period(period, path, period_name),
     )
 

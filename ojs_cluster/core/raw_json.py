@@ -23,7 +23,7 @@ import orjson
 
 from ojs_cluster.core import json_scan
 from ojs_cluster.core.errors import InvalidPayload, ValidationFailed
-from ojs_cluster.core.limits import DEFAULT_LIMITS, Limits
+from ojs_cluster.core.limits import DEFAULT_LIMITS, PayloadLimits
 
 Raw = msgspec.Raw
 
@@ -52,7 +52,7 @@ def _nesting_exceeds(raw: bytes, depth: int) -> bool:
     return max(accumulate(memoryview(steps).cast("b")), default=0) > depth
 
 
-def check_text(raw: bytes, limits: Limits = DEFAULT_LIMITS, *, around: int = 0) -> None:
+def check_text(raw: bytes, limits: PayloadLimits = DEFAULT_LIMITS, *, around: int = 0) -> None:
     """Check what msgspec does not. Syntax is checked when ``raw`` is decoded.
 
     That is UTF-8, nesting, and the length of numbers and keys. ``around`` is how many levels lie
@@ -109,7 +109,9 @@ def _number_longer_than(most: int) -> re.Pattern[bytes]:
     return re.compile(rb"[-+.0-9eE]{%d,}+" % (most + 1))
 
 
-def members(raw: bytes, limits: Limits = DEFAULT_LIMITS, *, around: int = 0) -> dict[str, Raw]:
+def members(
+    raw: bytes, limits: PayloadLimits = DEFAULT_LIMITS, *, around: int = 0
+) -> dict[str, Raw]:
     """Check a whole request body and return its members, undecoded; of a repeated key the last.
 
     Raises InvalidPayload when the body is empty, not strict JSON, or not an object, and what

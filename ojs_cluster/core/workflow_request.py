@@ -18,7 +18,7 @@ import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest, OJSError, PayloadTooLarge
 from ojs_cluster.core.jobs.envelope import parse_job
-from ojs_cluster.core.limits import DEFAULT_LIMITS, Limits
+from ojs_cluster.core.limits import DEFAULT_LIMITS, PayloadLimits
 from ojs_cluster.core.raw_json import (
     Raw,
     array_items,
@@ -55,7 +55,7 @@ class NewWorkflow:
     limit_keys: Collection[str] = ()
 
 
-def parse_workflow(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NewWorkflow:
+def parse_workflow(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> NewWorkflow:
     """A workflow from the body of its request.
 
     Raises InvalidPayload, InvalidRequest, ValidationFailed, Unsupported or PayloadTooLarge, with
@@ -89,7 +89,7 @@ class _Item:
 
 @dataclass(slots=True)
 class _Reader:
-    limits: Limits
+    limits: PayloadLimits
     defaults: Mapping[str, Raw]
     nodes: list[Node] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)

@@ -12,7 +12,7 @@ import trio
 
 from ojs_cluster import __version__
 from ojs_cluster.core.errors import OJSError
-from ojs_cluster.core.limits import Limits
+from ojs_cluster.core.limits import PayloadLimits
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.auth import Access
 from ojs_cluster.http.body_memory import Room
@@ -48,7 +48,7 @@ class HttpSettings:
 
     test_hooks: bool = False
     require_lease: bool = False
-    limits: Limits = field(default_factory=Limits)
+    limits: PayloadLimits = field(default_factory=PayloadLimits)
     max_head: int = 64 * 1024
     max_body: int = 2 * _MIB
     max_batch_body: int = 16 * _MIB

@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from ojs_cluster.core.errors import InvalidPayload, InvalidRequest, OJSError, PayloadTooLarge
-from ojs_cluster.core.limits import Limits
+from ojs_cluster.core.limits import PayloadLimits
 from ojs_cluster.core.raw_json import check_text
 from ojs_cluster.http.messages import Request
 from ojs_cluster.store.off_loop import LARGE, off_loop
@@ -55,7 +55,7 @@ def require_json(request: Request) -> None:
 async def decode_large(
     decoder: msgspec.json.Decoder[T],
     request: Request,
-    limits: Limits,
+    limits: PayloadLimits,
     *,
     optional: bool = False,
     around: int = 0,
@@ -68,7 +68,7 @@ async def decode_large(
 def decode(
     decoder: msgspec.json.Decoder[T],
     request: Request,
-    limits: Limits,
+    limits: PayloadLimits,
     *,
     optional: bool = False,
 ) -> T:
@@ -88,7 +88,7 @@ def decode(
 def _decode(
     decoder: msgspec.json.Decoder[T],
     request: Request,
-    limits: Limits,
+    limits: PayloadLimits,
     *,
     optional: bool,
     around: int,

@@ -12,9 +12,9 @@ from ojs_cluster.redis.client import Client
 from ojs_cluster.store.fetch.depth_cache import Hints, LimitedQueues
 from ojs_cluster.store.fetch.depths import QueueDepths
 from ojs_cluster.store.fetch.unanswered_fetches import UnansweredFetches
-from ojs_cluster.store.limits.limit_keys import LimitKeys
+from ojs_cluster.store.limits.limit_keys import RateLimitKeyCounts
 from ojs_cluster.store.outbox.unreachable_shards import AwayShards, EffectClient
-from ojs_cluster.store.queues.partitions import Partitions
+from ojs_cluster.store.queues.partitions import PartitionTable
 from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.runtime import Runtime
 from ojs_cluster.store.workers.touch import FetchTouches
@@ -38,10 +38,10 @@ class Store(Runtime):
     ids: OrderedIds
     queues: QueueRegistry = field(default_factory=QueueRegistry)
     fetch_touches: FetchTouches = field(default_factory=FetchTouches)
-    partitions: Partitions = field(default_factory=Partitions)
+    partitions: PartitionTable = field(default_factory=PartitionTable)
     hints: Hints = field(default_factory=Hints)
     limited: LimitedQueues = field(default_factory=LimitedQueues)
-    limit_keys: LimitKeys = field(default_factory=LimitKeys)
+    limit_keys: RateLimitKeyCounts = field(default_factory=RateLimitKeyCounts)
     bounded: LimitedQueues = field(default_factory=LimitedQueues)
     depths: QueueDepths = field(default_factory=QueueDepths)
     unanswered_fetches: UnansweredFetches = field(default_factory=UnansweredFetches)

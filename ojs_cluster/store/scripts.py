@@ -25,7 +25,13 @@ VOLATILE = frozenset(
         *("archive_job", "archive_results", "cron_due", "find_dead", "read_hash", "metrics"),
         "audit_append",
         *("depths", "limit_state", "limits_due"),
-        *("entries_older_than", "partitions", "peek_depth", "queue_stats", "references_checked"),
+        *(
+            "entries_older_than",
+            "read_partitions",
+            "peek_depth",
+            "queue_stats",
+            "references_checked",
+        ),
         *(
             "outbox_unreachable",
             "outbox_due",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import check_eviction
-from ojs_cluster.store.queues.partition_maintenance import look_after_changes
+from ojs_cluster.store.queues.partition_maintenance import advance_changes
 from ojs_cluster.store.sweeps.retention import purge_due, retire_queues, tidy
 from ojs_cluster.store.sweeps.sweep_result import Tick as StoreTick
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
@@ -83,7 +83,7 @@ def partitions_step(store: Store) -> Step:
     """Return the step that brings changes of the number of partitions to their end."""
 
     async def see_to_changes(_: int) -> Tick:
-        done = await look_after_changes(store)
+        done = await advance_changes(store)
         return StoreTick(done, next_ms=_CHANGES_MS, now_ms=0, more=False)
 
     return see_to_changes

@@ -7,7 +7,7 @@ job with go back. One step for all of it, since each looks at a set that is near
 from __future__ import annotations
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.limits.rate_limits import look_after
+from ojs_cluster.store.limits.rate_limits import sweep_rate_limits
 from scheduler.pacing import Step, Tick
 
 
@@ -15,6 +15,6 @@ def step(store: Store, batch: int) -> Step:
     """Return the step of the loop: at most `batch` queues and jobs of one shard."""
 
     async def look_at_shard(shard: int) -> Tick:
-        return await look_after(store, store.keys.shard(shard), batch)
+        return await sweep_rate_limits(store, store.keys.shard(shard), batch)
 
     return look_at_shard

@@ -19,7 +19,7 @@ from ojs_cluster.core.json_scan import (
     has_more_items,
     scan,
 )
-from ojs_cluster.core.limits import Limits
+from ojs_cluster.core.limits import PayloadLimits
 from ojs_cluster.core.raw_json import check_text
 
 EDGE = 32_768
@@ -79,7 +79,7 @@ VALUES = st.recursive(
 )
 
 
-def outcome(raw: bytes, limits: Limits) -> Any:
+def outcome(raw: bytes, limits: PayloadLimits) -> Any:
     try:
         check_text(raw, limits)
     except OJSError as error:
@@ -90,7 +90,7 @@ def outcome(raw: bytes, limits: Limits) -> Any:
 @given(value=VALUES, depth=st.integers(1, 5), digits=st.integers(1, 25), step=st.integers(3, 40))
 def test_small_steps_judge_as_one_look_does(value: Any, depth: int, digits: int, step: int) -> None:
     raw = json.dumps(value, ensure_ascii=False).encode()
-    limits = Limits(depth=depth, number_digits=digits)
+    limits = PayloadLimits(depth=depth, number_digits=digits)
     expected = outcome(raw, limits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_scan, "_CHUNK", step)

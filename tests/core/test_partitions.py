@@ -1,4 +1,4 @@
-"""The stages of a change, in pure form: what producers use is always looked at by readers."""
+"""The stages of a change, in pure form: workers always search what producers use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS, Layout
+from ojs_cluster.core.partitions import DRAIN_MS, PROPAGATION_MS, PartitionLayout
 from ojs_cluster.keys import MAX_SHARDS, Keyspace
 
 STEPS = st.tuples(
@@ -15,49 +15,55 @@ STEPS = st.tuples(
 
 
 @given(st.lists(STEPS, max_size=20))
-def test_producers_only_use_what_readers_look_at(steps: list[tuple[str, int, int]]) -> None:
-    layout, now = Layout.of(1), 10**12
+def test_producers_only_use_partitions_that_workers_search(
+    steps: list[tuple[str, int, int]],
+) -> None:
+    layout, now = PartitionLayout.of_count(1), 10**12
     for what, number, after in steps:
         now += after
-        before, may_know = layout, layout.spread(now)
+        before, stale_count = layout, layout.producer_count(now)
         if what == "change":
-            layout = layout.changed(number, now)
+            layout = layout.resized(number, now)
         elif what == "reopen":
-            layout = layout.reopened(number, now)
+            layout = layout.with_open(number, now)
         else:
-            live = min(number, layout.held)
-            layout = layout.drained(live, now)
-            assert layout.open >= live
-        assert Layout.parse(layout.pack().encode()) == layout
-        assert 1 <= layout.spread(now) <= layout.open <= layout.held
-        assert layout.parts <= layout.open
-        # Who has not heard of it yet goes on as before, and is found.
-        assert may_know <= layout.open
-        assert layout.spread(now) <= max(before.spread(now), 1)
+            live = min(number, layout.occupied_count)
+            layout = layout.after_live_check(live, now)
+            assert layout.open_count >= live
+        assert PartitionLayout.parse(layout.pack().encode()) == layout
+        assert 1 <= layout.producer_count(now) <= layout.open_count <= layout.occupied_count
+        assert layout.count <= layout.open_count
+        # A process that has not read the change uses partitions that workers search.
+        assert stale_count <= layout.open_count
+        assert layout.producer_count(now) <= max(before.producer_count(now), 1)
 
 
 def test_growth_reaches_readers_first_and_producers_later() -> None:
-    grown = Layout.of(2).changed(8, 1000)
+    grown = PartitionLayout.of_count(2).resized(8, 1000)
 
-    assert (grown.open, grown.spread(1000), grown.spread(999 + SPREAD_MS)) == (8, 2, 2)
-    assert grown.spread(1000 + SPREAD_MS) == 8
+    assert (
+        grown.open_count,
+        grown.producer_count(1000),
+        grown.producer_count(999 + PROPAGATION_MS),
+    ) == (8, 2, 2)
+    assert grown.producer_count(1000 + PROPAGATION_MS) == 8
 
 
 def test_shrinking_reaches_producers_at_once_and_readers_when_it_is_empty() -> None:
-    shrunk = Layout.of(8).changed(2, 1000)
+    shrunk = PartitionLayout.of_count(8).resized(2, 1000)
 
-    assert (shrunk.open, shrunk.spread(1000)) == (8, 2)
-    assert shrunk.drained(0, 999 + DRAIN_MS) == shrunk
-    assert shrunk.drained(5, 1000 + DRAIN_MS).open == 5
-    closed = shrunk.drained(0, 1000 + DRAIN_MS)
-    assert (closed.parts, closed.open, closed.held) == (2, 2, 8)
-    assert closed.to_watch(closed.at_ms + DRAIN_MS)
-    assert not closed.to_watch(closed.at_ms + 2 * DRAIN_MS)
+    assert (shrunk.open_count, shrunk.producer_count(1000)) == (8, 2)
+    assert shrunk.after_live_check(0, 999 + DRAIN_MS) == shrunk
+    assert shrunk.after_live_check(5, 1000 + DRAIN_MS).open_count == 5
+    closed = shrunk.after_live_check(0, 1000 + DRAIN_MS)
+    assert (closed.count, closed.open_count, closed.occupied_count) == (2, 2, 8)
+    assert closed.needs_check(closed.changed_at_ms + DRAIN_MS)
+    assert not closed.needs_check(closed.changed_at_ms + 2 * DRAIN_MS)
 
 
 def test_a_change_to_the_same_number_is_none() -> None:
-    layout = Layout.of(4).changed(8, 1000)
-    assert layout.changed(8, 5000) is layout
+    layout = PartitionLayout.of_count(4).resized(8, 1000)
+    assert layout.resized(8, 5000) is layout
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 7, 8, 64, 100, 1000, MAX_SHARDS])

@@ -9,9 +9,9 @@ import pytest
 
 from ojs_cluster.core.errors import ValidationFailed
 from ojs_cluster.core.rate_limit import (
-    Limits,
     Rate,
     RateLimitPolicy,
+    RateLimits,
     check_key,
     parse_limits,
     parse_rate_limit,
@@ -26,18 +26,18 @@ PACED = Rate(10, 1_000)
     ("values", "expected"),
     [
         ({"max_per_second": 7}, RateLimitPolicy(7)),
-        ({"key": "k", "concurrency": 0}, RateLimitPolicy(key="k", limits=Limits(0))),
+        ({"key": "k", "concurrency": 0}, RateLimitPolicy(key="k", limits=RateLimits(0))),
         (
             {"key": "k", "concurrency": 2, "on_limit": "drop", "rate": None},
-            RateLimitPolicy(key="k", limits=Limits(2), on_limit="drop"),
+            RateLimitPolicy(key="k", limits=RateLimits(2), on_limit="drop"),
         ),
         (
             {"key": "k", "rate": 1, "period": "second"},
-            RateLimitPolicy(key="k", limits=Limits(rate=Rate(1, 1_000))),
+            RateLimitPolicy(key="k", limits=RateLimits(rate=Rate(1, 1_000))),
         ),
         (
             {"key": "k", "rate": 5, "period": "PT0.5S"},
-            RateLimitPolicy(key="k", limits=Limits(rate=Rate(5, 500))),
+            RateLimitPolicy(key="k", limits=RateLimits(rate=Rate(5, 500))),
         ),
         (
             {
@@ -49,7 +49,7 @@ PACED = Rate(10, 1_000)
             },
             RateLimitPolicy(
                 key="tenant:acme:a_b.c-d",
-                limits=Limits(5, PER_MINUTE, PACED),
+                limits=RateLimits(5, PER_MINUTE, PACED),
                 on_limit="reschedule",
             ),
         ),
@@ -105,17 +105,19 @@ def test_a_wrong_value_is_refused_with_its_place(values: dict[str, Any], field: 
 
 def test_limits_without_a_key_are_those_of_a_queue() -> None:
     values = {"concurrency": 20, "rate": {"limit": 100, "period": "PT1M"}}
-    assert parse_limits(values, path="") == Limits(20, PER_MINUTE)
-    assert parse_limits({}, path="") == Limits()
+    assert parse_limits(values, path="") == RateLimits(20, PER_MINUTE)
+    assert parse_limits({}, path="") == RateLimits()
     with pytest.raises(ValidationFailed) as caught:
         parse_limits({"concurrency": "x"}, path="")
     assert caught.value.field == "concurrency"
 
 
 @pytest.mark.parametrize(
-    "limits", [Limits(), Limits(0), Limits(5, PER_MINUTE), Limits(None, None, PACED)], ids=str
+    "limits",
+    [RateLimits(), RateLimits(0), RateLimits(5, PER_MINUTE), RateLimits(None, None, PACED)],
+    ids=str,
 )
-def test_limits_come_back_as_they_were_packed(limits: Limits) -> None:
+def test_limits_come_back_as_they_were_packed(limits: RateLimits) -> None:
     assert unpack_limits(limits.packed()) == limits
 
 
@@ -130,19 +132,19 @@ def test_a_key_is_checked_by_itself_too() -> None:
 def test_shares_add_up_and_none_falls_when_the_limit_rises(count: int) -> None:
     before = [0] * count
     for limit in (0, *range(count, 4 * count)):
-        whole = Limits(limit, Rate(limit, 1000), Rate(limit, 60_000))
-        parts = [whole.share(number, count) for number in range(count)]
+        whole = RateLimits(limit, Rate(limit, 1000), Rate(limit, 60_000))
+        parts = [whole.partition_quota(number, count) for number in range(count)]
         shares = [part.concurrency or 0 for part in parts]
         assert sum(shares) == limit
         assert max(shares) - min(shares) <= 1
         for part, share, was in zip(parts, shares, before, strict=True):
-            assert part == Limits(share, Rate(share, 1000), Rate(share, 60_000))
+            assert part == RateLimits(share, Rate(share, 1000), Rate(share, 60_000))
             assert share >= was
         before = shares
 
 
 def test_a_closed_partition_and_one_too_many_have_the_least_share() -> None:
-    assert Limits(8).share(4, 4) == Limits(1)
-    assert Limits(0).share(4, 4) == Limits(0)
-    assert Limits(2).share(3, 4) == Limits(1)
-    assert Limits().share(0, 4) == Limits()
+    assert RateLimits(8).partition_quota(4, 4) == RateLimits(1)
+    assert RateLimits(0).partition_quota(4, 4) == RateLimits(0)
+    assert RateLimits(2).partition_quota(3, 4) == RateLimits(1)
+    assert RateLimits().partition_quota(0, 4) == RateLimits()

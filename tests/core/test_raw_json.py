@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ojs_cluster.core.errors import InvalidPayload, ValidationFailed
 from ojs_cluster.core.json_scan import LONGEST_KEY
-from ojs_cluster.core.limits import Limits
+from ojs_cluster.core.limits import PayloadLimits
 from ojs_cluster.core.raw_json import join, key, members, show, string, value
 from tests.core import json_texts
 
@@ -137,20 +137,22 @@ def test_depth_is_counted_in_arrays_and_objects_alike(opening: bytes) -> None:
     levels = opening.count(b"[") + opening.count(b"{")
     closing = b"".join({ord("["): b"]", ord("{"): b"}"}.get(c, b"") for c in reversed(opening))
     fits = 12 // levels
-    assert members(b'{"x":' + opening * fits + b"1" + closing * fits + b"}", Limits(depth=13))
+    assert members(
+        b'{"x":' + opening * fits + b"1" + closing * fits + b"}", PayloadLimits(depth=13)
+    )
     with pytest.raises(InvalidPayload, match="deeper than 12"):
-        members(b'{"x":' + opening * fits + b"1" + closing * fits + b"}", Limits(depth=12))
+        members(b'{"x":' + opening * fits + b"1" + closing * fits + b"}", PayloadLimits(depth=12))
 
 
 def test_width_does_not_count_as_depth() -> None:
-    assert members(b'{"x":[' + b"[[]],{}," * 5000 + b"1]}", Limits(depth=4))
+    assert members(b'{"x":[' + b"[[]],{}," * 5000 + b"1]}", PayloadLimits(depth=4))
     with pytest.raises(InvalidPayload, match="deeper than 3"):
-        members(b'{"x":[' + b"[[]],{}," * 5000 + b"1]}", Limits(depth=3))
+        members(b'{"x":[' + b"[[]],{}," * 5000 + b"1]}", PayloadLimits(depth=3))
 
 
 def test_brackets_inside_strings_do_not_count_as_depth() -> None:
     text = b'"' + b'[{\\"[' * 1000 + b'\\\\"'
-    assert bytes(members(b'{"x":' + text + b',"y":[1]}', Limits(depth=2))["x"]) == text
+    assert bytes(members(b'{"x":' + text + b',"y":[1]}', PayloadLimits(depth=2))["x"]) == text
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_error_messages_cut_long_text() -> None:
     [b"%b", b"-%b", b"%b.0", b"0.%b", b"1e%b", b"1E-%b", b"%be5"],
 )
 def test_numbers_have_a_bounded_number_of_digits(number: bytes) -> None:
-    limits = Limits(number_digits=20)
+    limits = PayloadLimits(number_digits=20)
 
     def body(digits: int) -> bytes:
         rest = digits - sum(character in b"0123456789" for character in number.replace(b"%b", b""))
@@ -243,7 +245,8 @@ def test_numbers_have_a_bounded_number_of_digits(number: bytes) -> None:
 def test_digits_in_strings_and_of_several_numbers_are_no_long_number() -> None:
     many = b",".join([b"1234567890"] * 100)
     assert members(
-        b'{"a":"%b","b":[%b],"c":"\\"%b"}' % (b"9" * 99, many, b"9" * 99), Limits(number_digits=10)
+        b'{"a":"%b","b":[%b],"c":"\\"%b"}' % (b"9" * 99, many, b"9" * 99),
+        PayloadLimits(number_digits=10),
     )
 
 

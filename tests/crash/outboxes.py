@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS
-from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.core.partitions import DRAIN_MS, PROPAGATION_MS
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
 from ojs_cluster.store.context import Store
@@ -17,8 +17,8 @@ from ojs_cluster.store.limits import rate_limits
 from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.partition_maintenance import (
+    advance_changes,
     get_partitions,
-    look_after_changes,
     set_partitions,
 )
 from ojs_cluster.store.sweeps.retention import retire_queues
@@ -113,9 +113,9 @@ class NewQueue:
         if self.by == "job":
             await enqueue(store, new_job(scene))
         elif self.by == "pause":
-            await queues.switch(store, scene, "pause")
+            await queues.pause_or_resume(store, scene, "pause")
         else:
-            await rate_limits.set_queue(store, scene, Limits(concurrency=8))
+            await rate_limits.set_queue_limits(store, scene, RateLimits(concurrency=8))
 
     async def happened(self, world: World, scene: str) -> bool:
         there = bool(world.db.exists(shard_of(world.store, scene).queue_counters(scene)))
@@ -126,9 +126,9 @@ class NewQueue:
 
     async def finish(self, world: World, scene: str) -> None:
         if self.by == "pause":
-            await queues.switch(world.store, scene, "resume")
+            await queues.pause_or_resume(world.store, scene, "resume")
         elif self.by == "limit":
-            await rate_limits.set_queue(world.store, scene, Limits())
+            await rate_limits.set_queue_limits(world.store, scene, RateLimits())
 
 
 class _Idle:
@@ -141,9 +141,9 @@ class _Idle:
         store = world.store
         await set_partitions(store, IDLE, self.partitions)
         if self.partitions > 1:
-            await pass_time(store, world.db, SPREAD_MS, IDLE)
-        await queues.switch(store, IDLE, "pause")
-        await queues.switch(store, IDLE, "resume")
+            await pass_time(store, world.db, PROPAGATION_MS, IDLE)
+        await queues.pause_or_resume(store, IDLE, "pause")
+        await queues.pause_or_resume(store, IDLE, "resume")
         await world.recover()
         for shard in self.there(world):
             age_queue(world.db, shard, IDLE, 2 * HOUR)
@@ -159,8 +159,8 @@ class _Idle:
             return
         await set_partitions(world.store, IDLE, 1)
         await pass_time(world.store, world.db, DRAIN_MS, IDLE)
-        await look_after_changes(world.store)
-        assert (await get_partitions(world.store, IDLE)).open == 1
+        await advance_changes(world.store)
+        assert (await get_partitions(world.store, IDLE)).open_count == 1
 
 
 class Retirement(_Idle):

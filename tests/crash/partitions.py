@@ -5,20 +5,20 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 
-from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS
-from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.core.partitions import DRAIN_MS, PROPAGATION_MS
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.limits import depth_bounds, rate_limits
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.queues.partition_maintenance import (
+    advance_changes,
     get_partitions,
-    look_after,
-    look_after_changes,
+    maintain_queue,
     set_partitions,
 )
-from ojs_cluster.store.queues.partitions import Partitions
+from ojs_cluster.store.queues.partitions import PartitionTable
 from tests.crash.harness import World
-from tests.store.hot_queues import pass_time, put_into, shares_of
+from tests.store.hot_queues import pass_time, put_into, sum_of_quotas
 from tests.store.shortcuts import DAY, ack, put, take
 
 QUEUE = "hot"
@@ -27,7 +27,7 @@ _serial = itertools.count(1)
 
 def of_another_process(store: Store) -> Store:
     """The store of a process that knows nothing of partitions yet."""
-    return replace(store, partitions=Partitions())
+    return replace(store, partitions=PartitionTable())
 
 
 async def end_partitions(world: World) -> None:
@@ -36,8 +36,8 @@ async def end_partitions(world: World) -> None:
         await ack(world.store, job)
     await set_partitions(world.store, QUEUE, 1)
     await pass_time(world.store, world.db, DRAIN_MS, QUEUE)
-    await look_after_changes(world.store)
-    assert (await get_partitions(world.store, QUEUE)).open == 1
+    await advance_changes(world.store)
+    assert (await get_partitions(world.store, QUEUE)).open_count == 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,60 +49,60 @@ class Growth:
 
     async def prepare(self, world: World) -> None:
         await put(world.store, QUEUE)
-        await queues.switch(world.store, QUEUE, "pause" if self.paused else "resume")
+        await queues.pause_or_resume(world.store, QUEUE, "pause" if self.paused else "resume")
 
     async def act(self, store: Store, scene: None) -> None:
         await set_partitions(of_another_process(store), QUEUE, 3)
 
     async def happened(self, world: World, scene: None) -> bool:
         """The janitor has the marks follow before producers use the new partitions."""
-        await look_after_changes(world.store)
-        if (await get_partitions(world.store, QUEUE)).parts == 1:
+        await advance_changes(world.store)
+        if (await get_partitions(world.store, QUEUE)).count == 1:
             return False
         for shard in world.store.keys.partitions(QUEUE, 3):
             assert world.db.hexists(shard.queue_counters(QUEUE), "paused") == self.paused
         return True
 
     async def finish(self, world: World, scene: None) -> None:
-        await queues.switch(world.store, QUEUE, "resume")
-        if (await get_partitions(world.store, QUEUE)).held == 1:
+        await queues.pause_or_resume(world.store, QUEUE, "resume")
+        if (await get_partitions(world.store, QUEUE)).occupied_count == 1:
             return  # it never got any
         await set_partitions(world.store, QUEUE, 1)
         await pass_time(world.store, world.db, DRAIN_MS, QUEUE)
-        await look_after_changes(world.store)
-        assert (await get_partitions(world.store, QUEUE)).open == 1
+        await advance_changes(world.store)
+        assert (await get_partitions(world.store, QUEUE)).open_count == 1
 
 
 @dataclass(frozen=True, slots=True)
 class Limited:
     """Limits of a queue with three partitions are set, changed or taken back."""
 
-    before: Limits
-    after: Limits
+    before: RateLimits
+    after: RateLimits
     least = 4
 
     async def prepare(self, world: World) -> None:
         await set_partitions(world.store, QUEUE, 3)
-        await pass_time(world.store, world.db, SPREAD_MS, QUEUE)
+        await pass_time(world.store, world.db, PROPAGATION_MS, QUEUE)
         await put(world.store, QUEUE)
-        await rate_limits.set_queue(world.store, QUEUE, self.before)
+        await rate_limits.set_queue_limits(world.store, QUEUE, self.before)
 
     async def act(self, store: Store, scene: None) -> None:
-        await rate_limits.set_queue(of_another_process(store), QUEUE, self.after)
+        await rate_limits.set_queue_limits(of_another_process(store), QUEUE, self.after)
 
     async def happened(self, world: World, scene: None) -> bool:
         """Shares of old and new limits may be mixed, until the janitor comes by."""
-        added = shares_of(world.store, world.db, QUEUE)
-        if self.before != Limits() != self.after:
+        added = sum_of_quotas(world.store, world.db, QUEUE)
+        if self.before != RateLimits() != self.after:
             assert 4 <= added <= 8, added
-        await look_after(world.store, QUEUE)
-        limits = (await rate_limits.of_queue(world.store, QUEUE)).usage.limits
+        await maintain_queue(world.store, QUEUE)
+        limits = (await rate_limits.get_queue_limits(world.store, QUEUE)).usage.limits
         assert limits in (self.before, self.after)
-        assert shares_of(world.store, world.db, QUEUE) == (limits.concurrency or 0)
+        assert sum_of_quotas(world.store, world.db, QUEUE) == (limits.concurrency or 0)
         return limits == self.after
 
     async def finish(self, world: World, scene: None) -> None:
-        await rate_limits.set_queue(world.store, QUEUE, Limits())
+        await rate_limits.set_queue_limits(world.store, QUEUE, RateLimits())
         await end_partitions(world)
 
 
@@ -113,23 +113,23 @@ class Bounded:
 
     async def prepare(self, world: World) -> None:
         await set_partitions(world.store, QUEUE, 3)
-        await pass_time(world.store, world.db, SPREAD_MS, QUEUE)
+        await pass_time(world.store, world.db, PROPAGATION_MS, QUEUE)
         await put(world.store, QUEUE)
 
     async def act(self, store: Store, scene: None) -> None:
-        await depth_bounds.put(of_another_process(store), QUEUE, 7)
+        await depth_bounds.set_bound(of_another_process(store), QUEUE, 7)
 
     async def happened(self, world: World, scene: None) -> bool:
         """The janitor has the other partitions follow."""
-        await look_after(world.store, QUEUE)
-        bound = await depth_bounds.of_queue(world.store, QUEUE)
+        await maintain_queue(world.store, QUEUE)
+        bound = await depth_bounds.get_bound(world.store, QUEUE)
         for shard in world.store.keys.partitions(QUEUE, 3):
             there = world.db.hget(shard.queue_counters(QUEUE), "bound")
             assert there == (None if bound is None else b"%d" % bound)
         return bound == 7
 
     async def finish(self, world: World, scene: None) -> None:
-        await depth_bounds.put(world.store, QUEUE, None)
+        await depth_bounds.set_bound(world.store, QUEUE, None)
         await end_partitions(world)
 
 
@@ -145,19 +145,19 @@ class Unused:
         return queue
 
     async def act(self, store: Store, scene: str) -> None:
-        await look_after_changes(of_another_process(store))
+        await advance_changes(of_another_process(store))
 
     async def happened(self, world: World, scene: str) -> bool:
         layout = await get_partitions(world.store, scene)
-        assert (layout.parts, layout.open) in ((3, 3), (1, 3)), layout
-        return layout.parts == 1
+        assert (layout.count, layout.open_count) in ((3, 3), (1, 3)), layout
+        return layout.count == 1
 
     async def finish(self, world: World, scene: str) -> None:
         """The janitor goes on, a day later each time, until the entry is gone."""
         for _ in range(4):
             if world.db.hexists(world.store.keys.meta.partitions, scene):
                 await pass_time(world.store, world.db, DAY, scene)
-            await look_after_changes(world.store)
+            await advance_changes(world.store)
         assert not world.db.hexists(world.store.keys.meta.partitions, scene)
 
 
@@ -169,7 +169,7 @@ class Closing:
     async def prepare(self, world: World) -> None:
         store = world.store
         await set_partitions(store, QUEUE, 4)
-        await pass_time(store, world.db, SPREAD_MS, QUEUE)
+        await pass_time(store, world.db, PROPAGATION_MS, QUEUE)
         shards = store.keys.partitions(QUEUE, 4)
         for shard in shards:
             await put_into(store, shard, QUEUE)
@@ -180,16 +180,16 @@ class Closing:
         await pass_time(store, world.db, DRAIN_MS, QUEUE)
 
     async def act(self, store: Store, scene: None) -> None:
-        await look_after_changes(of_another_process(store))
+        await advance_changes(of_another_process(store))
 
     async def happened(self, world: World, scene: None) -> bool:
         layout = await get_partitions(world.store, QUEUE)
-        assert layout.open in (2, 4), layout
-        return layout.open == 2
+        assert layout.open_count in (2, 4), layout
+        return layout.open_count == 2
 
     async def finish(self, world: World, scene: None) -> None:
         for job in await take(world.store, QUEUE, count=9):
             await ack(world.store, job)
         await pass_time(world.store, world.db, DRAIN_MS, QUEUE)
-        await look_after_changes(world.store)
-        assert (await get_partitions(world.store, QUEUE)).open == 1
+        await advance_changes(world.store)
+        assert (await get_partitions(world.store, QUEUE)).open_count == 1

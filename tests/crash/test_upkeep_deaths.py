@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.core.rate_limit import RateLimits
 from tests.crash.harness import Operation, World, at_every_boundary
 from tests.crash.partitions import Bounded, Closing, Growth, Limited, Unused
 from tests.crash.retries import Retry
@@ -24,10 +24,10 @@ OPERATIONS: dict[str, Operation] = {
     "fewer partitions": Closing(),
     "an unused entry of the partition table": Unused(),
     "a bound over partitions": Bounded(),
-    "limits over partitions": Limited(Limits(), Limits(concurrency=8)),
-    "higher limits over partitions": Limited(Limits(concurrency=4), Limits(concurrency=8)),
-    "lower limits over partitions": Limited(Limits(concurrency=8), Limits(concurrency=4)),
-    "no more limits over partitions": Limited(Limits(concurrency=8), Limits()),
+    "limits over partitions": Limited(RateLimits(), RateLimits(concurrency=8)),
+    "higher limits over partitions": Limited(RateLimits(concurrency=4), RateLimits(concurrency=8)),
+    "lower limits over partitions": Limited(RateLimits(concurrency=8), RateLimits(concurrency=4)),
+    "no more limits over partitions": Limited(RateLimits(concurrency=8), RateLimits()),
 }
 
 

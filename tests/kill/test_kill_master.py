@@ -145,8 +145,8 @@ def _age_checks(backend: Embedded) -> None:
 def _age_limits(redis: Any, shard: Shard) -> None:
     """Whoever waits for a token asks again, and what is given out is offered again."""
     for name in redis.zrange(shard.rate_limit_checks, 0, -1):
-        if redis.hexists(shard.rate_limit(name.decode()), "checked"):
-            redis.hset(shard.rate_limit(name.decode()), "checked", 1)
+        if redis.hexists(shard.rate_limit(name.decode()), "checked_at"):
+            redis.hset(shard.rate_limit(name.decode()), "checked_at", 1)
             redis.zadd(shard.rate_limit_checks, {name: 1}, xx=True)
     # Granted tokens that are not used go back after two seconds anyway: only asks are late.
     late = (time.time() + 60) * 1000

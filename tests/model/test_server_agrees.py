@@ -29,7 +29,7 @@ from ojs_cluster.core.jobs.envelope import NewJob, parse_job
 from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.jobs.retry import RetryPolicy
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
@@ -312,7 +312,9 @@ class Histories(RuleBasedStateMachine):
     @rule(queue=st.sampled_from(QUEUES), pause=st.booleans())
     def pause_or_resume(self, queue: str, pause: bool) -> None:
         (self.model.pause if pause else self.model.resume)(queue)
-        self.portal.call(lambda store: queues.switch(store, queue, "pause" if pause else "resume"))
+        self.portal.call(
+            lambda store: queues.pause_or_resume(store, queue, "pause" if pause else "resume")
+        )
 
     @rule(
         queue=st.sampled_from(QUEUES),
@@ -360,8 +362,8 @@ class Histories(RuleBasedStateMachine):
     @rule(queue=st.sampled_from(QUEUES), concurrency=st.sampled_from([None, None, 1, 2]))
     def limit(self, queue: str, concurrency: int | None) -> None:
         self.model.limit(queue, concurrency)
-        limits = Limits(concurrency=concurrency)
-        self.portal.call(lambda store: rate_limits.set_queue(store, queue, limits))
+        limits = RateLimits(concurrency=concurrency)
+        self.portal.call(lambda store: rate_limits.set_queue_limits(store, queue, limits))
 
     @rule(ms=units)
     def time_passes(self, ms: int) -> None:
@@ -424,7 +426,7 @@ async def _get(job_id: str, store: Store) -> JobRecord:
 
 
 async def _stats(queue: str, store: Store) -> queues.QueueStats:
-    return await queues.stats(store, queue)
+    return await queues.get_stats(store, queue)
 
 
 async def _cancel_workflow(workflow_id: str, store: Store) -> None:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from ojs_cluster.core.cron_job import parse_cron
-from ojs_cluster.core.rate_limit import Limits, Rate
+from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.server.commands.archive import Tally, read_in
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.archive.export_archive import export
@@ -68,9 +68,11 @@ async def populate(store: Store) -> None:
     await nack(store, await active(store, "graves", id=foreign_id(store, "graves"), **DEAD))
     await nack(store, await active(store, "graves", max_attempts=1))
     await active(store, "held", timeout_ms=60_000, id=foreign_id(store, "held"))
-    await queues.switch(store, "shut", "pause")
+    await queues.pause_or_resume(store, "shut", "pause")
     await put(store, "shut")
-    await rate_limits.set_queue(store, "shut", Limits(concurrency=3, rate=Rate(5, 60_000)))
+    await rate_limits.set_queue_limits(
+        store, "shut", RateLimits(concurrency=3, rate=Rate(5, 60_000))
+    )
     await put(store, "slow", rate_limit={"max_per_second": 2})
     await once(store, "unique", type="first")
     await once(store, "unique", type="ended", states=["available", "completed"])

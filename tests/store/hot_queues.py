@@ -7,13 +7,13 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS
+from ojs_cluster.core.partitions import DRAIN_MS, PROPAGATION_MS
 from ojs_cluster.core.rate_limit import unpack_limits
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis import Client
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues.partition_maintenance import look_after_changes, set_partitions
+from ojs_cluster.store.queues.partition_maintenance import advance_changes, set_partitions
 from tests.store.shortcuts import QUEUE, id_in, put
 from tests.support.lossy import LossyClient
 from tests.support.timeshift import age_partitions
@@ -23,7 +23,7 @@ async def spread(store: Store, db: Any, count: int, queue: str = QUEUE) -> list[
     """Give a queue ``count`` partitions, as if long ago; returns their shards."""
     await set_partitions(store, queue, count)
     if count > 1:
-        await pass_time(store, db, SPREAD_MS, queue)
+        await pass_time(store, db, PROPAGATION_MS, queue)
     return store.keys.partitions(queue, count)
 
 
@@ -38,7 +38,7 @@ async def close_empty(store: Store, db: Any, queue: str = QUEUE) -> None:
     for _ in range(2):
         if db.hexists(store.keys.meta.partitions, queue):
             await pass_time(store, db, DRAIN_MS, queue)
-        await look_after_changes(store)
+        await advance_changes(store)
 
 
 async def put_into(store: Store, shard: Shard, queue: str = QUEUE, **members: Any) -> JobRecord:
@@ -47,9 +47,9 @@ async def put_into(store: Store, shard: Shard, queue: str = QUEUE, **members: An
     return job
 
 
-def shares_of(store: Store, db: Any, queue: str = QUEUE) -> int:
+def sum_of_quotas(store: Store, db: Any, queue: str = QUEUE) -> int:
     """What the shares of a queue's open partitions in its concurrency add up to."""
-    shards = store.keys.partitions(queue, store.partitions.layout(queue).open)
+    shards = store.keys.partitions(queue, store.partitions.layout(queue).open_count)
     packed = [db.hget(shard.queue_counters(queue), "limits") for shard in shards]
     limits = [unpack_limits(text.decode()) for text in packed if text is not None]
     return sum(share.concurrency or 0 for share in limits)

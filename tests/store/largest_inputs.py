@@ -152,11 +152,11 @@ async def many_tokens_of_one_key(store: Store, db: Any) -> None:
     assert len(asks) >= 400
     payload = b"%d shared + " % here.index + b" ".join(asks)
     for queue in queues:
-        db.hset(here.queue_counters(queue), "hungry", 2**50)  # a fetch has looked there lately
-    await rate_tokens.granted(store, here, payload)
+        db.hset(here.queue_counters(queue), "demand_at", 2**50)  # a fetch has looked there lately
+    await rate_tokens.handle_answer(store, here, payload)
     granted = db.zrange(here.token_grants, 0, -1)
     db.zadd(here.token_grants, dict.fromkeys(granted, 1))
-    await rate_tokens.take_back(store, here, MANY)
+    await rate_tokens.return_unused_tokens(store, here, MANY)
 
 
 async def a_large_workflow(store: Store, db: Any) -> None:

@@ -49,12 +49,12 @@ async def time_passes(store: Store, db: Any, key: str, ms: int) -> None:
     """As if ``ms`` had passed for a key's limits; the scheduler looks at it."""
     shard = store.keys.shard_of_limit(key)
     age_limits(db, shard.rate_limit(key), ms)
-    for name in ("over_until", "hold", "used", "checked"):
+    for name in ("override_until", "hold_until", "used_at", "checked_at"):
         if db.hget(shard.rate_limit(key), name):
             db.hincrby(shard.rate_limit(key), name, -ms)
     if db.zscore(shard.rate_limit_checks, key) is not None:
         db.zincrby(shard.rate_limit_checks, -ms, key)
-    await rate_limits.look_after(store, shard, 100)
+    await rate_limits.sweep_rate_limits(store, shard, 100)
 
 
 async def grants_pass(store: Store, db: Any, queue: str = QUEUE, *, again: bool = False) -> None:
@@ -65,12 +65,12 @@ async def grants_pass(store: Store, db: Any, queue: str = QUEUE, *, again: bool 
     for job_id in db.zrange(shard.token_grants, 0, -1):
         if again or db.hexists(shard.job(job_id.decode()), f.TOKEN):
             db.zadd(shard.token_grants, {job_id: 1})
-    await rate_tokens.take_back(store, shard, 100)
+    await rate_tokens.return_unused_tokens(store, shard, 100)
 
 
 async def held(store: Store, key: str) -> tuple[int, int]:
     """Tokens of a key that are given out, and how many are asked for."""
-    found = await rate_limits.of_key(store, key)
+    found = await rate_limits.get_key(store, key)
     return found.usage.active, found.waiting
 
 

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.queues.partitions import Partitions
+from ojs_cluster.store.queues.partitions import PartitionTable
 from tests.store.shortcuts import until
 from tests.support.driven import driven
 
@@ -15,20 +15,20 @@ async def test_a_read_that_is_due_takes_no_task_from_the_request(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reads: list[float] = []
-    read = Partitions.read
+    read = PartitionTable.read
 
-    async def seen(self: Partitions, runtime: Store) -> None:
+    async def seen(self: PartitionTable, runtime: Store) -> None:
         await read(self, runtime)
         reads.append(trio.current_time())
 
-    monkeypatch.setattr(Partitions, "read", seen)
-    await store.partitions.latest(store)
+    monkeypatch.setattr(PartitionTable, "read", seen)
+    await store.partitions.try_read(store)
     monkeypatch.setattr(store.partitions, "_next", float("-inf"))
     monkeypatch.setattr(store.partitions, "_read_at", trio.current_time())
     moved: list[None] = []
 
     for _ in range(3):  # who comes before the task has run starts no other
-        await driven(store.partitions.current(store), lambda: moved.append(None))
+        await driven(store.partitions.refresh_if_stale(store), lambda: moved.append(None))
 
     async def number() -> int:
         return len(reads)

@@ -122,7 +122,7 @@ async def test_queues_in_use_are_served_longer_than_their_names_are_remembered(
     node = owner(server, store, store.keys.meta.slot)
     healthy = names_on(server, store, node, here=False)
     names = [next(healthy) for _ in range(3)]
-    process = replace(store, queues=QueueRegistry(remembered_s=0.2))
+    process = replace(store, queues=QueueRegistry(first_renewal_s=0.2))
     for name in names:
         await run_one(process, name)
     server.pause(node)
@@ -339,8 +339,8 @@ async def test_pausing_a_queue_needs_no_other_shard(server: Embedded, store: Sto
     server.pause(node)
     with trio.fail_after(SOON_S):
         assert await queues.exists(store, name)
-        await queues.switch(store, name, "pause")
-        assert (await queues.stats(store, name)).paused
+        await queues.pause_or_resume(store, name, "pause")
+        assert (await queues.get_stats(store, name)).paused
     server.resume(node)
 
 

@@ -28,7 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from ojs_cluster.core.partitions import Layout
+from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.keys import META_TAG, Keyspace, Shard
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.jobs import fields as f
@@ -267,11 +267,11 @@ def _check_partitions(
     for id_, job in keys.jobs.items():
         if f.ALIAS in job:
             continue
-        layout = Layout.parse(layouts.get(job[f.QUEUE], usual))
+        layout = PartitionLayout.parse(layouts.get(job[f.QUEUE], usual))
         number = keyspace.partition_of(job[f.QUEUE].decode(), shard)
-        if number >= layout.held:
+        if number >= layout.occupied_count:
             complain(f"{id_} of queue {job[f.QUEUE].decode()} lies in shard {shard.index}")
-        elif number >= layout.open and job[f.STATE].decode() not in TERMINAL:
+        elif number >= layout.open_count and job[f.STATE].decode() not in TERMINAL:
             complain(f"{id_} is in partition {number}, where no worker looks")
     paused = {queue: b"paused" in counters for queue, counters in keys.queues.items()}
     census.paused.setdefault(shard.index, {}).update(paused)
@@ -280,7 +280,7 @@ def _check_partitions(
 def _check_pauses(census: Census, keyspace: Keyspace, layouts: dict[bytes, bytes]) -> None:
     usual = layouts.get(b"", b"1 1 1 1 0")
     for queue in {queue for queues in census.paused.values() for queue in queues}:
-        held = Layout.parse(layouts.get(queue.encode(), usual)).held
+        held = PartitionLayout.parse(layouts.get(queue.encode(), usual)).occupied_count
         marks = [
             census.paused[shard.index].get(queue, False)
             for shard in keyspace.partitions(queue, held)

@@ -12,7 +12,7 @@ from ojs_cluster.redis import Client, Reply
 from ojs_cluster.store.background import Background
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox.unreachable_shards import AwayShards
-from ojs_cluster.store.queues.partitions import Partitions
+from ojs_cluster.store.queues.partitions import PartitionTable
 from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.workers.touch import FetchTouches
 
@@ -90,7 +90,7 @@ def process_of(store: Store, client: Mortal) -> Store:
         redis=cast(Client, client),
         queues=QueueRegistry(),
         fetch_touches=FetchTouches(),
-        partitions=Partitions(),
+        partitions=PartitionTable(),
         away=AwayShards(),
         background=Background(),
     )

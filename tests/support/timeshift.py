@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ojs_cluster.core.partitions import Layout
+from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.keys import Meta, Shard
 from ojs_cluster.store.jobs import fields as f
 
@@ -84,13 +84,13 @@ def age_cron(db: Any, meta: Meta, name: str, ms: int) -> None:
 
 def age_limits(db: Any, key: bytes, ms: int) -> None:
     """As if the starts that the limits in this hash have counted had been ``ms`` earlier."""
-    for field in ("starts", "mpstarts"):
+    for field in ("starts", "declared_starts"):
         log = db.hget(key, field)
         if log is not None:
             entries = [entry.split(b":") for entry in log.split()]
             db.hset(key, field, b" ".join(b"%d:%b" % (int(at) - ms, n) for at, n in entries))
-    if db.hexists(key, "next"):
-        db.hset(key, "next", float(db.hget(key, "next")) - ms)
+    if db.hexists(key, "next_start"):
+        db.hset(key, "next_start", float(db.hget(key, "next_start")) - ms)
 
 
 def age_opening(db: Any, shard: Shard, queue: str, ms: int) -> None:
@@ -100,12 +100,12 @@ def age_opening(db: Any, shard: Shard, queue: str, ms: int) -> None:
 
 def age_partitions(db: Any, meta: Meta, queue: str, ms: int) -> None:
     """As if a queue's number of partitions had been changed ``ms`` earlier."""
-    old = Layout.parse(db.hget(meta.partitions, queue))
-    db.hset(meta.partitions, queue, replace(old, at_ms=old.at_ms - ms).pack())
+    old = PartitionLayout.parse(db.hget(meta.partitions, queue))
+    db.hset(meta.partitions, queue, replace(old, changed_at_ms=old.changed_at_ms - ms).pack())
     db.hincrby(meta.partitions, "#", 1)
 
 
 def age_declared(db: Any, shard: Shard, queue: str, ms: int) -> None:
     """As if a queue's ``max_per_second`` had been declared, or used, ``ms`` earlier."""
-    if db.hexists(shard.queue_counters(queue), "mpsat"):
-        db.hincrby(shard.queue_counters(queue), "mpsat", -ms)
+    if db.hexists(shard.queue_counters(queue), "declared_at"):
+        db.hincrby(shard.queue_counters(queue), "declared_at", -ms)

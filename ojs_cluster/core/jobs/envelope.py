@@ -24,7 +24,7 @@ from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.jobs.options import DEFAULT_SETTINGS, TOP_LEVEL, parse_options
 from ojs_cluster.core.jobs.retry import RetryPolicy
 from ojs_cluster.core.json_scan import has_more_items
-from ojs_cluster.core.limits import DEFAULT_LIMITS, Limits
+from ojs_cluster.core.limits import DEFAULT_LIMITS, PayloadLimits
 from ojs_cluster.core.rate_limit import RateLimitPolicy
 from ojs_cluster.core.raw_json import (
     Raw,
@@ -117,7 +117,7 @@ def head(job_id: bytes, job_type: bytes, queue: bytes, priority: bytes, attempts
     )
 
 
-def parse_job(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NewJob:
+def parse_job(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> NewJob:
     """One job from the body of an enqueue request.
 
     Raises InvalidPayload, InvalidRequest, ValidationFailed, Unsupported or PayloadTooLarge, all
@@ -127,7 +127,7 @@ def parse_job(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> NewJob:
     return _job(members(raw, limits), limits)
 
 
-def parse_batch(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> list[NewJob]:
+def parse_batch(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> list[NewJob]:
     """All jobs of a batch request ``{"jobs": [...]}``, or an error for the first bad one.
 
     The error is what `parse_job` raises, with the item's position in ``details.index``. Raises
@@ -161,7 +161,7 @@ def parse_batch(raw: bytes, *, limits: Limits = DEFAULT_LIMITS) -> list[NewJob]:
     return parsed
 
 
-def _item(item: Raw, limits: Limits) -> NewJob:
+def _item(item: Raw, limits: PayloadLimits) -> NewJob:
     _check_size(bytes(item), limits)
     attributes = object_members(item)
     if attributes is None:
@@ -169,7 +169,7 @@ def _item(item: Raw, limits: Limits) -> NewJob:
     return _job(attributes, limits)
 
 
-def _check_size(raw: bytes, limits: Limits) -> None:
+def _check_size(raw: bytes, limits: PayloadLimits) -> None:
     if len(raw) > limits.envelope_bytes:
         raise PayloadTooLarge(
             f"a job envelope has at most {limits.envelope_bytes} bytes, not {len(raw)}",
@@ -178,7 +178,7 @@ def _check_size(raw: bytes, limits: Limits) -> None:
         )
 
 
-def _job(attributes: dict[str, Raw], limits: Limits) -> NewJob:
+def _job(attributes: dict[str, Raw], limits: PayloadLimits) -> NewJob:
     """The job made of these attributes, which are used up."""
     job_type = _type(attributes.pop("type", None))
     args = _args(attributes.pop("args", None))
@@ -271,7 +271,7 @@ def _check_specversion(piece: Raw | None) -> None:
         raise Unsupported("specversion must be 1.0", field="specversion")
 
 
-def _meta(piece: Raw | None, metadata: bytes | None, limits: Limits) -> bytes:
+def _meta(piece: Raw | None, metadata: bytes | None, limits: PayloadLimits) -> bytes:
     """The job's meta: the client's bytes, or those of both objects spliced, `meta` winning."""
     meta = b"{}" if piece is None else bytes(piece)
     if meta == b"null":

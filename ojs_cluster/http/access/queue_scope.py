@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable
 from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.errors import MalformedJob, NotFound, PermissionDenied
 from ojs_cluster.core.jobs.envelope import NewJob, parse_job
-from ojs_cluster.core.limits import Limits
+from ojs_cluster.core.limits import PayloadLimits
 from ojs_cluster.core.workflow_request import NewWorkflow
 from ojs_cluster.http import fields
 from ojs_cluster.http.app import App
@@ -86,7 +86,9 @@ def check_new_job(queues: QueuePatterns | None, job: NewJob) -> None:
         )
 
 
-def check_new_workflow(queues: QueuePatterns | None, new: NewWorkflow, limits: Limits) -> None:
+def check_new_workflow(
+    queues: QueuePatterns | None, new: NewWorkflow, limits: PayloadLimits
+) -> None:
     """Check every job of a workflow that is to be created, callbacks included.
 
     Raises:

@@ -27,7 +27,7 @@ async def list_dead(app: App, request: Request) -> Response:
     elif request.queues is not None:
         return await list_found(app, JobFilter(dead=True, within=request.queues), given, most=1000)
     page = query.page(given, most=1000)
-    jobs, total = await store_dead.list_dead(
+    jobs, total = await store_dead.list_dead_letters(
         app.store, queue=queue, limit=page.limit, offset=page.offset
     )
     pages = replies.pagination(
@@ -51,7 +51,7 @@ async def stats(app: App, request: Request) -> Response:
     ``by_type_counted`` is how many ``by_type`` counts: fewer than ``total`` when these are many.
     A key for some queues gets the numbers of those: of the first 1000 by name.
     """
-    found = await store_dead.stats(app.store, request.queues)
+    found = await store_dead.get_stats(app.store, request.queues)
     value: dict[str, Any] = {
         "total": found.total,
         "by_queue": dict(found.by_queue),

@@ -152,7 +152,7 @@ async def _total(app: App, wanted: JobFilter, passed: int, page: JobPage) -> int
         return passed + len(page.jobs)
     if wanted.queue is None or not wanted.counted:
         return None
-    counts = (await store_queues.stats(app.store, wanted.queue)).counts
+    counts = (await store_queues.get_stats(app.store, wanted.queue)).counts
     return sum(counts.values()) if wanted.state is None else counts[wanted.state]
 
 

@@ -55,25 +55,25 @@ async def get(app: App, _request: Request, name: str) -> Response:
     check_queue(name, field="name")
     if not await store_queues.exists(app.store, name):
         raise NotFound("queue", name)
-    summary = _summary(await store_queues.stats(app.store, name))
+    summary = _summary(await store_queues.get_stats(app.store, name))
     return replies.json_response(200, {"queue": summary, **summary})
 
 
 async def stats(app: App, _request: Request, name: str) -> Response:
     """GET /ojs/v1/queues/{name}/stats. A queue that does not exist has zeros, not a 404."""
-    found = await store_queues.stats(app.store, check_queue(name, field="name"))
+    found = await store_queues.get_stats(app.store, check_queue(name, field="name"))
     return replies.json_response(200, _stats(found))
 
 
 async def pause(app: App, _request: Request, name: str) -> Response:
     """POST /ojs/v1/queues/{name}/pause. A body is ignored."""
-    at = await store_queues.switch(app.store, check_queue(name, field="name"), "pause")
+    at = await store_queues.pause_or_resume(app.store, check_queue(name, field="name"), "pause")
     return _switched(name, True, "paused_at", at)
 
 
 async def resume(app: App, _request: Request, name: str) -> Response:
     """POST /ojs/v1/queues/{name}/resume. A body is ignored."""
-    at = await store_queues.switch(app.store, check_queue(name, field="name"), "resume")
+    at = await store_queues.pause_or_resume(app.store, check_queue(name, field="name"), "resume")
     return _switched(name, False, "resumed_at", at)
 
 

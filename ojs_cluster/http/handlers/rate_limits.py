@@ -10,13 +10,13 @@ import msgspec
 from ojs_cluster.core.errors import InvalidRequest, OJSError
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.options import check_queue
-from ojs_cluster.core.rate_limit import Limits, check_key, parse_limits
+from ojs_cluster.core.rate_limit import RateLimits, check_key, parse_limits
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.store.limits import rate_limits as store_limits
-from ojs_cluster.store.limits.rate_limits import KeyLimits, QueueLimits, Usage
+from ojs_cluster.store.limits.rate_limits import QueueRateLimits, RateLimitKeyStatus, RateLimitUsage
 
 
 class LimitsBody(msgspec.Struct, frozen=True):
@@ -62,7 +62,7 @@ async def list_keys(app: App, request: Request) -> Response:
 
 async def get_key(app: App, _request: Request, key: str) -> Response:
     """GET /ojs/v1/rate-limits/{key}"""
-    found = await store_limits.of_key(app.store, check_key(key))
+    found = await store_limits.get_key(app.store, check_key(key))
     return replies.json_response(200, _key(found))
 
 
@@ -74,19 +74,19 @@ async def override_key(app: App, request: Request, key: str) -> Response:
     check_key(key)
     body = decode(_override_decoder, request, app.settings.limits)
     limits = parse_limits(msgspec.structs.asdict(body), path="")
-    if limits == Limits():
+    if limits == RateLimits():
         raise InvalidRequest(
             "give concurrency, rate or throttle; DELETE takes the override back",
             field="concurrency",
         )
     until = fields.moment(body.expires_at, field="expires_at")
-    found = await store_limits.override(app.store, key, limits, until)
+    found = await store_limits.override_key(app.store, key, limits, until)
     return replies.json_response(200, _key(found))
 
 
 async def drop_override(app: App, _request: Request, key: str) -> Response:
     """DELETE /ojs/v1/rate-limits/{key}/override. Without an override nothing changes."""
-    found = await store_limits.override(app.store, check_key(key), Limits(), None)
+    found = await store_limits.override_key(app.store, check_key(key), RateLimits(), None)
     return replies.json_response(200, _key(found))
 
 
@@ -96,7 +96,7 @@ async def headers_of(app: App, job: NewJob) -> Headers:
         return ()
     found = None
     with suppress(OJSError):  # the job is stored; this is only information
-        found = await store_limits.of_key(app.store, job.rate_limit.key)
+        found = await store_limits.get_key(app.store, job.rate_limit.key)
     if found is None:
         return ()
     usage, reset = found.usage, found.now_ms
@@ -121,31 +121,31 @@ async def set_queue(app: App, request: Request, name: str) -> Response:
     """PUT /ojs/v1/admin/queues/{name}/rate-limit. Replaces all limits of the queue."""
     check_queue(name, field="name")
     limits = _limits(app, request)
-    if limits == Limits():
+    if limits == RateLimits():
         raise InvalidRequest(
             "give concurrency, rate or throttle; DELETE takes the limits back", field="concurrency"
         )
-    return _queue(name, await store_limits.set_queue(app.store, name, limits))
+    return _queue(name, await store_limits.set_queue_limits(app.store, name, limits))
 
 
 async def get_queue(app: App, _request: Request, name: str) -> Response:
     """GET /ojs/v1/admin/queues/{name}/rate-limit. A queue without limits has none, not a 404."""
     check_queue(name, field="name")
-    return _queue(name, await store_limits.of_queue(app.store, name))
+    return _queue(name, await store_limits.get_queue_limits(app.store, name))
 
 
 async def drop_queue(app: App, _request: Request, name: str) -> Response:
     """DELETE /ojs/v1/admin/queues/{name}/rate-limit: ends what operators set and jobs declared."""
     check_queue(name, field="name")
-    return _queue(name, await store_limits.clear_queue(app.store, name))
+    return _queue(name, await store_limits.clear_queue_limits(app.store, name))
 
 
-def _limits(app: App, request: Request) -> Limits:
+def _limits(app: App, request: Request) -> RateLimits:
     body = decode(_limits_decoder, request, app.settings.limits)
     return parse_limits(msgspec.structs.asdict(body), path="")
 
 
-def _key(found: KeyLimits) -> dict[str, Any]:
+def _key(found: RateLimitKeyStatus) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "key": found.key,
         "active": found.usage.active,
@@ -163,14 +163,14 @@ def _key(found: KeyLimits) -> dict[str, Any]:
     return shown
 
 
-def _queue(name: str, found: QueueLimits) -> Response:
+def _queue(name: str, found: QueueRateLimits) -> Response:
     shown: dict[str, Any] = {"queue": name, "name": name, **_usage(found.usage)}
     if found.max_per_second is not None:
         shown["max_per_second"] = found.max_per_second
     return replies.json_response(200, shown)
 
 
-def _usage(usage: Usage) -> dict[str, Any]:
+def _usage(usage: RateLimitUsage) -> dict[str, Any]:
     limits = usage.limits
     shown: dict[str, Any] = {}
     if limits.concurrency is not None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ojs_cluster.core.access.client_address import Network
-from ojs_cluster.core.limits import Limits
+from ojs_cluster.core.limits import PayloadLimits
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.settings import ClientSettings, TlsSettings
 
@@ -100,9 +100,9 @@ class RequestLimits:
     max_fingerprint_bytes: int
     max_number_digits: int
 
-    def core(self) -> Limits:
+    def core(self) -> PayloadLimits:
         """Limits of envelopes and batches."""
-        return Limits(
+        return PayloadLimits(
             envelope_bytes=self.max_job_bytes,
             meta_bytes=self.max_meta_bytes,
             batch_jobs=self.max_batch,

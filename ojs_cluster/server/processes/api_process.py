@@ -137,7 +137,7 @@ async def work(child: Child) -> None:
         nursery.start_soon(serve_all)
         async with contextlib.AsyncExitStack() as stack:
             store = await open_patiently(stack, settings)
-            await store.partitions.announce(store)
+            await store.partitions.publish_default(store)
             spans = await stack.enter_async_context(tracing(child))
             app = App(
                 store=store,

@@ -16,7 +16,7 @@ from ojs_cluster.core import raw_json
 from ojs_cluster.core.errors import InvalidPayload
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.limits import STORED_LIMITS
-from ojs_cluster.core.rate_limit import Limits, unpack_limits
+from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.keys import MAX_PARTITIONS
 from ojs_cluster.store.archive.job_lines import job_pieces, parse_job_line
@@ -201,7 +201,7 @@ def _queue(members: Mapping[str, Raw]) -> QueueLine:
     for at, value in fields.items():
         if at != b"limits" and not is_number(value.encode()):
             raise BadLine(f"'{QUEUE_FIELDS[at]}' is no number")
-    limits = fields.get(b"limits", Limits().packed())
+    limits = fields.get(b"limits", RateLimits().packed())
     try:
         sound = unpack_limits(limits).packed() == limits
     except (ValueError, IndexError, TypeError):

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any
 
 from ojs_cluster.core.errors import NotFound
-from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.keys import KEYS_OF_JOBS, Shard, job_of_key
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.store.archive.archive import VERSION, encode
@@ -121,15 +121,15 @@ async def _queues(store: Store, put: Callable[[str, Line], None]) -> None:
     async for names in _members(store, meta.slot, meta.queues):
         for raw in names:
             name = raw.decode()
-            first, *others = await store.partitions.held(store, name)
+            first, *others = await store.partitions.occupied_shards(store, name)
             found: Any = await store.redis.call(
                 first.slot, "HMGET", first.queue_counters(name), *QUEUE_FIELDS, idempotent=True
             )
             set_ = {at: v for at, v in zip(QUEUE_FIELDS, found, strict=True) if v is not None}
             if b"paused" in set_:
                 set_[b"paused"] = b"1"  # since when is of no use elsewhere
-            whole = await partition_quotas.of_queue(store, name)
-            if whole != Limits():  # there is only this partition's share
+            whole = await partition_quotas.get_limits(store, name)
+            if whole != RateLimits():  # there is only this partition's share
                 set_[b"limits"] = whole.packed().encode()
             for shard in others:
                 acked: Any = await store.redis.call(
@@ -137,7 +137,7 @@ async def _queues(store: Store, put: Callable[[str, Line], None]) -> None:
                 )
                 set_[b"acked"] = b"%d" % (int(set_.get(b"acked", 0)) + int(acked or 0))
             own = store.partitions.entries().get(name)
-            put("queues", QueueLine(name, set_, 0 if own is None else own.parts))
+            put("queues", QueueLine(name, set_, 0 if own is None else own.count))
 
 
 async def _jobs(store: Store, put: Callable[[str, Line], None]) -> None:

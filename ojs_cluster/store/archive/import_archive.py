@@ -28,7 +28,7 @@ from ojs_cluster.core.jobs.ids import MAX_SHARDS
 from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.limits import STORED_LIMITS
-from ojs_cluster.core.rate_limit import Limits, unpack_limits
+from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
 from ojs_cluster.core.workflow import CANCELLED, QUEUED_MARK, RUNNING, Plan, decode_plan
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.archive.line_values import (
@@ -75,11 +75,11 @@ async def restore_queue(store: Store, line: QueueLine) -> Outcome:
     if line.partitions:
         await _partition(store, line.name, line.partitions)
     if paused is not None:
-        await queues.switch(store, line.name, "pause")
-    if limits is not None and await partition_quotas.of_queue(store, line.name) == Limits():
-        await rate_limits.set_queue(store, line.name, unpack_limits(limits.decode()))
-    if bound is not None and await depth_bounds.of_queue(store, line.name) is None:
-        await depth_bounds.put(store, line.name, int(bound))
+        await queues.pause_or_resume(store, line.name, "pause")
+    if limits is not None and await partition_quotas.get_limits(store, line.name) == RateLimits():
+        await rate_limits.set_queue_limits(store, line.name, unpack_limits(limits.decode()))
+    if bound is not None and await depth_bounds.get_bound(store, line.name) is None:
+        await depth_bounds.set_bound(store, line.name, int(bound))
     await store.queues.ensure(store, [line.name])
     shard = store.keys.shard_of_queue(line.name)
     args: list[Arg] = [line.name, *(part for pair in fields.items() for part in pair)]
@@ -103,14 +103,14 @@ async def _shard(store: Store, queue: str, job_id: str, *, one: bool = False) ->
     Args:
         one: whether it must be in partition 0, as jobs that are counted together.
     """
-    await store.partitions.current(store)
+    await store.partitions.refresh_if_stale(store)
     layout = store.partitions.layout(queue)
-    shards = store.keys.partitions(queue, 1 if one else layout.open)
+    shards = store.keys.partitions(queue, 1 if one else layout.open_count)
     home = store.keys.shard_of_id(job_id)
     if home in shards:
         return home
     # Any that is to stay, the same for whoever runs this again.
-    return shards[crc32(job_id.encode()) % min(layout.parts, len(shards))]
+    return shards[crc32(job_id.encode()) % min(layout.count, len(shards))]
 
 
 async def restore_job(store: Store, line: JobLine) -> Outcome:
@@ -350,7 +350,7 @@ async def _hold(store: Store, line: JobLine, shard: Shard, outcome: Outcome) -> 
     """
     if f.LIMIT in line.fields:
         payload = b"%b %b" % (line.fields[f.LIMIT], line.fields[f.CREATED])
-        await rate_tokens.declared(store, shard, payload)
+        await rate_tokens.handle_declaration(store, shard, payload)
     if line.holds_lock and f.UNIQUE in line.fields:
         fingerprint = line.fields[f.UNIQUE].decode().removesuffix("+")
         # One that was there may lie elsewhere: its id leads there (see ``locks.look``).

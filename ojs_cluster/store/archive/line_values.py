@@ -16,7 +16,7 @@ from ojs_cluster.store.jobs import fields as f
 QUEUE_FIELDS = {
     b"paused": "paused",
     b"limits": "limits",
-    b"mps": "max_per_second",
+    b"max_per_second": "max_per_second",
     b"acked": "acked",
     b"bound": "max_depth",
 }

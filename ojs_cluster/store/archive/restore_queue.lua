@@ -10,5 +10,5 @@ preflight_key(OUTBOX_DUE)
 run_preflight()
 if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then append_effect('queue', ARGV[1]) end
 for i = 2, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
-if redis.call('HEXISTS', KEYS[1], 'mps') == 1 then redis.call('HSETNX', KEYS[1], 'mpsat', now) end
+if redis.call('HEXISTS', KEYS[1], 'max_per_second') == 1 then redis.call('HSETNX', KEYS[1], 'declared_at', now) end
 return effects

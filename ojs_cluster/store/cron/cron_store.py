@@ -37,7 +37,7 @@ class StoreBook:
 
     async def due(self, limit: int) -> Due:
         """Those to check now."""
-        await self.store.partitions.current(self.store)
+        await self.store.partitions.refresh_if_stale(self.store)
         now_ms, next_ms, *names = await self.store.run_meta(
             "cron_due", [self.store.keys.meta.crons], [limit]
         )
@@ -87,7 +87,7 @@ class StoreBook:
 
     def job_id(self, cron: CronRecord, tick_ms: int | None) -> str:
         """The id of a tick's job, in the shard of its queue."""
-        keys, place = self.store.keys, self.store.partitions.place
+        keys, place = self.store.keys, self.store.partitions.choose_shard
         if tick_ms is None:
             shard = place(self.store, cron.queue)
             return new_job_id(shard.index, len(keys), time.time_ns() // 1_000_000)

@@ -25,14 +25,14 @@ from ojs_cluster.store.partial_failures import begun
 
 MOST_RETRIED = 1000
 """Jobs that one call retries."""
-MOST_LOOKED_AT = 20_000
+MOST_EXAMINED = 20_000
 """Jobs that one call looks at, whatever the filter lets through."""
-BULK_S = 20.0
+MAX_DURATION_S = 20.0
 """A call looks no further after this long."""
 
 
 @dataclass(frozen=True, slots=True)
-class Retried:
+class BulkRetryResult:
     """What a call did.
 
     Args:
@@ -51,7 +51,9 @@ class Retried:
         return self.matched - len(self.failures)
 
 
-async def retry_matching(store: Store, wanted: JobFilter, cursor: str | None = None) -> Retried:
+async def retry_matching(
+    store: Store, wanted: JobFilter, cursor: str | None = None
+) -> BulkRetryResult:
     """Run discarded jobs again that ``wanted`` admits, whatever state it names.
 
     Dead letters come first: they are found without looking at other jobs.
@@ -61,13 +63,13 @@ async def retry_matching(store: Store, wanted: JobFilter, cursor: str | None = N
         BackendUnavailable: Redis did not answer in time; what was retried stays so, and does
             not match again.
     """
-    extend_deadline(BULK_S)
+    extend_deadline(MAX_DURATION_S)
     retry = dead_letters.retry if wanted.dead else dead_letters.retry_discarded
     choice = await _choose(store, replace(wanted, state=State.DISCARDED), cursor)
     failures = await _retry(store, retry, choice.job_ids)
     stopped = choice.stopped
     following = None if stopped is None else stopped.without(choice.leaving).text()
-    return Retried(len(choice.job_ids), failures, following)
+    return BulkRetryResult(len(choice.job_ids), failures, following)
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ async def _choose(store: Store, wanted: JobFilter, cursor: str | None) -> _Choic
     indexes = dead if wanted.dead else (*dead, *wanted.indexes)
     choice = _Choice()
     looked_at = 0
-    deadline = trio.current_time() + BULK_S
+    deadline = trio.current_time() + MAX_DURATION_S
     async with aclosing(walk(store, wanted, indexes, cursor)) as passed:
         async for place, job in passed:
             looked_at += 1
@@ -95,7 +97,7 @@ async def _choose(store: Store, wanted: JobFilter, cursor: str | None) -> _Choic
                     choice.job_ids.append(job.id)
             if (
                 len(choice.job_ids) >= MOST_RETRIED
-                or looked_at >= MOST_LOOKED_AT
+                or looked_at >= MOST_EXAMINED
                 or trio.current_time() >= deadline
             ):
                 choice.stopped = place

@@ -19,11 +19,11 @@ from ojs_cluster.store.jobs.by_id import on_job
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.jobs.remove_malformed import remove_malformed
 from ojs_cluster.store.partial_failures import begun
-from ojs_cluster.store.queues.queues import names_within
+from ojs_cluster.store.queues.queues import list_names_within
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import unique_retry
 
-MAX_DEPTH = 10_000
+MAX_OFFSET = 10_000
 """How far into the list of all queues a page may lie; one queue's list has no such bound."""
 _MOST_QUEUES = 1000
 MOST_TYPED = 10_000
@@ -31,7 +31,7 @@ MOST_TYPED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class DeadStats:
+class DeadLetterStats:
     """Dead letters now. Times in ms, None when there are none.
 
     ``by_queue`` covers the first 1000 queues by name. ``by_type`` counts all of them when there are
@@ -45,7 +45,7 @@ class DeadStats:
     newest_ms: int | None
 
 
-async def list_dead(
+async def list_dead_letters(
     store: Store, *, queue: str | None = None, limit: int, offset: int = 0
 ) -> tuple[list[JobRecord], int]:
     """Dead letters, newest first, and how many there are. Of large ones fewer than asked for.
@@ -57,14 +57,14 @@ async def list_dead(
         InvalidRequest: the page of several shards lies deeper than ``MAX_DEPTH``.
         BackendUnavailable: Redis did not answer in time.
     """
-    shards = store.keys if queue is None else await store.partitions.held(store, queue)
+    shards = store.keys if queue is None else await store.partitions.occupied_shards(store, queue)
     if queue is not None and len(shards) == 1:
         [shard] = shards
         ids, total = await _newest(store, shard, shard.queue_dead(queue), offset, limit)
         return await _read(store, [(shard, job_id) for _, job_id in ids]), total
-    if offset + limit > MAX_DEPTH:
+    if offset + limit > MAX_OFFSET:
         raise InvalidRequest(
-            f"a page over several shards ends at entry {MAX_DEPTH}: ask for one queue that has "
+            f"a page over several shards ends at entry {MAX_OFFSET}: ask for one queue that has "
             "one partition",
             field="offset",
         )
@@ -88,7 +88,7 @@ _Place = tuple[Shard, bytes]
 """A sorted set of dead letters: those of a shard, or those of a queue in one of its shards."""
 
 
-async def stats(store: Store, within: QueuePatterns | None = None) -> DeadStats:
+async def get_stats(store: Store, within: QueuePatterns | None = None) -> DeadLetterStats:
     """How many dead letters there are, where, and how old.
 
     Args:
@@ -102,13 +102,13 @@ async def stats(store: Store, within: QueuePatterns | None = None) -> DeadStats:
         here = await _sizes(store, [(shard, shard.dead) for shard in store.keys])
         names: Sequence[bytes] = await _queue_names(store) if here else []
     else:
-        names = (await names_within(store, within))[:_MOST_QUEUES]
+        names = (await list_names_within(store, within))[:_MOST_QUEUES]
         here = {}
     of_queues: dict[str, dict[_Place, int]] = {}
 
     async def look_at(name: bytes) -> None:
         queue = name.decode()
-        shards = await store.partitions.held(store, queue)
+        shards = await store.partitions.occupied_shards(store, queue)
         of_queues[queue] = await _sizes(
             store, [(shard, shard.queue_dead(queue)) for shard in shards]
         )
@@ -117,7 +117,7 @@ async def stats(store: Store, within: QueuePatterns | None = None) -> DeadStats:
     if within is not None:
         here = {place: count for sizes in of_queues.values() for place, count in sizes.items()}
     oldest, newest = await _ends(store, list(here))
-    return DeadStats(
+    return DeadLetterStats(
         sum(here.values()),
         {queue: sum(sizes.values()) for queue, sizes in sorted(of_queues.items()) if sizes},
         await _by_type(store, here),
@@ -213,7 +213,7 @@ async def retry(store: Store, job_id: str) -> JobRecord:
         Duplicate: it is a unique job, and another one of its uniqueness has not ended.
     """
     try:
-        return await _revive(store, job_id, "dead")
+        return await _retry_by_id(store, job_id, "dead")
     except Conflict:
         raise NotFound("dead letter", job_id) from None
 
@@ -226,10 +226,10 @@ async def retry_discarded(store: Store, job_id: str) -> JobRecord:
         Conflict: it is not discarded.
         Duplicate: as ``retry``.
     """
-    return await _revive(store, job_id, "discarded")
+    return await _retry_by_id(store, job_id, "discarded")
 
 
-async def _revive(store: Store, job_id: str, must_be: str) -> JobRecord:
+async def _retry_by_id(store: Store, job_id: str, must_be: str) -> JobRecord:
     if f.UNIQUE in (await read_jobs.get(store, job_id)).fields:
         return await unique_retry.revive(store, job_id, must_be)
     job = await on_job(
@@ -241,7 +241,7 @@ async def _revive(store: Store, job_id: str, must_be: str) -> JobRecord:
     )
     with begun():
         shard = await read_jobs.shard_of(store, job.queue, job_id)
-        await store.partitions.admit(store, shard, [job.queue])
+        await store.partitions.ensure_open(store, shard, [job.queue])
     return job
 
 

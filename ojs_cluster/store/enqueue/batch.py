@@ -88,7 +88,7 @@ async def enqueue_all(
         try:
             transaction = attempt.transaction()
             if not accepted:
-                await depth_bounds.check(store, transaction.new_jobs())
+                await depth_bounds.check_bounds(store, transaction.new_jobs())
             now = (
                 await transactions.commit(store, transaction, attempt.lapses)
                 if transaction.parts
@@ -190,7 +190,7 @@ class _BatchAttempt:
         self._learned = False
         self._fences: set[str] = set()
         now_ms = time.time_ns() // 1_000_000
-        self._shards = store.partitions.spread(store, jobs)
+        self._shards = store.partitions.choose_shards(store, jobs)
         for index, job in enumerate(jobs):
             if places and job.id is not None:
                 self._shards[index] = places.get(job.id, self._shards[index])

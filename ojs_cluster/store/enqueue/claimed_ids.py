@@ -113,7 +113,7 @@ async def first_shards(
             if transaction is not None:
                 reserved.setdefault((claim.target, transaction), []).append(claim.job_id)
             elif await _is_partition(store, job, claim.target):
-                await store.partitions.admit(store, claim.target, [job.queue])
+                await store.partitions.ensure_open(store, claim.target, [job.queue])
                 shards[claim.job_id] = claim.target
             elif not await _is_settled(store, claim, len(jobs), patience):
                 raise BackendUnavailable(
@@ -230,7 +230,7 @@ async def _is_partition(store: Store, job: NewJob, shard: Shard) -> bool:
     number = store.keys.partition_of(job.queue, shard)
     if job.rate_limit is not None and job.rate_limit.max_per_second is not None:
         return number == 0  # jobs that count together stay together
-    if number < store.partitions.layout(job.queue).held:
+    if number < store.partitions.layout(job.queue).occupied_count:
         return True
-    await store.partitions.latest(store)
-    return number < store.partitions.layout(job.queue).held
+    await store.partitions.try_read(store)
+    return number < store.partitions.layout(job.queue).occupied_count

@@ -73,7 +73,7 @@ for i = 1, jobs do
     if job[F.mps] then declare_limit(id, job) end
     if job[F.limit] and not declared[job[F.limit]] then
         declared[job[F.limit]] = true
-        append_effect('limit', job[F.limit] .. ' ' .. string.format('%.0f', now))
+        append_effect('limit_declaration', job[F.limit] .. ' ' .. string.format('%.0f', now))
     end
     if due_shown then set(F.scheduled_shown, due_shown) end
     if expires then set(F.expires, expires) end

@@ -120,10 +120,10 @@ async def enqueue(
         BackendUnavailable: Redis did not answer in time.
     """
     if job.rate_limit is not None and not accepted:
-        await store.limit_keys.admit(store, [job])
+        await store.limit_keys.check_jobs(store, [job])
     await store.queues.ensure(store, [job.queue])
-    await store.partitions.current(store)
-    [shard] = store.partitions.spread(store, [job])
+    await store.partitions.refresh_if_stale(store)
+    [shard] = store.partitions.choose_shards(store, [job])
     if job.id is None and job.unique is None and not fields and not lapses:
         return await _enqueue_plain(store, shard, job, accepted)
     terms = EnqueueOptions(fields, lapses, accepted)
@@ -140,9 +140,9 @@ async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
         QueueFull, TooManyQueues, TooManyRateLimitKeys, BackendUnavailable: as ``enqueue``.
     """
     batch.refuse_repeated_ids(jobs)
-    await store.limit_keys.admit(store, jobs)
-    await store.partitions.current(store)
-    shards = set(store.partitions.spread(store, jobs))
+    await store.limit_keys.check_jobs(store, jobs)
+    await store.partitions.refresh_if_stale(store)
+    shards = set(store.partitions.choose_shards(store, jobs))
     several = len(jobs) > PORTION_JOBS or sum(len(job.body) for job in jobs) > PORTION_BYTES
     if several or len(shards) > 1 or any(job.unique is not None for job in jobs):
         return await batch.enqueue_all(store, jobs)
@@ -169,7 +169,7 @@ async def enqueue_with_id(
     """
     await store.queues.ensure(store, [job.queue])
     shard = store.keys.shard_of_id(job_id)
-    await store.partitions.admit(store, shard, [job.queue])
+    await store.partitions.ensure_open(store, shard, [job.queue])
     keys, args = command(store, shard, [place(job_id, job, fields)], lapses=lapses)
     reply = await store.run(shard, "enqueue", keys, args, idempotent=True)
     if reply[0] == b"lapsed":
@@ -388,7 +388,7 @@ async def _store_part(
             if reply[0] == b"full":
                 if not repeated:
                     await claims.give_back()
-                raise depth_bounds.refusal(dict.fromkeys(job.queue for job in part), reply)
+                raise depth_bounds.queue_full_error(dict.fromkeys(job.queue for job in part), reply)
             if reply[0] == b"ok":
                 await follow_up(store, shard, reply)
                 store.hints.filled(store.keys, shard, {job.queue for job in part})

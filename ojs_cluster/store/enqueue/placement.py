@@ -14,7 +14,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord, record
-from ojs_cluster.store.limits.depth_bounds import terms
+from ojs_cluster.store.limits.depth_bounds import bound_arguments
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.portions import cuts
 from ojs_cluster.store.runtime import Arg
@@ -95,7 +95,7 @@ def command(
     args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part), lapses, transaction]
     args += (store.settings.retention_cancelled_ms, token_list(fences))
     note = f"{transaction}.{portion}" if portion else transaction
-    limits = "" if accepted else terms(store, queues)
+    limits = "" if accepted else bound_arguments(store, queues)
     args += (shard.index, len(store.keys), note, limits, *queues)
     for job in part:
         keys.append(shard.job(job.job_id))

@@ -7,7 +7,7 @@
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 local reply = {first[2] and tonumber(first[2]) <= now and 1 or 0}
 for at = 2, #KEYS, 3 do
-    local paused, limits, mps = unpack(redis.call('HMGET', KEYS[at + 1], 'paused', 'limits', 'mps'))
+    local paused, limits, mps = unpack(redis.call('HMGET', KEYS[at + 1], 'paused', 'limits', 'max_per_second'))
     local depth = paused and 0 or redis.call('ZCARD', KEYS[at])
     local held = not paused and depth == 0 and redis.call('EXISTS', KEYS[at + 2]) == 1
     if (held or depth > 0) and (limits or mps) then

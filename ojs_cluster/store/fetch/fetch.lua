@@ -25,7 +25,7 @@ if redis.call('ZCOUNT', KEYS[1], '-inf', now) > 0 then return {now, 'full_path'}
 
 local found, bytes, taken = {}, 0, {}
 for at = 8, #KEYS, 4 do
-    local queue = redis.call('HMGET', KEYS[at], 'paused', 'limits', 'mps', 'active')
+    local queue = redis.call('HMGET', KEYS[at], 'paused', 'limits', 'max_per_second', 'active')
     if queue[2] or queue[3] or redis.call('ZCARD', KEYS[at + 2]) > 0 then return {now, 'limited'} end
     local ids, before, active = {}, #found, tonumber(queue[4] or 0)
     if not (active and active % 1 == 0 and active < BAND and active > -BAND) then return {now, 'full_path'} end

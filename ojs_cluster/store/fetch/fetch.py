@@ -97,7 +97,7 @@ async def fetch_unless_quiet(
         BackendUnavailable: as ``fetch``.
     """
     await store.fetch_touches.touch(store, worker_id)
-    await store.partitions.current(store)
+    await store.partitions.refresh_if_stale(store)
     asking = _Asking(store, count, worker_id, visibility_timeout_ms)
     stages = _stages(store, queues)
     try:
@@ -197,7 +197,7 @@ def _stages(store: Store, queues: Sequence[str]) -> list[_Stage]:
     """
     stages: list[_Stage] = []
     for queue in dict.fromkeys(queues):
-        shards = store.keys.partitions(queue, store.partitions.layout(queue).open)
+        shards = store.keys.partitions(queue, store.partitions.layout(queue).open_count)
         if len(shards) == 1 and stages and stages[-1][0] == shards:
             stages[-1][1].append(queue)
         else:
@@ -341,7 +341,9 @@ class _Asking:
         self.jobs += found  # first: what fails or is cancelled from here on releases them
         (self._whole or self)._bytes += sum([job.size for job in found])
         await deliver(store, shard, reply[1])
-        asked = bool(reply[1]) and any(entry.kind == "ask" for entry in entries(shard, reply[1]))
+        asked = bool(reply[1]) and any(
+            entry.kind == "token_request" for entry in entries(shard, reply[1])
+        )
         return asked, bool(reply[2]), int(reply[3]) - len(found)
 
     def _leased(self, reply: Sequence[Any], prefix: bytes) -> list[JobRecord]:

@@ -91,7 +91,7 @@ for _, queue in ipairs(queues) do
     if queue.visited then
         local left = ask_for_tokens(queue, queue.asks, room(queue.gate.meter, wanted), queue.bound)
         if left and queue.bound == math.huge and given < wanted then reply[3] = 1 end
-        if redis.call('ZCARD', queue.held) > 0 then redis.call('HSET', queue.counts, 'hungry', now) end
+        if redis.call('ZCARD', queue.held) > 0 then redis.call('HSET', queue.counts, 'demand_at', now) end
     end
 end
 flush_events()

@@ -85,7 +85,9 @@ class Waiters:
         A shard whose channel cannot be had yet is asked for it again by the next call: until then
         its jobs are found by the waiter's own looks. No waiter waits for a shard that is silent.
         """
-        shards = {shard for queue in queues for shard in await store.partitions.open(store, queue)}
+        shards = {
+            shard for queue in queues for shard in await store.partitions.open_shards(store, queue)
+        }
         missing = shards - self._watched
         if not missing:
             return
@@ -151,7 +153,7 @@ class Waiters:
 
         try:
             for queue in claimed:
-                for shard in await store.partitions.open(store, queue):
+                for shard in await store.partitions.open_shards(store, queue):
                     due.setdefault(shard, []).append(queue)
             await over_shards(due, look)
         except BaseException:  # cancelled: others of these queues look in its place

@@ -51,7 +51,7 @@ async def ask_partitions(store: Store, queue: str, shards: list[Shard], asking: 
         Quiet: the worker may not fetch.
     """
     await ensure_task()
-    sizes, parts = store.hints.of(queue, len(shards)), store.partitions.layout(queue).parts
+    sizes, parts = store.hints.of(queue, len(shards)), store.partitions.layout(queue).count
     empty: set[int] = set()
     failure: OJSError | None = None
 

@@ -183,7 +183,7 @@ def _places(
                 if shard in depths and depths[shard][queue]
             ]
             if len(found) > 1:
-                found = _by_chance(found, shards[store.partitions.layout(queue).parts :])
+                found = _by_chance(found, shards[store.partitions.layout(queue).count :])
             places += found
     return places
 

@@ -193,7 +193,7 @@ async def walk(
         # Available jobs lie per queue; the registry's name order is the walk's.
         by_queue = index in _OF_A_QUEUE and wanted.queue is None
         queue = wanted.queue or (place.queue if by_queue else "")
-        shards = await store.partitions.held(store, queue) if queue else list(store.keys)
+        shards = await store.partitions.occupied_shards(store, queue) if queue else list(store.keys)
         if place.shard < len(shards) and (queue or not by_queue):
             shard = shards[place.shard]
             key = getattr(shard, index)

@@ -91,8 +91,8 @@ async def read_some(
 
 async def shard_of(store: Store, queue: str, job_id: str) -> Shard:
     """The shard where a job of ``queue`` lives."""
-    await store.partitions.current(store)
-    if store.partitions.layout(queue).held == 1:
+    await store.partitions.refresh_if_stale(store)
+    if store.partitions.layout(queue).occupied_count == 1:
         return store.keys.shard_of_queue(queue)
     home = store.keys.shard_of_id(job_id)
     alias = await store.redis.call(home.slot, "HGET", home.job(job_id), f.ALIAS, idempotent=True)

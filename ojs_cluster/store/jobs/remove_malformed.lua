@@ -35,7 +35,7 @@ if job[F.workflow] and job[F.step] and not is_terminal(state or '') then
     append_effect('workflow', job[F.workflow] .. ' ' .. job[F.step] .. ' ' .. id .. ' cancelled')
 end
 if job[F.unique] then append_effect('unlock', job[F.unique] .. ' ' .. id .. ' ' .. (job[F.replays] or '0')) end
-if limited and number then append_effect('tokens', limited .. ' u ' .. id .. '/' .. number) end
+if limited and number then append_effect('token_return', limited .. ' u ' .. id .. '/' .. number) end
 if ARGV[1] == '1' then redis.call('ZADD', KEYS[10], now, id) end
 for i = 2, 9 do remove_member(KEYS[i], id) end
 remove_member(TOKEN_GRANTS, id)

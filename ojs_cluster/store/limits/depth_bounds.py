@@ -1,14 +1,15 @@
-"""How many jobs may wait in a queue (spec: ojs-backpressure).
+"""Depth bounds: how many jobs may wait in a queue (spec: ojs-backpressure).
 
-The bound of a queue is a field of its hash. So the script that stores a job compares it with the
-depth in the same step. Without one, ``OJS_MAX_QUEUE_DEPTH`` holds. Each partition takes its share,
-rounded up: a queue of P partitions holds P - 1 jobs more than its bound at most. It refuses a job
-as soon as the partition that chance has chosen is full.
+The bound of a queue is a field of its hash. So the script that stores a job compares the bound with
+the depth in the same step. A queue without a bound has that of ``OJS_MAX_QUEUE_DEPTH``.
 
-What takes several steps (a batch over shards, a workflow) is compared before anything is decided.
-Others may enqueue between that and the writing. So such requests may exceed the bound by what is
-under way at once. What was accepted is never refused: retries, promotions, later steps of a
-workflow, jobs that run again.
+Each partition takes its part of the bound, rounded up. So a queue of P partitions holds at most
+P - 1 jobs more than its bound. It refuses a job when the randomly chosen partition is full.
+
+A write in several steps (a batch over shards, a workflow) is checked before anything is committed.
+Other requests may enqueue between the check and the write. So such writes may exceed the bound by
+what is under way at once. Accepted jobs are never refused later: this holds for retries,
+promotions, later steps of a workflow, and jobs that run again.
 """
 
 from __future__ import annotations
@@ -30,19 +31,18 @@ if TYPE_CHECKING:
 _FIELD = "bound"
 
 
-def terms(store: Store, new: Mapping[str, int]) -> str:
-    """Return what the script needs to know of each queue (see
-    ``store/include/queues/check_depth_bound.lua``).
+def bound_arguments(store: Store, new: Mapping[str, int]) -> str:
+    """Return the argument of ``store/include/queues/check_depth_bound.lua``.
 
     Args:
         store: the store.
-        new: how many jobs each queue is to get, in the order of the script's queues.
+        new: the number of new jobs of each queue, in the order of the script's queues.
     """
-    most, width = store.settings.max_queue_depth, store.partitions.width
-    return " ".join(f"{most}/{width(queue)}/{count}" for queue, count in new.items())
+    bound, count_of = store.settings.max_queue_depth, store.partitions.producer_count
+    return " ".join(f"{bound}/{count_of(queue)}/{jobs}" for queue, jobs in new.items())
 
 
-def refusal(queues: Iterable[str], reply: Sequence[Any]) -> QueueFull:
+def queue_full_error(queues: Iterable[str], reply: Sequence[Any]) -> QueueFull:
     """Return the error for a script's reply ``{'full', position, depth, bound}``."""
     queue = list(queues)[int(reply[1]) - 1]
     depth, bound = int(reply[2]), int(reply[3])
@@ -55,89 +55,91 @@ def refusal(queues: Iterable[str], reply: Sequence[Any]) -> QueueFull:
     )
 
 
-async def check(store: Store, jobs: Iterable[tuple[Shard, str]]) -> None:
-    """Compare the depths of queues with their bounds before jobs are written in several steps.
+async def check_bounds(store: Store, jobs: Iterable[tuple[Shard, str]]) -> None:
+    """Check the depth bounds of queues before jobs are written in several steps.
 
     Args:
         store: the store.
         jobs: the shard and the queue of each new job.
 
     Raises:
-        QueueFull: there is no room for all of them.
+        QueueFull: a queue would exceed its bound.
         BackendUnavailable: Redis did not answer in time.
     """
     by_shard: dict[Shard, Counter[str]] = {}
     for shard, queue in jobs:
         by_shard.setdefault(shard, Counter())[queue] += 1
 
-    async def ask(shard: Shard) -> None:
+    async def check(shard: Shard) -> None:
         new = by_shard[shard]
         keys = [
             key
             for queue in new
             for key in (shard.queue_counters(queue), shard.queue_available(queue))
         ]
-        args = [terms(store, new), *new]
+        args = [bound_arguments(store, new), *new]
         reply = await store.run(shard, "bound_check", keys, args, idempotent=True)
         if reply:
-            raise refusal(new, reply)
+            raise queue_full_error(new, reply)
 
     with only_read():
-        await over_shards(by_shard, ask)
+        await over_shards(by_shard, check)
 
 
-async def put(store: Store, queue: str, most: int | None) -> None:
+async def set_bound(store: Store, queue: str, bound: int | None) -> None:
     """Set the bound of a queue, in all its partitions. The queue need not exist.
 
     Args:
         store: the store.
         queue: its name.
-        most: jobs that may wait; 0 for any number, None for ``OJS_MAX_QUEUE_DEPTH``.
+        bound: jobs that may wait; 0 for any number, None for ``OJS_MAX_QUEUE_DEPTH``.
 
     Raises:
         TooManyQueues: an unknown queue would be one too many.
         BackendUnavailable: Redis did not answer in time.
     """
     await store.queues.ensure(store, [queue])
-    await store.partitions.latest(store)
-    await _set(store, store.keys.shard_of_queue(queue), queue, "" if most is None else str(most))
+    await store.partitions.try_read(store)
+    await _write_bound(
+        store, store.keys.shard_of_queue(queue), queue, "" if bound is None else str(bound)
+    )
     with begun():
-        await mirror(store, queue)
+        await mirror_bound(store, queue)
 
 
-async def of_queue(store: Store, queue: str) -> int | None:
+async def get_bound(store: Store, queue: str) -> int | None:
     """Return the bound of a queue that an operator has set, None for none.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    found = await _get(store, store.keys.shard_of_queue(queue), queue)
+    found = await _read_bound(store, store.keys.shard_of_queue(queue), queue)
     return int(found) if found.isdigit() else None
 
 
-async def mirror(store: Store, queue: str) -> None:
+async def mirror_bound(store: Store, queue: str) -> None:
     """Make the bounds in all partitions agree with that of partition 0.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    await mirrored_fields.mirror(
+    await mirrored_fields.mirror_field(
         store,
         queue,
-        lambda shard: _get(store, shard, queue),
-        lambda shard, bound: _set(store, shard, queue, bound),
+        lambda shard: _read_bound(store, shard, queue),
+        lambda shard, bound: _write_bound(store, shard, queue, bound),
     )
 
 
-async def _get(store: Store, shard: Shard, queue: str) -> str:
+async def _read_bound(store: Store, shard: Shard, queue: str) -> str:
     found = await store.redis.call(
         shard.slot, "HGET", shard.queue_counters(queue), _FIELD, idempotent=True
     )
     return found.decode() if isinstance(found, bytes) else ""
 
 
-async def _set(store: Store, shard: Shard, queue: str, bound: str) -> None:
-    owed = await store.run(
+async def _write_bound(store: Store, shard: Shard, queue: str, bound: str) -> None:
+    effects = await store.run(
         shard, "bound_queue", [shard.queue_counters(queue)], [queue, bound], idempotent=True
     )
-    await deliver(store, shard, owed)
+    await deliver(store, shard, effects)

@@ -8,7 +8,7 @@
 --@include keys now read_job append_event set_deadline append_effect read_gauges count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
 local limit = load_limit(ARGV[2])
-if not limit.fields.used then return effects end
+if not limit.fields.used_at then return effects end
 local started, hold = string.sub(ARGV[4], 1, 1) == 's', tonumber(string.sub(ARGV[4], 2))
 for i = 5, #ARGV do
     local token = ARGV[3] .. '/' .. ARGV[i]
@@ -24,9 +24,9 @@ for i = 5, #ARGV do
 end
 -- A worker that is wrong about the time must not stop a key for ever.
 hold = hold and math.min(hold, now + KEEP_MS)
-if hold and hold > tonumber(limit.fields.hold or 0) then
-    set_limit(limit, 'hold', string.format('%.0f', hold))
-    tell(limit, 'rate_limit.dynamic_adjusted', '', 'n', limit.fields.hold)
+if hold and hold > tonumber(limit.fields.hold_until or 0) then
+    set_limit(limit, 'hold_until', string.format('%.0f', hold))
+    tell(limit, 'rate_limit.dynamic_adjusted', '', 'n', limit.fields.hold_until)
 end
 dispense(limit)
 return close_limit(limit)

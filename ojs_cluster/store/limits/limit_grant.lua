@@ -29,7 +29,7 @@ for i = 5, #ARGV do
     end
 end
 for queue, state in pairs(queues) do
-    local hungry = redis.call('HGET', queue_counters_key(queue), 'hungry')
+    local hungry = redis.call('HGET', queue_counters_key(queue), 'demand_at')
     state.looks = hungry and now - hungry < HUNGRY_MS
     if granted and not state.looks and most_others > 0 then
         for _, id in ipairs(redis.call('ZRANGE', token_requested_key(queue, key), 0, most_others - 1)) do
@@ -91,7 +91,7 @@ for queue, state in pairs(queues) do
     end
     may_ask(queue, key, remaining_members(token_requested_key(queue, key)) == 0)
 end
-if stale ~= '' then append_effect('tokens', key .. ' u' .. stale) end
+if stale ~= '' then append_effect('token_return', key .. ' u' .. stale) end
 flush_removals()
 flush_counters()
 return effects

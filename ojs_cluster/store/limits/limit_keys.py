@@ -1,10 +1,12 @@
-"""How many rate limit keys a shard has: their names come from clients.
+"""The number of rate limit keys of each shard, which is bounded because clients name the keys.
 
-The state of a key is kept for a day after its last use, or for a minute where the shard has nearly
-as many as it may (``store/include/limits/rate_limit_state.lua``). A job that names one more is
-refused. Each process reads the number of a shard's keys every two seconds at most, so they may
-exceed it by what comes in that time, or while the shard does not answer; of those a declaration
-alone stores nothing.
+A key's state is kept for a day after its last use, or for a minute where the shard has nearly as
+many keys as it may (``store/include/limits/rate_limit_state.lua``). A job that names one more key
+is refused.
+
+Each process reads the number of a shard's keys every two seconds at most. So a shard may exceed the
+bound by the keys that arrive in that time, or while the shard does not answer. A declaration of
+such a key stores nothing.
 """
 
 from __future__ import annotations
@@ -24,34 +26,42 @@ if TYPE_CHECKING:
     from ojs_cluster.store.runtime import Runtime
 
 MOST_KEYS: Final = 10_000
-"""Keys of one shard. Twin of ``store/include/limits/rate_limit_state.lua``."""
-_BELIEVED_S: Final = 2.0
-_PATIENCE_S: Final = 0.5
-"""Longest wait for a shard's number: while its master is away, jobs of other masters are stored."""
+"""Most keys of one shard. Twin of ``store/include/limits/rate_limit_state.lua``."""
+_MAX_AGE_S: Final = 2.0
+"""Age in seconds above which a number is read again."""
+_MAX_WAIT_S: Final = 0.5
+"""Longest time in seconds that a job waits for a number.
+
+So while one master is away, jobs of other masters are still stored."""
 
 
-class LimitKeys:
-    """What this process has read of the numbers of keys. Bounded by the number of shards."""
+class RateLimitKeyCounts:
+    """This process's copy of the number of keys of each shard."""
 
     def __init__(self) -> None:
-        """Know nothing yet."""
-        self._read: dict[int, tuple[float, int]] = {}
+        """Start with an empty copy."""
+        self._counts: dict[int, tuple[float, int]] = {}
 
-    async def admit(self, store: Runtime, jobs: Iterable[NewJob]) -> None:
-        """Check that there is room for the keys that jobs name.
+    async def check_jobs(self, store: Runtime, jobs: Iterable[NewJob]) -> None:
+        """Check that the keys of jobs exist or may be added.
 
         Raises:
-            TooManyRateLimitKeys: there is none for one of them.
+            TooManyRateLimitKeys: the shard of a key has as many keys as it may.
             BackendUnavailable: Redis did not answer in time.
         """
         for job in jobs:
             if job.rate_limit is not None and job.rate_limit.key:
-                await self.admit_key(store, job.rate_limit.key)
+                await self.check_key(store, job.rate_limit.key)
 
-    async def admit_key(self, store: Runtime, key: str) -> None:
-        """Check that there is room for one key. Raises as ``admit``."""
+    async def check_key(self, store: Runtime, key: str) -> None:
+        """Check that one key exists or may be added.
+
+        Raises:
+            TooManyRateLimitKeys: its shard has as many keys as it may.
+            BackendUnavailable: Redis did not answer in time.
+        """
         shard = store.keys.shard_of_limit(key)
-        if await self._number(store, shard) < MOST_KEYS:
+        if await self._count(store, shard) < MOST_KEYS:
             return
         with only_read():
             known = await store.redis.call(
@@ -60,20 +70,20 @@ class LimitKeys:
         if not known:
             raise TooManyRateLimitKeys(
                 f"rate limit key '{key[:100]}' would be one more than the {MOST_KEYS} allowed in "
-                "its shard: use fewer keys, or wait until some are unused for a minute",
+                "its shard: use fewer keys, or wait until some have been unused for a minute",
                 key=key[:100],
             )
 
-    async def _number(self, store: Runtime, shard: Shard) -> int:
-        """How many keys the shard had when it answered last; 0 when it never did."""
-        read_at, number = self._read.get(shard.index, (float("-inf"), 0))
-        if trio.current_time() - read_at >= _BELIEVED_S:
-            work = partial(self._look, store, shard)
-            found = await store.background.once(("limit keys", shard.index), work, _PATIENCE_S)
-            number = number if found is None else found
-            self._read[shard.index] = (trio.current_time(), number)
-        return number
+    async def _count(self, store: Runtime, shard: Shard) -> int:
+        """Return the number of keys in the shard's last answer; 0 before its first."""
+        read_at, count = self._counts.get(shard.index, (float("-inf"), 0))
+        if trio.current_time() - read_at >= _MAX_AGE_S:
+            work = partial(self._read_count, store, shard)
+            found = await store.background.once(("limit keys", shard.index), work, _MAX_WAIT_S)
+            count = count if found is None else found
+            self._counts[shard.index] = (trio.current_time(), count)
+        return count
 
-    async def _look(self, store: Runtime, shard: Shard) -> int:
+    async def _read_count(self, store: Runtime, shard: Shard) -> int:
         found: Any = await store.redis.call(shard.slot, "ZCARD", shard.rate_limits, idempotent=True)
         return int(found)

@@ -9,15 +9,15 @@
 --       here, '' for none, or '*' for whatever is there.
 -- Returns: effects
 --@include keys now preflight set_deadline append_effect
-local found = redis.call('HMGET', KEYS[1], 'limits', 'whole')
+local found = redis.call('HMGET', KEYS[1], 'limits', 'queue_limits')
 if ARGV[4] ~= '*' and (found[2] or found[1] or '') ~= ARGV[4] then return {} end
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()
 if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then append_effect('queue', ARGV[1]) end
 if ARGV[2] ~= '' then redis.call('HSET', KEYS[1], 'limits', ARGV[2])
-else redis.call('HDEL', KEYS[1], 'limits', 'starts', 'next') end
-if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'whole', ARGV[3])
-else redis.call('HDEL', KEYS[1], 'whole') end
+else redis.call('HDEL', KEYS[1], 'limits', 'starts', 'next_start') end
+if ARGV[3] ~= '' then redis.call('HSET', KEYS[1], 'queue_limits', ARGV[3])
+else redis.call('HDEL', KEYS[1], 'queue_limits') end
 redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[1])
 return effects

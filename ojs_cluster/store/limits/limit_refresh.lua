@@ -11,27 +11,27 @@ local fields, CHECKED = limit.fields, 500
 -- What was started may count for longer than a key is kept otherwise.
 local period = tonumber(string.match(fields.limits or '', ',%d+:(%d+),') or 0)
 local idle = limit.out == 0 and redis.call('ZCARD', KEYS[3]) == 0 and not override_holds(limit)
-    and now - (fields.used or 0) >= math.max(keep_ms(), period)
-    and math.max(fields.hold or 0, fields.next or 0) <= now
+    and now - (fields.used_at or 0) >= math.max(keep_ms(), period)
+    and math.max(fields.hold_until or 0, fields.next_start or 0) <= now
 if idle then
     redis.call('DEL', KEYS[1])
     redis.call('ZREM', KEYS[4], ARGV[2])
     redis.call('ZREM', KEYS[5], ARGV[2])
     return effects
 end
-local used = fields.used
-if limit.out > 0 and now - (fields.checked or now) >= LIMIT_CHECK_MS then
-    local at = tonumber(fields.place or 0)
+local used = fields.used_at
+if limit.out > 0 and now - (fields.checked_at or now) >= LIMIT_CHECK_MS then
+    local at = tonumber(fields.check_offset or 0)
     local tokens = redis.call('ZRANGE', KEYS[2], at, at + CHECKED - 1)
     for from = 1, #tokens, 100 do
         offer(limit, {unpack(tokens, from, math.min(from + 99, #tokens))})
     end
     -- Where there are many it takes several looks, a second apart.
     local goes_on = #tokens == CHECKED
-    set_limit(limit, 'place', goes_on and at + CHECKED or 0)
-    set_limit(limit, 'checked', goes_on and now - LIMIT_CHECK_MS + 1000 or now)
+    set_limit(limit, 'check_offset', goes_on and at + CHECKED or 0)
+    set_limit(limit, 'checked_at', goes_on and now - LIMIT_CHECK_MS + 1000 or now)
 end
 dispense(limit)
 close_limit(limit)
-set_limit(limit, 'used', used or now)
+set_limit(limit, 'used_at', used or now)
 return effects

@@ -10,7 +10,7 @@
 --@include rate_limit_state answer_token_requests close_rate_limit
 local limit = load_limit(ARGV[2])
 if not limit.fields.limits then set_limit(limit, 'limits', ARGV[3]) end
-local new, old, seq = {}, {}, tonumber(limit.fields.seq or 0)
+local new, old, seq = {}, {}, tonumber(limit.fields.last_request or 0)
 for i = 6, #ARGV do
     local token = ARGV[5] .. '/' .. ARGV[i]
     if redis.call('ZSCORE', KEYS[2], token) then
@@ -22,7 +22,7 @@ for i = 6, #ARGV do
         new[token] = ARGV[i]
     end
 end
-set_limit(limit, 'seq', string.format('%.0f', seq))
+set_limit(limit, 'last_request', string.format('%.0f', seq))
 offer(limit, old)
 local granted, refused, waits = dispense(limit, new), '', nil
 for _, token in ipairs(new) do
@@ -37,6 +37,6 @@ end
 if waits then tell_exceeded(limit, waits) end
 if refused ~= '' then
     local wait = math.max(1, (limit_opens(limit, true) or now + LATER_MS) - now)
-    append_effect('grant', ARGV[5] .. ' ' .. ARGV[2] .. ' ' .. ARGV[4] .. string.format('%.0f', wait) .. refused)
+    append_effect('token_answer', ARGV[5] .. ' ' .. ARGV[2] .. ' ' .. ARGV[4] .. string.format('%.0f', wait) .. refused)
 end
 return close_limit(limit)

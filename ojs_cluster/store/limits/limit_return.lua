@@ -19,7 +19,7 @@ for _, id in ipairs(ids) do
     local job = jobs[id]
     if job and job[F.asked] then
         redis.call('ZADD', TOKEN_GRANTS, now + ASK_AGAIN_MS, id)
-        append_effect('ask', job[F.limit] .. ' ' .. id .. '/' .. job[F.asked])
+        append_effect('token_request', job[F.limit] .. ' ' .. id .. '/' .. job[F.asked])
     else
         remove_member(TOKEN_GRANTS, id)
     end

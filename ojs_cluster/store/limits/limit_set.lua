@@ -11,18 +11,18 @@
 --@include rate_limit_state answer_token_requests close_rate_limit
 local limit = load_limit(ARGV[2])
 if ARGV[3] == 'override' and ARGV[4] == '' then
-    if not limit.fields.used then return effects end
-    redis.call('HDEL', KEYS[1], 'over', 'over_until')
-    limit.fields.over = nil
+    if not limit.fields.used_at then return effects end
+    redis.call('HDEL', KEYS[1], 'override', 'override_until')
+    limit.fields.override = nil
 elseif ARGV[3] == 'override' then
     if ARGV[5] ~= '' and tonumber(ARGV[5]) <= now then return effects end
-    set_limit(limit, 'over', ARGV[4])
-    set_limit(limit, 'over_until', ARGV[5])
-elseif not limit.fields.used and redis.call('ZCARD', RATE_LIMITS) >= MOST_KEYS then
+    set_limit(limit, 'override', ARGV[4])
+    set_limit(limit, 'override_until', ARGV[5])
+elseif not limit.fields.used_at and redis.call('ZCARD', RATE_LIMITS) >= MOST_KEYS then
     return effects
-elseif tonumber(ARGV[5]) >= tonumber(limit.fields.at or 0) then
+elseif tonumber(ARGV[5]) >= tonumber(limit.fields.declared_at or 0) then
     set_limit(limit, 'limits', ARGV[4])
-    set_limit(limit, 'at', ARGV[5])
+    set_limit(limit, 'declared_at', ARGV[5])
 end
 dispense(limit)
 return close_limit(limit)

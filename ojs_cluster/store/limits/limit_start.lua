@@ -6,7 +6,7 @@
 --@include keys now read_job append_event set_deadline append_effect read_gauges count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
 local limit = load_limit(ARGV[2])
-if not limit.fields.used then return effects end
+if not limit.fields.used_at then return effects end
 for i = 4, #ARGV do
     local token = ARGV[3] .. '/' .. ARGV[i]
     if redis.call('ZSCORE', KEYS[2], token) == '0' then

@@ -6,7 +6,7 @@
 -- Returns: 1 when the queue is known, else 0
 --@include keys now
 if redis.call('HEXISTS', KEYS[1], 'created') == 0 then return 0 end
-redis.call('HDEL', KEYS[1], 'mps', 'mpstarts', 'mpsat', 'mpsjob')
-redis.call('HSET', KEYS[1], 'mpsoff', now)
+redis.call('HDEL', KEYS[1], 'max_per_second', 'declared_starts', 'declared_at', 'declared_by')
+redis.call('HSET', KEYS[1], 'undeclared_at', now)
 redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[1])
 return 1

@@ -1,160 +1,187 @@
-"""The shares that the partitions of a queue have in its limits.
+"""Partition quotas: the part of a queue's rate limits that each of its partitions may use.
 
-Fetch counts in its pop, in the shard it takes jobs from, so each partition has limits of its own,
-which add up to the operator's. Partition 0 keeps these too, and they say what is wanted. Whoever
-changes them makes the shares of the others follow, and is done only when it has seen that all agree
-with limits and partitions that did not change meanwhile. For who dies before that the janitor does
-it. With the same partitions no share grows while another shrinks: limits that are raised raise
-each share or leave it, so the order in which they are written does not matter. That is why a queue
-with limits is not given another number of partitions: jobs that run in the old ones would have to
-be waited for before others may start in the new ones.
+Fetch counts starts in the script that pops jobs, in the shard of the jobs. So each partition has
+limits of its own, its quota, and the quotas add up to the operator's limits. Partition 0 keeps the
+operator's limits too. A process that changes them updates the quotas of all partitions. It is done
+only when it has seen that all quotas agree with limits and partitions that did not change while it
+wrote. If it dies first, the janitor finishes.
+
+With the same partitions, no quota grows while another shrinks: higher limits raise each quota or
+leave it. So the order of the writes does not matter. That is why the number of partitions of a
+queue with limits cannot change: jobs that run in the old partitions would have to end before others
+may start in the new ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ojs_cluster.core.errors import ValidationFailed
-from ojs_cluster.core.partitions import Layout
-from ojs_cluster.core.rate_limit import Limits, unpack_limits
+from ojs_cluster.core.partitions import PartitionLayout
+from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import begun
+from ojs_cluster.store.queues import mirrored_fields
 
 if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
 
+_ANY = b"*"
+"""Stands for any limits that a partition may have (see ``limit_queue.lua``)."""
 
-async def put(store: Store, queue: str, limits: Limits) -> None:
-    """Set the limits of a whole queue, in all partitions; empty ones take them back.
+
+async def set_limits(store: Store, queue: str, limits: RateLimits) -> None:
+    """Set the limits of a whole queue, in all its partitions.
+
+    Args:
+        store: the store.
+        queue: the queue's name.
+        limits: the new limits; empty ones remove the limits.
 
     Raises:
-        ValidationFailed: a partition would have no share, or the partitions are being changed.
+        ValidationFailed: a partition would have no quota, or the partitions are being changed.
         BackendUnavailable: Redis did not answer in time.
     """
-    await store.partitions.latest(store)
+    await store.partitions.try_read(store)
     layout = store.partitions.layout(queue)
-    if limits != Limits():
+    if limits != RateLimits():
         _check(queue, limits, layout)
-    packed = limits.packed().encode() if limits != Limits() else b""
+    packed = limits.packed().encode() if limits != RateLimits() else b""
     first = store.keys.shard_of_queue(queue)
-    await _write(store, first, queue, packed, 0, layout.open)
+    await _write_quota(store, first, queue, packed, 0, layout.open_count)
     with begun():
-        await mirror(store, queue)
-    if packed and store.partitions.layout(queue).parts != layout.parts:
+        await update_quotas(store, queue)
+    if packed and store.partitions.layout(queue).count != layout.count:
         with begun():
-            await _write(store, first, queue, b"", 0, layout.open, seen=packed)
-            await mirror(store, queue)
+            await _write_quota(store, first, queue, b"", 0, layout.open_count, expected=packed)
+            await update_quotas(store, queue)
         raise ValidationFailed(f"the partitions of queue '{queue}' have just been changed")
 
 
-async def of_queue(store: Store, queue: str) -> Limits:
-    """The limits of a whole queue.
+async def get_limits(store: Store, queue: str) -> RateLimits:
+    """Return the limits of a whole queue.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    share, whole = await _read(store, store.keys.shard_of_queue(queue), queue)
-    return _unpacked(share if whole is None else whole) if share else Limits()
+    return _unpack(await _read_queue_limits(store, store.keys.shard_of_queue(queue), queue))
 
 
-async def mirror(store: Store, queue: str) -> None:
-    """Make the shares of all partitions agree with the queue's limits.
+async def update_quotas(store: Store, queue: str) -> None:
+    """Make the quotas of all partitions agree with the queue's limits.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    before = None
-    while True:
-        await store.partitions.latest(store)
-        layout = store.partitions.layout(queue)
-        if layout.held == 1:
-            return
-        shards = store.keys.partitions(queue, layout.held)
-        share, whole = await _read(store, shards[0], queue)
-        wanted = share if whole is None else whole
-        wrong = await _wrong(store, shards, queue, wanted, layout.open)
-        # Twice the same, and nothing to correct the second time.
-        if not wrong and (wanted, layout) == before:
-            return
-        before = (wanted, layout)
 
-        async def correct(number: int) -> None:
-            at = (shards[number], queue, wanted, number, layout.open)  # noqa: B023 - awaited here
-            await _write(store, *at, seen=wanted if number == 0 else b"*")  # noqa: B023 - as above
+    async def correct(shards: Sequence[Shard], limits: bytes, layout: PartitionLayout) -> bool:
+        outdated = await _outdated_partitions(store, shards, queue, limits, layout.open_count)
 
-        await over_shards(wrong, correct)
+        async def write(number: int) -> None:
+            expected = limits if number == 0 else _ANY
+            await _write_quota(
+                *(store, shards[number], queue, limits, number, layout.open_count),
+                expected=expected,
+            )
+
+        await over_shards(outdated, write)
+        return bool(outdated)
+
+    await mirrored_fields.correct_until_stable(
+        store, queue, lambda shard: _read_queue_limits(store, shard, queue), correct
+    )
 
 
-def _check(queue: str, limits: Limits, layout: Layout) -> None:
-    if layout.open > layout.parts:
+def _check(queue: str, limits: RateLimits, layout: PartitionLayout) -> None:
+    if layout.open_count > layout.count:
         raise ValidationFailed(
-            f"queue '{queue}' still has jobs in {layout.open} partitions instead of "
-            f"{layout.parts}: set its limits when 'draining' is 0"
+            f"queue '{queue}' still has jobs in {layout.open_count} partitions instead of "
+            f"{layout.count}: set its limits when 'draining' is 0"
         )
     for name, limit in (
-        ("concurrency", limits.concurrency or layout.parts),  # 0 is 0 in each
-        ("rate", limits.rate.limit if limits.rate else layout.parts),
-        ("throttle", limits.throttle.limit if limits.throttle else layout.parts),
+        ("concurrency", limits.concurrency or layout.count),  # 0 is 0 in each
+        ("rate", limits.rate.limit if limits.rate else layout.count),
+        ("throttle", limits.throttle.limit if limits.throttle else layout.count),
     ):
-        if limit < layout.parts:
+        if limit < layout.count:
             raise ValidationFailed(
-                f"{name} {limit} cannot be shared by the {layout.parts} partitions of queue "
+                f"{name} {limit} cannot be divided among the {layout.count} partitions of queue "
                 f"'{queue}': each needs 1 at least",
                 field=name,
             )
 
 
-def _unpacked(packed: bytes) -> Limits:
-    return unpack_limits(packed.decode(errors="replace"))
+def _unpack(packed: bytes) -> RateLimits:
+    return unpack_limits(packed.decode(errors="replace")) if packed else RateLimits()
 
 
-def _share(packed: bytes, number: int, count: int) -> bytes:
-    return _unpacked(packed).share(number, count).packed().encode() if packed else b""
+def _packed_quota(limits: bytes, number: int, count: int) -> bytes:
+    return _unpack(limits).partition_quota(number, count).packed().encode() if limits else b""
 
 
-async def _read(store: Store, shard: Shard, queue: str) -> tuple[bytes, bytes | None]:
-    """A partition's share, empty for none, and the limits of the whole queue if it keeps them."""
+async def _read_quota(store: Store, shard: Shard, queue: str) -> tuple[bytes, bytes | None]:
+    """Return a partition's quota, and the limits of the whole queue if the partition keeps them."""
     found: Any = await store.redis.call(
-        shard.slot, "HMGET", shard.queue_counters(queue), "limits", "whole", idempotent=True
+        shard.slot, "HMGET", shard.queue_counters(queue), "limits", "queue_limits", idempotent=True
     )
-    share, whole = found
-    return share or b"", whole
+    quota, queue_limits = found
+    return quota or b"", queue_limits
 
 
-async def _wrong(
-    store: Store, shards: list[Shard], queue: str, wanted: bytes, count: int
+async def _read_queue_limits(store: Store, first: Shard, queue: str) -> bytes:
+    """Return the packed limits of a whole queue, read in partition 0; empty for none."""
+    quota, queue_limits = await _read_quota(store, first, queue)
+    return quota if queue_limits is None else queue_limits
+
+
+async def _outdated_partitions(
+    store: Store, shards: Sequence[Shard], queue: str, limits: bytes, count: int
 ) -> list[int]:
-    """Partitions whose share is not as it should be."""
-    wrong: list[int] = []
+    """Return the numbers of the partitions whose quota does not follow from the limits."""
+    outdated: list[int] = []
 
-    async def look(number: int) -> None:
-        whole = (wanted or None) if number == 0 and count > 1 else None
-        if await _read(store, shards[number], queue) != (_share(wanted, number, count), whole):
-            wrong.append(number)
+    async def check(number: int) -> None:
+        kept = (limits or None) if number == 0 and count > 1 else None
+        if await _read_quota(store, shards[number], queue) != (
+            _packed_quota(limits, number, count),
+            kept,
+        ):
+            outdated.append(number)
 
-    await over_shards(range(len(shards)), look)
-    return wrong
+    await over_shards(range(len(shards)), check)
+    return outdated
 
 
-async def _write(
+async def _write_quota(
     store: Store,
     shard: Shard,
     queue: str,
-    whole: bytes,
+    limits: bytes,
     number: int,
     count: int,
     *,
-    seen: bytes = b"*",
+    expected: bytes = _ANY,
 ) -> None:
-    """Set a partition's share; ``seen`` as in ``limit_queue.lua``."""
-    kept = whole if number == 0 and count > 1 else b""
-    owed = await store.run(
+    """Set a partition's quota.
+
+    Args:
+        store: the store.
+        shard: the partition's shard.
+        queue: the queue's name.
+        limits: the packed limits of the whole queue, empty for none.
+        number: the partition's number.
+        count: the number of partitions that have a quota.
+        expected: changes nothing where the partition has other limits (see ``limit_queue.lua``).
+    """
+    kept = limits if number == 0 and count > 1 else b""
+    effects = await store.run(
         shard,
         "limit_queue",
         [shard.queue_counters(queue)],
-        [queue, _share(whole, number, count), kept, seen],
+        [queue, _packed_quota(limits, number, count), kept, expected],
         idempotent=True,
     )
-    await deliver(store, shard, owed)
+    await deliver(store, shard, effects)

@@ -1,8 +1,8 @@
-"""Tokens of rate limit keys: the handshake between a job's shard and its key's (docs/adr/011).
+"""Tokens of rate limit keys: the protocol between a job's shard and the key's shard (docs/adr/011).
 
-Every step is an effect in an outbox, and every script knows what it has done already: asking twice
-is asking once, a token that is offered twice is taken once, and one that nobody can use goes back.
-So a process may die, or a reply be lost, between any two of them.
+Each step is an effect in an outbox, and each script is idempotent: a repeated request counts once,
+a token that is granted twice is taken once, and a token that no job can use is returned. So a
+process may die, or a reply be lost, between any two steps.
 """
 
 from __future__ import annotations
@@ -16,30 +16,39 @@ from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.sweeps.sweep_result import Tick
 
-_DEEPEST = 8
-_GRANTED_MOST = 100
-"""Asks that one script answers at most, at about 20 commands each."""
-_RETURNED_MOST = 150
-"""Tokens that one script takes back at most, at about 15 commands each."""
+_MOST_NESTED = 8
+"""Effects of effects that one call delivers itself; the drainer delivers the others."""
+_MOST_ANSWERED = 100
+"""Token requests that one script applies answers to, at about 20 commands each."""
+_MOST_RETURNED = 150
+"""Tokens that one script returns, at about 15 commands each."""
 _depth: ContextVar[int] = ContextVar("depth", default=0)
 
 
-async def asked(store: Store, shard: Shard, payload: bytes) -> None:
-    """Effect ``ask``: jobs of ``shard`` want tokens. ``key limits on_limit id/number...``"""
-    key, limits, on_limit, *asks = payload.decode().split(" ")
-    await run_limit(store, "limit_request", key, [limits, on_limit, shard.index, *asks])
+async def handle_request(store: Store, shard: Shard, payload: bytes) -> None:
+    """Handle the effect ``token_request``: jobs of ``shard`` request tokens.
+
+    The payload is ``key limits on_limit id/number...``.
+    """
+    key, limits, on_limit, *requests = payload.decode().split(" ")
+    await run_key_script(store, "limit_request", key, [limits, on_limit, shard.index, *requests])
 
 
-async def granted(store: Store, _shard: Shard, payload: bytes) -> None:
-    """Effect ``grant``: the answer to the asks of a shard. ``shard key verdict id/number...``"""
-    index, key, verdict, *asks = payload.decode().split(" ")
+async def handle_answer(store: Store, _shard: Shard, payload: bytes) -> None:
+    """Handle the effect ``token_answer``: the key's shard grants or refuses tokens.
+
+    The payload is ``shard key answer id/number...``.
+    """
+    index, key, answer, *requests = payload.decode().split(" ")
     shard = store.keys.shard(int(index))
-    for start in range(0, len(asks), _GRANTED_MOST):
-        portion = asks[start : start + _GRANTED_MOST]
-        await _grant(store, shard, key, verdict, portion)
+    for start in range(0, len(requests), _MOST_ANSWERED):
+        portion = requests[start : start + _MOST_ANSWERED]
+        await _apply_answer(store, shard, key, answer, portion)
 
 
-async def _grant(store: Store, shard: Shard, key: str, verdict: str, asks: Sequence[str]) -> None:
+async def _apply_answer(
+    store: Store, shard: Shard, key: str, answer: str, requests: Sequence[str]
+) -> None:
     settings = store.settings
     effects = await store.run(
         shard,
@@ -48,32 +57,41 @@ async def _grant(store: Store, shard: Shard, key: str, verdict: str, asks: Seque
             *(shard.due, shard.expiring, shard.finished, shard.events),
             *(shard.outbox, shard.outbox_due),
         ],
-        [settings.events_per_shard, verdict, settings.retention_discarded_ms, key, *asks],
+        [settings.events_per_shard, answer, settings.retention_discarded_ms, key, *requests],
         idempotent=True,
     )
-    await _onward(store, shard, effects)
+    await _deliver_effects(store, shard, effects)
 
 
-async def freed(store: Store, shard: Shard, payload: bytes) -> None:
-    """Effect ``tokens``: tokens come back, or are not wanted any more. ``key how id/number...``"""
-    key, how, *asks = payload.decode().split(" ")
-    await run_limit(store, "limit_free", key, [shard.index, how, *asks])
+async def handle_return(store: Store, shard: Shard, payload: bytes) -> None:
+    """Handle the effect ``token_return``: tokens are returned, or requests are canceled.
+
+    The payload is ``key how id/number...``.
+    """
+    key, how, *requests = payload.decode().split(" ")
+    await run_key_script(store, "limit_free", key, [shard.index, how, *requests])
 
 
-async def started(store: Store, shard: Shard, payload: bytes) -> None:
-    """Effect ``started``: a job has started, and time counts from now on. ``key id/number``"""
-    key, *asks = payload.decode().split(" ")
-    await run_limit(store, "limit_start", key, [shard.index, *asks])
+async def handle_start(store: Store, shard: Shard, payload: bytes) -> None:
+    """Handle the effect ``token_start``: a job has started, and its start counts from now on.
+
+    The payload is ``key id/number``.
+    """
+    key, *requests = payload.decode().split(" ")
+    await run_key_script(store, "limit_start", key, [shard.index, *requests])
 
 
-async def declared(store: Store, _shard: Shard, payload: bytes) -> None:
-    """Effect ``limit``: a new job declares its key's limits. ``key limits on_limit ms``"""
+async def handle_declaration(store: Store, _shard: Shard, payload: bytes) -> None:
+    """Handle the effect ``limit_declaration``: a new job declares the limits of its key.
+
+    The payload is ``key limits on_limit ms``, with the job's creation time in Unix milliseconds.
+    """
     key, limits, _, created_ms = payload.decode().split(" ")
-    await run_limit(store, "limit_set", key, ["declare", limits, created_ms])
+    await run_key_script(store, "limit_set", key, ["declare", limits, created_ms])
 
 
-async def run_limit(store: Store, name: str, key: str, args: Sequence[Arg]) -> None:
-    """Run a script over the state of a rate limit key, and carry out what it owes.
+async def run_key_script(store: Store, name: str, key: str, args: Sequence[Arg]) -> None:
+    """Run a script over the state of a rate limit key, and deliver its effects.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -84,28 +102,23 @@ async def run_limit(store: Store, name: str, key: str, args: Sequence[Arg]) -> N
         name,
         [
             *(shard.rate_limit(key), shard.token_holders(key), shard.token_requesters(key)),
-            *(
-                shard.rate_limits,
-                shard.rate_limit_checks,
-                shard.outbox,
-                shard.outbox_due,
-                shard.events,
-            ),
+            *(shard.rate_limits, shard.rate_limit_checks),
+            *(shard.outbox, shard.outbox_due, shard.events),
         ],
         [store.settings.events_per_shard, key, *args],
         idempotent=True,
     )
-    await _onward(store, shard, effects)
+    await _deliver_effects(store, shard, effects)
 
 
-async def _onward(store: Store, shard: Shard, effects: Sequence[bytes]) -> None:
-    """Carry out what an effect has led to.
+async def _deliver_effects(store: Store, shard: Shard, effects: Sequence[bytes]) -> None:
+    """Deliver the effects of a script, up to a nesting depth.
 
-    A token that goes back is the next one's: after some of that the rest is left to the drainer, or
-    one caller would wait for all who have asked and gone.
+    A returned token is granted to the next job, which may return it as well. So one caller could
+    wait for many steps. Beyond the depth the drainer delivers the effects.
     """
     depth = _depth.get()
-    if not effects or depth >= _DEEPEST:
+    if not effects or depth >= _MOST_NESTED:
         return
     before = _depth.set(depth + 1)
     try:
@@ -114,19 +127,19 @@ async def _onward(store: Store, shard: Shard, effects: Sequence[bytes]) -> None:
         _depth.reset(before)
 
 
-async def take_back(store: Store, shard: Shard, limit: int) -> Tick:
-    """Give back tokens of jobs that nobody fetched in time.
+async def return_unused_tokens(store: Store, shard: Shard, limit: int) -> Tick:
+    """Return tokens whose jobs were not fetched in time.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    limit = min(limit, _RETURNED_MOST)
-    done, now, following, effects = await store.run(
+    limit = min(limit, _MOST_RETURNED)
+    done, now, next_due, effects = await store.run(
         shard,
         "limit_return",
         [shard.token_grants, shard.outbox, shard.outbox_due],
         [limit],
         idempotent=True,
     )
-    await _onward(store, shard, effects)
-    return Tick(done, None if following < 0 else following, now, done >= limit)
+    await _deliver_effects(store, shard, effects)
+    return Tick(done, None if next_due < 0 else next_due, now, done >= limit)

@@ -100,7 +100,9 @@ async def read_events(
     """
     positions = _positions(after, len(store.keys))
     selected = {
-        shard for queue in wanted.queues for shard in await store.partitions.held(store, queue)
+        shard
+        for queue in wanted.queues
+        for shard in await store.partitions.occupied_shards(store, queue)
     }
     if wanted.job_id is not None:
         selected = set()  # an id chosen by a client does not name the shard of its queue

@@ -104,7 +104,7 @@ async def collect(store: Store, most_queues: int) -> ClusterMetrics:
         BackendUnavailable: no shard answered in time.
     """
     names, registered = await _queue_names(store, most_queues)
-    await store.partitions.current(store)
+    await store.partitions.refresh_if_stale(store)
     cluster = ClusterMetrics(
         {name: QueueMetrics() for name in names or ()}, registered, unreachable=int(names is None)
     )
@@ -180,7 +180,7 @@ class CachedMetrics(Cached[ClusterMetrics]):
 
 
 def _shards_of(store: Store, queue: str) -> Sequence[Shard]:
-    return store.keys.partitions(queue, store.partitions.layout(queue).held)
+    return store.keys.partitions(queue, store.partitions.layout(queue).occupied_count)
 
 
 def _add_shard(cluster: ClusterMetrics, reply: Sequence[Any]) -> None:

@@ -8,7 +8,7 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.redis.deadline import extend_deadline
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.queues.queues import QueueStats, list_queues, summed
+from ojs_cluster.store.queues.queues import QueueStats, list_queues, sum_stats
 from ojs_cluster.store.workers import workers
 
 MOST_QUEUES = 10_000
@@ -62,7 +62,7 @@ async def overview(store: Store) -> Overview:
         limit = min(_PAGE, MOST_QUEUES - counted)
         found, queues = await list_queues(store, limit=limit, offset=counted)
         counted += len(found)
-        stats = summed([stats, *found])
+        stats = sum_stats([stats, *found])
         if len(found) < limit or counted >= MOST_QUEUES:
             break
     _, known = await workers.count_by_status(store)
@@ -76,4 +76,4 @@ async def sum_within(store: Store, within: QueuePatterns) -> tuple[QueueStats, i
         BackendUnavailable: Redis did not answer in time.
     """
     found, queues = await list_queues(store, limit=MOST_QUEUES_WITHIN, within=within)
-    return summed([_NO_QUEUES, *found]), queues, len(found)
+    return sum_stats([_NO_QUEUES, *found]), queues, len(found)

@@ -21,7 +21,7 @@ async def _queue_created(store: Store, shard: Shard, payload: bytes) -> None:
     """
     queue = payload.decode()
     await store.queues.register(store, queue)
-    await store.partitions.admit(store, shard, [queue])
+    await store.partitions.ensure_open(store, shard, [queue])
 
 
 EFFECTS: Mapping[str, Effect] = MappingProxyType(
@@ -31,11 +31,11 @@ EFFECTS: Mapping[str, Effect] = MappingProxyType(
         "workflow_cancel": advance.cancelled,
         "unlock": unique.ended,
         "transaction": transactions.finish,
-        "ask": rate_tokens.asked,
-        "grant": rate_tokens.granted,
-        "started": rate_tokens.started,
-        "tokens": rate_tokens.freed,
-        "limit": rate_tokens.declared,
+        "token_request": rate_tokens.handle_request,
+        "token_answer": rate_tokens.handle_answer,
+        "token_start": rate_tokens.handle_start,
+        "token_return": rate_tokens.handle_return,
+        "limit_declaration": rate_tokens.handle_declaration,
         "queue": _queue_created,
         "unlist": retention.unlist,
     }

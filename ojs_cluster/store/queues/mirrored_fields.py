@@ -1,16 +1,18 @@
-"""A field of a queue's hash that each partition has, because its scripts read it there.
+"""Mirrored fields: fields of a queue's hash that each partition has, because its scripts read them.
 
-Partition 0 says what is wanted. Whoever changes it, or the number of partitions, makes the others
-follow, and is done only when all agree with a value that did not change meanwhile. So two that do
-this at once leave what the later one wants. If the process dies first, the janitor finishes within
-three seconds of a change. Producers use a new partition ten seconds after it.
+Partition 0 holds the wanted value. A process that changes it, or the number of partitions, copies
+it to the others. It is done only when all partitions agree with a value that did not change while
+it copied. So two processes that do this at once leave the later value. If the process dies first,
+the janitor finishes within three seconds of a change. Producers use a new partition only ten
+seconds after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.fanout import over_shards
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-async def mirror(
+async def mirror_field(
     store: Store,
     queue: str,
     read: Callable[[Shard], Awaitable[T]],
@@ -37,31 +39,49 @@ async def mirror(
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    before: tuple[T, int] | None = None
+
+    async def correct(shards: Sequence[Shard], wanted: T, _layout: PartitionLayout) -> bool:
+        outdated: list[Shard] = []
+
+        async def check(shard: Shard) -> None:
+            if await read(shard) != wanted:
+                outdated.append(shard)
+
+        await over_shards(shards[1:], check)
+        await over_shards(outdated, lambda shard: write(shard, wanted))
+        return bool(outdated)
+
+    await correct_until_stable(store, queue, read, correct)
+
+
+async def correct_until_stable(
+    store: Store,
+    queue: str,
+    read_wanted: Callable[[Shard], Awaitable[T]],
+    correct: Callable[[Sequence[Shard], T, PartitionLayout], Awaitable[bool]],
+) -> None:
+    """Correct the partitions until a pass over the same value and layout finds nothing wrong.
+
+    A queue of one partition needs no correction.
+
+    Args:
+        store: the store.
+        queue: the queue's name.
+        read_wanted: returns the wanted value, read in partition 0.
+        correct: checks and corrects all partitions; returns whether it had to correct any.
+
+    Raises:
+        BackendUnavailable: Redis did not answer in time.
+    """
+    before: tuple[T, PartitionLayout] | None = None
     while True:
-        await store.partitions.latest(store)
-        held = store.partitions.layout(queue).held
-        first, *others = store.keys.partitions(queue, held)
-        if not others:
+        await store.partitions.try_read(store)
+        layout = store.partitions.layout(queue)
+        if layout.occupied_count == 1:
             return
-        wanted = await read(first)
-        wrong = await _others(others, read, wanted)
-        # Twice the same, and nothing to correct the second time.
-        if not wrong and (wanted, held) == before:
+        shards = store.keys.partitions(queue, layout.occupied_count)
+        wanted = await read_wanted(shards[0])
+        corrected = await correct(shards, wanted, layout)
+        if not corrected and (wanted, layout) == before:
             return
-        before = (wanted, held)
-        await over_shards(wrong, lambda shard: write(shard, wanted))  # noqa: B023 - awaited here
-
-
-async def _others(
-    shards: list[Shard], read: Callable[[Shard], Awaitable[T]], wanted: T
-) -> list[Shard]:
-    """Return the partitions whose value is not as it should be."""
-    wrong: list[Shard] = []
-
-    async def check(shard: Shard) -> None:
-        if await read(shard) != wanted:
-            wrong.append(shard)
-
-    await over_shards(shards, check)
-    return wrong
+        before = (wanted, layout)

@@ -1,4 +1,4 @@
-"""Changes of the number of partitions of a queue, and what the janitor does for them."""
+"""Changes of the number of partitions of a queue, and the janitor's work for them."""
 
 from __future__ import annotations
 
@@ -7,31 +7,37 @@ from functools import partial
 from typing import Any, Final
 
 from ojs_cluster.core.errors import InvalidRequest, ValidationFailed
-from ojs_cluster.core.partitions import Layout
-from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.core.partitions import PartitionLayout
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.limits import depth_bounds, partition_quotas
 from ojs_cluster.store.queues import partitions, pauses
-from ojs_cluster.store.queues.partitions import DEFAULT, NO_LIMIT
-from ojs_cluster.store.queues.queues import stats_in
+from ojs_cluster.store.queues.partitions import DEFAULT, NO_ENTRY_LIMIT
+from ojs_cluster.store.queues.queues import get_partition_stats
 
 UNUSED_MS: Final = 86_400_000
-"""How long the number of partitions of a queue is kept that does not exist."""
+"""Time in milliseconds for which the table keeps an entry of a queue that does not exist."""
 UNUSED_CROWDED_MS: Final = 3_600_000
-"""The same where the table is nearly full."""
+"""The same while the table is nearly full."""
 _CROWDED: Final = 0.9
+"""The part of the table's entries above which it is nearly full."""
 
 
-async def set_partitions(store: Store, queue: str, count: int) -> Layout:
-    """Give a queue another number of partitions. It need not exist.
+async def set_partitions(store: Store, queue: str, count: int) -> PartitionLayout:
+    """Give a queue another number of partitions. The queue need not exist.
 
-    It takes effect by and by (see ``core/partitions.py``); repeating it changes nothing.
+    The change takes effect in stages (see ``core/partitions.py``). Repeating it changes nothing.
+
+    Args:
+        store: the store.
+        queue: the queue's name.
+        count: the new number of partitions.
 
     Raises:
-        InvalidRequest: there cannot be that many, or too many queues have a number of their own.
-        ValidationFailed: the queue has rate limits, in which its partitions have shares.
+        InvalidRequest: ``count`` is out of range, or too many queues have a number of their own.
+        ValidationFailed: the queue has rate limits, which are divided among its partitions.
         BackendUnavailable: Redis did not answer in time.
     """
     most = store.keys.most_partitions
@@ -39,35 +45,35 @@ async def set_partitions(store: Store, queue: str, count: int) -> Layout:
         raise InvalidRequest(
             f"partitions must be from 1 to {most}, not {count}", field="partitions"
         )
-    before = (await get_partitions(store, queue)).parts
+    before = (await get_partitions(store, queue)).count
     limited = count != before and await _has_limits(store, queue)
     if not limited:
 
-        def changed(old: Layout, now_ms: int) -> Layout:
+        def changed(old: PartitionLayout, now_ms: int) -> PartitionLayout:
             nonlocal before
-            before = old.parts
-            return old.changed(count, now_ms)
+            before = old.count
+            return old.resized(count, now_ms)
 
-        layout = await store.partitions.change(store, queue, changed)
+        layout = await store.partitions.update(store, queue, changed)
         limited = count != before and await _has_limits(store, queue)
-        if limited:  # set meanwhile
-            await store.partitions.change(
-                store, queue, lambda old, now_ms: old.changed(before, now_ms)
+        if limited:  # another request has set them since the first check
+            await store.partitions.update(
+                store, queue, lambda old, now_ms: old.resized(before, now_ms)
             )
-            await partition_quotas.mirror(store, queue)
+            await partition_quotas.update_quotas(store, queue)
     if limited:
         raise ValidationFailed(
-            f"queue '{queue}' has rate limits, of which its {before} partitions have their shares: "
-            "delete them, change the number, and set them again",
+            f"queue '{queue}' has rate limits, which are divided among its {before} partitions: "
+            "delete the limits, change the number, and set them again",
             field="partitions",
         )
-    await pauses.mirror(store, queue)
-    await depth_bounds.mirror(store, queue)
+    await pauses.mirror_pause_flag(store, queue)
+    await depth_bounds.mirror_bound(store, queue)
     return layout
 
 
-async def get_partitions(store: Store, queue: str) -> Layout:
-    """A queue's partitions now.
+async def get_partitions(store: Store, queue: str) -> PartitionLayout:
+    """Read the table; return a queue's partitions.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -76,12 +82,13 @@ async def get_partitions(store: Store, queue: str) -> Layout:
     return store.partitions.layout(queue)
 
 
-async def look_after_changes(store: Store) -> int:
-    """Bring changes to their end; returns how many there are.
+async def advance_changes(store: Store) -> int:
+    """Move each change of a number of partitions on; return how many changes are under way.
 
-    Pause marks follow into new partitions; old ones are closed when they are empty; one that got a
-    late job is opened again. Two leaders who do this do it once, as each compares what it has seen.
-    Partitions of the default are closed by the round over all queues (``end_round``).
+    New partitions get the mirrored fields. Old partitions are closed when they are empty. A closed
+    partition that got a late job is opened again. Two leaders cannot disturb each other here: each
+    compares the entry with what it has read. Partitions of the default are closed by the round over
+    all queues (``end_round``).
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -91,20 +98,20 @@ async def look_after_changes(store: Store) -> int:
     changing = [
         queue
         for queue, layout in store.partitions.entries().items()
-        if queue != DEFAULT and (layout.to_watch(now_ms) or not layout.settled(now_ms))
+        if queue != DEFAULT and (layout.needs_check(now_ms) or not layout.is_propagated(now_ms))
     ]
     for queue in changing:
-        await look_after(store, queue)
-    return len(changing) + await end_unused(store)
+        await maintain_queue(store, queue)
+    return len(changing) + await remove_unused_entries(store)
 
 
-async def end_unused(store: Store) -> int:
-    """End the entries of queues that do not exist; returns how many were changed or ended.
+async def remove_unused_entries(store: Store) -> int:
+    """Remove the entries of queues that do not exist; return how many were changed or removed.
 
-    Anybody with a name can fill the table, which has an end, and every process has it in memory.
-    An entry ends as any other change does: the number becomes the default, then the partitions
-    beyond it are closed, then, as much later, the entry goes. So the job of a producer that has
-    slept since it read the old number is found.
+    Any client with a queue name can add an entry, the table is bounded, and every process has it in
+    memory. An entry is removed like any other change: the number becomes the default, then the
+    partitions beyond it are closed, then, after the same time again, the entry is removed. So the
+    job of a producer that was suspended since it read the old number is found.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -115,7 +122,7 @@ async def end_unused(store: Store) -> int:
     old = [
         queue
         for queue, layout in entries.items()
-        if queue != DEFAULT and now_ms - layout.at_ms >= kept_ms
+        if queue != DEFAULT and now_ms - layout.changed_at_ms >= kept_ms
     ]
     if not old:
         return 0
@@ -124,89 +131,95 @@ async def end_unused(store: Store) -> int:
     unused = [queue for queue, score in zip(old, known, strict=True) if score is None]
     for queue in unused:
         seen = entries[queue]
-        await store.partitions.change(
-            store, queue, partial(_less, seen, store.partitions.default.parts)
+        await store.partitions.update(
+            store, queue, partial(_next_removal_step, seen, store.partitions.default.count)
         )
     return len(unused)
 
 
-def _less(seen: Layout, parts: int, old: Layout, now_ms: int) -> Layout:
-    """The next step towards no entry, from the layout that was seen."""
+def _next_removal_step(
+    seen: PartitionLayout, parts: int, old: PartitionLayout, now_ms: int
+) -> PartitionLayout:
+    """Return the next step towards no entry, from the layout that was read."""
     if old != seen:
         return old
-    if old.parts != parts:
-        return old.changed(parts, now_ms)
-    return replace(old, held=old.open) if old.open == old.parts else old
+    if old.count != parts:
+        return old.resized(parts, now_ms)
+    return replace(old, occupied_count=old.open_count) if old.open_count == old.count else old
 
 
-async def look_after(store: Store, queue: str) -> None:
-    """Make the pause marks and shares of a queue agree; close partitions that are empty, open one
-    that is not.
+async def maintain_queue(store: Store, queue: str) -> None:
+    """Make the mirrored fields of a queue agree; close empty partitions, open those with late jobs.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    await pauses.mirror(store, queue)
-    await partition_quotas.mirror(store, queue)
-    await depth_bounds.mirror(store, queue)
+    await pauses.mirror_pause_flag(store, queue)
+    await partition_quotas.update_quotas(store, queue)
+    await depth_bounds.mirror_bound(store, queue)
     seen = store.partitions.layout(queue)
-    if seen.held == seen.parts:
+    if seen.occupied_count == seen.count:
         return
-    shards = store.keys.partitions(queue, seen.held)
-    live = 0
+    shards = store.keys.partitions(queue, seen.occupied_count)
+    live_count = 0
 
-    async def look(number: int) -> None:
-        nonlocal live
-        if await _lives(store, shards[number], queue):
-            live = max(live, number + 1)
+    async def check(number: int) -> None:
+        nonlocal live_count
+        if await _has_live_jobs(store, shards[number], queue):
+            live_count = max(live_count, number + 1)
 
-    await over_shards(range(seen.parts, seen.held), look)
-    own = queue in store.partitions.entries()
+    await over_shards(range(seen.count, seen.occupied_count), check)
+    has_entry = queue in store.partitions.entries()
 
-    def closed(old: Layout, now_ms: int) -> Layout:
-        # What was seen holds for the layout that was seen, and for no other.
+    def closed(old: PartitionLayout, now_ms: int) -> PartitionLayout:
+        # The check was made for the layout that was read, and is valid for no other.
         if old != seen:
             return old
-        if not own and live > old.parts and old.drains(now_ms):
-            return old.apart(live, now_ms)
-        return old.drained(live, now_ms)
+        if not has_entry and live_count > old.count and old.can_shrink(now_ms):
+            return old.as_own_entry(live_count, now_ms)
+        return old.after_live_check(live_count, now_ms)
 
-    await store.partitions.change(store, queue, closed, most=NO_LIMIT)
+    await store.partitions.update(store, queue, closed, most_entries=NO_ENTRY_LIMIT)
 
 
 async def begin_round(store: Store) -> None:
-    """Before each queue is looked after once: does the default wait for them?
+    """Note whether the default can shrink, before a round maintains each queue once.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     await store.partitions.read(store)
     default = store.partitions.default
-    store.partitions.draining = default if default.drains(store.partitions.now_ms()) else None
+    store.partitions.draining = default if default.can_shrink(store.partitions.now_ms()) else None
 
 
 async def end_round(store: Store) -> None:
-    """Each queue was looked after: those with jobs in old partitions of the default say so by
-    themselves now, so it closes them for all others.
+    """Close old partitions of the default after a round has maintained each queue once.
+
+    By then each queue with jobs in these partitions has an entry of its own.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     seen, store.partitions.draining = store.partitions.draining, None
     if seen is not None:
-        await store.partitions.change(
-            store, DEFAULT, lambda old, now_ms: old.drained(0, now_ms) if old == seen else old
+        await store.partitions.update(
+            store,
+            DEFAULT,
+            lambda old, now_ms: old.after_live_check(0, now_ms) if old == seen else old,
         )
 
 
-async def forget(store: Store, queue: str) -> None:
-    """A queue was retired: nothing of it is left in any partition."""
-    await store.partitions.change(store, queue, lambda old, _: replace(old, held=old.open))
+async def forget_queue(store: Store, queue: str) -> None:
+    """Note that a queue was retired: its closed partitions hold nothing of it any more."""
+    await store.partitions.update(
+        store, queue, lambda old, _: replace(old, occupied_count=old.open_count)
+    )
 
 
 async def _has_limits(store: Store, queue: str) -> bool:
-    return await partition_quotas.of_queue(store, queue) != Limits()
+    return await partition_quotas.get_limits(store, queue) != RateLimits()
 
 
-async def _lives(store: Store, shard: Shard, queue: str) -> bool:
-    return (await stats_in(store, shard, queue)).live
+async def _has_live_jobs(store: Store, shard: Shard, queue: str) -> bool:
+    return (await get_partition_stats(store, shard, queue)).live

@@ -1,7 +1,7 @@
-"""The pause mark of a queue that has several partitions.
+"""The pause flag of a queue that has several partitions.
 
-Fetch reads the mark in its pop, in the shard it takes jobs from, so each partition has one. That of
-partition 0 says what is wanted, and the others follow (``mirrors``).
+Fetch reads the flag in the script that pops jobs, in the shard of the jobs. So each partition has a
+flag. Partition 0 holds the wanted one, and the others follow (``mirrored_fields``).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from ojs_cluster.store.context import Store
 
 
-async def mirror(store: Store, queue: str) -> None:
-    """Make the marks of all partitions agree.
+async def mirror_pause_flag(store: Store, queue: str) -> None:
+    """Make the pause flags of all partitions agree with that of partition 0.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -24,18 +24,17 @@ async def mirror(store: Store, queue: str) -> None:
 
     async def read(shard: Shard) -> bool:
         key = shard.queue_counters(queue)
-        return (
-            await store.redis.call(shard.slot, "HGET", key, "paused", idempotent=True) is not None
-        )
+        flag = await store.redis.call(shard.slot, "HGET", key, "paused", idempotent=True)
+        return flag is not None
 
     async def write(shard: Shard, paused: bool) -> None:
-        # No events: the queue is paused once, not once for each partition.
+        # Keeps no events: the queue is paused once, not once for each partition.
         await store.run(
             shard,
-            "switch_queue",
+            "pause_queue",
             [shard.queue_counters(queue), shard.queue_available(queue), shard.events],
             [0, queue, "pause" if paused else "resume"],
             idempotent=True,
         )
 
-    await mirrored_fields.mirror(store, queue, read, write)
+    await mirrored_fields.mirror_field(store, queue, read, write)

@@ -79,7 +79,7 @@ class QueueStats:
         return counts[State.AVAILABLE] + counts[State.SCHEDULED] + counts[State.RETRYABLE]
 
 
-async def stats(store: Store, queue: str) -> QueueStats:
+async def get_stats(store: Store, queue: str) -> QueueStats:
     """A queue's numbers. A queue that nobody used is all zeros.
 
     Those of a partition are read in one step, several partitions one beside the other.
@@ -87,19 +87,19 @@ async def stats(store: Store, queue: str) -> QueueStats:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    shards = await store.partitions.held(store, queue)
+    shards = await store.partitions.occupied_shards(store, queue)
     if len(shards) == 1:
-        return await stats_in(store, shards[0], queue)
+        return await get_partition_stats(store, shards[0], queue)
     found: dict[int, QueueStats] = {}
 
     async def look(number: int) -> None:
-        found[number] = await stats_in(store, shards[number], queue)
+        found[number] = await get_partition_stats(store, shards[number], queue)
 
     await over_shards(range(len(shards)), look)
-    return summed([found[number] for number in range(len(shards))])
+    return sum_stats([found[number] for number in range(len(shards))])
 
 
-async def stats_in(store: Store, shard: Shard, queue: str) -> QueueStats:
+async def get_partition_stats(store: Store, shard: Shard, queue: str) -> QueueStats:
     """A queue's numbers in one of its shards, read in one step."""
     now, available, dead, flat, minutes = await store.run(
         shard,
@@ -146,18 +146,18 @@ async def list_queues(
             meta.slot, "ZRANGE", meta.queues, offset, offset + limit - 1, idempotent=True
         )
     else:
-        reached = await names_within(store, within)
+        reached = await list_names_within(store, within)
         total, names = len(reached), reached[offset : offset + limit]
     found: dict[str, QueueStats] = {}
 
     async def look(name: str) -> None:
-        found[name] = await stats(store, name)
+        found[name] = await get_stats(store, name)
 
     await over_shards([name.decode() for name in names], look)
     return [found[name.decode()] for name in names], total
 
 
-async def names_within(store: Store, within: QueuePatterns) -> list[bytes]:
+async def list_names_within(store: Store, within: QueuePatterns) -> list[bytes]:
     """Names of registered queues in reach, in order. All names are read, a part at a time."""
     meta = store.keys.meta
     found: list[bytes] = []
@@ -196,11 +196,11 @@ async def exists(store: Store, queue: str) -> bool:
             )
         )
 
-    await over_shards(await store.partitions.held(store, queue), look)
+    await over_shards(await store.partitions.occupied_shards(store, queue), look)
     return found
 
 
-async def switch(store: Store, queue: str, action: Literal["pause", "resume"]) -> int:
+async def pause_or_resume(store: Store, queue: str, action: Literal["pause", "resume"]) -> int:
     """Pause or resume a queue; returns the server's ms. Repeating it changes nothing.
 
     Enqueue goes on while a queue is paused (spec: ojs-admin-api); fetch reads the mark in its pop.
@@ -213,14 +213,14 @@ async def switch(store: Store, queue: str, action: Literal["pause", "resume"]) -
     shard = store.keys.shard_of_queue(queue)
     now, owed = await store.run(
         shard,
-        "switch_queue",
+        "pause_queue",
         [shard.queue_counters(queue), shard.queue_available(queue), shard.events],
         [store.settings.events_per_shard, queue, action],
         idempotent=True,
     )
     await deliver(store, shard, owed)
     with begun():
-        await pauses.mirror(store, queue)
+        await pauses.mirror_pause_flag(store, queue)
     return int(now)
 
 
@@ -239,7 +239,7 @@ async def purge(store: Store, queue: str) -> tuple[int, int]:
         gone, rest = await _purge_in(store, shard, queue, deadline)
         removed, left = removed + gone, left + rest
 
-    shards = await store.partitions.held(store, queue)
+    shards = await store.partitions.occupied_shards(store, queue)
     # When one partition fails, jobs of others may be gone.
     with begun(when=len(shards) > 1):
         await over_shards(shards, purge_one)
@@ -287,7 +287,7 @@ async def _purge_foreign(store: Store, shard: Shard, job_ids: Sequence[str]) -> 
     return len(cancelled)
 
 
-def summed(parts: Sequence[QueueStats]) -> QueueStats:
+def sum_stats(parts: Sequence[QueueStats]) -> QueueStats:
     """The numbers of several together: of a queue's partitions, the first of which says if it is
     paused, or of queues.
     """

@@ -1,4 +1,4 @@
-"""The registry of queue names, and this process's memory of what it has registered."""
+"""The registry of queue names, and this process's record of the names it has registered."""
 
 from __future__ import annotations
 
@@ -14,41 +14,43 @@ from ojs_cluster.core.errors import BackendUnavailable, TooManyQueues
 if TYPE_CHECKING:
     from ojs_cluster.store.runtime import Runtime
 
-REMEMBERED_S = 60.0
-"""Time in seconds after which a name that is in use is registered again the first time."""
-LONGEST_S = 1920.0
+FIRST_RENEWAL_S = 60.0
+"""Time in seconds until a name that is in use is registered again for the first time."""
+LONGEST_RENEWAL_S = 1920.0
 """Longest time in seconds between two registrations of a name that is in use."""
-PATIENCE_S = 0.5
+MAX_WAIT_S = 0.5
 """Longest wait in seconds of a request whose queue is new to this process."""
 _RETRY_S = 2.0
+"""Time in seconds until a name that could not be registered is tried again."""
 _MOST_REMEMBERED = 20_000
-_NO_LIMIT = 2**53
+NO_NAME_LIMIT = 2**53
+"""For names that must be registered although the registry is full."""
 
 
 class QueueRegistry:
-    """Registers queues before their first job, and remembers the names that it registered.
+    """Registers queues before their first job, and remembers the names that it has registered.
 
     The registry lies under another tag than the queue, so the two cannot change in one step. A
     name is registered first. The script that creates the queue's hash also writes an outbox effect
-    that registers the name (``owed``), so no crash and no outage of the registry's master leaves
-    jobs in a queue that no list shows.
+    that registers the name. So no crash and no outage of the registry's master leaves jobs in a
+    queue that no list shows.
 
-    A name that is in use is registered again in a background task, which restores what a failover
-    of the registry's master has lost. No request waits for it. A failover loses what was written
-    last, so the first repetition comes after a minute, and each pause is twice as long as the one
-    before. Refused: once a minute for as long as the queue is in use. All processes do it for all
-    queues, and at 100 masters that takes most of the registry's master (docs/scaling.md).
+    A background task registers a name that is in use again, which restores what a failover of the
+    registry's master has lost. No request waits for it. A failover loses the last writes, so the
+    first repetition comes after a minute, and each pause is twice as long as the one before. The
+    refused alternative is once a minute for as long as the queue is in use. All processes do it for
+    all queues, and at 100 masters that takes most of the registry's master (docs/scaling.md).
 
     While the registry's master does not answer, a new name is admitted without it. Each process
     admits as many as were free when the registry answered last, so with P processes the registry
     may exceed its limit by P times the names that were free.
 
     Args:
-        remembered_s: time in seconds after which a name is registered again the first time.
+        first_renewal_s: time in seconds after which a name is registered again the first time.
     """
 
-    def __init__(self, remembered_s: float = REMEMBERED_S) -> None:
-        self._remembered_s = remembered_s
+    def __init__(self, first_renewal_s: float = FIRST_RENEWAL_S) -> None:
+        self._first_renewal_s = first_renewal_s
         self._known: dict[str, float] = {}
         self._pauses: dict[str, float] = {}
         self._free: int | None = None
@@ -57,8 +59,8 @@ class QueueRegistry:
         """Make sure that ``queues`` are registered, or will be.
 
         Raises:
-            TooManyQueues: the registry holds as many names as it may.
-            BackendUnavailable: the registry does not answer, and admits no new name meanwhile.
+            TooManyQueues: the registry is full.
+            BackendUnavailable: the registry does not answer, and had no free name before.
         """
         now = trio.current_time()
         for queue in queues:
@@ -67,25 +69,30 @@ class QueueRegistry:
                 await self._admit(store, queue)
             elif renew_at <= now:
                 self._known[queue] = now + _RETRY_S
-                # Without the limit: a name that was admitted is in use by now.
+                # Without the limit, because an admitted name is in use by now.
                 work = partial(self._renew, store, queue)
                 await store.background.once(("queue", queue), work, 0)
 
     async def register(self, store: Runtime, queue: str) -> None:
-        """Register a queue that exists, beyond the limit: it holds a job or an operator's setting.
+        """Register an existing queue, even beyond the limit.
+
+        The queue holds a job or an operator's setting.
 
         Raises:
             BackendUnavailable: the registry does not answer.
         """
-        await self._register(store, queue, _NO_LIMIT)
+        await self._register(store, queue, NO_NAME_LIMIT)
 
     async def _admit(self, store: Runtime, queue: str) -> None:
-        """Register a name that is new to this process, or admit it unregistered."""
+        """Register a name that is new to this process.
+
+        While the registry does not answer, the name is admitted unregistered if one was free.
+        """
         limit = store.settings.max_queues
         registered = None
         if store.redis.is_responsive(store.keys.meta.slot):
             work = partial(self._register, store, queue, limit)
-            registered = await store.background.once(("queue", queue), work, PATIENCE_S)
+            registered = await store.background.once(("queue", queue), work, MAX_WAIT_S)
         if registered == 0:
             raise TooManyQueues(
                 f"queue '{queue}' would be one more than the {limit} allowed",
@@ -102,25 +109,32 @@ class QueueRegistry:
             self._remember(queue, trio.current_time() + _RETRY_S)
 
     async def _renew(self, store: Runtime, queue: str) -> int:
-        """Register a known name again, and the next time after a pause that is twice as long."""
-        pause_s = min(2 * self._pauses.get(queue, self._remembered_s), LONGEST_S)
-        return await self._register(store, queue, _NO_LIMIT, pause_s)
+        """Register a known name again, and double the pause until the next time."""
+        pause_s = min(2 * self._pauses.get(queue, self._first_renewal_s), LONGEST_RENEWAL_S)
+        return await self._register(store, queue, NO_NAME_LIMIT, pause_s)
 
     async def _register(
         self, store: Runtime, queue: str, limit: int, pause_s: float | None = None
     ) -> int:
-        """Register one name. Returns how many are registered, 0 when there is no place.
+        """Register one name.
 
-        ``pause_s``: time in seconds until it is registered again; None for the one that holds.
+        Args:
+            store: the store.
+            queue: the name.
+            limit: most names of the registry.
+            pause_s: time in seconds until it is registered again; None for the current pause.
+
+        Returns:
+            The number of registered names, 0 when the registry is full.
         """
-        asked = trio.current_time()
-        # A name in use is registered although memory is full.
-        script = "register_again" if limit == _NO_LIMIT else "register_queue"
+        began = trio.current_time()
+        # A name in use is registered even when memory is full.
+        script = "register_again" if limit == NO_NAME_LIMIT else "register_queue"
         registered = int(await store.run_meta(script, [store.keys.meta.queues], [queue, limit]))
         if registered:
             self._free = max(0, store.settings.max_queues - registered)
-            pause_s = pause_s or self._pauses.get(queue, self._remembered_s)
-            self._remember(queue, asked + pause_s * random.uniform(0.75, 1))  # noqa: S311 - jitter
+            pause_s = pause_s or self._pauses.get(queue, self._first_renewal_s)
+            self._remember(queue, began + pause_s * random.uniform(0.75, 1))  # noqa: S311 - jitter
             self._pauses[queue] = pause_s
         else:
             self._free = 0

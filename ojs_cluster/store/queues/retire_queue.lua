@@ -8,10 +8,10 @@
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()
-local IDLE = {created = true, open = true, seq = true, acked = true, mps = true, mpstarts = true,
-    mpsat = true, mpsjob = true, mpsoff = true,
+local IDLE = {created = true, open = true, seq = true, acked = true, max_per_second = true, declared_starts = true,
+    declared_at = true, declared_by = true, undeclared_at = true,
     -- totals never shrink: see metrics.lua
-    minute = true, hungry = true, came = true, failed = true, ran = true, waited = true}
+    minute = true, demand_at = true, came = true, failed = true, ran = true, waited = true}
 local flat = redis.call('HGETALL', KEYS[1])
 for i = 1, #flat, 2 do
     local name, value = flat[i], flat[i + 1]

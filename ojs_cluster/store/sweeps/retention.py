@@ -13,8 +13,8 @@ from ojs_cluster.store.enqueue import references
 from ojs_cluster.store.enqueue.aliases import check_old_claims, remove_expired_jobs
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.queues import partition_maintenance
-from ojs_cluster.store.queues.partitions import NO_LIMIT
-from ojs_cluster.store.queues.queues import exists, stats
+from ojs_cluster.store.queues.queues import exists, get_stats
+from ojs_cluster.store.queues.registry import NO_NAME_LIMIT
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.sweeps.deadlines import report_malformed
 from ojs_cluster.store.sweeps.sweep_result import Tick
@@ -113,13 +113,13 @@ async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tupl
 
 
 async def _retire(store: Store, queue: str) -> bool:
-    shards = await store.partitions.held(store, queue)
+    shards = await store.partitions.occupied_shards(store, queue)
     if not all(store.redis.is_responsive(shard.slot) for shard in shards):
         raise BackendUnavailable("a shard of the queue is away", outcome="not_applied")
     if len(shards) > 1:
-        await partition_maintenance.look_after(store, queue)
+        await partition_maintenance.maintain_queue(store, queue)
         # One idle partition keeps its counters while another is in use: they are the queue's.
-        if (await stats(store, queue)).in_use:
+        if (await get_stats(store, queue)).in_use:
             return False
     for shard in shards:
         gone, owed = await store.run(
@@ -155,12 +155,12 @@ async def unlist(store: Store, _shard: Shard, payload: bytes) -> None:
     await store.redis.call(meta.slot, "ZREM", meta.queues, queue, idempotent=True)
     # Read after the removal: a late producer may have opened a closed partition again before it.
     await store.partitions.read(store)
-    shards = await store.partitions.held(store, queue)
+    shards = await store.partitions.occupied_shards(store, queue)
     for shard in shards:
         if await store.redis.call(
             shard.slot, "EXISTS", shard.queue_counters(queue), idempotent=True
         ):
-            await store.run_meta("register_again", [meta.queues], [queue, NO_LIMIT])
+            await store.run_meta("register_again", [meta.queues], [queue, NO_NAME_LIMIT])
             return
     if len(shards) > 1:
-        await partition_maintenance.forget(store, queue)
+        await partition_maintenance.forget_queue(store, queue)

@@ -249,7 +249,7 @@ async def apply(store: Store, transaction: Transaction, now_ms: int) -> dict[str
             await write_portion(shard, portion, position)
 
     async def write_portion(shard: Shard, part: Sequence[PlacedJob], position: int) -> None:
-        await store.partitions.admit(store, shard, {job.queue for job in part})
+        await store.partitions.ensure_open(store, shard, {job.queue for job in part})
         lapses = now_ms + _APPLY_MS
         keys, args = command(
             store, shard, part, lapses=lapses, transaction=transaction.id, portion=position
@@ -293,7 +293,7 @@ async def apply(store: Store, transaction: Transaction, now_ms: int) -> dict[str
 
     async def revive(revival: ManualRetry) -> None:
         shard = store.keys.shard(revival.shard)
-        await store.partitions.admit(store, shard, [revival.queue])
+        await store.partitions.ensure_open(store, shard, [revival.queue])
         reply = await store.run(
             shard,
             "retry_dead",

@@ -94,16 +94,18 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
         BackendUnavailable: Redis did not answer in time.
     """
     for limit_key in new.limit_keys:
-        await store.limit_keys.admit_key(store, limit_key)
+        await store.limit_keys.check_key(store, limit_key)
     await store.queues.ensure(store, dict.fromkeys(node.queue for node in new.plan.jobs))
     now_ms = time.time_ns() // 1_000_000
     shards = len(store.keys)
     workflow_id = new_job_id(int.from_bytes(os.urandom(4)) % shards, shards, now_ms)
-    await store.partitions.current(store)
+    await store.partitions.refresh_if_stale(store)
     nodes = []
     for node in new.plan.nodes:
         if node.job >= 0:
-            shard = store.partitions.place(store, node.queue, counted=node.job in new.limiting)
+            shard = store.partitions.choose_shard(
+                store, node.queue, declares_limit=node.job in new.limiting
+            )
             job_id = new_job_id(shard.index, shards, now_ms)
             node = msgspec.structs.replace(node, job_id=job_id)
         nodes.append(node)
@@ -115,7 +117,7 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
         )
     marks = "." * len(plan.jobs)
     first = [plan.jobs[number] for number in evaluate(plan, marks).ready]
-    await depth_bounds.check(
+    await depth_bounds.check_bounds(
         store, [(store.keys.shard_of_id(job.job_id), job.queue) for job in first]
     )
     home = store.keys.shard_of_id(workflow_id)

@@ -17,7 +17,7 @@ from ojs_cluster.core.errors import (
 )
 from ojs_cluster.core.jobs.envelope import SYSTEM_FIELDS, NewJob, head, parse_batch, parse_job
 from ojs_cluster.core.jobs.options import TOP_LEVEL
-from ojs_cluster.core.limits import Limits
+from ojs_cluster.core.limits import PayloadLimits
 from tests.core import json_texts
 
 ID = "019461a8-1a2b-7c3d-8e4f-5a6b7c8d9e0f"
@@ -215,20 +215,20 @@ def test_another_specversion_is_unsupported(version: object) -> None:
 
 def test_limits_hold_to_the_byte() -> None:
     raw = b'{"type":"t","args":[],"meta":{"a":"xyz"}}'
-    assert parse_job(raw, limits=Limits(envelope_bytes=len(raw), meta_bytes=11))
+    assert parse_job(raw, limits=PayloadLimits(envelope_bytes=len(raw), meta_bytes=11))
     with pytest.raises(PayloadTooLarge) as caught:
-        parse_job(raw, limits=Limits(envelope_bytes=len(raw) - 1))
+        parse_job(raw, limits=PayloadLimits(envelope_bytes=len(raw) - 1))
     assert caught.value.details == {"field": "body", "limit": len(raw) - 1}
     with pytest.raises(PayloadTooLarge) as caught:
-        parse_job(raw, limits=Limits(meta_bytes=10))
+        parse_job(raw, limits=PayloadLimits(meta_bytes=10))
     assert caught.value.details == {"field": "meta", "limit": 10}
 
 
 def test_merged_metadata_counts_against_the_limit_of_meta() -> None:
     raw = b'{"type":"t","args":[],"meta":{"a":1},"options":{"metadata":{"b":2}}}'
-    assert parse_job(raw, limits=Limits(meta_bytes=13))
+    assert parse_job(raw, limits=PayloadLimits(meta_bytes=13))
     with pytest.raises(PayloadTooLarge):
-        parse_job(raw, limits=Limits(meta_bytes=12))
+        parse_job(raw, limits=PayloadLimits(meta_bytes=12))
 
 
 def test_the_default_limits_are_those_of_the_specification() -> None:
@@ -287,7 +287,7 @@ def test_a_bad_job_fails_the_batch_and_is_named(
 ) -> None:
     raw = b'{"jobs":[{"type":"t","args":[]},%b,{}]}' % bad
     with pytest.raises(kind) as caught:
-        parse_batch(raw, limits=Limits(envelope_bytes=100))
+        parse_batch(raw, limits=PayloadLimits(envelope_bytes=100))
     assert caught.value.details["index"] == 1
     assert caught.value.field == field
     assert str(caught.value) == caught.value.message
@@ -314,11 +314,11 @@ def test_the_depth_limit_is_the_same_alone_and_in_a_batch() -> None:
 @pytest.mark.parametrize("depth", [0, 501])
 def test_a_depth_that_could_not_be_kept_is_no_limit(depth: int) -> None:
     with pytest.raises(ValueError, match="depth"):
-        Limits(depth=depth)
+        PayloadLimits(depth=depth)
 
 
 def test_the_deepest_configurable_limit_decodes() -> None:
     raw = b'{"type":"t","args":' + b"[" * 499 + b"]" * 499 + b"}"
-    assert parse_job(raw, limits=Limits(depth=500)).type == "t"
+    assert parse_job(raw, limits=PayloadLimits(depth=500)).type == "t"
     batch = b'{"jobs":[%b]}' % raw
-    assert len(parse_batch(batch, limits=Limits(depth=500))) == 1
+    assert len(parse_batch(batch, limits=PayloadLimits(depth=500))) == 1

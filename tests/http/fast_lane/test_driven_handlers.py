@@ -187,7 +187,7 @@ async def test_plain_jobs_ask_for_no_task(
     }
     method, path, body = asked[name]
     # Every two seconds a request has the partition table read again, which takes a task.
-    monkeypatch.setattr(api.app.store.partitions, "_next", math.inf)
+    monkeypatch.setattr(api.app.store.partitions, "_next_read_at", math.inf)
     monkeypatch.setattr(api.app.store.partitions, "_away", True)
     request = Request(method, path, "", {"content-type": OJS_TYPE}, body)
     response = await driven(dispatch(api.app, request), lambda: moves.append("moved"))

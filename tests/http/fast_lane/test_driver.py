@@ -43,7 +43,7 @@ JOB = "/ojs/v1/jobs/01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"
 @pytest.fixture
 async def lane(api: Api, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[FastLane, int]]:
     # Every two seconds a request has the partition table read again, which takes a task.
-    monkeypatch.setattr(api.app.store.partitions, "_next", math.inf)
+    monkeypatch.setattr(api.app.store.partitions, "_next_read_at", math.inf)
     monkeypatch.setattr(api.app.store.partitions, "_away", True)
     fast_lane = FastLane(stop=trio.Event(), idle_timeout_s=600)
     async with serving(api.app, lane=fast_lane) as port:

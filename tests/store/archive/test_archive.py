@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from ojs_cluster.core.errors import QueueFull
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis import Client
 from ojs_cluster.redis.settings import Address
 from ojs_cluster.server.commands.archive import Unusable
@@ -322,19 +322,19 @@ async def test_a_paused_queue_gives_no_job_after_its_import(
     backend: Embedded, store: Store
 ) -> None:
     await put(store)
-    await queues.switch(store, QUEUE, "pause")
+    await queues.pause_or_resume(store, QUEUE, "pause")
     text = await export_text(store)
     async with emptied(backend) as target:
         await import_text(target, text)
         assert await fetch(target, [QUEUE], count=1, worker_id="w") == []
-        await queues.switch(target, QUEUE, "resume")
+        await queues.pause_or_resume(target, QUEUE, "resume")
         assert len(await take(target)) == 1
 
 
 async def test_a_queue_keeps_its_depth_bound_after_its_import(
     backend: Embedded, store: Store
 ) -> None:
-    await depth_bounds.put(store, "bounded", 1)
+    await depth_bounds.set_bound(store, "bounded", 1)
     text = await export_text(store)
     async with emptied(backend) as restored:
         await import_text(restored, text)
@@ -561,7 +561,9 @@ async def test_a_restored_job_waits_for_the_limit_of_its_key(
     async with emptied(backend, 20) as target:
         await import_text(target, text)
 
-        assert (await rate_limits.of_key(target, "tenant")).usage.limits == Limits(concurrency=1)
+        assert (await rate_limits.get_key(target, "tenant")).usage.limits == RateLimits(
+            concurrency=1
+        )
         with observer(backend) as db:
             for _ in range(3):
                 await take(target, count=5)
@@ -582,7 +584,7 @@ async def test_a_partitioned_queue_is_restored_with_one_counter(
     parts = await spread(store, db, 4)
     ids = [(await put_into(store, part)).id for part in parts for _ in range(3)]
     await ack(store, (await take(store))[0])
-    await queues.switch(store, QUEUE, "pause")
+    await queues.pause_or_resume(store, QUEUE, "pause")
     text = await export_text(store)
     async with emptied(backend, shards) as target:
         tally, said = await import_text(target, text)
@@ -590,10 +592,10 @@ async def test_a_partitioned_queue_is_restored_with_one_counter(
 
         assert (said, tally.created["jobs"], again.created.total()) == ([], 12, 0)
         assert take_census(backend, shards=shards).problems == []
-        assert target.partitions.layout(QUEUE).parts == 4
-        stats = await queues.stats(target, QUEUE)
+        assert target.partitions.layout(QUEUE).count == 4
+        stats = await queues.get_stats(target, QUEUE)
         assert (stats.paused, stats.acked, stats.counts[State.AVAILABLE]) == (True, 1, 11)
-        await queues.switch(target, QUEUE, "resume")
+        await queues.pause_or_resume(target, QUEUE, "resume")
         found = {job.id for job in await take(target, count=20)}
         assert len(found) == 11
         assert found < set(ids)

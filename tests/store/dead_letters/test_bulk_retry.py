@@ -141,7 +141,7 @@ async def test_a_call_has_bounds_and_the_next_goes_on_where_it_ended(
     store: Store, monkeypatch: pytest.MonkeyPatch, dead: bool, consistent: Check
 ) -> None:
     monkeypatch.setattr(bulk_retry, "MOST_RETRIED", 7)
-    monkeypatch.setattr(bulk_retry, "MOST_LOOKED_AT", 150)
+    monkeypatch.setattr(bulk_retry, "MOST_EXAMINED", 150)
     # All of one score: a cursor that counted those that have left would pass over others.
     await discard_at_once(store, dead=60 * dead, others=60 * (not dead))
     kept = [await discard(store, "other", type="not.this", dead=dead) for _ in range(3)]
@@ -170,7 +170,7 @@ async def test_dead_letters_among_others_of_the_same_moment_are_retried_once(
 async def test_a_look_ends_when_its_time_is_over(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_retry, "BULK_S", 0.0)
+    monkeypatch.setattr(bulk_retry, "MAX_DURATION_S", 0.0)
     await discard_at_once(store, dead=3)
     done = await bulk_retry.retry_matching(store, DEAD)
 

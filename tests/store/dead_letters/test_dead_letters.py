@@ -48,7 +48,7 @@ async def bury(store: Store, queue: str = QUEUE, **members: Any) -> JobRecord:
 
 async def test_a_dead_letter_is_listed_whole(store: Store, consistent: Check) -> None:
     dead = await bury(store)
-    [found], total = await dead_letters.list_dead(store, limit=10)
+    [found], total = await dead_letters.list_dead_letters(store, limit=10)
 
     assert total == 1
     assert found.json() == dead.json()
@@ -59,8 +59,8 @@ async def test_a_dead_letter_is_listed_whole(store: Store, consistent: Check) ->
 
 
 async def test_without_any_the_list_is_empty(store: Store) -> None:
-    assert await dead_letters.list_dead(store, limit=10) == ([], 0)
-    stats = await dead_letters.stats(store)
+    assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0)
+    stats = await dead_letters.get_stats(store)
     assert (stats.total, stats.by_queue, stats.oldest_ms, stats.newest_ms) == (0, {}, None, None)
     assert stats.by_type == {}
 
@@ -68,7 +68,7 @@ async def test_without_any_the_list_is_empty(store: Store) -> None:
 async def test_a_discarded_job_is_no_dead_letter(store: Store) -> None:
     gone = await nack(store, await active(store, max_attempts=1))
 
-    assert await dead_letters.list_dead(store, limit=10) == ([], 0)
+    assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0)
     for act in (dead_letters.get, dead_letters.retry, dead_letters.delete):
         with pytest.raises(NotFound, match="dead letter"):
             await act(store, gone.id)
@@ -95,7 +95,7 @@ async def test_a_dead_letter_is_a_discarded_job_too(store: Store, consistent: Ch
     dead = await bury(store)
     await dead_letters.retry_discarded(store, dead.id)
 
-    assert await dead_letters.list_dead(store, limit=10) == ([], 0)
+    assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0)
     assert consistent().count() == {"available": 1}
 
 
@@ -145,14 +145,15 @@ async def test_the_list_merges_all_queues_newest_first_page_by_page(
         dead.append(job.id)
 
     pages = [
-        await dead_letters.list_dead(store, limit=4, offset=offset) for offset in range(0, 16, 4)
+        await dead_letters.list_dead_letters(store, limit=4, offset=offset)
+        for offset in range(0, 16, 4)
     ]
 
     assert [job.id for page, _ in pages for job in page] == dead[::-1]
     assert {total for _, total in pages} == {15}
-    of_one, total = await dead_letters.list_dead(store, queue=names[0], limit=2, offset=1)
+    of_one, total = await dead_letters.list_dead_letters(store, queue=names[0], limit=2, offset=1)
     assert ([job.id for job in of_one], total) == ([dead[5], dead[0]], 3)
-    stats = await dead_letters.stats(store)
+    stats = await dead_letters.get_stats(store)
     assert (stats.total, stats.by_queue) == (15, dict.fromkeys(sorted(names), 3))
     assert (stats.newest_ms or 0) - (stats.oldest_ms or 0) == pytest.approx(14 * 60_000, abs=60_000)
     consistent()
@@ -161,13 +162,13 @@ async def test_the_list_merges_all_queues_newest_first_page_by_page(
 async def test_dead_letters_are_counted_by_their_types(store: Store) -> None:
     names = queues_in_other_shards(store, 3)
     dead = [await bury(store, names[n % 3], type=f"t.n{n % 2}") for n in range(9)]
-    assert (await dead_letters.stats(store)).by_type == {"t.n0": 5, "t.n1": 4}
+    assert (await dead_letters.get_stats(store)).by_type == {"t.n0": 5, "t.n1": 4}
 
     await dead_letters.retry(store, dead[0].id)
     await dead_letters.delete(store, dead[1].id)
     await nack(store, await active(store, type="t.alive", max_attempts=1))
 
-    assert (await dead_letters.stats(store)).by_type == {"t.n0": 4, "t.n1": 3}
+    assert (await dead_letters.get_stats(store)).by_type == {"t.n0": 4, "t.n1": 3}
 
 
 async def test_of_many_dead_letters_the_newest_are_counted_by_type(
@@ -181,15 +182,18 @@ async def test_of_many_dead_letters_the_newest_are_counted_by_type(
                 if kind == "t.old":
                     age_job(db, shard_of(store, name), job.id, 60_000)
 
-    stats = await dead_letters.stats(store)
+    stats = await dead_letters.get_stats(store)
 
     assert (stats.total, stats.by_type) == (12, {"t.new": 6})
 
 
 async def test_a_page_too_deep_in_the_list_of_all_is_refused(store: Store) -> None:
     with pytest.raises(InvalidRequest, match="one queue"):
-        await dead_letters.list_dead(store, limit=1, offset=dead_letters.MAX_DEPTH)
-    assert await dead_letters.list_dead(store, queue=QUEUE, limit=1, offset=10**9) == ([], 0)
+        await dead_letters.list_dead_letters(store, limit=1, offset=dead_letters.MAX_OFFSET)
+    assert await dead_letters.list_dead_letters(store, queue=QUEUE, limit=1, offset=10**9) == (
+        [],
+        0,
+    )
 
 
 async def test_a_retried_dead_letter_starts_afresh(
@@ -209,7 +213,7 @@ async def test_a_retried_dead_letter_starts_afresh(
     assert again.attempt == 1
     done = await ack(store, again, worker_id="w1")
     assert (done.state, envelope(done)["replay_count"]) == (State.COMPLETED, 1)
-    assert await dead_letters.list_dead(store, limit=10) == ([], 0)
+    assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0)
     consistent()
 
 
@@ -260,7 +264,7 @@ async def test_a_deleted_dead_letter_leaves_nothing_behind(
     with pytest.raises(NotFound):
         await dead_letters.delete(store, dead.id)
     assert not [key for key in all_keys(backend) if dead.id.encode() in key]
-    assert (await queues.stats(store, QUEUE)).counts[State.DISCARDED] == 0
+    assert (await queues.get_stats(store, QUEUE)).counts[State.DISCARDED] == 0
     consistent()
 
 
@@ -274,7 +278,7 @@ async def test_beyond_the_cap_of_its_queue_the_oldest_goes(
         dead.append(await bury(store))
         age_job(db, shard_of(store), dead[-1].id, (5 - number) * 60_000)  # no two at one moment
 
-    listed, total = await dead_letters.list_dead(store, queue=QUEUE, limit=10)
+    listed, total = await dead_letters.list_dead_letters(store, queue=QUEUE, limit=10)
     assert ([job.id for job in listed], total) == ([job.id for job in dead[:1:-1]], 3)
     assert (await dead_letters.get(store, other.id)).id == other.id
     consistent()
@@ -291,7 +295,7 @@ async def test_a_lowered_cap_is_reached_at_the_next_death(store: Store, consiste
         await bury(store)
     await bury(replace(store, settings=replace(store.settings, dead_letter_max=2)))
 
-    assert (await dead_letters.list_dead(store, limit=10))[1] == 2
+    assert (await dead_letters.list_dead_letters(store, limit=10))[1] == 2
     consistent()
 
 
@@ -312,4 +316,4 @@ async def test_dead_letters_are_kept_for_their_own_time(store: Store, db: Any) -
     assert (await retention.purge_due(store, shard, 10)).done == 0
     age_job(db, shard, dead.id, 2 * DAY)
     assert (await retention.purge_due(store, shard, 10)).done == 1
-    assert await dead_letters.list_dead(store, limit=10) == ([], 0)
+    assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0)

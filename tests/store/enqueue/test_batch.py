@@ -376,7 +376,7 @@ async def test_counters_show_a_whole_batch_at_once(store: Store) -> None:
     one, other = queues_in_other_shards(store, 2)
     await enqueue_many(store, [new_job(one) for _ in range(60)] + [new_job(other)] * 40)
     for name, count in ((one, 60), (other, 40)):
-        assert (await queues.stats(store, name)).counts[State.AVAILABLE] == count
+        assert (await queues.get_stats(store, name)).counts[State.AVAILABLE] == count
 
 
 async def _end_all(store: Store, names: list[str]) -> None:

@@ -26,7 +26,7 @@ from ojs_cluster.store.enqueue.placement import command, place
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues.partitions import Partitions
+from ojs_cluster.store.queues.partitions import PartitionTable
 from ojs_cluster.store.runtime import Runtime
 from ojs_cluster.store.unique import unique
 from ojs_cluster.store.unique.locks import Want, try_claim
@@ -116,12 +116,13 @@ def id_of_partition(store: Store, queue: str, number: int, *, is_owner_shard: bo
 def knowing(store: Store) -> Store:
     """Another process, which believes for good what ``store`` knows of partitions now."""
 
-    class Believed(Partitions):
+    class Believed(PartitionTable):
         async def current(self, store: Runtime) -> None:
             """Ask nobody."""
 
     known = Believed()
-    known._entries, known._ahead_ms = store.partitions.entries(), store.partitions._ahead_ms
+    known._entries = store.partitions.entries()
+    known._clock_ahead_ms = store.partitions._clock_ahead_ms
     return replace(store, partitions=known)
 
 
@@ -136,7 +137,7 @@ async def assert_one(store: Store, db: Any, job: NewJob) -> None:
     assert job.id is not None
     [shard] = places(store, db, job.id)
     assert (await read_jobs.get(store, job.id)).queue == job.queue
-    assert shard in await store.partitions.open(store, job.queue)
+    assert shard in await store.partitions.open_shards(store, job.queue)
     assert job.id in {found.id for found in await take(store, job.queue, count=9)}
 
 

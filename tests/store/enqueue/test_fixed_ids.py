@@ -130,7 +130,7 @@ async def test_over_the_cap_of_dead_letters_the_oldest_keeps_its_id_taken(
     first = await dies(store, make)
     second = await dies(store, make)
 
-    [left], _ = await dead_letters.list_dead(store, queue=QUEUE, limit=10)
+    [left], _ = await dead_letters.list_dead_letters(store, queue=QUEUE, limit=10)
     assert left.id == second.id
     consistent()
     await assert_removed_in_time(store, db, backend, first.id)
@@ -146,7 +146,7 @@ async def test_of_two_that_die_at_once_over_the_cap_both_ids_stay_taken(
 
     assert (await reap_all(store)).done == 2
 
-    assert (await dead_letters.list_dead(store, queue=QUEUE, limit=10))[1] == 1
+    assert (await dead_letters.list_dead_letters(store, queue=QUEUE, limit=10))[1] == 1
     assert (await retention.purge_due(store, shard_of(store), 10)).done == 0
     for job_id in ids:
         await assert_taken(store, job_id)

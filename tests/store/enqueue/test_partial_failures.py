@@ -10,7 +10,7 @@ import pytest
 
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis.client import Client
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
@@ -79,21 +79,24 @@ Operation = Callable[[Store, str], Awaitable[Any]]
 
 OPERATIONS: Final[dict[str, tuple[str, Operation]]] = {
     "cancel a workflow": ("workflow_end", workflows.cancel),
-    "pause a queue": ("switch_queue", lambda store, _: queues.switch(store, QUEUE, "pause")),
+    "pause a queue": (
+        "pause_queue",
+        lambda store, _: queues.pause_or_resume(store, QUEUE, "pause"),
+    ),
     "purge a queue": ("purge_queue", lambda store, _: queues.purge(store, QUEUE)),
     "retry a dead letter": ("retry_dead", dead_letters.retry),
     "delete a dead letter": ("delete_dead", dead_letters.delete),
     "limit a queue": (
         "limit_queue",
-        lambda store, _: rate_limits.set_queue(store, QUEUE, Limits(2)),
+        lambda store, _: rate_limits.set_queue_limits(store, QUEUE, RateLimits(2)),
     ),
     "clear the limits of a queue": (
         "limit_queue",
-        lambda store, _: rate_limits.clear_queue(store, QUEUE),
+        lambda store, _: rate_limits.clear_queue_limits(store, QUEUE),
     ),
     "limit a key": (
         "limit_set",
-        lambda store, _: rate_limits.override(store, "key", Limits(2), None),
+        lambda store, _: rate_limits.override_key(store, "key", RateLimits(2), None),
     ),
     "direct a worker": (
         "touch_worker",

@@ -176,12 +176,12 @@ async def test_a_requeue_a_release_and_an_activation_wake_a_waiter(
 async def test_a_resume_wakes_waiters_and_a_pause_keeps_them(
     store: Store, waiters: Waiters
 ) -> None:
-    await queues.switch(store, QUEUE, "pause")
+    await queues.pause_or_resume(store, QUEUE, "pause")
     await put(store)
     await put(store)
 
     async def resume() -> None:
-        await queues.switch(store, QUEUE, "resume")
+        await queues.pause_or_resume(store, QUEUE, "resume")
 
     assert await served_after(store, waiters, resume)
 

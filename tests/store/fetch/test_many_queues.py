@@ -15,7 +15,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.core.jobs.envelope import parse_job
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.redis.client import Client
 from ojs_cluster.store.context import Store
@@ -155,7 +155,7 @@ async def furnish(store: Store, db: Any, chance: random.Random) -> Scene:
             await spread(store, db, 3, name)
         elif kind == "limited":
             most = chance.randint(1, 3)
-            await partition_quotas.put(store, name, Limits(concurrency=most))
+            await partition_quotas.set_limits(store, name, RateLimits(concurrency=most))
             scene.startable[name] = min(has, most)
         elif kind == "due" and has:
             late = await put(store, name, scheduled_at="+PT1H")
@@ -163,7 +163,7 @@ async def furnish(store: Store, db: Any, chance: random.Random) -> Scene:
             scene.startable[name] += 1
         batch += [new_job(name, priority=chance.randint(-5, 5)) for _ in range(has)]
         if kind == "paused":
-            await queues.switch(store, name, "pause")
+            await queues.pause_or_resume(store, name, "pause")
             scene.startable[name] = 0
     await enqueue_many(store, batch)
     return scene

@@ -167,7 +167,7 @@ async def test_a_fetch_that_a_stopped_server_carries_out_late_is_undone(
         async with open_store(patient_client(server, reply_timeout_s=2.0)) as store:
             job = await put(store, max_attempts=1)
             await take(store, "empty")
-            monkeypatch.setattr("ojs_cluster.store.queues.partitions._PATIENCE_S", 0.5)
+            monkeypatch.setattr("ojs_cluster.store.queues.partitions._MAX_WAIT_S", 0.5)
             pid = server.nodes[0].pid
             assert pid is not None
             os.kill(pid, signal.SIGSTOP)

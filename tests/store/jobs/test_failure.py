@@ -168,7 +168,7 @@ async def test_a_policy_may_name_what_the_server_finds(
         ended = await read_jobs.get(store, job.id)
         assert (ended.state, ended.attempt, ended.dead) == (State.DISCARDED, 1, end != "discard")
         assert envelope(ended)["error"]["type"] == kind
-    assert (await dead_letters.list_dead(store, limit=9))[1] == (end == "dead_letter")
+    assert (await dead_letters.list_dead_letters(store, limit=9))[1] == (end == "dead_letter")
     consistent()
 
 

@@ -145,7 +145,7 @@ async def test_an_ack_whose_reply_is_lost_is_repeated_for_its_holder(
         if client.lost != lost:  # a minute has begun between the two
             assert (number, client.lost) == (2, ["ack", "ack_full"])
         assert (done.state, done.result) == (State.COMPLETED, b"1")
-        assert (await queues.stats(store, QUEUE)).acked == number
+        assert (await queues.get_stats(store, QUEUE)).acked == number
     consistent()
 
 

@@ -259,8 +259,8 @@ async def dead_retried(store: Store, _db: Any, bad: JobRecord, well: JobRecord) 
 
 
 async def dead_deleted(store: Store, db: Any, bad: JobRecord, well: JobRecord) -> None:
-    await dead_letters.stats(store)
-    listed, _ = await dead_letters.list_dead(store, limit=10)
+    await dead_letters.get_stats(store)
+    listed, _ = await dead_letters.list_dead_letters(store, limit=10)
     assert well.id in {job.id for job in listed}
     await refused_or_done(dead_letters.delete(store, bad.id))
     await dead_letters.delete(store, well.id)
@@ -277,7 +277,7 @@ async def read(store: Store, _db: Any, bad: JobRecord, well: JobRecord) -> None:
     page = await list_jobs(store, JobFilter(), limit=10)
     assert well.id in {job.id for job in page.jobs}
     assert all(job.json() for job in page.jobs)
-    await queues.stats(store, QUEUE)
+    await queues.get_stats(store, QUEUE)
 
 
 async def exported(store: Store, _db: Any, _bad: JobRecord, well: JobRecord) -> None:
@@ -475,7 +475,7 @@ async def test_a_job_that_is_repaired_when_its_partition_was_closed_is_found(
     assert await take(store) == []
     await set_partitions(store, QUEUE, 1)
     await close_empty(store, db)
-    assert store.partitions.layout(QUEUE).open == 1
+    assert store.partitions.layout(QUEUE).open_count == 1
 
     await repaired(store, db, job, shards[3])
 

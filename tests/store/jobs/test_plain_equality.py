@@ -24,7 +24,7 @@ from ojs_cluster.store.fetch.depths import QueueDepths
 from ojs_cluster.store.fetch.lease_ids import shard_of_lease
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.queues.queues import switch
+from ojs_cluster.store.queues.queues import pause_or_resume
 from ojs_cluster.store.scripts import load_scripts
 from ojs_cluster.store.workers.touch import FetchTouches
 from tests.store.shortcuts import HOUR, ack, nack, promote_all, put, shard_of, sibling_queue, take
@@ -165,7 +165,7 @@ class Life:
 
     async def pause(self) -> list[JobRecord]:
         action: Literal["pause", "resume"] = "pause" if self.chance.random() < 0.3 else "resume"
-        await switch(self.store, self.chance.choice(self.queues), action)
+        await pause_or_resume(self.store, self.chance.choice(self.queues), action)
         return []
 
     async def quiet(self) -> list[JobRecord]:

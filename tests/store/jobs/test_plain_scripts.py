@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from ojs_cluster.core.errors import Conflict
-from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.store.context import Store
@@ -153,7 +153,7 @@ async def test_who_asks_for_no_job_gets_none(
 async def test_a_queues_limits_leave_its_acks_short(
     store: Store, consistent: Callable[[], Census]
 ) -> None:
-    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=2))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=2))
     for _ in range(5):
         await put(store)
     seen, client = lossy(store)
@@ -169,7 +169,7 @@ async def test_the_short_ack_wakes_who_waits_for_room(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(long_poll, "LOOK_AGAIN_S", 1000)
-    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=1))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=1))
     for _ in range(3):
         await put(store)
     [first] = await take(store)

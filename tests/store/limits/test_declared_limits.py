@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.core.rate_limit import Limits, Rate
+from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.cancel import cancel
@@ -21,10 +21,14 @@ from tests.support.lossy import lossy
 from tests.support.timeshift import age_declared
 
 DECLARED = {"max_per_second": 1}
+DECLARED_FIELDS = (
+    *("max_per_second", "declared_at", "declared_starts"),
+    *("declared_by", "undeclared_at"),
+)
 
 
 async def in_force(store: Store) -> int | None:
-    return (await rate_limits.of_queue(store, QUEUE)).max_per_second
+    return (await rate_limits.get_queue_limits(store, QUEUE)).max_per_second
 
 
 @pytest.mark.parametrize("end", ["ack", "cancel", "purge"])
@@ -47,7 +51,7 @@ async def test_a_declared_limit_ends_an_hour_after_its_last_job(
         await put(store)
     assert len(await take(store, count=9)) == 5
     fields = db.hkeys(shard_of(store).queue_counters(QUEUE))
-    assert not [name for name in fields if name.startswith(b"mps")]
+    assert not [name for name in fields if name.startswith((b"max_per_second", b"declared_"))]
     process, client = lossy(store)
     await take(process, "other")
     await take(process)
@@ -91,13 +95,13 @@ async def test_each_start_of_a_job_that_declares_it_prolongs_a_limit(store: Stor
 @pytest.mark.parametrize("partitions", [1, 4])
 async def test_an_operator_ends_a_declared_limit(store: Store, db: Any, partitions: int) -> None:
     await spread(store, db, partitions)
-    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=8))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=8))
     for _ in range(5):
         await put(store, rate_limit=DECLARED)
     assert len(await take(store, count=9)) == 1
 
-    await rate_limits.end_declared(store, QUEUE)
-    found = await rate_limits.of_queue(store, QUEUE)
+    await rate_limits.clear_declared_limit(store, QUEUE)
+    found = await rate_limits.get_queue_limits(store, QUEUE)
     assert (found.max_per_second, found.usage.limits.concurrency) == (None, 8)
     assert len(await take(store, count=1)) == 1
     assert await in_force(store) is None, "jobs that were there do not declare it again"
@@ -106,22 +110,22 @@ async def test_an_operator_ends_a_declared_limit(store: Store, db: Any, partitio
 
 
 async def test_ending_the_limit_of_an_unknown_queue_creates_none(store: Store, db: Any) -> None:
-    await rate_limits.end_declared(store, QUEUE)
+    await rate_limits.clear_declared_limit(store, QUEUE)
     assert not db.exists(shard_of(store).queue_counters(QUEUE))
 
 
 @pytest.mark.parametrize(
     ("field", "partitions"),
     [
-        *((name, 1) for name in ("starts", "next", "active", "acked", "created")),
-        *(("minutes", 1), ("limits", 1), ("limits", 2), ("whole", 2)),
+        *((name, 1) for name in ("starts", "next_start", "active", "acked", "created")),
+        *(("minutes", 1), ("limits", 1), ("limits", 2), ("queue_limits", 2)),
     ],
 )
 async def test_a_damaged_queue_is_shown(store: Store, db: Any, field: str, partitions: int) -> None:
     """By every reader, and the janitor comes through its round."""
     rate = Rate(1000, 1000)
     shards = await spread(store, db, partitions)
-    await rate_limits.set_queue(store, QUEUE, Limits(1000, rate, rate))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(1000, rate, rate))
     await put(store, rate_limit={"max_per_second": 1000})
     await ack(store, (await take(store))[0])
     await put_into(store, shards[0])
@@ -131,8 +135,8 @@ async def test_a_damaged_queue_is_shown(store: Store, db: Any, field: str, parti
     for value in (b"text", b"9" * 400, b"1,x,0:0", b"\xff", b""):
         db.hset(key, name, value)
 
-        assert (await rate_limits.of_queue(store, QUEUE)).usage.active >= 0
-        assert (await queues.stats(store, QUEUE)).live
+        assert (await rate_limits.get_queue_limits(store, QUEUE)).usage.active >= 0
+        assert (await queues.get_stats(store, QUEUE)).live
         numbers = await metrics.collect(store, most_queues=9)
         assert numbers.queues[QUEUE].jobs[State.AVAILABLE] == 1
         assert (await retention.retire_queues(store))[1] == ""
@@ -147,22 +151,20 @@ async def test_a_malformed_job_hides_no_numbers(store: Store, db: Any) -> None:
     assert numbers.queues[QUEUE].jobs[State.AVAILABLE] == 1
 
 
-@pytest.mark.parametrize(
-    "field", ["mps", "mpsat", "mpstarts", "mpsjob", "mpsoff", "limits", "starts", "next", "active"]
-)
+@pytest.mark.parametrize("field", [*DECLARED_FIELDS, "limits", "starts", "next_start", "active"])
 @pytest.mark.parametrize("value", ["text", "", "-1", "nan", "9" * 400, "text,text,text"])
 async def test_a_damaged_limit_stops_no_fetch(
     store: Store, db: Any, field: str, value: str
 ) -> None:
     rate = Rate(1000, 1000)
-    await rate_limits.set_queue(store, QUEUE, Limits(1000, rate, rate))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(1000, rate, rate))
     await put(store, rate_limit={"max_per_second": 1000})
     await take(store)
     await put(store, rate_limit={"max_per_second": 1000})
     db.hset(shard_of(store).queue_counters(QUEUE), field, value)
 
     assert len(await take(store, count=9)) == 1
-    if field.startswith("mps"):
+    if field in DECLARED_FIELDS:
         await in_force(store)
     await put(store)
     assert len(await take(store, count=9)) == 1

@@ -29,7 +29,7 @@ from ojs_cluster.store.jobs.activate import activate
 from ojs_cluster.store.limits import depth_bounds
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.queues import queues
-from ojs_cluster.store.queues.queues import stats
+from ojs_cluster.store.queues.queues import get_stats
 from ojs_cluster.store.settings import StoreSettings
 from ojs_cluster.store.sweeps.retention import retire_queues
 from ojs_cluster.store.workflows import workflows
@@ -105,7 +105,7 @@ async def bounded(backend: Embedded) -> AsyncIterator[Store]:
 
 
 async def depth(store: Store, queue: str = QUEUE) -> int:
-    found = await stats(store, queue)
+    found = await get_stats(store, queue)
     return found.depth + found.counts[State.PENDING]
 
 
@@ -118,7 +118,7 @@ async def is_full(store: Store, queue: str = QUEUE, **options: Any) -> bool:
 
 
 async def test_a_full_queue_refuses_a_job_until_one_is_taken(store: Store) -> None:
-    await depth_bounds.put(store, QUEUE, 2)
+    await depth_bounds.set_bound(store, QUEUE, 2)
     await put(store)
     await put(store, delay_until="+PT1H")
     with pytest.raises(QueueFull) as caught:
@@ -137,12 +137,12 @@ async def test_a_full_queue_refuses_a_job_until_one_is_taken(store: Store) -> No
 
 
 async def test_the_servers_bound_holds_unless_the_queue_has_its_own(bounded: Store) -> None:
-    await depth_bounds.put(bounded, "wide", 0)
-    await depth_bounds.put(bounded, "narrow", 1)
+    await depth_bounds.set_bound(bounded, "wide", 0)
+    await depth_bounds.set_bound(bounded, "narrow", 1)
     for name, most in ((QUEUE, 2), ("wide", 5), ("narrow", 1)):
         stored = [not await is_full(bounded, name) for _ in range(5)]
         assert sum(stored) == most
-    await depth_bounds.put(bounded, "narrow", None)
+    await depth_bounds.set_bound(bounded, "narrow", None)
     assert not await is_full(bounded, "narrow")
 
 
@@ -151,14 +151,14 @@ async def test_a_bound_that_is_set_while_a_queue_is_in_use_holds_at_once(
 ) -> None:
     await put(store)
     await put(other_store)
-    await depth_bounds.put(store, QUEUE, 2)
+    await depth_bounds.set_bound(store, QUEUE, 2)
     assert await is_full(store)
     assert await is_full(other_store)
 
 
 async def test_a_batch_is_refused_as_a_whole(store: Store) -> None:
     [other] = queues_in_other_shards(store, 1)
-    await depth_bounds.put(store, QUEUE, 2)
+    await depth_bounds.set_bound(store, QUEUE, 2)
     for batch in (
         [new_job() for _ in range(3)],
         [new_job() for _ in range(3)] + [new_job(other)],
@@ -171,7 +171,7 @@ async def test_a_batch_is_refused_as_a_whole(store: Store) -> None:
 
 
 async def test_a_refused_job_leaves_no_lock_and_no_alias(store: Store, db: Any) -> None:
-    await depth_bounds.put(store, QUEUE, 1)
+    await depth_bounds.set_bound(store, QUEUE, 1)
     await put(store)
     with pytest.raises(QueueFull):
         await once(store, type="other")
@@ -188,7 +188,7 @@ async def test_a_refused_job_leaves_no_lock_and_no_alias(store: Store, db: Any) 
 
 
 async def test_a_job_that_replaces_another_is_never_refused(store: Store) -> None:
-    await depth_bounds.put(store, QUEUE, 1)
+    await depth_bounds.set_bound(store, QUEUE, 1)
     first = await once(store, on_conflict="replace")
     second = await once(store, on_conflict="replace")
     assert first.id != second.id
@@ -200,7 +200,7 @@ async def test_what_was_accepted_is_never_refused(store: Store) -> None:
     retried = await active(store)
     dead = await active(store, retry={"max_attempts": 1, "on_exhaustion": "dead_letter"})
     await nack(store, dead)
-    await depth_bounds.put(store, QUEUE, 1)
+    await depth_bounds.set_bound(store, QUEUE, 1)
     await nack(store, retried)
     await activate(store, waiting.id)
     await dead_letters.retry(store, dead.id)
@@ -210,7 +210,7 @@ async def test_what_was_accepted_is_never_refused(store: Store) -> None:
 
 async def test_a_workflow_is_refused_before_it_is_stored_and_never_later(store: Store) -> None:
     step = {"type": "t", "args": [], "options": {"queue": QUEUE}}
-    await depth_bounds.put(store, QUEUE, 1)
+    await depth_bounds.set_bound(store, QUEUE, 1)
 
     def workflow(kind: str, **members: Any) -> Any:
         return parse_workflow(json.dumps({"type": kind, **members}).encode())
@@ -228,7 +228,7 @@ async def test_a_workflow_is_refused_before_it_is_stored_and_never_later(store: 
 
 async def test_a_tick_of_a_full_queue_is_settled_in_the_history(store: Store, db: Any) -> None:
     await cron.register(store, definition())
-    await depth_bounds.put(store, "reports", 1)
+    await depth_bounds.set_bound(store, "reports", 1)
     await put(store, "reports")
     age_cron(db, store.keys.meta, "daily", DAY)
     await fire_due(StoreBook(store), 10)
@@ -247,7 +247,7 @@ async def test_a_tick_of_a_full_queue_is_settled_in_the_history(store: Store, db
 
 
 async def test_concurrent_producers_never_pass_a_bound(store: Store, other_store: Store) -> None:
-    await depth_bounds.put(store, QUEUE, 10)
+    await depth_bounds.set_bound(store, QUEUE, 10)
 
     async def produce(process: Store) -> None:
         with suppress(QueueFull):
@@ -261,7 +261,7 @@ async def test_concurrent_producers_never_pass_a_bound(store: Store, other_store
 
 
 async def test_a_queue_without_a_bound_costs_what_it_did(store: Store) -> None:
-    await depth_bounds.put(store, "bounded", 5)
+    await depth_bounds.set_bound(store, "bounded", 5)
     await put(store)
     process, client = lossy(store)
     await put(process)
@@ -272,21 +272,21 @@ async def test_a_queue_without_a_bound_costs_what_it_did(store: Store) -> None:
 
 
 async def test_each_partition_takes_its_share(store: Store, db: Any) -> None:
-    await depth_bounds.put(store, QUEUE, 7)
+    await depth_bounds.set_bound(store, QUEUE, 7)
     await spread(store, db, 3)
     stored = 0
     for _ in range(60):
         stored += not await is_full(store)
     assert stored == 9
-    await depth_bounds.put(store, QUEUE, None)
+    await depth_bounds.set_bound(store, QUEUE, None)
     assert not await is_full(store)
 
 
 async def test_a_queue_with_a_bound_is_not_forgotten(store: Store, db: Any) -> None:
-    await depth_bounds.put(store, QUEUE, 3)
+    await depth_bounds.set_bound(store, QUEUE, 3)
     db.hset(store.keys.shard_of_queue(QUEUE).queue_counters(QUEUE), "created", 1)
     await retire_queues(store)
-    assert await depth_bounds.of_queue(store, QUEUE) == 3
+    assert await depth_bounds.get_bound(store, QUEUE) == 3
     assert await queues.exists(store, QUEUE)
 
 
@@ -294,7 +294,7 @@ async def test_a_full_queue_costs_no_run_that_makes_way(store: Store, db: Any) -
     await cron.register(store, definition(overlap_policy="cancel_previous"))
     _, running = await cron.trigger(store, "daily")
     await take(store, "reports")
-    await depth_bounds.put(store, "reports", 1)
+    await depth_bounds.set_bound(store, "reports", 1)
     await put(store, "reports")
     age_cron(db, store.keys.meta, "daily", DAY)
     await fire_due(StoreBook(store), 10)
@@ -308,7 +308,7 @@ async def owed_to_a_full_queue(store: Store, db: Any) -> CronRecord:
     """A leader stalls after it has claimed a tick whose queue is full."""
     await cron.register(store, definition(overlap_policy="enqueue"))
     await cron.trigger(store, "daily")
-    await depth_bounds.put(store, "reports", 1)
+    await depth_bounds.set_bound(store, "reports", 1)
     age_cron(db, store.keys.meta, "daily", DAY)
     at = 1
     while (claimed := await cron.get(store, "daily")).owed is None:

@@ -56,7 +56,7 @@ async def test_a_process_may_die_at_any_command(
             await grants_pass(store, db)
             await settle(store, db)
             await take(store, count=9)
-        assert (await queues.stats(store, QUEUE)).counts[State.AVAILABLE] == 0
+        assert (await queues.get_stats(store, QUEUE)).counts[State.AVAILABLE] == 0
         assert_no_token_left(store, db)
         consistent()
         at += 1

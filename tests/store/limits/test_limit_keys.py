@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ojs_cluster.core.errors import TooManyRateLimitKeys
-from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
@@ -38,14 +38,14 @@ def crowd(store: Store, db: Any) -> Iterator[Callable[[int], Shard]]:
 
 def age(db: Any, shard: Shard, key: str, ms: int) -> None:
     """As if a key had been used ``ms`` earlier, and the scheduler checked it now."""
-    db.hset(shard.rate_limit(key), "used", int(db.hget(shard.rate_limit(key), "used")) - ms)
+    db.hset(shard.rate_limit(key), "used_at", int(db.hget(shard.rate_limit(key), "used_at")) - ms)
     db.zadd(shard.rate_limit_checks, {key: 1})
 
 
 async def test_a_new_key_is_refused_where_there_are_as_many_as_may_be(
     store: Store, db: Any, crowd: Callable[[int], Shard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limit_keys, "_BELIEVED_S", 0.0)
+    monkeypatch.setattr(limit_keys, "_MAX_AGE_S", 0.0)
     crowd(limit_keys.MOST_KEYS - 1)
     await keyed(store, KEY, concurrency=1)
     await settle(store, db)
@@ -56,7 +56,7 @@ async def test_a_new_key_is_refused_where_there_are_as_many_as_may_be(
     with pytest.raises(TooManyRateLimitKeys):
         await enqueue_many(store, [new_job(), new_job(rate_limit={"key": other, "concurrency": 1})])
     with pytest.raises(TooManyRateLimitKeys):
-        await rate_limits.override(store, other, Limits(concurrency=2), None)
+        await rate_limits.override_key(store, other, RateLimits(concurrency=2), None)
     step = {"type": "t", "args": [], "options": {"rate_limit": {"key": other, "concurrency": 1}}}
     with pytest.raises(TooManyRateLimitKeys):
         await workflows.create(
@@ -73,7 +73,7 @@ async def test_a_job_that_was_accepted_runs_though_its_key_is_one_too_many(
     """Another process has used up the room meanwhile."""
     await keyed(store, key_elsewhere(store), concurrency=1)
     shard = crowd(0)
-    await store.limit_keys._number(store, shard)
+    await store.limit_keys._count(store, shard)
     crowd(limit_keys.MOST_KEYS)
     for number in range(3):
         await keyed(store, KEY, concurrency=1, type=f"t{number}")
@@ -99,10 +99,10 @@ async def test_a_key_that_nobody_uses_ends_sooner_where_there_are_many(
         await ack(store, job)
     await settle(store, db)
     age(db, shard, KEY, idle_ms // 4)
-    await rate_limits.look_after(store, shard, 100)
+    await rate_limits.sweep_rate_limits(store, shard, 100)
     assert db.exists(shard.rate_limit(KEY))
     age(db, shard, KEY, idle_ms)
-    await rate_limits.look_after(store, shard, 100)
+    await rate_limits.sweep_rate_limits(store, shard, 100)
     assert not db.exists(shard.rate_limit(KEY))
     assert db.zscore(shard.rate_limits, KEY) is None
 

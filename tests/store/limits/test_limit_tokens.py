@@ -18,7 +18,7 @@ from ojs_cluster.core.events import (
     RATE_LIMIT_RELEASED,
 )
 from ojs_cluster.core.jobs.states import State
-from ojs_cluster.core.rate_limit import Limits, Rate
+from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.fetch import fetch, long_poll
@@ -99,7 +99,7 @@ async def test_the_pop_takes_the_token_itself_where_job_and_key_share_a_shard(
         [job] = await take(process)
         assert client.calls["fetch_full"] == (1 if home else 2)
         assert ("limit_request" in client.calls) == (not home)
-        found = await rate_limits.of_key(store, key)
+        found = await rate_limits.get_key(store, key)
         assert (found.usage.active, found.usage.started) == (1, 1)
         await ack(store, job)
 
@@ -143,7 +143,7 @@ async def test_a_limited_head_does_not_block_what_is_behind_it(
     free = await put(store)
 
     assert [job.id for job in await take(store)] == [free.id]
-    counts = (await queues.stats(store, QUEUE)).counts
+    counts = (await queues.get_stats(store, QUEUE)).counts
     assert counts[State.AVAILABLE] == 600
     consistent()
     for _ in range(3):
@@ -167,7 +167,7 @@ async def test_jobs_of_a_key_keep_priority_and_order(store: Store, key: str) -> 
     low = [(await keyed(store, key, concurrency=0)).id for _ in range(2)]
     high = [(await keyed(store, key, concurrency=0, priority=5)).id for _ in range(2)]
     assert await take(store, count=4) == []
-    await rate_limits.override(store, key, Limits(concurrency=1), None)
+    await rate_limits.override_key(store, key, RateLimits(concurrency=1), None)
 
     order = []
     for _ in range(4):
@@ -198,9 +198,9 @@ async def test_a_token_that_nobody_fetched_does_not_use_up_the_window(
     store: Store, db: Any, consistent: Consistent, key: str
 ) -> None:
     await keyed(store, key, rate=per_hour(1))
-    await rate_limits.override(store, key, Limits(concurrency=0), None)
+    await rate_limits.override_key(store, key, RateLimits(concurrency=0), None)
     assert await take(store) == []
-    await rate_limits.override(store, key, Limits(), None)  # granted, and nobody comes
+    await rate_limits.override_key(store, key, RateLimits(), None)  # granted, and nobody comes
     assert await held(store, key) == (1, 0)
     consistent()
 
@@ -216,9 +216,9 @@ async def test_a_token_of_a_job_that_left_its_queue_stops_no_others(
     """One that was quarantined and repaired: it is nowhere, and those after it go on."""
     for _ in range(2):
         await keyed(store, key, concurrency=2)
-    await rate_limits.override(store, key, Limits(concurrency=0), None)
+    await rate_limits.override_key(store, key, RateLimits(concurrency=0), None)
     assert await take(store, count=2) == []
-    await rate_limits.override(store, key, Limits(concurrency=2), None)
+    await rate_limits.override_key(store, key, RateLimits(concurrency=2), None)
     assert await held(store, key) == (2, 0)
     shard = shard_of(store)
     first = db.zrange(shard.queue_available(QUEUE), 0, 0)[0]
@@ -245,7 +245,7 @@ async def test_a_throttle_of_a_key_spaces_starts(store: Store, db: Any, key: str
 
 
 async def test_limits_of_queue_and_key_hold_together(store: Store, key: str) -> None:
-    await rate_limits.set_queue(store, QUEUE, Limits(rate=Rate(1, HOUR)))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(rate=Rate(1, HOUR)))
     for _ in range(3):
         await keyed(store, key, concurrency=5)
 
@@ -261,9 +261,9 @@ async def test_a_token_goes_back_whatever_ends_its_job(
     blocked = when == "asked"
     first = await keyed(store, key, concurrency=0 if blocked else 1, ttl=3600)
     if when == "granted":
-        await rate_limits.override(store, key, Limits(concurrency=0), None)
+        await rate_limits.override_key(store, key, RateLimits(concurrency=0), None)
         await take(store)
-        await rate_limits.override(store, key, Limits(), None)
+        await rate_limits.override_key(store, key, RateLimits(), None)
         assert await held(store, key) == (1, 0)
     elif when != "met by nobody":
         await take(store)
@@ -295,7 +295,7 @@ async def test_a_queue_without_workers_keeps_no_token(
     assert await take(store, count=29) == []
     assert await take(store, other) == []
     shard = shard_of(store)
-    db.hincrby(shard.queue_counters(QUEUE), "hungry", -MINUTE)
+    db.hincrby(shard.queue_counters(QUEUE), "demand_at", -MINUTE)
 
     await ack(store, active)
     assert await held(store, key) == (1, 0)
@@ -316,10 +316,10 @@ async def test_every_token_of_queues_without_workers_goes_back(
     for name in names:
         await enqueue_many(store, [new_job(name, rate_limit=policy) for _ in range(100)])
         assert await take(store, name, count=100) == []
-        db.hincrby(shard.queue_counters(name), "hungry", -MINUTE)
+        db.hincrby(shard.queue_counters(name), "demand_at", -MINUTE)
         first = db.zrange(shard.queue_blocked(name), 0, 0)[0].decode()
         asks.append(f"{first}/{db.hget(shard.job(first), f.ASKED).decode()}")
-    await rate_tokens._grant(store, shard, key, "+", asks)
+    await rate_tokens._apply_answer(store, shard, key, "+", asks)
     for ask in asks:
         assert not db.hexists(shard.job(ask.partition("/")[0]), f.ASKED)
     consistent()
@@ -366,7 +366,7 @@ async def test_events_tell_of_limits_that_are_met_and_of_room(store: Store, key:
     third = await keyed(store, key, concurrency=1, on_limit="drop")
     assert await take(store) == []
     await nack(store, active, {"message": "429", "rate_limit_until": "2999-01-01T00:00:00Z"})
-    await rate_limits.override(store, key, Limits(concurrency=3), None)
+    await rate_limits.override_key(store, key, RateLimits(concurrency=3), None)
     await release_hold(store, key)
 
     page = await read_events(store, EventFilter(), limit=100)
@@ -390,15 +390,15 @@ async def test_events_tell_of_limits_that_are_met_and_of_room(store: Store, key:
 async def release_hold(store: Store, key: str) -> None:
     """As if the time had come until which a worker held the key."""
     shard = store.keys.shard_of_limit(key)
-    await store.redis.call(shard.slot, "HDEL", shard.rate_limit(key), "hold")
-    await rate_tokens.run_limit(store, "limit_refresh", key, [])
+    await store.redis.call(shard.slot, "HDEL", shard.rate_limit(key), "hold_until")
+    await rate_tokens.run_key_script(store, "limit_refresh", key, [])
 
 
 async def test_an_override_holds_for_its_time(store: Store, db: Any, key: str) -> None:
     for _ in range(3):
         await keyed(store, key, concurrency=1)
-    now = (await rate_limits.of_key(store, key)).now_ms
-    await rate_limits.override(store, key, Limits(concurrency=0), now + HOUR)
+    now = (await rate_limits.get_key(store, key)).now_ms
+    await rate_limits.override_key(store, key, RateLimits(concurrency=0), now + HOUR)
     assert await take(store) == []
     await time_passes(store, db, key, HOUR)
 
@@ -420,7 +420,7 @@ async def test_listing_and_counts_include_those_who_wait(store: Store, key: str)
 
     for wanted in (JobFilter(), JobFilter(state=State.AVAILABLE), JobFilter(queue=QUEUE)):
         assert len((await list_jobs(store, wanted, limit=10)).jobs) == 3
-    assert (await queues.stats(store, QUEUE)).depth == 3
+    assert (await queues.get_stats(store, QUEUE)).depth == 3
     assert await queues.purge(store, QUEUE) == (3, 0)
 
 
@@ -640,6 +640,6 @@ async def test_workers_at_once_never_pass_a_limit(
 
 async def test_a_declaration_that_comes_late_changes_nothing(store: Store, key: str) -> None:
     await keyed(store, key, concurrency=3)
-    await rate_tokens.declared(store, shard_of(store), f"{key} 1,-,- w 1".encode())
+    await rate_tokens.handle_declaration(store, shard_of(store), f"{key} 1,-,- w 1".encode())
 
-    assert (await rate_limits.of_key(store, key)).usage.limits == Limits(concurrency=3)
+    assert (await rate_limits.get_key(store, key)).usage.limits == RateLimits(concurrency=3)

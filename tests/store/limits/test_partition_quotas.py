@@ -1,4 +1,4 @@
-"""An operator's limits of a queue hold over all its partitions, which have shares in them."""
+"""An operator's limits of a queue hold over all its partitions, which have quotas."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import pytest
 import trio
 
 from ojs_cluster.core.errors import ValidationFailed
-from ojs_cluster.core.rate_limit import Limits, Rate
+from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.limits import partition_quotas, rate_limits
 from ojs_cluster.store.queues.partition_maintenance import (
+    advance_changes,
     get_partitions,
-    look_after_changes,
     set_partitions,
 )
 from ojs_cluster.store.sweeps import retention
 from tests.store.archives import export_text, import_text
-from tests.store.hot_queues import close_empty, put_into, shares_of, spread
+from tests.store.hot_queues import close_empty, put_into, spread, sum_of_quotas
 from tests.store.shortcuts import HOUR, QUEUE, ack, put, take
 from tests.support.invariants import Census
 from tests.support.timeshift import age_limits
@@ -50,7 +50,7 @@ async def test_as_many_jobs_run_as_the_concurrency_says(
         for _ in range(4):
             await put_into(store, shard)
     await other_store.partitions.read(other_store)
-    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=limit))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=limit))
 
     assert concurrencies(store, db, 4) == parts
     running: list[JobRecord] = []
@@ -62,8 +62,8 @@ async def test_as_many_jobs_run_as_the_concurrency_says(
         for of in (store, other_store) * 3:
             nursery.start_soon(race, of)
     assert len(running) == limit
-    found = await rate_limits.of_queue(other_store, QUEUE)
-    assert (found.usage.limits, found.usage.active) == (Limits(concurrency=limit), limit)
+    found = await rate_limits.get_queue_limits(other_store, QUEUE)
+    assert (found.usage.limits, found.usage.active) == (RateLimits(concurrency=limit), limit)
     for job in running:
         await ack(store, job)
     assert len(await take(other_store, count=16)) == min(limit, 16 - limit)
@@ -74,12 +74,12 @@ async def test_limits_that_not_all_partitions_can_share_are_refused(store: Store
     await spread(store, db, 4)
     hour = Rate(2, HOUR)
     for limits, name in (
-        (Limits(concurrency=2), "concurrency"),
-        (Limits(concurrency=9, rate=hour), "rate"),
-        (Limits(throttle=hour), "throttle"),
+        (RateLimits(concurrency=2), "concurrency"),
+        (RateLimits(concurrency=9, rate=hour), "rate"),
+        (RateLimits(throttle=hour), "throttle"),
     ):
         with pytest.raises(ValidationFailed, match=f"{name} 2 .* the 4 partitions"):
-            await rate_limits.set_queue(store, QUEUE, limits)
+            await rate_limits.set_queue_limits(store, QUEUE, limits)
     assert concurrencies(store, db, 4) == [""] * 4
 
 
@@ -89,7 +89,7 @@ async def test_a_rate_holds_in_any_window_wherever_the_jobs_are(
 ) -> None:
     shards = await spread(store, db, 4)
     await other_store.partitions.read(other_store)
-    await rate_limits.set_queue(store, QUEUE, Limits(rate=Rate(8, HOUR)))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(rate=Rate(8, HOUR)))
     for _ in range(9):
         for number in where:
             await put_into(store, shards[number])
@@ -100,7 +100,7 @@ async def test_a_rate_holds_in_any_window_wherever_the_jobs_are(
             await ack(of, job)
             started += 1
     assert started == 2 * len(set(where))
-    found = (await rate_limits.of_queue(store, QUEUE)).usage
+    found = (await rate_limits.get_queue_limits(store, QUEUE)).usage
     assert (found.limits.rate, found.started) == (Rate(8, HOUR), started)
     assert found.resets_ms is not None
     for shard in shards:
@@ -112,48 +112,48 @@ async def test_a_throttle_is_shared(store: Store, db: Any) -> None:
     for shard in await spread(store, db, 4):
         for _ in range(2):
             await put_into(store, shard)
-    await rate_limits.set_queue(store, QUEUE, Limits(throttle=Rate(4, HOUR)))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(throttle=Rate(4, HOUR)))
 
     assert len(await take(store, count=9)) == 4
     assert await take(store, count=9) == []
-    usage = (await rate_limits.of_queue(store, QUEUE)).usage
+    usage = (await rate_limits.get_queue_limits(store, QUEUE)).usage
     assert usage.limits.throttle == Rate(4, HOUR)
     assert usage.next_ms is not None
 
 
-async def test_shares_follow_limits_that_change_and_go_with_them(
+async def test_quotas_follow_limits_that_change_and_are_removed_with_them(
     store: Store, db: Any, consistent: Check
 ) -> None:
     shards = await spread(store, db, 3)
     for limit, parts in ((7, ["3", "2", "2"]), (3, ["1", "1", "1"]), (0, ["0"] * 3)):
-        await rate_limits.set_queue(store, QUEUE, Limits(concurrency=limit))
+        await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=limit))
         assert concurrencies(store, db, 3) == parts
-    await rate_limits.set_queue(store, QUEUE, Limits())
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits())
     for shard in shards:
-        assert db.hmget(shard.queue_counters(QUEUE), "limits", "whole") == [None, None]
-    assert (await rate_limits.of_queue(store, QUEUE)).usage.limits == Limits()
+        assert db.hmget(shard.queue_counters(QUEUE), "limits", "queue_limits") == [None, None]
+    assert (await rate_limits.get_queue_limits(store, QUEUE)).usage.limits == RateLimits()
     consistent()
 
 
 async def test_the_partitions_of_a_queue_with_limits_stay_as_they_are(
     store: Store, other_store: Store, db: Any
 ) -> None:
-    limits = Limits(concurrency=4)
+    limits = RateLimits(concurrency=4)
     await spread(store, db, 4)
-    await rate_limits.set_queue(store, QUEUE, limits)
+    await rate_limits.set_queue_limits(store, QUEUE, limits)
     for count in (1, 2, 8):
-        with pytest.raises(ValidationFailed, match="4 partitions have their shares"):
+        with pytest.raises(ValidationFailed, match="divided among its 4 partitions"):
             await set_partitions(other_store, QUEUE, count)
-    assert (await set_partitions(other_store, QUEUE, 4)).parts == 4
+    assert (await set_partitions(other_store, QUEUE, 4)).count == 4
 
-    await rate_limits.set_queue(store, QUEUE, Limits())
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits())
     await set_partitions(other_store, QUEUE, 1)
     with pytest.raises(ValidationFailed, match="in 4 partitions instead of 1"):
-        await rate_limits.set_queue(store, QUEUE, limits)
+        await rate_limits.set_queue_limits(store, QUEUE, limits)
     await close_empty(store, db)
-    await rate_limits.set_queue(store, QUEUE, limits)
+    await rate_limits.set_queue_limits(store, QUEUE, limits)
     assert concurrencies(store, db, 4) == ["4", "1", "1", "1"], "a late job there must not wait"
-    await rate_limits.set_queue(store, QUEUE, Limits())
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits())
     assert concurrencies(store, db, 4) == [""] * 4
 
 
@@ -163,30 +163,32 @@ async def test_a_closed_partition_that_is_opened_again_gets_its_share(
     shards = await spread(store, db, 4)
     await set_partitions(store, QUEUE, 1)
     await close_empty(store, db)
-    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=8))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=8))
 
-    await store.partitions.admit(store, shards[3], [QUEUE])
-    await look_after_changes(store)
+    await store.partitions.ensure_open(store, shards[3], [QUEUE])
+    await advance_changes(store)
 
     assert concurrencies(store, db, 4) == ["2", "2", "2", "2"]
-    assert (await rate_limits.of_queue(store, QUEUE)).usage.limits == Limits(concurrency=8)
+    assert (await rate_limits.get_queue_limits(store, QUEUE)).usage.limits == RateLimits(
+        concurrency=8
+    )
     await close_empty(store, db)
-    await look_after_changes(store)
+    await advance_changes(store)
     assert concurrencies(store, db, 1) == ["8"]
-    assert not db.hexists(shards[0].queue_counters(QUEUE), "whole")
+    assert not db.hexists(shards[0].queue_counters(QUEUE), "queue_limits")
 
 
 async def test_limits_and_another_number_of_partitions_at_the_same_moment(
     store: Store, other_store: Store, db: Any
 ) -> None:
-    limits = Limits(concurrency=4)
+    limits = RateLimits(concurrency=4)
     for number in range(20):
         queue = f"q{number}"
         done: list[str] = []
 
         async def limit() -> None:
             with suppress(ValidationFailed):
-                await rate_limits.set_queue(store, queue, limits)  # noqa: B023 - awaited here
+                await rate_limits.set_queue_limits(store, queue, limits)  # noqa: B023 - awaited here
                 done.append("limits")  # noqa: B023 - as above
 
         async def part() -> None:
@@ -197,10 +199,10 @@ async def test_limits_and_another_number_of_partitions_at_the_same_moment(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(limit)
             nursery.start_soon(part)
-        limited = await partition_quotas.of_queue(store, queue) == limits
-        parted = (await get_partitions(store, queue)).parts > 1
+        limited = await partition_quotas.get_limits(store, queue) == limits
+        parted = (await get_partitions(store, queue)).count > 1
         assert ("limits" in done, "partitions" in done) == (limited, parted)
-        assert shares_of(store, db, queue) == 4 * limited
+        assert sum_of_quotas(store, db, queue) == 4 * limited
 
 
 async def test_two_operators_and_a_janitor_at_once_leave_one_truth(
@@ -212,15 +214,18 @@ async def test_two_operators_and_a_janitor_at_once_leave_one_truth(
     for _ in range(10):
         async with trio.open_nursery() as nursery:
             for of in (store, other_store):
-                limits = Limits(concurrency=chance.randint(4, 40))
-                nursery.start_soon(rate_limits.set_queue, of, QUEUE, limits)
-                nursery.start_soon(partition_quotas.mirror, of, QUEUE)
-        assert shares_of(store, db) == (await partition_quotas.of_queue(store, QUEUE)).concurrency
+                limits = RateLimits(concurrency=chance.randint(4, 40))
+                nursery.start_soon(rate_limits.set_queue_limits, of, QUEUE, limits)
+                nursery.start_soon(partition_quotas.update_quotas, of, QUEUE)
+        assert (
+            sum_of_quotas(store, db)
+            == (await partition_quotas.get_limits(store, QUEUE)).concurrency
+        )
 
 
-async def test_the_janitor_puts_shares_right(store: Store, db: Any) -> None:
+async def test_the_janitor_corrects_quotas(store: Store, db: Any) -> None:
     shards = await spread(store, db, 4)
-    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=8))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=8))
     db.hdel(shards[1].queue_counters(QUEUE), "limits")
     db.hset(shards[2].queue_counters(QUEUE), "limits", "7,-,-")
     await retention.retire_queues(store)
@@ -230,10 +235,12 @@ async def test_the_janitor_puts_shares_right(store: Store, db: Any) -> None:
 async def test_an_archive_has_the_whole_limits(store: Store, db: Any) -> None:
     await spread(store, db, 4)
     await put(store)
-    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=9))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=9))
     text = await export_text(store)
     db.flushall()
     await store.partitions.read(store)
     await import_text(store, text)
-    assert (await rate_limits.of_queue(store, QUEUE)).usage.limits == Limits(concurrency=9)
+    assert (await rate_limits.get_queue_limits(store, QUEUE)).usage.limits == RateLimits(
+        concurrency=9
+    )
     assert concurrencies(store, db, 4) == ["3", "2", "2", "2"]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from ojs_cluster.core.rate_limit import Limits, Rate
+from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from ojs_cluster.store.fetch import long_poll
@@ -64,7 +64,7 @@ async def test_max_per_second_of_a_job_limits_its_queue(store: Store, db: Any) -
 async def test_a_fetch_remembers_for_a_while_that_its_queue_is_limited(
     store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Callable[[], Census]
 ) -> None:
-    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=1))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=1))
     await fill(store, 3)
     process, client = lossy(store)
 
@@ -73,7 +73,7 @@ async def test_a_fetch_remembers_for_a_while_that_its_queue_is_limited(
     assert (client.calls["fetch"], client.calls["fetch_full"]) == (1, 2)
     consistent()
 
-    await rate_limits.set_queue(store, QUEUE, Limits())
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits())
     monkeypatch.setattr("ojs_cluster.store.fetch.depth_cache.LIMITED_S", -1.0)
     process = replace(process, limited=LimitedQueues())
     assert len(await take(process, count=9)) == 2
@@ -92,7 +92,7 @@ async def test_the_last_job_to_declare_a_limit_wins(store: Store) -> None:
 async def test_concurrency_of_a_queue_is_free_again_when_an_attempt_ends(
     store: Store, db: Any, consistent: Callable[[], Census]
 ) -> None:
-    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=3))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=3))
     await fill(store, 9)
 
     first, second, third = await take(store, count=9)
@@ -108,17 +108,17 @@ async def test_concurrency_of_a_queue_is_free_again_when_an_attempt_ends(
 
 
 async def test_a_concurrency_of_nothing_stops_a_queue(store: Store) -> None:
-    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=0))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=0))
     await put(store)
 
     assert await take(store) == []
-    await rate_limits.set_queue(store, QUEUE, Limits())
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits())
     assert len(await take(store)) == 1
 
 
 async def test_a_window_slides(store: Store, db: Any) -> None:
     key = shard_of(store).queue_counters(QUEUE)
-    await rate_limits.set_queue(store, QUEUE, Limits(rate=Rate(4, HOUR)))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(rate=Rate(4, HOUR)))
     await fill(store, 20)
 
     assert len(await take(store, count=3)) == 3
@@ -135,7 +135,7 @@ async def test_no_window_of_the_period_has_more_starts_than_its_limit(
     """Time passes at random; between which moments of that axis each start was, is noted."""
     chance = random.Random(7)
     key = shard_of(store).queue_counters(QUEUE)
-    await rate_limits.set_queue(store, QUEUE, Limits(rate=Rate(10, HOUR)))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(rate=Rate(10, HOUR)))
     await fill(store, 120)
     at = 0
     starts: list[tuple[float, float]] = []
@@ -155,7 +155,7 @@ async def test_no_window_of_the_period_has_more_starts_than_its_limit(
 
 async def test_a_throttle_spaces_starts_evenly(store: Store, db: Any) -> None:
     key = shard_of(store).queue_counters(QUEUE)
-    await rate_limits.set_queue(store, QUEUE, Limits(throttle=Rate(6, HOUR)))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(throttle=Rate(6, HOUR)))
     await fill(store, 9)
 
     for _ in range(3):
@@ -167,26 +167,26 @@ async def test_a_throttle_spaces_starts_evenly(store: Store, db: Any) -> None:
 
 
 async def test_a_fast_throttle_gives_what_is_due_in_one_fetch(store: Store) -> None:
-    await rate_limits.set_queue(store, QUEUE, Limits(throttle=Rate(1000, MINUTE // 60)))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(throttle=Rate(1000, MINUTE // 60)))
     await fill(store, 300)
 
     assert 99 <= len(await take(store, count=300)) <= 101
 
 
 async def test_limits_of_operator_and_jobs_hold_together(store: Store) -> None:
-    await rate_limits.set_queue(store, QUEUE, Limits(2, Rate(5, HOUR), Rate(1000, 1000)))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(2, Rate(5, HOUR), Rate(1000, 1000)))
     await fill(store, 9, rate_limit={"max_per_second": 3})
 
     taken = await take(store, count=9)
     assert len(taken) == 2
-    found = await rate_limits.of_queue(store, QUEUE)
+    found = await rate_limits.get_queue_limits(store, QUEUE)
     assert (found.usage.active, found.usage.started, found.max_per_second) == (2, 2, 3)
 
 
 @pytest.mark.parametrize("place", ["same shard", "other shard"])
 async def test_a_limited_queue_does_not_block_later_ones(store: Store, place: str) -> None:
     other = sibling_queue(store) if place == "same shard" else queues_in_other_shards(store, 1)[0]
-    await rate_limits.set_queue(store, QUEUE, Limits(rate=Rate(1, HOUR)))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(rate=Rate(1, HOUR)))
     await fill(store, 5)
     await fill(store, 2, other)
 
@@ -195,7 +195,7 @@ async def test_a_limited_queue_does_not_block_later_ones(store: Store, place: st
 
 
 async def test_concurrent_fetches_never_pass_a_limit(store: Store, other_store: Store) -> None:
-    await rate_limits.set_queue(store, QUEUE, Limits(rate=Rate(7, HOUR)))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(rate=Rate(7, HOUR)))
     await fill(store, 40)
     taken: list[JobRecord] = []
 
@@ -211,7 +211,7 @@ async def test_concurrent_fetches_never_pass_a_limit(store: Store, other_store: 
 
 async def test_a_released_fetch_keeps_its_place_in_the_window(store: Store) -> None:
     """A start that nobody saw still counts: a limit may be missed downwards, never upwards."""
-    await rate_limits.set_queue(store, QUEUE, Limits(rate=Rate(1, HOUR)))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(rate=Rate(1, HOUR)))
     await fill(store, 2)
     [job] = await take(store)
     await nack(store, job, requeue=True)
@@ -223,7 +223,7 @@ async def test_waiters_are_woken_by_time_and_by_the_end_of_an_attempt(
     store: Store, other_store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(long_poll, "LOOK_AGAIN_S", 1000)
-    await rate_limits.set_queue(store, QUEUE, Limits(concurrency=1))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=1))
     await fill(store, 3)
     [held] = await take(store)
     waiters, got = Waiters(), []
@@ -241,18 +241,18 @@ async def test_waiters_are_woken_by_time_and_by_the_end_of_an_attempt(
             await ack(other_store, held)
     assert len(got) == 1
 
-    await rate_limits.set_queue(store, QUEUE, Limits(rate=Rate(1, HOUR)))
+    await rate_limits.set_queue_limits(store, QUEUE, RateLimits(rate=Rate(1, HOUR)))
     await fill(store, 3)
     assert len(await take(store)) == 1
     shard = shard_of(store)
-    assert (await rate_limits.look_after(store, shard, 10)).done == 0
+    assert (await rate_limits.sweep_rate_limits(store, shard, 10)).done == 0
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await until(lambda: _waiting(waiters), bool)
             age_limits(db, shard.queue_counters(QUEUE), HOUR)
             age_opening(db, shard, QUEUE, HOUR)
-            tick = await rate_limits.look_after(other_store, shard, 10)
+            tick = await rate_limits.sweep_rate_limits(other_store, shard, 10)
     assert tick.done == 1
     assert tick.next_ms is None
     assert len(got) == 2
@@ -265,7 +265,7 @@ async def _waiting(waiters: Waiters) -> int:
 async def test_a_queue_with_an_operators_limits_is_kept_and_one_with_declared_ones_retires(
     store: Store, db: Any
 ) -> None:
-    await rate_limits.set_queue(store, "kept", Limits(concurrency=1))
+    await rate_limits.set_queue_limits(store, "kept", RateLimits(concurrency=1))
     job = await put(store, "gone", rate_limit={"max_per_second": 1})
     await take(store, "gone")
     shard = shard_of(store, "gone")
@@ -278,6 +278,6 @@ async def test_a_queue_with_an_operators_limits_is_kept_and_one_with_declared_on
     await retention.retire_queues(store)
     assert await queues.exists(store, "kept")
     assert not await queues.exists(store, "gone")
-    await rate_limits.set_queue(store, "kept", Limits())
+    await rate_limits.set_queue_limits(store, "kept", RateLimits())
     await retention.retire_queues(store)
     assert not await queues.exists(store, "kept")

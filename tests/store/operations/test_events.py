@@ -65,8 +65,8 @@ async def one_of_each(store: Store, db: Any) -> None:
     late = await put(store, expires_at="+PT1H")
     age_job(db, shard, late.id, 2 * HOUR)
     await reap_all(store)
-    await queues.switch(store, QUEUE, "pause")
-    await queues.switch(store, QUEUE, "resume")
+    await queues.pause_or_resume(store, QUEUE, "pause")
+    await queues.pause_or_resume(store, QUEUE, "resume")
 
 
 async def test_the_transitions_write_every_event_type(store: Store, db: Any) -> None:

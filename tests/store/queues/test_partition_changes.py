@@ -14,8 +14,8 @@ import trio
 
 from ojs_cluster.core import partitions as stages
 from ojs_cluster.core.errors import InvalidRequest, ValidationFailed
-from ojs_cluster.core.partitions import DRAIN_MS, SPREAD_MS, Layout
-from ojs_cluster.core.rate_limit import Limits
+from ojs_cluster.core.partitions import DRAIN_MS, PROPAGATION_MS, PartitionLayout
+from ojs_cluster.core.rate_limit import RateLimits
 from ojs_cluster.redis import Client, Reply
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
@@ -26,8 +26,8 @@ from ojs_cluster.store.open import open_store
 from ojs_cluster.store.operations import admin
 from ojs_cluster.store.queues import partitions, queues
 from ojs_cluster.store.queues.partition_maintenance import (
+    advance_changes,
     get_partitions,
-    look_after_changes,
     set_partitions,
 )
 from ojs_cluster.store.queues.partitions import DEFAULT
@@ -63,10 +63,10 @@ async def test_a_change_that_a_failover_forgot_is_forgotten_by_those_who_had_rea
     db.hset(table, mapping=before)
 
     for process in (store, other_store):
-        assert (await get_partitions(process, QUEUE)).parts == 1
+        assert (await get_partitions(process, QUEUE)).count == 1
     with trio.fail_after(60):
-        assert (await set_partitions(store, QUEUE, 3)).parts == 3
-    assert (await get_partitions(other_store, QUEUE)).parts == 3
+        assert (await set_partitions(store, QUEUE, 3)).count == 3
+    assert (await get_partitions(other_store, QUEUE)).count == 3
 
 
 async def test_an_answer_that_comes_late_does_not_undo_a_newer_one(
@@ -90,7 +90,7 @@ async def test_an_answer_that_comes_late_does_not_undo_a_newer_one(
         await store.partitions.read(store)
         release.set()
 
-    assert store.partitions.layout(QUEUE).parts == 4
+    assert store.partitions.layout(QUEUE).count == 4
 
 
 async def test_new_partitions_are_used_when_every_process_knows_of_them(
@@ -100,7 +100,7 @@ async def test_new_partitions_are_used_when_every_process_knows_of_them(
     await enqueue_many(store, [new_job() for _ in range(400)])
     assert sizes(store, db, 4) == [400, 0, 0, 0]
 
-    await pass_time(store, db, SPREAD_MS)
+    await pass_time(store, db, PROPAGATION_MS)
     await other_store.partitions.read(other_store)
     await enqueue_many(other_store, [new_job() for _ in range(400)])
 
@@ -119,17 +119,17 @@ async def test_old_partitions_get_no_new_jobs_and_are_closed_when_empty(
         await put(store)
 
     await close_empty(store, db)
-    assert (await get_partitions(store, QUEUE)).open == 8, "there are jobs in all of them"
+    assert (await get_partitions(store, QUEUE)).open_count == 8, "there are jobs in all of them"
     got = await take(store, count=28)
     assert len(got) == 28
     await close_empty(store, db)
-    assert (await get_partitions(store, QUEUE)).open == 8, "workers may give them back"
+    assert (await get_partitions(store, QUEUE)).open_count == 8, "workers may give them back"
     for job in got:
         await ack(store, job)
     await close_empty(store, db)
 
     layout = await get_partitions(store, QUEUE)
-    assert (layout.parts, layout.open, layout.held) == (1, 1, 8)
+    assert (layout.count, layout.open_count, layout.occupied_count) == (1, 1, 8)
     assert consistent().count() == {"completed": 28}
 
 
@@ -150,7 +150,7 @@ async def test_a_partition_stays_open_while_a_job_may_come_back(
     await set_partitions(store, QUEUE, 2)
     await close_empty(store, db)
 
-    assert (await get_partitions(store, QUEUE)).open == 6
+    assert (await get_partitions(store, QUEUE)).open_count == 6
     assert consistent().count() == {state: 1}
 
 
@@ -159,11 +159,11 @@ async def test_a_partition_is_not_closed_before_the_last_producer_must_know(
 ) -> None:
     await spread(store, db, 8)
     await set_partitions(store, QUEUE, 1)
-    await look_after_changes(store)
-    assert (await get_partitions(store, QUEUE)).open == 8
+    await advance_changes(store)
+    assert (await get_partitions(store, QUEUE)).open_count == 8
     await pass_time(store, db, DRAIN_MS)
-    await look_after_changes(store)
-    assert (await get_partitions(store, QUEUE)).open == 1
+    await advance_changes(store)
+    assert (await get_partitions(store, QUEUE)).open_count == 1
 
 
 async def test_a_job_that_comes_late_into_a_closed_partition_is_found(
@@ -177,12 +177,12 @@ async def test_a_job_that_comes_late_into_a_closed_partition_is_found(
     job = await put_into(other_store, shard)
     assert await take(store) == []
 
-    await look_after_changes(store)
+    await advance_changes(store)
 
     assert [found.id for found in await take(store)] == [job.id]
     await ack(store, job)
     await close_empty(store, db)
-    assert (await get_partitions(store, QUEUE)).open == 1
+    assert (await get_partitions(store, QUEUE)).open_count == 1
     consistent()
 
 
@@ -195,7 +195,7 @@ async def test_a_late_job_is_found_by_the_rounds_over_all_queues_too(
     await close_empty(store, db)
     await pass_time(store, db, DAY - HOUR)
     job = await put_into(other_store, shard)
-    assert await look_after_changes(store) == 0
+    assert await advance_changes(store) == 0
 
     await retention.retire_queues(store)
 
@@ -213,8 +213,8 @@ async def test_a_dead_letter_of_a_closed_partition_can_be_retried(
         await nack(store, job)
     await set_partitions(store, QUEUE, 1)
     await close_empty(store, db)
-    assert (await get_partitions(store, QUEUE)).open == 1
-    [first, second], total = await dead_letters.list_dead(store, queue=QUEUE, limit=5)
+    assert (await get_partitions(store, QUEUE)).open_count == 1
+    [first, second], total = await dead_letters.list_dead_letters(store, queue=QUEUE, limit=5)
     assert total == 2
 
     await dead_letters.retry(store, first.id)
@@ -238,7 +238,7 @@ async def test_a_step_whose_id_names_a_closed_partition_is_run(
 
     assert await state_of(store, made) == "completed"
     await close_empty(store, db)
-    assert (await get_partitions(store, QUEUE)).open == 1
+    assert (await get_partitions(store, QUEUE)).open_count == 1
     consistent()
 
 
@@ -250,10 +250,10 @@ async def test_growing_and_shrinking_under_traffic_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The same stages, faster; each is still much longer than the one it must outlast.
-    monkeypatch.setattr(stages, "SPREAD_MS", 1500)
+    monkeypatch.setattr(stages, "PROPAGATION_MS", 1500)
     monkeypatch.setattr(stages, "DRAIN_MS", 2500)
-    monkeypatch.setattr(partitions, "READ_S", 0.1)
-    monkeypatch.setattr(partitions, "BELIEVED_S", 0.3)
+    monkeypatch.setattr(partitions, "REFRESH_S", 0.1)
+    monkeypatch.setattr(partitions, "MAX_AGE_S", 0.3)
     both = (store, other_store)
     wanted: list[str] = []
     got: list[str] = []
@@ -282,14 +282,14 @@ async def test_growing_and_shrinking_under_traffic_loses_nothing(
 
     async def janitor() -> None:
         while True:
-            await look_after_changes(other_store)
+            await advance_changes(other_store)
             await trio.sleep(0.05)
 
     async def partitions_used() -> int:
         return len(used)
 
     async def partitions_open() -> int:
-        return (await get_partitions(store, QUEUE)).open
+        return (await get_partitions(store, QUEUE)).open_count
 
     with trio.fail_after(300):
         async with trio.open_nursery() as upkeep:
@@ -310,7 +310,7 @@ async def test_growing_and_shrinking_under_traffic_loses_nothing(
     assert Counter(got) == Counter(wanted)
     assert consistent().count() == {"completed": len(wanted)}
     layout = await get_partitions(store, QUEUE)
-    assert (layout.parts, layout.open) == (1, 1)
+    assert (layout.count, layout.open_count) == (1, 1)
     assert await take(store) == []
 
 
@@ -323,13 +323,13 @@ async def test_a_process_may_die_at_any_command_of_a_change(
         at += 1
         for applied in (False, True):
             queue = f"q{at}.{applied:d}"
-            await queues.switch(store, queue, "pause" if paused else "resume")
+            await queues.pause_or_resume(store, queue, "pause" if paused else "resume")
             change = partial(set_partitions, queue=queue, count=4)
             died = await dies_at(store, at, applied, change)
-            await look_after_changes(store)  # the janitor, before producers use them
+            await advance_changes(store)  # the janitor, before producers use them
             consistent()
-            assert (await get_partitions(store, queue)).parts in ((1, 4) if died else (4,))
-            assert (await queues.stats(store, queue)).paused is paused
+            assert (await get_partitions(store, queue)).count in ((1, 4) if died else (4,))
+            assert (await queues.get_stats(store, queue)).paused is paused
     assert at > 3
 
 
@@ -345,10 +345,10 @@ async def test_a_janitor_may_die_at_any_command(store: Store, db: Any, consisten
             for job in await take(store, count=6):
                 await ack(store, job)
             await pass_time(store, db, DRAIN_MS)
-            died = await dies_at(store, at, applied, look_after_changes)
-            assert (await get_partitions(store, QUEUE)).open in (2, 4)
+            died = await dies_at(store, at, applied, advance_changes)
+            assert (await get_partitions(store, QUEUE)).open_count in (2, 4)
             await close_empty(store, db)
-            assert (await get_partitions(store, QUEUE)).open == 2
+            assert (await get_partitions(store, QUEUE)).open_count == 2
     consistent()
     assert at > 3
 
@@ -362,21 +362,22 @@ async def test_two_leaders_and_many_changes_at_once_leave_one_truth(
         async with trio.open_nursery() as nursery:
             for of in both:
                 nursery.start_soon(set_partitions, of, QUEUE, chance.randint(1, 8))
-                nursery.start_soon(look_after_changes, of)
-                switch = queues.switch
+                nursery.start_soon(advance_changes, of)
+                switch = queues.pause_or_resume
                 nursery.start_soon(
                     switch, of, QUEUE, "pause" if chance.random() < 0.5 else "resume"
                 )
         consistent()
         layouts = [await get_partitions(of, QUEUE) for of in both]
         assert layouts[0] == layouts[1]
-        assert layouts[0].open == layouts[0].held == max(layouts[0].open, layouts[0].parts)
+        layout = layouts[0]
+        assert layout.occupied_count == layout.open_count >= layout.count
 
 
 async def test_a_paused_queue_stays_paused_in_new_partitions(
     store: Store, other_store: Store, db: Any, consistent: Check
 ) -> None:
-    await queues.switch(store, QUEUE, "pause")
+    await queues.pause_or_resume(store, QUEUE, "pause")
     shards = await spread(store, db, 8)
     for shard in shards:
         await put_into(store, shard)
@@ -384,7 +385,7 @@ async def test_a_paused_queue_stays_paused_in_new_partitions(
     assert await take(other_store, count=8) == []
     consistent()
 
-    await queues.switch(other_store, QUEUE, "resume")  # it has not read of the change
+    await queues.pause_or_resume(other_store, QUEUE, "resume")  # it has not read of the change
     assert len(await take(store, count=8)) == 8
     consistent()
 
@@ -395,37 +396,37 @@ async def test_the_default_holds_for_all_queues_and_can_be_changed(
     settings = patient_client(backend)
     four, two = StoreSettings(queue_partitions=4), StoreSettings(queue_partitions=2)
     async with open_store(settings, four, prelude=PRELUDE) as store:
-        await store.partitions.announce(store)
+        await store.partitions.publish_default(store)
         await enqueue_many(store, [new_job() for _ in range(400)])
         assert sizes(store, db, 4) == [100] * 4, "nobody has to be waited for"
         await set_partitions(store, "own", 1)
         async with open_store(settings, two, prelude=PRELUDE) as other:
-            assert other.partitions.layout(QUEUE).parts == 4, "it did not announce it"
-            await other.partitions.announce(other)
+            assert other.partitions.layout(QUEUE).count == 4, "it did not announce it"
+            await other.partitions.publish_default(other)
             await store.partitions.read(store)
             for of in (store, other):
-                assert of.partitions.layout(QUEUE).parts == 2
-                assert of.partitions.layout("own").parts == 1
+                assert of.partitions.layout(QUEUE).count == 2
+                assert of.partitions.layout("own").count == 1
             await enqueue_many(other, [new_job() for _ in range(200)])
             assert sorted(sizes(store, db, 4)) == [100, 100, 200, 200]
             assert len(await take(other, count=600)) == 600
     async with open_store(settings, prelude=PRELUDE) as store:
-        await store.partitions.announce(store)
-        assert store.partitions.layout(QUEUE).parts == 1
-        assert store.partitions.layout(QUEUE).open == 4, "jobs may be left there"
+        await store.partitions.publish_default(store)
+        assert store.partitions.layout(QUEUE).count == 1
+        assert store.partitions.layout(QUEUE).open_count == 4, "jobs may be left there"
     consistent()
 
 
 async def lowered(store: Store, db: Any) -> None:
     """``OJS_QUEUE_PARTITIONS`` was 4, and became 2 a while ago."""
-    await store.partitions.change(store, DEFAULT, lambda old, now_ms: Layout.of(4))
+    await store.partitions.update(store, DEFAULT, lambda old, now_ms: PartitionLayout.of_count(4))
     for queue in ("busy", "idle"):
         for shard in store.keys.partitions(queue, 4):
             await put_into(store, shard, queue)
         for job in await take(store, queue, count=4):
             await ack(store, job)
     await put_into(store, store.keys.partitions("busy", 4)[3], "busy")
-    await store.partitions.change(store, DEFAULT, lambda old, now_ms: old.changed(2, now_ms))
+    await store.partitions.update(store, DEFAULT, lambda old, now_ms: old.resized(2, now_ms))
     await pass_time(store, db, DRAIN_MS, DEFAULT)
 
 
@@ -435,23 +436,23 @@ async def test_a_lowered_default_is_drained_by_a_round_over_all_queues(
     await lowered(store, db)
 
     _, cursor = await retention.retire_queues(store, limit=1)
-    assert store.partitions.layout("idle").open == 4, "not all queues have been looked at"
+    assert store.partitions.layout("idle").open_count == 4, "not all queues have been looked at"
     while cursor:
         _, cursor = await retention.retire_queues(store, cursor, limit=1)
 
     await store.partitions.read(store)
-    assert store.partitions.layout("busy").open == 4
-    assert store.partitions.layout("idle").open == 2
-    assert store.partitions.layout("new").open == 2
-    await rate_limits.set_queue(store, "idle", Limits(concurrency=2))
+    assert store.partitions.layout("busy").open_count == 4
+    assert store.partitions.layout("idle").open_count == 2
+    assert store.partitions.layout("new").open_count == 2
+    await rate_limits.set_queue_limits(store, "idle", RateLimits(concurrency=2))
     with pytest.raises(ValidationFailed, match="draining"):
-        await rate_limits.set_queue(store, "busy", Limits(concurrency=2))
+        await rate_limits.set_queue_limits(store, "busy", RateLimits(concurrency=2))
     consistent()
 
     for job in await take(store, "busy", count=9):
         await ack(store, job)
     await close_empty(store, db, "busy")
-    await rate_limits.set_queue(store, "busy", Limits(concurrency=2))
+    await rate_limits.set_queue_limits(store, "busy", RateLimits(concurrency=2))
     assert set(store.partitions.entries()) == {DEFAULT}, "what says no more is not kept"
 
 
@@ -461,7 +462,7 @@ async def test_a_late_job_in_a_partition_that_the_default_has_closed_is_found(
     await lowered(store, db)
     await other_store.partitions.read(other_store)
     await retention.retire_queues(store)
-    assert (await get_partitions(store, "idle")).open == 2
+    assert (await get_partitions(store, "idle")).open_count == 2
     late = await put_into(other_store, store.keys.partitions("idle", 4)[3], "idle")
 
     await retention.retire_queues(store)
@@ -478,25 +479,25 @@ async def test_a_round_that_began_too_early_or_before_another_change_drains_no_d
         clock.setattr(store.partitions, "now_ms", lambda: late - DRAIN_MS)
         _, cursor = await retention.retire_queues(store, limit=1)
     await retention.retire_queues(store, cursor)
-    assert (await get_partitions(store, "idle")).open == 4
+    assert (await get_partitions(store, "idle")).open_count == 4
 
     _, cursor = await retention.retire_queues(store, limit=1)
-    await store.partitions.change(store, DEFAULT, lambda old, now_ms: old.changed(1, now_ms))
+    await store.partitions.update(store, DEFAULT, lambda old, now_ms: old.resized(1, now_ms))
     await pass_time(store, db, DRAIN_MS, DEFAULT)
     await retention.retire_queues(store, cursor)
-    assert (await get_partitions(store, "idle")).open == 4
+    assert (await get_partitions(store, "idle")).open_count == 4
 
 
 async def test_the_default_is_announced_again_after_a_reset(
     backend: Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(partitions, "READ_S", 0.0)
+    monkeypatch.setattr(partitions, "REFRESH_S", 0.0)
     settings = patient_client(backend)
     async with open_store(settings, StoreSettings(queue_partitions=4), prelude=PRELUDE) as store:
-        await store.partitions.announce(store)
+        await store.partitions.publish_default(store)
         await admin.reset(store)
-        await store.partitions.current(store)
-        assert store.partitions.layout(QUEUE) == Layout.of(4)
+        await store.partitions.refresh_if_stale(store)
+        assert store.partitions.layout(QUEUE) == PartitionLayout.of_count(4)
 
 
 async def test_an_idle_queue_is_forgotten_and_its_number_of_partitions_kept(
@@ -519,7 +520,7 @@ async def test_an_idle_queue_is_forgotten_and_its_number_of_partitions_kept(
     assert (await retention.retire_queues(store))[0] == 2
     await store.partitions.read(store)
     [(queue, layout)] = store.partitions.entries().items()
-    assert (queue, layout.parts, layout.open, layout.held) == ("kept", 8, 8, 8)
+    assert (queue, layout.count, layout.open_count, layout.occupied_count) == ("kept", 8, 8, 8)
     assert (await queues.list_queues(store, limit=9))[1] == 0
 
 

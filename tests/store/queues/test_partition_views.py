@@ -52,7 +52,7 @@ async def test_numbers_are_summed(store: Store, db: Any, consistent: Check) -> N
         await put_into(store, shard, scheduled_at="+PT1H")
     for shard in shards[2:]:
         await put_into(store, shard)
-    stats = await queues.stats(store, QUEUE)
+    stats = await queues.get_stats(store, QUEUE)
     [listed], _ = await queues.list_queues(store, limit=5)
 
     assert listed.counts == stats.counts
@@ -77,7 +77,7 @@ async def test_numbers_stay_when_partitions_are_closed(store: Store, db: Any) ->
     await set_partitions(store, QUEUE, 1)
     await close_empty(store, db)
 
-    assert (await queues.stats(store, QUEUE)).acked == 4
+    assert (await queues.get_stats(store, QUEUE)).acked == 4
     page = await list_jobs(store, JobFilter(queue=QUEUE), limit=9)
     assert [job.state for job in page.jobs] == [State.COMPLETED] * 4
 
@@ -88,14 +88,14 @@ async def test_a_pause_holds_in_all_partitions_and_shows_once(
     shards = await spread(store, db, 4)
     for shard in shards:
         await put_into(store, shard)
-    await queues.switch(other_store, QUEUE, "pause")
-    await queues.switch(store, QUEUE, "pause")
+    await queues.pause_or_resume(other_store, QUEUE, "pause")
+    await queues.pause_or_resume(store, QUEUE, "pause")
     assert await take(store, count=9) == []
-    assert (await queues.stats(store, QUEUE)).paused
+    assert (await queues.get_stats(store, QUEUE)).paused
     for shard in shards:
         await put_into(store, shard)
     consistent()
-    await queues.switch(store, QUEUE, "resume")
+    await queues.pause_or_resume(store, QUEUE, "resume")
     assert len(await take(store, count=9)) == 8
     consistent()
 
@@ -126,17 +126,19 @@ async def test_dead_letters_of_all_partitions_are_one_list(
         dead.append(job.id)
 
     pages = [
-        await dead_letters.list_dead(store, queue=QUEUE, limit=3, offset=offset)
+        await dead_letters.list_dead_letters(store, queue=QUEUE, limit=3, offset=offset)
         for offset in (0, 3, 6)
     ]
     assert [job.id for page, _ in pages for job in page] == dead[::-1]
     assert {total for _, total in pages} == {8}
-    assert (await dead_letters.stats(store)).by_queue == {QUEUE: 8}
+    assert (await dead_letters.get_stats(store)).by_queue == {QUEUE: 8}
     with pytest.raises(InvalidRequest, match="several shards"):
-        await dead_letters.list_dead(store, queue=QUEUE, limit=1, offset=dead_letters.MAX_DEPTH)
+        await dead_letters.list_dead_letters(
+            store, queue=QUEUE, limit=1, offset=dead_letters.MAX_OFFSET
+        )
     await dead_letters.retry(store, dead[3])
     await dead_letters.delete(store, dead[2])
-    assert (await dead_letters.list_dead(store, queue=QUEUE, limit=9))[1] == 6
+    assert (await dead_letters.list_dead_letters(store, queue=QUEUE, limit=9))[1] == 6
     consistent()
 
 
@@ -168,7 +170,7 @@ async def test_metrics_sum_all_partitions(store: Store, db: Any) -> None:
     shards = await spread(store, db, 4)
     for shard in shards:
         await put_into(store, shard)
-    await queues.switch(store, QUEUE, "pause")
+    await queues.pause_or_resume(store, QUEUE, "pause")
     numbers = await metrics.collect(store, 10)
 
     assert numbers.queues.keys() == {QUEUE}

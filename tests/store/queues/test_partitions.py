@@ -326,8 +326,8 @@ async def test_a_producer_that_cannot_read_the_table_uses_what_it_read_last(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = await spread(store, db, 16)
-    monkeypatch.setattr(partitions, "BELIEVED_S", 0.0)
-    monkeypatch.setattr(partitions, "READ_S", 0.0)
+    monkeypatch.setattr(partitions, "MAX_AGE_S", 0.0)
+    monkeypatch.setattr(partitions, "REFRESH_S", 0.0)
     cut_off = failing(store, lambda name, _: name == "partitions")
 
     placed = {where(store, db, await put(cut_off)) for _ in range(200)}

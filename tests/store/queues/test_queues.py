@@ -40,7 +40,7 @@ async def test_counts_follow_every_transition(store: Store, consistent: Check) -
     await put(store, scheduled_at="+PT1H")
     await put(store, pending=True)
     await put(store)
-    stats = await queues.stats(store, QUEUE)
+    stats = await queues.get_stats(store, QUEUE)
 
     assert dict(stats.counts) == {
         State.AVAILABLE: 1,
@@ -69,7 +69,7 @@ async def test_the_last_hour_counts_acks_and_failed_attempts(store: Store, db: A
     lost = await active(store)
     age_job(db, shard_of(store), lost.id, HOUR)
     await reap_all(store)
-    stats = await queues.stats(store, QUEUE)
+    stats = await queues.get_stats(store, QUEUE)
 
     assert (stats.completed_last_hour, stats.failed_last_hour) == (2, 2)
     assert stats.avg_duration_ms == pytest.approx(500_000, abs=60_000)
@@ -83,16 +83,16 @@ async def test_what_is_older_than_an_hour_is_not_counted(store: Store, db: Any) 
     minute, _, sums = note.partition(b",")
     db.hset(key, slot, b"%d,%b" % (int(minute) - 60, sums))
     db.hincrby(shard_of(store).queue_counters(QUEUE), "minute", -60)
-    assert (await queues.stats(store, QUEUE)).completed_last_hour == 0
+    assert (await queues.get_stats(store, QUEUE)).completed_last_hour == 0
     await ack(store, await active(store))
 
-    assert (await queues.stats(store, QUEUE)).completed_last_hour == 1
-    assert (await queues.stats(store, QUEUE)).acked == 2
+    assert (await queues.get_stats(store, QUEUE)).completed_last_hour == 1
+    assert (await queues.get_stats(store, QUEUE)).acked == 2
     assert db.hlen(key) <= 2, "the ring's slot is used again"
 
 
 async def test_an_unknown_queue_is_all_zeros_and_stays_unknown(store: Store, db: Any) -> None:
-    stats = await queues.stats(store, "nobody")
+    stats = await queues.get_stats(store, "nobody")
 
     assert set(stats.counts.values()) == {0}
     assert (stats.created_ms, stats.paused_ms, stats.acked, stats.depth) == (None, None, 0, 0)
@@ -122,7 +122,7 @@ async def test_the_registry_is_bounded(store: Store, other_store: Store) -> None
             await put(of, "c")
         assert refusal.value.details["queue"] == "c"
         with pytest.raises(TooManyQueues):
-            await queues.switch(of, "c", "pause")
+            await queues.pause_or_resume(of, "c", "pause")
         await put(of, "a")
         await put(of, "b")
     assert (await queues.list_queues(store, limit=10))[1] == 2
@@ -130,17 +130,17 @@ async def test_the_registry_is_bounded(store: Store, other_store: Store) -> None
 
 
 async def test_pausing_registers_a_queue(store: Store) -> None:
-    at = await queues.switch(store, "quiet", "pause")
-    stats = await queues.stats(store, "quiet")
+    at = await queues.pause_or_resume(store, "quiet", "pause")
+    stats = await queues.get_stats(store, "quiet")
 
     assert (stats.paused_ms, stats.created_ms) == (at, at)
     assert await queues.exists(store, "quiet")
 
 
 async def test_a_queue_is_as_old_as_its_oldest_partition(store: Store) -> None:
-    one = await queues.stats(store, QUEUE)
+    one = await queues.get_stats(store, QUEUE)
     parts = [replace(one, created_ms=created) for created in (5, 3, None)]
-    assert queues.summed(parts).created_ms == 3
+    assert queues.sum_stats(parts).created_ms == 3
 
 
 def test_the_last_hour_is_counted_from_its_oldest_note() -> None:

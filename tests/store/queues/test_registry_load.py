@@ -17,7 +17,7 @@ TIMES = 6
 
 
 async def test_a_name_in_use_is_registered_again_after_ever_longer_pauses(store: Store) -> None:
-    registry = QueueRegistry(remembered_s=FIRST_S)
+    registry = QueueRegistry(first_renewal_s=FIRST_S)
     client = LossyClient(store.redis, lambda *_: False)
     process = replace(store, queues=registry, redis=cast(Client, client))
 

@@ -17,8 +17,8 @@ from ojs_cluster.redis import Client
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.queues import partitions, queues
 from ojs_cluster.store.queues.partition_maintenance import (
-    end_unused,
-    look_after_changes,
+    advance_changes,
+    remove_unused_entries,
     set_partitions,
 )
 from ojs_cluster.store.sweeps import retention
@@ -39,7 +39,7 @@ def entry(store: Store, db: Any, queue: str = QUEUE) -> bytes | None:
 async def rounds(store: Store, db: Any, queue: str = QUEUE) -> None:
     """What the janitor does, half a minute apart."""
     for _ in range(4):
-        await look_after_changes(store)
+        await advance_changes(store)
         if entry(store, db, queue) is not None:
             await pass_time(store, db, DRAIN_MS, queue)
 
@@ -53,7 +53,7 @@ async def test_the_entry_of_a_queue_that_was_never_used_ends_after_two_days(
     assert entry(store, db) is not None
     await pass_time(store, db, HOUR)
     await rounds(store, db)
-    assert store.partitions.layout(QUEUE).parts == 1
+    assert store.partitions.layout(QUEUE).count == 1
     await pass_time(store, db, DAY)
     await rounds(store, db)
     assert entry(store, db) is None
@@ -66,7 +66,7 @@ async def test_the_entry_of_a_queue_that_exists_stays(
     await put(store)
     await pass_time(store, db, 30 * DAY)
     await rounds(store, db)
-    assert store.partitions.layout(QUEUE).parts == 4
+    assert store.partitions.layout(QUEUE).count == 4
     consistent()
 
 
@@ -85,8 +85,8 @@ async def test_names_that_are_never_used_do_not_block_others_for_long(
         for number in range(3):
             if entry(store, db, f"unused{number}") is not None:
                 await pass_time(store, db, HOUR, f"unused{number}")
-        await look_after_changes(store)
-    assert (await set_partitions(store, QUEUE, 4)).parts == 4
+        await advance_changes(store)
+    assert (await set_partitions(store, QUEUE, 4)).count == 4
 
 
 async def test_a_job_that_comes_while_its_queues_entry_ends_is_found(
@@ -95,8 +95,8 @@ async def test_a_job_that_comes_while_its_queues_entry_ends_is_found(
     """A producer that knows the old number stores it into a partition that is being closed."""
     shards = await spread(store, db, 4)
     await pass_time(store, db, DAY)
-    await end_unused(store)
-    assert store.partitions.layout(QUEUE).parts == 1
+    await remove_unused_entries(store)
+    assert store.partitions.layout(QUEUE).count == 1
     job = await put_into(store, shards[3])
     await rounds(store, db)
 
@@ -107,11 +107,11 @@ async def test_a_job_that_comes_while_its_queues_entry_ends_is_found(
 def asleep(store: Store) -> Store:
     """The store of a producer that sleeps now, and wakes when its next job is stored."""
     known = copy(store.partitions)
-    known._next = known._read_at = float("inf")
+    known._next_read_at = known._read_at = float("inf")
 
     async def wake(moment: Moment) -> None:
         if moment.script == "enqueue" and moment.when == "after":
-            known._next = known._read_at = float("-inf")
+            known._next_read_at = known._read_at = float("-inf")
 
     return at_moments(replace(store, partitions=known), wake)
 
@@ -130,10 +130,10 @@ async def test_a_job_that_comes_after_the_partitions_were_closed_is_found(
 ) -> None:
     """Its producer slept from before the number was lowered until the partitions were closed."""
     late, last = await closed_beside_a_sleeper(store, db)
-    assert store.partitions.layout(QUEUE).open == 1
+    assert store.partitions.layout(QUEUE).open_count == 1
     job = await put_into(late, last)
     assert db.exists(last.job(job.id))
-    await look_after_changes(store)
+    await advance_changes(store)
 
     assert [taken.id for taken in await take(store)] == [job.id]
     consistent()
@@ -164,6 +164,6 @@ async def test_a_late_job_in_a_closed_partition_keeps_its_retired_queue_listed(
 async def test_an_entry_that_cannot_be_read_ends_no_process(store: Store, db: Any) -> None:
     await put(store)
     db.hset(store.keys.meta.partitions, mapping={"other": "x", "#": 2**40})
-    store.partitions._next = store.partitions._read_at = float("-inf")
+    store.partitions._next_read_at = store.partitions._read_at = float("-inf")
     await put(store)
     assert len(await take(store, count=9)) == 2

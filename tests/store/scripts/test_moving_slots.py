@@ -197,8 +197,8 @@ async def meddle(store: Store, queue: str, ledger: Ledger) -> None:
         how = random.choice([cancel, activate, dead_letters.retry, dead_letters.delete])
         await ledger.allow(lambda: how(store, job_id), doubtful=True)
     for step in (
-        lambda: queues.stats(store, queue),
-        lambda: queues.switch(store, queue, random.choice(["pause", "resume", "resume"])),
+        lambda: queues.get_stats(store, queue),
+        lambda: queues.pause_or_resume(store, queue, random.choice(["pause", "resume", "resume"])),
         lambda: workers.recover(store, shard, [workers.DeadWorker("w2", 2**53)]),
     ):
         await ledger.allow(step)

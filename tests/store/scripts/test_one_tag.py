@@ -14,7 +14,7 @@ from ojs_cluster.core.access.scopes import QueuePatterns
 from ojs_cluster.core.cron_job import parse_cron
 from ojs_cluster.core.errors import Duplicate
 from ojs_cluster.core.jobs.failure import parse_failure
-from ojs_cluster.core.rate_limit import Limits, Rate
+from ojs_cluster.core.rate_limit import Rate, RateLimits
 from ojs_cluster.keys import META
 from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
@@ -258,8 +258,8 @@ async def dead_letters(store: Store, db: Any) -> None:
     await nack(store, job)
     await dead_letter.retry(store, job_id)
     await nack(store, (await take(store, "graves"))[0])
-    await dead_letter.stats(store)
-    await dead_letter.list_dead(store, limit=10)
+    await dead_letter.get_stats(store)
+    await dead_letter.list_dead_letters(store, limit=10)
     await dead_letter.delete(store, job_id)
     age_claim(db, store.keys.shard_of_id(job_id), job_id, HOUR)
 
@@ -296,17 +296,17 @@ async def queue_upkeep(store: Store, db: Any) -> None:
     await put(store, "old")
     await put(store, "old", id=foreign_id(store, "old"))
     await queues.purge(store, "old")
-    await queues.switch(store, "old", "pause")
-    await queues.switch(store, "old", "resume")
-    await rate_limits.set_queue(store, "old", Limits(rate=Rate(1, HOUR)))
+    await queues.pause_or_resume(store, "old", "pause")
+    await queues.pause_or_resume(store, "old", "resume")
+    await rate_limits.set_queue_limits(store, "old", RateLimits(rate=Rate(1, HOUR)))
     await put(store, "old", rate_limit={"max_per_second": 1})
     await ack(store, (await take(store, "old"))[0])
     age_opening(db, shard_of(store, "old"), "old", 2 * HOUR)
-    await rate_limits.look_after(store, shard_of(store, "old"), 10)
-    await rate_limits.end_declared(store, "old")
-    await rate_limits.set_queue(store, "old", Limits())
-    await depth_bounds.put(store, "old", 9)
-    await depth_bounds.put(store, "old", None)
+    await rate_limits.sweep_rate_limits(store, shard_of(store, "old"), 10)
+    await rate_limits.clear_declared_limit(store, "old")
+    await rate_limits.set_queue_limits(store, "old", RateLimits())
+    await depth_bounds.set_bound(store, "old", 9)
+    await depth_bounds.set_bound(store, "old", None)
     age_queue(db, shard_of(store, "old"), "old", 2 * HOUR)
     await retention.retire_queues(store)
     await store.run_meta("register_again", [store.keys.meta.queues], [QUEUE, 1])
@@ -317,8 +317,8 @@ async def queue_upkeep(store: Store, db: Any) -> None:
 
 async def a_hot_queue(store: Store, db: Any) -> None:
     await spread(store, db, 4, "hot")
-    await queues.switch(store, "hot", "pause")
-    await queues.switch(store, "hot", "resume")
+    await queues.pause_or_resume(store, "hot", "pause")
+    await queues.pause_or_resume(store, "hot", "resume")
     await put(store, "hot")
     assert await take(store, "hot")
     names = queues_in_other_shards(store, 5)
@@ -377,7 +377,7 @@ async def limited_jobs(store: Store, db: Any) -> None:
         await grants_pass(store, db)
         for job in await take(store, count=9):
             await ack(store, job)
-        await rate_limits.override(store, key, Limits(concurrency=0), None)
+        await rate_limits.override_key(store, key, RateLimits(concurrency=0), None)
         await time_passes(store, db, key, DAY)
         await queues.purge(store, QUEUE)
 
@@ -400,7 +400,7 @@ async def an_audit(store: Store) -> None:
 
 async def reads(store: Store) -> None:
     await rights.check(store)
-    await queues.stats(store, QUEUE)
+    await queues.get_stats(store, QUEUE)
     await metrics.collect(store, 1000)
     await outbox_dead_letters.list_parked(store, limit=1)
     with trio.fail_after(60):

@@ -132,7 +132,7 @@ async def test_a_finished_job_is_kept_for_its_time_and_then_leaves_no_key(
     for key in left:
         if db.type(key) == b"zset":
             assert db.zscore(key, job.id) is None, key
-    stats = await queues.stats(store, QUEUE)
+    stats = await queues.get_stats(store, QUEUE)
     assert set(stats.counts.values()) == {0}
     assert stats.dead == 0
     assert consistent().states == {}
@@ -275,7 +275,7 @@ async def test_a_queue_in_use_is_not_forgotten(
         await put(store)
         await queues.purge(store, QUEUE)
     elif use == "paused":
-        await queues.switch(store, QUEUE, "pause")
+        await queues.pause_or_resume(store, QUEUE, "pause")
     elif use == "available":
         await put(store)
     elif use == "scheduled":
@@ -289,7 +289,7 @@ async def test_a_queue_in_use_is_not_forgotten(
 
     assert await retire(store) == 0
     assert await queues.exists(store, QUEUE)
-    assert (await queues.stats(store, QUEUE)).created_ms
+    assert (await queues.get_stats(store, QUEUE)).created_ms
     consistent()
 
 

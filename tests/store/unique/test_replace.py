@@ -173,8 +173,8 @@ async def test_a_replacement_whose_idle_queue_is_retired_before_it_is_published_
 ) -> None:
     idle, busy = queues_in_other_shards(store, 2)
     await once(store, busy)
-    await queues.switch(store, idle, "pause")
-    await queues.switch(store, idle, "resume")
+    await queues.pause_or_resume(store, idle, "pause")
+    await queues.pause_or_resume(store, idle, "resume")
     age_queue(db, store.keys.shard_of_queue(idle), idle, 2 * HOUR)
     retired = []
 

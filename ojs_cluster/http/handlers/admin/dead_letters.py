@@ -31,7 +31,7 @@ async def list_dead(app: App, request: Request) -> Response:
     if wanted != JobFilter(queue=wanted.queue, dead=True):
         return await listed(app, wanted, given)
     page = query.numbered_page(given)
-    found, total = await store_dead.list_dead(
+    found, total = await store_dead.list_dead_letters(
         app.store, queue=wanted.queue, limit=page.limit, offset=page.offset
     )
     pages = query.pages(page, len(found), total)

@@ -72,10 +72,10 @@ async def list_queues(app: App, request: Request) -> Response:
 async def get_queue(app: App, _request: Request, name: str) -> Response:
     """GET /ojs/v1/admin/queues/{name}"""
     found = await _existing(app, name)
-    limits = (await store_limits.of_queue(app.store, name)).usage.limits.json()
+    limits = (await store_limits.get_queue_limits(app.store, name)).usage.limits.json()
     if "rate" in limits:
         limits["rate_limit"] = limits["rate"]  # as the admin document calls it
-    partitions = (await get_partitions(app.store, name)).parts
+    partitions = (await get_partitions(app.store, name)).count
     configuration = {"partitions": partitions, **limits}
     return replies.json_response(200, {**_queue(found), "configuration": configuration})
 
@@ -84,7 +84,7 @@ async def _existing(app: App, name: str) -> QueueStats:
     check_queue(name, field="name")
     if not await store_queues.exists(app.store, name):
         raise NotFound("queue", name)
-    return await store_queues.stats(app.store, name)
+    return await store_queues.get_stats(app.store, name)
 
 
 def _queue(found: QueueStats) -> dict[str, Any]:

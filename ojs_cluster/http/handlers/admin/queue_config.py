@@ -8,7 +8,7 @@ import msgspec
 
 from ojs_cluster.core.errors import InvalidRequest, Unsupported
 from ojs_cluster.core.jobs.options import check_queue
-from ojs_cluster.core.partitions import Layout
+from ojs_cluster.core.partitions import PartitionLayout
 from ojs_cluster.http import replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
@@ -56,7 +56,7 @@ async def get(app: App, _request: Request, name: str) -> Response:
     """GET /ojs/v1/admin/queues/{name}/config. A queue that does not exist has the defaults."""
     check_queue(name, field="name")
     layout = await get_partitions(app.store, name)
-    return _config(app, name, layout, await depth_bounds.of_queue(app.store, name))
+    return _config(app, name, layout, await depth_bounds.get_bound(app.store, name))
 
 
 async def put(app: App, request: Request, name: str) -> Response:
@@ -80,7 +80,7 @@ async def put(app: App, request: Request, name: str) -> Response:
         await set_partitions(app.store, name, body.partitions)
     with begun(when=body.partitions is not None):
         if bound is not msgspec.UNSET:
-            await depth_bounds.put(app.store, name, most)
+            await depth_bounds.set_bound(app.store, name, most)
     with begun():
         return await get(app, request, name)
 
@@ -108,12 +108,12 @@ def _checked(bound: Backpressure) -> int:
     return bound.max_depth
 
 
-def _config(app: App, name: str, layout: Layout, bound: int | None) -> Response:
-    config: dict[str, Any] = {"partitions": layout.parts}
+def _config(app: App, name: str, layout: PartitionLayout, bound: int | None) -> Response:
+    config: dict[str, Any] = {"partitions": layout.count}
     most = app.store.settings.max_queue_depth if bound is None else bound
     if most:
         config["backpressure"] = {"max_depth": most, "strategy": "reject"}
     return replies.json_response(
         200,
-        {"queue": name, "config": config, **config, "draining": layout.open - layout.parts},
+        {"queue": name, "config": config, **config, "draining": layout.open_count - layout.count},
     )

@@ -38,7 +38,7 @@ end
 -- 's' it did, with the ms until which its key is to be held, if any.
 local function return_token(id, job, how)
     local number = string.match(job[F.token] or job[F.asked], '^%d+')
-    append_effect('tokens', limit_of(job) .. ' ' .. how .. ' ' .. id .. '/' .. number)
+    append_effect('token_return', limit_of(job) .. ' ' .. how .. ' ' .. id .. '/' .. number)
     drop_fields(job_key(id), job, F.token, F.asked)
 end
 
@@ -46,5 +46,5 @@ end
 local function use_token(id, job)
     remove_member(TOKEN_GRANTS, id)
     local number, timed = string.match(job[F.token], '^(%d+)(w?)')
-    if timed == 'w' then append_effect('started', limit_of(job) .. ' ' .. id .. '/' .. number) end
+    if timed == 'w' then append_effect('token_start', limit_of(job) .. ' ' .. id .. '/' .. number) end
 end

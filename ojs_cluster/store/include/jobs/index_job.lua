@@ -17,7 +17,7 @@ end
 
 -- A job declares a limit of its queue: see gate.lua.
 local function declare_limit(id, job)
-    redis.call('HSET', queue_counters_key(job[F.queue]), 'mps', job[F.mps], 'mpsat', now, 'mpsjob', id)
+    redis.call('HSET', queue_counters_key(job[F.queue]), 'max_per_second', job[F.mps], 'declared_at', now, 'declared_by', id)
 end
 
 -- A job with something in another shard, a lock or the alias of a client's id, is checked when that

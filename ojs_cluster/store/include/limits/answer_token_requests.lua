@@ -11,7 +11,7 @@ local function offer(limit, tokens)
         shards[shard] = (shards[shard] or '') .. ' ' .. ask
     end
     for _, shard in ipairs(shards) do
-        append_effect('grant', shard .. ' ' .. limit.key .. ' ' .. verdict .. shards[shard])
+        append_effect('token_answer', shard .. ' ' .. limit.key .. ' ' .. verdict .. shards[shard])
     end
 end
 

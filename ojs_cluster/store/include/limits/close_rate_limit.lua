@@ -2,11 +2,11 @@
 
 -- The ms at which time alone lets more start, or nil. `all`: when those who have tokens have started.
 local function limit_opens(limit, all)
-    local meter, hold = limit_meter(limit), tonumber(limit.fields.hold or 0)
+    local meter, hold = limit_meter(limit), tonumber(limit.fields.hold_until or 0)
     if all and limit.coming > 0 then start(meter, limit.coming) end
     local at = opens(meter)
     if hold > now then at = math.max(at or 0, hold) end
-    local until_ = limit.fields.over_until
+    local until_ = limit.fields.override_until
     if override_holds(limit) and until_ ~= '' then
         at = math.min(at or math.huge, tonumber(until_))
     end
@@ -18,16 +18,16 @@ end
 local function close_limit(limit)
     local at = now + keep_ms()
     if limit.out > 0 then
-        if not limit.fields.checked then set_limit(limit, 'checked', now) end
-        at = limit.fields.checked + LIMIT_CHECK_MS
-    elseif limit.fields.checked then
-        redis.call('HDEL', limit.l, 'checked')
-        limit.fields.checked = nil
+        if not limit.fields.checked_at then set_limit(limit, 'checked_at', now) end
+        at = limit.fields.checked_at + LIMIT_CHECK_MS
+    elseif limit.fields.checked_at then
+        redis.call('HDEL', limit.l, 'checked_at')
+        limit.fields.checked_at = nil
     end
     if redis.call('ZCARD', limit.la) > #limit.answered then
         at = math.min(at, limit_opens(limit) or at)
     end
-    set_limit(limit, 'used', now)
+    set_limit(limit, 'used_at', now)
     redis.call('ZADD', RATE_LIMITS, 0, limit.key)
     set_deadline(RATE_LIMIT_CHECKS, limit.key, at)
     if #limit.answered > 0 then redis.call('ZREM', limit.la, unpack(limit.answered)) end

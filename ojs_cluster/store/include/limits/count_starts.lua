@@ -9,7 +9,7 @@ local function add_limits(meter, packed, used, starts, next_start)
     local n, ms = string.match(rate, '(%d+):(%d+)')
     if n then table.insert(meter, window(tonumber(n), tonumber(ms), starts, 'starts')) end
     n, ms = string.match(paced, '(%d+):(%d+)')
-    if n then table.insert(meter, throttle(tonumber(n), tonumber(ms), next_start, 'next')) end
+    if n then table.insert(meter, throttle(tonumber(n), tonumber(ms), next_start, 'next_start')) end
 end
 
 -- How many may start now, at most `most`, when `coming` may start at any moment.

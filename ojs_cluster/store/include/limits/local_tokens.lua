@@ -8,7 +8,7 @@ local function look_at_home(job)
     homes[key] = false
     if redis.call('EXISTS', rate_limit_key(key)) == 0 then return end
     local limit = load_limit(key)
-    if not limit.fields.used then return end
+    if not limit.fields.used_at then return end
     homes[key] = limit
     limit.free = redis.call('ZCARD', limit.la) == 0 and limit_room(limit, limit_meter(limit)) or 0
     limit.left = limit.free

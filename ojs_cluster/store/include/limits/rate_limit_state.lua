@@ -31,26 +31,26 @@ local function set_limit(limit, name, value)
 end
 
 local function override_holds(limit)
-    local until_ = limit.fields.over_until
-    return limit.fields.over and (until_ == '' or tonumber(until_) > now)
+    local until_ = limit.fields.override_until
+    return limit.fields.override and (until_ == '' or tonumber(until_) > now)
 end
 
 local function limit_meter(limit)
     local meter, packed = {}, limit.fields.limits or '-,-,-'
     if override_holds(limit) then
-        local over = string.gmatch(limit.fields.over, '[^,]+')
+        local over = string.gmatch(limit.fields.override, '[^,]+')
         packed = string.gsub(packed, '[^,]+', function(own)
             local value = over()
             return value == '-' and own or value
         end)
     end
-    add_limits(meter, packed, limit.out, limit.fields.starts, limit.fields.next)
+    add_limits(meter, packed, limit.out, limit.fields.starts, limit.fields.next_start)
     return meter
 end
 
 -- How many tokens may be given out now.
 local function limit_room(limit, meter)
-    if tonumber(limit.fields.hold or 0) > now then return 0 end
+    if tonumber(limit.fields.hold_until or 0) > now then return 0 end
     return room(meter, 1000, limit.coming)
 end
 

@@ -58,6 +58,6 @@ local function ask_for_tokens(queue, asks, starts, bound)
         end
     end
     settle_coming()
-    for _, limit in ipairs(owed) do append_effect('ask', limit .. owed[limit]) end
+    for _, limit in ipairs(owed) do append_effect('token_request', limit .. owed[limit]) end
     return starts > 0 and redis.call('ZCOUNT', queue.thirst, '-inf', '(0') > gone
 end

@@ -10,8 +10,8 @@ local function has_ended(id)
 end
 
 local function load_gate(key)
-    local found = redis.call('HMGET', key, 'paused', 'active', 'limits', 'starts', 'next', 'mps',
-        'mpstarts', 'mpsat', 'mpsjob', 'mpsoff')
+    local found = redis.call('HMGET', key, 'paused', 'active', 'limits', 'starts', 'next_start', 'max_per_second',
+        'declared_starts', 'declared_at', 'declared_by', 'undeclared_at')
     local meter = {}
     local function number(i) return is_number(found[i]) and tonumber(found[i]) or 0 end
     -- A damaged declaration ends now: it must not stop every fetch of its queue.
@@ -21,7 +21,7 @@ local function load_gate(key)
     if found[3] then
         add_limits(meter, found[3], number(2), found[4], found[5])
     end
-    if found[6] then table.insert(meter, window(tonumber(found[6]), 1000, found[7], 'mpstarts')) end
+    if found[6] then table.insert(meter, window(tonumber(found[6]), 1000, found[7], 'declared_starts')) end
     return {shut = found[1], meter = meter, over = over, mps = found[6], ended = number(10)}
 end
 
@@ -29,15 +29,15 @@ end
 local function declared_again(gate)
     local job = gate.declares
     if not job then return {} end
-    if gate.mps then return {'mpsat', now} end
+    if gate.mps then return {'declared_at', now} end
     if tonumber(job[F.created]) <= gate.ended then return {} end
-    return {'mps', job[F.mps], 'mpsat', now, 'mpsjob', job.id}
+    return {'max_per_second', job[F.mps], 'declared_at', now, 'declared_by', job.id}
 end
 
 -- `n` jobs of the queue have started. Where that was the last that may, its waiters are called when
 -- time has made room again (limits_due.lua); room that a job leaves by its end is told by leave_worker.
 local function pass_gate(key, queue, gate, n)
-    if gate.over then redis.call('HDEL', key, 'mps', 'mpstarts', 'mpsat', 'mpsjob') end
+    if gate.over then redis.call('HDEL', key, 'max_per_second', 'declared_starts', 'declared_at', 'declared_by') end
     if n == 0 or #gate.meter == 0 and not gate.declares then return end
     local fields = start(gate.meter, n)
     for _, value in ipairs(declared_again(gate)) do fields[#fields + 1] = value end

@@ -46,7 +46,9 @@ async def test_limits_and_partitions_go_together_or_say_why_not(any_api: Api) ->
     await any_api.call("PUT", config, {"partitions": 4})
     refused = await any_api.call("PUT", limits, {"concurrency": 2})
     assert (refused.status, refused.json["error"]["details"]["field"]) == (422, "concurrency")
-    assert "concurrency 2 cannot be shared by the 4 partitions" in refused.json["error"]["message"]
+    assert (
+        "concurrency 2 cannot be divided among the 4 partitions" in refused.json["error"]["message"]
+    )
 
     put = await any_api.call("PUT", limits, {"concurrency": 8})
     assert (put.status, put.json["concurrency"]["limit"]) == (200, 8)
