@@ -1,4 +1,4 @@
-"""The HTTP layer: one route table of framework-free handlers, and the doors that serve it.
+"""The HTTP layer: one route table of framework-free handlers, and two entry points that serve it.
 
-Imports are the modules' own: schedulers use some of this layer and start without Quart.
+This package re-exports nothing: scheduler processes import some of its modules without Quart.
 """

@@ -1,9 +1,8 @@
-"""What the handlers work with: the store, the settings, and whether the process is draining."""
+"""The state of an API process that handlers use: the store, the settings, and the drain."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import InitVar, dataclass, field
 from typing import Protocol
@@ -14,8 +13,8 @@ from ojs_cluster import __version__
 from ojs_cluster.core.errors import OJSError
 from ojs_cluster.core.limits import PayloadLimits
 from ojs_cluster.http.access.audit import Audit
-from ojs_cluster.http.access.auth import Access
-from ojs_cluster.http.body_memory import Room
+from ojs_cluster.http.access.auth import AccessControl
+from ojs_cluster.http.body_memory import BodyMemoryBudget
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.traffic import Traffic
@@ -27,23 +26,32 @@ from ojs_cluster.store.operations.metrics import CachedMetrics
 from ojs_cluster.store.operations.overview import Overview, overview
 
 _MIB = 1024 * 1024
-_HEALTH_KEPT_S = 0.25
-"""Probes need no key: however many come, Redis is asked four times a second."""
+_HEALTH_CACHED_S = 0.25
+"""Probes need no key. Any number of them causes at most four calls of Redis per second."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpSettings:
-    """Settings of the HTTP layer. Sizes are bytes, times are what their suffix says.
+    """Settings of the HTTP layer. Sizes are in bytes, times in the unit of their suffix.
 
-    ``max_head`` bounds the request line and the headers together. ``max_body`` bounds every body
-    but a batch's. It is above the envelope's own limit of 1 MiB on purpose: an envelope a little
-    too large is then read and refused with the reason. ``max_batch_body`` bounds the body of a
-    batch of jobs. ``max_bodies`` bounds all large bodies under way together (`room`), and again
-    all small ones and heads that are incomplete; a single one always fits.
-
-    ``require_lease`` refuses acks, nacks and heartbeats that name a job without its lease.
-
-    ``metrics_open`` serves ``/metrics`` without a key; ``metrics_queues`` bounds what it shows.
+    Attributes:
+        test_hooks: whether the hooks of conformance suites exist (``hooks``).
+        require_lease: whether acks, nacks and heartbeats must name the lease of each job.
+        limits: limits of job envelopes.
+        max_head: largest request line and headers together.
+        max_body: largest body, except of a batch. It exceeds the envelope's limit of 1 MiB, so an
+            envelope that is slightly too large is read and refused with the reason.
+        max_batch_body: largest body of a batch of jobs.
+        max_bodies: the body memory budget (``body_memory``). A single body always fits.
+        body_timeout_s: how long a body may take to arrive.
+        linger_s: how long the rest of a refused body is read.
+        health_timeout_s: how long a health check waits for Redis.
+        max_wait_ms: longest wait of a fetch.
+        max_result_wait_s: longest wait for a result.
+        max_fetch_count: most jobs of one fetch.
+        metrics_open: whether ``/metrics`` needs no key.
+        metrics_queues: most queues that ``/metrics`` shows.
+        version: the version of the server.
     """
 
     test_hooks: bool = False
@@ -64,68 +72,76 @@ class HttpSettings:
     version: str = __version__
 
 
-def room_for(settings: HttpSettings) -> Room:
-    """Return the room of one process."""
-    return Room(max(settings.max_bodies, settings.max_batch_body, settings.max_body))
+def body_memory_budget_for(settings: HttpSettings) -> BodyMemoryBudget:
+    """Return the body memory budget of one process."""
+    return BodyMemoryBudget(max(settings.max_bodies, settings.max_batch_body, settings.max_body))
 
 
 class RequestSpan(Protocol):
     """The span of one request."""
 
-    async def answer(self, request: Request, work: Callable[[], Awaitable[Response]]) -> Response:
-        """Do the work and end the span with its outcome."""
+    def start_work(self) -> None:
+        """Mark the start of the handler."""
+
+    def record_jobs(self, request: Request, response: Response) -> None:
+        """Add what the request did to jobs."""
+
+    def interrupt(self) -> None:
+        """End the span of a request that was cancelled."""
 
     def end(self, status: int) -> None:
-        """End the span of a request that was answered with ``status``."""
+        """End the span of a request that got a response with ``status``."""
 
 
 class Tracing(Protocol):
-    """What begins the spans of requests: ``tracing.Tracing``, which loads OpenTelemetry."""
+    """Begins the spans of requests. ``tracing.OtelTracing`` implements it with OpenTelemetry."""
 
     def begin(self, request: Request, request_id: str, route: Route | None) -> RequestSpan:
-        """Begin the span of a request whose head was read; ``route`` is None if none was found."""
+        """Begin the span of a request whose head is read; ``route`` is None for a refused one."""
 
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """One API process: what the handlers work with."""
+    """The state of one API process."""
 
     store: Store
     settings: HttpSettings
-    access: Access
+    access: AccessControl
     waiters: Waiters = field(default_factory=Waiters)
     draining: trio.Event = field(default_factory=trio.Event)
     started: float = field(default_factory=time.monotonic)
     traffic: Traffic = field(default_factory=Traffic)
     audit: Audit = field(default_factory=Audit)
     tracing: Tracing | None = None
-    """None, and then nothing of OpenTelemetry is loaded, unless traces are sent."""
+    """None unless traces are sent; then the process does not load OpenTelemetry."""
     collected: CachedMetrics = field(init=False)
     overview: Cached[Overview] = field(init=False)
     health: Cached[Health | None] = field(init=False)
-    """None while Redis does not answer within ``health_timeout_s``."""
-    shared_room: InitVar[Room | None] = None
-    """Where connections count what they have read, too; None for one of its own."""
-    room: Room = field(init=False)
+    """Its value is None while Redis does not answer within ``health_timeout_s``."""
+    shared_body_memory: InitVar[BodyMemoryBudget | None] = None
+    """The budget that hypercorn's connections use, too; None creates a new one."""
+    body_memory: BodyMemoryBudget = field(init=False)
 
-    def __post_init__(self, shared_room: Room | None) -> None:
+    def __post_init__(self, shared_body_memory: BodyMemoryBudget | None) -> None:
         collected = CachedMetrics(self.store, self.settings.metrics_queues)
         object.__setattr__(self, "collected", collected)
-        # Kept so long that it takes a tenth of the time at most, however often it is asked for.
+        # Cached for nine times its duration, so it takes at most a tenth of the process's time.
         cached = Cached(lambda: overview(self.store), lambda took_s: 9 * took_s)
         object.__setattr__(self, "overview", cached)
-        object.__setattr__(self, "health", Cached(self._ask_redis, lambda _: _HEALTH_KEPT_S))
-        object.__setattr__(self, "room", shared_room or room_for(self.settings))
+        object.__setattr__(self, "health", Cached(self._check_redis, lambda _: _HEALTH_CACHED_S))
+        object.__setattr__(
+            self, "body_memory", shared_body_memory or body_memory_budget_for(self.settings)
+        )
 
-    async def _ask_redis(self) -> Health | None:
+    async def _check_redis(self) -> Health | None:
         with trio.move_on_after(self.settings.health_timeout_s), suppress(OJSError):
             return await check(self.store)
         return None
 
     def drain(self) -> None:
-        """Begin to shut down: not ready any more, and nobody waits for jobs or results.
+        """Begin to shut down: report not ready, and end all waits for jobs and results.
 
-        Otherwise a shutdown would last as long as the longest poll.
+        Without this, a shutdown would last as long as the longest poll.
         """
         self.draining.set()
         self.waiters.drain()

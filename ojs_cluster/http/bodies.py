@@ -1,7 +1,6 @@
-"""Request bodies: the media type, JSON into small structs, errors that name the field.
+"""Decode request bodies: check the media type, read JSON into structs, name the field of an error.
 
-The structs are decoded by msgspec in one pass; parts that are the user's own (a result, an error)
-stay raw bytes.
+msgspec decodes the structs in one pass. User data (a result, an error) stays as raw bytes.
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ _PATH: Final = re.compile(r" - at `\$\.?([^`]*)`$")
 
 
 def require_json(request: Request) -> None:
-    """Refuse a body that is declared to be something else than JSON.
+    """Check that the body is declared as JSON.
 
-    No Content-Type at all is taken for JSON, as RFC 9110 8.3 leaves to the recipient. The status
-    is 400 because the HTTP binding (4.1) asks for it, not 415.
+    A body without Content-Type counts as JSON, which RFC 9110 8.3 allows. The status of the error
+    is 400 instead of 415, because the HTTP binding (4.1) requires it.
 
-    Raises InvalidRequest.
+    Raises:
+        InvalidRequest: the media type is not JSON, or the body is compressed.
     """
     declared = request.headers.get("content-type")
     if declared is not None and declared not in _ACCEPTED:
@@ -60,7 +60,16 @@ async def decode_large(
     optional: bool = False,
     around: int = 0,
 ) -> T:
-    """As `decode`, for routes whose bodies may be large."""
+    """Decode a body that may be large; otherwise the same as `decode`.
+
+    Args:
+        decoder: the decoder of the struct.
+        request: the request.
+        limits: limits of the JSON text.
+        optional: whether a request without a body counts as ``{}``.
+        around: levels of the body that the limit on depth does not count. It is 2 for the items of
+            an array in the body.
+    """
     read = partial(_decode, decoder, request, limits, optional=optional, around=around)
     return await off_loop(read, len(request.body))
 
@@ -74,11 +83,16 @@ def decode(
 ) -> T:
     """Decode the request's body. Unknown members are ignored.
 
-    With ``optional`` a request without a body counts as ``{}``.
+    Args:
+        decoder: the decoder of the struct.
+        request: the request.
+        limits: limits of the JSON text.
+        optional: whether a request without a body counts as ``{}``.
 
-    Raises InvalidPayload for what is not a JSON object, InvalidRequest for a member of the wrong
-    type or value (``details.field`` is its path), PayloadTooLarge for what could only be meant to
-    keep the server busy.
+    Raises:
+        InvalidPayload: the body is not a JSON object.
+        InvalidRequest: a member has the wrong type or value; ``details.field`` is its path.
+        PayloadTooLarge: the body is larger than any valid one.
     """
     if len(request.body) > LARGE:
         raise PayloadTooLarge(f"the body has at most {LARGE} bytes here", field="body", limit=LARGE)
@@ -93,9 +107,7 @@ def _decode(
     optional: bool,
     around: int,
 ) -> T:
-    """``around`` is how many levels of the body lie around what the limit on depth speaks of: 2 for
-    the items of an array of its own.
-    """
+
     body = request.body
     if not body.strip():
         if not optional:
@@ -107,13 +119,13 @@ def _decode(
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise refused(error) from None
+        raise decode_error(error) from None
     except msgspec.DecodeError as error:
         raise InvalidPayload(f"the body is not valid JSON: {error}", field="body") from None
 
 
-def refused(error: msgspec.ValidationError, *, what: str = "body") -> OJSError:
-    """The refusal of JSON that is not what a decoder wants. ``what`` names the whole of it."""
+def decode_error(error: msgspec.ValidationError, *, what: str = "body") -> OJSError:
+    """Return the error for JSON that a decoder rejects; ``what`` names the JSON in its message."""
     text = str(error)
     at = _PATH.search(text)
     if at is not None:

@@ -1,13 +1,13 @@
-"""Room for requests that come, shared by all connections of a process.
+"""The body memory budget: a limit on the memory of all request bodies of a process together.
 
-Each body has a limit, but nothing limits how many come at once: a fleet that sends large batches at
-the same moment would take as much memory as it likes. So bodies that are not small share a room. A
-request that finds it full is refused at once (503, Retry-After) rather than made to wait: those
-that wait would hold what they have sent already, and over HTTP/2 hold up all of their connection.
+Each body has its own limit, but nothing limits how many arrive at once. Many clients that send
+large batches at the same time could exhaust the memory. So large bodies reserve their bytes in one
+budget. A request that does not fit is refused at once (503, Retry-After). Making it wait was
+refused: it would hold what it has sent already, and over HTTP/2 it would block its connection.
 
-What has come of a small body, or of a head, is counted while the rest is missing. It has a room of
-its own, of the same size: large bodies must not keep small requests out that come in two pieces.
-Most small requests come whole, and are never counted.
+A small body, or a head, reserves the bytes that have arrived while the rest is missing. These bytes
+have a budget of their own, of the same size: large bodies must not block small requests that arrive
+in two pieces. Most small requests arrive in one piece and reserve nothing.
 """
 
 from __future__ import annotations
@@ -18,29 +18,31 @@ from typing import Final, Self
 from ojs_cluster.core.errors import BackendUnavailable
 
 SMALL: Final = 65_536
-"""Bytes of a body that takes no room once it is complete."""
+"""Largest body, in bytes, that reserves nothing once it is complete."""
 
 
-class Room:
-    """How many bytes may still come: of large bodies, and of what is small and incomplete.
+class BodyMemoryBudget:
+    """The bytes that requests may still reserve. Not thread-safe.
 
-    Not thread-safe.
+    Attributes:
+        free: bytes left for large bodies.
+        incomplete_free: bytes left for incomplete small bodies and heads.
     """
 
     def __init__(self, size: int) -> None:
-        """``size`` is in bytes, for each of both."""
-        self.left = size
-        self.parts_left = size
+        """Create a budget of ``size`` bytes for large bodies, and the same for incomplete parts."""
+        self.free = size
+        self.incomplete_free = size
 
 
-class Held:
-    """What one request has of the room; all of it goes back when the block ends."""
+class BodyReservation:
+    """The bytes that one request has reserved; the end of its ``with`` block releases them."""
 
-    def __init__(self, room: Room) -> None:
-        """Nothing is held yet."""
-        self._room = room
-        self._size = 0
-        self._part = 0
+    def __init__(self, budget: BodyMemoryBudget) -> None:
+        """Create a reservation of no bytes."""
+        self._budget = budget
+        self._large = 0
+        self._incomplete = 0
 
     def __enter__(self) -> Self:
         return self
@@ -54,31 +56,37 @@ class Held:
         self.release()
 
     def release(self) -> None:
-        """Give all of it back."""
-        self._room.left += self._size
-        self._room.parts_left += self._part
-        self._size = self._part = 0
+        """Release all reserved bytes."""
+        self._budget.free += self._large
+        self._budget.incomplete_free += self._incomplete
+        self._large = self._incomplete = 0
 
-    def fits(self, size: int, *, complete: bool = True) -> bool:
-        """Have room for ``size`` bytes, and tell whether there is.
+    def reserve(self, size: int, *, complete: bool = True) -> bool:
+        """Change the reservation to ``size`` bytes, if the budget allows it.
 
         Args:
-            size: bytes of a body, or of what has come of a head.
-            complete: whether nothing of it is missing. A large body counts either way.
+            size: bytes of a body, or of the part of a head that has arrived.
+            complete: whether no part is missing. A large body counts either way.
+
+        Returns:
+            Whether the bytes are reserved. If not, the reservation is unchanged.
         """
-        large = max(self._size, size) if size > SMALL else self._size
-        part = 0 if complete or size > SMALL else size
-        more, more_parts = large - self._size, part - self._part
-        if more > self._room.left or (more_parts > 0 and more_parts > self._room.parts_left):
+        large = max(self._large, size) if size > SMALL else self._large
+        incomplete = 0 if complete or size > SMALL else size
+        more_large, more_incomplete = large - self._large, incomplete - self._incomplete
+        if more_large > self._budget.free:
             return False
-        self._room.left -= more
-        self._room.parts_left -= more_parts
-        self._size, self._part = large, part
+        if more_incomplete > 0 and more_incomplete > self._budget.incomplete_free:
+            return False
+        self._budget.free -= more_large
+        self._budget.incomplete_free -= more_incomplete
+        self._large, self._incomplete = large, incomplete
         return True
 
 
-def no_room() -> BackendUnavailable:
-    """The error for a request whose body does not fit."""
+def body_memory_exhausted() -> BackendUnavailable:
+    """Return the error for a request whose body does not fit into the budget."""
     return BackendUnavailable(
-        "too many large requests are under way: repeat it after a moment", outcome="not_applied"
+        "too many large request bodies are being received: repeat the request after Retry-After",
+        outcome="not_applied",
     )

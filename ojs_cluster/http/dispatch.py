@@ -1,8 +1,8 @@
-"""From a request to a response: id, version, key, route, handler, error, headers.
+"""Turn a request into a response: id, version, key, route, handler, error, headers.
 
-A door calls `prepare` with the request's head, reads at most `Call.max_body` bytes of body, and
-calls `run`; `dispatch` does both for one that has the body already. Neither raises for anything a
-client can cause.
+An entry point calls `prepare` with the request's head, reads at most `PreparedRequest.max_body`
+bytes of body, and calls `run`. `dispatch` does both for a request whose body is complete. Nothing
+that a client sends makes them raise.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 import trio
 
-from ojs_cluster.core.access.scopes import EVERYBODY, Keyring, Principal
+from ojs_cluster.core.access.scopes import ANONYMOUS, Keyring, Principal
 from ojs_cluster.core.errors import (
     HeaderTooLarge,
     Internal,
@@ -28,8 +28,8 @@ from ojs_cluster.core.errors import (
     Unsupported,
 )
 from ojs_cluster.http import durability
-from ojs_cluster.http.access.auth import Access
-from ojs_cluster.http.access.queue_scope import keep_to_queues
+from ojs_cluster.http.access.auth import AccessControl
+from ojs_cluster.http.access.queue_scope import check_path_access
 from ojs_cluster.http.app import App, HttpSettings, RequestSpan
 from ojs_cluster.http.errors import (
     AmbiguousLength,
@@ -51,26 +51,26 @@ MEDIA_TYPE: Final = "application/openjobspec+json"
 OJS_VERSION: Final = "1.0"
 
 _BARE: Final[Headers] = (("Content-Type", MEDIA_TYPE), ("OJS-Version", OJS_VERSION))
-# One SDK reads a body only where "application/json" occurs in the type, while the conformance
-# suites compare the type exactly. SDKs send OJS-Version and the suites do not.
+# One SDK reads a body only if its type contains "application/json". The conformance suites compare
+# the type exactly. SDKs send the header OJS-Version, and the suites do not.
 _FOR_SDKS: Final[Headers] = (
     ("Content-Type", f'{MEDIA_TYPE}; alt="application/json"'),
     ("OJS-Version", OJS_VERSION),
 )
 COMMON_HEADERS: Final[Headers] = (*_BARE, *_FOR_SDKS)
-"""Headers that nearly every response has one or the other of."""
+"""The headers of nearly every response, in both variants."""
 _UNDELIVERED_S: Final = 10.0
-_AROUND_HEADER: Final = 4  # colon, space and the line's end
+_HEADER_OVERHEAD: Final = 4  # colon, space and line end, in bytes
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]{0,198}[\x21-\x7e])?")
 _OPEN_BODY: Final = 1024
-"""Bytes of body that an open route takes: probes send none, careless clients send ``{}``."""
+"""Largest body of a route without a key, in bytes. Probes send none; some clients send ``{}``."""
 _VERSION: Final = re.compile(r"1(?:\.[0-9A-Za-z.+-]{1,50})?")
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """What the head of a request decides: its route, and whose it is.
+    """The decisions that depend on the head of a request alone: its route and its principal.
 
-    Good for every request with the same head, as long as ``keyring`` is that of the process.
+    It is valid for every request with the same head while ``keyring`` is that of the process.
     """
 
     route: Route
@@ -79,19 +79,26 @@ class Admission(msgspec.Struct, frozen=True):
     keyring: Keyring
 
     @property
-    def lasts(self) -> bool:
-        """Whether it may be kept: not when each request is counted, or the key expires."""
+    def cacheable(self) -> bool:
+        """Whether later requests may use it: not if each one is counted, or if the key expires."""
         principal = self.principal
         return principal.requests_per_second is None and principal.expires_at_s is None
 
 
-class Call(msgspec.Struct, frozen=True):
-    """What is known of a request once its head has been read.
+class PreparedRequest(msgspec.Struct, frozen=True):
+    """What is known about a request once its head is read.
 
-    ``refusal`` is the answer that does not need the body; a door sends it without reading on.
-    ``max_body`` is the largest body, in bytes, that the route takes; 0 for a refusal. ``began`` is
-    a time of the performance counter, in seconds. ``app`` counts the answer and records it in the
-    audit. ``span``, where traces are sent, tells of it. ``principal`` is whose request it is.
+    Attributes:
+        request_id: the request's id.
+        route: its route; None for a refusal.
+        params: the parameters in its path.
+        max_body: the largest body that the route accepts, in bytes; 0 for a refusal.
+        refusal: the response that needs no body. An entry point sends it without reading on.
+        began: when the request began, in seconds of the performance counter.
+        app: counts the response and records it in the audit.
+        span: the span of the request; None if traces are not sent.
+        principal: the client's API key.
+        admission: for `prepare`, with the next request of the same head; None for a refusal.
     """
 
     request_id: str
@@ -102,15 +109,14 @@ class Call(msgspec.Struct, frozen=True):
     began: float
     app: App
     span: RequestSpan | None = None
-    principal: Principal = EVERYBODY
+    principal: Principal = ANONYMOUS
     admission: Admission | None = None
-    """To be given to `prepare` with the next request of the same head; None for none."""
 
 
 def request_id_for(given: str | None) -> str:
-    """The client's own id when it is 1 to 200 printable ASCII characters, else a new one.
+    """Return the client's own id if it is 1 to 200 printable ASCII characters, else a new one.
 
-    Anything else could split headers or log lines.
+    Other characters could split headers or log lines.
     """
     if given is not None and _REQUEST_ID.fullmatch(given):
         return given
@@ -118,73 +124,93 @@ def request_id_for(given: str | None) -> str:
 
 
 def prepare(
-    app: App, request: Request, *, tentative: bool = False, known: Admission | None = None
-) -> Call:
-    """Decide all that can be decided without the body, which may not have been read yet.
+    app: App, request: Request, *, tentative: bool = False, cached: Admission | None = None
+) -> PreparedRequest:
+    """Decide what can be decided without the body, which may not be read yet.
 
-    ``known`` is what an earlier request with the same head was admitted by.
-
-    A ``tentative`` call that is refused is neither counted nor logged and has no route and no
-    refusal: the door that asks will leave it to another one.
+    Args:
+        app: the process.
+        request: the request; its body is not used.
+        tentative: leave a refusal to the other entry point. A refused request is then not counted,
+            not logged, and has no route and no refusal.
+        cached: the admission of an earlier request with the same head.
     """
     began = time.perf_counter()
     request_id = request_id_for(request.headers.get("x-request-id"))
     settings = app.settings
     try:
-        if known is None or known.keyring is not app.access.keyring:
-            known = _admit(app, request)
+        if cached is None or cached.keyring is not app.access.keyring:
+            cached = _admit(app, request)
     except OJSError as error:
         if tentative:
-            return Call(request_id, None, (), 0, None, began, app)
+            return PreparedRequest(request_id, None, (), 0, None, began, app)
         _audit_refusal(app, request, request_id, error)
-        refusal = finish(request, error_response(error, request_id), request_id, began, app)
+        response = error_response(error, request_id)
+        refusal = add_common_headers(request, response, request_id, began, app)
         app.traffic.count(None, refusal.status, time.perf_counter() - began)
         if app.tracing is not None:
             app.tracing.begin(request, request_id, None).end(refusal.status)
-        return Call(request_id, None, (), 0, refusal, began, app)
-    route = known.route
+        return PreparedRequest(request_id, None, (), 0, refusal, began, app)
+    route, params, principal = cached.route, cached.params, cached.principal
     limit = settings.max_batch_body if route.batch else settings.max_body
     if route.open:
         limit = min(limit, _OPEN_BODY)
     span = None if app.tracing is None else app.tracing.begin(request, request_id, route)
-    return Call(
-        *(request_id, route, known.params, limit, None, began, app, span, known.principal, known)
+    return PreparedRequest(
+        request_id, route, params, limit, None, began, app, span, principal, cached
     )
 
 
-async def run(app: App, call: Call, request: Request, deadline: Deadline | None = None) -> Response:
-    """Answer a request whose body is complete. Raises nothing but Cancelled. May be driven.
+async def run(
+    app: App, prepared: PreparedRequest, request: Request, deadline: Deadline | None = None
+) -> Response:
+    """Answer a request whose body is complete. May run as a driven coroutine.
 
-    ``deadline`` is that of the present task, where it serves one request after the other; None
-    makes a new one.
+    Args:
+        app: the process.
+        prepared: what `prepare` returned for the request.
+        request: the request with its body.
+        deadline: the deadline of a task that serves one request after the other; None for a new
+            one.
+
+    Raises:
+        trio.Cancelled: the caller is cancelled. There are no other exceptions.
     """
-    if call.span is not None:
-        await ensure_task()
-        rest = msgspec.structs.replace(call, span=None)
-        return await call.span.answer(request, lambda: run(app, rest, request, deadline))
-    if call.refusal is not None or call.route is None:
-        return call.refusal or refuse(request, call, Internal("a call without a route"))
-    if len(request.body) > call.max_body:
-        return refuse(request, call, too_large(call))
+    span = prepared.span
+    if span is not None:
+        await ensure_task()  # only requests without a span are driven
+        span.start_work()
+    if prepared.refusal is not None or prepared.route is None:
+        return prepared.refusal or refusal_response(
+            request, prepared, Internal("a prepared request without a route")
+        )
+    if len(request.body) > prepared.max_body:
+        return refusal_response(request, prepared, body_too_large(prepared))
     deadline = start_deadline() if deadline is None else deadline
     deadline.at = app.store.redis.new_deadline()
     try:
-        queues = call.principal.queues
+        queues = prepared.principal.queues
         if queues is not None:
-            await keep_to_queues(app, call.route, queues, call.params)
+            await check_path_access(app, prepared.route, queues, prepared.params)
             request = msgspec.structs.replace(request, queues=queues)
-        response = await durability.answer(app, call.route, request, call.params)
+        response = await durability.call_handler(app, prepared.route, request, prepared.params)
     except OJSError as error:
-        response = error_response(error, call.request_id)
+        response = error_response(error, prepared.request_id)
     except Exception as error:
-        response = _unexpected(error, request, call.request_id)
+        response = _unexpected(error, request, prepared.request_id)
     except BaseException:
-        if call.route.action:
-            app.audit.interrupted(request, call.request_id, call.route, call.params, call.principal)
+        if span is not None:
+            span.interrupt()
+        if prepared.route.action:
+            app.audit.record_interruption(
+                request, prepared.request_id, prepared.route, prepared.params, prepared.principal
+            )
         raise
     finally:
         deadline.at = inf
-    return _answer(request, response, call)
+    if span is not None:
+        span.record_jobs(request, response)
+    return _complete(request, response, prepared)
 
 
 async def dispatch(app: App, request: Request) -> Response:
@@ -192,41 +218,46 @@ async def dispatch(app: App, request: Request) -> Response:
     return await run(app, prepare(app, request), request)
 
 
-def refuse(request: Request, call: Call, error: OJSError) -> Response:
-    """The finished answer for an error that a door met while it read the request."""
-    return _answer(request, error_response(error, call.request_id), call)
+def refusal_response(request: Request, prepared: PreparedRequest, error: OJSError) -> Response:
+    """Return the complete response for an error that an entry point found while it read."""
+    return _complete(request, error_response(error, prepared.request_id), prepared)
 
 
-def too_large(call: Call) -> PayloadTooLarge:
-    """The error for a body of more than ``call.max_body`` bytes."""
+def body_too_large(prepared: PreparedRequest) -> PayloadTooLarge:
+    """Return the error for a body of more than ``prepared.max_body`` bytes."""
     return PayloadTooLarge(
-        f"the body is larger than {call.max_body} bytes", field="body", limit=call.max_body
+        f"the body is larger than {prepared.max_body} bytes", field="body", limit=prepared.max_body
     )
 
 
-def too_late(timeout_s: float) -> BodyTimeout:
-    """The error for a body that did not arrive within ``timeout_s`` seconds."""
+def body_timeout(timeout_s: float) -> BodyTimeout:
+    """Return the error for a body that did not arrive within ``timeout_s`` seconds."""
     return BodyTimeout(f"the body did not arrive within {timeout_s:g} s", field="body")
 
 
-async def undo(response: Response) -> None:
-    """Undo what the client was not told about, even while the connection is being cancelled."""
+async def undo_undelivered(response: Response) -> None:
+    """Undo a response that its client did not get, even while the connection is cancelled."""
     if response.undelivered is not None:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNDELIVERED_S):
             await response.undelivered()
 
 
-def _answer(request: Request, response: Response, call: Call) -> Response:
-    app, route = call.app, call.route
-    app.traffic.count(route, response.status, time.perf_counter() - call.began)
-    if call.span is not None:
-        call.span.end(response.status)
+def _complete(request: Request, response: Response, prepared: PreparedRequest) -> Response:
+    """Count and record a response, and return it with the common headers."""
+    app, route = prepared.app, prepared.route
+    app.traffic.count(route, response.status, time.perf_counter() - prepared.began)
+    if prepared.span is not None:
+        prepared.span.end(response.status)
     if route is not None and route.action:
-        app.audit.answered(request, call.request_id, route, call.params, call.principal, response)
-    return finish(request, response, call.request_id, call.began, app, call.principal.name)
+        app.audit.record_response(
+            request, prepared.request_id, route, prepared.params, prepared.principal, response
+        )
+    return add_common_headers(
+        request, response, prepared.request_id, prepared.began, app, prepared.principal.name
+    )
 
 
-def finish(
+def add_common_headers(
     request: Request,
     response: Response,
     request_id: str,
@@ -234,10 +265,17 @@ def finish(
     app: App | None = None,
     principal: str | None = None,
 ) -> Response:
-    """``response`` with the headers that every response has, and as HEAD and 204 want it.
+    """Return the response with the headers that every response has, adapted to HEAD and 204.
 
-    A content type of its own comes first among its headers. Every answer passes here, so here is
-    the one access line of a request. Without an ``app`` its address is that of the peer.
+    Every response passes through here, so this function writes the access log line.
+
+    Args:
+        request: the request.
+        response: its response. A content type of its own is the first of its headers.
+        request_id: the request's id.
+        began: when the request began, in seconds of the performance counter.
+        app: the process; without it the log line has the address of the peer.
+        principal: the name of the client's API key, for the log line.
     """
     if log.isEnabledFor(logging.DEBUG):
         extra = {
@@ -261,22 +299,22 @@ def finish(
     return Response(response.status, body, headers, response.undelivered)
 
 
-def admits(
+def passes_key_check(
     settings: HttpSettings,
-    access: Access,
+    access: AccessControl,
     path: bytes,
     authorization: bytes | None,
     tls_subject: str = "",
 ) -> bool:
-    """Whether a request for the raw ``path`` would pass the check of its key.
+    """Return whether a request for the raw ``path`` would pass the check of its key.
 
-    For the first look at a request, before it costs anything; `prepare` decides.
+    An entry point asks before it spends memory on a request. `prepare` decides.
     """
     if path.partition(b"?")[0].decode("latin-1") in _open_paths(settings):
         return True
     try:
         header = None if authorization is None else authorization.decode("latin-1")
-        access.identify(header, tls_subject)
+        access.authenticate(header, tls_subject)
     except OJSError:
         return False
     return True
@@ -293,35 +331,37 @@ def _open_paths(settings: HttpSettings) -> frozenset[str]:
 def _admit(app: App, request: Request) -> Admission:
     settings, keyring = app.settings, app.access.keyring
     if "transfer-encoding" in request.headers and "content-length" in request.headers:
-        # RFC 9112 6.3 lets a server go by Transfer-Encoding or refuse. Requests are smuggled past
-        # a proxy that goes by the other header, so: refuse, before the key is looked at.
+        # RFC 9112 6.3 allows to use Transfer-Encoding or to reject. Request smuggling needs a proxy
+        # that uses the other header, so the request is rejected before its key is checked.
         raise AmbiguousLength(
             "the request has both Content-Length and Transfer-Encoding",
             field="headers.transfer-encoding",
         )
     size = len(request.path) + len(request.query)
     for name, value in request.headers.items():
-        size += len(name) + len(value) + _AROUND_HEADER
+        size += len(name) + len(value) + _HEADER_OVERHEAD
     if size > settings.max_head:
-        # hypercorn's own limit is for heads that are not complete yet, and above ours.
+        # hypercorn's own limit applies to incomplete heads and is larger.
         raise HeaderTooLarge(
             f"the request's head is larger than {settings.max_head} bytes", limit=settings.max_head
         )
     denied: OJSError | None = None
-    principal = EVERYBODY
+    principal = ANONYMOUS
     try:
-        principal = app.access.identify(request.headers.get("authorization"), request.tls_subject)
+        principal = app.access.authenticate(
+            request.headers.get("authorization"), request.tls_subject
+        )
     except OJSError as error:
         denied = error
     try:
         route, params = router_for(settings.test_hooks).match(request.method, request.path)
     except OJSError as error:
-        # Without a key not even the shape of the API is told.
+        # A client without a key must not learn which paths exist.
         raise denied or error from None
     if not (route.open or (route.metrics and settings.metrics_open)):
         if denied is not None:
             raise denied
-        app.access.permit(principal, route)
+        app.access.authorize(principal, route)
     version = request.headers.get("ojs-version")
     if version is not None and not _VERSION.fullmatch(version):
         raise Unsupported(
@@ -332,9 +372,10 @@ def _admit(app: App, request: Request) -> Admission:
 
 
 def _audit_refusal(app: App, request: Request, request_id: str, error: OJSError) -> None:
-    """Record a refused request, for which what is known of it is found out again.
+    """Record a refused request in the audit.
 
-    `_admit` keeps nothing for this: it would cost every request that is not refused.
+    The route and the principal are found a second time. If `_admit` kept them for this case, every
+    request would pay for it.
     """
     route: Route | None = None
     params: tuple[str, ...] = ()
@@ -342,11 +383,16 @@ def _audit_refusal(app: App, request: Request, request_id: str, error: OJSError)
     if not isinstance(error, Unauthenticated):
         with suppress(OJSError):
             headers = request.headers
-            principal = app.access.identify(headers.get("authorization"), request.tls_subject)
+            principal = app.access.authenticate(headers.get("authorization"), request.tls_subject)
             route, params = router_for(app.settings.test_hooks).match(request.method, request.path)
-    status = entry_for(error).status
-    app.audit.refused(
-        *(request, request_id, error, status), route=route, params=params, principal=principal
+    app.audit.record_refusal(
+        request,
+        request_id,
+        error,
+        entry_for(error).status,
+        route=route,
+        params=params,
+        principal=principal,
     )
 
 

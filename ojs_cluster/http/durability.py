@@ -1,4 +1,4 @@
-"""Answers a request only when what it wrote is as safe as the server or the request wants it."""
+"""Delay a response until its writes have the durability that the server or the request asks for."""
 
 from __future__ import annotations
 
@@ -12,29 +12,31 @@ from ojs_cluster.redis.durability import Durability, require_durability
 HEADER = "ojs-durability"
 
 
-async def answer(app: App, route: Route, request: Request, params: tuple[str, ...]) -> Response:
-    """Call the route's handler.
+async def call_handler(
+    app: App, route: Route, request: Request, params: tuple[str, ...]
+) -> Response:
+    """Call the route's handler and wait until its writes are confirmed.
 
-    A fetch is not held back: a lease that is forgotten is a job that is available again, and one
-    that nobody was told of would be stranded until it ends.
+    A fetch is not delayed. A lost lease makes its job available again, so it needs no confirmation.
+    An error instead of the jobs would leave them leased, unknown to any worker.
 
     Raises:
-        OJSError: the handler's.
+        OJSError: the handler raised it.
         InvalidRequest: the header ``OJS-Durability`` has an unknown value.
-        BackendUnavailable: done, but not confirmed; ``details.outcome`` is
-            ``stored_unconfirmed``, and the ids of what was made stand beside it, as the client may
-            not know them.
+        BackendUnavailable: the writes are made, but not confirmed. ``details.outcome`` is
+            ``stored_unconfirmed``, and ``details`` names the ids of created objects, which the
+            client may not know.
     """
     asked = request.headers.get(HEADER)
     wanted = Durability.ASYNC if asked is None else _parse(asked)
     if (asked is None and not app.store.redis.durability) or route.waits:
         return await route.handler(app, request, *params)
-    await ensure_task()  # whose context knows the request
+    await ensure_task()  # the confirmation is part of the task's context
     with require_durability(wanted) as work:
         try:
             response = await route.handler(app, request, *params)
         except (Conflict, Duplicate) as error:
-            # What is in the way was found where it may still be forgotten.
+            # The conflicting job was read from a server that may still lose it.
             if work.unconfirmed is None:
                 raise
             raise _unconfirmed(work.unconfirmed) from error
@@ -43,8 +45,8 @@ async def answer(app: App, route: Route, request: Request, params: tuple[str, ..
     return response
 
 
-def _unconfirmed(doubt: str, response: Response | None = None) -> BackendUnavailable:
-    error = BackendUnavailable(f"done, but {doubt}", outcome="stored_unconfirmed")
+def _unconfirmed(reason: str, response: Response | None = None) -> BackendUnavailable:
+    error = BackendUnavailable(f"done, but {reason}", outcome="stored_unconfirmed")
     if response is not None and response.made is not None:
         error.details |= response.made()
     return error

@@ -1,10 +1,9 @@
-"""ClusterMetrics in the forms that Prometheus reads (docs/metrics.md is the list of them)."""
+"""Build metrics in the formats that Prometheus reads (docs/metrics.md lists them)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import accumulate
-from typing import Any
 
 import trio
 from prometheus_client import CollectorRegistry
@@ -27,8 +26,8 @@ from ojs_cluster.store.operations.metrics import CachedMetrics, ClusterMetrics, 
 Families = list[Metric]
 
 
-class _Given:
-    """A collector of what has been collected already."""
+class _Collector:
+    """A prometheus_client collector of metric families that exist already."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families
@@ -38,47 +37,54 @@ class _Given:
 
 
 def exposition(request: Request, families: Families) -> Response:
-    """Answer a scrape, in the format that it accepts."""
+    """Return the response to a scrape, in a format that its client accepts."""
     accept = request.headers.get("accept", "")
     try:
         encode, content_type = choose_encoder(accept)
-    except TypeError:  # a version that is no version
+    except TypeError:  # prometheus_client cannot compare an invalid version
         encode, content_type = choose_encoder("")
     if accept.strip().lower() == "text/plain":
-        content_type = "text/plain"  # who asks for just this compares it (ext-observability)
+        # A conformance suite asks for exactly this type and compares it (ext-observability).
+        content_type = "text/plain"
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Given(families))
+    registry.register(_Collector(families))
     headers = (("Content-Type", content_type), ("Cache-Control", "no-store"))
     return Response(200, encode(registry), headers)
 
 
 async def cluster_families(store: Store, collected: CachedMetrics, timeout_s: float) -> Families:
-    """What Redis knows, and whether it answers. Redis being away is an answer, not a failure."""
+    """Return the metrics that Redis stores, and whether it responds.
+
+    If Redis does not respond within ``timeout_s`` seconds, ``ojs_redis_up`` is 0 and the metrics
+    that it stores are absent. This is no error.
+    """
     numbers: ClusterMetrics | None = None
     with trio.move_on_after(timeout_s):
         try:
             numbers = await collected.get()
         except OJSError:
             numbers = None
-    redis = store.redis
+    redis, is_up = store.redis, numbers is not None
     families: Families = [
-        number("ojs_redis_up", "Whether Redis answered this process", int(numbers is not None)),
-        number("ojs_redis_masters", "Masters known", len(redis.topology.masters)),
-        number("ojs_redis_covered", "Whether every slot has a master", int(redis.healthy)),
+        plain_gauge("ojs_redis_up", "Whether Redis responds to this process", int(is_up)),
+        plain_gauge("ojs_redis_masters", "Masters known", len(redis.topology.masters)),
+        plain_gauge("ojs_redis_covered", "Whether every slot has a master", int(redis.healthy)),
         build_info(),
     ]
-    return families if numbers is None else [*families, *_queues(numbers), *_cluster(numbers)]
+    if numbers is None:
+        return families
+    return [*families, *_queue_families(numbers), *_store_families(numbers)]
 
 
 def build_info() -> Metric:
-    """Which version is running."""
+    """Return the metric that shows the version."""
     info = GaugeMetricFamily("ojs_build_info", "Always 1", labels=["version"])
     info.add_metric([__version__], 1)
     return info
 
 
 def traffic_families(traffic: Traffic) -> Families:
-    """What this node's processes have answered."""
+    """Return the metrics of the responses of this node's processes."""
     requests = CounterMetricFamily(
         "ojs_http_requests", "Responses of this node", labels=["method", "route", "status"]
     )
@@ -98,17 +104,17 @@ def traffic_families(traffic: Traffic) -> Families:
 
 
 def audit_family(traffic: Traffic) -> Metric:
-    """What became of audit entries of this node."""
+    """Return the metric of the audit entries of this node."""
     return counter(
         "ojs_audit_entries",
-        "Audit entries written to Redis, or dropped because it was away for long",
+        "Audit entries written to Redis, or dropped because it was unavailable for long",
         "outcome",
         [("written", traffic.total("audit_written")), ("dropped", traffic.total("audit_dropped"))],
     )
 
 
 def gauge(name: str, text: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
-    """One gauge with one label."""
+    """Return a gauge with one label."""
     family = GaugeMetricFamily(name, text, labels=[label])
     for value, number in values:
         family.add_metric([value], number)
@@ -116,23 +122,23 @@ def gauge(name: str, text: str, label: str, values: Iterable[tuple[str, float]])
 
 
 def counter(name: str, text: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
-    """One counter with one label; ``_total`` is added to its name."""
+    """Return a counter with one label; ``_total`` is added to its name."""
     family = CounterMetricFamily(name, text, labels=[label])
     for value, number in values:
         family.add_metric([value], number)
     return family
 
 
-def number(name: str, text: str, value: float) -> Metric:
-    """One gauge without labels."""
+def plain_gauge(name: str, text: str, value: float) -> Metric:
+    """Return a gauge without labels."""
     return GaugeMetricFamily(name, text, value=value)
 
 
-def _queues(numbers: ClusterMetrics) -> Families:
+def _queue_families(numbers: ClusterMetrics) -> Families:
     queues = numbers.queues
 
-    def each(of: Any) -> list[tuple[str, float]]:
-        return [(name, of(queue)) for name, queue in queues.items()]
+    def each(read: Callable[[QueueMetrics], float]) -> list[tuple[str, float]]:
+        return [(name, read(queue)) for name, queue in queues.items()]
 
     jobs = GaugeMetricFamily(
         "ojs_queue_jobs", "Jobs now, finished ones until retention ends", labels=["queue", "state"]
@@ -158,18 +164,18 @@ def _queues(numbers: ClusterMetrics) -> Families:
         waited,
         gauge(
             "ojs_queue_depth",
-            "Jobs that wait: available, scheduled, retryable",
+            "Jobs that are available, scheduled or retryable",
             "queue",
             each(_depth),
         ),
         jobs,
         gauge(
             "ojs_queue_oldest_available_age_seconds",
-            "How long the longest waiting available job has been available; 0 without any",
+            "Time since the oldest available job became available; 0 without any",
             "queue",
             each(lambda q: q.oldest_ms / 1000),
         ),
-        gauge("ojs_queue_paused", "Whether it is paused", "queue", each(lambda q: int(q.paused))),
+        gauge("ojs_queue_paused", "Whether the queue is paused", "queue", each(lambda q: q.paused)),
         gauge("ojs_queue_dead_letters", "Dead letters", "queue", each(lambda q: q.dead_letters)),
     ]
 
@@ -178,28 +184,32 @@ def _depth(queue: QueueMetrics) -> int:
     return sum(queue.jobs[state] for state in _WAITING)
 
 
-_QUEUES = "Queues, also those that are not shown"
+_QUEUES = "Queues, including those that are not shown"
 _WAITING = tuple(
     state for state in QueueMetrics().jobs if state.value in ("available", "scheduled", "retryable")
 )
 
 
-def _cluster(numbers: ClusterMetrics) -> Families:
+def _store_families(numbers: ClusterMetrics) -> Families:
     late = ((loop, ms / 1000) for loop, ms in sorted(numbers.late_ms.items()))
     registered = numbers.registered
-    queues = [] if registered is None else [number("ojs_queues", _QUEUES, registered)]
+    queues = [] if registered is None else [plain_gauge("ojs_queues", _QUEUES, registered)]
     return [
         *queues,
-        number("ojs_shards_away", "Shards that did not answer this process", numbers.unreachable),
-        number("ojs_outbox_waiting", "Effects owed and not delivered yet", numbers.outbox_entries),
-        number(
-            "ojs_outbox_parked",
-            "Effects given up until an operator looks",
+        plain_gauge(
+            "ojs_shards_away", "Shards that do not respond to this process", numbers.unreachable
+        ),
+        plain_gauge(
+            "ojs_outbox_waiting", "Effects that are not delivered yet", numbers.outbox_entries
+        ),
+        plain_gauge(
+            "ojs_outbox_dead_letters",
+            "Outbox dead letters: effects that failed too often, kept for an operator",
             numbers.outbox_dead_letters,
         ),
         gauge(
             "ojs_scheduler_late_seconds",
-            "How long the first due work of a kind has waited for a scheduler",
+            "How long the oldest due work of a kind has waited for a scheduler",
             "loop",
             late,
         ),

@@ -1,4 +1,4 @@
-"""Checks that several handlers share: ids and names that come from a path or a body."""
+"""Validate ids, names and times that several handlers read from a path or a body."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ MAX_TIMEOUT_MS: Final = 30 * 24 * 3600 * 1000
 
 
 def job_id(text: str) -> str:
-    """``text``, if it can be the id of a job. What cannot is not found, and Redis is not asked.
+    """Return ``text`` if it can be the id of a job.
 
-    Raises NotFound.
+    Raises:
+        NotFound: it cannot, so no call of Redis is needed.
     """
     if not is_job_id(text):
         raise NotFound("job", text[:100])
@@ -26,18 +27,23 @@ def job_id(text: str) -> str:
 
 
 def queue_names(names: Sequence[str], *, field: str = "queues") -> Sequence[str]:
-    """``names``, if it is one or more queue names. Raises InvalidRequest."""
+    """Return ``names`` if it has 1 to ``MAX_QUEUES`` valid queue names.
+
+    Raises:
+        InvalidRequest: it does not.
+    """
     if not 1 <= len(names) <= MAX_QUEUES:
         raise InvalidRequest(f"name between 1 and {MAX_QUEUES} queues", field=field)
-    for at, name in enumerate(names):
-        check_queue(name, field=f"{field}[{at}]")
+    for index, name in enumerate(names):
+        check_queue(name, field=f"{field}[{index}]")
     return names
 
 
 def worker_id(text: str | None, *, field: str = "worker_id") -> str | None:
-    """``text``, if it is fit to name a worker; an empty one counts as none.
+    """Return ``text`` if it is a valid worker id, None if it is empty.
 
-    Raises InvalidRequest.
+    Raises:
+        InvalidRequest: it is too long or has characters that are not printable.
     """
     if not text:
         return None
@@ -46,8 +52,12 @@ def worker_id(text: str | None, *, field: str = "worker_id") -> str | None:
     return text
 
 
-def moment(text: str | None, *, field: str) -> int | None:
-    """An absolute time in ms, None when there is none. Raises InvalidRequest."""
+def absolute_time_ms(text: str | None, *, field: str) -> int | None:
+    """Return a time in milliseconds since the epoch, None for None.
+
+    Raises:
+        InvalidRequest: the text is not an absolute time.
+    """
     if text is None:
         return None
     try:
@@ -60,9 +70,10 @@ def moment(text: str | None, *, field: str) -> int | None:
 
 
 def timeout_ms(value: int | None, *, field: str = "visibility_timeout_ms") -> int | None:
-    """``value`` in ms, if it is between 0 and 30 days; 0 counts as not given.
+    """Return ``value``, in milliseconds, if it is at most 30 days; 0 counts as not given.
 
-    Raises InvalidRequest.
+    Raises:
+        InvalidRequest: it is negative or larger.
     """
     if not value:
         return None

@@ -1,6 +1,6 @@
-"""Test hooks: behaviour that only conformance suites ask for, by keys in a job's meta.
+"""Test hooks: behaviour that conformance suites request by keys in the ``meta`` of a job.
 
-Off unless the settings say so: in production they would let any producer stop any worker.
+They are off by default: in production they would let any producer stop any worker.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from ojs_cluster.store.jobs import read_jobs
 _DIRECTIVES: Final = frozenset({"quiet", "terminate"})
 
 
-def refuse_marked(job: NewJob) -> None:
-    """Play a validating middleware: a job with ``meta.ojs_validate`` true needs args.
+def validate_if_marked(job: NewJob) -> None:
+    """Check a job like a validating middleware: with ``meta.ojs_validate`` true it needs args.
 
-    Raises ValidationFailed.
+    Raises:
+        ValidationFailed: it has none.
     """
     envelope = _loads(b"{%b}" % job.body)
     if _meta(envelope).get("ojs_validate") is True and envelope.get("args") == []:
         raise ValidationFailed("this job asked to be validated and has no args", field="args")
 
 
-async def directive_of(store: Store, worker_id: str, job_ids: Iterable[str]) -> str | None:
-    """The ``meta.test_directive`` of the first active job of this worker that has one."""
+async def find_test_directive(store: Store, worker_id: str, job_ids: Iterable[str]) -> str | None:
+    """Return the ``meta.test_directive`` of the worker's first active job that has one."""
     for job_id in job_ids:
         try:
             job = await read_jobs.get(store, job_id)

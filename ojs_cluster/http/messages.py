@@ -1,7 +1,7 @@
-"""What a handler is given and what it answers: no framework, no socket.
+"""Requests and responses of handlers, independent of frameworks and sockets.
 
-Both doors (Quart on hypercorn, and the fast lane) build a `Request` and send a `Response`. They are
-structs of msgspec, as are jobs on their way: a frozen dataclass takes six times as long to make.
+Both entry points (Quart on hypercorn, and the fast lane) build a `Request` and send a `Response`.
+They are msgspec structs: to create a frozen dataclass takes six times as long.
 """
 
 from __future__ import annotations
@@ -19,20 +19,26 @@ Headers = tuple[tuple[str, str], ...]
 _NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
-def _nobody_minds() -> None:
+def _ignore_wait() -> None:
     pass
 
 
 class Request(msgspec.Struct, frozen=True):
     """One HTTP request.
 
-    ``path`` and ``query`` are as they came, not percent-decoded: a ``%2F`` inside a segment must
-    not become a separator. ``headers`` has lower-case names; repeated ones are joined by ", ".
-    ``on_wait`` is called by a handler that begins to wait for something that may take long; a door
-    that does not watch its client all the time begins to do so then. ``tls_subject`` is the subject
-    of the client's verified certificate, empty for none. ``peer`` is the address that the
-    connection came from, a proxy's perhaps; empty when it is not known. ``queues`` are those that
-    the client's API key may reach, None for every queue; the dispatcher sets it.
+    Attributes:
+        method: the method.
+        path: the raw path, not percent-decoded: a ``%2F`` inside a segment must not become a
+            separator.
+        query: the raw query string.
+        headers: values by lower-case name; those of a repeated header are joined by ", ".
+        body: the body.
+        on_wait: called by a handler before it waits for a long time. From then on an entry point
+            has to notice when the client disconnects.
+        tls_subject: the subject of the client's verified certificate, empty for none.
+        peer: the address that the connection comes from, which may be a proxy; empty if unknown.
+        queues: the queues that the client's API key may access, None for every queue. The
+            dispatcher sets it.
     """
 
     method: str
@@ -40,20 +46,25 @@ class Request(msgspec.Struct, frozen=True):
     query: str = ""
     headers: Mapping[str, str] = _NO_HEADERS
     body: bytes = b""
-    on_wait: Callable[[], None] = _nobody_minds
+    on_wait: Callable[[], None] = _ignore_wait
     tls_subject: str = ""
     peer: str = ""
     queues: QueuePatterns | None = None
 
 
 class Response(msgspec.Struct, frozen=True):
-    """One HTTP response. Headers that every response has are added by the dispatcher.
+    """One HTTP response.
 
-    ``undelivered`` undoes what the client was not told about: a door awaits it when the client
-    was gone before the body was handed to the network. It must be quick and bounded in time, as
-    a door shields it from cancellation. ``made`` gives the ids of what was made or changed; who
-    cannot send this response after all tells them in its place. ``code`` is the code of an error.
-    ``about`` names what was changed, for the audit, where the path does not.
+    Attributes:
+        status: the status.
+        body: the body.
+        headers: headers of this response. The dispatcher adds the common ones.
+        undelivered: undoes the request. An entry point awaits it when the client disconnected
+            before the body was sent. It is shielded from cancellation, so it must end soon.
+        made: returns the ids of created or changed objects, for an error that replaces this
+            response.
+        code: the code of an error, empty for success.
+        about: the name of the changed object for the audit, if the path does not name it.
     """
 
     status: int
@@ -65,8 +76,8 @@ class Response(msgspec.Struct, frozen=True):
     about: str = ""
 
 
-def joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Headers by lower-case name; the values of repeated ones are joined by ", "."""
+def join_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return headers by lower-case name; the values of a repeated one are joined by ", "."""
     headers: dict[str, str] = {}
     repeated: dict[str, list[str]] = {}
     for name, value in pairs:
@@ -74,7 +85,7 @@ def joined(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
             repeated.setdefault(name, []).append(value)
         else:
             headers[name] = value
-    # Joined at the end: one by one takes quadratic time, and nobody has shown a key yet.
+    # Joined at the end: to append each value takes quadratic time, before the key is checked.
     for name, values in repeated.items():
         headers[name] = ", ".join([headers[name], *values])
     return headers

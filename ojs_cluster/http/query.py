@@ -1,4 +1,4 @@
-"""Query strings: strict about values, indifferent to parameters they do not know."""
+"""Parse query strings. Invalid values are errors; unknown parameters are ignored."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _FALSE = frozenset({"false", "0", "no", ""})
 
 
 def parameters(query: str) -> Mapping[str, str]:
-    """The parameters of a raw query string, decoded; of a repeated one the last.
+    """Return the decoded parameters of a raw query string; of a repeated one the last value.
 
-    Raises InvalidRequest when it does not decode to UTF-8 or has more than 100 parameters.
+    Raises:
+        InvalidRequest: it does not decode to UTF-8, or has more than 100 parameters.
     """
     if not query:
         return {}
@@ -31,9 +32,10 @@ def parameters(query: str) -> Mapping[str, str]:
 
 
 def integer(query: Mapping[str, str], name: str, default: int, *, low: int, high: int) -> int:
-    """A whole number of at least ``low``; one above ``high`` counts as ``high``.
+    """Return a whole number; one above ``high`` counts as ``high``.
 
-    Raises InvalidRequest.
+    Raises:
+        InvalidRequest: it is not a whole number of at least ``low``.
     """
     text = query.get(name, "")
     if not text:
@@ -44,7 +46,11 @@ def integer(query: Mapping[str, str], name: str, default: int, *, low: int, high
 
 
 def boolean(query: Mapping[str, str], name: str) -> bool:
-    """A flag, false when absent. Raises InvalidRequest."""
+    """Return a flag, False when absent.
+
+    Raises:
+        InvalidRequest: the value is neither true nor false.
+    """
     text = query.get(name, "").lower()
     if text in _TRUE:
         return True
@@ -54,25 +60,26 @@ def boolean(query: Mapping[str, str], name: str) -> bool:
 
 
 def names(query: Mapping[str, str], name: str) -> tuple[str, ...]:
-    """A comma-separated list, empty when absent."""
+    """Return a comma-separated list, empty when absent."""
     return tuple(part for part in query.get(name, "").split(",") if part)
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Which part of a list is wanted: ``limit`` entries after the first ``offset``."""
+    """The requested part of a list: ``limit`` entries after the first ``offset``."""
 
     limit: int
     offset: int
 
 
 def page(query: Mapping[str, str], *, default: int = 50, most: int = 200) -> Page:
-    """``limit`` and ``offset``, or the ``cursor`` of an earlier page, which wins over ``offset``.
+    """Return the page that ``limit`` and ``offset`` ask for.
 
-    The cursor of these lists is their offset in disguise: they are short (queues, dead letters) and
-    have no order that survives concurrent deletes anyway.
+    The ``cursor`` of an earlier page has priority over ``offset``. It contains an offset: these
+    lists are short (queues, dead letters), and concurrent deletes change their order anyway.
 
-    Raises InvalidRequest.
+    Raises:
+        InvalidRequest: a parameter is invalid, or the cursor belongs to another list.
     """
     limit = integer(query, "limit", default, low=1, high=most)
     cursor = query.get("cursor")
@@ -86,9 +93,12 @@ def page(query: Mapping[str, str], *, default: int = 50, most: int = 200) -> Pag
 
 
 def numbered_page(query: Mapping[str, str], *, default: int = 20, most: int = 100) -> Page:
-    """``per_page`` and ``page``, counted from 1; without either of them as ``page`` does.
+    """Return the page that ``per_page`` and ``page`` ask for; pages count from 1.
 
-    Raises InvalidRequest.
+    Without both of them it returns the same as `page`.
+
+    Raises:
+        InvalidRequest: a parameter is invalid.
     """
     if not query.get("page") and not query.get("per_page"):
         return page(query, default=default, most=most)
@@ -99,18 +109,13 @@ def numbered_page(query: Mapping[str, str], *, default: int = 20, most: int = 10
     return Page(size, offset)
 
 
-def pages(page_: Page, shown: int, total: int) -> dict[str, Any]:
-    """The ``pagination`` object of a page of such a list."""
+def pagination(part: Page, shown: int, total: int) -> dict[str, Any]:
+    """Return the ``pagination`` object of a page that shows ``shown`` of ``total`` entries."""
+    end = part.offset + shown
     return replies.pagination(
-        limit=page_.limit,
+        limit=part.limit,
         shown=shown,
-        offset=page_.offset,
+        offset=part.offset,
         total=total,
-        cursor=next_cursor(page_, shown, total),
+        cursor=f"o{end}" if shown and end < total else None,
     )
-
-
-def next_cursor(page_: Page, shown: int, total: int) -> str | None:
-    """The cursor of the page after this one, or None on the last."""
-    end = page_.offset + shown
-    return f"o{end}" if shown and end < total else None

@@ -1,7 +1,7 @@
-"""Response bodies, built by joining bytes.
+"""Build response bodies by joining bytes.
 
-A job is spliced in as the bytes the store made of it: user JSON is neither parsed nor re-encoded
-on its way out, so it comes back exactly as it came in.
+A job is inserted as the bytes that the store built. User JSON is not parsed and encoded again, so a
+client reads exactly the bytes that it sent.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ dumps: Final = orjson.dumps
 def json_response(
     status: int, value: dict[str, Any], headers: Headers = (), *, about: str = ""
 ) -> Response:
-    """A response whose body holds nothing of the user's; ``about`` as in `Response`."""
+    """Return a response whose body has no user JSON; ``about`` is that of ``Response``."""
     return Response(status, orjson.dumps(value), headers, about=about)
 
 
 def iso(ms: int) -> str:
-    """Milliseconds since the epoch as RFC 3339 UTC text."""
+    """Return milliseconds since the epoch as RFC 3339 text in UTC."""
     return format_ms(ms).decode()
 
 
 def quoted(text: str) -> bytes:
-    """Text as a JSON string."""
+    """Return text as a JSON string."""
     return orjson.dumps(text)
 
 
 def flat_job(job: JobRecord) -> bytes:
-    """The members that some clients read beside ``job``, without braces.
+    """Return the members, without braces, that some clients read beside ``job``.
 
-    Ids, queues and types are limited to characters that JSON does not escape.
+    Ids, queues and types have no characters that JSON escapes.
     """
     fields = job.fields
     return b'"id":"%b","type":"%b","state":"%b","queue":"%b","attempt":%d,"created_at":"%b"' % (
@@ -53,24 +53,24 @@ def flat_job(job: JobRecord) -> bytes:
 
 
 def job_response(status: int, job: JobRecord, headers: Headers = ()) -> Response:
-    """``{"job": {…}}`` with the members of `flat_job` beside it."""
+    """Return a response with ``{"job": {…}}`` and the members of `flat_job` beside it."""
     body = b'{"job":%b,%b}' % (job.json(), flat_job(job))
     return Response(status, body, headers, made=lambda: {"job_id": job.id})
 
 
-def existing_job(job: JobRecord) -> Response:
-    """The answer to an enqueue that another job of the same uniqueness stands in for."""
+def deduplicated_response(job: JobRecord) -> Response:
+    """Return the response to an enqueue that was ignored because of the unique job ``job``."""
     body = b'{"job":%b,"deduplicated":true,%b}' % (job.json(), flat_job(job))
     return Response(200, body, made=lambda: {"job_id": job.id})
 
 
 def array(items: Iterable[bytes]) -> bytes:
-    """A JSON array of pieces that are JSON already."""
+    """Return a JSON array of items that are JSON already."""
     return b"[%b]" % b",".join(items)
 
 
 def jobs_array(jobs: Iterable[JobRecord]) -> bytes:
-    """A JSON array of complete envelopes."""
+    """Return a JSON array of complete job envelopes."""
     return b"[%b]" % b",".join([job.json() for job in jobs])
 
 
@@ -82,9 +82,14 @@ def pagination(
     total: int | None = None,
     cursor: str | None = None,
 ) -> dict[str, Any]:
-    """The ``pagination`` object with the keys of every dialect (binding, OpenAPI, admin).
+    """Return the ``pagination`` object with the keys of the binding, OpenAPI and admin documents.
 
-    ``total`` is left out where it is not known without a scan. ``cursor`` is that of the next page.
+    Args:
+        limit: the largest number of entries of a page.
+        shown: the number of entries of this page.
+        offset: the number of entries before it.
+        total: the number of all entries; None, and then absent, if it would take a scan.
+        cursor: the cursor of the next page; None on the last one.
     """
     value: dict[str, Any] = {
         "limit": limit,

@@ -1,9 +1,10 @@
-"""From a raw path to a route.
+"""Find the route of a raw path.
 
-The path is split at "/" first and percent-decoded segment by segment afterwards, so a name with an
-encoded slash stays one segment. (Frameworks decode first; then ``%2F`` in a name routes wrongly.)
-Only parameters are decoded. A fixed segment matches in its plain spelling alone: a proxy that
-refuses ``/ojs/v1/admin/`` compares bytes, and must not be passed by ``/ojs/v1/%61dmin/``.
+The path is split at "/" first, and each segment is percent-decoded afterwards. So a name with an
+encoded slash remains one segment. (Frameworks decode first, and misroute a name with ``%2F``.)
+
+Only parameters are decoded. A fixed segment matches its plain spelling only: a proxy that blocks
+``/ojs/v1/admin/`` compares bytes, and ``/ojs/v1/%61dmin/`` must not bypass it.
 """
 
 from __future__ import annotations
@@ -18,50 +19,56 @@ from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.core.errors import InvalidRequest, MethodNotAllowed, NotFound
 from ojs_cluster.http.messages import Request, Response
 
-# (app, request, *path parameters) -> Response. The arity differs from route to route, which the
-# type system cannot say; a test compares each template with its handler's signature.
+# (app, request, *path parameters) -> Response. The number of parameters differs from route to
+# route, which a type cannot express. A test compares each template with its handler's signature.
 Handler = Callable[..., Awaitable[Response]]
 
-_SHOWN_PATH = 200  # characters of an unknown path that are repeated in the error
+_SHOWN_PATH = 200  # characters of an unknown path that the error repeats
 
 
-class Reach(Enum):
-    """What a route reaches, which decides how queue patterns of an API key are enforced."""
+class QueueAccess(Enum):
+    """What a route accesses, which decides how the queue patterns of an API key are enforced."""
 
     CLUSTER = "cluster"
-    """More than single queues: a key that is restricted to some queues is refused."""
-    NOTHING = "nothing"
-    """No queue and no job: every key may use it."""
+    """All queues: a key that is restricted to some queues gets 403."""
+    NONE = "none"
+    """No queue and no job: every key may use the route."""
     QUEUE = "queue"
-    """The queue that the path names."""
+    """The queue in the path."""
     JOB = "job"
-    """The job that the path names."""
+    """The job in the path."""
     CRON = "cron"
-    """The cron job that the path names."""
+    """The cron job in the path."""
     WORKFLOW = "workflow"
-    """The workflow that the path names, with all its jobs."""
+    """The workflow in the path, with all its jobs."""
     HANDLER = "handler"
-    """What its body or its query names: the handler looks at ``Request.queues``."""
+    """The queues or jobs in the body or the query: the handler checks ``Request.queues``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     """One row of the route table.
 
-    ``template`` marks parameters with braces: ``/ojs/v1/jobs/{id}``. ``scope`` is what a key must
-    have, and ``reach`` what keys that are restricted to some queues may do. ``action`` is the name
-    of a change by an administrator, as the audit shows it. ``open`` routes need no key.
-    ``batch`` routes may have the larger body. ``waits`` routes are cancelled when their client
-    leaves, as GET routes are. ``metrics`` routes are open when the settings say so. ``test_hook``
-    routes exist only under test hooks. ``fast`` routes are those that workers and producers live
-    on: the fast lane serves them.
+    Attributes:
+        method: the method.
+        template: the path; braces mark its parameters, as in ``/ojs/v1/jobs/{id}``.
+        handler: the handler.
+        scope: the scope that a key must have; None for any key.
+        queue_access: what the route accesses, for keys that are restricted to some queues.
+        open: whether the route needs no key.
+        batch: whether the body may be as large as ``HttpSettings.max_batch_body``.
+        waits: whether the handler is cancelled when its client disconnects, as for GET.
+        metrics: whether the route needs no key if ``HttpSettings.metrics_open`` is set.
+        test_hook: whether the route exists only with test hooks.
+        fast: whether the fast lane serves it: the routes that workers and producers use most.
+        action: the name of an administrative change in the audit; empty if there is none.
     """
 
     method: str
     template: str
     handler: Handler
     scope: Scope | None = None
-    reach: Reach = Reach.CLUSTER
+    queue_access: QueueAccess = QueueAccess.CLUSTER
     open: bool = False
     batch: bool = False
     waits: bool = False
@@ -78,8 +85,8 @@ class _Node:
     routes: dict[str, Route] = field(default_factory=dict)
 
 
-class Router:
-    """Immutable once built. A fixed segment wins over a parameter, without backtracking."""
+class HttpRouter:
+    """Finds routes by path. A fixed segment has priority over a parameter; no backtracking."""
 
     def __init__(self, routes: Iterable[Route], *, test_hooks: bool = False) -> None:
         self._root = _Node()
@@ -94,7 +101,9 @@ class Router:
         node.routes[route.method] = route
         if "OPTIONS" not in node.routes:
             options = partial(_options, node)
-            node.routes["OPTIONS"] = Route("OPTIONS", route.template, options, reach=Reach.NOTHING)
+            node.routes["OPTIONS"] = Route(
+                "OPTIONS", route.template, options, queue_access=QueueAccess.NONE
+            )
         if route.open:
             node.routes["OPTIONS"] = replace(node.routes["OPTIONS"], open=True)
 
@@ -110,12 +119,14 @@ class Router:
         return node
 
     def match(self, method: str, path: str) -> tuple[Route, tuple[str, ...]]:
-        """The route for ``method`` on the raw ``path``, and its decoded parameters.
+        """Return the route for ``method`` on the raw ``path``, and its decoded parameters.
 
-        HEAD is served by a path's GET route; OPTIONS is answered for every path that exists.
+        The GET route of a path also serves HEAD. Every path that exists has OPTIONS.
 
-        Raises NotFound, MethodNotAllowed (``details.allowed`` lists the methods), or
-        InvalidRequest when a segment does not decode to UTF-8.
+        Raises:
+            NotFound: there is no such path.
+            MethodNotAllowed: the path has no such method; ``details.allowed`` lists its methods.
+            InvalidRequest: a segment does not decode to UTF-8.
         """
         node, params = self._find(path)
         route = node.routes.get(method)
@@ -134,12 +145,12 @@ class Router:
         if first:
             raise NotFound("endpoint", path[:_SHOWN_PATH])
         for raw in segments:
-            assert node is not None  # noqa: S101 - for the type checker; the loop ends at None
+            assert node is not None  # noqa: S101 - for the type checker; None raises below
             child = node.fixed.get(raw)
             if child is None:
                 segment = _decode(raw) if "%" in raw else raw
                 child = node.parameter
-                # A fixed segment in disguise is no parameter either: ``bulk`` beside ``{id}``.
+                # An escaped fixed segment must not match as a parameter: ``bulk`` beside ``{id}``.
                 if child is None or not segment or segment in node.fixed:
                     raise NotFound("endpoint", path[:_SHOWN_PATH])
                 params.append(segment)

@@ -1,6 +1,6 @@
-"""Answers of a process that has not reached Redis yet.
+"""Responses of a process that has not connected to Redis yet.
 
-It accepts connections nevertheless: a liveness probe must not depend on Redis.
+It accepts connections already, because a liveness probe must not depend on Redis.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import orjson
 
 from ojs_cluster import __version__
 from ojs_cluster.core.errors import BackendUnavailable
-from ojs_cluster.http.dispatch import finish, request_id_for
+from ojs_cluster.http.dispatch import add_common_headers, request_id_for
 from ojs_cluster.http.errors import error_response
 from ojs_cluster.http.messages import Request, Response
 
 
-def starting(request: Request) -> Response:
-    """``/live`` and ``/health`` are alive, ``/ready`` is not, everything else has to wait."""
+def starting_response(request: Request) -> Response:
+    """Return the response: success for ``/live`` and ``/health``, 503 for all other paths."""
     request_id = request_id_for(request.headers.get("x-request-id"))
     backend = {"type": "redis", "status": "unhealthy"}
     path = request.path
@@ -31,4 +31,4 @@ def starting(request: Request) -> Response:
     else:
         error = BackendUnavailable("the server has not reached Redis yet", outcome="not_applied")
         response = error_response(error, request_id)
-    return finish(request, response, request_id, time.perf_counter())
+    return add_common_headers(request, response, request_id, time.perf_counter())

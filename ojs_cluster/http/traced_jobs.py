@@ -1,4 +1,4 @@
-"""What a span says of the jobs that a request was about. See `tracing`."""
+"""Describe, for its span, what a request did to jobs; see ``tracing``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.routes import V1
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
-_MOST_SHOWN: Final = 128  # as many events and links as the SDK keeps of a span
-_LONGEST: Final = 500  # characters of what a client has sent, and of an error's message
+_MAX_JOBS: Final = 128  # the SDK keeps as many events and links of a span
+_MAX_TEXT: Final = 500  # characters of a client's text, and of an error's message
 
 Attributes = dict[str, str | int]
 T = TypeVar("T")
@@ -28,7 +28,11 @@ T = TypeVar("T")
 class Operation:
     """What a route does to jobs.
 
-    ``type`` is what OpenTelemetry calls it. ``many`` routes take or give more than one job.
+    Attributes:
+        name: the name of the operation.
+        type: its type in OpenTelemetry's messaging conventions.
+        kind: the kind of its span.
+        many: whether a request may be about more than one job.
     """
 
     name: str
@@ -58,8 +62,8 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
 
 
 @dataclass(slots=True)
-class Found:
-    """A span's content. ``events`` are jobs, when there is more than one."""
+class JobSpan:
+    """The content of a span about jobs. If there is more than one job, each is an event."""
 
     name: str
     attributes: Attributes
@@ -68,12 +72,12 @@ class Found:
     error: str | None = None
 
 
-class _Meta(msgspec.Struct):
+class _JobMeta(msgspec.Struct):
     traceparent: Any = None
     tracestate: Any = None
 
 
-class _Job(msgspec.Struct):
+class _JobMembers(msgspec.Struct):
     id: str
     type: str
     queue: str
@@ -81,79 +85,79 @@ class _Job(msgspec.Struct):
     attempt: int = 0
     priority: int = 0
     scheduled_at: str | None = None
-    meta: _Meta | None = None
+    meta: _JobMeta | None = None
 
 
-class _Error(msgspec.Struct):
+class _ErrorMembers(msgspec.Struct):
     code: str
     message: str
 
 
-class _Answer(msgspec.Struct):
-    job: _Job | None = None
-    jobs: list[_Job] | None = None
+class _ResponseBody(msgspec.Struct):
+    job: _JobMembers | None = None
+    jobs: list[_JobMembers] | None = None
     results: list[msgspec.Raw] | None = None
     failed: int = 0
-    error: _Error | None = None
+    error: _ErrorMembers | None = None
 
 
-class _Options(msgspec.Struct):
+class _EnqueueMembers(msgspec.Struct):
     queue: str | None = None
 
 
-class _Asked(msgspec.Struct):
+class _RequestBody(msgspec.Struct):
     worker_id: str | None = None
     job_id: str | None = None
     id: str | None = None
     queues: list[str] = msgspec.field(default_factory=list)
-    options: _Options | None = None
+    options: _EnqueueMembers | None = None
 
 
-_answers: Final = msgspec.json.Decoder(_Answer)
-_questions: Final = msgspec.json.Decoder(_Asked)
+_response_decoder: Final = msgspec.json.Decoder(_ResponseBody)
+_request_decoder: Final = msgspec.json.Decoder(_RequestBody)
 
 
-def operate(operation: Operation, request: Request, response: Response) -> Found:
-    """What there is to say of a request that was answered."""
-    asked = _read(_questions, request.body, _Asked())
-    answer = _read(_answers, response.body, _Answer())
-    jobs = answer.jobs or ([] if answer.job is None else [answer.job])
+def describe_jobs(operation: Operation, request: Request, response: Response) -> JobSpan:
+    """Return the content of the span about the jobs of a request and its response."""
+    asked = _read(_request_decoder, request.body, _RequestBody())
+    answered = _read(_response_decoder, response.body, _ResponseBody())
+    jobs = answered.jobs or ([] if answered.job is None else [answered.job])
     attributes: Attributes = {
         "messaging.system": "ojs",
         "messaging.operation.name": operation.name,
         "messaging.operation.type": operation.type,
     }
-    found = Found(operation.name, attributes)
-    queue = _only({job.queue for job in jobs} or _queues_asked(operation, asked))
+    span = JobSpan(operation.name, attributes)
+    queue = _single_queue({job.queue for job in jobs} or _requested_queues(operation, asked))
     if queue is not None:
-        found.name = f"{queue} {operation.name}"
+        span.name = f"{queue} {operation.name}"
         attributes["messaging.destination.name"] = queue
     if asked.worker_id:
-        attributes["ojs.worker.id"] = asked.worker_id[:_LONGEST]
+        attributes["ojs.worker.id"] = asked.worker_id[:_MAX_TEXT]
     if operation.many:
-        attributes["messaging.batch.message_count"] = len(answer.results or jobs)
+        attributes["messaging.batch.message_count"] = len(answered.results or jobs)
     elif operation.name == "enqueue":
         attributes["messaging.message.body.size"] = len(request.body)
     if len(jobs) == 1:
-        attributes.update(_described(jobs[0]))
+        attributes.update(_job_attributes(jobs[0]))
     elif asked.job_id or asked.id:
-        attributes["ojs.job.id"] = (asked.job_id or asked.id or "")[:_LONGEST]
+        attributes["ojs.job.id"] = (asked.job_id or asked.id or "")[:_MAX_TEXT]
     if len(jobs) > 1:
-        found.events = [_described(job) for job in jobs[:_MOST_SHOWN]]
-    found.links = [link for job in jobs[:_MOST_SHOWN] if (link := _link(job)) is not None]
-    _tell_error(found, answer, response.status)
-    return found
+        span.events = [_job_attributes(job) for job in jobs[:_MAX_JOBS]]
+    span.links = [link for job in jobs[:_MAX_JOBS] if (link := _link(job)) is not None]
+    _add_error(span, answered, response.status)
+    return span
 
 
-def _read(decoder: msgspec.json.Decoder[T], body: bytes, nothing: T) -> T:
+def _read(decoder: msgspec.json.Decoder[T], body: bytes, default: T) -> T:
     try:
         return decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return nothing  # a body that is refused, or none
+        return default  # there is no body, or the handler rejected it
 
 
-def _queues_asked(operation: Operation, asked: _Asked) -> set[str]:
-    """The queues that a request is about which gave no job, because it failed or found none."""
+def _requested_queues(operation: Operation, asked: _RequestBody) -> set[str]:
+    """Return the queues in a request whose response has no job: it failed, or found none."""
     if operation.name == "fetch":
         return set(asked.queues)
     if operation.name != "enqueue" or operation.many:
@@ -161,8 +165,8 @@ def _queues_asked(operation: Operation, asked: _Asked) -> set[str]:
     return {(asked.options and asked.options.queue) or "default"}
 
 
-def _only(queues: set[str]) -> str | None:
-    """The one queue, if it is one and can be one: nonsense makes no name of a span."""
+def _single_queue(queues: set[str]) -> str | None:
+    """Return the queue if there is one only; an invalid name must not become a span's name."""
     if len(queues) != 1:
         return None
     (queue,) = queues
@@ -172,7 +176,7 @@ def _only(queues: set[str]) -> str | None:
         return None
 
 
-def _described(job: _Job) -> Attributes:
+def _job_attributes(job: _JobMembers) -> Attributes:
     attributes: Attributes = {
         "messaging.message.id": job.id,
         "ojs.job.id": job.id,
@@ -187,24 +191,24 @@ def _described(job: _Job) -> Attributes:
     return attributes
 
 
-def _link(job: _Job) -> Link | None:
-    """Where the job came from: its producer's span, as ``meta`` carries it (5.1, 6.2)."""
+def _link(job: _JobMembers) -> Link | None:
+    """Return a link to the span of the job's producer, which ``meta`` names (5.1, 6.2)."""
     if job.meta is None:
         return None
-    carried = {"traceparent": job.meta.traceparent, "tracestate": job.meta.tracestate}
-    carrier = {name: text for name, text in carried.items() if isinstance(text, str)}
+    values = {"traceparent": job.meta.traceparent, "tracestate": job.meta.tracestate}
+    carrier = {name: text for name, text in values.items() if isinstance(text, str)}
     context = get_current_span(_PROPAGATOR.extract(carrier, context=Context())).get_span_context()
     return Link(context, {"ojs.job.id": job.id}) if context.is_valid else None
 
 
-def _tell_error(found: Found, answer: _Answer, status: int) -> None:
-    if answer.error is not None:
-        found.error = answer.error.message[:_LONGEST]
-        found.attributes["error.type"] = answer.error.code
-        found.attributes["error.message"] = found.error
+def _add_error(span: JobSpan, answered: _ResponseBody, status: int) -> None:
+    if answered.error is not None:
+        span.error = answered.error.message[:_MAX_TEXT]
+        span.attributes["error.type"] = answered.error.code
+        span.attributes["error.message"] = span.error
     elif status >= 400:
-        found.error = str(status)
-        found.attributes["error.type"] = found.error
-    elif answer.failed:
-        found.error = f"{answer.failed} refused"
-        found.attributes["error.type"] = "refused"
+        span.error = str(status)
+        span.attributes["error.type"] = span.error
+    elif answered.failed:
+        span.error = f"{answered.failed} refused"
+        span.attributes["error.type"] = "refused"

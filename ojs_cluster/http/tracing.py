@@ -1,18 +1,17 @@
-"""Spans of OpenTelemetry: one per request, and below it one for what it does to jobs.
+"""OpenTelemetry spans: one per request, and a child span for what the request does to jobs.
 
-Imported only where traces are sent: without them no process loads OpenTelemetry, and the dispatcher
-compares with None. Names and attributes are those of the observability specification (6, 7) and of
-OpenTelemetry's conventions for HTTP and messaging.
+Only processes that send traces import this module. All others do not load OpenTelemetry, and the
+dispatcher compares with None. Names and attributes follow the observability specification (6, 7)
+and OpenTelemetry's conventions for HTTP and messaging.
 
-What a span says of jobs is read from the bodies of the request and the answer, not told by the
-handlers. Parsing them again costs, but only those who look at traces, and neither the handlers nor
-the store have to know.
+The attributes of jobs are read from the bodies of request and response. Handlers that report them
+were refused: parsing again costs time only when traces are sent, and neither the handlers nor the
+store depend on tracing.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from typing import Final
 
 from opentelemetry import trace
@@ -22,27 +21,28 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.router import Route
-from ojs_cluster.http.traced_jobs import OPERATIONS, Found, Operation, operate
+from ojs_cluster.http.traced_jobs import OPERATIONS, Operation, describe_jobs
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_LONGEST_PATH: Final = 500
-_NONE: Final = Context()  # a request's parent is what its client says, nothing of this process
+_MAX_PATH: Final = 500
+_NO_CONTEXT: Final = Context()  # the parent of a request comes from its client alone
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
 
 
-class Tracing:
-    """Begins the spans of requests. ``tracer`` decides which are sampled, and where they go."""
+class OtelTracing:
+    """Begins the spans of requests; see ``app.Tracing``."""
 
     def __init__(self, tracer: trace.Tracer) -> None:
+        """Use ``tracer``, which decides which spans are sampled and where they are sent."""
         self._tracer = tracer
 
-    def begin(self, request: Request, request_id: str, route: Route | None) -> RequestSpan:
-        """The span of a request whose head was read; of one that is refused without a route."""
+    def begin(self, request: Request, request_id: str, route: Route | None) -> OtelRequestSpan:
+        """Begin the span of a request whose head is read; ``route`` is None for a refused one."""
         method = request.method if request.method in _METHODS else "_OTHER"
         name = "HTTP" if method == "_OTHER" else method
         attributes: dict[str, str] = {
             "http.request.method": method,
-            "url.path": request.path[:_LONGEST_PATH],
+            "url.path": request.path[:_MAX_PATH],
             "ojs.request.id": request_id,
         }
         operation: Operation | None = None
@@ -50,59 +50,60 @@ class Tracing:
             name = f"{name} {route.template}"
             attributes["http.route"] = route.template
             operation = OPERATIONS.get((route.method, route.template))
-        parent = _PROPAGATOR.extract(request.headers, context=_NONE)
+        parent = _PROPAGATOR.extract(request.headers, context=_NO_CONTEXT)
         span = self._tracer.start_span(
             name, context=parent, kind=SpanKind.SERVER, attributes=attributes
         )
-        return RequestSpan(self._tracer, span, operation)
+        return OtelRequestSpan(self._tracer, span, operation)
 
 
-class RequestSpan:
-    """The span of one request. One that is never ended is never sent: nobody was answered."""
+class OtelRequestSpan:
+    """The span of one request; see ``app.RequestSpan``.
+
+    A span that never ends is never sent: its request got no response.
+    """
 
     def __init__(self, tracer: trace.Tracer, span: Span, operation: Operation | None) -> None:
+        """Wrap ``span``; ``operation`` is what the route does to jobs, None for nothing."""
         self._tracer = tracer
         self._span = span
         self._operation = operation
+        self._work_began_ns = 0
 
-    async def answer(self, request: Request, work: Callable[[], Awaitable[Response]]) -> Response:
-        """Do the work, and end the span with what comes of it."""
-        began = time.time_ns()
-        try:
-            response = await work()
-        except BaseException:  # cancelled: the client left, or the grace period is over
-            self._span.set_attribute("error.type", "cancelled")
-            self._span.end()
-            raise
-        if self._operation is not None and self._span.is_recording():
-            self._tell_of_jobs(self._operation, request, response, began)
-        self.end(response.status)
-        return response
+    def start_work(self) -> None:
+        """Remember when the handler began, for the child span."""
+        self._work_began_ns = time.time_ns()
+
+    def record_jobs(self, request: Request, response: Response) -> None:
+        """Write the child span about the jobs of the request, if its route is about jobs."""
+        if self._operation is None or not self._span.is_recording():
+            return
+        described = describe_jobs(self._operation, request, response)
+        child = self._tracer.start_span(
+            described.name,
+            context=trace.set_span_in_context(self._span, _NO_CONTEXT),
+            kind=self._operation.kind,
+            attributes=described.attributes,
+            links=described.links,
+            start_time=self._work_began_ns,
+        )
+        for event in described.events:
+            child.add_event("ojs.job", event)
+        if described.error is None:
+            child.set_status(StatusCode.OK)
+        else:
+            child.set_status(StatusCode.ERROR, described.error)
+        child.end()
+
+    def interrupt(self) -> None:
+        """End the span of a cancelled request: its client left, or the grace period is over."""
+        self._span.set_attribute("error.type", "cancelled")
+        self._span.end()
 
     def end(self, status: int) -> None:
-        """The request was answered with this status."""
+        """End the span of a request that got a response with ``status``."""
         self._span.set_attribute("http.response.status_code", status)
         if status >= 500:
             self._span.set_attribute("error.type", str(status))
             self._span.set_status(StatusCode.ERROR)
         self._span.end()
-
-    def _tell_of_jobs(
-        self, operation: Operation, request: Request, response: Response, began: int
-    ) -> None:
-        found: Found = operate(operation, request, response)
-        span = self._tracer.start_span(
-            found.name,
-            context=trace.set_span_in_context(self._span, _NONE),
-            kind=operation.kind,
-            attributes=found.attributes,
-            links=found.links,
-            start_time=began,
-        )
-        for event in found.events:
-            span.add_event("ojs.job", event)
-        if found.error is None:
-            span.set_status(StatusCode.OK)
-        else:
-            span.set_status(StatusCode.ERROR, found.error)
-        span.end()

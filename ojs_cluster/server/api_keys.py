@@ -18,7 +18,7 @@ import trio
 from ojs_cluster.core.access.key_file import KeyFileError
 from ojs_cluster.core.access.scopes import Keyring, changed_names
 from ojs_cluster.http.access.audit import Audit
-from ojs_cluster.http.access.auth import Access
+from ojs_cluster.http.access.auth import AccessControl
 from ojs_cluster.server.config.settings import AccessSettings
 from ojs_cluster.server.read_api_keys import read_keys
 from ojs_cluster.server.tls import file_version
@@ -48,7 +48,9 @@ class ApiKeys:
         self._environ = dict(environ)
         self._seen = file_version(settings.keys_file)
         keyring = Keyring({}, {}) if settings.keys_file else read_keys(settings, environ)
-        self.access = Access(keyring, allow_insecure=self._is_open, refuse_all=keyring.is_empty)
+        self.access = AccessControl(
+            keyring, allow_insecure=self._is_open, refuse_all=keyring.is_empty
+        )
         """What requests are checked against."""
 
     @property
@@ -105,4 +107,4 @@ class ApiKeys:
 
     def _record(self, outcome: str, changes: Mapping[str, list[str]]) -> None:
         if self._audit is not None and self._present is not None:
-            self._audit.reloaded(outcome, changes)
+            self._audit.record_reload(outcome, changes)

@@ -26,7 +26,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 
 from ojs_cluster import __version__
-from ojs_cluster.http.tracing import Tracing
+from ojs_cluster.http.tracing import OtelTracing
 from ojs_cluster.server.config.settings import TelemetrySettings
 
 log = logging.getLogger("ojs.traces")
@@ -65,7 +65,7 @@ class Exporting:
         )
         exporter = _Reporting(_exporter(telemetry), heard)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
-        self.tracing = Tracing(self._provider.get_tracer("ojs-cluster", __version__))
+        self.tracing = OtelTracing(self._provider.get_tracer("ojs-cluster", __version__))
 
     def close(self) -> None:
         """Send what is left, and end. Takes as long as the collector does: call it in a thread."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ojs_cluster.core.access.key_file import MOST_BYTES, KeyFileError, parse_key_file
-from ojs_cluster.core.access.scopes import Keyring, named_after_variables
+from ojs_cluster.core.access.scopes import Keyring, principals_of_variables
 from ojs_cluster.server.config.settings import STRONG_KEY, AccessSettings
 from ojs_cluster.server.logs import mask_secrets
 
@@ -23,7 +23,7 @@ def read_keys(settings: AccessSettings, environ: Mapping[str, str]) -> Keyring:
     Raises:
         KeyFileError: the file cannot be used.
     """
-    named = named_after_variables(settings.api_key, settings.api_keys)
+    named = principals_of_variables(settings.api_key, settings.api_keys)
     if not settings.keys_file:
         return Keyring(named, {})
     try:

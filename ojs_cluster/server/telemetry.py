@@ -18,7 +18,7 @@ from ojs_cluster.server.config.settings import ListenSettings, TelemetrySettings
 from ojs_cluster.server.processes.child_process import Child, Refused
 
 if TYPE_CHECKING:
-    from ojs_cluster.http.tracing import Tracing
+    from ojs_cluster.http.tracing import OtelTracing
 
 log = logging.getLogger("ojs.traces")
 
@@ -44,7 +44,7 @@ def _is_installed(module: str) -> bool:
 
 
 @asynccontextmanager
-async def tracing(child: Child) -> AsyncIterator[Tracing | None]:
+async def tracing(child: Child) -> AsyncIterator[OtelTracing | None]:
     """Give what makes spans, None when no traces are sent; at the end send what is left.
 
     Raises:

@@ -13,9 +13,9 @@ from typing import Any
 import trio
 
 from ojs_cluster.http.access.audit import Audit
-from ojs_cluster.http.access.auth import Access
+from ojs_cluster.http.access.auth import AccessControl
 from ojs_cluster.http.app import App, HttpSettings
-from ojs_cluster.http.dispatch import admits, dispatch, prepare, run
+from ojs_cluster.http.dispatch import dispatch, passes_key_check, prepare, run
 from ojs_cluster.http.fast_lane.routes import is_fast
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.hypercorn.quart_app import OJSQuart, create_quart_app
@@ -123,7 +123,7 @@ async def open_app(
     store: StoreSettings | None = None,
     audit: Audit | None = None,
     redis: Mapping[str, Any] | None = None,
-    access: Access | None = None,
+    access: AccessControl | None = None,
     **settings: Any,
 ) -> AsyncIterator[App]:
     """An App on a real backend. Keywords are fields of HttpSettings.
@@ -133,7 +133,7 @@ async def open_app(
     """
     if access is None:
         keys = settings.pop("api_keys", None)
-        access = Access.of_keys(keys or (), allow_insecure=keys is None)
+        access = AccessControl.from_secrets(keys or (), allow_insecure=keys is None)
     client = ClientSettings.from_url(backend.url, **(redis or {}))
     traffic = Traffic()
     audit = audit or Audit(traffic=traffic)
@@ -218,8 +218,8 @@ async def serving(
                 tls=tls,
                 limits=connection_limits(listen),
                 h2c=listen.h2c,
-                admits=partial(admits, app.settings, app.access),
-                room=app.room,
+                admits=partial(passes_key_check, app.settings, app.access),
+                body_memory=app.body_memory,
             )
         )
         try:

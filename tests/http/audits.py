@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from ojs_cluster.core.access.scopes import Keyring, Principal, QueuePatterns, Scope, digest
-from ojs_cluster.http.access.auth import Access
+from ojs_cluster.http.access.auth import AccessControl
 from ojs_cluster.http.app import App
 from ojs_cluster.store.operations import audit
 from ojs_cluster.store.operations.audit import AuditFilter
@@ -26,9 +26,9 @@ PRINCIPALS = {
 }
 
 
-def access() -> Access:
+def access() -> AccessControl:
     """Return the keys of ``PRINCIPALS``."""
-    return Access(Keyring({digest(key): who for key, who in PRINCIPALS.items()}, {}))
+    return AccessControl(Keyring({digest(key): who for key, who in PRINCIPALS.items()}, {}))
 
 
 async def send(

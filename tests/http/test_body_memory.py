@@ -35,7 +35,7 @@ async def app(standalone: Embedded) -> AsyncIterator[App]:
 
 async def room_is(app: App, wanted: int) -> None:
     async def reached() -> bool:
-        return app.room.left == wanted
+        return app.body_memory.free == wanted
 
     await until(reached)
 
@@ -79,7 +79,7 @@ async def test_a_body_that_does_not_tell_its_length_is_counted_as_it_comes(
             await room_is(app, ROOM - 180_000)
             await second.send(head + 2 * chunk + b"0\r\n\r\n")
             assert (await second.reply())[0] == 503
-            assert app.room.left == ROOM - 180_000
+            assert app.body_memory.free == ROOM - 180_000
             await first.send(b"0\r\n\r\n")
             assert (await first.reply())[0] == 400
         await room_is(app, ROOM)

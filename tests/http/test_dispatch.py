@@ -16,14 +16,14 @@ import pytest
 import trio
 
 from ojs_cluster.core import errors as e
-from ojs_cluster.http.access.auth import Access
+from ojs_cluster.http.access.auth import AccessControl
 from ojs_cluster.http.dispatch import dispatch, request_id_for
 from ojs_cluster.http.errors import TABLE, error_response
 from ojs_cluster.http.hypercorn.asgi import read_head
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.http.router import Route, Router
+from ojs_cluster.http.router import HttpRouter, Route
 from ojs_cluster.http.routes import ROUTES
-from ojs_cluster.http.starting import starting
+from ojs_cluster.http.starting import starting_response
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import OJS_TYPE, Api, open_app
 from tests.support.servers import own_server
@@ -243,10 +243,10 @@ async def test_only_the_probes_are_open(standalone: Embedded) -> None:
 
 def test_a_server_without_a_key_must_be_allowed_to_be_open() -> None:
     with pytest.raises(ValueError, match="no API key"):
-        Access.of_keys([])
+        AccessControl.from_secrets([])
     with pytest.raises(ValueError, match="empty"):
-        Access.of_keys([""])
-    Access.of_keys([], allow_insecure=True)
+        AccessControl.from_secrets([""])
+    AccessControl.from_secrets([], allow_insecure=True)
 
 
 # --- system ---
@@ -382,13 +382,13 @@ async def test_the_validation_hook_is_off_in_production(standalone: Embedded) ->
     ],
 )
 def test_probes_are_answered_before_redis_is_reached(path: str, status: int, state: str) -> None:
-    response = starting(Request("GET", path))
+    response = starting_response(Request("GET", path))
     assert (response.status, json.loads(response.body)["status"]) == (status, state)
     assert ("Content-Type", OJS_TYPE) in response.headers
 
 
 def test_requests_have_to_wait_before_redis_is_reached() -> None:
-    response = starting(Request("POST", "/ojs/v1/jobs", headers={"x-request-id": "me"}))
+    response = starting_response(Request("POST", "/ojs/v1/jobs", headers={"x-request-id": "me"}))
     error = json.loads(response.body)["error"]
     assert (response.status, error["code"], error["request_id"]) == (
         503,
@@ -457,7 +457,7 @@ async def test_a_bug_is_logged_and_not_leaked(
     async def broken(_app: object, _request: Request) -> Response:
         raise RuntimeError("the secret reason")
 
-    router = Router([Route("GET", "/broken", broken)])
+    router = HttpRouter([Route("GET", "/broken", broken)])
     monkeypatch.setattr("ojs_cluster.http.dispatch.router_for", lambda _hooks: router)
     reply = await api.get("/broken", headers={"X-Request-Id": "find-me"})
     assert (reply.status, reply.error["code"]) == (500, "internal_error")
@@ -480,7 +480,7 @@ async def test_an_error_from_a_nursery_is_still_told(
             nursery.start_soon(refuse)
         raise AssertionError
 
-    router = Router([Route("GET", "/grouped", handler)])
+    router = HttpRouter([Route("GET", "/grouped", handler)])
     monkeypatch.setattr("ojs_cluster.http.dispatch.router_for", lambda _hooks: router)
     reply = await api.get("/grouped")
     assert (reply.status, reply.error["message"]) == (409, "not now")
@@ -494,11 +494,11 @@ def test_a_handler_takes_the_parameters_of_its_path(route: Route) -> None:
 
 def test_two_handlers_for_one_route_are_refused() -> None:
     with pytest.raises(ValueError, match="two routes"):
-        Router([ROUTES[0], ROUTES[0]])
+        HttpRouter([ROUTES[0], ROUTES[0]])
 
 
 def test_only_the_door_knows_a_framework() -> None:
-    package = Path(inspect.getfile(Router)).parent
+    package = Path(inspect.getfile(HttpRouter)).parent
     for path in package.rglob("*.py"):
         if path.name in ("quart_app.py", "asgi.py"):
             continue

@@ -129,7 +129,7 @@ async def test_owed_and_parked_effects_are_counted_over_all_shards(any_api: Api)
 
     seen = await scrape(any_api)
 
-    assert (seen("ojs_outbox_waiting"), seen("ojs_outbox_parked")) == (4, 2)
+    assert (seen("ojs_outbox_waiting"), seen("ojs_outbox_dead_letters")) == (4, 2)
     assert seen("ojs_scheduler_late_seconds", loop="outbox") > 1e6
 
 

@@ -15,7 +15,7 @@ from opentelemetry.trace import StatusCode
 from ojs_cluster.http.app import App
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.http.traced_jobs import OPERATIONS
-from ojs_cluster.http.tracing import Tracing
+from ojs_cluster.http.tracing import OtelTracing
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app, serving, until
 from tests.http.test_entry_points import exchange, raw, request
@@ -47,7 +47,12 @@ async def traced(standalone: Embedded, seen: Seen) -> AsyncIterator[Api]:
         standalone, api_keys=("k",), body_timeout_s=0.2, linger_s=0.1, max_wait_ms=600_000
     ) as app:
         yield Api(
-            App(app.store, app.settings, app.access, tracing=Tracing(provider.get_tracer("test")))
+            App(
+                app.store,
+                app.settings,
+                app.access,
+                tracing=OtelTracing(provider.get_tracer("test")),
+            )
         )
 
 
@@ -157,7 +162,7 @@ async def test_an_error_of_ours_is_an_error_of_the_span(
     async def broken(*_: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("ojs_cluster.http.durability.answer", broken)
+    monkeypatch.setattr("ojs_cluster.http.durability.call_handler", broken)
     assert (await traced.get("/live", headers=KEY)).status == 500
     span, told = seen.one("GET /live")
     assert (span.status.status_code, told["error.type"]) == (StatusCode.ERROR, "500")

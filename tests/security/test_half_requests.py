@@ -83,7 +83,7 @@ async def is_bounded(app: App, port: int, part: bytes, clients: int, growth: int
         return clients - counts["ended"] <= ROOM // len(part) + 1
 
     async def is_released() -> bool:
-        return app.room.parts_left == ROOM
+        return app.body_memory.incomplete_free == ROOM
 
     assert (await exchange(port, request("GET", "/ojs/v1/queues", None)))[0] == 200
     before = resident()

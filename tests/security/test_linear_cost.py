@@ -31,7 +31,7 @@ from ojs_cluster.core.unique import UniquePolicy
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.http import query
 from ojs_cluster.http.fast_lane.parser import read_head
-from ojs_cluster.http.router import Router
+from ojs_cluster.http.router import HttpRouter
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.store.off_loop import LARGE
 
@@ -72,7 +72,7 @@ TEXTS = (
 )
 _TEXTS = tuple(text.encode() for text in TEXTS)
 
-_router = Router(ROUTES)
+_router = HttpRouter(ROUTES)
 _proxies = TrustedProxies([ip_network("10.0.0.0/8"), ip_network("::1")])
 _policy = UniquePolicy(keys=("type", "args"))
 

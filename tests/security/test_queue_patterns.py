@@ -12,8 +12,8 @@ import pytest
 import trio
 
 from ojs_cluster.core.access.scopes import Keyring, Principal, QueuePatterns, digest
-from ojs_cluster.http.access.auth import Access
-from ojs_cluster.http.router import Reach
+from ojs_cluster.http.access.auth import AccessControl
+from ojs_cluster.http.router import QueueAccess
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import OJS_TYPE, Api, Reply, open_app, serving
@@ -50,8 +50,8 @@ class Client:
 
 @pytest.fixture
 async def clients(backend: Embedded) -> AsyncIterator[tuple[Client, Client]]:
-    """Two clients: one with a key for every queue, and one that may reach ``mail-*``."""
-    async with open_app(backend, access=Access(Keyring(ACCESS, {}))) as app:
+    """Two clients: one with a key for every queue, and one that may queue_access ``mail-*``."""
+    async with open_app(backend, access=AccessControl(Keyring(ACCESS, {}))) as app:
         yield Client(Api(app), "root"), Client(Api(app), "mail")
 
 
@@ -62,7 +62,7 @@ def job(queue: str, **members: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Victims:
-    """What exists in the queue out of reach."""
+    """What exists in the queue out of queue_access."""
 
     jobs: dict[str, str]
     workflow: str
@@ -84,7 +84,7 @@ class Victims:
 
 
 async def victims(root: Client) -> Victims:
-    """Fill the queue out of reach with jobs of all kinds."""
+    """Fill the queue out of queue_access with jobs of all kinds."""
 
     async def settled(how: str, report: dict[str, Any], **options: Any) -> str:
         await root.post("/jobs", job(OTHER, options=options), status=201)
@@ -118,7 +118,7 @@ async def victims(root: Client) -> Victims:
 
 
 def bodies(template: str, found: Victims) -> list[Any]:
-    """What to send to a route so that it would reach the victims."""
+    """What to send to a route so that it would queue_access the victims."""
     ids = list(found.jobs.values())
     active = found.jobs["active"]
     each: dict[str, list[Any]] = {
@@ -274,7 +274,7 @@ async def _now(root: Client, found: Victims, name: str) -> Any:
 def test_every_route_that_is_left_to_its_handler_is_walked_with_what_it_reads() -> None:
     dummy = Victims({"active": "x"}, "y")
     for route in ROUTES:
-        if route.reach is Reach.HANDLER and route.method != "GET":
+        if route.queue_access is QueueAccess.HANDLER and route.method != "GET":
             assert bodies(route.template, dummy) != [None], route
 
 
@@ -419,7 +419,7 @@ async def test_refusals_name_the_queue_and_tell_nothing_of_jobs(
 @pytest.mark.parametrize("lane", [False, True], ids=["hypercorn", "lane"])
 async def test_both_entry_points_keep_a_key_to_its_queues(standalone: Embedded, lane: bool) -> None:
     async with (
-        open_app(standalone, access=Access(Keyring(ACCESS, {}))) as app,
+        open_app(standalone, access=AccessControl(Keyring(ACCESS, {}))) as app,
         serving(app, lane=lane) as port,
     ):
         root = Client(Api(app), "root")

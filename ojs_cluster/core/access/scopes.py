@@ -100,7 +100,7 @@ class Principal:
 
 
 _MOST_CHANGED: Final = 20
-EVERYBODY: Final = Principal("anonymous")
+ANONYMOUS: Final = Principal("anonymous")
 """Every client of a server that needs no key."""
 
 
@@ -162,7 +162,7 @@ def _by_name(keyring: Keyring) -> dict[str, set[tuple[bytes | str, Principal]]]:
     return found
 
 
-def named_after_variables(api_key: str, api_keys: Iterable[str]) -> dict[bytes, Principal]:
+def principals_of_variables(api_key: str, api_keys: Iterable[str]) -> dict[bytes, Principal]:
     """Return the principals of ``OJS_API_KEY`` and ``OJS_API_KEYS``: they have all scopes."""
     named = {"OJS_API_KEY": api_key} if api_key else {}
     named |= {f"OJS_API_KEYS (key {number})": key for number, key in enumerate(api_keys, 1)}

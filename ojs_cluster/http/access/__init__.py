@@ -1,1 +1,1 @@
-"""Admission of requests: API keys, scopes, client certificates, refusals, the audit."""
+"""Access control for requests: API keys, scopes, client certificates, and the audit."""

@@ -1,4 +1,4 @@
-"""Whose request it is, and whether that key may make it."""
+"""Authenticate requests by API key or client certificate, and authorize them for their routes."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from math import ceil
 from typing import Final
 
 from ojs_cluster.core.access.scopes import (
-    EVERYBODY,
+    ANONYMOUS,
     Keyring,
     Principal,
     digest,
-    named_after_variables,
+    principals_of_variables,
 )
 from ojs_cluster.core.errors import PermissionDenied, RateLimited, Unauthenticated
-from ojs_cluster.http.router import Reach, Route
+from ojs_cluster.http.router import QueueAccess, Route
 
 _EMPTY_KEY: Final = digest("")
 
 
-class Access:
-    """The keys that a process accepts now, and what their holders have used of their rates.
+class AccessControl:
+    """The API keys that a process accepts, and the request rates of their clients.
 
-    Each process counts requests on its own: a rate that all processes share would cost a round trip
-    to Redis for every request.
+    Each process counts requests on its own. A rate that all processes share was refused: it would
+    cost a call of Redis for every request.
     """
 
     def __init__(
         self, keyring: Keyring, *, allow_insecure: bool = False, refuse_all: bool = False
     ) -> None:
-        """Accept the keys of ``keyring``; without any, accept every client.
+        """Accept the keys of ``keyring``; without any key, accept every client.
 
         Args:
             keyring: the keys.
-            allow_insecure: whether serving without any key is allowed.
-            refuse_all: without any key, accept no client, until `replace` gives some.
+            allow_insecure: whether the process may serve without any key.
+            refuse_all: without any key, accept no client until `replace` sets keys.
 
         Raises:
-            ValueError: there is neither a key nor leave to serve without one: an open job server
-                is something a person decides, not something that happens. Or a key is empty.
+            ValueError: a key is empty, or there is no key and ``allow_insecure`` is not set. An
+                operator has to choose an open server explicitly.
         """
         if _EMPTY_KEY in keyring.by_digest:
             raise ValueError("an API key must not be empty")
@@ -47,39 +47,48 @@ class Access:
             raise ValueError("no API key is set, and serving without one is not allowed")
         self._keyring = keyring
         self._open = keyring.is_empty and allow_insecure
-        self._used: dict[str, _Bucket] = {}
+        self._buckets: dict[str, _TokenBucket] = {}
 
     @classmethod
-    def of_keys(cls, keys: Iterable[str], *, allow_insecure: bool = False) -> Access:
-        """Accept these secrets, each with all scopes. Raises ValueError as the constructor does."""
-        keyring = Keyring(named_after_variables("", keys), {})
+    def from_secrets(cls, keys: Iterable[str], *, allow_insecure: bool = False) -> AccessControl:
+        """Accept these secrets, each with all scopes.
+
+        Raises:
+            ValueError: as the constructor.
+        """
+        keyring = Keyring(principals_of_variables("", keys), {})
         return cls(keyring, allow_insecure=allow_insecure)
 
     @property
     def keyring(self) -> Keyring:
-        """The keys that are accepted now; another object once they have changed."""
+        """The accepted keys. Each change replaces this object."""
         return self._keyring
 
     def replace(self, keyring: Keyring) -> None:
-        """Accept the keys of ``keyring`` from now on, and no others; it must not be empty."""
+        """Accept the keys of ``keyring`` and no others from now on.
+
+        Raises:
+            ValueError: it has no key.
+        """
         if keyring.is_empty:
             raise ValueError("no API key is left")
         self._keyring = keyring
         self._open = False
-        self._used.clear()
+        self._buckets.clear()
 
-    def identify(self, authorization: str | None, tls_subject: str = "") -> Principal:
-        """Return whose request it is.
+    def authenticate(self, authorization: str | None, tls_subject: str = "") -> Principal:
+        """Return the principal of a request.
 
         Args:
-            authorization: the value of the header Authorization, which goes before the certificate.
+            authorization: the value of the header Authorization. It has priority over the
+                certificate.
             tls_subject: the subject of the client's verified certificate, empty for none.
 
         Raises:
-            Unauthenticated: nobody's, or that of a key that has expired.
+            Unauthenticated: there is no valid key, or it has expired.
         """
         if self._open:
-            return EVERYBODY
+            return ANONYMOUS
         if authorization is None and tls_subject:
             found = self._keyring.by_subject.get(tls_subject)
             if found is None:
@@ -95,32 +104,33 @@ class Access:
             raise Unauthenticated(f"the API key '{found.name}' has expired", principal=found.name)
         return found
 
-    def permit(self, principal: Principal, route: Route) -> None:
+    def authorize(self, principal: Principal, route: Route) -> None:
         """Count a request against the principal's rate, and check that it may use the route.
 
         Raises:
-            RateLimited: it has made too many requests.
-            PermissionDenied: it lacks the route's scope, or may not reach every queue.
+            RateLimited: the principal has made too many requests.
+            PermissionDenied: it lacks the scope of the route, or it is restricted to some queues
+                and the route is about the whole cluster.
         """
         if principal.requests_per_second is not None:
-            self._charge(principal, principal.requests_per_second)
+            self._count_request(principal, principal.requests_per_second)
         if route.scope is not None and route.scope not in principal.scopes:
             raise PermissionDenied(
                 f"the API key '{principal.name}' lacks the scope {route.scope.value}",
                 required_scope=route.scope.value,
                 principal=principal.name,
             )
-        if principal.queues is not None and route.reach is Reach.CLUSTER:
+        if principal.queues is not None and route.queue_access is QueueAccess.CLUSTER:
             raise PermissionDenied(
-                f"the API key '{principal.name}' may reach some queues only, and this is about "
+                f"the API key '{principal.name}' may access some queues only, and this is about "
                 "the whole cluster",
                 principal=principal.name,
             )
 
-    def _charge(self, principal: Principal, rate: float) -> None:
-        bucket = self._used.get(principal.name)
+    def _count_request(self, principal: Principal, rate: float) -> None:
+        bucket = self._buckets.get(principal.name)
         if bucket is None:
-            bucket = self._used[principal.name] = _Bucket(rate)
+            bucket = self._buckets[principal.name] = _TokenBucket(rate)
         wait_s = bucket.take(time.monotonic())
         if wait_s > 0:
             raise RateLimited(
@@ -130,19 +140,19 @@ class Access:
             )
 
 
-class _Bucket:
-    """A token bucket that holds the requests of one second, and at least one."""
+class _TokenBucket:
+    """A token bucket with the capacity of one second, and of at least one request."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
-        self._most = max(1.0, rate)
-        self._tokens = self._most
-        self._at = time.monotonic()
+        self._capacity = max(1.0, rate)
+        self._tokens = self._capacity
+        self._updated_at = time.monotonic()
 
     def take(self, now: float) -> float:
-        """Take a token and return 0, or return after how many seconds there is one."""
-        self._tokens = min(self._most, self._tokens + (now - self._at) * self._rate)
-        self._at = now
+        """Take a token; return 0, or the seconds until there is one."""
+        self._tokens = min(self._capacity, self._tokens + (now - self._updated_at) * self._rate)
+        self._updated_at = now
         if self._tokens >= 1:
             self._tokens -= 1
             return 0.0

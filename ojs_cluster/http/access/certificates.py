@@ -1,4 +1,4 @@
-"""Who is connected: the certificate that a client has shown, and its address."""
+"""Read the certificate and the address of the client of a connection."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _SHORT: Final = {
     "domainComponent": "DC",
     "userId": "UID",
 }
-"""Short names of attributes (RFC 4514 3); others go by their long names, as in OpenSSL."""
+"""Short names of attributes (RFC 4514 3); others keep their long names, as in OpenSSL."""
 _SPECIAL: Final = str.maketrans({each: f"\\{each}" for each in '"+,;<>\\'})
 
 
 def subject_of(stream: object) -> str:
     """Return the subject of the verified certificate of a stream's client, empty for none.
 
-    In the form of RFC 4514, which `openssl x509 -noout -subject -nameopt RFC2253` prints: the most
-    specific part first, as in ``CN=ci,O=Example``. An unverified certificate has none: Python gives
-    the content of verified ones alone.
+    The form is that of RFC 4514, with the most specific part first, as in ``CN=ci,O=Example``. The
+    command ``openssl x509 -noout -subject -nameopt RFC2253`` prints the same. For an unverified
+    certificate the result is empty: Python returns the content of verified ones only.
     """
     if not isinstance(stream, trio.SSLStream):
         return ""
@@ -37,7 +37,7 @@ def subject_of(stream: object) -> str:
 
 
 def peer_of(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> str:
-    """Return the address that a connection came from, without its port; empty when it is gone."""
+    """Return the address of a connection's client, without its port; empty if disconnected."""
     plain = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
     try:
         peer: tuple[str, int] = plain.socket.getpeername()

@@ -1,12 +1,13 @@
-"""How a key that is restricted to some queues is kept to them.
+"""Enforce the queue patterns of API keys that are restricted to some queues.
 
-The dispatcher calls `keep_to_queues` before the handler of a route whose path names a queue, a job,
-a cron job or a workflow. Handlers whose body or query names queues or jobs call the other functions
-with the request's ``queues``, which is None for a key that may reach every queue: then they cost a
-comparison.
+The dispatcher calls `check_path_access` before the handler of a route whose path names a queue, a
+job, a cron job or a workflow. Handlers whose body or query names queues or jobs call the other
+functions with ``Request.queues``. It is None for a key without restrictions; then these functions
+return at once.
 
-A job of a queue out of reach is answered as one that does not exist. A queue that is named is
-refused with 403: its name tells nothing.
+A queue is accessible if a pattern of the key matches its name. A job of another queue is treated as
+one that does not exist. A request that names another queue gets 403, because the name of a queue
+does not reveal whether it exists.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ojs_cluster.core.limits import PayloadLimits
 from ojs_cluster.core.workflow_request import NewWorkflow
 from ojs_cluster.http import fields
 from ojs_cluster.http.app import App
-from ojs_cluster.http.router import Reach, Route
+from ojs_cluster.http.router import QueueAccess, Route
 from ojs_cluster.store.cron import cron as store_cron
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.fanout import over_shards
@@ -28,59 +29,59 @@ from ojs_cluster.store.jobs import read_jobs as store_jobs
 from ojs_cluster.store.workflows import workflows as store_workflows
 
 
-async def keep_to_queues(
+async def check_path_access(
     app: App, route: Route, queues: QueuePatterns, params: tuple[str, ...]
 ) -> None:
-    """Check what the path of a request names.
+    """Check the object that the path of a request names.
 
     Raises:
-        PermissionDenied: a queue out of reach.
-        NotFound: a job, a cron job or a workflow that does not exist, or is out of reach.
+        PermissionDenied: the queue is not accessible.
+        NotFound: the job, cron job or workflow does not exist, or is not accessible.
     """
-    if route.reach is Reach.QUEUE:
+    if route.queue_access is QueueAccess.QUEUE:
         check_queues(queues, [params[0]])
-    elif route.reach is Reach.JOB:
+    elif route.queue_access is QueueAccess.JOB:
         await check_job(app, queues, fields.job_id(params[0]))
-    elif route.reach is Reach.CRON:
+    elif route.queue_access is QueueAccess.CRON:
         cron = await store_cron.get(app.store, params[0])
         if not queues.admits(cron.definition.queue):
             raise NotFound("cron job", params[0][:255])
-    elif route.reach is Reach.WORKFLOW:
+    elif route.queue_access is QueueAccess.WORKFLOW:
         workflow = await store_workflows.get(app.store, params[0], jobs=False)
         if not all(queues.admits(node.queue) for node in workflow.plan.jobs):
             raise NotFound("workflow", params[0])
 
 
 def check_queues(queues: QueuePatterns | None, names: Iterable[str]) -> None:
-    """Check queues that a request names.
+    """Check the queues that a request names.
 
     Raises:
-        PermissionDenied: one of them is out of reach.
+        PermissionDenied: one of them is not accessible.
     """
     if queues is None:
         return
     for name in names:
         if not queues.admits(name):
             raise PermissionDenied(
-                f"the API key may not reach the queue '{name[:255]}'", queue=name
+                f"the API key may not access the queue '{name[:255]}'", queue=name
             )
 
 
 def check_new_job(queues: QueuePatterns | None, job: NewJob) -> None:
     """Check a job that is to be enqueued.
 
-    A unique job whose queue does not count might be answered with the job of another queue, or
-    replace it.
+    A unique job whose uniqueness does not include the queue could return, or replace, a job of
+    another queue.
 
     Raises:
-        PermissionDenied: its queue is out of reach, or its uniqueness spans queues.
+        PermissionDenied: its queue is not accessible, or its uniqueness spans queues.
     """
     if queues is None:
         return
     check_queues(queues, [job.queue])
     if job.unique is not None and "queue" not in job.unique.keys:
         raise PermissionDenied(
-            "the API key may reach some queues only, and this job would be unique in all of them: "
+            "the API key may access some queues only, and this job would be unique in all of them: "
             "add 'queue' to unique.keys",
             field="options.unique.keys",
         )
@@ -92,7 +93,7 @@ def check_new_workflow(
     """Check every job of a workflow that is to be created, callbacks included.
 
     Raises:
-        PermissionDenied: as `check_new_job`.
+        PermissionDenied: see `check_new_job`.
     """
     if queues is not None:
         for definition in new.definitions:
@@ -100,25 +101,25 @@ def check_new_workflow(
 
 
 async def check_job(app: App, queues: QueuePatterns | None, job_id: str) -> None:
-    """Check a job by its id. A key for every queue costs no call.
+    """Check a job by its id; a key without restrictions needs no call of Redis.
 
     Raises:
-        NotFound: there is no such job in reach.
+        NotFound: the job does not exist, or is not accessible.
     """
     if queues is None:
         return
     try:
         job = await store_jobs.get(app.store, job_id)
-    except MalformedJob:  # whose queue cannot be trusted
+    except MalformedJob:  # its queue cannot be trusted
         raise NotFound("job", job_id) from None
     if not queues.admits(job.queue):
         raise NotFound("job", job_id)
 
 
-async def jobs_in_reach(
+async def accessible_jobs(
     app: App, queues: QueuePatterns | None, job_ids: Collection[str]
 ) -> Collection[str]:
-    """Return those of the jobs that exist in reach; all of them for a key for every queue."""
+    """Return the accessible jobs that exist; for a key without restrictions, all ids."""
     if queues is None:
         return job_ids
     found: set[str] = set()
@@ -134,14 +135,14 @@ async def jobs_in_reach(
     return [job_id for job_id in job_ids if job_id in found]
 
 
-def check_cron(queues: QueuePatterns, present: CronRecord) -> None:
+def check_cron(queues: QueuePatterns, existing: CronRecord) -> None:
     """Check a cron job whose definition is to be replaced.
 
     Raises:
-        PermissionDenied: its queue is out of reach.
+        PermissionDenied: its queue is not accessible.
     """
-    if not queues.admits(present.definition.queue):
+    if not queues.admits(existing.definition.queue):
         raise PermissionDenied(
-            f"the name '{present.name}' is that of a cron job which the API key may not reach",
+            f"the name '{existing.name}' belongs to a cron job that the API key may not access",
             field="name",
         )

@@ -1,1 +1,1 @@
-"""The fast lane: the hot routes over HTTP/1.1 on a small loop of our own."""
+"""The fast lane: the entry point that serves the hot routes over HTTP/1.1 without hypercorn."""

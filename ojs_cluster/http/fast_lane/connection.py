@@ -1,7 +1,7 @@
-"""One connection in the fast lane, and what its task does for it.
+"""One connection in the fast lane, and the work of its task.
 
-The task serves TLS, bodies that come in pieces, requests that wait, slow readers and the last
-requests of a drain. The driver of a plain connection (`lane_driver`) serves the rest without it.
+The task serves TLS, bodies that arrive in pieces, requests that wait, slow readers and the last
+requests of a drain. The `Driver` of a plain connection serves everything else without the task.
 """
 
 from __future__ import annotations
@@ -15,15 +15,26 @@ import trio
 
 from ojs_cluster.http.access.certificates import peer_of, subject_of
 from ojs_cluster.http.app import App
-from ojs_cluster.http.body_memory import SMALL, Held
-from ojs_cluster.http.dispatch import prepare, refuse, run, too_late, undo
+from ojs_cluster.http.body_memory import SMALL, BodyReservation
+from ojs_cluster.http.dispatch import (
+    body_timeout,
+    prepare,
+    refusal_response,
+    run,
+    undo_undelivered,
+)
 from ojs_cluster.http.errors import BodyTimeout
-from ojs_cluster.http.fast_lane.driver import Driver, Errand
-from ojs_cluster.http.fast_lane.idle_connections import Turns
-from ojs_cluster.http.fast_lane.parser import Head, Heads, Odd
+from ojs_cluster.http.fast_lane.driver import Driver, TaskHandoff
+from ojs_cluster.http.fast_lane.idle_connections import IdleConnections
+from ojs_cluster.http.fast_lane.parser import HeadCache, RequestHead, UnsupportedRequest
 from ojs_cluster.http.fast_lane.replies import encode
 from ojs_cluster.http.fast_lane.routes import is_fast
-from ojs_cluster.http.fast_lane.transport import Left, PlainWire, TlsStream, wire_over
+from ojs_cluster.http.fast_lane.transport import (
+    Disconnected,
+    PlainTransport,
+    TlsStream,
+    transport_for,
+)
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.redis.deadline import start_deadline
 
@@ -31,111 +42,123 @@ AnyResponse = TypeVar("AnyResponse", Response, Response | None)
 
 
 class Lane(Protocol):
-    """What a connection needs of the lane."""
+    """The part of the fast lane that a connection uses."""
 
     stop: trio.Event
     drained: bool
-    turns: Turns
+    idle_connections: IdleConnections
 
 
 class LaneConnection:
-    """One connection while it is in the lane."""
+    """One connection while the fast lane serves it."""
 
     def __init__(self, lane: Lane, app: App, stream: trio.SocketStream | TlsStream) -> None:
+        """Borrow the socket of ``stream``; `run` releases it."""
         self._lane = lane
         self.app = app
-        self.heads = Heads()
+        self.heads = HeadCache()
         self.data = b""
-        """Read, and not served yet."""
+        """Bytes that are read and not served yet."""
         self._tls_subject = subject_of(stream)
         self._peer = peer_of(stream)
-        self._room = Held(app.room)
+        self._reservation = BodyReservation(app.body_memory)
         self.deadline = start_deadline()
         self._nursery: trio.Nursery
         self._watching: trio.CancelScope | None = None
         self.scope = trio.CancelScope()
-        """Cancelled when the connection is idle and has to end, or its client left while a handler
-        waits. Nothing else may be running in it."""
+        """Cancelled when an idle connection has to end, or when the client disconnects while a
+        handler waits. Nothing else may run in it."""
         self.idle_since = trio.current_time()
-        """When it began to wait for a complete head; infinity while it does not."""
+        """When it began to wait for a complete head; infinity while it does not wait."""
         self.head_since = inf
-        """When the first byte of an incomplete head came; infinity while there is none."""
-        # Last here, for it would close the descriptor if it were dropped; `run` gives it back.
-        self._wire = wire_over(stream)
+        """When the first byte of an incomplete head arrived; infinity without one."""
+        # Created last: its socket would close the descriptor if an exception dropped it here.
+        self._transport = transport_for(stream)
         self._driver: Driver | None = None
-        if isinstance(self._wire, PlainWire):
-            self._driver = Driver(self, self._wire.socket, lane.turns)
+        if isinstance(self._transport, PlainTransport):
+            self._driver = Driver(self, self._transport.socket, lane.idle_connections)
 
     @property
     def stopping(self) -> bool:
-        """Whether each answer is the last one of its connection."""
+        """Whether each response is the last one of its connection."""
         return self._lane.stop.is_set()
 
     async def run(self) -> bytes | None:
-        """As `FastLane.serve`, without closing."""
+        """Do the work of ``FastLane.serve``, without closing the stream."""
         try:
             with self.scope:
                 async with trio.open_nursery() as self._nursery:
-                    with suppress(Left):
+                    with suppress(Disconnected):
                         return await self._serve()
             return None
         finally:
-            self._room.release()
-            self._wire.release()
+            self._reservation.release()
+            self._transport.release()
 
     async def _serve(self) -> bytes | None:
         while True:
             driver = self._driver
             if driver is not None and driver.usable and not self.scope.cancel_called:
-                errand = await driver.take_turns()
-                if errand.again:
+                handoff = await driver.run_until_handoff()
+                if handoff.yields:
                     await trio.lowlevel.checkpoint()
                     continue
-                if errand.error is not None or errand.work or errand.response is not None:
-                    if not await self._do(driver, errand):
+                has_error, has_response = handoff.error is not None, handoff.response is not None
+                if has_error or has_response or handoff.coroutine is not None:
+                    if not await self._complete(driver, handoff):
                         return None
                     self.idle_since = trio.current_time()
                     continue
             try:
                 head = await self._next_head()
                 if head is None or self.scope.cancel_called:
-                    # Found idle too long in the moment when a request came: what it asks for must
-                    # not be begun, it would be cancelled half way.
+                    # A request that arrives when the idle timeout has cancelled the connection must
+                    # not begin: the cancellation would interrupt it.
                     return None
                 if not is_fast(head.method, head.path):
                     return self.data
                 self.idle_since = inf
-                keep = await self._exchange(head)
-                self._room.release()
-            except Odd:
+                keep_alive = await self._exchange(head)
+                self._reservation.release()
+            except UnsupportedRequest:
                 return self.data
-            if not keep:
+            if not keep_alive:
                 return None
             self.idle_since = trio.current_time()
 
-    async def _do(self, driver: Driver, errand: Errand) -> bool:
-        """Finish what the driver has begun; tells whether another request may follow.
+    async def _complete(self, driver: Driver, handoff: TaskHandoff) -> bool:
+        """Complete the request that the driver has begun.
 
-        Raises Left when the client left while the handler waited, and the errand's own error.
+        Returns:
+            Whether another request may follow on the connection.
+
+        Raises:
+            Disconnected: the client left while the handler waited.
+            Exception: the error of the handoff.
         """
-        response = await self._finished(driver.finished(errand))
-        if errand.error is not None:
+        response = await self._finish(driver.finish(handoff))
+        if handoff.error is not None:
             if response is not None:
-                await undo(response)
-            raise errand.error
-        draining = self.stopping and not errand.sent
+                await undo_undelivered(response)
+            raise handoff.error
+        draining = self.stopping and not handoff.sent
         if response is not None:
-            data = errand.data if errand.sent else b""
+            data = handoff.data if handoff.sent else b""
             data = data or encode(response, draining=draining, asked_to_close=False)
-            await self._deliver(response, data, sent=errand.sent)
+            await self._deliver(response, data, sent=handoff.sent)
         return not draining
 
     # -- reading ------------------------------------------------------------------------------
 
-    async def _next_head(self) -> Head | None:
-        """The next request's head; None when the client ended between two requests, or in a drain.
+    async def _next_head(self) -> RequestHead | None:
+        """Return the next request's head.
 
-        Raises Odd, also at an end in the middle of a head: it reads as an end again.
+        Returns:
+            None when the client closed its side between two requests, or when a drain has begun.
+
+        Raises:
+            UnsupportedRequest: hypercorn has to read the request. So has an end of the stream in
+                the middle of a head: hypercorn reads that end again.
         """
         while True:
             if self.data:
@@ -145,33 +168,43 @@ class LaneConnection:
                     return head
                 if self.head_since == inf:
                     self.head_since = trio.current_time()
-                if not self._room.fits(len(self.data), complete=False):
-                    raise Odd
+                if not self._reservation.reserve(len(self.data), complete=False):
+                    raise UnsupportedRequest
             if self._lane.drained and not self.has_unread():
                 return None
-            piece = await self._wire.receive()
+            piece = await self._transport.receive()
             if not piece:
                 if self.data:
-                    raise Odd
+                    raise UnsupportedRequest
                 return None
             self.data = self.data + piece if self.data else piece
 
     async def _read_until(self, end: int, timeout_s: float, *, small: bool) -> bool:
-        """Read until there are ``end`` bytes. Tells whether there are, ``timeout_s`` later.
+        """Read until ``data`` has ``end`` bytes.
 
-        A ``small`` body may exceed SMALL together with its head. It counts as SMALL bytes then.
+        Args:
+            end: the number of bytes.
+            timeout_s: how long to read, in seconds.
+            small: whether the body is small. Together with its head it may exceed ``SMALL``; then
+                it reserves ``SMALL`` bytes.
 
-        Raises Odd when the client ends before, or there is no room for what has come.
+        Returns:
+            Whether ``data`` has that many bytes.
+
+        Raises:
+            UnsupportedRequest: the client closed its side before, or the body memory budget is
+                exhausted.
         """
         data = bytearray(self.data)
         try:
             with trio.move_on_after(timeout_s):
                 while len(data) < end:
-                    if small and not self._room.fits(min(len(data), SMALL), complete=False):
-                        raise Odd
-                    piece = await self._wire.receive()
+                    part = min(len(data), SMALL)
+                    if small and not self._reservation.reserve(part, complete=False):
+                        raise UnsupportedRequest
+                    piece = await self._transport.receive()
                     if not piece:
-                        raise Odd
+                        raise UnsupportedRequest
                     data += piece
         finally:
             self.data = bytes(data)
@@ -179,44 +212,45 @@ class LaneConnection:
 
     # -- answering ----------------------------------------------------------------------------
 
-    async def _exchange(self, head: Head) -> bool:
-        """Serve the request with this head; tells whether another one may follow.
+    async def _exchange(self, head: RequestHead) -> bool:
+        """Serve the request with this head; return whether another one may follow.
 
-        Raises Odd for one that the first door has to serve.
+        Raises:
+            UnsupportedRequest: hypercorn has to serve the request.
         """
         app, end = self.app, head.size + head.length
         if head.closes and len(self.data) > end:
-            raise Odd  # more after what was to be the last: hypercorn refuses the connection
+            raise UnsupportedRequest  # hypercorn rejects bytes after the last request
         arrived = len(self.data) >= end
         request = self.request(head, end if arrived else head.size)
-        call = prepare(app, request, tentative=not arrived)
-        late: BodyTimeout | None = None
+        prepared = prepare(app, request, tentative=not arrived)
+        timeout: BodyTimeout | None = None
         if not arrived:
-            if call.route is None or head.length > call.max_body:
-                raise Odd  # the first door knows how to answer while a body still comes
-            if not self._room.fits(head.length):
-                raise Odd
+            if prepared.route is None or head.length > prepared.max_body:
+                raise UnsupportedRequest  # hypercorn can answer while a body still arrives
+            if not self._reservation.reserve(head.length):
+                raise UnsupportedRequest
             timeout_s, small = app.settings.body_timeout_s, head.length <= SMALL
             arrived = await self._read_until(end, timeout_s, small=small)
             if arrived:
                 request = self.request(head, end)
             else:
-                late = too_late(timeout_s)
-                # Many clients report a broken pipe when they are answered while they send.
+                timeout = body_timeout(timeout_s)
+                # Many clients report a broken pipe when the response comes while they still send.
                 arrived = await self._read_until(end, app.settings.linger_s, small=small)
         self.data = self.data[end:]
-        if late is not None:
-            response = refuse(request, call, late)
+        if timeout is not None:
+            response = refusal_response(request, prepared, timeout)
         else:
-            response = await self._finished(run(app, call, request, self.deadline))
+            response = await self._finish(run(app, prepared, request, self.deadline))
         draining = self.stopping
         await self._deliver(
             response, encode(response, draining=draining, asked_to_close=head.closes)
         )
         return arrived and not draining and not head.closes
 
-    def request(self, head: Head, end: int) -> Request:
-        """The request with this head whose body ends at a byte of ``data``."""
+    def request(self, head: RequestHead, end: int) -> Request:
+        """Return the request with this head whose body ends at byte ``end`` of ``data``."""
         body = self.data[head.size : end]
         return Request(
             head.method,
@@ -224,67 +258,78 @@ class LaneConnection:
             head.query,
             head.headers,
             body,
-            self._begin_to_wait,
+            self._on_wait,
             self._tls_subject,
             self._peer,
         )
 
-    async def _finished(self, work: Awaitable[AnyResponse]) -> AnyResponse:
-        """Run a handler to its end. Raises Left when the client left while it waited."""
+    async def _finish(self, work: Awaitable[AnyResponse]) -> AnyResponse:
+        """Await a handler.
+
+        Raises:
+            Disconnected: the client left while the handler waited.
+        """
         response = await work
         if self._watching is not None:
             self._watching.cancel()
             self._watching = None
-            if self.scope.cancel_called:  # too late for the handler to notice
+            if self.scope.cancel_called:  # the handler ended before the cancellation reached it
                 if response is not None:
-                    await undo(response)
-                raise Left
+                    await undo_undelivered(response)
+                raise Disconnected
         return response
 
-    def _begin_to_wait(self) -> None:
-        """A handler waits for something that may take long: see whether its client stays.
+    def _on_wait(self) -> None:
+        """Watch the client from now on, because the handler begins to wait.
 
-        Only then, because a task per request is what this door does without. A client that leaves
-        while a handler works is noticed when its answer is sent.
+        Only a handler that waits has a watch: a task per request would cost too much. A client that
+        leaves while a handler works is noticed when the response is sent.
         """
         if self._watching is None and not self.data:
             self._watching = trio.CancelScope()
             self._nursery.start_soon(self._watch, self._watching)
 
     async def _watch(self, scope: trio.CancelScope) -> None:
-        """Cancel everything here when the client leaves. Its next request ends the watch."""
+        """Cancel the connection when the client disconnects. Its next request ends the watch."""
         with scope:
-            if not await self._wire.stays():
+            if not await self._transport.wait_for_input():
                 self.scope.cancel()
 
     def has_unread(self) -> bool:
-        """Whether something has arrived that was not read yet."""
-        return self._wire.unread()
+        """Return whether bytes have arrived that are not read yet."""
+        return self._transport.has_unread()
 
-    async def _has_left(self) -> bool:
-        """Whether the client has closed its side and waits for nothing that it sent before.
+    async def _client_left(self) -> bool:
+        """Return whether the client has closed its side and has no request left to be answered.
 
-        A client that sends requests ahead may close its side and read the answers: hypercorn stops
-        reading at the next request, so the first door does not see it leave either.
+        A client may send requests ahead, close its side, and read the responses. The hypercorn
+        entry treats it the same way: hypercorn stops reading at the next request.
         """
-        return not self.data and await self._wire.gone()
+        return not self.data and await self._transport.disconnected()
 
     async def _deliver(self, response: Response, data: bytes, *, sent: int = 0) -> None:
-        """Send a response, and undo what cannot be sent if it says so. Raises Left.
+        """Send a response; undo it if it cannot be sent and has a way to be undone.
 
-        As in the first door, a client that has left before the last byte is given to the network
-        has no complete response; from then on it counts as answered. ``sent`` bytes have been
-        given already.
+        As in the hypercorn entry, a client that disconnects before the last byte is given to the
+        network has no complete response. After that byte it counts as answered.
+
+        Args:
+            response: the response.
+            data: the response as bytes.
+            sent: how many bytes are sent already.
+
+        Raises:
+            Disconnected: the client is gone.
         """
         if response.undelivered is None:
-            await self._wire.send(data, sent=sent)
+            await self._transport.send(data, sent=sent)
             return
         delivered = False
         try:
-            if not sent and await self._has_left():
-                raise Left
-            await self._wire.send(data, look=not self.data, sent=sent)
+            if not sent and await self._client_left():
+                raise Disconnected
+            await self._transport.send(data, hold_last_byte=not self.data, sent=sent)
             delivered = True
         finally:
             if not delivered:
-                await undo(response)
+                await undo_undelivered(response)

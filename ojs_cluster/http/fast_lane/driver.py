@@ -1,12 +1,16 @@
-"""Serves the plain requests of one connection without a task, as long as they need none.
+"""Serve the plain requests of one connection without a trio task.
 
-The connection's task sleeps in `take_turns`. Meanwhile the driver reads what comes (`ready`), sends
-into the request's coroutine up to its call of Redis, continues it with the reply (`_resume`), and
-sends the response. It keeps nothing to itself: whatever is not plain sailing wakes the task with an
-`Errand` that says how far the request has come. That is so for a request that needs trio, a body
-that is not complete, a socket that takes no more, a client that has left, a drain, and a bug.
+The task of the connection sleeps in `Driver.run_until_handoff`. While it sleeps, the driver does
+the work: `on_readable` reads the bytes that arrive and starts the request's coroutine. The
+coroutine runs up to its call of Redis. `_resume` continues it with the reply, and the driver sends
+the response.
 
-An exception ends this connection only: `ready` and `_resume` run in tasks that serve all others.
+The driver handles only this plain case. In any other case it wakes the task with a `TaskHandoff`
+that says how far the request has come. Such cases are: a request that needs trio, an incomplete
+body, a full socket buffer, a disconnected client, a drain, and a bug.
+
+`on_readable` and `_resume` run in tasks that serve all connections. So they catch every exception,
+and the task of this connection raises it.
 """
 
 from __future__ import annotations
@@ -22,11 +26,11 @@ from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_resch
 
 from ojs_cluster.http.app import App
 from ojs_cluster.http.dispatch import prepare, run
-from ojs_cluster.http.fast_lane.idle_connections import Turns
-from ojs_cluster.http.fast_lane.parser import Head, Heads, Odd
+from ojs_cluster.http.fast_lane.idle_connections import IdleConnections
+from ojs_cluster.http.fast_lane.parser import HeadCache, RequestHead, UnsupportedRequest
 from ojs_cluster.http.fast_lane.replies import encode
 from ojs_cluster.http.fast_lane.routes import is_fast
-from ojs_cluster.http.fast_lane.transport import has_ended
+from ojs_cluster.http.fast_lane.transport import peer_has_closed
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.redis.deadline import Deadline
 from ojs_cluster.redis.driven_coroutines import (
@@ -38,43 +42,43 @@ from ojs_cluster.redis.driven_coroutines import (
 )
 
 _READ_BYTES: Final = 65_536
-_AT_ONCE: Final = 8
-"""Requests of one connection that are answered before others have a turn."""
+_MAX_CONSECUTIVE: Final = 8
+"""Requests of one connection that are answered before other connections are served."""
 
 
-class Errand(msgspec.Struct, frozen=True):
+class TaskHandoff(msgspec.Struct, frozen=True):
     """What a driver leaves to the task of its connection.
 
-    Without anything set, the task looks at the connection as if it had never slept.
+    Without any attribute, the task reads the connection itself.
 
     Attributes:
-        work: a request under way, to be run to its end by the task.
-        value: what is sent into it first.
-        response: what the request is answered with.
-        data: the response as bytes, if the client has been sent some.
-        sent: how many of them.
-        error: what to raise; the connection ends.
-        again: others only have a turn; there is more to serve.
+        coroutine: a request in progress, which the task runs to its end.
+        value: the value to send into the coroutine first.
+        response: the response to the request.
+        data: the response as bytes, if a part of them is sent.
+        sent: the number of bytes that are sent.
+        error: the exception to raise; the connection ends.
+        yields: the task only lets other connections run, and then calls the driver again.
     """
 
-    work: Coroutine[Any, Any, Response] | None = None
+    coroutine: Coroutine[Any, Any, Response] | None = None
     value: object = None
     response: Response | None = None
     data: bytes = b""
     sent: int = 0
     error: Exception | None = None
-    again: bool = False
+    yields: bool = False
 
 
-_LOOK: Final = Errand()
-_AGAIN: Final = Errand(again=True)
+_TO_TASK: Final = TaskHandoff()
+_YIELD: Final = TaskHandoff(yields=True)
 
 
-class Connection(Protocol):
-    """What a driver needs of its connection, and changes."""
+class DrivenConnection(Protocol):
+    """The part of a connection that its driver reads and changes."""
 
     app: App
-    heads: Heads
+    heads: HeadCache
     data: bytes
     deadline: Deadline
     idle_since: float
@@ -82,97 +86,104 @@ class Connection(Protocol):
 
     @property
     def stopping(self) -> bool:
-        """Whether the process is to end."""
+        """Whether the process is shutting down."""
         ...
 
-    def request(self, head: Head, end: int) -> Request:
-        """The request with this head whose body ends at a byte of ``data``."""
+    def request(self, head: RequestHead, end: int) -> Request:
+        """Return the request with this head whose body ends at byte ``end`` of ``data``."""
         ...
 
 
 class Driver:
     """Drives the requests of one connection over a plain socket."""
 
-    def __init__(self, connection: Connection, sock: socket.socket, turns: Turns) -> None:
+    def __init__(
+        self, connection: DrivenConnection, sock: socket.socket, idle: IdleConnections
+    ) -> None:
+        """Create a driver that is not registered with ``idle`` yet."""
         self._connection = connection
         self._sock = sock
-        self._turns = turns
-        self._joined = False
+        self._idle = idle
+        self._registered = False
         self._owner: Task | None = None
         """The connection's task while it sleeps."""
-        self._errand: Errand | None = None
-        self._work: Coroutine[Any, Any, Response] | None = None
-        """The request under way; Redis owes it a reply."""
+        self._handoff: TaskHandoff | None = None
+        self._coroutine: Coroutine[Any, Any, Response] | None = None
+        """The request in progress, which waits for a reply of Redis."""
         self._driven = DrivenCoroutine(self._resume)
 
     @property
     def usable(self) -> bool:
-        """Whether `take_turns` serves anything."""
-        return self._turns.running and not self._connection.stopping
+        """Whether `run_until_handoff` can serve requests."""
+        return self._idle.running and not self._connection.stopping
 
-    async def take_turns(self) -> Errand:
-        """Serve requests until the task has something to do, which is returned.
+    async def run_until_handoff(self) -> TaskHandoff:
+        """Serve requests until the task has to act, and return what it has to do.
 
-        A request under way is never cancelled here: the errand of a cancelled task is to run it.
+        A cancellation does not cancel a request in progress: the handoff gives it to the task.
         """
-        self._errand = None
+        self._handoff = None
         if self._connection.data:
-            self._next()
+            self._serve_buffered()
             driver_state.flush()
-        if self._errand is None and not self._joined:
-            self._join()
-        if self._errand is None:
+        if self._handoff is None and not self._registered:
+            self._register()
+        if self._handoff is None:
             self._owner = current_task()
             await wait_task_rescheduled(self._abort)
-        errand, self._errand = self._errand, None
-        return errand or _LOOK
+        handoff, self._handoff = self._handoff, None
+        return handoff or _TO_TASK
 
-    async def finished(self, errand: Errand) -> Response | None:
-        """Run the work of an errand to its end in the caller's task; returns its response."""
-        if errand.work is None:
-            return errand.response
-        return await self._driven.adopt(errand.work, errand.value)
+    async def finish(self, handoff: TaskHandoff) -> Response | None:
+        """Run the coroutine of a handoff to its end in the caller's task.
 
-    def ready(self) -> None:
-        """Read what has come, and begin the next request if none is under way."""
+        Returns:
+            The response; None if the handoff has neither a coroutine nor a response.
+        """
+        if handoff.coroutine is None:
+            return handoff.response
+        return await self._driven.adopt(handoff.coroutine, handoff.value)
+
+    def on_readable(self) -> None:
+        """Read what has arrived, and begin the next request if none is in progress."""
         try:
             self._read()
         except Exception as error:
             self._fail(error)
 
-    def no_more_turns(self) -> None:
-        """Leave the connection to its task, now or when the present request is answered."""
-        self._joined = False
-        if self._work is None:
-            self._hand_over(_LOOK)
+    def on_epoll_closed(self) -> None:
+        """Return the connection to its task, now or after the present request."""
+        self._registered = False
+        if self._coroutine is None:
+            self._hand_over(_TO_TASK)
 
     # -- one step after the other ---------------------------------------------------------------
 
     def _fail(self, error: Exception) -> None:
-        """Have an error raised by the connection's task, where it belongs."""
-        self._work = None
-        self._hand_over(Errand(error=error))
+        """Let the connection's task raise an error."""
+        self._coroutine = None
+        self._hand_over(TaskHandoff(error=error))
 
-    def _resume(self, answer: object) -> None:
-        """Continue the request with the answer of Redis, and then with the next requests."""
-        errand = self._errand
-        if errand is not None and errand.value is ADOPTED:
-            # The task has been woken to wait for this answer, and has not run yet.
-            self._errand = Errand(work=errand.work, value=answer)
+    def _resume(self, reply: object) -> None:
+        """Continue the request with the reply of Redis, then serve the next requests."""
+        handoff = self._handoff
+        if handoff is not None and handoff.value is ADOPTED:
+            # The task has been woken to wait for this reply, and has not run yet.
+            self._handoff = TaskHandoff(coroutine=handoff.coroutine, value=reply)
             return
         try:
-            if self._drive(answer):
-                self._next()
+            if self._drive(reply):
+                self._serve_buffered()
         except Exception as error:
             self._fail(error)
 
     def _read(self) -> None:
         connection = self._connection
-        if self._work is not None:
-            self._leave()  # the kernel keeps what is sent ahead
+        if self._coroutine is not None:
+            self._unregister()  # the kernel keeps the requests that the client sends ahead
             return
         if connection.stopping:
-            self._hand_over(_LOOK)
+            self._hand_over(_TO_TASK)
             return
         try:
             piece = self._sock.recv(_READ_BYTES)
@@ -182,24 +193,24 @@ class Driver:
             piece = b""
         if piece:
             connection.data = connection.data + piece if connection.data else piece
-            self._next()
+            self._serve_buffered()
         else:
-            self._hand_over(_LOOK)
+            self._hand_over(_TO_TASK)
 
-    def _next(self) -> None:
-        """Begin the requests that have been read, one after the other."""
-        for _ in range(_AT_ONCE):
+    def _serve_buffered(self) -> None:
+        """Serve the requests that are read already, one after the other."""
+        for _ in range(_MAX_CONSECUTIVE):
             if not self._connection.data or not self._begin():
                 return
-        self._hand_over(_AGAIN)
+        self._hand_over(_YIELD)
 
     def _begin(self) -> bool:
-        """Begin the next request; tells whether it was answered, and the next may begin."""
+        """Begin the next request; return whether it is answered and the next one may begin."""
         connection = self._connection
         data = connection.data
         try:
             head = connection.heads.read(data)
-        except Odd:
+        except UnsupportedRequest:
             head = None
         if (
             head is None
@@ -207,89 +218,91 @@ class Driver:
             or head.closes
             or not is_fast(head.method, head.path)
         ):
-            self._hand_over(_LOOK)
+            self._hand_over(_TO_TASK)
             return False
         connection.head_since = connection.idle_since = inf
         request = connection.request(head, end)
         connection.data = data[end:]
-        call = prepare(connection.app, request, known=head.admission)
-        if call.admission is not head.admission and call.admission and call.admission.lasts:
-            head.admission = call.admission
-        self._work = run(connection.app, call, request, connection.deadline)
+        prepared = prepare(connection.app, request, cached=head.admission)
+        admission = prepared.admission
+        if admission is not head.admission and admission and admission.cacheable:
+            head.admission = admission
+        self._coroutine = run(connection.app, prepared, request, connection.deadline)
         return self._drive(None)
 
     def _drive(self, value: object) -> bool:
-        """Send into the request's coroutine; tells whether it was answered, as `_begin`."""
-        work, step = self._work, self._driven.step
-        if work is None:  # its task has it
+        """Send ``value`` into the request's coroutine; return the same as `_begin`."""
+        coroutine, step = self._coroutine, self._driven.step
+        if coroutine is None:  # the task runs it
             return False
-        send: Callable[[Any], Any] = work.send
+        send: Callable[[Any], Any] = coroutine.send
         try:
             while True:
                 message = step(send, value)
                 if message is WAITING_FOR_REDIS:
                     return False
                 if message is NEEDS_TASK:
-                    self._work = None
-                    self._hand_over(Errand(work=work))
+                    self._coroutine = None
+                    self._hand_over(TaskHandoff(coroutine=coroutine))
                     return False
-                value, send = RuntimeError(f"{message!r} was asked without a task"), work.throw
+                value = RuntimeError(f"{message!r} was asked without a task")
+                send = coroutine.throw
         except StopIteration as stop:
-            self._work = None
+            self._coroutine = None
             response: Response = stop.value
         try:
             return self._answer(response)
-        except Exception as error:  # the task undoes what the client is not told about
-            self._hand_over(Errand(response=response, error=error))
+        except Exception as error:  # the task undoes what was done for this client
+            self._hand_over(TaskHandoff(response=response, error=error))
             return False
 
     def _answer(self, response: Response) -> bool:
-        """Send a response; tells whether all of it is sent, and the next request may begin."""
+        """Send a response; return whether all of it is sent and the next request may begin."""
         connection = self._connection
         if connection.stopping or (
-            response.undelivered is not None and not connection.data and has_ended(self._sock)
+            response.undelivered is not None and not connection.data and peer_has_closed(self._sock)
         ):
-            self._hand_over(Errand(response=response))
+            self._hand_over(TaskHandoff(response=response))
             return False
         data = encode(response, draining=False, asked_to_close=False)
         try:
             sent = self._sock.send(data)
-        except OSError:  # it takes nothing now, or never again: the task finds out
+        except OSError:  # the buffer is full, or the client is gone: the task finds out which
             sent = 0
         if sent != len(data):
-            self._hand_over(Errand(response=response, data=data, sent=sent))
+            self._hand_over(TaskHandoff(response=response, data=data, sent=sent))
             return False
         connection.idle_since = trio.current_time()
-        return self._joined or bool(connection.data) or self._join()
+        return self._registered or bool(connection.data) or self._register()
 
     # -- between the epoll and the task ---------------------------------------------------------
 
-    def _join(self) -> bool:
-        """Wait for what comes; tells whether the connection is the driver's still."""
-        self._joined = self._turns.join(self._sock.fileno(), self)
-        if not self._joined and self._work is None:
-            self._hand_over(_LOOK)
+    def _register(self) -> bool:
+        """Wait for the next bytes; return whether the driver still serves the connection."""
+        self._registered = self._idle.register(self._sock.fileno(), self)
+        if not self._registered and self._coroutine is None:
+            self._hand_over(_TO_TASK)
             return False
         return True
 
-    def _leave(self) -> None:
-        if self._joined:
-            self._joined = False
-            self._turns.leave(self._sock.fileno())
+    def _unregister(self) -> None:
+        if self._registered:
+            self._registered = False
+            self._idle.unregister(self._sock.fileno())
 
-    def _hand_over(self, errand: Errand) -> None:
-        self._leave()
-        self._errand = errand
+    def _hand_over(self, handoff: TaskHandoff) -> None:
+        self._unregister()
+        self._handoff = handoff
         owner, self._owner = self._owner, None
         if owner is not None:
             reschedule(owner)
 
     def _abort(self, _raise_cancel: object) -> Abort:
-        """The task is cancelled. A request that waits for Redis is run by it from here on."""
-        work, self._work = self._work, None
-        if work is None:
-            self._leave()
+        """Handle the task's cancellation: give it the request that waits for Redis, if any."""
+        coroutine, self._coroutine = self._coroutine, None
+        if coroutine is None:
+            self._unregister()
             self._owner = None
             return Abort.SUCCEEDED
-        self._hand_over(Errand(work=work, value=ADOPTED))
+        self._hand_over(TaskHandoff(coroutine=coroutine, value=ADOPTED))
         return Abort.FAILED

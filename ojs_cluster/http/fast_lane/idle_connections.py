@@ -1,10 +1,10 @@
 """One epoll for all plain connections of a process that wait for a request.
 
 trio arms its own epoll again for every wait, and wakes a task for every event. Here one task waits
-for one epoll that stays armed. In a turn it lets every connection that is readable begin its next
-request, and then sends the commands of all of them to Redis in one piece.
+for one epoll whose registrations stay armed. In each round it lets every readable connection begin
+its next request, and then sends the commands of all of them to Redis in one write.
 
-Linux only. Elsewhere each connection is served by its own task (``lane_connection``).
+Linux only. On other systems each connection is served by its own task (``connection``).
 """
 
 from __future__ import annotations
@@ -17,54 +17,58 @@ import trio
 
 from ojs_cluster.redis.driven_coroutines import driver_state
 
-_MOST: Final = 64
-"""Connections that one turn serves: about a millisecond. The others have the next one."""
+_MAX_EVENTS: Final = 64
+"""Connections that one round serves, in about a millisecond. The next round serves the others."""
 
 
-class Readable(Protocol):
-    """A connection that waits. Neither method may raise."""
+class IdleConnection(Protocol):
+    """A connection that waits for a request. Its methods must not raise."""
 
-    def ready(self) -> None:
-        """Something has come, or the client has left."""
+    def on_readable(self) -> None:
+        """Read: bytes have arrived, or the client has disconnected."""
         ...
 
-    def no_more_turns(self) -> None:
-        """The epoll has ended."""
+    def on_epoll_closed(self) -> None:
+        """Return to a task: the epoll has ended and sends no more events."""
         ...
 
 
-class Turns:
-    """The epoll of one process, and who waits in it."""
+class IdleConnections:
+    """The epoll of one process, and the connections that are registered with it."""
 
     def __init__(self) -> None:
-        """Nothing runs yet."""
+        """Create the set of connections; `run` starts the epoll."""
         self._epoll: select.epoll | None = None
-        self._waiting: dict[int, Readable] = {}
+        self._registered: dict[int, IdleConnection] = {}
 
     @property
     def running(self) -> bool:
-        """Whether a connection may join."""
+        """Whether a connection may register."""
         return self._epoll is not None
 
-    def join(self, fd: int, connection: Readable) -> bool:
-        """Tell ``connection`` when ``fd`` is readable, from now on. Returns whether that runs."""
+    def register(self, fd: int, connection: IdleConnection) -> bool:
+        """Call ``connection.on_readable`` from now on whenever ``fd`` is readable.
+
+        Returns:
+            Whether the connection is registered. If not, its task has to wait for ``fd`` itself.
+        """
         if self._epoll is None:
             return False
         try:
             self._epoll.register(fd, select.EPOLLIN)
-        except OSError:  # the kernel has no room for one more: its task waits for it instead
+        except OSError:  # the kernel's limit of registrations is reached
             return False
-        self._waiting[fd] = connection
+        self._registered[fd] = connection
         return True
 
-    def leave(self, fd: int) -> None:
-        """Tell nothing about ``fd`` any more. It must not be closed before."""
-        if self._waiting.pop(fd, None) is not None and self._epoll is not None:
-            with suppress(OSError):  # raised here, it would end the turns of all others
+    def unregister(self, fd: int) -> None:
+        """End the events of ``fd``. It must still be open."""
+        if self._registered.pop(fd, None) is not None and self._epoll is not None:
+            with suppress(OSError):  # an exception here would end the epoll of all connections
                 self._epoll.unregister(fd)
 
     async def run(self) -> None:
-        """Serve until cancelled."""
+        """Serve the registered connections until cancelled."""
         if not hasattr(select, "epoll"):
             return
         with select.epoll() as epoll:
@@ -73,17 +77,17 @@ class Turns:
                 await self._serve(epoll)
             finally:
                 self._epoll = None
-                left = list(self._waiting.values())
-                self._waiting.clear()
-                for connection in left:
-                    connection.no_more_turns()
+                remaining = list(self._registered.values())
+                self._registered.clear()
+                for connection in remaining:
+                    connection.on_epoll_closed()
 
     async def _serve(self, epoll: select.epoll) -> None:
-        waiting = self._waiting
+        registered = self._registered
         while True:
             await trio.lowlevel.wait_readable(epoll.fileno())
-            for fd, _ in epoll.poll(0, _MOST):
-                connection = waiting.get(fd)
+            for fd, _ in epoll.poll(0, _MAX_EVENTS):
+                connection = registered.get(fd)
                 if connection is not None:
-                    connection.ready()
+                    connection.on_readable()
             driver_state.flush()

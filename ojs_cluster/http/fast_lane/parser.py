@@ -1,14 +1,20 @@
-"""What the fast lane can read: the plain part of HTTP/1.1, and nothing that can be read two ways.
+"""Parse plain HTTP/1.1 requests, which no two parsers read differently.
 
-Pure: bytes in, a `Head` out. A request is plain when every server and proxy agrees on where it
-ends and what it asks for: GET or POST, a target that begins with "/", HTTP/1.1, lines that end in
-CRLF and hold printable ASCII, no folded lines, one Host, at most one Content-Length of digits, no
-Transfer-Encoding, Expect or Upgrade. Everything else is `Odd`: not wrong, but hypercorn's to judge.
-So the lane refuses nothing, two parsers never have to agree on what is an error, and a request that
-one of them would end at another byte than the other never reaches the lane's.
+It does no I/O: it turns bytes into a `RequestHead`. A request is plain when every server and proxy
+agrees on its end and its meaning:
 
-llhttp (httptools) reads the lines. It is given one head at a time and no body: its Python binding
-does not tell where in its input a message ended, which has to be known for handing over.
+* GET or POST, a target that begins with "/", and HTTP/1.1;
+* lines of printable ASCII that end in CRLF, none of them folded;
+* one Host, and at most one Content-Length, of digits;
+* no Transfer-Encoding, Expect or Upgrade.
+
+Every other request raises `UnsupportedRequest`. It is not an error: hypercorn reads the same bytes
+and decides. So two parsers never have to agree on what is an error, and the fast lane never sees a
+request that the two would end at different bytes.
+
+llhttp (httptools) reads the lines. It gets one head at a time and no body, because its Python
+binding does not say at which byte a message ended. The fast lane needs that position to return
+unread bytes.
 """
 
 from __future__ import annotations
@@ -20,42 +26,46 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from ojs_cluster.http.messages import joined
+from ojs_cluster.http.messages import join_headers
 
 if TYPE_CHECKING:
     from ojs_cluster.http.dispatch import Admission
 
-PATIENCE: Final = 8192
-"""Bytes of an unfinished head that are waited with. Heads that large are rare, and looking again at
-all of it with each piece must stay cheap."""
+MAX_INCOMPLETE_HEAD: Final = 8192
+"""Largest incomplete head, in bytes, that the fast lane waits for. Larger heads are rare, and every
+piece that arrives causes another check of the whole head, which must stay cheap."""
 
 _PLAIN: Final = re.compile(
     rb"(GET|POST) (/[!-~]*) HTTP/1\.1\r\n(?:[!-~][ -~]*\r\n)+\r\n",
 )
-_SO_FAR: Final = re.compile(rb"(?:[ -~]|\r\n)*\r?")
+_PLAIN_PREFIX: Final = re.compile(rb"(?:[ -~]|\r\n)*\r?")
 _BEGINNINGS: Final = (b"GET /", b"POST /")
-_LONGEST: Final = max(map(len, _BEGINNINGS))
-_LENGTH: Final = re.compile(r"[0-9]{1,15}")
+_LONGEST_BEGINNING: Final = max(map(len, _BEGINNINGS))
+_CONTENT_LENGTH: Final = re.compile(r"[0-9]{1,15}")
 _END: Final = b"\r\n\r\n"
-_REMEMBERED: Final = 8
-_REMEMBERED_BYTES: Final = 1024
-_NOT_OURS: Final = frozenset({"transfer-encoding", "expect", "upgrade"})
-_ONCE: Final = frozenset({"host", "content-length", "connection"})
+_CACHED_HEADS: Final = 8
+_CACHED_BYTES: Final = 1024
+_UNSUPPORTED_HEADERS: Final = frozenset({"transfer-encoding", "expect", "upgrade"})
+_SINGLE_HEADERS: Final = frozenset({"host", "content-length", "connection"})
 
 
-class Odd(Exception):
-    """Not plain: the bytes are to be read by hypercorn."""
+class UnsupportedRequest(Exception):
+    """The request is not plain: hypercorn has to read its bytes."""
 
 
-class Head(msgspec.Struct):
+class RequestHead(msgspec.Struct):
     """A plain request without its body.
 
-    ``admission`` is what the dispatcher made of it, for the next request with this head. Nothing
-    else of a head changes.
-
-    ``size`` is the length of the head in bytes, the blank line included, and ``length`` that of
-    the body which follows it. ``closes`` says that the client wants the connection to end.
-    ``headers`` as in `Request`.
+    Attributes:
+        method: GET or POST.
+        path: the raw path.
+        query: the raw query string.
+        headers: the headers, as in ``Request``.
+        size: the length of the head in bytes, with its blank line.
+        length: the length of the body in bytes.
+        closes: whether the client asks for the end of the connection.
+        admission: the dispatcher's decision for the next request with this head. It is the only
+            attribute that changes.
     """
 
     method: str
@@ -68,8 +78,8 @@ class Head(msgspec.Struct):
     admission: Admission | None = None
 
 
-class _Lines:
-    """What llhttp reports, through the callbacks that its binding looks for by name."""
+class _HeaderCollector:
+    """Collects headers from llhttp, whose binding finds the callbacks by their names."""
 
     __slots__ = ("ended", "pairs")
 
@@ -78,37 +88,38 @@ class _Lines:
         self.ended = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # Blanks at the end are no part of a value (RFC 9112 5.1).
+        # Trailing spaces are not part of a value (RFC 9112 5.1).
         self.pairs.append((name.decode("latin-1").lower(), value.decode("latin-1").strip(" ")))
 
     def on_headers_complete(self) -> None:
         self.ended = True
 
 
-def read_head(data: bytes) -> Head | None:
-    """The head of the request that ``data`` begins with; None when more has to come.
+def read_head(data: bytes) -> RequestHead | None:
+    """Return the head of the request that ``data`` begins with; None while it is incomplete.
 
-    Raises Odd as soon as it is seen that the request is not plain.
+    Raises:
+        UnsupportedRequest: the request is not plain, which its first bytes may show already.
     """
     match = _PLAIN.match(data)
     if match is None:
         if _may_become_plain(data):
             return None
-        raise Odd
-    lines = _Lines()
+        raise UnsupportedRequest
+    lines = _HeaderCollector()
     try:
         HttpRequestParser(lines).feed_data(match[0])
     except (HttpParserError, HttpParserUpgrade):
-        raise Odd from None
+        raise UnsupportedRequest from None
     if not lines.ended:
-        raise Odd
-    headers = joined(lines.pairs)
+        raise UnsupportedRequest
+    headers = join_headers(lines.pairs)
     if len(headers) != len(lines.pairs) and _repeats(lines.pairs):
-        raise Odd
-    if "host" not in headers or not _NOT_OURS.isdisjoint(headers):
-        raise Odd
+        raise UnsupportedRequest
+    if "host" not in headers or not _UNSUPPORTED_HEADERS.isdisjoint(headers):
+        raise UnsupportedRequest
     path, _, query = match[2].decode("ascii").partition("?")
-    return Head(
+    return RequestHead(
         match[1].decode("ascii"),
         path,
         query,
@@ -119,43 +130,44 @@ def read_head(data: bytes) -> Head | None:
     )
 
 
-class Heads:
-    """The heads of one connection.
+class HeadCache:
+    """The last few heads of one connection, by their bytes.
 
-    A client on a keep-alive connection sends the same few heads again and again, byte for byte, so
-    the last ones are remembered: finding one is far cheaper than reading it.
+    A client on a keep-alive connection repeats the same few heads byte for byte. Finding a head
+    here is far cheaper than parsing it.
     """
 
     def __init__(self) -> None:
-        self._seen: dict[bytes, Head] = {}
+        """Create an empty cache."""
+        self._heads: dict[bytes, RequestHead] = {}
 
-    def read(self, data: bytes) -> Head | None:
-        """As `read_head`."""
-        # A plain head ends at its first empty line, so its bytes say all of it.
-        raw = data[: data.find(_END, 0, _REMEMBERED_BYTES) + len(_END)]
-        head = self._seen.get(raw)
+    def read(self, data: bytes) -> RequestHead | None:
+        """Return the same as `read_head`, from the cache if possible."""
+        # A plain head ends at its first empty line, so these bytes are the whole head.
+        raw = data[: data.find(_END, 0, _CACHED_BYTES) + len(_END)]
+        head = self._heads.get(raw)
         if head is None:
             head = read_head(data)
             if head is not None and head.size == len(raw):
-                if len(self._seen) >= _REMEMBERED:
-                    self._seen.clear()
-                self._seen[raw] = head
+                if len(self._heads) >= _CACHED_HEADS:
+                    self._heads.clear()
+                self._heads[raw] = head
         return head
 
 
 def _may_become_plain(data: bytes) -> bool:
-    if len(data) > PATIENCE or _END in data:
+    if len(data) > MAX_INCOMPLETE_HEAD or _END in data:
         return False
-    begun = data[:_LONGEST]
-    if not any(begun.startswith(word) or word.startswith(begun) for word in _BEGINNINGS):
+    start = data[:_LONGEST_BEGINNING]
+    if not any(start.startswith(word) or word.startswith(start) for word in _BEGINNINGS):
         return False
-    return _SO_FAR.fullmatch(data) is not None
+    return _PLAIN_PREFIX.fullmatch(data) is not None
 
 
 def _repeats(pairs: Iterable[tuple[str, str]]) -> bool:
     seen: set[str] = set()
     for name, _ in pairs:
-        if name in _ONCE:
+        if name in _SINGLE_HEADERS:
             if name in seen:
                 return True
             seen.add(name)
@@ -165,8 +177,8 @@ def _repeats(pairs: Iterable[tuple[str, str]]) -> bool:
 def _length(value: str | None) -> int:
     if value is None:
         return 0
-    if not _LENGTH.fullmatch(value):
-        raise Odd
+    if not _CONTENT_LENGTH.fullmatch(value):
+        raise UnsupportedRequest
     return int(value)
 
 
@@ -179,4 +191,4 @@ def _closes(value: str | None) -> bool:
         case "close":
             return True
         case _:
-            raise Odd
+            raise UnsupportedRequest

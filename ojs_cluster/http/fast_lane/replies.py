@@ -1,7 +1,7 @@
-"""A response as the bytes that the first door sends for it: the same headers in the same order.
+"""Encode a response as the bytes that the hypercorn entry sends: same headers in the same order.
 
-There hypercorn and h11 put them on the wire, here one join does. `tests/http/test_same_answers.py`
-compares the two, so an upgrade that changes what h11 writes is noticed.
+In the hypercorn entry h11 writes these bytes; here one join does. The test
+``tests/http/test_same_answers.py`` compares both, so it fails when an upgrade of h11 changes them.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from ojs_cluster.http.dispatch import COMMON_HEADERS
 from ojs_cluster.http.messages import Response
 
 _COMMON: Final = {(name, value): f"{name.lower()}: {value}\r\n" for name, value in COMMON_HEADERS}
-_DRAINING: Final = "connection: close\r\n"
-_ASKED: Final = "Connection: close\r\n"
+_CLOSE_FOR_DRAIN: Final = "connection: close\r\n"
+_CLOSE_AS_ASKED: Final = "Connection: close\r\n"
 
 
 def encode(response: Response, *, draining: bool, asked_to_close: bool) -> bytes:
-    """The whole response to a GET or POST request over HTTP/1.1.
+    """Return the bytes of a response to a GET or POST request over HTTP/1.1.
 
-    ``draining``: the server closes the connection after it. ``asked_to_close``: the client wants
-    that. Both are written, at the place and in the letters that the first door uses.
+    Args:
+        response: the response, with the headers that ``dispatch`` adds.
+        draining: whether the server closes the connection after it.
+        asked_to_close: whether the client has asked for that. Its header has another position and
+            spelling than that of a drain, as in the hypercorn entry.
     """
     status, body = response.status, response.body
     lines = [f"HTTP/1.1 {status} \r\n"]
@@ -39,15 +42,15 @@ def encode(response: Response, *, draining: bool, asked_to_close: bool) -> bytes
     if not has_length:
         lines.append(f"content-length: {len(body)}\r\n")
     if draining and not asked_to_close:
-        lines.append(_DRAINING)
+        lines.append(_CLOSE_FOR_DRAIN)
     lines.append(_date(int(time.time())))
     if asked_to_close:
-        lines.append(_ASKED)
+        lines.append(_CLOSE_AS_ASKED)
     lines.append("\r\n")
     return "".join(lines).encode("latin-1") + body
 
 
 @lru_cache(maxsize=1)
 def _date(second: int) -> str:
-    # Once per second: formatting costs as much as the rest of the head.
+    # Cached for a second, because formatting costs as much as the rest of the head.
     return f"date: {format_date_time(second)}\r\n"

@@ -1,4 +1,4 @@
-"""Which requests the fast lane serves: those for routes marked ``fast`` in the route table."""
+"""The requests that the fast lane serves: those for routes marked ``fast`` in the route table."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ _PATTERN: Final = re.compile(
 
 
 def is_fast(method: str, path: str) -> bool:
-    """Return whether the lane serves a request for this raw path."""
+    """Return whether the fast lane serves a request for this raw path."""
     return (method, path) in _EXACT or _PATTERN.fullmatch(f"{method} {path}") is not None

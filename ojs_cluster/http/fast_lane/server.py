@@ -1,15 +1,16 @@
-"""The second door: the hot routes over HTTP/1.1, on our own small loop.
+"""The fast lane: the entry point that serves the hot routes over HTTP/1.1.
 
-A connection is first served here. As long as its requests are plain (`lane_parser`) and for routes
-marked ``fast`` in the route table, they go through the same `prepare` and `run` as in the first
-door, and the answers have the same bytes. With the first request that is not, `FastLane.serve`
-gives back the bytes that were read, and the connection is hypercorn's for the rest of its life. So
-the lane knows nothing of chunks, upgrades and HTTP/2, and never says that a request is malformed.
+Every connection starts here. The fast lane serves requests that are plain (see ``parser``) and for
+routes marked ``fast`` in the route table. They pass through the same ``prepare`` and ``run`` as in
+the hypercorn entry, and the responses have the same bytes. At the first other request
+`FastLane.serve` returns the bytes that it has read, and hypercorn serves the connection until it
+ends. So the fast lane needs no code for chunks, upgrades and HTTP/2, and rejects no request as
+malformed.
 
-What makes it fast: plain connections share one epoll (`lane_turns`), and their requests run without
-a task as long as they need none (`lane_driver`). One write per response, no await for a write that
-the kernel takes at once, and one task that looks at the deadlines of all idle connections (trio
-keeps deadlines in a heap: setting one twice per request costs as much as parsing it).
+Why it is fast: plain connections share one epoll (``idle_connections``), and their requests run
+without a trio task while they need none (``driver``). A response is one write, which is not awaited
+when the kernel takes it at once. One task checks the deadlines of all idle connections: trio keeps
+deadlines in a heap, and setting one twice per request costs as much as parsing the request.
 """
 
 from __future__ import annotations
@@ -21,43 +22,46 @@ import trio
 
 from ojs_cluster.http.app import App
 from ojs_cluster.http.fast_lane.connection import LaneConnection
-from ojs_cluster.http.fast_lane.idle_connections import Turns
+from ojs_cluster.http.fast_lane.idle_connections import IdleConnections
 from ojs_cluster.http.fast_lane.transport import TlsStream
 
-_LOOKS_PER_TIMEOUT: Final = 8
-_LONGEST_LOOK_S: Final = 1.0
+_CHECKS_PER_TIMEOUT: Final = 8
+_LONGEST_INTERVAL_S: Final = 1.0
 
 
 class FastLane:
-    """The lane of one process. It serves connections that come after `open`."""
+    """The fast lane of one process. It serves connections that are accepted after `open`."""
 
     def __init__(
         self, *, stop: trio.Event, idle_timeout_s: float, head_timeout_s: float = 10.0
     ) -> None:
-        """Prepare the lane; nothing starts yet.
+        """Create a fast lane that serves nothing yet.
 
-        ``stop`` is set when the process is to end: from then on each answer is the last one of its
-        connection, and says so. ``idle_timeout_s`` is how long a connection may be without a
-        complete head, in seconds, and ``head_timeout_s`` how long from a head's first byte.
+        Args:
+            stop: set when the process begins to shut down. From then on each response is the last
+                one of its connection, and says so.
+            idle_timeout_s: how long a connection may be without a complete head, in seconds.
+            head_timeout_s: how long a head may take from its first byte, in seconds.
         """
         self.stop = stop
         self.drained = False
-        self.turns = Turns()
-        """Serves plain connections while ``turns.run`` runs; else each is served by its task."""
+        self.idle_connections = IdleConnections()
+        """Serves plain connections while its ``run`` runs. Otherwise each has its own task."""
         self._idle_timeout_s = idle_timeout_s
         self._head_timeout_s = head_timeout_s
         self._app: App | None = None
         self._connections: set[LaneConnection] = set()
 
     def open(self, app: App) -> None:
-        """Serve ``app`` on connections that come from now on."""
+        """Serve ``app`` on connections that are accepted from now on."""
         self._app = app
 
     async def serve(self, stream: trio.SocketStream | TlsStream) -> bytes | None:
-        """Serve a connection until it ends, or until it is hypercorn's.
+        """Serve a connection until it ends, or until hypercorn has to serve it.
 
-        Returns None when it has ended and ``stream`` is closed, else the bytes that were read and
-        belong to requests that were not served.
+        Returns:
+            None when the connection has ended and ``stream`` is closed. Otherwise the bytes that
+            are read and belong to requests that are not served.
         """
         if self._app is None:
             return b""
@@ -78,12 +82,12 @@ class FastLane:
         return rest
 
     async def close_idle(self) -> None:
-        """Close connections that are idle, or send a head too slowly; runs until cancelled.
+        """Close connections that are idle, or send a head too slowly, until cancelled.
 
-        They are closed late by up to an eighth of the timeout, or a second if that is less.
+        A connection is closed up to an eighth of the timeout late, and at most a second.
         """
         shortest_s = min(self._idle_timeout_s, self._head_timeout_s)
-        interval_s = min(_LONGEST_LOOK_S, shortest_s / _LOOKS_PER_TIMEOUT)
+        interval_s = min(_LONGEST_INTERVAL_S, shortest_s / _CHECKS_PER_TIMEOUT)
         while True:
             await trio.sleep(interval_s)
             now = trio.current_time()
@@ -93,14 +97,15 @@ class FastLane:
                     connection.scope.cancel()
 
     def drain(self) -> None:
-        """Close what is idle now, and from now on what would become so.
+        """Close idle connections now, and every other one when it becomes idle.
 
-        A request that has arrived and was not read yet is served all the same.
+        A request that has arrived and is not read yet is still served.
         """
         self.drained = True
-        self._close_idle_since(trio.current_time(), spare_unread=True)
+        self._close_idle_since(trio.current_time(), except_unread=True)
 
-    def _close_idle_since(self, moment: float, *, spare_unread: bool = False) -> None:
+    def _close_idle_since(self, time: float, *, except_unread: bool = False) -> None:
         for connection in self._connections:
-            if connection.idle_since <= moment and not (spare_unread and connection.has_unread()):
-                connection.scope.cancel()
+            if connection.idle_since > time or (except_unread and connection.has_unread()):
+                continue
+            connection.scope.cancel()

@@ -1,8 +1,8 @@
-"""What the fast lane reads from and writes to: a socket, or TLS over one.
+"""What the fast lane reads from and writes to: a socket, or TLS over a socket.
 
-`PlainWire` works on the socket itself, as trio's streams check, lock and reschedule around each
-call. `TlsWire` leaves the records to trio's `SSLStream`, because hypercorn has to be able to go on
-with it. Both raise `Left` when the client is gone.
+`PlainTransport` works on the socket itself, because trio's streams check, lock and reschedule
+around each call. `TlsTransport` leaves the TLS records to trio's ``SSLStream``, because hypercorn
+may have to continue with that stream. Both raise `Disconnected` when the client is gone.
 """
 
 from __future__ import annotations
@@ -14,87 +14,103 @@ import trio
 
 TlsStream = trio.SSLStream[trio.SocketStream]
 
-_MOST: Final = 65_536  # bytes read at once, as in hypercorn
-_RECORD: Final = 16_384  # bytes that one record of TLS holds
+_READ_BYTES: Final = 65_536  # as hypercorn reads at once
+_RECORD_BYTES: Final = 16_384  # content of one TLS record
 _REST_OF_RECORD_S: Final = 1.0
 
 
-class Left(Exception):
-    """The client is gone: nobody is left to answer."""
+class Disconnected(Exception):
+    """The client has closed the connection, so no response can be sent."""
 
 
-class Wire(Protocol):
-    """One connection. Bytes that `gone` and `stays` come across are given by the next `receive`."""
+class LaneTransport(Protocol):
+    """The bytes of one connection.
+
+    `disconnected` and `wait_for_input` may read ahead. The next `receive` returns those bytes.
+    """
 
     async def receive(self) -> bytes:
-        """What comes next, empty at the end. Raises Left."""
+        """Return the next bytes, empty at the end of the stream. Raises Disconnected."""
         ...
 
-    async def send(self, data: bytes, *, look: bool = False, sent: int = 0) -> None:
-        """Send all of it but the first ``sent`` bytes. Raises Left.
+    async def send(self, data: bytes, *, hold_last_byte: bool = False, sent: int = 0) -> None:
+        """Send ``data`` without its first ``sent`` bytes.
 
-        With ``look`` a client that leaves before it has taken nearly all gets the last byte no
-        more.
+        Args:
+            data: the whole message.
+            hold_last_byte: check for a disconnected client before the last byte, when the message
+                does not leave in one piece. A client that has disconnected never gets that byte.
+            sent: bytes that were sent before.
+
+        Raises:
+            Disconnected: the client is gone.
         """
         ...
 
-    async def gone(self) -> bool:
-        """Whether the client has closed its side and sent nothing before that is not read yet."""
+    async def disconnected(self) -> bool:
+        """Return whether the client has closed its side and no sent bytes are left to read."""
         ...
 
-    def unread(self) -> bool:
-        """Whether something has arrived that was not read yet."""
+    def has_unread(self) -> bool:
+        """Return whether bytes have arrived that are not read yet."""
         ...
 
-    async def stays(self) -> bool:
-        """Wait until the client sends something or closes its side; tells whether it sent."""
+    async def wait_for_input(self) -> bool:
+        """Wait until the client sends bytes or closes its side; return whether it sent bytes."""
         ...
 
     def release(self) -> None:
-        """Give the stream back to who has opened it."""
+        """Return the descriptor to the stream, which may close it afterwards."""
         ...
 
 
-def wire_over(stream: trio.SocketStream | TlsStream) -> Wire:
-    """The wire for this stream, which stays the owner of its descriptor."""
-    return PlainWire(stream) if isinstance(stream, trio.SocketStream) else TlsWire(stream)
+def transport_for(stream: trio.SocketStream | TlsStream) -> LaneTransport:
+    """Return the transport for a stream, which still owns its descriptor."""
+    return PlainTransport(stream) if isinstance(stream, trio.SocketStream) else TlsTransport(stream)
 
 
-class PlainWire:
-    """A socket."""
+class PlainTransport:
+    """A socket without TLS."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
-        self.socket = self._sock = _borrowed(stream)
+        """Use the socket of ``stream`` until `release`."""
+        self.socket = self._sock = _borrow_socket(stream)
 
     def release(self) -> None:
+        """Implement `LaneTransport.release`."""
         self._sock.detach()
 
     async def receive(self) -> bytes:
+        """Implement `LaneTransport.receive`."""
         while True:
             await trio.lowlevel.wait_readable(self._sock)
             try:
-                return self._sock.recv(_MOST)
+                return self._sock.recv(_READ_BYTES)
             except BlockingIOError:
                 continue
             except OSError:
-                raise Left from None
+                raise Disconnected from None
 
-    async def gone(self) -> bool:
-        return has_ended(self._sock)
+    async def disconnected(self) -> bool:
+        """Implement `LaneTransport.disconnected`."""
+        return peer_has_closed(self._sock)
 
-    def unread(self) -> bool:
+    def has_unread(self) -> bool:
+        """Implement `LaneTransport.has_unread`."""
         return bool(_peek(self._sock))
 
-    async def stays(self) -> bool:
+    async def wait_for_input(self) -> bool:
+        """Implement `LaneTransport.wait_for_input`."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             await trio.lowlevel.wait_readable(self._sock)
-            seen = _peek(self._sock)
-            if seen is not None:
-                return bool(seen)
+            first = _peek(self._sock)
+            if first is not None:
+                return bool(first)
 
-    async def send(self, data: bytes, *, look: bool = False, sent: int = 0) -> None:
-        # Nearly always the kernel takes all at once, and nothing is awaited.
+    async def send(self, data: bytes, *, hold_last_byte: bool = False, sent: int = 0) -> None:
+        """Implement `LaneTransport.send`."""
+        # The kernel nearly always takes the whole message, so nothing is awaited.
         if not sent:
             sent = self._send_some(data)
         if sent == len(data):
@@ -102,9 +118,9 @@ class PlainWire:
         rest = memoryview(data)[sent:]
         while rest:
             await trio.lowlevel.wait_writable(self._sock)
-            if look and len(rest) == 1 and await self.gone():
-                raise Left
-            rest = rest[self._send_some(rest[:-1] if look and len(rest) > 1 else rest) :]
+            if hold_last_byte and len(rest) == 1 and await self.disconnected():
+                raise Disconnected
+            rest = rest[self._send_some(rest[:-1] if hold_last_byte and len(rest) > 1 else rest) :]
 
     def _send_some(self, data: bytes | memoryview) -> int:
         try:
@@ -112,96 +128,106 @@ class PlainWire:
         except BlockingIOError:
             return 0
         except OSError:
-            raise Left from None
+            raise Disconnected from None
 
 
-class TlsWire:
-    """TLS whose handshake is done.
+class TlsTransport:
+    """TLS whose handshake is complete.
 
-    A record says what it is only once it has been read, so whoever looks whether the client stays
-    reads ahead. Two tasks must not read at once: a new reader waits for a cancelled one to be out.
+    The content of a TLS record is known only after it is read, so `disconnected` and
+    `wait_for_input` read ahead. Two tasks must not read at once: a new reader waits until a
+    cancelled reader has ended.
     """
 
     def __init__(self, stream: TlsStream) -> None:
+        """Use ``stream`` until `release`."""
         self._stream = stream
-        self._sock = _borrowed(stream.transport_stream)
-        self._ahead = b""
-        self._watched: trio.Event | None = None
+        self._sock = _borrow_socket(stream.transport_stream)
+        self._read_ahead = b""
+        self._watch_ended: trio.Event | None = None
+        """Set when the present `wait_for_input` has ended; None while there is none."""
 
     def release(self) -> None:
+        """Implement `LaneTransport.release`."""
         self._sock.detach()
 
     async def receive(self) -> bytes:
-        if self._watched is not None:
-            await self._watched.wait()
-        if self._ahead:
-            ahead, self._ahead = self._ahead, b""
-            return ahead
+        """Implement `LaneTransport.receive`."""
+        if self._watch_ended is not None:
+            await self._watch_ended.wait()
+        if self._read_ahead:
+            data, self._read_ahead = self._read_ahead, b""
+            return data
         return await self._read()
 
-    async def gone(self) -> bool:
-        if self._watched is not None:
-            await self._watched.wait()
-        if self._ahead or _peek(self._sock) is None:
+    async def disconnected(self) -> bool:
+        """Implement `LaneTransport.disconnected`."""
+        if self._watch_ended is not None:
+            await self._watch_ended.wait()
+        if self._read_ahead or _peek(self._sock) is None:
             return False
-        # Bytes or the end. Only a record that has not come as a whole is waited for.
+        # The socket has bytes or its end. The read waits only for the rest of a record.
         with trio.move_on_after(_REST_OF_RECORD_S):
-            self._ahead = await self._read()
-            return not self._ahead
+            self._read_ahead = await self._read()
+            return not self._read_ahead
         return False
 
-    def unread(self) -> bool:
-        return bool(self._ahead or _peek(self._sock))
+    def has_unread(self) -> bool:
+        """Implement `LaneTransport.has_unread`."""
+        return bool(self._read_ahead or _peek(self._sock))
 
-    async def stays(self) -> bool:
-        await trio.lowlevel.checkpoint_if_cancelled()  # begun too late: others read already
-        self._watched = trio.Event()
+    async def wait_for_input(self) -> bool:
+        """Implement `LaneTransport.wait_for_input`."""
+        # If the watch is cancelled before it begins, another task may read already.
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._watch_ended = trio.Event()
         try:
-            self._ahead = await self._read()
-            return bool(self._ahead)
-        except Left:
+            self._read_ahead = await self._read()
+            return bool(self._read_ahead)
+        except Disconnected:
             return False
         finally:
-            self._watched.set()
-            self._watched = None
+            self._watch_ended.set()
+            self._watch_ended = None
 
-    async def send(self, data: bytes, *, look: bool = False, sent: int = 0) -> None:
+    async def send(self, data: bytes, *, hold_last_byte: bool = False, sent: int = 0) -> None:
+        """Implement `LaneTransport.send`."""
         data = data[sent:]
-        if look and len(data) > _RECORD:
+        if hold_last_byte and len(data) > _RECORD_BYTES:
             await self._write(data[:-1])
-            if await self.gone():
-                raise Left
+            if await self.disconnected():
+                raise Disconnected
             data = data[-1:]
         await self._write(data)
 
     async def _read(self) -> bytes:
         try:
-            return bytes(await self._stream.receive_some(_MOST))
+            return bytes(await self._stream.receive_some(_READ_BYTES))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise Left from None
+            raise Disconnected from None
 
     async def _write(self, data: bytes) -> None:
         try:
             await self._stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise Left from None
+            raise Disconnected from None
 
 
-def has_ended(sock: socket.socket) -> bool:
-    """Whether the client has closed its side, and all that it sent before was read."""
+def peer_has_closed(sock: socket.socket) -> bool:
+    """Return whether the client has closed its side and all its bytes are read."""
     return _peek(sock) == b""
 
 
-def _borrowed(stream: trio.SocketStream) -> socket.socket:
-    """The stream's descriptor without trio's wrapper; it must be detached before it is dropped."""
-    found = stream.socket
-    sock = socket.socket(found.family, found.type, found.proto, found.fileno())
+def _borrow_socket(stream: trio.SocketStream) -> socket.socket:
+    """Return a socket with the stream's descriptor; detach it before it is garbage collected."""
+    wrapped = stream.socket
+    sock = socket.socket(wrapped.family, wrapped.type, wrapped.proto, wrapped.fileno())
     sock.setblocking(False)
     return sock
 
 
 def _peek(sock: socket.socket) -> bytes | None:
-    """The next byte, left where it is: empty at the end, None while nothing comes."""
+    """Return the next byte without reading it: empty at the end, None when none has arrived."""
     try:
         return sock.recv(1, socket.MSG_PEEK)
     except BlockingIOError:

@@ -1,1 +1,1 @@
-"""One module per feature. A handler parses, calls the store once, and answers."""
+"""The handlers, one module per feature. A handler parses, calls the store, and responds."""

@@ -1,4 +1,4 @@
-"""Several jobs in one request, all or none (spec: ojs-http-binding 7.2)."""
+"""Enqueue several jobs in one atomic request (spec: ojs-http-binding 7.2)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from ojs_cluster.http import replies
 from ojs_cluster.http.access.queue_scope import check_new_job
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
-from ojs_cluster.http.hooks import refuse_marked
+from ojs_cluster.http.hooks import validate_if_marked
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.enqueue import enqueue as store_enqueue
 from ojs_cluster.store.off_loop import off_loop
 
 
 async def enqueue_many(app: App, request: Request) -> Response:
-    """POST /ojs/v1/jobs/batch"""
+    """Enqueue all jobs of the body, or none of them.
+
+    ``POST /ojs/v1/jobs/batch`` (spec: ojs-http-binding 7.2)
+    """
     if request.body:
         require_json(request)
     read = partial(parse_batch, request.body, limits=app.settings.limits)
@@ -26,7 +29,7 @@ async def enqueue_many(app: App, request: Request) -> Response:
             check_new_job(request.queues, new_job)
     if app.settings.test_hooks:
         for new_job in new_jobs:
-            refuse_marked(new_job)
+            validate_if_marked(new_job)
     jobs = await store_enqueue.enqueue_many(app.store, new_jobs)
     count = len(jobs)
     enqueued = sum(not job.deduplicated for job in jobs)

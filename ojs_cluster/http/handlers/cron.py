@@ -1,4 +1,4 @@
-"""Cron jobs: register, look, change, delete, run, history (spec: ojs-cron 8)."""
+"""Register, read, change, delete and trigger cron jobs (spec: ojs-cron 8)."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ _OUTCOMES = {
     "hand": ("triggered", "manual"),
     "error": ("failed", "unusable_job"),
 }
-_DETAIL = {"triggered": "job_id", "skipped": "active_job_id", "failed": "error"}
+_DETAIL_NAMES = {"triggered": "job_id", "skipped": "active_job_id", "failed": "error"}
 
 
 async def list_crons(app: App, request: Request) -> Response:
-    """GET /ojs/v1/cron?enabled&limit&offset, with the keys that each dialect reads."""
+    """List cron jobs, with the keys of the binding, OpenAPI and cron documents.
+
+    ``GET /ojs/v1/cron?enabled&limit&offset`` (spec: ojs-cron 8)
+    """
     given = query.parameters(request.query)
     page = query.page(given)
     enabled = query.boolean(given, "enabled") if given.get("enabled") else None
@@ -39,13 +42,7 @@ async def list_crons(app: App, request: Request) -> Response:
         app.store, limit=page.limit, offset=page.offset, enabled=enabled, within=request.queues
     )
     crons = replies.array(_json(cron) for cron in found)
-    pages = replies.pagination(
-        limit=page.limit,
-        shown=len(found),
-        offset=page.offset,
-        total=total,
-        cursor=query.next_cursor(page, len(found), total),
-    )
+    pages = query.pagination(page, len(found), total)
     return Response(
         200,
         b'{"crons":%b,"cron_jobs":%b,"items":%b,"count":%d,"total":%d,"pagination":%b}'
@@ -54,7 +51,10 @@ async def list_crons(app: App, request: Request) -> Response:
 
 
 async def register(app: App, request: Request) -> Response:
-    """POST /ojs/v1/cron: 201, also when the name had another definition (spec: upsert by name)."""
+    """Store a cron job, and replace one of the same name; the status is 201 in both cases.
+
+    ``POST /ojs/v1/cron`` (spec: ojs-cron 8)
+    """
     if request.body:
         require_json(request)
     read = partial(parse_cron, request.body, limits=app.settings.limits)
@@ -70,12 +70,18 @@ async def register(app: App, request: Request) -> Response:
 
 
 async def get(app: App, _request: Request, name: str) -> Response:
-    """GET /ojs/v1/cron/{name}"""
+    """Return a cron job.
+
+    ``GET /ojs/v1/cron/{name}`` (spec: ojs-cron 8)
+    """
     return _response(200, await store_cron.get(app.store, name))
 
 
 async def change(app: App, request: Request, name: str) -> Response:
-    """PATCH /ojs/v1/cron/{name}: any members of a registration."""
+    """Replace the members of a cron job that the body has.
+
+    ``PATCH /ojs/v1/cron/{name}`` (spec: ojs-cron 8)
+    """
     if request.body:
         require_json(request)
     limits, queues = app.settings.limits, request.queues
@@ -97,25 +103,36 @@ async def change(app: App, request: Request, name: str) -> Response:
 
 
 async def pause(app: App, _request: Request, name: str) -> Response:
-    """POST /ojs/v1/cron/{name}/pause. A body is ignored."""
-    return await _switch(app, name, on=False)
+    """Disable a cron job. A body is ignored.
+
+    ``POST /ojs/v1/cron/{name}/pause`` (spec: ojs-cron 8)
+    """
+    return await _set_enabled(app, name, enabled=False)
 
 
 async def resume(app: App, _request: Request, name: str) -> Response:
-    """POST /ojs/v1/cron/{name}/resume. A body is ignored."""
-    return await _switch(app, name, on=True)
+    """Enable a cron job. A body is ignored.
+
+    ``POST /ojs/v1/cron/{name}/resume`` (spec: ojs-cron 8)
+    """
+    return await _set_enabled(app, name, enabled=True)
 
 
 async def drop(app: App, _request: Request, name: str) -> Response:
-    """DELETE /ojs/v1/cron/{name}"""
+    """Delete a cron job.
+
+    ``DELETE /ojs/v1/cron/{name}`` (spec: ojs-cron 8)
+    """
     cron = await store_cron.drop(app.store, name)
     return _response(200, cron, b',"deleted":true,"name":%b' % replies.quoted(name))
 
 
 async def trigger(app: App, request: Request, name: str) -> Response:
-    """POST /ojs/v1/cron/{name}/trigger: a job now, whatever the schedule. A body is ignored.
+    """Enqueue the job of a cron job now, independently of its schedule. A body is ignored.
 
-    200 with the job that is there already, where the job's uniqueness says so.
+    The status is 200 if a unique job exists already, and then the response has that job.
+
+    ``POST /ojs/v1/cron/{name}/trigger`` (spec: ojs-cron 8)
     """
     if request.queues is not None:
         definition = (await store_cron.get(app.store, name)).definition
@@ -130,7 +147,10 @@ async def trigger(app: App, request: Request, name: str) -> Response:
 
 
 async def history(app: App, request: Request, name: str) -> Response:
-    """GET /ojs/v1/cron/{name}/history?limit: the last occurrences, newest first."""
+    """Return the last occurrences of a cron job, newest first.
+
+    ``GET /ojs/v1/cron/{name}/history?limit`` (spec: ojs-cron 8)
+    """
     limit = query.integer(query.parameters(request.query), "limit", 50, low=1, high=HISTORY_KEPT)
     past = []
     for tick in await store_cron.history(app.store, name, limit):
@@ -143,7 +163,7 @@ async def history(app: App, request: Request, name: str) -> Response:
                 "reason": cause,
                 "scheduled_time": replies.iso(tick.tick_ms),
                 "actual_time": replies.iso(tick.at_ms),
-                _DETAIL[outcome]: tick.error or tick.job_id,
+                _DETAIL_NAMES[outcome]: tick.error or tick.job_id,
             }
         )
     return replies.json_response(
@@ -151,8 +171,8 @@ async def history(app: App, request: Request, name: str) -> Response:
     )
 
 
-async def _switch(app: App, name: str, *, on: bool) -> Response:
-    cron = await store_cron.change(app.store, name, lambda old: replace(old, enabled=on))
+async def _set_enabled(app: App, name: str, *, enabled: bool) -> Response:
+    cron = await store_cron.change(app.store, name, lambda old: replace(old, enabled=enabled))
     return _response(200, cron)
 
 
@@ -167,7 +187,7 @@ def _response(
 
 
 def _json(cron: CronRecord) -> bytes:
-    """A cron job in every dialect; the job's members are the client's bytes."""
+    """Return a cron job with the keys of all documents; its job has the client's bytes."""
     definition = cron.definition
     job = raw_json.object_members(definition.job) or {}
     expression = replies.quoted(definition.schedule.expression)

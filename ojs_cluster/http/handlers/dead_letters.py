@@ -1,4 +1,4 @@
-"""Jobs that failed for good and are kept to be looked at (spec: ojs-dead-letter)."""
+"""List, read, retry and delete dead letters (spec: ojs-dead-letter)."""
 
 from __future__ import annotations
 
@@ -8,35 +8,34 @@ from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.http import fields, query, replies
 from ojs_cluster.http.access.queue_scope import check_queues
 from ojs_cluster.http.app import App
-from ojs_cluster.http.handlers.jobs import list_found
+from ojs_cluster.http.handlers.jobs import list_matching
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.dead_letters import dead_letters as store_dead
 from ojs_cluster.store.jobs.listing import JobFilter
 
 
 async def list_dead(app: App, request: Request) -> Response:
-    """GET /ojs/v1/dead-letter?queue&limit&offset, newest first.
+    """List dead letters, newest first.
 
-    A page may hold fewer than asked for while there are more; ``next_cursor`` says so. A key for
-    some queues that names none gets them newest first in each shard, without a ``total``.
+    A page may have fewer entries than ``limit`` although there are more; then it has a
+    ``next_cursor``. For a key that is restricted to some queues and names none, the order is newest
+    first in each shard, and ``total`` is absent.
+
+    ``GET /ojs/v1/dead-letter?queue&limit&offset`` (spec: ojs-dead-letter)
     """
     given = query.parameters(request.query)
     queue = check_queue(given["queue"], field="queue") if given.get("queue") else None
     if queue is not None:
         check_queues(request.queues, [queue])
     elif request.queues is not None:
-        return await list_found(app, JobFilter(dead=True, within=request.queues), given, most=1000)
+        return await list_matching(
+            app, JobFilter(dead=True, within=request.queues), given, most=1000
+        )
     page = query.page(given, most=1000)
     jobs, total = await store_dead.list_dead_letters(
         app.store, queue=queue, limit=page.limit, offset=page.offset
     )
-    pages = replies.pagination(
-        limit=page.limit,
-        shown=len(jobs),
-        offset=page.offset,
-        total=total,
-        cursor=query.next_cursor(page, len(jobs), total),
-    )
+    pages = query.pagination(page, len(jobs), total)
     body = b'{"jobs":%b,"total":%d,"pagination":%b}' % (
         replies.jobs_array(jobs),
         total,
@@ -46,10 +45,13 @@ async def list_dead(app: App, request: Request) -> Response:
 
 
 async def stats(app: App, request: Request) -> Response:
-    """GET /ojs/v1/dead-letter/stats
+    """Return the number of dead letters by queue and by type.
 
-    ``by_type_counted`` is how many ``by_type`` counts: fewer than ``total`` when these are many.
-    A key for some queues gets the numbers of those: of the first 1000 by name.
+    ``by_type_counted`` is the number of jobs in ``by_type``. It is less than ``total`` if there are
+    too many to read. For a key that is restricted to some queues, the numbers are those of its
+    first 1000 queues by name.
+
+    ``GET /ojs/v1/dead-letter/stats`` (spec: ojs-dead-letter)
     """
     found = await store_dead.get_stats(app.store, request.queues)
     value: dict[str, Any] = {
@@ -58,23 +60,32 @@ async def stats(app: App, request: Request) -> Response:
         "by_type": dict(found.by_type),
         "by_type_counted": sum(found.by_type.values()),
     }
-    for name, at in (("oldest", found.oldest_ms), ("newest", found.newest_ms)):
-        if at is not None:
-            value[name] = replies.iso(at)
+    for name, time_ms in (("oldest", found.oldest_ms), ("newest", found.newest_ms)):
+        if time_ms is not None:
+            value[name] = replies.iso(time_ms)
     return replies.json_response(200, value)
 
 
 async def get(app: App, _request: Request, job_id: str) -> Response:
-    """GET /ojs/v1/dead-letter/{id}"""
+    """Return a dead letter.
+
+    ``GET /ojs/v1/dead-letter/{id}`` (spec: ojs-dead-letter)
+    """
     return replies.job_response(200, await store_dead.get(app.store, fields.job_id(job_id)))
 
 
 async def retry(app: App, _request: Request, job_id: str) -> Response:
-    """POST /ojs/v1/dead-letter/{id}/retry. A body is ignored."""
+    """Make the job of a dead letter available again. A body is ignored.
+
+    ``POST /ojs/v1/dead-letter/{id}/retry`` (spec: ojs-dead-letter)
+    """
     return replies.job_response(200, await store_dead.retry(app.store, fields.job_id(job_id)))
 
 
 async def delete(app: App, _request: Request, job_id: str) -> Response:
-    """DELETE /ojs/v1/dead-letter/{id}"""
+    """Delete a dead letter.
+
+    ``DELETE /ojs/v1/dead-letter/{id}`` (spec: ojs-dead-letter)
+    """
     await store_dead.delete(app.store, fields.job_id(job_id))
     return replies.json_response(200, {"deleted": True, "job_id": job_id})

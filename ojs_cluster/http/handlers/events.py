@@ -1,4 +1,4 @@
-"""The record of what happened (spec: ojs-events 6.4)."""
+"""Read the events of jobs (spec: ojs-events 6.4)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from ojs_cluster.store.operations.events import EventFilter, read_events
 
 
 async def list_events(app: App, request: Request) -> Response:
-    """GET /ojs/v1/events?types&queues&job_types&after&limit, oldest first."""
+    """List events, oldest first.
+
+    ``GET /ojs/v1/events?types&queues&job_types&after&limit`` (spec: ojs-events 6.4)
+    """
     given = query.parameters(request.query)
     named = query.names(given, "queues")
     check_queues(request.queues, named)

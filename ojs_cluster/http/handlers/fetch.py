@@ -1,4 +1,4 @@
-"""A worker takes jobs (spec: ojs-http-binding 7.3)."""
+"""Fetch jobs for a worker (spec: ojs-http-binding 7.3)."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ log = logging.getLogger("ojs.http")
 _EMPTY = Response(200, b'{"jobs":[]}')
 
 
-class Body(msgspec.Struct, frozen=True):
-    """What a worker asks for. Times in ms. A ``count`` or ``wait_ms`` too large is cut."""
+class FetchBody(msgspec.Struct, frozen=True):
+    """The body of a fetch. A ``count`` or ``wait_ms`` above the server's limit is capped."""
 
     queues: list[str]
     count: int = 1
@@ -33,23 +33,28 @@ class Body(msgspec.Struct, frozen=True):
     wait_ms: int | None = None
 
 
-_decoder = msgspec.json.Decoder(Body)
+_decoder = msgspec.json.Decoder(FetchBody)
 
 
-def _showable(jobs: Iterable[JobRecord]) -> Iterator[bytes]:
-    """The jobs that can be shown. A malformed one that passed the scripts' check stays leased."""
+def _well_formed(jobs: Iterable[JobRecord]) -> Iterator[bytes]:
+    """Yield the envelopes of well-formed jobs.
+
+    A malformed job that has passed the scripts' check stays leased, and its lease expires.
+    """
     for job in jobs:
         try:
             yield job.json(lease=True)
         except MalformedJob:
-            log.exception("job %s is not handed out", job.id)
+            log.exception("job %s is malformed and is not sent to the worker", job.id)
 
 
 async def fetch(app: App, request: Request) -> Response:
-    """POST /ojs/v1/workers/fetch and its alias POST /ojs/v1/jobs/fetch
+    """Lease jobs to a worker, and wait for them if there are none.
 
-    The jobs have leases before the answer is written. A client that is gone by then never learns
-    of them, so the response says how to give them back.
+    The jobs have leases before the response is sent. A client that has disconnected does not get
+    the response, so it says how to release the jobs.
+
+    ``POST /ojs/v1/workers/fetch``, alias ``POST /ojs/v1/jobs/fetch`` (spec: ojs-http-binding 7.3)
     """
     body = decode(_decoder, request, app.settings.limits)
     queues = fields.queue_names(body.queues)
@@ -73,13 +78,13 @@ async def fetch(app: App, request: Request) -> Response:
     if not jobs:
         return _EMPTY
     try:
-        shown = [job.json(lease=True) for job in jobs]
+        envelopes = [job.json(lease=True) for job in jobs]
     except MalformedJob:
-        shown = list(_showable(jobs))
-        if not shown:
+        envelopes = list(_well_formed(jobs))
+        if not envelopes:
             return _EMPTY
     return Response(
         200,
-        b'{"jobs":[%b],"job":%b}' % (b",".join(shown), shown[0]),
+        b'{"jobs":[%b],"job":%b}' % (b",".join(envelopes), envelopes[0]),
         undelivered=partial(release, app.store, jobs),
     )

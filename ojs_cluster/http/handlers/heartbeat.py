@@ -1,4 +1,4 @@
-"""A worker says that it lives and which jobs it holds (spec: ojs-worker-protocol 4, 7)."""
+"""Record heartbeats of workers and extend their leases (spec: ojs-worker-protocol 4, 7)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.ids import is_job_id
 from ojs_cluster.core.raw_json import join
 from ojs_cluster.http import fields, replies
-from ojs_cluster.http.access.queue_scope import jobs_in_reach
+from ojs_cluster.http.access.queue_scope import accessible_jobs
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
-from ojs_cluster.http.hooks import directive_of
+from ojs_cluster.http.hooks import find_test_directive
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.workers.heartbeat import Heartbeat, WorkerState, heartbeat
 
@@ -22,7 +22,7 @@ _MAX_JOBS: Final = 1000
 _MAX_COUNT: Final = 1_000_000
 _MAX_INFO_BYTES: Final = 8192
 
-# What workers call their own state -> what the server makes of it. Only a running one gets jobs.
+# The state that a worker reports -> the state on the server. Only a running worker gets jobs.
 _STATES: Final[dict[str, WorkerState]] = {
     "quiet": "quiet",
     "drain": "quiet",
@@ -34,15 +34,16 @@ _STATES: Final[dict[str, WorkerState]] = {
 }
 
 Raw = msgspec.Raw
-Maybe = msgspec.Raw | msgspec.UnsetType
+OptionalRaw = msgspec.Raw | msgspec.UnsetType
 UNSET: Final = msgspec.UNSET
 
 
-class Body(msgspec.Struct, frozen=True):
-    """Every dialect at once: ``active_jobs`` is a list of ids, or only their number.
+class HeartbeatBody(msgspec.Struct, frozen=True):
+    """The body of a heartbeat, with the members of all documents and SDKs.
 
-    ``leases`` gives the lease id of some jobs, which are then extended only for that lease.
-    The raw members describe the worker for those who look at the worker list.
+    ``active_jobs`` is a list of ids, or only their number. ``leases`` has the lease ids of some
+    jobs, which are then extended only for that lease. The raw members describe the worker in the
+    list of workers.
     """
 
     worker_id: str
@@ -53,30 +54,34 @@ class Body(msgspec.Struct, frozen=True):
     state: str | None = None
     shutdown: bool | None = None
     visibility_timeout_ms: int | None = None
-    hostname: Maybe = UNSET
-    pid: Maybe = UNSET
-    queues: Maybe = UNSET
-    concurrency: Maybe = UNSET
-    labels: Maybe = UNSET
-    language: Maybe = UNSET
-    sdk: Maybe = UNSET
-    version: Maybe = UNSET
+    hostname: OptionalRaw = UNSET
+    pid: OptionalRaw = UNSET
+    queues: OptionalRaw = UNSET
+    concurrency: OptionalRaw = UNSET
+    labels: OptionalRaw = UNSET
+    language: OptionalRaw = UNSET
+    sdk: OptionalRaw = UNSET
+    version: OptionalRaw = UNSET
 
 
 _INFO: Final = ("hostname", "pid", "queues", "concurrency", "labels", "language", "sdk", "version")
-_decoder = msgspec.json.Decoder(Body)
+_decoder = msgspec.json.Decoder(HeartbeatBody)
 
 
-async def beat(app: App, request: Request) -> Response:
-    """POST /ojs/v1/workers/heartbeat and its alias POST /ojs/v1/workers/beat"""
+async def receive(app: App, request: Request) -> Response:
+    """Record a heartbeat, extend the leases of its jobs, and return the worker's directive.
+
+    ``POST /ojs/v1/workers/heartbeat``, alias ``POST /ojs/v1/workers/beat``
+    (spec: ojs-worker-protocol 4)
+    """
     body = decode(_decoder, request, app.settings.limits)
     worker_id = fields.worker_id(body.worker_id)
     if worker_id is None:
         raise InvalidRequest("worker_id must not be empty", field="worker_id")
-    job_ids, active_count = _held(body)
+    job_ids, active_count = _reported_jobs(body)
     if app.settings.require_lease:
         _check_leases(body, job_ids)
-    job_ids = tuple(await jobs_in_reach(app, request.queues, job_ids))
+    job_ids = tuple(await accessible_jobs(app, request.queues, job_ids))
     reply = await heartbeat(
         app.store,
         Heartbeat(
@@ -91,7 +96,7 @@ async def beat(app: App, request: Request) -> Response:
     )
     state: str = reply.state
     if app.settings.test_hooks:
-        state = await directive_of(app.store, worker_id, job_ids) or state
+        state = await find_test_directive(app.store, worker_id, job_ids) or state
     return replies.json_response(
         200,
         {
@@ -104,10 +109,10 @@ async def beat(app: App, request: Request) -> Response:
     )
 
 
-def _held(body: Body) -> tuple[tuple[str, ...], int | None]:
-    """The ids of the jobs that the worker says it holds, and how many it says they are.
+def _reported_jobs(body: HeartbeatBody) -> tuple[tuple[str, ...], int | None]:
+    """Return the ids and the number of the worker's jobs, as it reports them.
 
-    What cannot be an id is left out, as an unknown id is: a heartbeat must not fail for one job.
+    An invalid id is ignored, like an unknown one: one job must not fail the whole heartbeat.
     """
     listed = [*(body.active_job_ids or ())]
     count: int | None = None
@@ -127,7 +132,7 @@ def _held(body: Body) -> tuple[tuple[str, ...], int | None]:
     return ids, len(ids) if count is None and listed else count
 
 
-def _check_leases(body: Body, job_ids: Sequence[str]) -> None:
+def _check_leases(body: HeartbeatBody, job_ids: Sequence[str]) -> None:
     missing = [job_id for job_id in job_ids if not body.leases.get(job_id)]
     if missing:
         raise InvalidRequest(
@@ -136,15 +141,14 @@ def _check_leases(body: Body, job_ids: Sequence[str]) -> None:
         )
 
 
-def _state(body: Body) -> WorkerState | Literal[""]:
+def _state(body: HeartbeatBody) -> WorkerState | Literal[""]:
     if body.shutdown:
         return "quiet"
-    # A state that no document names is taken for running: refusing the heartbeat would cost the
-    # worker its leases.
+    # An unknown state counts as running: an error would cost the worker its leases.
     return "" if body.state is None else _STATES.get(body.state, "running")
 
 
-def _info(body: Body) -> bytes:
+def _info(body: HeartbeatBody) -> bytes:
     given: dict[str, Raw] = {}
     for name in _INFO:
         value = getattr(body, name)
@@ -153,6 +157,6 @@ def _info(body: Body) -> bytes:
     info = b"{%b}" % join(given)
     if len(info) > _MAX_INFO_BYTES:
         raise InvalidRequest(
-            f"what describes a worker may have at most {_MAX_INFO_BYTES} bytes", field="labels"
+            f"the description of a worker may have at most {_MAX_INFO_BYTES} bytes", field="labels"
         )
     return info

@@ -1,4 +1,4 @@
-"""Enqueue, read, cancel, activate, list (spec: ojs-http-binding 7.1, 7.7 to 7.9)."""
+"""Enqueue, read, cancel, activate and list jobs (spec: ojs-http-binding 7.1, 7.7 to 7.9)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ojs_cluster.http.access.queue_scope import check_new_job, check_queues
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.handlers.rate_limits import headers_of
-from ojs_cluster.http.hooks import refuse_marked
+from ojs_cluster.http.hooks import validate_if_marked
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.enqueue import enqueue as store_enqueue
 from ojs_cluster.store.jobs import activate as store_activate
@@ -26,60 +26,76 @@ from ojs_cluster.store.jobs.listing import JobFilter, JobPage
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.queues import queues as store_queues
 
-MAX_OFFSET = 10_000  # each job passed over is read: who wants to go further uses the cursor
+MAX_OFFSET = 10_000  # an offset reads all jobs before it; the cursor has no such limit
 _CHUNK = 200
 _MAX_PAGES = 100
 
 
 async def enqueue(app: App, request: Request) -> Response:
-    """POST /ojs/v1/jobs"""
+    """Enqueue a job.
+
+    ``POST /ojs/v1/jobs`` (spec: ojs-http-binding 7.1)
+    """
     if request.body:
         require_json(request)
     read = partial(parse_job, request.body, limits=app.settings.limits)
     new_job = await off_loop(read, len(request.body))
     check_new_job(request.queues, new_job)
     if app.settings.test_hooks:
-        refuse_marked(new_job)
+        validate_if_marked(new_job)
     job = await store_enqueue.enqueue(app.store, new_job)
     if job.deduplicated:
-        return replies.existing_job(job)
+        return replies.deduplicated_response(job)
     limits = await headers_of(app, new_job)
     return replies.job_response(201, job, (("Location", f"/ojs/v1/jobs/{job.id}"), *limits))
 
 
 async def get(app: App, _request: Request, job_id: str) -> Response:
-    """GET /ojs/v1/jobs/{id}"""
+    """Return a job.
+
+    ``GET /ojs/v1/jobs/{id}`` (spec: ojs-http-binding 7.7)
+    """
     return replies.job_response(200, await store_jobs.get(app.store, fields.job_id(job_id)))
 
 
 async def cancel(app: App, _request: Request, job_id: str) -> Response:
-    """DELETE /ojs/v1/jobs/{id} and POST /ojs/v1/jobs/{id}/cancel. A body is ignored."""
+    """Cancel a job. A body is ignored.
+
+    ``DELETE /ojs/v1/jobs/{id}``, alias ``POST /ojs/v1/jobs/{id}/cancel``
+    (spec: ojs-http-binding 7.8)
+    """
     job = await store_cancel.cancel(app.store, fields.job_id(job_id))
     return replies.job_response(200, job)
 
 
 async def activate(app: App, _request: Request, job_id: str) -> Response:
-    """POST /ojs/v1/jobs/{id}/activate"""
+    """Make a pending job available.
+
+    ``POST /ojs/v1/jobs/{id}/activate`` (spec: ojs-http-binding 7)
+    """
     job = await store_activate.activate(app.store, fields.job_id(job_id))
     return replies.job_response(200, job)
 
 
 async def list_jobs(app: App, request: Request) -> Response:
-    """GET /ojs/v1/jobs?state&queue&type&limit&cursor, or with ``offset`` instead of a cursor.
+    """List jobs. A client gives a cursor or an offset.
 
-    A page may hold fewer jobs than asked for while there are more; ``next_cursor`` says so.
+    A page may have fewer jobs than ``limit`` although there are more; then it has a
+    ``next_cursor``.
+
+    ``GET /ojs/v1/jobs?state&queue&type&limit&cursor&offset`` (spec: ojs-http-binding 7.9)
     """
     given = query.parameters(request.query)
-    return await list_found(app, filter_of(given, request.queues), given)
+    return await list_matching(app, filter_of(given, request.queues), given)
 
 
-async def list_found(
+async def list_matching(
     app: App, wanted: JobFilter, given: Mapping[str, str], *, most: int = 200
 ) -> Response:
-    """Return the page of ``wanted`` that ``limit``, ``cursor`` and ``offset`` ask for.
+    """Return the page of jobs that ``limit``, ``cursor`` and ``offset`` ask for.
 
     Raises:
-        InvalidRequest: one of them cannot be used.
+        InvalidRequest: one of them is invalid.
         BackendUnavailable: Redis did not answer in time.
     """
     limit = query.integer(given, "limit", 50, low=1, high=most)
@@ -89,7 +105,7 @@ async def list_found(
     pages = replies.pagination(
         limit=limit, shown=len(page.jobs), offset=passed, total=total, cursor=page.next_cursor
     )
-    # Where the total is not known it is left out: a null would read as 0.
+    # An unknown total is absent, because clients read null as 0.
     counted = b"" if total is None else b'"total":%d,' % total
     return Response(
         200,
@@ -99,9 +115,11 @@ async def list_found(
 
 
 def filter_of(given: Mapping[str, str], queues: QueuePatterns | None) -> JobFilter:
-    """What ``state``, ``queue`` and ``type`` ask for, within the queues in reach.
+    """Return the filter that ``state``, ``queue`` and ``type`` ask for, within ``queues``.
 
-    Raises InvalidRequest, or PermissionDenied for a queue out of reach.
+    Raises:
+        InvalidRequest: a parameter is invalid.
+        PermissionDenied: the queue is not one of ``queues``.
     """
     queue = check_queue(given["queue"], field="queue") if given.get("queue") else None
     if queue is not None:
@@ -118,25 +136,28 @@ def filter_of(given: Mapping[str, str], queues: QueuePatterns | None) -> JobFilt
 async def find(
     app: App, wanted: JobFilter, *, limit: int, offset: int, cursor: str | None
 ) -> tuple[JobPage, int, int | None]:
-    """A page after ``cursor``, or after the first ``offset`` jobs; how many were passed over; and
-    how many the list has, where that can be told without a scan.
+    """Read a page after ``cursor``, or after the first ``offset`` jobs.
+
+    Returns:
+        The page, the number of jobs before it, and the number of all jobs. The last is None if it
+        would take a scan.
     """
     if cursor:
         page = await listing.list_jobs(app.store, wanted, limit=limit, cursor=cursor)
         return page, 0, None
     page = JobPage([], None)
-    cursor, passed = await _pass_over(app, wanted, offset)
+    cursor, passed = await _skip(app, wanted, offset)
     if cursor or not passed:
         page = await listing.list_jobs(app.store, wanted, limit=limit, cursor=cursor)
     return page, passed, await _total(app, wanted, passed, page)
 
 
-async def _pass_over(app: App, wanted: JobFilter, offset: int) -> tuple[str | None, int]:
-    """A cursor after the first ``offset`` jobs, and how many these were; None at the list's end."""
+async def _skip(app: App, wanted: JobFilter, offset: int) -> tuple[str | None, int]:
+    """Return the cursor after the first ``offset`` jobs, None at the end, and how many it skips."""
     cursor, passed, pages = None, 0, 0
     while passed < offset:
         pages += 1
-        if pages > _MAX_PAGES:  # few of the jobs passed over are what is looked for
+        if pages > _MAX_PAGES:  # few jobs match, so a page of matches costs many reads
             raise InvalidRequest("too far into this list: use the cursor", field="offset")
         page = await listing.list_jobs(
             app.store, wanted, limit=min(_CHUNK, offset - passed), cursor=cursor
@@ -157,7 +178,11 @@ async def _total(app: App, wanted: JobFilter, passed: int, page: JobPage) -> int
 
 
 def state_of(text: str | None) -> State | None:
-    """The state of that name, None for no name. Raises InvalidRequest."""
+    """Return the state of this name, None for no name.
+
+    Raises:
+        InvalidRequest: there is no such state.
+    """
     if not text:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Numbers for Prometheus (spec: ojs-observability)."""
+"""Serve metrics to Prometheus (spec: ojs-observability)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from ojs_cluster.http.messages import Request, Response
 
 
 async def scrape(app: App, request: Request) -> Response:
-    """GET /metrics: what Redis knows of the cluster, and what this node has answered."""
+    """Return the metrics of the cluster, and those of this node's responses.
+
+    ``GET /metrics`` (spec: ojs-observability)
+    """
     found = await exposition.cluster_families(
         app.store, app.collected, app.settings.health_timeout_s
     )

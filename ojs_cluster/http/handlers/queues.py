@@ -1,4 +1,4 @@
-"""Queues: list, look, pause, resume, purge (spec: ojs-http-binding 13, ojs-queue-config)."""
+"""List, read, pause, resume and purge queues (spec: ojs-http-binding 13, ojs-queue-config)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ojs_cluster.store.queues.queues import QueueStats
 
 
 class PurgeBody(msgspec.Struct, frozen=True):
-    """Which jobs to delete: ``states`` names them, or ``confirm`` is true."""
+    """The jobs to delete: ``states`` names them, or ``confirm`` is true."""
 
     states: list[str] | None = None
     confirm: bool | None = None
@@ -28,7 +28,10 @@ _purge_decoder = msgspec.json.Decoder(PurgeBody)
 
 
 async def list_queues(app: App, request: Request) -> Response:
-    """GET /ojs/v1/queues?limit&offset"""
+    """List queues by name.
+
+    ``GET /ojs/v1/queues?limit&offset`` (spec: ojs-http-binding 13)
+    """
     page = query.page(query.parameters(request.query))
     found, total = await store_queues.list_queues(
         app.store, limit=page.limit, offset=page.offset, within=request.queues
@@ -39,19 +42,16 @@ async def list_queues(app: App, request: Request) -> Response:
         {
             "queues": queues,
             "total": total,
-            "pagination": replies.pagination(
-                limit=page.limit,
-                shown=len(queues),
-                offset=page.offset,
-                total=total,
-                cursor=query.next_cursor(page, len(queues), total),
-            ),
+            "pagination": query.pagination(page, len(queues), total),
         },
     )
 
 
 async def get(app: App, _request: Request, name: str) -> Response:
-    """GET /ojs/v1/queues/{name}"""
+    """Return a queue with its counts.
+
+    ``GET /ojs/v1/queues/{name}`` (spec: ojs-http-binding 13)
+    """
     check_queue(name, field="name")
     if not await store_queues.exists(app.store, name):
         raise NotFound("queue", name)
@@ -60,27 +60,38 @@ async def get(app: App, _request: Request, name: str) -> Response:
 
 
 async def stats(app: App, _request: Request, name: str) -> Response:
-    """GET /ojs/v1/queues/{name}/stats. A queue that does not exist has zeros, not a 404."""
+    """Return the statistics of a queue; those of an unknown queue are zero.
+
+    ``GET /ojs/v1/queues/{name}/stats`` (spec: ojs-http-binding 13)
+    """
     found = await store_queues.get_stats(app.store, check_queue(name, field="name"))
     return replies.json_response(200, _stats(found))
 
 
 async def pause(app: App, _request: Request, name: str) -> Response:
-    """POST /ojs/v1/queues/{name}/pause. A body is ignored."""
-    at = await store_queues.pause_or_resume(app.store, check_queue(name, field="name"), "pause")
-    return _switched(name, True, "paused_at", at)
+    """Pause a queue, so that workers get no more of its jobs. A body is ignored.
+
+    ``POST /ojs/v1/queues/{name}/pause`` (spec: ojs-http-binding 13)
+    """
+    at_ms = await store_queues.pause_or_resume(app.store, check_queue(name, field="name"), "pause")
+    return _pause_response(name, True, "paused_at", at_ms)
 
 
 async def resume(app: App, _request: Request, name: str) -> Response:
-    """POST /ojs/v1/queues/{name}/resume. A body is ignored."""
-    at = await store_queues.pause_or_resume(app.store, check_queue(name, field="name"), "resume")
-    return _switched(name, False, "resumed_at", at)
+    """Resume a queue. A body is ignored.
+
+    ``POST /ojs/v1/queues/{name}/resume`` (spec: ojs-http-binding 13)
+    """
+    at_ms = await store_queues.pause_or_resume(app.store, check_queue(name, field="name"), "resume")
+    return _pause_response(name, False, "resumed_at", at_ms)
 
 
 async def purge(app: App, request: Request, name: str) -> Response:
-    """POST /ojs/v1/queues/{name}/purge: deletes the available jobs.
+    """Delete the available jobs of a queue.
 
-    ``left`` is above 0 when there were too many for one request; repeat it.
+    If ``left`` is above 0, there were too many jobs for one request, and the client repeats it.
+
+    ``POST /ojs/v1/queues/{name}/purge`` (spec: ojs-queue-config)
     """
     check_queue(name, field="name")
     body = decode(_purge_decoder, request, app.settings.limits, optional=True)
@@ -102,7 +113,7 @@ async def purge(app: App, request: Request, name: str) -> Response:
 
 
 def status(paused: bool) -> str:
-    """The state of a queue, in the word for it."""
+    """Return the name of a queue's state."""
     return "paused" if paused else "active"
 
 
@@ -119,29 +130,28 @@ def _summary(queue: QueueStats) -> dict[str, Any]:
 
 
 def counts(queue: QueueStats) -> dict[str, int]:
-    """Jobs in each state, as clients are told."""
+    """Return the number of jobs in each state, as clients see it."""
     shown = {state.value: queue.counts.get(state, 0) for state in State}
-    # Completed counts jobs acknowledged since the queue began: those that retention has removed
-    # still happened.
+    # "completed" counts all jobs since the queue exists, including those that retention removed.
     shown["completed"] = queue.acked
     return shown
 
 
-def _switched(name: str, paused: bool, moment: str, at_ms: int) -> Response:
-    switch = {
+def _pause_response(name: str, paused: bool, time_name: str, at_ms: int) -> Response:
+    members = {
         "name": name,
         "paused": paused,
         "status": status(paused),
-        moment: replies.iso(at_ms),
+        time_name: replies.iso(at_ms),
     }
-    return replies.json_response(200, {"queue": switch, **switch})
+    return replies.json_response(200, {"queue": members, **members})
 
 
 def _stats(found: QueueStats) -> dict[str, Any]:
     jobs = counts(found)
-    switch = {"name": found.name, "paused": found.paused, "status": status(found.paused)}
+    identity = {"name": found.name, "paused": found.paused, "status": status(found.paused)}
     return {
-        "queue": {**switch, **jobs},
+        "queue": {**identity, **jobs},
         "stats": {
             "queue": found.name,
             "depth": found.depth,
@@ -153,7 +163,7 @@ def _stats(found: QueueStats) -> dict[str, Any]:
             "avg_wait_ms": found.avg_wait_ms,
             "throughput_per_second": round(found.completed_last_hour / 3600, 3),
         },
-        **switch,
+        **identity,
         **jobs,
         "computed_at": replies.iso(found.now_ms),
     }

@@ -1,4 +1,4 @@
-"""Rate limits: look at them, set them (spec: ojs-rate-limiting 7.2 and 10)."""
+"""Read and set rate limits of keys and queues (spec: ojs-rate-limiting 7.2 and 10)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ojs_cluster.store.limits.rate_limits import QueueRateLimits, RateLimitKeySt
 
 
 class LimitsBody(msgspec.Struct, frozen=True):
-    """The limits to set; what is absent or null is no limit."""
+    """The limits to set; an absent member or null means no limit."""
 
     concurrency: Any = None
     rate: Any = None
@@ -29,7 +29,7 @@ class LimitsBody(msgspec.Struct, frozen=True):
 
 
 class OverrideBody(LimitsBody, frozen=True):
-    """Limits that hold in place of a key's own, until ``expires_at``."""
+    """Limits that replace those of a key until ``expires_at``."""
 
     expires_at: str | None = None
 
@@ -39,7 +39,10 @@ _limits_decoder = msgspec.json.Decoder(LimitsBody)
 
 
 async def list_keys(app: App, request: Request) -> Response:
-    """GET /ojs/v1/rate-limits?limit&offset, or ``per_page`` and ``page``."""
+    """List rate limit keys.
+
+    ``GET /ojs/v1/rate-limits?limit&offset`` or ``?per_page&page`` (spec: ojs-rate-limiting 10)
+    """
     given = query.parameters(request.query)
     page = query.numbered_page(given, default=50, most=200)
     found, total = await store_limits.list_keys(app.store, limit=page.limit, offset=page.offset)
@@ -49,49 +52,53 @@ async def list_keys(app: App, request: Request) -> Response:
         {
             "rate_limits": shown,
             "items": shown,
-            "pagination": replies.pagination(
-                limit=page.limit,
-                shown=len(shown),
-                offset=page.offset,
-                total=total,
-                cursor=query.next_cursor(page, len(shown), total),
-            ),
+            "pagination": query.pagination(page, len(shown), total),
         },
     )
 
 
 async def get_key(app: App, _request: Request, key: str) -> Response:
-    """GET /ojs/v1/rate-limits/{key}"""
+    """Return the limits and the usage of a rate limit key.
+
+    ``GET /ojs/v1/rate-limits/{key}`` (spec: ojs-rate-limiting 10)
+    """
     found = await store_limits.get_key(app.store, check_key(key))
     return replies.json_response(200, _key(found))
 
 
 async def override_key(app: App, request: Request, key: str) -> Response:
-    """PUT /ojs/v1/rate-limits/{key} and PUT /ojs/v1/rate-limits/{key}/override
+    """Override the limits that jobs declare for a key, until ``expires_at`` if the body has it.
 
-    Limits that the body names hold in place of what jobs declare, until ``expires_at`` if given.
+    ``PUT /ojs/v1/rate-limits/{key}/override``, alias ``PUT /ojs/v1/rate-limits/{key}``
+    (spec: ojs-rate-limiting 10)
     """
     check_key(key)
     body = decode(_override_decoder, request, app.settings.limits)
     limits = parse_limits(msgspec.structs.asdict(body), path="")
     if limits == RateLimits():
         raise InvalidRequest(
-            "give concurrency, rate or throttle; DELETE takes the override back",
+            "give concurrency, rate or throttle; DELETE removes the override",
             field="concurrency",
         )
-    until = fields.moment(body.expires_at, field="expires_at")
+    until = fields.absolute_time_ms(body.expires_at, field="expires_at")
     found = await store_limits.override_key(app.store, key, limits, until)
     return replies.json_response(200, _key(found))
 
 
 async def drop_override(app: App, _request: Request, key: str) -> Response:
-    """DELETE /ojs/v1/rate-limits/{key}/override. Without an override nothing changes."""
+    """Remove the override of a key; without one nothing changes.
+
+    ``DELETE /ojs/v1/rate-limits/{key}/override`` (spec: ojs-rate-limiting 10)
+    """
     found = await store_limits.override_key(app.store, check_key(key), RateLimits(), None)
     return replies.json_response(200, _key(found))
 
 
 async def headers_of(app: App, job: NewJob) -> Headers:
-    """How much of its limits a new job's key has left, as response headers; none without a key."""
+    """Return response headers with the remaining capacity of a new job's rate limit key.
+
+    There are none for a job without a key, or if the limits cannot be read.
+    """
     if job.rate_limit is None or job.rate_limit.key is None:
         return ()
     found = None
@@ -118,24 +125,33 @@ async def headers_of(app: App, job: NewJob) -> Headers:
 
 
 async def set_queue(app: App, request: Request, name: str) -> Response:
-    """PUT /ojs/v1/admin/queues/{name}/rate-limit. Replaces all limits of the queue."""
+    """Replace all limits of a queue.
+
+    ``PUT /ojs/v1/admin/queues/{name}/rate-limit`` (spec: ojs-rate-limiting 7.2)
+    """
     check_queue(name, field="name")
     limits = _limits(app, request)
     if limits == RateLimits():
         raise InvalidRequest(
-            "give concurrency, rate or throttle; DELETE takes the limits back", field="concurrency"
+            "give concurrency, rate or throttle; DELETE removes the limits", field="concurrency"
         )
     return _queue(name, await store_limits.set_queue_limits(app.store, name, limits))
 
 
 async def get_queue(app: App, _request: Request, name: str) -> Response:
-    """GET /ojs/v1/admin/queues/{name}/rate-limit. A queue without limits has none, not a 404."""
+    """Return the limits of a queue, which are empty for an unknown queue.
+
+    ``GET /ojs/v1/admin/queues/{name}/rate-limit`` (spec: ojs-rate-limiting 7.2)
+    """
     check_queue(name, field="name")
     return _queue(name, await store_limits.get_queue_limits(app.store, name))
 
 
 async def drop_queue(app: App, _request: Request, name: str) -> Response:
-    """DELETE /ojs/v1/admin/queues/{name}/rate-limit: ends what operators set and jobs declared."""
+    """Remove the limits of a queue, both those of operators and those that jobs declare.
+
+    ``DELETE /ojs/v1/admin/queues/{name}/rate-limit`` (spec: ojs-rate-limiting 7.2)
+    """
     check_queue(name, field="name")
     return _queue(name, await store_limits.clear_queue_limits(app.store, name))
 

@@ -1,4 +1,4 @@
-"""The result of a job, waited for if asked (spec: ojs-results 8)."""
+"""Return the result of a job, and wait for it if the client asks (spec: ojs-results 8)."""
 
 from __future__ import annotations
 
@@ -21,11 +21,17 @@ _LONGEST_PAUSE_S = 0.5
 
 
 async def get(app: App, request: Request, job_id: str) -> Response:
-    """GET /ojs/v1/jobs/{id}/result?wait&timeout, the timeout in seconds.
+    """Return the result of a job.
 
-    404 for an unknown id, 410 for one so old that no result of that time is kept, 408 when
-    ``wait`` ran out. Without ``wait`` an unfinished job is answered with its state and a null
-    result.
+    Without ``wait`` the response for an unfinished job has its state and a null result. With
+    ``wait`` it is delayed until the job is finished, for at most ``timeout`` seconds.
+
+    ``GET /ojs/v1/jobs/{id}/result?wait&timeout`` (spec: ojs-results 8)
+
+    Raises:
+        NotFound: there is no such job.
+        ResultExpired: the id is older than the retention of results.
+        ResultPending: the job is not finished at the end of the wait.
     """
     given = query.parameters(request.query)
     wait = query.boolean(given, "wait")
@@ -33,7 +39,7 @@ async def get(app: App, request: Request, job_id: str) -> Response:
     timeout_s = query.integer(given, "timeout", 30, low=0, high=most)
     fields.job_id(job_id)
     try:
-        job = await _finished(app, job_id, timeout_s if wait else 0)
+        job = await _wait_until_finished(app, job_id, timeout_s if wait else 0)
     except NotFound:
         if _age_ms(job_id) > app.store.settings.retention_completed_ms:
             raise ResultExpired(
@@ -47,11 +53,11 @@ async def get(app: App, request: Request, job_id: str) -> Response:
     return Response(200, _body(job))
 
 
-async def _finished(app: App, job_id: str, timeout_s: float) -> JobRecord:
-    """The job, as soon as it is finished or the time is up or the process drains.
+async def _wait_until_finished(app: App, job_id: str, timeout_s: float) -> JobRecord:
+    """Return the job when it is finished, the timeout has passed, or the process drains.
 
-    It asks again with growing pauses. A channel per finished job was refused: every ack would
-    publish, for the sake of the few results that somebody waits for.
+    The job is read again after growing pauses. Messages from acks were refused: every ack would
+    publish one, and clients wait for few results.
     """
     job = await store_jobs.get(app.store, job_id)
     pause_s = _FIRST_PAUSE_S
@@ -67,7 +73,7 @@ async def _finished(app: App, job_id: str, timeout_s: float) -> JobRecord:
 
 
 def _age_ms(job_id: str) -> int:
-    """How long ago the id was made, by the 48 bits of Unix milliseconds in it."""
+    """Return the age of a UUIDv7 in milliseconds: its first 48 bits are its time of creation."""
     return time.time_ns() // 1_000_000 - int(job_id[:8] + job_id[9:13], 16)
 
 
@@ -83,11 +89,11 @@ def _body(job: JobRecord) -> bytes:
         body += b',"error":' + errors[-1]
     finished = job.finished_ms
     if finished is not None:
-        body += b',"%b":"%b"' % (_MOMENT[job.state], format_ms(finished))
+        body += b',"%b":"%b"' % (_TIME_NAMES[job.state], format_ms(finished))
     return body + b"}"
 
 
-_MOMENT = {
+_TIME_NAMES = {
     State.COMPLETED: b"completed_at",
     State.CANCELLED: b"cancelled_at",
     State.DISCARDED: b"discarded_at",

@@ -1,4 +1,4 @@
-"""A worker reports how a job ended (spec: ojs-http-binding 7.4, 7.5)."""
+"""Ack or nack one job (spec: ojs-http-binding 7.4, 7.5)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 
 
 class AckBody(msgspec.Struct, frozen=True):
-    """``id`` is another spelling of ``job_id``; neither is needed where the path has the id."""
+    """The body of an ack. ``id`` is an alias of ``job_id``; a path with the id needs neither."""
 
     job_id: str | None = None
     id: str | None = None
@@ -30,7 +30,7 @@ class AckBody(msgspec.Struct, frozen=True):
 
 
 class NackBody(msgspec.Struct, frozen=True):
-    """As `AckBody`, with what went wrong instead of a result."""
+    """The body of a nack: that of an ack, with an error instead of a result."""
 
     job_id: str | None = None
     id: str | None = None
@@ -45,7 +45,10 @@ _nack_decoder = msgspec.json.Decoder(NackBody)
 
 
 async def ack(app: App, request: Request) -> Response:
-    """POST /ojs/v1/workers/ack"""
+    """Complete the job that the body names.
+
+    ``POST /ojs/v1/workers/ack`` (spec: ojs-http-binding 7.4)
+    """
     body = await decode_large(_ack_decoder, request, app.settings.limits)
     job_id = named_job(body.job_id or body.id)
     await check_job(app, request.queues, job_id)
@@ -53,7 +56,10 @@ async def ack(app: App, request: Request) -> Response:
 
 
 async def ack_by_path(app: App, request: Request, job_id: str) -> Response:
-    """POST /ojs/v1/jobs/{id}/ack; the body may be empty."""
+    """Complete the job in the path. The body may be empty.
+
+    ``POST /ojs/v1/jobs/{id}/ack`` (spec: ojs-http-binding 7.4)
+    """
     return await _ack(
         app,
         fields.job_id(job_id),
@@ -62,7 +68,10 @@ async def ack_by_path(app: App, request: Request, job_id: str) -> Response:
 
 
 async def nack(app: App, request: Request) -> Response:
-    """POST /ojs/v1/workers/nack"""
+    """Fail the attempt of the job that the body names.
+
+    ``POST /ojs/v1/workers/nack`` (spec: ojs-http-binding 7.5)
+    """
     body = await decode_large(_nack_decoder, request, app.settings.limits)
     job_id = named_job(body.job_id or body.id)
     await check_job(app, request.queues, job_id)
@@ -70,7 +79,10 @@ async def nack(app: App, request: Request) -> Response:
 
 
 async def nack_by_path(app: App, request: Request, job_id: str) -> Response:
-    """POST /ojs/v1/jobs/{id}/nack; the body may be empty."""
+    """Fail the attempt of the job in the path. The body may be empty.
+
+    ``POST /ojs/v1/jobs/{id}/nack`` (spec: ojs-http-binding 7.5)
+    """
     return await _nack(
         app,
         fields.job_id(job_id),
@@ -79,19 +91,28 @@ async def nack_by_path(app: App, request: Request, job_id: str) -> Response:
 
 
 def raw_or_none(piece: msgspec.Raw | msgspec.UnsetType) -> bytes | None:
-    """A member's bytes as sent, None when it is not there."""
+    """Return the bytes of a member as the client sent them, None if it is absent."""
     return None if isinstance(piece, msgspec.UnsetType) else bytes(piece)
 
 
 def named_job(job_id: str | None) -> str:
-    """The id of the job that a body names. Raises InvalidRequest when it names none."""
+    """Return the id of the job that a body names.
+
+    Raises:
+        InvalidRequest: it names none.
+        NotFound: no job can have this id.
+    """
     if job_id is None:
         raise InvalidRequest("'job_id' is required", field="job_id")
     return fields.job_id(job_id)
 
 
 def lease_of(app: App, text: str | None) -> str | None:
-    """The lease that a report names, None for none. Raises InvalidRequest where it needs one."""
+    """Return the lease id of an ack or nack, None for none.
+
+    Raises:
+        InvalidRequest: the id is invalid, or absent although the server requires it.
+    """
     lease = fields.worker_id(text, field="lease_id")
     if lease is None and app.settings.require_lease:
         raise InvalidRequest(
@@ -140,7 +161,7 @@ async def _nack(app: App, job_id: str, body: NackBody) -> Response:
 
 
 def _settled(job: JobRecord) -> bytes:
-    """The members that both answers share, and the closing brace."""
+    """Return the members that both responses share, and the closing brace."""
     job_id = job.id.encode()
     return b'"id":"%b","job_id":"%b","state":"%b","job":%b}' % (
         job_id,

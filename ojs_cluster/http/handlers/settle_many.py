@@ -1,14 +1,14 @@
-"""A worker reports how many jobs ended, in one request.
+"""Ack or nack many jobs in one request.
 
-Each item is a report of its own: one that cannot be read or is refused has an error as its result
-and stops none of the others. A request is refused as a whole only when it has no items at all, or
-more than the limit.
+Each item has its own result: an item that is invalid or rejected gets an error, and the others are
+not affected. The request as a whole is rejected only if it has no items, or too many.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -18,9 +18,9 @@ from ojs_cluster.core.jobs.failure import parse_failure
 from ojs_cluster.core.json_scan import has_more_items
 from ojs_cluster.core.raw_json import array_items, object_members, string
 from ojs_cluster.http import fields, replies
-from ojs_cluster.http.access.queue_scope import jobs_in_reach
+from ojs_cluster.http.access.queue_scope import accessible_jobs
 from ojs_cluster.http.app import App
-from ojs_cluster.http.bodies import decode_large, refused
+from ojs_cluster.http.bodies import decode_error, decode_large
 from ojs_cluster.http.errors import entry_for
 from ojs_cluster.http.handlers.settle import AckBody, NackBody, lease_of, raw_or_none
 from ojs_cluster.http.messages import Request, Response
@@ -31,34 +31,40 @@ from ojs_cluster.store.off_loop import off_loop
 
 
 class AcksBody(msgspec.Struct, frozen=True):
-    """``worker_id`` speaks for all; an item's own is not read."""
+    """The body of many acks. Its ``worker_id`` applies to all; items have none of their own."""
 
     acks: msgspec.Raw
     worker_id: str | None = None
 
 
 class NacksBody(msgspec.Struct, frozen=True):
-    """As `AcksBody`."""
+    """The body of many nacks. Its ``worker_id`` applies to all; items have none of their own."""
 
     nacks: msgspec.Raw
     worker_id: str | None = None
 
 
-T = TypeVar("T", AckBody, NackBody)
-Read = TypeVar("Read", store_ack.Ack, store_nack.Nack)
+ItemBody = TypeVar("ItemBody", AckBody, NackBody)
+Report = TypeVar("Report", store_ack.Ack, store_nack.Nack)
 
 
 @dataclass(frozen=True, slots=True)
-class _Item(Generic[Read]):
-    """One item: the job it names, None where that cannot be told; what was read, or why not."""
+class _SettleItem(Generic[Report]):
+    """One item.
+
+    Attributes:
+        job_id: the job that it names; None if it names none.
+        report: the ack or nack, or the error of an invalid item.
+    """
 
     job_id: str | None
-    read: Read | OJSError
+    report: Report | OJSError
 
 
-_LONGEST_ID = 100
-_AROUND = 2
-"""Levels around an item: the body and its array. An item may be as deep as a body of its own."""
+_MAX_ID = 100
+_OUTER_LEVELS = 2
+"""The body and its array, which the limit on depth does not count. An item may be as deep as the
+body of a single ack."""
 
 _acks_decoder = msgspec.json.Decoder(AcksBody)
 _nacks_decoder = msgspec.json.Decoder(NacksBody)
@@ -67,24 +73,29 @@ _nack_decoder = msgspec.json.Decoder(NackBody)
 
 
 async def ack_many(app: App, request: Request) -> Response:
-    """POST /ojs/v1/workers/ack/batch"""
-    body = await decode_large(_acks_decoder, request, app.settings.limits, around=_AROUND)
-    pieces = await _pieces(app, "acks", body.acks)
+    """Complete many jobs.
+
+    ``POST /ojs/v1/workers/ack/batch``
+    """
+    body = await decode_large(_acks_decoder, request, app.settings.limits, around=_OUTER_LEVELS)
+    pieces = await _split_items(app, "acks", body.acks)
     worker_id = fields.worker_id(body.worker_id)
 
     def read(item: AckBody, job_id: str) -> store_ack.Ack:
         return store_ack.Ack(job_id, lease_of(app, item.lease_id), raw_or_none(item.result))
 
-    items = [_item(_ack_decoder, piece, read) for piece in pieces]
-    items = await _in_reach(app, request, items)
-    outcomes = await store_ack.ack_many(app.store, _good(items), worker_id=worker_id)
-    return _response(items, outcomes)
+    items = [_read_item(_ack_decoder, piece, read) for piece in pieces]
+    settle = partial(store_ack.ack_many, app.store, worker_id=worker_id)
+    return await _settle(app, request, items, settle)
 
 
 async def nack_many(app: App, request: Request) -> Response:
-    """POST /ojs/v1/workers/nack/batch"""
-    body = await decode_large(_nacks_decoder, request, app.settings.limits, around=_AROUND)
-    pieces = await _pieces(app, "nacks", body.nacks)
+    """Fail the attempts of many jobs.
+
+    ``POST /ojs/v1/workers/nack/batch``
+    """
+    body = await decode_large(_nacks_decoder, request, app.settings.limits, around=_OUTER_LEVELS)
+    pieces = await _split_items(app, "nacks", body.nacks)
     worker_id = fields.worker_id(body.worker_id)
     most = app.settings.limits.failure_bytes
 
@@ -92,28 +103,40 @@ async def nack_many(app: App, request: Request) -> Response:
         failure = parse_failure(raw_or_none(item.error), max_bytes=most)
         return store_nack.Nack(job_id, lease_of(app, item.lease_id), failure, item.requeue is True)
 
-    items = [_item(_nack_decoder, piece, read) for piece in pieces]
-    items = await _in_reach(app, request, items)
-    outcomes = await store_nack.nack_many(app.store, _good(items), worker_id=worker_id)
-    return _response(items, outcomes)
+    items = [_read_item(_nack_decoder, piece, read) for piece in pieces]
+    settle = partial(store_nack.nack_many, app.store, worker_id=worker_id)
+    return await _settle(app, request, items, settle)
 
 
-async def _in_reach(app: App, request: Request, items: list[_Item[Read]]) -> list[_Item[Read]]:
-    """The items, those about jobs out of the key's reach as if there were no such job."""
+async def _settle(
+    app: App,
+    request: Request,
+    items: list[_SettleItem[Report]],
+    settle: Callable[[list[Report]], Awaitable[Sequence[Outcome]]],
+) -> Response:
+    items = await _hide_inaccessible(app, request, items)
+    reports = [item.report for item in items if not isinstance(item.report, OJSError)]
+    return _response(items, await settle(reports))
+
+
+async def _hide_inaccessible(
+    app: App, request: Request, items: list[_SettleItem[Report]]
+) -> list[_SettleItem[Report]]:
+    """Return the items; those of jobs that the key may not access get a ``NotFound``."""
     if request.queues is None:
         return items
     ids = {item.job_id for item in items if item.job_id is not None}
-    reached = set(await jobs_in_reach(app, request.queues, ids))
+    accessible = set(await accessible_jobs(app, request.queues, ids))
     return [
         item
-        if item.job_id is None or item.job_id in reached
-        else _Item(item.job_id, NotFound("job", item.job_id))
+        if item.job_id is None or item.job_id in accessible
+        else _SettleItem(item.job_id, NotFound("job", item.job_id))
         for item in items
     ]
 
 
-async def _pieces(app: App, name: str, raw: msgspec.Raw) -> Sequence[msgspec.Raw]:
-    """The items of the array ``raw``, which are counted before they are taken apart."""
+async def _split_items(app: App, name: str, raw: msgspec.Raw) -> Sequence[msgspec.Raw]:
+    """Return the items of the array ``raw``, which are counted before they are parsed."""
     most = app.settings.limits.batch_jobs
     array = bytes(raw)
 
@@ -126,48 +149,49 @@ async def _pieces(app: App, name: str, raw: msgspec.Raw) -> Sequence[msgspec.Raw
     return pieces
 
 
-def _item(
-    decoder: msgspec.json.Decoder[T], piece: msgspec.Raw, read: Callable[[T, str], Read]
-) -> _Item[Read]:
+def _read_item(
+    decoder: msgspec.json.Decoder[ItemBody],
+    piece: msgspec.Raw,
+    read: Callable[[ItemBody, str], Report],
+) -> _SettleItem[Report]:
     try:
         item = decoder.decode(piece)
     except msgspec.ValidationError as error:
-        return _Item(_named(piece), refused(error, what="item"))
+        return _SettleItem(_named_job(piece), decode_error(error, what="item"))
     job_id = item.job_id or item.id
     if job_id is None:
-        return _Item(None, InvalidRequest("'job_id' is required", field="job_id"))
-    job_id = job_id[:_LONGEST_ID]  # what is no id belongs to no job
+        return _SettleItem(None, InvalidRequest("'job_id' is required", field="job_id"))
+    job_id = job_id[:_MAX_ID]  # a longer text is not the id of any job
     try:
-        return _Item(job_id, read(item, job_id))
+        return _SettleItem(job_id, read(item, job_id))
     except OJSError as error:
-        return _Item(job_id, error)
+        return _SettleItem(job_id, error)
 
 
-def _named(piece: msgspec.Raw) -> str | None:
-    """The job that an item names which is wrong in something else."""
+def _named_job(piece: msgspec.Raw) -> str | None:
+    """Return the job that an invalid item names, if it names one."""
     members = object_members(piece) or {}
     for name in ("job_id", "id"):
         job_id = string(members.get(name, b""))
         if job_id:
-            return job_id[:_LONGEST_ID]
+            return job_id[:_MAX_ID]
     return None
 
 
-def _good(items: Sequence[_Item[Read]]) -> list[Read]:
-    return [item.read for item in items if not isinstance(item.read, OJSError)]
+def _response(items: Sequence[_SettleItem[Report]], outcomes: Sequence[Outcome]) -> Response:
+    """Return the result of each item, in order.
 
-
-def _response(items: Sequence[_Item[Read]], outcomes: Sequence[Outcome]) -> Response:
-    """200: what became of each job, in order. ``status`` is what it would have got alone.
-
-    ``outcomes`` are those of the items that could be read.
+    Args:
+        items: all items.
+        outcomes: the outcomes of the valid items. The ``status`` in a result is the status that the
+            item would have got as a single request.
     """
-    of_read: Iterator[Outcome] = iter(outcomes)
+    remaining: Iterator[Outcome] = iter(outcomes)
     results: list[dict[str, Any]] = []
     for item in items:
-        outcome = item.read if isinstance(item.read, OJSError) else next(of_read)
+        outcome = item.report if isinstance(item.report, OJSError) else next(remaining)
         if isinstance(outcome, OJSError):
-            results.append(_refused(item.job_id, outcome))
+            results.append(_error_result(item.job_id, outcome))
         else:
             results.append({"job_id": item.job_id, "status": 200, "state": outcome.value})
     done = sum(result["status"] == 200 for result in results)
@@ -176,7 +200,7 @@ def _response(items: Sequence[_Item[Read]], outcomes: Sequence[Outcome]) -> Resp
     )
 
 
-def _refused(job_id: str | None, error: OJSError) -> dict[str, Any]:
+def _error_result(job_id: str | None, error: OJSError) -> dict[str, Any]:
     entry = entry_for(error)
     return {
         "job_id": job_id,

@@ -1,4 +1,4 @@
-"""What the server is and how it is (spec: ojs-http-binding 8, 21; ojs-conformance)."""
+"""Return the manifest and the health of the server (spec: ojs-http-binding 8, 21)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from ojs_cluster.http.messages import Request, Response
 
 HOMEPAGE = "https://openjobspec.org"
 
-# What a client may rely on. The first eleven are those of the OpenAPI document; false is an
-# honest answer, and clients look here before they try.
+# The first eleven are those of the OpenAPI document. Clients check them before they use a feature.
 CAPABILITIES = {
     "batch_enqueue": True,
     "cron_jobs": True,
@@ -34,12 +33,15 @@ CAPABILITIES = {
 }
 
 
-# Those whose every MUST holds.
+# Extensions of which every MUST is implemented.
 EXTENSIONS = [{"name": "admin-api", "uri": "urn:ojs:ext:admin-api", "version": "1.0.0"}]
 
 
 async def manifest(app: App, _request: Request) -> Response:
-    """GET /ojs/manifest"""
+    """Return the manifest.
+
+    ``GET /ojs/manifest`` (spec: ojs-conformance)
+    """
     settings = app.settings
     return replies.json_response(
         200,
@@ -69,32 +71,41 @@ async def manifest(app: App, _request: Request) -> Response:
 
 
 async def health(app: App, _request: Request) -> Response:
-    """GET /ojs/v1/health: 503 while no master of Redis answers."""
+    """Return the health of the process and of Redis; 503 while no master of Redis responds.
+
+    ``GET /ojs/v1/health`` (spec: ojs-http-binding 8)
+    """
     backend, usable = await _backend(app)
     return _health(app, backend, usable, 200 if usable else 503)
 
 
 async def alive(app: App, _request: Request) -> Response:
-    """GET /health: 200 as long as the process answers, with the same body.
+    """Return the same body as `health`, but always with 200.
 
-    A probe that failed with Redis would restart every API process at the moment when they have
-    nothing to do but wait. It still takes as long as Redis does, up to the health timeout: `/live`
-    does not.
+    A probe that failed with Redis would restart every API process while they can only wait. The
+    response may still take the health timeout; that of ``/live`` does not.
+
+    ``GET /health``
     """
     backend, usable = await _backend(app)
     return _health(app, backend, usable, 200)
 
 
 async def live(_app: App, _request: Request) -> Response:
-    """GET /live: 200 from a process that answers; for liveness probes, Redis is not even asked."""
+    """Return 200 without a call of Redis, for liveness probes.
+
+    ``GET /live``
+    """
     return replies.json_response(200, {"status": "ok"})
 
 
 async def ready(app: App, _request: Request) -> Response:
-    """GET /ready: 200 when requests can be served: not draining, and a master of Redis answers.
+    """Return 200 if the process can serve requests: it does not drain, and Redis responds.
 
-    One master that is away takes no process out of service: its shards answer 503, and all others
-    are served.
+    One responding master is enough. Requests for the shards of the other masters get 503, and all
+    others are served.
+
+    ``GET /ready``
     """
     if app.draining.is_set():
         return replies.json_response(503, {"status": "draining"})

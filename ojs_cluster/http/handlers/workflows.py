@@ -1,4 +1,4 @@
-"""Workflows over HTTP (spec: ojs-workflows 11)."""
+"""Create, read, list and cancel workflows (spec: ojs-workflows 11)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from ojs_cluster.store.workflows.workflows import JobOutcome, WorkflowRecord
 
 
 async def create(app: App, request: Request) -> Response:
-    """POST /ojs/v1/workflows"""
+    """Create a workflow and enqueue its first jobs.
+
+    ``POST /ojs/v1/workflows`` (spec: ojs-workflows 11)
+    """
     if request.body:
         require_json(request)
     read = partial(parse_workflow, request.body, limits=app.settings.limits)
@@ -32,18 +35,28 @@ async def create(app: App, request: Request) -> Response:
 
 
 async def get(app: App, _request: Request, workflow_id: str) -> Response:
-    """GET /ojs/v1/workflows/{id}"""
+    """Return a workflow with its steps.
+
+    ``GET /ojs/v1/workflows/{id}`` (spec: ojs-workflows 11)
+    """
     return _response(200, await store_workflows.get(app.store, workflow_id))
 
 
 async def cancel(app: App, _request: Request, workflow_id: str) -> Response:
-    """DELETE /ojs/v1/workflows/{id} and POST /ojs/v1/workflows/{id}/cancel. A body is ignored."""
+    """Cancel a workflow and its unfinished jobs. A body is ignored.
+
+    ``DELETE /ojs/v1/workflows/{id}``, alias ``POST /ojs/v1/workflows/{id}/cancel``
+    (spec: ojs-workflows 11)
+    """
     found = await store_workflows.cancel(app.store, workflow_id)
     return _response(200, found, cancelled_steps=sum(job.state == CANCELLED for job in found.jobs))
 
 
 async def progress(app: App, _request: Request, workflow_id: str) -> Response:
-    """GET /ojs/v1/workflows/{id}/progress: counts alone, however large the workflow is."""
+    """Return the counts of a workflow without its jobs.
+
+    ``GET /ojs/v1/workflows/{id}/progress`` (spec: ojs-workflows 11)
+    """
     found = await store_workflows.get(app.store, workflow_id, jobs=False)
     counts = _counts(found)
     total = counts["job_count"]
@@ -64,10 +77,13 @@ async def progress(app: App, _request: Request, workflow_id: str) -> Response:
 
 
 async def list_workflows(app: App, request: Request) -> Response:
-    """GET /ojs/v1/workflows?limit&offset&cursor, newest first, without the steps.
+    """List workflows without their steps, newest first.
 
-    A key for some queues sees the workflows in its reach. Nobody knows how many those are, so
-    ``total`` is left out, and a page may hold fewer than asked for and have a ``next_cursor``.
+    A key that is restricted to some queues gets the workflows that it may access. Their number is
+    not known, so ``total`` is absent. A page may have fewer entries than ``limit`` and a
+    ``next_cursor``.
+
+    ``GET /ojs/v1/workflows?limit&offset&cursor`` (spec: ojs-workflows 11)
     """
     if request.queues is not None:
         return await _list_within(app, request, request.queues)
@@ -75,13 +91,7 @@ async def list_workflows(app: App, request: Request) -> Response:
     found, total = await store_workflows.list_workflows(
         app.store, limit=page.limit, offset=page.offset
     )
-    pages = replies.pagination(
-        limit=page.limit,
-        shown=len(found),
-        offset=page.offset,
-        total=total,
-        cursor=query.next_cursor(page, len(found), total),
-    )
+    pages = query.pagination(page, len(found), total)
     listed = replies.array(replies.dumps(_summary(workflow)) for workflow in found)
     return Response(
         200,
@@ -95,7 +105,10 @@ async def _list_within(app: App, request: Request, queues: QueuePatterns) -> Res
     limit = query.integer(given, "limit", 50, low=1, high=200)
     cursor = given.get("cursor") or None
     if not cursor and query.integer(given, "offset", 0, low=0, high=1):
-        raise InvalidRequest("this list has no offsets for a key of some queues", field="offset")
+        raise InvalidRequest(
+            "the API key may access some queues only, so this list has no offsets: use the cursor",
+            field="offset",
+        )
     found, following = await list_within(app.store, queues, limit=limit, cursor=cursor)
     pages = replies.pagination(limit=limit, shown=len(found), cursor=following)
     listed = replies.array(replies.dumps(_summary(workflow)) for workflow in found)
@@ -111,13 +124,19 @@ def _response(
     headers: tuple[tuple[str, str], ...] = (),
     **more: int,
 ) -> Response:
-    """The workflow under ``workflow``, and its members beside it for readers of the bare object.
+    """Return a response with the workflow in ``workflow``, and with its members beside it.
 
-    ``jobs`` is ``steps`` by its other name, but for the results: both SDKs read those in ``steps``,
-    and they may be megabytes. ``more`` are further members.
+    ``jobs`` is an alias of ``steps`` without the results: both SDKs read results from ``steps``,
+    and they may have megabytes.
+
+    Args:
+        status: the status.
+        found: the workflow.
+        headers: response headers.
+        **more: more members of the workflow.
     """
     summary = replies.dumps(_summary(found))[1:-1]
-    # Callbacks of a nested batch stand among its jobs: there may be several of one name.
+    # Callbacks of a nested batch are listed as steps, because their names may be repeated.
     own = [node for node in found.plan.jobs if node.callback and node.parent == 0]
     listed = [node for node in found.plan.jobs if node not in own]
     steps = replies.array(_job(node, found) for node in listed)
@@ -165,7 +184,7 @@ def _summary(found: WorkflowRecord) -> dict[str, Any]:
 
 
 def _steps(found: WorkflowRecord) -> dict[str, int]:
-    """The outermost steps alone: one that is a workflow itself counts once."""
+    """Return the counts of the outermost steps; a step that is a workflow itself counts once."""
     steps = found.plan.steps
     done = sum(found.verdict.states[number] == COMPLETED for number in steps)
     return {

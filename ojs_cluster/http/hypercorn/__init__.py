@@ -1,1 +1,1 @@
-"""The hypercorn entry: a Quart-trio application that serves the route table."""
+"""The hypercorn entry point: a Quart-trio application that serves the route table."""

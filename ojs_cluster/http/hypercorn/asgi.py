@@ -1,18 +1,18 @@
-"""Between ASGI's messages and our requests and responses."""
+"""Convert ASGI messages to requests, and responses to ASGI messages."""
 
 from __future__ import annotations
 
 from hypercorn.typing import ASGISendCallable, HTTPScope
 
-from ojs_cluster.http.messages import Request, Response, joined
+from ojs_cluster.http.messages import Request, Response, join_headers
 
 TLS_SUBJECT = "ojs.tls_subject"
-"""Member of a scope with the subject of the client's verified certificate, if it has shown one."""
+"""Member of a scope with the subject of the client's verified certificate, if there is one."""
 
 
 def read_head(scope: HTTPScope) -> Request:
-    """The request of an HTTP or WebSocket scope, without its body."""
-    headers = joined(
+    """Return the request of an HTTP or WebSocket scope, without its body."""
+    headers = join_headers(
         [
             (name.decode("latin-1").lower(), value.decode("latin-1"))
             for name, value in scope["headers"]
@@ -22,14 +22,14 @@ def read_head(scope: HTTPScope) -> Request:
     if not path.startswith("/"):
         path = _origin_form(path)
     method = scope.get("method", "GET")  # a WebSocket's scope has none
-    query, asked_by = scope["query_string"].decode("latin-1"), dict(scope).get(TLS_SUBJECT, "")
+    query, subject = scope["query_string"].decode("latin-1"), dict(scope).get(TLS_SUBJECT, "")
     client = scope.get("client")
     peer = client[0] if client else ""
-    return Request(method, path, query, headers, tls_subject=str(asked_by), peer=peer)
+    return Request(method, path, query, headers, tls_subject=str(subject), peer=peer)
 
 
 def _origin_form(target: str) -> str:
-    """The path of an absolute-form target (RFC 9112 3.2.2); other forms come back as they are."""
+    """Return the path of an absolute-form target (RFC 9112 3.2.2); other forms unchanged."""
     scheme, found, rest = target.partition("://")
     if not found or scheme.lower() not in ("http", "https"):
         return target
@@ -62,5 +62,5 @@ async def send_start(response: Response, send: ASGISendCallable) -> None:
 
 
 async def send_body(body: bytes, send: ASGISendCallable, *, more: bool) -> None:
-    """Send a piece of the body, the last one unless there is ``more``."""
+    """Send a piece of the body; without ``more`` it is the last one."""
     await send({"type": "http.response.body", "body": body, "more_body": more})

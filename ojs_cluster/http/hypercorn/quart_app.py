@@ -1,14 +1,15 @@
-"""The first door: a Quart-trio application for hypercorn that serves the route table.
+"""The hypercorn entry point: a Quart-trio application that serves the route table.
 
-Requests are answered from inside Quart's connection class (its documented extension point,
-``asgi_http_class``), before Quart routes anything. So unknown paths, odd methods and every error
-come from the dispatcher with its headers, and the raw path decides. A ``before_request`` hook was
-refused: it runs after Quart has built a request and an URL adapter from the decoded path, which
-costs more than the rest of a small request. Pages and WebSockets registered with Quart are served
-by Quart: a path that the table does not know is offered to it.
+Quart's connection class (its documented extension point, ``asgi_http_class``) answers requests
+before Quart routes them. So the dispatcher answers unknown paths, unusual methods and every error
+with its own headers, and it sees the raw path. A ``before_request`` hook was refused: it runs after
+Quart has built a request and a URL adapter from the decoded path, which costs more than the rest of
+a small request. A path that the table does not have goes to Quart, which serves the pages and
+WebSockets that are registered with it.
 
-A client that hangs up: hypercorn sends ``http.disconnect``, and `_Connection._listen` cancels a
-handler that only reads or waits. A client that closes just its sending side looks the same.
+When a client disconnects, hypercorn sends ``http.disconnect``, and `_QuartConnection._listen`
+cancels a handler that only reads or waits. A client that closes only its sending side looks the
+same.
 """
 
 from __future__ import annotations
@@ -29,14 +30,21 @@ from werkzeug.exceptions import HTTPException
 
 from ojs_cluster.core.errors import Internal, InvalidRequest, MethodNotAllowed, NotFound, OJSError
 from ojs_cluster.http.app import App
-from ojs_cluster.http.body_memory import SMALL, Held, no_room
-from ojs_cluster.http.dispatch import prepare, refuse, run, too_large, too_late, undo
+from ojs_cluster.http.body_memory import SMALL, BodyReservation, body_memory_exhausted
+from ojs_cluster.http.dispatch import (
+    body_timeout,
+    body_too_large,
+    prepare,
+    refusal_response,
+    run,
+    undo_undelivered,
+)
 from ojs_cluster.http.hypercorn.asgi import read_head, send_body, send_response, send_start
 from ojs_cluster.http.messages import Request, Response
 
 
 def create_quart_app(app: App) -> OJSQuart:
-    """A Quart application that serves ``app``. Opening and closing the store is the caller's."""
+    """Return a Quart application that serves ``app``; the caller opens and closes the store."""
     quart = OJSQuart("ojs_cluster", static_folder=None, template_folder=None)
     quart.ojs = app
     quart.register_error_handler(HTTPException, _error_page)
@@ -44,16 +52,16 @@ def create_quart_app(app: App) -> OJSQuart:
 
 
 class OJSQuart(QuartTrio):
-    """Quart whose HTTP connections first ask the route table of ``ojs``."""
+    """Quart whose HTTP connections use the route table of ``ojs`` first."""
 
     ojs: App
 
     def has_page(self, request: Request, path: str) -> bool:
-        """Whether a page registered with Quart answers this method on the decoded ``path``."""
+        """Return whether Quart has a page for this method on the decoded ``path``."""
         return self.url_map.bind("").test(path, request.method)
 
 
-class _Connection(TrioASGIHTTPConnection):
+class _QuartConnection(TrioASGIHTTPConnection):
     """One request and its response."""
 
     app: OJSQuart
@@ -61,20 +69,21 @@ class _Connection(TrioASGIHTTPConnection):
     def __init__(self, app: OJSQuart, scope: HTTPScope) -> None:
         super().__init__(app, scope)
         self._head = read_head(scope)
-        self._call = prepare(app.ojs, self._head)
+        self._prepared = prepare(app.ojs, self._head)
         length = self._head.headers.get("content-length", "")
         self._declared = int(length) if length.isdigit() else None
         self._body = bytearray()
-        self._room = Held(app.ojs.room)
-        self._fits = True
-        self._enough = trio.Event()
-        """The body is complete, or larger than the route takes, or than there is room for."""
-        self._ended = trio.Event()
+        self._reservation = BodyReservation(app.ojs.body_memory)
+        self._reserved = True
+        """Whether the body memory budget has been sufficient so far."""
+        self._body_decided = trio.Event()
+        """The body is complete, too large for the route, or too large for the budget."""
+        self._body_ended = trio.Event()
         self._listening = trio.CancelScope()
         self._answering = trio.CancelScope()
 
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        refusal = self._call.refusal
+        refusal = self._prepared.refusal
         if refusal is not None and refusal.status == 404:
             path = self.scope["path"]
             if path.startswith("/") and self.app.has_page(self._head, path):
@@ -83,146 +92,150 @@ class _Connection(TrioASGIHTTPConnection):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen, receive)
             response: Response | None = None
-            with self._answering, self._room:
+            with self._answering, self._reservation:
                 response = await self._answer()
             if response is not None:
                 await self._send(response, receive, send)
             nursery.cancel_scope.cancel()
 
     async def _listen(self, receive: ASGIReceiveCallable) -> None:
-        """Collect the body, drop what is too much of it, and notice when the client is gone."""
+        """Collect the body up to its limit, and notice when the client disconnects."""
         with self._listening:
             while True:
                 message: Any = await receive()
                 if message["type"] == "http.disconnect":
-                    if self._leaves_nothing_undone():
+                    if self._may_cancel():
                         self._answering.cancel()
                     return
                 more = message.get("more_body", False)
                 self._take(message.get("body", b""), more=more)
                 if not more:
-                    self._enough.set()
-                    self._ended.set()
+                    self._body_decided.set()
+                    self._body_ended.set()
 
     def _take(self, piece: bytes, *, more: bool) -> None:
-        limit = self._call.max_body
-        if self._fits and len(self._body) <= limit:
-            # One byte too many is kept: it tells that there were more.
+        limit = self._prepared.max_body
+        if self._reserved and len(self._body) <= limit:
+            # One byte above the limit is kept, as the sign of a body that is too large.
             self._body += piece[: limit + 1 - len(self._body)]
             size = len(self._body)
-            self._make_room(size, complete=not more or size == self._declared)
+            self._reserve(size, complete=not more or size == self._declared)
             if len(self._body) > limit:
-                self._enough.set()
+                self._body_decided.set()
 
-    def _make_room(self, size: int, *, complete: bool = True) -> None:
-        self._fits = self._fits and self._room.fits(size, complete=complete)
-        if not self._fits:
+    def _reserve(self, size: int, *, complete: bool = True) -> None:
+        self._reserved = self._reserved and self._reservation.reserve(size, complete=complete)
+        if not self._reserved:
             self._body.clear()
-            self._enough.set()
+            self._body_decided.set()
 
-    def _leaves_nothing_undone(self) -> bool:
-        """Whether the handler may be cancelled where it is: it has not begun, or it reads or waits.
+    def _may_cancel(self) -> bool:
+        """Return whether the handler may be cancelled: it has not begun, or it reads or waits.
 
-        One that writes goes on to its end, for the client would otherwise decide by when it hangs
-        up which half of a batch is stored. Sending is never cancelled: the message also follows
-        every complete response, while hypercorn still prepares the connection for the next request,
-        and a cancellation there leaves it neither closed nor timed.
+        A handler that writes runs to its end. Otherwise the time at which the client disconnects
+        would decide which half of a batch is stored. Sending is never cancelled: hypercorn sends
+        ``http.disconnect`` after every complete response, too, while it prepares the connection for
+        the next request. A cancellation then leaves the connection open and without a timeout.
         """
-        route = self._call.route
-        return not self._ended.is_set() or route is None or route.waits or route.method == "GET"
+        route = self._prepared.route
+        begun = self._body_ended.is_set()
+        return not begun or route is None or route.waits or route.method == "GET"
 
     async def _send(
         self, response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable
     ) -> None:
-        # hypercorn lets failed writes pass in silence, but for one: when a client hangs up in the
-        # middle of its request, the socket is closed under our response.
+        # hypercorn ignores failed writes, with one exception: when a client disconnects in the
+        # middle of its request, the socket is closed while the response is sent.
         with suppress(trio.BusyResourceError, trio.ClosedResourceError):
             if response.undelivered is None:
                 await send_response(response, send)
             elif self._answering.cancel_called:
-                await undo(response)
+                await undo_undelivered(response)
             else:
                 self._listening.cancel()
                 await _deliver(response, receive, send)
 
     async def _answer(self) -> Response:
-        call, head = self._call, self._head
-        response = call.refusal
+        prepared, head = self._prepared, self._head
+        response = prepared.refusal
         if response is None:
             try:
                 body = await self._read_body()
             except OJSError as error:
-                response = refuse(head, call, error)
+                response = refusal_response(head, prepared, error)
             else:
                 request = structs.replace(head, body=body)
-                return await run(self.app.ojs, call, request)
-        # Answering while the client still sends closes the connection under it, and many clients
-        # then report a broken pipe instead of the error. So the rest is read for a moment.
-        # Over HTTP/2 the stream ends alone, and lingering would hold its headers for nothing.
-        if not self._ended.is_set() and self.scope["http_version"] != "2":
+                return await run(self.app.ojs, prepared, request)
+        # A response while the client still sends closes the connection, and many clients then
+        # report a broken pipe instead of the error. So the rest of the body is read for a while.
+        # An HTTP/2 stream ends without its connection, so this is not necessary there.
+        if not self._body_ended.is_set() and self.scope["http_version"] != "2":
             with trio.move_on_after(self.app.ojs.settings.linger_s):
-                await self._ended.wait()
+                await self._body_ended.wait()
         return response
 
     async def _read_body(self) -> bytes:
         if self._declared is not None:
-            if self._declared > self._call.max_body:
-                raise too_large(self._call)
+            if self._declared > self._prepared.max_body:
+                raise body_too_large(self._prepared)
             if self._declared > SMALL:
-                self._make_room(self._declared)
+                self._reserve(self._declared)
         timeout_s = self.app.ojs.settings.body_timeout_s
         with trio.move_on_after(timeout_s):
-            await self._enough.wait()
-        if not self._enough.is_set():
-            raise too_late(timeout_s)
-        if not self._fits:
-            raise no_room()
-        if len(self._body) > self._call.max_body:
-            raise too_large(self._call)
+            await self._body_decided.wait()
+        if not self._body_decided.is_set():
+            raise body_timeout(timeout_s)
+        if not self._reserved:
+            raise body_memory_exhausted()
+        if len(self._body) > self._prepared.max_body:
+            raise body_too_large(self._prepared)
         body = bytes(self._body)
         self._body.clear()
         return body
 
 
-OJSQuart.asgi_http_class = _Connection  # type: ignore[assignment] # its app is always an OJSQuart
+# The type differs, but the application of a connection is always an OJSQuart.
+OJSQuart.asgi_http_class = _QuartConnection  # type: ignore[assignment]
 
 
 async def _deliver(
     response: Response, receive: ASGIReceiveCallable, send: ASGISendCallable
 ) -> None:
-    """Send a response that has to be undone when it cannot be sent.
+    """Send a response that has to be undone if it cannot be sent.
 
-    The request's body has been received, so the next message can only be ``http.disconnect``.
-    hypercorn swallows a failed write and queues that message before ``send`` returns. A client that
-    got everything and hung up causes the same message a moment later, and its jobs must stay its
-    own. So the last byte waits until the queue has been looked at: whoever hung up before it has no
-    complete response, and after it nothing is undone. The look is a receive whose deadline is past:
-    it strikes in the next turn of the event loop.
+    The body is received, so the next message can only be ``http.disconnect``. hypercorn ignores a
+    failed write and queues that message before ``send`` returns. A client that disconnects after
+    the complete response causes the same message, and must keep its jobs. So the last byte is sent
+    only after the queue is checked. A client that disconnects before the check never gets a
+    complete response; after the check nothing is undone.
+
+    The check is a ``receive`` whose deadline has passed: trio cancels it in the next pass of the
+    event loop.
     """
     delivered = False
     try:
         await send_start(response, send)
         await send_body(response.body[:-1], send, more=True)
-        with trio.CancelScope() as look:
-            look.deadline = trio.current_time()
+        with trio.CancelScope() as check:
+            check.deadline = trio.current_time()
             await receive()
-        delivered = look.cancelled_caught
+        delivered = check.cancelled_caught
     finally:
         if not delivered:
-            await undo(response)
+            await undo_undelivered(response)
     if delivered:
         await send_body(response.body[-1:], send, more=False)
 
 
 async def _error_page(error: HTTPException) -> TrioResponse:
-    """Quart's own errors (a WebSocket to nowhere, a page that fails) in the shape of all others."""
+    """Return Quart's own errors (an unknown WebSocket, a page that fails) as OJS errors."""
     context: Any = quart_request if has_request_context() else quart_websocket
     head = read_head(context.scope)
     quart = cast(OJSQuart, current_app)
-    call = prepare(quart.ojs, head)
-    response = call.refusal
+    prepared = prepare(quart.ojs, head)
+    response = prepared.refusal
     if response is None or response.status != 401:
-        response = refuse(head, call, _page_error(error, head))
+        response = refusal_response(head, prepared, _page_error(error, head))
     return TrioResponse(response.body, response.status, dict(response.headers))
 
 

@@ -25,7 +25,7 @@ from hypercorn.typing import AppWrapper, ASGIFramework, LifespanState
 from hypercorn.utils import wrap_app
 
 from ojs_cluster.http.access.certificates import subject_of
-from ojs_cluster.http.body_memory import Held, Room
+from ojs_cluster.http.body_memory import BodyMemoryBudget, BodyReservation
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.server.config.settings import ListenSettings
 from ojs_cluster.server.http.connections import ConnectionLimits, Connections
@@ -44,7 +44,7 @@ log = logging.getLogger("ojs.http")
 SendAll = Callable[[bytes], Awaitable[None]]
 
 _LIFESPAN_SHUTDOWN_S = 5.0
-_ROOM_BYTES = 64 * 1024 * 1024
+_BODY_MEMORY_BYTES = 64 * 1024 * 1024
 _LAST_REQUESTS_S = 0.1
 """How long idle connections stay open after the port is closed: requests may be on their way."""
 
@@ -173,7 +173,7 @@ async def serve(
     limits: ConnectionLimits | None = None,
     h2c: bool = False,
     admits: Admits = _everybody,
-    room: Room | None = None,
+    body_memory: BodyMemoryBudget | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `stop` is set, then drain and return; listening sockets are closed.
@@ -186,13 +186,13 @@ async def serve(
     each begins with a handshake, which holds up no other. A client that takes nothing for
     `write_timeout_s` seconds is disconnected (`unread`). `limits` bound the connections, and `h2c`
     allows HTTP/2 in clear text, on which few requests are answered that `admits` refuses.
-    Incomplete heads are counted in `room`.
+    Incomplete heads are counted in `body_memory`.
     """
     context = WorkerContext(None)
     patience = Patience(write_timeout_s)
     open_now = Connections(limits or ConnectionLimits(idle_s=config.keep_alive_timeout))
     served = partial(_connection, _wrapped(app), config, context, patience, lane, tls, open_now)
-    connection = partial(served, h2c, admits, room or Room(_ROOM_BYTES))
+    connection = partial(served, h2c, admits, body_memory or BodyMemoryBudget(_BODY_MEMORY_BYTES))
     # Copies: they are closed with the loop that accepts, and what waits is taken after that.
     copies = [trio.socket.from_stdlib_socket(sock.dup()) for sock in sockets]
     async with AsyncExitStack() as held, trio.open_nursery() as upkeep:
@@ -200,7 +200,7 @@ async def serve(
             held.enter_context(sock)
         upkeep.start_soon(open_now.close_idle)
         if lane is not None:
-            upkeep.start_soon(lane.turns.run)
+            upkeep.start_soon(lane.idle_connections.run)
         async with trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
                 for copy in copies:
@@ -276,7 +276,7 @@ async def _connection(
     open_now: Connections,
     h2c: bool,
     admits: Admits,
-    room: Room,
+    body_memory: BodyMemoryBudget,
     accepted: trio.SocketStream,
 ) -> None:
     with open_now.admit(accepted) as admitted:
@@ -293,12 +293,12 @@ async def _connection(
                 reader = Reader(stream, patience)
                 resumed = _resumed(stream, read, reader.send_all)
                 served = reader.serves(app)
-                with Held(room) as held:
+                with BodyReservation(body_memory) as reservation:
                     server = BoundedServer(
                         *(served, config, context, resumed),
                         h2c=h2c,
                         admits=admits,
-                        held=held,
+                        reservation=reservation,
                         tls_subject=subject_of(stream),
                     )
                     await open_now.serve(server)

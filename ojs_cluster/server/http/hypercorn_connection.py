@@ -46,7 +46,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 from hyperframe.exceptions import HyperframeError
 
-from ojs_cluster.http.body_memory import Held
+from ojs_cluster.http.body_memory import BodyReservation
 from ojs_cluster.http.hypercorn.asgi import TLS_SUBJECT
 from ojs_cluster.server.http.body_lengths import BodyLengths
 from ojs_cluster.server.http.frame_budget import FrameBudget
@@ -89,7 +89,7 @@ class BoundedServer(TCPServer):
         *,
         h2c: bool,
         admits: Admits,
-        held: Held,
+        reservation: BodyReservation,
         tls_subject: str = "",
     ) -> None:
         """Serve ``app`` on ``stream``.
@@ -101,14 +101,14 @@ class BoundedServer(TCPServer):
             stream: what the connection is read from and written to.
             h2c: speak HTTP/2 in clear text as well.
             admits: see ``Admits``.
-            held: where bytes of incomplete heads are counted. The caller releases it.
+            reservation: where bytes of incomplete heads are counted. The caller releases it.
             tls_subject: of the client's verified certificate, empty for none.
         """
         self._tls_subject = tls_subject
         super().__init__(self._counted(app), config, context, ConnectionState({}), stream)
         self._h2c = h2c
         self._admits = admits
-        self._held = held
+        self._reservation = reservation
         self._bounded: _BoundedProtocol | None = None
 
     @property
@@ -119,7 +119,7 @@ class BoundedServer(TCPServer):
     @protocol.setter
     def protocol(self, built: ProtocolWrapper) -> None:
         self._bounded = _BoundedProtocol(
-            built, h2c=self._h2c, admits=self._admits_request, held=self._held
+            built, h2c=self._h2c, admits=self._admits_request, reservation=self._reservation
         )
 
     def _admits_request(self, path: bytes, authorization: bytes | None) -> bool:
@@ -160,11 +160,16 @@ class _BoundedProtocol:
     """The protocol of one connection: HTTP/1.1 first, or HTTP/2."""
 
     def __init__(
-        self, built: ProtocolWrapper, *, h2c: bool, admits: _AdmitsRequest, held: Held
+        self,
+        built: ProtocolWrapper,
+        *,
+        h2c: bool,
+        admits: _AdmitsRequest,
+        reservation: BodyReservation,
     ) -> None:
         self._built = built
         self._admits = admits
-        self._held = held
+        self._reservation = reservation
         self._head_bytes = 0
         self._budget = FrameBudget(trio.current_time())
         self._became_idle = trio.current_time()
@@ -218,7 +223,7 @@ class _BoundedProtocol:
         if isinstance(event, RawData) and event.data:
             await self._count()
         else:
-            self._held.release()  # nothing more comes, and hypercorn keeps the connection a while
+            self._reservation.release()  # the client is done; hypercorn keeps the connection open
         if self._is_idle() and not was_idle:
             self._became_idle = trio.current_time()
 
@@ -226,7 +231,7 @@ class _BoundedProtocol:
         """Count what has come of a head; end the connection when there is no room for it."""
         is_http2 = self.is_http2
         size = self._budget.held if is_http2 else self._head_bytes
-        if self._held.fits(size, complete=not size):
+        if self._reservation.reserve(size, complete=not size):
             return
         if isinstance(self._built.protocol, _Http2):
             await self._built.protocol.end(ErrorCodes.ENHANCE_YOUR_CALM)

@@ -15,8 +15,8 @@ import trio
 from ojs_cluster.core.errors import NotFound, OJSError
 from ojs_cluster.http import exposition
 from ojs_cluster.http.access.audit import Audit
-from ojs_cluster.http.access.auth import Access
-from ojs_cluster.http.dispatch import finish, request_id_for
+from ojs_cluster.http.access.auth import AccessControl
+from ojs_cluster.http.dispatch import add_common_headers, request_id_for
 from ojs_cluster.http.errors import error_response
 from ojs_cluster.http.exposition import Families, counter, gauge
 from ojs_cluster.http.hypercorn.asgi import read_head, send_response
@@ -41,7 +41,12 @@ class Door:
     """A scheduler's HTTP service; without a port it serves nothing."""
 
     def __init__(
-        self, settings: Settings, stats: Stats, access: Access, audit: Audit, traffic: Traffic
+        self,
+        settings: Settings,
+        stats: Stats,
+        access: AccessControl,
+        audit: Audit,
+        traffic: Traffic,
     ) -> None:
         """Prepare the service.
 
@@ -105,8 +110,8 @@ class Door:
             response = await self._respond(request)
         except OJSError as error:
             response = error_response(error, request_id)
-            self._audit.refused(request, request_id, error, response.status)
-        await send_response(finish(request, response, request_id, began), send)
+            self._audit.record_refusal(request, request_id, error, response.status)
+        await send_response(add_common_headers(request, response, request_id, began), send)
 
     async def _respond(self, request: Request) -> Response:
         if request.path in ("/health", "/live"):
@@ -115,8 +120,8 @@ class Door:
             ready = await self._is_ready()
             return _json(200 if ready else 503, {"status": "ready" if ready else "unavailable"})
         if not self._settings.metrics.open:
-            principal = self._access.identify(request.headers.get("authorization"))
-            self._access.permit(principal, _METRICS)
+            principal = self._access.authenticate(request.headers.get("authorization"))
+            self._access.authorize(principal, _METRICS)
         if request.path == "/metrics":
             return exposition.exposition(request, await self._families())
         raise NotFound("endpoint", request.path[:200])
@@ -155,9 +160,9 @@ def scheduler_families(stats: Stats) -> Families:
     led, shards = len(election.held), election.shards
     away = len(election.unreachable)
     return [
-        exposition.number("ojs_scheduler_shards_led", "Shards that this process leads", led),
-        exposition.number("ojs_scheduler_shards", "Shards to lead, the meta tag is one", shards),
-        exposition.number("ojs_scheduler_shards_away", "Shards whose lease calls fail", away),
+        exposition.plain_gauge("ojs_scheduler_shards_led", "Shards that this process leads", led),
+        exposition.plain_gauge("ojs_scheduler_shards", "Shards to lead, with the meta tag", shards),
+        exposition.plain_gauge("ojs_scheduler_shards_away", "Shards whose lease calls fail", away),
         counter(
             "ojs_scheduler_leases", "Leases gained, lost unwillingly, handed over", "event", terms
         ),

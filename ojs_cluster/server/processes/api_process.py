@@ -22,13 +22,13 @@ import trio
 from hypercorn.typing import ASGIFramework
 
 from ojs_cluster.core.access.client_address import TrustedProxies
-from ojs_cluster.http.app import App, HttpSettings, room_for
-from ojs_cluster.http.dispatch import admits
+from ojs_cluster.http.app import App, HttpSettings, body_memory_budget_for
+from ojs_cluster.http.dispatch import passes_key_check
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.hypercorn.asgi import read_head, send_response
 from ojs_cluster.http.hypercorn.quart_app import create_quart_app
 from ojs_cluster.http.routes import ROUTES
-from ojs_cluster.http.starting import starting
+from ojs_cluster.http.starting import starting_response
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.api_keys import ApiKeys
 from ojs_cluster.server.audit import make_audit
@@ -77,7 +77,7 @@ class Gate:
         if self._target is not None:
             await self._target(scope, receive, send)
         elif scope["type"] == "http":
-            await send_response(starting(read_head(scope)), send)
+            await send_response(starting_response(read_head(scope)), send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1013})
 
@@ -104,7 +104,7 @@ async def work(child: Child) -> None:
     keys = ApiKeys(settings.access, os.environ, audit)
     await keys.load(child.stop)
     http = http_settings(settings)
-    room = room_for(http)
+    body_memory = body_memory_budget_for(http)
     gate = Gate(child.stop)
     lane = fast_lane(settings.listen, child.stop)
     tls = Tls(settings.listen) if settings.listen.tls_cert else None
@@ -126,8 +126,8 @@ async def work(child: Child) -> None:
                 write_timeout_s=settings.listen.write_timeout_s,
                 limits=connection_limits(settings.listen),
                 h2c=settings.listen.h2c,
-                admits=partial(admits, http, keys.access),
-                room=room,
+                admits=partial(passes_key_check, http, keys.access),
+                body_memory=body_memory,
             )
             served.set()
             if not gate.is_open:
@@ -143,7 +143,7 @@ async def work(child: Child) -> None:
                 store=store,
                 waiters=Waiters(),
                 settings=http,
-                shared_room=room,
+                shared_body_memory=body_memory,
                 access=keys.access,
                 traffic=traffic,
                 audit=audit,

@@ -15,7 +15,7 @@ import trio
 from ojs_cluster.core.access.scopes import Scope
 from ojs_cluster.http.access import audit as http_audit
 from ojs_cluster.http.access.audit import Audit
-from ojs_cluster.http.access.auth import Access
+from ojs_cluster.http.access.auth import AccessControl
 from ojs_cluster.http.app import App
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import ROUTES
@@ -33,7 +33,7 @@ from tests.store.test_master_away import names_on, owner
 from tests.support.servers import observer, own_server
 
 AUDITED = [route for route in ROUTES if route.action]
-OPEN = Access.of_keys((), allow_insecure=True)
+OPEN = AccessControl.from_secrets((), allow_insecure=True)
 ROOT = {"Authorization": "Bearer root-key"}
 BODIES: dict[str, Any] = {
     "queue.purge": {"confirm": True},
@@ -320,7 +320,7 @@ async def test_while_redis_is_away_lines_are_written_and_entries_wait_in_a_bound
     standalone: Embedded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(http_audit, "MOST_QUEUED", 8)
-    monkeypatch.setattr(http_audit, "_AWAY_PAUSE_S", 0.05)
+    monkeypatch.setattr(http_audit, "_UNAVAILABLE_PAUSE_S", 0.05)
     calls = counted_appends(monkeypatch)
 
     async def tried_twice() -> bool:  # a call has been given up, and is made again
@@ -333,7 +333,7 @@ async def test_while_redis_is_away_lines_are_written_and_entries_wait_in_a_bound
         standalone.pause(standalone.nodes[0])
         try:
             for number in range(20):
-                app.audit.reloaded("ok", {"added": [f"key-{number}"]})
+                app.audit.record_reload("ok", {"added": [f"key-{number}"]})
             for _ in range(20):  # needs nothing of Redis
                 assert (await api.get("/ojs/manifest")).status == 401
             assert len(lines_of(caplog)) == 21
@@ -385,7 +385,7 @@ async def test_the_writer_makes_few_calls_however_much_there_is(
     calls = counted_appends(monkeypatch)
     async with open_app(standalone) as app:
         for _ in range(250):
-            app.audit.reloaded("ok", {})
+            app.audit.record_reload("ok", {})
         await await_entries(app, 250)
     assert [size for _, size, _ in calls] == [100, 100, 50]
     times = [at for _, _, at in calls]

@@ -19,8 +19,8 @@ from ojs_cluster.core.access.scopes import (
     Scope,
     digest,
 )
-from ojs_cluster.http.access.auth import Access
-from ojs_cluster.http.router import Reach
+from ojs_cluster.http.access.auth import AccessControl
+from ojs_cluster.http.router import QueueAccess
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.http.api import Api, open_app, serving
@@ -36,9 +36,9 @@ PRINCIPALS = {
 }
 
 
-def access_of(*principals: str) -> Access:
+def access_of(*principals: str) -> AccessControl:
     named = principals or tuple(PRINCIPALS)
-    return Access(Keyring({digest(name): PRINCIPALS[name] for name in named}, {}))
+    return AccessControl(Keyring({digest(name): PRINCIPALS[name] for name in named}, {}))
 
 
 def bearer(secret: str) -> dict[str, str]:
@@ -137,9 +137,9 @@ async def test_too_many_requests_are_refused_with_retry_after(keyed: Api) -> Non
 
 
 def test_a_rate_lets_so_many_requests_through_and_refills() -> None:
-    from ojs_cluster.http.access.auth import _Bucket
+    from ojs_cluster.http.access.auth import _TokenBucket
 
-    bucket = _Bucket(4)
+    bucket = _TokenBucket(4)
     began = time.monotonic()
     assert [bucket.take(began) for _ in range(6)] == [0, 0, 0, 0, 0.25, 0.25]
     assert bucket.take(began + 0.25) == 0
@@ -162,7 +162,7 @@ async def test_a_replaced_keyring_holds_from_the_next_request_on(standalone: Emb
 
 async def test_a_key_for_some_queues_cannot_use_what_is_about_all(keyed: Api) -> None:
     for route in ROUTES:
-        if route.reach is Reach.CLUSTER and not route.open:
+        if route.queue_access is QueueAccess.CLUSTER and not route.open:
             target = re.sub(r"{\w+}", "x", route.template)
             reply = await keyed.call(route.method, target, headers=bearer("mail"))
             assert (reply.status, reply.error["code"]) == (403, "permission_denied"), route

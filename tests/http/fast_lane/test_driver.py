@@ -23,10 +23,10 @@ from trio.testing import wait_all_tasks_blocked
 
 from ojs_cluster.core.access.scopes import ALL_SCOPES, Keyring, Principal, digest
 from ojs_cluster.http import dispatch
-from ojs_cluster.http.access.auth import Access
+from ojs_cluster.http.access.auth import AccessControl
 from ojs_cluster.http.fast_lane import connection as lane_connection
 from ojs_cluster.http.fast_lane import driver
-from ojs_cluster.http.fast_lane.idle_connections import Turns
+from ojs_cluster.http.fast_lane.idle_connections import IdleConnections
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.request_ids import new_request_id
@@ -168,7 +168,7 @@ async def test_connections_that_end_are_forgotten(lane: tuple[FastLane, int]) ->
         await ask(stream, LIVE)
         assert len(lane[0]._connections) == 1
     await until(_forgotten(lane[0]))
-    assert not lane[0].turns._waiting
+    assert not lane[0].idle_connections._registered
 
 
 def _forgotten(lane: FastLane) -> Any:
@@ -288,7 +288,7 @@ async def test_the_job_of_a_client_that_leaves_before_redis_answers_is_given_bac
             await wait_all_tasks_blocked(0.05)
             (connection,) = lane[0]._connections
             assert connection._driver is not None
-            assert connection._driver._work is not None
+            assert connection._driver._coroutine is not None
             await stream.aclose()
             await wait_all_tasks_blocked(0.05)
     await until(_forgotten(lane[0]))
@@ -306,7 +306,7 @@ async def test_an_answer_that_comes_while_the_cancelled_task_takes_over_is_not_l
             await wait_all_tasks_blocked(0.05)
             (connection,) = lane[0]._connections
             assert connection._driver is not None
-            assert connection._driver._work is not None
+            assert connection._driver._coroutine is not None
             connection.scope.cancel()
             connection._driver._resume([1, b"", 0, 0])  # the fetch has found nothing
             await until(_forgotten(lane[0]))
@@ -355,7 +355,7 @@ async def test_a_confirmed_request_is_served_here_too(
         await lifecycle(stream)
 
 
-# -- without turns ---------------------------------------------------------------------------
+# -- without idle ---------------------------------------------------------------------------
 
 
 async def test_where_there_is_no_epoll_each_connection_is_served_by_its_task(
@@ -364,7 +364,7 @@ async def test_where_there_is_no_epoll_each_connection_is_served_by_its_task(
     monkeypatch.delattr(select, "epoll")
     lane = FastLane(stop=trio.Event(), idle_timeout_s=600)
     async with serving(api.app, lane=lane) as number, connected(number) as stream:
-        assert not lane.turns.running
+        assert not lane.idle_connections.running
         steps = Steps()
         trio.lowlevel.add_instrument(steps)
         await lifecycle(stream)
@@ -376,18 +376,18 @@ async def test_the_tasks_go_on_when_the_turns_end(api: Api) -> None:
     lane = FastLane(stop=trio.Event(), idle_timeout_s=600)
     lane.open(api.app)
     async with served(lane) as streams:
-        with trio.CancelScope() as turns:
+        with trio.CancelScope() as idle:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(lane.turns.run)
+                nursery.start_soon(lane.idle_connections.run)
                 await wait_all_tasks_blocked()
                 for stream in streams:
                     await lifecycle(stream)
                 await streams[0].send_all(FETCH)
                 await streams[1].send_all(ENQUEUE[:20])
                 await until(_waits(api))
-                assert len(lane.turns._waiting) == 1
-                turns.cancel()
-        assert not lane.turns.running
+                assert len(lane.idle_connections._registered) == 1
+                idle.cancel()
+        assert not lane.idle_connections.running
         await streams[1].send_all(ENQUEUE[20:])
         for stream in streams[:2]:
             await read_responses(stream, 1)
@@ -418,21 +418,21 @@ async def served(lane: FastLane) -> AsyncIterator[list[trio.SocketStream]]:
 
 async def test_nobody_is_told_of_what_has_left() -> None:
     class Deaf:
-        def ready(self) -> None:
+        def on_readable(self) -> None:
             raise AssertionError("it has left")
 
-        no_more_turns = ready
+        on_epoll_closed = on_readable
 
-    turns = Turns()
+    idle = IdleConnections()
     here, there = socket.socketpair()
     with here, there:
-        assert not turns.join(here.fileno(), Deaf())
+        assert not idle.register(here.fileno(), Deaf())
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(turns.run)
+            nursery.start_soon(idle.run)
             await wait_all_tasks_blocked()
-            assert turns.join(here.fileno(), Deaf())
+            assert idle.register(here.fileno(), Deaf())
             there.send(b"x")
-            turns.leave(here.fileno())
+            idle.unregister(here.fileno())
             await wait_all_tasks_blocked(0.01)
             nursery.cancel_scope.cancel()
 
@@ -441,18 +441,18 @@ async def test_what_the_kernel_does_not_watch_is_left_to_its_task(tmp_path: Path
     """An error here would come after an answer that was sent, and undo it."""
 
     class Unwatched:
-        def ready(self) -> None:
+        def on_readable(self) -> None:
             raise AssertionError("it has never joined")
 
-        no_more_turns = ready
+        on_epoll_closed = on_readable
 
-    turns = Turns()
+    idle = IdleConnections()
     with (tmp_path / "file").open("wb") as file:  # which epoll refuses
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(turns.run)
+            nursery.start_soon(idle.run)
             await wait_all_tasks_blocked()
-            assert not turns.join(file.fileno(), Unwatched())
-            turns.leave(file.fileno())
+            assert not idle.register(file.fileno(), Unwatched())
+            idle.unregister(file.fileno())
             nursery.cancel_scope.cancel()
 
 
@@ -471,7 +471,7 @@ async def status(stream: Stream, sent: bytes) -> bytes:
 async def test_a_remembered_head_is_judged_again_when_the_keys_have_changed(
     standalone: Embedded,
 ) -> None:
-    access = Access.of_keys(["old", "other"])
+    access = AccessControl.from_secrets(["old", "other"])
     async with (
         open_app(standalone, access=access) as app,
         serving(app, lane=True) as number,
@@ -493,7 +493,7 @@ async def test_a_remembered_head_is_counted_and_expires(
         "rated": Principal("rated", ALL_SCOPES, requests_per_second=3.0),
         "until": Principal("until", ALL_SCOPES, expires_at_s=time.time() + 3600),
     }
-    access = Access(Keyring({digest(key): each for key, each in principals.items()}, {}))
+    access = AccessControl(Keyring({digest(key): each for key, each in principals.items()}, {}))
     async with (
         open_app(standalone, access=access) as app,
         serving(app, lane=True) as number,

@@ -7,14 +7,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ojs_cluster.http.fast_lane.parser import PATIENCE, Head, Heads, Odd, read_head
+from ojs_cluster.http.fast_lane.parser import (
+    MAX_INCOMPLETE_HEAD,
+    HeadCache,
+    RequestHead,
+    UnsupportedRequest,
+    read_head,
+)
 
 PLAIN = b"POST /a?b=c HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nContent-Length: 3\r\nX-A:  2 \r\n\r\n"
 
 
 def test_a_plain_head_is_read() -> None:
     head = read_head(PLAIN + b"{}\nGET")
-    assert head == Head(
+    assert head == RequestHead(
         method="POST",
         path="/a",
         query="b=c",
@@ -35,14 +41,14 @@ def test_a_part_of_it_is_waited_with(end: int) -> None:
     [b"\x16\x03", b"PRI", b"get /", b"GET h", b"GET /\n", b"GET / HTTP/1.1\r\nHost: \xff", b"\r\n"],
 )
 def test_what_cannot_become_plain_is_told_at_once(begun: bytes) -> None:
-    with pytest.raises(Odd):
+    with pytest.raises(UnsupportedRequest):
         read_head(begun)
 
 
 def test_a_head_is_not_waited_with_for_ever() -> None:
-    assert read_head(b"GET /".ljust(PATIENCE, b"a")) is None
-    with pytest.raises(Odd):
-        read_head(b"GET /".ljust(PATIENCE + 1, b"a"))
+    assert read_head(b"GET /".ljust(MAX_INCOMPLETE_HEAD, b"a")) is None
+    with pytest.raises(UnsupportedRequest):
+        read_head(b"GET /".ljust(MAX_INCOMPLETE_HEAD + 1, b"a"))
     long = b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 40_000 + b"\r\n\r\n"
     head = read_head(long)
     assert head is not None
@@ -70,19 +76,19 @@ def test_a_head_is_not_waited_with_for_ever() -> None:
     ],
 )
 def test_what_two_servers_might_read_differently_is_not_plain(line: bytes) -> None:
-    with pytest.raises(Odd):
+    with pytest.raises(UnsupportedRequest):
         read_head(b"POST / HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n")
 
 
 def test_a_head_that_came_before_is_not_read_again() -> None:
-    heads = Heads()
+    heads = HeadCache()
     first = heads.read(PLAIN + b"{}\n")
     assert first == read_head(PLAIN)
     assert heads.read(PLAIN + b"another body") is first
     assert heads.read(PLAIN[:-2]) is None
     other = PLAIN.replace(b"X-A: 1", b"X-A: 3")
     assert heads.read(other) == read_head(other)
-    with pytest.raises(Odd):
+    with pytest.raises(UnsupportedRequest):
         heads.read(PLAIN.replace(b"X-A: 1", b"X-A: \xff"))
     for n in range(100):
         one = PLAIN.replace(b"X-A: 1", b"X-A: %d" % n)
@@ -110,7 +116,7 @@ def test_whatever_is_plain_h11_reads_alike(start: bytes, pieces: list[bytes]) ->
     data = start + b"".join(pieces)
     try:
         head = read_head(data)
-    except Odd:
+    except UnsupportedRequest:
         return
     if not data:
         return  # to h11 that is the end of the connection

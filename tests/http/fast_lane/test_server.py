@@ -15,7 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from ojs_cluster.http import dispatch
 from ojs_cluster.http.fast_lane import connection, driver
-from ojs_cluster.http.fast_lane.parser import Heads
+from ojs_cluster.http.fast_lane.parser import HeadCache
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.routes import ROUTES
 from ojs_cluster.server.embedded.servers import Embedded
@@ -229,11 +229,11 @@ async def test_a_late_body_may_still_come_and_the_connection_stays(
 ) -> None:
     late = trio.Event()
 
-    def too_late(timeout_s: float) -> Any:
+    def body_timeout(timeout_s: float) -> Any:
         late.set()
-        return dispatch.too_late(timeout_s)
+        return dispatch.body_timeout(timeout_s)
 
-    monkeypatch.setattr(connection, "too_late", too_late)
+    monkeypatch.setattr(connection, "body_timeout", body_timeout)
     async with (
         open_app(standalone, body_timeout_s=0.05, linger_s=60) as app,
         serving(app, lane=True) as number,
@@ -343,10 +343,10 @@ async def test_a_bug_in_one_connection_stays_there(
     async with serving(api.app, lane=True) as number:
         with monkeypatch.context() as patched:
 
-            def broken(heads: Heads, data: bytes) -> None:
+            def broken(heads: HeadCache, data: bytes) -> None:
                 raise RuntimeError("a bug")
 
-            patched.setattr(Heads, "read", broken)
+            patched.setattr(HeadCache, "read", broken)
             async with connected(number) as stream:
                 await stream.send_all(ENQUEUE)
                 with suppress(trio.BrokenResourceError):

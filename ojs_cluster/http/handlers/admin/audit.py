@@ -1,4 +1,4 @@
-"""The audit: who changed what, and which requests were refused."""
+"""Read the audit: administrative changes and refused requests."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from ojs_cluster.store.operations.audit import AuditFilter
 
 
 async def list_entries(app: App, request: Request) -> Response:
-    """GET /ojs/v1/admin/audit?limit&cursor&principal&action&since, newest first.
+    """List audit entries, newest first.
 
-    A page may hold fewer than ``limit`` while there are more; ``next_cursor`` says so.
+    A page may have fewer entries than ``limit`` although there are more; then it has a
+    ``next_cursor``.
+
+    ``GET /ojs/v1/admin/audit?limit&cursor&principal&action&since``
     """
     given = query.parameters(request.query)
     limit = query.integer(given, "limit", 50, low=1, high=500)
     wanted = AuditFilter(
         principal=given.get("principal") or None,
         action=given.get("action") or None,
-        since_ms=fields.moment(given.get("since") or None, field="since"),
+        since_ms=fields.absolute_time_ms(given.get("since") or None, field="since"),
     )
     page = await store_audit.read_entries(
         app.store, wanted, limit=limit, cursor=given.get("cursor") or None

@@ -1,8 +1,8 @@
-"""Many jobs retried at once (spec: ojs-admin-api 8.1, ojs-dead-letter 6.2).
+"""Retry many jobs in one request (spec: ojs-admin-api 8.1, ojs-dead-letter 6.2).
 
-Nothing is retried unless ``confirm`` is the boolean true, and nothing that the filter does not
-admit. A member that is not known here is refused rather than ignored: it may be a filter. A key
-for some queues retries jobs of those alone: for it all others do not match.
+A request needs ``confirm: true``, and retries only jobs that match its filter. An unknown member is
+an error instead of ignored, because it may be meant as a filter. For a key that is restricted to
+some queues, jobs of other queues do not match.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from ojs_cluster.store.jobs.listing import JobFilter
 _SHOWN_ERRORS = 100
 
 
-class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which jobs are meant; without any member all that are discarded."""
+class BulkRetryFilter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The jobs to retry; without any member all discarded jobs."""
 
     queue: str | None = None
     state: str | None = None
@@ -37,24 +37,30 @@ class Filter(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     until: str | None = None
 
 
-class BulkBody(Filter, frozen=True, forbid_unknown_fields=True):
-    """The filter inside of ``filter``, or, as the OpenAPI document has it, beside ``confirm``."""
+class BulkRetryBody(BulkRetryFilter, frozen=True, forbid_unknown_fields=True):
+    """The body: a filter in ``filter``, or beside ``confirm`` as in the OpenAPI document."""
 
-    filter: Filter | None = None
+    filter: BulkRetryFilter | None = None
     confirm: Any = None
     cursor: str | None = None
 
 
-_decoder = msgspec.json.Decoder(BulkBody)
+_decoder = msgspec.json.Decoder(BulkRetryBody)
 
 
 async def retry_jobs(app: App, request: Request) -> Response:
-    """POST /ojs/v1/admin/jobs/bulk/retry: discarded jobs, by when they were created."""
+    """Retry discarded jobs; ``since`` and ``until`` are about their creation.
+
+    ``POST /ojs/v1/admin/jobs/bulk/retry`` (spec: ojs-admin-api 8.1)
+    """
     return await _retry(app, request, dead=False)
 
 
 async def retry_dead(app: App, request: Request) -> Response:
-    """POST /ojs/v1/admin/dead-letter/retry: dead letters, by when they died."""
+    """Retry dead letters; ``since`` and ``until`` are about when they became dead letters.
+
+    ``POST /ojs/v1/admin/dead-letter/retry`` (spec: ojs-dead-letter 6.2)
+    """
     return await _retry(app, request, dead=True)
 
 
@@ -62,7 +68,7 @@ async def _retry(app: App, request: Request, *, dead: bool) -> Response:
     body = decode(_decoder, request, app.settings.limits)
     if body.confirm is not True:
         raise InvalidRequest(
-            "this retries every job that the filter admits: send confirm: true", field="confirm"
+            "this retries every job that the filter matches: send confirm: true", field="confirm"
         )
     wanted = _wanted(body, dead)
     if wanted.queue is not None:
@@ -83,7 +89,7 @@ async def _retry(app: App, request: Request, *, dead: bool) -> Response:
     }
     if done.next_cursor is not None:
         answer["next_cursor"] = done.next_cursor
-    about = "all queues" if wanted.within is None else "queues in reach"
+    about = "all queues" if wanted.within is None else "all accessible queues"
     if wanted.queue is not None:
         about = f"queue={wanted.queue}"
     if wanted.type is not None:
@@ -91,21 +97,22 @@ async def _retry(app: App, request: Request, *, dead: bool) -> Response:
     return replies.json_response(200, answer, about=about)
 
 
-def _wanted(body: BulkBody, dead: bool) -> JobFilter:
-    given: Filter = body
+def _wanted(body: BulkRetryBody, dead: bool) -> JobFilter:
+    given: BulkRetryFilter = body
     if body.filter is not None:
-        if any(getattr(body, name) is not None for name in Filter.__struct_fields__):
+        if any(getattr(body, name) is not None for name in BulkRetryFilter.__struct_fields__):
             raise InvalidRequest("put all of the filter into 'filter'", field="filter")
         given = body.filter
     if state_of(given.state) not in (None, State.DISCARDED):
         raise Unsupported(
-            "only discarded jobs can be retried: retryable ones will be, cancelled ones stay so",
+            "only discarded jobs can be retried: retryable jobs run again without a request, and "
+            "cancelled jobs stay cancelled",
             field="filter.state",
         )
     return JobFilter(
         queue=check_queue(given.queue, field="filter.queue") if given.queue is not None else None,
         type=given.type,
-        since_ms=fields.moment(given.since, field="filter.since"),
-        until_ms=fields.moment(given.until, field="filter.until"),
+        since_ms=fields.absolute_time_ms(given.since, field="filter.since"),
+        until_ms=fields.absolute_time_ms(given.until, field="filter.until"),
         dead=dead,
     )

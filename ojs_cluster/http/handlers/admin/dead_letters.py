@@ -1,6 +1,7 @@
-"""Dead letters as an operator searches and moves them (spec: ojs-admin-api 11).
+"""Search, retry and delete dead letters as an operator (spec: ojs-admin-api 11).
 
-``since`` and ``until`` are about when they died (spec: ojs-dead-letter 9.1).
+``since`` and ``until`` are about the time at which a job became a dead letter
+(spec: ojs-dead-letter 9.1).
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ from ojs_cluster.store.jobs.listing import JobFilter
 
 
 async def list_dead(app: App, request: Request) -> Response:
-    """GET /ojs/v1/admin/dead-letter?queue&type&since&until&page&per_page, or ``cursor``.
+    """List dead letters, newest first; with a filter other than the queue, in each shard.
 
-    Newest first; with another filter than the queue, in each shard.
+    ``GET /ojs/v1/admin/dead-letter?queue&type&since&until&page&per_page&cursor``
+    (spec: ojs-admin-api 11)
     """
     given = query.parameters(request.query)
     wanted = within(given, filter_of(given, request.queues))
@@ -34,18 +36,24 @@ async def list_dead(app: App, request: Request) -> Response:
     found, total = await store_dead.list_dead_letters(
         app.store, queue=wanted.queue, limit=page.limit, offset=page.offset
     )
-    pages = query.pages(page, len(found), total)
+    pages = query.pagination(page, len(found), total)
     return Response(
         200, b'{"items":%b,"pagination":%b}' % (replies.jobs_array(found), replies.dumps(pages))
     )
 
 
 async def retry(app: App, _request: Request, job_id: str) -> Response:
-    """POST /ojs/v1/admin/dead-letter/{id}/retry. A body is ignored."""
+    """Make the job of a dead letter available again. A body is ignored.
+
+    ``POST /ojs/v1/admin/dead-letter/{id}/retry`` (spec: ojs-admin-api 11)
+    """
     return Response(200, (await store_dead.retry(app.store, fields.job_id(job_id))).json())
 
 
 async def delete(app: App, _request: Request, job_id: str) -> Response:
-    """DELETE /ojs/v1/admin/dead-letter/{id}"""
+    """Delete a dead letter.
+
+    ``DELETE /ojs/v1/admin/dead-letter/{id}`` (spec: ojs-admin-api 11)
+    """
     await store_dead.delete(app.store, fields.job_id(job_id))
     return Response(204, b"")

@@ -1,6 +1,6 @@
-"""Jobs as an operator searches, sees and moves them (spec: ojs-admin-api 7).
+"""Search, read, retry and cancel jobs as an operator (spec: ojs-admin-api 7).
 
-Here a job is answered as it is, not inside ``job``.
+These responses have the members of a job at the top level, not inside ``job``.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ from ojs_cluster.store.jobs import read_jobs as store_jobs
 from ojs_cluster.store.jobs.listing import JobFilter
 from ojs_cluster.store.jobs.record import JobRecord
 
-_MORE_LOOKS = 9
-"""How often a page that is not full is looked for further: 20 000 jobs altogether."""
+_MORE_READS = 9
+"""How many more reads may fill a page: 20 000 jobs are checked altogether."""
 _FULL_BYTES = 8 * 1024 * 1024
-"""A page with so many bytes of jobs is full enough."""
+"""A page with this many bytes of jobs counts as full."""
 
 
 async def list_jobs(app: App, request: Request) -> Response:
-    """GET /ojs/v1/admin/jobs?queue&state&type&worker_id&since&until&page&per_page, or ``cursor``.
+    """List jobs that match a filter.
 
-    ``type`` may end in ``*``. Jobs come in the order of the indexes they lie in: there is no other
-    (docs/adr/002), so ``sort`` and ``order`` change nothing.
+    ``type`` may end in ``*``. The order is that of the index that is read. There is no other index
+    (docs/adr/002), so ``sort`` and ``order`` are ignored.
+
+    ``GET /ojs/v1/admin/jobs?queue&state&type&worker_id&since&until&page&per_page&cursor``
+    (spec: ojs-admin-api 7)
     """
     given = query.parameters(request.query)
     wanted = replace(
@@ -45,40 +48,52 @@ async def list_jobs(app: App, request: Request) -> Response:
 
 
 async def get(app: App, _request: Request, job_id: str) -> Response:
-    """GET /ojs/v1/admin/jobs/{id}"""
+    """Return a job.
+
+    ``GET /ojs/v1/admin/jobs/{id}`` (spec: ojs-admin-api 7)
+    """
     return Response(200, (await store_jobs.get(app.store, fields.job_id(job_id))).json())
 
 
 async def retry(app: App, _request: Request, job_id: str) -> Response:
-    """POST /ojs/v1/admin/jobs/{id}/retry: of a discarded job, dead letter or not.
+    """Make a discarded job available again, whether or not it is a dead letter.
 
-    A cancelled one stays so: the admin document would have it run again, the core document, which
-    goes before it, not (6.5).
+    A cancelled job stays cancelled. The admin document allows its retry, but the core document
+    forbids it (6.5) and has priority.
+
+    ``POST /ojs/v1/admin/jobs/{id}/retry`` (spec: ojs-admin-api 7)
     """
     job = await store_dead.retry_discarded(app.store, fields.job_id(job_id))
     return Response(200, job.json())
 
 
 async def cancel(app: App, _request: Request, job_id: str) -> Response:
-    """POST /ojs/v1/admin/jobs/{id}/cancel. A body is ignored."""
+    """Cancel a job. A body is ignored.
+
+    ``POST /ojs/v1/admin/jobs/{id}/cancel`` (spec: ojs-admin-api 7)
+    """
     return Response(200, (await store_cancel.cancel(app.store, fields.job_id(job_id))).json())
 
 
 def within(given: Mapping[str, str], wanted: JobFilter) -> JobFilter:
-    """``wanted`` in the time that ``since`` and ``until`` give. Raises InvalidRequest."""
+    """Return the filter ``wanted`` with the times ``since`` and ``until``.
+
+    Raises:
+        InvalidRequest: one of them is not an absolute time.
+    """
     return replace(
         wanted,
-        since_ms=fields.moment(given.get("since") or None, field="since"),
-        until_ms=fields.moment(given.get("until") or None, field="until"),
+        since_ms=fields.absolute_time_ms(given.get("since") or None, field="since"),
+        until_ms=fields.absolute_time_ms(given.get("until") or None, field="until"),
     )
 
 
 async def listed(app: App, wanted: JobFilter, given: Mapping[str, str]) -> Response:
-    """A page of the jobs that ``wanted`` admits.
+    """Return a page of the jobs that match ``wanted``.
 
-    Where it would take a scan to know how many there are, ``total`` is how many there are at
-    least, and ``total_exact`` is false. A page that is not full and has a ``next_cursor`` has been
-    looked for long enough: the cursor goes on where it ended, the next number might pass over jobs.
+    If the number of jobs would take a scan, ``total`` is a lower bound, and ``total_exact`` is
+    false. A page may have fewer entries than its size and a ``next_cursor``, because the search is
+    bounded. The cursor continues where the search ended; the next page number could skip jobs.
     """
     cursor = given.get("cursor") or None
     page = query.numbered_page({**given, "cursor": ""})
@@ -87,7 +102,7 @@ async def listed(app: App, wanted: JobFilter, given: Mapping[str, str]) -> Respo
     limit, offset = page.limit, 0 if cursor else page.offset
     first, passed, total = await jobs.find(app, wanted, limit=limit, offset=offset, cursor=cursor)
     found, following = first.jobs, first.next_cursor
-    for _ in range(_MORE_LOOKS):
+    for _ in range(_MORE_READS):
         if following is None or len(found) >= limit or _size(found) >= _FULL_BYTES:
             break
         more = await listing.list_jobs(

@@ -1,4 +1,4 @@
-"""Effects that were given up: what they are, and trying them again (docs/metrics.md)."""
+"""List and retry outbox dead letters: effects that failed too often (docs/metrics.md)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ from ojs_cluster.store.outbox.outbox_dead_letters import MOST_RETRIED, Parked
 
 _SHOWN_PAYLOAD = 2000  # characters
 _SHOWN_IDS = 10
-"""Entries that the audit names."""
+"""Most entries that an audit entry names."""
 
 
-class RetryBody(msgspec.Struct, frozen=True):
-    """What to try again: ``ids`` names entries, or ``all`` is true."""
+class OutboxRetryBody(msgspec.Struct, frozen=True):
+    """The entries to retry: ``ids`` names them, or ``all`` is true."""
 
     ids: list[str] | None = None
     all: bool = False
 
 
-_retry_decoder = msgspec.json.Decoder(RetryBody)
+_retry_decoder = msgspec.json.Decoder(OutboxRetryBody)
 
 
 async def list_parked(app: App, request: Request) -> Response:
-    """GET /ojs/v1/admin/outbox?limit&cursor: what is parked, shard after shard."""
+    """List outbox dead letters, shard after shard.
+
+    ``GET /ojs/v1/admin/outbox?limit&cursor``
+    """
     given = query.parameters(request.query)
     limit = query.integer(given, "limit", 50, low=1, high=200)
     found, cursor = await store_parked.list_parked(
@@ -44,11 +47,14 @@ async def list_parked(app: App, request: Request) -> Response:
 
 
 async def retry(app: App, request: Request) -> Response:
-    """POST /ojs/v1/admin/outbox/retry"""
+    """Return outbox dead letters to the outbox, with all their attempts.
+
+    ``POST /ojs/v1/admin/outbox/retry``
+    """
     body = decode(_retry_decoder, request, app.settings.limits)
     if body.all == (body.ids is not None):
         raise InvalidRequest(
-            'name the entries to try again, as in {"ids": ["12-345"]}, or send {"all": true}',
+            'name the entries to retry, as in {"ids": ["12-345"]}, or send {"all": true}',
             field="ids",
         )
     if body.ids is None:

@@ -1,6 +1,6 @@
-"""What an operator sees first: sums of the whole cluster, and its queues.
+"""Return the overview for operators: sums of the whole cluster, and its queues.
 
-Spec: ojs-admin-api 6 and 10. Throughput is that of the last hour, per minute.
+Throughput is per minute, over the last hour (spec: ojs-admin-api 6 and 10).
 """
 
 from __future__ import annotations
@@ -23,10 +23,13 @@ from ojs_cluster.store.queues.queues import QueueStats
 
 
 async def stats(app: App, request: Request) -> Response:
-    """GET /ojs/v1/admin/stats?queue: of all queues, or of one.
+    """Return the statistics of all queues together, or of one.
 
-    ``queues_counted`` is below ``queues`` when there are too many to look at. A key for some queues
-    gets the sums of those, and no number of workers: these serve other queues as well.
+    ``queues_counted`` is less than ``queues`` if there are too many to read. A key that is
+    restricted to some queues gets the sums of those. It does not get the number of workers, because
+    workers serve other queues as well.
+
+    ``GET /ojs/v1/admin/stats?queue`` (spec: ojs-admin-api 10)
     """
     name = query.parameters(request.query).get("queue")
     workers: dict[str, int] = {}
@@ -55,7 +58,10 @@ async def stats(app: App, request: Request) -> Response:
 
 
 async def list_queues(app: App, request: Request) -> Response:
-    """GET /ojs/v1/admin/queues?page&per_page, in the order of their names."""
+    """List queues by name.
+
+    ``GET /ojs/v1/admin/queues?page&per_page`` (spec: ojs-admin-api 6)
+    """
     page = query.numbered_page(query.parameters(request.query))
     found, total = await store_queues.list_queues(
         app.store, limit=page.limit, offset=page.offset, within=request.queues
@@ -64,17 +70,20 @@ async def list_queues(app: App, request: Request) -> Response:
         200,
         {
             "items": [_queue(queue) for queue in found],
-            "pagination": query.pages(page, len(found), total),
+            "pagination": query.pagination(page, len(found), total),
         },
     )
 
 
 async def get_queue(app: App, _request: Request, name: str) -> Response:
-    """GET /ojs/v1/admin/queues/{name}"""
+    """Return a queue with its configuration.
+
+    ``GET /ojs/v1/admin/queues/{name}`` (spec: ojs-admin-api 6)
+    """
     found = await _existing(app, name)
     limits = (await store_limits.get_queue_limits(app.store, name)).usage.limits.json()
     if "rate" in limits:
-        limits["rate_limit"] = limits["rate"]  # as the admin document calls it
+        limits["rate_limit"] = limits["rate"]  # the name in the admin document
     partitions = (await get_partitions(app.store, name)).count
     configuration = {"partitions": partitions, **limits}
     return replies.json_response(200, {**_queue(found), "configuration": configuration})
@@ -99,9 +108,9 @@ def _queue(found: QueueStats) -> dict[str, Any]:
         "avg_wait_ms": found.avg_wait_ms,
         "avg_duration_ms": found.avg_duration_ms,
     }
-    for name, at in (("created_at", found.created_ms), ("paused_at", found.paused_ms)):
-        if at is not None:
-            shown[name] = replies.iso(at)
+    for name, time_ms in (("created_at", found.created_ms), ("paused_at", found.paused_ms)):
+        if time_ms is not None:
+            shown[name] = replies.iso(time_ms)
     return shown
 
 

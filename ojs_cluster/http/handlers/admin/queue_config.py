@@ -1,4 +1,7 @@
-"""Configuration of single queues (spec: ojs-admin-api 6, ojs-queue-config, ojs-backpressure 6)."""
+"""Read and change the configuration of a queue.
+
+Spec: ojs-admin-api 6, ojs-queue-config, ojs-backpressure 6.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +20,31 @@ from ojs_cluster.store.limits import depth_bounds
 from ojs_cluster.store.partial_failures import begun
 from ojs_cluster.store.queues.partition_maintenance import get_partitions, set_partitions
 
-_NOT_BUILT = frozenset(
+_UNSUPPORTED_MEMBERS = frozenset(
     {
-        *("allowed_job_types", "concurrency", "dead_letter_max_size"),
-        *("dead_letter_queue", "dead_letter_ttl", "default_retry", "default_timeout"),
-        *("max_size", "max_size_bytes", "overflow_policy", "producers", "rate_limit"),
-        *("retention", "visibility_timeout"),
+        "allowed_job_types",
+        "concurrency",
+        "dead_letter_max_size",
+        "dead_letter_queue",
+        "dead_letter_ttl",
+        "default_retry",
+        "default_timeout",
+        "max_size",
+        "max_size_bytes",
+        "overflow_policy",
+        "producers",
+        "rate_limit",
+        "retention",
+        "visibility_timeout",
     }
 )
-"""What the specifications know of a queue's configuration, and this server does not do."""
+"""Members of a queue's configuration that the specifications define and the server rejects."""
 
 
-class Backpressure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How many jobs may wait. ``max_depth`` 0 is any number.
+class BackpressureBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The bound on a queue's depth. A ``max_depth`` of 0 means no bound.
 
-    ``warning_threshold`` is checked, and no warning is sent.
+    ``warning_threshold`` is validated, but the server sends no warning.
     """
 
     max_depth: int
@@ -40,42 +53,48 @@ class Backpressure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_size_bytes: int = 0
 
 
-class ConfigBody(msgspec.Struct, frozen=True):
-    """What is to be changed. ``backpressure`` null takes the queue's own bound back."""
+class QueueConfigBody(msgspec.Struct, frozen=True):
+    """The changes. ``backpressure`` null removes the queue's own bound."""
 
     partitions: int | None = None
-    backpressure: Backpressure | msgspec.UnsetType | None = msgspec.UNSET
+    backpressure: BackpressureBody | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _MOST_DEPTH: Final = 2**52
-_decoder = msgspec.json.Decoder(ConfigBody)
+_decoder = msgspec.json.Decoder(QueueConfigBody)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 async def get(app: App, _request: Request, name: str) -> Response:
-    """GET /ojs/v1/admin/queues/{name}/config. A queue that does not exist has the defaults."""
+    """Return the configuration of a queue; that of an unknown queue is the default.
+
+    ``GET /ojs/v1/admin/queues/{name}/config`` (spec: ojs-queue-config)
+    """
     check_queue(name, field="name")
     layout = await get_partitions(app.store, name)
     return _config(app, name, layout, await depth_bounds.get_bound(app.store, name))
 
 
 async def put(app: App, request: Request, name: str) -> Response:
-    """PUT /ojs/v1/admin/queues/{name}/config. The queue need not exist yet."""
+    """Change the configuration of a queue, which need not exist yet.
+
+    ``PUT /ojs/v1/admin/queues/{name}/config`` (spec: ojs-queue-config, ojs-backpressure 6)
+    """
     check_queue(name, field="name")
     body = decode(_decoder, request, app.settings.limits)
     for member in decode(_members, request, app.settings.limits):
-        if member in _NOT_BUILT:
-            raise Unsupported(f"queues cannot be given '{member}' by this server", field=member)
+        if member in _UNSUPPORTED_MEMBERS:
+            raise Unsupported(f"this server does not support '{member}' of a queue", field=member)
         if member not in ("partitions", "backpressure"):
             raise InvalidRequest(
-                f"'{member[:100]}' is not known of a queue's configuration", field=member[:100]
+                f"'{member[:100]}' is not a member of a queue's configuration", field=member[:100]
             )
     bound = body.backpressure
     if body.partitions is None and bound is msgspec.UNSET:
         raise InvalidRequest(
             "name what to change: 'partitions' or 'backpressure'", field="partitions"
         )
-    most = None if bound is None or bound is msgspec.UNSET else _checked(bound)
+    most = None if bound is None or bound is msgspec.UNSET else _max_depth(bound)
     if body.partitions is not None:
         await set_partitions(app.store, name, body.partitions)
     with begun(when=body.partitions is not None):
@@ -85,8 +104,13 @@ async def put(app: App, request: Request, name: str) -> Response:
         return await get(app, request, name)
 
 
-def _checked(bound: Backpressure) -> int:
-    """Return the bound, if it is one that this server keeps."""
+def _max_depth(bound: BackpressureBody) -> int:
+    """Return the largest depth.
+
+    Raises:
+        Unsupported: the server does not have this kind of bound.
+        InvalidRequest: a number is out of range.
+    """
     if bound.strategy != "reject":
         raise Unsupported(
             "a full queue refuses jobs: the only strategy is 'reject'",

@@ -1,4 +1,4 @@
-"""Test hooks."""
+"""Delete all data, for conformance suites."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from ojs_cluster.store.operations.admin import reset as store_reset
 
 
 async def reset(app: App, _request: Request) -> Response:
-    """POST /ojs/v1/admin/reset: deletes everything. Routed only under test hooks."""
+    """Delete all data. The route exists only with test hooks.
+
+    ``POST /ojs/v1/admin/reset``
+    """
     removed = await store_reset(app.store)
     return replies.json_response(200, {"reset": True, "keys_removed": removed})

@@ -1,4 +1,4 @@
-"""Workers as an operator sees and directs them (spec: ojs-admin-api 9)."""
+"""Read workers and send directives to them as an operator (spec: ojs-admin-api 9)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ojs_cluster.store.workers.workers import DesiredState, WorkerInfo
 _MOST_JOBS = 100
 _MOST_NAMED = 1000
 _SHOWN_NAMES = 10
-"""Workers that the audit names."""
+"""Most workers that an audit entry names."""
 _DIRECTIVES: dict[str, DesiredState] = {
     "quiet": "quiet",
     "terminate": "terminate",
@@ -34,7 +34,7 @@ _DIRECTIVES: dict[str, DesiredState] = {
 
 
 class DirectiveBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What to tell, and to whom: without ``worker_ids`` to every worker that is known."""
+    """A directive and its workers; without ``worker_ids`` it is for every known worker."""
 
     directive: str
     worker_ids: list[str] | None = None
@@ -45,9 +45,11 @@ _decoder = msgspec.json.Decoder(DirectiveBody)
 
 
 async def list_workers(app: App, request: Request) -> Response:
-    """GET /ojs/v1/admin/workers?page&per_page, latest contact first.
+    """List workers, latest contact first.
 
-    ``state`` is what a worker does or was told to do, whichever is stricter, or ``stale``.
+    ``state`` is ``stale``, or the stricter of the worker's own state and its directive.
+
+    ``GET /ojs/v1/admin/workers?page&per_page`` (spec: ojs-admin-api 9)
     """
     page = query.numbered_page(query.parameters(request.query))
     found, _ = await store_workers.list_workers(app.store, limit=page.limit, offset=page.offset)
@@ -55,31 +57,36 @@ async def list_workers(app: App, request: Request) -> Response:
     body = b'{"items":%b,"summary":%b,"pagination":%b}' % (
         replies.array(_worker(app, worker) for worker in found),
         replies.dumps({"total": total, **counts}),
-        replies.dumps(query.pages(page, len(found), total)),
+        replies.dumps(query.pagination(page, len(found), total)),
     )
     return Response(200, body)
 
 
 async def get(app: App, _request: Request, worker_id: str) -> Response:
-    """GET /ojs/v1/admin/workers/{id}: with the jobs it holds, of those that one page looks at.
+    """Return a worker and its jobs.
 
-    ``jobs_complete`` is false when there were more active jobs than that.
+    One page of active jobs is searched for them. ``jobs_complete`` is false if there are more.
+
+    ``GET /ojs/v1/admin/workers/{id}`` (spec: ojs-admin-api 9)
     """
     worker = await store_workers.get(app.store, _name(worker_id))
     wanted = JobFilter(state=State.ACTIVE, worker=worker.id)
     page = await listing.list_jobs(app.store, wanted, limit=_MOST_JOBS)
     body = b'%b,"jobs":%b,"jobs_complete":%b}' % (
         _worker(app, worker)[:-1],
-        replies.array(_held(job) for job in page.jobs),
+        replies.array(_active_job(job) for job in page.jobs),
         replies.dumps(page.next_cursor is None),
     )
     return Response(200, body)
 
 
 async def quiet(app: App, _request: Request, worker_id: str) -> Response:
-    """POST /ojs/v1/admin/workers/{id}/quiet: it fetches no more, and finishes what it has.
+    """Tell a worker to finish its jobs and to fetch no more.
 
-    Fetch knows it at once, the worker at its next heartbeat. A directive ``resume`` takes it back.
+    Its fetches return no jobs from now on; it reads the directive with its next heartbeat. The
+    directive ``resume`` ends this.
+
+    ``POST /ojs/v1/admin/workers/{id}/quiet`` (spec: ojs-admin-api 9)
     """
     name = _name(worker_id)
     state = await store_workers.send_directive(app.store, name, "quiet")
@@ -89,9 +96,11 @@ async def quiet(app: App, _request: Request, worker_id: str) -> Response:
 
 
 async def direct(app: App, request: Request) -> Response:
-    """POST /ojs/v1/admin/workers/directive: quiet, terminate, or resume.
+    """Send a directive to workers: quiet, terminate, or resume.
 
-    ``left`` is above 0 when there were too many workers for one request; repeat it.
+    If ``left`` is above 0, there were too many workers for one request, and the client repeats it.
+
+    ``POST /ojs/v1/admin/workers/directive`` (spec: ojs-admin-api 9)
     """
     body = decode(_decoder, request, app.settings.limits)
     directive = _DIRECTIVES.get(body.directive)
@@ -104,27 +113,28 @@ async def direct(app: App, request: Request) -> Response:
                 "this terminates every worker: name some in worker_ids, or send confirm: true",
                 field="confirm",
             )
-        told, left = await store_workers.send_directive_to_all(app.store, directive)
-        return _told(body.directive, "all workers", told, left=left)
+        affected, left = await store_workers.send_directive_to_all(app.store, directive)
+        return _directive_response(body.directive, "all workers", affected, left=left)
     if len(body.worker_ids) > _MOST_NAMED:
         raise InvalidRequest(f"name at most {_MOST_NAMED} workers", field="worker_ids")
     unknown: list[str] = []
     names = dict.fromkeys(body.worker_ids)
 
-    async def tell(name: str) -> None:
+    async def send(name: str) -> None:
         try:
             await store_workers.send_directive(app.store, _name(name), directive)
         except (InvalidRequest, NotFound):
             unknown.append(name)
 
-    await over_shards(names, tell)
+    await over_shards(names, send)
     shown = " ".join(islice(names, _SHOWN_NAMES))
-    return _told(body.directive, shown, len(names) - len(unknown), not_found=unknown)
+    affected = len(names) - len(unknown)
+    return _directive_response(body.directive, shown, affected, not_found=unknown)
 
 
-def _told(directive: str, whom: str, told: int, **more: Any) -> Response:
-    answer = {"directive": directive, "affected_workers": told, **more}
-    return replies.json_response(200, answer, about=f"{directive}: {whom}")
+def _directive_response(directive: str, workers: str, affected: int, **more: Any) -> Response:
+    value = {"directive": directive, "affected_workers": affected, **more}
+    return replies.json_response(200, value, about=f"{directive}: {workers}")
 
 
 def _name(worker_id: str) -> str:
@@ -135,6 +145,6 @@ def _worker(app: App, worker: WorkerInfo) -> bytes:
     return worker_json(app, worker, worker.status(app.store, now_ms()))
 
 
-def _held(job: JobRecord) -> bytes:
+def _active_job(job: JobRecord) -> bytes:
     started = replies.iso(job.started_ms or job.created_ms).encode()
     return b'{%b,"started_at":"%b"}' % (replies.flat_job(job), started)

@@ -101,7 +101,7 @@ async def test_a_poison_effect_is_parked_and_blocks_no_other(
     assert (entry["payload"], entry["last_error"]) == ("bad", "ValueError: cannot do 'bad'")
     assert entry["last_tried_at"].endswith("Z")
     assert (page["total"], page["pagination"]["has_more"]) == (1, False)
-    assert (await scrape(api))("ojs_outbox_parked") == 1
+    assert (await scrape(api))("ojs_outbox_dead_letters") == 1
 
 
 async def test_what_is_retried_has_all_its_attempts_and_leaves_nothing(
