@@ -39,8 +39,8 @@ _PROBES = 2
 _SHORTEST_SLEEP_S = 0.001
 
 
-class Tick(Protocol):
-    """A step's answer."""
+class StepResult(Protocol):
+    """The result of a step."""
 
     @property
     def done(self) -> int:
@@ -63,12 +63,12 @@ class Tick(Protocol):
         ...
 
     @property
-    def aside(self) -> int:
-        """Of what was changed, jobs put aside because no transition can use them."""
+    def quarantined(self) -> int:
+        """Of the changed jobs, those that were quarantined because they are malformed."""
         ...
 
 
-Step = Callable[[int], Awaitable[Tick]]
+Step = Callable[[int], Awaitable[StepResult]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,32 +279,32 @@ class ShardLoop:
         fruitless = 0
         while True:
             try:
-                tick = await self._run_step(shard, alarm)
+                result = await self._run_step(shard, alarm)
             except Exception as error:  # a sick shard must not stop the others
                 failures += 1
                 self._failed(shard, error)
                 await alarm.pause(self._backoff_s(failures))
                 continue
             failures = 0
-            self._worked(shard, tick)
-            behind = tick.more or (tick.next_ms is not None and tick.next_ms <= tick.now_ms)
-            fruitless = fruitless + 1 if behind and not tick.done else 0
-            excess = fruitless - (_FRUITLESS_STEPS if tick.more else 0)
+            self._worked(shard, result)
+            behind = result.more or (result.next_ms is not None and result.next_ms <= result.now_ms)
+            fruitless = fruitless + 1 if behind and not result.done else 0
+            excess = fruitless - (_FRUITLESS_STEPS if result.more else 0)
             if excess > 0:
                 self._stats.stalled += 1
                 await alarm.pause(self._backoff_s(excess))
-            elif not tick.more:
-                await alarm.sleep(tick.next_ms, self._pace.max_sleep_s)
+            elif not result.more:
+                await alarm.sleep(result.next_ms, self._pace.max_sleep_s)
 
-    async def _run_step(self, shard: int, alarm: ShardAlarm) -> Tick:
+    async def _run_step(self, shard: int, alarm: ShardAlarm) -> StepResult:
         slots = self._probes if shard in self._stats.sick else self._slots
         async with slots.hold():
             alarm.begin_step()
             sent = trio.current_time()
             with trio.fail_after(self._pace.call_timeout_s):
-                tick = await self._step(shard)
-        alarm.learn(sent, tick.now_ms)
-        return tick
+                result = await self._step(shard)
+        alarm.learn(sent, result.now_ms)
+        return result
 
     def _backoff_s(self, failures: int) -> float:
         longest: float = min(
@@ -320,10 +320,10 @@ class ShardLoop:
                 "shard fails", extra={"loop": self.name, "shard": shard, "error": repr(error)}
             )
 
-    def _worked(self, shard: int, tick: Tick) -> None:
+    def _worked(self, shard: int, result: StepResult) -> None:
         self._stats.steps += 1
-        self._stats.done += tick.done
-        self._stats.aside += tick.aside
+        self._stats.done += result.done
+        self._stats.quarantined += result.quarantined
         if shard in self._stats.sick:
             self._stats.sick.discard(shard)
             log.info("shard works again", extra={"loop": self.name, "shard": shard})

@@ -33,7 +33,7 @@ class LoopStats:
     :ivar steps: scripts run. :ivar done: jobs (or records) they changed.
     :ivar wakeups: deadlines heard from other processes. :ivar failures: steps that failed.
     :ivar stalled: steps that claimed work and did none. :ivar sick: shards failing right now.
-    :ivar aside: jobs put aside for an hour because no transition can use them.
+    :ivar quarantined: malformed jobs that were quarantined.
     """
 
     steps: int = 0
@@ -41,7 +41,7 @@ class LoopStats:
     wakeups: int = 0
     failures: int = 0
     stalled: int = 0
-    aside: int = 0
+    quarantined: int = 0
     sick: set[int] = field(default_factory=set)
 
 

@@ -9,8 +9,8 @@ from typing import cast
 from ojs_cluster.core.jobs.ids import OrderedIds
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.client import Client
-from ojs_cluster.store.fetch.depth_cache import Hints, LimitedQueues
-from ojs_cluster.store.fetch.depths import QueueDepths
+from ojs_cluster.store.fetch.depth_cache import LimitedQueues, QueueDepthCache
+from ojs_cluster.store.fetch.depth_reader import DepthReader
 from ojs_cluster.store.fetch.unanswered_fetches import UnansweredFetches
 from ojs_cluster.store.limits.limit_keys import RateLimitKeyCounts
 from ojs_cluster.store.outbox.unreachable_shards import AwayShards, EffectClient
@@ -39,11 +39,11 @@ class Store(Runtime):
     queues: QueueRegistry = field(default_factory=QueueRegistry)
     fetch_touches: FetchTouches = field(default_factory=FetchTouches)
     partitions: PartitionTable = field(default_factory=PartitionTable)
-    hints: Hints = field(default_factory=Hints)
-    limited: LimitedQueues = field(default_factory=LimitedQueues)
+    depth_cache: QueueDepthCache = field(default_factory=QueueDepthCache)
+    limited_queues: LimitedQueues = field(default_factory=LimitedQueues)
     limit_keys: RateLimitKeyCounts = field(default_factory=RateLimitKeyCounts)
-    bounded: LimitedQueues = field(default_factory=LimitedQueues)
-    depths: QueueDepths = field(default_factory=QueueDepths)
+    bounded_queues: LimitedQueues = field(default_factory=LimitedQueues)
+    depth_reader: DepthReader = field(default_factory=DepthReader)
     unanswered_fetches: UnansweredFetches = field(default_factory=UnansweredFetches)
     away: AwayShards = field(default_factory=AwayShards)
 

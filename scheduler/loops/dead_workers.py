@@ -26,10 +26,10 @@ from typing import Final, Protocol
 import trio
 
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.sweeps.sweep_result import Tick as StoreTick
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.workers import DeadWorker
-from scheduler.pacing import Slots, Step, Tick
+from scheduler.pacing import Slots, Step, StepResult
 
 log = logging.getLogger("ojs.scheduler")
 
@@ -129,7 +129,7 @@ def step(
     walks = [_ShardWalks(worker_store, shard, slots, call_timeout_s) for shard in shards]
     known: dict[int, dict[DeadWorker, _Recovery]] = {}
 
-    async def recover_shard(shard: int) -> Tick:
+    async def recover_shard(shard: int) -> StepResult:
         # A worker that is not found any more is forgotten: another leader finished its recovery.
         recoveries, found = await _find_all(worker_store, shard, known.get(shard, {}))
         known[shard] = recoveries
@@ -148,7 +148,7 @@ def step(
             done += recovery.jobs + 1
         if incomplete:
             raise RecoveryIncomplete("; ".join(incomplete))
-        return StoreTick(done, found.next_ms, found.now_ms, more=bool(recoveries))
+        return SweepResult(done, found.next_ms, found.now_ms, more=bool(recoveries))
 
     return recover_shard
 

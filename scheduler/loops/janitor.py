@@ -11,10 +11,10 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import check_eviction
 from ojs_cluster.store.queues.partition_maintenance import advance_changes
 from ojs_cluster.store.sweeps.retention import purge_due, retire_queues, tidy
-from ojs_cluster.store.sweeps.sweep_result import Tick as StoreTick
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
 from ojs_cluster.store.workflows.workflows import purge_ended
-from scheduler.pacing import Step, Tick
+from scheduler.pacing import Step, StepResult
 
 # Queue names are one list under the meta tag: a sweep goes through it in pages, with this pause
 # (ms) between two, so that 100 000 queues are no burst.
@@ -29,7 +29,7 @@ _CHANGES_MS = 3000
 def purge_step(store: Store, batch: int) -> Step:
     """Return the step that removes at most `batch` finished jobs of one shard."""
 
-    async def purge_shard(shard: int) -> Tick:
+    async def purge_shard(shard: int) -> StepResult:
         return await purge_due(store, store.keys.shard(shard), batch)
 
     return purge_shard
@@ -42,12 +42,12 @@ def workflows_step(store: Store, batch: int) -> Step:
     """
     stalled = WorkflowCheck()
 
-    async def look_at_workflows(index: int) -> Tick:
+    async def look_at_workflows(index: int) -> StepResult:
         shard = store.keys.shard(index)
         ended = await purge_ended(store, shard, batch)
         checked = await stalled.check(store, shard, min(batch, _CHECKED))
-        moments = [tick.next_ms for tick in (ended, checked) if tick.next_ms is not None]
-        return StoreTick(
+        moments = [result.next_ms for result in (ended, checked) if result.next_ms is not None]
+        return SweepResult(
             ended.done + checked.done,
             next_ms=min(moments, default=None),
             now_ms=ended.now_ms,
@@ -60,9 +60,9 @@ def workflows_step(store: Store, batch: int) -> Step:
 def tidy_step(store: Store, batch: int) -> Step:
     """Return the step that removes old worker records, marks and aliases of one shard."""
 
-    async def tidy_shard(shard: int) -> Tick:
+    async def tidy_shard(shard: int) -> StepResult:
         removed = await tidy(store, store.keys.shard(shard), batch)
-        return StoreTick(removed, next_ms=None, now_ms=0, more=removed >= batch)
+        return SweepResult(removed, next_ms=None, now_ms=0, more=removed >= batch)
 
     return tidy_shard
 
@@ -71,10 +71,12 @@ def retire_step(store: Store) -> Step:
     """Return the step that forgets the idle queues of one page of names, then of the next."""
     cursor = ""
 
-    async def retire_page(_: int) -> Tick:
+    async def retire_page(_: int) -> StepResult:
         nonlocal cursor
         retired, cursor = await retire_queues(store, cursor, _PAGE)
-        return StoreTick(retired, next_ms=_PAGE_PAUSE_MS if cursor else None, now_ms=0, more=False)
+        return SweepResult(
+            retired, next_ms=_PAGE_PAUSE_MS if cursor else None, now_ms=0, more=False
+        )
 
     return retire_page
 
@@ -82,9 +84,9 @@ def retire_step(store: Store) -> Step:
 def partitions_step(store: Store) -> Step:
     """Return the step that brings changes of the number of partitions to their end."""
 
-    async def see_to_changes(_: int) -> Tick:
+    async def see_to_changes(_: int) -> StepResult:
         done = await advance_changes(store)
-        return StoreTick(done, next_ms=_CHANGES_MS, now_ms=0, more=False)
+        return SweepResult(done, next_ms=_CHANGES_MS, now_ms=0, more=False)
 
     return see_to_changes
 
@@ -98,11 +100,11 @@ def eviction_step(store: Store) -> Step:
     before memory is short: the failing step is logged and counted, for somebody to see to it.
     """
 
-    async def look_at_policies(_: int) -> Tick:
+    async def look_at_policies(_: int) -> StepResult:
         if not store.settings.allow_eviction:
             silent = await check_eviction(store)
             if silent:
                 raise BackendUnavailable(f"{silent[0]} does not answer", outcome="not_applied")
-        return StoreTick(0, next_ms=None, now_ms=0, more=False)
+        return SweepResult(0, next_ms=None, now_ms=0, more=False)
 
     return look_at_policies

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox.outbox import OnWaiting, drain, drain_waiting
-from ojs_cluster.store.sweeps.sweep_result import Tick
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from scheduler.pacing import Step
 
 
@@ -14,7 +14,7 @@ def step(store: Store, limit: int, on_waiting: OnWaiting) -> Step:
     ``on_waiting`` is told when entries must wait for a shard that does not answer.
     """
 
-    async def drain_shard(index: int) -> Tick:
+    async def drain_shard(index: int) -> SweepResult:
         return await drain(store, store.keys.shard(index), limit, on_waiting)
 
     return drain_shard
@@ -26,7 +26,7 @@ def waiting_step(store: Store, limit: int) -> Step:
     It has a loop of its own, because it waits for a shard that may not answer.
     """
 
-    async def drain_waiting_of(index: int) -> Tick:
+    async def drain_waiting_of(index: int) -> SweepResult:
         return await drain_waiting(store, store.keys.shard(index), limit)
 
     return drain_waiting_of

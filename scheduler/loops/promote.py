@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.sweeps.deadlines import promote
-from scheduler.pacing import Step, Tick
+from scheduler.pacing import Step, StepResult
 
 
 def step(store: Store, batch: int) -> Step:
     """Return the step of the loop: at most `batch` jobs of one shard."""
 
-    async def promote_shard(shard: int) -> Tick:
+    async def promote_shard(shard: int) -> StepResult:
         return await promote(store, store.keys.shard(shard), batch)
 
     return promote_shard

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.limits.rate_limits import sweep_rate_limits
-from scheduler.pacing import Step, Tick
+from scheduler.pacing import Step, StepResult
 
 
 def step(store: Store, batch: int) -> Step:
     """Return the step of the loop: at most `batch` queues and jobs of one shard."""
 
-    async def look_at_shard(shard: int) -> Tick:
+    async def look_at_shard(shard: int) -> StepResult:
         return await sweep_rate_limits(store, store.keys.shard(shard), batch)
 
     return look_at_shard

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.sweeps.deadlines import reap
-from scheduler.pacing import Step, Tick
+from scheduler.pacing import Step, StepResult
 
 
 def step(store: Store, batch: int) -> Step:
     """Return the step of the loop: at most `batch` deadlines of each kind in one shard."""
 
-    async def reap_shard(shard: int) -> Tick:
+    async def reap_shard(shard: int) -> StepResult:
         return await reap(store, store.keys.shard(shard), batch)
 
     return reap_shard

@@ -224,7 +224,7 @@ LOOK = Script(
 )
 
 
-async def test_script_that_looks_first_is_repeated_until_the_slot_has_moved(
+async def test_script_with_preflight_is_repeated_until_the_slot_has_moved(
     movable: Embedded,
 ) -> None:
     mover = Mover(movable)

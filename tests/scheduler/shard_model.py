@@ -19,7 +19,7 @@ class FakeTick:
     next_ms: int | None
     now_ms: int
     more: bool
-    aside: int = 0
+    quarantined: int = 0
 
 
 @dataclass(slots=True)
@@ -63,9 +63,9 @@ class FakeShards:
                 raise OSError("node is down")
             if shard in self.hanging:
                 await trio.sleep_forever()
-            tick = self._run(shard)
-            await trio.sleep(self.trip_s + self.cost_s * tick.done)
-            return tick
+            result = self._run(shard)
+            await trio.sleep(self.trip_s + self.cost_s * result.done)
+            return result
         finally:
             self.in_flight -= 1
 

@@ -103,10 +103,10 @@ async def test_a_job_that_nothing_can_use_is_counted(backend: Embedded) -> None:
             db.hset(store.keys.shard_of_id(sick).job(sick), f.PRIORITY, "high")
     async with served(backend) as (store, stats):
         await eventually(lambda: all_in(store, [well], State.AVAILABLE), what="the other goes on")
-        await eventually(lambda: stats.loop("promote").aside == 1, what="counted")
+        await eventually(lambda: stats.loop("promote").quarantined == 1, what="counted")
     request = Request("GET", "/metrics")
     told = exposition(request, scheduler_families(stats)).body.decode()
-    assert 'ojs_scheduler_aside_total{loop="promote"} 1' in told
+    assert 'ojs_scheduler_quarantined_total{loop="promote"} 1' in told
 
 
 async def test_a_lost_lease_is_reaped_though_nobody_fetches(backend: Embedded) -> None:

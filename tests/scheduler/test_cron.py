@@ -14,7 +14,7 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.keys import META
 from ojs_cluster.store.cron.firing import fire_due
-from scheduler.pacing import Pace, ShardLoop, Slots, Tick
+from scheduler.pacing import Pace, ShardLoop, Slots, StepResult
 from scheduler.stats import LoopStats
 from tests.scheduler.cron_model import ModelBook, Redis, work
 from tests.support.cron_oracle import ZONES, Named, random_expression, utc
@@ -29,7 +29,7 @@ PACE = Pace(max_sleep_s=24 * 3600.0, call_timeout_s=60.0)
 def leader(redis: Redis, random: Random) -> ShardLoop:
     book = ModelBook(redis, random)
 
-    async def step(_: int) -> Tick:
+    async def step(_: int) -> StepResult:
         return await fire_due(book, 100)
 
     return ShardLoop("cron", step, pace=PACE, slots=Slots(8), stats=LoopStats(), random=random)

@@ -93,11 +93,11 @@ async def test_jobs_in_every_shard_are_recovered_and_others_left(
     autojump_clock: MockClock,
 ) -> None:
     worker_store = InMemoryWorkerStore(jobs_everywhere())
-    tick = await step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)(3)
+    result = await step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)(3)
     assert worker_store.recovered == Counter(dict.fromkeys(SHARDS, 3))
     assert all("w2" in jobs and "w3" in jobs for jobs in worker_store.held.values())
     assert worker_store.dead == []
-    assert (tick.done, tick.next_ms) == (3 * len(SHARDS) + 1, 9000)
+    assert (result.done, result.next_ms) == (3 * len(SHARDS) + 1, 9000)
 
 
 @pytest.mark.parametrize("how", ["broken", "hanging"])
@@ -114,9 +114,9 @@ async def test_a_failing_shard_leaves_the_worker_lost_and_the_others_are_searche
 
     getattr(worker_store, how).clear()
     await trio.sleep(FAILED_SHARD_PAUSE_S)
-    tick = await run(3)
+    result = await run(3)
     assert worker_store.dead == []
-    assert tick.done == 3 * len(SHARDS) + 1
+    assert result.done == 3 * len(SHARDS) + 1
 
 
 async def test_one_walk_of_each_shard_serves_all_the_dead(autojump_clock: MockClock) -> None:

@@ -18,7 +18,7 @@ async def test_more_than_a_page_of_idle_queues_is_retired_page_by_page(backend: 
 
             first, second, third = [await step(0) for _ in range(3)]
 
-            assert [tick.done for tick in (first, second, third)] == [100, 100, 50]
+            assert [result.done for result in (first, second, third)] == [100, 100, 50]
             assert first.next_ms == second.next_ms == 100, "the next page comes soon"
             assert third.next_ms is None, "the next round comes late"
             assert not db.exists(meta.queues)

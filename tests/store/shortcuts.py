@@ -19,7 +19,7 @@ from ojs_cluster.store.jobs import ack as acks
 from ojs_cluster.store.jobs import nack as nacks
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.sweeps.deadlines import promote, reap
-from ojs_cluster.store.sweeps.sweep_result import Tick
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
 T = TypeVar("T")
 QUEUE = "mail"
@@ -154,12 +154,12 @@ async def clock_ms(store: Store, slot: int) -> int:
     return int(seconds) * 1000 + int(micros) // 1000
 
 
-async def reap_all(store: Store, queue: str = QUEUE, limit: int = 100) -> Tick:
+async def reap_all(store: Store, queue: str = QUEUE, limit: int = 100) -> SweepResult:
     """One reap of a queue's shard."""
     return await reap(store, shard_of(store, queue), limit)
 
 
-async def promote_all(store: Store, queue: str = QUEUE, limit: int = 100) -> Tick:
+async def promote_all(store: Store, queue: str = QUEUE, limit: int = 100) -> SweepResult:
     """One promote of a queue's shard."""
     return await promote(store, shard_of(store, queue), limit)
 

@@ -37,7 +37,7 @@ async def test_a_fetch_doubts_no_shard(store: Store) -> None:
         deadline.at = trio.current_time()
         with pytest.raises(BackendUnavailable):
             await take(store, *some, count=5)
-        assert not store.depths.in_doubt(shard_of(store, name) for name in names)
+        assert not store.depth_reader.any_unreachable(shard_of(store, name) for name in names)
     deadline.at = before
     assert len(await take(store, *names, count=5)) == 5
 
@@ -63,10 +63,10 @@ async def test_who_reads_depths_for_others_fails_alone(store: Store) -> None:
     async def late() -> None:
         start_deadline().at = trio.current_time()
         with suppress(BackendUnavailable):  # it is told what another has read
-            await store.depths.read(shard, [QUEUE], partial(read_depths, store))
+            await store.depth_reader.read(shard, [QUEUE], partial(read_depths, store))
 
     async def in_time() -> None:
-        depths = await store.depths.read(shard, [QUEUE], partial(read_depths, store))
+        depths = await store.depth_reader.read(shard, [QUEUE], partial(read_depths, store))
         found.append(depths[QUEUE])
 
     for _ in range(10):

@@ -170,7 +170,12 @@ def scheduler_families(stats: Stats) -> Families:
         counter("ojs_scheduler_done", "Jobs or records they changed", "loop", of_loops("done")),
         counter("ojs_scheduler_failures", "Steps that failed", "loop", of_loops("failures")),
         counter("ojs_scheduler_stalled", "Steps without effect", "loop", of_loops("stalled")),
-        counter("ojs_scheduler_aside", "Unusable jobs put aside", "loop", of_loops("aside")),
+        counter(
+            "ojs_scheduler_quarantined",
+            "Malformed jobs quarantined",
+            "loop",
+            of_loops("quarantined"),
+        ),
         gauge(
             "ojs_scheduler_sick_shards",
             "Shards whose steps fail now",

@@ -36,7 +36,7 @@ from ojs_cluster.redis.durability import has_unconfirmed_writes
 from ojs_cluster.store.cron.cron_record import CronRecord
 from ojs_cluster.store.cron.tick_job import UnusableDefinition, make_job
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.sweeps.sweep_result import Tick
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
 log = logging.getLogger("ojs.store")
 
@@ -138,7 +138,7 @@ class Book(Protocol):
         ...
 
 
-async def fire_due(book: Book, limit: int) -> Tick:
+async def fire_due(book: Book, limit: int) -> SweepResult:
     """Look at up to ``limit`` cron jobs that are due.
 
     A cron job that fails is put off and stops none of the others.
@@ -170,7 +170,7 @@ async def fire_due(book: Book, limit: int) -> Tick:
         raise failures[0]
     # Those looked at have a new time; asking again is simpler than gathering it.
     following = due.now_ms if due.names else due.next_ms
-    return Tick(len(due.names), following, due.now_ms, len(due.names) >= limit)
+    return SweepResult(len(due.names), following, due.now_ms, len(due.names) >= limit)
 
 
 async def _put_off(book: Book, name: str, cron: CronRecord | None) -> None:

@@ -187,10 +187,10 @@ async def _enqueue_plain(store: Store, shard: Shard, job: NewJob, accepted: bool
         keys, args = one_command(store, shard, placed)
         reply = await store.run(shard, "enqueue_one", keys, args, idempotent=True)
         if reply[0] == b"ok":
-            store.hints.filled(store.keys, shard, (job.queue,))
+            store.depth_cache.mark_filled(store.keys, shard, (job.queue,))
             return written((placed,), reply)[0]
         if reply[0] == b"bounded":
-            store.bounded.note(shard, [job.queue])
+            store.bounded_queues.note(shard, [job.queue])
         short = reply[0] not in (b"full_path", b"bounded")
     claims = AliasClaims(store)
     stored = await _store_part(store, shard, [placed], [job], 0, (), claims, accepted, short=short)
@@ -330,7 +330,7 @@ def _is_plain(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> bool:
     """Whether the short script may store this: one plain job of a queue without a bound."""
     if len(part) > 1 or store.settings.max_queue_depth:
         return False
-    return part[0].plain and not store.bounded.among(shard, [part[0].queue])
+    return part[0].plain and not store.bounded_queues.among(shard, [part[0].queue])
 
 
 async def _all_there(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> bool:
@@ -376,7 +376,7 @@ async def _store_part(
                 continue
             if reply[0] in (b"full_path", b"bounded"):
                 if reply[0] == b"bounded":
-                    store.bounded.note(shard, [part[0].queue])
+                    store.bounded_queues.note(shard, [part[0].queue])
                 name, (keys, args) = "enqueue", command(store, shard, part, accepted=accepted)
                 continue
             repeated = ours or unsure
@@ -391,7 +391,7 @@ async def _store_part(
                 raise depth_bounds.queue_full_error(dict.fromkeys(job.queue for job in part), reply)
             if reply[0] == b"ok":
                 await follow_up(store, shard, reply)
-                store.hints.filled(store.keys, shard, {job.queue for job in part})
+                store.depth_cache.mark_filled(store.keys, shard, {job.queue for job in part})
                 return written(part, reply)
             job = part[int(reply[1]) - 1]
             there = record(job.job_id, reply[2]).fields

@@ -1,7 +1,7 @@
-"""What this process remembers of queues: which partitions had jobs a moment ago, and where a fetch
-met limits.
+"""Remember, per process, which partitions had jobs and which queues had limits.
 
-Only hints for where and how to ask first; what is remembered wrongly costs a call, never a job.
+The cache only decides which shard a fetch calls first, and with which script. A wrong entry costs a
+call and never a job.
 """
 
 from __future__ import annotations
@@ -14,138 +14,157 @@ import trio
 from ojs_cluster.keys import Keyspace, Shard
 
 FRESH_S = 1.0
-"""After it the sizes are looked at anew, so that no partition is forgotten."""
-DOWN_S = 5.0
-"""How long a partition that failed is left alone."""
+"""Age in seconds at which depths are read again, so that no partition stays forgotten."""
+UNREACHABLE_S = 5.0
+"""How long, in seconds, fetches skip a partition after a failed call."""
 LIMITED_S = 10.0
-"""How long a fetch of queues that had limits asks at once by the script that knows of them."""
-_TURN = 4
-_MOST_REMEMBERED = 10_000
+"""How long, in seconds, fetches of queues with limits start with the full-path script."""
+_ROUND_ROBIN_EVERY = 4
+_MAX_ENTRIES = 10_000
 
 
-class Sizes:
-    """The sizes of one queue's partitions as last seen."""
+class QueueDepths:
+    """The depths of one queue's partitions as last read.
 
-    __slots__ = ("_begun", "_done", "_down", "_looking", "_picks", "_sizes", "_until")
+    Args:
+        count: number of partitions.
+    """
+
+    __slots__ = (
+        "_begun",
+        "_depths",
+        "_done",
+        "_fresh_until",
+        "_picks",
+        "_refreshing",
+        "_unreachable_until",
+    )
 
     def __init__(self, count: int) -> None:
-        self._sizes = [0] * count
-        self._down = [float("-inf")] * count
-        self._until = float("-inf")
+        self._depths = [0] * count
+        self._unreachable_until = [float("-inf")] * count
+        self._fresh_until = float("-inf")
         self._picks = 0
         self._begun = self._done = 0
-        self._looking: trio.Event | None = None
+        self._refreshing: trio.Event | None = None
 
     def __len__(self) -> int:
-        """How many partitions there are."""
-        return len(self._sizes)
+        """Return the number of partitions."""
+        return len(self._depths)
 
     @property
     def fresh(self) -> bool:
-        """Whether all were looked at within the last second."""
-        return trio.current_time() < self._until
+        """Whether all partitions were read within the last ``FRESH_S`` seconds."""
+        return trio.current_time() < self._fresh_until
 
-    async def look(self, look: Callable[[], Awaitable[None]]) -> None:
-        """Have all looked at by ``look``, which is shared by all who wait for it to begin.
+    async def refresh(self, read_all: Callable[[], Awaitable[None]]) -> None:
+        """Read all partitions with ``read_all``; concurrent callers share one read.
 
-        One that has begun already may have missed what the caller knows to be there.
+        A caller waits for a read that begins after its call. An earlier read may have missed jobs
+        that the caller knows of.
         """
         needed = self._begun + 1
         while self._done < needed:
-            if self._looking is not None:
-                await self._looking.wait()
+            if self._refreshing is not None:
+                await self._refreshing.wait()
                 continue
             self._begun += 1
-            number, self._looking = self._begun, trio.Event()
+            number, self._refreshing = self._begun, trio.Event()
             try:
-                await look()
-                self._done, self._until = number, trio.current_time() + FRESH_S
+                await read_all()
+                self._done, self._fresh_until = number, trio.current_time() + FRESH_S
             finally:
-                self._looking.set()
-                self._looking = None
+                self._refreshing.set()
+                self._refreshing = None
 
-    def see(self, number: int, size: int) -> None:
-        """Note a size."""
-        self._sizes[number] = size
+    def set_depth(self, number: int, depth: int) -> None:
+        """Store the depth of partition ``number``."""
+        self._depths[number] = depth
 
-    def filled(self, number: int) -> None:
-        """A partition is not empty."""
-        if number < len(self._sizes):
-            self._sizes[number] = max(1, self._sizes[number])
+    def mark_filled(self, number: int) -> None:
+        """Note that partition ``number`` is not empty."""
+        if number < len(self._depths):
+            self._depths[number] = max(1, self._depths[number])
 
-    def failed(self, number: int) -> None:
-        """A partition could not be asked."""
-        self._down[number] = trio.current_time() + DOWN_S
+    def mark_unreachable(self, number: int) -> None:
+        """Skip partition ``number`` for ``UNREACHABLE_S`` seconds after a failed call."""
+        self._unreachable_until[number] = trio.current_time() + UNREACHABLE_S
 
-    def up(self) -> list[int]:
-        """The partitions that may be asked."""
+    def reachable(self) -> list[int]:
+        """Return the partitions that fetches do not skip."""
         now = trio.current_time()
-        return [number for number, until in enumerate(self._down) if until <= now]
+        return [number for number, until in enumerate(self._unreachable_until) if until <= now]
 
-    def pick(self, count: int, but: Collection[int], parts: int) -> int | None:
-        """A partition that should have jobs: the fuller one of two that chance names.
+    def pick(self, count: int, excluded: Collection[int], open_partitions: int) -> int | None:
+        """Return a partition that should have jobs, or None.
 
-        The fullest of all would be the same for everybody. Every fourth time it is each one's turn,
-        so that none waits for ever beside a fuller one. ``count`` jobs are taken off the size at
-        once, so that those who ask meanwhile look elsewhere.
+        The choice is the fuller one of two random partitions: the fullest of all would be the same
+        for every process. Every fourth choice is round-robin, so that a partition beside fuller
+        ones is still served. ``count`` jobs are subtracted from the depth at once, so that
+        concurrent fetches choose other partitions.
 
         Args:
-            but: partitions not to name.
-            parts: from this one on they get no new jobs: theirs are the oldest, and come first.
+            count: jobs that the caller wants.
+            excluded: partitions that must not be returned.
+            open_partitions: partitions from this number on are closing. They get no new jobs and
+                hold the oldest ones, so they come first.
         """
-        likely = [n for n in self.up() if self._sizes[n] > 0 and n not in but]
-        likely = [n for n in likely if n >= parts] or likely
-        if not likely:
+        candidates = [n for n in self.reachable() if self._depths[n] > 0 and n not in excluded]
+        candidates = [n for n in candidates if n >= open_partitions] or candidates
+        if not candidates:
             return None
         self._picks += 1
-        turn, chance = divmod(self._picks, _TURN)
-        two = random.sample(likely, min(2, len(likely))) if chance else [likely[turn % len(likely)]]
-        number = max(two, key=self._sizes.__getitem__)
-        self._sizes[number] = max(0, self._sizes[number] - count)
+        turn, use_random = divmod(self._picks, _ROUND_ROBIN_EVERY)
+        if use_random:
+            choices = random.sample(candidates, min(2, len(candidates)))
+        else:
+            choices = [candidates[turn % len(candidates)]]
+        number = max(choices, key=self._depths.__getitem__)
+        self._depths[number] = max(0, self._depths[number] - count)
         return number
 
 
-class Hints:
-    """The sizes of all queues of several partitions that this process fetches from."""
+class QueueDepthCache:
+    """The depths of all partitioned queues that this process fetches from."""
 
     def __init__(self) -> None:
-        self._of: dict[str, Sizes] = {}
+        self._queues: dict[str, QueueDepths] = {}
 
-    def of(self, queue: str, count: int) -> Sizes:
-        """The sizes of a queue that has ``count`` partitions to look at."""
-        found = self._of.get(queue)
+    def of(self, queue: str, count: int) -> QueueDepths:
+        """Return the depths of a queue that has ``count`` partitions."""
+        found = self._queues.get(queue)
         if found is None or len(found) != count:
-            if len(self._of) >= _MOST_REMEMBERED:
-                self._of.clear()
-            found = self._of[queue] = Sizes(count)
+            if len(self._queues) >= _MAX_ENTRIES:
+                self._queues.clear()
+            found = self._queues[queue] = QueueDepths(count)
         return found
 
-    def filled(self, keys: Keyspace, shard: Shard, queues: Iterable[str]) -> None:
-        """There is a job of each of ``queues`` in a shard."""
+    def mark_filled(self, keys: Keyspace, shard: Shard, queues: Iterable[str]) -> None:
+        """Note that ``shard`` has a job of each of ``queues``."""
         for queue in queues:
-            found = self._of.get(queue)
+            found = self._queues.get(queue)
             if found is not None:
-                found.filled(keys.partition_of(queue, shard))
+                found.mark_filled(keys.partition_of(queue, shard))
 
 
 class LimitedQueues:
-    """Where a fetch has met limits, in the last seconds."""
+    """The queues, by shard, for which a call has met limits in the last seconds."""
 
     def __init__(self) -> None:
         self._until: dict[tuple[int, ...], float] = {}
 
     def note(self, shard: Shard, queues: Sequence[str]) -> None:
-        """Some of the queues, or of their jobs, have limits."""
-        if len(self._until) >= _MOST_REMEMBERED:
+        """Remember that some of ``queues``, or of their jobs, have limits."""
+        if len(self._until) >= _MAX_ENTRIES:
             self._until.clear()
-        self._until[_asked(shard, queues)] = trio.current_time() + LIMITED_S
+        self._until[_entry(shard, queues)] = trio.current_time() + LIMITED_S
 
     def among(self, shard: Shard, queues: Sequence[str]) -> bool:
-        """Whether a fetch of these queues met limits a moment ago."""
+        """Return whether a call for the same queues has met limits recently."""
         return bool(self._until) and (
-            self._until.get(_asked(shard, queues), 0.0) > trio.current_time()
+            self._until.get(_entry(shard, queues), 0.0) > trio.current_time()
         )
 
 
-def _asked(shard: Shard, queues: Sequence[str]) -> tuple[int, ...]:
+def _entry(shard: Shard, queues: Sequence[str]) -> tuple[int, ...]:
     return (shard.index, *map(hash, queues))

@@ -1,17 +1,15 @@
-"""Where a fetch looks for jobs of a queue that has several partitions.
+"""Fetch from a queue that has several partitions.
 
-Asking all of them each time would cost as much as not having them. So a fetch goes where this
-process saw jobs less than a second ago (see ``hints``), which on a busy queue is one call. Only
-when that gives nothing, or nothing is known, are the partitions looked at, all at once and by a
-script that changes nothing; then those that have jobs are asked. So a fetch that comes back empty
-has looked everywhere.
+A call to every partition each time would cost as much as partitions save. So a fetch first calls a
+partition that had jobs less than a second ago (``depth_cache``): on a busy queue that is one call.
+When that yields nothing, or nothing is known, the fetch reads the depths of all partitions at once
+with a read-only script. It then calls the partitions that have jobs. So an empty result means that
+every partition was checked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from typing import Protocol
 
 import trio
 
@@ -20,83 +18,77 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.fetch.depth_cache import Sizes
+from ojs_cluster.store.fetch.depth_cache import QueueDepths
+from ojs_cluster.store.fetch.in_progress import FetchInProgress
 
 PEEK_S = 1.0
-"""A partition that takes longer to be looked at is left alone for a while."""
-_MISSES = 2
-"""Partitions asked in vain before what is remembered is not trusted any more."""
+"""Longest time in seconds to read the depth of one partition; a slower one is then skipped."""
+_MAX_MISSES = 2
+"""Calls without a job after which the cached depths are read again."""
 
 
-class Asking(Protocol):
-    """A fetch under way."""
+async def fetch_from_partitions(
+    store: Store, queue: str, shards: list[Shard], fetch: FetchInProgress
+) -> None:
+    """Fetch from partitions of a queue until the fetch is complete or all partitions are empty.
 
-    @property
-    def wanted(self) -> int:
-        """How many jobs more."""
-        ...
+    A partition that does not answer does not withhold the jobs of the others.
 
-    async def ask(self, shard: Shard, queues: Sequence[str]) -> int:
-        """Ask a shard; returns how many jobs the first queue has left there."""
-        ...
-
-
-async def ask_partitions(store: Store, queue: str, shards: list[Shard], asking: Asking) -> None:
-    """Ask the partitions of a queue until the fetch has what it wants, or all are empty.
-
-    One that cannot be asked does not keep the jobs of the others back.
+    Args:
+        shards: the shard of each partition.
 
     Raises:
-        BackendUnavailable: some could not be asked, and the others had not enough.
-        Quiet: the worker may not fetch.
+        BackendUnavailable: some partitions did not answer, and the others had too few jobs.
+        WorkerIsQuiet: the worker may not fetch.
     """
     await ensure_task()
-    sizes, parts = store.hints.of(queue, len(shards)), store.partitions.layout(queue).count
+    depths = store.depth_cache.of(queue, len(shards))
+    open_partitions = store.partitions.layout(queue).count
     empty: set[int] = set()
     failure: OJSError | None = None
 
-    async def ask_likely(most_misses: int) -> None:
+    async def fetch_likely(max_misses: int) -> None:
         nonlocal failure
         misses = 0
-        while asking.wanted and misses < most_misses:
-            number = sizes.pick(asking.wanted, empty, parts)
+        while fetch.wanted and misses < max_misses:
+            number = depths.pick(fetch.wanted, empty, open_partitions)
             if number is None:
                 return
-            before = asking.wanted
+            before = fetch.wanted
             try:
-                left = await asking.ask(shards[number], [queue])
+                left = await fetch.fetch_from(shards[number], [queue])
             except OJSError as error:
                 failure = failure or error
                 if isinstance(error, OutOfTime):
                     raise
-                sizes.failed(number)
+                depths.mark_unreachable(number)
                 continue
             except BaseException:
-                sizes.filled(number)  # whoever it was, it took nothing
+                depths.mark_filled(number)  # a cancelled fetch has taken nothing
                 raise
-            misses += asking.wanted == before
-            if asking.wanted:
+            misses += fetch.wanted == before
+            if fetch.wanted:
                 empty.add(number)
-            # What is left and was not given, nobody may have just now.
-            sizes.see(number, 0 if asking.wanted == before else left)
+            # Jobs that are left but were not returned cannot start at present.
+            depths.set_depth(number, 0 if fetch.wanted == before else left)
 
-    if sizes.fresh:
-        await ask_likely(_MISSES)
-    if asking.wanted:
-        await sizes.look(partial(_look, store, queue, shards, sizes))
-        await ask_likely(len(shards))
-    away = len(shards) - len(sizes.up())
-    if asking.wanted and away:
+    if depths.fresh:
+        await fetch_likely(_MAX_MISSES)
+    if fetch.wanted:
+        await depths.refresh(partial(_read_all, store, queue, shards, depths))
+        await fetch_likely(len(shards))
+    unreachable = len(shards) - len(depths.reachable())
+    if fetch.wanted and unreachable:
         raise failure or BackendUnavailable(
-            f"{away} of {len(shards)} partitions of queue '{queue}' cannot be reached",
+            f"{unreachable} of {len(shards)} partitions of queue '{queue}' cannot be reached",
             outcome="not_applied",
         )
 
 
-async def _look(store: Store, queue: str, shards: list[Shard], sizes: Sizes) -> None:
-    """Look how many jobs each partition has."""
+async def _read_all(store: Store, queue: str, shards: list[Shard], depths: QueueDepths) -> None:
+    """Read the depth of every partition that is not skipped."""
 
-    async def look(number: int) -> None:
+    async def read(number: int) -> None:
         shard = shards[number]
         keys = [
             shard.queue_available(queue),
@@ -106,10 +98,11 @@ async def _look(store: Store, queue: str, shards: list[Shard], sizes: Sizes) -> 
         ]
         try:
             with trio.fail_after(PEEK_S):
-                sizes.see(number, await store.run(shard, "peek_depth", keys, idempotent=True))
+                depth = await store.run(shard, "peek_depth", keys, idempotent=True)
+            depths.set_depth(number, depth)
         except OutOfTime:
             raise
         except (BackendUnavailable, trio.TooSlowError):
-            sizes.failed(number)
+            depths.mark_unreachable(number)
 
-    await over_shards(sizes.up(), look)
+    await over_shards(depths.reachable(), read)

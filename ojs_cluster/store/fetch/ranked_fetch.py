@@ -1,12 +1,13 @@
 """Fetch from queues of many shards: one read of each shard, then the first jobs in order.
 
-Asking one shard after the other, until there are enough jobs, costs as many calls in a row as there
-are shards before the first job. So the depths of all queues are read at once, by a script that
-changes nothing. From them follows which queues the first jobs in order are in, and these shards are
-asked at once: each for as many jobs as it has among them.
+Calling one shard after the other, until there are enough jobs, would cost as many sequential calls
+as there are shards before the first job. So a read-only script reads the depths of all queues at
+once. They tell which queues hold the first jobs in order. The fetch calls these shards at the same
+time, each for as many jobs as it has among the first ones.
 
-The order holds: a queue is asked only when all that the earlier ones had is asked for. When a shard
-gives fewer than it had, because others were faster, the rest is taken from the queues that follow.
+The order is kept: a queue is used only when all jobs of the earlier queues are requested. When a
+shard returns fewer jobs than it had, because other fetches were faster, the following queues
+supply the rest.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import trio
 
@@ -24,39 +24,23 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.fetch.depths import HELD
+from ojs_cluster.store.fetch.depth_reader import BLOCKED
+from ojs_cluster.store.fetch.in_progress import FetchInProgress
 from ojs_cluster.store.sweeps.deadlines import promote
 
 READ_S = 1.0
-"""A shard whose depths take longer to be read is left alone for a while."""
-_HELD_MOST = 16
-"""Of queues whose jobs all wait for tokens, so many are asked by one fetch, chosen by chance."""
-_QUEUES_MOST = 256
-"""Queues that one call reads: about half a ms."""
+"""Longest time in seconds to read the depths of one shard; a slower one is then skipped."""
+_MAX_BLOCKED_QUEUES = 16
+"""How many queues with only blocked jobs one fetch calls, chosen at random."""
+_QUEUES_PER_READ = 256
+"""Queues that one call reads: about 0.5 ms."""
 _PROMOTED = 16
-
-
-class Asking(Protocol):
-    """A fetch under way."""
-
-    @property
-    def wanted(self) -> int:
-        """How many jobs more."""
-        ...
-
-    @property
-    def full(self) -> bool:
-        """Whether what it has is as large as a reply may be."""
-        ...
-
-    async def take(self, shard: Shard, queues: Sequence[str], most: int) -> int:
-        """Take up to ``most`` jobs of a shard; returns how many it gave."""
-        ...
+"""Due jobs that a read promotes first."""
 
 
 @dataclass(slots=True)
 class _Place:
-    """A queue, or one partition of it, and how many jobs it should have."""
+    """A queue, or one partition of it, and its expected number of jobs."""
 
     shard: Shard
     queue: str
@@ -64,25 +48,27 @@ class _Place:
 
 
 @dataclass(slots=True)
-class _Part:
-    """What one shard is asked for in a round."""
+class _ShardPlan:
+    """The jobs to take from one shard in a round."""
 
     places: list[_Place]
     count: int = 0
-    given: int = 0
+    taken: int = 0
     failure: Exception | None = None
 
 
-async def ask_in_order(
-    store: Store, stages: Sequence[tuple[list[Shard], list[str]]], asking: Asking
+async def fetch_in_order(
+    store: Store, stages: Sequence[tuple[list[Shard], list[str]]], fetch: FetchInProgress
 ) -> Exception | None:
-    """Take what a fetch still wants from queues in the order given.
+    """Take the jobs that a fetch still wants from queues in the order given.
 
-    A shard that does not answer keeps back only its own jobs. Returns why the first such shard, or
-    a quiet worker, could not be served; None when all answered.
+    A shard that does not answer withholds only its own jobs.
 
     Args:
         stages: the queues in order, each with its shards.
+
+    Returns:
+        The first failure of a shard, or that the worker is quiet; None when all answered.
     """
     await ensure_task()
     queues: dict[Shard, list[str]] = {}
@@ -90,38 +76,41 @@ async def ask_in_order(
         for shard in shards:
             queues.setdefault(shard, []).extend(names)
     depths, failure = await _read_all(store, queues)
-    places = _held_bounded(_places(store, stages, depths))
-    while asking.wanted and not asking.full:
-        parts = _plan(places, asking.wanted)
-        if not parts:
+    places = _limit_blocked(_places(store, stages, depths))
+    while fetch.wanted and not fetch.full:
+        plans = _plan(places, fetch.wanted)
+        if not plans:
             break
-        await over_shards(parts.values(), partial(_take, asking))
-        for part in parts.values():
-            if part.failure is not None:
-                if not isinstance(part.failure, OJSError):
-                    return part.failure
-                if isinstance(part.failure, BackendUnavailable) and not isinstance(
-                    part.failure, OutOfTime
+        await over_shards(plans.values(), partial(_take, fetch))
+        for plan in plans.values():
+            if plan.failure is not None:
+                if not isinstance(plan.failure, OJSError):
+                    return plan.failure
+                if isinstance(plan.failure, BackendUnavailable) and not isinstance(
+                    plan.failure, OutOfTime
                 ):
-                    store.depths.failed(part.places[0].shard)
-                failure = _graver(failure, part.failure)
-            if part.given < part.count:
-                for place in part.places:
+                    store.depth_reader.mark_unreachable(plan.places[0].shard)
+                failure = _more_severe(failure, plan.failure)
+            if plan.taken < plan.count:
+                for place in plan.places:
                     place.depth = 0
     return failure
 
 
 async def read_depths(store: Store, shard: Shard, queues: Sequence[str]) -> Mapping[str, int]:
-    """Read how many jobs a worker could get from queues of one shard; ``HELD`` for held ones only.
+    """Read how many jobs a worker could get from queues of one shard.
 
-    Jobs that are due become available first, as in a fetch.
+    Due jobs become available first, as in a fetch.
+
+    Returns:
+        The depth of each queue; ``BLOCKED`` for a queue that has only blocked jobs.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     depths: dict[str, int] = {}
-    for first in range(0, len(queues), _QUEUES_MOST):
-        names = queues[first : first + _QUEUES_MOST]
+    for first in range(0, len(queues), _QUEUES_PER_READ):
+        names = queues[first : first + _QUEUES_PER_READ]
         keys = [shard.due]
         for queue in names:
             keys += (
@@ -147,22 +136,22 @@ async def _read_all(
         nonlocal failure
         try:
             with trio.fail_after(READ_S):
-                depths[shard] = await store.depths.read(
+                depths[shard] = await store.depth_reader.read(
                     shard, queues[shard], partial(read_depths, store)
                 )
         except trio.TooSlowError:
-            store.depths.failed(shard)
+            store.depth_reader.mark_unreachable(shard)
             failure = failure or BackendUnavailable(
                 f"shard {shard.index} did not answer in time", outcome="not_applied"
             )
         except BackendUnavailable as error:
             failure = failure or error
 
-    asked = store.depths.worth_asking(list(queues))
-    await over_shards(asked, read)
-    if len(asked) < len(queues) and failure is None:
+    reachable = store.depth_reader.reachable(list(queues))
+    await over_shards(reachable, read)
+    if len(reachable) < len(queues) and failure is None:
         failure = BackendUnavailable(
-            f"{len(queues) - len(asked)} of {len(queues)} shards did not answer lately",
+            f"{len(queues) - len(reachable)} of {len(queues)} shards did not answer lately",
             outcome="not_applied",
         )
     return depths, failure
@@ -173,7 +162,7 @@ def _places(
     stages: Sequence[tuple[list[Shard], list[str]]],
     depths: Mapping[Shard, Mapping[str, int]],
 ) -> list[_Place]:
-    """The queues that have jobs, in order. Of partitions the fuller ones are likely to be first."""
+    """Return the queues that have jobs, in order; fuller partitions tend to come first."""
     places: list[_Place] = []
     for shards, names in stages:
         for queue in names:
@@ -183,15 +172,15 @@ def _places(
                 if shard in depths and depths[shard][queue]
             ]
             if len(found) > 1:
-                found = _by_chance(found, shards[store.partitions.layout(queue).count :])
+                found = _shuffled(found, shards[store.partitions.layout(queue).count :])
             places += found
     return places
 
 
-def _by_chance(partitions: list[_Place], closing: Sequence[Shard]) -> list[_Place]:
-    """Fuller ones are likely to be first, and each is now and then.
+def _shuffled(partitions: list[_Place], closing: Sequence[Shard]) -> list[_Place]:
+    """Return the partitions in random order, weighted by depth.
 
-    Those that are being closed hold the oldest jobs, so they come first (as in ``hints``).
+    Closing partitions hold the oldest jobs, so they come first (as in ``depth_cache``).
     """
     drawn = [
         (place.shard in closing, random.random() ** (1 / abs(place.depth)), number)  # noqa: S311 - it spreads load
@@ -200,38 +189,40 @@ def _by_chance(partitions: list[_Place], closing: Sequence[Shard]) -> list[_Plac
     return [partitions[number] for _, _, number in sorted(drawn, reverse=True)]
 
 
-def _held_bounded(places: list[_Place]) -> list[_Place]:
-    held = [place for place in places if place.depth == HELD]
-    spared = {id(place) for place in random.sample(held, max(0, len(held) - _HELD_MOST))}
-    return [place for place in places if id(place) not in spared]
+def _limit_blocked(places: list[_Place]) -> list[_Place]:
+    """Drop random places that have only blocked jobs, down to ``_MAX_BLOCKED_QUEUES`` of them."""
+    blocked = [place for place in places if place.depth == BLOCKED]
+    excess = max(0, len(blocked) - _MAX_BLOCKED_QUEUES)
+    dropped = {id(place) for place in random.sample(blocked, excess)}
+    return [place for place in places if id(place) not in dropped]
 
 
-def _plan(places: Sequence[_Place], wanted: int) -> dict[Shard, _Part]:
-    """Which shard is to give how many of the first ``wanted`` jobs, and from which queues."""
-    parts: dict[Shard, _Part] = {}
+def _plan(places: Sequence[_Place], wanted: int) -> dict[Shard, _ShardPlan]:
+    """Plan how many of the first ``wanted`` jobs each shard supplies, and from which queues."""
+    plans: dict[Shard, _ShardPlan] = {}
     for place in places:
         if not wanted:
             break
         count = min(abs(place.depth), wanted)
         if count:
-            part = parts.setdefault(place.shard, _Part([]))
-            part.places.append(place)
-            part.count += count
+            plan = plans.setdefault(place.shard, _ShardPlan([]))
+            plan.places.append(place)
+            plan.count += count
             wanted -= count
-            place.depth = 0 if place.depth == HELD else place.depth - count
-    return parts
+            place.depth = 0 if place.depth == BLOCKED else place.depth - count
+    return plans
 
 
-async def _take(asking: Asking, part: _Part) -> None:
-    queues = list(dict.fromkeys(place.queue for place in part.places))
+async def _take(fetch: FetchInProgress, plan: _ShardPlan) -> None:
+    queues = list(dict.fromkeys(place.queue for place in plan.places))
     try:
-        part.given = await asking.take(part.places[0].shard, queues, part.count)
-    except Exception as error:  # judged when all shards have answered
-        part.failure = error
+        plan.taken = await fetch.take(plan.places[0].shard, queues, plan.count)
+    except Exception as error:  # handled when all shards have answered
+        plan.failure = error
 
 
-def _graver(one: Exception | None, other: Exception) -> Exception:
-    """Of two failures the one that may have been a success."""
+def _more_severe(one: Exception | None, other: Exception) -> Exception:
+    """Return the failure whose call may have been applied, otherwise the first one."""
     if isinstance(other, BackendUnavailable) and other.outcome != "not_applied":
         return other
     return one or other

@@ -22,7 +22,7 @@ from ojs_cluster.store.jobs.validate_job import number
 from ojs_cluster.store.limits import partition_quotas
 from ojs_cluster.store.limits.rate_tokens import return_unused_tokens, run_key_script
 from ojs_cluster.store.partial_failures import begun
-from ojs_cluster.store.sweeps.sweep_result import Tick
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
 _DECLARED_MS = 3_600_000
 """How long a queue's ``max_per_second`` outlives the last job that declares it."""
@@ -307,7 +307,7 @@ async def override_key(
     return found
 
 
-async def sweep_rate_limits(store: Store, shard: Shard, limit: int) -> Tick:
+async def sweep_rate_limits(store: Store, shard: Shard, limit: int) -> SweepResult:
     """Do the work that time causes for the rate limits of a shard.
 
     Wakes fetches that wait for queues whose limits have room again. Returns tokens whose jobs were
@@ -336,4 +336,4 @@ async def sweep_rate_limits(store: Store, shard: Shard, limit: int) -> Tick:
         done, more = done + returned.done, more or returned.more
         due += [returned.next_ms] if returned.next_ms is not None else []
     await over_shards(keys, lambda key: run_key_script(store, "limit_refresh", key.decode(), []))
-    return Tick(done + len(keys), min(due, default=None), now, more)
+    return SweepResult(done + len(keys), min(due, default=None), now, more)

@@ -14,7 +14,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.runtime import Arg
-from ojs_cluster.store.sweeps.sweep_result import Tick
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
 _MOST_NESTED = 8
 """Effects of effects that one call delivers itself; the drainer delivers the others."""
@@ -127,7 +127,7 @@ async def _deliver_effects(store: Store, shard: Shard, effects: Sequence[bytes])
         _depth.reset(before)
 
 
-async def return_unused_tokens(store: Store, shard: Shard, limit: int) -> Tick:
+async def return_unused_tokens(store: Store, shard: Shard, limit: int) -> SweepResult:
     """Return tokens whose jobs were not fetched in time.
 
     Raises:
@@ -142,4 +142,4 @@ async def return_unused_tokens(store: Store, shard: Shard, limit: int) -> Tick:
         idempotent=True,
     )
     await _deliver_effects(store, shard, effects)
-    return Tick(done, None if next_due < 0 else next_due, now, done >= limit)
+    return SweepResult(done, None if next_due < 0 else next_due, now, done >= limit)

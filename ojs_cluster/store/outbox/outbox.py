@@ -33,7 +33,7 @@ from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.redis.durability import has_unconfirmed_writes
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.sweeps.sweep_result import Tick
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
 log = logging.getLogger("ojs.store")
 
@@ -122,7 +122,7 @@ async def deliver(store: Store, shard: Shard, flat: Sequence[bytes]) -> None:
 
 async def drain(
     store: Store, shard: Shard, limit: int, on_waiting: OnWaiting | None = None
-) -> Tick:
+) -> SweepResult:
     """Carry out up to ``limit`` due entries of a shard that wait for no other shard.
 
     Raises:
@@ -137,10 +137,12 @@ async def drain(
         at_ms = await _put_off(store, shard, shard.outbox_due, blocker, numbers)
         if at_ms is not None and on_waiting is not None:
             on_waiting(shard.index, at_ms)
-    return Tick(len(found), None if reply[1] < 0 else reply[1], reply[0], len(found) >= limit)
+    return SweepResult(
+        len(found), None if reply[1] < 0 else reply[1], reply[0], len(found) >= limit
+    )
 
 
-async def drain_waiting(store: Store, shard: Shard, limit: int) -> Tick:
+async def drain_waiting(store: Store, shard: Shard, limit: int) -> SweepResult:
     """Try the shards that entries of ``shard`` wait for, and carry out what waits for those that
     answer: up to ``limit`` entries for each.
 
@@ -161,7 +163,7 @@ async def drain_waiting(store: Store, shard: Shard, limit: int) -> Tick:
         moments.extend(max(at_ms, now + FIRST_PAUSE_MS) for at_ms in tried.next_ms)
 
     await over_shards(due, one)
-    return Tick(len(due), min(moments, default=None), now, more)
+    return SweepResult(len(due), min(moments, default=None), now, more)
 
 
 async def _try_shard(store: Store, shard: Shard, blocker: int, limit: int) -> _Tried:

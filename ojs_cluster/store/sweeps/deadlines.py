@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.outbox.outbox import deliver
-from ojs_cluster.store.sweeps.sweep_result import Tick
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
 log = logging.getLogger("ojs.store")
 
 
-async def promote(store: Store, shard: Shard, limit: int) -> Tick:
+async def promote(store: Store, shard: Shard, limit: int) -> SweepResult:
     """Make due scheduled and retryable jobs available (spec: ojs-core, ojs-retry).
 
     Raises:
@@ -30,10 +30,10 @@ async def promote(store: Store, shard: Shard, limit: int) -> Tick:
     await deliver(store, shard, owed)
     report_malformed(shard, malformed)
     done += len(malformed)
-    return Tick(done, _moment(following), now, done >= limit, len(malformed))
+    return SweepResult(done, _moment(following), now, done >= limit, len(malformed))
 
 
-async def reap(store: Store, shard: Shard, limit: int) -> Tick:
+async def reap(store: Store, shard: Shard, limit: int) -> SweepResult:
     """End lost leases, execution timeouts and expired jobs (spec: ojs-timeouts, ojs-retry 9).
 
     Raises:
@@ -56,7 +56,7 @@ async def reap(store: Store, shard: Shard, limit: int) -> Tick:
     )
     await deliver(store, shard, owed)
     report_malformed(shard, malformed)
-    return Tick(
+    return SweepResult(
         lost + timeouts + expired + len(malformed),
         _moment(following),
         now,

@@ -17,7 +17,7 @@ from ojs_cluster.store.queues.queues import exists, get_stats
 from ojs_cluster.store.queues.registry import NO_NAME_LIMIT
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.sweeps.deadlines import report_malformed
-from ojs_cluster.store.sweeps.sweep_result import Tick
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import unique
 
@@ -29,7 +29,7 @@ IDLE_QUEUE_MS = 60 * 60_000
 """A queue younger than this is not retired, however empty."""
 
 
-async def purge_due(store: Store, shard: Shard, limit: int) -> Tick:
+async def purge_due(store: Store, shard: Shard, limit: int) -> SweepResult:
     """Remove up to ``limit`` jobs of a shard whose retention is over.
 
     Those whose alias's shard does not answer are put off for a minute.
@@ -54,7 +54,7 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> Tick:
             put_off = len(removal.left)
     aside = len(malformed)
     more = removed + put_off + aside >= limit
-    return Tick(removed + aside, None if following < 0 else following, now, more, aside)
+    return SweepResult(removed + aside, None if following < 0 else following, now, more, aside)
 
 
 async def _put_off(store: Store, shard: Shard, job_ids: Sequence[str], now_ms: int) -> None:

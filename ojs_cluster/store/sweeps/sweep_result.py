@@ -1,4 +1,4 @@
-"""What the scheduler learns from one run on one shard."""
+"""The result of one sweep of one shard."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
-    """What one run did. Times are ms of the shard's own clock.
+class SweepResult:
+    """What one sweep did. Times are milliseconds of the shard's own clock.
 
     Args:
-        done: jobs that changed.
-        next_ms: when there is next something to do, None when nothing is under a deadline.
-        more: there was more to do than the limit allowed.
-        aside: of the jobs that changed, those put aside because no transition can use them.
+        done: jobs or records that changed.
+        next_ms: when the shard's next work is due, None when none is planned.
+        now_ms: when the sweep ran.
+        more: whether work was left over because of the limit.
+        quarantined: of the changed jobs, those that are malformed.
     """
 
     done: int
     next_ms: int | None
     now_ms: int
     more: bool
-    aside: int = 0
+    quarantined: int = 0

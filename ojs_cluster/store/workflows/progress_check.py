@@ -28,7 +28,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.sweeps.sweep_result import Tick
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.unique.locks import fence
 from ojs_cluster.store.workflows import advance
 
@@ -49,7 +49,7 @@ class WorkflowCheck:
     def __init__(self) -> None:
         self._missed: dict[str, set[int]] = {}
 
-    async def check(self, store: Store, shard: Shard, limit: int) -> Tick:
+    async def check(self, store: Store, shard: Shard, limit: int) -> SweepResult:
         """Look at up to ``limit`` workflows of a shard; one that cannot be read stops no other.
 
         Raises:
@@ -78,7 +78,7 @@ class WorkflowCheck:
 
         await over_shards(due, one)
         next_ms = None if following < 0 else following
-        return Tick(len(due), next_ms, now, len(due) >= limit)
+        return SweepResult(len(due), next_ms, now, len(due) >= limit)
 
     async def _check(self, store: Store, workflow_id: str, missed_before: set[int]) -> set[int]:
         """Read the jobs of one workflow; returns which of them are not there."""

@@ -40,7 +40,7 @@ from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import begun
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.runtime import Arg
-from ojs_cluster.store.sweeps.sweep_result import Tick
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.workflows.workflow_portions import is_large, store_ahead
 
 RESULTS_SHOWN_BYTES = 8 * 1024 * 1024
@@ -271,7 +271,7 @@ async def list_workflows(
     return [found[workflow_id] for workflow_id in ids if workflow_id in found], total
 
 
-async def purge_ended(store: Store, shard: Shard, limit: int) -> Tick:
+async def purge_ended(store: Store, shard: Shard, limit: int) -> SweepResult:
     """Remove up to ``limit`` workflows of a shard whose retention is over.
 
     Raises:
@@ -280,7 +280,7 @@ async def purge_ended(store: Store, shard: Shard, limit: int) -> Tick:
     removed, now, following = await store.run(
         shard, "workflow_purge", [shard.ended_workflows, shard.workflows], [limit], idempotent=True
     )
-    return Tick(removed, None if following < 0 else following, now, removed >= limit)
+    return SweepResult(removed, None if following < 0 else following, now, removed >= limit)
 
 
 def event_data(workflow_id: str, name: str, plan: Plan) -> bytes:

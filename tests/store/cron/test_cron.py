@@ -25,7 +25,7 @@ from ojs_cluster.store.cron.firing import fire_due
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.operations.events import EventFilter, read_events
-from ojs_cluster.store.sweeps.sweep_result import Tick
+from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from tests.store.shortcuts import DAY, HOUR, ack, envelope, take
 from tests.support.invariants import Census
 from tests.support.timeshift import age_cron
@@ -64,7 +64,7 @@ async def registered(store: Store, *args: Any, **members: Any) -> CronRecord:
     return record
 
 
-async def fire(store: Store, db: Any, name: str = "daily", ms: int = DAY) -> Tick:
+async def fire(store: Store, db: Any, name: str = "daily", ms: int = DAY) -> SweepResult:
     """Let the next tick come, and do what the scheduler does until nothing is due.
 
     The calendar is not shifted with it, so each shift differs: a tick that came twice would be the
@@ -74,7 +74,7 @@ async def fire(store: Store, db: Any, name: str = "daily", ms: int = DAY) -> Tic
     return await look(store)
 
 
-async def look(store: Store) -> Tick:
+async def look(store: Store) -> SweepResult:
     with trio.fail_after(60):
         while True:
             tick = await fire_due(StoreBook(store), 100)

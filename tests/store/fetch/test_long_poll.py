@@ -53,7 +53,7 @@ NEVER_S = 3600.0
 @pytest.fixture(autouse=True)
 def look_again_s(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiters do not look by themselves: whoever is served was woken, however long it took."""
-    monkeypatch.setattr(long_poll, "LOOK_AGAIN_S", getattr(request, "param", NEVER_S))
+    monkeypatch.setattr(long_poll, "CHECK_EVERY_S", getattr(request, "param", NEVER_S))
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from ojs_cluster.redis.client import Client
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.fanout import WIDTH
-from ojs_cluster.store.fetch import depths, long_poll, ranked_fetch
+from ojs_cluster.store.fetch import depth_reader, long_poll, ranked_fetch
 from ojs_cluster.store.fetch import fetch as fetches
-from ojs_cluster.store.fetch.depths import QueueDepths
+from ojs_cluster.store.fetch.depth_reader import DepthReader
 from ojs_cluster.store.fetch.long_poll import Waiters, fetch_or_wait
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.limits import partition_quotas
@@ -219,7 +219,7 @@ async def test_a_fetch_of_many_shards_takes_a_bounded_number_of_bytes(
     store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Check
 ) -> None:
     """Not as many from each shard as from one."""
-    monkeypatch.setattr(fetches, "_MOST_BYTES", 20_000)
+    monkeypatch.setattr(fetches, "_MAX_BYTES", 20_000)
     names = queues_in_other_shards(store, 40)
     body = b'{"type":"t","args":["%b"],"options":{"queue":"%b"}}'
     for name in names:
@@ -286,7 +286,7 @@ class AwayClient(LossyClient):
 
 def without(store: Store, *shards: Shard) -> tuple[Store, AwayClient]:
     client = AwayClient(store.redis, {shard.slot for shard in shards})
-    return replace(store, redis=cast(Client, client), depths=QueueDepths()), client
+    return replace(store, redis=cast(Client, client), depth_reader=DepthReader()), client
 
 
 @pytest.mark.parametrize("where", [0, 1, 4])
@@ -308,7 +308,8 @@ async def test_a_shard_that_is_away_keeps_back_only_its_own_jobs(
         await take(away, *names, count=count)
     assert sum(calls for name, calls in client.calls.items() if name.endswith("away")) == tried
     client.away.clear()
-    away.depths._away = dict.fromkeys(away.depths._away, trio.current_time())
+    reader = away.depth_reader
+    reader._unreachable_until = dict.fromkeys(reader._unreachable_until, trio.current_time())
     assert [job.queue for job in await take(away, *names, count=count)] == [names[where]]
     consistent()
 
@@ -350,7 +351,7 @@ async def test_idle_waiters_of_many_queues_read_each_shard_once_in_a_while(
     """However many wait: one of them reads for all, and none fetches."""
     names = queues_in_other_shards(store, 10)
     every_s = 0.5
-    monkeypatch.setattr(long_poll, "LOOK_AGAIN_S", every_s)
+    monkeypatch.setattr(long_poll, "CHECK_EVERY_S", every_s)
     counted, client = counting(store)
     process = Waiters()
     async with trio.open_nursery() as nursery:
@@ -380,7 +381,7 @@ async def wait_for(store: Store, process: Waiters, names: list[str], worker: str
 async def test_a_job_whose_message_was_lost_is_found_by_a_waiter(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch, consistent: Check
 ) -> None:
-    monkeypatch.setattr(long_poll, "LOOK_AGAIN_S", 0.3)
+    monkeypatch.setattr(long_poll, "CHECK_EVERY_S", 0.3)
     names = queues_in_other_shards(store, 6)
     process = Waiters()
     monkeypatch.setattr(process, "_on_message", lambda *_: None)
@@ -406,7 +407,7 @@ async def test_a_job_whose_message_was_lost_is_found_by_a_waiter(
 async def test_reads_of_a_shard_are_shared_and_begin_apart(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
-    shard, known = Keyspace(4).shard(1), QueueDepths()
+    shard, known = Keyspace(4).shard(1), DepthReader()
     begun: list[tuple[float, list[str]]] = []
 
     async def read(of: Shard, names: Any) -> dict[str, int]:
@@ -425,24 +426,24 @@ async def test_reads_of_a_shard_are_shared_and_begin_apart(
 
     assert len(begun) <= 3
     times = [at for at, _ in begun]
-    assert all(b - a >= depths.READ_EVERY_S for a, b in itertools.pairwise(times))
+    assert all(b - a >= depth_reader.READ_EVERY_S for a, b in itertools.pairwise(times))
     assert all(len(names) == len(set(names)) for _, names in begun)
 
 
 async def test_one_fetch_at_a_time_tries_a_shard_that_was_away(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    shards, known = list(Keyspace(4)), QueueDepths()
-    known.failed(shards[1])
-    assert known.worth_asking(shards) == [shards[0], shards[2], shards[3]]
-    assert known.worth_asking([shards[1]]) == [shards[1]]
-    await trio.sleep(depths.AWAY_S)
-    assert known.worth_asking(shards) == shards
+    shards, known = list(Keyspace(4)), DepthReader()
+    known.mark_unreachable(shards[1])
+    assert known.reachable(shards) == [shards[0], shards[2], shards[3]]
+    assert known.reachable([shards[1]]) == [shards[1]]
+    await trio.sleep(depth_reader.UNREACHABLE_S)
+    assert known.reachable(shards) == shards
 
     async def read(of: Shard, names: Any) -> dict[str, int]:
-        assert known.worth_asking(shards) == [shards[0], shards[2], shards[3]]
+        assert known.reachable(shards) == [shards[0], shards[2], shards[3]]
         await trio.lowlevel.checkpoint()
         return dict.fromkeys(names, 0)
 
     await known.read(shards[1], ["q"], read)
-    assert not known.in_doubt(shards)
+    assert not known.any_unreachable(shards)

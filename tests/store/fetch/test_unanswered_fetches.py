@@ -193,7 +193,7 @@ async def test_a_process_that_stops_releases_what_is_pending(
         job = await active(stopping)
         stopping.unanswered_fetches._served.add(shard_of(store))  # its own task is not there yet
         assert job.lease_id is not None
-        stopping.unanswered_fetches.note(shard_of(store), job.lease_id.encode())
+        stopping.unanswered_fetches.add(shard_of(store), job.lease_id.encode())
 
     assert (await read_jobs.get(store, job.id)).attempt == 0
     consistent()
@@ -242,9 +242,9 @@ async def test_a_fetch_that_is_not_found_is_looked_for_a_few_times(
 ) -> None:
     lost, shards = UnansweredFetches(), Shards()
     nursery.start_soon(lost.run, shards.release)
-    lost.note(keys.shard(1), PREFIX % 1)
-    lost.note(keys.shard(1), PREFIX % 1)
-    lost.note(keys.shard(1), PREFIX % 2)
+    lost.add(keys.shard(1), PREFIX % 1)
+    lost.add(keys.shard(1), PREFIX % 1)
+    lost.add(keys.shard(1), PREFIX % 2)
     await trio.sleep(3600)
 
     assert shards.asked == [(0.0, 1, 2), (1.0, 1, 2), (6.0, 1, 2), (36.0, 1, 2)]
@@ -256,8 +256,8 @@ async def test_a_fetch_that_was_found_is_looked_for_no_more(
 ) -> None:
     lost, shards = UnansweredFetches(), Shards({1: [PREFIX % 2, PREFIX % 2]})
     nursery.start_soon(lost.run, shards.release)
-    lost.note(keys.shard(1), PREFIX % 1)
-    lost.note(keys.shard(1), PREFIX % 2 + b"1")
+    lost.add(keys.shard(1), PREFIX % 1)
+    lost.add(keys.shard(1), PREFIX % 2 + b"1")
     await trio.sleep(3600)
 
     assert [count for _, _, count in shards.asked] == [2, 1, 1, 1]
@@ -270,8 +270,8 @@ async def test_a_shard_that_is_away_delays_no_other_and_is_given_up(
     lost, shards = UnansweredFetches(), Shards({2: [PREFIX % 2]})
     shards.away = {1}
     nursery.start_soon(lost.run, shards.release)
-    lost.note(keys.shard(1), PREFIX % 1)
-    lost.note(keys.shard(2), PREFIX % 2)
+    lost.add(keys.shard(1), PREFIX % 1)
+    lost.add(keys.shard(2), PREFIX % 2)
     await trio.sleep(0.5)
     assert len(lost) == 1
     await trio.sleep(3600)
@@ -287,10 +287,10 @@ async def test_a_release_that_fails_ends_neither_the_task_nor_its_process(
     lost, shards = UnansweredFetches(), Shards({1: [PREFIX % 1], 2: [PREFIX % 2]})
     shards.broken = {1}
     nursery.start_soon(lost.run, shards.release)
-    lost.note(keys.shard(1), PREFIX % 1)
+    lost.add(keys.shard(1), PREFIX % 1)
     await trio.sleep(0.5)
     shards.broken = set()
-    lost.note(keys.shard(2), PREFIX % 2)
+    lost.add(keys.shard(2), PREFIX % 2)
     await trio.sleep(3600)
 
     assert len(lost) == 0
@@ -301,7 +301,7 @@ async def test_pending_releases_are_bounded(
     autojump_clock: trio.testing.MockClock, keys: Any
 ) -> None:
     lost = UnansweredFetches()
-    for number in range(unanswered_fetches.PENDING_MOST + 5):
-        lost.note(keys.shard(number % 4), PREFIX % number)
+    for number in range(unanswered_fetches.MAX_PENDING + 5):
+        lost.add(keys.shard(number % 4), PREFIX % number)
 
-    assert len(lost) == unanswered_fetches.PENDING_MOST
+    assert len(lost) == unanswered_fetches.MAX_PENDING

@@ -349,10 +349,10 @@ async def test_promote_moves_what_is_due_and_tells_when_it_next_has_work(
     for job in due:
         age_job(db, shard, job.id, HOUR)
 
-    ticks = [await promote_all(store, limit=2) for _ in range(3)]
+    results = [await promote_all(store, limit=2) for _ in range(3)]
 
-    assert [(tick.done, tick.more) for tick in ticks] == [(2, True), (2, True), (1, False)]
-    assert ticks[-1].next_ms == later.due_ms
+    assert [(result.done, result.more) for result in results] == [(2, True), (2, True), (1, False)]
+    assert results[-1].next_ms == later.due_ms
     assert (await read_jobs.get(store, due[0].id)).state is State.AVAILABLE
     assert consistent().count() == {"available": 5, "scheduled": 1}
 

@@ -261,10 +261,10 @@ async def test_a_lost_lease_counts_the_attempt_and_records_an_error(
 ) -> None:
     job = await active(store)
     age_job(db, shard_of(store), job.id, HOUR)
-    tick = await reap_all(store)
+    result = await reap_all(store)
     lost = await read_jobs.get(store, job.id)
 
-    assert (tick.done, tick.more) == (1, False)
+    assert (result.done, result.more) == (1, False)
     assert (lost.state, lost.attempt) == (State.AVAILABLE, 1)
     [error] = envelope(lost)["errors"]
     assert error["code"] == error["type"] == "visibility_timeout"
@@ -279,10 +279,10 @@ async def test_a_lost_lease_counts_the_attempt_and_records_an_error(
 async def test_a_lease_that_has_not_ended_is_left_alone(store: Store, db: Any) -> None:
     job = await active(store)
     age_job(db, shard_of(store), job.id, 100_000)
-    tick = await reap_all(store)
+    result = await reap_all(store)
 
-    assert tick.done == 0
-    assert tick.next_ms == db.zscore(shard_of(store).active, job.id)
+    assert result.done == 0
+    assert result.next_ms == db.zscore(shard_of(store).active, job.id)
     assert (await read_jobs.get(store, job.id)).state is State.ACTIVE
 
 
@@ -321,9 +321,9 @@ async def test_reap_takes_no_more_than_its_limit_and_says_so(
     for _ in range(5):
         age_job(db, shard_of(store), (await active(store)).id, HOUR)
 
-    ticks = [await reap_all(store, limit=2) for _ in range(3)]
+    results = [await reap_all(store, limit=2) for _ in range(3)]
 
-    assert [(tick.done, tick.more) for tick in ticks] == [(2, True), (2, True), (1, False)]
+    assert [(result.done, result.more) for result in results] == [(2, True), (2, True), (1, False)]
     assert consistent().count() == {"available": 5}
 
 

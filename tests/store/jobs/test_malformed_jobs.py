@@ -178,9 +178,9 @@ def reaped(index: str, becomes: State) -> Meet:
             db.zadd(getattr(shard_of(store), index), {job.id: 1})
             if index == "expiring":
                 db.hset(shard_of(store).job(well.id), f.EXPIRES, 1)
-        tick = await reap_all(store)
+        result = await reap_all(store)
         assert await state(store, well) is becomes
-        assert tick.done >= 1
+        assert result.done >= 1
 
     return meet
 
@@ -375,10 +375,10 @@ async def test_a_malformed_job_that_a_fetch_meets_is_quarantined_and_reported(
     assert [job.id for job in await take(store, count=5)] == [well.id]
     assert db.zscore(shard.queue_available(QUEUE), bad.id) is None
 
-    tick = await reap_all(store)
-    assert (tick.done, tick.aside) == (1, 1)
+    result = await reap_all(store)
+    assert (result.done, result.quarantined) == (1, 1)
     assert [bad.id in record.getMessage() for record in caplog.records] == [True]
-    assert db.zscore(shard.quarantine, bad.id) == tick.now_ms + HOUR
+    assert db.zscore(shard.quarantine, bad.id) == result.now_ms + HOUR
 
     # An operator repairs it: it has its turn.
     damage(db, shard.job(bad.id), field, before)

@@ -19,8 +19,8 @@ from ojs_cluster.core.jobs.ids import OrderedIds, new_job_id
 from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.placement import PlacedJob
-from ojs_cluster.store.fetch.depth_cache import Hints, LimitedQueues
-from ojs_cluster.store.fetch.depths import QueueDepths
+from ojs_cluster.store.fetch.depth_cache import LimitedQueues, QueueDepthCache
+from ojs_cluster.store.fetch.depth_reader import DepthReader
 from ojs_cluster.store.fetch.lease_ids import shard_of_lease
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord
@@ -230,10 +230,10 @@ async def one_way(store: Store, db: Any, seed: int, steps: int, *, general: bool
             scripts=scripts,
             ids=cast(OrderedIds, CountedIds(store.keys)),
             fetch_touches=FetchTouches(),
-            hints=Hints(),
-            limited=LimitedQueues(),
-            bounded=LimitedQueues(),
-            depths=QueueDepths(),
+            depth_cache=QueueDepthCache(),
+            limited_queues=LimitedQueues(),
+            bounded_queues=LimitedQueues(),
+            depth_reader=DepthReader(),
         )
         seen, client = lossy(fresh)
         life = Life(seen, db, random.Random(seed), calls=client.calls)

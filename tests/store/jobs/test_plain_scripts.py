@@ -168,7 +168,7 @@ async def test_a_queues_limits_leave_its_acks_short(
 async def test_the_short_ack_wakes_who_waits_for_room(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_poll, "LOOK_AGAIN_S", 1000)
+    monkeypatch.setattr(long_poll, "CHECK_EVERY_S", 1000)
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=1))
     for _ in range(3):
         await put(store)
@@ -213,7 +213,7 @@ async def test_jobs_that_only_wait_for_tokens_are_left_to_the_long_fetch(
     shard = shard_of(store)
     assert (db.zcard(shard.queue_available(QUEUE)), db.zcard(shard.queue_blocked(QUEUE))) == (0, 1)
 
-    fresh, client = lossy(replace(store, limited=LimitedQueues()))
+    fresh, client = lossy(replace(store, limited_queues=LimitedQueues()))
     assert await take(fresh) == []
     assert (client.calls["fetch"], client.calls["fetch_full"]) == (1, 1)
 

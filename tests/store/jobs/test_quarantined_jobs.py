@@ -96,14 +96,14 @@ async def test_a_sick_job_is_put_aside_and_reported_and_the_others_go_on(
 
     loop = promote_all if how == "schedule" else reap_all
     with caplog.at_level(logging.ERROR):
-        ticks = [await loop(store, limit=1) for _ in range(3)]
+        results = [await loop(store, limit=1) for _ in range(3)]
 
-    assert [tick.done for tick in ticks] == [1, 1, 0]
-    assert [tick.more for tick in ticks] == [True, True, False]
-    assert [tick.aside for tick in ticks] == [1, 0, 0]
+    assert [result.done for result in results] == [1, 1, 0]
+    assert [result.more for result in results] == [True, True, False]
+    assert [result.quarantined for result in results] == [1, 0, 0]
     assert (await read_jobs.get(store, well.id)).state is MEETINGS[how]
     assert db.hgetall(shard_of(store).job(sick.id)) == before
-    assert db.zscore(index(store, how), sick.id) == ticks[0].now_ms + HOUR
+    assert db.zscore(index(store, how), sick.id) == results[0].now_ms + HOUR
     assert [sick.id in record.getMessage() for record in caplog.records] == [True]
 
 

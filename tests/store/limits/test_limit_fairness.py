@@ -147,7 +147,7 @@ async def put_free_job(store: Store, shard: Shard) -> JobRecord:
 async def test_a_long_poll_gets_the_job_of_a_free_key_at_once(
     store: Store, other_store: Store, db: Any, free: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_poll, "LOOK_AGAIN_S", 1000)
+    monkeypatch.setattr(long_poll, "CHECK_EVERY_S", 1000)
     await block(store)
     waiters = Waiters()
     got: list[JobRecord] = []

@@ -439,7 +439,7 @@ async def test_a_key_is_forgotten_a_day_after_its_last_use(store: Store, db: Any
 async def test_waiters_are_woken_by_a_token(
     store: Store, other_store: Store, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_poll, "LOOK_AGAIN_S", 1000)
+    monkeypatch.setattr(long_poll, "CHECK_EVERY_S", 1000)
     for _ in range(2):
         await keyed(store, key, concurrency=1)
     [active] = await take(store)

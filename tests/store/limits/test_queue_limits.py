@@ -75,7 +75,7 @@ async def test_a_fetch_remembers_for_a_while_that_its_queue_is_limited(
 
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits())
     monkeypatch.setattr("ojs_cluster.store.fetch.depth_cache.LIMITED_S", -1.0)
-    process = replace(process, limited=LimitedQueues())
+    process = replace(process, limited_queues=LimitedQueues())
     assert len(await take(process, count=9)) == 2
     assert client.calls["fetch_full"] == 2, "it has no limits any more"
     consistent()
@@ -222,7 +222,7 @@ async def test_a_released_fetch_keeps_its_place_in_the_window(store: Store) -> N
 async def test_waiters_are_woken_by_time_and_by_the_end_of_an_attempt(
     store: Store, other_store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_poll, "LOOK_AGAIN_S", 1000)
+    monkeypatch.setattr(long_poll, "CHECK_EVERY_S", 1000)
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=1))
     await fill(store, 3)
     [held] = await take(store)
@@ -252,9 +252,9 @@ async def test_waiters_are_woken_by_time_and_by_the_end_of_an_attempt(
             await until(lambda: _waiting(waiters), bool)
             age_limits(db, shard.queue_counters(QUEUE), HOUR)
             age_opening(db, shard, QUEUE, HOUR)
-            tick = await rate_limits.sweep_rate_limits(other_store, shard, 10)
-    assert tick.done == 1
-    assert tick.next_ms is None
+            result = await rate_limits.sweep_rate_limits(other_store, shard, 10)
+    assert result.done == 1
+    assert result.next_ms is None
     assert len(got) == 2
 
 

@@ -185,7 +185,7 @@ async def test_while_two_shards_are_away_their_entries_are_tried_one_at_a_time(
     assert asked.count(other.slot) == (first == "both")
     assert db.zcard(shard.outbox_waiting(one.index)) == 100
     assert db.zcard(shard.outbox_waiting(other.index)) == (first == "both")
-    tick = await drain_waiting(absent, shard, 200)
-    assert tick.next_ms is not None
-    assert tick.next_ms > tick.now_ms, "no try without a pause"
+    result = await drain_waiting(absent, shard, 200)
+    assert result.next_ms is not None
+    assert result.next_ms > result.now_ms, "no try without a pause"
     assert asked.count(one.slot) <= 1 + WIDTH

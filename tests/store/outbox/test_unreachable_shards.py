@@ -196,12 +196,12 @@ async def test_one_entry_at_a_time_probes_a_master_that_stays_away(
             watched = replace(other, redis=cast(Client, counted))
             for _ in range(3):
                 db.zadd(shard.outbox_blocked_shards, {str(target.index): 1})
-                tick = await drain_waiting(watched, shard, 100)
-                assert not tick.more
-                assert tick.next_ms == int(
+                result = await drain_waiting(watched, shard, 100)
+                assert not result.more
+                assert result.next_ms == int(
                     db.zscore(shard.outbox_blocked_shards, str(target.index))
                 )
-                assert tick.next_ms > tick.now_ms, "tried again later"
+                assert result.next_ms > result.now_ms, "tried again later"
             assert counted.calls["lock_settle"] == 1, "the others saw that it had just failed"
             assert db.zcard(shard.outbox_waiting(target.index)) == 100
 
@@ -250,8 +250,8 @@ async def test_an_entry_that_fails_is_tried_again_when_it_is_due(
         db.hset(shard.outbox, "1", "unheard 0 of")
         db.zadd(shard.outbox_waiting(target.index), {"1": 1})
         db.zadd(shard.outbox_blocked_shards, {str(target.index): 1})
-        tick = await drain_waiting(store, shard, 100)
-        assert tick.next_ms == int(db.zscore(shard.outbox_waiting(target.index), "1"))
+        result = await drain_waiting(store, shard, 100)
+        assert result.next_ms == int(db.zscore(shard.outbox_waiting(target.index), "1"))
 
 
 def owe_unlock(db: Any, shard: Shard, number: int, target: Shard) -> None:

@@ -201,7 +201,7 @@ async def test_jobs_of_any_partition_are_cancelled_by_id(
 async def test_a_waiter_is_woken_whichever_partition_gets_the_job(
     store: Store, other_store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(long_poll, "LOOK_AGAIN_S", 3600.0)  # nothing but a wake-up ends the wait
+    monkeypatch.setattr(long_poll, "CHECK_EVERY_S", 3600.0)  # nothing but a wake-up ends the wait
     shards = await spread(store, db, 8)
     await other_store.partitions.read(other_store)
     waiters = Waiters()

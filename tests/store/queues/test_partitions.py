@@ -318,7 +318,7 @@ async def test_a_partition_that_is_away_does_not_keep_the_jobs_of_the_others(
     assert len(await take(away, count=4)) == 3
     with pytest.raises(BackendUnavailable):
         await take(away)
-    store.hints.of(QUEUE, 4)._down = [0.0] * 4  # five seconds later
+    store.depth_cache.of(QUEUE, 4)._unreachable_until = [0.0] * 4  # five seconds later
     assert len(await take(store, count=4)) == 1
 
 

@@ -111,10 +111,10 @@ async def test_a_finished_job_is_kept_for_its_time_and_then_leaves_no_key(
     age_claim(db, store.keys.shard_of_id(job.id), job.id, HOUR)
     age_job(db, shard, job.id, kept - 5 * MINUTE)
 
-    tick = await retention.purge_due(store, shard, 10)
-    assert tick.done == 0
-    assert tick.next_ms is not None
-    assert 0 < tick.next_ms - tick.now_ms <= 5 * MINUTE
+    result = await retention.purge_due(store, shard, 10)
+    assert result.done == 0
+    assert result.next_ms is not None
+    assert 0 < result.next_ms - result.now_ms <= 5 * MINUTE
     assert (await read_jobs.get(store, job.id)).state.value in (
         "completed",
         "cancelled",
@@ -182,9 +182,9 @@ async def test_purge_removes_no_more_than_its_limit_and_says_so(
         job = await discarded(store, db, (foreign_id if number % 2 else home_id)(store))
         age_job(db, shard_of(store), job.id, 31 * DAY)
 
-    ticks = [await retention.purge_due(store, shard_of(store), 3) for _ in range(3)]
+    results = [await retention.purge_due(store, shard_of(store), 3) for _ in range(3)]
 
-    assert [(tick.done, tick.more) for tick in ticks] == [(3, True), (3, True), (1, False)]
+    assert [(result.done, result.more) for result in results] == [(3, True), (3, True), (1, False)]
     census = consistent()
     assert census.states == {}
 
@@ -383,9 +383,9 @@ async def test_jobs_with_ids_of_the_clients_go_with_a_script_per_shard(
     ids = [foreign_id(store, step=1 + number % homes) for number in range(homes * each)]
     await over_with_foreign_ids(store, db, ids)
     counted, client = lossy(store)
-    tick = await retention.purge_due(counted, shard_of(store), len(ids))
+    result = await retention.purge_due(counted, shard_of(store), len(ids))
 
-    assert tick.done == len(ids)
+    assert result.done == len(ids)
     assert client.calls == {"purge": 1, "settle_alias": homes, "delete_jobs": len(ids) / 100}
     assert not any(b":j:" in key for key in all_keys(backend))
     consistent()
@@ -400,10 +400,10 @@ async def test_an_alias_that_cannot_be_reached_keeps_only_its_own_job(
     for number, job_id in enumerate([*stuck, *free]):
         db.zadd(shard_of(store).finished, {job_id: number})  # the stuck ones are due first
     half = without(store, store.keys.shard_of_id(stuck[0]))
-    ticks = [await retention.purge_due(half, shard_of(store), 3) for _ in range(2)]
+    results = [await retention.purge_due(half, shard_of(store), 3) for _ in range(2)]
 
-    assert [tick.done for tick in ticks] == [0, 3]
-    assert ticks[0].more, "there was more, which was not in its way"
+    assert [result.done for result in results] == [0, 3]
+    assert results[0].more, "there was more, which was not in its way"
     for job_id in stuck:
         assert (await read_jobs.get(store, job_id)).id == job_id
         db.zadd(shard_of(store).finished, {job_id: 1})

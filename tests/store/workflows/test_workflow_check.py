@@ -48,9 +48,9 @@ async def look(store: Store, db: Any, workflow: WorkflowRecord, look_at: Step | 
     home = home_of(store, workflow)
     if db.zscore(home.running_workflows, workflow.id) is not None:
         db.zadd(home.running_workflows, {workflow.id: 1})
-    tick = await (look_at or workflows_step(store, 100))(home.index)
+    result = await (look_at or workflows_step(store, 100))(home.index)
     at = db.zscore(home.running_workflows, workflow.id)
-    return -1 if at is None else int(at) - tick.now_ms
+    return -1 if at is None else int(at) - result.now_ms
 
 
 @pytest.mark.parametrize("marks", ["q.", "..", "cq", "qq", "c."])

@@ -289,9 +289,9 @@ async def test_a_workflow_goes_when_its_retention_is_over(store: Store, db: Any)
     workflow = await chain(store, step())
     await run_one(store, result=1)
     home = store.keys.shard_of_id(workflow.id)
-    tick = await workflows.purge_ended(store, home, 10)
-    assert tick.done == 0
-    assert tick.next_ms is not None
+    result = await workflows.purge_ended(store, home, 10)
+    assert result.done == 0
+    assert result.next_ms is not None
     db.zincrby(home.ended_workflows, -8 * DAY, workflow.id)
     assert (await workflows.purge_ended(store, home, 10)).done == 1
     for key in (home.workflow, home.workflow_definitions, home.workflow_results):
