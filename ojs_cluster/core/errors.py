@@ -1,23 +1,25 @@
-"""Every failure a caller of this server can be told about.
+"""Every failure that this server reports to a client.
 
-The classes say *what went wrong*; how that looks on the wire (status, code, catalog number, hint)
-is one table at the HTTP layer. Keeping statuses out of here lets the store and the scheduler raise
-the same errors without knowing that HTTP exists.
+The classes name the kind of failure. One table in the HTTP layer maps them to status, code, catalog
+number and hint. So the store and the scheduler raise the same errors without depending on HTTP.
 """
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
-Outcome = Literal["not_applied", "unknown", "stored_unconfirmed"]
+WriteOutcome = Literal["not_applied", "unknown", "stored_unconfirmed"]
+"""Whether a failed write is stored; see ``BackendUnavailable``."""
 
 
 class OJSError(Exception):
-    """Base of all errors with a message that is safe to show to a caller.
+    """Base of all errors whose message is safe to show to a client.
 
-    ``field`` is the path of the offending input (``options.retry.max_attempts``); it is kept as
-    ``details["field"]``. Other keyword arguments become entries of ``details``; those that are
-    ``None`` are left out.
+    Args:
+        message: what is wrong, and what the client can do.
+        field: path of the invalid input (``options.retry.max_attempts``), stored as
+            ``details["field"]``.
+        details: entries of ``details``, without those that are None.
     """
 
     def __init__(self, message: str, *, field: str | None = None, **details: Any) -> None:
@@ -29,13 +31,13 @@ class OJSError(Exception):
 
     @property
     def field(self) -> str | None:
-        """Path of the offending input, if one input is to blame."""
+        """Path of the invalid input, or None."""
         value = self.details.get("field")
         return value if isinstance(value, str) else None
 
 
 class InvalidPayload(OJSError):
-    """The body is missing, is not JSON, or is not the kind of JSON value that was asked for."""
+    """The body is missing, is not JSON, or is a JSON value of another type than required."""
 
 
 class InvalidRequest(OJSError):
@@ -43,7 +45,7 @@ class InvalidRequest(OJSError):
 
 
 class ValidationFailed(OJSError):
-    """A policy (retry, uniqueness, timeouts) is understood and rejected."""
+    """A policy (retry, uniqueness, timeouts) is well formed but not allowed."""
 
 
 class Unsupported(OJSError):
@@ -51,8 +53,10 @@ class Unsupported(OJSError):
 
 
 class NotFound(OJSError):
-    """No such resource. ``details`` name it: ``resource`` (its kind) and ``id``, and again as
-    ``resource_type`` and ``resource_id``, which some SDKs read.
+    """The resource does not exist.
+
+    ``details`` name its kind and id, as ``resource`` and ``id`` and, for some SDKs, again as
+    ``resource_type`` and ``resource_id``.
     """
 
     def __init__(self, resource: str, resource_id: str, message: str | None = None) -> None:
@@ -66,7 +70,7 @@ class NotFound(OJSError):
 
 
 class Conflict(OJSError):
-    """The resource exists, but not in a state or in hands that allow the operation."""
+    """The resource exists, but its state or its lease does not allow the operation."""
 
 
 class Duplicate(OJSError):
@@ -82,23 +86,23 @@ class HeaderTooLarge(OJSError):
 
 
 class TooManyQueues(OJSError):
-    """The job would create one queue more than the server is configured to hold."""
+    """The job would create a queue beyond the configured limit."""
 
 
 class TooManyRateLimitKeys(OJSError):
-    """The request names a rate limit key more than the server holds."""
+    """The request names a new rate limit key beyond the configured limit."""
 
 
 class Unauthenticated(OJSError):
-    """No credentials, or credentials that are not valid."""
+    """The request has no credentials, or invalid ones."""
 
 
 class PermissionDenied(OJSError):
-    """Valid credentials that do not cover this operation."""
+    """The credentials are valid but do not allow this operation."""
 
 
 class RateLimited(OJSError):
-    """Too many requests with one API key. ``retry_after_s`` is in seconds."""
+    """One API key has sent too many requests. ``retry_after_s`` is in seconds."""
 
     def __init__(self, message: str, *, retry_after_s: float = 1.0, **details: Any) -> None:
         super().__init__(message, **details)
@@ -106,9 +110,10 @@ class RateLimited(OJSError):
 
 
 class QueueFull(OJSError):
-    """As many jobs wait in the queue as may. ``details``: queue, depth, bound and strategy.
+    """The queue has reached its depth bound.
 
-    ``retry_after_s`` is in seconds.
+    ``details`` have ``queue``, ``depth``, ``bound`` and ``strategy``. ``retry_after_s`` is in
+    seconds.
     """
 
     def __init__(self, message: str, *, retry_after_s: float = 5.0, **details: Any) -> None:
@@ -117,36 +122,43 @@ class QueueFull(OJSError):
 
 
 class MethodNotAllowed(OJSError):
-    """The path exists, the method does not."""
+    """The path exists, but not with this method."""
 
 
 class ResultPending(OJSError):
-    """The result was waited for and the job did not finish in time."""
+    """The client waited for a result, and the job did not finish in time."""
 
 
 class ResultExpired(OJSError):
-    """The job finished, but its result is no longer kept."""
+    """The job has finished, but the retention of its result has ended."""
 
 
 class BackendUnavailable(OJSError):
-    """Redis could not be asked, or did not answer.
+    """Redis is unreachable or did not answer in time.
 
-    ``outcome`` tells whether the write may have happened: ``not_applied`` means that repeating the
-    request is safe, ``unknown`` that it may have been applied, ``stored_unconfirmed`` that it was,
-    but not confirmed by as many replicas or disks as asked for. ``retry_after_s`` is in seconds.
+    Args:
+        message: what happened.
+        outcome: ``not_applied``: the write did not happen, a repeated request is safe. ``unknown``:
+            the write may have happened. ``stored_unconfirmed``: the write happened, but fewer
+            replicas or disks than required have confirmed it.
+        retry_after_s: when the client may try again, in seconds.
     """
 
-    def __init__(self, message: str, *, outcome: Outcome, retry_after_s: float = 1.0) -> None:
+    def __init__(self, message: str, *, outcome: WriteOutcome, retry_after_s: float = 1.0) -> None:
         super().__init__(message, outcome=outcome)
-        self.outcome: Outcome = outcome
+        self.outcome: WriteOutcome = outcome
         self.retry_after_s = retry_after_s
 
 
 class MalformedJob(OJSError):
-    """The stored fields of a job cannot be used: something else than this server has changed them.
+    """The stored fields of a job are not valid, because another program has changed them.
 
-    ``shard`` is the index of the shard that has the job, where it is known. Cancelling or deleting
-    the job removes it.
+    Cancelling or deleting the job removes it.
+
+    Args:
+        job_id: the id of the job.
+        fault: what is wrong with its fields.
+        shard: index of the shard that stores the job, if known.
     """
 
     def __init__(self, job_id: str, fault: str, shard: int | None = None) -> None:
@@ -158,12 +170,12 @@ class MalformedJob(OJSError):
 
 
 class OutOfTime(BackendUnavailable):
-    """A request had no time left for a call. It says nothing of the shard that was to be called."""
+    """The request had no time left for a call. The shard of the call may well be available."""
 
 
 class WritesRefused(BackendUnavailable):
-    """Redis answers, but refuses to write: no memory is left, or its disk fails."""
+    """Redis answers but refuses writes: it is out of memory, or its disk has failed."""
 
 
 class Internal(OJSError):
-    """A bug. The message is for the log; the caller is told only the request id."""
+    """A bug. The message goes to the log; the client receives only the request id."""

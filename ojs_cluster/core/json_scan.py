@@ -1,10 +1,10 @@
-"""Looks at large JSON in small steps: nesting, digits of numbers, length of keys, number of items.
+"""Scan large JSON in small steps: nesting, digits of numbers, length of keys, number of items.
 
 Each step is one call of a regular expression or of ``bytes.translate`` on at most ``_CHUNK`` bytes.
-Python hands over to another thread only between such calls, so a thread that scans 16 MB holds up
-the event loop for a few milliseconds at a time; one call on all of it takes a second.
+Python switches threads only between such calls. So a thread that scans 16 MB blocks the event loop
+for a few milliseconds at a time. A single call on the whole text would block it for a second.
 
-Text that is no JSON is scanned as far as it goes; the decoder refuses it.
+The scan accepts text that is not JSON; the decoder refuses it later.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import accumulate
 from typing import Final
 
 _CHUNK: Final = 32_768
-# Possessive, so they never backtrack. A unit is a piece without quotes, or a whole string.
+# Possessive quantifiers never backtrack. A unit is text without quotes, or a whole string.
 _UNITS: Final = re.compile(rb'(?:[^"]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _INSIDE: Final = re.compile(rb"(?:[^\"\\]++|\\.)*+", re.DOTALL)
@@ -27,13 +27,15 @@ _STEPS: Final = bytes.maketrans(b"[]{},", b"\x01\xff\x01\xff\x00")
 _NO_STEPS: Final = bytes(set(range(256)) - set(b"[]{},"))
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 LONGEST_KEY: Final = _CHUNK - 2
-"""Longest key of an object, in bytes as it is sent. Readers of JSON have limits of their own on
-names, the strictest in wide use 50 000 characters. A longer string fits in no chunk, which is how
-it is found."""
+"""Longest key of an object, in bytes as sent.
+
+JSON parsers of workers limit the length of keys; the strictest in wide use allows 50 000
+characters. The limit follows from the chunk: a longer string does not fit into one.
+"""
 
 
 class TooDeep(Exception):
-    """It nests deeper than allowed."""
+    """The JSON nests deeper than allowed."""
 
 
 class LongNumber(Exception):
@@ -45,9 +47,10 @@ class LongKey(Exception):
 
 
 def _outside(raw: bytes) -> Iterator[bytes]:
-    """Give what is outside of strings, chunk by chunk, a blank for each string.
+    """Yield the text outside of strings in chunks, with a blank for each string.
 
-    Raises LongKey.
+    Raises:
+        LongKey: a key is too long.
     """
     at = 0
     while at < len(raw):
@@ -62,7 +65,7 @@ def _outside(raw: bytes) -> Iterator[bytes]:
 
 
 def _end_of_string(raw: bytes, start: int) -> int:
-    """Give where the string that begins at ``start`` ends, or the whole text does."""
+    """Return the end of the string that begins at ``start``, or the end of the text."""
     at = start + 1
     while at < len(raw):
         match = _INSIDE.match(raw, at, at + _CHUNK)
@@ -71,23 +74,23 @@ def _end_of_string(raw: bytes, start: int) -> int:
             if end - start - 1 > LONGEST_KEY and _COLON.match(raw, end + 1):
                 raise LongKey
             return end + 1
-        # A backslash before the edge of a chunk is taken up by the next one.
+        # If a chunk ends after a backslash, the next chunk begins with it.
         at = max(end, at + 1)
     return len(raw)
 
 
 def scan(raw: bytes, *, depth: int, digits: int) -> None:
-    """Check a large text.
+    """Check nesting, numbers and keys of a large text.
 
     Args:
         raw: the text, in UTF-8.
-        depth: levels of nesting that are allowed.
-        digits: digits that one number may have.
+        depth: most levels of nesting.
+        digits: most digits of one number.
 
     Raises:
-        TooDeep: it nests deeper.
+        TooDeep: the text nests deeper.
         LongNumber: a number has more digits.
-        LongKey: a key is too long.
+        LongKey: a key is longer than ``LONGEST_KEY``.
     """
     level, rest = 0, b""
     for piece in _outside(raw):
@@ -101,13 +104,14 @@ def scan(raw: bytes, *, depth: int, digits: int) -> None:
         for match in _NUMBER.finditer(joined):
             if len(match[0]) > digits and len(match[0].translate(None, b"-+.eE")) > digits:
                 raise LongNumber
-        # Not by a regular expression: it would begin again at each byte of a run before the last.
+        # A regular expression would take quadratic time: it would start again at each byte of a
+        # run.
         end = joined[-(2 * digits + 16) :]
         rest = end[len(end.rstrip(_OF_NUMBERS)) :]
 
 
 def has_more_items(raw: bytes, most: int) -> bool:
-    """Whether an array has more than ``most`` items, found before it is taken apart."""
+    """Return whether an array has more than ``most`` items, without decoding it."""
     if raw.count(b",") < most:
         return False
     level = commas = 0

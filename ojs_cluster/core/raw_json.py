@@ -1,14 +1,14 @@
-"""JSON taken apart without being converted.
+"""Check JSON and split it into members, without converting its values.
 
-What a client put into `args`, `meta`, a result or an unknown attribute goes back byte for byte, so
-it is never turned into Python values: 1.0, 1e400, 2**70, key order and escapes would not survive
-that. It is only checked. The check matters because these bytes are spliced into responses: one
-invalid piece would make a whole fetch response unreadable for its worker.
+Values that a client puts into ``args``, ``meta``, a result or an unknown attribute are returned
+byte for byte. Python values were refused: 1.0, 1e400, 2**70, the order of keys and escapes would
+change. The check is necessary because these bytes are spliced into responses: one invalid value
+would make a whole fetch response unreadable for its worker.
 
-msgspec validates the syntax of what it skips (numbers, escapes, lone surrogates, control
-characters) but neither UTF-8 nor, in a useful way, depth: it gives up with a RecursionError at
-about a thousand levels, more than many clients can parse. Both are checked here first. orjson as
-the validator was refused: it rejects numbers outside of float64, which are valid JSON.
+msgspec validates the syntax of values that it skips (numbers, escapes, lone surrogates, control
+characters). It does not check UTF-8. It limits the depth only by a RecursionError at about a
+thousand levels, which is more than many clients can parse. So this module checks both first. orjson
+was refused as the validator: it rejects numbers outside of float64, which are valid JSON.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from ojs_cluster.core.limits import DEFAULT_LIMITS, PayloadLimits
 
 Raw = msgspec.Raw
 
-# Possessive, and an unterminated string runs to the end of the text: so it never backtracks and
-# never starts again inside of a string, which would take quadratic time on hostile input.
+# Possessive quantifiers never backtrack. An unterminated string matches to the end of the text. So
+# the search never starts again inside of a string, which would take quadratic time.
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
-# Opening brackets become +1 and closing ones -1, read as signed bytes; the rest is deleted.
+# Opening brackets become +1 and closing ones -1 as signed bytes; all other bytes are deleted.
 _STEPS: Final = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
 _NO_BRACKETS: Final = bytes(set(range(256)) - set(b"[]{}"))
 SMALL: Final = json_scan.LONGEST_KEY
-"""Bytes of a text that is checked in one piece; it can hold no key that is too long."""
+"""Largest text in bytes that is checked in one piece. It cannot hold a key that is too long."""
 _PLAIN_KEY: Final = re.compile(r"[ !#-\[\]-~]*")
 
 _decode_object: Final = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -43,7 +43,7 @@ _decode_any: Final = msgspec.json.Decoder().decode
 
 
 def _nesting_exceeds(raw: bytes, depth: int) -> bool:
-    """Whether brackets outside of strings nest deeper than ``depth``; linear, without a stack."""
+    """Return whether brackets outside of strings nest deeper than ``depth``, in linear time."""
     if raw.count(b"[") + raw.count(b"{") <= depth:
         return False
     steps = _STRING.sub(b"", raw).translate(_STEPS, _NO_BRACKETS)
@@ -53,12 +53,18 @@ def _nesting_exceeds(raw: bytes, depth: int) -> bool:
 
 
 def check_text(raw: bytes, limits: PayloadLimits = DEFAULT_LIMITS, *, around: int = 0) -> None:
-    """Check what msgspec does not. Syntax is checked when ``raw`` is decoded.
+    """Check UTF-8, nesting, and the length of numbers and keys, which msgspec does not check.
 
-    That is UTF-8, nesting, and the length of numbers and keys. ``around`` is how many levels lie
-    around what the limit on depth speaks of.
+    The decoder checks the syntax later.
 
-    Raises InvalidPayload, and ValidationFailed for a number or a key that is too long.
+    Args:
+        raw: the text.
+        limits: the limits to check.
+        around: levels of nesting around the value that the limit on depth is meant for.
+
+    Raises:
+        InvalidPayload: the text is not UTF-8, or nests too deep.
+        ValidationFailed: a number or a key is too long.
     """
     depth = limits.depth + around
     if not raw.isascii():
@@ -109,13 +115,17 @@ def _number_longer_than(most: int) -> re.Pattern[bytes]:
     return re.compile(rb"[-+.0-9eE]{%d,}+" % (most + 1))
 
 
-def members(
-    raw: bytes, limits: PayloadLimits = DEFAULT_LIMITS, *, around: int = 0
-) -> dict[str, Raw]:
-    """Check a whole request body and return its members, undecoded; of a repeated key the last.
+def members(raw: bytes, limits: PayloadLimits = DEFAULT_LIMITS, *, around: int = 0) -> dict[str, Raw]:
+    """Check a request body and return its members undecoded; the last one of a repeated key.
 
-    Raises InvalidPayload when the body is empty, not strict JSON, or not an object, and what
-    `check_text` raises.
+    Args:
+        raw: the body.
+        limits: the limits to check.
+        around: levels of nesting around the value that the limit on depth is meant for.
+
+    Raises:
+        InvalidPayload: the body is empty, not strict JSON, not an object, or nests too deep.
+        ValidationFailed: a number or a key is too long.
     """
     if not raw:
         raise InvalidPayload("the request needs a JSON body", field="body")
@@ -129,7 +139,7 @@ def members(
 
 
 def object_members(raw: Raw | bytes) -> dict[str, Raw] | None:
-    """The members of a piece that was already checked, or None when it is not an object."""
+    """Return the members of a checked value, or None when it is not an object."""
     try:
         return _decode_object(raw)
     except msgspec.ValidationError:
@@ -137,7 +147,7 @@ def object_members(raw: Raw | bytes) -> dict[str, Raw] | None:
 
 
 def array_items(raw: Raw | bytes) -> list[Raw] | None:
-    """The items of a piece that was already checked, or None when it is not an array."""
+    """Return the items of a checked value, or None when it is not an array."""
     try:
         return _decode_array(raw)
     except msgspec.ValidationError:
@@ -145,9 +155,10 @@ def array_items(raw: Raw | bytes) -> list[Raw] | None:
 
 
 def value(raw: Raw | bytes) -> Any:
-    """The Python value of a piece that was already checked.
+    """Return a checked value as a Python value.
 
-    Raises OverflowError when it holds a number outside of float64, which is valid JSON.
+    Raises:
+        OverflowError: it has a number outside of float64, which is valid JSON.
     """
     try:
         return _decode_any(raw)
@@ -156,7 +167,7 @@ def value(raw: Raw | bytes) -> Any:
 
 
 def string(raw: Raw | bytes) -> str | None:
-    """The text of a piece that was already checked, or None when it is not a string."""
+    """Return the text of a checked value, or None when it is not a string."""
     piece = bytes(raw)
     if piece[:1] != b'"':
         return None
@@ -167,11 +178,11 @@ def string(raw: Raw | bytes) -> str | None:
 
 
 def show(value: object) -> str:
-    """``value`` for an error message: short, whatever it is."""
+    """Return a short text for ``value`` in an error message."""
     if isinstance(value, dict | list):
         return "an object" if isinstance(value, dict) else "an array"
     if isinstance(value, int) and value.bit_length() > 64:
-        return "a number of more than 64 bits"  # repr would refuse 4300 digits
+        return "a number of more than 64 bits"  # repr refuses numbers of more than 4300 digits
     text = (
         "null"
         if value is None
@@ -183,12 +194,12 @@ def show(value: object) -> str:
 
 
 def key(name: str) -> bytes:
-    """``name`` as the key of a member, with its quotes."""
+    """Return ``name`` as a JSON string, for the key of a member."""
     if _PLAIN_KEY.fullmatch(name):
         return b'"%b"' % name.encode()
     return orjson.dumps(name)
 
 
 def join(pieces: dict[str, Raw]) -> bytes:
-    """Members joined by commas, without braces; the values byte for byte."""
+    """Return members joined by commas, without braces, with unchanged values."""
     return b",".join([b"%b:%b" % (key(name), bytes(piece)) for name, piece in pieces.items()])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 
-from ojs_cluster.core.errors import BackendUnavailable, Outcome, WritesRefused
+from ojs_cluster.core.errors import BackendUnavailable, WriteOutcome, WritesRefused
 from ojs_cluster.redis.durability import current_work
 from ojs_cluster.redis.errors import (
     OversizedReply,
@@ -93,7 +93,7 @@ class CallRetry:
             await self.pause()
 
     @property
-    def _outcome(self) -> Outcome:
+    def _outcome(self) -> WriteOutcome:
         """The outcome when this attempt was not applied: an earlier attempt may have been."""
         return "unknown" if self._maybe_applied else "not_applied"
 

@@ -1,4 +1,4 @@
-"""A cluster with something of everything in it, and short ways to export and import it."""
+"""Populate a cluster with every kind of data, and export and import it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DEAD: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_lett
 
 @asynccontextmanager
 async def opened(backend: Embedded, shards: int = 64) -> AsyncIterator[Store]:
-    """A store as another installation's processes would open it."""
+    """Open a store as a process of another installation would."""
     advance._remembered.clear()  # a process does not see workflows of two installations
     settings = patient_client(backend)
     async with open_store(settings, shards=shards, prelude=PRELUDE) as store:
@@ -43,14 +43,14 @@ async def opened(backend: Embedded, shards: int = 64) -> AsyncIterator[Store]:
 
 @asynccontextmanager
 async def emptied(backend: Embedded, shards: int = 64) -> AsyncIterator[Store]:
-    """As ``opened``, on servers that hold nothing."""
+    """Open a store on emptied servers."""
     flush(backend)
     async with opened(backend, shards) as store:
         yield store
 
 
 async def populate(store: Store) -> None:
-    """Jobs in every state, by every way there; queues, unique locks, workflows, cron jobs."""
+    """Create jobs in every state, queues, unique locks, workflows and cron jobs."""
     for priority in (0, 5, -5, 0, 100):
         await put(store, "mail", priority=priority, meta={"n": 1.0, "big": 10**30, "é": "\u2028"})
     [first, second] = await take(store, "mail", count=2)
@@ -98,21 +98,21 @@ async def populate(store: Store) -> None:
 
 
 async def export_text(store: Store, *, portion_bytes: int = PORTION_BYTES) -> bytes:
-    """The whole file."""
+    """Return the exported file."""
     out = io.BytesIO()
     await export(store, out.write, portion_bytes=portion_bytes)
     return out.getvalue()
 
 
 async def import_text(store: Store, text: bytes) -> tuple[Tally, list[str]]:
-    """What became of the lines, and what was said about them."""
-    tally, said = Tally(), list[str]()
-    await read_in(store, io.BytesIO(text), tally, said.append)
-    return tally, said
+    """Import a file; return the counts and the messages."""
+    tally, messages = Tally(), list[str]()
+    await read_in(store, io.BytesIO(text), tally, messages.append)
+    return tally, messages
 
 
 def content(text: bytes) -> dict[tuple[str, str], dict[str, Any]]:
-    """The lines of a file by kind and id, without head and end; numbers as they are spelled."""
+    """Return the lines by kind and id, without header and footer; floats as strings."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for raw in text.splitlines():
         [(kind, line)] = json.loads(raw, parse_float=str).items()
@@ -122,7 +122,7 @@ def content(text: bytes) -> dict[tuple[str, str], dict[str, Any]]:
 
 
 def counted(text: bytes) -> dict[str, int]:
-    """Jobs per state."""
+    """Return the number of jobs per state."""
     counts: dict[str, int] = {}
     for (kind, _), line in content(text).items():
         if kind == "job":
@@ -131,16 +131,16 @@ def counted(text: bytes) -> dict[str, int]:
 
 
 def as_restored(text: bytes, *, same_shards: bool) -> dict[tuple[str, str], dict[str, Any]]:
-    """What an import of the file is to make of it.
+    """Return the content that an import of the file must produce.
 
-    Nobody holds a job any more: it is at the front of its queue, and the attempt was none. In
-    another number of shards, a step that was not enqueued yet has another id.
+    An active job is at the front of its queue again, and its attempt does not count. With another
+    number of shards, a step that was not enqueued yet has another id.
     """
     found = content(text)
     for (kind, _), line in found.items():
         if kind == "job" and line["state"] == "active":
             line["state"] = "available"
-            line["place"] = 0
+            line["position"] = 0
             for name in ("worker_id", "lease_id", "lease_ends_ms", "lease_ms", "lease_extended_ms"):
                 line.pop(name, None)
             line["attempt"] -= 1
@@ -152,7 +152,7 @@ def as_restored(text: bytes, *, same_shards: bool) -> dict[tuple[str, str], dict
 def without_ids(
     found: dict[tuple[str, str], dict[str, Any]],
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """The lines without the ids of steps that were not enqueued yet."""
+    """Remove the ids of steps that were not enqueued yet."""
     for (kind, _), line in found.items():
         if kind == "workflow":
             for node in line["plan"]:

@@ -25,12 +25,12 @@ from ojs_cluster.store.archive.archive import VERSION, parse
 from ojs_cluster.store.archive.archive_results import restore_results
 from ojs_cluster.store.archive.export_archive import ClusterChanged, export
 from ojs_cluster.store.archive.line_values import (
-    BadLine,
+    ArchiveFooter,
+    ArchiveHeader,
+    ArchiveLine,
     CronLine,
-    End,
-    Head,
+    InvalidLine,
     JobLine,
-    Line,
     QueueLine,
     ResultsLine,
     WorkflowLine,
@@ -168,16 +168,16 @@ async def read_in(store: Store, file: BinaryIO, tally: Tally, say: Callable[[str
         tally.refused += 1
         say(f"line {number}: {error}")
 
-    async def one(numbered: tuple[int, Line | BadLine]) -> None:
+    async def one(numbered: tuple[int, ArchiveLine | InvalidLine]) -> None:
         number, line = numbered
-        if isinstance(line, BadLine):
+        if isinstance(line, InvalidLine):
             refuse(number, line)
             return
         try:
             kind, outcome = await _store(store, line)
         except BackendUnavailable:
             raise
-        except (BadLine, OJSError) as error:
+        except (InvalidLine, OJSError) as error:
             refuse(number, error)
             return
         (tally.created if outcome == "created" else tally.there)[kind] += 1
@@ -185,7 +185,7 @@ async def read_in(store: Store, file: BinaryIO, tally: Tally, say: Callable[[str
     while window := await trio.to_thread.run_sync(_window, lines):
         # One kind after the other: workflows need their jobs, cron jobs their runs.
         for kind, group in groupby(window, key=lambda item: type(item[1])):
-            if kind is End:
+            if kind is ArchiveFooter:
                 tally.complete = True
             else:
                 await over_shards(group, one)
@@ -195,9 +195,9 @@ async def _check_head(lines: Iterator[tuple[int, bytes]]) -> None:
     _, raw = await trio.to_thread.run_sync(lambda: next(lines, (0, b"")))
     try:
         head = parse(raw)
-    except BadLine as error:
+    except InvalidLine as error:
         raise Unusable(f"this is not the file of an export: line 1: {error}") from None
-    if not isinstance(head, Head):
+    if not isinstance(head, ArchiveHeader):
         raise Unusable("this is not the file of an export: its first line is another one's")
     if head.version != VERSION:
         raise Unusable(f"the file has version {head.version}, this program reads {VERSION}")
@@ -213,8 +213,8 @@ def _numbered(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
             raw = file.readline(MOST_LINE_BYTES)
 
 
-def _window(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, Line | BadLine]]:
-    window: list[tuple[int, Line | BadLine]] = []
+def _window(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, ArchiveLine | InvalidLine]]:
+    window: list[tuple[int, ArchiveLine | InvalidLine]] = []
     size = 0
     for number, raw in lines:
         if raw.strip():
@@ -225,14 +225,14 @@ def _window(lines: Iterator[tuple[int, bytes]]) -> list[tuple[int, Line | BadLin
     return window
 
 
-def _parsed(raw: bytes) -> Line | BadLine:
+def _parsed(raw: bytes) -> ArchiveLine | InvalidLine:
     try:
         return parse(raw)
-    except BadLine as error:
+    except InvalidLine as error:
         return error
 
 
-async def _store(store: Store, line: Line) -> tuple[str, import_archive.Outcome]:
+async def _store(store: Store, line: ArchiveLine) -> tuple[str, import_archive.RestoreOutcome]:
     match line:
         case QueueLine():
             return "queues", await import_archive.restore_queue(store, line)
@@ -245,7 +245,7 @@ async def _store(store: Store, line: Line) -> tuple[str, import_archive.Outcome]
         case CronLine():
             return "cron jobs", await import_archive.restore_cron(store, line)
         case _:
-            raise BadLine("a head or an end in the middle of the file")
+            raise InvalidLine("a head or an end in the middle of the file")
 
 
 def _say(text: str) -> None:

@@ -1,10 +1,10 @@
-"""The lines of an archive: what `ojs-cluster export` writes and `ojs-cluster import` reads.
+"""Encode and parse the lines of an archive, as ``ojs-cluster export`` writes them.
 
-One JSON object a line, with one member that says what it is: ``export`` first, then ``queue``,
-``job``, ``workflow`` and ``cron``, and ``end`` last, so that a file that was cut off is noticed.
-Results of a workflow's jobs are in its line; those too many for one are in ``results`` before it.
-User JSON stands in a line byte for byte as it was sent, but for the line breaks between its tokens:
-a line has one, at its end, so they become blanks.
+Each line is a JSON object with one member, whose name is the kind of the line. ``export`` is the
+first line. ``queue``, ``job``, ``workflow`` and ``cron`` follow. ``end`` is the last line, so that
+an import detects a truncated file. The results of a workflow are in its line; results that do not
+fit are in ``results`` lines before it. JSON of users is copied byte for byte, except that line
+breaks between its tokens become blanks.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from ojs_cluster.keys import MAX_PARTITIONS
 from ojs_cluster.store.archive.job_lines import job_pieces, parse_job_line
 from ojs_cluster.store.archive.line_values import (
     QUEUE_FIELDS,
-    BadLine,
+    ArchiveFooter,
+    ArchiveHeader,
+    ArchiveLine,
     CronLine,
-    End,
-    Head,
+    InvalidLine,
     JobLine,
-    Line,
     QueueLine,
     ResultsLine,
     WorkflowLine,
@@ -43,10 +43,15 @@ _is_job_number = re.compile(r"[0-9]{1,4}").fullmatch
 _are_times = re.compile(r"\d+ \d+ \d+").fullmatch
 
 
-def encode(line: Line, **more: str | int) -> bytes:
-    """One line of the file, its end included; ``more`` goes into a head for people to read."""
+def encode(line: ArchiveLine, **more: str | int) -> bytes:
+    """Return a line of the file with its line break.
+
+    Args:
+        line: what to encode.
+        more: further members of a header, for people to read.
+    """
     match line:
-        case Head(version):
+        case ArchiveHeader(version):
             kind, pieces = "export", {"version": dump(version)}
             pieces |= {name: dump(value) for name, value in more.items()}
         case QueueLine():
@@ -54,34 +59,39 @@ def encode(line: Line, **more: str | int) -> bytes:
         case JobLine():
             kind, pieces = "job", job_pieces(line)
         case ResultsLine(workflow_id, results):
-            kind, pieces = "results", {"workflow": dump(workflow_id), "of": _by_number(results)}
+            kind, pieces = (
+                "results",
+                {"workflow_id": dump(workflow_id), "results": _by_number(results)},
+            )
         case WorkflowLine():
             kind, pieces = "workflow", _workflow_pieces(line)
         case CronLine(name, fields):
             kind, pieces = "cron", {"name": dump(name), **_cron_pieces(fields)}
-        case End(counts):
+        case ArchiveFooter(counts):
             kind, pieces = "end", {"counts": dump(dict(counts))}
     raw = b'{"%b":{%b}}\n' % (kind.encode(), raw_json.join(pieces))
-    # Inside of a text JSON has them escaped.
+    # JSON escapes line breaks inside of strings, so these are between tokens.
     return raw if raw.count(b"\n") == 1 else raw[:-1].replace(b"\n", b" ") + b"\n"
 
 
-def parse(raw: bytes) -> Line:
-    """The line that ``encode`` wrote.
+def parse(raw: bytes) -> ArchiveLine:
+    """Parse a line that ``encode`` wrote.
 
     Raises:
-        BadLine: it is none, or what it says cannot be.
+        InvalidLine: the line has another form, or values that no export writes.
     """
     try:
         whole = raw_json.members(raw, STORED_LIMITS, around=100)
     except InvalidPayload as error:
-        raise BadLine(error.message.replace("the body", "the line")) from None
+        raise InvalidLine(error.message.replace("the body", "the line")) from None
     if len(whole) != 1:
-        raise BadLine("the line needs one member that says what it is")
+        raise InvalidLine("the line needs exactly one member, named after the kind of the line")
     [(kind, piece)] = whole.items()
     members = raw_json.object_members(piece)
     if kind not in _PARSERS or members is None:
-        raise BadLine(f"a line cannot be {raw_json.show(kind)}")
+        raise InvalidLine(
+            f"{raw_json.show(kind)} is not a kind of line, or its value is not an object"
+        )
     return _PARSERS[kind](members)
 
 
@@ -115,18 +125,18 @@ def _by_number(results: Mapping[int, bytes]) -> Raw:
 def _results(members: Mapping[str, Raw], name: str) -> dict[int, bytes]:
     results = raw_json.object_members(members.get(name, Raw(b"{}"))) or {}
     if not all(_is_job_number(job) for job in results):
-        raise BadLine(f"'{name}' are results by number")
+        raise InvalidLine(f"'{name}' must be an object whose names are numbers of jobs")
     return {int(job): bytes(value) for job, value in results.items()}
 
 
 def _results_line(members: Mapping[str, Raw]) -> ResultsLine:
-    return ResultsLine(_workflow_id(members, "workflow"), _results(members, "of"))
+    return ResultsLine(_workflow_id(members, "workflow_id"), _results(members, "results"))
 
 
 def _workflow_id(members: Mapping[str, Raw], name: str) -> str:
     workflow_id = text(members, name)
     if not is_job_id(workflow_id):
-        raise BadLine(f"a workflow's id cannot be {raw_json.show(workflow_id)}")
+        raise InvalidLine(f"{raw_json.show(workflow_id)} is not a workflow id")
     return workflow_id
 
 
@@ -139,7 +149,7 @@ def _workflow(members: Mapping[str, Raw]) -> WorkflowLine:
     fields[b"plan"] = bytes(members.get("plan", b"null"))
     for job, times in texts(members.get("times", Raw(b"{}"))).items():
         if not _are_times(times):
-            raise BadLine("'times' of a workflow are three numbers each")
+            raise InvalidLine("each of 'times' must be three numbers")
         fields[f"t{job}".encode()] = times.encode()
     errors = raw_json.object_members(members.get("errors", Raw(b"{}"))) or {}
     fields |= {f"e{job}".encode(): bytes(error) for job, error in errors.items()}
@@ -175,56 +185,58 @@ _CRON_JSON = {b"j": "job", b"d": "description"}
 
 
 def _cron_pieces(fields: Mapping[bytes, bytes]) -> dict[str, Raw]:
-    pieces = {name: dump(fields[at].decode()) for at, name in _CRON.items() if at in fields}
-    return pieces | {name: Raw(fields[at]) for at, name in _CRON_JSON.items()}
+    pieces = {
+        name: dump(fields[field].decode()) for field, name in _CRON.items() if field in fields
+    }
+    return pieces | {name: Raw(fields[field]) for field, name in _CRON_JSON.items()}
 
 
 def _cron(members: Mapping[str, Raw]) -> CronLine:
-    fields = {at: text(members, name).encode() for at, name in _CRON.items() if name in members} | {
-        at: bytes(members.get(name, b"null")) for at, name in _CRON_JSON.items()
-    }
-    for at in (b"x", b"z", b"o", b"on", b"q", b"t", b"c", b"u", b"a"):
-        if at not in fields:
-            raise BadLine(f"a cron job needs '{_CRON[at]}'")
+    fields = {
+        field: text(members, name).encode() for field, name in _CRON.items() if name in members
+    } | {field: bytes(members.get(name, b"null")) for field, name in _CRON_JSON.items()}
+    for field in (b"x", b"z", b"o", b"on", b"q", b"t", b"c", b"u", b"a"):
+        if field not in fields:
+            raise InvalidLine(f"a cron job needs '{_CRON[field]}'")
     return CronLine(text(members, "name"), fields)
 
 
 def _queue_pieces(line: QueueLine) -> dict[str, Raw]:
-    pieces = {QUEUE_FIELDS[at]: dump(value.decode()) for at, value in line.fields.items()}
+    pieces = {QUEUE_FIELDS[field]: dump(value.decode()) for field, value in line.fields.items()}
     if line.partitions:
         pieces["partitions"] = dump(line.partitions)
     return {"name": dump(line.name), **pieces}
 
 
 def _queue(members: Mapping[str, Raw]) -> QueueLine:
-    fields = {at: text(members, name) for at, name in QUEUE_FIELDS.items() if name in members}
-    for at, value in fields.items():
-        if at != b"limits" and not is_number(value.encode()):
-            raise BadLine(f"'{QUEUE_FIELDS[at]}' is no number")
+    fields = {field: text(members, name) for field, name in QUEUE_FIELDS.items() if name in members}
+    for field, value in fields.items():
+        if field != b"limits" and not is_number(value.encode()):
+            raise InvalidLine(f"'{QUEUE_FIELDS[field]}' must be a number")
     limits = fields.get(b"limits", RateLimits().packed())
     try:
-        sound = unpack_limits(limits).packed() == limits
+        is_canonical = unpack_limits(limits).packed() == limits
     except (ValueError, IndexError, TypeError):
-        sound = False
-    if not sound:
-        raise BadLine("'limits' are none")
+        is_canonical = False
+    if not is_canonical:
+        raise InvalidLine("'limits' must be limits as an export writes them")
     partitions = number(members, "partitions") if "partitions" in members else 0
     if not 0 <= partitions <= MAX_PARTITIONS:
-        raise BadLine(f"'partitions' are {MAX_PARTITIONS} at most")
-    packed = {at: value.encode() for at, value in fields.items()}
+        raise InvalidLine(f"'partitions' must be from 0 to {MAX_PARTITIONS}")
+    packed = {field: value.encode() for field, value in fields.items()}
     return QueueLine(text(members, "name"), packed, partitions)
 
 
-def _head(members: Mapping[str, Raw]) -> Head:
-    return Head(number(members, "version"))
+def _head(members: Mapping[str, Raw]) -> ArchiveHeader:
+    return ArchiveHeader(number(members, "version"))
 
 
-def _end(members: Mapping[str, Raw]) -> End:
+def _end(members: Mapping[str, Raw]) -> ArchiveFooter:
     counts = raw_json.object_members(members.get("counts", Raw(b"null"))) or {}
-    return End({kind: number(counts, kind) for kind in counts})
+    return ArchiveFooter({kind: number(counts, kind) for kind in counts})
 
 
-_PARSERS: Mapping[str, Callable[[Mapping[str, Raw]], Line]] = {
+_PARSERS: Mapping[str, Callable[[Mapping[str, Raw]], ArchiveLine]] = {
     "export": _head,
     "queue": _queue,
     "job": parse_job_line,

@@ -1,8 +1,9 @@
--- One job as a backup needs it, read in one step: nothing is changed.
+-- Read one job for an export, in one step.
 -- Memory: no-writes.
--- KEYS: 1 job hash.
--- Returns: {fields, score among the available jobs or '', ms of its removal or ''}
---          {} when there is no job here; {'prepared', transaction} before it is revealed; {'malformed'}
+-- KEYS: 1 job.
+-- Returns: {names and values of the fields, score among the available jobs or '', removal time (ms) or ''}
+--          | {} when the key holds no job | {'prepared', transaction id} when the job is not published
+--          | {'malformed'}
 --@include keys preflight read_job
 local key = KEYS[1]
 local flat = redis.call('HGETALL', key)
@@ -12,14 +13,17 @@ if #flat == 0 or job[F.alias] then return {} end
 if job[F.transaction] then return {'prepared', job[F.transaction]} end
 if not has_valid_fields(job) or not is_state(job[F.state]) then return {'malformed'} end
 local id = string.sub(key, #P + 3)
-local zset = job[F.state] == 'available' and queue_available_key(job[F.queue]) or FINISHED
-local ended = job[F.finished] and zset == FINISHED
-if zset ~= FINISHED or ended then
-    preflight_key(zset)
-    if zset ~= FINISHED then preflight_key(queue_blocked_key(job[F.queue])) end
+
+if job[F.state] == 'available' then
+    local available, blocked = queue_available_key(job[F.queue]), queue_blocked_key(job[F.queue])
+    preflight_key(available)
+    preflight_key(blocked)
     run_preflight()
-    local score = redis.call('ZSCORE', zset, id)
-        or zset ~= FINISHED and redis.call('ZSCORE', queue_blocked_key(job[F.queue]), id) or ''
-    return {flat, ended and '' or score, ended and score or ''}
+    return {flat, redis.call('ZSCORE', available, id) or redis.call('ZSCORE', blocked, id) or '', ''}
+end
+if job[F.finished] then
+    preflight_key(FINISHED)
+    run_preflight()
+    return {flat, '', redis.call('ZSCORE', FINISHED, id) or ''}
 end
 return {flat, '', ''}

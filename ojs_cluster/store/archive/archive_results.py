@@ -1,8 +1,8 @@
-"""Results of a workflow's jobs in an archive, portion by portion.
+"""Export and restore the results of a workflow in portions.
 
-All of them may be a thousand times the largest result, far more than a reply of Redis or a line of
-the file can be. What is more than one portion stands in lines before the workflow's, which
-has the last one: so a workflow that goes on after its import has all results that it needs.
+A workflow may have a thousand results of the largest size, more than a reply of Redis or a line of
+the file can hold. Portions before the last one are lines of their own before the line of the
+workflow. So an imported workflow has all its results when it continues.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from ojs_cluster.keys import Shard
-from ojs_cluster.store.archive.import_archive import Outcome
+from ojs_cluster.store.archive.import_archive import RestoreOutcome
 from ojs_cluster.store.archive.line_values import ResultsLine, WorkflowLine
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.workflows.workflow_portions import RESTORE_MS, store_ahead
@@ -19,30 +19,36 @@ from ojs_cluster.store.workflows.workflow_portions import RESTORE_MS, store_ahea
 async def portions(
     store: Store, shard: Shard, line: WorkflowLine, portion_bytes: int
 ) -> AsyncIterator[dict[int, bytes]]:
-    """The results of a workflow of ``shard``; one portion, an empty one, when there are none.
+    """Yield the results of a workflow in portions; one empty portion when it has none.
+
+    Args:
+        store: the store.
+        shard: the shard of the workflow.
+        line: the workflow without its results.
+        portion_bytes: most bytes of results in a portion, unless one result alone is larger.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    number, read = 0, False
+    number, found = 0, False
     while number >= 0:
         args = [portion_bytes, number, len(line.definitions)]
         number, *flat = await store.run(
             shard, "archive_results", [shard.workflow_results(line.id)], args, idempotent=True
         )
-        if flat or (number < 0 and not read):
-            items, read = iter(flat), True
+        if flat or (number < 0 and not found):
+            items, found = iter(flat), True
             yield dict(zip(items, items, strict=True))
 
 
-async def restore_results(store: Store, line: ResultsLine) -> Outcome:
-    """Store results of a workflow that is to come after them, unless it is there.
+async def restore_results(store: Store, line: ResultsLine) -> RestoreOutcome:
+    """Store results of a workflow whose line comes later, unless the workflow exists.
 
     Raises:
-        BackendUnavailable: they could not be stored now.
+        BackendUnavailable: Redis did not answer in time.
     """
-    home = store.keys.shard_of_id(line.workflow_id)
+    owner = store.keys.shard_of_id(line.workflow_id)
     results = list(line.results.items())
-    key = home.workflow_results(line.workflow_id)
-    stored = await store_ahead(store, home, line.workflow_id, key, results, wait_ms=RESTORE_MS)
-    return "created" if stored else "there"
+    key = owner.workflow_results(line.workflow_id)
+    stored = await store_ahead(store, owner, line.workflow_id, key, results, wait_ms=RESTORE_MS)
+    return "created" if stored else "exists"

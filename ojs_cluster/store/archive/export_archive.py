@@ -1,13 +1,13 @@
-"""Everything that is in the cluster, line by line (`ojs-cluster export`).
+"""Export everything in the cluster as lines of an archive (``ojs-cluster export``).
 
-Jobs are found by SCAN on every node, which the rest of the code never does: an index of all jobs
-does not exist (ADR 2), and a walk over the indexes of the states may miss a job that changes its
-state meanwhile, however often it looks. SCAN meets every key that is there from its beginning to
-its end, and an operator's command may cost what a request may not. What it may miss is a key that
-changes its node: so an export of a cluster that changed its nodes or slots meanwhile fails.
+The export finds jobs by SCAN on every node. There is no index of all jobs (ADR 2). A walk over the
+indexes of the states was refused: it can miss a job that changes its state during the walk. SCAN
+returns every key that exists from its start to its end. Its cost is acceptable for an operator's
+command, not for a request. SCAN can miss a key that moves to another node, so an export fails when
+nodes or slots of the cluster change during it.
 
-Each job is read in one step; the whole is no picture of one moment. Sixteen jobs are in memory, and
-of a workflow's results two portions.
+Each job is read in one step, but the file is not a snapshot of one point in time. The export holds
+sixteen jobs and two portions of a workflow's results in memory.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from ojs_cluster.store.archive.archive import VERSION, encode
 from ojs_cluster.store.archive.archive_results import portions
 from ojs_cluster.store.archive.job_lines import split_errors
 from ojs_cluster.store.archive.line_values import (
+    POSITIONS,
     QUEUE_FIELDS,
+    ArchiveFooter,
+    ArchiveHeader,
+    ArchiveLine,
     CronLine,
-    End,
-    Head,
     JobLine,
-    Line,
     QueueLine,
     ResultsLine,
     WorkflowLine,
@@ -48,7 +49,7 @@ from ojs_cluster.store.portions import PORTION_BYTES
 
 log = logging.getLogger("ojs.store")
 
-Write = Callable[[bytes], object]
+WriteLine = Callable[[bytes], object]
 _PAGE = 1000
 
 
@@ -57,45 +58,51 @@ class ClusterChanged(Exception):
 
 
 async def export(
-    store: Store, write: Write, *, portion_bytes: int = PORTION_BYTES, **head: str | int
+    store: Store, write: WriteLine, *, portion_bytes: int = PORTION_BYTES, **head: str | int
 ) -> Counter[str]:
-    """Give ``write`` every line; returns how many of each kind.
+    """WriteLine every line of the archive; return the number of lines of each kind.
 
     Args:
+        store: the store.
+        write: receives each line.
         portion_bytes: most bytes of results in one reply and one line, unless one alone is larger.
-        head: what the first line says besides the format's version.
+        head: further members of the header.
 
     Raises:
-        ClusterChanged: the lines are not complete.
+        ClusterChanged: the export may be incomplete.
         BackendUnavailable: Redis did not answer in time.
     """
     counts: Counter[str] = Counter()
 
-    def put(kind: str, line: Line) -> None:
+    def put(kind: str, line: ArchiveLine) -> None:
         write(encode(line))
         counts[kind] += 1
 
     before = await _shape(store)
-    write(encode(Head(VERSION), **head))
+    write(encode(ArchiveHeader(VERSION), **head))
     await _queues(store, put)
-    # First, because a tick that fires from here on may be of a job that the scan has passed.
-    ticks = await _ticks(store)
+    # Read before the scan, which may miss the job of an occurrence that fires during the scan.
+    occurrences = await _occurrences(store)
     await _finish_replacements(store)
     await _jobs(store, put)
-    # After the jobs: what a workflow says of a job is then never older than the job's own line.
+    # Read after the jobs, so that the status of a step is never older than the line of its job.
     await _workflows(store, put, portion_bytes)
-    await _crons(store, put, ticks)
+    await _crons(store, put, occurrences)
     if await _shape(store) != before:
         raise ClusterChanged(
-            "nodes or slots of the cluster changed while it was read: jobs may be missing, run the "
-            "export again"
+            "nodes or slots of the cluster changed during the export: jobs may be missing, run it "
+            "again"
         )
-    write(encode(End(counts)))
+    write(encode(ArchiveFooter(counts)))
     return counts
 
 
 async def _shape(store: Store) -> dict[Address, tuple[bytes, ...]]:
-    """Who runs, since when, and serves what; raises when slots are on the move."""
+    """Return run id and slots of each master.
+
+    Raises:
+        ClusterChanged: slots are being moved.
+    """
     shape: dict[Address, tuple[bytes, ...]] = {}
     for address, reply in (await store.redis.call_masters("INFO", "server")).items():
         lines = reply.splitlines() if isinstance(reply, bytes) else []
@@ -109,14 +116,13 @@ async def _shape(store: Store) -> dict[Address, tuple[bytes, ...]]:
                 slots = tuple(words[8:])
                 if any(word.startswith(b"[") for word in slots):
                     raise ClusterChanged(
-                        f"slots are being moved from or to {address}: run the export when the "
-                        "cluster is at rest"
+                        f"slots are being moved from or to {address}: run the export after the move"
                     )
                 shape[address] = (*shape.get(address, ()), *slots)
     return shape
 
 
-async def _queues(store: Store, put: Callable[[str, Line], None]) -> None:
+async def _queues(store: Store, put: Callable[[str, ArchiveLine], None]) -> None:
     meta = store.keys.meta
     async for names in _members(store, meta.slot, meta.queues):
         for raw in names:
@@ -125,25 +131,25 @@ async def _queues(store: Store, put: Callable[[str, Line], None]) -> None:
             found: Any = await store.redis.call(
                 first.slot, "HMGET", first.queue_counters(name), *QUEUE_FIELDS, idempotent=True
             )
-            set_ = {at: v for at, v in zip(QUEUE_FIELDS, found, strict=True) if v is not None}
-            if b"paused" in set_:
-                set_[b"paused"] = b"1"  # since when is of no use elsewhere
-            whole = await partition_quotas.get_limits(store, name)
-            if whole != RateLimits():  # there is only this partition's share
-                set_[b"limits"] = whole.packed().encode()
+            fields = {k: v for k, v in zip(QUEUE_FIELDS, found, strict=True) if v is not None}
+            if b"paused" in fields:
+                fields[b"paused"] = b"1"  # an import pauses the queue at its own time
+            limits = await partition_quotas.get_limits(store, name)
+            if limits != RateLimits():  # the hash holds only the quota of this partition
+                fields[b"limits"] = limits.packed().encode()
             for shard in others:
                 acked: Any = await store.redis.call(
                     shard.slot, "HGET", shard.queue_counters(name), "acked", idempotent=True
                 )
-                set_[b"acked"] = b"%d" % (int(set_.get(b"acked", 0)) + int(acked or 0))
+                fields[b"acked"] = b"%d" % (int(fields.get(b"acked", 0)) + int(acked or 0))
             own = store.partitions.entries().get(name)
-            put("queues", QueueLine(name, set_, 0 if own is None else own.count))
+            put("queues", QueueLine(name, fields, 0 if own is None else own.count))
 
 
-async def _jobs(store: Store, put: Callable[[str, Line], None]) -> None:
+async def _jobs(store: Store, put: Callable[[str, ArchiveLine], None]) -> None:
     shards = {shard.tag: shard for shard in store.keys}
 
-    async def one(key: bytes) -> None:
+    async def export_job(key: bytes) -> None:
         tag, job_id = job_of_key(key)
         shard = shards.get(tag)
         line = None if shard is None else await _job(store, shard, job_id)
@@ -157,27 +163,28 @@ async def _jobs(store: Store, put: Callable[[str, Line], None]) -> None:
                 *(address, "SCAN", cursor, "MATCH", KEYS_OF_JOBS, "COUNT", _PAGE)
             )
             cursor, found = reply
-            await over_shards(found, one)
+            await over_shards(found, export_job)
             if cursor == b"0":
                 break
 
 
 async def _finish_replacements(store: Store) -> None:
-    """Carry out replacements whose producers have died: else the old job, read before the new one,
-    would stand in the file as well as that.
+    """Finish replacements whose producers have died.
+
+    Otherwise the scan could read the old job before the replacement and the new job after it.
     """
 
-    async def one(shard: Shard) -> None:
+    async def finish(shard: Shard) -> None:
         async for names in _members(store, shard.slot, shard.alias_claims):
             for name in names:
                 with suppress(NotFound):
                     await read_jobs.get(store, name.decode())
 
-    await over_shards(store.keys, one)
+    await over_shards(store.keys, finish)
 
 
 async def _job(store: Store, shard: Shard, job_id: str) -> JobLine | None:
-    """A job; None for an alias, and for one that is gone, was deleted, or is malformed."""
+    """Return a job, or None for an alias and for a removed, hidden or malformed job."""
     reply = await store.run(shard, "archive_job", [shard.job(job_id)], idempotent=True)
     while reply and reply[0] == b"prepared":
         await store.finish_transaction(store, shard, reply[1])
@@ -185,31 +192,39 @@ async def _job(store: Store, shard: Shard, job_id: str) -> JobLine | None:
     if not reply:
         return None
     if reply[0] == b"malformed":
-        log.warning("job %s of shard %d is malformed and not exported", job_id, shard.index)
+        log.warning(
+            "job %s of shard %d is malformed and was not exported; cancel or delete it",
+            job_id,
+            shard.index,
+        )
         return None
     if f.HIDDEN in reply[0][::2]:
         return None
     flat, score, removed = reply
     items = iter(flat)
     fields, errors = split_errors(zip(items, items, strict=True))
-    held = fields.get(f.UNIQUE, b"").decode().removesuffix("+")
-    holds = False
-    if held:
-        home = store.keys.shard_of_fingerprint(held)
-        holder = await store.redis.call(home.slot, "HGET", home.lock(held), "h", idempotent=True)
-        holds = holder == job_id.encode()
+    fingerprint = fields.get(f.UNIQUE, b"").decode().removesuffix("+")
+    holds_lock = False
+    if fingerprint:
+        owner = store.keys.shard_of_fingerprint(fingerprint)
+        holder = await store.redis.call(
+            owner.slot, "HGET", owner.lock(fingerprint), "h", idempotent=True
+        )
+        holds_lock = holder == job_id.encode()
     return JobLine(
         job_id,
         fields,
         errors,
-        # The place is what is left of the score when the priority is taken out.
-        int(float(score)) % (1 << 45) if score else None,
+        # The score is the priority band plus the position within it.
+        int(float(score)) % POSITIONS if score else None,
         int(float(removed)) if removed else None,
-        holds,
+        holds_lock,
     )
 
 
-async def _workflows(store: Store, put: Callable[[str, Line], None], portion_bytes: int) -> None:
+async def _workflows(
+    store: Store, put: Callable[[str, ArchiveLine], None], portion_bytes: int
+) -> None:
     for shard in store.keys:
         async for names in _members(store, shard.slot, shard.workflows):
             for name in names:
@@ -225,19 +240,20 @@ async def _workflows(store: Store, put: Callable[[str, Line], None], portion_byt
 
 
 async def _workflow(store: Store, shard: Shard, workflow_id: str) -> WorkflowLine | None:
-    """A workflow without results, which are read after it: so those that its record speaks of are
-    there.
+    """Return a workflow without its results.
+
+    The results are read after it, so that they include all results that its record counts.
     """
 
-    async def pairs(key: bytes) -> dict[bytes, bytes]:
+    async def read_hash(key: bytes) -> dict[bytes, bytes]:
         flat: Any = await store.redis.call(shard.slot, "HGETALL", key, idempotent=True)
         items = iter(flat)
         return dict(zip(items, items, strict=True))
 
-    fields = await pairs(shard.workflow(workflow_id))
-    definitions = await pairs(shard.workflow_definitions(workflow_id))
+    fields = await read_hash(shard.workflow(workflow_id))
+    definitions = await read_hash(shard.workflow_definitions(workflow_id))
     if not fields or not definitions:
-        return None  # its retention ended meanwhile
+        return None  # its retention has just ended
     removed: Any = await store.redis.call(
         shard.slot, "ZSCORE", shard.ended_workflows, workflow_id, idempotent=True
     )
@@ -250,25 +266,25 @@ async def _workflow(store: Store, shard: Shard, workflow_id: str) -> WorkflowLin
     )
 
 
-async def _ticks(store: Store) -> dict[bytes, tuple[str, int]]:
-    """Per cron job its version, and the tick whose job may not be stored yet."""
-    ticks: dict[bytes, tuple[str, int]] = {}
+async def _occurrences(store: Store) -> dict[bytes, tuple[str, int]]:
+    """Return per cron job its version and the first occurrence without a stored job."""
+    occurrences: dict[bytes, tuple[str, int]] = {}
     async for name, cron in _cron_records(store):
         tick = cron.next_ms
         owed = cron.owed
         if owed is not None and owed.job_id == StoreBook(store).job_id(cron, owed.tick_ms):
-            tick = owed.tick_ms  # not so for a run by hand, which is no tick
+            tick = owed.tick_ms  # a manual trigger is no occurrence
         if tick is not None:
-            ticks[name] = (cron.version, tick)
-    return ticks
+            occurrences[name] = (cron.version, tick)
+    return occurrences
 
 
 async def _crons(
-    store: Store, put: Callable[[str, Line], None], ticks: dict[bytes, tuple[str, int]]
+    store: Store, put: Callable[[str, ArchiveLine], None], occurrences: dict[bytes, tuple[str, int]]
 ) -> None:
     async for name, cron in _cron_records(store):
         fields = dict(cron.fields)
-        version, tick = ticks.get(name, ("", 0))
+        version, tick = occurrences.get(name, ("", 0))
         if version == cron.version and tick and (cron.next_ms or tick) >= tick:
             fields[b"n"] = b"%d" % tick
         put("crons", CronLine(cron.name, fields))
@@ -288,7 +304,7 @@ async def _cron_records(store: Store) -> AsyncIterator[tuple[bytes, CronRecord]]
 
 
 async def _members(store: Store, slot: int, key: bytes) -> AsyncIterator[Sequence[bytes]]:
-    """The members of a sorted set, page by page, from the lowest score on."""
+    """Yield the members of a sorted set in pages, lowest scores first."""
     score, skip = b"-inf", 0
     while True:
         flat: Any = await store.redis.call(

@@ -1,14 +1,14 @@
-"""Lines of an archive become jobs again (`ojs-cluster import`).
+"""Restore the lines of an archive (``ojs-cluster import``).
 
-Each line is stored in one step, unless something of its id is there: so an import that was cut off
-is run again from the beginning, and a backup may be read into a cluster that is in use. Places in
-queues are part of a line, so order does not depend on the order in which lines are stored.
+Each line is stored in one step, unless its id exists. So an interrupted import can be repeated from
+the beginning, and an archive can be imported into a cluster that is in use. A line includes the
+position in the queue, so the order of jobs does not depend on the order in which lines are stored.
 
-The cluster may have another number of shards than the one that was saved. An id then may name
-another shard than its queue's, as a client's id may, and gets an alias as those do.
+The cluster may have another number of shards than the exported one. Then an id may name another
+shard than that of its queue, as an id chosen by a client may. Such a job gets an alias.
 
-A job that was active was held by a worker that will not be back: it is available, at the front, as
-if that fetch had not been.
+The worker of an active job does not know the new cluster. So an active job becomes available at the
+front of its queue, as if it had not been fetched.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
 from ojs_cluster.core.workflow import CANCELLED, QUEUED_MARK, RUNNING, Plan, decode_plan
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.archive.line_values import (
-    BadLine,
+    POSITIONS,
     CronLine,
+    InvalidLine,
     JobLine,
     QueueLine,
     WorkflowLine,
@@ -50,25 +51,28 @@ from ojs_cluster.store.unique import locks
 from ojs_cluster.store.workflows import advance
 from ojs_cluster.store.workflows.workflow_portions import restore_ahead
 
-Outcome = Literal["created", "there"]
+RestoreOutcome = Literal["created", "exists"]
+"""What became of a line: stored, or left out because its id exists."""
 
 _CLAIM_MS = 30_000
 _TRIES = 3
-_PLACES = 1 << 45
-_OF_A_LEASE = (f.WORKER, f.LEASE, f.DEADLINE, f.LEASE_MS, f.EXTENDED)
+_LEASE_FIELDS = (f.WORKER, f.LEASE, f.DEADLINE, f.LEASE_MS, f.EXTENDED)
 _INDEXES = ("due", "expiring", "pending", "finished", "dead")
-"""What was accepted under the limits of its time is not refused later."""
+"""Indexes of a shard in the order of KEYS of ``restore_job.lua``."""
+_RESERVED = "the id %s is reserved by an unfinished write: run the import again"
 
 
-async def restore_queue(store: Store, line: QueueLine) -> Outcome:
-    """Register a queue, paused if it was, limited and bounded as it was where nothing is set here.
+async def restore_queue(store: Store, line: QueueLine) -> RestoreOutcome:
+    """Register a queue and restore its settings, except settings that the queue already has.
 
     Raises:
-        BadLine: the name cannot be that of a queue.
-        ValidationFailed, TooManyQueues, BackendUnavailable: it could not be stored.
+        InvalidLine: the name is not a valid queue name.
+        ValidationFailed: a setting is not valid.
+        TooManyQueues: the cluster has its largest number of queues.
+        BackendUnavailable: Redis did not answer in time.
     """
     _check_queue(line.name)
-    there = await queues.exists(store, line.name)
+    existed = await queues.exists(store, line.name)
     fields = dict(line.fields)
     paused, limits = fields.pop(b"paused", None), fields.pop(b"limits", None)
     bound = fields.pop(b"bound", None)
@@ -83,47 +87,52 @@ async def restore_queue(store: Store, line: QueueLine) -> Outcome:
     await store.queues.ensure(store, [line.name])
     shard = store.keys.shard_of_queue(line.name)
     args: list[Arg] = [line.name, *(part for pair in fields.items() for part in pair)]
-    owed = await store.run(
+    effects = await store.run(
         shard, "restore_queue", [shard.queue_counters(line.name)], args, idempotent=True
     )
-    await deliver(store, shard, owed)
-    return "there" if there else "created"
+    await deliver(store, shard, effects)
+    return "exists" if existed else "created"
 
 
 async def _partition(store: Store, queue: str, count: int) -> None:
-    """Spread a queue over as many partitions as it had, unless it has a number of its own here."""
+    """Give a queue its exported number of partitions, unless the queue has a number already."""
     await store.partitions.read(store)
     if queue not in store.partitions.entries():
         await set_partitions(store, queue, min(count, store.keys.most_partitions))
 
 
-async def _shard(store: Store, queue: str, job_id: str, *, one: bool = False) -> Shard:
-    """Where a job belongs: where its id leads, if that is a partition that workers look at.
+async def _shard(store: Store, queue: str, job_id: str, *, in_first: bool = False) -> Shard:
+    """Return the shard for a job: the owner shard of its id if that is an open partition.
 
     Args:
-        one: whether it must be in partition 0, as jobs that are counted together.
+        store: the store.
+        queue: the queue of the job.
+        job_id: the id of the job.
+        in_first: whether the job must be in partition 0, as jobs with ``max_per_second`` must.
     """
     await store.partitions.refresh_if_stale(store)
     layout = store.partitions.layout(queue)
-    shards = store.keys.partitions(queue, 1 if one else layout.open_count)
-    home = store.keys.shard_of_id(job_id)
-    if home in shards:
-        return home
-    # Any that is to stay, the same for whoever runs this again.
+    shards = store.keys.partitions(queue, 1 if in_first else layout.open_count)
+    owner = store.keys.shard_of_id(job_id)
+    if owner in shards:
+        return owner
+    # Chosen by the id, so that a repeated import chooses the same partition. A partition above the
+    # configured number is about to close, so it is not chosen.
     return shards[crc32(job_id.encode()) % min(layout.count, len(shards))]
 
 
-async def restore_job(store: Store, line: JobLine) -> Outcome:
-    """Store a job, and let it hold its unique lock if it did.
+async def restore_job(store: Store, line: JobLine) -> RestoreOutcome:
+    """Store a job, and claim its unique lock if it held it.
 
     Raises:
-        BadLine: it cannot be stored as it is, or its id is taken by something that is no job.
-        TooManyQueues, BackendUnavailable: it could not be stored now.
+        InvalidLine: the line cannot be stored, or its id is reserved but has no job.
+        TooManyQueues: the cluster has its largest number of queues.
+        BackendUnavailable: Redis did not answer in time.
     """
     _check_queue(line.queue)
-    line = _revived(line)
+    line = _without_lease(line)
     args = _job_args(store, line)
-    shard = await _shard(store, line.queue, line.id, one=f.MPS in line.fields)
+    shard = await _shard(store, line.queue, line.id, in_first=f.MPS in line.fields)
     await store.queues.ensure(store, [line.queue])
     keys = [
         *(shard.job(line.id), *(getattr(shard, name) for name in _INDEXES)),
@@ -134,96 +143,96 @@ async def restore_job(store: Store, line: JobLine) -> Outcome:
         ),
         shard.references,
     ]
-    foreign = store.keys.shard_of_id(line.id) is not shard
-    listed = "1" if foreign or (line.holds_lock and f.UNIQUE in line.fields) else ""
+    has_alias = store.keys.shard_of_id(line.id) is not shard
+    is_referenced = "1" if has_alias or (line.holds_lock and f.UNIQUE in line.fields) else ""
     for _ in range(_TRIES):
-        lapses = await _claim(store, line.id, shard)
-        if lapses is None:
-            return await _hold(store, line, shard, "there")
+        claim_expires_at = await _claim_alias(store, line.id, shard)
+        if claim_expires_at is None:
+            return await _restore_references(store, line, shard, "exists")
         reply = await store.run(
             shard,
             "restore_job",
             keys,
-            [*args[:4], lapses, *args[4:8], listed, *args[8:]],
+            [*args[:4], claim_expires_at, *args[4:8], is_referenced, *args[8:]],
             idempotent=True,
         )
         if reply[0] == b"ok":
             await deliver(store, shard, reply[1])
-            return await _hold(store, line, shard, "created")
+            return await _restore_references(store, line, shard, "created")
         if reply[0] == b"exists":
             if reply[1] and not await _leads_to_a_job(store, line.id, int(reply[1])):
                 break
-            return await _hold(store, line, shard, "there")
-    raise BadLine(f"the id {line.id} is reserved by a write that is not finished: run it again")
+            return await _restore_references(store, line, shard, "exists")
+    raise InvalidLine(_RESERVED % line.id)
 
 
-async def restore_workflow(store: Store, line: WorkflowLine) -> Outcome:
-    """Store a workflow whose jobs are stored already, and let it go on.
+async def restore_workflow(store: Store, line: WorkflowLine) -> RestoreOutcome:
+    """Store a workflow whose jobs are stored already, and advance it.
 
     Raises:
-        BadLine: it cannot be stored as it is.
-        BackendUnavailable: it could not be stored now.
+        InvalidLine: the line cannot be stored.
+        BackendUnavailable: Redis did not answer in time.
     """
     plan, marks = await _plan(store, line)
     fields = {**line.fields, b"plan": plan.encode(), b"marks": marks.encode()}
     state = fields[b"state"].decode()
     if state != RUNNING and line.removed_ms is None:
-        raise BadLine("a workflow that has ended needs 'removed_ms'")
-    owed = {RUNNING: "workflow_start", CANCELLED: "workflow_cancel"}.get(state, "")
-    home = store.keys.shard_of_id(line.id)
-    left = await restore_ahead(store, replace(line, fields=fields))
-    if left is None:
-        return "there"
+        raise InvalidLine("a workflow that has ended needs 'removed_ms'")
+    effect = {RUNNING: "workflow_start", CANCELLED: "workflow_cancel"}.get(state, "")
+    owner = store.keys.shard_of_id(line.id)
+    remaining = await restore_ahead(store, replace(line, fields=fields))
+    if remaining is None:
+        return "exists"
     reply = await store.run(
-        home,
+        owner,
         "restore_workflow",
         [
             *(
-                home.workflow(line.id),
-                home.workflow_definitions(line.id),
-                home.workflow_results(line.id),
+                owner.workflow(line.id),
+                owner.workflow_definitions(line.id),
+                owner.workflow_results(line.id),
             ),
             *(
-                home.workflows,
-                home.ended_workflows,
-                home.outbox_due,
-                home.outbox,
-                home.running_workflows,
+                owner.workflows,
+                owner.ended_workflows,
+                owner.outbox_due,
+                owner.outbox,
+                owner.running_workflows,
             ),
         ],
         [
             *(line.id, fields[b"created"], "" if line.removed_ms is None else line.removed_ms),
-            *(owed, len(left.fields), len(left.definitions)),
-            *(part for pair in left.fields.items() for part in pair),
-            *(part for pair in enumerate(left.definitions) for part in pair),
-            *(part for pair in left.results.items() for part in pair),
+            *(effect, len(remaining.fields), len(remaining.definitions)),
+            *(part for pair in remaining.fields.items() for part in pair),
+            *(part for pair in enumerate(remaining.definitions) for part in pair),
+            *(part for pair in remaining.results.items() for part in pair),
         ],
         idempotent=True,
     )
     if reply[0] == b"ok":
-        await deliver(store, home, reply[1])
+        await deliver(store, owner, reply[1])
     if state == RUNNING:
-        await _catch_up(store, line.id, plan, marks)
-    return "created" if reply[0] == b"ok" else "there"
+        await _advance_for_ended_jobs(store, line.id, plan, marks)
+    return "created" if reply[0] == b"ok" else "exists"
 
 
-async def restore_cron(store: Store, line: CronLine) -> Outcome:
-    """Register a cron job with the tick that was next.
+async def restore_cron(store: Store, line: CronLine) -> RestoreOutcome:
+    """Register a cron job with its exported next occurrence.
 
     Raises:
-        BadLine: the definition is none.
-        BackendUnavailable: it could not be stored now.
+        InvalidLine: the definition is not valid, or there are too many cron jobs.
+        BackendUnavailable: Redis did not answer in time.
     """
     fields = dict(line.fields)
     try:
         schedule = Schedule(fields[b"x"].decode(), fields[b"z"].decode())
         created = int(fields[b"c"])
-        sound = is_cron_name(line.name) and schedule.following(created, created) is not None
+        is_valid = is_cron_name(line.name) and schedule.following(created, created) is not None
         job = job_of_tick(fields[b"j"], line.name, created, limits=STORED_LIMITS)
-        if not sound or (job.queue, job.type) != (fields[b"q"].decode(), fields[b"t"].decode()):
-            raise BadLine("its name, its schedule or its job cannot be a cron job's")
+        if not is_valid or (job.queue, job.type) != (fields[b"q"].decode(), fields[b"t"].decode()):
+            raise InvalidLine("name, schedule or job of the cron job are not valid")
     except (OJSError, ValueError, KeyError) as error:
-        raise BadLine(f"it is no cron job: {error}") from None
+        raise InvalidLine(f"the cron job is not valid: {error}") from None
     meta = store.keys.meta
     reply = await store.run_meta(
         "restore_cron",
@@ -234,62 +243,60 @@ async def restore_cron(store: Store, line: CronLine) -> Outcome:
         ],
     )
     if reply == b"full":
-        raise BadLine(f"it would be one more than the {store.settings.max_crons} allowed")
-    return "created" if reply == b"ok" else "there"
+        raise InvalidLine(f"at most {store.settings.max_crons} cron jobs are allowed")
+    return "created" if reply == b"ok" else "exists"
 
 
 def _check_queue(name: str) -> None:
     try:
         check_queue(name)
     except OJSError as error:
-        raise BadLine(error.message) from None
+        raise InvalidLine(error.message) from None
 
 
-def _revived(line: JobLine) -> JobLine:
-    """The job as it is to be stored: nobody holds it."""
+def _without_lease(line: JobLine) -> JobLine:
+    """Return the job to store: an active job as it was before its fetch."""
     if line.state is not State.ACTIVE:
         return line
-    fields = {name: value for name, value in line.fields.items() if name not in _OF_A_LEASE}
+    fields = {name: value for name, value in line.fields.items() if name not in _LEASE_FIELDS}
     attempt = max(0, int(fields.get(f.ATTEMPT, b"1")) - 1)
     fields[f.STATE] = State.AVAILABLE.value.encode()
     fields[f.ATTEMPT] = b"%d" % attempt
     if not attempt:
         del fields[f.ATTEMPT]
         fields.pop(f.STARTED, None)
-    return replace(line, fields=fields, place=0)
+    return replace(line, fields=fields, position=0)
 
 
 def _job_args(store: Store, line: JobLine) -> list[Arg]:
-    """ARGV of ``restore_job.lua`` without the moment at which the claim lapses, and without whether
-    the job has something elsewhere.
-    """
+    """Return ARGV of ``restore_job.lua``, except the expiry of the claim and ``is_referenced``."""
     fields = dict(line.fields)
     state = line.state
-    at: dict[State, int | None] = {
+    score_by_state: dict[State, int | None] = {
         State.AVAILABLE: None,
         State.PENDING: int(fields[f.CREATED]),
         State.SCHEDULED: _ms(fields, f.DUE),
         State.RETRYABLE: _ms(fields, f.DUE),
     }
-    index = at.get(state, line.removed_ms)
-    if index is None and state is not State.AVAILABLE:
-        raise BadLine(
-            f"a job that is {state} needs {'removed_ms' if state in TERMINAL else 'due_ms'}"
+    score = score_by_state.get(state, line.removed_ms)
+    if score is None and state is not State.AVAILABLE:
+        raise InvalidLine(
+            f"a job in state {state} needs {'removed_ms' if state in TERMINAL else 'due_ms'}"
         )
     if state in TERMINAL and f.FINISHED not in fields:
-        raise BadLine(f"a job that is {state} needs 'finished_ms'")
+        raise InvalidLine(f"a job in state {state} needs 'finished_ms'")
     priority = int(fields.get(f.PRIORITY, b"0"))
     if not -100 <= priority <= 100:
-        raise BadLine("a priority is from -100 to 100")
-    if line.place is not None and not 0 <= line.place < _PLACES:
-        raise BadLine("'place' is from 0 to 2^45")
+        raise InvalidLine("'priority' must be from -100 to 100")
+    if line.position is not None and not 0 <= line.position < POSITIONS:
+        raise InvalidLine("'position' must be from 0 to 2^45 - 1")
     dead = state is State.DISCARDED and f.DEAD in fields
     expires = fields.get(f.EXPIRES, b"") if state not in TERMINAL else b""
     _put_errors(fields, line.errors, store.settings.errors_kept)
     return [
         *(line.id, line.queue, state.value, priority),
-        "" if line.place is None else line.place,
-        "" if index is None else index,
+        "" if line.position is None else line.position,
+        "" if score is None else score,
         expires,
         fields[f.FINISHED] if dead else "",
         *(part for pair in fields.items() for part in pair),
@@ -299,41 +306,44 @@ def _job_args(store: Store, line: JobLine) -> list[Arg]:
 def _put_errors(
     fields: dict[bytes, bytes], errors: Sequence[tuple[int, int, bytes]], kept: int
 ) -> None:
-    """Put errors into their ring: the newest lies in slot (count - 1) % kept."""
+    """Add errors to the fields as a ring: the newest is in slot (count - 1) % kept."""
     count = max(int(fields.get(f.ERRORS, b"0")), len(errors))
     if not errors:
         fields.pop(f.ERRORS, None)
         return
     fields[f.ERRORS] = b"%d" % count
-    for age, (attempt, at, error) in enumerate(reversed(errors[-kept:])):
+    for age, (attempt, at_ms, error) in enumerate(reversed(errors[-kept:])):
         slot = b"%b%d" % (f.ERROR_SLOT, (count - 1 - age) % kept)
-        fields[slot] = b"%d,%d,%b" % (attempt, at, error[:-1])
+        fields[slot] = b"%d,%d,%b" % (attempt, at_ms, error[:-1])
 
 
 def _ms(fields: dict[bytes, bytes], name: bytes) -> int | None:
     return int(fields[name]) if name in fields else None
 
 
-async def _claim(store: Store, job_id: str, shard: Shard) -> int | None:
-    """The ms before which the job must be written (0: no matter when); None when it is there.
+async def _claim_alias(store: Store, job_id: str, shard: Shard) -> int | None:
+    """Claim the alias of a job that is not stored in the owner shard of its id.
+
+    Returns:
+        When the claim expires (ms), 0 when no claim is needed, None when the job exists.
 
     Raises:
-        BadLine: the id leads elsewhere, and not to a job.
+        InvalidLine: the id has an alias whose job does not exist.
     """
-    home = store.keys.shard_of_id(job_id)
-    if home is shard:
+    owner = store.keys.shard_of_id(job_id)
+    if owner is shard:
         return 0
     reply = await store.run(
-        home,
+        owner,
         "claim_alias",
-        [home.job(job_id), home.alias_claims],
+        [owner.job(job_id), owner.alias_claims],
         [job_id, shard.index, _CLAIM_MS, ""],
         idempotent=True,
     )
     if reply[0] == b"ok":
         return int(reply[1])
     if reply[0] == b"taken" and not await _leads_to_a_job(store, job_id, int(reply[1])):
-        raise BadLine(f"the id {job_id} is reserved by a write that is not finished: run it again")
+        raise InvalidLine(_RESERVED % job_id)
     return None
 
 
@@ -342,44 +352,47 @@ async def _leads_to_a_job(store: Store, job_id: str, target: int) -> bool:
     return found is not None and f.STATE in found.fields
 
 
-async def _hold(store: Store, line: JobLine, shard: Shard, outcome: Outcome) -> Outcome:
-    """What a job that is stored holds elsewhere: its lock, and a say in the limits of its key.
+async def _restore_references(
+    store: Store, line: JobLine, shard: Shard, outcome: RestoreOutcome
+) -> RestoreOutcome:
+    """Restore what other shards hold for a stored job: the limits of its key and its lock.
 
-    The lock is not claimed before: a claim without its job could be taken for that of a dead
-    producer, whose id is then made unusable. One that another job holds stays its.
+    The lock is claimed after the job is stored. An earlier claim without a job would look like that
+    of a dead producer, and another producer would write a tombstone for the id. A lock that another
+    job holds is left to that job.
     """
     if f.LIMIT in line.fields:
         payload = b"%b %b" % (line.fields[f.LIMIT], line.fields[f.CREATED])
         await rate_tokens.handle_declaration(store, shard, payload)
     if line.holds_lock and f.UNIQUE in line.fields:
         fingerprint = line.fields[f.UNIQUE].decode().removesuffix("+")
-        # One that was there may lie elsewhere: its id leads there (see ``locks.look``).
-        lies_in = shard if outcome == "created" else store.keys.shard_of_id(line.id)
+        # A job that existed may be in another shard, to which its id leads (see ``locks.look``).
+        stored_in = shard if outcome == "created" else store.keys.shard_of_id(line.id)
         retries = int(line.fields.get(f.REPLAYS, 0))
-        want = locks.Want(fingerprint, line.id, lies_in.index, retries)
+        want = locks.Want(fingerprint, line.id, stored_in.index, retries)
         await locks.try_claim(store, store.keys.shard_of_fingerprint(fingerprint), [want])
     return outcome
 
 
 async def _plan(store: Store, line: WorkflowLine) -> tuple[Plan, str]:
-    """The plan with ids that lie in the shards of their queues, and the marks.
+    """Return the plan with ids in the shards of their queues, and the status of its nodes.
 
-    What was enqueued and is not stored will be enqueued again. A job that is stored keeps its id.
+    A step that was enqueued but has no stored job is enqueued again. A stored job keeps its id.
     """
     try:
         plan = decode_plan(line.fields[b"plan"])
         marks = line.fields[b"marks"].decode()
         ids = {node.job_id: store.keys.shard_of_id(node.job_id) for node in plan.jobs}
     except (msgspec.MsgspecError, ValueError):
-        raise BadLine("'plan' is none") from None
+        raise InvalidLine("'plan' is not a plan as an export writes it") from None
     if not len(marks) == len(line.definitions) == len(plan.jobs):
-        raise BadLine("'plan', 'marks' and 'definitions' do not fit together")
+        raise InvalidLine("'plan', 'marks' and 'definitions' have different lengths")
     for node, definition in zip(plan.jobs, line.definitions, strict=True):
         try:
             if parse_job(definition, limits=STORED_LIMITS).queue != node.queue:
-                raise BadLine("'definitions' name other queues than 'plan'")
+                raise InvalidLine("'definitions' and 'plan' name different queues")
         except OJSError as error:
-            raise BadLine(f"one of 'definitions' is no job: {error}") from None
+            raise InvalidLine(f"one of 'definitions' is not a valid job: {error}") from None
     nodes = list(plan.nodes)
     for number, node in enumerate(nodes):
         if node.job < 0 or marks[node.job] not in f".{QUEUED_MARK}":
@@ -389,19 +402,19 @@ async def _plan(store: Store, line: WorkflowLine) -> tuple[Plan, str]:
         marks = f"{marks[: node.job]}.{marks[node.job + 1 :]}"
         shard = await _shard(store, node.queue, node.job_id)
         if ids[node.job_id] is not shard:
-            job_id = _moved(node.job_id, shard.index, len(store.keys))
+            job_id = _id_in_shard(node.job_id, shard.index, len(store.keys))
             nodes[number] = msgspec.structs.replace(node, job_id=job_id)
     return Plan(nodes), marks
 
 
-def _moved(job_id: str, shard: int, shards: int) -> str:
-    """The id with bits that name ``shard``; the same for the same arguments, however often."""
+def _id_in_shard(job_id: str, shard: int, shards: int) -> str:
+    """Return the id with the bits that name ``shard``; deterministic, for repeated imports."""
     rest = int(job_id[15:18], 16) // shards % (MAX_SHARDS // shards)
     return f"{job_id[:15]}{shard + shards * rest:03x}{job_id[18:]}"
 
 
-async def _catch_up(store: Store, workflow_id: str, plan: Plan, marks: str) -> None:
-    """Tell a workflow of its jobs that had ended, or have since, without it."""
+async def _advance_for_ended_jobs(store: Store, workflow_id: str, plan: Plan, marks: str) -> None:
+    """Advance a workflow for its jobs that have ended before it was stored."""
     for number, node in enumerate(plan.jobs):
         if marks[number] != QUEUED_MARK:
             continue

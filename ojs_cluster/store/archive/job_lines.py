@@ -1,7 +1,7 @@
-"""A job's line: its hash under names for people (see ``archive``).
+"""Encode and parse the line of a job, which names the fields of its hash for people.
 
-The tables are the only place where both spellings meet. A field that has no name here is kept under
-``other``, as text.
+The tables here are the only mapping between field names and names in a line. A field without a name
+is kept under ``other`` as text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.rate_limit import is_packed_policy
 from ojs_cluster.core.raw_json import Raw
 from ojs_cluster.store.archive.line_values import (
-    BadLine,
+    InvalidLine,
     JobLine,
     dump,
     is_number,
@@ -67,7 +67,7 @@ _NUMBERS = {
     f.EXTENDED: "lease_extended_ms",
     f.MPS: "max_per_second",
     f.FIXED: "fixed_id",
-    f.CANCEL_REQUESTED: "spared_ms",
+    f.CANCEL_REQUESTED: "cancel_requested_ms",
 }
 _JSON = {
     f.ENVELOPE: "envelope",
@@ -75,18 +75,18 @@ _JSON = {
     f.PARENTS: "parent_results",
     f.PARENT_NAMES: "parent_names",
 }
-_LEFT_OUT = {f.TOKEN, f.ASKED, f.ASKS, f.HIDDEN}
-"""Of a lease, which ends with the backup; and of jobs that are not exported."""
+_NOT_EXPORTED = {f.TOKEN, f.ASKED, f.ASKS, f.HIDDEN}
+"""Fields of a lease or a token request, which an import does not continue, and of hidden jobs."""
 _BY_NAME = {
     name: (field, table) for table in (_TEXT, _NUMBERS, _JSON) for field, name in table.items()
 }
-_ADDED = SYSTEM_FIELDS - {"specversion", "max_attempts"}
-"""Attributes that responses add to what is stored."""
-_SPOKEN_FOR = _TEXT.keys() | _NUMBERS.keys() | _JSON.keys() | _LEFT_OUT
-_is_slot = re.compile(rb"h\d+").fullmatch
+_SYSTEM_MEMBERS = SYSTEM_FIELDS - {"specversion", "max_attempts"}
+"""Attributes that responses add to the stored envelope."""
+_NAMED = _TEXT.keys() | _NUMBERS.keys() | _JSON.keys() | _NOT_EXPORTED
+_is_error_slot = re.compile(rb"h\d+").fullmatch
 
 
-_FORMS: Mapping[bytes, Callable[[bytes], object]] = {
+_VALIDATORS: Mapping[bytes, Callable[[bytes], object]] = {
     f.RETRY: lambda value: is_packed_retry(value.decode()),
     f.UNIQUE: re.compile(rb"[0-9a-f]{64}\+?").fullmatch,
     f.LIMIT: lambda value: is_packed_policy(value.decode()),
@@ -94,51 +94,51 @@ _FORMS: Mapping[bytes, Callable[[bytes], object]] = {
     f.ON_EXHAUSTION: {b"discard", b"dead_letter"}.__contains__,
     f.TYPE: re.compile(rb"[a-z0-9][a-z0-9_.\-]*").fullmatch,
 }
-"""What the scripts take apart, or put into JSON as it is."""
+"""Fields that scripts parse, or copy into JSON without escaping."""
 
 
 def split_errors(
     flat: Iterable[tuple[bytes, bytes]],
 ) -> tuple[dict[bytes, bytes], tuple[tuple[int, int, bytes], ...]]:
-    """A job's hash without the ring of its errors; and those, oldest first."""
+    """Split the hash of a job into its fields without the errors, and the errors, oldest first."""
     fields: dict[bytes, bytes] = {}
     errors = []
     for field, value in flat:
-        if _is_slot(field):
-            with suppress(ValueError):  # a damaged entry is left out
-                attempt, at, body = value.split(b",", 2)
-                errors.append((int(at), int(attempt), int(field[1:]), body + b"}"))
+        if _is_error_slot(field):
+            with suppress(ValueError):  # skips a malformed entry
+                attempt, at_ms, body = value.split(b",", 2)
+                errors.append((int(at_ms), int(attempt), int(field[1:]), body + b"}"))
         else:
             fields[field] = value
-    return fields, tuple((attempt, at, error) for at, attempt, _, error in sorted(errors))
+    return fields, tuple((attempt, at_ms, error) for at_ms, attempt, _, error in sorted(errors))
 
 
 def job_pieces(job: JobLine) -> dict[str, Raw]:
-    """The members of a job's line."""
+    """Return the members of the line of a job."""
     pieces = {"id": dump(job.id)}
     other: dict[str, str] = {}
     for field, value in job.fields.items():
-        if field in _LEFT_OUT or value == b"":
+        if field in _NOT_EXPORTED or value == b"":
             continue
         if field in _TEXT:
             pieces[_TEXT[field]] = dump(value.decode())
         elif field in _NUMBERS and is_number(value):
             pieces[_NUMBERS[field]] = Raw(value)
         elif field in _JSON:
-            pieces[_JSON[field]] = Raw(_whole(job) if field == f.ENVELOPE else value)
+            pieces[_JSON[field]] = Raw(_full_envelope(job) if field == f.ENVELOPE else value)
         else:
             other[field.decode()] = value.decode()
     if job.errors:
         pieces["errors"] = Raw(
             b"[%b]"
             % b",".join(
-                b'{"attempt":%d,"at_ms":%d,"error":%b}' % (attempt, at, error)
-                for attempt, at, error in job.errors
+                b'{"attempt":%d,"at_ms":%d,"error":%b}' % (attempt, at_ms, error)
+                for attempt, at_ms, error in job.errors
             )
         )
     if other:
         pieces["other"] = dump(other)
-    for name, value_ms in (("place", job.place), ("removed_ms", job.removed_ms)):
+    for name, value_ms in (("position", job.position), ("removed_ms", job.removed_ms)):
         if value_ms is not None:
             pieces[name] = dump(value_ms)
     if job.holds_lock:
@@ -146,12 +146,16 @@ def job_pieces(job: JobLine) -> dict[str, Raw]:
     return pieces
 
 
-def _whole(job: JobLine) -> bytes:
+def _full_envelope(job: JobLine) -> bytes:
     return JobRecord(job.id, job.fields).envelope() + b"}"
 
 
 def parse_job_line(members: Mapping[str, Raw]) -> JobLine:
-    """The job of a line's members. Raises BadLine."""
+    """Return the job with the members of a line.
+
+    Raises:
+        InvalidLine: a member is missing or not valid.
+    """
     fields: dict[bytes, bytes] = {}
     for name, piece in members.items():
         field, table = _BY_NAME.get(name, (b"", None))
@@ -162,63 +166,64 @@ def parse_job_line(members: Mapping[str, Raw]) -> JobLine:
         elif table is _JSON:
             fields[field] = bytes(piece)
     for name, value in (texts(members["other"]) if "other" in members else {}).items():
-        if name.encode() in _SPOKEN_FOR or name.startswith("@") or _is_slot(name.encode()):
-            raise BadLine(f"'other' cannot hold {raw_json.show(name)}")
+        if name.encode() in _NAMED or name.startswith("@") or _is_error_slot(name.encode()):
+            raise InvalidLine(f"'other' must not contain {raw_json.show(name)}")
         fields[name.encode()] = value.encode()
     job_id = text(members, "id")
     if not is_job_id(job_id):
-        raise BadLine(f"a job's id cannot be {raw_json.show(job_id)}")
+        raise InvalidLine(f"{raw_json.show(job_id)} is not a job id")
     envelope = _checked_envelope(job_id, members)
     for name in ("state", "queue", "type", "created_ms", "max_attempts"):
         if name not in members:
-            raise BadLine(f"a job needs '{name}'")
+            raise InvalidLine(f"a job needs '{name}'")
     if fields[f.STATE].decode() not in set(State):
-        raise BadLine(f"a job cannot be {raw_json.show(fields[f.STATE].decode())}")
-    for field, fits in _FORMS.items():
-        if field in fields and not fits(fields[field]):
-            raise BadLine(f"'{_TEXT[field]}' is none")
+        raise InvalidLine(f"{raw_json.show(fields[f.STATE].decode())} is not a state of a job")
+    for field, is_valid in _VALIDATORS.items():
+        if field in fields and not is_valid(fields[field]):
+            raise InvalidLine(f"'{_TEXT[field]}' is not valid")
     _check_workflow(fields)
-    # As an enqueue stores it, when the head is as we write it; anything else is kept whole.
-    begins = JobRecord(job_id, {**fields, f.ENVELOPE: b""}).envelope()
-    fields[f.ENVELOPE] = envelope.removeprefix(begins)
+    # An enqueue stores the envelope without the members that JobRecord can write. If the envelope
+    # begins otherwise, all of it is stored.
+    prefix = JobRecord(job_id, {**fields, f.ENVELOPE: b""}).envelope()
+    fields[f.ENVELOPE] = envelope.removeprefix(prefix)
     return JobLine(
         job_id,
         fields,
         _errors(members.get("errors")),
-        number(members, "place") if "place" in members else None,
+        number(members, "position") if "position" in members else None,
         number(members, "removed_ms") if "removed_ms" in members else None,
         bytes(members.get("holds_lock", b"")) == b"true",
     )
 
 
 def _check_workflow(fields: Mapping[bytes, bytes]) -> None:
-    """What the scripts and every answer about the job take for granted."""
+    """Check what scripts and responses assume about the fields of a step."""
     if (f.WORKFLOW in fields) != (f.STEP in fields):
-        raise BadLine("'workflow_id' and 'workflow_step' need each other")
+        raise InvalidLine("'workflow_id' and 'workflow_step' must both be given, or neither")
     results = raw_json.array_items(fields.get(f.PARENTS, b"[]"))
     names = raw_json.array_items(fields.get(f.PARENT_NAMES, b"[]"))
     if results is None or names is None or (names and len(names) != len(results)):
-        raise BadLine("'parent_results' and 'parent_names' are arrays of one length")
+        raise InvalidLine("'parent_results' and 'parent_names' must be arrays of the same length")
     if any(raw_json.string(name) is None for name in names):
-        raise BadLine("'parent_names' are texts")
+        raise InvalidLine("'parent_names' must be strings")
 
 
 def _checked_envelope(job_id: str, members: Mapping[str, Raw]) -> bytes:
-    """The stored form, without its closing brace: responses splice the mutable fields into it."""
+    """Return the envelope as it is stored: without its closing brace, for splicing."""
     raw = bytes(members.get("envelope", b"null")).strip()
     envelope = raw_json.object_members(raw)
     if envelope is None:
-        raise BadLine("a job needs 'envelope', an object")
+        raise InvalidLine("'envelope' must be an object")
     for name, wanted in (
         ("id", job_id),
         ("type", text(members, "type")),
         ("queue", text(members, "queue")),
     ):
         if name not in envelope or raw_json.string(envelope[name]) != wanted:
-            raise BadLine(f"'{name}' of the envelope is another than the job's")
-    kept = _ADDED & envelope.keys()
-    if kept:
-        raise BadLine(f"the envelope holds what the server adds: {', '.join(sorted(kept))}")
+            raise InvalidLine(f"'{name}' differs between the envelope and the job")
+    added = _SYSTEM_MEMBERS & envelope.keys()
+    if added:
+        raise InvalidLine(f"'envelope' must not contain {', '.join(sorted(added))}")
     return raw[:-1]
 
 
@@ -230,6 +235,6 @@ def _errors(piece: Raw | None) -> tuple[tuple[int, int, bytes], ...]:
         members = raw_json.object_members(item) or {}
         error = bytes(members.get("error", b"")).strip()
         if not raw_json.object_members(error or b"null"):
-            raise BadLine("each of 'errors' needs 'error', an object that is not empty")
+            raise InvalidLine("each of 'errors' needs 'error', a non-empty object")
         found.append((number(members, "attempt"), number(members, "at_ms"), error))
     return tuple(found)

@@ -1,4 +1,4 @@
-"""What the lines of an archive say, and how their values are checked (see ``archive``)."""
+"""The kinds of lines in an archive, and checks of their values (see ``archive``)."""
 
 from __future__ import annotations
 
@@ -20,21 +20,24 @@ QUEUE_FIELDS = {
     b"acked": "acked",
     b"bound": "max_depth",
 }
-_MOST = 2**53
+POSITIONS = 1 << 45
+"""Number of positions within one priority of a queue."""
+_MAX_NUMBER = 2**53
 is_number = re.compile(rb"-?(?:0|[1-9]\d{0,15})").fullmatch
 
 
-class BadLine(Exception):
-    """A line cannot be used; the message says why."""
+class InvalidLine(Exception):
+    """The line is not valid; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLine:
-    """A queue that was there.
+    """A queue.
 
     Args:
-        fields: of its hash, what an operator or its jobs have set (``QUEUE_FIELDS``).
-        partitions: how many it was given, 0 when it had no number of its own.
+        name: the name of the queue.
+        fields: settings by operators or jobs, and counters (``QUEUE_FIELDS``).
+        partitions: the configured number of partitions, 0 when none is configured.
     """
 
     name: str
@@ -44,35 +47,46 @@ class QueueLine:
 
 @dataclass(frozen=True, slots=True)
 class JobLine:
-    """One job.
+    """A job.
 
     Args:
-        fields: its hash, without errors.
-        errors: attempt, ms, and the error's JSON object, oldest first.
-        place: its place among the available jobs of its queue and priority; None when it has none.
-        removed_ms: when retention removes it; None while it has not ended.
-        holds_lock: whether it holds the lock of its uniqueness.
+        id: the id of the job.
+        fields: the fields of its hash, without the errors.
+        errors: attempt, time in milliseconds, and JSON object of each error, oldest first.
+        position: position among the available jobs of its queue and priority, None without one.
+        removed_ms: when its retention ends (ms of Unix time), None while it has not ended.
+        holds_lock: whether the job holds its unique lock.
     """
 
     id: str
     fields: Mapping[bytes, bytes]
     errors: tuple[tuple[int, int, bytes], ...] = ()
-    place: int | None = None
+    position: int | None = None
     removed_ms: int | None = None
     holds_lock: bool = False
 
     @property
     def state(self) -> State:
+        """The state of the job."""
         return State(self.fields[f.STATE].decode())
 
     @property
     def queue(self) -> str:
+        """The queue of the job."""
         return self.fields[f.QUEUE].decode()
 
 
 @dataclass(frozen=True, slots=True)
 class WorkflowLine:
-    """One workflow: its record, its jobs as the client sent them, their results by number."""
+    """A workflow.
+
+    Args:
+        id: the id of the workflow.
+        fields: the fields of its record.
+        definitions: its jobs as the client has sent them.
+        results: results by number of the job, without those of earlier ``ResultsLine``.
+        removed_ms: when its retention ends (Unix time in milliseconds), None while it runs.
+    """
 
     id: str
     fields: Mapping[bytes, bytes]
@@ -83,8 +97,9 @@ class WorkflowLine:
 
 @dataclass(frozen=True, slots=True)
 class ResultsLine:
-    """Results of a workflow's jobs by number: a portion of those that are too much for its own
-    line, which comes after them and has the last portion.
+    """A portion of the results of a workflow, by number of the job.
+
+    The line of the workflow comes after its portions.
     """
 
     workflow_id: str
@@ -93,53 +108,67 @@ class ResultsLine:
 
 @dataclass(frozen=True, slots=True)
 class CronLine:
-    """One cron job: the fields of its hash."""
+    """A cron job, with the fields of its hash."""
 
     name: str
     fields: Mapping[bytes, bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """The first line."""
+class ArchiveHeader:
+    """The first line, with the version of the format."""
 
     version: int
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """The last line: how many of each kind were written before it."""
+class ArchiveFooter:
+    """The last line, with the number of lines of each kind."""
 
     counts: Mapping[str, int]
 
 
-Line = Head | QueueLine | JobLine | ResultsLine | WorkflowLine | CronLine | End
+ArchiveLine = (
+    ArchiveHeader | QueueLine | JobLine | ResultsLine | WorkflowLine | CronLine | ArchiveFooter
+)
 
 
 def dump(value: object) -> Raw:
-    """A value as JSON."""
+    """Return a value as JSON."""
     return Raw(orjson.dumps(value))
 
 
 def text(members: Mapping[str, Raw], name: str) -> str:
-    """The text of a member. Raises BadLine."""
+    """Return a member that is a string.
+
+    Raises:
+        InvalidLine: the member is missing or has another type.
+    """
     value = raw_json.string(members[name]) if name in members else None
     if value is None:
-        raise BadLine(f"'{name}' is missing, or no text")
+        raise InvalidLine(f"'{name}' must be a string")
     return value
 
 
 def number(members: Mapping[str, Raw], name: str) -> int:
-    """The whole number of a member, exact also as a score. Raises BadLine."""
+    """Return a member that is an integer and is exact as a score.
+
+    Raises:
+        InvalidLine: the member is missing, has another type, or is too large.
+    """
     raw = bytes(members.get(name, b"")).strip()
-    if not is_number(raw) or abs(int(raw)) > _MOST:
-        raise BadLine(f"'{name}' is missing, or no whole number below 2^53")
+    if not is_number(raw) or abs(int(raw)) > _MAX_NUMBER:
+        raise InvalidLine(f"'{name}' must be an integer of at most 2^53")
     return int(raw)
 
 
 def texts(piece: Raw) -> dict[str, str]:
-    """An object whose values are texts. Raises BadLine."""
+    """Return an object whose values are strings.
+
+    Raises:
+        InvalidLine: the piece is not an object, or a value is not a string.
+    """
     members = raw_json.object_members(piece)
     if members is None:
-        raise BadLine("an object is missing")
+        raise InvalidLine("an object is expected")
     return {name: text(members, name) for name in members}

@@ -1,14 +1,16 @@
--- What was counted of a queue, and what its jobs have declared for it, comes back from a backup.
--- Post: what was saved is set, where nothing is set here. Its jobs are not touched. The name of a new
---       queue is owed to the registry.
+-- Restore counters and declared limits of a queue from an archive.
+-- Post: fields of the archive are set unless they have a value already. The jobs of the queue are unchanged.
+--       A new queue has an outbox entry that registers its name.
 -- Memory: deny-oom.
--- KEYS: 1 c:.  ARGV: 1 the queue, then names and values of its fields.
+-- KEYS: 1 queue_counters.
+-- ARGV: 1 queue, 2.. names and values of the fields.
 -- Returns: effects
 --@include keys now preflight set_deadline append_effect
+local counters, queue = KEYS[1], ARGV[1]
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()
-if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then append_effect('queue', ARGV[1]) end
-for i = 2, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
-if redis.call('HEXISTS', KEYS[1], 'max_per_second') == 1 then redis.call('HSETNX', KEYS[1], 'declared_at', now) end
+if redis.call('HSETNX', counters, 'created', now) == 1 then append_effect('queue', queue) end
+for i = 2, #ARGV, 2 do redis.call('HSETNX', counters, ARGV[i], ARGV[i + 1]) end
+if redis.call('HEXISTS', counters, 'max_per_second') == 1 then redis.call('HSETNX', counters, 'declared_at', now) end
 return effects

@@ -1,25 +1,30 @@
--- Transition: (nothing) -> as it was when it was saved, for one workflow of a backup.
--- Pre:  there is none of the id.
--- Post: record, definitions and results are stored, those that came before it (workflow_portion.lua)
---       stay. What may start of it, or has to be cancelled, is owed.
+-- Transition: (nothing) -> the archived state, for one workflow of an archive.
+-- Pre:  no workflow has the id.
+-- Post: record, definitions and results are stored beside those that workflow_portion.lua has stored
+--       before. An outbox entry starts steps that are ready, or cancels what is left to cancel.
 -- Memory: deny-oom.
--- KEYS: 1 wf:, 2 wd:, 3 wr:, 4..8 the shard's wfs, wfin, out, ob, wfrun.
--- ARGV: 1 id, 2 created (ms), 3 removal (ms, '' while it runs), 4 kind of effect owed ('' none),
---       5 number of fields, 6 number of definitions, then names and values of the fields, numbers and
---       values of the definitions, and of the results.
+-- KEYS: 1 workflow, 2 workflow_definitions, 3 workflow_results, 4 workflows, 5 ended_workflows, 6 outbox_due,
+--       7 outbox, 8 running_workflows.
+-- ARGV: 1 id, 2 created (ms), 3 removal time (ms, '' while it runs), 4 kind of the effect ('' for none),
+--       5 number of fields, 6 number of definitions, 7.. names and values of the fields, then numbers and
+--       values of the definitions, then those of the results.
 -- Returns: {'ok', effects} | {'exists'}
 --@include keys now read_job set_deadline append_effect stalled_after
-if redis.call('HEXISTS', KEYS[1], 'state') == 1 then return {'exists'} end
-local definitions = 7 + 2 * ARGV[5]
-local results = definitions + 2 * ARGV[6]
-call_in_slices('HSET', KEYS[1], {unpack(ARGV, 7, definitions - 1)})
-call_in_slices('HSET', KEYS[2], {unpack(ARGV, definitions, results - 1)})
-call_in_slices('HSET', KEYS[3], {unpack(ARGV, results)})
-redis.call('ZADD', KEYS[4], ARGV[2], ARGV[1])
-if ARGV[4] ~= '' then append_effect(ARGV[4], ARGV[1]) end
-if ARGV[3] ~= '' then redis.call('ZADD', KEYS[5], ARGV[3], ARGV[1])
+local record, definitions_key, results_key = KEYS[1], KEYS[2], KEYS[3]
+local workflows, ended_workflows, running_workflows = KEYS[4], KEYS[5], KEYS[8]
+local id, created, removed_at, effect, fields, definitions = unpack(ARGV, 1, 6)
+if redis.call('HEXISTS', record, 'state') == 1 then return {'exists'} end
+local first_definition = 7 + 2 * fields
+local first_result = first_definition + 2 * definitions
+call_in_slices('HSET', record, {unpack(ARGV, 7, first_definition - 1)})
+call_in_slices('HSET', definitions_key, {unpack(ARGV, first_definition, first_result - 1)})
+call_in_slices('HSET', results_key, {unpack(ARGV, first_result)})
+redis.call('ZADD', workflows, created, id)
+if effect ~= '' then append_effect(effect, id) end
+if removed_at ~= '' then
+    redis.call('ZADD', ended_workflows, removed_at, id)
 else
-    redis.call('ZREM', KEYS[5], ARGV[1])
-    redis.call('ZADD', KEYS[8], now + CHECK_MS, ARGV[1])
+    redis.call('ZREM', ended_workflows, id)
+    redis.call('ZADD', running_workflows, now + CHECK_MS, id)
 end
 return {'ok', effects}

@@ -37,7 +37,7 @@ from typing import Any
 
 import msgspec
 
-from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError, Outcome
+from ojs_cluster.core.errors import BackendUnavailable, Conflict, NotFound, OJSError, WriteOutcome
 from ojs_cluster.keys import Shard
 from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.redis.driven_coroutines import ensure_task
@@ -329,7 +329,7 @@ async def apply(store: Store, transaction: Transaction, now_ms: int) -> dict[str
     return records
 
 
-def outcome_of(error: OJSError) -> Outcome:
+def outcome_of(error: OJSError) -> WriteOutcome:
     """What is known of a decided transaction after an error. All of it will be done."""
     confirmed = not isinstance(error, BackendUnavailable) or error.outcome != "stored_unconfirmed"
     return "unknown" if confirmed else "stored_unconfirmed"

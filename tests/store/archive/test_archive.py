@@ -1,4 +1,4 @@
-"""Export and import: everything comes back, between any two installations, however often."""
+"""Export and import between any two installations, also repeated and interrupted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ojs_cluster.server.commands.archive import Unusable
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.archive import export_archive, import_archive
 from ojs_cluster.store.archive.archive import encode, parse
-from ojs_cluster.store.archive.line_values import BadLine, JobLine, QueueLine
+from ojs_cluster.store.archive.line_values import InvalidLine, JobLine, QueueLine
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.fetch.fetch import fetch
@@ -75,10 +75,10 @@ async def test_an_import_restores_what_was_exported(
         await populate(source)
         text = await export_text(source)
     async with emptied(backend, after) as target:
-        tally, said = await import_text(target, text)
+        tally, messages = await import_text(target, text)
         again = await export_text(target)
 
-    assert (said, tally.refused, tally.complete) == ([], 0, True)
+    assert (messages, tally.refused, tally.complete) == ([], 0, True)
     assert not tally.there
     assert take_census(backend, shards=after).problems == []
     restored = content(again)
@@ -108,10 +108,10 @@ async def test_an_import_run_again_changes_nothing(backend: Embedded, store: Sto
     text = await export_text(store)
     before = content(text)
 
-    tally, said = await import_text(store, text)
+    tally, messages = await import_text(store, text)
 
     assert not tally.created
-    assert said == []
+    assert messages == []
     assert tally.there == {"jobs": 29, "queues": 16, "workflows": 2, "cron jobs": 2}
     assert content(await export_text(store)) == before
 
@@ -120,7 +120,7 @@ async def test_an_import_run_again_changes_nothing(backend: Embedded, store: Sto
 async def test_a_queue_is_listed_later_if_its_import_could_not_register_it(
     store: Store, backend: Embedded, what: str
 ) -> None:
-    """Running the import again would skip what is there."""
+    """A repeated import would skip the jobs that exist."""
     await put(store)
     lines = [parse(raw) for raw in (await export_text(store)).splitlines()[1:-1]]
     wanted = JobLine if what == "job" else QueueLine
@@ -161,8 +161,8 @@ async def test_an_import_that_dies_at_any_command_can_be_repeated(
                     await import_text(acting, text)
 
                 died += await dies_at(target, at, applied, whole)
-                tally, said = await import_text(target, text)
-                assert (said, tally.refused) == ([], 0)
+                tally, messages = await import_text(target, text)
+                assert (messages, tally.refused) == ([], 0)
                 with observer(standalone) as db:
                     await drain_all(target, db)
                 assert take_census(standalone, shards=shards).problems == []
@@ -362,9 +362,9 @@ async def test_invalid_lines_are_reported_and_the_others_imported(
         good.replace(b'"state":"available"', b'"state":"prepared"'),
         good.replace(b'"queue":"mail"', b'"queue":"Mail!"'),
         good.replace(b'"priority":0,', b'"priority":0,"state":"active",'),
-        good.replace(b'"place":1', b'"place":1.5'),
-        good.replace(b'"place":1', b'"place":-1'),
-        good.replace(b'"place":1', b'"place":1e400'),
+        good.replace(b'"position":1', b'"position":1.5'),
+        good.replace(b'"position":1', b'"position":-1'),
+        good.replace(b'"position":1', b'"position":1e400'),
         good.replace(b'"state":"available"', b'"state":"completed"'),
         good.replace(b'"state":"available"', b'"state":"scheduled"'),
         good.replace(b"}}", b',"errors":[{"attempt":1,"at_ms":1}]}}'),
@@ -391,9 +391,9 @@ async def test_invalid_lines_are_reported_and_the_others_imported(
     ]
     assert all(line != good for line in bad)
     async with emptied(backend) as target:
-        tally, said = await import_text(target, b"\n".join([head, queue, *bad, good, end]))
+        tally, messages = await import_text(target, b"\n".join([head, queue, *bad, good, end]))
 
-        assert [int(line.split()[1].rstrip(":")) for line in sorted(said, key=_number)] == list(
+        assert [int(line.split()[1].rstrip(":")) for line in sorted(messages, key=_number)] == list(
             range(3, 3 + len(bad))
         )
         assert tally.refused == len(bad)
@@ -402,8 +402,8 @@ async def test_invalid_lines_are_reported_and_the_others_imported(
         assert take_census(backend).problems == []
 
 
-def _number(said: str) -> int:
-    return int(said.split()[1].rstrip(":"))
+def _number(messages: str) -> int:
+    return int(messages.split()[1].rstrip(":"))
 
 
 async def test_a_truncated_file_is_detected(backend: Embedded, store: Store) -> None:
@@ -463,12 +463,12 @@ _JSON = st.recursive(
     result=_JSON,
     args=_JSON,
     priority=st.integers(-100, 100),
-    place=st.none() | st.integers(0, 2**45 - 1),
+    position=st.none() | st.integers(0, 2**45 - 1),
     errors=st.lists(st.tuples(st.integers(1, 99), st.integers(0, 2**50)), max_size=4),
     unknown=st.text(max_size=5).filter(bool),
 )
 def test_a_line_survives_encoding_and_parsing(
-    result: Any, args: Any, priority: int, place: int | None, errors: Any, unknown: str
+    result: Any, args: Any, priority: int, position: int | None, errors: Any, unknown: str
 ) -> None:
     job_id = id_in(1)
     envelope = {"id": job_id, "type": "t", "queue": "q", "args": args}
@@ -484,7 +484,7 @@ def test_a_line_survives_encoding_and_parsing(
         b"a-field-of-tomorrow": unknown.encode("utf-8", "surrogatepass"),
     }
     line = JobLine(
-        job_id, fields, tuple((n, at, b'{"code":"x"}') for n, at in errors), place, None, True
+        job_id, fields, tuple((n, at, b'{"code":"x"}') for n, at in errors), position, None, True
     )
     try:
         raw = encode(line)
@@ -504,17 +504,17 @@ async def test_json_with_line_breaks_is_restored(backend: Embedded, store: Store
     await nack(store, await active(store, "fails"), {"message": "x"})
     text = await export_text(store)
     async with emptied(backend) as target:
-        tally, said = await import_text(target, text)
+        tally, messages = await import_text(target, text)
         [job] = await take(target)
         assert (await read_jobs.get(target, done.id)).result == b'{   "n": 1 }'
 
-    assert (said, tally.complete, tally.created["jobs"]) == ([], True, 3)
+    assert (messages, tally.complete, tally.created["jobs"]) == ([], True, 3)
     assert b'"args":[1.0, "a\\nb"],"meta":{ }' in job.json()
     assert b'"x":[ ]' in job.json()
 
 
 def test_an_invalid_line_has_a_reason() -> None:
-    with pytest.raises(BadLine, match="not valid JSON"):
+    with pytest.raises(InvalidLine, match="not valid JSON"):
         parse(b"{")
 
 
@@ -587,10 +587,10 @@ async def test_a_partitioned_queue_is_restored_with_one_counter(
     await queues.pause_or_resume(store, QUEUE, "pause")
     text = await export_text(store)
     async with emptied(backend, shards) as target:
-        tally, said = await import_text(target, text)
+        tally, messages = await import_text(target, text)
         again, _ = await import_text(target, text)
 
-        assert (said, tally.created["jobs"], again.created.total()) == ([], 12, 0)
+        assert (messages, tally.created["jobs"], again.created.total()) == ([], 12, 0)
         assert take_census(backend, shards=shards).problems == []
         assert target.partitions.layout(QUEUE).count == 4
         stats = await queues.get_stats(target, QUEUE)

@@ -1,4 +1,4 @@
-"""Results of workflows that are more than one reply of Redis, or one line of a file, can hold."""
+"""Results of workflows that are too large for one reply of Redis or one line of a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.commands import archive
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.archive.archive import encode, parse
-from ojs_cluster.store.archive.line_values import BadLine, ResultsLine
+from ojs_cluster.store.archive.line_values import InvalidLine, ResultsLine
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.workflows import workflows
@@ -24,13 +24,13 @@ from tests.support.prelude import PRELUDE
 from tests.support.servers import all_keys, observer
 
 RESULT = 20_000
-"""Bytes of one result: six are more than a reply may have here, and more than a line."""
+"""Bytes of one result. Six results are larger than a reply or a line may be in these tests."""
 REPLY = LINE = 64 * 1024
 PORTION = 30_000
 
 
 @asynccontextmanager
-async def modest(backend: Embedded) -> AsyncIterator[Store]:
+async def small_replies(backend: Embedded) -> AsyncIterator[Store]:
     """A store whose client refuses a reply that is larger than ``REPLY``."""
     settings = ClientSettings.from_url(backend.url, max_reply_bytes=REPLY)
     async with open_store(settings, prelude=PRELUDE) as store:
@@ -38,7 +38,7 @@ async def modest(backend: Embedded) -> AsyncIterator[Store]:
 
 
 async def six_large_results(store: Store) -> WorkflowRecord:
-    """A workflow of which a callback is left, which needs them all."""
+    """Return a workflow whose remaining callback needs six large results."""
     jobs = [step(f"s{number}", "parts") for number in range(7)]
     made = await batch(store, jobs, on_complete=step("after", "callbacks"))
     for number in range(6):
@@ -61,7 +61,7 @@ def short_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_results_larger_than_a_reply_are_restored(backend: Embedded, store: Store) -> None:
     made = await six_large_results(store)
-    async with modest(backend) as small:
+    async with small_replies(backend) as small:
         text = await export_text(small, portion_bytes=PORTION)
 
     assert max(len(line) for line in text.splitlines()) < LINE
@@ -70,9 +70,9 @@ async def test_results_larger_than_a_reply_are_restored(backend: Embedded, store
         "workflow",
     ]
     async with emptied(backend) as target:
-        tally, said = await import_text(target, text)
+        tally, messages = await import_text(target, text)
         again, _ = await import_text(target, text)
-        assert (said, tally.refused, tally.complete) == ([], 0, True)
+        assert (messages, tally.refused, tally.complete) == ([], 0, True)
         assert (tally.created["parts of results"], again.created.total()) == (5, 0)
         await run_one(target, "parts", result="last")
         [callback] = await take(target, "callbacks")
@@ -139,7 +139,7 @@ def _of(lines: list[bytes], kind: str) -> list[bytes]:
 
 
 def pass_a_day(backend: Embedded, store: Store, workflow_id: str) -> None:
-    """For results that wait for their workflow, or for one that has ended."""
+    """Move the deadlines of waiting results and ended workflows one day into the past."""
     with observer(backend) as db:
         index = store.keys.shard_of_id(workflow_id).ended_workflows
         if db.zscore(index, workflow_id) is not None:
@@ -155,13 +155,13 @@ def test_a_results_line_survives_encoding_and_parsing() -> None:
     "members",
     [
         b"{}",
-        b'{"workflow":"w","of":{}}',
-        b'{"workflow":"019461a8-1a2b-7003-8e4f-000000000001","of":{"x":1}}',
-        b'{"workflow":"019461a8-1a2b-7003-8e4f-000000000001","of":{"-1":1}}',
-        b'{"workflow":"019461a8-1a2b-7003-8e4f-000000000001","of":{"\\u0663":1}}',
-        b'{"workflow":"019461a8-1a2b-7003-8e4f-000000000001","of":{"99999":1}}',
+        b'{"workflow_id":"w","results":{}}',
+        b'{"workflow_id":"019461a8-1a2b-7003-8e4f-000000000001","results":{"x":1}}',
+        b'{"workflow_id":"019461a8-1a2b-7003-8e4f-000000000001","results":{"-1":1}}',
+        b'{"workflow_id":"019461a8-1a2b-7003-8e4f-000000000001","results":{"\\u0663":1}}',
+        b'{"workflow_id":"019461a8-1a2b-7003-8e4f-000000000001","results":{"99999":1}}',
     ],
 )
 def test_an_invalid_results_line_is_refused(members: bytes) -> None:
-    with pytest.raises(BadLine):
+    with pytest.raises(InvalidLine):
         parse(b'{"results":%b}' % members)
