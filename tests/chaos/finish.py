@@ -1,4 +1,4 @@
-"""Brings a run to rest, and reads what is left."""
+"""Let a run come to rest and read the final state."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ _PAGE: Final = 1000
 
 
 async def come_to_rest(client: ChaosClient, backend: Embedded, patience_s: float) -> Rest:
-    """Wait until all work has ended, for `patience_s` at most, and read what is left.
+    """Wait until all work has ended, and read what is left.
 
-    What clients hold back is released first: cron jobs, paused queues, pending jobs. When all has
-    ended, each fingerprint must admit a job again, which workers then run, too.
+    First release what clients hold back: cron jobs, paused queues, pending jobs. After all work has
+    ended, each fingerprint must accept a job again, and workers must run it.
+
+    Args:
+        client: sends the requests.
+        backend: the servers.
+        patience_s: most time to wait, in seconds.
     """
     await _release(client)
     rest = await _wait(client, backend, patience_s)
@@ -93,7 +98,7 @@ async def _read(client: ChaosClient, backend: Embedded) -> Rest:
 
 
 def _owed(backend: Embedded) -> int:
-    """Effects that wait in an outbox, those that failed too often included."""
+    """Return the number of entries in outboxes and outbox dead letters."""
     owed = 0
     for node in backend.masters():
         with node.client() as there:
@@ -104,7 +109,7 @@ def _owed(backend: Embedded) -> int:
 
 
 async def _shut_fingerprints(client: ChaosClient) -> Sequence[str]:
-    """Fingerprints that refuse a job although none of theirs lives."""
+    """Return fingerprints that refuse a job although none of their jobs is live."""
     shut = []
     for fingerprint in FINGERPRINTS:
         job = NewJob(new_id(client.chance), ANY_QUEUES[0], fingerprint=fingerprint)
@@ -131,7 +136,7 @@ async def _events(client: ChaosClient) -> list[Event]:
 
 def _event(it: dict[str, Any]) -> Event:
     *place, shard = (int(part) for part in it["id"].removeprefix("evt_").split("-"))
-    # The last event of an entry has no position: it comes after those that have one.
+    # The last event of an entry has no number: it comes after those that have one.
     position = place[2] if len(place) > 2 else 1 << 30
     data = it["data"]
     return Event(

@@ -1,8 +1,8 @@
-"""What the clients of one run saw: each request, its answer, and what is left at the end.
+"""What the clients of one run saw: requests, responses, and the final state.
 
-Times of clients are seconds of one monotonic clock. Times of events are milliseconds of the
-servers' clocks, which are one clock when all servers run on one machine. The checker reads nothing
-else, so a history can be written by hand.
+Client times are seconds of one monotonic clock. Event times are milliseconds of the servers'
+clocks, which are one clock when all servers run on one machine. The checker reads nothing else, so
+tests can write a history by hand.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 Outcome = Literal["done", "refused", "unconfirmed", "unknown"]
-"""``refused``: the server promises that nothing happened. ``unconfirmed``: it is stored, but fewer
-replicas or disks than asked for have it. ``unknown``: it may have happened."""
+"""``refused``: nothing happened. ``unconfirmed``: the write is stored, but fewer replicas or disks
+than required have it. ``unknown``: it may have happened.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One request: when it was sent, when its answer came, and what the answer promises."""
+    """When a request was sent, when its response arrived, and what the response promises."""
 
     sent: float
     answered: float
@@ -29,13 +30,13 @@ class Answer:
 
     @property
     def possible(self) -> bool:
-        """Whether the request may have had an effect."""
+        """Return whether the request may have had an effect."""
         return self.outcome != "refused"
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job as its producer asked for it. ``id`` is empty where the server chooses one."""
+    """A job as its producer requested it. ``id`` is empty where the server chooses one."""
 
     id: str
     queue: str
@@ -47,7 +48,7 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Enqueue:
-    """A request to enqueue one job or several. ``existing``: answered with another job."""
+    """A request to enqueue jobs. ``existing``: the response named another job."""
 
     jobs: tuple[NewJob, ...]
     answer: Answer
@@ -56,7 +57,7 @@ class Enqueue:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A job as a worker received it. ``step`` is (workflow tag, step), ``tick`` (cron, tick)."""
+    """A job of a fetch. ``step``: (workflow tag, step). ``tick``: (cron, occurrence)."""
 
     job: str
     lease: str
@@ -73,7 +74,7 @@ class Lease:
 
     @property
     def until(self) -> float:
-        """The earliest time at which the lease can end without its worker (s)."""
+        """The earliest time in seconds at which the lease can end without its worker."""
         return self.answer.sent + self.length
 
 
@@ -91,7 +92,7 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A request about one job, one workflow or one queue."""
+    """A request that changes one job, one workflow or one queue."""
 
     kind: Literal["cancel", "retry", "cancel_workflow", "purge", "activate"]
     subject: str
@@ -103,9 +104,9 @@ class Workflow:
     """A request to create a workflow.
 
     Attributes:
-        tag: its own name, which its steps carry in their args.
+        tag: its name, which its steps carry in their args.
         waits_for: step to the steps that must have completed before it starts.
-        ends_of: callback to the steps that must have ended, in whatever way, before it starts.
+        ends_of: callback to the steps that must have ended before it starts.
     """
 
     tag: str
@@ -117,7 +118,7 @@ class Workflow:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A state that a reader was shown."""
+    """A state in a response."""
 
     job: str
     state: str
@@ -142,14 +143,14 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Final:
-    """What is there when all has come to rest, or did not in time.
+    """The final state, after all work has ended or the time for it is over.
 
     Attributes:
         states: job to state.
-        attempts: job to attempts begun.
+        attempts: job to started attempts.
         workflows: id to state.
-        problems: what the walk over all keys complains of.
-        owed: outbox entries that are still there.
+        problems: violated invariants.
+        effects_left: outbox entries that are still there.
         dead_locks: fingerprints for which no job can be enqueued any more.
     """
 
@@ -166,12 +167,12 @@ class History:
     """Everything that is known of one run.
 
     Attributes:
-        losses: times (s) in which a master may have lost what no replica had.
+        losses: times in seconds in which a master may have lost unreplicated writes.
         limits: ("key" or "queue", name) to the most jobs that may be active at once.
         ordered: queues of one partition whose order is checked.
-        confirmed: acknowledged writes survive the loss of a master.
-        patient: its end was waited for until all that heals by itself had time to do so.
-        errors: answers that no client should see, each as text.
+        confirmed: whether acknowledged writes survive the loss of a master.
+        patient: whether the run waited long enough for all repairs.
+        errors: responses that no client should get, as text.
     """
 
     enqueues: list[Enqueue] = field(default_factory=list)
@@ -191,12 +192,12 @@ class History:
     final: Final = field(default_factory=Final)
 
     def lossy(self, start: float, end: float) -> bool:
-        """Whether a master may have lost something between two times (s)."""
+        """Return whether a master may have lost writes between two times in seconds."""
         return any(begin <= end and start <= finish for begin, finish in self.losses)
 
     @property
     def forgetful(self) -> bool:
-        """Whether acknowledged writes may be lost."""
+        """Return whether acknowledged writes may be lost."""
         return not self.confirmed and bool(self.losses)
 
 
@@ -206,7 +207,7 @@ class Violation:
 
     Attributes:
         subject: the job, workflow, cron job or limit concerned.
-        excused: why it may be so in this history, empty where nothing excuses it.
+        excused: why the history allows it, empty for a real violation.
     """
 
     rule: str

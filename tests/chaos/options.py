@@ -1,4 +1,4 @@
-"""How long and with which seeds the suite runs: `--chaos-seed` and OJS_CHAOS_SECONDS."""
+"""Duration and seeds of the suite: ``--chaos-seed`` and OJS_CHAOS_SECONDS."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 
 USUAL_S: Final = 300.0
 SECONDS: Final = float(os.environ.get("OJS_CHAOS_SECONDS", USUAL_S))
-"""For all variants together: 5 minutes unless set (`make soak` sets hours)."""
+"""Seconds for all variants together: 5 minutes unless set (``make soak`` sets hours)."""
 ROUNDS: Final = max(1, round(SECONDS / USUAL_S))
-"""More time is spent on more seeds."""
+"""A longer run uses more seeds."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option by which a run that failed is repeated."""
+    """Add the option that repeats a failed run."""
     parser.addoption(
         "--chaos-seed",
         type=int,
@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def seed_of(config: pytest.Config, round_: int) -> int:
-    """The seed of a round: the one that was given, or one that nobody has tried before."""
+    """Return the seed of a round: the given one, or a new random one."""
     given = config.getoption("--chaos-seed")
     if given is not None:
         return int(given) + round_

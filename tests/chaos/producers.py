@@ -1,4 +1,4 @@
-"""Producers of every kind of job, and operators. Each decides by its own part of the seed."""
+"""Producers of every kind of job, and operators. Each uses its own part of the seed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _FOR_GOOD: Final = {
     "backoff_coefficient": 1.0,
     "jitter": False,
 }
-"""Only an ack or a request ends such a job."""
+"""Such a job ends only by an ack or a request."""
 _FEW: Final = {**_FOR_GOOD, "max_attempts": 2, "on_exhaustion": "dead_letter"}
 
 
@@ -61,7 +61,7 @@ class Producer:
         self._number = 0
 
     async def run(self, step: Callable[[Producer], Awaitable[None]], pause_s: float) -> None:
-        """Repeat a step until told to stop."""
+        """Repeat a step until the run stops."""
         while not self._known.stop.is_set():
             await step(self)
             await trio.sleep(self._chance.uniform(0, 2 * pause_s))
@@ -69,7 +69,7 @@ class Producer:
     # -- jobs ---------------------------------------------------------------------------------
 
     async def plain(self) -> None:
-        """Any job: at once or later, any priority, an id of its own or of the server's."""
+        """Enqueue a job with any schedule, priority and id."""
         chance = self._chance
         queue = chance.choice((*ANY_QUEUES, SPREAD, LIMITED, PAUSED, PURGED))
         options: JSON = {"retry": _FOR_GOOD, "priority": chance.randint(-2, 2)}
@@ -89,15 +89,15 @@ class Producer:
             self._known.jobs.append(told.body["job"]["id"])
 
     async def doomed(self) -> None:
-        """A job with few attempts, which may become a dead letter."""
+        """Enqueue a job with few attempts, which may become a dead letter."""
         await self._one(DEAD, {"retry": _FEW})
 
     async def ordered(self) -> None:
-        """A job of the queue whose order is checked."""
+        """Enqueue a job in the queue whose order is checked."""
         await self._one(ORDERED, {"retry": _FOR_GOOD, "priority": self._chance.randint(0, 2)})
 
     async def unique(self) -> None:
-        """A job of which one may live at a time."""
+        """Enqueue a unique job."""
         conflict = self._chance.choice(
             ("reject", "ignore", "replace", "replace", "replace_except_schedule")
         )
@@ -112,7 +112,7 @@ class Producer:
         await self._one(queue, options, fingerprint=fingerprint, on_conflict=conflict)
 
     async def limited(self) -> None:
-        """A job whose key has a limit."""
+        """Enqueue a job with a rate limit key."""
         key = self._chance.choice(list(KEYS))
         on_limit = self._chance.choice(("wait", "wait", "wait", "reschedule", "drop"))
         limit = {"key": key, "concurrency": KEYS[key], "on_limit": on_limit}
@@ -120,7 +120,7 @@ class Producer:
         await self._one(self._chance.choice(ANY_QUEUES), options, key=key)
 
     async def batch(self) -> None:
-        """Several jobs over several shards, one of them perhaps unique."""
+        """Enqueue several jobs over several shards, one of them perhaps unique."""
         jobs = []
         for _ in range(self._chance.randint(2, 6)):
             queue = self._chance.choice((*ANY_QUEUES, SPREAD, ORDERED))
@@ -140,7 +140,8 @@ class Producer:
         await self._client.enqueue(jobs)
 
     async def _one(self, queue: str, options: JSON, **more: str) -> tuple[Told, NewJob]:
-        # Only what has an id can be found again when its answer is lost, so rules are about it.
+        # If the response is lost, only a job with an id can be found again, so rules apply to such
+        # jobs.
         own_id = bool(more) or self._chance.random() < 0.7
         job, body = self._job(queue, options, own_id=own_id, **more)
         return await self._client.enqueue([(job, body)]), job
@@ -156,7 +157,7 @@ class Producer:
     # -- workflows ----------------------------------------------------------------------------
 
     async def workflow(self) -> None:
-        """A chain, a group or a batch with callbacks."""
+        """Create a chain, a group, or a batch with callbacks."""
         self._number += 1
         tag = f"{self._chance.randrange(1 << 48):x}-{self._number}"
         kind = self._chance.choice(("chain", "group", "batch"))
@@ -188,7 +189,7 @@ class Producer:
     # -- operators ----------------------------------------------------------------------------
 
     async def operate(self) -> None:
-        """Something that an operator does."""
+        """Do one random operation of an operator."""
         acts: Sequence[Callable[[], Awaitable[Any]]] = (
             self._look,
             self._look,
@@ -265,11 +266,13 @@ STEPS_OF_A_LOAD: Final[Sequence[tuple[str, Callable[[Producer], Awaitable[None]]
     ("workflow", Producer.workflow, 0.8),
     ("operator", Producer.operate, 0.3),
 )
-"""Name, what is repeated, mean pause in s."""
+"""Name, what is repeated, and mean pause in seconds."""
 
 
 def new_id(chance: Any) -> str:
-    """A UUIDv7 that a seed decides but for its time, which has no part in where a job lies."""
+    """Return a UUIDv7 that depends on the seed except for its time, which does not affect the
+    shard.
+    """
     value = bytearray(uuid.UUID(int=chance.getrandbits(128)).bytes)
     value[:6] = (time.time_ns() // 1_000_000).to_bytes(6, "big")
     value[6] = 0x70 | value[6] & 0x0F

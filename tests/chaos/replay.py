@@ -1,8 +1,8 @@
-"""Rules about the event stream: each job's path, order, limits, and lives of unique jobs.
+"""Rules about the event stream: the path of each job, order, limits, and lives of unique jobs.
 
-The table is written from the text of the core specification ("Job Lifecycle"), not from the
-product's. One transition is added that the rate limiting specification allows: a job whose key is
-at its limit may be scheduled again.
+The table follows the core specification ("Job Lifecycle"), not the code of the product. It has one
+more transition, which the rate limiting specification allows: a job whose key is at its limit may
+be scheduled again.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from typing import Final
 from tests.chaos.history import Event, History, Violation
 
 _NEW: Final = ""
-"""Before its first event. A pending job stays here: its creation writes none."""
+"""Before its first event. A pending job stays in this state, because its creation writes no event.
+"""
 
 _NEXT: Final[Mapping[str, frozenset[str]]] = {
-    # A job that is replaced before it is published ends without having lived.
+    # A job that is replaced before it is published ends without having been available.
     _NEW: frozenset({"available", "scheduled", "cancelled", "discarded"}),
     "scheduled": frozenset({"available", "cancelled", "discarded"}),
     "available": frozenset({"active", "cancelled", "discarded", "scheduled"}),
@@ -49,7 +50,7 @@ Interval = tuple[float, float]
 
 
 def by_job(events: Sequence[Event]) -> dict[str, list[Event]]:
-    """Each job's events in the order in which they happened."""
+    """Return the events of each job in their order."""
     found: dict[str, list[Event]] = defaultdict(list)
     for event in sorted(events, key=lambda event: (event.shard, event.place)):
         if event.kind in _STATE_AFTER or event.kind in _WHILE_ACTIVE:
@@ -59,24 +60,25 @@ def by_job(events: Sequence[Event]) -> dict[str, list[Event]]:
 
 @dataclass(slots=True)
 class _Job:
-    """A job while its events are replayed. ``begun``: attempts that were begun."""
+    """A job while its events are replayed. ``begun``: number of started attempts."""
 
     state: str = _NEW
     begun: int = 0
 
     def complaint_about(self, event: Event) -> str:
-        """Take the next event; returns what is wrong with it, or nothing."""
+        """Take the next event; return what is wrong with it, or an empty text."""
         kind, before, begun = event.kind, self.state, self.begun
         if kind in _WHILE_ACTIVE:
             wrong = before != "active" or event.attempt != begun
             return f"{kind} of attempt {event.attempt} while {self}" if wrong else ""
         if kind == "job.scheduled" and before == "active":
-            # Its fetch returned it, which no event tells, and its key was at its limit by then.
+            # Its fetch returned it to the queue, because its key was at its limit by then. No event
+            # reports that.
             before, self.begun = "available", begun - 1
         self.state = _STATE_AFTER[kind]
         if kind == "job.started":
             self.begun = event.attempt
-            # A fetch whose client left gives its jobs back, and no event tells of it.
+            # A fetch whose client has disconnected returns its jobs, and no event reports that.
             if before == "active" and event.attempt == begun:
                 return ""
             if event.attempt != begun + 1:
@@ -94,10 +96,10 @@ class _Job:
 
 
 def born_again(history: History) -> dict[str, int]:
-    """How often each id began a new life: a purge deletes a job, and its client may repeat it.
+    """Report ids that live more often than requests explain.
 
-    An id begins no more lives than requests that may have stored it, and one more than the purges
-    of its queue that may have happened.
+    A purge deletes a job, and its client may repeat the request. So an id has at most as many lives
+    as requests that may have stored it, and at most one more than the purges of its queue.
     """
     purges: dict[str, int] = defaultdict(int)
     for command in history.commands:
@@ -122,7 +124,7 @@ def born_again(history: History) -> dict[str, int]:
 
 
 def paths(history: History) -> Iterator[Violation]:
-    """Each job takes transitions of the specification only, and ends where its events lead."""
+    """Each job takes only transitions of the specification, and ends where its events lead."""
     again = born_again(history)
     for job, events in by_job(history.events).items():
         replayed = _Job()
@@ -135,7 +137,7 @@ def paths(history: History) -> Iterator[Violation]:
         else:
             final = history.final.states.get(job)
             begun = history.final.attempts.get(job, replayed.begun)
-            # What has not ended may have gone on between the two readings.
+            # A job that has not ended may have changed between the two readings.
             if final in TERMINAL and final != replayed.state:
                 text = f"it is {final}, its events end with {replayed.state}"
                 yield Violation("path", job, text)
@@ -145,11 +147,11 @@ def paths(history: History) -> Iterator[Violation]:
 
 
 def order(history: History) -> Iterator[Violation]:
-    """A queue of one partition gives out the highest priority first, then the oldest.
+    """A queue of one partition returns the highest priority first, then the oldest job.
 
-    Each such queue has its events in one shard, in the order of its scripts, so the replay knows
-    exactly which jobs were available at each fetch. Of the jobs of one fetch no order is known:
-    events that say the same share an entry.
+    Such a queue has its events in one shard, in the order of its scripts. So the replay knows which
+    jobs were available at each fetch. Jobs of one fetch have no known order, because equal events
+    share an entry.
     """
     priority = {job.id: job.priority for enqueue in history.enqueues for job in enqueue.jobs}
     for queue in history.ordered:
@@ -177,7 +179,9 @@ def _one_script(event: Event) -> tuple[str, int, str]:
 
 
 def lives(events: Sequence[Event]) -> list[Interval]:
-    """When a job lived, in ms: from its first event, or a retry by hand, to its end."""
+    """Return when a job was live, in milliseconds: from its first event, or a manual retry, to its
+    end.
+    """
     found: list[Interval] = []
     since: float | None = None
     for event in events:
@@ -193,7 +197,7 @@ def lives(events: Sequence[Event]) -> list[Interval]:
 
 
 def unique(history: History) -> Iterator[Violation]:
-    """At most one job of a fingerprint lives at any time."""
+    """At most one job of a fingerprint is live at any time."""
     events = by_job(history.events)
     jobs: dict[str, set[str]] = defaultdict(set)
     for enqueue in history.enqueues:
@@ -226,13 +230,13 @@ def concurrency(history: History) -> Iterator[Violation]:
         most, at = peak(found)
         if most > history.limits[limit]:
             text = f"{most} jobs were active at {at:.0f}, {history.limits[limit]} may be"
-            # The tokens of a key lie in another shard than the jobs that have them.
+            # The tokens of a key are in another shard than the jobs that have them.
             lost = "a master lost tokens" if limit[0] == "key" and history.losses else ""
             yield Violation("limit", " ".join(limit), text, lost)
 
 
 def active(events: Sequence[Event]) -> list[Interval]:
-    """When a job was active, in ms. An attempt that was given back counts for nothing."""
+    """Return when a job was active, in milliseconds. A returned attempt does not count."""
     found: list[Interval] = []
     since: float | None = None
     for event in events:
@@ -245,7 +249,7 @@ def active(events: Sequence[Event]) -> list[Interval]:
 
 
 def peak(spans: Sequence[Interval]) -> tuple[int, float]:
-    """The most intervals that have a time in common, and when. One may begin as another ends."""
+    """Return the largest number of overlapping intervals, and when that is."""
     changes = sorted((at, change) for begin, end in spans for at, change in ((begin, 1), (end, -1)))
     most, now, when = 0, 0, 0.0
     for at, change in changes:

@@ -1,4 +1,4 @@
-"""One run: a mixed load, faults by a seed, rest, and what the checker says."""
+"""One run: a mixed load, faults from a seed, rest, and the result of the checker."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ from tests.chaos.strike import Journal, Striker
 from tests.chaos.workers import Crew
 
 _PATIENCE_S: Final = 300.0
-"""How long a client that prepares or ends a run waits for an answer."""
+"""How long a client that prepares or ends a run waits for a response, in seconds."""
 _HISTORIES_SHOWN: Final = 5
 _SHOWN: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run was, for its report."""
+    """The parameters and result of one run, for its report."""
 
     variant: Variant
     seed: int
@@ -55,11 +55,11 @@ class Run:
 
     @property
     def unexcused(self) -> Sequence[Violation]:
-        """What must not be."""
+        """Return the violations that nothing excuses."""
         return [violation for violation in self.violations if not violation.excused]
 
     def summary(self) -> str:
-        """One line."""
+        """Return one line about the run."""
         history, final = self.history, self.history.final
         counts = Counter(final.states.values())
         excused = Counter(it.rule for it in self.violations if it.excused)
@@ -73,11 +73,14 @@ class Run:
         )
 
     def failure(self, logs: str, history: Path, all_logs: Path) -> str:
-        """The message of a failed test. Output is cut at either end, so what is wrong is at both.
+        """Return the message of a failed test.
+
+        CI output may be truncated at either end, so the violations are at both ends.
 
         Args:
-            logs: the ends of all logs.
-            history, all_logs: files that hold everything.
+            logs: the last lines of all logs.
+            history: the file with the whole history.
+            all_logs: the file with all logs.
         """
         return "\n".join(
             [
@@ -106,7 +109,7 @@ class Run:
 
 
 async def run(arena: Arena, variant: Variant, seed: int, seconds: float) -> Run:
-    """Load and faults for so long, then rest."""
+    """Run load and faults for a time, then let the installation come to rest."""
     faults = schedule(seed, seconds, variant.tracks)
     history = History(
         limits={("queue", LIMITED): QUEUE_LIMIT, **{("key", k): n for k, n in KEYS.items()}},
@@ -162,7 +165,7 @@ async def _prepare(client: ChaosClient) -> None:
 
 
 def history_of(history: History, subject: str) -> list[str]:
-    """What is known of a job, a workflow or a fingerprint, in its order."""
+    """Return what is known of a job, a workflow or a fingerprint, in its order."""
     about: list[tuple[float, object]] = []
     for records, names in (
         (history.enqueues, lambda it: {name for job in it.jobs for name in _names(job)}),

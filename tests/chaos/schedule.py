@@ -1,8 +1,8 @@
-"""Which faults happen when: a pure function of a seed.
+"""The schedule of faults: a pure function of a seed.
 
-Faults come in tracks. A track has one fault at a time, so that a master is never killed while the
-only copy of its data restarts; faults of different tracks overlap as they like. The times are
-those at which a fault may begin at the earliest: it waits for what its track still has to heal.
+Faults belong to tracks. A track has one fault at a time, so that a master is not killed while the
+only copy of its data restarts. Faults of different tracks may overlap. The times are the earliest
+ones at which a fault may begin: it waits until the earlier fault of its track has healed.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Fault:
     """A fault.
 
     Attributes:
-        at: s after the start.
-        length: s until it is healed; a kind that heals at once ignores it.
-        choice: chooses among what is there when it begins, from 0 to 1.
+        at: seconds after the start.
+        length: seconds until it is healed; ignored by kinds that heal at once.
+        choice: chooses the target when the fault begins, from 0 to 1.
     """
 
     track: Track
@@ -37,7 +37,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How long a fault of a kind lasts, and how long its healing takes, in s."""
+    """How long a fault of a kind lasts and how long its healing takes, in seconds."""
 
     shortest: float
     longest: float
@@ -84,16 +84,16 @@ NETWORK: Final[Mapping[str, Kind]] = {
 }
 
 _QUIET_S: Final = 6.0
-"""Between two faults of a track, at most."""
+"""Longest pause between two faults of a track, in seconds."""
 
 
 def schedule(seed: int, seconds: float, tracks: Mapping[Track, Mapping[str, Kind]]) -> list[Fault]:
-    """The faults of a run, in the order of their times.
+    """Return the faults of a run, in the order of their times.
 
     Args:
         seed: the same seed gives the same faults.
         seconds: faults begin within this time.
-        tracks: the kinds of each track; every kind comes once before any comes again.
+        tracks: the kinds of each track; every kind occurs once before any occurs again.
     """
     faults: list[Fault] = []
     for track, kinds in tracks.items():

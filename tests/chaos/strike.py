@@ -1,4 +1,4 @@
-"""Makes the faults of a schedule happen, heals them, and notes when each really was."""
+"""Inject the faults of a schedule, heal them, and record their real times."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ T = TypeVar("T")
 
 _HEALED_WITHIN_S: Final = 300.0
 _FULL: Final = 1
-"""Bytes of maxmemory of a master that takes no more."""
+"""Bytes of maxmemory with which a master refuses all writes."""
 _LATE_S: Final = 2.0
-"""A demoted master may answer for so long before its clients hear of it."""
+"""How long a demoted master may answer clients, in seconds."""
 
 LOSING: Final = frozenset(
     {"kill a master", "stop a master until it is replaced", "force a failover"}
 )
-"""Faults that may take with them what no replica had."""
+"""Faults that may lose unreplicated writes."""
 
 
 @dataclass(slots=True)
 class Journal:
-    """What really happened, in s after the start."""
+    """What really happened, in seconds after the start."""
 
     start: float
     lines: list[str] = field(default_factory=list)
     faults: int = 0
 
     def note(self, fault: Fault, began: float, what: str) -> None:
-        """Write down a fault that is healed."""
+        """Record a healed fault."""
         ended = trio.current_time() - self.start
         self.lines.append(
             f"{began - self.start:6.1f} to {ended:6.1f} s  {fault.track}: {fault.kind}: {what}"
@@ -54,7 +54,7 @@ class Journal:
 
 
 class Striker:
-    """Carries out faults on one installation."""
+    """Injects faults into one installation."""
 
     def __init__(self, arena: Arena, history: History, kill_worker: Callable[[float], str]) -> None:
         self._arena = arena
@@ -81,7 +81,7 @@ class Striker:
     # -- Redis --------------------------------------------------------------------------------
 
     async def kill_master(self, fault: Fault) -> str:
-        """Only when its replica leads may it come back: it comes back empty."""
+        """Restart the master only after its replica leads, because it restarts without data."""
         master = await self._master(fault)
         await _thread(self._arena.backend.kill, master)
         await self._until(lambda: self._is_replaced(master))
@@ -253,13 +253,13 @@ class Striker:
         await _thread(tunnels.tell, "heal", node.port)
         return f"node {node.index}"
 
-    # -- who is what --------------------------------------------------------------------------
+    # -- lookups --------------------------------------------------------------------------------
 
     async def _master(self, fault: Fault) -> Node:
         return _choose(await _thread(self._arena.backend.masters), fault)
 
     async def _api_process(self, fault: Fault) -> int:
-        """Some API process; waits for one when all have just been killed."""
+        """Return an API process; wait for one when all have just been killed."""
         node = _choose(self._arena.nodes, fault)
         found: list[int] = []
 
@@ -276,7 +276,7 @@ class Striker:
             yield
 
     def _is_replaced(self, master: Node) -> bool:
-        """Asked of another node, as the master may be stopped."""
+        """Ask another node, as the master may be stopped."""
         others = [node for node in self._arena.backend.nodes if node is not master]
         with contextlib.suppress(redis.RedisError), others[0].client() as client:
             rows = cluster_command(client, "NODES").decode().splitlines()
@@ -287,7 +287,7 @@ class Striker:
         return False
 
     def _is_whole(self) -> bool:
-        """Whether every slot is served and every master has a replica in sync."""
+        """Return whether every slot is served and every master has a replica in sync."""
         backend = self._arena.backend
         if not backend.cluster:
             return True
@@ -297,7 +297,7 @@ class Striker:
         return False
 
     async def whole(self) -> None:
-        """Return when all is healed."""
+        """Return when all faults are healed."""
         await self._until(self._is_whole)
         for server in self._arena.backend.nodes:
             await _thread(_limit_memory, server, 0)
@@ -343,7 +343,7 @@ METHODS: Final = {
 
 @asynccontextmanager
 async def _stopped(pids: Sequence[int]) -> AsyncIterator[None]:
-    """Processes that are stopped while the block runs; some may be killed meanwhile."""
+    """Stop processes (SIGSTOP) while the block runs. Some of them may be killed in that time."""
     try:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
@@ -364,7 +364,7 @@ async def _thread(function: Callable[..., T], *args: Any) -> T:
 
 
 def _command(node: Node, *words: str | int) -> None:
-    """A command that may go unanswered: its node may be stopped or without memory."""
+    """Send a command that may get no response: its node may be stopped or out of memory."""
     with contextlib.suppress(redis.RedisError), node.client() as client:
         client.execute_command(*words)  # type: ignore[no-untyped-call]
 

@@ -1,7 +1,7 @@
-"""Faults of every kind at random times under a load of every kind, and what must hold.
+"""Random faults under a mixed load, and the rules that must hold.
 
-A failure prints its seed; `--chaos-seed` repeats its faults and its clients' decisions as far as
-real processes allow.
+A failure prints its seed. ``--chaos-seed`` repeats its faults and the decisions of its clients as
+far as real processes allow.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.chaos.options import ROUNDS, SECONDS, seed_of
 from tests.chaos.run import run
 
 _OVERHEAD_S = 20.0
-"""Of a run's time, for its start and for coming to rest."""
+"""Time in seconds for the start of a run and for coming to rest."""
 _SOAK = [pytest.mark.soak] if ROUNDS > 1 else []
 
 

@@ -1,4 +1,4 @@
-"""Each rule of the checker lets a good history pass and finds its violation in a bad one."""
+"""Each rule of the checker accepts a good history and reports its violation in a bad one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def nacked(lease: Lease, at: float) -> Settle:
 def events(
     text: str, job: str = ID, start: int = 0, shard: int = 0, queue: str = "q"
 ) -> list[Event]:
-    """Events one millisecond apart: `new run1 ok1`, a number being the attempt."""
+    """Return events one millisecond apart: `new run1 ok1`, where the number is the attempt."""
     found = []
     for at, word in enumerate(text.split(), start):
         name, attempt = word.rstrip("0123456789"), word.lstrip("abcdefghijklmnopqrstuvwxyz")
@@ -79,7 +79,9 @@ def events(
 
 
 def good() -> History:
-    """A job that fails once, a purged one, a batch, a workflow: nothing is wrong."""
+    """Return a history without violations: a job that fails once, a purged one, a batch, a
+    workflow.
+    """
     first, second = leased(1), leased(3, 2)
     history = History(
         enqueues=[enqueued(), enqueued(NewJob("never", "q"), outcome="refused")],
@@ -106,7 +108,7 @@ def rules(history: History) -> set[str]:
 
 
 def of_one(path: str, state: str, *leases: Lease) -> History:
-    """One job with these events, every lease of which was acknowledged."""
+    """Return the history of one job with these events, where every lease was acknowledged."""
     return History(
         enqueues=[enqueued()],
         leases=list(leases),
@@ -158,7 +160,7 @@ def test_paths_that_a_job_may_take(path: str, state: str) -> None:
 
 
 def purged_and_repeated(*outcomes: Outcome, purges: int = 1, queue: str = "q") -> History:
-    """A job that a purge deletes, and that its client has stored again."""
+    """Return the history of a job that a purge deletes and that its client stores again."""
     second = leased(8)
     return History(
         enqueues=[
@@ -324,7 +326,7 @@ def test_a_unique_job_may_be_cancelled_by_one_that_replaces_it() -> None:
 
 
 def of_two(first: str, second: str, *, fingerprint: str = "", key: str = "") -> History:
-    """Two jobs in different shards."""
+    """Return a history of two jobs in different shards."""
     history = History(events=events(first, "one") + events(second, "two", shard=1))
     jobs = [NewJob(name, "q", fingerprint=fingerprint, key=key) for name in ("one", "two")]
     history.enqueues = [enqueued(job) for job in jobs]
@@ -378,7 +380,7 @@ def test_a_job_that_overtakes_a_better_one_is_found() -> None:
 
 
 def workflow(*leases: Lease, **acks: float) -> History:
-    """A batch of two jobs with callbacks; `acks` says when a step was acknowledged."""
+    """Return a batch of two jobs with callbacks; `acks` tells when a step was acknowledged."""
     history = History(leases=list(leases))
     steps = {"waits_for": {"success": ["a", "b"]}, "ends_of": {"complete": ["a", "b"]}}
     history.workflows = [Workflow("tag", "id", answer(0), **steps)]

@@ -1,4 +1,4 @@
-"""A seed gives the same faults each time, of every kind, one at a time in each track."""
+"""The schedule of faults: repeatable, of every kind, one at a time in each track."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tunnel does to the connections that go through it."""
+"""The effect of a tunnel on its connections."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_connections_are_cut_and_come_back(
     standalone: Embedded, tunnels: Tunnels, client: redis.Redis, command: str
 ) -> None:
     port = standalone.nodes[0].port
-    # One in use: the pool replaces a connection that it finds cut, and says nothing.
+    # Use one connection: a pool silently replaces a connection that was cut.
     connection = client.connection_pool.get_connection()
     tunnels.tell(command, port, 1)
     with pytest.raises(redis.ConnectionError):

@@ -1,11 +1,12 @@
-"""TCP tunnels to the Redis nodes, in a process of their own: to be cut, silenced and slowed.
+"""TCP tunnels to the Redis nodes, in a process of their own, which can be cut, silenced and slowed.
 
-A node listens on 127.0.0.1 and tells clients that it is at 127.0.0.2, where a tunnel listens on the
-same port (cluster-announce-client-ipv4). Nodes talk to each other without tunnels, so a fault here
-is one between our processes and Redis alone.
+A node listens on 127.0.0.1 and announces 127.0.0.2 to clients, where a tunnel listens on the same
+port (cluster-announce-client-ipv4). Nodes talk to each other without tunnels. So a fault here is
+one between our processes and Redis only.
 
-`python -m tests.chaos.tunnel PORT...` reads commands from its standard input, one a line:
-`cut PORT SHARE`, `close PORT`, `silence PORT`, `slow PORT MS`, `heal PORT`. It ends with the input.
+``python -m tests.chaos.tunnel PORT...`` reads commands from its standard input, one a line: ``cut
+PORT SHARE``, ``close PORT``, ``silence PORT``, ``slow PORT MS``, ``heal PORT``. It ends at the end
+of the input.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _CHUNK: Final = 65536
 
 
 def can_tunnel() -> bool:
-    """Whether this system has the second loopback address without further ado."""
+    """Return whether this system has the second loopback address without configuration."""
     with socket.socket() as probe:
         try:
             probe.bind((OUTER, 0))
@@ -35,7 +36,7 @@ def can_tunnel() -> bool:
 
 
 class Tunnels:
-    """The process with all tunnels, as its owner commands it."""
+    """Controls the process with all tunnels."""
 
     def __init__(self, ports: Sequence[int]) -> None:
         command = [sys.executable, "-m", "tests.chaos.tunnel", *map(str, ports)]
@@ -62,7 +63,7 @@ class Tunnels:
 
 
 class _Tunnel:
-    """Everything that goes to one port."""
+    """All connections to one port."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -73,7 +74,7 @@ class _Tunnel:
         self._closed = False
 
     def obey(self, command: str, amount: float) -> None:
-        """Carry out one command."""
+        """Run one command."""
         if command == "cut":
             scopes = list(self._open)
             for scope in random.sample(scopes, round(len(scopes) * amount)):

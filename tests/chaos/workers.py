@@ -1,4 +1,4 @@
-"""Workers that do all that workers do: finish, fail, give back, fall silent, die."""
+"""Workers that use every operation of a worker: complete, fail, requeue, stop silently, die."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _BEAT_S: Final = 0.7
 _BEATING: Final = 2
 _PLAIN: Final = 6
 _UNWANTED: Final = 0.3
-"""Share of the time for which a worker is away after it has died."""
+"""Share of the time for which a worker is absent after its death."""
 
 
 @dataclass(slots=True)
 class Crew:
-    """All workers. ``calm``: nothing fails any more, so that all work can come to an end."""
+    """All workers. ``calm``: no job fails any more, so that all work can end."""
 
     make_client: Callable[[str], ChaosClient]
     calm: bool = False
@@ -31,7 +31,7 @@ class Crew:
     _scopes: dict[str, trio.CancelScope] = field(default_factory=dict)
 
     async def run(self) -> None:
-        """Keep all workers at work until told to stop; one that is killed comes back."""
+        """Run all workers until they are stopped; restart one that was killed."""
         async with trio.open_nursery() as nursery:
             for number in range(_PLAIN):
                 nursery.start_soon(self._keep, f"plain-{number}", False, QUEUES)
@@ -40,7 +40,7 @@ class Crew:
             nursery.start_soon(self._keep, "ordered", False, (ORDERED,))
 
     def kill(self, choice: float) -> str:
-        """End a worker at once, whatever it is at; its jobs are left to their leases."""
+        """Kill a worker at once; its jobs stay with their leases."""
         name = sorted(self._scopes)[int(choice * len(self._scopes))]
         self._scopes[name].cancel()
         return f"worker {name}"
@@ -50,7 +50,7 @@ class Crew:
         lives = 0
         while not self.stop.is_set():
             lives += 1
-            # An operator's directive and a server's record are about the first life's name.
+            # Directives of operators and records of the server are about the first name.
             own = name if lives == 1 else f"{name}-{lives}"
             worker = Worker(client, self, own, queues, beats)
             with trio.CancelScope() as scope:
@@ -76,7 +76,7 @@ class Worker:
         return self.client.chance
 
     async def run(self) -> None:
-        """Fetch and finish jobs until told to stop, or until it leaves of its own accord."""
+        """Fetch and finish jobs until the worker is stopped or quits."""
         async with trio.open_nursery() as nursery:
             if self.beats:
                 nursery.start_soon(self._beat)
@@ -142,7 +142,7 @@ class Worker:
         if how < 0.12 or (how < 0.6 and job["queue"] == "chaos-dead"):
             retryable = self._chance.random() < 0.8
             error = {"code": "chaos", "message": "now and then", "retryable": retryable}
-            # Jobs that must come through are failed in such a way that they are tried again.
+            # Jobs that must complete fail only in ways that lead to a retry.
             keeps = job["queue"] != "chaos-dead" and job["type"] != "chaos.step"
             error["retryable"] = keeps or retryable
             await self.client.settle("nack", job, self.name, {"error": error})
@@ -152,7 +152,9 @@ class Worker:
             await self.client.settle("ack", job, self.name, {"result": {"by": self.name}})
 
     async def _ack_many(self, jobs: Sequence[JSON]) -> None:
-        """Acks in one request; what it does not answer for is acknowledged one by one."""
+        """Acknowledge jobs in one request; acknowledge one by one the jobs that have no result in
+        it.
+        """
         told = await self.client.ack_many(jobs, self.name)
         results = told.body.get("results", ()) if told.done else ()
         for number, job in enumerate(jobs):
@@ -162,7 +164,8 @@ class Worker:
                 self.client.note_settle("ack", job, self.name, told.answer)
             if not settled:
                 if told.done:
-                    # Which of refused, unconfirmed and unknown it was is asked again right away.
+                    # Repeat the request at once to learn the outcome: refused, unconfirmed or
+                    # unknown.
                     unknown = Answer(told.answer.sent, told.answer.answered, "unknown")
                     self.client.note_settle("ack", job, self.name, unknown)
                 await self.client.settle("ack", job, self.name, {})

@@ -1,4 +1,4 @@
-"""Survivors on a standalone server, and again on a cluster."""
+"""Run each crash test on a standalone server and on a cluster."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.support.servers import observer
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is given up or put off because the machine is slow."""
+    """Set long timeouts, so that a slow machine changes no result."""
     be_patient(monkeypatch)
 
 
 @pytest.fixture
 async def world(backend: Embedded) -> AsyncIterator[World]:
-    """What is left when a process has died."""
+    """The surviving process after another process has died."""
     async with open_store(patient_client(backend), shards=SHARDS, prelude=PRELUDE) as store:
         with observer(backend) as db:
             yield World(store, db, backend)

@@ -1,17 +1,17 @@
-"""One harness for every operation over shards: it is struck at each Redis command in turn.
+"""Test every operation over several shards by failing it at each Redis command in turn.
 
-An operation (`Operation`) says how the scene is set, what is done, and how to tell whether it was
-done, as a whole. The harness counts the commands itself: it strikes at the first, at the second and
-so on until the operation ends untouched, so a command that is added is covered without a change
-here. There are three kinds of strike (`Mode`). Afterwards the survivors recover as the scheduler
-does, time is shifted instead of waited for, and the invariants are checked:
+An operation (``Operation``) prepares its data, acts, and can tell whether it was applied. The
+harness counts the commands itself. It fails the first command, then the second, until the operation
+ends undisturbed. So a new command is covered without a change here. There are three kinds of
+failure (``Mode``). Afterwards the surviving processes recover as the scheduler does. Time is
+shifted instead of awaited. Then the harness checks:
 
-* the operation happened entirely or not at all;
-* when every job has ended and retention is over, nothing is left: no lock, alias, reservation,
-  outbox entry or intent. What may stay is listed (`leftovers`), so a new kind of key is a leftover
-  until somebody has thought about it;
-* if it did not happen, it is struck there once more, and doing it again does it. Not the first
-  time, because who repeats an operation clears away what the dead one has left.
+* The operation was applied completely or not at all.
+* After all jobs have ended and retention is over, no key is left: no lock, alias, reservation,
+  outbox entry or record of a transaction. Keys that may stay are listed (``leftovers``), so a new
+  kind of key fails the test until it is added there.
+* If the operation was not applied, repeating it applies it. The harness first checks for leftovers
+  without a repetition, because a repetition removes what the dead process has left.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ from tests.support.servers import hashes
 from tests.support.timeshift import age_cron
 
 SHARDS = 4
-"""Enough for every operation to span shards, few enough to recover them all hundreds of times."""
+"""Enough for every operation to span several shards, and few enough to recover all of them hundreds
+of times.
+"""
 YEAR = 366 * 24 * HOUR
 
 _KEPT = re.compile(
@@ -47,43 +49,48 @@ _KEPT = re.compile(
     rb"|ojs:\{[0-9.]+\}:(events|outbox|schema|workers|last_worker_check|c:.*|m:.*|w:.*|l:.*)"
     rb"|ojs:\{[0-9.]+\}:(rate_limits|rate_limit_checks)"
 )
-"""Kept for a while by intent, and bounded: streams, numbers of outbox entries, and what is known of
-queues, their partitions, workers and rate limit keys."""
+"""Keys that stay for a bounded time: streams, outbox counters, and records of queues, their
+partitions, workers and rate limit keys.
+"""
 
 
 class Operation(Protocol):
-    """Something that takes several commands and must happen as a whole."""
+    """An operation of several commands that must be atomic."""
 
     least: int
-    """Boundaries there must be, so that the operation cannot become trivial unnoticed."""
+    """Smallest number of commands, so that the operation cannot become trivial unnoticed."""
 
     async def prepare(self, world: World) -> Any:
-        """Set the scene."""
+        """Create the data that the operation needs."""
         ...
 
     async def act(self, store: Store, scene: Any) -> None:
-        """Do it."""
+        """Run the operation."""
         ...
 
     async def happened(self, world: World, scene: Any) -> bool:
-        """Whether it was done. Raises AssertionError when it was done in part."""
+        """Return whether the operation was applied.
+
+        Raises:
+            AssertionError: it was applied in part.
+        """
         ...
 
     async def finish(self, world: World, scene: Any) -> None:
-        """End what does not end when all jobs have."""
+        """End what does not end with the jobs."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The survivors: a process that goes on, and an observer that is redis-py."""
+    """The surviving process, and redis-py as an observer."""
 
     store: Store
     db: Any
     backend: Embedded
 
     def live(self) -> set[str]:
-        """Jobs that have not ended and can be seen."""
+        """Return the visible jobs that have not ended."""
         found = set()
         for key, job in hashes(self.db, "ojs:*:j:*").items():
             if (
@@ -95,7 +102,7 @@ class World:
         return found
 
     def owes(self) -> bool:
-        """Whether an effect waits in an outbox, or a cron job's firing does."""
+        """Return whether an outbox entry or the firing of a cron job is pending."""
         crons = self.db.scan_iter(match="ojs:{meta}:cron:*", count=10_000)
         return self._outbox() or any(self.db.hexists(name, "owed") for name in crons)
 
@@ -107,7 +114,7 @@ class World:
         )
 
     async def recover(self, ms: int = 0, store: Store | None = None) -> None:
-        """What the scheduler does after a crash, and ``ms`` later. ``store``: whose process."""
+        """Run what the scheduler runs ``ms`` after a crash, in the process of ``store``."""
         store = store or self.store
         await recover(store, self.db, ms)
         for _ in range(20):  # what is carried out may owe more
@@ -155,21 +162,21 @@ class World:
         await self.recover(HOUR)  # that aliases have gone is checked once more
 
     def leftovers(self) -> list[bytes]:
-        """Every key that nothing accounts for any more."""
+        """Return every key that should be gone."""
         left = [key for key in keys_there(self.db) if not _KEPT.fullmatch(key)]
         for shard in self.store.keys:
             left += [shard.outbox + b" " + number for number in self.db.hkeys(shard.outbox)]
         return [key for key in left if not key.endswith(b" seq")]
 
     def check_nothing_left(self, when: object) -> None:
-        """Nothing is left, and all indexes and counters agree."""
+        """Check that nothing is left and that the invariants hold."""
         left = self.leftovers()
         assert left == [], (when, left)
         assert take_census(self.backend, shards=SHARDS).problems == [], when
 
 
 async def at_every_boundary(world: World, operation: Operation, mode: Mode) -> None:
-    """Strike at each command in turn, until the operation ends untouched."""
+    """Fail at each command in turn, until the operation ends undisturbed."""
     at, struck = 0, True
     while struck:
         at += 1
@@ -185,10 +192,13 @@ async def at_every_boundary(world: World, operation: Operation, mode: Mode) -> N
 async def recovering_at_every_boundary(
     world: World, operation: Operation, mode: Mode, *, every: bool = False
 ) -> None:
-    """Strike where something is owed afterwards, then strike whoever recovers, at each command.
+    """Fail an operation so that work remains, then fail the recovery at each of its commands.
 
     Args:
-        every: after a strike at any command, not only at the first that leaves something owed.
+        world: the surviving process.
+        operation: the operation.
+        mode: the kind of failure.
+        every: fail the operation at every command, not only at the first that leaves work.
     """
     first, struck = 0, True
     tried = 0
@@ -222,10 +232,15 @@ async def recovering_at_every_boundary(
 async def _settle(
     world: World, operation: Operation, scene: Any, done: bool, when: object, again: bool
 ) -> bool:
-    """Recover and check everything; returns whether the operation had happened by itself.
+    """Recover and check everything; return whether the operation was applied without a repetition.
 
     Args:
-        again: whether it is repeated if it had not.
+        world: the surviving process.
+        operation: the operation.
+        scene: the data of the operation.
+        done: whether the process reported success.
+        when: names the failure in messages.
+        again: whether to repeat an operation that was not applied.
     """
     await world.recover()
     happened = await operation.happened(world, scene)

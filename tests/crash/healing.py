@@ -1,4 +1,4 @@
-"""Operations that mend what is wrong: lost references, stalled workflows, malformed jobs."""
+"""Repair operations: lost references, stalled workflows, malformed jobs."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ async def unique_job(world: World, step: int = 1) -> Job:
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """The janitor checks a job that a failover has robbed of something.
+    """The janitor checks a job that lost data in a failover.
 
-    ``lost``: the job's alias; its lock; both; or the removal of its alias.
+    ``lost``: the alias of the job; its lock; both; or the removal of its alias.
     """
 
     lost: Literal["alias", "lock", "both", "removal"]
@@ -90,7 +90,7 @@ class References:
         return job
 
     async def _remove(self, world: World, job: Job) -> None:
-        """Remove the job, and then the alias comes back."""
+        """Remove the job, then restore its alias."""
         await world.recover(HOUR)
         [taken] = await take(world.store, middle_queue(world.store))
         await ack(world.store, taken)
@@ -104,7 +104,7 @@ class References:
         await references.check(store, scene.shard, 10)
 
     async def happened(self, world: World, scene: Job) -> bool:
-        """The next janitor goes on: the job is listed until all of it has been checked."""
+        """The next janitor continues: the job is listed until it has been checked completely."""
         age_references(world.db, scene.shard, HOUR)
         await references.check(world.store, scene.shard, 10)
         assert not world.db.exists(scene.shard.references)
@@ -114,7 +114,7 @@ class References:
         return True
 
     async def finish(self, world: World, scene: Job) -> None:
-        """All ends with the job."""
+        """Everything ends with the job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,13 +126,13 @@ class Stalled:
     db: Any
 
     def make_due(self) -> None:
-        """Let the workflow's jobs be read now."""
+        """Let the next check read the jobs of the workflow."""
         self.db.zadd(self.home.running_workflows, {self.workflow.id: 1}, xx=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciliation:
-    """The jobs of a stalled workflow are read.
+    """The scheduler checks a stalled workflow.
 
     ``lost``: the record of how its first job ended; or that job itself.
     """
@@ -161,7 +161,7 @@ class Reconciliation:
             await leader.check(store, scene.home, 10)
 
     async def happened(self, world: World, scene: Stalled) -> bool:
-        """The next leader remembers nothing, and comes to the same end."""
+        """A leader without memory comes to the same result."""
         await self.act(world.store, scene)
         first = "completed" if self.lost == "record" else "failed"
         assert await step_states(world.store, scene.workflow) == [first, "pending"]
@@ -169,14 +169,14 @@ class Reconciliation:
         return True
 
     async def finish(self, world: World, scene: Stalled) -> None:
-        """All ends with the jobs."""
+        """Everything ends with the jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class MalformedRemoval:
-    """A malformed job is cancelled: its alias and its lock in other shards go with it.
+    """A malformed job is cancelled; its alias and its lock in other shards are removed too.
 
-    ``step``: from its queue's shard to the one that the id names.
+    ``step``: distance from the shard of its queue to the shard that the id names.
     """
 
     step: Literal[-1, 1]
@@ -193,7 +193,7 @@ class MalformedRemoval:
             await cancel(store, scene.id)
 
     async def happened(self, world: World, scene: Job) -> bool:
-        """As long as it is there its id leads to it; afterwards the janitor frees the id."""
+        """While the job exists, its id leads to it; afterwards the janitor frees the id."""
         if scene.in_its_shard(world):
             with pytest.raises(MalformedJob):
                 await read_jobs.get(world.store, scene.id)

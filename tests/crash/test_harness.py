@@ -1,4 +1,4 @@
-"""The harness finds what it is there to find."""
+"""The harness detects the faults that it is meant to detect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Fault = Literal[
 
 
 class Faulty(Batch):
-    """A batch done wrong."""
+    """A batch with a fault."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__("plain")

@@ -1,1 +1,1 @@
-"""kill -9 of everything that can die, under load, and what must hold afterwards."""
+"""Kill (SIGKILL) each kind of process under load, and check the invariants afterwards."""

@@ -1,4 +1,4 @@
-"""The deployments that are killed piece by piece, and steps that the tests share."""
+"""The deployments for the kill tests, and shared steps."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tests.support.nodes import Environment
 from tests.support.servers import wait_until
 
 ENV = {"OJS_SCHEDULER_LEASE": "2s", "OJS_HEARTBEAT_INTERVAL_MS": "500"}
-"""Short times, so that a round is short; the rules are the same at any length."""
+"""Short times, so that a round is short. The rules do not depend on them."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marks = [pytest.mark.soak] if ROUNDS > USUAL else []
-    # A round of the second kind takes a failover longer: once is enough when it is not a soak.
+    # A round of the second kind takes one failover longer, so only soak tests repeat it.
     for name, count in (("kill_round", ROUNDS), ("sure_round", ROUNDS if marks else 1)):
         if name in metafunc.fixturenames:
             rounds = [pytest.param(number, marks=marks) for number in range(1, count + 1)]
             metafunc.parametrize(name, rounds)
 
 
-# Deployments end with their file: many processes that idle beside the rest of a run would cost it
-# more than a new start for each file.
+# Deployments end with their file: many idle processes would cost the rest of a run more than a new
+# start for each file.
 
 
 def _deployed(
@@ -46,7 +46,7 @@ def _deployed(
 
 @pytest.fixture(scope="module")
 def three_masters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """Three masters without replicas: nothing may be lost, whatever else dies."""
+    """Three masters without replicas: nothing may be lost if any other process dies."""
     yield from _deployed(tmp_path_factory, "kill", TOPOLOGIES["valkey-cluster"], 5000)
 
 
@@ -58,9 +58,9 @@ def with_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployme
 
 @pytest.fixture(scope="module")
 def with_sure_replicas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    """The same, and nothing is acknowledged before a replica has it."""
-    # Unconfirmed for a while after each failover, until the killed node is back: the clients of
-    # the test repeat such requests, and the shorter wait lets them do so more often.
+    """Three masters with a replica each, and writes acknowledged only after replication."""
+    # Writes stay unconfirmed after a failover until the killed node is back. The clients of the
+    # test repeat such requests. A shorter wait lets them do so more often.
     env = {**ENV, "OJS_DURABILITY": "replica", "OJS_DURABILITY_TIMEOUT": "300ms"}
     yield from _deployed(tmp_path_factory, "durable", _replicated_topology(), 5000, env)
 
@@ -71,27 +71,27 @@ def _replicated_topology() -> Topology:
 
 @pytest.fixture
 def deployment(three_masters: Deployment) -> Deployment:
-    """Three masters, two nodes of two processes, two schedulers, and no job."""
+    """Return three masters, two nodes of two processes and two schedulers, without jobs."""
     _reset(three_masters)
     return three_masters
 
 
 @pytest.fixture
 def replicated(with_replicas: Deployment) -> Deployment:
-    """The same with a replica for each master, all of them in sync."""
+    """Return the same with a replica for each master, all of them in sync."""
     _reset(with_replicas)
     return with_replicas
 
 
 @pytest.fixture
 def surely_replicated(with_sure_replicas: Deployment) -> Deployment:
-    """``replicated`` with OJS_DURABILITY=replica."""
+    """Return ``replicated`` with OJS_DURABILITY=replica."""
     _reset(with_sure_replicas)
     return with_sure_replicas
 
 
 def _reset(running: Deployment) -> None:
-    # A process that was killed a moment ago may still be opening its store, and then says so.
+    # A process that has just been restarted may still be opening its store.
     def done() -> bool:
         with contextlib.suppress(httpx.TransportError):
             answer = httpx.post(f"{running.url}/ojs/v1/admin/reset", timeout=30)

@@ -1,6 +1,6 @@
-"""Work beside plain jobs whose state lies in several shards.
+"""Load beside plain jobs, whose state is in several shards.
 
-Workflows, unique jobs, jobs that need a token of a rate limit's key, and cron jobs.
+Workflows, unique jobs, jobs with a rate limit key, and cron jobs.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from tests.support.load import ATTEMPTS, JSON, Load, call, eventually
 ENDED = ("completed", "failed", "cancelled")
 OVER = ("completed", "discarded", "cancelled")
 CRONS = {"kill-allow": "allow", "kill-skip": "skip", "kill-enqueue": "enqueue"}
-"""Cron jobs that tick every second, and what becomes of a tick while an earlier run goes on."""
+"""Cron jobs with an occurrence every second, by overlap policy."""
 
 
 @dataclass(slots=True)
 class Mixed:
-    """Producers of such work, run by the workers of ``load``."""
+    """Producers of such jobs, which the workers of ``load`` run."""
 
     load: Load
     workflows: set[str] = field(default_factory=set)
     """Acknowledged workflows."""
     jobs: set[str] = field(default_factory=set)
-    """Acknowledged unique jobs, and such that need a token."""
+    """Acknowledged unique jobs and jobs with a rate limit key."""
     _stop: trio.Event = field(default_factory=trio.Event)
 
     async def produce(self) -> None:
-        """Create one thing after the other until told to stop."""
+        """Create workflows and jobs until stopped."""
         while not self._stop.is_set():
             kind = random.choice((self._workflow, self._unique, self._limited))
             path, body = kind()
@@ -43,7 +43,8 @@ class Mixed:
             elif answer.status_code == 201:
                 self.jobs.add(answer.json()["job"]["id"])
             else:
-                # Another of the same uniqueness is there, or this one, stored by an earlier try.
+                # Another job of the fingerprint exists, or this one, which an earlier try has
+                # stored.
                 assert answer.status_code == 409, answer.text
             await trio.sleep(random.uniform(0.02, 0.1))
 
@@ -54,14 +55,15 @@ class Mixed:
         """Register the cron jobs."""
         for name, policy in CRONS.items():
             body: JSON = {"name": name, "cron": "@every 1s", "type": "kill.cron", "args": []}
-            # Before all others, which are many on a slow machine: the next tick may wait for a run.
+            # Served before all other queues, which take long on a slow machine: the next run may
+            # wait for this one.
             first = {"queue": self.load.queues[0], "priority": 9}
             body |= {"overlap_policy": policy, "options": self._options() | first}
             answer, repeated = await call(self.load.client, self.load.ledger, "/ojs/v1/cron", body)
             assert answer.status_code == 201 or (repeated and answer.status_code == 409)
 
     async def ticked(self, timeout_s: float = 120.0) -> None:
-        """Wait until workers had runs of later ticks of each cron job."""
+        """Wait until workers had runs of later occurrences of each cron job."""
         last = max((at for _, at in self.load.ledger.ticks), default="")
 
         for name in CRONS:
@@ -84,11 +86,11 @@ class Mixed:
 
     @property
     def repeated_ticks(self) -> dict[tuple[str, str], set[str]]:
-        """Ticks that became several jobs."""
+        """Return occurrences that became several jobs."""
         return {tick: ids for tick, ids in self.load.ledger.ticks.items() if len(ids) > 1}
 
     async def jobs_ended(self, timeout_s: float = 180.0) -> None:
-        """Wait until every such job, and every run of a cron job, that the server knows is over."""
+        """Wait until every such job, and every run of a cron job, has ended."""
         over: set[str] = set()
         with trio.fail_after(timeout_s):
             while left := self._known() - self.load.ledger.completed - over:
@@ -104,7 +106,7 @@ class Mixed:
         return self.jobs.union(*self.load.ledger.ticks.values())
 
     async def ended(self, timeout_s: float = 180.0) -> Counter[str]:
-        """Wait until every workflow that the server knows has ended; how, or 'lost'."""
+        """Wait until every workflow has ended; return its state, or 'lost'."""
         states: dict[str, str] = {}
         with trio.fail_after(timeout_s):
             while left := self.workflows - states.keys():

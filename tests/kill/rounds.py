@@ -1,4 +1,4 @@
-"""How often each kill test runs: OJS_KILL_ROUNDS, twice unless set (`make soak` sets 20)."""
+"""How often each kill test runs: OJS_KILL_ROUNDS, twice unless set (``make soak`` sets 20)."""
 
 from __future__ import annotations
 

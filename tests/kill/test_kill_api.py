@@ -1,4 +1,4 @@
-"""kill -9 of API processes under load."""
+"""Kill (SIGKILL) API processes under load."""
 
 from __future__ import annotations
 

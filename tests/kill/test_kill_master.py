@@ -1,13 +1,11 @@
-"""kill -9 of a Redis master that has a replica, under load.
+"""Kill (SIGKILL) a Redis master with a replica, under load.
 
-With `async` durability a master may have acknowledged what its replica never
-received. Such jobs are counted and printed; so are contradictions that follow
-from a forgotten fetch or ack. Everything else must hold: it is over with the
-failover, all other jobs are completed, every workflow that is left ends, each tick
-of a cron job is one job, each id leads to its job again, each token of a rate
-limit's key comes back, and indexes, locks and counters agree. With `replica`
-nothing acknowledged is lost. What the scheduler checks after some minutes it is
-made to check at once.
+With ``async`` durability a master may have acknowledged writes that its replica never received.
+Such jobs are counted and printed, as are contradictions that follow from a lost fetch or ack.
+Everything else must hold. The losses end with the failover. All other jobs complete, and every
+remaining workflow ends. Each cron occurrence is one job. Each id leads to its job again. All rate
+limit tokens are returned. Indexes, locks and counters agree. With ``replica`` durability nothing
+acknowledged is lost. Checks that the scheduler runs some minutes later are made due at once.
 """
 
 from __future__ import annotations
@@ -51,14 +49,14 @@ async def test_with_replica_durability_a_killed_master_takes_no_acknowledged_job
 
 @dataclass(frozen=True, slots=True)
 class _Aftermath:
-    """What is found when everything has come to rest."""
+    """What is found after all work has ended."""
 
     load: Load
     census: Census
     missing: set[str]
     workflows: Counter[str]
     others: set[str]
-    """Unique jobs, and such that needed a token, that were acknowledged and are lost."""
+    """Acknowledged unique jobs and jobs with a rate limit key that are lost."""
 
     def figures(self) -> str:
         ledger = self.load.ledger
@@ -71,7 +69,7 @@ class _Aftermath:
 
 
 async def _kill_under_load(deployment: Deployment) -> _Aftermath:
-    """Kill a master while jobs move, let its replica take over, and take stock at the end."""
+    """Kill a master under load, let its replica take over, and check the final state."""
     backend = deployment.backend
     victim = random.choice(backend.masters())
     async with (
@@ -85,12 +83,12 @@ async def _kill_under_load(deployment: Deployment) -> _Aftermath:
         await load.progress(200)
         await trio.to_thread.run_sync(backend.kill, victim)
         await trio.to_thread.run_sync(_await_failover, backend, victim)
-        # All that the dead master said has been heard after all this time.
+        # All responses of the dead master have been received after this time.
         known = load.ledger.acknowledged | load.ledger.attempts.keys()
-        # The promoted node has no replica until the killed one is back: what waits for one is
-        # not acknowledged before.
+        # The promoted node has no replica until the killed one is back. Until then, writes that
+        # wait for a replica are not acknowledged.
         await trio.to_thread.run_sync(backend.restart, victim)
-        # Jobs of all shards, so of the promoted replica's too, move again.
+        # Jobs of all shards are processed again, so also those of the promoted replica.
         await load.progress(200)
         await mixed.ticked()
         mixed.stop()
@@ -108,8 +106,8 @@ async def _kill_under_load(deployment: Deployment) -> _Aftermath:
     census = await_consistent(backend, timeout_s=120)
     missing = lost(census, load.ledger.acknowledged)
     assert missing <= gone
-    # Whatever the dead master took with it, it is of its time: nothing that was acknowledged or
-    # given out since the replica took over is lost, given out twice, or refused to its holder.
+    # Losses are limited to writes before the failover. A job that was acknowledged or fetched since
+    # the replica took over is not lost, not fetched twice, and not refused to its worker.
     assert missing <= known
     assert [it for it in load.ledger.violations if it.partition(":")[0] not in known] == []
     assert mixed.repeated_ticks == {}
@@ -119,7 +117,7 @@ async def _kill_under_load(deployment: Deployment) -> _Aftermath:
 
 
 def _let_minutes_pass(deployment: Deployment) -> None:
-    """What the schedulers check some minutes later is due, and they start and look."""
+    """Make the checks due that schedulers run some minutes later, and start the schedulers."""
     _age_checks(deployment.backend)
     for process in deployment.schedulers:
         process.kill()
@@ -143,12 +141,12 @@ def _age_checks(backend: Embedded) -> None:
 
 
 def _age_limits(redis: Any, shard: Shard) -> None:
-    """Whoever waits for a token asks again, and what is given out is offered again."""
+    """Let requesters of tokens ask again, and let unused tokens be offered again."""
     for name in redis.zrange(shard.rate_limit_checks, 0, -1):
         if redis.hexists(shard.rate_limit(name.decode()), "checked_at"):
             redis.hset(shard.rate_limit(name.decode()), "checked_at", 1)
             redis.zadd(shard.rate_limit_checks, {name: 1}, xx=True)
-    # Granted tokens that are not used go back after two seconds anyway: only asks are late.
+    # Unused granted tokens are returned after two seconds anyway: only requests are late.
     late = (time.time() + 60) * 1000
     for job_id in redis.zrangebyscore(shard.token_grants, late, "+inf"):
         redis.zadd(shard.token_grants, {job_id: 1}, xx=True)

@@ -1,4 +1,4 @@
-"""kill -9 of the leading scheduler under load."""
+"""Kill (SIGKILL) the leading scheduler under load."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def test_after_the_leader_is_killed_another_leads_and_work_goes_on(
         _kill(deployment, leader)
         successor = await _leader(deployment, not_pid=leader[0])
 
-        # No worker asks for this queue: only a scheduler can make its jobs available.
+        # No worker serves this queue: only a scheduler can make its jobs available.
         await _await_available(load.client, len(due))
         await load.progress(40)
         await load.drain()
@@ -44,7 +44,7 @@ async def test_after_the_leader_is_killed_another_leads_and_work_goes_on(
 
 
 async def _schedule(client: httpx.AsyncClient) -> set[str]:
-    """Jobs due one after the other over the next four seconds."""
+    """Create jobs that become due one after the other within four seconds."""
     ids = [new_id() for _ in range(JOBS_DUE)]
     jobs = []
     for number, id_ in enumerate(ids):
@@ -65,7 +65,7 @@ async def _await_available(client: httpx.AsyncClient, count: int) -> None:
 
 
 async def _leader(deployment: Deployment, *, not_pid: int | None) -> tuple[int, int]:
-    """Process id and fencing token of who leads, once that is another process."""
+    """Return process id and fencing token of the leader, once it is another process."""
     with trio.fail_after(60), observer(deployment.backend) as redis:
         while True:
             held = redis.get(Keyspace(64).meta.leader("default"))
@@ -85,7 +85,7 @@ def _owner(deployment: Deployment, pid: int) -> Process:
 
 
 def _kill(deployment: Deployment, leader: tuple[int, int]) -> None:
-    """The whole command dies, supervisor first: nobody restarts the leader at once."""
+    """Kill the whole command, supervisor first, so that nothing restarts the leader at once."""
     owner = _owner(deployment, leader[0])
     os.kill(owner.pid, signal.SIGKILL)
     if leader[0] != owner.pid:

@@ -1,4 +1,4 @@
-"""kill -9 of a worker that holds leases."""
+"""Kill (SIGKILL) a worker that has leases."""
 
 from __future__ import annotations
 

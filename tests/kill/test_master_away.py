@@ -1,8 +1,8 @@
-"""Each master in turn is stopped or killed under load: what clients of the other shards see.
+"""Stop or kill each master in turn under load, and check what clients of other shards see.
 
-A stopped master takes connections and answers nothing; a killed one refuses them. Clients use
-queues whose shards live on other masters, through the load balancer. Not one of their requests may
-fail, scheduled jobs must become available and lost leases must end while the master is away.
+A stopped master accepts connections but does not answer; a killed one refuses them. Clients use
+queues on other masters, through the load balancer. None of their requests may fail. Scheduled jobs
+must become available and lost leases must end during the outage.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from tests.support.servers import observer, wait_until
 Fault = Literal["stop", "kill"]
 PATIENCE_S = 120.0
 REMEMBERED_S = 60.0
-"""How long a process remembers the names of queues: the outage of one test is longer."""
+"""How long a process remembers the names of queues, in seconds. The outage of one test is longer.
+"""
 KEYS = Keyspace(64)
 
 
 @dataclass(slots=True)
 class Clients:
-    """Clients of some queues, and what went wrong for them."""
+    """Clients of some queues, and their errors."""
 
     http: httpx.AsyncClient
     queues: list[str]
@@ -52,13 +53,13 @@ class Clients:
             await trio.sleep(0.02)
 
     async def new_queues(self, names: Iterator[str]) -> None:
-        """Jobs of queues that no process has seen before."""
+        """Enqueue jobs in queues that no process has seen before."""
         while not self.stopping:
             await self.post("/ojs/v1/jobs", self._job(next(names)))
             await trio.sleep(0.5)
 
     async def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Send a request once; whatever is no success is an error."""
+        """Send a request once; any other result than success is an error."""
         try:
             answer = await self.http.post(path, json=body)
         except httpx.HTTPError as error:
@@ -71,7 +72,7 @@ class Clients:
         return found
 
     async def progress(self, count: int) -> None:
-        """Until each queue has completed so many jobs more."""
+        """Return when each queue has completed this many more jobs."""
         wanted = {queue: self.done.get(queue, 0) + count for queue in self.queues}
         await eventually(
             lambda: all(self.done.get(queue, 0) >= n for queue, n in wanted.items()),
@@ -80,9 +81,9 @@ class Clients:
         )
 
     async def scheduled_and_lost(self, queue: str) -> None:
-        """A scheduled job becomes available, and so does one whose worker has vanished.
+        """Check that a scheduled job and a job of a lost worker become available.
 
-        No fetch looks at the queue meanwhile: only the leader of its shard can do this.
+        No worker fetches from the queue, so only the leader of its shard can do this.
         """
         before = await self._available(queue)
         await self.post("/ojs/v1/jobs", self._job(queue))
@@ -114,7 +115,7 @@ class Clients:
 
 
 def owners(deployment: Deployment) -> dict[int, Node]:
-    """Shard to the master that serves it, the meta tag under -1."""
+    """Return the master of each shard, with the meta tag under -1."""
     with observer(deployment.backend) as redis:
         nodes = {node.port: node for node in deployment.backend.nodes}
 
@@ -127,7 +128,7 @@ def owners(deployment: Deployment) -> dict[int, Node]:
 
 
 def names(prefix: str, served: dict[int, Node], away: Node) -> Iterator[str]:
-    """Names of queues whose shard lives elsewhere."""
+    """Return names of queues whose shard is on another master."""
     number = 0
     while True:
         name = f"{prefix}-{number}"
@@ -137,7 +138,7 @@ def names(prefix: str, served: dict[int, Node], away: Node) -> Iterator[str]:
 
 
 def masters_in_turn(deployment: Deployment) -> list[Node]:
-    """The masters; that of the meta tag first."""
+    """Return the masters, that of the meta tag first."""
     meta = owners(deployment)[-1]
     return [meta, *(node for node in deployment.backend.masters() if node is not meta)]
 
@@ -145,7 +146,7 @@ def masters_in_turn(deployment: Deployment) -> list[Node]:
 async def outage(
     deployment: Deployment, away: Node, fault: Fault, *, seconds: float = 0.0
 ) -> Clients:
-    """Take a master away under load, for some seconds at least, and bring it back."""
+    """Take a master away under load for at least some seconds, and restore it."""
     backend = deployment.backend
     wait_until(lambda: whole(deployment), timeout_s=PATIENCE_S, what="every process serves")
     served = owners(deployment)
@@ -179,7 +180,7 @@ async def outage(
             await clients.progress(5)
             seen, clients.stopping = list(clients.errors), True
         finally:
-            # A test that failed leaves the deployment to the next one.
+            # After a failed test the deployment must be usable for the next one.
             with trio.CancelScope(shield=True):
                 await trio.to_thread.run_sync(bring_back, away)
     clients.errors = seen
@@ -188,9 +189,9 @@ async def outage(
 
 
 def whole(deployment: Deployment) -> bool:
-    """Every process of every node sees every master.
+    """Return whether every process of every node sees every master.
 
-    Each connection is accepted by any process of its node, so many are made.
+    Any process of a node may accept a connection, so this opens many of them.
     """
     found = (
         httpx.get(f"{node.url}/ojs/v1/health", timeout=30).json()
@@ -205,7 +206,7 @@ async def test_clients_of_other_shards_see_no_error(
     deployment: Deployment, fault: Fault, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, away in enumerate(masters_in_turn(deployment)):
-        # The first outage lasts longer than a queue's name is remembered.
+        # The first outage lasts longer than a process remembers the name of a queue.
         seconds = REMEMBERED_S + 15 if (number, fault) == (0, "stop") else 0.0
         clients = await outage(deployment, away, fault, seconds=seconds)
         with capsys.disabled():

@@ -1,8 +1,8 @@
-"""A worker to be killed: `python -m tests.kill.worker URL QUEUE WORKER_ID LEASE_MS BEAT_S`.
+"""A worker to be killed: ``python -m tests.kill.worker URL QUEUE WORKER_ID LEASE_MS BEAT_S``.
 
-Fetches up to 10 jobs, prints their ids as one JSON line and never finishes them.
-With BEAT_S above 0 it sends a heartbeat that often (s), as a healthy worker does,
-and prints the line only when its heartbeat has become steady.
+It fetches up to 10 jobs, prints their ids as one JSON line and never finishes them. If BEAT_S is
+above 0, it sends a heartbeat at this interval in seconds, and prints the line when its heartbeat
+has become steady.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import time
 import httpx
 
 STEADY = 4
-"""Heartbeats after which the server counts on more: one by hand promises nothing."""
+"""Number of heartbeats after which the server expects more. A single heartbeat has no such effect.
+"""
 
 
 def main() -> None:

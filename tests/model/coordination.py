@@ -1,6 +1,6 @@
-"""What holds jobs together in the model: unique locks, workflows, and a queue's concurrency.
+"""Unique locks, workflows and concurrency limits of the model.
 
-The lifecycle tells of every end of a job (`Model.on_end`); everything here follows from that.
+The lifecycle reports every end of a job (``Model.on_end``); everything here follows from that.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from tests.model.jobs import JobView, ModelJob
 from tests.model.lifecycle import UNIT, Model
 
 STEADY = RetryPolicy(initial_ms=UNIT, max_ms=20 * UNIT, jitter=False)
-"""How unique jobs are retried."""
+"""Retry policy of unique jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A job that a workflow enqueues when its time has come."""
+    """A job that a workflow enqueues later."""
 
     job_id: str
     queue: str
@@ -30,7 +30,7 @@ class Step:
 
 @dataclass(slots=True)
 class ModelWorkflow:
-    """A chain or a group. ``ended`` tells how each of its jobs ended the first time."""
+    """A chain or a group. ``ended`` has the first end of each of its jobs."""
 
     kind: Literal["chain", "group"]
     steps: Sequence[Step]
@@ -43,12 +43,12 @@ class ModelWorkflow:
 
 
 class CoordinatedModel(Model):
-    """The lifecycle, and what jobs have to do with each other."""
+    """The lifecycle with the relations between jobs."""
 
     def __init__(self) -> None:
         super().__init__()
         self.locks: dict[str, str] = {}
-        """Fingerprint to the job that holds it."""
+        """Fingerprint to the job that holds the lock."""
         self.workflows: dict[str, ModelWorkflow] = {}
 
     # -- unique jobs
@@ -56,9 +56,12 @@ class CoordinatedModel(Model):
     def enqueue_unique(
         self, job_id: str, queue: str, fingerprint: str, on_conflict: str
     ) -> JobView:
-        """A new job, unless a live one of its fingerprint is in the way. Raises Duplicate.
+        """Enqueue a job unless a live job has its fingerprint.
 
-        A job that is there under the policy ``ignore`` is returned in place of a new one.
+        Under the policy ``ignore`` the live job is returned instead.
+
+        Raises:
+            Duplicate: a live job has the fingerprint.
         """
         holder = self.locks.get(fingerprint)
         if holder is not None and on_conflict == "reject":
@@ -75,13 +78,17 @@ class CoordinatedModel(Model):
     def create_workflow(
         self, workflow_id: str, kind: Literal["chain", "group"], steps: Sequence[Step]
     ) -> None:
-        """Enqueue what may start: the first step of a chain, all jobs of a group."""
+        """Enqueue the steps that may start: the first step of a chain, all jobs of a group."""
         self.workflows[workflow_id] = ModelWorkflow(kind, steps)
         for step in steps if kind == "group" else steps[:1]:
             self._start(step)
 
     def cancel_workflow(self, workflow_id: str) -> None:
-        """What waits is cancelled; what is active may finish this attempt. Raises Conflict."""
+        """Cancel waiting steps; an active step may finish its attempt.
+
+        Raises:
+            Conflict: the workflow has ended.
+        """
         workflow = self.workflows[workflow_id]
         if workflow.state != "running":
             raise Conflict(workflow.state)
@@ -113,7 +120,7 @@ class CoordinatedModel(Model):
         elif workflow.kind == "chain":
             self._start(workflow.steps[ends.index(None)])
 
-    # -- what follows from a job's end
+    # -- effects of the end of a job
 
     def on_end(self, job: ModelJob) -> None:
         for fingerprint, holder in list(self.locks.items()):

@@ -1,4 +1,4 @@
-"""The data of the lifecycle model: what a job is, and what a caller can see of it."""
+"""The data of the lifecycle model: jobs, and what a client can see of them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ojs_cluster.core.jobs.states import State
 
 T = TypeVar("T")
 
-# Among waiting jobs of one priority the lowest place is served first. Equal places mean that the
-# order is left open: jobs that became available in the same instant.
+# Among available jobs of one priority the lowest place is fetched first. Equal places leave the
+# order open, for jobs that became available at the same time.
 Place = tuple[int, int]
 
 
 @dataclass(slots=True)
 class Lease:
-    """Who holds an active job, and until when (virtual ms)."""
+    """The worker of an active job, and the end of its lease in virtual milliseconds."""
 
     lease_id: str
     worker: str
@@ -29,13 +29,15 @@ class Lease:
     timeout_ms: int | None
 
     def is_held_by(self, worker: str | None, lease_id: str | None) -> bool:
-        """What a caller says of itself must be true; what it does not say does not count."""
+        """Return whether the caller may settle the job. Only values that the caller sends must
+        match.
+        """
         return worker in (None, self.worker) and lease_id in (None, self.lease_id)
 
 
 @dataclass(slots=True)
 class ModelJob:
-    """One job; all times in virtual ms, None meaning never."""
+    """A job. All times are virtual milliseconds, None for never."""
 
     job_id: str
     queue: str
@@ -63,7 +65,7 @@ class ModelJob:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """What every response about a job must agree with.
+    """The parts of a job on which every response must agree.
 
     ``errors`` are the types of the kept errors, oldest first. ``times`` are the names of the
     optional time attributes that are present.
@@ -84,7 +86,7 @@ class JobView:
 
 
 def view(job: ModelJob) -> JobView:
-    """The job as a caller sees it now."""
+    """Return the job as a client sees it now."""
     times = set()
     if job.started:
         times.add("started_at")
@@ -113,7 +115,7 @@ def view(job: ModelJob) -> JobView:
 
 
 def outcome(operation: Callable[[], T]) -> T | type[OJSError]:
-    """The result of an operation, or the class of the error it ended with."""
+    """Return the result of an operation, or the class of its error."""
     try:
         return operation()
     except OJSError as error:

@@ -1,20 +1,19 @@
-"""A model of the job lifecycle: one thread, virtual time, no Redis.
+"""A model of the job lifecycle with one thread, virtual time and no Redis.
 
-It is the oracle of tests that drive it beside the real server. Operations have the meaning of
-`ojs_cluster.store`: each returns what the server must answer or raises the error the server must
-raise. Time is virtual and moves only in `advance`; nothing happens by itself in between.
+It is the oracle of tests that run it beside the real server. Operations have the meaning of
+``ojs_cluster.store``: each returns what the server must return, or raises the error that the server
+must raise. Virtual time advances only in ``advance``; nothing happens in between.
 
-How real time meets virtual time. The server's clock cannot be stopped, so a harness does not sleep:
-to let virtual time pass it moves all deadlines that Redis holds into the past by the same amount
-(`tests/model/time_travel.py`), then runs promote and reap on every shard once, in that order, as
-`Model.settle` does. While an example runs, real time creeps by some milliseconds, so use durations
-and steps that are multiples of a `UNIT` longer than any example takes: then a deadline has passed
-for the server exactly when it has for the model.
+The server's clock cannot be stopped. To let virtual time pass, a test moves all deadlines in Redis
+into the past by the same amount (``tests/model/time_travel.py``). Then it runs promote and reap on
+every shard once, in that order, as ``Model.settle`` does. During an example real time advances by
+some milliseconds. So durations and steps are multiples of a ``UNIT`` that is longer than any
+example. Then a deadline has passed for the server exactly when it has passed for the model.
 
-Where the order of jobs is open (several became available in one instant) the model does not guess:
-`fetch` is told what the server gave and checks that it was one of the possible answers.
+Where the order of jobs is open, the model does not predict it: ``fetch`` receives the server's
+response and checks that it is a possible one.
 
-Left out: retention, the cap on dead letters, workers that are told to be quiet, results. Retry
+The model has no retention, no limit on dead letters, no quiet workers, and no results. Retry
 policies must have no jitter.
 """
 
@@ -31,7 +30,7 @@ from ojs_cluster.core.jobs.states import CANCELLABLE, State
 from tests.model.jobs import JobView, Lease, ModelJob, Place, view
 
 UNIT: Final = 60_000
-"""Virtual durations and steps are multiples of this many ms; an example must take less."""
+"""Virtual durations are multiples of this many milliseconds; an example must take less."""
 
 _WAITING: Final = (State.AVAILABLE, State.SCHEDULED, State.PENDING, State.RETRYABLE)
 
@@ -39,8 +38,8 @@ _WAITING: Final = (State.AVAILABLE, State.SCHEDULED, State.PENDING, State.RETRYA
 class Model:
     """All jobs and queues of one installation.
 
-    ``visibility_ms`` is the lease of jobs and fetches that ask for none; ``errors_kept`` the length
-    of a job's error history.
+    ``visibility_ms`` is the default visibility timeout in milliseconds; ``errors_kept`` is the
+    length of a job's error history.
     """
 
     def __init__(self, *, visibility_ms: int = 2 * UNIT, errors_kept: int = 10) -> None:
@@ -54,7 +53,7 @@ class Model:
         self._steps = 0
         self._leases = 0
 
-    # -- what producers do
+    # -- operations of producers
 
     def enqueue(
         self,
@@ -69,7 +68,11 @@ class Model:
         visibility_ms: int | None = None,
         pending: bool = False,
     ) -> JobView:
-        """A new job; ``delay_ms`` and ``expires_ms`` count from now. Raises Duplicate."""
+        """Enqueue a job; ``delay_ms`` and ``expires_ms`` count from now.
+
+        Raises:
+            Duplicate: the id exists.
+        """
         if job_id in self.jobs:
             raise Duplicate(job_id)
         job = self.jobs[job_id] = ModelJob(
@@ -91,7 +94,12 @@ class Model:
         return view(job)
 
     def activate(self, job_id: str) -> JobView:
-        """Release a pending job. Raises NotFound, Conflict."""
+        """Release a pending job.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: the job is not pending.
+        """
         job = self._find(job_id)
         if job.state is not State.PENDING:
             raise Conflict(job.state)
@@ -99,7 +107,12 @@ class Model:
         return view(job)
 
     def cancel(self, job_id: str) -> JobView:
-        """Stop a job that is not over, also while it runs. Raises NotFound, Conflict."""
+        """Cancel a job that has not ended, also an active one.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: the job has ended.
+        """
         job = self._find(job_id)
         if job.state not in CANCELLABLE:
             raise Conflict(job.state)
@@ -107,10 +120,14 @@ class Model:
         return view(job)
 
     def get(self, job_id: str) -> JobView:
-        """Raises NotFound."""
+        """Return a job.
+
+        Raises:
+            NotFound: there is no such job.
+        """
         return view(self._find(job_id))
 
-    # -- what workers do
+    # -- operations of workers
 
     def fetch(
         self,
@@ -123,8 +140,11 @@ class Model:
     ) -> list[JobView]:
         """Lease up to ``count`` jobs, queue by queue, by priority, then in order of arrival.
 
-        ``observed`` is what the server gave: pairs of job id and lease id. AssertionError says that
-        it must not have given that. Without it the model chooses, the oldest first.
+        ``observed`` is the response of the server: pairs of job id and lease id. Without it the
+        model chooses the oldest jobs.
+
+        Raises:
+            AssertionError: the server must not have returned these jobs.
         """
         self.promote()
         given: list[JobView] = []
@@ -145,7 +165,12 @@ class Model:
         return given
 
     def ack(self, job_id: str, worker: str | None = None, lease_id: str | None = None) -> JobView:
-        """Complete a job. Its holder may repeat that. Raises NotFound, Conflict."""
+        """Complete a job. The worker with the lease may repeat it.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: the caller has no lease.
+        """
         job = self._find(job_id)
         named = worker is not None or lease_id is not None
         if job.state is State.COMPLETED and named and job.settled:
@@ -165,7 +190,12 @@ class Model:
         worker: str | None = None,
         lease_id: str | None = None,
     ) -> JobView:
-        """Fail the attempt. The lease id may repeat that. Raises NotFound, Conflict."""
+        """Fail an attempt. The lease id may repeat it.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: the caller has no lease.
+        """
         job = self._find(job_id)
         if self._repeats_nack(job, lease_id):
             return view(job)
@@ -176,7 +206,12 @@ class Model:
     def requeue(
         self, job_id: str, worker: str | None = None, lease_id: str | None = None
     ) -> JobView:
-        """Hand a job back, to the end of its priority. Raises NotFound, Conflict."""
+        """Return a job to the end of its priority.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: the caller has no lease.
+        """
         job = self._find(job_id)
         if self._repeats_nack(job, lease_id):
             return view(job)
@@ -190,7 +225,7 @@ class Model:
     def heartbeat(
         self, worker: str, job_ids: Iterable[str], *, visibility_ms: int | None = None
     ) -> list[str]:
-        """Ids of the jobs whose lease is longer now: those that the worker holds."""
+        """Extend the leases that the worker has; return the ids of their jobs."""
         extended = []
         for job_id in job_ids:
             job = self.jobs.get(job_id)
@@ -200,32 +235,41 @@ class Model:
                 extended.append(job_id)
         return extended
 
-    # -- what operators do
+    # -- operations of operators
 
     def pause(self, queue: str) -> None:
-        """Its jobs are not fetched any more; everything else goes on."""
+        """Stop fetches from a queue; everything else continues."""
         self.paused.add(queue)
 
     def resume(self, queue: str) -> None:
-        """Undo `pause`."""
+        """Undo ``pause``."""
         self.paused.discard(queue)
 
     def limit(self, queue: str, concurrency: int | None) -> None:
-        """Let so many jobs of a queue be active at a time; None for any number."""
+        """Limit the active jobs of a queue; None for no limit."""
         self.concurrency.pop(queue, None)
         if concurrency is not None:
             self.concurrency[queue] = concurrency
 
     def dead_letters(self, queue: str | None = None) -> set[str]:
-        """Ids of the dead letters, of one queue or of all."""
+        """Return ids of the dead letters of one queue or of all."""
         return {job.job_id for job in self.jobs.values() if job.dead and queue in (None, job.queue)}
 
     def retry_dead(self, job_id: str) -> JobView:
-        """Start a dead letter over. Raises NotFound when it is none."""
+        """Retry a dead letter.
+
+        Raises:
+            NotFound: the job is no dead letter.
+        """
         return self._start_over(self._find_dead(job_id))
 
     def retry_discarded(self, job_id: str) -> JobView:
-        """Start a discarded job over, dead letter or not. Raises NotFound, Conflict."""
+        """Retry a discarded job, dead letter or not.
+
+        Raises:
+            NotFound: there is no such job.
+            Conflict: the job is not discarded.
+        """
         job = self._find(job_id)
         if job.state is not State.DISCARDED:
             raise Conflict(job.state)
@@ -241,23 +285,27 @@ class Model:
         return view(job)
 
     def delete_dead(self, job_id: str) -> None:
-        """Remove a dead letter and its job. Raises NotFound when it is none."""
+        """Delete a dead letter and its job.
+
+        Raises:
+            NotFound: the job is no dead letter.
+        """
         del self.jobs[self._find_dead(job_id).job_id]
 
     def counts(self, queue: str) -> dict[State, int]:
-        """Jobs of a queue per state, zeros included."""
+        """Return the jobs of a queue per state, zeros included."""
         found = Counter(job.state for job in self.jobs.values() if job.queue == queue)
         return {state: found[state] for state in State}
 
-    # -- what time does
+    # -- effects of time
 
     def advance(self, ms: int) -> None:
-        """Let time pass, then do what the background loops do."""
+        """Let time pass, then run the background loops."""
         self.now_ms += ms
         self.settle()
 
     def settle(self) -> None:
-        """One pass of promote, then of reap: execution timeouts, lost leases, expiry."""
+        """Run promote once, then reap: execution timeouts, lost leases, expiry."""
         self.promote()
         for job in self._active_until(lambda lease: lease.timeout_ms):
             job.lease = None
@@ -268,7 +316,7 @@ class Model:
                 self._expire(job)
 
     def promote(self) -> None:
-        """Scheduled and retryable jobs whose time has come become available, in that order."""
+        """Make scheduled and retryable jobs available whose time has come, in that order."""
         due = [
             (job.due_ms, job)
             for job in self.jobs.values()
@@ -284,7 +332,7 @@ class Model:
                 self._make_available(job, (self._steps, due_ms))
 
     def recover(self, worker: str, dead_ms: int | None = None) -> list[str]:
-        """A worker died at ``dead_ms`` (now): what it took before that is lost."""
+        """Recover a worker that died at ``dead_ms``: the leases that it got before are lost."""
         at = self.now_ms if dead_ms is None else dead_ms
         lost = [
             job
@@ -295,9 +343,9 @@ class Model:
         return [job.job_id for job in lost]
 
     def on_end(self, job: ModelJob) -> None:
-        """A job has ended: for models in which something follows from that."""
+        """Handle the end of a job, for models with effects of it."""
 
-    # -- rules shared by the above
+    # -- shared rules
 
     def _find(self, job_id: str) -> ModelJob:
         if job_id not in self.jobs:
@@ -334,7 +382,7 @@ class Model:
         job.state, job.place = State.AVAILABLE, place
 
     def _next(self, queue: str) -> list[ModelJob]:
-        """The jobs of which one must be served next, in order of creation."""
+        """Return the jobs of which one must be fetched next, in order of creation."""
         waiting = [
             job for job in self.jobs.values() if job.queue == queue and job.state is State.AVAILABLE
         ]
@@ -385,7 +433,7 @@ class Model:
         )
 
     def _active_until(self, deadline: Callable[[Lease], int | None]) -> list[ModelJob]:
-        """Active jobs of which this deadline has passed."""
+        """Return active jobs for which this deadline has passed."""
         return [
             job
             for job in self.jobs.values()
@@ -429,7 +477,7 @@ class Model:
                 self._make_available(job, (self._steps, deadline))
 
     def _ends(self, job: ModelJob, names: Sequence[str]) -> bool:
-        """Whether a failure that goes by these names is the job's last, as its policy says."""
+        """Return whether a failure with these names is the last one under the retry policy."""
         return job.attempt >= job.retry.max_attempts or matches(job.retry.non_retryable, names)
 
     def _exhaust(self, job: ModelJob, decided: str | None = None) -> None:

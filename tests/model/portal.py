@@ -1,4 +1,4 @@
-"""A store that synchronous code can call: hypothesis drives state machines synchronously."""
+"""A store for synchronous code: hypothesis runs state machines synchronously."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _START_S = 120.0
 
 
 class Portal:
-    """A store whose event loop runs in a thread of its own."""
+    """A store whose event loop runs in its own thread."""
 
     def __init__(self, store: Store, token: trio.lowlevel.TrioToken) -> None:
         self.store = store
         self._token = token
 
     def call(self, operation: Callable[[Store], Awaitable[T]]) -> T:
-        """Run ``operation(store)`` to its end; returns or raises what it does."""
+        """Run ``operation(store)`` to its end; return or raise its result."""
         return trio.from_thread.run(operation, self.store, trio_token=self._token)
 
 
 @contextmanager
 def open_portal(url: str, *, shards: int) -> Iterator[Portal]:
-    """A store on ``url`` whose scripts refuse keys of another tag."""
+    """Open a store on ``url`` whose scripts refuse keys of another tag."""
     opened: queue.SimpleQueue[Portal | BaseException] = queue.SimpleQueue()
     stop = trio.Event()
 

@@ -1,4 +1,4 @@
-"""The oracle of unique jobs, workflows and limits, checked by examples whose answer is known."""
+"""Examples with known results for the oracle of unique jobs, workflows and limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oracle itself, checked by examples whose answer is known."""
+"""Examples with known results for the lifecycle oracle."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The server does what the model says, whatever is done to it and in whatever order.
+"""The server behaves as the model, for random histories.
 
-Hypothesis invents histories; each step happens to the model and to a real server, on a standalone
-one and on a cluster, and both must answer alike. After every step each job is compared, counters
-are compared, and a walk over all keys checks that every job is in exactly one place.
+Hypothesis generates histories. Each step runs on the model and on a real server, standalone and
+cluster, and both must return the same. After every step the jobs and counters are compared, and the
+invariants are checked.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ picks = st.integers(0, 1000)
 
 
 def unique_job(queue: str, kind: str, on_conflict: str) -> NewJob:
-    """A job of which there is one per type, in whatever queue."""
+    """Return a job that is unique by type, in any queue."""
     retry = json.loads(STEADY.json())
     options = {"queue": queue, "unique": {"on_conflict": on_conflict}, "retry": retry}
     return parse_job(_bytes({"type": kind, "args": [], "options": options}))
@@ -119,7 +119,7 @@ class Histories(RuleBasedStateMachine):
         flush(self.backend)
         self.model = CoordinatedModel()
         self.leases: list[tuple[str, str, str]] = []
-        """(job, worker, lease) of every lease ever given, also of those that are over."""
+        """(job, worker, lease) of every lease so far, also of ended ones."""
 
     @initialize(count=st.integers(1, 8), policy=policies)
     def begin_with_some_jobs(self, count: int, policy: RetryPolicy) -> None:
@@ -130,18 +130,18 @@ class Histories(RuleBasedStateMachine):
     def both(
         self, expected: Callable[[], JobView], actual: Callable[[Store], Awaitable[JobRecord]]
     ) -> None:
-        """The same operation on both: the same answer, or the same kind of error."""
+        """Run an operation on both; the results or the kinds of error must be equal."""
         wanted = outcome(expected)
         got = outcome(lambda: self.portal.call(actual))
         assert (seen(got) if isinstance(got, JobRecord) else got) == wanted
 
     def pick(self, number: int) -> str:
-        """Some job, or an id that is none."""
+        """Return some job id, or one that does not exist."""
         known = [*self.model.jobs, "01900000-0000-7000-8000-000000000000"]
         return known[number % len(known)]
 
     def pick_lease(self, number: int, how: str) -> tuple[str, str | None, str | None]:
-        """A job and what a caller says of the lease it has; now and then, of one it had."""
+        """Return a job and lease data that a caller may send, sometimes of an earlier lease."""
         held = [
             (job.job_id, job.lease.worker, job.lease.lease_id)
             for job in self.model.jobs.values()
@@ -195,7 +195,7 @@ class Histories(RuleBasedStateMachine):
         more: dict[str, Any],
         client_id: str | None,
     ) -> None:
-        """Enqueue on both; the server names the job unless the client does."""
+        """Enqueue on both; the server chooses the id unless the client does."""
         more = {name: value for name, value in more.items() if value}
         options: dict[str, Any] = {
             "queue": queue,
@@ -399,7 +399,7 @@ class Histories(RuleBasedStateMachine):
 
 
 def seen(job: JobRecord) -> JobView:
-    """What a caller sees of the server's job, in the words of the model."""
+    """Return the server's job as the model's ``JobView``."""
     shown = json.loads(job.json())
     return JobView(
         job_id=shown["id"],

@@ -1,7 +1,8 @@
-"""Lets virtual time pass on a real server: moves every deadline that Redis holds into the past.
+"""Let virtual time pass on a real server: move every deadline in Redis into the past.
 
-Redis's clock cannot be set, and a test that waits for minutes is no test. To a script that compares
-a deadline with `TIME` both are the same. The moves are not atomic: nothing else may run meanwhile.
+The clock of Redis cannot be set, and a test cannot wait for minutes. A script that compares a
+deadline with ``TIME`` sees no difference. The moves are not atomic: nothing else may run during
+them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _TIMES = (f.DUE, f.EXPIRES, f.DEADLINE, f.STARTED)
 
 
 def pass_time(backend: Embedded, ms: int, *, shards: int = 64) -> None:
-    """Make all deadlines of jobs come ``ms`` sooner, in the indexes and in the jobs themselves.
+    """Move all deadlines of jobs ``ms`` earlier, in the indexes and in the jobs.
 
     Retention, workers and leader leases keep their times.
     """

@@ -1,9 +1,10 @@
-"""Lua put before every script in tests: it proves a bound on what one run may do.
+"""Lua that runs before every script in tests and bounds the work of one run.
 
-Redis serves nobody else while a script runs. Its time is proportional to the commands it sends and
-to the bytes it moves between Lua and Redis, so these are counted rather than the time: a busy
-machine changes nothing. About 1 us per command and 1 to 2 ms per MiB give the 10 ms that one script
-may block its node (``loadtest/bench/blocking.py`` measures both).
+Redis serves no other client while a script runs. The time of a script is proportional to its
+commands and to the bytes that it moves between Lua and Redis. The prelude counts these instead of
+measuring time, so the result does not depend on the machine. About 1 us per command and 1 to 2 ms
+per MiB give the 10 ms for which one script may block its node (``loadtest/bench/blocking.py``
+measures both).
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from __future__ import annotations
 MOST_COMMANDS = 8000
 MOST_BYTES = 5 * 1024 * 1024
 OVER = "over the budget of a script"
-"""Part of the error that a script raises which exceeds it."""
+"""Part of the error that a script raises when it exceeds the budget."""
 
 
 def budget(commands: int = MOST_COMMANDS, bytes_: int = MOST_BYTES) -> str:
-    """Lua that stops a script after so many commands, or bytes of arguments and replies."""
+    """Return Lua that stops a script after this many commands, or bytes of values."""
     return f"""
 local redis = (function(server)
     local commands, moved = 0, 0

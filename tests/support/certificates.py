@@ -20,7 +20,7 @@ def openssl(directory: Path, *args: str) -> None:
 
 
 def make_certificates(directory: Path) -> None:
-    """A CA, a server certificate for 127.0.0.1 and a client certificate; and a stranger CA."""
+    """Create a CA with certificates of a server on 127.0.0.1 and a client, and another CA."""
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     for ca in ("ca", "stranger"):
         openssl(
@@ -40,20 +40,20 @@ def make_certificates(directory: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """A folder that `make_certificates` filled."""
+    """A folder filled by ``make_certificates``."""
 
     files: Path
 
     @property
     def env(self) -> dict[str, str]:
-        """What an API with the server's certificate is told."""
+        """Variables of an API process that serves the certificate."""
         return {
             "OJS_TLS_CERT": str(self.files / "server.crt"),
             "OJS_TLS_KEY": str(self.files / "server.key"),
         }
 
     def client(self, certificate: str | None = None) -> ssl.SSLContext:
-        """A client that trusts the CA and shows this certificate."""
+        """Return a client context that trusts the CA and presents this certificate."""
         context = ssl.create_default_context(cafile=str(self.files / "ca.crt"))
         if certificate is not None:
             chain = self.files / certificate
@@ -63,7 +63,7 @@ class Certificates:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    """A CA, what it signed, and a stranger."""
+    """Create the certificates once per session."""
     if OPENSSL is None:
         pytest.skip("needs openssl on PATH")
     directory = tmp_path_factory.mktemp("certificates")

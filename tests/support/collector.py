@@ -1,4 +1,4 @@
-"""A collector of traces: it takes OTLP by gRPC or by HTTP on loopback, and keeps the spans."""
+"""A trace collector on loopback that receives OTLP over gRPC or HTTP and keeps the spans."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.servers import wait_until
 
 @dataclass(slots=True)
 class Collector:
-    """What has arrived. `env` is what a server that sends here is told."""
+    """The received spans. ``env`` has the variables of a server that exports to this collector."""
 
     env: dict[str, str]
     spans: list[Span] = field(default_factory=list)
@@ -49,13 +49,13 @@ class Collector:
 
 
 def values(attributes: Any) -> dict[str, Any]:
-    """Attributes as plain values."""
+    """Return attributes as plain values."""
     return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}
 
 
 @contextlib.contextmanager
 def collector(protocol: str) -> Iterator[Collector]:
-    """Run one until the block ends; `protocol` as in OTEL_EXPORTER_OTLP_PROTOCOL."""
+    """Run a collector until the block ends; ``protocol`` as in OTEL_EXPORTER_OTLP_PROTOCOL."""
     with (_by_grpc if protocol == "grpc" else _by_http)() as running:
         yield running
 

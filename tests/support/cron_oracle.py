@@ -1,8 +1,8 @@
-"""Cron by brute force: which minutes of a stretch of time an expression names.
+"""Evaluate cron expressions by brute force, as an oracle for the tests.
 
-Independent of croniter and of how the server finds changes of the clock: it walks UTC, asks the
-zone for the local time, and leaves out what the clock shows for the second time. Local time that
-does not exist never comes up.
+It is independent of croniter and of how the server finds clock changes. It walks UTC minute by
+minute, converts to local time, and skips local times that the clock shows for the second time.
+Local times that do not exist never occur.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OnDay = Callable[[date], bool]
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """An expression of five fields and what it names."""
+    """A cron expression of five fields and the values that each field selects."""
 
     text: str
     minutes: frozenset[int]
@@ -43,7 +43,9 @@ class Named:
     on_day: OnDay
 
     def ticks(self, zone: str, start: datetime, end: datetime) -> Iterator[int]:
-        """Ms of all ticks in [start, end), both UTC and on the minute."""
+        """Yield all occurrences in [start, end) in milliseconds; both ends are UTC and on the
+        minute.
+        """
         local_zone = ZoneInfo(zone)
         at = start
         while at < end:
@@ -73,7 +75,7 @@ _HOUR = timedelta(hours=1)
 
 
 def random_expression(random: Random, *, sparse: bool = False) -> Named:
-    """Any expression; a ``sparse`` one has a few ticks a day at most."""
+    """Return a random expression; a ``sparse`` one has only a few occurrences a day."""
     minute, minutes = _numbers(random, 0, 59, most=2 if sparse else 60)
     hour, hours = _numbers(random, 0, 23, most=3 if sparse else 24)
     month, months = _numbers(random, 1, 12, names=MONTHS)
@@ -177,7 +179,7 @@ def _near(day: int) -> OnDay:
 
 
 def _nearest_weekday(of: date, day: int) -> date:
-    """The weekday of the month of ``of`` that is nearest to its day ``day``."""
+    """Return the weekday of the month of ``of`` that is nearest to day ``day``."""
     wanted = of.replace(day=day)
     in_month = [of.replace(day=n) for n in range(1, _length(of) + 1)]
     weekdays = [d for d in in_month if d.weekday() < 5]
@@ -197,5 +199,5 @@ def _last(weekday: int) -> OnDay:
 
 
 def utc(text: str) -> datetime:
-    """A UTC time from ISO text without an offset."""
+    """Return a UTC time from ISO text without an offset."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)

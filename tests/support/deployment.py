@@ -1,7 +1,7 @@
-"""A whole installation: a backend, API nodes behind a proxy, schedulers.
+"""A whole installation: a backend, API nodes behind a proxy, and schedulers.
 
-Two nodes of two processes each, so that any two requests may meet in four
-processes: whatever a process keeps to itself shows up as a wrong answer.
+There are two nodes of two processes each, so any two requests may reach different processes. State
+that a process wrongly keeps to itself becomes visible as a wrong response.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tests.support.proxy import proxy
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """A kind of backend, and what its API nodes are told besides.
+    """A kind of backend, and further variables for its API nodes.
 
-    `servers` are choices of `find_server`, the first found wins.
+    ``servers`` are choices of ``find_server``; the first one that is installed is used.
     """
 
     servers: tuple[str, ...]
@@ -48,7 +48,7 @@ TOPOLOGIES: Final[Mapping[str, Topology]] = {
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """What runs. `url` is the proxy's; tests may kill and restart anything else."""
+    """A running installation. ``url`` is that of the proxy; tests may kill and restart all else."""
 
     url: str
     backend: Embedded
@@ -56,13 +56,13 @@ class Deployment:
     schedulers: tuple[Process, ...]
 
     def logs(self) -> str:
-        """The ends of all logs, for failure messages."""
+        """Return the last lines of all logs, for failure messages."""
         processes = [*(node.process for node in self.nodes), *self.schedulers]
         return "\n".join(process.log_tail() for process in processes)
 
 
 def unavailable(topology: str) -> str | None:
-    """Why this machine cannot run the topology, None when it can."""
+    """Return why this machine cannot run the topology, None when it can."""
     try:
         backend_of(Path(), TOPOLOGIES[topology])
     except ServerNotFound as error:
@@ -71,7 +71,11 @@ def unavailable(topology: str) -> str | None:
 
 
 def backend_of(directory: Path, topology: Topology, node_timeout_ms: int = 5000) -> Embedded:
-    """The backend of a topology, not started. Raises `ServerNotFound`."""
+    """Return the backend of a topology, not started.
+
+    Raises:
+        ServerNotFound: this machine has no server of that kind.
+    """
     complaints = []
     for choice in topology.servers:
         try:
@@ -103,22 +107,23 @@ def deploy(
     env: Environment = NOTHING,
     node_timeout_ms: int = 5000,
 ) -> Iterator[Deployment]:
-    """Start everything, give it when every node is ready, stop it in reverse order.
+    """Start an installation, yield it when every node is ready, and stop it in reverse order.
 
     Args:
+        topology: the kind of backend.
         directory: for data, configuration and logs.
         workers: API processes per node.
         env: more variables for the nodes and schedulers.
-        node_timeout_ms: of a cluster's failure detector.
+        node_timeout_ms: node timeout of a cluster, in milliseconds.
 
     Raises:
         ServerNotFound: this machine has no server of that kind.
-        AssertionError: something did not start, or did not end on SIGTERM.
+        AssertionError: a process did not start, or did not end on SIGTERM.
     """
     kind = TOPOLOGIES[topology] if isinstance(topology, str) else topology
     with contextlib.ExitStack() as stack:
         backend = backend_of(directory, kind, node_timeout_ms=node_timeout_ms)
-        # Data of a test is worth nothing afterwards: no time is spent on a clean stop.
+        # A clean stop would only save the data of the test, which is discarded.
         backend.start()
         stack.callback(backend.stop, graceful=False)
         with contextlib.ExitStack() as starting:

@@ -1,7 +1,7 @@
-"""Runs a handler as the fast lane does: without a task until it asks for one.
+"""Run a handler as the fast lane does: without a trio task until the handler needs one.
 
-``tests/http/api.py`` runs every request for a fast route so. A handler that uses trio without
-asking first is answered 500 there, and its test fails.
+``tests/http/api.py`` runs every request for a fast route in this way. A handler that uses trio
+before it has asked for a task is answered with 500, and its test fails.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ T = TypeVar("T")
 
 
 async def driven(work: Coroutine[Any, Any, T], moved: Callable[[], None] = lambda: None) -> T:
-    """Drive ``work`` to its end; ``moved`` is called when it asks for a task.
+    """Run ``work`` to its end; call ``moved`` when it asks for a task.
 
-    When the caller is cancelled, its task adopts the work, as that of a connection does.
+    If the caller is cancelled, its task adopts the work, as the task of a connection does.
     """
     answers: list[object] = []
     answered = trio.Event()

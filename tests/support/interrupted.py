@@ -1,4 +1,4 @@
-"""Something happens between two calls to Redis: another process acts, or this one dies."""
+"""Run an action between two calls to Redis: another process acts, or this process dies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ojs_cluster.store.context import Store
 
 
 class Died(BaseException):
-    """The process is gone: no handler of errors sees this, as none would see a SIGKILL."""
+    """The process is dead. No error handler catches this, as none would run after SIGKILL."""
 
 
 class InterruptedClient:
@@ -40,5 +40,5 @@ class InterruptedClient:
 
 
 def interrupted(store: Store, action: Callable[[], Awaitable[None]], *, before: int) -> Store:
-    """``store`` as seen by a process in whose call number ``before`` something comes first."""
+    """Return ``store`` for a process in which ``action`` runs before call number ``before``."""
     return replace(store, redis=cast(Client, InterruptedClient(store.redis, action, before)))

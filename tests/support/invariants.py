@@ -1,23 +1,24 @@
-"""Walks a whole Redis installation and checks what must always hold of the jobs in it.
+"""Check the invariants of a whole Redis installation.
 
-- A job lies in a partition of its queue, one that workers look at unless it has ended, and in
-  exactly the indexes its state asks for.
-- Whatever an index names exists; its score is the deadline that the job itself carries.
+- A job is in a partition of its queue, in an open one unless the job has ended, and in exactly the
+  indexes of its state.
+- Every entry of an index exists; its score is the deadline that the job stores.
 - The counters of a queue equal its jobs, state by state.
-- A job that needs a token of a rate limit's key is held back, or has one; each token that is given
-  out has its job, unless something is owed about it.
-- Locks of unique jobs are where their fingerprints say and in the index. A committed
-  transaction has an outbox entry, an aborted one is in the index of those to remove. A prepared job
-  names a committed transaction, is in no index, and is listed as a claim.
-- An alias points to the shard where a job with its id is.
-- A workflow that runs is listed, so that somebody looks at it when it makes no progress.
-- The audit streams are bounded by count and time.
-- A cron job is looked at when its next tick, or what it owes or holds back, asks for it; one that
-  is deleted is kept only for the latter.
+- A job that needs a rate limit token is blocked or has one. Each granted token has its job, unless
+  an outbox entry will release it.
+- Unique locks are in the shard of their fingerprint and in the index.
+- A committed cross-shard transaction has an outbox entry, and an aborted one is in the index of
+  those to forget. A prepared job names a committed transaction, is in no index, and is listed as
+  a claim.
+- An alias points to the shard that stores a job with its id.
+- A running workflow is in the index of workflows to check.
+- The audit streams are bounded in number and time.
+- The index of cron jobs has each one at its next occurrence or upkeep; a deleted cron job exists
+  only while it has upkeep.
 
-The reader is redis-py; only the names of keys and fields are the product's. Shards are read one
-key after the other, so a walk beside running schedulers may see a job in mid-step:
-`await_consistent` walks again until one walk is clean.
+The reader is redis-py. It uses only the names of keys and fields of the product. A walk reads one
+key after the other, so it may see a job in the middle of a step while schedulers run. Therefore
+``await_invariants`` walks again until one walk is clean.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from tests.support.servers import clients_of_masters
 COUNTED = ("scheduled", "pending", "active", "retryable", "completed", "cancelled", "discarded")
 WAITING = ("available", "scheduled", "pending", "retryable")
 MOST_ASKED = 100
-"""Tokens of one key that one queue asks for at a time."""
+"""Most tokens of one key that one queue requests at a time."""
 TERMINAL = ("completed", "cancelled", "discarded")
 
 Index = dict[str, float]
@@ -46,26 +47,26 @@ Index = dict[str, float]
 
 @dataclass(slots=True)
 class Census:
-    """What a walk found. `problems` is empty when everything holds."""
+    """The result of a walk. ``problems`` is empty when the invariants hold."""
 
     states: dict[str, str] = field(default_factory=dict)
     """Job id to state."""
     attempts: dict[str, int] = field(default_factory=dict)
-    """Job id to attempts begun."""
+    """Job id to number of started attempts."""
     paused: dict[int, dict[str, bool]] = field(default_factory=dict)
-    """Shard, queue, whether the queue is paused there."""
+    """Per shard and queue, whether the queue is paused there."""
     problems: list[str] = field(default_factory=list)
     tolerance: int = 0
-    """By how much a counter may be wrong."""
+    """Accepted error of a counter."""
 
     def count(self) -> Counter[str]:
-        """Jobs per state."""
+        """Return the number of jobs per state."""
         return Counter(self.states.values())
 
 
 @dataclass(slots=True)
 class _Keys:
-    """Everything under one tag."""
+    """All keys of one tag."""
 
     jobs: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     queues: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
@@ -75,7 +76,7 @@ class _Keys:
     transactions: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     workflows: dict[str, dict[bytes, bytes]] = field(default_factory=dict)
     audit: dict[AuditStream, tuple[int, int]] = field(default_factory=dict)
-    """Entries, and milliseconds that are left."""
+    """Number of entries, and the remaining time to live in milliseconds."""
     outbox: dict[bytes, bytes] = field(default_factory=dict)
     partitions: dict[bytes, bytes] = field(default_factory=dict)
 
@@ -84,12 +85,14 @@ class _Keys:
 
 
 def take_census(backend: Embedded, *, shards: int = 64, malformed: Collection[str] = ()) -> Census:
-    """One walk over every key.
+    """Walk over every key once and check the invariants.
 
     Args:
-        shards: how many the data is laid out with.
-        malformed: jobs whose hashes were damaged; nothing can be said of them, and the counters of
-            queues may be wrong by as many.
+        backend: the servers.
+        shards: the number of shards of the data.
+        malformed: jobs whose hashes were damaged. They are skipped, and counters may be wrong by
+            their
+            number.
     """
     keyspace = Keyspace(shards)
     content = _read(backend, keyspace)
@@ -117,7 +120,11 @@ def take_census(backend: Embedded, *, shards: int = 64, malformed: Collection[st
 
 
 def await_consistent(backend: Embedded, *, shards: int = 64, timeout_s: float = 60.0) -> Census:
-    """Walk until a walk finds no problem. Raises AssertionError with the last walk's problems."""
+    """Check the invariants until one walk is clean.
+
+    Raises:
+        AssertionError: the problems of the last walk.
+    """
     deadline = time.monotonic() + timeout_s
     while (census := take_census(backend, shards=shards)).problems:
         if time.monotonic() > deadline:
@@ -229,14 +236,14 @@ def _check_transactions(census: Census, keyspace: Keyspace, shard: Shard, keys: 
 
 
 def _check_workflows(census: Census, shard: Shard, keys: _Keys) -> None:
-    """Each workflow that runs is looked at some time, and no other."""
+    """Check that the index of workflows to check has exactly the running workflows."""
     running = {id_ for id_, record in keys.workflows.items() if record[b"state"] == b"running"}
     for id_ in running ^ keys.index("running_workflows").keys():
         census.problems.append(f"workflow {id_} of shard {shard.index} and the index disagree")
 
 
 def _check_outbox(census: Census, shard: Shard, keys: _Keys) -> None:
-    """Whoever waits for a shard that is away is found by the one who tries it again."""
+    """Check that every shard with waiting effects is in the index of blocked shards."""
     waited_for = {name[4:] for name in keys.indexes if name.startswith("out:")}
     for name in waited_for - keys.index("outbox_blocked_shards").keys():
         census.problems.append(
@@ -328,7 +335,7 @@ _ANY_SCORE = math.nan
 
 
 def _places(state: str, queue: str, job: dict[bytes, bytes]) -> Iterator[tuple[str, float]]:
-    """The indexes a job belongs in, each with the score it must have there."""
+    """Yield the indexes that must contain a job, each with its score."""
     if state == "available":
         if f.LIMIT not in job or f.TOKEN in job:
             yield f"q:{queue}", _ANY_SCORE
@@ -350,7 +357,7 @@ def _places(state: str, queue: str, job: dict[bytes, bytes]) -> Iterator[tuple[s
 
 
 def _waits(id_: str, queue: str, job: dict[bytes, bytes], keys: _Keys) -> Iterator[str]:
-    """Where a job waits that has no token yet: in its queue until a fetch meets it, then apart."""
+    """Yield where a job without a token waits: in its queue, or blocked after a fetch."""
     key = job[f.LIMIT].split()[0].decode()
     if f.TOKEN in job:
         return
@@ -363,9 +370,9 @@ def _waits(id_: str, queue: str, job: dict[bytes, bytes], keys: _Keys) -> Iterat
 
 
 def _check_thirst(complain: Callable[[str], None], keys: _Keys) -> None:
-    """A fetch finds the keys that it may ask for, those without an unanswered ask first.
+    """Check the demand index: keys for which a fetch may request tokens, unrequested ones first.
 
-    The sign of a key's place says which it is.
+    The sign of a key's score tells which of the two it is.
     """
     for name in keys.indexes:
         kind, _, rest = name.partition(":")
@@ -380,7 +387,7 @@ def _check_thirst(complain: Callable[[str], None], keys: _Keys) -> None:
 
 
 def _check_tokens(census: Census, keyspace: Keyspace, content: dict[str, _Keys]) -> None:
-    """Tokens that are given out or asked for, and the jobs that say so, agree once all is done."""
+    """Check that granted and requested tokens agree with the jobs that have or request them."""
     if any(name != b"seq" for keys in content.values() for name in keys.outbox):
         return  # something is on its way
     for name, kind in ((f.TOKEN, "lh"), (f.ASKED, "la")):
@@ -442,5 +449,5 @@ def _check_aliases(
 
 
 def lost(census: Census, acknowledged: Iterable[str]) -> set[str]:
-    """Acknowledged ids whose job is nowhere."""
+    """Return the acknowledged ids that have no job."""
     return set(acknowledged) - census.states.keys()

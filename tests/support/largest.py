@@ -1,7 +1,7 @@
-"""A client whose scripts meet the largest jobs only, and that counts what it sends and receives.
+"""A client that runs scripts only on the largest jobs, and counts what it sends and receives.
 
-The sizes are those that the default settings allow. A test that runs a script runs it on the
-largest jobs, whatever the script does with them and however it finds them.
+The sizes are the largest that the default settings allow. So every script that a test runs handles
+the largest jobs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ until page[1] == '0'
 
 
 def make_large(db: Any, key: bytes) -> None:
-    """Give the job in ``key`` all that the default settings let a job have."""
+    """Grow the job in ``key`` to the largest size that the default settings allow."""
     db.eval(_GROW, 1, key)
 
 
@@ -56,12 +56,13 @@ async def _run_at_once(run: Callable[[], Awaitable[Any]], _name: str) -> Any:
 
 
 class LargestJobs:
-    """Runs scripts one at a time, after the jobs of their shard have become as large as can be.
+    """Runs scripts one at a time, after all jobs of the shard have grown to the largest size.
 
     Args:
-        db: redis-py's client of the same server, which is no cluster.
-        grows: Whether it makes jobs large.
-        around: Runs a script, given what runs it and its name.
+        client: the client that runs the scripts.
+        db: redis-py's client of the same standalone server.
+        grows: whether jobs grow.
+        around: wraps the run of a script; receives the run and the name of the script.
     """
 
     def __init__(
@@ -78,9 +79,9 @@ class LargestJobs:
         self._around = around
         self._one_at_a_time = trio.Lock()
         self.sent: defaultdict[str, int] = defaultdict(int)
-        """Per script the most bytes of arguments."""
+        """Per script, most bytes of arguments."""
         self.returned: defaultdict[str, int] = defaultdict(int)
-        """Per script the most bytes of a reply."""
+        """Per script, most bytes of a reply."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -101,7 +102,7 @@ class LargestJobs:
 
 
 def size_of(value: Any) -> int:
-    """Bytes of the texts in a reply or a list of arguments."""
+    """Return the bytes of the strings in a reply or a list of arguments."""
     if isinstance(value, bytes | str):
         return len(value)
     if isinstance(value, list | tuple):

@@ -1,11 +1,10 @@
-"""Clients that keep a deployment busy, and the ledger of what they were told.
+"""Clients that keep a deployment busy, and a ledger of the responses that they received.
 
-Producers enqueue jobs and workers run them, all through the proxy, all repeating
-a request whose fate they do not know, as real clients do. The ledger holds only
-what a client can know: which jobs were acknowledged, who holds which job until
-when at the earliest, which acks were confirmed. From that it names what must not
-happen: a job held twice, run again after its confirmed completion, or refused to
-its holder.
+Producers enqueue jobs and workers run them, all through the proxy. All repeat a request whose
+outcome is unknown, as real clients do. The ledger holds only what a client can know: acknowledged
+jobs, leases with their earliest end, and confirmed acks. From this it detects violations: a job
+with two leases, a job that runs again after its confirmed completion, and an ack that is refused
+during the lease.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ UNAVAILABLE = (502, 503, 504)
 CALL_TIMEOUT_S = 180.0
 QUEUES = ("load-a", "load-b", "load-c")
 ATTEMPTS = 50
-"""A job may be lost with its process many times in a test; it must not run out of attempts."""
+"""A test may kill the process of a job many times; the job must not run out of attempts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """One lease as its holder knows it: it cannot end before `until` (trio clock, s)."""
+    """One lease as its worker knows it: it cannot end before ``until`` (trio clock, in seconds)."""
 
     worker: str
     lease_id: str
@@ -49,13 +48,13 @@ class Ledger:
     held: dict[str, Hold] = field(default_factory=dict)
     violations: list[str] = field(default_factory=list)
     retried: list[str] = field(default_factory=list)
-    """Calls that were repeated, each with its reason."""
+    """Repeated calls, each with the reason."""
     attempts: dict[str, set[int]] = field(default_factory=lambda: defaultdict(set))
     ticks: dict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
-    """Ids of the jobs that were given out of each tick of each cron job."""
+    """Per occurrence of each cron job, the ids of the jobs that were fetched."""
 
     def take(self, job: JSON, worker: str, until: float) -> None:
-        """A worker received a job."""
+        """Record that a worker has received a job."""
         id_ = job["id"]
         if job["attempt"] in self.attempts[id_]:
             self.violations.append(f"{id_}: attempt {job['attempt']} was given out twice")
@@ -74,17 +73,17 @@ class Ledger:
         self.held[id_] = Hold(worker, job["lease_id"], until)
 
     def hold_of(self, job: JSON) -> Hold | None:
-        """The hold that came with this very lease; the job may be another's by now."""
+        """Return the lease that came with this job; another worker may hold the job by now."""
         hold = self.held.get(job["id"])
         return hold if hold is not None and hold.lease_id == job["lease_id"] else None
 
     def let_go(self, job: JSON) -> None:
-        """The lease is over for its worker."""
+        """Record that the lease of the worker has ended."""
         if self.hold_of(job) is not None:
             del self.held[job["id"]]
 
     def acked(self, job: JSON, worker: str, answer: httpx.Response) -> None:
-        """A worker was answered to its ack."""
+        """Record the response to an ack."""
         id_, now = job["id"], trio.current_time()
         known = self.held.get(id_)
         holder = known if known is not None and now < known.until else None
@@ -106,10 +105,11 @@ class Ledger:
 async def call(
     client: httpx.AsyncClient, ledger: Ledger, path: str, body: JSON
 ) -> tuple[httpx.Response, bool]:
-    """POST until there is a definite answer; also tells whether the request was repeated.
+    """POST until there is a definite response; also return whether the request was repeated.
 
-    Raises AssertionError for an answer that no client should see (a 500), and
-    when there is no definite answer in `CALL_TIMEOUT_S`.
+    Raises:
+        AssertionError: the response is a 500, or there was no definite one within
+            ``CALL_TIMEOUT_S``.
     """
     repeated = False
     with trio.move_on_after(CALL_TIMEOUT_S):
@@ -131,14 +131,18 @@ async def call(
 
 @dataclass(slots=True)
 class Load:
-    """Producers and workers over one queue set.
+    """Producers and workers over one set of queues.
 
-    Attributes:
-        lease_ms: visibility timeout that workers ask for: a job whose fetch
-            answer got lost comes back after it.
-        lossy: the backend may forget acknowledged writes (failover of a master
-            under asynchronous replication): contradictions are counted in
-            `ledger.violations` as always, and it is for the test to print them.
+    Args:
+        client: sends the requests.
+        ledger: records the responses.
+        queues: where jobs go, and which the workers serve.
+        lease_ms: visibility timeout that workers request, in milliseconds. A job whose fetch
+            response
+            was lost becomes available after it.
+        lossy: whether the backend may lose acknowledged writes (failover of a master under
+            asynchronous
+            replication). Then the test decides what to do with ``ledger.violations``.
     """
 
     client: httpx.AsyncClient
@@ -150,7 +154,7 @@ class Load:
     _stop_working: trio.Event = field(default_factory=trio.Event)
 
     async def produce(self) -> None:
-        """Enqueue one job after the other until told to stop."""
+        """Enqueue one job after the other until ``stop_producing``."""
         while not self._stop_producing.is_set():
             body = self._new_job()
             answer, repeated = await call(self.client, self.ledger, "/ojs/v1/jobs", body)
@@ -174,7 +178,7 @@ class Load:
         return body
 
     async def work(self, name: str) -> None:
-        """Fetch, run and finish jobs until told to stop."""
+        """Fetch, run and finish jobs until ``drain``."""
         lease_s = self.lease_ms / 1000
         body = {"queues": list(self.queues), "worker_id": name, "count": 5, "wait_ms": 300}
         body |= {"visibility_timeout_ms": self.lease_ms}
@@ -182,8 +186,9 @@ class Load:
             sent = trio.current_time()
             answer, repeated = await call(self.client, self.ledger, "/ojs/v1/workers/fetch", body)
             assert answer.status_code == 200, answer.text
-            # After a repetition only the last request can have given these jobs, but the clock
-            # started at the first: a shorter hold, so nothing is called a violation wrongly.
+            # Of a repeated fetch only the last request can have returned these jobs. The clock
+            # starts at the first one, so the recorded lease is too short at worst, and no violation
+            # is reported wrongly.
             del repeated
             jobs = answer.json()["jobs"]
             for job in jobs:
@@ -195,7 +200,7 @@ class Load:
     async def _finish(self, job: JSON, worker: str) -> None:
         body: JSON = {"job_id": job["id"], "worker_id": worker, "lease_id": job["lease_id"]}
         if random.random() < 0.1:
-            # It may be available to others from the moment the request is sent.
+            # Another worker may fetch the job as soon as the request is sent.
             self.ledger.let_go(job)
             body["error"] = {"code": "handler_error", "message": "now and then", "retryable": True}
             await call(self.client, self.ledger, "/ojs/v1/workers/nack", body)
@@ -204,7 +209,7 @@ class Load:
         self.ledger.acked(job, worker, answer)
 
     async def progress(self, count: int, timeout_s: float = 120.0) -> None:
-        """Return when `count` more jobs were acknowledged and as many completed."""
+        """Return when ``count`` more jobs were acknowledged and as many completed."""
         acknowledged = len(self.ledger.acknowledged) + count
         completed = len(self.ledger.completed) + count
         await eventually(
@@ -217,16 +222,19 @@ class Load:
         )
 
     def stop_producing(self) -> None:
-        """Enqueue nothing more."""
+        """Stop the producers."""
         self._stop_producing.set()
 
     async def drain(self, timeout_s: float = 120.0) -> set[str]:
-        """Stop producing, wait until every acknowledged job is completed, stop the workers.
+        """Stop the producers, wait until every acknowledged job is completed, then stop the
+        workers.
 
-        Returns ids of acknowledged jobs that the server no longer knows; they
-        are only possible (and only looked for) when the load is `lossy`.
+        Returns:
+            Ids of acknowledged jobs that the server does not know. Only a ``lossy`` load looks for
+            them.
 
-        Raises AssertionError when jobs remain unfinished.
+        Raises:
+            AssertionError: jobs remain unfinished.
         """
         self.stop_producing()
         deadline = time.monotonic() + timeout_s
@@ -263,11 +271,15 @@ async def running_load(
     timeout_s: float = 30,
     queues: tuple[str, ...] = QUEUES,
 ) -> AsyncIterator[Load]:
-    """Clients at work while the block runs; call `drain` before its end.
+    """Run a load while the block runs; call ``drain`` before its end.
 
     Args:
+        url: the base URL of the API.
+        producers: number of producers.
+        workers: number of workers.
+        lossy: see ``Load``.
         headers: sent with every request, such as a key.
-        timeout_s: after which a client takes a request for failed.
+        timeout_s: timeout of a request, in seconds.
         queues: where jobs go, and which the workers serve.
     """
     limits = httpx.Limits(max_connections=64)
@@ -284,7 +296,11 @@ async def running_load(
 
 
 async def eventually(condition: Callable[[], bool], *, timeout_s: float, what: str) -> None:
-    """Poll until a cheap condition holds. Raises AssertionError when it did not in time."""
+    """Poll until a cheap condition holds.
+
+    Raises:
+        AssertionError: it did not hold in time.
+    """
     with trio.move_on_after(timeout_s):
         while not condition():  # noqa: ASYNC110 - what is asked lies outside this process
             await trio.sleep(0.02)
@@ -293,7 +309,7 @@ async def eventually(condition: Callable[[], bool], *, timeout_s: float, what: s
 
 
 def new_id() -> str:
-    """A UUIDv7 as a client makes one."""
+    """Return a new UUIDv7, as a client creates one."""
     value = bytearray(int(time.time() * 1000).to_bytes(6, "big") + os.urandom(10))
     value[6] = 0x70 | value[6] & 0x0F
     value[8] = 0x80 | value[8] & 0x3F

@@ -1,4 +1,4 @@
-"""Loggers outlive a test: whoever leaves one changed changes what later tests hear."""
+"""Loggers outlive a test: a test that leaves one changed affects the logs of later tests."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Iterator
 import pytest
 
 Setting = tuple[int, bool, bool]
-"""Level, whether it is disabled, whether it hands on to its parents."""
+"""Level, whether the logger is disabled, whether it propagates."""
 UNTOUCHED: Setting = (logging.NOTSET, False, True)
 
 
 @pytest.fixture(autouse=True)
 def loggers_as_they_were() -> Iterator[None]:
-    """Fail the test that leaves one of our loggers changed, not the one that then hears nothing."""
+    """Fail a test that leaves one of our loggers changed, instead of a later test that logs
+    nothing.
+    """
     before = _settings()
     yield
     changed = {

@@ -1,4 +1,4 @@
-"""A broker whose replies can get lost: the call is applied, the caller never hears of it."""
+"""A client that loses replies: the call is applied, but the caller gets no reply."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from ojs_cluster.store.context import Store
 class LossyClient:
     """A client that loses the reply of chosen scripts.
 
-    As the real client does, an idempotent call is repeated and its second reply is given; any other
-    raises ``BackendUnavailable`` with outcome "unknown".
+    As in the real client, an idempotent call is repeated and its second reply returned. Any other
+    call raises ``BackendUnavailable`` with outcome "unknown".
 
     Args:
-        lose: told the script's name and how many calls of it came before; true loses the reply.
+        client: the client that runs the scripts.
+        lose: receives the name of the script and the number of its earlier calls; returns whether
+            to
+            lose the reply.
     """
 
     def __init__(self, client: Client, lose: Callable[[str, int], bool]) -> None:
@@ -52,16 +55,17 @@ class LossyClient:
 
 
 def lossy(store: Store, *names: str, times: int = 1_000_000) -> tuple[Store, LossyClient]:
-    """``store`` over a client that loses the first ``times`` replies of the scripts named."""
+    """Return ``store`` over a client that loses the first ``times`` replies of these scripts."""
     client = LossyClient(store.redis, lambda name, before: name in names and before < times)
     return replace(store, redis=cast(Client, client)), client
 
 
 class AbsentClient:
-    """A client to which some slots do not answer, and nothing sent to them is applied.
+    """A client for which some slots are unreachable; nothing sent to them is applied.
 
     Args:
-        slots: may be changed at any time.
+        client: the client for the other slots.
+        slots: the unreachable slots, which may change at any time.
     """
 
     def __init__(self, client: Client, slots: set[int]) -> None:
@@ -85,6 +89,6 @@ class AbsentClient:
 
 
 def without(store: Store, *shards: Shard) -> Store:
-    """``store`` over a client to which these shards do not answer."""
+    """Return ``store`` over a client for which these shards are unreachable."""
     client = AbsentClient(store.redis, {shard.slot for shard in shards})
     return replace(store, redis=cast(Client, client))

@@ -1,7 +1,7 @@
-"""Something happens right before, or right after, a chosen call of a script.
+"""Run an action right before or right after a chosen call of a script.
 
-Moments are named by what the process does, never by time: the n-th call is the n-th call on a slow
-machine and on a fast one.
+A moment is named by what the process does, never by time. So the n-th call is the same one on slow
+and on fast machines.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from ojs_cluster.store.context import Store
 
 
 class Moment(NamedTuple):
-    """``when`` the reply of the ``number``-th call (from 1) of ``script`` is had, or still not."""
+    """The point ``when`` the ``number``-th call (from 1) of ``script`` is not sent yet, or has its
+    reply.
+    """
 
     when: Literal["before", "after"]
     script: str
@@ -29,9 +31,9 @@ Action = Callable[[Moment], Awaitable[None]]
 
 
 class MomentsClient:
-    """A client that tells of both moments of every script, and goes on when it was heard.
+    """A client that awaits an action at both moments of every script.
 
-    What is done at a moment is shielded from cancellation, so it may cancel the caller itself.
+    The action is shielded from cancellation, so it may cancel the caller itself.
     """
 
     def __init__(self, client: Client, action: Action) -> None:
@@ -64,5 +66,5 @@ class MomentsClient:
 
 
 def at_moments(store: Store, action: Action) -> Store:
-    """``store`` as seen by a process at each of whose moments ``action`` is awaited."""
+    """Return ``store`` for a process that awaits ``action`` at each of its moments."""
     return replace(store, redis=cast(Client, MomentsClient(store.redis, action)))

@@ -1,4 +1,4 @@
-"""A process that is struck at a chosen Redis command: killed, or left without the reply."""
+"""A process that fails at a chosen Redis command: it is killed, or it loses the reply."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ from ojs_cluster.store.workers.touch import FetchTouches
 
 Mode = Literal["killed", "applied", "deaf"]
 MODES: tuple[Mode, ...] = ("killed", "applied", "deaf")
-"""The process is killed before the command is sent; it is killed after Redis has applied it; or it
-lives, and the reply alone is lost."""
+"""``killed``: the process dies before the command is sent. ``applied``: it dies after Redis has
+applied the command. ``deaf``: it lives, but the reply is lost.
+"""
 
 
 class Died(BaseException):
-    """The acting process is gone: nothing of it runs on, no handler of errors either."""
+    """The process is dead. None of its code runs on, error handlers included."""
 
 
 def _look_away() -> None:
-    """Watch nothing."""
+    """Do nothing after a command."""
 
 
 class Mortal:
-    """A client whose process is struck at its ``at``-th command.
+    """A client whose process fails at its ``at``-th command.
 
-    ``watch`` is called after every command that was applied.
+    ``watch`` is called after every applied command.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Mortal:
 
     @property
     def was_struck(self) -> bool:
-        """Whether there were so many commands."""
+        """Whether the process has reached the command."""
         return self._commands >= self._at
 
     async def script(self, *args: Any, idempotent: bool = False) -> Reply:
@@ -84,7 +85,7 @@ class Mortal:
 
 
 def process_of(store: Store, client: Mortal) -> Store:
-    """``store`` as another process has it: with that client, and nothing remembered."""
+    """Return ``store`` for another process: with that client and empty caches."""
     return replace(
         store,
         redis=cast(Client, client),
@@ -103,9 +104,10 @@ async def strike(
     act: Callable[[Store], Awaitable[object]],
     watch: Callable[[], None] = _look_away,
 ) -> tuple[bool, bool]:
-    """Let another process act, and strike at a command.
+    """Run an operation in another process that fails at a command.
 
-    Returns whether there was such a command, and whether the process said that all is done.
+    Returns:
+        Whether the process reached that command, and whether it reported success.
     """
     client = Mortal(store.redis, at, mode, watch)
     try:
@@ -130,6 +132,6 @@ async def dies_at(
     operation: Callable[[Store], Awaitable[object]],
     watch: Callable[[], None] = _look_away,
 ) -> bool:
-    """Run an operation in a process that dies at a command; False when it ended before that."""
+    """Run an operation in a process that dies at a command; return False when it ended before."""
     struck, _ = await strike(store, at, "applied" if applied else "killed", operation, watch)
     return struck

@@ -1,7 +1,7 @@
-"""Real processes of the product, started the way an operator starts them.
+"""Real processes of the product, started as an operator starts them.
 
-Every process is `ojs-cluster ...` with an environment; its output goes to a file
-that failures quote. Nothing here outlives the test process.
+Every process is ``ojs-cluster ...`` with an environment. Its output goes to a file that failure
+messages quote. No process outlives the test process.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ OPEN_TO_TESTS: Environment = {
 
 
 def environment(redis_url: str, more: Environment = NOTHING) -> dict[str, str]:
-    """What a product process gets: our environment without OJS_ variables, then its own."""
+    """Return the environment of a product process: ours without OJS_ variables, then its own."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OJS_", "REDIS_"))}
     return {**inherited, **OPEN_TO_TESTS, "REDIS_URL": redis_url, **more}
 
 
 @dataclass(slots=True)
 class Process:
-    """One `ojs-cluster` command; `log` collects what it prints."""
+    """One ``ojs-cluster`` command; ``log`` is the file with its output."""
 
     name: str
     arguments: tuple[str, ...]
@@ -53,7 +53,7 @@ class Process:
     _popen: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Start the command; does not wait for it to be of use."""
+        """Start the command, without waiting until it is ready."""
         program = str(Path(sys.executable).with_name("ojs-cluster"))
         self._popen = spawn([program, *self.arguments], output=self.log, env=self.env)
 
@@ -66,17 +66,17 @@ class Process:
         return self._popen is not None and self._popen.poll() is None
 
     def children(self) -> list[int]:
-        """Process ids of the direct children, oldest first."""
+        """Return the process ids of the direct children, oldest first."""
         return children_of(self.pid)
 
     def kill(self) -> None:
-        """SIGKILL to the command itself; its children are on their own."""
+        """Send SIGKILL to the command itself, not to its children."""
         if self.is_alive():
             os.kill(self.pid, signal.SIGKILL)
         self._wait(STOP_TIMEOUT_S)
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL to its whole session when it does not end in time."""
+        """Send SIGTERM, and SIGKILL to its whole session when it does not end in time."""
         if self._popen is None:
             return
         if self.is_alive():
@@ -96,7 +96,7 @@ class Process:
         return True
 
     def log_tail(self, lines: int = 30) -> str:
-        """The end of what it printed, for failure messages."""
+        """Return the end of its output, for failure messages."""
         if not self.log.exists():
             return f"--- {self.name}: no log"
         text = self.log.read_text(errors="replace").splitlines()[-lines:]
@@ -104,7 +104,7 @@ class Process:
 
 
 class ApiNode:
-    """One `ojs-cluster serve` with several API processes on one port."""
+    """One ``ojs-cluster serve`` with several API processes on one port."""
 
     def __init__(
         self,
@@ -135,12 +135,20 @@ class ApiNode:
         return f"http://{HOST}:{self.port}"
 
     def start(self) -> None:
-        """Start it and return when it is ready. Raises AssertionError with its log."""
+        """Start the node and return when it is ready.
+
+        Raises:
+            AssertionError: it did not become ready; the message has its log.
+        """
         self.process.start()
         self.await_ready()
 
     def await_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Return when `/ready` answers 200. Raises AssertionError with the log."""
+        """Return when ``/ready`` answers 200.
+
+        Raises:
+            AssertionError: it did not in time, or the process ended; the message has its log.
+        """
         deadline = time.monotonic() + timeout_s
         while not self.is_ready():
             if not self.process.is_alive():
@@ -150,7 +158,7 @@ class ApiNode:
             time.sleep(0.05)
 
     def is_ready(self) -> bool:
-        """Whether `/ready` answers 200 now."""
+        """Return whether ``/ready`` answers 200 now."""
         with (
             contextlib.suppress(OSError),
             urllib.request.urlopen(  # noqa: S310 - our own http
@@ -161,7 +169,7 @@ class ApiNode:
         return False
 
     def api_processes(self) -> list[int]:
-        """Process ids of the API processes behind the supervisor."""
+        """Return the process ids of the API processes behind the supervisor."""
         return self.process.children()
 
     def stop(self) -> None:
@@ -170,12 +178,12 @@ class ApiNode:
 
 
 def scheduler(name: str, directory: Path, redis_url: str, env: Environment = NOTHING) -> Process:
-    """One `ojs-cluster scheduler`, not started."""
+    """Return one ``ojs-cluster scheduler``, not started."""
     return Process(name, ("scheduler",), environment(redis_url, env), directory / f"{name}.log")
 
 
 def children_of(pid: int) -> list[int]:
-    """Direct children of a process, oldest first; `ps` knows on every Unix."""
+    """Return the direct children of a process, oldest first. ``ps`` exists on every Unix."""
     listing = subprocess.run(
         ["ps", "-Ao", "pid=,ppid="],  # noqa: S607 - found on PATH on every Unix
         capture_output=True,
@@ -187,7 +195,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def await_death(pid: int, timeout_s: float = 60.0) -> None:
-    """Return when no process has this id; for children of others, which we cannot wait for."""
+    """Return when no process has this id. It need not be a child of this process."""
 
     def gone() -> bool:
         try:

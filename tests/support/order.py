@@ -1,8 +1,7 @@
-"""In which order the files of the suite run: those that wait for long come first.
+"""The order in which test files run: files with long waits come first.
 
-Files are given to the processes of a parallel run one after the other. A file that takes minutes
-and hardly computes costs nothing while others compute beside it, and its whole length when it is
-begun last.
+A parallel run assigns files to its processes one after the other. A file that waits for minutes
+costs nothing while other files use the processor, but adds its whole length when it starts last.
 """
 
 from __future__ import annotations
@@ -12,12 +11,13 @@ from typing import Final
 import pytest
 
 LONG: Final = ("tests/conformance/test_on_", "tests/chaos/test_chaos.py", "tests/kill/")
-"""What names of such files begin with. The first measure times, and leave the machine idle for each
-other; the last start so many processes that the first would be late beside them."""
+"""Prefixes of such files. The first measure times, so they need an idle machine beside them. The
+last start so many processes that the first would be late.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Move long files to the front; the order is otherwise kept."""
+    """Move long files to the front, and otherwise keep the order."""
     items.sort(key=_rank)
 
 

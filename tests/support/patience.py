@@ -1,7 +1,7 @@
-"""The product's patience, made long: what is slow on a busy machine must not look broken.
+"""Longer timeouts of the product for tests, so that a slow machine does not look like a failure.
 
-Some steps wait for others only for a second or two and leave the rest to the scheduler; a client
-gives a server up after five. A test that is about such a time sets it itself.
+Some steps wait only a second or two for another process and leave the rest to the scheduler. A
+client gives up on a server after five seconds. A test of such a timeout sets it itself.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _TIMES: Final = (
 
 
 def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the times that end by themselves long enough for any machine."""
+    """Set the timeouts of the product to values that suffice on any machine."""
     for module, name in _TIMES:
         assert hasattr(module, name), f"{module.__name__}.{name}"
         monkeypatch.setattr(module, name, LONG_S)
@@ -54,6 +54,6 @@ def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def patient_client(backend: Embedded, **overrides: Any) -> ClientSettings:
-    """Settings of a client that waits for a busy server."""
+    """Return settings of a client that waits for a busy server."""
     times = dict.fromkeys(("connect_timeout_s", "reply_timeout_s", "call_timeout_s"), LONG_S)
     return ClientSettings.from_url(backend.url, **{**times, **overrides})

@@ -1,16 +1,18 @@
-"""Lua put before every script in tests: it proves what a cluster shows only in the worst moment.
+"""Lua that runs before every script in tests and finds faults that a cluster shows only rarely.
 
-No key of another hash tag may be touched. A cluster refuses only a key that lives on another node:
-a key of another slot of the same node passes there, and on a standalone server everything does;
-either would break at the next slot migration, long after the tests were green.
+A script must not touch a key of another hash tag. A cluster refuses only a key of another node. It
+accepts a key of another slot of the same node, and a standalone server accepts every key. Such a
+script would fail only after the next slot migration.
 
-And while a slot is moved key by key, a script must not be stopped half way
-(`store/include/base/preflight.lua`):
+A script must not stop half way while a slot migrates key by key
+(``store/include/base/preflight.lua``):
 
-- every key is declared or looked at before the first write. Looked at means: read by a command on
-  two keys at once, which a moving slot refuses unless both are there, or read alone and found. A
-  lone key that was not found may be on the other node;
-- a key that the script itself has emptied is not touched again: it would be refused as absent.
+- Every key is declared or read before the first write. Reading means: by a command on two keys,
+  which
+  a migrating slot refuses unless both exist, or by a command that finds the key. A single key that
+  is
+  not found may be on the other node.
+- A key that the script has emptied is not touched again: it would be refused as absent.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from __future__ import annotations
 MARK = "key outside the declared tag"
 NOT_LOOKED = "key not looked at before the first write"
 EMPTIED = "key that the script has emptied"
-"""Parts of the errors that a refused key raises."""
+"""Parts of the errors for a refused key."""
 
 PRELUDE = (
     r"""
@@ -85,5 +87,6 @@ local redis = (function(server)
 end)(redis)
 """
 )
-"""The first argument of a command is its key (or, for SPUBLISH, its channel, which must carry the
-tag as well and is never refused while a slot moves); of DEL and its like every argument is."""
+"""The first argument of a command is its key. SPUBLISH has a channel instead, which must carry the
+tag and is never refused during a migration. DEL and similar commands have only keys.
+"""

@@ -1,8 +1,7 @@
-"""A round-robin reverse proxy in front of API nodes: haproxy, or a small one of our own.
+"""A round-robin reverse proxy in front of API nodes: haproxy, or a small one in Python.
 
-`OJS_TEST_PROXY` (auto, haproxy, python) chooses. Both spread requests, not
-connections, over the nodes, and neither repeats a request whose fate is unknown:
-that is the client's decision.
+``OJS_TEST_PROXY`` (auto, haproxy, python) chooses. Both distribute requests, not connections, over
+the nodes. Neither repeats a request whose outcome is unknown: the client decides about that.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ Address = tuple[str, int]
 
 @dataclass(slots=True)
 class InFlight:
-    """How many requests each node has been chosen for and has not answered yet."""
+    """Number of requests per node that have no response yet."""
 
     _count: Counter[Address] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -42,10 +41,9 @@ class InFlight:
     def choose(
         self, nodes: Sequence[Address], start: int, tried: Collection[Address]
     ) -> Address | None:
-        """Choose a node for a request, which `done` ends; None when all were tried.
+        """Choose a node for a request, until ``done``; None when all were tried.
 
-        Who has taken a node out of `nodes` and then finds no request of it will not see one any
-        more.
+        After a node was removed from ``nodes`` and has no request left, it gets no further request.
         """
         with self._lock:
             left = [node for node in nodes if node not in tried]
@@ -71,14 +69,15 @@ def proxy(
     choice: str | None = None,
     in_flight: InFlight | None = None,
 ) -> Iterator[str]:
-    """Run a proxy in front of `nodes`; gives its base URL.
+    """Run a proxy in front of ``nodes``; yield its base URL.
 
     Args:
         directory: for the proxy's configuration and log.
-        nodes: where requests go. The one of our own looks here for each request, so a list may be
-            changed meanwhile, as endpoints of a Service do.
+        nodes: where requests go. The Python proxy reads the list for each request, so it may
+            change, as
+            endpoints of a Service do.
         choice: "haproxy", "python", or "auto" (haproxy when it is on PATH).
-        in_flight: counts requests; the one of our own only.
+        in_flight: counts requests; only for the Python proxy.
     """
     choice = choice or os.environ.get("OJS_TEST_PROXY", "auto")
     if choice == "haproxy" or (choice == "auto" and shutil.which("haproxy")):
@@ -163,17 +162,17 @@ class _Server(ThreadingHTTPServer):
     turn: Iterator[int]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away in mid-answer is none of the proxy's business."""
+        """Ignore a client that disconnects during its response."""
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Forwards one request at a time, each to the next node that accepts a connection."""
+    """Forwards each request to the next node that accepts a connection."""
 
     protocol_version = "HTTP/1.1"
     server: _Server
 
     def __getattr__(self, name: str) -> Any:
-        # The base class calls do_<METHOD>; a proxy forwards every method, known or not.
+        # The base class calls do_<METHOD>. A proxy forwards every method, known or not.
         if name.startswith("do_"):
             return self._forward
         raise AttributeError(name)
@@ -225,4 +224,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: the nodes have logs."""
+        """Log nothing: the nodes have logs."""

@@ -1,4 +1,4 @@
-"""Scripts that remember which of them were asked for, and how often."""
+"""Scripts that count how often each of them is used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from ojs_cluster.redis.script import Script
 
 
 class Recording(Mapping[str, Script]):
-    """A store's scripts. Each look-up counts: a store looks a script up when it runs it."""
+    """The scripts of a store. Each look-up counts, because a store looks a script up when it runs
+    it.
+    """
 
     def __init__(self, scripts: Mapping[str, Script]) -> None:
         self._scripts = scripts
@@ -17,7 +19,7 @@ class Recording(Mapping[str, Script]):
 
     @property
     def used(self) -> set[str]:
-        """The names of the scripts that were asked for."""
+        """The names of the scripts that were used."""
         return set(self.times)
 
     def __getitem__(self, name: str) -> Script:

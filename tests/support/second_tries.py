@@ -1,4 +1,4 @@
-"""Tells at the end of a run which tests were tried again, and why the tries before failed."""
+"""Report at the end of a run which tests were tried again, and why the earlier tries failed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Final
 import pytest
 
 NAME: Final = "second try"
-"""The property that such a test records for each failed try, with the failure as its value."""
+"""The property in which such a test records the failure of each failed try."""
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Name them all, whether the last try passed or not."""
+    """List these tests, whether the last try passed or not."""
     told = [
         (report.nodeid, str(value))
         for reports in terminalreporter.stats.values()

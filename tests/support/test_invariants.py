@@ -1,4 +1,4 @@
-"""The checker itself: it accepts a right picture and names what is wrong in a wrong one."""
+"""The invariant checker accepts valid data and reports each kind of damage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger names what must not happen, and nothing else."""
+"""The ledger reports violations, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def job(lease: str, attempt: int) -> JSON:
 
 
 async def overtaken(ledger: Ledger) -> None:
-    """Worker 0 had the first lease and was told so late that worker 1 has the second."""
+    """Return a ledger in which worker 0 gets the first lease after worker 1 got the second."""
     await trio.sleep(4)
     ledger.take(job("second", 2), "worker-1", trio.current_time() + 3)
     ledger.take(job("first", 1), "worker-0", trio.current_time() - 1)

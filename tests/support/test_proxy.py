@@ -1,4 +1,4 @@
-"""The proxies that the deployment tests rely on."""
+"""The proxies of the deployment tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.servers import wait_until
 
 
 class Echo(BaseHTTPRequestHandler):
-    """Answers with its own port, what it was asked, and the body it was sent."""
+    """Responds with its own port, the request and its body."""
 
     protocol_version = "HTTP/1.1"
 
@@ -38,7 +38,7 @@ class Echo(BaseHTTPRequestHandler):
     do_DELETE = do_POST
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager

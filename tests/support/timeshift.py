@@ -1,7 +1,7 @@
-"""Lets time pass for one job or one worker, instead of sleeping.
+"""Let time pass for one job or one worker, instead of sleeping.
 
-Deadlines are scores of sorted sets beside fields of hashes; moving both back by the same number of
-milliseconds is what the passing of time looks like to the scripts.
+Deadlines are scores of sorted sets and fields of hashes. Moving both back by the same number of
+milliseconds has the same effect on scripts as passing time.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ _WORKER_FIELDS = ("first_seen", "last_seen", "last_heartbeat", "quiet_flag_at")
 
 
 def age_job(db: Any, shard: Shard, job_id: str, ms: int) -> None:
-    """As if ``ms`` had passed since everything that happened to the job.
+    """Let ``ms`` pass for one job.
 
     Args:
         db: redis-py's client.
-        shard: where the job lives, which is the shard of its queue.
+        shard: the shard that stores the job.
+        job_id: the id of the job.
+        ms: how much time passes, in milliseconds.
     """
     key = shard.job(job_id)
     queue = db.hget(key, f.QUEUE)
@@ -38,9 +40,9 @@ def age_job(db: Any, shard: Shard, job_id: str, ms: int) -> None:
 
 
 def age_worker(db: Any, shard: Shard, worker_id: str, ms: int) -> None:
-    """As if the worker had been silent for ``ms``, and had been checked all the time.
+    """Let a worker be silent for ``ms``, with all checks in that time.
 
-    ``shard`` is the one of its record.
+    ``shard`` is the shard of its record.
     """
     db.delete(shard.last_worker_check)
     key = shard.worker(worker_id)
@@ -53,18 +55,18 @@ def age_worker(db: Any, shard: Shard, worker_id: str, ms: int) -> None:
 
 
 def age_claim(db: Any, shard: Shard, job_id: str, ms: int) -> None:
-    """As if the alias of ``job_id`` had been claimed ``ms`` earlier."""
+    """Let the claim of the alias of ``job_id`` be ``ms`` older."""
     _age(db, shard.alias_claims, job_id, ms)
 
 
 def age_references(db: Any, shard: Shard, ms: int) -> None:
-    """As if every job of ``shard`` with references had been stored, or removed, ``ms`` earlier."""
+    """Let every job of ``shard`` with references be stored, or removed, ``ms`` earlier."""
     for name in db.zrange(shard.references, 0, -1):
         db.zincrby(shard.references, -ms, name)
 
 
 def age_queue(db: Any, shard: Shard, queue: str, ms: int) -> None:
-    """As if the queue had been created ``ms`` earlier."""
+    """Let the queue be ``ms`` older."""
     db.hincrby(shard.queue_counters(queue), "created", -ms)
 
 
@@ -74,7 +76,7 @@ def _age(db: Any, index: bytes, member: str, ms: int) -> None:
 
 
 def age_cron(db: Any, meta: Meta, name: str, ms: int) -> None:
-    """As if the next tick of a cron job, and whatever it waits for, were ``ms`` nearer."""
+    """Bring the next occurrence and the upkeep of a cron job ``ms`` nearer."""
     for field in ("n", "w", "nb", "a"):
         value = db.hget(meta.cron(name), field)
         if value is not None:
@@ -83,7 +85,7 @@ def age_cron(db: Any, meta: Meta, name: str, ms: int) -> None:
 
 
 def age_limits(db: Any, key: bytes, ms: int) -> None:
-    """As if the starts that the limits in this hash have counted had been ``ms`` earlier."""
+    """Let the starts that the limits in this hash have counted be ``ms`` older."""
     for field in ("starts", "declared_starts"):
         log = db.hget(key, field)
         if log is not None:
@@ -94,18 +96,18 @@ def age_limits(db: Any, key: bytes, ms: int) -> None:
 
 
 def age_opening(db: Any, shard: Shard, queue: str, ms: int) -> None:
-    """As if a queue's limits had room again ``ms`` earlier."""
+    """Let the limits of a queue have capacity again ``ms`` earlier."""
     _age(db, shard.exhausted_queues, queue, ms)
 
 
 def age_partitions(db: Any, meta: Meta, queue: str, ms: int) -> None:
-    """As if a queue's number of partitions had been changed ``ms`` earlier."""
+    """Let the last change of a queue's number of partitions be ``ms`` older."""
     old = PartitionLayout.parse(db.hget(meta.partitions, queue))
     db.hset(meta.partitions, queue, replace(old, changed_at_ms=old.changed_at_ms - ms).pack())
     db.hincrby(meta.partitions, "#", 1)
 
 
 def age_declared(db: Any, shard: Shard, queue: str, ms: int) -> None:
-    """As if a queue's ``max_per_second`` had been declared, or used, ``ms`` earlier."""
+    """Let the declaration and last use of a queue's ``max_per_second`` be ``ms`` older."""
     if db.hexists(shard.queue_counters(queue), "declared_at"):
         db.hincrby(shard.queue_counters(queue), "declared_at", -ms)
