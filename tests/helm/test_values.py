@@ -43,21 +43,21 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
         ({"valkey.enabled": True}, "redis.url and valkey.enabled exclude each other"),
         (
             {"redis.url": "", "valkey.enabled": True, "redis.username": "u"},
-            "has no ACL users, and valkey.tls of its own",
+            "has no ACL users; its TLS is valkey.tls",
         ),
         (
             {"redis.url": "", "valkey.enabled": True, "redis.tls.existingSecret": "s"},
-            "has no ACL users, and valkey.tls of its own",
+            "has no ACL users; its TLS is valkey.tls",
         ),
         ({"httpRoute.requestTimeout": "60"}, "at '/httpRoute/requestTimeout'"),
         ({"auth.existingSecret.name": "s"}, "auth.existingSecret.name excludes auth.apiKey"),
-        ({"redis.existingSecret.name": "s"}, "neither urlKey nor passwordKey"),
-        ({"redis.existingSecret.passwordKey": "p"}, "no redis.existingSecret.name"),
+        ({"redis.existingSecret.name": "s"}, "set urlKey or passwordKey too"),
+        ({"redis.existingSecret.passwordKey": "p"}, "set redis.existingSecret.name too"),
         ({"redis.tls.existingSecret": "s"}, "begins with rediss://"),
-        ({"redis.tls.certKey": "tls.crt"}, "certKey and redis.tls.keyKey go together"),
+        ({"redis.tls.certKey": "tls.crt"}, "certKey and redis.tls.keyKey must be set together"),
         (
             {"redis.existingSecret": {"name": "s", "urlKey": "u"}},
-            "only one can say where Redis is",
+            "only one of them can be the address of Redis",
         ),
         (
             {"redis.password": "p", "redis.existingSecret": {"name": "s", "passwordKey": "p"}},
@@ -68,10 +68,10 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
             "api.autoscaling and api.keda exclude each other",
         ),
         ({"api.autoscaling.minReplicas": 99}, "is more than maxReplicas"),
-        ({"api.keda.enabled": True}, "api.keda.serverAddress must name Prometheus"),
+        ({"api.keda.enabled": True}, "api.keda.serverAddress must be the address of Prometheus"),
         (
             {"api.keda": {"enabled": True, "cpuUtilization": 0, "requestsInFlight": 0}},
-            "api.keda has nothing to scale by",
+            "api.keda has no trigger",
         ),
         (
             {
@@ -82,7 +82,7 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
             },
             "minReplicas of mail (11) is more than maxReplicas (10)",
         ),
-        ({"metrics.serviceMonitor.existingSecret.name": "s"}, "name and key go together"),
+        ({"metrics.serviceMonitor.existingSecret.name": "s"}, "name and key must be set together"),
         ({"metrics.serviceMonitor.interval": "30"}, "at '/metrics/serviceMonitor/interval'"),
         (
             {
@@ -90,10 +90,10 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
                 "auth.apiKey": "",
                 "auth.extraApiKeys": ["a", "b"],
             },
-            "A scraper sends one key",
+            "Prometheus needs a key for /metrics",
         ),
-        ({"ingress.enabled": True}, "ingress.hosts must name a host"),
-        ({"httpRoute.enabled": True}, "httpRoute.parentRefs must name a Gateway"),
+        ({"ingress.enabled": True}, "ingress.hosts must have at least one host"),
+        ({"httpRoute.enabled": True}, "httpRoute.parentRefs must have at least one Gateway"),
     ],
     ids=str,
 )

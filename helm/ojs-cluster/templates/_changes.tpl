@@ -1,6 +1,6 @@
 {{/*
-Refuses changes that the nodes of the bundled Valkey cannot take while they run. Kubernetes takes no other claims
-of a StatefulSet, and nodes of two passwords do not speak to each other: both would fail halfway.
+Refuses changes that running nodes of the bundled Valkey do not support. Kubernetes cannot change the volume claims
+of a StatefulSet, and nodes with different passwords cannot talk to each other: such an upgrade would fail halfway.
 */}}
 {{- define "ojs.valkey.refuseChanges" -}}
 {{- $name := printf "%s-valkey" (include "ojs.fullname" .) -}}
@@ -10,12 +10,12 @@ of a StatefulSet, and nodes of two passwords do not speak to each other: both wo
 {{- $wanted := $.Values.valkey.persistence -}}
 {{- $claims := .spec.volumeClaimTemplates | default list -}}
 {{- if ne (empty $claims) (not $wanted.enabled) -}}
-{{- fail (printf "valkey.persistence.enabled is %t, but the nodes of this release run otherwise, and Kubernetes cannot change that. Install another release and move the jobs: README, Changing the bundled Valkey." $wanted.enabled) -}}
+{{- fail (printf "valkey.persistence.enabled is %t, but the nodes of this release were installed with another value, which Kubernetes cannot change. Install another release and move the jobs: README, Changing the bundled Valkey." $wanted.enabled) -}}
 {{- end -}}
 {{- range $claims -}}
 {{- $size := .spec.resources.requests.storage -}}
 {{- if ne (include "ojs.bytes" $size) (include "ojs.bytes" $wanted.size) -}}
-{{- fail (printf "valkey.persistence.size is %s, but the volumes of this release have %s, and Kubernetes cannot change that in a StatefulSet. Enlarge the claims (README, Changing the bundled Valkey), then type `%s --cascade=orphan`, which ends no pod, and upgrade again." $wanted.size $size $orphan) -}}
+{{- fail (printf "valkey.persistence.size is %s, but the volumes of this release have %s, and Kubernetes cannot change that in a StatefulSet. Enlarge the claims (README, Changing the bundled Valkey), then run `%s --cascade=orphan`, which stops no pod, and upgrade again." $wanted.size $size $orphan) -}}
 {{- end -}}
 {{- $class := .spec.storageClassName | default "" -}}
 {{- if ne $class $wanted.storageClassName -}}
@@ -25,7 +25,7 @@ of a StatefulSet, and nodes of two passwords do not speak to each other: both wo
 {{- with lookup "v1" "ConfigMap" $namespace $name -}}
 {{- $masters := get (.data | default dict) "nodes" | regexFind "masters [0-9]+" | trimPrefix "masters " | int -}}
 {{- if lt (int $.Values.valkey.masters) $masters -}}
-{{- fail (printf "valkey.masters is %d, but the cluster of this release has %d, and masters cannot be taken out. Keep %d. If they never joined, `helm rollback` takes the new nodes away." (int $.Values.valkey.masters) $masters $masters) -}}
+{{- fail (printf "valkey.masters is %d, but the cluster of this release has %d, and masters cannot be removed. Keep %d. If the new nodes have never joined, `helm rollback` removes them." (int $.Values.valkey.masters) $masters $masters) -}}
 {{- end -}}
 {{- end -}}
 {{- $encrypted := false -}}
@@ -35,7 +35,7 @@ of a StatefulSet, and nodes of two passwords do not speak to each other: both wo
 {{- end -}}
 {{- end -}}
 {{- if ne $encrypted (ne (include "ojs.valkey.tlsSecret" $) "") -}}
-{{- fail (printf "valkey.tls.existingSecret is %q, but the nodes of this release run otherwise, and nodes with and without TLS do not speak to each other. Keep it, or, with volumes only, stop all of them, type `%s`, and upgrade again: README, Changing the bundled Valkey." $.Values.valkey.tls.existingSecret $orphan) -}}
+{{- fail (printf "valkey.tls.existingSecret is %q, but the nodes of this release run with another value, and nodes with and without TLS cannot talk to each other. Keep the value. Only with volumes you can instead stop all nodes: run `%s`, and upgrade again: README, Changing the bundled Valkey." $.Values.valkey.tls.existingSecret $orphan) -}}
 {{- end -}}
 {{- $running := include "ojs.valkey.runningPassword" . -}}
 {{- $named := $.Values.redis.password -}}
@@ -48,12 +48,12 @@ of a StatefulSet, and nodes of two passwords do not speak to each other: both wo
 {{- end -}}
 {{- end -}}
 {{- if and $known (ne $running "unknown") (ne (sha256sum $named) $running) -}}
-{{- fail (printf "The nodes of this release run with another password, and those of two passwords do not speak to each other. Keep it, or, with volumes only, stop all of them, type `%s`, and upgrade again: README, Changing the bundled Valkey." $orphan) -}}
+{{- fail (printf "The nodes of this release run with another password, and nodes with different passwords cannot talk to each other. Keep the password. Only with volumes you can instead stop all nodes: run `%s`, and upgrade again: README, Changing the bundled Valkey." $orphan) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 
-{{/* The hash of the password that nodes run with, "unknown" if it cannot be read. Takes a StatefulSet. */}}
+{{/* The hash of the password of the running nodes, "unknown" if it cannot be read. Takes a StatefulSet. */}}
 {{- define "ojs.valkey.runningPassword" -}}
 {{- $hash := sha256sum "" -}}
 {{- range (index .spec.template.spec.containers 0).env -}}
@@ -70,7 +70,7 @@ of a StatefulSet, and nodes of two passwords do not speak to each other: both wo
 {{- $hash -}}
 {{- end -}}
 
-{{/* A quantity in bytes: the API server spells 1.5Gi as 1536Mi. */}}
+{{/* A quantity in bytes, because the API server writes 1.5Gi as 1536Mi. */}}
 {{- define "ojs.bytes" -}}
 {{- $units := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 -}}
 {{- $number := regexFind "^[0-9.]+" . -}}

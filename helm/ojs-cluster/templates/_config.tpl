@@ -1,4 +1,4 @@
-{{/* Where Redis is: the value, or the first nodes of the bundled cluster. */}}
+{{/* The address of Redis: the value, or the first nodes of the bundled cluster. */}}
 {{- define "ojs.redisUrl" -}}
 {{- if .Values.valkey.enabled -}}
 {{- $name := printf "%s-valkey" (include "ojs.fullname" .) -}}
@@ -14,8 +14,8 @@
 {{- end -}}
 
 {{/*
-The Secret's entries: nothing that a Secret of the user holds already. Empty without any. Encoded here:
-what is once given as `stringData` stays in the cluster when an upgrade takes it out.
+The entries of the chart's Secret, without those in Secrets of the user. They are encoded here: entries of
+`stringData` would stay in the cluster after an upgrade removes them.
 */}}
 {{- define "ojs.secretData" -}}
 {{- with include "ojs.redisUrl" . }}
@@ -32,10 +32,10 @@ extra-api-keys: {{ join "," . | b64enc }}
 {{- end }}
 {{- end -}}
 
-{{/* The ConfigMap's entries. What restarts pods is a change of these, not of the labels beside them. */}}
+{{/* The entries of the ConfigMap. Pods restart when these change, not when its labels change. */}}
 {{- define "ojs.configData" -}}
 {{- if not (hasKey .Values.config "OJS_HOST") }}
-# Both families of addresses: pods may have either.
+# Listens on IPv4 and IPv6: pods may have either.
 OJS_HOST: "::"
 {{- end }}
 OJS_PORT: {{ .Values.api.port | quote }}
@@ -130,7 +130,7 @@ valueFrom:
 {{- end }}
 {{- end -}}
 
-{{/* What only the API is told: keys, and where its certificate is. */}}
+{{/* Variables of the API only: keys, and the paths of its certificate. */}}
 {{- define "ojs.apiEnv" -}}
 {{- include "ojs.allKeysEnv" . -}}
 {{- with .Values.tls }}
@@ -143,7 +143,7 @@ valueFrom:
 {{- end }}
 {{- end -}}
 
-{{/* Under which name the Service is reached, and how: "http" or "https". */}}
+{{/* The URL of the Service, with "http" or "https". */}}
 {{- define "ojs.serviceHost" -}}
 {{- printf "%s.%s.svc" (include "ojs.fullname" .) .Release.Namespace -}}
 {{- end -}}
@@ -153,15 +153,15 @@ valueFrom:
 {{- end -}}
 
 {{/*
-Ports of Redis as a JSON list: those named, or those of the URL (always so for the bundled Valkey), or
-6379.
+Ports of Redis as a JSON list: `networkPolicy.redisPorts`, or those of the URL (always for the bundled Valkey),
+or 6379.
 */}}
 {{- define "ojs.redisPorts" -}}
 {{- $ports := list -}}
 {{- if and .Values.networkPolicy.redisPorts (not .Values.valkey.enabled) -}}
 {{- $ports = .Values.networkPolicy.redisPorts -}}
 {{- else -}}
-{{- /* As the server reads it: whole URLs first, for a password may hold commas. */ -}}
+{{- /* Split at whole URLs first, as the server does: a password may contain commas. */ -}}
 {{- range splitList " " (regexReplaceAll ",(rediss?://)" (include "ojs.redisUrl" . | trim) " ${1}") -}}
 {{- $authority := regexReplaceAll "[/?].*$" (regexReplaceAll "^[a-z]+://" . "") "" -}}
 {{- range splitList "," (regexReplaceAll "^.*@" $authority "") -}}
@@ -173,7 +173,7 @@ Ports of Redis as a JSON list: those named, or those of the URL (always so for t
 {{- $ports | uniq | toJson -}}
 {{- end -}}
 
-{{/* The port of the traces' endpoint, empty when none is configured. */}}
+{{/* The port of the trace endpoint, empty when none is configured. */}}
 {{- define "ojs.otlpPort" -}}
 {{- $url := default (get .Values.config "OTEL_EXPORTER_OTLP_ENDPOINT") (get .Values.config "OJS_OTEL_ENDPOINT") -}}
 {{- if $url -}}
@@ -184,13 +184,13 @@ Ports of Redis as a JSON list: those named, or those of the URL (always so for t
 {{- end -}}
 
 {{/*
-How many API pods; empty leaves the count to its scaler.
+The number of API pods; empty leaves it to the scaler.
 
-To name no count where the manifest before named one means one pod to Kubernetes, unless somebody else
-owns the count by then. To name one that a scaler has set since is a conflict, which fails upgrades and
-rollbacks. So the release that switches a scaler on names the count that there is, and the first after the
-scaler's first decision names none, as do all that follow. A release without server-side apply (Helm 3) has
-no owners: there a manifest goes on naming the count if one before it did. `helm template` cannot ask.
+If a manifest has no `replicas` and the previous one had it, Kubernetes sets 1, unless another field manager owns
+the field by then. If it has `replicas` after a scaler has set the field, upgrades and rollbacks fail with a
+conflict. So the release that switches a scaler on keeps the current number. The first release after the scaler's
+first decision leaves `replicas` out, as do all later ones. Without server-side apply (Helm 3) fields have no
+owners: there a manifest keeps `replicas` if an earlier one had it. `helm template` cannot read the cluster.
 */}}
 {{- define "ojs.api.replicas" -}}
 {{- if or .Values.api.autoscaling.enabled .Values.api.keda.enabled -}}
@@ -215,10 +215,10 @@ no owners: there a manifest goes on naming the count if one before it did. `helm
 {{- end -}}
 {{- end -}}
 
-{{/* Annotation of a Deployment whose manifest names no count: the next one may not either. */}}
+{{/* Annotation of a Deployment without `replicas`: later manifests leave it out too. */}}
 {{- define "ojs.scaledAnnotation" -}}ojs-cluster/count-is-scaled{{- end -}}
 
-{{/* From deletion to SIGKILL. The server's own patience ends before Kubernetes's does. */}}
+{{/* Seconds from deletion to SIGKILL. The server's own timeout ends earlier. */}}
 {{- define "ojs.api.graceSeconds" -}}
 {{- $drain := .Values.api.drain -}}
 {{- $least := add $drain.preStopSeconds $drain.timeoutSeconds $drain.flushSeconds -}}
@@ -226,34 +226,34 @@ no owners: there a manifest goes on naming the count if one before it did. `helm
 {{- if kindIs "invalid" $named -}}
 {{- $least -}}
 {{- else if lt (int64 $named) $least -}}
-{{- fail (printf "api.terminationGracePeriodSeconds is %d, but a pod needs %d to drain: api.drain.preStopSeconds (%d) + timeoutSeconds (%d) + flushSeconds (%d). Leave it null to have it derived." (int64 $named) $least (int64 $drain.preStopSeconds) (int64 $drain.timeoutSeconds) (int64 $drain.flushSeconds)) -}}
+{{- fail (printf "api.terminationGracePeriodSeconds is %d, but a pod needs %d to drain: api.drain.preStopSeconds (%d) + timeoutSeconds (%d) + flushSeconds (%d). Leave it null to derive it." (int64 $named) $least (int64 $drain.preStopSeconds) (int64 $drain.timeoutSeconds) (int64 $drain.flushSeconds)) -}}
 {{- else -}}
 {{- int64 $named -}}
 {{- end -}}
 {{- end -}}
 
-{{/* The longest that a client may ask to wait for a job; tests/helm compares with the server. */}}
+{{/* The longest long poll in seconds. tests/helm compares it with the server. */}}
 {{- define "ojs.longestPollSeconds" -}}20{{- end -}}
 
-{{/* Refuses, in whole sentences, what no schema can express. */}}
+{{/* Refuses contradictions that a schema cannot express. */}}
 {{- define "ojs.validate" -}}
 {{- $redis := .Values.redis -}}
 {{- $auth := .Values.auth -}}
 {{- $drain := .Values.api.drain -}}
 {{- if and $redis.url .Values.valkey.enabled -}}
-{{- fail "redis.url and valkey.enabled exclude each other: name your Redis, or run the bundled Valkey." -}}
+{{- fail "redis.url and valkey.enabled exclude each other: set the URL of your Redis, or run the bundled Valkey." -}}
 {{- end -}}
 {{- if and .Values.valkey.enabled (or $redis.username $redis.tls.existingSecret) -}}
-{{- fail "redis.username and redis.tls are for a Redis of yours: the bundled Valkey has no ACL users, and valkey.tls of its own." -}}
+{{- fail "redis.username and redis.tls are for your own Redis. The bundled Valkey has no ACL users; its TLS is valkey.tls." -}}
 {{- end -}}
 {{- if and $redis.existingSecret.name (not (or $redis.existingSecret.urlKey $redis.existingSecret.passwordKey)) -}}
-{{- fail "redis.existingSecret.name is set, but neither urlKey nor passwordKey says what to take from it." -}}
+{{- fail "redis.existingSecret.name is set: set urlKey or passwordKey too." -}}
 {{- end -}}
 {{- if and (or $redis.existingSecret.urlKey $redis.existingSecret.passwordKey) (not $redis.existingSecret.name) -}}
-{{- fail "redis.existingSecret.urlKey or passwordKey is set, but no redis.existingSecret.name." -}}
+{{- fail "redis.existingSecret.urlKey or passwordKey is set: set redis.existingSecret.name too." -}}
 {{- end -}}
 {{- if and $redis.existingSecret.urlKey (include "ojs.redisUrl" .) -}}
-{{- fail "redis.existingSecret.urlKey excludes redis.url and valkey.enabled: only one can say where Redis is." -}}
+{{- fail "redis.existingSecret.urlKey excludes redis.url and valkey.enabled: only one of them can be the address of Redis." -}}
 {{- end -}}
 {{- if and $redis.password $redis.existingSecret.passwordKey -}}
 {{- fail "redis.password and redis.existingSecret.passwordKey exclude each other." -}}
@@ -265,29 +265,29 @@ no owners: there a manifest goes on naming the count if one before it did. `helm
 {{- fail "redis.tls.existingSecret has no effect unless redis.url begins with rediss://." -}}
 {{- end -}}
 {{- if ne (empty $redis.tls.certKey) (empty $redis.tls.keyKey) -}}
-{{- fail "redis.tls.certKey and redis.tls.keyKey go together." -}}
+{{- fail "redis.tls.certKey and redis.tls.keyKey must be set together." -}}
 {{- end -}}
 {{- if and $auth.existingSecret.name (or $auth.apiKey $auth.extraApiKeys) -}}
 {{- fail "auth.existingSecret.name excludes auth.apiKey and auth.extraApiKeys." -}}
 {{- end -}}
 {{- if not (or $auth.apiKey $auth.extraApiKeys $auth.existingSecret.name $auth.keysFile.existingSecret $auth.allowInsecure) -}}
-{{- fail "No key: set auth.apiKey, or auth.existingSecret.name, or auth.keysFile.existingSecret, or auth.allowInsecure=true to serve everybody who can connect." -}}
+{{- fail "No key: set auth.apiKey, or auth.existingSecret.name, or auth.keysFile.existingSecret, or auth.allowInsecure=true to accept every client." -}}
 {{- end -}}
 {{- if le (int64 $drain.timeoutSeconds) (int64 (include "ojs.longestPollSeconds" .)) -}}
 {{- fail (printf "api.drain.timeoutSeconds is %d: it must be longer than the longest long poll, %s seconds." (int64 $drain.timeoutSeconds) (include "ojs.longestPollSeconds" .)) -}}
 {{- end -}}
 {{- if and .Values.api.autoscaling.enabled .Values.api.keda.enabled -}}
-{{- fail "api.autoscaling and api.keda exclude each other: KEDA makes a HorizontalPodAutoscaler of its own." -}}
+{{- fail "api.autoscaling and api.keda exclude each other: KEDA creates its own HorizontalPodAutoscaler." -}}
 {{- end -}}
 {{- $keda := .Values.api.keda -}}
 {{- if and $keda.enabled (or $keda.requestsInFlight $keda.query) (not $keda.serverAddress) -}}
-{{- fail "api.keda.serverAddress must name Prometheus." -}}
+{{- fail "api.keda.serverAddress must be the address of Prometheus." -}}
 {{- end -}}
 {{- if and $keda.enabled (not (or $keda.cpuUtilization $keda.requestsInFlight $keda.query $keda.extraTriggers)) -}}
-{{- fail "api.keda has nothing to scale by: set cpuUtilization, requestsInFlight, query or extraTriggers." -}}
+{{- fail "api.keda has no trigger: set cpuUtilization, requestsInFlight, query or extraTriggers." -}}
 {{- end -}}
 {{- if and .Values.workers.scaling.deployments (not .Values.workers.scaling.serverAddress) -}}
-{{- fail "workers.scaling.serverAddress must name Prometheus." -}}
+{{- fail "workers.scaling.serverAddress must be the address of Prometheus." -}}
 {{- end -}}
 {{- range .Values.workers.scaling.deployments -}}
 {{- if gt (int64 (.minReplicas | default 0)) (int64 (.maxReplicas | default 10)) -}}
@@ -296,16 +296,16 @@ no owners: there a manifest goes on naming the count if one before it did. `helm
 {{- end -}}
 {{- $monitor := .Values.metrics.serviceMonitor -}}
 {{- if ne (empty $monitor.existingSecret.name) (empty $monitor.existingSecret.key) -}}
-{{- fail "metrics.serviceMonitor.existingSecret.name and key go together." -}}
+{{- fail "metrics.serviceMonitor.existingSecret.name and key must be set together." -}}
 {{- end -}}
 {{- if and (eq (include "ojs.scrapedWithKey" .) "true") (not $monitor.existingSecret.name) (not $auth.apiKey) (not $auth.existingSecret.name) -}}
-{{- fail "A scraper sends one key: set auth.apiKey, or metrics.serviceMonitor.existingSecret, or metrics.open." -}}
+{{- fail "Prometheus needs a key for /metrics: set auth.apiKey, or metrics.serviceMonitor.existingSecret, or metrics.open." -}}
 {{- end -}}
 {{- if and .Values.ingress.enabled (not .Values.ingress.hosts) -}}
-{{- fail "ingress.hosts must name a host." -}}
+{{- fail "ingress.hosts must have at least one host." -}}
 {{- end -}}
 {{- if and .Values.httpRoute.enabled (not .Values.httpRoute.parentRefs) -}}
-{{- fail "httpRoute.parentRefs must name a Gateway." -}}
+{{- fail "httpRoute.parentRefs must have at least one Gateway." -}}
 {{- end -}}
 {{- range $scaler := list "autoscaling" "keda" -}}
 {{- $it := get $.Values.api $scaler -}}
@@ -321,20 +321,20 @@ no owners: there a manifest goes on naming the count if one before it did. `helm
 {{- and .Values.metrics.serviceMonitor.enabled (not .Values.metrics.open) (not (empty $keys)) -}}
 {{- end -}}
 
-{{/* Whether this component gets the file of keys: "true" or not. Takes root and component. */}}
+{{/* "true" if this component mounts the file of keys. Takes root and component. */}}
 {{- define "ojs.mountsKeys" -}}
 {{- $reads := or (eq .component "api") (eq (include "ojs.scrapedWithKey" .root) "true") -}}
 {{- and $reads (not (empty .root.Values.auth.keysFile.existingSecret)) -}}
 {{- end -}}
 
-{{/* What picks the metrics of this release in a query, without its braces. */}}
+{{/* The label matchers of this release in a query, without braces. */}}
 {{- define "ojs.series" -}}
 {{- printf "namespace=%q,job=~%q" .Release.Namespace (printf "%s(-scheduler)?" (include "ojs.fullname" .)) -}}
 {{- end -}}
 
 {{/*
-A query for the requests that the API works on at a time, in all its pods: seconds that they took, per second. A
-fetch that waits for jobs is idle, so fetches do not count.
+A query for the number of API requests in flight in all pods: their total duration per second. Fetches do not
+count, because a fetch that waits for jobs is idle.
 */}}
 {{- define "ojs.requestsInFlight" -}}
 {{- printf "sum(rate(ojs_http_request_duration_seconds_sum{%s,route!~\".*/fetch\"}[2m]))" (include "ojs.series" .) -}}
@@ -345,7 +345,7 @@ fetch that waits for jobs is idle, so fetches do not count.
 {{- printf "max(max by (queue) (ojs_queue_oldest_available_age_seconds{%s}) %s) or %s" (include "ojs.seriesOfQueues" .) (include "ojs.unlessPaused" .) (include "ojs.zeroIfKnown" .) -}}
 {{- end -}}
 
-{{/* A query for the jobs of some queues that wait or run: to leave out those that run would end their workers. */}}
+{{/* A query for available and active jobs of some queues. Without active jobs, a scaler would stop their workers. */}}
 {{- define "ojs.backlog" -}}
 {{- printf "sum(max by (queue, state) (ojs_queue_jobs{%s,state=~\"available|active\"}) %s) or %s" (include "ojs.seriesOfQueues" .) (include "ojs.unlessPaused" .) (include "ojs.zeroIfKnown" .) -}}
 {{- end -}}
@@ -358,17 +358,17 @@ fetch that waits for jobs is idle, so fetches do not count.
 {{- printf "%s,queue=~%q" (include "ojs.series" .root) (join "|" $names) -}}
 {{- end -}}
 
-{{/* Nothing to do is 0. Not to know is no number: workers stay as many as they are. */}}
+{{/* 0 if Redis answers and there are no jobs; no value if Redis does not answer, which keeps the number of workers. */}}
 {{- define "ojs.zeroIfKnown" -}}
 {{- printf "(max(ojs_redis_up{%s}) == 1) * 0" (include "ojs.series" .root) -}}
 {{- end -}}
 
-{{/* Workers cannot do anything about a queue that is paused. */}}
+{{/* Paused queues do not count: more workers would not help. */}}
 {{- define "ojs.unlessPaused" -}}
 {{- printf "unless on (queue) (max by (queue) (ojs_queue_paused{%s}) == 1)" (include "ojs.series" .root) -}}
 {{- end -}}
 
-{{/* What a NetworkPolicy lets everybody do: resolve names. Takes the root. */}}
+{{/* The egress rule for DNS, which every NetworkPolicy has. Takes the root. */}}
 {{- define "ojs.dnsEgress" -}}
 - ports:
     {{- range $port := .Values.networkPolicy.dnsPorts }}

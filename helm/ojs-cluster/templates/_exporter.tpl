@@ -1,4 +1,4 @@
-{{/* The container that exports a Valkey node's numbers to Prometheus. Takes the root. */}}
+{{/* The container that exports the metrics of a Valkey node. Takes the root. */}}
 {{- define "ojs.valkey.exporter" -}}
 {{- $exporter := .Values.valkey.exporter -}}
 - name: exporter
@@ -16,7 +16,7 @@
     - name: REDIS_ADDR
       value: {{ ternary "rediss" "redis" (ne (include "ojs.valkey.tlsSecret" .) "") }}://localhost:6379
     {{- if include "ojs.valkey.tlsSecret" . }}
-    # In the same pod, by a name that no certificate has.
+    # It connects inside the pod, by a name that the certificate does not have.
     - name: REDIS_EXPORTER_SKIP_TLS_VERIFICATION
       value: "true"
     {{- end }}
@@ -24,7 +24,7 @@
     - name: REDIS_PASSWORD
       {{- include "ojs.redisPasswordFrom" . | nindent 6 }}
     {{- end }}
-  # It answers without the node, too: a node is not restarted for what watches it.
+  # The exporter answers without its node too: its failure must not restart the node.
   livenessProbe:
     httpGet:
       path: /health
@@ -34,12 +34,12 @@
     failureThreshold: 6
 {{- end -}}
 
-{{/* What picks the series of the bundled nodes in a query, without its braces. */}}
+{{/* The label matchers of the bundled nodes in a query, without braces. */}}
 {{- define "ojs.valkey.series" -}}
 {{- printf "namespace=%q,pod=~%q" .Release.Namespace (printf "%s-valkey-[0-9]+" (include "ojs.fullname" .)) -}}
 {{- end -}}
 
-{{/* Alerts about the bundled nodes, by the numbers of their exporter. Takes the root. */}}
+{{/* Alerts about the bundled nodes, based on their exporter. Takes the root. */}}
 {{- define "ojs.valkey.rules" -}}
 {{- $rules := .Values.metrics.prometheusRule -}}
 {{- $sel := printf "{%s}" (include "ojs.valkey.series" .) -}}
@@ -52,7 +52,7 @@
   annotations:
     summary: A node of the bundled Valkey does not answer.
     description: >-
-      {{`{{ $labels.pod }}`}}. Its shards are served by a replica, or answer 503 without one.
+      {{`{{ $labels.pod }}`}}. A replica serves its shards; without a replica they answer 503. See the logs of the pod.
 - alert: OjsValkeyMemory
   expr: >-
     max by (pod) (redis_memory_used_bytes{{ $sel }} / (redis_memory_max_bytes{{ $sel }} > 0)) > {{ $rules.valkeyMemoryRatio }}
@@ -62,7 +62,7 @@
   annotations:
     summary: A node of the bundled Valkey is nearly full.
     description: >-
-      {{`{{ $labels.pod }}`}} uses {{`{{ $value | humanizePercentage }}`}} of its maxmemory. At 100 % enqueues are refused.
+      {{`{{ $labels.pod }}`}} uses {{`{{ $value | humanizePercentage }}`}} of its maxmemory. At 100 % enqueues are refused. Raise valkey.maxmemory, or drain queues.
 - alert: OjsValkeyReplication
   expr: >-
     min by (pod) (redis_master_link_up{{ $sel }}) == 0
@@ -71,9 +71,9 @@
   labels:
     severity: warning
   annotations:
-    summary: A replica of the bundled Valkey lags behind, or has lost its master.
+    summary: A replica of the bundled Valkey lags behind or is disconnected from its master.
     description: >-
-      {{`{{ $labels.pod }}`}}. The next failure of its master loses jobs.
+      {{`{{ $labels.pod }}`}}. If its master fails now, jobs are lost. Check the network and the load of both nodes.
 - alert: OjsValkeyDisk
   expr: >-
     min by (pod) (redis_aof_last_write_status{{ $sel }}) == 0
@@ -84,5 +84,5 @@
   annotations:
     summary: A node of the bundled Valkey cannot write its AOF.
     description: >-
-      {{`{{ $labels.pod }}`}}. Its disk is full or broken: what is acknowledged now is lost with the process.
+      {{`{{ $labels.pod }}`}}. Its disk is full or has failed: a crash of the process loses acknowledged jobs.
 {{- end -}}

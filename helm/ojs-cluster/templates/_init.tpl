@@ -1,7 +1,7 @@
 {{/*
-Adds the values that an earlier chart did not have: with `--reuse-values` Helm gives a release the defaults of
-the chart that it comes from. Every template begins with it. An absent value is one that its chart did not
-know, or one that was set to null.
+Adds the values that an earlier chart did not have, because `--reuse-values` uses the defaults of the installed
+chart. Every template begins with it. A value is absent if the earlier chart did not have it, or if it was set to
+null.
 */}}
 {{- define "ojs.init" -}}
 {{- range $path, $default := .Files.Get "files/added-values.json" | fromJson -}}
@@ -17,7 +17,7 @@ know, or one that was set to null.
 {{- $_ := set $at (last $keys) $default -}}
 {{- end -}}
 {{- end -}}
-{{- /* What a file of values names and leaves empty, because all below it is commented out, is null. */ -}}
+{{- /* A value is null if all entries below it are commented out. */ -}}
 {{- range $key, $empty := dict "config" dict "commonLabels" dict "commonAnnotations" dict "extraEnv" list -}}
 {{- if not (get $.Values $key) -}}
 {{- $_ := set $.Values $key $empty -}}

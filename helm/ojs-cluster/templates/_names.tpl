@@ -3,12 +3,12 @@
 {{- end -}}
 
 {{/*
-The full name, from which every object's is made. No two releases of a namespace share one.
+The full name, which all object names begin with. It is unique among the releases of a namespace.
 
-At most 36 characters: the longest suffix has 21, a Job's pods add six, a label holds 63. A name that has to
-be cut ends in a hash of the whole, and so does one that another release could have: release
-`jobs-ojs-cluster` would be called as release `jobs` is, and `ojs-cluster-test` as an object of `ojs-cluster`.
-Objects that an earlier chart named without the hash keep their names, where a cluster can be asked.
+It has at most 36 characters: the longest suffix has 21, pods of a Job add six, and a label holds 63. A truncated
+name ends in a hash of the whole name, and so does a name that another release could have: release
+`jobs-ojs-cluster` would have the name of release `jobs`, and `ojs-cluster-test` that of an object of
+`ojs-cluster`. Objects of an earlier chart keep their names without a hash, if the cluster can be read.
 */}}
 {{- define "ojs.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
@@ -32,7 +32,7 @@ Objects that an earlier chart named without the hash keep their names, where a c
 {{- end -}}
 {{- end -}}
 
-{{/* "true" when a ConfigMap of that name belongs to this release. Takes a dict: root, name. */}}
+{{/* "true" if a ConfigMap of this name belongs to this release. Takes a dict: root, name. */}}
 {{- define "ojs.owned" -}}
 {{- with lookup "v1" "ConfigMap" .root.Release.Namespace .name -}}
 {{- eq (get (.metadata.annotations | default dict) "meta.helm.sh/release-name") $.root.Release.Name -}}
@@ -48,7 +48,7 @@ Objects that an earlier chart named without the hash keep their names, where a c
 {{- end -}}
 
 {{/*
-Metadata of an object. Takes a dict: root, name, and, if need be, component, namespace, labels, annotations.
+Metadata of an object. Takes a dict: root, name, and optionally component, namespace, labels, annotations.
 */}}
 {{- define "ojs.metadata" -}}
 name: {{ .name }}
@@ -62,7 +62,7 @@ annotations:
 {{- end }}
 {{- end -}}
 
-{{/* What an object is called; what changes between versions is here and never in a selector. */}}
+{{/* Labels of an object. Labels that change between versions are here, never in a selector. */}}
 {{- define "ojs.labels" -}}
 {{- $ours := dict
       "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_")
@@ -74,8 +74,8 @@ annotations:
 {{- end -}}
 
 {{/*
-Labels of pods: nothing that a new version of the chart changes by itself, for that would restart
-them, the bundled Valkey too.
+Labels of pods. They never depend on the version of the chart: a change would restart the pods, the bundled
+Valkey included.
 */}}
 {{- define "ojs.podLabels" -}}
 {{- $ours := dict "app.kubernetes.io/part-of" "ojs-cluster" -}}
@@ -83,7 +83,7 @@ them, the bundled Valkey too.
 {{- toYaml (merge (dict) $selector $ours (.labels | default dict) .root.Values.commonLabels) -}}
 {{- end -}}
 
-{{/* What selects pods. A Deployment's selector cannot be changed: tests/helm keeps a record. */}}
+{{/* The selector of pods. Kubernetes cannot change it; tests/helm has a record of it. */}}
 {{- define "ojs.selector" -}}
 app.kubernetes.io/name: {{ include "ojs.name" .root }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -92,7 +92,7 @@ app.kubernetes.io/component: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* An image by digest if one is named. Takes a dict: image, tag. */}}
+{{/* An image, by digest if it is set. Takes a dict: image, tag. */}}
 {{- define "ojs.image" -}}
 {{- if .image.digest -}}
 {{- printf "%s@%s" .image.repository .image.digest -}}

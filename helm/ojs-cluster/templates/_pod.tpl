@@ -1,13 +1,13 @@
 {{/*
-What the pods of API and scheduler have in common. Each takes a dict: root, component (its values'
-key and its label).
+Shared parts of the pods of API and scheduler. Each takes a dict: root, component (the key of its values, and its
+label).
 */}}
 {{- define "ojs.podMetadata" -}}
 {{- $values := get .root.Values .component -}}
 labels:
   {{- include "ojs.podLabels" (merge (dict "labels" $values.podLabels) .) | nindent 2 }}
 annotations:
-  # Values that a container reads at its start only: a change of them has to restart it.
+  # A container reads these values only at its start, so a change restarts the pod.
   checksum/config: {{ include "ojs.configData" .root | sha256sum }}
   checksum/secret: {{ include "ojs.secretData" .root | sha256sum }}
   {{- with merge (dict) $values.podAnnotations .root.Values.commonAnnotations }}
@@ -15,11 +15,11 @@ annotations:
   {{- end }}
 {{- end -}}
 
-{{/* What every pod has: its account, its privileges, where it may run. Takes: root, values, context. */}}
+{{/* Shared by all pods: account, privileges, placement. Takes: root, values, context. */}}
 {{- define "ojs.anyPodSpec" -}}
 serviceAccountName: {{ .account | default (include "ojs.serviceAccountName" .root) }}
 automountServiceAccountToken: false
-# Kubernetes would put OJS_PORT=tcp://... into the environment beside a Service named `ojs`.
+# Otherwise a Service named `ojs` would set OJS_PORT=tcp://... in the environment.
 enableServiceLinks: false
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets:
@@ -43,8 +43,8 @@ tolerations:
 {{- end -}}
 
 {{/*
-A security context of a pod or a container. OpenShift's `restricted-v2` refuses fixed users and groups, and
-gives each namespace its own. Takes: root, context.
+The security context of a pod or container. OpenShift's `restricted-v2` refuses fixed users and groups and
+assigns them per namespace. Takes: root, context.
 */}}
 {{- define "ojs.securityContext" -}}
 {{- if eq (include "ojs.onOpenShift" .root) "true" -}}
@@ -78,13 +78,13 @@ topologySpreadConstraints:
     labelSelector:
       matchLabels:
         {{- include "ojs.selector" $ | nindent 8 }}
-    # Old and new pods are counted apart, or an update would leave the new ones unevenly spread.
+    # Counts old and new pods separately; otherwise an update would spread the new ones unevenly.
     matchLabelKeys: [pod-template-hash]
   {{- end }}
   {{- end }}
 {{- end }}
 volumes:
-  # The root file system is read-only; Python wants a place for temporary files.
+  # The root file system is read-only, and Python needs a directory for temporary files.
   - name: tmp
     emptyDir:
       sizeLimit: 64Mi
@@ -115,7 +115,7 @@ volumes:
   {{- end }}
 {{- end -}}
 
-{{/* The container, but for its command, ports and probes. */}}
+{{/* The container without its command, ports and probes. */}}
 {{- define "ojs.container" -}}
 {{- $values := get .root.Values .component -}}
 name: {{ .component }}
@@ -132,7 +132,7 @@ envFrom:
   {{- toYaml . | nindent 2 }}
   {{- end }}
 env:
-  {{- /* Of two with the same name Kubernetes takes the last, but server-side apply takes neither. */}}
+  {{- /* Of two entries with the same name Kubernetes uses the last, but server-side apply refuses them. */}}
   {{- $all := concat (include "ojs.redisEnv" .root | fromYamlArray) (.env | default "" | fromYamlArray) .root.Values.extraEnv }}
   {{- $last := dict }}
   {{- range $i, $entry := $all }}
@@ -152,13 +152,13 @@ volumeMounts:
     readOnly: true
   {{- end }}
   {{- if and (eq .component "api") .root.Values.tls.existingSecret }}
-  # As a whole: an entry mounted by itself would never be renewed.
+  # Mounts the whole Secret: a single entry (subPath) would never be updated.
   - name: tls
     mountPath: /etc/ojs/tls
     readOnly: true
   {{- end }}
   {{- if eq (include "ojs.mountsKeys" .) "true" }}
-  # As a whole: an entry mounted by itself would never change.
+  # Mounts the whole Secret: a single entry (subPath) would never be updated.
   - name: api-keys
     mountPath: /etc/ojs/keys
     readOnly: true
@@ -169,8 +169,7 @@ volumeMounts:
 {{- end -}}
 
 {{/*
-Probes. Takes besides: port. `/live` and `/ready` differ on purpose: without Redis a pod is not ready,
-and lives.
+Probes. Also takes: port. `/live` and `/ready` differ: without Redis a pod is live but not ready.
 */}}
 {{- define "ojs.probes" -}}
 {{- $values := get .root.Values .component -}}

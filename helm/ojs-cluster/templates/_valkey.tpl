@@ -1,4 +1,4 @@
-{{/* Every node by the name that DNS knows, comma separated. */}}
+{{/* The DNS names of all nodes, comma separated. */}}
 {{- define "ojs.valkey.nodes" -}}
 {{- $name := printf "%s-valkey" (include "ojs.fullname" .) -}}
 {{- $nodes := list -}}
@@ -8,7 +8,7 @@
 {{- join "," $nodes -}}
 {{- end -}}
 
-{{/* The Job that forms the bundled cluster. Takes a dict: root, component, name, nodes. */}}
+{{/* The Job that creates the bundled cluster. Takes a dict: root, component, name, nodes. */}}
 {{- define "ojs.valkey.formSpec" -}}
 {{- $values := .root.Values.valkey.form -}}
 backoffLimit: 10
@@ -68,8 +68,8 @@ template:
 {{- end -}}
 
 {{/*
-What a pod of the bundled cluster runs. $POD_IP, $POD_NAME, $NODE_NAME and the password are only known
-in it. The names say which pod a node was, and on which host it is: meet.awk decides by them.
+The start script of a bundled node. $POD_IP, $POD_NAME, $NODE_NAME and the password are known only in the pod.
+The announced names tell the pod and the host of a node, which valkey_meet.awk needs.
 */}}
 {{- define "ojs.valkey.start" -}}
 {{- $valkey := .Values.valkey -}}
@@ -82,7 +82,7 @@ set -eu
   echo "cluster-announce-ip $POD_IP"
   echo "cluster-announce-hostname $POD_NAME.{{ include "ojs.fullname" . }}-valkey"
   echo "cluster-announce-human-nodename $NODE_NAME"
-  # A shard that lost master and replica must not take the others down with it.
+  # Slots that lost master and replica must not make the other slots unavailable.
   echo "cluster-require-full-coverage no"
   echo "cluster-allow-replica-migration no"
   echo "appendonly yes"
@@ -90,7 +90,7 @@ set -eu
   echo "save ''"
   echo "maxmemory {{ $valkey.maxmemory }}"
   echo "maxmemory-policy noeviction"
-  # A job of up to this size lies in one piece of memory: half the bytes (docs/performance.md).
+  # Hashes with values up to this size are listpacks, which take half the memory (docs/performance.md).
   echo "hash-max-listpack-value 1024"
   {{- if include "ojs.valkey.tlsSecret" . }}
   echo "port 0"
@@ -100,12 +100,12 @@ set -eu
   echo "tls-ca-cert-file /tls/{{ $valkey.tls.caKey }}"
   echo "tls-replication yes"
   echo "tls-cluster yes"
-  # A password says who may: clients have no certificate.
+  # Clients authenticate by password; they have no certificate.
   echo "tls-auth-clients no"
-  # Addresses change, and no certificate names them.
+  # Addresses change, and certificates do not contain them.
   echo "cluster-preferred-endpoint-type hostname"
   {{- end }}
-  # NetworkPolicy and password protect it; pods have no fixed address to bind to.
+  # NetworkPolicy and password protect the node; a pod has no fixed address to bind to.
   echo "protected-mode no"
   if [ -n "${OJS_REDIS_PASSWORD:-}" ]; then
     quoted=$(printf '%s' "$OJS_REDIS_PASSWORD" | sed 's/[\\"]/\\&/g')
@@ -115,7 +115,7 @@ set -eu
 exec valkey-server /tmp/valkey.conf
 {{- end -}}
 
-{{/* How a probe gives the password. An empty one would be sent, and refused. */}}
+{{/* Sets the password of probes, if there is one: valkey-cli would send an empty password, which is refused. */}}
 {{- define "ojs.valkey.auth" -}}
 if [ -n "${OJS_REDIS_PASSWORD:-}" ]; then export REDISCLI_AUTH="$OJS_REDIS_PASSWORD"; fi
 {{- if include "ojs.valkey.tlsSecret" . }}
@@ -123,14 +123,14 @@ export PATH="/scripts:$PATH"
 {{- end }}
 {{- end -}}
 
-{{/* The Secret with the certificate of the nodes; empty when they speak no TLS. */}}
+{{/* The Secret with the certificate of the nodes; empty without TLS. */}}
 {{- define "ojs.valkey.tlsSecret" -}}
 {{- if .Values.valkey.enabled -}}
 {{- .Values.valkey.tls.existingSecret -}}
 {{- end -}}
 {{- end -}}
 
-{{/* A volume with nothing but the authority of the nodes' certificate: the key is theirs. */}}
+{{/* A volume with the authority of the nodes' certificate, without their private key. */}}
 {{- define "ojs.valkey.authority" -}}
 secret:
   secretName: {{ .Values.valkey.tls.existingSecret }}
@@ -140,7 +140,7 @@ secret:
       path: {{ .Values.valkey.tls.caKey }}
 {{- end -}}
 
-{{/* Stands before the real valkey-cli on PATH, so that no script has to know of TLS. */}}
+{{/* A wrapper before the real valkey-cli on PATH, so that scripts need no TLS options. */}}
 {{- define "ojs.valkey.cli" -}}
 #!/bin/sh
 PATH=${PATH#/scripts:}

@@ -177,7 +177,7 @@ def scheduler_families(stats: Stats) -> Families:
             of_loops("quarantined"),
         ),
         gauge(
-            "ojs_scheduler_sick_shards",
+            "ojs_scheduler_failing_shards",
             "Shards whose steps fail now",
             "loop",
             [(name, len(loop.sick)) for name, loop in loops],
