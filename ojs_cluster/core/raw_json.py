@@ -115,7 +115,9 @@ def _number_longer_than(most: int) -> re.Pattern[bytes]:
     return re.compile(rb"[-+.0-9eE]{%d,}+" % (most + 1))
 
 
-def members(raw: bytes, limits: PayloadLimits = DEFAULT_LIMITS, *, around: int = 0) -> dict[str, Raw]:
+def members(
+    raw: bytes, limits: PayloadLimits = DEFAULT_LIMITS, *, around: int = 0
+) -> dict[str, Raw]:
     """Check a request body and return its members undecoded; the last one of a repeated key.
 
     Args:

@@ -91,10 +91,10 @@ def test_each_kind_of_damage_is_named(db: redis.Redis, standalone: Embedded) -> 
     damage("the index of locks disagree")
 
     db.hset(SHARD.transaction(HERE), mapping={"plan": "x", "owed": 7})
-    damage("nothing owes it")
+    damage("is committed, but has no outbox entry")
 
     db.hset(SHARD.transaction(HERE), mapping={"dead": 1})
-    damage("those given up disagree")
+    damage("the index of aborted ones disagree")
 
     db.hset(ELSEWHERE.job(FOREIGN), "@", str(SHARD.index))
     damage("leads to no job")
