@@ -197,7 +197,9 @@ def _store_families(numbers: ClusterMetrics) -> Families:
     return [
         *queues,
         plain_gauge(
-            "ojs_shards_unreachable", "Shards that do not respond to this process", numbers.unreachable
+            "ojs_shards_unreachable",
+            "Shards that do not respond to this process",
+            numbers.unreachable,
         ),
         plain_gauge(
             "ojs_outbox_waiting", "Effects that are not delivered yet", numbers.outbox_entries
