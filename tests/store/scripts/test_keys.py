@@ -189,7 +189,7 @@ def test_a_script_opens_with_its_contract(name: str) -> None:
     assert re.match(r"-- \S.+", head), "opens with what it does"
     assert re.search(r"^-- KEYS: 1(?:\.\.\d+)? ", head, re.MULTILINE)
     assert "-- Returns:" in head
-    uses_arguments = "ARGV[" in body or "#ARGV" in body or " append_event" in body
+    uses_arguments = "ARGV" in body or " append_event" in body
     assert ("ARGV: 1" in head) == uses_arguments
     assert text.count("\n") < 120
 
