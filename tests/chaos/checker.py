@@ -159,7 +159,7 @@ def _clash(index: _Index, earlier: Lease, later: Lease) -> str:
     if index.history.lossy(begin, end):
         return ""  # a fetch does not wait for a replica: a failover may forget the lease
     if ("retry", later.job) in index.commands or later.job in index.born_again:
-        return ""  # its attempts were counted anew
+        return ""  # its attempts were counted from zero again
     if earlier.attempt == later.attempt:
         return f"attempt {later.attempt} was given to {earlier.worker} and {later.worker}"
     ended = [it.answer for it in index.settles.get(later.job, ()) if it.lease == earlier.lease]
@@ -215,7 +215,7 @@ def cancelled_for_a_reason(history: History) -> Iterator[Violation]:
         purged = index.purged(requests[0][0].queue)
         wanted = asked or purged or (fingerprint and fingerprint in replaced)
         if history.final.states.get(id_) == "cancelled" and not wanted:
-            yield Violation("cancelled", id_, "nobody asked for it")
+            yield Violation("cancelled", id_, "no request asked for it")
 
 
 def workflow_order(history: History) -> Iterator[Violation]:
@@ -279,8 +279,10 @@ def stuck(history: History) -> Iterator[Violation]:
     for id_, state in final.workflows.items():
         if state == "running":
             yield Violation("stuck", id_, "the workflow stays running", lost_by)
-    if final.owed:
-        yield Violation("stuck", "outbox", f"{final.owed} effects are still owed", lost_by)
+    if final.effects_left:
+        yield Violation(
+            "stuck", "outbox", f"{final.effects_left} effects are still in the outbox", lost_by
+        )
     for fingerprint in final.dead_locks:
         yield Violation("stuck", fingerprint, "no job of it can be enqueued any more", lost_by)
     for problem in final.problems:

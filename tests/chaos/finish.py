@@ -16,7 +16,7 @@ from tests.chaos.history import Event, NewJob
 from tests.chaos.history import Final as Rest
 from tests.chaos.producers import ANY_QUEUES, FINGERPRINTS, PAUSED, new_id
 from tests.chaos.replay import TERMINAL
-from tests.support.invariants import Census, take_census
+from tests.support.invariants import InvariantReport, check_invariants
 
 _LOOKS_EVERY_S: Final = 1.0
 _PAGE: Final = 1000
@@ -38,7 +38,9 @@ async def come_to_rest(client: ChaosClient, backend: Embedded, patience_s: float
     if _is_over(rest):
         shut = await _shut_fingerprints(client)
         rest = await _wait(client, backend, patience_s)
-        rest = Rest(rest.states, rest.attempts, rest.workflows, rest.problems, rest.owed, shut)
+        rest = Rest(
+            rest.states, rest.attempts, rest.workflows, rest.problems, rest.effects_left, shut
+        )
     client.history.events = await _events(client)
     return rest
 
@@ -71,20 +73,20 @@ def _is_over(rest: Rest) -> bool:
     return (
         all(state in TERMINAL for state in rest.states.values())
         and "running" not in rest.workflows.values()
-        and not rest.owed
+        and not rest.effects_left
         and not rest.problems
     )
 
 
 async def _read(client: ChaosClient, backend: Embedded) -> Rest:
-    def walk() -> tuple[Census, int]:
+    def walk() -> tuple[InvariantReport, int]:
         while True:
             try:
-                return take_census(backend), _owed(backend)
+                return check_invariants(backend), _effects_left(backend)
             except (redis.RedisError, EmbeddedError):
                 continue  # a fault has just ended
 
-    census, owed = await trio.to_thread.run_sync(walk)
+    report, effects_left = await trio.to_thread.run_sync(walk)
     workflows: dict[str, str] = {}
     offset = 0
     while True:
@@ -94,18 +96,18 @@ async def _read(client: ChaosClient, backend: Embedded) -> Rest:
         offset += len(found)
         if not found:
             break
-    return Rest(census.states, census.attempts, workflows, census.problems, owed)
+    return Rest(report.states, report.attempts, workflows, report.problems, effects_left)
 
 
-def _owed(backend: Embedded) -> int:
+def _effects_left(backend: Embedded) -> int:
     """Return the number of entries in outboxes and outbox dead letters."""
-    owed = 0
+    effects_left = 0
     for node in backend.masters():
         with node.client() as there:
             for shard in Keyspace(64):
                 with contextlib.suppress(redis.ResponseError):  # another node has this slot
-                    owed += len(set(there.hkeys(shard.outbox.decode())) - {b"seq"})
-    return owed
+                    effects_left += len(set(there.hkeys(shard.outbox.decode())) - {b"seq"})
+    return effects_left
 
 
 async def _shut_fingerprints(client: ChaosClient) -> Sequence[str]:

@@ -158,7 +158,7 @@ class Final:
     attempts: Mapping[str, int] = field(default_factory=dict)
     workflows: Mapping[str, str] = field(default_factory=dict)
     problems: Sequence[str] = ()
-    owed: int = 0
+    effects_left: int = 0
     dead_locks: Sequence[str] = ()
 
 

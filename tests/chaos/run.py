@@ -12,11 +12,12 @@ from typing import Any, Final
 import httpx
 import trio
 
-from tests.chaos.arena import HEALING_S, Arena, Variant
 from tests.chaos.checker import check
 from tests.chaos.client import V1, ChaosClient
+from tests.chaos.faults import FaultInjector, Journal
 from tests.chaos.finish import come_to_rest
 from tests.chaos.history import History, NewJob, Violation
+from tests.chaos.installation import HEALING_S, Installation, Variant
 from tests.chaos.producers import (
     CANCELLING_CRON,
     CRON,
@@ -32,7 +33,6 @@ from tests.chaos.producers import (
 )
 from tests.chaos.replay import by_job
 from tests.chaos.schedule import Fault, schedule
-from tests.chaos.strike import Journal, Striker
 from tests.chaos.workers import Crew
 
 _PATIENCE_S: Final = 300.0
@@ -108,7 +108,7 @@ class Run:
         return lines
 
 
-async def run(arena: Arena, variant: Variant, seed: int, seconds: float) -> Run:
+async def run(installation: Installation, variant: Variant, seed: int, seconds: float) -> Run:
     """Run load and faults for a time, then let the installation come to rest."""
     faults = schedule(seed, seconds, variant.tracks)
     history = History(
@@ -117,7 +117,7 @@ async def run(arena: Arena, variant: Variant, seed: int, seconds: float) -> Run:
         confirmed=variant.confirmed,
         patient=variant.confirmed or variant.patience_s >= HEALING_S,
     )
-    urls = [node.url for node in arena.nodes]
+    urls = [node.url for node in installation.nodes]
     limits = httpx.Limits(max_connections=256)
     async with httpx.AsyncClient(timeout=20, limits=limits) as http:
 
@@ -126,7 +126,7 @@ async def run(arena: Arena, variant: Variant, seed: int, seconds: float) -> Run:
             return ChaosClient(http, urls, history, chance, patience_s)
 
         crew = Crew(client)
-        striker = Striker(arena, history, crew.kill)
+        striker = FaultInjector(installation, history, crew.kill)
         await _prepare(client("setup", _PATIENCE_S))
         async with trio.open_nursery() as working:
             working.start_soon(crew.run)
@@ -141,7 +141,7 @@ async def run(arena: Arena, variant: Variant, seed: int, seconds: float) -> Run:
                 crew.calm = True
                 known.stop.set()
             history.final = await come_to_rest(
-                client("rest", _PATIENCE_S), arena.backend, variant.patience_s
+                client("rest", _PATIENCE_S), installation.backend, variant.patience_s
             )
             crew.stop.set()
     return Run(variant, seed, seconds, faults, striker.journal, history, check(history))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ojs_cluster.server.embedded.servers import ServerNotFound, find_server
-from tests.chaos.arena import VARIANTS, Variant, running_arena
+from tests.chaos.installation import VARIANTS, Variant, running_installation
 from tests.chaos.options import ROUNDS, SECONDS, seed_of
 from tests.chaos.run import run
 
@@ -23,7 +23,7 @@ _SOAK = [pytest.mark.soak] if ROUNDS > 1 else []
 
 @pytest.mark.parametrize("round_", [pytest.param(n, marks=_SOAK) for n in range(ROUNDS)])
 @pytest.mark.parametrize("variant", [pytest.param(it, id=it.name) for it in VARIANTS])
-async def test_whatever_fails_nothing_acknowledged_is_lost_and_nothing_is_stuck(
+async def test_random_faults_lose_no_acknowledged_job_and_block_no_work(
     variant: Variant,
     round_: int,
     tmp_path: Path,
@@ -36,12 +36,12 @@ async def test_whatever_fails_nothing_acknowledged_is_lost_and_nothing_is_stuck(
         pytest.skip(str(error))
     seed = seed_of(request.config, round_)
     seconds = max(5.0, SECONDS / ROUNDS * variant.share - _OVERHEAD_S)
-    with running_arena(tmp_path, variant) as arena:
-        result = await run(arena, variant, seed, seconds)
+    with running_installation(tmp_path, variant) as installation:
+        result = await run(installation, variant, seed, seconds)
         with capsys.disabled():
             print(f"\n{result.summary()}")
         if result.unexcused:
             kept, logs = tmp_path / "history.pickle", tmp_path / "all.log"
             kept.write_bytes(pickle.dumps(result.history))
-            arena.save_logs(logs)
-            raise AssertionError(result.failure(arena.logs(), kept, logs))
+            installation.save_logs(logs)
+            raise AssertionError(result.failure(installation.logs(), kept, logs))

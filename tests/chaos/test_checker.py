@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.arena import VARIANTS
 from tests.chaos.checker import check
+from tests.chaos.faults import Journal
 from tests.chaos.history import (
     Answer,
     Command,
@@ -23,9 +23,9 @@ from tests.chaos.history import (
     Settle,
     Workflow,
 )
+from tests.chaos.installation import VARIANTS
 from tests.chaos.replay import peak
 from tests.chaos.run import Run
-from tests.chaos.strike import Journal
 
 ID = "the-job"
 _NAMES = {
@@ -204,7 +204,7 @@ def test_a_purged_job_lives_again_as_often_as_it_was_purged() -> None:
     assert rules(history) == set()
 
 
-def test_an_end_that_no_event_tells_of_is_found() -> None:
+def test_an_end_without_an_event_is_found() -> None:
     assert "path" in rules(of_one("new run1", "cancelled", leased(1)))
 
 
@@ -214,7 +214,7 @@ def test_a_completed_attempt_other_than_the_jobs_own_is_found() -> None:
     assert rules(history) == {"path"}
 
 
-def test_a_lost_job_is_found_unless_losses_are_to_be_expected() -> None:
+def test_a_lost_job_is_found_unless_losses_are_expected() -> None:
     history = History(enqueues=[enqueued()])
     assert rules(history) == {"lost"}
     history.losses.append((0, 1))
@@ -228,7 +228,7 @@ def test_a_lost_workflow_is_found() -> None:
     assert rules(History(workflows=[Workflow("tag", "id", answer(0), {})])) == {"lost"}
 
 
-def test_a_refused_job_that_is_there_is_found() -> None:
+def test_a_stored_refused_job_is_found() -> None:
     history = History(enqueues=[enqueued(outcome="refused")], events=events("new stop"))
     assert "refused" in rules(history)
 
@@ -239,7 +239,7 @@ def test_a_refused_workflow_that_runs_is_found() -> None:
     assert rules(history) == {"refused"}
 
 
-def test_half_a_batch_is_found() -> None:
+def test_a_batch_stored_in_part_is_found() -> None:
     jobs = (NewJob("one", "q"), NewJob("two", "q"))
     history = History(enqueues=[enqueued(*jobs, outcome="unknown")])
     history.final = Final({"one": "completed"})
@@ -248,12 +248,12 @@ def test_half_a_batch_is_found() -> None:
     assert rules(history) == set()
 
 
-@pytest.mark.parametrize("who", ["nobody", "an earlier attempt", "a refused ack"])
-def test_a_completion_without_its_holders_ack_is_found(who: str) -> None:
+@pytest.mark.parametrize("who", ["no request", "an earlier attempt", "a refused ack"])
+def test_a_completion_without_an_ack_under_the_lease_is_found(who: str) -> None:
     history = good()
     first, second = history.leases
     acks = {
-        "nobody": [],
+        "no request": [],
         "an earlier attempt": [acked(first, 2, "unknown")],
         "a refused ack": [acked(second, 4, "refused")],
     }
@@ -276,7 +276,7 @@ def test_two_accepted_acks_are_found() -> None:
         pytest.param(leased(30, 1), True, id="the same attempt much later"),
     ],
 )
-def test_a_job_in_two_hands_is_found(later: Lease, found: bool) -> None:
+def test_a_job_with_two_leases_is_found(later: Lease, found: bool) -> None:
     history = History(leases=[leased(1), later])
     assert rules(history) == ({"one holder"} if found else set())
     history.losses.append((0, 50))
@@ -306,7 +306,7 @@ def test_a_state_after_the_end_is_found() -> None:
     assert rules(History(seen=seen, losses=[(0, 5)])) == set()
 
 
-def test_a_job_cancelled_by_nobody_is_found() -> None:
+def test_a_job_cancelled_without_a_request_is_found() -> None:
     history = History(
         enqueues=[enqueued()], events=events("new stop"), final=Final({ID: "cancelled"})
     )
@@ -363,7 +363,7 @@ def test_one_attempt_may_begin_as_another_ends() -> None:
     assert peak([]) == (0, 0.0)
 
 
-def test_a_job_that_overtakes_a_better_one_is_found() -> None:
+def test_a_job_that_overtakes_a_higher_priority_is_found() -> None:
     def history(first: int, second: int) -> History:
         found = of_two("new pass pass pass stop", "pass new run1 stop")
         found.events = [replace(event, shard=0) for event in found.events]
@@ -412,7 +412,7 @@ def test_a_step_that_is_two_jobs_is_found() -> None:
     assert rules(workflow(step("a", 1), step("a", 20, "other"))) == {"step once"}
 
 
-def test_a_tick_that_is_two_jobs_is_found() -> None:
+def test_an_occurrence_that_is_two_jobs_is_found() -> None:
     tick = ("cron", "2026-01-01T00:00:00Z")
     first, second = leased(1, tick=tick), leased(1, job="other", tick=tick)
     assert rules(History(leases=[first, second])) == {"tick once"}
@@ -423,18 +423,18 @@ STUCK: list[tuple[str, Final]] = [
     ("stuck", Final({ID: "available"})),
     ("stuck", Final({ID: "active"})),
     ("stuck", Final(workflows={"id": "running"})),
-    ("stuck", Final(owed=1)),
+    ("stuck", Final(effects_left=1)),
     ("stuck", Final(dead_locks=["f"])),
     ("invariants", Final(problems=["q counts 1 active, there are 0"])),
 ]
 
 
 @pytest.mark.parametrize(("rule", "final"), STUCK)
-def test_what_does_not_come_to_its_end_is_found(rule: str, final: Final) -> None:
+def test_work_that_does_not_end_is_found(rule: str, final: Final) -> None:
     assert rules(History(final=final)) == {rule}
 
 
-def test_what_a_lost_master_left_is_excused_only_until_it_had_time_to_heal() -> None:
+def test_unrepaired_losses_are_excused_only_until_repair_had_time() -> None:
     history = History(final=Final({ID: "active"}), losses=[(0, 1)], confirmed=False, patient=False)
     assert rules(history) == set()
     assert len(check(history)) == 1
@@ -442,7 +442,7 @@ def test_what_a_lost_master_left_is_excused_only_until_it_had_time_to_heal() -> 
     assert rules(history) == {"stuck"}
 
 
-def test_a_failure_shows_what_is_wrong_at_both_ends() -> None:
+def test_a_failure_message_has_the_violations_at_both_ends() -> None:
     history = History(enqueues=[enqueued()])
     journal = Journal(0, lines=[f"{n} a fault" for n in range(500)])
     failed = Run(VARIANTS[0], 1, 20, (), journal, history, check(history))

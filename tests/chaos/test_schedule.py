@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from itertools import groupby, pairwise
 
-from tests.chaos.arena import VARIANTS
+from tests.chaos.faults import LOSING, METHODS, FaultInjector
+from tests.chaos.installation import VARIANTS
 from tests.chaos.schedule import CLUSTER, NETWORK, PROCESSES, STANDALONE, schedule
-from tests.chaos.strike import LOSING, METHODS, Striker
 
 TRACKS = {"redis": CLUSTER, "processes": PROCESSES, "network": NETWORK}
 
@@ -41,4 +41,4 @@ def test_every_kind_can_be_carried_out() -> None:
     kinds = {*CLUSTER, *STANDALONE, *PROCESSES, *NETWORK}
     assert kinds == METHODS.keys()
     assert kinds >= LOSING
-    assert all(callable(getattr(Striker, name)) for name in METHODS.values())
+    assert all(callable(getattr(FaultInjector, name)) for name in METHODS.values())

@@ -32,13 +32,13 @@ def client(standalone: Embedded, tunnels: Tunnels) -> Iterator[redis.Redis]:
         yield connected
 
 
-def test_it_passes_everything_on(client: redis.Redis) -> None:
+def test_a_tunnel_forwards_all_bytes(client: redis.Redis) -> None:
     client.set("large", "x" * 1_000_000)
     assert client.get("large") == b"x" * 1_000_000
 
 
 @pytest.mark.parametrize("command", ["cut", "close"])
-def test_connections_are_cut_and_come_back(
+def test_cut_connections_are_reopened(
     standalone: Embedded, tunnels: Tunnels, client: redis.Redis, command: str
 ) -> None:
     port = standalone.nodes[0].port
@@ -55,7 +55,7 @@ def test_connections_are_cut_and_come_back(
     assert client.ping()
 
 
-def test_a_silent_tunnel_keeps_its_connections_and_passes_nothing_on(
+def test_a_silent_tunnel_keeps_its_connections_and_forwards_nothing(
     standalone: Embedded, tunnels: Tunnels, client: redis.Redis
 ) -> None:
     port = standalone.nodes[0].port
@@ -71,7 +71,7 @@ def test_a_silent_tunnel_keeps_its_connections_and_passes_nothing_on(
     client.connection_pool.release(connection)
 
 
-def test_a_slow_tunnel_delays_what_it_passes_on(
+def test_a_slow_tunnel_delays_all_bytes(
     standalone: Embedded, tunnels: Tunnels, client: redis.Redis
 ) -> None:
     tunnels.tell("slow", standalone.nodes[0].port, 500)

@@ -33,8 +33,8 @@ from ojs_cluster.store.sweeps.retention import purge_due
 from ojs_cluster.store.workflows.workflows import purge_ended
 from tests.store.shortcuts import HOUR, ack, take
 from tests.store.unique_jobs import keys_there, recover
-from tests.support.invariants import take_census
-from tests.support.mortal import Mode, strike
+from tests.support.failing_process import Mode, fail_at
+from tests.support.invariants import check_invariants
 from tests.support.servers import hashes
 from tests.support.timeshift import age_cron
 
@@ -101,7 +101,7 @@ class World:
                 found.add(key.rpartition(b":")[2].decode())
         return found
 
-    def owes(self) -> bool:
+    def has_pending_work(self) -> bool:
         """Return whether an outbox entry or the firing of a cron job is pending."""
         crons = self.db.scan_iter(match="ojs:{meta}:cron:*", count=10_000)
         return self._outbox() or any(self.db.hexists(name, "owed") for name in crons)
@@ -127,7 +127,7 @@ class World:
         while (await fire_due(StoreBook(store), 100)).more:
             pass
 
-    async def end_everything(self) -> None:
+    async def end_all_jobs(self) -> None:
         """Run or cancel every job, then let retention end."""
         meta = self.store.keys.meta
         for _ in range(20):
@@ -172,24 +172,24 @@ class World:
         """Check that nothing is left and that the invariants hold."""
         left = self.leftovers()
         assert left == [], (when, left)
-        assert take_census(self.backend, shards=SHARDS).problems == [], when
+        assert check_invariants(self.backend, shards=SHARDS).problems == [], when
 
 
-async def at_every_boundary(world: World, operation: Operation, mode: Mode) -> None:
+async def failing_at_every_command(world: World, operation: Operation, mode: Mode) -> None:
     """Fail at each command in turn, until the operation ends undisturbed."""
-    at, struck = 0, True
-    while struck:
+    at, failed = 0, True
+    while failed:
         at += 1
         for again in (False, True):
             when = (mode, at, again)
             scene = await operation.prepare(world)
-            struck, done = await strike(world.store, at, mode, lambda s: operation.act(s, scene))  # noqa: B023
+            failed, done = await fail_at(world.store, at, mode, lambda s: operation.act(s, scene))  # noqa: B023
             if await _settle(world, operation, scene, done, when, again):
                 break
-    assert at > operation.least, f"struck {at} times, at least {operation.least} were expected"
+    assert at > operation.least, f"failed {at} times, at least {operation.least} were expected"
 
 
-async def recovering_at_every_boundary(
+async def failing_twice_at_every_command(
     world: World, operation: Operation, mode: Mode, *, every: bool = False
 ) -> None:
     """Fail an operation so that work remains, then fail the recovery at each of its commands.
@@ -200,33 +200,33 @@ async def recovering_at_every_boundary(
         mode: the kind of failure.
         every: fail the operation at every command, not only at the first that leaves work.
     """
-    first, struck = 0, True
+    first, failed = 0, True
     tried = 0
-    while struck:
+    while failed:
         first += 1
-        again, strikes_again = 0, True
-        while strikes_again:
-            again += 1
-            for anew in (False, True):
-                when = (mode, first, again, anew)
+        second, fails_again = 0, True
+        while fails_again:
+            second += 1
+            for again in (False, True):
+                when = (mode, first, second, again)
                 scene = await operation.prepare(world)
-                struck, done = await strike(
+                failed, done = await fail_at(
                     world.store,
                     first,
                     mode,
                     lambda s: operation.act(s, scene),  # noqa: B023 - awaited here
                 )
-                strikes_again = struck and (every or world.owes())
-                if strikes_again:
-                    strikes_again, _ = await strike(
-                        world.store, again, mode, lambda s: world.recover(HOUR, s)
+                fails_again = failed and (every or world.has_pending_work())
+                if fails_again:
+                    fails_again, _ = await fail_at(
+                        world.store, second, mode, lambda s: world.recover(HOUR, s)
                     )
-                if await _settle(world, operation, scene, done, when, anew):
+                if await _settle(world, operation, scene, done, when, again):
                     break
-        tried = max(tried, again)
-        if again > 1 and not every:
+        tried = max(tried, second)
+        if second > 1 and not every:
             break
-    assert tried > 2, "nothing was ever left to recover"
+    assert tried > 2, "no failure left work to recover"
 
 
 async def _settle(
@@ -251,6 +251,6 @@ async def _settle(
         await world.recover()
         assert await operation.happened(world, scene), when
     await operation.finish(world, scene)
-    await world.end_everything()
+    await world.end_all_jobs()
     world.check_nothing_left(when)
     return happened

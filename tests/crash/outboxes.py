@@ -1,4 +1,4 @@
-"""Operations of the outbox: entries that wait for a shard, names of queues that a shard owes."""
+"""Operations of the outbox: entries that wait for a shard, and names of queues."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def listed(world: World, queue: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Locks in one shard whose release another shard owes."""
+    """Locks in one shard that another shard has to release."""
 
     shard: Shard
     blocker: Shard
@@ -83,7 +83,7 @@ class Waiting:
 
     async def happened(self, world: World, scene: Held) -> bool:
         """The next scheduler goes on wherever the entries are."""
-        assert not world.owes()
+        assert not world.has_pending_work()
         assert world.db.zcard(scene.shard.finished) == 2
         assert [lock for lock in scene.locks if world.db.exists(lock)] == []
         return True
@@ -94,7 +94,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class NewQueue:
-    """A queue begins: its shard owes the name to the registry.
+    """A new queue: its shard has to deliver the name to the registry.
 
     ``registry_away``: the registry does not answer the acting process.
     """

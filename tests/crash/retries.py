@@ -29,7 +29,7 @@ class Scene:
 class Retry:
     """A dead letter is retried.
 
-    ``lock``: it is free; or the dead job's end still owes that; or another job holds it.
+    ``lock``: it is free; or the dead job's end has still to release it; or another job holds it.
     """
 
     lock: Literal["free", "owed", "held"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.crash.crons import ByHand, Change, Firing, LettingGo, Refusing
-from tests.crash.harness import Operation, World, at_every_boundary
-from tests.support.mortal import MODES, Mode
+from tests.crash.harness import Operation, World, failing_at_every_command
+from tests.support.failing_process import MODES, Mode
 
 OPERATIONS: dict[str, Operation] = {
     "allow": Firing("allow"),
@@ -27,4 +27,4 @@ OPERATIONS: dict[str, Operation] = {
 async def test_a_tick_is_one_job_whoever_dies(
     world: World, operation: Operation, mode: Mode
 ) -> None:
-    await at_every_boundary(world, operation, mode)
+    await failing_at_every_command(world, operation, mode)

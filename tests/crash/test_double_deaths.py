@@ -6,10 +6,10 @@ import pytest
 
 from tests.crash.crons import Firing
 from tests.crash.enqueues import Batch, Unique
-from tests.crash.harness import Operation, World, recovering_at_every_boundary
+from tests.crash.harness import Operation, World, failing_twice_at_every_command
 from tests.crash.retries import Retry
 from tests.crash.workflows import Callbacks, Cancellation, Creation
-from tests.support.mortal import Mode
+from tests.support.failing_process import Mode
 
 OPERATIONS: dict[str, Operation] = {
     "batch": Batch("plain"),
@@ -27,7 +27,7 @@ each = pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.
 @both
 @each
 async def test_recovery_may_die_too(world: World, operation: Operation, mode: Mode) -> None:
-    await recovering_at_every_boundary(world, operation, mode)
+    await failing_twice_at_every_command(world, operation, mode)
 
 
 @pytest.mark.soak
@@ -36,4 +36,4 @@ async def test_recovery_may_die_too(world: World, operation: Operation, mode: Mo
 async def test_recovery_may_die_after_any_death(
     world: World, operation: Operation, mode: Mode
 ) -> None:
-    await recovering_at_every_boundary(world, operation, mode, every=True)
+    await failing_twice_at_every_command(world, operation, mode, every=True)

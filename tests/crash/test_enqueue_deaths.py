@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import pytest
 
 from tests.crash.enqueues import Batch, Claimed, Finishing, Refused, TakeOver, Unique, WithId
-from tests.crash.harness import Operation, World, at_every_boundary
-from tests.support.mortal import MODES, Mode
+from tests.crash.harness import Operation, World, failing_at_every_command
+from tests.support.failing_process import MODES, Mode
 
 Cases = Mapping[str, Operation]
 
@@ -62,7 +62,7 @@ modes = pytest.mark.parametrize("mode", MODES)
 async def test_a_batch_is_stored_whole_or_not_at_all(
     world: World, operation: Operation, mode: Mode
 ) -> None:
-    await at_every_boundary(world, operation, mode)
+    await failing_at_every_command(world, operation, mode)
 
 
 @modes
@@ -70,13 +70,13 @@ async def test_a_batch_is_stored_whole_or_not_at_all(
 async def test_a_clients_id_is_there_with_its_job_or_free(
     world: World, operation: Operation, mode: Mode
 ) -> None:
-    await at_every_boundary(world, operation, mode)
+    await failing_at_every_command(world, operation, mode)
 
 
 @modes
 @cases(UNIQUE)
 async def test_a_unique_job_is_one_or_none(world: World, operation: Operation, mode: Mode) -> None:
-    await at_every_boundary(world, operation, mode)
+    await failing_at_every_command(world, operation, mode)
 
 
 @modes
@@ -84,4 +84,4 @@ async def test_a_unique_job_is_one_or_none(world: World, operation: Operation, m
 async def test_one_lives_when_a_unique_job_is_replaced(
     world: World, operation: Operation, mode: Mode
 ) -> None:
-    await at_every_boundary(world, operation, mode)
+    await failing_at_every_command(world, operation, mode)

@@ -9,9 +9,9 @@ import pytest
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from tests.crash.enqueues import Batch, Wanted
-from tests.crash.harness import World, at_every_boundary
+from tests.crash.harness import World, failing_at_every_command
 from tests.store.shortcuts import new_job
-from tests.support.mortal import Mode
+from tests.support.failing_process import Mode
 
 Fault = Literal[
     "halves", "leaves a lock", "leaves a lock until repeated", "leaves a debt", "says too much"
@@ -33,7 +33,7 @@ class Faulty(Batch):
         if self.fault == "says too much":
             return
         shard = store.keys.shard(0)
-        key = shard.outbox if self.fault == "leaves a debt" else shard.lock("of nobody")
+        key = shard.outbox if self.fault == "leaves a debt" else shard.lock("of no job")
         await store.redis.call(shard.slot, "HSET", key, "17", "x", idempotent=True)
         await enqueue_many(store, scene.jobs)
         if self.fault == "leaves a lock until repeated":
@@ -51,22 +51,22 @@ class Faulty(Batch):
         ("says too much", "applied"),
     ],
 )
-async def test_an_operation_that_is_not_whole_is_found(
+async def test_an_operation_that_is_not_atomic_is_detected(
     world: World, fault: Fault, mode: Mode
 ) -> None:
     with pytest.raises(AssertionError):
-        await at_every_boundary(world, Faulty(fault), mode)
+        await failing_at_every_command(world, Faulty(fault), mode)
 
 
-async def test_however_many_jobs_there_were_nothing_is_left(world: World) -> None:
+async def test_nothing_is_left_of_many_jobs(world: World) -> None:
     await enqueue_many(world.store, [new_job("many") for _ in range(120)])
-    await world.end_everything()
+    await world.end_all_jobs()
     world.check_nothing_left("afterwards")
 
 
-async def test_an_operation_that_has_become_trivial_is_found(world: World) -> None:
+async def test_an_operation_with_too_few_commands_is_detected(world: World) -> None:
     class Trivial(Batch):
         least = 1000
 
     with pytest.raises(AssertionError, match="1000"):
-        await at_every_boundary(world, Trivial("plain"), "killed")
+        await failing_at_every_command(world, Trivial("plain"), "killed")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crash.harness import Operation, World, at_every_boundary
+from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.crash.healing import MalformedRemoval, Reconciliation, References
-from tests.support.mortal import MODES, Mode
+from tests.support.failing_process import MODES, Mode
 
 OPERATIONS: dict[str, Operation] = {
     "lost alias": References("alias"),
@@ -25,4 +25,4 @@ OPERATIONS: dict[str, Operation] = {
 async def test_what_mends_a_fault_is_repeated_whoever_dies(
     world: World, operation: Operation, mode: Mode
 ) -> None:
-    await at_every_boundary(world, operation, mode)
+    await failing_at_every_command(world, operation, mode)

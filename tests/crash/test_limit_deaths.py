@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crash.harness import Operation, World, at_every_boundary
+from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.crash.limits import LostFetch, Release, Requeue, Reservation, Withdrawal
-from tests.support.mortal import MODES, Mode
+from tests.support.failing_process import MODES, Mode
 
 OPERATIONS: dict[str, Operation] = {
     "reservation": Reservation(),
@@ -22,4 +22,4 @@ OPERATIONS: dict[str, Operation] = {
 async def test_no_token_leaks_and_none_is_given_twice(
     world: World, operation: Operation, mode: Mode
 ) -> None:
-    await at_every_boundary(world, operation, mode)
+    await failing_at_every_command(world, operation, mode)

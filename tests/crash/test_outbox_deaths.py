@@ -1,12 +1,12 @@
-"""Schedulers and requests that die, or hear nothing, at any command of what an outbox owes."""
+"""Schedulers and requests that die, or get no reply, at any command of an outbox delivery."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.crash.harness import Operation, World, at_every_boundary
+from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.crash.outboxes import Comeback, NewQueue, Retirement, Waiting
-from tests.support.mortal import MODES, Mode
+from tests.support.failing_process import MODES, Mode
 
 OPERATIONS: dict[str, Operation] = {
     "entries that wait for a shard": Waiting(),
@@ -25,4 +25,4 @@ OPERATIONS: dict[str, Operation] = {
 async def test_what_is_owed_is_carried_out_whoever_dies(
     world: World, operation: Operation, mode: Mode
 ) -> None:
-    await at_every_boundary(world, operation, mode)
+    await failing_at_every_command(world, operation, mode)

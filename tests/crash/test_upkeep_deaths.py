@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from ojs_cluster.core.rate_limit import RateLimits
-from tests.crash.harness import Operation, World, at_every_boundary
+from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.crash.partitions import Bounded, Closing, Growth, Limited, Unused
 from tests.crash.retries import Retry
 from tests.crash.upkeep import DeadWorker, Removal
-from tests.support.mortal import MODES, Mode
+from tests.support.failing_process import MODES, Mode
 
 OPERATIONS: dict[str, Operation] = {
     "retention": Removal("retention"),
@@ -34,4 +34,4 @@ OPERATIONS: dict[str, Operation] = {
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
 async def test_upkeep_is_done_whoever_dies(world: World, operation: Operation, mode: Mode) -> None:
-    await at_every_boundary(world, operation, mode)
+    await failing_at_every_command(world, operation, mode)

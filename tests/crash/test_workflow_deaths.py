@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crash.harness import Operation, World, at_every_boundary
+from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.crash.workflows import (
     Ack,
     Callbacks,
@@ -15,7 +15,7 @@ from tests.crash.workflows import (
     LostLease,
     StepCancelled,
 )
-from tests.support.mortal import MODES, Mode
+from tests.support.failing_process import MODES, Mode
 
 OPERATIONS: dict[str, Operation] = {
     "creation of a chain": Creation("chain"),
@@ -35,4 +35,4 @@ OPERATIONS: dict[str, Operation] = {
 async def test_a_workflow_goes_on_as_if_nobody_had_died(
     world: World, operation: Operation, mode: Mode
 ) -> None:
-    await at_every_boundary(world, operation, mode)
+    await failing_at_every_command(world, operation, mode)

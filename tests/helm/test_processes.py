@@ -35,7 +35,7 @@ from tests.helm.chart import CHART, Chart, Manifest, Rendering, container
 from tests.helm.test_metrics import names, queries
 from tests.server.test_serve import serve
 from tests.support.certificates import Certificates
-from tests.support.invariants import await_consistent, lost
+from tests.support.invariants import await_invariants, lost
 from tests.support.load import eventually, running_load
 from tests.support.proxy import InFlight, proxy
 from tests.support.servers import observer, wait_until
@@ -243,8 +243,8 @@ async def test_pods_are_replaced_under_load_without_a_failed_request(
 
     assert load.ledger.retried == [], "a request failed, and was repeated"
     assert load.ledger.violations == []
-    census = await_consistent(cluster)
-    assert lost(census, load.ledger.acknowledged) == set()
+    report = await_invariants(cluster)
+    assert lost(report, load.ledger.acknowledged) == set()
 
 
 def test_metrics_are_where_prometheus_is_told_to_look(

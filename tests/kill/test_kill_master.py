@@ -23,12 +23,12 @@ from ojs_cluster.keys import Keyspace, Shard
 from ojs_cluster.server.embedded.servers import Embedded, Node
 from tests.kill.mixed import Mixed
 from tests.support.deployment import Deployment
-from tests.support.invariants import Census, await_consistent, lost
+from tests.support.invariants import InvariantReport, await_invariants, lost
 from tests.support.load import Load, running_load
 from tests.support.servers import observer, wait_until
 
 
-async def test_after_a_master_is_killed_callers_recover_and_the_books_agree(
+async def test_after_a_master_is_killed_clients_recover_and_invariants_hold(
     replicated: Deployment, kill_round: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     aftermath = await _kill_under_load(replicated)
@@ -36,7 +36,7 @@ async def test_after_a_master_is_killed_callers_recover_and_the_books_agree(
         print(f"\nasync, round {kill_round}: {aftermath.figures()}")
 
 
-async def test_with_replica_durability_a_killed_master_takes_no_acknowledged_job_with_it(
+async def test_with_replica_durability_a_killed_master_loses_no_acknowledged_job(
     surely_replicated: Deployment, sure_round: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     aftermath = await _kill_under_load(surely_replicated)
@@ -52,7 +52,7 @@ class _Aftermath:
     """What is found after all work has ended."""
 
     load: Load
-    census: Census
+    report: InvariantReport
     missing: set[str]
     workflows: Counter[str]
     others: set[str]
@@ -103,8 +103,8 @@ async def _kill_under_load(deployment: Deployment) -> _Aftermath:
     wait_until(lambda: _all_replicated(deployment), timeout_s=120, what="the node is a replica")
 
     _let_minutes_pass(deployment)
-    census = await_consistent(backend, timeout_s=120)
-    missing = lost(census, load.ledger.acknowledged)
+    report = await_invariants(backend, timeout_s=120)
+    missing = lost(report, load.ledger.acknowledged)
     assert missing <= gone
     # Losses are limited to writes before the failover. A job that was acknowledged or fetched since
     # the replica took over is not lost, not fetched twice, and not refused to its worker.
@@ -112,8 +112,8 @@ async def _kill_under_load(deployment: Deployment) -> _Aftermath:
     assert [it for it in load.ledger.violations if it.partition(":")[0] not in known] == []
     assert mixed.repeated_ticks == {}
     finished = load.ledger.acknowledged - missing
-    assert {census.states[id_] for id_ in finished} == {"completed"}
-    return _Aftermath(load, census, missing, workflows, lost(census, mixed.jobs))
+    assert {report.states[id_] for id_ in finished} == {"completed"}
+    return _Aftermath(load, report, missing, workflows, lost(report, mixed.jobs))
 
 
 def _let_minutes_pass(deployment: Deployment) -> None:

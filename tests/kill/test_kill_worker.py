@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.support.deployment import Deployment
-from tests.support.invariants import await_consistent
+from tests.support.invariants import await_invariants
 from tests.support.servers import wait_until
 
 QUEUE = "held"
@@ -49,8 +49,8 @@ def test_jobs_of_a_killed_worker_are_run_by_another_and_the_attempt_counts(
         for job in again:
             client.post("/ojs/v1/workers/ack", json={"job_id": job["id"]}).raise_for_status()
 
-    census = await_consistent(deployment.backend)
-    assert census.count() == {"completed": JOBS - 1, "discarded": 1}
+    report = await_invariants(deployment.backend)
+    assert report.count() == {"completed": JOBS - 1, "discarded": 1}
 
 
 def _enqueue(client: httpx.Client, *, max_attempts: int) -> str:

@@ -216,7 +216,7 @@ async def test_clients_of_other_shards_see_no_error(
 
 
 @pytest.mark.parametrize("fault", ["stop", "kill"])
-async def test_nor_do_they_while_a_replica_takes_over(
+async def test_clients_of_other_shards_see_no_error_during_a_failover(
     replicated: Deployment, fault: Fault, capsys: pytest.CaptureFixture[str]
 ) -> None:
     away = masters_in_turn(replicated)[0]

@@ -98,7 +98,7 @@ class CoordinatedModel(Model):
             if job is None or job.state in TERMINAL:
                 continue
             if job.state is State.ACTIVE:
-                job.spared = True
+                job.cancel_requested = True
             else:
                 self.cancel(job_id)
 
@@ -107,7 +107,7 @@ class CoordinatedModel(Model):
 
     def _advance(self, workflow: ModelWorkflow, job: ModelJob) -> None:
         if job.job_id in workflow.ended:
-            return  # a dead letter that somebody ran again
+            return  # a dead letter that was retried
         workflow.ended[job.job_id] = job.state
         if workflow.state != "running":
             return

@@ -60,7 +60,7 @@ class ModelJob:
     failed: bool = False  # the last attempt failed, so the job shows an error
     dead: bool = False
     expired: bool = False
-    spared: bool = False  # its workflow was cancelled while it was active
+    cancel_requested: bool = False  # its workflow was cancelled while it was active
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,7 +216,7 @@ class Model:
         if self._repeats_nack(job, lease_id):
             return view(job)
         self._settle_lease(job, worker, lease_id)
-        if job.spared:
+        if job.cancel_requested:
             self._cancel(job)
         else:
             self._make_available(job)
@@ -276,11 +276,11 @@ class Model:
         return self._start_over(job)
 
     def _start_over(self, job: ModelJob) -> JobView:
-        job.dead = job.failed = job.started = job.expired = job.spared = False
+        job.dead = job.failed = job.started = job.expired = job.cancel_requested = False
         job.attempt, job.lease, job.settled, job.retry_delay_ms = 0, None, None, None
         job.errors.clear()
         if self._has_expired(job):
-            job.expires_ms = None  # whoever retries by hand wants it run
+            job.expires_ms = None  # a manual retry must run
         self._make_available(job)
         return view(job)
 
@@ -456,7 +456,7 @@ class Model:
         if not retryable or self._ends(job, names):
             self._exhaust(job, decided)
             return
-        if job.spared:
+        if job.cancel_requested:
             self._cancel(job)
             return
         job.state = State.RETRYABLE
@@ -471,7 +471,7 @@ class Model:
             self._record(job, error)
             if self._ends(job, [error]):
                 self._exhaust(job)
-            elif job.spared:
+            elif job.cancel_requested:
                 self._cancel(job)
             else:
                 self._make_available(job, (self._steps, deadline))

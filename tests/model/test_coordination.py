@@ -33,7 +33,7 @@ def run(model: CoordinatedModel) -> str:
     return job.job_id
 
 
-def test_one_lives_of_a_fingerprint(model: CoordinatedModel) -> None:
+def test_one_job_of_a_fingerprint_is_live(model: CoordinatedModel) -> None:
     model.enqueue_unique("a", "default", "f", "reject")
     assert outcome(lambda: model.enqueue_unique("b", "other", "f", "reject")) is Duplicate
     assert model.enqueue_unique("b", "other", "f", "ignore").job_id == "a"
@@ -76,7 +76,9 @@ def test_a_group_waits_for_all(model: CoordinatedModel) -> None:
 
 
 @pytest.mark.parametrize("end", ["ack", "nack", "requeue", "lost"])
-def test_cancellation_spares_the_active_job_once(model: CoordinatedModel, end: str) -> None:
+def test_cancellation_lets_the_active_job_finish_its_attempt(
+    model: CoordinatedModel, end: str
+) -> None:
     started(model, "group", "a", "b")
     model.fetch(["default"])
     model.cancel_workflow("w")
@@ -94,7 +96,7 @@ def test_cancellation_spares_the_active_job_once(model: CoordinatedModel, end: s
     assert model.get("a").state is State.CANCELLED
 
 
-def test_a_limit_holds_back_and_lets_go(model: CoordinatedModel) -> None:
+def test_a_limit_blocks_and_releases_jobs(model: CoordinatedModel) -> None:
     for job_id in "abc":
         model.enqueue(job_id)
     model.limit("default", 2)

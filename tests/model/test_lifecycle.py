@@ -34,7 +34,7 @@ def test_jobs_are_served_by_queue_then_priority_then_arrival(model: Model) -> No
     assert _fetched(model, 3, "default", "low") == ["a"]
 
 
-def test_an_id_is_taken_once(model: Model) -> None:
+def test_an_id_is_used_once(model: Model) -> None:
     model.enqueue("a")
     assert outcome(lambda: model.enqueue("a", "other")) is Duplicate
 
@@ -89,13 +89,13 @@ def test_some_failures_are_final_at_once(model: Model, failure: Failure, dead: b
     assert model.dead_letters() == ({"a"} if dead else set())
 
 
-def test_the_handler_can_bury_a_job_whose_policy_discards(model: Model) -> None:
+def test_a_handler_can_request_a_dead_letter(model: Model) -> None:
     model.enqueue("a")
     model.fetch(["default"])
     assert model.nack("a", parse_failure(b'{"action":"DEAD_LETTER"}')).dead
 
 
-def test_only_the_holder_settles_a_job(model: Model) -> None:
+def test_only_the_lease_settles_a_job(model: Model) -> None:
     model.enqueue("a")
     model.fetch(["default"], 1, "w", observed=[("a", "L1")])
     assert outcome(lambda: model.ack("a", worker="x")) is Conflict
@@ -139,7 +139,7 @@ def test_a_lost_lease_makes_the_job_available_and_counts_the_attempt(model: Mode
     assert outcome(lambda: model.nack("a", BOOM, lease_id="L1")) is Conflict
 
 
-def test_a_job_that_kills_its_workers_does_not_circulate_for_ever(model: Model) -> None:
+def test_a_job_that_kills_its_workers_ends_with_its_attempts(model: Model) -> None:
     model.enqueue("a", retry=ONCE)
     model.fetch(["default"], visibility_ms=UNIT)
     model.advance(UNIT)
@@ -195,7 +195,7 @@ def test_due_jobs_come_in_the_order_of_their_times(model: Model) -> None:
     assert _fetched(model) == ["sooner", "later", "last"]
 
 
-def test_among_jobs_due_at_once_any_order_is_right(model: Model) -> None:
+def test_any_order_of_jobs_due_at_once_is_accepted(model: Model) -> None:
     model.enqueue("a", delay_ms=UNIT)
     model.enqueue("b", delay_ms=UNIT)
     model.advance(UNIT)
@@ -213,7 +213,7 @@ def test_among_jobs_due_at_once_any_order_is_right(model: Model) -> None:
         ([("a", "L1"), ("b", "L2"), ("c", "L3")], "nothing is left"),
     ],
 )
-def test_a_wrong_answer_of_the_server_is_noticed(
+def test_a_wrong_response_is_detected(
     model: Model, observed: list[tuple[str, str]], message: str
 ) -> None:
     model.enqueue("a")
@@ -242,7 +242,7 @@ def test_cancel_ends_any_job_that_is_not_over(model: Model) -> None:
     assert outcome(lambda: model.cancel("none")) is NotFound
 
 
-def test_a_paused_queue_gives_nothing_and_takes_everything(model: Model) -> None:
+def test_a_paused_queue_accepts_jobs_and_returns_none(model: Model) -> None:
     model.pause("default")
     model.enqueue("a")
     assert _fetched(model) == []
@@ -250,7 +250,7 @@ def test_a_paused_queue_gives_nothing_and_takes_everything(model: Model) -> None
     assert _fetched(model) == ["a"]
 
 
-def test_a_dead_letter_starts_over(model: Model) -> None:
+def test_a_dead_letter_can_be_retried(model: Model) -> None:
     model.enqueue("a", retry=ONCE, expires_ms=UNIT)
     model.fetch(["default"])
     model.advance(UNIT)
@@ -262,7 +262,7 @@ def test_a_dead_letter_starts_over(model: Model) -> None:
     assert outcome(lambda: model.retry_dead("a")) is NotFound
 
 
-def test_any_discarded_job_starts_over_and_no_other(model: Model) -> None:
+def test_only_discarded_jobs_can_be_retried(model: Model) -> None:
     model.enqueue("a", retry=ONCE)
     assert outcome(lambda: model.retry_discarded("a")) is Conflict
     model.fetch(["default"])

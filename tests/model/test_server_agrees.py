@@ -50,9 +50,9 @@ from ojs_cluster.store.workflows import workflows
 from tests.model.coordination import STEADY, CoordinatedModel, Step
 from tests.model.jobs import JobView, outcome
 from tests.model.lifecycle import UNIT
-from tests.model.portal import Portal, open_portal
+from tests.model.threaded_store import ThreadedStore, open_threaded_store
 from tests.model.time_travel import pass_time
-from tests.support.invariants import take_census
+from tests.support.invariants import check_invariants
 from tests.support.servers import flush
 
 SHARDS = 4
@@ -112,7 +112,7 @@ class Histories(RuleBasedStateMachine):
     """Model and server side by side."""
 
     backend: ClassVar[Embedded]
-    portal: ClassVar[Portal]
+    threaded_store: ClassVar[ThreadedStore]
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Histories(RuleBasedStateMachine):
     ) -> None:
         """Run an operation on both; the results or the kinds of error must be equal."""
         wanted = outcome(expected)
-        got = outcome(lambda: self.portal.call(actual))
+        got = outcome(lambda: self.threaded_store.call(actual))
         assert (seen(got) if isinstance(got, JobRecord) else got) == wanted
 
     def pick(self, number: int) -> str:
@@ -152,7 +152,7 @@ class Histories(RuleBasedStateMachine):
             return self.pick(number), None, None
         job_id, worker, lease = known[number // 4 % len(known)]
         named = {
-            "nobody": (None, None),
+            "no one": (None, None),
             "worker": (worker, None),
             "lease": (None, lease),
             "both": (worker, lease),
@@ -209,7 +209,7 @@ class Histories(RuleBasedStateMachine):
         if client_id is not None:
             body["id"] = client_id
         got = outcome(
-            lambda: self.portal.call(lambda store: enqueue(store, parse_job(_bytes(body))))
+            lambda: self.threaded_store.call(lambda store: enqueue(store, parse_job(_bytes(body))))
         )
         job_id = got.id if isinstance(got, JobRecord) else str(client_id)
         wanted = outcome(
@@ -224,7 +224,7 @@ class Histories(RuleBasedStateMachine):
         visibility=st.none() | st.none() | units,
     )
     def fetch(self, names: list[str], count: int, worker: str, visibility: int | None) -> None:
-        given = self.portal.call(
+        given = self.threaded_store.call(
             lambda store: fetch(
                 store,
                 names,
@@ -240,7 +240,7 @@ class Histories(RuleBasedStateMachine):
         assert [seen(job) for job in given] == expected
         self.leases += [(job_id, worker, lease) for job_id, lease in observed]
 
-    @rule(number=picks, how=st.sampled_from(["nobody", "worker", "lease", "both", "stranger"]))
+    @rule(number=picks, how=st.sampled_from(["no one", "worker", "lease", "both", "stranger"]))
     def ack(self, number: int, how: str) -> None:
         job_id, worker, lease = self.pick_lease(number, how)
         self.both(
@@ -250,7 +250,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(
         number=picks,
-        how=st.sampled_from(["nobody", "worker", "lease", "both", "stranger"]),
+        how=st.sampled_from(["no one", "worker", "lease", "both", "stranger"]),
         failure=failures,
         requeue=st.sampled_from([False, False, False, True]),
     )
@@ -268,7 +268,7 @@ class Histories(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS), visibility=maybe_units)
     def heartbeat(self, worker: str, visibility: int | None) -> None:
         ids = list(self.model.jobs)
-        reply = self.portal.call(
+        reply = self.threaded_store.call(
             lambda store: heartbeat(store, Heartbeat(worker, ids, visibility_timeout_ms=visibility))
         )
         assert reply.extended == self.model.heartbeat(worker, ids, visibility_ms=visibility)
@@ -291,7 +291,7 @@ class Histories(RuleBasedStateMachine):
         if delete:
             wanted = outcome(lambda: self.model.delete_dead(job_id))
             got = outcome(
-                lambda: self.portal.call(lambda store: dead_letters.delete(store, job_id))
+                lambda: self.threaded_store.call(lambda store: dead_letters.delete(store, job_id))
             )
             assert (None if isinstance(got, JobRecord) else got) == wanted
         else:
@@ -312,7 +312,7 @@ class Histories(RuleBasedStateMachine):
     @rule(queue=st.sampled_from(QUEUES), pause=st.booleans())
     def pause_or_resume(self, queue: str, pause: bool) -> None:
         (self.model.pause if pause else self.model.resume)(queue)
-        self.portal.call(
+        self.threaded_store.call(
             lambda store: queues.pause_or_resume(store, queue, "pause" if pause else "resume")
         )
 
@@ -323,7 +323,7 @@ class Histories(RuleBasedStateMachine):
     )
     def enqueue_unique(self, queue: str, kind: str, on_conflict: str) -> None:
         job = unique_job(queue, kind, on_conflict)
-        got = outcome(lambda: self.portal.call(lambda store: enqueue(store, job)))
+        got = outcome(lambda: self.threaded_store.call(lambda store: enqueue(store, job)))
         job_id = got.id if isinstance(got, JobRecord) else "refused"
         wanted = outcome(lambda: self.model.enqueue_unique(job_id, queue, kind, on_conflict))
         assert (seen(got) if isinstance(got, JobRecord) else got) == wanted
@@ -343,7 +343,7 @@ class Histories(RuleBasedStateMachine):
         ]
         body = {"type": kind, {"chain": "steps", "group": "jobs"}[kind]: steps}
         new = parse_workflow(_bytes(body))
-        made = self.portal.call(lambda store: workflows.create(store, new))
+        made = self.threaded_store.call(lambda store: workflows.create(store, new))
         wanted = [
             Step(node.job_id, queue, policy)
             for node, queue in zip(made.plan.jobs, queues_, strict=True)
@@ -356,42 +356,42 @@ class Histories(RuleBasedStateMachine):
         known = list(self.model.workflows)
         workflow_id = known[number % len(known)]
         wanted = outcome(lambda: self.model.cancel_workflow(workflow_id))
-        got = outcome(lambda: self.portal.call(partial(_cancel_workflow, workflow_id)))
+        got = outcome(lambda: self.threaded_store.call(partial(_cancel_workflow, workflow_id)))
         assert got == wanted
 
     @rule(queue=st.sampled_from(QUEUES), concurrency=st.sampled_from([None, None, 1, 2]))
     def limit(self, queue: str, concurrency: int | None) -> None:
         self.model.limit(queue, concurrency)
         limits = RateLimits(concurrency=concurrency)
-        self.portal.call(lambda store: rate_limits.set_queue_limits(store, queue, limits))
+        self.threaded_store.call(lambda store: rate_limits.set_queue_limits(store, queue, limits))
 
     @rule(ms=units)
     def time_passes(self, ms: int) -> None:
         pass_time(self.backend, ms, shards=SHARDS)
-        self.portal.call(_tick)
+        self.threaded_store.call(_tick)
         self.model.advance(ms)
 
     @invariant()
     def every_job_is_as_the_model_says(self) -> None:
         for job_id in self.model.jobs:
-            job = self.portal.call(partial(_get, job_id))
+            job = self.threaded_store.call(partial(_get, job_id))
             assert seen(job) == self.model.get(job_id)
 
     @invariant()
     def workflows_and_locks_are_as_the_model_says(self) -> None:
         for workflow_id, workflow in self.model.workflows.items():
-            found = self.portal.call(partial(_workflow, workflow_id))
+            found = self.threaded_store.call(partial(_workflow, workflow_id))
             assert found.state == workflow.state
         for kind in UNIQUE_TYPES:
-            assert self.portal.call(partial(_holder, kind)) == self.model.locks.get(kind)
+            assert self.threaded_store.call(partial(_holder, kind)) == self.model.locks.get(kind)
 
     @invariant()
     def every_job_is_in_one_place_and_counted(self) -> None:
-        census = take_census(self.backend, shards=SHARDS)
-        assert census.problems == []
-        assert census.states.keys() == self.model.jobs.keys()
+        report = check_invariants(self.backend, shards=SHARDS)
+        assert report.problems == []
+        assert report.states.keys() == self.model.jobs.keys()
         for queue in QUEUES:
-            found = self.portal.call(partial(_stats, queue))
+            found = self.threaded_store.call(partial(_stats, queue))
             assert found.counts == self.model.counts(queue)
             assert found.acked == self.model.acked[queue]
             assert found.dead == len(self.model.dead_letters(queue))
@@ -452,8 +452,10 @@ async def _tick(store: Store) -> None:
 
 @pytest.fixture
 def histories(backend: Embedded) -> Iterator[type[Histories]]:
-    with open_portal(backend.url, shards=SHARDS) as portal:
-        yield type("Histories", (Histories,), {"backend": backend, "portal": portal})
+    with open_threaded_store(backend.url, shards=SHARDS) as threaded_store:
+        yield type(
+            "Histories", (Histories,), {"backend": backend, "threaded_store": threaded_store}
+        )
 
 
 def _run(histories: type[Histories], examples: int, steps: int) -> None:
@@ -477,7 +479,7 @@ def test_server_and_model_agree_for_long(histories: type[Histories]) -> None:
     _run(histories, examples=400, steps=80)
 
 
-def test_an_error_is_told_by_its_class() -> None:
+def test_an_error_is_compared_by_its_class() -> None:
     def fails() -> None:
         raise OJSError("no")
 

@@ -19,7 +19,7 @@ import pytest
 from ojs_cluster.server.config.variables import VARIABLES
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.support.deployment import Deployment, Topology, deploy
-from tests.support.invariants import await_consistent
+from tests.support.invariants import await_invariants
 from tests.support.servers import own_server
 
 ROOT = Path(__file__).parent.parent.parent
@@ -117,7 +117,7 @@ def test_a_backup_that_the_shell_writes_is_for_its_owner_only(tmp_path: Path) ->
 def test_a_master_comes_and_goes_while_clients_notice_nothing(
     installation: Deployment, env: dict[str, str], tmp_path: Path
 ) -> None:
-    before = await_consistent(installation.backend, timeout_s=60).count()["available"]
+    before = await_invariants(installation.backend, timeout_s=60).count()["available"]
     with own_server(tmp_path / "new", masters=3) as spare, clients(installation.url) as sent:
         # Of a cluster that is taken apart, so that the port of its bus is known to be free.
         for node in spare.nodes:
@@ -126,9 +126,9 @@ def test_a_master_comes_and_goes_while_clients_notice_nothing(
         for block in MOVES:
             shell(block, tmp_path, env | {"NEW": f"127.0.0.1:{spare.nodes[0].port}"})
 
-    census = await_consistent(installation.backend, timeout_s=60)
+    report = await_invariants(installation.backend, timeout_s=60)
     assert sent
-    assert census.count()["available"] == before + 5 * len(sent)
+    assert report.count()["available"] == before + 5 * len(sent)
 
 
 @contextlib.contextmanager

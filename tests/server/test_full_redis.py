@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from tests.support.invariants import await_consistent
+from tests.support.invariants import await_invariants
 from tests.support.nodes import ApiNode, Process, await_death, scheduler
 from tests.support.servers import observer, own_server, wait_until
 
@@ -113,7 +113,7 @@ def test_a_full_redis_is_drained_by_workers_with_processes_restarted(
             what="retention has removed every job",
         )
     assert_refused(installation, QUEUES[1])
-    assert await_consistent(installation.backend).problems == []
+    assert await_invariants(installation.backend).problems == []
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import pytest
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import open_store
-from tests.support.invariants import Census, take_census
+from tests.support.invariants import InvariantReport, check_invariants
 from tests.support.patience import be_patient, patient_client
 from tests.support.prelude import PRELUDE
 from tests.support.servers import observer
@@ -44,12 +44,12 @@ def db(backend: Embedded) -> Iterator[Any]:
 
 
 @pytest.fixture
-def consistent(backend: Embedded) -> Callable[[], Census]:
+def consistent(backend: Embedded) -> Callable[[], InvariantReport]:
     """Walks everything and asserts that indexes, counters and aliases agree with the jobs."""
 
-    def check() -> Census:
-        census = take_census(backend)
-        assert census.problems == []
-        return census
+    def check() -> InvariantReport:
+        report = check_invariants(backend)
+        assert report.problems == []
+        return report
 
     return check

@@ -19,7 +19,7 @@ from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.transactions import transactions
 from tests.store.shortcuts import id_in, new_job, take
-from tests.support.invariants import take_census
+from tests.support.invariants import check_invariants
 from tests.support.lossy import LossyClient
 from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
@@ -99,7 +99,7 @@ async def test_what_was_decided_is_written_though_memory_has_run_out(
         await transactions.apply(store, attempt.transaction(), now)
         assert len(await take(store, *queues, count=2)) == 2
 
-    assert take_census(cluster).problems == []
+    assert check_invariants(cluster).problems == []
 
 
 async def test_a_unique_job_that_is_refused_leaves_no_lock(store: Store, cluster: Embedded) -> None:

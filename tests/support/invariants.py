@@ -38,7 +38,7 @@ from tests.support.servers import clients_of_masters
 
 COUNTED = ("scheduled", "pending", "active", "retryable", "completed", "cancelled", "discarded")
 WAITING = ("available", "scheduled", "pending", "retryable")
-MOST_ASKED = 100
+MAX_REQUESTED = 100
 """Most tokens of one key that one queue requests at a time."""
 TERMINAL = ("completed", "cancelled", "discarded")
 
@@ -46,7 +46,7 @@ Index = dict[str, float]
 
 
 @dataclass(slots=True)
-class Census:
+class InvariantReport:
     """The result of a walk. ``problems`` is empty when the invariants hold."""
 
     states: dict[str, str] = field(default_factory=dict)
@@ -84,7 +84,9 @@ class _Keys:
         return self.indexes.get(name, {})
 
 
-def take_census(backend: Embedded, *, shards: int = 64, malformed: Collection[str] = ()) -> Census:
+def check_invariants(
+    backend: Embedded, *, shards: int = 64, malformed: Collection[str] = ()
+) -> InvariantReport:
     """Walk over every key once and check the invariants.
 
     Args:
@@ -96,7 +98,7 @@ def take_census(backend: Embedded, *, shards: int = 64, malformed: Collection[st
     """
     keyspace = Keyspace(shards)
     content = _read(backend, keyspace)
-    census = Census(tolerance=len(malformed))
+    report = InvariantReport(tolerance=len(malformed))
     for keys in content.values():
         for id_ in malformed:
             keys.jobs.pop(id_, None)
@@ -104,33 +106,35 @@ def take_census(backend: Embedded, *, shards: int = 64, malformed: Collection[st
                 index.pop(id_, None)
     layouts = content[META_TAG].partitions
     for shard in keyspace:
-        _check_shard(census, keyspace, shard, content[shard.tag])
-        _check_partitions(census, keyspace, shard, content[shard.tag], layouts)
-        _check_transactions(census, keyspace, shard, content[shard.tag])
-        _check_outbox(census, shard, content[shard.tag])
-        _check_workflows(census, shard, content[shard.tag])
-        _check_prepared(census, keyspace, shard, content)
-    _check_pauses(census, keyspace, layouts)
-    _check_crons(census, content[META_TAG])
-    _check_audit(census, keyspace, content[META_TAG])
-    _check_tokens(census, keyspace, content)
+        _check_shard(report, keyspace, shard, content[shard.tag])
+        _check_partitions(report, keyspace, shard, content[shard.tag], layouts)
+        _check_transactions(report, keyspace, shard, content[shard.tag])
+        _check_outbox(report, shard, content[shard.tag])
+        _check_workflows(report, shard, content[shard.tag])
+        _check_prepared(report, keyspace, shard, content)
+    _check_pauses(report, keyspace, layouts)
+    _check_crons(report, content[META_TAG])
+    _check_audit(report, keyspace, content[META_TAG])
+    _check_tokens(report, keyspace, content)
     for shard in keyspace:
-        _check_aliases(census, keyspace, shard, content)
-    return census
+        _check_aliases(report, keyspace, shard, content)
+    return report
 
 
-def await_consistent(backend: Embedded, *, shards: int = 64, timeout_s: float = 60.0) -> Census:
+def await_invariants(
+    backend: Embedded, *, shards: int = 64, timeout_s: float = 60.0
+) -> InvariantReport:
     """Check the invariants until one walk is clean.
 
     Raises:
         AssertionError: the problems of the last walk.
     """
     deadline = time.monotonic() + timeout_s
-    while (census := take_census(backend, shards=shards)).problems:
+    while (report := check_invariants(backend, shards=shards)).problems:
         if time.monotonic() > deadline:
-            raise AssertionError("\n".join(census.problems[:20]))
+            raise AssertionError("\n".join(report.problems[:20]))
         time.sleep(0.2)
-    return census
+    return report
 
 
 def _read(backend: Embedded, keyspace: Keyspace) -> dict[str, _Keys]:
@@ -185,8 +189,8 @@ def _file(keys: _Keys, name: str, value: object) -> None:
         keys.partitions = value
 
 
-def _check_audit(census: Census, keyspace: Keyspace, keys: _Keys) -> None:
-    complain = census.problems.append
+def _check_audit(report: InvariantReport, keyspace: Keyspace, keys: _Keys) -> None:
+    complain = report.problems.append
     for stream, (length, left_ms) in keys.audit.items():
         key = stream.key(keyspace.meta)
         if length > stream.value:
@@ -195,8 +199,8 @@ def _check_audit(census: Census, keyspace: Keyspace, keys: _Keys) -> None:
             complain(f"the audit stream {key.decode()} does not end by itself")
 
 
-def _check_crons(census: Census, keys: _Keys) -> None:
-    complain = census.problems.append
+def _check_crons(report: InvariantReport, keys: _Keys) -> None:
+    complain = report.problems.append
     looks, names = keys.index("crons"), keys.index("cron_names")
     for name in {*looks, *names} - set(keys.crons):
         complain(f"cron job {name} is indexed and does not exist")
@@ -218,8 +222,10 @@ def _check_crons(census: Census, keys: _Keys) -> None:
             complain(f"cron job {name} holds runs that it does not know")
 
 
-def _check_transactions(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) -> None:
-    complain = census.problems.append
+def _check_transactions(
+    report: InvariantReport, keyspace: Keyspace, shard: Shard, keys: _Keys
+) -> None:
+    complain = report.problems.append
     for name in keys.locks.keys() ^ keys.index("locks").keys():
         complain(f"unique lock {name} and the index of locks disagree")
     for name, lock in keys.locks.items():
@@ -235,24 +241,24 @@ def _check_transactions(census: Census, keyspace: Keyspace, shard: Shard, keys: 
             complain(f"transaction {transaction} is committed, but has no outbox entry")
 
 
-def _check_workflows(census: Census, shard: Shard, keys: _Keys) -> None:
+def _check_workflows(report: InvariantReport, shard: Shard, keys: _Keys) -> None:
     """Check that the index of workflows to check has exactly the running workflows."""
     running = {id_ for id_, record in keys.workflows.items() if record[b"state"] == b"running"}
     for id_ in running ^ keys.index("running_workflows").keys():
-        census.problems.append(f"workflow {id_} of shard {shard.index} and the index disagree")
+        report.problems.append(f"workflow {id_} of shard {shard.index} and the index disagree")
 
 
-def _check_outbox(census: Census, shard: Shard, keys: _Keys) -> None:
+def _check_outbox(report: InvariantReport, shard: Shard, keys: _Keys) -> None:
     """Check that every shard with waiting effects is in the index of blocked shards."""
     waited_for = {name[4:] for name in keys.indexes if name.startswith("out:")}
     for name in waited_for - keys.index("outbox_blocked_shards").keys():
-        census.problems.append(
+        report.problems.append(
             f"effects of shard {shard.index} wait for {name}, which is not tried"
         )
 
 
 def _check_prepared(
-    census: Census, keyspace: Keyspace, shard: Shard, content: dict[str, _Keys]
+    report: InvariantReport, keyspace: Keyspace, shard: Shard, content: dict[str, _Keys]
 ) -> None:
     for id_, job in content[shard.tag].jobs.items():
         if f.STATE not in job or f.TRANSACTION not in job:
@@ -261,15 +267,19 @@ def _check_prepared(
         if b"plan" not in content[keyspace.shard_of_id(transaction).tag].transactions.get(
             transaction, {}
         ):
-            census.problems.append(f"{id_} is prepared by {transaction}, which is not committed")
+            report.problems.append(f"{id_} is prepared by {transaction}, which is not committed")
         if id_ not in content[shard.tag].index("alias_claims"):
-            census.problems.append(f"{id_} is prepared, and no claim leads the janitor to it")
+            report.problems.append(f"{id_} is prepared, and no claim leads the janitor to it")
 
 
 def _check_partitions(
-    census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys, layouts: dict[bytes, bytes]
+    report: InvariantReport,
+    keyspace: Keyspace,
+    shard: Shard,
+    keys: _Keys,
+    layouts: dict[bytes, bytes],
 ) -> None:
-    complain = census.problems.append
+    complain = report.problems.append
     usual = layouts.get(b"", b"1 1 1 1 0")
     for id_, job in keys.jobs.items():
         if f.ALIAS in job:
@@ -281,23 +291,23 @@ def _check_partitions(
         elif number >= layout.open_count and job[f.STATE].decode() not in TERMINAL:
             complain(f"{id_} is in partition {number}, where no worker looks")
     paused = {queue: b"paused" in counters for queue, counters in keys.queues.items()}
-    census.paused.setdefault(shard.index, {}).update(paused)
+    report.paused.setdefault(shard.index, {}).update(paused)
 
 
-def _check_pauses(census: Census, keyspace: Keyspace, layouts: dict[bytes, bytes]) -> None:
+def _check_pauses(report: InvariantReport, keyspace: Keyspace, layouts: dict[bytes, bytes]) -> None:
     usual = layouts.get(b"", b"1 1 1 1 0")
-    for queue in {queue for queues in census.paused.values() for queue in queues}:
+    for queue in {queue for queues in report.paused.values() for queue in queues}:
         held = PartitionLayout.parse(layouts.get(queue.encode(), usual)).occupied_count
         marks = [
-            census.paused[shard.index].get(queue, False)
+            report.paused[shard.index].get(queue, False)
             for shard in keyspace.partitions(queue, held)
         ]
         if len(set(marks)) > 1:
-            census.problems.append(f"queue {queue} is paused in some partitions only: {marks}")
+            report.problems.append(f"queue {queue} is paused in some partitions only: {marks}")
 
 
-def _check_shard(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) -> None:
-    complain = census.problems.append
+def _check_shard(report: InvariantReport, keyspace: Keyspace, shard: Shard, keys: _Keys) -> None:
+    complain = report.problems.append
     jobs = {
         id_: job
         for id_, job in keys.jobs.items()
@@ -307,10 +317,10 @@ def _check_shard(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) 
     per_queue: dict[str, Counter[str]] = {}
     for id_, job in jobs.items():
         state, queue = job[f.STATE].decode(), job[f.QUEUE].decode()
-        if id_ in census.states:
+        if id_ in report.states:
             complain(f"{id_} exists twice")
-        census.states[id_] = state
-        census.attempts[id_] = int(job.get(f.ATTEMPT, 0))
+        report.states[id_] = state
+        report.attempts[id_] = int(job.get(f.ATTEMPT, 0))
         per_queue.setdefault(queue, Counter())[state] += 1
         for index, score in _places(state, queue, job):
             placed.setdefault(index, {})[id_] = score
@@ -322,12 +332,12 @@ def _check_shard(census: Census, keyspace: Keyspace, shard: Shard, keys: _Keys) 
         if f.TOKEN in job and state not in ("available", "active"):
             complain(f"{id_} is {state} and has a token")
     _check_indexes(complain, placed, keys)
-    _check_thirst(complain, keys)
+    _check_token_demand(complain, keys)
     for queue in per_queue.keys() | keys.queues.keys():
         counters, real = keys.queues.get(queue, {}), per_queue.get(queue, Counter())
         for state in COUNTED:
             shown = int(counters.get(state.encode(), 0))
-            if abs(shown - real[state]) > census.tolerance:
+            if abs(shown - real[state]) > report.tolerance:
                 complain(f"{queue} counts {shown} {state}, there are {real[state]}")
 
 
@@ -369,7 +379,7 @@ def _waits(id_: str, queue: str, job: dict[bytes, bytes], keys: _Keys) -> Iterat
         yield f"q:{queue}"
 
 
-def _check_thirst(complain: Callable[[str], None], keys: _Keys) -> None:
+def _check_token_demand(complain: Callable[[str], None], keys: _Keys) -> None:
     """Check the demand index: keys for which a fetch may request tokens, unrequested ones first.
 
     The sign of a key's score tells which of the two it is.
@@ -380,13 +390,13 @@ def _check_thirst(complain: Callable[[str], None], keys: _Keys) -> None:
         if kind != "hk":
             continue
         place, asked = keys.index(f"hq:{queue}").get(key), keys.index(f"ha:{queue}:{key}")
-        if place is None and len(asked) < MOST_ASKED:
-            complain(f"jobs of {queue} wait for {key}, and nobody would ask for them")
+        if place is None and len(asked) < MAX_REQUESTED:
+            complain(f"jobs of {queue} wait for {key}, and no fetch would request tokens for them")
         elif place is not None and (place < 0) != (not asked):
             complain(f"the turn of {key} in {queue} is {place}, with {len(asked)} asks under way")
 
 
-def _check_tokens(census: Census, keyspace: Keyspace, content: dict[str, _Keys]) -> None:
+def _check_tokens(report: InvariantReport, keyspace: Keyspace, content: dict[str, _Keys]) -> None:
     """Check that granted and requested tokens agree with the jobs that have or request them."""
     if any(name != b"seq" for keys in content.values() for name in keys.outbox):
         return  # something is on its way
@@ -403,7 +413,7 @@ def _check_tokens(census: Census, keyspace: Keyspace, content: dict[str, _Keys])
             for index, tokens in content[shard.tag].indexes.items():
                 if index.startswith(f"{kind}:"):
                     known |= {f"{index[3:]} {token}" for token in tokens}
-        census.problems += [f"{kind} and the jobs disagree about {token}" for token in said ^ known]
+        report.problems += [f"{kind} and the jobs disagree about {token}" for token in said ^ known]
 
 
 def _check_indexes(complain: Callable[[str], None], placed: dict[str, Index], keys: _Keys) -> None:
@@ -434,20 +444,20 @@ def _check_indexes(complain: Callable[[str], None], placed: dict[str, Index], ke
 
 
 def _check_aliases(
-    census: Census, keyspace: Keyspace, shard: Shard, content: dict[str, _Keys]
+    report: InvariantReport, keyspace: Keyspace, shard: Shard, content: dict[str, _Keys]
 ) -> None:
     for id_, job in content[shard.tag].jobs.items():
         if f.ALIAS in job:
             target = content[keyspace.shard(int(job[f.ALIAS])).tag].jobs.get(id_, {})
             claimed = id_ in content[shard.tag].index("alias_claims")
             if f.STATE not in target and not claimed:
-                census.problems.append(f"alias {id_} leads to no job")
+                report.problems.append(f"alias {id_} leads to no job")
         elif (named := keyspace.shard_of_id(id_)) is not shard:
             alias = content[named.tag].jobs.get(id_, {})
             if alias.get(f.ALIAS) != str(shard.index).encode():
-                census.problems.append(f"{id_}: no alias leads to the job")
+                report.problems.append(f"{id_}: no alias leads to the job")
 
 
-def lost(census: Census, acknowledged: Iterable[str]) -> set[str]:
+def lost(report: InvariantReport, acknowledged: Iterable[str]) -> set[str]:
     """Return the acknowledged ids that have no job."""
-    return set(acknowledged) - census.states.keys()
+    return set(acknowledged) - report.states.keys()

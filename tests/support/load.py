@@ -64,7 +64,7 @@ class Ledger:
             self.ticks[meta["cron_name"], meta["cron_triggered_at"]].add(id_)
         now = trio.current_time()
         if now >= until:
-            return  # so late an answer may have been overtaken by whoever got the job next
+            return  # so late a response may be older than the lease of another worker
         before = self.held.get(id_)
         if before is not None and now < before.until:
             self.violations.append(f"{id_}: given to {worker} while {before.worker} holds it")

@@ -12,7 +12,7 @@ import pytest
 
 LONG: Final = ("tests/conformance/test_on_", "tests/chaos/test_chaos.py", "tests/kill/")
 """Prefixes of such files. The first measure times, so they need an idle machine beside them. The
-last start so many processes that the first would be late.
+last start enough processes that the first would be late.
 """
 
 

@@ -18,7 +18,7 @@ A script must not stop half way while a slot migrates key by key
 from __future__ import annotations
 
 MARK = "key outside the declared tag"
-NOT_LOOKED = "key not looked at before the first write"
+NOT_READ = "key not read before the first write"
 EMPTIED = "key that the script has emptied"
 """Parts of the errors for a refused key."""
 
@@ -26,7 +26,7 @@ PRELUDE = (
     r"""
 local redis = (function(server)
     local begin = string.match(KEYS[1] or '', '^ojs:{[^{}]+}:')
-    local looked, emptied, wrote = {}, {}, false
+    local was_read, emptied, wrote = {}, {}, false
     local function refuse(why, key) error(why .. ': ' .. tostring(key), 0) end
     local function check_tag(key)
         if not begin or type(key) ~= 'string' or string.sub(key, 1, #begin) ~= begin then
@@ -37,7 +37,7 @@ local redis = (function(server)
     end
     for _, key in ipairs(KEYS) do
         check_tag(key)
-        looked[key] = true
+        was_read[key] = true
     end
     local many = {DEL = true, UNLINK = true, EXISTS = true, TOUCH = true}
     local keyless = {TIME = true}
@@ -51,13 +51,13 @@ local redis = (function(server)
             if emptied[key] then refuse('"""
     + EMPTIED
     + r"""', key) end
-            if wrote and not looked[key] then refuse('"""
-    + NOT_LOOKED
+            if wrote and not was_read[key] then refuse('"""
+    + NOT_READ
     + r"""', key) end
         end
         for _, key in ipairs(keys) do
             if key ~= keys[1] or (keys[2] and keys[2] ~= key) or is_there(key) then
-                looked[key] = true
+                was_read[key] = true
             end
         end
         return run(command, ...)

@@ -9,7 +9,7 @@ import redis
 
 from ojs_cluster.keys import Keyspace
 from ojs_cluster.server.embedded.servers import Embedded
-from tests.support.invariants import take_census
+from tests.support.invariants import check_invariants
 from tests.support.servers import observer
 
 KEYS = Keyspace(64)
@@ -37,7 +37,7 @@ def put_available(db: redis.Redis, id_: str = HERE) -> None:
     db.zadd(SHARD.queue_available("mail"), {id_: 1})
 
 
-def test_a_right_picture_has_no_problems(db: redis.Redis, standalone: Embedded) -> None:
+def test_valid_data_has_no_problems(db: redis.Redis, standalone: Embedded) -> None:
     put_available(db)
     put_available(db, FOREIGN)
     db.hset(ELSEWHERE.job(FOREIGN), "@", str(SHARD.index))
@@ -49,16 +49,16 @@ def test_a_right_picture_has_no_problems(db: redis.Redis, standalone: Embedded) 
     db.zadd(SHARD.execution_deadlines, {active: 300})
     db.hset(SHARD.queue_counters("mail"), mapping={"active": 1, "seq": 2, "created": 1})
 
-    census = take_census(standalone)
+    report = check_invariants(standalone)
 
-    assert census.problems == []
-    assert census.count() == {"available": 2, "active": 1}
-    assert census.attempts[active] == 2
+    assert report.problems == []
+    assert report.count() == {"available": 2, "active": 1}
+    assert report.attempts[active] == 2
 
 
 def test_each_kind_of_damage_is_named(db: redis.Redis, standalone: Embedded) -> None:
     def damage(text: str) -> None:
-        problems = take_census(standalone).problems
+        problems = check_invariants(standalone).problems
         assert any(text in problem for problem in problems), problems
         db.flushall()
 
@@ -115,11 +115,11 @@ def test_damage_to_a_cron_job_is_named(db: redis.Redis, standalone: Embedded) ->
         db.zadd(meta.cron_names, {"c": 0})
 
     def damage(text: str) -> None:
-        problems = take_census(standalone).problems
+        problems = check_invariants(standalone).problems
         assert any(text in problem for problem in problems), problems
 
     put()
-    assert take_census(standalone).problems == []
+    assert check_invariants(standalone).problems == []
     db.zadd(meta.crons, {"c": 499})
     damage("is due at 500.0, the index says 499")
     put()

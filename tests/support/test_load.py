@@ -24,7 +24,7 @@ async def overtaken(ledger: Ledger) -> None:
     ledger.take(job("first", 1), "worker-0", trio.current_time() - 1)
 
 
-async def test_who_was_told_late_may_be_refused(autojump_clock: MockClock) -> None:
+async def test_a_worker_with_a_late_response_may_be_refused(autojump_clock: MockClock) -> None:
     ledger = Ledger()
     await overtaken(ledger)
     ledger.acked(job("first", 1), "worker-0", CONFLICT)
@@ -34,7 +34,7 @@ async def test_who_was_told_late_may_be_refused(autojump_clock: MockClock) -> No
     assert ledger.hold_of(job("second", 2)) is not None, "the next holder's hold stays"
 
 
-async def test_a_stale_ack_that_is_accepted_is_found(autojump_clock: MockClock) -> None:
+async def test_an_accepted_stale_ack_is_a_violation(autojump_clock: MockClock) -> None:
     ledger = Ledger()
     await overtaken(ledger)
     ledger.acked(job("first", 1), "worker-0", OK)
@@ -43,7 +43,7 @@ async def test_a_stale_ack_that_is_accepted_is_found(autojump_clock: MockClock) 
 
 
 @pytest.mark.parametrize(("after_s", "found"), [(1, True), (4, False)])
-async def test_a_holder_that_is_refused_in_its_time_is_found(
+async def test_a_refused_ack_during_the_lease_is_a_violation(
     autojump_clock: MockClock, after_s: float, found: bool
 ) -> None:
     ledger = Ledger()
@@ -55,7 +55,7 @@ async def test_a_holder_that_is_refused_in_its_time_is_found(
     assert ledger.hold_of(job("first", 1)) is None
 
 
-async def test_a_holder_that_is_answered_has_completed(autojump_clock: MockClock) -> None:
+async def test_a_confirmed_ack_completes_the_job(autojump_clock: MockClock) -> None:
     ledger = Ledger()
     ledger.take(job("first", 1), "worker-0", trio.current_time() + 3)
     ledger.acked(job("first", 1), "worker-0", OK)

@@ -60,7 +60,7 @@ def choice(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_requests_of_one_connection_go_round_the_nodes(tmp_path: Path, choice: str) -> None:
+def test_requests_of_one_connection_are_distributed(tmp_path: Path, choice: str) -> None:
     with (
         echo_server() as first,
         echo_server() as second,
@@ -74,7 +74,7 @@ def test_requests_of_one_connection_go_round_the_nodes(tmp_path: Path, choice: s
     assert ports[:2] == ports[2:]
 
 
-def test_request_and_answer_pass_unchanged(tmp_path: Path, choice: str) -> None:
+def test_requests_and_responses_are_unchanged(tmp_path: Path, choice: str) -> None:
     body = bytes(range(256)) * 400
     with (
         echo_server() as node,
@@ -89,7 +89,7 @@ def test_request_and_answer_pass_unchanged(tmp_path: Path, choice: str) -> None:
     assert (empty.status_code, empty.content) == (204, b"")
 
 
-def test_a_node_that_refuses_connections_is_passed_over(tmp_path: Path, choice: str) -> None:
+def test_a_node_that_refuses_connections_is_skipped(tmp_path: Path, choice: str) -> None:
     dead = reserve_any()
     with (
         contextlib.ExitStack() as stack,
@@ -103,7 +103,7 @@ def test_a_node_that_refuses_connections_is_passed_over(tmp_path: Path, choice: 
     assert statuses == {201}
 
 
-def test_no_request_is_refused_because_others_take_turns_meanwhile(tmp_path: Path) -> None:
+def test_concurrent_requests_do_not_cause_a_refusal(tmp_path: Path) -> None:
     dead = reserve_any()
     with (
         contextlib.ExitStack() as stack,
@@ -118,7 +118,7 @@ def test_no_request_is_refused_because_others_take_turns_meanwhile(tmp_path: Pat
     assert statuses == {201}
 
 
-def test_a_node_taken_out_gets_no_request_once_those_in_flight_are_done(tmp_path: Path) -> None:
+def test_a_removed_node_gets_no_request_after_those_in_flight(tmp_path: Path) -> None:
     in_flight = InFlight()
     with echo_server() as first, echo_server() as second:
         nodes = [first, second]

@@ -48,9 +48,9 @@ from tests.store.hot_queues import put_into, spread
 from tests.store.shortcuts import QUEUE, ack, active, foreign_id, id_in, nack, put, take
 from tests.store.unique_jobs import once
 from tests.store.workflow_jobs import chain, drain_all, parents, run_one, state_of, step
-from tests.support.invariants import take_census
+from tests.support.failing_process import dies_at
+from tests.support.invariants import check_invariants
 from tests.support.lossy import AbsentClient
-from tests.support.mortal import dies_at
 from tests.support.servers import flush, observer
 
 
@@ -80,7 +80,7 @@ async def test_an_import_restores_what_was_exported(
 
     assert (messages, tally.refused, tally.complete) == ([], 0, True)
     assert not tally.there
-    assert take_census(backend, shards=after).problems == []
+    assert check_invariants(backend, shards=after).problems == []
     restored = content(again)
     if before != after:
         restored = without_ids(restored)
@@ -165,7 +165,7 @@ async def test_an_import_that_dies_at_any_command_can_be_repeated(
                 assert (messages, tally.refused) == ([], 0)
                 with observer(standalone) as db:
                     await drain_all(target, db)
-                assert take_census(standalone, shards=shards).problems == []
+                assert check_invariants(standalone, shards=shards).problems == []
                 assert without_ids(content(await export_text(target))) == as_restored(
                     text, same_shards=False
                 )
@@ -262,7 +262,7 @@ async def test_a_workflow_continues_after_its_import(
         assert parents(last) == [{"x": 1}, 2]
         await ack(target, last)
         assert await state_of(target, made.id) == "completed"
-    assert take_census(backend, shards=shards).problems == []
+    assert check_invariants(backend, shards=shards).problems == []
 
 
 async def test_a_workflow_advances_for_jobs_that_ended_before_its_import(
@@ -399,7 +399,7 @@ async def test_invalid_lines_are_reported_and_the_others_imported(
         assert tally.refused == len(bad)
         assert tally.complete
         assert content(await export_text(target)).keys() == {("queue", "mail"), ("job", job.id)}
-        assert take_census(backend).problems == []
+        assert check_invariants(backend).problems == []
 
 
 def _number(messages: str) -> int:
@@ -574,7 +574,7 @@ async def test_a_restored_job_waits_for_the_limit_of_its_key(
                 if "state" in job and job["state"] == "active"
             ]
         assert held["rate_limit"].startswith("tenant ")
-    assert take_census(backend, shards=20).problems == []
+    assert check_invariants(backend, shards=20).problems == []
 
 
 @pytest.mark.parametrize("shards", [64, 20])
@@ -591,7 +591,7 @@ async def test_a_partitioned_queue_is_restored_with_one_counter(
         again, _ = await import_text(target, text)
 
         assert (messages, tally.created["jobs"], again.created.total()) == ([], 12, 0)
-        assert take_census(backend, shards=shards).problems == []
+        assert check_invariants(backend, shards=shards).problems == []
         assert target.partitions.layout(QUEUE).count == 4
         stats = await queues.get_stats(target, QUEUE)
         assert (stats.paused, stats.acked, stats.counts[State.AVAILABLE]) == (True, 1, 11)

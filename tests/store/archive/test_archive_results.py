@@ -19,7 +19,7 @@ from ojs_cluster.store.workflows.workflows import WorkflowRecord
 from tests.store.archives import emptied, export_text, import_text
 from tests.store.shortcuts import DAY, id_in, take
 from tests.store.workflow_jobs import batch, parents, run_one, state_of, step
-from tests.support.invariants import take_census
+from tests.support.invariants import check_invariants
 from tests.support.prelude import PRELUDE
 from tests.support.servers import all_keys, observer
 
@@ -78,7 +78,7 @@ async def test_results_larger_than_a_reply_are_restored(backend: Embedded, store
         [callback] = await take(target, "callbacks")
         assert parents(callback) == [*map(result_of, range(6)), "last"]
         assert (await workflows.get(target, made.id)).state == "running"
-    assert take_census(backend).problems == []
+    assert check_invariants(backend).problems == []
 
 
 async def test_a_line_holds_as_many_results_as_fit(store: Store) -> None:

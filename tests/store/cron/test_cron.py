@@ -27,7 +27,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from tests.store.shortcuts import DAY, HOUR, ack, envelope, take
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_cron
 
 QUEUE = "reports"
@@ -46,7 +46,7 @@ def definition(name: str = "daily", expression: str = "@daily", **members: Any) 
 
 
 @pytest.fixture(autouse=True)
-def everything_agrees(consistent: Callable[[], Census]) -> Iterator[None]:
+def everything_agrees(consistent: Callable[[], InvariantReport]) -> Iterator[None]:
     """The indexes agree with the cron jobs after each test of this module.
 
     It must not ask for the store: pytest-trio never runs a fixture that needs one of trio's unless

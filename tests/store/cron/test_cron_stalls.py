@@ -19,8 +19,8 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.sweeps.retention import purge_due
 from tests.store.cron.test_cron import definition, look
 from tests.store.shortcuts import DAY, MINUTE, ack, clock_ms, shard_of, take
+from tests.support.failing_process import dies_at
 from tests.support.lossy import lossy
-from tests.support.mortal import dies_at
 from tests.support.timeshift import age_cron, age_job
 
 

@@ -19,7 +19,7 @@ from ojs_cluster.store.operations.events import EventFilter, read_events
 from tests.store.cron.test_cron import QUEUE, definition, look
 from tests.store.cron.test_cron_stalls import die_owing
 from tests.store.shortcuts import HOUR, ack, take
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
 from tests.support.timeshift import age_cron
@@ -36,7 +36,7 @@ UNUSABLE = {
 
 
 @pytest.fixture(autouse=True)
-def everything_agrees(consistent: Callable[[], Census]) -> Iterator[None]:
+def everything_agrees(consistent: Callable[[], InvariantReport]) -> Iterator[None]:
     yield
     consistent()
 

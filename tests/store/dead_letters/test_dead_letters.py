@@ -34,11 +34,11 @@ from tests.store.shortcuts import (
     shard_of,
     take,
 )
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.servers import all_keys
 from tests.support.timeshift import age_claim, age_job
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 DEADLY: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
 
 

@@ -37,14 +37,14 @@ from tests.store.shortcuts import (
     take,
 )
 from tests.store.unique_jobs import assert_nothing_left, keys_there, once, recover
-from tests.support.invariants import Census
+from tests.support.failing_process import dies_at
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
-from tests.support.mortal import dies_at
 from tests.support.timeshift import age_job
 
 
 async def test_a_thousand_jobs_over_all_shards_come_back_in_order(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     names = queues_in_other_shards(store, 64)
     wanted = [new_job(names[i % 64], type=f"t{i}") for i in range(1000)]
@@ -77,7 +77,10 @@ async def test_relative_times_and_pending_jobs_survive_the_transaction(store: St
 
 @pytest.mark.parametrize("make_id", [home_id, foreign_id])
 async def test_an_id_that_is_taken_anywhere_refuses_the_whole_batch(
-    store: Store, db: Any, consistent: Callable[[], Census], make_id: Callable[[Store, str], str]
+    store: Store,
+    db: Any,
+    consistent: Callable[[], InvariantReport],
+    make_id: Callable[[Store, str], str],
 ) -> None:
     one, other, third = queues_in_other_shards(store, 3)
     taken = make_id(store, third)
@@ -95,7 +98,7 @@ async def test_an_id_that_is_taken_anywhere_refuses_the_whole_batch(
 
 
 async def test_ids_of_clients_are_kept_and_found(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     one, other = queues_in_other_shards(store, 2)
     ids = [home_id(store, one), foreign_id(store, other), home_id(store, other)]
@@ -114,7 +117,7 @@ async def test_ids_of_clients_are_kept_and_found(
 
 
 async def test_the_same_batch_sent_many_times_at_once_is_stored_once(
-    store: Store, other_store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, other_store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     names = queues_in_other_shards(store, 4)
     ids = [home_id(store, names[0]), foreign_id(store, names[1]), home_id(store, names[2])]
@@ -158,7 +161,7 @@ async def test_batches_that_want_each_others_locks_do_not_wait_for_ever(
 
 
 async def test_many_may_finish_a_batch_at_once(
-    store: Store, other_store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, other_store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     names = queues_in_other_shards(store, 3)
     old = await once(store, names[0])
@@ -201,7 +204,7 @@ def _pairs(queue: str, ids: list[str]) -> list[tuple[str, str]]:
 
 
 async def test_lost_replies_store_a_batch_once(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     names = queues_in_other_shards(store, 3)
     losing, client = lossy(
@@ -275,7 +278,7 @@ async def _run_and_forget(store: Store, db: Any, queue: str) -> str:
 
 
 async def test_jobs_of_a_transaction_do_not_run_again_when_the_rest_is_applied_late(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     """The shard of the other part is away, or no scheduler runs, for longer than all is kept."""
     one, other = queues_in_other_shards(store, 2)
@@ -342,7 +345,7 @@ async def test_an_aborted_transaction_cannot_be_committed(store: Store, db: Any)
 
 
 async def test_an_accepted_batch_that_cannot_be_written_yet_says_so_and_is_written(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     names = queues_in_other_shards(store, 2)
     away = Away(store)
@@ -403,7 +406,7 @@ async def replacement(store: Store) -> None:
 
 @pytest.mark.parametrize("write", [batch_of_two, replacement])
 async def test_an_unconfirmed_transaction_stays_in_the_outbox_until_it_is_applied_again(
-    store: Store, db: Any, consistent: Callable[[], Census], write: Callable[[Store], Any]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport], write: Callable[[Store], Any]
 ) -> None:
     """A node may still forget its part: what is owed remembers it."""
     with require_durability(Durability.REPLICA) as request:
@@ -424,7 +427,10 @@ async def test_an_unconfirmed_transaction_stays_in_the_outbox_until_it_is_applie
 
 
 async def test_a_part_is_not_written_minutes_after_its_transaction_was_read(
-    store: Store, db: Any, monkeypatch: pytest.MonkeyPatch, consistent: Callable[[], Census]
+    store: Store,
+    db: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    consistent: Callable[[], InvariantReport],
 ) -> None:
     """Its shard may have written it, and have forgotten that it has."""
     apply = transactions.apply

@@ -22,10 +22,10 @@ from tests.store.shortcuts import (
     sibling_queue,
     take,
 )
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.servers import all_keys
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 
 
 async def test_a_batch_is_answered_in_its_order_with_what_is_stored(

@@ -22,7 +22,7 @@ from tests.store.enqueue.test_batch import Away
 from tests.store.shortcuts import HOUR, home_id, new_job, shard_of, take
 from tests.store.unique_jobs import assert_nothing_left, recover
 from tests.support.budget import budget
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.patience import patient_client
 
 LARGE = b'"args":["%b"]' % (b"x" * 1_000_000)
@@ -53,7 +53,7 @@ async def test_many_new_jobs_of_one_shard_are_written_in_portions(
 
 
 async def test_large_new_jobs_of_one_shard_are_written_in_portions(
-    in_portions: Store, db: Any, consistent: Callable[[], Census]
+    in_portions: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     batch = [parse_job(b'{"type":"t",%b,"options":{"queue":"mail"}}' % LARGE) for _ in range(12)]
 
@@ -66,7 +66,7 @@ async def test_large_new_jobs_of_one_shard_are_written_in_portions(
 
 @pytest.mark.parametrize("kind", ["ids", "unique"])
 async def test_many_ids_and_locks_of_one_batch_are_claimed_in_portions(
-    in_portions: Store, consistent: Callable[[], Census], kind: str
+    in_portions: Store, consistent: Callable[[], InvariantReport], kind: str
 ) -> None:
     def job(number: int) -> NewJob:
         if kind == "ids":
@@ -86,7 +86,7 @@ async def test_many_ids_and_locks_of_one_batch_are_claimed_in_portions(
 
 
 async def test_a_large_batch_that_was_given_up_leaves_no_record(
-    in_portions: Store, db: Any, consistent: Callable[[], Census]
+    in_portions: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     body = b'{"type":"t",%b,"options":{"queue":"mail"},"id":"%b"}'
     wanted = [parse_job(body % (LARGE, home_id(in_portions).encode())) for _ in range(5)]
@@ -113,7 +113,10 @@ async def _die(*_: Any) -> None:
 
 
 async def test_a_large_record_of_a_dead_process_is_removed(
-    in_portions: Store, db: Any, consistent: Callable[[], Census], monkeypatch: pytest.MonkeyPatch
+    in_portions: Store,
+    db: Any,
+    consistent: Callable[[], InvariantReport],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wanted = [parse_job(b'{"type":"t",%b,"options":{"queue":"mail"}}' % LARGE) for _ in range(5)]
     attempt = batch._BatchAttempt(in_portions, wanted)

@@ -42,12 +42,12 @@ from tests.store.shortcuts import (
     take,
 )
 from tests.store.unique_jobs import age_lock, keys_there, once
+from tests.support.failing_process import dies_at
 from tests.support.interrupted import interrupted
-from tests.support.invariants import Census
-from tests.support.mortal import dies_at
+from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_claim
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 Enqueue = Callable[[Store, NewJob], Awaitable[JobRecord]]
 PARTS = 4
 _serial = itertools.count()

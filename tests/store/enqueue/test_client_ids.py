@@ -45,11 +45,11 @@ from tests.store.shortcuts import (
     take,
 )
 from tests.store.unique_jobs import age_lock, keys_there, once, recover
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.servers import all_keys
 from tests.support.timeshift import age_claim, age_job
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 DEADLY: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
 
 

@@ -24,12 +24,12 @@ from ojs_cluster.store.sweeps import retention
 from tests.store.archives import counted, export_text
 from tests.store.shortcuts import MINUTE, QUEUE, home_id, nack, new_job, reap_all, shard_of, take
 from tests.store.workflow_jobs import chain, step
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.moments import Moment, at_moments
 from tests.support.servers import all_keys
 from tests.support.timeshift import age_job
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 Make = Callable[[Store], Awaitable[str]]
 
 POLICY: dict[str, Any] = {"max_attempts": 1, "on_exhaustion": "dead_letter"}

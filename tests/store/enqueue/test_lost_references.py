@@ -43,12 +43,12 @@ from tests.store.shortcuts import (
     take,
 )
 from tests.store.unique_jobs import lock_of, locks_left, once
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import without
 from tests.support.servers import flush
 from tests.support.timeshift import age_claim, age_job, age_references
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 
 
 def lose_alias(store: Store, db: Any, job_id: str) -> None:

@@ -32,7 +32,7 @@ from tests.store.shortcuts import (
     take,
 )
 from tests.store.workflow_jobs import chain, job_ids, make, state_of, step
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_job
 
 Body = dict[str, Any]
@@ -167,7 +167,11 @@ TABLE: list[tuple[Body, Body, Body]] = [
 
 @pytest.mark.parametrize(("options", "beside", "expected"), TABLE)
 async def test_an_option_means_the_same_on_every_way(
-    store: Store, consistent: Callable[[], Census], options: Body, beside: Body, expected: Body
+    store: Store,
+    consistent: Callable[[], InvariantReport],
+    options: Body,
+    beside: Body,
+    expected: Body,
 ) -> None:
     body = {"type": "t", "args": [], **beside, **({"options": options} if options else {})}
     for way in WAYS:

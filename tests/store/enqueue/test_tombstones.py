@@ -33,7 +33,7 @@ from tests.store.shortcuts import (
     take,
 )
 from tests.store.unique_jobs import age_lock, assert_nothing_left, lock_of, once, recover
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
 from tests.support.timeshift import age_job
 
@@ -65,7 +65,7 @@ async def stalled(store: Store, job: NewJob) -> tuple[Shard, int]:
 async def test_a_client_that_asks_again_is_told_of_the_job_in_its_way_then_stored(
     store: Store,
     db: Any,
-    consistent: Callable[[], Census],
+    consistent: Callable[[], InvariantReport],
     make_id: Callable[[Store], str],
     way: Enqueue,
 ) -> None:
@@ -133,7 +133,7 @@ async def test_a_refused_batch_restores_the_tombstone(store: Store, db: Any) -> 
 
 
 async def test_a_lock_leads_to_its_job_though_that_was_stored_in_another_shard(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     """Two producers of one id may disagree about the shard, and the first has claimed the lock."""
     job = new_job(id=home_id(store), unique={})

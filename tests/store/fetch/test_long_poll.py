@@ -40,12 +40,12 @@ from tests.store.shortcuts import (
     take,
     until,
 )
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
 from tests.support.moments import Moment, at_moments
 from tests.support.timeshift import age_job
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 PATIENCE_S = 60.0
 NEVER_S = 3600.0
 
@@ -336,10 +336,10 @@ async def test_cancelled_waiters_claim_nothing_and_pass_their_wake_up_on(
             assert job.attempt == 1, "an attempt that nobody saw was counted"
             await ack(store, job)
 
-    census = consistent()
-    leased = {job_id for job_id, state in census.states.items() if state == "active"}
+    report = consistent()
+    leased = {job_id for job_id, state in report.states.items() if state == "active"}
     assert leased == delivered, "a lease that nobody holds, or a job given twice"
-    assert census.count()["completed"] == 60 - len(delivered)
+    assert report.count()["completed"] == 60 - len(delivered)
 
 
 @pytest.mark.parametrize("look_again_s", [0.2], indirect=True)

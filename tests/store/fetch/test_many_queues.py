@@ -31,12 +31,12 @@ from ojs_cluster.store.queues import queues
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import HOUR, new_job, put, queues_in_other_shards, shard_of, take
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import LossyClient, lossy
 from tests.support.patience import LONG_S
 from tests.support.timeshift import age_job
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 MANY = [f"q{number}" for number in range(256)]
 
 

@@ -34,13 +34,13 @@ from tests.store.shortcuts import (
     shard_of,
     take,
 )
-from tests.support.invariants import Census, take_census
+from tests.support.invariants import InvariantReport, check_invariants
 from tests.support.lossy import LossyClient, lossy
 from tests.support.patience import LONG_S, patient_client
 from tests.support.servers import own_server
 from tests.support.timeshift import age_job
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 PREFIX = b"lease_%018d_"
 
 
@@ -182,7 +182,7 @@ async def test_a_fetch_that_a_stopped_server_carries_out_late_is_undone(
 
             found = await read_jobs.get(store, job.id)
             assert (found.state, found.attempt) == (State.AVAILABLE, 0)
-        assert take_census(server).problems == []
+        assert check_invariants(server).problems == []
 
 
 async def test_a_process_that_stops_releases_what_is_pending(

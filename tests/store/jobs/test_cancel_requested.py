@@ -19,7 +19,7 @@ from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import workflows
 from tests.store.shortcuts import HOUR, QUEUE, nack, promote_all, reap_all, shard_of, take
 from tests.store.workflow_jobs import assert_nothing_owed, chain, state_of, step, step_states
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_job, age_worker
 
 Attempt = Callable[[Store, Any, JobRecord], Awaitable[object]]
@@ -61,7 +61,7 @@ ENDS = (fails, is_given_back, was_never_delivered, loses_its_lease, takes_too_lo
 
 @pytest.mark.parametrize("end", [*ENDS, loses_its_worker])
 async def test_a_job_of_a_cancelled_workflow_does_not_run_again(
-    store: Store, db: Any, consistent: Callable[[], Census], end: Attempt
+    store: Store, db: Any, consistent: Callable[[], InvariantReport], end: Attempt
 ) -> None:
     one = step(options={"queue": QUEUE, "timeout_ms": 2 * HOUR, "max_attempts": 5})
     workflow = await chain(store, one, step())

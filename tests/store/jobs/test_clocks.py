@@ -11,9 +11,9 @@ import pytest
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import DAY, HOUR, active, promote_all, put, reap_all, shard_of
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 
 
 @pytest.mark.parametrize("days", [-2, 2])

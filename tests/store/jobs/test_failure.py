@@ -32,10 +32,10 @@ from tests.store.shortcuts import (
     shard_of,
     take,
 )
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_job, age_worker
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 FIXED = {"initial_interval": "PT1M", "jitter": False}
 
 

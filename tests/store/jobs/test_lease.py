@@ -29,10 +29,10 @@ from tests.store.shortcuts import (
     shard_of,
     take,
 )
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_job
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 
 
 async def test_each_fetch_gives_a_new_lease(store: Store, consistent: Check) -> None:
@@ -287,7 +287,7 @@ async def test_a_lease_that_has_not_ended_is_left_alone(store: Store, db: Any) -
 
 
 @pytest.mark.parametrize("end", ["discard", "dead_letter"])
-async def test_a_job_that_kills_its_workers_does_not_circulate_for_ever(
+async def test_a_job_that_kills_its_workers_ends_with_its_attempts(
     store: Store, db: Any, end: str, consistent: Check
 ) -> None:
     job = await put(store, max_attempts=2, retry={"on_exhaustion": end})

@@ -39,11 +39,11 @@ from tests.store.shortcuts import (
     shard_of,
     take,
 )
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import LossyClient, lossy
 from tests.support.timeshift import age_job
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 
 
 @pytest.mark.parametrize("kind", ["server id", "client id", "foreign client id"])

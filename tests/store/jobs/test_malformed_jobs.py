@@ -49,7 +49,7 @@ from tests.store.shortcuts import (
     take,
 )
 from tests.store.unique_jobs import age_lock, lock_of, once
-from tests.support.invariants import take_census
+from tests.support.invariants import check_invariants
 from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
 from tests.support.servers import observer
@@ -354,7 +354,7 @@ async def test_whatever_is_damaged_the_others_are_served_and_nothing_is_half_don
         damage(db, shard_of(store).job(bad.id), field, value)
         try:
             await meet(store, db, bad, well)
-            problems = take_census(standalone, malformed=[bad.id]).problems
+            problems = check_invariants(standalone, malformed=[bad.id]).problems
             assert problems == []
         except BaseException as error:
             error.add_note(f"with {spoilt}")

@@ -35,11 +35,11 @@ from tests.store.shortcuts import (
     sibling_queue,
     take,
 )
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.servers import flush, observer
 from tests.support.timeshift import age_job
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 BAND = 2**45
 
 

@@ -39,7 +39,7 @@ from tests.store.shortcuts import (
 )
 from tests.store.unique_jobs import locks_left, once
 from tests.store.workflow_jobs import chain, run_one, step
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
 from tests.support.timeshift import age_job
 
@@ -100,7 +100,10 @@ def everything(db: Any, shard: Shard, ids: Sequence[str]) -> dict[str, Any]:
 
 
 async def test_plain_jobs_leave_the_same_behind_by_either_way(
-    store: Store, db: Any, consistent: Callable[[], Census], monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    db: Any,
+    consistent: Callable[[], InvariantReport],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     short, long = queues_in_other_shards(store, 2)
     seen, client = lossy(store)
@@ -143,7 +146,7 @@ def _of(value: Any, queue: str, other: str) -> Any:
 
 
 async def test_who_asks_for_no_job_gets_none(
-    store: Store, consistent: Callable[[], Census]
+    store: Store, consistent: Callable[[], InvariantReport]
 ) -> None:
     await put(store)
     assert await take(store, count=0) == []
@@ -151,7 +154,7 @@ async def test_who_asks_for_no_job_gets_none(
 
 
 async def test_a_queues_limits_leave_its_acks_short(
-    store: Store, consistent: Callable[[], Census]
+    store: Store, consistent: Callable[[], InvariantReport]
 ) -> None:
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=2))
     for _ in range(5):
@@ -230,7 +233,7 @@ async def test_an_ack_that_is_to_be_confirmed_is_one_call(
 
 
 async def test_a_short_script_leaves_what_it_cannot_do_to_the_long_one(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     seen, client = lossy(store)
     queue, *_ = queues_in_other_shards(store, 1)
@@ -263,7 +266,7 @@ async def test_the_short_ack_leaves_another_holders_job_alone(store: Store) -> N
 
 
 async def test_the_short_ack_leaves_jobs_that_owe_something_to_the_long_one(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     await ack(store, await active(store))  # its minute is noted now
     await chain(store, step("first"), step("second"))

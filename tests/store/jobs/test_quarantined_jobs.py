@@ -29,10 +29,10 @@ from tests.store.shortcuts import (
     shard_of,
     take,
 )
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_job, age_worker
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 
 WRONG = [(f.ATTEMPT, b"x"), (f.MAX_ATTEMPTS, None), (f.ERRORS, b"nan"), (f.QUEUE, None)]
 """A field, and what is the matter with it: its value, or that it is missing."""

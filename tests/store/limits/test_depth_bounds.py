@@ -48,16 +48,16 @@ from tests.store.shortcuts import (
     take,
 )
 from tests.store.unique_jobs import keys_there, locks_left, once
-from tests.support.invariants import Census
+from tests.support.failing_process import dies_at
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import LossyClient, lossy
-from tests.support.mortal import dies_at
 from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
 from tests.support.timeshift import age_cron
 
 
 @pytest.fixture(autouse=True)
-def everything_agrees(consistent: Callable[[], Census]) -> Iterator[None]:
+def everything_agrees(consistent: Callable[[], InvariantReport]) -> Iterator[None]:
     """What is refused leaves nothing behind."""
     yield
     consistent()

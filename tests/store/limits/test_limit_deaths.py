@@ -21,14 +21,14 @@ from tests.store.limit_jobs import (
     settle,
 )
 from tests.store.shortcuts import QUEUE, ack, nack, shard_of, take
-from tests.support.invariants import Census
-from tests.support.mortal import dies_at
+from tests.support.failing_process import dies_at
+from tests.support.invariants import InvariantReport
 
 
 @pytest.mark.parametrize("applied", [False, True])
 @pytest.mark.parametrize("home", [False, pytest.param(True, marks=pytest.mark.soak)])
 async def test_a_process_may_die_at_any_command(
-    store: Store, db: Any, consistent: Callable[[], Census], home: bool, applied: bool
+    store: Store, db: Any, consistent: Callable[[], InvariantReport], home: bool, applied: bool
 ) -> None:
     """Of a life with a limited key: enqueue, fetch, ack, fetch of the next, requeue, cancel."""
     key, shard = key_in(store, home=home), shard_of(store)

@@ -20,10 +20,10 @@ from tests.store.hot_queues import put_into, spread
 from tests.store.limit_jobs import held, key_in, keyed
 from tests.store.shortcuts import HOUR, QUEUE, ack, new_job, put, take, until
 from tests.store.unique_jobs import keys_there
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.recording import Recording
 
-Consistent = Callable[[], Census]
+Consistent = Callable[[], InvariantReport]
 
 KEYS = 1000
 LOOKS = 2

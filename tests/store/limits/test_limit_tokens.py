@@ -58,7 +58,7 @@ from tests.store.shortcuts import (
     until,
 )
 from tests.store.unique_jobs import keys_there
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
 from tests.support.timeshift import age_job
 
@@ -66,7 +66,7 @@ LIMIT_EVENTS = {
     *(RATE_LIMIT_ADJUSTED, RATE_LIMIT_DROPPED),
     *(RATE_LIMIT_EXCEEDED, RATE_LIMIT_RELEASED),
 }
-Consistent = Callable[[], Census]
+Consistent = Callable[[], InvariantReport]
 
 
 @pytest.fixture(params=["key at home", "key elsewhere"])

@@ -24,10 +24,10 @@ from ojs_cluster.store.sweeps import retention
 from tests.store.archives import export_text, import_text
 from tests.store.hot_queues import close_empty, put_into, spread, sum_of_quotas
 from tests.store.shortcuts import HOUR, QUEUE, ack, put, take
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_limits
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 
 
 def concurrencies(store: Store, db: Any, count: int) -> list[str]:

@@ -37,7 +37,7 @@ from tests.store.shortcuts import (
     take,
     until,
 )
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
 from tests.support.timeshift import age_job, age_limits, age_opening, age_queue
 
@@ -62,7 +62,7 @@ async def test_max_per_second_of_a_job_limits_its_queue(store: Store, db: Any) -
 
 
 async def test_a_fetch_remembers_for_a_while_that_its_queue_is_limited(
-    store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Callable[[], Census]
+    store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Callable[[], InvariantReport]
 ) -> None:
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=1))
     await fill(store, 3)
@@ -90,7 +90,7 @@ async def test_the_last_job_to_declare_a_limit_wins(store: Store) -> None:
 
 
 async def test_concurrency_of_a_queue_is_free_again_when_an_attempt_ends(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=3))
     await fill(store, 9)

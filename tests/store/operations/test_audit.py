@@ -14,7 +14,7 @@ from ojs_cluster.store import cursor
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operations import audit
 from ojs_cluster.store.operations.audit import RETENTION_MS, AuditFilter, AuditPage, AuditStream
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 
 EVERYTHING = AuditFilter()
 
@@ -43,7 +43,7 @@ async def all_pages(store: Store, wanted: AuditFilter, limit: int) -> list[int]:
 
 
 async def test_pages_of_both_streams_are_merged_newest_first(
-    store: Store, consistent: Callable[[], Census]
+    store: Store, consistent: Callable[[], InvariantReport]
 ) -> None:
     for number in range(30):
         stream = AuditStream.REFUSALS if number % 3 == 0 else AuditStream.CHANGES
@@ -105,7 +105,7 @@ async def test_a_batch_that_is_sent_again_is_stored_once(store: Store, other_sto
 
 
 async def test_each_stream_is_bounded_and_refusals_do_not_displace_changes(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     meta = store.keys.meta
     await append(store, AuditStream.CHANGES, entry(-1))

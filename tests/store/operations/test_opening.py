@@ -16,11 +16,11 @@ from ojs_cluster.store.operations import admin, coverage, health, leader
 from ojs_cluster.store.operations.schema import UnusableBackend
 from ojs_cluster.store.settings import StoreSettings
 from tests.store.shortcuts import active, foreign_id, put, take, until
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.patience import patient_client
 from tests.support.servers import all_keys
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 
 
 async def test_another_shard_count_is_refused(backend: Embedded, store: Store) -> None:

@@ -36,14 +36,14 @@ from ojs_cluster.store.sweeps import retention
 from tests.store.hot_queues import close_empty, pass_time, put_into, spread
 from tests.store.shortcuts import DAY, HOUR, QUEUE, ack, nack, new_job, put, take, until
 from tests.store.workflow_jobs import chain, run_one, state_of, step
-from tests.support.invariants import Census
+from tests.support.failing_process import dies_at
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import LossyClient
-from tests.support.mortal import dies_at
 from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
 from tests.support.timeshift import age_job, age_queue
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 
 
 def sizes(store: Store, db: Any, count: int, queue: str = QUEUE) -> list[int]:

@@ -25,10 +25,10 @@ from ojs_cluster.store.queues.partition_maintenance import set_partitions
 from ojs_cluster.store.sweeps.deadlines import reap
 from tests.store.hot_queues import close_empty, put_into, spread
 from tests.store.shortcuts import HOUR, QUEUE, ack, foreign_id, nack, put, take, until
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.timeshift import age_job
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 DEAD: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
 
 

@@ -37,11 +37,11 @@ from tests.store.shortcuts import (
 )
 from tests.store.unique_jobs import once
 from tests.store.workflow_jobs import chain, group, run_one, state_of, step
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import LossyClient, lossy
 from tests.support.timeshift import age_job
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 
 
 def where(store: Store, db: Any, job: JobRecord) -> Shard:

@@ -24,11 +24,11 @@ from ojs_cluster.store.queues.partition_maintenance import (
 from ojs_cluster.store.sweeps import retention
 from tests.store.hot_queues import pass_time, put_into, spread
 from tests.store.shortcuts import DAY, HOUR, QUEUE, put, shard_of, take
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import LossyClient
 from tests.support.moments import Moment, at_moments
 
-Consistent = Callable[[], Census]
+Consistent = Callable[[], InvariantReport]
 
 
 def entry(store: Store, db: Any, queue: str = QUEUE) -> bytes | None:

@@ -28,7 +28,7 @@ from ojs_cluster.store.unique import locks
 from ojs_cluster.store.unique.locks import Want
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import QUEUE, home_id, new_job, shard_of, take
-from tests.support.invariants import take_census
+from tests.support.invariants import check_invariants
 from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
 from tests.support.servers import flush, observer, own_server
@@ -66,7 +66,7 @@ def db(server: Embedded) -> Iterator[Any]:
 @pytest.fixture
 def consistent(server: Embedded) -> Callable[[], None]:
     def check() -> None:
-        assert take_census(server).problems == []
+        assert check_invariants(server).problems == []
 
     return check
 

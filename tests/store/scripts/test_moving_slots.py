@@ -51,7 +51,7 @@ from tests.store.shortcuts import (
     queues_in_other_shards,
     take,
 )
-from tests.support.invariants import lost, take_census
+from tests.support.invariants import check_invariants, lost
 from tests.support.patience import patient_client
 from tests.support.servers import own_server
 
@@ -294,8 +294,8 @@ async def test_slots_moved_key_by_key_leave_every_job_whole(movable: Embedded) -
             finally:
                 stopped.set()
 
-    census = take_census(movable)
-    assert census.problems == []
-    assert lost(census, ledger.kept) == set()
+    report = check_invariants(movable)
+    assert report.problems == []
+    assert lost(report, ledger.kept) == set()
     assert ledger.wrong == []
-    assert ledger.completed <= census.states.keys()
+    assert ledger.completed <= report.states.keys()

@@ -71,7 +71,7 @@ from tests.store.shortcuts import (
 from tests.store.unique_jobs import drain_waiting_now, once, recover
 from tests.store.workflow_jobs import chain, drain_all, run_one, step
 from tests.support.lossy import without
-from tests.support.prelude import EMPTIED, MARK, NOT_LOOKED, PRELUDE
+from tests.support.prelude import EMPTIED, MARK, NOT_READ, PRELUDE
 from tests.support.recording import Recording
 from tests.support.servers import observer
 from tests.support.timeshift import age_claim, age_job, age_opening, age_queue, age_worker
@@ -130,7 +130,7 @@ X, Y, Z = "ojs:{a}:x", "ojs:{a}:y", "ojs:{a}:z"
 def test_the_guard_refuses_keys_that_were_not_looked_at(standalone: Embedded, code: str) -> None:
     with observer(standalone) as db:
         db.hset(Y, "f", 0)
-        with pytest.raises(Exception, match=NOT_LOOKED):
+        with pytest.raises(Exception, match=NOT_READ):
             db.eval(PRELUDE + code, 1, X)
 
 

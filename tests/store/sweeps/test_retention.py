@@ -42,12 +42,12 @@ from tests.store.shortcuts import (
     take,
 )
 from tests.support.interrupted import Died, interrupted
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy, without
 from tests.support.servers import all_keys
 from tests.support.timeshift import age_claim, age_job, age_queue, age_references, age_worker
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 
 Ending = Callable[[Store, Any, str], Any]
 
@@ -185,8 +185,8 @@ async def test_purge_removes_no_more_than_its_limit_and_says_so(
     results = [await retention.purge_due(store, shard_of(store), 3) for _ in range(3)]
 
     assert [(result.done, result.more) for result in results] == [(3, True), (3, True), (1, False)]
-    census = consistent()
-    assert census.states == {}
+    report = consistent()
+    assert report.states == {}
 
 
 # Queues

@@ -40,9 +40,9 @@ from tests.store.unique_jobs import (
     once,
     recover,
 )
-from tests.support.invariants import Census
+from tests.support.failing_process import dies_at
+from tests.support.invariants import InvariantReport
 from tests.support.moments import Moment, at_moments
-from tests.support.mortal import dies_at
 from tests.support.servers import hashes
 from tests.support.timeshift import age_queue
 
@@ -126,7 +126,7 @@ def places(store: Store, where: str) -> tuple[str, str]:
 async def test_one_lives_whenever_the_producer_dies(
     store: Store,
     db: Any,
-    consistent: Callable[[], Census],
+    consistent: Callable[[], InvariantReport],
     where: str,
     applied: bool,
     finish: Finish,
@@ -169,7 +169,7 @@ async def test_one_lives_whenever_the_producer_dies(
 
 
 async def test_a_replacement_whose_idle_queue_is_retired_before_it_is_published_is_listed(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     idle, busy = queues_in_other_shards(store, 2)
     await once(store, busy)
@@ -207,7 +207,7 @@ async def old_job(store: Store, state: str, queue: str) -> JobRecord:
 async def test_a_job_of_any_state_is_replaced_by_one_of_any_state(
     store: Store,
     db: Any,
-    consistent: Callable[[], Census],
+    consistent: Callable[[], InvariantReport],
     where: str,
     old_state: str,
     new_state: str,
@@ -234,7 +234,7 @@ async def test_a_job_of_any_state_is_replaced_by_one_of_any_state(
 
 @pytest.mark.parametrize("where", ["queue", "shard", "elsewhere"])
 async def test_a_job_held_back_by_its_rate_limit_is_replaced(
-    store: Store, db: Any, consistent: Callable[[], Census], where: str
+    store: Store, db: Any, consistent: Callable[[], InvariantReport], where: str
 ) -> None:
     source, target = places(store, where)
     running = await keyed(store, "k", source, concurrency=1, type="first")
@@ -265,7 +265,7 @@ async def next_of(store: Store, db: Any, queue: str) -> JobRecord:
 
 @pytest.mark.parametrize("applied", [False, True])
 async def test_one_of_a_batch_that_replaces_lives_at_every_moment(
-    store: Store, db: Any, consistent: Callable[[], Census], applied: bool
+    store: Store, db: Any, consistent: Callable[[], InvariantReport], applied: bool
 ) -> None:
     """The batch replaces a job that is there, and then its own."""
     one, other = queues_in_other_shards(store, 2)
@@ -293,7 +293,7 @@ async def test_one_of_a_batch_that_replaces_lives_at_every_moment(
 
 
 async def test_what_a_batch_replaces_itself_is_cancelled_from_the_beginning(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     own = foreign_id(store)
     policy = {"on_conflict": "replace"}
@@ -309,7 +309,7 @@ async def test_what_a_batch_replaces_itself_is_cancelled_from_the_beginning(
 
 
 async def test_a_prepared_job_without_a_transaction_is_removed(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     """The record of the transaction is lost with its master: no job stays behind."""
     one, other = queues_in_other_shards(store, 2)
@@ -355,7 +355,7 @@ async def test_events_say_that_the_old_one_ended_and_then_that_the_new_one_is_th
 
 
 async def test_a_reader_while_it_is_carried_out_changes_nothing_of_the_outcome(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     """Readers of the prepared job carry it out beside the producer, after every command of it."""
     one, other = queues_in_other_shards(store, 2)

@@ -47,7 +47,7 @@ from tests.store.unique_jobs import (
     owing,
     recover,
 )
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
 from tests.support.moments import Moment, at_moments
 from tests.support.timeshift import age_job
@@ -87,7 +87,7 @@ async def test_ignore_answers_with_the_job_that_is_there(store: Store) -> None:
 
 @pytest.mark.parametrize("how", ["replace", "replace_except_schedule"])
 async def test_replace_cancels_the_job_in_another_queue(
-    store: Store, db: Any, consistent: Callable[[], Census], how: str
+    store: Store, db: Any, consistent: Callable[[], InvariantReport], how: str
 ) -> None:
     one, other = queues_in_other_shards(store, 2)
     old = await once(store, one)
@@ -234,7 +234,7 @@ async def test_the_janitor_looks_at_locks_ever_more_seldom_while_they_are_needed
 
 
 async def test_a_lock_without_its_job_is_taken_over_and_the_late_job_kept_out(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     late = new_job(unique={})
     shard = shard_of(store)
@@ -333,7 +333,7 @@ async def test_a_client_may_repeat_its_unique_job_with_the_same_id(
 
 
 async def test_a_replacement_may_bring_its_own_id(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     old = await once(store)
     for job_id in (home_id(store), foreign_id(store)):

@@ -13,11 +13,11 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
 from tests.store.shortcuts import ack, home_id, new_job, queues_in_other_shards, shard_of, take
 from tests.store.unique_jobs import assert_nothing_left, locks_left, once
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 
 
 async def test_items_of_a_batch_are_judged_one_after_the_other(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     one, other = queues_in_other_shards(store, 2)
     there = await once(store, one, type="there")
@@ -47,7 +47,7 @@ async def test_items_of_a_batch_are_judged_one_after_the_other(
 
 
 async def test_a_rejected_item_fails_its_batch_and_leaves_nothing(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     one, other = queues_in_other_shards(store, 2)
     there = await once(store, one)

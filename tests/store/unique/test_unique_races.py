@@ -43,10 +43,10 @@ from tests.store.unique_jobs import (
     once,
     recover,
 )
-from tests.support.invariants import Census
+from tests.support.failing_process import dies_at
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
 from tests.support.moments import Moment, at_moments
-from tests.support.mortal import dies_at
 from tests.support.patience import patient_client
 from tests.support.prelude import PRELUDE
 
@@ -68,7 +68,7 @@ async def stores(backend: Embedded) -> AsyncIterator[list[Store]]:
 
 @pytest.mark.parametrize("policy", ["reject", "ignore"])
 async def test_many_producers_of_one_fingerprint_create_one_job(
-    stores: list[Store], db: Any, consistent: Callable[[], Census], policy: str
+    stores: list[Store], db: Any, consistent: Callable[[], InvariantReport], policy: str
 ) -> None:
     names = queues_in_other_shards(stores[0], 4)
     outcomes: Counter[str] = Counter()
@@ -100,7 +100,7 @@ async def test_many_producers_of_one_fingerprint_create_one_job(
 
 @pytest.mark.parametrize("policy", ["replace", "replace_except_schedule"])
 async def test_many_producers_that_replace_leave_one_job(
-    stores: list[Store], db: Any, consistent: Callable[[], Census], policy: str
+    stores: list[Store], db: Any, consistent: Callable[[], InvariantReport], policy: str
 ) -> None:
     names = queues_in_other_shards(stores[0], 4)
     created: list[JobRecord] = []
@@ -179,7 +179,7 @@ async def stale_claim(store: Store, db: Any, job: NewJob) -> unique.Claim:
 
 
 async def test_a_lock_that_its_job_claims_again_is_not_taken_from_it(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     """Who has looked at the first claim drops the lock when the second has stored the job."""
     again = new_job(id=home_id(store), unique={})
@@ -199,7 +199,7 @@ async def test_a_lock_that_its_job_claims_again_is_not_taken_from_it(
 
 @pytest.mark.parametrize("same_ms", [False, True])
 async def test_a_late_producer_does_not_give_back_the_lock_of_another_with_its_id(
-    store: Store, db: Any, consistent: Callable[[], Census], same_ms: bool
+    store: Store, db: Any, consistent: Callable[[], InvariantReport], same_ms: bool
 ) -> None:
     job = new_job(id=home_id(store), unique={})
     lock = store.keys.shard_of_fingerprint(job.fingerprint).lock(job.fingerprint)
@@ -222,7 +222,7 @@ async def test_a_late_producer_does_not_give_back_the_lock_of_another_with_its_i
 
 
 async def test_a_producer_that_is_refused_leaves_the_lock_to_another_with_its_id(
-    store: Store, consistent: Callable[[], Census]
+    store: Store, consistent: Callable[[], InvariantReport]
 ) -> None:
     """The other has claimed the lock before it, and stores the job after it was refused."""
     job = new_job(id=home_id(store), unique={})

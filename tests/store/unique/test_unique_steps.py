@@ -28,8 +28,8 @@ from tests.store.workflow_jobs import (
     step,
     step_states,
 )
-from tests.support.invariants import Census
-from tests.support.mortal import dies_at
+from tests.support.failing_process import dies_at
+from tests.support.invariants import InvariantReport
 
 
 def unique_step(queue: str, **policy: Any) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def places(store: Store) -> list[str]:
 
 
 async def test_a_step_that_nothing_is_in_the_way_of_is_a_job_like_any_other(
-    store: Store, db: Any, consistent: Callable[[], Census], places: list[str]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport], places: list[str]
 ) -> None:
     workflow = await chain(
         store, step("first", places[0]), unique_step(places[1]), step("last", places[2])
@@ -70,7 +70,7 @@ async def test_a_step_that_nothing_is_in_the_way_of_is_a_job_like_any_other(
 
 
 async def test_a_rejected_step_has_failed_and_says_why(
-    store: Store, db: Any, consistent: Callable[[], Census], places: list[str]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport], places: list[str]
 ) -> None:
     there = await once(store, places[0], type="only")
 
@@ -92,7 +92,7 @@ async def test_a_rejected_step_has_failed_and_says_why(
 
 
 async def test_an_ignored_step_is_completed_without_a_result(
-    store: Store, db: Any, consistent: Callable[[], Census], places: list[str]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport], places: list[str]
 ) -> None:
     there = await once(store, places[0], type="only")
     policy = {"on_conflict": "ignore"}
@@ -112,7 +112,7 @@ async def test_an_ignored_step_is_completed_without_a_result(
 
 @pytest.mark.parametrize("how", ["replace", "replace_except_schedule"])
 async def test_a_step_may_replace_a_job_and_be_replaced(
-    store: Store, db: Any, consistent: Callable[[], Census], places: list[str], how: str
+    store: Store, db: Any, consistent: Callable[[], InvariantReport], places: list[str], how: str
 ) -> None:
     there = await once(store, places[0], type="only")
 
@@ -172,7 +172,7 @@ async def test_who_tries_again_when_the_job_is_there_refuses_nothing(
 async def test_a_process_may_die_at_any_command_before_a_unique_step(
     store: Store,
     db: Any,
-    consistent: Callable[[], Census],
+    consistent: Callable[[], InvariantReport],
     places: list[str],
     policy: str,
     applied: bool,

@@ -35,11 +35,11 @@ from tests.store.shortcuts import (
     shard_of,
     take,
 )
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import without
 from tests.support.timeshift import age_job, age_worker
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 SECOND = 1000
 
 

@@ -37,10 +37,10 @@ from tests.store.workflow_jobs import (
     step,
     step_states,
 )
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import LossyClient, without
 
-Check = Callable[[], Census]
+Check = Callable[[], InvariantReport]
 
 
 async def look(store: Store, db: Any, workflow: WorkflowRecord, look_at: Step | None = None) -> int:

@@ -30,10 +30,10 @@ from tests.store.workflow_jobs import (
     step,
     step_states,
 )
-from tests.support.invariants import Census
+from tests.support.failing_process import dies_at
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
 from tests.support.moments import Moment, at_moments
-from tests.support.mortal import dies_at
 
 
 @pytest.mark.parametrize("applied", [False, True])
@@ -145,7 +145,7 @@ async def test_effects_delivered_again_in_any_order_change_nothing(store: Store,
 
 
 async def test_a_cancellation_at_any_moment_of_an_ack_has_one_outcome(
-    store: Store, other_store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, other_store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     endings: Counter[str] = Counter()
     struck = True

@@ -41,13 +41,13 @@ from tests.store.workflow_jobs import (
     step,
     step_states,
 )
-from tests.support.invariants import Census
+from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
 from tests.support.timeshift import age_job
 
 
 async def test_a_chain_runs_one_step_after_the_other_over_shards(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     names = queues_in_other_shards(store, 3)
     workflow = await chain(store, *(step(f"s{i}", name) for i, name in enumerate(names)))
@@ -241,7 +241,7 @@ async def test_the_first_end_of_a_step_counts_while_its_workflow_goes_on(store: 
 
 
 async def test_cancel_takes_what_waits_and_lets_an_active_job_finish(
-    store: Store, db: Any, consistent: Callable[[], Census]
+    store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     workflow = await group(store, step(), step(), step())
     [running] = await take(store)

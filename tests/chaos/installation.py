@@ -89,7 +89,7 @@ VARIANTS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Arena:
+class Installation:
     """The running installation. Faults may kill and stop any part of it."""
 
     backend: Embedded
@@ -116,7 +116,7 @@ class Arena:
 
 
 @contextlib.contextmanager
-def running_arena(directory: Path, variant: Variant) -> Iterator[Arena]:
+def running_installation(directory: Path, variant: Variant) -> Iterator[Installation]:
     """Start an installation, yield it when every node is ready, and end it.
 
     Raises:
@@ -143,7 +143,7 @@ def running_arena(directory: Path, variant: Variant) -> Iterator[Arena]:
             process.start()
         for node in nodes:
             node.await_ready()
-        yield Arena(backend, tunnels, nodes, schedulers)
+        yield Installation(backend, tunnels, nodes, schedulers)
 
 
 def _backend(directory: Path, variant: Variant) -> Embedded:

@@ -16,8 +16,8 @@ import trio
 
 from ojs_cluster.keys import Keyspace
 from ojs_cluster.server.embedded.servers import EmbeddedError, Node
-from tests.chaos.arena import Arena
 from tests.chaos.history import History
+from tests.chaos.installation import Installation
 from tests.chaos.schedule import Fault
 from tests.redis.slots import Mover, cluster_command
 from tests.support.nodes import await_death
@@ -53,11 +53,13 @@ class Journal:
         self.faults += 1
 
 
-class Striker:
+class FaultInjector:
     """Injects faults into one installation."""
 
-    def __init__(self, arena: Arena, history: History, kill_worker: Callable[[float], str]) -> None:
-        self._arena = arena
+    def __init__(
+        self, installation: Installation, history: History, kill_worker: Callable[[float], str]
+    ) -> None:
+        self._installation = installation
         self._history = history
         self._kill_worker = kill_worker
         self.journal = Journal(trio.current_time())
@@ -83,28 +85,28 @@ class Striker:
     async def kill_master(self, fault: Fault) -> str:
         """Restart the master only after its replica leads, because it restarts without data."""
         master = await self._master(fault)
-        await _thread(self._arena.backend.kill, master)
+        await _thread(self._installation.backend.kill, master)
         await self._until(lambda: self._is_replaced(master))
         await trio.sleep(fault.length)
-        await _thread(self._arena.backend.restart, master)
+        await _thread(self._installation.backend.restart, master)
         await self._until(self._is_whole)
         return f"node {master.index}"
 
     async def kill_replica(self, fault: Fault) -> str:
-        masters = await _thread(self._arena.backend.masters)
-        replicas = [node for node in self._arena.backend.nodes if node not in masters]
+        masters = await _thread(self._installation.backend.masters)
+        replicas = [node for node in self._installation.backend.nodes if node not in masters]
         victim = _choose(replicas, fault)
-        await _thread(self._arena.backend.kill, victim)
+        await _thread(self._installation.backend.kill, victim)
         await trio.sleep(fault.length)
-        await _thread(self._arena.backend.restart, victim)
+        await _thread(self._installation.backend.restart, victim)
         await self._until(self._is_whole)
         return f"node {victim.index}"
 
     async def kill_server(self, fault: Fault) -> str:
-        node = self._arena.backend.nodes[0]
-        await _thread(self._arena.backend.kill, node)
+        node = self._installation.backend.nodes[0]
+        await _thread(self._installation.backend.kill, node)
         await trio.sleep(fault.length)
-        await _thread(self._arena.backend.restart, node)
+        await _thread(self._installation.backend.restart, node)
         return "it has its data on disk"
 
     async def stop_shortly(self, fault: Fault) -> str:
@@ -129,7 +131,7 @@ class Striker:
 
     async def _fail_over(self, fault: Fault, *how: str) -> str:
         master = await self._master(fault)
-        [replica] = await _thread(self._arena.backend.replica_of, master)
+        [replica] = await _thread(self._installation.backend.replica_of, master)
 
         def ask() -> bool:
             if self._is_replaced(master):
@@ -150,11 +152,11 @@ class Striker:
 
     async def _move(self, fault: Fault, *, whole: bool) -> str:
         source = await self._master(fault)
-        masters = await _thread(self._arena.backend.masters)
+        masters = await _thread(self._installation.backend.masters)
         target = next(node for node in masters if node is not source)
 
         def move() -> str:
-            mover = Mover(self._arena.backend)
+            mover = Mover(self._installation.backend)
             mover.masters = masters
             mover.ids = {node.index: _id_of(node) for node in masters}
             slots = [slot for slot in _shard_slots() if _owns(source, slot)]
@@ -173,12 +175,12 @@ class Striker:
         master = await self._master(fault)
         await _thread(_limit_memory, master, _FULL)
         await trio.sleep(fault.length)
-        for node in self._arena.backend.nodes:
+        for node in self._installation.backend.nodes:
             await _thread(_limit_memory, node, 0)
         return f"node {master.index}"
 
     async def flush_scripts(self, fault: Fault) -> str:
-        for node in self._arena.backend.nodes:
+        for node in self._installation.backend.nodes:
             await _thread(_command, node, "SCRIPT", "FLUSH")
         return "all nodes"
 
@@ -196,7 +198,7 @@ class Striker:
         return f"process {pid}"
 
     async def kill_api_node(self, fault: Fault) -> str:
-        node = _choose(self._arena.nodes, fault)
+        node = _choose(self._installation.nodes, fault)
         orphans = await _thread(node.api_processes)
         await _thread(node.process.kill)
         for orphan in orphans:
@@ -212,7 +214,7 @@ class Striker:
         return f"process {pid}"
 
     async def kill_scheduler(self, fault: Fault) -> str:
-        process = _choose(self._arena.schedulers, fault)
+        process = _choose(self._installation.schedulers, fault)
         orphans = await _thread(process.children)
         await _thread(process.kill)
         for orphan in orphans:
@@ -223,7 +225,7 @@ class Striker:
         return process.name
 
     async def stop_scheduler(self, fault: Fault) -> str:
-        process = _choose(self._arena.schedulers, fault)
+        process = _choose(self._installation.schedulers, fault)
         async with _stopped([process.pid, *await _thread(process.children)]):
             await trio.sleep(fault.length)
         return process.name
@@ -246,7 +248,7 @@ class Striker:
         return await self._tunnel(fault, "slow", 20 + 180 * fault.choice)
 
     async def _tunnel(self, fault: Fault, command: str, *amount: float) -> str:
-        tunnels, node = self._arena.tunnels, _choose(self._arena.backend.nodes, fault)
+        tunnels, node = self._installation.tunnels, _choose(self._installation.backend.nodes, fault)
         assert tunnels is not None
         await _thread(tunnels.tell, command, node.port, *amount)
         await trio.sleep(fault.length)
@@ -256,11 +258,11 @@ class Striker:
     # -- lookups --------------------------------------------------------------------------------
 
     async def _master(self, fault: Fault) -> Node:
-        return _choose(await _thread(self._arena.backend.masters), fault)
+        return _choose(await _thread(self._installation.backend.masters), fault)
 
     async def _api_process(self, fault: Fault) -> int:
         """Return an API process; wait for one when all have just been killed."""
-        node = _choose(self._arena.nodes, fault)
+        node = _choose(self._installation.nodes, fault)
         found: list[int] = []
 
         def some() -> bool:
@@ -277,7 +279,7 @@ class Striker:
 
     def _is_replaced(self, master: Node) -> bool:
         """Ask another node, as the master may be stopped."""
-        others = [node for node in self._arena.backend.nodes if node is not master]
+        others = [node for node in self._installation.backend.nodes if node is not master]
         with contextlib.suppress(redis.RedisError), others[0].client() as client:
             rows = cluster_command(client, "NODES").decode().splitlines()
             leading = [row.split() for row in rows if "master" in row.split()[2]]
@@ -288,7 +290,7 @@ class Striker:
 
     def _is_whole(self) -> bool:
         """Return whether every slot is served and every master has a replica in sync."""
-        backend = self._arena.backend
+        backend = self._installation.backend
         if not backend.cluster:
             return True
         with contextlib.suppress(redis.RedisError, EmbeddedError):
@@ -299,9 +301,9 @@ class Striker:
     async def whole(self) -> None:
         """Return when all faults are healed."""
         await self._until(self._is_whole)
-        for server in self._arena.backend.nodes:
+        for server in self._installation.backend.nodes:
             await _thread(_limit_memory, server, 0)
-        for node in self._arena.nodes:
+        for node in self._installation.nodes:
             await _thread(node.await_ready)
 
     async def _until(self, condition: Callable[[], bool], every_s: float = 0.1) -> None:
@@ -310,7 +312,7 @@ class Striker:
                 await trio.sleep(every_s)
             return
         raise AssertionError(
-            f"a fault was not healed in {_HEALED_WITHIN_S} s\n{self._arena.logs()}"
+            f"a fault was not healed in {_HEALED_WITHIN_S} s\n{self._installation.logs()}"
         )
 
 

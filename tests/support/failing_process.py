@@ -27,18 +27,18 @@ class Died(BaseException):
     """The process is dead. None of its code runs on, error handlers included."""
 
 
-def _look_away() -> None:
+def _do_nothing() -> None:
     """Do nothing after a command."""
 
 
-class Mortal:
+class FailingClient:
     """A client whose process fails at its ``at``-th command.
 
     ``watch`` is called after every applied command.
     """
 
     def __init__(
-        self, client: Client, at: int, mode: Mode, watch: Callable[[], None] = _look_away
+        self, client: Client, at: int, mode: Mode, watch: Callable[[], None] = _do_nothing
     ) -> None:
         self._client = client
         self._at = at
@@ -48,7 +48,7 @@ class Mortal:
         self._dead = False
 
     @property
-    def was_struck(self) -> bool:
+    def has_failed(self) -> bool:
         """Whether the process has reached the command."""
         return self._commands >= self._at
 
@@ -84,7 +84,7 @@ class Mortal:
         return getattr(self._client, name)
 
 
-def process_of(store: Store, client: Mortal) -> Store:
+def process_of(store: Store, client: FailingClient) -> Store:
     """Return ``store`` for another process: with that client and empty caches."""
     return replace(
         store,
@@ -97,19 +97,19 @@ def process_of(store: Store, client: Mortal) -> Store:
     )
 
 
-async def strike(
+async def fail_at(
     store: Store,
     at: int,
     mode: Mode,
     act: Callable[[Store], Awaitable[object]],
-    watch: Callable[[], None] = _look_away,
+    watch: Callable[[], None] = _do_nothing,
 ) -> tuple[bool, bool]:
     """Run an operation in another process that fails at a command.
 
     Returns:
         Whether the process reached that command, and whether it reported success.
     """
-    client = Mortal(store.redis, at, mode, watch)
+    client = FailingClient(store.redis, at, mode, watch)
     try:
         await act(process_of(store, client))
     except Died:
@@ -119,10 +119,10 @@ async def strike(
             raise
         return True, False
     except BackendUnavailable:
-        if mode != "deaf" or not client.was_struck:
+        if mode != "deaf" or not client.has_failed:
             raise
         return True, False
-    return client.was_struck, True
+    return client.has_failed, True
 
 
 async def dies_at(
@@ -130,8 +130,8 @@ async def dies_at(
     at: int,
     applied: bool,
     operation: Callable[[Store], Awaitable[object]],
-    watch: Callable[[], None] = _look_away,
+    watch: Callable[[], None] = _do_nothing,
 ) -> bool:
     """Run an operation in a process that dies at a command; return False when it ended before."""
-    struck, _ = await strike(store, at, "applied" if applied else "killed", operation, watch)
-    return struck
+    failed, _ = await fail_at(store, at, "applied" if applied else "killed", operation, watch)
+    return failed

@@ -19,7 +19,7 @@ T = TypeVar("T")
 _START_S = 120.0
 
 
-class Portal:
+class ThreadedStore:
     """A store whose event loop runs in its own thread."""
 
     def __init__(self, store: Store, token: trio.lowlevel.TrioToken) -> None:
@@ -32,16 +32,16 @@ class Portal:
 
 
 @contextmanager
-def open_portal(url: str, *, shards: int) -> Iterator[Portal]:
+def open_threaded_store(url: str, *, shards: int) -> Iterator[ThreadedStore]:
     """Open a store on ``url`` whose scripts refuse keys of another tag."""
-    opened: queue.SimpleQueue[Portal | BaseException] = queue.SimpleQueue()
+    opened: queue.SimpleQueue[ThreadedStore | BaseException] = queue.SimpleQueue()
     stop = trio.Event()
 
     async def main() -> None:
         async with open_store(
             ClientSettings.from_url(url), shards=shards, prelude=PRELUDE
         ) as store:
-            opened.put(Portal(store, trio.lowlevel.current_trio_token()))
+            opened.put(ThreadedStore(store, trio.lowlevel.current_trio_token()))
             await stop.wait()
 
     def run() -> None:
@@ -52,11 +52,11 @@ def open_portal(url: str, *, shards: int) -> Iterator[Portal]:
 
     thread = threading.Thread(target=run, name="store", daemon=True)
     thread.start()
-    portal = opened.get(timeout=_START_S)
-    if isinstance(portal, BaseException):
-        raise portal
+    threaded_store = opened.get(timeout=_START_S)
+    if isinstance(threaded_store, BaseException):
+        raise threaded_store
     try:
-        yield portal
+        yield threaded_store
     finally:
-        portal._token.run_sync_soon(stop.set)
+        threaded_store._token.run_sync_soon(stop.set)
         thread.join()
