@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ojs_cluster.core.config.parsers import milliseconds, non_empty
+from ojs_cluster.core.config.variable import variable
+
 # Shares of `lease_ttl_ms`. They add up so that the promise "another leads within one lease time"
 # holds even when the leader dies right after a renewal: key life + longest poll + slack for two
 # round trips = 0.75 + 0.10 + 0.15. With the whole lease time as the key's life, a follower would
@@ -63,8 +66,18 @@ class SchedulerSettings:
     :param backoff_max_ms: longest pause of a failing shard.
     """
 
-    group: str = "default"
-    lease_ttl_ms: int = 5_000
+    group: str = variable(
+        "OJS_SCHEDULER_GROUP",
+        non_empty,
+        "default",
+        "Schedulers of one group elect one leader for each shard.",
+    )
+    lease_ttl_ms: int = variable(
+        "OJS_SCHEDULER_LEASE",
+        milliseconds(least=500, most=300_000),
+        "5s",
+        "After a leader dies, another leads its shards within this time.",
+    )
     promote_batch: int = 500
     reap_batch: int = 100
     worker_batch: int = 50

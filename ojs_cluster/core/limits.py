@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ojs_cluster.core.config.parsers import integer
+from ojs_cluster.core.config.variable import variable
+
+_MIB = 1024 * 1024
+_MOST_JOB_BYTES = 16 * _MIB
+"""A job with its result and errors must fit into one Redis reply, 64 MiB at most."""
+
 MOST_BATCH_JOBS = 10_000
 """Largest batch size that can be configured."""
 
@@ -26,13 +33,43 @@ class PayloadLimits:
         ValueError: ``depth`` is above 500, where decoding would reach Python's own recursion limit.
     """
 
-    envelope_bytes: int = 1024 * 1024
-    meta_bytes: int = 64 * 1024
-    batch_jobs: int = 1000
-    depth: int = 64
+    envelope_bytes: int = variable(
+        "OJS_MAX_JOB_BYTES",
+        integer(least=1024, most=_MOST_JOB_BYTES),
+        "1048576",
+        "Largest envelope of one job.",
+    )
+    meta_bytes: int = variable(
+        "OJS_MAX_META_BYTES",
+        integer(least=1024, most=64 * _MIB),
+        "65536",
+        "Largest `meta` of one job.",
+    )
+    batch_jobs: int = variable(
+        "OJS_MAX_BATCH",
+        integer(least=1, most=MOST_BATCH_JOBS),
+        "1000",
+        "Jobs in one batch; 10000 at most.",
+    )
+    depth: int = variable(
+        "OJS_MAX_JSON_DEPTH",
+        integer(least=4, most=512),
+        "64",
+        "Nesting of a job's JSON.",
+    )
     failure_bytes: int = 64 * 1024
-    fingerprint_bytes: int = 64 * 1024
-    number_digits: int = 1000
+    fingerprint_bytes: int = variable(
+        "OJS_MAX_FINGERPRINT_BYTES",
+        integer(least=1024, most=_MIB),
+        "65536",
+        "Data that identifies a unique job: its args, chosen meta or key.",
+    )
+    number_digits: int = variable(
+        "OJS_MAX_NUMBER_DIGITS",
+        integer(least=20, most=4300),
+        "1000",
+        "Digits of one number in a request; longer ones make a page unreadable for many clients.",
+    )
 
     def __post_init__(self) -> None:
         if not 1 <= self.depth <= 500:

@@ -9,14 +9,13 @@ from typing import Protocol
 
 import trio
 
-from ojs_cluster import __version__
 from ojs_cluster.core.errors import OJSError
-from ojs_cluster.core.limits import PayloadLimits
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.auth import AccessControl
 from ojs_cluster.http.body_memory import BodyMemoryBudget
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.http.router import Route
+from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.store.cached import Cached
 from ojs_cluster.store.context import Store
@@ -28,48 +27,6 @@ from ojs_cluster.store.operations.overview import Overview, overview
 _MIB = 1024 * 1024
 _HEALTH_CACHED_S = 0.25
 """Probes need no key. Any number of them causes at most four calls of Redis per second."""
-
-
-@dataclass(frozen=True, slots=True)
-class HttpSettings:
-    """Settings of the HTTP layer. Sizes are in bytes, times in the unit of their suffix.
-
-    Attributes:
-        test_hooks: whether the hooks of conformance suites exist (``hooks``).
-        require_lease: whether acks, nacks and heartbeats must name the lease of each job.
-        limits: limits of job envelopes.
-        max_head: largest request line and headers together.
-        max_body: largest body, except of a batch. It exceeds the envelope's limit of 1 MiB, so an
-            envelope that is slightly too large is read and refused with the reason.
-        max_batch_body: largest body of a batch of jobs.
-        max_bodies: the body memory budget (``body_memory``). A single body always fits.
-        body_timeout_s: how long a body may take to arrive.
-        linger_s: how long the rest of a refused body is read.
-        health_timeout_s: how long a health check waits for Redis.
-        max_wait_ms: longest wait of a fetch.
-        max_result_wait_s: longest wait for a result.
-        max_fetch_count: most jobs of one fetch.
-        metrics_open: whether ``/metrics`` needs no key.
-        metrics_queues: most queues that ``/metrics`` shows.
-        version: the version of the server.
-    """
-
-    test_hooks: bool = False
-    require_lease: bool = False
-    limits: PayloadLimits = field(default_factory=PayloadLimits)
-    max_head: int = 64 * 1024
-    max_body: int = 2 * _MIB
-    max_batch_body: int = 16 * _MIB
-    max_bodies: int = 64 * _MIB
-    body_timeout_s: float = 30.0
-    linger_s: float = 2.0
-    health_timeout_s: float = 2.0
-    max_wait_ms: int = 20_000
-    max_result_wait_s: float = 60.0
-    max_fetch_count: int = 100
-    metrics_open: bool = False
-    metrics_queues: int = 1000
-    version: str = __version__
 
 
 def body_memory_budget_for(settings: HttpSettings) -> BodyMemoryBudget:

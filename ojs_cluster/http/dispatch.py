@@ -30,7 +30,7 @@ from ojs_cluster.core.errors import (
 from ojs_cluster.http import durability
 from ojs_cluster.http.access.auth import AccessControl
 from ojs_cluster.http.access.queue_scope import check_path_access
-from ojs_cluster.http.app import App, HttpSettings, RequestSpan
+from ojs_cluster.http.app import App, RequestSpan
 from ojs_cluster.http.errors import (
     AmbiguousLength,
     BodyTimeout,
@@ -42,6 +42,7 @@ from ojs_cluster.http.messages import Headers, Request, Response
 from ojs_cluster.http.request_ids import new_request_id
 from ojs_cluster.http.router import Route
 from ojs_cluster.http.routes import ROUTES, router_for
+from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.redis.deadline import Deadline, start_deadline
 from ojs_cluster.redis.driven_coroutines import ensure_task
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ojs_cluster.http.app import HttpSettings
 from ojs_cluster.http.routes import ROUTES
+from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.server.config.load import load
 from tests.helm.chart import CHART, CI, NEWEST, OLDEST, Chart, Rendering, container
 from tests.support.certificates import Certificates

@@ -14,12 +14,13 @@ import trio
 
 from ojs_cluster.http.access.audit import Audit
 from ojs_cluster.http.access.auth import AccessControl
-from ojs_cluster.http.app import App, HttpSettings
+from ojs_cluster.http.app import App
 from ojs_cluster.http.dispatch import dispatch, passes_key_check, prepare, run
 from ojs_cluster.http.fast_lane.routes import is_fast
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.hypercorn.quart_app import OJSQuart, create_quart_app
 from ojs_cluster.http.messages import Request, Response
+from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.redis.deadline import start_deadline
 from ojs_cluster.redis.settings import ClientSettings

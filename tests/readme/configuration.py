@@ -1,21 +1,22 @@
-"""Write docs/configuration.md from the table of variables.
+"""Write docs/configuration.md from the declarations of the variables.
 
 Run ``python -m tests.readme.configuration``, or ``make docs``.
 """
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from ojs_cluster.server.config.variable import Variable
+from ojs_cluster.core.config.variable import Variable
 from ojs_cluster.server.config.variables import SECTIONS
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "configuration.md"
 _INTRODUCTION: Final = """\
 # Configuration
 
-<!-- Made from the table of variables by `make docs`. -->
+<!-- Generated from the declarations of the variables by `make docs`. -->
 
 Set environment variables. `ojs-cluster config` shows and checks all of them, and every process
 names each wrong value before it starts. Durations are written like `30s`, `1m30s` or `500ms`;
@@ -27,7 +28,8 @@ retention also in days, `7d`. Sizes are bytes. Keys with scopes and queues are d
 def page() -> str:
     """Return the page as it should be."""
     parts = [_INTRODUCTION]
-    for heading, variables in SECTIONS.items():
+    for heading, sections in groupby(SECTIONS, key=lambda section: section.heading):
+        variables = [each for section in sections for each in section.variables.values()]
         rows = "\n".join(map(_row, variables))
         parts.append(f"## {heading}\n\n| Variable | Default | Meaning |\n|---|---|---|\n{rows}\n")
     return "\n".join(parts)

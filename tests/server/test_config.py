@@ -8,8 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from ojs_cluster.server.config import env_values as accept
-from ojs_cluster.server.config.load import VARIABLES, ConfigError, Settings, load, report
+from ojs_cluster.core.config import parsers
+from ojs_cluster.core.limits import PayloadLimits
+from ojs_cluster.http.settings import HttpSettings
+from ojs_cluster.server.config.load import ConfigError, Settings, load, report
+from ojs_cluster.server.config.parsers import usable_cpus
+from ojs_cluster.server.config.variables import SECTIONS, VARIABLES
 from scheduler.settings import SchedulerSettings
 from tests.support.certificates import OPENSSL, make_certificates
 
@@ -35,20 +39,19 @@ def test_defaults_agree_with_those_of_the_lower_layers() -> None:
     settings = load({})
     assert settings.store == type(settings.store)()
     assert settings.scheduler == SchedulerSettings()
-    assert settings.limits.core() == type(settings.limits.core())()
+    assert settings.limits == PayloadLimits()
+    assert settings.http == HttpSettings()
 
 
 def test_empty_and_blank_values_count_as_unset() -> None:
     assert load({variable.name: " " for variable in VARIABLES}) == load({})
 
 
-def test_every_field_of_a_section_has_exactly_one_variable() -> None:
-    targets = [variable.target for variable in VARIABLES]
-    assert len(targets) == len(set(targets))
-    for section in ("listen", "access", "limits", "redis", "store", "log", "telemetry"):
-        named = {t.partition(".")[2] for t in targets if t.startswith(f"{section}.")}
-        fields = {f.name for f in dataclasses.fields(getattr(load({}), section))}
-        assert named == fields
+def test_every_variable_is_declared_once_and_every_section_is_a_field_of_the_settings() -> None:
+    names = [variable.name for variable in VARIABLES]
+    assert len(names) == len(set(names))
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    assert fields == {section.name for section in SECTIONS} | {"warnings"}
 
 
 def test_all_wrong_values_are_reported_each_with_what_is_accepted() -> None:
@@ -282,30 +285,30 @@ def test_telemetry_follows_the_reference() -> None:
     ],
 )
 def test_go_durations(text: str, seconds: float) -> None:
-    assert accept.go_duration_ns(text) == round(seconds * 1e9)
+    assert parsers.go_duration_ns(text) == round(seconds * 1e9)
 
 
 @pytest.mark.parametrize("text", ["", "30", "s", "-30s", "1 s", "30S", "1m 30s", "1e3s", "PT30S"])
 def test_other_durations_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
-        accept.go_duration_ns(text)
+        parsers.go_duration_ns(text)
 
 
 @pytest.mark.parametrize("text", ["1_000", " 5", "\u0665", "5.0", "", "99999999999999999999"])
 def test_numbers_are_plain(text: str) -> None:
     with pytest.raises(ValueError, match="whole number"):
-        accept.integer(least=0, most=10**6)(text)
+        parsers.integer(least=0, most=10**6)(text)
 
 
 def test_auto_workers_respect_the_container_quota(tmp_path: Path) -> None:
     quota = tmp_path / "cpu.max"
     quota.write_text("50000 100000\n")
-    assert accept.usable_cpus(quota) == 1
+    assert usable_cpus(quota) == 1
     quota.write_text("max 100000\n")
-    assert accept.usable_cpus(quota) == accept.usable_cpus(tmp_path / "missing") >= 1
+    assert usable_cpus(quota) == usable_cpus(tmp_path / "missing") >= 1
 
 
 def test_settings_are_immutable() -> None:
     settings: Settings = load({})
     with pytest.raises(dataclasses.FrozenInstanceError):
-        settings.shards = 1  # type: ignore[misc] # what the test is about
+        settings.limits = PayloadLimits()  # type: ignore[misc] # what the test is about

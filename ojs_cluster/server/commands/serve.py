@@ -168,7 +168,7 @@ def say_what_is_unusual(settings: Settings) -> None:
             access.weak_keys,
             STRONG_KEY,
         )
-    if access.test_hooks:
+    if settings.http.test_hooks:
         log.warning("OJS_TEST_HOOKS is on: anybody with a key can delete all data")
     warn(settings)
 

@@ -1,4 +1,4 @@
-"""What of Redis's configuration cannot work, found before anything is connected."""
+"""Checks of the Redis settings before the first connection."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ojs_cluster.server.config.settings import RedisSettings
 
 
 def problems(redis: RedisSettings) -> Iterator[str]:
-    """One line for each value that cannot be used, or not with the others."""
+    """Return one line for each value that cannot work, alone or with the others."""
     if redis.durability == "replica" and redis.durability_replicas == 0:
-        # WAIT 0 is satisfied at once: every write would count as replicated.
+        # WAIT 0 returns at once: every write would count as replicated.
         yield "OJS_DURABILITY_REPLICAS: at least 1 with OJS_DURABILITY=replica"
     tls = redis.client().tls
     if tls is not None:
@@ -45,5 +45,5 @@ def _own_certificate(redis: RedisSettings, tls: TlsSettings) -> Iterator[str]:
 
 
 def _reason(error: OSError) -> str:
-    """OpenSSL's or the system's words. Neither names the file, whose path may be in a URL."""
+    """Return the system's message. It does not name the file, whose path may be in a URL."""
     return error.strerror or type(error).__name__

@@ -1,20 +1,29 @@
-"""The sections of the configuration, each a frozen dataclass for the part that uses it."""
+"""The settings of the server itself, and the environment variables that fill them.
+
+The settings of other layers are beside their code: ``http.settings``, ``store.settings``,
+``core.limits`` and ``scheduler.settings``.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from ojs_cluster.core.access.client_address import Network
-from ojs_cluster.core.limits import PayloadLimits
+from ojs_cluster.core.config.parsers import boolean, integer, non_empty, one_of, seconds
+from ojs_cluster.core.config.variable import variable
 from ojs_cluster.redis.durability import Durability
 from ojs_cluster.redis.settings import ClientSettings, TlsSettings
+from ojs_cluster.server.config import parsers
+
+_MIB = 1024 * 1024
+_TIMEOUT = seconds(least=0.05, most=600)
 
 STRONG_KEY = 32
-"""Characters of a key below which it may have been thought up, and can be guessed."""
+"""Length of a key, in characters; a shorter one may be guessable."""
 NEEDS_AUTH = (
     "OJS_API_KEY is not set: set it to the key that clients must send as `Authorization: Bearer "
-    "<key>`, or set OJS_ALLOW_INSECURE_NO_AUTH=true to serve everybody who can connect"
+    "<key>`, or set OJS_ALLOW_INSECURE_NO_AUTH=true to serve every client that can connect"
 )
 
 
@@ -22,55 +31,197 @@ NEEDS_AUTH = (
 class ListenSettings:
     """Where and how to listen.
 
-    `workers` is the number of API processes. `scheduler_port` is where a scheduler answers probes
-    and scrapes, 0 for nowhere. `trusted_proxies` are those whose X-Forwarded-For is believed.
-    `tls_cert` is empty where the API is served without TLS.
+    Times are in seconds. ``workers`` is the number of API processes. A scheduler answers probes and
+    scrapes on ``scheduler_port``, unless it is 0. ``trusted_proxies`` may name the client in
+    X-Forwarded-For. Without ``tls_cert`` the API is served without TLS.
     """
 
-    host: str
-    port: int
-    workers: int
-    backlog: int
-    read_timeout_s: float
-    write_timeout_s: float
-    idle_timeout_s: float
-    shutdown_timeout_s: float
-    shutdown_delay_s: float
-    max_header_bytes: int
-    scheduler_port: int
-    trusted_proxies: tuple[Network, ...]
-    fast_lane: bool
-    tls_cert: str
-    tls_key: str
-    tls_client_ca: str
-    head_timeout_s: float
-    max_connections: int
-    max_connections_per_client: int
-    h2c: bool
-    watchdog_s: float
+    host: str = variable(
+        "OJS_HOST",
+        parsers.host,
+        "::",  # the only useful default in a container; `dev` differs
+        "Address to listen on. `::` is every address, IPv4 too, and also where there is no IPv6.",
+    )
+    port: int = variable(
+        "OJS_PORT",
+        integer(least=1, most=65_535),
+        "8080",
+        "Port to listen on.",
+        reference=True,
+    )
+    workers: int = variable(
+        "OJS_WORKERS",
+        parsers.workers,
+        "auto",
+        "API processes; `auto` is one per usable CPU, at most 16 (`dev`: 2).",
+        lazy_default=True,
+    )
+    backlog: int = variable(
+        "OJS_BACKLOG",
+        integer(least=1, most=65_535),
+        "4096",
+        "Connections that may wait to be accepted; the kernel may lower it (net.core.somaxconn).",
+    )
+    read_timeout_s: float = variable(
+        "OJS_READ_TIMEOUT",
+        seconds(least=0.1, most=3600),
+        "30s",
+        "Time to receive a whole request body; and for the handshake of TLS.",
+        reference=True,
+    )
+    write_timeout_s: float = variable(
+        "OJS_WRITE_TIMEOUT",
+        seconds(least=0.1, most=3600),
+        "30s",
+        "A client that reads nothing of its response for this long is disconnected (in the fast "
+        "lane: on Linux). Over HTTP/2 it must read all in this time and a second per 16 KiB.",
+        reference=True,
+    )
+    idle_timeout_s: float = variable(
+        "OJS_IDLE_TIMEOUT",
+        seconds(least=0.1, most=86_400),
+        "120s",
+        "Keep-alive connections without a request are closed after this time.",
+        reference=True,
+    )
+    shutdown_timeout_s: float = variable(
+        "OJS_SHUTDOWN_TIMEOUT",
+        seconds(least=0.1, most=3600),
+        "30s",
+        "Time for requests in flight to finish after SIGTERM; then all processes are killed.",
+        reference=True,
+    )
+    shutdown_delay_s: float = variable(
+        "OJS_SHUTDOWN_DELAY",
+        seconds(least=0, most=600),
+        "0s",
+        "Time to accept connections after SIGTERM while /ready answers 503, for load balancers.",
+    )
+    max_header_bytes: int = variable(
+        "OJS_MAX_HEADER_BYTES",
+        integer(least=1024, most=_MIB),
+        "65536",
+        "Request line and headers together.",
+    )
+    scheduler_port: int = variable(
+        "OJS_SCHEDULER_PORT",
+        integer(least=0, most=65_535),
+        "0",
+        "Port of a scheduler's /health, /ready and /metrics, on OJS_HOST; 0 for none.",
+    )
+    trusted_proxies: tuple[Network, ...] = variable(
+        "OJS_TRUSTED_PROXIES",
+        parsers.networks,
+        "",
+        "Addresses and networks of proxies whose X-Forwarded-For says who the client is.",
+        empty=(),
+    )
+    fast_lane: bool = variable(
+        "OJS_FAST_LANE",
+        boolean,
+        "1",
+        "Serve the requests of workers and producers on the fast lane; 0 sends all to hypercorn.",
+    )
+    tls_cert: str = variable(
+        "OJS_TLS_CERT",
+        non_empty,
+        "",
+        "Certificate chain (PEM) of the API, which is then served over TLS alone.",
+    )
+    tls_key: str = variable(
+        "OJS_TLS_KEY",
+        non_empty,
+        "",
+        "Its private key (PEM, without a passphrase).",
+    )
+    tls_client_ca: str = variable(
+        "OJS_TLS_CLIENT_CA",
+        non_empty,
+        "",
+        "CA certificates (PEM); every client, probes too, must then show one that they signed.",
+    )
+    head_timeout_s: float = variable(
+        "OJS_HEAD_TIMEOUT",
+        seconds(least=0.1, most=3600),
+        "10s",
+        "Time to receive a request's head, from its first byte.",
+    )
+    max_connections: int = variable(
+        "OJS_MAX_CONNECTIONS",
+        integer(least=1, most=1_000_000),
+        "10000",
+        "Connections of a process, if it may open so many files; more wait to be accepted.",
+    )
+    max_connections_per_client: int = variable(
+        "OJS_MAX_CONNECTIONS_PER_CLIENT",
+        integer(least=0, most=1_000_000),
+        "0",
+        "Of these, from one address; more are closed. 0 for no bound, as behind a proxy that is "
+        "not among OJS_TRUSTED_PROXIES: those are not bounded.",
+    )
+    h2c: bool = variable(
+        "OJS_H2C",
+        boolean,
+        "false",
+        "Speak HTTP/2 without TLS as well, for a proxy that needs it.",
+    )
+    watchdog_s: float = variable(
+        "OJS_WATCHDOG",
+        seconds(least=0, most=3600),
+        "10s",
+        "A process whose event loop is blocked for this long is replaced; 0 for never.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class AccessSettings:
-    """Who may call, what a worker must prove, and what is switched on for tests only."""
+    """The API keys, and what the server requires of them."""
 
-    api_key: str = field(repr=False)
-    api_keys: tuple[str, ...] = field(repr=False)
-    keys_file: str
-    allow_insecure: bool
-    require_strong_keys: bool
-    test_hooks: bool
-    require_lease: bool
+    api_key: str = variable(
+        "OJS_API_KEY",
+        parsers.api_key,
+        "",
+        "Key that every client must send as a Bearer token.",
+        reference=True,
+        secret=True,
+    )
+    api_keys: tuple[str, ...] = variable(
+        "OJS_API_KEYS",
+        parsers.api_keys,
+        "",
+        "More accepted keys, comma separated, for changing keys without downtime.",
+        secret=True,
+        empty=(),
+    )
+    keys_file: str = variable(
+        "OJS_API_KEYS_FILE",
+        non_empty,
+        "",
+        "File (TOML) of keys with scopes and queues; read again when it changes and at SIGHUP.",
+    )
+    allow_insecure: bool = variable(
+        "OJS_ALLOW_INSECURE_NO_AUTH",
+        boolean,
+        "false",
+        "Serve without any key.",
+        reference=True,
+    )
+    require_strong_keys: bool = variable(
+        "OJS_REQUIRE_STRONG_KEYS",
+        boolean,
+        "false",
+        "Refuse to start with a key of less than 32 characters; otherwise the log warns about it.",
+    )
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Every key that variables name, without duplicates; a file may name more."""
+        """Every key that variables set, without duplicates; a file may name more."""
         named = (self.api_key, *self.api_keys) if self.api_key else self.api_keys
         return tuple(dict.fromkeys(named))
 
     @property
     def weak_keys(self) -> str:
-        """Say which keys are short enough to be guessed; empty for none. Never shows a key."""
+        """The variables whose keys are short enough to guess; empty for none. Shows no key."""
         places = [("OJS_API_KEY", self.api_key)] if self.api_key else []
         places += [(f"OJS_API_KEYS (key {n})", key) for n, key in enumerate(self.api_keys, 1)]
         return ", ".join(place for place, key in places if len(key) < STRONG_KEY)
@@ -87,51 +238,96 @@ class AccessSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class RequestLimits:
-    """What a request may cost. Sizes in bytes; `core()` gives what the domain checks."""
-
-    max_body_bytes: int
-    max_batch_body_bytes: int
-    max_bodies_bytes: int
-    max_job_bytes: int
-    max_meta_bytes: int
-    max_batch: int
-    max_depth: int
-    max_fingerprint_bytes: int
-    max_number_digits: int
-
-    def core(self) -> PayloadLimits:
-        """Limits of envelopes and batches."""
-        return PayloadLimits(
-            envelope_bytes=self.max_job_bytes,
-            meta_bytes=self.max_meta_bytes,
-            batch_jobs=self.max_batch,
-            depth=self.max_depth,
-            fingerprint_bytes=self.max_fingerprint_bytes,
-            number_digits=self.max_number_digits,
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class RedisSettings:
-    """How to reach Redis; `client()` gives it in the client's own form."""
+    """How to reach Redis, as the variables say it."""
 
-    url: str = field(repr=False)
-    username: str
-    password: str = field(repr=False)
-    tls_ca: str
-    tls_cert: str
-    tls_key: str
-    connect_timeout_s: float
-    reply_timeout_s: float
-    call_timeout_s: float
-    max_in_flight: int
-    durability: str
-    durability_timeout_s: float
-    durability_replicas: int
+    url: str = variable(
+        "REDIS_URL",
+        parsers.redis_url,
+        "redis://localhost:6379",
+        "Redis or Valkey, standalone or cluster; several start nodes are comma separated.",
+        reference=True,
+        secret=True,
+    )
+    username: str = variable(
+        "OJS_REDIS_USERNAME",
+        non_empty,
+        "",
+        "ACL user; wins over the URL.",
+    )
+    password: str = variable(
+        "OJS_REDIS_PASSWORD",
+        non_empty,
+        "",
+        "Password; wins over the URL.",
+        secret=True,
+    )
+    tls_ca: str = variable(
+        "OJS_REDIS_TLS_CA",
+        parsers.readable_file,
+        "",
+        "CA certificates that sign the servers' (rediss:// only).",
+    )
+    tls_cert: str = variable(
+        "OJS_REDIS_TLS_CERT",
+        parsers.readable_file,
+        "",
+        "Client certificate (rediss:// only).",
+    )
+    tls_key: str = variable(
+        "OJS_REDIS_TLS_KEY",
+        parsers.readable_file,
+        "",
+        "Key of the client certificate.",
+    )
+    connect_timeout_s: float = variable(
+        "OJS_REDIS_CONNECT_TIMEOUT",
+        _TIMEOUT,
+        "2s",
+        "One connection's TCP, TLS and handshake together.",
+    )
+    reply_timeout_s: float = variable(
+        "OJS_REDIS_REPLY_TIMEOUT",
+        _TIMEOUT,
+        "5s",
+        "A node with unanswered commands that sends nothing for this long counts as dead.",
+    )
+    call_timeout_s: float = variable(
+        "OJS_REDIS_CALL_TIMEOUT",
+        _TIMEOUT,
+        "10s",
+        "All calls of one request in total, retries included; then the client gets 503.",
+    )
+    max_in_flight: int = variable(
+        "OJS_REDIS_MAX_IN_FLIGHT",
+        integer(least=1, most=1_000_000),
+        "1024",
+        "Unanswered commands per node and process; more wait.",
+    )
+    durability: str = variable(
+        "OJS_DURABILITY",
+        one_of("async", "replica", "fsync"),
+        "async",
+        "What a write waits for before it is acknowledged: nothing more than Redis itself, "
+        "replicas, or disks. A request may ask for more in `OJS-Durability`.",
+    )
+    durability_timeout_s: float = variable(
+        "OJS_DURABILITY_TIMEOUT",
+        _TIMEOUT,
+        "1s",
+        "How long to wait for them; then 503 says that the write is stored, but unconfirmed. At "
+        "most half of OJS_REDIS_REPLY_TIMEOUT.",
+    )
+    durability_replicas: int = variable(
+        "OJS_DURABILITY_REPLICAS",
+        integer(least=0, most=5),
+        "1",
+        "Replicas of a master that must have the write; `fsync` on a standalone server counts "
+        "none.",
+    )
 
     def client(self) -> ClientSettings:
-        """Combine the URL with what the other variables say; the variables win."""
+        """Return the client's settings: the URL, overridden by the other variables."""
         settings = ClientSettings.from_url(
             self.url,
             connect_timeout_s=self.connect_timeout_s,
@@ -160,35 +356,72 @@ class RedisSettings:
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """How much to log and in which form."""
+    """Level and format of the logs."""
 
-    level: str
-    format: Literal["json", "text"]
+    level: str = variable(
+        "OJS_LOG_LEVEL",
+        one_of("DEBUG", "INFO", "WARNING", "ERROR"),
+        "INFO",
+        "DEBUG adds one line per request.",
+    )
+    format: Literal["json", "text"] = variable(
+        "OJS_LOG_FORMAT",
+        one_of("json", "text"),
+        "json",
+        "One JSON object per line, or text for people (`dev`: text).",
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class MetricsSettings:
-    """Who may read metrics, and the number of queues they show one by one."""
+class ShardSettings:
+    """How the data is split."""
 
-    open: bool
-    queues: int
+    shards: int = variable(
+        "OJS_SHARDS",
+        integer(least=1, most=1024),
+        "64",
+        "Logical shards; fixed when the cluster is first used.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class TelemetrySettings:
-    """OpenTelemetry as the reference server spells it; either form switches it on."""
+    """OpenTelemetry, by the variables of the reference server and of OpenTelemetry itself."""
 
-    enabled_flag: bool
-    ojs_endpoint: str
-    otlp_endpoint: str
-    protocol: str
+    enabled_flag: bool = variable(
+        "OJS_OTEL_ENABLED",
+        boolean,
+        "false",
+        "Send traces (OpenTelemetry); naming an endpoint switches it on as well.",
+        reference=True,
+    )
+    ojs_endpoint: str = variable(
+        "OJS_OTEL_ENDPOINT",
+        parsers.http_url,
+        "",
+        "Where traces go; wins over OTEL_EXPORTER_OTLP_ENDPOINT.",
+        reference=True,
+    )
+    otlp_endpoint: str = variable(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        parsers.http_url,
+        "",
+        "Where traces go: `http://collector:4317`.",
+        reference=True,
+    )
+    protocol: str = variable(
+        "OTEL_EXPORTER_OTLP_PROTOCOL",
+        one_of("grpc", "http/protobuf"),
+        "grpc",
+        "Protocol of the traces; a collector takes http/protobuf at port 4318.",
+    )
 
     @property
     def endpoint(self) -> str:
-        """Where traces are to go; empty for what OpenTelemetry takes by default."""
+        """Where traces go; empty for OpenTelemetry's own default."""
         return self.ojs_endpoint or self.otlp_endpoint
 
     @property
     def enabled(self) -> bool:
-        """Tell whether the operator asked for traces."""
+        """Whether the operator switched traces on."""
         return self.enabled_flag or bool(self.endpoint)

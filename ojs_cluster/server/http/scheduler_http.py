@@ -67,7 +67,7 @@ class Door:
 
     def open(self, store: Store) -> None:
         """Redis can be used: the scheduler is ready as long as it answers."""
-        self._collected = CachedMetrics(store, self._settings.metrics.queues)
+        self._collected = CachedMetrics(store, self._settings.http.metrics_queues)
         self._store = store
 
     async def serve(
@@ -119,7 +119,7 @@ class Door:
         if request.path == "/ready":
             ready = await self._is_ready()
             return _json(200 if ready else 503, {"status": "ready" if ready else "unavailable"})
-        if not self._settings.metrics.open:
+        if not self._settings.http.metrics_open:
             principal = self._access.authenticate(request.headers.get("authorization"))
             self._access.authorize(principal, _METRICS)
         if request.path == "/metrics":

@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,12 +23,13 @@ import trio
 from hypercorn.typing import ASGIFramework
 
 from ojs_cluster.core.access.client_address import TrustedProxies
-from ojs_cluster.http.app import App, HttpSettings, body_memory_budget_for
+from ojs_cluster.http.app import App, body_memory_budget_for
 from ojs_cluster.http.dispatch import passes_key_check
 from ojs_cluster.http.fast_lane.server import FastLane
 from ojs_cluster.http.hypercorn.asgi import read_head, send_response
 from ojs_cluster.http.hypercorn.quart_app import create_quart_app
 from ojs_cluster.http.routes import ROUTES
+from ojs_cluster.http.settings import HttpSettings
 from ojs_cluster.http.starting import starting_response
 from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.api_keys import ApiKeys
@@ -192,19 +194,12 @@ def connection_limits(listen: ListenSettings) -> ConnectionLimits:
 
 
 def http_settings(settings: Settings) -> HttpSettings:
-    """Give the HTTP layer its part of the configuration."""
-    access, limits = settings.access, settings.limits
-    return HttpSettings(
-        test_hooks=access.test_hooks,
-        require_lease=access.require_lease,
-        limits=limits.core(),
+    """Return the settings of the HTTP layer, with those that it shares with other sections."""
+    return replace(
+        settings.http,
+        limits=settings.limits,
         max_head=settings.listen.max_header_bytes,
-        max_body=limits.max_body_bytes,
-        max_batch_body=limits.max_batch_body_bytes,
-        max_bodies=limits.max_bodies_bytes,
         body_timeout_s=settings.listen.read_timeout_s,
-        metrics_open=settings.metrics.open,
-        metrics_queues=settings.metrics.queues,
     )
 
 

@@ -426,7 +426,7 @@ async def test_each_reload_of_the_keys_names_what_has_changed(
     hear(caplog)
     file = tmp_path / "keys.toml"
     write(file, ONE)
-    settings = AccessSettings("k", (), str(file), False, False, False, False)
+    settings = AccessSettings(api_key="k", keys_file=str(file))
     traffic = Traffic()
     keys = ApiKeys(settings, {}, Audit(traffic=traffic))
     await keys.load(trio.Event())

@@ -1,0 +1,1 @@
+"""Declarations of environment variables, beside the settings that they fill."""

@@ -1,0 +1,110 @@
+"""Parsers of environment variables: one small parser for each kind of value.
+
+A parser converts a text to a value. It raises ValueError with what it *accepts*, so that the
+operator reads "OJS_PORT='80a': expected a whole number from 1 to 65535".
+"""
+
+from __future__ import annotations
+
+import re
+
+from ojs_cluster.core.config.variable import Parser
+
+_UNITS_NS = {
+    "ns": 1,
+    "us": 1_000,
+    "µs": 1_000,
+    "μs": 1_000,
+    "ms": 1_000_000,
+    "s": 1_000_000_000,
+    "m": 60_000_000_000,
+    "h": 3_600_000_000_000,
+    # Go stops at hours; retention is more readable in days.
+    "d": 86_400_000_000_000,
+}
+_DURATION = re.compile(r"(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h|d)")
+_TRUE, _FALSE = {"true", "1", "yes", "on"}, {"false", "0", "no", "off"}
+
+
+def go_duration_ns(text: str) -> int:
+    """Return the nanoseconds of a Go duration: ``30s``, ``1m30s``, ``500ms``, ``1.5h``, or ``7d``.
+
+    Raises:
+        ValueError: any other text, also one with a sign.
+    """
+    if text == "0":
+        return 0
+    parts = _DURATION.findall(text)
+    if not parts or "".join(parts) != text:
+        raise ValueError("a duration such as 30s, 1m30s or 500ms")
+    total = 0.0
+    for part in parts:
+        unit = part.lstrip("0123456789.")
+        total += float(part[: -len(unit)]) * _UNITS_NS[unit]
+    return round(total)
+
+
+def seconds(*, least: float, most: float) -> Parser:
+    """Accept a duration between two numbers of seconds; the value is a float in seconds."""
+
+    def parse(text: str) -> float:
+        value = go_duration_ns(text) / 1e9
+        if not least <= value <= most:
+            raise ValueError(f"a duration from {least:g}s to {most:g}s such as 30s or 1m30s")
+        return value
+
+    return parse
+
+
+def milliseconds(*, least: int, most: int) -> Parser:
+    """Accept a duration between two numbers of milliseconds; the value is an integer."""
+
+    def parse(text: str) -> int:
+        value = go_duration_ns(text) // 1_000_000
+        if not least <= value <= most:
+            raise ValueError(f"a duration from {least}ms to {most // 1000}s such as 90s, 24h or 7d")
+        return value
+
+    return parse
+
+
+def integer(*, least: int, most: int) -> Parser:
+    """Accept a whole number between two bounds."""
+
+    def parse(text: str) -> int:
+        # int() also accepts "1_000", " 5" and other alphabets' digits.
+        if not re.fullmatch(r"-?[0-9]{1,18}", text) or not least <= int(text) <= most:
+            raise ValueError(f"a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def boolean(text: str) -> bool:
+    """Accept true/false, 1/0, yes/no, on/off in any case."""
+    lowered = text.lower()
+    if lowered not in _TRUE | _FALSE:
+        raise ValueError("true or false")
+    return lowered in _TRUE
+
+
+def one_of(*choices: str) -> Parser:
+    """Accept one of these words, in any case; the value is the word as written here."""
+
+    def parse(text: str) -> str:
+        for choice in choices:
+            if text.lower() == choice.lower():
+                return choice
+        raise ValueError("one of " + ", ".join(choices))
+
+    return parse
+
+
+def words(text: str) -> tuple[str, ...]:
+    """Accept comma separated words; spaces around them and empty ones are dropped."""
+    return tuple(word for word in (piece.strip() for piece in text.split(",")) if word)
+
+
+def non_empty(text: str) -> str:
+    """Accept any text."""
+    return text

@@ -1,0 +1,88 @@
+"""Environment variables, declared as fields of the settings that they fill.
+
+A field of a settings class is the only declaration of its variable. ``variable`` gives the field
+its default. ``ojs_cluster.server.config`` collects the variables of all sections, reads the
+environment, and makes the table of ``ojs-cluster config``. The page docs/configuration.md and the
+schema of the Helm chart are generated from the same declarations. Only that package reads the
+environment: every other part of the program gets the settings of its own section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any, Final
+
+Parser = Callable[[str], Any]
+"""Converts a text to a value; raises ValueError with what it accepts."""
+
+_KEY: Final = "variable"
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One environment variable.
+
+    Attributes:
+        name: as the operator writes it.
+        parse: converts a text to the value.
+        default: as text, in the form that the operator would write; empty for "not set".
+        summary: one line for the table of variables.
+        empty: the value when the variable is not set and has no default.
+        reference: the reference server has a variable of the same name.
+        secret: never shown.
+    """
+
+    name: str
+    parse: Parser
+    default: str
+    summary: str
+    empty: Any = ""
+    reference: bool = False
+    secret: bool = False
+
+    def value(self, text: str) -> Any:
+        """Return the value of ``text``, of the default when it is empty.
+
+        Raises:
+            ValueError: the message says what is accepted.
+        """
+        text = text or self.default
+        return self.parse(text) if text else self.empty
+
+
+def variable(
+    name: str,
+    parse: Parser,
+    default: str,
+    summary: str,
+    *,
+    empty: Any = "",
+    reference: bool = False,
+    secret: bool = False,
+    lazy_default: bool = False,
+) -> Any:
+    """Declare a field of a settings dataclass, and the variable that fills it.
+
+    Args:
+        name: of the variable.
+        parse: see ``Variable``.
+        default: see ``Variable``.
+        summary: see ``Variable``.
+        empty: see ``Variable``.
+        reference: see ``Variable``.
+        secret: see ``Variable``; the field is not part of the repr.
+        lazy_default: the default depends on the machine, so it is parsed when it is needed.
+    """
+    declared = Variable(name, parse, default, summary, empty, reference, secret)
+    metadata = {_KEY: declared}
+    if lazy_default:
+        factory = partial(declared.value, "")
+        return field(default_factory=factory, repr=not secret, metadata=metadata)
+    return field(default=declared.value(""), repr=not secret, metadata=metadata)
+
+
+def variables_of(settings: type) -> dict[str, Variable]:
+    """Return the variables of a settings dataclass, by the field that each fills."""
+    return {each.name: each.metadata[_KEY] for each in fields(settings) if _KEY in each.metadata}

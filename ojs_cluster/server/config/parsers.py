@@ -1,0 +1,110 @@
+"""Parsers of environment variables that only the server has, as in ``core.config.parsers``."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ojs_cluster.core.access.client_address import Network, parse_network
+from ojs_cluster.core.config.parsers import integer, words
+from ojs_cluster.redis.url import parse_redis_url
+
+AUTO_WORKERS_MAX = 16
+_MOST_NETWORKS = 100
+
+
+def networks(text: str) -> tuple[Network, ...]:
+    """Accept comma separated addresses and CIDR blocks."""
+    try:
+        found = tuple(parse_network(word) for word in words(text))
+    except ValueError:
+        found = ()
+    if not 0 < len(found) <= _MOST_NETWORKS:
+        raise ValueError(
+            f"at most {_MOST_NETWORKS} addresses or networks such as 10.0.0.0/8, 192.0.2.7 or "
+            "fd00::/8, none of which contains every address"
+        )
+    return found
+
+
+def api_key(text: str) -> str:
+    """Accept visible ASCII without spaces, which an Authorization header can carry."""
+    if not re.fullmatch(r"[!-~]+", text):
+        raise ValueError("a key of visible ASCII characters without spaces")
+    return text
+
+
+def api_keys(text: str) -> tuple[str, ...]:
+    """Accept comma separated keys."""
+    return tuple(api_key(word) for word in words(text))
+
+
+def workers(text: str) -> int:
+    """Accept a number of processes, or ``auto`` for as many as there are usable CPUs."""
+    if text.lower() == "auto":
+        return min(usable_cpus(), AUTO_WORKERS_MAX)
+    try:
+        value: int = integer(least=1, most=256)(text)
+    except ValueError:
+        raise ValueError("a whole number from 1 to 256, or auto") from None
+    return value
+
+
+def usable_cpus(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Return the number of usable CPUs: the affinity, bounded by the container's CPU quota."""
+    if hasattr(os, "sched_getaffinity"):
+        count = len(os.sched_getaffinity(0))
+    else:
+        count = os.cpu_count() or 1
+    try:
+        quota, period = quota_file.read_text().split()
+        # "max" means no limit; half a CPU still needs one process.
+        count = min(count, -(-int(quota) // int(period)))
+    except (OSError, ValueError):
+        pass
+    return max(count, 1)
+
+
+def host(text: str) -> str:
+    """Accept an IP address or a name; brackets around an IPv6 address are dropped."""
+    bare = text.removeprefix("[").removesuffix("]")
+    if not re.fullmatch(r"[0-9A-Za-z_.:%-]+", bare):
+        raise ValueError("an IP address or host name, such as 0.0.0.0, :: or localhost")
+    return bare
+
+
+def readable_file(text: str) -> str:
+    """Accept the path of a file that this process can read."""
+    if not Path(text).is_file() or not os.access(text, os.R_OK):
+        raise ValueError("the path of a readable file")
+    return text
+
+
+def http_url(text: str) -> str:
+    """Accept an http or https URL with a host (``host:port`` alone is taken as http).
+
+    It may appear in logs and tables, so it must not contain a password.
+    """
+    url = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # raises ValueError for an invalid port
+        if parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc:
+            return url
+    except ValueError:
+        pass
+    raise ValueError("a URL such as http://localhost:4318, without user and password")
+
+
+def redis_url(text: str) -> str:
+    """Accept a URL that the Redis client accepts; the value is the text itself."""
+    try:
+        parse_redis_url(text)
+    except ValueError as problem:
+        raise ValueError(
+            "redis://[user:password@]host:port[,host:port ...][/db], or rediss:// for TLS "
+            f"({problem})"
+        ) from None
+    return text
