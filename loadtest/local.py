@@ -1,8 +1,8 @@
-"""`make loadtest`: a load test of what `make run` starts, on a cluster of its own.
+"""``make loadtest``: a load test of what ``make run`` starts, on a cluster of its own.
 
     python -m loadtest.local [--profile mixed] [locust's own options]
 
-Without ``--host`` an embedded cluster with its nodes is started in a temporary folder.
+Without ``--host`` it starts an embedded cluster with its nodes in a temporary folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PROFILES = Path(__file__).parent / "profiles"
 
 @contextlib.contextmanager
 def dev(folder: str) -> Iterator[str]:
-    """Run `ojs-cluster dev` with its data in ``folder``; gives its URL once it serves."""
+    """Run ``ojs-cluster dev`` with its data in ``folder``; yield its URL when it serves."""
     command = [sys.executable, "-m", "ojs_cluster.cli", "dev", "--data", folder]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
@@ -37,12 +37,12 @@ def dev(folder: str) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        # Its output would otherwise fill the pipe, and it could not end.
+        # Otherwise its output would fill the pipe, and it could not end.
         process.communicate(timeout=60)
 
 
 def main() -> int:
-    """Run locust; its exit code, which is 1 when any request failed."""
+    """Run locust; return its exit code, which is 1 if a request has failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     names = sorted(path.stem for path in PROFILES.glob("*.conf"))
     parser.add_argument("--profile", default="mixed", choices=names)

@@ -1,9 +1,9 @@
-"""Everything at once: producers, workers of both kinds, cron jobs, workflows.
+"""All users together: producers, both kinds of workers, cron jobs, workflows.
 
     locust -f loadtest/locustfile.py --host http://localhost:8080
     locust --config loadtest/profiles/mixed.conf --host https://jobs.example.com
 
-A name of a class at the end picks users: ``... Producer``.
+Class names at the end select users: ``... Producer``.
 """
 
 from loadtest.users import BatchWorker, CronUser, Producer, Worker, WorkflowUser

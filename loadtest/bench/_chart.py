@@ -1,4 +1,4 @@
-"""A bar chart as an SVG file that is the same for the same figures."""
+"""Draw a bar chart as an SVG file that is identical for identical numbers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ def draw_bars(path: Path, title: str, bars: Mapping[str, Mapping[str, float]]) -
     """Draw groups of bars, each bar with its value.
 
     Args:
-        title: with the unit.
-        bars: name of the group -> name of the series -> value.
+        path: the file to write.
+        title: the title, with the unit.
+        bars: group name to series name to value.
     """
-    # Here, because only those who ask for a chart need it (the extra `loadtest`).
+    # Imported here, because only charts need it (the extra `loadtest`).
     import matplotlib as mpl
 
     mpl.use("svg")

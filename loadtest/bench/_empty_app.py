@@ -1,4 +1,4 @@
-"""Stock hypercorn on trio with a raw ASGI application that does nothing: the yardstick.
+"""A raw ASGI application that does nothing, on stock hypercorn with trio, as a baseline.
 
 python -m loadtest.bench._empty_app PORT
 """
@@ -14,7 +14,7 @@ from hypercorn.trio import serve
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
-    """Answer at once."""
+    """Respond at once."""
     if scope["type"] == "lifespan":
         await receive()
         await send({"type": "lifespan.startup.complete"})
@@ -27,10 +27,10 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
 
 
 def main() -> None:
-    """Serve until killed."""
+    """Serve until the process is killed."""
     config = Config()
     config.bind = [f"127.0.0.1:{sys.argv[1]}"]
-    # Its only setting that is not stock: by default it closes a connection after 1000 requests.
+    # The only changed setting: by default hypercorn closes a connection after 1000 requests.
     config.keep_alive_max_requests = 2**62
     serving: Any = serve
     trio.run(serving, app, config)

@@ -1,4 +1,4 @@
-"""Jobs for benchmarks that talk to the store without HTTP, and what Redis says of its memory."""
+"""Create jobs for benchmarks that use the store without HTTP, and read Redis's memory use."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ojs_cluster.store.fetch.fetch import fetch
 from ojs_cluster.store.jobs.ack import ack
 
 CHUNK = 1000
-"""Jobs in one script while filling."""
+"""Jobs per script while filling."""
 
 
 def new_job(queue: str, size: int = 200, more: bytes = b"") -> NewJob:
-    """A job with ``size`` bytes of args; ``more`` are members of its options, after a comma."""
+    """Return a job with ``size`` bytes of args; ``more`` are further members of its options."""
     return parse_job(
         b'{"type":"bench.job","args":["%b"],"options":{"queue":"%b"%b}}'
         % (b"x" * (size - 4), queue.encode(), more)
@@ -56,7 +56,7 @@ async def at_once(tasks: int, times: int, call: Callable[[], Awaitable[object]])
 
 
 async def used_memory(store: Store) -> int:
-    """Bytes that all masters use."""
+    """Return the bytes that all masters use."""
     total = 0
     for reply in (await store.redis.call_masters("INFO", "memory")).values():
         assert isinstance(reply, bytes)

@@ -1,7 +1,7 @@
-"""A load generator that costs little: plain sockets, bare epoll, no parsing beyond a `find`.
+"""A load generator with little overhead: plain sockets, bare epoll, no parsing beyond ``find``.
 
-A process of its own, started by the benchmarks, so that it never shares an interpreter with what it
-measures. Prints one line of JSON.
+The benchmarks start it as a process of its own, so that it shares no interpreter with the measured
+server. It prints one line of JSON.
 
     python -m loadtest.bench._load HOST PORT --kind lifecycle --connections 32 --seconds 3
 """
@@ -20,7 +20,7 @@ from collections.abc import Generator
 END = b"\r\n\r\n"
 LENGTH = b"content-length: "
 
-# Yields requests, is sent the responses; one per connection.
+# A generator that yields requests and receives the responses; one per connection.
 Script = Generator[bytes, bytes, None]
 
 
@@ -60,16 +60,16 @@ def main() -> None:
 
 
 def empty(host: str) -> Script:
-    """The smallest request, again and again."""
+    """Send the smallest request in a loop."""
     request = b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host.encode()
     while True:
         check(request, (yield request), b" 200 ")
 
 
 def lifecycle(host: str, queue: str) -> Script:
-    """Enqueue a job, fetch one, acknowledge it, again and again, on a queue of its own."""
+    """Enqueue, fetch and acknowledge one job in a loop, on a queue of its own."""
     key = os.environ.get("OJS_API_KEY")
-    # As real clients send them: an SDK's requests carry about this much.
+    # Headers of about the size that SDKs send.
     fixed = (
         f"Host: {host}\r\nUser-Agent: bench\r\nAccept: */*\r\nContent-Type: application/json\r\n"
     )
@@ -87,7 +87,7 @@ def lifecycle(host: str, queue: str) -> Script:
         check(enqueue, (yield enqueue), b" 201 ")
         fetched = yield fetch
         check(fetch, fetched, b" 200 ")
-        # Servers that know no lease ids take the worker's.
+        # Servers without lease ids use the id of the worker.
         body = b'{"job_id":"%b","worker_id":"%b"' % (member(fetched, b"id"), queue.encode())
         lease = member(fetched, b"lease_id")
         body += b',"lease_id":"%b"}' % lease if lease else b"}"
@@ -96,7 +96,7 @@ def lifecycle(host: str, queue: str) -> Script:
 
 
 def member(response: bytes, name: bytes) -> bytes:
-    """The first text of this name in a JSON body; empty when there is none."""
+    """Return the first string with this name in a JSON body; empty without one."""
     at = response.find(b'"%b":"' % name)
     if at < 0:
         return b""
@@ -105,16 +105,17 @@ def member(response: bytes, name: bytes) -> bytes:
 
 
 def check(request: bytes, response: bytes, status: bytes) -> None:
-    """Whoever is measured has to do the work."""
+    """Raise an error if the measured server did not do the work."""
     if response[8:13] != status:
         raise SystemExit(f"expected{status.decode()}for {request!r}: {response!r}")
 
 
 def drive(host: str, port: int, scripts: list[Script], seconds: float) -> list[float]:
-    """Run every script on its own keep-alive connection; gives each request's time in s.
+    """Run every script on its own keep-alive connection; return the time of each request in
+    seconds.
 
-    On a small machine what the generator takes is what the server cannot have: bare epoll, for
-    `selectors` took a tenth of its time.
+    Bare epoll is used because ``selectors`` took a tenth of the time, which the server lacks on a
+    small machine.
     """
     times: list[float] = []
     poll, connections = select.epoll(), _connect(host, port, scripts)
@@ -140,10 +141,10 @@ def drive(host: str, port: int, scripts: list[Script], seconds: float) -> list[f
 def drive_open(
     host: str, port: int, scripts: list[Script], seconds: float, rate: float
 ) -> list[float]:
-    """Send endless scripts' requests at moments fixed in advance, whatever became of earlier ones.
+    """Send the requests of endless scripts at fixed times, independent of earlier responses.
 
-    A request that finds every connection busy waits here; its time runs from the moment it was
-    meant for, so that a server which stalls is charged with all who had to wait.
+    A request that finds every connection busy waits here. Its time counts from its scheduled time,
+    so that a stall of the server counts for every request that had to wait.
     """
     times: list[float] = []
     poll, connections = select.epoll(), _connect(host, port, scripts)
@@ -167,7 +168,7 @@ def drive_open(
 
 
 class _Connection:
-    """What one script says over one connection; ``request`` is empty when it has said all."""
+    """One script on one connection; ``request`` is empty after its last request."""
 
     __slots__ = ("_before", "_script", "request", "since", "sock")
 
@@ -183,7 +184,7 @@ class _Connection:
         self.sock.sendall(self.request)
 
     def receive(self) -> bool:
-        """Take what came; True once the response is whole, and the next request is known."""
+        """Receive data; return whether the response is complete and the next request is known."""
         piece = self.sock.recv(65_536)
         if not piece:
             raise SystemExit("the server closed a connection")
@@ -200,7 +201,7 @@ class _Connection:
 
 
 def _connect(host: str, port: int, scripts: list[Script]) -> dict[int, _Connection]:
-    """By their descriptors."""
+    """Return connections by file descriptor."""
     connections = {}
     for script in scripts:
         sock = socket.create_connection((host, port))
@@ -210,7 +211,7 @@ def _connect(host: str, port: int, scripts: list[Script]) -> dict[int, _Connecti
 
 
 def is_complete(response: bytes) -> bool:
-    """Whether the body is there, by its Content-Length."""
+    """Return whether the body is complete, by its Content-Length."""
     head = response.find(END)
     if head < 0:
         return False

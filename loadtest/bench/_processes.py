@@ -1,4 +1,4 @@
-"""Processes under measurement: starting them, and what they have used."""
+"""Start processes under measurement and read their processor time."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def cpu_s(pids: Iterable[int]) -> float:
-    """Processor time that these processes have used so far, user and system, in s.
+    """Return the processor time that these processes have used so far, user and system, in seconds.
 
-    By the scheduler's own count, in ns; where the kernel keeps none, in ticks of 10 ms.
+    It uses the scheduler's count in ns; if the kernel has none, ticks of 10 ms.
     """
     return sum(_exact_s(pid) or _ticks_s(pid) for pid in pids)
 
 
 def _exact_s(pid: int) -> float:
-    """What all threads that live now have run; 0 where the kernel does not count it."""
+    """Return the run time of all live threads; 0 where the kernel does not count it."""
     total = 0
     for path in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended just now
@@ -37,7 +37,7 @@ def _ticks_s(pid: int) -> float:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -45,7 +45,7 @@ def free_port() -> int:
 
 
 def children_of(pid: int) -> list[int]:
-    """Direct children of a process, whichever of its threads started them (Linux)."""
+    """Return the direct children of a process, from all of its threads (Linux)."""
     texts = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     return [int(child) for text in texts for child in text.split()]
 
@@ -54,7 +54,7 @@ def children_of(pid: int) -> list[int]:
 def running(
     arguments: Sequence[str], port: int, env: dict[str, str], python: str = sys.executable
 ) -> Iterator[int]:
-    """Run `python -m ...` until the block ends; gives its pid once it accepts on the port."""
+    """Run ``python -m ...`` until the block ends; yield its pid once it accepts on the port."""
     process = subprocess.Popen(
         [python, *arguments],
         env={**os.environ, **env},

@@ -2,8 +2,8 @@
 
     python -m loadtest.bench._slow_link LISTEN_PORT TARGET_PORT DELAY_MS
 
-Each direction has the delay, so a round trip takes twice as long. Nothing is dropped or reordered,
-and what is on the way does not keep what follows from being sent: only latency is added.
+Each direction has the delay, so a round trip takes twice as long. Nothing is dropped or reordered.
+Bytes in transit do not delay later bytes: only latency is added.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tables that can be read as they are printed and pasted into a Markdown page."""
+"""Print tables that are readable in a terminal and valid in Markdown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ojs_cluster.server.embedded.servers import ServerBinary
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table; the first column to the left, all others to the right."""
+    """Print a table; the first column left-aligned, all others right-aligned."""
     lines = [list(heads), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -22,7 +22,7 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
 
 
 def print_setting(binary: ServerBinary, how: str) -> None:
-    """Say on what and when the table below was measured."""
+    """Print the machine and the date of the table below."""
     print(
         f"{time.strftime('%Y-%m-%d', time.gmtime())}, {binary.kind} {binary.version}, "
         f"{os.cpu_count()} cores, load average {os.getloadavg()[0]:.1f}; {how}\n"
@@ -30,11 +30,11 @@ def print_setting(binary: ServerBinary, how: str) -> None:
 
 
 def ratio(values: Sequence[float], base: Sequence[float]) -> str:
-    """How the median of one list compares with another's."""
+    """Return the ratio of the medians of two lists."""
     return f"{statistics.median(values) / statistics.median(base):.2f}"
 
 
 def quantile(values: Sequence[float], q: float) -> float:
-    """The smallest value that at least the share ``q`` of them does not exceed."""
+    """Return the smallest value that at least the share ``q`` of the values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(q * len(ordered)))]

@@ -1,4 +1,4 @@
-"""Servers under load, and what was measured of them."""
+"""Servers under load and their measurements."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from ojs_cluster.server.embedded.servers import Embedded, ServerBinary
 
 @dataclass
 class Target:
-    """A server under load and what was measured of it. Costs are us of processor per request."""
+    """A server under load and its measurements. Costs are microseconds of processor time per
+    request.
+    """
 
     name: str
     host: str
@@ -37,26 +39,28 @@ class Target:
     def load_command(
         self, seconds: float, connections: int, rate: float | None = None
     ) -> list[str]:
-        """The load generator's command line; with ``rate``, requests a second in an open loop."""
+        """Return the command line of the load generator; with ``rate``, requests per second in an
+        open loop.
+        """
         command = [sys.executable, "-m", "loadtest.bench._load", self.host, str(self.port)]
         command += ["--kind", self.kind, "--connections", str(connections)]
         command += ["--seconds", str(seconds)]
         return command + (["--rate", str(rate)] if rate else [])
 
     def load(self, seconds: float, connections: int, rate: float | None = None) -> dict[str, Any]:
-        """Load it and give what the generator says."""
+        """Run the load generator and return its result."""
         command = self.load_command(seconds, connections, rate)
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         found: dict[str, Any] = json.loads(done.stdout)
         return found
 
     def forget(self) -> None:
-        """That was to warm up."""
+        """Discard the measurements of the warm-up."""
         for values in (self.rates, self.api_us, self.redis_us, self.p50_ms):
             values.clear()
 
     def measure(self, seconds: float, connections: int) -> None:
-        """Load it for some seconds."""
+        """Measure the server under load for some seconds."""
         api, redis = cpu_s(self.api_pids), cpu_s(self.redis_pids)
         found = self.load(seconds, connections)
         requests = found["requests"]
@@ -66,7 +70,7 @@ class Target:
         self.redis_us.append((cpu_s(self.redis_pids) - redis) / requests * 1e6)
 
     def row(self, empty: Target) -> str:
-        """Its line of the table."""
+        """Return its row of the table."""
         rate, base = statistics.median(self.rates), statistics.median(empty.rates)
         api, base_api = statistics.median(self.api_us), statistics.median(empty.api_us)
         redis = statistics.median(self.redis_us)
@@ -77,7 +81,7 @@ class Target:
 
 
 def take_rounds(targets: list[Target], rounds: int, seconds: float, connections: int) -> None:
-    """Warm up, then measure all in turn, round after round."""
+    """Warm up, then measure all targets in turn, round after round."""
     for target in targets:
         target.measure(min(1.0, seconds), connections)
         target.forget()
@@ -96,9 +100,9 @@ def start(
     lane: str = "1",
     python: str = sys.executable,
 ) -> Target:
-    """One API process over servers of its own: a cluster of ``masters``, or one standalone (0).
+    """Start one API process with its own servers: a cluster of ``masters``, or one standalone (0).
 
-    ``python`` runs the API process; its virtual environment has what the server depends on.
+    ``python`` runs the API process; its environment has the dependencies of the server.
     """
     embedded = Embedded(
         folder / name, binary=binary, masters=masters or 1, cluster=masters > 0, append_only=False

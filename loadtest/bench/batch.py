@@ -1,13 +1,13 @@
-"""What batches save: jobs per second, 100 in a request against one in a request.
+"""What batches save: jobs per second with 100 jobs in a request, against one.
 
     python -m loadtest.bench.batch [--jobs 4000] [--rounds 5] [--quick]
 
-One API process over one standalone server. In each round the same number of jobs is enqueued, then
-all are fetched, then all acknowledged, one by one and by 100. That is done twice: by one worker,
-over one connection, who waits for each answer before it asks again; and by as many as keep the
-server busy, 16 connections one by one against 4 by 100. The ways take turns. Requests are made
-before the clock runs and answers read after it, so that the load generator counts for little.
-Processor time per job of the API process and of Redis is read from /proc.
+One API process runs over one standalone server. In each round the same number of jobs is enqueued,
+then all are fetched, then all acknowledged, one by one and by 100. This is done twice: by one
+worker on one connection that waits for each response, and by enough connections to keep the server
+busy (16 for single jobs, 4 for 100). The variants alternate. Requests are created before the clock
+starts and responses parsed after it stops, so that the load generator counts little. Processor time
+per job of the API process and of Redis is read from /proc.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LONG_S = 600.0
 
 @dataclass
 class Way:
-    """One or many in a request, over some connections; figures per verb, a value per round."""
+    """One or many jobs per request on some connections; results per verb, one value per round."""
 
     size: int
     connections: int
@@ -46,12 +46,12 @@ class Way:
     redis_us: dict[str, list[float]] = field(default_factory=dict)
 
     def forget(self) -> None:
-        """That was to warm up."""
+        """Discard the measurements of the warm-up."""
         self.rates, self.api_us, self.redis_us = {}, {}, {}
 
 
 def post(path: str, body: object) -> bytes:
-    """A request as the SDKs send it."""
+    """Return a request as the SDKs send it."""
     raw = json.dumps(body).encode()
     key = os.environ.get("OJS_API_KEY")
     head = f"POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
@@ -69,7 +69,7 @@ def enqueue(size: int, times: int) -> Script:
 
 
 def fetch(size: int, times: int, into: list[bytes]) -> Script:
-    """Fetch jobs and keep the answers."""
+    """Fetch jobs and keep the responses."""
     request = post(
         "/ojs/v1/workers/fetch", {"queues": [QUEUE], "count": size, "worker_id": "bench"}
     )
@@ -80,7 +80,7 @@ def fetch(size: int, times: int, into: list[bytes]) -> Script:
 
 
 def leases(answers: list[bytes]) -> list[dict[str, str]]:
-    """Ids and leases of the jobs that were fetched."""
+    """Return ids and leases of the fetched jobs."""
     return [
         {"job_id": job["id"], "lease_id": job["lease_id"]}
         for answer in answers
@@ -89,7 +89,7 @@ def leases(answers: list[bytes]) -> list[dict[str, str]]:
 
 
 def acks(size: int, jobs: list[dict[str, str]]) -> list[bytes]:
-    """The requests that acknowledge these jobs."""
+    """Return the requests that acknowledge these jobs."""
     if size == 1:
         return [post("/ojs/v1/workers/ack", {**job, "worker_id": "bench"}) for job in jobs]
     return [
@@ -99,13 +99,13 @@ def acks(size: int, jobs: list[dict[str, str]]) -> list[bytes]:
 
 
 def send(requests: list[bytes]) -> Script:
-    """Send what was made before."""
+    """Send the prepared requests."""
     for request in requests:
         check(request, (yield request), b" 200 ")
 
 
 def one_round(target: Target, way: Way, jobs: int) -> None:
-    """The jobs' whole way, phase by phase."""
+    """Run the whole lifecycle of the jobs, phase by phase."""
     times = jobs // (way.size * way.connections)
     total = times * way.size * way.connections
     answers: list[bytes] = []
@@ -135,7 +135,7 @@ def one_round(target: Target, way: Way, jobs: int) -> None:
 
 
 def rows(single: Way, many: Way) -> list[list[str]]:
-    """A line per verb, and one for the whole way."""
+    """Return a row per verb, and one for the whole lifecycle."""
     lines = [
         [
             verb,

@@ -1,15 +1,14 @@
-"""How long the longest run of each script keeps its node from all other clients.
+"""For how long the longest run of each script blocks its node.
 
     python -m loadtest.bench.blocking [--server redis-server]
 
-Redis serves no other client while a script runs, and no script is to run for more than 10 ms on
-what the default settings allow. All scripts run, on jobs of the largest size and on the largest
-inputs: the same that ``tests/store/scripts/test_largest_jobs.py`` holds to a number of commands and
-bytes.
+Redis serves no other client while a script runs. No script may run for more than 10 ms on data that
+the default settings allow. All scripts run on jobs of the largest size and on the largest inputs,
+the same for which ``tests/store/scripts/test_largest_jobs.py`` bounds the commands and bytes.
 
-Times are the processor time of the server's main thread from one command to the next, so a busy
-machine changes little. They include what the server needs to read the command and to write its
-answer, less the time of an empty command.
+Times are the processor time of the server's main thread from one command to the next, so other load
+on the machine has little effect. They include reading the command and writing the reply, minus the
+time of an empty command.
 """
 
 from __future__ import annotations
@@ -40,18 +39,18 @@ BOUND_MS = 10.0
 
 
 class Stopwatch:
-    """Takes the processor time of one server's scripts, one at a time."""
+    """Measures the processor time of one server's scripts, one at a time."""
 
     def __init__(self, db: redis.Redis) -> None:
         self._db = db
         empty = sorted(self._elapsed_ms(self._now_ms()) for _ in range(50))
         self._empty_ms = empty[len(empty) // 2]
         self.longest: defaultdict[str, float] = defaultdict(float)
-        """Per script the longest run in ms."""
+        """Per script, the longest run in milliseconds."""
         self.runs: Counter[str] = Counter()
 
     async def take(self, run: Callable[[], Awaitable[Any]], name: str) -> Any:
-        """Run a script and note how long it took."""
+        """Run a script and record its time."""
         began_ms = self._now_ms()
         try:
             return await run()

@@ -1,10 +1,11 @@
-"""What a request costs on a cluster, against one standalone server: 1, 2 and 3 masters.
+"""The cost of a request on clusters of 1, 2 and 3 masters, against one standalone server.
 
     python -m loadtest.bench.clusters [--seconds 3] [--rounds 5] [--quick]
 
-One API process over each, all in the same run and in turn: 32 connections enqueue, fetch and
-acknowledge jobs, each in a queue of its own. All share this machine's cores, so requests per second
-say little about more masters; the processor time per request does, API and all masters apart.
+One API process runs over each, all in the same run and in turn: 32 connections enqueue, fetch and
+acknowledge jobs, each in its own queue. All share the cores of this machine, so requests per second
+say little about more masters. The processor time per request does, separately for the API and all
+masters.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ CONNECTIONS = 32
 
 
 def row(target: Target, base: Target) -> list[str]:
-    """Its line: rates and costs, and how they compare with the standalone server's."""
+    """Return the row of a target: rates and costs, and their ratios to the standalone server."""
     both = [a + b for a, b in zip(target.api_us, target.redis_us, strict=True)]
     both_base = [a + b for a, b in zip(base.api_us, base.redis_us, strict=True)]
     return [

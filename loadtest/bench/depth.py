@@ -1,12 +1,12 @@
-"""What a long queue costs, or many queues, or many jobs that are scheduled, active or dead.
+"""The cost of a long queue, of many queues, and of many scheduled, active or dead jobs.
 
     python -m loadtest.bench.depth [--deep 1000000] [--rounds 9] [--quick]
 
-Each case is a standalone server of its own, filled first: so many jobs in the queue that is
-measured, so many other queues, or so many jobs of the same queue in another state. Then the rounds
-go through all cases in turn: enqueue, fetch, ack and cancel of single jobs, 16 callers at once, and
-the statistics of the queue. Printed is Redis's processor time per call, from /proc: the first
-case's (1000 queued jobs) in us, and how all others compare with it.
+Each case has its own standalone server, filled first: with jobs in the measured queue, with other
+queues, or with jobs of the same queue in another state. The rounds go through all cases in turn:
+enqueue, fetch, ack and cancel of single jobs by 16 concurrent callers, and the statistics of the
+queue. The table has Redis's processor time per call, from /proc: for the first case (1000 available
+jobs) in microseconds, for all others as a ratio to it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ FAR = b',"scheduled_at":"2099-01-01T00:00:00Z"'
 
 @dataclass
 class Case:
-    """What a server holds before it is measured, and us per call by verb, a value per round."""
+    """How a server is filled before the measurement, and us per call by verb and round."""
 
     name: str
     prepare: Callable[[Store], Awaitable[None]]
@@ -57,25 +57,25 @@ class Case:
 
 
 async def queued(store: Store, count: int) -> None:
-    """So many jobs in the queue."""
+    """Fill the queue with this many available jobs."""
     await fill(store, QUEUE, count)
 
 
 async def queues(store: Store, count: int) -> None:
-    """So many other queues with a job each."""
+    """Create this many other queues with one job each."""
     for start in range(0, count, 500):
         await enqueue_many(store, [new_job(f"other-{i}") for i in range(start, start + 500)])
     await fill(store, QUEUE, SHALLOW)
 
 
 async def scheduled(store: Store, count: int) -> None:
-    """So many jobs of the queue that are not due for long."""
+    """Fill the queue with this many scheduled jobs that are not due soon."""
     await fill(store, QUEUE, count, more=FAR)
     await fill(store, QUEUE, SHALLOW)
 
 
 async def active(store: Store, count: int) -> None:
-    """So many jobs of the queue that workers have."""
+    """Fill the queue with this many active jobs."""
     await fill(store, QUEUE, count)
     held = 0
     while held < count:
@@ -84,7 +84,7 @@ async def active(store: Store, count: int) -> None:
 
 
 async def dead(store: Store, count: int) -> None:
-    """So many dead letters of the queue."""
+    """Fill the queue with this many dead letters."""
     await fill(store, QUEUE, count, more=DEAD)
     failure = parse_failure(b'{"message":"no"}')
     for _ in range(count // 500):
@@ -100,7 +100,7 @@ async def _take(store: Store, count: int) -> list[JobRecord]:
 
 
 async def one_round(store: Store, pids: Sequence[int], case: Case, calls: int) -> None:
-    """Each verb so many times; the queue is as long afterwards as before."""
+    """Run each verb this many times; the length of the queue is the same afterwards."""
     times = calls // CALLERS
     held: list[JobRecord] = []
     waiting: list[JobRecord] = []
@@ -126,7 +126,7 @@ async def one_round(store: Store, pids: Sequence[int], case: Case, calls: int) -
     await measure("enqueue", put_one)
     await measure("fetch", take_one)
     await measure("ack", ack_one)
-    # At the queue's far end. A queue that is not deeper than a round may have given some away.
+    # At the far end of the queue. A queue that is not longer than a round may have lost some.
     waiting.clear()
     waiting += await enqueue_many(store, [new_job(QUEUE)] * (times * CALLERS))
     await measure("cancel", cancel_one)
@@ -134,7 +134,7 @@ async def one_round(store: Store, pids: Sequence[int], case: Case, calls: int) -
 
 
 async def run(servers: Sequence[Embedded], cases: Sequence[Case], rounds: int, calls: int) -> None:
-    """Fill, measure, print."""
+    """Fill, measure and print all cases."""
     settings = StoreSettings(dead_letter_max=10_000_000)
     async with contextlib.AsyncExitStack() as stack:
         stores = []
@@ -155,7 +155,7 @@ async def run(servers: Sequence[Embedded], cases: Sequence[Case], rounds: int, c
 
 
 def all_cases(deep: int) -> list[Case]:
-    """The cases, the one all others are compared with first."""
+    """Return the cases, first the one that the others are compared with."""
     some = max(500, deep // 10)
     return [
         Case(f"{SHALLOW:,} queued", partial(queued, count=SHALLOW)),

@@ -1,25 +1,24 @@
-"""How late do due jobs become available when 10 000 of them are due at the same moment?
+"""How late do jobs become available when 10 000 of them are due at the same time?
 
     python -m loadtest.bench.due_latency [--jobs 10000] [--rounds 3] [--quick]
 
-An embedded cluster of three masters, one scheduler process with its default settings, nobody
-fetching (a fetch would promote what it looks for by itself). All jobs get the same `scheduled_at`,
-some seconds ahead; once in one queue, which is one shard and so the worst case, and once over 64
-queues. Then as many in one queue that are due one after the other within 5 s.
+An embedded cluster of three masters runs with one scheduler process with default settings. No
+worker fetches, because a fetch promotes due jobs itself. All jobs get the same ``scheduled_at``,
+some seconds ahead: once in one queue, which is one shard and so the worst case, and once over 64
+queues. Then the same number of jobs in one queue become due one after the other within 5 s.
 
-Two measurements of the same run (of jobs that are due one after the other only the second):
+Two measurements of the same run (for jobs that are due one after the other only the second):
 
 - *seen*: an observer that shares no code with the server (redis-py, one connection per master)
-  asks for TIME and the sizes of the `due` sets concerned, in one pipeline, every few ms. A job
-  counts as available in the first observation in which it is gone from `due`; the script that
-  moves it is atomic, so it is then in its queue. Includes the observer's own period, printed.
-- *stamped*: `enqueued_at - scheduled_at` as stored in each job, that is the time at which the
-  script that moved it began.
+  reads TIME and the sizes of the ``due`` sets in one pipeline every few ms. A job counts as
+  available in the first observation without it in ``due``. The script that moves it is atomic, so
+  the job is in its queue by then. The time includes the observer's own period, which is printed.
+- *stamped*: ``enqueued_at - scheduled_at`` as stored in each job. The former is the time at which
+  the script that moved the job began.
 
-Both sides of each difference are read from one Redis node's clock. On a machine that does other
-work too the lateness is that work's: the load average is printed with it, and the processor time
-that all masters together spent per job, the observer's questions and what they do when idle
-included, is what remains when they have their cores for themselves.
+Both times of each difference come from the clock of one Redis node. On a busy machine the delay is
+that of the machine, so the load average is printed too. The processor time of all masters per job
+is what remains on idle cores. It includes the observer's commands and idle work.
 """
 
 from __future__ import annotations
@@ -51,25 +50,25 @@ from ojs_cluster.store.open import open_store
 SHARDS = 64
 BATCH = 500
 LEAD_S = 2.0
-"""Between the end of enqueueing and the due moment."""
+"""Time between the end of enqueueing and the due time."""
 SPREAD_MS = 5000
 LATEST_S = 60.0
-"""After the last due moment: a scheduler that has ended must not keep the bench from its end."""
+"""Longest wait after the last due time, in case the scheduler has ended."""
 PERIOD_S = 0.004
-"""Of the observers: short enough to see a p99, long enough not to be the load themselves."""
+"""Period of the observers: short enough to see a p99, long enough to add little load."""
 
 
 @dataclass
 class Observer:
-    """Watches the shards of one master from a thread of its own."""
+    """Watches the shards of one master from its own thread."""
 
     node: Node
     shards: Sequence[Shard]
     samples: list[tuple[float, int]] = field(default_factory=list)
-    """(Redis time in ms, jobs still waiting in `due`)."""
+    """(Redis time in ms, jobs that are still in `due`)."""
 
     def run(self, until_ms: int) -> None:
-        """Sample until nothing waits, `until_ms` at the earliest."""
+        """Sample until no job is in ``due``, and at least until ``until_ms``."""
         with self.node.client() as client:
             while True:
                 with client.pipeline(transaction=False) as pipeline:
@@ -84,7 +83,9 @@ class Observer:
                 time.sleep(PERIOD_S)
 
     def lateness(self, due_ms: int) -> Iterator[float]:
-        """Ms after `due_ms` at which each job of this master was first seen available."""
+        """Return per job of this master the ms after ``due_ms`` at which it was first seen
+        available.
+        """
         left = self.samples[0][1]
         for now_ms, waiting in self.samples:
             for _ in range(left - waiting):
@@ -94,11 +95,11 @@ class Observer:
 
 @dataclass(frozen=True)
 class Round:
-    """What one round brought, in ms. Without observers, `seen` and `period` are not known."""
+    """The result of one round, in ms. Without observers, ``seen`` and ``period`` are unknown."""
 
     stamped: list[float]
     cpu_us: float
-    """Processor time of the masters per job, in us."""
+    """Processor time of the masters per job, in microseconds."""
     seen: list[float] | None = None
     period: float = 0.0
 
@@ -137,7 +138,7 @@ def main() -> None:
 
 @contextmanager
 def scheduler_process(url: str) -> Iterator[None]:
-    """Run a scheduler beside us and wait until it leads."""
+    """Run a scheduler process and wait until it leads."""
     command = [sys.executable, "-m", "tests.scheduler.process", url]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -151,7 +152,7 @@ def scheduler_process(url: str) -> Iterator[None]:
 
 
 async def one_round(embedded: Embedded, jobs: int, queues: int, number: int) -> Round:
-    """Enqueue, watch, read back."""
+    """Enqueue, watch, and read the jobs."""
     async with open_store(ClientSettings.from_url(embedded.url), shards=SHARDS) as store:
         names = [f"late-{number}-{i}" for i in range(queues)]
         due_ms = await _redis_ms(store) + int(1000 * (LEAD_S + jobs / 2000))
@@ -173,7 +174,7 @@ async def one_round(embedded: Embedded, jobs: int, queues: int, number: int) -> 
 
 
 async def spread_round(embedded: Embedded, jobs: int, number: int) -> Round:
-    """Jobs of one queue that are due one after the other."""
+    """Run a round with jobs of one queue that are due one after the other."""
     async with open_store(ClientSettings.from_url(embedded.url), shards=SHARDS) as store:
         due_ms = await _redis_ms(store) + int(1000 * (LEAD_S + jobs / 2000))
         due = await _enqueue(store, [f"spread-{number}"], jobs, due_ms, SPREAD_MS)
@@ -205,7 +206,7 @@ async def _redis_ms(store: Store) -> int:
 async def _enqueue(
     store: Store, names: Sequence[str], jobs: int, due_ms: int, spread_ms: int = 0
 ) -> dict[str, int]:
-    """Returns when each job is due, by its id."""
+    """Enqueue the jobs; return the due time of each id."""
     moments = [due_ms + i * spread_ms // jobs for i in range(jobs)]
     new = [
         parse_job(

@@ -1,11 +1,12 @@
-"""What the API costs under other builds of Python: processor time per request, as a ratio.
+"""The cost of the API on other builds of Python: the ratio of processor time per request.
 
     python -m loadtest.bench.interpreters /path/to/venv/bin/python ... [--rounds 5] [--quick]
 
-Each Python named runs an API process over a standalone server of its own; the Python that runs this
-comes first and is what the others are compared with. All are measured in the same run and in turn,
-with one load generator: 32 connections enqueue, fetch and acknowledge jobs. A Python that is named
-needs what the server depends on: `python -m venv /tmp/v && /tmp/v/bin/pip install '.[embedded]'`.
+Each given Python runs an API process with its own standalone server. The Python that runs this
+benchmark comes first; the others are compared with it. All are measured in the same run and in
+turn, with one load generator: 32 connections enqueue, fetch and acknowledge jobs. A given Python
+needs the dependencies of the server: ``python -m venv /tmp/v && /tmp/v/bin/pip install
+'.[embedded]'``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _TELL = (
 
 
 def described(python: str) -> str:
-    """Version and build of a Python, as its row is called."""
+    """Return version and build of a Python, as the name of its row."""
     done = subprocess.run([python, "-c", _TELL], stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout.strip()
 

@@ -1,13 +1,14 @@
-"""Latency at 30, 60 and 90 % of the rate at which the server is full, in an open loop.
+"""Latency at 30, 60 and 90 % of the full rate of the server, in an open loop.
 
     python -m loadtest.bench.latency [--seconds 5] [--rounds 3] [--quick]
                                      [--chart docs/latency.svg]
 
-One API process over one standalone server. First the full rate: 32 connections that send as soon as
-they are answered. Then requests at moments fixed in advance, on up to 256 connections, each timed
-from the moment it was meant for: a stall is charged with everybody who had to wait for its end,
-which a closed loop would not see (coordinated omission). The load is enqueue, fetch, ack in equal
-parts. Rates are in requests per second; the full rate is measured anew before each round.
+One API process runs over one standalone server. First the full rate is measured: 32 connections
+that send as soon as they get a response. Then requests are sent at fixed times on up to 256
+connections. Each request is timed from its scheduled time. So a stall counts for every request that
+waits for its end, which a closed loop would not see (coordinated omission). The load is enqueue,
+fetch and ack in equal parts. Rates are in requests per second; the full rate is measured again
+before each round.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ NAMES = ("p50_ms", "p99_ms", "p999_ms")
 
 
 def one_round(target: Target, seconds: float) -> dict[float, list[float]]:
-    """Per share of the full rate: the rate asked for, and the three percentiles."""
+    """Return per share of the full rate: the scheduled rate and three percentiles."""
     full = target.load(min(seconds, 2.0), 32)
     rate = full["requests"] / full["seconds"]
     found = {}

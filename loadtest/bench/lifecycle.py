@@ -1,20 +1,21 @@
-"""How many requests a second, and what one costs: jobs that are enqueued, fetched and acknowledged.
+"""Requests per second and cost of a request: jobs that are enqueued, fetched and acknowledged.
 
     python -m loadtest.bench.lifecycle [--seconds 3] [--rounds 5] [--peer http://host:port]
     make bench PEER=http://host:port
 
-32 keep-alive connections, each with a queue of its own, from a load generator in another process.
-Measured in the same run, in turn, round after round, so that the machine's mood meets all alike:
+32 keep-alive connections, each with its own queue, from a load generator in another process. All
+targets are measured in the same run, in turn, round after round, so that other load on the machine
+affects all alike:
 
-- *empty*: an empty raw ASGI application on stock hypercorn with trio, which is the yardstick: it
-  does nothing, so whoever is faster is so with all the work done;
+- *empty*: an empty raw ASGI application on stock hypercorn with trio, as a baseline. It does
+  nothing, so a faster server is faster although it does all the work;
 - *standalone*: one API process over one Valkey;
 - *cluster*: one API process over three masters;
 - *hypercorn*: as standalone, with the fast lane switched off;
-- *peer*: any other OJS server by its URL (`OJS_API_KEY` is sent if set). Its processor time is told
-  when `--peer-pids` and `--peer-redis-pids` name its processes on this machine.
+- *peer*: any other OJS server by its URL (``OJS_API_KEY`` is sent if set). Its processor time is
+  printed if ``--peer-pids`` and ``--peer-redis-pids`` name its processes on this machine.
 
-Processor time is read from /proc, so Linux only. Medians over the rounds.
+Processor time is read from /proc, so this needs Linux. The values are medians over the rounds.
 """
 
 from __future__ import annotations

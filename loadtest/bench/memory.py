@@ -1,17 +1,17 @@
-"""A job's share of Redis's memory, queued, active and completed, and what one setting changes.
+"""Memory per job in Redis while available, active and completed, and the effect of one setting.
 
     python -m loadtest.bench.memory [--jobs 50000] [--server redis-server] [--quick]
                                     [--chart docs/memory.svg]
 
-A job is a hash. Redis keeps a small hash in one piece of memory (a listpack) and a large one in a
-hash table, which takes about 400 bytes more; `hash-max-listpack-value` (64 by default) says how
-long a value may be in the former, and a job's args are longer. Where the allocator is jemalloc,
-`ojs-cluster dev`, docker-compose.yml and the Helm chart set it to 1024 (docs/adr/014).
+A job is a hash. Redis stores a small hash in one piece of memory (a listpack) and a large one in a
+hash table, which takes about 400 bytes more. ``hash-max-listpack-value`` (64 by default) is the
+longest value in a listpack, and the args of a job are longer. With jemalloc, ``ojs-cluster dev``,
+docker-compose.yml and the Helm chart set it to 1024 (docs/adr/014).
 
-First table: bytes by `used_memory`, indexes and keys included, of jobs with 200 bytes of args in
-one queue. Second table: what the setting costs. The same jobs are enqueued, fetched and
-acknowledged on all servers in turn, and the processor time of each is read from /proc, for several
-sizes of args.
+The first table has the bytes per job by ``used_memory``, including indexes and keys, for jobs with
+200 bytes of args in one queue. The second table has the cost of the setting: the same jobs are
+enqueued, fetched and acknowledged on all servers in turn, and the processor time of each is read
+from /proc, for several sizes of args.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ SIZES = (200, 900, 4000, 30_000)
 
 
 async def bytes_per_job(store: Store, jobs: int) -> list[float]:
-    """Bytes of a queued, an active and a completed job."""
-    # Scripts, connections and the stream of events are there before anything is counted.
+    """Return the bytes of an available, an active and a completed job."""
+    # Scripts, connections and the event stream exist before the first measurement.
     await lifecycles(store, "warm", 640)
     begin = await used_memory(store)
     await fill(store, "memory", jobs)
@@ -102,7 +102,7 @@ async def run(
 async def _compare(
     stores: dict[str, Store], servers: dict[str, Embedded], size: int, rounds: int, jobs: int
 ) -> dict[str, list[float]]:
-    """Us of processor that a job's way through each server takes, a value per round."""
+    """Return the microseconds of processor time of a job's lifecycle on each server, per round."""
     spent: dict[str, list[float]] = {value: [] for value in stores}
     for number in range(rounds + 1):
         for value, store in stores.items():

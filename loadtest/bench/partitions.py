@@ -1,16 +1,16 @@
-"""What partitions do for one hot queue: jobs per second, and which masters work for it.
+"""The effect of partitions on one hot queue: jobs per second, and the load of each master.
 
     python -m loadtest.bench.partitions [--jobs 6000] [--rounds 3] [--partitions 1 4 16]
 
-An embedded cluster of three masters, and callers in one process that each enqueue a job, fetch one
-and ack it, over and over. The rounds alternate between queues of different numbers of partitions,
-so that a noisy machine disturbs all alike; printed are medians.
+An embedded cluster of three masters, and callers in one process that enqueue, fetch and ack a job
+in a loop. The rounds alternate between queues with different numbers of partitions, so that other
+load on the machine affects all alike. The table has medians.
 
-*jobs/s* is bounded by this process, which shares the machine's cores with the masters. What
-partitions are for is in the other columns: each master's share of the CPU that all spent, and the
-busiest master's CPU per job. A queue can go no faster than its busiest master: *ceiling* is the
-jobs per second at which that one would be full, relative to one partition. *calls* are the scripts
-that fetching a job took.
+*jobs/s* is limited by this process, which shares the cores of the machine with the masters. The
+other columns show the effect of partitions: the share of each master in the CPU time, and the CPU
+time per job of the busiest master. A queue cannot be faster than its busiest master: *ceiling* is
+the rate at which that master would be full, relative to one partition. *calls* is the number of
+scripts per fetched job.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CALLERS = 64
 
 @dataclass
 class Result:
-    """Of one number of partitions, a value per round."""
+    """Measurements for one number of partitions, one value per round."""
 
     partitions: int
     rate: list[float] = field(default_factory=list)
@@ -51,17 +51,17 @@ class Result:
     calls: list[float] = field(default_factory=list)
 
     def shares(self) -> list[float]:
-        """Each master's share of the CPU, the largest first."""
+        """Return each master's share of the CPU time, the largest first."""
         by_master = [statistics.median(of_one) for of_one in zip(*self.cpu_us, strict=True)]
         return sorted((us / sum(by_master) for us in by_master), reverse=True)
 
     def busiest_us(self) -> float:
-        """CPU per job of the master that spent most."""
+        """Return the CPU time per job of the busiest master."""
         return statistics.median(max(of_round) for of_round in self.cpu_us)
 
 
 def cpu_us(embedded: Embedded) -> list[float]:
-    """CPU that each master has used."""
+    """Return the CPU time that each master has used."""
     used = []
     for node in embedded.masters():
         with node.client() as client:
@@ -71,7 +71,7 @@ def cpu_us(embedded: Embedded) -> list[float]:
 
 
 async def one_round(store: Store, embedded: Embedded, result: Result, jobs: int) -> None:
-    """Move about ``jobs`` jobs through the queue and note what it cost."""
+    """Move about ``jobs`` jobs through the queue and record the cost."""
     queue = f"hot{result.partitions}"
     job = parse_job(b'{"type":"bench.hot","args":[],"options":{"queue":"%b"}}' % queue.encode())
     client = LossyClient(store.redis, lambda *_: False)
@@ -96,12 +96,12 @@ async def one_round(store: Store, embedded: Embedded, result: Result, jobs: int)
 
 
 async def run(embedded: Embedded, counts: Sequence[int], jobs: int, rounds: int) -> list[Result]:
-    """Measure all numbers of partitions, in turns."""
+    """Measure all numbers of partitions, in turn."""
     results = [Result(count) for count in counts]
     async with open_store(ClientSettings.from_url(embedded.url)) as store:
         for result in results:
             layout = PartitionLayout.of_count(result.partitions)
-            # As if it had been so for long: nothing has to be waited for.
+            # As if the number had been set long ago, so that nothing has to be awaited.
             await store.partitions.update(
                 store,
                 f"hot{result.partitions}",

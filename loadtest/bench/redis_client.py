@@ -1,13 +1,13 @@
-"""CPU per Redis command: our client, coredis, and redis-py in trio worker threads.
+"""CPU time per Redis command: our client, coredis, and redis-py in trio worker threads.
 
     python -m loadtest.bench.redis_client                 # starts a cluster of three masters
     python -m loadtest.bench.redis_client --url redis://127.0.0.1:7001,127.0.0.1:7002
 
-All three send the same SET and GET commands from the same number of concurrent callers of one
-process, in turns (short rounds, the order rotated), so that a noisy machine disturbs all alike.
-What counts is the CPU time of this process (all its threads, none of the servers), the median of
-the rounds. Figures are of this machine; the ratios carry over. The last line says whether ours
-takes the share of coredis's that it may take at most.
+All three send the same SET and GET commands from the same number of concurrent callers in one
+process, in short rounds with rotating order, so that other load on the machine affects all alike.
+The measure is the CPU time of this process (all threads, no servers), as the median of the rounds.
+The absolute numbers depend on the machine; the ratios do not. The last line tells whether our
+client reaches its goal relative to coredis.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from loadtest.bench._table import print_setting, print_table
 from ojs_cluster.redis import ClientSettings, open_client
 from ojs_cluster.server.embedded.servers import Embedded, find_server
 
-# One caller's unit of work: a SET and a GET of this key.
+# One unit of work of a caller: a SET and a GET of this key.
 Pair = Callable[[bytes], Awaitable[object]]
 VALUE = b"v" * 200
 KEYS_PER_CALLER = 16
 GOAL = 1 / 8
-"""Ours may cost this much of coredis at most."""
+"""Largest share of coredis's CPU time that our client may take."""
 
 
 @asynccontextmanager
 async def ours(settings: ClientSettings, callers: int) -> AsyncIterator[Pair]:
-    """The client under test; the slot is computed per command, as a caller may have to."""
+    """Run our client, which computes the slot of each command."""
     async with open_client(settings) as client:
 
         async def pair(key: bytes) -> None:
@@ -54,7 +54,7 @@ async def ours(settings: ClientSettings, callers: int) -> AsyncIterator[Pair]:
 
 @asynccontextmanager
 async def with_coredis(settings: ClientSettings, callers: int) -> AsyncIterator[Pair]:
-    """Coredis on its trio backend, version checks off, a connection for every caller."""
+    """Run coredis on its trio backend, without version checks, with a connection per caller."""
     import coredis  # a part of the extra that nothing else here needs
 
     host, port = settings.nodes[0]
@@ -72,7 +72,7 @@ async def with_coredis(settings: ClientSettings, callers: int) -> AsyncIterator[
 
 @asynccontextmanager
 async def with_threads(settings: ClientSettings, callers: int) -> AsyncIterator[Pair]:
-    """redis-py, every command in a trio worker thread, a thread for every caller."""
+    """Run redis-py, every command in a trio worker thread, with a thread per caller."""
     nodes = [ClusterNode(*node) for node in settings.nodes]  # type: ignore[no-untyped-call]
     client = redis.RedisCluster(startup_nodes=nodes, max_connections=callers)
     limiter = trio.CapacityLimiter(callers)
@@ -89,7 +89,7 @@ async def with_threads(settings: ClientSettings, callers: int) -> AsyncIterator[
 
 @dataclass
 class Contender:
-    """A client and what was measured of it: microseconds of CPU, commands per second."""
+    """A client and its measurements: microseconds of CPU time, commands per second."""
 
     name: str
     open: Callable[[ClientSettings, int], AbstractAsyncContextManager[Pair]]
@@ -99,7 +99,7 @@ class Contender:
 
 
 async def one_round(pair: Pair, contender: Contender, callers: int, commands: int) -> None:
-    """Run about ``commands`` commands over ``callers`` tasks and note their cost."""
+    """Run about ``commands`` commands in ``callers`` tasks and record their cost."""
     rounds = max(1, int(commands * contender.share) // (2 * callers))
 
     async def caller(number: int) -> None:
@@ -119,7 +119,7 @@ async def one_round(pair: Pair, contender: Contender, callers: int, commands: in
 
 
 async def measure(url: str, *, callers: int, commands: int, rounds: int) -> list[Contender]:
-    """Interleave the contenders, each with its own open client while its round lasts."""
+    """Alternate between the contenders; each has an open client during its round."""
     settings = ClientSettings.from_url(url)
     contenders = [
         Contender("ojs_cluster.redis", ours, 1.0),
@@ -141,7 +141,7 @@ async def measure(url: str, *, callers: int, commands: int, rounds: int) -> list
 
 
 def report(contenders: list[Contender]) -> None:
-    """Print medians, every contender as a multiple of ours, and whether the goal was reached."""
+    """Print medians, every contender relative to ours, and whether the goal was reached."""
     base = statistics.median(contenders[0].cpu_us)
     rows = []
     for contender in contenders:
@@ -154,7 +154,7 @@ def report(contenders: list[Contender]) -> None:
 
 
 def verdict(ours_us: float, coredis_us: float) -> str:
-    """Say whether ours costs as little as it should."""
+    """Return whether our client reaches the goal."""
     word = "reached" if ours_us <= GOAL * coredis_us else "not reached"
     return f"at most {GOAL:.3f} of coredis: {ours_us / coredis_us:.3f}, {word}"
 

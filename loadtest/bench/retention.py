@@ -1,16 +1,16 @@
-"""How fast does retention remove jobs whose ids the clients chose?
+"""How fast does retention remove jobs with ids chosen by clients?
 
     python -m loadtest.bench.retention [--jobs 4000] [--delay-ms 1.2] [--rounds 3] [--quick]
 
-Such a job has an alias in another shard, which goes first. One standalone server is behind a proxy
-that delays each direction. Each round removes jobs of four shards, one shard after the other as the
-scheduler does, in two ways:
+Such a job has an alias in another shard, which is removed first. One standalone server is behind a
+proxy that delays each direction. Each round removes jobs of four shards, one shard after the other
+as the scheduler does, in two ways:
 
-- *one by one*: the alias, then the job, for each job alone;
-- *by shard*: what ``purge_due`` does: one script for all aliases of a shard, sixteen shards at a
-  time, then one for every hundred jobs.
+- *one by one*: the alias, then the job, for each job separately;
+- *by shard*: as ``purge_due`` does: one script for all aliases of a shard, sixteen shards at a
+  time, then one script per hundred jobs.
 
-The ways take turns, and the ratio is of the medians.
+The ways alternate; the ratio is that of the medians.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ BATCH = 200
 """Jobs that one step of the scheduler removes."""
 QUEUES = 4
 ONE_BY_ONE = 10
-"""How many times fewer jobs are removed one by one, so that a round ends."""
+"""How many times fewer jobs are removed one by one, to limit the time of a round."""
 
 Removal = Callable[[Store, Shard], Awaitable[int]]
 
 
 async def one_by_one(store: Store, shard: Shard) -> int:
-    """Remove all jobs of a shard, each alone; returns how many."""
+    """Remove all jobs of a shard one by one; return their number."""
     removed = 0
     while True:
         ids: Any = await store.redis.call(
@@ -63,7 +63,7 @@ async def one_by_one(store: Store, shard: Shard) -> int:
 
 
 async def by_shard(store: Store, shard: Shard) -> int:
-    """Remove all jobs of a shard as the scheduler does; returns how many."""
+    """Remove all jobs of a shard as the scheduler does; return their number."""
     removed = 0
     while True:
         tick = await purge_due(store, shard, BATCH)
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 async def _one_round(direct: int, slow: int, remove: Removal, jobs: int) -> float:
-    """Jobs removed in a second."""
+    """Return the jobs removed per second."""
     queues = _queues()
     async with open_store(_settings(direct), shards=SHARDS) as store:
         for queue in queues:
@@ -137,7 +137,7 @@ def _queues() -> Sequence[str]:
 
 
 async def _finish(store: Store, queue: str, jobs: int) -> None:
-    """Complete jobs of a queue whose ids name all shards."""
+    """Complete jobs of a queue with ids that name all shards."""
     here = store.keys.shard_of_queue(queue).index
     elsewhere = [index for index in range(SHARDS) if index != here]
     for start in range(0, jobs, BATCH):

@@ -1,4 +1,4 @@
-"""What limits a cluster of 10, 100 and 1 000 masters: the simulation of ``loadtest.sim``.
+"""The limits of a cluster of 10, 100 and 1 000 masters, from the simulation ``loadtest.sim``.
 
 python -m loadtest.bench.scaling [--quick]
 """

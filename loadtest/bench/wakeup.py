@@ -1,15 +1,15 @@
-"""How fast does a job reach a worker that waits for it, with the server half full?
+"""How fast does a job reach a waiting worker while the server is half full?
 
     python -m loadtest.bench.wakeup [--jobs 400] [--rounds 3] [--quick]
 
-One API process over one standalone server. Another process keeps it at half of its full rate with
-jobs of other queues, in an open loop. Meanwhile a worker waits in a long poll, and a producer on
-another connection enqueues one job at a time.
+One API process runs over one standalone server. Another process loads it with half of its full rate
+with jobs of other queues, in an open loop. A worker waits in a long poll, and a producer on another
+connection enqueues one job at a time.
 
-- *wake-up*: from the moment at which the enqueue was sent until the job is in the worker's hands:
-  two requests' worth of network, the enqueue itself, the message, the fetch;
-- *plain*: the round trip of an enqueue that wakes nobody, at the same moments: what network and
-  load cost without any wake-up;
+- *wake-up*: from the start of the enqueue until the worker has the job: the network time of two
+  requests, the enqueue itself, the message, and the fetch;
+- *plain*: the round trip of an enqueue without a waiting worker, at the same times: the cost of
+  network and load;
 - *above*: the difference of the two percentiles.
 """
 
@@ -38,14 +38,14 @@ QUEUE = "wakeup"
 
 
 class Connection:
-    """One keep-alive connection, one request at a time."""
+    """One keep-alive connection with one request at a time."""
 
     def __init__(self, target: Target) -> None:
         self._socket = socket.create_connection((target.host, target.port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def ask(self, request: bytes, status: bytes) -> Any:
-        """The answer's body."""
+        """Return the body of the response."""
         self._socket.sendall(request)
         response = b""
         while not is_complete(response):
@@ -58,7 +58,7 @@ class Connection:
 
 
 def one_round(target: Target, jobs: int) -> tuple[list[float], list[float]]:
-    """Ms of wake-ups, and of plain requests."""
+    """Return the ms of wake-ups and of plain requests."""
     arrived: dict[str, float] = {}
     waiting = threading.Semaphore(0)
 
@@ -78,7 +78,7 @@ def one_round(target: Target, jobs: int) -> tuple[list[float], list[float]]:
     producer = Connection(target)
     job: dict[str, Any] = {"type": "bench.wakeup", "args": [], "options": {"queue": QUEUE}}
     waking = post("/ojs/v1/jobs", job)
-    plain = post("/ojs/v1/jobs", {**job, "options": {"queue": "nobody-waits"}})
+    plain = post("/ojs/v1/jobs", {**job, "options": {"queue": "no-worker-waits"}})
     sent: dict[str, float] = {}
     trips: list[float] = []
     for _ in range(jobs):

@@ -1,4 +1,4 @@
-"""Producers alone: how fast jobs can be taken in. The queues grow: empty them afterwards."""
+"""Only producers: the rate of enqueues. The queues grow: empty them afterwards."""
 
 from loadtest.users import Producer
 

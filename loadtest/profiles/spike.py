@@ -1,4 +1,4 @@
-"""Calm, then ten times the users within seconds, then calm again, over and over."""
+"""Low load, then ten times the users within seconds, then low load again, in a loop."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Spike(LoadTestShape):
     use_common_options = True
 
     def tick(self) -> tuple[int, float] | None:
-        """Users, and how many of them come or go per second."""
+        """Return the number of users, and how many of them start or stop per second."""
         options = self.runner.environment.parsed_options if self.runner else None
         limit = getattr(options, "run_time", None)
         now: float = self.get_run_time()  # type: ignore[no-untyped-call]  # locust's are not typed

@@ -1,4 +1,4 @@
-"""Workers alone, on queues that were filled before: how fast a backlog is worked off."""
+"""Only workers, on filled queues: the rate at which a backlog is processed."""
 
 from loadtest.users import BatchWorker, Worker
 

@@ -1,9 +1,9 @@
-"""What limits a cluster of 10, 100 and 1 000 masters, by simulation.
+"""The limits of a cluster of 10, 100 and 1 000 masters, by simulation.
 
     python -m loadtest.sim [--quick]
 
-First the setups that were measured, simulated and compared; then full clusters, wake-ups, and what
-grows without a request. ``docs/scaling.md`` explains the tables.
+First come the measured setups, simulated and compared; then full clusters, wake-ups, and costs
+without requests. ``docs/scaling.md`` explains the tables.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ QUICK_MASTERS = 10
 
 
 def print_again(costs: Costs, observed: list[Observed]) -> None:
-    """Print what was measured beside what is simulated."""
+    """Print measured values beside simulated ones."""
     rows = []
     for each in observed:
         cells = [""] * 3
@@ -39,7 +39,7 @@ def print_again(costs: Costs, observed: list[Observed]) -> None:
 
 
 def print_full(costs: Costs, *, quick: bool) -> None:
-    """Print what full clusters do."""
+    """Print the rates and costs of full clusters."""
     rows = []
     setups = [each for each in FULL if not quick or each[0] <= QUICK_MASTERS]
     for masters, shards in setups + ([] if quick else list(LARGEST)):
@@ -66,7 +66,7 @@ def print_full(costs: Costs, *, quick: bool) -> None:
 
 
 def print_wakes(costs: Costs, *, quick: bool) -> None:
-    """Print what wake-ups cost, by who hears of a job."""
+    """Print the cost of wake-ups, by which processes receive the message about a job."""
     rows = []
     for masters in WAKES:
         if quick and masters > QUICK_MASTERS:
@@ -82,7 +82,7 @@ def print_wakes(costs: Costs, *, quick: bool) -> None:
 
 
 def print_at_rest(costs: Costs) -> None:
-    """Print what grows with the cluster alone."""
+    """Print costs that grow with the cluster alone."""
     rows = []
     for masters, shards, queues in ((3, 64, 100), (10, 128, 1000), (100, 1024, 1000)):
         rows.append(rest_row(masters, shards, queues, costs))
@@ -94,7 +94,7 @@ def print_at_rest(costs: Costs) -> None:
 
 
 def rest_row(masters: int, shards: int, queues: int, costs: Costs) -> list[object]:
-    """One line of it, with three schedulers."""
+    """Return a row of this table, with three schedulers."""
     rest = at_rest(masters, shards, queues, 3, costs)
     loads = (f"{load:.2%}" for load in (rest.meta, rest.gauges, rest.leases, rest.scheduler))
     counts = (rest.connections, rest.descriptors)

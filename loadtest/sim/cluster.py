@@ -1,9 +1,10 @@
-"""A cluster under a load that never ends: clients, API processes, masters.
+"""A cluster under constant load: clients, API processes, masters.
 
-Every client has one connection to one API process, and enqueues, fetches and acknowledges jobs, one
-request after the other. What a request needs of Redis is one command to the master of its queue's
-shard. Commands of a turn go to each master in pieces of ``Costs.burst`` and one with the rest, as
-``ojs_cluster.redis.connection`` sends them; a master answers all that it read in a turn at its end.
+Every client has one connection to one API process. It enqueues, fetches and acknowledges jobs, one
+request after the other. A request needs one command, to the master of its queue's shard. The
+commands of a turn go to each master in pieces of ``Costs.burst`` and one with the rest, as
+``ojs_cluster.redis.connection`` sends them. A master replies at the end of a turn to everything
+that it read in the turn.
 """
 
 from __future__ import annotations
@@ -21,20 +22,22 @@ from ojs_cluster.keys import Keyspace
 
 SLOTS = 16384
 _IN = 0.6
-"""The part of a request's cost in the API that comes before its command is sent."""
+"""The part of a request's API cost before its command is sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What is simulated.
+    """The parameters of a simulation.
 
     Args:
-        masters: of Redis; ``clustered`` False with one of them is a standalone server.
-        apis: API processes. ``connections``: clients of each.
+        masters: number of masters; one with ``clustered`` False is a standalone server.
+        clustered: whether the masters are a cluster.
+        apis: API processes.
+        connections: clients of each API process.
         shards: logical shards (``OJS_SHARDS``).
-        network_us: one way, between any two machines.
-        load_process: whether clients are one process that costs something, as in benchmarks.
-        own_queue: each client keeps to one queue; else every job is of a queue that chance names.
+        network_us: one-way latency between any two machines, in microseconds.
+        load_process: whether clients are one process with a cost, as in benchmarks.
+        own_queue: whether each client uses one queue; otherwise each job goes to a random queue.
     """
 
     masters: int
@@ -50,7 +53,7 @@ class Setup:
 
 @dataclass(slots=True)
 class Command:
-    """A request on its way. ``sent_at`` is when its client sent it."""
+    """A request in transit. ``sent_at`` is when its client sent it."""
 
     verb: str
     client: Client
@@ -60,7 +63,7 @@ class Command:
 
 @dataclass(slots=True)
 class Client:
-    """One connection, and what it does next."""
+    """One connection and its next request."""
 
     api: int
     verbs: Iterator[str]
@@ -70,7 +73,7 @@ class Client:
 
 @dataclass(slots=True)
 class Replies:
-    """What a master answers to what it read from one API process in one turn."""
+    """The replies of a master to what it read from one API process in one turn."""
 
     commands: Sequence[Command]
 
@@ -117,7 +120,7 @@ class Cluster:
         ]
 
     def run(self, until_us: float) -> None:
-        """Let all clients begin, spread over a millisecond, and simulate up to ``until_us``."""
+        """Start all clients, spread over a millisecond, and simulate up to ``until_us``."""
         if not self.begun:
             for client in self.clients:
                 start_us = self.random.uniform(0, 1000)
@@ -125,7 +128,7 @@ class Cluster:
         self.engine.run(until_us)
 
     def forget(self) -> None:
-        """Begin to count: what came before was to warm up."""
+        """Reset the counters after the warm-up."""
         self.times_us.clear()
         self.served = [0] * len(self.masters)
         for master in self.masters:
@@ -150,7 +153,7 @@ class Cluster:
             action()
 
     def _arrive(self, command: Command) -> None:
-        """A response is with its client, who sends the next request."""
+        """A response reaches its client, which sends the next request."""
         self.ended += 1
         self.times_us.append(self.engine.now - command.sent_at)
         if self.setup.load_process:
@@ -215,5 +218,5 @@ class Cluster:
 
 
 def homes(shards: int, masters: int) -> list[int]:
-    """The master of each shard, where masters split the slots evenly."""
+    """Return the master of each shard, with the slots split evenly."""
     return [shard.slot * masters // SLOTS for shard in Keyspace(shards)]

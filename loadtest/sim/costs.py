@@ -1,4 +1,4 @@
-"""What each step costs, as it was measured: ``costs.toml``, where every line says how."""
+"""The measured cost of each step: ``costs.toml``, where each line tells how it was measured."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A measurement that the simulation has to reproduce: lifecycles on a machine of two cores.
+    """A measurement that the simulation must reproduce: lifecycles on a machine with two cores.
 
-    Costs are us of processor per request. 0 stands for what was not measured. With ``relative`` all
-    are ratios to the standalone server on 32 connections of the same run, for that machine was not
-    at rest.
+    Costs are microseconds of processor time per request; 0 stands for a missing value. With
+    ``relative``, values are ratios to the standalone server with 32 connections of the same run,
+    because the machine was not idle.
     """
 
     name: str
@@ -62,7 +62,7 @@ def load(path: Path = PATH) -> tuple[Costs, list[Observed]]:
     """Read the costs, and the measurements to compare with.
 
     Raises:
-        TypeError: a value is missing, or one is not known.
+        TypeError: a value is missing or unknown.
     """
     found: dict[str, Any] = tomllib.loads(path.read_text())
     return Costs(**found["costs"]), [Observed(**each) for each in found["observed"]]

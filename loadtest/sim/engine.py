@@ -1,4 +1,4 @@
-"""Virtual time: what happens next, in order. Times are in us."""
+"""Virtual time: runs events in order. Times are in microseconds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ Action = Callable[[], None]
 class Engine:
     """A clock that jumps from one event to the next.
 
-    Events of one moment happen in the order in which they were planned, so a run is the same
-    whenever its random numbers are.
+    Events at the same time run in the order in which they were planned. So a run depends only on
+    its random numbers.
     """
 
     def __init__(self) -> None:
@@ -23,13 +23,13 @@ class Engine:
         self._order = count()
 
     def at(self, moment: float, action: Action) -> None:
-        """Plan ``action`` for ``moment``, which must not lie in the past."""
+        """Plan ``action`` for ``moment``, which must not be in the past."""
         if moment < self.now:
             raise ValueError(f"{moment} us is over: it is {self.now} us")
         heapq.heappush(self._planned, (moment, next(self._order), action))
 
     def run(self, until: float) -> None:
-        """Let happen what was planned up to ``until``, which then is the time."""
+        """Run the events up to ``until``, which is the time afterwards."""
         while self._planned and self._planned[0][0] <= until:
             self.now, _, action = heapq.heappop(self._planned)
             self.happened += 1

@@ -1,6 +1,6 @@
-"""What grows with the cluster although nobody sends a request: calculated, not simulated.
+"""Costs that grow with the cluster without any request: calculated, not simulated.
 
-The periods are those of the code; the names say where they are.
+The periods are those of the code; the names tell where they are defined.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from ojs_cluster.store.queues.registry import LONGEST_RENEWAL_S
 from scheduler.settings import SchedulerSettings
 
 SCRAPE_S = 15.0
-"""Between two scrapes of a node. Each goes to one of its processes."""
+"""Seconds between two scrapes of a node. Each reaches one of its processes."""
 PROCESSES_PER_NODE = 8
 MAX_CLIENTS = 10_000
-"""Connections that a Redis accepts by default."""
+"""Default limit of connections of a Redis server."""
 
 
 @dataclass(frozen=True, slots=True)
 class AtRest:
-    """Of one cluster. Loads are parts of one processor.
+    """Costs of one cluster. Loads are fractions of one processor.
 
     Args:
-        connections: of a master, from API processes and schedulers: commands and messages.
-        descriptors: of an API process, its clients apart.
+        connections: of a master, from API processes and schedulers, for commands and messages.
+        descriptors: of an API process, without its clients.
         meta: load of the meta tag's master by API processes that have run for an hour or more: the
-            table of partitions, and the names of queues.
+            partition table, and the names of queues.
         gauges: load of each master by scrapes.
         leases: load of each master by leases.
         scheduler: load of one scheduler that leads every shard.
-        topology_ms: time in which an API process reads a new topology, and does nothing else.
+        topology_ms: time in which an API process reads a new topology and does nothing else.
     """
 
     connections: int
@@ -46,7 +46,7 @@ class AtRest:
 
 
 def at_rest(masters: int, shards: int, queues: int, schedulers: int, costs: Costs) -> AtRest:
-    """Calculate it for ``queues`` that every API process uses, and so many schedulers."""
+    """Calculate the costs for ``queues`` that every API process uses, and this many schedulers."""
     apis = apis_for(masters)
     terms = SchedulerSettings().terms
     scrapes_s = apis / PROCESSES_PER_NODE / max(SCRAPE_S, CACHED_S)

@@ -1,12 +1,12 @@
-"""Measure again what the simulation is fed with, and show it beside ``costs.toml``.
+"""Measure the inputs of the simulation again, and print them beside ``costs.toml``.
 
     python -m loadtest.sim.measure [--rounds 3] [--observe] [--scheduler]
 
-Starts servers of its own: standalone ones, and clusters of 1 and 8 masters (with --observe of 1, 2
-and 3). Processor time counts, so it can be done on a machine that others use, too. But others evict
-this code from the processors' caches, and every cost rises. So on a busy machine compare ratios:
-the last column is what a line would be if the lifecycle on 32 connections cost what ``costs.toml``
-has observed at rest. Values go into the file by hand, with how they were measured.
+It starts its own servers: standalone ones, and clusters of 1 and 8 masters (with --observe of 1, 2
+and 3). It measures processor time, so other programs may run on the machine. But they evict this
+code from the processor caches, and every cost rises. So compare ratios on a busy machine: the last
+column scales each value by the lifecycle on 32 connections in ``costs.toml``, which was observed on
+an idle machine. Enter values into the file by hand, with how they were measured.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from loadtest.sim import costs, measure_client, measure_redis
 from ojs_cluster.server.embedded.servers import Embedded, ServerBinary, find_server
 
 SETTLE_S = 8.0
-"""All leases are taken, and the schemas' copies are written."""
+"""Time in seconds until all leases are acquired and the copies of the schema are written."""
 LIFECYCLES = (("standalone", 0, 32), ("one connection", 0, 1), ("8 connections", 0, 8))
 CLUSTERS = tuple((f"cluster of {masters}", masters, 32) for masters in (1, 2, 3))
 
 
 def of_redis(stack: contextlib.ExitStack, folder: Path, binary: ServerBinary) -> dict[str, float]:
-    """Costs of the server's side."""
+    """Return the costs of the server side."""
     alone, one = (
         stack.enter_context(
             Embedded(
@@ -59,7 +59,7 @@ def of_redis(stack: contextlib.ExitStack, folder: Path, binary: ServerBinary) ->
 
 
 def of_api(stack: contextlib.ExitStack, folder: Path, binary: ServerBinary) -> dict[str, float]:
-    """Costs of the API process's side that can be measured without HTTP."""
+    """Return the costs of the API process that can be measured without HTTP."""
     one, eight = (
         stack.enter_context(
             Embedded(folder / f"of{masters}", binary=binary, masters=masters, append_only=False)
@@ -92,18 +92,21 @@ def of_lifecycles(targets: dict[str, tuple[Target, int]], rounds: int) -> dict[s
 
 
 def from_lifecycles(found: dict[str, Target], pieces: dict[str, float]) -> dict[str, float]:
-    """Tell a turn's cost in the API from a request's: one connection shares its turns with none."""
+    """Separate the API cost of a turn from that of a request, by one connection that shares no
+    turn.
+    """
     single, full = (
         statistics.median(found[name].api_us) for name in ("one connection", "standalone")
     )
-    # A request on one connection has two turns, a piece sent and one read; on 32 a tenth of them.
+    # A request on one connection has two turns, and a piece sent and one read; on 32 a tenth of
+    # them.
     shared = (single - full) / 0.9
     piece = pieces["api_send"] + pieces["api_read"]
     return {"api_request": single - shared, "api_turn": (shared - piece) / 2}
 
 
 def of_scheduler(folder: Path, binary: ServerBinary, shards: int) -> tuple[float, float]:
-    """Cost per shard and second at rest, of a scheduler that leads all, and of Redis."""
+    """Return the idle cost per shard and second of a scheduler that leads all, and of Redis."""
     port = free_port()
     with Embedded(
         folder / f"shards{shards}", binary=binary, masters=1, cluster=False, append_only=False
@@ -124,7 +127,7 @@ def of_scheduler(folder: Path, binary: ServerBinary, shards: int) -> tuple[float
 
 
 def main() -> None:
-    """Measure, and print what the file has beside it."""
+    """Measure, and print the values of the file beside the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--observe", action="store_true", help="clusters of 1 to 3 masters, too")

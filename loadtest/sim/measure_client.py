@@ -1,7 +1,7 @@
-"""What the API process's side costs: reading and sending, messages, a topology. In us of processor.
+"""Costs of the API process in microseconds: reading and sending, messages, a topology.
 
-The counters of the servers say in how many pieces commands arrived, so costs of a piece and of a
-command are told apart whatever batches the machine makes of them.
+The counters of the servers tell in how many pieces commands arrived. So the cost of a piece and
+that of a command can be separated, however the machine batches them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ojs_cluster.server.embedded.node import Node
 from ojs_cluster.server.embedded.servers import Embedded
 
 _STRIDE = 27
-"""Coprime to the number of shards: callers that follow each other ask different masters."""
+"""Coprime to the number of shards, so that consecutive callers use different masters."""
 
 
 def reads(nodes: Sequence[Node]) -> int:
-    """How often these servers have read from a connection."""
+    """Return how often these servers have read from a connection."""
     total = 0
     for node in nodes:
         with redis.Redis(port=node.port) as client:
@@ -37,7 +37,7 @@ def reads(nodes: Sequence[Node]) -> int:
 
 
 async def command_us(embedded: Embedded, callers: int, commands: int) -> tuple[float, float]:
-    """This process's cost of a command, and pieces per command, all shards in turn."""
+    """Return this process's cost of a command, and pieces per command, with all shards in turn."""
     keys = Keyspace(64)
     slots = [shard.slot for shard in keys]
     turn = 0
@@ -58,12 +58,12 @@ async def command_us(embedded: Embedded, callers: int, commands: int) -> tuple[f
 
 
 def piece_us(few: tuple[float, float], many: tuple[float, float]) -> float:
-    """Cost of sending a piece and reading its answer, from two runs with other pieces."""
+    """Return the cost of sending a piece and reading its reply, from two runs with other pieces."""
     return (many[0] - few[0]) / (many[1] - few[1])
 
 
 async def message_us(embedded: Embedded, messages: int) -> float:
-    """This process's cost of a message that comes alone, beside the same without a subscriber."""
+    """Return this process's cost of a single message, compared with a run without a subscriber."""
     shard = Keyspace(64).shard(0)
     heard = trio.Event()
 
@@ -85,7 +85,7 @@ async def message_us(embedded: Embedded, messages: int) -> float:
 
 
 def topology_us(masters: int) -> float:
-    """Cost, per master, of reading CLUSTER SLOTS of so many masters with a replica each."""
+    """Return the cost per master of reading CLUSTER SLOTS of this many masters."""
     size = 16384 // masters
     reply: list[object] = [
         [

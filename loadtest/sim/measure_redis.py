@@ -1,7 +1,7 @@
-"""What Redis's side of a request costs: reading, commands, scripts, messages. In us of processor.
+"""Costs of Redis for a request in microseconds: reading, commands, scripts, messages.
 
-Batches are exact: the server is stopped, commands are written to its connections, and it goes on.
-So it finds all of them in one turn of its event loop, whatever else runs on this machine.
+Batches are exact: the server is stopped, commands are written to its connections, and the server
+continues. So it reads all of them in one turn of its event loop, whatever else runs on the machine.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ GET = hiredis.pack_command(("GET", "x"))  # type: ignore[arg-type]
 CALLERS = 16
 VERBS = ("enqueue", "fetch", "ack", "fetch_empty")
 TURN_US, READ_US = 5.5, 7.2
-"""As in ``costs.toml``; a tenth of each belongs to a call here, so that they need not be exact."""
+"""As in ``costs.toml``. A tenth of each belongs to a call here, so they need not be exact."""
 
 
 def connect(node: Node, count: int) -> list[socket.socket]:
@@ -46,7 +46,7 @@ def connect(node: Node, count: int) -> list[socket.socket]:
 
 @contextlib.contextmanager
 def halted(pid: int) -> Iterator[None]:
-    """Keep a process from running during the body."""
+    """Stop a process (SIGSTOP) while the block runs."""
     kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -55,7 +55,7 @@ def halted(pid: int) -> Iterator[None]:
 
 
 def burst_us(node: Node, connections: Sequence[socket.socket], commands: int, turns: int) -> float:
-    """Median cost of a turn in which every connection has so many GET commands."""
+    """Return the median cost of a turn in which every connection has this many GET commands."""
     assert node.pid is not None
     payload, answer = GET * commands, len(b"$-1\r\n") * commands
     costs = []
@@ -77,7 +77,7 @@ def _read(connection: socket.socket, size: int) -> None:
 
 
 def turn_costs(node: Node, turns: int) -> tuple[float, float, float]:
-    """Cost of a turn, of a connection read in it, and of a plain command, by differences."""
+    """Return the cost of a turn, of reading a connection in it, and of a plain command."""
     connections = connect(node, 32)
     try:
         single = burst_us(node, connections[:1], 1, turns)
@@ -92,7 +92,7 @@ def turn_costs(node: Node, turns: int) -> tuple[float, float, float]:
 
 
 async def script_costs(embedded: Embedded, jobs: int) -> dict[str, float]:
-    """Cost of each call of a plain job's life: command, script and reply."""
+    """Return the cost of each call in the life of a plain job: command, script and reply."""
     node = embedded.nodes[0]
     found: dict[str, float] = {}
     async with open_store(ClientSettings.from_url(embedded.url)) as store:
@@ -126,7 +126,7 @@ async def _lifecycle(store: Store, node: Node, jobs: int) -> dict[str, float]:
 
 
 async def _inside(node: Node, jobs: int, call: Callable[[], Awaitable[object]]) -> float:
-    """Cost of a call without what its server spent on turns and on reading, by its counters."""
+    """Return the cost of a call without turns and reads, by the server's counters."""
     assert node.pid is not None
     before, cycles, reads = cpu_s([node.pid]), *_counted(node)
     await at_once(CALLERS, jobs // CALLERS, call)
@@ -136,14 +136,14 @@ async def _inside(node: Node, jobs: int, call: Callable[[], Awaitable[object]]) 
 
 
 def _counted(node: Node) -> tuple[int, int]:
-    """Turns of the server's event loop, and reads from connections."""
+    """Return the turns of the server's event loop, and its reads from connections."""
     with redis.Redis(port=node.port) as client:
         stats: dict[str, int] = client.info("stats")
     return stats["eventloop_cycles"], stats["total_reads_processed"]
 
 
 def single_us(node: Node, commands: int) -> float:
-    """Cost of a command that comes alone, with the turn that is made for it."""
+    """Return the cost of a command that arrives alone, with its turn."""
     assert node.pid is not None
     (connection,) = connect(node, 1)
     with connection:
@@ -155,7 +155,7 @@ def single_us(node: Node, commands: int) -> float:
 
 
 def message_us(node: Node, subscribers: int, messages: int) -> float:
-    """Cost of a sharded message with so many subscribers, of which each is a connection."""
+    """Return the cost of a sharded message with this many subscribers, each a connection."""
     assert node.pid is not None
     connections = connect(node, subscribers)
     publisher = connect(node, 1)[0]

@@ -1,4 +1,4 @@
-"""Runs of the simulation: the measured setups again, then clusters too large to measure here."""
+"""Runs of the simulation: the measured setups, then clusters too large to measure here."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from loadtest.sim.cluster import Cluster, Setup, homes
 from loadtest.sim.costs import Costs, Observed
 
 APIS_PER_MASTER = 2.5
-"""So many API processes fill a master."""
+"""Number of API processes that keep a master fully busy."""
 CONNECTIONS = 32
-"""Clients of an API process: enough to keep it busy."""
+"""Clients per API process: enough to keep it busy."""
 EVEN = 0.95
 GATHERED_MS = 25_000.0
-"""Clients have gathered after this time divided by the masters, of which so many more are hot."""
+"""Time after which clients have gathered, times the number of masters with more shards."""
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What a simulated lifecycle cost and brought; costs in us per request.
+    """The result of simulated lifecycles; costs in microseconds per request.
 
-    ``cores``: how many processors all processes together kept busy.
+    ``cores``: number of processors that all processes together kept busy.
     """
 
     requests_s: float
@@ -34,7 +34,7 @@ class Run:
 
 
 def lifecycle(setup: Setup, costs: Costs, warm_ms: float, ms: float) -> Run:
-    """Simulate ``warm_ms`` that do not count, then ``ms`` that do."""
+    """Simulate ``warm_ms`` of warm-up, then ``ms`` that count."""
     cluster = Cluster(setup, costs)
     cluster.run(warm_ms * 1000)
     cluster.forget()
@@ -54,7 +54,7 @@ def lifecycle(setup: Setup, costs: Costs, warm_ms: float, ms: float) -> Run:
 
 
 def again(observed: Observed, costs: Costs) -> Run:
-    """Simulate what was observed on one machine, its load generator included.
+    """Simulate what was observed on one machine, including its load generator.
 
     The processes of the machine must fit into its two cores: see ``Run.cores``.
     """
@@ -69,7 +69,7 @@ def again(observed: Observed, costs: Costs) -> Run:
 
 
 def compared(observed: Observed, costs: Costs) -> list[tuple[float, float]]:
-    """Measured and simulated: API us, Redis us, requests/s. 0 for what was not measured."""
+    """Return measured and simulated API us, Redis us and requests/s; 0 for a missing value."""
     run = again(observed, costs)
     simulated = [run.api_us, run.redis_us, run.requests_s]
     if observed.relative:
@@ -81,14 +81,15 @@ def compared(observed: Observed, costs: Costs) -> list[tuple[float, float]]:
 
 
 def apis_for(masters: int) -> int:
-    """API processes beside so many masters."""
+    """Return the number of API processes for this many masters."""
     return max(3, round(masters * APIS_PER_MASTER))
 
 
 def full(masters: int, shards: int, costs: Costs, ms: float = 8) -> Run:
-    """Simulate a cluster that is full: every process on a processor of its own.
+    """Simulate a full cluster, with every process on its own processor.
 
-    Where shards lie unevenly, clients gather at the masters that have most, which takes time.
+    If shards are distributed unevenly, clients gather at the masters with most shards, which takes
+    time.
     """
     setup = Setup(
         masters=masters,
@@ -103,16 +104,16 @@ def full(masters: int, shards: int, costs: Costs, ms: float = 8) -> Run:
 
 
 def busiest_share(masters: int, shards: int) -> tuple[int, float]:
-    """Masters that have a shard, and how full all are when the one with most shards is."""
+    """Return the masters with a shard, and their mean load when the first one is full."""
     owned = Counter(homes(shards, masters))
     return len(owned), shards / masters / max(owned.values())
 
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    """What a job costs that finds its queue empty and workers waiting; costs in us per job.
+    """The cost of a job that finds its queue empty and workers waiting, in microseconds per job.
 
-    ``jobs_s``: of such jobs the cluster can take, by what is full first.
+    ``jobs_s``: rate of such jobs at which the first process is full.
     """
 
     heard: float
@@ -125,7 +126,7 @@ class Wake:
 
 
 def wake(masters: int, channel: waking.Channel, costs: Costs, jobs: int) -> Wake:
-    """Simulate about so many jobs on a cluster that is nearly idle."""
+    """Simulate about this many jobs on a cluster that is nearly idle."""
     shards = 64 if masters < 64 else 1024
     jobs_s = 100.0 * masters
     setup = waking.Setup(

@@ -1,11 +1,11 @@
-"""Processes that are event loops.
+"""Processes with event loops.
 
-A process sleeps until it has input. Then it takes all input that there is, works for a while, and
-sends results at moments of that time: one turn of its event loop. Input that comes meanwhile is for
-the next turn. So batches are no assumption: they follow from who is how busy.
+A process sleeps until it has input. Then it takes all input, works for a time, and sends results at
+points in that time: one turn of its event loop. Input that arrives during a turn is for the next
+one. So batch sizes are no assumption; they follow from the load.
 
-Each process has a processor of its own. On the measured machine two cores were enough for all of
-them, and its kernel lets a process that wakes up run before one that has run for long.
+Each process has its own processor. On the measured machine two cores were enough for all of them,
+and its kernel prefers a process that wakes up over one that has run for long.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from loadtest.sim.engine import Action, Engine
 
 T = TypeVar("T")
 Turn = Callable[[Sequence[T]], tuple[float, list[tuple[float, Action]]]]
-"""What a process does with the input of a turn: the us it takes, and what it sends when in them."""
+"""The work of a process for the input of a turn: its duration in us, and what it sends when."""
 
 
 class Process(Generic[T]):
-    """One process. ``busy_us`` is the processor time it has used."""
+    """A process. ``busy_us`` is the processor time that it has used."""
 
     def __init__(self, engine: Engine, turn: Turn[T]) -> None:
         self.busy_us = 0.0
@@ -31,7 +31,7 @@ class Process(Generic[T]):
         self._awake = False
 
     def receive(self, item: T) -> None:
-        """Hand over input, and wake the process when it sleeps."""
+        """Add input, and wake the process if it sleeps."""
         self._inbox.append(item)
         if not self._awake:
             self._awake = True

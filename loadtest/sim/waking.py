@@ -1,8 +1,8 @@
-"""Jobs that come one at a time for workers that wait: what a wake-up costs a large cluster.
+"""Single jobs for waiting workers: the cost of a wake-up in a large cluster.
 
-A job of an empty queue publishes the queue's name on its shard's channel. Every API process that
-has waiting fetches in that shard hears it, and each that waits for this queue asks for the job; one
-gets it. So the cost of one job grows with the number of API processes.
+A job of an empty queue publishes the name of the queue on the channel of its shard. Every API
+process with waiting fetches in that shard receives it, and each that waits for this queue requests
+the job; one gets it. So the cost of one job grows with the number of API processes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Options of the conformance run, and the server each test talks to.
+"""Options of the conformance run, and the server under test.
 
-By default every suite file runs once per topology of `tests.support.deployment`.
-`--conformance-url` (or OJS_CONFORMANCE_URL) points the run at one server instead;
-it must answer POST /ojs/v1/admin/reset, because the files share queue names.
+By default every suite file runs once per topology of ``tests.support.deployment``.
+``--conformance-url`` (or OJS_CONFORMANCE_URL) runs the suites against one server instead. It must
+support POST /ojs/v1/admin/reset, because the files share queue names.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def _option(config: pytest.Config, name: str) -> str | None:
-    # The options exist only when this file is known at start-up, `pytest tests/conformance`.
+    # The options exist only if this file is known at the start: `pytest tests/conformance`.
     value = config.getoption(f"conformance_{name}", default=None)
     return value or os.environ.get(f"OJS_CONFORMANCE_{name.upper()}")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """With a URL the suites run there, without one on our own deployments."""
+    """With a URL the suites run against it, otherwise against our own deployments."""
     name = collection_path.name
     if name.startswith("test_on_"):
         return (name == "test_on_given_server.py") != (_option(config, "url") is not None)
@@ -46,8 +46,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not {"target", "case"} <= set(metafunc.fixturenames):
         return
-    # A file per topology, because `--dist loadfile` then gives each its own process: the files
-    # of one topology share its server, and topologies wait at the same time.
+    # One file per topology, because `--dist loadfile` then assigns each to its own process. The
+    # files of one topology share its server, and the topologies wait in parallel.
     topology = metafunc.module.TOPOLOGY
     missing = unavailable(topology) if topology else None
     if scope.suites_root() is None:
@@ -77,7 +77,7 @@ def _cases(topology: str | None, chosen: str | None) -> Iterator[Any]:
 def target(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """Base URL of the server under test: a deployment of the topology, or the given URL."""
+    """Return the base URL of the server under test: a deployment, or the given URL."""
     if request.param is None:
         url = _option(request.config, "url")
         assert url is not None

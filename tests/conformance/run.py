@@ -1,4 +1,4 @@
-"""One suite file against one server: the body of every conformance test."""
+"""Run one suite file against one server: the body of every conformance test."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from tests.support.second_tries import NAME
 TIMEOUT_S = 60
 TRIES: Final = 5
 LATE_S: Final = 0.05
-"""A step that takes longer than this, besides its delay, was run on a machine that is busy."""
+"""If a step takes longer than this beside its delay, the machine is considered busy."""
 
 Note = Callable[[str, object], None]
-"""Pytest's `record_property`."""
+"""The `record_property` fixture of pytest."""
 
 
 def run_suite(target: str, case: Case, note: Note) -> None:
-    """Not async itself: pytest-trio would hide the failure that xfail looks for in a group."""
+    """A synchronous function, because pytest-trio would wrap the failure that xfail expects in a
+    group.
+    """
     trio.run(_connect_and_run, target, case, note)
 
 
@@ -36,13 +38,13 @@ async def _connect_and_run(target: str, case: Case, note: Note) -> None:
 
 
 async def run_fresh(case: Case, client: httpx.AsyncClient, note: Note) -> None:
-    """Run a case on an empty server, and again when a failure may tell of the machine.
+    """Run a case on an empty server, and repeat it if a failure may be caused by a busy machine.
 
-    The suites' delays leave the server 200 ms, less what this process and the proxy wake up late,
-    and some steps have to follow others within a second. On a busy machine a failure of such a case
-    is no statement about the server. So what fails after a delay is run once more, and a timed case
-    as long as it was run late, `TRIES` times at most. Each repetition is noted, and told at the end
-    of the test run. All other cases have one try only.
+    The delays of the suites leave the server 200 ms, and some steps have to follow others within a
+    second. On a busy machine a failure of such a case proves nothing about the server. So a case
+    that fails after a delay is repeated once, and a timed case while its steps are late, at most
+    ``TRIES`` times. Each repetition is recorded and reported at the end of the test run. All other
+    cases run only once.
     """
     for number in range(1, TRIES + 1):
         try:

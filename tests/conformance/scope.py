@@ -1,6 +1,6 @@
-"""Which suite files run, where they are found, and which one cannot be passed.
+"""Which suite files run, where they are, and which ones cannot pass.
 
-This is the one place to widen when a feature is built.
+A new feature adds its suites only here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ IMPOSSIBLE: Final[Mapping[str, str]] = {
         "but its requests send no type: only a server that guesses from messages could pass"
     ),
 }
-"""Files that no honest server passes. They run all the same, and passing one is a failure."""
+"""Files that no correct server passes. They run, and passing one is a failure."""
 
 SLOW: Final = frozenset(
     {
@@ -34,12 +34,13 @@ SLOW: Final = frozenset(
         "level-2-scheduled/cron/cron-overlap-prevention.json",
     }
 )
-"""Files that wait for minutes of the wall clock: more than three together."""
+"""Files that wait for minutes of real time: more than three together."""
 
 ALWAYS_SLOW_ON: Final = frozenset({"valkey-cluster", "redis-cluster"})
-"""Topologies that run the slow files every time; the others do in `make soak`. A single server
-fires a cron job by the same scripts, and waiting for it on all four would take `make test` past
-what anybody waits for."""
+"""Topologies that run the slow files every time; the others run them in `make soak`. A single
+server fires a cron job by the same scripts, and waiting on all four would make `make test` too
+slow.
+"""
 
 HOW_TO_GET_SUITES: Final = (
     "no conformance suites: clone https://github.com/openjobspec/ojs-conformance beside this "
@@ -50,14 +51,14 @@ _BESIDE: Final = Path(__file__).parents[3] / "ojs-conformance" / "suites"
 
 
 def suites_root() -> Path | None:
-    """The suites' folder: OJS_CONFORMANCE_SUITES, else the clone beside this repository."""
+    """Return the folder of the suites: OJS_CONFORMANCE_SUITES, or a clone beside this one."""
     named = os.environ.get("OJS_CONFORMANCE_SUITES")
     root = Path(named) if named else _BESIDE
     return root if root.is_dir() else None
 
 
 def folders(chosen: str | None) -> tuple[str, ...]:
-    """Folders below the suites' root: `chosen` is comma separated, or "all"."""
+    """Return folders below the root of the suites: ``chosen`` is comma separated, or "all"."""
     if not chosen:
         return DEFAULT_FOLDERS
     if chosen == "all":
@@ -66,10 +67,10 @@ def folders(chosen: str | None) -> tuple[str, ...]:
 
 
 def files(root: Path, chosen: str | None) -> Iterator[Path]:
-    """The suite files of the chosen folders, in a fixed order.
+    """Return the suite files of the chosen folders, in a fixed order.
 
-    Raises `FileNotFoundError` for a folder without a suite file: a typing
-    mistake must not look like a green run.
+    Raises:
+        FileNotFoundError: a folder has no suite file, which may be a typing mistake.
     """
     for folder in folders(chosen):
         found = sorted((root / folder).rglob("*.json"))

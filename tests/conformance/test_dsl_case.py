@@ -1,4 +1,4 @@
-"""Suite files as data: the whole published collection is understood, nothing is ignored."""
+"""Suite files as data: the parser understands every published file and ignores nothing."""
 
 from __future__ import annotations
 

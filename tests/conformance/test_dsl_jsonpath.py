@@ -1,4 +1,4 @@
-"""The JSON paths of the suites: what resolves, what is missing, what is an error."""
+"""The JSON paths of the suites: values, missing values, and errors."""
 
 from __future__ import annotations
 

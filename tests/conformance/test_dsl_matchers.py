@@ -1,4 +1,4 @@
-"""Every matcher of the suites' language, one accepted and one refused value at least."""
+"""Every matcher, with at least one accepted and one refused value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The runner against a small in-process application: what passes, what is caught."""
+"""The runner against a small in-process application: passing and failing cases."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def run(handler: Handler, *steps: dict[str, Any]) -> None:
 
 
 def answers(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Handler:
-    """An application that gives every request the same JSON answer."""
+    """Return an application that gives every request the same JSON response."""
     content = document if isinstance(document, bytes) else json.dumps(document).encode()
     types = {"Content-Type": MEDIA_TYPE} | (headers or {})
     return lambda request: httpx.Response(status, content=content, headers=types)

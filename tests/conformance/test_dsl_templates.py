@@ -1,4 +1,4 @@
-"""References to earlier answers."""
+"""References to earlier responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The suites on the server at --conformance-url; not collected without it."""
+"""The suites on the server of --conformance-url; not collected without it."""
 
 from __future__ import annotations
 

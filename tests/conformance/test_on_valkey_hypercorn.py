@@ -1,4 +1,4 @@
-"""The suites on a standalone Valkey with the fast lane switched off: hypercorn serves all."""
+"""The suites on a standalone Valkey without the fast lane: hypercorn serves all requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which failed cases are run once more, and that the run says so."""
+"""Which failed cases are repeated, and how the run reports that."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def case(*steps: dict[str, Any]) -> Case:
 async def run(
     case: Case, statuses: Iterable[int], *, slow: Collection[int] = ()
 ) -> tuple[list[str], list[str]]:
-    """Run against an application with these answers; gives the paths asked for and the notes.
+    """Run against an application with these responses; return the requested paths and the notes.
 
-    Each answer whose status is among ``slow`` takes longer than a machine at rest would.
+    Each response with a status among ``slow`` takes longer than on an idle machine.
     """
     answers, paths, notes = iter(statuses), [], []
 

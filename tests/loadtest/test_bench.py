@@ -1,4 +1,4 @@
-"""The benchmarks run, and print their tables. What they measure is not judged here."""
+"""The benchmarks run and print their tables. These tests do not judge the measurements."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from loadtest.bench import batch, latency, memory, redis_client, retention
 
 
 def table(out: str) -> dict[str, list[str]]:
-    """The lines of all tables, by their first cell."""
+    """Return the rows of all tables, by their first cell."""
     lines = [line.strip("| ").split("|") for line in out.splitlines() if line.startswith("|")]
     return {first.strip(): [cell.strip() for cell in rest] for first, *rest in lines}
 

@@ -1,4 +1,4 @@
-"""The load test does what it says on a system of its own: `make loadtest`, for some seconds."""
+"""The load test works on a system of its own: ``make loadtest``, for some seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.server.programs import free_port, program
 
 REQUESTS = {"ack", "ack batch", "cron", "enqueue", "fetch", "workflow"}
-"""What is sent within seconds on any machine."""
+"""Requests that any machine sends within seconds."""
 
 
 def test_every_kind_of_user_gets_right_answers_and_the_report_is_written(tmp_path: Path) -> None:
@@ -22,7 +22,7 @@ def test_every_kind_of_user_gets_right_answers_and_the_report_is_written(tmp_pat
     requests = {entry["name"]: entry for entry in stats}
     assert requests.keys() >= REQUESTS, running.output
     assert all(entry["num_failures"] == 0 for entry in stats), running.output
-    # Every job that a worker got was looked at, and none was in two hands.
+    # Every received job was checked, and none had two workers at the same time.
     assert requests["waited"]["num_requests"] > 0
     assert "held twice" not in requests
     assert "<html" in report.read_text()

@@ -1,4 +1,4 @@
-"""The simulation says of small clusters what was measured, and loses and invents nothing."""
+"""The simulation agrees with measurements of small clusters, and loses and invents no job."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_what_was_measured_comes_out(observed: Observed) -> None:
     assert pairs
     for measured, simulated in pairs:
         assert simulated == pytest.approx(measured, rel=WITHIN)
-    # Each process has a processor of its own here, which two cores allow only up to this.
+    # Here each process has its own processor, which two cores allow only up to this load.
     assert again(observed, COSTS).cores < 2
 
 
@@ -43,8 +43,8 @@ def test_one_to_three_masters_were_measured() -> None:
 
 
 def test_costs_that_are_twice_as_high_would_be_noticed() -> None:
-    dear = Costs(**{name: 2 * getattr(COSTS, name) for name in COSTS.__slots__})
-    measured, simulated = compared(OBSERVED[0], dear)[0]
+    higher = Costs(**{name: 2 * getattr(COSTS, name) for name in COSTS.__slots__})
+    measured, simulated = compared(OBSERVED[0], higher)[0]
     assert simulated != pytest.approx(measured, rel=WITHIN)
 
 

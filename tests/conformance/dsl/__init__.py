@@ -1,6 +1,6 @@
-"""The language of the OpenJobSpec conformance suites, read strictly.
+"""The language of the OpenJobSpec conformance suites, parsed strictly.
 
-`jsonpath`, `matchers`, `templates` and `case` are pure; `runner` speaks HTTP.
-Whatever a file says that these modules do not understand is a `SuiteError`:
-a check that is skipped in silence is a test that cannot fail.
+``jsonpath``, ``matchers``, ``templates`` and ``case`` are pure; ``runner`` uses HTTP. Anything in a
+file that these modules do not understand is a ``SuiteError``, because a skipped check could hide a
+failure.
 """

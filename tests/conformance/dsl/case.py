@@ -1,9 +1,9 @@
 """A suite file as data: every key of every step is understood or refused.
 
-Two dialects occur in the files. Most steps name an HTTP method and a path and
-state their checks under `assertions`. Others state them under `expect`, and
-some of those name an operation (`push`, `get`, `fetch`, `ack`) and a `request`
-instead of a method, a path and a body. Both become the same `Step`.
+The files use two dialects. Most steps have an HTTP method and a path, and their checks under
+``assertions``. Others have their checks under ``expect``, and some of those have an operation
+(``push``, ``get``, ``fetch``, ``ack``) and a ``request`` instead of a method, a path and a body.
+Both become the same ``Step``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OPERATIONS: Final[Mapping[str, tuple[str, str]]] = {
 }
 
 _CASE_KEYS = {"test_id", "level", "category", "name", "description", "spec_ref", "tags", "steps"}
-# Prose: in each of these files the first step establishes what it asks for.
+# Text for people: in each of these files the first step creates what it describes.
 _CASE_KEYS |= {"preconditions"}
 _STEP_KEYS = {"id", "action", "intent", "path", "headers", "body", "description", "assertions"}
 _STEP_KEYS |= {"expect", "request", "raw_body", "repeat", "delay_ms", "duration_ms"}
@@ -37,11 +37,11 @@ _CHECK_KEYS |= {"exclusive_claim", "equality", "body_comment", "headers_comment"
 
 @dataclass(frozen=True, slots=True)
 class Checks:
-    """What must hold after a step. Status, headers and body values are matchers.
+    """The checks after a step. Status, headers and body values are matchers.
 
-    `bodies` are alternatives (a plain body is one of one): all entries of one
-    of them must hold, and None among them means "no body at all".
-    `subset` marks the dialect whose literal objects list only some keys.
+    ``bodies`` are alternatives (a plain body is the only one): all entries of one of them must
+    match. None among them means "no body at all". ``subset`` marks the dialect whose literal
+    objects list only some keys.
     """
 
     status: tuple[Any, ...] = ()
@@ -54,11 +54,11 @@ class Checks:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One request (or a pause, or a check over earlier steps) and its checks.
+    """One request (or a pause, or a check of earlier steps) and its checks.
 
-    `action` is an HTTP method, "WAIT" or "ASSERT". `content` is None without a
-    body; str is sent as it is, anything else as JSON. `operation` names the
-    abstract operation the step was written as, if it was.
+    ``action`` is an HTTP method, "WAIT" or "ASSERT". ``content`` is None without a body; a str is
+    sent as it is, anything else as JSON. ``operation`` is the abstract operation of the step, if it
+    has one.
     """
 
     id: str
@@ -77,7 +77,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One suite file; `file` is its path relative to the suites' root."""
+    """One suite file; ``file`` is its path relative to the root of the suites."""
 
     file: str
     test_id: str
@@ -86,14 +86,18 @@ class Case:
 
     @property
     def is_timed(self) -> bool:
-        """Whether steps have to come in time: some wait, or a limit counts them by the second."""
+        """Return whether steps depend on time: some wait, or a limit counts them by the second."""
         return any(
             step.delay_ms or "max_per_second" in json.dumps(step.content) for step in self.steps
         )
 
 
 def load(root: Path, file: Path) -> Case:
-    """Read one suite file. Raises `SuiteError` for anything not understood."""
+    """Read one suite file.
+
+    Raises:
+        SuiteError: the file has something that is not understood.
+    """
     name = file.relative_to(root).as_posix()
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
@@ -103,7 +107,11 @@ def load(root: Path, file: Path) -> Case:
 
 
 def parse(file: str, raw: Mapping[str, Any]) -> Case:
-    """The `Case` that a suite file's JSON describes. Raises `SuiteError`."""
+    """Return the ``Case`` of a suite file's JSON.
+
+    Raises:
+        SuiteError: the file has something that is not understood.
+    """
     _known(raw, _CASE_KEYS, "test")
     steps = tuple(_step(position, step) for position, step in enumerate(raw["steps"], start=1))
     return Case(file, raw["test_id"], raw["description"], steps)
@@ -173,7 +181,7 @@ def _assertions(raw: Mapping[str, Any]) -> Checks:
 
 
 def _expect(raw: Mapping[str, Any]) -> Checks:
-    """`expect` spells one body check as `body.a.b: x` or all as `body: {a: x}`."""
+    """Parse ``expect``, which has one body check as ``body.a.b: x`` or all as ``body: {a: x}``."""
     body: dict[str, Any] = {}
     for key, value in raw.items():
         if key == "body":

@@ -1,13 +1,12 @@
-"""The paths that address a place in a JSON document: `$.jobs[0].meta["a.b"].c`.
+"""Paths to a place in a JSON document: ``$.jobs[0].meta["a.b"].c``.
 
-Supported: keys, quoted keys, indexes, `[*]` and `[?(@.key=='value')]`. A key
-that is missing at the end of a path is `MISSING`, an honest answer to "absent";
-a path that breaks off earlier is a `PathError`, because "absent" about a place
-whose parent does not exist says nothing.
+Supported are keys, quoted keys, indexes, ``[*]`` and ``[?(@.key=='value')]``. A key that is missing
+at the end of a path is ``MISSING``, which matches "absent". A path that ends earlier is a
+``PathError``, because "absent" has no meaning if the parent does not exist.
 
-A dot is also a legal character of a JSON key, and several suites address
-`meta.ojs.codec.key_id` where `meta` has the one key "ojs.codec.key_id". So a
-key that is not found is tried again joined with the keys that follow it.
+A dot is also a legal character of a JSON key, and several suites use ``meta.ojs.codec.key_id``
+where ``meta`` has the one key "ojs.codec.key_id". So a key that is not found is tried again, joined
+with the following keys.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from typing import Any, Final
 
 
 class PathError(Exception):
-    """The path is malformed, or a parent of the place it addresses is not there."""
+    """The path is malformed, or a parent of its place does not exist."""
 
 
 class Missing:
-    """The type of `MISSING`: the parent is there, the last key or index is not."""
+    """The type of ``MISSING``: the parent exists, the last key or index does not."""
 
     def __repr__(self) -> str:
         return "<missing>"
@@ -49,7 +48,7 @@ class Wildcard:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """The one element of an array whose `key` equals `value` as text."""
+    """The only element of an array whose ``key`` equals ``value`` as text."""
 
     key: str
     value: str
@@ -70,9 +69,10 @@ _TOKEN = re.compile(
 
 
 def parse(path: str) -> tuple[Segment, ...]:
-    """Split a path into its segments. The leading `$` is optional.
+    """Split a path into its segments. The leading ``$`` is optional.
 
-    Raises `PathError` for anything outside the supported syntax.
+    Raises:
+        PathError: the path has unsupported syntax.
     """
     rest = path.removeprefix("$")
     segments: list[Segment] = []
@@ -100,10 +100,11 @@ def _segment(token: re.Match[str]) -> Segment:
 
 
 def resolve(path: str, document: Any) -> Any:
-    """The value at `path`, or `MISSING`.
+    """Return the value at ``path``, or ``MISSING``.
 
-    Raises `PathError` when the path cannot be read, when it breaks off before
-    its last segment, or when a filter matches more than one element.
+    Raises:
+        PathError: the path is malformed, ends before its last segment, or a filter matches several
+            elements.
     """
     return _walk(parse(path), document, path)
 

@@ -10,7 +10,7 @@ Read more strictly than the published runner does:
 - `absent` and `{"$exists": false}` mean the key is not there, null does not do;
 - a literal object matches an object of exactly these keys, so that "the args
   come back unchanged" also means that nothing was added. `expect` blocks list
-  only some keys on purpose; for them `subset=True`.
+  only some keys; for them `subset=True`.
 - true is not 1, and text is not a number.
 """
 
@@ -26,7 +26,7 @@ from tests.conformance.dsl.jsonpath import MISSING, Missing
 
 
 class SuiteError(Exception):
-    """A suite file says something that this runner does not understand."""
+    """A suite file has something that this runner does not understand."""
 
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -41,7 +41,7 @@ _PREFIXED = re.compile(r"(string:contains|contains|not_contains|one_of):(.+)", r
 _PATTERN = re.compile(r"string:pattern\((.*)\)")
 
 TOLERANCE: Final = 0.5
-"""`~1000` accepts half of it more or less (the suites' published default)."""
+"""``~1000`` accepts half of it more or less (the default of the suites)."""
 
 _TYPES: Final[dict[str, Callable[[Any], bool]]] = {
     "string": lambda value: isinstance(value, str),
@@ -69,9 +69,10 @@ _WORDS: Final[dict[str, Callable[[Any], bool]]] = {
 
 
 def explain(matcher: Any, value: Any, *, subset: bool = False) -> str | None:
-    """None when `value` (a JSON value or `MISSING`) matches, else what is wrong.
+    """Return None when ``value`` (a JSON value or ``MISSING``) matches, else what is wrong.
 
-    Raises `SuiteError` when the matcher itself cannot be understood.
+    Raises:
+        SuiteError: the matcher is not understood.
     """
     if isinstance(matcher, str):
         matches = _word(matcher)(value)
@@ -84,7 +85,11 @@ def explain(matcher: Any, value: Any, *, subset: bool = False) -> str | None:
 
 
 def validate(matcher: Any) -> None:
-    """Raise `SuiteError` unless every word and operator in `matcher` is known."""
+    """Check every word and operator in ``matcher``.
+
+    Raises:
+        SuiteError: one of them is unknown.
+    """
     if isinstance(matcher, str):
         _word(matcher)
     elif isinstance(matcher, list):
@@ -102,7 +107,7 @@ def validate(matcher: Any) -> None:
 
 
 def _word(word: str) -> Callable[[Any], bool]:
-    """The predicate behind a string matcher; a string of no family is a literal."""
+    """Return the predicate of a string matcher; a string of no family is a literal."""
     if word in _WORDS:
         return _WORDS[word]
     if found := _APPROXIMATE.fullmatch(word):

@@ -1,7 +1,7 @@
-"""Runs one case against a server over HTTP, under trio.
+"""Run one case against a server over HTTP, under trio.
 
-The first step that does not hold ends the case: later steps build on it.
-Steps that name each other in `parallel_with` are sent at the same moment.
+The first failed step ends the case, because later steps build on it. Steps that name each other in
+``parallel_with`` are sent at the same time.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ MEDIA_TYPE: Final = "application/openjobspec+json"
 
 
 class CaseFailed(AssertionError):
-    """Steps of a case did not hold; the message names each with its answer.
+    """Steps of a case failed; the message has each of them with its response.
 
-    `after_delay` tells whether the case had waited by then: what it asserts may depend on how late
-    the server's processes woke up. `late_s` is the longest that a step took, besides its delay (s).
+    ``after_delay`` tells whether the case had waited before, so that the result may depend on how
+    busy the machine was. ``late_s`` is the longest time in seconds that a step took beside its
+    delay.
     """
 
     def __init__(self, message: str, *, after_delay: bool, late_s: float) -> None:
@@ -36,7 +37,7 @@ class CaseFailed(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response. `document` is `MISSING` when the body is not one JSON value."""
+    """A response. ``document`` is ``MISSING`` when the body is not one JSON value."""
 
     status: int
     headers: httpx.Headers
@@ -45,9 +46,10 @@ class Answer:
 
 
 async def run_case(case: Case, client: httpx.AsyncClient) -> None:
-    """Run every step of `case`; `client` has the server's base URL.
+    """Run every step of ``case``; ``client`` has the base URL of the server.
 
-    Raises `CaseFailed` for the first step that does not hold.
+    Raises:
+        CaseFailed: a step failed.
     """
     scope = Scope()
     waited = False
@@ -71,7 +73,7 @@ async def run_case(case: Case, client: httpx.AsyncClient) -> None:
 
 
 def _groups(steps: Sequence[Step]) -> list[list[Step]]:
-    """Consecutive steps linked by `parallel_with`, in either direction, form a group."""
+    """Group consecutive steps that are linked by ``parallel_with``, in either direction."""
     groups: list[list[Step]] = []
     for step in steps:
         linked = groups and any(
@@ -130,7 +132,7 @@ def _parse(content: bytes) -> Any:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON objects without doubled keys: readers disagree about which one counts."""
+    """Refuse JSON objects with repeated keys, because parsers disagree about which one counts."""
     document = dict(pairs)
     if len(document) != len(pairs):
         raise ValueError("doubled key")
@@ -183,7 +185,7 @@ def _body(
 
 
 def _subject(step: Step, answer: Answer) -> Any:
-    """What paths start from: a step written as an operation speaks of the job itself."""
+    """Return the start of paths: for a step with an operation it is the job itself."""
     if step.operation in ("push", "get", "ack"):
         return answer.document.get("job", answer.document)
     return answer.document
@@ -215,7 +217,7 @@ def _across_steps(checks: Checks, scope: Scope) -> list[str]:
 
 
 def _exclusive_claim(claim: dict[str, Any]) -> list[str]:
-    """One of the concurrent fetches got the job, each other one got nothing."""
+    """Check that one of the concurrent fetches got the job and all others got nothing."""
     fetched = [[job["id"] for job in jobs] for jobs in claim["fetches"]]
     holders = [ids for ids in fetched if claim["job_id"] in ids]
     empty = [ids for ids in fetched if not ids]
