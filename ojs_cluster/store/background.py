@@ -1,9 +1,9 @@
-"""Tasks that a request starts, and waits for only briefly.
+"""Tasks that a request starts and waits for only briefly.
 
 Some calls prepare a request without being part of it: the renewal of a queue's name, a read of the
-partition table, a subscription. Their shard may be away while the request's own shard works. Such a
-call runs as a task of the store's nursery, once at a time for each purpose, and every request that
-needs its result waits for a bounded time.
+partition table, a subscription. Their shard may be unreachable while the request's own shard works.
+Such a call runs as a task of the store's nursery, one at a time for each purpose. Every request
+that needs the result waits for a bounded time.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ log = logging.getLogger("ojs.store")
 
 T = TypeVar("T")
 
-_MOST_TASKS = 1000
+_MAX_TASKS = 1000
 _INLINE_S = 1.0
-"""Longest wait of a caller, in seconds, when no nursery runs: the call is then the caller's own."""
+"""Longest wait in seconds when the call runs inside its caller, because there is no nursery."""
 
 
-class _Running:
+class _BackgroundTask:
     """One task: its result, None until it has one, and the event of its end."""
 
     __slots__ = ("ended", "result")
@@ -48,33 +48,34 @@ class Background:
 
     def __init__(self, nursery: trio.Nursery | None = None) -> None:
         self._nursery = nursery
-        self._running: dict[Hashable, _Running] = {}
+        self._running: dict[Hashable, _BackgroundTask] = {}
 
     async def once(
         self, purpose: Hashable, work: Callable[[], Awaitable[T]], wait_s: float
     ) -> T | None:
-        """Run ``work`` unless a task of the same purpose runs; wait for its result.
+        """Run ``work`` unless a task of the same purpose runs, and wait for its result.
 
-        A failure is the task's result None: the task outlives its callers, so none of
-        them could be told.
+        A failure is logged and not raised: the task may outlive all its callers.
 
         Args:
+            purpose: key under which at most one task runs.
+            work: the call.
             wait_s: longest wait in seconds; 0 only starts the task.
 
         Returns:
             The result; None when the task failed or has not ended in time.
         """
-        # To start a task needs none: what is only due now and then would else take one for each
-        # request that comes before it runs.
-        if wait_s > 0 or self._nursery is None or len(self._running) >= _MOST_TASKS:
+        # A driven coroutine starts a background task without a trio task of its own. A task per
+        # request would be waste for work that is due only now and then.
+        if wait_s > 0 or self._nursery is None or len(self._running) >= _MAX_TASKS:
             await ensure_task()
         running = self._running.get(purpose)
         if running is None:
-            if self._nursery is None or len(self._running) >= _MOST_TASKS:
+            if self._nursery is None or len(self._running) >= _MAX_TASKS:
                 with trio.move_on_after(max(wait_s, _INLINE_S)):
                     return await _result_of(purpose, work)
                 return None
-            running = self._running[purpose] = _Running()
+            running = self._running[purpose] = _BackgroundTask()
             self._nursery.start_soon(self._run, purpose, work, running)
         if wait_s <= 0:
             if driver_state.driven is None:
@@ -86,11 +87,12 @@ class Background:
         return result
 
     async def _run(
-        self, purpose: Hashable, work: Callable[[], Awaitable[T]], running: _Running
+        self, purpose: Hashable, work: Callable[[], Awaitable[T]], running: _BackgroundTask
     ) -> None:
-        start_deadline()  # that of the request which started the task is not the task's
+        start_deadline()  # the deadline of the request does not apply to the task
         try:
-            # Nor is what the request wants of durability, and a doubt here is none about its jobs.
+            # The durability that the request asks for does not apply either: an unconfirmed write
+            # here is not about its jobs.
             with require_durability(Durability.ASYNC):
                 running.result = await _result_of(purpose, work)
         finally:
@@ -104,6 +106,6 @@ async def _result_of(purpose: Hashable, work: Callable[[], Awaitable[T]]) -> T |
     except (BackendUnavailable, RedisReplyError) as error:
         log.debug("background call %s failed: %r", purpose, error)
         return None
-    except Exception:  # raised in the store's nursery it would end the process
+    except Exception:  # it would end the process if it reached the nursery
         log.exception("background call %s failed", purpose)
         return None

@@ -1,4 +1,4 @@
-"""A value that costs many calls, computed once for all who ask for it at about the same time."""
+"""An expensive value, computed once for all callers that need it at about the same time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ T = TypeVar("T")
 
 
 class Cached(Generic[T]):
-    """Computes a value when it is asked for, and keeps it for a while.
+    """Computes a value on demand and keeps it for a while.
 
     Args:
-        kept_s: how long a value is kept, given how long it took to compute.
+        compute: computes the value.
+        kept_s: how long to keep a value, in seconds, given how many seconds its computation took.
     """
 
     def __init__(
@@ -30,24 +31,23 @@ class Cached(Generic[T]):
         self._failed: tuple[Exception, float] | None = None
 
     async def get(self) -> T:
-        """The value, computed anew unless the last one is still kept.
+        """Return the value, computed again unless the last one is still kept.
 
         Raises:
-            Exception: what computing it raises. Callers that were waiting raise it too: if each
-                of them tried again, the last would wait for all tries. Nothing is kept for later
-                callers.
+            Exception: what ``compute`` raises. Waiting callers raise it too: if each of them tried
+                again, the last would wait for all attempts. Later callers compute again.
         """
         await ensure_task()
-        asked = trio.current_time()
-        async with self._lock:  # who waits is given what the one before it has computed
+        called_at = trio.current_time()
+        async with self._lock:  # waiting callers share one computation
             began = trio.current_time()
-            if self._failed is not None and asked < self._failed[1]:
+            if self._failed is not None and called_at < self._failed[1]:
                 raise self._failed[0]
             if self._found is None or began >= self._found[1]:
                 try:
                     value = await self._compute()
                 except OutOfTime:
-                    raise  # who waits may have more time
+                    raise  # a waiting caller may have more time
                 except Exception as error:
                     self._failed = (error, trio.current_time())
                     raise

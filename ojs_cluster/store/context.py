@@ -1,4 +1,4 @@
-"""The store: what reaches Redis, and what this process remembers beside it."""
+"""The store: the access to Redis, and the caches of this process."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from ojs_cluster.store.runtime import Runtime
 from ojs_cluster.store.workers.touch import FetchTouches
 
 Effect = Callable[["Store", Shard, bytes], Awaitable[None]]
-"""Carries out one outbox effect of a shard, given its payload. Idempotent; raises when it could
-not, and is then tried again (see ``outbox``)."""
+"""Deliver one outbox effect of a shard, given its payload.
+
+Idempotent: after an exception the outbox tries again later (see ``outbox``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Store(Runtime):
-    """The one entry point to the database. ``open.open_store`` makes it."""
+    """The one entry point to the database. ``open.open_store`` creates it."""
 
     effects: Mapping[str, Effect]
     finish_transaction: Effect
     """Applies a committed cross-shard transaction.
 
     The store holds it to avoid an import cycle: a transaction cancels jobs by id, and a lookup by
-    id
-    may have to finish a transaction first."""
+    id may have to finish a transaction first."""
     ids: OrderedIds
     queues: QueueRegistry = field(default_factory=QueueRegistry)
     fetch_touches: FetchTouches = field(default_factory=FetchTouches)

@@ -1,4 +1,4 @@
-"""Opaque cursors: where a page ended, as text that clients hand back."""
+"""Opaque cursors: the end of a page, as text that clients return for the next page."""
 
 from __future__ import annotations
 
@@ -13,18 +13,22 @@ from ojs_cluster.core.errors import InvalidRequest
 
 
 def encode(position: Any) -> str:
-    """``position`` (JSON) as URL-safe text."""
+    """Return ``position`` (JSON) as URL-safe text."""
     return base64.urlsafe_b64encode(orjson.dumps(position)).rstrip(b"=").decode()
 
 
 def are_numbers(values: Sequence[object], most: int = 2**53) -> bool:
-    """Whether all of a decoded position's ``values`` are whole numbers from 0 to below ``most``."""
+    """Return whether all ``values`` of a decoded position are integers from 0 to below ``most``."""
     # `type is`, because a JSON true would pass as the integer 1
     return all(type(value) is int and 0 <= value < most for value in values)
 
 
 def decode(text: str, *, field: str = "cursor") -> Any:
-    """The position again.
+    """Return the position that ``encode`` has encoded.
+
+    Args:
+        text: the cursor.
+        field: name of the request's field, for the error.
 
     Raises:
         InvalidRequest: the text is not a cursor of this server.

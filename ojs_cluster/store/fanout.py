@@ -1,4 +1,4 @@
-"""The same question to many shards, a bounded number at a time."""
+"""The same call for many shards or jobs, a bounded number at a time."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from ojs_cluster.redis.driven_coroutines import ensure_task
 T = TypeVar("T")
 
 WIDTH = 16
-"""Calls under way at once: enough to hide the round trip, few enough to leave room for others."""
+"""Concurrent calls: enough to hide the round trip, few enough to leave capacity for others."""
 
 
 async def over_shards(items: Iterable[T], call: Callable[[T], Awaitable[None]]) -> None:
     """Await ``call(item)`` for every item, up to ``WIDTH`` at a time.
+
+    Args:
+        items: what to call for.
+        call: the call.
 
     Raises:
         Exception: the first failure, as it was raised; the other calls are cancelled.
     """
     calls = list(items)
     if len(calls) < 2:
-        # Every enqueue comes here, nearly always with nothing to ask: tasks that find no work would
-        # cost it more than all else that it does.
+        # Nearly every enqueue comes here without items. Tasks would cost it more than the rest of
+        # its work.
         for item in calls:
             await call(item)
         return
@@ -37,7 +41,7 @@ async def over_shards(items: Iterable[T], call: Callable[[T], Awaitable[None]]) 
         for item in pending:
             try:
                 await call(item)
-            except Exception as error:  # handed to the caller, unwrapped
+            except Exception as error:  # raised to the caller without an exception group
                 failure = failure or error
                 nursery.cancel_scope.cancel()
                 return

@@ -1,4 +1,4 @@
-"""Reading large JSON without holding up the event loop."""
+"""Parse large JSON without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -12,16 +12,24 @@ from ojs_cluster.redis.driven_coroutines import ensure_task
 T = TypeVar("T")
 
 LARGE: Final = 256 * 1024
-"""Bytes of JSON from which on it is read in a thread: reading it takes milliseconds."""
+"""Size in bytes above which JSON is parsed in a thread: parsing takes milliseconds."""
 _reading: Final = trio.CapacityLimiter(1)
-"""One at a time: two would only take the interpreter from each other, and from the event loop."""
+"""One thread at a time: more would compete for the interpreter with the event loop."""
 
 
 async def off_loop(read: Callable[[], T], size: int) -> T:
-    """Call ``read``, which takes apart ``size`` bytes of JSON: in a thread when they are many.
+    """Call ``read``, in a thread when it parses much JSON.
 
-    It must do its work in steps of a few milliseconds (``core.json_scan``), since Python hands over
-    to the event loop only between such steps. Raises what it raises.
+    Args:
+        read: parses the JSON in steps of a few milliseconds (``core.json_scan``): Python switches
+            to the event loop only between such steps.
+        size: size of the JSON in bytes.
+
+    Returns:
+        The result of ``read``.
+
+    Raises:
+        Exception: what ``read`` raises.
     """
     if size <= LARGE:
         return read()

@@ -32,7 +32,7 @@ log = logging.getLogger("ojs.store")
 
 _POLL_S = 0.01
 _OPENING_S = 2.0
-"""Longest wait in seconds of a starting process for a master that may be away."""
+"""Longest wait in seconds of a starting process for a master that does not answer."""
 
 
 @asynccontextmanager
@@ -45,29 +45,33 @@ async def open_store(
 ) -> AsyncIterator[Store]:
     """Connect, check that the data can be used, and yield the store.
 
-    Masters that are away do not hold it up for longer than ``_OPENING_S`` each check: it serves the
-    shards of the others. At least one must say how the data is laid out.
+    Unreachable masters delay each check by at most ``_OPENING_S``; the store serves the shards of
+    the others. At least one master must tell the number of shards of the data.
 
     Args:
-        shards: how many logical shards to lay data out over; must match the data that is there.
+        redis: the settings of the client.
+        settings: the settings of the store, None for the defaults.
+        shards: number of logical shards; must match the data that is there.
         prelude: Lua put before every script, for tests.
 
     Raises:
         UnusableBackend: another shard count or schema version, or an eviction policy that loses
             jobs.
-        MissingRights: the Redis user may not do what this server does.
+        MissingRights: the Redis user lacks rights that this server needs.
         BackendUnavailable: Redis did not answer in time.
     """
     settings = settings or StoreSettings()
     keys = Keyspace(shards)
-    # Before there is a client, whose coarse clock would stand still: it takes a second of CPU time.
+    # Before the client starts: loading takes a second of CPU time, in which its coarse clock would
+    # stand still.
     scripts = load_scripts(prelude)
     failure: Exception | None = None
     async with (
         open_client(replace(redis, probe_keys=keys.wal_probes)) as client,
         trio.open_nursery() as nursery,
     ):
-        # An exception of the block passes the nursery by, which would wrap it in a group.
+        # The exception of the block is raised outside of the nursery, which would wrap it in an
+        # exception group.
         try:
             store = Store(
                 redis=client,
@@ -101,7 +105,7 @@ async def open_store(
 
 
 def _note_idle_masters(store: Store) -> None:
-    """Log that some masters serve no shard: there are too few shards, or slots lie unevenly."""
+    """Warn when masters serve no shard: too few shards, or slots are distributed unevenly."""
     slots = sorted(shard.slot for shard in store.keys)
     topology = store.redis.topology
     masters = topology.masters
@@ -118,18 +122,18 @@ def _note_idle_masters(store: Store) -> None:
 
 
 async def check_eviction(store: Store) -> list[Address]:
-    """Look at every master's eviction policy; one that is allowed all the same is logged.
+    """Check every master's eviction policy; log one that the operator allows.
 
     Returns:
         The masters that did not answer in time.
 
     Raises:
-        UnusableBackend: one may drop jobs.
+        UnusableBackend: a master may evict jobs.
         BackendUnavailable: no master answered in time.
     """
     replies: dict[Address, Any] = {}
 
-    async def ask(address: Address) -> None:
+    async def read_info(address: Address) -> None:
         with suppress(BackendUnavailable):
             try:
                 replies[address] = await store.redis.call_node(address, "INFO", "memory")
@@ -140,10 +144,10 @@ async def check_eviction(store: Store) -> list[Address]:
     masters = store.redis.topology.masters
     async with trio.open_nursery() as nursery:
         for address in masters:
-            nursery.start_soon(ask, address)
-        # One that answers may have been slow to do so; others may be away.
+            nursery.start_soon(read_info, address)
+        # Wait for slow masters, but not long for unreachable ones.
         with trio.move_on_after(_OPENING_S):
-            while len(replies) < len(masters):  # noqa: ASYNC110 - they may never be all
+            while len(replies) < len(masters):  # noqa: ASYNC110 - some may never answer
                 await trio.sleep(_POLL_S)
         while nursery.child_tasks and not replies:  # noqa: ASYNC110 - as above
             await trio.sleep(_POLL_S)
@@ -168,5 +172,5 @@ async def check_eviction(store: Store) -> list[Address]:
 
 @lru_cache(maxsize=64)
 def _note_unchecked(why: str) -> None:
-    """Log once that a policy cannot be looked at; the scheduler tries every minute."""
-    log.info("maxmemory-policy is not checked: %s", why)
+    """Log once that a policy cannot be read; the scheduler tries every minute."""
+    log.info("cannot check maxmemory-policy: %s", why)

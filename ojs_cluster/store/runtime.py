@@ -1,4 +1,4 @@
-"""What every store function needs to reach Redis, and nothing of what the store remembers."""
+"""The stateless part of the store: what a function needs to call Redis."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Arg = bytes | str | int | float
 class Runtime:
     """A Redis client, the key layout, the scripts, the settings and the background tasks.
 
-    The parts of a ``Store`` are given this and not the store itself, so no part depends on another.
-    They are given it with each call and do not keep it: an outbox effect calls them with a client
-    that waits less (``Store.for_effect``).
+    The parts of a ``Store`` take this and not the store itself, so no part depends on another. They
+    take it with each call and do not keep it: an outbox effect calls them with a client that waits
+    for a shorter time (``Store.for_effect``).
     """
 
     redis: Client
@@ -42,10 +42,12 @@ class Runtime:
         """Run one transition on one shard.
 
         Args:
+            shard: where the script runs.
             name: file name of the script, without ``.lua``.
-            keys, args: as the head of the script says.
-            idempotent: whether running it twice is the same as once, so that a lost reply may be
-                answered by running it again.
+            keys: KEYS as in the head of the script.
+            args: ARGV as in the head of the script.
+            idempotent: whether a second run changes nothing more, so that the client may repeat
+                the call after a lost reply.
 
         Raises:
             BackendUnavailable: Redis did not answer in time.
@@ -57,7 +59,7 @@ class Runtime:
     async def run_meta(
         self, name: str, keys: Sequence[bytes], args: Sequence[Arg], *, idempotent: bool = True
     ) -> Any:
-        """Run one script on the keys of the whole cluster; otherwise as ``run``."""
+        """Run one script on the keys of the meta tag; otherwise as ``run``."""
         return await self.redis.script(
             self.keys.meta.slot, self.scripts[name], keys, args, idempotent=idempotent
         )

@@ -1,10 +1,9 @@
-"""Loads the Lua transitions: one file each, joined with the small pieces they include.
+"""Load the Lua transitions: one file each, joined with the shared pieces that they include.
 
 A line ``--@include keys now read_job`` is replaced by those files of ``include/``, each once per
-script, after those that it includes itself; what the script does not use of them is left out.
-Joining at load time, rather than Redis functions or ``require``, keeps every transition one
-self-contained script that any Redis or Valkey since 7.0 runs, and that a reader can follow from top
-to bottom.
+script and after its own includes. Functions that the script does not use are left out. Joining at
+load time keeps every transition one self-contained script. It runs on any Redis or Valkey since
+7.0, and a reader can follow it from top to bottom. Redis functions and ``require`` offer neither.
 """
 
 from __future__ import annotations
@@ -42,9 +41,9 @@ VOLATILE = frozenset(
         *("rights", "worker_states", "workflow_checked", "workflow_stalled"),
     }
 )
-"""Scripts that wait for no confirmation, because nobody is promised what they write: leases and
-signs of life, which a failover may forget as it may forget a worker; what is written again by the
-next who looks. And those that only read what others will have confirmed."""
+"""Scripts whose writes need no confirmation by a replica or a disk. They write leases and
+heartbeats, which a failover may lose like a worker, or what a later check writes again. Or they
+only read what other scripts have confirmed."""
 
 _ROOMS = Path(__file__).parent
 _INCLUDES = _ROOMS / "include"
@@ -55,24 +54,24 @@ _MEMORY = re.compile(
 _SHEBANGS = {
     "no-writes": "#!lua flags=no-writes\n",
     "allow-oom": "#!lua flags=allow-oom\n",
-    # None: Redis then refuses the script at its first write, and one that finds that there is
-    # nothing to write still answers. With a bare ``#!lua`` it would refuse to start it.
+    # Without a shebang Redis refuses the script at its first write, so a script with nothing to
+    # write still answers. With a bare ``#!lua`` Redis would refuse to start it.
     "deny-oom": "",
 }
-"""What tells Redis whether a script runs while ``maxmemory`` is exceeded (docs/adr/022)."""
+"""First line of a script: whether Redis runs it while ``maxmemory`` is exceeded (docs/adr/022)."""
 _INCLUDE = re.compile(r"^--@include (.+)$", re.MULTILINE)
 _FIELDS = re.compile(r"^local F = \{(.*?)^\}\n", re.MULTILINE | re.DOTALL)
 _FIELD = re.compile(r"(\w+) = '([^']+)'")
 _USE = re.compile(r"\bF\.(\w+)")
-# All Lua files keep to this form: a comment has its lines to itself, and what is defined at the
-# left margin ends there, or on its line.
+# All Lua files keep to this form: a comment has its own lines, and a definition at the left margin
+# ends there or on its line.
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _KEYS = re.compile(
     r"^local ([A-Z_]+(?:, [A-Z_]+)*) = (P \.\. '\w+'(?:, P \.\. '\w+')*)\n", re.MULTILINE
 )
 _NAME = re.compile(r"\b[A-Z][A-Z_]*\b")
 _WORD = re.compile(r"\w+")
-# Faster than globals, of which the interpreter has to find each by its name.
+# Faster than globals, which the interpreter looks up by name.
 _LOCALS = "local redis_call, KEYS, ARGV = redis.call, KEYS, ARGV\n"
 _CONSTANT = re.compile(r"^local ([A-Z_]+) = ([\d *]*\d|'[^'\n]*')(?: --[^\n]*)?\n", re.MULTILINE)
 _PREFIX = re.compile(r"^local P = (.*)\n", re.MULTILINE)
@@ -86,18 +85,18 @@ _FUNCTION = re.compile(
 
 
 def load_scripts(prelude: str = "") -> Mapping[str, Script]:
-    """All transitions by name.
+    """Return all transitions by name.
 
     The line ``-- Memory:`` of each header says what happens while Redis is at ``maxmemory``:
     ``no-writes`` and ``allow-oom`` scripts run, ``deny-oom`` scripts are refused. A script may also
     be loaded a second time, under another name and with another flag.
 
     Args:
-        prelude: Lua put before every script. Tests pass one that wraps ``redis.call`` and
-            refuses keys that a cluster would refuse only while it moves slots.
+        prelude: Lua put before every script. Tests pass one that wraps ``redis.call`` and refuses
+            keys that a cluster would refuse only while it moves slots.
 
     Raises:
-        ValueError: a script does not say what happens at ``maxmemory``.
+        ValueError: a script has no line ``-- Memory:``.
     """
     return _load(prelude)
 
@@ -120,8 +119,8 @@ def _load(prelude: str) -> Mapping[str, Script]:
     for file, text in read_transitions().items():
         body = prelude + _trimmed(_expanded(text, includes, set()))
         for name, shebang in _shebangs(file, text).items():
-            # Each keeps the rule of ``store/include/base/preflight.lua``; the tests' prelude
-            # enforces it.
+            # Each script has the preflight of ``store/include/base/preflight.lua``; the tests'
+            # prelude enforces it.
             scripts[name] = Script(
                 name,
                 (shebang + body).encode(),
@@ -132,7 +131,7 @@ def _load(prelude: str) -> Mapping[str, Script]:
 
 
 def _shebangs(name: str, text: str) -> dict[str, str]:
-    """The names under which a script is loaded, each with its first line."""
+    """Return the names under which a script is loaded, each with its first line."""
     found = _MEMORY.search(text)
     if found is None:
         raise ValueError(f"the header of {name}.lua has no line '-- Memory: ...'")
@@ -144,7 +143,7 @@ def _shebangs(name: str, text: str) -> dict[str, str]:
 
 
 def _expanded(text: str, includes: Mapping[str, str], seen: set[str]) -> str:
-    """``text`` with its includes in place, but none of ``seen``, to which they are added."""
+    """Return ``text`` with its includes in place, except those in ``seen``; extend ``seen``."""
 
     def expand(match: re.Match[str]) -> str:
         pieces = []
@@ -158,18 +157,17 @@ def _expanded(text: str, includes: Mapping[str, str], seen: set[str]) -> str:
 
 
 def _trimmed(script: str) -> str:
-    """A script without what each of its calls would build in vain.
+    """Return a script without the parts that each of its calls would set up needlessly.
 
     Redis runs a script from its first line at each call. The names of fifty fields, the keys of a
-    shard and the functions of all pieces, most of them unused by any one script, took two thirds of
-    the time of a short one. So names of fields, keys and constants stand where they are used, and
-    so does what a function of one parameter returns that is nothing but an expression. A function
-    that nothing uses is left out. A piece may therefore be included in a branch, before which its
-    constants are used already.
+    shard and the functions of all pieces took two thirds of the time of a short script. So the
+    values of fields, keys and constants are inlined, and so are functions of one parameter that
+    only return an expression. Unused functions are left out. A piece may be included in a branch
+    although its constants are used before that branch.
 
     Raises:
-        KeyError: the table does not have a field.
-        ValueError: pieces that are joined mean different things by a constant.
+        KeyError: the table has no such field.
+        ValueError: two of the joined pieces define a constant differently.
     """
     script = _COMMENT.sub("", script)
     table = _FIELDS.search(script)
@@ -189,17 +187,17 @@ def _trimmed(script: str) -> str:
     )
     script = _with_expressions(_without_unused(script))
     prefix = _PREFIX.search(script)
-    if prefix is not None and len(re.findall(r"\bP\b", script)) == 2:  # perhaps it is never needed
+    if prefix is not None and len(re.findall(r"\bP\b", script)) == 2:  # computed at its only use
         script = script.replace(prefix[0], "")
         script = re.sub(r"\bP\b", lambda _: prefix[1], script)
     return _LOCALS + script.replace("redis.call(", "redis_call(")
 
 
 def _with_expressions(script: str) -> str:
-    """Put what short functions return where they are called.
+    """Inline functions that only return an expression.
 
-    Only where the function has one parameter and its value names that once: then nothing is
-    evaluated twice, or in another order.
+    A function must have one parameter that its expression uses once: then nothing is evaluated
+    twice or in another order.
     """
     for found in list(_EXPRESSION.finditer(script)):
         name, parameter, value = found["name"], found["parameter"], found["value"]
@@ -219,7 +217,7 @@ def _with_expressions(script: str) -> str:
 
 
 def _closing(script: str, at: int) -> int:
-    """Where the parenthesis ends that is open at ``at``."""
+    """Return where the parenthesis that is open at ``at`` closes."""
     depth, quoted = 1, False
     while depth:
         character = script[at]
@@ -230,8 +228,8 @@ def _closing(script: str, at: int) -> int:
 
 
 def _without_unused(script: str) -> str:
-    """Leave out functions that nothing uses."""
-    # Counted once and kept up to date: each process loads all scripts before it serves.
+    """Return the script without unused functions."""
+    # Words are counted once and updated, because each process loads all scripts at its start.
     uses = Counter(_WORD.findall(script))
     while True:
         unused = [it[0] for it in _FUNCTION.finditer(script) if uses[it[1]] == 1]

@@ -1,4 +1,4 @@
-"""Everything about jobs that an operator may decide."""
+"""The settings of the store."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _RETENTION = milliseconds(least=1000, most=10 * _YEAR_MS)
 
 @dataclass(frozen=True, slots=True)
 class StoreSettings:
-    """Everything about jobs that an operator may decide. Times in ms, sizes in bytes.
+    """The settings of jobs, queues and workers. Times in milliseconds, sizes in bytes.
 
     Args:
-        visibility_timeout_ms: lease of a job when neither it nor its fetch names one.
+        visibility_timeout_ms: lease of a job when the job and its fetch set none.
         retention_completed_ms, retention_discarded_ms, retention_cancelled_ms, retention_dead_ms:
             how long finished jobs are kept (spec: ojs-queue-config, ojs-dead-letter).
         retention_workflow_ms: how long an ended workflow's record is kept.
-        dead_letter_max: dead letters kept per queue; beyond it the oldest goes.
-        worker_retention_ms: how long a silent worker's record is kept.
-        heartbeat_interval_ms: three missed intervals make a watched worker dead, never less.
-        errors_kept: entries of a job's error history, newest kept.
-        result_max_bytes: largest result an ack may carry.
-        events_per_shard: length of each shard's event stream; 0 switches events off.
-        max_queues: most queue names; they come from clients.
+        dead_letter_max: dead letters kept per queue; beyond it the oldest is removed.
+        worker_retention_ms: how long the record of a worker without heartbeats is kept.
+        heartbeat_interval_ms: a watched worker is dead after three missed intervals, not earlier.
+        errors_kept: newest entries kept of a job's error history.
+        result_max_bytes: largest result of an ack.
+        events_per_shard: entries of each shard's event stream; 0 switches events off.
+        max_queues: most queues; their names come from clients.
         max_crons: most cron jobs.
-        max_queue_depth: most jobs that wait in a queue without a bound of its own, 0 for no bound.
-        queue_partitions: partitions of each queue that has no number of its own.
+        max_queue_depth: most waiting jobs of a queue without a bound of its own, 0 for no bound.
+        queue_partitions: partitions of each queue without a number of its own.
         allow_eviction: serve although Redis may evict keys.
     """
 

@@ -1,8 +1,8 @@
--- What a worker could get from queues of one shard just now; changes nothing.
+-- Reads how many jobs a worker could fetch now from queues of one shard; changes nothing.
 -- Memory: no-writes.
--- KEYS: 1 the shard's due, then per queue q:, c: and h:.
--- Returns: {1 when a job of the shard is due, else 0, per queue: jobs that may start, 0 while it is paused;
---          -1 when there is none, but one that waits for a token: only a fetch asks for it}
+-- KEYS: 1 due, then per queue: queue_available, queue_counters, queue_blocked.
+-- Returns: {1 when a job of the shard is due, else 0; per queue: jobs that may start, 0 while it is paused,
+--          -1 when all its jobs are blocked: only a fetch requests their tokens}
 --@include keys now read_job read_gauges count_starts queue_gate
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 local reply = {first[2] and tonumber(first[2]) <= now and 1 or 0}

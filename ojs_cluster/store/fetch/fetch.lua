@@ -1,20 +1,20 @@
--- Transition: available -> active, for up to `count` jobs of some queues of one shard in which nothing
--- else is to be done.
--- Pre:  the worker is not quiet; a queue is not paused. Where something is due, a queue has limits, or a
---       job met is gone, malformed, has expired or needs a token of its rate limit's key, nothing is
---       done: that is fetch_full.lua's, whose pieces cost more to load than all of this.
--- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. Fewer jobs than
---       there are when they are large: the reply ends with the job that fills it.
+-- Transition: available -> active, for up to `count` jobs of some queues of one shard; the fast path.
+-- Pre:  the worker is not quiet, and the queues are not paused. The script changes nothing and refers to
+--       fetch_full.lua when a job of the shard is due, a queue has limits, or a job is gone, malformed,
+--       expired or needs a token. The pieces of fetch_full.lua cost more to load than this script to run.
+-- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. The reply ends with
+--       the job that fills it, so fewer large jobs may be returned than there are.
 -- Memory: allow-oom; per job a lease, 1 KiB at most.
--- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c:, q:, h: and hq:.
+-- KEYS: 1 due, 2 active, 3 execution_deadlines, 4 expiring, 5 finished, 6 events, 7 quiet_workers, then per
+--       queue: queue_counters, queue_available, queue_blocked, token_demand.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
---       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
---       7 ms to keep discarded jobs, 8 this shard, 9 see fetch_full.lua, then the queue names in order. (5
---       and hq: of KEYS, and 7 and what follows of ARGV, are for fetch_full.lua, which is given the same.)
+--       5 requested visibility timeout ms ('' the job's own), 6 default visibility timeout ms,
+--       7 ms to keep discarded jobs, 8 this shard, 9 see fetch_full.lua, then the queue names in order.
+--       fetch_full.lua takes the same KEYS and ARGV. KEYS[5], token_demand and ARGV[7] on serve it alone.
 -- Returns: {now, {}, 0, jobs that the first queue had, per job: id, fields as before, attempt, deadline,
 --           lease in ms} | {now, 'quiet'} | {now, 'limited'} for limits | {now, 'full_path'} for the rest
--- What most calls need stands here without functions, which would be made at each call; the pieces of
--- other scripts are included where a call may need them.
+-- The common case has no functions, because Redis would create them at each call. Shared pieces are
+-- included in the branches that need them.
 --@include keys now fields priority_base
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 if worker ~= '' then
@@ -31,7 +31,7 @@ for at = 8, #KEYS, 4 do
     if not (active and active % 1 == 0 and active < BAND and active > -BAND) then return {now, 'full_path'} end
     if not queue[1] and before < wanted then
         ids = redis.call('ZRANGE', KEYS[at + 1], 0, wanted - before - 1)
-        -- More than Lua's stack is sure to hold.
+        -- Lua's stack may not hold more.
         if #ids > 1000 then return {now, 'full_path'} end
     end
     for i = 1, #ids do
@@ -40,7 +40,7 @@ for at = 8, #KEYS, 4 do
         local flat = redis.call('HGETALL', key)
         for j = 1, #flat, 2 do job[flat[j]] = flat[j + 1] end
         job.id, job.key, job.flat = ids[i], key, flat
-        -- The six fields that every job has, and no other: nothing more is to be looked at.
+        -- A job with only the six fields of every job needs no further checks.
         local created, attempts = tonumber(job[F.created]), tonumber(job[F.max_attempts])
         local sum = #flat == 12 and created and attempts and created + attempts
         if sum and sum > -LATEST_MS and sum < 5 * LATEST_MS and job[F.state] == 'available'
@@ -88,7 +88,7 @@ elseif found[1] and ARGV[1] ~= '0' then
 end
 for i = 1, #taken do redis.call('HSET', KEYS[taken[i].at], 'active', taken[i].active) end
 if expiring[1] then redis.call('ZREM', KEYS[4], unpack(expiring)) end
--- Last, and at once: a set that becomes empty vanishes (see look.lua).
+-- Last, with one command per set: Redis deletes a set that becomes empty (see preflight.lua).
 for i = 1, #taken do
     redis.call('ZREM', KEYS[taken[i].at + 1], unpack(taken[i].ids, 1, taken[i].more))
 end

@@ -1,21 +1,21 @@
--- Transition: available -> active, for up to `count` jobs of some queues of one shard; as fetch.lua,
--- whatever else is to be done on the way.
--- Pre:  the worker is not quiet; a queue is not paused, and its limits have room; a job that needs a
---       token of its rate limit's key has one, or the key's state is here and has one to give.
--- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id, and is counted
---       by its queue's and its key's limits. Neither a queue without room nor a job without its token
---       keeps later ones waiting: such a job is held back, and a token is asked for. What was due
---       in the shard has been promoted first; expired jobs met on the way are discarded, malformed
---       ones quarantined: the reaper reports them. Fewer jobs than there are when they are large: the
---       reply ends with the job that fills it.
--- Memory: allow-oom; as fetch; per job that is held back or asks for a token 600 bytes.
--- KEYS: 1..6 the shard's due, act, run, exp, fin, ev; 7 quiet; then per queue c:, q:, h: and hq:.
+-- Transition: available -> active, for up to `count` jobs of some queues of one shard; the full path of
+-- fetch.lua.
+-- Pre:  the worker is not quiet; a queue is not paused, and its limits allow a start. A job that needs a
+--       rate limit token has one, or this shard owns the key and can grant one.
+-- Post: each job returned has a new lease: worker, attempt + 1, deadline, lease id. It is counted by the
+--       limits of its queue and its key. A job without its token is blocked, a token is requested, and
+--       later jobs are served. Due jobs of the shard are promoted first. Expired jobs are discarded,
+--       malformed ones quarantined; the reaper reports them. The reply ends with the job that fills it,
+--       so fewer large jobs may be returned than there are.
+-- Memory: allow-oom; as fetch; per job that is blocked or requests a token 600 bytes.
+-- KEYS: 1 due, 2 active, 3 execution_deadlines, 4 expiring, 5 finished, 6 events, 7 quiet_workers, then per
+--       queue: queue_counters, queue_available, queue_blocked, token_demand.
 -- ARGV: 1 events kept, 2 count, 3 worker id ('' anonymous), 4 lease id prefix,
---       5 visibility timeout ms asked for ('' the job's own), 6 default visibility timeout ms,
---       7 ms to keep discarded jobs, 8 this shard, 9 for how many keys tokens are asked that have no ask
---       under way, 0: for the best jobs; then the queue names in order.
--- Returns: {now, effects, 1 when there is more to look through or to ask for, jobs that the first queue had,
---           per job: id, fields as before, attempt, deadline, lease in ms} | {now, 'quiet'}
+--       5 requested visibility timeout ms ('' the job's own), 6 default visibility timeout ms,
+--       7 ms to keep discarded jobs, 8 this shard, 9 number of keys without a token request for which
+--       tokens are requested, 0 for the best jobs; then the queue names in order.
+-- Returns: {now, effects, 1 when jobs or token requests are left for another call, jobs that the first
+--           queue had, per job: id, fields as before, attempt, deadline, lease in ms} | {now, 'quiet'}
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue promote_jobs lease_job read_gauges
 --@include count_starts queue_gate

@@ -1,10 +1,11 @@
--- What a worker could get from one partition of a queue just now; changes nothing.
+-- Reads how many jobs a worker could fetch now from one partition of a queue; changes nothing.
 -- Memory: no-writes.
--- KEYS: 1 q:, 2 c:, 3 the shard's due, 4 h:.
--- Returns: jobs available, at least 1 when a job of the shard is due, or waits for a token: only a
---          fetch asks for one; 0 while the queue is paused
+-- KEYS: 1 queue_available, 2 queue_counters, 3 due, 4 queue_blocked.
+-- Returns: available jobs, at least 1 when a job of the shard is due or a job is blocked; 0 while the
+--          queue is paused
 --@include now
-if redis.call('HEXISTS', KEYS[2], 'paused') == 1 then return 0 end
-local first = redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')
-local due = first[2] and tonumber(first[2]) <= now and 1 or 0
-return math.max(redis.call('ZCARD', KEYS[1]), due, redis.call('EXISTS', KEYS[4]))
+local available, counters, due, blocked = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+if redis.call('HEXISTS', counters, 'paused') == 1 then return 0 end
+local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')
+local is_due = first[2] and tonumber(first[2]) <= now and 1 or 0
+return math.max(redis.call('ZCARD', available), is_due, redis.call('EXISTS', blocked))

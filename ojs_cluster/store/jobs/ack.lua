@@ -1,15 +1,15 @@
--- Transition: active -> completed, of a job that owes nothing to others.
--- Pre:  the job is active and the caller holds its lease, or says nothing of a holder. For any other
---       or malformed job, for one of a workflow, a lock or a rate limit's key, and for the first of a
---       minute in its queue, nothing is done: that is ack_full.lua's, whose pieces cost more to load
---       than all of this.
+-- Transition: active -> completed, of a job without effects; the fast path.
+-- Pre:  the job is active, and the caller holds its lease or names no holder. The script
+--       changes nothing and refers to ack_full.lua for any other or malformed job, for a job with a
+--       workflow, a lock or a rate limit key, and for the first ack of a minute in the queue. The pieces
+--       of ack_full.lua cost more to load than this script to run.
 -- Post: result stored, lease gone, last error cleared, retention set.
 -- Memory: allow-oom; adds the result (OJS_RESULT_MAX_BYTES) and 1 KiB.
--- KEYS: 1 job, 2..5 the shard's act, run, fin, ev.
+-- KEYS: 1 job, 2 active, 3 execution_deadlines, 4 finished, 5 events.
 -- ARGV: 1 events kept, 2 worker id or '', 3 lease id or '', 4 result JSON or '',
 --       5 ms to keep completed jobs.
 -- Returns: {'ok', fields} | {'full_path'}
--- Without functions, as fetch.lua.
+-- Without functions, for the reason in fetch.lua.
 --@include keys now fields
 local flat, job = redis.call('HGETALL', KEYS[1]), {}
 local length = #flat
@@ -17,7 +17,7 @@ for i = 1, length, 2 do job[flat[i]] = flat[i + 1] end
 if job[F.state] ~= 'active' or ARGV[3] ~= '' and ARGV[3] ~= job[F.lease]
     or ARGV[2] ~= '' and ARGV[2] ~= (job[F.worker] or '') or job[F.transaction] or job[F.workflow]
     or job[F.unique] or job[F.limit] then return {'full_path'} end
--- The twelve fields that every active job has, and no other: then these are all its numbers.
+-- A job with only the twelve fields of every active job has no other numbers to check.
 local created, attempts = tonumber(job[F.created]), tonumber(job[F.max_attempts])
 local attempt, began = tonumber(job[F.attempt]), tonumber(job[F.started])
 local deadline, lease_ms = tonumber(job[F.deadline]), tonumber(job[F.lease_ms])
@@ -29,7 +29,7 @@ if not (sum and sum > -LATEST_MS and sum < 5 * LATEST_MS and job[F.queue] and jo
     if not has_valid_fields(job) then return {'full_path'} end
 end
 
--- That this minute is noted proves that the counters are here (see look.lua).
+-- The recorded minute proves that the slot's counters are on this node (see preflight.lua).
 local id, counters = string.sub(KEYS[1], #P + 3), queue_counters_key(job[F.queue])
 local minute, limits, active, completed, acked, ran, waited = unpack(redis.call('HMGET', counters,
     'minute', 'limits', 'active', 'completed', 'acked', 'ran', 'waited'))

@@ -1,9 +1,9 @@
--- Transition: active -> completed, for jobs of one shard, each by itself.
+-- Transition: active -> completed, for jobs of one shard, each independently of the others.
 -- Pre:  as ack.
--- Post: as ack; a job that cannot be completed stops none of the others. One that is named twice is
+-- Post: as ack; a job that cannot be completed does not affect the others. A job that is named twice is
 --       completed once.
 -- Memory: allow-oom; per job as ack_full.
--- KEYS: 1..4 the shard's act, run, fin, ev, then the jobs.
+-- KEYS: 1 active, 2 execution_deadlines, 3 finished, 4 events, then the jobs.
 -- ARGV: 1 events kept, 2 ms to keep completed jobs, then per job: worker id or '', lease id or '',
 --       result JSON or ''.
 -- Returns: {effects, per job: {'ok', state} | as ack}

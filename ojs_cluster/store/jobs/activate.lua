@@ -1,8 +1,8 @@
 -- Transition: pending -> available, or scheduled when the job is also due later.
 -- Pre:  the job is pending.
--- Post: out of the pending index, in its queue or under its due time.
+-- Post: the job is in its queue, or in the index of due jobs.
 -- Memory: allow-oom; adds 300 bytes.
--- KEYS: 1 job, 2..5 the shard's due, exp, pend, ev.
+-- KEYS: 1 job, 2 due, 3 expiring, 4 pending, 5 events.
 -- ARGV: 1 events kept.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}

@@ -1,11 +1,13 @@
--- Transition: active -> retryable | discarded | available (requeue, release) | cancelled (spared).
--- Pre:  as ack. A holder's lease id repeating the nack it already made changes nothing.
--- Post: failed: the error is recorded, then backoff, discard or dead letter.
---       requeue: available at the end of its priority, attempt kept, no failure recorded.
---       release (a fetch whose client vanished): as requeue, but the attempt never happened and
---       the job goes back to the front.
+-- Transition: active -> retryable | discarded | available (requeue, release) | cancelled (after a
+--             cancel request).
+-- Pre:  as ack. A nack that repeats an accepted one of the same lease changes nothing.
+-- Post: fail: the error is recorded, then the job is retried later, discarded or dead-lettered.
+--       requeue: the job is available behind others of its priority, keeps its attempt count, and no
+--       failure is recorded.
+--       release (the client of the fetch has disconnected): as requeue, but the attempt does not count,
+--       and the job goes to the front of its queue.
 -- Memory: allow-oom; adds the error (64 KiB; a job keeps OJS_ERRORS_KEPT of them) and 1.5 KiB.
--- KEYS: 1 job, 2..8 the shard's due, act, run, exp, fin, dead, ev.
+-- KEYS: 1 job, 2 due, 3 active, 4 execution_deadlines, 5 expiring, 6 finished, 7 dead, 8 events.
 -- ARGV: 1 events kept, 2 errors kept, 3 ms to keep discarded, 4 ms to keep dead letters, 5 dead
 --       letters kept per queue, 6 the nack (see include/jobs/nack_job.lua) as msgpack.
 -- Returns: as ack.
@@ -15,11 +17,12 @@
 local key = KEYS[1]
 local job, reply = load_job(key)
 if not job then return reply end
-local nack, limits = cmsgpack.unpack(ARGV[6]), {ARGV[3], ARGV[4], tonumber(ARGV[5])}
+local errors_kept, limits = tonumber(ARGV[2]), {ARGV[3], ARGV[4], tonumber(ARGV[5])}
+local nack = cmsgpack.unpack(ARGV[6])
 reply = early_nack_reply(job, nack)
 if not reply then
     preflight_nacks({{job, nack}}, limits[3])
-    reply = end_attempt(string.sub(key, #P + 3), key, job, nack, tonumber(ARGV[2]), limits)
+    reply = end_attempt(string.sub(key, #P + 3), key, job, nack, errors_kept, limits)
     flush_counters()
 end
 reply[3] = effects

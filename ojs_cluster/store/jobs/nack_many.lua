@@ -1,16 +1,17 @@
--- Transition: active -> retryable | discarded | available, for jobs of one shard, each by itself.
+-- Transition: active -> retryable | discarded | available, for jobs of one shard, each independently of
+--             the others.
 -- Pre:  as nack.
--- Post: as nack; a job whose attempt cannot be ended stops none of the others. Of two nacks of one
---       job the second is taken for a repetition, or refused.
+-- Post: as nack; a job whose attempt cannot be ended does not affect the others. The second of two nacks
+--       of one job counts as a repetition or is refused.
 -- Memory: allow-oom; per job as nack.
--- KEYS: 1..7 the shard's due, act, run, exp, fin, dead, ev, then the jobs.
+-- KEYS: 1 due, 2 active, 3 execution_deadlines, 4 expiring, 5 finished, 6 dead, 7 events, then the jobs.
 -- ARGV: 1..5 as nack, then per job its nack as msgpack.
 -- Returns: {effects, per job: {'ok', state} | as ack}
 --@include keys now preflight remove_many load_jobs change_counters append_event set_deadline
 --@include append_effect make_available finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters fail_attempt check_holder nack_job
 local jobs, replies, ending = {}, {effects}, {}
-local limits = {ARGV[3], ARGV[4], tonumber(ARGV[5])}
+local errors_kept, limits = tonumber(ARGV[2]), {ARGV[3], ARGV[4], tonumber(ARGV[5])}
 local nacks = {}
 for i = 8, #KEYS do
     local key = KEYS[i]
@@ -30,7 +31,7 @@ for i = 8, #KEYS do
     local reply = job
     if job.flat then
         reply = early_nack_reply(job, nack)
-            or end_attempt(string.sub(key, #P + 3), key, job, nack, tonumber(ARGV[2]), limits)
+            or end_attempt(string.sub(key, #P + 3), key, job, nack, errors_kept, limits)
         if reply[1] == 'ok' then reply = {'ok', job[F.state]} end
     end
     replies[#replies + 1] = reply

@@ -1,18 +1,19 @@
--- Transition: malformed -> gone, for one job that is cancelled or deleted by its id.
--- Pre:  the job is malformed (sound.lua).
--- Post: neither the job nor an index entry of it remains. What others are owed by its end is in the
---       outbox, as far as its fields tell; its queue's counter is right if its state or index tells it.
---       That its alias has gone is checked later.
+-- Transition: malformed -> deleted, for one job that is cancelled or deleted by its id.
+-- Pre:  the job is malformed (validate_job.lua).
+-- Post: the job and its index entries are gone. The effects of its end are in the outbox, as far
+--       as its fields tell them. The counter of its queue is correct if its state or an index tells it.
+--       The check for a leftover alias is planned.
 -- Memory: allow-oom; adds 100 bytes, less than it removes.
--- KEYS: 1 job, 2..9 the shard's due, act, run, exp, pend, fin, dead, quarantine; 10 refs.
+-- KEYS: 1 job, 2 due, 3 active, 4 execution_deadlines, 5 expiring, 6 pending, 7 finished, 8 dead,
+--       9 quarantine, 10 references.
 -- ARGV: 1 '1' when the id names another shard.
--- Returns: {'ok', fields, effects} | {'sound'} | {'missing'} | {'moved', shard} | {'prepared', transaction}
+-- Returns: {'ok', fields, effects} | {'valid'} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --@include keys now preflight remove_one read_job change_counters set_deadline append_effect
 local key, id = KEYS[1], string.sub(KEYS[1], #P + 3)
 local flat, job = redis.call('HGETALL', key), {}
 for i = 1, #flat, 2 do job[flat[i]] = flat[i + 1] end
-local sound, reply = check_job(key, job, #flat > 0 and flat)
-if sound then return {'sound'} end
+local valid, reply = check_job(key, job, #flat > 0 and flat)
+if valid then return {'valid'} end
 if not is_malformed(reply) then return reply end
 local queue, state = job[F.queue], job[F.state]
 if not is_state(state or '') then state = nil end
@@ -25,9 +26,13 @@ preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 preflight_key(TOKEN_GRANTS)
 if queue then
-    for _, name in ipairs({queue_counters_key(queue), queue_minutes_key(queue), queue_available_key(queue), queue_blocked_key(queue),
-        queue_dead_key(queue)}) do preflight_key(name) end
-    if limited then preflight_key(token_unrequested_key(queue, limited)) preflight_key(token_requested_key(queue, limited)) end
+    local keys = {queue_counters_key(queue), queue_minutes_key(queue), queue_available_key(queue),
+        queue_blocked_key(queue), queue_dead_key(queue)}
+    for _, name in ipairs(keys) do preflight_key(name) end
+    if limited then
+        preflight_key(token_unrequested_key(queue, limited))
+        preflight_key(token_requested_key(queue, limited))
+    end
 end
 run_preflight()
 if queue and state and state ~= 'available' then count(queue, state, -1) end

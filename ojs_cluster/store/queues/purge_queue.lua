@@ -36,7 +36,7 @@ run_preflight()
 for _, id in ipairs(ours) do
     if jobs[id] then delete_job(id, job_key(id), jobs[id]) else remove_member(KEYS[1], id) end
 end
-local left = redis.call('ZCARD', KEYS[1]) - #(leaving[KEYS[1]] or {}) + redis.call('ZCARD', KEYS[6])
+local left = redis.call('ZCARD', KEYS[1]) - #(removals[KEYS[1]] or {}) + redis.call('ZCARD', KEYS[6])
 flush_removals()
 flush_counters()
 return {#ours, foreign, left}

@@ -1,6 +1,8 @@
--- Ended jobs that cannot be removed now stand behind the others until a later try.
+-- Postpones the removal of finished jobs that cannot be removed now, so that others come first.
 -- Memory: allow-oom; adds nothing.
--- KEYS: 1 the shard's fin.  ARGV: 1 ms of the next try, then the ids of the jobs.
--- Returns: how many jobs
-for i = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', ARGV[1], ARGV[i]) end
+-- KEYS: 1 finished.
+-- ARGV: 1 time of the next try in ms, then the ids of the jobs.
+-- Returns: number of jobs
+local finished, next_try_ms = KEYS[1], ARGV[1]
+for i = 2, #ARGV do redis.call('ZADD', finished, 'XX', next_try_ms, ARGV[i]) end
 return #ARGV - 1

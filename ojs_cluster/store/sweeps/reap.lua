@@ -4,16 +4,17 @@
 --   expires_at passed:          available | scheduled | retryable | pending -> discarded
 -- Malformed jobs are quarantined. A quarantined job that is valid again returns to its queue.
 -- Memory: allow-oom; per job 1.5 KiB.
--- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 due, 5 pending, 6 finished, 7 dead, 8 events, 9 quarantine.
--- ARGV: 1 events kept, 2 limit, 3 chance for the jitter, 4 errors kept, 5 ms to keep discarded,
+-- KEYS: 1 active, 2 execution_deadlines, 3 expiring, 4 due, 5 pending, 6 finished, 7 dead, 8 events,
+--       9 quarantine.
+-- ARGV: 1 events kept, 2 limit, 3 random number for the jitter, 4 errors kept, 5 ms to keep discarded,
 --       6 ms to keep dead letters, 7 dead letters kept per queue.
 -- Returns: {leases lost, timeouts, expired, now, ms of the next deadline or -1, effects, jobs quarantined}
 --@include keys now preflight remove_many lowest_remaining load_jobs change_counters append_event set_deadline
 --@include append_effect make_available announce_queue finish_job remove_from_queue backoff_delay match_error
 --@include decide_failure cap_dead_letters fail_attempt
-local limit, chance, kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local limit, random_number, errors_kept = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local limits = {ARGV[5], ARGV[6], tonumber(ARGV[7])}
-local jobs, aside, malformed = {}, {}, {}
+local jobs, quarantined, malformed = {}, {}, {}
 local function overdue(zset, known)
     local ids = {}
     for _, id in ipairs(redis.call('ZRANGEBYSCORE', zset, '-inf', now, 'LIMIT', 0, limit)) do
@@ -21,7 +22,7 @@ local function overdue(zset, known)
             local job, reply = load_within_budget(job_key(id))
             jobs[id], malformed[id] = job or false, is_malformed(reply)
         end
-        if malformed[id] and not known then aside[#aside + 1] = {zset, id}
+        if malformed[id] and not known then quarantined[#quarantined + 1] = {zset, id}
         elseif jobs[id] ~= nil then ids[#ids + 1] = id end
     end
     return ids
@@ -37,7 +38,7 @@ for _, job in pairs(jobs) do
     end
 end
 local decisions, ends = {}, {}
-local function loses(ids, kind)
+local function decide_losses(ids, kind)
     for _, id in ipairs(ids) do
         local job = jobs[id]
         if job and job[F.state] == 'active' and not decisions[id] then
@@ -46,13 +47,13 @@ local function loses(ids, kind)
         end
     end
 end
-loses(timeouts, 'timeout')
-loses(lost, 'visibility_timeout')
+decide_losses(timeouts, 'timeout')
+decide_losses(lost, 'visibility_timeout')
 preflight_failures(ends, limits[3])
 
-for i, entry in ipairs(aside) do
+for i, entry in ipairs(quarantined) do
     recheck_later(entry[1], entry[2])
-    aside[i] = entry[2]
+    quarantined[i] = entry[2]
 end
 
 batch_events()
@@ -61,13 +62,13 @@ for i, id in ipairs(timeouts) do
     local key, job = job_key(id), jobs[id]
     if job and job[F.state] == 'active' then
         release_from_worker(id, job)
-        drop_fields(key, job, F.delay, F.lease) -- the lease is lost: see lose_lease
+        drop_fields(key, job, F.delay, F.lease) -- for the reason in record_lost_lease
         local limit_ms = job[F.timeout] or 0
         local error = server_error('timeout',
             string.format('execution timeout of %s ms exceeded', limit_ms),
             string.format(',"details":{"timeout_kind":"execution","limit_seconds":%.3f,'
                 .. '"elapsed_seconds":%.3f}', limit_ms / 1000, (now - job[F.started]) / 1000))
-        fail(id, key, job, error, decisions[id], (chance * i) % 1, kept, limits)
+        fail(id, key, job, error, decisions[id], (random_number * i) % 1, errors_kept, limits)
     end
 end
 
@@ -78,14 +79,14 @@ for _, id in ipairs(lost) do
     local job = jobs[id]
     if job and job[F.state] == 'active' then
         leases[#leases + 1] = id
-        record_lost_lease(id, job_key(id), job, error, kept)
+        record_lost_lease(id, job_key(id), job, error, errors_kept)
     end
 end
 for _, id in ipairs(leases) do
     requeue_after_lost_lease(id, job_key(id), jobs[id], error, decisions[id], limits)
 end
 
--- What was given back just now may have expired as well. Others than those that were read must wait.
+-- A job that returned to its queue above may have expired too. Jobs that were not read must wait.
 if #ends > 0 then expired = overdue(EXPIRING, true) end
 for _, id in ipairs(expired) do
     remove_member(EXPIRING, id)
@@ -116,4 +117,4 @@ end
 flush_events()
 flush_removals()
 flush_counters()
-return {#leases, #timeouts, #expired, now, following, effects, aside}
+return {#leases, #timeouts, #expired, now, following, effects, quarantined}

@@ -1,18 +1,20 @@
--- Removes what nobody misses from one shard: records of workers silent for longer than the
--- retention, and lapsed quiet marks. Bounded by `limit`.
+-- Removes up to `limit` records of workers without a heartbeat for longer than the retention, and the
+-- expired quiet flags of one shard.
 -- Memory: allow-oom; adds nothing.
--- KEYS: 1 the shard's workers, 2 watch, 3 quiet.
+-- KEYS: 1 workers, 2 watched, 3 quiet_workers.
 -- ARGV: 1 limit, 2 worker retention ms.
 -- Returns: records removed
 --@include keys now preflight remove_many
-local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[2], 'LIMIT', 0, ARGV[1])
+local workers, watched, quiet_workers = KEYS[1], KEYS[2], KEYS[3]
+local limit, retention_ms = ARGV[1], ARGV[2]
+local old = redis.call('ZRANGEBYSCORE', workers, '-inf', now - retention_ms, 'LIMIT', 0, limit)
 for _, worker in ipairs(old) do preflight_key(worker_key(worker)) end
 run_preflight()
 for _, worker in ipairs(old) do
-    remove_member(KEYS[1], worker)
-    remove_member(KEYS[2], worker)
+    remove_member(workers, worker)
+    remove_member(watched, worker)
     redis.call('DEL', worker_key(worker))
 end
 flush_removals()
-redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
+redis.call('ZREMRANGEBYSCORE', quiet_workers, '-inf', now)
 return #old

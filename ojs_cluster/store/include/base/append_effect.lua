@@ -1,8 +1,8 @@
--- The outbox: effects that must reach another shard, written with the transition that owes them.
--- The caller's process delivers what the script returns in `effects` at once; the scheduler's
--- drainer takes an entry up when it is still there after a grace period. Delivery is at least
--- once, so every effect is idempotent. `ob`: entry number -> 'kind attempts payload', and 'e<number>'
--- -> why its last try failed; `out`: entry numbers by the ms of the next try.
+-- The outbox: effects that must reach another shard, written by the transition that causes them. The
+-- caller delivers the effects that the script returns at once. The scheduler delivers an entry that is
+-- still there after a grace period. Delivery is at least once, so every effect is idempotent.
+-- `outbox`: entry number -> 'kind attempts payload', and 'e<number>' -> error of its last attempt.
+-- `outbox_due`: entry numbers by the time of the next attempt in ms.
 --@include long_lists
 local OUTBOX_GRACE_MS = 1500
 local effects = {}

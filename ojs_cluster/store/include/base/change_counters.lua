@@ -1,31 +1,31 @@
--- Counters of queues. Changes are kept back to the end of the script, where `flush_counters` reads and
--- writes each queue's hash once: an ack changes five of its fields, and a command for each would be
--- paid again by every replica and by the AOF. A script that counts ends with `flush_counters()`.
+-- Counters of queues. A script collects changes with `count` and ends with `flush_counters()`, which reads
+-- and writes each queue's hash once. An ack changes five fields; a command for each would cost every
+-- replica and the AOF too.
 --
--- The sums `acked`, `failed` (attempts), `ran` and `waited` (ms of completed jobs) only grow. With the
--- first change in a minute they are noted, as they were, in a ring of 60 slots of one field each; so
--- the last hour is what they have grown by since the oldest note of it.
+-- The totals `acked`, `failed` (attempts), `ran` and `waited` (ms of completed jobs) only grow. The first
+-- change in a minute records the previous totals in a ring of 60 fields. The last hour's sums are the
+-- growth since the oldest record.
 --@include long_lists
-local changes = {}
+local counter_changes = {}
 local function count(queue, field, by)
-    local of = changes[queue]
+    local of = counter_changes[queue]
     if not of then
         of = {}
-        changes[queue] = of
+        counter_changes[queue] = of
     end
     of[field] = (of[field] or 0) + by
 end
 
--- By how much a job's sums grow. `what`: 'c' it was completed, 'f' an attempt failed.
-local function attempt_totals(job, what)
-    if what == 'f' then return {acked = 0, failed = 1, ran = 0, waited = 0} end
+-- Returns the growth of the totals. `outcome`: 'completed' or 'failed'.
+local function attempt_totals(job, outcome)
+    if outcome == 'failed' then return {acked = 0, failed = 1, ran = 0, waited = 0} end
     local since = job[F.enqueued] or job[F.created]
     return {acked = 1, failed = 0, ran = now - job[F.started],
         waited = math.max(0, job[F.started] - since)}
 end
 
-local function count_attempt(job, what)
-    for field, by in pairs(attempt_totals(job, what)) do count(job[F.queue], field, by) end
+local function count_attempt(job, outcome)
+    for field, by in pairs(attempt_totals(job, outcome)) do count(job[F.queue], field, by) end
 end
 
 local function this_minute() return string.format('%.0f', math.floor(now / 60000)) end
@@ -38,7 +38,7 @@ local function record_minute(queue, had)
     return minute
 end
 
--- Where all were active that may be, there is room now (see gate.lua).
+-- Wakes waiters when the number of active jobs falls below the concurrency limit (see queue_gate.lua).
 local function wake_on_free_slot(queue, limits, before, by)
     local most = limits and tonumber(string.match(limits, '^[^,]+'))
     if most and before >= most and before + by < most then redis.call('SPUBLISH', WAKE_CHANNEL, queue) end
@@ -61,9 +61,9 @@ local function flush_queue_counters(queue, of)
     wake_on_free_slot(queue, had.limits, tonumber(had.active) or 0, of.active or 0)
 end
 
--- One counter that grows, as of a job that is enqueued or fetched, needs no look.
+-- A single counter that grows, as for an enqueue or a fetch, needs no read.
 local function flush_counters()
-    for queue, of in pairs(changes) do
+    for queue, of in pairs(counter_changes) do
         local field, by = next(of)
         if by > 0 and next(of, field) == nil then increment(queue_counters_key(queue), field, by)
         else flush_queue_counters(queue, of) end

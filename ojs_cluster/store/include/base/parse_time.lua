@@ -1,4 +1,4 @@
--- A moment in ms, and the same again when it was relative and so must be shown in the envelope.
+-- Returns a time in ms; for a relative one also the value to show in the envelope.
 local function parse_time(text)
     if text == '' then return nil end
     local at = tonumber(string.sub(text, 2))

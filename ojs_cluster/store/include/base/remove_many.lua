@@ -1,20 +1,20 @@
--- Takes entries out of sorted sets, in scripts over several jobs: kept back to the end, and then
--- one command for each set. One that becomes empty vanishes, and a slot that moves refuses it from
--- then on (see look.lua).
+-- Removes members from sorted sets, for scripts over several jobs. The removals run at the end of the
+-- script, with one command per set: Redis deletes a set that becomes empty, and a moving slot refuses any
+-- later access to it (see preflight.lua).
 --@include long_lists
-local leaving = {}
+local removals = {}
 local function remove_member(zset, id)
-    local ids = leaving[zset]
+    local ids = removals[zset]
     if not ids then
         ids = {}
-        leaving[zset] = ids
+        removals[zset] = ids
     end
     ids[#ids + 1] = id
 end
 
--- How many entries a set has that are not taken out. To be called before one is.
-local function remaining_members(zset) return redis.call('ZCARD', zset) - #(leaving[zset] or {}) end
+-- Returns the number of members without the pending removals. Call it before the set's next removal.
+local function remaining_members(zset) return redis.call('ZCARD', zset) - #(removals[zset] or {}) end
 
 local function flush_removals()
-    for zset, ids in pairs(leaving) do call_in_slices('ZREM', zset, ids) end
+    for zset, ids in pairs(removals) do call_in_slices('ZREM', zset, ids) end
 end

@@ -1,7 +1,7 @@
--- How much of a reply a job fills. One that the client refuses for its size would leave leases that nobody
--- knows of, and a MiB keeps Redis from everybody else for more than a ms. The largest job that waits has
--- 2.7 MiB with the default limits: envelope, results of steps before it, errors. So this and one more stay
--- below 5 MiB. A caller that wants more asks again (store/fetch/fetch.py).
+-- The size of a job in a reply. A reply that the client refuses for its size would leave leases that no
+-- worker knows of, and a MiB blocks Redis for more than a ms. The largest waiting job has 2.7 MiB with the
+-- default limits: envelope, results of earlier steps, errors. So a full reply and one more job stay below
+-- 5 MiB. A caller that wants more calls again (store/fetch/fetch.py).
 local MOST_BYTES = 2 * 1024 * 1024
 
 local function size_of(job)

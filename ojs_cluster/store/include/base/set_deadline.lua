@@ -1,6 +1,6 @@
--- Puts a job under a deadline and tells the scheduler when it is the shard's next one and near.
--- Far deadlines need no message: the scheduler looks at each shard at least every 10 s, so the
--- ordinary 120 s lease costs one ZADD.
+-- Sets a deadline, and notifies the scheduler when it is the shard's next one and near. Far deadlines need
+-- no message: the scheduler checks each shard at least every 10 s. So an ordinary lease of 120 s costs
+-- one ZADD.
 local NEAR_MS = 20000
 local function set_deadline(zset, id, at)
     redis.call('ZADD', zset, at, id)

@@ -1,4 +1,4 @@
--- A job that is not terminal is cancelled: in no queue and under no deadline from now on.
+-- Cancels a job that is not terminal: it leaves its queue and loses its deadlines.
 local function preflight_cancel(job)
     preflight_key(queue_counters_key(job[F.queue]))
     if job[F.state] == 'available' then preflight_key(queue_available_key(job[F.queue])) end

@@ -1,4 +1,4 @@
--- Who may finish an active job: the holder of its lease. '' means the caller did not say.
+-- Whether the caller holds the job's lease. '' for a worker or lease that the caller did not name.
 local function is_holder(job, worker, lease)
     if lease ~= '' and lease ~= job[F.lease] then return false end
     return worker == '' or worker == (job[F.worker] or '')

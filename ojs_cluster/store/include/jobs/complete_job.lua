@@ -1,11 +1,12 @@
--- What an ack does to a job, alone or among many. '' for a worker or lease the caller did not name.
+-- Completes a job, for the scripts of one ack and of many. '' for a worker or lease that the caller did not
+-- name.
 local function preflight_ack(job)
     preflight_key(queue_counters_key(job[F.queue]))
     preflight_key(queue_minutes_key(job[F.queue]))
 end
 
--- The answer when there is nothing to do, nil when the job is to be completed. The holder repeating
--- the ack that completed the job gets the job.
+-- Returns the reply of an ack that changes nothing, or nil when the job can be completed. A holder that
+-- repeats the ack which completed the job gets the job.
 local function early_ack_reply(job, worker, lease)
     local named = worker ~= '' or lease ~= ''
     if job[F.state] == 'completed' and named and is_holder(job, worker, lease) then
@@ -20,7 +21,7 @@ local function complete(id, key, job, result, keep_ms)
     if result ~= '' then finish(id, key, job, 'completed', keep_ms, F.result, result)
     else finish(id, key, job, 'completed', keep_ms) end
     if job[F.delay] then drop_fields(key, job, F.delay) end
-    count_attempt(job, 'c')
+    count_attempt(job, 'completed')
     emit('job.completed', id, job, 'a', job[F.attempt], 'd', now - job[F.started])
     return {'ok', job.flat}
 end

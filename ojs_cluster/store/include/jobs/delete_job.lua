@@ -1,8 +1,8 @@
--- Removes every trace of a terminal or waiting job from its shard. Of the job only what that takes is
--- read: its envelope or result may be large.
+-- Deletes a terminal or waiting job and its index entries. Only the fields that this needs are read: the
+-- envelope and the result may be large.
 local MOST_FREED = 32 * 1024 * 1024
 
--- nil and a reply as load_job when there is none, or its state or queue is not known.
+-- Returns the job, or nil and a reply as load_job when there is none or its state or queue is unknown.
 local function load_index_fields(key)
     local found = redis.call('HMGET', key, F.state, F.queue, F.dead, F.expires, F.alias, F.transaction)
     if found[5] then return nil, {'moved', found[5]} end
@@ -15,7 +15,7 @@ local function load_index_fields(key)
     return nil, {redis.call('EXISTS', key) == 1 and 'malformed' or 'missing'}
 end
 
--- About how many bytes a job has that is worth counting.
+-- Returns the size of the job's large fields in bytes.
 local function freed_bytes(key)
     return redis.call('HSTRLEN', key, F.envelope) + redis.call('HSTRLEN', key, F.result)
         + redis.call('HSTRLEN', key, F.parents)

@@ -1,34 +1,35 @@
--- A failed attempt: recorded, then retried later, discarded or dead-lettered.
--- error: a JSON object without its closing brace; attempt and time are kept beside it, so that
--- user JSON is spliced by the reader and never decoded here.
-local function record_error(key, job, error, kept)
+-- Ends a failed attempt: the error is recorded, and the job is retried later, discarded or dead-lettered.
+-- error: a JSON object without its closing brace. Attempt and time are stored beside it, so that the
+-- reader splices the user's JSON and nothing decodes it here.
+local function record_error(key, job, error, errors_kept)
     local n = tonumber(job[F.errors] or 0)
-    save_job(key, job, F.errors, n + 1, F.error_slot .. (n % kept),
+    save_job(key, job, F.errors, n + 1, F.error_slot .. (n % errors_kept),
         string.format('%s,%.0f,%s', job[F.attempt], now, error))
-    -- Slots of a longer ring, from before the setting changed, would stay for ever.
-    while n > kept and (job[F.error_slot .. kept]
-        or job.partial and redis.call('HEXISTS', key, F.error_slot .. kept) == 1) do
-        drop_fields(key, job, F.error_slot .. kept)
-        kept = kept + 1
+    -- Slots of a longer ring, from before the setting changed, would stay permanently.
+    local extra = errors_kept
+    while n > extra and (job[F.error_slot .. extra]
+        or job.partial and redis.call('HEXISTS', key, F.error_slot .. extra) == 1) do
+        drop_fields(key, job, F.error_slot .. extra)
+        extra = extra + 1
     end
 end
 
--- Events carry the error too, so a large one is cut to its names: streams are bounded in entries.
+-- Shortens a large error to its names for an event: streams are bounded in entries, not in bytes.
 local function shorten_error(error)
     if #error <= 2048 then return error end
     return (string.match(error, '^{"code":"[^"\\]*","type":"[^"\\]*"') or '{"code":"large_error"')
         .. ',"message":"the error is too large for an event, see the job"'
 end
 
--- An error that the server itself finds: its type is its code. `more`: further members.
+-- Returns an error that the server itself detects: its type is its code. `more`: further members.
 local function server_error(kind, message, more)
     return string.format('{"code":"%s","type":"%s","message":"%s","retryable":true%s', kind, kind,
         message, more or '')
 end
 
--- No attempt is left. `limits`: {keep_discarded_ms, keep_dead_ms, dead_letter_max}.
-local function exhaust(id, key, job, error, fate, limits)
-    if fate == 'dead_letter' then
+-- Ends a job without a further attempt. `limits`: {keep_discarded_ms, keep_dead_ms, dead_letter_max}.
+local function exhaust(id, key, job, error, decision, limits)
+    if decision == 'dead_letter' then
         finish(id, key, job, 'discarded', limits[2], F.dead, 1)
         add_dead_letter(id, job, limits[3])
     else
@@ -37,14 +38,14 @@ local function exhaust(id, key, job, error, fate, limits)
     emit('job.discarded', id, job, 'a', job[F.attempt], 'e', shorten_error(error))
 end
 
--- fate: see fate.lua. chance: see backoff.
-local function fail(id, key, job, error, fate, chance, kept, limits)
-    record_error(key, job, error, kept)
-    count_attempt(job, 'f')
+-- decision: see decide_failure.lua. random_number: see backoff.
+local function fail(id, key, job, error, decision, random_number, errors_kept, limits)
+    record_error(key, job, error, errors_kept)
+    count_attempt(job, 'failed')
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', shorten_error(error))
-    if fate ~= 'retry' then return exhaust(id, key, job, error, fate, limits) end
+    if decision ~= 'retry' then return exhaust(id, key, job, error, decision, limits) end
     if job[F.cancel_requested] then return finish_cancel_requested(id, key, job) end
-    local delay = backoff(job[F.retry], tonumber(job[F.attempt]), chance)
+    local delay = backoff(job[F.retry], tonumber(job[F.attempt]), random_number)
     count(job[F.queue], 'retryable', 1)
     save_job(key, job, F.state, 'retryable', F.delay, delay, F.due,
         now + delay)
@@ -54,21 +55,21 @@ local function fail(id, key, job, error, fate, chance, kept, limits)
         'n', job[F.due], 'e', shorten_error(error))
 end
 
--- The worker is gone or silent. What that leads to comes when all jobs of the script have lost their
--- leases, so that like events are neighbours (see event.lua).
-local function record_lost_lease(id, key, job, error, kept)
+-- Records the failure of a job whose worker has stopped. The caller requeues or ends the jobs when all jobs
+-- of the script have lost their leases, so that equal events share entries (see append_event.lua).
+local function record_lost_lease(id, key, job, error, errors_kept)
     release_from_worker(id, job)
-    -- So that its late nack is a conflict, not taken for the repetition of an accepted one.
+    -- A late nack is then a conflict, and not the repetition of an accepted one.
     drop_fields(key, job, F.lease)
-    record_error(key, job, error, kept)
-    count_attempt(job, 'f')
+    record_error(key, job, error, errors_kept)
+    count_attempt(job, 'failed')
     emit('job.failed', id, job, 'a', job[F.attempt], 'e', shorten_error(error))
 end
 
--- Available at once, or exhausted when this was the last attempt (a job that kills its worker must
--- not circulate for ever).
-local function requeue_after_lost_lease(id, key, job, error, fate, limits)
-    if fate ~= 'retry' then return exhaust(id, key, job, error, fate, limits) end
+-- Makes the job available at once, or ends it after its last attempt: a job that kills its worker must not
+-- run again without limit.
+local function requeue_after_lost_lease(id, key, job, error, decision, limits)
+    if decision ~= 'retry' then return exhaust(id, key, job, error, decision, limits) end
     if job[F.cancel_requested] then return finish_cancel_requested(id, key, job) end
     save_job(key, job, F.state, 'available', F.enqueued, now)
     make_available(id, job)

@@ -1,4 +1,4 @@
--- A job that has just been stored, or revealed, enters the indexes and counters of its state.
+-- Adds a stored or published job to the indexes and counters of its state.
 local function index_job(id, job, state, due)
     if state == 'available' then
         make_available(id, job)
@@ -15,14 +15,15 @@ local function index_job(id, job, state, due)
     end
 end
 
--- A job declares a limit of its queue: see gate.lua.
+-- Declares the job's limit for its queue: see queue_gate.lua.
 local function declare_limit(id, job)
-    redis.call('HSET', queue_counters_key(job[F.queue]), 'max_per_second', job[F.mps], 'declared_at', now, 'declared_by', id)
+    redis.call('HSET', queue_counters_key(job[F.queue]), 'max_per_second', job[F.mps], 'declared_at', now,
+        'declared_by', id)
 end
 
--- A job with something in another shard, a lock or the alias of a client's id, is checked when that
--- could have been lost (see store/enqueue/references.py). `here`: this shard, of so many.
-local function record_references(id, job, here, shards)
-    local named = tonumber(string.sub(id, 16, 18), 16) % shards
-    if job[F.unique] or named ~= here then redis.call('ZADD', REFERENCES, now, id) end
+-- Plans the check of a job with a lock or an alias in another shard, which a failover may lose (see
+-- store/enqueue/references.py). `this_shard`: index of this shard, of `shards`.
+local function record_references(id, job, this_shard, shards)
+    local id_shard = tonumber(string.sub(id, 16, 18), 16) % shards
+    if job[F.unique] or id_shard ~= this_shard then redis.call('ZADD', REFERENCES, now, id) end
 end

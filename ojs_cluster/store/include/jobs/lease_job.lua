@@ -1,9 +1,9 @@
--- A job that leaves its queue is leased to a worker: attempt + 1, a new lease id, a deadline. `asked_ms`:
--- '' for the job's own visibility timeout, or the server's. Returns what store/fetch/fetch.py cannot know of
--- it: what it can would only make replies longer. The caller counts it.
-local function lease(id, job, worker, lease_id, asked_ms, usual_ms)
+-- Leases a job that leaves its queue to a worker: attempt + 1, a new lease id, a deadline. `requested_ms`:
+-- '' for the job's own visibility timeout or the server's. Returns the values that store/fetch/fetch.py does
+-- not know; others would only lengthen the reply. The caller counts the job.
+local function lease(id, job, worker, lease_id, requested_ms, default_ms)
     if job[F.expires] then remove_member(EXPIRING, id) end
-    local lease_ms = asked_ms ~= '' and asked_ms or job[F.visibility] or usual_ms
+    local lease_ms = requested_ms ~= '' and requested_ms or job[F.visibility] or default_ms
     local deadline, attempt = now + lease_ms, (job[F.attempt] or 0) + 1
     redis.call('HSET', job_key(id), F.state, 'active', F.attempt, attempt, F.worker, worker,
         F.lease, lease_id, F.lease_ms, lease_ms, F.deadline, deadline, F.started, now)

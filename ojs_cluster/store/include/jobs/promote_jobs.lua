@@ -1,8 +1,8 @@
--- Scheduled and retryable jobs whose time has come become available, or expire if that came first.
--- Thousands may be due at one moment, so only what is a job's own is done per job (read, state); its
--- queue's counters, places, set and wake-up are seen to once per queue.
+-- Promotes due scheduled and retryable jobs, or discards those that have expired. Thousands may be due at
+-- once. So only reads and state changes run per job; counters, positions, index and wake-up run once per
+-- queue.
 
--- Of a job that will only be promoted: no more than that takes. The envelope stays where it is.
+-- Reads the fields that a promotion needs, without the envelope.
 local function load_for_promotion(key)
     local found = redis.call('HMGET', key, F.state, F.queue, F.type, F.priority, F.expires)
     local expires = found[5] and tonumber(found[5])
@@ -13,9 +13,8 @@ local function load_for_promotion(key)
         [F.priority] = found[4] or nil, [F.expires] = found[5] or nil}
 end
 
--- Looks at what is due: ids in the order of their time, the jobs (`whole` when they are to be
--- returned to somebody: then no more of them than fill DUE_BYTES), ids of malformed ones, and how many
--- bytes the jobs have that are whole.
+-- Returns the due jobs: ids in order of time, the jobs, ids of malformed ones, and the bytes of whole jobs.
+-- `whole`: all fields are read, for a reply, and no more jobs than fill DUE_BYTES.
 --@include reply_size
 local DUE_BYTES = 1024 * 1024
 local function load_due_jobs(limit, whole)

@@ -1,7 +1,7 @@
 -- How a job's hash is read and written.
 --@include fields validate_job
 
--- The key of a job's rate limit, and what of its queue the job may touch because of it.
+-- The key of a job's rate limit, and the preflight of the keys that the job may touch because of it.
 local function limit_of(job) return (string.match(job[F.limit], '^%S*')) end
 local function preflight_limit(job)
     local queue, key = job[F.queue] or '', limit_of(job)
@@ -11,18 +11,20 @@ end
 
 -- Reads a job. Returns the fields as a table and as HGETALL gave them, or nil and a reply:
 -- {'missing'}, {'moved', shard} when the id is a client's and its job lives elsewhere,
--- {'prepared', transaction} when it is not to be seen before that `transaction` is carried out (reveal.lua), or
--- {'malformed'} (sound.lua).
--- Fields that were read prove that the key is here; for none, see look.lua.
+-- {'prepared', transaction} while that `transaction` has not published it, or
+-- {'malformed'} (validate_job.lua).
+-- Fields that were read prove that the key is on this node; for a missing key see preflight.lua.
 local function check_job(key, job, flat, transaction)
     if not flat then
         if key ~= KEYS[1] then redis.call('EXISTS', KEYS[1], key) end
         return nil, {'missing'}
     end
     if job[F.alias] then return nil, {'moved', job[F.alias]} end
-    if job[F.transaction] and job[F.transaction] ~= transaction then return nil, {'prepared', job[F.transaction]} end
+    if job[F.transaction] and job[F.transaction] ~= transaction then
+        return nil, {'prepared', job[F.transaction]}
+    end
     if not has_valid_fields(job) or not is_state(job[F.state]) then return nil, {'malformed'} end
-    -- What the job's end or the end of its lease would be owed to others: see effect.lua.
+    -- The end of the job or of its lease may append effects: see append_effect.lua.
     if job[F.workflow] or job[F.unique] or job[F.limit] then preflight_key(OUTBOX) preflight_key(OUTBOX_DUE) end
     if job[F.limit] then preflight_limit(job) end
     job.flat = flat
@@ -35,7 +37,7 @@ local function load_job(key, transaction)
     return check_job(key, job, #flat > 0 and flat, transaction)
 end
 
--- Writes fields of a job and keeps the copy that is returned in step: later pairs win there.
+-- Writes fields of a job, also to the copy that is returned: later pairs win there.
 local function save_job(key, job, ...)
     redis.call('HSET', key, ...)
     local pairs_, flat = {...}, job.flat

@@ -1,13 +1,12 @@
--- Which jobs a fetch takes. `queues` and `jobs` are those of fetch_full.lua.
--- `malformed`: jobs that no fetch can give.
+-- Selects the jobs that a fetch takes. `queues` and `jobs` are those of fetch_full.lua.
+-- `malformed`: jobs that no fetch can return.
 --@include load_jobs
--- So many jobs that only wait are passed in one call, at 10 us each. One that leaves its queue counts as
--- eight.
+-- Blocked jobs that one call passes, at 10 us each. A job that leaves its queue counts as eight.
 local PASSED_MOST, LEAVING = 400, 8
 local passing, passed, malformed = false, {}, {}
 
--- Of a job that only has to be held back or discarded, what that takes: hundreds of them may come before
--- one that can run. Nil for any other job.
+-- Reads the fields that a blocked or expired job needs: hundreds of them may come before one that can run.
+-- Returns nil for any other job.
 local function load_blocked(queue, id)
     local key = job_key(id)
     local found = redis.call('HMGET', key, F.limit, F.token, F.transaction, F.expires, F.asks)
@@ -24,7 +23,7 @@ end
 
 local function load_candidate(queue, id)
     local job, reply = passing and load_blocked(queue, id), nil
-    -- After a malformed job the next is read in part first: it may be malformed and large as well.
+    -- After a malformed job the next one is read in part first: it may be malformed and large as well.
     if not job and next(malformed) then
         job, reply = load_small_fields(job_key(id))
         if job and job[F.state] == 'available' then job = nil end
@@ -39,12 +38,11 @@ local function load_candidate(queue, id)
     return job or false
 end
 
--- Reads the heads of the queues, in order, as far as it takes to find enough jobs that can run:
--- ids and queues to take them from; and whether it gave up before that. `read`: bytes of jobs that were
--- read before. A second scan, after what was due has been promoted, ends where it meets a job that the
--- first has not read: it could not look at its keys any more.
-local function scan(queues, jobs, wanted, read, again)
-    local found, live, bytes, budget = {}, 0, read, wanted + PASSED_MOST
+-- Reads the heads of the queues, in order, until enough jobs can start. Returns the jobs read, and whether
+-- the budget ended first. `bytes_read`: bytes of jobs that were read before. A second scan, after the
+-- promotion of due jobs, ends at a job that the first has not read: its preflight is not possible any more.
+local function scan(queues, jobs, wanted, bytes_read, again)
+    local found, live, bytes, budget = {}, 0, bytes_read, wanted + PASSED_MOST
     begin_pass()
     for _, queue in ipairs(queues) do
         local from, most = 0, live + room(queue.gate.meter, wanted - live)

@@ -1,8 +1,8 @@
--- What every script takes for granted of a job. Nothing here writes another job; an operator, a faulty
--- disk or a foreign program may. A malformed job must not stop a script: it would do so at every call,
--- and in the middle of its writes. So each script checks before its first write. By id the answer is
--- 'malformed'; scripts over many jobs pass it over and quarantine it, and the scheduler reports it.
--- Of a job that is read in part only that part is checked. Twin of store/jobs/validate_job.py.
+-- Checks that a job is not malformed. No script writes a malformed job, but an operator, a faulty disk or
+-- another program may. A malformed job must not stop a script, which would fail at every call and amid its
+-- writes. So each script checks before its first write. By id the reply is 'malformed'. Scripts over many
+-- jobs skip and quarantine it, and the scheduler reports it. Of a job that is read in part only that part
+-- is checked. Twin of store/jobs/validate_job.py.
 local RECHECK_MS = 3600 * 1000
 
 -- Times are below the year 10000, in ms.
@@ -12,8 +12,8 @@ local function is_number(value)
     return number and number > -LATEST_MS and number < LATEST_MS
 end
 
--- All numbers of a job in one sum: arithmetic takes digits for numbers and fails on all else, for a
--- tenth of the time of a check for each. A job has at most four times that can be far away.
+-- Adds up all numbers of a job: arithmetic fails on anything but digits, and costs a tenth of a check per
+-- field. A job has at most four times that may be large.
 local function sum_of_numbers(job)
     return job[F.created] + job[F.max_attempts] + (job[F.priority] or 0) + (job[F.expires] or 0)
         + (job[F.attempt] or 0) + (job[F.enqueued] or 0) + (job[F.started] or 0) + (job[F.finished] or 0)
@@ -43,5 +43,5 @@ end
 
 local function is_malformed(reply) return reply and reply[1] == 'malformed' end
 
--- The job stays in its index, and is checked again later.
+-- Keeps a malformed job in its index, to be checked again later.
 local function recheck_later(zset, id) redis.call('ZADD', zset, now + RECHECK_MS, id) end
