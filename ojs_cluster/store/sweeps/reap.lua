@@ -71,7 +71,6 @@ for i, id in ipairs(timeouts) do
         fail(id, key, job, error, decisions[id], (random_number * i) % 1, errors_kept, limits)
     end
 end
-
 local leases = {}
 local error = server_error('visibility_timeout', 'the lease ended without ack, nack or heartbeat')
 for _, id in ipairs(lost) do
