@@ -377,7 +377,7 @@ ROUTES: tuple[Route, ...] = (
         action="queue.end_limit",
     ),
     Route("GET", f"{V1}/admin/audit", audit.list_entries, Scope.ADMIN_READ),
-    Route("GET", f"{V1}/admin/outbox", outbox.list_parked, Scope.ADMIN_READ),
+    Route("GET", f"{V1}/admin/outbox", outbox.list_dead_letters, Scope.ADMIN_READ),
     Route(
         "POST", f"{V1}/admin/outbox/retry", outbox.retry, Scope.ADMIN_WRITE, action="outbox.retry"
     ),

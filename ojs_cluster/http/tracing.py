@@ -5,8 +5,8 @@ dispatcher compares with None. Names and attributes follow the observability spe
 and OpenTelemetry's conventions for HTTP and messaging.
 
 The attributes of jobs are read from the bodies of request and response. Handlers that report them
-were refused: parsing again costs time only when traces are sent, and neither the handlers nor the
-store depend on tracing.
+were refused: parsing again costs time only when traces are sent, and it keeps the handlers and the
+store independent of tracing.
 """
 
 from __future__ import annotations

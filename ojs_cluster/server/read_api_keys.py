@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ojs_cluster.core.access.key_file import MOST_BYTES, KeyFileError, parse_key_file
+from ojs_cluster.core.access.key_file import MAX_BYTES, KeyFileError, parse_key_file
 from ojs_cluster.core.access.scopes import Keyring, principals_of_variables
 from ojs_cluster.server.config.settings import STRONG_KEY, AccessSettings
 from ojs_cluster.server.logs import mask_secrets
@@ -28,7 +28,7 @@ def read_keys(settings: AccessSettings, environ: Mapping[str, str]) -> Keyring:
         return Keyring(named, {})
     try:
         with open(settings.keys_file, "rb") as file:
-            raw = file.read(MOST_BYTES + 1)
+            raw = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise KeyFileError([f"cannot be read ({error.strerror})"]) from error
     shortest = STRONG_KEY if settings.require_strong_keys else 0

@@ -1,4 +1,4 @@
-"""Calling the API: in this process through the dispatcher, or over a real socket."""
+"""Call the API: in this process through the dispatcher, or over a real socket."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """Requests straight to the dispatcher; those for fast routes are driven as by the lane."""
+    """Calls the dispatcher directly; requests for fast routes are driven as by the fast lane."""
 
     app: App
 
@@ -79,8 +79,8 @@ class Api:
         given |= {name.lower(): value for name, value in (headers or {}).items()}
         request = Request(method, path, query, given, body, peer=peer)
         if is_fast(method, path):
-            call = prepare(self.app, request)
-            response = await driven(run(self.app, call, request, start_deadline()))
+            prepared = prepare(self.app, request)
+            response = await driven(run(self.app, prepared, request, start_deadline()))
         else:
             response = await dispatch(self.app, request)
         seen = {name.lower(): value for name, value in response.headers}
@@ -129,8 +129,8 @@ async def open_app(
 ) -> AsyncIterator[App]:
     """An App on a real backend. Keywords are fields of HttpSettings.
 
-    ``access`` are its keys, or those of ``api_keys``; without either it needs none. ``audit`` runs
-    as in an API process.
+    Its keys are ``access``, or those of ``api_keys``; without either it needs no key. ``audit``
+    runs as in an API process.
     """
     if access is None:
         keys = settings.pop("api_keys", None)
@@ -143,8 +143,8 @@ async def open_app(
         yield App(opened, HttpSettings(**settings), access, traffic=traffic, audit=audit)
 
 
-class _Complaints(logging.Handler):
-    """Collects what is logged at error level."""
+class _ErrorCollector(logging.Handler):
+    """Collects records of the error level."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
@@ -158,16 +158,16 @@ _error_log = logging.getLogger("tests.http.hypercorn")
 
 
 @dataclass(slots=True)
-class Doors:
-    """Which doors `serving` opens, and whether by TLS. Test files that go through both set it."""
+class EntryPoints:
+    """The entry points that `serving` opens. Test files that cover both of them set it."""
 
     lane: bool = False
     tls: Certificates | None = None
     alpn: str | None = None
-    """What a handshake of an HTTP/2 client offers."""
+    """The protocol that an HTTP/2 client offers in its handshake."""
 
 
-doors = Doors()
+entry_points = EntryPoints()
 
 
 @asynccontextmanager
@@ -183,14 +183,24 @@ async def serving(
 ) -> AsyncIterator[int]:
     """Serve ``app`` as an API process does on a free loopback port, which is yielded.
 
-    ``idle_s`` is after how long an idle connection is closed. ``lane`` puts a fast lane, or this
-    one, before hypercorn; by default ``doors`` says. Setting ``stop`` begins the drain, which
-    leaving the block does anyway; requests have ``grace_s`` then. ``listening`` are fields of
-    ListenSettings. Raises AssertionError when hypercorn or Quart reported an error meanwhile.
+    Args:
+        app: the application.
+        quart: its Quart application; None for a new one.
+        idle_s: after how many seconds an idle connection is closed.
+        lane: the fast lane before hypercorn, or whether there is one; None for ``entry_points``.
+        stop: begins the drain when it is set, as does the end of the block.
+        grace_s: how many seconds requests have in a drain.
+        listening: fields of ListenSettings.
+
+    Raises:
+        AssertionError: hypercorn or Quart has reported an error.
     """
-    complaints = _Complaints()
-    _error_log.addHandler(complaints)
-    given = {"OJS_ALLOW_INSECURE_NO_AUTH": "1", **(doors.tls.env if doors.tls else {})}
+    errors = _ErrorCollector()
+    _error_log.addHandler(errors)
+    given = {
+        "OJS_ALLOW_INSECURE_NO_AUTH": "1",
+        **(entry_points.tls.env if entry_points.tls else {}),
+    }
     listen = replace(load(given).listen, idle_timeout_s=idle_s, **(listening or {}))
     config = hypercorn_config(listen)
     config.errorlog = _error_log
@@ -198,7 +208,7 @@ async def serving(
     gate = Gate(stop)
     gate.open(quart or create_quart_app(app))
     through = lane if isinstance(lane, FastLane) else None
-    if through is None and (doors.lane if lane is None else lane):
+    if through is None and (entry_points.lane if lane is None else lane):
         through = FastLane(stop=stop, idle_timeout_s=idle_s, head_timeout_s=listen.head_timeout_s)
     if through is not None:
         through.open(app)
@@ -228,22 +238,22 @@ async def serving(
         finally:
             app.drain()
             stop.set()
-    _error_log.removeHandler(complaints)
-    assert not complaints.messages
+    _error_log.removeHandler(errors)
+    assert not errors.messages
 
 
 Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 async def dial(port: int, *, alpn: str | None = None) -> Stream:
-    """Connect to what `serving` serves. Over TLS the handshake is left to the first byte.
+    """Connect to the server of `serving`. A TLS handshake begins with the first byte.
 
     ``alpn`` is the only protocol that the handshake offers; by default it offers none.
     """
     stream = await trio.open_tcp_stream("127.0.0.1", port)
-    if doors.tls is None:
+    if entry_points.tls is None:
         return stream
-    context = doors.tls.client()
+    context = entry_points.tls.client()
     if alpn is not None:
         context.set_alpn_protocols([alpn])
     return trio.SSLStream(stream, context, server_hostname="127.0.0.1", https_compatible=True)

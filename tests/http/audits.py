@@ -1,4 +1,4 @@
-"""Requests over a socket, and what the audit says of them."""
+"""Send requests over a socket, and read their audit entries."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def entries(app: App, **wanted: Any) -> list[dict[str, Any]]:
 
 
 async def await_entries(app: App, count: int) -> list[dict[str, Any]]:
-    """Wait until at least so many entries are stored, and return all."""
+    """Wait until at least ``count`` entries are stored, and return all."""
 
     async def enough() -> list[dict[str, Any]]:
         found = await entries(app)
@@ -94,6 +94,6 @@ def lines_of(caplog: pytest.LogCaptureFixture) -> list[Mapping[str, Any]]:
     return [vars(record) for record in caplog.records if record.name == "ojs.audit"]
 
 
-def hear(caplog: pytest.LogCaptureFixture) -> None:
-    """Let ``caplog`` have the audit's lines."""
+def capture_audit_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """Let ``caplog`` capture the log lines of the audit."""
     caplog.set_level(logging.INFO, "ojs.audit")

@@ -12,13 +12,13 @@ from tests.http.api import Api, open_app
 
 @pytest.fixture
 async def api(standalone: Embedded) -> AsyncIterator[Api]:
-    """The API on a standalone server, without keys, with the test hooks."""
+    """Open the API on a standalone server, without keys, with the test hooks."""
     async with open_app(standalone, test_hooks=True, max_wait_ms=600_000) as app:
         yield Api(app)
 
 
 @pytest.fixture
 async def any_api(backend: Embedded) -> AsyncIterator[Api]:
-    """The API on a standalone server and again on a cluster."""
+    """Open the API on a standalone server, and again on a cluster."""
     async with open_app(backend, test_hooks=True) as app:
         yield Api(app)

@@ -1,4 +1,4 @@
-"""Bodies that are under way at the same time share a room, whichever door they come through."""
+"""Concurrent request bodies share one memory budget at both entry points."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROOM = 300_000
 
 
 def enqueue(size: int) -> bytes:
-    """A request of at least so many bytes."""
+    """Return a request of at least ``size`` bytes."""
     return request("POST", "/ojs/v1/jobs", {"type": "large", "args": ["x" * size]})
 
 
@@ -33,7 +33,7 @@ async def app(standalone: Embedded) -> AsyncIterator[App]:
         yield app
 
 
-async def room_is(app: App, wanted: int) -> None:
+async def budget_is(app: App, wanted: int) -> None:
     async def reached() -> bool:
         return app.body_memory.free == wanted
 
@@ -46,14 +46,14 @@ async def port(request: pytest.FixtureRequest, app: App) -> AsyncIterator[int]:
         yield port
 
 
-async def test_a_body_for_which_there_is_no_room_is_refused_until_there_is(
+async def test_a_body_above_the_memory_budget_is_refused_until_memory_is_free(
     app: App, port: int
 ) -> None:
     held = ROOM - len(LARGE.partition(b"\r\n\r\n")[2])
     with trio.fail_after(120):
         async with raw(port) as connection:
             await connection.send(BEGUN)
-            await room_is(app, held)
+            await budget_is(app, held)
             status, headers, body = await exchange(port, LARGE)
             error = json.loads(body)["error"]
             assert (status, headers["retry-after"]) == (503, "1")
@@ -63,12 +63,12 @@ async def test_a_body_for_which_there_is_no_room_is_refused_until_there_is(
             await connection.send(REST)
             assert (await connection.reply())[0] == 201
         assert (await exchange(port, LARGE))[0] == 201
-        await room_is(app, ROOM)
+        await budget_is(app, ROOM)
     listed = await Api(app).get("/ojs/v1/jobs")
     assert len(listed.json["jobs"]) == 3
 
 
-async def test_a_body_that_does_not_tell_its_length_is_counted_as_it_comes(
+async def test_a_body_without_a_declared_length_is_counted_as_it_arrives(
     app: App, port: int
 ) -> None:
     head = request("POST", "/ojs/v1/jobs", None, "Transfer-Encoding: chunked")
@@ -76,20 +76,20 @@ async def test_a_body_that_does_not_tell_its_length_is_counted_as_it_comes(
     with trio.fail_after(120):
         async with raw(port) as first, raw(port) as second:
             await first.send(head + 2 * chunk)
-            await room_is(app, ROOM - 180_000)
+            await budget_is(app, ROOM - 180_000)
             await second.send(head + 2 * chunk + b"0\r\n\r\n")
             assert (await second.reply())[0] == 503
             assert app.body_memory.free == ROOM - 180_000
             await first.send(b"0\r\n\r\n")
             assert (await first.reply())[0] == 400
-        await room_is(app, ROOM)
+        await budget_is(app, ROOM)
 
 
-async def test_a_client_that_hangs_up_gives_its_room_back(app: App, port: int) -> None:
+async def test_a_client_that_disconnects_releases_its_body_memory(app: App, port: int) -> None:
     async with raw(port) as connection:
         await connection.send(BEGUN)
-        await room_is(app, ROOM - len(LARGE.partition(b"\r\n\r\n")[2]))
-    await room_is(app, ROOM)
+        await budget_is(app, ROOM - len(LARGE.partition(b"\r\n\r\n")[2]))
+    await budget_is(app, ROOM)
 
 
 async def test_one_request_of_the_largest_size_always_fits(standalone: Embedded) -> None:

@@ -1,4 +1,4 @@
-"""What every response has, who gets in, and how failures look."""
+"""Common headers of responses, authentication, and errors."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_unknown_paths_are_json_404(api: Api, path: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["ASSERT", "PUSH", "get", "PATCH", "M" * 5000])
-async def test_odd_methods_are_json_405_with_what_is_allowed(api: Api, method: str) -> None:
+async def test_unknown_methods_are_json_405_with_the_allowed_methods(api: Api, method: str) -> None:
     reply = await api.call(method, "/ojs/v1/jobs")
     assert (reply.status, reply.error["code"]) == (405, "method_not_allowed")
     assert reply.headers["allow"] == "GET, HEAD, OPTIONS, POST"
@@ -90,7 +90,7 @@ async def test_odd_methods_are_json_405_with_what_is_allowed(api: Api, method: s
     assert (await api.call(method, "/")).status == 404
 
 
-async def test_options_says_what_is_allowed(api: Api) -> None:
+async def test_options_lists_the_allowed_methods(api: Api) -> None:
     reply = await api.call("OPTIONS", "/ojs/v1/jobs/some-id")
     assert (reply.status, reply.body) == (204, b"")
     assert reply.headers["allow"] == "DELETE, GET, HEAD, OPTIONS"
@@ -131,7 +131,7 @@ async def test_bodies_are_json_by_declaration(api: Api, content_type: str, statu
     assert reply.status == status
 
 
-async def test_a_body_without_a_declared_type_is_taken_for_json(api: Api) -> None:
+async def test_a_body_without_a_content_type_counts_as_json(api: Api) -> None:
     body = b'{"type":"t","args":[]}'
     reply = await dispatch(api.app, Request("POST", "/ojs/v1/jobs", body=body))
     assert reply.status == 201
@@ -192,7 +192,9 @@ async def test_an_envelope_above_its_own_limit_says_so(api: Api) -> None:
 
 
 @pytest.mark.parametrize("given", [None, "", "Bearer", "Bearer ", "Bearer no", "Basic one", "one"])
-async def test_without_a_valid_key_nothing_is_told(standalone: Embedded, given: str | None) -> None:
+async def test_without_a_valid_key_no_path_is_revealed(
+    standalone: Embedded, given: str | None
+) -> None:
     headers = {} if given is None else {"Authorization": given}
     async with open_app(standalone, api_keys=("one", "two"), test_hooks=True) as app:
         api = Api(app)
@@ -225,7 +227,7 @@ async def test_probes_need_no_key(standalone: Embedded) -> None:
 
 
 async def test_a_probe_takes_no_large_body(standalone: Embedded) -> None:
-    """It needs no key: bodies for it would cost memory that anybody could ask for."""
+    """A probe needs no key, so its body must not cost memory."""
     async with open_app(standalone) as app:
         api = Api(app)
         for target in OPEN:
@@ -241,7 +243,7 @@ async def test_only_the_probes_are_open(standalone: Embedded) -> None:
             assert reply.status == expected, route
 
 
-def test_a_server_without_a_key_must_be_allowed_to_be_open() -> None:
+def test_serving_without_a_key_must_be_allowed_explicitly() -> None:
     with pytest.raises(ValueError, match="no API key"):
         AccessControl.from_secrets([])
     with pytest.raises(ValueError, match="empty"):
@@ -252,7 +254,7 @@ def test_a_server_without_a_key_must_be_allowed_to_be_open() -> None:
 # --- system ---
 
 
-async def test_the_manifest_is_honest(api: Api) -> None:
+async def test_the_manifest_declares_only_what_is_implemented(api: Api) -> None:
     manifest = (await api.get("/ojs/manifest")).json
     assert manifest["specversion"] == manifest["ojs_version"] == "1.0"
     assert manifest["implementation"]["name"] == "ojs-cluster"
@@ -285,7 +287,7 @@ async def test_the_manifest_is_honest(api: Api) -> None:
     }
 
 
-async def test_health_tells_of_the_backend(any_api: Api) -> None:
+async def test_health_shows_the_state_of_the_backend(any_api: Api) -> None:
     for target in ("/health", "/ojs/v1/health"):
         health = (await any_api.get(target)).json
         assert health["status"] == "ok"
@@ -304,7 +306,7 @@ async def test_a_draining_process_is_alive_and_not_ready(api: Api) -> None:
     assert (await api.get("/live")).status == 200
 
 
-async def test_without_redis_we_are_alive_and_say_so(tmp_path: Path) -> None:
+async def test_without_redis_the_process_is_alive_and_reports_degraded(tmp_path: Path) -> None:
     with own_server(tmp_path, cluster=False) as server:
         quick = {"call_timeout_s": 4.0, "connect_timeout_s": 3.0}
         async with open_app(server, redis=quick, health_timeout_s=0.5) as app:
@@ -399,7 +401,7 @@ def test_requests_have_to_wait_before_redis_is_reached() -> None:
     assert ("Retry-After", "1") in response.headers
 
 
-async def test_a_request_is_one_line_of_log_and_only_at_debug(
+async def test_a_request_is_one_log_line_at_debug_only(
     api: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
     for level, lines in ((logging.INFO, 0), (logging.DEBUG, 1)):
@@ -469,7 +471,7 @@ async def test_a_bug_is_logged_and_not_leaked(
     assert "the secret reason" in str(record.exc_info[1])
 
 
-async def test_an_error_from_a_nursery_is_still_told(
+async def test_an_error_from_a_nursery_reaches_the_client(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse() -> None:
@@ -497,7 +499,7 @@ def test_two_handlers_for_one_route_are_refused() -> None:
         HttpRouter([ROUTES[0], ROUTES[0]])
 
 
-def test_only_the_door_knows_a_framework() -> None:
+def test_only_the_hypercorn_entry_imports_a_framework() -> None:
     package = Path(inspect.getfile(HttpRouter)).parent
     for path in package.rglob("*.py"):
         if path.name in ("quart_app.py", "asgi.py"):

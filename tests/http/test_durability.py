@@ -1,4 +1,4 @@
-"""What a request may ask of durability. Most servers here have no replica, so none can confirm."""
+"""Durability that a request asks for. Most servers here have no replica to confirm writes."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ async def test_what_is_stored_unconfirmed_is_named(backend: Embedded) -> None:
         assert (await api.get(f"/ojs/v1/jobs/{run['job_id']}")).status == 200
 
 
-async def test_a_request_waits_for_a_confirmation_that_does_not_come_once(
+async def test_a_request_waits_only_once_for_a_missing_confirmation(
     standalone: Embedded,
 ) -> None:
     async with open_app(standalone, redis=HASTY) as app:
@@ -144,19 +144,19 @@ async def test_an_ack_that_is_not_confirmed_may_be_repeated(backend: Embedded) -
 
 
 async def test_a_fetch_waits_for_no_confirmation(backend: Embedded) -> None:
-    """A lease may be forgotten: the job is then available again. Refusing it would strand it."""
+    """A lost lease makes its job available again; an error would leave the job leased."""
     async with open_app(backend, redis=HASTY | {"durability": Durability.REPLICA}) as app:
         api = Api(app)
         assert (await api.post("/ojs/v1/jobs", {"type": "test.echo", "args": []})).status == 503
         assert len(await api.fetch(count=10)) == 1
-        # Asking for the token of a limited job writes, too, and nobody is told of that either.
+        # A token request of a limited job is a write, too, and needs no confirmation.
         limited = {"rate_limit": {"key": "tenant", "concurrency": 1}}
         job = {"type": "test.echo", "args": [], "options": limited}
         assert (await api.post("/ojs/v1/jobs", job)).status == 503
         await api.fetch(count=10)
 
 
-async def test_a_request_cannot_ask_for_less_than_the_server_gives(standalone: Embedded) -> None:
+async def test_a_request_cannot_lower_the_durability_of_the_server(standalone: Embedded) -> None:
     async with open_app(standalone, redis=HASTY | {"durability": Durability.REPLICA}) as app:
         reply = await Api(app).post(
             "/ojs/v1/jobs", {"type": "test.echo", "args": []}, headers={"OJS-Durability": "async"}
@@ -164,7 +164,9 @@ async def test_a_request_cannot_ask_for_less_than_the_server_gives(standalone: E
         assert reply.status == 503
 
 
-async def test_one_request_s_wish_is_not_the_next_one_s(standalone: Embedded) -> None:
+async def test_the_durability_of_a_request_does_not_affect_the_next_one(
+    standalone: Embedded,
+) -> None:
     async with open_app(standalone, redis=HASTY) as app:
         api = Api(app)
         job = {"type": "test.echo", "args": []}
@@ -188,7 +190,9 @@ async def test_an_unknown_durability_is_refused_and_nothing_is_written(
 
 
 @UNKNOWN
-async def test_it_is_refused_where_nothing_is_confirmed_as_well(api: Api, asked: str) -> None:
+async def test_an_unknown_durability_is_refused_on_a_server_without_confirmation(
+    api: Api, asked: str
+) -> None:
     await api.enqueue()
     reply = await api.post(
         "/ojs/v1/workers/fetch", {"queues": ["default"]}, headers={"OJS-Durability": asked}

@@ -1,4 +1,4 @@
-"""Both doors on a real socket: bytes in, bytes out, clients that leave."""
+"""Both entry points on a real socket: requests, responses, and clients that disconnect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ojs_cluster.http.app import App
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.fetch.long_poll import fetch_or_wait
-from tests.http.api import OJS_TYPE, Api, Stream, dial, doors, open_app, serving, until
+from tests.http.api import OJS_TYPE, Api, Stream, dial, entry_points, open_app, serving, until
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ async def exchange(port: int, request: bytes) -> tuple[int, dict[str, str], byte
 
 
 def request(method: str, target: str, body: Any = None, *headers: str) -> bytes:
-    """The bytes of one request."""
+    """Return the bytes of one request."""
     raw_body = b"" if body is None else json.dumps(body).encode()
     lines = [f"{method} {target} HTTP/1.1", "Host: test", *headers]
     if raw_body:
@@ -83,11 +83,11 @@ def request(method: str, target: str, body: Any = None, *headers: str) -> bytes:
 
 
 @pytest.fixture(autouse=True, params=["hypercorn", "lane"])
-def door(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each test once through hypercorn alone and once with the fast lane before it."""
-    doors.lane = request.param == "lane"
+def entry_point(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run each test with hypercorn alone, and with the fast lane before it."""
+    entry_points.lane = request.param == "lane"
     yield
-    doors.lane = False
+    entry_points.lane = False
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ async def port(app: App) -> AsyncIterator[int]:
         yield number
 
 
-async def test_a_job_travels_over_http(app: App) -> None:
+async def test_a_job_is_enqueued_fetched_and_acked_over_http(app: App) -> None:
     async with (
         serving(app) as number,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{number}") as client,
@@ -158,7 +158,7 @@ async def test_a_smuggled_request_is_not_served(port: int) -> None:
     assert b"headers.transfer-encoding" in received
 
 
-async def test_the_connection_survives_odd_methods_and_errors(port: int) -> None:
+async def test_the_connection_survives_unknown_methods_and_errors(port: int) -> None:
     with trio.fail_after(60):
         async with await dial(port) as stream:
             for method, target, status in (
@@ -177,7 +177,7 @@ async def test_the_connection_survives_odd_methods_and_errors(port: int) -> None
                 assert (await connection.reply(method.encode()))[0] == status
 
 
-async def test_head_tells_the_length_and_sends_nothing(port: int) -> None:
+async def test_head_has_the_length_and_no_body(port: int) -> None:
     with trio.fail_after(60):
         async with raw(port, expect=b"HEAD") as connection:
             await connection.send(request("HEAD", "/ojs/manifest", None, "Connection: close"))
@@ -197,7 +197,7 @@ async def test_a_chunked_body_is_read(port: int) -> None:
     assert (status, json.loads(answer)["job"]["args"]) == (201, [1])
 
 
-async def test_a_client_may_ask_before_it_sends(port: int) -> None:
+async def test_a_client_may_send_expect_continue(port: int) -> None:
     with trio.fail_after(60):
         async with raw(port) as connection:
             body = b'{"type":"t","args":[]}'
@@ -282,7 +282,7 @@ def _text(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode()
 
 
-async def test_a_websocket_to_nowhere_is_refused_in_our_words(port: int) -> None:
+async def test_an_unknown_websocket_gets_an_ojs_error(port: int) -> None:
     sent = request(
         "GET",
         "/ojs/v1/ws",
@@ -342,7 +342,7 @@ async def test_a_client_that_only_stops_sending_still_gets_its_answer(port: int)
             assert (await connection.reply())[0] == 201
 
 
-async def test_a_write_is_finished_though_its_client_left(api: Api) -> None:
+async def test_a_write_is_finished_after_its_client_disconnected(api: Api) -> None:
     async with serving(api.app) as number:
         for n in range(10):
             jobs = [{"type": "t", "args": [], "options": {"queue": f"q{i}"}} for i in range(20)]
@@ -356,7 +356,7 @@ async def _count_is(api: Api, wanted: int) -> bool:
     return bool(sum(queue["available"] for queue in queues) == wanted)
 
 
-async def test_a_client_that_leaves_in_mid_body_starts_nothing(api: Api) -> None:
+async def test_a_client_that_disconnects_in_mid_body_starts_nothing(api: Api) -> None:
     async with serving(api.app) as number:
         head = request("POST", "/ojs/v1/jobs", None, "Content-Length: 500")
         async with await trio.open_tcp_stream("127.0.0.1", number) as stream:
@@ -386,7 +386,7 @@ async def test_a_wait_in_vain_ends_empty(api: Api) -> None:
     assert (reply.status, reply.json) == (200, {"jobs": []})
 
 
-async def test_a_drain_sends_waiting_fetches_home(api: Api) -> None:
+async def test_a_drain_ends_waiting_fetches(api: Api) -> None:
     async with serving(api.app) as number:
         with trio.fail_after(60):
             async with raw(number) as connection:
@@ -398,7 +398,7 @@ async def test_a_drain_sends_waiting_fetches_home(api: Api) -> None:
     assert (status, json.loads(answer)) == (200, {"jobs": []})
 
 
-async def test_a_client_that_leaves_while_it_waits_claims_nothing(any_api: Api) -> None:
+async def test_a_client_that_disconnects_while_it_waits_gets_no_job(any_api: Api) -> None:
     app = any_api.app
     async with serving(app) as number:
         with trio.fail_after(60):
@@ -406,7 +406,7 @@ async def test_a_client_that_leaves_while_it_waits_claims_nothing(any_api: Api) 
                 body = {"queues": ["default"], "wait_ms": 20_000, "worker_id": "gone"}
                 await connection.send(request("POST", "/ojs/v1/workers/fetch", body))
                 await until(lambda: _waiting(app))
-            await until(lambda: _waiting(app, nobody=True))
+            await until(lambda: _waiting(app, empty=True))
             job = await any_api.enqueue()
             state = (await any_api.get(f"/ojs/v1/jobs/{job['id']}")).json["state"]
             assert state == "available"
@@ -414,14 +414,14 @@ async def test_a_client_that_leaves_while_it_waits_claims_nothing(any_api: Api) 
     assert (fetched["id"], fetched["attempt"]) == (job["id"], 1)
 
 
-async def _waiting(app: App, *, nobody: bool = False) -> bool:
-    return (len(app.waiters) == 0) is nobody
+async def _waiting(app: App, *, empty: bool = False) -> bool:
+    return (len(app.waiters) == 0) is empty
 
 
-async def test_jobs_fetched_for_a_client_that_left_are_given_back(
+async def test_jobs_fetched_for_a_disconnected_client_are_released(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client hangs up while the fetch is on its way back from Redis."""
+    """The client disconnects while the reply to the fetch is on its way from Redis."""
     fetched, gone = trio.Event(), trio.Event()
 
     async def slow(*args: Any, **kwargs: Any) -> Any:
@@ -457,7 +457,7 @@ def _state_is(api: Api, job_id: str, state: str) -> Callable[[], Any]:
     return check
 
 
-async def test_a_delivered_job_is_not_given_back(api: Api) -> None:
+async def test_a_delivered_job_is_not_released(api: Api) -> None:
     job = await api.enqueue()
     async with serving(api.app) as number:
         body = {"queues": ["default"], "worker_id": "w"}
@@ -467,8 +467,8 @@ async def test_a_delivered_job_is_not_given_back(api: Api) -> None:
     assert (await api.get(f"/ojs/v1/jobs/{job['id']}")).json["state"] == "active"
 
 
-async def test_jobs_that_cannot_be_written_are_given_back(api: Api) -> None:
-    """The client asks for more than fits into the socket, reads nothing, and hangs up."""
+async def test_jobs_that_cannot_be_sent_are_released(api: Api) -> None:
+    """The client asks for more than the socket buffer holds, reads nothing, and disconnects."""
     jobs = [await api.enqueue(args=["x" * 1_000_000]) for _ in range(9)]  # 8 MiB: one fetch
     async with serving(api.app) as number:
         with trio.fail_after(60):
@@ -481,7 +481,7 @@ async def test_jobs_that_cannot_be_written_are_given_back(api: Api) -> None:
                 await until(_state_is(api, job["id"], "available"))
 
 
-async def test_clients_that_hang_up_at_once_keep_their_jobs(api: Api) -> None:
+async def test_clients_that_disconnect_after_the_response_keep_their_jobs(api: Api) -> None:
     async with serving(api.app) as number:
         for _ in range(30):
             job = await api.enqueue()

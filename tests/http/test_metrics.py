@@ -1,4 +1,4 @@
-"""What /metrics says, and to whom; read with the parser of the library that Prometheus keeps."""
+"""The metrics at /metrics, read with the parser of the Prometheus client library."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEY = "k" * 32
 
 
 class Scrape:
-    """The samples of one answer."""
+    """The samples of one response."""
 
     def __init__(self, reply: Reply) -> None:
         assert reply.status == 200
@@ -43,12 +43,12 @@ class Scrape:
         return self.samples[name, frozenset(labels.items())]
 
     def labels(self, name: str) -> set[str]:
-        """The values of a metric's only label."""
+        """Return the values of a metric's only label."""
         return {v for key, labels in self.samples if key == name for _, v in labels}
 
 
 async def scrape(api: Api) -> Scrape:
-    """What a process says that has collected nothing yet."""
+    """Scrape a process without cached metrics."""
     fresh = replace(api.app, traffic=api.app.traffic)
     return Scrape(await Api(fresh).get("/metrics"))
 
@@ -118,7 +118,7 @@ async def test_pauses_dead_letters_and_late_work_are_seen(any_api: Api) -> None:
     assert seen("ojs_scheduler_late_seconds", loop="reap") == 0
 
 
-async def test_owed_and_parked_effects_are_counted_over_all_shards(any_api: Api) -> None:
+async def test_outbox_entries_and_dead_letters_are_counted_over_all_shards(any_api: Api) -> None:
     store = any_api.app.store
     for index in (1, 5):
         shard = store.keys.shard(index)
@@ -133,7 +133,9 @@ async def test_owed_and_parked_effects_are_counted_over_all_shards(any_api: Api)
     assert seen("ojs_scheduler_late_seconds", loop="outbox") > 1e6
 
 
-async def test_only_so_many_queues_are_shown_and_all_are_counted(standalone: Embedded) -> None:
+async def test_the_number_of_shown_queues_is_bounded_and_all_are_counted(
+    standalone: Embedded,
+) -> None:
     async with open_app(standalone, metrics_queues=60) as app:
         jobs = [{"type": "t", "args": [], "options": {"queue": f"q{n:03}"}} for n in range(70)]
         assert (await Api(app).post("/ojs/v1/jobs/batch", {"jobs": jobs})).status == 201
@@ -142,7 +144,7 @@ async def test_only_so_many_queues_are_shown_and_all_are_counted(standalone: Emb
     assert seen("ojs_queues") == 70
 
 
-async def test_redis_is_asked_once_for_all_who_ask_at_the_same_time(
+async def test_concurrent_scrapes_share_one_read_of_redis(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
@@ -160,7 +162,7 @@ async def test_redis_is_asked_once_for_all_who_ask_at_the_same_time(
     assert len(asked) == 1
 
 
-async def test_redis_away_is_an_answer(api: Api, standalone: Embedded) -> None:
+async def test_a_scrape_succeeds_while_redis_is_unavailable(api: Api, standalone: Embedded) -> None:
     with observer(standalone) as db:
         db.flushall()
         db.set(api.app.store.keys.meta.queues, "not a sorted set")
@@ -179,7 +181,7 @@ async def test_a_scraper_needs_the_key_unless_the_metrics_are_open(standalone: E
             assert (await Api(app).get("/ojs/v1/queues")).status == 401
 
 
-async def test_openmetrics_is_spoken_to_who_asks_for_it(api: Api) -> None:
+async def test_openmetrics_is_served_on_request(api: Api) -> None:
     await api.enqueue()
     accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
     reply = await api.get("/metrics", headers={"accept": accept})
@@ -228,7 +230,7 @@ async def test_requests_are_counted_by_route_never_by_path(counted: Api) -> None
     assert seen("ojs_http_request_duration_seconds_bucket", **route, le="+Inf") == 2
 
 
-def test_processes_add_up_and_a_successor_goes_on() -> None:
+def test_processes_are_summed_and_a_replacement_continues_the_counters() -> None:
     get, post = ROUTES[0], ROUTES[7]
     shared = mmap.mmap(-1, Traffic.size(ROUTES, 3))
     one, two = Traffic(ROUTES, shared, 0), Traffic(ROUTES, shared, 2)

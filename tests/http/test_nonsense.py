@@ -1,4 +1,4 @@
-"""Nothing a client sends is a bug of the server: no request is answered with 500."""
+"""No request of a client, however invalid, is answered with 500."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ TEXTS = ["", "0", "-1", "9" * 30, "true", "x", "%00", "%ff", "eyJhIjpbXX0", "WzE
 
 
 def body_of(chance: random.Random, known: list[str]) -> bytes:
-    """A body that would be valid on most routes, with some members spoilt."""
+    """Return a body that is valid for most routes, with some members damaged."""
     job: dict[str, Any] = {"type": "t", "args": [], "meta": {}, "options": {"queue": "default"}}
     members = {**job, "queues": ["default"], "worker_id": "w", "job_id": chance.choice(known)}
     members |= {"jobs": [job], "confirm": True}

@@ -1,4 +1,4 @@
-"""One deadline for each request: a master that is stopped or slow delays no answer further."""
+"""Each request has one deadline: a stopped or slow master delays no response beyond it."""
 
 from __future__ import annotations
 

@@ -15,7 +15,15 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tests.http.two_entries import LAST, MAX_BODY, End, TwoDoors, ends_in, masked, two_doors
+from tests.http.two_entries import (
+    LAST,
+    MAX_BODY,
+    End,
+    TwoEntryPoints,
+    ends_in,
+    masked,
+    two_entry_points,
+)
 
 ID = "01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"
 # Slow is the machine, not the code: hypothesis must not judge by the clock.
@@ -29,14 +37,14 @@ CASES = settings(
 
 
 @pytest.fixture(scope="module")
-def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoDoors]:
-    with two_doors(tmp_path_factory.mktemp("doors")) as running:
+def entry_points(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoEntryPoints]:
+    with two_entry_points(tmp_path_factory.mktemp("entry_points")) as running:
         yield running
 
 
-def check(doors: TwoDoors, *pieces: bytes) -> bytes:
-    """Both doors answer alike; returns what they answer."""
-    first, second = doors.answers(*pieces)
+def check(entry_points: TwoEntryPoints, *pieces: bytes) -> bytes:
+    """Check that both entry points send the same response, and return it."""
+    first, second = entry_points.answers(*pieces)
     assert first == second, pieces
     return first
 
@@ -73,43 +81,45 @@ PLAIN = {
 }
 
 
-def test_a_job_lives_the_same_life_behind_both(doors: TwoDoors) -> None:
-    answer = check(doors, ENQUEUE + FETCH + GET + FETCH + ACK + NACK + BEAT + BATCH + LAST)
+def test_the_lifecycle_of_a_job_is_the_same_at_both_entry_points(
+    entry_points: TwoEntryPoints,
+) -> None:
+    answer = check(entry_points, ENQUEUE + FETCH + GET + FETCH + ACK + NACK + BEAT + BATCH + LAST)
     assert answer.count(b"HTTP/1.1 ") == 9
     assert answer.startswith(b"HTTP/1.1 201 ")
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_wherever_a_request_is_split(doors: TwoDoors, name: str) -> None:
+def test_a_request_split_at_any_byte(entry_points: TwoEntryPoints, name: str) -> None:
     """One connection, on which each request is cut one byte later than the one before."""
     request = PLAIN[name]
     cuts = range(1, len(request))
     pieces = [request[cut - 1 :] + request[:cut] for cut in cuts]
     pieces[0] = request[:1]
-    answer = check(doors, *pieces, request[cuts[-1] :] + LAST)
+    answer = check(entry_points, *pieces, request[cuts[-1] :] + LAST)
     assert answer.count(b"HTTP/1.1 ") == len(cuts) + 1
 
 
 @pytest.mark.parametrize("request_", [ENQUEUE, GET, CHUNKED], ids=["enqueue", "get", "chunked"])
-def test_slow_bytes(doors: TwoDoors, request_: bytes) -> None:
-    answer = check(doors, *(bytes([byte]) for byte in request_ + LAST))
+def test_slow_bytes(entry_points: TwoEntryPoints, request_: bytes) -> None:
+    answer = check(entry_points, *(bytes([byte]) for byte in request_ + LAST))
     assert b"the-last" in answer
 
 
-def test_pipelined_requests_are_answered_in_order(doors: TwoDoors) -> None:
+def test_pipelined_requests_are_answered_in_order(entry_points: TwoEntryPoints) -> None:
     asked = [get(f"/ojs/v1/jobs/{ID}", f"X-Request-Id: number-{n}") for n in range(40)]
-    answer = check(doors, b"".join(asked) + LAST)
+    answer = check(entry_points, b"".join(asked) + LAST)
     told = [line for line in answer.split(b"\r\n") if line.startswith(b"x-request-id: number")]
     assert told == [b"x-request-id: number-%d" % n for n in range(40)]
 
 
-def test_a_list_of_more_than_a_page(doors: TwoDoors) -> None:
+def test_a_list_of_more_than_a_page(entry_points: TwoEntryPoints) -> None:
     """Its cursor tells of the moment at which a lease ends, which differs, and is masked."""
     job = {"type": "t", "args": [], "options": {"queue": "listed"}}
     stored = post("/ojs/v1/jobs/batch", {"jobs": [job] * 15}) * 4
     taken = post("/ojs/v1/workers/fetch", {"queues": ["listed"], "count": 60}) * 2
     pages = [get(f"/ojs/v1/jobs?queue=listed&state={state}") for state in ("available", "active")]
-    answer = check(doors, stored + pages[0] + taken + pages[1] + get("/ojs/v1/jobs") + LAST)
+    answer = check(entry_points, stored + pages[0] + taken + pages[1] + get("/ojs/v1/jobs") + LAST)
     assert answer.count(b'"next_cursor":"<cursor ') == 3
 
 
@@ -289,21 +299,21 @@ CORPUS: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_odd_requests(doors: TwoDoors, name: str) -> None:
+def test_unusual_requests(entry_points: TwoEntryPoints, name: str) -> None:
     request = CORPUS[name]
-    check(doors, request + LAST)
+    check(entry_points, request + LAST)
     if ends_in(request) is End.MIDDLE:
-        check(doors, request)
-    check(doors, GET + request + LAST)
+        check(entry_points, request)
+    check(entry_points, GET + request + LAST)
     middle = len(request) // 2
-    check(doors, request[:middle], request[middle:] + LAST)
+    check(entry_points, request[:middle], request[middle:] + LAST)
 
 
-def test_health_has_the_same_headers(doors: TwoDoors) -> None:
+def test_health_has_the_same_headers(entry_points: TwoEntryPoints) -> None:
     for path in ("/health", "/ready", "/ojs/v1/health"):
         one, two = (
             answer.partition(b"content-length")[0]
-            for answer in doors.answers(get(path, "X-Request-Id: a", "Connection: close"))
+            for answer in entry_points.answers(get(path, "X-Request-Id: a", "Connection: close"))
         )
         assert one == two
         assert one.startswith(b"HTTP/1.1 200 ")
@@ -329,11 +339,11 @@ def spoilt(draw: st.DrawFn) -> bytes:
 
 @CASES
 @given(spoilt(), st.booleans())
-def test_spoilt_requests(doors: TwoDoors, data: bytes, followed: bool) -> None:
+def test_damaged_requests(entry_points: TwoEntryPoints, data: bytes, followed: bool) -> None:
     sent = data + LAST if followed else data
     assume(sent)
     assume(ends_in(sent) is not End.BETWEEN)
-    check(doors, sent)
+    check(entry_points, sent)
 
 
 METHODS = ["GET", "POST", "PUT", "DELETE", "get", "HEAD", "PATCH", "OPTIONS"]
@@ -373,19 +383,21 @@ def made_up(draw: st.DrawFn) -> bytes:
 
 @CASES
 @given(st.lists(made_up(), min_size=1, max_size=3))
-def test_made_up_requests(doors: TwoDoors, requests: list[bytes]) -> None:
+def test_generated_requests(entry_points: TwoEntryPoints, requests: list[bytes]) -> None:
     sent = b"".join(requests) + LAST
     assume(ends_in(sent) is not End.BETWEEN)
-    check(doors, sent)
+    check(entry_points, sent)
 
 
 @CASES
 @given(st.sampled_from([*PLAIN.values(), CHUNKED]), st.data())
-def test_requests_in_pieces(doors: TwoDoors, request_: bytes, data: st.DataObject) -> None:
+def test_requests_in_pieces(
+    entry_points: TwoEntryPoints, request_: bytes, data: st.DataObject
+) -> None:
     whole = request_ + LAST
     cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=5)))
     edges = [0, *cuts, len(whole)]
-    check(doors, *(whole[a:b] for a, b in itertools.pairwise(edges)))
+    check(entry_points, *(whole[a:b] for a, b in itertools.pairwise(edges)))
 
 
 def test_the_mask_hides_only_what_changes() -> None:

@@ -1,4 +1,4 @@
-"""TLS before both doors: what they serve over it, and how its connections begin and end."""
+"""TLS at both entry points: requests over it, and the start and end of its connections."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from ojs_cluster.server.config.load import load
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.tls import TlsFilesError, make_context
 from tests.http import test_entry_points
-from tests.http.api import Api, doors, open_app, serving, until
+from tests.http.api import Api, entry_points, open_app, serving, until
 from tests.http.fast_lane import test_server
 from tests.http.fast_lane.test_server import ENQUEUE, MANIFEST, connected, read_responses
 from tests.http.test_entry_points import request
 from tests.http.test_same_answers import CORPUS, PLAIN, check
-from tests.http.two_entries import LAST, End, TwoDoors, ends_in, two_doors
+from tests.http.two_entries import LAST, End, TwoEntryPoints, ends_in, two_entry_points
 from tests.support.certificates import Certificates, make_certificates, openssl
 
 
 @pytest.fixture(autouse=True, params=["hypercorn", "lane"])
-def door(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[str]:
+def entry_point(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[str]:
     """Each test over TLS, once to hypercorn alone and once with the fast lane before it."""
-    doors.lane, doors.tls = request.param == "lane", certificates
+    entry_points.lane, entry_points.tls = request.param == "lane", certificates
     yield request.param
-    doors.lane, doors.tls = False, None
+    entry_points.lane, entry_points.tls = False, None
 
 
 @pytest.fixture
@@ -53,29 +53,29 @@ served = test_server.served
 # -- what holds without TLS holds with it ----------------------------------------------------
 
 test_request_lines = test_entry_points.test_every_request_line_gets_a_json_answer
-test_odd_methods = test_entry_points.test_the_connection_survives_odd_methods_and_errors
-test_head = test_entry_points.test_head_tells_the_length_and_sends_nothing
+test_odd_methods = test_entry_points.test_the_connection_survives_unknown_methods_and_errors
+test_head = test_entry_points.test_head_has_the_length_and_no_body
 test_chunks = test_entry_points.test_a_chunked_body_is_read
-test_expect = test_entry_points.test_a_client_may_ask_before_it_sends
+test_expect = test_entry_points.test_a_client_may_send_expect_continue
 test_large_bodies = test_entry_points.test_a_body_too_large_is_413_even_before_it_is_read
 test_refused_bodies = (
     test_entry_points.test_a_refused_body_that_still_comes_does_not_break_the_client
 )
 test_stalled_bodies = test_entry_points.test_a_body_that_stalls_is_408
-test_websocket = test_entry_points.test_a_websocket_to_nowhere_is_refused_in_our_words
+test_websocket = test_entry_points.test_an_unknown_websocket_gets_an_ojs_error
 test_idle = test_entry_points.test_an_idle_connection_is_closed_in_time
-test_leaving_a_wait = test_entry_points.test_a_client_that_leaves_while_it_waits_claims_nothing
-test_leaving_a_fetch = test_entry_points.test_jobs_fetched_for_a_client_that_left_are_given_back
-test_delivered = test_entry_points.test_a_delivered_job_is_not_given_back
-test_unwritable = test_entry_points.test_jobs_that_cannot_be_written_are_given_back
-test_hanging_up = test_entry_points.test_clients_that_hang_up_at_once_keep_their_jobs
+test_leaving_a_wait = test_entry_points.test_a_client_that_disconnects_while_it_waits_gets_no_job
+test_leaving_a_fetch = test_entry_points.test_jobs_fetched_for_a_disconnected_client_are_released
+test_delivered = test_entry_points.test_a_delivered_job_is_not_released
+test_unwritable = test_entry_points.test_jobs_that_cannot_be_sent_are_released
+test_hanging_up = test_entry_points.test_clients_that_disconnect_after_the_response_keep_their_jobs
 test_waiting_in_vain = test_entry_points.test_a_wait_in_vain_ends_empty
 test_speaking_while_waiting = test_server.test_the_next_request_may_come_while_a_fetch_waits
-test_a_fetch_in_vain = test_server.test_a_fetch_in_vain_leaves_the_connection_good
+test_a_fetch_in_vain = test_server.test_an_empty_fetch_keeps_the_connection_alive
 
 
 async def test_the_lane_serves_hot_routes_and_hands_over_what_it_has_read(
-    port: int, door: str, served: list[str]
+    port: int, entry_point: str, served: list[str]
 ) -> None:
     async with connected(port) as stream:
         await stream.send_all(ENQUEUE)
@@ -83,7 +83,7 @@ async def test_the_lane_serves_hot_routes_and_hands_over_what_it_has_read(
         await stream.send_all(ENQUEUE + MANIFEST + ENQUEUE)
         answers = await read_responses(stream, 3)
     assert [answer[9:12] for answer in answers] == [b"201", b"200", b"201"]
-    assert served == (["/ojs/v1/jobs"] * 2 if door == "lane" else [])
+    assert served == (["/ojs/v1/jobs"] * 2 if entry_point == "lane" else [])
 
 
 async def test_a_farewell_of_tls_ends_a_wait_as_well(api: Api, certificates: Certificates) -> None:
@@ -133,14 +133,14 @@ def both(
     request: pytest.FixtureRequest,
     certificates: Certificates,
     tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[TwoDoors]:
-    directory = tmp_path_factory.mktemp("doors")
-    with two_doors(directory, tls=certificates, lane=request.param == "lane") as running:
+) -> Iterator[TwoEntryPoints]:
+    directory = tmp_path_factory.mktemp("entry_points")
+    with two_entry_points(directory, tls=certificates, lane=request.param == "lane") as running:
         yield running
 
 
-@pytest.mark.parametrize("door", ["both"], indirect=True)
-def test_answers_over_tls_have_the_same_bytes(both: TwoDoors) -> None:
+@pytest.mark.parametrize("entry_point", ["both"], indirect=True)
+def test_answers_over_tls_have_the_same_bytes(both: TwoEntryPoints) -> None:
     for name, sent in {**PLAIN, **CORPUS}.items():
         # A client cannot end its side alone over TLS, and read on.
         if ends_in(sent + LAST) is End.CLOSED:
@@ -204,9 +204,9 @@ async def test_a_drain_closes_who_has_not_shaken_hands(
     assert "were cut" not in caplog.text  # nor did it last as long as requests may
 
 
-@pytest.mark.parametrize("door", ["either"], indirect=True)
+@pytest.mark.parametrize("entry_point", ["either"], indirect=True)
 def test_versions_before_1_2_are_not_spoken(certificates: Certificates) -> None:
-    # Nowadays' OpenSSL speaks no older one itself, so nobody can be sent to try.
+    # Current versions of OpenSSL have no older protocol, so no client can try one.
     context = make_context(load(certificates.env).listen)
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
 
@@ -257,7 +257,7 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
             await health(before)
 
 
-@pytest.mark.parametrize("door", ["either"], indirect=True)
+@pytest.mark.parametrize("entry_point", ["either"], indirect=True)
 def test_files_that_cannot_be_used_are_named_with_the_reason(
     certificates: Certificates, tmp_path: Path
 ) -> None:

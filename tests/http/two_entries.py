@@ -1,8 +1,8 @@
-"""Two servers that differ in their doors only, and clients that send them the same bytes.
+"""Two servers that differ only in their entry points, and clients that send both the same bytes.
 
-Each door has a Redis of its own, and both get the same requests in the same order, so their answers
-have to be the same but for ids and times. The servers run in a thread of their own: the clients are
-plain blocking sockets, which hypothesis can drive.
+Each server has its own Redis, and both get the same requests in the same order. So their responses
+must be the same except for ids and times. The servers run in a thread of their own, because the
+clients are blocking sockets, which hypothesis can drive.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LAST: Final = (
     b"GET /ojs/v1/jobs/01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee HTTP/1.1\r\nHost: x\r\n"
     b"X-Request-Id: the-last\r\nConnection: close\r\n\r\n"
 )
-"""Ends a conversation: whether a door got this far shows in its answer."""
+"""Ends a conversation: its response shows that the server has read all requests before it."""
 
 _DEADLINE_S: Final = 30.0
 _START_S: Final = 120.0
@@ -52,10 +52,10 @@ _PAGE: Final = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class TwoDoors:
-    """The ports of two servers: of hypercorn alone, and of the fast lane before it.
+class TwoEntryPoints:
+    """The ports of two servers: one with hypercorn alone, and one with the fast lane before it.
 
-    With ``tls`` the second is reached by it.
+    Clients connect to the second one over ``tls``, if it is set.
     """
 
     hypercorn: int
@@ -63,16 +63,16 @@ class TwoDoors:
     tls: ssl.SSLContext | None = None
 
     def answers(self, *pieces: bytes) -> tuple[bytes, bytes]:
-        """What each door answers to these pieces, without what changes from call to call."""
+        """Return the responses of both servers to these pieces, without ids and times."""
         first = converse(self.hypercorn, pieces)
         second = converse(self.lane, pieces, self.tls)
         return masked(first), masked(second)
 
 
 @contextlib.contextmanager
-def two_doors(
+def two_entry_points(
     directory: Path, *, tls: Certificates | None = None, lane: bool = True
-) -> Iterator[TwoDoors]:
+) -> Iterator[TwoEntryPoints]:
     """Start both servers, each on an empty Redis; stop them after the block.
 
     With ``tls`` the second one is served over it, and without its fast lane if that is not wanted.
@@ -81,7 +81,7 @@ def two_doors(
         own_server(directory / "hypercorn", cluster=False) as first,
         own_server(directory / "lane", cluster=False) as second,
     ):
-        started: Queue[tuple[TwoDoors, trio.lowlevel.TrioToken, trio.Event] | BaseException]
+        started: Queue[tuple[TwoEntryPoints, trio.lowlevel.TrioToken, trio.Event] | BaseException]
         started = Queue()
         # A daemon: one that does not start must not keep the whole run from its end.
         arguments = (first, second, tls, lane, started)
@@ -90,9 +90,9 @@ def two_doors(
         found = started.get(timeout=_START_S)
         if isinstance(found, BaseException):
             raise found
-        doors, token, stop = found
+        entry_points, token, stop = found
         try:
-            yield doors
+            yield entry_points
         finally:
             token.run_sync_soon(stop.set)
             thread.join(_DEADLINE_S)
@@ -117,8 +117,8 @@ def _run(
             serving(two, lane=lane, idle_s=60, listening=secured) as other,
         ):
             stop = trio.Event()
-            doors = TwoDoors(hypercorn, other, None if tls is None else tls.client())
-            started.put((doors, trio.lowlevel.current_trio_token(), stop))
+            entry_points = TwoEntryPoints(hypercorn, other, None if tls is None else tls.client())
+            started.put((entry_points, trio.lowlevel.current_trio_token(), stop))
             await stop.wait()
 
     try:
@@ -180,8 +180,8 @@ class End(Enum):
     MIDDLE = 2
     """In a request: it waits for more."""
     BETWEEN = 3
-    """Between two requests. A client that ends there may do so before its answer, and a door may
-    then leave the answer out: not a case to compare."""
+    """Between two requests. If the client closes its side there, a server may omit the response,
+    so this case is not compared."""
 
 
 def ends_in(data: bytes) -> End:

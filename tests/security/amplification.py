@@ -1,4 +1,4 @@
-"""HTTP/2 connections whose few bytes unpack into long lists of headers, and what they cost."""
+"""Attack with HTTP/2 connections whose few bytes unpack into long headers, and measure the cost."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def live(address: Address, context: ssl.SSLContext | None) -> None:
 async def attack(
     address: Address, trusted: ssl.SSLContext | None, probing: ssl.SSLContext | None
 ) -> None:
-    """Send both attacks on many connections at once. Raises when `/live` does not answer meanwhile.
+    """Send both attacks on many connections at once. Raises if `/live` does not respond.
 
     Args:
         trusted: what the attack's handshakes check and offer; None without TLS.
@@ -90,7 +90,7 @@ async def attack(
 
 
 def processes(parent: int) -> list[int]:
-    """A process and all that descend from it."""
+    """Return a process and all its descendants."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -104,7 +104,7 @@ def processes(parent: int) -> list[int]:
 
 
 def peak_bytes(pid: int) -> int:
-    """Most memory that a process has had, pages counted which it shares with others."""
+    """Return the peak memory of a process, including pages that it shares with others."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024

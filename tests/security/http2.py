@@ -1,4 +1,4 @@
-"""An HTTP/2 client that sends what no library would let it send."""
+"""An HTTP/2 client that can send frames which no library allows."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ GET = [(b":method", b"GET"), (b":scheme", b"http"), (b":authority", b"x")]
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """One frame, whatever it holds."""
+    """Return one frame; its content is not checked."""
     return len(payload).to_bytes(3) + bytes((kind, flags)) + stream.to_bytes(4) + payload
 
 
 @dataclass(slots=True)
 class Heard:
-    """What the server has said: statuses by stream, resets by stream, and why it went away."""
+    """What the server has sent: statuses and resets by stream, and the reason of a GOAWAY."""
 
     statuses: dict[int, int] = field(default_factory=dict)
     ended: set[int] = field(default_factory=set)
@@ -35,7 +35,7 @@ class Heard:
 
 
 class Http2Client:
-    """Writes raw frames and reads with h2, which never objects to what the server says."""
+    """Writes raw frames, and reads with h2."""
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         """Speak HTTP/2 on ``stream``; nothing is sent yet."""
@@ -51,7 +51,7 @@ class Http2Client:
         await self.stream.send_all(PREFACE + frame(SETTINGS, 0, 0))
 
     def head(self, stream: int, *headers: tuple[bytes, bytes], ends: bool = True) -> bytes:
-        """A HEADERS frame that opens a stream. The reader is told of it."""
+        """Return a HEADERS frame that opens a stream, and register the stream with the reader."""
         self._reader.send_headers(
             stream,
             [(":method", "GET"), (":scheme", "http"), (":authority", "x"), (":path", "/")],

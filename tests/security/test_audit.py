@@ -18,7 +18,7 @@ from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http.connections import ConnectionLimits, Connections
 from tests.http.api import Api, open_app, serving
-from tests.http.audits import access, await_entries, entries, hear, lines_of, send
+from tests.http.audits import access, await_entries, capture_audit_lines, entries, lines_of, send
 from tests.support.servers import observer
 
 LOCAL = TrustedProxies([parse_network("127.0.0.0/8")])
@@ -38,7 +38,7 @@ def behind_a_proxy(**more: Any) -> tuple[Audit, Traffic]:
 async def test_a_refused_key_is_one_line_and_one_entry(
     standalone: Embedded, caplog: pytest.LogCaptureFixture, lane: bool, split: bool
 ) -> None:
-    hear(caplog)
+    capture_audit_lines(caplog)
     async with open_app(standalone, access=access()) as app, serving(app, lane=lane) as port:
         status = await send(port, "POST", "/jobs", JOB, key="wrong", split=split, request_id="mine")
         assert status == 401
@@ -55,7 +55,7 @@ async def test_a_refused_key_is_one_line_and_one_entry(
 async def test_a_flood_of_bad_keys_is_two_entries_for_each_address(
     standalone: Embedded, caplog: pytest.LogCaptureFixture, lane: bool
 ) -> None:
-    hear(caplog)
+    capture_audit_lines(caplog)
     async with open_app(standalone, access=access()) as app, serving(app, lane=lane) as port:
         for number in range(30):
             key, path = ("", f"wrong-{number}")[number % 2], ("/jobs", "/admin/x")[number % 3 == 0]
@@ -71,8 +71,8 @@ async def test_a_flood_of_bad_keys_is_two_entries_for_each_address(
 async def test_a_flood_from_many_addresses_costs_bounded_memory_lines_and_calls(
     standalone: Embedded, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """However many addresses there are. A change that an administrator makes meanwhile is kept."""
-    hear(caplog)
+    """The bound is for any number of addresses. An administrative change in the flood is kept."""
+    capture_audit_lines(caplog)
     audit, traffic = behind_a_proxy()
     async with open_app(standalone, access=access(), audit=audit) as app:
         api = Api(app)
@@ -112,7 +112,7 @@ async def test_a_flood_from_many_addresses_costs_bounded_memory_lines_and_calls(
     assert traffic.total("audit_dropped") == 0
 
 
-async def test_an_interval_that_is_over_is_written_though_no_request_comes(
+async def test_the_entry_of_an_interval_is_written_without_another_request(
     standalone: Embedded,
 ) -> None:
     audit, _ = behind_a_proxy(interval_s=0.2)
@@ -128,7 +128,7 @@ async def test_an_interval_that_is_over_is_written_though_no_request_comes(
 
 @each_entry_point
 async def test_a_client_cannot_choose_its_address(standalone: Embedded, lane: bool) -> None:
-    """Without a trusted proxy no header counts, whichever it is."""
+    """Without a trusted proxy every header is ignored."""
     async with open_app(standalone, access=access()) as app, serving(app, lane=lane) as port:
         names = ("X-Forwarded-For: ", "X-Real-IP: ", "Forwarded: for=", "True-Client-IP: ")
         forged = tuple(f"{name}203.0.113.9" for name in names)
@@ -166,7 +166,7 @@ async def test_behind_a_trusted_proxy_only_what_it_has_appended_counts(
 
 
 async def test_connections_of_a_trusted_proxy_are_not_those_of_one_client() -> None:
-    """Whose requests they will carry is not known; all of them together have a bound."""
+    """Their clients are not known when they are accepted; together they have a bound."""
     for proxies, may in ((TrustedProxies(), False), (LOCAL, True)):
         connections = Connections(ConnectionLimits(most_per_client=1, proxies=proxies))
         listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
@@ -184,7 +184,7 @@ async def test_connections_of_a_trusted_proxy_are_not_those_of_one_client() -> N
 async def test_no_secret_no_args_and_no_header_is_in_lines_or_entries(
     standalone: Embedded, caplog: pytest.LogCaptureFixture, lane: bool
 ) -> None:
-    hear(caplog)
+    capture_audit_lines(caplog)
     caplog.set_level(logging.DEBUG, "ojs.http")
     secrets = ("S3CRET-KEY", "S3CRET-ARG", "S3CRET-HEADER", "root-key", "viewer-key")
     header = ("X-Other: S3CRET-HEADER", "Cookie: S3CRET-HEADER")

@@ -59,7 +59,7 @@ def test_the_largest_fingerprint_is_bounded_work(piece: bytes) -> None:
     assert min(_cpu_s(body) for _ in range(3)) < 0.5
 
 
-def test_many_objects_are_looked_through_once_for_all_names() -> None:
+def test_many_objects_are_searched_once_for_all_names() -> None:
     """A hundred names took a hundred passes over 80 000 objects: 0.14 s."""
     names = [f"a{number}" for number in range(100)]
     last = json.dumps(dict.fromkeys(names, 1)).encode()
@@ -80,7 +80,7 @@ def test_what_is_too_large_to_be_fingerprinted_is_refused_with_the_way_out() -> 
 
 
 @pytest.mark.parametrize("path", ["/ojs/v1/jobs", "/ojs/v1/cron"])
-async def test_poison_is_422_and_nothing_is_stored(api: Api, path: str) -> None:
+async def test_costly_values_are_422_and_nothing_is_stored(api: Api, path: str) -> None:
     for args in (b"1" * 4301, b'"%b"' % ("\u0301" * 1000).encode()):
         body = _unique(args)
         if path.endswith("cron"):
@@ -134,7 +134,7 @@ LARGE = {
 async def test_a_large_body_is_read_beside_the_event_loop(
     api: Api, path: str, around: bytes, kind: str
 ) -> None:
-    """15 MB of brackets took 4.5 s, in which nobody else was served.
+    """15 MB of brackets once blocked all other requests for 4.5 s.
 
     The loop turns while the body is read: each turn is far shorter than the reading.
     """

@@ -1,4 +1,4 @@
-"""A path in disguise reaches no route: what a proxy refuses by its bytes stays refused."""
+"""An escaped path matches no route, so it cannot bypass a proxy that compares bytes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_parameter_is_decoded_as_before() -> None:
     assert params == ("emails/new",)
 
 
-async def test_an_admin_route_in_disguise_is_404_and_does_nothing(api: Api) -> None:
+async def test_an_escaped_admin_route_is_404_and_does_nothing(api: Api) -> None:
     created = await api.post("/ojs/v1/jobs", {"type": "t", "args": []})
     assert created.status == 201
     for path in (

@@ -1,4 +1,4 @@
-"""Heads and bodies of which only a part comes are counted, however small each of them is."""
+"""Incomplete heads and bodies count against the memory budget, even small ones."""
 
 from __future__ import annotations
 
@@ -100,20 +100,20 @@ async def is_bounded(app: App, port: int, part: bytes, clients: int, growth: int
 
 @pytest.mark.parametrize("lane", [False, True], ids=["hypercorn", "lane"])
 @pytest.mark.parametrize("kind", KINDS)
-async def test_many_half_requests_take_a_bounded_room(app: App, lane: bool, kind: str) -> None:
+async def test_many_incomplete_requests_use_bounded_memory(app: App, lane: bool, kind: str) -> None:
     async with serving(app, lane=lane, grace_s=0.1) as port:
         await is_bounded(app, port, KINDS[kind], CLIENTS, GROWTH)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("lane", [False, True], ids=["hypercorn", "lane"])
-async def test_thousands_of_half_bodies_take_bounded_memory(app: App, lane: bool) -> None:
+async def test_thousands_of_incomplete_bodies_use_bounded_memory(app: App, lane: bool) -> None:
     """Clients and server are one process here, and all of it is counted."""
     async with serving(app, lane=lane, grace_s=0.1) as port:
         await is_bounded(app, port, BODY, 3000, 3000 * SIZE // 2)
 
 
-async def test_half_heads_in_the_fast_lane_are_counted(app: App) -> None:
-    """They are smaller than what the lane hands over at once."""
+async def test_incomplete_heads_in_the_fast_lane_are_counted(app: App) -> None:
+    """They are smaller than heads that the fast lane returns to hypercorn at once."""
     async with serving(app, lane=True, grace_s=0.1) as port:
         await is_bounded(app, port, SHORT_HEAD, 2 * CLIENTS, GROWTH)

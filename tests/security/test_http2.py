@@ -15,7 +15,7 @@ from h2.errors import ErrorCodes
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.server.http.connections import ConnectionLimits, Connections, connections_possible
 from ojs_cluster.server.http.frame_budget import PREFACE, FrameBudget
-from tests.http.api import Stream, dial, doors, open_app, serving
+from tests.http.api import Stream, dial, entry_points, open_app, serving
 from tests.security.http2 import (
     DATA,
     END_HEADERS,
@@ -51,7 +51,7 @@ async def served(
 
 @asynccontextmanager
 async def http2(port: int) -> AsyncIterator[Http2Client]:
-    async with await dial(port, alpn=doors.alpn) as stream:
+    async with await dial(port, alpn=entry_points.alpn) as stream:
         client = Http2Client(stream)
         await client.open()
         yield client
@@ -82,7 +82,7 @@ async def _ask(stream: Stream) -> None:
 
 
 def _amplified(client: Http2Client, stream: int, times: int) -> bytes:
-    """A request of 57 bytes that refers back to one long value so many times."""
+    """Return a request of 57 bytes that refers to one long value ``times`` times."""
     return client.head(stream, *GET, PATH, *[(b"x-long", b"v" * 3900)] * times)
 
 
@@ -127,7 +127,7 @@ async def test_few_requests_without_a_key_are_under_way_on_a_connection(port: in
 
 
 async def test_the_amplification_of_many_connections_is_bounded(port: int) -> None:
-    """100 took 10 s of the processor and 430 MB. Other clients are served meanwhile."""
+    """100 of them once took 10 s of CPU and 430 MB. Other clients are served during the attack."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.process_time()
     done = 0
@@ -437,7 +437,7 @@ async def test_connections_of_a_client_are_bounded(standalone: Embedded) -> None
 
 
 async def _served_again(port: int) -> None:
-    """Those before have been noticed to be gone."""
+    """Wait until the server has noticed the end of earlier connections."""
     with trio.fail_after(60):
         while True:
             with suppress(trio.BrokenResourceError):
@@ -474,7 +474,7 @@ async def test_a_drain_does_not_wait_for_a_connection_without_a_stream(
         with trio.fail_after(100):  # the grace period is longer
             async with (
                 serving(app, lane=True, stop=stop, grace_s=3000, listening={"h2c": True}) as port,
-                await dial(port, alpn=doors.alpn) as stream,
+                await dial(port, alpn=entry_points.alpn) as stream,
             ):
                 client = Http2Client(stream)
                 await client.open()
@@ -483,8 +483,8 @@ async def test_a_drain_does_not_wait_for_a_connection_without_a_stream(
                 assert (await client.listen()).closed
 
 
-async def test_every_listener_goes_on_when_there_is_room_again() -> None:
-    """Of two that waited only the last one was woken."""
+async def test_every_listener_continues_when_connections_are_free_again() -> None:
+    """Only the last of two waiting listeners was woken once."""
     connections = Connections(ConnectionLimits(most=1))
     accepted: list[trio.SocketStream] = []
     first, second, third = [

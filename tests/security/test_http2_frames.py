@@ -45,7 +45,7 @@ async def _end_of(client: Http2Client, data: bytes) -> None:
     assert (await client.listen()).closed
 
 
-async def test_settings_that_mean_nothing_are_not_kept(port: int) -> None:
+async def test_unknown_settings_are_not_stored(port: int) -> None:
     """24 frames of them made 54 MB, and each empty SETTINGS after that took 3 ms."""
     frames = b"".join(
         frame(
@@ -101,7 +101,9 @@ def test_padded_data_is_paid_for_what_it_carries_however_it_is_cut() -> None:
             assert all(budget.spend(piece, 0.0) for piece in pieces) == allowed
 
 
-async def test_priorities_tie_no_knots(port: int, caplog: pytest.LogCaptureFixture) -> None:
+async def test_priorities_of_streams_are_ignored(
+    port: int, caplog: pytest.LogCaptureFixture
+) -> None:
     """Their tree recurses, and refuses loops and more than a thousand streams by exceptions."""
     chain = [(at, at - 2 if at > 101 else 0) for at in range(101, 1701, 2)]
     async with http2(port) as client:
@@ -140,7 +142,7 @@ async def test_a_proxy_s_connection_outlives_requests_without_a_key(port: int) -
         assert (await client.listen(until=43)).statuses[43] == 200
 
 
-async def test_a_header_that_nobody_has_checked_is_no_key(port: int) -> None:
+async def test_an_unchecked_header_does_not_count_as_a_key(port: int) -> None:
     async with http2(port) as client:
         wrong = (b"authorization", b"Bearer wrong")
         await client.stream.send_all(client.head(1, *GET, LIVE, wrong))

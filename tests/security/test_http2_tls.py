@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from ojs_cluster.server.embedded.servers import Embedded
-from tests.http.api import doors
+from tests.http.api import entry_points
 from tests.security import test_http2 as clear
 from tests.security import test_http2_frames as frames
 from tests.support.certificates import Certificates
@@ -23,10 +23,10 @@ VARIANTS = {"alpn": ("h2", True), "no-alpn-lane": (None, True), "no-alpn-hyperco
 @pytest.fixture(params=VARIANTS)
 def lane(request: pytest.FixtureRequest, certificates: Certificates) -> Iterator[bool]:
     """Connect by TLS, as the variant says. Return whether the server has a fast lane."""
-    doors.tls = certificates
-    doors.alpn, has_lane = VARIANTS[request.param]
+    entry_points.tls = certificates
+    entry_points.alpn, has_lane = VARIANTS[request.param]
     yield has_lane
-    doors.tls = doors.alpn = None
+    entry_points.tls = entry_points.alpn = None
 
 
 ATTACKS: list[Callable[[int], Awaitable[None]]] = [
@@ -35,10 +35,10 @@ ATTACKS: list[Callable[[int], Awaitable[None]]] = [
     clear.test_a_rapid_reset_ends_the_connection,
     clear.test_a_flood_of_empty_data_ends_the_connection,
     clear.test_the_rest_of_a_refused_body_ends_no_other_stream,
-    frames.test_settings_that_mean_nothing_are_not_kept,
+    frames.test_unknown_settings_are_not_stored,
     frames.test_a_frame_larger_than_allowed_is_not_collected,
     frames.test_padding_is_no_data,
-    frames.test_a_header_that_nobody_has_checked_is_no_key,
+    frames.test_an_unchecked_header_does_not_count_as_a_key,
 ]
 
 
@@ -80,5 +80,5 @@ async def test_http2_that_was_not_negotiated_is_off_unless_asked_for(
     standalone: Embedded, lane: bool
 ) -> None:
     """OJS_H2C decides over TLS, too, where the handshake has not chosen HTTP/2."""
-    doors.alpn = None
+    entry_points.alpn = None
     await clear.test_http2_in_clear_text_is_off_unless_asked_for(standalone, lane)

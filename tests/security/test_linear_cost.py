@@ -1,4 +1,4 @@
-"""What reading a client's input costs grows with its size, and no faster, for every parser.
+"""The cost of parsing a client's input grows at most linearly, for every parser.
 
 Costs are compared with each other, never with a clock: eight times the input may cost three times
 as much per byte, which leaves room for a busy machine. Quadratic work costs eight times as much.

@@ -1,4 +1,4 @@
-"""Other users of the machine read nothing of ours, and cannot put their own files in its place."""
+"""Other users of the machine can neither read the server's files nor replace them."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_a_password_is_made_once_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cluster", [False, True])
-def test_an_embedded_server_with_a_password_serves_nobody_without_it(
+def test_an_embedded_server_with_a_password_serves_no_client_without_it(
     tmp_path: Path, cluster: bool
 ) -> None:
     """With replicas: they need the password as well."""

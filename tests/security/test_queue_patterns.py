@@ -1,4 +1,4 @@
-"""A key that is restricted to some queues reaches no job of another one, by whichever route."""
+"""A key that is restricted to some queues accesses no job of another queue on any route."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Client:
 
 @pytest.fixture
 async def clients(backend: Embedded) -> AsyncIterator[tuple[Client, Client]]:
-    """Two clients: one with a key for every queue, and one that may queue_access ``mail-*``."""
+    """Two clients: one with a key for every queue, and one that may access ``mail-*``."""
     async with open_app(backend, access=AccessControl(Keyring(ACCESS, {}))) as app:
         yield Client(Api(app), "root"), Client(Api(app), "mail")
 
@@ -62,7 +62,7 @@ def job(queue: str, **members: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Victims:
-    """What exists in the queue out of queue_access."""
+    """The objects in the inaccessible queue."""
 
     jobs: dict[str, str]
     workflow: str
@@ -84,7 +84,7 @@ class Victims:
 
 
 async def victims(root: Client) -> Victims:
-    """Fill the queue out of queue_access with jobs of all kinds."""
+    """Fill the inaccessible queue with jobs of all kinds."""
 
     async def settled(how: str, report: dict[str, Any], **options: Any) -> str:
         await root.post("/jobs", job(OTHER, options=options), status=201)
@@ -118,7 +118,7 @@ async def victims(root: Client) -> Victims:
 
 
 def bodies(template: str, found: Victims) -> list[Any]:
-    """What to send to a route so that it would queue_access the victims."""
+    """Return bodies with which a route would access the victims."""
     ids = list(found.jobs.values())
     active = found.jobs["active"]
     each: dict[str, list[Any]] = {
@@ -181,7 +181,7 @@ def targets(method: str, template: str, found: Victims) -> list[str]:
 
 
 async def walk(client: Client, found: Victims) -> list[tuple[str, Reply]]:
-    """Call every route with whatever could lead to the victims."""
+    """Call every route with all paths and bodies that name the victims."""
     replies = []
     for route in ROUTES:
         if route.test_hook or route.open:
@@ -235,7 +235,7 @@ def _jobs_in(reply: Reply) -> list[dict[str, Any]]:
 
 
 def _tells(reply: Reply, job_id: str) -> bool:
-    """Whether a response says more of a job than that it is not there."""
+    """Return whether a response says more about a job than that it does not exist."""
     if not reply.body or job_id not in reply.body.decode():
         return False
     value = reply.json
@@ -251,7 +251,7 @@ def _tells(reply: Reply, job_id: str) -> bool:
     )
 
 
-async def test_the_walk_would_find_what_a_key_without_restriction_can_do(
+async def test_the_walk_finds_the_effects_of_an_unrestricted_key(
     clients: tuple[Client, Client],
 ) -> None:
     root, _ = clients
@@ -271,7 +271,7 @@ async def _now(root: Client, found: Victims, name: str) -> Any:
         return None
 
 
-def test_every_route_that_is_left_to_its_handler_is_walked_with_what_it_reads() -> None:
+def test_every_route_checked_by_its_handler_is_walked_with_valid_bodies() -> None:
     dummy = Victims({"active": "x"}, "y")
     for route in ROUTES:
         if route.queue_access is QueueAccess.HANDLER and route.method != "GET":
@@ -311,7 +311,9 @@ async def test_a_restricted_key_can_do_its_own_work(clients: tuple[Client, Clien
     await mail.post(f"/queues/{OWN}/pause", status=200)
 
 
-async def test_lists_show_what_is_in_reach_page_by_page(clients: tuple[Client, Client]) -> None:
+async def test_lists_show_only_accessible_objects_page_by_page(
+    clients: tuple[Client, Client],
+) -> None:
     root, mail = clients
     await victims(root)
     own: dict[str, list[str]] = {"workflows": [], "cron": [], "dead-letter": []}
@@ -365,7 +367,7 @@ async def _dead_letter(client: Client, queue: str) -> str:
     return str(own)
 
 
-async def test_sums_count_what_is_in_reach(clients: tuple[Client, Client]) -> None:
+async def test_sums_count_only_accessible_queues(clients: tuple[Client, Client]) -> None:
     root, mail = clients
     await victims(root)
     await _dead_letter(mail, OWN)
@@ -383,7 +385,7 @@ async def test_sums_count_what_is_in_reach(clients: tuple[Client, Client]) -> No
     assert (await root.get("/admin/stats"))["workers"] >= 1
 
 
-async def test_a_bulk_retry_leaves_out_jobs_out_of_reach(clients: tuple[Client, Client]) -> None:
+async def test_a_bulk_retry_skips_inaccessible_jobs(clients: tuple[Client, Client]) -> None:
     root, mail = clients
     found = await victims(root)
     for path in ("/admin/jobs/bulk/retry", "/admin/dead-letter/retry"):
@@ -397,7 +399,7 @@ async def test_a_bulk_retry_leaves_out_jobs_out_of_reach(clients: tuple[Client, 
     assert (await root.get(f"/dead-letter/{found.jobs['dead']}"))["job"]["state"] == "discarded"
 
 
-async def test_refusals_name_the_queue_and_tell_nothing_of_jobs(
+async def test_refusals_name_the_queue_and_hide_its_jobs(
     clients: tuple[Client, Client],
 ) -> None:
     root, mail = clients
@@ -417,7 +419,9 @@ async def test_refusals_name_the_queue_and_tell_nothing_of_jobs(
 
 
 @pytest.mark.parametrize("lane", [False, True], ids=["hypercorn", "lane"])
-async def test_both_entry_points_keep_a_key_to_its_queues(standalone: Embedded, lane: bool) -> None:
+async def test_both_entry_points_enforce_the_queues_of_a_key(
+    standalone: Embedded, lane: bool
+) -> None:
     async with (
         open_app(standalone, access=AccessControl(Keyring(ACCESS, {}))) as app,
         serving(app, lane=lane) as port,

@@ -1,4 +1,4 @@
-"""What a client without a key can make the server do is cheap."""
+"""Requests without a key cost the server little."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _commands(server: Embedded) -> int:
         return found
 
 
-async def test_a_flood_of_probes_asks_redis_a_few_times_only(standalone: Embedded) -> None:
+async def test_a_flood_of_probes_causes_few_calls_of_redis(standalone: Embedded) -> None:
     async with open_app(standalone, api_keys=("a-key",)) as app:
         api = Api(app)
         before = _commands(standalone)
@@ -29,7 +29,7 @@ async def test_a_flood_of_probes_asks_redis_a_few_times_only(standalone: Embedde
 
 
 async def test_probes_wait_together_for_a_redis_that_hangs(standalone: Embedded) -> None:
-    """Two hundred at a time take as long as one: all are told what one check has found."""
+    """Two hundred probes take as long as one, because they share one check."""
     async with open_app(standalone, api_keys=("a-key",), health_timeout_s=1.0) as app:
         api = Api(app)
         standalone.pause(standalone.nodes[0])
@@ -48,7 +48,7 @@ async def test_probes_wait_together_for_a_redis_that_hangs(standalone: Embedded)
         assert statuses == [503] * 200
 
 
-async def test_probes_tell_of_a_redis_that_is_back_at_once(standalone: Embedded) -> None:
+async def test_probes_show_a_recovered_redis_at_once(standalone: Embedded) -> None:
     async with open_app(standalone, health_timeout_s=0.5) as app:
         api = Api(app)
         standalone.pause(standalone.nodes[0])

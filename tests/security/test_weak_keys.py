@@ -1,4 +1,4 @@
-"""A key that can be guessed is told, or refused, and never shown."""
+"""A weak key causes a warning or an error, and is never logged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_a_weak_key_is_warned_of_at_the_start(caplog: pytest.LogCaptureFixture) 
     assert WEAK[:-1] not in line
 
 
-def test_strong_keys_are_not_worth_a_word(caplog: pytest.LogCaptureFixture) -> None:
+def test_strong_keys_cause_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         say_what_is_unusual(load({"OJS_API_KEY": STRONG, "OJS_API_KEYS": STRONG[::-1]}))
     assert not caplog.records

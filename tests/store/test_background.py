@@ -23,7 +23,7 @@ async def test_a_read_that_is_due_takes_no_task_from_the_request(
 
     monkeypatch.setattr(PartitionTable, "read", seen)
     await store.partitions.try_read(store)
-    monkeypatch.setattr(store.partitions, "_next", float("-inf"))
+    monkeypatch.setattr(store.partitions, "_next_read_at", float("-inf"))
     monkeypatch.setattr(store.partitions, "_read_at", trio.current_time())
     moved: list[None] = []
 

@@ -1,9 +1,9 @@
-"""The address of the client behind proxies that the operator trusts.
+"""Find the address of a client behind trusted proxies.
 
-Every proxy appends the address that it was connected from to ``X-Forwarded-For``. The entries at
-the left come from whoever sent the request, so they prove nothing. The walk begins with the peer of
-the connection, and goes left entry by entry, as long as the address that it has reached is that of
-a trusted proxy, which vouches for the next entry. The first one that is not trusted is the client.
+Every proxy appends the address of its own client to ``X-Forwarded-For``. The sender of the request
+may have written the leftmost entries, so they prove nothing. The search begins with the peer of the
+connection and goes left, entry by entry. Each address of a trusted proxy makes the next entry
+trustworthy. The first address that is not that of a trusted proxy is the client.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Final
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-MOST_HOPS: Final = 32
-"""Entries of ``X-Forwarded-For`` that are read."""
-_LONGEST_HOP: Final = 64
-"""Characters of an entry; the longest address with a port has 53."""
+MAX_HOPS: Final = 32
+"""Most entries of ``X-Forwarded-For`` that are read."""
+_MAX_HOP_LENGTH: Final = 64
+"""Most characters of an entry; the longest address with a port has 53."""
 _MAPPED_BITS: Final = 96
 _WITH_PORT: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5}")
 
 
 class TrustedProxies:
-    """The proxies whose ``X-Forwarded-For`` is believed."""
+    """The proxies whose ``X-Forwarded-For`` is trusted."""
 
     __slots__ = ("_networks",)
 
@@ -35,31 +35,31 @@ class TrustedProxies:
 
     def trusts(self, address: str) -> bool:
         """Return whether this is the address of a trusted proxy."""
-        found = _parsed(address.partition("%")[0])
+        found = _parse_address(address.partition("%")[0])
         return found is not None and self._contain(found)
 
     def client_of(self, peer: str, forwarded_for: str | None) -> str:
         """Return the address of the client of a request, in its shortest spelling.
 
-        An entry that is no address ends the walk: the client is then the last proxy before it. So
-        does an entry further left than ``MOST_HOPS``. Nothing of an entry that is no address is
-        returned, so the result is safe to log.
+        The search ends at an entry that is not an address, or after ``MAX_HOPS`` entries. Then the
+        client is the last proxy that it has found. The result is always an address or empty, so it
+        is safe to log.
 
         Args:
-            peer: the address that the connection came from; empty when it is not known.
+            peer: the address of the other end of the connection; empty if unknown.
             forwarded_for: the header's value, repeated headers joined by commas; None for none.
         """
-        client = _parsed(peer.partition("%")[0])  # of a link-local address without its zone
+        client = _parse_address(peer.partition("%")[0])  # without the zone of a link-local address
         if client is None:
             return ""
         if forwarded_for is None or not self._contain(client):
             return str(client)
-        hops = forwarded_for.rsplit(",", MOST_HOPS)[-MOST_HOPS:]
+        hops = forwarded_for.rsplit(",", MAX_HOPS)[-MAX_HOPS:]
         for hop in reversed(hops):
             text = hop.strip(" \t")
             if not text:
                 continue
-            found = _parsed_hop(text)
+            found = _parse_hop(text)
             if found is None:
                 break
             client = found
@@ -74,11 +74,11 @@ class TrustedProxies:
 def parse_network(text: str) -> Network:
     """Return the network that an address or a CIDR block names.
 
-    IPv4 networks that are written as IPv6 (``::ffff:10.0.0.0/104``) become IPv4 networks, as
-    addresses do.
+    An IPv4 network in IPv6 notation (``::ffff:10.0.0.0/104``) becomes an IPv4 network. Addresses
+    are treated in the same way.
 
     Raises:
-        ValueError: it is neither, has bits beyond its prefix, or contains every address.
+        ValueError: the text is neither, has bits beyond its prefix, or contains every address.
     """
     network = ip_network(text)
     if isinstance(network, IPv6Network):
@@ -90,8 +90,8 @@ def parse_network(text: str) -> Network:
     return network
 
 
-def _parsed(text: str) -> Address | None:
-    """Return the address, an IPv4 one that is mapped to IPv6 as IPv4; None for what is none."""
+def _parse_address(text: str) -> Address | None:
+    """Return an address, None for other text. An IPv4-mapped IPv6 address becomes IPv4."""
     try:
         address = ip_address(text)
     except ValueError:
@@ -99,9 +99,9 @@ def _parsed(text: str) -> Address | None:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-def _parsed_hop(text: str) -> Address | None:
+def _parse_hop(text: str) -> Address | None:
     """Return the address of an entry, which some proxies write with a port or in brackets."""
-    if len(text) > _LONGEST_HOP or "%" in text:  # the text of a zone could be anything
+    if len(text) > _MAX_HOP_LENGTH or "%" in text:  # a zone may contain any text
         return None
     found = _WITH_PORT.fullmatch(text)
-    return _parsed(text if found is None else found[1] or found[2])
+    return _parse_address(text if found is None else found[1] or found[2])

@@ -1,7 +1,7 @@
-"""The file of API keys (``OJS_API_KEYS_FILE``): TOML, one ``[[key]]`` table for each key.
+"""Parse the file of API keys (``OJS_API_KEYS_FILE``): TOML with one ``[[key]]`` table per key.
 
-Every wrong value becomes one line. Such a line never shows what could be a secret: values of
-``sha256`` and ``secret_env`` are described, not quoted, and of a syntax error only its place.
+Every wrong value becomes one line of the error. A line never quotes a possible secret: it describes
+values of ``sha256`` and ``secret_env``, and it shows only the position of a syntax error.
 """
 
 from __future__ import annotations
@@ -23,24 +23,31 @@ from ojs_cluster.core.access.scopes import (
     is_queue_pattern,
 )
 
-MOST_KEYS: Final = 10_000
-MOST_BYTES: Final = 8 * 1024 * 1024
-"""Largest file that is read."""
-_MOST_RATE: Final = 1_000_000
+MAX_KEYS: Final = 10_000
+MAX_BYTES: Final = 8 * 1024 * 1024
+"""Size of the largest file."""
+_MAX_RATE: Final = 1_000_000
 _MEMBERS: Final = frozenset(
     {
-        *("name", "sha256", "secret_env", "tls_subject", "preset", "scopes"),
-        *("queues", "expires_at", "requests_per_second"),
+        "name",
+        "sha256",
+        "secret_env",
+        "tls_subject",
+        "preset",
+        "scopes",
+        "queues",
+        "expires_at",
+        "requests_per_second",
     }
 )
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_HASH: Final = re.compile(r"[0-9A-Fa-f]{64}")
+_SHA256: Final = re.compile(r"[0-9A-Fa-f]{64}")
 _SECRET: Final = re.compile(r"[!-~]+")
-_PLACE: Final = re.compile(r"\(at [^()]*\)$")
+_POSITION: Final = re.compile(r"\(at [^()]*\)$")
 
 
 class KeyFileError(Exception):
-    """The file cannot be used; ``problems`` has one line for each wrong value."""
+    """The file is invalid; ``problems`` has one line for each wrong value."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
@@ -54,51 +61,52 @@ def parse_key_file(
     *,
     shortest_secret: int = 0,
 ) -> Keyring:
-    """Return the keys of the file, together with those that are ``known`` already.
+    """Return the keys of the file together with the ``known`` ones.
 
     Args:
         raw: the content of the file.
-        environ: where ``secret_env`` looks.
-        known: principals from elsewhere, by the SHA-256 of their secret.
-        shortest_secret: characters that a secret from the environment must have.
+        environ: the environment that ``secret_env`` reads.
+        known: principals from other sources, by the SHA-256 of their secret.
+        shortest_secret: the fewest characters of a secret from the environment.
 
     Raises:
-        KeyFileError: with every problem, not only the first.
+        KeyFileError: the file is invalid; the error has all problems, not only the first.
     """
-    tables = _tables(raw)
-    reading = _Reading(environ, known, shortest_secret)
+    tables = _parse_tables(raw)
+    reader = _KeyTableReader(environ, known, shortest_secret)
     for number, table in enumerate(tables, 1):
-        reading.add(number, table)
-    if reading.problems:
-        raise KeyFileError(reading.problems)
-    return Keyring(reading.by_digest, reading.by_subject, frozenset(reading.secrets))
+        reader.add(number, table)
+    if reader.problems:
+        raise KeyFileError(reader.problems)
+    return Keyring(reader.by_digest, reader.by_subject, frozenset(reader.secrets))
 
 
-def _tables(raw: bytes) -> list[Any]:
-    if len(raw) > MOST_BYTES:
-        raise KeyFileError([f"the file has more than {MOST_BYTES} bytes"])
+def _parse_tables(raw: bytes) -> list[Any]:
+    if len(raw) > MAX_BYTES:
+        raise KeyFileError([f"the file has more than {MAX_BYTES} bytes"])
     try:
         document = tomllib.loads(raw.decode())
     except UnicodeDecodeError:
         raise KeyFileError(["the file is not UTF-8"]) from None
     except tomllib.TOMLDecodeError as error:
-        place = _PLACE.search(str(error))
-        raise KeyFileError([f"the file is not TOML {place[0] if place else ''}".strip()]) from None
+        found = _POSITION.search(str(error))
+        position = found[0] if found else ""
+        raise KeyFileError([f"the file is not TOML {position}".strip()]) from None
     except RecursionError:
         raise KeyFileError(["the file is nested too deeply"]) from None
     problems = [
         f"{name[:60]!r} is not known: use [[key]] tables" for name in document.keys() - {"key"}
     ]
     tables = document.get("key", [])
-    if not isinstance(tables, list) or not 1 <= len(tables) <= MOST_KEYS:
-        problems.append(f"the file must have 1 to {MOST_KEYS} [[key]] tables")
+    if not isinstance(tables, list) or not 1 <= len(tables) <= MAX_KEYS:
+        problems.append(f"the file must have 1 to {MAX_KEYS} [[key]] tables")
     if problems:
         raise KeyFileError(sorted(problems))
     return list(tables)
 
 
-class _Reading:
-    """Collects keys and problems while the tables are read."""
+class _KeyTableReader:
+    """Reads the tables one by one, and collects keys and problems."""
 
     def __init__(
         self, environ: Mapping[str, str], known: Mapping[bytes, Principal], shortest_secret: int
@@ -120,7 +128,7 @@ class _Reading:
         valid = isinstance(name, str) and _NAME.fullmatch(name) is not None
         where = f"key {number} ({name!r})" if valid else f"key {number}"
         before = len(self.problems)
-        self.problems += [f"{where}: {problem}" for problem in self._wrong(table)]
+        self.problems += [f"{where}: {problem}" for problem in self._find_problems(table)]
         secret, problem = self._digest(table)
         if problem:
             self.problems.append(f"{where}: {problem}")
@@ -138,8 +146,8 @@ class _Reading:
             if other is not principal:
                 self.problems.append(f"{where}: has the same tls_subject as {other.name!r}")
 
-    def _wrong(self, table: Mapping[str, Any]) -> Iterator[str]:
-        """Give what is wrong with each member, but for the secret."""
+    def _find_problems(self, table: Mapping[str, Any]) -> Iterator[str]:
+        """Yield the problems of all members except the secret."""
         for unknown in sorted(table.keys() - _MEMBERS):
             yield f"{unknown[:60]!r} is not known; expected {', '.join(sorted(_MEMBERS))}"
         name = table.get("name")
@@ -149,33 +157,33 @@ class _Reading:
             yield "name: another key has the same name"
         elif name.startswith("OJS_API_KEY"):
             yield "name: this is the name of a variable's key"
-        yield from _wrong_scopes(table)
+        yield from _find_scope_problems(table)
         if "queues" in table:
-            yield from _wrong_queues(table["queues"])
-        if "expires_at" in table and _moment(table["expires_at"]) is None:
+            yield from _find_queue_problems(table["queues"])
+        if "expires_at" in table and _unix_time(table["expires_at"]) is None:
             yield "expires_at: expected a time with its zone, as 2027-01-31T00:00:00Z"
         if "requests_per_second" in table and not _is_rate(table["requests_per_second"]):
-            yield f"requests_per_second: expected a number above 0, at most {_MOST_RATE}"
+            yield f"requests_per_second: expected a number above 0, at most {_MAX_RATE}"
         subject = table.get("tls_subject", "CN=x")
         if not isinstance(subject, str) or "=" not in subject or len(subject) > 1000:
             yield "tls_subject: expected the subject of a certificate, as 'CN=ci,O=Example'"
 
     def _digest(self, table: Mapping[str, Any]) -> tuple[bytes | None, str]:
-        """Return the SHA-256 of the key's secret, None for no secret, and what is wrong."""
+        """Return the SHA-256 of the key's secret, None without one, and the problem, or empty."""
         if "sha256" in table and "secret_env" in table:
             return None, "sha256, secret_env: set one of them"
         if "sha256" in table:
             text = table["sha256"]
-            if not isinstance(text, str) or not _HASH.fullmatch(text):
+            if not isinstance(text, str) or not _SHA256.fullmatch(text):
                 return None, "sha256: expected the 64 hexadecimal digits of the secret's SHA-256"
             return bytes.fromhex(text), ""
         if "secret_env" in table:
-            return self._from_environment(table["secret_env"])
+            return self._digest_from_environment(table["secret_env"])
         if "tls_subject" in table:
             return None, ""
         return None, "sha256, secret_env or tls_subject is required"
 
-    def _from_environment(self, variable: Any) -> tuple[bytes | None, str]:
+    def _digest_from_environment(self, variable: Any) -> tuple[bytes | None, str]:
         if not isinstance(variable, str):
             return None, "secret_env: expected the name of an environment variable"
         secret = self._environ.get(variable, "").strip()
@@ -190,19 +198,19 @@ class _Reading:
 
 
 def _principal(table: Mapping[str, Any]) -> Principal:
-    """Return the principal of a table that has no problem."""
+    """Return the principal of a table without problems."""
     scopes = PRESETS.get(table.get("preset", ""), frozenset())
     queues = table.get("queues")
     return Principal(
         name=table["name"],
         scopes=scopes | {Scope(scope) for scope in table.get("scopes", ())},
         queues=None if queues is None else QueuePatterns(queues),
-        expires_at_s=_moment(table["expires_at"]) if "expires_at" in table else None,
+        expires_at_s=_unix_time(table["expires_at"]) if "expires_at" in table else None,
         requests_per_second=table.get("requests_per_second"),
     )
 
 
-def _wrong_scopes(table: Mapping[str, Any]) -> Iterator[str]:
+def _find_scope_problems(table: Mapping[str, Any]) -> Iterator[str]:
     preset, scopes = table.get("preset"), table.get("scopes")
     if preset is None and scopes is None:
         yield "preset or scopes is required"
@@ -218,7 +226,7 @@ def _wrong_scopes(table: Mapping[str, Any]) -> Iterator[str]:
             yield f"scopes: expected {', '.join(Scope)}, not {_shown(scope)}"
 
 
-def _wrong_queues(queues: Any) -> Iterator[str]:
+def _find_queue_problems(queues: Any) -> Iterator[str]:
     if not isinstance(queues, list) or not queues:
         yield "queues: expected a list of queue names, in which * stands for any text"
         return
@@ -230,8 +238,8 @@ def _wrong_queues(queues: Any) -> Iterator[str]:
             )
 
 
-def _moment(value: Any) -> float | None:
-    """Return a time in seconds of Unix time, None for what is not a time with a zone."""
+def _unix_time(value: Any) -> float | None:
+    """Return a time in seconds of Unix time, None if it is not a time with a zone."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -245,7 +253,7 @@ def _moment(value: Any) -> float | None:
 def _is_rate(value: Any) -> bool:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
-    return math.isfinite(value) and 0 < value <= _MOST_RATE
+    return math.isfinite(value) and 0 < value <= _MAX_RATE
 
 
 def _shown(value: Any) -> str:

@@ -1,11 +1,11 @@
-"""Who may do what: scopes, API keys, and the queues that a key may reach.
+"""Define API keys, their scopes, and the queues that they may access.
 
-A `Principal` is what an API key stands for. A `Keyring` finds it by the SHA-256 of the token that
-a client sends, so a look-up costs the same for one key and for thousands, and its duration tells
-nothing about any key: nobody can choose a token by the digits of its hash.
+A `Principal` is the owner of an API key. A `Keyring` finds it by the SHA-256 of the token that a
+client sends. So a lookup costs the same for one key and for thousands. Its duration shows nothing
+about a key, because a client cannot choose a token by the digits of its hash.
 
-Scopes are those of ojs-admin-api 13.1. ``ojs:worker`` is split from ``ojs:data:write``, so that a
-producer cannot take jobs away from workers.
+Scopes are those of ojs-admin-api 13.1. ``ojs:worker`` is separate from ``ojs:data:write``, so that
+a producer cannot take jobs away from workers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ojs_cluster.core.jobs.options import is_queue
 
 
 class Scope(StrEnum):
-    """One right (spec: ojs-admin-api 13.1)."""
+    """The scopes of API keys (spec: ojs-admin-api 13.1)."""
 
     DATA_READ = "ojs:data:read"
     DATA_WRITE = "ojs:data:write"
@@ -48,7 +48,7 @@ PRESETS: Final[Mapping[str, frozenset[Scope]]] = MappingProxyType(
 
 
 class QueuePatterns:
-    """The queues that a key may reach: names, and patterns in which ``*`` stands for any text."""
+    """The queues that a key may access: names, and patterns in which ``*`` stands for any text."""
 
     __slots__ = ("_exact", "_matches", "patterns")
 
@@ -61,7 +61,7 @@ class QueuePatterns:
         self._matches = re.compile("|".join(globs) or r"(?!)").match
 
     def admits(self, queue: str) -> bool:
-        """Return whether the key may reach this queue."""
+        """Return whether the key may access this queue."""
         return queue in self._exact or self._matches(queue) is not None
 
     def __eq__(self, other: object) -> bool:
@@ -76,20 +76,20 @@ class QueuePatterns:
 
 def is_queue_pattern(text: str) -> bool:
     """Return whether ``text`` is a queue name in which ``*`` may stand for any text."""
-    # A letter in the place of each "*" leaves a valid name of the same length.
+    # A letter instead of each "*" gives a name of the same length.
     return is_queue(text.replace("*", "a"))
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """What an API key stands for.
+    """The owner of an API key.
 
     Attributes:
-        name: as audit entries and error messages show it.
-        scopes: what it may do.
-        queues: which queues it may reach; None for every queue, and for the cluster as a whole.
-        expires_at_s: when it ends, in seconds of Unix time; None for never.
-        requests_per_second: how many requests it may make; None for any number.
+        name: the name in audit entries and error messages.
+        scopes: the scopes that it has.
+        queues: the queues that it may access; None for all queues and for the cluster as a whole.
+        expires_at_s: when it expires, in seconds of Unix time; None for never.
+        requests_per_second: its request rate; None for no limit.
     """
 
     name: str
@@ -99,9 +99,9 @@ class Principal:
     requests_per_second: float | None = None
 
 
-_MOST_CHANGED: Final = 20
+_MAX_CHANGED: Final = 20
 ANONYMOUS: Final = Principal("anonymous")
-"""Every client of a server that needs no key."""
+"""The principal of all clients of a server that needs no key."""
 
 
 def digest(secret: str) -> bytes:
@@ -114,9 +114,9 @@ class Keyring:
     """All principals, by the SHA-256 of their secret and by the subject of their certificate.
 
     Attributes:
-        by_digest: by the SHA-256 of the secret.
-        by_subject: by the subject of the certificate.
-        secrets: those that are known as text, for logs to mask.
+        by_digest: principals by the SHA-256 of their secret.
+        by_subject: principals by the subject of their certificate.
+        secrets: the secrets that are known as text, which logs mask.
     """
 
     by_digest: Mapping[bytes, Principal]
@@ -125,7 +125,7 @@ class Keyring:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no key at all."""
+        """Whether it has no key."""
         return not self.by_digest and not self.by_subject
 
     @property
@@ -135,14 +135,14 @@ class Keyring:
         return frozenset(principal.name for principal in found)
 
     def find(self, token: str) -> Principal | None:
-        """Return whose secret ``token`` is, None when it is nobody's."""
+        """Return the principal with the secret ``token``, None if there is none."""
         return self.by_digest.get(digest(token))
 
 
 def changed_names(before: Keyring, after: Keyring) -> dict[str, list[str]]:
-    """Return the names of keys that were ``added``, ``removed`` or ``changed``, 20 of each at most.
+    """Return the names of keys that were ``added``, ``removed`` or ``changed``, at most 20 each.
 
-    A key has changed when anything of it has, its secret included.
+    A key has changed if its secret or any other value of it has changed.
     """
     old, new = _by_name(before), _by_name(after)
     changes = {
@@ -150,20 +150,20 @@ def changed_names(before: Keyring, after: Keyring) -> dict[str, list[str]]:
         "removed": old.keys() - new.keys(),
         "changed": {name for name in old.keys() & new.keys() if old[name] != new[name]},
     }
-    return {how: sorted(names)[:_MOST_CHANGED] for how, names in changes.items() if names}
+    return {how: sorted(names)[:_MAX_CHANGED] for how, names in changes.items() if names}
 
 
 def _by_name(keyring: Keyring) -> dict[str, set[tuple[bytes | str, Principal]]]:
     found: dict[str, set[tuple[bytes | str, Principal]]] = {}
-    proofs: list[tuple[bytes | str, Principal]] = [*keyring.by_digest.items()]
-    proofs += keyring.by_subject.items()
-    for proof, principal in proofs:
-        found.setdefault(principal.name, set()).add((proof, principal))
+    credentials: list[tuple[bytes | str, Principal]] = [*keyring.by_digest.items()]
+    credentials += keyring.by_subject.items()
+    for credential, principal in credentials:
+        found.setdefault(principal.name, set()).add((credential, principal))
     return found
 
 
 def principals_of_variables(api_key: str, api_keys: Iterable[str]) -> dict[bytes, Principal]:
-    """Return the principals of ``OJS_API_KEY`` and ``OJS_API_KEYS``: they have all scopes."""
+    """Return the principals of ``OJS_API_KEY`` and ``OJS_API_KEYS``, which have all scopes."""
     named = {"OJS_API_KEY": api_key} if api_key else {}
     named |= {f"OJS_API_KEYS (key {number})": key for number, key in enumerate(api_keys, 1)}
     found: dict[bytes, Principal] = {}

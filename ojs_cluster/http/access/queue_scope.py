@@ -7,7 +7,7 @@ return at once.
 
 A queue is accessible if a pattern of the key matches its name. A job of another queue is treated as
 one that does not exist. A request that names another queue gets 403, because the name of a queue
-does not reveal whether it exists.
+does not show whether it exists.
 """
 
 from __future__ import annotations

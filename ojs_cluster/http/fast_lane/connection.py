@@ -31,7 +31,7 @@ from ojs_cluster.http.fast_lane.replies import encode
 from ojs_cluster.http.fast_lane.routes import is_fast
 from ojs_cluster.http.fast_lane.transport import (
     Disconnected,
-    PlainTransport,
+    PlainLaneTransport,
     TlsStream,
     transport_for,
 )
@@ -75,7 +75,7 @@ class LaneConnection:
         # Created last: its socket would close the descriptor if an exception dropped it here.
         self._transport = transport_for(stream)
         self._driver: Driver | None = None
-        if isinstance(self._transport, PlainTransport):
+        if isinstance(self._transport, PlainLaneTransport):
             self._driver = Driver(self, self._transport.socket, lane.idle_connections)
 
     @property

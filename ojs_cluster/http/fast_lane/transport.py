@@ -1,8 +1,8 @@
 """What the fast lane reads from and writes to: a socket, or TLS over a socket.
 
-`PlainTransport` works on the socket itself, because trio's streams check, lock and reschedule
-around each call. `TlsTransport` leaves the TLS records to trio's ``SSLStream``, because hypercorn
-may have to continue with that stream. Both raise `Disconnected` when the client is gone.
+`PlainLaneTransport` works on the socket itself, because trio's streams check, lock and reschedule
+around each call. `TlsLaneTransport` leaves the TLS records to trio's ``SSLStream``, because
+hypercorn may have to continue with that stream. Both raise `Disconnected` when the client is gone.
 """
 
 from __future__ import annotations
@@ -66,10 +66,14 @@ class LaneTransport(Protocol):
 
 def transport_for(stream: trio.SocketStream | TlsStream) -> LaneTransport:
     """Return the transport for a stream, which still owns its descriptor."""
-    return PlainTransport(stream) if isinstance(stream, trio.SocketStream) else TlsTransport(stream)
+    return (
+        PlainLaneTransport(stream)
+        if isinstance(stream, trio.SocketStream)
+        else TlsLaneTransport(stream)
+    )
 
 
-class PlainTransport:
+class PlainLaneTransport:
     """A socket without TLS."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
@@ -131,7 +135,7 @@ class PlainTransport:
             raise Disconnected from None
 
 
-class TlsTransport:
+class TlsLaneTransport:
     """TLS whose handshake is complete.
 
     The content of a TLS record is known only after it is read, so `disconnected` and

@@ -37,7 +37,7 @@ _METRICS = next(route for route in ROUTES if route.metrics)
 _TIMES = DrainTimes(delay_s=0.0, grace_s=1.0)
 
 
-class Door:
+class SchedulerEntryPoint:
     """A scheduler's HTTP service; without a port it serves nothing."""
 
     def __init__(

@@ -14,7 +14,7 @@ from ojs_cluster.server.api_keys import ApiKeys
 from ojs_cluster.server.audit import make_audit
 from ojs_cluster.server.commands.serve import start_logging, warn
 from ojs_cluster.server.config.load import EXIT_CONFIG, Settings
-from ojs_cluster.server.http.scheduler_http import Door
+from ojs_cluster.server.http.scheduler_http import SchedulerEntryPoint
 from ojs_cluster.server.processes.child_process import (
     Child,
     Refused,
@@ -40,7 +40,7 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
     traffic = Traffic()
     audit = make_audit(settings, "scheduler", traffic)
     keys = ApiKeys(settings.access, os.environ, audit)
-    door = Door(settings, stats, keys.access, audit, traffic)
+    entry_point = SchedulerEntryPoint(settings, stats, keys.access, audit, traffic)
     leading = trio.CancelScope()
     opened = False
 
@@ -54,11 +54,11 @@ async def schedule(settings: Settings, stop: trio.Event) -> None:
         nursery.start_soon(cancel_on_stop)
         if settings.listen.scheduler_port:
             nursery.start_soon(_keep_keys, keys, stop)
-        await nursery.start(door.serve, stop)
+        await nursery.start(entry_point.serve, stop)
         async with contextlib.AsyncExitStack() as stack:
             store = await open_patiently(stack, settings)
             opened = True
-            door.open(store)
+            entry_point.open(store)
             if settings.listen.scheduler_port:
                 nursery.start_soon(audit.run, store)
             with leading:

@@ -1,4 +1,4 @@
-"""Who a request comes from, behind proxies: a client cannot choose the address that it goes by."""
+"""The address of a client behind proxies: a client cannot choose it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ojs_cluster.core.access.client_address import MOST_HOPS, TrustedProxies, parse_network
+from ojs_cluster.core.access.client_address import MAX_HOPS, TrustedProxies, parse_network
 
 PROXIES = TrustedProxies(
     parse_network(text) for text in ("10.0.0.0/8", "192.0.2.7", "fd00::/8", "::ffff:172.16.0.0/108")
@@ -16,7 +16,7 @@ PROXIES = TrustedProxies(
 @pytest.mark.parametrize(
     ("peer", "header", "client"),
     [
-        # Whoever is no trusted proxy may write what it likes.
+        # A client that is no trusted proxy may write any text.
         ("203.0.113.9", None, "203.0.113.9"),
         ("203.0.113.9", "198.51.100.1", "203.0.113.9"),
         ("203.0.113.9", "10.0.0.1", "203.0.113.9"),
@@ -78,7 +78,7 @@ def test_without_trusted_proxies_no_header_counts() -> None:
 
 
 def test_a_bounded_number_of_entries_is_read() -> None:
-    hops = ["203.0.113.9", *["10.0.0.2"] * (MOST_HOPS - 1)]
+    hops = ["203.0.113.9", *["10.0.0.2"] * (MAX_HOPS - 1)]
     assert PROXIES.client_of("10.0.0.1", ",".join(hops)) == "203.0.113.9"
     hops.append("10.0.0.2")
     assert PROXIES.client_of("10.0.0.1", ",".join(hops)) == "10.0.0.2"
@@ -89,7 +89,7 @@ def test_a_bounded_number_of_entries_is_read() -> None:
 def test_nothing_to_the_left_of_the_clients_own_entry_changes_who_it_is(
     written: str, client: str
 ) -> None:
-    """A client writes the header itself; the proxy appends whom it was connected from."""
+    """A client writes the header itself; the proxy appends the address of its client."""
     assert PROXIES.client_of("10.0.0.1", f"{written}, {client}") == client
     assert PROXIES.client_of(client, written) == client
 
@@ -103,7 +103,7 @@ def test_the_result_is_an_address_whatever_the_header_says(written: str) -> None
 @pytest.mark.parametrize(
     "text", ["10.0.0.1/8", "10.0.0", "0.0.0.0/0", "::/0", "::ffff:0:0/96", "fe80::1%x", "proxy", ""]
 )
-def test_what_is_no_network_is_refused(text: str) -> None:
+def test_an_invalid_network_is_refused(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011 - the caller says what is accepted
         parse_network(text)
 
@@ -122,7 +122,7 @@ def test_addresses_and_blocks_are_networks(text: str, network: str) -> None:
     assert str(parse_network(text)) == network
 
 
-def test_a_trusted_address_is_told_in_every_spelling() -> None:
+def test_a_trusted_address_is_recognized_in_every_spelling() -> None:
     for address in ("10.1.2.3", "::ffff:10.1.2.3", "fd00::1", "fd00::1%eth0"):
         assert PROXIES.trusts(address)
     for address in ("11.1.2.3", "", "x", "fe80::1"):

@@ -82,7 +82,7 @@ def test_a_pattern_admits_a_name_or_what_its_stars_stand_for(
     assert [queue for queue in refused if patterns.admits(queue)] == []
 
 
-def test_no_pattern_admits_no_queue() -> None:
+def test_without_patterns_no_queue_is_accessible() -> None:
     assert not QueuePatterns([]).admits("mail")
 
 
@@ -103,7 +103,7 @@ def test_patterns_agree_with_a_matcher_of_one_line(pieces: list[str], queue: str
 
 
 @pytest.mark.parametrize("text", ["", "A", "a b", "[a]", "a?", "-a", "a" * 1000])
-def test_what_no_queue_can_be_called_is_no_pattern(text: str) -> None:
+def test_a_pattern_must_match_valid_queue_names(text: str) -> None:
     assert not is_queue_pattern(text)
 
 
@@ -122,7 +122,7 @@ def test_a_key_is_found_by_its_secret_alone() -> None:
         assert keyring.find(wrong) is None
 
 
-def test_preset_and_scopes_add_up() -> None:
+def test_a_key_has_the_scopes_of_its_preset_and_its_own() -> None:
     found = parsed(key(preset='"worker"', scopes='["ojs:admin:read"]')).find(SECRET)
     assert found is not None
     assert found.scopes == PRESETS["worker"] | {Scope.ADMIN_READ}
@@ -201,7 +201,7 @@ def test_a_wrong_value_is_named_in_one_line(members: dict[str, str], problem: st
     assert problem in line
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     text = key(preset='"root"', queues="[]") + key(name='"other"', sha256='"x"')
     assert [line.partition(":")[0] for line in problems(text)] == [
         "key 1 ('ci')",
@@ -232,10 +232,10 @@ def test_no_two_keys_share_a_name_a_secret_or_a_certificate() -> None:
         (f"{SECRET}\n", "the file is not TOML (at line 1, column"),
     ],
 )
-def test_what_is_no_key_file_is_refused_without_quoting_it(text: str, problem: str) -> None:
+def test_an_invalid_key_file_is_refused_without_quoting_it(text: str, problem: str) -> None:
     assert any(line.startswith(problem) for line in problems(text))
 
 
-def test_a_file_that_is_no_text_is_refused() -> None:
+def test_a_binary_file_is_refused() -> None:
     with pytest.raises(KeyFileError, match="the file is not UTF-8"):
         parse_key_file(b"\xff", {}, {})

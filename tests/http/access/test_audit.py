@@ -26,7 +26,7 @@ from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.operations import audit as store_audit
 from ojs_cluster.store.operations.audit import AuditStream
 from tests.http.api import Api, open_app, serving, until
-from tests.http.audits import access, await_entries, entries, hear, lines_of, send
+from tests.http.audits import access, await_entries, capture_audit_lines, entries, lines_of, send
 from tests.http.test_metrics import scrape
 from tests.server.test_api_keys_file import ONE, TWO, write
 from tests.store.test_master_away import names_on, owner
@@ -103,7 +103,7 @@ class Keyed(Api):
 async def test_each_route_that_changes_leaves_one_entry_for_success_and_one_for_refusal(
     standalone: Embedded, caplog: pytest.LogCaptureFixture, lane: bool
 ) -> None:
-    hear(caplog)
+    capture_audit_lines(caplog)
     async with (
         open_app(standalone, access=access(), test_hooks=True) as app,
         serving(app, lane=lane) as port,
@@ -206,7 +206,7 @@ async def test_a_refused_read_names_the_scope_that_is_missing(standalone: Embedd
 async def test_producers_and_workers_leave_nothing(
     standalone: Embedded, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hear(caplog)
+    capture_audit_lines(caplog)
     async with open_app(standalone, access=access()) as app:
         api = Keyed(app)
         await api.enqueue()
@@ -230,7 +230,7 @@ async def test_without_keys_changes_are_those_of_anonymous(standalone: Embedded)
 async def test_names_are_one_short_line(
     standalone: Embedded, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hear(caplog)
+    capture_audit_lines(caplog)
     async with open_app(standalone) as app:
         api = Api(app)
         await api.call("PUT", "/ojs/v1/rate-limits/a%0Aroot:%20ok%00", {"concurrency": 1})
@@ -326,7 +326,7 @@ async def test_while_redis_is_away_lines_are_written_and_entries_wait_in_a_bound
     async def tried_twice() -> bool:  # a call has been given up, and is made again
         return len([stream for stream, _, _ in calls if stream is AuditStream.CHANGES]) >= 2
 
-    hear(caplog)
+    capture_audit_lines(caplog)
     redis = {"call_timeout_s": 0.5, "reply_timeout_s": 0.3, "connect_timeout_s": 0.3}
     async with open_app(standalone, access=access(), redis=redis) as app:
         api = Api(app)
@@ -359,7 +359,7 @@ async def test_while_redis_is_away_lines_are_written_and_entries_wait_in_a_bound
 async def test_a_change_does_not_wait_for_the_master_of_the_audit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hear(caplog)
+    capture_audit_lines(caplog)
     waits_long = dict.fromkeys(("call_timeout_s", "reply_timeout_s"), 120.0)
     with own_server(tmp_path, node_timeout_ms=120_000) as server:
         async with open_app(server, redis=waits_long) as app:
@@ -392,7 +392,7 @@ async def test_the_writer_makes_few_calls_however_much_there_is(
     assert all(later - earlier >= 0.2 for earlier, later in pairwise(times))
 
 
-async def test_what_is_left_is_written_when_the_process_ends(standalone: Embedded) -> None:
+async def test_remaining_entries_are_written_when_the_process_ends(standalone: Embedded) -> None:
     audit = Audit()
     async with open_app(standalone, access=access()) as app:
         other = App(app.store, app.settings, app.access, audit=audit)
@@ -423,7 +423,7 @@ async def test_an_audit_stream_of_another_type_fails_no_request(standalone: Embe
 async def test_each_reload_of_the_keys_names_what_has_changed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hear(caplog)
+    capture_audit_lines(caplog)
     file = tmp_path / "keys.toml"
     write(file, ONE)
     settings = AccessSettings(api_key="k", keys_file=str(file))

@@ -1,4 +1,4 @@
-"""A client certificate stands for the key that names its subject."""
+"""A client certificate has the rights of the key that names its subject."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""RefusalCounter become few entries, whatever their number and their sources."""
+"""Refusals become few audit entries, independent of their number and their sources."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_the_first_refusal_of_a_source_is_an_entry_at_once() -> None:
     assert refusals.count("b", FIELDS, 1.0) == {**FIELDS, "count": 1}
 
 
-def test_further_ones_are_an_entry_with_their_number_when_the_interval_is_over() -> None:
+def test_further_refusals_become_one_entry_with_their_number_after_the_interval() -> None:
     refusals = RefusalCounter(interval_s=10)
     assert refusals.next_due == inf
     for n in range(100):
@@ -30,7 +30,7 @@ def test_further_ones_are_an_entry_with_their_number_when_the_interval_is_over()
     assert refusals.count("a", FIELDS, 10.1) == {**FIELDS, "count": 1}
 
 
-def test_sources_beyond_the_bound_are_counted_together_and_named_by_nothing() -> None:
+def test_sources_above_the_bound_are_counted_together_without_a_name() -> None:
     refusals = RefusalCounter(interval_s=10, most_sources=3)
     noted = [
         refusals.count(str(n), {**FIELDS, "address": str(n), "request_id": "r"}, 0.0)

@@ -1,4 +1,4 @@
-"""What each key may do: scopes of routes, expiry, and requests per second."""
+"""The rights of each key: scopes of routes, expiry, and requests per second."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_route_names_its_scope_unless_it_is_open(route: object) -> None:
 
 
 def test_scopes_follow_the_admin_specification() -> None:
-    """Spec: ojs-admin-api 13.1. Purges need a right of their own."""
+    """Spec: ojs-admin-api 13.1. Purges need a scope of their own."""
     for route in ROUTES:
         if "/admin/" in route.template and not route.test_hook:
             expected = Scope.ADMIN_READ if route.method == "GET" else Scope.ADMIN_WRITE
@@ -75,7 +75,7 @@ def test_scopes_follow_the_admin_specification() -> None:
     assert "/ojs/v1/jobs/batch" not in workers
 
 
-async def test_a_key_without_the_scope_is_told_which_one_is_missing(keyed: Api) -> None:
+async def test_a_key_without_the_scope_gets_the_name_of_the_missing_scope(keyed: Api) -> None:
     for route in ROUTES:
         if route.scope is None:
             continue
@@ -160,7 +160,7 @@ async def test_a_replaced_keyring_holds_from_the_next_request_on(standalone: Emb
         assert (await api.get("/ojs/manifest")).status == 401
 
 
-async def test_a_key_for_some_queues_cannot_use_what_is_about_all(keyed: Api) -> None:
+async def test_a_restricted_key_cannot_use_cluster_wide_routes(keyed: Api) -> None:
     for route in ROUTES:
         if route.queue_access is QueueAccess.CLUSTER and not route.open:
             target = re.sub(r"{\w+}", "x", route.template)
@@ -205,7 +205,7 @@ async def test_both_entry_points_enforce_scope_expiry_and_rate(
         assert (await enqueue(port, "key-producer"))[0] == 201
         assert (await enqueue(port, "key-worker"))[::2] == (403, "permission_denied")
         assert (await enqueue(port, "no-more"))[::2] == (401, "unauthenticated")
-        assert (await enqueue(port, "nobody"))[::2] == (401, "unauthenticated")
+        assert (await enqueue(port, "unknown"))[::2] == (401, "unauthenticated")
         assert (await enqueue(port, "slow"))[0] == 201
         status, headers, code = await enqueue(port, "slow")
         assert (status, code) == (429, "rate_limited")

@@ -167,7 +167,7 @@ async def test_no_handler_of_a_fast_route_uses_trio_before_it_has_a_task(
 async def test_plain_jobs_ask_for_no_task(
     api: Api, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """These four are what the lane is for."""
+    """The fast lane exists for these four routes."""
     job = await api.enqueue()
     for _ in range(2):  # Redis knows the scripts, and the process what there is to learn
         warm = await api.active()
@@ -188,7 +188,7 @@ async def test_plain_jobs_ask_for_no_task(
     method, path, body = asked[name]
     # Every two seconds a request has the partition table read again, which takes a task.
     monkeypatch.setattr(api.app.store.partitions, "_next_read_at", math.inf)
-    monkeypatch.setattr(api.app.store.partitions, "_away", True)
+    monkeypatch.setattr(api.app.store.partitions, "_unreadable", True)
     request = Request(method, path, "", {"content-type": OJS_TYPE}, body)
     response = await driven(dispatch(api.app, request), lambda: moves.append("moved"))
     assert response.status in (200, 201), response.body

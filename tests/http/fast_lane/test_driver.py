@@ -1,4 +1,4 @@
-"""Plain requests that are served without a task, and what still wakes the task of a connection."""
+"""Plain requests that run without a task, and the cases that wake the task of a connection."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ JOB = "/ojs/v1/jobs/01962222-bbbb-7ccc-8ddd-eeeeeeeeeeee"
 async def lane(api: Api, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[FastLane, int]]:
     # Every two seconds a request has the partition table read again, which takes a task.
     monkeypatch.setattr(api.app.store.partitions, "_next_read_at", math.inf)
-    monkeypatch.setattr(api.app.store.partitions, "_away", True)
+    monkeypatch.setattr(api.app.store.partitions, "_unreadable", True)
     fast_lane = FastLane(stop=trio.Event(), idle_timeout_s=600)
     async with serving(api.app, lane=fast_lane) as port:
         yield fast_lane, port
@@ -52,7 +52,7 @@ async def lane(api: Api, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple
 
 @contextmanager
 def paused(standalone: Embedded) -> Iterator[None]:
-    """A Redis that answers nobody until the end of the block."""
+    """Stop Redis until the end of the block."""
     pid = standalone.nodes[0].pid
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -112,7 +112,7 @@ async def test_requests_are_answered_in_order_over_and_over(lane: tuple[FastLane
 
 
 @pytest.mark.parametrize("target", ["/live", JOB], ids=["without Redis", "with Redis"])
-async def test_a_client_that_sends_much_ahead_leaves_others_their_turn(
+async def test_a_client_that_sends_many_requests_ahead_does_not_starve_others(
     lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch, target: str
 ) -> None:
     begun: list[str] = []
@@ -163,7 +163,7 @@ async def test_a_client_may_send_ahead_and_close_its_side(lane: tuple[FastLane, 
     assert data.count(b"HTTP/1.1 201 ") == 3
 
 
-async def test_connections_that_end_are_forgotten(lane: tuple[FastLane, int]) -> None:
+async def test_ended_connections_are_unregistered(lane: tuple[FastLane, int]) -> None:
     async with connected(lane[1]) as stream:
         await ask(stream, LIVE)
         assert len(lane[0]._connections) == 1
@@ -178,7 +178,7 @@ def _forgotten(lane: FastLane) -> Any:
     return forgotten
 
 
-async def test_what_is_sent_ahead_of_a_slow_answer_stays_with_the_client(
+async def test_requests_sent_ahead_of_a_slow_response_are_not_read(
     lane: tuple[FastLane, int], standalone: Embedded
 ) -> None:
     async with connected(lane[1]) as stream:
@@ -191,10 +191,10 @@ async def test_what_is_sent_ahead_of_a_slow_answer_stays_with_the_client(
             assert len(connection.data) <= 64 * 1024
 
 
-# -- trouble ---------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------
 
 
-async def test_a_bug_while_answering_ends_that_connection_and_gives_its_job_back(
+async def test_a_bug_while_responding_ends_only_that_connection_and_releases_its_job(
     api: Api, lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with connected(lane[1]) as stream, connected(lane[1]) as other:
@@ -232,7 +232,7 @@ async def test_a_bug_while_reading_ends_that_connection_only(
         await lifecycle(other)
 
 
-async def test_a_handler_that_forgets_to_ask_for_a_task_is_answered_500(
+async def test_a_handler_that_uses_trio_without_a_task_is_answered_500(
     lane: tuple[FastLane, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def forgetful(*args: Any, **kwargs: Any) -> Any:
@@ -248,7 +248,7 @@ async def test_a_handler_that_forgets_to_ask_for_a_task_is_answered_500(
         await lifecycle(stream)
 
 
-async def test_a_fetch_that_the_end_of_the_grace_period_cuts_gives_its_job_back(
+async def test_a_fetch_cancelled_by_the_end_of_the_grace_period_releases_its_job(
     api: Api, standalone: Embedded
 ) -> None:
     stop = trio.Event()
@@ -277,7 +277,7 @@ def _is(api: Api, job_id: str, state: str) -> Any:
     return check
 
 
-async def test_the_job_of_a_client_that_leaves_before_redis_answers_is_given_back(
+async def test_the_job_of_a_client_that_disconnects_before_redis_replies_is_released(
     api: Api, lane: tuple[FastLane, int], standalone: Embedded
 ) -> None:
     async with connected(lane[1]) as stream:
@@ -296,7 +296,7 @@ async def test_the_job_of_a_client_that_leaves_before_redis_answers_is_given_bac
     assert (await api.get(f"/ojs/v1/jobs/{job['id']}")).json["state"] == "active"
 
 
-async def test_an_answer_that_comes_while_the_cancelled_task_takes_over_is_not_lost(
+async def test_a_reply_that_arrives_while_the_cancelled_task_takes_over_is_not_lost(
     api: Api, lane: tuple[FastLane, int], standalone: Embedded
 ) -> None:
     async with connected(lane[1]) as stream:
@@ -313,7 +313,7 @@ async def test_an_answer_that_comes_while_the_cancelled_task_takes_over_is_not_l
             assert len(api.app.store.unanswered_fetches) == 0  # it was not lost
 
 
-async def test_a_request_whose_reply_does_not_come_is_ended_in_time(standalone: Embedded) -> None:
+async def test_a_request_without_a_reply_ends_at_its_deadline(standalone: Embedded) -> None:
     limits = {"reply_timeout_s": 0.5, "call_timeout_s": 0.5}
     async with (
         open_app(standalone, redis=limits) as app,
@@ -326,7 +326,7 @@ async def test_a_request_whose_reply_does_not_come_is_ended_in_time(standalone: 
         (answer,) = await ask(stream, request("GET", JOB))
 
 
-async def test_a_reader_that_is_slow_gets_all_of_a_large_response(
+async def test_a_slow_reader_gets_a_large_response_completely(
     api: Api, lane: tuple[FastLane, int]
 ) -> None:
     for _ in range(5):
@@ -345,7 +345,7 @@ async def test_a_reader_that_is_slow_gets_all_of_a_large_response(
         await lifecycle(stream)
 
 
-async def test_a_confirmed_request_is_served_here_too(
+async def test_a_request_with_durability_is_served_by_the_fast_lane(
     lane: tuple[FastLane, int], standalone: Embedded
 ) -> None:
     sent = request(*("POST", "/ojs/v1/jobs", {"type": "t", "args": []}, "OJS-Durability: replica"))
@@ -355,10 +355,10 @@ async def test_a_confirmed_request_is_served_here_too(
         await lifecycle(stream)
 
 
-# -- without idle ---------------------------------------------------------------------------
+# -- without epoll --------------------------------------------------------------------------
 
 
-async def test_where_there_is_no_epoll_each_connection_is_served_by_its_task(
+async def test_without_epoll_each_connection_is_served_by_its_task(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(select, "epoll")
@@ -372,7 +372,7 @@ async def test_where_there_is_no_epoll_each_connection_is_served_by_its_task(
     assert steps.count >= 3
 
 
-async def test_the_tasks_go_on_when_the_turns_end(api: Api) -> None:
+async def test_tasks_serve_the_connections_after_the_epoll_ends(api: Api) -> None:
     lane = FastLane(stop=trio.Event(), idle_timeout_s=600)
     lane.open(api.app)
     async with served(lane) as streams:
@@ -403,7 +403,7 @@ def _waits(api: Api) -> Any:
 
 @asynccontextmanager
 async def served(lane: FastLane) -> AsyncIterator[list[trio.SocketStream]]:
-    """Three connections that a lane serves, without a server around it."""
+    """Open three connections that a fast lane serves without a server."""
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     streams = []
     with trio.fail_after(60):
@@ -416,47 +416,47 @@ async def served(lane: FastLane) -> AsyncIterator[list[trio.SocketStream]]:
                 await stream.aclose()
 
 
-async def test_nobody_is_told_of_what_has_left() -> None:
-    class Deaf:
+async def test_an_unregistered_connection_gets_no_events() -> None:
+    class Unregistered:
         def on_readable(self) -> None:
-            raise AssertionError("it has left")
+            raise AssertionError("it is not registered")
 
         on_epoll_closed = on_readable
 
     idle = IdleConnections()
     here, there = socket.socketpair()
     with here, there:
-        assert not idle.register(here.fileno(), Deaf())
+        assert not idle.register(here.fileno(), Unregistered())
         async with trio.open_nursery() as nursery:
             nursery.start_soon(idle.run)
             await wait_all_tasks_blocked()
-            assert idle.register(here.fileno(), Deaf())
+            assert idle.register(here.fileno(), Unregistered())
             there.send(b"x")
             idle.unregister(here.fileno())
             await wait_all_tasks_blocked(0.01)
             nursery.cancel_scope.cancel()
 
 
-async def test_what_the_kernel_does_not_watch_is_left_to_its_task(tmp_path: Path) -> None:
-    """An error here would come after an answer that was sent, and undo it."""
+async def test_a_descriptor_that_epoll_rejects_is_served_by_its_task(tmp_path: Path) -> None:
+    """An error here would follow a response that is sent already, and undo it."""
 
-    class Unwatched:
+    class Rejected:
         def on_readable(self) -> None:
-            raise AssertionError("it has never joined")
+            raise AssertionError("it was never registered")
 
         on_epoll_closed = on_readable
 
     idle = IdleConnections()
-    with (tmp_path / "file").open("wb") as file:  # which epoll refuses
+    with (tmp_path / "file").open("wb") as file:  # epoll rejects files
         async with trio.open_nursery() as nursery:
             nursery.start_soon(idle.run)
             await wait_all_tasks_blocked()
-            assert not idle.register(file.fileno(), Unwatched())
+            assert not idle.register(file.fileno(), Rejected())
             idle.unregister(file.fileno())
             nursery.cancel_scope.cancel()
 
 
-# -- what is remembered of a head -------------------------------------------------------------
+# -- cached heads -----------------------------------------------------------------------------
 
 
 def keyed(secret: str) -> bytes:
@@ -468,7 +468,7 @@ async def status(stream: Stream, sent: bytes) -> bytes:
     return answer[9:12]
 
 
-async def test_a_remembered_head_is_judged_again_when_the_keys_have_changed(
+async def test_a_cached_head_is_authenticated_again_after_the_keys_have_changed(
     standalone: Embedded,
 ) -> None:
     access = AccessControl.from_secrets(["old", "other"])
@@ -486,7 +486,7 @@ async def test_a_remembered_head_is_judged_again_when_the_keys_have_changed(
             assert await status(stream, keyed("new")) == b"404"
 
 
-async def test_a_remembered_head_is_counted_and_expires(
+async def test_a_cached_head_is_counted_against_the_rate_and_expires(
     standalone: Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     principals = {

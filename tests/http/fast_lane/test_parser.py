@@ -1,4 +1,4 @@
-"""What the fast lane takes for plain, against h11, which reads for the other door."""
+"""The requests that the fast lane parses, compared with h11, the parser of the hypercorn entry."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_plain_head_is_read() -> None:
 
 
 @pytest.mark.parametrize("end", range(len(PLAIN)))
-def test_a_part_of_it_is_waited_with(end: int) -> None:
+def test_an_incomplete_head_is_waited_for(end: int) -> None:
     assert read_head(PLAIN[:end]) is None
 
 
@@ -40,12 +40,12 @@ def test_a_part_of_it_is_waited_with(end: int) -> None:
     "begun",
     [b"\x16\x03", b"PRI", b"get /", b"GET h", b"GET /\n", b"GET / HTTP/1.1\r\nHost: \xff", b"\r\n"],
 )
-def test_what_cannot_become_plain_is_told_at_once(begun: bytes) -> None:
+def test_a_head_that_cannot_become_plain_is_rejected_at_once(begun: bytes) -> None:
     with pytest.raises(UnsupportedRequest):
         read_head(begun)
 
 
-def test_a_head_is_not_waited_with_for_ever() -> None:
+def test_the_size_of_an_incomplete_head_is_bounded() -> None:
     assert read_head(b"GET /".ljust(MAX_INCOMPLETE_HEAD, b"a")) is None
     with pytest.raises(UnsupportedRequest):
         read_head(b"GET /".ljust(MAX_INCOMPLETE_HEAD + 1, b"a"))
@@ -75,12 +75,12 @@ def test_a_head_is_not_waited_with_for_ever() -> None:
         b"X-A",
     ],
 )
-def test_what_two_servers_might_read_differently_is_not_plain(line: bytes) -> None:
+def test_a_request_that_two_servers_may_read_differently_is_not_plain(line: bytes) -> None:
     with pytest.raises(UnsupportedRequest):
         read_head(b"POST / HTTP/1.1\r\nHost: x\r\n" + line + b"\r\n\r\n")
 
 
-def test_a_head_that_came_before_is_not_read_again() -> None:
+def test_a_cached_head_is_not_parsed_again() -> None:
     heads = HeadCache()
     first = heads.read(PLAIN + b"{}\n")
     assert first == read_head(PLAIN)
@@ -112,7 +112,7 @@ STARTS = [b"", b"GET / HTTP/1.1\r\nHost: x\r\n", b"POST /a?b HTTP/1.1\r\nHost: x
 
 
 @given(st.sampled_from(STARTS), st.lists(st.sampled_from(PIECES), max_size=8))
-def test_whatever_is_plain_h11_reads_alike(start: bytes, pieces: list[bytes]) -> None:
+def test_h11_reads_every_plain_request_in_the_same_way(start: bytes, pieces: list[bytes]) -> None:
     data = start + b"".join(pieces)
     try:
         head = read_head(data)

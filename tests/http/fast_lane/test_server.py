@@ -1,4 +1,4 @@
-"""The fast lane itself: what it serves, what it hands over, and how its connections end."""
+"""The fast lane: requests that it serves, requests for hypercorn, and the end of connections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MANIFEST = request("GET", "/ojs/manifest")
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The paths of the requests that the lane serves."""
+    """Return a list that gets the paths of the requests that the fast lane serves."""
     paths: list[str] = []
     run = dispatch.run
 
@@ -56,7 +56,7 @@ async def connected(port: int) -> AsyncIterator[Stream]:
 
 
 async def read_responses(stream: Stream, count: int) -> list[bytes]:
-    """This many responses whose bodies are JSON objects."""
+    """Read ``count`` responses whose bodies are JSON objects."""
     data = b""
     while data.count(b"HTTP/1.1 ") < count or not data.endswith(b"}"):
         piece = await stream.receive_some(65_536)
@@ -65,7 +65,7 @@ async def read_responses(stream: Stream, count: int) -> list[bytes]:
     return [b"HTTP/1.1 " + part for part in data.split(b"HTTP/1.1 ")[1:]]
 
 
-def test_the_routes_that_workers_and_producers_live_on_are_fast() -> None:
+def test_the_main_routes_of_workers_and_producers_are_fast() -> None:
     fast = {(route.method, route.template) for route in ROUTES if route.fast}
     assert {
         ("POST", "/ojs/v1/jobs"),
@@ -90,7 +90,7 @@ async def test_plain_requests_for_fast_routes_never_reach_hypercorn(
     assert served == ["/ojs/v1/jobs"] * 3
 
 
-async def test_the_first_other_request_is_hypercorns_and_all_after_it(
+async def test_the_first_other_request_and_all_after_it_are_served_by_hypercorn(
     port: int, served: list[str]
 ) -> None:
     async with connected(port) as stream:
@@ -124,7 +124,7 @@ async def test_an_upgrade_is_handed_over(api: Api) -> None:
         assert (await stream.receive_some(100)).startswith(b"HTTP/1.1 101 ")
 
 
-async def test_a_process_that_is_not_ready_serves_nothing_here() -> None:
+async def test_a_process_that_is_not_ready_serves_nothing_in_the_fast_lane() -> None:
     lane = FastLane(stop=trio.Event(), idle_timeout_s=5)
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     async with (
@@ -137,7 +137,7 @@ async def test_a_process_that_is_not_ready_serves_nothing_here() -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"POST /ojs"], ids=["nothing", "half a head"])
 async def test_a_connection_accepted_in_the_last_moment_is_closed(api: Api, sent: bytes) -> None:
-    """Its task may begin when idle connections have been closed already."""
+    """Its task may begin after the idle connections are closed."""
     assert await _last_connection(api, sent) == b""
 
 
@@ -148,7 +148,7 @@ async def test_the_request_of_a_connection_accepted_in_the_last_moment_is_served
 
 
 async def _last_connection(api: Api, sent: bytes) -> bytes:
-    """Send this, then let a drained lane serve it; gives all that it answers."""
+    """Send bytes, let a drained fast lane serve them, and return its response."""
     stop = trio.Event()
     stop.set()
     lane = FastLane(stop=stop, idle_timeout_s=60)
@@ -194,7 +194,7 @@ async def _waiting(api: Api) -> bool:
     return len(api.app.waiters) > 0
 
 
-async def test_a_fetch_in_vain_leaves_the_connection_good(port: int) -> None:
+async def test_an_empty_fetch_keeps_the_connection_alive(port: int) -> None:
     sent = request("POST", "/ojs/v1/workers/fetch", {"queues": ["default"], "wait_ms": 20})
     async with connected(port) as stream:
         for _ in range(5):
@@ -224,7 +224,7 @@ async def test_a_request_in_progress_is_not_idle(api: Api) -> None:
     assert job["id"].encode() in answer
 
 
-async def test_a_late_body_may_still_come_and_the_connection_stays(
+async def test_a_late_body_is_read_and_keeps_the_connection_alive(
     standalone: Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = trio.Event()
@@ -310,7 +310,7 @@ async def test_connections_that_wait_to_be_accepted_when_the_drain_begins_are_se
     stop = trio.Event()
     async with serving(api.app, lane=lane, stop=stop, grace_s=60) as number:
         clients = []
-        for _ in range(20):  # all at once: the server is not run meanwhile
+        for _ in range(20):  # without a checkpoint, so the server does not run between them
             sock = socket.create_connection(("127.0.0.1", number))
             sock.sendall(ENQUEUE)
             clients.append(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
@@ -324,7 +324,7 @@ async def test_connections_that_wait_to_be_accepted_when_the_drain_begins_are_se
 
 
 @pytest.mark.parametrize("lane", [False, True], ids=["hypercorn", "lane"])
-async def test_the_end_of_the_grace_period_cuts_what_still_waits(api: Api, lane: bool) -> None:
+async def test_the_end_of_the_grace_period_cancels_waiting_requests(api: Api, lane: bool) -> None:
     stop = trio.Event()
     async with (
         serving(api.app, lane=lane, stop=stop, grace_s=0.3) as number,
@@ -332,12 +332,12 @@ async def test_the_end_of_the_grace_period_cuts_what_still_waits(api: Api, lane:
     ):
         await stream.send_all(FETCH)
         await until(lambda: _waiting(api))
-        stop.set()  # and nobody tells the waiting fetches
+        stop.set()  # without `App.drain`, so fetches keep waiting
         assert await stream.receive_some(10) == b""
     assert len(api.app.waiters) == 0
 
 
-async def test_a_bug_in_one_connection_stays_there(
+async def test_a_bug_in_one_connection_does_not_affect_others(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with serving(api.app, lane=True) as number:

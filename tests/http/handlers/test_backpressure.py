@@ -46,7 +46,7 @@ async def test_a_full_queue_answers_429(api: Api) -> None:
     assert (await api.post("/ojs/v1/jobs", JOB)).status == 201
 
 
-async def test_the_bound_of_a_queue_is_shown_and_taken_back(api: Api) -> None:
+async def test_the_bound_of_a_queue_is_shown_and_removed(api: Api) -> None:
     shown = {"max_depth": 2, "strategy": "reject"}
     assert (await bound(api, 2)).json["backpressure"] == shown
     found = (await api.get(CONFIG)).json
@@ -70,7 +70,7 @@ async def test_the_bound_of_a_queue_is_shown_and_taken_back(api: Api) -> None:
         ({"max_depth": 1, "max_size_bytes": 5}, 422),
     ],
 )
-async def test_what_is_no_bound_is_refused(api: Api, wrong: Any, status: int) -> None:
+async def test_an_invalid_bound_is_refused(api: Api, wrong: Any, status: int) -> None:
     reply = await api.call("PUT", CONFIG, {"backpressure": wrong, "partitions": 2})
     assert reply.status == status, reply.body
     assert (await api.get(CONFIG)).json["config"] == {"partitions": 1}

@@ -1,4 +1,4 @@
-"""Cron jobs over HTTP: the spellings that clients use, what they get back, what is refused."""
+"""Cron jobs over HTTP: forms of requests, responses, and errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def register(api: Api, **members: Any) -> dict[str, Any]:
     return cron
 
 
-async def test_a_registration_is_answered_in_every_dialect(any_api: Api) -> None:
+async def test_a_registration_has_the_keys_of_every_document(any_api: Api) -> None:
     reply = await any_api.post(CRON, BODY)
 
     assert reply.status == 201
@@ -65,7 +65,9 @@ async def test_a_registration_is_answered_in_every_dialect(any_api: Api) -> None
         {"name": "x", "schedule": "@daily", "type": "a.b", "args": [1], "timezone": None},
     ],
 )
-async def test_every_spelling_means_the_same(api: Api, body: dict[str, Any]) -> None:
+async def test_every_form_of_a_registration_has_the_same_result(
+    api: Api, body: dict[str, Any]
+) -> None:
     reply = await api.post(CRON, body)
 
     assert reply.status == 201, reply.body
@@ -132,7 +134,7 @@ async def test_a_name_may_be_registered_again(api: Api) -> None:
     assert (await api.get(CRON)).json["count"] == 1
 
 
-async def test_lists_have_the_keys_of_every_dialect(any_api: Api) -> None:
+async def test_lists_have_the_keys_of_every_document(any_api: Api) -> None:
     empty = (await any_api.get(CRON)).json
     assert empty["crons"] == empty["cron_jobs"] == empty["items"] == []
     for name in ("a", "b", "c"):
@@ -150,7 +152,7 @@ async def test_lists_have_the_keys_of_every_dialect(any_api: Api) -> None:
     assert (await any_api.get(f"{CRON}?enabled=maybe")).status == 400
 
 
-async def test_pausing_takes_the_next_run_away_and_resuming_gives_one(api: Api) -> None:
+async def test_pausing_removes_the_next_run_and_resuming_sets_one(api: Api) -> None:
     await register(api)
 
     paused = (await api.post(f"{CRON}/daily-report/pause")).json["cron"]
@@ -178,7 +180,7 @@ async def test_a_patch_changes_what_it_names_only(api: Api) -> None:
     assert (await api.call("PATCH", f"{CRON}/daily-report", {"cron": "x"})).status == 400
 
 
-async def test_deleting_tells_what_was_deleted(api: Api) -> None:
+async def test_a_delete_returns_the_deleted_cron_job(api: Api) -> None:
     await register(api)
 
     reply = await api.delete(f"{CRON}/daily-report")
@@ -209,7 +211,7 @@ async def test_an_unknown_name_is_not_found(api: Api, method: str, path: str, na
     assert reply.error["code"] == "not_found"
 
 
-async def test_history_and_events_tell_of_runs(any_api: Api) -> None:
+async def test_history_and_events_show_runs(any_api: Api) -> None:
     await register(any_api)
     job = (await any_api.post(f"{CRON}/daily-report/trigger")).json["job"]
 
@@ -222,7 +224,7 @@ async def test_history_and_events_tell_of_runs(any_api: Api) -> None:
     assert (await any_api.get(f"{CRON}/daily-report")).json["cron"]["run_count"] == 1
 
 
-async def test_history_says_why_no_job_could_be_made(any_api: Api) -> None:
+async def test_history_has_the_reason_of_a_failed_occurrence(any_api: Api) -> None:
     await register(any_api)
     store = any_api.app.store
     record = await cron.get(store, "daily-report")
@@ -236,7 +238,7 @@ async def test_history_says_why_no_job_could_be_made(any_api: Api) -> None:
     assert "job_id" not in past
 
 
-async def test_a_run_by_hand_that_a_unique_job_is_in_the_way_of(any_api: Api) -> None:
+async def test_a_trigger_returns_an_existing_unique_job(any_api: Api) -> None:
     await register(any_api, options={"queue": "reports", "unique": {}})
     first = (await any_api.post(f"{CRON}/daily-report/trigger")).json["job"]
 
@@ -252,5 +254,5 @@ async def test_a_run_by_hand_that_a_unique_job_is_in_the_way_of(any_api: Api) ->
     assert "location" not in ignored.headers
 
 
-async def test_the_manifest_says_so(api: Api) -> None:
+async def test_the_manifest_declares_the_feature(api: Api) -> None:
     assert (await api.get("/ojs/manifest")).json["capabilities"]["cron_jobs"] is True

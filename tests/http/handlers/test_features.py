@@ -38,7 +38,7 @@ async def test_a_batch_has_between_one_and_a_thousand_jobs(
     assert (await api.post("/ojs/v1/jobs/batch", {"jobs": jobs})).status == status
 
 
-async def test_queue_stats_satisfy_every_reader(any_api: Api) -> None:
+async def test_queue_stats_have_the_keys_of_every_document(any_api: Api) -> None:
     for _ in range(3):
         await any_api.enqueue(options={"queue": "mail"})
     (job,) = await any_api.fetch("mail")
@@ -82,7 +82,7 @@ async def test_queues_are_listed_by_name_in_pages(any_api: Api) -> None:
     assert "next_cursor" not in last["pagination"]
 
 
-async def test_a_paused_queue_takes_jobs_and_gives_none(any_api: Api) -> None:
+async def test_a_paused_queue_accepts_jobs_and_returns_none(any_api: Api) -> None:
     paused = (await any_api.post("/ojs/v1/queues/default/pause")).json
     assert (paused["paused"], paused["status"]) == (True, "paused")
     assert paused["queue"]["paused"] is True
@@ -96,7 +96,7 @@ async def test_a_paused_queue_takes_jobs_and_gives_none(any_api: Api) -> None:
     assert len(await any_api.fetch()) == 1
 
 
-async def test_purge_deletes_what_waits_and_wants_to_be_told_so(any_api: Api) -> None:
+async def test_purge_deletes_available_jobs_and_needs_a_confirmation(any_api: Api) -> None:
     path = "/ojs/v1/queues/default/purge"
     jobs = [await any_api.enqueue() for _ in range(3)]
     await any_api.fetch()
@@ -192,7 +192,7 @@ async def test_waiting_for_a_result_returns_when_the_job_is_done(api: Api) -> No
     assert replies[0].json["result"] == 5
 
 
-async def test_waiting_in_vain_is_408(api: Api) -> None:
+async def test_a_wait_for_a_result_that_does_not_come_is_408(api: Api) -> None:
     job = await api.enqueue()
     reply = await api.get(f"/ojs/v1/jobs/{job['id']}/result?wait=true&timeout=0")
     assert (reply.status, reply.error["code"]) == (408, "result_pending")
@@ -221,7 +221,7 @@ async def test_results_older_than_their_retention_are_gone(api: Api) -> None:
     assert (await api.get(f"/ojs/v1/jobs/{fresh}/result")).status == 404
 
 
-async def test_events_tell_what_happened_to_a_job(any_api: Api) -> None:
+async def test_events_show_the_transitions_of_a_job(any_api: Api) -> None:
     job = await any_api.active("mail", type="email.send")
     await any_api.post("/ojs/v1/workers/ack", {"job_id": job["id"]})
     await any_api.enqueue(options={"queue": "other"})
@@ -239,7 +239,7 @@ async def test_events_tell_what_happened_to_a_job(any_api: Api) -> None:
     assert len(of_type) == 3
 
 
-async def test_events_go_on_after_the_cursor(any_api: Api) -> None:
+async def test_events_continue_after_the_cursor(any_api: Api) -> None:
     for n in range(5):
         await any_api.enqueue(options={"queue": f"q{n}"})
     seen: list[str] = []

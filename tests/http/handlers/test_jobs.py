@@ -44,7 +44,7 @@ async def test_get_answers_wrapped_and_flat(api: Api) -> None:
     assert reply.json["created_at"] == job["created_at"]
 
 
-async def test_a_malformed_job_is_told_by_its_id_and_removed_by_cancel(api: Api) -> None:
+async def test_a_malformed_job_is_named_by_its_id_and_removed_by_cancel(api: Api) -> None:
     bad, odd, well = [await api.enqueue() for _ in range(3)]
     shard, store = api.app.store.keys.shard_of_queue("default"), api.app.store
     await store.redis.call(shard.slot, "HDEL", shard.job(bad["id"]), "q")
@@ -84,7 +84,7 @@ async def test_a_taken_id_is_a_duplicate(api: Api) -> None:
 
 @pytest.mark.parametrize("name", ["scheduled_at", "expires_at"])
 @pytest.mark.parametrize("moment", ["9999-12-31T23:59:60Z", "0001-01-01T00:00:00+23:59"])
-async def test_a_moment_that_no_calendar_has_is_refused(api: Api, name: str, moment: str) -> None:
+async def test_a_time_that_does_not_exist_is_refused(api: Api, name: str, moment: str) -> None:
     reply = await api.post("/ojs/v1/jobs", {"type": "t", "args": [], "options": {name: moment}})
     assert (reply.status, reply.error["code"]) == (400, "invalid_request")
     assert reply.error["details"]["field"] == f"options.{name}"
@@ -162,7 +162,7 @@ async def test_list_walks_all_jobs_by_cursor(any_api: Api) -> None:
     assert sorted(seen) == sorted(sent)
 
 
-async def test_list_with_offset_passes_over_jobs_and_counts_them(api: Api) -> None:
+async def test_list_with_offset_skips_jobs_and_counts_them(api: Api) -> None:
     for _ in range(5):
         await api.enqueue()
     reply = await api.get("/ojs/v1/jobs?queue=default&limit=2&offset=2")
@@ -173,7 +173,7 @@ async def test_list_with_offset_passes_over_jobs_and_counts_them(api: Api) -> No
     assert (beyond["jobs"], beyond["total"]) == ([], 5)
 
 
-async def test_list_gives_up_on_an_offset_that_costs_too_much(
+async def test_list_refuses_an_offset_that_costs_too_much(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs, "_CHUNK", 1)

@@ -1,4 +1,4 @@
-"""Lists of large jobs: a page is cut short, and the cursor leads on."""
+"""Lists of large jobs: a page has fewer entries, and its cursor continues the list."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MOST = 10 * 1024 * 1024
 
 
 async def pages(api: Api, path: str) -> list[Any]:
-    """All pages of a list; each must be as small as it has to be."""
+    """Read all pages of a list, and check the size of each."""
     found: list[Any] = []
     cursor = ""
     while True:

@@ -7,7 +7,7 @@ import pytest
 from tests.http.api import Api
 
 
-async def test_a_queues_limits_are_set_seen_and_taken_back(api: Api) -> None:
+async def test_the_limits_of_a_queue_are_set_shown_and_removed(api: Api) -> None:
     path = "/ojs/v1/admin/queues/mail/rate-limit"
     assert (await api.get(path)).json == {"queue": "mail", "name": "mail"}
 
@@ -30,7 +30,7 @@ async def test_a_queues_limits_are_set_seen_and_taken_back(api: Api) -> None:
     assert len((await api.post("/ojs/v1/workers/fetch", fetch)).json["jobs"]) == 1
 
 
-async def test_a_throttle_says_when_the_next_may_start(api: Api) -> None:
+async def test_a_throttle_shows_when_the_next_job_may_start(api: Api) -> None:
     path = "/ojs/v1/admin/queues/paced/rate-limit"
     await api.call("PUT", path, {"throttle": {"limit": 1, "period": "hour"}})
     await api.enqueue(options={"queue": "paced"})
@@ -124,7 +124,7 @@ async def test_keys_are_listed_page_by_page(api: Api) -> None:
 
 
 @pytest.mark.parametrize("path", [PATH, f"{PATH}/override"])
-async def test_an_override_holds_until_it_is_taken_back(api: Api, path: str) -> None:
+async def test_an_override_applies_until_it_is_removed(api: Api, path: str) -> None:
     await api.enqueue(options=limited(concurrency=1))
     body = {"concurrency": 0, "expires_at": "2999-01-01T00:00:00Z"}
     reply = await api.call("PUT", path, body)
@@ -165,11 +165,11 @@ async def test_a_wrong_override_is_refused(
     assert (await api.get("/ojs/v1/rate-limits")).json["items"] == []
 
 
-async def test_nothing_to_take_back_is_not_found(api: Api) -> None:
+async def test_a_missing_override_is_not_found(api: Api) -> None:
     assert (await api.delete("/ojs/v1/rate-limits/k/override")).status == 404
 
 
-async def test_an_enqueue_tells_how_much_is_left(api: Api) -> None:
+async def test_an_enqueue_returns_the_remaining_capacity(api: Api) -> None:
     options = limited(rate=2, period="hour")
     body = {"type": "t", "args": [], "options": options}
     reply = await api.post("/ojs/v1/jobs", body)
@@ -183,7 +183,7 @@ async def test_an_enqueue_tells_how_much_is_left(api: Api) -> None:
     assert "x-ratelimit-limit" not in (await api.post("/ojs/v1/jobs", body)).headers
 
 
-async def test_a_worker_may_hold_its_key(api: Api) -> None:
+async def test_a_worker_may_block_its_rate_limit_key(api: Api) -> None:
     for _ in range(2):
         await api.enqueue(options=limited(concurrency=5))
     fetch = {"queues": ["limited"], "worker_id": "w"}

@@ -22,7 +22,7 @@ async def strict(standalone: Embedded) -> AsyncIterator[Api]:
 
 
 async def fetched(api: Api) -> dict[str, Any]:
-    """A job that a worker has."""
+    """Return a job that a worker has fetched."""
     await api.enqueue()
     reply = await api.post("/ojs/v1/workers/fetch", {"queues": ["default"], **WORKER})
     job: dict[str, Any] = reply.json["jobs"][0]
@@ -30,7 +30,7 @@ async def fetched(api: Api) -> dict[str, Any]:
 
 
 def reports(job_id: str) -> list[tuple[str, dict[str, Any]]]:
-    """Every way to report on a job without its lease."""
+    """Return all requests that report on a job without its lease."""
     return [
         ("/ojs/v1/workers/ack", {"job_id": job_id, **WORKER}),
         ("/ojs/v1/workers/ack", {"job_id": job_id, "lease_id": "", **WORKER}),

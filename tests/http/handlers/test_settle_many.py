@@ -1,4 +1,4 @@
-"""Many acks or nacks in one request: each by itself, answered in order."""
+"""Many acks or nacks in one request, with independent results in order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUEUES = [f"many-{n}" for n in range(12)]
 
 
 async def active_jobs(api: Api, count: int, **options: Any) -> list[dict[str, Any]]:
-    """Jobs of queues in several shards, fetched by worker ``w1``."""
+    """Return jobs of queues in several shards, fetched by worker ``w1``."""
     for number in range(count):
         await api.enqueue(options={"queue": QUEUES[number % len(QUEUES)], **options})
     jobs = await api.fetch(*QUEUES, count=100, worker_id="w1")
@@ -59,12 +59,12 @@ async def test_many_jobs_of_many_shards_are_completed_with_their_results(any_api
     assert sum(queue["active"] for queue in stats) == 0
 
 
-async def test_what_cannot_be_acked_stops_none_of_the_others(any_api: Api) -> None:
+async def test_an_item_that_cannot_be_acked_does_not_affect_the_others(any_api: Api) -> None:
     good, lost, waiting = await active_jobs(any_api, 3)
     await any_api.post("/ojs/v1/workers/nack", {"job_id": waiting["id"], "requeue": True})
     acks = [
         {"job_id": UNKNOWN_ID},
-        {"job_id": lost["id"], "lease_id": "somebody-else"},
+        {"job_id": lost["id"], "lease_id": "another-lease"},
         {"job_id": good["id"]},
         {"job_id": waiting["id"]},
         {"job_id": "no id at all"},
@@ -111,12 +111,12 @@ async def test_each_nack_ends_its_job_s_attempt_in_its_own_way(any_api: Api) -> 
     once: dict[str, Any] = {"max_attempts": 1}
     (retry,) = await active_jobs(any_api, 1)
     (last,) = await active_jobs(any_api, 1, **once)
-    (buried,) = await active_jobs(any_api, 1, **once, retry={"on_exhaustion": "dead_letter"})
+    (discarded,) = await active_jobs(any_api, 1, **once, retry={"on_exhaustion": "dead_letter"})
     (given_back,) = await active_jobs(any_api, 1)
     nacks = [
         {"job_id": retry["id"], "error": {"code": "boom", "message": "again"}},
         {"job_id": last["id"], "error": "a plain text"},
-        {"job_id": buried["id"]},
+        {"job_id": discarded["id"]},
         {"job_id": given_back["id"], "requeue": True},
         {"job_id": UNKNOWN_ID},
     ]
@@ -132,10 +132,10 @@ async def test_each_nack_ends_its_job_s_attempt_in_its_own_way(any_api: Api) -> 
     assert (await job_of(any_api, retry["id"]))["error"]["code"] == "boom"
     assert (await job_of(any_api, last["id"]))["error"]["message"] == "a plain text"
     dead = (await any_api.get("/ojs/v1/dead-letter")).json["jobs"]
-    assert [job["id"] for job in dead] == [buried["id"]]
+    assert [job["id"] for job in dead] == [discarded["id"]]
 
 
-async def test_dead_letters_stay_capped_when_many_die_at_once(backend: Embedded) -> None:
+async def test_dead_letters_stay_capped_when_many_jobs_fail_at_once(backend: Embedded) -> None:
     async with open_app(backend, store=StoreSettings(dead_letter_max=3)) as app:
         api = Api(app)
         for _ in range(8):
@@ -159,7 +159,7 @@ async def test_a_nack_that_comes_twice_is_a_repetition_only_with_its_lease(any_a
     assert len((await job_of(any_api, job["id"]))["errors"]) == 1
 
 
-async def test_workflows_go_on_after_many_acks(any_api: Api) -> None:
+async def test_workflows_advance_after_many_acks(any_api: Api) -> None:
     for _ in range(5):
         steps = [{"type": "first", "args": []}, {"type": "second", "args": []}]
         reply = await any_api.post("/ojs/v1/workflows", {"type": "chain", "steps": steps})
@@ -208,7 +208,7 @@ async def test_a_wrong_request_is_refused_as_a_whole(
         (NACK, [], None, "item"),
     ],
 )
-async def test_an_item_that_cannot_be_read_stops_none_of_the_others(
+async def test_an_invalid_item_does_not_affect_the_others(
     any_api: Api, path: str, wrong: Any, job_id: str | None, field: str
 ) -> None:
     first, last = await active_jobs(any_api, 2)

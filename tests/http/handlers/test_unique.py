@@ -75,7 +75,7 @@ async def test_a_dead_letter_is_not_retried_beside_a_job_of_its_uniqueness(any_a
     assert (await any_api.post(retry)).json["job"]["state"] == "available"
 
 
-async def test_a_batch_tells_how_many_jobs_are_new(any_api: Api) -> None:
+async def test_a_batch_returns_the_number_of_new_jobs(any_api: Api) -> None:
     first = (await any_api.post(JOBS, body())).json["job"]
 
     reply = await any_api.post(
@@ -88,7 +88,7 @@ async def test_a_batch_tells_how_many_jobs_are_new(any_api: Api) -> None:
     assert (reply.json["count"], reply.json["enqueued"]) == (2, 1)
 
 
-async def test_a_duplicate_in_a_batch_refuses_it_and_says_where(any_api: Api) -> None:
+async def test_a_duplicate_in_a_batch_refuses_it_and_names_the_item(any_api: Api) -> None:
     await any_api.post(JOBS, body())
 
     reply = await any_api.post(

@@ -1,4 +1,4 @@
-"""Fetch, ack, nack and heartbeat over HTTP, and what the server says of workers."""
+"""Fetch, ack, nack and heartbeat over HTTP, and the list of workers."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ async def test_a_heartbeat_extends_what_the_worker_holds(any_api: Api, path: str
     assert reply.json["server_time"].endswith("Z")
 
 
-async def test_every_dialect_of_heartbeat_is_understood(api: Api) -> None:
+async def test_every_form_of_heartbeat_is_understood(api: Api) -> None:
     job = await api.active()
     for members in (
         {"job_id": job["id"]},
@@ -238,7 +238,7 @@ async def test_heartbeat_refuses_bad_members(api: Api, body: Any, field: str) ->
 
 
 @pytest.mark.parametrize("directive", ["quiet", "terminate"])
-async def test_a_test_directive_is_obeyed_only_under_test_hooks(
+async def test_a_test_directive_is_returned_only_under_test_hooks(
     standalone: Embedded, directive: str
 ) -> None:
     for hooks, expected in ((True, directive), (False, "running")):
@@ -271,7 +271,7 @@ async def test_a_draining_worker_gets_no_jobs_and_shows_it(
     assert len(await any_api.fetch(worker_id="w2")) == 1
 
 
-async def test_workers_are_listed_with_what_they_said_of_themselves(any_api: Api) -> None:
+async def test_workers_are_listed_with_their_own_description(any_api: Api) -> None:
     beat = {"worker_id": 'w"1', "active_jobs": 2, "hostname": "h", "pid": 7, "labels": ["a"]}
     await any_api.post(BEAT, beat)
     await any_api.fetch(worker_id="fetcher")
@@ -289,5 +289,5 @@ async def test_workers_are_listed_with_what_they_said_of_themselves(any_api: Api
 
 
 async def test_an_unknown_worker_has_no_health(api: Api) -> None:
-    reply = await api.get("/ojs/v1/workers/nobody/health")
+    reply = await api.get("/ojs/v1/workers/unknown/health")
     assert (reply.status, reply.error["code"]) == (404, "not_found")

@@ -1,4 +1,4 @@
-"""Workflows over HTTP: one answer for every reader."""
+"""Workflows over HTTP: responses with the keys of every document."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def test_a_chain_from_creation_to_completion(any_api: Api) -> None:
     assert done["completed_at"] == done["metadata"]["completed_at"]
 
 
-async def test_a_failed_step_is_told_with_its_error(api: Api) -> None:
+async def test_a_failed_step_is_shown_with_its_error(api: Api) -> None:
     jobs = steps(2)
     jobs[1]["options"]["max_attempts"] = 1
     made = (await api.post(URL, {"type": "group", "jobs": jobs})).json
@@ -118,7 +118,7 @@ async def test_a_bad_workflow_is_refused_and_leaves_nothing(
 
 
 async def test_the_command_line_client_s_workflow_runs(any_api: Api) -> None:
-    """It sends a name and steps that name those they wait for, no type; it reads flat answers."""
+    """It sends steps with ``depends_on`` and no type, and reads the members at the top level."""
     validate = {"id": "validate", "type": "order.validate", "args": ["order-123"]}
     charge = {
         "id": "charge",
@@ -173,5 +173,5 @@ async def test_the_reference_s_chain_example_runs(api: Api) -> None:
     assert (await api.get(f"{URL}/{made.json['id']}")).json["state"] == "completed"
 
 
-async def test_the_manifest_says_so(api: Api) -> None:
+async def test_the_manifest_declares_the_feature(api: Api) -> None:
     assert (await api.get("/ojs/manifest")).json["capabilities"]["workflows"] is True

@@ -29,7 +29,7 @@ class OutboxRetryBody(msgspec.Struct, frozen=True):
 _retry_decoder = msgspec.json.Decoder(OutboxRetryBody)
 
 
-async def list_parked(app: App, request: Request) -> Response:
+async def list_dead_letters(app: App, request: Request) -> Response:
     """List outbox dead letters, shard after shard.
 
     ``GET /ojs/v1/admin/outbox?limit&cursor``
@@ -42,7 +42,7 @@ async def list_parked(app: App, request: Request) -> Response:
     total = await store_parked.count(app.store)
     pages = replies.pagination(limit=limit, shown=len(found), total=total, cursor=cursor)
     pages["has_more"] = cursor is not None
-    entries = [_entry(parked) for parked in found]
+    entries = [_entry(dead_letter) for dead_letter in found]
     return replies.json_response(200, {"entries": entries, "total": total, "pagination": pages})
 
 
@@ -67,14 +67,14 @@ async def retry(app: App, request: Request) -> Response:
     return replies.json_response(200, {"retried": retried, "not_found": unknown}, about=about)
 
 
-def _entry(parked: Parked) -> dict[str, Any]:
-    entry = parked.entry
+def _entry(dead_letter: Parked) -> dict[str, Any]:
+    entry = dead_letter.entry
     return {
-        "id": parked.id,
+        "id": dead_letter.id,
         "kind": entry.kind,
         "shard": entry.shard.index,
         "attempts": entry.attempts,
-        "last_tried_at": replies.iso(parked.tried_ms),
+        "last_tried_at": replies.iso(dead_letter.tried_ms),
         "payload": entry.payload.decode(errors="replace")[:_SHOWN_PAYLOAD],
-        "last_error": parked.error,
+        "last_error": dead_letter.error,
     }

@@ -1,4 +1,4 @@
-"""Many jobs retried by one call: confirmed, filtered, bounded, counted."""
+"""The retry of many jobs in one request: confirmation, filter, bounds, counts."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_the_counts_are_those_of_what_was_done(any_api: Api, path: str) ->
     ],
 )
 @pytest.mark.parametrize("flat", [False, True])
-async def test_the_filter_is_honoured_where_either_document_puts_it(
+async def test_the_filter_is_read_from_both_positions(
     api: Api, path: str, wanted: dict[str, Any], flat: bool
 ) -> None:
     meant = await discarded(api, "one", type="mail.send", **DEADLY)
@@ -100,7 +100,7 @@ async def test_an_empty_filter_means_all_that_are_discarded(any_api: Api) -> Non
         ({"cursor": "x"}, 400),
     ],
 )
-async def test_what_is_not_understood_retries_nothing(
+async def test_an_invalid_request_retries_nothing(
     api: Api, path: str, members: dict[str, Any], status: int
 ) -> None:
     job = await discarded(api, "one", **DEADLY)
@@ -109,7 +109,7 @@ async def test_what_is_not_understood_retries_nothing(
 
 
 @BOTH
-async def test_a_call_is_bounded_and_says_where_to_go_on(
+async def test_a_retry_is_bounded_and_returns_a_cursor(
     any_api: Api, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk_retry, "MOST_RETRIED", 3)

@@ -1,4 +1,4 @@
-"""The admin plane's dead letters: searched, counted, retried, deleted."""
+"""Dead letters in the admin API: search, counts, retry, delete."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ async def test_a_bad_filter_is_refused(api: Api, query: str, field: str) -> None
     assert (reply.status, reply.error["details"]["field"]) == (400, field)
 
 
-async def test_their_number_is_told(any_api: Api) -> None:
+async def test_the_number_of_dead_letters_is_shown(any_api: Api) -> None:
     assert (await any_api.get(f"{DEAD}/stats")).json["total"] == 0
     for queue in ("one", "two", "one"):
         await discarded(any_api, queue, **DEADLY)
@@ -81,7 +81,7 @@ async def test_a_dead_letter_is_retried_without_a_body(any_api: Api) -> None:
     assert len(await any_api.fetch()) == 1
 
 
-async def test_a_deleted_dead_letter_is_gone_and_there_is_nothing_to_say(any_api: Api) -> None:
+async def test_a_deleted_dead_letter_is_gone_and_the_response_is_empty(any_api: Api) -> None:
     job = await discarded(any_api, **DEADLY)
     reply = await any_api.delete(f"{DEAD}/{job['id']}")
     assert (reply.status, reply.body) == (204, b"")

@@ -1,4 +1,4 @@
-"""The admin plane's jobs: searched, seen, retried, cancelled."""
+"""Jobs in the admin API: search, read, retry, cancel."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def discarded(api: Api, queue: str = "default", **members: Any) -> dict[st
 
 
 async def found(api: Api, query: str = "") -> list[str]:
-    """All pages by number, each of two."""
+    """Read all pages by number, each with two jobs."""
     ids: list[str] = []
     for page in range(1, 50):
         reply = (await api.get(f"{JOBS}?per_page=2&page={page}&{query}")).json
@@ -76,7 +76,7 @@ async def test_the_total_is_that_of_the_counters_or_a_least_one(any_api: Api) ->
         assert (pages["total"], pages["total_exact"]) == (total, exact), query
 
 
-async def test_a_cursor_goes_on_where_a_page_ended(any_api: Api) -> None:
+async def test_a_cursor_continues_where_a_page_ended(any_api: Api) -> None:
     made = {(await any_api.enqueue())["id"] for _ in range(5)}
     seen: list[str] = []
     cursor = ""
@@ -89,7 +89,7 @@ async def test_a_cursor_goes_on_where_a_page_ended(any_api: Api) -> None:
     assert sorted(seen) == sorted(made)
 
 
-async def test_a_page_is_filled_as_far_as_it_is_worth_it(
+async def test_the_reads_to_fill_a_page_are_bounded(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listing, "SCAN_BUDGET", 10)

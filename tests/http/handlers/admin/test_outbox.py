@@ -1,4 +1,4 @@
-"""An effect that cannot succeed: tried ever more seldom, parked, seen, and tried again."""
+"""An effect that cannot succeed: growing pauses, outbox dead letter, list, retry."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OUTBOX = "/ojs/v1/admin/outbox"
 
 
 class Effects:
-    """Handlers that fail as long as they are told to, and remember what they were given."""
+    """Handlers of effects that fail while ``broken`` is set, and record their payloads."""
 
     def __init__(self) -> None:
         self.broken: set[bytes] = set()
@@ -60,14 +60,14 @@ def owe(db: Any, shard: Shard, number: int, payload: str, kind: str = "poison") 
 
 
 async def try_all(store: Store, db: Any, shard: Shard, times: int) -> None:
-    """Let the time of every entry come, several times."""
+    """Make every entry due and deliver it, several times."""
     for _ in range(times):
         for number in db.zrange(shard.outbox_due, 0, -1):
             db.zadd(shard.outbox_due, {number: 1})
         await drain(store, shard, 100)
 
 
-async def test_a_poison_effect_is_parked_and_blocks_no_other(
+async def test_a_poison_effect_becomes_an_outbox_dead_letter_and_blocks_no_other(
     api: Api, store: Store, effects: Effects, backend: Embedded
 ) -> None:
     shard = store.keys.shard(3)
@@ -88,7 +88,7 @@ async def test_a_poison_effect_is_parked_and_blocks_no_other(
         assert tries[-1] <= seconds * 1000 + micros // 1000 + LONGEST_PAUSE_MS
         await try_all(store, db, shard, 1)
         assert len(effects.tried) == ATTEMPTS + 1
-        await try_all(store, db, shard, 3)  # parked: not tried any more
+        await try_all(store, db, shard, 3)  # an outbox dead letter now, so not tried again
         assert len(effects.tried) == ATTEMPTS + 1
         owe(db, shard, 3, "later")
         await try_all(store, db, shard, 1)
@@ -104,7 +104,7 @@ async def test_a_poison_effect_is_parked_and_blocks_no_other(
     assert (await scrape(api))("ojs_outbox_dead_letters") == 1
 
 
-async def test_what_is_retried_has_all_its_attempts_and_leaves_nothing(
+async def test_a_retried_dead_letter_has_all_its_attempts_and_is_removed(
     api: Api, store: Store, effects: Effects, backend: Embedded
 ) -> None:
     shard = store.keys.shard(3)
@@ -152,7 +152,7 @@ async def test_a_page_ends_where_the_next_begins(api: Api, store: Store, backend
     assert seen == wanted
 
 
-async def test_redis_being_away_is_no_failure_of_an_effect(
+async def test_an_unavailable_redis_is_no_failed_attempt_of_an_effect(
     api: Api, store: Store, effects: Effects, backend: Embedded
 ) -> None:
     shard = store.keys.shard(3)
@@ -175,7 +175,7 @@ async def test_an_effect_of_an_unknown_kind_is_kept(
 
 
 @pytest.mark.parametrize("body", [{}, {"ids": ["1-1"], "all": True}, {"ids": ["1-1"] * 1001}, []])
-async def test_a_retry_says_of_what(api: Api, body: Any) -> None:
+async def test_a_retry_must_name_its_entries(api: Api, body: Any) -> None:
     assert (await api.post(f"{OUTBOX}/retry", body)).status == 400
 
 

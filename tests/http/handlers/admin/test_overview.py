@@ -1,4 +1,4 @@
-"""The admin plane's numbers: the whole cluster, and its queues."""
+"""Statistics in the admin API: the whole cluster, and its queues."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_the_sums_follow_what_happens(api: Api) -> None:
     assert await until(seen) == 1
 
 
-async def test_of_too_many_queues_it_is_told_how_many_were_counted(
+async def test_the_number_of_counted_queues_is_shown_if_there_are_too_many(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store_overview, "MOST_QUEUES", 2)
@@ -155,7 +155,7 @@ async def test_a_pause_is_the_same_as_that_of_the_data_plane(any_api: Api) -> No
         "/ojs/v1/admin/dead-letter?per_page=0",
     ],
 )
-async def test_a_page_that_is_none_is_refused(api: Api, target: str) -> None:
+async def test_an_invalid_page_is_refused(api: Api, target: str) -> None:
     reply = await api.get(target)
     assert reply.status == 400
     assert reply.error["details"]["field"] in ("page", "per_page")

@@ -41,7 +41,7 @@ async def test_jobs_go_through_a_queue_of_many_partitions(any_api: Api) -> None:
     assert await any_api.fetch() == []
 
 
-async def test_limits_and_partitions_go_together_or_say_why_not(any_api: Api) -> None:
+async def test_limits_of_partitioned_queues_work_or_are_refused_with_a_reason(any_api: Api) -> None:
     config, limits = CONFIG.format("hot"), "/ojs/v1/admin/queues/hot/rate-limit"
     await any_api.call("PUT", config, {"partitions": 4})
     refused = await any_api.call("PUT", limits, {"concurrency": 2})
@@ -79,7 +79,7 @@ async def test_limits_and_partitions_go_together_or_say_why_not(any_api: Api) ->
         (b"", 400, "body"),
     ],
 )
-async def test_what_cannot_be_set_is_named_and_nothing_is_changed(
+async def test_an_unsupported_member_is_named_and_nothing_is_changed(
     api: Api, body: Any, status: int, field: str
 ) -> None:
     reply = await api.call("PUT", CONFIG.format("hot"), body)

@@ -1,4 +1,4 @@
-"""The admin plane's workers: seen, counted, told to stop and to go on."""
+"""Workers in the admin API: list, counts, and directives."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_a_worker_is_shown_with_the_jobs_it_holds(any_api: Api) -> None:
     assert {job["queue"] for job in shown["jobs"]} == {"one", "two"}
     assert all(job["state"] == "active" and job["started_at"] for job in shown["jobs"])
     assert shown["jobs_complete"] is True
-    missing = await any_api.get(f"{WORKERS}/nobody")
+    missing = await any_api.get(f"{WORKERS}/unknown")
     assert (missing.status, missing.error["code"]) == (404, "not_found")
 
 
@@ -95,7 +95,7 @@ async def test_a_quiet_worker_finishes_what_it_has_and_gets_no_more(any_api: Api
     )
     done = {"job_id": job["id"], "worker_id": "w1"}
     assert (await any_api.post("/ojs/v1/workers/ack", done)).status == 200
-    assert (await any_api.post(f"{WORKERS}/nobody/quiet")).status == 404
+    assert (await any_api.post(f"{WORKERS}/unknown/quiet")).status == 404
 
     body = {"directive": "resume", "worker_ids": ["w1"]}
     resumed = await any_api.post(f"{WORKERS}/directive", body)
@@ -114,7 +114,7 @@ async def test_a_directive_without_names_is_for_all(any_api: Api) -> None:
     assert (await listed(any_api))[1]["running"] == 3
 
 
-async def test_terminating_all_wants_to_be_confirmed(any_api: Api) -> None:
+async def test_terminating_all_workers_needs_a_confirmation(any_api: Api) -> None:
     for name in ("w1", "w2"):
         await beat(any_api, name)
     path = f"{WORKERS}/directive"
@@ -143,9 +143,7 @@ async def test_terminating_all_wants_to_be_confirmed(any_api: Api) -> None:
         ({"directive": "quiet", "worker_ids": ["w"] * 1001}, "worker_ids"),
     ],
 )
-async def test_a_directive_that_is_not_understood_tells_nobody(
-    api: Api, body: Any, field: str
-) -> None:
+async def test_an_invalid_directive_is_sent_to_no_worker(api: Api, body: Any, field: str) -> None:
     await beat(api, "w1")
     reply = await api.post(f"{WORKERS}/directive", body)
     assert (reply.status, reply.error["details"]["field"]) == (400, field)
