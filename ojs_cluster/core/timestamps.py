@@ -83,4 +83,6 @@ def format_ms(ms: int) -> bytes:
     around it, mostly share it.
     """
     second, rest = divmod(ms, 1000)
-    return _format_second(min(max(second, _FIRST_S), _LAST_S)) + _MILLIS[rest]
+    if not _FIRST_S <= second <= _LAST_S:
+        second = _FIRST_S if second < _FIRST_S else _LAST_S
+    return _format_second(second) + _MILLIS[rest]

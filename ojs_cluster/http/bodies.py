@@ -70,6 +70,8 @@ async def decode_large(
         around: levels of the body that the limit on depth does not count. It is 2 for the items of
             an array in the body.
     """
+    if len(request.body) <= LARGE:
+        return _decode(decoder, request, limits, optional=optional, around=around)
     read = partial(_decode, decoder, request, limits, optional=optional, around=around)
     return await off_loop(read, len(request.body))
 

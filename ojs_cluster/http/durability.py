@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from ojs_cluster.core.errors import BackendUnavailable, Conflict, Duplicate, InvalidRequest
 from ojs_cluster.http.app import App
 from ojs_cluster.http.messages import Request, Response
@@ -12,9 +14,9 @@ from ojs_cluster.redis.durability import Durability, require_durability
 HEADER = "ojs-durability"
 
 
-async def call_handler(
+def call_handler(
     app: App, route: Route, request: Request, params: tuple[str, ...]
-) -> Response:
+) -> Awaitable[Response]:
     """Call the route's handler and wait until its writes are confirmed.
 
     A fetch is not delayed. A lost lease makes its job available again, so it needs no confirmation.
@@ -30,7 +32,15 @@ async def call_handler(
     asked = request.headers.get(HEADER)
     wanted = Durability.ASYNC if asked is None else _parse(asked)
     if (asked is None and not app.store.redis.durability) or route.waits:
-        return await route.handler(app, request, *params)
+        # Not a coroutine of its own: every plain request would pay for one more.
+        return route.handler(app, request, *params)
+    return _confirmed(app, route, request, params, wanted)
+
+
+async def _confirmed(
+    app: App, route: Route, request: Request, params: tuple[str, ...], wanted: Durability
+) -> Response:
+    """Call the handler in a task, and require the durability ``wanted`` of what it wrote."""
     await ensure_task()  # the confirmation is part of the task's context
     with require_durability(wanted) as work:
         try:

@@ -76,7 +76,10 @@ class Traffic:
         """Count one response."""
         row = 0 if route is None else self._rows.get((route.method, route.template), 0)
         start, numbers = self._base + row * _ROW_NUMBERS, self._numbers
-        numbers[start + min(max(status // 100, 2), 5) - 2] += 1
+        of_class = status // 100 - 2
+        if not 0 <= of_class < _STATUS_CLASSES:
+            of_class = 0 if of_class < 0 else _STATUS_CLASSES - 1
+        numbers[start + of_class] += 1
         numbers[start + _STATUS_CLASSES + bisect_left(BOUNDS_S, seconds)] += 1
         numbers[start + _ROW_NUMBERS - 1] += seconds
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -48,6 +49,11 @@ class _NoAnswer:
 
 
 NO_ANSWER: Final = _NoAnswer()
+
+
+def _pack_source_call(script: Script, keys: Sequence[bytes], args: Sequence[Arg]) -> bytes:
+    """Return the packed command that runs ``script`` by its source."""
+    return pack((b"EVAL", script.source, len(keys), *keys, *args))
 
 
 @dataclass(slots=True)
@@ -171,9 +177,7 @@ class Client:
                 if not isinstance(answer, Exception):
                     return answer
 
-        def source_payload() -> bytes:
-            return pack((b"EVAL", script.source, len(keys), *keys, *args))
-
+        # A nested function here would slow down every call: it makes cells of the arguments.
         return await self._call_with_retries(
             _UnansweredCall(
                 slot,
@@ -182,7 +186,7 @@ class Client:
                 answer,
                 started,
                 idempotent,
-                source_payload=source_payload,
+                source_payload=partial(_pack_source_call, script, keys, args),
                 has_preflight=script.has_preflight,
                 durability=durability,
             )

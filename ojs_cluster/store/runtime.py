@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +30,7 @@ class Runtime:
     scripts: Mapping[str, Script]
     background: Background
 
-    async def run(
+    def run(
         self,
         shard: Shard,
         name: str,
@@ -38,7 +38,7 @@ class Runtime:
         args: Sequence[Arg] = (),
         *,
         idempotent: bool = False,
-    ) -> Any:
+    ) -> Awaitable[Any]:
         """Run one transition on one shard.
 
         Args:
@@ -52,9 +52,8 @@ class Runtime:
         Raises:
             BackendUnavailable: Redis did not answer in time.
         """
-        return await self.redis.script(
-            shard.slot, self.scripts[name], keys, args, idempotent=idempotent
-        )
+        # Not a coroutine of its own: every script would pay for one more.
+        return self.redis.script(shard.slot, self.scripts[name], keys, args, idempotent=idempotent)
 
     async def run_meta(
         self, name: str, keys: Sequence[bytes], args: Sequence[Arg], *, idempotent: bool = True

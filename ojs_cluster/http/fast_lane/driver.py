@@ -216,7 +216,8 @@ class Driver:
             head is None
             or len(data) < (end := head.size + head.length)
             or head.closes
-            or not is_fast(head.method, head.path)
+            # The route of a head that was admitted before is a fast one.
+            or (head.admission is None and not is_fast(head.method, head.path))
         ):
             self._hand_over(_TO_TASK)
             return False

@@ -23,7 +23,7 @@ from ojs_cluster.store.jobs import cancel as store_cancel
 from ojs_cluster.store.jobs import listing
 from ojs_cluster.store.jobs import read_jobs as store_jobs
 from ojs_cluster.store.jobs.listing import JobFilter, JobPage
-from ojs_cluster.store.off_loop import off_loop
+from ojs_cluster.store.off_loop import LARGE, off_loop
 from ojs_cluster.store.queues import queues as store_queues
 
 MAX_OFFSET = 10_000  # an offset reads all jobs before it; the cursor has no such limit
@@ -38,15 +38,18 @@ async def enqueue(app: App, request: Request) -> Response:
     """
     if request.body:
         require_json(request)
-    read = partial(parse_job, request.body, limits=app.settings.limits)
-    new_job = await off_loop(read, len(request.body))
+    if len(request.body) <= LARGE:
+        new_job = parse_job(request.body, limits=app.settings.limits)
+    else:
+        read = partial(parse_job, request.body, limits=app.settings.limits)
+        new_job = await off_loop(read, len(request.body))
     check_new_job(request.queues, new_job)
     if app.settings.test_hooks:
         validate_if_marked(new_job)
     job = await store_enqueue.enqueue(app.store, new_job)
     if job.deduplicated:
         return replies.deduplicated_response(job)
-    limits = await headers_of(app, new_job)
+    limits = () if new_job.rate_limit is None else await headers_of(app, new_job)
     return replies.job_response(201, job, (("Location", f"/ojs/v1/jobs/{job.id}"), *limits))
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from ojs_cluster.core.jobs.envelope import NewJob
+from ojs_cluster.core.jobs.retry import DEFAULT_RETRY
 from ojs_cluster.core.timestamps import TimePoint
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
@@ -192,6 +193,13 @@ def _fields(job: NewJob) -> list[bytes]:
         b"%d" % retry.max_attempts,
     ]
     limit = job.rate_limit
+    if (
+        retry is DEFAULT_RETRY
+        and limit is None
+        and not job.visibility_timeout_ms
+        and not job.timeout_ms
+    ):
+        return fields  # all others are empty
     most = limit.max_per_second if limit else None
     optional = (
         (f.RETRY, retry.packed()),
@@ -218,6 +226,8 @@ def _stored(job: PlacedJob, now: bytes, answer: Sequence[Any]) -> dict[bytes, by
     stored[f.CREATED] = now
     if job.fate == "superseded":
         stored[f.FINISHED] = now
+    if due == b"" and expires == b"":
+        return stored
     for value, moment, name, shown in (
         (due, job.due, f.DUE, f.SCHEDULED_SHOWN),
         (expires, job.expires, f.EXPIRES, f.EXPIRES_SHOWN),

@@ -196,19 +196,18 @@ async def fetch_or_wait(
     Raises:
         BackendUnavailable: as ``fetch``.
     """
-
-    async def fetch_once() -> list[JobRecord]:
-        return await fetch_unless_quiet(store, queues, count, worker_id, visibility_timeout_ms)
-
     deadline = trio.current_time() + wait_ms / 1000
     if wait_ms > 0:
         extend_deadline(wait_ms / 1000)
     try:
-        jobs = await fetch_once()
+        jobs = await fetch_unless_quiet(store, queues, count, worker_id, visibility_timeout_ms)
         if jobs or wait_ms <= 0 or waiters.draining:
             return jobs
         await ensure_task()
         on_wait()
+        fetch_once = partial(
+            fetch_unless_quiet, store, queues, count, worker_id, visibility_timeout_ms
+        )
         return await _wait(store, waiters, queues, worker_id, fetch_once, deadline)
     except WorkerIsQuiet:
         # A quiet worker is no waiter: it would consume wake-ups that other workers need. It still

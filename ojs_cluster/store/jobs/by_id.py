@@ -72,7 +72,7 @@ async def reply_of(
     shard = store.keys.shard_of_id(job_id)
     refused: list[Any] | None = None
     for _ in range(6):
-        keys = [shard.job(job_id), *(getattr(shard, key) for key in shard_keys)]
+        keys = [shard.job(job_id), *[getattr(shard, key) for key in shard_keys]]
         reply: list[Any] = await store.run(shard, name, keys, args, idempotent=idempotent)
         status = reply[0]
         if status == b"ok":
