@@ -15,7 +15,8 @@ import select
 import socket
 import statistics
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from functools import cache
 
 END = b"\r\n\r\n"
 LENGTH = b"content-length: "
@@ -29,15 +30,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("host")
     parser.add_argument("port", type=int)
-    parser.add_argument("--kind", choices=("lifecycle", "empty"), default="lifecycle")
+    parser.add_argument("--kind", choices=("lifecycle", "enqueue", "empty"), default="lifecycle")
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rate", type=float, help="requests a second, in an open loop")
+    parser.add_argument("--queues", nargs="*", help="names for the connections, used in turn")
     options = parser.parse_args()
     host, port = options.host, options.port
     scripts = [
-        lifecycle(host, f"bench-{n}") if options.kind == "lifecycle" else empty(host)
-        for n in range(options.connections)
+        script_of(options.kind, host, queue)
+        for queue in names_of(options.queues, options.connections)
     ]
     began, cpu = time.perf_counter(), time.process_time()
     if options.rate:
@@ -59,6 +61,20 @@ def main() -> None:
     )
 
 
+def names_of(queues: Sequence[str] | None, connections: int) -> list[str]:
+    """Return a queue for each connection."""
+    if not queues:
+        return [f"bench-{n}" for n in range(connections)]
+    return [queues[n % len(queues)] for n in range(connections)]
+
+
+def script_of(kind: str, host: str, queue: str) -> Script:
+    """Return what one connection sends."""
+    if kind == "empty":
+        return empty(host)
+    return lifecycle(host, queue) if kind == "lifecycle" else enqueues(host, queue)
+
+
 def empty(host: str) -> Script:
     """Send the smallest request in a loop."""
     request = b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % host.encode()
@@ -66,23 +82,40 @@ def empty(host: str) -> Script:
         check(request, (yield request), b" 200 ")
 
 
+def post(host: str, path: str, body: bytes) -> bytes:
+    """Return a request with the headers that real clients send."""
+    head = f"POST {path} HTTP/1.1\r\n{_headers(host)}Content-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+@cache
+def _headers(host: str) -> str:
+    key = os.environ.get("OJS_API_KEY")
+    authorization = f"Authorization: Bearer {key}\r\n" if key else ""
+    return (
+        f"Host: {host}\r\nUser-Agent: bench\r\nAccept: */*\r\n"
+        f"Content-Type: application/json\r\n{authorization}"
+    )
+
+
+def enqueue_request(host: str, queue: str) -> bytes:
+    """Return the request that enqueues a job."""
+    job = {"type": "bench.lifecycle", "args": ["x" * 100], "options": {"queue": queue}}
+    return post(host, "/ojs/v1/jobs", json.dumps(job).encode())
+
+
+def enqueues(host: str, queue: str) -> Script:
+    """Enqueue jobs in a loop; any response is accepted."""
+    request = enqueue_request(host, queue)
+    while True:
+        yield request
+
+
 def lifecycle(host: str, queue: str) -> Script:
     """Enqueue, fetch and acknowledge one job in a loop, on a queue of its own."""
-    key = os.environ.get("OJS_API_KEY")
-    # Headers of about the size that SDKs send.
-    fixed = (
-        f"Host: {host}\r\nUser-Agent: bench\r\nAccept: */*\r\nContent-Type: application/json\r\n"
-    )
-    fixed += f"Authorization: Bearer {key}\r\n" if key else ""
-
-    def post(path: str, body: bytes) -> bytes:
-        head = f"POST {path} HTTP/1.1\r\n{fixed}Content-Length: {len(body)}\r\n\r\n"
-        return head.encode() + body
-
-    job = {"type": "bench.lifecycle", "args": ["x" * 100], "options": {"queue": queue}}
-    enqueue = post("/ojs/v1/jobs", json.dumps(job).encode())
+    enqueue = enqueue_request(host, queue)
     asked = {"queues": [queue], "count": 1, "worker_id": queue}
-    fetch = post("/ojs/v1/workers/fetch", json.dumps(asked).encode())
+    fetch = post(host, "/ojs/v1/workers/fetch", json.dumps(asked).encode())
     while True:
         check(enqueue, (yield enqueue), b" 201 ")
         fetched = yield fetch
@@ -91,7 +124,7 @@ def lifecycle(host: str, queue: str) -> Script:
         body = b'{"job_id":"%b","worker_id":"%b"' % (member(fetched, b"id"), queue.encode())
         lease = member(fetched, b"lease_id")
         body += b',"lease_id":"%b"}' % lease if lease else b"}"
-        ack = post("/ojs/v1/workers/ack", body)
+        ack = post(host, "/ojs/v1/workers/ack", body)
         check(ack, (yield ack), b" 200 ")
 
 

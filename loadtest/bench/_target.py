@@ -37,19 +37,35 @@ class Target:
     p50_ms: list[float] = field(default_factory=list)
 
     def load_command(
-        self, seconds: float, connections: int, rate: float | None = None
+        self,
+        seconds: float,
+        connections: int,
+        rate: float | None = None,
+        queues: Sequence[str] = (),
     ) -> list[str]:
-        """Return the command line of the load generator; with ``rate``, requests per second in an
-        open loop.
+        """Return the load generator's command line.
+
+        Args:
+            seconds: how long it runs.
+            connections: how many it opens.
+            rate: requests a second in an open loop; None for a closed one.
+            queues: names of queues for the connections; each has one of its own by default.
         """
         command = [sys.executable, "-m", "loadtest.bench._load", self.host, str(self.port)]
         command += ["--kind", self.kind, "--connections", str(connections)]
         command += ["--seconds", str(seconds)]
-        return command + (["--rate", str(rate)] if rate else [])
+        command += ["--rate", str(rate)] if rate else []
+        return command + (["--queues", *queues] if queues else [])
 
-    def load(self, seconds: float, connections: int, rate: float | None = None) -> dict[str, Any]:
-        """Run the load generator and return its result."""
-        command = self.load_command(seconds, connections, rate)
+    def load(
+        self,
+        seconds: float,
+        connections: int,
+        rate: float | None = None,
+        queues: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Run the load generator and return its result; arguments as for ``load_command``."""
+        command = self.load_command(seconds, connections, rate, queues)
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
         found: dict[str, Any] = json.loads(done.stdout)
         return found
@@ -108,6 +124,18 @@ def start(
         folder / name, binary=binary, masters=masters or 1, cluster=masters > 0, append_only=False
     )
     stack.enter_context(embedded)
+    return start_api(stack, embedded, name, lane=lane, python=python)
+
+
+def start_api(
+    stack: contextlib.ExitStack,
+    embedded: Embedded,
+    name: str,
+    *,
+    lane: str = "1",
+    python: str = sys.executable,
+) -> Target:
+    """Start one API process over servers that run; otherwise as ``start``."""
     port = free_port()
     env = {
         "REDIS_URL": embedded.url,

@@ -1,0 +1,155 @@
+"""Does one master that is blocked or slow lower the throughput of the others' queues?
+
+    python -m loadtest.bench.slow_master [--seconds 2] [--rounds 5] [--quick]
+
+One API process over three masters. 24 connections run lifecycles in queues of two masters. A second
+load generator enqueues 200 jobs a second in queues of the third master, whatever is answered. The
+third master is in turn *well*; *blocked*, which is stopped for the whole round; and *slow*, which
+is stopped for 45 of each 50 ms. A stopped process keeps its connections open and says nothing, and
+uses no processor time that the others would miss. The ratio is that of requests of the 24
+connections per second to the round before it in which the master was well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+
+import redis
+
+from loadtest.bench._table import print_setting, print_table
+from loadtest.bench._target import Target, start_api
+from ojs_cluster.keys import Keyspace
+from ojs_cluster.server.embedded.servers import Embedded, Node, find_server
+
+CONNECTIONS = 24
+BESIDE = 32
+"""Connections of the third master's clients: most of them wait while it is stopped."""
+RATE = 200.0
+STOPPED_S, RUNNING_S = 0.045, 0.005
+GOAL = 0.9
+STATES = ("well", "blocked", "well", "slow")
+
+
+def main() -> None:
+    """Run all rounds and print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=2.0)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--server", default="auto")
+    parser.add_argument("--quick", action="store_true", help="fewer and shorter rounds")
+    options = parser.parse_args()
+    if options.quick:
+        options.seconds, options.rounds = 1.0, 2
+    binary = find_server(options.server)
+    rates: dict[str, list[float]] = {state: [] for state in STATES}
+    ratios: dict[str, list[float]] = {state: [] for state in STATES}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        embedded = Embedded(Path(folder), binary=binary, masters=3, append_only=False)
+        stack.enter_context(embedded)
+        target = start_api(stack, embedded, "cluster")
+        third = embedded.masters()[2]
+        others, its = _queues(third)
+        _lifecycles(target, others, options.seconds)  # warms up
+        for _ in range(options.rounds):
+            well = 0.0
+            for state in STATES:
+                rate = _one_round(target, third, state, others, its, options.seconds)
+                well = rate if state == "well" else well
+                rates[state].append(rate)
+                ratios[state].append(rate / well)
+                time.sleep(1.0)  # what waited for the third master is answered
+    print_setting(binary, f"medians of {options.rounds} rounds of {options.seconds:g} s")
+    print_table(
+        ["third master", "requests/s of the others", "ratio"],
+        [
+            [state, f"{statistics.median(rates[state]):.0f}", f"{_median(ratios[state]):.2f}"]
+            for state in dict.fromkeys(STATES)
+        ],
+    )
+    reached = all(_median(found) >= GOAL for found in ratios.values())
+    print("reached" if reached else "not reached")
+
+
+def _median(values: Sequence[float]) -> float:
+    return statistics.median(values)
+
+
+def _one_round(
+    target: Target,
+    third: Node,
+    state: str,
+    others: Sequence[str],
+    its: Sequence[str],
+    seconds: float,
+) -> float:
+    """Return the requests per second of the connections to the other masters."""
+    command = target.load_command(seconds + 10, BESIDE, RATE, its)
+    command[command.index("--kind") + 1] = "enqueue"
+    beside = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        time.sleep(0.3)
+        with _stopped(third.pid, state):
+            return _lifecycles(target, others, seconds)
+    finally:
+        beside.terminate()
+        beside.wait()
+
+
+def _lifecycles(target: Target, queues: Sequence[str], seconds: float) -> float:
+    found = target.load(seconds, CONNECTIONS, queues=queues)
+    rate: float = found["requests"] / found["seconds"]
+    return rate
+
+
+@contextlib.contextmanager
+def _stopped(pid: int, state: str) -> Iterator[None]:
+    """Stop a process as ``state`` says, until the block ends."""
+    ended = threading.Event()
+
+    def stop_and_go() -> None:
+        while not ended.is_set():
+            os.kill(pid, signal.SIGSTOP)
+            ended.wait(STOPPED_S if state == "slow" else None)
+            os.kill(pid, signal.SIGCONT)
+            ended.wait(RUNNING_S)
+
+    thread = threading.Thread(target=stop_and_go)
+    if state != "well":
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        if state != "well":
+            thread.join()
+
+
+def _queues(third: Node) -> tuple[list[str], list[str]]:
+    """Return queues of the first two masters, and queues of the third."""
+    keys = Keyspace(64)
+    others: list[str] = []
+    its: list[str] = []
+    with redis.RedisCluster(host="127.0.0.1", port=third.port) as client:
+        for number in count():
+            name = f"bench-{number}"
+            key = keys.partitions(name, 1)[0].due.decode()
+            here = client.get_node_from_key(key).port == third.port
+            (its if here else others).append(name)
+            if len(others) >= CONNECTIONS and len(its) >= BESIDE:
+                break
+    return others[:CONNECTIONS], its[:BESIDE]
+
+
+if __name__ == "__main__":
+    main()
