@@ -4,9 +4,9 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-# A Python of 3.11 or newer, or `make PYTHON=/path/to/python3.12 ...`. Builds with profile-guided
-# optimization come first, of these the newest, of the same version the first on PATH. Version managers
-# put names on PATH that do not run, so each candidate has to prove itself; asked once, when needed.
+# Python 3.11 or newer; choose one by `make PYTHON=/path/to/python3.12 ...`. Builds with profile-guided
+# optimization are preferred, then newer versions, then the first on PATH. Each candidate is run, because
+# version managers put names on PATH that do not work. The search runs once, when needed.
 ifeq ($(origin PYTHON),undefined)
 PYTHON = $(eval PYTHON := $(FIND_PYTHON))$(PYTHON)
 endif
@@ -24,10 +24,10 @@ help: ## show this list
 run: $(VENV)/.run ## install, then run everything on this machine (Ctrl-C stops it)
 	@exec $(BIN)/ojs-cluster dev
 
-test: $(VENV)/.dev ## install, then run all tests (JOBS=2 at a time; TESTS=tests/core for some)
+test: $(VENV)/.dev ## install, then run all tests (JOBS=2 in parallel; TESTS=tests/core for a part)
 	$(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
-lint: $(VENV)/.dev ## ruff and mypy
+lint: $(VENV)/.dev ## run ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -38,40 +38,40 @@ conformance: $(VENV)/.dev ## run the conformance suites against URL=http://host:
 cluster-test: $(VENV)/.dev ## test the chart on a kind cluster made for it (needs docker, kind, kubectl, helm)
 	PYTEST=$(BIN)/pytest tests/cluster/kind.sh
 
-soak: $(VENV)/.dev ## the long variants of the tests
+soak: $(VENV)/.dev ## run the long variants of the tests
 	OJS_KILL_ROUNDS=20 OJS_CHAOS_SECONDS=7200 $(BIN)/pytest -m soak
 	$(BIN)/python -m tests.mutants -j $(JOBS)
 
-mutants: $(VENV)/.dev ## put bugs in, one at a time, and see the tests fail (AREAS="lua redis" for some)
+mutants: $(VENV)/.dev ## insert bugs, one at a time, and check that tests fail (AREAS="lua redis" for a part)
 	$(BIN)/python -m tests.mutants -j $(JOBS) $(AREAS)
 
-loadtest: $(VENV)/.dev ## a short load test of the whole system (PROFILE=spike; URL=... for another server)
+loadtest: $(VENV)/.dev ## run a short load test of the whole system (PROFILE=spike; URL=... for another server)
 	$(BIN)/python -m loadtest.local --profile $(PROFILE) $(if $(filter command line,$(origin URL)),--host $(URL))
 
 BENCH ?= --quick
 bench: export PEER := $(PEER)
-bench: $(VENV)/.loadtest ## the benchmarks, in short (BENCH= in full; PEER=http://host:port adds a server)
+bench: $(VENV)/.loadtest ## run short benchmarks (BENCH= for full ones; PEER=http://host:port adds a server)
 	@for file in loadtest/bench/[a-z]*.py; do \
 		module=$$(echo $${file%.py} | tr / .); \
 		echo "== $$module"; $(BIN)/python -m $$module $(BENCH) || exit 1; \
 	done
 
-lock: $(VENV)/.uv ## pin what the image installs (UPGRADE=--upgrade for newer versions)
+lock: $(VENV)/.uv ## pin the packages of the image (UPGRADE=--upgrade for newer versions)
 	$(COMPILE) pyproject.toml --extra otel --output-file requirements/runtime.lock
 	$(BIN)/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb")); \
 		print("\n".join(project["build-system"]["requires"]))' \
 		| $(COMPILE) - --output-file requirements/build.lock
 
-docs: chart-docs ## bring generated pages up to date
+docs: chart-docs ## update generated pages
 	$(BIN)/python -m tests.readme.configuration
 
-chart-docs: $(VENV)/.dev ## bring the chart's README and schema up to date
+chart-docs: $(VENV)/.dev ## update the chart's README and schema
 	$(BIN)/python -m tests.helm.values_table
 
-package: $(VENV)/.dev ## the chart and, where Docker is, the image as files in dist/, the same bytes each time
+package: $(VENV)/.dev ## build the chart and, with Docker, the image in dist/, reproducibly
 	$(BIN)/python -m tests.helm.package dist
 
-# No index and no folder is written into a lock: the same file serves behind any mirror.
+# A lock file names no index and no folder, so it works behind any mirror.
 COMPILE = UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile --quiet $(UPGRADE) \
 	--universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links
 
@@ -79,7 +79,7 @@ clean: ## remove the virtual environment and caches (jobs in .ojs-data stay)
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# -- the virtual environment; each stamp is remade only when pyproject.toml changes -------------
+# -- the virtual environment; a stamp is outdated only when pyproject.toml changes -------------
 
 $(VENV)/.run: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[embedded]'
@@ -100,8 +100,8 @@ $(VENV)/.uv: pyproject.toml $(VENV)/.dev
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { \
-		echo "ojs-cluster needs Python 3.11 or newer, and no python3 on PATH is one" \
-			"($$(python3 --version 2>&1)). Install it, or name it: make PYTHON=/path/to/python3"; \
+		echo "ojs-cluster needs Python 3.11 or newer, and PATH has none" \
+			"($$(python3 --version 2>&1)). Install it, or pass it: make PYTHON=/path/to/python3"; \
 		exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo "$(PYTHON) cannot create virtual environments. On Debian and Ubuntu:" \
