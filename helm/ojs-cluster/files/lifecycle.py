@@ -1,9 +1,9 @@
-"""The hook of `helm test`: one job through its life, as a client and a worker see it.
+"""The hook of ``helm test``: runs one job as a client and a worker.
 
-Reads OJS_URL (the Service), OJS_API_KEY or OJS_API_KEYS (empty: no key is sent), and OJS_CA, a file
-with the authority that signed the Service's certificate (empty: whatever is shown is taken).
-Exit code 0 when the job was enqueued, fetched by nobody else, acknowledged and found completed.
-Without a key, where the API wants one: when the API is healthy and refuses the request.
+It reads OJS_URL (the Service), OJS_API_KEY or OJS_API_KEYS (empty: no key is sent), and OJS_CA, a
+file with the authority of the Service's certificate (empty: certificates are not verified). The
+exit code is 0 if the job was enqueued, fetched, acknowledged and found completed. Without a key, if
+the API requires one, it is 0 if the API is healthy and refuses the request.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ PATIENCE_S = 60
 
 
 def main() -> int:
-    """Run the job; says on stdout what happened."""
-    # The first process of a container is ended by no signal that it does not handle.
+    """Run the job and print the result."""
+    # A container's first process ignores signals without a handler.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     if not api_key() and wants_key():
         print("ready; it wants a key: name one in tests.existingSecret, and a job will be run, too")
         return 0
     queue = f"helm-test-{uuid.uuid4().hex[:12]}"  # our own: no real worker may take the job
-    # Should this end half-way, nothing is left behind for long.
+    # If this is interrupted, the job expires soon.
     options = {"queue": queue, "expires_at": "+PT10M"}
     job = call("POST", "/jobs", {"type": "helm.test", "args": [queue], "options": options})
     job_id = job["job"]["id"]
@@ -49,12 +49,12 @@ def main() -> int:
 
 
 def api_key() -> str:
-    """The key to send; empty for none."""
+    """Return the key to send; empty for none."""
     return os.environ.get("OJS_API_KEY") or os.environ.get("OJS_API_KEYS", "").split(",")[0]
 
 
 def wants_key() -> bool:
-    """Whether the API, once it is ready, refuses a request without a key."""
+    """Return whether the API, once it is ready, refuses a request without a key."""
     call("GET", "/health")
     request = urllib.request.Request(f"{os.environ['OJS_URL']}/ojs/v1/jobs")  # noqa: S310
     try:
@@ -65,10 +65,10 @@ def wants_key() -> bool:
 
 
 def call(method: str, path: str, body: Any = None) -> Any:
-    """Ask the API; while no answer comes (pods are starting) ask again.
+    """Call the API, and repeat the call until it answers, because pods may be starting.
 
-    All of it may be repeated: a second enqueue adds a job that this worker would fetch as well, and
-    take for something else; then the test fails, and is run again.
+    Every call may be repeated. A second enqueue adds a job that this worker may fetch instead of
+    the first; then the test fails and can be run again.
     """
     key = api_key()
     headers = {"Content-Type": "application/json"}
@@ -97,7 +97,7 @@ def call(method: str, path: str, body: Any = None) -> Any:
 
 
 def trust() -> ssl.SSLContext:
-    """Whom to believe, over TLS."""
+    """Return the TLS context, with the authorities to trust."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if os.environ.get("OJS_CA"):
         context.load_verify_locations(os.environ["OJS_CA"])

@@ -1,18 +1,18 @@
-"""Makes a Valkey Cluster of the bundled pods. Safe to run at any time.
+"""Create a Valkey Cluster of the bundled pods. It may run at any time.
 
     python valkey_cluster.py NODES MASTERS
 
-NODES are comma separated host:port; OJS_REDIS_PASSWORD is theirs.
+NODES are comma separated host:port; OJS_REDIS_PASSWORD is their password.
 
-It hands out the slots, moves some of them when there are to be more masters (valkey_slots.py), and
-waits until everything else is as it should be: what runs beside each
-node (valkey_meet.sh) introduces the nodes to each other and makes replicas of those without slots.
+It assigns the slots, moves some of them to new masters (valkey_slots.py), and waits until the
+cluster is complete. The sidecar of each node (valkey_meet.sh) introduces the nodes to each other
+and makes nodes without slots replicas.
 
-It decides by what the cluster says, not by what it has done before: it hands out only slots that
-no node has. Two of it at the same time hand out the same. Masters are on different hosts as far as
-there are any; what runs beside the nodes puts replicas on others than their masters. What it cannot
-do safely it leaves alone, and fails: slots whose master is lost, with its replica, are gone with
-their jobs, which is not for it to decide.
+It decides by the state of the cluster, not by its own history, and assigns only slots without an
+owner. Two of these jobs at the same time assign the same. As far as there are enough hosts, masters
+are on different hosts; the sidecars put replicas on other hosts than their masters. It fails if it
+cannot continue safely: slots that lost their master and its replicas have lost their jobs, and only
+an operator may decide about that.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def form(nodes: Sequence[Node], masters: int) -> None:
     """Make the nodes one cluster that serves every slot.
 
     Raises:
-        SystemExit: it is not one within `PATIENCE_S`.
+        SystemExit: the cluster is not complete within ``PATIENCE_S``.
     """
 
     def repeat(step: Callable[[], None], what: str) -> None:
@@ -63,7 +63,7 @@ def form(nodes: Sequence[Node], masters: int) -> None:
 
 
 def await_acquaintance(nodes: Sequence[Node]) -> None:
-    """Pass when every node reaches as many as there are."""
+    """Wait until every node reaches all nodes."""
     for node in nodes:
         reached = sum(each.linked and not each.failed for each in members(node))
         if reached < len(nodes):
@@ -71,12 +71,12 @@ def await_acquaintance(nodes: Sequence[Node]) -> None:
 
 
 def hand_out_slots(nodes: Sequence[Node], masters: int) -> None:
-    """Give slots that nobody has to nodes without, on different hosts as far as there are any.
+    """Assign slots without an owner to nodes without slots, on different hosts as far as possible.
 
-    The ranges are equal, as the server's shards are. What is left of a range that a node has begun
-    goes to the same node. Passes when every node sees every slot with a master that answers.
+    The ranges are equal, as the server's shards are. The rest of a range that a node already has in
+    part goes to the same node. Return when every node sees every slot with a master that answers.
     """
-    # By what all of them know: one that is new here has not heard of every owner yet.
+    # Decide by what all nodes know: a new node has not heard of every owner yet.
     taken = {slot for node in nodes for each in members(node) for slot in each.slots}
     if len(taken) < SLOTS:
         own = {node: myself(node) for node in nodes}
@@ -100,9 +100,9 @@ def hand_out_slots(nodes: Sequence[Node], masters: int) -> None:
 
 
 def await_masters(nodes: Sequence[Node]) -> None:
-    """Pass when every node sees every slot with a master that answers."""
+    """Wait until every node sees every slot with a master that answers."""
     tables = [(node, members(node)) for node in nodes]
-    # Before what a node misses: one that is new hears nothing of slots whose master is lost.
+    # Checked before the node's own gaps: a new node hears nothing of slots whose master is lost.
     if lost := {slot for _, seen in tables for each in seen if each.failed for slot in each.slots}:
         raise NotYet(f"{len(lost)} slots belong to a node that has failed")
     for node, seen in tables:
@@ -125,7 +125,7 @@ def share(
 
 
 def await_parts(nodes: Sequence[Node]) -> None:
-    """Pass when every node has slots, or is a replica."""
+    """Wait until every node has slots or is a replica."""
     for node in nodes:
         own = myself(node)
         if "master" in own.flags and not own.slots:
@@ -133,7 +133,7 @@ def await_parts(nodes: Sequence[Node]) -> None:
 
 
 def await_service(nodes: Sequence[Node]) -> None:
-    """Pass when every node sees every slot served and, a replica, follows its master."""
+    """Wait until every node sees every slot served, and every replica follows its master."""
     await_masters(nodes)
     for node in nodes:
         if "cluster_state:ok" not in node.ask("CLUSTER", "INFO"):
@@ -143,8 +143,8 @@ def await_service(nodes: Sequence[Node]) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Form the cluster."""
-    # The first process of a container is ended by no signal that it does not handle.
+    """Create the cluster."""
+    # A container's first process ignores signals without a handler.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     nodes, masters = arguments
     form(parse(nodes), int(masters))

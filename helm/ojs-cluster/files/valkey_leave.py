@@ -1,13 +1,13 @@
-"""Hands masters of the bundled Valkey Cluster over before their pods are taken away.
+"""Hand masters of the bundled Valkey Cluster over before their pods are removed.
 
     python valkey_leave.py NODES MASTERS
 
-NODES are comma separated host:port of all pods that stay; OJS_REDIS_PASSWORD is theirs.
+NODES are comma separated host:port of all remaining pods; OJS_REDIS_PASSWORD is their password.
 
-Runs before an upgrade or a rollback, because fewer replicas take the pods with the highest numbers
-away, all at once, and any of them may be a master. It makes a node that stays the master of every
-shard, and fails where it cannot: then nothing is changed. Nodes that have failed are no reason to
-fail, and without any node that answers there is nothing to hand over.
+It runs before an upgrade or a rollback. With fewer replicas, Kubernetes removes the pods with the
+highest numbers all at once, and any of them may be a master. It makes a remaining node the master
+of every shard. If it cannot, it fails, and nothing is changed. It ignores failed nodes. If no node
+answers, there is nothing to hand over.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ POLL_S = 0.5
 
 
 class Cluster:
-    """What the nodes that stay say of themselves and of the others.
+    """What the remaining nodes report about themselves and the others.
 
     Raises:
-        NotYet: one refuses to answer, which is no reason to take it for gone.
+        NotYet: a node refuses to answer, so it may still be alive.
     """
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.stays: dict[str, Node] = {}
-        """Nodes that stay and answer, by their ids."""
+        """Remaining nodes that answer, by id."""
         self.known: dict[str, Member] = {}
-        """Everybody that they know and reach; what they say of themselves counts more."""
+        """All nodes that they know and reach; a node's own report has precedence."""
         self.silent: list[Node] = []
         for node in nodes:
             try:
@@ -55,14 +55,14 @@ class Cluster:
         self._named = {node.host for node in nodes}
 
     def masters(self) -> list[Member]:
-        """Masters with slots."""
+        """Return masters with slots."""
         return [each for each in self.known.values() if each.leads]
 
     def goes(self, member: Member) -> bool:
-        """Whether its pod is taken away.
+        """Return whether the pod of a node is removed.
 
         Raises:
-            NotYet: it may be one that stays and does not answer.
+            NotYet: it may be a remaining node that does not answer.
         """
         if member.id in self.stays or member.pod in self._named:
             return False
@@ -71,16 +71,16 @@ class Cluster:
         return True
 
     def followers(self, master: str) -> list[str]:
-        """Ids of the replicas of a master that stay."""
+        """Return the ids of a master's replicas that remain."""
         return [each for each in self.stays if self.known[each].master == master]
 
 
 def hand_over(nodes: Sequence[Node], masters: int) -> bool:
-    """Take one step; return whether every master stays.
+    """Take one step; return whether every master remains.
 
     Raises:
         NotYet: it has to wait.
-        SystemExit: there are more masters than that.
+        SystemExit: there are more masters than wanted.
     """
     cluster = Cluster(nodes)
     if not cluster.stays:
@@ -112,9 +112,10 @@ def take_over(cluster: Cluster, master: Member, heirs: Sequence[str]) -> None:
 
 
 def lend(cluster: Cluster, master: Member) -> None:
-    """Make a node that stays a replica of a master that has none there.
+    """Make a remaining node a replica of a master without one.
 
-    Of a shard that has others, or of none at all; not the only one of a shard that stays.
+    The node is a replica of another shard, or of none. It is not the only remaining node of a
+    shard.
     """
     shards: dict[str, list[str]] = {}
     for id_ in cluster.stays:
@@ -135,14 +136,14 @@ def lend(cluster: Cluster, master: Member) -> None:
 
 
 def leave(nodes: Sequence[Node], masters: int) -> None:
-    """Hand over until every master stays.
+    """Hand over until every master remains.
 
     Raises:
-        SystemExit: not within `PATIENCE_S`, or there are more masters than wanted.
+        SystemExit: it takes longer than ``PATIENCE_S``, or there are more masters than wanted.
     """
     deadline = time.monotonic() + PATIENCE_S
     said = ""
-    # Twice, so that what was handed over is also what the others have heard of.
+    # Checked twice, so that the other nodes have heard of the change too.
     agreed = 0
     while agreed < 2:
         trouble = attempt(lambda: hand_over(nodes, masters))
@@ -161,7 +162,7 @@ def leave(nodes: Sequence[Node], masters: int) -> None:
 
 
 def attempt(step: Callable[[], bool]) -> str | None:
-    """Take a step; return None when nothing is left, or what it waits for, which may be nothing."""
+    """Take a step; return None when nothing is left, else what it waits for, or an empty text."""
     try:
         return None if step() else ""
     except (NotYet, RedisError, OSError) as error:
@@ -170,7 +171,7 @@ def attempt(step: Callable[[], bool]) -> str | None:
 
 def main(arguments: Sequence[str]) -> int:
     """Hand masters over."""
-    # The first process of a container is ended by no signal that it does not handle.
+    # A container's first process ignores signals without a handler.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
     nodes, masters = arguments
     leave(parse(nodes), int(masters))

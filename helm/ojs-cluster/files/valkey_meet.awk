@@ -1,11 +1,11 @@
-# Decides what the node beside it does next. Reads what every node that answers said (valkey_meet.sh,
-# `look`), and prints one action per line.
+# Decides the next actions of its node. Reads the report of every node that answers (valkey_meet.sh, `look`),
+# and prints one action per line.
 #
 #   awk -v id=ID -v all=NODES -v most=REPLICAS -v patience=LOOKS -f meet.awk
 #
-# Every node's script reads the same and computes the same plan; each acts only for its own node, and
-# only when its node is the first of the plan. An action that begins with `steady N` is taken when N
-# looks in a row ask for it: the shell counts.
+# The scripts of all nodes read the same and compute the same plan. Each acts only for its own node, and only
+# when its node is the first of the plan. An action with `steady N` is taken when N checks in a row ask for it;
+# the shell counts.
 #
 #   meet NAME                       that node does not reach this one
 #   forget ID                       that node has failed, owns nothing, and no pod has its id
@@ -15,8 +15,7 @@
 #   steady N force ID               this replica takes over from a lost master, elected by the others
 #   steady N takeover ID            the same without an election, because no majority is left to vote
 #
-# Hosts are what nodes announce as `cluster-announce-human-nodename`, pods what they announce as
-# `cluster-announce-hostname`.
+# A node announces its host as `cluster-announce-human-nodename` and its pod as `cluster-announce-hostname`.
 
 function is_failed(flags) { return flags ~ /(^|,)(fail\??|noaddr|handshake)(,|$)/ }
 function host_of(node) { return host[node] == "" ? node : host[node] }
@@ -68,15 +67,15 @@ END {
 
   for (i = 1; i <= answered; i++) if (!reached[i]) print "meet", name[i]
   if (formed) plan_replicas()
-  # Who does not answer may be the one that is not heard of. And slots that are lost stay in the
-  # name of their last master: forgotten with it, they would be free to be given to another.
+  # A node that does not answer may be the one that is missing here. Lost slots stay with their last master:
+  # if it were forgotten, they could be assigned to another node.
   if (answered == all)
     for (each in gone) if (!(each in at) && !(each in owns)) print "forget", each
   if (is_healthy()) correct()
   else if (answered == all && formed) take_over()
 }
 
-# Whether the cluster can afford a change: all nodes answer and reach all others, replicas are in sync.
+# Whether the cluster can afford a change: all nodes answer and reach all others, and replicas are in sync.
 function is_healthy(    i, each) {
   if (answered != all || !formed || apart || moving) return 0
   for (each in known) if (!(each in at)) return 0
@@ -89,8 +88,9 @@ function is_healthy(    i, each) {
 
 # -- replicas -------------------------------------------------------------------------------------
 
-# Gives every replica and every empty node a master on another host, at most `most` to each, and moves
-# as few as it can. Who finds none stays where it is; an empty node takes any master that lacks one.
+# Assigns every replica and every empty node to a master on another host, at most `most` to each, with as
+# few moves as possible. A replica without a better master stays; an empty node takes any master that lacks
+# a replica.
 function plan_replicas(    i, node) {
   for (i = 1; i <= followers; i++) {
     node = replicas[i]
@@ -103,7 +103,7 @@ function plan_replicas(    i, node) {
       assign(replicas[i], master[replicas[i]])
   for (i = 1; i <= followers; i++) if (!(replicas[i] in goal)) find_any_place(replicas[i])
   for (i = 1; i <= idles; i++) if (!(idle[i] in goal)) find_any_place(idle[i])
-  # One at a time: two would take the same master.
+  # One at a time: two nodes would choose the same master.
   for (i = 1; i <= idles; i++)
     if (idle[i] in goal) {
       if (idle[i] == id) print "replicate", goal[id]
@@ -113,7 +113,7 @@ function plan_replicas(    i, node) {
 
 function assign(node, to) { goal[node] = to; used[to]++ }
 
-# The master that has fewest replicas, on another host; where all are full, one whose replica can go
+# The master with the fewest replicas, on another host. If all are full, one whose replica can move
 # elsewhere.
 function find_place(node) { split("", tried); return search(node) }
 function search(node,    i, j, to, best, other) {
@@ -143,8 +143,8 @@ function find_any_place(node,    i, best) {
 
 # -- a healthy cluster ------------------------------------------------------------------------------
 
-# One change at a time, the same for every node's script: the first replica whose plan is another
-# master moves; when all are where they belong, a master leaves a host that has two.
+# One change at a time, the same in every node's script: the first replica with another planned master
+# moves. When all replicas are placed, a master leaves a host with two masters.
 function correct(    i, node) {
   for (i = 1; i <= followers; i++) {
     node = replicas[i]
@@ -157,9 +157,9 @@ function correct(    i, node) {
   if (node == id) print "steady", patience, "failover", master[id]
 }
 
-# The replica that takes over next, so that the fullest host has one master less, or "". The way may
-# lead over several hosts; its last step comes first, which makes the way shorter. So this ends: hosts
-# become more even, or the way shorter, with every step.
+# The replica that takes over next, so that the fullest host has one master less, or "". The path may lead
+# over several hosts; its last step comes first, which makes the path shorter. So this terminates: with
+# every step the hosts become more even or the path shorter.
 function next_failover(    i, j, here, there, head, tail, queue, seen, fullest, count) {
   for (i = 1; i <= answered; i++) if (host[own[i]] == "") return ""
   for (i = 1; i <= masters; i++) count[host[leads[i]]]++
@@ -187,8 +187,8 @@ function next_failover(    i, j, here, there, head, tail, queue, seen, fullest, 
 
 # -- lost masters -----------------------------------------------------------------------------------
 
-# Every node answers. A master that is none of them, whose own pod is another node now and whom no node
-# reaches, is gone with its memory. Its most recent replica takes over; one master at a time.
+# Every node answers. A master is lost with its memory if its own pod is another node now and no node
+# reaches it. Its most recent replica takes over; one master at a time.
 function take_over(    i, lost, heir, seen, voters, size, each, need, asked) {
   for (i = 1; i <= answered; i++) {
     lost = master[own[i]]
@@ -199,7 +199,7 @@ function take_over(    i, lost, heir, seen, voters, size, each, need, asked) {
     if (heir == "") continue
     if (heir != id) return
     for (each in owns) if (owns_here[at[id], each]) { size++; if (each in at) voters++ }
-    # Long enough for a master that is cut off to see that it has no majority, and stop.
+    # Long enough for a master that is cut off to notice that it has no majority, and to stop.
     need = int((2 * config[at[id], "cluster-node-timeout"] + 4999) / 5000)
     print "steady", (need > patience ? need : patience), (2 * voters > size ? "force" : "takeover"), lost
     return
@@ -221,8 +221,8 @@ function is_gone_for_good(lost,    i, j, replaced) {
   return lost in owns
 }
 
-# The replica that has received most. One that was never in sync says 0 or 1, and holds nothing; while
-# one still hears of the master nobody takes over.
+# The replica that has received most. A replica that was never in sync reports 0 or 1 and has no data. While
+# a replica still hears of the master, none takes over.
 function heir_of(lost,    i, offset, most_recent, best) {
   most_recent = 1
   for (i = 1; i <= answered; i++) {

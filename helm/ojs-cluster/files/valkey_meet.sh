@@ -1,24 +1,23 @@
-# Keeps a node of the bundled Valkey Cluster a part of it. Runs beside the node, in its image: a new
-# version of the server must restart no node.
+# Keeps a node of the bundled Valkey Cluster a member of it. It runs beside the node, in Valkey's image, so that
+# a new version of the server restarts no node.
 #
 #   sh meet.sh HOST:PORT@BUS NODES
 #
-# HOST:PORT@BUS is where this node is now. NODES is a file that is read at every look, because it
-# changes when the cluster grows: `replicas N`, how many a master has at most, and `node HOST:PORT` for
-# every pod, by the name that DNS knows. OJS_REDIS_PASSWORD is theirs.
+# HOST:PORT@BUS is the current address of this node. NODES is a file that every check reads again, because it
+# changes when the cluster grows: `replicas N`, the most replicas of a master, and `node HOST:PORT` for every
+# pod, by its DNS name. OJS_REDIS_PASSWORD is the password of the nodes.
 #
-# A pod's address changes when it is started again. One that returns tells its new address to those
-# whose address it remembers; when all return at once nobody remembers anything that holds. So this
-# node is introduced to everybody who does not reach it. Who knows it already is not asked again.
+# The address of a pod changes when it restarts. A restarted node tells its new address to the nodes whose
+# addresses it remembers. If all nodes restart at the same time, no remembered address is valid. So this script
+# introduces its node to every node that does not reach it.
 #
-# A node that returns without its directory is a new one to the cluster, without a part in it. Once
-# the cluster is formed it becomes a replica of a master that lacks one. Nobody but this script, beside
-# the node itself, decides that, by what nodes say of themselves, and a node waits for those before it
-# in the list: two would take the same master. What the node was before is forgotten.
+# A node that restarts without its directory is new to the cluster and has no role. After the cluster is formed,
+# it becomes a replica of a master that lacks one. Only this script decides that, by the nodes' own reports. It
+# waits for the nodes before it in the list, because two nodes would choose the same master.
 #
-# While all is well, replicas move to masters on other hosts, and mastership from a host that has two
-# to one that has none. When a master is gone for good, with its pod, its replica takes over. What is
-# decided, and when, is in meet.awk and docs/adr/036-takeover-from-lost-masters.md.
+# In a healthy cluster, replicas move to masters on other hosts, and mastership moves from a host with two
+# masters to one without. If a master is permanently lost with its pod, its replica takes over. The decisions are
+# in meet.awk and docs/adr/036-takeover-from-lost-masters.md.
 
 set -u
 if [ -n "${OJS_REDIS_PASSWORD:-}" ]; then
@@ -29,24 +28,25 @@ self=${1%@*}
 bus=${1#*@}
 list=$2
 scripts=$(dirname "$0")
-# So many looks in a row ask for a change before it is made.
+# A change is made after this many checks in a row have asked for it.
 patience=6
 
-# Sends a command to a node, or those that it reads. Fails when the node does not answer, or refuses.
+# Sends a command to a node, or commands from standard input. Fails when the node does not answer or
+# refuses.
 ask() (
   at=$1
   shift
   exec timeout 5 valkey-cli -e -h "${at%:*}" -p "${at##*:}" "$@" 2>&1
 )
 
-# Prints what every node that answers by its own name says, each below its NODE line.
+# Prints the report of every node that answers by its own name, each below its NODE line.
 look() {
   for node; do
     seen=$(printf '%s\n' 'cluster nodes' 'config get cluster-announce-human-nodename' \
       'config get cluster-node-timeout' 'cluster info' 'info replication' | ask "$node")
     case $seen in *' myself,'*) ;; *) continue ;; esac
-    # DNS may be late, and the address be that of another pod by now: of this release, or of another
-    # one, with whose cluster this one would be joined. A node says which pod it is.
+    # DNS may be late, and the address may belong to another pod now, even of another release, whose cluster
+    # would be joined with this one. So each node tells which pod it is.
     address=${seen%% myself,*}
     address=${address##*@}
     case $address in
@@ -56,7 +56,7 @@ look() {
   done
 }
 
-# Does one thing and says what came of it.
+# Takes one action and prints its result.
 act() {
   case $1 in
     meet) answer=$(ask "$2" cluster meet "${self%:*}" "${self##*:}" "$bus") ;;
@@ -70,7 +70,7 @@ act() {
 wish=
 looks=0
 
-# Looks once and does what is to be done.
+# Checks once and takes the necessary actions.
 tend() {
   id=$(ask "$self" cluster myid </dev/null) || {
     wish=
@@ -96,8 +96,8 @@ tend() {
 
 echo "this node is at $self, its bus at port $bus"
 
-# The first process of a container is ended by no signal that it does not handle. And a shell hears
-# signals while it waits, but not while a command runs: so the work is in the background.
+# A container's first process ignores signals without a handler. A shell handles signals while it waits, but
+# not while a command runs: so the work runs in the background.
 loop=
 trap 'if [ -n "$loop" ]; then kill "$loop"; fi; exit 0' TERM INT
 while :; do

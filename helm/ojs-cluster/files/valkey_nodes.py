@@ -1,4 +1,4 @@
-"""The nodes of the bundled Valkey Cluster: asks them, and reads what they say of each other."""
+"""Read the nodes of the bundled Valkey Cluster and what they report about each other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SLOTS = 16384
 
 
 class NotYet(Exception):
-    """What is waited for is not reached; the message says why."""
+    """A state is not reached yet; the message tells which."""
 
 
 @cache
@@ -31,7 +31,7 @@ def _client(host: str, port: int) -> Redis:
         socket_connect_timeout=5,
         ssl=authority is not None,
         ssl_ca_certs=authority,
-        # Once, for a connection that broke meanwhile; callers wait and try again.
+        # One retry for a broken connection; callers wait and try again.
         retry=Retry(NoBackoff(), 1),
     )
     client.response_callbacks.clear()  # replies as the server sends them, INFO too
@@ -40,7 +40,7 @@ def _client(host: str, port: int) -> Redis:
 
 @dataclass(frozen=True)
 class Node:
-    """One node, by the name that DNS knows."""
+    """A node, by its DNS name."""
 
     host: str
     port: int
@@ -57,12 +57,12 @@ class Node:
         return _client(self.host, self.port).execute_command(*command)  # type: ignore[no-untyped-call]
 
     def ask(self, *command: str | int) -> str:
-        """Send one command whose reply is text. Raises as `send` does."""
+        """Send one command whose reply is text. Raises as ``send`` does."""
         reply = self.send(*command)
         return reply.decode() if isinstance(reply, bytes) else str(reply)
 
     def kubernetes_host(self) -> str:
-        """Return the host that its pod is on; the node's own name when it does not say."""
+        """Return the host of its pod, or the node's own name if it announces none."""
         setting = self.send("CONFIG", "GET", "cluster-announce-human-nodename")
         values = list(setting.values()) if isinstance(setting, dict) else setting[1::2]
         return values[0].decode() if values and values[0] else str(self)
@@ -70,50 +70,50 @@ class Node:
 
 @dataclass(frozen=True)
 class Member:
-    """What a node says of another, or of itself: a line of CLUSTER NODES."""
+    """What a node reports about another or itself: a line of CLUSTER NODES."""
 
     id: str
     address: str
-    """`IP:PORT` where the others reach it."""
+    """`IP:PORT` at which the others reach it."""
     pod: str
-    """Name of its pod and Service; empty when it announces none."""
+    """Name of its pod and Service; empty if it announces none."""
     flags: frozenset[str]
     master: str
-    """Id of the master that it follows, or `-`."""
+    """Id of its master, or `-`."""
     linked: bool
     slots: frozenset[int]
     moving: tuple[tuple[int, str, str], ...]
-    """Slots being moved key by key: slot, `to` or `from`, id of the other node."""
+    """Slots that are moving key by key: slot, `to` or `from`, id of the other node."""
 
     @property
     def failed(self) -> bool:
-        """Whether it is taken, or suspected, to be away."""
+        """Return whether it has failed or is suspected to have failed."""
         return not self.flags.isdisjoint({"fail", "fail?", "noaddr", "handshake"})
 
     @property
     def leads(self) -> bool:
-        """Whether it is a master with slots."""
+        """Return whether it is a master with slots."""
         return "master" in self.flags and bool(self.slots)
 
     @property
     def is_empty(self) -> bool:
-        """Whether it has no part: it neither has slots nor follows a master."""
+        """Return whether it has no role: no slots and no master."""
         return "master" in self.flags and not self.slots
 
 
 def parse(text: str) -> list[Node]:
-    """Nodes of the command line."""
+    """Return the nodes of the command line."""
     addresses = (name.rpartition(":") for name in text.split(","))
     return [Node(host, int(port)) for host, _, port in addresses]
 
 
 def members(node: Node) -> list[Member]:
-    """Everybody whom a node knows."""
+    """Return all nodes that a node knows."""
     return [_member(line) for line in node.ask("CLUSTER", "NODES").splitlines()]
 
 
 def myself(node: Node) -> Member:
-    """What a node says of itself."""
+    """Return what a node reports about itself."""
     return next(each for each in members(node) if "myself" in each.flags)
 
 
@@ -146,9 +146,9 @@ def _member(line: str) -> Member:
 def spread(
     candidates: Sequence[Node], count: int, hosts: dict[Node, str], taken: Iterable[Node]
 ) -> list[Node]:
-    """Choose so many candidates, each on the host that has fewest of them and of those taken.
+    """Choose candidates, each on the host with the fewest of them and of those taken.
 
-    The first of equals in the order of the candidates, so that every run chooses the same.
+    Of equal candidates the first is chosen, so that every run chooses the same.
     """
     used: dict[str, int] = {}
     for node in taken:
@@ -163,7 +163,7 @@ def spread(
 
 
 def ranges(slots: Collection[int]) -> list[tuple[int, int]]:
-    """First and last of each run of slots."""
+    """Return the first and last slot of each consecutive range."""
     found: list[tuple[int, int]] = []
     for slot in sorted(slots):
         if found and found[-1][1] == slot - 1:

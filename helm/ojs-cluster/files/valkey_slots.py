@@ -1,13 +1,13 @@
-"""Moves slots of the bundled Valkey Cluster to new masters, while clients use them.
+"""Move slots of the bundled Valkey Cluster to new masters, while clients use them.
 
-It plans by who has which slots now, and keeps nothing of its own: a run that dies is completed by
-the next one. A server that knows CLUSTER MIGRATESLOTS moves slots as a whole, and goes on when
-nobody watches. On others the keys of a slot move one batch after another: both masters know that
-the slot is on its way, and clients ask the other one for what they do not find (ASK).
+It plans by the current owners of the slots and keeps no state, so a later run completes an
+interrupted one. A server with CLUSTER MIGRATESLOTS moves slots atomically and continues without
+this script. Other servers move the keys of a slot in batches: both masters know that the slot is
+moving, and clients are redirected for keys that have moved (ASK).
 
-All keys of a shard of the server lie in one slot. While such a slot is on its way its scripts are
-told to try again (TRYAGAIN), and the server does. A master serves nobody during one MIGRATE, so
-batches grow and shrink with the time that they take.
+All keys of a shard of the server lie in one slot. While such a slot moves, its scripts get
+TRYAGAIN, and the server repeats them. A master serves no other client during one MIGRATE, so the
+size of batches follows the time that they take.
 """
 
 from __future__ import annotations
@@ -22,15 +22,17 @@ from redis.exceptions import ResponseError
 from valkey_nodes import SLOTS, Member, Node, NotYet, myself, ranges, spread
 
 CHUNK = 512
-"""Slots that move as a whole at once: an unfinished move is lost work, and memory of the source."""
+"""Slots that move atomically at once. An interrupted move is lost work, and a move takes memory of
+the source.
+"""
 BLOCK_S = 0.01
-"""How long a batch of keys may keep a master busy, unless one key alone takes longer."""
+"""How long a batch of keys may block a master, in seconds, unless one key alone takes longer."""
 MOST_KEYS = 512
 
 
 @dataclass(frozen=True)
 class Move:
-    """Slots that go from one master to another."""
+    """Slots that move from one master to another."""
 
     source: Node
     target: Node
@@ -38,25 +40,26 @@ class Move:
 
 
 class Cluster:
-    """What every node says of itself at one time."""
+    """What every node reports about itself at one time."""
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         self.members: dict[Node, Member] = {node: myself(node) for node in nodes}
         self.by_id = {member.id: node for node, member in self.members.items()}
 
     def masters(self) -> list[Node]:
-        """Nodes with slots."""
+        """Return nodes with slots."""
         return [node for node, member in self.members.items() if member.leads]
 
     def owner(self, slot: int) -> Node | None:
-        """Who says that it has the slot."""
+        """Return the node that owns the slot by its own report."""
         return next((n for n, member in self.members.items() if slot in member.slots), None)
 
     def receivers(self, count: int) -> list[Node]:
-        """Empty nodes that become masters: those that slots are on their way to, then by hosts.
+        """Return empty nodes that become masters: first those that receive slots already, then by
+        host.
 
         Raises:
-            NotYet: there are not so many.
+            NotYet: there are not enough of them.
         """
         empty = [node for node, member in self.members.items() if member.is_empty]
         begun = [node for node in empty if self.members[node].moving]
@@ -70,17 +73,17 @@ class Cluster:
 
 
 def plan(cluster: Cluster, masters: int) -> list[Move]:
-    """Say what has to move until so many masters have equal shares; nothing when they have.
+    """Return the moves until this many masters have equal shares.
 
     Raises:
-        SystemExit: there are more masters than that.
-        NotYet: too few nodes are there.
+        SystemExit: there are more masters than wanted.
+        NotYet: there are not enough nodes.
     """
     owners = cluster.masters()
     refuse_fewer(len(owners), masters)
     all_of_them = owners + cluster.receivers(masters - len(owners))
     has = {node: sorted(cluster.members[node].slots) for node in all_of_them}
-    # Who has more now keeps the odd slot.
+    # The master that has more slots now keeps the odd one.
     by_size = sorted(all_of_them, key=lambda node: -len(has[node]))
     wants = {
         node: SLOTS // masters + (index < SLOTS % masters) for index, node in enumerate(by_size)
@@ -107,14 +110,14 @@ def refuse_fewer(there: int, masters: int) -> None:
 
 
 def grow(nodes: Sequence[Node], masters: int, replicas: int) -> int:
-    """Take the next step towards so many masters with equal shares; return how many slots are left.
+    """Take the next step towards equal shares of this many masters; return the slots that are left.
 
-    A new master gets one slot without keys first, and more when its replicas are in sync: before,
-    all that it has would be lost with it.
+    A new master first gets one slot without keys. It gets more when its replicas are in sync,
+    because a failure before would lose its jobs.
 
     Raises:
-        NotYet: something else has to happen first.
-        SystemExit: there are more masters than that.
+        NotYet: another step has to happen first.
+        SystemExit: there are more masters than wanted.
     """
     complete_open_slots(nodes)
     cluster = Cluster(nodes)
@@ -138,7 +141,7 @@ def grow(nodes: Sequence[Node], masters: int, replicas: int) -> int:
 
 
 def await_replicas(cluster: Cluster, master: Node, count: int) -> None:
-    """Pass when the master has so many replicas in sync."""
+    """Wait until the master has this many replicas in sync."""
     id_ = cluster.members[master].id
     followers = [node for node, member in cluster.members.items() if member.master == id_]
     ready = [node for node in followers if "master_link_status:up" in info(node)]
@@ -147,36 +150,36 @@ def await_replicas(cluster: Cluster, master: Node, count: int) -> None:
 
 
 def info(node: Node) -> str:
-    """INFO replication as text."""
+    """Return INFO replication as text."""
     return node.ask("INFO", "replication")
 
 
 def keys_in(node: Node, slot: int) -> int:
-    """How many keys a node has of a slot."""
+    """Return the number of keys that a node has in a slot."""
     return int(node.send("CLUSTER", "COUNTKEYSINSLOT", slot))
 
 
 def carry_out(cluster: Cluster, move: Move) -> None:
-    """Move slots, the way that the server knows best."""
+    """Move slots, in the best way that the server supports."""
     if is_atomic(move.source) and is_atomic(move.target):
         move_whole(cluster, move)
     else:
         SlotMover(cluster, move.source, move.target).move(move.slots)
 
 
-# -- as a whole ----------------------------------------------------------------------------------
+# -- atomic moves ---------------------------------------------------------------------------------
 
 
 def is_atomic(node: Node) -> bool:
-    """Whether the server moves slots as a whole (Valkey 9)."""
+    """Return whether the server moves slots atomically (Valkey 9)."""
     return b"MIGRATESLOTS" in b" ".join(node.send("CLUSTER", "HELP"))
 
 
 def move_whole(cluster: Cluster, move: Move) -> None:
-    """Have the source move the slots, and wait until it has.
+    """Let the source move the slots, and wait until it has.
 
     Raises:
-        NotYet: it gave up, which it does when either master restarts or loses its role.
+        NotYet: the move failed, because a master restarted or lost its role.
     """
     command: list[str | int] = ["CLUSTER", "MIGRATESLOTS", "SLOTSRANGE"]
     for first, last in ranges(move.slots):
@@ -190,7 +193,7 @@ def move_whole(cluster: Cluster, move: Move) -> None:
 
 
 def migrations(node: Node) -> list[dict[str, str]]:
-    """What a node says of moves as a whole, the latest first."""
+    """Return the atomic moves that a node reports, the latest first."""
     found = []
     for entry in node.send("CLUSTER", "GETSLOTMIGRATIONS"):
         pairs = (
@@ -201,23 +204,23 @@ def migrations(node: Node) -> list[dict[str, str]]:
 
 
 def text(value: Any) -> str:
-    """A field of a reply as text."""
+    """Return a field of a reply as text."""
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def latest(node: Node) -> str:
-    """How the latest move ended."""
+    """Return how the latest move ended."""
     return next((each.get("message") or each["state"] for each in migrations(node)), "")
 
 
 def unfinished(node: Node) -> str:
-    """State of a move that goes on at this node, or empty."""
+    """Return the state of a running move of this node, or an empty text."""
     over = ("success", "failed", "cancelled")
     return next((each["state"] for each in migrations(node) if each["state"] not in over), "")
 
 
 def await_atomic_moves(cluster: Cluster) -> None:
-    """Pass when no move as a whole goes on, which a run that died may have begun."""
+    """Wait until no atomic move runs; an interrupted run may have started one."""
     for node in cluster.masters():
         if is_atomic(node) and (state := unfinished(node)):
             raise NotYet(f"{node} is still moving slots: {state}")
@@ -227,7 +230,7 @@ def await_atomic_moves(cluster: Cluster) -> None:
 
 
 def complete_open_slots(nodes: Sequence[Node]) -> None:
-    """Complete moves of slots that a run began before it died."""
+    """Complete moves of slots of an interrupted run."""
     cluster = Cluster(nodes)
     leads = [node for node in nodes if "master" in cluster.members[node].flags]
     for slot in sorted({each[0] for node in leads for each in cluster.members[node].moving}):
@@ -236,7 +239,7 @@ def complete_open_slots(nodes: Sequence[Node]) -> None:
             raise NotYet(f"slot {slot} is on its way, and its master is away")
         target = target_of(cluster, leads, owner, slot)
         if target is None:
-            # Who it was on its way to is gone, or was about to begin.
+            # The target is lost, or was about to start.
             print(f"slot {slot} stays at {owner}", flush=True)
             for node in leads:
                 node.ask("CLUSTER", "SETSLOT", slot, "STABLE")
@@ -246,7 +249,7 @@ def complete_open_slots(nodes: Sequence[Node]) -> None:
 
 
 def target_of(cluster: Cluster, leads: Sequence[Node], owner: Node, slot: int) -> Node | None:
-    """Say which master a slot is on its way to: who imports it, or has keys of it, or is named."""
+    """Return the master to which a slot moves: it imports the slot, has keys of it, or is named."""
     others = [node for node in leads if node != owner]
     importing = [
         node
@@ -258,7 +261,7 @@ def target_of(cluster: Cluster, leads: Sequence[Node], owner: Node, slot: int) -
         for number, direction, other in cluster.members[owner].moving
         if (number, direction) == (slot, "to")
     ]
-    # A failover may have forgotten the slot's state, but not its keys.
+    # A failover may have lost the state of the slot, but not its keys.
     holding = [node for node in others if keys_in(node, slot)]
     found = holding + importing + [node for node in named if node in others]
     return found[0] if found else None
@@ -273,10 +276,10 @@ class SlotMover:
         self._target = target
         self._batch = 16
         self.longest_s = 0.0
-        """The longest time that a batch kept the source busy."""
+        """The longest time in seconds for which a batch blocked the source."""
 
     def move(self, slots: Sequence[int]) -> None:
-        """Move slots; each is complete before the next begins."""
+        """Move slots; each move is complete before the next begins."""
         said = time.monotonic()
         for done, slot in enumerate(slots):
             self.move_one(slot)
@@ -286,20 +289,21 @@ class SlotMover:
                 print(f"{done + 1} of {len(slots)} slots, {longest}", flush=True)
 
     def move_one(self, slot: int) -> None:
-        """Move one slot with its keys. Safe to repeat from any point at which it was cut off."""
+        """Move one slot with its keys. It may be repeated after any interruption."""
         source, target = (self._cluster.members[node].id for node in (self._source, self._target))
-        # Before the source lets clients make keys at the target, whatever lies there is a copy.
+        # Until the source lets clients create keys at the target, every key at the target is a
+        # copy.
         begun = (slot, "to", target) in myself(self._source).moving
         copies = begun or keys_in(self._target, slot) == 0
         self._target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", source)
         self._source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", target)
-        # The source makes no new key of this slot now: once there is none, there is none.
+        # The source creates no new keys of this slot now. So once it is empty, it stays empty.
         empty = True
         while keys := self._source.send("CLUSTER", "GETKEYSINSLOT", slot, self._batch):
             self._migrate(slot, keys, replace=copies)
             empty = False
-        # The target first: its new epoch makes it the owner for those who hear of it late. Others
-        # hear of it by gossip, too; that is soon enough for a slot that nobody uses.
+        # The target first: its new epoch makes it the owner for nodes that hear of it late. The
+        # other nodes hear of it by gossip, soon enough for a slot without keys.
         ends = (self._target, self._source)
         rest = [n for n in self._cluster.masters() if n not in ends and not empty]
         for node in (*ends, *rest):
