@@ -60,7 +60,7 @@ async def decode_large(
     optional: bool = False,
     around: int = 0,
 ) -> T:
-    """Decode a body that may be large; otherwise the same as `decode`.
+    """Decode a body that may be large; otherwise the same as ``decode``.
 
     Args:
         decoder: the decoder of the struct.

@@ -1,8 +1,8 @@
 """Turn a request into a response: id, version, key, route, handler, error, headers.
 
-An entry point calls `prepare` with the request's head, reads at most `PreparedRequest.max_body`
-bytes of body, and calls `run`. `dispatch` does both for a request whose body is complete. Nothing
-that a client sends makes them raise.
+An entry point calls ``prepare`` with the request's head, reads at most ``PreparedRequest.max_body``
+bytes of body, and calls ``run``. ``dispatch`` does both for a request whose body is complete. No
+request of a client makes them raise.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class PreparedRequest(msgspec.Struct, frozen=True):
         app: counts the response and records it in the audit.
         span: the span of the request; None if traces are not sent.
         principal: the client's API key.
-        admission: for `prepare`, with the next request of the same head; None for a refusal.
+        admission: for ``prepare``, with the next request of the same head; None for a refusal.
     """
 
     request_id: str
@@ -169,7 +169,7 @@ async def run(
 
     Args:
         app: the process.
-        prepared: what `prepare` returned for the request.
+        prepared: what ``prepare`` returned for the request.
         request: the request with its body.
         deadline: the deadline of a task that serves one request after the other; None for a new
             one.
@@ -309,7 +309,7 @@ def passes_key_check(
 ) -> bool:
     """Return whether a request for the raw ``path`` would pass the check of its key.
 
-    An entry point asks before it spends memory on a request. `prepare` decides.
+    An entry point asks before it spends memory on a request. ``prepare`` decides.
     """
     if path.partition(b"?")[0].decode("latin-1") in _open_paths(settings):
         return True
@@ -375,8 +375,8 @@ def _admit(app: App, request: Request) -> Admission:
 def _audit_refusal(app: App, request: Request, request_id: str, error: OJSError) -> None:
     """Record a refused request in the audit.
 
-    The route and the principal are found a second time. If `_admit` kept them for this case, every
-    request would pay for it.
+    The route and the principal are found a second time. If ``_admit`` kept them for this case,
+    every request would pay for it.
     """
     route: Route | None = None
     params: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """Requests and responses of handlers, independent of frameworks and sockets.
 
-Both entry points (Quart on hypercorn, and the fast lane) build a `Request` and send a `Response`.
-They are msgspec structs: to create a frozen dataclass takes six times as long.
+Both entry points (Quart on hypercorn, and the fast lane) build a ``Request`` and send a
+``Response``. They are msgspec structs: to create a frozen dataclass takes six times as long.
 """
 
 from __future__ import annotations

@@ -95,7 +95,7 @@ def page(query: Mapping[str, str], *, default: int = 50, most: int = 200) -> Pag
 def numbered_page(query: Mapping[str, str], *, default: int = 20, most: int = 100) -> Page:
     """Return the page that ``per_page`` and ``page`` ask for; pages count from 1.
 
-    Without both of them it returns the same as `page`.
+    Without both of them it returns the same as ``page``.
 
     Raises:
         InvalidRequest: a parameter is invalid.

@@ -53,7 +53,7 @@ def flat_job(job: JobRecord) -> bytes:
 
 
 def job_response(status: int, job: JobRecord, headers: Headers = ()) -> Response:
-    """Return a response with ``{"job": {…}}`` and the members of `flat_job` beside it."""
+    """Return a response with ``{"job": {…}}`` and the members of ``flat_job`` beside it."""
     body = b'{"job":%b,%b}' % (job.json(), flat_job(job))
     return Response(status, body, headers, made=lambda: {"job_id": job.id})
 

@@ -52,7 +52,7 @@ class Traffic:
 
     Args:
         routes: the route table; requests without a route count in a row of their own.
-        memory: the shared memory, of the length that `size` returns; None for private memory.
+        memory: the shared memory, of the length that ``size`` returns; None for private memory.
         slot: the number of this process's part.
     """
 

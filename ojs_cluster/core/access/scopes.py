@@ -1,7 +1,7 @@
 """Define API keys, their scopes, and the queues that they may access.
 
-A `Principal` is the owner of an API key. A `Keyring` finds it by the SHA-256 of the token that a
-client sends. So a lookup costs the same for one key and for thousands. Its duration shows nothing
+A ``Principal`` is the owner of an API key. A ``Keyring`` finds it by the SHA-256 of the token that
+a client sends. So a lookup costs the same for one key and for thousands. Its duration shows nothing
 about a key, because a client cannot choose a token by the digits of its hash.
 
 Scopes are those of ojs-admin-api 13.1. ``ojs:worker`` is separate from ``ojs:data:write``, so that
@@ -53,7 +53,7 @@ class QueuePatterns:
     __slots__ = ("_exact", "_matches", "patterns")
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        """Compile the patterns; each must satisfy `is_queue_pattern`."""
+        """Compile the patterns; each must satisfy ``is_queue_pattern``."""
         self.patterns = tuple(patterns)
         self._exact = frozenset(p for p in self.patterns if "*" not in p)
         # fnmatch translates "*" to atomic groups, so a match takes linear time.
@@ -105,7 +105,7 @@ ANONYMOUS: Final = Principal("anonymous")
 
 
 def digest(secret: str) -> bytes:
-    """Return the SHA-256 of a secret, as a `Keyring` stores it."""
+    """Return the SHA-256 of a secret, as a ``Keyring`` stores it."""
     return sha256(secret.encode("utf-8", "surrogateescape")).digest()
 
 

@@ -51,7 +51,7 @@ _REFUSAL_STATUSES: Final = frozenset({401, 403, 429})
 
 
 class Audit:
-    """The audit of one process. Only while `run` runs are entries written to Redis."""
+    """The audit of one process. Only while ``run`` runs are entries written to Redis."""
 
     def __init__(
         self,

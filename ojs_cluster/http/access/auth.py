@@ -35,7 +35,7 @@ class AccessControl:
         Args:
             keyring: the keys.
             allow_insecure: whether the process may serve without any key.
-            refuse_all: without any key, accept no client until `replace` sets keys.
+            refuse_all: without any key, accept no client until ``replace`` sets keys.
 
         Raises:
             ValueError: a key is empty, or there is no key and ``allow_insecure`` is not set. An

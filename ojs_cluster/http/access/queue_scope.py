@@ -1,6 +1,6 @@
 """Enforce the queue patterns of API keys that are restricted to some queues.
 
-The dispatcher calls `check_path_access` before the handler of a route whose path names a queue, a
+The dispatcher calls ``check_path_access`` before the handler of a route whose path names a queue, a
 job, a cron job or a workflow. Handlers whose body or query names queues or jobs call the other
 functions with ``Request.queues``. It is None for a key without restrictions; then these functions
 return at once.
@@ -93,7 +93,7 @@ def check_new_workflow(
     """Check every job of a workflow that is to be created, callbacks included.
 
     Raises:
-        PermissionDenied: see `check_new_job`.
+        PermissionDenied: see ``check_new_job``.
     """
     if queues is not None:
         for definition in new.definitions:

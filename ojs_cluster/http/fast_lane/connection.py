@@ -1,7 +1,7 @@
 """One connection in the fast lane, and the work of its task.
 
 The task serves TLS, bodies that arrive in pieces, requests that wait, slow readers and the last
-requests of a drain. The `Driver` of a plain connection serves everything else without the task.
+requests of a drain. The ``Driver`` of a plain connection serves everything else without the task.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class LaneConnection:
     """One connection while the fast lane serves it."""
 
     def __init__(self, lane: Lane, app: App, stream: trio.SocketStream | TlsStream) -> None:
-        """Borrow the socket of ``stream``; `run` releases it."""
+        """Borrow the socket of ``stream``; ``run`` releases it."""
         self._lane = lane
         self.app = app
         self.heads = HeadCache()

@@ -1,16 +1,16 @@
 """Serve the plain requests of one connection without a trio task.
 
-The task of the connection sleeps in `Driver.run_until_handoff`. While it sleeps, the driver does
-the work: `on_readable` reads the bytes that arrive and starts the request's coroutine. The
-coroutine runs up to its call of Redis. `_resume` continues it with the reply, and the driver sends
-the response.
+The task of the connection sleeps in ``Driver.run_until_handoff``. While it sleeps, the driver does
+the work: ``on_readable`` reads the bytes that arrive and starts the request's coroutine. The
+coroutine runs up to its call of Redis. ``_resume`` continues it with the reply, and the driver
+sends the response.
 
-The driver handles only this plain case. In any other case it wakes the task with a `TaskHandoff`
+The driver handles only this plain case. In any other case it wakes the task with a ``TaskHandoff``
 that says how far the request has come. Such cases are: a request that needs trio, an incomplete
 body, a full socket buffer, a disconnected client, a drain, and a bug.
 
-`on_readable` and `_resume` run in tasks that serve all connections. So they catch every exception,
-and the task of this connection raises it.
+``on_readable`` and ``_resume`` run in tasks that serve all connections. So they catch every
+exception, and the task of this connection raises it.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Driver:
 
     @property
     def usable(self) -> bool:
-        """Whether `run_until_handoff` can serve requests."""
+        """Whether ``run_until_handoff`` can serve requests."""
         return self._idle.running and not self._connection.stopping
 
     async def run_until_handoff(self) -> TaskHandoff:
@@ -232,7 +232,7 @@ class Driver:
         return self._drive(None)
 
     def _drive(self, value: object) -> bool:
-        """Send ``value`` into the request's coroutine; return the same as `_begin`."""
+        """Send ``value`` into the request's coroutine; return the same as ``_begin``."""
         coroutine, step = self._coroutine, self._driven.step
         if coroutine is None:  # the task runs it
             return False

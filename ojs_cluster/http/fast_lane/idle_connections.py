@@ -37,7 +37,7 @@ class IdleConnections:
     """The epoll of one process, and the connections that are registered with it."""
 
     def __init__(self) -> None:
-        """Create the set of connections; `run` starts the epoll."""
+        """Create the set of connections; ``run`` starts the epoll."""
         self._epoll: select.epoll | None = None
         self._registered: dict[int, IdleConnection] = {}
 

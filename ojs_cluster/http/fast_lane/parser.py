@@ -1,16 +1,16 @@
 """Parse plain HTTP/1.1 requests, which no two parsers read differently.
 
-It does no I/O: it turns bytes into a `RequestHead`. A request is plain when every server and proxy
-agrees on its end and its meaning:
+It does no I/O: it turns bytes into a ``RequestHead``. A request is plain when every server and
+proxy agrees on its end and its meaning:
 
 * GET or POST, a target that begins with "/", and HTTP/1.1;
 * lines of printable ASCII that end in CRLF, none of them folded;
 * one Host, and at most one Content-Length, of digits;
 * no Transfer-Encoding, Expect or Upgrade.
 
-Every other request raises `UnsupportedRequest`. It is not an error: hypercorn reads the same bytes
-and decides. So two parsers never have to agree on what is an error, and the fast lane never sees a
-request that the two would end at different bytes.
+Every other request raises ``UnsupportedRequest``. It is not an error: hypercorn reads the same
+bytes and decides. So two parsers never have to agree on what is an error, and the fast lane never
+serves a request that the two would end at different bytes.
 
 llhttp (httptools) reads the lines. It gets one head at a time and no body, because its Python
 binding does not say at which byte a message ended. The fast lane needs that position to return
@@ -142,7 +142,7 @@ class HeadCache:
         self._heads: dict[bytes, RequestHead] = {}
 
     def read(self, data: bytes) -> RequestHead | None:
-        """Return the same as `read_head`, from the cache if possible."""
+        """Return the same as ``read_head``, from the cache if possible."""
         # A plain head ends at its first empty line, so these bytes are the whole head.
         raw = data[: data.find(_END, 0, _CACHED_BYTES) + len(_END)]
         head = self._heads.get(raw)

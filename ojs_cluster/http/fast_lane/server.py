@@ -3,7 +3,7 @@
 Every connection starts here. The fast lane serves requests that are plain (see ``parser``) and for
 routes marked ``fast`` in the route table. They pass through the same ``prepare`` and ``run`` as in
 the hypercorn entry, and the responses have the same bytes. At the first other request
-`FastLane.serve` returns the bytes that it has read, and hypercorn serves the connection until it
+``FastLane.serve`` returns the bytes that it has read, and hypercorn serves the connection until it
 ends. So the fast lane needs no code for chunks, upgrades and HTTP/2, and rejects no request as
 malformed.
 
@@ -30,7 +30,7 @@ _LONGEST_INTERVAL_S: Final = 1.0
 
 
 class FastLane:
-    """The fast lane of one process. It serves connections that are accepted after `open`."""
+    """The fast lane of one process. It serves connections that are accepted after ``open``."""
 
     def __init__(
         self, *, stop: trio.Event, idle_timeout_s: float, head_timeout_s: float = 10.0

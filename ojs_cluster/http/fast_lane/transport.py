@@ -1,8 +1,9 @@
 """What the fast lane reads from and writes to: a socket, or TLS over a socket.
 
-`PlainLaneTransport` works on the socket itself, because trio's streams check, lock and reschedule
-around each call. `TlsLaneTransport` leaves the TLS records to trio's ``SSLStream``, because
-hypercorn may have to continue with that stream. Both raise `Disconnected` when the client is gone.
+``PlainLaneTransport`` works on the socket itself, because trio's streams check, lock and reschedule
+around each call. ``TlsLaneTransport`` leaves the TLS records to trio's ``SSLStream``, because
+hypercorn may have to continue with that stream. Both raise ``Disconnected`` when the client has
+left.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Disconnected(Exception):
 class LaneTransport(Protocol):
     """The bytes of one connection.
 
-    `disconnected` and `wait_for_input` may read ahead. The next `receive` returns those bytes.
+    ``disconnected`` and ``wait_for_input`` may read ahead; the next ``receive`` returns the bytes.
     """
 
     async def receive(self) -> bytes:
@@ -77,15 +78,15 @@ class PlainLaneTransport:
     """A socket without TLS."""
 
     def __init__(self, stream: trio.SocketStream) -> None:
-        """Use the socket of ``stream`` until `release`."""
+        """Use the socket of ``stream`` until ``release``."""
         self.socket = self._sock = _borrow_socket(stream)
 
     def release(self) -> None:
-        """Implement `LaneTransport.release`."""
+        """Implement ``LaneTransport.release``."""
         self._sock.detach()
 
     async def receive(self) -> bytes:
-        """Implement `LaneTransport.receive`."""
+        """Implement ``LaneTransport.receive``."""
         while True:
             await trio.lowlevel.wait_readable(self._sock)
             try:
@@ -96,15 +97,15 @@ class PlainLaneTransport:
                 raise Disconnected from None
 
     async def disconnected(self) -> bool:
-        """Implement `LaneTransport.disconnected`."""
+        """Implement ``LaneTransport.disconnected``."""
         return peer_has_closed(self._sock)
 
     def has_unread(self) -> bool:
-        """Implement `LaneTransport.has_unread`."""
+        """Implement ``LaneTransport.has_unread``."""
         return bool(_peek(self._sock))
 
     async def wait_for_input(self) -> bool:
-        """Implement `LaneTransport.wait_for_input`."""
+        """Implement ``LaneTransport.wait_for_input``."""
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             await trio.lowlevel.wait_readable(self._sock)
@@ -113,7 +114,7 @@ class PlainLaneTransport:
                 return bool(first)
 
     async def send(self, data: bytes, *, hold_last_byte: bool = False, sent: int = 0) -> None:
-        """Implement `LaneTransport.send`."""
+        """Implement ``LaneTransport.send``."""
         # The kernel nearly always takes the whole message, so nothing is awaited.
         if not sent:
             sent = self._send_some(data)
@@ -138,25 +139,25 @@ class PlainLaneTransport:
 class TlsLaneTransport:
     """TLS whose handshake is complete.
 
-    The content of a TLS record is known only after it is read, so `disconnected` and
-    `wait_for_input` read ahead. Two tasks must not read at once: a new reader waits until a
+    The content of a TLS record is known only after it is read, so ``disconnected`` and
+    ``wait_for_input`` read ahead. Two tasks must not read at once: a new reader waits until a
     cancelled reader has ended.
     """
 
     def __init__(self, stream: TlsStream) -> None:
-        """Use ``stream`` until `release`."""
+        """Use ``stream`` until ``release``."""
         self._stream = stream
         self._sock = _borrow_socket(stream.transport_stream)
         self._read_ahead = b""
         self._watch_ended: trio.Event | None = None
-        """Set when the present `wait_for_input` has ended; None while there is none."""
+        """Set when the present ``wait_for_input`` has ended; None while there is none."""
 
     def release(self) -> None:
-        """Implement `LaneTransport.release`."""
+        """Implement ``LaneTransport.release``."""
         self._sock.detach()
 
     async def receive(self) -> bytes:
-        """Implement `LaneTransport.receive`."""
+        """Implement ``LaneTransport.receive``."""
         if self._watch_ended is not None:
             await self._watch_ended.wait()
         if self._read_ahead:
@@ -165,7 +166,7 @@ class TlsLaneTransport:
         return await self._read()
 
     async def disconnected(self) -> bool:
-        """Implement `LaneTransport.disconnected`."""
+        """Implement ``LaneTransport.disconnected``."""
         if self._watch_ended is not None:
             await self._watch_ended.wait()
         if self._read_ahead or _peek(self._sock) is None:
@@ -177,11 +178,11 @@ class TlsLaneTransport:
         return False
 
     def has_unread(self) -> bool:
-        """Implement `LaneTransport.has_unread`."""
+        """Implement ``LaneTransport.has_unread``."""
         return bool(self._read_ahead or _peek(self._sock))
 
     async def wait_for_input(self) -> bool:
-        """Implement `LaneTransport.wait_for_input`."""
+        """Implement ``LaneTransport.wait_for_input``."""
         # If the watch is cancelled before it begins, another task may read already.
         await trio.lowlevel.checkpoint_if_cancelled()
         self._watch_ended = trio.Event()
@@ -195,7 +196,7 @@ class TlsLaneTransport:
             self._watch_ended = None
 
     async def send(self, data: bytes, *, hold_last_byte: bool = False, sent: int = 0) -> None:
-        """Implement `LaneTransport.send`."""
+        """Implement ``LaneTransport.send``."""
         data = data[sent:]
         if hold_last_byte and len(data) > _RECORD_BYTES:
             await self._write(data[:-1])

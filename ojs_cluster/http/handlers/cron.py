@@ -33,7 +33,7 @@ _DETAIL_NAMES = {"triggered": "job_id", "skipped": "active_job_id", "failed": "e
 async def list_crons(app: App, request: Request) -> Response:
     """List cron jobs, with the keys of the binding, OpenAPI and cron documents.
 
-    ``GET /ojs/v1/cron?enabled&limit&offset`` (spec: ojs-cron 8)
+    ``GET /ojs/v1/cron?enabled&limit&offset`` (spec: ojs-cron 8.2)
     """
     given = query.parameters(request.query)
     page = query.page(given)
@@ -53,7 +53,7 @@ async def list_crons(app: App, request: Request) -> Response:
 async def register(app: App, request: Request) -> Response:
     """Store a cron job, and replace one of the same name; the status is 201 in both cases.
 
-    ``POST /ojs/v1/cron`` (spec: ojs-cron 8)
+    ``POST /ojs/v1/cron`` (spec: ojs-cron 8.1)
     """
     if request.body:
         require_json(request)
@@ -72,7 +72,7 @@ async def register(app: App, request: Request) -> Response:
 async def get(app: App, _request: Request, name: str) -> Response:
     """Return a cron job.
 
-    ``GET /ojs/v1/cron/{name}`` (spec: ojs-cron 8)
+    ``GET /ojs/v1/cron/{name}`` (spec: ojs-cron 8.3)
     """
     return _response(200, await store_cron.get(app.store, name))
 
@@ -105,7 +105,7 @@ async def change(app: App, request: Request, name: str) -> Response:
 async def pause(app: App, _request: Request, name: str) -> Response:
     """Disable a cron job. A body is ignored.
 
-    ``POST /ojs/v1/cron/{name}/pause`` (spec: ojs-cron 8)
+    ``POST /ojs/v1/cron/{name}/pause`` (spec: ojs-cron 8.5)
     """
     return await _set_enabled(app, name, enabled=False)
 
@@ -113,7 +113,7 @@ async def pause(app: App, _request: Request, name: str) -> Response:
 async def resume(app: App, _request: Request, name: str) -> Response:
     """Enable a cron job. A body is ignored.
 
-    ``POST /ojs/v1/cron/{name}/resume`` (spec: ojs-cron 8)
+    ``POST /ojs/v1/cron/{name}/resume`` (spec: ojs-cron 8.5)
     """
     return await _set_enabled(app, name, enabled=True)
 
@@ -121,7 +121,7 @@ async def resume(app: App, _request: Request, name: str) -> Response:
 async def drop(app: App, _request: Request, name: str) -> Response:
     """Delete a cron job.
 
-    ``DELETE /ojs/v1/cron/{name}`` (spec: ojs-cron 8)
+    ``DELETE /ojs/v1/cron/{name}`` (spec: ojs-cron 8.4)
     """
     cron = await store_cron.drop(app.store, name)
     return _response(200, cron, b',"deleted":true,"name":%b' % replies.quoted(name))

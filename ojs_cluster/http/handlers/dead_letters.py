@@ -21,7 +21,7 @@ async def list_dead(app: App, request: Request) -> Response:
     ``next_cursor``. For a key that is restricted to some queues and names none, the order is newest
     first in each shard, and ``total`` is absent.
 
-    ``GET /ojs/v1/dead-letter?queue&limit&offset`` (spec: ojs-dead-letter)
+    ``GET /ojs/v1/dead-letter?queue&limit&offset`` (spec: ojs-http-binding 12.1)
     """
     given = query.parameters(request.query)
     queue = check_queue(given["queue"], field="queue") if given.get("queue") else None
@@ -51,7 +51,7 @@ async def stats(app: App, request: Request) -> Response:
     too many to read. For a key that is restricted to some queues, the numbers are those of its
     first 1000 queues by name.
 
-    ``GET /ojs/v1/dead-letter/stats`` (spec: ojs-dead-letter)
+    ``GET /ojs/v1/dead-letter/stats`` (spec: ojs-dead-letter 10.1)
     """
     found = await store_dead.get_stats(app.store, request.queues)
     value: dict[str, Any] = {
@@ -69,7 +69,7 @@ async def stats(app: App, request: Request) -> Response:
 async def get(app: App, _request: Request, job_id: str) -> Response:
     """Return a dead letter.
 
-    ``GET /ojs/v1/dead-letter/{id}`` (spec: ojs-dead-letter)
+    ``GET /ojs/v1/dead-letter/{id}`` (spec: ojs-dead-letter 9.2)
     """
     return replies.job_response(200, await store_dead.get(app.store, fields.job_id(job_id)))
 
@@ -77,7 +77,7 @@ async def get(app: App, _request: Request, job_id: str) -> Response:
 async def retry(app: App, _request: Request, job_id: str) -> Response:
     """Make the job of a dead letter available again. A body is ignored.
 
-    ``POST /ojs/v1/dead-letter/{id}/retry`` (spec: ojs-dead-letter)
+    ``POST /ojs/v1/dead-letter/{id}/retry`` (spec: ojs-http-binding 12.2)
     """
     return replies.job_response(200, await store_dead.retry(app.store, fields.job_id(job_id)))
 
@@ -85,7 +85,7 @@ async def retry(app: App, _request: Request, job_id: str) -> Response:
 async def delete(app: App, _request: Request, job_id: str) -> Response:
     """Delete a dead letter.
 
-    ``DELETE /ojs/v1/dead-letter/{id}`` (spec: ojs-dead-letter)
+    ``DELETE /ojs/v1/dead-letter/{id}`` (spec: ojs-http-binding 12.3)
     """
     await store_dead.delete(app.store, fields.job_id(job_id))
     return replies.json_response(200, {"deleted": True, "job_id": job_id})

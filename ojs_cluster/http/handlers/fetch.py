@@ -54,7 +54,7 @@ async def fetch(app: App, request: Request) -> Response:
     The jobs have leases before the response is sent. A client that has disconnected does not get
     the response, so it says how to release the jobs.
 
-    ``POST /ojs/v1/workers/fetch``, alias ``POST /ojs/v1/jobs/fetch`` (spec: ojs-http-binding 7.3)
+    ``POST /ojs/v1/workers/fetch``, alias ``POST /ojs/v1/jobs/fetch`` (spec: ojs-http-binding 10.1)
     """
     body = decode(_decoder, request, app.settings.limits)
     queues = fields.queue_names(body.queues)

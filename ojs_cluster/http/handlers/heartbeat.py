@@ -72,7 +72,7 @@ async def receive(app: App, request: Request) -> Response:
     """Record a heartbeat, extend the leases of its jobs, and return the worker's directive.
 
     ``POST /ojs/v1/workers/heartbeat``, alias ``POST /ojs/v1/workers/beat``
-    (spec: ojs-worker-protocol 4)
+    (spec: ojs-http-binding 10.4)
     """
     body = decode(_decoder, request, app.settings.limits)
     worker_id = fields.worker_id(body.worker_id)

@@ -34,7 +34,7 @@ _MAX_PAGES = 100
 async def enqueue(app: App, request: Request) -> Response:
     """Enqueue a job.
 
-    ``POST /ojs/v1/jobs`` (spec: ojs-http-binding 7.1)
+    ``POST /ojs/v1/jobs`` (spec: ojs-http-binding 9.1)
     """
     if request.body:
         require_json(request)
@@ -56,7 +56,7 @@ async def enqueue(app: App, request: Request) -> Response:
 async def get(app: App, _request: Request, job_id: str) -> Response:
     """Return a job.
 
-    ``GET /ojs/v1/jobs/{id}`` (spec: ojs-http-binding 7.7)
+    ``GET /ojs/v1/jobs/{id}`` (spec: ojs-http-binding 9.3)
     """
     return replies.job_response(200, await store_jobs.get(app.store, fields.job_id(job_id)))
 
@@ -65,7 +65,7 @@ async def cancel(app: App, _request: Request, job_id: str) -> Response:
     """Cancel a job. A body is ignored.
 
     ``DELETE /ojs/v1/jobs/{id}``, alias ``POST /ojs/v1/jobs/{id}/cancel``
-    (spec: ojs-http-binding 7.8)
+    (spec: ojs-http-binding 9.4)
     """
     job = await store_cancel.cancel(app.store, fields.job_id(job_id))
     return replies.job_response(200, job)
@@ -74,7 +74,7 @@ async def cancel(app: App, _request: Request, job_id: str) -> Response:
 async def activate(app: App, _request: Request, job_id: str) -> Response:
     """Make a pending job available.
 
-    ``POST /ojs/v1/jobs/{id}/activate`` (spec: ojs-http-binding 7)
+    ``POST /ojs/v1/jobs/{id}/activate`` (spec: ojs-http-binding 9.5)
     """
     job = await store_activate.activate(app.store, fields.job_id(job_id))
     return replies.job_response(200, job)
@@ -86,7 +86,7 @@ async def list_jobs(app: App, request: Request) -> Response:
     A page may have fewer jobs than ``limit`` although there are more; then it has a
     ``next_cursor``.
 
-    ``GET /ojs/v1/jobs?state&queue&type&limit&cursor&offset`` (spec: ojs-http-binding 7.9)
+    ``GET /ojs/v1/jobs?state&queue&type&limit&cursor&offset`` (spec: ojs-http-binding 17)
     """
     given = query.parameters(request.query)
     return await list_matching(app, filter_of(given, request.queues), given)

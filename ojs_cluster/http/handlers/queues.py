@@ -1,4 +1,4 @@
-"""List, read, pause, resume and purge queues (spec: ojs-http-binding 13, ojs-queue-config)."""
+"""List, read, pause, resume and purge queues (spec: ojs-http-binding 11, ojs-queue-config)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _purge_decoder = msgspec.json.Decoder(PurgeBody)
 async def list_queues(app: App, request: Request) -> Response:
     """List queues by name.
 
-    ``GET /ojs/v1/queues?limit&offset`` (spec: ojs-http-binding 13)
+    ``GET /ojs/v1/queues?limit&offset`` (spec: ojs-http-binding 11.1)
     """
     page = query.page(query.parameters(request.query))
     found, total = await store_queues.list_queues(
@@ -50,7 +50,7 @@ async def list_queues(app: App, request: Request) -> Response:
 async def get(app: App, _request: Request, name: str) -> Response:
     """Return a queue with its counts.
 
-    ``GET /ojs/v1/queues/{name}`` (spec: ojs-http-binding 13)
+    ``GET /ojs/v1/queues/{name}`` (spec: ojs-queue-config 9.3)
     """
     check_queue(name, field="name")
     if not await store_queues.exists(app.store, name):
@@ -62,7 +62,7 @@ async def get(app: App, _request: Request, name: str) -> Response:
 async def stats(app: App, _request: Request, name: str) -> Response:
     """Return the statistics of a queue; those of an unknown queue are zero.
 
-    ``GET /ojs/v1/queues/{name}/stats`` (spec: ojs-http-binding 13)
+    ``GET /ojs/v1/queues/{name}/stats`` (spec: ojs-http-binding 11.2)
     """
     found = await store_queues.get_stats(app.store, check_queue(name, field="name"))
     return replies.json_response(200, _stats(found))
@@ -71,7 +71,7 @@ async def stats(app: App, _request: Request, name: str) -> Response:
 async def pause(app: App, _request: Request, name: str) -> Response:
     """Pause a queue, so that workers get no more of its jobs. A body is ignored.
 
-    ``POST /ojs/v1/queues/{name}/pause`` (spec: ojs-http-binding 13)
+    ``POST /ojs/v1/queues/{name}/pause`` (spec: ojs-http-binding 11.3)
     """
     at_ms = await store_queues.pause_or_resume(app.store, check_queue(name, field="name"), "pause")
     return _pause_response(name, True, "paused_at", at_ms)
@@ -80,7 +80,7 @@ async def pause(app: App, _request: Request, name: str) -> Response:
 async def resume(app: App, _request: Request, name: str) -> Response:
     """Resume a queue. A body is ignored.
 
-    ``POST /ojs/v1/queues/{name}/resume`` (spec: ojs-http-binding 13)
+    ``POST /ojs/v1/queues/{name}/resume`` (spec: ojs-http-binding 11.4)
     """
     at_ms = await store_queues.pause_or_resume(app.store, check_queue(name, field="name"), "resume")
     return _pause_response(name, False, "resumed_at", at_ms)
@@ -91,7 +91,7 @@ async def purge(app: App, request: Request, name: str) -> Response:
 
     If ``left`` is above 0, there were too many jobs for one request, and the client repeats it.
 
-    ``POST /ojs/v1/queues/{name}/purge`` (spec: ojs-queue-config)
+    ``POST /ojs/v1/queues/{name}/purge`` (spec: ojs-admin-api 6.5)
     """
     check_queue(name, field="name")
     body = decode(_purge_decoder, request, app.settings.limits, optional=True)

@@ -40,7 +40,7 @@ EXTENSIONS = [{"name": "admin-api", "uri": "urn:ojs:ext:admin-api", "version": "
 async def manifest(app: App, _request: Request) -> Response:
     """Return the manifest.
 
-    ``GET /ojs/manifest`` (spec: ojs-conformance)
+    ``GET /ojs/manifest`` (spec: ojs-http-binding 21.1)
     """
     settings = app.settings
     return replies.json_response(
@@ -73,14 +73,14 @@ async def manifest(app: App, _request: Request) -> Response:
 async def health(app: App, _request: Request) -> Response:
     """Return the health of the process and of Redis; 503 while no master of Redis responds.
 
-    ``GET /ojs/v1/health`` (spec: ojs-http-binding 8)
+    ``GET /ojs/v1/health`` (spec: ojs-http-binding 8.1)
     """
     backend, usable = await _backend(app)
     return _health(app, backend, usable, 200 if usable else 503)
 
 
 async def alive(app: App, _request: Request) -> Response:
-    """Return the same body as `health`, but always with 200.
+    """Return the same body as ``health``, but always with 200.
 
     A probe that failed with Redis would restart every API process while they can only wait. The
     response may still take the health timeout; that of ``/live`` does not.

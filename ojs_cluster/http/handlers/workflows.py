@@ -23,7 +23,7 @@ from ojs_cluster.store.workflows.workflows import JobOutcome, WorkflowRecord
 async def create(app: App, request: Request) -> Response:
     """Create a workflow and enqueue its first jobs.
 
-    ``POST /ojs/v1/workflows`` (spec: ojs-workflows 11)
+    ``POST /ojs/v1/workflows`` (spec: ojs-http-binding 14.1)
     """
     if request.body:
         require_json(request)
@@ -37,7 +37,7 @@ async def create(app: App, request: Request) -> Response:
 async def get(app: App, _request: Request, workflow_id: str) -> Response:
     """Return a workflow with its steps.
 
-    ``GET /ojs/v1/workflows/{id}`` (spec: ojs-workflows 11)
+    ``GET /ojs/v1/workflows/{id}`` (spec: ojs-http-binding 14.2)
     """
     return _response(200, await store_workflows.get(app.store, workflow_id))
 
@@ -46,7 +46,7 @@ async def cancel(app: App, _request: Request, workflow_id: str) -> Response:
     """Cancel a workflow and its unfinished jobs. A body is ignored.
 
     ``DELETE /ojs/v1/workflows/{id}``, alias ``POST /ojs/v1/workflows/{id}/cancel``
-    (spec: ojs-workflows 11)
+    (spec: ojs-http-binding 14.3)
     """
     found = await store_workflows.cancel(app.store, workflow_id)
     return _response(200, found, cancelled_steps=sum(job.state == CANCELLED for job in found.jobs))

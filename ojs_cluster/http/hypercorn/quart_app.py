@@ -7,7 +7,7 @@ Quart has built a request and a URL adapter from the decoded path, which costs m
 a small request. A path that the table does not have goes to Quart, which serves the pages and
 WebSockets that are registered with it.
 
-When a client disconnects, hypercorn sends ``http.disconnect``, and `_QuartConnection._listen`
+When a client disconnects, hypercorn sends ``http.disconnect``, and ``_QuartConnection._listen``
 cancels a handler that only reads or waits. A client that closes only its sending side looks the
 same.
 """

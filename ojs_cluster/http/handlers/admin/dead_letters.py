@@ -23,7 +23,7 @@ async def list_dead(app: App, request: Request) -> Response:
     """List dead letters, newest first; with a filter other than the queue, in each shard.
 
     ``GET /ojs/v1/admin/dead-letter?queue&type&since&until&page&per_page&cursor``
-    (spec: ojs-admin-api 11)
+    (spec: ojs-admin-api 11.1)
     """
     given = query.parameters(request.query)
     wanted = within(given, filter_of(given, request.queues))
@@ -45,7 +45,7 @@ async def list_dead(app: App, request: Request) -> Response:
 async def retry(app: App, _request: Request, job_id: str) -> Response:
     """Make the job of a dead letter available again. A body is ignored.
 
-    ``POST /ojs/v1/admin/dead-letter/{id}/retry`` (spec: ojs-admin-api 11)
+    ``POST /ojs/v1/admin/dead-letter/{id}/retry`` (spec: ojs-admin-api 11.2)
     """
     return Response(200, (await store_dead.retry(app.store, fields.job_id(job_id))).json())
 

@@ -34,7 +34,7 @@ async def list_jobs(app: App, request: Request) -> Response:
     (docs/adr/002), so ``sort`` and ``order`` are ignored.
 
     ``GET /ojs/v1/admin/jobs?queue&state&type&worker_id&since&until&page&per_page&cursor``
-    (spec: ojs-admin-api 7)
+    (spec: ojs-admin-api 7.1)
     """
     given = query.parameters(request.query)
     wanted = replace(
@@ -50,7 +50,7 @@ async def list_jobs(app: App, request: Request) -> Response:
 async def get(app: App, _request: Request, job_id: str) -> Response:
     """Return a job.
 
-    ``GET /ojs/v1/admin/jobs/{id}`` (spec: ojs-admin-api 7)
+    ``GET /ojs/v1/admin/jobs/{id}`` (spec: ojs-admin-api 7.2)
     """
     return Response(200, (await store_jobs.get(app.store, fields.job_id(job_id))).json())
 
@@ -61,7 +61,7 @@ async def retry(app: App, _request: Request, job_id: str) -> Response:
     A cancelled job stays cancelled. The admin document allows its retry, but the core document
     forbids it (6.5) and has priority.
 
-    ``POST /ojs/v1/admin/jobs/{id}/retry`` (spec: ojs-admin-api 7)
+    ``POST /ojs/v1/admin/jobs/{id}/retry`` (spec: ojs-admin-api 7.4)
     """
     job = await store_dead.retry_discarded(app.store, fields.job_id(job_id))
     return Response(200, job.json())
@@ -70,7 +70,7 @@ async def retry(app: App, _request: Request, job_id: str) -> Response:
 async def cancel(app: App, _request: Request, job_id: str) -> Response:
     """Cancel a job. A body is ignored.
 
-    ``POST /ojs/v1/admin/jobs/{id}/cancel`` (spec: ojs-admin-api 7)
+    ``POST /ojs/v1/admin/jobs/{id}/cancel`` (spec: ojs-admin-api 7.3)
     """
     return Response(200, (await store_cancel.cancel(app.store, fields.job_id(job_id))).json())
 

@@ -29,7 +29,7 @@ async def stats(app: App, request: Request) -> Response:
     restricted to some queues gets the sums of those. It does not get the number of workers, because
     workers serve other queues as well.
 
-    ``GET /ojs/v1/admin/stats?queue`` (spec: ojs-admin-api 10)
+    ``GET /ojs/v1/admin/stats?queue`` (spec: ojs-admin-api 10.1)
     """
     name = query.parameters(request.query).get("queue")
     workers: dict[str, int] = {}
@@ -60,7 +60,7 @@ async def stats(app: App, request: Request) -> Response:
 async def list_queues(app: App, request: Request) -> Response:
     """List queues by name.
 
-    ``GET /ojs/v1/admin/queues?page&per_page`` (spec: ojs-admin-api 6)
+    ``GET /ojs/v1/admin/queues?page&per_page`` (spec: ojs-admin-api 6.1)
     """
     page = query.numbered_page(query.parameters(request.query))
     found, total = await store_queues.list_queues(
@@ -78,7 +78,7 @@ async def list_queues(app: App, request: Request) -> Response:
 async def get_queue(app: App, _request: Request, name: str) -> Response:
     """Return a queue with its configuration.
 
-    ``GET /ojs/v1/admin/queues/{name}`` (spec: ojs-admin-api 6)
+    ``GET /ojs/v1/admin/queues/{name}`` (spec: ojs-admin-api 6.2)
     """
     found = await _existing(app, name)
     limits = (await store_limits.get_queue_limits(app.store, name)).usage.limits.json()

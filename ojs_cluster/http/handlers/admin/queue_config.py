@@ -78,7 +78,7 @@ async def get(app: App, _request: Request, name: str) -> Response:
 async def put(app: App, request: Request, name: str) -> Response:
     """Change the configuration of a queue, which need not exist yet.
 
-    ``PUT /ojs/v1/admin/queues/{name}/config`` (spec: ojs-queue-config, ojs-backpressure 6)
+    ``PUT /ojs/v1/admin/queues/{name}/config`` (spec: ojs-admin-api 6.6)
     """
     check_queue(name, field="name")
     body = decode(_decoder, request, app.settings.limits)
