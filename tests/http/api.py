@@ -159,7 +159,7 @@ _error_log = logging.getLogger("tests.http.hypercorn")
 
 @dataclass(slots=True)
 class EntryPoints:
-    """The entry points that `serving` opens. Test files that cover both of them set it."""
+    """The entry points that ``serving`` opens. Test files that cover both of them set it."""
 
     lane: bool = False
     tls: Certificates | None = None
@@ -246,7 +246,7 @@ Stream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
 
 
 async def dial(port: int, *, alpn: str | None = None) -> Stream:
-    """Connect to the server of `serving`. A TLS handshake begins with the first byte.
+    """Connect to the server of ``serving``. A TLS handshake begins with the first byte.
 
     ``alpn`` is the only protocol that the handshake offers; by default it offers none.
     """

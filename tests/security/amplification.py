@@ -48,7 +48,7 @@ async def connected(address: Address, context: ssl.SSLContext | None) -> AsyncIt
 
 
 async def live(address: Address, context: ssl.SSLContext | None) -> None:
-    """Ask for `/live` on a new connection, as the probes do."""
+    """Ask for ``/live`` on a new connection, as the probes do."""
     async with connected(address, context) as stream:
         await stream.send_all(b"GET /live HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         answer = b""
@@ -60,7 +60,7 @@ async def live(address: Address, context: ssl.SSLContext | None) -> None:
 async def attack(
     address: Address, trusted: ssl.SSLContext | None, probing: ssl.SSLContext | None
 ) -> None:
-    """Send both attacks on many connections at once. Raises if `/live` does not respond.
+    """Send both attacks on many connections at once. Raises if ``/live`` does not respond.
 
     Args:
         trusted: what the attack's handshakes check and offer; None without TLS.

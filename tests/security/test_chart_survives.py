@@ -92,7 +92,7 @@ def _limit_bytes(pod: Pod) -> int:
 async def test_the_defaults_survive_headers_that_unpack(
     pod: Pod, trusted: ssl.SSLContext | None
 ) -> None:
-    """300 connections made `/live` time out, and 100 of them took 430 MB of each process."""
+    """300 connections made ``/live`` time out, and 100 of them took 430 MB of each process."""
     probing = None
     if trusted is not None:
         probing = ssl.create_default_context()

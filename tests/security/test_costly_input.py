@@ -158,7 +158,7 @@ async def test_a_large_body_is_read_beside_the_event_loop(
         turned = turns - before
         done.set()
     assert 400 <= reply.status < 500
-    # 50 ms a turn on average at least; the longest is what `loadtest.bench.blocking` prints.
+    # 50 ms a turn on average at least; the longest is what ``loadtest.bench.blocking`` prints.
     assert turned >= took_s / 0.05
 
 

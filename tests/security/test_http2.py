@@ -264,7 +264,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("kind", MALFORMED)
 async def test_a_malformed_request_ends_its_stream_alone(port: int, kind: str) -> None:
-    """`serving` fails the test when anything is reported as an error, a stack trace included."""
+    """``serving`` fails the test when anything is reported as an error, a stack trace included."""
     async with http2(port) as client:
         await client.stream.send_all(
             client.head(1, *MALFORMED[kind], ends=False)

@@ -332,7 +332,7 @@ async def test_the_end_of_the_grace_period_cancels_waiting_requests(api: Api, la
     ):
         await stream.send_all(FETCH)
         await until(lambda: _waiting(api))
-        stop.set()  # without `App.drain`, so fetches keep waiting
+        stop.set()  # without ``App.drain``, so fetches keep waiting
         assert await stream.receive_some(10) == b""
     assert len(api.app.waiters) == 0
 
