@@ -145,7 +145,7 @@ async def many_tokens_of_one_key(store: Store, db: Any) -> None:
     asks: list[bytes] = []
     for key in db.scan_iter(match=here.prefix + b"ha:*", count=10_000):
         for job_id in db.zrange(key, 0, -1):
-            number = db.hget(here.job(job_id.decode()), f.ASKED)
+            number = db.hget(here.job(job_id.decode()), f.REQUESTED_TOKEN)
             asks.append(b"%b/%b" % (job_id, number))
             if len(asks) < 20:
                 make_large(db, here.job(job_id.decode()))

@@ -132,7 +132,7 @@ async def restore_job(store: Store, line: JobLine) -> RestoreOutcome:
     _check_queue(line.queue)
     line = _without_lease(line)
     args = _job_args(store, line)
-    shard = await _shard(store, line.queue, line.id, in_first=f.MPS in line.fields)
+    shard = await _shard(store, line.queue, line.id, in_first=f.MAX_PER_SECOND in line.fields)
     await store.queues.ensure(store, [line.queue])
     keys = [
         *(shard.job(line.id), *(getattr(shard, name) for name in _INDEXES)),

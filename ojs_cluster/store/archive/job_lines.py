@@ -65,7 +65,7 @@ _NUMBERS = {
     f.LEASE_MS: "lease_ms",
     f.DEADLINE: "lease_ends_ms",
     f.EXTENDED: "lease_extended_ms",
-    f.MPS: "max_per_second",
+    f.MAX_PER_SECOND: "max_per_second",
     f.FIXED: "fixed_id",
     f.CANCEL_REQUESTED: "cancel_requested_ms",
 }
@@ -75,7 +75,7 @@ _JSON = {
     f.PARENTS: "parent_results",
     f.PARENT_NAMES: "parent_names",
 }
-_NOT_EXPORTED = {f.TOKEN, f.ASKED, f.ASKS, f.HIDDEN}
+_NOT_EXPORTED = {f.TOKEN, f.REQUESTED_TOKEN, f.TOKEN_REQUESTS, f.HIDDEN}
 """Fields of a lease or a token request, which an import does not continue, and of hidden jobs."""
 _BY_NAME = {
     name: (field, table) for table in (_TEXT, _NUMBERS, _JSON) for field, name in table.items()

@@ -1,9 +1,9 @@
 -- Transition: dead letter -> terminal job whose retention is over.
 -- Pre:  the job is a dead letter.
--- Post: on no list of dead letters; due to be removed, which the caller or the janitor does. One that
---       keeps its id reserved for a while (see finish.lua) is hidden from those who ask for it.
+-- Post: the job is on no list of dead letters and due for removal by the caller or the janitor. A job whose id
+--       stays reserved for a while (see finish_job.lua) is hidden from readers.
 -- Memory: allow-oom; adds 100 bytes.
--- KEYS: 1 job, 2..3 the shard's fin, dead.
+-- KEYS: 1 job, 2 finished, 3 dead.
 -- Returns: {'ok', fields} | {'missing'} | {'moved', shard} | {'prepared', transaction}
 --          {'conflict', state}
 --@include keys now preflight remove_one read_job finish_job remove_from_queue
@@ -16,8 +16,8 @@ preflight_key(queue_dead_key(job[F.queue]))
 run_preflight()
 remove_member(DEAD, id)
 remove_member(queue_dead_key(job[F.queue]), id)
-local removed = removal_time(job, 0)
-redis.call('ZADD', FINISHED, removed, id)
+local removal_at = removal_time(job, 0)
+redis.call('ZADD', FINISHED, removal_at, id)
 drop_fields(key, job, F.dead)
-if removed > now then save_job(key, job, F.hidden, 1) end
+if removal_at > now then save_job(key, job, F.hidden, 1) end
 return {'ok', job.flat}

@@ -70,7 +70,7 @@ for i = 1, jobs do
     set(F.created, now)
     if ARGV[at + 3] ~= '0' then set(F.priority, ARGV[at + 3]) end
     if due then set(F.due, due) end
-    if job[F.mps] then declare_limit(id, job) end
+    if job[F.max_per_second] then declare_limit(id, job) end
     if job[F.limit] and not declared[job[F.limit]] then
         declared[job[F.limit]] = true
         append_effect('limit_declaration', job[F.limit] .. ' ' .. string.format('%.0f', now))

@@ -50,7 +50,7 @@ class PlacedJob(msgspec.Struct, frozen=True):
     def plain(self) -> bool:
         """Whether it is simply available, and declares no limit."""
         return not (self.pending or self.due or self.expires or self.fate) and not (
-            f.MPS in self.fields[::2] or f.LIMIT in self.fields[::2]
+            f.MAX_PER_SECOND in self.fields[::2] or f.LIMIT in self.fields[::2]
         )
 
 
@@ -207,7 +207,7 @@ def _fields(job: NewJob) -> list[bytes]:
         (f.ON_EXHAUSTION, b"dead_letter" if retry.on_exhaustion == "dead_letter" else b""),
         (f.VISIBILITY, b"%d" % job.visibility_timeout_ms if job.visibility_timeout_ms else b""),
         (f.TIMEOUT, b"%d" % job.timeout_ms if job.timeout_ms else b""),
-        (f.MPS, b"%d" % most if most else b""),
+        (f.MAX_PER_SECOND, b"%d" % most if most else b""),
         (f.LIMIT, limit.packed().encode() if limit and limit.key else b""),
     )
     for name, value in optional:

@@ -49,7 +49,7 @@ for at = 8, #KEYS, 4 do
 --@include validate_job reply_size
             if job[F.state] ~= 'available' or job[F.transaction] or not has_valid_fields(job)
                 or job[F.expires] and tonumber(job[F.expires]) <= now then return {now, 'full_path'} end
-            if job[F.limit] or job[F.mps] then return {now, 'limited'} end
+            if job[F.limit] or job[F.max_per_second] then return {now, 'limited'} end
             bytes = bytes + size_of(job)
         end
         found[#found + 1] = job

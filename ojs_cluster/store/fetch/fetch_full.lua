@@ -17,10 +17,10 @@
 -- Returns: {now, effects, 1 when jobs or token requests are left for another call, jobs that the first
 --           queue had, per job: id, fields as before, attempt, deadline, lease in ms} | {now, 'quiet'}
 --@include keys now preflight remove_many read_job change_counters append_event set_deadline
---@include append_effect make_available finish_job remove_from_queue promote_jobs lease_job read_gauges
---@include count_starts queue_gate
+--@include append_effect make_available finish_job remove_from_queue promote_jobs lease_job create_limiters
+--@include count_starts queue_limits
 batch_events()
---@include rate_limit_state close_rate_limit local_tokens hold_for_token request_tokens reply_size
+--@include rate_limit_state close_rate_limit local_tokens block_for_token request_tokens reply_size
 --@include select_jobs
 local wanted, worker = tonumber(ARGV[2]), ARGV[3]
 if worker ~= '' then
@@ -29,22 +29,22 @@ if worker ~= '' then
 end
 local due, jobs, _, due_bytes = load_due_jobs(16, true)
 for _, id in ipairs(due) do
-    if jobs[id] and jobs[id][F.limit] then look_at_home(jobs[id]) end
+    if jobs[id] and jobs[id][F.limit] then load_local_limit(jobs[id]) end
 end
 local queues = {}
 for q = 10, #ARGV do
     local at = 8 + 4 * (q - 10)
     local queue = {name = ARGV[q], counts = KEYS[at], available = KEYS[at + 1],
-        held = KEYS[at + 2], thirst = KEYS[at + 3], gate = load_gate(KEYS[at]), started = 0}
+        blocked = KEYS[at + 2], demand = KEYS[at + 3], limits = load_queue_limits(KEYS[at]), started = 0}
     table.insert(queues, queue)
-    if #queue.gate.meter > 0 then preflight_key(EXHAUSTED_QUEUES) end
+    if #queue.limits.limiters > 0 then preflight_key(EXHAUSTED_QUEUES) end
 end
 
 local found, more = scan(queues, jobs, wanted, due_bytes)
 for _, queue in ipairs(queues) do
     if queue.visited then
-        queue.asks = asks_of(tonumber(ARGV[9]), room(queue.gate.meter, wanted))
-        look_at_waiting(queue, queue.asks)
+        queue.budget = request_budget(tonumber(ARGV[9]), free_starts(queue.limits.limiters, wanted))
+        preflight_blocked_jobs(queue, queue.budget)
     end
 end
 run_preflight()
@@ -53,7 +53,7 @@ if #due > 0 then
     found, more = scan(queues, jobs, wanted, 0, true)
 end
 for _, queue in ipairs(queues) do
-    queue.bound = queue.last and tonumber(redis.call('ZSCORE', queue.available, queue.last))
+    queue.max_score = queue.last and tonumber(redis.call('ZSCORE', queue.available, queue.last))
         or math.huge
 end
 
@@ -68,15 +68,15 @@ for _, item in ipairs(found) do
         remove_member(EXPIRING, id)
         expire(id, key, job, ARGV[7])
     elseif not item.starts then
-        hold_back(queue, id, job, item.score)
+        block_job(queue, id, job, item.score)
     else
         given, queue.started = given + 1, queue.started + 1
         remove_member(queue.available, id)
         if job[F.token] then use_token(id, job)
-        elseif job[F.limit] then take_token(id, key, job, ARGV[8]) end
-        if job[F.mps] then
+        elseif job[F.limit] then take_local_token(id, key, job, ARGV[8]) end
+        if job[F.max_per_second] then
             job.id = id
-            queue.gate.declares = job
+            queue.limits.declaring_job = job
         end
         count(queue.name, 'active', 1)
         local at = #reply
@@ -85,13 +85,13 @@ for _, item in ipairs(found) do
             lease(id, job, worker, ARGV[4] .. given, ARGV[5], ARGV[6])
     end
 end
-close_homes()
+close_local_limits()
 for _, queue in ipairs(queues) do
-    pass_gate(queue.counts, queue.name, queue.gate, queue.started)
+    count_queue_starts(queue.counts, queue.name, queue.limits, queue.started)
     if queue.visited then
-        local left = ask_for_tokens(queue, queue.asks, room(queue.gate.meter, wanted), queue.bound)
-        if left and queue.bound == math.huge and given < wanted then reply[3] = 1 end
-        if redis.call('ZCARD', queue.held) > 0 then redis.call('HSET', queue.counts, 'demand_at', now) end
+        local left = request_tokens(queue, queue.budget, free_starts(queue.limits.limiters, wanted), queue.max_score)
+        if left and queue.max_score == math.huge and given < wanted then reply[3] = 1 end
+        if redis.call('ZCARD', queue.blocked) > 0 then redis.call('HSET', queue.counts, 'demand_at', now) end
     end
 end
 flush_events()

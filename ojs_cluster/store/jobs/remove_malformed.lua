@@ -21,7 +21,7 @@ for index, zset in pairs({active = ACTIVE, pending = PENDING, scheduled = DUE}) 
     if not state and redis.call('ZSCORE', zset, id) then state = index end
 end
 local limited = job[F.limit] and limit_of(job)
-local number = string.match(job[F.token] or job[F.asked] or '', '^%d+')
+local number = string.match(job[F.token] or job[F.requested_token] or '', '^%d+')
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 preflight_key(TOKEN_GRANTS)

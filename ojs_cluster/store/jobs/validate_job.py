@@ -24,7 +24,7 @@ _NUMBERS = (
     *(f.CREATED, f.MAX_ATTEMPTS, f.PRIORITY, f.EXPIRES, f.ATTEMPT, f.ENQUEUED, f.STARTED),
     *(f.FINISHED, f.DUE, f.DELAY, f.VISIBILITY, f.TIMEOUT, f.ERRORS, f.REPLAYS, f.CANCEL_REQUESTED),
     *(f.SCHEDULED_SHOWN, f.EXPIRES_SHOWN, f.DEADLINE, f.LEASE_MS, f.EXTENDED, f.STEP),
-    *(f.ASKED, f.ASKS, f.MPS),
+    *(f.REQUESTED_TOKEN, f.TOKEN_REQUESTS, f.MAX_PER_SECOND),
 )
 _STATES = frozenset(state.value.encode() for state in State)
 _is_number = re.compile(rb"-?[0-9]{1,15}").fullmatch

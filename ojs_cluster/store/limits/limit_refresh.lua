@@ -1,37 +1,41 @@
--- The scheduler looks at a key: time may have made room; a key that nobody uses is forgotten. Now and
--- then what is given out is offered once more: a token whose job was lost with a master comes back.
+-- Grants tokens of a key that time has freed, and removes an unused key. Every LIMIT_CHECK_MS it sends granted
+-- tokens again: a token whose job was lost in a failover is returned then.
 -- Memory: allow-oom; adds 300 bytes.
--- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out, 8 ev.
+-- KEYS: 1 rate_limit, 2 token_holders, 3 token_requesters, 4 rate_limits, 5 rate_limit_checks, 6 outbox,
+--       7 outbox_due, 8 events.
 -- ARGV: 1 events kept, 2 key.
 -- Returns: effects
---@include keys now read_job append_event set_deadline append_effect read_gauges count_starts
+--@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
-local limit = load_limit(ARGV[2])
-local fields, CHECKED = limit.fields, 500
--- What was started may count for longer than a key is kept otherwise.
+local hash_key, holders_key, requesters_key = KEYS[1], KEYS[2], KEYS[3]
+local rate_limits_key, checks_key = KEYS[4], KEYS[5]
+local key = ARGV[2]
+local limit = load_rate_limit(key)
+local fields, MOST_CHECKED, MOST_SENT, PAUSE_MS = limit.fields, 500, 100, 1000
+-- Starts may count for longer than an unused key is kept otherwise.
 local period = tonumber(string.match(fields.limits or '', ',%d+:(%d+),') or 0)
-local idle = limit.out == 0 and redis.call('ZCARD', KEYS[3]) == 0 and not override_holds(limit)
-    and now - (fields.used_at or 0) >= math.max(keep_ms(), period)
+local unused = limit.holders == 0 and redis.call('ZCARD', requesters_key) == 0 and not override_is_active(limit)
+    and now - (fields.used_at or 0) >= math.max(retention_ms(), period)
     and math.max(fields.hold_until or 0, fields.next_start or 0) <= now
-if idle then
-    redis.call('DEL', KEYS[1])
-    redis.call('ZREM', KEYS[4], ARGV[2])
-    redis.call('ZREM', KEYS[5], ARGV[2])
+if unused then
+    redis.call('DEL', hash_key)
+    redis.call('ZREM', rate_limits_key, key)
+    redis.call('ZREM', checks_key, key)
     return effects
 end
-local used = fields.used_at
-if limit.out > 0 and now - (fields.checked_at or now) >= LIMIT_CHECK_MS then
-    local at = tonumber(fields.check_offset or 0)
-    local tokens = redis.call('ZRANGE', KEYS[2], at, at + CHECKED - 1)
-    for from = 1, #tokens, 100 do
-        offer(limit, {unpack(tokens, from, math.min(from + 99, #tokens))})
+local used_at = fields.used_at
+if limit.holders > 0 and now - (fields.checked_at or now) >= LIMIT_CHECK_MS then
+    local offset = tonumber(fields.check_offset or 0)
+    local tokens = redis.call('ZRANGE', holders_key, offset, offset + MOST_CHECKED - 1)
+    for from = 1, #tokens, MOST_SENT do
+        send_tokens(limit, {unpack(tokens, from, math.min(from + MOST_SENT - 1, #tokens))})
     end
-    -- Where there are many it takes several looks, a second apart.
-    local goes_on = #tokens == CHECKED
-    set_limit(limit, 'check_offset', goes_on and at + CHECKED or 0)
-    set_limit(limit, 'checked_at', goes_on and now - LIMIT_CHECK_MS + 1000 or now)
+    -- Many tokens take several checks, PAUSE_MS apart.
+    local unfinished = #tokens == MOST_CHECKED
+    set_limit_field(limit, 'check_offset', unfinished and offset + MOST_CHECKED or 0)
+    set_limit_field(limit, 'checked_at', unfinished and now - LIMIT_CHECK_MS + PAUSE_MS or now)
 end
-dispense(limit)
-close_limit(limit)
-set_limit(limit, 'used_at', used or now)
+grant_tokens(limit)
+close_rate_limit(limit)
+set_limit_field(limit, 'used_at', used_at or now)
 return effects

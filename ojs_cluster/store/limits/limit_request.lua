@@ -1,42 +1,46 @@
--- Jobs of one shard ask for tokens of a key. Who asks again keeps the turn, or is answered again: the
--- answer was lost with a master.
--- Post: each has its token, or its turn; one that will not wait is refused instead.
--- Memory: allow-oom; adds 200 bytes per ask, of which a queue and key have 100 in each shard.
--- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out, 8 ev.
+-- Jobs of one shard request tokens of a key. A repeated request keeps its place, or is answered again: a
+-- failover may have lost the answer.
+-- Post: each job has its token or waits in order; a job that does not wait is refused.
+-- Memory: allow-oom; adds 200 bytes per request, of which a queue and key have 100 in each shard.
+-- KEYS: 1 rate_limit, 2 token_holders, 3 token_requesters, 4 rate_limits, 5 rate_limit_checks, 6 outbox,
+--       7 outbox_due, 8 events.
 -- ARGV: 1 events kept, 2 key, 3 packed limits, which hold if the key has none, 4 'w' wait |
---       'r' reschedule | 'd' drop, 5 shard of the jobs, 6.. asks: id/number.
+--       'r' reschedule | 'd' drop, 5 shard of the jobs, 6.. requests: id/number.
 -- Returns: effects
---@include keys now read_job append_event set_deadline append_effect read_gauges count_starts
+--@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
-local limit = load_limit(ARGV[2])
-if not limit.fields.limits then set_limit(limit, 'limits', ARGV[3]) end
-local new, old, seq = {}, {}, tonumber(limit.fields.last_request or 0)
+local holders_key, requesters_key = KEYS[2], KEYS[3]
+local key, packed, on_limit, shard = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local limit = load_rate_limit(key)
+if not limit.fields.limits then set_limit_field(limit, 'limits', packed) end
+local new, granted_before, last_request = {}, {}, tonumber(limit.fields.last_request or 0)
 for i = 6, #ARGV do
-    local token = ARGV[5] .. '/' .. ARGV[i]
-    if redis.call('ZSCORE', KEYS[2], token) then
-        old[#old + 1] = token
-    elseif not redis.call('ZSCORE', KEYS[3], token) then
-        seq = seq + 1
-        redis.call('ZADD', KEYS[3], seq, token)
+    local token = shard .. '/' .. ARGV[i]
+    if redis.call('ZSCORE', holders_key, token) then
+        granted_before[#granted_before + 1] = token
+    elseif not redis.call('ZSCORE', requesters_key, token) then
+        last_request = last_request + 1
+        redis.call('ZADD', requesters_key, last_request, token)
         new[#new + 1] = token
         new[token] = ARGV[i]
     end
 end
-set_limit(limit, 'last_request', string.format('%.0f', seq))
-offer(limit, old)
-local granted, refused, waits = dispense(limit, new), '', nil
+set_limit_field(limit, 'last_request', string.format('%.0f', last_request))
+send_tokens(limit, granted_before)
+local granted, refused, first_waiting = grant_tokens(limit, new), '', nil
 for _, token in ipairs(new) do
     if not granted[token] then
-        waits = waits or token
-        if ARGV[4] ~= 'w' then
-            answer(limit, token)
+        first_waiting = first_waiting or token
+        if on_limit ~= 'w' then
+            remove_request(limit, token)
             refused = refused .. ' ' .. new[token]
         end
     end
 end
-if waits then tell_exceeded(limit, waits) end
+if first_waiting then emit_exceeded(limit, first_waiting) end
 if refused ~= '' then
-    local wait = math.max(1, (limit_opens(limit, true) or now + LATER_MS) - now)
-    append_effect('token_answer', ARGV[5] .. ' ' .. ARGV[2] .. ' ' .. ARGV[4] .. string.format('%.0f', wait) .. refused)
+    local wait = math.max(1, (tokens_free_at(limit, true) or now + LATER_MS) - now)
+    local answer = on_limit .. string.format('%.0f', wait)
+    append_effect('token_answer', shard .. ' ' .. key .. ' ' .. answer .. refused)
 end
-return close_limit(limit)
+return close_rate_limit(limit)

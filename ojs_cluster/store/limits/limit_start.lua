@@ -1,18 +1,20 @@
--- Jobs have started with tokens that were granted to them: from now on time counts.
+-- Jobs have started with granted tokens: their starts count from now on.
 -- Memory: allow-oom; adds 300 bytes.
--- KEYS: 1 l:, 2 lh:, 3 la:, 4 the shard's lims, 5 limlook, 6 ob, 7 out, 8 ev.
--- ARGV: 1 events kept, 2 key, 3 shard of the jobs, 4.. asks: id/number.
+-- KEYS: 1 rate_limit, 2 token_holders, 3 token_requesters, 4 rate_limits, 5 rate_limit_checks, 6 outbox,
+--       7 outbox_due, 8 events.
+-- ARGV: 1 events kept, 2 key, 3 shard of the jobs, 4.. requests: id/number.
 -- Returns: effects
---@include keys now read_job append_event set_deadline append_effect read_gauges count_starts
+--@include keys now read_job append_event set_deadline append_effect create_limiters count_starts
 --@include rate_limit_state answer_token_requests close_rate_limit
-local limit = load_limit(ARGV[2])
+local holders_key, key, shard = KEYS[2], ARGV[2], ARGV[3]
+local limit = load_rate_limit(key)
 if not limit.fields.used_at then return effects end
 for i = 4, #ARGV do
-    local token = ARGV[3] .. '/' .. ARGV[i]
-    if redis.call('ZSCORE', KEYS[2], token) == '0' then
-        redis.call('ZADD', KEYS[2], 1, token)
+    local token = shard .. '/' .. ARGV[i]
+    if redis.call('ZSCORE', holders_key, token) == '0' then
+        redis.call('ZADD', holders_key, 1, token)
         count_starts(limit, 1)
     end
 end
-dispense(limit)
-return close_limit(limit)
+grant_tokens(limit)
+return close_rate_limit(limit)

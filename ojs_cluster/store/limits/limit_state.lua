@@ -1,6 +1,8 @@
--- A rate limit key as it is; changes nothing.
+-- Reads a rate limit key; changes nothing.
 -- Memory: no-writes.
--- KEYS: 1 l:, 2 lh:, 3 la:.
--- Returns: {now, tokens given out, tokens asked for, fields}
+-- KEYS: 1 rate_limit, 2 token_holders, 3 token_requesters.
+-- Returns: {now, granted tokens, requested tokens, fields}
 --@include now
-return {now, redis.call('ZCARD', KEYS[2]), redis.call('ZCARD', KEYS[3]), redis.call('HGETALL', KEYS[1])}
+local hash_key, holders_key, requesters_key = KEYS[1], KEYS[2], KEYS[3]
+local granted, requested = redis.call('ZCARD', holders_key), redis.call('ZCARD', requesters_key)
+return {now, granted, requested, redis.call('HGETALL', hash_key)}

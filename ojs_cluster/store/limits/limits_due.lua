@@ -1,21 +1,22 @@
--- What time does to rate limits in a shard: the waiters of queues whose limits have room again are woken;
--- the rest is only told.
+-- Wakes the workers that wait for queues whose limits have room again. Only reports other due work.
 -- Memory: allow-oom; adds nothing.
--- KEYS: 1 the shard's open, 2 grants, 3 limlook.  ARGV: 1 limit, 2 most keys.
--- Returns: {queues, now, ms of what comes next or -1, 1 when grants are due, keys to look at}
+-- KEYS: 1 exhausted_queues, 2 token_grants, 3 rate_limit_checks.  ARGV: 1 most queues, 2 most keys.
+-- Returns: {queues woken, now, ms of the next due work or -1, 1 when token grants are due, due keys}
 --@include keys now remove_many lowest_remaining
-local queues = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
+local exhausted_key, grants_key, checks_key = KEYS[1], KEYS[2], KEYS[3]
+local most_queues, most_keys = ARGV[1], ARGV[2]
+local queues = redis.call('ZRANGEBYSCORE', exhausted_key, '-inf', now, 'LIMIT', 0, most_queues)
 for _, queue in ipairs(queues) do
-    remove_member(KEYS[1], queue)
+    remove_member(exhausted_key, queue)
     redis.call('SPUBLISH', WAKE_CHANNEL, queue)
 end
-local following = lowest_remaining(KEYS[1]) or -1
-for _, zset in ipairs({KEYS[2], KEYS[3]}) do
+local next_due = lowest_remaining(exhausted_key) or -1
+for _, zset in ipairs({grants_key, checks_key}) do
     local first = redis.call('ZRANGEBYSCORE', zset, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
     local at = tonumber(first[2] or -1)
-    if at >= 0 and (following < 0 or at < following) then following = at end
+    if at >= 0 and (next_due < 0 or at < next_due) then next_due = at end
 end
-local granted = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 1)
-local keys = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, ARGV[2])
+local due_grants = redis.call('ZRANGEBYSCORE', grants_key, '-inf', now, 'LIMIT', 0, 1)
+local due_keys = redis.call('ZRANGEBYSCORE', checks_key, '-inf', now, 'LIMIT', 0, most_keys)
 flush_removals()
-return {#queues, now, following, #granted, keys}
+return {#queues, now, next_due, #due_grants, due_keys}

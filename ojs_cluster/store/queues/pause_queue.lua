@@ -1,20 +1,21 @@
--- Transition of a queue: active <-> paused. Jobs are not touched.
--- Post: the mark that fetch reads inside its pop is set or gone; waiters learn of a resume. The name
---       of a queue that is seen for the first time is owed to the registry.
+-- Transition of a queue: active <-> paused. Jobs are not changed.
+-- Post: the pause flag that the fetch script reads is set or gone; a resume wakes waiting workers. The name
+--       of a new queue is sent to the registry.
 -- Memory: allow-oom; adds 600 bytes.
--- KEYS: 1 c:, 2 q:, 3 the shard's ev.
+-- KEYS: 1 queue_counters, 2 queue_available, 3 events.
 -- ARGV: 1 events kept, 2 queue, 3 'pause' | 'resume'.
 -- Returns: {now, effects}
 --@include keys now preflight read_job append_event set_deadline append_effect
+local counters_key, available_key, name, action = KEYS[1], KEYS[2], ARGV[2], ARGV[3]
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()
-if redis.call('HSETNX', KEYS[1], 'created', now) == 1 then append_effect('queue', ARGV[2]) end
-local queue = {[F.queue] = ARGV[2], [F.type] = ''}
-if ARGV[3] == 'pause' then
-    if redis.call('HSETNX', KEYS[1], 'paused', now) == 1 then emit('queue.paused', '', queue) end
-elseif redis.call('HDEL', KEYS[1], 'paused') == 1 then
+if redis.call('HSETNX', counters_key, 'created', now) == 1 then append_effect('queue', name) end
+local queue = {[F.queue] = name, [F.type] = ''}
+if action == 'pause' then
+    if redis.call('HSETNX', counters_key, 'paused', now) == 1 then emit('queue.paused', '', queue) end
+elseif redis.call('HDEL', counters_key, 'paused') == 1 then
     emit('queue.resumed', '', queue)
-    if redis.call('ZCARD', KEYS[2]) > 0 then redis.call('SPUBLISH', WAKE_CHANNEL, ARGV[2]) end
+    if redis.call('ZCARD', available_key) > 0 then redis.call('SPUBLISH', WAKE_CHANNEL, name) end
 end
 return {now, effects}

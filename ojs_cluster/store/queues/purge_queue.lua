@@ -1,42 +1,44 @@
--- Transition: available -> gone, for up to `limit` jobs of one queue, lowest place first; for fewer when
+-- Transition: available -> removed, for up to `limit` jobs of one queue, lowest score first. Removes fewer when
 -- they are large.
--- Post: as purge.lua; jobs that others must hear of (their id names another shard, or they are
---       part of a workflow, hold a unique lock, or have a rate limit's key) or whose id was fixed in
---       advance are only listed, and so are malformed ones.
+-- Post: as purge.lua. Some jobs are only listed: malformed ones, and those whose end concerns other keys
+--       (their id names another shard or was fixed in advance, or they have a workflow, a unique lock or a
+--       rate limit key).
 -- Memory: allow-oom; adds nothing.
--- KEYS: 1 q:, 2 c:, 3..5 the shard's fin, dead, exp, 6 h:.
+-- KEYS: 1 queue_available, 2 queue_counters, 3 finished, 4 dead, 5 expiring, 6 queue_blocked.
 -- ARGV: 1 limit, 2 this shard's index, 3 number of shards.
--- Returns: {jobs removed, ids only listed, jobs still there}
+-- Returns: {jobs removed, ids only listed, jobs left}
 --@include keys preflight remove_many read_job change_counters delete_job
-local foreign, ours, jobs, bytes = {}, {}, {}, 0
-local ids = redis.call('ZRANGE', KEYS[1], 0, ARGV[1] - 1)
-if #ids < tonumber(ARGV[1]) then
-    local held = redis.call('ZRANGE', KEYS[6], 0, ARGV[1] - 1 - #ids)
-    for _, id in ipairs(held) do ids[#ids + 1] = id end
+local available_key, blocked_key = KEYS[1], KEYS[6]
+local limit, shard, shards = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local listed, removed, jobs, bytes = {}, {}, {}, 0
+local ids = redis.call('ZRANGE', available_key, 0, limit - 1)
+if #ids < limit then
+    local blocked = redis.call('ZRANGE', blocked_key, 0, limit - 1 - #ids)
+    for _, id in ipairs(blocked) do ids[#ids + 1] = id end
 end
 for _, id in ipairs(ids) do
     if bytes >= MOST_FREED then break end
     local key = job_key(id)
-    local here = tonumber(string.sub(id, 16, 18), 16) % tonumber(ARGV[3]) == tonumber(ARGV[2])
+    local here = tonumber(string.sub(id, 16, 18), 16) % shards == shard
     local job, reply = load_index_fields(key)
-    local others = redis.call('HMGET', key, F.workflow, F.unique, F.limit, F.fixed)
-    local heard = others[1] or others[2] or others[3] or others[4]
-    if here and not heard and not is_malformed(reply) then
-        ours[#ours + 1], jobs[id] = id, job or false
+    local found = redis.call('HMGET', key, F.workflow, F.unique, F.limit, F.fixed)
+    local concerns_others = found[1] or found[2] or found[3] or found[4]
+    if here and not concerns_others and not is_malformed(reply) then
+        removed[#removed + 1], jobs[id] = id, job or false
         if job then
             preflight_delete(job)
             bytes = bytes + freed_bytes(key)
         end
     else
-        foreign[#foreign + 1] = id
+        listed[#listed + 1] = id
     end
 end
 run_preflight()
 
-for _, id in ipairs(ours) do
-    if jobs[id] then delete_job(id, job_key(id), jobs[id]) else remove_member(KEYS[1], id) end
+for _, id in ipairs(removed) do
+    if jobs[id] then delete_job(id, job_key(id), jobs[id]) else remove_member(available_key, id) end
 end
-local left = redis.call('ZCARD', KEYS[1]) - #(removals[KEYS[1]] or {}) + redis.call('ZCARD', KEYS[6])
+local left = remaining_members(available_key) + redis.call('ZCARD', blocked_key)
 flush_removals()
 flush_counters()
-return {#ours, foreign, left}
+return {#removed, listed, left}

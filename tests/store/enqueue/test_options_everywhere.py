@@ -113,7 +113,7 @@ def seen(job: JobRecord) -> dict[str, Any]:
         "due": number(f.DUE),
         "expires_in": number(f.EXPIRES, job.created_ms),
         "expires": number(f.EXPIRES),
-        "rate": number(f.MPS),
+        "rate": number(f.MAX_PER_SECOND),
         "unique": bool(job.fields.get(f.UNIQUE)),
         "tags": shown.get("tags"),
         "meta": shown["meta"],

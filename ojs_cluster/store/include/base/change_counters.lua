@@ -38,7 +38,7 @@ local function record_minute(queue, had)
     return minute
 end
 
--- Wakes waiters when the number of active jobs falls below the concurrency limit (see queue_gate.lua).
+-- Wakes waiters when the number of active jobs falls below the concurrency limit (see queue_limits.lua).
 local function wake_on_free_slot(queue, limits, before, by)
     local most = limits and tonumber(string.match(limits, '^[^,]+'))
     if most and before >= most and before + by < most then redis.call('SPUBLISH', WAKE_CHANNEL, queue) end

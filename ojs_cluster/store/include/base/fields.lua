@@ -7,6 +7,6 @@ local F = {
     worker = 'w', lease = 'l', deadline = 'd', lease_ms = 'lv', extended = 'le',
     result = 'rs', errors = 'hn', error_slot = 'h', dead = 'dl', expired = 'ex', replays = 'rc',
     alias = '@', workflow = 'wf', step = 'ws', parents = 'pr', parent_names = 'pn', unique = 'uq',
-    transaction = '@t', mps = 'ps', tombstone = '@f', fixed = 'fx', cancel_requested = 'sp',
-    limit = 'rl', token = 'rt', asked = 'ra', asks = 'rn', hidden = 'hd',
+    transaction = '@t', max_per_second = 'ps', tombstone = '@f', fixed = 'fx', cancel_requested = 'sp',
+    limit = 'rl', token = 'rt', requested_token = 'ra', token_requests = 'rn', hidden = 'hd',
 }

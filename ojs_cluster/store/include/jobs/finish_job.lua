@@ -36,9 +36,9 @@ end
 -- Returns the job's token, or withdraws its token request. `how`: 'u' when the job
 -- did not start, 's' when it did, followed by the time in ms until which no job of the key may start, if any.
 local function return_token(id, job, how)
-    local number = string.match(job[F.token] or job[F.asked], '^%d+')
+    local number = string.match(job[F.token] or job[F.requested_token], '^%d+')
     append_effect('token_return', limit_of(job) .. ' ' .. how .. ' ' .. id .. '/' .. number)
-    drop_fields(job_key(id), job, F.token, F.asked)
+    drop_fields(job_key(id), job, F.token, F.requested_token)
 end
 
 -- Uses the token that was granted to a job which starts.

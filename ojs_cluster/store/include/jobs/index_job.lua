@@ -15,9 +15,9 @@ local function index_job(id, job, state, due)
     end
 end
 
--- Declares the job's limit for its queue: see queue_gate.lua.
+-- Declares the job's limit for its queue: see queue_limits.lua.
 local function declare_limit(id, job)
-    redis.call('HSET', queue_counters_key(job[F.queue]), 'max_per_second', job[F.mps], 'declared_at', now,
+    redis.call('HSET', queue_counters_key(job[F.queue]), 'max_per_second', job[F.max_per_second], 'declared_at', now,
         'declared_by', id)
 end
 

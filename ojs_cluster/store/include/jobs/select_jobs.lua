@@ -9,11 +9,11 @@ local passing, passed, malformed = false, {}, {}
 -- Returns nil for any other job.
 local function load_blocked(queue, id)
     local key = job_key(id)
-    local found = redis.call('HMGET', key, F.limit, F.token, F.transaction, F.expires, F.asks)
+    local found = redis.call('HMGET', key, F.limit, F.token, F.transaction, F.expires, F.token_requests)
     if found[4] and (tonumber(found[4]) or 0) <= now then return load_small_fields(key) end
     if not found[1] or found[2] or found[3] or found[5] and not is_number(found[5]) then return end
-    local job = {[F.limit] = found[1], [F.asks] = found[5] or nil, [F.queue] = queue.name}
-    local limit = look_at_home(job)
+    local job = {[F.limit] = found[1], [F.token_requests] = found[5] or nil, [F.queue] = queue.name}
+    local limit = load_local_limit(job)
     if limit and limit.left > 0 then return end
     local group = queue.name .. ':' .. limit_of(job)
     if not passed[group] then preflight_limit(job) end
@@ -34,7 +34,7 @@ local function load_candidate(queue, id)
         preflight_key(QUARANTINE)
         return false
     end
-    if job and job[F.limit] then look_at_home(job) end
+    if job and job[F.limit] then load_local_limit(job) end
     return job or false
 end
 
@@ -43,10 +43,10 @@ end
 -- promotion of due jobs, ends at a job that the first has not read: its preflight is not possible any more.
 local function scan(queues, jobs, wanted, bytes_read, again)
     local found, live, bytes, budget = {}, 0, bytes_read, wanted + PASSED_MOST
-    begin_pass()
+    reset_local_tokens()
     for _, queue in ipairs(queues) do
-        local from, most = 0, live + room(queue.gate.meter, wanted - live)
-        local open = not queue.gate.shut
+        local from, most = 0, live + free_starts(queue.limits.limiters, wanted - live)
+        local open = not queue.limits.paused
         queue.visited = open and live < most
         while open and live < most and budget > 0 and bytes < MOST_BYTES do
             local size = math.min(math.max(most - live, passing and 100 or 0), budget)

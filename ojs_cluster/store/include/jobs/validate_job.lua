@@ -20,8 +20,8 @@ local function sum_of_numbers(job)
         + (job[F.due] or 0) + (job[F.delay] or 0) + (job[F.visibility] or 0) + (job[F.timeout] or 0)
         + (job[F.errors] or 0) + (job[F.replays] or 0) + (job[F.cancel_requested] or 0)
         + (job[F.scheduled_shown] or 0) + (job[F.expires_shown] or 0) + (job[F.deadline] or 0)
-        + (job[F.lease_ms] or 0) + (job[F.extended] or 0) + (job[F.step] or 0) + (job[F.asked] or 0)
-        + (job[F.asks] or 0) + (job[F.mps] or 0)
+        + (job[F.lease_ms] or 0) + (job[F.extended] or 0) + (job[F.step] or 0) + (job[F.requested_token] or 0)
+        + (job[F.token_requests] or 0) + (job[F.max_per_second] or 0)
 end
 
 local function has_valid_fields(job)
@@ -30,7 +30,7 @@ local function has_valid_fields(job)
         and job[F.type] and job[F.envelope]) then return false end
     if job[F.workflow] and not job[F.step] then return false end
     if job[F.state] == 'active' and not (job[F.attempt] and job[F.started]) then return false end
-    if job[F.asked] and not job[F.limit] then return false end
+    if job[F.requested_token] and not job[F.limit] then return false end
     return not job[F.token] or job[F.limit] and string.find(job[F.token], '^%d+w?$')
 end
 

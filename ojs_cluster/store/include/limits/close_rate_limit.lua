@@ -1,36 +1,36 @@
--- When a rate limit key has room again, and the end of every script over one.
+-- When a rate limit key has free tokens again, and the end of every script over a key.
 
--- The ms at which time alone lets more start, or nil. `all`: when those who have tokens have started.
-local function limit_opens(limit, all)
-    local meter, hold = limit_meter(limit), tonumber(limit.fields.hold_until or 0)
-    if all and limit.coming > 0 then start(meter, limit.coming) end
-    local at = opens(meter)
-    if hold > now then at = math.max(at or 0, hold) end
+-- Returns the ms at which time alone frees a token, or nil. `all`: supposes that all granted jobs have started.
+local function tokens_free_at(limit, all)
+    local limiters, hold_until = limiters_of(limit), tonumber(limit.fields.hold_until or 0)
+    if all and limit.granted > 0 then record_starts(limiters, limit.granted) end
+    local at = opens_at(limiters)
+    if hold_until > now then at = math.max(at or 0, hold_until) end
     local until_ = limit.fields.override_until
-    if override_holds(limit) and until_ ~= '' then
+    if override_is_active(limit) and until_ ~= '' then
         at = math.min(at or math.huge, tonumber(until_))
     end
     return at
 end
 
--- Who was answered or gave back leaves the lists, and the scheduler knows when to look. Last, and at
--- once: a set that becomes empty vanishes (see look.lua).
-local function close_limit(limit)
-    local at = now + keep_ms()
-    if limit.out > 0 then
-        if not limit.fields.checked_at then set_limit(limit, 'checked_at', now) end
+-- Removes answered requests and returned tokens, and plans the scheduler's next check. It runs last and removes
+-- at once, because an empty set disappears (see preflight.lua).
+local function close_rate_limit(limit)
+    local at = now + retention_ms()
+    if limit.holders > 0 then
+        if not limit.fields.checked_at then set_limit_field(limit, 'checked_at', now) end
         at = limit.fields.checked_at + LIMIT_CHECK_MS
     elseif limit.fields.checked_at then
-        redis.call('HDEL', limit.l, 'checked_at')
+        redis.call('HDEL', limit.hash_key, 'checked_at')
         limit.fields.checked_at = nil
     end
-    if redis.call('ZCARD', limit.la) > #limit.answered then
-        at = math.min(at, limit_opens(limit) or at)
+    if redis.call('ZCARD', limit.requesters_key) > #limit.answered then
+        at = math.min(at, tokens_free_at(limit) or at)
     end
-    set_limit(limit, 'used_at', now)
+    set_limit_field(limit, 'used_at', now)
     redis.call('ZADD', RATE_LIMITS, 0, limit.key)
     set_deadline(RATE_LIMIT_CHECKS, limit.key, at)
-    if #limit.answered > 0 then redis.call('ZREM', limit.la, unpack(limit.answered)) end
-    if #limit.returned > 0 then redis.call('ZREM', limit.lh, unpack(limit.returned)) end
+    if #limit.answered > 0 then redis.call('ZREM', limit.requesters_key, unpack(limit.answered)) end
+    if #limit.returned > 0 then redis.call('ZREM', limit.holders_key, unpack(limit.returned)) end
     return effects
 end

@@ -1,51 +1,53 @@
--- Rate limit keys whose state lives in the shard of the fetch: it takes their tokens itself.
-local homes = {} -- key -> its state, or false when that is not here
+-- Rate limit keys whose state is in the shard of the fetch: the fetch takes their tokens itself.
+local local_limits = {} -- key -> its state, or false when the state is in another shard
 
--- Before the first write, for every job that may start. Returns the state of its key, if that is here.
-local function look_at_home(job)
+-- Runs before the first write, for every job that may start. Returns the state of its key if that is here.
+local function load_local_limit(job)
     local key = limit_of(job)
-    if homes[key] ~= nil then return homes[key] end
-    homes[key] = false
+    if local_limits[key] ~= nil then return local_limits[key] end
+    local_limits[key] = false
     if redis.call('EXISTS', rate_limit_key(key)) == 0 then return end
-    local limit = load_limit(key)
+    local limit = load_rate_limit(key)
     if not limit.fields.used_at then return end
-    homes[key] = limit
-    limit.free = redis.call('ZCARD', limit.la) == 0 and limit_room(limit, limit_meter(limit)) or 0
+    local_limits[key] = limit
+    limit.free = redis.call('ZCARD', limit.requesters_key) == 0 and free_tokens(limit) or 0
     limit.left = limit.free
-    for _, name in ipairs({limit.l, limit.lh, limit.la, RATE_LIMITS, RATE_LIMIT_CHECKS}) do preflight_key(name) end
+    for _, name in ipairs({limit.hash_key, limit.holders_key, limit.requesters_key, RATE_LIMITS,
+        RATE_LIMIT_CHECKS}) do preflight_key(name) end
     return limit
 end
 
--- Counts anew what is given away in a pass over the jobs.
-local function begin_pass()
-    for _, limit in pairs(homes) do
+-- Starts a new pass over the jobs, in which all free tokens are available again.
+local function reset_local_tokens()
+    for _, limit in pairs(local_limits) do
         if limit then limit.left = limit.free end
     end
 end
 
--- Whether a job may start as far as its key is concerned; in the order of the jobs, since it counts.
+-- Returns whether the limits of its key let a job start. It counts, so call it once per job, in order.
 local function may_start(job)
     if not job[F.limit] or job[F.token] then return true end
-    local limit = homes[limit_of(job)]
+    local limit = local_limits[limit_of(job)]
     if not limit or limit.left <= 0 then return false end
     limit.left = limit.left - 1
     return true
 end
 
--- A job starts that has no token yet: it is given one.
-local function take_token(id, key, job, shard)
-    local limit, number = homes[limit_of(job)], string.format('%.0f', (job[F.asks] or 0) + 1)
-    redis.call('ZADD', limit.lh, 1, shard .. '/' .. id .. '/' .. number)
-    limit.out, limit.coming = limit.out + 1, limit.coming + 1
-    limit.begun = (limit.begun or 0) + 1
-    save_job(key, job, F.asks, number, F.token, number)
+-- Gives a token to a job that starts without one.
+local function take_local_token(id, key, job, shard)
+    local limit = local_limits[limit_of(job)]
+    local number = string.format('%.0f', (job[F.token_requests] or 0) + 1)
+    redis.call('ZADD', limit.holders_key, 1, shard .. '/' .. id .. '/' .. number)
+    limit.holders, limit.granted = limit.holders + 1, limit.granted + 1
+    limit.started = (limit.started or 0) + 1
+    save_job(key, job, F.token_requests, number, F.token, number)
 end
 
-local function close_homes()
-    for _, limit in pairs(homes) do
-        if limit and limit.begun then
-            count_starts(limit, limit.begun)
-            close_limit(limit)
+local function close_local_limits()
+    for _, limit in pairs(local_limits) do
+        if limit and limit.started then
+            count_starts(limit, limit.started)
+            close_rate_limit(limit)
         end
     end
 end

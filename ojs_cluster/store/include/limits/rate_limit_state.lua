@@ -1,68 +1,68 @@
--- The state of one rate limit key, in the shard of the key: l: the limits, lh: tokens given out (0 granted,
--- 1 started), la: tokens asked for, in turn. A token is named by who asks for it: 'shard/job/number'.
--- Fields of l:: limits, at (when the job was created that declared them last), over, over_until (an
--- operator's override), hold (ms until which nothing starts), starts, next (see gauges.lua), seq (of
--- asks), used (ms of the last use), checked (ms of the last check of what is given out),
--- place (how far that came), strategy (which limit was met last).
+-- The state of one rate limit key, in the shard of the key: the rate_limit hash, token_holders (tokens by 0
+-- granted, 1 started) and token_requesters (requested tokens, in order). A token's name is 'shard/job/number'.
+-- Fields of the hash: limits, declared_at (creation time of the job that declared them last), override and
+-- override_until (of an operator), hold_until (ms until which no job may start), starts, next_start (see
+-- create_limiters.lua), last_request (number of requests so far), used_at, checked_at (ms of the last check of
+-- the holders), check_offset (position of that check), strategy (the limit that was reached last).
 local KEEP_MS = 24 * 3600 * 1000
 local MOST_KEYS = 10000 -- of one shard: twin of store/limits/limit_keys.py
 local CROWDED_KEYS, CROWDED_MS = 9000, 60 * 1000
 local LIMIT_CHECK_MS = 600 * 1000
-local LATER_MS = 5000 -- where only the end of another job makes room
+local LATER_MS = 5000 -- for a refused job when only the end of another job makes room
 
--- How long the state of a key is kept that nobody uses. Where there are nearly as many as there may be, others
--- need the room more.
-local function keep_ms()
+-- Returns how long the state of an unused key is kept. A shard with nearly MOST_KEYS keys keeps it shorter.
+local function retention_ms()
     return redis.call('ZCARD', RATE_LIMITS) > CROWDED_KEYS and CROWDED_MS or KEEP_MS
 end
 
-local function load_limit(key)
-    local limit = {key = key, l = rate_limit_key(key), lh = token_holders_key(key), la = token_requesters_key(key),
-        fields = {}, answered = {}, returned = {}}
-    local flat = redis.call('HGETALL', limit.l)
+local function load_rate_limit(key)
+    local limit = {key = key, hash_key = rate_limit_key(key), holders_key = token_holders_key(key),
+        requesters_key = token_requesters_key(key), fields = {}, answered = {}, returned = {}}
+    local flat = redis.call('HGETALL', limit.hash_key)
     for i = 1, #flat, 2 do limit.fields[flat[i]] = flat[i + 1] end
-    limit.out, limit.coming = redis.call('ZCARD', limit.lh), redis.call('ZCOUNT', limit.lh, 0, 0)
+    limit.holders = redis.call('ZCARD', limit.holders_key)
+    limit.granted = redis.call('ZCOUNT', limit.holders_key, 0, 0)
     return limit
 end
 
-local function set_limit(limit, name, value)
+local function set_limit_field(limit, name, value)
     limit.fields[name] = value
-    redis.call('HSET', limit.l, name, value)
+    redis.call('HSET', limit.hash_key, name, value)
 end
 
-local function override_holds(limit)
+local function override_is_active(limit)
     local until_ = limit.fields.override_until
     return limit.fields.override and (until_ == '' or tonumber(until_) > now)
 end
 
-local function limit_meter(limit)
-    local meter, packed = {}, limit.fields.limits or '-,-,-'
-    if override_holds(limit) then
-        local over = string.gmatch(limit.fields.override, '[^,]+')
+local function limiters_of(limit)
+    local limiters, packed = {}, limit.fields.limits or '-,-,-'
+    if override_is_active(limit) then
+        local override = string.gmatch(limit.fields.override, '[^,]+')
         packed = string.gsub(packed, '[^,]+', function(own)
-            local value = over()
+            local value = override()
             return value == '-' and own or value
         end)
     end
-    add_limits(meter, packed, limit.out, limit.fields.starts, limit.fields.next_start)
-    return meter
+    add_limiters(limiters, packed, limit.holders, limit.fields.starts, limit.fields.next_start)
+    return limiters
 end
 
--- How many tokens may be given out now.
-local function limit_room(limit, meter)
+-- Returns how many tokens may be granted now.
+local function free_tokens(limit)
     if tonumber(limit.fields.hold_until or 0) > now then return 0 end
-    return room(meter, 1000, limit.coming)
+    return free_starts(limiters_of(limit), 1000, limit.granted)
 end
 
--- Jobs start with tokens that were granted.
+-- Counts the starts of `n` jobs whose tokens were granted.
 local function count_starts(limit, n)
-    limit.coming = limit.coming - n
-    local fields = start(limit_meter(limit), n)
-    for i = 1, #fields, 2 do set_limit(limit, fields[i], fields[i + 1]) end
+    limit.granted = limit.granted - n
+    local fields = record_starts(limiters_of(limit), n)
+    for i = 1, #fields, 2 do set_limit_field(limit, fields[i], fields[i + 1]) end
 end
 
--- An ask leaves the list, at the end of the script.
-local function answer(limit, token)
+-- Notes that a request is answered. save_rate_limit removes it at the end of the script.
+local function remove_request(limit, token)
     limit.answered[token] = true
     table.insert(limit.answered, token)
 end

@@ -1,6 +1,6 @@
--- A job enters a queue otherwise than by an enqueue. The queue may have been retired since, and its
--- partition here closed: its name is owed to the registry, which makes workers look here again, too
--- (store/queues/registry.py). `listed`: that is so only when the queue's hash had gone.
+-- Announces a queue that a job enters other than by an enqueue. The queue may have been retired, and its
+-- partition here closed. The effect registers the name and makes workers search here again
+-- (store/queues/registry.py). `listed`: announce only when the queue's hash was gone.
 local announced_queues = {}
 local function announce_queue(queue, listed)
     local gone = redis.call('HSETNX', queue_counters_key(queue), 'created', now) == 1

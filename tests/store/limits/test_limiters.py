@@ -1,4 +1,4 @@
-"""Gauges tell exactly when they have room again, at times of the test's own."""
+"""Limiters return exactly when they have room again; the test sets the time."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.scripts import read_includes
 from tests.support.servers import observer
 
-GAUGES = "".join(read_includes()[name] for name in ("validate_job", "read_gauges"))
+LIMITERS = "".join(read_includes()[name] for name in ("validate_job", "create_limiters"))
 NOW = 1_700_000_000_000
 
 Run = Callable[[str, int], list[int]]
 
 
 @pytest.fixture
-def gauge(standalone: Embedded) -> Iterator[Run]:
-    """Makes the gauge of an expression, starts as many as it has room for, and looks at it when it
-    says that it opens: how many that were, ms until then, its room a ms before, and its room then.
+def limiter(standalone: Embedded) -> Iterator[Run]:
+    """Run a limiter until it is full, and check the time at which it says that it opens.
+
+    Returns the number of starts, the ms until it opens, its room one ms before that, and its room
+    then.
     """
     with observer(standalone) as client:
 
         def run(expression: str, now: int) -> list[int]:
             code = f"""
                 local now = tonumber(ARGV[1])
-                {GAUGES}
+                {LIMITERS}
                 local saved
                 local function make() return {expression} end
-                local gauge = make()
-                local began = gauge.room()
-                local _, text = gauge.start(began)
-                local opens = gauge.opens()
-                saved, now = text, opens - 1
-                local before = make().room()
-                now = opens
-                return {{began, opens - ARGV[1], before, make().room()}}"""
+                local limiter = make()
+                local began = limiter.free()
+                local _, text = limiter.record_starts(began)
+                local opens_at = limiter.opens_at()
+                saved, now = text, opens_at - 1
+                local before = make().free()
+                now = opens_at
+                return {{began, opens_at - ARGV[1], before, make().free()}}"""
             return cast(list[int], client.eval(code, 0, now))
 
         yield run
@@ -54,28 +56,30 @@ def gauge(standalone: Embedded) -> Iterator[Run]:
     ],
 )
 def test_a_throttle_opens_when_one_more_may_start(
-    gauge: Run, limit: int, period: int, started: int, pause: int
+    limiter: Run, limit: int, period: int, started: int, pause: int
 ) -> None:
-    found = gauge(f"throttle({limit}, {period}, saved, 'next')", NOW)
+    found = limiter(f"throttle_limiter({limit}, {period}, saved, 'next')", NOW)
     assert found == [started, pause, 0, 1]
 
 
 @pytest.mark.parametrize(("limit", "period"), [(1, 1000), (5, 1000), (300, 60_000)])
-def test_a_window_opens_when_its_oldest_start_is_over(gauge: Run, limit: int, period: int) -> None:
-    found = gauge(f"window({limit}, {period}, saved, 'starts')", NOW)
+def test_a_window_opens_when_its_oldest_start_is_over(
+    limiter: Run, limit: int, period: int
+) -> None:
+    found = limiter(f"rate_limiter({limit}, {period}, saved, 'starts')", NOW)
     assert found == [limit, period, 0, limit]
 
 
 def test_starts_that_share_an_entry_count_until_the_latest_is_over(standalone: Embedded) -> None:
     code = f"""
         local now = tonumber(ARGV[1])
-        {GAUGES}
+        {LIMITERS}
         local text
         for _, at in ipairs({{0, 90}}) do
             now = ARGV[1] + at
-            _, text = window(2, 6400, text, 'starts').start(1)
+            _, text = rate_limiter(2, 6400, text, 'starts').record_starts(1)
         end
         now = ARGV[1] + 6400 + 10
-        return window(2, 6400, text, 'starts').room()"""
+        return rate_limiter(2, 6400, text, 'starts').free()"""
     with observer(standalone) as client:
         assert client.eval(code, 0, NOW // 6400 * 6400) == 0

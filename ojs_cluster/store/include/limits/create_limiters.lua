@@ -1,0 +1,65 @@
+-- Limiters: one for each limit. `free()` returns how many more jobs may start. `record_starts(n)` counts
+-- starts and returns the name and value of the field to write. `opens_at()` returns the ms at which time
+-- frees a start.
+-- A rate keeps a log 'ms:count ms:count ...'. Starts within a 64th of the period share an entry under the
+-- latest of their times. So any window of the period holds at most its limit, and the log has at most 65
+-- entries.
+-- A throttle keeps the ms of the next start. With less than EVEN_MS between two starts it lets several start
+-- at once, so that occasional fetches still reach its rate.
+local EVEN_MS = 100
+
+local function rate_limiter(limit, period, text, field)
+    local log, sum = {}, 0
+    for at, n in string.gmatch(text or '', '(%d+):(%d+)') do
+        at = math.min(tonumber(at), now) -- the server's clock may have been set back
+        if at + period > now then
+            log[#log + 1] = {at, tonumber(n)}
+            sum = sum + n
+        end
+    end
+    local limiter = {name = 'rate', limit = limit, timed = true}
+    function limiter.free() return limit - sum end
+    function limiter.record_starts(n)
+        local last, slice = log[#log], period / 64
+        if last and math.floor(last[1] / slice) == math.floor(now / slice) then
+            last[1], last[2] = now, last[2] + n
+        else
+            log[#log + 1] = {now, n}
+        end
+        sum = sum + n
+        local entries = {}
+        for i, entry in ipairs(log) do entries[i] = string.format('%.0f:%.0f', entry[1], entry[2]) end
+        return field, table.concat(entries, ' ')
+    end
+    function limiter.opens_at()
+        local left = sum
+        for _, entry in ipairs(log) do
+            left = left - entry[2]
+            if left < limit then return entry[1] + period end
+        end
+    end
+    return limiter
+end
+
+local function throttle_limiter(limit, period, text, field)
+    local gap = period / limit
+    local burst = math.max(0, EVEN_MS - gap)
+    -- The next start is at most one gap away, even when the server's clock was set back.
+    local at = math.min(is_number(text) and tonumber(text) or 0, now + burst + gap)
+    local limiter = {name = 'throttle', limit = limit, timed = true}
+    function limiter.free() return math.floor((now + burst - math.max(at, now)) / gap + 1e-9) + 1 end
+    function limiter.record_starts(n)
+        at = math.max(at, now) + n * gap
+        return field, string.format('%.3f', at)
+    end
+    function limiter.opens_at() return math.ceil(at - burst) end
+    return limiter
+end
+
+local function concurrency_limiter(limit, active)
+    local limiter = {name = 'concurrency', limit = limit}
+    function limiter.free() return limit - active end
+    function limiter.record_starts(n) active = active + n end
+    function limiter.opens_at() end
+    return limiter
+end
