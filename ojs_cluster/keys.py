@@ -1,14 +1,13 @@
-"""Shards, hash tags and key names: the only place that spells a key.
+"""Shards, hash tags and key names: the only module that spells a key.
 
-Every key is ``ojs:{tag}:...``. A logical shard owns one tag, so everything a script touches lies
-in one cluster slot. The tags are chosen so that shard i's slot falls in the i-th of N equal slot
-ranges: however many masters split the 16384 slots evenly, each owns the same number of shards
-(give or take one). The alternative, tags that hash wherever they fall, leaves some masters with
-half the shards of others at N = 64.
+Every key is ``ojs:{tag}:...``. A shard owns one tag, so all keys that a script touches are in one
+cluster slot. The tags are chosen so that the slot of shard i is in the i-th of N equal slot ranges.
+However many masters divide the 16384 slots evenly, each then owns the same number of shards, give
+or take one. The refused alternative is tags whose slots are random: at N = 64 some masters would
+have half the shards of others.
 
-The Lua side derives the keys of jobs it finds from the same spelling:
-``store/include/base/keys.lua`` is this module's twin, and ``tests/store/scripts/test_keys.py``
-compares the two.
+Lua derives the keys of the jobs it finds from the same names: ``store/include/base/keys.lua`` is
+this module's twin. ``tests/store/scripts/test_keys.py`` compares the two.
 """
 
 from __future__ import annotations
@@ -26,26 +25,26 @@ _SLOTS = 16384
 """Slots of a cluster (Redis Cluster specification, key distribution model)."""
 META_TAG = "meta"
 META = -1
-"""Stands for the meta tag where a shard's index does; no shard has it."""
+"""Stands for the meta tag in place of a shard's index. No shard has this index."""
 MAX_SHARDS = 1024
-"""The 12 ``rand_a`` bits of a UUIDv7 name the shard; two are left to chance so ids stay random."""
+"""The 12 ``rand_a`` bits of a UUIDv7 name the shard. Two of them stay random."""
 MAX_PARTITIONS = 64
-"""Most partitions of one queue: a fetch that finds nothing has looked at each."""
+"""Most partitions of one queue. A fetch that finds nothing has searched each of them."""
 
 
 KEYS_OF_JOBS = b"ojs:{*}:j:*"
-"""Pattern of the hashes of jobs and aliases, for who may look at every key (``archive_out``)."""
+"""Pattern of the hashes of jobs and aliases, for ``export``, which scans all keys."""
 
 
 def job_of_key(key: bytes) -> tuple[str, str]:
-    """Hash tag and job id of a key that ``KEYS_OF_JOBS`` matches."""
+    """Return the hash tag and the job id of a key that ``KEYS_OF_JOBS`` matches."""
     tag, _, job_id = key.decode().removeprefix("ojs:{").partition("}:j:")
     return tag, job_id
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One logical shard: its keys all carry ``tag`` and so live in one slot.
+    """One shard: all its keys have the hash tag ``tag`` and so are in one slot.
 
     Args:
         index: position among the N shards, 0-based.
@@ -58,7 +57,7 @@ class Shard:
     slot: int
     prefix: bytes = field(init=False)
     due: bytes = field(init=False)
-    """Scheduled and retryable jobs by the ms they become available."""
+    """Scheduled and retryable jobs by the ms at which they become available."""
     active: bytes = field(init=False)
     """Active jobs by visibility deadline (ms)."""
     execution_deadlines: bytes = field(init=False)
@@ -68,64 +67,64 @@ class Shard:
     pending: bytes = field(init=False)
     """Pending jobs by creation time (ms)."""
     finished: bytes = field(init=False)
-    """Terminal jobs by the ms at which retention removes them."""
+    """Terminal jobs by the ms at which their retention ends."""
     dead: bytes = field(init=False)
-    """Dead letters by the ms of their death."""
+    """Dead letters by the ms at which they were discarded."""
     events: bytes = field(init=False)
     """Event stream, bounded by MAXLEN."""
     workers: bytes = field(init=False)
-    """Workers whose record lives here, by last heartbeat or fetch (ms)."""
+    """Workers whose record is in this shard, by the ms of their last heartbeat or fetch."""
     watched: bytes = field(init=False)
-    """Workers that heartbeat regularly, by the ms at which silence means death."""
+    """Workers that send heartbeats, by the ms from which they count as dead without one."""
     lost_workers: bytes = field(init=False)
-    """Workers found dead whose jobs are still to be recovered, by the ms of their death."""
+    """Dead workers whose jobs have to be recovered, by the ms at which they were found dead."""
     last_worker_check: bytes = field(init=False)
-    """The ms of the last check for dead workers."""
+    """Time of the last check for dead workers (ms)."""
     quiet_workers: bytes = field(init=False)
-    """Workers that may not fetch, by the ms at which the mark lapses."""
+    """Workers that may not fetch, by the ms at which the quiet flag expires."""
     alias_claims: bytes = field(init=False)
-    """Aliases of client-supplied ids whose job has not been seen yet, by claim time (ms)."""
+    """Claims of client-supplied ids whose job is not known to be stored, by claim time (ms)."""
     references: bytes = field(init=False)
-    """Jobs with an alias or a lock in another shard, by the ms they were stored or removed."""
+    """Jobs with an alias or a lock in another shard, by the ms of their storing or removal."""
     outbox: bytes = field(init=False)
-    """Effects owed to other shards: entry number to kind, attempts and payload."""
+    """Effects for other shards: entry number to kind, attempts and payload."""
     outbox_due: bytes = field(init=False)
-    """Outbox entries by the ms of their next try."""
+    """Outbox entries by the ms of their next attempt."""
     outbox_blocked_shards: bytes = field(init=False)
-    """Shards that outbox entries wait for, by the ms of the next try."""
+    """Shards that outbox entries wait for, by the ms of the next attempt."""
     outbox_dead_letters: bytes = field(init=False)
-    """Outbox entries that failed too often, by the ms of the last try."""
+    """Outbox dead letters by the ms of the last attempt."""
     workflows: bytes = field(init=False)
-    """Workflows whose record lives here, by creation (ms)."""
+    """Workflows whose record is in this shard, by creation time (ms)."""
     running_workflows: bytes = field(init=False)
-    """Running workflows by the ms at which the scheduler reads how their jobs are."""
+    """Running workflows by the ms at which the scheduler checks their jobs."""
     ended_workflows: bytes = field(init=False)
-    """Workflows that have ended, by the ms at which retention removes them."""
+    """Ended workflows by the ms at which their retention ends."""
     locks: bytes = field(init=False)
-    """Unique locks by the ms at which the janitor looks at each."""
+    """Unique locks by the ms at which the janitor checks them."""
     aborted_transactions: bytes = field(init=False)
-    """Deals that must not be decided any more, by the ms at which that was settled."""
+    """Cross-shard transactions that must not be committed, by the ms of their abort."""
     applied_transactions: bytes = field(init=False)
-    """Deals whose part of this shard is written, by the ms of the writing."""
+    """Cross-shard transactions whose part in this shard is applied, by the ms of that."""
     exhausted_queues: bytes = field(init=False)
-    """Queues whose limits are used up, by the ms at which time alone makes room."""
+    """Queues whose limits are used up, by the ms at which time makes room again."""
     quarantine: bytes = field(init=False)
-    """Malformed jobs that were taken out of their queue, by the ms of the next check."""
+    """Quarantined jobs by the ms of the next check."""
     token_grants: bytes = field(init=False)
-    """Available jobs that were given a token, by the ms at which they lose it unless fetched; and
-    those that have asked for one, by the ms at which they ask again."""
+    """Available jobs with a granted token, by the ms at which they lose it; and jobs with a pending
+    token request, by the ms at which it is sent again."""
     rate_limits: bytes = field(init=False)
-    """Rate limit keys whose state lives here, all scores 0, so it reads in name order."""
+    """Rate limit keys whose state is in this shard, with score 0, so in name order."""
     rate_limit_checks: bytes = field(init=False)
-    """The same by the ms at which the scheduler looks at each."""
+    """The same keys by the ms at which the scheduler checks them."""
     wake_channel: bytes = field(init=False)
     """Channel: the name of a queue that stopped being empty."""
     schedule_channel: bytes = field(init=False)
     """Channel: the ms of a new earliest deadline."""
     schema: bytes = field(init=False)
-    """Copy of the layout of the data, for who starts while the meta tag's master is away."""
+    """Copy of the data layout, for a process that starts while the meta tag's master is away."""
     wal_probe: bytes = field(init=False)
-    """Written to, and never read, so that there is a write to be confirmed: see ``committer``."""
+    """Written only to confirm earlier writes (see ``committer``), and never read."""
 
     def __post_init__(self) -> None:
         prefix = f"ojs:{{{self.tag}}}:".encode()
@@ -135,95 +134,95 @@ class Shard:
             put(self, name, prefix + name.encode())
 
     def __hash__(self) -> int:
-        # That of a dataclass would go through all keys, each time that a shard is looked up.
+        # The hash of a dataclass would cover all keys each time that a shard is a dictionary key.
         return self.slot
 
     def job(self, job_id: str) -> bytes:
-        """Hash of one job, or the alias that says where a job with a client's id lives."""
+        """Return the key of the hash of a job, or of the alias for a client's id."""
         return b"%bj:%b" % (self.prefix, job_id.encode())
 
     def queue_available(self, queue: str) -> bytes:
-        """Sorted set of a queue's available jobs: priority first, then FIFO."""
+        """Return the key of a sorted set: a queue's available jobs, by priority, then FIFO."""
         return b"%bq:%b" % (self.prefix, queue.encode())
 
     def queue_blocked(self, queue: str) -> bytes:
-        """Sorted set of a queue's available jobs that wait for a token, by their place in it."""
+        """Return the key of a sorted set: a queue's blocked jobs by their place in it."""
         return b"%bh:%b" % (self.prefix, queue.encode())
 
     def token_demand(self, queue: str) -> bytes:
-        """Sorted set of rate limit keys for which tokens may be asked, by the best job's place."""
+        """Return the key of a sorted set: rate limit keys by the place of their best job."""
         return b"%bhq:%b" % (self.prefix, queue.encode())
 
     def token_unrequested(self, queue: str, key: str) -> bytes:
-        """Sorted set of a queue's jobs that wait for ``key`` and have not asked for a token."""
+        """Return the key of a sorted set: blocked jobs of ``key`` without a token request."""
         return b"%bhk:%b:%b" % (self.prefix, queue.encode(), key.encode())
 
     def token_requested(self, queue: str, key: str) -> bytes:
-        """Sorted set of a queue's jobs that have asked for a token of ``key``."""
+        """Return the key of a sorted set: blocked jobs of ``key`` with a token request."""
         return b"%bha:%b:%b" % (self.prefix, queue.encode(), key.encode())
 
     def rate_limit(self, key: str) -> bytes:
-        """Hash of a rate limit key: its limits, and the starts that were counted."""
+        """Return the key of the hash of a rate limit key: its limits and counted starts."""
         return b"%bl:%b" % (self.prefix, key.encode())
 
     def token_holders(self, key: str) -> bytes:
-        """Sorted set of the tokens of ``key`` that are given out: 0 granted, 1 started."""
+        """Return the key of a sorted set: granted tokens of ``key``, 0 granted, 1 started."""
         return b"%blh:%b" % (self.prefix, key.encode())
 
     def token_requesters(self, key: str) -> bytes:
-        """Sorted set of the tokens of ``key`` that are asked for, in turn."""
+        """Return the key of a sorted set: requested tokens of ``key`` in order."""
         return b"%bla:%b" % (self.prefix, key.encode())
 
     def queue_counters(self, queue: str) -> bytes:
-        """Hash of a queue: counters, FIFO sequence, pause mark."""
+        """Return the key of the hash of a queue: counters, FIFO sequence, limits, pause flag."""
         return b"%bc:%b" % (self.prefix, queue.encode())
 
     def queue_minutes(self, queue: str) -> bytes:
-        """Hash of a queue's last 60 minutes, a ring of one-minute sums."""
+        """Return the key of the hash of a queue's last 60 minutes, a ring of totals per minute."""
         return b"%bm:%b" % (self.prefix, queue.encode())
 
     def queue_dead(self, queue: str) -> bytes:
-        """Sorted set of one queue's dead letters, for its cap."""
+        """Return the key of a sorted set: a queue's dead letters by the ms of their end."""
         return b"%bd:%b" % (self.prefix, queue.encode())
 
     def worker(self, worker_id: str) -> bytes:
-        """Hash of one worker's record."""
+        """Return the key of the hash of a worker."""
         return b"%bw:%b" % (self.prefix, worker_id.encode())
 
     def workflow(self, workflow_id: str) -> bytes:
-        """Hash of one workflow: its plan, its state, how its jobs ended."""
+        """Return the key of the hash of a workflow: its plan, its state, its node statuses."""
         return b"%bwf:%b" % (self.prefix, workflow_id.encode())
 
     def workflow_definitions(self, workflow_id: str) -> bytes:
-        """Hash of a workflow's jobs as the client sent them, by number."""
+        """Return the key of the hash of a workflow's jobs as the client sent them, by number."""
         return b"%bwd:%b" % (self.prefix, workflow_id.encode())
 
     def lock(self, fingerprint: str) -> bytes:
-        """Hash of a unique lock: which job holds the fingerprint."""
+        """Return the key of the hash of a unique lock: which job holds the fingerprint."""
         return b"%bu:%b" % (self.prefix, fingerprint.encode())
 
     def outbox_waiting(self, shard: int) -> bytes:
-        """Sorted set of outbox entries that wait for ``shard`` (``META`` for the meta tag)."""
+        """Return the key of a sorted set: outbox entries that wait for ``shard`` or ``META``."""
         return b"%bout:%d" % (self.prefix, shard)
 
     def transaction(self, transaction_id: str) -> bytes:
-        """Hash of a decided write over shards that is being carried out, or that must not be."""
+        """Return the key of the hash of a committed or aborted cross-shard transaction."""
         return b"%btx:%b" % (self.prefix, transaction_id.encode())
 
     def workflow_results(self, workflow_id: str) -> bytes:
-        """Hash of the results of a workflow's jobs, by number."""
+        """Return the key of the hash of the results of a workflow's jobs, by number."""
         return b"%bwr:%b" % (self.prefix, workflow_id.encode())
 
     def leader(self, group: str) -> bytes:
-        """Lock of a scheduler group: the identity and fencing token of who leads this shard."""
+        """Return the key of a scheduler group's lock: the leader's identity and fencing token."""
         return b"%bleader:%b" % (self.prefix, group.encode())
 
     def fencing_counter(self, group: str) -> bytes:
-        """Counter of a scheduler group's fencing tokens."""
+        """Return the key of the counter of a scheduler group's fencing tokens."""
         return b"%bfencing_counter:%b" % (self.prefix, group.encode())
 
     def candidates(self, group: str) -> bytes:
-        """Sorted set of a scheduler group's processes by the ms of their last call."""
+        """Return the key of a sorted set: a scheduler group's processes by their last call (ms)."""
         return b"%bcandidates:%b" % (self.prefix, group.encode())
 
 
@@ -263,7 +262,7 @@ SHARD_KEYS = (
     "schema",
     "wal_probe",
 )
-"""Keys that each shard has once: a key's name is its attribute's."""
+"""Keys that each shard has once. A key has the name of its attribute."""
 
 
 def slot_of_tag(tag: str) -> int:
@@ -273,57 +272,57 @@ def slot_of_tag(tag: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """Keys of the whole cluster, under one tag of their own."""
+    """Keys of the whole cluster, under one hash tag of their own."""
 
     slot: int = slot_of_tag(META_TAG)
     schema: bytes = b"ojs:{meta}:schema"
-    """Hash: schema version and the shard count the data was laid out with."""
+    """Hash: schema version and number of shards of the data."""
     queues: bytes = b"ojs:{meta}:queues"
-    """Sorted set of queue names, all scores 0, so it reads in name order."""
+    """Sorted set of queue names with score 0, so in the order of the names."""
     partitions: bytes = b"ojs:{meta}:partitions"
-    """Hash: queue, '' for all others, to how many partitions it has and had; '#' its version."""
+    """The partition table, a hash: queue ('' for all others) to its layout; '#' is the version."""
     crons: bytes = b"ojs:{meta}:crons"
-    """Sorted set of cron jobs by the ms at which the scheduler must look at each."""
+    """Sorted set of cron jobs by the ms at which the scheduler must check them."""
     cron_names: bytes = b"ojs:{meta}:cron_names"
     """Sorted set of cron jobs in name order: score 0 enabled, 1 disabled."""
     events: bytes = b"ojs:{meta}:events"
     """Event stream of what belongs to no shard, bounded by MAXLEN."""
     schedule_channel: bytes = b"ojs:{meta}:schedule_channel"
-    """Channel: the ms of a new earliest deadline, as each shard has one."""
+    """Channel: the ms of a new earliest deadline. Each shard has one too."""
     wal_probe: bytes = b"ojs:{meta}:wal_probe"
-    """As each shard has one."""
+    """As the key of the same name in each shard."""
     audit: bytes = b"ojs:{meta}:audit"
     """Stream of administrative changes and key reloads, bounded by count and by time."""
     audit_refused: bytes = b"ojs:{meta}:audit:refused"
-    """Stream of refused requests, with bounds of its own: they never push changes out."""
+    """Stream of refused requests. Its own bounds keep them from evicting changes."""
     index: int = META
 
     def cron(self, name: str) -> bytes:
-        """Hash of one cron job."""
+        """Return the key of the hash of a cron job."""
         return b"ojs:{meta}:cron:%b" % name.encode()
 
     def cron_history(self, name: str) -> bytes:
-        """List of a cron job's last occurrences, newest first."""
+        """Return the key of the list of a cron job's last occurrences, newest first."""
         return b"ojs:{meta}:cron_history:%b" % name.encode()
 
     def leader(self, group: str) -> bytes:
-        """As each shard has one, for cron and what else lives here."""
+        """Return the key of a scheduler group's lock for cron and other data of the meta tag."""
         return b"ojs:{meta}:leader:%b" % group.encode()
 
     def fencing_counter(self, group: str) -> bytes:
-        """As each shard has one."""
+        """Return the key of the same name as in each shard."""
         return b"ojs:{meta}:fencing_counter:%b" % group.encode()
 
     def candidates(self, group: str) -> bytes:
-        """As each shard has one."""
+        """Return the key of the same name as in each shard."""
         return b"ojs:{meta}:candidates:%b" % group.encode()
 
 
 class Keyspace:
-    """Maps queues, ids and workers to shards.
+    """Map queues, ids and workers to shards.
 
     Args:
-        shards: how many logical shards the data is laid out with, 1..1024.
+        shards: number of shards of the data, 1..1024.
 
     Raises:
         ValueError: when ``shards`` is out of range.
@@ -349,40 +348,40 @@ class Keyspace:
 
     @property
     def wal_probes(self) -> tuple[tuple[int, bytes], ...]:
-        """Slot and mark of everything that has one."""
+        """Slot and WAL probe key of each shard and of the meta tag."""
         shards = ((shard.slot, shard.wal_probe) for shard in self._shards)
         return (*shards, (self.meta.slot, self.meta.wal_probe))
 
     def shard(self, index: int) -> Shard:
-        """The shard at ``index``."""
+        """Return the shard at ``index``."""
         return self._shards[index]
 
     def index_of_slot(self, slot: int) -> int | None:
-        """The index of the shard in ``slot``, ``META`` for the meta tag, None for any other."""
+        """Return the index of the shard in ``slot``; ``META`` for the meta tag, else None."""
         return self._index_of_slot.get(slot)
 
     def slot_of_index(self, index: int) -> int:
-        """The cluster slot of a shard, or of the meta tag (``META``)."""
+        """Return the cluster slot of a shard, or of the meta tag (``META``)."""
         return self.meta.slot if index == META else self._shards[index].slot
 
     def tag(self, index: int) -> Shard | Meta:
-        """The shard at ``index``, or for ``META`` the keys of the whole cluster."""
+        """Return the shard at ``index``, or for ``META`` the keys of the whole cluster."""
         return self.meta if index == META else self._shards[index]
 
     def shard_of_queue(self, queue: str) -> Shard:
-        """The shard that holds everything of ``queue``, or its partition 0 when it has several."""
+        """Return the shard of ``queue``, or of its partition 0 when it has several."""
         return self._shards[zlib.crc32(queue.encode()) % len(self._shards)]
 
     @property
     def most_partitions(self) -> int:
-        """How many partitions a queue may have: no two of them share a shard."""
+        """Most partitions of a queue. No two of them share a shard."""
         return min(MAX_PARTITIONS, len(self._shards))
 
     def partitions(self, queue: str, count: int) -> list[Shard]:
-        """The shards of the first ``count`` partitions of ``queue``.
+        """Return the shards of the first ``count`` partitions of ``queue``.
 
-        Partition i lies ``i`` strides after partition 0, whatever the count, so a change of the
-        count moves nothing.
+        Partition i is ``i`` strides after partition 0 for any count, so a change of the count moves
+        nothing.
         """
         base, shards = zlib.crc32(queue.encode()), len(self._shards)
         if count == 1:
@@ -390,33 +389,33 @@ class Keyspace:
         return [self._shards[(base + i * self._stride) % shards] for i in range(count)]
 
     def partition_of(self, queue: str, shard: Shard) -> int:
-        """Which partition of ``queue`` a shard holds."""
+        """Return the number of the partition of ``queue`` that a shard holds."""
         distance = shard.index - zlib.crc32(queue.encode())
         return distance * self._inverse % len(self._shards)
 
     def shard_of_id(self, job_id: str) -> Shard:
-        """The shard that a job id names by its ``rand_a`` bits."""
+        """Return the shard that a job id names by its ``rand_a`` bits."""
         return self._shards[shard_of(job_id, len(self._shards))]
 
     def shard_of_fingerprint(self, fingerprint: str) -> Shard:
-        """The shard that holds a fingerprint's lock."""
+        """Return the shard that holds a fingerprint's lock."""
         return self._shards[int(fingerprint[:8], 16) % len(self._shards)]
 
     def shard_of_limit(self, key: str) -> Shard:
-        """The shard that holds the state of a rate limit key."""
+        """Return the shard that holds the state of a rate limit key."""
         return self._shards[zlib.crc32(key.encode()) % len(self._shards)]
 
     def shard_of_worker(self, worker_id: str) -> Shard:
-        """The shard that holds a worker's record."""
+        """Return the shard that holds a worker's record."""
         return self._shards[zlib.crc32(worker_id.encode()) % len(self._shards)]
 
 
 def _stride(shards: int) -> int:
-    """The number coprime to ``shards`` next to the golden section of it.
+    """Return the number coprime to ``shards`` that is next to its golden section.
 
-    Coprime, so that the partitions of a queue meet every shard before one twice. The golden
-    section, because masters own neighbouring shards, and steps of that size put any number of
-    points evenly around a circle. Part of the layout of the data: it never changes.
+    It is coprime so that the partitions of a queue reach every shard before one twice. It is near
+    the golden section because masters own neighbouring shards, and steps of that size place any
+    number of points evenly around a circle. It is part of the data layout and never changes.
     """
     golden = shards * 0.6180339887498949
     fitting = (step for step in range(1, shards + 1) if math.gcd(step, shards) == 1)

@@ -1,1 +1,1 @@
-"""Dead letters: listing, retry, deletion."""
+"""Dead letters: list, retry, delete."""

@@ -1,8 +1,8 @@
-"""Many jobs retried by hand at once: those that a filter admits (spec: ojs-admin-api 8.1).
+"""Bulk retry of the discarded jobs that a filter admits (spec: ojs-admin-api 8.1).
 
-A call retries and looks at a bounded number of jobs, and says where it stopped. Nothing is changed
-before all jobs of the call have been chosen. Unlike a batch of new jobs this is no transaction:
-that one job was retried or removed by another meanwhile is no reason to leave out the rest.
+A call retries and examines a bounded number of jobs, and returns where it stopped. It chooses all
+its jobs before it changes any. Unlike a batch of new jobs this is no transaction: a job that was
+retried or removed in between is no reason to leave out the others.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.partial_failures import begun
 
 MOST_RETRIED = 1000
-"""Jobs that one call retries."""
+"""Most jobs that one call retries."""
 MOST_EXAMINED = 20_000
-"""Jobs that one call looks at, whatever the filter lets through."""
+"""Jobs that one call examines, however many the filter admits."""
 MAX_DURATION_S = 20.0
-"""A call looks no further after this long."""
+"""Time in seconds after which a call examines no more jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class BulkRetryResult:
-    """What a call did.
+    """The outcome of a call.
 
     Args:
-        matched: jobs that it meant to retry.
-        failures: id and reason of those that could not be.
-        next_cursor: where the next call goes on; None when there is nothing more to look at.
+        matched: number of jobs that the call has chosen.
+        failures: id and reason of each chosen job that could not be retried.
+        next_cursor: where the next call continues; None when all jobs were examined.
     """
 
     matched: int
@@ -47,21 +47,25 @@ class BulkRetryResult:
 
     @property
     def retried(self) -> int:
-        """How many run again."""
+        """Number of jobs that are available again."""
         return self.matched - len(self.failures)
 
 
 async def retry_matching(
     store: Store, wanted: JobFilter, cursor: str | None = None
 ) -> BulkRetryResult:
-    """Run discarded jobs again that ``wanted`` admits, whatever state it names.
+    """Make discarded jobs available again that ``wanted`` admits, whatever state it names.
 
-    Dead letters come first: they are found without looking at other jobs.
+    Dead letters come first, because they are found without examining other jobs.
+
+    Args:
+        store: the store.
+        wanted: the filter.
+        cursor: where an earlier call stopped; None to start.
 
     Raises:
-        InvalidRequest: the cursor is not one of ours.
-        BackendUnavailable: Redis did not answer in time; what was retried stays so, and does
-            not match again.
+        InvalidRequest: this server did not create the cursor.
+        BackendUnavailable: Redis did not answer in time. Jobs that were retried do not match again.
     """
     extend_deadline(MAX_DURATION_S)
     retry = dead_letters.retry if wanted.dead else dead_letters.retry_discarded
@@ -74,7 +78,13 @@ async def retry_matching(
 
 @dataclass(slots=True)
 class _Choice:
-    """Jobs to retry; the places right after what will leave its index; where the look stopped."""
+    """The jobs that a call retries.
+
+    Args:
+        job_ids: their ids.
+        leaving: positions in the indexes of the jobs that the retry removes from them.
+        stopped: the last examined position, None when all jobs were examined.
+    """
 
     job_ids: list[str] = field(default_factory=list)
     leaving: list[Place] = field(default_factory=list)
@@ -85,19 +95,19 @@ async def _choose(store: Store, wanted: JobFilter, cursor: str | None) -> _Choic
     dead = replace(wanted, dead=True).indexes
     indexes = dead if wanted.dead else (*dead, *wanted.indexes)
     choice = _Choice()
-    looked_at = 0
+    examined = 0
     deadline = trio.current_time() + MAX_DURATION_S
     async with aclosing(walk(store, wanted, indexes, cursor)) as passed:
         async for place, job in passed:
-            looked_at += 1
+            examined += 1
             if job is not None and wanted.admits(job):
                 choice.leaving.append(place)
-                # Dead letters are met once more among all that is finished.
+                # Dead letters appear a second time among all finished jobs.
                 if job.dead == (indexes[place.index] in dead):
                     choice.job_ids.append(job.id)
             if (
                 len(choice.job_ids) >= MOST_RETRIED
-                or looked_at >= MOST_EXAMINED
+                or examined >= MOST_EXAMINED
                 or trio.current_time() >= deadline
             ):
                 choice.stopped = place

@@ -1,4 +1,4 @@
-"""Dead letters: jobs that failed for good and wait for a human (spec: ojs-dead-letter)."""
+"""Dead letters: jobs without attempts left, kept for an operator (spec: ojs-dead-letter)."""
 
 from __future__ import annotations
 
@@ -24,18 +24,23 @@ from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import unique_retry
 
 MAX_OFFSET = 10_000
-"""How far into the list of all queues a page may lie; one queue's list has no such bound."""
+"""Last entry of a page over several shards. A queue with one partition has no such bound."""
 _MOST_QUEUES = 1000
 MOST_TYPED = 10_000
-"""Of how many dead letters the statistics look at the type: as many as one queue may have."""
+"""Dead letters whose type the statistics read: as many as one queue may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterStats:
-    """Dead letters now. Times in ms, None when there are none.
+    """Dead letters at one moment.
 
-    ``by_queue`` covers the first 1000 queues by name. ``by_type`` counts all of them when there are
-    no more than ``MOST_TYPED``; else that many, of each shard its share, and those its newest.
+    Args:
+        total: their number.
+        by_queue: their number in each of the first 1000 queues by name.
+        by_type: their number by job type. With more than ``MOST_TYPED`` it covers that many: of
+            each shard a proportional part, newest first.
+        oldest_ms: discard time of the oldest one in Unix milliseconds, None without any.
+        newest_ms: discard time of the newest one in Unix milliseconds, None without any.
     """
 
     total: int
@@ -48,13 +53,18 @@ class DeadLetterStats:
 async def list_dead_letters(
     store: Store, *, queue: str | None = None, limit: int, offset: int = 0
 ) -> tuple[list[JobRecord], int]:
-    """Dead letters, newest first, and how many there are. Of large ones fewer than asked for.
+    """Return a page of dead letters, newest first, and how many there are.
+
+    The page has fewer than ``limit`` when the jobs are large.
 
     Args:
-        queue: only this queue's.
+        store: the store.
+        queue: only the dead letters of this queue; None for all.
+        limit: most dead letters of the page.
+        offset: dead letters to skip.
 
     Raises:
-        InvalidRequest: the page of several shards lies deeper than ``MAX_DEPTH``.
+        InvalidRequest: the page of several shards ends after ``MAX_OFFSET``.
         BackendUnavailable: Redis did not answer in time.
     """
     shards = store.keys if queue is None else await store.partitions.occupied_shards(store, queue)
@@ -71,56 +81,57 @@ async def list_dead_letters(
     merged: list[tuple[float, str, Shard]] = []
     count = 0
 
-    async def look(shard: Shard) -> None:
+    async def read(shard: Shard) -> None:
         nonlocal count
         key = shard.dead if queue is None else shard.queue_dead(queue)
         ids, total = await _newest(store, shard, key, 0, offset + limit)
         count += total
         merged.extend((score, job_id, shard) for score, job_id in ids)
 
-    await over_shards(shards, look)
+    await over_shards(shards, read)
     merged.sort(key=lambda item: item[:2], reverse=True)
     page = merged[offset : offset + limit]
     return await _read(store, [(shard, job_id) for _, job_id, shard in page]), count
 
 
-_Place = tuple[Shard, bytes]
-"""A sorted set of dead letters: those of a shard, or those of a queue in one of its shards."""
+_DeadSet = tuple[Shard, bytes]
+"""Shard and key of a sorted set of dead letters: those of a shard, or of a queue in a shard."""
 
 
 async def get_stats(store: Store, within: QueuePatterns | None = None) -> DeadLetterStats:
-    """How many dead letters there are, where, and how old.
+    """Return how many dead letters there are, in which queues, and their age.
 
     Args:
-        within: the queues that the reader may reach, None for all. Then all numbers are about
-            the first 1000 of them by name.
+        store: the store.
+        within: the queues that the reader may access, None for all. With it, all numbers cover only
+            the first 1000 of these queues by name.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     if within is None:
-        here = await _sizes(store, [(shard, shard.dead) for shard in store.keys])
-        names: Sequence[bytes] = await _queue_names(store) if here else []
+        sizes_by_set = await _sizes(store, [(shard, shard.dead) for shard in store.keys])
+        names: Sequence[bytes] = await _queue_names(store) if sizes_by_set else []
     else:
         names = (await list_names_within(store, within))[:_MOST_QUEUES]
-        here = {}
-    of_queues: dict[str, dict[_Place, int]] = {}
+        sizes_by_set = {}
+    of_queues: dict[str, dict[_DeadSet, int]] = {}
 
-    async def look_at(name: bytes) -> None:
+    async def read_queue(name: bytes) -> None:
         queue = name.decode()
         shards = await store.partitions.occupied_shards(store, queue)
         of_queues[queue] = await _sizes(
             store, [(shard, shard.queue_dead(queue)) for shard in shards]
         )
 
-    await over_shards(names, look_at)
+    await over_shards(names, read_queue)
     if within is not None:
-        here = {place: count for sizes in of_queues.values() for place, count in sizes.items()}
-    oldest, newest = await _ends(store, list(here))
+        sizes_by_set = {key: count for sizes in of_queues.values() for key, count in sizes.items()}
+    oldest, newest = await _ends(store, list(sizes_by_set))
     return DeadLetterStats(
-        sum(here.values()),
+        sum(sizes_by_set.values()),
         {queue: sum(sizes.values()) for queue, sizes in sorted(of_queues.items()) if sizes},
-        await _by_type(store, here),
+        await _by_type(store, sizes_by_set),
         min(oldest, default=None),
         max(newest, default=None),
     )
@@ -134,67 +145,68 @@ async def _queue_names(store: Store) -> Sequence[bytes]:
     return list(names)
 
 
-async def _sizes(store: Store, places: Sequence[_Place]) -> dict[_Place, int]:
-    """How many dead letters lie in each of the sets; those without any are left out."""
-    found: dict[_Place, int] = {}
+async def _sizes(store: Store, dead_sets: Sequence[_DeadSet]) -> dict[_DeadSet, int]:
+    """Return the size of each set, without the empty ones."""
+    found: dict[_DeadSet, int] = {}
 
-    async def look(place: _Place) -> None:
-        shard, key = place
+    async def read(dead_set: _DeadSet) -> None:
+        shard, key = dead_set
         count = int(await _call(store, shard, "ZCARD", key))
         if count:
-            found[place] = count
+            found[dead_set] = count
 
-    await over_shards(places, look)
+    await over_shards(dead_sets, read)
     return found
 
 
-async def _ends(store: Store, places: Sequence[_Place]) -> tuple[list[int], list[int]]:
-    """The times of the oldest and of the newest dead letter of each set, in ms."""
+async def _ends(store: Store, dead_sets: Sequence[_DeadSet]) -> tuple[list[int], list[int]]:
+    """Return the discard times of the oldest and the newest dead letter of each set, in ms."""
     oldest: list[int] = []
     newest: list[int] = []
 
-    async def look(place: _Place) -> None:
-        shard, key = place
+    async def read(dead_set: _DeadSet) -> None:
+        shard, key = dead_set
         for command, ends in (("ZRANGE", oldest), ("ZREVRANGE", newest)):
             flat = await _call(store, shard, command, key, 0, 0, "WITHSCORES")
             if flat:
                 ends.append(int(float(flat[1])))
 
-    await over_shards(places, look)
+    await over_shards(dead_sets, read)
     return oldest, newest
 
 
-async def _by_type(store: Store, here: Mapping[_Place, int]) -> dict[str, int]:
-    """How many dead letters each type has, given how many each set has.
+async def _by_type(store: Store, sizes_by_set: Mapping[_DeadSet, int]) -> dict[str, int]:
+    """Return how many dead letters each type has, for the sets and their sizes.
 
-    Counters that the transitions keep would be exact for any number, and cost every death, retry
-    and removal a write for a question that few ask. So: looked at, up to a bound.
+    The refused alternative is a counter for each type. It would be exact for any number, but would
+    cost every dead letter, retry and removal a write. So the jobs are read, up to a bound.
     """
-    total = sum(here.values())
+    total = sum(sizes_by_set.values())
     places: list[tuple[Shard, bytes]] = []
 
-    async def list_ids(place: _Place) -> None:
-        shard, key = place
-        count = here[place] if total <= MOST_TYPED else here[place] * MOST_TYPED // total
+    async def list_ids(dead_set: _DeadSet) -> None:
+        shard, key = dead_set
+        size = sizes_by_set[dead_set]
+        count = size if total <= MOST_TYPED else size * MOST_TYPED // total
         if count:
             ids = await _call(store, shard, "ZREVRANGE", key, 0, count - 1)
             places.extend((shard, job_id) for job_id in ids)
 
     types: Counter[str] = Counter()
 
-    async def look_at(found: tuple[Shard, bytes]) -> None:
+    async def read_type(found: tuple[Shard, bytes]) -> None:
         shard, job_id = found
         name = await _call(store, shard, "HGET", shard.job(job_id.decode()), f.TYPE)
-        if name is not None:  # else removed meanwhile
+        if name is not None:  # else removed since it was listed
             types[name.decode()] += 1
 
-    await over_shards(here, list_ids)
-    await over_shards(places, look_at)
+    await over_shards(sizes_by_set, list_ids)
+    await over_shards(places, read_type)
     return dict(sorted(types.items()))
 
 
 async def get(store: Store, job_id: str) -> JobRecord:
-    """One dead letter.
+    """Return one dead letter.
 
     Raises:
         NotFound: no such job, or it is not a dead letter.
@@ -206,11 +218,11 @@ async def get(store: Store, job_id: str) -> JobRecord:
 
 
 async def retry(store: Store, job_id: str) -> JobRecord:
-    """Run a dead letter again: same id, attempt 0, errors gone, replay counted.
+    """Make a dead letter available again, with the same id, attempt 0 and without its errors.
 
     Raises:
-        NotFound: not a dead letter (also when it has been retried already).
-        Duplicate: it is a unique job, and another one of its uniqueness has not ended.
+        NotFound: the job is not a dead letter, or has already been retried.
+        Duplicate: the job is unique, and another job with its fingerprint has not ended.
     """
     try:
         return await _retry_by_id(store, job_id, "dead")
@@ -219,12 +231,12 @@ async def retry(store: Store, job_id: str) -> JobRecord:
 
 
 async def retry_discarded(store: Store, job_id: str) -> JobRecord:
-    """Run a discarded job again as ``retry`` does, whether or not it is a dead letter.
+    """Make a discarded job available again, whether or not it is a dead letter.
 
     Raises:
         NotFound: no such job, or its retention is over.
-        Conflict: it is not discarded.
-        Duplicate: as ``retry``.
+        Conflict: the job is not discarded.
+        Duplicate: the job is unique, and another job with its fingerprint has not ended.
     """
     return await _retry_by_id(store, job_id, "discarded")
 
@@ -246,13 +258,13 @@ async def _retry_by_id(store: Store, job_id: str, must_be: str) -> JobRecord:
 
 
 async def delete(store: Store, job_id: str) -> JobRecord:
-    """Remove a dead letter and its job for good; returns the job as it was.
+    """Remove a dead letter and its job permanently; return the job as it was.
 
-    A job whose id was fixed in advance, a workflow's or a cron job's, cannot be found any more; the
-    rest of it keeps the id taken until two minutes after its death.
+    A job whose id was fixed in advance (by a workflow or a cron job) is only hidden at first. The
+    rest of it reserves the id until two minutes after the job was discarded.
 
     Raises:
-        NotFound: not a dead letter.
+        NotFound: the job is not a dead letter.
     """
     try:
         job = await on_job(store, "delete_dead", job_id, ("finished", "dead"), [])

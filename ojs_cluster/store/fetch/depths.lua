@@ -7,7 +7,8 @@
 local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 local reply = {first[2] and tonumber(first[2]) <= now and 1 or 0}
 for at = 2, #KEYS, 3 do
-    local paused, limits, max_per_second = unpack(redis.call('HMGET', KEYS[at + 1], 'paused', 'limits', 'max_per_second'))
+    local paused, limits, max_per_second =
+        unpack(redis.call('HMGET', KEYS[at + 1], 'paused', 'limits', 'max_per_second'))
     local depth = paused and 0 or redis.call('ZCARD', KEYS[at])
     local blocked = not paused and depth == 0 and redis.call('EXISTS', KEYS[at + 2]) == 1
     if (blocked or depth > 0) and (limits or max_per_second) then

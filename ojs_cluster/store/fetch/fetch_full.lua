@@ -89,7 +89,8 @@ close_local_limits()
 for _, queue in ipairs(queues) do
     count_queue_starts(queue.counts, queue.name, queue.limits, queue.started)
     if queue.visited then
-        local left = request_tokens(queue, queue.budget, free_starts(queue.limits.limiters, wanted), queue.max_score)
+        local starts = free_starts(queue.limits.limiters, wanted)
+        local left = request_tokens(queue, queue.budget, starts, queue.max_score)
         if left and queue.max_score == math.huge and given < wanted then reply[3] = 1 end
         if redis.call('ZCARD', queue.blocked) > 0 then redis.call('HSET', queue.counts, 'demand_at', now) end
     end

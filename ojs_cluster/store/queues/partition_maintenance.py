@@ -222,4 +222,4 @@ async def _has_limits(store: Store, queue: str) -> bool:
 
 
 async def _has_live_jobs(store: Store, shard: Shard, queue: str) -> bool:
-    return (await get_partition_stats(store, shard, queue)).live
+    return (await get_partition_stats(store, shard, queue)).has_live_jobs

@@ -1,4 +1,4 @@
-"""Queues: list, look at, pause, resume, purge (spec: ojs-queue-config, ojs-admin-api)."""
+"""Queues: list, read, pause, resume, purge (spec: ojs-queue-config, ojs-admin-api)."""
 
 from __future__ import annotations
 
@@ -24,26 +24,32 @@ from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.partial_failures import begun
 from ojs_cluster.store.queues import pauses
 
-_COUNTED = tuple(state for state in State if state is not State.AVAILABLE)
-_PURGE_CHUNK = 500
-_NAMES_READ = 5000
+_COUNTED_STATES = tuple(state for state in State if state is not State.AVAILABLE)
+_MOST_PURGED = 500
+_MOST_NAMES = 5000
 _REGISTRY_S = 0.5
 """Longest wait in seconds for the registry of names where the queue's own shard can answer."""
 PURGE_S = 20.0
-"""A purge stops after this long and says how far it came; the caller repeats it."""
+"""Time in seconds after which a purge stops and returns; the caller repeats it."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:
-    """A queue at one moment. Times in ms.
+    """A queue at one moment.
 
     Args:
-        counts: jobs in each state now.
-        acked: jobs ever completed.
-        dead: dead letters now.
-        completed_last_hour, failed_last_hour: acks, and failed attempts, of the last 60 minutes.
-        avg_duration_ms, avg_wait_ms: of the jobs completed in the last hour, 0 without any.
-        paused_ms: since when it is paused, None when it is not.
+        name: the queue's name.
+        counts: number of jobs in each state.
+        acked: number of jobs ever completed.
+        dead: number of dead letters.
+        created_ms: creation time in Unix milliseconds, None for a queue that does not exist.
+        paused_ms: time of the pause in Unix milliseconds, None when the queue is not paused.
+        now_ms: time of the reading in Unix milliseconds.
+        completed_last_hour: acks in the last 60 minutes.
+        failed_last_hour: failed attempts in the last 60 minutes.
+        avg_duration_ms: average run time in milliseconds of the jobs completed in the last 60
+            minutes, 0 without any.
+        avg_wait_ms: average waiting time in milliseconds of the same jobs.
     """
 
     name: str
@@ -60,29 +66,30 @@ class QueueStats:
 
     @property
     def paused(self) -> bool:
+        """Whether the queue is paused."""
         return self.paused_ms is not None
 
     @property
-    def live(self) -> bool:
-        """Whether a job of it waits or is active."""
+    def has_live_jobs(self) -> bool:
+        """Whether a job of the queue waits or is active."""
         return any(count for state, count in self.counts.items() if state not in TERMINAL)
 
     @property
     def in_use(self) -> bool:
-        """Whether it is paused, or a job of any state is left."""
+        """Whether the queue is paused or has a job in any state."""
         return self.paused or any(self.counts.values())
 
     @property
     def depth(self) -> int:
-        """Jobs that wait: available, scheduled and retryable (spec: ojs-backpressure)."""
+        """Number of waiting jobs: available, scheduled and retryable (spec: ojs-backpressure)."""
         counts = self.counts
         return counts[State.AVAILABLE] + counts[State.SCHEDULED] + counts[State.RETRYABLE]
 
 
 async def get_stats(store: Store, queue: str) -> QueueStats:
-    """A queue's numbers. A queue that nobody used is all zeros.
+    """Return a queue's numbers. A queue that does not exist has only zeros.
 
-    Those of a partition are read in one step, several partitions one beside the other.
+    The numbers of one partition are read in one step, and several partitions at the same time.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -92,15 +99,15 @@ async def get_stats(store: Store, queue: str) -> QueueStats:
         return await get_partition_stats(store, shards[0], queue)
     found: dict[int, QueueStats] = {}
 
-    async def look(number: int) -> None:
+    async def read(number: int) -> None:
         found[number] = await get_partition_stats(store, shards[number], queue)
 
-    await over_shards(range(len(shards)), look)
+    await over_shards(range(len(shards)), read)
     return sum_stats([found[number] for number in range(len(shards))])
 
 
 async def get_partition_stats(store: Store, shard: Shard, queue: str) -> QueueStats:
-    """A queue's numbers in one of its shards, read in one step."""
+    """Return a queue's numbers in one of its shards, read in one step."""
     now, available, dead, flat, minutes = await store.run(
         shard,
         "queue_stats",
@@ -116,7 +123,7 @@ async def get_partition_stats(store: Store, shard: Shard, queue: str) -> QueueSt
         name=queue,
         counts={
             State.AVAILABLE: available,
-            **{state: number(fields.get(state.value.encode())) for state in _COUNTED},
+            **{state: number(fields.get(state.value.encode())) for state in _COUNTED_STATES},
         },
         acked=number(fields.get(b"acked")),
         dead=dead,
@@ -133,9 +140,13 @@ async def get_partition_stats(store: Store, shard: Shard, queue: str) -> QueueSt
 async def list_queues(
     store: Store, *, limit: int, offset: int = 0, within: QueuePatterns | None = None
 ) -> tuple[list[QueueStats], int]:
-    """Queues in the order of their names, and how many there are.
+    """Return a page of queues in the order of their names, and how many queues there are.
 
-    ``within`` are the queues that the reader may reach, None for all.
+    Args:
+        store: the store.
+        limit: most queues of the page.
+        offset: queues to skip.
+        within: the queues that the reader may access, None for all.
     """
     meta = store.keys.meta
     total: Any
@@ -146,35 +157,38 @@ async def list_queues(
             meta.slot, "ZRANGE", meta.queues, offset, offset + limit - 1, idempotent=True
         )
     else:
-        reached = await list_names_within(store, within)
-        total, names = len(reached), reached[offset : offset + limit]
+        accessible = await list_names_within(store, within)
+        total, names = len(accessible), accessible[offset : offset + limit]
     found: dict[str, QueueStats] = {}
 
-    async def look(name: str) -> None:
+    async def read(name: str) -> None:
         found[name] = await get_stats(store, name)
 
-    await over_shards([name.decode() for name in names], look)
+    await over_shards([name.decode() for name in names], read)
     return [found[name.decode()] for name in names], total
 
 
 async def list_names_within(store: Store, within: QueuePatterns) -> list[bytes]:
-    """Names of registered queues in reach, in order. All names are read, a part at a time."""
+    """Return the names of registered queues that the reader may access, in order.
+
+    Reads all names, a part at a time.
+    """
     meta = store.keys.meta
     found: list[bytes] = []
-    for begin in itertools.count(0, _NAMES_READ):
+    for begin in itertools.count(0, _MOST_NAMES):
         names: Any = await store.redis.call(
-            meta.slot, "ZRANGE", meta.queues, begin, begin + _NAMES_READ - 1, idempotent=True
+            meta.slot, "ZRANGE", meta.queues, begin, begin + _MOST_NAMES - 1, idempotent=True
         )
         found += [name for name in names if within.admits(name.decode())]
-        if len(names) < _NAMES_READ:
+        if len(names) < _MOST_NAMES:
             break
     return found
 
 
 async def exists(store: Store, queue: str) -> bool:
-    """Whether the queue is registered: something was enqueued to it, or it was paused.
+    """Return whether the queue is registered: a job was enqueued to it, or it was paused.
 
-    While the registry is away the queue's own shards tell whether it is in use.
+    While the registry is away, the queue's own shards decide.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -188,7 +202,7 @@ async def exists(store: Store, queue: str) -> bool:
             )
     found = False
 
-    async def look(shard: Shard) -> None:
+    async def check(shard: Shard) -> None:
         nonlocal found
         found = found or bool(
             await store.redis.call(
@@ -196,39 +210,41 @@ async def exists(store: Store, queue: str) -> bool:
             )
         )
 
-    await over_shards(await store.partitions.occupied_shards(store, queue), look)
+    await over_shards(await store.partitions.occupied_shards(store, queue), check)
     return found
 
 
 async def pause_or_resume(store: Store, queue: str, action: Literal["pause", "resume"]) -> int:
-    """Pause or resume a queue; returns the server's ms. Repeating it changes nothing.
+    """Pause or resume a queue; return the server's time in Unix milliseconds.
 
-    Enqueue goes on while a queue is paused (spec: ojs-admin-api); fetch reads the mark in its pop.
-    The mark of partition 0 decides, those of the others follow before this returns (``pauses``).
+    Repeating it changes nothing. Jobs can be enqueued while a queue is paused (spec:
+    ojs-admin-api). The script that pops jobs reads the flag. The flag of partition 0 decides. Those
+    of the other partitions follow before this returns (``pauses``).
 
     Raises:
         TooManyQueues: an unknown queue would be one too many.
+        BackendUnavailable: Redis did not answer in time.
     """
     await store.queues.ensure(store, [queue])
     shard = store.keys.shard_of_queue(queue)
-    now, owed = await store.run(
+    now, effects = await store.run(
         shard,
         "pause_queue",
         [shard.queue_counters(queue), shard.queue_available(queue), shard.events],
         [store.settings.events_per_shard, queue, action],
         idempotent=True,
     )
-    await deliver(store, shard, owed)
+    await deliver(store, shard, effects)
     with begun():
         await pauses.mirror_pause_flag(store, queue)
     return int(now)
 
 
 async def purge(store: Store, queue: str) -> tuple[int, int]:
-    """Remove a queue's available jobs; returns how many went and how many are left.
+    """Remove a queue's available jobs; return how many were removed and how many are left.
 
     Raises:
-        BackendUnavailable: Redis did not answer in time; what went is gone.
+        BackendUnavailable: Redis did not answer in time; some jobs may have been removed.
     """
     removed = left = 0
     extend_deadline(PURGE_S)
@@ -236,47 +252,50 @@ async def purge(store: Store, queue: str) -> tuple[int, int]:
 
     async def purge_one(shard: Shard) -> None:
         nonlocal removed, left
-        gone, rest = await _purge_in(store, shard, queue, deadline)
-        removed, left = removed + gone, left + rest
+        purged, rest = await _purge_partition(store, shard, queue, deadline)
+        removed, left = removed + purged, left + rest
 
     shards = await store.partitions.occupied_shards(store, queue)
-    # When one partition fails, jobs of others may be gone.
+    # When one partition fails, jobs of others may have been removed.
     with begun(when=len(shards) > 1):
         await over_shards(shards, purge_one)
     return removed, left
 
 
-async def _purge_in(store: Store, shard: Shard, queue: str, deadline: float) -> tuple[int, int]:
+async def _purge_partition(
+    store: Store, shard: Shard, queue: str, deadline: float
+) -> tuple[int, int]:
     removed = left = 0
     while True:
         with begun(when=removed > 0):
-            gone, foreign, left = await store.run(
+            purged, listed, left = await store.run(
                 shard,
                 "purge_queue",
                 [
                     *(shard.queue_available(queue), shard.queue_counters(queue)),
                     *(shard.finished, shard.dead, shard.expiring, shard.queue_blocked(queue)),
                 ],
-                [_PURGE_CHUNK, shard.index, len(store.keys)],
+                [_MOST_PURGED, shard.index, len(store.keys)],
                 idempotent=True,
             )
         with begun():
-            gone += await _purge_foreign(store, shard, [job_id.decode() for job_id in foreign])
-        removed += gone
-        if not gone or trio.current_time() >= deadline:
+            purged += await _purge_listed(store, shard, [job_id.decode() for job_id in listed])
+        removed += purged
+        if not purged or trio.current_time() >= deadline:
             return removed, left
 
 
-async def _purge_foreign(store: Store, shard: Shard, job_ids: Sequence[str]) -> int:
-    """Remove jobs that others must hear of: cancelled, so that no worker gets them, then removed.
+async def _purge_listed(store: Store, shard: Shard, job_ids: Sequence[str]) -> int:
+    """Cancel and remove the jobs that the script has only listed; return how many were cancelled.
 
-    One whose id was fixed in advance, as a workflow's job's, is kept cancelled for a while (see
-    ``removal_of`` in ``store/include/jobs/finish_job.lua``). Returns how many were cancelled.
+    They are cancelled first, so that no worker gets them. A job whose id was fixed in advance, such
+    as a workflow's, stays cancelled for a while (see ``removal_time`` in
+    ``store/include/jobs/finish_job.lua``).
     """
     cancelled: list[str] = []
 
     async def cancel_one(job_id: str) -> None:
-        with suppress(NotFound, Conflict):  # it does not wait any more: a worker may have it
+        with suppress(NotFound, Conflict):  # a worker may have fetched it in between
             await cancel(store, job_id, keep_ms=0, only="available")
             cancelled.append(job_id)
 
@@ -288,8 +307,9 @@ async def _purge_foreign(store: Store, shard: Shard, job_ids: Sequence[str]) -> 
 
 
 def sum_stats(parts: Sequence[QueueStats]) -> QueueStats:
-    """The numbers of several together: of a queue's partitions, the first of which says if it is
-    paused, or of queues.
+    """Return the sum of several numbers: of a queue's partitions, or of queues.
+
+    The first one decides whether the sum is paused.
     """
     first = parts[0]
     completed = sum(part.completed_last_hour for part in parts)
@@ -323,9 +343,9 @@ def _optional(value: bytes | None) -> int | None:
 def _last_hour(
     fields: Mapping[bytes, bytes], notes: Mapping[bytes, bytes], minute: int
 ) -> list[int]:
-    """What the queue's sums have grown by since the oldest note of the last 60 minutes.
+    """Return how much the queue's totals have grown in the last 60 minutes.
 
-    A note holds its minute and the sums as they were before it (see
+    A note of each minute holds its number and the totals at its start (see
     ``store/include/base/change_counters.lua``).
     """
     parts = [[number(part) for part in note.split(b",")] for note in notes.values()]

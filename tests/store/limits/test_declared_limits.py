@@ -136,7 +136,7 @@ async def test_a_damaged_queue_is_shown(store: Store, db: Any, field: str, parti
         db.hset(key, name, value)
 
         assert (await rate_limits.get_queue_limits(store, QUEUE)).usage.active >= 0
-        assert (await queues.get_stats(store, QUEUE)).live
+        assert (await queues.get_stats(store, QUEUE)).has_live_jobs
         numbers = await metrics.collect(store, most_queues=9)
         assert numbers.queues[QUEUE].jobs[State.AVAILABLE] == 1
         assert (await retention.retire_queues(store))[1] == ""
