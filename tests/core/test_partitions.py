@@ -38,7 +38,7 @@ def test_producers_only_use_partitions_that_workers_search(
         assert layout.producer_count(now) <= max(before.producer_count(now), 1)
 
 
-def test_growth_reaches_readers_first_and_producers_later() -> None:
+def test_growth_reaches_workers_first_and_producers_later() -> None:
     grown = PartitionLayout.of_count(2).resized(8, 1000)
 
     assert (
@@ -49,7 +49,7 @@ def test_growth_reaches_readers_first_and_producers_later() -> None:
     assert grown.producer_count(1000 + PROPAGATION_MS) == 8
 
 
-def test_shrinking_reaches_producers_at_once_and_readers_when_it_is_empty() -> None:
+def test_shrinking_reaches_producers_at_once_and_workers_when_it_is_empty() -> None:
     shrunk = PartitionLayout.of_count(8).resized(2, 1000)
 
     assert (shrunk.open_count, shrunk.producer_count(1000)) == (8, 2)
@@ -61,13 +61,13 @@ def test_shrinking_reaches_producers_at_once_and_readers_when_it_is_empty() -> N
     assert not closed.needs_check(closed.changed_at_ms + 2 * DRAIN_MS)
 
 
-def test_a_change_to_the_same_number_is_none() -> None:
+def test_the_same_number_changes_nothing() -> None:
     layout = PartitionLayout.of_count(4).resized(8, 1000)
     assert layout.resized(8, 5000) is layout
 
 
 @pytest.mark.parametrize("shards", [1, 2, 3, 7, 8, 64, 100, 1000, MAX_SHARDS])
-def test_partitions_lie_in_different_shards_and_are_told_from_them(shards: int) -> None:
+def test_partitions_have_different_shards_that_name_them(shards: int) -> None:
     keys = Keyspace(shards)
     for queue in ("default", "mail", "a.b-c"):
         found = keys.partitions(queue, keys.most_partitions)
@@ -87,6 +87,6 @@ def test_partitions_spread_over_the_masters(masters: int, count: int) -> None:
         assert max(owned) <= count / masters + 2
 
 
-def test_where_partitions_lie_never_changes() -> None:
+def test_the_shards_of_partitions_never_change() -> None:
     """It is part of the layout of data that exists."""
     assert [shard.index for shard in Keyspace(64).partitions("mail", 6)] == [8, 47, 22, 61, 36, 11]

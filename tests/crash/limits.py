@@ -1,4 +1,4 @@
-"""Operations on tokens of rate limit keys, whose state lives in another shard than the jobs."""
+"""Operations on tokens of rate limit keys whose state is in another shard than the jobs."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.nack import release_unanswered
 from ojs_cluster.store.jobs.record import JobRecord
 from tests.crash.harness import World
-from tests.store.limit_jobs import held, key_in, keyed
+from tests.store.limit_jobs import key_in, keyed, token_counts
 from tests.store.shortcuts import ack, nack, shard_of, take
 
 
 @dataclass(frozen=True, slots=True)
 class Keyed:
-    """Two jobs of a key that lets one run at a time; the first is active when it has begun."""
+    """Two jobs of a key that lets one job run at a time."""
 
     key: str
     first: JobRecord
@@ -41,23 +41,23 @@ class _Limited:
         return Keyed(key, first, second)
 
     async def finish(self, world: World, scene: Keyed) -> None:
-        """All ends with the jobs; the key is forgotten a day later."""
+        """Do nothing: the key is removed a day after the jobs have ended."""
 
     async def state(self, world: World, job: JobRecord) -> State:
-        """A job's state; the limit holds at any rate."""
+        """Return a job's state; check that the limit holds."""
         active = [shard for shard in world.store.keys if world.db.zcard(shard.active)]
         assert sum(world.db.zcard(shard.active) for shard in active) <= 1
         return (await read_jobs.get(world.store, job.id)).state
 
     async def check_next_runs(self, world: World, scene: Keyed) -> None:
-        """The token is free: the second job gets it."""
+        """Check that the second job gets the free token."""
         [taken] = await take(world.store, count=2)
         assert taken.id == scene.second.id
-        assert (await held(world.store, scene.key)) == (1, 0)
+        assert (await token_counts(world.store, scene.key)) == (1, 0)
 
 
 class Reservation(_Limited):
-    """A fetch meets both jobs: one gets the token and runs, the other asks and waits."""
+    """A fetch reads both jobs: one gets the token and runs, the other requests one and waits."""
 
     begins = False
 
@@ -65,18 +65,18 @@ class Reservation(_Limited):
         await take(store, count=2)
 
     async def happened(self, world: World, scene: Keyed) -> bool:
-        """Whatever became of the fetch, the next one finds a job unless one runs."""
-        tokens, _ = await held(world.store, scene.key)
+        """Check that the next fetch finds a job unless one runs."""
+        tokens, _ = await token_counts(world.store, scene.key)
         assert tokens <= 1
         states = [await self.state(world, job) for job in (scene.first, scene.second)]
         if State.ACTIVE not in states:
             assert len(await take(world.store, count=2)) == 1
-        assert (await held(world.store, scene.key))[0] == 1
+        assert (await token_counts(world.store, scene.key))[0] == 1
         return True
 
 
 class Release(_Limited):
-    """The first job ends: its token goes to the second."""
+    """The first job ends: its token is granted to the second."""
 
     async def act(self, store: Store, scene: Keyed) -> None:
         await ack(store, scene.first, lease_id=scene.first.lease_id)
@@ -89,7 +89,7 @@ class Release(_Limited):
 
 
 class Requeue(_Limited):
-    """The first job is handed back: the token is free, and both wait for it."""
+    """The first job is requeued: the token is free, and both wait for it."""
 
     async def act(self, store: Store, scene: Keyed) -> None:
         await nack(store, scene.first, lease_id=scene.first.lease_id, requeue=True)
@@ -115,8 +115,8 @@ class LostFetch(Requeue):
         return await super().happened(world, scene)
 
 
-class Withdrawal(_Limited):
-    """The second job, which has asked for a token, is cancelled."""
+class Cancellation(_Limited):
+    """The second job, which has requested a token, is cancelled."""
 
     least = 2
 
@@ -130,7 +130,7 @@ class Withdrawal(_Limited):
 
     async def happened(self, world: World, scene: Keyed) -> bool:
         state = await self.state(world, scene.second)
-        tokens, waiting = await held(world.store, scene.key)
+        tokens, waiting = await token_counts(world.store, scene.key)
         assert (state, tokens, waiting) in (
             (State.AVAILABLE, 1, 1),
             (State.CANCELLED, 1, 0),

@@ -1,4 +1,4 @@
-"""Operations that change how many partitions a queue has."""
+"""Operations that change the number of partitions of a queue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _serial = itertools.count(1)
 
 
 def of_another_process(store: Store) -> Store:
-    """The store of a process that knows nothing of partitions yet."""
+    """Return the store of a process that has not read the partition table yet."""
     return replace(store, partitions=PartitionTable())
 
 
@@ -42,7 +42,7 @@ async def end_partitions(world: World) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """A queue gets partitions; when it is paused, so are they."""
+    """A queue gets partitions. If it is paused, so are they."""
 
     paused: bool
     least = 3
@@ -55,7 +55,7 @@ class Growth:
         await set_partitions(of_another_process(store), QUEUE, 3)
 
     async def happened(self, world: World, scene: None) -> bool:
-        """The janitor has the marks follow before producers use the new partitions."""
+        """Check that the janitor mirrors the pause flag before producers use the new partitions."""
         await advance_changes(world.store)
         if (await get_partitions(world.store, QUEUE)).count == 1:
             return False
@@ -75,7 +75,7 @@ class Growth:
 
 @dataclass(frozen=True, slots=True)
 class Limited:
-    """Limits of a queue with three partitions are set, changed or taken back."""
+    """Limits of a queue with three partitions are set, changed or removed."""
 
     before: RateLimits
     after: RateLimits
@@ -91,7 +91,7 @@ class Limited:
         await rate_limits.set_queue_limits(of_another_process(store), QUEUE, self.after)
 
     async def happened(self, world: World, scene: None) -> bool:
-        """Shares of old and new limits may be mixed, until the janitor comes by."""
+        """Check that old and new quotas are mixed at most until the janitor's next round."""
         added = sum_of_quotas(world.store, world.db, QUEUE)
         if self.before != RateLimits() != self.after:
             assert 4 <= added <= 8, added
@@ -120,7 +120,7 @@ class Bounded:
         await depth_bounds.set_bound(of_another_process(store), QUEUE, 7)
 
     async def happened(self, world: World, scene: None) -> bool:
-        """The janitor has the other partitions follow."""
+        """Check that the janitor mirrors the bound into the other partitions."""
         await maintain_queue(world.store, QUEUE)
         bound = await depth_bounds.get_bound(world.store, QUEUE)
         for shard in world.store.keys.partitions(QUEUE, 3):
@@ -134,7 +134,7 @@ class Bounded:
 
 
 class Unused:
-    """The janitor begins to end the entry of a queue that nobody used for a day."""
+    """The janitor begins to remove the entry of a queue that was not used for a day."""
 
     least = 3
 
@@ -153,7 +153,7 @@ class Unused:
         return layout.count == 1
 
     async def finish(self, world: World, scene: str) -> None:
-        """The janitor goes on, a day later each time, until the entry is gone."""
+        """Let the janitor continue, a day later each time, until the entry is gone."""
         for _ in range(4):
             if world.db.hexists(world.store.keys.meta.partitions, scene):
                 await pass_time(world.store, world.db, DAY, scene)
@@ -162,7 +162,7 @@ class Unused:
 
 
 class Closing:
-    """The janitor closes partitions that are empty, and keeps the one with a job open."""
+    """The janitor closes empty partitions and keeps the one with a job open."""
 
     least = 4
 

@@ -1,4 +1,4 @@
-"""Short ways to spread queues over partitions, and to put jobs into a certain one."""
+"""Helpers to spread queues over partitions, and to put jobs into a given one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.timeshift import age_partitions
 
 
 async def spread(store: Store, db: Any, count: int, queue: str = QUEUE) -> list[Shard]:
-    """Give a queue ``count`` partitions, as if long ago; returns their shards."""
+    """Give a queue ``count`` partitions, as if long ago; return their shards."""
     await set_partitions(store, queue, count)
     if count > 1:
         await pass_time(store, db, PROPAGATION_MS, queue)
@@ -28,13 +28,13 @@ async def spread(store: Store, db: Any, count: int, queue: str = QUEUE) -> list[
 
 
 async def pass_time(store: Store, db: Any, ms: int, queue: str = QUEUE) -> None:
-    """As if a queue's partitions had been changed ``ms`` earlier, and the store knew."""
+    """Move the last change of a queue's partitions ``ms`` into the past, and read the table."""
     age_partitions(db, store.keys.meta, queue, ms)
     await store.partitions.read(store)
 
 
 async def close_empty(store: Store, db: Any, queue: str = QUEUE) -> None:
-    """What the janitor does, and half a minute later, and half a minute after that."""
+    """Run the janitor's step for partitions twice, half a minute apart."""
     for _ in range(2):
         if db.hexists(store.keys.meta.partitions, queue):
             await pass_time(store, db, DRAIN_MS, queue)
@@ -42,21 +42,21 @@ async def close_empty(store: Store, db: Any, queue: str = QUEUE) -> None:
 
 
 async def put_into(store: Store, shard: Shard, queue: str = QUEUE, **members: Any) -> JobRecord:
-    """Enqueue a job into the partition that ``shard`` holds: a client's id leads it there."""
+    """Enqueue a job into the partition in ``shard``, which a client's id selects."""
     job = await put(store, queue, id=id_in(shard.index), **members)
     return job
 
 
 def sum_of_quotas(store: Store, db: Any, queue: str = QUEUE) -> int:
-    """What the shares of a queue's open partitions in its concurrency add up to."""
+    """Return the sum of the concurrency quotas of a queue's open partitions."""
     shards = store.keys.partitions(queue, store.partitions.layout(queue).open_count)
     packed = [db.hget(shard.queue_counters(queue), "limits") for shard in shards]
     limits = [unpack_limits(text.decode()) for text in packed if text is not None]
-    return sum(share.concurrency or 0 for share in limits)
+    return sum(quota.concurrency or 0 for quota in limits)
 
 
 def failing(store: Store, fails: Callable[[str, int], bool]) -> Store:
-    """A store whose calls fail that ``fails`` names by script and slot."""
+    """Return a store whose calls fail if ``fails`` is true for their script and slot."""
 
     class Failing(LossyClient):
         async def script(self, slot: int, script: Any, keys: Any, args: Any, **kind: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Short ways to enqueue jobs of a rate limit's key, and to look at what its tokens leave behind."""
+"""Helpers to enqueue jobs of a rate limit key, and to check what its tokens leave behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _POLICY = ("concurrency", "rate", "throttle", "on_limit")
 
 
 async def keyed(store: Store, key: str, queue: str = QUEUE, **members: Any) -> JobRecord:
-    """Enqueue a job of a key; some keywords are members of its policy, the rest are options."""
+    """Enqueue a job of a key; some keywords are members of its policy, the others are options."""
     policy = {name: members.pop(name) for name in _POLICY if name in members}
     return await enqueue(store, new_job(queue, rate_limit={"key": key, **policy}, **members))
 
@@ -28,7 +28,7 @@ def per_hour(limit: int) -> dict[str, Any]:
 
 
 def key_in(store: Store, *, home: bool, queue: str = QUEUE) -> str:
-    """A key whose state lives in the queue's shard, or in another."""
+    """Return a key whose state is in the queue's shard, or in another."""
     return next(
         key
         for key in (f"key:{number}" for number in itertools.count())
@@ -37,16 +37,16 @@ def key_in(store: Store, *, home: bool, queue: str = QUEUE) -> str:
 
 
 async def settle(store: Store, db: Any) -> None:
-    """Carry out all that is owed, and what that leads to."""
+    """Deliver all effects, and the effects of these."""
     for _ in range(20):
         await recover(store, db)
         if not any(shard.outbox_due in keys_there(db) for shard in store.keys):
             return
-    raise AssertionError("what is owed leads to more and more")
+    raise AssertionError("effects cause new effects without end")
 
 
-async def time_passes(store: Store, db: Any, key: str, ms: int) -> None:
-    """As if ``ms`` had passed for a key's limits; the scheduler looks at it."""
+async def age_key(store: Store, db: Any, key: str, ms: int) -> None:
+    """Make the state of a key ``ms`` older, and let the scheduler check it."""
     shard = store.keys.shard_of_limit(key)
     age_limits(db, shard.rate_limit(key), ms)
     for name in ("override_until", "hold_until", "used_at", "checked_at"):
@@ -57,9 +57,10 @@ async def time_passes(store: Store, db: Any, key: str, ms: int) -> None:
     await rate_limits.sweep_rate_limits(store, shard, 100)
 
 
-async def grants_pass(store: Store, db: Any, queue: str = QUEUE, *, again: bool = False) -> None:
-    """As if nobody had fetched the jobs that were given tokens in time; with ``again`` also as if
-    those who have asked had waited so long that they ask once more.
+async def expire_grants(store: Store, db: Any, queue: str = QUEUE, *, again: bool = False) -> None:
+    """Let the grants of jobs that were not fetched expire.
+
+    With ``again`` also let pending requests wait so long that they are sent again.
     """
     shard = shard_of(store, queue)
     for job_id in db.zrange(shard.token_grants, 0, -1):
@@ -68,14 +69,14 @@ async def grants_pass(store: Store, db: Any, queue: str = QUEUE, *, again: bool 
     await rate_tokens.return_unused_tokens(store, shard, 100)
 
 
-async def held(store: Store, key: str) -> tuple[int, int]:
-    """Tokens of a key that are given out, and how many are asked for."""
+async def token_counts(store: Store, key: str) -> tuple[int, int]:
+    """Return the numbers of granted and of requested tokens of a key."""
     found = await rate_limits.get_key(store, key)
     return found.usage.active, found.waiting
 
 
 def assert_no_token_left(store: Store, db: Any) -> None:
-    """No token is given out or asked for, nothing is owed about one, and no job is held back."""
+    """Check that no token is granted or requested, no effect is left, and no job is blocked."""
     for key in keys_there(db):
         name = key.partition(b"}:")[2]
         assert not name.startswith((b"lh:", b"la:", b"h:", b"ha:", b"hk:")), key

@@ -42,12 +42,12 @@ Check = Callable[[], InvariantReport]
 DEADLY: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
 
 
-async def bury(store: Store, queue: str = QUEUE, **members: Any) -> JobRecord:
+async def make_dead_letter(store: Store, queue: str = QUEUE, **members: Any) -> JobRecord:
     return await nack(store, await active(store, queue, **{**DEADLY, **members}))
 
 
 async def test_a_dead_letter_is_listed_whole(store: Store, consistent: Check) -> None:
-    dead = await bury(store)
+    dead = await make_dead_letter(store)
     [found], total = await dead_letters.list_dead_letters(store, limit=10)
 
     assert total == 1
@@ -92,7 +92,7 @@ async def test_a_discarded_job_is_retried_as_a_dead_letter_is(
 
 
 async def test_a_dead_letter_is_a_discarded_job_too(store: Store, consistent: Check) -> None:
-    dead = await bury(store)
+    dead = await make_dead_letter(store)
     await dead_letters.retry_discarded(store, dead.id)
 
     assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0)
@@ -140,7 +140,7 @@ async def test_the_list_merges_all_queues_newest_first_page_by_page(
     dead = []
     for number in range(15):
         name = names[number % 5]
-        job = await bury(store, name)
+        job = await make_dead_letter(store, name)
         age_job(db, shard_of(store, name), job.id, (15 - number) * 60_000)
         dead.append(job.id)
 
@@ -161,7 +161,7 @@ async def test_the_list_merges_all_queues_newest_first_page_by_page(
 
 async def test_dead_letters_are_counted_by_their_types(store: Store) -> None:
     names = queues_in_other_shards(store, 3)
-    dead = [await bury(store, names[n % 3], type=f"t.n{n % 2}") for n in range(9)]
+    dead = [await make_dead_letter(store, names[n % 3], type=f"t.n{n % 2}") for n in range(9)]
     assert (await dead_letters.get_stats(store)).by_type == {"t.n0": 5, "t.n1": 4}
 
     await dead_letters.retry(store, dead[0].id)
@@ -178,7 +178,7 @@ async def test_of_many_dead_letters_the_newest_are_counted_by_type(
     for name in queues_in_other_shards(store, 2):
         for kind in ("t.old", "t.new"):
             for _ in range(3):
-                job = await bury(store, name, type=kind)
+                job = await make_dead_letter(store, name, type=kind)
                 if kind == "t.old":
                     age_job(db, shard_of(store, name), job.id, 60_000)
 
@@ -199,7 +199,7 @@ async def test_a_page_too_deep_in_the_list_of_all_is_refused(store: Store) -> No
 async def test_a_retried_dead_letter_starts_afresh(
     store: Store, db: Any, consistent: Check
 ) -> None:
-    dead = await bury(store, scheduled_at="2020-01-01T00:00:00Z")
+    dead = await make_dead_letter(store, scheduled_at="2020-01-01T00:00:00Z")
     retried = await dead_letters.retry(store, dead.id)
     shown = envelope(retried)
 
@@ -218,7 +218,7 @@ async def test_a_retried_dead_letter_starts_afresh(
 
 
 async def test_a_second_retry_finds_no_dead_letter(store: Store, consistent: Check) -> None:
-    dead = await bury(store)
+    dead = await make_dead_letter(store)
     await dead_letters.retry(store, dead.id)
 
     with pytest.raises(NotFound, match="dead letter"):
@@ -229,7 +229,7 @@ async def test_a_second_retry_finds_no_dead_letter(store: Store, consistent: Che
 
 
 async def test_a_job_may_die_again_and_count_its_replays(store: Store) -> None:
-    dead = await bury(store)
+    dead = await make_dead_letter(store)
     for replay in (1, 2):
         await dead_letters.retry(store, dead.id)
         [again] = await take(store)
@@ -242,7 +242,7 @@ async def test_a_job_may_die_again_and_count_its_replays(store: Store) -> None:
 async def test_a_retried_job_whose_expiry_has_passed_still_runs(
     store: Store, db: Any, consistent: Check
 ) -> None:
-    dead = await bury(store, expires_at="+PT1H")
+    dead = await make_dead_letter(store, expires_at="+PT1H")
     age_job(db, shard_of(store), dead.id, 2 * HOUR)
     await dead_letters.retry(store, dead.id)
 
@@ -254,7 +254,7 @@ async def test_a_retried_job_whose_expiry_has_passed_still_runs(
 async def test_a_deleted_dead_letter_leaves_nothing_behind(
     store: Store, db: Any, backend: Embedded, with_alias: bool, consistent: Check
 ) -> None:
-    dead = await bury(store, id=foreign_id(store) if with_alias else None)
+    dead = await make_dead_letter(store, id=foreign_id(store) if with_alias else None)
     age_claim(db, store.keys.shard_of_id(dead.id), dead.id, HOUR)
     deleted = await dead_letters.delete(store, dead.id)
 
@@ -272,10 +272,10 @@ async def test_beyond_the_cap_of_its_queue_the_oldest_goes(
     store: Store, db: Any, backend: Embedded, consistent: Check
 ) -> None:
     store = replace(store, settings=replace(store.settings, dead_letter_max=3))
-    other = await bury(store, "other")
+    other = await make_dead_letter(store, "other")
     dead = []
     for number in range(5):
-        dead.append(await bury(store))
+        dead.append(await make_dead_letter(store))
         age_job(db, shard_of(store), dead[-1].id, (5 - number) * 60_000)  # no two at one moment
 
     listed, total = await dead_letters.list_dead_letters(store, queue=QUEUE, limit=10)
@@ -292,15 +292,15 @@ async def test_beyond_the_cap_of_its_queue_the_oldest_goes(
 
 async def test_a_lowered_cap_is_reached_at_the_next_death(store: Store, consistent: Check) -> None:
     for _ in range(6):
-        await bury(store)
-    await bury(replace(store, settings=replace(store.settings, dead_letter_max=2)))
+        await make_dead_letter(store)
+    await make_dead_letter(replace(store, settings=replace(store.settings, dead_letter_max=2)))
 
     assert (await dead_letters.list_dead_letters(store, limit=10))[1] == 2
     consistent()
 
 
 async def test_a_dead_letter_cannot_be_finished_or_cancelled(store: Store) -> None:
-    dead = await bury(store)
+    dead = await make_dead_letter(store)
     for act in (ack, nack):
         with pytest.raises(Conflict, match="discarded"):
             await act(store, dead)
@@ -309,7 +309,7 @@ async def test_a_dead_letter_cannot_be_finished_or_cancelled(store: Store) -> No
 
 
 async def test_dead_letters_are_kept_for_their_own_time(store: Store, db: Any) -> None:
-    dead = await bury(store)
+    dead = await make_dead_letter(store)
     shard = shard_of(store)
 
     age_job(db, shard, dead.id, 179 * DAY)

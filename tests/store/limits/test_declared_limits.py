@@ -1,4 +1,4 @@
-"""``max_per_second`` that jobs declare for their queue: when it ends, and who ends it."""
+"""``max_per_second`` that jobs declare for their queue: when it ends, and what ends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queues that may hold so many jobs: who is refused, who never is, and what is left behind."""
+"""Depth bounds of queues: which jobs are refused, which never are, and what a refusal leaves."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from tests.support.timeshift import age_cron
 
 @pytest.fixture(autouse=True)
 def everything_agrees(consistent: Callable[[], InvariantReport]) -> Iterator[None]:
-    """What is refused leaves nothing behind."""
+    """Check that refused requests leave nothing behind."""
     yield
     consistent()
 
@@ -195,7 +195,7 @@ async def test_a_job_that_replaces_another_is_never_refused(store: Store) -> Non
     assert await depth(store) == 1
 
 
-async def test_what_was_accepted_is_never_refused(store: Store) -> None:
+async def test_accepted_jobs_are_never_refused(store: Store) -> None:
     waiting = await put(store, pending=True)
     retried = await active(store)
     dead = await active(store, retry={"max_attempts": 1, "on_exhaustion": "dead_letter"})
@@ -246,7 +246,7 @@ async def test_a_tick_of_a_full_queue_is_settled_in_the_history(store: Store, db
     assert await depth(store, "reports") == 1
 
 
-async def test_concurrent_producers_never_pass_a_bound(store: Store, other_store: Store) -> None:
+async def test_concurrent_producers_never_exceed_a_bound(store: Store, other_store: Store) -> None:
     await depth_bounds.set_bound(store, QUEUE, 10)
 
     async def produce(process: Store) -> None:
@@ -260,7 +260,7 @@ async def test_concurrent_producers_never_pass_a_bound(store: Store, other_store
     assert await depth(store) == 10
 
 
-async def test_a_queue_without_a_bound_costs_what_it_did(store: Store) -> None:
+async def test_a_queue_without_a_bound_has_no_extra_cost(store: Store) -> None:
     await depth_bounds.set_bound(store, "bounded", 5)
     await put(store)
     process, client = lossy(store)
@@ -271,7 +271,7 @@ async def test_a_queue_without_a_bound_costs_what_it_did(store: Store) -> None:
     assert client.calls == {"enqueue_one": 2, "enqueue": 2}, "the second knows of the bound"
 
 
-async def test_each_partition_takes_its_share(store: Store, db: Any) -> None:
+async def test_each_partition_has_its_part_of_the_bound(store: Store, db: Any) -> None:
     await depth_bounds.set_bound(store, QUEUE, 7)
     await spread(store, db, 3)
     stored = 0
@@ -282,7 +282,7 @@ async def test_each_partition_takes_its_share(store: Store, db: Any) -> None:
     assert not await is_full(store)
 
 
-async def test_a_queue_with_a_bound_is_not_forgotten(store: Store, db: Any) -> None:
+async def test_a_queue_with_a_bound_is_not_retired(store: Store, db: Any) -> None:
     await depth_bounds.set_bound(store, QUEUE, 3)
     db.hset(store.keys.shard_of_queue(QUEUE).queue_counters(QUEUE), "created", 1)
     await retire_queues(store)

@@ -14,11 +14,11 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.queues import queues
 from tests.store.limit_jobs import (
     assert_no_token_left,
-    grants_pass,
-    held,
+    expire_grants,
     key_in,
     keyed,
     settle,
+    token_counts,
 )
 from tests.store.shortcuts import QUEUE, ack, nack, shard_of, take
 from tests.support.failing_process import dies_at
@@ -49,11 +49,11 @@ async def test_a_process_may_die_at_any_command(
         consistent()
         assert len(db.zrange(shard.active, 0, -1)) <= 1
         assert (await tokens(store, key)) <= 1
-        # Nobody is kept from working by who died.
+        # The dead process blocks no other.
         for _ in range(4):
             for job_id in db.zrange(shard.active, 0, -1):
                 await ack(store, job_id.decode())
-            await grants_pass(store, db)
+            await expire_grants(store, db)
             await settle(store, db)
             await take(store, count=9)
         assert (await queues.get_stats(store, QUEUE)).counts[State.AVAILABLE] == 0
@@ -65,6 +65,6 @@ async def test_a_process_may_die_at_any_command(
 
 async def tokens(store: Store, key: str) -> int:
     try:
-        return (await held(store, key))[0]
+        return (await token_counts(store, key))[0]
     except NotFound:
         return 0

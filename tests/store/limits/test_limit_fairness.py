@@ -17,7 +17,7 @@ from ojs_cluster.store.fetch.long_poll import Waiters, fetch_or_wait
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord
 from tests.store.hot_queues import put_into, spread
-from tests.store.limit_jobs import held, key_in, keyed
+from tests.store.limit_jobs import key_in, keyed, token_counts
 from tests.store.shortcuts import HOUR, QUEUE, ack, new_job, put, take, until
 from tests.store.unique_jobs import keys_there
 from tests.support.invariants import InvariantReport
@@ -177,7 +177,7 @@ async def test_jobs_are_asked_for_again_when_all_that_were_asked_for_are_cancell
     jobs = [await keyed(store, free, concurrency=1) for _ in range(103)]
     [active] = await take(store)
     assert await take(store, count=100) == []
-    assert await held(store, free) == (1, 100)
+    assert await token_counts(store, free) == (1, 100)
     for job in jobs[1:101]:
         await cancel(store, job.id)
     consistent()

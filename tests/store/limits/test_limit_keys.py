@@ -1,4 +1,4 @@
-"""Rate limit keys that clients name without end are bounded, and end when nobody uses them."""
+"""The number of rate limit keys is bounded, and unused keys are removed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KEY = "customer:1"
 
 @pytest.fixture
 def crowd(store: Store, db: Any) -> Iterator[Callable[[int], Shard]]:
-    """Have so many keys in the shard of ``KEY`` by name; what the tests look at are real ones."""
+    """Add names of keys to the shard of ``KEY``; only the keys that the tests use have a state."""
     shard = store.keys.shard_of_limit(KEY)
 
     def add(count: int) -> Shard:
@@ -42,7 +42,7 @@ def age(db: Any, shard: Shard, key: str, ms: int) -> None:
     db.zadd(shard.rate_limit_checks, {key: 1})
 
 
-async def test_a_new_key_is_refused_where_there_are_as_many_as_may_be(
+async def test_a_new_key_is_refused_in_a_full_shard(
     store: Store, db: Any, crowd: Callable[[int], Shard], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(limit_keys, "_MAX_AGE_S", 0.0)
@@ -67,10 +67,10 @@ async def test_a_new_key_is_refused_where_there_are_as_many_as_may_be(
     await put(store)
 
 
-async def test_a_job_that_was_accepted_runs_though_its_key_is_one_too_many(
+async def test_an_accepted_job_runs_although_its_key_exceeds_the_limit(
     store: Store, db: Any, crowd: Callable[[int], Shard]
 ) -> None:
-    """Another process has used up the room meanwhile."""
+    """Another process has filled the shard in between."""
     await keyed(store, key_elsewhere(store), concurrency=1)
     shard = crowd(0)
     await store.limit_keys._count(store, shard)
@@ -89,7 +89,7 @@ async def test_a_job_that_was_accepted_runs_though_its_key_is_one_too_many(
 
 
 @pytest.mark.parametrize(("others", "idle_ms"), [(0, 25 * HOUR), (9500, 2 * MINUTE)])
-async def test_a_key_that_nobody_uses_ends_sooner_where_there_are_many(
+async def test_an_unused_key_is_removed_sooner_in_a_crowded_shard(
     store: Store, db: Any, crowd: Callable[[int], Shard], others: int, idle_ms: int
 ) -> None:
     shard = crowd(others)

@@ -1,4 +1,4 @@
-"""Rate limits by key: tokens, the handshake between shards, and death in the middle of it."""
+"""Rate limits by key: tokens, the protocol between shards, and deaths in the middle of it."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from ojs_cluster.store.limits import rate_limits, rate_tokens
 from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.queues import queues
 from tests.store.limit_jobs import (
+    age_key,
     assert_no_token_left,
-    grants_pass,
-    held,
+    expire_grants,
     key_in,
     keyed,
     per_hour,
     settle,
-    time_passes,
+    token_counts,
 )
 from tests.store.shortcuts import (
     DAY,
@@ -81,10 +81,10 @@ async def test_a_job_with_a_free_key_is_had_in_one_fetch_and_gives_its_token_bac
 
     [taken] = await take(store)
     assert taken.id == job.id
-    assert await held(store, key) == (1, 0)
+    assert await token_counts(store, key) == (1, 0)
     consistent()
     await ack(store, taken)
-    assert await held(store, key) == (0, 0)
+    assert await token_counts(store, key) == (0, 0)
     assert_no_token_left(store, db)
     consistent()
 
@@ -148,7 +148,7 @@ async def test_a_limited_head_does_not_block_what_is_behind_it(
     consistent()
     for _ in range(3):
         assert await take(store, count=60) == []
-    assert await held(store, key) == (0, 100)  # no more, however many wait
+    assert await token_counts(store, key) == (0, 100)  # no more, however many wait
     consistent()
 
 
@@ -188,7 +188,7 @@ async def test_a_window_of_a_key_counts_starts(
     for job in taken:
         await ack(store, job)
     assert await take(store, count=9) == []
-    await time_passes(store, db, key, HOUR)
+    await age_key(store, db, key, HOUR)
     assert len(await take(store, count=9)) == 2
     assert await take(store, count=9) == []
     consistent()
@@ -200,12 +200,12 @@ async def test_a_token_that_nobody_fetched_does_not_use_up_the_window(
     await keyed(store, key, rate=per_hour(1))
     await rate_limits.override_key(store, key, RateLimits(concurrency=0), None)
     assert await take(store) == []
-    await rate_limits.override_key(store, key, RateLimits(), None)  # granted, and nobody comes
-    assert await held(store, key) == (1, 0)
+    await rate_limits.override_key(store, key, RateLimits(), None)  # granted, but not fetched
+    assert await token_counts(store, key) == (1, 0)
     consistent()
 
-    await grants_pass(store, db)
-    assert await held(store, key) == (0, 0)
+    await expire_grants(store, db)
+    assert await token_counts(store, key) == (0, 0)
     consistent()
     assert len(await take(store)) == 1
 
@@ -219,13 +219,13 @@ async def test_a_token_of_a_job_that_left_its_queue_stops_no_others(
     await rate_limits.override_key(store, key, RateLimits(concurrency=0), None)
     assert await take(store, count=2) == []
     await rate_limits.override_key(store, key, RateLimits(concurrency=2), None)
-    assert await held(store, key) == (2, 0)
+    assert await token_counts(store, key) == (2, 0)
     shard = shard_of(store)
     first = db.zrange(shard.queue_available(QUEUE), 0, 0)[0]
     db.zrem(shard.queue_available(QUEUE), first)
 
-    await grants_pass(store, db)
-    assert await held(store, key) == (0, 0)
+    await expire_grants(store, db)
+    assert await token_counts(store, key) == (0, 0)
     assert db.zcard(shard.token_grants) == 0
     [other] = await take(store)
     assert other.id != first.decode()
@@ -239,9 +239,9 @@ async def test_a_throttle_of_a_key_spaces_starts(store: Store, db: Any, key: str
         [job] = await take(store, count=3)
         await ack(store, job)
         assert await take(store, count=3) == []
-        await time_passes(store, db, key, 9 * MINUTE)
+        await age_key(store, db, key, 9 * MINUTE)
         assert await take(store, count=3) == []
-        await time_passes(store, db, key, MINUTE)
+        await age_key(store, db, key, MINUTE)
 
 
 async def test_limits_of_queue_and_key_hold_together(store: Store, key: str) -> None:
@@ -253,7 +253,7 @@ async def test_limits_of_queue_and_key_hold_together(store: Store, key: str) -> 
     assert await take(store, count=9) == []
 
 
-@pytest.mark.parametrize("when", ["met by nobody", "asked", "granted", "active"])
+@pytest.mark.parametrize("when", ["never read", "requested", "granted", "active"])
 @pytest.mark.parametrize("how", ["cancel", "expire", "purge"])
 async def test_a_token_goes_back_whatever_ends_its_job(
     store: Store, db: Any, consistent: Consistent, key: str, when: str, how: str
@@ -264,8 +264,8 @@ async def test_a_token_goes_back_whatever_ends_its_job(
         await rate_limits.override_key(store, key, RateLimits(concurrency=0), None)
         await take(store)
         await rate_limits.override_key(store, key, RateLimits(), None)
-        assert await held(store, key) == (1, 0)
-    elif when != "met by nobody":
+        assert await token_counts(store, key) == (1, 0)
+    elif when != "never read":
         await take(store)
     if how == "cancel":
         await cancel(store, first.id)
@@ -276,9 +276,9 @@ async def test_a_token_goes_back_whatever_ends_its_job(
         await reap_all(store)
 
     if how == "purge" and when == "active":
-        assert await held(store, key) == (1, 0)
+        assert await token_counts(store, key) == (1, 0)
         await ack(store, first)
-    assert await held(store, key) == (0, 0)
+    assert await token_counts(store, key) == (0, 0)
     assert_no_token_left(store, db)
     consistent()
 
@@ -286,7 +286,7 @@ async def test_a_token_goes_back_whatever_ends_its_job(
 async def test_a_queue_without_workers_keeps_no_token(
     store: Store, db: Any, consistent: Consistent, key: str
 ) -> None:
-    """It has asked for many; the first that comes shows that nobody looks any more."""
+    """The first of many grants shows that no worker fetches from the queue any more."""
     other = queues_in_other_shards(store, 1)[0]
     for _ in range(30):
         await keyed(store, key, concurrency=1)
@@ -298,15 +298,15 @@ async def test_a_queue_without_workers_keeps_no_token(
     db.hincrby(shard.queue_counters(QUEUE), "demand_at", -MINUTE)
 
     await ack(store, active)
-    assert await held(store, key) == (1, 0)
+    assert await token_counts(store, key) == (1, 0)
     assert len(await take(store, other)) == 1
     consistent()
 
 
-async def test_every_token_of_queues_without_workers_goes_back(
+async def test_every_token_of_queues_without_workers_is_returned(
     store: Store, db: Any, consistent: Consistent
 ) -> None:
-    """However many others of these queues have asked."""
+    """However many other jobs of these queues have requested tokens."""
     key, shard = key_in(store, home=False), shard_of(store)
     names = [f"idle{i}" for i in range(1000) if shard_of(store, f"idle{i}") is shard][:3]
     policy = {"key": key, "concurrency": 1}
@@ -338,7 +338,7 @@ async def test_a_job_that_reschedules_comes_back_when_there_is_room(
     assert found.due_ms > found.created_ms + 50 * MINUTE
     consistent()
     age_job(db, shard_of(store), second.id, HOUR)
-    await time_passes(store, db, key, HOUR)
+    await age_key(store, db, key, HOUR)
     await promote_all(store)
     assert [job.id for job in await take(store)] == [second.id]
     consistent()
@@ -358,7 +358,7 @@ async def test_a_job_that_is_dropped_at_the_limit_is_discarded(
     assert_no_token_left(store, db)
 
 
-async def test_events_tell_of_limits_that_are_met_and_of_room(store: Store, key: str) -> None:
+async def test_events_report_exceeded_limits_and_released_jobs(store: Store, key: str) -> None:
     await keyed(store, key, concurrency=1)
     [active] = await take(store)
     second = await keyed(store, key, concurrency=1)
@@ -388,7 +388,7 @@ async def test_events_tell_of_limits_that_are_met_and_of_room(store: Store, key:
 
 
 async def release_hold(store: Store, key: str) -> None:
-    """As if the time had come until which a worker held the key."""
+    """End the time until which a worker has stopped the key."""
     shard = store.keys.shard_of_limit(key)
     await store.redis.call(shard.slot, "HDEL", shard.rate_limit(key), "hold_until")
     await rate_tokens.run_key_script(store, "limit_refresh", key, [])
@@ -400,12 +400,12 @@ async def test_an_override_holds_for_its_time(store: Store, db: Any, key: str) -
     now = (await rate_limits.get_key(store, key)).now_ms
     await rate_limits.override_key(store, key, RateLimits(concurrency=0), now + HOUR)
     assert await take(store) == []
-    await time_passes(store, db, key, HOUR)
+    await age_key(store, db, key, HOUR)
 
     assert len(await take(store, count=9)) == 1
 
 
-async def test_the_youngest_job_declares_the_limits(store: Store, key: str) -> None:
+async def test_the_newest_job_declares_the_limits(store: Store, key: str) -> None:
     for _ in range(4):
         await keyed(store, key, concurrency=1)
     await keyed(store, key, concurrency=3)
@@ -413,7 +413,7 @@ async def test_the_youngest_job_declares_the_limits(store: Store, key: str) -> N
     assert len(await take(store, count=9)) == 3
 
 
-async def test_listing_and_counts_include_those_who_wait(store: Store, key: str) -> None:
+async def test_listing_and_counts_include_blocked_jobs(store: Store, key: str) -> None:
     for _ in range(3):
         await keyed(store, key, concurrency=0)
     assert await take(store) == []
@@ -424,13 +424,13 @@ async def test_listing_and_counts_include_those_who_wait(store: Store, key: str)
     assert await queues.purge(store, QUEUE) == (3, 0)
 
 
-async def test_a_key_is_forgotten_a_day_after_its_last_use(store: Store, db: Any, key: str) -> None:
+async def test_a_key_is_removed_a_day_after_its_last_use(store: Store, db: Any, key: str) -> None:
     job = await keyed(store, key, rate=per_hour(5))
     await take(store)
-    await time_passes(store, db, key, 2 * DAY)
-    assert await held(store, key) == (1, 0)  # its job is still active
+    await age_key(store, db, key, 2 * DAY)
+    assert await token_counts(store, key) == (1, 0)  # its job is still active
     await ack(store, job)
-    await time_passes(store, db, key, DAY)
+    await age_key(store, db, key, DAY)
 
     shard = store.keys.shard_of_limit(key)
     assert not keys_there(db) & {shard.rate_limit(key), shard.rate_limits, shard.rate_limit_checks}
@@ -452,9 +452,9 @@ async def test_waiters_are_woken_by_a_token(
         )
 
     async def asked() -> int:
-        return (await held(store, key))[1]
+        return (await token_counts(store, key))[1]
 
-    # Who is not woken takes the job only when its time is up.
+    # A waiter that is not woken takes the job only at the end of its wait.
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
@@ -463,7 +463,7 @@ async def test_waiters_are_woken_by_a_token(
     assert len(got) == 1
 
 
-async def test_asks_that_a_master_lost_are_repeated(
+async def test_requests_lost_in_a_failover_are_repeated(
     store: Store, db: Any, consistent: Consistent, key: str
 ) -> None:
     for _ in range(3):
@@ -473,15 +473,15 @@ async def test_asks_that_a_master_lost_are_repeated(
     shard = store.keys.shard_of_limit(key)
     db.delete(shard.token_requesters(key))
     await ack(store, active)
-    assert await held(store, key) == (0, 0)
+    assert await token_counts(store, key) == (0, 0)
 
-    await grants_pass(store, db, again=True)
-    assert await held(store, key) == (1, 1)
+    await expire_grants(store, db, again=True)
+    assert await token_counts(store, key) == (1, 1)
     consistent()
     assert len(await take(store)) == 1
 
 
-async def test_an_answer_that_a_master_lost_is_given_again(
+async def test_answers_lost_in_a_failover_are_repeated(
     store: Store, db: Any, consistent: Consistent, key: str
 ) -> None:
     await keyed(store, key, concurrency=1)
@@ -494,24 +494,24 @@ async def test_an_answer_that_a_master_lost_is_given_again(
     await ack(store, active)
     db.zadd(shard.token_holders(key), {token: 0})
 
-    await grants_pass(store, db, again=True)
+    await expire_grants(store, db, again=True)
     consistent()
     assert len(await take(store)) == 1
     consistent()
 
 
-async def test_tokens_of_jobs_that_a_master_lost_come_back(
+async def test_tokens_of_jobs_lost_in_a_failover_are_returned(
     store: Store, db: Any, consistent: Consistent, key: str
 ) -> None:
     await keyed(store, key, concurrency=2)
     [active] = await take(store)
     lost = {f"{shard_of(store).index}/{active.id[:-4]}f{n:03}/1": 1 for n in range(600)}
     db.zadd(store.keys.shard_of_limit(key).token_holders(key), lost)
-    for _ in range(4):  # it looks at 500 at a time
-        await time_passes(store, db, key, HOUR)
+    for _ in range(4):  # it checks 500 at a time
+        await age_key(store, db, key, HOUR)
         await settle(store, db)
 
-    assert await held(store, key) == (1, 0)
+    assert await token_counts(store, key) == (1, 0)
     consistent()
 
 
@@ -523,7 +523,7 @@ async def waiting_jobs(store: Store) -> list[JobRecord]:
     return (await list_jobs(store, JobFilter(state=State.AVAILABLE), limit=99)).jobs
 
 
-async def test_lost_replies_give_no_token_twice(
+async def test_lost_replies_grant_no_token_twice(
     store: Store, db: Any, consistent: Consistent, key: str
 ) -> None:
     scripts = ("limit_request", "limit_grant", "limit_free", "limit_start", "outbox_settle")
@@ -546,7 +546,7 @@ async def test_lost_replies_give_no_token_twice(
 @pytest.mark.parametrize(
     "seed", [0, 3, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(4, 12))]
 )
-async def test_whatever_happens_no_limit_is_passed_and_no_token_stays(
+async def test_random_operations_exceed_no_limit_and_leak_no_token(
     store: Store, other_store: Store, db: Any, consistent: Consistent, seed: int
 ) -> None:
     """Queues of several shards, two keys, two processes, and everything that ends an attempt."""
@@ -570,7 +570,7 @@ async def test_whatever_happens_no_limit_is_passed_and_no_token_stays(
             for job in await take(process, *wanted, count=chance.randint(1, 3)):
                 active[job.id] = job
         elif what == "pass":
-            await grants_pass(store, db, chance.choice(names))
+            await expire_grants(store, db, chance.choice(names))
             await settle(store, db)
         elif active:
             job = active.pop(chance.choice(sorted(active)))
@@ -596,7 +596,7 @@ async def test_whatever_happens_no_limit_is_passed_and_no_token_stays(
 
 
 async def finish_all(store: Store, db: Any, names: list[str]) -> None:
-    """Work until nothing waits."""
+    """Work until no job waits."""
     for job in await active_jobs(store):
         await ack(store, job.id)
     with trio.fail_after(60):
@@ -605,11 +605,11 @@ async def finish_all(store: Store, db: Any, names: list[str]) -> None:
                 await ack(store, job)
             await settle(store, db)
     for name in names:
-        await grants_pass(store, db, name)
+        await expire_grants(store, db, name)
     await settle(store, db)
 
 
-async def test_workers_at_once_never_pass_a_limit(
+async def test_concurrent_workers_never_exceed_a_limit(
     store: Store, other_store: Store, db: Any, consistent: Consistent, key: str
 ) -> None:
     for _ in range(40):
@@ -638,7 +638,7 @@ async def test_workers_at_once_never_pass_a_limit(
     consistent()
 
 
-async def test_a_declaration_that_comes_late_changes_nothing(store: Store, key: str) -> None:
+async def test_a_late_declaration_changes_nothing(store: Store, key: str) -> None:
     await keyed(store, key, concurrency=3)
     await rate_tokens.handle_declaration(store, shard_of(store), f"{key} 1,-,- w 1".encode())
 

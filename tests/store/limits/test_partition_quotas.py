@@ -31,7 +31,7 @@ Check = Callable[[], InvariantReport]
 
 
 def concurrencies(store: Store, db: Any, count: int) -> list[str]:
-    """Packed share of each partition, as fetch reads it."""
+    """Return the packed quota of each partition, as fetch reads it."""
     found = [
         db.hget(shard.queue_counters(QUEUE), "limits")
         for shard in store.keys.partitions(QUEUE, count)
@@ -43,7 +43,7 @@ def concurrencies(store: Store, db: Any, count: int) -> list[str]:
     ("limit", "parts"),
     [(8, ["2", "2", "2", "2"]), (6, ["2", "2", "1", "1"]), (0, ["0", "0", "0", "0"])],
 )
-async def test_as_many_jobs_run_as_the_concurrency_says(
+async def test_as_many_jobs_run_as_the_concurrency_allows(
     store: Store, other_store: Store, db: Any, consistent: Check, limit: int, parts: list[str]
 ) -> None:
     for shard in await spread(store, db, 4):
@@ -70,7 +70,9 @@ async def test_as_many_jobs_run_as_the_concurrency_says(
     consistent()
 
 
-async def test_limits_that_not_all_partitions_can_share_are_refused(store: Store, db: Any) -> None:
+async def test_limits_smaller_than_the_number_of_partitions_are_refused(
+    store: Store, db: Any
+) -> None:
     await spread(store, db, 4)
     hour = Rate(2, HOUR)
     for limits, name in (
@@ -108,7 +110,7 @@ async def test_a_rate_holds_in_any_window_wherever_the_jobs_are(
     assert len(await take(store, count=9)) == started
 
 
-async def test_a_throttle_is_shared(store: Store, db: Any) -> None:
+async def test_a_throttle_is_divided_among_partitions(store: Store, db: Any) -> None:
     for shard in await spread(store, db, 4):
         for _ in range(2):
             await put_into(store, shard)
@@ -157,7 +159,7 @@ async def test_the_partitions_of_a_queue_with_limits_stay_as_they_are(
     assert concurrencies(store, db, 4) == [""] * 4
 
 
-async def test_a_closed_partition_that_is_opened_again_gets_its_share(
+async def test_a_closed_partition_that_is_opened_again_gets_its_quota(
     store: Store, db: Any
 ) -> None:
     shards = await spread(store, db, 4)
@@ -205,7 +207,7 @@ async def test_limits_and_another_number_of_partitions_at_the_same_moment(
         assert sum_of_quotas(store, db, queue) == 4 * limited
 
 
-async def test_two_operators_and_a_janitor_at_once_leave_one_truth(
+async def test_two_operators_and_a_janitor_at_once_leave_consistent_quotas(
     store: Store, other_store: Store, db: Any
 ) -> None:
     chance = random.Random(7)
@@ -232,7 +234,7 @@ async def test_the_janitor_corrects_quotas(store: Store, db: Any) -> None:
     assert concurrencies(store, db, 4) == ["2", "2", "2", "2"]
 
 
-async def test_an_archive_has_the_whole_limits(store: Store, db: Any) -> None:
+async def test_an_archive_has_the_limits_of_the_whole_queue(store: Store, db: Any) -> None:
     await spread(store, db, 4)
     await put(store)
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=9))

@@ -1,4 +1,4 @@
-"""Limits of a queue: read and counted inside the pop."""
+"""Limits of a queue, read and counted by the script that pops jobs."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ async def test_the_last_job_to_declare_a_limit_wins(store: Store) -> None:
     assert len(await take(store, count=99)) == 4
 
 
-async def test_concurrency_of_a_queue_is_free_again_when_an_attempt_ends(
+async def test_concurrency_of_a_queue_is_free_when_an_attempt_ends(
     store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=3))
@@ -107,7 +107,7 @@ async def test_concurrency_of_a_queue_is_free_again_when_an_attempt_ends(
     consistent()
 
 
-async def test_a_concurrency_of_nothing_stops_a_queue(store: Store) -> None:
+async def test_a_concurrency_of_zero_stops_a_queue(store: Store) -> None:
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(concurrency=0))
     await put(store)
 
@@ -132,7 +132,7 @@ async def test_a_window_slides(store: Store, db: Any) -> None:
 async def test_no_window_of_the_period_has_more_starts_than_its_limit(
     store: Store, db: Any
 ) -> None:
-    """Time passes at random; between which moments of that axis each start was, is noted."""
+    """Moves the time randomly, and records between which times each start was."""
     chance = random.Random(7)
     key = shard_of(store).queue_counters(QUEUE)
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(rate=Rate(10, HOUR)))
@@ -166,7 +166,7 @@ async def test_a_throttle_spaces_starts_evenly(store: Store, db: Any) -> None:
         age_limits(db, key, MINUTE)
 
 
-async def test_a_fast_throttle_gives_what_is_due_in_one_fetch(store: Store) -> None:
+async def test_a_fast_throttle_lets_one_fetch_start_several_jobs(store: Store) -> None:
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(throttle=Rate(1000, MINUTE // 60)))
     await fill(store, 300)
 
@@ -194,7 +194,7 @@ async def test_a_limited_queue_does_not_block_later_ones(store: Store, place: st
     assert [job.queue for job in taken] == [QUEUE, other, other]
 
 
-async def test_concurrent_fetches_never_pass_a_limit(store: Store, other_store: Store) -> None:
+async def test_concurrent_fetches_never_exceed_a_limit(store: Store, other_store: Store) -> None:
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(rate=Rate(7, HOUR)))
     await fill(store, 40)
     taken: list[JobRecord] = []
@@ -209,8 +209,8 @@ async def test_concurrent_fetches_never_pass_a_limit(store: Store, other_store: 
     assert len(taken) == 7
 
 
-async def test_a_released_fetch_keeps_its_place_in_the_window(store: Store) -> None:
-    """A start that nobody saw still counts: a limit may be missed downwards, never upwards."""
+async def test_the_start_of_a_released_fetch_still_counts(store: Store) -> None:
+    """A start without effect still counts: fewer starts than the limit are allowed, not more."""
     await rate_limits.set_queue_limits(store, QUEUE, RateLimits(rate=Rate(1, HOUR)))
     await fill(store, 2)
     [job] = await take(store)
@@ -233,7 +233,7 @@ async def test_waiters_are_woken_by_time_and_by_the_end_of_an_attempt(
             await fetch_or_wait(store, waiters, [QUEUE], count=1, worker_id="w", wait_ms=HOUR)
         )
 
-    # Who is not woken takes the job only when its time is up.
+    # A waiter that is not woken takes the job only at the end of its wait.
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)

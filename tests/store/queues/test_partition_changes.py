@@ -1,4 +1,4 @@
-"""A queue gets more or fewer partitions: nothing is lost, whoever dies or knows too little."""
+"""A queue gets more or fewer partitions: no job is lost, even if a process dies or reads late."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def sizes(store: Store, db: Any, count: int, queue: str = QUEUE) -> list[int]:
     return [db.zcard(shard.queue_available(queue)) for shard in shards]
 
 
-async def test_a_change_that_a_failover_forgot_is_forgotten_by_those_who_had_read_it(
+async def test_processes_drop_a_change_that_a_failover_has_lost(
     store: Store, other_store: Store, db: Any
 ) -> None:
     table = store.keys.meta.partitions
@@ -69,9 +69,7 @@ async def test_a_change_that_a_failover_forgot_is_forgotten_by_those_who_had_rea
     assert (await get_partitions(other_store, QUEUE)).count == 3
 
 
-async def test_an_answer_that_comes_late_does_not_undo_a_newer_one(
-    store: Store, other_store: Store
-) -> None:
+async def test_a_late_reply_does_not_undo_a_newer_one(store: Store, other_store: Store) -> None:
     answered, release = trio.Event(), trio.Event()
 
     class Late(LossyClient):
@@ -93,7 +91,7 @@ async def test_an_answer_that_comes_late_does_not_undo_a_newer_one(
     assert store.partitions.layout(QUEUE).count == 4
 
 
-async def test_new_partitions_are_used_when_every_process_knows_of_them(
+async def test_new_partitions_are_used_when_every_process_has_read_the_change(
     store: Store, other_store: Store, db: Any
 ) -> None:
     await set_partitions(store, QUEUE, 4)
@@ -134,7 +132,7 @@ async def test_old_partitions_get_no_new_jobs_and_are_closed_when_empty(
 
 
 @pytest.mark.parametrize("state", ["scheduled", "pending", "retryable", "active"])
-async def test_a_partition_stays_open_while_a_job_may_come_back(
+async def test_a_partition_stays_open_while_a_job_may_return_to_it(
     store: Store, db: Any, consistent: Check, state: str
 ) -> None:
     shard = (await spread(store, db, 8))[5]
@@ -154,7 +152,7 @@ async def test_a_partition_stays_open_while_a_job_may_come_back(
     assert consistent().count() == {state: 1}
 
 
-async def test_a_partition_is_not_closed_before_the_last_producer_must_know(
+async def test_a_partition_is_not_closed_before_the_last_producer_has_read_the_change(
     store: Store, db: Any
 ) -> None:
     await spread(store, db, 8)
@@ -166,10 +164,10 @@ async def test_a_partition_is_not_closed_before_the_last_producer_must_know(
     assert (await get_partitions(store, QUEUE)).open_count == 1
 
 
-async def test_a_job_that_comes_late_into_a_closed_partition_is_found(
+async def test_a_late_job_in_a_closed_partition_is_found(
     store: Store, other_store: Store, db: Any, consistent: Check
 ) -> None:
-    """Its producer slept between looking at the table and writing the job."""
+    """Its producer was suspended between reading the table and writing the job."""
     shard = (await spread(store, db, 8))[6]
     await other_store.partitions.read(other_store)
     await set_partitions(store, QUEUE, 1)
@@ -353,7 +351,7 @@ async def test_a_janitor_may_die_at_any_command(store: Store, db: Any, consisten
     assert at > 3
 
 
-async def test_two_leaders_and_many_changes_at_once_leave_one_truth(
+async def test_two_leaders_and_many_changes_at_once_leave_one_layout(
     store: Store, other_store: Store, db: Any, consistent: Check
 ) -> None:
     chance = random.Random(5)
@@ -398,7 +396,7 @@ async def test_the_default_holds_for_all_queues_and_can_be_changed(
     async with open_store(settings, four, prelude=PRELUDE) as store:
         await store.partitions.publish_default(store)
         await enqueue_many(store, [new_job() for _ in range(400)])
-        assert sizes(store, db, 4) == [100] * 4, "nobody has to be waited for"
+        assert sizes(store, db, 4) == [100] * 4, "no process has to be waited for"
         await set_partitions(store, "own", 1)
         async with open_store(settings, two, prelude=PRELUDE) as other:
             assert other.partitions.layout(QUEUE).count == 4, "it did not announce it"
@@ -436,7 +434,7 @@ async def test_a_lowered_default_is_drained_by_a_round_over_all_queues(
     await lowered(store, db)
 
     _, cursor = await retention.retire_queues(store, limit=1)
-    assert store.partitions.layout("idle").open_count == 4, "not all queues have been looked at"
+    assert store.partitions.layout("idle").open_count == 4, "not all queues have been checked"
     while cursor:
         _, cursor = await retention.retire_queues(store, cursor, limit=1)
 
@@ -488,7 +486,7 @@ async def test_a_round_that_began_too_early_or_before_another_change_drains_no_d
     assert (await get_partitions(store, "idle")).open_count == 4
 
 
-async def test_the_default_is_announced_again_after_a_reset(
+async def test_the_default_is_published_again_after_a_reset(
     backend: Embedded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(partitions, "REFRESH_S", 0.0)
@@ -500,7 +498,7 @@ async def test_the_default_is_announced_again_after_a_reset(
         assert store.partitions.layout(QUEUE) == PartitionLayout.of_count(4)
 
 
-async def test_an_idle_queue_is_forgotten_and_its_number_of_partitions_kept(
+async def test_an_idle_queue_is_retired_and_its_number_of_partitions_kept(
     store: Store, db: Any
 ) -> None:
     for queue, after in (("kept", 8), ("gone", 1)):
@@ -524,7 +522,7 @@ async def test_an_idle_queue_is_forgotten_and_its_number_of_partitions_kept(
     assert (await queues.list_queues(store, limit=9))[1] == 0
 
 
-async def test_numbers_that_cannot_be_are_refused(
+async def test_invalid_numbers_of_partitions_are_refused(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for count in (0, -1, 65):

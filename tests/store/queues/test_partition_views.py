@@ -1,4 +1,4 @@
-"""Whoever looks at a queue, or does something to all of it, sees all its partitions."""
+"""Reads and operations of a whole queue cover all its partitions."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ Check = Callable[[], InvariantReport]
 DEAD: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
 
 
-async def bury(store: Store, shard: Shard, **members: Any) -> JobRecord:
-    """A dead letter in one partition."""
+async def make_dead_letter(store: Store, shard: Shard, **members: Any) -> JobRecord:
+    """Make a dead letter in one partition."""
     await put_into(store, shard, **members, **DEAD)
     [job] = await take(store)
     return await nack(store, job)
@@ -48,7 +48,7 @@ async def test_numbers_are_summed(store: Store, db: Any, consistent: Check) -> N
             [job] = await take(store)
             age_job(db, shard, job.id, 2000)
             await ack(store, job)
-        await bury(store, shard)
+        await make_dead_letter(store, shard)
         await put_into(store, shard, scheduled_at="+PT1H")
     for shard in shards[2:]:
         await put_into(store, shard)
@@ -121,7 +121,7 @@ async def test_dead_letters_of_all_partitions_are_one_list(
     dead = []
     for number in range(8):
         shard = shards[number % 4]
-        job = await bury(store, shard)
+        job = await make_dead_letter(store, shard)
         age_job(db, shard, job.id, (8 - number) * 1000)
         dead.append(job.id)
 

@@ -1,4 +1,4 @@
-"""Queues of several partitions: who puts jobs where, and how a fetch finds them."""
+"""Queues of several partitions: where jobs are stored, and how a fetch finds them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def where(store: Store, db: Any, job: JobRecord) -> Shard:
     return shard
 
 
-async def test_a_queue_of_one_partition_is_what_it_was(store: Store, db: Any) -> None:
+async def test_a_queue_of_one_partition_has_no_extra_keys(store: Store, db: Any) -> None:
     names = queues_in_other_shards(store, 3)
     for name in names:
         for priority in (0, 5, 0):
@@ -112,7 +112,7 @@ async def test_within_a_partition_priority_and_then_age_decide(store: Store, db:
         assert of_one[1].id < of_one[2].id
 
 
-async def test_a_small_batch_stays_together_and_a_large_one_goes_in_portions(
+async def test_a_small_batch_stays_together_and_a_large_one_is_split(
     store: Store, db: Any, consistent: Check
 ) -> None:
     shards = await spread(store, db, 4)
@@ -144,11 +144,11 @@ async def test_on_a_busy_queue_a_fetch_is_one_call(store: Store, db: Any) -> Non
         assert len(await take(counted)) == 1
 
     assert client.calls["fetch"] == 160
-    # Sizes are looked at once a second, however often is fetched.
+    # Sizes are read once a second, however many fetches there are.
     assert client.calls["peek_depth"] <= 16 * (2 + trio.current_time() - began)
 
 
-async def test_the_fuller_partition_is_asked_first(store: Store, db: Any) -> None:
+async def test_the_fuller_partition_is_searched_first(store: Store, db: Any) -> None:
     few, many = await spread(store, db, 2)
     for _ in range(3):
         await put_into(store, few)
@@ -161,7 +161,7 @@ async def test_the_fuller_partition_is_asked_first(store: Store, db: Any) -> Non
     assert left in ([3, 6], [2, 7]), "of seven one is taken in turn"
 
 
-async def test_no_partition_waits_for_ever_beside_a_fuller_one(store: Store, db: Any) -> None:
+async def test_no_partition_starves_beside_a_fuller_one(store: Store, db: Any) -> None:
     few, many = await spread(store, db, 2)
     await put_into(store, few)
     await enqueue_many(store, [new_job(id=id_in(many.index)) for _ in range(90)])
@@ -171,7 +171,7 @@ async def test_no_partition_waits_for_ever_beside_a_fuller_one(store: Store, db:
     assert db.zcard(few.queue_available(QUEUE)) == 0
 
 
-async def test_what_gets_no_new_jobs_is_emptied_first(store: Store, db: Any) -> None:
+async def test_a_partition_that_gets_no_new_jobs_is_emptied_first(store: Store, db: Any) -> None:
     [first, *old] = await spread(store, db, 4)
     for shard in old:
         await put_into(store, shard)
@@ -183,7 +183,7 @@ async def test_what_gets_no_new_jobs_is_emptied_first(store: Store, db: Any) -> 
     assert [db.zcard(shard.queue_available(QUEUE)) for shard in (first, *old)] == [50, 0, 0, 0]
 
 
-async def test_what_is_remembered_wrongly_never_hides_a_job(
+async def test_a_wrong_queue_depth_cache_never_hides_a_job(
     store: Store, other_store: Store, db: Any
 ) -> None:
     shards = await spread(store, db, 4)
@@ -203,7 +203,7 @@ async def test_a_fetch_gathers_what_it_wants_from_all_partitions(store: Store, d
     assert len(await take(store, count=7)) == 1
 
 
-async def test_who_leaves_while_partitions_are_looked_at_strands_no_job(
+async def test_a_client_that_disconnects_during_a_search_strands_no_job(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch, consistent: Check
 ) -> None:
     monkeypatch.setattr(depth_cache, "FRESH_S", 1000)
@@ -231,7 +231,7 @@ async def test_who_leaves_while_partitions_are_looked_at_strands_no_job(
     consistent()
 
 
-async def test_a_later_queue_is_asked_when_all_partitions_of_the_earlier_are_empty(
+async def test_a_later_queue_is_searched_when_all_partitions_of_the_earlier_are_empty(
     store: Store, db: Any
 ) -> None:
     shards = await spread(store, db, 4, "first")
@@ -307,7 +307,7 @@ async def test_workflows_go_through_partitions(store: Store, db: Any, consistent
     consistent()
 
 
-async def test_a_partition_that_is_away_does_not_keep_the_jobs_of_the_others(
+async def test_an_unreachable_partition_does_not_block_the_jobs_of_the_others(
     store: Store, db: Any
 ) -> None:
     shards = await spread(store, db, 4)
@@ -322,7 +322,7 @@ async def test_a_partition_that_is_away_does_not_keep_the_jobs_of_the_others(
     assert len(await take(store, count=4)) == 1
 
 
-async def test_a_producer_that_cannot_read_the_table_uses_what_it_read_last(
+async def test_a_producer_that_cannot_read_the_table_uses_its_last_copy(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shards = await spread(store, db, 16)

@@ -76,7 +76,7 @@ async def test_the_last_hour_counts_acks_and_failed_attempts(store: Store, db: A
     assert stats.avg_wait_ms == pytest.approx(200_000, abs=60_000)
 
 
-async def test_what_is_older_than_an_hour_is_not_counted(store: Store, db: Any) -> None:
+async def test_attempts_older_than_an_hour_are_not_counted(store: Store, db: Any) -> None:
     await ack(store, await active(store))
     key = shard_of(store).queue_minutes(QUEUE)
     [(slot, note)] = db.hgetall(key).items()
@@ -91,14 +91,14 @@ async def test_what_is_older_than_an_hour_is_not_counted(store: Store, db: Any) 
     assert db.hlen(key) <= 2, "the ring's slot is used again"
 
 
-async def test_an_unknown_queue_is_all_zeros_and_stays_unknown(store: Store, db: Any) -> None:
-    stats = await queues.get_stats(store, "nobody")
+async def test_an_unknown_queue_has_only_zeros_and_stays_unknown(store: Store, db: Any) -> None:
+    stats = await queues.get_stats(store, "unknown")
 
     assert set(stats.counts.values()) == {0}
     assert (stats.created_ms, stats.paused_ms, stats.acked, stats.depth) == (None, None, 0, 0)
     assert stats.avg_duration_ms == stats.avg_wait_ms == 0
-    assert not await queues.exists(store, "nobody")
-    assert not db.exists(shard_of(store, "nobody").queue_counters("nobody"))
+    assert not await queues.exists(store, "unknown")
+    assert not db.exists(shard_of(store, "unknown").queue_counters("unknown"))
 
 
 async def test_queues_are_listed_by_name_page_by_page(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""What names in use cost the registry's master does not grow without end."""
+"""The load of names in use on the registry's master is bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entries in the table of partitions whose queues do not exist: they end."""
+"""Entries of the partition table whose queues do not exist are removed."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def entry(store: Store, db: Any, queue: str = QUEUE) -> bytes | None:
 
 
 async def rounds(store: Store, db: Any, queue: str = QUEUE) -> None:
-    """What the janitor does, half a minute apart."""
+    """Run the janitor's step for partitions several times, half a minute apart."""
     for _ in range(4):
         await advance_changes(store)
         if entry(store, db, queue) is not None:
             await pass_time(store, db, DRAIN_MS, queue)
 
 
-async def test_the_entry_of_a_queue_that_was_never_used_ends_after_two_days(
+async def test_the_entry_of_an_unused_queue_is_removed_after_two_days(
     store: Store, db: Any
 ) -> None:
     await set_partitions(store, QUEUE, 4)
@@ -89,10 +89,10 @@ async def test_names_that_are_never_used_do_not_block_others_for_long(
     assert (await set_partitions(store, QUEUE, 4)).count == 4
 
 
-async def test_a_job_that_comes_while_its_queues_entry_ends_is_found(
+async def test_a_job_that_arrives_while_its_queues_entry_is_removed_is_found(
     store: Store, db: Any, consistent: Consistent
 ) -> None:
-    """A producer that knows the old number stores it into a partition that is being closed."""
+    """A producer that has read the old number stores it in a partition that is being closed."""
     shards = await spread(store, db, 4)
     await pass_time(store, db, DAY)
     await remove_unused_entries(store)
@@ -105,7 +105,7 @@ async def test_a_job_that_comes_while_its_queues_entry_ends_is_found(
 
 
 def asleep(store: Store) -> Store:
-    """The store of a producer that sleeps now, and wakes when its next job is stored."""
+    """Return the store of a producer that is suspended until its next job is stored."""
     known = copy(store.partitions)
     known._next_read_at = known._read_at = float("inf")
 
@@ -125,10 +125,10 @@ async def closed_beside_a_sleeper(store: Store, db: Any) -> tuple[Store, Shard]:
     return late, shards[-1]
 
 
-async def test_a_job_that_comes_after_the_partitions_were_closed_is_found(
+async def test_a_job_that_arrives_after_the_partitions_were_closed_is_found(
     store: Store, db: Any, consistent: Consistent
 ) -> None:
-    """Its producer slept from before the number was lowered until the partitions were closed."""
+    """Its producer was suspended from before the change until the partitions were closed."""
     late, last = await closed_beside_a_sleeper(store, db)
     assert store.partitions.layout(QUEUE).open_count == 1
     job = await put_into(late, last)

@@ -48,7 +48,7 @@ from ojs_cluster.store.workflows import workflows
 from ojs_cluster.store.workflows.progress_check import WorkflowCheck
 from tests.store.archives import export_text, import_text
 from tests.store.hot_queues import spread
-from tests.store.limit_jobs import grants_pass, key_in, keyed, per_hour, settle, time_passes
+from tests.store.limit_jobs import age_key, expire_grants, key_in, keyed, per_hour, settle
 from tests.store.shortcuts import (
     DAY,
     HOUR,
@@ -374,11 +374,11 @@ async def limited_jobs(store: Store, db: Any) -> None:
         await take(store, count=1)
         await take(store, count=9)
         await settle(store, db)
-        await grants_pass(store, db)
+        await expire_grants(store, db)
         for job in await take(store, count=9):
             await ack(store, job)
         await rate_limits.override_key(store, key, RateLimits(concurrency=0), None)
-        await time_passes(store, db, key, DAY)
+        await age_key(store, db, key, DAY)
         await queues.purge(store, QUEUE)
 
 

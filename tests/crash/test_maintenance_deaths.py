@@ -1,4 +1,4 @@
-"""Schedulers and operators that die, or hear nothing, at any command of their upkeep."""
+"""Schedulers and operators die, or get no replies, at any command of their maintenance."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import pytest
 
 from ojs_cluster.core.rate_limit import RateLimits
 from tests.crash.harness import Operation, World, failing_at_every_command
+from tests.crash.maintenance import DeadWorker, Removal
 from tests.crash.partitions import Bounded, Closing, Growth, Limited, Unused
 from tests.crash.retries import Retry
-from tests.crash.upkeep import DeadWorker, Removal
 from tests.support.failing_process import MODES, Mode
 
 OPERATIONS: dict[str, Operation] = {
@@ -16,8 +16,8 @@ OPERATIONS: dict[str, Operation] = {
     "dead letter": Removal("dead letter"),
     "purge": Removal("purge"),
     "retry of a unique dead letter": Retry("free"),
-    "retry of one whose lock is still to be freed": Retry("owed"),
-    "retry of one while another lives": Retry("held"),
+    "retry of one whose lock is not free yet": Retry("owed"),
+    "retry of one while another job holds the lock": Retry("held"),
     "dead worker": DeadWorker(),
     "more partitions": Growth(paused=False),
     "more partitions of a paused queue": Growth(paused=True),
@@ -33,5 +33,7 @@ OPERATIONS: dict[str, Operation] = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
-async def test_upkeep_is_done_whoever_dies(world: World, operation: Operation, mode: Mode) -> None:
+async def test_maintenance_finishes_after_any_death(
+    world: World, operation: Operation, mode: Mode
+) -> None:
     await failing_at_every_command(world, operation, mode)
