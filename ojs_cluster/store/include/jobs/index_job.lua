@@ -17,8 +17,8 @@ end
 
 -- Declares the job's limit for its queue: see queue_limits.lua.
 local function declare_limit(id, job)
-    redis.call('HSET', queue_counters_key(job[F.queue]), 'max_per_second', job[F.max_per_second], 'declared_at', now,
-        'declared_by', id)
+    redis.call('HSET', queue_counters_key(job[F.queue]), 'max_per_second', job[F.max_per_second],
+        'declared_at', now, 'declared_by', id)
 end
 
 -- Plans the check of a job with a lock or an alias in another shard, which a failover may lose (see
