@@ -1,4 +1,4 @@
-"""The `ojs-cluster` command. Options override environment variables; everything else is below."""
+"""The ``ojs-cluster`` command. Options override environment variables; everything else is below."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Processes: the supervisor, the API process, the embedded servers and the one-command `dev`."""
+"""Processes: the supervisor, the API process, the embedded servers and the one-command ``dev``."""

@@ -1,8 +1,8 @@
 """The API keys of a process: those of variables, and those of ``OJS_API_KEYS_FILE``.
 
-A process reads the file at its start, when it has changed, and at SIGHUP. A change holds from the
-next request on. While a changed file cannot be used, the keys before it stay accepted: a mistake in
-the file must not lock out every client.
+A process reads the file at its start, after a change, and at SIGHUP. A change applies from the next
+request. While the changed file is invalid, the previous keys stay accepted: a mistake in the file
+must not lock out every client.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CHECK_S: Final = 3.0
 
 
 class ApiKeys:
-    """The keys that one process accepts, kept up to date."""
+    """The keys that one process accepts; they follow the file."""
 
     def __init__(
         self, settings: AccessSettings, environ: Mapping[str, str], audit: Audit | None = None
@@ -39,7 +39,7 @@ class ApiKeys:
 
         Args:
             settings: names the file, and has the keys of variables.
-            environ: where the file's ``secret_env`` look.
+            environ: the variables that the file's ``secret_env`` name.
             audit: where reloads are recorded, but not the first load.
         """
         self._settings = settings
@@ -61,24 +61,24 @@ class ApiKeys:
     async def load(self, stop: trio.Event) -> None:
         """Read the file; wait until it can be used, or until ``stop`` is set.
 
-        A process that is started while the file is wrong has no earlier keys to go on with.
+        A process that starts while the file is invalid has no previous keys.
         """
         while self._settings.keys_file and not await self._reload() and not stop.is_set():
             with trio.move_on_after(CHECK_S):
                 await stop.wait()
 
     async def watch(self) -> None:
-        """Accept what the file has become, when it changes and at SIGHUP. Runs until cancelled."""
+        """Reload the file when it changes and at SIGHUP; run until cancelled."""
         if not self._settings.keys_file:
             return
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._heed_hangup)
+            nursery.start_soon(self._reload_at_hangup)
             while True:
                 await trio.sleep(CHECK_S)
                 if file_version(self._settings.keys_file) != self._seen:
                     await self._reload()
 
-    async def _heed_hangup(self) -> None:
+    async def _reload_at_hangup(self) -> None:
         with trio.open_signal_receiver(signal.SIGHUP) as received:
             async for _ in received:
                 await self._reload()
@@ -92,7 +92,7 @@ class ApiKeys:
             keyring = await trio.to_thread.run_sync(read)
         except KeyFileError as error:
             log.error(  # noqa: TRY400 - a traceback would say nothing more
-                "OJS_API_KEYS_FILE=%r cannot be used, so the API keys stay as they were: %s",
+                "OJS_API_KEYS_FILE=%r cannot be used, so the previous API keys stay valid: %s",
                 self._settings.keys_file,
                 error,
             )

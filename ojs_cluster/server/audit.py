@@ -1,4 +1,4 @@
-"""The audit of a process, as the configuration has it."""
+"""Make the audit of a process from its configuration."""
 
 from __future__ import annotations
 

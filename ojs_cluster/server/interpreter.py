@@ -1,7 +1,7 @@
-"""How the running Python was built: without profile-guided optimization a request costs more.
+"""Detect a Python that was built without profile-guided optimization, which costs CPU time.
 
-Only the build's own records tell. Timing a loop depends on the processor and on what else runs, so
-it cannot decide. The records are the arguments of ``configure`` and the compiler's flags, which
+Only the build's own records can tell. A timed loop depends on the processor and its load. The
+records are the arguments of ``configure`` and the compiler's flags, which
 ``sysconfig`` keeps. Two kinds of builds do not record what they did, and are trusted: distributions
 (Debian and Ubuntu remove the flags from the records; their prefix is ``/usr``) and conda, which
 runs the make target instead of naming the option. A build is called slow only when its records are

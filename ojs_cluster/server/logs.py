@@ -1,7 +1,7 @@
 """Logs: one JSON object per line (or text for people), on stderr, without secrets.
 
-Standard logging with our own formatter: a processing library would add a dependency to format a
-dozen fields. Whatever a caller gives in `extra` becomes a field, `request_id` above all.
+Standard logging with our own formatter: a logging library would be a dependency for a dozen fields.
+Each item of ``extra``, such as ``request_id``, becomes a field.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any, Literal, TextIO
 import orjson
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_SHORTEST_SECRET = 4  # masking a one-letter password would blacken every line
+_SHORTEST_SECRET = 4  # masking a one-letter password would make every line unreadable
 
 
 class _Masking(logging.Formatter):
-    """Lines in which secrets are replaced by `***`.
+    """Lines in which secrets are replaced by ``***``.
 
-    Nothing logs a secret on purpose; this catches the exception whose text quotes a URL.
+    No code logs a secret; this masks those in exceptions, for example in a quoted URL.
     """
 
     def __init__(self, process: str, secrets: Iterable[str]) -> None:
@@ -33,7 +33,7 @@ class _Masking(logging.Formatter):
         self.mask(secrets)
 
     def mask(self, secrets: Iterable[str]) -> None:
-        """Replace these as well from now on. Thread-safe."""
+        """Mask these secrets too from now on. Thread-safe."""
         forms = set(self._secrets)
         for secret in secrets:
             if len(secret) >= _SHORTEST_SECRET:
@@ -53,7 +53,7 @@ class _Masking(logging.Formatter):
 
 
 class JsonFormatter(_Masking):
-    """`{"ts", "level", "logger", "msg", "process", "pid", ...extra, "exc"}` on one line."""
+    """``{"ts", "level", "logger", "msg", "process", "pid", ...extra, "exc"}`` on one line."""
 
     def line(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
@@ -81,7 +81,7 @@ def _shown(value: object) -> str:
 
 
 class TextFormatter(_Masking):
-    """`12:00:00.123 INFO  api-0 message (field=value)` for a terminal."""
+    """``12:00:00.123 INFO  api-0 message (field=value)`` for a terminal."""
 
     def line(self, record: logging.LogRecord) -> str:
         extra = _extra(record)
@@ -94,16 +94,16 @@ class TextFormatter(_Masking):
         return text
 
 
-_found_later: set[str] = set()
-"""Secrets that were read after the configuration, such as those that the key file names."""
+_later_secrets: set[str] = set()
+"""Secrets that were read after the configuration, such as those of the key file."""
 
 
 def mask_secrets(secrets: Iterable[str]) -> None:
-    """Replace these secrets in every line from now on, however often logging is configured."""
-    _found_later.update(secrets)
+    """Mask these secrets in every line from now on, also after ``configure_logging``."""
+    _later_secrets.update(secrets)
     for handler in logging.getLogger().handlers:
         if isinstance(handler.formatter, _Masking):
-            handler.formatter.mask(_found_later)
+            handler.formatter.mask(_later_secrets)
 
 
 def configure_logging(
@@ -118,12 +118,12 @@ def configure_logging(
 
     Args:
         level: DEBUG, INFO, WARNING or ERROR.
-        process: which of our processes writes, such as `api-0`.
+        process: name of this process, such as ``api-0``.
         secrets: texts to mask.
         stream: for tests; None is stderr.
     """
     formatter: logging.Formatter = (JsonFormatter if form == "json" else TextFormatter)(
-        process, {*secrets, *_found_later}
+        process, {*secrets, *_later_secrets}
     )
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(formatter)
@@ -134,7 +134,7 @@ def configure_logging(
     root.setLevel(level)
     # Whatever the level: the audit's lines are its full record.
     logging.getLogger("ojs.audit").setLevel(logging.INFO)
-    # Libraries say at INFO and DEBUG what nobody running a job server wants per connection.
+    # Libraries log per connection at INFO and DEBUG, which a job server does not need.
     for noisy in ("hypercorn.error", "quart", "redis"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
     logging.captureWarnings(True)

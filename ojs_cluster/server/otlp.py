@@ -1,7 +1,7 @@
-"""Sending traces by OTLP, with OpenTelemetry's own SDK and exporters.
+"""Send traces by OTLP, with OpenTelemetry's SDK and exporters.
 
 Spans wait in a bounded queue for the SDK's thread, which sends them in batches: a request never
-waits for the collector. While that is away, spans are lost, and one line a minute says so.
+waits for the collector. While it is unreachable, spans are lost; the log reports it once a minute.
 
 All further variables of OpenTelemetry (sampling, headers, certificates, batches, the resource) are
 read by the SDK itself.
@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import urlsplit
 
-# gRPC writes lines of its own to stderr, about what the exporter reports as well. Said before it
-# is imported.
+# gRPC writes its own lines to stderr about errors that the exporter reports too. Must be set before
+# its import.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -39,18 +39,18 @@ class Exporting:
     """The exporter of one process, with its thread."""
 
     def __init__(self, telemetry: TelemetrySettings, *, instance: str) -> None:
-        """Start it.
+        """Start the exporter.
 
         Args:
             telemetry: where traces go, and how.
-            instance: name of this process, such as `api-0`.
+            instance: name of this process, such as ``api-0``.
 
         Raises:
-            Exception: whatever the SDK says about a variable of its own.
+            Exception: the SDK refuses one of its own variables.
         """
-        heard = _Heard()
+        last_warning = _LastWarning()
         library = logging.getLogger("opentelemetry")
-        library.addHandler(heard)
+        library.addHandler(last_warning)
         library.propagate = False  # a line for each failed attempt, and each for 512 spans at most
         ours = Resource(
             {
@@ -63,12 +63,12 @@ class Exporting:
             resource=ours.merge(OTELResourceDetector().detect()),
             shutdown_on_exit=False,  # would wait for a collector that is away, at the very end
         )
-        exporter = _Reporting(_exporter(telemetry), heard)
+        exporter = _Reporting(_exporter(telemetry), last_warning)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self.tracing = OtelTracing(self._provider.get_tracer("ojs-cluster", __version__))
 
     def close(self) -> None:
-        """Send what is left, and end. Takes as long as the collector does: call it in a thread."""
+        """Send the remaining spans and end. Call it in a thread: a slow collector blocks it."""
         self._provider.shutdown()
 
 
@@ -84,15 +84,15 @@ def _exporter(telemetry: TelemetrySettings) -> SpanExporter:
 
 
 def _with_port(url: str) -> str:
-    """The URL with its scheme's port if it names none: gRPC would take 443 for http as well."""
+    """Return the URL with its scheme's port if it has none: gRPC would use 443 for http too."""
     parts = urlsplit(url)
     if not url or parts.port is not None:
         return url
     return f"{parts.scheme}://{parts.netloc}:{443 if parts.scheme == 'https' else 80}"
 
 
-class _Heard(logging.Handler):
-    """Keeps the last thing that the SDK has complained about."""
+class _LastWarning(logging.Handler):
+    """Keeps the last warning of the SDK."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -103,11 +103,11 @@ class _Heard(logging.Handler):
 
 
 class _Reporting(SpanExporter):
-    """An exporter whose failures are told now and then, and nothing else."""
+    """An exporter that logs its failures at most once a minute."""
 
-    def __init__(self, inner: SpanExporter, heard: _Heard) -> None:
+    def __init__(self, inner: SpanExporter, last_warning: _LastWarning) -> None:
         self._inner = inner
-        self._heard = heard
+        self._last_warning = last_warning
         self._lost = 0
         self._next_line = time.monotonic()
 
@@ -116,12 +116,12 @@ class _Reporting(SpanExporter):
             result = self._inner.export(spans)
         except Exception as error:
             result = SpanExportResult.FAILURE
-            self._heard.last = repr(error)
+            self._last_warning.last = repr(error)
         if result is not SpanExportResult.SUCCESS:
             self._lost += len(spans)
             if time.monotonic() >= self._next_line:
                 self._next_line = time.monotonic() + _QUIET_S
-                log.warning("%d spans could not be sent: %s", self._lost, self._heard.last)
+                log.warning("%d spans could not be sent: %s", self._lost, self._last_warning.last)
                 self._lost = 0
         return result
 

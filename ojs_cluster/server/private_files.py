@@ -12,13 +12,13 @@ _MOST_LINKS = 40
 
 
 class NotPrivate(Exception):
-    """A path exists and belongs to another user, or is no plain folder; the message names it."""
+    """A path belongs to another user or is not a folder; the message names it."""
 
 
-def private(path: str, flags: int) -> int:
-    """Open a file for its owner alone; an ``opener`` for ``open``.
+def open_private(path: str, flags: int) -> int:
+    """Open a file that only its owner may read; an ``opener`` for ``open``.
 
-    A file that exists keeps its content and loses the rights of others.
+    An existing file keeps its content, and others lose their rights.
     """
     fd = os.open(path, flags | os.O_NOFOLLOW, 0o600)
     os.fchmod(fd, 0o600)
@@ -26,13 +26,13 @@ def private(path: str, flags: int) -> int:
 
 
 def private_folder(path: Path) -> None:
-    """Make a folder, or take the rights of others away from one that exists.
+    """Create a folder that only its owner may use, or restrict an existing one.
 
-    A link is followed when this user owns it and what it leads to: nobody else can have made it.
+    Follows a symbolic link when this user owns it and its target: no other user can have made it.
 
     Raises:
         NotPrivate: another user owns the folder, or a link to it, and could put files into it; or
-            it is no folder.
+            it is not a folder.
         OSError: it cannot be made.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -49,13 +49,13 @@ def private_folder(path: Path) -> None:
         path.chmod(0o700)
 
 
-def kept_password(path: Path) -> str:
-    """Return the password in this file; make one when the file is missing or empty.
+def stored_password(path: Path) -> str:
+    """Return the password in this file; generate one when it is missing or empty.
 
     Raises:
         OSError: it cannot be read or written.
     """
-    with open(path, "a+", opener=private) as file:
+    with open(path, "a+", opener=open_private) as file:
         file.seek(0)
         password = file.read().strip()
         if not password:

@@ -1,6 +1,7 @@
 """Read the API keys of variables and of ``OJS_API_KEYS_FILE``.
 
-A module of its own: a supervisor checks them and serves nobody. ``ApiKeys`` keeps them up to date.
+A separate module, because a supervisor checks the keys and serves no requests. ``ApiKeys`` reloads
+them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ def read_keys(settings: AccessSettings, environ: Mapping[str, str]) -> Keyring:
 
     Args:
         settings: names the file, and has the keys of variables.
-        environ: where the file's ``secret_env`` look.
+        environ: the variables that the file's ``secret_env`` name.
 
     Raises:
         KeyFileError: the file cannot be used.

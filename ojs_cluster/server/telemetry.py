@@ -1,6 +1,6 @@
-"""Whether traces are sent, and for how long a process goes on sending them at its end.
+"""Start the sending of traces, and flush them within the shutdown time.
 
-OpenTelemetry is loaded by `otlp`, and that only when it is switched on.
+Only ``otlp`` imports OpenTelemetry, and only when traces are switched on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from ojs_cluster.server.config.settings import ListenSettings, TelemetrySettings
-from ojs_cluster.server.processes.child_process import Child, Refused
+from ojs_cluster.server.processes.child_process import ChildProcess, StartRefused
 
 if TYPE_CHECKING:
     from ojs_cluster.http.tracing import OtelTracing
@@ -27,7 +27,7 @@ _LONGEST_FLUSH_S: Final = 5.0
 
 
 def problem(telemetry: TelemetrySettings) -> str | None:
-    """Why traces cannot be sent although they are asked for, or None."""
+    """Return why the configured traces cannot be sent, or None."""
     if not telemetry.enabled or all(map(_is_installed, _PACKAGES)):
         return None
     return (
@@ -39,16 +39,16 @@ def problem(telemetry: TelemetrySettings) -> str | None:
 def _is_installed(module: str) -> bool:
     try:
         return find_spec(module) is not None
-    except ImportError:  # not even its parent
+    except ImportError:  # its parent is missing too
         return False
 
 
 @asynccontextmanager
-async def tracing(child: Child) -> AsyncIterator[OtelTracing | None]:
-    """Give what makes spans, None when no traces are sent; at the end send what is left.
+async def tracing(child: ChildProcess) -> AsyncIterator[OtelTracing | None]:
+    """Yield what makes spans, None when traces are off; send the remaining spans at the end.
 
     Raises:
-        Refused: OpenTelemetry does not accept a variable of its own.
+        StartRefused: OpenTelemetry does not accept a variable of its own.
     """
     telemetry = child.settings.telemetry
     if not telemetry.enabled:
@@ -59,8 +59,8 @@ async def tracing(child: Child) -> AsyncIterator[OtelTracing | None]:
     try:
         exporting = Exporting(telemetry, instance=child.name)
     except Exception as error:
-        raise Refused(f"OpenTelemetry cannot be set up: {error}") from error
-    ending = _Ending(child.settings.listen)
+        raise StartRefused(f"OpenTelemetry cannot be set up: {error}") from error
+    ending = _ShutdownTime(child.settings.listen)
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ending.watch, child.stop)
@@ -74,11 +74,11 @@ async def tracing(child: Child) -> AsyncIterator[OtelTracing | None]:
             log.warning("the last traces could not be sent in time")
 
 
-class _Ending:
-    """How much of the time to stop is left."""
+class _ShutdownTime:
+    """The remaining time of the shutdown."""
 
     def __init__(self, listen: ListenSettings) -> None:
-        # The supervisor kills at the end of it; Redis and the process have to be closed before.
+        # The supervisor kills the process at the end of the timeout; it must close Redis before.
         self._allowed_s = listen.shutdown_delay_s + listen.shutdown_timeout_s * 0.95
         self._by: float | None = None
 
@@ -88,7 +88,7 @@ class _Ending:
         self._by = trio.current_time() + self._allowed_s
 
     def left_s(self) -> float:
-        """Give the seconds that sending may take, a few at most."""
-        if self._by is None:  # not told to stop: something failed
+        """Return the seconds that sending may take."""
+        if self._by is None:  # no stop signal: an error ends the process
             return 1.0
         return min(max(self._by - trio.current_time(), 0.0), _LONGEST_FLUSH_S)

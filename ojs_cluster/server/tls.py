@@ -1,7 +1,7 @@
 """TLS for the API: the certificate's files, and the handshakes of new connections.
 
-trio's `SSLStream` does the work, because hypercorn can go on with one. A process looks at its files
-now and then, so a renewed certificate is shown to whoever connects next, and nothing restarts.
+It uses trio's ``SSLStream``, which hypercorn can take over. A process checks its files
+periodically, so new connections get a renewed certificate without a restart.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ log = logging.getLogger("ojs.http")
 
 TlsStream = trio.SSLStream[trio.SocketStream]
 
-LOOK_S: Final = 10.0
-"""How often the files are looked at, at most."""
+CHECK_FILES_S: Final = 10.0
+"""Shortest time between two checks of the files."""
 
 
 class TlsFilesError(Exception):
@@ -28,21 +28,21 @@ class TlsFilesError(Exception):
 
 
 def make_context(listen: ListenSettings) -> ssl.SSLContext:
-    """Give what the files of `listen` say.
+    """Return an SSL context with the files of ``listen``.
 
     Raises:
         TlsFilesError: they cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # A client of TLS 1.2 that negotiates anew again and again costs much and asks for nothing.
+    # TLS 1.2 renegotiation costs CPU time without a request.
     context.options |= ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(["h2", "http/1.1"])
     cert, key = listen.tls_cert, listen.tls_key
     _check_readable("OJS_TLS_CERT", cert)
     _check_readable("OJS_TLS_KEY", key)
     try:
-        # Without a password OpenSSL would ask for one at the terminal.
+        # Without a password callback OpenSSL would prompt at the terminal.
         context.load_cert_chain(cert, key, password=_no_passphrase)
     except (ssl.SSLError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
@@ -74,14 +74,17 @@ class Tls:
         self._listen = listen
         self._seen = _versions(listen)
         self._context = make_context(listen)
-        self._look_at = trio.current_time() + LOOK_S
+        self._next_check_at = trio.current_time() + CHECK_FILES_S
         self._handshakes: set[trio.CancelScope] = set()
         self._drained = False
 
     async def secure(self, stream: trio.SocketStream) -> TlsStream | None:
-        """Shake hands within the read timeout. Gives None when `stream` is closed instead."""
-        self._look()
-        # Clients end connections without the farewell of TLS; HTTP says itself where a body ends.
+        """Return the stream after its handshake, or close it and return None.
+
+        The handshake has to end within the read timeout.
+        """
+        self._reload_changed_files()
+        # Clients close connections without close_notify; HTTP itself marks the end of a body.
         secured = trio.SSLStream(stream, self._context, server_side=True, https_compatible=True)
         with trio.move_on_after(self._listen.read_timeout_s) as scope:
             self._handshakes.add(scope)
@@ -90,7 +93,7 @@ class Tls:
                     await secured.do_handshake()
                     return secured
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                # Whoever speaks plain HTTP, scans ports or hangs up: not worth a line for each.
+                # Plain HTTP, port scans and disconnects: a line for each would fill the log.
                 log.debug("no TLS handshake: %s", error.__cause__ or error)
             finally:
                 self._handshakes.discard(scope)
@@ -98,23 +101,23 @@ class Tls:
         return None
 
     def drain(self) -> None:
-        """Close connections that have not shaken hands: nothing was asked on them yet."""
+        """Close connections without a completed handshake: they carry no request yet."""
         self._drained = True
         for scope in self._handshakes:
             scope.cancel()
 
-    def _look(self) -> None:
-        """Take over files that have changed. While they cannot be used the old ones hold."""
-        if trio.current_time() < self._look_at:
+    def _reload_changed_files(self) -> None:
+        """Use files that have changed; keep the old certificate while they cannot be used."""
+        if trio.current_time() < self._next_check_at:
             return
-        self._look_at = trio.current_time() + LOOK_S
+        self._next_check_at = trio.current_time() + CHECK_FILES_S
         seen = _versions(self._listen)
         if seen == self._seen:
             return
         try:
             self._context = make_context(self._listen)
         except TlsFilesError as error:  # perhaps only one of them has been replaced yet
-            log.warning("the certificate is not renewed: %s", error)
+            log.warning("the new certificate cannot be used, the old one stays: %s", error)
             return
         self._seen = seen
         log.info("certificate renewed")
@@ -133,13 +136,13 @@ def _no_passphrase() -> str:
 
 
 def _versions(listen: ListenSettings) -> list[tuple[int, int, int] | None]:
-    """What changes with the files' content, whether they are written anew or swapped."""
+    """Return values that change when a file is written or replaced."""
     paths = (listen.tls_cert, listen.tls_key, listen.tls_client_ca)
     return [file_version(path) for path in paths if path]
 
 
 def file_version(path: str) -> tuple[int, int, int] | None:
-    """Return what changes when the file is written or replaced; None when it is not there."""
+    """Return a value that changes when the file is written or replaced; None if it is missing."""
     try:
         found = os.stat(path)
     except OSError:

@@ -13,7 +13,11 @@ import trio
 from h2.errors import ErrorCodes
 
 from ojs_cluster.server.embedded.servers import Embedded
-from ojs_cluster.server.http.connections import ConnectionLimits, Connections, connections_possible
+from ojs_cluster.server.http.connections import (
+    ConnectionLimits,
+    Connections,
+    affordable_connections,
+)
 from ojs_cluster.server.http.frame_budget import PREFACE, FrameBudget
 from tests.http.api import Stream, dial, entry_points, open_app, serving
 from tests.security.http2 import (
@@ -514,8 +518,8 @@ def test_as_many_connections_as_files_allow() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 600), hard))
-        assert connections_possible(100) == 100
-        assert connections_possible(10_000) == min(soft, 600) - 256
+        assert affordable_connections(100) == 100
+        assert affordable_connections(10_000) == min(soft, 600) - 256
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

@@ -14,9 +14,9 @@ from ojs_cluster.server.embedded import ports
 from ojs_cluster.server.embedded.servers import Embedded, find_server
 from ojs_cluster.server.private_files import (
     NotPrivate,
-    kept_password,
-    private,
+    open_private,
     private_folder,
+    stored_password,
 )
 
 
@@ -97,18 +97,18 @@ def test_a_file_that_others_could_read_is_rewritten_for_its_owner(tmp_path: Path
     path = tmp_path / "server.conf"
     path.write_text("old")
     path.chmod(0o644)
-    with open(path, "w", opener=private) as file:
+    with open(path, "w", opener=open_private) as file:
         file.write("new")
     assert _mode(path) == 0o600
 
 
 def test_a_password_is_made_once_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "password"
-    password = kept_password(path)
+    password = stored_password(path)
     assert len(password) >= 32
-    assert kept_password(path) == password
+    assert stored_password(path) == password
     assert _mode(path) == 0o600
-    assert kept_password(tmp_path / "other") != password
+    assert stored_password(tmp_path / "other") != password
 
 
 @pytest.mark.parametrize("cluster", [False, True])

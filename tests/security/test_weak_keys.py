@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from ojs_cluster.server.commands.serve import check_serving, say_what_is_unusual
+from ojs_cluster.server.commands.serve import check_serving, log_unusual_settings
 from ojs_cluster.server.config.load import ConfigError, load
 
 STRONG = "0123456789abcdef" * 2
@@ -17,7 +17,7 @@ def test_a_weak_key_is_warned_of_at_the_start(caplog: pytest.LogCaptureFixture) 
     settings = load({"OJS_API_KEY": WEAK, "OJS_API_KEYS": f"{STRONG},{WEAK[:-1]}"})
     check_serving(settings)
     with caplog.at_level(logging.WARNING):
-        say_what_is_unusual(settings)
+        log_unusual_settings(settings)
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("OJS_API_KEY, OJS_API_KEYS (key 2): shorter than 32 characters")
     assert WEAK[:-1] not in line
@@ -25,7 +25,7 @@ def test_a_weak_key_is_warned_of_at_the_start(caplog: pytest.LogCaptureFixture) 
 
 def test_strong_keys_cause_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        say_what_is_unusual(load({"OJS_API_KEY": STRONG, "OJS_API_KEYS": STRONG[::-1]}))
+        log_unusual_settings(load({"OJS_API_KEY": STRONG, "OJS_API_KEYS": STRONG[::-1]}))
     assert not caplog.records
 
 

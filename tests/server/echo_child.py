@@ -16,7 +16,7 @@ from typing import Any
 import trio
 
 from ojs_cluster.server.http.http_server import drain_times, hypercorn_config, serve
-from ojs_cluster.server.processes.child_process import Child, Refused, run_child
+from ojs_cluster.server.processes.child_process import ChildProcess, StartRefused, run_child_process
 
 BIG = 64 * 1024 * 1024
 
@@ -47,9 +47,9 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def work(child: Child) -> None:
+async def work(child: ChildProcess) -> None:
     if os.environ.get("ECHO_REFUSE") == child.name:
-        raise Refused("told to refuse")
+        raise StartRefused("told to refuse")
     listen = child.settings.listen
     sockets = [socket.socket(fileno=fd) for fd in child.listen_fds]
     async with trio.open_nursery() as nursery:
@@ -70,4 +70,4 @@ async def work(child: Child) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_child(work))
+    sys.exit(run_child_process(work))

@@ -9,10 +9,10 @@ import os
 import sys
 import time
 
-from ojs_cluster.server.processes.child_process import Child, run_child
+from ojs_cluster.server.processes.child_process import ChildProcess, run_child_process
 
 
-async def work(child: Child) -> None:
+async def work(child: ChildProcess) -> None:
     child.ready()
     await child.stop.wait()
 
@@ -21,5 +21,5 @@ if __name__ == "__main__":
     try:
         os.close(os.open(os.environ["MUTE_FILE"], os.O_CREAT | os.O_EXCL))
     except FileExistsError:
-        sys.exit(run_child(work))
+        sys.exit(run_child_process(work))
     time.sleep(3600)

@@ -80,7 +80,7 @@ def test_a_wrong_file_keeps_the_keys_and_is_told_once(standalone: Embedded, keys
     with serve(standalone.url, OJS_API_KEYS_FILE=str(keys)) as (running, port):
         running.wait_line("ready to serve")
         write(keys, TWO, preset="root")
-        line = running.wait_line("cannot be used, so the API keys stay as they were")
+        line = running.wait_line("cannot be used, so the previous API keys stay valid")
         assert "key 1 ('ci'): preset: expected one of" in line
         assert statuses(port, ONE) == {201}
         assert statuses(port, TWO) == {401}

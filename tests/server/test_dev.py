@@ -18,7 +18,12 @@ import pytest
 import redis
 import trio
 
-from ojs_cluster.server.commands.dev import PASSWORD_FILE, DevOptions, keep_node, run_dev
+from ojs_cluster.server.commands.dev import (
+    PASSWORD_FILE,
+    DevOptions,
+    restart_node_when_dead,
+    run_dev,
+)
 from ojs_cluster.server.config.load import ConfigError
 from ojs_cluster.server.embedded.servers import Embedded
 from tests.redis.helpers import eventually
@@ -146,7 +151,7 @@ async def test_a_server_that_cannot_be_started_is_told_and_tried_again(
         (node,) = embedded.nodes
         aside = tmp_path / "aside"
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep_node, embedded, node, threading.Event())
+            nursery.start_soon(restart_node_when_dead, embedded, node, threading.Event())
             node.directory.rename(aside)
             node.directory.write_text("a file where the folder was")
             embedded.kill(node)
@@ -168,7 +173,7 @@ async def test_the_wait_for_a_server_that_does_not_answer_ends_with_dev(tmp_path
         embedded.binary = dataclasses.replace(embedded.binary, path=mute)
         closing = threading.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(keep_node, embedded, node, closing)
+            nursery.start_soon(restart_node_when_dead, embedded, node, closing)
             old = node.pid
             embedded.kill(node)
             await eventually(lambda: node.pid != old, what="it is started again")

@@ -18,7 +18,7 @@ from hypercorn.typing import ConnectionState
 from hypercorn.utils import wrap_app
 
 from ojs_cluster.server.config.load import load
-from ojs_cluster.server.http.http_server import Resumed, ResumedTls
+from ojs_cluster.server.http.http_server import ResumedStream, ResumedTlsStream
 from ojs_cluster.server.tls import make_context
 from tests.server.test_send_timeouts import requests
 from tests.support.certificates import Certificates
@@ -38,7 +38,7 @@ def test_signatures() -> None:
     assert ConnectionState({}) == {}
 
 
-class _Looked(Resumed):
+class _Looked(ResumedStream):
     """Notes what it is asked for."""
 
     def __init__(self, stream: trio.SocketStream, read: bytes) -> None:
@@ -80,14 +80,14 @@ async def test_the_stream_is_used_as_we_think() -> None:
 
 
 async def test_a_stream_with_tls_is_used_as_we_think(certificates: Certificates) -> None:
-    """Its `do_handshake` tells that it has TLS; `http_server.ResumedTls` has what is used."""
+    """Its `do_handshake` tells that it has TLS; `http_server.ResumedTlsStream` has what is used."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         assert (scope["scheme"], scope["path"]) == ("https", "/a")
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"served"})
 
-    class Looked(ResumedTls):
+    class Looked(ResumedTlsStream):
         def __getattribute__(self, name: str) -> Any:
             if not name.startswith("_"):
                 asked.add(name)
@@ -188,7 +188,7 @@ async def test_a_send_over_http2_waits_for_its_client_and_may_be_given_up() -> N
 async def test_a_resumed_stream_gives_first_what_was_read() -> None:
     listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
     async with listener, await trio.testing.open_stream_to_socket_listener(listener) as client:
-        stream = Resumed(await listener.accept(), b"abcde")
+        stream = ResumedStream(await listener.accept(), b"abcde")
         assert await stream.receive_some(2) == b"ab"
         assert await stream.receive_some() == b"cde"
         await client.send_all(b"f")

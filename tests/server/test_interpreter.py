@@ -95,7 +95,7 @@ def test_the_start_says_in_one_line_that_python_is_slow(
 ) -> None:
     monkeypatch.setattr(serve, "runs_on_slow_build", lambda: slow)
     with caplog.at_level(logging.INFO):
-        serve.warn(load({"OJS_API_KEY": "0123456789abcdef" * 2}))
+        serve.log_warnings(load({"OJS_API_KEY": "0123456789abcdef" * 2}))
     said = [r.getMessage() for r in caplog.records if "profile-guided" in r.getMessage()]
     assert len(said) == slow
 

@@ -18,7 +18,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from ojs_cluster.server.config.load import load
 from ojs_cluster.server.http.http_server import DrainTimes, hypercorn_config, serve
 from ojs_cluster.server.http.listener import open_listener
-from ojs_cluster.server.http.send_timeouts import Patience, Reader
+from ojs_cluster.server.http.send_timeouts import SendTimeouts, TimedConnection
 
 NEVER_S = 3000.0
 LARGE = 64 * 1024 * 1024
@@ -194,7 +194,7 @@ async def test_the_end_of_the_grace_period_cuts_a_reader_that_has_stopped() -> N
 
 async def test_time_begins_anew_with_each_piece_that_is_taken(autojump_clock: MockClock) -> None:
     ours, theirs = memory_stream_pair()
-    reader = Reader(ours, Patience(10))
+    reader = TimedConnection(ours, SendTimeouts(10))
     # It takes a piece just in time, four times, and then no more.
     turns = 4
 

@@ -156,7 +156,7 @@ def test_worker_whose_event_loop_stands_still_is_replaced() -> None:
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(b"GET /hang HTTP/1.1\r\nhost: x\r\n\r\n")
             running.wait_line("hanging")
-            running.wait_line("echo-0 has not answered for 3 s: killing it")
+            running.wait_line("echo-0 has sent no heartbeat for 3 s: killing it")
             wait_until(lambda: not pid_exists(pid), what="the child that hangs is gone")
             assert pids(port, 1) != {pid}
 
@@ -190,7 +190,7 @@ async def test_a_child_that_hangs_before_its_first_beat_is_replaced(
             nursery.start_soon(watched.run)
             await watched.all_ready.wait()
             watched.stop()
-    assert "child has not answered for 10 s" in caplog.text
+    assert "child has sent no heartbeat for 10 s" in caplog.text
 
 
 def test_workers_are_left_alone_when_the_supervisor_was_stopped() -> None:

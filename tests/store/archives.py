@@ -10,7 +10,7 @@ from typing import Any
 
 from ojs_cluster.core.cron_job import parse_cron
 from ojs_cluster.core.rate_limit import Rate, RateLimits
-from ojs_cluster.server.commands.archive import Tally, read_in
+from ojs_cluster.server.commands.archive import ImportCounts, import_lines
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.archive.export_archive import export
 from ojs_cluster.store.context import Store
@@ -104,10 +104,10 @@ async def export_text(store: Store, *, portion_bytes: int = PORTION_BYTES) -> by
     return out.getvalue()
 
 
-async def import_text(store: Store, text: bytes) -> tuple[Tally, list[str]]:
+async def import_text(store: Store, text: bytes) -> tuple[ImportCounts, list[str]]:
     """Import a file; return the counts and the messages."""
-    tally, messages = Tally(), list[str]()
-    await read_in(store, io.BytesIO(text), tally, messages.append)
+    tally, messages = ImportCounts(), list[str]()
+    await import_lines(store, io.BytesIO(text), tally, messages.append)
     return tally, messages
 
 

@@ -1,4 +1,4 @@
-"""The commands `export` and `import`: a file of jobs out of a cluster, and into one."""
+"""The commands ``export`` and ``import``: a file of jobs out of a cluster, and into one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ojs_cluster import __version__
 from ojs_cluster.core.errors import BackendUnavailable, OJSError
 from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, RedisReplyError
 from ojs_cluster.server.config.load import EXIT_CONFIG, Settings
-from ojs_cluster.server.processes.child_process import leaves
+from ojs_cluster.server.processes.child_process import leaf_exceptions
 from ojs_cluster.store.archive import import_archive
 from ojs_cluster.store.archive.archive import VERSION, parse
 from ojs_cluster.store.archive.archive_results import restore_results
@@ -50,7 +50,7 @@ class Unusable(Exception):
     """The file is no archive; nothing was stored."""
 
 
-_TOLD = (
+_EXPECTED_ERRORS = (
     UnusableBackend,
     BackendUnavailable,
     RedisReplyError,
@@ -65,7 +65,7 @@ _TOLD = (
 
 
 @dataclass(slots=True)
-class Tally:
+class ImportCounts:
     """What became of the lines of a file: of each kind, how many were created or there already."""
 
     created: Counter[str] = field(default_factory=Counter)
@@ -98,10 +98,10 @@ def _run(settings: Settings, command: Callable[[Store], Awaitable[int]]) -> int:
     try:
         return trio.run(run)
     except (Exception, BaseExceptionGroup) as error:
-        causes = list(leaves(error))
+        causes = list(leaf_exceptions(error))
         if isinstance(causes[0], BrokenPipeError):
             raise causes[0] from None
-        if not all(isinstance(cause, _TOLD) for cause in causes):
+        if not all(isinstance(cause, _EXPECTED_ERRORS) for cause in causes):
             raise
         _say(str(causes[0]))
         return EXIT_CONFIG if isinstance(causes[0], UnusableBackend | NoSuchDatabase) else 1
@@ -138,11 +138,11 @@ def _opened(output: Path | None) -> Iterator[BinaryIO]:
 
 
 async def _import(store: Store, source: Path | None) -> int:
-    tally = Tally()
+    tally = ImportCounts()
     with contextlib.ExitStack() as stack:
         file = sys.stdin.buffer if source is None else stack.enter_context(source.open("rb"))
         try:
-            await read_in(store, file, tally, _say)
+            await import_lines(store, file, tally, _say)
         except BackendUnavailable:
             _say(f"so far: {tally.text()}; run it again, what is there is passed over")
             raise
@@ -154,7 +154,9 @@ async def _import(store: Store, source: Path | None) -> int:
     return 0 if tally.complete and not tally.refused else 1
 
 
-async def read_in(store: Store, file: BinaryIO, tally: Tally, say: Callable[[str], None]) -> None:
+async def import_lines(
+    store: Store, file: BinaryIO, tally: ImportCounts, say: Callable[[str], None]
+) -> None:
     """Store every line of ``file``; a line that cannot be used is named and harms no other.
 
     Raises:

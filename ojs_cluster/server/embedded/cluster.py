@@ -28,7 +28,7 @@ class Row:
         node: which of our nodes; rows of other addresses are left out.
         myself: the node that was asked.
         failed: marked as failing, or without an address.
-        master_id: of the master it replicates, or `-`.
+        master_id: of the master it replicates, or ``-``.
     """
 
     node: Node
@@ -44,7 +44,7 @@ def form(nodes: Sequence[Node], master_count: int, wait: Await) -> None:
     """Give slots to masters without, introduce all nodes, attach replicas without a master.
 
     Raises:
-        EmbeddedError: through `wait`.
+        EmbeddedError: through ``wait``.
     """
     for node in nodes[:master_count]:
         with node.client() as client:

@@ -40,7 +40,7 @@ class Node:
 
     @property
     def address(self) -> str:
-        """`host:port` for clients."""
+        """``host:port`` for clients."""
         return f"{HOST}:{self.port}"
 
     @property

@@ -16,14 +16,14 @@ import socket
 import tempfile
 from pathlib import Path
 
-from ojs_cluster.server.private_files import private, private_folder
+from ojs_cluster.server.private_files import open_private, private_folder
 
 _LOWEST, _HIGHEST = 10_000, 32_000
 _ATTEMPTS = 500
 
 
 class PortReservation:
-    """A port that no other process of this project takes until `release`."""
+    """A port that no other process of this project takes until ``release``."""
 
     __slots__ = ("_fd", "port")
 
@@ -45,7 +45,7 @@ def reserve(port: int) -> PortReservation | None:
         NotPrivate: another user has made the folder of the reservations.
     """
     lock = _lock_directory() / f"{port}.lock"
-    fd = private(str(lock), os.O_RDWR | os.O_CREAT)
+    fd = open_private(str(lock), os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,6 +1,6 @@
 """A Valkey or Redis server, or a whole cluster of them, as children of this process.
 
-`ojs-cluster dev` keeps one in a folder; the tests start many. Everything here is synchronous and
+``ojs-cluster dev`` keeps one in a folder; the tests start many. Everything here is synchronous and
 built on subprocesses, so that tests can use it from fixtures and from any thread.
 
 A directory is one installation: it records its shape and ports, and starting again in it gives
@@ -33,7 +33,7 @@ from ojs_cluster.server.embedded.binaries import (
 )
 from ojs_cluster.server.embedded.node import HOST, EmbeddedError, Node
 from ojs_cluster.server.embedded.ports import reserve, reserve_any
-from ojs_cluster.server.private_files import private
+from ojs_cluster.server.private_files import open_private
 from ojs_cluster.server.processes.process_spawner import spawn
 
 __all__ = [
@@ -71,7 +71,7 @@ class Embedded:
 
         Args:
             directory: made when missing; holds one folder per node.
-            binary: the program, from `find_server`.
+            binary: the program, from ``find_server``.
             masters: at least 3 in a cluster (a smaller one cannot elect); 1 otherwise.
             replicas: per master.
             cluster: False for a standalone server.
@@ -158,7 +158,7 @@ class Embedded:
     # -- what a test does to it ---------------------------------------------------------------
 
     def kill(self, node: Node) -> None:
-        """SIGKILL a node; its ports stay reserved for `restart`."""
+        """SIGKILL a node; its ports stay reserved for ``restart``."""
         if node.is_alive():
             assert node._process is not None  # noqa: S101 - for mypy: is_alive() says so
             node._process.kill()
@@ -183,7 +183,7 @@ class Embedded:
         self._signal(node, signal.SIGSTOP)
 
     def resume(self, node: Node) -> None:
-        """SIGCONT after `pause`."""
+        """SIGCONT after ``pause``."""
         self._signal(node, signal.SIGCONT)
 
     def _signal(self, node: Node, number: signal.Signals) -> None:
@@ -195,7 +195,7 @@ class Embedded:
 
     @property
     def url(self) -> str:
-        """Every node as one REDIS_URL: `redis://127.0.0.1:7001,127.0.0.1:7002`."""
+        """Every node as one REDIS_URL: ``redis://127.0.0.1:7001,127.0.0.1:7002``."""
         credentials = f":{quote(self.password, safe='')}@" if self.password else ""
         return f"redis://{credentials}" + ",".join(node.address for node in self.nodes)
 
@@ -226,7 +226,7 @@ class Embedded:
         if self.cluster:
             node.bus_port = node._reservations[1].port
         config = node.directory / "server.conf"
-        with open(config, "w", opener=private) as file:
+        with open(config, "w", opener=open_private) as file:
             file.write(self._configuration(node))
         node._process = spawn(
             [str(self.binary.path), str(config)], output=node.directory / "server.log"

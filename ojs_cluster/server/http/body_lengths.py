@@ -1,9 +1,9 @@
-"""Whether the bodies of an HTTP/2 connection are as long as their Content-Length says.
+"""Check of HTTP/2 bodies against their Content-Length.
 
 A request whose body is longer or shorter is malformed, and so is one with a Content-Length that is
-no number, or with two that differ (RFC 9113, section 8.1.1). h2 ends the whole connection for it,
-with all the requests that others wait for behind a proxy. So h2 is kept from reading lengths, and
-the stream alone is reset for what this class finds.
+no number, or with two that differ (RFC 9113, section 8.1.1). h2 would end the whole connection,
+with the requests of other clients behind a proxy. So h2 does not check lengths, and only the stream
+is reset for a problem that this class finds.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _MOST_DIGITS: Final = 18
 
 
 class BodyLengths:
-    """What is still to come of each request of one connection that names its length.
+    """The remaining body lengths of the requests of one connection.
 
-    Each is forgotten when its stream ends or is reset, so there are no more than open streams.
+    An entry is removed when its stream ends or is reset, so there are at most as many as streams.
     """
 
     def __init__(self, connection: H2Connection) -> None:
@@ -37,7 +37,7 @@ class BodyLengths:
         connection._begin_new_stream = begin_new_stream  # type: ignore[method-assign]
 
     def begin(self, request: RequestReceived) -> bool:
-        """Note what a request says. Return whether that can be true."""
+        """Note the length of a request. Return whether it can be true."""
         try:
             length = _content_length(request.headers or ())
         except ValueError:
@@ -63,10 +63,10 @@ class BodyLengths:
 
 
 def _content_length(headers: Iterable[Any]) -> int | None:
-    """Return the length that headers name, None when they name none.
+    """Return the Content-Length of the headers, or None.
 
     Raises:
-        ValueError: it is no length, or there are two that differ.
+        ValueError: it is not a number, or two differ.
     """
     found: int | None = None
     for name, value in headers:
@@ -82,4 +82,4 @@ def _content_length(headers: Iterable[Any]) -> int | None:
 
 
 def _leave_alone(_headers: object) -> None:
-    """Stand in for h2's reading of Content-Length."""
+    """Replace h2's check of Content-Length."""

@@ -1,7 +1,8 @@
-"""The connections of one process: how many, from whom, and for how long without a request.
+"""The connections of one process: their number, their clients, and their idle time.
 
-hypercorn's own idle timer leaves out what never began: an HTTP/2 connection without a stream lived
-for ever. So one task looks at the connections that hypercorn has, as the fast lane's does at its.
+hypercorn's own idle timer ignores connections that never begin a request: an HTTP/2 connection
+without a stream would stay open permanently. So one task checks hypercorn's connections, as one of
+the fast lane checks its own.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ log = logging.getLogger("ojs.http")
 _CHECKS_PER_TIMEOUT: Final = 8
 _LONGEST_CHECK_S: Final = 1.0
 _OTHER_DESCRIPTORS: Final = 256
-"""For connections to Redis, logs, and what else a process opens."""
+"""Descriptors for connections to Redis, logs and other files of the process."""
 _SHORT_OF: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _SHORT_PAUSE_S: Final = 0.1
 
@@ -51,7 +52,7 @@ class ConnectionLimits:
 
 
 class Connections:
-    """What is connected to this process now."""
+    """The current connections of this process."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         """Begin with none."""
@@ -66,8 +67,8 @@ class Connections:
         """Accept the next connection once there is room for it.
 
         While there is none, connections wait in the kernel's queue, where another process of the
-        node may take them. To accept and close them would take them away from it. Listeners that
-        wait for a connection at the same time may each accept one when there is room for one only.
+        node may accept them. To accept and close them here would prevent that. Listeners that wait
+        at the same time may each accept one when there is room for only one.
         """
         while True:
             while self.limits.most and self._count >= self.limits.most:
@@ -80,21 +81,21 @@ class Connections:
                 log.warning("no connection can be accepted: %s", error.strerror)
                 await trio.sleep(_SHORT_PAUSE_S)
             else:
-                self._count += 1  # now: the next one may be accepted before this one is served
+                self._count += 1  # before this one is served, the next may be accepted
                 return accepted
 
     def ended(self) -> None:
-        """Count an accepted connection no more."""
+        """Note that an accepted connection has ended."""
         self._count -= 1
         self._left.set()  # wakes every listener that waits
         self._left = trio.Event()
 
     @contextmanager
     def admit(self, stream: trio.SocketStream) -> Iterator[bool]:
-        """Count a connection while the block runs; tell whether its client may have one more.
+        """Count a connection while the block runs; yield whether its client may have it.
 
-        The client is the peer of the socket: which clients a proxy's connection will serve is not
-        known before their requests.
+        The client is the peer of the socket. The clients behind a proxy are known only with their
+        requests.
         """
         client = self.limits.proxies.client_of(peer_of(stream), None)
         most = self.limits.most_per_client
@@ -117,9 +118,9 @@ class Connections:
                 del self._served[server]
 
     async def close_idle(self) -> None:
-        """Close what is idle, or sends a head too slowly; runs until cancelled.
+        """Close connections that are idle or send a head too slowly; run until cancelled.
 
-        Each is closed late by up to an eighth of its timeout, or a second if that is less.
+        A close may be late by an eighth of the timeout, at most a second.
         """
         shortest_s = min(self.limits.idle_s, self.limits.head_s)
         interval_s = min(_LONGEST_CHECK_S, shortest_s / _CHECKS_PER_TIMEOUT)
@@ -128,7 +129,7 @@ class Connections:
             self._close_overdue(trio.current_time())
 
     def drain(self) -> None:
-        """Close idle HTTP/2 connections, now and as they become so; hypercorn ends all others."""
+        """Close HTTP/2 connections as soon as they are idle; hypercorn closes all others."""
         self._draining = True
         self._close_overdue(trio.current_time())
 
@@ -139,8 +140,8 @@ class Connections:
                 scope.cancel()
 
 
-def connections_possible(wanted: int) -> int:
-    """Give how many connections this process can hold: ``wanted``, or what its open files allow."""
+def affordable_connections(wanted: int) -> int:
+    """Return how many connections this process can hold: ``wanted``, or fewer by its file limit."""
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         return wanted

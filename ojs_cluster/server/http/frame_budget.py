@@ -1,12 +1,12 @@
-"""What one HTTP/2 connection may ask for without getting any work done. No I/O.
+"""A budget for HTTP/2 frames that carry no work. No I/O.
 
 A frame costs its sender a few bytes and the server some 50 µs. PING, SETTINGS, WINDOW_UPDATE,
 RST_STREAM and empty DATA frames can be sent without end and without a key (CVE-2019-9512, -9514,
--9515, -9518, CVE-2023-44487), so each connection has a budget of them: it fills by time, and by
-the work that the frames belong to, as a client that reads large answers sends many frames.
+-9515, -9518, CVE-2023-44487). So each connection has a budget of them. It fills with time and with
+work: a client that reads large responses sends many frames.
 
-h2 collects a whole frame, and all frames of a header block, before it checks their size. So both
-are bounded here, where the head of a frame is enough to refuse it.
+h2 collects a whole frame, and all frames of a header block, before it checks their size. This class
+bounds both and needs only the head of a frame to refuse it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class FrameBudget:
         self._unfinished = 0
 
     @property
-    def held(self) -> int:
+    def buffered(self) -> int:
         """Bytes that h2 keeps because the rest of a frame, or of a header block, is missing."""
         return self._unfinished + (self._size - self._skip if self._skip else 0)
 
@@ -58,13 +58,13 @@ class FrameBudget:
     def earn_sent(self, size: int) -> None:
         """``size`` bytes were sent: the client acknowledges them by WINDOW_UPDATE frames.
 
-        To be told as they are sent. A large answer that is told at once earns no more than the
-        budget holds, and its client would be cut while it reads.
+        Call this for each piece that is sent. A large response that is counted at once earns no
+        more than the capacity, and its client would be cut off while it reads.
         """
         self._left = min(_CAPACITY, self._left + _PER_KIB * size / 1024)
 
     def spend(self, data: bytes, now: float) -> bool:
-        """Count the frames that begin in ``data``, in order; tell whether the budget allows them.
+        """Count the frames that begin in ``data``; return whether the budget allows them.
 
         Args:
             data: what was received next on the connection, cut anywhere.
@@ -101,7 +101,7 @@ class FrameBudget:
 
 
 def _head_size(head: bytes) -> int:
-    """Give the bytes that tell what a frame costs: its head, and the length of its padding."""
+    """Return the number of bytes that determine a frame's cost: its head and padding length."""
     padded = len(head) >= _HEAD and head[3] == _DATA and head[4] & _PADDED and any(head[:3])
     return _HEAD + 1 if padded else _HEAD
 

@@ -1,9 +1,8 @@
 """One process's HTTP service: hypercorn's connections under our own accept loop and drain.
 
-hypercorn's `worker_serve` is not used whole, for three reasons: an unexpected error in one
-connection cancels every other one there; it stops accepting in the moment readiness turns false,
-so a load balancer has no time to notice; and its accept loop leaves no room to look at a
-connection first.
+hypercorn's ``worker_serve`` is not used, for three reasons. An unexpected error in one connection
+cancels all others. It stops accepting as soon as readiness turns false, so a load balancer has no
+time to notice. Its accept loop cannot hand a connection to the fast lane first.
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from ojs_cluster.server.http.hypercorn_connection import (
     Admits,
     BoundedServer,
 )
-from ojs_cluster.server.http.send_timeouts import Patience, Reader
-from ojs_cluster.server.processes.child_process import leaves
+from ojs_cluster.server.http.send_timeouts import SendTimeouts, TimedConnection
+from ojs_cluster.server.processes.child_process import leaf_exceptions
 from ojs_cluster.server.tls import Tls, TlsStream
 
 log = logging.getLogger("ojs.http")
@@ -54,8 +53,8 @@ class DrainTimes:
     """How a drain proceeds, in seconds.
 
     Attributes:
-        delay_s: still accepting, while readiness already says no.
-        grace_s: for requests in flight once nothing is accepted any more.
+        delay_s: the process still accepts, while readiness already reports 503.
+        grace_s: for requests in flight after the process stops accepting.
     """
 
     delay_s: float
@@ -63,25 +62,25 @@ class DrainTimes:
 
 
 def drain_times(listen: ListenSettings) -> DrainTimes:
-    """Leave a tenth of the shutdown timeout, at most a second, to close Redis and the process."""
+    """Return the drain times: the last tenth of the timeout, at most a second, is for closing."""
     margin = min(1.0, listen.shutdown_timeout_s / 10)
     return DrainTimes(listen.shutdown_delay_s, listen.shutdown_timeout_s - margin)
 
 
 def hypercorn_config(listen: ListenSettings) -> Config:
-    """Set what hypercorn's defaults get wrong for a job server (design 8)."""
+    """Return hypercorn's configuration with the settings that a job server needs."""
     config = Config()
     config.accesslog = None
     config.errorlog = logging.getLogger("hypercorn.error")
     config.loglevel = "WARNING"
     config.backlog = listen.backlog
-    # 1000 by default: busy keep-alive connections would be closed under their workers.
+    # 1000 by default, which would close busy keep-alive connections of workers.
     config.keep_alive_max_requests = 2**62
     config.keep_alive_timeout = listen.idle_timeout_s
-    # hypercorn's read_timeout counts while a request is being answered, which would cut long
-    # polls. The body's time is bounded in the application, the head's by `connections`.
+    # hypercorn's read_timeout runs while a request is answered, which would cut long polls. The
+    # application bounds the time of bodies, `connections` that of heads.
     config.read_timeout = None
-    # Above this hypercorn answers 431 without a body; between the two the dispatcher does, in JSON.
+    # Above this hypercorn answers 431 without a body. Between the limits the dispatcher answers.
     config.h11_max_incomplete_size = 2 * listen.max_header_bytes
     config.h2_max_header_list_size = MOST_HEADERS_BYTES
     config.h2_max_concurrent_streams = MOST_STREAMS
@@ -89,18 +88,18 @@ def hypercorn_config(listen: ListenSettings) -> Config:
     return config
 
 
-class Resumed:
+class ResumedStream:
     """A stream of which the first bytes have been read: it gives them again, then goes on.
 
-    It has what hypercorn's `TCPServer` uses of a stream, which `tests/server/test_hypercorn.py`
-    pins. A `trio.abc.Stream` would have to promise more. hypercorn tells a stream with TLS by its
-    `do_handshake`, so that is `ResumedTls`.
+    It has what hypercorn's ``TCPServer`` uses of a stream, which ``tests/server/test_hypercorn.py``
+    pins. A ``trio.abc.Stream`` would have to promise more. hypercorn tells a stream with TLS by its
+    ``do_handshake``, so that is ``ResumedTlsStream``.
     """
 
     def __init__(
         self, stream: trio.SocketStream, read: bytes, send_all: SendAll | None = None
     ) -> None:
-        """Put `read` in front of what `stream` still gives, and `send_all` in place of its own."""
+        """Return ``read`` first, then the bytes of ``stream``; send with ``send_all`` if given."""
         self.receive_some = _Rest(stream, read).receive_some
         self.socket = stream.socket
         self.send_all = send_all or stream.send_all
@@ -108,11 +107,11 @@ class Resumed:
         self.aclose = stream.aclose
 
 
-class ResumedTls:
-    """As `Resumed`, over TLS whose handshake is done."""
+class ResumedTlsStream:
+    """As ``ResumedStream``, over TLS whose handshake is done."""
 
     def __init__(self, stream: TlsStream, read: bytes, send_all: SendAll | None = None) -> None:
-        """As for `Resumed`."""
+        """As for ``ResumedStream``."""
         self.receive_some = _Rest(stream, read).receive_some
         self.transport_stream = stream.transport_stream
         self.do_handshake = stream.do_handshake
@@ -122,14 +121,14 @@ class ResumedTls:
 
 
 class _Rest:
-    """The reading side of both."""
+    """The reading side of both resumed streams."""
 
     def __init__(self, stream: trio.SocketStream | TlsStream, read: bytes) -> None:
         self._stream = stream
         self._read = read
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        """Receive as a stream does."""
+        """Return the bytes that were read before, then those of the stream."""
         if self._read:
             await trio.lowlevel.checkpoint()
             given, self._read = self._read[:max_bytes], self._read[max_bytes or len(self._read) :]
@@ -156,7 +155,7 @@ async def lifespan(app: ASGIFramework, config: Config) -> AsyncIterator[None]:
             nursery.cancel_scope.cancel()
 
 
-def _everybody(_path: bytes, _authorization: bytes | None, _tls_subject: str) -> bool:
+def _admit_all(_path: bytes, _authorization: bytes | None, _tls_subject: str) -> bool:
     return True
 
 
@@ -172,28 +171,38 @@ async def serve(
     write_timeout_s: float = 30.0,
     limits: ConnectionLimits | None = None,
     h2c: bool = False,
-    admits: Admits = _everybody,
+    admits: Admits = _admit_all,
     body_memory: BodyMemoryBudget | None = None,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until `stop` is set, then drain and return; listening sockets are closed.
+    """Serve until ``stop`` is set, then drain and return; listening sockets are closed.
 
-    Connections that wait to be accepted when the drain begins are served like those that are open.
-    Idle ones are closed, those with a request in flight are closed after its response, and what is
-    left after the grace period is cut.
+    Connections that wait to be accepted when the drain begins are served like open ones. The drain
+    closes idle connections, closes those with a request in flight after its response, and cuts the
+    rest after the grace period.
 
-    With a `lane` each connection is first served there, and here when that gives it up. With `tls`
-    each begins with a handshake, which holds up no other. A client that takes nothing for
-    `write_timeout_s` seconds is disconnected (`unread`). `limits` bound the connections, and `h2c`
-    allows HTTP/2 in clear text, on which few requests are answered that `admits` refuses.
-    Incomplete heads are counted in `body_memory`.
+    Args:
+        app: the ASGI application.
+        config: of hypercorn.
+        sockets: listening sockets.
+        stop: begins the drain.
+        times: of the drain.
+        lane: serves each connection first, until it hands it to hypercorn.
+        tls: each connection begins with a handshake, which delays no other.
+        write_timeout_s: a client that reads nothing for this long is disconnected
+            (``send_timeouts``).
+        limits: on the connections.
+        h2c: allow HTTP/2 in clear text.
+        admits: the key check of HTTP/2 requests; a connection may send only few that it refuses.
+        room: the body memory budget, which counts incomplete heads.
+        task_status: started once the process accepts connections.
     """
     context = WorkerContext(None)
-    patience = Patience(write_timeout_s)
+    patience = SendTimeouts(write_timeout_s)
     open_now = Connections(limits or ConnectionLimits(idle_s=config.keep_alive_timeout))
     served = partial(_connection, _wrapped(app), config, context, patience, lane, tls, open_now)
     connection = partial(served, h2c, admits, body_memory or BodyMemoryBudget(_BODY_MEMORY_BYTES))
-    # Copies: they are closed with the loop that accepts, and what waits is taken after that.
+    # Copies: the accept loop closes its own, and waiting connections are accepted after that.
     copies = [trio.socket.from_stdlib_socket(sock.dup()) for sock in sockets]
     async with AsyncExitStack() as held, trio.open_nursery() as upkeep:
         for sock in sockets:
@@ -243,23 +252,23 @@ async def _accept(
 
 
 async def _end_idle(tls: Tls | None, lane: FastLane | None) -> None:
-    """Leave idle connections a moment for a request that is on its way, then close them."""
+    """Close idle connections, after a short time for requests that are on their way."""
     await trio.sleep(_LAST_REQUESTS_S)
     if tls is not None:
         tls.drain()
     if lane is not None:
         lane.drain()
-        # What it still reads may be hypercorn's to answer, which ends when `terminated` is set.
+        # hypercorn may have to answer what the lane still reads; it ends at `terminated`.
         await trio.sleep(_LAST_REQUESTS_S)
 
 
 def _close_emptied(listener: socket.socket) -> list[trio.SocketStream]:
-    """Close a listening socket, and give the connections that waited in its queue.
+    """Close a listening socket; return the connections that waited in its queue.
 
-    Their clients take them for open, and have sent requests.
+    To their clients they are open, and requests may be on them.
     """
     streams = []
-    with listener, suppress(OSError):  # nothing waits any more, or no descriptor is left for it
+    with listener, suppress(OSError):  # the queue is empty, or no descriptor is left
         while True:
             accepted, _ = listener.accept()
             streams.append(trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
@@ -270,7 +279,7 @@ async def _connection(
     app: AppWrapper,
     config: Config,
     context: WorkerContext,
-    patience: Patience,
+    patience: SendTimeouts,
     lane: FastLane | None,
     tls: Tls | None,
     open_now: Connections,
@@ -286,11 +295,11 @@ async def _connection(
             stream = accepted if tls is None else await tls.secure(accepted)
             if stream is None:
                 return
-            # The lane leaves HTTP/2 to hypercorn anyway; what is negotiated is not read first.
+            # hypercorn serves HTTP/2. The lane does not read negotiated HTTP/2 first.
             is_h2 = isinstance(stream, trio.SSLStream) and stream.selected_alpn_protocol() == "h2"
             read = b"" if lane is None or is_h2 else await lane.serve(stream)
             if read is not None:
-                reader = Reader(stream, patience)
+                reader = TimedConnection(stream, patience)
                 resumed = _resumed(stream, read, reader.send_all)
                 served = reader.serves(app)
                 with BodyReservation(body_memory) as reservation:
@@ -309,10 +318,10 @@ async def _connection(
 
 
 def report(group: BaseExceptionGroup[Exception]) -> None:
-    """Log what ended a connection; its trouble stays its own."""
-    for error in leaves(group):
-        # The stack only: hypercorn's exceptions quote what the client sent, its key included,
-        # and a client that sends nonsense must not fill the log.
+    """Log the error that ended a connection; other connections go on."""
+    for error in leaf_exceptions(group):
+        # Only the stack: hypercorn's exceptions quote the client's data, its key included, and a
+        # client that sends nonsense must not fill the log.
         log.warning(
             "connection ended by an unexpected %s",
             type(error).__name__,
@@ -321,10 +330,10 @@ def report(group: BaseExceptionGroup[Exception]) -> None:
 
 
 def _resumed(stream: trio.SocketStream | TlsStream, read: bytes, send_all: SendAll) -> Any:
-    """What hypercorn goes on with. It annotates the TLS stream only, and takes others as well."""
+    """Return the stream for hypercorn, which annotates only the TLS stream but takes both."""
     if isinstance(stream, trio.SocketStream):
-        return Resumed(stream, read, send_all)
-    return ResumedTls(stream, read, send_all)
+        return ResumedStream(stream, read, send_all)
+    return ResumedTlsStream(stream, read, send_all)
 
 
 def _wrapped(app: ASGIFramework) -> AppWrapper:

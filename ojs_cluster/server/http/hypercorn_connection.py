@@ -1,4 +1,4 @@
-"""One connection under hypercorn, within limits that hypercorn does not have.
+"""One hypercorn connection with limits that hypercorn does not have.
 
 hypercorn builds its protocols itself; ``BoundedServer`` puts a ``_BoundedProtocol`` around what it
 builds, which sees all that is received before hypercorn does. What it adds:
@@ -230,7 +230,7 @@ class _BoundedProtocol:
     async def _count(self) -> None:
         """Count what has come of a head; end the connection when there is no room for it."""
         is_http2 = self.is_http2
-        size = self._budget.held if is_http2 else self._head_bytes
+        size = self._budget.buffered if is_http2 else self._head_bytes
         if self._reservation.reserve(size, complete=not size):
             return
         if isinstance(self._built.protocol, _Http2):

@@ -1,4 +1,4 @@
-"""The listening socket. A module of its own: a supervisor opens it and speaks no HTTP."""
+"""The listening socket. A separate module, because a supervisor opens it without any HTTP code."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 def open_listener(host: str, port: int, backlog: int, write_timeout_s: float) -> socket.socket:
     """Open the listening socket that all API processes share.
 
-    One socket with one queue, not one per process with SO_REUSEPORT: there the kernel hashes each
-    connection to one process's queue, and those that wait in a dead or busy process's queue are
-    reset or late, while here whichever process is idle accepts next. Balance is no argument for
-    it either: of 64 connections opened at once, 2 processes got 29 to 35 each in most runs and 22
-    and 42 in the worst, 4 processes 9 to 23, which is what hashing gives.
+    One socket with one queue, so an idle process accepts the next connection. With one socket per
+    process (SO_REUSEPORT) the kernel hashes each connection to the queue of one process. In the
+    queue of a dead or busy process it would be reset or late. Hashing does not balance better: of
+    64 connections opened at once, 2 processes got 29 to 35 each in most runs and 22 and 42 in the
+    worst, 4 processes 9 to 23.
 
     Args:
         host: address or name; ``::`` takes IPv4 too, and IPv4 alone on a kernel without IPv6.
@@ -48,9 +48,9 @@ def _open(host: str, port: int, backlog: int, write_timeout_s: float) -> socket.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        # Accepted sockets inherit these. Keep-alive finds peers that vanished during a long poll. A
-        # reader that stalls would otherwise hold its response in memory for ever: the kernel alone
-        # sees whether bytes are taken.
+        # Accepted sockets inherit these. Keep-alive detects peers that vanished during a long poll.
+        # The user timeout ends clients that stop reading and would keep their response in memory:
+        # only the kernel sees whether bytes are acknowledged.
         keep_alive(listener, unacknowledged_s=write_timeout_s)
         listener.bind(address)
         listener.listen(backlog)

@@ -1,4 +1,4 @@
-"""What a scheduler answers over HTTP: whether it lives, whether it can work, and its numbers.
+"""The HTTP service of a scheduler: liveness, readiness and metrics.
 
 Orchestrators probe with HTTP and Prometheus scrapes with it; nothing else is served here. A
 scheduler that leads no shard is as ready as one that leads all.
@@ -26,7 +26,7 @@ from ojs_cluster.http.traffic import Traffic
 from ojs_cluster.server.config.load import Settings
 from ojs_cluster.server.http.http_server import DrainTimes, hypercorn_config, serve
 from ojs_cluster.server.http.listener import open_listener
-from ojs_cluster.server.processes.child_process import Refused
+from ojs_cluster.server.processes.child_process import StartRefused
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.operations import health
 from ojs_cluster.store.operations.metrics import CachedMetrics
@@ -38,7 +38,7 @@ _TIMES = DrainTimes(delay_s=0.0, grace_s=1.0)
 
 
 class SchedulerEntryPoint:
-    """A scheduler's HTTP service; without a port it serves nothing."""
+    """The HTTP service of a scheduler; it serves nothing without a port."""
 
     def __init__(
         self,
@@ -66,17 +66,17 @@ class SchedulerEntryPoint:
         self._collected: CachedMetrics | None = None
 
     def open(self, store: Store) -> None:
-        """Redis can be used: the scheduler is ready as long as it answers."""
+        """Note the open store: from now on the scheduler is ready while Redis answers."""
         self._collected = CachedMetrics(store, self._settings.http.metrics_queues)
         self._store = store
 
     async def serve(
         self, stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Serve until `stop` is set.
+        """Serve until ``stop`` is set.
 
         Raises:
-            Refused: the port cannot be had.
+            StartRefused: the port cannot be had.
         """
         listen = self._settings.listen
         if not listen.scheduler_port:
@@ -86,7 +86,7 @@ class SchedulerEntryPoint:
         try:
             listener = open_listener(*address, listen.backlog, listen.write_timeout_s)
         except OSError as error:
-            raise Refused(
+            raise StartRefused(
                 f"the scheduler cannot listen on {address[0]} port {address[1]}: {error.strerror}"
             ) from error
         await serve(

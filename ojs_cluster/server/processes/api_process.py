@@ -1,10 +1,9 @@
-"""One API process: opens the store, serves HTTP on inherited sockets, drains when told to.
+"""One API process: opens the store, serves HTTP on inherited sockets, drains at a stop signal.
 
-It accepts connections when the store is open. When that takes long, because Redis is away, it
-accepts them all the same, because liveness must not depend on Redis: until the store is open,
-`Gate` answers that the process lives and that everything else has to wait. Not from the first
-moment on: another process on the same sockets may serve already, and clients would be refused for
-nothing.
+It accepts connections when the store is open, or after some seconds without Redis: liveness must
+not depend on Redis. Until the store is open, ``Gate`` answers liveness probes and refuses all other
+requests. It does not accept at once, because another process on the same sockets may serve already,
+and clients would be refused for no reason.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ from ojs_cluster.server.api_keys import ApiKeys
 from ojs_cluster.server.audit import make_audit
 from ojs_cluster.server.config.load import Settings
 from ojs_cluster.server.config.settings import ListenSettings
-from ojs_cluster.server.http.connections import ConnectionLimits, connections_possible
+from ojs_cluster.server.http.connections import ConnectionLimits, affordable_connections
 from ojs_cluster.server.http.http_server import drain_times, hypercorn_config, lifespan, serve
-from ojs_cluster.server.processes.child_process import Child, run_child
-from ojs_cluster.server.processes.store_opening import open_patiently
+from ojs_cluster.server.processes.child_process import ChildProcess, run_child_process
+from ojs_cluster.server.processes.store_opening import open_store_when_ready
 from ojs_cluster.server.telemetry import tracing
 from ojs_cluster.server.tls import Tls
 from ojs_cluster.store.fetch.long_poll import Waiters
@@ -47,14 +46,14 @@ from ojs_cluster.store.fetch.long_poll import Waiters
 log = logging.getLogger("ojs.http")
 
 _OPENING_S = 2.0
-"""For how long connections wait in the sockets' queues; less than any probe's first patience."""
+"""Seconds for which connections wait in the sockets' queues; less than a probe's usual timeout."""
 
 
 class Gate:
-    """An ASGI application that answers for another one until that is ready.
+    """An ASGI application that answers for another one until that one is ready.
 
-    While the process drains it also tells HTTP/1.1 clients that their connection closes, so that
-    none sends its next request into a connection that is about to end.
+    While the process drains, it announces to HTTP/1.1 clients that their connection closes. So no
+    client sends its next request into a connection that is about to end.
     """
 
     def __init__(self, stop: trio.Event) -> None:
@@ -64,11 +63,11 @@ class Gate:
 
     @property
     def is_open(self) -> bool:
-        """Tell whether requests reach the application."""
+        """Whether requests reach the application."""
         return self._target is not None
 
     def open(self, target: ASGIFramework) -> None:
-        """Hand every further request to the application."""
+        """Pass every further request to the application."""
         self._target = target
         self.opened.set()
 
@@ -84,19 +83,19 @@ class Gate:
             await send({"type": "websocket.close", "code": 1013})
 
     async def _send(self, send: Any, message: Any) -> None:
-        # Looked at when the response starts, not the request: a long poll may begin long before the
-        # drain. A client that reuses the connection then would lose its request, and hypercorn's
-        # reader would wait for a turn that never comes, as long as the grace period lasts.
+        # Checked when the response starts, not the request: a long poll may begin long before the
+        # drain. A client that reused the connection would lose its request, and hypercorn would
+        # wait for it until the grace period ends.
         if message["type"] == "http.response.start" and self._stop.is_set():
             message = {**message, "headers": [*message["headers"], (b"connection", b"close")]}
         await send(message)
 
 
-async def work(child: Child) -> None:
-    """Serve until `child.stop`.
+async def work(child: ChildProcess) -> None:
+    """Serve until ``child.stop``.
 
     Raises:
-        Refused: the data in Redis cannot be used as configured.
+        StartRefused: the data in Redis cannot be used as configured.
     """
     settings = child.settings
     config = hypercorn_config(settings.listen)
@@ -133,12 +132,12 @@ async def work(child: Child) -> None:
             )
             served.set()
             if not gate.is_open:
-                nursery.cancel_scope.cancel()  # nobody is left to open the store for
+                nursery.cancel_scope.cancel()  # without connections the store is not needed
 
         nursery.start_soon(keys.watch)
         nursery.start_soon(serve_all)
         async with contextlib.AsyncExitStack() as stack:
-            store = await open_patiently(stack, settings)
+            store = await open_store_when_ready(stack, settings)
             await store.partitions.publish_default(store)
             spans = await stack.enter_async_context(tracing(child))
             app = App(
@@ -156,7 +155,7 @@ async def work(child: Child) -> None:
             gate.open(quart)
             if lane is not None:
                 lane.open(app)
-            # What exists now lives as long as the process: no collection has to visit it.
+            # Objects that exist now live as long as the process: the collector can skip them.
             gc.freeze()
             nursery.start_soon(_drain, child.stop, app)
             nursery.start_soon(audit.run, store)
@@ -167,7 +166,7 @@ async def work(child: Child) -> None:
 
 
 def fast_lane(listen: ListenSettings, stop: trio.Event) -> FastLane | None:
-    """Give the fast lane of this process, None when it is switched off."""
+    """Return the fast lane of this process, or None when it is switched off."""
     if not listen.fast_lane:
         return None
     return FastLane(
@@ -176,8 +175,8 @@ def fast_lane(listen: ListenSettings, stop: trio.Event) -> FastLane | None:
 
 
 def connection_limits(listen: ListenSettings) -> ConnectionLimits:
-    """Give the bounds on connections, as far as the limit on open files allows them."""
-    possible = connections_possible(listen.max_connections)
+    """Return the limits on connections, reduced to what the limit on open files allows."""
+    possible = affordable_connections(listen.max_connections)
     if possible < listen.max_connections:
         log.warning(
             "OJS_MAX_CONNECTIONS is %d; the limit on open files allows %d",
@@ -219,4 +218,4 @@ async def _drain(stop: trio.Event, app: App) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_child(work))
+    sys.exit(run_child_process(work))

@@ -1,4 +1,4 @@
-"""What every child process of the supervisor does around its own work."""
+"""The common part of the supervisor's child processes: arguments, logs, signals, heartbeat."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ import trio
 from ojs_cluster.server.config.load import EXIT_CONFIG, ConfigError, Settings, load
 from ojs_cluster.server.logs import configure_logging
 from ojs_cluster.server.processes.stop_signals import stop_signals
-from ojs_cluster.server.processes.supervisor_link import BEAT_S, ParentLink
+from ojs_cluster.server.processes.supervisor_link import HEARTBEAT_S, SupervisorLink
 
 log = logging.getLogger("ojs.process")
 
 
-class Refused(Exception):
-    """This process must not run as configured, and starting it again would not help."""
+class StartRefused(Exception):
+    """This process cannot run as configured, and a restart would not help."""
 
 
 @dataclass(frozen=True, slots=True)
-class Child:
-    """What a child's work is given.
+class ChildProcess:
+    """The environment of a child process's work.
 
     Attributes:
-        name: such as `api-0`.
+        name: such as ``api-0``.
         settings: the configuration.
         listen_fds: inherited listening sockets.
-        slot: this child's number among those of its kind.
-        shared_fd: of memory that they share, if the supervisor gave them some.
+        slot: the number of this process among those of its kind.
+        shared_fd: descriptor of the memory that they share, or None.
         stop: set when the work has to end.
-        ready: tells the supervisor that the work goes on as it should.
+        ready: reports to the supervisor that the process works.
     """
 
     name: str
@@ -50,10 +50,10 @@ class Child:
     shared_fd: int | None = None
 
     def shared_memory(self, size: int) -> mmap.mmap | None:
-        """Map ``size`` bytes that the children of this kind share; zeroed when the first maps them.
+        """Map ``size`` bytes that the processes of this kind share; they are zero at first.
 
-        The children and not the supervisor decide the size, which would have to import the routes
-        for it. The memory never shrinks: another child may have mapped all of it.
+        The child processes decide the size: the supervisor would have to import the routes for it.
+        The memory never shrinks, because another process may have mapped all of it.
         """
         if self.shared_fd is None:
             return None
@@ -62,8 +62,8 @@ class Child:
         return mmap.mmap(self.shared_fd, size)
 
 
-def run_child(work: Callable[[Child], Awaitable[None]]) -> int:
-    """Read arguments and environment, run the work until it stops; returns the exit code."""
+def run_child_process(work: Callable[[ChildProcess], Awaitable[None]]) -> int:
+    """Read arguments and environment, run the work until it stops; return the exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--name", required=True)
     parser.add_argument("--control-fd", type=int, required=True)
@@ -82,12 +82,12 @@ def run_child(work: Callable[[Child], Awaitable[None]]) -> int:
     log_as = settings.log
     configure_logging(log_as.level, log_as.format, process=args.name, secrets=settings.secrets)
     raise_file_limit()
-    leave_hangup_to_keys(settings)
-    link = ParentLink(args.control_fd)
+    ignore_hangup_until_keys_watch(settings)
+    link = SupervisorLink(args.control_fd)
     try:
         trio.run(_supervised, work, settings, args, link)
     except BaseException as error:
-        refusals = [leaf for leaf in leaves(error) if isinstance(leaf, Refused)]
+        refusals = [leaf for leaf in leaf_exceptions(error) if isinstance(leaf, StartRefused)]
         if not refusals:
             log.exception("ended by an unexpected error")
             return 1
@@ -98,56 +98,58 @@ def run_child(work: Callable[[Child], Awaitable[None]]) -> int:
 
 
 async def _supervised(
-    work: Callable[[Child], Awaitable[None]],
+    work: Callable[[ChildProcess], Awaitable[None]],
     settings: Settings,
     args: argparse.Namespace,
-    link: ParentLink,
+    link: SupervisorLink,
 ) -> None:
     stop = trio.Event()
     token = trio.lowlevel.current_trio_token()
 
     def on_gone() -> None:
-        log.warning("the supervisor is gone: draining")
+        log.warning("the supervisor has ended: draining")
         with contextlib.suppress(trio.RunFinishedError):
             token.run_sync_soon(stop.set)
 
     listen = settings.listen
     link.watch(on_gone, exit_after_s=listen.shutdown_delay_s + listen.shutdown_timeout_s)
     async with trio.open_nursery() as nursery:
-        await nursery.start(heed_stop_signals, stop)
+        await nursery.start(set_at_stop_signal, stop)
         nursery.start_soon(_beat, link)
         fds = tuple(args.listen_fd)
-        await work(Child(args.name, settings, fds, stop, link.ready, args.slot, args.shared_fd))
+        await work(
+            ChildProcess(args.name, settings, fds, stop, link.ready, args.slot, args.shared_fd)
+        )
         nursery.cancel_scope.cancel()
 
 
-async def _beat(link: ParentLink) -> None:
+async def _beat(link: SupervisorLink) -> None:
     while True:
         link.beat()
-        await trio.sleep(BEAT_S)
+        await trio.sleep(HEARTBEAT_S)
 
 
-async def heed_stop_signals(
+async def set_at_stop_signal(
     stop: trio.Event, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Set `stop` at a stop signal; runs until cancelled."""
+    """Set ``stop`` at a stop signal; run until cancelled."""
     with trio.open_signal_receiver(*stop_signals()) as received:
         task_status.started()
         async for _ in received:
             stop.set()
 
 
-def leave_hangup_to_keys(settings: Settings) -> None:
-    """Ignore SIGHUP where a file of API keys is configured, until the process watches the file.
+def ignore_hangup_until_keys_watch(settings: Settings) -> None:
+    """Ignore SIGHUP until the process watches its file of API keys, if one is configured.
 
-    An ignored SIGHUP is no stop signal either (`stop_signals`).
+    An ignored SIGHUP is not a stop signal either (``stop_signals``).
     """
     if settings.access.keys_file:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def raise_file_limit() -> None:
-    """Lift the soft limit of open files to the hard one: each connection needs a descriptor."""
+    """Raise the soft limit on open files to the hard limit: each connection needs a descriptor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         # macOS reports an unlimited hard limit and then refuses it.
@@ -155,10 +157,10 @@ def raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Give the exceptions inside a group, or the exception itself."""
+def leaf_exceptions(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions inside a group, or the exception itself."""
     if isinstance(error, BaseExceptionGroup):
         for part in error.exceptions:
-            yield from leaves(part)
+            yield from leaf_exceptions(part)
     else:
         yield error

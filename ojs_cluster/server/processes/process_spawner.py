@@ -1,18 +1,18 @@
-"""Child processes that cannot outlive the process that started them.
+"""ChildProcess processes that cannot outlive the process that started them.
 
-A test run or a `dev` session that is killed with SIGKILL runs no clean-up code, so the kernel has
-to do it: on Linux the child asks for SIGKILL at its parent's death (`PR_SET_PDEATHSIG`).
+A test run or a ``dev`` session that is killed with SIGKILL runs no clean-up code, so the kernel has
+to do it: on Linux the child asks for SIGKILL at its parent's death (``PR_SET_PDEATHSIG``).
 
-Two traps, both met here:
+There are two traps:
 
-- The signal fires when the *thread* that started the child ends, not the process. Whoever calls
-  from a short-lived thread (trio's worker threads end after ten idle seconds) would lose its
-  servers, so every child is started by one thread that lives as long as the process.
-- `preexec_fn` runs Python between fork and exec, which may deadlock when other threads exist. A
-  tiny launcher calls `prctl` after its own exec instead, then becomes the program. It costs about
-  30 ms a start, which nobody notices beside a server's own start.
+- The kernel sends the signal when the *thread* that started the child ends, not the process. A
+  call from a short-lived thread (trio's worker threads end after ten idle seconds) would end the
+  server. So one thread that lives as long as the process starts every child.
+- ``preexec_fn`` runs Python between fork and exec, which may deadlock when other threads exist. So
+  a small launcher calls ``prctl`` after its own exec and then executes the program. That takes
+  about 30 ms, less than a server's own start.
 
-Other systems have no such signal: there a child ends at the normal exit only.
+Other systems have no such signal: there a child ends only at the normal exit.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
 ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 if os.getppid() != int(sys.argv[1]):
-    sys.exit(1)  # the parent died before the request: no signal would ever come
+    sys.exit(1)  # the parent died before the request: the kernel would send no signal
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
 @cache
 def _spawner() -> ThreadPoolExecutor:
-    """Return the one thread that starts children; it ends with the interpreter."""
+    """Return the thread that starts all children; it ends with the interpreter."""
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="ojs-spawner")
 
 
@@ -50,13 +50,13 @@ def spawn(
 ) -> subprocess.Popen[bytes]:
     """Start a program in a session of its own, killed when this process dies.
 
-    A session of its own keeps a terminal's Ctrl-C away from it: the caller decides the order in
-    which its children stop.
+    A separate session does not receive a terminal's Ctrl-C: the caller decides the order in which
+    its children stop.
 
     Args:
         argv: absolute path of the program, then its arguments.
         output: file that stdout and stderr are appended to; None leaves them as they are.
-        env: the whole environment of the child; None passes ours on.
+        env: the whole environment of the child; None inherits it.
         pass_fds: file descriptors that the child keeps under the same numbers.
 
     Raises:

@@ -6,11 +6,11 @@ import signal
 
 
 def stop_signals() -> tuple[signal.Signals, ...]:
-    """Give SIGTERM, SIGINT and, unless it is ignored, SIGHUP.
+    """Return SIGTERM, SIGINT and, unless it is ignored, SIGHUP.
 
-    `nohup` ignores SIGHUP for the program it starts; taking the signal all the same would end a
-    server with the terminal that it was started from. A SIGINT that is ignored means less: shells
-    do that to every program they start in the background.
+    ``nohup`` ignores SIGHUP for the program it starts; to
+    handle it anyway would end a server with its terminal. An ignored SIGINT means less: shells
+    ignore it for every program that they start in the background.
     """
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         return (signal.SIGTERM, signal.SIGINT)

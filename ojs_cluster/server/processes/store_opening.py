@@ -1,4 +1,4 @@
-"""Opening the store at a process's start, when Redis may not be there yet."""
+"""Open the store at a process's start, when Redis may not be available yet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import trio
 from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis.errors import AuthenticationFailed, NoSuchDatabase, RedisReplyError
 from ojs_cluster.server.config.load import Settings
-from ojs_cluster.server.processes.child_process import Refused, leaves
+from ojs_cluster.server.processes.child_process import StartRefused, leaf_exceptions
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.operations.rights import MissingRights
@@ -19,19 +19,18 @@ from ojs_cluster.store.operations.schema import UnusableBackend
 log = logging.getLogger("ojs.process")
 
 _RETRY_MIN_S, _RETRY_MAX_S = 0.2, 5.0
-# A password that is refused may be in the middle of its rotation: on the server before it is here,
-# or the other way about. So the process lives, is not ready, and says why.
-_MAY_PASS = (BackendUnavailable, RedisReplyError, AuthenticationFailed, MissingRights)
+# A refused password may be in the middle of its rotation: changed on the server and not here yet,
+# or the other way round. So the process lives, is not ready, and logs the reason.
+_TEMPORARY_ERRORS = (BackendUnavailable, RedisReplyError, AuthenticationFailed, MissingRights)
 
 
-async def open_patiently(stack: contextlib.AsyncExitStack, settings: Settings) -> Store:
-    """Open the store into `stack` as soon as Redis allows; tries until cancelled.
+async def open_store_when_ready(stack: contextlib.AsyncExitStack, settings: Settings) -> Store:
+    """Open the store into ``stack`` as soon as Redis allows it; try until cancelled.
 
-    Ending instead would leave the retrying to whoever starts processes, who does it more slowly
-    and takes it for a crash.
+    If the process ended instead, its supervisor would restart it more slowly and count a crash.
 
     Raises:
-        Refused: Redis answers, but its data or its configuration must not be used, or it has no
+        StartRefused: Redis answers, but its data or configuration is unusable, or it has no
             database of the configured number.
     """
     delay = _RETRY_MIN_S
@@ -41,13 +40,13 @@ async def open_patiently(stack: contextlib.AsyncExitStack, settings: Settings) -
                 open_store(settings.redis.client(), settings.store, shards=settings.shards)
             )
         except (Exception, BaseExceptionGroup) as error:
-            causes = list(leaves(error))
+            causes = list(leaf_exceptions(error))
             for cause in causes:
                 if isinstance(cause, UnusableBackend):
-                    raise Refused(str(cause)) from error
+                    raise StartRefused(str(cause)) from error
                 if isinstance(cause, NoSuchDatabase):
-                    raise Refused(f"REDIS_URL: {cause}") from error
-            if not all(isinstance(cause, _MAY_PASS) for cause in causes):
+                    raise StartRefused(f"REDIS_URL: {cause}") from error
+            if not all(isinstance(cause, _TEMPORARY_ERRORS) for cause in causes):
                 raise
             log.warning("Redis cannot be used yet, trying again: %s", causes[0])
         await trio.sleep(delay)

@@ -1,12 +1,12 @@
 """Keep a set of child processes running, and stop them in order.
 
-`serve` runs N API processes under it, `dev` adds a scheduler. A child that dies is started again,
-later and later while it keeps dying. A child that exits with `EXIT_CONFIG` would only do so
-again, so everything stops with that code.
+``serve`` supervises N API processes, and ``dev`` also a scheduler. The supervisor restarts a child
+that dies, with growing delays. A child that exits with ``EXIT_CONFIG`` would do so again, so
+everything stops with that code.
 
-Children are started with exec, never by forking a trio program, and share the listening socket by
-inheritance. Each holds one end of a socket pair (`parent.py`) and stops when the other end
-closes, so they do not outlive a supervisor that was killed.
+Children are started with exec, never by forking a trio program. They inherit the listening socket.
+Each holds one end of a socket pair (``supervisor_link.py``) and stops when the other end closes, so
+they do not outlive a supervisor that was killed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import trio
 
 from ojs_cluster.server.config.load import EXIT_CONFIG
 from ojs_cluster.server.processes.stop_signals import stop_signals
-from ojs_cluster.server.processes.supervisor_link import BEAT, READY
+from ojs_cluster.server.processes.supervisor_link import HEARTBEAT, READY
 
 log = logging.getLogger("ojs.supervisor")
 
@@ -33,12 +33,12 @@ BACKOFF_MAX_S = 10.0
 STEADY_S = 10.0
 """A child that ran this long has recovered: its next restart is immediate again."""
 STARTING_WATCHDOGS = 6
-"""How many times as long a child may be silent until it is ready: it imports, and reads files."""
+"""Factor on the watchdog's time until a child is ready: it imports, and reads files."""
 STARTING_S = 60.0
-"""Until then it may be silent for this long at least, in seconds: many that start at once, and are
-killed for their slowness, would only begin again."""
+"""Least watchdog time in seconds until a child is ready. Many children that start at once are slow,
+and a restart would not make them faster."""
 _SLICES = 8
-"""Of the watchdog's time, in each of which nothing must have been heard."""
+"""Parts of the watchdog's time; the child must be silent in each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class ChildSpec:
 
     Attributes:
         name: for the log, unique.
-        module: run with `python -m`; gets `--name` and `--control-fd` besides `args`.
+        module: run with ``python -m``; gets ``--name`` and ``--control-fd`` besides ``args``.
         args: further arguments.
         env: its whole environment.
         pass_fds: descriptors it inherits under the same numbers.
@@ -61,7 +61,7 @@ class ChildSpec:
 
 
 class Supervisor:
-    """Runs children until a stop signal; `run` is called once."""
+    """Runs children until a stop signal; call ``run`` once."""
 
     def __init__(
         self,
@@ -72,16 +72,16 @@ class Supervisor:
         listeners: Iterable[socket.socket] = (),
         forward_hangup: bool = False,
     ) -> None:
-        """Describe the work; nothing starts yet.
+        """Prepare the supervisor; nothing starts yet.
 
         Args:
             specs: the children.
-            stop_timeout_s: from the stop signal to SIGKILL for whoever is left.
-            watchdog_s: a child whose event loop has not turned for this long is killed, and
-                started again; until it is ready it has `STARTING_WATCHDOGS` times as
-                long, and `STARTING_S` at least.
-            listeners: sockets that the children serve; our copies are closed when stopping, so
-                that the last child to close its own really closes the port.
+            stop_timeout_s: time from the stop signal to SIGKILL for remaining children.
+            watchdog_s: a child whose event loop is blocked for this long is killed and restarted;
+                until it is ready it has ``STARTING_WATCHDOGS`` times as long, and at least
+                ``STARTING_S``.
+            listeners: sockets that the children serve. The supervisor closes its copies when it
+                stops, so that the last child to close its own closes the port.
             forward_hangup: pass SIGHUP on to the children instead of stopping at it.
         """
         self._specs = tuple(specs)
@@ -91,17 +91,18 @@ class Supervisor:
         self._forward_hangup = forward_hangup
         self._stopping = trio.Event()
         self._ready_names: set[str] = set()
-        self._beating: set[str] = set()
-        """Children that handle signals by now."""
+        self._heartbeats_from: set[str] = set()
+        """Children that have sent a heartbeat, and so handle signals."""
         self._processes: dict[str, trio.Process] = {}
         self._exit_code = 0
         self.all_ready = trio.Event()
-        """Set once every child has said that it works."""
+        """Set once every child has reported that it works."""
 
     async def run(self) -> int:
         """Run until a stop signal or a child that refuses its configuration.
 
-        Returns the exit code for the whole command.
+        Returns:
+            The exit code of the whole command.
         """
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._heed_signals)
@@ -137,8 +138,8 @@ class Supervisor:
                     self.stop()
 
     def _pass_hangup_on(self) -> None:
-        """Send SIGHUP to the children. It would end one that has just begun and needs none."""
-        for name in self._beating & self._processes.keys():
+        """Send SIGHUP to the children that handle it; it would end one that has just started."""
+        for name in self._heartbeats_from & self._processes.keys():
             self._processes[name].send_signal(signal.SIGHUP)
 
     def _signal_all(self, number: signal.Signals) -> None:
@@ -166,7 +167,7 @@ class Supervisor:
                 code = await self._run_once(spec)
                 ended = _how_it_ended(code)
             except OSError as error:
-                # Short of processes, memory or descriptors: the children that run must not pay.
+                # Too few processes, memory or descriptors: running children must go on.
                 code, ended = None, f"could not be started ({error.strerror})"
             if self._stopping.is_set():
                 return
@@ -199,7 +200,7 @@ class Supervisor:
                     nursery.cancel_scope.cancel()
             finally:
                 del self._processes[spec.name]
-                self._beating.discard(spec.name)
+                self._heartbeats_from.discard(spec.name)
         return code
 
     async def _start(self, spec: ChildSpec, control_fd: int) -> trio.Process:
@@ -217,8 +218,8 @@ class Supervisor:
     async def _listen(self, name: str, link: trio.socket.SocketType, process: trio.Process) -> None:
         heard, ready, silent = b"", False, 0
         while True:
-            # In slices: one that this process was stopped or frozen in counts as one, however long
-            # it was. The child's beats of that time have not been read, or it was frozen as well.
+            # In slices: if this process was stopped during one, it counts as one slice.
+            # The child's heartbeats of that time are unread, or it was stopped too.
             allowed_s = self._watchdog_s
             if not ready:
                 allowed_s = max(allowed_s * STARTING_WATCHDOGS, STARTING_S)
@@ -228,14 +229,14 @@ class Supervisor:
                 silent += 1
                 if silent < _SLICES:
                     continue
-                log.error("%s has not answered for %.0f s: killing it", name, allowed_s)
+                log.error("%s has sent no heartbeat for %.0f s: killing it", name, allowed_s)
                 process.kill()
                 return
             if not data:
                 return
             silent = 0
-            self._beating.add(name)
-            heard = (heard + data.replace(BEAT, b""))[-len(READY) :]
+            self._heartbeats_from.add(name)
+            heard = (heard + data.replace(HEARTBEAT, b""))[-len(READY) :]
             if heard == READY:
                 heard, ready = b"", True
                 log.debug("%s is ready", name)

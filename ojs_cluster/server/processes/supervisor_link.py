@@ -1,9 +1,8 @@
-"""A child process's side of its bond with the supervisor.
+"""A child process's end of the socket pair that it shares with the supervisor.
 
-The two share a socket pair. The child says `ready` on it, and every second that its event loop
-turns: a supervisor that hears nothing kills it (`OJS_WATCHDOG`). Its end of file means that the
-other side is gone, whatever ended it. A thread watches, not a trio task: a child whose event loop
-hangs must end as well.
+The child sends ``ready``, and a heartbeat every second while its event loop runs. The supervisor
+kills a child that sends nothing (``OJS_WATCHDOG``). End of file means that the other process has
+ended. A thread watches for it, not a trio task: a child whose event loop is blocked must end too.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ import time
 from collections.abc import Callable
 
 READY = b"ready\n"
-BEAT = b"."
-BEAT_S = 1.0
+HEARTBEAT = b"."
+HEARTBEAT_S = 1.0
 EXIT_ORPHANED = 70
 
 
-class ParentLink:
+class SupervisorLink:
     """The child's end of the socket pair."""
 
     def __init__(self, fd: int) -> None:
@@ -29,21 +28,21 @@ class ParentLink:
         self._socket.setblocking(True)
 
     def ready(self) -> None:
-        """Tell the supervisor that this process does its work now."""
-        with contextlib.suppress(OSError):  # the supervisor is gone: the watcher acts on that
+        """Report to the supervisor that this process works."""
+        with contextlib.suppress(OSError):  # the supervisor has ended: the watcher handles that
             self._socket.sendall(READY)
 
     def beat(self) -> None:
-        """Tell the supervisor that the event loop turns; never waits."""
-        with contextlib.suppress(OSError):  # full because nobody reads, or gone: as above
-            self._socket.send(BEAT, socket.MSG_DONTWAIT)
+        """Send a heartbeat to the supervisor; never wait."""
+        with contextlib.suppress(OSError):  # the buffer is full, or the supervisor has ended
+            self._socket.send(HEARTBEAT, socket.MSG_DONTWAIT)
 
     def watch(self, on_gone: Callable[[], None], *, exit_after_s: float) -> None:
-        """Call `on_gone` (from another thread) when the parent is gone, then end the process.
+        """Call ``on_gone`` in another thread when the supervisor has ended, then end the process.
 
         Args:
             on_gone: starts an orderly stop; must not block.
-            exit_after_s: seconds left for it before `os._exit`.
+            exit_after_s: seconds until ``os._exit``.
         """
 
         def run() -> None:

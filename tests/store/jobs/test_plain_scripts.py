@@ -225,7 +225,9 @@ async def test_an_ack_that_is_to_be_confirmed_is_one_call(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That nothing was done would be confirmed as well, before the long script is asked."""
-    monkeypatch.setattr("ojs_cluster.store.jobs.ack.required_durability", lambda _: Durability.REPLICA)
+    monkeypatch.setattr(
+        "ojs_cluster.store.jobs.ack.required_durability", lambda _: Durability.REPLICA
+    )
     job = await active(store)
     seen, client = lossy(store)
     await ack(seen, job)
