@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tests.http.two_entries import (
+from tests.http.two_entry_points import (
     LAST,
     MAX_BODY,
     End,

@@ -24,7 +24,7 @@ from tests.http.fast_lane import test_server
 from tests.http.fast_lane.test_server import ENQUEUE, MANIFEST, connected, read_responses
 from tests.http.test_entry_points import request
 from tests.http.test_same_answers import CORPUS, PLAIN, check
-from tests.http.two_entries import LAST, End, TwoEntryPoints, ends_in, two_entry_points
+from tests.http.two_entry_points import LAST, End, TwoEntryPoints, ends_in, two_entry_points
 from tests.support.certificates import Certificates, make_certificates, openssl
 
 

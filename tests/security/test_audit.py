@@ -52,7 +52,7 @@ async def test_a_refused_key_is_one_line_and_one_entry(
 
 
 @each_entry_point
-async def test_a_flood_of_bad_keys_is_two_entries_for_each_address(
+async def test_a_flood_of_bad_keys_is_two_entry_points_for_each_address(
     standalone: Embedded, caplog: pytest.LogCaptureFixture, lane: bool
 ) -> None:
     capture_audit_lines(caplog)

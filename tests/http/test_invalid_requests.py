@@ -86,7 +86,7 @@ def target_of(template: str, chance: random.Random, known: list[str]) -> str:
     [route for route in ROUTES if not route.test_hook],
     ids=lambda route: f"{route.method} {route.template}",
 )
-async def test_nonsense_is_never_a_server_error(api: Api, route: Any) -> None:
+async def test_an_invalid_request_is_never_a_server_error(api: Api, route: Any) -> None:
     chance = random.Random(route.template)
     known = [(await api.enqueue())["id"] for _ in range(3)]
     await api.fetch(count=2, worker_id="w")

@@ -12,9 +12,9 @@ from tests.http.api import Api
 UNRESERVED = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
-def _disguises(route: Route) -> list[str]:
+def _escaped_spellings(route: Route) -> list[str]:
     """Return the route's path with each byte of its fixed segments escaped, one at a time."""
-    disguised = []
+    escaped = []
     segments = route.template.split("/")[1:]
     plain = ["x" if segment.startswith("{") else segment for segment in segments]
     for position, segment in enumerate(segments):
@@ -23,19 +23,19 @@ def _disguises(route: Route) -> list[str]:
         for at, character in enumerate(segment):
             assert character in UNRESERVED
             for escape in {f"%{ord(character):02x}", f"%{ord(character):02X}"}:
-                spelt = [*plain]
-                spelt[position] = segment[:at] + escape + segment[at + 1 :]
-                disguised.append("/" + "/".join(spelt))
-        spelt = [*plain]
-        spelt[position] = "".join(f"%{ord(character):02x}" for character in segment)
-        disguised.append("/" + "/".join(spelt))
-    return disguised
+                segments_escaped = [*plain]
+                segments_escaped[position] = segment[:at] + escape + segment[at + 1 :]
+                escaped.append("/" + "/".join(segments_escaped))
+        segments_escaped = [*plain]
+        segments_escaped[position] = "".join(f"%{ord(character):02x}" for character in segment)
+        escaped.append("/" + "/".join(segments_escaped))
+    return escaped
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.template}")
 def test_no_route_is_reached_by_an_escaped_spelling_of_its_fixed_segments(route: Route) -> None:
     router = router_for(True)
-    for path in _disguises(route):
+    for path in _escaped_spellings(route):
         with pytest.raises(NotFound):
             router.match(route.method, path)
 
