@@ -59,7 +59,7 @@ async def one_by_one(store: Store, shard: Shard) -> int:
         if not ids:
             return removed
         for job_id in ids:
-            removed += (await remove_expired_jobs(store, shard, [job_id.decode()])).gone
+            removed += (await remove_expired_jobs(store, shard, [job_id.decode()])).removed
 
 
 async def by_shard(store: Store, shard: Shard) -> int:

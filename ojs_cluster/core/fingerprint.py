@@ -1,14 +1,14 @@
 """The fingerprint of a unique job (spec: ojs-unique-jobs 3 and 4).
 
-The chosen dimensions as one JSON object, in the canonical form of RFC 8785 with text in NFC, hashed
-with SHA-256. Two deviations, both so that different jobs never count as the same: an integer
-beyond 2^53 and a number that is too large or too small for float64 keep all their digits (the RFC
-knows only doubles, in which neighbours become equal). Of a repeated key the last value counts, as
-everywhere in this server.
+The fingerprint is the SHA-256 of the chosen dimensions as one JSON object, in the canonical form of
+RFC 8785 with text in NFC. It deviates in two points, so that different jobs never count as the
+same: an integer beyond 2^53, and a number that is too large or too small for float64, keep all
+their digits. The RFC knows only doubles, in which neighbours become equal. The last value of a
+repeated key counts, as everywhere in this server.
 
-The work is bounded, because it is done on the event loop: what is fingerprinted has at most
-``Limits.fingerprint_bytes``, and its text must be stream-safe (UAX #15, section 13). Normalisation
-sorts each run of combining marks, which takes quadratic time for a run of unbounded length.
+The work is bounded, because it runs on the event loop. The chosen values have at most
+``Limits.fingerprint_bytes`` bytes, and their text must be stream-safe (UAX #15, section 13).
+Normalisation sorts each run of combining marks, which takes quadratic time for a long run.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from ojs_cluster.core.limits import DEFAULT_LIMITS
 from ojs_cluster.core.raw_json import Raw, array_items, object_members
 from ojs_cluster.core.unique import UniquePolicy
 
-_EXACT: Final = 2**53 - 1
-_BEYOND: Final = "\x00number:"
-_MOST_MARKS: Final = 30
+_MAX_EXACT: Final = 2**53 - 1
+_NUMBER_PREFIX: Final = "\x00number:"
+_MAX_MARKS: Final = 30
 """Longest run of combining characters in stream-safe text (UAX #15, UAX15-D3)."""
-_LONGEST_EXPONENT: Final = 1000
-"""Characters; Python refuses to read an integer of more than 4300."""
-_SPELT: Final = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([-+]?[0-9]+))?")
+_MAX_EXPONENT_LENGTH: Final = 1000
+"""In characters. Python refuses to parse an integer of more than 4300."""
+_NUMBER_PARTS: Final = re.compile(r"(-?)([0-9]+)(?:\.([0-9]+))?(?:[eE]([-+]?[0-9]+))?")
 
 
 def fingerprint(
@@ -46,11 +46,19 @@ def fingerprint(
     meta: bytes,
     max_bytes: int = DEFAULT_LIMITS.fingerprint_bytes,
 ) -> str:
-    """The fingerprint of a job under ``policy``: 64 hexadecimal digits.
+    """Return the fingerprint of a job under ``policy``: 64 hexadecimal digits.
 
-    ``args`` and ``meta`` are checked JSON, of which at most ``max_bytes`` bytes may be chosen.
-    Raises ValidationFailed when ``args_keys`` names what is not in args, and when what is chosen is
-    too large or holds text that is not stream-safe.
+    Args:
+        policy: uniqueness policy of the job.
+        job_type: its type.
+        queue: its queue.
+        args: its args, as checked JSON.
+        meta: its meta, as checked JSON.
+        max_bytes: how many bytes of args and meta the policy may choose.
+
+    Raises:
+        ValidationFailed: ``args_keys`` names a key that is not in args, or the chosen values are
+            too large or hold text that is not stream-safe.
     """
     budget = _Budget(max_bytes)
     parts: dict[str, Any] = {"type": job_type}
@@ -59,8 +67,8 @@ def fingerprint(
     if policy.custom_key is not None:
         parts["key"] = _text(policy.custom_key)
     elif "args" in policy.keys or policy.args_keys:
-        # Keys without the dimension still say what tells jobs apart: to leave them out would make
-        # duplicates of jobs that their producer takes for different ones.
+        # args_keys count without the dimension, too. Without them, jobs that their producer regards
+        # as different would be duplicates.
         parts["args"] = (
             _args(policy.args_keys, args, budget) if policy.args_keys else _value(args, budget)
         )
@@ -70,7 +78,7 @@ def fingerprint(
 
 
 class _Budget:
-    """How many bytes may still be fingerprinted."""
+    """Limits how many bytes are fingerprinted."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -80,7 +88,7 @@ class _Budget:
         self._left -= len(raw)
         if self._left < 0:
             raise ValidationFailed(
-                f"what tells a unique job apart has at most {self._size} bytes: name fewer or "
+                f"the values that make a job unique have at most {self._size} bytes: name fewer or "
                 "smaller values in unique.args_keys, or an unique.key of your own",
                 field="options.unique",
                 limit=self._size,
@@ -88,9 +96,12 @@ class _Budget:
 
 
 def _args(names: tuple[str, ...], args: bytes, budget: _Budget) -> dict[str, Any]:
-    """The named values. A name is a key of the first object in args that has it, or a position."""
+    """Return the named values.
+
+    A name is a key of the first object in args that has it, or a position in args.
+    """
     items = array_items(args) or []
-    # One pass, whatever the number of names: the last that is put in is of the first object.
+    # One pass for any number of names. Reversed, so that the first object wins.
     found: dict[str, Raw] = {}
     for item in reversed(items):
         found.update(object_members(item) or {})
@@ -118,7 +129,7 @@ def _value(raw: bytes, budget: _Budget) -> Any:
 
 
 class _Number(str):
-    """A number spelt by `_beyond`."""
+    """A number in the form of ``_exact_number``."""
 
     __slots__ = ()
 
@@ -134,19 +145,23 @@ def _normal(value: Any) -> Any:
 
 
 def _text(text: str) -> str:
-    """``text`` in NFC. Raises ValidationFailed when it is not stream-safe."""
+    """Return ``text`` in NFC.
+
+    Raises:
+        ValidationFailed: it is not stream-safe.
+    """
     if text.startswith("\x00"):
-        text = "\x00" + text  # no text is spelt as `_beyond` spells a number
+        text = "\x00" + text  # so no text equals a number of `_exact_number`
     if text.isascii():
         return text
     run = 0
     for character in text:
-        # A character may decompose into marks, before or after one that is none.
+        # A character may decompose into several, some of which are combining marks.
         for part in unicodedata.normalize("NFKD", character):
             run = run + 1 if unicodedata.combining(part) else 0
-            if run > _MOST_MARKS:
+            if run > _MAX_MARKS:
                 raise ValidationFailed(
-                    f"a unique job's values have at most {_MOST_MARKS} combining characters in a "
+                    f"a unique job's values have at most {_MAX_MARKS} combining characters in a "
                     "row (UAX #15, stream-safe text)",
                     field="options.unique",
                 )
@@ -156,36 +171,36 @@ def _text(text: str) -> str:
 def _integer(text: str) -> Any:
     if len(text) <= len("-9007199254740991"):
         number = int(text)
-        if -_EXACT <= number <= _EXACT:
+        if -_MAX_EXACT <= number <= _MAX_EXACT:
             return number
-    return _beyond(text)
+    return _exact_number(text)
 
 
 def _real(text: str) -> Any:
     number = float(text)
     if math.isinf(number):
-        return _beyond(text)
+        return _exact_number(text)
     if number == 0:
-        spelt = _beyond(text)
-        return 0 if spelt == _BEYOND + "0" else spelt  # 1e-400 is none
-    if abs(number) > _EXACT:
-        return _beyond(repr(number))
+        exact = _exact_number(text)
+        return 0 if exact == _NUMBER_PREFIX + "0" else exact  # 1e-400 is not zero
+    if abs(number) > _MAX_EXACT:
+        return _exact_number(repr(number))
     return number
 
 
-def _beyond(spelt: str) -> _Number:
-    """A number by its significant digits and exponent: 2e16 and 20000000000000000 are the same.
+def _exact_number(number: str) -> _Number:
+    """Return a number by its significant digits and exponent, so 2e16 equals 20000000000000000.
 
-    The digits are never written out, which would take 300 of them for ``1e308``.
+    The digits are never written out, because ``1e308`` would take 300 of them.
     """
-    match = _SPELT.fullmatch(spelt)
+    match = _NUMBER_PARTS.fullmatch(number)
     assert match is not None  # noqa: S101 - JSON and repr() spell all numbers so
     sign, whole, fraction, exponent = match[1], match[2], match[3] or "", match[4] or "0"
-    if len(exponent) > _LONGEST_EXPONENT:
-        return _Number(_BEYOND + spelt.lower())
+    if len(exponent) > _MAX_EXPONENT_LENGTH:
+        return _Number(_NUMBER_PREFIX + number.lower())
     digits = (whole + fraction).lstrip("0")
     kept = digits.rstrip("0")
     if not kept:
-        return _Number(_BEYOND + "0")
+        return _Number(_NUMBER_PREFIX + "0")
     power = int(exponent) - len(fraction) + len(digits) - len(kept)
-    return _Number(f"{_BEYOND}{sign}{kept}e{power}")
+    return _Number(f"{_NUMBER_PREFIX}{sign}{kept}e{power}")

@@ -1,4 +1,4 @@
-"""Uniqueness policies (spec: ojs-unique-jobs): validation, the canonical echo, what counts."""
+"""Uniqueness policies (spec: ojs-unique-jobs): validation, canonical form, conflicts."""
 
 from __future__ import annotations
 
@@ -37,9 +37,16 @@ _GO_UNIT_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000}
 
 @dataclass(frozen=True, slots=True)
 class UniquePolicy:
-    """Which jobs count as the same, for how long (milliseconds), and what happens then.
+    """Which jobs count as the same, for how long, and what happens on a conflict.
 
-    ``custom_key`` is a producer's own fingerprint in place of args and meta.
+    Args:
+        keys: dimensions of the fingerprint, of ``DIMENSIONS``.
+        args_keys: members of args that are compared, () for all.
+        meta_keys: members of meta that are compared.
+        custom_key: a key that the producer chose, which replaces args and meta.
+        period_ms: age in ms from which on a job does not conflict any more, None for never.
+        states: states in which a job conflicts.
+        on_conflict: what happens to the new job, a value of ``ON_CONFLICT``.
     """
 
     keys: tuple[str, ...] = ("type",)
@@ -50,17 +57,17 @@ class UniquePolicy:
     states: tuple[State, ...] = DEFAULT_STATES
     on_conflict: str = "reject"
 
-    def counts(self, state: str, age_ms: int) -> bool:
-        """Whether a job in ``state``, created ``age_ms`` ago, is in a new one's way."""
+    def conflicts(self, state: str, age_ms: int) -> bool:
+        """Return whether a job in ``state``, created ``age_ms`` ago, conflicts with a new job."""
         return state in self.states and (self.period_ms is None or age_ms < self.period_ms)
 
     @property
     def outlives_end(self) -> bool:
-        """Whether a job may be in the way after its end."""
+        """Whether a job may conflict after its end."""
         return not TERMINAL.isdisjoint(self.states)
 
     def json(self) -> bytes:
-        """The policy as a JSON object in the canonical spelling."""
+        """Return the policy as a JSON object in canonical form."""
         policy: dict[str, Any] = {"keys": self.keys}
         if self.custom_key is not None:
             policy["key"] = self.custom_key
@@ -76,9 +83,14 @@ class UniquePolicy:
 
 
 def parse_unique(values: Mapping[str, Any], *, path: str = "options.unique") -> UniquePolicy:
-    """The policy that decoded JSON ``values`` ask for. Null fields count as absent.
+    """Parse a uniqueness policy. Null fields count as absent.
 
-    Raises ValidationFailed with ``details.field``.
+    Args:
+        values: the decoded JSON object.
+        path: path of the object, for errors.
+
+    Raises:
+        ValidationFailed: a value is not valid; ``details.field`` names it.
     """
     keys_name = "keys" if values.get("keys") is not None else "key"
     keys = values.get(keys_name)
@@ -89,7 +101,7 @@ def parse_unique(values: Mapping[str, Any], *, path: str = "options.unique") -> 
         custom, keys = keys, None
     dimensions = _choices(keys, DIMENSIONS, path, keys_name)
     policy = UniquePolicy(
-        # the type is always part of the fingerprint, named or not
+        # The type is always part of the fingerprint (spec).
         keys=("type", *(key for key in dimensions if key != "type")),
         args_keys=_names(values, path, "args_keys"),
         meta_keys=_names(values, path, "meta_keys"),
@@ -149,7 +161,7 @@ def _period(values: Mapping[str, Any], path: str) -> int | None:
 
 
 def _go_duration_ms(text: str) -> int | None:
-    """The command line client writes `within` as Go does: 1h30m."""
+    """Parse a Go duration such as ``1h30m``: the OJS command line client writes ``within`` so."""
     parts = _GO_PART.findall(text) if len(text) <= 64 else []
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None

@@ -1,4 +1,4 @@
-"""What an error says of an operation of several steps, some of which are done."""
+"""Correct the outcome that an error reports when an operation has several steps."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from ojs_cluster.core.errors import BackendUnavailable
 
 
 class only_read:
-    """Mark steps before the first write of an operation: when one fails, nothing has happened.
+    """Mark the steps before the first write of an operation: if one fails, nothing was written.
 
-    A lost reply leaves open whether its own call was applied. It says nothing of the operation.
+    After a lost reply the step reports ``unknown``. The operation as a whole was not applied.
 
     Raises:
-        BackendUnavailable: with outcome ``not_applied`` where the step says ``unknown``.
+        BackendUnavailable: with outcome ``not_applied`` where the step reports ``unknown``.
     """
 
     __slots__ = ()
@@ -34,18 +34,18 @@ class only_read:
 
 
 class begun:
-    """Mark steps that follow a write: when one cannot be done, the operation may have happened.
+    """Mark steps that follow a write: if one fails, the operation may have been applied.
 
-    A step that was not applied says so for itself alone. The caller of the whole operation would
-    take it for a promise that nothing was written, and do it a second time.
+    A step reports ``not_applied`` for itself alone. The caller of the whole operation would
+    conclude that nothing was written, and repeat the operation.
 
-    A class, because an enqueue enters it: a generator costs four times as much.
+    This is a class, because every enqueue enters it and a generator costs four times as much.
 
     Args:
-        when: False where nothing was written before.
+        when: False if nothing was written before.
 
     Raises:
-        BackendUnavailable: with outcome ``unknown`` where the step says ``not_applied``.
+        BackendUnavailable: with outcome ``unknown`` where the step reports ``not_applied``.
     """
 
     __slots__ = ("_when",)

@@ -1,22 +1,24 @@
-"""Portions of a long list: what one script may be given, by count and by bytes."""
+"""Split a long list into portions that one script may process, by count and by bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 PORTION_BYTES = 2 * 1024 * 1024
-"""Bytes of a portion at most, unless one item alone is larger: some 4 ms of the script's node."""
+"""Most bytes of a portion, unless one item alone is larger: about 4 ms of the script's node."""
 PORTION_KEYS = 400
-"""Small hashes or locks that one script visits at most."""
+"""Most small hashes or locks that one script visits."""
 
 
 def cuts(
     sizes: Sequence[int], most: int, most_bytes: int = PORTION_BYTES
 ) -> Iterator[tuple[int, int]]:
-    """Yield start and end of each portion of a list whose items have these sizes in bytes.
+    """Yield start and end of each portion of a list.
 
     Args:
-        most, most_bytes: items and bytes of a portion at most.
+        sizes: size of each item in bytes.
+        most: most items of a portion.
+        most_bytes: most bytes of a portion, unless one item alone is larger.
     """
     start = bytes_ = 0
     for end, size in enumerate(sizes):

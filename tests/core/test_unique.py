@@ -77,5 +77,5 @@ def test_a_period_counts_to_the_millisecond(period: str) -> None:
     policy = parse_unique({"period": period})
     length = policy.period_ms
     assert length in (250, 1999)
-    assert policy.counts("available", length - 1)
-    assert not policy.counts("available", length)
+    assert policy.conflicts("available", length - 1)
+    assert not policy.conflicts("available", length)

@@ -20,7 +20,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import locks
-from ojs_cluster.store.unique.locks import Want
+from ojs_cluster.store.unique.locks import LockRequest
 from tests.crash.harness import World
 from tests.store.hot_queues import spread
 from tests.store.shortcuts import (
@@ -132,12 +132,12 @@ class Claimed(_Enqueue):
     """A job with an id that a request has claimed which died, for another shard.
 
     Args:
-        lapsed: whether that request named another queue, and its claim has lapsed. Else it knew
+        expired: whether that request named another queue, and its claim has expired. Else it knew
             the queue with one partition, and now there are two.
         batch: whether others come with it.
     """
 
-    lapsed: bool = False
+    expired: bool = False
     batch: bool = False
     least = 3
 
@@ -145,11 +145,11 @@ class Claimed(_Enqueue):
         store, queue = world.store, "spread"
         shards = await spread(store, world.db, 2, queue)
         others = [shard for shard in store.keys if shard not in shards]
-        home, target = others[0], others[1] if self.lapsed else shards[0]
+        home, target = others[0], others[1] if self.expired else shards[0]
         ids = (id_in(home.index) for _ in itertools.count())
         job_id = next(job_id for job_id in ids if crc32(job_id.encode()) % 2 == 1)
-        await AliasClaims(store).claim(target, [(job_id, 0)], 0, of=1)
-        if self.lapsed:
+        await AliasClaims(store).claim(target, [(job_id, 0)], 0, total=1)
+        if self.expired:
             age_claim(world.db, home, job_id, MINUTE)
         beside = [new_job("beside", type="beside")] if self.batch else []
         return Wanted([new_job(queue, id=job_id), *beside])
@@ -238,7 +238,7 @@ class TakeOver(_Enqueue):
         await locks.try_claim(
             store,
             store.keys.shard_of_fingerprint(wanted.fingerprint),
-            [Want(wanted.fingerprint, home_id(store, queue), shard_of(store, queue).index)],
+            [LockRequest(wanted.fingerprint, home_id(store, queue), shard_of(store, queue).index)],
         )
         await world.recover(5_000)
         return Wanted([wanted])
@@ -261,12 +261,12 @@ class Finishing(_Enqueue):
         attempt = batch._BatchAttempt(store, wanted)
         await attempt.reserve()
         transaction = attempt.transaction()
-        assert await transactions.commit(store, transaction, attempt.lapses) is not None
+        assert await transactions.commit(store, transaction, attempt.commit_before_ms) is not None
         return Decided(wanted, old, transaction.id)
 
     async def act(self, store: Store, scene: Wanted) -> None:
         assert isinstance(scene, Decided)
-        await transactions.settle(store, scene.transaction)
+        await transactions.resolve(store, scene.transaction)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,12 +101,12 @@ class References:
         world.db.hset(job.home.job(job.id), mapping=alias)
 
     async def act(self, store: Store, scene: Job) -> None:
-        await references.check(store, scene.shard, 10)
+        await references.check_references(store, scene.shard, 10)
 
     async def happened(self, world: World, scene: Job) -> bool:
         """The next janitor continues: the job is listed until it has been checked completely."""
         age_references(world.db, scene.shard, HOUR)
-        await references.check(world.store, scene.shard, 10)
+        await references.check_references(world.store, scene.shard, 10)
         assert not world.db.exists(scene.shard.references)
         there = self.lost != "removal"
         assert world.db.exists(scene.home.job(scene.id)) == there

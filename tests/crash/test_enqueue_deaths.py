@@ -29,7 +29,7 @@ SINGLE: Cases = {
     "unique with an id of a shard before": WithId(-1, unique=True),
     "unique with an id of a shard after": WithId(1, unique=True),
     "id claimed by a request that died": Claimed(),
-    "id taken over": Claimed(lapsed=True),
+    "id taken over": Claimed(expired=True),
 }
 UNIQUE: Cases = {
     "reject": Unique("reject"),

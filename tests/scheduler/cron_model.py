@@ -149,10 +149,10 @@ class ModelBook:
         await self._trip()
         return self.redis.jobs.get(job_id)
 
-    async def enqueue(self, job: NewJob, lapses: int, *, accepted: bool) -> str:
+    async def enqueue(self, job: NewJob, store_before_ms: int, *, ignore_depth_bound: bool) -> str:
         await self._trip()
         assert job.id is not None
-        if self.redis.now_ms() >= lapses:
+        if self.redis.now_ms() >= store_before_ms:
             raise Conflict("too late")
         if job.id in self.redis.jobs:
             raise Duplicate("there already", existing_job_id=job.id)

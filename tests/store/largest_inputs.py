@@ -215,7 +215,7 @@ async def a_large_transaction(store: Store, db: Any) -> None:
     db.hset(shard.transaction(transaction_id), mapping={"plan": plan})
     await store.run(shard, "transaction_read", [shard.transaction(transaction_id)])
     db.delete(shard.transaction(transaction_id))
-    await transactions.tidy(store, shard, MANY)
+    await transactions.purge_old(store, shard, MANY)
 
 
 async def large_crons(store: Store, db: Any) -> None:

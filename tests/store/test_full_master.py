@@ -92,7 +92,7 @@ async def test_what_was_decided_is_written_though_memory_has_run_out(
     queues = [queue_on(store, master) for master in (open_, shut)]
     attempt = _BatchAttempt(store, [new_job(queue) for queue in queues])
     await attempt.reserve()
-    now = await transactions.commit(store, attempt.transaction(), attempt.lapses)
+    now = await transactions.commit(store, attempt.transaction(), attempt.commit_before_ms)
     assert now is not None
 
     with full(cluster, shut):

@@ -237,7 +237,7 @@ def _check_transactions(
     for transaction in aborted ^ keys.index("aborted_transactions").keys():
         complain(f"transaction {transaction} and the index of aborted ones disagree")
     for transaction, record in keys.transactions.items():
-        if b"plan" in record and record.get(b"owed") not in keys.outbox:
+        if b"plan" in record and record.get(b"outbox_entry") not in keys.outbox:
             complain(f"transaction {transaction} is committed, but has no outbox entry")
 
 

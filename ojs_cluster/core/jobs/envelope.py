@@ -1,8 +1,8 @@
 """The job envelope: from the bytes of an enqueue request to what the store writes.
 
-Validation follows the spec (ojs-core, ojs-json-format) and the wire contract: what a client sent in
-`args`, `meta` and attributes that this server does not know is checked to be strict JSON and then
-kept byte for byte; everything else is validated and written in one canonical spelling.
+Validation follows the spec (ojs-core, ojs-json-format). ``args``, ``meta`` and unknown attributes
+are checked to be strict JSON and then kept byte for byte. Everything else is validated and written
+in one canonical form.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ojs_cluster.core.errors import (
 )
 from ojs_cluster.core.fingerprint import fingerprint
 from ojs_cluster.core.jobs.ids import is_job_id
-from ojs_cluster.core.jobs.options import DEFAULT_SETTINGS, TOP_LEVEL, parse_options
+from ojs_cluster.core.jobs.options import DEFAULT_OPTIONS, TOP_LEVEL, parse_options
 from ojs_cluster.core.jobs.retry import RetryPolicy
 from ojs_cluster.core.json_scan import has_more_items
 from ojs_cluster.core.limits import DEFAULT_LIMITS, PayloadLimits
@@ -39,12 +39,12 @@ from ojs_cluster.core.timestamps import TimePoint
 from ojs_cluster.core.unique import UniquePolicy
 
 MAX_TYPE_LENGTH: Final = 255
-# The hyphen is not in the prose of the spec; its openapi document has it, and the conformance
-# suites use types with hyphens throughout.
+# The text of the spec has no hyphen here. Its OpenAPI document has it, and the conformance suites
+# use types with hyphens.
 _is_type: Final = re.compile(r"[a-z][a-z0-9_\-]*(?:\.[a-z][a-z0-9_\-]*)*").fullmatch
 
-# Attributes that the server writes. A client's value is dropped, or it would stand beside the
-# server's own in every response.
+# Attributes that the server writes. A client's value is dropped, because responses would otherwise
+# have the attribute twice.
 SYSTEM_FIELDS: Final = frozenset(
     {
         "attempt",
@@ -75,15 +75,28 @@ SYSTEM_FIELDS: Final = frozenset(
         "workflow_step",
     }
 )
-_UNDERSTOOD: Final = SYSTEM_FIELDS | TOP_LEVEL
+_KNOWN_ATTRIBUTES: Final = SYSTEM_FIELDS | TOP_LEVEL
 
 
 class NewJob(msgspec.Struct, frozen=True):
-    """A valid job that has no place and, unless the client chose one, no id yet.
+    """A valid job without a shard and, unless the client chose one, without an id.
 
-    Durations are in milliseconds, None meaning the server's default (visibility) or no limit
-    (timeout). ``body`` holds the rest of the envelope: JSON members separated by commas, without
-    braces. A time given relative to now is not in ``body``; the store adds what it became.
+    Args:
+        id: id that the client chose, None for none.
+        type: job type.
+        queue: queue name.
+        priority: from -100 to 100.
+        retry: retry policy.
+        timeout_ms: execution timeout in ms, None for no limit.
+        visibility_timeout_ms: visibility timeout in ms, None for the server's default.
+        scheduled: when the job is due, None for now.
+        expires: when the job expires, None for never.
+        pending: whether the job waits until it is activated.
+        body: the rest of the envelope: JSON members separated by commas, without braces. A time
+            relative to now is not in it; the store adds the absolute time.
+        unique: uniqueness policy, None for a job that is not unique.
+        fingerprint: fingerprint of a unique job. Jobs with the same fingerprint count as the same.
+        rate_limit: rate limit policy, None for none.
     """
 
     id: str | None
@@ -99,39 +112,50 @@ class NewJob(msgspec.Struct, frozen=True):
     body: bytes
     unique: UniquePolicy | None = None
     fingerprint: str = ""
-    """Of a unique job: jobs with the same one count as the same."""
     rate_limit: RateLimitPolicy | None = None
 
 
-def head(job_id: bytes, job_type: bytes, queue: bytes, priority: bytes, attempts: bytes) -> bytes:
-    """The beginning of an envelope, up to where a job's ``body`` follows.
+def envelope_head(
+    job_id: bytes, job_type: bytes, queue: bytes, priority: bytes, max_attempts: bytes
+) -> bytes:
+    """Return the beginning of an envelope; the job's ``body`` follows it.
 
-    All text in it was validated to be of characters that JSON does not escape.
-
-    Args:
-        attempts: the job's max_attempts.
+    Validation admits no character that JSON escapes in these values.
     """
     return (
         b'{"specversion":"1.0","id":"%b","type":"%b","queue":"%b","priority":%b,"max_attempts":%b,'
-        % (job_id, job_type, queue, priority, attempts)
+        % (job_id, job_type, queue, priority, max_attempts)
     )
 
 
 def parse_job(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> NewJob:
-    """One job from the body of an enqueue request.
+    """Parse one job from the body of an enqueue request. All errors have ``details.field``.
 
-    Raises InvalidPayload, InvalidRequest, ValidationFailed, Unsupported or PayloadTooLarge, all
-    with ``details.field``.
+    Args:
+        raw: the body.
+        limits: size limits.
+
+    Raises:
+        InvalidPayload: the body is not strict JSON.
+        InvalidRequest: an attribute is missing or has a wrong form.
+        ValidationFailed: an option has a value that the spec does not allow.
+        Unsupported: the specversion is not 1.x.
+        PayloadTooLarge: the envelope or a part of it is larger than its limit.
     """
     _check_size(raw, limits)
     return _job(members(raw, limits), limits)
 
 
 def parse_batch(raw: bytes, *, limits: PayloadLimits = DEFAULT_LIMITS) -> list[NewJob]:
-    """All jobs of a batch request ``{"jobs": [...]}``, or an error for the first bad one.
+    """Parse all jobs of a batch request ``{"jobs": [...]}``. The caller checks the body's size.
 
-    The error is what `parse_job` raises, with the item's position in ``details.index``. Raises
-    Duplicate when two items name the same id. The size of the whole body is the caller's business.
+    Args:
+        raw: the body.
+        limits: size limits.
+
+    Raises:
+        Duplicate: two jobs have the same id.
+        OJSError: the first invalid job, as ``parse_job``, with its position in ``details.index``.
     """
     jobs = members(raw, limits, around=2).get("jobs")
     if jobs is not None and has_more_items(bytes(jobs), limits.batch_jobs):
@@ -179,23 +203,25 @@ def _check_size(raw: bytes, limits: PayloadLimits) -> None:
 
 
 def _job(attributes: dict[str, Raw], limits: PayloadLimits) -> NewJob:
-    """The job made of these attributes, which are used up."""
+    """Build a job from its attributes. Removes members from ``attributes``."""
     job_type = _type(attributes.pop("type", None))
     args = _args(attributes.pop("args", None))
     job_id = _id(attributes.pop("id", None))
     meta = attributes.pop("meta", None)
     options = attributes.pop("options", None)
-    beside: dict[str, Raw] = {}
-    if attributes and not _UNDERSTOOD.isdisjoint(attributes):
+    top_level: dict[str, Raw] = {}
+    if attributes and not _KNOWN_ATTRIBUTES.isdisjoint(attributes):
         _check_specversion(attributes.get("specversion"))
-        beside = {name: attributes[name] for name in attributes if name in TOP_LEVEL}
-        attributes = {name: attributes[name] for name in attributes if name not in _UNDERSTOOD}
-    if options is None and not beside:
-        settings = DEFAULT_SETTINGS
+        top_level = {name: attributes[name] for name in attributes if name in TOP_LEVEL}
+        attributes = {
+            name: attributes[name] for name in attributes if name not in _KNOWN_ATTRIBUTES
+        }
+    if options is None and not top_level:
+        settings = DEFAULT_OPTIONS
     else:
-        settings = parse_options(options, beside)
-    spliced = _meta(meta, settings.metadata, limits)
-    body = b'"args":%b,"meta":%b' % (args, spliced)
+        settings = parse_options(options, top_level)
+    merged = _meta(meta, settings.metadata, limits)
+    body = b'"args":%b,"meta":%b' % (args, merged)
     if settings.members:
         body += b"," + settings.members
     if attributes:
@@ -222,7 +248,7 @@ def _job(attributes: dict[str, Raw], limits: PayloadLimits) -> NewJob:
                 job_type=job_type,
                 queue=settings.queue,
                 args=args,
-                meta=spliced,
+                meta=merged,
                 max_bytes=limits.fingerprint_bytes,
             )
         ),
@@ -272,7 +298,7 @@ def _check_specversion(piece: Raw | None) -> None:
 
 
 def _meta(piece: Raw | None, metadata: bytes | None, limits: PayloadLimits) -> bytes:
-    """The job's meta: the client's bytes, or those of both objects spliced, `meta` winning."""
+    """Return the job's meta, merged with the option ``metadata``. Members of ``meta`` win."""
     meta = b"{}" if piece is None else bytes(piece)
     if meta == b"null":
         meta = b"{}"

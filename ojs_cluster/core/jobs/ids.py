@@ -1,8 +1,8 @@
 """Job ids: UUIDv7 (RFC 9562) whose ``rand_a`` bits name the job's shard.
 
-With the shard inside the id, every operation by id is one round trip to one shard and needs no
-index. The other bits are random, save that ``OrderedIds`` keeps the order in which a process made
-ids in one millisecond: jobs that are given back to the front of their queue stand there by id.
+With the shard in the id, an operation by id is one round trip to one shard and needs no index. The
+other bits are random, except that the ids of one process and millisecond are in order
+(``OrderedIds``): jobs that return to the front of their queue are sorted by id.
 """
 
 from __future__ import annotations
@@ -21,12 +21,17 @@ _ORDERS: Final = 1 << 14
 
 
 def is_job_id(text: str) -> bool:
-    """Whether ``text`` is a UUIDv7 in lower case, the only spelling that OJS allows."""
+    """Return whether ``text`` is a UUIDv7 in lower case, the only form that OJS allows."""
     return _full_match(text) is not None
 
 
 def shard_of(job_id: str, shards: int) -> int:
-    """The shard that the bits of a valid id name, of ``shards`` shards."""
+    """Return the index of the shard that a valid id names.
+
+    Args:
+        job_id: the id.
+        shards: number of shards.
+    """
     return int(job_id[15:18], 16) % shards
 
 
@@ -37,14 +42,20 @@ def new_job_id(
     random: bytes | None = None,
     order: int | None = None,
 ) -> str:
-    """A fresh id that lives in ``shard``.
+    """Return a new id whose owner shard is ``shard``.
 
-    ``now_ms`` is Unix time in milliseconds. ``random`` is 10 bytes, by default from the system. A
-    pool of random bytes would save half a microsecond and would have to be dropped in every forked
-    child, or two processes would hand out the same ids. ``order`` (14 bits of it) takes the place
-    of the first random bits; 48 remain.
+    A pool of random bytes would save half a microsecond. It is refused because a forked child that
+    kept the pool would generate the same ids.
 
-    Raises ValueError when ``shard`` or ``shards`` is out of range.
+    Args:
+        shard: index of the shard.
+        shards: number of shards.
+        now_ms: Unix time in milliseconds.
+        random: 10 random bytes, by default from the system.
+        order: a number whose lowest 14 bits replace the first random bits; 48 random bits remain.
+
+    Raises:
+        ValueError: ``shard`` or ``shards`` is out of range.
     """
     if not 0 <= shard < shards <= MAX_SHARDS:
         raise ValueError(f"shard {shard} of {shards} does not fit in {MAX_SHARDS}")
@@ -52,7 +63,7 @@ def new_job_id(
     choices = MAX_SHARDS // shards
     if order is None:
         choice, rand_b = bits >> 62, bits & _MASK_62
-    else:  # the choice stands before the order, so it is the same for the whole millisecond
+    else:  # the choice comes before the order, so it is constant within a millisecond
         choice, rand_b = now_ms, (order % _ORDERS) << 48 | bits & _MASK_48
     rand_a = shard + shards * (choice % choices)
     rand_b |= 1 << 63  # the RFC 4122 variant, binary 10
@@ -63,9 +74,12 @@ def new_job_id(
 
 
 class OrderedIds:
-    """Fresh ids of one process; those of one shard and millisecond sort as they were made.
+    """Generates the ids of one process. Ids of one shard and millisecond sort in creation order.
 
-    Their number in a millisecond wraps at 16384, far above what a process can store in one.
+    The counter wraps at 16384 ids in a millisecond, far above what a process can store.
+
+    Args:
+        shards: number of shards.
     """
 
     def __init__(self, shards: int) -> None:
@@ -73,7 +87,12 @@ class OrderedIds:
         self._now_ms = self._order = 0
 
     def new(self, shard: int, now_ms: int) -> str:
-        """As ``new_job_id``, next in the order of ``now_ms``."""
+        """Return a new id that sorts after the earlier ids of ``now_ms``.
+
+        Args:
+            shard: index of the shard.
+            now_ms: Unix time in milliseconds.
+        """
         self._order = self._order + 1 if now_ms == self._now_ms else 0
         self._now_ms = now_ms
         return new_job_id(shard, self._shards, now_ms, order=self._order)

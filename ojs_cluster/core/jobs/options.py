@@ -1,7 +1,7 @@
-"""The options of an enqueue request: every accepted spelling, resolved to one set of settings.
+"""The options of an enqueue request: every accepted form, resolved to one ``JobOptions``.
 
-Settings do not depend on the clock (a relative time stays relative), and producers send the same
-options over and over, so the result is cached by the options' bytes.
+The result does not depend on the clock: a relative time stays relative. Producers send the same
+options repeatedly, so the result is cached by the options' bytes.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _is_queue: Final = re.compile(r"[a-z0-9][a-z0-9.\-]*").fullmatch
 _CACHED_BYTES: Final = 512
 _ABSENT: Final = Raw(b"null")
 
-# Options that may also stand beside `type` and `args`, as in the envelope of the core spec. What is
-# listed here is understood and therefore not an unknown attribute.
+# Options that may also be top-level attributes of a job, as in the envelope of the core spec. They
+# are known, so they are not kept as unknown attributes.
 TOP_LEVEL: Final = frozenset(
     {
         "queue",
@@ -48,8 +48,8 @@ TOP_LEVEL: Final = frozenset(
 )
 
 
-class _Options(msgspec.Struct):
-    """The members of `options` that are understood; null counts as absent, the rest is ignored."""
+class _RawOptions(msgspec.Struct):
+    """The known members of ``options``. A null counts as absent; other members are ignored."""
 
     queue: Any = None
     priority: Any = None
@@ -72,11 +72,22 @@ class _Options(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """Options after validation. Durations in milliseconds; None means the server's default.
+class JobOptions:
+    """Options after validation.
 
-    ``members`` are those that the envelope repeats, as JSON members without braces; ``metadata``
-    is the undecoded object to be merged into `meta`.
+    Args:
+        queue: queue name.
+        priority: from -100 to 100.
+        retry: retry policy.
+        timeout_ms: execution timeout in ms, None for no limit.
+        visibility_timeout_ms: visibility timeout in ms, None for the server's default.
+        scheduled: when the job is due, None for now.
+        expires: when the job expires, None for never.
+        pending: whether the job waits until it is activated.
+        unique: uniqueness policy, None for none.
+        rate_limit: rate limit policy, None for none.
+        members: options that the envelope repeats, as JSON members without braces.
+        metadata: JSON object to merge into ``meta``, None for none.
     """
 
     queue: str = "default"
@@ -93,58 +104,71 @@ class Settings:
     metadata: bytes | None = None
 
 
-DEFAULT_SETTINGS: Final = Settings()
+DEFAULT_OPTIONS: Final = JobOptions()
 
-_decode_options: Final = msgspec.json.Decoder(_Options).decode
+_decode_options: Final = msgspec.json.Decoder(_RawOptions).decode
 
 
 def is_queue(name: str) -> bool:
-    """Whether ``name`` is a valid queue name."""
+    """Return whether ``name`` is a valid queue name."""
     return bool(_is_queue(name)) and len(name) <= MAX_QUEUE_LENGTH
 
 
 def check_queue(name: object, *, field: str = "options.queue") -> str:
-    """``name`` when it is a valid queue name. Raises InvalidRequest otherwise."""
+    """Return ``name`` if it is a valid queue name.
+
+    Args:
+        name: a value from a request.
+        field: path of the value, for the error.
+
+    Raises:
+        InvalidRequest: it is not a valid queue name.
+    """
     if not isinstance(name, str) or not is_queue(name):
         raise InvalidRequest(
             f"a queue name has 1 to {MAX_QUEUE_LENGTH} of a-z, 0-9, '-' and '.', "
-            f"and starts with a letter or digit; {show(name)} is none",
+            f"and starts with a letter or digit; {show(name)} is not valid",
             field=field,
         )
     return name
 
 
-def parse_options(raw: Raw | None, beside: Mapping[str, Raw]) -> Settings:
-    """Settings from `options` (undecoded, None when absent) and the options ``beside`` it.
+def parse_options(raw: Raw | None, top_level: Mapping[str, Raw]) -> JobOptions:
+    """Parse the options of a job. All errors have ``details.field``.
 
-    What stands in `options` wins. Raises InvalidRequest or ValidationFailed, with
-    ``details.field``.
+    Args:
+        raw: the undecoded object ``options``, None when absent. Its members win.
+        top_level: options that are top-level attributes of the job.
+
+    Raises:
+        InvalidRequest: an option has a wrong type or form.
+        ValidationFailed: an option has a value that the spec does not allow.
     """
     if raw is None:
-        return DEFAULT_SETTINGS if not beside else _resolve(b"{}", beside)
+        return DEFAULT_OPTIONS if not top_level else _resolve(b"{}", top_level)
     text = bytes(raw)
-    if beside or len(text) > _CACHED_BYTES:
-        return _resolve(text, beside)
+    if top_level or len(text) > _CACHED_BYTES:
+        return _resolve(text, top_level)
     return _resolve_cached(text)
 
 
 @lru_cache(maxsize=2048)
-def _resolve_cached(text: bytes) -> Settings:
+def _resolve_cached(text: bytes) -> JobOptions:
     return _resolve(text, {})
 
 
-def _resolve(text: bytes, beside: Mapping[str, Raw]) -> Settings:
+def _resolve(text: bytes, top_level: Mapping[str, Raw]) -> JobOptions:
     if text != b"null" and not text.startswith(b"{"):
         raise InvalidRequest("options must be an object", field="options")
     try:
-        options = _Options() if text == b"null" else _decode_options(text)
-    except msgspec.DecodeError:  # the syntax was checked before: a number outside of float64
+        options = _RawOptions() if text == b"null" else _decode_options(text)
+    except msgspec.DecodeError:  # strict JSON was checked before, so a number is outside of float64
         raise InvalidRequest(
-            "options hold a number that is out of range", field="options"
+            "a number in options is outside of the range of float64", field="options"
         ) from None
-    source = _Source(options, beside)
-    members: list[bytes] = []  # in the order of the calls below
-    return Settings(
+    source = _OptionSource(options, top_level)
+    members: list[bytes] = []  # filled by the calls below, in their order
+    return JobOptions(
         queue=_queue(source),
         priority=_priority(source),
         retry=_retry(source, members),
@@ -156,25 +180,30 @@ def _resolve(text: bytes, beside: Mapping[str, Raw]) -> Settings:
         metadata=_metadata(source),
         unique=_unique(source, members),
         rate_limit=_rate_limit(source, members),
-        members=_rest(source, members),
+        members=_join_members(source, members),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
-    """Where settings are looked up: first in `options`, then beside it."""
+class _OptionSource:
+    """Reads options: first from ``options``, then from the top-level attributes."""
 
-    options: _Options
-    beside: Mapping[str, Raw]
+    options: _RawOptions
+    top_level: Mapping[str, Raw]
 
-    def first(self, *names: str, beside: tuple[str, ...] = ()) -> tuple[Any, str]:
-        """The first value that is present and not null, and its path for error messages."""
+    def first(self, *names: str, top_level: tuple[str, ...] = ()) -> tuple[Any, str]:
+        """Return the first value that is present and not null, and its path for error messages.
+
+        Args:
+            names: members of ``options``.
+            top_level: top-level attributes.
+        """
         for name in names:
             found = getattr(self.options, name)
             if found is not None:
                 return found, f"options.{name}"
-        for name in beside:
-            piece = self.beside.get(name)
+        for name in top_level:
+            piece = self.top_level.get(name)
             if piece is not None:
                 try:
                     found = value(piece)
@@ -185,16 +214,16 @@ class _Source:
         return None, ""
 
 
-def _queue(source: _Source) -> str:
-    name, path = source.first("queue", beside=("queue",))
-    return DEFAULT_SETTINGS.queue if name is None else check_queue(name, field=path)
+def _queue(source: _OptionSource) -> str:
+    name, path = source.first("queue", top_level=("queue",))
+    return DEFAULT_OPTIONS.queue if name is None else check_queue(name, field=path)
 
 
-def _priority(source: _Source) -> int:
-    priority, path = source.first("priority", beside=("priority",))
+def _priority(source: _OptionSource) -> int:
+    priority, path = source.first("priority", top_level=("priority",))
     if priority is None:
-        return DEFAULT_SETTINGS.priority
-    # `type is`, because a JSON true would pass as the integer 1
+        return DEFAULT_OPTIONS.priority
+    # Not isinstance: a JSON true would pass as the integer 1.
     if type(priority) is not int or not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
         raise InvalidRequest(
             f"priority must be an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}, "
@@ -204,8 +233,8 @@ def _priority(source: _Source) -> int:
     return priority
 
 
-def _retry(source: _Source, members: list[bytes]) -> RetryPolicy:
-    policy, path = source.first("retry", "retry_policy", beside=("retry",))
+def _retry(source: _OptionSource, members: list[bytes]) -> RetryPolicy:
+    policy, path = source.first("retry", "retry_policy", top_level=("retry",))
     attempts, attempts_path = source.first("max_attempts")
     if policy is None and attempts is None:
         return DEFAULT_RETRY
@@ -227,19 +256,19 @@ def _milliseconds(amount: Any, path: str, unit_ms: int = 1) -> int:
     return amount * unit_ms
 
 
-def _timeout(source: _Source, members: list[bytes]) -> int | None:
-    amount, path = source.first("timeout_ms", beside=("timeout_ms", "timeout"))
+def _timeout(source: _OptionSource, members: list[bytes]) -> int | None:
+    amount, path = source.first("timeout_ms", top_level=("timeout_ms", "timeout"))
     if amount is None:
         return None
-    # `timeout` of the core envelope counts seconds
+    # `timeout` of the core envelope is in seconds.
     timeout_ms = _milliseconds(amount, path, 1_000 if path == "timeout" else 1)
     members.append(b'"timeout_ms":%d' % timeout_ms)
     return timeout_ms or None  # 0 means no timeout
 
 
-def _visibility_timeout(source: _Source, members: list[bytes]) -> int | None:
+def _visibility_timeout(source: _OptionSource, members: list[bytes]) -> int | None:
     amount, path = source.first(
-        "visibility_timeout_ms", "visibility_timeout", beside=("visibility_timeout_ms",)
+        "visibility_timeout_ms", "visibility_timeout", top_level=("visibility_timeout_ms",)
     )
     if amount is None:
         return None
@@ -248,7 +277,7 @@ def _visibility_timeout(source: _Source, members: list[bytes]) -> int | None:
     else:
         timeout_ms = _milliseconds(amount, path)
     members.append(b'"visibility_timeout_ms":%d' % timeout_ms)
-    # A lease of no length would be lost before the worker has read the response.
+    # A lease of 0 ms would expire before the worker has read the response.
     return timeout_ms or None
 
 
@@ -272,30 +301,30 @@ def _moment(text: Any, path: str) -> TimePoint:
         raise InvalidRequest(f"{name} {error}", field=path) from None
 
 
-def _echo(members: list[bytes], name: bytes, point: TimePoint) -> None:
-    if point.verbatim is not None:  # digits and separators only: needs no escapes
+def _repeat_time(members: list[bytes], name: bytes, point: TimePoint) -> None:
+    if point.verbatim is not None:  # has only digits and separators, so needs no escapes
         members.append(b'"%b":"%b"' % (name, point.verbatim.encode()))
 
 
-def _scheduled(source: _Source, members: list[bytes]) -> TimePoint | None:
-    text, path = source.first("scheduled_at", "delay_until", beside=("scheduled_at",))
+def _scheduled(source: _OptionSource, members: list[bytes]) -> TimePoint | None:
+    text, path = source.first("scheduled_at", "delay_until", top_level=("scheduled_at",))
     if text is None:
         return None
     point = _moment(text, path)
-    _echo(members, b"scheduled_at", point)
+    _repeat_time(members, b"scheduled_at", point)
     return point
 
 
-def _expires(source: _Source, members: list[bytes]) -> TimePoint | None:
-    text, path = source.first("expires_at", beside=("expires_at",))
+def _expires(source: _OptionSource, members: list[bytes]) -> TimePoint | None:
+    text, path = source.first("expires_at", top_level=("expires_at",))
     if text is not None:
         point = _moment(text, path)
-        _echo(members, b"expires_at", point)
+        _repeat_time(members, b"expires_at", point)
         return point
-    amount, path = source.first("ttl", "enqueue_ttl", beside=("enqueue_ttl",))
+    amount, path = source.first("ttl", "enqueue_ttl", top_level=("enqueue_ttl",))
     if amount is None:
         return None
-    # The spec counts seconds; a duration says its unit itself, with or without the leading plus.
+    # A number is in seconds (spec); a duration has its own unit, with or without a leading plus.
     if isinstance(amount, str):
         ttl_ms = _duration(amount.removeprefix("+"), path)
     else:
@@ -303,7 +332,7 @@ def _expires(source: _Source, members: list[bytes]) -> TimePoint | None:
     return TimePoint(ttl_ms, True, None)
 
 
-def _pending(source: _Source) -> bool:
+def _pending(source: _OptionSource) -> bool:
     pending, path = source.first("pending")
     if pending is None:
         return False
@@ -312,7 +341,7 @@ def _pending(source: _Source) -> bool:
     return pending
 
 
-def _metadata(source: _Source) -> bytes | None:
+def _metadata(source: _OptionSource) -> bytes | None:
     piece = bytes(source.options.metadata)
     if piece == b"null":
         return None
@@ -321,8 +350,8 @@ def _metadata(source: _Source) -> bytes | None:
     return piece
 
 
-def _unique(source: _Source, members: list[bytes]) -> UniquePolicy | None:
-    unique, path = source.first("unique", beside=("unique",))
+def _unique(source: _OptionSource, members: list[bytes]) -> UniquePolicy | None:
+    unique, path = source.first("unique", top_level=("unique",))
     if unique is None:
         return None
     if not isinstance(unique, dict):
@@ -332,8 +361,8 @@ def _unique(source: _Source, members: list[bytes]) -> UniquePolicy | None:
     return policy
 
 
-def _rate_limit(source: _Source, members: list[bytes]) -> RateLimitPolicy | None:
-    limit, path = source.first("rate_limit", beside=("rate_limit",))
+def _rate_limit(source: _OptionSource, members: list[bytes]) -> RateLimitPolicy | None:
+    limit, path = source.first("rate_limit", top_level=("rate_limit",))
     if limit is None:
         return None
     if not isinstance(limit, dict):
@@ -343,11 +372,11 @@ def _rate_limit(source: _Source, members: list[bytes]) -> RateLimitPolicy | None
     return policy
 
 
-def _rest(source: _Source, members: list[bytes]) -> bytes:
-    """The members that are only repeated, not acted on, added to the others."""
+def _join_members(source: _OptionSource, members: list[bytes]) -> bytes:
+    """Add the options that the envelope only repeats; return all members."""
     tags, path = bytes(source.options.tags), "options.tags"
-    if tags == b"null" and "tags" in source.beside:
-        tags, path = bytes(source.beside["tags"]), "tags"
+    if tags == b"null" and "tags" in source.top_level:
+        tags, path = bytes(source.top_level["tags"]), "tags"
     if tags != b"null":
         items = array_items(tags)
         if items is None or not all(string(item) for item in items):

@@ -101,16 +101,22 @@ class StoreBook:
         except (NotFound, MalformedJob):  # a run that nothing can end must not stop those after it
             return None
 
-    async def enqueue(self, job: NewJob, lapses: int, *, accepted: bool) -> str:
+    async def enqueue(self, job: NewJob, store_before_ms: int, *, ignore_depth_bound: bool) -> str:
         """Store a job, which is then kept long enough (``store/include/jobs/finish_job.lua``)."""
         fields = [f.FIXED, b"1"]
-        stored = await enqueue(self.store, job, fields=fields, lapses=lapses, accepted=accepted)
+        stored = await enqueue(
+            self.store,
+            job,
+            fields=fields,
+            store_before_ms=store_before_ms,
+            ignore_depth_bound=ignore_depth_bound,
+        )
         return stored.id
 
     async def bar(self, job_id: str) -> bool:
         """Make it impossible that a job is stored: longer than any delivery may take."""
         shard = self.store.keys.shard_of_id(job_id)
-        return await locks.fence(self.store, shard, job_id, for_good=True)
+        return await locks.write_tombstone(self.store, shard, job_id, overridable=False)
 
     async def cancel(self, job_id: str) -> None:
         """Cancel a job."""

@@ -8,7 +8,8 @@ transaction. So a firing is three idempotent steps, and the first one decides ev
    two leaders at once decide, one decision stands.
 2. *deliver*: cancel, then store the job under its id, which does nothing when it is there. Who
    stalls must not store it once more when it has run and its retention is over: a delivery decided
-   more than ``_LAPSES_MS`` ago is refused, and the job is kept for longer than that after its end.
+   more than ``_STORE_WITHIN_MS`` ago is refused, and the job is kept for longer than that after its
+   end.
 3. *settle*: nothing is owed any more.
 
 A crash in between leaves the debt, and the next look delivers it. While something is owed no other
@@ -47,7 +48,7 @@ QUEUE_FULL: Final = "queue_full"
 """Begins the reason in the history of a tick whose job a full queue has refused."""
 _LOOK_S = 2.0
 """A cron job whose shard does not answer is put off after this long: others wait for the step."""
-_LAPSES_MS = 20_000
+_STORE_WITHIN_MS = 20_000
 """A sixth of the time that such a job is kept at least (``store/include/jobs/finish_job.lua``)."""
 
 
@@ -117,11 +118,11 @@ class Book(Protocol):
         """A job's state, None when there is no such job."""
         ...
 
-    async def enqueue(self, job: NewJob, lapses: int, *, accepted: bool) -> str:
-        """Store a job, unless it is later than ``lapses`` (ms); returns the id of the one that is
-        there then: another's where the job's policy ignores it. Raises Duplicate when the id is
-        taken, or a job of the same uniqueness is in the way, QueueFull when too many jobs wait,
-        unless it is ``accepted``, Conflict when it is too late.
+    async def enqueue(self, job: NewJob, store_before_ms: int, *, ignore_depth_bound: bool) -> str:
+        """Store a job, unless it is later than ``store_before_ms`` (ms); returns the id of the one
+        that is there then: another's where the job's policy ignores it. Raises Duplicate when the
+        id is taken, or a job of the same uniqueness is in the way, QueueFull when too many jobs
+        wait, unless it is ``ignore_depth_bound``, Conflict when it is too late.
         """
         ...
 
@@ -247,7 +248,9 @@ async def deliver(book: Book, cron: CronRecord) -> str:
     job = msgspec.structs.replace(job, id=owed.job_id, pending=job.pending or owed.hold)
     try:
         # It takes the place of the runs that were cancelled: those must not go for nothing.
-        stored = await book.enqueue(job, cron.read_ms + _LAPSES_MS, accepted=bool(owed.cancels))
+        stored = await book.enqueue(
+            job, cron.read_ms + _STORE_WITHIN_MS, ignore_depth_bound=bool(owed.cancels)
+        )
     except Duplicate as error:
         if error.details.get("existing_job_id") != owed.job_id:
             refusal = error

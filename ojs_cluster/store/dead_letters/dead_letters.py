@@ -243,7 +243,7 @@ async def retry_discarded(store: Store, job_id: str) -> JobRecord:
 
 async def _retry_by_id(store: Store, job_id: str, must_be: str) -> JobRecord:
     if f.UNIQUE in (await read_jobs.get(store, job_id)).fields:
-        return await unique_retry.revive(store, job_id, must_be)
+        return await unique_retry.retry_unique_job(store, job_id, must_be)
     job = await on_job(
         store,
         "retry_dead",

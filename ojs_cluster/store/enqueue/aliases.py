@@ -1,17 +1,17 @@
-"""Aliases of client-supplied ids: how they begin, and how they end.
+"""Aliases of ids that clients choose: how they are claimed, checked and removed.
 
-An id that a client chose may name another shard than its queue's. That shard then holds an alias,
-claimed before the job is written (see ``enqueue``). When the job goes, its alias goes first: a
-crash between the two leaves a job that no id finds and whose removal is still due, and the next
-janitor run repeats both.
+A client-chosen id may name another shard than the shard of its queue. The owner shard of the id
+then holds an alias, which is claimed before the job is stored (see ``enqueue``). When the job is
+removed, its alias is removed first. A crash between the two leaves a job that its id does not find
+and that is still due for removal; the next janitor run repeats both steps.
 
-An alias says where the first request that named the id wants its job, and proves no job. That
-request may be under way, or its process dead. What the next request may do then is in
-``claimed_ids``.
+An alias tells where the first request with the id stores its job. It does not prove that the job
+exists: the request may be running, or its process may have died. ``claimed_ids`` explains what the
+next request with the id does.
 
-A producer may claim the id again at any moment of this. An alias that was claimed lately is left
-alone, whatever became of its last job: its claim is still listed, and the janitor comes back to it
-until it has seen the job, or nothing at all where the alias leads.
+A producer may claim the id again at any time. So a recently claimed alias is never removed. Its
+claim stays listed, and the janitor checks it until it finds the job, or finds nothing where the
+alias points.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ T = TypeVar("T")
 log = logging.getLogger("ojs.store")
 
 CLAIM_MS = 30_000
-"""How long a claimed alias may wait for its job to be stored, or for the transaction that stores it
-to be decided. The janitor drops it much later."""
+"""Time in ms within which the job of a claimed alias must be stored, or its transaction committed.
+The janitor removes unused claims much later."""
 _PORTION = 100
-"""Aliases, or jobs, per script: a few ms of a Redis that does nothing else meanwhile."""
+"""Aliases or jobs that one script visits: a few ms of its node."""
 _OLD_CLAIM_MS = 10 * 60_000
-"""Twenty times the life of a claim: whoever held it has long been refused."""
+"""Age in ms of a claim that the janitor checks. The claim expired long before."""
 IN_FLIGHT_MS = 60_000
-"""Twice the life of a claim: the job of a younger one may be on its way."""
+"""Age in ms of a claim up to which its job may still be stored: twice the life of a claim."""
 
-_Fate = Literal["keep", "drop", "later"]
+_AliasDecision = Literal["keep", "drop", "later"]
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """An id of a request whose alias leads elsewhere than the request places the job.
+class ForeignAlias:
+    """An id of a request whose alias points to another shard than the request stores the job in.
 
     Args:
         job_id: the id.
-        index: the position of its job in the request.
-        target: the shard to which the alias leads.
+        index: position of its job in the request.
+        target: the shard to which the alias points.
     """
 
     job_id: str
@@ -64,22 +64,25 @@ class Claimed:
 
 
 class ClaimedElsewhere(Exception):
-    """Another request has claimed ids of this one, for other shards. ``ids`` says where they lead.
+    """Another request has claimed ids of this request for other shards.
 
-    Whether their jobs exist is not known yet: see ``claimed_ids.first_shards``.
+    ``claimed_ids.first_shards`` finds out whether the jobs of that request exist.
+
+    Args:
+        ids: the ids, and the shards to which their aliases point.
     """
 
-    def __init__(self, ids: Sequence[Claimed]) -> None:
+    def __init__(self, ids: Sequence[ForeignAlias]) -> None:
         super().__init__(*ids)
         self.ids = ids
 
 
 class AliasClaims:
-    """The ids that one producer claims, for one request: what it does not use it can give back.
+    """The ids that one producer claims for one request. It releases those that it does not use.
 
-    A claim is given back only by who made it first, and while nobody else has claimed the id:
-    another producer of the same id and shard, such as a repetition of the request, may be about to
-    store its job, which nothing would lead to then. What is not given back the janitor drops.
+    Only the first claimer of an id releases it, and only while no other producer has claimed it.
+    Another producer of the same id, such as a repetition of the request, may be about to store its
+    job; without the alias no request would find that job. The janitor removes the other claims.
     """
 
     def __init__(self, store: Store) -> None:
@@ -88,126 +91,142 @@ class AliasClaims:
         self._mine: set[str] = set()
 
     async def claim(
-        self, shard: Shard, ids: Sequence[tuple[str, int]], good_ms: int, *, of: int
+        self, shard: Shard, ids: Sequence[tuple[str, int]], valid_ms: int, *, total: int
     ) -> int:
-        """Claim ids that clients chose, in the shards that their bits name, for jobs that will live
-        in ``shard``. Repeated, it changes nothing.
+        """Claim client-chosen ids, in their owner shards, for jobs that will live in ``shard``.
+
+        Repeated, it changes nothing.
 
         Args:
-            ids: with the position of each among the ``of`` jobs of the request.
+            shard: where the jobs will live.
+            ids: the ids, each with the position of its job in the request.
+            valid_ms: time in ms for which the claims are valid.
+            total: number of jobs in the request.
 
-        Returns the ms (by the clock of the shard that lapses first) before which the jobs must be
-        written when claims are good for ``good_ms``; 0 when there are none.
+        Returns:
+            Time in ms, by the clock of the owner shard whose claim expires first, before which the
+            jobs must be stored; 0 when there are no ids.
 
         Raises:
-            Duplicate: an id names the shard of a job that has it; of several, the first of the
-                request. The others were given back.
-            ClaimedElsewhere: ids before that one lead to other shards. The others stay claimed.
+            Duplicate: a job with one of the ids is stored in the id's owner shard. The error names
+                the first in the request. The other ids were released.
+            ClaimedElsewhere: aliases of ids before that one point to other shards. The claimed ids
+                stay claimed.
         """
         if not ids:
             return 0
         self._name = self._name or os.urandom(8).hex()
-        lapses: list[int] = []
+        expiries: list[int] = []
         taken: list[tuple[int, str]] = []
-        elsewhere: list[Claimed] = []
+        elsewhere: list[ForeignAlias] = []
 
-        async def claim(item: tuple[str, int]) -> None:
+        async def claim_one(item: tuple[str, int]) -> None:
             job_id, index = item
-            home = self._store.keys.shard_of_id(job_id)
-            keys = [home.job(job_id), home.alias_claims]
-            args: list[Arg] = [job_id, shard.index, good_ms, self._name]
-            reply = await self._store.run(home, "claim_alias", keys, args, idempotent=True)
+            owner = self._store.keys.shard_of_id(job_id)
+            keys = [owner.job(job_id), owner.alias_claims]
+            args: list[Arg] = [job_id, shard.index, valid_ms, self._name]
+            reply = await self._store.run(owner, "claim_alias", keys, args, idempotent=True)
             if reply[0] == b"ok":
-                lapses.append(int(reply[1]))
+                expiries.append(int(reply[1]))
                 self._mine.add(job_id)
             elif reply[0] == b"taken":
-                elsewhere.append(Claimed(job_id, index, self._store.keys.shard(int(reply[1]))))
+                target = self._store.keys.shard(int(reply[1]))
+                elsewhere.append(ForeignAlias(job_id, index, target))
             else:
                 taken.append((index, job_id))
 
         try:
-            await over_shards(ids, claim)
+            await over_shards(ids, claim_one)
         except WritesRefused:
-            await self.give_back()
+            await self.release()
             raise
         if elsewhere and (not taken or min(one.index for one in elsewhere) < min(taken)[0]):
             raise ClaimedElsewhere(elsewhere)
         if taken:
-            await self.give_back()
+            await self.release()
             index, job_id = min(taken)
-            raise duplicate_id(job_id, index, of)
-        return earliest(*lapses)
+            raise duplicate_id(job_id, index, total)
+        return earliest(*expiries)
 
     def keep(self, job_id: str) -> None:
-        """There is a job to which the alias leads, or may lead: it is not given back."""
+        """Never release ``job_id``: a job is stored, or may be stored, where its alias points."""
         self._mine.discard(job_id)
 
-    async def give_back(self, ids: Iterable[str] | None = None) -> None:
-        """None of the jobs, or none of those with ``ids``, was or will be stored by this request.
+    async def release(self, ids: Iterable[str] | None = None) -> None:
+        """Release claims whose jobs this request has not stored and will not store.
 
-        As far as Redis answers: it never raises.
+        It never raises. If Redis does not answer, the janitor removes the claims.
+
+        Args:
+            ids: ids to release, by default all that this request has claimed.
         """
 
-        async def give(job_id: str) -> None:
-            home = self._store.keys.shard_of_id(job_id)
-            keys = [home.job(job_id), home.alias_claims]
-            await self._store.run(
-                home, "release_alias", keys, [job_id, self._name], idempotent=True
-            )
+        async def release_one(job_id: str) -> None:
+            owner = self._store.keys.shard_of_id(job_id)
+            keys = [owner.job(job_id), owner.alias_claims]
+            args: list[Arg] = [job_id, self._name]
+            await self._store.run(owner, "release_alias", keys, args, idempotent=True)
 
-        given = sorted(self._mine if ids is None else self._mine.intersection(ids))
-        self._mine.difference_update(given)
+        released = sorted(self._mine if ids is None else self._mine.intersection(ids))
+        self._mine.difference_update(released)
         with suppress(OJSError), cleaning_up():
-            await over_shards(given, give)
+            await over_shards(released, release_one)
 
 
-def duplicate_id(job_id: str, index: int, of: int) -> Duplicate:
-    """The error that a client's id is taken, by the job at ``index`` ``of`` that many."""
+def duplicate_id(job_id: str, index: int, total: int) -> Duplicate:
+    """Return the error for an id that another job has.
+
+    Args:
+        job_id: the id.
+        index: position of the job in the request.
+        total: number of jobs in the request.
+    """
     return Duplicate(
         f"a job with id '{job_id}' already exists",
         field="id",
         existing_job_id=job_id,
-        index=index if of > 1 else None,
+        index=index if total > 1 else None,
     )
 
 
 def is_owner_shard(store: Store, shard: Shard, job_id: str) -> bool:
-    """Whether the bits of an id name the shard where its job will live."""
+    """Return whether ``shard`` is the owner shard of an id."""
     return store.keys.shard_of_id(job_id) is shard
 
 
-def earliest(*moments: int) -> int:
-    """The first of some moments in ms, of which 0 is none."""
-    return min((ms for ms in moments if ms), default=0)
+def earliest(*times_ms: int) -> int:
+    """Return the earliest of some times in ms; 0 stands for no time."""
+    return min((ms for ms in times_ms if ms), default=0)
 
 
 @dataclass(frozen=True, slots=True)
-class Removal:
-    """What became of jobs that were to be removed.
+class RemovalResult:
+    """What an attempt to remove jobs has done.
 
     Args:
-        gone: how many are gone.
-        left: ids that are there because their alias's shard did not answer; ``error`` says so.
+        removed: how many jobs are gone.
+        left: ids of jobs that stay because the owner shard of the id did not answer.
+        error: the error of one of these shards.
     """
 
-    gone: int
+    removed: int
     left: Sequence[str] = ()
     error: BackendUnavailable | None = None
 
 
-async def remove_expired_jobs(store: Store, shard: Shard, job_ids: Sequence[str]) -> Removal:
-    """Remove jobs of ``shard`` whose retention is over, their aliases elsewhere first.
+async def remove_expired_jobs(store: Store, shard: Shard, job_ids: Sequence[str]) -> RemovalResult:
+    """Remove jobs of ``shard`` whose retention is over, and before that their aliases.
 
-    All aliases of one shard are one script, and so are the jobs, ``_PORTION`` at a time. A shard
-    that does not answer keeps only the jobs whose aliases it holds.
+    One script removes up to ``_PORTION`` aliases or jobs of a shard. If an owner shard does not
+    answer, only the jobs whose aliases it holds stay.
 
     Raises:
         BackendUnavailable: ``shard`` itself did not answer.
     """
-    left, failure = await drop(store, shard, job_ids)
+    left, failure = await drop_aliases(store, shard, job_ids)
     away = set(left)
     keys = [shard.finished, shard.dead, shard.expiring, shard.references]
-    gone = 0
+    removed = 0
     for foreign in (True, False):
         ids = [
             job_id
@@ -217,45 +236,44 @@ async def remove_expired_jobs(store: Store, shard: Shard, job_ids: Sequence[str]
         for part in _portions(ids):
             jobs = [shard.job(job_id) for job_id in part]
             args = ["1" * foreign]
-            gone += int(
-                await store.run(shard, "delete_jobs", [*keys, *jobs], args, idempotent=True)
-            )
-    return Removal(gone, left, failure)
+            removed += int(await store.run(shard, "forget", [*keys, *jobs], args, idempotent=True))
+    return RemovalResult(removed, left, failure)
 
 
-async def drop(
+async def drop_aliases(
     store: Store, shard: Shard, job_ids: Sequence[str]
 ) -> tuple[list[str], BackendUnavailable | None]:
-    """Drop aliases that lead to ``shard``, where their jobs have gone or go now.
+    """Remove aliases that point to ``shard``, for jobs that are removed from there.
 
-    Returns ids whose alias's shard did not answer, and the error of one of these.
+    Returns:
+        Ids whose owner shard did not answer, and the error of one of these shards.
     """
-    homes: dict[Shard, list[str]] = {}
+    by_owner: dict[Shard, list[str]] = {}
     for job_id in job_ids:
-        homes.setdefault(store.keys.shard_of_id(job_id), []).append(job_id)
+        by_owner.setdefault(store.keys.shard_of_id(job_id), []).append(job_id)
     left: list[str] = []
     failure: BackendUnavailable | None = None
 
-    async def drop_in(home: Shard) -> None:
+    async def drop_in(owner: Shard) -> None:
         nonlocal failure
         try:
-            for ids in _portions(homes[home]):
-                settled = [_Settled(job_id, "drop", shard) for job_id in ids]
-                await _settle(store, home, settled, IN_FLIGHT_MS)
+            for ids in _portions(by_owner[owner]):
+                checks = [_AliasCheck(job_id, "drop", shard) for job_id in ids]
+                await _settle(store, owner, checks, IN_FLIGHT_MS)
         except BackendUnavailable as error:
             failure = error
-            left.extend(homes[home])
+            left.extend(by_owner[owner])
 
-    await over_shards([home for home in homes if home is not shard], drop_in)
+    await over_shards([owner for owner in by_owner if owner is not shard], drop_in)
     return left, failure
 
 
 async def drop_if_unused(store: Store, target: Shard, job_id: str) -> bool:
-    """Drop an alias that leads to ``target`` if its claim has lapsed and there is nothing.
+    """Remove an alias that points to ``target`` if its claim is old and there is no job.
 
-    The claim is read first. While it is older than ``IN_FLIGHT_MS`` no request can store a job in
-    ``target`` any more, so nothing that is absent now appears before the drop. The drop compares
-    the claim's age once more.
+    The claim is read first. Once it is older than ``IN_FLIGHT_MS``, no request can store a job in
+    ``target`` any more. So a job that is absent then stays absent until the removal. The script
+    compares the age of the claim again.
 
     Returns:
         Whether the alias is gone.
@@ -263,65 +281,66 @@ async def drop_if_unused(store: Store, target: Shard, job_id: str) -> bool:
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    home = store.keys.shard_of_id(job_id)
+    owner = store.keys.shard_of_id(job_id)
     call = store.redis.call
-    claimed: Any = await call(home.slot, "ZSCORE", home.alias_claims, job_id, idempotent=True)
-    seconds, micros = cast(list[bytes], await call(home.slot, "TIME", idempotent=True))
+    claimed: Any = await call(owner.slot, "ZSCORE", owner.alias_claims, job_id, idempotent=True)
+    seconds, micros = cast(list[bytes], await call(owner.slot, "TIME", idempotent=True))
     age_ms = int(seconds) * 1000 + int(micros) // 1000 - int(claimed or 0)
-    if age_ms < IN_FLIGHT_MS or await _fate(store, target, job_id) != "drop":
+    if age_ms < IN_FLIGHT_MS or await _decide(store, target, job_id) != "drop":
         return False
-    return bool(await _settle(store, home, [_Settled(job_id, "drop", target)], IN_FLIGHT_MS))
+    return bool(await _settle(store, owner, [_AliasCheck(job_id, "drop", target)], IN_FLIGHT_MS))
 
 
 async def check_old_claims(store: Store, shard: Shard, limit: int) -> int:
-    """Drop aliases of ``shard`` whose job was never stored; returns how many were looked at.
+    """Remove aliases of ``shard`` whose job was never stored; return how many were checked.
 
-    One that leads to its own shard has kept a late job out (see ``unique``), or is an id reserved
-    by a transaction that is still to be settled. One that cannot be looked at now keeps no other
-    waiting.
+    An alias that points to its own shard is a tombstone, or an id that a transaction has reserved.
+    An alias that cannot be checked now does not delay others.
     """
     ids = await store.run(
         shard, "entries_older_than", [shard.alias_claims], [_OLD_CLAIM_MS, limit], idempotent=True
     )
-    settled: list[_Settled] = []
+    checks: list[_AliasCheck] = []
 
-    async def look(raw: bytes) -> None:
+    async def check(raw: bytes) -> None:
         job_id = raw.decode()
-        target, transaction = await _alias(store, shard, job_id)
-        home = shard if target is None else store.keys.shard(int(target))
+        alias, transaction = await _read_alias(store, shard, job_id)
+        target = shard if alias is None else store.keys.shard(int(alias))
         try:
             if transaction is not None:
-                await transactions.clear(store, shard, transaction, [job_id])
+                await transactions.resolve_and_release(store, shard, transaction, [job_id])
                 return
-            fate: _Fate = "keep"
-            if target is not None:
-                fate = "drop" if home is shard else await _fate(store, home, job_id)
+            decision: _AliasDecision = "keep"
+            if alias is not None:
+                decision = "drop" if target is shard else await _decide(store, target, job_id)
         except OJSError as error:
-            log.warning("alias %s cannot be settled", job_id, exc_info=error)
-            fate = "later"
-        settled.append(_Settled(job_id, fate, home))
+            log.warning(
+                "alias %s cannot be checked; the janitor will try again", job_id, exc_info=error
+            )
+            decision = "later"
+        checks.append(_AliasCheck(job_id, decision, target))
 
-    await over_shards(ids, look)
-    for portion in _portions(settled):
+    await over_shards(ids, check)
+    for portion in _portions(checks):
         await _settle(store, shard, portion, _OLD_CLAIM_MS)
     return len(ids)
 
 
-async def _fate(store: Store, home: Shard, job_id: str) -> _Fate:
-    """What becomes of an alias, by what its id meets in the shard where it leads."""
+async def _decide(store: Store, target: Shard, job_id: str) -> _AliasDecision:
+    """Return what to do with an alias, given what its id names in ``target``."""
     found: Any = await store.redis.call(
-        home.slot,
-        *("HMGET", home.job(job_id), f.ALIAS, f.STATE, f.QUEUE, f.TYPE),
+        target.slot,
+        *("HMGET", target.job(job_id), f.ALIAS, f.STATE, f.QUEUE, f.TYPE),
         idempotent=True,
     )
     if any(found[1:]):
-        return "keep"  # a malformed job may lack one of these
-    # A reservation or a fence has a claim of its own there: it goes, or a job takes its place.
+        return "keep"  # a malformed job may lack one of these fields
+    # A reservation or a tombstone has a claim of its own in `target`, and is removed there.
     return "drop" if found[0] is None else "later"
 
 
-async def _alias(store: Store, shard: Shard, job_id: str) -> tuple[bytes | None, str | None]:
-    """Where an alias leads, and the transaction that has reserved its id."""
+async def _read_alias(store: Store, shard: Shard, job_id: str) -> tuple[bytes | None, str | None]:
+    """Return the target of an alias, and the transaction that has reserved its id."""
     found: Any = await store.redis.call(
         shard.slot, "HMGET", shard.job(job_id), f.ALIAS, f.TRANSACTION, idempotent=True
     )
@@ -329,22 +348,22 @@ async def _alias(store: Store, shard: Shard, job_id: str) -> tuple[bytes | None,
 
 
 @dataclass(frozen=True, slots=True)
-class _Settled:
-    """What becomes of an alias, as long as it leads to ``target``."""
+class _AliasCheck:
+    """What to do with an alias, as long as it points to ``target``."""
 
     job_id: str
-    fate: _Fate
+    decision: _AliasDecision
     target: Shard
 
 
-async def _settle(store: Store, home: Shard, settled: Sequence[_Settled], age_ms: int) -> int:
-    """Run ``settle_alias.lua`` for aliases of ``home``; returns how many were removed."""
+async def _settle(store: Store, owner: Shard, checks: Sequence[_AliasCheck], age_ms: int) -> int:
+    """Run ``settle_alias.lua`` for aliases of ``owner``; return how many were removed."""
     args: list[Arg] = [age_ms]
-    for one in settled:
-        args += (one.job_id, one.fate, one.target.index)
-    keys = [home.alias_claims, *(home.job(one.job_id) for one in settled)]
-    return int(await store.run(home, "settle_alias", keys, args, idempotent=True))
+    for check in checks:
+        args += (check.job_id, check.decision, check.target.index)
+    keys = [owner.alias_claims, *(owner.job(check.job_id) for check in checks)]
+    return int(await store.run(owner, "settle_alias", keys, args, idempotent=True))
 
 
 def _portions(items: Sequence[T]) -> list[Sequence[T]]:
-    return [items[at : at + _PORTION] for at in range(0, len(items), _PORTION)]
+    return [items[start : start + _PORTION] for start in range(0, len(items), _PORTION)]

@@ -1,11 +1,11 @@
-"""Jobs of several shards, or with unique ones among them: all or none (spec: ojs-bulk-operations).
+"""Store a batch of jobs of several shards, or with unique jobs: all or none.
 
-Reserve the ids that clients chose, claim the unique locks, then let a transaction write everything
-(see
-``transactions``). Shards are visited in their order, so that two batches never wait for each other.
+Spec: ojs-bulk-operations. An attempt reserves the client-chosen ids, then claims the unique locks,
+then commits a cross-shard transaction that stores everything (see ``transactions``). It visits
+shards in the order of their indexes, so two batches never wait for each other.
 
-Unique conflicts are judged item by item, against the lock's holder and then against the items
-before: the policy of the later job decides.
+Unique conflicts are decided job by job: first against the lock's holder, then against the earlier
+jobs of the batch. The policy of the later job decides.
 """
 
 from __future__ import annotations
@@ -32,13 +32,19 @@ from ojs_cluster.store.enqueue import claimed_ids
 from ojs_cluster.store.enqueue.aliases import (
     CLAIM_MS,
     AliasClaims,
-    Claimed,
     ClaimedElsewhere,
+    ForeignAlias,
     duplicate_id,
     earliest,
     is_owner_shard,
 )
-from ojs_cluster.store.enqueue.placement import Fate, PlacedJob, place, portions, token_list
+from ojs_cluster.store.enqueue.placement import (
+    EnqueueOutcome,
+    PlacedJob,
+    place,
+    portions,
+    token_list,
+)
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.limits import depth_bounds
@@ -47,7 +53,7 @@ from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.transactions.transactions import Replacement, Transaction
 from ojs_cluster.store.unique import locks, unique
-from ojs_cluster.store.unique.locks import Holder, Want
+from ojs_cluster.store.unique.locks import LockHolder, LockRequest
 
 _TRIES = 3
 
@@ -56,26 +62,29 @@ async def enqueue_all(
     store: Store,
     jobs: Sequence[NewJob],
     fields: Sequence[bytes] = (),
-    lapses: int = 0,
+    store_before_ms: int = 0,
     claims: AliasClaims | None = None,
     *,
-    accepted: bool = False,
+    ignore_depth_bound: bool = False,
 ) -> list[JobRecord]:
-    """Store jobs of any shards, all or none, answered in the order given.
+    """Store jobs of any shards, all or none; return them in the order given.
 
-    A job that is not stored because one of the same uniqueness is there (``ignore``) is answered
-    with that one, ``deduplicated``.
+    A job that is not stored because of the conflict policy ``ignore`` is answered with the job of
+    the same uniqueness, ``deduplicated``.
 
     Args:
-        fields: names and values of more fields of each job's hash.
-        lapses: ms of any shard's clock from which on it is too late, 0 for never.
-        claims: what the caller has claimed for the jobs already.
-        accepted: whether full queues take them, too.
+        store: the store.
+        jobs: the jobs.
+        fields: names and values of further fields of each job's hash.
+        store_before_ms: time in ms, by any shard's clock, from which on it is too late, 0 for
+            never.
+        claims: aliases that the caller has claimed for the jobs.
+        ignore_depth_bound: whether full queues take the jobs, too.
 
     Raises:
-        QueueFull: as many jobs wait in a queue as may. A job that replaces another is never
-            refused.
-        Duplicate: an id is taken or given twice, or a job of the same uniqueness is in the way.
+        QueueFull: as many jobs wait in a queue as its bound allows. A job that replaces another is
+            never refused.
+        Duplicate: an id is taken or given twice, or a job of the same uniqueness exists.
         TooManyQueues: a queue would be one too many.
         BackendUnavailable: Redis did not answer in time.
     """
@@ -84,38 +93,42 @@ async def enqueue_all(
     claims = claims or AliasClaims(store)
     shards: dict[str, Shard] = {}
     for _ in range(_TRIES):
-        attempt = await _reserved(store, jobs, fields, lapses, claims, shards)
+        attempt = await _reserve(store, jobs, fields, store_before_ms, claims, shards)
         try:
             transaction = attempt.transaction()
-            if not accepted:
+            if not ignore_depth_bound:
                 await depth_bounds.check_bounds(store, transaction.new_jobs())
-            now = (
-                await transactions.commit(store, transaction, attempt.lapses)
-                if transaction.parts
-                else 0
-            )
+            now_ms: int | None = 0
+            if transaction.parts:
+                now_ms = await transactions.commit(store, transaction, attempt.commit_before_ms)
         except OJSError as error:
-            # What may have been decided is not touched: who meets it finds out.
+            # A transaction with an unknown outcome may be committed, so it keeps its reservations.
             if not isinstance(error, BackendUnavailable) or error.outcome == "not_applied":
-                await attempt.give_back()
+                await attempt.release()
             raise
-        if now is None:
-            await attempt.give_back()
+        if now_ms is None:
+            await attempt.release()
             continue
         try:
-            records = await transactions.apply(store, transaction, now) if transaction.parts else {}
+            records = (
+                await transactions.apply(store, transaction, now_ms) if transaction.parts else {}
+            )
         except OJSError as error:
             raise BackendUnavailable(
                 f"the jobs are accepted, but not stored yet: {error.message}",
                 outcome=transactions.outcome_of(error),
             ) from error
-        await attempt.give_back_unused()
-        return attempt.answers(records)
+        await attempt.release_unused()
+        return attempt.results(records)
     raise BackendUnavailable("the jobs could not be stored in time", outcome="not_applied")
 
 
 def refuse_repeated_ids(jobs: Sequence[NewJob]) -> None:
-    """Raise Duplicate when a client gives an id to two of the jobs: before anything is written."""
+    """Check that no two jobs have the same client-chosen id, before anything is written.
+
+    Raises:
+        Duplicate: two jobs have the same id.
+    """
     seen: set[str] = set()
     for index, job in enumerate(jobs):
         if job.id is not None:
@@ -124,60 +137,79 @@ def refuse_repeated_ids(jobs: Sequence[NewJob]) -> None:
             seen.add(job.id)
 
 
-async def _reserved(
+async def _reserve(
     store: Store,
     jobs: Sequence[NewJob],
     fields: Sequence[bytes],
-    lapses: int,
+    store_before_ms: int,
     claims: AliasClaims,
     places: dict[str, Shard],
 ) -> _BatchAttempt:
-    """Return an attempt that has reserved everything it needs. Adds to ``places``."""
+    """Return an attempt that has reserved all ids and locks.
+
+    Args:
+        store: the store.
+        jobs: the jobs.
+        fields: names and values of further fields of each job's hash.
+        store_before_ms: time in ms from which on it is too late, 0 for never.
+        claims: alias claims of the request.
+        places: shards that other requests have chosen for ids; the function adds to it.
+    """
     deadline = trio.current_time() + unique.CLAIM_TIMEOUT_S
     while trio.current_time() < deadline:
-        attempt = _BatchAttempt(store, jobs, fields, lapses, claims, places)
+        attempt = _BatchAttempt(store, jobs, fields, store_before_ms, claims, places)
         try:
             await attempt.reserve()
-        except ClaimedElsewhere as met:
-            await attempt.give_back()
-            places.update(await claimed_ids.first_shards(store, claims, jobs, met.ids))
+        except ClaimedElsewhere as conflict:
+            await attempt.release()
+            places.update(await claimed_ids.first_shards(store, claims, jobs, conflict.ids))
         except OJSError as error:
             if not isinstance(error, BackendUnavailable) or error.outcome == "not_applied":
-                await attempt.give_back()
+                await attempt.release()
             raise
         else:
             return attempt
-    raise unique.busy()
+    raise unique.contention_error()
 
 
 @dataclass(slots=True)
 class _ConflictDecision:
-    """What becomes of the jobs of one fingerprint, given the lock's holder.
+    """What happens to the jobs of one fingerprint, given the holder of its lock.
 
     Args:
-        last: the job that holds the lock in the end; None when none is stored.
-        answers: jobs not stored, and the job or the position of the job they are answered with.
-        superseded: jobs that a later one replaces.
+        last: position of the job that holds the lock in the end, None when none is stored.
+        instead: jobs that are not stored, and the existing job or the position of the job that is
+            returned instead.
+        superseded: jobs that a later job of the batch replaces.
         replaced: whether the lock's holder is replaced.
-        due: jobs that take over a schedule, and its ms.
+        due: jobs that take over a schedule, and its time in ms.
     """
 
     last: int | None = None
-    answers: dict[int, JobRecord | int] = field(default_factory=dict)
+    instead: dict[int, JobRecord | int] = field(default_factory=dict)
     superseded: list[int] = field(default_factory=list)
     replaced: bool = False
     due: dict[int, int] = field(default_factory=dict)
 
 
 class _BatchAttempt:
-    """One attempt to store the jobs: what has been reserved for it and found out so far."""
+    """One attempt to store the jobs: its reservations, and what it has found out.
+
+    Args:
+        store: the store.
+        jobs: the jobs.
+        fields: names and values of further fields of each job's hash.
+        store_before_ms: time in ms from which on it is too late, 0 for never.
+        claims: alias claims of the request, by default new ones.
+        places: shards that other requests have chosen for ids.
+    """
 
     def __init__(
         self,
         store: Store,
         jobs: Sequence[NewJob],
         fields: Sequence[bytes] = (),
-        lapses: int = 0,
+        store_before_ms: int = 0,
         claims: AliasClaims | None = None,
         places: Mapping[str, Shard] | None = None,
     ) -> None:
@@ -185,10 +217,10 @@ class _BatchAttempt:
         self._jobs = jobs
         self._claims = claims or AliasClaims(store)
         self._fields = fields
-        self._latest = lapses
-        self.lapses = lapses
-        self._learned = False
-        self._fences: set[str] = set()
+        self._store_before_ms = store_before_ms
+        self.commit_before_ms = store_before_ms
+        self._clock_known = False
+        self._tombstone_tokens: set[str] = set()
         now_ms = time.time_ns() // 1_000_000
         self._shards = store.partitions.choose_shards(store, jobs)
         for index, job in enumerate(jobs):
@@ -205,23 +237,26 @@ class _BatchAttempt:
                 self._groups.setdefault(job.fingerprint, []).append((index, job.unique))
             if job.id is not None:
                 self._chosen.setdefault(self._shards[index], []).append(index)
-        self._holders: dict[str, Holder | None] = dict.fromkeys(self._groups)
-        self._verdicts: dict[str, _ConflictDecision] = {}
-        self._home = self._decision_shard()
-        self._transaction_id = new_job_id(self._home.index, len(store.keys), now_ms)
+        self._holders: dict[str, LockHolder | None] = dict.fromkeys(self._groups)
+        self._decisions: dict[str, _ConflictDecision] = {}
+        self._owner = self._choose_owner()
+        self._transaction_id = new_job_id(self._owner.index, len(store.keys), now_ms)
 
-    def _decision_shard(self) -> Shard:
-        """Where something is reserved, so that the reservation's clock is the decision's."""
+    def _choose_owner(self) -> Shard:
+        """Return the shard of the transaction's record.
+
+        A shard with a reservation, so that one clock tells whether the reservation has expired.
+        """
         if self._chosen:
             return min(self._chosen, key=lambda shard: shard.index)
         of_locks = map(self._store.keys.shard_of_fingerprint, self._groups)
         return min(of_locks, key=lambda shard: shard.index, default=self._shards[0])
 
     async def reserve(self) -> None:
-        """Take what others could take: ids that clients chose, then locks.
+        """Reserve what other requests could take: first client-chosen ids, then locks.
 
         Raises:
-            Duplicate: an id or a lock is another's.
+            Duplicate: another job has an id, or conflicts under its policy.
             ClaimedElsewhere: ids are claimed for other shards.
         """
         await self._claim_aliases()
@@ -237,40 +272,43 @@ class _BatchAttempt:
             await self._claim_locks(shard, by_shard[shard])
 
     async def _claim_aliases(self) -> None:
-        """Claim the ids that name other shards. The decision must come before the claims lapse."""
-        claimed: list[Claimed] = []
+        """Claim the ids of other owner shards. The commit must come before the claims expire."""
+        elsewhere: list[ForeignAlias] = []
         for shard, indexes in self._chosen.items():
             pairs = [(self._ids[index], index) for index in indexes]
             foreign = [pair for pair in pairs if not is_owner_shard(self._store, shard, pair[0])]
             try:
-                lapses = await self._claims.claim(shard, foreign, CLAIM_MS, of=len(self._jobs))
-            except ClaimedElsewhere as met:
-                claimed += met.ids
+                expires_at_ms = await self._claims.claim(
+                    shard, foreign, CLAIM_MS, total=len(self._jobs)
+                )
+            except ClaimedElsewhere as conflict:
+                elsewhere += conflict.ids
             else:
-                self._latest = self.lapses = earliest(self._latest, lapses)
-        if claimed:
-            raise ClaimedElsewhere(claimed)
+                self._store_before_ms = earliest(self._store_before_ms, expires_at_ms)
+                self.commit_before_ms = self._store_before_ms
+        if elsewhere:
+            raise ClaimedElsewhere(elsewhere)
 
     async def _reserve_ids(self, shard: Shard, indexes: Sequence[int]) -> None:
+        """Reserve client-chosen ids in the shard where their jobs will live."""
         store, ids = self._store, [self._ids[index] for index in indexes]
         keys = [shard.alias_claims, *(shard.job(job_id) for job_id in ids)]
         while True:
-            args: list[Arg] = [self._transaction_id, shard.index, token_list(self._fences), *ids]
+            args: list[Arg] = [self._transaction_id, shard.index]
+            args += (token_list(self._tombstone_tokens), *ids)
             reply = await store.run(shard, "reserve_ids", keys, args, idempotent=True)
             if reply[0] == b"ok":
-                self._learn(shard, int(reply[1]))
+                self._read_clock(shard, int(reply[1]))
                 return
             position = int(reply[1]) - 1
-            there = record("", reply[2]).fields
-            if f.TOMBSTONE in there:
-                self._fences.add(there[f.TOMBSTONE].decode())
-                continue
-            if f.TRANSACTION in there:
-                behind = [ids[position], *ids]
-                await claimed_ids.wait_for_transaction(
-                    store, shard, behind, there[f.TRANSACTION].decode()
-                )
-            elif claimed_ids.leads_to(store, shard, there) is not None:
+            existing = record("", reply[2]).fields
+            if f.TOMBSTONE in existing:
+                self._tombstone_tokens.add(existing[f.TOMBSTONE].decode())
+            elif f.TRANSACTION in existing:
+                reserved = [ids[position], *ids]
+                transaction = existing[f.TRANSACTION].decode()
+                await claimed_ids.wait_for_transaction(store, shard, reserved, transaction)
+            elif claimed_ids.foreign_target(store, shard, existing) is not None:
                 pairs = list(zip(ids, indexes, strict=True))
                 raise ClaimedElsewhere(await claimed_ids.find_foreign_aliases(store, shard, pairs))
             else:
@@ -278,71 +316,81 @@ class _BatchAttempt:
                 raise duplicate_id(ids[position], indexes[position], len(self._jobs))
 
     async def _claim_locks(self, shard: Shard, fingerprints: Sequence[str]) -> None:
+        """Claim locks of one shard, and decide about the conflicts with their holders."""
         deadline = trio.current_time() + unique.CLAIM_TIMEOUT_S
         for fingerprint in fingerprints:
-            self._judge(fingerprint)
+            self._decide(fingerprint)
         while trio.current_time() < deadline:
-            wants = [want for name in fingerprints if (want := self._want(name)) is not None]
-            if not wants:
+            requests = [
+                request
+                for name in fingerprints
+                if (request := self._lock_request(name)) is not None
+            ]
+            if not requests:
                 return
-            reply = await locks.try_claim(self._store, shard, wants, self._transaction_id)
+            reply = await locks.try_claim(self._store, shard, requests, self._transaction_id)
             if isinstance(reply, int):
-                self._learn(shard, reply)
+                self._read_clock(shard, reply)
                 return
-            self._learn(shard, reply.now_ms)
-            fingerprint = wants[reply.position].fingerprint
-            self._holders[fingerprint] = await unique.resolve_holder(
-                self._store, fingerprint, reply
-            )
-            self._judge(fingerprint)
-        raise unique.busy()
+            self._read_clock(shard, reply.now_ms)
+            fingerprint = requests[reply.position].fingerprint
+            holder = await unique.resolve_holder(self._store, fingerprint, reply)
+            self._holders[fingerprint] = holder
+            self._decide(fingerprint)
+        raise unique.contention_error()
 
-    def _learn(self, shard: Shard, now_ms: int) -> None:
-        if shard is self._home and not self._learned:
-            self._learned = True
-            self.lapses = earliest(self._latest, now_ms + unique.CLAIM_MS)
+    def _read_clock(self, shard: Shard, now_ms: int) -> None:
+        """Set the time limit of the commit from the first clock of the transaction's shard."""
+        if shard is self._owner and not self._clock_known:
+            self._clock_known = True
+            self.commit_before_ms = earliest(self._store_before_ms, now_ms + unique.CLAIM_MS)
 
-    def _want(self, fingerprint: str) -> Want | None:
-        verdict = self._verdicts[fingerprint]
-        if verdict.last is None:
+    def _lock_request(self, fingerprint: str) -> LockRequest | None:
+        last = self._decisions[fingerprint].last
+        if last is None:
             return None
-        want = Want(fingerprint, self._ids[verdict.last], self._shards[verdict.last].index)
-        return unique.expecting(want, self._holders[fingerprint])
+        request = LockRequest(fingerprint, self._ids[last], self._shards[last].index)
+        return unique.with_expected_holder(request, self._holders[fingerprint])
 
-    def _judge(self, fingerprint: str) -> None:
-        holder, verdict = self._holders[fingerprint], _ConflictDecision()
-        self._verdicts[fingerprint] = verdict
+    def _decide(self, fingerprint: str) -> None:
+        """Apply the policies of all jobs of a fingerprint, in the order of the request.
+
+        The policy of the later job decides about each conflict.
+        """
+        holder, decision = self._holders[fingerprint], _ConflictDecision()
+        self._decisions[fingerprint] = decision
         now_ms = time.time_ns() // 1_000_000
         for index, policy in self._groups[fingerprint]:
-            last = verdict.last
+            last = decision.last
             state: State | None
             if last is None:
                 state = holder.job.state if holder is not None and holder.blocks(policy) else None
                 due = holder.job.due_ms if holder is not None else None
             else:
-                state, due = _state(self._jobs[last], verdict.due.get(last), now_ms)
-                state = state if policy.counts(state, 0) else None
+                state, due = _future_state(self._jobs[last], decision.due.get(last), now_ms)
+                state = state if policy.conflicts(state, 0) else None
             if state is None:
-                verdict.last = index
+                decision.last = index
             elif policy.on_conflict == "reject":
-                raise self._refusal(fingerprint, index, holder, last)
+                raise self._duplicate(fingerprint, index, holder, last)
             elif policy.on_conflict == "ignore":
-                verdict.answers[index] = holder.job if last is None and holder else last or 0
+                decision.instead[index] = holder.job if last is None and holder else last or 0
             else:
                 if last is None:
-                    verdict.replaced = True
+                    decision.replaced = True
                 else:
-                    verdict.superseded.append(last)
+                    decision.superseded.append(last)
                 if policy.on_conflict == "replace_except_schedule" and state == State.SCHEDULED:
-                    verdict.due[index] = due or 0
-                verdict.last = index
+                    decision.due[index] = due or 0
+                decision.last = index
 
-    def _refusal(
-        self, fingerprint: str, index: int, holder: Holder | None, last: int | None
+    def _duplicate(
+        self, fingerprint: str, index: int, holder: LockHolder | None, last: int | None
     ) -> Duplicate:
+        """Return the error for a job that conflicts with the holder, or with job ``last``."""
         position = index if len(self._jobs) > 1 else None
         if last is None and holder is not None:
-            return unique.duplicate(fingerprint, holder.job, position)
+            return unique.duplicate_error(fingerprint, holder.job, position)
         return Duplicate(
             f"jobs[{index}] is of the same uniqueness as jobs[{last}]",
             uniqueness_key=fingerprint,
@@ -350,79 +398,95 @@ class _BatchAttempt:
         )
 
     def transaction(self) -> Transaction:
-        """What is to be done, once everything is reserved."""
-        verdicts = self._verdicts.values()
-        unstored = self._unstored()
-        superseded = {index for verdict in verdicts for index in verdict.superseded}
-        due = {index: ms for verdict in verdicts for index, ms in verdict.due.items()}
+        """Return what to commit, after everything is reserved."""
+        decisions = self._decisions.values()
+        not_stored = self._not_stored()
+        superseded = {index for decision in decisions for index in decision.superseded}
+        due = {index: ms for decision in decisions for index, ms in decision.due.items()}
         prepared = {
-            verdict.last: Replacement(holder.job.id, holder.shard, self._ids[verdict.last])
+            decision.last: Replacement(holder.job.id, holder.shard, self._ids[decision.last])
             for name, holder in self._holders.items()
             if holder is not None
-            and (verdict := self._verdicts[name]).replaced
-            and verdict.last is not None
+            and (decision := self._decisions[name]).replaced
+            and decision.last is not None
         }
         parts: dict[Shard, list[PlacedJob]] = {}
         for index, job in enumerate(self._jobs):
-            if index in unstored:
+            if index in not_stored:
                 continue
-            placed = _scheduled_at(self._ids[index], job, due.get(index), self._fields)
-            fate: Fate = (
-                "superseded" if index in superseded else "prepared" if index in prepared else ""
-            )
-            parts.setdefault(self._shards[index], []).append(replace(placed, fate=fate))
+            placed = _place_at(self._ids[index], job, due.get(index), self._fields)
+            outcome: EnqueueOutcome = ""
+            if index in superseded:
+                outcome = "superseded"
+            elif index in prepared:
+                outcome = "prepared"
+            parts.setdefault(self._shards[index], []).append(replace(placed, outcome=outcome))
         return Transaction(
             self._transaction_id,
             {shard: portions(part) for shard, part in parts.items()},
-            swaps=list(prepared.values()),
+            replacements=list(prepared.values()),
             locks=[
-                (name, self._ids[verdict.last])
-                for name, verdict in self._verdicts.items()
-                if verdict.last is not None
+                (name, self._ids[decision.last])
+                for name, decision in self._decisions.items()
+                if decision.last is not None
             ],
         )
 
-    def answers(self, records: dict[str, JobRecord]) -> list[JobRecord]:
-        """The jobs in the order of the request."""
-        instead = {i: found for v in self._verdicts.values() for i, found in v.answers.items()}
+    def results(self, records: dict[str, JobRecord]) -> list[JobRecord]:
+        """Return the jobs in the order of the request.
 
-        def answer(index: int) -> JobRecord:
+        Args:
+            records: the stored jobs, by id.
+        """
+        instead = {
+            index: found
+            for decision in self._decisions.values()
+            for index, found in decision.instead.items()
+        }
+
+        def result(index: int) -> JobRecord:
             found = instead.get(index)
             if found is None:
                 return records[self._ids[index]]
-            job = answer(found) if isinstance(found, int) else found
+            job = result(found) if isinstance(found, int) else found
             return replace(job, deduplicated=True)
 
-        return [answer(index) for index in range(len(self._jobs))]
+        return [result(index) for index in range(len(self._jobs))]
 
-    async def give_back(self) -> None:
-        """Give back what was reserved, as far as Redis answers; the rest is met by others."""
+    async def release(self) -> None:
+        """Release all reservations.
+
+        It never raises. If Redis does not answer, the next request that needs a reservation, or the
+        janitor, releases it.
+        """
         with suppress(OJSError), cleaning_up():
             for shard, indexes in self._chosen.items():
                 ids = [self._ids[index] for index in indexes]
                 await transactions.release_ids(self._store, shard, self._transaction_id, ids)
-        await self._claims.give_back()
+        await self._claims.release()
         with suppress(OJSError), cleaning_up():
-            wants = [want for name in self._verdicts if (want := self._want(name)) is not None]
-            await locks.settle(self._store, "drop", wants, self._transaction_id)
+            requests = [
+                request
+                for name in self._decisions
+                if (request := self._lock_request(name)) is not None
+            ]
+            await locks.settle(self._store, "drop", requests, self._transaction_id)
 
-    async def give_back_unused(self) -> None:
-        """Give back the ids of jobs that were not stored because others of their uniqueness are
-        there. It never raises.
-        """
+    async def release_unused(self) -> None:
+        """Release the ids of jobs that the policy ``ignore`` did not store. It never raises."""
         with suppress(OJSError):
             for shard, indexes in self._chosen.items():
-                ids = [self._ids[index] for index in indexes if index in self._unstored()]
+                ids = [self._ids[index] for index in indexes if index in self._not_stored()]
                 if ids:
                     await transactions.release_ids(self._store, shard, self._transaction_id, ids)
-                    await self._claims.give_back(ids)
+                    await self._claims.release(ids)
 
-    def _unstored(self) -> set[int]:
-        return {index for verdict in self._verdicts.values() for index in verdict.answers}
+    def _not_stored(self) -> set[int]:
+        return {index for decision in self._decisions.values() for index in decision.instead}
 
 
-def _state(job: NewJob, due_ms: int | None, now_ms: int) -> tuple[State, int | None]:
-    """The state a job will be stored in, and when it is due."""
+def _future_state(job: NewJob, due_ms: int | None, now_ms: int) -> tuple[State, int | None]:
+    """Return the state in which a job will be stored, and the time in ms when it is due."""
     if job.pending:
         return State.PENDING, None
     if due_ms is None and job.scheduled is not None:
@@ -432,13 +496,11 @@ def _state(job: NewJob, due_ms: int | None, now_ms: int) -> tuple[State, int | N
     return State.AVAILABLE, None
 
 
-def _scheduled_at(
-    job_id: str, job: NewJob, due_ms: int | None, fields: Sequence[bytes]
-) -> PlacedJob:
-    """The job, scheduled for ``due_ms`` instead of what it asked for, if that is given."""
+def _place_at(job_id: str, job: NewJob, due_ms: int | None, fields: Sequence[bytes]) -> PlacedJob:
+    """Return the job, scheduled for ``due_ms`` instead of its own schedule if that is given."""
     if due_ms is not None:
         members = object_members(b"{%b}" % job.body) or {}
         members.pop("scheduled_at", None)
         job = replace(job, body=join(members), scheduled=None)
-    placed = place(job_id, job, [*unique.fields(job), *fields])
+    placed = place(job_id, job, [*unique.lock_fields(job), *fields])
     return placed if due_ms is None else replace(placed, due=f"s{due_ms}")

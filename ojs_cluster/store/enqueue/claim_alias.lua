@@ -1,24 +1,25 @@
--- A client's id is claimed in the shard that its bits name, before its job is written elsewhere.
--- Pre:  no job and no alias has the id here, or the alias already points to the same shard.
--- Post: the alias points to the job's shard, and the claim is listed until the job is seen. Who was
---       the first to claim it may give it back (release_alias.lua), as long as nobody else has.
+-- Transition: (nothing) -> alias, in the owner shard of a client-chosen id, before its job is stored elsewhere.
+-- Pre:  no job and no alias has the id here, or the alias points to the same shard.
+-- Post: the alias points to the job's shard, and the claim is listed until the job is seen. The first
+--       claimer may release it (release_alias.lua) as long as no other has claimed the id.
 -- Memory: deny-oom.
--- KEYS: 1 job hash of the id, 2 the shard's claims.
--- ARGV: 1 id, 2 shard of the job, 3 ms the claim is good for, 4 name of who claims ('' gives nothing
---       back).
--- Returns: {'ok', ms the claim lapses} | {'taken', shard} | {'exists', fields of the job here}
+-- KEYS: 1 job hash of the id, 2 alias_claims.
+-- ARGV: 1 id, 2 shard of the job, 3 validity of the claim (ms), 4 name of the claimer ('' never releases).
+-- Returns: {'ok', time (ms) at which the claim expires} | {'taken', shard} | {'exists', fields of the job here}
 --@include now
-local flat = redis.call('HGETALL', KEYS[1])
+local key, alias_claims = KEYS[1], KEYS[2]
+local id, shard, valid_ms, claimer = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local flat = redis.call('HGETALL', key)
 if #flat > 0 then
     if flat[1] ~= '@' then return {'exists', flat} end
-    if flat[2] ~= ARGV[2] then return {'taken', flat[2]} end
+    if flat[2] ~= shard then return {'taken', flat[2]} end
 end
--- First, as a script that has begun with a removal is not refused at maxmemory.
-redis.call('ZADD', KEYS[2], now, ARGV[1])
+-- First, because a script that has begun with a removal is not refused at maxmemory.
+redis.call('ZADD', alias_claims, now, id)
 if #flat == 0 then
-    redis.call('HSET', KEYS[1], '@', ARGV[2])
-    if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], '@c', ARGV[4]) end
-elseif redis.call('HGET', KEYS[1], '@c') ~= ARGV[4] then
-    redis.call('HDEL', KEYS[1], '@c')
+    redis.call('HSET', key, '@', shard)
+    if claimer ~= '' then redis.call('HSET', key, '@c', claimer) end
+elseif redis.call('HGET', key, '@c') ~= claimer then
+    redis.call('HDEL', key, '@c')
 end
-return {'ok', now + ARGV[3]}
+return {'ok', now + valid_ms}

@@ -1,23 +1,23 @@
-"""Ids that another request has claimed: what the next request for the same id does.
+"""What a request does when another request has claimed one of its ids.
 
-The alias of an id says where the first request wants its job. It proves no job: that request may
-still be under way, or its process is dead. A client repeats a request after an error. If it were
-told ``duplicate`` without a job, it would take its job for stored. So a request that meets an alias
-which leads elsewhere looks there:
+The alias of an id tells where the first request stores its job. It does not prove that the job
+exists: that request may still be running, or its process may have died. A client repeats a request
+after an error; if it were answered ``duplicate`` without a job, it would take its job for stored.
+So a request that finds an alias to another shard checks that shard:
 
 * There is a job: the id is taken.
-* A transaction has reserved the id: wait for it, end it when that takes too long, and look again.
-* There is nothing, or a fence: the first choice stays. Where that shard holds a partition of the
-  job's queue, this job goes there as well. Both requests then meet at one key, where one of them
-  is refused. So requests that know different numbers of partitions agree.
-* That shard holds no partition of the queue, because the first request named another queue: this
-  request waits for a moment, then it is refused with a 503 while the other can still store its job.
-  After that the alias is dropped (``aliases.drop_if_unused``), and this request claims the id.
-  Where the
-  alias leads to a fence, the janitor drops both, ten minutes after the fence was set.
+* A transaction has reserved the id: wait for it, resolve it when that takes too long, and check
+  again.
+* There is nothing, or a tombstone, and that shard holds a partition of the job's queue: store this
+  job there as well. Both requests then use the same key, and one of them is refused. So requests
+  that know different numbers of partitions agree.
+* That shard holds no partition of the queue, because the first request named another queue: wait
+  briefly, then answer 503 while the first request can still store its job. After that drop the
+  alias (``aliases.drop_if_unused``) and claim the id. If the alias points to a tombstone, the
+  janitor removes both, ten minutes after the tombstone was written.
 
-A request whose own shard is the one that the id names claims nothing. It meets the alias when it
-stores its job, and does the same.
+A request that stores its job in the id's owner shard claims nothing. It finds the alias when it
+stores the job, and then does the same.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.aliases import (
     AliasClaims,
-    Claimed,
     ClaimedElsewhere,
+    ForeignAlias,
     drop_if_unused,
     duplicate_id,
 )
@@ -45,55 +45,55 @@ from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import unique
 
 RETRY_S = 10.0
-"""What a client is told to wait while an earlier request for another queue has the id."""
+"""Retry-After in seconds while an earlier request for another queue has the id."""
 
 
-def leads_to(store: Store, shard: Shard, there: Mapping[bytes, bytes]) -> Shard | None:
-    """Return where an alias leads that a script of ``shard`` has met; None for anything else."""
-    alias = there.get(f.ALIAS)
+def foreign_target(store: Store, shard: Shard, existing: Mapping[bytes, bytes]) -> Shard | None:
+    """Return the target of an alias that a script of ``shard`` has found, None otherwise."""
+    alias = existing.get(f.ALIAS)
     target = shard if alias is None else store.keys.shard(int(alias))
     return None if target is shard else target
 
 
 async def find_foreign_aliases(
     store: Store, shard: Shard, ids: Sequence[tuple[str, int]]
-) -> list[Claimed]:
-    """Return the ids of ``shard`` whose aliases lead to other shards.
+) -> list[ForeignAlias]:
+    """Return the ids of ``shard`` whose aliases point to other shards.
 
     Args:
         store: the store.
-        shard: the shard that the ids name.
-        ids: with the position of each in its request.
+        shard: the owner shard of the ids.
+        ids: the ids, each with its position in the request.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    found: list[Claimed] = []
+    found: list[ForeignAlias] = []
 
-    async def one(pair: tuple[str, int]) -> None:
+    async def check(pair: tuple[str, int]) -> None:
         job_id, index = pair
         alias: Any = await store.redis.call(
             shard.slot, "HGET", shard.job(job_id), f.ALIAS, idempotent=True
         )
         if alias is not None and int(alias) != shard.index:
-            found.append(Claimed(job_id, index, store.keys.shard(int(alias))))
+            found.append(ForeignAlias(job_id, index, store.keys.shard(int(alias))))
 
-    await over_shards(ids, one)
+    await over_shards(ids, check)
     return found
 
 
 async def first_shards(
-    store: Store, claims: AliasClaims, jobs: Sequence[NewJob], claimed: Sequence[Claimed]
+    store: Store, claims: AliasClaims, jobs: Sequence[NewJob], claimed: Sequence[ForeignAlias]
 ) -> dict[str, Shard]:
-    """Return the shard of each job whose first request has chosen one. Workers look there.
+    """Return the shard in which the first request stores each job, if workers fetch from it.
 
-    Ids that are left out may be claimed again: they are free by now, or others have settled them.
+    Ids that are left out may be claimed again: they are free, or their transactions have ended.
 
     Args:
         store: the store.
-        claims: what this request has claimed; it is given back when an id cannot be used.
-        jobs: all of the request.
-        claimed: its ids whose aliases lead elsewhere.
+        claims: claims of this request; they are released when an id cannot be used.
+        jobs: all jobs of the request.
+        claimed: ids of the request whose aliases point elsewhere.
 
     Raises:
         Duplicate: there is a job with an id; of several, the first of the request.
@@ -101,12 +101,12 @@ async def first_shards(
             answer in time.
     """
     await ensure_task()
-    patience = trio.current_time() + unique.GRACE_MS / 1000
+    deadline = trio.current_time() + unique.GRACE_MS / 1000
     shards: dict[str, Shard] = {}
     refused: dict[int, OJSError] = {}
     reserved: dict[tuple[Shard, str], list[str]] = {}
 
-    async def one(claim: Claimed) -> None:
+    async def check(claim: ForeignAlias) -> None:
         job = jobs[claim.index]
         try:
             transaction = await _reserved_by(store, claim, len(jobs))
@@ -115,7 +115,7 @@ async def first_shards(
             elif await _is_partition(store, job, claim.target):
                 await store.partitions.ensure_open(store, claim.target, [job.queue])
                 shards[claim.job_id] = claim.target
-            elif not await _is_settled(store, claim, len(jobs), patience):
+            elif not await _may_claim_again(store, claim, len(jobs), deadline):
                 raise BackendUnavailable(
                     f"an earlier request for another queue has the id '{claim.job_id}'",
                     outcome="not_applied",
@@ -124,36 +124,36 @@ async def first_shards(
         except OJSError as error:
             refused[claim.index] = error
 
-    await over_shards(claimed, one)
+    await over_shards(claimed, check)
     try:
         if refused:
             raise refused[min(refused)]
         for (shard, transaction), ids in reserved.items():
             await wait_for_transaction(store, shard, ids, transaction)
     except OJSError:
-        await claims.give_back()
+        await claims.release()
         raise
     return shards
 
 
 async def first_shard(
-    store: Store, claims: AliasClaims, job: NewJob, met: ClaimedElsewhere, wanted: Shard
+    store: Store, claims: AliasClaims, job: NewJob, conflict: ClaimedElsewhere, default: Shard
 ) -> Shard:
-    """Return where one job goes whose id another request has claimed: ``first_shards`` for one."""
-    shards = await first_shards(store, claims, [job], met.ids)
-    return next(iter(shards.values()), wanted)
+    """Return the shard for one job whose id another request has claimed, as ``first_shards``."""
+    shards = await first_shards(store, claims, [job], conflict.ids)
+    return next(iter(shards.values()), default)
 
 
 async def wait_for_transaction(
     store: Store, shard: Shard, job_ids: Sequence[str], transaction_id: str
 ) -> None:
-    """Wait for the transaction that has reserved ids, and end it when it takes too long.
+    """Wait for the transaction that has reserved ids, and resolve it when it takes too long.
 
     Args:
         store: the store.
         shard: where the ids are reserved.
-        job_ids: those that are in the way; the first is the one that is waited for.
-        transaction_id: the transaction.
+        job_ids: the reserved ids; the function waits for the first.
+        transaction_id: id of the transaction.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -163,27 +163,27 @@ async def wait_for_transaction(
         while await _reserving_transaction(store, shard, job_ids[0]) == transaction_id:
             await unique.pause()
         return
-    await transactions.clear(store, shard, transaction_id, job_ids)
+    await transactions.resolve_and_release(store, shard, transaction_id, job_ids)
 
 
-async def _is_settled(store: Store, claim: Claimed, of: int, patience: float) -> bool:
+async def _may_claim_again(store: Store, claim: ForeignAlias, total: int, deadline: float) -> bool:
     """Wait for the request that has claimed an id; return whether the id may be claimed again.
 
     Raises:
-        Duplicate: there is its job by now.
+        Duplicate: its job is stored.
         BackendUnavailable: Redis did not answer in time.
     """
-    home = store.keys.shard_of_id(claim.job_id)
+    owner = store.keys.shard_of_id(claim.job_id)
     while not await drop_if_unused(store, claim.target, claim.job_id):
         found: Any = await store.redis.call(
-            home.slot, "HGET", home.job(claim.job_id), f.ALIAS, idempotent=True
+            owner.slot, "HGET", owner.job(claim.job_id), f.ALIAS, idempotent=True
         )
         if found is None or int(found) != claim.target.index:
             return True
-        if trio.current_time() >= patience:
+        if trio.current_time() >= deadline:
             return False
         await unique.pause()
-        if await _reserved_by(store, claim, of) is not None:
+        if await _reserved_by(store, claim, total) is not None:
             return True
     return True
 
@@ -195,11 +195,11 @@ async def _reserving_transaction(store: Store, shard: Shard, job_id: str) -> str
     return found.decode() if isinstance(found, bytes) else None
 
 
-async def _reserved_by(store: Store, claim: Claimed, of: int) -> str | None:
-    """Return the transaction that has reserved the id where its alias leads, None for nothing.
+async def _reserved_by(store: Store, claim: ForeignAlias, total: int) -> str | None:
+    """Return the transaction that has reserved the id where its alias points, None for none.
 
     Raises:
-        Duplicate: there is a job, or the id was fenced for good.
+        Duplicate: there is a job, or a tombstone that must not be replaced.
     """
     shard, job_id = claim.target, claim.job_id
     found: Any = await store.redis.call(
@@ -216,17 +216,20 @@ async def _reserved_by(store: Store, claim: Claimed, of: int) -> str | None:
         ),
         idempotent=True,
     )
-    transaction, alias, fence, *job = found
+    transaction, alias, token, *job = found
     if transaction is not None:
         return str(transaction.decode())
-    for_good = alias is not None and int(alias) == shard.index and fence is None
-    if any(job) or for_good:  # a malformed job may lack one of its fields
-        raise duplicate_id(job_id, claim.index, of)
+    is_final_tombstone = alias is not None and int(alias) == shard.index and token is None
+    if any(job) or is_final_tombstone:  # a malformed job may lack one of its fields
+        raise duplicate_id(job_id, claim.index, total)
     return None
 
 
 async def _is_partition(store: Store, job: NewJob, shard: Shard) -> bool:
-    """Return whether a job may live in ``shard``, by the newest table where that matters."""
+    """Return whether a job may live in ``shard``.
+
+    If the cached partition table says no, the newest table is read.
+    """
     number = store.keys.partition_of(job.queue, shard)
     if job.rate_limit is not None and job.rate_limit.max_per_second is not None:
         return number == 0  # jobs that count together stay together

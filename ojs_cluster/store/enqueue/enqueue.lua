@@ -1,39 +1,40 @@
--- Transition: (nothing) -> available | scheduled | pending, for one or many jobs of one shard; in a
--- transaction also prepared, or cancelled at once.
--- Pre:  no job with any of the ids is in the shard, nor a fence but those given; no claim has lapsed.
--- Post: all jobs exist, or none does. Counters, indexes and events agree with them.
---       A portion of a transaction's part is written once, over the ids that it has reserved. What is prepared is in no
---       index or counter, and carries the transaction until `reveal`; it is listed as a claim. Owed: limits
---       that jobs declare, to the shards of their keys; names of new queues, to the registry.
--- Memory: deny-oom; as enqueue_part, what a transaction has decided, allow-oom.
--- KEYS: 1..8 the shard's due, exp, pend, fin, ev, claims, dealt, refs; then per queue c: and q:; then
---       per job its hash.
--- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 claims lapse at (ms, 0 none),
---       5 transaction ('' none), 6 ms to keep cancelled jobs, 7 marks of fences, each between blanks,
---       8 this shard, 9 number of shards, 10 name under which `dealt` remembers what is written
---       ('' none), 11 terms of bounds (see bound.lua), then the queue names, then per job:
---       id, queue's position (1-based), priority, state wanted ('' or 'pending'), fate ('' | 'prepared' |
---       'superseded'), due ('' | 'a<ms>' absolute | 's<ms>' absolute, shown in the envelope | 'r<ms>'
---       from now, shown likewise), expires (likewise),
---       number of field names and values that follow, those fields (e, t, m and what is set).
--- Returns: {'ok', now, effects, per job: state, due ms or '', expires ms or ''}
---          {'exists', position (1-based), fields of what is there (see there.lua)} | {'lapsed'} | {'already'}
+-- Transition: (nothing) -> available | scheduled | pending, for one or many jobs of one shard. In a
+-- transaction also (nothing) -> prepared, or cancelled at once.
+-- Pre:  it is not too late, and nothing has any of the ids, except tombstones with one of the given tokens.
+-- Post: all jobs exist, or none does. Counters, indexes and events agree with them. A portion of a
+--       transaction is stored once, over the ids that the transaction has reserved. A prepared job is in no
+--       index or counter, names the transaction until publish_job.lua, and is listed as a claim.
+--       Effects: the limits that jobs declare go to the shards of their keys, new queue names to the registry.
+-- Memory: deny-oom; as enqueue_part, what a transaction has committed, allow-oom.
+-- KEYS: 1 due, 2 expiring, 3 pending, 4 finished, 5 events, 6 alias_claims, 7 applied_transactions,
+--       8 references; then per queue queue_counters and queue_available; then per job its hash.
+-- ARGV: 1 events kept, 2 number of queues, 3 number of jobs, 4 time (ms) from which on it is too late (0
+--       never), 5 transaction id ('' none), 6 retention of cancelled jobs (ms), 7 tokens of tombstones
+--       that may be replaced, each between blanks, 8 this shard, 9 number of shards, 10 note of the portion
+--       in applied_transactions ('' none), 11 depth bounds (see check_depth_bound.lua), then the queue
+--       names, then per job: id, position of its queue (1-based), priority, 'pending' | '', outcome
+--       ('' | 'prepared' | 'superseded'), due ('' | 'a<ms>' absolute | 's<ms>' absolute and shown in the
+--       envelope | 'r<ms>' from now and shown, too), expires (as due), number of field names and
+--       values, those fields (e, t, m and others that are set).
+-- Returns: {'ok', now, effects, per job: state, due (ms) or '', expires (ms) or ''} | {'already'}
+--          {'exists', position (1-based), fields as of read_existing.lua} | {'too_late'}
 --          {'full', position of a queue (1-based), its depth, its bound}
 --@include keys now preflight read_job read_existing change_counters append_event set_deadline
 --@include append_effect make_available index_job parse_time check_depth_bound find_taken_ids
 if ARGV[3] ~= '1' then batch_events() end
 local queues, jobs = tonumber(ARGV[2]), tonumber(ARGV[3])
 local first_job, transaction, portion, reserved = 8 + 2 * queues, ARGV[5], ARGV[10], {}
-local again = transaction ~= '' and redis.call('ZSCORE', KEYS[7], portion) -- remembered for as long anew
-if again then return redis.call('ZADD', KEYS[7], now, portion) and {'already'} end
+if transaction ~= '' and redis.call('ZSCORE', KEYS[7], portion) then
+    redis.call('ZADD', KEYS[7], now, portion) -- keeps the note for another ten minutes
+    return {'already'}
+end
 local taken = find_taken(jobs, first_job, transaction, ARGV[7], reserved)
 if taken then return taken end
 preflight_key(OUTBOX)
 preflight_key(OUTBOX_DUE)
 run_preflight()
-if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'lapsed'} end
-local names = {}
-for i = 1, queues do names[i] = ARGV[11 + i] end
+if ARGV[4] ~= '0' and now >= tonumber(ARGV[4]) then return {'too_late'} end
+local names = {unpack(ARGV, 12, 11 + queues)}
 local full = refuse_full(names, 9, ARGV[11])
 if full then return full end
 if transaction ~= '' then redis.call('ZADD', KEYS[7], now, portion) end
@@ -48,7 +49,7 @@ end
 local reply, released, declared = {'ok', now, effects}, {}, {}
 local at = 11 + queues
 for i = 1, jobs do
-    local key, id, fate = KEYS[first_job + i], ARGV[at + 1], ARGV[at + 5]
+    local key, id, outcome = KEYS[first_job + i], ARGV[at + 1], ARGV[at + 5]
     local due, due_shown = parse_time(ARGV[at + 6])
     local expires, expires_shown = parse_time(ARGV[at + 7])
     local fields = tonumber(ARGV[at + 8])
@@ -61,10 +62,10 @@ for i = 1, jobs do
     for j = 1, fields, 2 do job[write[j]] = write[j + 1] end
     count(job[F.queue], 'came', 1)
     local state = 'available'
-    if fate == 'superseded' then state = 'cancelled'
+    if outcome == 'superseded' then state = 'cancelled'
     elseif ARGV[at + 4] == 'pending' then state = 'pending'
     elseif due and due > now then state = 'scheduled' end
-    local function set(name, value) write[#write + 1] = name; write[#write + 1] = value end
+    local function set(name, value) write[#write + 1], write[#write + 2] = name, value end
     set(F.state, state)
     set(F.queue, job[F.queue])
     set(F.created, now)
@@ -78,23 +79,23 @@ for i = 1, jobs do
     if due_shown then set(F.scheduled_shown, due_shown) end
     if expires then set(F.expires, expires) end
     if expires_shown then set(F.expires_shown, expires_shown) end
-    if fate == 'prepared' then set(F.transaction, transaction)
-    elseif fate == 'superseded' then set(F.finished, now) end
-    -- Whoever the fence has kept out must not find the id free once this job is gone.
+    if outcome == 'prepared' then set(F.transaction, transaction)
+    elseif outcome == 'superseded' then set(F.finished, now) end
+    -- The stalled producer that the tombstone kept out must not find the id free after this job's removal.
     if reserved[i] == 'tombstone' then set(F.fixed, 1) end
     redis.call('HSET', key, unpack(write))
     record_references(id, job, tonumber(ARGV[8]), tonumber(ARGV[9]))
     if reserved[i] then
         redis.call('HDEL', key, F.alias, F.tombstone)
-        if fate ~= 'prepared' then
+        if outcome ~= 'prepared' then
             redis.call('HDEL', key, F.transaction)
             released[#released + 1] = id
         end
     end
 
-    if fate == 'prepared' then
+    if outcome == 'prepared' then
         redis.call('ZADD', ALIAS_CLAIMS, now, id)
-    elseif fate == 'superseded' then
+    elseif outcome == 'superseded' then
         count(job[F.queue], state, 1)
         redis.call('ZADD', FINISHED, now + ARGV[6], id)
         emit('job.cancelled', id, job)
@@ -113,6 +114,6 @@ end
 flush_arrivals()
 flush_counters()
 flush_events()
--- Last, and at once: a set that becomes empty vanishes (see look.lua).
+-- Removals come last: an emptied set is deleted, and its key cannot be touched again (see preflight.lua).
 call_in_slices('ZREM', ALIAS_CLAIMS, released)
 return reply

@@ -1,14 +1,13 @@
 """Enqueue jobs (spec: ojs-core, PUSH; ojs-bulk-operations; ojs-unique-jobs).
 
-What fits into one shard and one portion is one script. Everything else goes through a transaction
-(see
-``batch``), save two cases that need no decision of their own, because the job's existence is it: an
-id that a client chose, and a unique job that replaces none. There the alias or the lock is claimed
-first, and a claim without its job is nobody's after a while.
+Jobs that fit into one shard and one portion are stored by one script. Other batches use a
+cross-shard transaction (see ``batch``). Two cases need no transaction, because the stored job
+itself is the decision: a client-chosen id, and a unique job that replaces none. There the alias or
+the lock is claimed first. A claim without a job expires.
 
-A fence stands where somebody made it impossible that a slow producer stores a job (see ``unique``).
-The client who repeats that request meets it: not a job, only a ban on what was begun before. So it
-claims everything anew, now knowing the fence's mark, and stores over it.
+A tombstone prevents a slow producer from storing a job (see ``unique``). A client that repeats the
+request finds the tombstone. It then claims everything again and passes the tombstone's token, which
+the slow producer does not know. So it may store the job in place of the tombstone.
 """
 
 from __future__ import annotations
@@ -39,8 +38,8 @@ from ojs_cluster.store.enqueue import batch, claimed_ids
 from ojs_cluster.store.enqueue.aliases import (
     CLAIM_MS,
     AliasClaims,
-    Claimed,
     ClaimedElsewhere,
+    ForeignAlias,
     duplicate_id,
     earliest,
     is_owner_shard,
@@ -48,13 +47,13 @@ from ojs_cluster.store.enqueue.aliases import (
 from ojs_cluster.store.enqueue.placement import (
     PORTION_JOBS,
     PlacedJob,
-    command,
-    follow_up,
-    is_same,
-    one_command,
+    deliver_effects,
+    enqueue_command,
+    enqueue_one_command,
+    is_same_job,
     place,
     read_back,
-    written,
+    stored_records,
 )
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.read_jobs import read_many
@@ -62,33 +61,39 @@ from ojs_cluster.store.jobs.record import JobRecord, record
 from ojs_cluster.store.limits import depth_bounds
 from ojs_cluster.store.partial_failures import begun
 from ojs_cluster.store.portions import PORTION_BYTES
+from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.unique import unique
-from ojs_cluster.store.unique.locks import Want
+from ojs_cluster.store.unique.locks import LockRequest
 
 _TRIES = 5
 
 
 class _Tombstoned(Exception):
-    """A fence keeps the job out; ``mark`` is what a producer that begins anew must know."""
+    """A tombstone keeps the job out.
 
-    def __init__(self, mark: str) -> None:
-        super().__init__(mark)
-        self.mark = mark
+    Args:
+        token: the tombstone's token. A producer that starts over and passes it may store the job.
+    """
+
+    def __init__(self, token: str) -> None:
+        super().__init__(token)
+        self.token = token
 
 
 @dataclass(frozen=True, slots=True)
 class EnqueueOptions:
-    """What else is known when jobs are stored.
+    """How the store enqueues jobs, beside what the jobs say themselves.
 
     Args:
-        fields: names and values of more fields of each job's hash.
-        lapses: ms of any shard's clock from which on it is too late, 0 for never.
-        accepted: whether a full queue takes them, too (see ``bounds``).
+        fields: names and values of further fields of each job's hash.
+        store_before_ms: time in ms, by any shard's clock, from which on it is too late, 0 for
+            never.
+        ignore_depth_bound: whether full queues take the jobs, too (see ``depth_bounds``).
     """
 
     fields: Sequence[bytes] = ()
-    lapses: int = 0
-    accepted: bool = False
+    store_before_ms: int = 0
+    ignore_depth_bound: bool = False
 
 
 async def enqueue(
@@ -96,48 +101,54 @@ async def enqueue(
     job: NewJob,
     *,
     fields: Sequence[bytes] = (),
-    lapses: int = 0,
-    accepted: bool = False,
+    store_before_ms: int = 0,
+    ignore_depth_bound: bool = False,
 ) -> JobRecord:
-    """Store one job, durable when this returns.
-
-    Returns the job; with ``deduplicated`` set the one that is there already, under a policy that
-    says so.
+    """Store one job. It is durable when this returns.
 
     Args:
-        fields: names and values of more fields of the job's hash.
-        lapses: ms of any shard's clock from which on it must not be stored any more, 0 for never.
-        accepted: whether a full queue takes it, too: it was promised before.
+        store: the store.
+        job: the job.
+        fields: names and values of further fields of the job's hash.
+        store_before_ms: time in ms, by any shard's clock, from which on the job must not be stored
+            any more, 0 for never.
+        ignore_depth_bound: whether a full queue takes the job, too, because it was promised before.
+
+    Returns:
+        The job. Under the conflict policy ``ignore`` it may be an existing job, with
+        ``deduplicated`` set.
 
     Raises:
-        QueueFull: as many jobs wait in the queue as may.
+        QueueFull: as many jobs wait in the queue as its bound allows.
         Duplicate: the client's id is taken, anywhere in the cluster, or a job of the same
-            uniqueness is in the way.
-        Conflict: it is too late, or was before a claim could be used.
-        TooManyQueues, TooManyRateLimitKeys: the queue, or the key of its rate limit, would be one
-        too
-            many.
+            uniqueness exists.
+        Conflict: it is too late, or a claim has expired before it could be used.
+        TooManyQueues: the queue would be one too many.
+        TooManyRateLimitKeys: the key of the job's rate limit would be one too many.
         BackendUnavailable: Redis did not answer in time.
     """
-    if job.rate_limit is not None and not accepted:
+    if job.rate_limit is not None and not ignore_depth_bound:
         await store.limit_keys.check_jobs(store, [job])
     await store.queues.ensure(store, [job.queue])
     await store.partitions.refresh_if_stale(store)
     [shard] = store.partitions.choose_shards(store, [job])
-    if job.id is None and job.unique is None and not fields and not lapses:
-        return await _enqueue_plain(store, shard, job, accepted)
-    terms = EnqueueOptions(fields, lapses, accepted)
+    if job.id is None and job.unique is None and not fields and not store_before_ms:
+        return await _enqueue_plain(store, shard, job, ignore_depth_bound)
+    options = EnqueueOptions(fields, store_before_ms, ignore_depth_bound)
     if job.unique is not None:
-        return await _enqueue_unique(store, shard, job, job.unique, terms)
-    return (await _enqueue_here(store, shard, [job], terms))[0]
+        return await _enqueue_unique(store, shard, job, job.unique, options)
+    return (await _enqueue_in_shard(store, shard, [job], options))[0]
 
 
 async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
-    """Store jobs, all or none, answered in the order given.
+    """Store all jobs or none; return them in the order given.
 
     Raises:
-        Duplicate: as ``enqueue``, or an id is given twice; ``details`` say which and where.
-        QueueFull, TooManyQueues, TooManyRateLimitKeys, BackendUnavailable: as ``enqueue``.
+        Duplicate: as ``enqueue``, or an id is given twice; ``details`` names the job.
+        QueueFull: as ``enqueue``.
+        TooManyQueues: as ``enqueue``.
+        TooManyRateLimitKeys: as ``enqueue``.
+        BackendUnavailable: as ``enqueue``.
     """
     batch.refuse_repeated_ids(jobs)
     await store.limit_keys.check_jobs(store, jobs)
@@ -148,149 +159,180 @@ async def enqueue_many(store: Store, jobs: Sequence[NewJob]) -> list[JobRecord]:
         return await batch.enqueue_all(store, jobs)
     [shard] = shards
     await store.queues.ensure(store, dict.fromkeys(job.queue for job in jobs))
-    return await _enqueue_here(store, shard, jobs, EnqueueOptions())
+    return await _enqueue_in_shard(store, shard, jobs, EnqueueOptions())
 
 
 async def enqueue_with_id(
-    store: Store, job_id: str, job: NewJob, fields: Sequence[bytes] = (), *, lapses: int = 0
+    store: Store,
+    job_id: str,
+    job: NewJob,
+    fields: Sequence[bytes] = (),
+    *,
+    store_before_ms: int = 0,
 ) -> bool:
-    """Store a job whose id was fixed in advance, unless it is there; returns whether it was not.
+    """Store a job whose id was fixed in advance, unless it is stored already.
 
-    Its uniqueness is not looked at: what was promised when the id was fixed is kept.
+    Its uniqueness policy is not applied: it was applied when the id was fixed.
 
     Args:
-        job_id: names a shard that serves the job's queue.
-        fields: names and values of more fields of the job's hash.
-        lapses: ms after which it must not be stored any more, 0 for never.
+        store: the store.
+        job_id: id of the job; its owner shard holds a partition of the job's queue.
+        job: the job.
+        fields: names and values of further fields of the job's hash.
+        store_before_ms: time in ms from which on the job must not be stored any more, 0 for never.
+
+    Returns:
+        Whether this call has stored the job.
 
     Raises:
-        Conflict: too late.
-        TooManyQueues, BackendUnavailable: as ``enqueue``.
+        Conflict: it is too late.
+        TooManyQueues: the queue would be one too many.
+        BackendUnavailable: Redis did not answer in time.
     """
     await store.queues.ensure(store, [job.queue])
     shard = store.keys.shard_of_id(job_id)
     await store.partitions.ensure_open(store, shard, [job.queue])
-    keys, args = command(store, shard, [place(job_id, job, fields)], lapses=lapses)
+    part = [place(job_id, job, fields)]
+    keys, args = enqueue_command(store, shard, part, store_before_ms=store_before_ms)
     reply = await store.run(shard, "enqueue", keys, args, idempotent=True)
-    if reply[0] == b"lapsed":
+    if reply[0] == b"too_late":
         raise Conflict(f"it is too late to store job '{job_id}'", job_id=job_id)
     if reply[0] == b"ok":
-        await follow_up(store, shard, reply)
+        await deliver_effects(store, shard, reply)
     return bool(reply[0] == b"ok")
 
 
-async def _enqueue_plain(store: Store, shard: Shard, job: NewJob, accepted: bool) -> JobRecord:
-    """Store a job that has nothing to be claimed first."""
-    short = True
+async def _enqueue_plain(
+    store: Store, shard: Shard, job: NewJob, ignore_depth_bound: bool
+) -> JobRecord:
+    """Store a job that needs no claim, by the fast path where possible."""
     placed = place(store.ids.new(shard.index, time.time_ns() // 1_000_000), job)
-    if _is_plain(store, shard, [placed]):
-        keys, args = one_command(store, shard, placed)
+    fast_path = True
+    if _fits_fast_path(store, shard, [placed]):
+        keys, args = enqueue_one_command(store, shard, placed)
         reply = await store.run(shard, "enqueue_one", keys, args, idempotent=True)
         if reply[0] == b"ok":
             store.depth_cache.mark_filled(store.keys, shard, (job.queue,))
-            return written((placed,), reply)[0]
+            return stored_records((placed,), reply)[0]
         if reply[0] == b"bounded":
             store.bounded_queues.note(shard, [job.queue])
-        short = reply[0] not in (b"full_path", b"bounded")
-    claims = AliasClaims(store)
-    stored = await _store_part(store, shard, [placed], [job], 0, (), claims, accepted, short=short)
-    return stored[0]
+        fast_path = reply[0] not in (b"full_path", b"bounded")
+    writer = _PartWriter(store, shard, [placed], [job], AliasClaims(store), ignore_depth_bound)
+    return (await writer.write(fast_path=fast_path))[0]
 
 
-async def _enqueue_here(
-    store: Store, shard: Shard, jobs: Sequence[NewJob], terms: EnqueueOptions
+async def _enqueue_in_shard(
+    store: Store, shard: Shard, jobs: Sequence[NewJob], options: EnqueueOptions
 ) -> list[JobRecord]:
     """Store jobs of one shard that are not unique."""
-    placed = _place(store, shard, jobs, terms)
-    fences: set[str] = set()
+    placed = _place(store, shard, jobs, options)
+    tokens: set[str] = set()
     claims = AliasClaims(store)
     for _ in range(_TRIES):
         try:
-            lapses = earliest(terms.lapses, await _claim(claims, store, shard, jobs))
-            return await _store_part(
-                store, shard, placed, jobs, lapses, fences, claims, terms.accepted
-            )
-        except _Tombstoned as met:
-            fences.add(met.mark)
-        except ClaimedElsewhere as met:
+            expires_at_ms = await _claim_aliases(claims, store, shard, jobs)
+            writer = _PartWriter(store, shard, placed, jobs, claims, options.ignore_depth_bound)
+            return await writer.write(earliest(options.store_before_ms, expires_at_ms), tokens)
+        except _Tombstoned as conflict:
+            tokens.add(conflict.token)
+        except ClaimedElsewhere as conflict:
             if len(jobs) > 1:
                 return await batch.enqueue_all(store, jobs, claims=claims)
-            shard = await claimed_ids.first_shard(store, claims, jobs[0], met, shard)
-    await claims.give_back()
-    raise unique.busy()
+            shard = await claimed_ids.first_shard(store, claims, jobs[0], conflict, shard)
+    await claims.release()
+    raise unique.contention_error()
 
 
 async def _enqueue_unique(
-    store: Store, shard: Shard, job: NewJob, policy: UniquePolicy, terms: EnqueueOptions
+    store: Store, shard: Shard, job: NewJob, policy: UniquePolicy, options: EnqueueOptions
 ) -> JobRecord:
     """Claim the lock, then store the job.
 
-    Nobody takes the lock from a job that exists, or that may still be stored
-    (``unique.resolve_holder``).
-    So the claim decides, and the job makes it certain.
+    No producer takes the lock from a job that exists or may still be stored
+    (``unique.resolve_holder``). So the claim decides, and the stored job makes it certain.
     """
     await ensure_task()
-    fences: set[str] = set()
+    tokens: set[str] = set()
     claims = AliasClaims(store)
     for _ in range(_TRIES):
-        [placed] = _place(store, shard, [job], terms)
+        [placed] = _place(store, shard, [job], options)
         try:
-            lapses = await _claim(claims, store, shard, [job])
-        except ClaimedElsewhere as met:
-            shard = await claimed_ids.first_shard(store, claims, job, met, shard)
+            expires_at_ms = await _claim_aliases(claims, store, shard, [job])
+        except ClaimedElsewhere as conflict:
+            shard = await claimed_ids.first_shard(store, claims, job, conflict, shard)
             continue
-        want = Want(job.fingerprint, placed.job_id, shard.index)
+        request = LockRequest(job.fingerprint, placed.job_id, shard.index)
         try:
-            claim = await unique.claim(store, want, policy)
+            claim = await unique.claim_lock(store, request, policy)
         except WritesRefused:
-            await claims.give_back()
+            await claims.release()
             raise
         if claim.existing is not None:
-            if claim.existing.id == placed.job_id:
-                raise duplicate_id(placed.job_id, 0, 1)
-            if policy.on_conflict not in ("ignore", "reject"):
-                replaced = await batch.enqueue_all(
-                    store, [job], terms.fields, terms.lapses, claims, accepted=terms.accepted
-                )
-                return replaced[0]
-            await claims.give_back()
-            if policy.on_conflict == "ignore":
-                return replace(claim.existing, deduplicated=True)
-            raise unique.duplicate(job.fingerprint, claim.existing)
-        lapses = earliest(terms.lapses, lapses, claim.lapses)
-        try:
-            stored = await _store_part(
-                store, shard, [placed], [job], lapses, fences, claims, terms.accepted
+            return await _resolve_conflict(
+                store, job, policy, placed.job_id, claim.existing, claims, options
             )
-            return stored[0]
-        except _Tombstoned as met:
-            await unique.release(store, want, claim)  # it may have been another's since
-            fences.add(met.mark)
-        except ClaimedElsewhere as met:
-            await unique.release(store, want, claim)
-            shard = await claimed_ids.first_shard(store, claims, job, met, shard)
+        expires_at_ms = earliest(options.store_before_ms, expires_at_ms, claim.expires_at_ms)
+        try:
+            writer = _PartWriter(store, shard, [placed], [job], claims, options.ignore_depth_bound)
+            return (await writer.write(expires_at_ms, tokens))[0]
+        except _Tombstoned as conflict:
+            # Another job may have held the lock since the tombstone was written.
+            await unique.release_lock(store, request, claim)
+            tokens.add(conflict.token)
+        except ClaimedElsewhere as conflict:
+            await unique.release_lock(store, request, claim)
+            shard = await claimed_ids.first_shard(store, claims, job, conflict, shard)
         except Conflict:
-            await unique.release(store, want, claim)  # it took too long: the lock may be another's
+            # The claim has expired, so another job may hold the lock.
+            await unique.release_lock(store, request, claim)
         except QueueFull:
             with suppress(OJSError):
-                await unique.release(store, want, claim)
+                await unique.release_lock(store, request, claim)
             raise
         except WritesRefused as error:
             if error.outcome == "not_applied":
                 with suppress(OJSError):
-                    await unique.release(store, want, claim)
+                    await unique.release_lock(store, request, claim)
             raise
         except Duplicate as error:
-            if not await _is_holder(store, shard, placed, job):
-                await unique.release(store, want, claim)
+            if not await _holds_lock(store, shard, placed, job):
+                await unique.release_lock(store, request, claim)
             if job.id is not None:
                 raise error from None
-    await claims.give_back()
+    await claims.release()
     raise BackendUnavailable("the job could not be stored in time", outcome="not_applied")
 
 
-async def _is_holder(store: Store, shard: Shard, placed: PlacedJob, job: NewJob) -> bool:
-    """Whether the job that is there already is one that holds the lock."""
+async def _resolve_conflict(
+    store: Store,
+    job: NewJob,
+    policy: UniquePolicy,
+    job_id: str,
+    existing: JobRecord,
+    claims: AliasClaims,
+    options: EnqueueOptions,
+) -> JobRecord:
+    """Apply the policy of a unique job to the existing job that it conflicts with."""
+    if existing.id == job_id:
+        raise duplicate_id(job_id, 0, 1)
+    if policy.on_conflict not in ("ignore", "reject"):
+        replaced = await batch.enqueue_all(
+            store,
+            [job],
+            options.fields,
+            options.store_before_ms,
+            claims,
+            ignore_depth_bound=options.ignore_depth_bound,
+        )
+        return replaced[0]
+    await claims.release()
+    if policy.on_conflict == "ignore":
+        return replace(existing, deduplicated=True)
+    raise unique.duplicate_error(job.fingerprint, existing)
+
+
+async def _holds_lock(store: Store, shard: Shard, placed: PlacedJob, job: NewJob) -> bool:
+    """Return whether the job that is stored under the id holds the lock."""
     found: Any = await store.redis.call(
         shard.slot, "HMGET", shard.job(placed.job_id), f.UNIQUE, f.STATE, idempotent=True
     )
@@ -301,116 +343,199 @@ async def _is_holder(store: Store, shard: Shard, placed: PlacedJob, job: NewJob)
 
 
 def _place(
-    store: Store, shard: Shard, jobs: Sequence[NewJob], terms: EnqueueOptions
+    store: Store, shard: Shard, jobs: Sequence[NewJob], options: EnqueueOptions
 ) -> list[PlacedJob]:
-    """Each job with its id."""
+    """Give each job its id and its fields."""
     now_ms = time.time_ns() // 1_000_000
     placed: list[PlacedJob] = []
     for job in jobs:
         job_id = job.id or store.ids.new(shard.index, now_ms)
-        placed.append(place(job_id, job, [*unique.fields(job), *terms.fields]))
+        placed.append(place(job_id, job, [*unique.lock_fields(job), *options.fields]))
     return placed
 
 
-async def _claim(claims: AliasClaims, store: Store, shard: Shard, jobs: Sequence[NewJob]) -> int:
-    """Claim the ids that clients chose, where their bits point elsewhere than their queue.
+async def _claim_aliases(
+    claims: AliasClaims, store: Store, shard: Shard, jobs: Sequence[NewJob]
+) -> int:
+    """Claim the client-chosen ids whose owner shard is not ``shard``.
 
-    Returns the ms (by the clock of the shard that lapses first) before which the jobs must be
-    written, or 0.
+    Returns:
+        Time in ms before which the jobs must be stored, 0 when there is no such id.
     """
     foreign = [
         (job.id, index)
         for index, job in enumerate(jobs)
         if job.id is not None and not is_owner_shard(store, shard, job.id)
     ]
-    return await claims.claim(shard, foreign, CLAIM_MS, of=len(jobs))
+    return await claims.claim(shard, foreign, CLAIM_MS, total=len(jobs))
 
 
-def _is_plain(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> bool:
-    """Whether the short script may store this: one plain job of a queue without a bound."""
+def _fits_fast_path(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> bool:
+    """Return whether ``enqueue_one.lua`` may store the part: a plain job of an unbounded queue."""
     if len(part) > 1 or store.settings.max_queue_depth:
         return False
     return part[0].plain and not store.bounded_queues.among(shard, [part[0].queue])
 
 
-async def _all_there(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> bool:
-    """Whether every job of the part is there as it was sent.
+class _PartWriter:
+    """Stores jobs of one shard, and interprets the replies of the script.
 
-    One that is there proves nothing of the others: it may be older than this request.
+    Args:
+        store: the store.
+        shard: the shard of all jobs.
+        part: the jobs.
+        jobs: the same jobs as the request has them.
+        claims: alias claims of the request. They are released when the jobs cannot be stored.
+        ignore_depth_bound: whether full queues take the jobs, too.
     """
-    found = {job.id: job for job in await read_many(store, shard, [job.job_id for job in part])}
-    return all(job.job_id in found and is_same(job, found[job.job_id].fields) for job in part)
 
+    def __init__(
+        self,
+        store: Store,
+        shard: Shard,
+        part: Sequence[PlacedJob],
+        jobs: Sequence[NewJob],
+        claims: AliasClaims,
+        ignore_depth_bound: bool,
+    ) -> None:
+        self._store = store
+        self._shard = shard
+        self._part = part
+        self._claims = claims
+        self._ignore_depth_bound = ignore_depth_bound
+        # A generated id is unique: a job with that id was stored by an earlier try of this call.
+        self._generated_ids = all(job.id is None for job in jobs)
+        # Whether a try may have been applied although its reply was lost.
+        self._uncertain = False
 
-async def _store_part(
-    store: Store,
-    shard: Shard,
-    part: Sequence[PlacedJob],
-    jobs: Sequence[NewJob],
-    lapses: int,
-    fences: Iterable[str],
-    claims: AliasClaims,
-    accepted: bool,
-    *,
-    short: bool = True,
-) -> list[JobRecord]:
-    """Store jobs of one shard; with ``short`` by the short script if that serves them."""
-    if short and not lapses and not fences and _is_plain(store, shard, part):
-        name, (keys, args) = "enqueue_one", one_command(store, shard, part[0])
-    else:
+    async def write(
+        self,
+        store_before_ms: int = 0,
+        tombstone_tokens: Iterable[str] = (),
+        *,
+        fast_path: bool = True,
+    ) -> list[JobRecord]:
+        """Store the jobs.
+
+        Args:
+            store_before_ms: time in ms from which on the script stores nothing, 0 for never.
+            tombstone_tokens: tokens of the tombstones that may be replaced.
+            fast_path: whether ``enqueue_one.lua`` may be used.
+
+        Raises:
+            _Tombstoned: a tombstone with another token has an id.
+            ClaimedElsewhere: the alias of an id points to another shard.
+            Duplicate: another job has an id.
+            Conflict: it is too late.
+            QueueFull: as many jobs wait in a queue as its bound allows.
+            BackendUnavailable: Redis did not answer in time.
+        """
+        store, shard, part = self._store, self._shard, self._part
         name = "enqueue"
-        keys, args = command(store, shard, part, lapses=lapses, fences=fences, accepted=accepted)
-    # An id of ours cannot be taken: what is there was written by the same call before.
-    ours = all(job.id is None for job in jobs)
-    unsure = False
-    while True:
-        with begun(when=unsure):
-            try:
-                reply = await store.run(shard, name, keys, args, idempotent=ours)
-            except BackendUnavailable as error:
-                if error.outcome != "unknown" or ours or unsure:
-                    if isinstance(error, WritesRefused) and not unsure:
-                        await claims.give_back()
-                    raise
-                unsure = True  # the first try may have been applied; what is there then tells
-                continue
-            if reply[0] in (b"full_path", b"bounded"):
-                if reply[0] == b"bounded":
-                    store.bounded_queues.note(shard, [part[0].queue])
-                name, (keys, args) = "enqueue", command(store, shard, part, accepted=accepted)
-                continue
-            repeated = ours or unsure
-            # A first try without an answer may still be on its way: then nothing is given back.
-            if reply[0] == b"lapsed":
-                if not repeated:
-                    await claims.give_back()
-                raise Conflict("it is too late to store the job: what it claimed has lapsed")
-            if reply[0] == b"full":
-                if not repeated:
-                    await claims.give_back()
-                raise depth_bounds.queue_full_error(dict.fromkeys(job.queue for job in part), reply)
-            if reply[0] == b"ok":
-                await follow_up(store, shard, reply)
-                store.depth_cache.mark_filled(store.keys, shard, {job.queue for job in part})
-                return written(part, reply)
-            job = part[int(reply[1]) - 1]
-            there = record(job.job_id, reply[2]).fields
-            if f.TOMBSTONE in there:
-                raise _Tombstoned(there[f.TOMBSTONE].decode())
-            if f.TRANSACTION in there:
-                transaction = there[f.TRANSACTION].decode()
-                await claimed_ids.wait_for_transaction(store, shard, [job.job_id], transaction)
-            elif (target := claimed_ids.leads_to(store, shard, there)) is not None:
-                if repeated:  # the first try may have stored the job, which is gone since
-                    raise BackendUnavailable(
-                        f"another request has claimed the id '{job.job_id}'", outcome="unknown"
-                    )
-                raise ClaimedElsewhere([Claimed(job.job_id, int(reply[1]) - 1, target)])
-            elif repeated and (ours or await _all_there(store, shard, part)):
-                with begun():
-                    return await read_back(store, shard, part)
-            else:
-                claims.keep(job.job_id)
-                if not repeated:
-                    await claims.give_back()
-                raise duplicate_id(job.job_id, int(reply[1]) - 1, len(part))
+        if fast_path and not store_before_ms and not tombstone_tokens:
+            name = "enqueue_one" if _fits_fast_path(store, shard, part) else name
+        if name == "enqueue_one":
+            keys, args = enqueue_one_command(store, shard, part[0])
+        else:
+            keys, args = self._full_path(store_before_ms, tombstone_tokens)
+        while True:
+            with begun(when=self._uncertain):
+                reply = await self._run(name, keys, args)
+                if reply is None:
+                    continue
+                if reply[0] in (b"full_path", b"bounded"):
+                    if reply[0] == b"bounded":
+                        store.bounded_queues.note(shard, [part[0].queue])
+                    name, (keys, args) = "enqueue", self._full_path()
+                    continue
+                if reply[0] == b"ok":
+                    await deliver_effects(store, shard, reply)
+                    store.depth_cache.mark_filled(store.keys, shard, {job.queue for job in part})
+                    return stored_records(part, reply)
+                if reply[0] == b"too_late":
+                    await self._release_claims()
+                    raise Conflict("it is too late to store the job: its claim has expired")
+                if reply[0] == b"full":
+                    await self._release_claims()
+                    raise depth_bounds.queue_full_error(dict.fromkeys(job.queue for job in part), reply)
+                stored = await self._resolve_existing(int(reply[1]) - 1, reply[2])
+                if stored is not None:
+                    return stored
+
+    def _full_path(
+        self, store_before_ms: int = 0, tombstone_tokens: Iterable[str] = ()
+    ) -> tuple[list[bytes], list[Arg]]:
+        return enqueue_command(
+            self._store,
+            self._shard,
+            self._part,
+            store_before_ms=store_before_ms,
+            tombstone_tokens=tombstone_tokens,
+            ignore_depth_bound=self._ignore_depth_bound,
+        )
+
+    async def _run(self, name: str, keys: list[bytes], args: list[Arg]) -> Any:
+        """Run the script; return None when the reply was lost and the script must run again."""
+        try:
+            return await self._store.run(
+                self._shard, name, keys, args, idempotent=self._generated_ids
+            )
+        except BackendUnavailable as error:
+            if error.outcome != "unknown" or self._generated_ids or self._uncertain:
+                if isinstance(error, WritesRefused) and not self._uncertain:
+                    await self._claims.release()
+                raise
+            # The first try may have been applied. The reply of the second one tells.
+            self._uncertain = True
+            return None
+
+    async def _release_claims(self) -> None:
+        """Release the claims, unless a try without a reply may still store the jobs."""
+        if not (self._generated_ids or self._uncertain):
+            await self._claims.release()
+
+    async def _resolve_existing(
+        self, position: int, flat: Sequence[bytes]
+    ) -> list[JobRecord] | None:
+        """Handle an id that is in use.
+
+        Args:
+            position: position of the job in the part.
+            flat: names and values of the fields that are stored under the id.
+
+        Returns:
+            The jobs when an earlier try has stored them, None when the script must run again.
+        """
+        store, shard, job = self._store, self._shard, self._part[position]
+        existing = record(job.job_id, flat).fields
+        repeated = self._generated_ids or self._uncertain
+        if f.TOMBSTONE in existing:
+            raise _Tombstoned(existing[f.TOMBSTONE].decode())
+        if f.TRANSACTION in existing:
+            transaction = existing[f.TRANSACTION].decode()
+            await claimed_ids.wait_for_transaction(store, shard, [job.job_id], transaction)
+            return None
+        target = claimed_ids.foreign_target(store, shard, existing)
+        if target is not None:
+            if repeated:  # the first try may have stored the job, and it may be removed since
+                raise BackendUnavailable(
+                    f"another request has claimed the id '{job.job_id}'", outcome="unknown"
+                )
+            raise ClaimedElsewhere([ForeignAlias(job.job_id, position, target)])
+        if repeated and (self._generated_ids or await self._all_stored()):
+            with begun():
+                return await read_back(store, shard, self._part)
+        self._claims.keep(job.job_id)
+        await self._release_claims()
+        raise duplicate_id(job.job_id, position, len(self._part))
+
+    async def _all_stored(self) -> bool:
+        """Return whether every job of the part is stored as it was sent.
+
+        One stored job does not prove that the others are: it may be older than this request.
+        """
+        ids = [job.job_id for job in self._part]
+        found = {job.id: job for job in await read_many(self._store, self._shard, ids)}
+        return all(
+            job.job_id in found and is_same_job(job, found[job.job_id].fields) for job in self._part
+        )

@@ -1,14 +1,13 @@
--- Transition: (nothing) -> available, for one job that wants nothing else: as enqueue.lua, whose pieces
--- cost more to load than all of this.
--- Pre:  no job with the id exists, nor a fence.
--- Post: the job exists, and counters, indexes and events agree with it. Nothing when the queue is not
---       marked as `open`: it is seen for the first time, or has a bound. Nor when its counters are no
---       numbers. See enqueue.lua.
+-- Transition: (nothing) -> available, for one plain job. The fast path of enqueue.lua, whose includes cost
+-- more to load than this whole script.
+-- Pre:  nothing is stored under the id, not even a tombstone.
+-- Post: the job exists, and counters, indexes and events agree with it. Nothing is stored when the queue is
+--       not marked as `open` (new, or bounded), or when its counters are not numbers: see enqueue.lua.
 -- Memory: deny-oom.
--- KEYS: 1 the shard's ev, 2 the queue's c:, 3 its q:, 4 the job's hash.
--- ARGV: 1 events kept, 2 id, 3 queue, 4 priority, then field names and values: e, t and what else is set.
--- Returns: {'ok', now, {}, 'available', '', ''} | {'full_path'} for enqueue.lua to store | {'bounded'} likewise
---          {'exists', 1, fields of the job that is there (see there.lua)}
+-- KEYS: 1 events, 2 queue_counters, 3 queue_available, 4 job hash.
+-- ARGV: 1 events kept, 2 id, 3 queue, 4 priority, then field names and values: e, t and others that are set.
+-- Returns: {'ok', now, {}, 'available', '', ''} | {'full_path'} | {'bounded'}: use enqueue.lua
+--          {'exists', 1, fields as of read_existing.lua}
 --@include keys fields
 if redis.call('EXISTS', KEYS[4]) == 1 then
 --@include read_existing
@@ -16,7 +15,7 @@ if redis.call('EXISTS', KEYS[4]) == 1 then
 end
 local sums = redis.call('HMGET', KEYS[2], 'open', 'came', 'seq')
 local came, place = tonumber(sums[2] or 0), tonumber(sums[3] or 0)
--- What HINCRBY would refuse, or a score would not hold exactly, is enqueue.lua's to replace.
+-- enqueue.lua replaces counters that HINCRBY would refuse or a score would not hold exactly.
 if not (sums[1] and came and came % 1 == 0 and came < BAND and came > -BAND and
     place and place % 1 == 0 and place < BAND and place > -BAND) then
     return {redis.call('HEXISTS', KEYS[2], 'bound') == 1 and 'bounded' or 'full_path'}

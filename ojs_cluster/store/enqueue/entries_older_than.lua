@@ -1,7 +1,7 @@
--- Claims of aliases older than `age`, whose job the janitor looks for; or jobs whose references it
--- checks.
+-- Lists old alias claims, or jobs whose references are to be checked.
 -- Memory: no-writes.
--- KEYS: 1 the shard's claims, or refs.  ARGV: 1 age ms, 2 limit.
+-- KEYS: 1 alias_claims or references.  ARGV: 1 age (ms), 2 limit.
 -- Returns: ids
 --@include now
-return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])
+local index, age, limit = KEYS[1], ARGV[1], ARGV[2]
+return redis.call('ZRANGEBYSCORE', index, '-inf', now - age, 'LIMIT', 0, limit)

@@ -1,4 +1,4 @@
-"""Jobs as the enqueue script takes them, and as it leaves them."""
+"""Arguments and results of the enqueue scripts."""
 
 from __future__ import annotations
 
@@ -20,21 +20,25 @@ from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.portions import cuts
 from ojs_cluster.store.runtime import Arg
 
-Fate = Literal["", "prepared", "superseded"]
+EnqueueOutcome = Literal["", "prepared", "superseded"]
 
 PORTION_JOBS = 250
-"""Jobs that one script writes at most: about 5 ms of its node."""
+"""Jobs that one script stores at most: about 5 ms of its node."""
 
 
 class PlacedJob(msgspec.Struct, frozen=True):
-    """A job with its id, ready to be written. Holds only what a transaction's record can keep.
+    """A job with its id, ready to be stored. Holds only what a transaction's record can keep.
 
     Args:
-        due, expires: '', or the letter of a kind of moment and ms (see ``enqueue.lua``).
+        job_id: id of the job.
+        queue: its queue.
+        priority: its priority.
+        pending: whether it is stored as pending.
+        due: '', or a letter and a time in ms as ``enqueue.lua`` takes them.
+        expires: the same for the expiry.
         fields: names and values of the hash, one after the other.
-        fate: prepared to replace a job later (see ``transactions``), or superseded at once,
-        because a
-            later job of the same batch replaces it.
+        outcome: ``prepared`` for a job that a transaction publishes later, ``superseded`` for one
+            that a later job of the same batch replaces, '' for any other.
     """
 
     job_id: str
@@ -44,48 +48,58 @@ class PlacedJob(msgspec.Struct, frozen=True):
     due: str
     expires: str
     fields: list[bytes]
-    fate: Fate = ""
+    outcome: EnqueueOutcome = ""
 
     @property
     def plain(self) -> bool:
-        """Whether it is simply available, and declares no limit."""
-        return not (self.pending or self.due or self.expires or self.fate) and not (
+        """Whether the job is immediately available and declares no limit."""
+        return not (self.pending or self.due or self.expires or self.outcome) and not (
             f.MAX_PER_SECOND in self.fields[::2] or f.LIMIT in self.fields[::2]
         )
 
 
 def place(job_id: str, job: NewJob, more: Sequence[bytes] = ()) -> PlacedJob:
-    """``job`` under ``job_id``; ``more`` are names and values of further fields."""
+    """Return ``job`` under ``job_id``.
+
+    Args:
+        job_id: id of the job.
+        job: the job.
+        more: names and values of further fields of its hash.
+    """
     return PlacedJob(
         job_id,
         job.queue,
         job.priority,
         job.pending,
-        _moment(job.scheduled),
-        _moment(job.expires),
+        _time_argument(job.scheduled),
+        _time_argument(job.expires),
         [*_fields(job), *more],
     )
 
 
-def command(
+def enqueue_command(
     store: Store,
     shard: Shard,
     part: Sequence[PlacedJob],
     *,
-    lapses: int = 0,
+    store_before_ms: int = 0,
     transaction: str = "",
     portion: int = 0,
-    fences: Iterable[str] = (),
-    accepted: bool = True,
+    tombstone_tokens: Iterable[str] = (),
+    ignore_depth_bound: bool = True,
 ) -> tuple[list[bytes], list[Arg]]:
-    """KEYS and ARGV of the script that writes ``part``, all of ``shard``.
+    """Return KEYS and ARGV of ``enqueue.lua`` for jobs of one shard.
 
     Args:
-        lapses: ms of the shard's clock from which on it is refused, 0 for never.
-        transaction: the transaction whose part it is, '' for none.
-        portion: which portion of the transaction's part it is.
-        fences: marks of fences to be stored over.
-        accepted: whether the jobs are stored however many wait in their queues (see ``bounds``).
+        store: the store.
+        shard: the shard of all jobs.
+        part: the jobs.
+        store_before_ms: time in ms, by the shard's clock, from which on the script stores nothing;
+            0 for never.
+        transaction: id of the transaction that stores the jobs, '' for none.
+        portion: position of the portion among the transaction's portions of this shard.
+        tombstone_tokens: tokens of the tombstones that may be replaced.
+        ignore_depth_bound: whether full queues take the jobs, too.
     """
     queues = Counter(job.queue for job in part)
     positions = {queue: position for position, queue in enumerate(queues, 1)}
@@ -93,11 +107,12 @@ def command(
     keys += (shard.alias_claims, shard.applied_transactions, shard.references)
     for queue in queues:
         keys += (shard.queue_counters(queue), shard.queue_available(queue))
-    args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part), lapses, transaction]
-    args += (store.settings.retention_cancelled_ms, token_list(fences))
+    args: list[Arg] = [store.settings.events_per_shard, len(queues), len(part)]
+    args += (store_before_ms, transaction)
+    args += (store.settings.retention_cancelled_ms, token_list(tombstone_tokens))
     note = f"{transaction}.{portion}" if portion else transaction
-    limits = "" if accepted else bound_arguments(store, queues)
-    args += (shard.index, len(store.keys), note, limits, *queues)
+    bounds = "" if ignore_depth_bound else bound_arguments(store, queues)
+    args += (shard.index, len(store.keys), note, bounds, *queues)
     for job in part:
         keys.append(shard.job(job.job_id))
         args += (
@@ -105,7 +120,7 @@ def command(
             positions[job.queue],
             job.priority,
             "pending" if job.pending else "",
-            job.fate,
+            job.outcome,
             job.due,
             job.expires,
             len(job.fields),
@@ -115,13 +130,15 @@ def command(
 
 
 def portions(part: Sequence[PlacedJob]) -> list[Sequence[PlacedJob]]:
-    """Split jobs into what one script may write, in their order."""
+    """Split jobs into portions that one script may store, in their order."""
     sizes = [sum(map(len, job.fields)) for job in part]
     return [part[start:end] for start, end in cuts(sizes, PORTION_JOBS)]
 
 
-def one_command(store: Store, shard: Shard, job: PlacedJob) -> tuple[list[bytes], list[Arg]]:
-    """KEYS and ARGV of the script that writes one plain job."""
+def enqueue_one_command(
+    store: Store, shard: Shard, job: PlacedJob
+) -> tuple[list[bytes], list[Arg]]:
+    """Return KEYS and ARGV of ``enqueue_one.lua`` for one plain job."""
     queue = job.queue
     keys = [
         shard.events,
@@ -136,49 +153,49 @@ def one_command(store: Store, shard: Shard, job: PlacedJob) -> tuple[list[bytes]
     return keys, args
 
 
-def token_list(marks: Iterable[str]) -> str:
-    """Marks of fences as scripts look for them: each with a blank on both sides."""
-    return f" {' '.join(marks)} "
+def token_list(tokens: Iterable[str]) -> str:
+    """Return tombstone tokens as one argument of a script: each with a blank on both sides."""
+    return f" {' '.join(tokens)} "
 
 
-def written(part: Sequence[PlacedJob], reply: Sequence[Any]) -> list[JobRecord]:
-    """The jobs' hashes as the script left them, from its reply, without reading them back."""
+def stored_records(part: Sequence[PlacedJob], reply: Sequence[Any]) -> list[JobRecord]:
+    """Return the stored jobs from the reply of the script, without reading them again."""
     now, answers = b"%d" % reply[1], reply[3:]
     return [
-        JobRecord(job.job_id, _stored(job, now, answers[3 * i : 3 * i + 3]))
+        JobRecord(job.job_id, _stored_fields(job, now, answers[3 * i : 3 * i + 3]))
         for i, job in enumerate(part)
     ]
 
 
-def is_same(job: PlacedJob, there: Mapping[bytes, bytes]) -> bool:
-    """Whether the hash that is stored under the job's id is of this very job."""
+def is_same_job(job: PlacedJob, existing: Mapping[bytes, bytes]) -> bool:
+    """Return whether the hash stored under the job's id is of this request's job."""
     names, values = job.fields[::2], job.fields[1::2]
     return (
-        there.get(f.QUEUE) == job.queue.encode()
-        and (there.get(f.PRIORITY) or b"0") == b"%d" % job.priority
+        existing.get(f.QUEUE) == job.queue.encode()
+        and (existing.get(f.PRIORITY) or b"0") == b"%d" % job.priority
         and all(
-            there.get(name) == value
+            existing.get(name) == value
             for name, value in zip(names, values, strict=True)
             if name in (f.ENVELOPE, f.TYPE, f.MAX_ATTEMPTS)
         )
     )
 
 
-async def follow_up(store: Store, shard: Shard, reply: Sequence[Any]) -> None:
-    """Do what the script that stored jobs left to do: new queues' names, declared limits."""
+async def deliver_effects(store: Store, shard: Shard, reply: Sequence[Any]) -> None:
+    """Deliver the effects of an enqueue script: names of new queues, and declared limits."""
     if reply[2]:
         await deliver(store, shard, reply[2])
 
 
 async def read_back(store: Store, shard: Shard, part: Sequence[PlacedJob]) -> list[JobRecord]:
-    """The jobs as they are now; one that is gone already, as it was written."""
+    """Read stored jobs; a job that was removed since is returned as it was stored."""
     found: list[JobRecord] = []
     for job in part:
         flat = await store.redis.call(shard.slot, "HGETALL", shard.job(job.job_id), idempotent=True)
         if isinstance(flat, list) and flat:
             found.append(record(job.job_id, flat))
         else:
-            found.append(JobRecord(job.job_id, _stored(job, b"0", (b"available", b"", b""))))
+            found.append(JobRecord(job.job_id, _stored_fields(job, b"0", (b"available", b"", b""))))
     return found
 
 
@@ -216,7 +233,7 @@ def _fields(job: NewJob) -> list[bytes]:
     return fields
 
 
-def _stored(job: PlacedJob, now: bytes, answer: Sequence[Any]) -> dict[bytes, bytes]:
+def _stored_fields(job: PlacedJob, now: bytes, answer: Sequence[Any]) -> dict[bytes, bytes]:
     state, due, expires = answer
     pairs = iter(job.fields)
     stored = dict(zip(pairs, pairs, strict=True))
@@ -224,7 +241,7 @@ def _stored(job: PlacedJob, now: bytes, answer: Sequence[Any]) -> dict[bytes, by
     stored[f.QUEUE] = job.queue.encode()
     stored[f.PRIORITY] = b"%d" % job.priority
     stored[f.CREATED] = now
-    if job.fate == "superseded":
+    if job.outcome == "superseded":
         stored[f.FINISHED] = now
     if due == b"" and expires == b"":
         return stored
@@ -239,7 +256,7 @@ def _stored(job: PlacedJob, now: bytes, answer: Sequence[Any]) -> dict[bytes, by
     return stored
 
 
-def _moment(point: TimePoint | None) -> str:
+def _time_argument(point: TimePoint | None) -> str:
     if point is None:
         return ""
     return f"{'r' if point.relative else 'a'}{point.ms}"

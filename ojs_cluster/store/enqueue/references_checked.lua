@@ -1,19 +1,21 @@
--- References of jobs to other shards were checked.
--- Pre:  the job did not come into the set again since it was read.
--- Post: 'done': the job is in the set no more; 'later': it is checked again.
+-- Records that the references of jobs to other shards were checked.
+-- Pre:  the job was not added to the index again since it was read.
+-- Post: 'done': the job is removed from the index; 'later': it is checked again.
 -- Memory: allow-oom; adds nothing.
--- KEYS: 1 the shard's references.
--- ARGV: 1 age (ms) from which on they are checked, then per job: id, 'done' | 'later'.
--- Returns: how many left
+-- KEYS: 1 references.
+-- ARGV: 1 age (ms) at which jobs are checked, then per job: id, 'done' | 'later'.
+-- Returns: number of jobs removed from the index
 --@include now
+local references, age = KEYS[1], tonumber(ARGV[1])
 local done = {}
 for i = 2, #ARGV, 2 do
-    local since = redis.call('ZSCORE', KEYS[1], ARGV[i])
-    if since and now - since >= tonumber(ARGV[1]) then
-        if ARGV[i + 1] == 'done' then done[#done + 1] = ARGV[i]
-        else redis.call('ZADD', KEYS[1], now, ARGV[i]) end
+    local id, result = ARGV[i], ARGV[i + 1]
+    local since = redis.call('ZSCORE', references, id)
+    if since and now - since >= age then
+        if result == 'done' then done[#done + 1] = id
+        else redis.call('ZADD', references, now, id) end
     end
 end
--- Last, and at once: a set that becomes empty vanishes (see look.lua).
-if #done > 0 then redis.call('ZREM', KEYS[1], unpack(done)) end
+-- Removals come last: an emptied set is deleted, and its key cannot be touched again (see preflight.lua).
+if #done > 0 then redis.call('ZREM', references, unpack(done)) end
 return #done

@@ -1,9 +1,10 @@
--- Whoever claimed an alias will not store its job, and gives it back.
--- Pre:  it claimed the id first, and nobody after it: another may be about to store a job under it.
+-- Removes an alias that a producer has claimed and will not use.
+-- Pre:  the producer was the first to claim the id, and no other has claimed it since.
 -- Memory: allow-oom; adds nothing.
--- KEYS: 1 job hash of the id, 2 the shard's claims.  ARGV: 1 id, 2 name of who claimed it.
+-- KEYS: 1 job hash of the id, 2 alias_claims.  ARGV: 1 id, 2 name of the claimer.
 -- Returns: 1 when the alias was removed
-if redis.call('HGET', KEYS[1], '@c') ~= ARGV[2] then return 0 end
-redis.call('DEL', KEYS[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
+local key, alias_claims, id, claimer = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+if redis.call('HGET', key, '@c') ~= claimer then return 0 end
+redis.call('DEL', key)
+redis.call('ZREM', alias_claims, id)
 return 1

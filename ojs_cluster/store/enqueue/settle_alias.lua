@@ -1,31 +1,32 @@
--- Aliases of one shard are settled, each by itself: 'keep' (its job was seen), 'drop' (there is no such
--- job, or it goes), or 'later' (what its id meets there is no job, and will become one or go, or it
--- could not be looked at): the janitor comes back.
--- Pre:  no producer claimed the id during the last `age` ms: one that did may be about to store
---       its job, and the claim's entry leads the janitor back here.
---       For drop, the alias still points to the shard that was asked.
+-- Settles aliases of one shard, each by itself. 'keep': its job was seen. 'drop': there is no such job, or it
+-- is removed now. 'later': the id has a reservation or a tombstone, or could not be checked; the janitor
+-- checks it again.
+-- Pre:  no producer claimed the id during the last `age` ms. A recent claimer may be about to store its job,
+--       and the entry of its claim makes the janitor check again. For 'drop', the alias still points to the
+--       shard that was checked.
 -- Memory: allow-oom; adds nothing.
--- KEYS: 1 the shard's claims, then per alias the job hash of its id.
--- ARGV: 1 age, then per alias: id, 'keep' | 'drop' | 'later', shard.
--- Returns: how many aliases were removed
+-- KEYS: 1 alias_claims, then per alias the job hash of its id.
+-- ARGV: 1 age (ms), then per alias: id, 'keep' | 'drop' | 'later', shard that was checked.
+-- Returns: number of aliases removed
 --@include now long_lists
+local alias_claims, age = KEYS[1], tonumber(ARGV[1])
 local removed, settled = 0, {}
 for i = 2, #KEYS do
-    local id, how, shard = unpack(ARGV, 3 * i - 4, 3 * i - 2)
-    local claimed = redis.call('ZSCORE', KEYS[1], id)
-    if not claimed or now - claimed >= tonumber(ARGV[1]) then
-        if how == 'later' then
-            redis.call('ZADD', KEYS[1], 'XX', now, id)
+    local id, decision, shard = unpack(ARGV, 3 * i - 4, 3 * i - 2)
+    local claimed = redis.call('ZSCORE', alias_claims, id)
+    if not claimed or now - claimed >= age then
+        if decision == 'later' then
+            redis.call('ZADD', alias_claims, 'XX', now, id)
         else
-            if how == 'drop' and redis.call('HGET', KEYS[i], '@') == shard then
+            if decision == 'drop' and redis.call('HGET', KEYS[i], '@') == shard then
                 removed = removed + redis.call('DEL', KEYS[i])
             else
-                redis.call('HDEL', KEYS[i], '@c') -- nobody is about to give it back any more
+                redis.call('HDEL', KEYS[i], '@c') -- the claimer must not release it any more
             end
             settled[#settled + 1] = id
         end
     end
 end
--- Last, and at once: a set that becomes empty vanishes (see look.lua).
-call_in_slices('ZREM', KEYS[1], settled)
+-- Removals come last: an emptied set is deleted, and its key cannot be touched again (see preflight.lua).
+call_in_slices('ZREM', alias_claims, settled)
 return removed

@@ -14,7 +14,7 @@ import msgspec
 import orjson
 
 from ojs_cluster.core.errors import MalformedJob
-from ojs_cluster.core.jobs.envelope import head
+from ojs_cluster.core.jobs.envelope import envelope_head
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.core.raw_json import array_items, join
 from ojs_cluster.core.timestamps import format_ms
@@ -125,7 +125,7 @@ class JobRecord(msgspec.Struct, frozen=True):
             return stored
         priority = fields.get(f.PRIORITY) or b"0"
         return (
-            head(
+            envelope_head(
                 self.id.encode(), fields[f.TYPE], fields[f.QUEUE], priority, fields[f.MAX_ATTEMPTS]
             )
             + stored

@@ -29,7 +29,7 @@ EFFECTS: Mapping[str, Effect] = MappingProxyType(
         "workflow": advance.job_ended,
         "workflow_start": advance.started,
         "workflow_cancel": advance.cancelled,
-        "unlock": unique.ended,
+        "unlock": unique.unlock,
         "transaction": transactions.finish,
         "token_request": rate_tokens.handle_request,
         "token_answer": rate_tokens.handle_answer,

@@ -48,7 +48,7 @@ async def purge_due(store: Store, shard: Shard, limit: int) -> SweepResult:
     put_off = 0
     if foreign:
         removal = await remove_expired_jobs(store, shard, [job_id.decode() for job_id in foreign])
-        removed += removal.gone
+        removed += removal.removed
         if removal.left:
             await _put_off(store, shard, removal.left, now)
             put_off = len(removal.left)
@@ -76,9 +76,9 @@ async def tidy(store: Store, shard: Shard, limit: int = 500) -> int:
         idempotent=True,
     )
     removed = int(records) + await check_old_claims(store, shard, limit)
-    looked_at = await unique.sweep(store, shard, limit)
-    looked_at += await references.check(store, shard, limit)
-    return removed + looked_at + await transactions.tidy(store, shard, limit)
+    looked_at = await unique.check_old_locks(store, shard, limit)
+    looked_at += await references.check_references(store, shard, limit)
+    return removed + looked_at + await transactions.purge_old(store, shard, limit)
 
 
 async def retire_queues(store: Store, after: str = "", limit: int = 100) -> tuple[int, str]:

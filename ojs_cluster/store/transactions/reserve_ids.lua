@@ -1,26 +1,28 @@
--- A transaction reserves the ids that clients chose, in the shard where their jobs will live: all or none.
--- Pre:  nothing has any of the ids here, save fences whose marks are given.
--- Post: no other job can be stored under them until the transaction is carried out or dropped. An alias
---       that leads to its own shard stands for the job; it is listed as a claim for the janitor.
+-- Reserves client-chosen ids for a transaction, in the shard where their jobs will live: all or none.
+-- Pre:  nothing is stored under any of the ids, except tombstones with one of the given tokens.
+-- Post: no other job can be stored under the ids until the transaction is applied or aborted. An alias
+--       that points to its own shard stands for the job. It is listed as a claim for the janitor.
 -- Memory: deny-oom.
--- KEYS: 1 the shard's claims, then per id its job hash.
--- ARGV: 1 transaction, 2 this shard, 3 marks of fences that do not count, each between blanks, then the ids.
--- Returns: {'ok', now} | {'exists', position (1-based), fields of what is there (see there.lua)}
+-- KEYS: 1 alias_claims, then per id its job hash.
+-- ARGV: 1 transaction id, 2 this shard, 3 tokens of tombstones that may be replaced, each between blanks,
+--       then the ids.
+-- Returns: {'ok', now} | {'exists', position (1-based), fields as of read_existing.lua}
 --@include now read_job read_existing
+local alias_claims, transaction, shard, tokens = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 for i = 2, #KEYS do
-    local transaction, mark = unpack(redis.call('HMGET', KEYS[i], F.transaction, F.tombstone))
-    local open = mark and string.find(ARGV[3], ' ' .. mark .. ' ', 1, true)
-    if transaction ~= ARGV[1] and not open and redis.call('EXISTS', KEYS[i]) == 1 then
+    local by, token = unpack(redis.call('HMGET', KEYS[i], F.transaction, F.tombstone))
+    local replaceable = token and string.find(tokens, ' ' .. token .. ' ', 1, true)
+    if by ~= transaction and not replaceable and redis.call('EXISTS', KEYS[i]) == 1 then
         return {'exists', i - 1, read_existing(KEYS[i])}
     end
 end
 for i = 2, #KEYS do
-    -- A repetition that comes late may find its job prepared already.
+    -- A late repetition may find its job already prepared.
     if redis.call('HEXISTS', KEYS[i], F.state) == 0 then
-        redis.call('HSET', KEYS[i], F.alias, ARGV[2], F.transaction, ARGV[1])
-        -- See enqueue.lua: its job keeps out whoever the fence did, and stays long enough for that.
+        redis.call('HSET', KEYS[i], F.alias, shard, F.transaction, transaction)
+        -- The new job must keep the stalled producer out as the tombstone did: see enqueue.lua.
         if redis.call('HDEL', KEYS[i], F.tombstone) == 1 then redis.call('HSET', KEYS[i], F.fixed, 1) end
-        redis.call('ZADD', KEYS[1], now, ARGV[i + 2])
+        redis.call('ZADD', alias_claims, now, ARGV[i + 2])
     end
 end
 return {'ok', now}

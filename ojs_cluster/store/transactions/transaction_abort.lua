@@ -1,16 +1,17 @@
--- Aborts an undecided transaction that another process is waiting for: it cannot be decided any more.
--- Post: of its record only the note of that is left.
+-- Transition: (uncommitted) -> aborted, for a cross-shard transaction that another process waits for.
+-- Post: the transaction can no longer be committed. Only a note of that is left of its record.
 -- Memory: allow-oom; adds 300 bytes for ten minutes.
--- KEYS: 1 b:, 2 the shard's transactions, 3 dealt.  ARGV: 1 transaction.
--- Returns: 'decided' | 'dead'
+-- KEYS: 1 transaction, 2 aborted_transactions, 3 applied_transactions.  ARGV: 1 transaction id.
+-- Returns: 'committed' when it was committed before | 'aborted'
 --@include now long_lists
-if redis.call('HEXISTS', KEYS[1], 'plan') == 1 then return 'decided' end
-if redis.call('ZSCORE', KEYS[3], ARGV[1]) then return 'decided' end
-local recorded = redis.call('HKEYS', KEYS[1])
-redis.call('HSET', KEYS[1], 'dead', now)
-redis.call('ZADD', KEYS[2], now, ARGV[1])
-for i = #recorded, 1, -1 do
-    if recorded[i] == 'dead' then table.remove(recorded, i) end
+local record, aborted_transactions, applied_transactions, id = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
+if redis.call('HEXISTS', record, 'plan') == 1 then return 'committed' end
+if redis.call('ZSCORE', applied_transactions, id) then return 'committed' end
+local stored = redis.call('HKEYS', record)
+redis.call('HSET', record, 'aborted', now)
+redis.call('ZADD', aborted_transactions, now, id)
+for i = #stored, 1, -1 do
+    if stored[i] == 'aborted' then table.remove(stored, i) end
 end
-call_in_slices('HDEL', KEYS[1], recorded)
-return 'dead'
+call_in_slices('HDEL', record, stored)
+return 'aborted'

@@ -1,14 +1,18 @@
--- Everything of a transaction is done: neither record nor debt remains.
+-- Transition: committed -> applied, for a cross-shard transaction whose steps are all done.
+-- Post: its record and its outbox entry are removed.
 -- Memory: allow-oom; adds 100 bytes for ten minutes.
--- KEYS: 1 b:, 2 the shard's out, 3 ob, 4 parked, 5 dealt.  ARGV: 1 transaction.
+-- KEYS: 1 transaction, 2 outbox_due, 3 outbox, 4 outbox_dead_letters, 5 applied_transactions.
+-- ARGV: 1 transaction id.
 -- Returns: 1 when there was a record
 --@include now
-local number = redis.call('HGET', KEYS[1], 'owed')
+local record, outbox_due, outbox, outbox_dead_letters, applied_transactions = unpack(KEYS)
+local id = ARGV[1]
+local number = redis.call('HGET', record, 'outbox_entry')
 if not number then return 0 end
--- Who repeats the decision because its reply was lost, or waits for it, still finds it made.
-redis.call('ZADD', KEYS[5], now, ARGV[1])
-redis.call('DEL', KEYS[1])
-redis.call('HDEL', KEYS[3], number, 'e' .. number)
-redis.call('ZREM', KEYS[2], number)
-redis.call('ZREM', KEYS[4], number)
+-- A commit that is repeated after a lost reply, and an abort, still find it committed.
+redis.call('ZADD', applied_transactions, now, id)
+redis.call('DEL', record)
+redis.call('HDEL', outbox, number, 'e' .. number)
+redis.call('ZREM', outbox_due, number)
+redis.call('ZREM', outbox_dead_letters, number)
 return 1

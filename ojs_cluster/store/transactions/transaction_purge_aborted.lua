@@ -1,14 +1,14 @@
--- Forgets, in one shard, transactions given up so long ago that no process still acts on them, and lists
--- those whose part was written as long ago: whether they may be forgotten, others know.
+-- Removes old aborted transactions of one shard, and lists old notes of stored parts.
+-- The caller asks the owner shards of those transactions whether the notes may go.
 -- Memory: allow-oom; adds nothing.
--- KEYS: 1 the shard's transactions, 2 dealt.  ARGV: 1 age ms, 2 limit.
--- Returns: {how many were forgotten, transactions whose part was written}
+-- KEYS: 1 aborted_transactions, 2 applied_transactions.  ARGV: 1 age (ms), 2 limit.
+-- Returns: {number of transactions removed, notes of stored parts}
 --@include keys now long_lists
-local old = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])
-local parts = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now - ARGV[1], 'LIMIT', 0, ARGV[2])
-for _, transaction in ipairs(old) do redis.call('EXISTS', KEYS[1], transaction_key(transaction)) end
-for _, transaction in ipairs(old) do
-    redis.call('DEL', transaction_key(transaction))
-end
-call_in_slices('ZREM', KEYS[1], old)
+local aborted_transactions, applied_transactions, age, limit = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local old = redis.call('ZRANGEBYSCORE', aborted_transactions, '-inf', now - age, 'LIMIT', 0, limit)
+local parts = redis.call('ZRANGEBYSCORE', applied_transactions, '-inf', now - age, 'LIMIT', 0, limit)
+-- Preflight: while the slot moves, this stops the script before it has changed anything.
+for _, id in ipairs(old) do redis.call('EXISTS', aborted_transactions, transaction_key(id)) end
+for _, id in ipairs(old) do redis.call('DEL', transaction_key(id)) end
+call_in_slices('ZREM', aborted_transactions, old)
 return {#old, parts}

@@ -1,17 +1,18 @@
--- Parts of transactions that were written long ago are forgotten, save those of transactions that are still to be
--- carried out: these are looked at again later.
--- Pre:  a part was not met again in the last `age` ms: who met it may be about to do so once more.
+-- Removes old notes of stored parts, unless their transactions are still to be applied.
+-- Pre:  the note was not renewed during the last `age` ms. A process that renewed it may repeat its step.
 -- Memory: allow-oom; adds nothing.
--- KEYS: 1 the shard's dealt.  ARGV: 1 age ms, then per transaction: it, '1' to keep it.
--- Returns: how many were forgotten
+-- KEYS: 1 applied_transactions.  ARGV: 1 age (ms), then per part: its note, '1' to keep it or ''.
+-- Returns: number of notes removed
 --@include now long_lists
-local over = {}
+local applied_transactions, age = KEYS[1], ARGV[1]
+local old = {}
 for i = 2, #ARGV, 2 do
-    local written = redis.call('ZSCORE', KEYS[1], ARGV[i])
-    if written and tonumber(written) <= now - ARGV[1] then
-        if ARGV[i + 1] == '1' then redis.call('ZADD', KEYS[1], now, ARGV[i])
-        else over[#over + 1] = ARGV[i] end
+    local note, keep = ARGV[i], ARGV[i + 1]
+    local noted = redis.call('ZSCORE', applied_transactions, note)
+    if noted and tonumber(noted) <= now - age then
+        if keep == '1' then redis.call('ZADD', applied_transactions, now, note)
+        else old[#old + 1] = note end
     end
 end
-call_in_slices('ZREM', KEYS[1], over)
-return #over
+call_in_slices('ZREM', applied_transactions, old)
+return #old

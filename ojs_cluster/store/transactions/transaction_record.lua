@@ -1,15 +1,18 @@
 -- Stores one portion of a cross-shard transaction's record, before the transaction is committed.
 -- Pre:  no process has aborted the transaction.
 -- Post: the record holds the portion. Until the commit the index of aborted transactions lists it, so
---       `deal_tidy` removes what a dead process has recorded.
+--       `transaction_purge_aborted` removes what a dead process has recorded.
 -- Repeated, or after the commit, it changes nothing.
 -- Memory: deny-oom.
--- KEYS: 1 b:, 2 the shard's transactions, 3 dealt.  ARGV: 1 transaction, 2 position of the portion, 3 portion.
--- Returns: 'ok' | 'dead'
+-- KEYS: 1 transaction, 2 aborted_transactions, 3 applied_transactions.
+-- ARGV: 1 transaction id, 2 position of the portion, 3 portion.
+-- Returns: 'ok' | 'aborted'
 --@include now
-if redis.call('HEXISTS', KEYS[1], 'plan') == 1 then return 'ok' end
-if redis.call('ZSCORE', KEYS[3], ARGV[1]) then return 'ok' end
-if redis.call('HEXISTS', KEYS[1], 'dead') == 1 then return 'dead' end
-redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
-redis.call('ZADD', KEYS[2], now, ARGV[1])
+local record, aborted_transactions, applied_transactions = KEYS[1], KEYS[2], KEYS[3]
+local id, position, portion = ARGV[1], ARGV[2], ARGV[3]
+if redis.call('HEXISTS', record, 'plan') == 1 then return 'ok' end
+if redis.call('ZSCORE', applied_transactions, id) then return 'ok' end
+if redis.call('HEXISTS', record, 'aborted') == 1 then return 'aborted' end
+redis.call('HSET', record, position, portion)
+redis.call('ZADD', aborted_transactions, now, id)
 return 'ok'

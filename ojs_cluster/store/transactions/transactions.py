@@ -1,38 +1,35 @@
-"""Deals: writes over several shards that happen as a whole or not at all.
+"""Cross-shard transactions: atomic writes to several shards.
 
-Redis Cluster has no transaction over slots. A transaction first reserves what others could take
-from it
-(ids that clients chose, unique locks), then decides: one script on one shard writes down everything
-that is to be done, with an outbox entry that owes it. That script is the moment at which the write
-happens. What follows only carries it out, is idempotent, and is finished by the drainer when its
-process dies. A transaction that was not decided leaves reservations which anybody in whose way
-they are
-takes back, after having made the decision impossible (``settle``).
+Redis Cluster has no transaction over slots. A cross-shard transaction has these steps:
 
-Carrying out: each shard's jobs are written in portions, so that no script keeps its node from other
-clients for long. Each portion is one script that notes the transaction and the portion, so that it
-is
-written once, however often it is repeated: jobs of a part may have run and gone while the shard of
-another is away. A record that is too large for one script is stored in portions before the
-decision. The note is kept until the transaction has been carried out, and ten minutes longer
-(``tidy``).
-Then jobs are replaced, then the locks are certain. Until all is written some jobs of a decided
-transaction
-may be seen and others not yet; nothing of an undecided one ever is.
+1. Reserve what other requests could take: ids that clients chose, and unique locks.
+2. Commit. One script on one shard stores everything that is to be done, with an outbox entry. The
+   write happens at this moment. A record that is too large for one script is stored in portions
+   before the commit.
+3. Apply. Each step is idempotent, and the outbox drainer finishes it if the process dies. First the
+   jobs of each shard are stored, then jobs are replaced or retried, then the locks become certain.
 
-A job that replaces another is first *prepared*: stored, in no index, fetched by nobody. Where both
-live in one shard, one script then cancels the old and reveals the new. Otherwise these are two
-scripts, and between them the old job is over and the new one still prepared. So at every moment one
-of the two lives, or is prepared while the other has ended; never two, never none. Who meets a
-prepared
-job by its id carries out the transaction that it names, and so does the drainer.
+A transaction that was not committed leaves reservations. A process that needs one of them first
+makes the commit impossible (``resolve``), and then releases the reservation.
+
+Jobs are stored in portions, so that no script keeps its node from other clients for long. The shard
+notes each portion, so a repetition stores nothing: jobs of one shard may have run and been removed
+while another shard is away. The note is kept until ten minutes after the transaction was applied
+(``purge_old``). During the apply step, readers may see some jobs and not yet others. They never see
+a job of an uncommitted transaction.
+
+A job that replaces another is first *prepared*: stored, but in no index, so no worker can fetch it.
+If both jobs live in one shard, one script cancels the old job and publishes the new one. Otherwise
+these are two scripts, and between them the old job has ended and the new one is still prepared. So
+at every moment either one of the two is live, or the old one has ended and the new one is prepared.
+A process that reads a prepared job by its id applies the transaction first. So does the drainer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -43,7 +40,13 @@ from ojs_cluster.redis.deadline import cleaning_up
 from ojs_cluster.redis.driven_coroutines import ensure_task
 from ojs_cluster.redis.durability import has_unconfirmed_writes
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.enqueue.placement import PlacedJob, command, follow_up, read_back, written
+from ojs_cluster.store.enqueue.placement import (
+    PlacedJob,
+    deliver_effects,
+    enqueue_command,
+    read_back,
+    stored_records,
+)
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord, record
@@ -51,13 +54,12 @@ from ojs_cluster.store.outbox.outbox import deliver
 from ojs_cluster.store.portions import PORTION_BYTES, PORTION_KEYS
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.unique import locks
-from ojs_cluster.store.unique.locks import Want
+from ojs_cluster.store.unique.locks import LockRequest
 
 _APPLY_MS = 300_000
-"""A part is not written this long after its transaction was read: half the time that a shard
-remembers,
-after a transaction has been carried out, which parts it has."""
-_FORGET_MS = 600_000
+"""Time in ms after which a process does not store a part of a transaction that it has read. Half of
+the time for which a shard remembers the parts of an applied transaction."""
+_KEEP_NOTES_MS = 600_000
 RETRY_KEYS = ("finished", "dead", "expiring", "events", "references")
 _PUBLISH_KEYS = (
     "due",
@@ -72,22 +74,28 @@ _PUBLISH_KEYS = (
 
 
 class Replacement(msgspec.Struct, frozen=True, array_like=True):
-    """A job that is replaced, the index of the shard where it lives, and the job that replaces it,
-    which is prepared.
+    """A job that is replaced, and the prepared job that replaces it.
+
+    Args:
+        old_id: id of the job that is replaced.
+        old_shard: index of the shard where that job lives.
+        new_id: id of the prepared job.
     """
 
-    old: str
-    shard: int
-    new: str
+    old_id: str
+    old_shard: int
+    new_id: str
 
 
 class ManualRetry(msgspec.Struct, frozen=True, array_like=True):
     """A job that has ended and runs again.
 
     Args:
+        job_id: id of the job.
         shard: index of the shard where it lives.
-        retries: how often it was retried before. It is what makes this happen once.
-        must_be: as ``retry_dead.lua`` has it.
+        queue: its queue.
+        retries: how often it was retried by hand before. This makes the retry idempotent.
+        must_be: the state that the job must have, as in ``retry_dead.lua``.
     """
 
     job_id: str
@@ -98,356 +106,400 @@ class ManualRetry(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Plan(msgspec.Struct, frozen=True, array_like=True):
-    """All of a transaction but its jobs. New fields go to the end, with a default.
+    """Everything of a transaction but its jobs. New fields go to the end, with a default.
 
     Args:
-        shards: the shard of each portion of the record, by index.
+        replacements: jobs that are replaced.
+        locks: fingerprints, and the job that holds each from now on.
+        shards: index of the shard of each portion of the record.
+        retries: jobs that run again.
     """
 
-    swaps: list[Replacement]
+    replacements: list[Replacement]
     locks: list[tuple[str, str]]
     shards: list[int]
-    revivals: list[ManualRetry] = []
+    retries: list[ManualRetry] = []
 
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """What is to be done.
+    """What a cross-shard transaction writes.
 
     Args:
         id: names the shard of the record.
-        parts: the jobs to write, by shard, in the portions that one script writes each.
-        swaps: jobs that are replaced, by some of ``parts``.
+        parts: the jobs to store, by shard, in the portions that one script stores.
+        replacements: jobs that are replaced by some of ``parts``.
         locks: fingerprints, and the job that holds each from now on.
-        revivals: jobs that run again.
+        retries: jobs that run again.
     """
 
     id: str
     parts: Mapping[Shard, Sequence[Sequence[PlacedJob]]]
-    swaps: Sequence[Replacement] = ()
+    replacements: Sequence[Replacement] = ()
     locks: Sequence[tuple[str, str]] = ()
-    revivals: Sequence[ManualRetry] = ()
+    retries: Sequence[ManualRetry] = ()
 
     def portions(self) -> Iterator[tuple[Shard, Sequence[PlacedJob]]]:
-        """The jobs as the record holds them."""
+        """Yield the jobs portion by portion, in the order of the record."""
         for shard, part in self.parts.items():
             for portion in part:
                 yield shard, portion
 
     def new_jobs(self) -> Iterator[tuple[Shard, str]]:
-        """The shard and the queue of each job that will wait and replaces none."""
+        """Yield shard and queue of each job that will wait and replaces none."""
         for shard, portion in self.portions():
             for job in portion:
-                if not job.fate:
+                if not job.outcome:
                     yield shard, job.queue
 
 
-async def commit(store: Store, transaction: Transaction, lapses: int) -> int | None:
-    """Make it happen; returns the ms of the decision, None when it is too late.
+async def commit(store: Store, transaction: Transaction, commit_before_ms: int) -> int | None:
+    """Commit a transaction; return the time of the commit, None when it is too late.
 
-    What is decided is written whatever memory there is, so nothing is decided while a master that
-    will hold a part of it is at ``maxmemory``.
+    The apply step writes even when a master is at ``maxmemory``. So nothing is committed while a
+    master that will hold a part of the transaction is full.
 
     Args:
-        lapses: ms of the clock of the transaction's shard from which on it is too late, 0 for
-        never.
+        store: the store.
+        transaction: what to write.
+        commit_before_ms: time in ms, by the clock of the transaction's shard, from which on it is
+            too late; 0 for never.
+
+    Returns:
+        Unix time in ms.
 
     Raises:
-        BackendUnavailable: as ever; with an unknown outcome, the transaction may have been decided.
+        BackendUnavailable: Redis did not answer in time. With an unknown outcome the transaction
+            may have been committed.
     """
-    home = store.keys.shard_of_id(transaction.id)
-    await _check_memory(store, home, list(transaction.parts))
+    owner = store.keys.shard_of_id(transaction.id)
+    await _check_memory(store, owner, list(transaction.parts))
     indexes = [shard.index for shard, _ in transaction.portions()]
     plan = _Plan(
-        list(transaction.swaps), list(transaction.locks), indexes, list(transaction.revivals)
+        list(transaction.replacements),
+        list(transaction.locks),
+        indexes,
+        list(transaction.retries),
     )
     encode = msgspec.msgpack.encode
-    record_ = [encode(list(portion)) for _, portion in transaction.portions()]
-    ahead = sum(map(len, record_)) > PORTION_BYTES
-    rest = [] if ahead else record_
+    portions = [encode(list(portion)) for _, portion in transaction.portions()]
+    stored_before = sum(map(len, portions)) > PORTION_BYTES
+    rest = [] if stored_before else portions
     try:
-        decided = not ahead or await _record(store, home, transaction.id, record_)
-        if decided:
+        committed = not stored_before or await _store_portions(
+            store, owner, transaction.id, portions
+        )
+        if committed:
             keys = [
-                home.transaction(transaction.id),
-                home.outbox_due,
-                home.outbox,
-                home.applied_transactions,
-                home.aborted_transactions,
+                owner.transaction(transaction.id),
+                owner.outbox_due,
+                owner.outbox,
+                owner.applied_transactions,
+                owner.aborted_transactions,
             ]
-            args: list[Arg] = [
-                lapses,
-                transaction.id,
-                encode(plan),
-                len(record_) - len(rest),
-                *rest,
-            ]
-            reply = await store.run(home, "transaction_commit", keys, args, idempotent=True)
-            decided = reply[0] == b"ok"
+            args: list[Arg] = [commit_before_ms, transaction.id, encode(plan)]
+            args += (len(portions) - len(rest), *rest)
+            reply = await store.run(owner, "transaction_commit", keys, args, idempotent=True)
+            committed = reply[0] == b"ok"
     except BackendUnavailable as error:
-        if ahead and error.outcome == "not_applied":
-            await _abort(store, home, transaction.id)
+        if stored_before and error.outcome == "not_applied":
+            await _abort(store, owner, transaction.id)
         raise
-    if decided:
+    if committed:
         return int(reply[1])
-    if ahead:
-        await _abort(store, home, transaction.id)
+    if stored_before:
+        await _abort(store, owner, transaction.id)
     return None
 
 
-async def _record(store: Store, home: Shard, transaction_id: str, record_: Sequence[bytes]) -> bool:
-    """Store a large record before the decision; returns whether it still can be made."""
-    keys = [home.transaction(transaction_id), home.aborted_transactions, home.applied_transactions]
-    for position, portion in enumerate(record_):
+async def _store_portions(
+    store: Store, owner: Shard, transaction_id: str, portions: Sequence[bytes]
+) -> bool:
+    """Store a large record before the commit; return whether the commit is still possible."""
+    keys = [
+        owner.transaction(transaction_id),
+        owner.aborted_transactions,
+        owner.applied_transactions,
+    ]
+    for position, portion in enumerate(portions):
         args: list[Arg] = [transaction_id, position, portion]
-        if await store.run(home, "transaction_record", keys, args, idempotent=True) != b"ok":
+        if await store.run(owner, "transaction_record", keys, args, idempotent=True) != b"ok":
             return False
     return True
 
 
-async def _abort(store: Store, home: Shard, transaction_id: str) -> None:
-    """Remove a large record that was not decided. If this fails, the janitor removes it."""
+async def _abort(store: Store, owner: Shard, transaction_id: str) -> None:
+    """Remove a large record that was not committed. If this fails, the janitor removes it."""
     with suppress(OJSError), cleaning_up():
-        keys = [
-            home.transaction(transaction_id),
-            home.aborted_transactions,
-            home.applied_transactions,
-        ]
-        await store.run(home, "transaction_abort", keys, [transaction_id], idempotent=True)
+        await _abort_unless_committed(store, owner, transaction_id)
 
 
-async def _check_memory(store: Store, home: Shard, shards: Sequence[Shard]) -> None:
-    """Ask every master that will hold a part, save the one that decides, whether it takes writes.
+async def _abort_unless_committed(store: Store, owner: Shard, transaction_id: str) -> bool:
+    """Make the commit of a transaction impossible; return False when it was committed before."""
+    keys = [
+        owner.transaction(transaction_id),
+        owner.aborted_transactions,
+        owner.applied_transactions,
+    ]
+    args: list[Arg] = [transaction_id]
+    reply = await store.run(owner, "transaction_abort", keys, args, idempotent=True)
+    return bool(reply != b"committed")
+
+
+async def _check_memory(store: Store, owner: Shard, shards: Sequence[Shard]) -> None:
+    """Check that every master that will hold a part accepts writes.
+
+    The commit itself checks the master of ``owner``.
 
     Raises:
-        WritesRefused: one does not, and nothing has been decided.
+        WritesRefused: a master refuses writes; nothing has been committed.
     """
-    owner = store.redis.topology.owner
-    masters = {owner(shard.slot): shard for shard in shards}
-    masters.pop(owner(home.slot), None)
+    master_of = store.redis.topology.owner
+    masters = {master_of(shard.slot): shard for shard in shards}
+    masters.pop(master_of(owner.slot), None)
 
     async def check(shard: Shard) -> None:
-        # Writes nothing, and is refused where any command is that may take memory.
+        # This command writes nothing, but a full master refuses it like every write.
         await store.redis.call(shard.slot, "SETRANGE", shard.wal_probe, 0, "", idempotent=True)
 
     await over_shards(list(masters.values()), check)
 
 
-async def apply(store: Store, transaction: Transaction, now_ms: int) -> dict[str, JobRecord]:
-    """Do what was decided, any number of times; returns the jobs by id.
+@dataclass(frozen=True, slots=True)
+class _Application:
+    """The steps that apply a committed transaction. Each is idempotent.
 
     Args:
-        now_ms: when the decision was made, or read.
-
-    Raises:
-        OJSError: something could not be done now; the transaction's entry in the outbox stays.
+        store: the store.
+        transaction: what was committed.
+        now_ms: time of the commit, or of the read of the record, in ms.
+        records: jobs that were stored, by id; the steps add to it.
     """
-    records: dict[str, JobRecord] = {}
 
-    async def write(shard: Shard) -> None:
-        for position, portion in enumerate(transaction.parts[shard]):
-            await write_portion(shard, portion, position)
+    store: Store
+    transaction: Transaction
+    now_ms: int
+    records: dict[str, JobRecord] = field(default_factory=dict)
 
-    async def write_portion(shard: Shard, part: Sequence[PlacedJob], position: int) -> None:
-        await store.partitions.ensure_open(store, shard, {job.queue for job in part})
-        lapses = now_ms + _APPLY_MS
-        keys, args = command(
-            store, shard, part, lapses=lapses, transaction=transaction.id, portion=position
+    async def store_part(self, shard: Shard) -> None:
+        """Store the jobs of one shard."""
+        for position, portion in enumerate(self.transaction.parts[shard]):
+            await self._store_portion(shard, portion, position)
+
+    async def _store_portion(
+        self, shard: Shard, portion: Sequence[PlacedJob], position: int
+    ) -> None:
+        store, transaction_id = self.store, self.transaction.id
+        await store.partitions.ensure_open(store, shard, {job.queue for job in portion})
+        keys, args = enqueue_command(
+            store,
+            shard,
+            portion,
+            store_before_ms=self.now_ms + _APPLY_MS,
+            transaction=transaction_id,
+            portion=position,
         )
         reply = await store.run(shard, "enqueue_part", keys, args, idempotent=True)
         if reply[0] == b"ok":
-            found = written(part, reply)
-            await follow_up(store, shard, reply)
+            found = stored_records(portion, reply)
+            await deliver_effects(store, shard, reply)
         elif reply[0] in (b"already", b"exists"):
-            # Nobody else can store under these ids: it was this transaction, and if the shard does
-            # not
-            # know it any more, a master has forgotten the note.
-            found = await read_back(store, shard, part)
+            # Only this transaction can store under these ids. If the shard has no note of it, a
+            # failover has lost the note.
+            found = await read_back(store, shard, portion)
         else:
-            raise Conflict(f"transaction {transaction.id} cannot be written: {reply[0].decode()}")
-        records.update((job.id, job) for job in found)
+            raise Conflict(f"transaction {transaction_id} cannot be applied: {reply[0].decode()}")
+        self.records.update((job.id, job) for job in found)
 
-    homes = {job.job_id: shard for shard, portion in transaction.portions() for job in portion}
-
-    async def replace(swap: Replacement) -> None:
-        shard = homes[swap.new]
-        here = shard.index == swap.shard
-        if not here:
-            with suppress(NotFound, Conflict):  # it has ended meanwhile, which is as good
-                await cancel(store, swap.old, repeatable=True)
-        keys = [shard.job(swap.new), *(getattr(shard, name) for name in _PUBLISH_KEYS)]
-        reply = await store.run(
-            shard,
-            "publish_job",
-            [*keys, shard.job(swap.old)] if here else keys,
-            [
-                store.settings.events_per_shard,
-                transaction.id,
-                store.settings.retention_cancelled_ms,
-            ],
-            idempotent=True,
-        )
+    async def replace(self, replacement: Replacement, shard: Shard) -> None:
+        """Cancel a job, and publish the prepared job of ``shard`` that replaces it."""
+        store = self.store
+        same_shard = shard.index == replacement.old_shard
+        if not same_shard:
+            with suppress(NotFound, Conflict):  # the old job has ended, which is enough
+                await cancel(store, replacement.old_id, repeatable=True)
+        keys = [shard.job(replacement.new_id), *(getattr(shard, name) for name in _PUBLISH_KEYS)]
+        if same_shard:
+            keys.append(shard.job(replacement.old_id))
+        args: list[Arg] = [store.settings.events_per_shard, self.transaction.id]
+        args.append(store.settings.retention_cancelled_ms)
+        reply = await store.run(shard, "publish_job", keys, args, idempotent=True)
         if reply[0]:
-            records[swap.new] = record(swap.new, reply[0])
+            self.records[replacement.new_id] = record(replacement.new_id, reply[0])
         await deliver(store, shard, reply[1])
 
-    async def revive(revival: ManualRetry) -> None:
-        shard = store.keys.shard(revival.shard)
-        await store.partitions.ensure_open(store, shard, [revival.queue])
+    async def retry(self, retry: ManualRetry) -> None:
+        """Run a job again that has ended."""
+        store, shard = self.store, self.store.keys.shard(retry.shard)
+        await store.partitions.ensure_open(store, shard, [retry.queue])
         reply = await store.run(
             shard,
             "retry_dead",
-            [shard.job(revival.job_id), *(getattr(shard, name) for name in RETRY_KEYS)],
-            [store.settings.events_per_shard, revival.must_be, revival.retries],
+            [shard.job(retry.job_id), *(getattr(shard, name) for name in RETRY_KEYS)],
+            [store.settings.events_per_shard, retry.must_be, retry.retries],
             idempotent=True,
         )
-        if reply[0] == b"ok":  # else it was done before, or the job is gone
-            records[revival.job_id] = record(revival.job_id, reply[1])
+        if reply[0] == b"ok":  # any other reply: it was retried before, or the job was removed
+            self.records[retry.job_id] = record(retry.job_id, reply[1])
 
-    await over_shards(transaction.parts, write)
-    await over_shards(transaction.swaps, replace)
-    await over_shards(transaction.revivals, revive)
-    await locks.settle(
-        store, "keep", [Want(fp, job_id, 0) for fp, job_id in transaction.locks], transaction.id
-    )
-    if has_unconfirmed_writes():
-        return records  # a node may still forget its part; the drainer, who asks again, ends it
-    home = store.keys.shard_of_id(transaction.id)
-    await store.run(
-        home,
-        "transaction_end",
-        [
-            home.transaction(transaction.id),
-            home.outbox_due,
-            home.outbox,
-            home.outbox_dead_letters,
-            home.applied_transactions,
-        ],
-        [transaction.id],
-        idempotent=True,
-    )
-    return records
+    async def end(self) -> None:
+        """Remove the record and its outbox entry."""
+        owner = self.store.keys.shard_of_id(self.transaction.id)
+        keys = [
+            owner.transaction(self.transaction.id),
+            owner.outbox_due,
+            owner.outbox,
+            owner.outbox_dead_letters,
+            owner.applied_transactions,
+        ]
+        args: list[Arg] = [self.transaction.id]
+        await self.store.run(owner, "transaction_end", keys, args, idempotent=True)
+
+
+async def apply(store: Store, transaction: Transaction, now_ms: int) -> dict[str, JobRecord]:
+    """Apply a committed transaction; return its jobs by id. Repeated, it changes nothing.
+
+    Args:
+        store: the store.
+        transaction: what was committed.
+        now_ms: time of the commit, or of the read of the record, in ms.
+
+    Raises:
+        OJSError: a step failed. The outbox entry stays, so the drainer repeats the steps.
+    """
+    application = _Application(store, transaction, now_ms)
+    shards = {job.job_id: shard for shard, portion in transaction.portions() for job in portion}
+
+    async def replace(replacement: Replacement) -> None:
+        await application.replace(replacement, shards[replacement.new_id])
+
+    await over_shards(transaction.parts, application.store_part)
+    await over_shards(transaction.replacements, replace)
+    await over_shards(transaction.retries, application.retry)
+    requests = [LockRequest(fingerprint, job_id, 0) for fingerprint, job_id in transaction.locks]
+    await locks.settle(store, "keep", requests, transaction.id)
+    # While a node may still lose its part, the record stays and the drainer repeats the steps.
+    if not has_unconfirmed_writes():
+        await application.end()
+    return application.records
 
 
 def outcome_of(error: OJSError) -> WriteOutcome:
-    """What is known of a decided transaction after an error. All of it will be done."""
+    """Return the outcome to report for a committed transaction after ``error``.
+
+    The transaction will be applied, whatever the error says of its own step.
+    """
     confirmed = not isinstance(error, BackendUnavailable) or error.outcome != "stored_unconfirmed"
     return "unknown" if confirmed else "stored_unconfirmed"
 
 
 async def finish(store: Store, _shard: Shard, payload: bytes) -> None:
-    """Effect 'transaction': a transaction was decided. Payload: its id."""
+    """Apply a committed transaction: the outbox effect ``transaction``. Payload: its id."""
     await ensure_task()
-    await _finish(store, payload.decode())
+    await _apply_record(store, payload.decode())
 
 
-async def settle(store: Store, transaction_id: str) -> bool:
-    """Bring a transaction that is in the way to its end: carried out, or impossible from now on.
+async def resolve(store: Store, transaction_id: str) -> bool:
+    """Apply a transaction if it was committed, and otherwise make its commit impossible.
 
-    Returns whether it was decided. After False, what it has reserved may be taken back: where it
-    was carried out and forgotten long before, nothing is reserved any more.
+    Returns:
+        Whether it was committed. After False, its reservations may be released. A transaction that
+        was applied and forgotten long ago also gives False; it has no reservations any more.
     """
     await ensure_task()
-    home = store.keys.shard_of_id(transaction_id)
-    reply = await store.run(
-        home,
-        "transaction_abort",
-        [home.transaction(transaction_id), home.aborted_transactions, home.applied_transactions],
-        [transaction_id],
-        idempotent=True,
-    )
-    if reply != b"decided":
+    owner = store.keys.shard_of_id(transaction_id)
+    if await _abort_unless_committed(store, owner, transaction_id):
         return False
-    await _finish(store, transaction_id)
+    await _apply_record(store, transaction_id)
     return True
 
 
-async def clear(store: Store, shard: Shard, transaction_id: str, job_ids: Sequence[str]) -> None:
-    """Ids of a shard are reserved by a transaction that is in the way: bring it to its end. What
-    it has
-    reserved then still, it has not used; what is prepared then, a master has forgotten to reveal.
+async def resolve_and_release(
+    store: Store, shard: Shard, transaction_id: str, job_ids: Sequence[str]
+) -> None:
+    """Resolve a transaction, and release the ids of ``shard`` that it still reserves.
+
+    A reservation that is left has not been used. A prepared job that is left lost its transaction
+    in a failover.
     """
-    await settle(store, transaction_id)
+    await resolve(store, transaction_id)
     await release_ids(store, shard, transaction_id, job_ids)
 
 
 async def release_ids(
     store: Store, shard: Shard, transaction_id: str, job_ids: Sequence[str]
 ) -> None:
-    """Give ids of a shard back that a transaction has reserved and will not use."""
+    """Release ids of a shard that a transaction has reserved and will not use."""
     for start in range(0, len(job_ids), PORTION_KEYS):
-        here = job_ids[start : start + PORTION_KEYS]
-        keys = [shard.alias_claims, *(shard.job(job_id) for job_id in here)]
-        await store.run(shard, "release_ids", keys, [transaction_id, *here], idempotent=True)
+        portion = job_ids[start : start + PORTION_KEYS]
+        keys = [shard.alias_claims, *(shard.job(job_id) for job_id in portion)]
+        await store.run(shard, "release_ids", keys, [transaction_id, *portion], idempotent=True)
 
 
-async def tidy(store: Store, shard: Shard, limit: int) -> int:
-    """Forget what a shard remembers of transactions long over; returns how many were looked at.
+async def purge_old(store: Store, shard: Shard, limit: int) -> int:
+    """Remove what a shard remembers of old transactions; return how many were checked.
 
-    Which parts it has written it remembers until their transactions have been carried out, however
-    long
-    another shard is away or the scheduler is.
+    The shard remembers the parts that it has stored until their transactions have been applied,
+    even while another shard or the scheduler is away for long.
     """
-    given_up, parts = await store.run(
+    aborted, parts = await store.run(
         shard,
         "transaction_purge_aborted",
         [shard.aborted_transactions, shard.applied_transactions],
-        [_FORGET_MS, limit],
+        [_KEEP_NOTES_MS, limit],
         idempotent=True,
     )
     if parts:
-        notes = {part.decode(): part.decode().partition(".")[0] for part in parts}
-        open_ = await _open(store, dict.fromkeys(notes.values()))
-        flat = [arg for note, of in notes.items() for arg in (note, "1" if of in open_ else "")]
+        ids = {part.decode(): part.decode().partition(".")[0] for part in parts}
+        unapplied = await _unapplied(store, dict.fromkeys(ids.values()))
+        flat = [arg for part, id_ in ids.items() for arg in (part, "1" if id_ in unapplied else "")]
         await store.run(
             shard,
             "transaction_purge_applied",
             [shard.applied_transactions],
-            [_FORGET_MS, *flat],
+            [_KEEP_NOTES_MS, *flat],
             idempotent=True,
         )
-    return int(given_up) + len(parts)
+    return int(aborted) + len(parts)
 
 
-async def _open(store: Store, transaction_ids: Iterable[str]) -> set[str]:
-    """Which of some transactions are decided and not carried out, as far as is known."""
+async def _unapplied(store: Store, transaction_ids: Iterable[str]) -> set[str]:
+    """Return which transactions are committed and not yet applied.
+
+    A transaction whose shard does not answer counts as unapplied; the janitor checks it again.
+    """
     found: set[str] = set()
-    by_home: dict[Shard, list[str]] = {}
+    by_owner: dict[Shard, list[str]] = {}
     for transaction_id in transaction_ids:
-        by_home.setdefault(store.keys.shard_of_id(transaction_id), []).append(transaction_id)
+        by_owner.setdefault(store.keys.shard_of_id(transaction_id), []).append(transaction_id)
 
-    async def ask(home: Shard) -> None:
-        here = by_home[home]
+    async def read(owner: Shard) -> None:
+        ids = by_owner[owner]
         try:
-            keys = [home.transaction(transaction_id) for transaction_id in here]
-            answers = await store.run(home, "transactions_unapplied", keys, idempotent=True)
+            keys = [owner.transaction(transaction_id) for transaction_id in ids]
+            answers = await store.run(owner, "transactions_unapplied", keys, idempotent=True)
         except BackendUnavailable:
-            answers = [1] * len(here)  # asked again later
-        found.update(
-            transaction_id for transaction_id, is_open in zip(here, answers, strict=True) if is_open
-        )
+            answers = [1] * len(ids)
+        found.update(id_ for id_, unapplied in zip(ids, answers, strict=True) if unapplied)
 
-    await over_shards(by_home, ask)
+    await over_shards(by_owner, read)
     return found
 
 
-async def _finish(store: Store, transaction_id: str) -> None:
-    home = store.keys.shard_of_id(transaction_id)
-    now, raw = await store.run(
-        home, "transaction_read", [home.transaction(transaction_id)], idempotent=True
-    )
+async def _apply_record(store: Store, transaction_id: str) -> None:
+    """Read the record of a committed transaction and apply it."""
+    owner = store.keys.shard_of_id(transaction_id)
+    key = owner.transaction(transaction_id)
+    now_ms, raw = await store.run(owner, "transaction_read", [key], idempotent=True)
     if raw is None:
         return
     plan = msgspec.msgpack.decode(raw, type=_Plan)
     parts: dict[Shard, list[Sequence[PlacedJob]]] = {}
     for position, index in enumerate(plan.shards):
-        piece: Any = await store.redis.call(
-            home.slot, "HGET", home.transaction(transaction_id), position, idempotent=True
-        )
+        piece: Any = await store.redis.call(owner.slot, "HGET", key, position, idempotent=True)
         if piece is None:
-            return  # somebody else has finished it
+            return  # another process has applied it
         portion = msgspec.msgpack.decode(piece, type=list[PlacedJob])
         parts.setdefault(store.keys.shard(index), []).append(portion)
-    await apply(
-        store, Transaction(transaction_id, parts, plan.swaps, plan.locks, plan.revivals), now
-    )
+    transaction = Transaction(transaction_id, parts, plan.replacements, plan.locks, plan.retries)
+    await apply(store, transaction, now_ms)

@@ -1,7 +1,7 @@
--- Which of these transactions of one shard are decided and not carried out; changes nothing.
+-- Tells which transactions of one shard are committed and not yet applied.
 -- Memory: no-writes.
--- KEYS: 1 b: of the first, then of each other.
+-- KEYS: 1 transaction of the first id, then of each other id.
 -- Returns: per transaction 1 when it is, else 0
-local open = {}
-for i = 1, #KEYS do open[i] = redis.call('HEXISTS', KEYS[i], 'plan') end
-return open
+local unapplied = {}
+for i = 1, #KEYS do unapplied[i] = redis.call('HEXISTS', KEYS[i], 'plan') end
+return unapplied

@@ -1,4 +1,4 @@
-"""The commands of unique locks; ``unique`` says what they are for."""
+"""Commands on unique locks. ``unique`` explains the protocol."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ from ojs_cluster.store.portions import PORTION_KEYS
 from ojs_cluster.store.runtime import Arg
 
 _CHECK_MS = 600_000
-"""The janitor looks at a lock when it is this old, then when it is twice as old, and so on."""
+"""Age in ms at which the janitor checks a lock. It checks again each time the age has doubled."""
 
 
 @dataclass(frozen=True, slots=True)
-class Want:
-    """A job that wants a lock.
+class LockRequest:
+    """A job that requests a lock.
 
     Args:
+        fingerprint: names the lock.
+        job_id: id of the job.
         shard: index of the shard where the job will live.
-        retries: how often the job was retried by hand: with each it is another holder.
-        expected: the holder that was looked at and is not in the way, '' for none.
-        expected_retries: how often that had been retried.
-        remember: whether that one may still count, should the job not be stored after all.
-        claim: name of the claim that is to be settled, '' where any claim is meant.
+        retries: how often the job was retried by hand. Each retry makes it another holder.
+        expected: the holder that the caller has checked and that does not conflict, '' for none.
+        expected_retries: how often that holder had been retried by hand.
+        remember: whether that holder gets the lock back if the job is not stored after all.
+        claim: name of the claim to settle, '' for any claim.
     """
 
     fingerprint: str
@@ -45,12 +47,13 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LockHolder:
     """A job that holds a lock.
 
     Args:
+        job: the job.
         shard: index of its shard.
-        age_ms: how long ago it was created.
+        age_ms: time since its creation, in ms.
         retries: how often it had been retried by hand when it claimed the lock.
     """
 
@@ -60,12 +63,19 @@ class Holder:
     retries: int = 0
 
     def blocks(self, policy: UniquePolicy) -> bool:
-        return policy.counts(self.job.state, self.age_ms)
+        """Return whether the job conflicts with a new job of this policy."""
+        return policy.conflicts(self.job.state, self.age_ms)
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A lock of a claim is held by another: its fields, and its shard's clock."""
+class LockHeld:
+    """A requested lock that another job holds.
+
+    Args:
+        position: position of the lock in the request.
+        lock: the lock's fields, as described in ``lock_claim.lua``.
+        now_ms: clock of the lock's shard, in ms.
+    """
 
     position: int
     lock: Mapping[bytes, bytes]
@@ -73,42 +83,60 @@ class Refused:
 
 
 def claim_name() -> str:
-    """A name for a claim that no other claim has."""
+    """Return a name for a claim that no other claim has."""
     return secrets.token_urlsafe(6)
 
 
 async def try_claim(
-    store: Store, shard: Shard, wants: Sequence[Want], transaction: str = "", name: str = ""
-) -> int | Refused:
-    """Claim locks of one shard; returns its ms, or the first that is held otherwise."""
-    reply: int | Refused = 0
+    store: Store,
+    shard: Shard,
+    requests: Sequence[LockRequest],
+    transaction: str = "",
+    name: str = "",
+) -> int | LockHeld:
+    """Claim locks of one shard.
+
+    Args:
+        store: the store.
+        shard: the shard of all locks.
+        requests: locks to claim, in this order.
+        transaction: id of the transaction that claims them, '' for none.
+        name: name of the claim, by default a new one.
+
+    Returns:
+        The shard's clock in ms, or the first lock that another job holds. The locks before that one
+        stay claimed.
+    """
+    reply: int | LockHeld = 0
     name = name or claim_name()
-    for start in range(0, len(wants), PORTION_KEYS):
-        portion = wants[start : start + PORTION_KEYS]
+    for start in range(0, len(requests), PORTION_KEYS):
+        portion = requests[start : start + PORTION_KEYS]
         reply = await _claim_portion(store, shard, portion, transaction, name)
-        if isinstance(reply, Refused):
+        if isinstance(reply, LockHeld):
             return replace(reply, position=start + reply.position)
     return reply
 
 
 async def _claim_portion(
-    store: Store, shard: Shard, wants: Sequence[Want], transaction: str, name: str
-) -> int | Refused:
+    store: Store, shard: Shard, requests: Sequence[LockRequest], transaction: str, name: str
+) -> int | LockHeld:
     keys = [shard.locks]
     args: list[Arg] = [transaction, _CHECK_MS, name]
-    for want in wants:
-        keys.append(shard.lock(want.fingerprint))
-        args += (want.fingerprint, want.job_id, want.shard, want.retries)
-        args += (want.expected, want.expected_retries, "1" * want.remember)
+    for request in requests:
+        keys.append(shard.lock(request.fingerprint))
+        args += (request.fingerprint, request.job_id, request.shard, request.retries)
+        args += (request.expected, request.expected_retries, "1" * request.remember)
     reply = await store.run(shard, "lock_claim", keys, args, idempotent=True)
     if reply[0] == b"ok":
         return int(reply[1])
-    return Refused(int(reply[1]) - 1, record("", reply[3]).fields, int(reply[2]))
+    return LockHeld(int(reply[1]) - 1, record("", reply[3]).fields, int(reply[2]))
 
 
-async def look(store: Store, shard: Shard, job_id: str) -> Holder | None:
-    """A job and its age, found in ``shard`` or where the id leads from there; None when there is no
-    such job.
+async def find_job(store: Store, shard: Shard, job_id: str) -> LockHolder | None:
+    """Read a job and its age, in ``shard`` or where the id's alias in ``shard`` points.
+
+    Returns:
+        None when there is no such job.
 
     Raises:
         MalformedJob: its stored fields cannot be used.
@@ -122,62 +150,77 @@ async def look(store: Store, shard: Shard, job_id: str) -> Holder | None:
         if not any(name in job.fields for name in (f.STATE, f.QUEUE, f.TYPE)):
             break
         validate_job.check(job_id, job.fields, shard.index)
-        return Holder(job, shard.index, now - job.created_ms)
+        return LockHolder(job, shard.index, now - job.created_ms)
     return None
 
 
-async def leads_to(store: Store, job_id: str, shard: Shard) -> Shard:
-    """Return the shard to which the alias of an id leads, ``shard`` where it has none.
+async def alias_target(store: Store, job_id: str, shard: Shard) -> Shard:
+    """Return the shard that the alias of an id names, ``shard`` where there is no alias.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    home = store.keys.shard_of_id(job_id)
-    alias = await store.redis.call(home.slot, "HGET", home.job(job_id), f.ALIAS, idempotent=True)
+    owner = store.keys.shard_of_id(job_id)
+    alias = await store.redis.call(owner.slot, "HGET", owner.job(job_id), f.ALIAS, idempotent=True)
     return store.keys.shard(int(alias)) if isinstance(alias, bytes) else shard
 
 
-async def fence(store: Store, shard: Shard, job_id: str, *, for_good: bool = False) -> bool:
-    """Make it impossible that a job is stored in ``shard``, or where the id leads from there;
-    returns False when it is there.
+async def write_tombstone(
+    store: Store, shard: Shard, job_id: str, *, overridable: bool = True
+) -> bool:
+    """Prevent a late request from storing a job in ``shard``, or where the id's alias points.
 
-    A producer that meets the fence may store the job in spite of it, after it has looked at
-    everything anew: it then knows the fence's mark (see ``enqueue``), which one that stalls does
-    not. Unless it is ``for_good``: until the janitor removes it, after ten minutes.
+    The janitor removes the tombstone after ten minutes.
+
+    Args:
+        store: the store.
+        shard: the shard where the job would be stored.
+        job_id: id of the job.
+        overridable: whether a producer that reads the tombstone's token and then starts over may
+            store the job (see ``enqueue``). A stalled producer does not know the token.
+
+    Returns:
+        False when the job is already stored.
     """
-    mark = "" if for_good else os.urandom(8).hex()
+    token = os.urandom(8).hex() if overridable else ""
     while True:
         keys = [shard.job(job_id), shard.alias_claims]
-        args: list[Arg] = [job_id, shard.index, mark]
+        args: list[Arg] = [job_id, shard.index, token]
         reply = await store.run(shard, "write_tombstone", keys, args, idempotent=True)
         if reply[0] != b"moved":
-            return bool(reply[0] == b"fenced")
-        # An alias leads to where its job is, or would be: no further.
+            return bool(reply[0] == b"ok")
+        # An alias points to the shard of its job, so this repeats at most once.
         shard = store.keys.shard(int(reply[1]))
 
 
 async def settle(
     store: Store,
-    how: Literal["keep", "drop", "unlock", "later"],
-    wants: Sequence[Want],
+    action: Literal["keep", "drop", "unlock", "later"],
+    requests: Sequence[LockRequest],
     transaction: str = "",
 ) -> None:
-    """What becomes of locks where the jobs of ``wants`` hold them (see ``lock_settle.lua``)."""
-    shards: dict[Shard, list[Want]] = {}
-    for want in wants:
-        shards.setdefault(store.keys.shard_of_fingerprint(want.fingerprint), []).append(want)
+    """Apply an action of ``lock_settle.lua`` to locks that the given jobs still hold.
+
+    Args:
+        store: the store.
+        action: what to do with the locks.
+        requests: locks and their holders.
+        transaction: id of the transaction that claimed the locks, '' for none.
+    """
+    shards: dict[Shard, list[LockRequest]] = {}
+    for request in requests:
+        shards.setdefault(store.keys.shard_of_fingerprint(request.fingerprint), []).append(request)
     for shard, group in shards.items():
         for start in range(0, len(group), PORTION_KEYS):
-            await _settle_portion(
-                store, shard, how, group[start : start + PORTION_KEYS], transaction
-            )
+            portion = group[start : start + PORTION_KEYS]
+            await _settle_portion(store, shard, action, portion, transaction)
 
 
 async def _settle_portion(
-    store: Store, shard: Shard, how: str, group: Sequence[Want], transaction: str
+    store: Store, shard: Shard, action: str, requests: Sequence[LockRequest], transaction: str
 ) -> None:
-    keys = [shard.locks, *(shard.lock(want.fingerprint) for want in group)]
-    args: list[Arg] = [how, transaction, _CHECK_MS]
-    for want in group:
-        args += (want.fingerprint, want.job_id, want.retries, want.claim)
+    keys = [shard.locks, *(shard.lock(request.fingerprint) for request in requests)]
+    args: list[Arg] = [action, transaction, _CHECK_MS]
+    for request in requests:
+        args += (request.fingerprint, request.job_id, request.retries, request.claim)
     await store.run(shard, "lock_settle", keys, args, idempotent=True)

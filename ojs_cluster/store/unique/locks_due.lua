@@ -1,6 +1,7 @@
--- Unique locks of one shard that the janitor has not looked at for long.
+-- Lists unique locks of one shard that the janitor has to check.
 -- Memory: no-writes.
--- KEYS: 1 the shard's locks.  ARGV: 1 limit.
+-- KEYS: 1 locks.  ARGV: 1 limit.
 -- Returns: {now, fingerprints}
 --@include now
-return {now, redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])}
+local locks, limit = KEYS[1], ARGV[1]
+return {now, redis.call('ZRANGEBYSCORE', locks, '-inf', now, 'LIMIT', 0, limit)}

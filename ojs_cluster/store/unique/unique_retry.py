@@ -1,9 +1,8 @@
-"""A unique job that has ended is retried by hand: it must hold its lock again before it lives.
+"""Retry a unique job that has ended by hand: it claims its lock again before it runs.
 
-Lock and job lie in two shards, and between them somebody else may want the lock. So it is a
-transaction:
-claim the lock, decide, then let the job run and make the lock certain. Who wants the lock meanwhile
-meets the transaction, and ends it one way or the other before looking at the job.
+Lock and job live in two shards, and another job may claim the lock in between. So the retry is a
+cross-shard transaction: claim the lock, commit, then run the job and make the lock certain. Another
+producer that needs the lock first applies or aborts the transaction.
 """
 
 from __future__ import annotations
@@ -22,25 +21,27 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.transactions.transactions import ManualRetry, Transaction
 from ojs_cluster.store.unique import locks, unique
-from ojs_cluster.store.unique.locks import Want
+from ojs_cluster.store.unique.locks import LockRequest
 
 _TRIES = 3
 
 
-async def revive(store: Store, job_id: str, must_be: str) -> JobRecord:
-    """Run a unique job again that was discarded.
+async def retry_unique_job(store: Store, job_id: str, must_be: str) -> JobRecord:
+    """Run a discarded unique job again.
 
     Args:
-        must_be: as ``retry_dead.lua`` has it.
+        store: the store.
+        job_id: id of the job.
+        must_be: the state that the job must have, as in ``retry_dead.lua``.
 
     Raises:
-        NotFound: no such job.
-        Conflict: it is not what it must be.
-        Duplicate: another job of its uniqueness has not ended.
-        BackendUnavailable: Redis did not answer in time, or others kept the lock undecided.
+        NotFound: there is no such job.
+        Conflict: the job is in another state.
+        Duplicate: another job of the same uniqueness has not ended.
+        BackendUnavailable: Redis did not answer in time, or other requests kept the lock undecided.
     """
     for _ in range(_TRIES):
-        found = await locks.look(store, store.keys.shard_of_id(job_id), job_id)
+        found = await locks.find_job(store, store.keys.shard_of_id(job_id), job_id)
         if found is None or found.job.hidden:
             raise NotFound("job", job_id)
         job = found.job
@@ -48,51 +49,49 @@ async def revive(store: Store, job_id: str, must_be: str) -> JobRecord:
             raise Conflict(f"job '{job_id}' is {job.state}", job_id=job_id, state=job.state)
         fingerprint = job.fields[f.UNIQUE].decode().removesuffix("+")
         retries = int(job.fields.get(f.REPLAYS, 0))
-        want = Want(fingerprint, job_id, found.shard, retries + 1)
-        transaction = _deal(
-            store, want, ManualRetry(job_id, found.shard, job.queue, retries, must_be)
-        )
-        now_ms = await _decide(store, want, transaction)
+        request = LockRequest(fingerprint, job_id, found.shard, retries + 1)
+        retry = ManualRetry(job_id, found.shard, job.queue, retries, must_be)
+        transaction = _transaction(store, request, retry)
+        now_ms = await _commit(store, request, transaction)
         if now_ms is None:
             continue
         try:
             records = await transactions.apply(store, transaction, now_ms)
         except OJSError as error:
             raise BackendUnavailable(
-                f"the retry is accepted, but not carried out yet: {error.message}",
+                f"the retry is accepted, but the job does not run yet: {error.message}",
                 outcome=transactions.outcome_of(error),
             ) from error
-        # Who met the transaction may have carried it out before.
+        # Another process may have applied the transaction first.
         retried = records.get(job_id) or await read_jobs.get(store, job_id)
         if int(retried.fields.get(f.REPLAYS, 0)) > retries:
             return retried
     raise BackendUnavailable("the job could not be retried in time", outcome="not_applied")
 
 
-def _deal(store: Store, want: Want, revival: ManualRetry) -> Transaction:
-    # Decided where the lock lies, so that one clock says how long its claim is good.
-    home = store.keys.shard_of_fingerprint(want.fingerprint)
-    transaction_id = new_job_id(home.index, len(store.keys), time.time_ns() // 1_000_000)
-    return Transaction(
-        transaction_id, {}, locks=[(want.fingerprint, want.job_id)], revivals=[revival]
-    )
+def _transaction(store: Store, request: LockRequest, retry: ManualRetry) -> Transaction:
+    # The record lies in the shard of the lock, so one clock tells whether the claim has expired.
+    owner = store.keys.shard_of_fingerprint(request.fingerprint)
+    transaction_id = new_job_id(owner.index, len(store.keys), time.time_ns() // 1_000_000)
+    locks_ = [(request.fingerprint, request.job_id)]
+    return Transaction(transaction_id, {}, locks=locks_, retries=[retry])
 
 
-async def _decide(store: Store, want: Want, transaction: Transaction) -> int | None:
-    """Claim the lock, then decide; None when others were faster, and it is worth another try."""
+async def _commit(store: Store, request: LockRequest, transaction: Transaction) -> int | None:
+    """Claim the lock, then commit; return None when the commit came too late or was aborted."""
     try:
-        lapses = await unique.claim_for_retry(store, want, transaction.id)
-        now_ms = await transactions.commit(store, transaction, lapses)
+        expires_at_ms = await unique.claim_for_retry(store, request, transaction.id)
+        now_ms = await transactions.commit(store, transaction, expires_at_ms)
     except BackendUnavailable as error:
-        # What may have been decided is not touched: who meets it finds out.
+        # A transaction with an unknown outcome may be committed, so the lock stays claimed.
         if error.outcome == "not_applied":
-            await _give_back(store, want, transaction)
+            await _release_lock(store, request, transaction)
         raise
     if now_ms is None:
-        await _give_back(store, want, transaction)
+        await _release_lock(store, request, transaction)
     return now_ms
 
 
-async def _give_back(store: Store, want: Want, transaction: Transaction) -> None:
+async def _release_lock(store: Store, request: LockRequest, transaction: Transaction) -> None:
     with suppress(OJSError), cleaning_up():
-        await locks.settle(store, "drop", [want], transaction.id)
+        await locks.settle(store, "drop", [request], transaction.id)

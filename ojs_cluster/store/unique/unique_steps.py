@@ -1,9 +1,9 @@
-"""Unique jobs that are steps of workflows, whose ids were fixed when the workflow was created.
+"""Unique jobs that are workflow steps, whose ids were fixed when the workflow was created.
 
-The policy applies when the step is enqueued. Any number of processes may do that, at any time and
-again, and must agree on what came of it. Either the job is there; or it was refused, and then it
-never will be: who finds it refused fences its id for good before anybody is told, so that a process
-that tries later, when nothing is in the way any more, stores nothing.
+The policy applies when the step is enqueued. Several processes may enqueue the same step, at any
+time, and must agree on the result. Either the job is stored, or it is refused permanently. A
+process that refuses the step writes a tombstone for its id before it reports the refusal. A later
+process then stores nothing, even when the conflict is over.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.jobs import read_jobs
-from ojs_cluster.store.unique.locks import fence
+from ojs_cluster.store.unique.locks import write_tombstone
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """A step's job is not stored.
+class StepRefused:
+    """A step whose job is not stored.
 
     Args:
-        ignored: whether its policy says to go on without it; else the step has failed.
-        existing: id of the job in its way, '' when another process knows that.
+        ignored: whether the policy tells the workflow to continue without the job. Otherwise the
+            step has failed.
+        existing: id of the conflicting job, '' when another process has refused the step.
     """
 
     ignored: bool
@@ -35,21 +36,33 @@ class Refused:
 
 
 async def enqueue_step(
-    store: Store, job_id: str, job: NewJob, fields: Sequence[bytes], *, lapses: int
-) -> Refused | None:
-    """Store a unique job under its fixed id, unless it is there; None when it is.
+    store: Store, job_id: str, job: NewJob, fields: Sequence[bytes], *, store_before_ms: int
+) -> StepRefused | None:
+    """Store a unique job under its fixed id, unless it is stored already.
 
     Args:
-        fields: names and values of more fields of the job's hash.
-        lapses: ms after which it must not be stored any more.
+        store: the store.
+        job_id: id of the job.
+        job: the job.
+        fields: names and values of further fields of the job's hash.
+        store_before_ms: time in ms from which on the job must not be stored any more, 0 for never.
+
+    Returns:
+        None when the job is stored.
 
     Raises:
-        Conflict, TooManyQueues, BackendUnavailable: as ``enqueue``.
-        NotFound: others are about to store it; worth another try.
+        Conflict: it is too late.
+        TooManyQueues: the queue would be one too many.
+        BackendUnavailable: Redis did not answer in time.
+        NotFound: another process is about to store the job; the caller may try again.
     """
     try:
         found = await enqueue(
-            store, replace(job, id=job_id), fields=fields, lapses=lapses, accepted=True
+            store,
+            replace(job, id=job_id),
+            fields=fields,
+            store_before_ms=store_before_ms,
+            ignore_depth_bound=True,
         )
     except Duplicate as error:
         existing = str(error.details.get("existing_job_id", ""))
@@ -57,11 +70,12 @@ async def enqueue_step(
         existing = found.id
         if existing == job_id:
             return None
-    # Whatever is in the way: the job may be there by now, stored by another process.
+    # Another process may have stored the job since, whatever the conflict was.
     assert job.unique is not None  # noqa: S101 - by contract
     if job.unique.on_conflict not in ("reject", "ignore"):
-        await read_jobs.get(store, job_id)  # it replaces what is in its way, so it must be there
+        await read_jobs.get(store, job_id)  # a policy that replaces is never refused
         return None
-    if not await fence(store, store.keys.shard_of_id(job_id), job_id, for_good=True):
+    shard = store.keys.shard_of_id(job_id)
+    if not await write_tombstone(store, shard, job_id, overridable=False):
         return None
-    return Refused(job.unique.on_conflict == "ignore", existing if existing != job_id else "")
+    return StepRefused(job.unique.on_conflict == "ignore", existing if existing != job_id else "")

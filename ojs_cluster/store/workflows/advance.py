@@ -5,7 +5,7 @@ Each handler may run any number of times, in any process, at the same time as ot
 * How a job ended is recorded once, by a script that returns all that is known.
 * What may start follows from that by a pure function, and is enqueued by ids that were fixed at
   creation, create if absent: whoever comes second changes nothing. An enqueue that was decided
-  long ago is refused (``_LAPSES_MS``), while the jobs themselves are kept for longer.
+  long ago is refused (``_STORE_WITHIN_MS``), while the jobs themselves are kept for longer.
 * A unique step whose policy refuses it is recorded as ended without a job (``unique_steps``):
   ``reject`` is a failure, ``ignore`` a success without a result.
 * The end is one script's compare and set.
@@ -51,10 +51,10 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.off_loop import off_loop
-from ojs_cluster.store.unique.unique_steps import Refused, enqueue_step
+from ojs_cluster.store.unique.unique_steps import StepRefused, enqueue_step
 from ojs_cluster.store.workflows.workflows import end, event_data, inputs_of
 
-_LAPSES_MS = 20_000
+_STORE_WITHIN_MS = 20_000
 """An enqueue decided longer ago than this is not carried out any more. A sixth of the time that a
 workflow's job is kept at least (``store/include/jobs/finish_job.lua``), so that it cannot happen
 twice."""
@@ -126,7 +126,7 @@ async def advance(store: Store, progress: Progress) -> None:
 
 
 async def _enqueue(store: Store, progress: Progress, plan: Plan, chunk: Iterable[int]) -> None:
-    lapses = progress.now_ms + _LAPSES_MS
+    store_before_ms = progress.now_ms + _STORE_WITHIN_MS
     by_shard: dict[Shard, list[int]] = {}
     for number in chunk:
         shard = store.keys.shard_of_id(plan.jobs[number].job_id)
@@ -150,9 +150,9 @@ async def _enqueue(store: Store, progress: Progress, plan: Plan, chunk: Iterable
         job = await off_loop(read, len(definition))
         job_id = plan.jobs[number].job_id
         if job.unique is None:
-            await enqueue_with_id(store, job_id, job, more, lapses=lapses)
+            await enqueue_with_id(store, job_id, job, more, store_before_ms=store_before_ms)
             return
-        refused = await enqueue_step(store, job_id, job, more, lapses=lapses)
+        refused = await enqueue_step(store, job_id, job, more, store_before_ms=store_before_ms)
         if refused is not None:
             await _record_refusal(store, progress.workflow_id, number, refused)
 
@@ -207,7 +207,9 @@ async def record_end(
     return await write_outcome(store, workflow_id, number, outcome)
 
 
-async def _record_refusal(store: Store, workflow_id: str, number: int, refused: Refused) -> None:
+async def _record_refusal(
+    store: Store, workflow_id: str, number: int, refused: StepRefused
+) -> None:
     """Record that a unique step has ended without a job."""
     state, error = "completed", b""
     if not refused.ignored:

@@ -29,7 +29,7 @@ from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
-from ojs_cluster.store.unique.locks import fence
+from ojs_cluster.store.unique.locks import write_tombstone
 from ojs_cluster.store.workflows import advance
 
 log = logging.getLogger("ojs.store")
@@ -149,7 +149,7 @@ async def _tell(store: Store, workflow_id: str, plan: Plan, number: int) -> bool
 async def _give_up(store: Store, workflow_id: str, plan: Plan, number: int) -> None:
     """End a step whose job is not there and never will be."""
     job_id = plan.jobs[number].job_id
-    if await fence(store, store.keys.shard_of_id(job_id), job_id, for_good=True):
+    if await write_tombstone(store, store.keys.shard_of_id(job_id), job_id, overridable=False):
         log.error("job %s of workflow %s is lost", job_id, workflow_id)
         outcome = (MARK_OF_STATE["discarded"], "0 0 0", b"", _LOST, 0)
         await advance.write_outcome(store, workflow_id, number, outcome)

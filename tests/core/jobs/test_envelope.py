@@ -15,7 +15,13 @@ from ojs_cluster.core.errors import (
     PayloadTooLarge,
     Unsupported,
 )
-from ojs_cluster.core.jobs.envelope import SYSTEM_FIELDS, NewJob, head, parse_batch, parse_job
+from ojs_cluster.core.jobs.envelope import (
+    SYSTEM_FIELDS,
+    NewJob,
+    envelope_head,
+    parse_batch,
+    parse_job,
+)
 from ojs_cluster.core.jobs.options import TOP_LEVEL
 from ojs_cluster.core.limits import PayloadLimits
 from tests.core import json_texts
@@ -40,7 +46,7 @@ def test_head_and_body_make_one_json_object() -> None:
     job = parse_job(
         b'{"type":"a.b","args":[1],"options":{"queue":"q-1","priority":-5,"max_attempts":7},"x":null}'
     )
-    envelope = json.loads(head(ID.encode(), b"a.b", b"q-1", b"-5", b"7") + job.body + b"}")
+    envelope = json.loads(envelope_head(ID.encode(), b"a.b", b"q-1", b"-5", b"7") + job.body + b"}")
     envelope.pop("retry")
     assert envelope == {
         "specversion": "1.0",

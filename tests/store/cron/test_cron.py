@@ -383,9 +383,9 @@ class Failing(StoreBook):
         if step == self.at:
             raise BackendUnavailable("gone", outcome="not_applied")
 
-    async def enqueue(self, job: NewJob, lapses: int, *, accepted: bool) -> str:
+    async def enqueue(self, job: NewJob, store_before_ms: int, *, ignore_depth_bound: bool) -> str:
         self._die("enqueue")
-        return await super().enqueue(job, lapses, accepted=accepted)
+        return await super().enqueue(job, store_before_ms, ignore_depth_bound=ignore_depth_bound)
 
     async def settle(self, name: str, what: Any, *args: Any) -> None:
         self._die("settle")

@@ -16,7 +16,7 @@ from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import batch
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.enqueue.placement import command
+from ojs_cluster.store.enqueue.placement import enqueue_command
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.queues import queues
@@ -169,12 +169,12 @@ async def test_many_may_finish_a_batch_at_once(
     attempt = batch._BatchAttempt(store, wanted)
     await attempt.reserve()
     transaction = attempt.transaction()
-    await transactions.commit(store, transaction, attempt.lapses)
+    await transactions.commit(store, transaction, attempt.commit_before_ms)
 
     async with trio.open_nursery() as nursery:
         for number in range(8):
             nursery.start_soon(
-                transactions.settle, store if number % 2 else other_store, transaction.id
+                transactions.resolve, store if number % 2 else other_store, transaction.id
             )
 
     assert len(await take(store, *names, count=99)) == 4
@@ -235,14 +235,14 @@ async def test_a_transaction_applied_again_much_later_changes_nothing(
     )
     await attempt.reserve()
     transaction = attempt.transaction()
-    now = await transactions.commit(store, transaction, attempt.lapses)
+    now = await transactions.commit(store, transaction, attempt.commit_before_ms)
     assert now is not None
     await transactions.apply(store, transaction, now)
     await _end_all(store, names)
 
-    assert await transactions.commit(store, transaction, attempt.lapses) is not None
+    assert await transactions.commit(store, transaction, attempt.commit_before_ms) is not None
     await transactions.apply(store, transaction, now)
-    assert await transactions.settle(store, transaction.id)
+    assert await transactions.resolve(store, transaction.id)
 
     assert await take(store, *names, count=9) == []
     assert (await read_jobs.get(store, old.id)).state == "cancelled"
@@ -257,11 +257,15 @@ async def _half_written(store: Store, one: str, other: str) -> tuple[transaction
     attempt = batch._BatchAttempt(store, [new_job(other), new_job(one)])
     await attempt.reserve()
     transaction = attempt.transaction()
-    now = await transactions.commit(store, transaction, attempt.lapses)
+    now = await transactions.commit(store, transaction, attempt.commit_before_ms)
     assert now is not None
     shard = shard_of(store, one)
-    keys, args = command(
-        store, shard, transaction.parts[shard][0], lapses=now + 300_000, transaction=transaction.id
+    keys, args = enqueue_command(
+        store,
+        shard,
+        transaction.parts[shard][0],
+        store_before_ms=now + 300_000,
+        transaction=transaction.id,
     )
     [status, *_] = await store.run(shard, "enqueue", keys, args)
     assert status == b"ok"
@@ -288,9 +292,9 @@ async def test_jobs_of_a_transaction_do_not_run_again_when_the_rest_is_applied_l
         for shard in store.keys:
             for name in db.zrange(shard.applied_transactions, 0, -1):
                 db.zincrby(shard.applied_transactions, -HOUR, name)
-            await transactions.tidy(store, shard, 100)
+            await transactions.purge_old(store, shard, 100)
 
-    assert await transactions.settle(store, transaction.id)
+    assert await transactions.resolve(store, transaction.id)
 
     assert await take(store, one) == []
     assert len(await take(store, other)) == 1
@@ -309,8 +313,8 @@ async def test_applied_parts_are_remembered_while_the_owner_shard_does_not_answe
     shard = shard_of(store, one)
     db.zincrby(shard.applied_transactions, -HOUR, transaction.id)
 
-    assert await transactions.tidy(Away(store, "transactions_unapplied").store, shard, 1) == 1
-    assert await transactions.tidy(store, shard, 1) == 0, "others come first"
+    assert await transactions.purge_old(Away(store, "transactions_unapplied").store, shard, 1) == 1
+    assert await transactions.purge_old(store, shard, 1) == 0, "others come first"
 
     assert db.zscore(shard.applied_transactions, transaction.id) is not None
 
@@ -324,9 +328,9 @@ async def test_a_process_that_stalls_while_another_applies_the_transaction_write
     shard = shard_of(store, one)
     db.zincrby(shard.applied_transactions, -9 * MINUTE, transaction.id)
 
-    assert await transactions.settle(store, transaction.id)
+    assert await transactions.resolve(store, transaction.id)
     db.zincrby(shard.applied_transactions, -2 * MINUTE, transaction.id)
-    await transactions.tidy(store, shard, 100)
+    await transactions.purge_old(store, shard, 100)
     await transactions.apply(store, transaction, read_at)
 
     assert await take(store, one) == []
@@ -338,9 +342,9 @@ async def test_an_aborted_transaction_cannot_be_committed(store: Store, db: Any)
     await attempt.reserve()
     transaction = attempt.transaction()
 
-    assert not await transactions.settle(store, transaction.id)
+    assert not await transactions.resolve(store, transaction.id)
 
-    assert await transactions.commit(store, transaction, attempt.lapses) is None
+    assert await transactions.commit(store, transaction, attempt.commit_before_ms) is None
     assert await take(store, *names, count=9) == []
 
 
@@ -461,5 +465,5 @@ async def test_an_applied_transaction_counts_as_committed_after_its_record_is_re
         for name in db.zrange(shard.applied_transactions, 0, -1)
     }
 
-    assert await transactions.settle(store, transaction_id) is True
+    assert await transactions.resolve(store, transaction_id) is True
     assert_nothing_left(store, db)

@@ -95,14 +95,16 @@ async def test_a_large_batch_that_was_given_up_leaves_no_record(
         await attempt.reserve()
         transaction = attempt.transaction()
         if not late:
-            assert not await transactions.settle(in_portions, transaction.id)
+            assert not await transactions.resolve(in_portions, transaction.id)
         assert (
-            await transactions.commit(in_portions, transaction, 1 if late else attempt.lapses)
+            await transactions.commit(
+                in_portions, transaction, 1 if late else attempt.commit_before_ms
+            )
             is None
         )
-        await attempt.give_back()
+        await attempt.release()
         home = in_portions.keys.shard_of_id(transaction.id)
-        assert set(db.hkeys(home.transaction(transaction.id))) == {b"dead"}
+        assert set(db.hkeys(home.transaction(transaction.id))) == {b"aborted"}
         consistent()
     await recover(in_portions, db, HOUR)
     assert_nothing_left(in_portions, db)

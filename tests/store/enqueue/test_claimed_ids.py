@@ -22,14 +22,14 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue import aliases
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
-from ojs_cluster.store.enqueue.placement import command, place
+from ojs_cluster.store.enqueue.placement import enqueue_command, place
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.queues.partitions import PartitionTable
 from ojs_cluster.store.runtime import Runtime
 from ojs_cluster.store.unique import unique
-from ojs_cluster.store.unique.locks import Want, try_claim
+from ojs_cluster.store.unique.locks import LockRequest, try_claim
 from ojs_cluster.store.unique.unique_steps import enqueue_step
 from tests.store.hot_queues import close_empty, put_into, spread
 from tests.store.shortcuts import (
@@ -226,7 +226,9 @@ async def test_an_id_claimed_for_another_queue_is_refused_until_its_claim_expire
     other = other_queue(store)
     job = way.job(QUEUE, foreign_to_both(store, QUEUE, other))
     home = store.keys.shard_of_id(str(job.id))
-    await aliases.AliasClaims(store).claim(shard_of(store, other), [(str(job.id), 0)], 1000, of=1)
+    await aliases.AliasClaims(store).claim(
+        shard_of(store, other), [(str(job.id), 0)], 1000, total=1
+    )
     before = keys_there(db)
 
     with pytest.raises(BackendUnavailable) as refused:
@@ -244,7 +246,7 @@ async def test_an_id_claimed_for_another_queue_is_refused_until_its_claim_expire
 async def test_a_late_request_stores_nothing_when_its_id_was_taken_over(
     store: Store, db: Any, way: Way, monkeypatch: pytest.MonkeyPatch, consistent: Check
 ) -> None:
-    """It stalls between any two calls while another takes the id over. Its own claim has lapsed."""
+    """A request stalls between any two calls while another takes the id; its claim has expired."""
     other = other_queue(store)
     at, stalled = 0, True
     while stalled:
@@ -283,11 +285,11 @@ async def test_a_job_that_is_stored_while_another_request_looks_for_it_keeps_its
 
         async def store_it() -> None:
             nonlocal stored
-            keys, args = command(store, shard, [place(job_id, new_job(other))])  # noqa: B023
+            keys, args = enqueue_command(store, shard, [place(job_id, new_job(other))])  # noqa: B023
             stored = (await store.run(shard, "enqueue", keys, args))[0] == b"ok"
             age_claim(db, store.keys.shard_of_id(job_id), job_id, aliases.IN_FLIGHT_MS)  # noqa: B023
 
-        await aliases.AliasClaims(store).claim(shard, [(job_id, 0)], aliases.CLAIM_MS, of=1)
+        await aliases.AliasClaims(store).claim(shard, [(job_id, 0)], aliases.CLAIM_MS, total=1)
         with suppress(OJSError):
             await enqueue(interrupted(store, store_it, before=at), new_job(QUEUE, id=job_id))
         assert places(store, db, job_id) == ([shard] if stored else [])
@@ -304,7 +306,7 @@ async def test_a_job_that_is_counted_with_others_goes_to_the_first_partition_onl
     await spread(store, db, PARTS)
     job_id = id_of_partition(store, QUEUE, 2, is_owner_shard=False)
     third = store.keys.partitions(QUEUE, PARTS)[2]
-    await aliases.AliasClaims(store).claim(third, [(job_id, 0)], 1000, of=1)
+    await aliases.AliasClaims(store).claim(third, [(job_id, 0)], 1000, total=1)
     job = new_job(id=job_id, rate_limit={"max_per_second": 5})
 
     with pytest.raises(BackendUnavailable):
@@ -324,7 +326,7 @@ async def test_a_lock_leads_to_its_job_though_that_was_stored_after_its_claim_wa
     """The lock names the shard where the request that died wanted the job."""
     other = other_queue(store)
     job = new_job(QUEUE, id=foreign_to_both(store, QUEUE, other), unique={})
-    want = Want(job.fingerprint, str(job.id), shard_of(store, other).index)
+    want = LockRequest(job.fingerprint, str(job.id), shard_of(store, other).index)
     await try_claim(store, store.keys.shard_of_fingerprint(job.fingerprint), [want])
     await enqueue(store, job)
     age_lock(db, store, job.fingerprint, 60_000)
@@ -349,10 +351,10 @@ async def test_a_step_whose_first_process_died_is_stored_when_the_partitions_hav
             store,
             at,
             True,
-            lambda process: enqueue_step(process, job_id, step, [], lapses=0),  # noqa: B023
+            lambda process: enqueue_step(process, job_id, step, [], store_before_ms=0),  # noqa: B023
         )
         await spread(store, db, PARTS, queue)
 
-        assert await enqueue_step(store, job_id, step, [], lapses=0) is None
+        assert await enqueue_step(store, job_id, step, [], store_before_ms=0) is None
         await assert_one(store, db, msgspec.structs.replace(step, id=job_id))
     assert at > 3

@@ -16,7 +16,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.dead_letters import dead_letters
 from ojs_cluster.store.enqueue import aliases, batch
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
-from ojs_cluster.store.enqueue.placement import command, place
+from ojs_cluster.store.enqueue.placement import enqueue_command, place
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.activate import activate
@@ -24,7 +24,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.unique import locks
-from ojs_cluster.store.unique.locks import Want
+from ojs_cluster.store.unique.locks import LockRequest
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import (
     DAY,
@@ -279,9 +279,9 @@ async def test_an_id_with_a_tombstone_becomes_free(store: Store, db: Any, step: 
     queue = middle_queue(store)
     job_id = foreign_id(store, queue, step=step)
     wanted, shard = new_job(queue, id=job_id, unique={}), shard_of(store, queue)
-    await aliases.AliasClaims(store).claim(shard, [(job_id, 0)], 30_000, of=1)
+    await aliases.AliasClaims(store).claim(shard, [(job_id, 0)], 30_000, total=1)
     lock_shard = store.keys.shard_of_fingerprint(wanted.fingerprint)
-    await locks.try_claim(store, lock_shard, [Want(wanted.fingerprint, job_id, shard.index)])
+    await locks.try_claim(store, lock_shard, [LockRequest(wanted.fingerprint, job_id, shard.index)])
     age_lock(db, store, wanted.fingerprint, 5_000)
     await once(store, queue)
     assert len([key for key in keys_there(db) if job_id.encode() in key]) == 2
@@ -378,12 +378,14 @@ async def test_a_claim_is_not_given_back_once_another_producer_has_made_it(
     """A request and its repetition: the first is refused when the second is about to store."""
     job_id, shard = foreign_id(store), shard_of(store)
     first, second = aliases.AliasClaims(store), aliases.AliasClaims(store)
-    await first.claim(shard, [(job_id, 0)], 30_000, of=1)
-    lapses = await second.claim(shard, [(job_id, 0)], 30_000, of=1)
-    await first.give_back()
-    keys, args = command(store, shard, [place(job_id, new_job(id=job_id))], lapses=lapses)
+    await first.claim(shard, [(job_id, 0)], 30_000, total=1)
+    expires_at_ms = await second.claim(shard, [(job_id, 0)], 30_000, total=1)
+    await first.release()
+    keys, args = enqueue_command(
+        store, shard, [place(job_id, new_job(id=job_id))], store_before_ms=expires_at_ms
+    )
     await store.run(shard, "enqueue", keys, args)
-    await second.give_back()
+    await second.release()
 
     assert (await read_jobs.get(store, job_id)).id == job_id
     consistent()
@@ -403,7 +405,7 @@ async def test_an_expired_claim_stores_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Check
 ) -> None:
     monkeypatch.setattr("ojs_cluster.store.enqueue.enqueue.CLAIM_MS", -1000)
-    with pytest.raises(Conflict, match="lapsed"):
+    with pytest.raises(Conflict, match="expired"):
         await put(store, id=foreign_id(store))
 
     assert consistent().states == {}
@@ -417,11 +419,13 @@ async def test_a_job_that_is_being_removed_does_not_take_the_claim_of_the_next_w
     await ack(store, await active(store, id=job_id))
     age_job(db, shard_of(store), job_id, 8 * DAY)
     age_claim(db, store.keys.shard_of_id(job_id), job_id, HOUR)
-    status, lapses = await claim(store, job_id)
+    status, expires_at_ms = await claim(store, job_id)
     assert status == b"ok"
     await retention.purge_due(store, shard_of(store), 10)
     shard = shard_of(store)
-    keys, args = command(store, shard, [place(job_id, new_job(id=job_id))], lapses=lapses)
+    keys, args = enqueue_command(
+        store, shard, [place(job_id, new_job(id=job_id))], store_before_ms=expires_at_ms
+    )
     stored = await store.run(shard, "enqueue", keys, args)
 
     assert stored[0] == b"ok"
@@ -438,7 +442,7 @@ async def test_a_claim_renewed_while_the_janitor_looks_is_kept(
     await claim(store, job_id)
     age_claim(db, home, job_id, HOUR)
     await put(store, id=job_id)
-    settled = aliases._Settled(job_id, "drop", shard_of(store))
+    settled = aliases._AliasCheck(job_id, "drop", shard_of(store))
     dropped = await aliases._settle(store, home, [settled], 60_000)
 
     assert dropped == 0

@@ -182,7 +182,7 @@ async def test_a_job_that_waits_is_found_by_its_id_again(
 
 async def test_young_jobs_are_not_checked_yet(store: Store, db: Any) -> None:
     job = await put(store, id=foreign_id(store))
-    assert await references.check(store, shard_of(store), 10) == 0
+    assert await references.check_references(store, shard_of(store), 10) == 0
     assert db.zrange(shard_of(store).references, 0, -1) == [job.id.encode()]
 
 
@@ -254,7 +254,7 @@ async def test_a_shard_that_is_away_keeps_no_other_waiting(store: Store, db: Any
         db.zincrby(shard.references, -HOUR, job_id)
     half = without(store, store.keys.shard_of_id(stuck))
     for _ in range(2):
-        await references.check(half, shard, 1)
+        await references.check_references(half, shard, 1)
 
     assert (await read_jobs.get(store, free)).id == free
     assert db.zrange(shard.references, 0, -1) == [stuck.encode()]
@@ -290,7 +290,7 @@ async def test_a_malformed_reference_keeps_no_other_waiting(
     db.zincrby(shard.references, -HOUR, broken.id)
     db.zincrby(shard.references, -HOUR + 1, sound.id)
     for _ in range(2):
-        await references.check(store, shard, 1)
+        await references.check_references(store, shard, 1)
 
     assert (await read_jobs.get(store, sound.id)).id == sound.id
 

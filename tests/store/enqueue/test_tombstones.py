@@ -20,7 +20,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.sweeps.retention import tidy
 from ojs_cluster.store.unique import unique
-from ojs_cluster.store.unique.locks import Want, fence
+from ojs_cluster.store.unique.locks import LockRequest, write_tombstone
 from tests.store.shortcuts import (
     HOUR,
     MINUTE,
@@ -52,12 +52,12 @@ WAYS = [alone, in_a_batch]
 
 
 async def stalled(store: Store, job: NewJob) -> tuple[Shard, int]:
-    """A producer that has claimed the lock and stopped there; when its claim lapses (ms)."""
+    """A producer that has claimed the lock and stopped there; when its claim expires (ms)."""
     shard = store.keys.shard_of_queue(job.queue)
     assert job.id is not None
     assert job.unique is not None
-    want = Want(job.fingerprint, job.id, shard.index)
-    return shard, (await unique.claim(store, want, job.unique)).lapses
+    want = LockRequest(job.fingerprint, job.id, shard.index)
+    return shard, (await unique.claim_lock(store, want, job.unique)).expires_at_ms
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -70,7 +70,7 @@ async def test_a_client_that_asks_again_is_told_of_the_job_in_its_way_then_store
     way: Enqueue,
 ) -> None:
     job = new_job(id=make_id(store), unique={})
-    _, lapses = await stalled(store, job)
+    _, expires_at_ms = await stalled(store, job)
     other = await once(store)  # has waited, and fenced the id
 
     with pytest.raises(Duplicate) as refused:
@@ -82,7 +82,7 @@ async def test_a_client_that_asks_again_is_told_of_the_job_in_its_way_then_store
     stored = await way(store, job)
 
     assert (stored.id, stored.state) == (job.id, State.AVAILABLE)
-    assert not await enqueue_with_id(store, str(job.id), job, lapses=lapses)
+    assert not await enqueue_with_id(store, str(job.id), job, store_before_ms=expires_at_ms)
     with pytest.raises(Duplicate):
         await once(store)
     [mine] = await take(store)
@@ -100,8 +100,8 @@ async def test_the_slow_producer_finds_no_gap_when_that_job_is_gone(
     """A job stored over a fence stays as long as late writes may come, whatever its retention."""
     store = replace(store, settings=replace(store.settings, retention_completed_ms=1000))
     job = new_job(id=home_id(store), unique={})
-    shard, lapses = await stalled(store, job)
-    assert await fence(store, shard, str(job.id))
+    shard, expires_at_ms = await stalled(store, job)
+    assert await write_tombstone(store, shard, str(job.id))
     await way(store, new_job(id=job.id, type="plain"))
     [taken] = [one for one in await take(store, count=9) if one.id == job.id]
     await ack(store, taken)
@@ -109,13 +109,13 @@ async def test_the_slow_producer_finds_no_gap_when_that_job_is_gone(
 
     await retention.purge_due(store, shard, 10)
 
-    assert not await enqueue_with_id(store, str(job.id), job, lapses=lapses)
+    assert not await enqueue_with_id(store, str(job.id), job, store_before_ms=expires_at_ms)
 
 
 async def test_a_refused_batch_restores_the_tombstone(store: Store, db: Any) -> None:
     job = new_job(id=home_id(store), unique={})
-    shard, lapses = await stalled(store, job)
-    await fence(store, shard, str(job.id))
+    shard, expires_at_ms = await stalled(store, job)
+    await write_tombstone(store, shard, str(job.id))
     taken = await enqueue(store, new_job(id=home_id(store)))
 
     with pytest.raises(Duplicate, match=taken.id):
@@ -126,9 +126,9 @@ async def test_a_refused_batch_restores_the_tombstone(store: Store, db: Any) -> 
         store, [new_job(id=job.id, type="plain"), new_job("q0", type="other")]
     )
     await attempt.reserve()
-    await attempt.give_back()
+    await attempt.release()
 
-    assert not await enqueue_with_id(store, str(job.id), job, lapses=lapses)
+    assert not await enqueue_with_id(store, str(job.id), job, store_before_ms=expires_at_ms)
     assert (await enqueue(store, new_job(id=job.id, type="plain"))).id == job.id
 
 
@@ -151,7 +151,7 @@ async def test_a_lock_leads_to_its_job_though_that_was_stored_in_another_shard(
         await once(store)
 
     assert refused.value.details["existing_job_id"] == mine.id
-    assert not await fence(store, shard_of(store), mine.id)
+    assert not await write_tombstone(store, shard_of(store), mine.id)
     new = await once(store, on_conflict="replace")
     assert (await read_jobs.get(store, mine.id)).state is State.CANCELLED
     assert [one.id for one in await take(store, "mail", queue, count=9)] == [new.id]
@@ -160,8 +160,8 @@ async def test_a_lock_leads_to_its_job_though_that_was_stored_in_another_shard(
 
 async def test_a_tombstone_without_token_is_not_stored_over(store: Store, db: Any) -> None:
     job_id = home_id(store)
-    assert await fence(store, shard_of(store), job_id, for_good=True)
-    assert await fence(store, shard_of(store), job_id)  # another kind changes nothing
+    assert await write_tombstone(store, shard_of(store), job_id, overridable=False)
+    assert await write_tombstone(store, shard_of(store), job_id)  # another kind changes nothing
 
     for policy in (None, {}, {"on_conflict": "replace"}):
         with pytest.raises(Duplicate):
@@ -178,7 +178,7 @@ async def test_the_token_of_an_earlier_tombstone_does_not_match_the_next(store: 
     """A producer that stalls after it met a fence is kept out by the one that came since."""
     job = new_job(id=home_id(store))
     shard = shard_of(store)
-    await fence(store, shard, str(job.id))
+    await write_tombstone(store, shard, str(job.id))
     stalling, client = lossy(store, times=0)
     original, tries = client.script, []
 
@@ -186,7 +186,7 @@ async def test_the_token_of_an_earlier_tombstone_does_not_match_the_next(store: 
         if script.name in ("enqueue", "enqueue_one"):
             tries.append(script)
             if len(tries) == 2:
-                await fence(store, shard, str(job.id))
+                await write_tombstone(store, shard, str(job.id))
         return await original(slot, script, *args, **more)
 
     client.script = script  # type: ignore[method-assign]

@@ -25,7 +25,7 @@ from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.sweeps.deadlines import promote, reap
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.unique import locks
-from ojs_cluster.store.unique.locks import Want
+from ojs_cluster.store.unique.locks import LockRequest
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from tests.store.shortcuts import QUEUE, home_id, new_job, shard_of, take
 from tests.support.invariants import check_invariants
@@ -175,7 +175,7 @@ async def test_as_many_locks_as_a_batch_has_are_claimed_and_freed_in_one_shard(
 ) -> None:
     shard = store.keys.shard_of_fingerprint("00000000")
     wants = [
-        Want(f"00000000{number:056x}", home_id(store), shard.index)
+        LockRequest(f"00000000{number:056x}", home_id(store), shard.index)
         for number in range(MOST_BATCH_JOBS)
     ]
     fates: dict[Literal["later", "keep", "drop"], int]

@@ -41,7 +41,7 @@ from ojs_cluster.store.queues import queues
 from ojs_cluster.store.scripts import load_scripts
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.transactions import transactions
-from ojs_cluster.store.unique.locks import fence
+from ojs_cluster.store.unique.locks import write_tombstone
 from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
 from ojs_cluster.store.workflows import workflows
@@ -357,12 +357,12 @@ async def unique_jobs_and_batches(store: Store, db: Any) -> None:
         attempt = batch._BatchAttempt(store, wanted)
         await attempt.reserve()
         if decided:
-            await transactions.commit(store, attempt.transaction(), attempt.lapses)
-            await transactions.settle(store, attempt.transaction().id)
+            await transactions.commit(store, attempt.transaction(), attempt.commit_before_ms)
+            await transactions.resolve(store, attempt.transaction().id)
         else:
-            await attempt.give_back()
+            await attempt.release()
     await enqueue_many(store, [new_job(tags=["x" * 900_000]) for _ in range(3)])
-    await fence(store, shard_of(store), home_id(store))
+    await write_tombstone(store, shard_of(store), home_id(store))
     await recover(store, db, HOUR)
 
 

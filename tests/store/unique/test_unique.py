@@ -19,7 +19,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps.retention import purge_due, tidy
 from ojs_cluster.store.unique import unique
-from ojs_cluster.store.unique.locks import Want, fence
+from ojs_cluster.store.unique.locks import LockRequest, write_tombstone
 from tests.store.shortcuts import (
     DAY,
     HOUR,
@@ -197,7 +197,7 @@ async def test_completed_jobs_count_for_who_asks_until_they_are_gone(store: Stor
     await purge_due(store, shard_of(store), 10)
     lock = lock_of(store, db)
     age_lock(db, store, lock, HOUR)
-    await unique.sweep(store, store.keys.shard_of_fingerprint(lock), 10)
+    await unique.check_old_locks(store, store.keys.shard_of_fingerprint(lock), 10)
 
     assert locks_left(store, db) == 0
     await put(store, unique=policy)
@@ -211,7 +211,7 @@ async def test_the_janitor_releases_a_lock_whose_unlock_was_lost(store: Store, d
     lock = lock_of(store, db)
     age_lock(db, store, lock, HOUR)
 
-    assert await unique.sweep(store, store.keys.shard_of_fingerprint(lock), 10) == 1
+    assert await unique.check_old_locks(store, store.keys.shard_of_fingerprint(lock), 10) == 1
 
     assert locks_left(store, db) == 0
 
@@ -224,9 +224,9 @@ async def test_the_janitor_looks_at_locks_ever_more_seldom_while_they_are_needed
     shard = store.keys.shard_of_fingerprint(lock)
     age_lock(db, store, lock, HOUR)
 
-    assert await unique.sweep(store, shard, 10) == 1
+    assert await unique.check_old_locks(store, shard, 10) == 1
 
-    assert await unique.sweep(store, shard, 10) == 0
+    assert await unique.check_old_locks(store, shard, 10) == 0
     now = int(db.hget(shard.lock(lock), "a")) + HOUR
     assert db.zscore(shard.locks, lock) >= now + 0.9 * HOUR
     with pytest.raises(Duplicate):
@@ -239,13 +239,13 @@ async def test_a_lock_without_its_job_is_taken_over_and_the_late_job_kept_out(
     late = new_job(unique={})
     shard = shard_of(store)
     stalled_id = home_id(store)
-    want = Want(late.fingerprint, stalled_id, shard.index)
+    want = LockRequest(late.fingerprint, stalled_id, shard.index)
     assert late.unique is not None
-    claim = await unique.claim(store, want, late.unique)
+    claim = await unique.claim_lock(store, want, late.unique)
 
     second = await put(store, unique={})
 
-    assert not await enqueue_with_id(store, stalled_id, late, lapses=claim.lapses)
+    assert not await enqueue_with_id(store, stalled_id, late, store_before_ms=claim.expires_at_ms)
     assert [job.id for job in await take(store, count=9)] == [second.id]
     db.zincrby(shard.alias_claims, -HOUR, stalled_id)
     await tidy(store, shard)
@@ -257,8 +257,8 @@ async def test_a_lock_that_an_earlier_version_claimed_is_taken_over(store: Store
     """Its claim has no name."""
     late = new_job(unique={})
     assert late.unique is not None
-    want = Want(late.fingerprint, home_id(store), shard_of(store).index)
-    await unique.claim(store, want, late.unique)
+    want = LockRequest(late.fingerprint, home_id(store), shard_of(store).index)
+    await unique.claim_lock(store, want, late.unique)
     lock = store.keys.shard_of_fingerprint(late.fingerprint).lock(late.fingerprint)
     db.hdel(lock, "c")
     second = await put(store, unique={})
@@ -274,7 +274,7 @@ async def test_a_producer_that_lost_its_lock_meanwhile_tries_again(store: Store,
         if script.name == "enqueue" and not stolen:
             job_id = lock_holder(db, store)
             stolen.append(job_id)
-            assert await fence(store, shard_of(store), job_id)
+            assert await write_tombstone(store, shard_of(store), job_id)
         return await original(slot, script, keys, args, **more)
 
     client.script = steal  # type: ignore[method-assign]
@@ -382,11 +382,13 @@ async def test_a_claimed_lock_is_good_for_two_minutes(store: Store) -> None:
     assert job.unique is not None
 
     before = await clock_ms(store, shard.slot)
-    claimed = await unique.claim(store, Want(fingerprint, home_id(store), 0), job.unique)
+    claimed = await unique.claim_lock(
+        store, LockRequest(fingerprint, home_id(store), 0), job.unique
+    )
     after = await clock_ms(store, shard.slot)
 
     assert claimed.existing is None
-    assert before + 2 * MINUTE <= claimed.lapses <= after + 2 * MINUTE
+    assert before + 2 * MINUTE <= claimed.expires_at_ms <= after + 2 * MINUTE
 
 
 async def test_a_lock_with_an_expired_claim_is_released_before_the_next_try(

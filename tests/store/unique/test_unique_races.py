@@ -24,7 +24,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.operations.events import EventFilter, read_events
 from ojs_cluster.store.unique import unique
-from ojs_cluster.store.unique.locks import Want
+from ojs_cluster.store.unique.locks import LockRequest
 from tests.store.shortcuts import (
     HOUR,
     ack,
@@ -165,15 +165,15 @@ async def test_a_lock_claimed_while_the_janitor_drops_its_name_stays_listed(
         return reply
 
     client.script = claimed_meanwhile  # type: ignore[method-assign]
-    assert await unique.sweep(looking, shard, 10) == 1
+    assert await unique.check_old_locks(looking, shard, 10) == 1
 
     assert locks_left(store, db) == 1
 
 
-async def stale_claim(store: Store, db: Any, job: NewJob) -> unique.Claim:
+async def stale_claim(store: Store, db: Any, job: NewJob) -> unique.LockClaim:
     """The lock of a producer that stalls before it stores its job, for longer than others wait."""
-    want = Want(job.fingerprint, str(job.id), shard_of(store).index)
-    claim = await unique.claim(store, want, cast(UniquePolicy, job.unique))
+    want = LockRequest(job.fingerprint, str(job.id), shard_of(store).index)
+    claim = await unique.claim_lock(store, want, cast(UniquePolicy, job.unique))
     age_lock(db, store, job.fingerprint, 60_000)
     return claim
 
@@ -215,7 +215,7 @@ async def test_a_late_producer_does_not_give_back_the_lock_of_another_with_its_i
                 await enqueue(store, new_job(unique={}))
 
     with pytest.raises(Duplicate):
-        await enqueue(at_moments(store, enqueue_others), job, lapses=1)
+        await enqueue(at_moments(store, enqueue_others), job, store_before_ms=1)
 
     assert (await read_jobs.get(store, str(job.id))).state is State.AVAILABLE
     consistent()
@@ -230,7 +230,7 @@ async def test_a_producer_that_is_refused_leaves_the_lock_to_another_with_its_id
     async def refused(moment: Moment) -> None:
         if moment == Moment("after", "lock_claim", 1):
             with pytest.raises(BackendUnavailable):
-                await enqueue(store, job, lapses=1)
+                await enqueue(store, job, store_before_ms=1)
 
     await enqueue(at_moments(store, refused), job)
 

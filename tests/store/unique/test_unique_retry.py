@@ -20,7 +20,7 @@ from ojs_cluster.store.sweeps.retention import purge_due
 from ojs_cluster.store.transactions import transactions
 from ojs_cluster.store.transactions.transactions import ManualRetry
 from ojs_cluster.store.unique import locks, unique, unique_retry
-from ojs_cluster.store.unique.locks import Want
+from ojs_cluster.store.unique.locks import LockRequest
 from tests.store.archives import export_text, import_text
 from tests.store.shortcuts import (
     DAY,
@@ -164,7 +164,7 @@ async def test_the_janitor_that_looked_before_the_retry_leaves_its_lock(
         return reply
 
     client.script = retried_meanwhile  # type: ignore[method-assign]
-    assert await unique.sweep(slow, store.keys.shard_of_fingerprint(lock), 10) == 1
+    assert await unique.check_old_locks(slow, store.keys.shard_of_fingerprint(lock), 10) == 1
 
     assert await refused(store) == job.id
 
@@ -203,15 +203,15 @@ async def test_a_retry_that_is_given_up_leaves_the_lock_as_it_was(
 ) -> None:
     """The job's own policy counts it though it has ended, so it has kept its lock."""
     dead = await bury(store, states=["available", "active", "discarded"])
-    found = await locks.look(store, shard_of(store, "mail"), dead.id)
+    found = await locks.find_job(store, shard_of(store, "mail"), dead.id)
     assert found is not None
     fingerprint = lock_of(store, db)
     key = store.keys.shard_of_fingerprint(fingerprint).lock(fingerprint)
     before = db.hgetall(key)
-    want = Want(fingerprint, dead.id, found.shard, 1)
+    want = LockRequest(fingerprint, dead.id, found.shard, 1)
     revival = ManualRetry(dead.id, found.shard, "mail", 0, "dead")
-    transaction = unique_retry._deal(store, want, revival)
-    lapses = await unique.claim_for_retry(store, want, transaction.id)
+    transaction = unique_retry._transaction(store, want, revival)
+    expires_at_ms = await unique.claim_for_retry(store, want, transaction.id)
     assert db.hgetall(key) != before
 
     # Whoever wants the lock gives the retry up, then looks at the job.
@@ -219,7 +219,7 @@ async def test_a_retry_that_is_given_up_leaves_the_lock_as_it_was(
     with pytest.raises(Duplicate) as why:
         await once(store, states=["available", "active", "discarded"])
     assert why.value.details["existing_job_id"] == dead.id
-    assert await transactions.commit(store, transaction, lapses) is None
+    assert await transactions.commit(store, transaction, expires_at_ms) is None
     assert db.hgetall(key) == before
     assert (await dead_letters.retry(store, dead.id)).state is State.AVAILABLE
     consistent()
@@ -229,10 +229,10 @@ async def test_a_retry_that_was_decided_is_carried_out_by_who_meets_it(
     store: Store, db: Any, consistent: Check
 ) -> None:
     dead = await bury(store)
-    found = await locks.look(store, shard_of(store, "mail"), dead.id)
+    found = await locks.find_job(store, shard_of(store, "mail"), dead.id)
     assert found is not None
-    want = Want(new_job(unique={}).fingerprint, dead.id, found.shard, 1)
-    transaction = unique_retry._deal(
+    want = LockRequest(new_job(unique={}).fingerprint, dead.id, found.shard, 1)
+    transaction = unique_retry._transaction(
         store, want, ManualRetry(dead.id, found.shard, "mail", 0, "dead")
     )
     now = await transactions.commit(

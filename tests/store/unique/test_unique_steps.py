@@ -137,7 +137,7 @@ async def test_a_refusal_stands_when_another_process_tries_after_the_way_is_free
     await cancel_and_free(store, there)
 
     job = new_job(places[1], type="only", unique={"on_conflict": policy})
-    again = await enqueue_step(store, job_ids(workflow)[0], job, (), lapses=0)
+    again = await enqueue_step(store, job_ids(workflow)[0], job, (), store_before_ms=0)
 
     assert again is not None
     assert again.ignored == (policy == "ignore")
@@ -156,12 +156,12 @@ async def test_who_tries_again_when_the_job_is_there_refuses_nothing(
         workflow = await chain(store, unique_step(places[1], on_conflict=policy))
         job = new_job(places[1], type="only", unique={"on_conflict": policy})
         job_id = job_ids(workflow)[0]
-        assert await enqueue_step(store, job_id, job, (), lapses=0) is None
+        assert await enqueue_step(store, job_id, job, (), store_before_ms=0) is None
         [taken] = await take(store, places[1], count=9)
         assert taken.id == job_id
-        assert await enqueue_step(store, job_id, job, (), lapses=0) is None
+        assert await enqueue_step(store, job_id, job, (), store_before_ms=0) is None
         await ack(store, taken)
-        assert await enqueue_step(store, job_id, job, (), lapses=0) is None
+        assert await enqueue_step(store, job_id, job, (), store_before_ms=0) is None
         assert await take(store, places[1]) == []
         assert await state_of(store, workflow) == "completed"
 
