@@ -164,7 +164,7 @@ def _resolve(text: bytes, top_level: Mapping[str, Raw]) -> JobOptions:
         options = _RawOptions() if text == b"null" else _decode_options(text)
     except msgspec.DecodeError:  # strict JSON was checked before, so a number is outside of float64
         raise InvalidRequest(
-            "a number in options is outside of the range of float64", field="options"
+            "a number in options is out of range for float64", field="options"
         ) from None
     source = _OptionSource(options, top_level)
     members: list[bytes] = []  # filled by the calls below, in their order

@@ -236,7 +236,9 @@ async def remove_expired_jobs(store: Store, shard: Shard, job_ids: Sequence[str]
         for part in _portions(ids):
             jobs = [shard.job(job_id) for job_id in part]
             args = ["1" * foreign]
-            removed += int(await store.run(shard, "forget", [*keys, *jobs], args, idempotent=True))
+            removed += int(
+                await store.run(shard, "delete_jobs", [*keys, *jobs], args, idempotent=True)
+            )
     return RemovalResult(removed, left, failure)
 
 

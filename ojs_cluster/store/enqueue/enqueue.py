@@ -457,7 +457,9 @@ class _PartWriter:
                     raise Conflict("it is too late to store the job: its claim has expired")
                 if reply[0] == b"full":
                     await self._release_claims()
-                    raise depth_bounds.queue_full_error(dict.fromkeys(job.queue for job in part), reply)
+                    raise depth_bounds.queue_full_error(
+                        dict.fromkeys(job.queue for job in part), reply
+                    )
                 stored = await self._resolve_existing(int(reply[1]) - 1, reply[2])
                 if stored is not None:
                     return stored

@@ -1,11 +1,11 @@
 -- Transition: held -> held | free, for unique locks of one shard that the named jobs still hold.
--- 'keep':   the transaction was applied. The holder is certain, the previous holder is forgotten.
--- 'drop':   the job will not be stored. The previous holder gets the lock back, or the lock is free. If the
---           lock is gone ('' for its job), its name is removed.
--- 'unlock': the job has ended: as 'drop', also when a transaction has not recorded yet that the job was
---           stored. Not if the job has been retried by hand after that end.
--- 'later':  the janitor checks the lock again when it is twice as old as now.
 -- Pre:  if the name of a claim is given, the lock was not claimed again since, not even by the same job.
+-- Post: 'keep':   the transaction was applied. The holder is certain, the previous holder is forgotten.
+--       'drop':   the job will not be stored. The previous holder gets the lock back, or the lock is free.
+--                 If the lock is gone ('' for its job), its name is removed.
+--       'unlock': the job has ended: as 'drop', also when a transaction has not recorded yet that the job
+--                 was stored. Not if the job has been retried by hand after that end.
+--       'later':  the janitor checks the lock again when it is twice as old as now.
 -- Memory: allow-oom; adds 100 bytes.
 -- KEYS: 1 locks, then per lock its hash.
 -- ARGV: 1 'keep' | 'drop' | 'unlock' | 'later', 2 transaction id ('' none), 3 least time until the janitor
