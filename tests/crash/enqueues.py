@@ -129,7 +129,7 @@ class WithId(_Enqueue):
 
 @dataclass(frozen=True, slots=True)
 class Claimed(_Enqueue):
-    """A job with an id that a request has claimed which died, for another shard.
+    """A job with an id that a dead request has claimed for another shard.
 
     Args:
         expired: whether that request named another queue, and its claim has expired. Else it knew
@@ -190,7 +190,7 @@ class Unique(_Enqueue):
 
 @dataclass(frozen=True, slots=True)
 class Refused(_Enqueue):
-    """A unique job that another keeps out, under a policy that says so.
+    """A unique job that conflicts with another, under a policy that refuses it.
 
     ``step``: as of `WithId`, if the client gave an id. ``batch``: whether others come with it.
     """
@@ -227,7 +227,7 @@ class Refused(_Enqueue):
 
 
 class TakeOver(_Enqueue):
-    """A unique job whose lock somebody has claimed who died before storing the job."""
+    """A unique job whose lock a dead producer has claimed without storing its job."""
 
     least = 5
 
@@ -248,7 +248,7 @@ class TakeOver(_Enqueue):
 
 
 class Finishing(_Enqueue):
-    """A decided transaction, with a replacement, that is carried out by who meets it."""
+    """A committed transaction with a replacement, which another process applies."""
 
     least = 5
 
@@ -271,6 +271,6 @@ class Finishing(_Enqueue):
 
 @dataclass(frozen=True, slots=True)
 class Decided(Wanted):
-    """Jobs of a transaction that is decided."""
+    """Jobs of a committed transaction."""
 
     transaction: str = ""

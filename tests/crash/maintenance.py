@@ -67,7 +67,7 @@ class Removal:
             left = list(world.db.scan_iter(match=f"ojs:*:j:{scene}", count=10_000))
             assert not left, (left, [world.db.hgetall(key) for key in left])
             return True
-        # A purge cancels such a job first, which nobody fetches then; it goes with its retention.
+        # A purge first cancels such a job, so no worker fetches it. Retention removes it.
         return self.how == "purge" and job.state is State.CANCELLED
 
     async def finish(self, world: World, scene: str) -> None:

@@ -25,7 +25,7 @@ from ojs_cluster.store.sweeps.retention import retire_queues
 from tests.crash.harness import World
 from tests.store.hot_queues import pass_time
 from tests.store.shortcuts import HOUR, ack, new_job, put, shard_of, take
-from tests.store.unique_jobs import drain_waiting_now, once, owing
+from tests.store.unique_jobs import drain_waiting_now, once, without_unlock
 from tests.support.lossy import AbsentClient, without
 from tests.support.timeshift import age_queue
 
@@ -71,7 +71,7 @@ class Waiting:
             if len(locks) == 2:
                 break
         for job in await take(store, count=2):
-            await ack(owing(store), job)
+            await ack(without_unlock(store), job)
         make_due(world, shard)
         return Held(shard, blocker, tuple(locks), world.db)
 

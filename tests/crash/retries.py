@@ -14,7 +14,7 @@ from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from tests.crash.harness import World
 from tests.store.shortcuts import foreign_id, middle_queue, nack, queues_in_other_shards, take
-from tests.store.unique_jobs import once, owing
+from tests.store.unique_jobs import once, without_unlock
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Retry:
         retry = {"max_attempts": 1, "on_exhaustion": "dead_letter"}
         job = await once(store, queue, id=foreign_id(store, queue), retry=retry)
         [taken] = await take(store, queue)
-        await nack(owing(store) if self.lock == "owed" else store, taken)
+        await nack(without_unlock(store) if self.lock == "owed" else store, taken)
         [elsewhere] = queues_in_other_shards(store, 1)
         other = await once(store, elsewhere) if self.lock == "held" else None
         return Scene(job, other)

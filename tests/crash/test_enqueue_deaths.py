@@ -1,4 +1,4 @@
-"""Producers that die, or hear nothing, at any command."""
+"""Producers that die, or lose a reply, at any command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Short ways to enqueue unique jobs, and to look at what locks and transactions leave behind."""
+"""Helpers that enqueue unique jobs, and that read locks and transactions."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ async def once(store: Store, queue: str = QUEUE, **members: Any) -> JobRecord:
     return await enqueue(store, new_job(queue, unique=policy, **members))
 
 
-def owing(store: Store) -> Store:
-    """The store of a process that cannot reach the locks of jobs that end: their end stays owed."""
+def without_unlock(store: Store) -> Store:
+    """Return a store that cannot deliver unlocks, so they stay in the outbox."""
 
     async def away(_store: Store, _shard: Shard, _payload: bytes) -> None:
         raise BackendUnavailable("no answer", outcome="not_applied")
@@ -33,7 +33,7 @@ def owing(store: Store) -> Store:
 
 
 def locks_left(store: Store, db: Any) -> int:
-    """How many unique locks there are; the index must name each, and no other."""
+    """Return how many unique locks there are; check that the index names exactly these."""
     there, found = keys_there(db), 0
     for shard in store.keys:
         locks = {key for key in there if key.startswith(shard.lock(""))}
@@ -51,14 +51,14 @@ def lock_of(store: Store, db: Any) -> str:
 
 
 def age_lock(db: Any, store: Store, fingerprint: str, ms: int) -> None:
-    """As if the lock had been claimed ``ms`` earlier."""
+    """Make a lock ``ms`` older."""
     shard = store.keys.shard_of_fingerprint(fingerprint)
     db.hincrby(shard.lock(fingerprint), "a", -ms)
     db.zincrby(shard.locks, -ms, fingerprint)
 
 
 def assert_nothing_left(store: Store, db: Any) -> None:
-    """No lock, transaction or debt is there any more."""
+    """Check that no lock, transaction or outbox entry is left."""
     assert locks_left(store, db) == 0
     there = keys_there(db)
     for shard in store.keys:
@@ -109,7 +109,7 @@ async def _recover(store: Store, db: Any, shard: Shard, there: set[bytes], ms: i
 
 
 async def drain_waiting_now(store: Store, db: Any, shard: Shard) -> None:
-    """Try the shards that entries of ``shard`` wait for, without their pause."""
+    """Retry the shards that entries of ``shard`` wait for, without the pause."""
     if not db.exists(shard.outbox_blocked_shards):
         return
     for blocker in db.zrange(shard.outbox_blocked_shards, 0, -1):
@@ -119,5 +119,5 @@ async def drain_waiting_now(store: Store, db: Any, shard: Shard) -> None:
 
 
 def keys_there(db: Any) -> set[bytes]:
-    """Every key, found by a scan as only tests may."""
+    """Return every key by a scan, which only tests may do."""
     return set(db.scan_iter(match="ojs:*", count=10_000))

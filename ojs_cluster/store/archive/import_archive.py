@@ -366,7 +366,7 @@ async def _restore_references(
         await rate_tokens.handle_declaration(store, shard, payload)
     if line.holds_lock and f.UNIQUE in line.fields:
         fingerprint = line.fields[f.UNIQUE].decode().removesuffix("+")
-        # A job that existed may be in another shard, to which its id leads (see ``locks.find_job``).
+        # The id of an existing job may point to another shard (see ``locks.find_job``).
         stored_in = shard if outcome == "created" else store.keys.shard_of_id(line.id)
         retries = int(line.fields.get(f.REPLAYS, 0))
         request = locks.LockRequest(fingerprint, line.id, stored_in.index, retries)

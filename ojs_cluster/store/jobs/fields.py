@@ -56,14 +56,13 @@ PARENT_NAMES: Final = b"pn"
 UNIQUE: Final = b"uq"
 """Fingerprint whose lock the job holds, released when it ends; with a + after it, kept then."""
 TRANSACTION: Final = b"@t"
-"""Beside an alias that leads to its own shard: the transaction that has reserved the id. Of a job:
-the
-transaction that has prepared it, and will reveal it."""
+"""In an alias that points to its own shard: the transaction that has reserved the id. In a job: the
+transaction that has prepared it and will publish it."""
 MAX_PER_SECOND: Final = b"ps"
 """The max_per_second that the job declared for its queue."""
 TOMBSTONE: Final = b"@f"
-"""Beside an alias that leads to its own shard, and keeps a late job out: the mark that a producer
-must know to store its job in spite of it."""
+"""In a tombstone, an alias that points to its own shard: the token that a producer must pass to
+store its job in place of the tombstone."""
 FIXED: Final = b"fx"
 """Set when the job is kept for a while after its end whatever its retention, because a process that
 stalls may try to store it once more (see ``store/include/jobs/finish_job.lua``)."""

@@ -1,4 +1,4 @@
-"""Batches over shards: all or none, in the order given, whoever dies and whoever else is at it."""
+"""Batches over shards: all or none, in the order given, whichever processes die or interfere."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ async def test_the_same_batch_sent_many_times_at_once_is_stored_once(
     consistent()
 
 
-async def test_batches_that_want_each_others_locks_do_not_wait_for_ever(
+async def test_batches_that_need_each_others_locks_do_not_deadlock(
     store: Store, other_store: Store, db: Any
 ) -> None:
     types = [f"t{number}" for number in range(8)]
@@ -160,7 +160,7 @@ async def test_batches_that_want_each_others_locks_do_not_wait_for_ever(
     assert sorted(job.type for job in taken) == types
 
 
-async def test_many_may_finish_a_batch_at_once(
+async def test_several_processes_may_apply_a_batch_at_once(
     store: Store, other_store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     names = queues_in_other_shards(store, 3)
@@ -184,7 +184,7 @@ async def test_many_may_finish_a_batch_at_once(
     consistent()
 
 
-async def test_reservations_of_a_dead_batch_stand_in_nobodys_way(store: Store, db: Any) -> None:
+async def test_reservations_of_a_dead_batch_block_no_request(store: Store, db: Any) -> None:
     one, other = queues_in_other_shards(store, 2)
     ids = [home_id(store, one), home_id(store, other)]
     wanted = [new_job(one, id=ids[0]), new_job(other, id=ids[1])]
@@ -250,9 +250,9 @@ async def test_a_transaction_applied_again_much_later_changes_nothing(
 
 
 async def _half_written(store: Store, one: str, other: str) -> tuple[transactions.Transaction, int]:
-    """A decided transaction over the shards of two queues; the part of the first is written, the
-    record
-    lies in the shard of the other.
+    """Commit a transaction over the shards of two queues, and store only the part of the first.
+
+    The record lies in the shard of the other.
     """
     attempt = batch._BatchAttempt(store, [new_job(other), new_job(one)])
     await attempt.reserve()
@@ -273,7 +273,7 @@ async def _half_written(store: Store, one: str, other: str) -> tuple[transaction
 
 
 async def _run_and_forget(store: Store, db: Any, queue: str) -> str:
-    """The queue's only job runs, and its retention ends."""
+    """Run the queue's only job, and end its retention."""
     [job] = await take(store, queue)
     await ack(store, job)
     age_job(db, shard_of(store, queue), job.id, 400 * DAY)
@@ -284,7 +284,7 @@ async def _run_and_forget(store: Store, db: Any, queue: str) -> str:
 async def test_jobs_of_a_transaction_do_not_run_again_when_the_rest_is_applied_late(
     store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
-    """The shard of the other part is away, or no scheduler runs, for longer than all is kept."""
+    """The shard of the other part is away, or no scheduler runs, for longer than notes are kept."""
     one, other = queues_in_other_shards(store, 2)
     transaction, _ = await _half_written(store, one, other)
     await _run_and_forget(store, db, one)
@@ -301,7 +301,7 @@ async def test_jobs_of_a_transaction_do_not_run_again_when_the_rest_is_applied_l
     consistent()
     await recover(store, db, HOUR)
     assert not any(db.exists(shard.applied_transactions) for shard in store.keys), (
-        "it is not remembered for ever"
+        "the note is removed in the end"
     )
 
 
@@ -365,7 +365,7 @@ async def test_an_accepted_batch_that_cannot_be_written_yet_says_so_and_is_writt
 
 
 class Away:
-    """A store whose client cannot write jobs, or run another script: shards do not answer."""
+    """A store for which one script fails as if its shards did not answer."""
 
     def __init__(self, store: Store, name: str = "enqueue_part") -> None:
         self.store, client = lossy(store)
@@ -412,7 +412,7 @@ async def replacement(store: Store) -> None:
 async def test_an_unconfirmed_transaction_stays_in_the_outbox_until_it_is_applied_again(
     store: Store, db: Any, consistent: Callable[[], InvariantReport], write: Callable[[Store], Any]
 ) -> None:
-    """A node may still forget its part: what is owed remembers it."""
+    """A node may still lose its part, so the outbox entry stays."""
     with require_durability(Durability.REPLICA) as request:
         await write(store)
 
@@ -436,7 +436,7 @@ async def test_a_part_is_not_written_minutes_after_its_transaction_was_read(
     monkeypatch: pytest.MonkeyPatch,
     consistent: Callable[[], InvariantReport],
 ) -> None:
-    """Its shard may have written it, and have forgotten that it has."""
+    """The shard may have stored the part, and have removed its note since."""
     apply = transactions.apply
 
     async def stalled(

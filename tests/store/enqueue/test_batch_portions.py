@@ -1,4 +1,4 @@
-"""Large batches of one shard: all or none, though no script writes more than a portion of one."""
+"""Large batches of one shard: all or none, although no script stores more than one portion."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LARGE = b'"args":["%b"]' % (b"x" * 1_000_000)
 
 @pytest.fixture
 async def in_portions(backend: Embedded) -> AsyncIterator[Store]:
-    """Scripts fail when they do more than two portions of a batch take."""
+    """A store whose scripts fail when they do more work than two portions need."""
     prelude = budget(commands=3000, bytes_=4 * 1024 * 1024)
     async with open_store(patient_client(backend), prelude=prelude) as opened:
         yield opened
@@ -85,7 +85,7 @@ async def test_many_ids_and_locks_of_one_batch_are_claimed_in_portions(
     assert consistent().count() == {"available": many}
 
 
-async def test_a_large_batch_that_was_given_up_leaves_no_record(
+async def test_an_aborted_large_batch_leaves_no_record(
     in_portions: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     body = b'{"type":"t",%b,"options":{"queue":"mail"},"id":"%b"}'

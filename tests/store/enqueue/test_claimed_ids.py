@@ -1,4 +1,4 @@
-"""An id that a request has claimed and not used: the next request for it is told the truth.
+"""An id that a request has claimed and not used: what the next request for it is answered.
 
 The first request dies, or both are under way at once, and they place the job in different shards,
 because the queue's partitions changed or because the job names another queue.
@@ -54,8 +54,8 @@ _serial = itertools.count()
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody waits for a request that these tests let die."""
+def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the wait for requests that the tests let die."""
     monkeypatch.setattr(unique, "GRACE_MS", 0)
 
 
@@ -73,13 +73,13 @@ async def with_one_of_another_queue(store: Store, job: NewJob) -> JobRecord:
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a job is enqueued, and what it is."""
+    """A way to enqueue a job."""
 
     enqueue: Enqueue
     unique: bool = False
 
     def job(self, queue: str, job_id: str) -> NewJob:
-        """A job; if it is unique, no other is of its uniqueness."""
+        """Return a job. A unique job has a fingerprint of its own."""
         options: dict[str, Any] = {"unique": {}} if self.unique else {}
         return new_job(queue, id=job_id, type=f"type{next(_serial)}", **options)
 
@@ -97,7 +97,7 @@ CHANGES = [
     *(("at home", "fewer", name) for name in ("alone", "batch")),
     ("elsewhere", "fewer", "unique"),
 ]
-"""Where the id leads, what becomes of the number of partitions, how the job is enqueued."""
+"""Where the id points, how the number of partitions changes, how the job is enqueued."""
 
 ways = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
 changes = pytest.mark.parametrize(("where", "change", "name"), CHANGES)
@@ -113,12 +113,12 @@ def id_of_partition(store: Store, queue: str, number: int, *, is_owner_shard: bo
     return next(job_id for job_id in ids if crc32(job_id.encode()) % PARTS == number)
 
 
-def knowing(store: Store) -> Store:
-    """Another process, which believes for good what ``store`` knows of partitions now."""
+def with_current_table(store: Store) -> Store:
+    """Return a process that keeps the partition table that ``store`` has now."""
 
     class Believed(PartitionTable):
         async def current(self, store: Runtime) -> None:
-            """Ask nobody."""
+            """Keep the old table."""
 
     known = Believed()
     known._entries = store.partitions.entries()
@@ -133,7 +133,7 @@ def places(store: Store, db: Any, job_id: str) -> list[Shard]:
 
 
 async def assert_one(store: Store, db: Any, job: NewJob) -> None:
-    """There is one job with the id, which the id leads to, and workers get it."""
+    """Check that one job has the id, that its id finds it, and that a worker fetches it."""
     assert job.id is not None
     [shard] = places(store, db, job.id)
     assert (await read_jobs.get(store, job.id)).queue == job.queue
@@ -174,14 +174,14 @@ async def test_a_request_that_died_is_repeated_when_the_partitions_have_changed(
 async def test_two_producers_that_know_different_partitions_store_one_job(
     store: Store, db: Any, where: str, change: str, name: str, consistent: Check
 ) -> None:
-    """The second request comes as a whole between any two calls of the first."""
+    """The whole second request runs between any two calls of the first."""
     at, interposed, way = 0, True, WAYS[name]
     while interposed:
         queue = f"{QUEUE}{next(_serial)}"
         await store.queues.ensure(store, [queue, "beside"])
-        less = knowing(store)
+        less = with_current_table(store)
         await spread(store, db, PARTS, queue)
-        more = knowing(store)
+        more = with_current_table(store)
         slow, quick = (less, more) if change == "more" else (more, less)
         job = way.job(queue, id_of_partition(store, queue, 2, is_owner_shard=where == "at home"))
         answers: list[str] = []
@@ -214,7 +214,7 @@ def other_queue(store: Store) -> str:
 
 
 def foreign_to_both(store: Store, *queues: str) -> str:
-    """An id whose bits name the shard of none of the queues."""
+    """Return an id whose owner shard holds none of the queues."""
     own = [shard_of(store, queue) for queue in queues]
     return id_in(next(shard.index for shard in store.keys if shard not in own))
 
@@ -274,7 +274,7 @@ async def test_a_late_request_stores_nothing_when_its_id_was_taken_over(
     consistent()
 
 
-async def test_a_job_that_is_stored_while_another_request_looks_for_it_keeps_its_id(
+async def test_a_job_stored_while_another_request_checks_its_id_keeps_the_id(
     store: Store, db: Any, consistent: Check
 ) -> None:
     """The first request stores it between any two calls of the second, which stalls there."""
@@ -317,17 +317,17 @@ async def test_a_job_that_is_counted_with_others_goes_to_the_first_partition_onl
     assert places(store, db, job_id) == [shard_of(store)]
 
 
-# What else looks at ids
+# What else reads ids
 
 
-async def test_a_lock_leads_to_its_job_though_that_was_stored_after_its_claim_was_dropped(
+async def test_a_lock_leads_to_a_job_that_was_stored_after_its_claim_was_dropped(
     store: Store, db: Any, consistent: Check
 ) -> None:
-    """The lock names the shard where the request that died wanted the job."""
+    """The lock names the shard in which the dead request wanted to store the job."""
     other = other_queue(store)
     job = new_job(QUEUE, id=foreign_to_both(store, QUEUE, other), unique={})
-    want = LockRequest(job.fingerprint, str(job.id), shard_of(store, other).index)
-    await try_claim(store, store.keys.shard_of_fingerprint(job.fingerprint), [want])
+    request = LockRequest(job.fingerprint, str(job.id), shard_of(store, other).index)
+    await try_claim(store, store.keys.shard_of_fingerprint(job.fingerprint), [request])
     await enqueue(store, job)
     age_lock(db, store, job.fingerprint, 60_000)
 
@@ -341,7 +341,7 @@ async def test_a_lock_leads_to_its_job_though_that_was_stored_after_its_claim_wa
 async def test_a_step_whose_first_process_died_is_stored_when_the_partitions_have_changed(
     store: Store, db: Any
 ) -> None:
-    """It is no refused step: nothing of its uniqueness is there."""
+    """The step is not refused: no job of its uniqueness exists."""
     at, struck = 0, True
     while struck:
         at, queue = at + 1, f"{QUEUE}{next(_serial)}"

@@ -1,4 +1,4 @@
-"""Ids that clients bring: unique in the whole cluster, found from wherever their bits point."""
+"""Client-chosen ids: unique in the whole cluster, found whichever shard their bits name."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ async def test_a_taken_id_in_a_batch_stores_nothing_of_its_shard(
 
 
 @both
-async def test_retention_takes_the_job_and_what_its_id_left_elsewhere(
+async def test_retention_removes_the_job_and_its_alias(
     store: Store, db: Any, where: str, backend: Embedded, consistent: Check
 ) -> None:
     job = await active(store, id=named(store, where))
@@ -236,7 +236,7 @@ async def claim(store: Store, job_id: str) -> Any:
     )
 
 
-async def test_a_claim_without_a_job_is_dropped_and_one_with_a_job_settled(
+async def test_a_claim_without_a_job_is_dropped_and_one_with_a_job_is_settled(
     store: Store, db: Any, backend: Embedded, consistent: Check
 ) -> None:
     dangling, used = foreign_id(store), foreign_id(store)
@@ -261,7 +261,7 @@ async def test_a_claim_without_a_job_is_dropped_and_one_with_a_job_settled(
 async def test_an_id_that_was_reserved_by_a_batch_that_died_becomes_free(
     store: Store, db: Any, step: int
 ) -> None:
-    """The janitor may meet the alias while what it leads to is still the reservation."""
+    """The janitor may check the alias while its target is still a reservation."""
     queue, other = middle_queue(store), "other"
     job_id = foreign_id(store, queue, step=step)
     await batch._BatchAttempt(store, [new_job(queue, id=job_id), new_job(other)]).reserve()
@@ -292,9 +292,7 @@ async def test_an_id_with_a_tombstone_becomes_free(store: Store, db: Any, step: 
     assert not [key for key in keys_there(db) if job_id.encode() in key]
 
 
-async def test_an_alias_stays_listed_while_what_it_leads_to_is_undecided(
-    store: Store, db: Any
-) -> None:
+async def test_an_alias_stays_listed_while_its_target_is_undecided(store: Store, db: Any) -> None:
     queue = middle_queue(store)
     job_id = foreign_id(store, queue)
     home = store.keys.shard_of_id(job_id)
@@ -302,7 +300,7 @@ async def test_an_alias_stays_listed_while_what_it_leads_to_is_undecided(
     age_claim(db, home, job_id, HOUR)
 
     assert await aliases.check_old_claims(store, home, 10) == 1
-    assert await aliases.check_old_claims(store, home, 10) == 0, "it is looked at later"
+    assert await aliases.check_old_claims(store, home, 10) == 0, "it is checked later"
 
     assert db.zrange(home.alias_claims, 0, -1) == [job_id.encode()]
 
@@ -311,7 +309,7 @@ async def test_an_alias_stays_listed_while_what_it_leads_to_is_undecided(
 
 
 def aliases_left(db: Any) -> list[bytes]:
-    """Every alias, found by a scan as only tests may."""
+    """Return every alias by a scan, which only tests may do."""
     keys = [key for key in keys_there(db) if b"}:j:" in key]
     return [key for key in keys if db.hexists(key, f.ALIAS)]
 
@@ -372,7 +370,7 @@ async def test_a_batch_of_one_shard_that_is_refused_leaves_its_other_ids_free(
     consistent()
 
 
-async def test_a_claim_is_not_given_back_once_another_producer_has_made_it(
+async def test_a_claim_is_not_released_after_another_producer_has_made_it(
     store: Store, consistent: Check
 ) -> None:
     """A request and its repetition: the first is refused when the second is about to store."""
@@ -433,10 +431,10 @@ async def test_a_job_that_is_being_removed_does_not_take_the_claim_of_the_next_w
     consistent()
 
 
-async def test_a_claim_renewed_while_the_janitor_looks_is_kept(
+async def test_a_claim_renewed_during_a_janitor_check_is_kept(
     store: Store, db: Any, consistent: Check
 ) -> None:
-    """Between "there is no such job" and the drop, a producer claims again and stores its job."""
+    """Between the check and the drop, a producer claims the id again and stores its job."""
     job_id = foreign_id(store)
     home = store.keys.shard_of_id(job_id)
     await claim(store, job_id)
@@ -478,7 +476,7 @@ async def test_a_retry_by_hand_at_the_moment_of_removal_keeps_the_job_reachable(
     consistent()
 
 
-async def test_claims_are_settled_as_fast_as_they_come(store: Store, db: Any) -> None:
+async def test_claims_are_checked_as_fast_as_they_are_made(store: Store, db: Any) -> None:
     home = store.keys.shard((shard_of(store).index + 1) % 64)
     await enqueue_many(store, [new_job(id=id_in(home.index)) for _ in range(30)])
     for job_id in db.zrange(home.alias_claims, 0, -1):

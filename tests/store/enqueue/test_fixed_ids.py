@@ -61,7 +61,7 @@ async def assert_taken(store: Store, job_id: str) -> None:
 
 
 async def assert_removed_in_time(store: Store, db: Any, backend: Embedded, job_id: str) -> None:
-    """Neither now nor in a minute, but in two."""
+    """Check that the job is removed after two minutes, and not after one."""
     shard = shard_of(store)
     age_job(db, shard, job_id, MINUTE)
     assert (await retention.purge_due(store, shard, 10)).done == 0

@@ -1,4 +1,4 @@
-"""What a failover has taken from one shard is written again for the jobs of another.
+"""References that a failover has lost in one shard are written again for jobs of another.
 
 A test deletes the alias or the lock of a job, as a replica forgets it that is promoted before it
 received the write.
@@ -52,7 +52,7 @@ Check = Callable[[], InvariantReport]
 
 
 def lose_alias(store: Store, db: Any, job_id: str) -> None:
-    """A master that holds only the alias forgets its last writes."""
+    """Delete the alias, as when its master loses its last writes in a failover."""
     home = store.keys.shard_of_id(job_id)
     assert home is not shard_of(store)
     assert db.delete(home.job(job_id)) == 1
@@ -60,14 +60,14 @@ def lose_alias(store: Store, db: Any, job_id: str) -> None:
 
 
 async def sweep(store: Store, db: Any, *shards: Shard) -> None:
-    """The janitor comes by when what was stored or removed is some minutes old."""
+    """Run the janitor when stored and removed jobs are some minutes old."""
     for shard in shards or (shard_of(store),):
         age_references(db, shard, HOUR)
         await retention.tidy(store, shard)
 
 
 def elsewhere(store: Store, home: Shard) -> str:
-    """A queue that lives neither in the usual queue's shard nor in ``home``."""
+    """Return a queue of another shard than the usual queue's and ``home``."""
     return next(
         name
         for name in queues_in_other_shards(store, 5)
@@ -150,7 +150,7 @@ async def test_a_lease_of_another_is_refused_though_the_alias_is_lost(
 async def test_the_holder_of_an_id_that_was_used_again_ends_its_own_job(
     store: Store, db: Any
 ) -> None:
-    """The alias was lost, and so another client could take the id for a job in another shard."""
+    """Another client takes the id of a lost alias for a job in another shard."""
     first = await active(store, id=foreign_id(store))
     lose_alias(store, db, first.id)
     home = store.keys.shard_of_id(first.id)
@@ -186,7 +186,7 @@ async def test_young_jobs_are_not_checked_yet(store: Store, db: Any) -> None:
     assert db.zrange(shard_of(store).references, 0, -1) == [job.id.encode()]
 
 
-async def test_an_alias_whose_removal_was_lost_goes(
+async def test_an_alias_whose_removal_was_lost_is_removed(
     store: Store, db: Any, consistent: Check
 ) -> None:
     job_id = foreign_id(store)
@@ -223,7 +223,7 @@ async def test_a_lock_that_was_lost_is_claimed_again(
     assert locks_left(store, db) == 0
 
 
-async def test_a_lock_that_another_has_taken_since_stays_its(store: Store, db: Any) -> None:
+async def test_a_lock_that_another_job_has_taken_since_stays_with_it(store: Store, db: Any) -> None:
     await once(store, on_conflict="reject")
     fingerprint = lock_of(store, db)
     home = store.keys.shard_of_fingerprint(fingerprint)
@@ -280,7 +280,7 @@ async def test_a_replacement_is_checked_when_its_transaction_is_applied(
 
 
 @pytest.mark.parametrize("field", [f.UNIQUE, f.REPLAYS])
-async def test_a_malformed_reference_keeps_no_other_waiting(
+async def test_a_malformed_reference_does_not_delay_others(
     store: Store, db: Any, field: bytes
 ) -> None:
     broken, sound = await once(store), await put(store, id=foreign_id(store))
@@ -312,7 +312,7 @@ async def test_a_malformed_job_without_its_state_keeps_its_alias(
 
 
 def lose_lock(store: Store, db: Any, fingerprint: str) -> None:
-    """The master of a unique lock forgets its last writes."""
+    """Delete the lock, as when its master loses its last writes in a failover."""
     home = store.keys.shard_of_fingerprint(fingerprint)
     assert db.delete(home.lock(fingerprint)) == 1
     db.delete(home.locks)

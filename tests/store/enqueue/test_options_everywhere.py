@@ -1,4 +1,4 @@
-"""Every option means the same on every way to a job: alone, in a batch, as a step, by a tick."""
+"""Every option means the same for every kind of enqueue: alone, batch, step, cron."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ MINUTE = 60_000
 
 
 def seen(job: JobRecord) -> dict[str, Any]:
-    """What the options of a job have come to."""
+    """Return the stored values of a job's options."""
 
     def number(name: bytes, since: int = 0) -> int | None:
         value = job.fields.get(name)
@@ -233,7 +233,7 @@ async def test_a_job_that_expires_is_discarded_and_its_workflow_has_failed(
 
 
 async def assert_workflow(store: Store, job: JobRecord, state: str) -> None:
-    """How the job's workflow has ended; a cron job's run has none."""
+    """Check how the job's workflow has ended. The run of a cron job has none."""
     workflow_id = job.fields.get(f.WORKFLOW)
     if workflow_id is not None:
         assert await state_of(store, workflow_id.decode()) == state

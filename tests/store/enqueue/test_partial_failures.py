@@ -1,4 +1,4 @@
-"""An operation of several steps breaks off: what its caller is told of what may have happened."""
+"""An operation of several steps fails between them: the outcome that its error reports."""
 
 from __future__ import annotations
 

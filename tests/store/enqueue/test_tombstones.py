@@ -1,4 +1,4 @@
-"""A ban on what a slow producer has begun is none on the client who asks again."""
+"""A tombstone keeps a slow producer out, but not the client that repeats the request."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ WAYS = [alone, in_a_batch]
 
 
 async def stalled(store: Store, job: NewJob) -> tuple[Shard, int]:
-    """A producer that has claimed the lock and stopped there; when its claim expires (ms)."""
+    """Claim the lock and stop there; return the shard and the expiry of the claim in ms."""
     shard = store.keys.shard_of_queue(job.queue)
     assert job.id is not None
     assert job.unique is not None
-    want = LockRequest(job.fingerprint, job.id, shard.index)
-    return shard, (await unique.claim_lock(store, want, job.unique)).expires_at_ms
+    request = LockRequest(job.fingerprint, job.id, shard.index)
+    return shard, (await unique.claim_lock(store, request, job.unique)).expires_at_ms
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("make_id", [home_id, foreign_id])
-async def test_a_client_that_asks_again_is_told_of_the_job_in_its_way_then_stored(
+async def test_a_repeated_request_reports_the_conflicting_job_and_is_stored_after_it(
     store: Store,
     db: Any,
     consistent: Callable[[], InvariantReport],
@@ -94,10 +94,10 @@ async def test_a_client_that_asks_again_is_told_of_the_job_in_its_way_then_store
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_the_slow_producer_finds_no_gap_when_that_job_is_gone(
+async def test_a_slow_producer_stays_kept_out_when_that_job_is_removed(
     store: Store, db: Any, way: Enqueue
 ) -> None:
-    """A job stored over a fence stays as long as late writes may come, whatever its retention."""
+    """A job stored in place of a tombstone stays as long as late writes are possible."""
     store = replace(store, settings=replace(store.settings, retention_completed_ms=1000))
     job = new_job(id=home_id(store), unique={})
     shard, expires_at_ms = await stalled(store, job)
@@ -132,7 +132,7 @@ async def test_a_refused_batch_restores_the_tombstone(store: Store, db: Any) -> 
     assert (await enqueue(store, new_job(id=job.id, type="plain"))).id == job.id
 
 
-async def test_a_lock_leads_to_its_job_though_that_was_stored_in_another_shard(
+async def test_a_lock_leads_to_a_job_that_was_stored_in_another_shard(
     store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     """Two producers of one id may disagree about the shard, and the first has claimed the lock."""
@@ -175,7 +175,7 @@ async def test_a_tombstone_without_token_is_not_stored_over(store: Store, db: An
 
 
 async def test_the_token_of_an_earlier_tombstone_does_not_match_the_next(store: Store) -> None:
-    """A producer that stalls after it met a fence is kept out by the one that came since."""
+    """A producer that stalls after reading a tombstone is kept out by a later tombstone."""
     job = new_job(id=home_id(store))
     shard = shard_of(store)
     await write_tombstone(store, shard, str(job.id))

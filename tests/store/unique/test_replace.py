@@ -1,4 +1,4 @@
-"""A unique job that replaces another: one of the two lives at every moment, whoever dies."""
+"""A unique job that replaces another: one of the two is live at every moment."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class Lives:
 
     @property
     def is_one(self) -> bool:
-        """One lives, perhaps with its successor prepared; or it has ended and the successor is."""
+        """Whether one is live, or has ended while its successor is prepared."""
         return len(self.live) == 1 or (not self.live and len(self.prepared) == 1)
 
 
 def lives(db: Any) -> Lives:
-    """Look at every job hash."""
+    """Read every job hash."""
     live: set[str] = set()
     prepared: set[str] = set()
     for key, job in hashes(db, "ojs:*:j:*").items():
@@ -74,7 +74,7 @@ def lives(db: Any) -> Lives:
 
 @dataclass(slots=True)
 class Watch:
-    """Looks after every command and keeps what it saw."""
+    """Reads the jobs after every command and keeps the results."""
 
     db: Any
     seen: list[Lives] = field(default_factory=list)
@@ -190,7 +190,7 @@ async def test_a_replacement_whose_idle_queue_is_retired_before_it_is_published_
 
 
 async def old_job(store: Store, state: str, queue: str) -> JobRecord:
-    """A unique job in one of the states that are in the way."""
+    """Return a unique job in one of the states that conflict."""
     options: dict[str, Any] = {"scheduled": {"scheduled_at": "+PT1H"}, "pending": {"pending": True}}
     job = await once(store, queue, expires_at="+PT2H", timeout_ms=60_000, **options.get(state, {}))
     if state in ("active", "retryable"):
@@ -256,7 +256,7 @@ async def test_a_job_held_back_by_its_rate_limit_is_replaced(
 
 
 async def next_of(store: Store, db: Any, queue: str) -> JobRecord:
-    """The next job of a queue, for which a fetch may first have to ask for a token."""
+    """Fetch the next job of a queue; a fetch may first have to request a token."""
     with trio.fail_after(30):
         while not (taken := await take(store, queue)):
             await recover(store, db)
@@ -267,7 +267,7 @@ async def next_of(store: Store, db: Any, queue: str) -> JobRecord:
 async def test_one_of_a_batch_that_replaces_lives_at_every_moment(
     store: Store, db: Any, consistent: Callable[[], InvariantReport], applied: bool
 ) -> None:
-    """The batch replaces a job that is there, and then its own."""
+    """The batch replaces an existing job, and then its own."""
     one, other = queues_in_other_shards(store, 2)
     policy = {"on_conflict": "replace"}
     batch = [new_job(one, unique=policy), new_job(other, unique=policy)]
@@ -354,10 +354,10 @@ async def test_events_say_that_the_old_one_ended_and_then_that_the_new_one_is_th
     ]
 
 
-async def test_a_reader_while_it_is_carried_out_changes_nothing_of_the_outcome(
+async def test_a_reader_during_the_apply_step_does_not_change_the_outcome(
     store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
-    """Readers of the prepared job carry it out beside the producer, after every command of it."""
+    """Readers apply the transaction beside the producer, after each of its commands."""
     one, other = queues_in_other_shards(store, 2)
     old = await once(store, one)
     outcomes: Counter[State] = Counter()

@@ -1,4 +1,4 @@
-"""Unique jobs: what is in the way, what happens then, and that locks never stay."""
+"""Unique jobs: which jobs conflict, what the policies do, and that no lock is left."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ from tests.store.unique_jobs import (
     lock_of,
     locks_left,
     once,
-    owing,
     recover,
+    without_unlock,
 )
 from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
@@ -76,7 +76,7 @@ async def test_queues_of_other_shards_share_the_uniqueness(store: Store) -> None
     await once(store, other, keys=["queue"])
 
 
-async def test_ignore_answers_with_the_job_that_is_there(store: Store) -> None:
+async def test_ignore_answers_with_the_existing_job(store: Store) -> None:
     first = await once(store)
 
     again = await once(store, on_conflict="ignore")
@@ -139,7 +139,7 @@ async def test_the_policy_of_the_new_job_says_which_states_count(store: Store) -
     assert job.id != second.id
 
 
-async def test_a_job_that_was_not_stored_gives_the_lock_back_to_the_one_before(
+async def test_a_job_that_was_not_stored_returns_the_lock_to_its_previous_holder(
     store: Store, db: Any
 ) -> None:
     await once(store)
@@ -186,7 +186,9 @@ async def test_every_end_releases_the_lock(store: Store, db: Any) -> None:
     assert_nothing_left(store, db)
 
 
-async def test_completed_jobs_count_for_who_asks_until_they_are_gone(store: Store, db: Any) -> None:
+async def test_completed_jobs_conflict_until_they_are_removed_if_the_policy_counts_them(
+    store: Store, db: Any
+) -> None:
     policy = {"states": ["available", "active", "completed"]}
     job = await active(store, unique=policy)
     await ack(store, job)
@@ -206,7 +208,7 @@ async def test_completed_jobs_count_for_who_asks_until_they_are_gone(store: Stor
 async def test_the_janitor_releases_a_lock_whose_unlock_was_lost(store: Store, db: Any) -> None:
     """A failover may lose the outbox entry that the end of the job wrote."""
     job = await active(store, unique={})
-    await ack(owing(store), job)
+    await ack(without_unlock(store), job)
     db.delete(shard_of(store).outbox, shard_of(store).outbox_due)
     lock = lock_of(store, db)
     age_lock(db, store, lock, HOUR)
@@ -216,9 +218,7 @@ async def test_the_janitor_releases_a_lock_whose_unlock_was_lost(store: Store, d
     assert locks_left(store, db) == 0
 
 
-async def test_the_janitor_looks_at_locks_ever_more_seldom_while_they_are_needed(
-    store: Store, db: Any
-) -> None:
+async def test_the_janitor_checks_a_lock_in_use_less_and_less_often(store: Store, db: Any) -> None:
     await once(store)
     lock = lock_of(store, db)
     shard = store.keys.shard_of_fingerprint(lock)
@@ -239,9 +239,9 @@ async def test_a_lock_without_its_job_is_taken_over_and_the_late_job_kept_out(
     late = new_job(unique={})
     shard = shard_of(store)
     stalled_id = home_id(store)
-    want = LockRequest(late.fingerprint, stalled_id, shard.index)
+    request = LockRequest(late.fingerprint, stalled_id, shard.index)
     assert late.unique is not None
-    claim = await unique.claim_lock(store, want, late.unique)
+    claim = await unique.claim_lock(store, request, late.unique)
 
     second = await put(store, unique={})
 
@@ -257,8 +257,8 @@ async def test_a_lock_that_an_earlier_version_claimed_is_taken_over(store: Store
     """Its claim has no name."""
     late = new_job(unique={})
     assert late.unique is not None
-    want = LockRequest(late.fingerprint, home_id(store), shard_of(store).index)
-    await unique.claim_lock(store, want, late.unique)
+    request = LockRequest(late.fingerprint, home_id(store), shard_of(store).index)
+    await unique.claim_lock(store, request, late.unique)
     lock = store.keys.shard_of_fingerprint(late.fingerprint).lock(late.fingerprint)
     db.hdel(lock, "c")
     second = await put(store, unique={})
@@ -375,7 +375,7 @@ async def test_what_the_envelope_says_of_uniqueness_stays(store: Store) -> None:
     assert (shown["keys"], shown["period"]) == (["type", "args"], "PT1H")
 
 
-async def test_a_claimed_lock_is_good_for_two_minutes(store: Store) -> None:
+async def test_a_claimed_lock_is_valid_for_two_minutes(store: Store) -> None:
     fingerprint = "0" * 64
     shard = store.keys.shard_of_fingerprint(fingerprint)
     job = new_job(unique={})
@@ -403,4 +403,4 @@ async def test_a_lock_with_an_expired_claim_is_released_before_the_next_try(
     seen, client = lossy(at_moments(store, in_time))
     assert (await once(seen)).state is State.AVAILABLE
     assert client.calls["enqueue"] == 2
-    assert "write_tombstone" not in client.calls, "nobody was in the way"
+    assert "write_tombstone" not in client.calls, "no other producer interfered"

@@ -16,7 +16,7 @@ from tests.store.unique_jobs import assert_nothing_left, locks_left, once
 from tests.support.invariants import InvariantReport
 
 
-async def test_items_of_a_batch_are_judged_one_after_the_other(
+async def test_items_of_a_batch_are_decided_in_order(
     store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
     one, other = queues_in_other_shards(store, 2)

@@ -171,9 +171,9 @@ async def test_a_lock_claimed_while_the_janitor_drops_its_name_stays_listed(
 
 
 async def stale_claim(store: Store, db: Any, job: NewJob) -> unique.LockClaim:
-    """The lock of a producer that stalls before it stores its job, for longer than others wait."""
-    want = LockRequest(job.fingerprint, str(job.id), shard_of(store).index)
-    claim = await unique.claim_lock(store, want, cast(UniquePolicy, job.unique))
+    """Claim the lock of a producer that stalls for longer than others wait."""
+    request = LockRequest(job.fingerprint, str(job.id), shard_of(store).index)
+    claim = await unique.claim_lock(store, request, cast(UniquePolicy, job.unique))
     age_lock(db, store, job.fingerprint, 60_000)
     return claim
 
@@ -181,7 +181,7 @@ async def stale_claim(store: Store, db: Any, job: NewJob) -> unique.LockClaim:
 async def test_a_lock_that_its_job_claims_again_is_not_taken_from_it(
     store: Store, db: Any, consistent: Callable[[], InvariantReport]
 ) -> None:
-    """Who has looked at the first claim drops the lock when the second has stored the job."""
+    """A process that has read the first claim drops the lock after the second stored the job."""
     again = new_job(id=home_id(store), unique={})
     await stale_claim(store, db, again)
 
@@ -198,7 +198,7 @@ async def test_a_lock_that_its_job_claims_again_is_not_taken_from_it(
 
 
 @pytest.mark.parametrize("same_ms", [False, True])
-async def test_a_late_producer_does_not_give_back_the_lock_of_another_with_its_id(
+async def test_a_late_producer_does_not_release_the_lock_of_another_with_its_id(
     store: Store, db: Any, consistent: Callable[[], InvariantReport], same_ms: bool
 ) -> None:
     job = new_job(id=home_id(store), unique={})
@@ -224,7 +224,7 @@ async def test_a_late_producer_does_not_give_back_the_lock_of_another_with_its_i
 async def test_a_producer_that_is_refused_leaves_the_lock_to_another_with_its_id(
     store: Store, consistent: Callable[[], InvariantReport]
 ) -> None:
-    """The other has claimed the lock before it, and stores the job after it was refused."""
+    """The other producer claimed the lock first, and stores the job after the refusal."""
     job = new_job(id=home_id(store), unique={})
 
     async def refused(moment: Moment) -> None:

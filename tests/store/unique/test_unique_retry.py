@@ -1,4 +1,4 @@
-"""Unique jobs that are retried by hand: they hold their lock again, or are not retried."""
+"""Unique jobs that are retried by hand: they claim their lock again, or are not retried."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from tests.store.unique_jobs import (
     lock_of,
     locks_left,
     once,
-    owing,
     recover,
+    without_unlock,
 )
 from tests.support.invariants import InvariantReport
 from tests.support.lossy import lossy
@@ -50,8 +50,8 @@ Check = Callable[[], InvariantReport]
 DEADLY: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_letter"}}
 
 
-async def bury(store: Store, queue: str = "mail", **members: Any) -> JobRecord:
-    """A unique job that has died."""
+async def dead_letter(store: Store, queue: str = "mail", **members: Any) -> JobRecord:
+    """Return a unique job that is a dead letter."""
     job = await once(store, queue, **{**DEADLY, **members})
     [taken] = await take(store, queue)
     assert taken.id == job.id
@@ -64,7 +64,7 @@ async def end(store: Store, job: JobRecord) -> None:
 
 
 async def refused(store: Store, queue: str = "mail") -> str:
-    """The job that keeps a new one out."""
+    """Return the id of the job that a new job conflicts with."""
     with pytest.raises(Duplicate) as why:
         await once(store, queue)
     return str(why.value.details["existing_job_id"])
@@ -75,7 +75,7 @@ async def test_a_dead_letter_is_retried_only_while_no_other_of_its_uniqueness_li
     store: Store, db: Any, policy: dict[str, Any], consistent: Check
 ) -> None:
     one, other = queues_in_other_shards(store, 2)
-    dead = await bury(store, one, id=foreign_id(store, one), states=["available", "active"])
+    dead = await dead_letter(store, one, id=foreign_id(store, one), states=["available", "active"])
     live = await once(store, other, **policy)
 
     with pytest.raises(Duplicate) as why:
@@ -94,7 +94,7 @@ async def test_a_dead_letter_is_retried_only_while_no_other_of_its_uniqueness_li
 
 
 async def test_a_retried_job_may_die_and_be_retried_again(store: Store, db: Any) -> None:
-    dead = await bury(store)
+    dead = await dead_letter(store)
     for number in (1, 2):
         assert (await dead_letters.retry(store, dead.id)).state is State.AVAILABLE
         assert await refused(store) == dead.id
@@ -106,12 +106,10 @@ async def test_a_retried_job_may_die_and_be_retried_again(store: Store, db: Any)
         await dead_letters.retry(store, dead.id)
 
 
-async def test_an_unlock_that_is_still_owed_leaves_the_lock_of_the_retried_job(
-    store: Store, db: Any
-) -> None:
+async def test_a_late_unlock_leaves_the_lock_of_the_retried_job(store: Store, db: Any) -> None:
     job = await once(store, **DEADLY)
     [taken] = await take(store)
-    assert (await nack(owing(store), taken)).dead
+    assert (await nack(without_unlock(store), taken)).dead
     assert locks_left(store, db) == 1
 
     await dead_letters.retry(store, job.id)
@@ -123,12 +121,12 @@ async def test_an_unlock_that_is_still_owed_leaves_the_lock_of_the_retried_job(
     assert_nothing_left(store, db)
 
 
-async def test_who_looked_at_the_dead_job_before_its_retry_does_not_take_its_lock(
+async def test_a_check_before_a_retry_does_not_take_the_lock_of_the_retried_job(
     store: Store, db: Any
 ) -> None:
     job = await once(store, **DEADLY)
     [taken] = await take(store)
-    await nack(owing(store), taken)
+    await nack(without_unlock(store), taken)
     slow, client = lossy(store, times=0)
     original, once_ = client.script, [True]
 
@@ -146,12 +144,12 @@ async def test_who_looked_at_the_dead_job_before_its_retry_does_not_take_its_loc
     assert [found.id for found in await take(store, count=9)] == [job.id]
 
 
-async def test_the_janitor_that_looked_before_the_retry_leaves_its_lock(
+async def test_a_janitor_check_before_a_retry_leaves_the_lock_of_the_retried_job(
     store: Store, db: Any
 ) -> None:
     job = await once(store, **DEADLY)
     [taken] = await take(store)
-    await nack(owing(store), taken)
+    await nack(without_unlock(store), taken)
     lock = lock_of(store, db)
     age_lock(db, store, lock, HOUR)
     slow, client = lossy(store, times=0)
@@ -169,13 +167,13 @@ async def test_the_janitor_that_looked_before_the_retry_leaves_its_lock(
     assert await refused(store) == job.id
 
 
-async def test_of_many_who_retry_and_enqueue_at_once_one_job_lives(
+async def test_concurrent_retries_and_enqueues_leave_one_live_job(
     store: Store, other_store: Store, db: Any, consistent: Check
 ) -> None:
     one, other = queues_in_other_shards(store, 2)
-    dead = [await bury(store, name) for name in (one, other, one)]
+    dead = [await dead_letter(store, name) for name in (one, other, one)]
 
-    # Whatever somebody else was faster with.
+    # Another request was faster.
     async def retry(of: Store, job_id: str) -> None:
         with suppress(Duplicate, NotFound, Conflict):
             await dead_letters.retry(of, job_id)
@@ -198,23 +196,23 @@ async def test_of_many_who_retry_and_enqueue_at_once_one_job_lives(
     consistent()
 
 
-async def test_a_retry_that_is_given_up_leaves_the_lock_as_it_was(
+async def test_an_aborted_retry_leaves_the_lock_as_it_was(
     store: Store, db: Any, consistent: Check
 ) -> None:
-    """The job's own policy counts it though it has ended, so it has kept its lock."""
-    dead = await bury(store, states=["available", "active", "discarded"])
+    """The job's own policy counts ended jobs, so it has kept its lock."""
+    dead = await dead_letter(store, states=["available", "active", "discarded"])
     found = await locks.find_job(store, shard_of(store, "mail"), dead.id)
     assert found is not None
     fingerprint = lock_of(store, db)
     key = store.keys.shard_of_fingerprint(fingerprint).lock(fingerprint)
     before = db.hgetall(key)
-    want = LockRequest(fingerprint, dead.id, found.shard, 1)
+    request = LockRequest(fingerprint, dead.id, found.shard, 1)
     revival = ManualRetry(dead.id, found.shard, "mail", 0, "dead")
-    transaction = unique_retry._transaction(store, want, revival)
-    expires_at_ms = await unique.claim_for_retry(store, want, transaction.id)
+    transaction = unique_retry._transaction(store, request, revival)
+    expires_at_ms = await unique.claim_for_retry(store, request, transaction.id)
     assert db.hgetall(key) != before
 
-    # Whoever wants the lock gives the retry up, then looks at the job.
+    # A producer that needs the lock aborts the retry, then reads the job.
     age_lock(db, store, fingerprint, 5_000)
     with pytest.raises(Duplicate) as why:
         await once(store, states=["available", "active", "discarded"])
@@ -225,18 +223,18 @@ async def test_a_retry_that_is_given_up_leaves_the_lock_as_it_was(
     consistent()
 
 
-async def test_a_retry_that_was_decided_is_carried_out_by_who_meets_it(
+async def test_a_committed_retry_is_applied_by_the_next_process_that_needs_its_lock(
     store: Store, db: Any, consistent: Check
 ) -> None:
-    dead = await bury(store)
+    dead = await dead_letter(store)
     found = await locks.find_job(store, shard_of(store, "mail"), dead.id)
     assert found is not None
-    want = LockRequest(new_job(unique={}).fingerprint, dead.id, found.shard, 1)
+    request = LockRequest(new_job(unique={}).fingerprint, dead.id, found.shard, 1)
     transaction = unique_retry._transaction(
-        store, want, ManualRetry(dead.id, found.shard, "mail", 0, "dead")
+        store, request, ManualRetry(dead.id, found.shard, "mail", 0, "dead")
     )
     now = await transactions.commit(
-        store, transaction, await unique.claim_for_retry(store, want, transaction.id)
+        store, transaction, await unique.claim_for_retry(store, request, transaction.id)
     )
     assert now is not None
 
@@ -256,7 +254,7 @@ async def test_a_retry_that_was_decided_is_carried_out_by_who_meets_it(
 async def test_of_discarded_jobs_of_one_uniqueness_one_is_retried_in_bulk(
     store: Store, consistent: Check
 ) -> None:
-    dead = [await bury(store) for _ in range(3)]
+    dead = [await dead_letter(store) for _ in range(3)]
 
     result = await bulk_retry.retry_matching(store, JobFilter())
 
@@ -268,7 +266,7 @@ async def test_of_discarded_jobs_of_one_uniqueness_one_is_retried_in_bulk(
 async def test_a_dead_letter_that_is_removed_while_it_is_retried_leaves_nothing(
     store: Store, db: Any, consistent: Check
 ) -> None:
-    dead = await bury(store)
+    dead = await dead_letter(store)
     slow, client = lossy(store, times=0)
     original = client.script
 
@@ -292,7 +290,7 @@ async def test_a_dead_letter_that_is_removed_while_it_is_retried_leaves_nothing(
 async def test_a_retried_job_holds_its_lock_after_an_import_too(
     store: Store, db: Any, consistent: Check
 ) -> None:
-    dead = await bury(store)
+    dead = await dead_letter(store)
     await dead_letters.retry(store, dead.id)
     text = await export_text(store)
     schema = store.keys.meta.schema

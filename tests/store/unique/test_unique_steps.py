@@ -1,4 +1,4 @@
-"""Steps of workflows that are unique jobs: what their policies mean there, whoever dies."""
+"""Workflow steps that are unique jobs: what their policies mean there, also after crashes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def unique_step(queue: str, **policy: Any) -> dict[str, Any]:
 
 
 async def finish(store: Store, *queues: str) -> list[JobRecord]:
-    """Complete everything that is there, and what follows from it."""
+    """Complete all jobs, and the jobs that follow."""
     done: list[JobRecord] = []
     while taken := await take(store, *queues, count=9):
         for job in taken:
@@ -51,7 +51,7 @@ def places(store: Store) -> list[str]:
     return queues_in_other_shards(store, 3)
 
 
-async def test_a_step_that_nothing_is_in_the_way_of_is_a_job_like_any_other(
+async def test_a_step_without_a_conflict_is_an_ordinary_job(
     store: Store, db: Any, consistent: Callable[[], InvariantReport], places: list[str]
 ) -> None:
     workflow = await chain(
@@ -129,7 +129,7 @@ async def test_a_step_may_replace_a_job_and_be_replaced(
 
 
 @pytest.mark.parametrize("policy", ["reject", "ignore"])
-async def test_a_refusal_stands_when_another_process_tries_after_the_way_is_free(
+async def test_a_refusal_is_final_after_the_conflict_is_over(
     store: Store, db: Any, places: list[str], policy: str
 ) -> None:
     there = await once(store, places[0], type="only")
@@ -149,7 +149,7 @@ async def cancel_and_free(store: Store, job: JobRecord) -> None:
     await ack(store, taken)
 
 
-async def test_who_tries_again_when_the_job_is_there_refuses_nothing(
+async def test_a_repetition_after_the_job_is_stored_refuses_nothing(
     store: Store, places: list[str]
 ) -> None:
     for policy in ("reject", "ignore", "replace", "replace_except_schedule"):
