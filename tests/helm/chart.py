@@ -1,4 +1,4 @@
-"""Rendering the chart, and looking things up in what comes out."""
+"""Render the chart and look up its manifests."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ import yaml
 CHART = Path(__file__).parent.parent.parent / "helm" / "ojs-cluster"
 CI = sorted((CHART / "ci").glob("*-values.yaml"))
 OLDEST, NEWEST = "1.27", "1.35"
-"""Versions of Kubernetes that are rendered for and validated against."""
+"""Versions of Kubernetes for rendering and validation."""
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The parser in C where PyYAML has it: the other takes most of the time of these tests."""
+"""The C parser where PyYAML has it; the other one takes most of the time of these tests."""
 
 Manifest = dict[str, Any]
 
 
 class Refused(Exception):
-    """Helm did not render; the message is what a user reads."""
+    """Helm refused to render; the message is what a user reads."""
 
 
 @lru_cache(maxsize=512)
 def _run_once(helm: Path, chart: Path, *arguments: str) -> str:
-    """Run helm for a rendering. Many tests ask for the same, and the chart does not change."""
+    """Run helm for a rendering once. Many tests render the same, and the chart does not change."""
     return Chart(helm, chart).run(*arguments)
 
 
@@ -43,7 +43,7 @@ class Chart:
     path: Path = CHART
 
     def copied(self, folder: Path, *changes: tuple[str, str, str]) -> Chart:
-        """A copy in which texts of files are replaced by others: what another version might be."""
+        """Return a copy with replaced texts, as another version of the chart could be."""
         shutil.copytree(self.path, folder)
         for name, old, new in changes:
             text = (folder / name).read_text()
@@ -52,7 +52,11 @@ class Chart:
         return Chart(self.helm, folder)
 
     def run(self, *arguments: str) -> str:
-        """Run helm. Raises `Refused` with what it says."""
+        """Run helm.
+
+        Raises:
+            Refused: helm failed, with its message.
+        """
         done = subprocess.run(
             [str(self.helm), *arguments], capture_output=True, text=True, check=False
         )
@@ -83,13 +87,13 @@ class Chart:
         return Rendering([each for each in yaml.load_all(text, LOADER) if each])
 
     def notes(self, *values: Path, sets: Mapping[str, Any] | None = None) -> str:
-        """What `helm install` prints at its end; arguments as for `render`."""
+        """Return what ``helm install`` prints at its end; arguments as for ``render``."""
         command = ["install", "jobs", str(self.path), "--namespace", "work", "--dry-run=client"]
         return self.run(*command, *options(values, sets or {})).partition("\nNOTES:\n")[2]
 
 
 def options(values: Sequence[Path], sets: Mapping[str, Any]) -> list[str]:
-    """Values as helm takes them: files, and single ones as JSON."""
+    """Return options of helm for values: files, and single ones as JSON."""
     found: list[str] = []
     for file in values:
         found += ["--values", str(file)]
@@ -100,32 +104,32 @@ def options(values: Sequence[Path], sets: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True)
 class Rendering:
-    """Manifests of one release."""
+    """The manifests of one release."""
 
     manifests: Sequence[Manifest]
 
     def all(self, kind: str) -> list[Manifest]:
-        """Every manifest of a kind."""
+        """Return every manifest of a kind."""
         return [each for each in self.manifests if each["kind"] == kind]
 
     def one(self, kind: str, ending: str = "") -> Manifest:
-        """The manifest of a kind whose name ends so."""
+        """Return the manifest of a kind whose name has this ending."""
         found = [m for m in self.all(kind) if m["metadata"]["name"].endswith(ending)]
         assert len(found) == 1, f"{len(found)} {kind} that end in {ending!r}"
         return found[0]
 
     @property
     def api(self) -> Manifest:
-        """The API's Deployment."""
+        """Return the API's Deployment."""
         return self.one("Deployment", "-api")
 
     @property
     def scheduler(self) -> Manifest:
-        """The scheduler's Deployment."""
+        """Return the scheduler's Deployment."""
         return self.one("Deployment", "-scheduler")
 
     def pods(self) -> list[tuple[str, Manifest]]:
-        """Name of the owner, labels and spec of every kind of pod."""
+        """Return name of the owner, labels and spec of every kind of pod."""
         found = []
         for each in self.manifests:
             name = f"{each['kind']}/{each['metadata']['name']}"
@@ -142,9 +146,11 @@ class Rendering:
         return found
 
     def environment(self, deployment: Manifest) -> dict[str, str]:
-        """Every variable of the first container, ConfigMaps and Secrets of the release looked up.
+        """Return all variables of the first container, with values of the release's ConfigMaps and
+        Secrets.
 
-        Raises AssertionError for one that comes from elsewhere.
+        Raises:
+            AssertionError: a variable comes from elsewhere.
         """
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         found: dict[str, str] = {}
@@ -159,13 +165,13 @@ class Rendering:
         return found
 
     def secret(self, wanted: Manifest) -> str:
-        """What a reference by name and key holds, from the release's own Secret."""
+        """Return the value of a reference by name and key in the release's own Secret."""
         value: str = self.one("Secret", wanted["name"])["data"][wanted["key"]]
         return base64.b64decode(value).decode()
 
 
 def container(deployment: Manifest) -> Manifest:
-    """The one container of a Deployment."""
+    """Return the only container of a Deployment."""
     (only,) = deployment["spec"]["template"]["spec"]["containers"]
     found: Manifest = only
     return found

@@ -1,4 +1,4 @@
-"""The chart, and the program that renders it."""
+"""Fixtures for the chart and the program that renders it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.helm.chart import CI, Chart, Rendering
 
 @pytest.fixture(scope="session")
 def chart() -> Chart:
-    """Give the chart; skips where there is no helm for this kind of machine."""
+    """Return the chart; skip where no helm exists for this machine."""
     try:
         return Chart(tools.helm())
     except tools.NoSuchTool as problem:
@@ -19,7 +19,7 @@ def chart() -> Chart:
 
 @pytest.fixture(scope="session", params=tools.REQUIREMENTS, ids="helm{}".format)
 def each_helm(request: pytest.FixtureRequest) -> Chart:
-    """Give the chart with each major version of helm."""
+    """Return the chart with each major version of helm."""
     try:
         return Chart(tools.helm(request.param))
     except tools.NoSuchTool as problem:
@@ -28,5 +28,5 @@ def each_helm(request: pytest.FixtureRequest) -> Chart:
 
 @pytest.fixture(scope="session", params=CI, ids=lambda path: path.stem.removesuffix("-values"))
 def rendering(request: pytest.FixtureRequest, chart: Chart) -> Rendering:
-    """Give what each set of values in `ci/` renders to."""
+    """Return the rendering of each set of values in `ci/`."""
     return chart.render(request.param)

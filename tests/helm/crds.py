@@ -1,4 +1,4 @@
-"""Validation of manifests: Kubernetes's own kinds by its schemas, others by their CRD's models."""
+"""Validate manifests: built-in kinds by Kubernetes schemas, others by models of their CRDs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ MODULES = {
     ("monitoring.coreos.com/v1", "PrometheusRule"): "cloudcoil.models.prometheus_operator.v1",
     ("monitoring.coreos.com/v1", "ServiceMonitor"): "cloudcoil.models.prometheus_operator.v1",
 }
-"""Where the models are. Imported when a manifest needs one: it takes seconds, and each process of a
-parallel test run imports this module."""
+"""Modules with the models. They are imported when needed, because an import takes seconds, and each
+process of a parallel test run imports this module.
+"""
 
 
 def validate(manifest: Manifest, kubernetes: str) -> None:
@@ -35,13 +36,13 @@ def validate(manifest: Manifest, kubernetes: str) -> None:
 
 
 def _by_model(model: Any, manifest: Manifest) -> None:
-    # The models drop what they do not know: what is lost on the way was no field of the CRD.
+    # The models drop unknown fields: a field that is lost is not in the CRD.
     parsed = model.model_validate(manifest)
     assert parsed.model_dump(mode="json", by_alias=True, exclude_unset=True) == manifest
 
 
 def _http_route(spec: Any) -> None:
-    """No package has the Gateway API's schema: the fields that are used, by hand."""
+    """Check the used fields by hand, because no package has the schema of the Gateway API."""
     assert set(spec) <= {"parentRefs", "hostnames", "rules"}
     assert all(set(ref) <= {"group", "kind", "name", "namespace", "sectionName", "port"}
                and ref["name"] for ref in spec["parentRefs"])  # fmt: skip

@@ -1,9 +1,9 @@
-"""An API server that keeps objects, for what Helm does with a cluster and not only with a chart.
+"""A fake API server for tests of what Helm does with a cluster.
 
-Helm's `lookup` is empty without a cluster, and a rollback sends what an earlier revision rendered.
-Real helm programs talk to this server over HTTP. It knows discovery, objects by their paths, label
-selectors, and of server-side apply the owner of one field: `spec.replicas`, which a scaler shares
-with Helm.
+Helm's ``lookup`` is empty without a cluster, and a rollback sends what an earlier revision
+rendered. Real helm programs talk to this server over HTTP. It supports discovery, objects by path,
+label selectors, and of server-side apply the owner of one field: ``spec.replicas``, which a scaler
+shares with Helm.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OPTIONS = ["--namespace", NAMESPACE, "--kubeconfig", os.devnull, "--qps=1000", "
 
 
 def discovery() -> dict[str, Any]:
-    """Return what a cluster says of its kinds, by path."""
+    """Return the discovery documents of a cluster, by path."""
     groups = [version.split("/") for version in KINDS if "/" in version]
     found: dict[str, Any] = {
         "/version": {"major": "1", "minor": NEWEST.partition(".")[2], "gitVersion": f"v{NEWEST}.0"},
@@ -71,14 +71,14 @@ def _root(version: str) -> str:
 
 
 def path(manifest: Manifest) -> str:
-    """Return where the API server has an object."""
+    """Return the path of an object on the API server."""
     kinds = f"{manifest['kind'].lower()}s"
     name = manifest["metadata"]["name"]
     return f"{_root(manifest['apiVersion'])}/namespaces/{NAMESPACE}/{kinds}/{name}"
 
 
 class _Refused(Exception):
-    """The API server does not take an object; reason and message are those of Kubernetes."""
+    """The API server refuses an object; reason and message are those of Kubernetes."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -87,7 +87,7 @@ class _Refused(Exception):
 
 @dataclass
 class Cluster:
-    """Objects by their paths. Not thread-safe but for one helm at a time."""
+    """Objects by their paths. It serves one helm at a time."""
 
     url: str = ""
     objects: dict[str, Manifest] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class Cluster:
         return found
 
     def scale(self, name: str, replicas: int, manager: str = "kube-controller-manager") -> None:
-        """Change the count of a Deployment as a scaler or `kubectl scale` does."""
+        """Set the replicas of a Deployment as a scaler or ``kubectl scale`` does."""
         live = self.named("Deployment", name)
         live["spec"]["replicas"] = replicas
         kept = [each for each in _managers(live) if each.get("subresource") != "scale"]
@@ -130,7 +130,7 @@ class Cluster:
         """Store what a server-side apply sends.
 
         Raises:
-            _Refused: the sent count differs from the one that a scaler owns.
+            _Refused: the number of replicas differs from the one that a scaler owns.
         """
         live = self.objects.get(where)
         sent = manifest.get("spec", {}).get("replicas")
@@ -321,7 +321,7 @@ def _named(items: list[Any]) -> bool:
 
 @contextmanager
 def running(*manifests: Manifest) -> Iterator[Cluster]:
-    """Serve a cluster in which nothing is but the manifests given."""
+    """Serve a cluster that contains only the given manifests."""
     served = Cluster()
     served.put(*manifests)
 

@@ -1,9 +1,9 @@
-"""The artefacts of a release, the same bytes from the same commit.
+"""Build the artefacts of a release reproducibly: the same commit gives the same bytes.
 
     python -m tests.helm.package FOLDER
 
-writes the chart's package into FOLDER and, where `docker buildx` is there, the image as an OCI
-archive. `SOURCE_DATE_EPOCH` is the time that they carry; without it that of the last commit.
+It writes the package of the chart into FOLDER and, with ``docker buildx``, the image as an OCI
+archive. Their times are ``SOURCE_DATE_EPOCH``, or the time of the last commit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PLATFORMS = "linux/amd64,linux/arm64"
 
 
 def epoch() -> int:
-    """Return the time that artefacts carry, in seconds since 1970."""
+    """Return the time of the artefacts, in seconds since 1970."""
     if named := os.environ.get("SOURCE_DATE_EPOCH"):
         return int(named)
     return int(_output("git", "log", "-1", "--format=%ct"))
@@ -48,7 +48,7 @@ def chart(folder: Path, at: int) -> Path:
         with (
             tarfile.open(made) as source,
             wanted.open("wb") as file,
-            # No name and no time of its own in the header.
+            # The header has no name and no time.
             gzip.GzipFile("", "wb", 9, file, mtime=0) as packed,
             tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as target,
         ):
@@ -63,7 +63,9 @@ def chart(folder: Path, at: int) -> Path:
 
 
 def image(folder: Path, at: int) -> Path | None:
-    """Write the image for all platforms as an OCI archive; None where Docker cannot build one."""
+    """Write the image for all platforms as an OCI archive; return None where Docker cannot build
+    it.
+    """
     if shutil.which("docker") is None or _fails("docker", "buildx", "version"):
         return None
     version = chart_version()
@@ -95,7 +97,7 @@ def _fails(*command: str) -> bool:
 
 
 def main(arguments: list[str]) -> None:
-    """Write the artefacts and say which."""
+    """Write the artefacts and print their names."""
     (name,) = arguments
     folder = Path(name)
     folder.mkdir(parents=True, exist_ok=True)

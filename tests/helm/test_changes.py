@@ -1,4 +1,4 @@
-"""Changes that a running Valkey cannot take are refused, and say what to type instead."""
+"""Changes that running Valkey nodes do not support are refused, with the command to run instead."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_refused_change_passes_when_the_statefulset_is_gone(chart: Chart) -> N
         send(cluster, chart, "upgrade", {**larger, "redis.password": "another"})
 
 
-def test_what_does_not_change_is_not_refused(
+def test_an_upgrade_without_changes_is_not_refused(
     chart: Chart, with_volumes: Cluster, without_volumes: Cluster
 ) -> None:
     send(with_volumes, chart, "upgrade", {**WITH_VOLUMES, "valkey.maxmemory": "100mb"})
@@ -114,7 +114,7 @@ def test_what_does_not_change_is_not_refused(
     send(without_volumes, chart, "upgrade", {**moved, "valkey.masters": 5})
 
 
-def test_volumes_that_root_owns_are_given_to_the_node(chart: Chart) -> None:
+def test_volumes_that_belong_to_root_get_the_user_of_the_node(chart: Chart) -> None:
     sets = {**WITH_VOLUMES, "valkey.persistence.permissions.enabled": True}
     spec = chart.render(VALUES, sets=sets).one("StatefulSet")["spec"]["template"]["spec"]
     (container,) = spec["initContainers"]

@@ -1,4 +1,4 @@
-"""What every set of values renders to: valid, consistent, and without a secret in the open."""
+"""Every set of values renders to valid, consistent manifests without a visible secret."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.helm.chart import CHART, CI, LOADER, NEWEST, OLDEST, Chart, Rendering
 from tests.helm.crds import validate
 
 SECRETS = ("not-a-real", "the-former-key", "se%3Acret")
-"""What the secret values of `ci/` contain."""
+"""Contents of the secret values in `ci/`."""
 
 
 @pytest.mark.parametrize("values", CI, ids=lambda path: path.stem)
@@ -100,7 +100,7 @@ def test_every_reference_to_a_secret_or_config_map_of_the_release_holds(
 
 
 def references(rendering: Rendering) -> list[tuple[str, dict[str, str]]]:
-    """Every Secret and ConfigMap that a pod names."""
+    """Return every Secret and ConfigMap that a pod refers to."""
     found: list[tuple[str, dict[str, str]]] = []
 
     def note(owner: str, kind: str, source: Any) -> None:
@@ -123,15 +123,15 @@ def references(rendering: Rendering) -> list[tuple[str, dict[str, str]]]:
     return found
 
 
-def test_a_secret_that_is_taken_out_leaves_the_cluster(chart: Chart) -> None:
-    # Kubernetes keeps as `data` what an earlier release gave as `stringData`.
+def test_a_removed_secret_value_leaves_the_cluster(chart: Chart) -> None:
+    # Kubernetes keeps entries of an earlier `stringData` in `data`.
     secret = chart.render(CHART / "ci" / "production-values.yaml").one("Secret")
     assert set(secret["data"]) == {"redis-url", "api-key", "extra-api-keys"}
     assert "stringData" not in secret
     assert base64.b64decode(secret["data"]["extra-api-keys"]) == b"the-former-key,another"
 
 
-def test_secrets_of_the_user_are_named_and_none_is_made(chart: Chart) -> None:
+def test_with_secrets_of_the_user_the_chart_creates_none(chart: Chart) -> None:
     rendering = chart.render(CHART / "ci" / "existing-secrets-values.yaml")
     assert rendering.all("Secret") == []
     keys = {(r["name"], r["key"]) for _, r in references(rendering) if "secret" in r["as"]}
@@ -144,7 +144,7 @@ def test_secrets_of_the_user_are_named_and_none_is_made(chart: Chart) -> None:
 
 
 def test_selectors_select_the_pods_they_are_for(rendering: Rendering) -> None:
-    # The pod that hands masters over may do what the job of the same labels may.
+    # The pod that hands masters over has the same labels as the job, so the same rules apply.
     labels = {
         name: pod["metadata"]["labels"]
         for name, pod in rendering.pods()
@@ -181,7 +181,7 @@ def test_common_labels_and_annotations_are_everywhere(chart: Chart) -> None:
         assert metadata["annotations"]["example.com/owner"] == "jobs"
 
 
-def test_an_image_by_digest_wins_over_the_tag(chart: Chart) -> None:
+def test_a_digest_is_used_instead_of_the_tag(chart: Chart) -> None:
     rendering = chart.render(CHART / "ci" / "production-values.yaml", sets={"image.tag": "other"})
     digest = f"sha256:{'0' * 64}"
     for _, pod in rendering.pods():

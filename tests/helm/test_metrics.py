@@ -1,4 +1,4 @@
-"""Alerts, dashboard and scaling ask for numbers that exist, in words that Prometheus knows."""
+"""Alerts, dashboard and scaling use metrics that exist, in valid PromQL."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def dashboard(rendering: Rendering) -> dict[str, Any]:
 
 
 def queries(rendering: Rendering) -> Iterator[str]:
-    """Every query of the chart, Grafana's variables replaced."""
+    """Return every query of the chart, with Grafana's variables replaced."""
     yield from (rule["expr"] for rule in rules(rendering))
     for panel in dashboard(rendering)["panels"]:
         for target in panel["targets"]:
@@ -49,7 +49,7 @@ def queries(rendering: Rendering) -> Iterator[str]:
 
 
 def names(query: str) -> set[str]:
-    """Metrics in a query, by the name that the documentation has."""
+    """Return the metrics in a query, by their documented names."""
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in OURS.findall(query)}
 
 
@@ -70,7 +70,7 @@ def test_queries_are_promql_and_name_documented_metrics_only(
         parse(query)  # raises ValueError for what Prometheus would refuse
         assert names(query), query
         assert names(query) <= DOCUMENTED, query
-    # An adapter serves what a rule records; its names have no colons.
+    # A metrics adapter serves a recorded rule under a name without colons.
     hpa = production.one("HorizontalPodAutoscaler")["spec"]["metrics"][1]
     recorded = {rule["record"].replace(":", "_") for rule in rules(production) if "record" in rule}
     assert hpa["external"]["metric"]["name"] in recorded
@@ -78,19 +78,19 @@ def test_queries_are_promql_and_name_documented_metrics_only(
     assert names(variables) <= DOCUMENTED
 
 
-def test_numbers_of_the_cluster_are_never_added_up_over_targets(production: Rendering) -> None:
+def test_cluster_metrics_are_never_summed_over_targets(production: Rendering) -> None:
     rows = re.findall(r"^\| `(ojs_\w+)` \|.*?\| cluster \|", DOCS, re.MULTILINE)
     assert len(rows) > 10
     one = "|".join(f"{row}(_sum|_count)?" for row in rows)
     for query in queries(production):
-        # Every target tells the same: the first thing done with them is to take one.
+        # Every target reports the same value, so a query first takes one of them.
         for found in re.finditer(
             rf"([a-z ]+(?:by \([a-z, ]+\) )?)\((?:(?:rate|delta)\()?(?:{one})\b", query
         ):
             assert found[1].strip().startswith("max"), query
 
 
-def test_alerts_keep_to_this_release_and_say_what_to_do(production: Rendering) -> None:
+def test_alerts_select_this_release_and_describe_what_to_do(production: Rendering) -> None:
     alerts = [rule for rule in rules(production) if "alert" in rule]
     assert len(alerts) >= 10
     for alert in alerts:
@@ -148,7 +148,7 @@ def test_thresholds_are_values(chart: Chart) -> None:
     by_name = {rule.get("alert"): rule["expr"] for rule in rules(rendering)}
     assert "> 77)" in by_name["OjsJobsWaitTooLong"]
     assert by_name["OjsValkeyMemory"].endswith("> 0.66")
-    # Without `valkey.maxmemory` the bound is 0, and any use of it would be above any share.
+    # Without `valkey.maxmemory` the limit is 0, and any use would be above any share.
     assert "(redis_memory_max_bytes{" in by_name["OjsValkeyMemory"]
     assert "> 0)) >" in by_name["OjsValkeyMemory"]
     assert by_name["OjsValkeyReplication"].endswith("> 55")
@@ -196,7 +196,7 @@ def test_prometheus_speaks_tls_to_an_api_that_does(chart: Chart) -> None:
         assert not {"scheme", "tlsConfig"} & scheduler.keys()
 
 
-def test_each_release_has_a_dashboard_of_its_own(chart: Chart) -> None:
+def test_each_release_has_its_own_dashboard(chart: Chart) -> None:
     values = CHART / "ci" / "production-values.yaml"
     ours, other = (dashboard(chart.render(values, release=name)) for name in ("jobs", "more"))
     assert ours["uid"] != other["uid"]

@@ -1,4 +1,4 @@
-"""No two releases of a namespace share the name of an object, and each is one for Kubernetes."""
+"""Object names are unique among the releases of a namespace, and valid for Kubernetes."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _WORDS = ["ojs-cluster", "ojs", "jobs", "api", "scheduler", "valkey", "test", "a
 RELEASE = st.lists(st.sampled_from(_WORDS), min_size=1, max_size=5).flatmap(
     lambda words: st.sampled_from(["-", "-", "."]).map(lambda mark: mark.join(words)[:53])
 )
-"""Names as people and CI make them: of the same few words, and cut where Helm cuts."""
+"""Release names as people and CI create them: of the same few words, and truncated by Helm."""
 
 
 @pytest.fixture(scope="module")
 def naming(chart: Chart, tmp_path_factory: pytest.TempPathFactory) -> Chart:
-    """Give a chart that only tells the full name for each of many releases."""
+    """Return a chart that only renders the full name for each of many releases."""
     folder = tmp_path_factory.mktemp("naming")
     (folder / "templates").mkdir()
     (folder / "Chart.yaml").write_text((CHART / "Chart.yaml").read_text())
@@ -50,7 +50,7 @@ def full_names(naming: Chart, releases: list[str]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def endings(chart: Chart) -> list[str]:
-    """What the chart adds to the full name, in any of its objects."""
+    """Return the suffixes that the chart adds to the full name, for all its objects."""
     rendering = chart.render(
         CHART / "ci" / "production-values.yaml", BUNDLED, sets={"redis.url": ""}
     )
@@ -75,16 +75,16 @@ def test_no_two_releases_share_a_name(
     assert {name: each for name, each in owners.items() if len(each) > 1} == {}
 
 
-def test_every_ending_is_one_that_a_release_may_not_have_for_itself(
+def test_no_release_name_can_end_in_a_suffix_of_the_chart(
     naming: Chart, endings: list[str]
 ) -> None:
-    # Release `ojs-cluster` has an object of that name.
+    # Release `ojs-cluster` has an object with this name.
     for ending in filter(None, endings):
         name = f"ojs-cluster{ending}"
         assert full_names(naming, [name]) != {name: name}
 
 
-def test_names_that_nothing_can_take_stay_as_they_are(naming: Chart) -> None:
+def test_names_without_a_conflict_have_no_hash(naming: Chart) -> None:
     assert full_names(naming, ["jobs", "ojs-cluster", "ojs-cluster-blue", "my-ojs-cluster-2"]) == {
         "jobs": "jobs-ojs-cluster",
         "ojs-cluster": "ojs-cluster",
@@ -93,7 +93,7 @@ def test_names_that_nothing_can_take_stay_as_they_are(naming: Chart) -> None:
     }
 
 
-def test_long_full_names_of_the_user_do_not_meet_either(chart: Chart) -> None:
+def test_long_full_names_of_the_user_are_unique_too(chart: Chart) -> None:
     def name(full: str) -> str:
         rendering = chart.render(BUNDLED, sets={"fullnameOverride": full})
         return str(rendering.one("StatefulSet")["metadata"]["name"])
@@ -102,7 +102,7 @@ def test_long_full_names_of_the_user_do_not_meet_either(chart: Chart) -> None:
     assert name("x" * 36) == f"{'x' * 36}-valkey"
 
 
-def test_an_upgrade_keeps_the_names_that_an_earlier_chart_gave(each_helm: Chart) -> None:
+def test_an_upgrade_keeps_the_names_of_an_earlier_chart(each_helm: Chart) -> None:
     values = options([CHART / "ci" / "minimal-values.yaml"], {"tests.enabled": False})
     values.append("--disable-openapi-validation")
     with running() as cluster:
@@ -112,5 +112,5 @@ def test_an_upgrade_keeps_the_names_that_an_earlier_chart_gave(each_helm: Chart)
         after = {each["metadata"]["name"] for each in cluster.objects.values()}
         assert after - before == {f"sh.helm.release.v1.{LONG}.v2"}
         assert before - after == set()
-        # Another release of the same beginning has names of its own.
+        # Another release with the same prefix has other names.
         cluster.helm(each_helm, "install", f"{LONG}-2", str(CHART), *values)

@@ -1,4 +1,4 @@
-"""NetworkPolicies allow exactly what is needed: compared as a whole, not field by field."""
+"""NetworkPolicies allow exactly what is needed: whole policies are compared, not single fields."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def rendered(chart: Chart, values: str, **sets: Any) -> Rendering:
 
 
 def policy(rendering: Rendering, component: str) -> tuple[Rules, Rules]:
-    """What may come in and go out: pairs of ports and peers, None for peers is everybody."""
+    """Return allowed ingress and egress as pairs of ports and peers; None for any peer."""
     spec = rendering.one("NetworkPolicy", f"-{component}")["spec"]
     # What is not named here is not restricted at all.
     assert spec["policyTypes"] == ["Ingress", "Egress"]
@@ -37,7 +37,7 @@ def policy(rendering: Rendering, component: str) -> tuple[Rules, Rules]:
 
 
 def pods(component: str) -> dict[str, Any]:
-    """A peer: our own pods of a component."""
+    """Return a peer: our own pods of a component."""
     labels = {"name": "ojs-cluster", "instance": "jobs", "component": component}
     return {
         "podSelector": {
@@ -46,7 +46,7 @@ def pods(component: str) -> dict[str, Any]:
     }
 
 
-def test_there_is_none_unless_asked_for(chart: Chart) -> None:
+def test_there_is_no_policy_by_default(chart: Chart) -> None:
     assert rendered(chart, "minimal").all("NetworkPolicy") == []
 
 
@@ -84,7 +84,7 @@ def test_ports_of_redis_come_from_its_url(chart: Chart) -> None:
         assert peers is None
 
 
-def test_ports_that_are_named_win(chart: Chart) -> None:
+def test_configured_ports_have_precedence(chart: Chart) -> None:
     rendering = rendered(chart, "existing-secrets")
     (_, (redis, _)) = policy(rendering, "scheduler")[1]
     assert redis == [("TCP", 7000), ("TCP", 7001)]
@@ -133,7 +133,7 @@ def test_more_rules_and_other_ports_of_dns_are_for_everybody(chart: Chart) -> No
         assert last == ([("TCP", 443)], more["to"])
 
 
-def test_nobody_calls_a_scheduler_unless_it_is_scraped(chart: Chart) -> None:
+def test_a_scheduler_accepts_only_scrapes(chart: Chart) -> None:
     assert policy(rendered(chart, "tls"), "scheduler")[0] == []
     assert policy(rendered(chart, "keda"), "scheduler")[0] == [([("TCP", "metrics")], None)]
 

@@ -1,4 +1,4 @@
-"""The packaged chart holds what people look for in it."""
+"""The packaged chart has the files that users expect."""
 
 from __future__ import annotations
 

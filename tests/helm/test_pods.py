@@ -1,4 +1,4 @@
-"""What decides how pods live: probes, drain, privileges, spread, scaling."""
+"""Lifecycle of pods: probes, drain, privileges, spread, scaling."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ OWN_SECRETS = sorted({f.stem.removesuffix("-values") for f in CI} - {"existing-s
 
 
 def longest_poll_s() -> float:
-    """How long the server lets a client wait for a job."""
+    """Return the longest long poll of the server."""
     (default,) = (each.default for each in fields(HttpSettings) if each.name == "max_wait_ms")
     return float(default) / 1000  # type: ignore[arg-type] # an int, mypy does not know which
 
 
 def failover_s(node_timeout_s: float) -> float:
-    """How long a slot is without a master at most, when a replica of it is there.
+    """Return how long a slot is without a master at most, if it has a replica.
 
-    A node is asked every half timeout at least, and missed when it has not answered for a whole
-    one. The election begins within a second, and another is for the votes and who hears of them.
+    A node is pinged at least every half timeout, and missed after a whole one without an answer.
+    The election begins within a second; another second is for the votes and the announcement.
     """
     return 1.5 * node_timeout_s + 2
 
 
 def config_map(rendering: Rendering) -> dict[str, str]:
-    """Variables that are no secret."""
+    """Return the variables that are not secret."""
     (source, *_) = container(rendering.api)["envFrom"]
     found: dict[str, str] = rendering.one("ConfigMap", source["configMapRef"]["name"])["data"]
     return found
@@ -88,7 +88,9 @@ def test_every_version_of_kubernetes_runs_the_images_sleep(chart: Chart, kuberne
 
 
 @pytest.mark.parametrize("component", ["api", "scheduler"])
-def test_liveness_never_asks_redis_and_readiness_does(rendering: Rendering, component: str) -> None:
+def test_liveness_never_calls_redis_and_readiness_does(
+    rendering: Rendering, component: str
+) -> None:
     probes = container(getattr(rendering, component))
     assert probes["startupProbe"]["httpGet"]["path"] == "/live"
     assert probes["livenessProbe"]["httpGet"]["path"] == "/live"
@@ -100,8 +102,8 @@ def test_liveness_never_asks_redis_and_readiness_does(rendering: Rendering, comp
     assert probes["readinessProbe"]["timeoutSeconds"] > patience
 
 
-def test_a_failover_takes_no_pod_out_of_the_service(chart: Chart) -> None:
-    # All of them are unready meanwhile: one lost master would take all shards away.
+def test_a_failover_removes_no_pod_from_the_service(chart: Chart) -> None:
+    # All of them are unready at that time: one lost master would make all shards unavailable.
     rendering = chart.render(CHART / "ci" / "bundled-cluster-values.yaml")
     probe = container(rendering.api)["readinessProbe"]
     patience_s = probe["periodSeconds"] * (probe["failureThreshold"] - 1)
@@ -180,7 +182,7 @@ def test_what_the_user_adds_is_in_every_container_of_the_server(chart: Chart) ->
         }
 
 
-def test_where_pods_may_run_is_said_for_each_kind(chart: Chart) -> None:
+def test_each_kind_of_pod_has_its_own_placement(chart: Chart) -> None:
     rendering = chart.render(CHART / "ci" / "production-values.yaml")
     api, scheduler = (
         deployment["spec"]["template"] for deployment in (rendering.api, rendering.scheduler)
@@ -201,7 +203,7 @@ def test_work_is_throttled_by_no_limit_and_one_process_has_one_core(rendering: R
     assert config_map(rendering)["OJS_WORKERS"].isdecimal()
 
 
-def test_two_schedulers_stand_ready(rendering: Rendering) -> None:
+def test_two_schedulers_run_by_default(rendering: Rendering) -> None:
     assert rendering.scheduler["spec"]["replicas"] == 2
 
 
@@ -212,7 +214,9 @@ def test_two_schedulers_stand_ready(rendering: Rendering) -> None:
         ("hard", "requiredDuringSchedulingIgnoredDuringExecution"),
     ],
 )
-def test_nodes_of_the_bundled_cluster_keep_apart(chart: Chart, kind: str, rule: str) -> None:
+def test_nodes_of_the_bundled_cluster_are_spread_over_hosts(
+    chart: Chart, kind: str, rule: str
+) -> None:
     values = CHART / "ci" / "bundled-cluster-values.yaml"
     nodes = chart.render(values, sets={"valkey.antiAffinity": kind}).one("StatefulSet")
     ((term,),) = (
@@ -226,18 +230,19 @@ def test_nodes_of_the_bundled_cluster_keep_apart(chart: Chart, kind: str, rule: 
     assert nodes["spec"]["replicas"] == 6
 
 
-def test_a_disruption_budget_lets_nodes_be_emptied(rendering: Rendering) -> None:
+def test_a_disruption_budget_lets_kubernetes_nodes_be_drained(rendering: Rendering) -> None:
     for budget in rendering.all("PodDisruptionBudget"):
-        # Even one replica alone stands in nobody's way.
+        # Even a single replica does not block a drain.
         assert "minAvailable" not in budget["spec"]
         assert budget["spec"]["maxUnavailable"] >= 1
         keeps_jobs = budget["metadata"]["name"].endswith("-valkey")
-        # A broken pod of the server may always go; a node with jobs only when the others are well.
+        # A broken pod of the server may always be evicted; a node with jobs only when the others
+        # are healthy.
         policy = budget["spec"].get("unhealthyPodEvictionPolicy")
         assert policy == (None if keeps_jobs else "AlwaysAllow")
 
 
-def test_everything_that_serves_has_a_disruption_budget(rendering: Rendering) -> None:
+def test_every_server_has_a_disruption_budget(rendering: Rendering) -> None:
     budgets = {each["metadata"]["name"] for each in rendering.all("PodDisruptionBudget")}
     serving = [*rendering.all("Deployment"), *rendering.all("StatefulSet")]
     assert budgets == {each["metadata"]["name"] for each in serving}
@@ -254,7 +259,7 @@ def test_a_new_version_of_the_chart_alone_restarts_no_pod(
     now = chart.render(values)
     assert now.api["metadata"] != other.render(values).api["metadata"]
     assert templates(now) == templates(other.render(values))
-    # Nor does a label of objects, but where it is one of the pods as well.
+    # A label of objects restarts no pod either, unless it is one of pods as well.
     labelled = chart.render(values, sets={"commonLabels.more": "yes"})
     for name, pod in templates(labelled).items():
         if name.startswith(("Deployment", "StatefulSet")):
@@ -329,12 +334,12 @@ def test_the_api_is_given_and_probed_by_its_certificate(chart: Chart) -> None:
     assert "subPath" not in mounts["tls"], "a Secret's entry that is mounted alone is never renewed"
     (volume,) = (each for each in spec["volumes"] if each["name"] == "tls")
     assert volume["secret"]["secretName"] == "jobs-certificate"
-    # Read by the group, which is the pod's; the key is nobody else's.
+    # Readable by the group of the pod; no other user can read the key.
     assert volume["secret"]["defaultMode"] == 0o440
     assert spec["securityContext"]["fsGroup"] == spec["securityContext"]["runAsGroup"]
 
 
-def test_the_scheduler_knows_keys_only_to_check_who_scrapes_it(rendering: Rendering) -> None:
+def test_the_scheduler_has_keys_only_for_its_metrics(rendering: Rendering) -> None:
     names = {entry["name"] for entry in container(rendering.scheduler)["env"]}
     with_key = [
         monitor
@@ -369,7 +374,7 @@ def test_a_file_of_keys_is_mounted_as_a_whole_where_keys_are_checked(chart: Char
             assert volume["secret"] == {"secretName": "team-keys", "defaultMode": 0o440}
 
 
-def test_workers_and_port_are_what_the_server_is_told(chart: Chart) -> None:
+def test_the_server_gets_its_workers_and_port(chart: Chart) -> None:
     rendering = chart.render(MINIMAL, sets={"api.workers": 3, "api.port": 9000})
     listen = load(rendering.environment(rendering.api)).listen
     assert (listen.workers, listen.port) == (3, 9000)
@@ -378,14 +383,14 @@ def test_workers_and_port_are_what_the_server_is_told(chart: Chart) -> None:
     ]
 
 
-def test_who_scales_decides_the_replicas(chart: Chart) -> None:
+def test_a_scaler_owns_the_replicas(chart: Chart) -> None:
     assert chart.render(MINIMAL).api["spec"]["replicas"] == 2
     for scaler, kind in (("autoscaling", "HorizontalPodAutoscaler"), ("keda", "ScaledObject")):
         sets: dict[str, Any] = {f"api.{scaler}.enabled": True}
         if scaler == "keda":
             sets["api.keda.serverAddress"] = "http://p:9090"
         rendering = chart.render(MINIMAL, sets=sets)
-        # An update that named a number would undo what the scaler has decided.
+        # An update with a number would undo the scaler's decision.
         assert "replicas" not in rendering.api["spec"]
         target = rendering.one(kind, "-api")["spec"]["scaleTargetRef"]
         assert target["name"] == rendering.api["metadata"]["name"]
@@ -400,7 +405,7 @@ def test_keda_scales_the_api_by_its_load(chart: Chart) -> None:
         assert trigger["type"] == "prometheus"
         assert trigger["metadata"]["serverAddress"] == "http://prometheus.monitoring:9090"
     assert (load["metricType"], load["metadata"]["threshold"]) == ("AverageValue", "16")
-    # A paused queue has old jobs: no reason for more API pods.
+    # A paused queue has old jobs, which is no reason for more API pods.
     assert "ojs_queue" not in str(spec["triggers"])
     assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (2, 20)
     down = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]
@@ -416,7 +421,7 @@ def test_keda_scales_the_api_by_its_load(chart: Chart) -> None:
     assert (ours["metricType"], ours["metadata"]["query"]) == ("Value", "sum(up)")
 
 
-def test_requests_in_flight_leave_out_who_waits_for_jobs(chart: Chart) -> None:
+def test_requests_in_flight_do_not_count_waiting_fetches(chart: Chart) -> None:
     rendering = chart.render(CHART / "ci" / "keda-values.yaml")
     query = rendering.one("ScaledObject", "-api")["spec"]["triggers"][1]["metadata"]["query"]
     (pattern,) = re.findall(r'route!~"([^"]*)"', query)
@@ -442,7 +447,7 @@ def test_keda_scales_workers_by_their_jobs(chart: Chart) -> None:
         assert metric in query
         assert r'queue=~"mail|mail\\.bulk"' in query
         assert "unless on (queue) (max by (queue) (ojs_queue_paused{" in query
-        # Without an answer of Redis there is no number, and workers stay as many as they are.
+        # Without an answer of Redis there is no value, and the number of workers stays.
         assert re.search(r" or \(max\(ojs_redis_up\{[^}]*\}\) == 1\) \* 0$", query)
         assert trigger["metadata"]["ignoreNullValues"] == "false"
 
@@ -457,7 +462,7 @@ def test_load_scales(chart: Chart) -> None:
     assert (spec["minReplicas"], spec["maxReplicas"]) == (3, 30)
 
 
-def test_a_job_of_the_bundled_cluster_changes_its_name_with_what_it_does(chart: Chart) -> None:
+def test_a_job_of_the_bundled_cluster_has_a_name_of_its_content(chart: Chart) -> None:
     values = CHART / "ci" / "bundled-cluster-values.yaml"
     names = {
         chart.render(values, sets=sets).one("Job")["metadata"]["name"]

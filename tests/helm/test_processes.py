@@ -1,9 +1,9 @@
-"""The chart's pods as processes of this machine: what is rendered starts, serves, and drains.
+"""The chart's pods as processes of this machine: rendered commands start, serve, and drain.
 
-Commands, environment and probes are taken as they are rendered. Addresses are values (the
-cluster, the port of each pod), so nothing of the environment is replaced. What Kubernetes would do
-around the processes is done here in its order: a pod's successor becomes ready, the Service forgets
-the pod while its `preStop` runs, then SIGTERM, and SIGKILL when the grace period ends.
+Commands, environment and probes are those of the rendering. Addresses are values (the cluster, the
+port of each pod), so no variable is replaced. The tests do what Kubernetes does, in its order: the
+successor of a pod becomes ready, the Service removes the pod while its ``preStop`` runs, then
+SIGTERM, and SIGKILL at the end of the grace period.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ PRE_STOP_S = 2
 PATIENT: dict[str, Any] = {
     f"config.{name}": "60s" for name in ("OJS_REDIS_REPLY_TIMEOUT", "OJS_REDIS_CALL_TIMEOUT")
 }
-"""A machine that has much else to do is slow; it must not look like a request that failed."""
+"""Long timeouts, so that a slow machine does not look like a failed request."""
 PATIENCE_S = 120
 AUTHORIZATION = {"Authorization": "Bearer the-former-key"}
 BIN = Path(sys.executable).parent
@@ -62,7 +62,7 @@ def pre_stop_s(deployment: Manifest) -> int:
 
 @dataclass
 class Pod:
-    """The one container of a rendered pod, run here."""
+    """The container of a rendered pod as a local process."""
 
     manifest: Manifest
     env: dict[str, str]
@@ -86,7 +86,7 @@ class Pod:
         return HOST, int(port["containerPort"])
 
     def passes(self, probe: str) -> bool:
-        """Whether a rendered HTTP probe succeeds now."""
+        """Return whether a rendered HTTP probe succeeds now."""
         rendered = container(self.manifest)[probe]
         action = rendered["httpGet"]
         (port,) = (p for p in container(self.manifest)["ports"] if p["name"] == action["port"])
@@ -107,9 +107,10 @@ class Pod:
         return self.passes(probe)
 
     def end(self) -> int:
-        """SIGTERM, then at the end of the grace period SIGKILL; gives the exit code.
+        """Send SIGTERM, then SIGKILL at the end of the grace period; return the exit code.
 
-        Raises AssertionError when it had to be killed.
+        Raises:
+            AssertionError: it had to be killed.
         """
         spec = self.manifest["spec"]["template"]["spec"]
         grace_s = spec["terminationGracePeriodSeconds"]
@@ -122,14 +123,14 @@ class Pod:
             raise AssertionError(f"{self.log.stem}: killed after {left_s} s\n{text}") from None
 
     def kill(self) -> None:
-        """End whatever is left, its children included."""
+        """Kill the process and its children."""
         if self._process is not None and self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
 
 
 class Node:
-    """What Kubernetes is to the pods: renders, starts and replaces them."""
+    """The role of Kubernetes: render, start and replace pods."""
 
     def __init__(self, chart: Chart, redis_url: str, directory: Path) -> None:
         self._chart = chart
@@ -141,7 +142,7 @@ class Node:
         self.in_flight = InFlight()
 
     def render(self, component: str) -> Rendering:
-        """Render with a port of its own for a component: here all pods share one address."""
+        """Render with its own port for a component, because all pods share one address here."""
         reserved = reserve_any()
         self._ports.append(reserved)
         sets: dict[str, Any] = {
@@ -170,8 +171,8 @@ class Node:
         self.endpoints.append(new.address)
         wait_until(partial(old.passes, "livenessProbe"), timeout_s=PATIENCE_S, what="it lives")
         self.endpoints.remove(old.address)
-        # The proxies forget the pod at once here: what an overloaded machine may put off for longer
-        # than `preStop` is no fault of the pod.
+        # The proxies remove the pod at once here. On a slow machine a delay could exceed `preStop`,
+        # which is no fault of the pod.
         wait_until(
             lambda: self.in_flight.of(old.address) == 0,
             timeout_s=PATIENCE_S,
@@ -198,7 +199,7 @@ def node(chart: Chart, embedded: Embedded, directory: Path) -> Iterator[Node]:
 
 
 def leader(embedded: Embedded) -> int | None:
-    """Process id of the leading scheduler."""
+    """Return the process id of the leading scheduler."""
     with observer(embedded) as redis:
         held = redis.get(Keyspace(64).meta.leader("default"))
     return int(held.decode().split(":")[1]) if isinstance(held, bytes) else None
@@ -247,7 +248,7 @@ async def test_pods_are_replaced_under_load_without_a_failed_request(
     assert lost(report, load.ledger.acknowledged) == set()
 
 
-def test_metrics_are_where_prometheus_is_told_to_look(
+def test_processes_serve_the_metrics_that_prometheus_scrapes(
     chart: Chart, cluster: Embedded, tmp_path: Path
 ) -> None:
     with node(chart, cluster, tmp_path) as here:
@@ -268,7 +269,7 @@ def test_metrics_are_where_prometheus_is_told_to_look(
             served |= set(re.findall(r"^# TYPE (\w+)", answer.text, re.MULTILINE))
         assert "ojs_redis_up" in served
         for query in queries(rendering):
-            assert names(query) <= served, f"nobody serves all of {query}"
+            assert names(query) <= served, f"no process serves all of {query}"
 
 
 def test_a_backup_is_made_and_read_in_a_pod(
@@ -339,7 +340,7 @@ def test_the_hook_of_helm_test_runs_a_job_through_the_service(
 def test_the_hook_of_helm_test_has_a_key_of_its_own_beside_a_file_of_keys(
     chart: Chart, standalone: Embedded, tmp_path: Path
 ) -> None:
-    """The file holds hashes alone. Without a key the hook says what it lacks, and succeeds."""
+    """A key file has only hashes. Without a key the hook prints what is missing, and succeeds."""
     secret = "s" * 40
     digest = sha256(secret.encode()).hexdigest()
     (tmp_path / "keys.toml").write_text(

@@ -1,4 +1,4 @@
-"""How clients and operators get to what is installed: Service, Ingress, HTTPRoute, hook, notes."""
+"""Access for clients and operators: Service, Ingress, HTTPRoute, hook, notes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CI = CHART / "ci"
 
 
 def backend(rendering: Rendering) -> tuple[str, int]:
-    """The Service of the API, and its port."""
+    """Return the Service of the API, and its port."""
     service = rendering.one("Service", "jobs-ojs-cluster")
     (port,) = service["spec"]["ports"]
     assert port["targetPort"] == "http"
@@ -30,7 +30,7 @@ def test_an_ingress_leads_to_the_service(chart: Chart) -> None:
     assert path["backend"]["service"] == {"name": backend(rendering)[0], "port": {"name": "http"}}
     assert ingress["spec"]["ingressClassName"] == "nginx"
     assert ingress["spec"]["tls"][0]["hosts"] == [rule["host"]]
-    # Batches are larger than what nginx takes by itself.
+    # Batches are larger than nginx's default limit.
     size = ingress["metadata"]["annotations"]["nginx.ingress.kubernetes.io/proxy-body-size"]
     assert size == "16m"
 
@@ -81,19 +81,19 @@ def test_an_api_with_tls_is_called_by_it(chart: Chart) -> None:
         env = {entry["name"]: entry.get("value") for entry in hook["env"]}
         assert env["OJS_URL"] == f"https://{name}.work.svc:{port}"
         assert env.get("OJS_CA") == ((ca and f"/tls/{ca}") or None)
-        # Not the key: the hook needs none of it.
+        # Without the private key, which the hook does not need.
         entries = [each["secret"]["items"] for each in spec["volumes"] if each["name"] == "tls"]
         assert entries == ([[{"key": ca, "path": ca}]] if ca else [])
 
 
 @pytest.mark.parametrize("kind", ["Ingress", "HTTPRoute"])
-def test_nothing_leads_in_from_outside_unless_asked_for(chart: Chart, kind: str) -> None:
+def test_nothing_is_exposed_by_default(chart: Chart, kind: str) -> None:
     rendering = chart.render(CI / "minimal-values.yaml")
     assert rendering.all(kind) == []
     assert {each["spec"]["type"] for each in rendering.all("Service")} == {"ClusterIP"}
 
 
-def test_what_helm_test_leaves_behind_goes_with_the_next_run(rendering: Rendering) -> None:
+def test_the_pod_of_helm_test_is_deleted_by_the_next_run(rendering: Rendering) -> None:
     hooks = [
         manifest
         for manifest in rendering.manifests
@@ -105,7 +105,7 @@ def test_what_helm_test_leaves_behind_goes_with_the_next_run(rendering: Renderin
         notes = hook["metadata"]["annotations"]
         assert notes["helm.sh/hook"] == "test"
         policy = set(notes["helm.sh/hook-delete-policy"].split(","))
-        # One that failed stays, to be looked at.
+        # A failed pod stays, so that its logs can be read.
         assert policy == {"before-hook-creation", "hook-succeeded"}
         weight[hook["kind"]] = int(notes.get("helm.sh/hook-weight", "0"))
     assert weight["ConfigMap"] < weight["Pod"], "the script has to be there first"
@@ -138,7 +138,7 @@ def test_the_notes_name_the_next_commands(
     assert "WARNING" not in notes
 
 
-def test_the_notes_warn_of_what_is_for_trials(chart: Chart) -> None:
+def test_the_notes_warn_about_trial_settings(chart: Chart) -> None:
     values = CI / "bundled-cluster-values.yaml"
     notes = chart.notes(values, sets={"auth.apiKey": "", "auth.allowInsecure": True})
     assert "WARNING: auth.allowInsecure" in notes
@@ -147,7 +147,7 @@ def test_the_notes_warn_of_what_is_for_trials(chart: Chart) -> None:
     assert "get secret" not in notes
 
 
-def test_notes_name_no_entry_of_a_secret_that_is_not_there(chart: Chart) -> None:
+def test_notes_name_no_missing_entry_of_a_secret(chart: Chart) -> None:
     sets = {"auth.apiKey": "", "auth.keysFile.existingSecret": "scoped-keys"}
     notes = chart.notes(CI / "minimal-values.yaml", sets=sets)
     assert "scoped-keys" in notes

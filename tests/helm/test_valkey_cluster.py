@@ -1,4 +1,4 @@
-"""The bundled cluster forms itself and stays one: the chart's own scripts, on real servers."""
+"""The bundled cluster forms and maintains itself: the chart's own scripts, on real servers."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def six(chart: Chart, server_binary: ServerBinary, tmp_path: Path) -> Iterator[P
 
 
 def slots(here: Pods) -> list[str]:
-    """Slots of every master."""
+    """Return the slots of every master."""
     parts = here.layout().values()
     return sorted(",".join(given) for role, _, *given in parts if role == "master")
 
 
 def has_a_replica_each(here: Pods) -> bool:
-    """Whether every node is a master with slots, or the one replica of such a one."""
+    """Return whether every node is a master with slots, or the only replica of one."""
     parts = here.layout()
     masters = {id_ for id_, (role, _, *given) in parts.items() if role == "master" and given}
     replicas = Counter(master for role, master, *_ in parts.values() if role == "slave")
@@ -45,7 +45,7 @@ def has_a_replica_each(here: Pods) -> bool:
 
 
 def write(here: Pods, count: int) -> None:
-    """Keys of every shard, on replicas too."""
+    """Write keys of every shard, also to the replicas."""
     port = here.nodes[0].port
     with redis.RedisCluster(host="127.0.0.1", port=port, socket_timeout=60) as client:
         for number in range(count):
@@ -122,7 +122,7 @@ def test_nodes_find_each_other_when_every_address_has_changed(six: Pods) -> None
     for pod in six.all:
         pod.server.stop()
     for pod in six.all:
-        pod.start(anew=False)
+        pod.start(empty=False)
     assert not set(was) & {node.port for node in six.nodes}
 
     six.meet()
@@ -137,14 +137,14 @@ def test_pods_without_volumes_are_replaced_one_by_one_and_no_job_is_lost(six: Po
     ids = set(six.layout())
 
     for pod in reversed(six.all):  # as a StatefulSet does
-        pod.start(anew=True)
+        pod.start(empty=True)
         six.meet()
         wait_until(lambda pod=pod: six.is_ready(pod), timeout_s=PATIENCE_S, what=pod.here)  # type: ignore[misc]
 
     assert not ids & set(six.layout())
     assert read(six, 200) == [str(number).encode() for number in range(200)]
     wait_until(lambda: has_a_replica_each(six), timeout_s=PATIENCE_S, what="a replica each")
-    # Who is nobody's former self is all that is left.
+    # Only the old process of the pod is left, and no node knows it.
     wait_until(
         lambda: all(len(pod.rows()) == len(six.all) for pod in six.all),
         timeout_s=PATIENCE_S,
@@ -153,11 +153,11 @@ def test_pods_without_volumes_are_replaced_one_by_one_and_no_job_is_lost(six: Po
     six.formed()
 
 
-def test_a_node_that_came_back_empty_is_ready_when_it_has_a_part(six: Pods) -> None:
+def test_an_empty_node_is_ready_when_it_has_a_role(six: Pods) -> None:
     six.formed()
     six.end_sidecars()
     pod = next(pod for pod in six.all if "slave" in pod.myself()[2])
-    pod.start(anew=True)
+    pod.start(empty=True)
     with pod.node.client() as client:
         for other in six.all:
             if other is not pod:
@@ -172,12 +172,12 @@ def test_a_node_that_came_back_empty_is_ready_when_it_has_a_part(six: Pods) -> N
     assert has_a_replica_each(six)
 
 
-def test_nodes_that_come_back_empty_at_once_do_not_take_the_same_master(six: Pods) -> None:
+def test_nodes_that_restart_empty_at_once_choose_different_masters(six: Pods) -> None:
     six.formed()
     write(six, 50)
     for pod in six.all:
         if "slave" in pod.myself()[2]:
-            pod.start(anew=True)
+            pod.start(empty=True)
     six.meet()
 
     wait_until(lambda: has_a_replica_each(six), timeout_s=PATIENCE_S, what="a replica each")
@@ -185,7 +185,7 @@ def test_nodes_that_come_back_empty_at_once_do_not_take_the_same_master(six: Pod
     assert None not in read(six, 50)
 
 
-def test_slots_whose_master_and_replica_are_lost_are_no_success(six: Pods) -> None:
+def test_slots_without_master_and_replica_are_a_failure(six: Pods) -> None:
     six.formed()
     (lost,) = (pod for pod in six.all if pod.myself()[8:] == ["0-5460"])
     id_ = lost.myself()[0]
@@ -194,18 +194,18 @@ def test_slots_whose_master_and_replica_are_lost_are_no_success(six: Pods) -> No
     for pod in both:
         pod.server.stop(graceful=False)
     for pod in both:
-        pod.start(anew=True)
+        pod.start(empty=True)
     six.meet()
 
     job = six.form()
     said = "5461 slots belong to a node that has failed"
     wait_until(lambda: said in six.log("form"), timeout_s=PATIENCE_S, what=said)
     assert job.poll() is None
-    assert not any(given(pod) for pod in both), "nobody decides that jobs are lost"
+    assert not any(given(pod) for pod in both), "no script decides that jobs are lost"
     job.terminate()
     assert job.wait(PATIENCE_S) == 128 + signal.SIGTERM
 
 
 def given(pod: Pod) -> list[str]:
-    """The slots of a pod, by what it says itself."""
+    """Return the slots of a pod by its own report."""
     return pod.myself()[8:]

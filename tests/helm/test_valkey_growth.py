@@ -1,4 +1,4 @@
-"""`valkey.masters` may grow: empty masters join, and slots move to them while clients use them."""
+"""``valkey.masters`` may grow: empty masters join, and slots move to them under load."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Any]]:
 
 
 class Died(BaseException):
-    """What a job does when its pod is deleted."""
+    """The pod of a job is deleted."""
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def values(servers: Embedded) -> set[bytes | None]:
 
 
 def claims(modules: tuple[Any, Any], nodes: list[Any], slot: int) -> list[Any]:
-    """Nodes that say that a slot is theirs."""
+    """Return the nodes that claim a slot."""
     return [node for node in nodes if slot in modules[0].myself(node).slots]
 
 
@@ -70,7 +70,7 @@ def open_slots(modules: tuple[Any, Any], nodes: list[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["unsent", "sent"])
-def test_a_slot_arrives_wherever_the_job_that_moved_it_died(
+def test_a_slot_arrives_wherever_its_job_died(
     three: Embedded, modules: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, before: bool
 ) -> None:
     module, slots = modules
@@ -139,7 +139,7 @@ def test_a_slot_whose_target_is_gone_stays(three: Embedded, modules: tuple[Any, 
 def test_a_key_that_two_masters_have_is_not_overwritten(
     three: Embedded, modules: tuple[Any, Any]
 ) -> None:
-    # As after a failover of the source on a server that forgets in it that a slot is on its way.
+    # As after a failover of the source on a server that loses the state of a moving slot.
     module, slots = modules
     nodes = [module.Node("127.0.0.1", node.port) for node in three.nodes]
     cluster = slots.Cluster(nodes)
@@ -173,7 +173,7 @@ def test_fewer_masters_are_refused(three: Embedded, modules: tuple[Any, Any]) ->
 def test_a_batch_of_keys_shrinks_when_it_blocks_a_master_too_long(
     three: Embedded, modules: tuple[Any, Any]
 ) -> None:
-    # A batch of any size takes longer than no time at all, and less than an hour.
+    # Every batch takes longer than zero and less than an hour.
     module, slots = modules
     nodes = [module.Node("127.0.0.1", node.port) for node in three.nodes]
     cluster = slots.Cluster(nodes)
@@ -193,7 +193,7 @@ def test_a_batch_of_keys_shrinks_when_it_blocks_a_master_too_long(
 
 
 class Traffic:
-    """A client that writes and reads back, until it is told to end."""
+    """A client that writes and reads until it is stopped."""
 
     def __init__(self, port: int) -> None:
         self.written = 0
@@ -231,7 +231,7 @@ def test_five_masters_share_the_slots_of_three_under_traffic(
 
 @needs_cli
 @pytest.mark.soak
-def test_slots_move_key_by_key_where_the_server_moves_them_no_other_way(
+def test_slots_move_key_by_key_without_atomic_moves(
     chart: Chart, server_binary: ServerBinary, tmp_path: Path
 ) -> None:
     with pods(chart.render(VALUES), server_binary, tmp_path, hosts="abcbca") as grown:
@@ -242,7 +242,7 @@ def test_slots_move_key_by_key_where_the_server_moves_them_no_other_way(
 
 
 def grow(here: Pods, chart: Chart, hosts: str, *, patience_s: float = PATIENCE_S) -> None:
-    """Make it five masters, with a job that dies once, and check what becomes of it."""
+    """Grow to five masters, with a job that dies once, and check the result."""
     here.rendering = chart.render(VALUES, sets={"valkey.masters": 5})
     with Traffic(here.nodes[0].port) as traffic:
         wait_until(lambda: traffic.written > 10, what="clients are at work")

@@ -1,4 +1,4 @@
-"""One lost host takes no shard of the bundled cluster: its masters and replicas are apart."""
+"""One lost host makes no shard of the bundled cluster unavailable: nodes are spread over hosts."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ needs_cli = pytest.mark.skipif(CLI is None, reason="needs valkey-cli or redis-cl
 
 @contextmanager
 def formed(chart: Chart, binary: ServerBinary, folder: Path, hosts: str) -> Iterator[Pods]:
-    """A cluster whose pods are on these hosts, a letter each."""
+    """Return a cluster whose pods are on these hosts, a letter each."""
     with pods(chart.render(VALUES), binary, folder, count=len(hosts), hosts=hosts) as started:
         started.formed()
         yield started
 
 
 def hosts_of(here: Pods) -> list[tuple[str, list[str]]]:
-    """Host of every master, and those of its replicas."""
+    """Return the host of every master, and the hosts of its replicas."""
     host = {pod.myself()[0]: pod.host for pod in here.all}
     layout = here.layout()
     return [
@@ -40,7 +40,7 @@ def hosts_of(here: Pods) -> list[tuple[str, list[str]]]:
 
 
 def said(here: Pods) -> list[str]:
-    """What sidecars did for the parts of nodes."""
+    """Return what sidecars did to the roles of nodes."""
     lines = [
         line for index in range(len(here.all)) for line in here.log(f"meet-{index}").split("\n")
     ]
@@ -48,7 +48,7 @@ def said(here: Pods) -> list[str]:
 
 
 def survives_any_host(here: Pods) -> bool:
-    """Whether every host has one master at most, and every master a replica elsewhere."""
+    """Return whether every host has at most one master, and every master a replica elsewhere."""
     found = hosts_of(here)
     masters = [master for master, _ in found]
     return len(set(masters)) == len(masters) == 3 and all(
@@ -66,8 +66,8 @@ def test_masters_and_replicas_are_on_different_hosts_also_when_pods_have_moved(
         formed_by = Counter(said(six))
         slots = sorted(part[2:] for part in six.layout().values() if part[0] == "master")
 
-        # As pods with volumes that come back elsewhere: two masters share a host, and a master and
-        # its replica another.
+        # As pods with volumes that restart elsewhere: two masters share a host, and a master and
+        # its replica share another.
         first, second, third = (pod for pod in six.all if "master" in pod.myself()[2])
         (beside,) = (pod for pod in six.all if pod.myself()[3] == third.myself()[0])
         homes = [first, second, third, beside]
@@ -79,14 +79,14 @@ def test_masters_and_replicas_are_on_different_hosts_also_when_pods_have_moved(
         wait_until(lambda: survives_any_host(six), timeout_s=PATIENCE_S, what="they have moved")
         wait_until(six.is_one, timeout_s=PATIENCE_S, what="replicas are in sync")
         assert slots == sorted(part[2:] for part in six.layout().values() if part[0] == "master")
-        # One at a time, and no more of it than needed.
+        # One at a time, and not more than needed.
         moves = list((Counter(said(six)) - formed_by).elements())
         assert sorted(line.split()[0] for line in moves) == ["failover", "replicate", "replicate"]
         assert all(line.endswith("OK") for line in moves), moves
 
 
 def cluster(parts: list[tuple[str, str | None]]) -> list[Member]:
-    """A healthy cluster: host of each node, and the number of its master; None for a master."""
+    """Return a healthy cluster: host of each node, and its master; None for a master."""
     count = sum(master is None for _, master in parts)
     share = 16384 // count
     found: list[Member] = []
@@ -102,9 +102,10 @@ def cluster(parts: list[tuple[str, str | None]]) -> list[Member]:
 
 
 def settle(nodes: list[Member], most: int) -> int:
-    """Do what the scripts beside the nodes ask for until they ask for nothing; return how often.
+    """Apply what the sidecars ask for until they ask for nothing; return how often.
 
-    Raises AssertionError when two want something at once, or it never ends.
+    Raises:
+        AssertionError: two of them ask at the same time, or it does not end.
     """
     for step in range(40):
         wanted = [(node, each) for node in nodes for each in actions(nodes, node, most=most)]
@@ -125,7 +126,7 @@ def settle(nodes: list[Member], most: int) -> int:
     raise AssertionError(f"it never ends: {nodes}")
 
 
-def test_any_placement_settles_where_no_host_that_is_lost_takes_a_shard() -> None:
+def test_any_placement_settles_so_that_a_lost_host_loses_no_shard() -> None:
     random.seed(11)
     for _ in range(25):
         masters, most = random.choice([(3, 1), (3, 2), (5, 1)])
@@ -158,7 +159,8 @@ def test_an_empty_node_waits_while_no_master_lacks_a_replica() -> None:
     nodes = cluster(full)
     nodes += [Member(number, "d", None) for number in (6, 7)]
     assert not [a for node in nodes for a in actions(nodes, node)]
-    # The replica of 1 can go to 0, whose own replica is lost, and a new one is no worse for that.
+    # The replica of 1 can move to 0, whose own replica is lost, and a new replica does not make
+    # that worse.
     del nodes[3]
     wanted = [a for node in nodes for a in actions(nodes, node)]
     assert wanted == [f"replicate {nodes[0].id}"]
@@ -176,7 +178,7 @@ def test_an_empty_node_waits_while_no_master_lacks_a_replica() -> None:
     ],
     ids=["suspected", "silent", "not in sync", "not serving", "slots move", "host unknown"],
 )
-def test_nothing_moves_unless_everything_is_well(spoil: Callable[[list[Member]], None]) -> None:
+def test_nothing_moves_in_an_unhealthy_cluster(spoil: Callable[[list[Member]], None]) -> None:
     parts = [("a", None), ("a", None), ("b", None), ("c", "0"), ("b", "1"), ("c", "2")]
     nodes = cluster(parts)
     assert [a for node in nodes for a in actions(nodes, node)]

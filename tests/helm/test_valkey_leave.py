@@ -1,4 +1,4 @@
-"""Fewer replicas take the last pods away at once: masters among them are handed over before."""
+"""Fewer replicas remove the last pods at once: masters among them are handed over before."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def nine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
 
 
 def identities(leave: Any, servers: Embedded) -> dict[str, Any]:
-    """What every node says of itself, by its id."""
+    """Return what every node reports about itself, by its id."""
     found = {}
     for server in servers.nodes:
         for member in leave.members(leave.Node("127.0.0.1", server.port)):
@@ -54,7 +54,7 @@ def node_of(leave: Any, member: Any) -> Any:
     return leave.Node(host, int(port))
 
 
-def test_all_masters_go_and_one_whole_shard_after_that(nine: Embedded, leave: Any) -> None:
+def test_all_masters_are_handed_over_and_one_shard_as_a_whole(nine: Embedded, leave: Any) -> None:
     with redis.RedisCluster(host="127.0.0.1", port=nine.nodes[0].port) as client:
         for number in range(30):
             client.set(f"kept-{number}", number)
@@ -68,7 +68,7 @@ def test_all_masters_go_and_one_whole_shard_after_that(nine: Embedded, leave: An
     assert not masters & {id_ for id_, each in before.items() if each.leads}
     assert len(masters) == 3
 
-    # Nothing that stays has a copy of this shard.
+    # No remaining node has a copy of this shard.
     shard = min(masters)
     staying = [
         node_of(leave, each) for id_, each in after.items() if id_ != shard and each.master != shard
@@ -79,7 +79,7 @@ def test_all_masters_go_and_one_whole_shard_after_that(nine: Embedded, leave: An
     kept = set(map(str, staying))
     last = identities(leave, nine)
     assert {each.address for each in last.values() if each.leads} <= kept
-    # A shard keeps a master where it stays, and no shard lost its last copy there.
+    # A shard keeps a remaining master, and no shard loses its last copy among the remaining nodes.
     assert sum(each.leads for each in last.values()) == 3
     with redis.RedisCluster(host="127.0.0.1", port=nine.nodes[0].port) as client:
         assert all(client.get(f"kept-{n}") == str(n).encode() for n in range(30))
@@ -91,9 +91,9 @@ def test_nothing_to_hand_over_changes_nothing(
     before = identities(leave, nine)
     staying = [leave.Node("127.0.0.1", server.port) for server in nine.nodes]
     leave.leave(staying, 3)
-    # More masters than there are yet; their nodes do not answer.
+    # More masters than exist yet; their nodes do not answer.
     leave.leave([*staying, leave.Node("127.0.0.1", 1)], 5)
-    assert capsys.readouterr().out == "every master stays\n" * 2
+    assert capsys.readouterr().out == "every master remains\n" * 2
     assert {i: (m.leads, m.master) for i, m in identities(leave, nine).items()} == {
         i: (m.leads, m.master) for i, m in before.items()
     }
@@ -112,7 +112,7 @@ def test_a_first_install_has_nothing_to_hand_over(leave: Any) -> None:
 def test_a_replica_out_of_reach_stops_the_upgrade(
     nine: Embedded, leave: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A node that stays refuses to answer, so nobody knows what it holds.
+    # A remaining node refuses to answer, so its role is unknown.
     monkeypatch.setattr(leave, "PATIENCE_S", 1)
     with nine.nodes[0].client() as client:
         client.config_set("requirepass", "another")
@@ -137,7 +137,7 @@ def test_it_runs_before_an_upgrade_and_a_rollback_by_the_names_that_stay(chart: 
     wanted = rendering.one("ConfigMap", "-valkey")["data"]["nodes"].splitlines()[2:]
     assert [f"node {name}" for name in names.split(",")] == wanted
     assert len(wanted) == 9
-    # What the same upgrade creates is not there yet.
+    # Objects of the same upgrade do not exist yet.
     assert hook["spec"]["serviceAccountName"] == "default"
     assert "Pod" not in [each["kind"] for each in without_valkey(chart).manifests if hooked(each)]
 

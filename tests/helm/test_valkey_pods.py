@@ -1,4 +1,4 @@
-"""A pod of the bundled cluster: the server it starts, its probes, its end, what restarts it."""
+"""A pod of the bundled cluster: its server, its probes, its end, and what restarts it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def server(rendering: Rendering) -> dict[str, Any]:
 
 
 class Started:
-    """A server that the rendered script has started, and commands beside it."""
+    """A server that the rendered script has started, with commands beside it."""
 
     def __init__(self, rendering: Rendering, folder: Path, port: int, password: str) -> None:
         self.folder = folder
@@ -87,7 +87,7 @@ class Started:
 
 @contextlib.contextmanager
 def started(chart: Chart, binary: ServerBinary, folder: Path, password: str) -> Iterator[Started]:
-    """Run the script of a pod, with the image's programs on ports of their own."""
+    """Run the script of a pod, with the programs of the image on their own ports."""
     rendering = chart.render(VALUES, sets={"valkey.maxmemory": "100mb"})
     script = scripts(rendering)["start.sh"].replace(" /tmp/", f" {folder}/")
     (folder / "start.sh").write_text(script.replace("dir /data", f"dir {folder}"))
@@ -139,7 +139,7 @@ def test_a_pod_starts_a_server_that_keeps_jobs(
             "hash-max-listpack-value": "1024",
             "cluster-enabled": "yes",
             "cluster-announce-ip": "127.0.0.1",
-            # By which the others know which pod a node was, and on which host.
+            # The other nodes see by these names which pod a node is, and on which host.
             "cluster-announce-hostname": name,
             "cluster-announce-human-nodename": "host.a",
             "masterauth": QUOTED,
@@ -149,7 +149,7 @@ def test_a_pod_starts_a_server_that_keeps_jobs(
 
 @pytest.mark.skipif(CLI is None, reason="needs valkey-cli or redis-cli")
 @pytest.mark.parametrize("password", ["", QUOTED], ids=["open", "password"])
-def test_probes_tell_a_node_that_lives_from_one_that_has_a_part(
+def test_probes_distinguish_a_live_node_from_one_with_a_role(
     chart: Chart, server_binary: ServerBinary, tmp_path: Path, password: str
 ) -> None:
     with started(chart, server_binary, tmp_path, password) as here:
@@ -170,11 +170,9 @@ def test_probes_tell_a_node_that_lives_from_one_that_has_a_part(
         assert here.probe("readinessProbe").returncode != 0
 
 
-def test_the_first_process_of_every_container_ends_when_it_is_told_to(
-    chart: Chart, tmp_path: Path
-) -> None:
-    # Those of the server and of Valkey do. As a container's first process these would hear nothing
-    # unless they handle the signal: here it would end them as a signal does.
+def test_the_first_process_of_every_container_ends_on_sigterm(chart: Chart, tmp_path: Path) -> None:
+    # The server and Valkey handle the signal. A container's first process ignores a signal without
+    # a handler; here such a process would end.
     rendering = chart.render(VALUES)
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -210,7 +208,7 @@ def test_probes_ask_the_scripts_and_wait_for_a_server_that_loads(chart: Chart) -
     probes = server(rendering)
     assert probes["startupProbe"]["exec"]["command"] == ["sh", "/scripts/ping.sh"]
     assert probes["readinessProbe"]["exec"]["command"] == ["sh", "-e", "/scripts/ready.sh"]
-    # A server that is busy, or not part of the cluster, is not mended by a restart.
+    # A restart does not repair a server that is busy or not part of the cluster.
     assert probes["livenessProbe"]["tcpSocket"] == {"port": "redis"}
     start = probes["startupProbe"]
     assert start["periodSeconds"] * start["failureThreshold"] >= 600
@@ -219,7 +217,7 @@ def test_probes_ask_the_scripts_and_wait_for_a_server_that_loads(chart: Chart) -
 
 
 def test_nodes_are_found_before_they_are_ready(chart: Chart) -> None:
-    # They are ready in a cluster only, and make one by these names.
+    # They are ready only in a cluster, and form one by these names.
     rendering = chart.render(VALUES)
     service = rendering.one("Service", "-valkey")["spec"]
     assert service["clusterIP"] == "None"
@@ -272,16 +270,16 @@ def test_a_changed_value_restarts_nodes(chart: Chart, name: str) -> None:
 
 
 def asked(client: redis.Redis) -> int:
-    """How often sidecars asked a node about the cluster."""
+    """Return how often sidecars asked a node about the cluster."""
     stats: dict[str, dict[str, int]] = client.info("commandstats")
     return stats.get("cmdstat_cluster|info", {"calls": 0})["calls"]
 
 
 @pytest.mark.skipif(CLI is None, reason="needs valkey-cli or redis-cli")
-def test_a_name_that_leads_to_another_release_joins_no_clusters(
+def test_a_name_of_another_release_joins_no_clusters(
     chart: Chart, server_binary: ServerBinary, tmp_path: Path
 ) -> None:
-    # DNS is late, and the address of a pod that is gone belongs to another release by now.
+    # DNS is late, and the address of a removed pod belongs to another release now.
     with (
         pods(chart.render(VALUES), server_binary, tmp_path / "own", count=1) as one,
         pods(chart.render(VALUES), server_binary, tmp_path / "other", count=1) as another,

@@ -1,4 +1,4 @@
-"""Masters that are gone for good, without a majority to vote: replicas take over, and only then."""
+"""Permanently lost masters without a majority to vote: replicas take over, and only then."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def masters(here: Pods) -> list[Pod]:
 
 
 def owners(servers: list[Embedded]) -> Counter[str]:
-    """How many of these servers say that a range of slots is theirs, by range."""
+    """Return the number of servers that claim each range of slots."""
     found: Counter[str] = Counter()
     for server in servers:
         with server.nodes[0].client() as client:
@@ -47,7 +47,7 @@ def owners(servers: list[Embedded]) -> Counter[str]:
 
 
 def taken_over(here: Pods) -> Counter[str]:
-    """How often each master was taken over, as sidecars say."""
+    """Return how often each master was taken over, by the sidecars' logs."""
     said = [
         line for index in range(len(here.all)) for line in here.log(f"meet-{index}").split("\n")
     ]
@@ -59,7 +59,7 @@ def taken_over(here: Pods) -> Counter[str]:
 
 
 def heal(here: Pods) -> None:
-    """Wait until the cluster is whole, and no key is lost."""
+    """Wait until the cluster is complete, and check that no key is lost."""
     wait_until(here.is_one, timeout_s=PATIENCE_S, what="it serves again")
     wait_until(lambda: has_a_replica_each(here), timeout_s=PATIENCE_S, what="a replica each")
     assert read(here, 60) == [str(number).encode() for number in range(60)]
@@ -68,7 +68,7 @@ def heal(here: Pods) -> None:
 
 
 @needs_cli
-def test_nobody_takes_over_while_a_master_may_be_alive_and_one_that_comes_back_owns_nothing(
+def test_no_replica_takes_over_while_a_master_may_be_alive(
     chart: Chart, server_binary: ServerBinary, tmp_path: Path
 ) -> None:
     with formed(chart, server_binary, tmp_path) as six:
@@ -76,7 +76,7 @@ def test_nobody_takes_over_while_a_master_may_be_alive_and_one_that_comes_back_o
         ids = {gone.myself()[0], cut_off.myself()[0]}
         kill(cut_off.node.pid, signal.SIGSTOP)
         gone.lose()
-        gone.start(anew=True)
+        gone.start(empty=True)
         six.meet()
         wait_until(
             lambda: stays.info()["cluster_state"] == "fail",
@@ -91,7 +91,7 @@ def test_nobody_takes_over_while_a_master_may_be_alive_and_one_that_comes_back_o
         )
         assert not taken_over(six)
 
-        # Its pod is deleted by force: what it was lives on where nobody reaches it.
+        # Its pod is deleted by force: the old process lives on but is unreachable.
         old = cut_off.replace(tmp_path / "another")
         try:
             six.meet()
@@ -99,7 +99,7 @@ def test_nobody_takes_over_while_a_master_may_be_alive_and_one_that_comes_back_o
             assert taken_over(six).keys() <= ids
             assert max(taken_over(six).values()) == 1
             kill(old.nodes[0].pid, signal.SIGCONT)
-            # Each range has one owner, also by what the one says that came back.
+            # Each range has one owner, also by the report of the returned node.
             everybody = [old, *(pod.server for pod in six.all)]
             wait_until(
                 lambda: set(owners(everybody).values()) == {1},
@@ -112,7 +112,7 @@ def test_nobody_takes_over_while_a_master_may_be_alive_and_one_that_comes_back_o
 
 
 def looks_of(here: Pods, pod: Pod) -> int:
-    """How often the node was asked about the cluster, by everybody."""
+    """Return how often the node was asked about the cluster."""
     with pod.node.client() as client:
         stats: dict[str, dict[str, int]] = client.info("commandstats")
     return stats["cmdstat_cluster|info"]["calls"] // len(here.all)
@@ -125,7 +125,7 @@ def test_all_masters_are_lost_at_once(
     with formed(chart, server_binary, tmp_path) as six:
         for pod in masters(six):
             pod.lose()
-            pod.start(anew=True)
+            pod.start(empty=True)
         six.meet()
         heal(six)
         assert max(taken_over(six).values()) == 1
@@ -158,7 +158,7 @@ def test_one_of_two_replicas_takes_over(
         five.end_sidecars()
         for pod in (with_replicas, alone):
             pod.lose()
-            pod.start(anew=True)
+            pod.start(empty=True)
         five.meet()
         wait_until(
             lambda: any(pod.myself()[8:] for pod in others), timeout_s=PATIENCE_S, what="one leads"
@@ -177,7 +177,7 @@ def test_one_of_two_replicas_takes_over(
         assert owners([pod.server for pod in five.all]) == {"0-5460": 1, "10922-16383": 1}
         with heir.node.client() as client:
             assert client.get("kept-2") == b"2"
-        # Slots of which nobody has a copy stay the lost master's.
+        # Slots without a copy stay with the lost master.
         said = heir.info()
         assert said["cluster_slots_assigned"] == "16384"
         assert int(said["cluster_slots_fail"]) + int(said["cluster_slots_pfail"]) == 5461
@@ -199,7 +199,7 @@ def two_lost() -> list[Member]:
 
 
 def asked(nodes: list[Member], pods: int = 6) -> list[str]:
-    """What all sidecars want together, of what is dangerous."""
+    """Return the dangerous actions that all sidecars ask for."""
     wanted = [
         f"{node.number} {action}"
         for node in nodes
@@ -213,11 +213,11 @@ def test_the_most_recent_replica_of_one_master_at_a_time_takes_over() -> None:
     nodes = two_lost()
     assert asked(nodes) == [f"3 steady 6 takeover {nodes[0].id}"]
     nodes[5].offset += 1
-    # By the order of the pods, as every sidecar sees it.
+    # In the order of the pods, as every sidecar sees it.
     assert asked(nodes) == [f"5 steady 6 takeover {nodes[0].id}"]
 
 
-def test_a_majority_is_asked_for_its_votes_when_there_is_one() -> None:
+def test_an_existing_majority_elects_the_replica() -> None:
     nodes = two_lost()
     nodes[1].slots, nodes[3].slots, nodes[3].master = "", "5461-10921", None
     nodes[4].master = 3
@@ -242,14 +242,14 @@ SPOILED: dict[str, Callable[[list[Member]], object]] = {
 
 
 @pytest.mark.parametrize("name", SPOILED)
-def test_nobody_takes_over_from_a_master_that_may_come_back(name: str) -> None:
+def test_no_replica_takes_over_from_a_master_that_may_return(name: str) -> None:
     nodes = two_lost()
     SPOILED[name](nodes)
     assert not [each for each in asked(nodes) if nodes[0].id in each]
 
 
 def test_a_longer_timeout_of_nodes_takes_longer() -> None:
-    # By then a master that is cut off has seen that it has no majority, and serves no more.
+    # By then a master that is cut off has noticed that it has no majority, and serves no more.
     nodes = two_lost()
     (wanted,) = actions(nodes, nodes[3], pods=6, timeout_ms=30_000)[-1:]
     assert wanted == f"steady 12 takeover {nodes[0].id}"

@@ -30,7 +30,7 @@ PASSWORD = "a password"
 
 @dataclass
 class Node:
-    """One pod of the StatefulSet, run here."""
+    """A pod of the StatefulSet as a local process."""
 
     folder: Path
     port: PortReservation
@@ -68,10 +68,10 @@ class Node:
         return {"PATH": path, "OJS_REDIS_PASSWORD": PASSWORD, **names}
 
     def here(self, text: str) -> str:
-        """Put this machine's paths and ports for those of the container."""
+        """Replace the paths and ports of the container by those of this machine."""
         port, bus = self.port.port, self.bus.port
         for there, now in (
-            # A probe asks the one node of its pod; here many have one address.
+            # A probe asks the node of its pod; here several nodes share one address.
             ('/tls/ca.crt "$@"', f'/tls/ca.crt -p {port} "$@"'),
             ('echo "tls-port 6379"', f'echo "tls-port {port}"; echo "cluster-port {bus}"'),
             ("$(POD_IP):6379@16379", f"{self.address}@{bus}"),
@@ -86,7 +86,7 @@ class Node:
 
 @pytest.fixture
 def nodes(chart: Chart, tmp_path: Path, certificates: Certificates) -> Iterator[list[Node]]:
-    """Give three started nodes that know nothing of each other, and what runs beside them."""
+    """Return three started nodes that do not know each other, with their sidecars."""
     if SERVER is None or CLIENT is None:
         pytest.skip("needs a redis-server and redis-cli with TLS on PATH")
     said = subprocess.run([SERVER, "--version"], capture_output=True, text=True, check=True).stdout
@@ -126,7 +126,7 @@ def prepare(
     for name in ("bin", "data", "scripts", "tls"):
         (node.folder / name).mkdir(parents=True)
     (node.folder / "bin" / "valkey-server").symlink_to(str(SERVER))
-    # The names that a cluster's DNS knows all lead to this machine.
+    # All DNS names of the cluster lead to this machine.
     client = node.folder / "bin" / "valkey-cli"
     client.write_text(
         "#!/bin/sh\n"
@@ -167,7 +167,7 @@ def form(node: Node, chart: Chart, addresses: str) -> subprocess.CompletedProces
     )
 
 
-def test_nodes_speak_tls_alone_and_become_a_cluster(nodes: list[Node], chart: Chart) -> None:
+def test_nodes_use_only_tls_and_form_a_cluster(nodes: list[Node], chart: Chart) -> None:
     first = nodes[0]
     for node in nodes:
         node.await_probe("ping.sh")
@@ -178,7 +178,7 @@ def test_nodes_speak_tls_alone_and_become_a_cluster(nodes: list[Node], chart: Ch
     assert CLIENT is not None
     plain = first.run(CLIENT, "-h", "127.0.0.1", "-p", str(first.port.port), "ping")
     assert "PONG" not in plain.stdout
-    # Clients are sent to names, which the certificate has, and not to addresses, which change.
+    # Clients are redirected to names, which the certificate has, not to addresses, which change.
     shim = str(first.folder / "scripts" / "valkey-cli")
     slots = first.run(shim, "-a", PASSWORD, "cluster", "slots")
     for node in nodes:

@@ -97,7 +97,7 @@ VALUES = yaml.safe_load((CHART / "values.yaml").read_text())
     ],
     ids=str,
 )
-def test_a_wrong_value_is_named(chart: Chart, sets: dict[str, Any], message: str) -> None:
+def test_a_wrong_value_is_refused_by_name(chart: Chart, sets: dict[str, Any], message: str) -> None:
     with pytest.raises(Refused) as caught:
         chart.render(MINIMAL, sets=sets)
     assert message in str(caught.value)
@@ -152,7 +152,7 @@ def test_numbers_and_switches_of_config_reach_the_server_as_written(chart: Chart
     assert environment["OJS_SHARDS"] == "128"
 
 
-def test_values_that_are_named_and_left_empty_are_the_defaults(chart: Chart) -> None:
+def test_empty_values_are_the_defaults(chart: Chart) -> None:
     empty = {"config", "commonLabels", "commonAnnotations", "extraEnv"}
     found = chart.render(MINIMAL, sets=dict.fromkeys(empty))
     assert found.manifests == chart.render(MINIMAL).manifests
@@ -165,7 +165,7 @@ def test_keda_needs_no_prometheus_to_scale_by_cpu(chart: Chart) -> None:
     assert trigger["type"] == "cpu"
 
 
-def test_workers_may_end_as_soon_as_nothing_is_left(chart: Chart) -> None:
+def test_workers_may_end_as_soon_as_no_job_is_left(chart: Chart) -> None:
     mail = {"name": "mail", "queues": ["mail"], "cooldownPeriod": 0}
     sets = {
         "workers.scaling": {"serverAddress": "http://p:9090", "deployments": [mail]},

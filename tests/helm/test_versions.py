@@ -1,4 +1,6 @@
-"""Charts of two versions upgrade into each other, in both directions, with Helm of either major."""
+"""Charts of two versions upgrade into each other, in both directions, with both major versions of
+Helm.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def counted(cluster: Cluster) -> dict[str, int]:
-    """Return the replicas of everything that has some."""
+    """Return the replicas of everything that has them."""
     return {
         name.rpartition("/")[2]: each["spec"]["replicas"]
         for name, each in cluster.objects.items()

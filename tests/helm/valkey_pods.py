@@ -1,8 +1,8 @@
-"""The bundled cluster's pods as processes of this machine: servers, what runs beside them, the job.
+"""The bundled cluster's pods as processes of this machine: servers, sidecars, and the job.
 
-Pods are servers that know nothing of each other. The commands are those of the rendered Job,
-sidecar and probes; the names that a cluster's DNS knows all lead to this machine, and the sidecar
-looks every second instead of every five, and waits no longer than two for a node.
+Pods are servers that do not know each other. The commands are those of the rendered Job, sidecar
+and probes. All DNS names of the cluster lead to this machine. The sidecar checks every second
+instead of every five, and waits at most two seconds for a node.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ CLI = shutil.which("valkey-cli") or shutil.which("redis-cli")
 SHELL = "/bin/sh"
 PATIENCE_S = 120
 LOOKS = 3
-"""So many looks of a sidecar in a row have to ask for a change; twice as many in a real pod."""
+"""A change needs this many checks of a sidecar in a row; twice as many in a real pod."""
 
 
 @dataclass
 class Pod:
-    """One server, and the address of its bus, which is another after a restart."""
+    """A server and the address of its cluster bus, which changes with a restart."""
 
     server: Embedded
     bus: PortReservation
     name: str
-    """By which the others find it: of the StatefulSet's pod and its Service."""
+    """The name of the StatefulSet's pod and Service, by which the others find it."""
 
     @property
     def node(self) -> Node:
@@ -49,28 +49,28 @@ class Pod:
 
     @property
     def here(self) -> str:
-        """Where it is, as the sidecar is told."""
+        """Return its address, as the sidecar gets it."""
         return f"{self.node.address}@{self.bus.port}"
 
     def lose(self) -> None:
-        """Kill it, and all that it has is gone."""
+        """Kill it and delete its data."""
         self.server.stop(graceful=False)
         shutil.rmtree(self.server.directory, ignore_errors=True)
 
     def move(self, host: str) -> None:
-        """Say that it is on this host now."""
+        """Announce this host from now on."""
         with self.node.client() as client:
             client.config_set("cluster-announce-human-nodename", host)
 
     @property
     def host(self) -> str:
-        """Where it says that it is."""
+        """Return the host that it announces."""
         with self.node.client() as client:
             found = client.config_get("cluster-announce-human-nodename")
         return str(found["cluster-announce-human-nodename"])
 
     def replace(self, directory: Path) -> Embedded:
-        """Start another server in its place, and give the one that was here, which lives on."""
+        """Start another server in its place; return the old one, which lives on."""
         old = self.server
         self.server = Embedded(directory, binary=old.binary, cluster=False, config=old.config)
         self.bus = reserve_any()
@@ -78,26 +78,26 @@ class Pod:
         self.server.start()
         return old
 
-    def start(self, *, anew: bool) -> None:
-        """Start it at another address, with what it remembers or with nothing."""
+    def start(self, *, empty: bool) -> None:
+        """Start it at another address, with or without its data."""
         self.server.stop()
         self.bus.release()
         self.bus = reserve_any()
         self.server.config["cluster-port"] = str(self.bus.port)
         self.node.port = 0
         (self.server.directory / "embedded.json").unlink(missing_ok=True)
-        if anew:
+        if empty:
             shutil.rmtree(self.server.directory, ignore_errors=True)
         self.server.start()
 
     def rows(self) -> list[list[str]]:
-        """CLUSTER NODES as it sees it."""
+        """Return its CLUSTER NODES."""
         with self.node.client() as client:
             reply: bytes = client.execute_command("CLUSTER", "NODES")  # type: ignore[no-untyped-call]
         return [line.split() for line in reply.decode().splitlines()]
 
     def myself(self) -> list[str]:
-        """What it says of itself: what others hear is late."""
+        """Return its report about itself, because reports of others are late."""
         (own,) = (row for row in self.rows() if "myself" in row[2])
         return own
 
@@ -109,7 +109,7 @@ class Pod:
 
 @dataclass
 class Pods:
-    """The pods of a rendering, and the chart's commands for them."""
+    """The pods of a rendering, with the commands of the chart."""
 
     all: list[Pod]
     rendering: Rendering
@@ -117,7 +117,7 @@ class Pods:
     binary: ServerBinary
     password: str = ""
     replicas: int | None = None
-    """How many a master has, when it is not what the chart says."""
+    """Replicas of a master, if not as in the chart."""
     _sidecars: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -125,7 +125,7 @@ class Pods:
         return [pod.node for pod in self.all]
 
     def add(self, count: int, hosts: str = "") -> None:
-        """Start pods until there are so many."""
+        """Start pods until there are this many."""
         service = self.rendering.one("StatefulSet", "-valkey")["spec"]["serviceName"]
         for index in range(len(self.all), count):
             name = f"{service}-{index}.{service}"
@@ -144,7 +144,7 @@ class Pods:
             )
             pod = Pod(server, reserve_any(), name)
             self.all.append(pod)
-            pod.start(anew=True)
+            pod.start(empty=True)
 
     def stop(self) -> None:
         """End all servers."""
@@ -153,7 +153,7 @@ class Pods:
             pod.bus.release()
 
     def script(self, path: str) -> str:
-        """A script that a container has mounted."""
+        """Return a script that a container mounts."""
         local = self.directory / Path(path).name
         if not local.exists():  # a shell reads on in its script while it runs
             text: str = self.rendering.one("ConfigMap", "-valkey")["data"][local.name]
@@ -163,14 +163,16 @@ class Pods:
         return str(local)
 
     def container(self, owner: str, name: str) -> dict[str, Any]:
-        """A container of the first pod whose owner begins so."""
+        """Return a container of the first pod whose owner has this prefix."""
         (spec,) = [p["spec"] for kind, p in self.rendering.pods() if kind.startswith(owner)]
         (found,) = [c for c in spec["containers"] if c["name"] == name]
         result: dict[str, Any] = found
         return result
 
     def environment(self, pod: Pod | None = None) -> dict[str, str]:
-        """What a container of the Valkey image has: its programs, and the password if any."""
+        """Return the environment of a container of the Valkey image: its programs, and the password
+        if any.
+        """
         port = pod.node.port if pod else 0  # a probe asks the container's own server
         programs = self.directory / f"bin-{port}"
         if not programs.exists():
@@ -185,7 +187,7 @@ class Pods:
         return {"PATH": f"{programs}:{os.environ['PATH']}", **secret}
 
     def form(self) -> subprocess.Popen[bytes]:
-        """Start what the Job runs."""
+        """Start the command of the Job."""
         program, script, names, masters = self.container("Job/", "form")["command"]
         assert program == "python"
         for module in ("nodes", "slots"):
@@ -196,13 +198,13 @@ class Pods:
         return spawn(command, output=self.directory / "form.log", env=self.environment())
 
     def formed(self, *jobs: subprocess.Popen[bytes]) -> None:
-        """Wait until jobs have succeeded and the cluster is one."""
+        """Wait until jobs have succeeded and the cluster is complete."""
         for job in jobs or (self.form(),):
             assert job.wait(PATIENCE_S) == 0, self.log("form")
         wait_until(self.is_one, timeout_s=PATIENCE_S, what="every node serves the cluster")
 
     def meet(self) -> None:
-        """Start what runs beside each node, with where it and the others are now."""
+        """Start the sidecar of each node, with its address and the others'."""
         self.end_sidecars()
         program, script, own, names = self.container("StatefulSet/", "meet")["command"]
         assert (program, own) == ("sh", "$(POD_IP):6379@16379")
@@ -221,7 +223,7 @@ class Pods:
             wait_until(begun, timeout_s=PATIENCE_S, what=f"sidecar {index} runs")
 
     def write_names(self, path: str) -> Path:
-        """Where every pod is now, as the sidecar reads it again and again."""
+        """Write the current addresses of all pods for the sidecars."""
         text: str = self.rendering.one("ConfigMap", "-valkey")["data"][Path(path).name]
         if self.replicas is not None:
             text = re.sub(r"^replicas .*", f"replicas {self.replicas}", text, flags=re.MULTILINE)
@@ -236,7 +238,7 @@ class Pods:
         return text in self.log(name)
 
     def end_sidecars(self) -> None:
-        """End them as Kubernetes does; what they began may last a little longer."""
+        """End them as Kubernetes does; their running commands may take a little longer."""
         for process in self._sidecars:
             assert process.poll() is None, "it ended by itself"
             process.terminate()
@@ -263,7 +265,7 @@ class Pods:
         return self.probe(pod, "readinessProbe").returncode == 0
 
     def is_one(self) -> bool:
-        """Whether every node serves the cluster and replicas are in sync."""
+        """Return whether every node serves the cluster and replicas are in sync."""
         for pod in self.all:
             with contextlib.suppress(redis.RedisError), pod.node.client() as client:
                 link = client.info("replication").get("master_link_status", "up")
@@ -273,7 +275,7 @@ class Pods:
         return True
 
     def layout(self) -> dict[str, tuple[str, ...]]:
-        """Role, master and slots of every node."""
+        """Return role, master and slots of every node."""
         found = {}
         for pod in self.all:
             own = pod.myself()
@@ -294,12 +296,13 @@ def pods(
     hosts: str = "",
     replicas: int | None = None,
 ) -> Iterator[Pods]:
-    """Start servers as the StatefulSet does, and what runs beside them.
+    """Start servers as the StatefulSet does, with their sidecars.
 
     Args:
+        chart: the chart.
         count: how many pods.
         hosts: a letter for the host of each.
-        replicas: how many a master has, if not as the chart says.
+        replicas: replicas of a master, if not as in the chart.
     """
     started = Pods([], rendering, directory, binary, replicas=replicas)
     with contextlib.ExitStack() as stack:

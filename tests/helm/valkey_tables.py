@@ -1,4 +1,4 @@
-"""What nodes of a cluster say, made up, and what the script beside one of them decides by it."""
+"""Made-up reports of cluster nodes, and the decisions of a sidecar's script."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AWK = CHART / "files" / "valkey_meet.awk"
 
 @dataclass
 class Member:
-    """A node; its pod is of the same number."""
+    """A node; its pod has the same number."""
 
     number: int
     host: str
@@ -22,7 +22,7 @@ class Member:
     slots: str = ""
     answers: bool = True
     flags: list[str] = field(default_factory=list)
-    """What the others say of it: `fail`, `fail?`."""
+    """What the others report about it: `fail`, `fail?`."""
     link: str = "up"
     offset: int = 1000
     state: str = "ok"
@@ -35,7 +35,7 @@ class Member:
 
 
 def row(node: Member, seer: Member, nodes: Sequence[Member]) -> str:
-    """A line of CLUSTER NODES."""
+    """Return a line of CLUSTER NODES."""
     role = "master" if node.master is None else "slave"
     master = "-" if node.master is None else by_number(nodes, node.master).id
     own = ["myself"] if node is seer else []
@@ -50,7 +50,7 @@ def by_number(nodes: Sequence[Member], number: int) -> Member:
 
 
 def table(nodes: Sequence[Member], timeout_ms: int = 5000) -> str:
-    """What the script reads of all that answer."""
+    """Return what the script reads from all nodes that answer."""
     lines: list[str] = []
     for seer in nodes:
         if not seer.answers:
@@ -74,7 +74,7 @@ def actions(
     pods: int | None = None,
     timeout_ms: int = 5000,
 ) -> list[str]:
-    """What the script beside a node does, when there are so many pods."""
+    """Return the actions of the script beside a node, with this many pods."""
     count = len(nodes) if pods is None else pods
     variables = {"id": at.id, "all": count, "most": most, "patience": 6}
     done = subprocess.run(

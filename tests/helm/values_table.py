@@ -1,10 +1,10 @@
-"""What the chart says about values and variables, made from where they are defined.
+"""Generate documentation and schema of values and variables from their definitions.
 
     python -m tests.helm.values_table
 
-writes the table of the chart's README from the comments of values.yaml, into values.schema.json the
-variables that `config` takes, and into files/added-values.json what the first chart did not have.
-Tests say when they are not current.
+It writes the table of the chart's README from the comments of values.yaml, the variables of
+``config`` into values.schema.json, and values that the first chart did not have into
+files/added-values.json. Tests fail when they are outdated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ README = CHART / "README.md"
 SCHEMA = CHART / "values.schema.json"
 ADDED = CHART / "files" / "added-values.json"
 FIRST = Path(__file__).with_name("ojs-cluster-0.1.0.tgz")
-"""The first chart that was installed on a cluster: later ones take its values."""
+"""The first chart that was installed on a cluster. Later charts accept its values."""
 DERIVED = {
     "OJS_PORT",
     "OJS_WORKERS",
@@ -46,7 +46,8 @@ DERIVED = {
     "OJS_TLS_KEY",
     "OJS_TLS_CLIENT_CA",  # nothing in a cluster could probe such pods
 }
-"""Variables that `config` refuses, because another value sets them or the chart needs them so."""
+"""Variables that ``config`` refuses, because another value sets them or the chart depends on them.
+"""
 
 MARK = "<!-- The rest is made from values.yaml by `make chart-docs`. -->"
 
@@ -54,16 +55,17 @@ _KEY = re.compile(r"^( *)([A-Za-z]+):")
 
 
 def readme() -> str:
-    """What the file should hold: what was written by hand, then the table."""
+    """Return the README: its handwritten part, then the table."""
     by_hand, mark, _ = README.read_text().partition(MARK)
     assert mark, f"{README} has lost its mark"
     return f"{by_hand}{MARK}\n\n{table()}"
 
 
 def table() -> str:
-    """One row per value that has a comment, which is every value.
+    """Return one row per value; every value needs a comment.
 
-    Raises AssertionError for a value without one.
+    Raises:
+        AssertionError: a value has no comment.
     """
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     described = comments((CHART / "values.yaml").read_text())
@@ -79,7 +81,7 @@ def table() -> str:
 
 
 def comments(text: str) -> dict[str, str]:
-    """Text after `# --` and its continuation lines, by the path of the key that follows."""
+    """Return the text after `# --` and its continuation lines, by the path of its key."""
     found: dict[str, str] = {}
     path: list[str] = []
     pending: list[str] = []
@@ -98,7 +100,7 @@ def comments(text: str) -> dict[str, str]:
 
 
 def leaves(values: Any, prefix: str) -> set[str]:
-    """Paths that need a description; below a described object nothing does."""
+    """Return the paths that need a description, without those below a described object."""
     described = comments((CHART / "values.yaml").read_text())
     found: set[str] = set()
     for name, value in values.items():
@@ -119,7 +121,7 @@ def first_values() -> str:
 
 
 def added() -> str:
-    """Return what files/added-values.json should hold: defaults by path, of values added since."""
+    """Return the content of files/added-values.json: defaults by path of values added since."""
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     known = set(comments(first_values()))
     found = {}
@@ -132,7 +134,7 @@ def added() -> str:
 
 
 def write() -> None:
-    """Make the files current."""
+    """Update the generated files."""
     README.write_text(readme())
     ADDED.write_text(added())
     schema = json.loads(SCHEMA.read_text())
