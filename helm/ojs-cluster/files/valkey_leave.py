@@ -33,7 +33,7 @@ class Cluster:
     """
 
     def __init__(self, nodes: Sequence[Node]) -> None:
-        self.stays: dict[str, Node] = {}
+        self.remaining: dict[str, Node] = {}
         """Remaining nodes that answer, by id."""
         self.known: dict[str, Member] = {}
         """All nodes that they know and reach; a node's own report has precedence."""
@@ -48,9 +48,9 @@ class Cluster:
                 continue
             for each in seen:
                 if "myself" in each.flags:
-                    self.stays[each.id] = node
+                    self.remaining[each.id] = node
                     self.known[each.id] = each
-                elif not each.failed and each.id not in self.stays:
+                elif not each.failed and each.id not in self.remaining:
                     self.known[each.id] = each
         self._named = {node.host for node in nodes}
 
@@ -64,7 +64,7 @@ class Cluster:
         Raises:
             NotYet: it may be a remaining node that does not answer.
         """
-        if member.id in self.stays or member.pod in self._named:
+        if member.id in self.remaining or member.pod in self._named:
             return False
         if not member.pod and self.silent:
             raise NotYet(f"{self.silent[0]} does not answer, and {member.address} may be its node")
@@ -72,7 +72,7 @@ class Cluster:
 
     def followers(self, master: str) -> list[str]:
         """Return the ids of a master's replicas that remain."""
-        return [each for each in self.stays if self.known[each].master == master]
+        return [each for each in self.remaining if self.known[each].master == master]
 
 
 def hand_over(nodes: Sequence[Node], masters: int) -> bool:
@@ -83,7 +83,7 @@ def hand_over(nodes: Sequence[Node], masters: int) -> bool:
         SystemExit: there are more masters than wanted.
     """
     cluster = Cluster(nodes)
-    if not cluster.stays:
+    if not cluster.remaining:
         return True  # the first install, or an outage that an upgrade may end
     refuse_fewer(len(cluster.masters()), masters)
     going = [each for each in cluster.masters() if cluster.goes(each)]
@@ -98,10 +98,10 @@ def hand_over(nodes: Sequence[Node], masters: int) -> bool:
 
 def take_over(cluster: Cluster, master: Member, heirs: Sequence[str]) -> None:
     """Make one of these replicas the master."""
-    ready = [heir for heir in heirs if "master_link_status:up" in info(cluster.stays[heir])]
+    ready = [heir for heir in heirs if "master_link_status:up" in info(cluster.remaining[heir])]
     if not ready:
-        raise NotYet(f"{cluster.stays[heirs[0]]} is not in sync with {master.address}")
-    node = cluster.stays[ready[0]]
+        raise NotYet(f"{cluster.remaining[heirs[0]]} is not in sync with {master.address}")
+    node = cluster.remaining[ready[0]]
     node.ask("CLUSTER", "FAILOVER")
     deadline = time.monotonic() + 10  # the server gives up after five seconds
     while "role:master" not in info(node):
@@ -118,19 +118,19 @@ def lend(cluster: Cluster, master: Member) -> None:
     shard.
     """
     shards: dict[str, list[str]] = {}
-    for id_ in cluster.stays:
+    for id_ in cluster.remaining:
         own = cluster.known[id_]
         shard = own.id if own.leads else own.master
         shards.setdefault(shard, []).append(id_)
-    spare = [
+    candidates = [
         id_
         for shard, kept in sorted(shards.items(), key=lambda pair: -len(pair[1]))
         for id_ in kept
         if not cluster.known[id_].leads and (shard == "-" or len(kept) > 1)
     ]
-    if not spare:
-        raise NotYet(f"no node that stays can follow {master.address}")
-    node = cluster.stays[spare[0]]
+    if not candidates:
+        raise NotYet(f"no remaining node can follow {master.address}")
+    node = cluster.remaining[candidates[0]]
     node.ask("CLUSTER", "REPLICATE", master.id)
     print(f"{node} follows {master.pod or master.address} now", flush=True)
 
@@ -158,7 +158,7 @@ def leave(nodes: Sequence[Node], masters: int) -> None:
                 " upgrade."
             )
         time.sleep(POLL_S)
-    print("every master stays", flush=True)
+    print("every master remains", flush=True)
 
 
 def attempt(step: Callable[[], bool]) -> str | None:
