@@ -13,7 +13,7 @@ from ojs_cluster.store.fetch.depth_cache import LimitedQueues, QueueDepthCache
 from ojs_cluster.store.fetch.depth_reader import DepthReader
 from ojs_cluster.store.fetch.unanswered_fetches import UnansweredFetches
 from ojs_cluster.store.limits.limit_keys import RateLimitKeyCounts
-from ojs_cluster.store.outbox.unreachable_shards import AwayShards, EffectClient
+from ojs_cluster.store.outbox.unreachable_shards import EffectClient, UnreachableShards
 from ojs_cluster.store.queues.partitions import PartitionTable
 from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.runtime import Runtime
@@ -45,7 +45,7 @@ class Store(Runtime):
     bounded_queues: LimitedQueues = field(default_factory=LimitedQueues)
     depth_reader: DepthReader = field(default_factory=DepthReader)
     unanswered_fetches: UnansweredFetches = field(default_factory=UnansweredFetches)
-    away: AwayShards = field(default_factory=AwayShards)
+    unreachable_shards: UnreachableShards = field(default_factory=UnreachableShards)
 
     def for_effect(self, *, patient: bool, probed: int | None = None) -> tuple[Store, EffectClient]:
         """Return the store as one outbox effect uses it, and its client.
@@ -54,5 +54,5 @@ class Store(Runtime):
             patient: as of ``EffectClient``.
             probed: as of ``EffectClient``.
         """
-        client = EffectClient(self.redis, self.away, patient=patient, probed=probed)
+        client = EffectClient(self.redis, self.unreachable_shards, patient=patient, probed=probed)
         return replace(self, redis=cast("Client", client)), client

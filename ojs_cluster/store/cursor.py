@@ -36,4 +36,4 @@ def decode(text: str, *, field: str = "cursor") -> Any:
     try:
         return orjson.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
     except (ValueError, binascii.Error):
-        raise InvalidRequest(f"{field} is not one that this server gave", field=field) from None
+        raise InvalidRequest(f"{field} is not one that this server issued", field=field) from None

@@ -32,11 +32,11 @@ VOLATILE = frozenset(
             "references_checked",
         ),
         *(
-            "outbox_unreachable",
+            "outbox_blocked_shards",
             "outbox_due",
             "outbox_dead_letters",
-            "outbox_retried",
-            "outbox_wait",
+            "outbox_reschedule_shard",
+            "outbox_block_entries",
         ),
         *("rights", "worker_states", "workflow_checked", "workflow_stalled"),
     }

@@ -1,4 +1,4 @@
-"""Operations on cron jobs: firing under each overlap policy, runs by hand, changes."""
+"""Operations on cron jobs: firing under each overlap policy, manual runs, changes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ojs_cluster.core.errors import NotFound
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron
-from ojs_cluster.store.cron.cron_store import StoreBook
-from ojs_cluster.store.cron.firing import Claim, fire_due
+from ojs_cluster.store.cron.cron_store import RedisCronStore
+from ojs_cluster.store.cron.firing import TickDecision, fire_due
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
 from tests.crash.harness import World
@@ -26,13 +26,13 @@ _serial = itertools.count(1)
 
 
 def definition(name: str, **members: Any) -> CronDefinition:
-    # An interval, so that no tick comes by itself while the test runs.
+    # An interval, so that no tick is due by itself while the test runs.
     body = {"name": name, "cron": "@every 24h", "type": "make", "options": {"queue": QUEUE}}
     return parse_cron(json.dumps({**body, **members}).encode())
 
 
 async def come(world: World, name: str) -> None:
-    """Bring the next tick; a serial keeps ticks, and so their jobs' ids, apart."""
+    """Make the next tick due; a serial number keeps ticks, and so their jobs' ids, distinct."""
     age_cron(world.db, world.store.keys.meta, name, DAY + next(_serial))
 
 
@@ -49,7 +49,7 @@ class _Cron:
 
     async def finish(self, world: World, scene: Scene) -> None:
         with suppress(NotFound):
-            await cron.drop(world.store, scene.name)
+            await cron.delete(world.store, scene.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +62,22 @@ class Firing(_Cron):
         name = f"c{next(_serial)}"
         await cron.register(world.store, definition(name, overlap_policy=self.policy))
         await come(world, name)
-        await fire_due(StoreBook(world.store), 10)
+        await fire_due(RedisCronStore(world.store), 10)
         [first] = await take(world.store, QUEUE)
         await come(world, name)
         return Scene(name, first)
 
     async def act(self, store: Store, scene: Scene) -> None:
-        await fire_due(StoreBook(store), 10)
+        await fire_due(RedisCronStore(store), 10)
 
     async def happened(self, world: World, scene: Scene) -> bool:
-        """The next leader looks, so a tick is never missed."""
+        """Return whether the next leader has fired the tick: none is ever missed."""
         assert scene.first is not None
         record = await cron.get(world.store, scene.name)
         new = world.live() - {scene.first.id}
         state = (await read_jobs.get(world.store, scene.first.id)).state
         assert len(new) == (self.policy != "skip")
-        assert (record.runs, record.owed) == (1 + len(new), None)
+        assert (record.runs, record.firing) == (1 + len(new), None)
         assert len(await cron.history(world.store, scene.name, 9)) == 2
         wanted = State.CANCELLED if self.policy == "cancel_previous" else State.ACTIVE
         assert state is wanted
@@ -89,9 +89,9 @@ class Firing(_Cron):
 
 @dataclass(frozen=True, slots=True)
 class Refusing(_Cron):
-    """No job can be made of the definition when a tick comes, or when its job is owed already."""
+    """No job can be made from the definition when a tick is due, or is already claimed."""
 
-    owed: bool
+    claimed: bool
     least = 1
 
     async def prepare(self, world: World) -> Scene:
@@ -99,29 +99,29 @@ class Refusing(_Cron):
         key = world.store.keys.meta.cron(name)
         await cron.register(world.store, definition(name))
         await come(world, name)
-        if self.owed:
-            book = StoreBook(world.store)
+        if self.claimed:
+            book = RedisCronStore(world.store)
             record = await cron.get(world.store, name)
-            claim = Claim(True, book.job_id(record, record.next_ms), "", record.next_ms)
+            claim = TickDecision(True, book.job_id(record, record.next_ms), "", record.next_ms)
             assert await book.claim(record, claim) is not None
             age_cron(world.db, world.store.keys.meta, name, 3000)
-        world.db.hset(key, "ob" if self.owed else "j", "{}")
+        world.db.hset(key, "firing_job" if self.claimed else "job", "{}")
         return Scene(name)
 
     async def act(self, store: Store, scene: Scene) -> None:
-        await fire_due(StoreBook(store), 10)
+        await fire_due(RedisCronStore(store), 10)
 
     async def happened(self, world: World, scene: Scene) -> bool:
         record = await cron.get(world.store, scene.name)
         past = await cron.history(world.store, scene.name, 9)
         assert [tick.outcome for tick in past] == ["error"]
-        assert (record.runs, record.owed, record.open) == (0, None, ())
+        assert (record.runs, record.firing, record.open_runs) == (0, None, ())
         assert not world.live()
         return True
 
 
-class LettingGo(_Cron):
-    """The first run has ended: the one that waited for it is let go."""
+class ReleasingHeldRun(_Cron):
+    """The first run has ended: the held run is released."""
 
     async def prepare(self, world: World) -> Scene:
         firing = Firing("enqueue")
@@ -133,18 +133,18 @@ class LettingGo(_Cron):
         return scene
 
     async def act(self, store: Store, scene: Scene) -> None:
-        await fire_due(StoreBook(store), 10)
+        await fire_due(RedisCronStore(store), 10)
 
     async def happened(self, world: World, scene: Scene) -> bool:
         record = await cron.get(world.store, scene.name)
         [run] = world.live()
         assert (await read_jobs.get(world.store, run)).state is State.AVAILABLE
-        assert (record.held, record.owed) == ((), None)
+        assert (record.held_runs, record.firing) == ((), None)
         return True
 
 
 class ByHand(_Cron):
-    """Somebody runs it now."""
+    """A client triggers it now."""
 
     async def prepare(self, world: World) -> Scene:
         name = f"c{next(_serial)}"
@@ -156,7 +156,7 @@ class ByHand(_Cron):
 
     async def happened(self, world: World, scene: Scene) -> bool:
         record = await cron.get(world.store, scene.name)
-        assert record.owed is None
+        assert record.firing is None
         assert len(world.live()) == record.runs
         assert record.runs <= 1
         return bool(record.runs)
@@ -181,7 +181,7 @@ class Change(_Cron):
         if self.how == "register":
             await cron.register(store, definition(scene.name))
         else:
-            await cron.drop(store, scene.name)
+            await cron.delete(store, scene.name)
 
     async def happened(self, world: World, scene: Scene) -> bool:
         there = True

@@ -25,7 +25,7 @@ from ojs_cluster.core.errors import Conflict
 from ojs_cluster.core.jobs.states import TERMINAL
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron.cron_store import StoreBook
+from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import fire_due
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.cancel import cancel
@@ -104,7 +104,7 @@ class World:
     def has_pending_work(self) -> bool:
         """Return whether an outbox entry or the firing of a cron job is pending."""
         crons = self.db.scan_iter(match="ojs:{meta}:cron:*", count=10_000)
-        return self._outbox() or any(self.db.hexists(name, "owed") for name in crons)
+        return self._outbox() or any(self.db.hexists(name, "firing") for name in crons)
 
     def _outbox(self) -> bool:
         there = keys_there(self.db)
@@ -124,7 +124,7 @@ class World:
         meta = self.store.keys.meta
         for name in self.db.zrange(meta.crons, 0, -1):
             age_cron(self.db, meta, name.decode(), 3000)
-        while (await fire_due(StoreBook(store), 100)).more:
+        while (await fire_due(RedisCronStore(store), 100)).more:
             pass
 
     async def end_all_jobs(self) -> None:

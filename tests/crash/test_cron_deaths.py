@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.crash.crons import ByHand, Change, Firing, LettingGo, Refusing
+from tests.crash.crons import ByHand, Change, Firing, Refusing, ReleasingHeldRun
 from tests.crash.harness import Operation, World, failing_at_every_command
 from tests.support.failing_process import MODES, Mode
 
@@ -13,9 +13,9 @@ OPERATIONS: dict[str, Operation] = {
     "skip": Firing("skip"),
     "cancel_previous": Firing("cancel_previous"),
     "enqueue": Firing("enqueue"),
-    "refused": Refusing(owed=False),
-    "refused when owed": Refusing(owed=True),
-    "letting go": LettingGo(),
+    "refused": Refusing(claimed=False),
+    "refused when claimed": Refusing(claimed=True),
+    "letting go": ReleasingHeldRun(),
     "by hand": ByHand(),
     "register": Change("register"),
     "drop": Change("drop"),
@@ -24,7 +24,7 @@ OPERATIONS: dict[str, Operation] = {
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
-async def test_a_tick_is_one_job_whoever_dies(
+async def test_a_tick_is_one_job_whichever_process_dies(
     world: World, operation: Operation, mode: Mode
 ) -> None:
     await failing_at_every_command(world, operation, mode)

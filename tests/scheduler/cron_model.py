@@ -1,7 +1,7 @@
-"""Cron jobs in memory, in virtual time: stands in for the seam `cron_fire.Book`, not for Redis.
+"""Cron jobs in memory, in virtual time: an implementation of ``firing.CronStore``, without Redis.
 
-The scripts' decisions are made in one piece, as Redis makes them; each call takes a while, during
-which a leader may die, before or after its call took effect.
+A script's decision is atomic, as in Redis. Each call takes some time, during which a leader may
+die, before or after its call took effect.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Literal
 
 import trio
 
@@ -20,17 +19,18 @@ from ojs_cluster.core.errors import Conflict, Duplicate, NotFound
 from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.store.cron.cron_record import CronRecord
-from ojs_cluster.store.cron.firing import Claim, Due
+from ojs_cluster.store.cron.firing import DueCrons, FiringOutcome, TickDecision
 
 _serial = itertools.count()
 
 
 @dataclass(slots=True)
 class Redis:
-    """What the leaders share.
+    """The state that the leaders share.
 
-    :ivar epoch_ms: what Redis's clock shows at virtual time 0.
-    :ivar stored: how often each job id was stored, and for which tick.
+    Attributes:
+        epoch_ms: Redis's clock at virtual time 0, in milliseconds.
+        stored: how often each job id was stored.
     """
 
     epoch_ms: int
@@ -48,26 +48,26 @@ class Redis:
         following = definition.schedule.following(now, now)
         assert following is not None
         self.crons[definition.name] = {
-            b"x": definition.schedule.expression.encode(),
-            b"z": definition.schedule.timezone.encode(),
-            b"o": definition.overlap.encode(),
-            b"j": definition.job,
-            b"q": definition.queue.encode(),
-            b"v": b"1",
-            b"a": b"%d" % now,
-            b"n": b"%d" % following.ms,
+            b"expression": definition.schedule.expression.encode(),
+            b"timezone": definition.schedule.timezone.encode(),
+            b"overlap_policy": definition.overlap.encode(),
+            b"job": definition.job,
+            b"queue": definition.queue.encode(),
+            b"version": b"1",
+            b"anchor": b"%d" % now,
+            b"next_tick": b"%d" % following.ms,
         }
 
-    def look_ms(self, fields: dict[bytes, bytes]) -> int | None:
-        upkeep = fields.get(b"w")
-        if b"owed" in fields:
+    def check_ms(self, fields: dict[bytes, bytes]) -> int | None:
+        upkeep = fields.get(b"next_upkeep")
+        if b"firing" in fields:
             return int(upkeep or 0)
-        times = [int(value) for value in (fields.get(b"n"), upkeep) if value]
+        times = [int(value) for value in (fields.get(b"next_tick"), upkeep) if value]
         return min(times, default=None)
 
 
 @dataclass(frozen=True, slots=True)
-class ModelBook:
+class InMemoryCronStore:
     """One leader's connection."""
 
     redis: Redis
@@ -76,69 +76,75 @@ class ModelBook:
     async def _trip(self) -> None:
         await trio.sleep(self.random.uniform(0, 0.05))
 
-    async def due(self, limit: int) -> Due:
+    async def due(self, limit: int) -> DueCrons:
         await self._trip()
         now = self.redis.now_ms()
-        looks = [(self.redis.look_ms(fields), name) for name, fields in self.redis.crons.items()]
-        due = [name for at, name in looks if at is not None and at <= now][:limit]
-        later = min((at for at, _ in looks if at is not None and at > now), default=None)
+        checks = [(self.redis.check_ms(fields), name) for name, fields in self.redis.crons.items()]
+        due = [name for at, name in checks if at is not None and at <= now][:limit]
+        later = min((at for at, _ in checks if at is not None and at > now), default=None)
         await self._trip()
-        return Due(due, now, later)
+        return DueCrons(due, now, later)
 
     async def load(self, name: str) -> CronRecord | None:
         await self._trip()
         return CronRecord(name, dict(self.redis.crons[name]), self.redis.now_ms())
 
-    async def claim(self, cron: CronRecord, claim: Claim) -> CronRecord | None:
+    async def claim(self, cron: CronRecord, decision: TickDecision) -> CronRecord | None:
         await self._trip()
         fields = self.redis.crons[cron.name]
-        if b"owed" in fields or fields.get(b"n") != b"%d" % (claim.tick_ms or -1):
+        if b"firing" in fields or fields.get(b"next_tick") != b"%d" % (decision.tick_ms or -1):
             return None
-        del fields[b"n"]
-        if claim.next_ms is not None:
-            fields[b"n"] = b"%d" % claim.next_ms
+        del fields[b"next_tick"]
+        if decision.next_ms is not None:
+            fields[b"next_tick"] = b"%d" % decision.next_ms
         now = self.redis.now_ms()
-        open_ = [job_id for job_id in cron.open if job_id not in claim.ended]
-        if claim.fire:
-            open_.append(claim.job_id)
-            assert claim.tick_ms is not None
-            self.redis.fired.append((cron.name, claim.tick_ms, now))
+        open_ = [job_id for job_id in cron.open_runs if job_id not in decision.ended]
+        if decision.fire:
+            open_.append(decision.job_id)
+            assert decision.tick_ms is not None
+            self.redis.fired.append((cron.name, decision.tick_ms, now))
             fields |= {
-                b"owed": claim.job_id.encode(),
-                b"ot": b"%d" % claim.tick_ms,
-                b"ob": fields[b"j"],
-                b"oc": " ".join(claim.cancels).encode(),
-                b"oh": b"1" if claim.hold else b"",
-                b"w": b"%d" % (now + 2000),
+                b"firing": decision.job_id.encode(),
+                b"firing_tick": b"%d" % decision.tick_ms,
+                b"firing_job": fields[b"job"],
+                b"firing_cancels": " ".join(decision.cancels).encode(),
+                b"firing_held": b"1" if decision.held else b"",
+                b"next_upkeep": b"%d" % (now + 2000),
             }
-            if claim.hold:
-                fields[b"held"] = " ".join((*cron.held, claim.job_id)).encode()
-        fields[b"open"] = " ".join(open_).encode()
+            if decision.held:
+                fields[b"held_runs"] = " ".join((*cron.held_runs, decision.job_id)).encode()
+        fields[b"open_runs"] = " ".join(open_).encode()
         copy = CronRecord(cron.name, dict(fields), self.redis.now_ms())
         await self._trip()
         return copy
 
-    async def settle(
+    async def record_outcome(
         self,
         name: str,
-        what: Literal["delivered", "refused", "failed", "unreadable", "swept"],
-        owed: str,
+        outcome: FiringOutcome,
+        firing_id: str,
         ended: Sequence[str] = (),
-        let_go: Sequence[str] = (),
+        released: Sequence[str] = (),
         reason: str = "",
     ) -> None:
-        assert what in ("delivered", "swept"), "nothing fails here"
+        assert outcome in ("delivered", "checked"), "nothing fails here"
         await self._trip()
         fields = self.redis.crons[name]
-        if what == "delivered" and fields.get(b"owed") == owed.encode():
-            for key in (b"owed", b"ot", b"ob", b"oc", b"oh"):
+        if outcome == "delivered" and fields.get(b"firing") == firing_id.encode():
+            for key in (
+                b"firing",
+                b"firing_tick",
+                b"firing_job",
+                b"firing_cancels",
+                b"firing_held",
+            ):
                 del fields[key]
         record = CronRecord(name, fields, self.redis.now_ms())
-        fields[b"open"] = " ".join(i for i in record.open if i not in ended).encode()
-        held = [i for i in record.held if i not in ended and i not in let_go]
-        fields[b"held"] = " ".join(held).encode()
-        if b"owed" not in fields:
-            fields[b"w"] = b"%d" % (self.redis.now_ms() + 1000) if held else b""
+        fields[b"open_runs"] = " ".join(i for i in record.open_runs if i not in ended).encode()
+        held = [i for i in record.held_runs if i not in ended and i not in released]
+        fields[b"held_runs"] = " ".join(held).encode()
+        if b"firing" not in fields:
+            fields[b"next_upkeep"] = b"%d" % (self.redis.now_ms() + 1000) if held else b""
         await self._trip()
 
     def job_id(self, cron: CronRecord, tick_ms: int | None) -> str:
@@ -161,7 +167,7 @@ class ModelBook:
         await self._trip()
         return job.id
 
-    async def bar(self, job_id: str) -> bool:
+    async def forbid_id(self, job_id: str) -> bool:
         raise AssertionError("no queue of the model is full")
 
     async def cancel(self, job_id: str) -> None:
@@ -182,7 +188,7 @@ class ModelBook:
 
 
 async def work(redis: Redis, random: Random, longest_s: float) -> None:
-    """Workers without number: each available job is taken, and done after a while."""
+    """Run an unlimited number of workers: each available job is fetched, and completed later."""
 
     async def run(job_id: str) -> None:
         await trio.sleep(random.uniform(0, longest_s))

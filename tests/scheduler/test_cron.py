@@ -1,4 +1,4 @@
-"""A year of cron jobs in virtual time: leaders come, go, die in mid-firing and overlap."""
+"""A year of cron jobs in virtual time: leaders start, stop, die during a firing and overlap."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ojs_cluster.keys import META
 from ojs_cluster.store.cron.firing import fire_due
 from scheduler.pacing import Pace, ShardLoop, Slots, StepResult
 from scheduler.stats import LoopStats
-from tests.scheduler.cron_model import ModelBook, Redis, work
+from tests.scheduler.cron_model import InMemoryCronStore, Redis, work
 from tests.support.cron_oracle import ZONES, Named, random_expression, utc
 
 YEAR_S = 365 * 24 * 3600
@@ -27,7 +27,7 @@ PACE = Pace(max_sleep_s=24 * 3600.0, call_timeout_s=60.0)
 
 
 def leader(redis: Redis, random: Random) -> ShardLoop:
-    book = ModelBook(redis, random)
+    book = InMemoryCronStore(redis, random)
 
     async def step(_: int) -> StepResult:
         return await fire_due(book, 100)
@@ -36,7 +36,7 @@ def leader(redis: Redis, random: Random) -> ShardLoop:
 
 
 async def lead_in_turn(redis: Redis, random: Random, until_s: float) -> None:
-    """One leader after the other; at times none for half a minute, at times two for an hour."""
+    """Run leaders in turn; sometimes none for half a minute, sometimes two for an hour."""
     async with trio.open_nursery() as nursery:
         while (now := trio.current_time()) < until_s:
             with_rival = random.random() < 0.5
@@ -53,11 +53,11 @@ async def lead_in_turn(redis: Redis, random: Random, until_s: float) -> None:
 
 
 def _some_time(redis: Redis, random: Random) -> float:
-    """The length of a term: any, or so that it ends within a firing."""
+    """Return the length of a term: any, or one that ends during a firing."""
     if random.random() < 0.5:
         return random.uniform(3600, 20 * 24 * 3600)
     now = redis.now_ms()
-    looks = [redis.look_ms(fields) for fields in redis.crons.values()]
+    looks = [redis.check_ms(fields) for fields in redis.crons.values()]
     nearest = min(at for at in looks if at is not None)
     return max(1.0, (nearest - now) / 1000 + random.uniform(0, 0.4))
 
@@ -96,10 +96,10 @@ async def test_no_tick_of_a_year_is_missed_or_doubled(autojump_clock: MockClock,
     assert len(redis.stored) == len(redis.fired) > 0
     late = [now - tick for _, tick, now in redis.fired]
     assert max(late) < 40_000  # nobody leads for 30 s at most; what was owed comes first
-    assert not any(b"owed" in fields for fields in redis.crons.values())
+    assert not any(b"firing" in fields for fields in redis.crons.values())
 
 
-async def test_runs_of_one_cron_job_wait_for_each_other_whoever_leads(
+async def test_runs_of_one_cron_job_wait_for_each_other_under_any_leader(
     autojump_clock: MockClock,
 ) -> None:
     random = Random(5)

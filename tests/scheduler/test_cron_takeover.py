@@ -52,7 +52,7 @@ async def test_no_tick_fires_twice_while_leaders_are_killed(backend: Embedded) -
     assert len(fired) >= 8
     # The history keeps the last hundred, which a slow machine may exceed.
     kept = [tick for tick in fired if tick >= record_ticks[0]]
-    # The last leader may have been killed between deciding and storing: that one is still owed.
+    # The last leader may have been killed between claim and delivery: that firing remains.
     assert kept in (record_ticks, record_ticks[:-1])
 
 
@@ -71,5 +71,5 @@ async def test_a_cron_job_registered_while_the_scheduler_sleeps_is_on_time(
 
         await eventually(fired, what="the first tick")
         [first] = (await cron.history(store, "ticker", 100))[-1:]
-    # Without the announcement the idle loop would look after fifteen seconds.
+    # Without the announcement the idle loop would check after fifteen seconds.
     assert first.at_ms - first.tick_ms < 12_000

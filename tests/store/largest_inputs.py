@@ -23,7 +23,7 @@ from ojs_cluster.store.archive.import_archive import restore_workflow
 from ojs_cluster.store.archive.line_values import ResultsLine, WorkflowLine
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron
-from ojs_cluster.store.cron.cron_store import StoreBook
+from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import fire_due
 from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.jobs import fields as f
@@ -225,11 +225,11 @@ async def large_crons(store: Store, db: Any) -> None:
         body = f'{{"name":"{name}","cron":"@daily","type":"t","args":{args}}}'
         await cron.register(store, parse_cron(body.encode()))
         await cron.register(store, parse_cron(body.encode()))
-        db.hset(meta.cron(name), "n", 1000)
+        db.hset(meta.cron(name), "next_tick", 1000)
         db.zadd(meta.crons, {name: 1})
-    await fire_due(StoreBook(store), 10)
+    await fire_due(RedisCronStore(store), 10)
     for name in ("large-1", "large-2"):
-        await cron.drop(store, name)
+        await cron.delete(store, name)
 
 
 async def a_large_outbox(store: Store, db: Any) -> None:

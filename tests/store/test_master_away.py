@@ -201,7 +201,7 @@ async def drain_all(db: Any, store: Store, shard: Shard) -> None:
         for member in db.zrange(key, 0, -1):
             db.zadd(key, {member: 0})
     await outbox.drain(store, shard, 100)
-    await outbox.drain_waiting(store, shard, 100)
+    await outbox.drain_blocked(store, shard, 100)
 
 
 async def test_new_names_are_admitted_only_as_far_as_the_limit_is_known_to_allow(

@@ -23,7 +23,7 @@ async def test_an_effect_does_not_note_the_shard(store: Store) -> None:
     start_deadline().at = trio.current_time()
     with pytest.raises(BackendUnavailable):
         await watched.redis.call(shard.slot, "EXISTS", shard.due)
-    assert shard.slot not in store.away
+    assert shard.slot not in store.unreachable_shards
     assert client.failed_slot is None
 
 

@@ -10,7 +10,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.jobs.record import JobRecord
-from ojs_cluster.store.outbox.outbox import drain, drain_waiting
+from ojs_cluster.store.outbox.outbox import drain, drain_blocked
 from ojs_cluster.store.sweeps.retention import tidy
 from tests.store.shortcuts import QUEUE, new_job
 
@@ -114,7 +114,7 @@ async def drain_waiting_now(store: Store, db: Any, shard: Shard) -> None:
         return
     for blocker in db.zrange(shard.outbox_blocked_shards, 0, -1):
         db.zadd(shard.outbox_blocked_shards, {blocker: 1})
-    while (await drain_waiting(store, shard, 100)).more:
+    while (await drain_blocked(store, shard, 100)).more:
         pass
 
 

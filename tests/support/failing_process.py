@@ -11,7 +11,7 @@ from ojs_cluster.core.errors import BackendUnavailable
 from ojs_cluster.redis import Client, Reply
 from ojs_cluster.store.background import Background
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.outbox.unreachable_shards import AwayShards
+from ojs_cluster.store.outbox.unreachable_shards import UnreachableShards
 from ojs_cluster.store.queues.partitions import PartitionTable
 from ojs_cluster.store.queues.registry import QueueRegistry
 from ojs_cluster.store.workers.touch import FetchTouches
@@ -92,7 +92,7 @@ def process_of(store: Store, client: FailingClient) -> Store:
         queues=QueueRegistry(),
         fetch_touches=FetchTouches(),
         partitions=PartitionTable(),
-        away=AwayShards(),
+        unreachable_shards=UnreachableShards(),
         background=Background(),
     )
 

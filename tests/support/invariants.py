@@ -205,20 +205,20 @@ def _check_crons(report: InvariantReport, keys: _Keys) -> None:
     for name in {*looks, *names} - set(keys.crons):
         complain(f"cron job {name} is indexed and does not exist")
     for name, cron in keys.crons.items():
-        waits = b"owed" in cron or b"held" in cron
-        if (name in names) == (b"gone" in cron):
+        waits = b"firing" in cron or b"held_runs" in cron
+        if (name in names) == (b"deleted" in cron):
             complain(f"cron job {name} is listed although deleted, or not listed")
-        if b"gone" in cron and not waits:
+        if b"deleted" in cron and not waits:
             complain(f"cron job {name} is deleted and still there")
-        if waits != (b"w" in cron):
+        if waits != (b"next_upkeep" in cron):
             complain(f"cron job {name} has upkeep without a time, or a time for none")
-        times = [float(cron[key]) for key in (b"n", b"w") if key in cron]
-        at = float(cron.get(b"w", 0)) if b"owed" in cron else min(times, default=None)
-        if at is not None and b"nb" in cron:
-            at = max(at, float(cron[b"nb"]))
+        times = [float(cron[key]) for key in (b"next_tick", b"next_upkeep") if key in cron]
+        at = float(cron.get(b"next_upkeep", 0)) if b"firing" in cron else min(times, default=None)
+        if at is not None and b"not_before" in cron:
+            at = max(at, float(cron[b"not_before"]))
         if looks.get(name) != at:
             complain(f"cron job {name} is due at {at}, the index says {looks.get(name)}")
-        if not set(cron.get(b"held", b"").split()) <= set(cron.get(b"open", b"").split()):
+        if not set(cron.get(b"held_runs", b"").split()) <= set(cron.get(b"open_runs", b"").split()):
             complain(f"cron job {name} holds runs that it does not know")
 
 

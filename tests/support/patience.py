@@ -28,7 +28,7 @@ _TIMES: Final = (
     (unreachable_shards, "ANSWER_S"),
     (background, "_INLINE_S"),
     (touch, "_TOUCH_TIMEOUT_S"),
-    (firing, "_LOOK_S"),
+    (firing, "_CHECK_TIMEOUT_S"),
     (fetch, "PASSING_S"),
     (fetch, "RELEASE_S"),
     (outbox, "DELIVER_S"),

@@ -123,7 +123,7 @@ async def drop(app: App, _request: Request, name: str) -> Response:
 
     ``DELETE /ojs/v1/cron/{name}`` (spec: ojs-cron 8.4)
     """
-    cron = await store_cron.drop(app.store, name)
+    cron = await store_cron.delete(app.store, name)
     return _response(200, cron, b',"deleted":true,"name":%b' % replies.quoted(name))
 
 

@@ -165,23 +165,24 @@ def _workflow(members: Mapping[str, Raw]) -> WorkflowLine:
 
 
 _CRON = {
-    b"x": "expression",
-    b"z": "timezone",
-    b"o": "overlap_policy",
-    b"on": "enabled",
-    b"q": "queue",
-    b"t": "type",
-    b"c": "created",
-    b"u": "updated",
-    b"n": "next",
-    b"a": "anchor",
-    b"g": "gap",
-    b"l": "last",
-    b"r": "runs",
-    b"open": "open",
-    b"held": "held",
+    b"expression": "expression",
+    b"timezone": "timezone",
+    b"overlap_policy": "overlap_policy",
+    b"enabled": "enabled",
+    b"queue": "queue",
+    b"type": "type",
+    b"created": "created",
+    b"updated": "updated",
+    b"next_tick": "next",
+    b"anchor": "anchor",
+    b"gap": "gap",
+    b"last_run": "last",
+    b"runs": "runs",
+    b"open_runs": "open",
+    b"held_runs": "held",
 }
-_CRON_JSON = {b"j": "job", b"d": "description"}
+_CRON_OPTIONAL = {b"next_tick", b"gap", b"last_run", b"runs", b"open_runs", b"held_runs"}
+_CRON_JSON = {b"job": "job", b"description": "description"}
 
 
 def _cron_pieces(fields: Mapping[bytes, bytes]) -> dict[str, Raw]:
@@ -195,8 +196,8 @@ def _cron(members: Mapping[str, Raw]) -> CronLine:
     fields = {
         field: text(members, name).encode() for field, name in _CRON.items() if name in members
     } | {field: bytes(members.get(name, b"null")) for field, name in _CRON_JSON.items()}
-    for field in (b"x", b"z", b"o", b"on", b"q", b"t", b"c", b"u", b"a"):
-        if field not in fields:
+    for field in _CRON:
+        if field not in fields and field not in _CRON_OPTIONAL:
             raise InvalidLine(f"a cron job needs '{_CRON[field]}'")
     return CronLine(text(members, "name"), fields)
 

@@ -40,7 +40,7 @@ from ojs_cluster.store.archive.line_values import (
 )
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron.cron_record import CronRecord
-from ojs_cluster.store.cron.cron_store import StoreBook
+from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
@@ -271,9 +271,11 @@ async def _occurrences(store: Store) -> dict[bytes, tuple[str, int]]:
     occurrences: dict[bytes, tuple[str, int]] = {}
     async for name, cron in _cron_records(store):
         tick = cron.next_ms
-        owed = cron.owed
-        if owed is not None and owed.job_id == StoreBook(store).job_id(cron, owed.tick_ms):
-            tick = owed.tick_ms  # a manual trigger is no occurrence
+        firing = cron.firing
+        if firing is not None and firing.job_id == RedisCronStore(store).job_id(
+            cron, firing.tick_ms
+        ):
+            tick = firing.tick_ms  # a manual run has another id: it is no tick
         if tick is not None:
             occurrences[name] = (cron.version, tick)
     return occurrences
@@ -286,7 +288,7 @@ async def _crons(
         fields = dict(cron.fields)
         version, tick = occurrences.get(name, ("", 0))
         if version == cron.version and tick and (cron.next_ms or tick) >= tick:
-            fields[b"n"] = b"%d" % tick
+            fields[b"next_tick"] = b"%d" % tick
         put("crons", CronLine(cron.name, fields))
 
 

@@ -225,11 +225,14 @@ async def restore_cron(store: Store, line: CronLine) -> RestoreOutcome:
     """
     fields = dict(line.fields)
     try:
-        schedule = Schedule(fields[b"x"].decode(), fields[b"z"].decode())
-        created = int(fields[b"c"])
+        schedule = Schedule(fields[b"expression"].decode(), fields[b"timezone"].decode())
+        created = int(fields[b"created"])
         is_valid = is_cron_name(line.name) and schedule.following(created, created) is not None
-        job = job_of_tick(fields[b"j"], line.name, created, limits=STORED_LIMITS)
-        if not is_valid or (job.queue, job.type) != (fields[b"q"].decode(), fields[b"t"].decode()):
+        job = job_of_tick(fields[b"job"], line.name, created, limits=STORED_LIMITS)
+        if not is_valid or (job.queue, job.type) != (
+            fields[b"queue"].decode(),
+            fields[b"type"].decode(),
+        ):
             raise InvalidLine("name, schedule or job of the cron job are not valid")
     except (OJSError, ValueError, KeyError) as error:
         raise InvalidLine(f"the cron job is not valid: {error}") from None

@@ -11,11 +11,11 @@ local cron_names, name, max_crons = KEYS[3], ARGV[1], tonumber(ARGV[2])
 if load_cron() then return 'exists' end
 if redis.call('ZCARD', cron_names) >= max_crons then return 'full' end
 for i = 3, #ARGV, 2 do redis.call('HSET', CRON, ARGV[i], ARGV[i + 1]) end
-redis.call('HSET', CRON, 'v', ms(now))
+redis.call('HSET', CRON, 'version', format_ms(now))
 -- Held runs wait for an earlier run to end; the scheduler checks them from the next second on.
-if redis.call('HEXISTS', CRON, 'held') == 1 then
-    redis.call('HSET', CRON, 'w', ms(math.floor(now / 1000) * 1000 + 1000))
+if redis.call('HEXISTS', CRON, 'held_runs') == 1 then
+    redis.call('HSET', CRON, 'next_upkeep', format_ms(math.floor(now / 1000) * 1000 + 1000))
 end
-redis.call('ZADD', cron_names, redis.call('HGET', CRON, 'on') == '1' and 0 or 1, name)
-plan(name)
+redis.call('ZADD', cron_names, redis.call('HGET', CRON, 'enabled') == '1' and 0 or 1, name)
+schedule_check(name)
 return 'ok'

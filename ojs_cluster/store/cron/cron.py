@@ -1,4 +1,4 @@
-"""Cron jobs as clients see them: register, look, change, delete, run (spec: ojs-cron 8)."""
+"""Cron jobs as clients see them: register, read, change, delete, run (spec: ojs-cron 8)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from ojs_cluster.core.errors import (
     ValidationFailed,
 )
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron.cron_record import CronRecord, cron_record
-from ojs_cluster.store.cron.cron_store import StoreBook
-from ojs_cluster.store.cron.firing import run_by_hand
+from ojs_cluster.store.cron.cron_record import CronRecord, parse_cron_record
+from ojs_cluster.store.cron.cron_store import RedisCronStore
+from ojs_cluster.store.cron.firing import run_manually
 from ojs_cluster.store.cron.tick_job import UnusableDefinition
 from ojs_cluster.store.fanout import over_shards
 from ojs_cluster.store.jobs import read_jobs
@@ -33,19 +33,22 @@ from ojs_cluster.store.partial_failures import begun
 from ojs_cluster.store.runtime import Arg
 
 _ABSENT = "-"
-_QUEUES_READ = 500
-"""Cron jobs whose queues one call reads: half a millisecond of the master."""
-_ROUNDS = 20
-"""Times that a change is tried anew because somebody else's came first."""
+_QUEUES_PER_CALL = 500
+"""Cron jobs whose queues one call reads. It blocks the master for half a millisecond."""
+_MAX_CHANGE_ATTEMPTS = 20
+"""How often a change is tried again because another client's change came first."""
 
 
 @dataclass(frozen=True, slots=True)
 class PastTick:
-    """A line of the history. Times in ms.
+    """A line of the history.
 
     Args:
-        outcome: fire, skip, hand for a run that was asked for, or error when no job could be made.
-        job_id: the job; of a skipped tick the run that was in the way; '' where there is none.
+        outcome: ``fire``, ``skip``, ``hand`` for a manual run, or ``error`` when no job could be
+            made.
+        tick_ms: the tick, in milliseconds.
+        at_ms: when it was decided, in milliseconds.
+        job_id: the job; of a skipped tick the unfinished run; '' where there is none.
         error: why no job could be made.
     """
 
@@ -61,23 +64,29 @@ async def register(
     definition: CronDefinition,
     check_present: Callable[[CronRecord], None] | None = None,
 ) -> tuple[CronRecord, bool]:
-    """Register a cron job, or give the one of this name this definition.
+    """Register a cron job, or give an existing one of this name a new definition.
 
-    Returns it, and whether it is new. ``check_present`` is called with the one that is there, and
-    raises what keeps it from being replaced.
+    Args:
+        store: the store.
+        definition: the definition.
+        check_present: called with an existing cron job of this name; raises an error when that must
+            not be replaced.
+
+    Returns:
+        The cron job, and whether it is new.
 
     Raises:
-        InvalidRequest: the schedule never comes true in its zone.
-        ValidationFailed: it would be one too many.
-        Conflict: others kept changing it, where ``check_present`` is given.
+        InvalidRequest: the schedule has no occurrence in its time zone.
+        ValidationFailed: there are as many cron jobs as allowed.
+        Conflict: other clients kept changing it, where ``check_present`` is given.
         BackendUnavailable: Redis did not answer in time.
     """
     if check_present is None:
         found = await _put(store, definition, "")
         assert found is not None  # noqa: S101 - only an expected version can be a wrong one
         return found
-    for _ in range(_ROUNDS):
-        present = await _present(store, definition.name)
+    for _ in range(_MAX_CHANGE_ATTEMPTS):
+        present = await _get_or_none(store, definition.name)
         if present is not None:
             check_present(present)
         found = await _put(store, definition, _ABSENT if present is None else present.version)
@@ -86,7 +95,7 @@ async def register(
     raise _changed_by_others(definition.name)
 
 
-async def _present(store: Store, name: str) -> CronRecord | None:
+async def _get_or_none(store: Store, name: str) -> CronRecord | None:
     try:
         return await get(store, name)
     except NotFound:
@@ -94,7 +103,7 @@ async def _present(store: Store, name: str) -> CronRecord | None:
 
 
 async def get(store: Store, name: str) -> CronRecord:
-    """One cron job.
+    """Return one cron job.
 
     Raises:
         NotFound: there is none of this name.
@@ -104,7 +113,7 @@ async def get(store: Store, name: str) -> CronRecord:
         meta = store.keys.meta
         now_ms, flat = await store.run_meta("read_hash", [meta.cron(name)], [])
         if flat:
-            found = cron_record(name, flat, now_ms)
+            found = parse_cron_record(name, flat, now_ms)
             if not found.deleted:
                 if found.fault is not None:
                     raise Internal(f"cron job '{name}' is malformed in Redis: {found.fault}")
@@ -120,10 +129,14 @@ async def list_crons(
     enabled: bool | None = None,
     within: QueuePatterns | None = None,
 ) -> tuple[list[CronRecord], int]:
-    """A page of cron jobs, the enabled ones first, each part by name; and how many there are.
+    """Return a page of cron jobs, and how many there are. Enabled ones come first, then by name.
 
     Args:
-        within: the queues that the reader may reach, None for all.
+        store: the store.
+        limit: most cron jobs of the page.
+        offset: how many are skipped.
+        enabled: only those that are enabled, or disabled; None for all.
+        within: the queues that the reader may see, None for all.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -142,12 +155,12 @@ async def list_crons(
             idempotent=True,
         )
     else:
-        reached = await _names_within(store, within, low, high)
-        total, names = len(reached), reached[offset : offset + limit]
+        visible = await _names_within(store, within, low, high)
+        total, names = len(visible), visible[offset : offset + limit]
     found: dict[bytes, CronRecord] = {}
 
     async def read(name: bytes) -> None:
-        # Deleted meanwhile, or malformed: left out.
+        # A cron job that was deleted since, or is malformed, is left out.
         with suppress(NotFound, Internal):
             found[name] = await get(store, name.decode())
 
@@ -156,18 +169,18 @@ async def list_crons(
 
 
 async def _names_within(store: Store, within: QueuePatterns, low: Arg, high: Arg) -> list[bytes]:
-    """Names of the cron jobs in reach. All are looked at: ``OJS_MAX_CRONS`` bounds them."""
+    """Return the names of visible cron jobs. All are read: ``OJS_MAX_CRONS`` bounds them."""
     meta = store.keys.meta
     found: list[bytes] = []
-    for begin in itertools.count(0, _QUEUES_READ):
+    for begin in itertools.count(0, _QUEUES_PER_CALL):
         flat = await store.run_meta(
-            "cron_queues", [meta.cron_names], [low, high, begin, _QUEUES_READ]
+            "cron_queues", [meta.cron_names], [low, high, begin, _QUEUES_PER_CALL]
         )
         items = iter(flat)
         for name, queue in zip(items, items, strict=True):
             if within.admits(queue.decode()):
                 found.append(name)
-        if len(flat) < 2 * _QUEUES_READ:
+        if len(flat) < 2 * _QUEUES_PER_CALL:
             break
     return found
 
@@ -178,13 +191,18 @@ async def change(
     """Give a cron job the definition that ``edit`` makes of its present one.
 
     Args:
+        store: the store.
+        name: the cron job.
+        edit: returns the new definition.
         size: bytes of JSON that ``edit`` reads besides the present definition.
 
     Raises:
-        NotFound, InvalidRequest, BackendUnavailable: as ``get`` and ``register``.
-        Conflict: others kept changing it.
+        NotFound: as ``get``.
+        InvalidRequest: as ``register``.
+        Conflict: other clients kept changing it.
+        BackendUnavailable: Redis did not answer in time.
     """
-    for _ in range(_ROUNDS):
+    for _ in range(_MAX_CHANGE_ATTEMPTS):
         present = await get(store, name)
         job = present.definition.job
         definition = await off_loop(partial(edit, present.definition), size + len(job))
@@ -195,13 +213,15 @@ async def change(
 
 
 def _changed_by_others(name: str) -> Conflict:
-    return Conflict(f"cron job '{name}' is being changed by others", resource="cron job", id=name)
+    return Conflict(
+        f"cron job '{name}' is being changed by other clients: try again",
+        resource="cron job",
+        id=name,
+    )
 
 
-async def drop(store: Store, name: str) -> CronRecord:
-    """Delete a cron job. Its jobs stay.
-
-    Returns what it was.
+async def delete(store: Store, name: str) -> CronRecord:
+    """Delete a cron job and return what it was. Its jobs stay.
 
     Raises:
         NotFound: there is none of this name.
@@ -210,33 +230,38 @@ async def drop(store: Store, name: str) -> CronRecord:
     meta = store.keys.meta
     if is_cron_name(name):
         reply = await store.run_meta(
-            "cron_drop",
+            "cron_delete",
             [meta.cron(name), meta.crons, meta.cron_names, meta.cron_history(name)],
             [name],
             idempotent=False,
         )
         if reply[0] == b"ok":
-            return cron_record(name, reply[1], 0)
+            return parse_cron_record(name, reply[1], 0)
     raise NotFound("cron job", name[:255])
 
 
 async def trigger(store: Store, name: str) -> tuple[CronRecord, JobRecord]:
-    """Run a cron job now, enabled or not; its next tick stays what it is.
+    """Run a cron job now, enabled or not. Its next tick stays.
 
-    Returns the cron job and the job; ``deduplicated`` where one of the same uniqueness is there
-    already, under a policy that says so.
+    Args:
+        store: the store.
+        name: the cron job.
+
+    Returns:
+        The cron job and the job; ``deduplicated`` when the job's policy returns an existing job of
+        the same uniqueness.
 
     Raises:
-        Duplicate: a job of the same uniqueness is in the way.
-        NotFound: there is none of this name.
-        Conflict: others kept changing it.
-        InvalidRequest, ValidationFailed, Unsupported, PayloadTooLarge: its job cannot be made.
+        Duplicate: a job of the same uniqueness exists.
+        NotFound: there is no cron job of this name.
+        Conflict: other clients kept changing it.
+        OJSError: its job cannot be made.
         BackendUnavailable: Redis did not answer in time. The run may still happen.
     """
-    book = StoreBook(store)
-    for _ in range(_ROUNDS):
+    cron_store = RedisCronStore(store)
+    for _ in range(_MAX_CHANGE_ATTEMPTS):
         try:
-            run = await run_by_hand(book, await get(store, name))
+            run = await run_manually(cron_store, await get(store, name))
         except UnusableDefinition as found:
             raise found.error from found
         if run is not None:
@@ -248,7 +273,12 @@ async def trigger(store: Store, name: str) -> tuple[CronRecord, JobRecord]:
 
 
 async def history(store: Store, name: str, limit: int) -> list[PastTick]:
-    """The last occurrences, newest first.
+    """Return the last ticks and manual runs, newest first.
+
+    Args:
+        store: the store.
+        name: the cron job.
+        limit: most of them.
 
     Raises:
         NotFound: there is none of this name.
@@ -270,38 +300,46 @@ async def history(store: Store, name: str, limit: int) -> list[PastTick]:
 async def _put(
     store: Store, definition: CronDefinition, version: str
 ) -> tuple[CronRecord, bool] | None:
-    """Write a definition; None when ``version`` is not the present one.
+    """Write a definition; return None when ``version`` is not the present one.
 
-    '' stands for any version, and ``_ABSENT`` for none.
+    Args:
+        store: the store.
+        definition: the definition.
+        version: the expected version; '' for any, ``_ABSENT`` for a cron job that does not exist.
     """
     meta = store.keys.meta
     now: Any = await store.redis.call(meta.slot, "TIME", idempotent=True)
     now_ms = int(now[0]) * 1000 + int(now[1]) // 1000
     following = definition.schedule.following(now_ms, now_ms)
     if following is None:
-        raise InvalidRequest("the expression never comes true in its timezone", field="expression")
+        raise InvalidRequest("the expression has no occurrence in its timezone", field="expression")
     plan: list[Arg] = ["", now_ms, ""]
     if definition.enabled:
         plan = [following.ms, now_ms, "" if following.gap_ms is None else following.gap_ms]
     reply = await store.run_meta(
-        "cron_put",
+        "cron_register",
         [meta.cron(definition.name), meta.crons, meta.cron_names],
         [definition.name, store.settings.max_crons, version, *plan, *_fields(definition)],
     )
     if reply[0] == b"full":
         raise ValidationFailed(
-            f"cron job '{definition.name}' would be one more than the "
-            f"{store.settings.max_crons} allowed",
+            f"cron job '{definition.name}' would exceed the limit of {store.settings.max_crons} "
+            "cron jobs: delete another one, or raise OJS_MAX_CRONS",
             field="name",
         )
     if reply[0] == b"stale":
         return None
-    return cron_record(definition.name, reply[2], reply[3]), bool(reply[1])
+    return parse_cron_record(definition.name, reply[2], reply[3]), bool(reply[1])
 
 
 def _fields(definition: CronDefinition) -> Sequence[Arg]:
     return (
-        *("x", definition.schedule.expression, "z", definition.schedule.timezone),
-        *("o", definition.overlap, "d", definition.description, "j", definition.job),
-        *("q", definition.queue, "t", definition.type, "on", "1" if definition.enabled else "0"),
+        *("expression", definition.schedule.expression),
+        *("timezone", definition.schedule.timezone),
+        *("overlap_policy", definition.overlap),
+        *("description", definition.description),
+        *("job", definition.job),
+        *("queue", definition.queue),
+        *("type", definition.type),
+        *("enabled", "1" if definition.enabled else "0"),
     )

@@ -1,17 +1,18 @@
--- The names of cron jobs that the scheduler must look at now. Their definitions may be large, and are read
--- one by one.
+-- Reads the names of cron jobs that are due for a check. Their definitions may be large, and are read one by
+-- one.
 -- Memory: allow-oom; adds nothing.
 -- KEYS: 1 crons.
--- ARGV: 1 most of them.
--- Returns: {now, ms of the next look after these (-1 none), then names}
+-- ARGV: 1 limit.
+-- Returns: {now, ms of the next check after these (-1 none), then names}
 --@include keys now long_lists
+local CRONS, limit = KEYS[1], ARGV[1]
 local reply, gone = {now, -1}, {}
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])) do
-    local there = redis.call('EXISTS', KEYS[1], cron_key(name)) == 2
-    table.insert(there and reply or gone, name)
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', CRONS, '-inf', now, 'LIMIT', 0, limit)) do
+    local exists = redis.call('EXISTS', CRONS, cron_key(name)) == 2
+    table.insert(exists and reply or gone, name)
 end
-local after = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+local after = redis.call('ZRANGEBYSCORE', CRONS, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 if after[2] then reply[2] = tonumber(after[2]) end
--- Last: a set that becomes empty vanishes (see look.lua).
-call_in_slices('ZREM', KEYS[1], gone)
+-- Last: a set that becomes empty is deleted (see preflight.lua).
+call_in_slices('ZREM', CRONS, gone)
 return reply

@@ -1,4 +1,4 @@
-"""A cron job as its hash gives it (fields: ``store/include/base/cron_record.lua``)."""
+"""A cron job as its hash stores it (fields: ``store/include/base/cron_record.lua``)."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from ojs_cluster.core.cron_job import CronDefinition
 
 
 @dataclass(frozen=True, slots=True)
-class Owed:
-    """A firing that was decided and whose job may not be stored yet.
+class Firing:
+    """A firing that is claimed and whose job may not be stored yet.
 
     Args:
-        tick_ms: the tick, in ms; for a run by hand the moment it was asked for.
-        job: the job to enqueue, as the definition had it at that moment.
-        cancels: ids of runs that make way.
-        hold: whether the job waits, as pending, for the runs before it.
+        job_id: the id of the job.
+        tick_ms: the tick in milliseconds; for a manual run the time of the request.
+        job: the job to enqueue, from the definition at that time.
+        cancels: ids of runs to cancel first.
+        held: whether the job waits, as pending, for the runs before it.
     """
 
     job_id: str
     tick_ms: int
     job: bytes
     cancels: tuple[str, ...]
-    hold: bool
+    held: bool
 
 
 @dataclass(frozen=True, slots=True)
 class CronRecord:
-    """One registered cron job. Times in ms of Redis's clock, None when there is none.
+    """One registered cron job. Times are milliseconds of Redis's clock, None when there is none.
 
     Args:
-        read_ms: when it was read; 0 for one that nothing is done with.
+        name: its name.
+        fields: the fields of its hash.
+        read_ms: when it was read, in milliseconds; 0 when the record is only shown.
     """
 
     name: str
@@ -48,88 +51,99 @@ class CronRecord:
             schedule=self.schedule,
             overlap=self.overlap,
             enabled=self.enabled,
-            description=fields[b"d"],
-            job=fields[b"j"],
-            type=fields[b"t"].decode(),
+            description=fields[b"description"],
+            job=self.job,
+            type=fields[b"type"].decode(),
             queue=self.queue,
         )
 
     @property
     def schedule(self) -> Schedule:
-        return Schedule(self.fields[b"x"].decode(), self.fields[b"z"].decode())
+        """When it is due."""
+        return Schedule(self.fields[b"expression"].decode(), self.fields[b"timezone"].decode())
 
     @property
     def overlap(self) -> str:
-        return self.fields[b"o"].decode()
+        """The overlap policy."""
+        return self.fields[b"overlap_policy"].decode()
 
     @property
     def enabled(self) -> bool:
-        return self.fields[b"on"] == b"1"
+        """Whether its ticks fire."""
+        return self.fields[b"enabled"] == b"1"
+
+    @property
+    def job(self) -> bytes:
+        """The members of the enqueue request, as JSON."""
+        return self.fields[b"job"]
 
     @property
     def queue(self) -> str:
         """The queue of the jobs."""
-        return self.fields[b"q"].decode()
+        return self.fields[b"queue"].decode()
 
     @property
     def version(self) -> str:
-        """Changes with every change of the definition."""
-        return self.fields[b"v"].decode()
+        """A text that changes with every change of the definition."""
+        return self.fields[b"version"].decode()
 
     @property
     def created_ms(self) -> int:
-        return int(self.fields[b"c"])
+        """When it was registered first."""
+        return int(self.fields[b"created"])
 
     @property
     def updated_ms(self) -> int:
-        return int(self.fields[b"u"])
+        """When its definition was written last."""
+        return int(self.fields[b"updated"])
 
     @property
     def anchor_ms(self) -> int:
-        """Where the intervals of ``@every`` are counted from."""
-        return int(self.fields[b"a"])
+        """The start of the first interval of ``@every``."""
+        return int(self.fields[b"anchor"])
 
     @property
     def next_ms(self) -> int | None:
         """The next tick."""
-        return self._ms(b"n")
+        return self._ms(b"next_tick")
 
     @property
     def last_ms(self) -> int | None:
         """When it last fired."""
-        return self._ms(b"l")
+        return self._ms(b"last_run")
 
     @property
     def runs(self) -> int:
         """How often it fired."""
-        return int(self.fields.get(b"r", 0))
+        return int(self.fields.get(b"runs", 0))
 
     @property
-    def open(self) -> tuple[str, ...]:
+    def open_runs(self) -> tuple[str, ...]:
         """Jobs of earlier firings that are not known to have ended, oldest first."""
-        return _ids(self.fields.get(b"open"))
+        return _ids(self.fields.get(b"open_runs"))
 
     @property
-    def held(self) -> tuple[str, ...]:
+    def held_runs(self) -> tuple[str, ...]:
         """Those of them that wait as pending, oldest first."""
-        return _ids(self.fields.get(b"held"))
+        return _ids(self.fields.get(b"held_runs"))
 
     @property
     def deleted(self) -> bool:
-        """Deleted by the client, and only kept until its last firings are done."""
-        return b"gone" in self.fields
+        """Whether the client deleted it. It is kept until its last firings are finished."""
+        return b"deleted" in self.fields
 
     @property
-    def owed(self) -> Owed | None:
+    def firing(self) -> Firing | None:
+        """The firing that is claimed and not delivered."""
         fields = self.fields
-        if b"owed" not in fields:
+        if b"firing" not in fields:
             return None
-        return Owed(
-            fields[b"owed"].decode(),
-            int(fields[b"ot"]),
-            fields[b"ob"],
-            _ids(fields[b"oc"]),
-            fields[b"oh"] == b"1",
+        return Firing(
+            fields[b"firing"].decode(),
+            int(fields[b"firing_tick"]),
+            fields[b"firing_job"],
+            _ids(fields[b"firing_cancels"]),
+            fields[b"firing_held"] == b"1",
         )
 
     @property
@@ -137,18 +151,24 @@ class CronRecord:
         """Why the stored fields cannot be used; None when they can."""
         try:
             _ = (self.definition, self.anchor_ms, self.created_ms, self.updated_ms, self.version)
-            _ = (self.next_ms, self.last_ms, self.runs, self.owed)
+            _ = (self.next_ms, self.last_ms, self.runs, self.firing)
         except (KeyError, ValueError) as error:
             return repr(error)
         return None
 
-    def _ms(self, name: bytes) -> int | None:
-        value = self.fields.get(name)
+    def _ms(self, field: bytes) -> int | None:
+        value = self.fields.get(field)
         return int(value) if value else None
 
 
-def cron_record(name: str, flat: Iterable[bytes], read_ms: int) -> CronRecord:
-    """A record from the flat field list of a script's reply, at ``read_ms`` of Redis's clock."""
+def parse_cron_record(name: str, flat: Iterable[bytes], read_ms: int) -> CronRecord:
+    """Return a record from the flat list of fields in a script's reply.
+
+    Args:
+        name: the cron job's name.
+        flat: field, value, field, value...
+        read_ms: when it was read, in milliseconds of Redis's clock.
+    """
     items = iter(flat)
     return CronRecord(name, dict(zip(items, items, strict=True)), read_ms)
 

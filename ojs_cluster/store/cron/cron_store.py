@@ -1,11 +1,10 @@
-"""The cron jobs in Redis, as firing them needs them (a `cron_fire.Book`)."""
+"""The cron jobs in Redis, as firing needs them (a ``firing.CronStore``)."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from ojs_cluster.core.cron_job import tick_job_id
 from ojs_cluster.core.errors import MalformedJob, NotFound
@@ -13,8 +12,8 @@ from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.jobs.ids import new_job_id
 from ojs_cluster.core.jobs.states import State
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.cron.cron_record import CronRecord, cron_record
-from ojs_cluster.store.cron.firing import Claim, Due
+from ojs_cluster.store.cron.cron_record import CronRecord, parse_cron_record
+from ojs_cluster.store.cron.firing import DueCrons, FiringOutcome, TickDecision
 from ojs_cluster.store.enqueue.enqueue import enqueue
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs import read_jobs
@@ -23,70 +22,75 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.unique import locks
 
 HISTORY_KEPT = 100
-TAKE_UP_MS = 2000
-"""How long a firing is left to who claimed it before another process may deliver it too."""
+DELIVERY_MS = 2000
+"""How long only the process that claimed a firing delivers it, in milliseconds."""
 FIRST_PAUSE_MS = 500
 LONGEST_PAUSE_MS = 60_000
 
 
 @dataclass(frozen=True, slots=True)
-class StoreBook:
-    """Cron jobs under the meta tag, their jobs in the shards."""
+class RedisCronStore:
+    """Cron jobs under the meta tag, their jobs in the shards.
+
+    Args:
+        store: an open store.
+    """
 
     store: Store
 
-    async def due(self, limit: int) -> Due:
-        """Those to check now."""
+    async def due(self, limit: int) -> DueCrons:
+        """Return the cron jobs to check now."""
         await self.store.partitions.refresh_if_stale(self.store)
         now_ms, next_ms, *names = await self.store.run_meta(
             "cron_due", [self.store.keys.meta.crons], [limit]
         )
         found = [name.decode() for name in names]
-        return Due(found, now_ms, None if next_ms < 0 else next_ms)
+        return DueCrons(found, now_ms, None if next_ms < 0 else next_ms)
 
     async def load(self, name: str) -> CronRecord | None:
-        """One of them."""
+        """Return one of them; None when it does not exist."""
         now_ms, flat = await self.store.run_meta("read_hash", [self.store.keys.meta.cron(name)], [])
-        return cron_record(name, flat, now_ms) if flat else None
+        return parse_cron_record(name, flat, now_ms) if flat else None
 
-    async def claim(self, cron: CronRecord, claim: Claim) -> CronRecord | None:
-        """Decide. Not repeated when the reply is lost: a debt shows at the next look."""
+    async def claim(self, cron: CronRecord, decision: TickDecision) -> CronRecord | None:
+        """Write a decision. Not repeated after a lost reply: the next check finds the firing."""
         meta = self.store.keys.meta
         reply = await self.store.run_meta(
-            "cron_claim",
+            "cron_claim_tick",
             [meta.cron(cron.name), meta.crons, meta.cron_history(cron.name), meta.events],
             [
                 *(self.store.settings.events_per_shard, cron.name, cron.version),
-                *(_ms(claim.tick_ms), _ms(claim.next_ms), _ms(claim.gap_ms)),
-                *(_decision(claim), claim.refusal or claim.job_id, "1" if claim.hold else ""),
-                *(" ".join(claim.cancels), " ".join(claim.ended), HISTORY_KEPT, TAKE_UP_MS),
+                *(_ms(decision.tick_ms), _ms(decision.next_ms), _ms(decision.gap_ms)),
+                *(_verb(decision), decision.refusal or decision.job_id),
+                *("1" if decision.held else "", " ".join(decision.cancels)),
+                *(" ".join(decision.ended), HISTORY_KEPT, DELIVERY_MS),
             ],
             idempotent=False,
         )
-        return cron_record(cron.name, reply[1], reply[2]) if reply[0] == b"ok" else None
+        return parse_cron_record(cron.name, reply[1], reply[2]) if reply[0] == b"ok" else None
 
-    async def settle(
+    async def record_outcome(
         self,
         name: str,
-        what: Literal["delivered", "refused", "failed", "unreadable", "swept"],
-        owed: str,
+        outcome: FiringOutcome,
+        firing_id: str,
         ended: Sequence[str] = (),
-        let_go: Sequence[str] = (),
+        released: Sequence[str] = (),
         reason: str = "",
     ) -> None:
-        """Write down what became of a firing (``reason``: why it was refused), or of runs."""
+        """Record the outcome of a firing or of earlier runs, as ``CronStore.record_outcome``."""
         meta = self.store.keys.meta
         await self.store.run_meta(
-            "cron_settle",
+            "cron_record_outcome",
             [meta.cron(name), meta.crons, meta.cron_history(name)],
             [
-                *(name, what, owed, " ".join(ended), " ".join(let_go)),
+                *(name, outcome, firing_id, " ".join(ended), " ".join(released)),
                 *(FIRST_PAUSE_MS, LONGEST_PAUSE_MS, reason),
             ],
         )
 
     def job_id(self, cron: CronRecord, tick_ms: int | None) -> str:
-        """The id of a tick's job, in the shard of its queue."""
+        """Return the id of a tick's job, in the shard of its queue."""
         keys, place = self.store.keys, self.store.partitions.choose_shard
         if tick_ms is None:
             shard = place(self.store, cron.queue)
@@ -95,14 +99,14 @@ class StoreBook:
         return tick_job_id(cron.name, tick_ms, shard.index, len(keys))
 
     async def state(self, job_id: str) -> State | None:
-        """A job's state; None for one that is gone or malformed."""
+        """Return a job's state; None for one that is gone or malformed."""
         try:
             return (await read_jobs.get(self.store, job_id)).state
-        except (NotFound, MalformedJob):  # a run that nothing can end must not stop those after it
+        except (NotFound, MalformedJob):  # a run that can never end must not stop later runs
             return None
 
     async def enqueue(self, job: NewJob, store_before_ms: int, *, ignore_depth_bound: bool) -> str:
-        """Store a job, which is then kept long enough (``store/include/jobs/finish_job.lua``)."""
+        """Store a job. Its retention outlasts the delivery (``include/jobs/finish_job.lua``)."""
         fields = [f.FIXED, b"1"]
         stored = await enqueue(
             self.store,
@@ -113,8 +117,8 @@ class StoreBook:
         )
         return stored.id
 
-    async def bar(self, job_id: str) -> bool:
-        """Make it impossible that a job is stored: longer than any delivery may take."""
+    async def forbid_id(self, job_id: str) -> bool:
+        """Write a tombstone for a job id, which outlasts any delivery."""
         shard = self.store.keys.shard_of_id(job_id)
         return await locks.write_tombstone(self.store, shard, job_id, overridable=False)
 
@@ -127,10 +131,10 @@ class StoreBook:
         await activate(self.store, job_id)
 
 
-def _decision(claim: Claim) -> str:
-    if claim.refusal:
+def _verb(decision: TickDecision) -> str:
+    if decision.refusal:
         return "refuse"
-    return "fire" if claim.fire else "skip"
+    return "fire" if decision.fire else "skip"
 
 
 def _ms(value: int | None) -> str:

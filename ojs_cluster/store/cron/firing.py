@@ -1,22 +1,21 @@
-"""What the scheduler does with a cron job that is due (spec: ojs-cron 6 and 7).
+"""Fire cron jobs that are due (spec: ojs-cron 6 and 7).
 
-The cron job lives under the meta tag, its jobs in their queues' shards: two places, no common
-transaction. So a firing is three idempotent steps, and the first one decides everything:
+The cron job lives under the meta tag, and its jobs in the shards of their queues. No transaction
+covers both. So a firing takes three idempotent steps, and the first one decides everything:
 
-1. *claim*: one script moves the next tick on and writes down what is owed: which job, under which
-   id, and which earlier runs it cancels. It refuses when the tick was claimed before, so whatever
-   two leaders at once decide, one decision stands.
-2. *deliver*: cancel, then store the job under its id, which does nothing when it is there. Who
-   stalls must not store it once more when it has run and its retention is over: a delivery decided
-   more than ``_STORE_WITHIN_MS`` ago is refused, and the job is kept for longer than that after its
-   end.
-3. *settle*: nothing is owed any more.
+1. *claim*: one script sets the next tick and stores the firing: the job, its id, and the earlier
+   runs to cancel. It refuses a tick that was claimed before. So one of two leaders decides.
+2. *deliver*: cancel those runs, then store the job under its id, which changes nothing when the job
+   exists. A slow process must not store the job again after the job has run and its retention is
+   over. So a delivery that was decided more than ``_STORE_WITHIN_MS`` ago is refused, and the
+   job is kept for longer than that after its end.
+3. *record*: remove the firing.
 
-A crash in between leaves the debt, and the next look delivers it. While something is owed no other
-tick is claimed: a shard that is away for ten minutes owes one job then, not ten.
+After a crash in between, the firing remains and the next check delivers it. While a firing is not
+delivered no other tick is claimed. So ten minutes without a shard cause one late job, not ten.
 
-A tick whose job cannot be made is settled with an error in the history, because it would fail again
-at each try. The next tick is tried in its turn. Every other failure puts the cron job off.
+A tick whose job cannot be made is recorded as an error in the history, because every attempt would
+fail again. The next tick is tried as usual. Any other failure postpones the cron job.
 """
 
 from __future__ import annotations
@@ -41,26 +40,34 @@ from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
 log = logging.getLogger("ojs.store")
 
-MOST_WAITING = 100
+MAX_WAITING_RUNS = 100
 """Runs that may wait for each other under the policy ``enqueue``; further ticks are skipped."""
-_MANY_WAITING = 2
+_MANY_WAITING_RUNS = 2
 QUEUE_FULL: Final = "queue_full"
 """Begins the reason in the history of a tick whose job a full queue has refused."""
-_LOOK_S = 2.0
-"""A cron job whose shard does not answer is put off after this long: others wait for the step."""
+_CHECK_TIMEOUT_S = 2.0
+"""A cron job whose shard does not answer is postponed after this long, in seconds."""
 _STORE_WITHIN_MS = 20_000
-"""A sixth of the time that such a job is kept at least (``store/include/jobs/finish_job.lua``)."""
+"""A sixth of the shortest retention of such a job (``store/include/jobs/finish_job.lua``)."""
+
+FiringOutcome = Literal["delivered", "refused", "failed", "unreadable", "checked"]
+"""Outcomes that ``cron_record_outcome.lua`` describes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """What is decided about a tick.
+class TickDecision:
+    """The decision about a tick.
 
     Args:
-        tick_ms: the tick; None for a run by hand, which moves no tick.
-        next_ms, gap_ms: the tick after it, and the change of the clock before that one.
-        job_id: the job to store; when skipped, the run that is in the way.
+        fire: whether a job is stored.
+        job_id: the job to store; when skipped, the unfinished run that is the reason.
         refusal: why the tick's job cannot be made; '' when it can.
+        tick_ms: the tick in milliseconds; None for a manual run, which moves no tick.
+        next_ms: the tick after it, in milliseconds; None for none.
+        gap_ms: the clock change before that tick, in milliseconds; None for none.
+        held: whether the job waits, as pending, for the runs before it.
+        cancels: ids of runs to cancel first.
+        ended: ids of earlier runs that were found ended.
     """
 
     fire: bool
@@ -69,69 +76,103 @@ class Claim:
     tick_ms: int | None = None
     next_ms: int | None = None
     gap_ms: int | None = None
-    hold: bool = False
+    held: bool = False
     cancels: Sequence[str] = ()
     ended: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
-    """Names of cron jobs to check, and when the next one is. Times in ms."""
+class DueCrons:
+    """The cron jobs that are due for a check.
+
+    Args:
+        names: their names.
+        now_ms: when they were read, in milliseconds of Redis's clock.
+        next_ms: when the next one is due, in milliseconds; None for never.
+    """
 
     names: Sequence[str]
     now_ms: int
     next_ms: int | None
 
 
-class Book(Protocol):
-    """Where cron jobs are kept, and jobs are."""
+class CronStore(Protocol):
+    """The storage of cron jobs and of their jobs."""
 
-    async def due(self, limit: int) -> Due:
-        """Those to check now."""
+    async def due(self, limit: int) -> DueCrons:
+        """Return the cron jobs to check now."""
         ...
 
     async def load(self, name: str) -> CronRecord | None:
-        """One of them; None when it is gone."""
+        """Return one of them; None when it does not exist."""
         ...
 
-    async def claim(self, cron: CronRecord, claim: Claim) -> CronRecord | None:
-        """Decide; None when ``cron`` is not what it was, or something is owed."""
-        ...
+    async def claim(self, cron: CronRecord, decision: TickDecision) -> CronRecord | None:
+        """Write a decision.
 
-    async def settle(
-        self,
-        name: str,
-        what: Literal["delivered", "refused", "failed", "unreadable", "swept"],
-        owed: str,
-        ended: Sequence[str] = (),
-        let_go: Sequence[str] = (),
-        reason: str = "",
-    ) -> None:
-        """Write down what became of a firing (``reason``: why it was refused), or of runs."""
-        ...
-
-    def job_id(self, cron: CronRecord, tick_ms: int | None) -> str:
-        """The id of a tick's job; a fresh one for a run by hand."""
-        ...
-
-    async def state(self, job_id: str) -> State | None:
-        """A job's state, None when there is no such job."""
-        ...
-
-    async def enqueue(self, job: NewJob, store_before_ms: int, *, ignore_depth_bound: bool) -> str:
-        """Store a job, unless it is later than ``store_before_ms`` (ms); returns the id of the one
-        that is there then: another's where the job's policy ignores it. Raises Duplicate when the
-        id is taken, or a job of the same uniqueness is in the way, QueueFull when too many jobs
-        wait, unless it is ``ignore_depth_bound``, Conflict when it is too late.
+        Returns:
+            The cron job afterwards; None when it differs from ``cron`` or has a firing.
         """
         ...
 
-    async def bar(self, job_id: str) -> bool:
-        """Make it impossible that a job is stored; False when it is there."""
+    async def record_outcome(
+        self,
+        name: str,
+        outcome: FiringOutcome,
+        firing_id: str,
+        ended: Sequence[str] = (),
+        released: Sequence[str] = (),
+        reason: str = "",
+    ) -> None:
+        """Record the outcome of a firing, or of a check of earlier runs.
+
+        Args:
+            name: the cron job.
+            outcome: the outcome.
+            firing_id: the job id of the firing; '' for none.
+            ended: ids of runs that ended.
+            released: ids of held runs that were released.
+            reason: why the firing was refused.
+        """
+        ...
+
+    def job_id(self, cron: CronRecord, tick_ms: int | None) -> str:
+        """Return the id of a tick's job; a new one for a manual run."""
+        ...
+
+    async def state(self, job_id: str) -> State | None:
+        """Return a job's state, None when there is no such job."""
+        ...
+
+    async def enqueue(self, job: NewJob, store_before_ms: int, *, ignore_depth_bound: bool) -> str:
+        """Store a job.
+
+        Args:
+            job: the job.
+            store_before_ms: after this time the job must not be stored, in milliseconds.
+            ignore_depth_bound: whether a full queue takes it, too.
+
+        Returns:
+            The id of the job that exists then: another one when the job's policy ignores it.
+
+        Raises:
+            Duplicate: the id is taken, or a job of the same uniqueness exists.
+            QueueFull: too many jobs wait in its queue.
+            Conflict: it is too late.
+        """
+        ...
+
+    async def forbid_id(self, job_id: str) -> bool:
+        """Make sure that no job is ever stored under an id; return False when one is there."""
         ...
 
     async def cancel(self, job_id: str) -> None:
-        """Cancel a job. Raises Conflict when it has ended, NotFound when there is none."""
+        """Cancel a job.
+
+        Raises:
+            Conflict: it has ended.
+            NotFound: there is none.
+        """
         ...
 
     async def activate(self, job_id: str) -> None:
@@ -139,258 +180,287 @@ class Book(Protocol):
         ...
 
 
-async def fire_due(book: Book, limit: int) -> SweepResult:
-    """Look at up to ``limit`` cron jobs that are due.
+async def fire_due(cron_store: CronStore, limit: int) -> SweepResult:
+    """Check up to ``limit`` cron jobs that are due.
 
-    A cron job that fails is put off and stops none of the others.
+    A cron job that fails is postponed and does not stop the others.
+
+    Args:
+        cron_store: the store.
+        limit: most cron jobs.
 
     Raises:
-        BackendUnavailable: the cron jobs themselves cannot be read, or one that failed not be
-            put off.
+        BackendUnavailable: the cron jobs cannot be read, or one that failed cannot be postponed.
     """
-    due = await book.due(limit)
+    due = await cron_store.due(limit)
     failures: list[Exception] = []
 
-    async def one(name: str) -> None:
+    async def check(name: str) -> None:
         cron: CronRecord | None = None
         try:
-            with trio.fail_after(_LOOK_S):
-                # Each by itself: its definition may be large, or cannot be used.
-                cron = await book.load(name)
+            with trio.fail_after(_CHECK_TIMEOUT_S):
+                # Each one separately: its definition may be large, or unusable.
+                cron = await cron_store.load(name)
                 if cron is not None:
-                    await _look_at(book, cron, due.now_ms)
+                    await _check_cron(cron_store, cron, due.now_ms)
         except Exception as error:
-            log.warning("cron job '%s' is put off", name, exc_info=error)
+            log.warning("cron job '%s' failed and is postponed", name, exc_info=error)
             try:
-                await _put_off(book, name, cron)
-            except Exception as failure:  # raised when the others have had their turn
+                await _postpone(cron_store, name, cron)
+            except Exception as failure:  # raised after all others are checked
                 failures.append(failure)
 
-    await over_shards(due.names, one)
+    await over_shards(due.names, check)
     if failures:
         raise failures[0]
-    # Those looked at have a new time; asking again is simpler than gathering it.
+    # The checked cron jobs have new times. Asking again is simpler than collecting these.
     following = due.now_ms if due.names else due.next_ms
     return SweepResult(len(due.names), following, due.now_ms, len(due.names) >= limit)
 
 
-async def _put_off(book: Book, name: str, cron: CronRecord | None) -> None:
-    """Note that a cron job failed: it is checked again after a pause."""
+async def _postpone(cron_store: CronStore, name: str, cron: CronRecord | None) -> None:
+    """Record that a cron job failed: it is checked again after a pause."""
     if cron is None or cron.fault is not None:
-        await book.settle(name, "unreadable", "")
+        await cron_store.record_outcome(name, "unreadable", "")
     else:
-        await book.settle(name, "failed", "" if cron.owed is None else cron.owed.job_id)
+        firing_id = "" if cron.firing is None else cron.firing.job_id
+        await cron_store.record_outcome(name, "failed", firing_id)
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
-    """A run by hand. ``own`` is False where a job of the same uniqueness answers for it."""
+class ManualRun:
+    """A run that a client asked for.
+
+    Args:
+        job_id: the job of the run.
+        own: False when an existing job of the same uniqueness takes its place.
+    """
 
     job_id: str
     own: bool
 
 
-async def run_by_hand(book: Book, cron: CronRecord) -> Run | None:
-    """Fire now, whatever the schedule; the policy ``skip`` does not apply to who asks for a run.
+async def run_manually(cron_store: CronStore, cron: CronRecord) -> ManualRun | None:
+    """Fire now, independent of the schedule. The policy ``skip`` does not apply.
 
-    Returns the run, or None when ``cron`` is not what it was: read it again.
+    Args:
+        cron_store: the store.
+        cron: the cron job, as just read.
+
+    Returns:
+        The run, or None when ``cron`` has changed: read it again.
 
     Raises:
-        Duplicate: a job of the same uniqueness is in the way.
+        Duplicate: a job of the same uniqueness exists.
         UnusableDefinition: its job cannot be made.
         QueueFull: its queue takes no more jobs.
         BackendUnavailable: Redis did not answer in time; ``unknown`` when the run will still
             happen.
     """
-    if cron.owed is not None:
-        with suppress(Duplicate, UnusableDefinition, QueueFull):  # that was another's run
-            await deliver(book, cron)
+    if cron.firing is not None:
+        with suppress(Duplicate, UnusableDefinition, QueueFull):  # errors of the earlier run
+            await deliver(cron_store, cron)
         return None
-    await make_job(cron.name, cron.fields[b"j"], cron.read_ms)
-    runs = await _runs(book, cron)
-    claimed = await book.claim(cron, _fire(book, cron, runs))
-    if claimed is None or claimed.owed is None:
+    await make_job(cron.name, cron.job, cron.read_ms)
+    runs = await _earlier_runs(cron_store, cron)
+    claimed = await cron_store.claim(cron, _fire(cron_store, cron, runs))
+    if claimed is None or claimed.firing is None:
         return None
     try:
-        job_id = await deliver(book, claimed)
+        job_id = await deliver(cron_store, claimed)
     except BackendUnavailable as error:
-        # Whatever became of this command, the run is decided: the scheduler will deliver it.
+        # Whatever this command did, the run is claimed: the scheduler will deliver it.
         raise BackendUnavailable(
             error.message, outcome="unknown", retry_after_s=error.retry_after_s
         ) from error
-    return Run(job_id, job_id == claimed.owed.job_id)
+    return ManualRun(job_id, job_id == claimed.firing.job_id)
 
 
-async def deliver(book: Book, cron: CronRecord) -> str:
-    """Store what is owed. Doing it twice is the same as once.
+async def deliver(cron_store: CronStore, cron: CronRecord) -> str:
+    """Store the job of a firing. Repetition changes nothing.
 
-    Returns the id of the job that is there then: another's where the job's policy ignores it.
+    Args:
+        cron_store: the store.
+        cron: a cron job with a firing.
+
+    Returns:
+        The id of the job that exists then: another one when the job's policy ignores it.
 
     Raises:
-        Duplicate: a job of the same uniqueness is in the way, and so nothing is owed any more.
-        UnusableDefinition: the job cannot be made, and so nothing is owed any more.
-        QueueFull: its queue takes no more jobs, and so nothing is owed any more.
-        OJSError: not possible now; the debt stays.
+        Duplicate: a job of the same uniqueness exists. The firing is removed.
+        UnusableDefinition: the job cannot be made. The firing is removed.
+        QueueFull: its queue takes no more jobs. The firing is removed.
+        OJSError: not possible now; the firing remains.
     """
-    owed = cron.owed
-    if owed is None:
-        raise ValueError("nothing is owed")
-    stored, refusal = owed.job_id, None
+    firing = cron.firing
+    if firing is None:
+        raise ValueError("the cron job has no firing")
+    stored, refusal = firing.job_id, None
     try:
-        job = await make_job(cron.name, owed.job, owed.tick_ms)
+        job = await make_job(cron.name, firing.job, firing.tick_ms)
     except UnusableDefinition as found:
-        reason, gone = found.reason, (owed.job_id,)
-        await book.settle(cron.name, "refused", owed.job_id, gone, reason=reason)
+        await _record_refusal(cron_store, cron.name, firing.job_id, found.reason)
         raise
-    for job_id in owed.cancels:
+    for job_id in firing.cancels:
         with suppress(Conflict, NotFound):
-            await book.cancel(job_id)
-    job = msgspec.structs.replace(job, id=owed.job_id, pending=job.pending or owed.hold)
+            await cron_store.cancel(job_id)
+    job = msgspec.structs.replace(job, id=firing.job_id, pending=job.pending or firing.held)
     try:
-        # It takes the place of the runs that were cancelled: those must not go for nothing.
-        stored = await book.enqueue(
-            job, cron.read_ms + _STORE_WITHIN_MS, ignore_depth_bound=bool(owed.cancels)
+        # A full queue takes it when it replaces cancelled runs: else those would be lost.
+        stored = await cron_store.enqueue(
+            job, cron.read_ms + _STORE_WITHIN_MS, ignore_depth_bound=bool(firing.cancels)
         )
     except Duplicate as error:
-        if error.details.get("existing_job_id") != owed.job_id:
+        if error.details.get("existing_job_id") != firing.job_id:
             refusal = error
         elif not job.pending:
-            # It is there, as it should. It may wait for an earlier run that has ended since: a
-            # failover can lose that this tick was claimed before, and with it who lets it go.
+            # The job exists, as it should. It may be held for an earlier run that has ended: a
+            # failover can lose an earlier claim of this tick, and with it the run's release.
             with suppress(Conflict, NotFound):
-                await book.activate(owed.job_id)
+                await cron_store.activate(firing.job_id)
     except QueueFull as full:
-        # Not tried again: a tick that comes late is worth less than the next one. Another process
-        # that delivers the same may be slower, and find room.
-        if await book.bar(owed.job_id):
+        # Not tried again: a late tick is worth less than the next one. The tombstone stops another
+        # process that delivers the same firing later, when the queue has room.
+        if await cron_store.forbid_id(firing.job_id):
             reason = f"{QUEUE_FULL}: {full.message}"
-            await book.settle(cron.name, "refused", owed.job_id, (owed.job_id,), reason=reason)
+            await _record_refusal(cron_store, cron.name, firing.job_id, reason)
             raise
-    # A node may still lose an unconfirmed job: the record of the due run must outlive it.
+    # A failover may still lose an unconfirmed job: then the firing must remain.
     if not has_unconfirmed_writes():
-        await book.settle(cron.name, "delivered", owed.job_id)
+        await cron_store.record_outcome(cron.name, "delivered", firing.job_id)
     if refusal is not None:
         raise refusal
     return stored
 
 
-async def _look_at(book: Book, cron: CronRecord, now_ms: int) -> None:
-    if cron.owed is not None:
-        await _deliver_tick(book, cron)
+async def _record_refusal(cron_store: CronStore, name: str, job_id: str, reason: str) -> None:
+    await cron_store.record_outcome(name, "refused", job_id, (job_id,), reason=reason)
+
+
+async def _check_cron(cron_store: CronStore, cron: CronRecord, now_ms: int) -> None:
+    if cron.firing is not None:
+        await _deliver_tick(cron_store, cron)
         return
-    if cron.held:
-        await _let_go(book, cron)
+    if cron.held_runs:
+        await _release_held_run(cron_store, cron)
     if cron.next_ms is None or cron.next_ms > now_ms:
         return
     try:
-        # A job that cannot be read must not become a debt: that could never be delivered.
-        await make_job(cron.name, cron.fields[b"j"], cron.next_ms)
+        # Before the claim: a firing whose job cannot be read could never be delivered.
+        await make_job(cron.name, cron.job, cron.next_ms)
     except UnusableDefinition as found:
         _log_refusal(cron, found)
-        refusal = Claim(fire=False, job_id="", refusal=found.reason)
-        await book.claim(cron, _moving_on(cron, refusal, cron.next_ms, now_ms))
+        refusal = TickDecision(fire=False, job_id="", refusal=found.reason)
+        await cron_store.claim(cron, _with_next_tick(cron, refusal, cron.next_ms, now_ms))
         return
-    claimed = await book.claim(cron, await _decide(book, cron, cron.next_ms, now_ms))
-    if claimed is not None and claimed.owed is not None:
-        await _deliver_tick(book, claimed)
+    decision = await _decide(cron_store, cron, cron.next_ms, now_ms)
+    claimed = await cron_store.claim(cron, decision)
+    if claimed is not None and claimed.firing is not None:
+        await _deliver_tick(cron_store, claimed)
 
 
-async def _deliver_tick(book: Book, cron: CronRecord) -> None:
-    """Deliver what is owed; nobody waits for what keeps its job from being stored."""
+async def _deliver_tick(cron_store: CronStore, cron: CronRecord) -> None:
+    """Deliver a tick's firing; log why its job cannot be stored, as no client waits for it."""
     try:
         with suppress(Duplicate):
-            await deliver(book, cron)
+            await deliver(cron_store, cron)
     except QueueFull as full:
-        log.warning("cron job '%s': this tick is left out: %s", cron.name, full.message)
+        log.warning("cron job '%s': this tick is skipped: %s", cron.name, full.message)
     except UnusableDefinition as found:
         _log_refusal(cron, found)
 
 
 def _log_refusal(cron: CronRecord, found: UnusableDefinition) -> None:
     log.error(
-        "cron job '%s': no job can be made of its definition, so this tick is left out: %s. "
-        "Register it again with a definition that works",
+        "cron job '%s': no job can be made from its definition, so this tick is skipped: %s. "
+        "Register it again with a usable definition",
         cron.name,
         found.reason,
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Runs:
-    """Earlier runs: what is left of them, oldest first."""
+class _EarlierRuns:
+    """Earlier runs, oldest first: those that are unfinished and those that have ended."""
 
     unfinished: tuple[str, ...] = ()
     ended: tuple[str, ...] = ()
 
 
-async def _runs(book: Book, cron: CronRecord) -> _Runs:
-    if cron.overlap == "allow" and not cron.held:
-        return _Runs()
+async def _earlier_runs(cron_store: CronStore, cron: CronRecord) -> _EarlierRuns:
+    if cron.overlap == "allow" and not cron.held_runs:
+        return _EarlierRuns()
     unfinished: set[str] = set()
 
-    async def look(job_id: str) -> None:
-        if await _unfinished(book, job_id):
+    async def check(job_id: str) -> None:
+        if await _is_unfinished(cron_store, job_id):
             unfinished.add(job_id)
 
-    await over_shards(cron.open, look)
-    return _Runs(
-        tuple(job_id for job_id in cron.open if job_id in unfinished),
-        tuple(job_id for job_id in cron.open if job_id not in unfinished),
+    await over_shards(cron.open_runs, check)
+    return _EarlierRuns(
+        tuple(job_id for job_id in cron.open_runs if job_id in unfinished),
+        tuple(job_id for job_id in cron.open_runs if job_id not in unfinished),
     )
 
 
-def _moving_on(cron: CronRecord, claim: Claim, tick_ms: int, now_ms: int) -> Claim:
-    """Add to what is decided about a tick the one that follows it."""
-    # Ticks missed while nobody led are one, the earliest; the clock of a new master may be behind.
+def _with_next_tick(
+    cron: CronRecord, decision: TickDecision, tick_ms: int, now_ms: int
+) -> TickDecision:
+    """Add the following tick to the decision about a tick."""
+    # Ticks missed without a leader count as one, the earliest. A new master's clock may be behind.
     following = cron.schedule.following(max(now_ms, tick_ms), cron.anchor_ms)
     return replace(
-        claim,
+        decision,
         tick_ms=tick_ms,
         next_ms=None if following is None else following.ms,
         gap_ms=None if following is None else following.gap_ms,
     )
 
 
-async def _decide(book: Book, cron: CronRecord, tick_ms: int, now_ms: int) -> Claim:
-    runs = await _runs(book, cron)
-    # A run that waits for a worker or for its next attempt is in the way like an active one:
-    # otherwise a queue without workers would gather a job per tick.
-    most = {"skip": 1, "enqueue": MOST_WAITING}.get(cron.overlap)
-    if most is not None and len(runs.unfinished) >= most:
-        claim = Claim(fire=False, job_id=runs.unfinished[0], ended=runs.ended)
+async def _decide(
+    cron_store: CronStore, cron: CronRecord, tick_ms: int, now_ms: int
+) -> TickDecision:
+    runs = await _earlier_runs(cron_store, cron)
+    # A run that waits for a worker or for its next attempt counts as unfinished, like an active
+    # one: otherwise a queue without workers would collect a job per tick.
+    limit = {"skip": 1, "enqueue": MAX_WAITING_RUNS}.get(cron.overlap)
+    if limit is not None and len(runs.unfinished) >= limit:
+        decision = TickDecision(fire=False, job_id=runs.unfinished[0], ended=runs.ended)
     else:
-        claim = _fire(book, cron, runs, tick_ms)
-    return _moving_on(cron, claim, tick_ms, now_ms)
+        decision = _fire(cron_store, cron, runs, tick_ms)
+    return _with_next_tick(cron, decision, tick_ms, now_ms)
 
 
-def _fire(book: Book, cron: CronRecord, runs: _Runs, tick_ms: int | None = None) -> Claim:
-    hold = cron.overlap == "enqueue" and bool(runs.unfinished)
-    if hold and len(runs.unfinished) > _MANY_WAITING:
+def _fire(
+    cron_store: CronStore, cron: CronRecord, runs: _EarlierRuns, tick_ms: int | None = None
+) -> TickDecision:
+    held = cron.overlap == "enqueue" and bool(runs.unfinished)
+    if held and len(runs.unfinished) > _MANY_WAITING_RUNS:
         log.warning("cron job '%s': %d runs are unfinished", cron.name, len(runs.unfinished))
-    return Claim(
+    return TickDecision(
         fire=True,
-        job_id=book.job_id(cron, tick_ms),
-        hold=hold,
+        job_id=cron_store.job_id(cron, tick_ms),
+        held=held,
         cancels=runs.unfinished if cron.overlap == "cancel_previous" else (),
         ended=runs.ended,
     )
 
 
-async def _let_go(book: Book, cron: CronRecord) -> None:
+async def _release_held_run(cron_store: CronStore, cron: CronRecord) -> None:
     """Make the first held run available once all runs before it have ended."""
     ended: list[str] = []
-    let_go: tuple[str, ...] = ()
-    for job_id in cron.open:
-        if await _unfinished(book, job_id):
-            if job_id in cron.held:
+    released: tuple[str, ...] = ()
+    for job_id in cron.open_runs:
+        if await _is_unfinished(cron_store, job_id):
+            if job_id in cron.held_runs:
                 with suppress(Conflict):
-                    await book.activate(job_id)
-                let_go = (job_id,)
+                    await cron_store.activate(job_id)
+                released = (job_id,)
             break
         ended.append(job_id)
-    await book.settle(cron.name, "swept", "", ended, let_go)
+    await cron_store.record_outcome(cron.name, "checked", "", ended, released)
 
 
-async def _unfinished(book: Book, job_id: str) -> bool:
-    state = await book.state(job_id)
+async def _is_unfinished(cron_store: CronStore, job_id: str) -> bool:
+    state = await cron_store.state(job_id)
     return state is not None and state not in TERMINAL

@@ -1,4 +1,4 @@
-"""Making the job of a cron tick from the stored definition."""
+"""Make the job of a cron tick from the stored definition."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ojs_cluster.core.jobs.envelope import NewJob
 from ojs_cluster.core.limits import STORED_LIMITS
 from ojs_cluster.store.off_loop import off_loop
 
-_MOST_REASON: Final = 200
+_MAX_REASON: Final = 200
 """Characters of a reason, which the history keeps for each tick."""
 
 
 class UnusableDefinition(Exception):
-    """No job can be made of a stored definition.
+    """No job can be made from a stored definition.
 
     Attributes:
         error: what reading it raised.
@@ -31,7 +31,7 @@ class UnusableDefinition(Exception):
         """The error as one short line of text that Redis can store."""
         error = self.error
         text = error.message if isinstance(error, OJSError) else repr(error)
-        line = " ".join(text.split())[:_MOST_REASON]
+        line = " ".join(text.split())[:_MAX_REASON]
         return line.encode(errors="replace").decode() or type(error).__name__
 
 
@@ -52,10 +52,10 @@ async def make_job(name: str, job: bytes, tick_ms: int) -> NewJob:
             return job_of_tick(job, name, tick_ms, limits=STORED_LIMITS)
         except MemoryError:
             raise
-        except Exception as error:  # whatever it is, each try would raise it again
+        except Exception as error:  # any error: each attempt would raise it again
             return UnusableDefinition(error)
 
-    # What off_loop itself raises, such as no thread to be had, may not happen at the next try.
+    # An error of off_loop itself, such as a lack of threads, may not happen at the next attempt.
     made = await off_loop(make, len(job))
     if isinstance(made, UnusableDefinition):
         raise made from made.error

@@ -21,7 +21,7 @@ from ojs_cluster.store.fetch.ranked_fetch import fetch_in_order
 from ojs_cluster.store.jobs import fields as f
 from ojs_cluster.store.jobs.nack import release as release_one
 from ojs_cluster.store.jobs.record import JobRecord, record
-from ojs_cluster.store.outbox.outbox import deliver, entries
+from ojs_cluster.store.outbox.outbox import deliver, parse_entries
 from ojs_cluster.store.runtime import Arg
 
 RELEASE_S = 5.0
@@ -406,7 +406,7 @@ class _Fetch:
         effects = parsed.effects
         await deliver(store, shard, effects)
         requested = bool(effects) and any(
-            entry.kind == "token_request" for entry in entries(shard, effects)
+            entry.kind == "token_request" for entry in parse_entries(shard, effects)
         )
         return requested, parsed.more, parsed.depth - len(found)
 

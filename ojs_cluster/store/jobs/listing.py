@@ -148,7 +148,7 @@ class Place:
                 and _is_score(score)
             ):
                 return cls(index, shard, queue, score, skip)
-        raise InvalidRequest("cursor is not one that this server gave", field="cursor")
+        raise InvalidRequest("cursor is not one that this server issued", field="cursor")
 
 
 async def list_jobs(

@@ -1,1 +1,1 @@
-"""The outbox: effects that a transition owes to other shards, delivered at least once."""
+"""The outbox: effects of a transition in other shards, delivered at least once."""

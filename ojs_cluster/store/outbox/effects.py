@@ -1,4 +1,4 @@
-"""Every kind of effect, and who carries it out (see ``outbox``)."""
+"""Every kind of effect and its handler (see ``outbox``)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ojs_cluster.store.workflows import advance
 
 
 async def _queue_created(store: Store, shard: Shard, payload: bytes) -> None:
-    """Register a queue whose hash a script has created, and let workers look into the shard.
+    """Register a queue whose hash a script has created, and let workers fetch from the shard.
 
-    A producer with an old partition table may have used a shard where no worker looks.
+    A producer with an old partition table may have used a shard from which no worker fetches.
     """
     queue = payload.decode()
     await store.queues.register(store, queue)
@@ -40,4 +40,4 @@ EFFECTS: Mapping[str, Effect] = MappingProxyType(
         "unlist": retention.unlist,
     }
 )
-"""Kind, as ``owe`` in ``store/include/base/append_effect.lua`` is told -> handler."""
+"""Handlers by the kinds that scripts pass to ``append_effect``."""

@@ -1,20 +1,20 @@
-"""The outbox: effects that reach another shard than the transition that caused them.
+"""The outbox: effects in other shards than the transition that causes them.
 
-A transition writes what it owes into its own shard's outbox, in the same script (see
-``store/include/base/append_effect.lua``), and returns the entries. ``deliver`` carries them out at
-once, for a second at most; whatever is left the scheduler's ``drain`` takes up after a grace
-period. So an effect happens at least once, and every handler is idempotent. An entry that keeps
-failing is tried ever more seldom, then parked where operators see it (``parked``); it is never
-dropped and never blocks another.
+A transition appends its effects to its own shard's outbox, in the same script (see
+``store/include/base/append_effect.lua``), and returns the entries. ``deliver`` delivers them at
+once, for a second at most. The scheduler's ``drain`` delivers the rest after a grace period. So an
+effect happens at least once, and every handler is idempotent. An entry that keeps failing is tried
+at growing intervals, then becomes a dead letter that operators see (``outbox_dead_letters``). It is
+never dropped and never blocks another entry.
 
-An entry whose handler found a shard that does not answer waits for that shard, in a set of its own
-(``keys.Shard.waiting``), and nothing is counted against it. So entries for a shard that is away
-never stand before those for healthy shards, however many they are: each is read twice, and while
-the shard is away one of them is tried at a time (``drain_waiting``, docs/adr/026). Reading the
-shard from the entry instead was refused: a workflow or a batch reaches many shards, and only the
-handler finds out which.
+An entry that needs a shard which does not answer waits for that shard, in a set of its own
+(``keys.Shard.outbox_waiting``), and its attempts are not counted. So such entries never delay
+entries for healthy shards, however many they are. Each is read twice, and while the shard is
+unreachable one entry at a time is tried (``drain_blocked``, docs/adr/026). Reading the shard from
+the entry instead was refused: a workflow or a batch reaches many shards, and only the handler
+finds out which.
 
-Entries are carried out in any order, many at a time: one batch may owe a thousand.
+Entries are delivered in any order, many at a time: one batch may cause a thousand.
 """
 
 from __future__ import annotations
@@ -40,21 +40,31 @@ log = logging.getLogger("ojs.store")
 ATTEMPTS = 20
 FIRST_PAUSE_MS = 500
 LONGEST_PAUSE_MS = 5 * 60_000
-AWAY_PAUSE_MS = 5_000
-"""Time between two tries of a shard that does not answer, in ms."""
+UNREACHABLE_PAUSE_MS = 5_000
+"""Time between two attempts to reach a shard that does not answer, in milliseconds."""
 DELIVER_S = 1.0
-"""How long a transition's caller waits for its effects, in seconds; then the drainer goes on."""
-_WHY = 500
+"""How long a transition's caller waits for its effects, in seconds."""
+_MAX_ERROR_LENGTH = 500
 """Characters that are kept of an error."""
 
-Outcome = Literal["done", "failed", "away", "again"]
-OnWaiting = Callable[[int, int], None]
-"""Is told that entries of a shard (by index) wait for another, and the ms of the next try."""
+AttemptOutcome = Literal["done", "failed", "unreachable", "retry"]
+OnBlocked = Callable[[int, int], None]
+"""Called when entries of a shard wait for an unreachable one.
+
+Gets the index of their shard and the milliseconds of the next attempt."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One outbox entry. ``attempts`` is how often it has failed."""
+class OutboxEntry:
+    """One outbox entry.
+
+    Args:
+        shard: the shard of the outbox.
+        number: its number in that outbox.
+        kind: which handler delivers it (``effects``).
+        attempts: how often it has failed.
+        payload: the handler's argument.
+    """
 
     shard: Shard
     number: str
@@ -64,66 +74,79 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Try:
-    """What became of one try.
+class _AttemptResult:
+    """The result of one attempt to deliver an entry.
 
     Args:
-        outcome: None when it could not be written down, or is not confirmed.
+        outcome: None when it could not be recorded, or is unconfirmed.
         blocker: index of the shard that did not answer (``keys.META`` for the meta tag), if known.
     """
 
-    outcome: Outcome | None
+    outcome: AttemptOutcome | None
     blocker: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class _Tried:
-    """What became of a try of a shard that entries wait for.
+class _BlockedShardResult:
+    """The result of an attempt to reach a shard that entries wait for.
 
     Args:
-        more: whether more of them could be carried out at once.
-        next_ms: when shards are tried next because of it, in ms of the entries' shard.
+        more: whether more of them can be delivered at once.
+        next_ms: when shards are tried next, in milliseconds of the entries' shard.
     """
 
     more: bool
     next_ms: Sequence[int]
 
 
-def entries(shard: Shard, flat: Sequence[bytes]) -> list[Entry]:
-    """Entries from a script's reply: number, entry, number, entry..."""
+def parse_entries(shard: Shard, flat: Sequence[bytes]) -> list[OutboxEntry]:
+    """Return the entries of a script's reply: number, entry, number, entry..."""
     items = iter(flat)
     found = []
     for number, raw in zip(items, items, strict=True):
         kind, attempts, payload = raw.split(b" ", 2)
-        found.append(Entry(shard, number.decode(), kind.decode(), int(attempts), payload))
+        found.append(OutboxEntry(shard, number.decode(), kind.decode(), int(attempts), payload))
     return found
 
 
 async def deliver(store: Store, shard: Shard, flat: Sequence[bytes]) -> None:
-    """Carry out what a script has just owed, for ``DELIVER_S`` at most. Never raises.
+    """Deliver the effects that a script has just appended, for at most ``DELIVER_S``. Never raises.
 
-    What fails, or takes longer, is the drainer's. Effects for a shard that did not answer a moment
-    ago fail at once. Where the shard is not known, or nothing is confirmed, the rest is left.
+    The scheduler delivers what fails or takes longer. Effects for a shard known to be unreachable
+    fail at once. When the unreachable shard is unknown, or a write is unconfirmed, the remaining
+    effects are left to the scheduler, too.
+
+    Args:
+        store: the store.
+        shard: the shard of the outbox.
+        flat: the entries, as the script returned them.
     """
     if not flat:
         return
     await ensure_task()
     stopped = False
 
-    async def one(entry: Entry) -> None:
+    async def deliver_one(entry: OutboxEntry) -> None:
         nonlocal stopped
         if not stopped:
-            tried = await _try(store, entry, shard.outbox_due)
-            stopped = tried.outcome is None or (tried.outcome == "away" and tried.blocker is None)
+            result = await _attempt(store, entry, shard.outbox_due)
+            blocked_by_unknown = result.outcome == "unreachable" and result.blocker is None
+            stopped = result.outcome is None or blocked_by_unknown
 
     with trio.move_on_after(DELIVER_S):
-        await _each(entries(shard, flat), one)
+        await _for_each(parse_entries(shard, flat), deliver_one)
 
 
 async def drain(
-    store: Store, shard: Shard, limit: int, on_waiting: OnWaiting | None = None
+    store: Store, shard: Shard, limit: int, on_blocked: OnBlocked | None = None
 ) -> SweepResult:
-    """Carry out up to ``limit`` due entries of a shard that wait for no other shard.
+    """Deliver up to ``limit`` due entries of a shard that wait for no unreachable shard.
+
+    Args:
+        store: the store.
+        shard: the shard of the outbox.
+        limit: most entries.
+        on_blocked: called for each unreachable shard that entries wait for from now on.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -131,195 +154,227 @@ async def drain(
     reply = await store.run(
         shard, "outbox_due", [shard.outbox_due, shard.outbox], [limit], idempotent=True
     )
-    found = entries(shard, reply[2:])
-    blocked = await _try_all(store, shard.outbox_due, found, patient=False)
+    found = parse_entries(shard, reply[2:])
+    blocked = await _attempt_all(store, shard.outbox_due, found, patient=False)
     for blocker, numbers in blocked.items():
-        at_ms = await _put_off(store, shard, shard.outbox_due, blocker, numbers)
-        if at_ms is not None and on_waiting is not None:
-            on_waiting(shard.index, at_ms)
+        at_ms = await _block_entries(store, shard, shard.outbox_due, blocker, numbers)
+        if at_ms is not None and on_blocked is not None:
+            on_blocked(shard.index, at_ms)
     return SweepResult(
         len(found), None if reply[1] < 0 else reply[1], reply[0], len(found) >= limit
     )
 
 
-async def drain_waiting(store: Store, shard: Shard, limit: int) -> SweepResult:
-    """Try the shards that entries of ``shard`` wait for, and carry out what waits for those that
-    answer: up to ``limit`` entries for each.
+async def drain_blocked(store: Store, shard: Shard, limit: int) -> SweepResult:
+    """Try the unreachable shards that entries of ``shard`` wait for.
+
+    Entries that wait for a shard which answers again are delivered.
+
+    Args:
+        store: the store.
+        shard: the shard of the outbox.
+        limit: most entries for each of those shards.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     now, following, *due = await store.run(
-        shard, "outbox_unreachable", [shard.outbox_blocked_shards], idempotent=True
+        shard, "outbox_blocked_shards", [shard.outbox_blocked_shards], idempotent=True
     )
-    moments = [] if following < 0 else [following]
+    times_ms = [] if following < 0 else [following]
     more = False
 
-    async def one(raw: bytes) -> None:
+    async def try_shard(raw: bytes) -> None:
         nonlocal more
-        tried = await _try_shard(store, shard, int(raw), limit)
-        more |= tried.more
-        # What could not be written down is still due: it must not be tried without a pause.
-        moments.extend(max(at_ms, now + FIRST_PAUSE_MS) for at_ms in tried.next_ms)
+        result = await _try_blocked_shard(store, shard, int(raw), limit)
+        more |= result.more
+        # A result that was not recorded leaves the shard due, and it must not be tried in a row.
+        times_ms.extend(max(at_ms, now + FIRST_PAUSE_MS) for at_ms in result.next_ms)
 
-    await over_shards(due, one)
-    return SweepResult(len(due), min(moments, default=None), now, more)
+    await over_shards(due, try_shard)
+    return SweepResult(len(due), min(times_ms, default=None), now, more)
 
 
-async def _try_shard(store: Store, shard: Shard, blocker: int, limit: int) -> _Tried:
-    """Carry out what waits for one shard: one entry after the other until one shows that the shard
-    answers, then the rest.
+async def _try_blocked_shard(
+    store: Store, shard: Shard, blocker: int, limit: int
+) -> _BlockedShardResult:
+    """Deliver entries that wait for one unreachable shard, if it answers again.
 
-    An entry that another shard holds up shows nothing. Such a shard is noted (``away``), so the
-    next ones that need it fail at once.
+    One entry after the other is tried until one shows that the shard answers. Then the rest is
+    tried concurrently. An entry that another shard blocks shows nothing. That other shard is
+    recorded as unreachable, so further entries that need it fail at once.
     """
     waiting, slot = shard.outbox_waiting(blocker), store.keys.slot_of_index(blocker)
-    pause_ms, moments, more = AWAY_PAUSE_MS, [], False
+    pause_ms, times_ms, more = UNREACHABLE_PAUSE_MS, [], False
     blocked: dict[int | None, list[str]] = {}
-    if store.away.begin_probe(slot):
+    if store.unreachable_shards.begin_probe(slot):
         try:
             reply = await store.run(
                 shard, "outbox_due", [waiting, shard.outbox], [limit], idempotent=True
             )
-            found = entries(shard, reply[2:])
-            more, left = len(found) >= limit or reply[1] == reply[0], iter(found)
-            for entry in left:
-                held_up = await _try_all(store, waiting, [entry], patient=True, probed=slot)
-                for other, numbers in held_up.items():
+            found = parse_entries(shard, reply[2:])
+            more, remaining = len(found) >= limit or reply[1] == reply[0], iter(found)
+            for entry in remaining:
+                failed = await _attempt_all(store, waiting, [entry], patient=True, probed=slot)
+                for other, numbers in failed.items():
                     blocked.setdefault(other, []).extend(numbers)
-                if not held_up or blocker in held_up:
+                if not failed or blocker in failed:
                     break
         finally:
-            # Entries of other shards need not wait for the rest: the shard answers, or is noted.
-            store.away.end_probe(slot)
+            # Other outboxes need not wait for the rest: the shard answers, or is known not to.
+            store.unreachable_shards.end_probe(slot)
         if blocker not in blocked:
             pause_ms = 0
-            rest = await _try_all(store, waiting, list(left), patient=True)
-            for other, numbers in rest.items():
+            failed = await _attempt_all(store, waiting, list(remaining), patient=True)
+            for other, numbers in failed.items():
                 blocked.setdefault(other, []).extend(numbers)
         if blocked.pop(blocker, None):
-            pause_ms = AWAY_PAUSE_MS
+            pause_ms = UNREACHABLE_PAUSE_MS
         for other, numbers in blocked.items():
-            moments.append(await _put_off(store, shard, waiting, other, numbers))
-    args = [blocker, pause_ms]
+            times_ms.append(await _block_entries(store, shard, waiting, other, numbers))
     at_ms = await store.run(
-        shard, "outbox_retried", [shard.outbox_blocked_shards, waiting], args, idempotent=True
+        shard,
+        "outbox_reschedule_shard",
+        [shard.outbox_blocked_shards, waiting],
+        [blocker, pause_ms],
+        idempotent=True,
     )
-    moments.append(at_ms if at_ms >= 0 else None)
-    return _Tried(pause_ms == 0 and more, [at for at in moments if at is not None])
+    times_ms.append(at_ms if at_ms >= 0 else None)
+    return _BlockedShardResult(pause_ms == 0 and more, [at for at in times_ms if at is not None])
 
 
-async def _put_off(
+async def _block_entries(
     store: Store, shard: Shard, index: bytes, blocker: int | None, numbers: Sequence[str]
 ) -> int | None:
-    """Let entries of ``index`` wait for a shard, or for a while where none is known.
+    """Let entries of ``index`` wait for a shard, or for a pause when the shard is unknown.
 
-    Returns the ms at which that shard is tried again. Never raises: entries that cannot be moved
-    are tried again where they are.
+    Never raises: entries that cannot be moved are tried again where they are.
+
+    Returns:
+        When that shard is tried again, in milliseconds; None when it is unknown.
     """
     with suppress(BackendUnavailable):
         if blocker is not None and blocker != shard.index:
             keys = [index, shard.outbox_waiting(blocker), shard.outbox_blocked_shards]
             at_ms = await store.run(
-                shard, "outbox_wait", keys, [blocker, AWAY_PAUSE_MS, *numbers], idempotent=True
+                shard,
+                "outbox_block_entries",
+                keys,
+                [blocker, UNREACHABLE_PAUSE_MS, *numbers],
+                idempotent=True,
             )
             return int(at_ms)
         for number in numbers:
-            await settle(store, shard, number, "away", index=index)
+            await record_attempt(store, shard, number, "unreachable", index=index)
     return None
 
 
-async def _try_all(
+async def _attempt_all(
     store: Store,
     index: bytes,
-    found: Sequence[Entry],
+    found: Sequence[OutboxEntry],
     *,
     patient: bool,
     probed: int | None = None,
 ) -> dict[int | None, list[str]]:
-    """Carry entries out; returns the numbers of those that could not be, by the shard at fault."""
+    """Deliver entries; return the numbers of blocked ones by the shard that did not answer."""
     blocked: dict[int | None, list[str]] = {}
 
-    async def one(entry: Entry) -> None:
-        tried = await _try(store, entry, index, patient=patient, probed=probed)
-        if tried.outcome == "away":
-            blocked.setdefault(tried.blocker, []).append(entry.number)
+    async def attempt(entry: OutboxEntry) -> None:
+        result = await _attempt(store, entry, index, patient=patient, probed=probed)
+        if result.outcome == "unreachable":
+            blocked.setdefault(result.blocker, []).append(entry.number)
 
-    await _each(found, one)
+    await _for_each(found, attempt)
     return blocked
 
 
-async def _each(found: Sequence[Entry], one: Callable[[Entry], Awaitable[None]]) -> None:
+async def _for_each(
+    found: Sequence[OutboxEntry], action: Callable[[OutboxEntry], Awaitable[None]]
+) -> None:
     if len(found) == 1:
-        await one(found[0])  # nearly always: without a nursery
+        await action(found[0])  # the usual case needs no nursery
     elif found:
-        await over_shards(found, one)
+        await over_shards(found, action)
 
 
-async def _try(
+async def _attempt(
     store: Store,
-    entry: Entry,
+    entry: OutboxEntry,
     index: bytes,
     *,
     patient: bool = False,
     probed: int | None = None,
-) -> _Try:
-    """Carry out an entry, which is in ``index``, and write down what became of it."""
-    handler = store.effects.get(entry.kind, _unknown)
+) -> _AttemptResult:
+    """Deliver an entry of ``index`` and record the outcome."""
+    handler = store.effects.get(entry.kind, _refuse_unknown_kind)
     watched, client = store.for_effect(patient=patient, probed=probed)
-    outcome: Outcome
+    outcome: AttemptOutcome
     try:
         await handler(watched, entry.shard, entry.payload)
     except BackendUnavailable:
-        # Nothing is wrong with the entry.
+        # The entry itself is not at fault.
         slot = client.failed_slot
-        return _Try("away", None if slot is None else store.keys.index_of_slot(slot))
+        blocker = None if slot is None else store.keys.index_of_slot(slot)
+        return _AttemptResult("unreachable", blocker)
     except Exception as error:
         log.warning("effect %s of shard %d failed", entry.kind, entry.shard.index, exc_info=error)
-        outcome, why = "failed", f"{type(error).__name__}: {error}"[:_WHY]
+        outcome, message = "failed", f"{type(error).__name__}: {error}"[:_MAX_ERROR_LENGTH]
     else:
         if has_unconfirmed_writes():
-            return _Try(None)  # a node may still forget what was done; the drainer sees to it
-        outcome, why = "done", ""
+            # A failover may still lose the write: the entry stays, and the scheduler repeats it.
+            return _AttemptResult(None)
+        outcome, message = "done", ""
     try:
-        result = await settle(store, entry.shard, entry.number, outcome, why, index=index)
+        reply = await record_attempt(
+            store, entry.shard, entry.number, outcome, message, index=index
+        )
     except BackendUnavailable:
-        return _Try(None)  # it will be carried out once more, which changes nothing
-    if result == b"parked":
+        return _AttemptResult(None)  # it will be delivered again, which changes nothing
+    if reply == b"dead_letter":
         log.error(
-            "effect %s of shard %d is parked after %d attempts",
+            "effect %s of shard %d is a dead letter after %d attempts: mend its cause, then retry "
+            "it (POST /ojs/v1/admin/outbox/retry)",
             entry.kind,
             entry.shard.index,
             ATTEMPTS,
         )
-    return _Try(outcome)
+    return _AttemptResult(outcome)
 
 
-async def _unknown(_store: Store, shard: Shard, _payload: bytes) -> None:
-    # A newer version wrote it: whoever knows the kind will take it up.
+async def _refuse_unknown_kind(_store: Store, shard: Shard, _payload: bytes) -> None:
+    # A newer version wrote the entry. A process of that version will deliver it.
     raise LookupError(f"an effect of shard {shard.index} is of an unknown kind")
 
 
-async def settle(
+async def record_attempt(
     store: Store,
     shard: Shard,
     number: str,
-    outcome: Outcome,
-    why: str = "",
+    outcome: AttemptOutcome,
+    error: str = "",
     *,
     index: bytes | None = None,
 ) -> bytes:
-    """Write down what became of a try, as ``store/outbox/outbox_settle.lua`` says.
+    """Record the outcome of an attempt, as ``store/outbox/outbox_record_attempt.lua`` describes.
 
     Args:
-        index: the sorted set that the entry is in, ``out`` unless told otherwise.
+        store: the store.
+        shard: the shard of the outbox.
+        number: the entry's number.
+        outcome: the outcome.
+        error: why the attempt failed.
+        index: the sorted set that the entry is in; None for ``outbox_due``.
+
+    Returns:
+        The script's reply.
     """
-    first_ms = AWAY_PAUSE_MS if outcome == "away" else FIRST_PAUSE_MS
+    first_ms = UNREACHABLE_PAUSE_MS if outcome == "unreachable" else FIRST_PAUSE_MS
     reply: bytes = await store.run(
         shard,
-        "outbox_settle",
+        "outbox_record_attempt",
         [index or shard.outbox_due, shard.outbox, shard.outbox_dead_letters],
-        [number, outcome, ATTEMPTS, first_ms, LONGEST_PAUSE_MS, why],
+        [number, outcome, ATTEMPTS, first_ms, LONGEST_PAUSE_MS, error],
         idempotent=outcome != "failed",
     )
     return reply

@@ -1,17 +1,20 @@
--- A page of one shard's parked outbox entries, oldest first, about a MiB of them; changes nothing.
+-- Reads a page of one shard's outbox dead letters, oldest first, about a MiB of them. Changes nothing.
 -- Memory: no-writes.
--- KEYS: 1 the shard's parked, 2 ob.  ARGV: 1 lowest score, 2 entries of that score to skip, 3 limit.
--- Returns: per entry: number, ms of its last try, entry, why it failed or ''
-local rows = redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[1], '+inf', 'WITHSCORES',
-    'LIMIT', ARGV[2], ARGV[3])
-local MOST_BYTES = 1024 * 1024
+-- KEYS: 1 outbox_dead_letters, 2 outbox.
+-- ARGV: 1 lowest score, 2 entries of that score to skip, 3 limit.
+-- Returns: per entry: number, ms of its last attempt, entry, error of that attempt or ''
+local DEAD_LETTERS, OUTBOX = KEYS[1], KEYS[2]
+local lowest, skip, limit = ARGV[1], ARGV[2], ARGV[3]
+local MAX_BYTES = 1024 * 1024
+local rows = redis.call('ZRANGEBYSCORE', DEAD_LETTERS, lowest, '+inf', 'WITHSCORES', 'LIMIT', skip, limit)
 local reply, bytes = {}, 0
 for i = 1, #rows, 2 do
-    if bytes >= MOST_BYTES then break end
-    local found = redis.call('HMGET', KEYS[2], rows[i], 'e' .. rows[i])
-    if found[1] then
-        bytes = bytes + #found[1]
-        for _, piece in ipairs({rows[i], rows[i + 1], found[1], found[2] or ''}) do
+    if bytes >= MAX_BYTES then break end
+    local number, tried = rows[i], rows[i + 1]
+    local entry, error = unpack(redis.call('HMGET', OUTBOX, number, 'e' .. number))
+    if entry then
+        bytes = bytes + #entry
+        for _, piece in ipairs({number, tried, entry, error or ''}) do
             reply[#reply + 1] = piece
         end
     end

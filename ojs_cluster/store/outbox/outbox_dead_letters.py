@@ -1,4 +1,4 @@
-"""Outbox entries that have had their attempts: for operators to look at and to try again."""
+"""Outbox dead letters: effects that failed too often, which operators inspect and retry."""
 
 from __future__ import annotations
 
@@ -11,72 +11,88 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store import cursor as cursors
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
-from ojs_cluster.store.outbox.outbox import Entry, entries, settle
+from ojs_cluster.store.outbox.outbox import OutboxEntry, parse_entries, record_attempt
 
-MOST_RETRIED = 1000
-"""Entries that one request tries again."""
+MAX_RETRIED = 1000
+"""Entries that one request retries at most."""
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
-    """A parked entry, the ms of its last try, and the error that this ended with."""
+class OutboxDeadLetter:
+    """An effect that failed too often.
 
-    entry: Entry
+    Args:
+        entry: the outbox entry.
+        tried_ms: its last attempt, in milliseconds.
+        error: the error of that attempt.
+    """
+
+    entry: OutboxEntry
     tried_ms: int
     error: str
 
     @property
     def id(self) -> str:
-        """Names the entry in the whole cluster."""
+        """The id of the entry, unique in the whole cluster."""
         return f"{self.entry.shard.index}-{self.entry.number}"
 
 
 async def count(store: Store) -> int:
-    """How many entries are parked.
+    """Return the number of outbox dead letters.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
     total = 0
 
-    async def look(shard: Shard) -> None:
+    async def count_shard(shard: Shard) -> None:
         nonlocal total
-        here: Any = await store.redis.call(
+        found: Any = await store.redis.call(
             shard.slot, "ZCARD", shard.outbox_dead_letters, idempotent=True
         )
-        total += here
+        total += found
 
-    await over_shards(store.keys, look)
+    await over_shards(store.keys, count_shard)
     return total
 
 
-async def list_parked(
+async def list_dead_letters(
     store: Store, *, limit: int, cursor: str | None = None
-) -> tuple[list[Parked], str | None]:
-    """Parked entries, shard after shard, the oldest of each first; and the next page's cursor.
+) -> tuple[list[OutboxDeadLetter], str | None]:
+    """Return outbox dead letters shard by shard, oldest first, and the next page's cursor.
+
+    Args:
+        store: the store.
+        limit: most entries of the page.
+        cursor: the cursor that the page before returned; None for the first page.
 
     Raises:
-        InvalidRequest: the cursor is not one of ours.
+        InvalidRequest: this server did not issue the cursor.
         BackendUnavailable: Redis did not answer in time.
     """
-    index, score, skip = _place(cursor, len(store.keys)) if cursor else (0, 0, 0)
-    found: list[Parked] = []
+    index, score, skip = _parse_cursor(cursor, len(store.keys)) if cursor else (0, 0, 0)
+    found: list[OutboxDeadLetter] = []
     while index < len(store.keys):
         page = await _page(store, store.keys.shard(index), score, skip, limit - len(found))
-        for parked in page:
-            score, skip = parked.tried_ms, skip + 1 if parked.tried_ms == score else 1
+        for dead_letter in page:
+            score, skip = dead_letter.tried_ms, skip + 1 if dead_letter.tried_ms == score else 1
         found += page
         if len(found) >= limit:
             return found, cursors.encode([index, score, skip])
-        if not page:  # one that is not full may only have been large
+        if not page:  # a page that is not full may have reached its limit of bytes
             index, score, skip = index + 1, 0, 0
     return found, None
 
 
 async def retry(store: Store, ids: Iterable[str]) -> tuple[int, list[str]]:
-    """Try parked entries anew, all their attempts before them; the scheduler carries them out.
+    """Give outbox dead letters all their attempts again; the scheduler delivers them.
 
-    Returns how many there are, and the ids of which there is none.
+    Args:
+        store: the store.
+        ids: ids of dead letters.
+
+    Returns:
+        How many were found, and the ids that name none.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -84,33 +100,38 @@ async def retry(store: Store, ids: Iterable[str]) -> tuple[int, list[str]]:
     unknown: list[str] = []
     retried = 0
 
-    async def again(name: str) -> None:
+    async def retry_one(name: str) -> None:
         nonlocal retried
         index, _, number = name.partition("-")
         known = index.isdecimal() and number.isdecimal() and len(name) < 40
         if known and int(index) < len(store.keys):
             shard = store.keys.shard(int(index))
-            if await settle(store, shard, number, "again") != b"gone":
+            if await record_attempt(store, shard, number, "retry") != b"gone":
                 retried += 1
                 return
         unknown.append(name)
 
-    await over_shards(dict.fromkeys(ids), again)
+    await over_shards(dict.fromkeys(ids), retry_one)
     return retried, unknown
 
 
 async def retry_all(store: Store) -> tuple[int, int]:
-    """Try all anew, ``MOST_RETRIED`` at most; returns how many that were and how many are left.
+    """Retry all outbox dead letters, at most ``MAX_RETRIED``.
+
+    Returns:
+        How many are retried and how many are left.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    found, _ = await list_parked(store, limit=MOST_RETRIED)
-    retried, _ = await retry(store, [parked.id for parked in found])
+    found, _ = await list_dead_letters(store, limit=MAX_RETRIED)
+    retried, _ = await retry(store, [dead_letter.id for dead_letter in found])
     return retried, await count(store)
 
 
-async def _page(store: Store, shard: Shard, score: int, skip: int, limit: int) -> list[Parked]:
+async def _page(
+    store: Store, shard: Shard, score: int, skip: int, limit: int
+) -> list[OutboxDeadLetter]:
     reply = await store.run(
         shard,
         "outbox_dead_letters",
@@ -118,17 +139,17 @@ async def _page(store: Store, shard: Shard, score: int, skip: int, limit: int) -
         [score, skip, limit],
         idempotent=True,
     )
-    page: list[Parked] = []
-    for at in range(0, len(reply), 4):
-        number, tried, raw, error = reply[at : at + 4]
-        [entry] = entries(shard, [number, raw])
-        page.append(Parked(entry, int(float(tried)), error.decode(errors="replace")))
+    page: list[OutboxDeadLetter] = []
+    items = iter(reply)
+    for number, tried, raw, error in zip(items, items, items, items, strict=True):
+        [entry] = parse_entries(shard, [number, raw])
+        page.append(OutboxDeadLetter(entry, int(float(tried)), error.decode(errors="replace")))
     return page
 
 
-def _place(text: str, shards: int) -> tuple[int, int, int]:
+def _parse_cursor(text: str, shards: int) -> tuple[int, int, int]:
     match cursors.decode(text):
         case [int(index), int(score), int(skip)] if cursors.are_numbers((index, score, skip)):
             if index < shards and skip < 2**31:
                 return index, score, skip
-    raise InvalidRequest("cursor is not one that this server gave", field="cursor")
+    raise InvalidRequest("cursor is not one that this server issued", field="cursor")

@@ -1,17 +1,19 @@
--- Outbox entries of one shard whose next try is due, about a MiB of them. Changes nothing: an entry
--- leaves by outbox_settle.
+-- Reads outbox entries of one shard whose next attempt is due, about a MiB of them. It changes no entry;
+-- outbox_record_attempt removes them.
 -- Memory: allow-oom; adds nothing.
--- KEYS: 1 the shard's out, 2 ob.  ARGV: 1 limit.
--- Returns: {now, ms of the next try or -1, entries: number, entry, ...}
+-- KEYS: 1 the index that is read: outbox_due or outbox_waiting, 2 outbox.
+-- ARGV: 1 limit.
+-- Returns: {now, ms of the next attempt or -1, entries: number, entry, ...}
 --@include now long_lists
-local MOST_BYTES = 1024 * 1024
+local INDEX, OUTBOX, limit = KEYS[1], KEYS[2], ARGV[1]
+local MAX_BYTES = 1024 * 1024
 local reply, bytes, gone = {now, -1}, 0, {}
-for _, number in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])) do
-    if bytes >= MOST_BYTES then
+for _, number in ipairs(redis.call('ZRANGEBYSCORE', INDEX, '-inf', now, 'LIMIT', 0, limit)) do
+    if bytes >= MAX_BYTES then
         reply[2] = now
         break
     end
-    local entry = redis.call('HGET', KEYS[2], number)
+    local entry = redis.call('HGET', OUTBOX, number)
     if entry then
         reply[#reply + 1] = number
         reply[#reply + 1] = entry
@@ -20,8 +22,8 @@ for _, number in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT
         gone[#gone + 1] = number
     end
 end
-local first = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+local first = redis.call('ZRANGEBYSCORE', INDEX, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
 if first[2] and reply[2] < 0 then reply[2] = tonumber(first[2]) end
--- Last: a set that becomes empty vanishes (see look.lua).
-call_in_slices('ZREM', KEYS[1], gone)
+-- Last: a set that becomes empty is deleted (see preflight.lua).
+call_in_slices('ZREM', INDEX, gone)
 return reply

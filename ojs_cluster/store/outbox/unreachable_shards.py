@@ -1,10 +1,10 @@
-"""Which shards did not answer lately, and a client that does not wait for those.
+"""Remember unreachable shards, and give effects a client that does not wait for them.
 
-Effects (see ``outbox``) reach other shards than the one whose request or loop carries them out. A
-shard that does not answer must delay neither that request nor the effects for healthy shards. So
-the first call that fails notes the shard, and until a pause is over further calls fail at once.
+Effects (see ``outbox``) reach other shards than the shard of the request or loop that delivers
+them. An unreachable shard must not delay that request, or effects for healthy shards. So
+the first failed call records the shard, and further calls fail at once until a pause is over.
 
-Each process remembers this for itself. Nothing else uses it: a request that needs a shard waits for
+Each process remembers this for itself. Only effects use it: a request that needs a shard waits for
 it as long as the Redis client does.
 """
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from ojs_cluster.redis import Arg, Client, Reply, Script
 
 ANSWER_S: Final = 1.0
-"""How long an effect waits for one reply, in seconds. The scheduler repeats it with more patience
-(``outbox.drain_waiting``)."""
+"""How long an effect waits for one reply, in seconds. The scheduler repeats it with a longer limit
+(``outbox.drain_blocked``)."""
 PAUSE_S = 5.0
-"""How long calls to a shard that did not answer fail at once, in seconds."""
+"""How long calls to an unreachable shard fail at once, in seconds."""
 
 
-class AwayShards:
+class UnreachableShards:
     """The slots that did not answer lately. Bounded by the number of shards."""
 
     def __init__(self) -> None:
@@ -43,18 +43,18 @@ class AwayShards:
         del self._until[slot]
         return False
 
-    def note(self, slot: int) -> None:
-        """Note that a call to ``slot`` was not answered."""
+    def add(self, slot: int) -> None:
+        """Record that a call to ``slot`` was not answered."""
         self._until[slot] = trio.current_time() + PAUSE_S
 
-    def answered(self, slot: int) -> None:
-        """Note that ``slot`` answers."""
+    def discard(self, slot: int) -> None:
+        """Record that ``slot`` answers."""
         self._until.pop(slot, None)
 
     def begin_probe(self, slot: int) -> bool:
-        """Return whether the caller may probe ``slot``: nobody does, and no probe failed lately.
+        """Return whether the caller may probe ``slot``: none runs, and none failed lately.
 
-        Who may must call ``end_probe``.
+        A caller that may probe must call ``end_probe`` afterwards.
         """
         if slot in self._probed or slot in self:
             return False
@@ -67,20 +67,25 @@ class AwayShards:
 
 
 class EffectClient:
-    """A client for one effect: it knows which slot has failed it.
+    """A client for one effect. It remembers which slot failed.
 
     Args:
         client: the client that carries the calls.
-        away: what this process knows of shards that do not answer; calls to those fail at once.
-        patient: wait for replies as long as ``client`` does.
-        probed: a slot that is called although it is noted; None for none.
+        unreachable: what this process knows of unreachable shards; calls to those fail at once.
+        patient: whether to wait for replies as long as ``client`` does.
+        probed: a slot that is called although it is recorded as unreachable; None for none.
     """
 
     def __init__(
-        self, client: Client, away: AwayShards, *, patient: bool, probed: int | None = None
+        self,
+        client: Client,
+        unreachable: UnreachableShards,
+        *,
+        patient: bool,
+        probed: int | None = None,
     ) -> None:
         self._client = client
-        self._away = away
+        self._unreachable = unreachable
         self._patient = patient
         self._probed = probed
         self.failed_slot: int | None = None
@@ -95,19 +100,23 @@ class EffectClient:
         idempotent: bool = False,
     ) -> Reply:
         """Run a script, as ``Client.script``."""
-        self._refuse_away(slot)
+        self._refuse_unreachable(slot)
         call = self._client.script(slot, script, keys, args, idempotent=idempotent)
         return await self._answer(slot, call)
 
     async def call(self, slot: int, *args: Arg, idempotent: bool = False) -> Reply:
         """Send a command, as ``Client.call``."""
-        self._refuse_away(slot)
+        self._refuse_unreachable(slot)
         return await self._answer(slot, self._client.call(slot, *args, idempotent=idempotent))
 
-    def _refuse_away(self, slot: int) -> None:
-        if slot != self._probed and (slot in self._away or not self._client.is_responsive(slot)):
+    def _refuse_unreachable(self, slot: int) -> None:
+        if slot != self._probed and (
+            slot in self._unreachable or not self._client.is_responsive(slot)
+        ):
             self.failed_slot = slot
-            raise BackendUnavailable("the shard did not answer a moment ago", outcome="not_applied")
+            raise BackendUnavailable(
+                "the shard did not answer an earlier call", outcome="not_applied"
+            )
 
     async def _answer(self, slot: int, call: Awaitable[Reply]) -> Reply:
         began = trio.current_time()
@@ -115,24 +124,24 @@ class EffectClient:
             with trio.move_on_after(float("inf") if self._patient else ANSWER_S) as scope:
                 reply = await call
         except trio.Cancelled:
-            # Whoever gave up has waited for this reply most of the time.
+            # The caller ran out of time. Blame this shard if it took most of that time.
             if not self._patient and trio.current_time() - began >= ANSWER_S / 2:
-                self._away.note(slot)
+                self._unreachable.add(slot)
             raise
         except (WritesRefused, OutOfTime):
-            raise  # a full shard answers, and what empties it must not wait
+            raise  # a full shard answers, and the effects that empty it must not wait
         except BackendUnavailable:
             self._fail(slot)
             raise
         if scope.cancelled_caught:
             self._fail(slot)
             raise BackendUnavailable("the shard did not answer in time", outcome="unknown")
-        self._away.answered(slot)
+        self._unreachable.discard(slot)
         return reply
 
     def _fail(self, slot: int) -> None:
         self.failed_slot = slot
-        self._away.note(slot)
+        self._unreachable.add(slot)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._client, name)

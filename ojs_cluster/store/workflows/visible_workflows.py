@@ -109,4 +109,4 @@ def _parse(text: str) -> _Place:
         case [int(created_ms), str(workflow_id)] if cursors.are_numbers((created_ms,)):
             if is_job_id(workflow_id):
                 return created_ms, workflow_id
-    raise InvalidRequest("cursor is not one that this server gave", field="cursor")
+    raise InvalidRequest("cursor is not one that this server issued", field="cursor")

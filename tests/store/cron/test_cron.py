@@ -1,4 +1,4 @@
-"""Cron jobs on real servers: registering, firing, overlapping, and what survives a crash."""
+"""Cron jobs on real servers: registration, firing, overlap policies and crashes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ojs_cluster.core.timestamps import format_ms
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron, firing
 from ojs_cluster.store.cron.cron_record import CronRecord
-from ojs_cluster.store.cron.cron_store import StoreBook
+from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import fire_due
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.record import JobRecord
@@ -77,7 +77,7 @@ async def fire(store: Store, db: Any, name: str = "daily", ms: int = DAY) -> Swe
 async def look(store: Store) -> SweepResult:
     with trio.fail_after(60):
         while True:
-            tick = await fire_due(StoreBook(store), 100)
+            tick = await fire_due(RedisCronStore(store), 100)
             if not tick.done:
                 return tick
 
@@ -102,7 +102,7 @@ async def test_a_tick_enqueues_the_job_with_its_origin_in_its_meta(store: Store,
     assert seen["meta"]["cron_triggered_at"] == format_ms(past.tick_ms).decode()
     assert (past.outcome, past.job_id) == ("fire", job.id)
     record = await cron.get(store, "daily")
-    assert (record.runs, record.owed) == (1, None)
+    assert (record.runs, record.firing) == (1, None)
     assert record.next_ms is not None
     assert record.next_ms % DAY == 0
     assert record.last_ms is not None
@@ -152,7 +152,7 @@ async def test_a_disabled_cron_job_has_no_next_tick_and_does_not_fire(
     await registered(store)
     record = await cron.change(store, "daily", lambda old: replace(old, enabled=False))
     assert record.next_ms is None
-    tick = await fire_due(StoreBook(store), 10)
+    tick = await fire_due(RedisCronStore(store), 10)
     assert (tick.done, tick.next_ms) == (0, None)
 
     record = await cron.change(store, "daily", lambda old: replace(old, enabled=True))
@@ -196,11 +196,11 @@ async def test_the_number_of_cron_jobs_is_bounded(store: Store) -> None:
     with pytest.raises(ValidationFailed):
         await registered(small, name="c")
     await registered(small, name="b", expression="@hourly")
-    await cron.drop(small, "a")
+    await cron.delete(small, "a")
     await registered(small, name="c")
 
 
-async def test_a_schedule_that_its_zone_never_lets_come_true_is_refused(store: Store) -> None:
+async def test_a_schedule_without_an_occurrence_in_its_zone_is_refused(store: Store) -> None:
     with pytest.raises(InvalidRequest, match="never"):
         await registered(store, expression="30 2 * 3 SUN#2", timezone="America/New_York")
 
@@ -223,7 +223,7 @@ async def test_deleting_ends_the_ticks_and_leaves_no_key(store: Store, db: Any) 
     await registered(store)
     await fire(store, db)
 
-    dropped = await cron.drop(store, "daily")
+    dropped = await cron.delete(store, "daily")
 
     assert dropped.runs == 1
     meta = store.keys.meta
@@ -232,7 +232,7 @@ async def test_deleting_ends_the_ticks_and_leaves_no_key(store: Store, db: Any) 
     assert db.exists(keys[2]) + db.exists(keys[3]) == 0
     assert len(await waiting(store)) == 1
     with pytest.raises(NotFound):
-        await cron.drop(store, "daily")
+        await cron.delete(store, "daily")
     with pytest.raises(NotFound):
         await cron.get(store, "daily")
 
@@ -240,7 +240,7 @@ async def test_deleting_ends_the_ticks_and_leaves_no_key(store: Store, db: Any) 
 # -- overlap --------------------------------------------------------------------------------------
 
 
-async def test_skip_leaves_out_ticks_while_a_run_is_unfinished(store: Store, db: Any) -> None:
+async def test_skip_skips_ticks_while_a_run_is_unfinished(store: Store, db: Any) -> None:
     await registered(store)
     await fire(store, db)
     [job] = await waiting(store)
@@ -288,11 +288,11 @@ async def test_cancel_previous_cancels_the_unfinished_run(store: Store, db: Any)
 async def test_runs_that_wait_are_bounded_and_can_be_cleared_by_another_policy(
     store: Store, db: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(firing, "MOST_WAITING", 2)
+    monkeypatch.setattr(firing, "MAX_WAITING_RUNS", 2)
     await registered(store, overlap_policy="enqueue")
     for _ in range(3):
         await fire(store, db)
-    assert len((await cron.get(store, "daily")).open) == 2
+    assert len((await cron.get(store, "daily")).open_runs) == 2
 
     await registered(store, overlap_policy="cancel_previous")
     await fire(store, db)
@@ -318,10 +318,10 @@ async def test_enqueue_keeps_every_run_and_runs_one_at_a_time(store: Store, db: 
 
     assert len(set(done)) == 3
     assert done == [past.job_id for past in reversed(await cron.history(store, "daily", 10))]
-    assert (await cron.get(store, "daily")).held == ()
+    assert (await cron.get(store, "daily")).held_runs == ()
 
 
-async def test_a_run_that_waits_is_let_go_though_a_failover_has_lost_its_tick(
+async def test_a_held_run_is_released_though_a_failover_has_lost_its_tick(
     store: Store, db: Any
 ) -> None:
     meta = store.keys.meta
@@ -330,7 +330,7 @@ async def test_a_run_that_waits_is_let_go_though_a_failover_has_lost_its_tick(
     age_cron(db, meta, "daily", DAY)
     before, due = db.hgetall(meta.cron("daily")), db.zscore(meta.crons, "daily")
     await look(store)
-    [held] = (await cron.get(store, "daily")).held
+    [held] = (await cron.get(store, "daily")).held_runs
     db.delete(meta.cron("daily"))  # the claim of the second tick is forgotten
     db.hset(meta.cron("daily"), mapping=before)
     db.zadd(meta.crons, {"daily": due})
@@ -339,16 +339,16 @@ async def test_a_run_that_waits_is_let_go_though_a_failover_has_lost_its_tick(
     await look(store)
 
     assert [job.id for job in await waiting(store)] == [held]
-    assert (await cron.get(store, "daily")).held == ()
+    assert (await cron.get(store, "daily")).held_runs == ()
 
 
-async def test_runs_that_wait_outlive_their_cron_job(store: Store, db: Any) -> None:
+async def test_held_runs_outlive_their_cron_job(store: Store, db: Any) -> None:
     await registered(store, overlap_policy="enqueue")
     await fire(store, db)
     await fire(store, db)
     [first] = await waiting(store)
 
-    await cron.drop(store, "daily")
+    await cron.delete(store, "daily")
     with pytest.raises(NotFound):
         await cron.get(store, "daily")
     assert await cron.list_crons(store, limit=10, offset=0) == ([], 0)
@@ -360,7 +360,7 @@ async def test_runs_that_wait_outlive_their_cron_job(store: Store, db: Any) -> N
     assert db.zcard(store.keys.meta.crons) == 0
 
 
-async def test_a_run_by_hand_leaves_the_tick_alone(store: Store) -> None:
+async def test_a_manual_run_does_not_move_the_tick(store: Store) -> None:
     before = await registered(store, enabled=True)
 
     after, job = await cron.trigger(store, "daily")
@@ -374,8 +374,8 @@ async def test_a_run_by_hand_leaves_the_tick_alone(store: Store) -> None:
 # -- crashes --------------------------------------------------------------------------------------
 
 
-class Failing(StoreBook):
-    """A scheduler that dies (or whose Redis does) right before one of the steps."""
+class Failing(RedisCronStore):
+    """A scheduler that dies, or whose Redis dies, right before one of the steps."""
 
     at = "nothing"
 
@@ -389,7 +389,7 @@ class Failing(StoreBook):
 
     async def settle(self, name: str, what: Any, *args: Any) -> None:
         self._die("settle")
-        await super().settle(name, what, *args)
+        await super().record_outcome(name, what, *args)
 
     async def cancel(self, job_id: str) -> None:
         self._die("cancel")
@@ -411,27 +411,27 @@ async def test_a_firing_that_was_interrupted_is_finished_once(
             await fire_due(dying, 10)
     else:
         await fire_due(dying, 10)
-    owed = (await cron.get(store, "daily")).owed
-    assert owed is not None
+    pending = (await cron.get(store, "daily")).firing
+    assert pending is not None
     # What is owed is what was decided then, whatever the definition says by now.
     await registered(store, type="report.other", options={"queue": "elsewhere"})
     await fire(store, db, ms=3000)
 
     [new] = await waiting(store)
-    assert (new.id, new.type) == (owed.job_id, "report.make")
+    assert (new.id, new.type) == (pending.job_id, "report.make")
     assert (await read_jobs.get(store, old.id)).state is State.CANCELLED
     assert await take(store, "elsewhere") == []
     assert (await cron.get(store, "daily")).runs == 2
 
 
-async def test_a_run_by_hand_that_is_decided_but_not_stored_is_no_refusal(
+async def test_a_manual_run_that_is_claimed_but_not_stored_is_no_refusal(
     store: Store, db: Any
 ) -> None:
     record = await registered(store)
     dying = type("Dying", (Failing,), {"at": "enqueue"})(store)
 
     with pytest.raises(BackendUnavailable) as refused:
-        await firing.run_by_hand(dying, record)
+        await firing.run_manually(dying, record)
 
     assert refused.value.outcome == "unknown"
     await fire(store, db, ms=3000)
@@ -447,12 +447,14 @@ async def test_a_firing_may_be_delivered_any_number_of_times(store: Store, db: A
     stale = await cron.get(store, "daily")
 
     for _ in range(3):
-        await firing.deliver(StoreBook(store), stale)
+        await firing.deliver(RedisCronStore(store), stale)
 
     assert len(await waiting(store)) == 1
 
 
-async def test_a_tick_waits_while_the_one_before_it_is_owed(store: Store, db: Any) -> None:
+async def test_a_tick_waits_while_the_firing_before_it_is_undelivered(
+    store: Store, db: Any
+) -> None:
     await registered(store, expression="@every 1h", overlap_policy="allow")
     away = type("Dying", (Failing,), {"at": "enqueue"})(store)
     for _ in range(5):
@@ -465,10 +467,10 @@ async def test_a_tick_waits_while_the_one_before_it_is_owed(store: Store, db: An
     assert len(await waiting(store)) == 2  # the one owed, and one for all ticks missed since
 
 
-async def test_a_cron_job_that_fails_stops_no_other(store: Store, db: Any) -> None:
+async def test_a_cron_job_that_fails_does_not_stop_others(store: Store, db: Any) -> None:
     await registered(store, name="broken")
     await registered(store, name="sound")
-    db.hset(store.keys.meta.cron("broken"), "z", "Mars/Base")
+    db.hset(store.keys.meta.cron("broken"), "timezone", "Mars/Base")
     for name in ("broken", "sound"):
         age_cron(db, store.keys.meta, name, DAY)
 
@@ -477,11 +479,11 @@ async def test_a_cron_job_that_fails_stops_no_other(store: Store, db: Any) -> No
     assert [envelope(job)["meta"]["cron_name"] for job in await waiting(store)] == ["sound"]
 
 
-async def test_a_tick_has_the_same_job_id_whoever_computes_it(store: Store) -> None:
+async def test_a_tick_has_the_same_job_id_in_every_process(store: Store) -> None:
     record = await registered(store)
     shard = store.keys.shard_of_queue(QUEUE)
 
-    ids = {StoreBook(store).job_id(record, 1_700_000_000_000) for _ in range(3)}
+    ids = {RedisCronStore(store).job_id(record, 1_700_000_000_000) for _ in range(3)}
 
     assert ids == {tick_job_id("daily", 1_700_000_000_000, shard.index, len(store.keys))}
     assert store.keys.shard_of_id(ids.pop()) is shard
@@ -521,11 +523,9 @@ async def test_firing_and_skipping_emit_events(store: Store, db: Any) -> None:
     assert skipped["data"]["active_job_id"] == job.id
 
 
-async def test_a_tick_that_a_change_of_the_clock_swallowed_is_an_event(
-    store: Store, db: Any
-) -> None:
+async def test_a_tick_that_a_clock_change_removed_is_an_event(store: Store, db: Any) -> None:
     record = await registered(store, timezone="America/New_York")
-    db.hset(store.keys.meta.cron(record.name), "g", 1_772_953_200_000)
+    db.hset(store.keys.meta.cron(record.name), "gap", 1_772_953_200_000)
 
     await fire(store, db, ms=2 * DAY)  # a local day may have 25 hours
 

@@ -13,8 +13,8 @@ from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron
 from ojs_cluster.store.cron.cron_record import CronRecord
-from ojs_cluster.store.cron.cron_store import StoreBook
-from ojs_cluster.store.cron.firing import deliver, fire_due, run_by_hand
+from ojs_cluster.store.cron.cron_store import RedisCronStore
+from ojs_cluster.store.cron.firing import deliver, fire_due, run_manually
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.sweeps.retention import purge_due
 from tests.store.cron.test_cron import definition, look
@@ -25,27 +25,27 @@ from tests.support.timeshift import age_cron, age_job
 
 
 async def come(store: Store, db: Any) -> None:
-    """Bring the next tick."""
+    """Make the next tick due."""
     age_cron(db, store.keys.meta, "daily", DAY + 1)
 
 
 async def recover(store: Store, db: Any) -> None:
-    """What the next leader does: take up what is owed once its time has come, and look on."""
+    """Do what the next leader does: deliver the firing when it is due, and check again."""
     age_cron(db, store.keys.meta, "daily", 3000)
     await look(store)
 
 
 async def die_owing(store: Store) -> CronRecord:
-    """A leader dies right after it has claimed the tick, whose job is owed then."""
+    """A leader dies right after it has claimed the tick."""
     at = 1
-    while (claimed := await cron.get(store, "daily")).owed is None:
+    while (claimed := await cron.get(store, "daily")).firing is None:
         assert await dies_at(store, at, True, fire)
         at += 1
     return claimed
 
 
 async def fire(store: Store) -> None:
-    await fire_due(StoreBook(store), 10)
+    await fire_due(RedisCronStore(store), 10)
 
 
 async def test_a_leader_that_stalls_does_not_run_a_tick_again_when_its_retention_is_over(
@@ -62,60 +62,64 @@ async def test_a_leader_that_stalls_does_not_run_a_tick_again_when_its_retention
 
     age_job(db, shard, job.id, MINUTE)
     await purge_due(store, shard, 10)
-    assert await deliver(StoreBook(store), stalled) == job.id  # it is there, and stays as it is
+    assert (
+        await deliver(RedisCronStore(store), stalled) == job.id
+    )  # it is there, and stays as it is
     assert (await read_jobs.get(store, job.id)).state is State.COMPLETED
 
     age_job(db, shard, job.id, 2 * MINUTE)
     await purge_due(store, shard, 10)
     with pytest.raises(Conflict, match="too late"):
-        await deliver(StoreBook(store), replace(stalled, read_ms=stalled.read_ms - 3 * MINUTE))
+        await deliver(RedisCronStore(store), replace(stalled, read_ms=stalled.read_ms - 3 * MINUTE))
     assert await take(store, "reports") == []
 
 
 async def test_a_lost_reply_to_a_registration_does_not_move_its_tick(store: Store) -> None:
     before, _ = await cron.register(store, definition(expression="@every 1h"))
-    deaf, client = lossy(store, "cron_put", times=1)
+    deaf, client = lossy(store, "cron_register", times=1)
 
     after, _ = await cron.register(deaf, definition(expression="@every 1h"))
 
-    assert client.lost == ["cron_put"]
+    assert client.lost == ["cron_register"]
     assert after.next_ms == before.next_ms
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
-async def test_a_run_that_no_replica_confirmed_stays_owed_until_it_is_delivered_again(
+async def test_an_unconfirmed_run_keeps_its_firing_until_it_is_delivered_again(
     store: Store, db: Any, by_hand: bool
 ) -> None:
-    """A node may still forget the job: what is owed remembers it."""
+    """A failover may still lose the job: the firing remains."""
     record, _ = await cron.register(store, definition())
     if not by_hand:
         await come(store, db)
     with require_durability(Durability.REPLICA) as request:
         if by_hand:
-            await run_by_hand(StoreBook(store), record)
+            await run_manually(RedisCronStore(store), record)
         else:
             await fire(store)
 
     assert request.unconfirmed is not None
-    owed = (await cron.get(store, "daily")).owed
-    assert owed is not None
-    assert (await read_jobs.get(store, owed.job_id)).state is State.AVAILABLE
+    pending = (await cron.get(store, "daily")).firing
+    assert pending is not None
+    assert (await read_jobs.get(store, pending.job_id)).state is State.AVAILABLE
     await recover(store, db)
-    assert (await cron.get(store, "daily")).owed is None
-    assert [job.id for job in await take(store, "reports", count=9)] == [owed.job_id]
+    assert (await cron.get(store, "daily")).firing is None
+    assert [job.id for job in await take(store, "reports", count=9)] == [pending.job_id]
 
 
-async def test_a_failure_after_a_success_is_put_off_as_shortly_as_the_first(
+async def test_a_failure_after_a_success_is_postponed_as_briefly_as_the_first(
     store: Store, db: Any
 ) -> None:
     meta = store.keys.meta
 
     async def fail(pause_ms: int) -> None:
-        """Fail, and see that it is put off for so long."""
-        owed = (await cron.get(store, "daily")).owed
+        """Fail, and check that it is postponed for that long."""
+        pending = (await cron.get(store, "daily")).firing
         before = await clock_ms(store, meta.slot)
-        await StoreBook(store).settle("daily", "failed", owed.job_id if owed else "")
-        not_before = int(db.hget(meta.cron("daily"), "nb"))
+        await RedisCronStore(store).record_outcome(
+            "daily", "failed", pending.job_id if pending else ""
+        )
+        not_before = int(db.hget(meta.cron("daily"), "not_before"))
         assert before + pause_ms <= not_before <= await clock_ms(store, meta.slot) + pause_ms
 
     await cron.register(store, definition())

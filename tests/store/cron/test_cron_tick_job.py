@@ -1,4 +1,4 @@
-"""What makes a cron tick's job impossible for good, and what only now."""
+"""Which errors make a tick's job impossible permanently, and which do not."""
 
 from __future__ import annotations
 

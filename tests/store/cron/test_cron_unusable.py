@@ -1,4 +1,4 @@
-"""A cron job whose job cannot be made: the tick is settled with an error, once and for good."""
+"""A cron job whose job cannot be made: the tick is recorded as an error, once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UNUSABLE = {
     "a key that is not in args": {"args": [], "options": {"unique": {"args_keys": ["\ud800 id"]}}},
     "nothing": {},
 }
-"""What an earlier version, or another program, may have stored."""
+"""Definitions that an earlier version, or another program, may have stored."""
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ async def _register(store: Store, **members: Any) -> None:
     await cron.register(store, definition(expression="@every 1h", **members))
 
 
-def _poison(store: Store, db: Any, kind: str = "nothing", field: str = "j") -> None:
+def _poison(store: Store, db: Any, kind: str = "nothing", field: str = "job") -> None:
     db.hset(store.keys.meta.cron("daily"), field, _stored(kind))
 
 
@@ -64,7 +64,7 @@ async def _outcomes(store: Store) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", UNUSABLE)
-async def test_a_tick_whose_job_cannot_be_made_is_settled_and_the_next_one_is_tried(
+async def test_a_tick_whose_job_cannot_be_made_is_refused_and_the_next_one_is_tried(
     store: Store, backend: Embedded, db: Any, kind: str
 ) -> None:
     await _register(store)
@@ -77,7 +77,7 @@ async def test_a_tick_whose_job_cannot_be_made_is_settled_and_the_next_one_is_tr
     record = await cron.get(store, "daily")
     assert record.next_ms is not None
     assert record.next_ms > past.tick_ms
-    assert (record.owed, record.runs, record.last_ms) == (None, 0, None)
+    assert (record.firing, record.runs, record.last_ms) == (None, 0, None)
     # The next check is the next tick, not the end of a pause.
     assert db.zscore(store.keys.meta.crons, "daily") == record.next_ms
 
@@ -88,7 +88,7 @@ async def test_a_tick_whose_job_cannot_be_made_is_settled_and_the_next_one_is_tr
         await _tick(restarted, db)
         assert await _outcomes(restarted) == ["error", "error"]
 
-    db.hset(store.keys.meta.cron("daily"), "j", definition().job)
+    db.hset(store.keys.meta.cron("daily"), "job", definition().job)
     await _tick(store, db)
     assert await _outcomes(store) == ["fire", "error", "error"]
     assert len(await take(store, QUEUE, count=9)) == 1
@@ -115,10 +115,10 @@ async def test_a_refused_tick_cancels_no_earlier_run(store: Store, db: Any) -> N
 
 
 @pytest.mark.parametrize("policy", ["cancel_previous", "enqueue"])
-async def test_a_job_that_is_owed_and_cannot_be_made_is_owed_no_longer(
+async def test_a_firing_whose_job_cannot_be_made_is_removed(
     store: Store, db: Any, policy: str
 ) -> None:
-    """It kept every later tick waiting, permanently."""
+    """It delayed every later tick, permanently."""
     await _register(store, overlap_policy=policy)
     await _tick(store, db)
     [first] = await take(store, QUEUE)
@@ -130,7 +130,12 @@ async def test_a_job_that_is_owed_and_cannot_be_made_is_owed_no_longer(
     await look(store)
 
     record = await cron.get(store, "daily")
-    assert (record.owed, record.open, record.held, record.runs) == (None, (first.id,), (), 1)
+    assert (record.firing, record.open_runs, record.held_runs, record.runs) == (
+        None,
+        (first.id,),
+        (),
+        1,
+    )
     assert await _outcomes(store) == ["error", "fire"]
     assert (await read_jobs.get(store, first.id)).state is State.ACTIVE
     await ack(store, first)
@@ -139,14 +144,14 @@ async def test_a_job_that_is_owed_and_cannot_be_made_is_owed_no_longer(
     assert len(await take(store, QUEUE, count=9)) == 1
 
 
-async def test_a_deleted_cron_job_goes_with_a_debt_that_cannot_be_paid(
+async def test_a_deleted_cron_job_ends_with_a_firing_that_cannot_be_delivered(
     store: Store, db: Any
 ) -> None:
     await _register(store)
     age_cron(db, store.keys.meta, "daily", HOUR + 1)
     await die_owing(store)
     _poison(store, db, field="ob")
-    await cron.drop(store, "daily")
+    await cron.delete(store, "daily")
     age_cron(db, store.keys.meta, "daily", 3000)
     await look(store)
     assert not db.exists(store.keys.meta.cron("daily"), store.keys.meta.cron_history("daily"))
@@ -154,12 +159,12 @@ async def test_a_deleted_cron_job_goes_with_a_debt_that_cannot_be_paid(
         await cron.get(store, "daily")
 
 
-async def test_a_run_by_hand_whose_job_cannot_be_made_is_refused_and_owes_nothing(
+async def test_a_manual_run_whose_job_cannot_be_made_is_refused_without_a_firing(
     store: Store, db: Any
 ) -> None:
     await _register(store)
     _poison(store, db, "text that is not stream-safe")
     with pytest.raises(ValidationFailed):
         await cron.trigger(store, "daily")
-    assert (await cron.get(store, "daily")).owed is None
+    assert (await cron.get(store, "daily")).firing is None
     assert await _outcomes(store) == []

@@ -20,7 +20,7 @@ from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron
 from ojs_cluster.store.cron.cron_record import CronRecord
-from ojs_cluster.store.cron.cron_store import StoreBook
+from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import deliver, fire_due
 from ojs_cluster.store.dead_letters import dead_letters
 from ojs_cluster.store.enqueue.enqueue import enqueue_many
@@ -231,7 +231,7 @@ async def test_a_tick_of_a_full_queue_is_settled_in_the_history(store: Store, db
     await depth_bounds.set_bound(store, "reports", 1)
     await put(store, "reports")
     age_cron(db, store.keys.meta, "daily", DAY)
-    await fire_due(StoreBook(store), 10)
+    await fire_due(RedisCronStore(store), 10)
     [tick] = await cron.history(store, "daily", 10)
     assert tick.outcome == "error"
     assert tick.error is not None
@@ -240,7 +240,7 @@ async def test_a_tick_of_a_full_queue_is_settled_in_the_history(store: Store, db
     with pytest.raises(QueueFull):
         await cron.trigger(store, "daily")
     record = await cron.get(store, "daily")
-    assert record.owed is None
+    assert record.firing is None
     await take(store, "reports")
     await cron.trigger(store, "daily")
     assert await depth(store, "reports") == 1
@@ -297,7 +297,7 @@ async def test_a_full_queue_costs_no_run_that_makes_way(store: Store, db: Any) -
     await depth_bounds.set_bound(store, "reports", 1)
     await put(store, "reports")
     age_cron(db, store.keys.meta, "daily", DAY)
-    await fire_due(StoreBook(store), 10)
+    await fire_due(RedisCronStore(store), 10)
     assert (await read_jobs.get(store, running.id)).state is State.CANCELLED
     [tick, _] = await cron.history(store, "daily", 10)
     assert (tick.outcome, tick.error) == ("fire", "")
@@ -311,8 +311,8 @@ async def owed_to_a_full_queue(store: Store, db: Any) -> CronRecord:
     await depth_bounds.set_bound(store, "reports", 1)
     age_cron(db, store.keys.meta, "daily", DAY)
     at = 1
-    while (claimed := await cron.get(store, "daily")).owed is None:
-        await dies_at(store, at, True, lambda mortal: fire_due(StoreBook(mortal), 10))
+    while (claimed := await cron.get(store, "daily")).firing is None:
+        await dies_at(store, at, True, lambda mortal: fire_due(RedisCronStore(mortal), 10))
         at += 1
     return claimed
 
@@ -322,9 +322,9 @@ async def test_a_slower_process_does_not_store_a_tick_that_was_refused(
 ) -> None:
     claimed = await owed_to_a_full_queue(store, db)
     with pytest.raises(QueueFull):
-        await deliver(StoreBook(store), claimed)
+        await deliver(RedisCronStore(store), claimed)
     [first] = await take(store, "reports")
-    await deliver(StoreBook(store), claimed)
+    await deliver(RedisCronStore(store), claimed)
     assert await depth(store, "reports") == 0
     assert (await cron.history(store, "daily", 10))[0].outcome == "error"
     await ack(store, first)
@@ -334,11 +334,13 @@ async def test_a_refusal_that_comes_late_does_not_forget_the_run_that_was_stored
     store: Store, db: Any
 ) -> None:
     claimed = await owed_to_a_full_queue(store, db)
-    assert claimed.owed is not None
+    assert claimed.firing is not None
     await take(store, "reports")
-    await deliver(StoreBook(store), claimed)
-    job_id = claimed.owed.job_id
-    await StoreBook(store).settle("daily", "refused", job_id, (job_id,), reason="queue_full: late")
+    await deliver(RedisCronStore(store), claimed)
+    job_id = claimed.firing.job_id
+    await RedisCronStore(store).record_outcome(
+        "daily", "refused", job_id, (job_id,), reason="queue_full: late"
+    )
     record = await cron.get(store, "daily")
-    assert record.held == (job_id,)
-    assert job_id in record.open
+    assert record.held_runs == (job_id,)
+    assert job_id in record.open_runs

@@ -526,7 +526,7 @@ async def waiting_jobs(store: Store) -> list[JobRecord]:
 async def test_lost_replies_grant_no_token_twice(
     store: Store, db: Any, consistent: Consistent, key: str
 ) -> None:
-    scripts = ("limit_request", "limit_grant", "limit_free", "limit_start", "outbox_settle")
+    scripts = ("limit_request", "limit_grant", "limit_free", "limit_start", "outbox_record_attempt")
     process, client = lossy(store, *scripts)
     for _ in range(4):
         await keyed(process, key, concurrency=1, rate=per_hour(100))

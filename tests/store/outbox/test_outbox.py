@@ -1,4 +1,4 @@
-"""Effects are carried out side by side; what cannot be done now is in the way of no other."""
+"""Effects are delivered concurrently; an effect that cannot be delivered now blocks no other."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ojs_cluster.redis import Client
 from ojs_cluster.redis.durability import Durability, require_durability
 from ojs_cluster.store.context import Effect, Store
 from ojs_cluster.store.fanout import WIDTH
-from ojs_cluster.store.outbox import unreachable_shards as away_shards
-from ojs_cluster.store.outbox.outbox import deliver, drain, drain_waiting
+from ojs_cluster.store.outbox import unreachable_shards as unreachable_shards
+from ojs_cluster.store.outbox.outbox import deliver, drain, drain_blocked
 from tests.store.shortcuts import clock_ms
 from tests.support.lossy import AbsentClient, lossy
 
 
-def owe(db: Any, shard: Shard, *kinds: str) -> Sequence[bytes]:
-    """Owe effects since long ago; returns them as a script would."""
+def append_effects(db: Any, shard: Shard, *kinds: str) -> Sequence[bytes]:
+    """Append effects that are due; return them as a script does."""
     flat = []
     for number, kind in enumerate(kinds, 1):
         db.hset(shard.outbox, str(number), f"{kind} 0 {number}")
@@ -39,14 +39,14 @@ async def away(_store: Store, _shard: Shard, _payload: bytes) -> None:
     raise BackendUnavailable("no connection", outcome="not_applied")
 
 
-async def test_effects_whose_shard_is_away_keep_no_others_waiting(store: Store, db: Any) -> None:
+async def test_effects_whose_shard_is_unreachable_delay_no_others(store: Store, db: Any) -> None:
     shard = store.keys.shard(3)
     done: list[bytes] = []
 
     async def near(_store: Store, _shard: Shard, payload: bytes) -> None:
         done.append(payload)
 
-    owe(db, shard, "away", "away", "away", "near")
+    append_effects(db, shard, "away", "away", "away", "near")
     half = with_effects(store, away=away, near=near)
     for _ in range(2):
         await drain(half, shard, 2)
@@ -61,7 +61,7 @@ async def test_effects_whose_shard_is_away_keep_no_others_waiting(store: Store, 
     assert not db.exists(shard.outbox, shard.outbox_due)
 
 
-async def test_who_owes_much_to_a_shard_that_is_away_does_not_wait_for_each(
+async def test_many_effects_for_an_unreachable_shard_do_not_each_wait(
     store: Store, db: Any
 ) -> None:
     shard, tries = store.keys.shard(3), 0
@@ -72,13 +72,13 @@ async def test_who_owes_much_to_a_shard_that_is_away_does_not_wait_for_each(
         await trio.lowlevel.checkpoint()
         raise BackendUnavailable("no connection", outcome="not_applied")
 
-    owed = owe(db, shard, *["slow"] * 200)
-    await deliver(with_effects(store, slow=slow), shard, owed)
+    entries = append_effects(db, shard, *["slow"] * 200)
+    await deliver(with_effects(store, slow=slow), shard, entries)
     assert 1 <= tries <= WIDTH
     assert db.zcard(shard.outbox_due) == 200
 
 
-async def test_who_owes_much_and_is_in_doubt_does_not_wait_for_each(store: Store, db: Any) -> None:
+async def test_many_unconfirmed_effects_do_not_each_wait(store: Store, db: Any) -> None:
     shard, done = store.keys.shard(3), 0
 
     async def unsure(_store: Store, _shard: Shard, _payload: bytes) -> None:
@@ -87,14 +87,14 @@ async def test_who_owes_much_and_is_in_doubt_does_not_wait_for_each(store: Store
         await trio.lowlevel.checkpoint()
         work.unconfirmed = "no replica has it"
 
-    owed = owe(db, shard, *["unsure"] * 200)
+    entries = append_effects(db, shard, *["unsure"] * 200)
     with require_durability(Durability.ASYNC) as work:
-        await deliver(with_effects(store, unsure=unsure), shard, owed)
+        await deliver(with_effects(store, unsure=unsure), shard, entries)
     assert 1 <= done <= WIDTH
     assert db.zcard(shard.outbox_due) == 200
 
 
-async def test_effects_of_one_script_are_carried_out_side_by_side(store: Store, db: Any) -> None:
+async def test_effects_of_one_script_are_delivered_concurrently(store: Store, db: Any) -> None:
     shard, here, both = store.keys.shard(3), 0, trio.Event()
 
     async def meet(_store: Store, _shard: Shard, _payload: bytes) -> None:
@@ -104,9 +104,9 @@ async def test_effects_of_one_script_are_carried_out_side_by_side(store: Store, 
             both.set()
         await both.wait()
 
-    owed = owe(db, shard, "meet", "meet")
+    entries = append_effects(db, shard, "meet", "meet")
     with trio.fail_after(60):
-        await deliver(with_effects(store, meet=meet), shard, owed)
+        await deliver(with_effects(store, meet=meet), shard, entries)
     assert not db.exists(shard.outbox, shard.outbox_due)
 
 
@@ -118,10 +118,10 @@ async def test_an_effect_that_fails_is_tried_again_after_half_a_second_then_afte
     store: Store, db: Any
 ) -> None:
     shard = store.keys.shard(3)
-    owed = owe(db, shard, "fails")
+    entries = append_effects(db, shard, "fails")
     for attempts, pause_ms in ((1, 500), (2, 1000), (3, 2000)):
         before = await clock_ms(store, shard.slot)
-        await deliver(with_effects(store, fails=fails), shard, owed)
+        await deliver(with_effects(store, fails=fails), shard, entries)
         after = await clock_ms(store, shard.slot)
         assert before + pause_ms <= db.zscore(shard.outbox_due, "1") <= after + pause_ms
         assert db.hget(shard.outbox, "1") == b"fails %d 1" % attempts
@@ -131,19 +131,19 @@ async def test_a_failure_whose_record_is_not_answered_counts_as_one_attempt(
     store: Store, db: Any
 ) -> None:
     shard = store.keys.shard(3)
-    owed = owe(db, shard, "fails")
-    flaky, client = lossy(with_effects(store, fails=fails), "outbox_settle")
-    await deliver(flaky, shard, owed)
+    entries = append_effects(db, shard, "fails")
+    flaky, client = lossy(with_effects(store, fails=fails), "outbox_record_attempt")
+    await deliver(flaky, shard, entries)
 
-    assert client.lost == ["outbox_settle"]
+    assert client.lost == ["outbox_record_attempt"]
     assert db.hget(shard.outbox, "1") == b"fails 1 1"
 
 
-async def test_an_effect_whose_shard_is_away_is_tried_again_after_five_seconds(
+async def test_an_effect_whose_shard_is_unreachable_is_tried_again_after_five_seconds(
     store: Store, db: Any
 ) -> None:
     shard = store.keys.shard(3)
-    owe(db, shard, "away")
+    append_effects(db, shard, "away")
     before = await clock_ms(store, shard.slot)
     await drain(with_effects(store, away=away), shard, 9)
     after = await clock_ms(store, shard.slot)
@@ -152,11 +152,11 @@ async def test_an_effect_whose_shard_is_away_is_tried_again_after_five_seconds(
 
 
 @pytest.mark.parametrize("first", ["both", "nothing"])
-async def test_while_two_shards_are_away_their_entries_are_tried_one_at_a_time(
+async def test_while_two_shards_are_unreachable_their_entries_are_tried_one_at_a_time(
     store: Store, db: Any, first: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An entry that another shard holds up, or that needs none any more, proves nothing."""
-    monkeypatch.setattr(away_shards, "PAUSE_S", 600.0)
+    """An entry that another shard blocks, or that needs no shard any more, proves nothing."""
+    monkeypatch.setattr(unreachable_shards, "PAUSE_S", 600.0)
     shard, one, other = (store.keys.shard(index) for index in (3, 4, 5))
     asked: list[int] = []
 
@@ -179,13 +179,13 @@ async def test_while_two_shards_are_away_their_entries_are_tried_one_at_a_time(
         with_effects(store, reach=reach),
         redis=cast(Client, Counting(store.redis, {one.slot, other.slot})),
     )
-    await drain_waiting(absent, shard, 200)
+    await drain_blocked(absent, shard, 200)
 
     assert asked.count(one.slot) <= 1 + WIDTH
     assert asked.count(other.slot) == (first == "both")
     assert db.zcard(shard.outbox_waiting(one.index)) == 100
     assert db.zcard(shard.outbox_waiting(other.index)) == (first == "both")
-    result = await drain_waiting(absent, shard, 200)
+    result = await drain_blocked(absent, shard, 200)
     assert result.next_ms is not None
     assert result.next_ms > result.now_ms, "no try without a pause"
     assert asked.count(one.slot) <= 1 + WIDTH

@@ -20,7 +20,7 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.outbox import outbox, unreachable_shards
-from ojs_cluster.store.outbox.outbox import drain, drain_waiting
+from ojs_cluster.store.outbox.outbox import drain, drain_blocked
 from ojs_cluster.store.workers import workers
 from tests.store.shortcuts import HOUR, QUEUE, nack, new_job, reap_all, take
 from tests.store.unique_jobs import once
@@ -33,7 +33,7 @@ from tests.support.timeshift import age_job
 CALL_TIMEOUT_S = 600.0
 """Far beyond what any step here may take: whoever waits for the stopped master fails the test."""
 SOON_S = 120.0
-OWED = 2000
+ENTRIES = 2000
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +135,10 @@ async def test_a_job_ends_at_once_though_its_lock_lives_on_a_stopped_master(
         with trio.fail_after(SOON_S):
             await end(store, job, db)
         assert db.zcard(shard.finished) == 1
-        assert db.zcard(shard.outbox_due) == 1, "the unlock is still owed"
+        assert db.zcard(shard.outbox_due) == 1, "the unlock is still in the outbox"
 
 
-async def test_effects_for_a_stopped_master_are_in_the_way_of_no_other(
+async def test_effects_for_a_stopped_master_block_no_other(
     store: Store, servers: Embedded, victim: Node
 ) -> None:
     shard = store.keys.shard_of_queue(QUEUE)
@@ -146,39 +146,39 @@ async def test_effects_for_a_stopped_master_are_in_the_way_of_no_other(
     near = next(one for one in store.keys if node_of(store, one) != victim.port)
     servers.pause(victim)
     with observer_of(servers, store, shard) as db:
-        for number in range(1, OWED + 2):
-            target = away_shards[number % len(away_shards)] if number <= OWED else near
-            owe_unlock(db, shard, number, target)
+        for number in range(1, ENTRIES + 2):
+            target = away_shards[number % len(away_shards)] if number <= ENTRIES else near
+            append_unlock(db, shard, number, target)
         counted = LossyClient(store.redis, lambda _name, _before: False)
         watched = replace(store, redis=cast(Client, counted))
         told: list[int] = []
         with trio.fail_after(SOON_S):
-            while db.hexists(shard.outbox, OWED + 1):
+            while db.hexists(shard.outbox, ENTRIES + 1):
                 await drain(watched, shard, 100, lambda index, _at_ms: told.append(index))
             for _ in range(3):  # nothing of it is read again while they are away
                 assert (await drain(watched, shard, 100)).done == 0
         assert set(told) == {shard.index}
         assert db.zcard(shard.outbox_due) == 0
         waiting = [db.zcard(shard.outbox_waiting(one.index)) for one in away_shards]
-        assert sum(waiting) == OWED
+        assert sum(waiting) == ENTRIES
         assert min(waiting) > 0
         assert counted.calls["lock_settle"] <= len(away_shards) + 2 * WIDTH
-        rounds = OWED / 100 + 1
+        rounds = ENTRIES / 100 + 1
         assert sum(counted.calls.values()) <= (rounds + 3) * (2 + len(away_shards)) + 2 * WIDTH
 
         servers.resume(victim)
         for one in away_shards:
-            store.away.answered(one.slot)
+            store.unreachable_shards.discard(one.slot)
         with trio.fail_after(SOON_S):
             while db.exists(shard.outbox_blocked_shards):
                 for name in db.zrange(shard.outbox_blocked_shards, 0, -1):
                     db.zadd(shard.outbox_blocked_shards, {name: 1})
-                await drain_waiting(store, shard, 100)
+                await drain_blocked(store, shard, 100)
         assert db.hlen(shard.outbox) == 0
         assert not db.exists(shard.outbox, shard.outbox_blocked_shards)
 
 
-async def test_one_entry_at_a_time_probes_a_master_that_stays_away(
+async def test_one_entry_at_a_time_probes_a_master_that_stays_unreachable(
     store: Store, servers: Embedded, victim: Node
 ) -> None:
     shard = store.keys.shard_of_queue(QUEUE)
@@ -188,15 +188,15 @@ async def test_one_entry_at_a_time_probes_a_master_that_stays_away(
         servers.pause(victim)
         with observer_of(servers, store, shard) as db:
             for number in range(1, 101):
-                owe_unlock(db, shard, number, target)
+                append_unlock(db, shard, number, target)
             await drain(other, shard, 100)
             assert db.zcard(shard.outbox_waiting(target.index)) == 100
-            other.away.answered(target.slot)
+            other.unreachable_shards.discard(target.slot)
             counted = LossyClient(other.redis, lambda _name, _before: False)
             watched = replace(other, redis=cast(Client, counted))
             for _ in range(3):
                 db.zadd(shard.outbox_blocked_shards, {str(target.index): 1})
-                result = await drain_waiting(watched, shard, 100)
+                result = await drain_blocked(watched, shard, 100)
                 assert not result.more
                 assert result.next_ms == int(
                     db.zscore(shard.outbox_blocked_shards, str(target.index))
@@ -206,7 +206,7 @@ async def test_one_entry_at_a_time_probes_a_master_that_stays_away(
             assert db.zcard(shard.outbox_waiting(target.index)) == 100
 
 
-async def test_entries_of_many_shards_are_carried_out_at_once_when_their_shard_is_back(
+async def test_entries_of_many_shards_are_delivered_at_once_when_their_shard_is_back(
     store: Store, servers: Embedded
 ) -> None:
     """The first of each is a probe; the rest of one shard keeps no other shard's waiting."""
@@ -227,15 +227,15 @@ async def test_entries_of_many_shards_are_carried_out_at_once_when_their_shard_i
         }
         for shard, db in dbs.items():
             for number in (1, 2):
-                owe_unlock(db, shard, number, target)
+                append_unlock(db, shard, number, target)
                 db.zrem(shard.outbox_due, number)
                 db.zadd(shard.outbox_waiting(target.index), {str(number): number})
             db.zadd(shard.outbox_blocked_shards, {str(target.index): 1})
         with trio.fail_after(SOON_S):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(drain_waiting, slow, one, 100)
+                nursery.start_soon(drain_blocked, slow, one, 100)
                 await busy.wait()
-                await drain_waiting(slow, other, 100)
+                await drain_blocked(slow, other, 100)
                 left = dbs[other].hlen(other.outbox)
                 done.set()
         assert left == 0
@@ -250,11 +250,11 @@ async def test_an_entry_that_fails_is_tried_again_when_it_is_due(
         db.hset(shard.outbox, "1", "unheard 0 of")
         db.zadd(shard.outbox_waiting(target.index), {"1": 1})
         db.zadd(shard.outbox_blocked_shards, {str(target.index): 1})
-        result = await drain_waiting(store, shard, 100)
+        result = await drain_blocked(store, shard, 100)
         assert result.next_ms == int(db.zscore(shard.outbox_waiting(target.index), "1"))
 
 
-def owe_unlock(db: Any, shard: Shard, number: int, target: Shard) -> None:
+def append_unlock(db: Any, shard: Shard, number: int, target: Shard) -> None:
     """Owe, since long ago, the release of a lock that lives in ``target``."""
     fingerprint = f"{target.index:08x}" + "0" * 56
     db.hset(shard.outbox, str(number), f"unlock 0 {fingerprint} {number} 0")

@@ -247,7 +247,7 @@ async def test_large_outbox_entries_are_drained_a_few_at_a_time(store: Store, db
         db.zadd(shard.outbox_due, {str(number): 1})
         db.zadd(shard.outbox_dead_letters, {str(number): 1})
 
-    listed, cursor = await outbox_dead_letters.list_parked(store, limit=100)
+    listed, cursor = await outbox_dead_letters.list_dead_letters(store, limit=100)
     assert (len(listed), cursor) == (10, None)
     tick = await outbox.drain(store, shard, 100)
     assert tick.done == 2

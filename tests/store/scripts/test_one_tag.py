@@ -20,7 +20,7 @@ from ojs_cluster.redis.errors import RedisReplyError
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.cron import cron
-from ojs_cluster.store.cron.cron_store import StoreBook
+from ojs_cluster.store.cron.cron_store import RedisCronStore
 from ojs_cluster.store.cron.firing import fire_due
 from ojs_cluster.store.dead_letters import dead_letters as dead_letter
 from ojs_cluster.store.enqueue import batch
@@ -344,8 +344,8 @@ async def a_cron_job(store: Store) -> None:
     await cron.trigger(store, "c")
     await cron.trigger(store, "c")
     assert (await cron.list_crons(store, limit=9, offset=0, within=QueuePatterns(["*"])))[1] == 1
-    await fire_due(StoreBook(store), 10)
-    await cron.drop(store, "c")
+    await fire_due(RedisCronStore(store), 10)
+    await cron.delete(store, "c")
 
 
 async def unique_jobs_and_batches(store: Store, db: Any) -> None:
@@ -402,7 +402,7 @@ async def reads(store: Store) -> None:
     await rights.check(store)
     await queues.get_stats(store, QUEUE)
     await metrics.collect(store, 1000)
-    await outbox_dead_letters.list_parked(store, limit=1)
+    await outbox_dead_letters.list_dead_letters(store, limit=1)
     with trio.fail_after(60):
         page = await list_jobs(store, JobFilter(), limit=1000)
         assert page.jobs
@@ -426,7 +426,7 @@ async def backup(store: Store) -> None:
     records = [
         line for line in text.splitlines() if line.startswith((b'{"q', b'{"r', b'{"w', b'{"c'))
     ]
-    await cron.drop(store, "again")
+    await cron.delete(store, "again")
     tally, said = await import_text(store, b"\n".join([head, other, *records, end]))
     assert said == []
     assert tally.created == {"jobs": 1, "cron jobs": 1}

@@ -362,7 +362,7 @@ async def test_a_cron_jobs_runs_are_unique_too(store: Store, db: Any, policy: st
         _, second = await cron.trigger(store, "c")
         assert second.deduplicated == (second.id == first.id) == (policy == "ignore")
 
-    assert (await cron.get(store, "c")).owed is None
+    assert (await cron.get(store, "c")).firing is None
     [job] = await take(store, count=9)
     assert (job.id == first.id) == (policy != "replace")
     await ack(store, job)

@@ -192,7 +192,7 @@ async def test_a_shard_that_is_away_keeps_no_other_workflow_waiting(
 
     assert await state_of(store, free) == "completed"
     assert await state_of(store, stuck) == "running"
-    store.away.answered(away_shard.slot)
+    store.unreachable_shards.discard(away_shard.slot)
     await look(store, db, stuck)
     assert await state_of(store, stuck) == "completed"
 

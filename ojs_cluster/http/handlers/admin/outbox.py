@@ -11,8 +11,8 @@ from ojs_cluster.http import query, replies
 from ojs_cluster.http.app import App
 from ojs_cluster.http.bodies import decode
 from ojs_cluster.http.messages import Request, Response
-from ojs_cluster.store.outbox import outbox_dead_letters as store_parked
-from ojs_cluster.store.outbox.outbox_dead_letters import MOST_RETRIED, Parked
+from ojs_cluster.store.outbox import outbox_dead_letters
+from ojs_cluster.store.outbox.outbox_dead_letters import MAX_RETRIED, OutboxDeadLetter
 
 _SHOWN_PAYLOAD = 2000  # characters
 _SHOWN_IDS = 10
@@ -36,10 +36,10 @@ async def list_dead_letters(app: App, request: Request) -> Response:
     """
     given = query.parameters(request.query)
     limit = query.integer(given, "limit", 50, low=1, high=200)
-    found, cursor = await store_parked.list_parked(
+    found, cursor = await outbox_dead_letters.list_dead_letters(
         app.store, limit=limit, cursor=given.get("cursor") or None
     )
-    total = await store_parked.count(app.store)
+    total = await outbox_dead_letters.count(app.store)
     pages = replies.pagination(limit=limit, shown=len(found), total=total, cursor=cursor)
     pages["has_more"] = cursor is not None
     entries = [_entry(dead_letter) for dead_letter in found]
@@ -58,16 +58,16 @@ async def retry(app: App, request: Request) -> Response:
             field="ids",
         )
     if body.ids is None:
-        retried, left = await store_parked.retry_all(app.store)
+        retried, left = await outbox_dead_letters.retry_all(app.store)
         return replies.json_response(200, {"retried": retried, "left": left}, about="all")
-    if len(body.ids) > MOST_RETRIED:
-        raise InvalidRequest(f"at most {MOST_RETRIED} entries at once", field="ids")
-    retried, unknown = await store_parked.retry(app.store, body.ids)
+    if len(body.ids) > MAX_RETRIED:
+        raise InvalidRequest(f"at most {MAX_RETRIED} entries at once", field="ids")
+    retried, unknown = await outbox_dead_letters.retry(app.store, body.ids)
     about = " ".join(body.ids[:_SHOWN_IDS])
     return replies.json_response(200, {"retried": retried, "not_found": unknown}, about=about)
 
 
-def _entry(dead_letter: Parked) -> dict[str, Any]:
+def _entry(dead_letter: OutboxDeadLetter) -> dict[str, Any]:
     entry = dead_letter.entry
     return {
         "id": dead_letter.id,

@@ -1,53 +1,57 @@
--- A cron job. KEYS of every script that includes this: 1 its hash, 2 the index by next look.
--- Fields: x expression, z zone, o overlap policy, d description, j job to enqueue (JSON), q queue,
--- t type, on '1' | '0', c created, u updated, v version, n next tick, a anchor of @every, g the
--- change of the clock that swallowed a tick before n, l last run, r runs, open ids of runs not
--- known to have ended, held those of them that wait as pending for the ones before.
--- A firing under way: owed its job id, ot tick, ob job (JSON), oc ids to cancel first, oh hold it.
--- w ms of the next upkeep, f failures in a row, nb not before (ms), gone deleted but not done yet.
+-- A cron job. KEYS of every script that includes this: 1 cron:<name>, 2 crons (by the ms of the next check).
+-- Definition: expression, timezone, overlap_policy, description, job (JSON), queue, type, enabled '1' | '0',
+--   created, updated, version, anchor (of @every).
+-- Schedule: next_tick, gap (the clock change that removed a tick before it), last_run, runs.
+-- Earlier runs: open_runs (ids of runs not known to have ended), held_runs (those of them that wait as
+--   pending for the runs before them).
+-- A firing that is claimed and not delivered: firing (its job id), firing_tick, firing_job (JSON),
+--   firing_cancels (ids of runs to cancel first), firing_held ('1' to hold it back).
+-- Checks: next_upkeep (ms), failures (in a row), not_before (ms), deleted (waits for its last firing).
 --@include long_lists
 local CRON, CRONS = KEYS[1], KEYS[2]
-local SMALL = {'x', 'z', 'q', 't', 'on', 'v', 'n', 'open', 'held', 'owed', 'w', 'nb', 'gone', 'g'}
+local SMALL_FIELDS = {'expression', 'timezone', 'queue', 'type', 'enabled', 'version', 'next_tick', 'open_runs',
+    'held_runs', 'firing', 'next_upkeep', 'not_before', 'deleted', 'gap'}
 
--- All but the job, the debt and the description, which may be large.
+-- Returns all fields but the jobs and the description, which may be large.
 local function load_cron()
     if redis.call('EXISTS', CRON) == 0 then return nil end
     local cron = {}
-    for i, value in ipairs(redis.call('HMGET', CRON, unpack(SMALL))) do cron[SMALL[i]] = value or nil end
+    for i, value in ipairs(redis.call('HMGET', CRON, unpack(SMALL_FIELDS))) do
+        cron[SMALL_FIELDS[i]] = value or nil
+    end
     return cron
 end
 
--- The ids in `list` that are not in `out`.
-local function without(list, out)
+-- Returns the ids in `list` that are not in `removed`.
+local function list_without(list, removed)
     local drop, kept = {}, {}
-    for id in string.gmatch(out, '%S+') do drop[id] = true end
+    for id in string.gmatch(removed, '%S+') do drop[id] = true end
     for id in string.gmatch(list or '', '%S+') do
         if not drop[id] then kept[#kept + 1] = id end
     end
     return kept
 end
 
-local function ms(value) return string.format('%.0f', value) end
+local function format_ms(value) return string.format('%.0f', value) end
 
--- Writes what depends on the rest: when the scheduler must look again.
-local function plan(name)
+-- Schedules the next check of a cron job from its fields.
+local function schedule_check(name)
     local cron = load_cron()
-    local at = tonumber(cron.n)
-    local upkeep = tonumber(cron.w)
-    -- A tick waits for the firing that is under way, so a shard that is away owes one job, not one
-    -- for each tick of its absence.
-    if cron.owed then at = upkeep
+    local at, upkeep = tonumber(cron.next_tick), tonumber(cron.next_upkeep)
+    -- A tick waits for a firing that is not delivered. So an unreachable shard causes one late job, not
+    -- one for each tick of the outage.
+    if cron.firing then at = upkeep
     elseif upkeep and (not at or upkeep < at) then at = upkeep end
-    if at and cron.nb then at = math.max(at, tonumber(cron.nb) or 0) end
-    -- A next tick that is not a number: it fails again at each check, and is logged.
-    if not at and cron.n then at = tonumber(cron.nb) end
+    if at and cron.not_before then at = math.max(at, tonumber(cron.not_before) or 0) end
+    -- A next tick that is not a number fails at each check, and is logged.
+    if not at and cron.next_tick then at = tonumber(cron.not_before) end
     if at then set_deadline(CRONS, name, at) else redis.call('ZREM', CRONS, name) end
 end
 
--- One line in the event stream of the meta tag.
+-- Adds an entry to the event stream of the meta tag.
 local function emit_cron(kind, cron, id, name, scheduled, ...)
     local kept = tonumber(ARGV[1])
     if kept == 0 then return end
-    redis.call('XADD', EVENTS, 'MAXLEN', '~', kept, '*', 't', kind, 'j', id, 'y', cron.t,
-        'q', cron.q, 'c', name, 'x', cron.x, 'z', cron.z, 's', scheduled, ...)
+    redis.call('XADD', EVENTS, 'MAXLEN', '~', kept, '*', 't', kind, 'j', id, 'y', cron.type,
+        'q', cron.queue, 'c', name, 'x', cron.expression, 'z', cron.timezone, 's', scheduled, ...)
 end

@@ -54,7 +54,7 @@ def api(any_api: Api, store: Store) -> Api:
     return Api(App(store, app.settings, app.access))
 
 
-def owe(db: Any, shard: Shard, number: int, payload: str, kind: str = "poison") -> None:
+def append_effect(db: Any, shard: Shard, number: int, payload: str, kind: str = "poison") -> None:
     db.hset(shard.outbox, str(number), f"{kind} 0 {payload}")
     db.zadd(shard.outbox_due, {str(number): 1})
 
@@ -74,8 +74,8 @@ async def test_a_poison_effect_becomes_an_outbox_dead_letter_and_blocks_no_other
     effects.broken = {b"bad"}
     db: Any
     with observer(backend) as db:
-        owe(db, shard, 1, "bad")
-        owe(db, shard, 2, "good")
+        append_effect(db, shard, 1, "bad")
+        append_effect(db, shard, 2, "good")
         await try_all(store, db, shard, 1)
         assert effects.tried == [b"bad", b"good"]
         tries: list[float] = []
@@ -90,7 +90,7 @@ async def test_a_poison_effect_becomes_an_outbox_dead_letter_and_blocks_no_other
         assert len(effects.tried) == ATTEMPTS + 1
         await try_all(store, db, shard, 3)  # an outbox dead letter now, so not tried again
         assert len(effects.tried) == ATTEMPTS + 1
-        owe(db, shard, 3, "later")
+        append_effect(db, shard, 3, "later")
         await try_all(store, db, shard, 1)
         assert effects.tried[-1] == b"later"
 
@@ -110,7 +110,7 @@ async def test_a_retried_dead_letter_has_all_its_attempts_and_is_removed(
     shard = store.keys.shard(3)
     effects.broken = {b"bad"}
     with observer(backend) as db:
-        owe(db, shard, 1, "bad")
+        append_effect(db, shard, 1, "bad")
         await try_all(store, db, shard, ATTEMPTS)
         reply = await api.post(f"{OUTBOX}/retry", {"ids": ["3-1", "3-2", "9999-1", "x", "-1-1"]})
         assert (reply.json["retried"], len(reply.json["not_found"])) == (1, 4)
@@ -158,7 +158,7 @@ async def test_an_unavailable_redis_is_no_failed_attempt_of_an_effect(
     shard = store.keys.shard(3)
     effects.away = True
     with observer(backend) as db:
-        owe(db, shard, 1, "fine")
+        append_effect(db, shard, 1, "fine")
         await try_all(store, db, shard, ATTEMPTS + 1)
         assert db.hget(shard.outbox, "1") == b"poison 0 fine"
 
@@ -168,7 +168,7 @@ async def test_an_effect_of_an_unknown_kind_is_kept(
 ) -> None:
     shard = store.keys.shard(3)
     with observer(backend) as db:
-        owe(db, shard, 1, "x", kind="of.tomorrow")
+        append_effect(db, shard, 1, "x", kind="of.tomorrow")
         await try_all(store, db, shard, ATTEMPTS)
     [entry] = (await api.get(OUTBOX)).json["entries"]
     assert entry["kind"] == "of.tomorrow"

@@ -1,0 +1,59 @@
+-- Transition: tick due -> claimed with a firing | skipped | refused because its job can never be made.
+-- Pre:  the next tick and the version are those of the decision; no firing is undelivered.
+-- Post: the next tick is a later one; the decision is in the history and in an event. The firing has the job
+--       of the current definition, under an id that never changes again.
+-- Memory: deny-oom.
+-- KEYS: 1 cron:<name>, 2 crons, 3 cron_history:<name>, 4 events.
+-- ARGV: 1 events kept, 2 name, 3 version, 4 tick ('' for a manual run: the next tick stays), 5 next tick
+--       ('' none), 6 clock change before that ('' none), 7 'fire' | 'skip' | 'refuse', 8 job id (fire), the
+--       unfinished run (skip) or the reason (refuse), 9 '1' to hold the job back or '', 10 ids of runs to
+--       cancel, 11 ids of runs found ended, 12 entries of history kept, 13 ms until another process may
+--       deliver the firing.
+-- Returns: {'ok', fields, now} | {'missing'} | {'undelivered'} | {'stale'}
+--@include keys now set_deadline cron_record
+local MAX_OPEN_RUNS = 100
+local HISTORY = KEYS[3]
+local name, version, tick, next_tick, gap = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local decision, subject, held, cancels, ended = ARGV[7], ARGV[8], ARGV[9], ARGV[10], ARGV[11]
+local history_kept, delivery_ms = tonumber(ARGV[12]), tonumber(ARGV[13])
+local cron = load_cron()
+if not cron or cron.deleted then return {'missing'} end
+if cron.firing then return {'undelivered'} end
+if cron.version ~= version or (tick ~= '' and cron.next_tick ~= tick) then return {'stale'} end
+local manual = tick == ''
+if manual then tick = format_ms(now) end
+-- First, because Redis refuses it at maxmemory. It would accept HDEL, and then all that follows.
+redis.call('HSET', CRON, 'open_runs', cron.open_runs or '')
+if not manual then
+    if cron.gap then emit_cron('cron.skipped', cron, '', name, cron.gap, 'w', 'dst_skip') end
+    redis.call('HDEL', CRON, 'next_tick', 'gap', 'not_before', 'failures')
+    if next_tick ~= '' then redis.call('HSET', CRON, 'next_tick', next_tick) end
+    if gap ~= '' then redis.call('HSET', CRON, 'gap', gap) end
+end
+local open_runs = list_without(cron.open_runs, ended)
+if decision == 'fire' then
+    open_runs[#open_runs + 1] = subject
+    -- The oldest run is forgotten, but never one that is still held back.
+    for i = 1, #open_runs do
+        if #open_runs <= MAX_OPEN_RUNS then break end
+        if #list_without(open_runs[i], cron.held_runs or '') == 1 then table.remove(open_runs, i) break end
+    end
+    local runs = increment(CRON, 'runs', 1)
+    redis.call('HSET', CRON, 'last_run', now, 'firing', subject, 'firing_tick', tick,
+        'firing_job', redis.call('HGET', CRON, 'job') or '', 'firing_cancels', cancels, 'firing_held', held,
+        'next_upkeep', now + delivery_ms)
+    if held == '1' then
+        redis.call('HSET', CRON, 'held_runs', cron.held_runs and cron.held_runs .. ' ' .. subject or subject)
+    end
+    emit_cron('cron.triggered', cron, subject, name, tick, 'r', runs)
+else
+    local refused = decision == 'refuse'
+    emit_cron('cron.skipped', cron, refused and '' or subject, name, tick, 'w',
+        refused and 'unusable_job' or 'overlap_skip')
+end
+redis.call('HSET', CRON, 'open_runs', table.concat(open_runs, ' '))
+local OUTCOMES = {skip = 'skip', refuse = 'error', fire = manual and 'hand' or 'fire'}
+redis.call('LPUSH', HISTORY, table.concat({OUTCOMES[decision], tick, format_ms(now), subject}, ' '))
+redis.call('LTRIM', HISTORY, 0, history_kept - 1)
+schedule_check(name)
+return {'ok', redis.call('HGETALL', CRON), now}

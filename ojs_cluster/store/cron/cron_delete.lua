@@ -1,0 +1,23 @@
+-- Transition: registered -> (nothing).
+-- Post: no further tick fires, and no list shows the cron job. When a firing is undelivered or runs are held
+--       back, the scheduler finishes those first; the hash is deleted with the last of them.
+-- Memory: allow-oom; adds nothing.
+-- KEYS: 1 cron:<name>, 2 crons, 3 cron_names, 4 cron_history:<name>.
+-- ARGV: 1 name.
+-- Returns: {'ok', fields before} | {'missing'}
+--@include keys now set_deadline cron_record
+local NAMES, HISTORY = KEYS[3], KEYS[4]
+local name, cron = ARGV[1], load_cron()
+if not cron or cron.deleted then return {'missing'} end
+local before = redis.call('HGETALL', CRON)
+redis.call('ZREM', NAMES, name)
+redis.call('DEL', HISTORY)
+if cron.firing or cron.held_runs then
+    redis.call('HSET', CRON, 'deleted', 1)
+    redis.call('HDEL', CRON, 'next_tick', 'gap')
+    schedule_check(name)
+else
+    redis.call('DEL', CRON)
+    redis.call('ZREM', CRONS, name)
+end
+return {'ok', before}

@@ -1,0 +1,40 @@
+-- Transition: (nothing) | registered -> registered with this definition.
+-- Pre:  the number of cron jobs allows one more, and the version is the expected one.
+-- Post: the definition is this one. Earlier runs are kept. So is the next tick when schedule and `enabled` are
+--       unchanged: an application that registers at each start delays nothing.
+-- Memory: deny-oom.
+-- KEYS: 1 cron:<name>, 2 crons, 3 cron_names.
+-- ARGV: 1 name, 2 most cron jobs, 3 version expected ('' any, '-' none), 4 next tick ('' none), 5 anchor,
+--       6 clock change before it ('' none), then names and values of the definition's fields.
+-- Returns: {'ok', 1 new | 0, fields, now} | {'full'} | {'stale'}
+--@include keys now set_deadline cron_record
+local NAMES = KEYS[3]
+local name, max_crons, expected = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+local next_tick, anchor, gap = ARGV[4], ARGV[5], ARGV[6]
+local cron = load_cron()
+local new = not cron or cron.deleted ~= nil
+local version = new and '-' or cron.version
+if expected ~= '' and version ~= expected then return {'stale'} end
+if new and redis.call('ZCARD', NAMES) >= max_crons then return {'full'} end
+cron = cron or {}
+local sent, definition = {}, {}
+for i = 7, #ARGV, 2 do
+    sent[ARGV[i]] = ARGV[i + 1]
+    definition[#definition + 1] = ARGV[i]
+    definition[#definition + 1] = ARGV[i + 1]
+end
+redis.call('HSET', CRON, 'version', format_ms(math.max((tonumber(cron.version) or 0) + 1, now)), 'updated', now,
+    unpack(definition))
+if new then
+    redis.call('HDEL', CRON, 'deleted', 'last_run')
+    redis.call('HSET', CRON, 'created', now, 'runs', 0)
+end
+if new or cron.expression ~= sent.expression or cron.timezone ~= sent.timezone or cron.enabled ~= sent.enabled then
+    redis.call('HDEL', CRON, 'next_tick', 'gap', 'not_before', 'failures')
+    redis.call('HSET', CRON, 'anchor', anchor)
+    if next_tick ~= '' then redis.call('HSET', CRON, 'next_tick', next_tick) end
+    if gap ~= '' then redis.call('HSET', CRON, 'gap', gap) end
+end
+redis.call('ZADD', NAMES, sent.enabled == '1' and 0 or 1, name)
+schedule_check(name)
+return {'ok', new and 1 or 0, redis.call('HGETALL', CRON), now}

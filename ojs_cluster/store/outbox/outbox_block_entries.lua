@@ -1,0 +1,23 @@
+-- Transition: due -> waiting for an unreachable shard, for outbox entries of one shard.
+-- Pre:  an entry is still in the index where it was read; an entry that was delivered since stays out.
+-- Post: the entries are in the set of the unreachable shard, and that shard will be tried again. When it is
+--       blocked already, the time of that attempt stays: new entries never postpone it.
+-- Memory: allow-oom; per entry 100 bytes.
+-- KEYS: 1 the index of the entries: outbox_due or an outbox_waiting, 2 outbox_waiting of the unreachable
+--       shard, 3 outbox_blocked_shards.
+-- ARGV: 1 index of that shard, 2 ms until it is tried again, then the entries' numbers.
+-- Returns: ms of the next attempt
+--@include now long_lists
+local INDEX, WAITING, BLOCKED_SHARDS = KEYS[1], KEYS[2], KEYS[3]
+local shard, pause_ms = ARGV[1], ARGV[2]
+local moved = {}
+for i = 3, #ARGV do
+    if redis.call('ZSCORE', INDEX, ARGV[i]) then moved[#moved + 1] = ARGV[i] end
+end
+if #moved > 0 then
+    redis.call('ZADD', BLOCKED_SHARDS, 'NX', now + pause_ms, shard)
+    for _, number in ipairs(moved) do redis.call('ZADD', WAITING, now, number) end
+    -- Last, and in one command: a set that becomes empty is deleted (see preflight.lua).
+    call_in_slices('ZREM', INDEX, moved)
+end
+return now + pause_ms

@@ -1,0 +1,18 @@
+-- Transition: blocked shard -> blocked | (nothing), after an attempt to reach that shard.
+-- Post: the shard is tried again after a pause, when the first of its entries is due, or not at all when no
+--       entry waits for it.
+-- Memory: allow-oom; adds 100 bytes.
+-- KEYS: 1 outbox_blocked_shards, 2 outbox_waiting.
+-- ARGV: 1 index of the shard that was tried, 2 pause in ms.
+-- Returns: ms of the next attempt or -1
+--@include now
+local BLOCKED_SHARDS, WAITING = KEYS[1], KEYS[2]
+local shard, pause_ms = ARGV[1], ARGV[2]
+local first = redis.call('ZRANGE', WAITING, 0, 0, 'WITHSCORES')[2]
+if not first then
+    redis.call('ZREM', BLOCKED_SHARDS, shard)
+    return -1
+end
+local at = math.max(now + pause_ms, tonumber(first))
+redis.call('ZADD', BLOCKED_SHARDS, at, shard)
+return at
