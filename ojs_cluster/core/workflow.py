@@ -1,12 +1,13 @@
-"""What a workflow is, and what follows from what has happened in it (spec: ojs-workflows).
+"""The plan of a workflow, and what follows from the outcomes of its jobs (spec: ojs-workflows).
 
-Chain, group, batch and the graph by ``depends_on`` are one thing here: a tree whose leaves are jobs
-and whose inner nodes hold children that wait for siblings. A chain's child waits for the one before
-it, a group's for nobody, a batch's callbacks for all jobs. What differs is the *trigger*: whether a
-child starts when everything it waits for succeeded, has ended somehow, or has ended badly.
+Chain, group, batch and the graph by ``depends_on`` have one model here: a tree whose leaves are
+jobs and whose inner nodes hold children that wait for siblings. A child of a chain waits for the
+one before it, a child of a group for none, and the callbacks of a batch for all jobs. They differ
+in the *trigger*: a child starts when everything it waits for has succeeded, has ended, or has
+failed.
 
-``evaluate`` is pure and monotone: with more outcomes known it never takes back that a job may start
-or that the workflow has ended. That is what lets any number of processes evaluate at once.
+``evaluate`` is pure and monotone: a new outcome never withdraws the start of a job or the end of
+the workflow. So any number of processes can evaluate at the same time.
 """
 
 from __future__ import annotations
@@ -23,16 +24,20 @@ COMPLETED: Final = "completed"
 FAILED: Final = "failed"
 CANCELLED: Final = "cancelled"
 SKIPPED: Final = "skipped"
-"""Will never start: something it waits for ended otherwise than its trigger asks."""
+"""Will never start: something it waits for ended otherwise than its trigger requires."""
 
 ENDED: Final = frozenset({COMPLETED, FAILED, CANCELLED, SKIPPED})
 
-UNKNOWN_MARK: Final = "."
-QUEUED_MARK: Final = "q"
-MARKS: Final[Mapping[str, str]] = {"c": COMPLETED, "d": FAILED, "x": CANCELLED}
-"""One character per job: ``.`` nothing known, ``q`` enqueued, or how it ended."""
+STATUS_UNKNOWN: Final = "."
+STATUS_ENQUEUED: Final = "q"
+ENDED_STATUSES: Final[Mapping[str, str]] = {"c": COMPLETED, "d": FAILED, "x": CANCELLED}
+"""Node statuses, one character per job: ``.`` unknown, ``q`` enqueued, or one of these."""
 
-MARK_OF_STATE: Final[Mapping[str, str]] = {"completed": "c", "discarded": "d", "cancelled": "x"}
+STATUS_OF_JOB_STATE: Final[Mapping[str, str]] = {
+    "completed": "c",
+    "discarded": "d",
+    "cancelled": "x",
+}
 
 TRIGGERS: Final[Mapping[str, str]] = {
     "on_complete": "complete",
@@ -45,7 +50,20 @@ Tree = int | list["Tree"]
 
 
 class Node(msgspec.Struct, frozen=True, array_like=True):
-    """One node; the root is number 0. ``job`` counts the jobs alone, -1 for inner nodes."""
+    """One node of the tree; the root has number 0.
+
+    Args:
+        kind: ``job``, or the type of an inner node.
+        parent: the number of the parent, -1 for the root.
+        deps: numbers of the siblings that it waits for.
+        trigger: ``success``, ``complete`` or ``failure``: how those must end.
+        label: the step's id or name; '' for none.
+        callback: the callback type; '' for a step.
+        type: the job's type.
+        queue: the job's queue.
+        job: the number of the job, which counts jobs alone; -1 for inner nodes.
+        job_id: the id of the job.
+    """
 
     kind: str
     parent: int
@@ -61,12 +79,16 @@ class Node(msgspec.Struct, frozen=True, array_like=True):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A workflow's immutable shape."""
+    """A workflow's immutable plan.
+
+    Args:
+        nodes: all nodes by number.
+    """
 
     nodes: Sequence[Node]
     children: Mapping[int, Sequence[int]] = field(init=False)
     order: Mapping[int, Sequence[int]] = field(init=False)
-    """Per inner node its children, each after those it waits for."""
+    """The children of each inner node, each after those it waits for."""
     jobs: Sequence[Node] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,16 +102,20 @@ class Plan:
 
     @property
     def steps(self) -> Sequence[int]:
-        """The outermost nodes without callbacks: what a client counts."""
+        """The outermost nodes without callbacks, which clients count."""
         return [n for n in self.children[0] if not self.nodes[n].callback]
 
     def encode(self) -> bytes:
-        """As JSON, to be stored."""
+        """Return the plan as JSON, to be stored."""
         return msgspec.json.encode(self.nodes)
 
 
 class Cycle(ValueError):
-    """Steps wait for each other; ``numbers`` are those that can never start."""
+    """Steps wait for each other.
+
+    Args:
+        numbers: the nodes that can never start.
+    """
 
     def __init__(self, numbers: Sequence[int]) -> None:
         super().__init__("steps wait for each other")
@@ -100,13 +126,13 @@ _decode = msgspec.json.Decoder(list[Node]).decode
 
 
 def decode_plan(raw: bytes) -> Plan:
-    """The plan that ``Plan.encode`` wrote."""
+    """Return the plan that ``Plan.encode`` wrote."""
     return Plan(_decode(raw))
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What follows from the marks.
+class WorkflowEvaluation:
+    """What follows from the node statuses.
 
     Args:
         state: of the workflow.
@@ -119,48 +145,48 @@ class Verdict:
     ready: Sequence[int]
 
     def count(self, plan: Plan, *states: str) -> int:
-        """How many jobs are in one of these states."""
+        """Return how many jobs are in one of these states."""
         return sum(
             node.job >= 0 and state in states
             for node, state in zip(plan.nodes, self.states, strict=True)
         )
 
 
-def evaluate(plan: Plan, marks: str) -> Verdict:
-    """What follows when the jobs are as ``marks`` says."""
+def evaluate(plan: Plan, node_statuses: str) -> WorkflowEvaluation:
+    """Return what follows from the node statuses of all jobs, by number of the job."""
     states = [WAITING] * len(plan.nodes)
     ready: list[int] = []
-    _Evaluation(plan, marks, states, ready).visit(0, started=True)
-    return Verdict(states[0], states, sorted(ready))
+    _TreeVisit(plan, node_statuses, states, ready).visit(0, started=True)
+    return WorkflowEvaluation(states[0], states, sorted(ready))
 
 
 @dataclass(frozen=True, slots=True)
-class _Evaluation:
+class _TreeVisit:
     plan: Plan
-    marks: str
+    node_statuses: str
     states: list[str]
     ready: list[int]
 
     def visit(self, number: int, *, started: bool) -> None:
         node = self.plan.nodes[number]
         if node.job >= 0:
-            mark = self.marks[node.job]
-            ended = MARKS.get(mark)
-            if ended is None and started and mark == UNKNOWN_MARK:
+            status = self.node_statuses[node.job]
+            ended = ENDED_STATUSES.get(status)
+            if ended is None and started and status == STATUS_UNKNOWN:
                 self.ready.append(node.job)
             self.states[number] = ended or (RUNNING if started else WAITING)
             return
         for child in self.plan.order[number]:
-            gate = self._gate(child) if started else None
-            if gate is False:
+            may_start = self._may_start(child) if started else None
+            if may_start is False:
                 self._skip(child)
             else:
-                self.visit(child, started=gate is True)
+                self.visit(child, started=may_start is True)
         if started:
             self.states[number] = self._outcome(number)
 
-    def _gate(self, number: int) -> bool | None:
-        """Whether the node may start: True, False for never, None for not yet."""
+    def _may_start(self, number: int) -> bool | None:
+        """Return whether the node may start: False for never, None for not yet."""
         node = self.plan.nodes[number]
         before = [self.states[dep] for dep in node.deps]
         if node.trigger == "success":
@@ -182,18 +208,22 @@ class _Evaluation:
             return RUNNING
         for child in children:
             state = self.states[child]
-            # A callback that was not called for says nothing.
+            # Skipped callbacks do not affect the outcome.
             if state != COMPLETED and not (self.plan.nodes[child].callback and state == SKIPPED):
                 return FAILED
         return COMPLETED
 
 
 def inputs(plan: Plan, job: int) -> tuple[list[Tree], list[str]]:
-    """The results that a job is given, and the labels of the steps they come from.
+    """Return the results that a job gets as inputs, and the labels of the steps they come from.
 
-    A chain's step gets those of all steps before it, by index; a callback, those of all jobs; a
-    step with ``depends_on``, those it names, in that order. The first step of a nested workflow
-    gets what the nested workflow as a whole would get.
+    A step of a chain gets the results of all steps before it, by index. A callback gets those of
+    all jobs. A step with ``depends_on`` gets those of the named steps, in that order. The first
+    step of a nested workflow gets what the nested workflow as a whole would get.
+
+    Args:
+        plan: the plan.
+        job: the number of the job.
     """
     number = next(n for n, node in enumerate(plan.nodes) if node.job == job)
     while number > 0:
@@ -208,7 +238,7 @@ def inputs(plan: Plan, job: int) -> tuple[list[Tree], list[str]]:
 
 
 def leaves(trees: Sequence[Tree]) -> Iterator[int]:
-    """All jobs named in these values."""
+    """Yield the numbers of all jobs in these values."""
     for tree in trees:
         if isinstance(tree, int):
             yield tree
@@ -217,7 +247,12 @@ def leaves(trees: Sequence[Tree]) -> Iterator[int]:
 
 
 def render(tree: Tree, results: Mapping[int, bytes]) -> bytes:
-    """A value as JSON; the result of a job without one is null."""
+    """Return a value as JSON. A job without a result is null.
+
+    Args:
+        tree: the value.
+        results: results by number of the job.
+    """
     if isinstance(tree, int):
         return results.get(tree) or b"null"
     return b"[%b]" % b",".join([render(part, results) for part in tree])
@@ -240,7 +275,11 @@ def _value(plan: Plan, number: int) -> Tree:
 
 
 def _sorted(nodes: Sequence[Node], siblings: Sequence[int]) -> list[int]:
-    """Siblings in an order in which each comes after those it waits for. Raises Cycle."""
+    """Return siblings in an order in which each comes after those it waits for.
+
+    Raises:
+        Cycle: there is no such order.
+    """
     missing = {n: len(nodes[n].deps) for n in siblings}
     waiting: dict[int, list[int]] = {}
     for number in siblings:

@@ -38,7 +38,7 @@ VOLATILE = frozenset(
             "outbox_reschedule_shard",
             "outbox_block_entries",
         ),
-        *("rights", "worker_states", "workflow_checked", "workflow_stalled"),
+        *("rights", "worker_states", "workflow_schedule_check", "workflow_stalled"),
     }
 )
 """Scripts whose writes need no confirmation by a replica or a disk. They write leases and

@@ -192,7 +192,7 @@ def two_and_callbacks() -> Plan:
 
 
 @pytest.mark.parametrize(
-    ("marks", "ready", "state"),
+    ("statuses", "ready", "state"),
     [
         ("..", [0, 1], RUNNING),
         ("q.", [1], RUNNING),
@@ -204,9 +204,9 @@ def two_and_callbacks() -> Plan:
         ("cdc.c", [], FAILED),
     ],
 )
-def test_callbacks_by_outcome(marks: str, ready: list[int], state: str) -> None:
-    verdict = evaluate(two_and_callbacks(), marks.ljust(5, "."))
-    assert (verdict.ready, verdict.state) == (ready, state)
+def test_callbacks_by_outcome(statuses: str, ready: list[int], state: str) -> None:
+    evaluation = evaluate(two_and_callbacks(), statuses.ljust(5, "."))
+    assert (evaluation.ready, evaluation.state) == (ready, state)
 
 
 def random_graph(rng: random.Random) -> Plan:
@@ -229,20 +229,20 @@ def test_knowing_more_takes_nothing_back_and_every_order_ends_the_same(seed: int
     fate = [rng.choice("cccd") for _ in plan.jobs]
 
     def run() -> tuple[str, str]:
-        marks = "." * len(plan.jobs)
+        statuses = "." * len(plan.jobs)
         running: list[int] = []
         while True:
-            verdict = evaluate(plan, marks)
-            for number in verdict.ready:
+            evaluation = evaluate(plan, statuses)
+            for number in evaluation.ready:
                 running.append(number)
-                marks = marks[:number] + "q" + marks[number + 1 :]
-            if verdict.state in ENDED:
+                statuses = statuses[:number] + "q" + statuses[number + 1 :]
+            if evaluation.state in ENDED:
                 assert not running
-                return verdict.state, marks
+                return evaluation.state, statuses
             number = running.pop(rng.randrange(len(running)))
-            before = evaluate(plan, marks)
-            marks = marks[:number] + fate[number] + marks[number + 1 :]
-            after = evaluate(plan, marks)
+            before = evaluate(plan, statuses)
+            statuses = statuses[:number] + fate[number] + statuses[number + 1 :]
+            after = evaluate(plan, statuses)
             for was, now in zip(before.states, after.states, strict=True):
                 assert was == now or was not in ENDED
 
@@ -270,6 +270,6 @@ def test_labels_name_results() -> None:
 
 def test_all_callback_combinations_of_a_pair_agree_with_the_matrix() -> None:
     plan = two_and_callbacks()
-    for marks in itertools.product("cdx", repeat=2):
-        good = set(marks) == {"c"}
-        assert evaluate(plan, "".join(marks) + "...").ready == ([2, 3] if good else [2, 4])
+    for statuses in itertools.product("cdx", repeat=2):
+        good = set(statuses) == {"c"}
+        assert evaluate(plan, "".join(statuses) + "...").ready == ([2, 3] if good else [2, 4])

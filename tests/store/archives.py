@@ -35,7 +35,7 @@ DEAD: dict[str, Any] = {"max_attempts": 1, "retry": {"on_exhaustion": "dead_lett
 @asynccontextmanager
 async def opened(backend: Embedded, shards: int = 64) -> AsyncIterator[Store]:
     """Open a store as a process of another installation would."""
-    advance._remembered.clear()  # a process does not see workflows of two installations
+    advance._immutable_parts.clear()  # a process does not see workflows of two installations
     settings = patient_client(backend)
     async with open_store(settings, shards=shards, prelude=PRELUDE) as store:
         yield store

@@ -100,14 +100,14 @@ def home_of(store: Store, workflow: WorkflowRecord) -> Shard:
     return store.keys.shard_of_id(workflow.id)
 
 
-def forget_marks(store: Store, db: Any, workflow: WorkflowRecord, marks: str) -> None:
-    """The workflow's master forgets what came after ``marks``."""
+def forget_marks(store: Store, db: Any, workflow: WorkflowRecord, statuses: str) -> None:
+    """The workflow's master forgets what came after ``statuses``."""
     home, key = home_of(store, workflow), home_of(store, workflow).workflow(workflow.id)
-    for number, mark in enumerate(marks):
+    for number, mark in enumerate(statuses):
         if mark in ".q":
             db.hdel(key, f"t{number}", f"e{number}")
             db.hdel(home.workflow_results(workflow.id), str(number))
-    db.hset(key, mapping={"marks": marks, "state": "running"})
+    db.hset(key, mapping={"marks": statuses, "state": "running"})
     db.hdel(key, "finished")
     db.zrem(home.ended_workflows, workflow.id)
     db.zadd(home.running_workflows, {workflow.id: 1})

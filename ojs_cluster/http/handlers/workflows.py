@@ -16,7 +16,7 @@ from ojs_cluster.http.bodies import require_json
 from ojs_cluster.http.messages import Request, Response
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.workflows import workflows as store_workflows
-from ojs_cluster.store.workflows.visible_workflows import list_within
+from ojs_cluster.store.workflows.visible_workflows import list_visible
 from ojs_cluster.store.workflows.workflows import JobOutcome, WorkflowRecord
 
 
@@ -109,7 +109,7 @@ async def _list_within(app: App, request: Request, queues: QueuePatterns) -> Res
             "the API key may access some queues only, so this list has no offsets: use the cursor",
             field="offset",
         )
-    found, following = await list_within(app.store, queues, limit=limit, cursor=cursor)
+    found, following = await list_visible(app.store, queues, limit=limit, cursor=cursor)
     pages = replies.pagination(limit=limit, shown=len(found), cursor=following)
     listed = replies.array(replies.dumps(_summary(workflow)) for workflow in found)
     return Response(
@@ -186,7 +186,7 @@ def _summary(found: WorkflowRecord) -> dict[str, Any]:
 def _steps(found: WorkflowRecord) -> dict[str, int]:
     """Return the counts of the outermost steps; a step that is a workflow itself counts once."""
     steps = found.plan.steps
-    done = sum(found.verdict.states[number] == COMPLETED for number in steps)
+    done = sum(found.evaluation.states[number] == COMPLETED for number in steps)
     return {
         "step_count": len(steps),
         "steps_total": len(steps),
@@ -197,12 +197,12 @@ def _steps(found: WorkflowRecord) -> dict[str, int]:
 
 
 def _counts(found: WorkflowRecord) -> dict[str, int]:
-    verdict, plan = found.verdict, found.plan
+    evaluation, plan = found.evaluation, found.plan
     return {
         "job_count": len(plan.jobs),
-        "completed_count": verdict.count(plan, COMPLETED),
-        "failed_count": verdict.count(plan, FAILED),
-        "cancelled_count": verdict.count(plan, *(ENDED - {COMPLETED, FAILED})),
+        "completed_count": evaluation.count(plan, COMPLETED),
+        "failed_count": evaluation.count(plan, FAILED),
+        "cancelled_count": evaluation.count(plan, *(ENDED - {COMPLETED, FAILED})),
     }
 
 

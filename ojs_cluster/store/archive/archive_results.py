@@ -13,7 +13,7 @@ from ojs_cluster.keys import Shard
 from ojs_cluster.store.archive.import_archive import RestoreOutcome
 from ojs_cluster.store.archive.line_values import ResultsLine, WorkflowLine
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.workflows.workflow_portions import RESTORE_MS, store_ahead
+from ojs_cluster.store.workflows.workflow_portions import RESTORE_MS, store_portions
 
 
 async def portions(
@@ -50,5 +50,5 @@ async def restore_results(store: Store, line: ResultsLine) -> RestoreOutcome:
     owner = store.keys.shard_of_id(line.workflow_id)
     results = list(line.results.items())
     key = owner.workflow_results(line.workflow_id)
-    stored = await store_ahead(store, owner, line.workflow_id, key, results, wait_ms=RESTORE_MS)
+    stored = await store_portions(store, owner, line.workflow_id, key, results, wait_ms=RESTORE_MS)
     return "created" if stored else "exists"

@@ -29,7 +29,7 @@ from ojs_cluster.core.jobs.options import check_queue
 from ojs_cluster.core.jobs.states import TERMINAL, State
 from ojs_cluster.core.limits import STORED_LIMITS
 from ojs_cluster.core.rate_limit import RateLimits, unpack_limits
-from ojs_cluster.core.workflow import CANCELLED, QUEUED_MARK, RUNNING, Plan, decode_plan
+from ojs_cluster.core.workflow import CANCELLED, RUNNING, STATUS_ENQUEUED, Plan, decode_plan
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.archive.line_values import (
     POSITIONS,
@@ -49,7 +49,7 @@ from ojs_cluster.store.queues.partition_maintenance import set_partitions
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.unique import locks
 from ojs_cluster.store.workflows import advance
-from ojs_cluster.store.workflows.workflow_portions import restore_ahead
+from ojs_cluster.store.workflows.workflow_portions import restore_portions
 
 RestoreOutcome = Literal["created", "exists"]
 """What became of a line: stored, or left out because its id exists."""
@@ -180,7 +180,7 @@ async def restore_workflow(store: Store, line: WorkflowLine) -> RestoreOutcome:
         raise InvalidLine("a workflow that has ended needs 'removed_ms'")
     effect = {RUNNING: "workflow_start", CANCELLED: "workflow_cancel"}.get(state, "")
     owner = store.keys.shard_of_id(line.id)
-    remaining = await restore_ahead(store, replace(line, fields=fields))
+    remaining = await restore_portions(store, replace(line, fields=fields))
     if remaining is None:
         return "exists"
     reply = await store.run(
@@ -398,7 +398,7 @@ async def _plan(store: Store, line: WorkflowLine) -> tuple[Plan, str]:
             raise InvalidLine(f"one of 'definitions' is not a valid job: {error}") from None
     nodes = list(plan.nodes)
     for number, node in enumerate(nodes):
-        if node.job < 0 or marks[node.job] not in f".{QUEUED_MARK}":
+        if node.job < 0 or marks[node.job] not in f".{STATUS_ENQUEUED}":
             continue
         if await _state(store, node.job_id) is not None:
             continue
@@ -419,13 +419,13 @@ def _id_in_shard(job_id: str, shard: int, shards: int) -> str:
 async def _advance_for_ended_jobs(store: Store, workflow_id: str, plan: Plan, marks: str) -> None:
     """Advance a workflow for its jobs that have ended before it was stored."""
     for number, node in enumerate(plan.jobs):
-        if marks[number] != QUEUED_MARK:
+        if marks[number] != STATUS_ENQUEUED:
             continue
         state = await _state(store, node.job_id)
         if state in TERMINAL:
             shard = await read_jobs.shard_of(store, node.queue, node.job_id)
             payload = f"{workflow_id} {number} {node.job_id} {state}"
-            await advance.job_ended(store, shard, payload.encode())
+            await advance.on_job_ended(store, shard, payload.encode())
 
 
 async def _state(store: Store, job_id: str) -> State | None:

@@ -1,6 +1,6 @@
 -- Transition: (nothing) -> the archived state, for one workflow of an archive.
 -- Pre:  no workflow has the id.
--- Post: record, definitions and results are stored beside those that workflow_portion.lua has stored
+-- Post: record, definitions and results are stored beside those that workflow_store_portion.lua has stored
 --       before. An outbox entry starts steps that are ready, or cancels what is left to cancel.
 -- Memory: deny-oom.
 -- KEYS: 1 workflow, 2 workflow_definitions, 3 workflow_results, 4 workflows, 5 ended_workflows, 6 outbox_due,

@@ -28,8 +28,8 @@ if (outcome == 'delivered' or outcome == 'refused') and cron.firing == firing th
         end
         increment(CRON, 'runs', -1)
     end
-    redis.call('HDEL', CRON, 'firing', 'firing_tick', 'firing_job', 'firing_cancels', 'firing_held', 'next_upkeep',
-        'failures', 'not_before')
+    redis.call('HDEL', CRON, 'firing', 'firing_tick', 'firing_job', 'firing_cancels', 'firing_held',
+        'next_upkeep', 'failures', 'not_before')
     cron.firing = nil
 elseif outcome == 'unreadable' or outcome == 'failed' and (cron.firing or '') == firing then
     local failures = increment(CRON, 'failures', 1)

@@ -29,7 +29,8 @@ if new then
     redis.call('HDEL', CRON, 'deleted', 'last_run')
     redis.call('HSET', CRON, 'created', now, 'runs', 0)
 end
-if new or cron.expression ~= sent.expression or cron.timezone ~= sent.timezone or cron.enabled ~= sent.enabled then
+if new or cron.expression ~= sent.expression or cron.timezone ~= sent.timezone
+    or cron.enabled ~= sent.enabled then
     redis.call('HDEL', CRON, 'next_tick', 'gap', 'not_before', 'failures')
     redis.call('HSET', CRON, 'anchor', anchor)
     if next_tick ~= '' then redis.call('HSET', CRON, 'next_tick', next_tick) end

@@ -26,9 +26,9 @@ async def _queue_created(store: Store, shard: Shard, payload: bytes) -> None:
 
 EFFECTS: Mapping[str, Effect] = MappingProxyType(
     {
-        "workflow": advance.job_ended,
-        "workflow_start": advance.started,
-        "workflow_cancel": advance.cancelled,
+        "workflow": advance.on_job_ended,
+        "workflow_start": advance.on_created,
+        "workflow_cancel": advance.on_cancelled,
         "unlock": unique.unlock,
         "transaction": transactions.finish,
         "token_request": rate_tokens.handle_request,

@@ -17,8 +17,8 @@ local checked = tonumber(redis.call('GET', LAST_CHECK) or '')
 local unchecked = checked and now - checked > UNCHECKED_MS
 local terminated, watch_again_ms = {}, {}
 for _, worker in ipairs(silent) do
-    local seen, gap, watched_again = unpack(redis.call('HMGET', worker_key(worker), 'last_seen', 'heartbeat_gap',
-        'watched_again'))
+    local seen, gap, watched_again = unpack(redis.call('HMGET', worker_key(worker),
+        'last_seen', 'heartbeat_gap', 'watched_again'))
     if unchecked and seen and (tonumber(watched_again) or 0) < (tonumber(seen) or 0) then
         watch_again_ms[worker] = math.max(min_silence, 3 * (tonumber(gap) or 0))
     end

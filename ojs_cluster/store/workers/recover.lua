@@ -30,7 +30,8 @@ for i, item in ipairs(lost) do
 end
 preflight_failures(ends, limits[3])
 
-local error, reply = server_error('worker_lost', 'the worker stopped sending heartbeats'), {next_cursor, effects}
+local error = server_error('worker_lost', 'the worker stopped sending heartbeats')
+local reply = {next_cursor, effects}
 batch_events()
 for _, item in ipairs(lost) do
     reply[#reply + 1] = item.job[F.worker]

@@ -14,8 +14,8 @@
 --@include now preflight remove_many
 local WORKER, WORKERS, WATCHED = KEYS[1], KEYS[2], KEYS[3]
 local id, source, min_silence, max_records = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local known = redis.call('HMGET', WORKER, 'state', 'directive', 'quiet_flag_at', 'last_heartbeat', 'heartbeat_gap',
-    'heartbeats', 'active')
+local known = redis.call('HMGET', WORKER, 'state', 'directive', 'quiet_flag_at', 'last_heartbeat',
+    'heartbeat_gap', 'heartbeats', 'active')
 local state, directive, quiet_flag_at = known[1] or 'running', known[2] or '', known[3] or '0'
 if source == 'directive' then
     if redis.call('EXISTS', WORKER) == 0 then return {'missing'} end
@@ -33,7 +33,8 @@ end
 redis.call('HSETNX', WORKER, 'first_seen', now)
 redis.call('HSET', WORKER, 'last_seen', now)
 redis.call('ZADD', WORKERS, now, id)
-local last_heartbeat, gap, heartbeats, active = known[4], tonumber(known[5] or 0), tonumber(known[6] or 0), known[7]
+local last_heartbeat, active = known[4], known[7]
+local gap, heartbeats = tonumber(known[5] or 0), tonumber(known[6] or 0)
 if source == 'heartbeat' then
     -- The longest of the recent gaps, which decays slowly: one heartbeat soon after another must not shorten
     -- the silence that is allowed.

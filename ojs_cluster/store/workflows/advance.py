@@ -1,19 +1,19 @@
-"""A workflow goes on: effects of its jobs' ends, of its creation and of its cancellation.
+"""Advance workflows: handlers of the effects of a job's end, of creation and of cancellation.
 
-Each handler may run any number of times, in any process, at the same time as others:
+Each handler may run any number of times, in any process, concurrently with others:
 
-* How a job ended is recorded once, by a script that returns all that is known.
-* What may start follows from that by a pure function, and is enqueued by ids that were fixed at
-  creation, create if absent: whoever comes second changes nothing. An enqueue that was decided
-  long ago is refused (``_STORE_WITHIN_MS``), while the jobs themselves are kept for longer.
-* A unique step whose policy refuses it is recorded as ended without a job (``unique_steps``):
+* The outcome of a job is recorded once, by a script that returns all that is known.
+* A pure function decides which jobs may start. They are enqueued under ids that creation has
+  fixed, and only when they do not exist, so a second process changes nothing. An enqueue that was
+  decided long ago is refused (``_STORE_WITHIN_MS``), while the jobs are kept for longer.
+* A unique step that its policy refuses is recorded as ended without a job (``unique_steps``):
   ``reject`` is a failure, ``ignore`` a success without a result.
-* The end is one script's compare and set.
+* The end of the workflow is one script's compare and set.
 
-Cancellation is that compare and set, too. Who enqueued looks at the state afterwards, and takes
-back what it enqueued when the workflow was cancelled meanwhile; should it die in between, its
-effect is still owed, and whoever repeats an effect of a cancelled workflow takes back all that it
-could have enqueued.
+Cancellation is that compare and set, too. A process that enqueues jobs reads the state afterwards,
+and cancels these jobs when the workflow was cancelled in between. If the process dies first, its
+effect is still in the outbox. A process that repeats an effect of a cancelled workflow cancels all
+jobs that may have been enqueued.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from ojs_cluster.core.workflow import (
     CANCELLED,
     ENDED,
     FAILED,
-    MARK_OF_STATE,
-    QUEUED_MARK,
     RUNNING,
+    STATUS_ENQUEUED,
+    STATUS_OF_JOB_STATE,
     Plan,
     decode_plan,
     evaluate,
@@ -52,72 +52,89 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.off_loop import off_loop
 from ojs_cluster.store.unique.unique_steps import StepRefused, enqueue_step
-from ojs_cluster.store.workflows.workflows import end, event_data, inputs_of
+from ojs_cluster.store.workflows.workflows import end, event_data, read_inputs
 
 _STORE_WITHIN_MS = 20_000
-"""An enqueue decided longer ago than this is not carried out any more. A sixth of the time that a
-workflow's job is kept at least (``store/include/jobs/finish_job.lua``), so that it cannot happen
-twice."""
+"""An enqueue that was decided longer ago than this is refused. A sixth of the shortest retention of
+a workflow's job (``store/include/jobs/finish_job.lua``), so no job is stored twice."""
 _CHUNK = 100
-_PLANS = 256
+_MAX_REMEMBERED = 256
 _ERROR_BYTES = 2048
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """A workflow's state and marks, and the ms of its shard's clock at which they were read."""
+class WorkflowProgress:
+    """A workflow's state and node statuses.
+
+    Args:
+        workflow_id: the workflow.
+        state: its state.
+        node_statuses: one character per job, by number.
+        now_ms: when they were read, in milliseconds of the shard's clock.
+    """
 
     workflow_id: str
     state: str
-    marks: str
+    node_statuses: str
     now_ms: int
 
 
-async def job_ended(store: Store, shard: Shard, payload: bytes) -> None:
-    """Effect 'workflow': a workflow's job has ended. Payload: workflow, number, job, state."""
+async def on_job_ended(store: Store, shard: Shard, payload: bytes) -> None:
+    """Handle the effect of a job's end: record its outcome and advance the workflow.
+
+    Args:
+        store: the store.
+        shard: the shard of the job.
+        payload: workflow id, number of the job, job id and state, separated by blanks.
+    """
     workflow_id, number, job_id, state = payload.decode().split(" ")
     job = await read_jobs.read(store, shard, job_id)
-    recorded = await record_end(store, workflow_id, int(number), state, job)
+    recorded = await record_job_outcome(store, workflow_id, int(number), state, job)
     if recorded is None:
         return  # the workflow's own retention is over
     progress, first = recorded
     if progress.state == CANCELLED and not first:
-        await _take_back(store, progress)
+        await _cancel_enqueued(store, progress)
     await advance(store, progress)
 
 
-async def started(store: Store, _shard: Shard, payload: bytes) -> None:
-    """Effect 'workflow_start': a workflow was created. Payload: its id."""
-    progress = await look(store, payload.decode())
+async def on_created(store: Store, _shard: Shard, payload: bytes) -> None:
+    """Handle the effect of a workflow's creation: start it. The payload is its id."""
+    progress = await read_progress(store, payload.decode())
     if progress is None:
         return
     if progress.state == CANCELLED:
-        await _take_back(store, progress)
+        await _cancel_enqueued(store, progress)
     await advance(store, progress)
 
 
-async def cancelled(store: Store, _shard: Shard, payload: bytes) -> None:
-    """Effect 'workflow_cancel': a workflow was cancelled. Payload: its id."""
-    progress = await look(store, payload.decode())
+async def on_cancelled(store: Store, _shard: Shard, payload: bytes) -> None:
+    """Handle the effect of a cancellation: cancel the jobs. The payload is the workflow's id."""
+    progress = await read_progress(store, payload.decode())
     if progress is not None:
-        await _take_back(store, progress)
+        await _cancel_enqueued(store, progress)
 
 
-async def advance(store: Store, progress: Progress) -> None:
-    """Enqueue what may start, a bounded number at a time, or end the workflow."""
+async def advance(store: Store, progress: WorkflowProgress) -> None:
+    """Enqueue the jobs that may start, a bounded number at a time, or end the workflow.
+
+    Args:
+        store: the store.
+        progress: the workflow's progress, as just read.
+    """
     while progress.state == RUNNING:
-        fixed = await fixed_part(store, progress.workflow_id)
-        if fixed is None:
+        immutable = await read_immutable_part(store, progress.workflow_id)
+        if immutable is None:
             return
-        verdict = evaluate(fixed.plan, progress.marks)
-        if verdict.state in ENDED:
-            await _end(store, progress, fixed, verdict.state)
+        evaluation = evaluate(immutable.plan, progress.node_statuses)
+        if evaluation.state in ENDED:
+            await _end(store, progress, immutable, evaluation.state)
             return
-        chunk = verdict.ready[:_CHUNK]
+        chunk = evaluation.ready[:_CHUNK]
         if not chunk:
             return
-        await _enqueue(store, progress, fixed.plan, chunk)
-        after = await look(store, progress.workflow_id, chunk)
+        await _enqueue(store, progress, immutable.plan, chunk)
+        after = await read_progress(store, progress.workflow_id, chunk)
         if after is None:
             return
         if after.state == CANCELLED:
@@ -125,89 +142,106 @@ async def advance(store: Store, progress: Progress) -> None:
         progress = after
 
 
-async def _enqueue(store: Store, progress: Progress, plan: Plan, chunk: Iterable[int]) -> None:
+async def _enqueue(
+    store: Store, progress: WorkflowProgress, plan: Plan, chunk: Iterable[int]
+) -> None:
     store_before_ms = progress.now_ms + _STORE_WITHIN_MS
     by_shard: dict[Shard, list[int]] = {}
     for number in chunk:
         shard = store.keys.shard_of_id(plan.jobs[number].job_id)
         by_shard.setdefault(shard, []).append(number)
 
-    async def one(number: int) -> None:
+    async def enqueue_job(number: int) -> None:
         trees, names = inputs(plan, number)
-        # The nearest steps' results count most when not all fit. Scripts move a job as a whole, so
-        # a job is given no more than one result may have.
+        # When not all results fit, the nearest steps come first. Scripts move a job as a whole, so
+        # its inputs are limited to the size of one result.
         wanted = list(dict.fromkeys(reversed(list(leaves(trees)))))
-        most = store.settings.result_max_bytes
-        definition, results = await inputs_of(
-            store, progress.workflow_id, number, wanted, most_bytes=most
+        max_bytes = store.settings.result_max_bytes
+        definition, results = await read_inputs(
+            store, progress.workflow_id, number, wanted, max_bytes=max_bytes
         )
-        more = [f.WORKFLOW, progress.workflow_id.encode(), f.STEP, b"%d" % number]
+        fields = [f.WORKFLOW, progress.workflow_id.encode(), f.STEP, b"%d" % number]
         if trees:
-            more += (f.PARENTS, render(list(trees), results))
+            fields += (f.PARENTS, render(list(trees), results))
         if any(names):
-            more += (f.PARENT_NAMES, orjson.dumps(names))
+            fields += (f.PARENT_NAMES, orjson.dumps(names))
         read = partial(parse_job, definition, limits=STORED_LIMITS)
         job = await off_loop(read, len(definition))
         job_id = plan.jobs[number].job_id
         if job.unique is None:
-            await enqueue_with_id(store, job_id, job, more, store_before_ms=store_before_ms)
+            await enqueue_with_id(store, job_id, job, fields, store_before_ms=store_before_ms)
             return
-        refused = await enqueue_step(store, job_id, job, more, store_before_ms=store_before_ms)
+        refused = await enqueue_step(store, job_id, job, fields, store_before_ms=store_before_ms)
         if refused is not None:
-            await _record_refusal(store, progress.workflow_id, number, refused)
+            await _record_refused_step(store, progress.workflow_id, number, refused)
 
-    async def in_order(numbers: list[int]) -> None:
-        for number in numbers:  # jobs of one queue get their places in the order of the request
-            await one(number)
+    async def enqueue_in_order(numbers: list[int]) -> None:
+        for number in numbers:  # jobs of one queue keep the order of the request
+            await enqueue_job(number)
 
-    await over_shards(by_shard.values(), in_order)
+    await over_shards(by_shard.values(), enqueue_in_order)
 
 
-async def _take_back(store: Store, progress: Progress) -> None:
+async def _cancel_enqueued(store: Store, progress: WorkflowProgress) -> None:
     """Cancel the jobs that were enqueued before the workflow was cancelled.
 
-    A process that has not yet seen the cancellation may have enqueued more, and marked them or not.
+    A process that has not yet read the cancellation may have enqueued further jobs, and may have
+    recorded them or not. So the jobs that may start are cancelled, too.
     """
-    fixed = await fixed_part(store, progress.workflow_id)
-    if fixed is not None:
-        queued = [n for n, mark in enumerate(progress.marks) if mark == QUEUED_MARK]
-        await _cancel_jobs(store, progress, queued)
-        await _cancel_jobs(store, progress, evaluate(fixed.plan, progress.marks).ready)
+    immutable = await read_immutable_part(store, progress.workflow_id)
+    if immutable is not None:
+        statuses = progress.node_statuses
+        enqueued = [n for n, status in enumerate(statuses) if status == STATUS_ENQUEUED]
+        await _cancel_jobs(store, progress, enqueued)
+        await _cancel_jobs(store, progress, evaluate(immutable.plan, statuses).ready)
 
 
-async def _cancel_jobs(store: Store, progress: Progress, numbers: Iterable[int]) -> None:
-    fixed = await fixed_part(store, progress.workflow_id)
-    if fixed is None:
+async def _cancel_jobs(store: Store, progress: WorkflowProgress, numbers: Iterable[int]) -> None:
+    immutable = await read_immutable_part(store, progress.workflow_id)
+    if immutable is None:
         return
-    plan = fixed.plan
+    plan = immutable.plan
 
-    async def one(number: int) -> None:
+    async def cancel_job(number: int) -> None:
         try:
             await cancel(store, plan.jobs[number].job_id, only="inactive")
         except (NotFound, Conflict):
             return  # never enqueued, ended, or running its last attempt
 
-    await over_shards(numbers, one)
+    await over_shards(numbers, cancel_job)
 
 
-async def record_end(
+async def record_job_outcome(
     store: Store, workflow_id: str, number: int, state: str, job: JobRecord | None
-) -> tuple[Progress, bool] | None:
-    """Record how a job ended; returns what is known then, and whether this was the first time."""
+) -> tuple[WorkflowProgress, bool] | None:
+    """Record the outcome of a job.
+
+    Args:
+        store: the store.
+        workflow_id: the workflow.
+        number: the number of the job.
+        state: its state.
+        job: the job; None when it does not exist any more.
+
+    Returns:
+        The progress afterwards, and whether this call recorded the outcome; None when the
+        workflow does not exist any more.
+    """
     done = state == "completed"
     result = error = b""
     began = finished = attempt = 0
-    if job is not None:  # else somebody removed it before its effect was carried out
+    if job is not None:  # a client may have removed it before the effect was delivered
         began, finished, attempt = job.started_ms or 0, job.finished_ms or 0, job.attempt
         result = (job.result or b"") if done else b""
         errors = job.errors()
         error = b"" if done or not errors else _brief(errors[-1])
     ran_ms = max(0, finished - began) if began else 0
-    outcome = (MARK_OF_STATE[state], f"{began} {finished} {attempt}", result, error, ran_ms)
+    times = f"{began} {finished} {attempt}"
+    outcome = JobOutcomeFields(STATUS_OF_JOB_STATE[state], times, result, error, ran_ms)
     return await write_outcome(store, workflow_id, number, outcome)
 
 
-async def _record_refusal(
+async def _record_refused_step(
     store: Store, workflow_id: str, number: int, refused: StepRefused
 ) -> None:
     """Record that a unique step has ended without a job."""
@@ -219,43 +253,67 @@ async def _record_refusal(
             {
                 "code": "duplicate",
                 "type": "duplicate",
-                "message": f"a job of the same uniqueness was in the step's way{there}",
+                "message": f"a job of the same uniqueness exists{there}",
                 "details": {"existing_job_id": refused.existing or None},
             }
         )
-    await write_outcome(store, workflow_id, number, (MARK_OF_STATE[state], "0 0 0", b"", error, 0))
+    outcome = JobOutcomeFields(STATUS_OF_JOB_STATE[state], error=error)
+    await write_outcome(store, workflow_id, number, outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class JobOutcomeFields:
+    """The outcome of a job as ``workflow_record_outcome.lua`` stores it.
+
+    Args:
+        node_status: one of ``ENDED_STATUSES``.
+        times: start and end in milliseconds and the attempt, separated by blanks; 0 for unknown.
+        result: the result as JSON; empty for none.
+        error: the error as JSON; empty for none.
+        ran_ms: how long the job ran, in milliseconds.
+    """
+
+    node_status: str
+    times: str = "0 0 0"
+    result: bytes = b""
+    error: bytes = b""
+    ran_ms: int = 0
 
 
 async def write_outcome(
-    store: Store, workflow_id: str, number: int, outcome: tuple[str, str, bytes, bytes, int]
-) -> tuple[Progress, bool] | None:
-    """Run ``workflow_record.lua``.
+    store: Store, workflow_id: str, number: int, outcome: JobOutcomeFields
+) -> tuple[WorkflowProgress, bool] | None:
+    """Run ``workflow_record_outcome.lua``; return as ``record_job_outcome``.
 
     Args:
-        outcome: mark, 'started finished attempt', result, error, ms the job ran.
+        store: the store.
+        workflow_id: the workflow.
+        number: the number of the job.
+        outcome: the outcome.
     """
-    fixed = await fixed_part(store, workflow_id)
-    if fixed is None:
+    immutable = await read_immutable_part(store, workflow_id)
+    if immutable is None:
         return None
-    home = store.keys.shard_of_id(workflow_id)
-    node = fixed.plan.jobs[number]
+    owner = store.keys.shard_of_id(workflow_id)
+    node = immutable.plan.jobs[number]
     data = b'%b,"step_id":%b,"step_type":%b' % (
-        fixed.event_data,
+        immutable.event_data,
         orjson.dumps(node.label or f"step-{number}"),
         orjson.dumps(node.type),
     )
     reply = await store.run(
-        home,
-        "workflow_record",
+        owner,
+        "workflow_record_outcome",
         [
-            home.workflow(workflow_id),
-            home.workflow_results(workflow_id),
-            home.events,
-            home.running_workflows,
+            owner.workflow(workflow_id),
+            owner.workflow_results(workflow_id),
+            owner.events,
+            owner.running_workflows,
         ],
         [
             *(store.settings.events_per_shard, workflow_id, number),
-            *(*outcome[:4], data, outcome[4]),
+            *(outcome.node_status, outcome.times, outcome.result, outcome.error),
+            *(data, outcome.ran_ms),
         ],
         idempotent=True,
     )
@@ -263,14 +321,17 @@ async def write_outcome(
     return None if progress is None else (progress, bool(reply[4]))
 
 
-async def _end(store: Store, progress: Progress, fixed: Fixed, state: str) -> None:
-    data = fixed.event_data
+async def _end(
+    store: Store, progress: WorkflowProgress, immutable: ImmutablePart, state: str
+) -> None:
+    data = immutable.event_data
     if state == FAILED:
-        home = store.keys.shard_of_id(progress.workflow_id)
-        number = next((n for n, mark in enumerate(progress.marks) if mark in "dx"), 0)
-        node = fixed.plan.jobs[number]
+        owner = store.keys.shard_of_id(progress.workflow_id)
+        statuses = progress.node_statuses
+        number = next((n for n, status in enumerate(statuses) if status in "dx"), 0)
+        node = immutable.plan.jobs[number]
         error: Any = await store.redis.call(
-            home.slot, "HGET", home.workflow(progress.workflow_id), f"e{number}", idempotent=True
+            owner.slot, "HGET", owner.workflow(progress.workflow_id), f"e{number}", idempotent=True
         )
         data += b',"failed_step_id":%b,"failed_step_type":%b,"error":%b' % (
             orjson.dumps(node.label or f"step-{number}"),
@@ -280,51 +341,69 @@ async def _end(store: Store, progress: Progress, fixed: Fixed, state: str) -> No
     await end(store, progress.workflow_id, state, data)
 
 
-async def look(store: Store, workflow_id: str, enqueued: Iterable[int] = ()) -> Progress | None:
-    home = store.keys.shard_of_id(workflow_id)
+async def read_progress(
+    store: Store, workflow_id: str, enqueued: Iterable[int] = ()
+) -> WorkflowProgress | None:
+    """Record that jobs were enqueued, and return the workflow's progress.
+
+    Args:
+        store: the store.
+        workflow_id: the workflow.
+        enqueued: numbers of jobs that were enqueued; none to read only.
+    """
+    owner = store.keys.shard_of_id(workflow_id)
     reply = await store.run(
-        home, "workflow_enqueued", [home.workflow(workflow_id)], list(enqueued), idempotent=True
+        owner,
+        "workflow_record_enqueued",
+        [owner.workflow(workflow_id)],
+        list(enqueued),
+        idempotent=True,
     )
     return _progress(workflow_id, reply)
 
 
-def _progress(workflow_id: str, reply: list[Any]) -> Progress | None:
+def _progress(workflow_id: str, reply: list[Any]) -> WorkflowProgress | None:
     if reply[0] != b"ok":
         return None
-    return Progress(workflow_id, reply[1].decode(), reply[2].decode(), int(reply[3]))
+    return WorkflowProgress(workflow_id, reply[1].decode(), reply[2].decode(), int(reply[3]))
 
 
 @dataclass(frozen=True, slots=True)
-class Fixed:
-    """What never changes of a workflow, and so may be remembered."""
+class ImmutablePart:
+    """The part of a workflow that never changes, and so may be cached.
+
+    Args:
+        plan: the plan.
+        event_data: members of the data of all its events.
+    """
 
     plan: Plan
     event_data: bytes
 
 
-_remembered: dict[str, Fixed] = {}
+_immutable_parts: dict[str, ImmutablePart] = {}
 
 
-async def fixed_part(store: Store, workflow_id: str) -> Fixed | None:
-    """The workflow's fixed part, None when there is no such workflow (any more)."""
-    fixed = _remembered.get(workflow_id)
-    if fixed is None:
-        home = store.keys.shard_of_id(workflow_id)
+async def read_immutable_part(store: Store, workflow_id: str) -> ImmutablePart | None:
+    """Return the workflow's immutable part, None when there is no such workflow any more."""
+    immutable = _immutable_parts.get(workflow_id)
+    if immutable is None:
+        owner = store.keys.shard_of_id(workflow_id)
         reply: Any = await store.redis.call(
-            home.slot, "HMGET", home.workflow(workflow_id), "plan", "name", idempotent=True
+            owner.slot, "HMGET", owner.workflow(workflow_id), "plan", "name", idempotent=True
         )
         if reply[0] is None:
             return None
         plan = decode_plan(reply[0])
-        fixed = Fixed(plan, event_data(workflow_id, reply[1].decode(), plan))
-        if len(_remembered) >= _PLANS:
-            _remembered.pop(next(iter(_remembered)))
-        _remembered[workflow_id] = fixed
-    return fixed
+        immutable = ImmutablePart(plan, event_data(workflow_id, reply[1].decode(), plan))
+        if len(_immutable_parts) >= _MAX_REMEMBERED:
+            _immutable_parts.pop(next(iter(_immutable_parts)))
+        _immutable_parts[workflow_id] = immutable
+    return immutable
 
 
 def _brief(error: bytes) -> bytes:
-    """An error without what may be large in it."""
+    """Return an error without its large members."""
     if len(error) <= _ERROR_BYTES:
         return error
     known = orjson.loads(error)

@@ -1,16 +1,16 @@
-"""Running workflows that make no progress: their jobs are read, and told of again.
+"""Check running workflows that make no progress: read their jobs and record missing outcomes.
 
 A workflow's record and its jobs live in different shards. With asynchronous replication a failover
-may lose, in the one, how a job ended in the other; nothing would tell the workflow again, and it
-would run for ever. So each running workflow is listed in its shard (``keys.Shard.unfinished``) by
-the time at which its jobs are read: five minutes after its creation and after each job that ended,
-then when it is twice as old, at most an hour later.
+may lose the recorded outcome of a job in another shard. No effect would record it again, and the
+workflow would run permanently. So each running workflow is listed in its shard
+(``keys.Shard.running_workflows``) by the time of its next check: five minutes after its creation
+and after each job that ended, then when it is twice as old, at most an hour later.
 
 * A job that has ended is recorded, as its effect would have done.
 * A job that may start and is not known to be enqueued is enqueued under its fixed id.
-* A job that was enqueued and is not there any more was lost itself, or deleted. It is missed twice,
-  five minutes apart, because an effect may still be on its way; then storing it is made impossible,
-  and its step has failed with the error ``job_lost``.
+* A job that was enqueued and does not exist was lost or deleted. It is missed twice, five minutes
+  apart, because an effect may not be delivered yet. Then a tombstone makes sure that it is never
+  stored, and its step fails with the error ``job_lost``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import orjson
 
 from ojs_cluster.core.jobs.states import TERMINAL
-from ojs_cluster.core.workflow import MARK_OF_STATE, QUEUED_MARK, RUNNING, Plan
+from ojs_cluster.core.workflow import RUNNING, STATUS_ENQUEUED, STATUS_OF_JOB_STATE, Plan
 from ojs_cluster.keys import Shard
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import over_shards
@@ -38,19 +38,24 @@ _LOST = orjson.dumps(
     {
         "code": "job_lost",
         "type": "job_lost",
-        "message": "the step's job is not there any more: a failover lost it, or it was deleted",
+        "message": "the step's job does not exist any more: a failover lost it, or it was deleted",
     }
 )
 
 
 class WorkflowCheck:
-    """Looks at workflows without progress; remembers which of their jobs it has missed once."""
+    """Check workflows without progress; remember which of their jobs were missed once."""
 
     def __init__(self) -> None:
         self._missed: dict[str, set[int]] = {}
 
     async def check(self, store: Store, shard: Shard, limit: int) -> SweepResult:
-        """Look at up to ``limit`` workflows of a shard; one that cannot be read stops no other.
+        """Check up to ``limit`` workflows of a shard. One that cannot be read stops no other.
+
+        Args:
+            store: the store.
+            shard: the shard of the workflows.
+            limit: most workflows.
 
         Raises:
             BackendUnavailable: ``shard`` did not answer in time.
@@ -59,76 +64,84 @@ class WorkflowCheck:
             shard, "workflow_stalled", [shard.running_workflows], [limit], idempotent=True
         )
 
-        async def one(raw: bytes) -> None:
+        async def check_one(raw: bytes) -> None:
             workflow_id = raw.decode()
-            impatient, _ = store.for_effect(patient=False)  # a shard that is away is met once
+            impatient, _ = store.for_effect(patient=False)  # wait for an unreachable shard once
             missed_before = self._missed.pop(workflow_id, set())
             missing: set[int] = set()
             try:
                 missing = await self._check(impatient, workflow_id, missed_before)
                 soon = bool(missing)
-            except Exception as error:  # a malformed record, too, must stop no other
-                log.warning("workflow %s cannot be checked", workflow_id, exc_info=error)
+            except Exception as error:  # also a malformed record must not stop the others
+                log.warning(
+                    "workflow %s cannot be checked, will retry", workflow_id, exc_info=error
+                )
                 soon = True
             keys = [shard.workflow(workflow_id), shard.running_workflows]
             args = [workflow_id, "1" * soon]
-            await store.run(shard, "workflow_checked", keys, args, idempotent=True)
-            if missing - missed_before:  # only now is it certain that the next look is later
+            await store.run(shard, "workflow_schedule_check", keys, args, idempotent=True)
+            # Only after the next check is scheduled: the two misses must lie five minutes apart.
+            if missing - missed_before:
                 self._missed[workflow_id] = missing - missed_before
 
-        await over_shards(due, one)
+        await over_shards(due, check_one)
         next_ms = None if following < 0 else following
         return SweepResult(len(due), next_ms, now, len(due) >= limit)
 
     async def _check(self, store: Store, workflow_id: str, missed_before: set[int]) -> set[int]:
-        """Read the jobs of one workflow; returns which of them are not there."""
+        """Read the jobs of one workflow; return the numbers of those that do not exist."""
         missing: set[int] = set()
         read: set[int] = set()
         while True:
-            found = await _progress(store, workflow_id)
+            found = await _read_running(store, workflow_id)
             if found is None:
                 return missing
             progress, plan = found
-            queued = {n for n, mark in enumerate(progress.marks) if mark == QUEUED_MARK} - read
-            gone = await _tell_all(store, workflow_id, plan, queued)
+            statuses = progress.node_statuses
+            enqueued = {n for n, status in enumerate(statuses) if status == STATUS_ENQUEUED} - read
+            gone = await _record_ended_jobs(store, workflow_id, plan, enqueued)
             for number in gone & missed_before:
-                await _give_up(store, workflow_id, plan, number)
+                await _fail_lost_step(store, workflow_id, plan, number)
             missing |= gone
-            read |= queued
-            # What may start now may have run long ago: then it is read next.
-            found = await _progress(store, workflow_id)
+            read |= enqueued
+            # A job that may start now may have run long ago: the next round reads it.
+            found = await _read_running(store, workflow_id)
             if found is None:
                 return missing
-            before = found[0].marks
+            before = found[0].node_statuses
             await advance.advance(store, found[0])
-            found = await _progress(store, workflow_id)
-            if found is None or found[0].marks == before:
+            found = await _read_running(store, workflow_id)
+            if found is None or found[0].node_statuses == before:
                 return missing
 
 
-async def _progress(store: Store, workflow_id: str) -> tuple[advance.Progress, Plan] | None:
-    """A workflow that runs, None when it does not or is gone."""
-    progress = await advance.look(store, workflow_id)
-    fixed = await advance.fixed_part(store, workflow_id)
-    if progress is None or fixed is None or progress.state != RUNNING:
+async def _read_running(
+    store: Store, workflow_id: str
+) -> tuple[advance.WorkflowProgress, Plan] | None:
+    """Return a running workflow, None when it has ended or does not exist."""
+    progress = await advance.read_progress(store, workflow_id)
+    immutable = await advance.read_immutable_part(store, workflow_id)
+    if progress is None or immutable is None or progress.state != RUNNING:
         return None
-    return progress, fixed.plan
+    return progress, immutable.plan
 
 
-async def _tell_all(store: Store, workflow_id: str, plan: Plan, numbers: Iterable[int]) -> set[int]:
-    """Record how jobs ended, where they have; returns the numbers of those that are not there."""
+async def _record_ended_jobs(
+    store: Store, workflow_id: str, plan: Plan, numbers: Iterable[int]
+) -> set[int]:
+    """Record outcomes of jobs that have ended; return the numbers of those that do not exist."""
     gone: set[int] = set()
 
-    async def one(number: int) -> None:
-        if not await _tell(store, workflow_id, plan, number):
+    async def record(number: int) -> None:
+        if not await _record_if_ended(store, workflow_id, plan, number):
             gone.add(number)
 
-    await over_shards(numbers, one)
+    await over_shards(numbers, record)
     return gone
 
 
-async def _tell(store: Store, workflow_id: str, plan: Plan, number: int) -> bool:
-    """Record how a job ended, if it has; returns whether there is such a job."""
+async def _record_if_ended(store: Store, workflow_id: str, plan: Plan, number: int) -> bool:
+    """Record the outcome of a job if it has ended; return whether the job exists."""
     job_id = plan.jobs[number].job_id
     shard = store.keys.shard_of_id(job_id)
     for _ in range(2):
@@ -138,18 +151,23 @@ async def _tell(store: Store, workflow_id: str, plan: Plan, number: int) -> bool
         if found[0] is not None:
             if found[0].decode() in TERMINAL:
                 job = await read_jobs.read(store, shard, job_id)
-                await advance.record_end(store, workflow_id, number, found[0].decode(), job)
+                await advance.record_job_outcome(store, workflow_id, number, found[0].decode(), job)
             return True
         if found[1] is None:
             return False
-        shard = store.keys.shard(int(found[1]))  # an import may have put it elsewhere
+        shard = store.keys.shard(int(found[1]))  # an import may have stored it in another shard
     return False
 
 
-async def _give_up(store: Store, workflow_id: str, plan: Plan, number: int) -> None:
-    """End a step whose job is not there and never will be."""
+async def _fail_lost_step(store: Store, workflow_id: str, plan: Plan, number: int) -> None:
+    """End a step whose job does not exist, after a tombstone forbids that it is stored."""
     job_id = plan.jobs[number].job_id
     if await write_tombstone(store, store.keys.shard_of_id(job_id), job_id, overridable=False):
-        log.error("job %s of workflow %s is lost", job_id, workflow_id)
-        outcome = (MARK_OF_STATE["discarded"], "0 0 0", b"", _LOST, 0)
+        log.error(
+            "job %s of workflow %s is lost and its step has failed: a failover lost it, or a "
+            "client deleted it",
+            job_id,
+            workflow_id,
+        )
+        outcome = advance.JobOutcomeFields(STATUS_OF_JOB_STATE["discarded"], error=_LOST)
         await advance.write_outcome(store, workflow_id, number, outcome)

@@ -1,7 +1,7 @@
-"""The workflows that a reader of some queues may see.
+"""List the workflows that a reader of some queues may see.
 
-A workflow is in reach when the queues of all its jobs are, and its plan alone tells them. Nobody
-counts workflows by queue, so a page is a bounded look at the newest ones after its cursor.
+A workflow is visible when the queues of all its jobs are, and only its plan names them. Workflows
+are not indexed by queue. So a page reads a bounded number of the newest workflows after its cursor.
 """
 
 from __future__ import annotations
@@ -17,94 +17,102 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.fanout import WIDTH, over_shards
 from ojs_cluster.store.workflows.workflows import WorkflowRecord, get
 
-MOST_LOOKED_AT: Final = 500
-"""Workflows that one page looks at, whatever the key may reach."""
-MOST_BYTES: Final = 8 * 1024 * 1024
+MAX_WORKFLOWS_READ: Final = 500
+"""Workflows that one page reads, visible or not."""
+MAX_BYTES: Final = 8 * 1024 * 1024
 """Bytes of records after which a page ends."""
 
-_Place = tuple[int, str]
+_Position = tuple[int, str]
 """Creation in milliseconds and id; the list goes from high to low."""
-_FIRST: Final[_Place] = (2**53, "")
+_FIRST: Final[_Position] = (2**53, "")
 
 
-async def list_within(
+async def list_visible(
     store: Store, within: QueuePatterns, *, limit: int, cursor: str | None = None
 ) -> tuple[list[WorkflowRecord], str | None]:
-    """Return workflows in reach, newest first, without their jobs, and the next page's cursor.
+    """Return visible workflows, newest first, without their jobs, and the next page's cursor.
 
     A page may hold fewer than ``limit`` and still have a cursor.
 
+    Args:
+        store: the store.
+        within: the queues that the reader may see.
+        limit: most workflows of the page.
+        cursor: the cursor that the page before returned; None for the first page.
+
     Raises:
-        InvalidRequest: the cursor is not one of ours.
+        InvalidRequest: this server did not issue the cursor.
         BackendUnavailable: Redis did not answer in time.
     """
-    place = _parse(cursor) if cursor else _FIRST
+    position = _parse_cursor(cursor) if cursor else _FIRST
     found: list[WorkflowRecord] = []
-    looked_at = size = 0
+    read = size = 0
     while True:
-        newest = await _after(store, place, WIDTH)
+        newest = await _after(store, position, WIDTH)
         records = await _read(store, newest)
         for candidate in newest:
-            place, looked_at = candidate, looked_at + 1
+            position, read = candidate, read + 1
             record = records.get(candidate[1])
             if record is not None:
                 size += len(record.fields.get(b"plan", b""))
                 if all(within.admits(node.queue) for node in record.plan.jobs):
                     found.append(record)
-            if len(found) >= limit or looked_at >= MOST_LOOKED_AT or size >= MOST_BYTES:
-                return found, cursors.encode(place)
+            if len(found) >= limit or read >= MAX_WORKFLOWS_READ or size >= MAX_BYTES:
+                return found, cursors.encode(position)
         if len(newest) < WIDTH:
             return found, None
 
 
-async def _after(store: Store, place: _Place, most: int) -> list[_Place]:
-    """Return the next workflows of all shards after ``place``."""
-    newest: list[_Place] = []
+async def _after(store: Store, position: _Position, limit: int) -> list[_Position]:
+    """Return the next workflows of all shards after ``position``."""
+    newest: list[_Position] = []
 
     async def read(shard: Shard) -> None:
-        newest.extend(await _after_in(store, shard, place, most))
+        newest.extend(await _after_in_shard(store, shard, position, limit))
 
     await over_shards(store.keys, read)
     newest.sort(reverse=True)
-    return newest[:most]
+    return newest[:limit]
 
 
-async def _after_in(store: Store, shard: Shard, place: _Place, most: int) -> list[_Place]:
-    """Return the next workflows of one shard. Those of the same millisecond are passed over."""
-    found: list[_Place] = []
+async def _after_in_shard(
+    store: Store, shard: Shard, position: _Position, limit: int
+) -> list[_Position]:
+    """Return the next workflows of one shard, reading past others of the same millisecond."""
+    found: list[_Position] = []
     skip = 0
-    while len(found) < most:
+    while len(found) < limit:
         flat: Any = await store.redis.call(
             shard.slot,
-            *("ZRANGE", shard.workflows, place[0], "-inf", "BYSCORE", "REV"),
-            *("LIMIT", skip, most, "WITHSCORES"),
+            *("ZRANGE", shard.workflows, position[0], "-inf", "BYSCORE", "REV"),
+            *("LIMIT", skip, limit, "WITHSCORES"),
             idempotent=True,
         )
         items = iter(flat)
         for name, score in zip(items, items, strict=True):
             candidate = int(float(score)), name.decode()
-            if candidate < place:
+            if candidate < position:
                 found.append(candidate)
-        skip += most
-        if len(flat) < 2 * most:
+        skip += limit
+        if len(flat) < 2 * limit:
             break
-    return found[:most]
+    return found[:limit]
 
 
-async def _read(store: Store, places: list[_Place]) -> dict[str, WorkflowRecord]:
+async def _read(store: Store, positions: list[_Position]) -> dict[str, WorkflowRecord]:
     found: dict[str, WorkflowRecord] = {}
 
-    async def look(place: _Place) -> None:
+    async def read(position: _Position) -> None:
         try:
-            found[place[1]] = await get(store, place[1], jobs=False)
+            found[position[1]] = await get(store, position[1], jobs=False)
         except NotFound:
-            return  # its retention ended meanwhile
+            return  # its retention has ended since
 
-    await over_shards(places, look)
+    await over_shards(positions, read)
     return found
 
 
-def _parse(text: str) -> _Place:
+def _parse_cursor(text: str) -> _Position:
     match cursors.decode(text):
         case [int(created_ms), str(workflow_id)] if cursors.are_numbers((created_ms,)):
             if is_job_id(workflow_id):

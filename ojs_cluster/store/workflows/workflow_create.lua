@@ -1,27 +1,32 @@
 -- Transition: (nothing) -> running, for one workflow. Its jobs have ids, but do not exist yet.
--- Post: record and definitions are stored, and its start is owed. Repeated, it changes nothing.
+-- Post: record and definitions are stored, and the effect that starts it is in the outbox. Repetition
+--       changes nothing.
 -- Memory: deny-oom.
--- KEYS: 1 wf:, 2 wd:, 3..8 the shard's wfs, ev, out, ob, wfrun, wfin.
--- ARGV: 1 events kept, 2 id, 3 type, 4 name, 5 plan, 6 marks, 7 members of the event's data,
---       8 how many definitions `workflow_portion` has stored, then numbers and values of the others.
--- Returns: {'ok', ms of creation, effects} | {'lost'} when some that were stored are not there
+-- KEYS: 1 wf:<id>, 2 wd:<id>, 3 workflows, 4 events, 5 outbox_due, 6 outbox, 7 running_workflows,
+--       8 ended_workflows.
+-- ARGV: 1 events kept, 2 id, 3 type, 4 name, 5 plan, 6 node statuses, 7 members of the event's data,
+--       8 how many definitions workflow_store_portion has stored, then numbers and values of the others.
+-- Returns: {'ok', ms of creation, effects} | {'lost'} when some that were stored are missing
 --@include keys now read_job append_event set_deadline append_effect stalled_after
-if redis.call('HEXISTS', KEYS[1], 'created') == 0 and redis.call('HLEN', KEYS[2]) ~= tonumber(ARGV[8]) then
+local WORKFLOW, DEFINITIONS, WORKFLOWS = KEYS[1], KEYS[2], KEYS[3]
+local RUNNING, ENDED = KEYS[7], KEYS[8]
+local id, kind, name, plan, statuses, event_data = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+local stored_ahead = tonumber(ARGV[8])
+if redis.call('HEXISTS', WORKFLOW, 'created') == 0 and redis.call('HLEN', DEFINITIONS) ~= stored_ahead then
     return {'lost'}
 end
-if redis.call('HSETNX', KEYS[1], 'created', now) == 0 then
-    -- The reply was lost: the same answer again. An entry that is gone was carried out.
-    local number = redis.call('HGET', KEYS[1], 'start')
+if redis.call('HSETNX', WORKFLOW, 'created', now) == 0 then
+    -- The reply was lost: return the same again. An outbox entry that is missing was delivered.
+    local number = redis.call('HGET', WORKFLOW, 'start')
     local entry = redis.call('HGET', OUTBOX, number)
-    return {'ok', tonumber(redis.call('HGET', KEYS[1], 'created')), entry and {number, entry} or {}}
+    return {'ok', tonumber(redis.call('HGET', WORKFLOW, 'created')), entry and {number, entry} or {}}
 end
-redis.call('HSET', KEYS[1], 'state', 'running', 'type', ARGV[3], 'name', ARGV[4],
-    'plan', ARGV[5], 'marks', ARGV[6])
-call_in_slices('HSET', KEYS[2], {unpack(ARGV, 9)})
-redis.call('ZADD', KEYS[3], now, ARGV[2])
-redis.call('ZADD', KEYS[7], now + CHECK_MS, ARGV[2])
-append_effect('workflow_start', ARGV[2])
-redis.call('HSET', KEYS[1], 'start', effects[1])
-emit('workflow.started', ARGV[2], {[F.type] = ARGV[3], [F.queue] = ''}, 'D', ARGV[7])
-if ARGV[8] ~= '0' then redis.call('ZREM', KEYS[8], ARGV[2]) end
+redis.call('HSET', WORKFLOW, 'state', 'running', 'type', kind, 'name', name, 'plan', plan, 'marks', statuses)
+call_in_slices('HSET', DEFINITIONS, {unpack(ARGV, 9)})
+redis.call('ZADD', WORKFLOWS, now, id)
+redis.call('ZADD', RUNNING, now + CHECK_MS, id)
+append_effect('workflow_start', id)
+redis.call('HSET', WORKFLOW, 'start', effects[1])
+emit('workflow.started', id, {[F.type] = kind, [F.queue] = ''}, 'D', event_data)
+if stored_ahead ~= 0 then redis.call('ZREM', ENDED, id) end
 return {'ok', now, effects}

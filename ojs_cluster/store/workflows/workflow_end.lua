@@ -1,20 +1,22 @@
--- Transition: running -> completed | failed | cancelled, once.
--- Post: the day of its removal is set. A cancelled workflow owes the cancellation of its jobs.
+-- Transition: running -> completed | failed | cancelled, once, for one workflow.
+-- Post: the time of its removal is set. After a cancellation the effect that cancels its jobs is in the outbox.
 -- Memory: allow-oom; adds 600 bytes.
--- KEYS: 1 wf:, 2..6 the shard's wfin, ev, out, ob, wfrun.
+-- KEYS: 1 wf:<id>, 2 ended_workflows, 3 events, 4 outbox_due, 5 outbox, 6 running_workflows.
 -- ARGV: 1 events kept, 2 id, 3 state, 4 ms to keep, 5 members of the event's data.
 -- Returns: {'ok', state, effects} | {'conflict', state} when it ended otherwise | {'missing'}
 --@include keys now read_job append_event set_deadline append_effect
-local state, created, kind = unpack(redis.call('HMGET', KEYS[1], 'state', 'created', 'type'))
+local WORKFLOW, ENDED, RUNNING = KEYS[1], KEYS[2], KEYS[6]
+local id, new_state, keep_ms, event_data = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local state, created, kind = unpack(redis.call('HMGET', WORKFLOW, 'state', 'created', 'type'))
 if not state then return {'missing'} end
 if state ~= 'running' then return {'conflict', state} end
-redis.call('HSET', KEYS[1], 'state', ARGV[3], 'finished', now)
-redis.call('ZADD', KEYS[2], now + ARGV[4], ARGV[2])
-if ARGV[3] == 'cancelled' then
-    append_effect('workflow_cancel', ARGV[2])
+redis.call('HSET', WORKFLOW, 'state', new_state, 'finished', now)
+redis.call('ZADD', ENDED, now + keep_ms, id)
+if new_state == 'cancelled' then
+    append_effect('workflow_cancel', id)
 else
-    emit('workflow.' .. ARGV[3], ARGV[2], {[F.type] = kind, [F.queue] = ''}, 'D',
-        string.format('%s,"duration_ms":%.0f', ARGV[5], now - created))
+    emit('workflow.' .. new_state, id, {[F.type] = kind, [F.queue] = ''}, 'D',
+        string.format('%s,"duration_ms":%.0f', event_data, now - created))
 end
-redis.call('ZREM', KEYS[6], ARGV[2])
-return {'ok', ARGV[3], effects}
+redis.call('ZREM', RUNNING, id)
+return {'ok', new_state, effects}

@@ -1,7 +1,7 @@
-"""Large workflows are stored in portions, so that no script keeps its node from other clients.
+"""Store large workflows in portions, so that no script blocks its node for long.
 
-The portions come before the workflow itself: nothing reads them until its record exists, and the
-janitor removes them when the process died in between.
+The portions are stored before the workflow itself. They are not read until its record exists. The
+janitor removes them when the process dies in between.
 """
 
 from __future__ import annotations
@@ -18,48 +18,56 @@ from ojs_cluster.store.runtime import Arg
 
 _Pair = tuple[bytes | int, bytes]
 RESTORE_MS = 24 * 60 * 60_000
-"""How long what is restored ahead waits for its workflow, which stands in one of the next lines."""
-_FIELDS_MOST = 1000
+"""How long restored portions wait for their workflow, which is in one of the next lines."""
+_MAX_FIELDS = 1000
 """Fields that one script writes at most."""
 
 
 def is_large(*values: Sequence[bytes]) -> bool:
-    """Whether these are too many values, or too many bytes, for one script."""
+    """Return whether these are too many values, or too many bytes, for one script."""
     return (
-        sum(map(len, values)) > _FIELDS_MOST
+        sum(map(len, values)) > _MAX_FIELDS
         or sum(len(value) for part in values for value in part) > PORTION_BYTES
     )
 
 
-async def store_ahead(
+async def store_portions(
     store: Store,
-    home: Shard,
+    owner: Shard,
     workflow_id: str,
     key: bytes,
     pairs: Sequence[_Pair],
     *,
     wait_ms: int,
 ) -> bool:
-    """Store fields of a workflow that does not exist yet; returns False when it does.
+    """Store fields of a workflow that does not exist yet; return False when it does.
 
     Args:
-        key: The hash of the fields: the workflow's record, its definitions or its results.
-        wait_ms: How long the fields wait for their workflow.
+        store: the store.
+        owner: the shard of the workflow.
+        workflow_id: its id.
+        key: the hash of the fields: the workflow's record, its definitions or its results.
+        pairs: names and values of the fields.
+        wait_ms: how long the fields wait for their workflow, in milliseconds.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
     """
-    keys = [home.workflow(workflow_id), key, home.ended_workflows]
+    keys = [owner.workflow(workflow_id), key, owner.ended_workflows]
     for portion in _portions(pairs):
         args: list[Arg] = [workflow_id, wait_ms, *(part for pair in portion for part in pair)]
-        reply = await store.run(home, "workflow_portion", keys, args, idempotent=True)
+        reply = await store.run(owner, "workflow_store_portion", keys, args, idempotent=True)
         if reply[0] != b"ok":
             return False
     return True
 
 
-async def restore_ahead(store: Store, line: WorkflowLine) -> WorkflowLine | None:
-    """Store what is large of a workflow; returns the rest of it, None when the workflow exists.
+async def restore_portions(store: Store, line: WorkflowLine) -> WorkflowLine | None:
+    """Store the large parts of a workflow; return the rest, None when the workflow exists.
+
+    Args:
+        store: the store.
+        line: the workflow's line in an archive.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -67,24 +75,25 @@ async def restore_ahead(store: Store, line: WorkflowLine) -> WorkflowLine | None
     fields, results = line.fields, line.results
     if not is_large(list(fields.values()), line.definitions, list(results.values())):
         return line
-    home = store.keys.shard_of_id(line.id)
-    ahead = partial(store_ahead, store, home, line.id, wait_ms=RESTORE_MS)
-    of_jobs = {name: value for name, value in fields.items() if _is_of_a_job(name)}
+    owner = store.keys.shard_of_id(line.id)
+    store_fields = partial(store_portions, store, owner, line.id, wait_ms=RESTORE_MS)
+    job_fields = {name: value for name, value in fields.items() if _is_job_field(name)}
+    definitions = list(enumerate(line.definitions))
     if not (
-        await ahead(home.workflow(line.id), list(of_jobs.items()))
-        and await ahead(home.workflow_definitions(line.id), list(enumerate(line.definitions)))
-        and await ahead(home.workflow_results(line.id), list(results.items()))
+        await store_fields(owner.workflow(line.id), list(job_fields.items()))
+        and await store_fields(owner.workflow_definitions(line.id), definitions)
+        and await store_fields(owner.workflow_results(line.id), list(results.items()))
     ):
         return None
-    rest = {name: value for name, value in fields.items() if name not in of_jobs}
+    rest = {name: value for name, value in fields.items() if name not in job_fields}
     return replace(line, fields=rest, definitions=(), results={})
 
 
-def _is_of_a_job(name: bytes) -> bool:
-    """Whether a field of a workflow's record is the times or the error of one of its jobs."""
+def _is_job_field(name: bytes) -> bool:
+    """Return whether a field of a workflow's record has the times or the error of a job."""
     return name[:1] in (b"t", b"e") and name[1:].isdigit()
 
 
 def _portions(pairs: Sequence[_Pair]) -> Iterator[Sequence[_Pair]]:
-    for start, end in cuts([len(value) for _, value in pairs], _FIELDS_MOST):
+    for start, end in cuts([len(value) for _, value in pairs], _MAX_FIELDS):
         yield pairs[start:end]

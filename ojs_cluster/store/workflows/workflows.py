@@ -1,8 +1,8 @@
 """Workflows: create, read, list, cancel (spec: ojs-workflows 11).
 
-A workflow's record lives in the shard that its own id names, its jobs in the shards of their
-queues. Creation stores the record, with the ids of all jobs, and owes the start; ``advance``
-carries the workflow on from there.
+A workflow's record lives in the shard that its own id names, and its jobs in the shards of their
+queues. Creation stores the record, with the ids of all jobs, and the effect that starts it.
+``advance`` handles that effect and all that follows.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from ojs_cluster.core.workflow import (
     CANCELLED,
     COMPLETED,
     ENDED,
-    QUEUED_MARK,
     RUNNING,
+    STATUS_ENQUEUED,
+    STATUS_UNKNOWN,
     Plan,
-    Verdict,
+    WorkflowEvaluation,
     decode_plan,
     evaluate,
 )
@@ -41,20 +42,27 @@ from ojs_cluster.store.partial_failures import begun
 from ojs_cluster.store.portions import PORTION_BYTES
 from ojs_cluster.store.runtime import Arg
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
-from ojs_cluster.store.workflows.workflow_portions import is_large, store_ahead
+from ojs_cluster.store.workflows.workflow_portions import is_large, store_portions
 
 RESULTS_SHOWN_BYTES = 8 * 1024 * 1024
-"""Most bytes of results in the answer that shows a workflow."""
-MOST_PLAN_BYTES = 3 * 1024 * 1024
+"""Most bytes of results in a response that shows a workflow."""
+MAX_PLAN_BYTES = 3 * 1024 * 1024
 """Most bytes of a workflow's graph. One script stores it."""
 _WAIT_MS = 10 * 60_000
-"""How long definitions that are stored ahead wait for their workflow."""
+"""How long definitions that are stored in portions wait for their workflow, in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobOutcome:
-    """What is known of one job of a workflow. Times in ms; ``state`` is a word of step states:
-    waiting, pending, active, completed, failed, cancelled.
+    """What is known of one job of a workflow.
+
+    Args:
+        state: waiting, pending, active, completed, failed or cancelled.
+        started_ms: start of its last attempt, in milliseconds.
+        finished_ms: its end, in milliseconds.
+        attempt: its last attempt.
+        result: its result as JSON.
+        error: its error as JSON.
     """
 
     state: str
@@ -67,7 +75,20 @@ class JobOutcome:
 
 @dataclass(frozen=True, slots=True)
 class WorkflowRecord:
-    """A workflow as it was stored, and what follows from it. Times in ms."""
+    """A stored workflow, and what follows from it.
+
+    Args:
+        id: its id.
+        type: chain, group, batch or dag.
+        name: its name; '' for none.
+        state: its state.
+        created_ms: its creation, in milliseconds.
+        finished_ms: its end, in milliseconds; None while it runs.
+        plan: its plan.
+        evaluation: what follows from the node statuses.
+        fields: the fields of its record.
+        jobs: outcomes by number of the job; empty unless requested.
+    """
 
     id: str
     type: str
@@ -76,21 +97,23 @@ class WorkflowRecord:
     created_ms: int
     finished_ms: int | None
     plan: Plan
-    verdict: Verdict
+    evaluation: WorkflowEvaluation
     fields: Mapping[bytes, bytes]
     jobs: Sequence[JobOutcome] = ()
-    """By number; empty when they were not asked for."""
 
 
 async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
     """Store a workflow and start it; durable when this returns.
 
+    Args:
+        store: the store.
+        new: the workflow.
+
     Raises:
-        QueueFull: as many jobs wait in the queue of a first step as may.
-        TooManyQueues, TooManyRateLimitKeys: a step's queue, or the key of its rate limit, would be
-        one
-            too many.
-        PayloadTooLarge: the graph of the steps has more than ``MOST_PLAN_BYTES``.
+        QueueFull: the queue of a first step takes no more jobs.
+        TooManyQueues: there are as many queues as allowed.
+        TooManyRateLimitKeys: there are as many rate limit keys as allowed.
+        PayloadTooLarge: the graph of the steps has more than ``MAX_PLAN_BYTES``.
         BackendUnavailable: Redis did not answer in time.
     """
     for limit_key in new.limit_keys:
@@ -111,45 +134,47 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
         nodes.append(node)
     plan = Plan(nodes)
     encoded = plan.encode()
-    if len(encoded) > MOST_PLAN_BYTES:
+    if len(encoded) > MAX_PLAN_BYTES:
         raise PayloadTooLarge(
             "the steps of the workflow wait for too many others", field="steps", limit=len(nodes)
         )
-    marks = "." * len(plan.jobs)
-    first = [plan.jobs[number] for number in evaluate(plan, marks).ready]
+    statuses = STATUS_UNKNOWN * len(plan.jobs)
+    first = [plan.jobs[number] for number in evaluate(plan, statuses).ready]
     await depth_bounds.check_bounds(
         store, [(store.keys.shard_of_id(job.job_id), job.queue) for job in first]
     )
-    home = store.keys.shard_of_id(workflow_id)
+    owner = store.keys.shard_of_id(workflow_id)
     definitions, ahead = list(enumerate(new.definitions)), 0
     if is_large(new.definitions, [encoded]):
-        key = home.workflow_definitions(workflow_id)
-        await store_ahead(store, home, workflow_id, key, definitions, wait_ms=_WAIT_MS)
+        key = owner.workflow_definitions(workflow_id)
+        await store_portions(store, owner, workflow_id, key, definitions, wait_ms=_WAIT_MS)
         definitions, ahead = [], len(new.definitions)
     reply = await store.run(
-        home,
+        owner,
         "workflow_create",
         [
-            *(home.workflow(workflow_id), home.workflow_definitions(workflow_id)),
+            *(owner.workflow(workflow_id), owner.workflow_definitions(workflow_id)),
             *(
-                home.workflows,
-                home.events,
-                home.outbox_due,
-                home.outbox,
-                home.running_workflows,
-                home.ended_workflows,
+                owner.workflows,
+                owner.events,
+                owner.outbox_due,
+                owner.outbox,
+                owner.running_workflows,
+                owner.ended_workflows,
             ),
         ],
         [
             *(store.settings.events_per_shard, workflow_id, new.type, new.name),
-            *(encoded, marks, event_data(workflow_id, new.name, plan), ahead),
+            *(encoded, statuses, event_data(workflow_id, new.name, plan), ahead),
             *(part for pair in definitions for part in pair),
         ],
         idempotent=True,
     )
     if reply[0] != b"ok":
-        raise BackendUnavailable("a part of the workflow was lost", outcome="not_applied")
-    await deliver(store, home, reply[2])
+        raise BackendUnavailable(
+            "a part of the workflow was lost before it was stored: try again", outcome="not_applied"
+        )
+    await deliver(store, owner, reply[2])
     record = _record(
         workflow_id,
         {
@@ -157,18 +182,23 @@ async def create(store: Store, new: NewWorkflow) -> WorkflowRecord:
             b"name": new.name.encode(),
             b"state": b"running",
             b"created": b"%d" % reply[1],
-            b"marks": marks.encode(),
+            b"marks": statuses.encode(),
         },
         plan,
     )
-    # Not read back: a worker may have one by now, but this is how it began.
-    ready = set(record.verdict.ready)
+    # Not read back: this is the state at creation, even if a worker has fetched a job since.
+    ready = set(record.evaluation.ready)
     jobs = [JobOutcome("pending" if n in ready else "waiting") for n in range(len(plan.jobs))]
     return replace(record, jobs=jobs)
 
 
 async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowRecord:
-    """One workflow, with the state of its jobs when asked for.
+    """Return one workflow.
+
+    Args:
+        store: the store.
+        workflow_id: its id.
+        jobs: whether to read the outcomes of its jobs, too.
 
     Raises:
         NotFound: no such workflow, or its retention is over.
@@ -176,9 +206,9 @@ async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowR
     """
     if not is_job_id(workflow_id):
         raise NotFound("workflow", workflow_id[:100])
-    home = store.keys.shard_of_id(workflow_id)
+    owner = store.keys.shard_of_id(workflow_id)
     flat: Any = await store.redis.call(
-        home.slot, "HGETALL", home.workflow(workflow_id), idempotent=True
+        owner.slot, "HGETALL", owner.workflow(workflow_id), idempotent=True
     )
     items = iter(flat)
     found = dict(zip(items, items, strict=True))
@@ -189,8 +219,13 @@ async def get(store: Store, workflow_id: str, *, jobs: bool = True) -> WorkflowR
 
 
 async def cancel(store: Store, workflow_id: str) -> WorkflowRecord:
-    """Cancel a running workflow: nothing of it starts any more, and what waits is cancelled. An
-    active job may finish the attempt it is in (spec: ojs-workflows 11.3).
+    """Cancel a running workflow and the jobs that wait (spec: ojs-workflows 11.3).
+
+    No further job starts. An active job may finish its present attempt.
+
+    Args:
+        store: the store.
+        workflow_id: its id.
 
     Raises:
         NotFound: no such workflow.
@@ -199,31 +234,38 @@ async def cancel(store: Store, workflow_id: str) -> WorkflowRecord:
     """
     if not is_job_id(workflow_id):
         raise NotFound("workflow", workflow_id[:100])
-    home = store.keys.shard_of_id(workflow_id)
+    owner = store.keys.shard_of_id(workflow_id)
     reply = await end(store, workflow_id, CANCELLED, b"")
     if reply[0] == b"missing":
         raise NotFound("workflow", workflow_id)
     if reply[0] == b"conflict":
         state = reply[1].decode()
         raise Conflict(f"workflow '{workflow_id}' is {state}", id=workflow_id, state=state)
-    await deliver(store, home, reply[2])
+    await deliver(store, owner, reply[2])
     with begun():
         return await get(store, workflow_id)
 
 
 async def end(store: Store, workflow_id: str, state: str, data: bytes) -> list[Any]:
-    """Run ``workflow_end.lua``; ``data`` are members of the event's data."""
-    home = store.keys.shard_of_id(workflow_id)
+    """Run ``workflow_end.lua`` and return its reply.
+
+    Args:
+        store: the store.
+        workflow_id: the workflow.
+        state: its final state.
+        data: members of the event's data, as JSON.
+    """
+    owner = store.keys.shard_of_id(workflow_id)
     settings = store.settings
     reply: list[Any] = await store.run(
-        home,
+        owner,
         "workflow_end",
         [
-            *(home.workflow(workflow_id), home.ended_workflows, home.events),
-            *(home.outbox_due, home.outbox, home.running_workflows),
+            *(owner.workflow(workflow_id), owner.ended_workflows, owner.events),
+            *(owner.outbox_due, owner.outbox, owner.running_workflows),
         ],
         [settings.events_per_shard, workflow_id, state, settings.retention_workflow_ms, data],
-        # A cancellation that is repeated must tell who cancelled; an end that is repeated need not.
+        # Only one client may learn that it cancelled the workflow, so this is not repeated.
         idempotent=state != CANCELLED,
     )
     return reply
@@ -232,10 +274,14 @@ async def end(store: Store, workflow_id: str, state: str, data: bytes) -> list[A
 async def list_workflows(
     store: Store, *, limit: int, offset: int = 0
 ) -> tuple[list[WorkflowRecord], int]:
-    """Workflows, newest first, without their jobs, and how many there are.
+    """Return a page of workflows without their jobs, newest first, and the number of all.
+
+    The work is bounded by ``limit`` plus ``offset``, times the number of shards.
 
     Args:
-        limit, offset: a page; the work is bounded by their sum times the number of shards.
+        store: the store.
+        limit: most workflows of the page.
+        offset: how many workflows are skipped.
     """
     newest: list[tuple[float, str]] = []
     total = 0
@@ -261,18 +307,23 @@ async def list_workflows(
     ids = [workflow_id for _, workflow_id in newest[offset : offset + limit]]
     found: dict[str, WorkflowRecord] = {}
 
-    async def look(workflow_id: str) -> None:
+    async def read_record(workflow_id: str) -> None:
         try:
             found[workflow_id] = await get(store, workflow_id, jobs=False)
         except NotFound:
-            return  # its retention ended meanwhile
+            return  # its retention has ended since
 
-    await over_shards(ids, look)
+    await over_shards(ids, read_record)
     return [found[workflow_id] for workflow_id in ids if workflow_id in found], total
 
 
 async def purge_ended(store: Store, shard: Shard, limit: int) -> SweepResult:
     """Remove up to ``limit`` workflows of a shard whose retention is over.
+
+    Args:
+        store: the store.
+        shard: the shard of the workflows.
+        limit: most workflows.
 
     Raises:
         BackendUnavailable: Redis did not answer in time.
@@ -284,7 +335,13 @@ async def purge_ended(store: Store, shard: Shard, limit: int) -> SweepResult:
 
 
 def event_data(workflow_id: str, name: str, plan: Plan) -> bytes:
-    """Members that the data of all events of a workflow share (spec: ojs-events 3.5)."""
+    """Return the members that the data of all its events share (spec: ojs-events 3.5).
+
+    Args:
+        workflow_id: the workflow.
+        name: its name.
+        plan: its plan.
+    """
     return b'"workflow_id":"%b","workflow_name":%b,"total_steps":%d' % (
         workflow_id.encode(),
         orjson.dumps(name),
@@ -302,38 +359,38 @@ def _record(workflow_id: str, found: Mapping[bytes, bytes], plan: Plan) -> Workf
         created_ms=int(found[b"created"]),
         finished_ms=int(finished) if finished else None,
         plan=plan,
-        verdict=evaluate(plan, found[b"marks"].decode()),
+        evaluation=evaluate(plan, found[b"marks"].decode()),
         fields=found,
     )
 
 
 async def _outcomes(store: Store, record: WorkflowRecord) -> list[JobOutcome]:
-    """Every job: from the record when it has ended, else from where it waits or runs."""
+    """Return the outcomes of all jobs: from the record of ended ones, else from the job itself."""
     found: dict[int, JobOutcome] = {}
     ended: list[int] = []
     live: list[int] = []
     states = [
         state
-        for node, state in zip(record.plan.nodes, record.verdict.states, strict=True)
+        for node, state in zip(record.plan.nodes, record.evaluation.states, strict=True)
         if node.job >= 0
     ]
-    marks = record.fields[b"marks"].decode()
+    statuses = record.fields[b"marks"].decode()
     for job, state in enumerate(states):
-        if marks[job] == QUEUED_MARK:
+        if statuses[job] == STATUS_ENQUEUED:
             live.append(job)
         elif state == RUNNING:
             found[job] = JobOutcome("pending" if record.state == RUNNING else "cancelled")
-        elif marks[job] != "." and state in ENDED:
+        elif statuses[job] != STATUS_UNKNOWN and state in ENDED:
             ended.append(job)
         else:
-            left = state == "waiting" and record.state == RUNNING
-            found[job] = JobOutcome("waiting" if left else "cancelled")
+            waits = state == "waiting" and record.state == RUNNING
+            found[job] = JobOutcome("waiting" if waits else "cancelled")
 
-    async def look(job: int) -> None:
-        found[job] = await _live(store, record.plan.jobs[job].job_id)
+    async def read_live(job: int) -> None:
+        found[job] = await _live_outcome(store, record.plan.jobs[job].job_id)
 
-    await over_shards(live, look)
-    results = await results_of(store, record.id, ended)
+    await over_shards(live, read_live)
+    results = await read_results(store, record.id, ended)
     for job in ended:
         times = record.fields.get(b"t%d" % job, b"0 0 0").split()
         found[job] = JobOutcome(
@@ -347,9 +404,9 @@ async def _outcomes(store: Store, record: WorkflowRecord) -> list[JobOutcome]:
     return [found[job] for job in range(len(states))]
 
 
-async def _live(store: Store, job_id: str) -> JobOutcome:
+async def _live_outcome(store: Store, job_id: str) -> JobOutcome:
     try:
-        job = await get_job(store, job_id)  # its shard may be another since it was restored
+        job = await get_job(store, job_id)  # a restored job may be in another shard
     except NotFound:
         return JobOutcome(CANCELLED)
     words = {State.ACTIVE: "active", State.COMPLETED: COMPLETED}
@@ -357,29 +414,37 @@ async def _live(store: Store, job_id: str) -> JobOutcome:
     return JobOutcome(words.get(job.state, "pending"), job.started_ms, None, job.attempt)
 
 
-async def results_of(store: Store, workflow_id: str, jobs: Sequence[int]) -> dict[int, bytes]:
-    """Results of jobs that have ended, as far as they fit into one answer."""
-    return (await inputs_of(store, workflow_id, None, jobs))[1]
+async def read_results(store: Store, workflow_id: str, jobs: Sequence[int]) -> dict[int, bytes]:
+    """Return results of ended jobs, as far as they fit into one response."""
+    return (await read_inputs(store, workflow_id, None, jobs))[1]
 
 
-async def inputs_of(
+async def read_inputs(
     store: Store,
     workflow_id: str,
     job: int | None,
     before: Sequence[int],
     *,
-    most_bytes: int = RESULTS_SHOWN_BYTES,
+    max_bytes: int = RESULTS_SHOWN_BYTES,
 ) -> tuple[bytes, dict[int, bytes]]:
-    """A job's definition, and results of jobs ``before`` it, the most important first, as far as
-    they fit into ``most_bytes``. A result never changes, so several calls read them.
+    """Return a job's definition, and results of other jobs.
+
+    A result never changes, so several calls may read the results.
+
+    Args:
+        store: the store.
+        workflow_id: the workflow.
+        job: the number of the job; None for no definition.
+        before: numbers of the jobs whose results are read, the most important first.
+        max_bytes: results beyond this size are left out.
     """
-    home = store.keys.shard_of_id(workflow_id)
-    keys = [home.workflow_definitions(workflow_id), home.workflow_results(workflow_id)]
+    owner = store.keys.shard_of_id(workflow_id)
+    keys = [owner.workflow_definitions(workflow_id), owner.workflow_results(workflow_id)]
     found: dict[int, bytes] = {}
-    definition, left, read = b"", most_bytes, 0
+    definition, left, read = b"", max_bytes, 0
     while job is not None or read < len(before):
         args: list[Arg] = ["" if job is None else job, left, PORTION_BYTES, *before[read:]]
-        own, left, *values = await store.run(home, "workflow_inputs", keys, args, idempotent=True)
+        own, left, *values = await store.run(owner, "workflow_inputs", keys, args, idempotent=True)
         definition, job = definition or own, None
         found.update(zip(before[read:], values, strict=False))
         read += len(values)

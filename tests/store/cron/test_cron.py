@@ -201,7 +201,7 @@ async def test_the_number_of_cron_jobs_is_bounded(store: Store) -> None:
 
 
 async def test_a_schedule_without_an_occurrence_in_its_zone_is_refused(store: Store) -> None:
-    with pytest.raises(InvalidRequest, match="never"):
+    with pytest.raises(InvalidRequest, match="no occurrence"):
         await registered(store, expression="30 2 * 3 SUN#2", timezone="America/New_York")
 
 
@@ -387,16 +387,16 @@ class Failing(RedisCronStore):
         self._die("enqueue")
         return await super().enqueue(job, store_before_ms, ignore_depth_bound=ignore_depth_bound)
 
-    async def settle(self, name: str, what: Any, *args: Any) -> None:
-        self._die("settle")
-        await super().record_outcome(name, what, *args)
+    async def record_outcome(self, name: str, outcome: Any, *args: Any) -> None:
+        self._die("record_outcome")
+        await super().record_outcome(name, outcome, *args)
 
     async def cancel(self, job_id: str) -> None:
         self._die("cancel")
         await super().cancel(job_id)
 
 
-@pytest.mark.parametrize("step", ["cancel", "enqueue", "settle"])
+@pytest.mark.parametrize("step", ["cancel", "enqueue", "record_outcome"])
 async def test_a_firing_that_was_interrupted_is_finished_once(
     store: Store, db: Any, step: str
 ) -> None:
@@ -406,7 +406,7 @@ async def test_a_firing_that_was_interrupted_is_finished_once(
     age_cron(db, store.keys.meta, "daily", DAY)
     dying = type("Dying", (Failing,), {"at": step})(store)
 
-    if step == "settle":
+    if step == "record_outcome":
         with pytest.raises(BackendUnavailable):
             await fire_due(dying, 10)
     else:
@@ -441,7 +441,7 @@ async def test_a_manual_run_that_is_claimed_but_not_stored_is_no_refusal(
 async def test_a_firing_may_be_delivered_any_number_of_times(store: Store, db: Any) -> None:
     await registered(store)
     age_cron(db, store.keys.meta, "daily", DAY)
-    dying = type("Dying", (Failing,), {"at": "settle"})(store)
+    dying = type("Dying", (Failing,), {"at": "record_outcome"})(store)
     with pytest.raises(BackendUnavailable):
         await fire_due(dying, 10)
     stale = await cron.get(store, "daily")

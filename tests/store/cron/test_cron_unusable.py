@@ -124,7 +124,7 @@ async def test_a_firing_whose_job_cannot_be_made_is_removed(
     [first] = await take(store, QUEUE)
     age_cron(db, store.keys.meta, "daily", HOUR + 1)
     await die_owing(store)
-    _poison(store, db, field="ob")
+    _poison(store, db, field="firing_job")
 
     age_cron(db, store.keys.meta, "daily", 3000)
     await look(store)
@@ -150,7 +150,7 @@ async def test_a_deleted_cron_job_ends_with_a_firing_that_cannot_be_delivered(
     await _register(store)
     age_cron(db, store.keys.meta, "daily", HOUR + 1)
     await die_owing(store)
-    _poison(store, db, field="ob")
+    _poison(store, db, field="firing_job")
     await cron.delete(store, "daily")
     age_cron(db, store.keys.meta, "daily", 3000)
     await look(store)

@@ -82,7 +82,7 @@ async def test_a_cron_job_that_cannot_be_postponed_does_not_stop_others(
                 raise Internal("cannot be read")
             return await super().load(name)
 
-        async def settle(self, name: str, *args: Any, **kwargs: Any) -> None:
+        async def record_outcome(self, name: str, *args: Any, **kwargs: Any) -> None:
             if name == "bad":
                 raise OJSError("cannot be written")
             await super().record_outcome(name, *args, **kwargs)

@@ -55,7 +55,7 @@ def test_what_adds_jobs_is_refused_and_nothing_else() -> None:
         "transaction_record",
         *("workflow_create", "cron_register", "cron_claim_tick", "register_queue", "schema"),
         *("restore_cron", "restore_job", "restore_queue", "restore_workflow"),
-        "workflow_portion",
+        "workflow_store_portion",
     }
 
 
@@ -164,7 +164,10 @@ async def restore_a_workflow_that_is_not_there(store: Store) -> None:
     shard, id_ = store.keys.shard(0), "none-yet"
     record, results = shard.workflow(id_), shard.workflow_results(id_)
     await store.run(
-        shard, "workflow_portion", [record, results, shard.ended_workflows], [id_, 1000, 0, "1"]
+        shard,
+        "workflow_store_portion",
+        [record, results, shard.ended_workflows],
+        [id_, 1000, 0, "1"],
     )
     keys = [
         record,

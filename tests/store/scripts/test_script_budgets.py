@@ -22,7 +22,7 @@ from ojs_cluster.store.jobs.record import JobRecord
 from ojs_cluster.store.open import open_store
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps import retention
-from ojs_cluster.store.workflows.workflows import inputs_of
+from ojs_cluster.store.workflows.workflows import read_inputs
 from tests.store.shortcuts import QUEUE, failure, home_id, put, reap_all, shard_of, take
 from tests.support.budget import OVER, budget
 from tests.support.patience import patient_client
@@ -155,14 +155,14 @@ async def test_large_results_of_a_workflow_are_read_in_portions(
         shard.workflow_results(workflow), mapping={b"%d" % n: value for n, value in results.items()}
     )
 
-    definition, found = await inputs_of(metered, workflow, 9, [8, 77, 7, 6, 5, 4, 3, 2, 1])
+    definition, found = await read_inputs(metered, workflow, 9, [8, 77, 7, 6, 5, 4, 3, 2, 1])
 
     assert definition == LARGE
     assert found == results
     db.hset(shard.workflow_results(workflow), "0", "0" * 500_000)
-    _, found = await inputs_of(metered, workflow, None, [*range(1, 9), 0])
+    _, found = await read_inputs(metered, workflow, None, [*range(1, 9), 0])
     assert found == results, "nothing beyond the bound"
-    assert await inputs_of(metered, workflow, None, []) == (b"", {})
+    assert await read_inputs(metered, workflow, None, []) == (b"", {})
 
 
 async def test_a_script_over_its_budget_is_found(store: Store, metered: Store, db: Any) -> None:

@@ -1,6 +1,6 @@
 """A workflow whose record, or whose job, a failover has lost comes to an end.
 
-A test writes marks back, or deletes a job, as a replica forgets them that is promoted before it
+A test writes statuses back, or deletes a job, as a replica forgets them that is promoted before it
 received the writes.
 """
 
@@ -53,16 +53,16 @@ async def look(store: Store, db: Any, workflow: WorkflowRecord, look_at: Step | 
     return -1 if at is None else int(at) - result.now_ms
 
 
-@pytest.mark.parametrize("marks", ["q.", "..", "cq", "qq", "c."])
+@pytest.mark.parametrize("statuses", ["q.", "..", "cq", "qq", "c."])
 async def test_what_was_recorded_and_lost_is_recorded_again(
-    store: Store, db: Any, consistent: Check, marks: str
+    store: Store, db: Any, consistent: Check, statuses: str
 ) -> None:
     names = queues_in_other_shards(store, 2)
     workflow = await chain(store, *(step(f"s{n}", name) for n, name in enumerate(names)))
     for name in names:
         await run_one(store, name, {"by": name})
     assert await state_of(store, workflow) == "completed"
-    forget_marks(store, db, workflow, marks)
+    forget_marks(store, db, workflow, statuses)
     assert await look(store, db, workflow) == -1
 
     assert await state_of(store, workflow) == "completed"
@@ -153,15 +153,15 @@ async def test_progress_puts_the_look_off(store: Store, db: Any) -> None:
     assert db.zscore(home.running_workflows, workflow.id) > 1_000_000
 
 
-@pytest.mark.parametrize("marks", ["qc", "q."])
+@pytest.mark.parametrize("statuses", ["qc", "q."])
 async def test_a_job_that_ended_without_success_is_recorded_again(
-    store: Store, db: Any, consistent: Check, marks: str
+    store: Store, db: Any, consistent: Check, statuses: str
 ) -> None:
     workflow = await group(store, step(), step())
     await cancel(store, job_ids(workflow)[0])
     await run_one(store)
     assert await state_of(store, workflow) == "failed"
-    forget_marks(store, db, workflow, marks)
+    forget_marks(store, db, workflow, statuses)
     await look(store, db, workflow)
 
     assert await step_states(store, workflow) == ["cancelled", "completed"]
@@ -201,7 +201,7 @@ async def test_a_shard_that_is_away_keeps_no_other_workflow_waiting(
 async def test_a_malformed_workflow_keeps_no_other_waiting(
     store: Store, db: Any, damage: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(advance, "_remembered", {})  # as in a process that has just started
+    monkeypatch.setattr(advance, "_immutable_parts", {})  # as in a process that has just started
     free = await group(store, step())
     await run_one(store)
     stuck = await group(store, step())
@@ -209,7 +209,7 @@ async def test_a_malformed_workflow_keeps_no_other_waiting(
         stuck = await group(store, step())
     forget_marks(store, db, free, "q")
     home = home_of(store, stuck)
-    advance._remembered.clear()
+    advance._immutable_parts.clear()
     db.hset(home.workflow(stuck.id), mapping=damage)
     db.zadd(home.running_workflows, {stuck.id: 0})
     assert await look(store, db, free) == -1
@@ -225,7 +225,7 @@ async def test_a_job_is_missed_once_by_a_check_that_is_repeated(store: Store, db
     home, check = home_of(store, workflow), WorkflowCheck()
 
     def fail(name: str, _before: int) -> bool:
-        if name == "workflow_checked":
+        if name == "workflow_schedule_check":
             raise BackendUnavailable("no answer", outcome="not_applied")
         return False
 

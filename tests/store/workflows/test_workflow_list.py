@@ -12,7 +12,7 @@ from ojs_cluster.core.errors import InvalidRequest
 from ojs_cluster.core.workflow_request import parse_workflow
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.workflows import visible_workflows, workflows
-from ojs_cluster.store.workflows.visible_workflows import list_within
+from ojs_cluster.store.workflows.visible_workflows import list_visible
 
 OWN = QueuePatterns(["mail-*"])
 
@@ -27,7 +27,7 @@ async def _pages(store: Store, limit: int) -> list[list[str]]:
     pages: list[list[str]] = []
     cursor: str | None = None
     while True:
-        found, cursor = await list_within(store, OWN, limit=limit, cursor=cursor)
+        found, cursor = await list_visible(store, OWN, limit=limit, cursor=cursor)
         pages.append([workflow.id for workflow in found])
         if cursor is None:
             return pages
@@ -53,7 +53,7 @@ async def test_each_workflow_in_reach_is_met_once_though_all_are_of_one_millisec
 async def test_a_page_looks_at_a_bounded_number_and_the_next_one_goes_on(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(visible_workflows, "MOST_LOOKED_AT", 3)
+    monkeypatch.setattr(visible_workflows, "MAX_WORKFLOWS_READ", 3)
     own = [await _create(store, "mail-1")]
     for _ in range(7):
         await _create(store, "secret")
@@ -66,4 +66,4 @@ async def test_a_page_looks_at_a_bounded_number_and_the_next_one_goes_on(
 @pytest.mark.parametrize("cursor", ["x", "o2", "W10", "WzEsIngiXQ", "WzEuNSwieCJd"])
 async def test_a_cursor_of_another_server_is_refused(store: Store, cursor: str) -> None:
     with pytest.raises(InvalidRequest):
-        await list_within(store, OWN, limit=5, cursor=cursor)
+        await list_visible(store, OWN, limit=5, cursor=cursor)

@@ -133,12 +133,12 @@ async def test_effects_delivered_again_in_any_order_change_nothing(store: Store,
         random.Random(seed).shuffle(payloads)
         for job, payload in payloads:
             shard = store.keys.shard_of_id(job.id)
-            await advance.job_ended(store, shard, payload.encode())
-        await advance.started(store, shard, workflow.id.encode())
+            await advance.on_job_ended(store, shard, payload.encode())
+        await advance.on_created(store, shard, workflow.id.encode())
     [end] = await take(store, "back", count=9)
     await ack(store, end)
     for job, payload in payloads:
-        await advance.job_ended(store, store.keys.shard_of_id(job.id), payload.encode())
+        await advance.on_job_ended(store, store.keys.shard_of_id(job.id), payload.encode())
     assert await take(store, "back") == []
     assert await state_of(store, workflow) == "completed"
     assert_nothing_owed(store, db)
@@ -183,9 +183,12 @@ async def test_replies_lost_after_they_applied_change_nothing(store: Store, db: 
     await drain_all(losing, db)
     await nack(losing, (await take(losing))[0])
     await drain_all(losing, db)
-    assert {"workflow_create", "workflow_record", "workflow_enqueued", "workflow_end"} <= set(
-        client.lost
-    )
+    assert {
+        "workflow_create",
+        "workflow_record_outcome",
+        "workflow_record_enqueued",
+        "workflow_end",
+    } <= set(client.lost)
     assert await state_of(store, workflow) == "failed"
     assert_nothing_owed(store, db)
 
@@ -222,7 +225,7 @@ async def _ack(store: Store, job: JobRecord) -> None:
 
 async def test_a_step_that_ends_before_it_is_known_to_be_enqueued_has_ended(store: Store) -> None:
     async def end(moment: Moment) -> None:
-        if moment == Moment("before", "workflow_enqueued", 2):
+        if moment == Moment("before", "workflow_record_enqueued", 2):
             await run_one(store)
 
     workflow = await group(at_moments(store, end), step(), step())

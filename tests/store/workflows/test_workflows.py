@@ -108,7 +108,7 @@ async def test_a_group_ends_when_all_its_jobs_have_ended(store: Store, db: Any) 
     await ack(store, third)
     found = await workflows.get(store, workflow.id)
     assert found.state == "failed"
-    assert found.verdict.count(found.plan, "completed") == 2
+    assert found.evaluation.count(found.plan, "completed") == 2
     assert_nothing_owed(store, db)
 
 
@@ -323,10 +323,10 @@ async def test_a_step_that_ended_is_recorded_at_once_though_the_reply_is_lost(
     store: Store, db: Any
 ) -> None:
     await chain(store, step("a"), step("b"))
-    flaky, client = lossy(store, "workflow_record", times=1)
+    flaky, client = lossy(store, "workflow_record_outcome", times=1)
 
     assert await run_one(flaky) == "a"
 
-    assert client.lost == ["workflow_record"]
+    assert client.lost == ["workflow_record_outcome"]
     assert [job.type for job in await take(store)] == ["b"]
     assert_nothing_owed(store, db)

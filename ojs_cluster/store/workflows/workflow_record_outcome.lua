@@ -1,0 +1,28 @@
+-- Transition: unknown | enqueued -> completed | discarded | cancelled, once, for the node status of one job.
+-- Post: the outcome is recorded. The first call decides; repetition changes nothing.
+-- Memory: allow-oom; adds the result or the error of one job.
+-- KEYS: 1 wf:<id>, 2 wr:<id>, 3 events, 4 running_workflows.
+-- ARGV: 1 events kept, 2 workflow id, 3 job's number, 4 node status: c | d | x,
+--       5 'started finished attempt', 6 result JSON or '', 7 error JSON or '',
+--       8 members of the event's data, 9 ms the job ran.
+-- Returns: {'ok', state, node statuses, now, 1 when recorded by this call} | {'missing'}
+--@include keys now read_job append_event stalled_after
+local WORKFLOW, RESULTS, RUNNING = KEYS[1], KEYS[2], KEYS[4]
+local id, number, status, times = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local result, error, event_data, ran_ms = ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local state, statuses, kind = unpack(redis.call('HMGET', WORKFLOW, 'state', 'marks', 'type'))
+if not state then return {'missing'} end
+local at = tonumber(number) + 1
+local before = string.sub(statuses, at, at)
+if before ~= '.' and before ~= 'q' then return {'ok', state, statuses, now, 0} end
+statuses = string.sub(statuses, 1, at - 1) .. status .. string.sub(statuses, at + 1)
+redis.call('HSET', WORKFLOW, 'marks', statuses, 't' .. number, times)
+redis.call('ZADD', RUNNING, 'XX', now + CHECK_MS, id)
+if error ~= '' then redis.call('HSET', WORKFLOW, 'e' .. number, error) end
+if result ~= '' then redis.call('HSET', RESULTS, number, result) end
+if status == 'c' then
+    local _, remaining = string.gsub(statuses, '[.q]', '')
+    emit('workflow.step_completed', id, {[F.type] = kind, [F.queue] = ''}, 'D',
+        string.format('%s,"duration_ms":%s,"steps_remaining":%d', event_data, ran_ms, remaining))
+end
+return {'ok', state, statuses, now, 1}

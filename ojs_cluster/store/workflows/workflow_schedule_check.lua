@@ -1,0 +1,18 @@
+-- Transition: running -> running, for one workflow whose jobs were read: it gets the time of its next check.
+-- Post: an old workflow is checked less often, so one that waits for days costs little.
+-- Memory: allow-oom; adds nothing.
+-- KEYS: 1 wf:<id>, 2 running_workflows.
+-- ARGV: 1 id, 2 '1' for a check soon, else ''.
+-- Returns: ms of the next check, or -1 when the workflow does not run any more
+--@include now stalled_after
+local WORKFLOW, RUNNING = KEYS[1], KEYS[2]
+local id, soon = ARGV[1], ARGV[2] == '1'
+local state, created = unpack(redis.call('HMGET', WORKFLOW, 'state', 'created'))
+if state ~= 'running' then
+    redis.call('ZREM', RUNNING, id)
+    return -1
+end
+local pause = math.min(math.max(CHECK_MS, now - (tonumber(created) or 0)), LONGEST_CHECK_MS)
+if soon then pause = CHECK_MS end
+redis.call('ZADD', RUNNING, now + pause, id)
+return now + pause

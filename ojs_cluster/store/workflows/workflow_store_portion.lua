@@ -1,0 +1,15 @@
+-- Stores a portion of a workflow that is created or restored afterwards: definitions, results, or fields of
+-- its record that concern single jobs.
+-- Pre:  there is no workflow of the id.
+-- Post: the portion is stored. It is removed like an ended workflow unless its workflow follows in time.
+-- Memory: deny-oom.
+-- KEYS: 1 wf:<id>, 2 the hash of the portion: wf:<id>, wd:<id> or wr:<id>, 3 ended_workflows.
+-- ARGV: 1 workflow id, 2 ms to wait for the workflow, then names and values.
+-- Returns: {'ok'} | {'exists'}
+--@include now long_lists
+local WORKFLOW, PORTION, ENDED = KEYS[1], KEYS[2], KEYS[3]
+local id, wait_ms = ARGV[1], ARGV[2]
+if redis.call('HEXISTS', WORKFLOW, 'state') == 1 then return {'exists'} end
+call_in_slices('HSET', PORTION, {unpack(ARGV, 3)})
+redis.call('ZADD', ENDED, now + wait_ms, id)
+return {'ok'}
