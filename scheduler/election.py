@@ -1,24 +1,24 @@
-"""Who leads a shard: a lease in Redis, distrusted by the one who holds it.
+"""Elect the leader of a shard by a lease in Redis. The leader never relies on its own clock alone.
 
-Each shard has a lease of its own, which lives on that shard; so has the meta tag. A process stands
-for all of them and may lead any number.
+Each shard has a lease of its own, stored on that shard, and so has the meta tag. A process is a
+candidate for all of them and may lead any number.
 
-A leader may work only while nobody else can hold the lease. Redis starts the lease's life when it
-*runs* the request, which is after the request was sent; so ``sent + life`` on the leader's own
-monotonic clock is never later than the end of the lease. The leader's work runs inside a cancel
-scope whose deadline is that moment minus a margin. Renewal only ever moves the deadline; when
-Redis is silent nothing has to happen for the work to stop. (Refused: stopping when a renewal
-*fails*. A call that hangs does not fail.)
+A leader may work only while no other process can hold the lease. The lease's TTL starts when Redis
+*runs* the request, which is after the request was sent. So ``sent + TTL`` on the leader's own
+monotonic clock is never later than the end of the lease. The work runs inside a cancel scope whose
+deadline is that time minus a margin, and each renewal moves the deadline. When Redis does not
+answer, the work stops without any further action. (Refused: stopping when a renewal *fails*. A call
+that hangs does not fail.)
 
 No wall clock takes part. Linux's monotonic clock halts while a machine is suspended: after such a
-sleep the work goes on until the next renewal is answered "not yours". The same holds for a lease
-that an asynchronous Redis failover forgot. Both are why every step of the work is a script that is
-safe when two leaders run it; the lease saves work, it does not guard data.
+sleep the work continues until the next renewal is refused. The same holds for a lease that an
+asynchronous Redis failover lost. So every step of the work is a script that is safe when two
+leaders run it. The lease saves work; it does not protect data.
 
-Candidates share the shards. Where leases come from, one candidate of those that call is preferred
-for each shard. A leader that learns of a preferred candidate hands over: its work stops, then it
-frees the lease, and only the preferred candidate takes it. Any other one insists after a poll, so a
-preferred candidate that has died keeps no lease free.
+Candidates share the shards. For each shard one of the active candidates is preferred. A leader that
+learns of another preferred candidate hands over: its work stops, then it releases the lease, and
+only the preferred candidate may acquire it. Any other candidate insists after one poll, so a
+preferred candidate that has died does not keep the lease free.
 """
 
 from __future__ import annotations
@@ -30,16 +30,19 @@ from typing import Generic, Literal, Protocol, TypeVar
 
 import trio
 
-from scheduler.settings import Terms
+from scheduler.settings import LeaseTimes
 from scheduler.stats import ElectionStats
 
 log = logging.getLogger("ojs.scheduler")
 
-# Longest that the release of a lease may hold up a stop, in seconds.
+# Longest time for which the release of a lease may delay a stop, in seconds.
 _RELEASE_S = 1.0
-# A follower asks when the leader's lease would end; this share of its life later, at most, so that
-# followers do not ask in step.
-_SPREAD = 0.02
+# A follower tries when the leader's lease would end, plus up to this part of its TTL, so that
+# followers do not try at the same time.
+_JITTER = 0.02
+
+TermEnd = Literal["lost", "wanted", "resigned"]
+"""Why a term ended: the lease was lost, another candidate is preferred, or the work returned."""
 
 
 class Lease(Protocol):
@@ -55,8 +58,8 @@ L = TypeVar("L", bound=Lease)
 L_co = TypeVar("L_co", bound=Lease, covariant=True)
 
 
-class Answer(Protocol[L_co]):
-    """The answer to a candidate."""
+class LeaseReply(Protocol[L_co]):
+    """The reply to a candidate."""
 
     @property
     def lease(self) -> L_co | None:
@@ -65,125 +68,137 @@ class Answer(Protocol[L_co]):
 
     @property
     def ends_in_ms(self) -> int:
-        """When the other candidate's lease would end; 0 when no one holds it."""
+        """When the other candidate's lease would end; 0 when the lease is free."""
         ...
 
 
-class Leases(Protocol[L]):
-    """Where leases come from: one shard, one candidate."""
+class LeaderLock(Protocol[L]):
+    """The leader lock of one shard, for one candidate."""
 
-    async def acquire(self, *, insist: bool) -> Answer[L]:
-        """Ask for the lease; `insist` also when another candidate is preferred."""
+    async def acquire(self, *, insist: bool) -> LeaseReply[L]:
+        """Try to acquire the lease; with ``insist`` even when another candidate is preferred."""
         ...
 
     async def renew(self, lease: L) -> Literal["kept", "wanted", "lost"]:
-        """Give the lease its whole life again; "wanted" when another candidate is preferred."""
+        """Renew the lease for its whole TTL; ``wanted`` when another candidate is preferred."""
         ...
 
-    async def release(self, lease: L) -> None:
+    async def release(self, lease: L) -> object:
         """End the lease now, if it is still held."""
         ...
 
-    async def leave(self) -> None:
-        """End the lease, if it is held, and be a candidate no more."""
+    async def withdraw(self) -> None:
+        """End the lease, if it is held, and the candidacy."""
         ...
 
 
-class Call:
-    """Tells a waiting candidate that its lease has become free."""
+class LeaseFreedSignal:
+    """Signals a waiting candidate that the lease has become free."""
 
     def __init__(self) -> None:
         self._event = trio.Event()
 
-    def ring(self) -> None:
-        """The lease is free."""
+    def set(self) -> None:
+        """Signal that the lease is free."""
         self._event.set()
 
     async def wait(self, seconds: float) -> bool:
-        """Sleep that long at most; returns whether it rang."""
+        """Wait for the signal, at most ``seconds``; return whether it was set."""
         with trio.move_on_after(seconds):
             await self._event.wait()
-        rang = self._event.is_set()
+        was_set = self._event.is_set()
         self._event = trio.Event()
-        return rang
+        return was_set
 
 
 async def campaign(
     shard: int,
-    leases: Leases[L],
-    terms: Terms,
+    lock: LeaderLock[L],
+    times: LeaseTimes,
     work: Callable[[L], Awaitable[None]],
     *,
     stats: ElectionStats,
     random: Random,
-    call: Call | None = None,
+    lease_freed: LeaseFreedSignal | None = None,
 ) -> None:
-    """Lead a shard whenever possible, until cancelled: run `work` in each term, wait between terms.
+    """Lead a shard whenever possible, until cancelled: run ``work`` in each term.
 
-    :param work: what a leader does. Runs until it is cancelled; if it returns, the leader resigns
-        and stands again after a poll. What it raises ends the campaign, after the release.
-    :param random: source of jitter, so that followers do not ask in step.
-    :param call: rings when the lease may have become free.
+    Args:
+        shard: index of the shard, for logs and counters.
+        lock: the leader lock of the shard.
+        times: the times of the election.
+        work: the leader's work, which runs until it is cancelled. If it returns, the leader
+            resigns and tries again after a poll. If it raises, the campaign ends after the release.
+        stats: counters.
+        random: source of jitter, so that followers do not try at the same time.
+        lease_freed: set when the lease may have become free.
     """
-    candidate = _Candidate(shard, leases, terms, stats, random)
-    call = call or Call()
+    candidate = _Candidate(shard, lock, times, stats, random)
+    lease_freed = lease_freed or LeaseFreedSignal()
     insist = False
     try:
         while True:
             sent = trio.current_time()
-            answer = await candidate.acquire(insist=insist)
-            wait_s = terms.poll_s * random.uniform(0.5, 1.0)
+            reply = await candidate.acquire(insist=insist)
+            wait_s = times.poll_s * random.uniform(0.5, 1.0)
             insist = False
-            if answer is not None:
-                if answer.lease is not None:
-                    if await candidate.lead(answer.lease, sent, work) == "wanted":
-                        # The preferred candidate comes when it hears, or else within this time.
-                        wait_s = terms.key_ttl_s * random.uniform(1 + _SPREAD, 1 + 2 * _SPREAD)
-                elif answer.ends_in_ms > 0:
-                    wait_s = answer.ends_in_ms / 1000 + terms.key_ttl_s * random.uniform(0, _SPREAD)
+            if reply is not None:
+                if reply.lease is not None:
+                    if await candidate.lead(reply.lease, sent, work) == "wanted":
+                        # The preferred candidate acquires it when it gets the signal, or else
+                        # within this time.
+                        wait_s = times.key_ttl_s * random.uniform(1 + _JITTER, 1 + 2 * _JITTER)
+                elif reply.ends_in_ms > 0:
+                    wait_s = reply.ends_in_ms / 1000 + times.key_ttl_s * random.uniform(0, _JITTER)
                 else:
                     insist = True
-            if await call.wait(wait_s):
-                insist = False  # whom the shard is for is asking now
+            if await lease_freed.wait(wait_s):
+                insist = False  # the preferred candidate got the signal, too
     finally:
-        await candidate.leave()
+        await candidate.withdraw()
 
 
 class _Candidate(Generic[L]):
     """One process and one shard."""
 
     def __init__(
-        self, shard: int, leases: Leases[L], terms: Terms, stats: ElectionStats, random: Random
+        self,
+        shard: int,
+        lock: LeaderLock[L],
+        times: LeaseTimes,
+        stats: ElectionStats,
+        random: Random,
     ) -> None:
         self._shard = shard
-        self._leases = leases
-        self._terms = terms
+        self._lock = lock
+        self._times = times
         self._stats = stats
         self._random = random
 
-    async def acquire(self, *, insist: bool) -> Answer[L] | None:
-        """Ask once, with a bound: a server that is silent now may answer the next request."""
+    async def acquire(self, *, insist: bool) -> LeaseReply[L] | None:
+        """Try once, with a time limit: an unresponsive server may answer the next request."""
         try:
-            with trio.fail_after(self._terms.renew_s):
-                answer = await self._leases.acquire(insist=insist)
-        except Exception as error:  # whatever went wrong, the candidate stands again
-            self._failed("acquire", error)
+            with trio.fail_after(self._times.renew_s):
+                reply = await self._lock.acquire(insist=insist)
+        except Exception as error:  # after any error the candidate tries again
+            self._record_failure("acquire", error)
             return None
-        self._answered()
-        return answer
+        self._record_success()
+        return reply
 
-    async def lead(
-        self, lease: L, sent: float, work: Callable[[L], Awaitable[None]]
-    ) -> Literal["lost", "wanted", "resigned"]:
-        """Run the work for as long as the lease surely holds; return why it ended.
+    async def lead(self, lease: L, sent: float, work: Callable[[L], Awaitable[None]]) -> TermEnd:
+        """Run the work while the lease is certain to hold; return why the term ended.
 
-        :param sent: monotonic time, in seconds, at which the granted request was sent.
+        Args:
+            lease: the granted lease.
+            sent: monotonic time, in seconds, at which the granted request was sent.
+            work: the leader's work.
         """
-        term = trio.CancelScope(deadline=sent + self._terms.span_s)
-        self._stats.held[self._shard] = lease.token
+        term = trio.CancelScope(deadline=sent + self._times.work_s)
+        self._stats.led_shards[self._shard] = lease.token
         self._stats.terms += 1
         log.debug("leading", extra={"shard": self._shard, "token": lease.token})
-        end: Literal["lost", "wanted", "resigned"] = "lost"
+        end: TermEnd = "lost"
         try:
             with term:
                 async with trio.open_nursery() as nursery:
@@ -198,11 +213,11 @@ class _Candidate(Generic[L]):
                     end = "resigned"
                     nursery.cancel_scope.cancel()
         except BaseException:
-            del self._stats.held[self._shard]  # this process stops: `leave` frees the lease
+            del self._stats.led_shards[self._shard]  # the process stops: `withdraw` releases
             raise
-        del self._stats.held[self._shard]
-        # Only now, with the work stopped, may the lease go. Comparing the holder is the
-        # store's part, so a release that comes too late frees nobody else's lease.
+        del self._stats.led_shards[self._shard]
+        # Not before the work has stopped. The store compares the holder, so a late release never
+        # ends the lease of another process.
         await self._release(lease)
         if end == "lost":
             self._stats.lost += 1
@@ -215,54 +230,54 @@ class _Candidate(Generic[L]):
         self, lease: L, term: trio.CancelScope, sent: float
     ) -> Literal["wanted", "lost"]:
         """Move the term's deadline with each granted renewal; return why the term has to end."""
-        wake = sent + self._terms.renew_s
+        wake = sent + self._times.renew_s
         while True:
             await trio.sleep_until(wake)
             sent = trio.current_time()
             try:
-                with trio.fail_after(self._terms.renew_s):
-                    renewal = await self._leases.renew(lease)
+                with trio.fail_after(self._times.renew_s):
+                    renewal = await self._lock.renew(lease)
             except Exception as error:  # the deadline decides, not the kind of error
-                self._failed("renew", error)
+                self._record_failure("renew", error)
                 wake = trio.current_time() + self._retry_s()
                 continue
-            self._answered()
+            self._record_success()
             if renewal != "kept":
                 return renewal
-            term.deadline = sent + self._terms.span_s
-            wake = sent + self._terms.renew_s
+            term.deadline = sent + self._times.work_s
+            wake = sent + self._times.renew_s
 
-    async def leave(self) -> None:
-        """As `_release`, whether it leads or not."""
-        with trio.move_on_after(min(self._terms.poll_s, _RELEASE_S), shield=True):
+    async def withdraw(self) -> None:
+        """End the candidacy, and the lease if it is held, as ``_release``."""
+        with trio.move_on_after(min(self._times.poll_s, _RELEASE_S), shield=True):
             try:
-                await self._leases.leave()
+                await self._lock.withdraw()
             except Exception as error:
-                self._failed("leave", error)
+                self._record_failure("withdraw", error)
 
     async def _release(self, lease: L) -> None:
-        """Free the lease for the next leader; a silent Redis may hold up a stop only briefly."""
-        with trio.move_on_after(min(self._terms.poll_s, _RELEASE_S), shield=True):
+        """Release the lease. An unresponsive Redis delays a stop only briefly."""
+        with trio.move_on_after(min(self._times.poll_s, _RELEASE_S), shield=True):
             try:
-                await self._leases.release(lease)
-            except Exception as error:  # the lease then ends by itself
-                self._failed("release", error)
+                await self._lock.release(lease)
+            except Exception as error:  # the lease then expires
+                self._record_failure("release", error)
 
     def _retry_s(self) -> float:
-        return self._terms.renew_s * self._random.uniform(0.1, 0.2)
+        return self._times.renew_s * self._random.uniform(0.1, 0.2)
 
-    def _failed(self, call: str, error: Exception) -> None:
-        """Log the first shard of a row: a master that is away takes many with it."""
+    def _record_failure(self, call: str, error: Exception) -> None:
+        """Count a failure. Log only the first shard: an unreachable master affects many."""
         self._stats.failed_calls += 1
         if not self._stats.unreachable:
             log.warning(
-                "lease calls fail",
+                "calls for leases fail, will retry",
                 extra={"call": call, "shard": self._shard, "error": repr(error)},
             )
         self._stats.unreachable.add(self._shard)
 
-    def _answered(self) -> None:
+    def _record_success(self) -> None:
         if self._shard in self._stats.unreachable:
             self._stats.unreachable.discard(self._shard)
             if not self._stats.unreachable:
-                log.info("lease calls work again")
+                log.info("calls for leases succeed again")

@@ -1,4 +1,4 @@
-"""The scheduler's entry: stand for election in every shard, and lead where elected."""
+"""The entry point of the scheduler: campaign for every shard, and lead where elected."""
 
 from __future__ import annotations
 
@@ -6,74 +6,74 @@ import logging
 import os
 import socket
 import uuid
-from dataclasses import dataclass
 from random import Random
 
 import trio
 
 from ojs_cluster.keys import META
 from ojs_cluster.store.context import Store
-from ojs_cluster.store.operations import leader
-from scheduler.election import Call, campaign
-from scheduler.runner import Work
+from ojs_cluster.store.operations.leader import RedisLeaderLock
+from scheduler.election import LeaseFreedSignal, campaign
+from scheduler.runner import LeaderWork
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import ElectionStats, Stats
 from scheduler.wakeups import Wakeups
 
 log = logging.getLogger("ojs.scheduler")
 
-# Between two looks at how many shards are led, in seconds: one line in the log for all of a turn.
+# Time between two checks of how many shards are led, in seconds. An election that concerns many
+# shards makes one log line, not one per shard.
 _REPORT_S = 1.0
 
 
 async def run_scheduler(
     store: Store, settings: SchedulerSettings, *, stats: Stats | None = None
 ) -> None:
-    """Be one of the schedulers of a group until cancelled.
+    """Run one scheduler of a group until cancelled.
 
-    When cancelled, the work on each shard that it leads stops, then the shard's lease is released,
-    so that another process leads it after a round trip. The scope that is cancelled must be inside
-    the store's: a client that is cancelled at the same moment cannot carry the release.
+    When cancelled, the work on each led shard stops first, then the shard's lease is released, so
+    that another process leads after one round trip. The cancelled scope must be inside the store's:
+    a client that is cancelled at the same time cannot send the release.
 
-    :param store: an open store; stays open.
-    :param stats: counters to use, for someone who reports them.
+    Args:
+        store: an open store; stays open.
+        settings: the settings.
+        stats: counters to use, when the caller reports them.
     """
     stats = stats or Stats()
     random = Random()  # noqa: S311 - jitter, nothing secret
     identity = new_identity()
     log.info("scheduler started", extra={"identity": identity, "group": settings.group})
     wakeups = Wakeups(store.redis, (*store.keys, store.keys.meta), random=random)
-    terms = settings.terms
-    work = Work(store, settings, stats, random)
-    calls = {shard: Call() for shard in (META, *range(len(store.keys)))}
-    wakeups.on_free_lease(lambda shard: calls[shard].ring())
-    stats.election.shards = len(calls)
-    with wakeups.heard_by(*work.urgent):
+    times = settings.lease_times
+    work = LeaderWork(store, settings, stats, random)
+    signals = {shard: LeaseFreedSignal() for shard in (META, *range(len(store.keys)))}
+    wakeups.on_free_lease(lambda shard: signals[shard].set())
+    stats.election.shards = len(signals)
+
+    async def run_campaign(shard: int) -> None:
+        lock = RedisLeaderLock(
+            store, shard, settings.group, identity, round(times.key_ttl_s * 1000)
+        )
+        await campaign(
+            *(shard, lock, times, work.lead),
+            stats=stats.election,
+            random=random,
+            lease_freed=signals[shard],
+        )
+
+    with wakeups.forwarded_to(*work.announced_loops):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wakeups.run)
-            nursery.start_soon(work.run_unled)
+            nursery.start_soon(work.run_without_lease)
             nursery.start_soon(_report, stats.election)
             async with trio.open_nursery() as campaigns:
-                for shard, call in calls.items():
-                    leases = StoreLeases(
-                        store, shard, settings.group, identity, round(terms.key_ttl_s * 1000)
-                    )
-
-                    async def stand(
-                        shard: int = shard, leases: StoreLeases = leases, call: Call = call
-                    ) -> None:
-                        await campaign(
-                            *(shard, leases, terms, work.lead),
-                            stats=stats.election,
-                            random=random,
-                            call=call,
-                        )
-
-                    campaigns.start_soon(stand)
+                for shard in signals:
+                    campaigns.start_soon(run_campaign, shard)
 
 
 def new_identity() -> str:
-    """Name this process start: a restarted process must not take itself for its predecessor."""
+    """Return a name for this process start: a restarted process is not its own predecessor."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex}"
 
 
@@ -82,35 +82,6 @@ async def _report(stats: ElectionStats) -> None:
     shown = 0
     while True:
         await trio.sleep(_REPORT_S)
-        if len(stats.held) != shown:
-            shown = len(stats.held)
+        if len(stats.led_shards) != shown:
+            shown = len(stats.led_shards)
             log.info("leading", extra={"shards": shown, "of": stats.shards})
-
-
-@dataclass(frozen=True, slots=True)
-class StoreLeases:
-    """One shard's lease for one identity (a :class:`scheduler.election.Leases`)."""
-
-    store: Store
-    shard: int
-    group: str
-    identity: str
-    ttl_ms: int
-
-    async def acquire(self, *, insist: bool) -> leader.AcquireReply:
-        """Ask for the lease."""
-        return await leader.acquire(
-            self.store, self.shard, self.group, self.identity, self.ttl_ms, insist=insist
-        )
-
-    async def renew(self, lease: leader.LeaderLease) -> leader.Renewal:
-        """Give the lease its whole life again."""
-        return await leader.renew(self.store, lease)
-
-    async def release(self, lease: leader.LeaderLease) -> None:
-        """End the lease."""
-        await leader.release(self.store, lease)
-
-    async def leave(self) -> None:
-        """End the lease and the candidacy."""
-        await leader.leave(self.store, self.shard, self.group, self.identity, self.ttl_ms)

@@ -1,16 +1,17 @@
-"""When to look at which shard: one task per shard that is led, asleep until there is work.
+"""Decide when to check which shard: one task per led shard sleeps until there is work.
 
-A step (one script on one shard) answers when it next has work, in Redis time. Its shard's task
-sleeps until then, or until somebody publishes an earlier deadline, at most ``max_sleep_s``. So an
-idle shard costs one small script every ten seconds and a due job is met at its due time. (Refused:
-one tick over all shards, which pays 64 scripts per tick and is late by half a tick on average.)
+A step (one script on one shard) returns when it next has work, in Redis time. The shard's task
+sleeps until then, or until a process publishes an earlier deadline, but at most ``max_sleep_s``. So
+an idle shard costs one small script every ten seconds, and a due job is handled when it is due.
+(Refused: one round over all shards, which costs 64 scripts per round and is late by half a round on
+average.)
 
-Redis time and local time are never compared, only mapped: a step's answer carries the time at which
-it ran, and the task knows the monotonic time at which it sent the request. Taking the send time
-for the run time wakes a task early by a network delay at most, never late; the script then answers
-with the small rest.
+Redis time and local time are never compared, only mapped. A step's result has the time at which it
+ran, and the task knows the monotonic time at which it sent the request. Using the send time as the
+run time wakes a task early by at most one network delay, never late. The next script then returns
+the short rest.
 
-A step that fails makes its shard *sick*: it pauses, longer each time, while all others go on.
+A step that fails makes its shard *failing*: it pauses, longer each time, while all others continue.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from scheduler.stats import LoopStats
 
 log = logging.getLogger("ojs.scheduler")
 
-# Steps in a row that may claim "more" and do nothing (they may have dropped stale entries) before
+# Steps in a row that may report "more" and do nothing (they may have removed stale entries) before
 # the shard is paused as if it had failed.
-_FRUITLESS_STEPS = 50
-# Steps of sick shards in flight. They have slots of their own: what a dead node leaves unanswered
-# must not take turns with the healthy.
+_MAX_IDLE_STEPS = 50
+# Steps of failing shards in flight. They have a limiter of their own: steps that wait for a dead
+# node must not delay steps of healthy shards.
 _PROBES = 2
-# A wake-up that came early by a network delay asks again after this long, in seconds.
+# After a wake-up that was early by a network delay, the next step follows after this many seconds.
 _SHORTEST_SLEEP_S = 0.001
 
 
@@ -73,11 +74,13 @@ Step = Callable[[int], Awaitable[StepResult]]
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How one loop treats its shards; times in seconds.
+    """How often one loop checks its shards.
 
-    :param max_sleep_s: longest sleep of an idle shard.
-    :param call_timeout_s: a step that takes longer has failed.
-    :param backoff_min_s: first pause of a sick shard. :param backoff_max_s: its longest.
+    Args:
+        max_sleep_s: longest sleep of an idle shard, in seconds.
+        call_timeout_s: a step that takes longer has failed, in seconds.
+        backoff_min_s: first pause of a failing shard, in seconds.
+        backoff_max_s: longest pause of a failing shard, in seconds.
     """
 
     max_sleep_s: float = 10.0
@@ -86,134 +89,152 @@ class Pace:
     backoff_max_s: float = 5.0
 
 
-class _Turn:
-    """One who asks for a slot: set `granted`, and `watch` is how it sleeps until then."""
+class _Waiter:
+    """A task that waits for a place.
 
-    __slots__ = ("granted", "watch")
+    Attributes:
+        granted: set when it may run.
+        wait_scope: the scope of its wait, whose deadline wakes it to check for late steps.
+    """
+
+    __slots__ = ("granted", "wait_scope")
 
     def __init__(self) -> None:
         self.granted = trio.Event()
-        self.watch = trio.CancelScope()
+        self.wait_scope = trio.CancelScope()
 
 
-class Slots:
-    """At most `size` steps in flight, granted in order of asking.
+class StepLimiter:
+    """Allow at most ``size`` steps in flight, in the order of requests.
 
-    A shard with a backlog asks again after each step and so takes turns with the others. A step
-    that is not answered within `patience_s` is no load on a server, it is waiting: it stops
-    counting as soon as somebody wants its slot, or the shards of one dead node would take every
-    slot from the healthy ones.
+    A shard with a backlog requests again after each step, and so alternates with the others. A step
+    that is not answered within ``patience_s`` is no load on a server. It stops counting as soon as
+    another task needs its place. Otherwise the shards of one dead node would block all others.
 
-    Nobody leaves the queue to look for such steps: whoever did would come back as the last of all,
-    and among many slow shards some would never have a turn. (trio's CapacityLimiter forgets the
-    place of one who stops waiting, hence a queue of our own.) The first in the queue looks, for
-    all: it wakes when the oldest step in flight has had its time, and stays where it is.
+    No task leaves the queue to check for such steps: it would return as the last one, and among
+    many slow shards some would never run. (trio's CapacityLimiter loses the place of a task that
+    stops waiting, hence this queue.) The first task in the queue checks for all: it wakes when the
+    oldest step in flight has used up its time, and keeps its place.
+
+    Args:
+        size: steps in flight.
+        patience_s: how long an unanswered step counts, in seconds.
     """
 
     def __init__(self, size: int, patience_s: float = 0.1) -> None:
         self._size = size
         self._patience_s = patience_s
-        self._queue: deque[_Turn] = deque()
-        # Those whose steps count, by the time at which they stop counting; the oldest first.
-        self._patient_until: dict[_Turn, float] = {}
+        self._queue: deque[_Waiter] = deque()
+        # Tasks whose steps count, by the time at which they stop counting; the oldest first.
+        self._counts_until: dict[_Waiter, float] = {}
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[None]:
-        """Hold one slot for the body."""
-        turn = _Turn()
-        self._queue.append(turn)
+        """Hold one place during the body."""
+        waiter = _Waiter()
+        self._queue.append(waiter)
         self._grant()
         try:
             await trio.lowlevel.checkpoint()
-            while not turn.granted.is_set():
-                with turn.watch:
-                    await turn.granted.wait()
-                if turn.watch.cancelled_caught:
-                    turn.watch = trio.CancelScope()
-                    self._drop_silent()
+            while not waiter.granted.is_set():
+                with waiter.wait_scope:
+                    await waiter.granted.wait()
+                if waiter.wait_scope.cancelled_caught:
+                    waiter.wait_scope = trio.CancelScope()
+                    self._discount_late_steps()
             yield
         finally:
-            self._patient_until.pop(turn, None)
-            if not turn.granted.is_set():
-                self._queue.remove(turn)
+            self._counts_until.pop(waiter, None)
+            if not waiter.granted.is_set():
+                self._queue.remove(waiter)
             self._grant()
 
-    def _drop_silent(self) -> None:
+    def _discount_late_steps(self) -> None:
         now = trio.current_time()
-        for turn in [turn for turn, until in self._patient_until.items() if until <= now]:
-            del self._patient_until[turn]
+        for waiter in [waiter for waiter, until in self._counts_until.items() if until <= now]:
+            del self._counts_until[waiter]
         self._grant()
 
     def _grant(self) -> None:
-        """Give free slots to the first in the queue, and tell who is first then when to look."""
-        while self._queue and len(self._patient_until) < self._size:
-            turn = self._queue.popleft()
-            self._patient_until[turn] = trio.current_time() + self._patience_s
-            turn.granted.set()
+        """Grant free places to the first in the queue; set when the next one checks again."""
+        while self._queue and len(self._counts_until) < self._size:
+            waiter = self._queue.popleft()
+            self._counts_until[waiter] = trio.current_time() + self._patience_s
+            waiter.granted.set()
         if self._queue:
-            self._queue[0].watch.deadline = next(iter(self._patient_until.values()))
+            self._queue[0].wait_scope.deadline = next(iter(self._counts_until.values()))
 
 
-class ShardAlarm:
-    """The alarm clock of one shard in one loop; set from outside at any moment."""
+class ShardTimer:
+    """The timer of one shard in one loop. Other tasks may shorten its sleep at any time."""
 
-    __slots__ = ("_at", "_heard_ms", "_redis_ms", "_rung", "_sick", "_sleep")
+    __slots__ = ("_announced_ms", "_at", "_pausing", "_redis_ms", "_sleep", "_woken")
 
     def __init__(self) -> None:
         self._sleep: trio.CancelScope | None = None
-        self._heard_ms: int | None = None
-        self._rung = False
-        self._sick = False
+        self._announced_ms: int | None = None
+        self._woken = False
+        self._pausing = False
         # The mapping of Redis time to local time: `_redis_ms` was now at local `_at`.
         self._redis_ms: int | None = None
         self._at = 0.0
 
-    def hear(self, due_ms: int) -> None:
-        """Somebody announced work at this Redis time, in ms."""
-        if self._heard_ms is not None and self._heard_ms <= due_ms:
+    def announce(self, due_ms: int) -> None:
+        """Wake at an announced deadline, in milliseconds of Redis time."""
+        if self._announced_ms is not None and self._announced_ms <= due_ms:
             return
-        self._heard_ms = due_ms
-        # A sick shard's pause stands: news of work says nothing about its health.
-        if self._sleep is not None and not self._sick:
+        self._announced_ms = due_ms
+        # The pause of a failing shard stays: a deadline does not show that the shard answers.
+        if self._sleep is not None and not self._pausing:
             self._sleep.deadline = min(self._sleep.deadline, self._local(due_ms))
 
-    def ring(self) -> None:
-        """Look now, whatever was planned: announcements may have been missed."""
-        self._rung = True
+    def wake(self) -> None:
+        """Wake now, because announcements may have been missed."""
+        self._woken = True
         if self._sleep is not None:
             self._sleep.deadline = trio.current_time()
 
     def begin_step(self) -> None:
-        """Forget what was heard: the step about to be sent will see all of it.
+        """Forget announcements: the next step covers all of them.
 
-        Must come before the request is sent. What is heard while it is under way may concern work
-        that the script did not see yet, and is kept.
+        Must be called before the request is sent. Announcements during the step are kept, because
+        the script may not have seen their work.
         """
-        self._heard_ms = None
-        self._rung = False
+        self._announced_ms = None
+        self._woken = False
 
-    def learn(self, sent: float, now_ms: int) -> None:
-        """Take the step's clock reading: it was sent at local time `sent` (s), ran at `now_ms`."""
+    def synchronize(self, sent: float, now_ms: int) -> None:
+        """Map Redis time to local time.
+
+        Args:
+            sent: local time in seconds at which the step was sent.
+            now_ms: Redis time in milliseconds at which it ran.
+        """
         self._at = sent
         self._redis_ms = now_ms
 
     async def sleep(self, next_ms: int | None, max_sleep_s: float) -> None:
-        """Sleep until the step's own next deadline or an earlier one that was heard."""
+        """Sleep until the step's own next deadline, or an earlier announced one.
+
+        Args:
+            next_ms: the step's next deadline in milliseconds of Redis time, None for none.
+            max_sleep_s: longest sleep in seconds.
+        """
         now = trio.current_time()
         until = now + max_sleep_s
-        for due_ms in (next_ms, self._heard_ms):
+        for due_ms in (next_ms, self._announced_ms):
             if due_ms is not None:
                 until = min(until, self._local(due_ms))
-        await self._sleep_until(now if self._rung else max(until, now + _SHORTEST_SLEEP_S))
+        await self._sleep_until(now if self._woken else max(until, now + _SHORTEST_SLEEP_S))
 
     async def pause(self, seconds: float) -> None:
-        """Sit out a failure. Only :meth:`ring` ends it early: the node can be reached again."""
-        self._sick = True
+        """Pause after a failure. Only ``wake`` ends it early: the node is reachable again."""
+        self._pausing = True
         try:
             now = trio.current_time()
-            await self._sleep_until(now if self._rung else now + seconds)
+            await self._sleep_until(now if self._woken else now + seconds)
         finally:
-            self._sick = False
+            self._pausing = False
 
     async def _sleep_until(self, deadline: float) -> None:
         with trio.CancelScope(deadline=deadline) as self._sleep:
@@ -221,14 +242,23 @@ class ShardAlarm:
         self._sleep = None
 
     def _local(self, due_ms: int) -> float:
-        """Map a Redis time in ms to local monotonic seconds; "now" before the first answer."""
+        """Map Redis milliseconds to local monotonic seconds; "now" before the first result."""
         if self._redis_ms is None:
             return trio.current_time()
         return self._at + (due_ms - self._redis_ms) / 1000
 
 
 class ShardLoop:
-    """One kind of work, over the shards that this process leads."""
+    """One kind of work, over the shards that this process leads.
+
+    Args:
+        name: its name in logs and metrics.
+        step: one bounded piece of work on the shard with this index.
+        pace: how often shards are checked.
+        limiter: bound on steps in flight; loops may share it.
+        stats: its counters.
+        random: source of jitter.
+    """
 
     def __init__(
         self,
@@ -236,74 +266,74 @@ class ShardLoop:
         step: Step,
         *,
         pace: Pace,
-        slots: Slots,
+        limiter: StepLimiter,
         stats: LoopStats,
         random: Random,
     ) -> None:
-        """Prepare a loop.
-
-        :param step: one bounded piece of work on the shard with this index.
-        :param slots: bound on steps in flight; loops may share it.
-        """
         self.name = name
         self._step = step
-        self._alarms: dict[int, ShardAlarm] = {}
+        self._timers: dict[int, ShardTimer] = {}
         self._pace = pace
-        self._slots = slots
-        self._probes = Slots(_PROBES)
+        self._limiter = limiter
+        self._probe_limiter = StepLimiter(_PROBES)
         self._stats = stats
         self._random = random
 
     async def serve(self, shard: int) -> None:
-        """Work on one shard until cancelled. No step's failure ends it."""
-        alarm = self._alarms[shard] = ShardAlarm()
+        """Work on one shard until cancelled. A step that fails does not end it."""
+        timer = self._timers[shard] = ShardTimer()
         try:
-            await self._serve(shard, alarm)
+            await self._serve(shard, timer)
         finally:
-            del self._alarms[shard]
-            self._stats.sick.discard(shard)  # another process's now, or nobody's
+            del self._timers[shard]
+            self._stats.failing.discard(shard)  # this process does not lead it any more
 
-    def hear(self, shard: int, due_ms: int) -> None:
-        """A deadline in `shard`, perhaps not one of this loop's, at Redis time `due_ms`."""
-        if (alarm := self._alarms.get(shard)) is not None:
+    def on_deadline(self, shard: int, due_ms: int) -> None:
+        """Handle an announced deadline, which may belong to another loop.
+
+        Args:
+            shard: index of the shard.
+            due_ms: the deadline in milliseconds of Redis time.
+        """
+        if (timer := self._timers.get(shard)) is not None:
             self._stats.wakeups += 1
-            alarm.hear(due_ms)
+            timer.announce(due_ms)
 
-    def ring(self, shard: int) -> None:
-        """Look at `shard` now, if it is one of this loop's."""
-        if (alarm := self._alarms.get(shard)) is not None:
-            alarm.ring()
+    def wake(self, shard: int) -> None:
+        """Check ``shard`` now, if this process leads it."""
+        if (timer := self._timers.get(shard)) is not None:
+            timer.wake()
 
-    async def _serve(self, shard: int, alarm: ShardAlarm) -> None:
+    async def _serve(self, shard: int, timer: ShardTimer) -> None:
         failures = 0
-        fruitless = 0
+        idle_steps = 0
         while True:
             try:
-                result = await self._run_step(shard, alarm)
-            except Exception as error:  # a sick shard must not stop the others
+                result = await self._run_step(shard, timer)
+            except Exception as error:  # a failing shard must not stop the others
                 failures += 1
-                self._failed(shard, error)
-                await alarm.pause(self._backoff_s(failures))
+                self._record_failure(shard, error)
+                await timer.pause(self._backoff_s(failures))
                 continue
             failures = 0
-            self._worked(shard, result)
+            self._record_success(shard, result)
             behind = result.more or (result.next_ms is not None and result.next_ms <= result.now_ms)
-            fruitless = fruitless + 1 if behind and not result.done else 0
-            excess = fruitless - (_FRUITLESS_STEPS if result.more else 0)
+            idle_steps = idle_steps + 1 if behind and not result.done else 0
+            excess = idle_steps - (_MAX_IDLE_STEPS if result.more else 0)
             if excess > 0:
                 self._stats.stalled += 1
-                await alarm.pause(self._backoff_s(excess))
+                await timer.pause(self._backoff_s(excess))
             elif not result.more:
-                await alarm.sleep(result.next_ms, self._pace.max_sleep_s)
+                await timer.sleep(result.next_ms, self._pace.max_sleep_s)
 
-    async def _run_step(self, shard: int, alarm: ShardAlarm) -> StepResult:
-        slots = self._probes if shard in self._stats.sick else self._slots
-        async with slots.hold():
-            alarm.begin_step()
+    async def _run_step(self, shard: int, timer: ShardTimer) -> StepResult:
+        limiter = self._probe_limiter if shard in self._stats.failing else self._limiter
+        async with limiter.hold():
+            timer.begin_step()
             sent = trio.current_time()
             with trio.fail_after(self._pace.call_timeout_s):
                 result = await self._step(shard)
-        alarm.learn(sent, result.now_ms)
+        timer.synchronize(sent, result.now_ms)
         return result
 
     def _backoff_s(self, failures: int) -> float:
@@ -312,18 +342,19 @@ class ShardLoop:
         )
         return longest * self._random.uniform(0.5, 1.0)
 
-    def _failed(self, shard: int, error: Exception) -> None:
+    def _record_failure(self, shard: int, error: Exception) -> None:
         self._stats.failures += 1
-        if shard not in self._stats.sick:
-            self._stats.sick.add(shard)
+        if shard not in self._stats.failing:
+            self._stats.failing.add(shard)
             log.warning(
-                "shard fails", extra={"loop": self.name, "shard": shard, "error": repr(error)}
+                "sweep of a shard fails, will retry",
+                extra={"loop": self.name, "shard": shard, "error": repr(error)},
             )
 
-    def _worked(self, shard: int, result: StepResult) -> None:
+    def _record_success(self, shard: int, result: StepResult) -> None:
         self._stats.steps += 1
         self._stats.done += result.done
         self._stats.quarantined += result.quarantined
-        if shard in self._stats.sick:
-            self._stats.sick.discard(shard)
-            log.info("shard works again", extra={"loop": self.name, "shard": shard})
+        if shard in self._stats.failing:
+            self._stats.failing.discard(shard)
+            log.info("sweep of a shard succeeds again", extra={"loop": self.name, "shard": shard})

@@ -1,4 +1,4 @@
-"""What can be set about a scheduler, and the times that follow from it."""
+"""Settings of a scheduler, and the times that are derived from them."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from dataclasses import dataclass
 from ojs_cluster.core.config.parsers import milliseconds, non_empty
 from ojs_cluster.core.config.variable import variable
 
-# Shares of `lease_ttl_ms`. They add up so that the promise "another leads within one lease time"
-# holds even when the leader dies right after a renewal: key life + longest poll + slack for two
-# round trips = 0.75 + 0.10 + 0.15. With the whole lease time as the key's life, a follower would
-# always be one poll late.
-_KEY_SHARE = 0.75
-_POLL_SHARE = 0.10
-_MARGIN_SHARE = 0.075
+# Parts of ``lease_ttl_ms``. Another process must lead within one lease time, even when the leader
+# dies right after a renewal. So key TTL + longest poll + slack for two round trips = 0.75 + 0.10 +
+# 0.15. With the whole lease time as the key's TTL, a follower would always be one poll late.
+_KEY_PART = 0.75
+_POLL_PART = 0.10
+_MARGIN_PART = 0.075
 _SHORTEST_LEASE_MS = 500
-# A script keeps its node from everybody else for about 30 us per job.
+# A script blocks its node for about 30 us per job.
 _LARGEST_BATCH = 1000
-# The store announces deadlines that are nearer than 20 s; a shard must be looked at while those
-# that were further away still have time.
+# The store announces only deadlines that are less than 20 s away. A shard must be checked before
+# the others are due.
 _LONGEST_SLEEP_MS = 15_000
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """The election's times in seconds, all measured on the process's own monotonic clock.
+class LeaseTimes:
+    """Times of the election in seconds, measured on the process's own monotonic clock.
 
-    :param key_ttl_s: life of the lease's key in Redis after each renewal.
-    :param margin_s: a leader stops this long before the key could expire. Covers clocks that run
-        at different rates and the time it takes to cancel the work.
-    :param renew_s: time between renewals, a third of the key's life.
-    :param poll_s: longest time a follower waits between two attempts.
+    Args:
+        key_ttl_s: TTL of the lease's key in Redis after each renewal.
+        margin_s: a leader stops this long before the key could expire. It covers clocks that run
+            at different rates and the time it takes to cancel the work.
+        renew_s: time between renewals, a third of the key's TTL.
+        poll_s: longest time a follower waits between two attempts.
     """
 
     key_ttl_s: float
@@ -39,31 +39,33 @@ class Terms:
     poll_s: float
 
     @property
-    def span_s(self) -> float:
-        """How long a leader may work after it *sent* the request that was granted."""
+    def work_s(self) -> float:
+        """How long a leader may work after it *sent* the granted request, in seconds."""
         return self.key_ttl_s - self.margin_s
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerSettings:
-    """Settings of one scheduler process. Times end in their unit.
+    """Settings of one scheduler process.
 
-    :param group: schedulers of one group elect one leader among themselves.
-    :param lease_ttl_ms: the lease time: after a leader dies another one leads within it.
-    :param promote_batch: jobs that one promote script moves at most. A script blocks its Redis
-        node, so this bounds what a backlog costs everybody else on that node.
-    :param reap_batch: the same for lost leases, execution timeouts and expiry.
-    :param worker_batch: dead workers looked at in one step of one shard.
-    :param janitor_batch: finished jobs that one purge script removes at most.
-    :param outbox_batch: effects of one shard carried out in one step.
-    :param cron_batch: cron jobs looked at in one step.
-    :param shard_concurrency: scripts of one loop in flight at the same time, over all shards.
-    :param max_sleep_ms: an idle shard is looked at this often even if no wake-up arrives.
-    :param janitor_sleep_ms: the same for clean-up, where lateness hurts nobody.
-    :param tidy_interval_ms: time between two sweeps of a shard's markers and worker records.
-    :param call_timeout_ms: a step that takes longer has failed.
-    :param backoff_min_ms: first pause of a shard whose step failed; doubles up to backoff_max_ms.
-    :param backoff_max_ms: longest pause of a failing shard.
+    Args:
+        group: schedulers of one group elect one leader per shard among themselves.
+        lease_ttl_ms: after a leader dies another one leads within this time, in milliseconds.
+        promote_batch: jobs that one promote script moves at most. A script blocks its Redis node,
+            so this bounds what a backlog costs other clients of that node.
+        reap_batch: the same for lost leases, execution timeouts and expiry.
+        worker_batch: dead workers that one step finds in one shard.
+        janitor_batch: finished jobs that one purge script removes at most.
+        outbox_batch: effects of one shard that one step delivers.
+        cron_batch: cron jobs that one step checks.
+        shard_concurrency: steps of one loop in flight at the same time, over all shards.
+        max_sleep_ms: longest time between two checks of an idle shard, in milliseconds.
+        janitor_sleep_ms: the same for clean-up, which may be late.
+        tidy_interval_ms: time between two sweeps of a shard's flags and worker records, in
+            milliseconds.
+        call_timeout_ms: a step that takes longer has failed, in milliseconds.
+        backoff_min_ms: first pause of a shard whose step failed; doubles up to backoff_max_ms.
+        backoff_max_ms: longest pause of a failing shard, in milliseconds.
     """
 
     group: str = variable(
@@ -93,9 +95,10 @@ class SchedulerSettings:
     backoff_max_ms: int = 5_000
 
     def __post_init__(self) -> None:
-        """Refuse values that could not work.
+        """Refuse unusable values.
 
-        :raises ValueError: naming the field.
+        Raises:
+            ValueError: names the field.
         """
         if not self.group:
             raise ValueError("group must not be empty")
@@ -113,13 +116,13 @@ class SchedulerSettings:
             raise ValueError("backoff_max_ms must not be below backoff_min_ms")
 
     @property
-    def terms(self) -> Terms:
-        """The election's times, derived from the lease time."""
+    def lease_times(self) -> LeaseTimes:
+        """The times of the election, derived from the lease time."""
         lease_s = self.lease_ttl_ms / 1000
-        key_ttl_s = lease_s * _KEY_SHARE
-        return Terms(
+        key_ttl_s = lease_s * _KEY_PART
+        return LeaseTimes(
             key_ttl_s=key_ttl_s,
-            margin_s=lease_s * _MARGIN_SHARE,
+            margin_s=lease_s * _MARGIN_PART,
             renew_s=key_ttl_s / 3,
-            poll_s=lease_s * _POLL_SHARE,
+            poll_s=lease_s * _POLL_PART,
         )

@@ -7,18 +7,20 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class ElectionStats:
-    """How this process fared as a candidate.
+    """Counters of this process as a candidate.
 
-    :ivar shards: leases that there are: one for each shard, and that of the meta tag.
-    :ivar held: shards that this process leads now, and its fencing token for each.
-    :ivar terms: leases gained. :ivar lost: leases that ended without this process wanting it.
-    :ivar handed_over: leases that it gave to the candidate that is preferred for their shard.
-    :ivar failed_calls: lease calls that failed or were not answered in time.
-    :ivar unreachable: shards whose last lease call did so.
+    Attributes:
+        shards: number of leases: one for each shard, and that of the meta tag.
+        led_shards: shards that this process leads now, with its fencing token for each.
+        terms: leases acquired.
+        lost: leases that ended although this process wanted to keep them.
+        handed_over: leases released for the candidate that is preferred for their shard.
+        failed_calls: lease calls that failed or were not answered in time.
+        unreachable: shards whose last lease call failed.
     """
 
     shards: int = 0
-    held: dict[int, int] = field(default_factory=dict)
+    led_shards: dict[int, int] = field(default_factory=dict)
     terms: int = 0
     lost: int = 0
     handed_over: int = 0
@@ -28,12 +30,16 @@ class ElectionStats:
 
 @dataclass(slots=True)
 class LoopStats:
-    """What one loop did over all shards.
+    """Counters of one loop over all shards.
 
-    :ivar steps: scripts run. :ivar done: jobs (or records) they changed.
-    :ivar wakeups: deadlines heard from other processes. :ivar failures: steps that failed.
-    :ivar stalled: steps that claimed work and did none. :ivar sick: shards failing right now.
-    :ivar quarantined: malformed jobs that were quarantined.
+    Attributes:
+        steps: steps run.
+        done: jobs or records they changed.
+        wakeups: deadlines that other processes announced.
+        failures: steps that failed.
+        stalled: steps that reported work and did none.
+        quarantined: malformed jobs that were quarantined.
+        failing: shards whose last step failed.
     """
 
     steps: int = 0
@@ -42,7 +48,7 @@ class LoopStats:
     failures: int = 0
     stalled: int = 0
     quarantined: int = 0
-    sick: set[int] = field(default_factory=set)
+    failing: set[int] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -53,5 +59,5 @@ class Stats:
     loops: dict[str, LoopStats] = field(default_factory=dict)
 
     def loop(self, name: str) -> LoopStats:
-        """Return the counters of a loop, new ones when it has none; they outlive one term."""
+        """Return the counters of a loop, new ones when it has none. They outlive one term."""
         return self.loops.setdefault(name, LoopStats())

@@ -1,10 +1,10 @@
-"""Deadlines and freed leases that other processes announce, brought to who waits for them.
+"""Forward deadlines and freed leases that other processes announce to the loops of this process.
 
-A transition that plans something earlier than all its shard had planned publishes the time on the
-shard's ``sched`` channel; a leader that frees the shard's lease publishes "free". One subscription
-per shard lives as long as the process, a follower's too: a new leader then hears everything from
-its first moment, and stepping down needs no call to a Redis that may be the reason for it. A
-message costs a follower one look-up.
+A transition that plans something earlier than all earlier plans of its shard publishes the time on
+the shard's schedule channel. A leader that releases the shard's lease publishes "free". Each
+process, a follower too, subscribes to every shard for its whole life. So a new leader misses no
+announcement, and ending a term needs no call to a Redis that may not answer. A message costs a
+follower one look-up.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _RETRY_S = 1.0
 _UNSUBSCRIBE_S = 1.0
 
 
-class Listener(Protocol):
-    """A loop that wants to know."""
+class DeadlineListener(Protocol):
+    """A loop that reacts to announcements."""
 
-    def hear(self, shard: int, due_ms: int) -> None:
-        """A deadline in `shard` was announced, in ms of Redis time."""
+    def on_deadline(self, shard: int, due_ms: int) -> None:
+        """Handle a deadline announced in ``shard``, in milliseconds of Redis time."""
         ...
 
-    def ring(self, shard: int) -> None:
-        """Announcements of `shard` may have been missed."""
+    def wake(self, shard: int) -> None:
+        """Check ``shard`` now, because its announcements may have been missed."""
         ...
 
 
@@ -46,7 +46,7 @@ class Subscriber(Protocol):
         on_message: Callable[[bytes], None],
         on_gap: Callable[[], None],
     ) -> None:
-        """Call `on_message` for each message until unsubscribed, `on_gap` after each loss."""
+        """Call ``on_message`` for each message until unsubscribed, ``on_gap`` after each loss."""
         ...
 
     async def unsubscribe(self, channel: bytes) -> None:
@@ -54,7 +54,7 @@ class Subscriber(Protocol):
         ...
 
 
-class Channel(Protocol):
+class ScheduleChannel(Protocol):
     """The part of a shard that is needed here."""
 
     @property
@@ -74,22 +74,30 @@ class Channel(Protocol):
 
 
 class Wakeups:
-    """All shards' announcements, for whoever listens now."""
+    """The announcements of all shards.
 
-    def __init__(self, redis: Subscriber, shards: Sequence[Channel], *, random: Random) -> None:
+    Args:
+        redis: the client.
+        shards: all shards and the meta tag.
+        random: source of jitter.
+    """
+
+    def __init__(
+        self, redis: Subscriber, shards: Sequence[ScheduleChannel], *, random: Random
+    ) -> None:
         self._redis = redis
         self._shards = shards
         self._random = random
-        self._listeners: tuple[Listener, ...] = ()
-        self._lease_listener: Callable[[int], None] | None = None
+        self._listeners: tuple[DeadlineListener, ...] = ()
+        self._on_free_lease: Callable[[int], None] | None = None
 
-    def on_free_lease(self, listener: Callable[[int], None]) -> None:
-        """Call `listener` with each shard whose lease a leader has freed."""
-        self._lease_listener = listener
+    def on_free_lease(self, callback: Callable[[int], None]) -> None:
+        """Call ``callback`` with each shard whose lease a leader has released."""
+        self._on_free_lease = callback
 
     @contextmanager
-    def heard_by(self, *listeners: Listener) -> Iterator[None]:
-        """Pass announcements to these for the time of the body."""
+    def forwarded_to(self, *listeners: DeadlineListener) -> Iterator[None]:
+        """Forward deadlines to these listeners during the body."""
         self._listeners = listeners
         try:
             yield
@@ -99,8 +107,8 @@ class Wakeups:
     async def run(self) -> None:
         """Hold the subscriptions until cancelled.
 
-        Without one, its shard's work is found by the loops' longest sleep, so nobody waits for
-        them, and one that cannot be had is asked for again.
+        Without a subscription the loops find a shard's work after their longest sleep. So callers
+        do not wait for subscriptions, and one that fails is tried again.
         """
         try:
             async with trio.open_nursery() as nursery:
@@ -113,7 +121,7 @@ class Wakeups:
                     for shard in self._shards:
                         nursery.start_soon(self._unsubscribe, shard)
 
-    async def _subscribe(self, shard: Channel) -> None:
+    async def _subscribe(self, shard: ScheduleChannel) -> None:
         on_message = partial(self._on_message, shard.index)
         on_gap = partial(self._on_gap, shard.index)
         failed = False
@@ -121,38 +129,41 @@ class Wakeups:
             try:
                 await self._redis.subscribe(shard.schedule_channel, shard.slot, on_message, on_gap)
             except Exception as error:
-                # Whatever it was: a deaf shard still works, only later.
+                # Any error: without a subscription the shard's work is only late.
                 if not failed:
                     failed = True
-                    log.warning("cannot listen", extra={"shard": shard.index, "error": repr(error)})
+                    log.warning(
+                        "cannot subscribe to the shard's deadlines, will retry",
+                        extra={"shard": shard.index, "error": repr(error)},
+                    )
                 await trio.sleep(_RETRY_S * self._random.uniform(0.5, 1.0))
             else:
                 break
         if failed:
-            log.info("listening again", extra={"shard": shard.index})
-        # What was announced before the subscription stood is only in the shard.
+            log.info("subscribed to the shard's deadlines again", extra={"shard": shard.index})
+        # Deadlines that were announced before the subscription are only in the shard.
         self._on_gap(shard.index)
 
-    async def _unsubscribe(self, shard: Channel) -> None:
+    async def _unsubscribe(self, shard: ScheduleChannel) -> None:
         try:
             await self._redis.unsubscribe(shard.schedule_channel)
         except Exception as error:
-            log.debug("unsubscribe", extra={"shard": shard.index, "error": repr(error)})
+            log.debug("unsubscribe failed", extra={"shard": shard.index, "error": repr(error)})
 
     def _on_message(self, shard: int, message: bytes) -> None:
         if message == b"free":
-            if self._lease_listener is not None:
-                self._lease_listener(shard)
+            if self._on_free_lease is not None:
+                self._on_free_lease(shard)
             return
         try:
             due_ms = int(message)
         except ValueError:
-            # A newer version's message, perhaps: look, it cannot be wrong.
+            # A newer version may have sent it. An extra check of the shard is never wrong.
             self._on_gap(shard)
             return
         for listener in self._listeners:
-            listener.hear(shard, due_ms)
+            listener.on_deadline(shard, due_ms)
 
     def _on_gap(self, shard: int) -> None:
         for listener in self._listeners:
-            listener.ring(shard)
+            listener.wake(shard)

@@ -48,7 +48,7 @@ class AtRest:
 def at_rest(masters: int, shards: int, queues: int, schedulers: int, costs: Costs) -> AtRest:
     """Calculate the costs for ``queues`` that every API process uses, and this many schedulers."""
     apis = apis_for(masters)
-    terms = SchedulerSettings().terms
+    terms = SchedulerSettings().lease_times
     scrapes_s = apis / PROCESSES_PER_NODE / max(SCRAPE_S, CACHED_S)
     lease_calls_s = shards * (1 / terms.renew_s + (schedulers - 1) / terms.key_ttl_s)
     call_us = costs.redis_lease

@@ -1,7 +1,7 @@
 """Cron: ticks that are due become jobs.
 
-All cron jobs are one index under the meta tag, so this loop has one shard where others have many.
-It sleeps until the next tick like they do: a tick is met at its second.
+One index under the meta tag lists all cron jobs, so this loop has one shard. Like other loops it
+sleeps until the next deadline, so a tick fires within its second.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from scheduler.pacing import Step, StepResult
 
 
 def step(store: Store, batch: int) -> Step:
-    """Return the step of the loop: at most `batch` cron jobs."""
-    book = RedisCronStore(store)
+    """Return the step of the loop, which checks at most ``batch`` cron jobs."""
+    cron_store = RedisCronStore(store)
 
     async def fire(_: int) -> StepResult:
-        return await fire_due(book, batch)
+        return await fire_due(cron_store, batch)
 
     return fire

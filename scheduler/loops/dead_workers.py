@@ -29,7 +29,7 @@ from ojs_cluster.store.context import Store
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 from ojs_cluster.store.workers import workers
 from ojs_cluster.store.workers.workers import DeadWorker
-from scheduler.pacing import Slots, Step, StepResult
+from scheduler.pacing import Step, StepLimiter, StepResult
 
 log = logging.getLogger("ojs.scheduler")
 
@@ -115,18 +115,18 @@ class RedisWorkerStore:
 
 
 def step(
-    worker_store: WorkerStore, shards: Sequence[int], *, slots: Slots, call_timeout_s: float
+    worker_store: WorkerStore, shards: Sequence[int], *, limiter: StepLimiter, call_timeout_s: float
 ) -> Step:
     """Return the step of the loop: recover the jobs of one shard's dead workers from all shards.
 
     Args:
         worker_store: the store.
         shards: indexes of all shards.
-        slots: bound on recovery scripts in flight. These are not the loop's own slots: the step
-            itself holds one of those.
+        limiter: bound on recovery scripts in flight. It is not the limiter of the loop: the step
+            itself holds a place of that one.
         call_timeout_s: limit of each script in seconds. The step as a whole has none.
     """
-    walks = [_ShardWalks(worker_store, shard, slots, call_timeout_s) for shard in shards]
+    walks = [_ShardWalks(worker_store, shard, limiter, call_timeout_s) for shard in shards]
     known: dict[int, dict[DeadWorker, _Recovery]] = {}
 
     async def recover_shard(shard: int) -> StepResult:
@@ -202,11 +202,11 @@ class _ShardWalks:
     """The walks through one shard's active jobs, one at a time."""
 
     def __init__(
-        self, worker_store: WorkerStore, shard: int, slots: Slots, call_timeout_s: float
+        self, worker_store: WorkerStore, shard: int, limiter: StepLimiter, call_timeout_s: float
     ) -> None:
         self._worker_store = worker_store
         self.shard = shard
-        self._slots = slots
+        self._limiter = limiter
         self._call_timeout_s = call_timeout_s
         self._walking = trio.Lock()
         self._next = _Batch()
@@ -240,7 +240,7 @@ class _ShardWalks:
         cursor: str | None = ""
         try:
             while cursor is not None:
-                async with self._slots.hold():
+                async with self._limiter.hold():
                     with trio.fail_after(self._call_timeout_s):
                         found, cursor = await self._worker_store.recover(self.shard, dead, cursor)
                 for recovery in recoveries:

@@ -1,7 +1,7 @@
-"""The janitor: finished jobs whose retention is over, and what nobody misses any more.
+"""The janitor: remove finished jobs after their retention, and other records that are not needed.
 
-Purge is paced by the store's own deadlines. The others have none and come round at their loop's
-longest sleep; their ticks carry no clock, so "next" counts from 0.
+The store's own deadlines pace the purge. The other steps have none: each runs again after its
+loop's longest sleep. Their results carry no clock, so their ``next_ms`` counts from 0.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from ojs_cluster.store.workflows.progress_check import WorkflowCheck
 from ojs_cluster.store.workflows.workflows import purge_ended
 from scheduler.pacing import Step, StepResult
 
-# Queue names are one list under the meta tag: a sweep goes through it in pages, with this pause
-# (ms) between two, so that 100 000 queues are no burst.
+# Queue names are one list under the meta tag. A sweep reads it in pages, with this pause in ms
+# between two, so that 100 000 queues cause no burst.
 _PAGE = 100
 _PAGE_PAUSE_MS = 100
-# Workflows without progress looked at in one step: each may have a thousand jobs.
-_CHECKED = 20
-# Well before producers use the new partitions of a queue: see `ojs_cluster.core.partitions`.
+# Workflows without progress that one step checks: each may have a thousand jobs.
+_MAX_CHECKED = 20
+# Well before producers use the new partitions of a queue: see ``ojs_cluster.core.partitions``.
 _CHANGES_MS = 3000
 
 
 def purge_step(store: Store, batch: int) -> Step:
-    """Return the step that removes at most `batch` finished jobs of one shard."""
+    """Return the step that removes at most ``batch`` finished jobs of one shard."""
 
     async def purge_shard(shard: int) -> StepResult:
         return await purge_due(store, store.keys.shard(shard), batch)
@@ -36,29 +36,29 @@ def purge_step(store: Store, batch: int) -> Step:
 
 
 def workflows_step(store: Store, batch: int) -> Step:
-    """Return the step that removes at most `batch` ended workflows of one shard.
+    """Return the step that removes at most ``batch`` ended workflows of one shard.
 
-    It also looks at running ones that make no progress.
+    It also checks running workflows without progress.
     """
-    stalled = WorkflowCheck()
+    workflow_check = WorkflowCheck()
 
-    async def look_at_workflows(index: int) -> StepResult:
+    async def purge_and_check(index: int) -> StepResult:
         shard = store.keys.shard(index)
         ended = await purge_ended(store, shard, batch)
-        checked = await stalled.check(store, shard, min(batch, _CHECKED))
-        moments = [result.next_ms for result in (ended, checked) if result.next_ms is not None]
+        checked = await workflow_check.check(store, shard, min(batch, _MAX_CHECKED))
+        times_ms = [result.next_ms for result in (ended, checked) if result.next_ms is not None]
         return SweepResult(
             ended.done + checked.done,
-            next_ms=min(moments, default=None),
+            next_ms=min(times_ms, default=None),
             now_ms=ended.now_ms,
             more=ended.more or checked.more,
         )
 
-    return look_at_workflows
+    return purge_and_check
 
 
 def tidy_step(store: Store, batch: int) -> Step:
-    """Return the step that removes old worker records, marks and aliases of one shard."""
+    """Return the step that removes old worker records, flags and aliases of one shard."""
 
     async def tidy_shard(shard: int) -> StepResult:
         removed = await tidy(store, store.keys.shard(shard), batch)
@@ -68,7 +68,7 @@ def tidy_step(store: Store, batch: int) -> Step:
 
 
 def retire_step(store: Store) -> Step:
-    """Return the step that forgets the idle queues of one page of names, then of the next."""
+    """Return the step that removes the idle queues of one page of names, then of the next."""
     cursor = ""
 
     async def retire_page(_: int) -> StepResult:
@@ -82,29 +82,29 @@ def retire_step(store: Store) -> Step:
 
 
 def partitions_step(store: Store) -> Step:
-    """Return the step that brings changes of the number of partitions to their end."""
+    """Return the step that completes changes of the number of partitions."""
 
-    async def see_to_changes(_: int) -> StepResult:
+    async def advance(_: int) -> StepResult:
         done = await advance_changes(store)
         return SweepResult(done, next_ms=_CHANGES_MS, now_ms=0, more=False)
 
-    return see_to_changes
+    return advance
 
 
 def eviction_step(store: Store) -> Step:
-    """Return the step that fails while a master may drop jobs. It belongs to no shard.
+    """Return the step that fails while a master may evict jobs. It belongs to no shard.
 
-    Every process looks at its start, and every scheduler goes on looking: whoever led for this
-    might wait for a master that is away. After that a policy may be changed, and a replica with
-    another one may become a master, or a new node. Work does not stop over it, as most is done
-    before memory is short: the failing step is logged and counted, for somebody to see to it.
+    Every process checks this at its start, and every scheduler repeats it. A check by one leader
+    alone could wait for an unreachable master. The policy may change later, and a new master may
+    have another one. Work continues while the step fails, because most of it is done before memory
+    is short. The failure is logged and counted, so that an operator can change the policy.
     """
 
-    async def look_at_policies(_: int) -> StepResult:
+    async def check_policies(_: int) -> StepResult:
         if not store.settings.allow_eviction:
             silent = await check_eviction(store)
             if silent:
                 raise BackendUnavailable(f"{silent[0]} does not answer", outcome="not_applied")
         return SweepResult(0, next_ms=None, now_ms=0, more=False)
 
-    return look_at_policies
+    return check_policies

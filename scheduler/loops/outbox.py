@@ -1,4 +1,4 @@
-"""Carries out effects that their own process did not live to carry out."""
+"""Drain outbox entries left behind by crashed processes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from scheduler.pacing import Step
 
 
 def step(store: Store, limit: int, on_blocked: OnBlocked) -> Step:
-    """Make the step that drains one shard's outbox, up to ``limit`` entries at a time.
+    """Return the step that drains one shard's outbox.
 
-    ``on_blocked`` is told when entries must wait for a shard that does not answer.
+    Args:
+        store: an open store.
+        limit: most entries of one step.
+        on_blocked: called when entries must wait for an unreachable shard.
     """
 
     async def drain_shard(index: int) -> SweepResult:
@@ -20,13 +23,17 @@ def step(store: Store, limit: int, on_blocked: OnBlocked) -> Step:
     return drain_shard
 
 
-def waiting_step(store: Store, limit: int) -> Step:
-    """Make the step that tries the shards that one shard's entries wait for.
+def blocked_step(store: Store, limit: int) -> Step:
+    """Return the step that tries the unreachable shards which one shard's entries wait for.
 
     It has a loop of its own, because it waits for a shard that may not answer.
+
+    Args:
+        store: an open store.
+        limit: most entries of one step for each of those shards.
     """
 
-    async def drain_waiting_of(index: int) -> SweepResult:
+    async def drain_blocked_shard(index: int) -> SweepResult:
         return await drain_blocked(store, store.keys.shard(index), limit)
 
-    return drain_waiting_of
+    return drain_blocked_shard

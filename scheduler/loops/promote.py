@@ -1,7 +1,7 @@
-"""Promote: scheduled and retryable jobs become available at their due time.
+"""Promote: scheduled and retryable jobs become available when they are due.
 
-Fetch promotes what is due in the queues it looks at; this loop is for everybody who only looks, and
-for long polls, which are woken by a promotion.
+Fetch promotes due jobs of its own queues. This loop is for readers that do not fetch, and for long
+polls, which a promotion wakes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from scheduler.pacing import Step, StepResult
 
 
 def step(store: Store, batch: int) -> Step:
-    """Return the step of the loop: at most `batch` jobs of one shard."""
+    """Return the step of the loop, which promotes at most ``batch`` jobs of one shard."""
 
     async def promote_shard(shard: int) -> StepResult:
         return await promote(store, store.keys.shard(shard), batch)

@@ -1,7 +1,6 @@
-"""Rate limits: what time does to them.
+"""Rate limits: grant tokens that time alone makes free, and take back tokens that were not used.
 
-Room that time alone makes is given to those who wait for it, and tokens that nobody has fetched a
-job with go back. One step for all of it, since each looks at a set that is nearly always empty.
+One step does both, because each reads a set that is nearly always empty.
 """
 
 from __future__ import annotations
@@ -12,9 +11,9 @@ from scheduler.pacing import Step, StepResult
 
 
 def step(store: Store, batch: int) -> Step:
-    """Return the step of the loop: at most `batch` queues and jobs of one shard."""
+    """Return the step of the loop, for at most ``batch`` queues and jobs of one shard."""
 
-    async def look_at_shard(shard: int) -> StepResult:
+    async def sweep_shard(shard: int) -> StepResult:
         return await sweep_rate_limits(store, store.keys.shard(shard), batch)
 
-    return look_at_shard
+    return sweep_shard

@@ -1,4 +1,4 @@
-"""Reap: what time alone ends. Lost leases, execution timeouts, expired jobs."""
+"""Reap: end what time alone ends. Lost leases, execution timeouts, expired jobs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from scheduler.pacing import Step, StepResult
 
 
 def step(store: Store, batch: int) -> Step:
-    """Return the step of the loop: at most `batch` deadlines of each kind in one shard."""
+    """Return the step of the loop, which handles ``batch`` deadlines of each kind in one shard."""
 
     async def reap_shard(shard: int) -> StepResult:
         return await reap(store, store.keys.shard(shard), batch)

@@ -3,7 +3,7 @@
 It does what `store/operations/lead.lua` says: it notes candidates, prefers one, and announces that
 it is free.
 
-It stands in for the seam (:class:`scheduler.election.Leases`), not for Redis: what Redis really
+It stands in for the seam (``scheduler.election.LeaderLock``), not for Redis: what Redis really
 does is asserted by the tests on real servers.
 """
 
@@ -27,7 +27,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to a candidate."""
+    """The reply to a candidate."""
 
     lease: Grant | None
     ends_in_ms: int = 0
@@ -90,7 +90,7 @@ class LeaseServer:
             hear()
 
     def _note(self, identity: str) -> str:
-        """The candidate that is preferred, of those that called within two lives."""
+        """Return the preferred candidate of those that called within two TTLs."""
         self.calls += 1
         now = self.now()
         self.candidates[identity] = now
@@ -111,7 +111,7 @@ class Trip:
 
 @dataclass(slots=True)
 class Network:
-    """One candidate's way to the server (implements Leases[Grant])."""
+    """One candidate's connection to the server (implements LeaderLock[Grant])."""
 
     server: LeaseServer
     identity: str
@@ -136,7 +136,7 @@ class Network:
         await self._send("release")
         self.server.release(lease)
 
-    async def leave(self) -> None:
+    async def withdraw(self) -> None:
         await self._send("leave")
         self.server.leave(self.identity)
 
@@ -160,7 +160,7 @@ class Network:
 
 @dataclass(slots=True)
 class Witness:
-    """Sees who works when, and that nobody works beside another or without the lease."""
+    """Checks that no two candidates work at once, and none works without the lease."""
 
     server: LeaseServer
     working: str | None = None
@@ -169,7 +169,7 @@ class Witness:
     began: trio.Event = field(default_factory=trio.Event)
 
     async def work(self, lease: Grant) -> None:
-        """Be a leader's work: run until cancelled."""
+        """Do a leader's work: run until cancelled."""
         with self._watched(lease):
             await trio.sleep_forever()
 

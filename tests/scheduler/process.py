@@ -29,8 +29,8 @@ async def _report(stats: Stats) -> None:
     shown = ""
     while True:
         election = stats.election
-        word = "leading" if len(election.held) == election.shards else "sharing"
-        now = f"{word if election.held else 'following'} {json.dumps(election.held)}"
+        word = "leading" if len(election.led_shards) == election.shards else "sharing"
+        now = f"{word if election.led_shards else 'following'} {json.dumps(election.led_shards)}"
         if now != shown:
             shown = now
             print(now, flush=True)

@@ -1,4 +1,4 @@
-"""Scheduler processes of a test, and what the test asks Redis about jobs."""
+"""Scheduler processes of a test, and the test's own reads of jobs."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ class SchedulerProcess:
 
     @property
     def leads(self) -> bool:
-        """Whether it leads all shards."""
+        """Return whether it leads all shards."""
         return self.line.startswith("leading")
 
     @property
     def held(self) -> dict[int, int]:
-        """The shards that it leads, and its fencing tokens."""
+        """The shards that it leads, with its fencing tokens."""
         tokens = json.loads(self.line.partition(" ")[2] or "{}")
         return {int(shard): token for shard, token in tokens.items()}
 
@@ -94,7 +94,7 @@ async def schedulers(
 async def eventually(
     condition: Callable[[], bool | Awaitable[bool]], *, within_s: float = 60.0, what: str = ""
 ) -> float:
-    """Poll until the condition holds; returns when it did, on trio's clock."""
+    """Poll until the condition holds; return when it did, on trio's clock."""
     with trio.move_on_after(within_s):
         while True:
             result = condition()
@@ -137,7 +137,7 @@ async def store_at(url: str, settings: StoreSettings | None = None) -> AsyncIter
 
 
 async def put(store: Store, count: int, queue: str = "q", **options: object) -> list[str]:
-    """Enqueue `count` jobs with these options; returns their ids."""
+    """Enqueue ``count`` jobs with these options; return their ids."""
     pairs = "".join(f',"{name}":{_json(value)}' for name, value in options.items())
     new = [
         parse_job(
@@ -155,12 +155,12 @@ def _json(value: object) -> str:
 
 
 async def state_of(store: Store, job_id: str) -> State:
-    """Look, which changes nothing."""
+    """Read a job, which changes nothing."""
     return (await get(store, job_id)).state
 
 
 async def all_in(store: Store, job_ids: list[str], state: State) -> bool:
-    """Tell whether every one of the jobs is in this state."""
+    """Return whether all jobs are in this state."""
     for job_id in job_ids:
         if await state_of(store, job_id) is not state:
             return False

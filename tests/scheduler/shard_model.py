@@ -13,7 +13,7 @@ import trio
 
 @dataclass(frozen=True, slots=True)
 class FakeTick:
-    """A step's answer."""
+    """A step's result."""
 
     done: int
     next_ms: int | None
@@ -47,7 +47,7 @@ class FakeShards:
         return self.epoch_ms + int(trio.current_time() * 1000)
 
     def add(self, shard: int, delay_ms: int, count: int = 1) -> int:
-        """Plan `count` jobs; returns their due time, as a publisher would announce it."""
+        """Plan ``count`` jobs; return their due time, as a publisher announces it."""
         due_ms = self.now_ms() + delay_ms
         for _ in range(count):
             heapq.heappush(self.due.setdefault(shard, []), due_ms)

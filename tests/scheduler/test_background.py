@@ -1,4 +1,4 @@
-"""What happens to jobs without anybody asking, on real servers."""
+"""Background work on jobs, without any request, on real servers."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ async def served(
 
 
 def _leads_all(election: ElectionStats) -> bool:
-    return 0 < election.shards == len(election.held)
+    return 0 < election.shards == len(election.led_shards)
 
 
-async def test_a_policy_that_may_drop_jobs_is_told_while_it_lasts(
+async def test_a_policy_that_may_evict_jobs_is_reported_while_it_lasts(
     standalone: Embedded, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = SchedulerSettings(janitor_sleep_ms=200)
@@ -63,22 +63,24 @@ async def test_a_policy_that_may_drop_jobs_is_told_while_it_lasts(
         try:
             async with served(standalone, settings=settings) as (store, stats):
                 loop = stats.loop("eviction")
-                await eventually(lambda: loop.steps > 1, what="looked at")
-                assert not loop.sick
+                await eventually(lambda: loop.steps > 1, what="checked")
+                assert not loop.failing
                 node.config_set("maxmemory-policy", "allkeys-lru")
-                await eventually(lambda: bool(loop.sick), what="seen")
+                await eventually(lambda: bool(loop.failing), what="seen")
                 ids = await put(store, 1, scheduled_at="+PT0.1S")
                 await eventually(lambda: all_in(store, ids, State.AVAILABLE), what="work goes on")
                 node.config_set("maxmemory-policy", "noeviction")
-                await eventually(lambda: not loop.sick, what="seen again")
+                await eventually(lambda: not loop.failing, what="seen again")
         finally:
             node.config_set("maxmemory-policy", "noeviction")
-    fails = [vars(r) for r in caplog.records if r.getMessage() == "shard fails"]
+    fails = [
+        vars(r) for r in caplog.records if r.getMessage() == "sweep of a shard fails, will retry"
+    ]
     (found,) = [fail for fail in fails if fail["loop"] == "eviction"]
     assert "maxmemory-policy allkeys-lru" in str(found["error"])
 
 
-async def test_due_jobs_become_available_though_nobody_fetches(backend: Embedded) -> None:
+async def test_due_jobs_become_available_without_a_fetch(backend: Embedded) -> None:
     async with served(backend, settings=QUIET) as (store, _):
         late = await put(store, 3, "later", scheduled_at="+PT1S")
         soon = await put(store, 3, "sooner", scheduled_at="+PT0.2S")
@@ -96,11 +98,11 @@ async def test_work_planned_before_the_scheduler_started_is_found(backend: Embed
         await eventually(lambda: all_in(store, jobs, State.AVAILABLE), what="available")
 
 
-async def test_a_job_that_nothing_can_use_is_counted(backend: Embedded) -> None:
+async def test_a_quarantined_job_is_counted(backend: Embedded) -> None:
     async with store_at(backend.url) as store:
-        sick, well = await put(store, 2, scheduled_at="+PT0.1S")
+        failing, well = await put(store, 2, scheduled_at="+PT0.1S")
         with observer(backend) as db:
-            db.hset(store.keys.shard_of_id(sick).job(sick), f.PRIORITY, "high")
+            db.hset(store.keys.shard_of_id(failing).job(failing), f.PRIORITY, "high")
     async with served(backend) as (store, stats):
         await eventually(lambda: all_in(store, [well], State.AVAILABLE), what="the other goes on")
         await eventually(lambda: stats.loop("promote").quarantined == 1, what="counted")
@@ -109,7 +111,7 @@ async def test_a_job_that_nothing_can_use_is_counted(backend: Embedded) -> None:
     assert 'ojs_scheduler_quarantined_total{loop="promote"} 1' in told
 
 
-async def test_a_lost_lease_is_reaped_though_nobody_fetches(backend: Embedded) -> None:
+async def test_a_lost_lease_is_reaped_without_a_fetch(backend: Embedded) -> None:
     async with served(backend, settings=QUIET) as (store, _):
         ids = await put(store, 3)
         jobs = await fetch(store, ["q"], count=3, worker_id="w", visibility_timeout_ms=700)
@@ -144,7 +146,7 @@ async def test_an_execution_timeout_ends_an_attempt_that_heartbeats(backend: Emb
         assert b'"code":"timeout"' in job.json()
 
 
-async def test_waiting_jobs_expire_though_nobody_looks(backend: Embedded) -> None:
+async def test_waiting_jobs_expire_without_a_request(backend: Embedded) -> None:
     async with served(backend) as (store, _):
         waiting = await put(store, 2, expires_at="+PT0.5S")
         scheduled = await put(store, 2, scheduled_at="+PT60S", expires_at="+PT0.5S")
@@ -186,10 +188,10 @@ async def test_a_dead_workers_jobs_are_recovered_long_before_their_leases_end(
         assert b'"code":"worker_lost"' in (await get(store, lost[0])).json()
         shard = store.keys.shard_of_worker("dies")
 
-        async def buried() -> bool:
+        async def recovery_finished() -> bool:
             return await store.redis.call(shard.slot, "ZCARD", shard.lost_workers) == 0
 
-        await eventually(buried, what="the mark is gone")
+        await eventually(recovery_finished, what="its recovery is finished")
         nursery.cancel_scope.cancel()
 
 
@@ -219,7 +221,7 @@ async def test_an_idle_leader_costs_redis_next_to_nothing(backend: Embedded) -> 
                 stats.loop(name).steps >= 64
                 for name in ("promote", "reap", "dead_workers", "purge", "tidy")
             ),
-            what="each loop looked at each shard once",
+            what="each loop checked each shard once",
         )
 
         async def quiet() -> bool:
@@ -232,7 +234,7 @@ async def test_an_idle_leader_costs_redis_next_to_nothing(backend: Embedded) -> 
             loops = stats.loops.items()
             return {name: loop.steps for name, loop in loops if name != "partitions"}
 
-        # Shards are looked at every ten seconds; between two rounds there is silence.
+        # Shards are checked every ten seconds; between two rounds there is no call.
         await eventually(quiet, within_s=120, what="three seconds without a step")
 
 
@@ -241,23 +243,25 @@ async def test_one_shard_that_cannot_be_worked_on_does_not_stop_the_others(
 ) -> None:
     caplog.set_level(logging.INFO, "ojs.scheduler")
     async with served(backend) as (store, stats):
-        sick = store.keys.shard_of_queue("sick")
-        assert store.keys.shard_of_queue("q") is not sick
+        failing = store.keys.shard_of_queue("failing")
+        assert store.keys.shard_of_queue("q") is not failing
         # A key of another type: every promote of this shard fails with WRONGTYPE.
-        await store.redis.call(sick.slot, "SET", sick.due, "broken")
+        await store.redis.call(failing.slot, "SET", failing.due, "broken")
         await store.redis.call(
-            sick.slot, "SPUBLISH", sick.schedule_channel, str(await redis_ms(store))
+            failing.slot, "SPUBLISH", failing.schedule_channel, str(await redis_ms(store))
         )
-        await eventually(lambda: stats.loop("promote").sick == {sick.index}, what="it is reported")
+        await eventually(
+            lambda: stats.loop("promote").failing == {failing.index}, what="it is reported"
+        )
         jobs = await put(store, 3, scheduled_at="+PT0.2S")
         await eventually(lambda: all_in(store, jobs, State.AVAILABLE), what="others go on")
-        assert sick.index not in stats.loop("reap").sick
-        await store.redis.call(sick.slot, "DEL", sick.due)
-        await eventually(lambda: not stats.loop("promote").sick, what="it recovers")
+        assert failing.index not in stats.loop("reap").failing
+        await store.redis.call(failing.slot, "DEL", failing.due)
+        await eventually(lambda: not stats.loop("promote").failing, what="it recovers")
     # Another shard's step may have failed for a moment on a busy machine.
     reports = [
         record.getMessage()
         for record in caplog.records
-        if (getattr(record, "loop", ""), getattr(record, "shard", -1)) == ("promote", sick.index)
+        if (getattr(record, "loop", ""), getattr(record, "shard", -1)) == ("promote", failing.index)
     ]
-    assert reports == ["shard fails", "shard works again"]
+    assert reports == ["sweep of a shard fails, will retry", "sweep of a shard succeeds again"]

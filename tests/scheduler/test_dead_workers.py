@@ -20,7 +20,7 @@ from scheduler.loops.dead_workers import (
     RecoveryIncomplete,
     step,
 )
-from scheduler.pacing import Slots
+from scheduler.pacing import StepLimiter
 
 SHARDS = range(8)
 DEAD = DeadWorker("w1", dead_ms=500)
@@ -93,7 +93,7 @@ async def test_jobs_in_every_shard_are_recovered_and_others_left(
     autojump_clock: MockClock,
 ) -> None:
     worker_store = InMemoryWorkerStore(jobs_everywhere())
-    result = await step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)(3)
+    result = await step(worker_store, SHARDS, limiter=StepLimiter(2), call_timeout_s=1.0)(3)
     assert worker_store.recovered == Counter(dict.fromkeys(SHARDS, 3))
     assert all("w2" in jobs and "w3" in jobs for jobs in worker_store.held.values())
     assert worker_store.dead == []
@@ -106,7 +106,7 @@ async def test_a_failing_shard_leaves_the_worker_lost_and_the_others_are_searche
 ) -> None:
     worker_store = InMemoryWorkerStore(jobs_everywhere())
     getattr(worker_store, how).add(5)
-    run = step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)
+    run = step(worker_store, SHARDS, limiter=StepLimiter(2), call_timeout_s=1.0)
     with pytest.raises(RecoveryIncomplete, match=r"w1 in shards \[5\]"):
         await run(3)
     assert worker_store.dead == [DEAD]
@@ -124,7 +124,7 @@ async def test_one_walk_of_each_shard_serves_all_the_dead(autojump_clock: MockCl
     homes = {home: [DeadWorker(f"w{home}-{n}", 500) for n in range(20)] for home in SHARDS}
     names = [dead.id for of_home in homes.values() for dead in of_home]
     worker_store = ShardedWorkerStore({shard: [*names, "lives"] for shard in SHARDS}, homes=homes)
-    run = step(worker_store, SHARDS, slots=Slots(4), call_timeout_s=60.0)
+    run = step(worker_store, SHARDS, limiter=StepLimiter(4), call_timeout_s=60.0)
     async with trio.open_nursery() as nursery:
         for home in SHARDS:
             nursery.start_soon(run, home)
@@ -138,7 +138,7 @@ async def test_one_walk_of_each_shard_serves_all_the_dead(autojump_clock: MockCl
 async def test_walks_of_one_shard_begin_apart(autojump_clock: MockClock) -> None:
     """Workers that die one after the other cost a bounded number of walks."""
     worker_store = InMemoryWorkerStore(jobs_everywhere(), dead=[])
-    run = step(worker_store, SHARDS, slots=Slots(8), call_timeout_s=1.0)
+    run = step(worker_store, SHARDS, limiter=StepLimiter(8), call_timeout_s=1.0)
     for number in range(30):
         worker_store.dead = [DeadWorker(f"w{number}", 500)]
         await run(3)
@@ -150,7 +150,7 @@ async def test_walks_of_one_shard_begin_apart(autojump_clock: MockClock) -> None
 
 async def test_healthy_shards_do_not_wait_for_an_unreachable_one(autojump_clock: MockClock) -> None:
     worker_store = InMemoryWorkerStore(jobs_everywhere(), hanging={5})
-    run = step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=30.0)
+    run = step(worker_store, SHARDS, limiter=StepLimiter(2), call_timeout_s=30.0)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(run, 3)
         await trio.sleep(1.0)
@@ -160,7 +160,7 @@ async def test_healthy_shards_do_not_wait_for_an_unreachable_one(autojump_clock:
 
 async def test_a_retry_walks_only_the_shards_that_failed(autojump_clock: MockClock) -> None:
     worker_store = InMemoryWorkerStore(jobs_everywhere(), broken={5})
-    run = step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)
+    run = step(worker_store, SHARDS, limiter=StepLimiter(2), call_timeout_s=1.0)
     for _ in range(4):
         with pytest.raises(RecoveryIncomplete):
             await run(3)
@@ -171,7 +171,7 @@ async def test_a_retry_walks_only_the_shards_that_failed(autojump_clock: MockClo
 
 async def test_a_shard_that_failed_is_not_walked_again_at_once(autojump_clock: MockClock) -> None:
     worker_store = InMemoryWorkerStore(jobs_everywhere(), hanging={5})
-    run = step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)
+    run = step(worker_store, SHARDS, limiter=StepLimiter(2), call_timeout_s=1.0)
     with pytest.raises(RecoveryIncomplete):
         await run(3)
     before = trio.current_time()
@@ -188,7 +188,7 @@ async def test_a_worker_that_terminated_is_not_logged_as_lost(
     left_jobs = DeadWorker("w1", 500, terminated=True)
     worker_store = InMemoryWorkerStore(jobs_everywhere(), dead=[gone, left_jobs])
     with caplog.at_level(logging.INFO, "ojs.scheduler"):
-        await step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)(3)
+        await step(worker_store, SHARDS, limiter=StepLimiter(2), call_timeout_s=1.0)(3)
 
     assert worker_store.dead == []
     assert [(entry.getMessage(), vars(entry)["worker_id"]) for entry in caplog.records] == [
@@ -201,7 +201,7 @@ async def test_more_dead_than_one_walk_serves_are_all_recovered(
 ) -> None:
     monkeypatch.setattr("scheduler.loops.dead_workers.MAX_WORKERS", 1)
     worker_store = InMemoryWorkerStore(jobs_everywhere(), dead=[DEAD, DeadWorker("w2", 600)])
-    await step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)(3)
+    await step(worker_store, SHARDS, limiter=StepLimiter(2), call_timeout_s=1.0)(3)
 
     assert worker_store.dead == []
     assert worker_store.recovered == Counter(dict.fromkeys(SHARDS, 4))
@@ -214,7 +214,7 @@ async def test_dead_workers_that_wait_for_a_shard_do_not_delay_later_ones(
     dead = [DeadWorker(f"w{number}", 500 + number) for number in range(9)]
     held = {shard: [one.id for one in dead] for shard in SHARDS}
     worker_store = InMemoryWorkerStore(held, dead=list(dead), broken={5}, batch=2)
-    run = step(worker_store, SHARDS, slots=Slots(2), call_timeout_s=1.0)
+    run = step(worker_store, SHARDS, limiter=StepLimiter(2), call_timeout_s=1.0)
     for _ in range(5):
         with pytest.raises(RecoveryIncomplete):
             await run(3)
@@ -230,7 +230,7 @@ async def test_dead_workers_that_wait_for_a_shard_do_not_delay_later_ones(
 
 async def test_a_leader_that_is_stopped_leaves_the_worker_lost(autojump_clock: MockClock) -> None:
     worker_store = InMemoryWorkerStore(jobs_everywhere())
-    run = step(worker_store, SHARDS, slots=Slots(1), call_timeout_s=1.0)
+    run = step(worker_store, SHARDS, limiter=StepLimiter(1), call_timeout_s=1.0)
     with trio.move_on_after(0.005):
         await run(3)
     assert worker_store.dead == [DEAD]

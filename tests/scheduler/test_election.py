@@ -1,4 +1,4 @@
-"""The election in virtual time: who leads, and above all who does not."""
+"""The election in virtual time: which candidate leads, and that no other one does."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from scheduler.election import Call, campaign
+from scheduler.election import LeaseFreedSignal, campaign
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import ElectionStats
 from tests.scheduler.lease_model import Grant, LeaseServer, Network, Trip, Witness
 
 LEASE_S = 10.0
-TERMS = SchedulerSettings(lease_ttl_ms=int(LEASE_S * 1000)).terms
+LEASE_TIMES = SchedulerSettings(lease_ttl_ms=int(LEASE_S * 1000)).lease_times
 
 
 def in_virtual_time(test: Callable[[], Awaitable[None]]) -> None:
@@ -27,29 +27,29 @@ def in_virtual_time(test: Callable[[], Awaitable[None]]) -> None:
 
 
 class Scene:
-    """Some candidates, the lease they stand for, and who saw them work."""
+    """Some candidates, the lease they compete for, and a witness of their work."""
 
     def __init__(self, count: int, *, rate: float = 1.0, seed: int = 0) -> None:
-        self.server = LeaseServer(TERMS.key_ttl_s, rate)
+        self.server = LeaseServer(LEASE_TIMES.key_ttl_s, rate)
         self.witness = Witness(self.server)
         self.ways = [Network(self.server, f"c{i}") for i in range(count)]
         self.stats = [ElectionStats() for _ in range(count)]
         self.scopes = [trio.CancelScope() for _ in range(count)]
-        self.calls = [Call() for _ in range(count)]
-        self.server.hearers = [call.ring for call in self.calls]
+        self.signals = [LeaseFreedSignal() for _ in range(count)]
+        self.server.hearers = [call.set for call in self.signals]
         self.random = Random(seed)
 
     async def stand(self, index: int) -> None:
         with self.scopes[index]:
             await campaign(
-                *(0, self.ways[index], TERMS, self.witness.work),
+                *(0, self.ways[index], LEASE_TIMES, self.witness.work),
                 stats=self.stats[index],
                 random=Random(self.random.random()),
-                call=self.calls[index],
+                lease_freed=self.signals[index],
             )
 
     def kill(self, index: int) -> None:
-        """What kill -9 does: the work stops, nothing is said to the server."""
+        """Do what kill -9 does: the work stops without a call to the server."""
         self.ways[index].cut = True
         self.scopes[index].cancel()
 
@@ -63,17 +63,17 @@ async def test_a_lone_candidate_leads_and_keeps_leading(autojump_clock: MockCloc
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.stand, 0)
         await trio.sleep(100 * LEASE_S)
-        assert scene.stats[0].held
+        assert scene.stats[0].led_shards
         assert scene.stats[0].terms == 1
         nursery.cancel_scope.cancel()
     assert scene.witness.violations == []
 
 
-async def test_leases_are_renewed_at_a_third_of_their_life(autojump_clock: MockClock) -> None:
+async def test_leases_are_renewed_at_a_third_of_their_ttl(autojump_clock: MockClock) -> None:
     scene = Scene(1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.stand, 0)
-        await trio.sleep(TERMS.key_ttl_s * 10 + 0.1)
+        await trio.sleep(LEASE_TIMES.key_ttl_s * 10 + 0.1)
         assert scene.ways[0].calls.count("renew") == 30
         nursery.cancel_scope.cancel()
 
@@ -96,27 +96,27 @@ async def test_a_leader_that_cannot_renew_stops_before_its_lease_can_be_taken(
         assert scene.leader() == 1
         nursery.cancel_scope.cancel()
     (_, _, stopped), (_, taken, _) = scene.witness.terms
-    assert taken - stopped >= TERMS.margin_s
+    assert taken - stopped >= LEASE_TIMES.margin_s
     assert scene.witness.violations == []
     assert scene.stats[0].lost == 1
 
 
-async def test_a_leader_told_that_the_lease_is_gone_stops_at_once(
+async def test_a_leader_whose_renewal_is_refused_stops_at_once(
     autojump_clock: MockClock,
 ) -> None:
     scene = Scene(1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.stand, 0)
         await scene.witness.began.wait()
-        # A failover forgot the lease and somebody else got a new one.
+        # A failover lost the lease, and another candidate acquired a new one.
         taken_by_other = Grant(99, "other")
         scene.server.holder = taken_by_other
         lost_at = trio.current_time()
-        await trio.sleep(TERMS.renew_s + 0.01)
+        await trio.sleep(LEASE_TIMES.renew_s + 0.01)
         assert scene.witness.working is None
         assert scene.server.held() == taken_by_other, "a late release freed another's lease"
         nursery.cancel_scope.cancel()
-    assert scene.witness.terms[0][2] - lost_at <= TERMS.renew_s
+    assert scene.witness.terms[0][2] - lost_at <= LEASE_TIMES.renew_s
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -160,12 +160,12 @@ async def test_a_clean_stop_hands_over_without_waiting_for_the_lease_to_end(
         scene.scopes[stopped].cancel()
         await began.wait()
         assert scene.leader() != stopped
-        assert trio.current_time() - stopped_at <= TERMS.poll_s
+        assert trio.current_time() - stopped_at <= LEASE_TIMES.poll_s
         nursery.cancel_scope.cancel()
     assert scene.witness.violations == []
 
 
-async def test_a_silent_server_holds_up_a_clean_stop_only_briefly(
+async def test_an_unresponsive_server_delays_a_clean_stop_only_briefly(
     autojump_clock: MockClock,
 ) -> None:
     scene = Scene(1)
@@ -175,23 +175,23 @@ async def test_a_silent_server_holds_up_a_clean_stop_only_briefly(
         scene.ways[0].cut = True
         stopping = trio.current_time()
         nursery.cancel_scope.cancel()
-    assert trio.current_time() - stopping <= TERMS.poll_s
+    assert trio.current_time() - stopping <= LEASE_TIMES.poll_s
 
 
 async def test_one_lost_renewal_does_not_end_a_term(autojump_clock: MockClock) -> None:
     scene = Scene(1)
-    calls = 0
+    signals = 0
 
     def lose_every_second_reply() -> Trip:
-        nonlocal calls
-        calls += 1
-        return Trip(back=None if calls % 2 == 0 else 0.0)
+        nonlocal signals
+        signals += 1
+        return Trip(back=None if signals % 2 == 0 else 0.0)
 
     scene.ways[0].trip = lose_every_second_reply
     async with trio.open_nursery() as nursery:
         nursery.start_soon(scene.stand, 0)
         await trio.sleep(20 * LEASE_S)
-        assert scene.stats[0].held
+        assert scene.stats[0].led_shards
         assert scene.stats[0].terms == 1
         assert scene.stats[0].failed_calls > 10
         nursery.cancel_scope.cancel()
@@ -204,7 +204,7 @@ async def test_each_term_has_a_higher_fencing_token(autojump_clock: MockClock) -
         nursery.start_soon(scene.stand, 0)
         for _ in range(3):
             await scene.witness.began.wait()
-            tokens.append(scene.stats[0].held[0])
+            tokens.append(scene.stats[0].led_shards[0])
             scene.server.expires = 0.0
         nursery.cancel_scope.cancel()
     assert tokens == sorted(set(tokens))
@@ -218,9 +218,9 @@ async def test_a_failing_work_releases_the_lease_and_ends_the_campaign() -> None
         raise LookupError("bug")
 
     with pytest.RaisesGroup(LookupError):
-        await campaign(0, scene.ways[0], TERMS, work, stats=scene.stats[0], random=Random(1))
+        await campaign(0, scene.ways[0], LEASE_TIMES, work, stats=scene.stats[0], random=Random(1))
     assert scene.server.held() is None
-    assert not scene.stats[0].held
+    assert not scene.stats[0].led_shards
 
 
 @settings(max_examples=150, deadline=None)
@@ -234,7 +234,7 @@ async def test_a_failing_work_releases_the_lease_and_ends_the_campaign() -> None
 def test_two_candidates_never_lead_at_once(
     seed: int, count: int, slow: float, loss: float, rate: float
 ) -> None:
-    """Random delays longer than the lease, lost calls, kills, cuts, clocks 5 % apart."""
+    """Random delays longer than the lease, lost signals, kills, cuts, clocks 5 % apart."""
     scene = Scene(count, rate=rate, seed=seed)
     random = Random(seed)
 
@@ -269,7 +269,7 @@ def test_two_candidates_never_lead_at_once(
     assert scene.witness.violations == []
 
 
-def test_the_model_would_see_two_leaders() -> None:
+def test_the_model_detects_two_leaders() -> None:
     """The property above can fail: without the margin and with a fast server clock, it does."""
     scene = Scene(2, rate=1.2)
 

@@ -1,4 +1,4 @@
-"""When a loop looks at which shard, in virtual time."""
+"""When a loop checks which shard, in virtual time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from trio.testing import MockClock
 
-from scheduler.pacing import Pace, ShardLoop, Slots, Step
+from scheduler.pacing import Pace, ShardLoop, Step, StepLimiter
 from scheduler.stats import LoopStats
 from tests.scheduler.running import eventually
 from tests.scheduler.shard_model import FakeShards, FakeTick
@@ -26,7 +26,7 @@ async def running(step: Step, shards: int, *, slots: int = 8) -> AsyncIterator[S
         "promote",
         step,
         pace=PACE,
-        slots=Slots(slots),
+        limiter=StepLimiter(slots),
         stats=LoopStats(),
         random=Random(1),
     )
@@ -44,7 +44,7 @@ async def test_idle_shards_sleep(autojump_clock: MockClock) -> None:
     assert len(shards.steps) <= 64 * 101
 
 
-async def test_due_jobs_are_met_at_their_due_time(autojump_clock: MockClock) -> None:
+async def test_due_jobs_are_handled_at_their_due_time(autojump_clock: MockClock) -> None:
     shards = FakeShards()
     random = Random(2)
     for _ in range(1000):
@@ -56,13 +56,13 @@ async def test_due_jobs_are_met_at_their_due_time(autojump_clock: MockClock) -> 
     assert len(shards.steps) < 3 * 1000
 
 
-async def test_an_announced_deadline_is_met_although_the_shard_slept(
+async def test_an_announced_deadline_wakes_a_sleeping_shard(
     autojump_clock: MockClock,
 ) -> None:
     shards = FakeShards()
     async with running(shards.step, 4) as loop:
         await trio.sleep(1)
-        loop.hear(2, shards.add(2, 700))
+        loop.on_deadline(2, shards.add(2, 700))
         await trio.sleep(1)
         assert shards.late_ms
         assert shards.late_ms[0] <= 3
@@ -75,9 +75,9 @@ async def test_a_later_announcement_does_not_delay_an_earlier_one(
     shards = FakeShards()
     async with running(shards.step, 1) as loop:
         await trio.sleep(1)
-        loop.hear(0, shards.add(0, 500))
-        loop.hear(0, shards.add(0, 900))
-        loop.hear(0, shards.add(0, 200))
+        loop.on_deadline(0, shards.add(0, 500))
+        loop.on_deadline(0, shards.add(0, 900))
+        loop.on_deadline(0, shards.add(0, 200))
         await trio.sleep(1)
     assert len(shards.late_ms) == 3
     assert max(shards.late_ms) <= 3
@@ -90,7 +90,7 @@ async def test_a_later_announcement_does_not_delay_what_the_shard_planned_itself
     shards.add(0, 500)
     async with running(shards.step, 1) as loop:
         await trio.sleep(0.1)
-        loop.hear(0, shards.add(0, 5000))
+        loop.on_deadline(0, shards.add(0, 5000))
         await trio.sleep(0.5)
         assert shards.late_ms
         assert shards.late_ms[0] <= 3
@@ -101,7 +101,7 @@ async def test_an_announcement_during_a_step_is_not_lost(autojump_clock: MockClo
     async with running(shards.step, 1) as loop:
         # The script ran at 0.1 s; the answer is under way.
         await trio.sleep(0.15)
-        loop.hear(0, shards.add(0, 1000))
+        loop.on_deadline(0, shards.add(0, 1000))
         await trio.sleep(2)
     assert shards.late_ms
     assert shards.late_ms[0] <= 200
@@ -125,19 +125,19 @@ async def test_of_two_announcements_during_a_step_the_earlier_counts(
     shards = FakeShards(trip_s=0.1)
     async with running(shards.step, 1) as loop:
         await trio.sleep(0.15)  # the script ran at 0.1 s; the answer is under way
-        loop.hear(0, shards.add(0, 1000))
-        loop.hear(0, shards.add(0, 5000))
+        loop.on_deadline(0, shards.add(0, 1000))
+        loop.on_deadline(0, shards.add(0, 5000))
         await trio.sleep(2)
     assert shards.late_ms
     assert shards.late_ms[0] <= 200
 
 
-async def test_ring_looks_at_once(autojump_clock: MockClock) -> None:
+async def test_wake_checks_the_shard_at_once(autojump_clock: MockClock) -> None:
     shards = FakeShards()
     async with running(shards.step, 2) as loop:
         await trio.sleep(1)
         shards.add(1, 0)
-        loop.ring(1)
+        loop.wake(1)
         await trio.sleep(0.01)
     assert shards.late_ms == [0]
 
@@ -165,7 +165,7 @@ async def test_a_wall_clock_step_on_the_server_delays_work_by_one_sleep_at_most(
         assert len(shards.late_ms) == 1
 
 
-async def test_a_backlog_in_one_shard_does_not_keep_others_waiting(
+async def test_a_backlog_in_one_shard_does_not_delay_others(
     autojump_clock: MockClock,
 ) -> None:
     shards = FakeShards(batch=100, cost_s=0.00001)
@@ -174,13 +174,13 @@ async def test_a_backlog_in_one_shard_does_not_keep_others_waiting(
         await trio.sleep(0.1)
         at = trio.current_time()
         for shard in range(1, 64):
-            loop.hear(shard, shards.add(shard, 0))
+            loop.on_deadline(shard, shards.add(shard, 0))
         await trio.sleep(0.1)
         assert len(shards.due[0]) > 0, "the backlog was gone too early to be in the way"
     assert all(shards.steps_of(shard, since=at) for shard in range(1, 64))
 
 
-async def test_no_more_steps_in_flight_than_slots(autojump_clock: MockClock) -> None:
+async def test_no_more_steps_in_flight_than_the_limit(autojump_clock: MockClock) -> None:
     shards = FakeShards(batch=10)
     for shard in range(64):
         shards.add(shard, 0, count=200)
@@ -209,32 +209,32 @@ async def test_a_failing_shard_backs_off_and_the_others_go_on(
     async with running(shards.step, 8) as loop:
         for _ in range(200):
             shard = random.randrange(8)
-            loop.hear(shard, shards.add(shard, random.randrange(2000)))
+            loop.on_deadline(shard, shards.add(shard, random.randrange(2000)))
             await trio.sleep(random.random())
-        assert loop._stats.sick == {3}
+        assert loop._stats.failing == {3}
         failures = loop._stats.failures
         shards.failing.clear()
         await trio.sleep(6)
-        assert loop._stats.sick == set()
+        assert loop._stats.failing == set()
         assert not shards.due[3]
-    assert failures < 60, "announcements must not make a sick shard's retries denser"
+    assert failures < 60, "announcements must not make a failing shard's retries denser"
     messages = [r.getMessage() for r in caplog.records]
-    assert messages == ["shard fails", "shard works again"]
+    assert messages == ["sweep of a shard fails, will retry", "sweep of a shard succeeds again"]
 
 
-async def test_announcements_do_not_shorten_a_sick_shards_pauses(
+async def test_announcements_do_not_shorten_a_failing_shards_pauses(
     autojump_clock: MockClock,
 ) -> None:
     shards = FakeShards(failing={0})
     async with running(shards.step, 1) as loop:
         for _ in range(2000):
             await trio.sleep(0.01)
-            loop.hear(0, shards.now_ms())
+            loop.on_deadline(0, shards.now_ms())
     # Doubling from 0.1 s to 5 s: about nine retries in 20 s.
     assert shards.steps_of(0) <= 16
 
 
-async def test_a_ring_during_a_step_that_fails_is_answered_at_once(
+async def test_a_wake_during_a_step_that_fails_ends_the_pause(
     autojump_clock: MockClock,
 ) -> None:
     shards = FakeShards(trip_s=0.1, failing={0})
@@ -242,13 +242,13 @@ async def test_a_ring_during_a_step_that_fails_is_answered_at_once(
         await trio.sleep(60)
         steps = len(shards.steps)
         await eventually(lambda: len(shards.steps) == steps + 1, what="the next retry")
-        loop.ring(0)
+        loop.wake(0)
         rung = trio.current_time()
         again = await eventually(lambda: len(shards.steps) == steps + 2, what="one more")
     assert again - rung <= 0.15
 
 
-async def test_a_sick_shard_is_looked_at_when_its_node_is_back(
+async def test_a_failing_shard_is_checked_when_its_node_is_back(
     autojump_clock: MockClock,
 ) -> None:
     shards = FakeShards(failing={0})
@@ -256,12 +256,12 @@ async def test_a_sick_shard_is_looked_at_when_its_node_is_back(
         await trio.sleep(60)
         shards.failing.clear()
         shards.add(0, 0)
-        loop.ring(0)
+        loop.wake(0)
         await trio.sleep(0.01)
     assert shards.late_ms == [0]
 
 
-async def test_shards_of_a_silent_node_do_not_take_the_slots_of_the_others(
+async def test_shards_of_an_unresponsive_node_do_not_block_the_others(
     autojump_clock: MockClock,
 ) -> None:
     silent = set(range(22))
@@ -269,28 +269,28 @@ async def test_shards_of_a_silent_node_do_not_take_the_slots_of_the_others(
     async with running(shards.step, 64, slots=8) as loop:
         for _ in range(50):
             await trio.sleep(0.2)
-            loop.hear(40, shards.add(40, 100))
-        assert loop._stats.sick == silent
+            loop.on_deadline(40, shards.add(40, 100))
+        assert loop._stats.failing == silent
     assert len(shards.late_ms) >= 49
     # Only the moment in which the node falls silent is felt: three rounds of eight slots.
     assert sorted(shards.late_ms)[-3] <= 5
     assert max(shards.late_ms) <= 400
 
 
-async def test_a_silent_node_costs_the_others_no_turn_once_it_is_known(
+async def test_a_known_unresponsive_node_delays_no_other_shard(
     autojump_clock: MockClock,
 ) -> None:
     shards = FakeShards(hanging=set(range(16)))
     async with running(shards.step, 17, slots=1) as loop:
         await trio.sleep(30)
         for _ in range(100):
-            loop.hear(16, shards.add(16, 100))
+            loop.on_deadline(16, shards.add(16, 100))
             await trio.sleep(0.37)
     assert len(shards.late_ms) == 100
     assert max(shards.late_ms) <= 5
 
 
-async def hurry(slots: Slots, random: Random, step_s: float, waits: list[float]) -> None:
+async def hurry(slots: StepLimiter, random: Random, step_s: float, waits: list[float]) -> None:
     """A shard with an endless backlog: its steps take 20 % more or less than `step_s`."""
     while True:
         asked = trio.current_time()
@@ -303,7 +303,7 @@ async def hurry(slots: Slots, random: Random, step_s: float, waits: list[float])
 async def test_many_busy_shards_with_slow_steps_all_have_their_turns(
     autojump_clock: MockClock, shards: int, step_s: float
 ) -> None:
-    slots, random = Slots(8), Random(4)
+    slots, random = StepLimiter(8), Random(4)
     waits: list[list[float]] = [[] for _ in range(shards)]
     fair_s = shards / 8 * step_s
 
@@ -317,10 +317,10 @@ async def test_many_busy_shards_with_slow_steps_all_have_their_turns(
     assert max(max(mine) for mine in waits) <= 2 * fair_s
 
 
-async def test_a_silent_step_is_dropped_for_who_waits_and_nobody_loses_the_place(
+async def test_an_unanswered_step_stops_counting_and_no_waiter_loses_its_place(
     autojump_clock: MockClock,
 ) -> None:
-    slots = Slots(1, patience_s=0.1)
+    slots = StepLimiter(1, patience_s=0.1)
     order: list[tuple[int, float]] = []
 
     async def silent(number: int) -> None:
@@ -338,10 +338,10 @@ async def test_a_silent_step_is_dropped_for_who_waits_and_nobody_loses_the_place
     assert order == [(0, 0.0), (1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
 
 
-async def test_who_is_cancelled_in_the_queue_takes_no_slot_along(
+async def test_a_waiter_that_is_cancelled_keeps_no_place(
     autojump_clock: MockClock,
 ) -> None:
-    slots = Slots(2, patience_s=1000)
+    slots = StepLimiter(2, patience_s=1000)
     held = 0
 
     async def hold(seconds: float) -> None:
@@ -364,7 +364,7 @@ async def test_who_is_cancelled_in_the_queue_takes_no_slot_along(
     assert held >= 4
 
 
-async def test_a_step_that_claims_work_and_does_none_is_not_spun(
+async def test_a_step_that_reports_work_and_does_none_is_paused(
     autojump_clock: MockClock,
 ) -> None:
     steps = 0

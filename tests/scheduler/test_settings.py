@@ -1,4 +1,4 @@
-"""Settings that could not work are refused, and the election's times fit together."""
+"""Unusable settings are refused, and the times of the election are consistent."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from scheduler.settings import SchedulerSettings
         ("backoff_max_ms", 99),
     ],
 )
-def test_a_setting_that_could_not_work_is_refused_by_name(field: str, value: Any) -> None:
+def test_an_unusable_setting_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=field):
         SchedulerSettings(**{field: value})
 
 
 @given(lease_ms=st.integers(500, 3_600_000))
-def test_the_elections_times_keep_the_promise_of_one_lease_time(lease_ms: int) -> None:
-    terms = SchedulerSettings(lease_ttl_ms=lease_ms).terms
+def test_another_process_can_lead_within_one_lease_time(lease_ms: int) -> None:
+    terms = SchedulerSettings(lease_ttl_ms=lease_ms).lease_times
     assert terms.key_ttl_s + terms.poll_s < lease_ms / 1000
     assert terms.renew_s * 3 == pytest.approx(terms.key_ttl_s)
     # Two renewals can fail before a leader has to stop.
-    assert 2 * terms.renew_s < terms.span_s < terms.key_ttl_s
+    assert 2 * terms.renew_s < terms.work_s < terms.key_ttl_s

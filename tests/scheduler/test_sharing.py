@@ -10,13 +10,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from scheduler.election import Call, campaign
+from scheduler.election import LeaseFreedSignal, campaign
 from scheduler.settings import SchedulerSettings
 from scheduler.stats import ElectionStats
 from tests.scheduler.lease_model import LeaseServer, Network, Witness
 
 LEASE_S = 5.0
-TERMS = SchedulerSettings(lease_ttl_ms=int(LEASE_S * 1000)).terms
+LEASE_TIMES = SchedulerSettings(lease_ttl_ms=int(LEASE_S * 1000)).lease_times
 SHARDS = 65
 # Every follower has called, and every leader renewed, and those of the next turn as well.
 SETTLED_S = 3 * LEASE_S
@@ -29,16 +29,16 @@ class Scheduler:
         self.ways = [Network(server, name) for server in servers]
         self.stats = ElectionStats()
         self.scope = trio.CancelScope()
-        self.calls = [Call() for _ in servers]
+        self.signals = [LeaseFreedSignal() for _ in servers]
         self.hears = True
         self._witnesses = witnesses
         self._random = Random(name)
-        for server, call in zip(servers, self.calls, strict=True):
+        for server, call in zip(servers, self.signals, strict=True):
             server.hearers.append(partial(self._hear, call))
 
-    def _hear(self, call: Call) -> None:
+    def _hear(self, call: LeaseFreedSignal) -> None:
         if self.hears:
-            call.ring()
+            call.set()
 
     async def run(self) -> None:
         with self.scope:
@@ -48,18 +48,18 @@ class Scheduler:
 
     async def _stand(self, shard: int) -> None:
         await campaign(
-            *(shard, self.ways[shard], TERMS, self._witnesses[shard].work),
+            *(shard, self.ways[shard], LEASE_TIMES, self._witnesses[shard].work),
             stats=self.stats,
             random=self._random,
-            call=self.calls[shard],
+            lease_freed=self.signals[shard],
         )
 
     @property
     def led(self) -> set[int]:
-        return set(self.stats.held)
+        return set(self.stats.led_shards)
 
     def kill(self) -> None:
-        """What kill -9 does: nothing is said to any server."""
+        """Do what kill -9 does: stop without a call to any server."""
         for way in self.ways:
             way.cut = True
         self.scope.cancel()
@@ -69,7 +69,7 @@ class Cluster:
     """The leases of all shards, and the schedulers."""
 
     def __init__(self) -> None:
-        self.servers = [LeaseServer(TERMS.key_ttl_s, shard=shard) for shard in range(SHARDS)]
+        self.servers = [LeaseServer(LEASE_TIMES.key_ttl_s, shard=shard) for shard in range(SHARDS)]
         self.witnesses = [Witness(server) for server in self.servers]
 
     def scheduler(self, name: str) -> Scheduler:
@@ -88,24 +88,24 @@ class Cluster:
         return sum(server.tokens for server in self.servers)
 
     @property
-    def calls(self) -> int:
+    def signals(self) -> int:
         return sum(server.calls for server in self.servers)
 
 
 @pytest.fixture
 def leases() -> Iterator[Cluster]:
-    """All leases; that no shard was led twice at once is looked at in the end."""
+    """All leases; the end checks that no shard had two leaders at once."""
     cluster = Cluster()
     yield cluster
     assert cluster.violations == []
 
 
 def shares(*schedulers: Scheduler) -> list[int]:
-    """How many shards each leads, the fewest first."""
+    """Return how many shards each leads, the fewest first."""
     return sorted(len(one.led) for one in schedulers)
 
 
-async def test_schedulers_that_come_share_the_shards_evenly(
+async def test_new_schedulers_share_the_shards_evenly(
     autojump_clock: MockClock, leases: Cluster
 ) -> None:
     one, two, three = (leases.scheduler(name) for name in ("b", "a", "c"))
@@ -140,11 +140,11 @@ async def test_a_hand_over_leaves_a_shard_unled_for_less_than_a_poll(
         assert len(moved) == 32
         nursery.cancel_scope.cancel()
     for (_, _, stopped), (_, began, _) in moved:
-        assert began - stopped <= TERMS.poll_s
+        assert began - stopped <= LEASE_TIMES.poll_s
 
 
 @pytest.mark.parametrize("hears", [True, False])
-async def test_who_leaves_is_replaced(
+async def test_a_scheduler_that_stops_is_replaced(
     autojump_clock: MockClock, leases: Cluster, hears: bool
 ) -> None:
     one, two, three = (leases.scheduler(name) for name in "abc")
@@ -161,7 +161,7 @@ async def test_who_leaves_is_replaced(
             assert leases.unled == set()
             await trio.sleep(SETTLED_S)
             assert shares(one, two) == [32, 33]
-        else:  # nor do they hear of what they hand over to each other
+        else:  # they get no signal of a hand-over, either
             await trio.sleep(LEASE_S)
             for shard in left:
                 witness = leases.witnesses[shard]
@@ -172,7 +172,7 @@ async def test_who_leaves_is_replaced(
 
 
 @pytest.mark.parametrize("victim", range(3))
-async def test_the_shards_of_one_that_died_are_led_within_a_lease_time_and_shared_then(
+async def test_the_shards_of_a_dead_scheduler_are_led_within_a_lease_time_and_shared(
     autojump_clock: MockClock, leases: Cluster, victim: int
 ) -> None:
     all_three = [leases.scheduler(name) for name in "abc"]
@@ -192,7 +192,7 @@ async def test_the_shards_of_one_that_died_are_led_within_a_lease_time_and_share
         nursery.cancel_scope.cancel()
 
 
-async def test_a_master_that_is_away_stops_its_own_shards_only(
+async def test_an_unreachable_master_stops_its_own_shards_only(
     autojump_clock: MockClock, leases: Cluster
 ) -> None:
     one, two = leases.scheduler("a"), leases.scheduler("b")
@@ -221,17 +221,15 @@ async def test_a_master_that_is_away_stops_its_own_shards_only(
 async def test_calls_at_rest(
     autojump_clock: MockClock, leases: Cluster, count: int, most: int
 ) -> None:
-    """As docs/adr/020 says: renewals of all leases, and each follower's look at what it does not
-    lead when the lease would end.
-    """
+    """As docs/adr/020 says: renewals of all leases, and polls of each follower for the others."""
     running = [leases.scheduler(f"s{number}") for number in range(count)]
     async with trio.open_nursery() as nursery:
         for scheduler in running:
             nursery.start_soon(scheduler.run)
         await trio.sleep(2 * SETTLED_S)
-        before = leases.calls
+        before = leases.signals
         await trio.sleep(100)
-        per_second = (leases.calls - before) / 100
+        per_second = (leases.signals - before) / 100
         nursery.cancel_scope.cancel()
-    print(f"{count} schedulers, {SHARDS} leases: {per_second:.1f} lease calls per second")
+    print(f"{count} schedulers, {SHARDS} leases: {per_second:.1f} lease signals per second")
     assert per_second <= most

@@ -1,4 +1,4 @@
-"""Schedulers as processes on a real cluster: kills, stops, silence, and what becomes of jobs."""
+"""Schedulers as processes on a real cluster: kills, stops, outages, and the jobs."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_a_clean_stop_hands_over_at_once(cluster: Embedded) -> None:
         assert first.process.returncode == 0
 
 
-async def test_the_command_releases_its_lease_when_told_to_stop(cluster: Embedded) -> None:
+async def test_the_command_releases_its_lease_when_it_is_stopped(cluster: Embedded) -> None:
     environment = {
         **os.environ,
         "REDIS_URL": cluster.url,
@@ -104,11 +104,11 @@ async def test_no_job_is_lost_or_run_twice_when_the_leader_is_killed(cluster: Em
     ):
         await leader_of(running)
         served: list[str] = []
-        looked_at: list[str] = []
+        unfetched: list[str] = []
         for i, queue in enumerate(queues):
             for step in range(8):
                 served += await put(store, 5, queue, scheduled_at=f"+PT{0.5 + step * 0.5:.1f}S")
-            looked_at += await put(store, 5, f"nobody{i}", scheduled_at=f"+PT{1 + i % 4}S")
+            unfetched += await put(store, 5, f"unfetched-{i}", scheduled_at=f"+PT{1 + i % 4}S")
         for i in range(4):
             nursery.start_soon(work, store, f"w{i}", queues)
         await trio.sleep(1.5)
@@ -116,8 +116,8 @@ async def test_no_job_is_lost_or_run_twice_when_the_leader_is_killed(cluster: Em
         await eventually(lambda: len(runs) == len(served), within_s=120, what="every job ran")
         await leader_of(running)
         await eventually(
-            lambda: all_in(store, looked_at, State.AVAILABLE),
-            what="what nobody fetches is available too",
+            lambda: all_in(store, unfetched, State.AVAILABLE),
+            what="jobs that are not fetched are available, too",
         )
         await eventually(lambda: all_in(store, served, State.COMPLETED), what="all are acked")
         nursery.cancel_scope.cancel()
@@ -130,7 +130,7 @@ def _owner(server: Embedded, key: str) -> Node:
     return next(node for node in server.nodes if node.port == port)
 
 
-async def test_a_leader_steps_down_where_redis_falls_silent_and_leads_again_after(
+async def test_a_leader_stops_leading_unresponsive_shards_and_leads_again_after(
     tmp_path: Path,
 ) -> None:
     with own_server(tmp_path, node_timeout_ms=60_000) as server:

@@ -49,10 +49,10 @@ class Ear:
     heard: list[tuple[int, int]] = field(default_factory=list)
     rung: list[int] = field(default_factory=list)
 
-    def hear(self, shard: int, due_ms: int) -> None:
+    def on_deadline(self, shard: int, due_ms: int) -> None:
         self.heard.append((shard, due_ms))
 
-    def ring(self, shard: int) -> None:
+    def wake(self, shard: int) -> None:
         self.rung.append(shard)
 
 
@@ -66,11 +66,11 @@ async def test_announcements_reach_every_listener_of_the_term(autojump_clock: Mo
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wakeups.run)
         await trio.sleep(0.1)
-        with wakeups.heard_by(first, second):
+        with wakeups.forwarded_to(first, second):
             redis.subscribed[b"sched1"][0](b"1700000000123")
             redis.subscribed[b"sched2"][1]()
         redis.subscribed[b"sched1"][0](b"1700000000456")
-        with wakeups.heard_by(later):
+        with wakeups.forwarded_to(later):
             redis.subscribed[b"sched0"][0](b"1700000000789")
         nursery.cancel_scope.cancel()
     assert first.heard == second.heard == [(1, 1700000000123)]
@@ -79,7 +79,7 @@ async def test_announcements_reach_every_listener_of_the_term(autojump_clock: Mo
     assert redis.subscribed == {}
 
 
-async def test_a_subscription_that_fails_is_tried_again_and_rings(
+async def test_a_subscription_that_fails_is_tried_again_and_wakes_the_loops(
     autojump_clock: MockClock,
 ) -> None:
     redis = FakeSubscriber(refuse=7)
@@ -87,21 +87,21 @@ async def test_a_subscription_that_fails_is_tried_again_and_rings(
     ear = Ear()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wakeups.run)
-        with wakeups.heard_by(ear):
+        with wakeups.forwarded_to(ear):
             await trio.sleep(5)
         assert sorted(redis.subscribed) == [c.schedule_channel for c in CHANNELS]
         nursery.cancel_scope.cancel()
     assert sorted(ear.rung) == [0, 1, 2]
 
 
-async def test_a_message_that_is_no_time_rings_the_shard(autojump_clock: MockClock) -> None:
+async def test_a_message_that_is_no_time_wakes_the_shard(autojump_clock: MockClock) -> None:
     redis = FakeSubscriber()
     wakeups = Wakeups(redis, CHANNELS, random=Random(1))
     ear = Ear()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wakeups.run)
         await trio.sleep(0.1)
-        with wakeups.heard_by(ear):
+        with wakeups.forwarded_to(ear):
             redis.subscribed[b"sched1"][0](b"soon")
         nursery.cancel_scope.cancel()
     assert (ear.heard, ear.rung) == ([], [1])

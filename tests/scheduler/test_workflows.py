@@ -1,4 +1,4 @@
-"""Workflows whose acting process died go on by the scheduler alone, and old ones go."""
+"""The scheduler continues workflows of processes that died, and removes old ones."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_a_chain_goes_on_though_each_acting_process_dies(backend: Embedded
         await eventually(completed, what="completed")
 
 
-async def test_an_ended_workflow_goes_when_its_time_is_over(backend: Embedded) -> None:
+async def test_an_ended_workflow_is_removed_after_its_retention(backend: Embedded) -> None:
     kept = StoreSettings(retention_workflow_ms=1000)
     async with served(backend, kept, SchedulerSettings(janitor_sleep_ms=500)) as (store, _):
         made = await workflows.create(store, parse_workflow(CHAIN))

@@ -18,6 +18,7 @@ from ojs_cluster.store.fetch.fetch import fetch
 from ojs_cluster.store.jobs import ack as acks
 from ojs_cluster.store.jobs import nack as nacks
 from ojs_cluster.store.jobs.record import JobRecord
+from ojs_cluster.store.operations.leader import LeaderLease, RedisLeaderLock
 from ojs_cluster.store.sweeps.deadlines import promote, reap
 from ojs_cluster.store.sweeps.sweep_result import SweepResult
 
@@ -176,3 +177,8 @@ async def until(
         while not accept(value := await probe()):  # noqa: ASYNC110 - the state polled is in Redis
             await trio.sleep(0.01)
     return value
+
+
+def lock_of(store: Store, lease: LeaderLease) -> RedisLeaderLock:
+    """Return the lock of a lease, as the process of ``store`` uses it."""
+    return RedisLeaderLock(store, lease.shard, lease.group, lease.identity, lease.ttl_ms)

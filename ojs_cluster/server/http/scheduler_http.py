@@ -157,7 +157,7 @@ def scheduler_families(stats: Stats) -> Families:
         *(("gained", election.terms), ("lost", election.lost)),
         ("handed_over", election.handed_over),
     )
-    led, shards = len(election.held), election.shards
+    led, shards = len(election.led_shards), election.shards
     away = len(election.unreachable)
     return [
         exposition.plain_gauge("ojs_scheduler_shards_led", "Shards that this process leads", led),
@@ -180,7 +180,7 @@ def scheduler_families(stats: Stats) -> Families:
             "ojs_scheduler_failing_shards",
             "Shards whose steps fail now",
             "loop",
-            [(name, len(loop.sick)) for name, loop in loops],
+            [(name, len(loop.failing)) for name, loop in loops],
         ),
     ]
 

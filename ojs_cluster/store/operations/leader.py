@@ -53,10 +53,9 @@ class AcquireReply:
     ends_in_ms: int = 0
 
 
-async def acquire(
-    store: Store, shard: int, group: str, identity: str, ttl_ms: int, *, insist: bool = False
-) -> AcquireReply:
-    """Register as a candidate for a shard, and acquire its lock if it is free.
+@dataclass(frozen=True, slots=True)
+class RedisLeaderLock:
+    """The leader lock of one shard, for one candidate (a ``scheduler.election.LeaderLock``).
 
     Args:
         store: the store.
@@ -64,74 +63,72 @@ async def acquire(
         group: the scheduler group.
         identity: the name of this process, new at each start.
         ttl_ms: how long the lease lasts after a renewal, in milliseconds.
-        insist: acquire a free lock even when another candidate is preferred.
-
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
     """
-    token, ends_in_ms, _ = await _run(
-        store, shard, group, "acquire", identity, 0, ttl_ms, "insist" if insist else ""
-    )
-    if token:
-        return AcquireReply(LeaderLease(shard, group, identity, token, ttl_ms))
-    return AcquireReply(None, max(0, ends_in_ms))
 
+    store: Store
+    shard: int
+    group: str
+    identity: str
+    ttl_ms: int
 
-async def renew(store: Store, lease: LeaderLease) -> Renewal:
-    """Renew a lease for another ``ttl_ms``.
+    async def acquire(self, *, insist: bool = False) -> AcquireReply:
+        """Register as a candidate for the shard, and acquire its lock if it is free.
 
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    token, _, other_preferred = await _run_for_lease(store, lease, "renew")
-    if not token:
-        return "lost"
-    return "wanted" if other_preferred else "kept"
+        Args:
+            insist: acquire a free lock even when another candidate is preferred.
 
+        Raises:
+            BackendUnavailable: Redis did not answer in time.
+        """
+        token, ends_in_ms, _ = await self._run("acquire", mode="insist" if insist else "")
+        if token:
+            lease = LeaderLease(self.shard, self.group, self.identity, token, self.ttl_ms)
+            return AcquireReply(lease)
+        return AcquireReply(None, max(0, ends_in_ms))
 
-async def release(store: Store, lease: LeaderLease) -> bool:
-    """End a lease so that another candidate can lead at once; return False when it had ended.
+    async def renew(self, lease: LeaderLease) -> Renewal:
+        """Renew a lease for another ``ttl_ms``.
 
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    return bool((await _run_for_lease(store, lease, "release"))[0])
+        Args:
+            lease: the lease, as acquired.
 
+        Raises:
+            BackendUnavailable: Redis did not answer in time.
+        """
+        token, _, other_preferred = await self._run("renew", lease.token)
+        if not token:
+            return "lost"
+        return "wanted" if other_preferred else "kept"
 
-async def leave(store: Store, shard: int, group: str, identity: str, ttl_ms: int) -> None:
-    """Withdraw as a candidate for a shard, and release its lock if this identity holds it.
+    async def release(self, lease: LeaderLease) -> bool:
+        """End a lease so that another candidate can lead at once; return False when it had ended.
 
-    Raises:
-        BackendUnavailable: Redis did not answer in time.
-    """
-    await _run(store, shard, group, "leave", identity, 0, ttl_ms)
+        Args:
+            lease: the lease, as acquired.
 
+        Raises:
+            BackendUnavailable: Redis did not answer in time.
+        """
+        return bool((await self._run("release", lease.token))[0])
 
-async def _run_for_lease(store: Store, lease: LeaderLease, action: str) -> list[int]:
-    return await _run(
-        store, lease.shard, lease.group, action, lease.identity, lease.token, lease.ttl_ms
-    )
+    async def withdraw(self) -> None:
+        """Withdraw as a candidate for the shard, and release its lock if this identity holds it.
 
+        Raises:
+            BackendUnavailable: Redis did not answer in time.
+        """
+        await self._run("leave")
 
-async def _run(
-    store: Store,
-    shard: int,
-    group: str,
-    action: str,
-    identity: str,
-    token: int,
-    ttl_ms: int,
-    mode: str = "",
-) -> list[int]:
-    tag = store.keys.tag(shard)
-    # The meta tag counts as the shard after the last.
-    number = shard % (len(store.keys) + 1)
-    reply = await store.redis.script(
-        tag.slot,
-        store.scripts["lead"],
-        [tag.leader(group), tag.fencing_counter(group), tag.candidates(group)],
-        [action, identity, token, ttl_ms, number, mode],
-        idempotent=True,
-    )
-    assert isinstance(reply, list)  # noqa: S101 - narrows the type for mypy
-    return [int(value) for value in reply]
+    async def _run(self, action: str, token: int = 0, mode: str = "") -> list[int]:
+        tag = self.store.keys.tag(self.shard)
+        # The meta tag counts as the shard after the last.
+        number = self.shard % (len(self.store.keys) + 1)
+        reply = await self.store.redis.script(
+            tag.slot,
+            self.store.scripts["lead"],
+            [tag.leader(self.group), tag.fencing_counter(self.group), tag.candidates(self.group)],
+            [action, self.identity, token, self.ttl_ms, number, mode],
+            idempotent=True,
+        )
+        assert isinstance(reply, list)  # noqa: S101 - narrows the type for mypy
+        return [int(value) for value in reply]

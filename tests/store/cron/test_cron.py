@@ -413,7 +413,7 @@ async def test_a_firing_that_was_interrupted_is_finished_once(
         await fire_due(dying, 10)
     pending = (await cron.get(store, "daily")).firing
     assert pending is not None
-    # What is owed is what was decided then, whatever the definition says by now.
+    # The firing has the job of the definition at that time, not of the present one.
     await registered(store, type="report.other", options={"queue": "elsewhere"})
     await fire(store, db, ms=3000)
 
@@ -464,7 +464,7 @@ async def test_a_tick_waits_while_the_firing_before_it_is_undelivered(
 
     await fire(store, db, ms=HOUR)
 
-    assert len(await waiting(store)) == 2  # the one owed, and one for all ticks missed since
+    assert len(await waiting(store)) == 2  # the firing, and one run for all ticks missed since
 
 
 async def test_a_cron_job_that_fails_does_not_stop_others(store: Store, db: Any) -> None:

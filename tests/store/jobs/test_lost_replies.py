@@ -18,7 +18,7 @@ from ojs_cluster.store.enqueue.enqueue import enqueue, enqueue_many
 from ojs_cluster.store.fetch.fetch import release
 from ojs_cluster.store.jobs import read_jobs
 from ojs_cluster.store.jobs.cancel import cancel
-from ojs_cluster.store.operations import leader
+from ojs_cluster.store.operations.leader import RedisLeaderLock
 from ojs_cluster.store.queues import queues
 from ojs_cluster.store.sweeps import retention
 from ojs_cluster.store.workers.heartbeat import Heartbeat, heartbeat
@@ -30,6 +30,7 @@ from tests.store.shortcuts import (
     active,
     foreign_id,
     home_id,
+    lock_of,
     nack,
     new_job,
     promote_all,
@@ -257,14 +258,16 @@ async def test_worker_calls_whose_replies_are_lost_change_nothing_twice(store: S
 
 async def test_leadership_whose_reply_is_lost_is_held_with_one_token(store: Store) -> None:
     flaky, client = lossy(store, "lead")
-    lease = (await leader.acquire(flaky, META, "g", "me", 60_000)).lease
+    lease = (await RedisLeaderLock(flaky, META, "g", "me", 60_000).acquire()).lease
 
     assert lease is not None
-    assert (await leader.acquire(store, META, "g", "other", 60_000, insist=True)).lease is None
-    assert await leader.renew(flaky, lease) != "lost"
+    assert (
+        await RedisLeaderLock(store, META, "g", "other", 60_000).acquire(insist=True)
+    ).lease is None
+    assert await lock_of(flaky, lease).renew(lease) != "lost"
     assert client.lost == ["lead", "lead"]
-    await leader.release(flaky, lease)
-    after = (await leader.acquire(store, META, "g", "other", 60_000, insist=True)).lease
+    await lock_of(flaky, lease).release(lease)
+    after = (await RedisLeaderLock(store, META, "g", "other", 60_000).acquire(insist=True)).lease
     assert after is not None
     assert after.token == lease.token + 1
 

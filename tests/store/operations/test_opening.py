@@ -12,10 +12,11 @@ from ojs_cluster.redis.settings import ClientSettings
 from ojs_cluster.server.embedded.servers import Embedded
 from ojs_cluster.store.context import Store
 from ojs_cluster.store.open import open_store
-from ojs_cluster.store.operations import admin, coverage, health, leader
+from ojs_cluster.store.operations import admin, coverage, health
+from ojs_cluster.store.operations.leader import LeaderLease, RedisLeaderLock
 from ojs_cluster.store.operations.schema import UnusableBackend
 from ojs_cluster.store.settings import StoreSettings
-from tests.store.shortcuts import active, foreign_id, put, take, until
+from tests.store.shortcuts import active, foreign_id, lock_of, put, take, until
 from tests.support.invariants import InvariantReport
 from tests.support.patience import patient_client
 from tests.support.servers import all_keys
@@ -110,7 +111,7 @@ async def test_health_reports_latency_and_coverage(store: Store) -> None:
 async def test_reset_deletes_all_but_the_schema_and_leadership(
     store: Store, backend: Embedded, consistent: Check
 ) -> None:
-    lease = (await leader.acquire(store, META, "g", "me", 60_000)).lease
+    lease = (await RedisLeaderLock(store, META, "g", "me", 60_000).acquire()).lease
     assert lease is not None
     for queue in ("a", "b", "c"):
         await active(store, queue)
@@ -122,7 +123,7 @@ async def test_reset_deletes_all_but_the_schema_and_leadership(
         *(meta.schema, meta.leader("g"), meta.fencing_counter("g"), meta.candidates("g")),
         *(shard.schema for shard in store.keys),
     }
-    assert await leader.renew(store, lease) == "kept"
+    assert await lock_of(store, lease).renew(lease) == "kept"
     assert await put(store, "a")
     assert len(await take(store, "a")) == 1
     consistent()
@@ -131,7 +132,7 @@ async def test_reset_deletes_all_but_the_schema_and_leadership(
 # Leadership
 
 
-async def lead(store: Store, group: str, identity: str, ttl_ms: int = 60_000) -> leader.LeaderLease:
+async def lead(store: Store, group: str, identity: str, ttl_ms: int = 60_000) -> LeaderLease:
     """Acquire a lease, also when another candidate is preferred."""
     lease = await try_lead(store, group, identity, ttl_ms)
     assert lease is not None
@@ -140,24 +141,24 @@ async def lead(store: Store, group: str, identity: str, ttl_ms: int = 60_000) ->
 
 async def try_lead(
     store: Store, group: str, identity: str, ttl_ms: int = 60_000
-) -> leader.LeaderLease | None:
+) -> LeaderLease | None:
     """Acquire a lease if the lock is free, also when another candidate is preferred."""
-    return (await leader.acquire(store, META, group, identity, ttl_ms, insist=True)).lease
+    return (await RedisLeaderLock(store, META, group, identity, ttl_ms).acquire(insist=True)).lease
 
 
 async def test_one_leads_at_a_time_and_tokens_grow(store: Store, other_store: Store) -> None:
     first = await lead(store, "g", "one")
-    refused = await leader.acquire(other_store, META, "g", "two", 60_000, insist=True)
+    refused = await RedisLeaderLock(other_store, META, "g", "two", 60_000).acquire(insist=True)
     assert refused.lease is None
     assert 0 < refused.ends_in_ms <= 60_000
-    assert await leader.renew(store, first) != "lost"
-    assert await leader.release(store, first)
+    assert await lock_of(store, first).renew(first) != "lost"
+    assert await lock_of(store, first).release(first)
     second = await lead(other_store, "g", "two")
 
     assert second.token > first.token
-    assert await leader.renew(store, first) == "lost"
-    assert not await leader.release(store, first)
-    assert await leader.renew(other_store, second) != "lost"
+    assert await lock_of(store, first).renew(first) == "lost"
+    assert not await lock_of(store, first).release(first)
+    assert await lock_of(other_store, second).renew(second) != "lost"
 
 
 async def test_a_lease_that_is_not_renewed_ends(store: Store) -> None:
@@ -165,13 +166,13 @@ async def test_a_lease_that_is_not_renewed_ends(store: Store) -> None:
     second = await until(lambda: try_lead(store, "g", "two"), lambda lease: lease is not None)
     assert second is not None
     assert second.token == first.token + 1
-    assert await leader.renew(store, first) == "lost"
+    assert await lock_of(store, first).renew(first) == "lost"
 
 
 async def test_a_renewal_restarts_the_ttl(store: Store, db: Any) -> None:
     lease = await lead(store, "g", "one")
     db.pexpire(store.keys.meta.leader("g"), 30_000)
-    assert await leader.renew(store, lease) == "kept"
+    assert await lock_of(store, lease).renew(lease) == "kept"
 
     assert db.pttl(store.keys.meta.leader("g")) > 50_000
 
@@ -179,14 +180,14 @@ async def test_a_renewal_restarts_the_ttl(store: Store, db: Any) -> None:
 async def test_groups_and_shards_are_led_independently(store: Store) -> None:
     await lead(store, "a", "one")
     await lead(store, "b", "two")
-    assert (await leader.acquire(store, 0, "a", "two", 60_000)).lease is not None
-    assert (await leader.acquire(store, 63, "a", "three", 60_000)).lease is not None
+    assert (await RedisLeaderLock(store, 0, "a", "two", 60_000).acquire()).lease is not None
+    assert (await RedisLeaderLock(store, 63, "a", "three", 60_000).acquire()).lease is not None
 
 
 async def test_an_identity_with_spaces_is_one_identity(store: Store) -> None:
     lease = await lead(store, "g", "host 1 2")
     assert await try_lead(store, "g", "host 1") is None
-    assert await leader.renew(store, lease) != "lost"
+    assert await lock_of(store, lease).renew(lease) != "lost"
 
 
 async def test_candidates_share_the_shards(store: Store) -> None:
@@ -194,10 +195,10 @@ async def test_candidates_share_the_shards(store: Store) -> None:
         """Return the candidate that acquires a free lease without insisting."""
         found = []
         for name in names:
-            lease = (await leader.acquire(store, shard, "g", name, 60_000)).lease
+            lease = (await RedisLeaderLock(store, shard, "g", name, 60_000).acquire()).lease
             if lease is not None:
                 found.append(name)
-                assert await leader.release(store, lease)
+                assert await lock_of(store, lease).release(lease)
         assert found
         return found[-1]
 
@@ -210,36 +211,36 @@ async def test_candidates_share_the_shards(store: Store) -> None:
     [*_, leaving] = sorted(names)
     names.remove(leaving)
     for shard in range(9):
-        await leader.leave(store, shard, "g", leaving, 60_000)
+        await RedisLeaderLock(store, shard, "g", leaving, 60_000).withdraw()
     assert [await preferred(shard) for shard in range(4)] == sorted(names) * 2
 
 
 async def test_a_leader_learns_that_another_candidate_is_preferred(store: Store, db: Any) -> None:
-    b = (await leader.acquire(store, 0, "g", "b", 60_000)).lease
+    b = (await RedisLeaderLock(store, 0, "g", "b", 60_000).acquire()).lease
     assert b is not None
-    assert await leader.renew(store, b) == "kept"
-    refused = await leader.acquire(store, 0, "g", "a", 60_000)
+    assert await lock_of(store, b).renew(b) == "kept"
+    refused = await RedisLeaderLock(store, 0, "g", "a", 60_000).acquire()
     assert refused.lease is None
-    assert await leader.renew(store, b) == "wanted"
+    assert await lock_of(store, b).renew(b) == "wanted"
     # One that has not called for half a life may be dead: nothing is handed over to it.
     db.zincrby(store.keys.shard(0).candidates("g"), -31_000, "a")
-    assert await leader.renew(store, b) == "kept"
+    assert await lock_of(store, b).renew(b) == "kept"
 
 
 async def test_candidates_are_bounded_and_expire(store: Store, db: Any) -> None:
     key = store.keys.shard(0).candidates("g")
     for number in range(80):
-        await leader.acquire(store, 0, "g", f"c{number:02}", 60_000)
+        await RedisLeaderLock(store, 0, "g", f"c{number:02}", 60_000).acquire()
     assert db.zcard(key) == 64
     assert 0 < db.pttl(key) <= 120_000
     db.zadd(key, {"old": 1})
-    await leader.acquire(store, 0, "g", "c79", 60_000)
+    await RedisLeaderLock(store, 0, "g", "c79", 60_000).acquire()
     assert db.zscore(key, "old") is None
 
 
 async def test_leave_releases_only_the_own_lease(store: Store) -> None:
     lease = await lead(store, "g", "one")
-    await leader.leave(store, META, "g", "two", 60_000)
-    assert await leader.renew(store, lease) == "kept"
-    await leader.leave(store, META, "g", "one", 60_000)
-    assert await leader.renew(store, lease) == "lost"
+    await RedisLeaderLock(store, META, "g", "two", 60_000).withdraw()
+    assert await lock_of(store, lease).renew(lease) == "kept"
+    await RedisLeaderLock(store, META, "g", "one", 60_000).withdraw()
+    assert await lock_of(store, lease).renew(lease) == "lost"

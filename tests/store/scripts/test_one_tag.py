@@ -33,8 +33,9 @@ from ojs_cluster.store.jobs.cancel import cancel
 from ojs_cluster.store.jobs.listing import JobFilter, list_jobs
 from ojs_cluster.store.jobs.nack import Nack, nack_many, release_unanswered
 from ojs_cluster.store.limits import depth_bounds, rate_limits
-from ojs_cluster.store.operations import audit, leader, metrics, rights
+from ojs_cluster.store.operations import audit, metrics, rights
 from ojs_cluster.store.operations.events import EventFilter, read_events
+from ojs_cluster.store.operations.leader import RedisLeaderLock
 from ojs_cluster.store.outbox import outbox_dead_letters
 from ojs_cluster.store.outbox.outbox import drain
 from ojs_cluster.store.queues import queues
@@ -58,6 +59,7 @@ from tests.store.shortcuts import (
     foreign_id,
     home_id,
     id_in,
+    lock_of,
     nack,
     new_job,
     promote_all,
@@ -384,11 +386,11 @@ async def limited_jobs(store: Store, db: Any) -> None:
 
 async def leadership(store: Store) -> None:
     for shard in (META, 5):
-        lease = (await leader.acquire(store, shard, "group", "me", 60_000)).lease
+        lease = (await RedisLeaderLock(store, shard, "group", "me", 60_000).acquire()).lease
         assert lease is not None
-        assert await leader.renew(store, lease) == "kept"
-        assert await leader.release(store, lease)
-        await leader.leave(store, shard, "group", "me", 60_000)
+        assert await lock_of(store, lease).renew(lease) == "kept"
+        assert await lock_of(store, lease).release(lease)
+        await RedisLeaderLock(store, shard, "group", "me", 60_000).withdraw()
 
 
 async def an_audit(store: Store) -> None:
