@@ -1,4 +1,4 @@
-"""Every shape of a rate limit, the canonical echo, and what is refused."""
+"""Every form of a rate limit, its canonical JSON, and invalid ones."""
 
 from __future__ import annotations
 
@@ -129,21 +129,21 @@ def test_a_key_is_checked_by_itself_too() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64])
-def test_shares_add_up_and_none_falls_when_the_limit_rises(count: int) -> None:
+def test_quotas_add_up_and_none_falls_when_the_limit_rises(count: int) -> None:
     before = [0] * count
     for limit in (0, *range(count, 4 * count)):
         whole = RateLimits(limit, Rate(limit, 1000), Rate(limit, 60_000))
         parts = [whole.partition_quota(number, count) for number in range(count)]
-        shares = [part.concurrency or 0 for part in parts]
-        assert sum(shares) == limit
-        assert max(shares) - min(shares) <= 1
-        for part, share, was in zip(parts, shares, before, strict=True):
-            assert part == RateLimits(share, Rate(share, 1000), Rate(share, 60_000))
-            assert share >= was
-        before = shares
+        quotas = [part.concurrency or 0 for part in parts]
+        assert sum(quotas) == limit
+        assert max(quotas) - min(quotas) <= 1
+        for part, quota, previous in zip(parts, quotas, before, strict=True):
+            assert part == RateLimits(quota, Rate(quota, 1000), Rate(quota, 60_000))
+            assert quota >= previous
+        before = quotas
 
 
-def test_a_closed_partition_and_one_too_many_have_the_least_share() -> None:
+def test_a_closed_partition_has_the_smallest_quota() -> None:
     assert RateLimits(8).partition_quota(4, 4) == RateLimits(1)
     assert RateLimits(0).partition_quota(4, 4) == RateLimits(0)
     assert RateLimits(2).partition_quota(3, 4) == RateLimits(1)

@@ -134,7 +134,7 @@ async def large_jobs_that_end_together(store: Store, db: Any) -> None:
 
 
 async def many_tokens_of_one_key(store: Store, db: Any) -> None:
-    """A thousand large jobs of many queues have asked for tokens of one key, and get them."""
+    """A thousand large jobs of many queues have requested tokens of one key, and get them."""
     queues = [f"asks-{number}" for number in range(400)]
     here = shard_of(store, queues[0])
     queues = [queue for queue in queues if shard_of(store, queue) is here]
@@ -142,15 +142,15 @@ async def many_tokens_of_one_key(store: Store, db: Any) -> None:
     for queue in queues:
         await enqueue_many(store, [new_job(queue, rate_limit=limit) for _ in range(110)])
         await take(store, queue, count=100)
-    asks: list[bytes] = []
+    requests: list[bytes] = []
     for key in db.scan_iter(match=here.prefix + b"ha:*", count=10_000):
         for job_id in db.zrange(key, 0, -1):
             number = db.hget(here.job(job_id.decode()), f.REQUESTED_TOKEN)
-            asks.append(b"%b/%b" % (job_id, number))
-            if len(asks) < 20:
+            requests.append(b"%b/%b" % (job_id, number))
+            if len(requests) < 20:
                 make_large(db, here.job(job_id.decode()))
-    assert len(asks) >= 400
-    payload = b"%d shared + " % here.index + b" ".join(asks)
+    assert len(requests) >= 400
+    payload = b"%d shared + " % here.index + b" ".join(requests)
     for queue in queues:
         db.hset(here.queue_counters(queue), "demand_at", 2**50)  # a fetch has looked there lately
     await rate_tokens.handle_answer(store, here, payload)

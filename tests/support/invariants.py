@@ -389,11 +389,12 @@ def _check_token_demand(complain: Callable[[str], None], keys: _Keys) -> None:
         queue, _, key = rest.partition(":")
         if kind != "hk":
             continue
-        place, asked = keys.index(f"hq:{queue}").get(key), keys.index(f"ha:{queue}:{key}")
-        if place is None and len(asked) < MAX_REQUESTED:
+        place = keys.index(f"hq:{queue}").get(key)
+        requested = keys.index(f"ha:{queue}:{key}")
+        if place is None and len(requested) < MAX_REQUESTED:
             complain(f"jobs of {queue} wait for {key}, and no fetch would request tokens for them")
-        elif place is not None and (place < 0) != (not asked):
-            complain(f"the turn of {key} in {queue} is {place}, with {len(asked)} asks under way")
+        elif place is not None and (place < 0) != (not requested):
+            complain(f"the score of {key} in {queue} is {place} with {len(requested)} requests")
 
 
 def _check_tokens(report: InvariantReport, keyspace: Keyspace, content: dict[str, _Keys]) -> None:
