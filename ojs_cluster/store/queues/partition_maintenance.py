@@ -46,27 +46,20 @@ async def set_partitions(store: Store, queue: str, count: int) -> PartitionLayou
             f"partitions must be from 1 to {most}, not {count}", field="partitions"
         )
     before = (await get_partitions(store, queue)).count
-    limited = count != before and await _has_limits(store, queue)
-    if not limited:
+    if count != before and await _has_limits(store, queue):
+        raise _has_quotas(queue, before)
 
-        def changed(old: PartitionLayout, now_ms: int) -> PartitionLayout:
-            nonlocal before
-            before = old.count
-            return old.resized(count, now_ms)
+    def resized(old: PartitionLayout, now_ms: int) -> PartitionLayout:
+        nonlocal before
+        before = old.count
+        return old.resized(count, now_ms)
 
-        layout = await store.partitions.update(store, queue, changed)
-        limited = count != before and await _has_limits(store, queue)
-        if limited:  # another request has set them since the first check
-            await store.partitions.update(
-                store, queue, lambda old, now_ms: old.resized(before, now_ms)
-            )
-            await partition_quotas.update_quotas(store, queue)
-    if limited:
-        raise ValidationFailed(
-            f"queue '{queue}' has rate limits, which are divided among its {before} partitions: "
-            "delete the limits, change the number, and set them again",
-            field="partitions",
-        )
+    layout = await store.partitions.update(store, queue, resized)
+    # Another request may have set limits since the check above.
+    if count != before and await _has_limits(store, queue):
+        await store.partitions.update(store, queue, lambda old, now_ms: old.resized(before, now_ms))
+        await partition_quotas.update_quotas(store, queue)
+        raise _has_quotas(queue, before)
     await pauses.mirror_pause_flag(store, queue)
     await depth_bounds.mirror_bound(store, queue)
     return layout
@@ -214,6 +207,14 @@ async def forget_queue(store: Store, queue: str) -> None:
     """Note that a queue was retired: its closed partitions hold nothing of it any more."""
     await store.partitions.update(
         store, queue, lambda old, _: replace(old, occupied_count=old.open_count)
+    )
+
+
+def _has_quotas(queue: str, count: int) -> ValidationFailed:
+    return ValidationFailed(
+        f"queue '{queue}' has rate limits, which are divided among its {count} partitions: "
+        "delete the limits, change the number, and set them again",
+        field="partitions",
     )
 
 

@@ -1,4 +1,4 @@
-"""Many discarded jobs retried at once: those that the filter admits, each once, page by page."""
+"""Bulk retry of discarded jobs: those that the filter admits, each once, page by page."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def discard(store: Store, queue: str = QUEUE, *, dead: bool = False, **m: 
 
 
 async def discard_at_once(store: Store, *, dead: int = 0, others: int = 0) -> None:
-    """Jobs that end in one script, so that those of a kind share every score."""
+    """Make jobs that end in one script, so that jobs of one kind have the same scores."""
     wanted = [new_job(max_attempts=1)] * others + [new_job(**DEADLY)] * dead
     made = await enqueue_many(store, wanted)
     await take(store, count=len(made))
@@ -55,7 +55,7 @@ async def discard_at_once(store: Store, *, dead: int = 0, others: int = 0) -> No
 
 
 async def retry_all(store: Store, wanted: JobFilter) -> tuple[int, int]:
-    """Call after call until there is nothing more; returns jobs retried and calls made."""
+    """Call until no job is left; return the retried jobs and the number of calls."""
     retried, calls, cursor = 0, 0, None
     while True:
         done = await bulk_retry.retry_matching(store, wanted, cursor)
@@ -102,7 +102,7 @@ async def test_the_filter_of_dead_letters_leaves_other_discarded_jobs_alone(
 @pytest.mark.parametrize(
     "members", [{"queue": "one"}, {"type": "a.b"}, {"type": "a.*", "queue": "one"}]
 )
-async def test_what_the_filter_does_not_admit_stays(
+async def test_jobs_that_the_filter_does_not_admit_stay(
     store: Store, dead: bool, members: dict[str, Any], consistent: Check
 ) -> None:
     made = [
@@ -121,7 +121,7 @@ async def test_what_the_filter_does_not_admit_stays(
     consistent()
 
 
-async def test_a_time_is_that_of_death_for_dead_letters_and_of_creation_for_others(
+async def test_times_filter_dead_letters_by_discard_and_others_by_creation(
     store: Store, db: Any
 ) -> None:
     old, young = await discard(store, dead=True), await discard(store, dead=True)
@@ -137,7 +137,7 @@ async def test_a_time_is_that_of_death_for_dead_letters_and_of_creation_for_othe
 
 
 @pytest.mark.parametrize("dead", [True, False])
-async def test_a_call_has_bounds_and_the_next_goes_on_where_it_ended(
+async def test_a_call_is_bounded_and_the_next_continues_where_it_ended(
     store: Store, monkeypatch: pytest.MonkeyPatch, dead: bool, consistent: Check
 ) -> None:
     monkeypatch.setattr(bulk_retry, "MOST_RETRIED", 7)
@@ -156,7 +156,7 @@ async def test_a_call_has_bounds_and_the_next_goes_on_where_it_ended(
     assert consistent().count() == {"available": 60, "discarded": 3}
 
 
-async def test_dead_letters_among_others_of_the_same_moment_are_retried_once(
+async def test_dead_letters_among_others_of_the_same_time_are_retried_once(
     store: Store, monkeypatch: pytest.MonkeyPatch, consistent: Check
 ) -> None:
     monkeypatch.setattr(bulk_retry, "MOST_RETRIED", 25)
@@ -167,7 +167,7 @@ async def test_dead_letters_among_others_of_the_same_moment_are_retried_once(
     assert consistent().count() == {"available": 40}
 
 
-async def test_a_look_ends_when_its_time_is_over(
+async def test_a_call_ends_when_its_time_is_over(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk_retry, "MAX_DURATION_S", 0.0)
@@ -178,7 +178,7 @@ async def test_a_look_ends_when_its_time_is_over(
     assert (await retry_all(store, DEAD))[0] + done.retried == 3
 
 
-async def test_what_was_retried_by_another_is_counted_as_failed(
+async def test_a_job_retried_by_another_call_is_counted_as_failed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = await discard(store, dead=True), await discard(store, dead=True)

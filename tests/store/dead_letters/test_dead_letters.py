@@ -1,4 +1,4 @@
-"""Dead letters: listed, retried, deleted, bounded."""
+"""Dead letters: list, retry, delete, cap."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def make_dead_letter(store: Store, queue: str = QUEUE, **members: Any) -> 
     return await nack(store, await active(store, queue, **{**DEADLY, **members}))
 
 
-async def test_a_dead_letter_is_listed_whole(store: Store, consistent: Check) -> None:
+async def test_a_dead_letter_is_listed_with_all_its_fields(store: Store, consistent: Check) -> None:
     dead = await make_dead_letter(store)
     [found], total = await dead_letters.list_dead_letters(store, limit=10)
 
@@ -58,14 +58,14 @@ async def test_a_dead_letter_is_listed_whole(store: Store, consistent: Check) ->
     consistent()
 
 
-async def test_without_any_the_list_is_empty(store: Store) -> None:
+async def test_without_dead_letters_the_list_is_empty(store: Store) -> None:
     assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0)
     stats = await dead_letters.get_stats(store)
     assert (stats.total, stats.by_queue, stats.oldest_ms, stats.newest_ms) == (0, {}, None, None)
     assert stats.by_type == {}
 
 
-async def test_a_discarded_job_is_no_dead_letter(store: Store) -> None:
+async def test_a_discarded_job_is_not_a_dead_letter(store: Store) -> None:
     gone = await nack(store, await active(store, max_attempts=1))
 
     assert await dead_letters.list_dead_letters(store, limit=10) == ([], 0)
@@ -124,7 +124,7 @@ async def test_only_a_discarded_job_is_retried(store: Store, consistent: Check) 
     assert consistent().count() == before
 
 
-async def test_a_job_whose_retention_is_over_is_not_brought_back(store: Store, db: Any) -> None:
+async def test_a_job_whose_retention_is_over_is_not_retried(store: Store, db: Any) -> None:
     gone = await nack(store, await active(store, max_attempts=1))
     age_job(db, shard_of(store), gone.id, 31 * DAY)
 
@@ -187,7 +187,7 @@ async def test_of_many_dead_letters_the_newest_are_counted_by_type(
     assert (stats.total, stats.by_type) == (12, {"t.new": 6})
 
 
-async def test_a_page_too_deep_in_the_list_of_all_is_refused(store: Store) -> None:
+async def test_a_page_beyond_the_largest_offset_is_refused(store: Store) -> None:
     with pytest.raises(InvalidRequest, match="one queue"):
         await dead_letters.list_dead_letters(store, limit=1, offset=dead_letters.MAX_OFFSET)
     assert await dead_letters.list_dead_letters(store, queue=QUEUE, limit=1, offset=10**9) == (
@@ -196,7 +196,7 @@ async def test_a_page_too_deep_in_the_list_of_all_is_refused(store: Store) -> No
     )
 
 
-async def test_a_retried_dead_letter_starts_afresh(
+async def test_a_retried_dead_letter_starts_with_attempt_zero(
     store: Store, db: Any, consistent: Check
 ) -> None:
     dead = await make_dead_letter(store, scheduled_at="2020-01-01T00:00:00Z")
@@ -228,7 +228,7 @@ async def test_a_second_retry_finds_no_dead_letter(store: Store, consistent: Che
     assert consistent().count() == {"available": 1}
 
 
-async def test_a_job_may_die_again_and_count_its_replays(store: Store) -> None:
+async def test_a_job_may_become_a_dead_letter_again_and_counts_its_replays(store: Store) -> None:
     dead = await make_dead_letter(store)
     for replay in (1, 2):
         await dead_letters.retry(store, dead.id)
@@ -268,7 +268,7 @@ async def test_a_deleted_dead_letter_leaves_nothing_behind(
     consistent()
 
 
-async def test_beyond_the_cap_of_its_queue_the_oldest_goes(
+async def test_beyond_the_cap_of_its_queue_the_oldest_leaves(
     store: Store, db: Any, backend: Embedded, consistent: Check
 ) -> None:
     store = replace(store, settings=replace(store.settings, dead_letter_max=3))
@@ -290,7 +290,9 @@ async def test_beyond_the_cap_of_its_queue_the_oldest_goes(
     assert consistent().count() == {"discarded": 4}
 
 
-async def test_a_lowered_cap_is_reached_at_the_next_death(store: Store, consistent: Check) -> None:
+async def test_a_lowered_cap_is_reached_at_the_next_dead_letter(
+    store: Store, consistent: Check
+) -> None:
     for _ in range(6):
         await make_dead_letter(store)
     await make_dead_letter(replace(store, settings=replace(store.settings, dead_letter_max=2)))
@@ -308,7 +310,7 @@ async def test_a_dead_letter_cannot_be_finished_or_cancelled(store: Store) -> No
         await cancel(store, dead.id)
 
 
-async def test_dead_letters_are_kept_for_their_own_time(store: Store, db: Any) -> None:
+async def test_dead_letters_have_their_own_retention(store: Store, db: Any) -> None:
     dead = await make_dead_letter(store)
     shard = shard_of(store)
 

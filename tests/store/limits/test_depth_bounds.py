@@ -64,7 +64,7 @@ def everything_agrees(consistent: Callable[[], InvariantReport]) -> Iterator[Non
 
 
 def deaf_to(store: Store, *names: str) -> Store:
-    """A process to which no reply of the scripts named comes, however often it asks."""
+    """Return the store of a process that never gets a reply of the named scripts."""
 
     class Deaf(LossyClient):
         async def script(self, slot: int, script: Any, *args: Any, **kind: Any) -> Any:
@@ -98,7 +98,7 @@ async def test_a_check_whose_reply_is_lost_has_stored_nothing(
 
 @pytest.fixture
 async def bounded(backend: Embedded) -> AsyncIterator[Store]:
-    """The store of a process with a bound for all queues."""
+    """Open the store of a process with a bound for all queues."""
     settings = StoreSettings(max_queue_depth=2)
     async with open_store(patient_client(backend), settings, prelude=PRELUDE) as opened:
         yield opened

@@ -1,4 +1,4 @@
-"""A job whose rate limit's key is free is not kept waiting by jobs of keys that are full."""
+"""Jobs of full rate limit keys do not delay a job whose key is free."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ Consistent = Callable[[], InvariantReport]
 
 KEYS = 1000
 LOOKS = 2
-"""Fetches after which a job must have started whose key is free."""
+"""Fetches within which a job whose key is free must start."""
 
 
 @pytest.fixture(params=["key at home", "key elsewhere"])
 def free(request: pytest.FixtureRequest, store: Store) -> str:
-    """A key with room, whose state lives in the queue's shard, or in another."""
+    """Return a key with free tokens, whose state is in the queue's shard or in another."""
     return key_in(store, home=request.param == "key at home")
 
 
 async def block(store: Store, keys: int = KEYS, *, jobs: int = 2, queue: str = QUEUE) -> None:
-    """Put jobs of many keys into a queue, none of which may start."""
+    """Put jobs of many full keys into a queue."""
     limits = [{"key": f"full:{number}", "concurrency": 0} for number in range(keys)] * jobs
     for at in range(0, len(limits), 500):
         await enqueue_many(
@@ -46,7 +46,7 @@ async def block(store: Store, keys: int = KEYS, *, jobs: int = 2, queue: str = Q
 
 
 async def looks_until(store: Store, wanted: Sequence[JobRecord]) -> int:
-    """How many fetches of one job each it takes until all of some jobs are taken."""
+    """Return the number of fetches of one job each until all given jobs are taken."""
     missing = {job.id for job in wanted}
     for number in range(1, 100):
         missing -= {job.id for job in await take(store)}
@@ -108,14 +108,14 @@ async def test_a_key_that_is_free_again_does_not_wait_for_full_ones(
 
 
 async def put_unmet(store: Store, jobs: int) -> None:
-    """Enqueue jobs of twenty keys, none of which may start."""
+    """Enqueue jobs of twenty full keys."""
     limits = [{"key": f"full:{number % 20}", "concurrency": 0} for number in range(jobs)]
     for at in range(0, jobs, 500):
         await enqueue_many(store, [new_job(rate_limit=limit) for limit in limits[at : at + 500]])
 
 
 @pytest.mark.parametrize("jobs", [4000, pytest.param(20_000, marks=pytest.mark.soak)])
-async def test_few_calls_pass_thousands_of_jobs_that_no_fetch_has_met(
+async def test_few_calls_pass_thousands_of_jobs_that_no_fetch_has_read(
     store: Store, consistent: Consistent, jobs: int
 ) -> None:
     await put_unmet(store, jobs)
@@ -167,11 +167,11 @@ async def test_a_long_poll_gets_the_job_of_a_free_key_at_once(
 
 
 async def asked_keys(db: Any) -> int:
-    """How many of the full keys have been asked for a token."""
+    """Return how many of the full keys have a token request."""
     return sum(b":la:full:" in key for key in keys_there(db))
 
 
-async def test_jobs_are_asked_for_again_when_all_that_were_asked_for_are_cancelled(
+async def test_tokens_are_requested_again_when_all_requesting_jobs_are_cancelled(
     store: Store, consistent: Consistent, free: str
 ) -> None:
     jobs = [await keyed(store, free, concurrency=1) for _ in range(103)]
@@ -187,7 +187,7 @@ async def test_jobs_are_asked_for_again_when_all_that_were_asked_for_are_cancell
     consistent()
 
 
-async def test_a_plain_job_among_full_keys_is_had_at_once(store: Store) -> None:
+async def test_a_plain_job_among_full_keys_is_fetched_at_once(store: Store) -> None:
     await block(store)
     plain = await put(store)
     assert await looks_until(store, [plain]) == 1

@@ -74,7 +74,7 @@ def key(request: pytest.FixtureRequest, store: Store) -> str:
     return key_in(store, home=request.param == "key at home")
 
 
-async def test_a_job_with_a_free_key_is_had_in_one_fetch_and_gives_its_token_back(
+async def test_a_job_with_a_free_key_takes_one_fetch_and_returns_its_token(
     store: Store, db: Any, consistent: Consistent, key: str
 ) -> None:
     job = await keyed(store, key, concurrency=1)
@@ -89,7 +89,7 @@ async def test_a_job_with_a_free_key_is_had_in_one_fetch_and_gives_its_token_bac
     consistent()
 
 
-async def test_the_pop_takes_the_token_itself_where_job_and_key_share_a_shard(
+async def test_fetch_takes_the_token_itself_when_job_and_key_share_a_shard(
     store: Store,
 ) -> None:
     for home in (True, False):
@@ -135,7 +135,7 @@ async def test_keys_are_independent_and_span_queues_and_shards(store: Store) -> 
     assert Counter(job.fields[b"rl"].split()[0] for job in taken) == {b"a": 1, b"b": 1}
 
 
-async def test_a_limited_head_does_not_block_what_is_behind_it(
+async def test_a_limited_job_does_not_block_the_jobs_behind_it(
     store: Store, consistent: Consistent, key: str
 ) -> None:
     limit = {"key": key, "concurrency": 0}
@@ -194,7 +194,7 @@ async def test_a_window_of_a_key_counts_starts(
     consistent()
 
 
-async def test_a_token_that_nobody_fetched_does_not_use_up_the_window(
+async def test_an_unused_token_does_not_use_up_the_window(
     store: Store, db: Any, consistent: Consistent, key: str
 ) -> None:
     await keyed(store, key, rate=per_hour(1))
@@ -210,10 +210,10 @@ async def test_a_token_that_nobody_fetched_does_not_use_up_the_window(
     assert len(await take(store)) == 1
 
 
-async def test_a_token_of_a_job_that_left_its_queue_stops_no_others(
+async def test_a_token_of_a_job_that_left_its_queue_blocks_no_others(
     store: Store, db: Any, key: str
 ) -> None:
-    """One that was quarantined and repaired: it is nowhere, and those after it go on."""
+    """The job was quarantined and repaired: it is in no queue, and later jobs continue."""
     for _ in range(2):
         await keyed(store, key, concurrency=2)
     await rate_limits.override_key(store, key, RateLimits(concurrency=0), None)
@@ -255,7 +255,7 @@ async def test_limits_of_queue_and_key_hold_together(store: Store, key: str) -> 
 
 @pytest.mark.parametrize("when", ["never read", "requested", "granted", "active"])
 @pytest.mark.parametrize("how", ["cancel", "expire", "purge"])
-async def test_a_token_goes_back_whatever_ends_its_job(
+async def test_a_token_is_returned_by_every_end_of_its_job(
     store: Store, db: Any, consistent: Consistent, key: str, when: str, how: str
 ) -> None:
     blocked = when == "asked"
@@ -325,7 +325,7 @@ async def test_every_token_of_queues_without_workers_is_returned(
     consistent()
 
 
-async def test_a_job_that_reschedules_comes_back_when_there_is_room(
+async def test_a_rescheduled_job_returns_when_there_is_room(
     store: Store, db: Any, consistent: Consistent, key: str
 ) -> None:
     await keyed(store, key, rate=per_hour(1))

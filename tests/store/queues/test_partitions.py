@@ -45,7 +45,7 @@ Check = Callable[[], InvariantReport]
 
 
 def where(store: Store, db: Any, job: JobRecord) -> Shard:
-    """The shard that has the job."""
+    """Return the shard that has the job."""
     [shard] = [shard for shard in store.keys if db.hexists(shard.job(job.id), "s")]
     return shard
 
